@@ -1,0 +1,179 @@
+"""The exception tree, and every ``reason`` that the program can give, with a sentence each.
+
+    ReceiverError
+    ├── ConfigError      a setting is missing or wrong; the start stops
+    ├── AuthError        auth.*      the sender or the asker is not who it must be
+    ├── BodyError        body.*      what was sent cannot be read
+    ├── ProviderError    provider.*  the provider says no, or says nothing
+    ├── UrlError         url.*       the image may not be fetched from there
+    ├── FetchError       fetch.*     the image did not come
+    ├── ImageError       image.*     what came is not what was promised
+    ├── ArchiveError     archive.*   the store did not take or did not prove it
+    ├── LedgerError      ledger.*    the ledger cannot take it, or knows better
+    └── SpoolError       spool.*     our own disk
+
+Errors of libraries are translated into this tree where they enter a room, so that no caller needs to
+know what a room is built from.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+REASONS: Mapping[str, str] = MappingProxyType(
+    {
+        "auth.refused": "The custom headers do not prove the sender.",
+        "auth.token_refused": "The request carries no valid API token.",
+        "body.too_large": "The body is larger than RECEIVER_MAX_WEBHOOK_BYTES.",
+        "body.not_json": "The body is not JSON.",
+        "body.not_a_completion": "The body is JSON, but no completion of an upscaling job.",
+        "body.unsupported_type": "The declared content type is not JSON.",
+        "body.not_allowed": "The route does not take this method.",
+        "body.no_such_route": "There is nothing at this path.",
+        "body.invalid_query": "A query parameter is unknown or has a value that it cannot have.",
+        "body.invalid": "The body of the request does not have the form that this route takes.",
+        "body.cut_short": "The sender went away before the body was whole.",
+        "provider.job_failed": "The provider reports that the job failed.",
+        "provider.record_failed": "The provider reports that the job's one record failed.",
+        "provider.unknown_job": "The provider knows no job of this id.",
+        "provider.token_refused": "The provider refuses XIMILAR_API_TOKEN.",
+        "provider.no_credits": "The provider's account has no credits left.",
+        "provider.rate_limited": "The provider asks for fewer requests.",
+        "provider.invalid_request": "The provider refuses the request as invalid.",
+        "provider.unavailable": "The provider does not answer, or not in a way that can be read.",
+        "url.malformed": "The image URL is no plain http(s) URL.",
+        "url.scheme": "The image URL is not https, and its host is not in RECEIVER_IMAGE_NETWORKS.",
+        "url.userinfo": "The image URL carries a user name or a password.",
+        "url.port": "The image URL names a port that is not allowed.",
+        "url.source": "The image URL is under none of RECEIVER_IMAGE_SOURCES.",
+        "url.address": "The image's host has an address that is not public.",
+        "url.redirects": "The image URL redirects more often than is followed.",
+        "fetch.resolve": "The image's host name could not be resolved.",
+        "fetch.connect": "The image's host could not be reached.",
+        "fetch.tls": "The image's host did not prove its name.",
+        "fetch.protocol": "The image's host broke the HTTP protocol.",
+        "fetch.timeout": "The download did not end in its time.",
+        "fetch.too_slow": "The download fell below the least rate.",
+        "fetch.cut_short": "The connection ended before the image was whole.",
+        "fetch.empty": "The answer had no body.",
+        "fetch.gone": "The image URL answers that it is not valid any more.",
+        "fetch.status": "The image URL answers with an error.",
+        "fetch.too_large": "The image is larger than RECEIVER_MAX_IMAGE_BYTES.",
+        "fetch.encoded": "The answer is content-encoded, which was not asked for.",
+        "fetch.expired": "The image URL's life ended before the image was safe.",
+        "image.unknown_format": "The bytes are no JPEG, PNG or WebP.",
+        "image.truncated": "The image ends before its end mark.",
+        "image.corrupt": "The image's structure or pixels are damaged.",
+        "image.trailing_data": "Something stands behind the image's end mark.",
+        "image.animated": "The file holds more than one frame.",
+        "image.wrong_size": "Width and height are not the promised ones.",
+        "image.too_many_pixels": "The image has more pixels than RECEIVER_MAX_IMAGE_PIXELS.",
+        "image.undecodable": "The image needs more memory or time to decode than it is given.",
+        "archive.unavailable": "The archive does not answer, or asks to come back later.",
+        "archive.denied": "The archive refuses the credentials or lacks a right.",
+        "archive.no_bucket": "The archive's bucket or folder does not exist.",
+        "archive.misconfigured": "The archive refuses for a reason that lies in the settings.",
+        "archive.clock_skew": "This machine's clock is too far from the archive's.",
+        "archive.full": "The archive has no room.",
+        "archive.too_large": "The archive does not take an object of this size.",
+        "archive.occupied": "Another object, with other bytes, stands at the job's key.",
+        "archive.unproved": "The archive did not confirm the bytes that were sent.",
+        "archive.missing": "The archived object is not there.",
+        "ledger.unavailable": "The ledger cannot be written.",
+        "ledger.overloaded": "More deliveries wait for the ledger than it takes at a time.",
+        "ledger.stopping": "The receiver is shutting down.",
+        "ledger.corrupt": "The ledger's file is damaged.",
+        "ledger.newer": "The ledger was written by a newer version.",
+        "ledger.in_use": "Another process serves from this data directory.",
+        "ledger.unknown_job": "There is no job of this id.",
+        "ledger.wrong_state": "The job's state does not allow this.",
+        "ledger.other_url": "A later delivery named another image URL; the first one stands.",
+        "spool.full": "The spool holds as much as RECEIVER_MAX_SPOOL_BYTES allows.",
+        "spool.disk": "The spool's disk cannot be written or read.",
+        "spool.lost": "A spooled image vanished or changed before it was archived.",
+    }
+)
+"""Every reason that stands in an HTTP answer, the ledger, a log line or a metric."""
+
+
+class ReceiverError(Exception):
+    """The root of all errors that the program raises on purpose.
+
+    Args:
+        reason: one of ``REASONS``.
+        detail: a sentence for the operator: what happened, to what, what to do. Never a secret.
+    """
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        if reason not in REASONS:
+            raise ValueError(f"no such reason: {reason}")
+        self.reason = reason
+        self.detail = detail or REASONS[reason]
+        super().__init__(f"{reason}: {self.detail}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Carries reason and detail through pickling, from a child process to its parent."""
+        return (type(self), (self.reason, self.detail), self.__dict__)
+
+
+class ConfigError(Exception):
+    """A setting is missing or wrong. Its text is one line that names the setting and never its value."""
+
+
+class AuthError(ReceiverError):
+    """The sender or the asker is not who it must be."""
+
+
+class BodyError(ReceiverError):
+    """What was sent cannot be read."""
+
+
+class ProviderError(ReceiverError):
+    """The provider refuses or does not answer.
+
+    Args:
+        retry_after: seconds that the provider asks to wait, if it said so.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(reason, detail)
+        self.retry_after = retry_after
+
+
+class UrlError(ReceiverError):
+    """The image may not be fetched from this URL; asking again cannot help."""
+
+
+class FetchError(ReceiverError):
+    """The image did not come.
+
+    Args:
+        retry_after: seconds that the host asks to wait, if it said so.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, retry_after: float | None = None) -> None:
+        super().__init__(reason, detail)
+        self.retry_after = retry_after
+
+
+class ImageError(ReceiverError):
+    """What came is not the image that was promised."""
+
+
+class ArchiveError(ReceiverError):
+    """The archive did not take the object, or did not prove that it did.
+
+    Args:
+        pause: whether it will fail alike for every object until someone mends it.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, pause: bool = False) -> None:
+        super().__init__(reason, detail)
+        self.pause = pause
+
+
+class LedgerError(ReceiverError):
+    """The ledger cannot take it, or knows better."""
+
+
+class SpoolError(ReceiverError):
+    """Our own disk is full, or failed."""
