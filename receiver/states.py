@@ -1,4 +1,4 @@
-"""The states of a job and the legal moves between them. A state exists only if a restart treats it differently."""
+"""The states of a job and the legal moves between them. A state exists only if a restart treats it so."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
