@@ -84,3 +84,77 @@ class Stored:
     uri: str
     etag: str | None = None
     version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why a job is where it is, or why its last attempt did not succeed.
+
+    Attributes:
+        reason: one of ``errors.REASONS``.
+        detail: a sentence for the operator.
+        at: ms since the epoch, UTC.
+    """
+
+    reason: str
+    detail: str
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job as the ledger knows it. All times are whole milliseconds since the epoch, UTC.
+
+    Attributes:
+        id: the provider's id of the job.
+        endpoint: the kind of upscaling that was asked for, where we know it.
+        attempts: how often the present state's work was begun.
+        next_attempt_at: not before this time, while the job waits; ``None`` means as soon as can be.
+        deadline: when the image URL's life ends.
+        promised_width: pixels, as the completion says; ``None`` where it says nothing.
+        promised_height: likewise.
+        image: what was found in the verified bytes.
+        spool: the verified file's name in the spool, while the job is ``fetched``.
+    """
+
+    id: str
+    state: State
+    ref: str | None = None
+    endpoint: str | None = None
+    attempts: int = 0
+    next_attempt_at: int | None = None
+    deadline: int | None = None
+    image_url: str | None = None
+    source_url: str | None = None
+    promised_width: int | None = None
+    promised_height: int | None = None
+    image: Image | None = None
+    spool: str | None = None
+    stored: Stored | None = None
+    problem: Problem | None = None
+    submitted_at: int | None = None
+    received_at: int | None = None
+    fetched_at: int | None = None
+    archived_at: int | None = None
+    updated_at: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One line of a job's history.
+
+    Attributes:
+        at: ms since the epoch, UTC.
+        event: what happened, in a word.
+        before: the state before, ``None`` at the beginning.
+        after: the state after.
+        reason: one of ``errors.REASONS`` where something went wrong.
+        detail: a sentence for the operator.
+    """
+
+    at: int
+    event: str
+    before: State | None
+    after: State
+    reason: str | None
+    detail: str | None

@@ -1,0 +1,256 @@
+"""The settings: one frozen ``Config``, built from an environment that is passed in.
+
+pydantic-settings would read the process's environment by itself, and its errors repeat the values; here the
+environment is an argument, and a message names the setting and never what it holds.
+"""
+
+import difflib
+import ipaddress
+import json
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ByteSize,
+    ConfigDict,
+    Field,
+    HttpUrl,
+    SecretStr,
+    ValidationError,
+)
+
+from receiver.errors import ConfigError
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
+
+
+def _duration(value: Any) -> Any:
+    """``90``, ``90s``, ``10m``, ``24h``, ``90d`` → timedelta."""
+    if isinstance(value, timedelta):
+        return value
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
+    if match is None:
+        raise ValueError("must be a duration such as 90s, 10m, 24h or 90d")
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if not 0 < seconds <= 100 * 365 * 86400:
+        raise ValueError("must be a duration above 0 and below 100 years")
+    return timedelta(seconds=seconds)
+
+
+def _count(value: Any) -> Any:
+    """``512M`` or ``512000000`` → int."""
+    match = re.fullmatch(r"(\d+)\s*([KMG]?)", str(value).strip())
+    if match is None:
+        raise ValueError("must be a number such as 512M or 512000000")
+    return int(match[1]) * _COUNT_UNITS[match[2]]
+
+
+def _list(value: Any) -> Any:
+    """A JSON list, or words with commas between them → list."""
+    if not isinstance(value, str):
+        return value
+    text = value.strip()
+    if text.startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError:
+            raise ValueError("is not a JSON list") from None
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def _headers(value: Any) -> Any:
+    """A JSON object of header names to one accepted value or a list of them."""
+    if not isinstance(value, str):
+        return value
+    try:
+        found = json.loads(value)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError('must be a JSON object such as {"X-Webhook-Secret": ["new", "old"]}')  # noqa: TRY004 - pydantic turns ValueErrors into messages
+    return {name: [values] if isinstance(values, str) else values for name, values in found.items()}
+
+
+def _header_names(headers: dict[str, tuple[SecretStr, ...]]) -> dict[str, tuple[SecretStr, ...]]:
+    lowered = [name.lower() for name in headers]
+    if len(set(lowered)) != len(lowered):
+        raise ValueError("names a header twice")
+    for name, values in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError("has a name that HTTP does not allow for a header")
+        if not values:
+            raise ValueError(f"has no accepted value for {name}")
+        _sent_as_is(values)
+    return headers
+
+
+def _sent_as_is(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for secret in secrets:
+        text = secret.get_secret_value()
+        if not text or text != text.strip() or any(ord(c) < 32 or ord(c) == 127 for c in text):
+            raise ValueError("has a value that is empty, or has blanks around it or control characters in it")
+    return secrets
+
+
+def _switch(value: Any) -> Any:
+    words = {"on": True, "off": False, True: True, False: False}
+    if value not in words:
+        raise ValueError("must be on or off")
+    return words[value]
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Switch = Annotated[bool, BeforeValidator(_switch)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_list)]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_list), AfterValidator(_sent_as_is)]
+Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_list)]
+Headers = Annotated[
+    dict[str, tuple[SecretStr, ...]], BeforeValidator(_headers), AfterValidator(_header_names)
+]
+
+
+class Config(BaseModel):
+    """Every setting of the program, checked. The aliases are the environment variables' names.
+
+    Durations are ``timedelta``; sizes are bytes; secrets show as ``**********`` wherever they are printed.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+
+    webhook_headers: Headers = Field({}, alias="RECEIVER_WEBHOOK_HEADERS")
+    signing_keys: Secrets = Field((), alias="RECEIVER_SIGNING_KEYS")
+    api_tokens: Secrets = Field((), alias="RECEIVER_API_TOKENS")
+    data_dir: Path = Field(Path("./data"), alias="RECEIVER_DATA_DIR")
+    archive: str = Field("", alias="RECEIVER_ARCHIVE", pattern=r"^$|^s3://[^/]+|^file:///")
+    archive_key: str = Field("{received:%Y/%m/%d}/{id}.{ext}", alias="RECEIVER_ARCHIVE_KEY")
+    image_sources: Words = Field((), alias="RECEIVER_IMAGE_SOURCES")
+    image_networks: Networks = Field((), alias="RECEIVER_IMAGE_NETWORKS")
+    url_lifetime: Duration = Field(timedelta(hours=24), alias="RECEIVER_URL_LIFETIME")
+    max_image_bytes: ByteSize = Field(ByteSize(256 * 2**20), alias="RECEIVER_MAX_IMAGE_BYTES", ge=1)
+    max_image_pixels: Annotated[int, BeforeValidator(_count)] = Field(
+        512 * 10**6, alias="RECEIVER_MAX_IMAGE_PIXELS", ge=1
+    )
+    max_webhook_bytes: ByteSize = Field(ByteSize(256 * 2**10), alias="RECEIVER_MAX_WEBHOOK_BYTES", ge=1)
+    max_spool_bytes: ByteSize = Field(ByteSize(10 * 2**30), alias="RECEIVER_MAX_SPOOL_BYTES", ge=1)
+    fetches: int = Field(16, alias="RECEIVER_FETCHES", ge=1, le=256)
+    uploads: int = Field(8, alias="RECEIVER_UPLOADS", ge=1, le=256)
+    overdue_after: Duration = Field(timedelta(minutes=10), alias="RECEIVER_OVERDUE_AFTER")
+    reconcile_every: Duration = Field(timedelta(minutes=1), alias="RECEIVER_RECONCILE_EVERY")
+    keep_history: Duration = Field(timedelta(days=90), alias="RECEIVER_KEEP_HISTORY")
+    ximilar_api_token: SecretStr | None = Field(None, alias="XIMILAR_API_TOKEN")
+    ximilar_api_url: HttpUrl = Field(HttpUrl("https://api.ximilar.com/account/v2"), alias="XIMILAR_API_URL")
+    adopt: Switch = Field(False, alias="RECEIVER_ADOPT")
+    notify_url: HttpUrl | None = Field(None, alias="RECEIVER_NOTIFY_URL")
+    notify_secret: SecretStr | None = Field(None, alias="RECEIVER_NOTIFY_SECRET")
+    confirm: Switch = Field(False, alias="RECEIVER_CONFIRM")
+    public_url: HttpUrl | None = Field(None, alias="RECEIVER_PUBLIC_URL")
+    host: str = Field("127.0.0.1", alias="RECEIVER_HOST", min_length=1)
+    port: int = Field(8080, alias="RECEIVER_PORT", ge=0, le=65535)
+    log: Literal["auto", "json", "text"] = Field("auto", alias="RECEIVER_LOG")
+
+    unknown: tuple[str, ...] = Field((), exclude=True)
+    """``RECEIVER_*`` variables that mean nothing here, each with what it may have been meant to be."""
+
+    @property
+    def archive_uri(self) -> str:
+        """Where images are kept: ``s3://bucket/prefix`` or ``file:///folder``."""
+        return self.archive or (self.data_dir.resolve() / "archive").as_uri()
+
+    def check_serve(self) -> None:
+        """What only the server needs.
+
+        Raises:
+            ConfigError: where the server would let anyone in, or could not do what it was told to.
+        """
+        if not self.webhook_headers and not self.signing_keys:
+            raise ConfigError(
+                "RECEIVER_WEBHOOK_HEADERS: neither this nor RECEIVER_SIGNING_KEYS is set, so anyone could"
+                " deliver; `receiver init` prints a .env with fresh secrets"
+            )
+        if not self.api_tokens:
+            raise ConfigError(
+                "RECEIVER_API_TOKENS: not set, so nobody could ask for a job;"
+                " `receiver init` prints a .env with fresh secrets"
+            )
+        if self.confirm and self.ximilar_api_token is None:
+            raise ConfigError("RECEIVER_CONFIRM: is on, and needs XIMILAR_API_TOKEN to ask the provider with")
+        if self.notify_url is not None and self.notify_secret is None:
+            raise ConfigError("RECEIVER_NOTIFY_SECRET: is needed to sign what goes to RECEIVER_NOTIFY_URL")
+
+
+SETTINGS: tuple[str, ...] = (
+    *(field.alias for field in Config.model_fields.values() if field.alias),
+    "RECEIVER_SECRETS_DIR",
+)
+"""The names of all environment variables that mean something to the program."""
+
+
+def load(environ: Mapping[str, str], *, dotenv: Path | None = None) -> Config:
+    """Builds the configuration.
+
+    A setting is taken from ``environ``; else from the file of its name in ``RECEIVER_SECRETS_DIR``; else from
+    ``dotenv``. An empty value counts as none.
+
+    Args:
+        environ: the environment, usually ``os.environ``.
+        dotenv: a ``.env`` file to read where it exists.
+
+    Raises:
+        ConfigError: one line that names the first wrong setting.
+    """
+    written = _read_dotenv(dotenv)
+    directory = environ.get("RECEIVER_SECRETS_DIR") or written.get("RECEIVER_SECRETS_DIR")
+    given = {**written, **_read_secrets(directory), **{k: v for k, v in environ.items() if v}}
+    values: dict[str, Any] = {name: given[name] for name in SETTINGS if name in given}
+    values.pop("RECEIVER_SECRETS_DIR", None)
+    strangers = sorted(name for name in given if name.startswith("RECEIVER_") and name not in SETTINGS)
+    try:
+        return Config(**values, unknown=tuple(_meant(name) for name in strangers))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{name}: {message}") from None
+
+
+def _read_dotenv(path: Path | None) -> dict[str, str]:
+    if path is None or not path.is_file():
+        return {}
+    try:
+        return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
+
+
+def _read_secrets(directory: str | None) -> dict[str, str]:
+    if not directory:
+        return {}
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise ConfigError("RECEIVER_SECRETS_DIR: is no folder")
+    found = {}
+    for name in SETTINGS:
+        path = folder / name
+        if not path.is_file():
+            continue
+        try:
+            text = path.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{name}: its file cannot be read ({type(error).__name__})") from None
+        if text:
+            found[name] = text
+    return found
+
+
+def _meant(name: str) -> str:
+    close = difflib.get_close_matches(name, SETTINGS, n=1)
+    return f"{name} (did you mean {close[0]}?)" if close else name

@@ -1,0 +1,61 @@
+"""When to try again, and what is too late. Pure: the time and the dice are passed in.
+
+Waits are drawn with full jitter (uniform between nothing and a ceiling that doubles), so that jobs which
+failed together do not come back together. See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+"""
+
+from collections.abc import Callable
+
+SECOND = 1000
+"""All times and spans here are whole milliseconds."""
+
+FETCH_BASE = 2 * SECOND
+FETCH_CEILING = 15 * 60 * SECOND
+UPLOAD_BASE = SECOND
+UPLOAD_CEILING = 3 * 60 * SECOND
+LEAST_WAIT = SECOND
+
+SHARE_OF_TIME_LEFT = 8
+"""A wait is at most this part of the time left, so that attempts become denser towards the deadline."""
+
+RISK_SHARE = 10
+"""A job is at risk when less than this part of its life is left."""
+
+
+def fetch_again_at(
+    now: int, attempts: int, deadline: int, dice: Callable[[], float], retry_after: float | None = None
+) -> int:
+    """When a failed download is tried again.
+
+    Args:
+        now: ms since the epoch.
+        attempts: how many were made, at least 1.
+        deadline: ms since the epoch.
+        dice: gives a number in [0, 1).
+        retry_after: seconds that the host asked for; honoured as far as half of the time left.
+
+    Returns:
+        ms since the epoch. Never at or after the deadline while at least twice the least wait is left.
+    """
+    left = max(deadline - now, 0)
+    ceiling = min(_doubled(FETCH_BASE, attempts, FETCH_CEILING), left // SHARE_OF_TIME_LEFT)
+    wait = max(int(dice() * ceiling), LEAST_WAIT)
+    if retry_after is not None:
+        wait = max(wait, min(int(retry_after * SECOND), left // 2))
+    return now + wait
+
+
+def upload_again_at(now: int, attempts: int, dice: Callable[[], float]) -> int:
+    """When a failed upload is tried again: no deadline runs, and the wait has a ceiling of minutes."""
+    ceiling = _doubled(UPLOAD_BASE, attempts, UPLOAD_CEILING)
+    return now + max(int(dice() * ceiling), LEAST_WAIT)
+
+
+def is_at_risk(now: int, received_at: int, deadline: int) -> bool:
+    """Whether less than a tenth of the job's life is left."""
+    return (deadline - now) * RISK_SHARE < deadline - received_at
+
+
+def _doubled(base: int, attempts: int, ceiling: int) -> int:
+    # The exponent is capped before the shift: attempts grow without bound while a store is away.
+    return min(base << min(attempts, 30), ceiling)

@@ -1,0 +1,134 @@
+"""Do these headers prove the sender? Custom headers with accepted values, and tickets for submitted jobs.
+
+The provider sends no signature: what the submitter put into the webhook's headers is the only proof that a
+delivery carries. Everything here is compared as bytes and in constant time, and every refusal is the same.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from itsdangerous import BadData, TimestampSigner
+
+from receiver.config import Config
+from receiver.errors import AuthError
+
+TICKET_HEADER = "X-Receiver-Job"
+REF_HEADER = "X-Receiver-Ref"
+
+TICKET_LIFETIME = timedelta(days=7)
+"""How long a ticket is accepted: far longer than a job takes, far shorter than a leak is remembered."""
+
+_REF = re.compile(rb"[\x20-\x7e]{1,200}")
+_SALT = b"upscale-receiver.ticket"
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+"""Header names in lower case and values, as ASGI gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the headers of an accepted delivery say.
+
+    Attributes:
+        ticket: the ticket's own number, to be bound to the first job that uses it; ``None`` without tickets.
+        ref: the submitter's own reference.
+    """
+
+    ticket: str | None
+    ref: str | None
+
+
+class Sender:
+    """Knows the accepted header values and the signing keys of this installation."""
+
+    def __init__(self, headers: Mapping[str, Sequence[str]], signing_keys: Sequence[str] = ()) -> None:
+        self._accepted = {
+            name.lower().encode("ascii"): tuple({v for value in values for v in _spellings(value)})
+            for name, values in headers.items()
+        }
+        # itsdangerous signs with the last key and verifies with all; the setting names the newest first.
+        self._signer = (
+            TimestampSigner(list(reversed(signing_keys)), salt=_SALT, digest_method=hashlib.sha256)
+            if signing_keys
+            else None
+        )
+
+    @classmethod
+    def from_config(cls, config: Config) -> "Sender":
+        """The sender that the settings describe."""
+        return cls(
+            {name: [v.get_secret_value() for v in values] for name, values in config.webhook_headers.items()},
+            [key.get_secret_value() for key in config.signing_keys],
+        )
+
+    def check(self, headers: RawHeaders) -> Proof:
+        """Decides whether a delivery comes from a sender that we gave our headers to.
+
+        Every configured header must be there exactly once, with one of its accepted values. All of them are
+        compared, whatever the first comparison gave, so that the time taken tells nothing.
+
+        Raises:
+            AuthError: ``auth.refused``; the same whether a header is missing, wrong or unknown.
+        """
+        given: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            given.setdefault(name, []).append(value)
+        proved = bool(self._accepted or self._signer)
+        for name, accepted in self._accepted.items():
+            proved &= _any_equal(_only(given, name), accepted)
+        ticket = None
+        if self._signer is not None:
+            ticket = self._ticket(self._signer, _only(given, TICKET_HEADER.lower().encode()))
+            proved &= ticket is not None
+        if not proved:
+            raise AuthError("auth.refused")
+        return Proof(ticket, _ref(_only(given, REF_HEADER.lower().encode())))
+
+    def issue_ticket(self) -> str:
+        """A fresh value for the ticket header of one job to be submitted.
+
+        Raises:
+            AuthError: ``auth.refused`` where no signing key is configured.
+        """
+        if self._signer is None:
+            raise AuthError("auth.refused", "RECEIVER_SIGNING_KEYS is not set, so no ticket can be signed.")
+        return self._signer.sign(secrets.token_urlsafe(16)).decode("ascii")
+
+    @staticmethod
+    def _ticket(signer: TimestampSigner, value: bytes) -> str | None:
+        try:
+            number = signer.unsign(value, max_age=int(TICKET_LIFETIME.total_seconds()))
+        except BadData:
+            return None
+        return number.decode("ascii")
+
+
+def _spellings(value: str) -> set[bytes]:
+    # Clients send non-ASCII header values in one of these two encodings.
+    spellings = {value.encode("utf-8")}
+    if all(ord(c) < 256 for c in value):
+        spellings.add(value.encode("latin-1"))
+    return spellings
+
+
+def _only(given: Mapping[bytes, list[bytes]], name: bytes) -> bytes:
+    """The header's one value; a missing or a repeated header proves nothing, as the empty value does."""
+    values = given.get(name, [])
+    return values[0] if len(values) == 1 else b""
+
+
+def _any_equal(value: bytes, accepted: Sequence[bytes]) -> bool:
+    equal = False
+    for candidate in accepted:
+        equal |= hmac.compare_digest(value, candidate)
+    return equal
+
+
+def _ref(value: bytes) -> str | None:
+    # A ref that breaks the rule is dropped, and not the delivery: the image matters more than its label.
+    return value.decode("ascii") if _REF.fullmatch(value) else None
