@@ -90,6 +90,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "spool.full": "The spool holds as much as RECEIVER_MAX_SPOOL_BYTES allows.",
         "spool.disk": "The spool's disk cannot be written or read.",
         "spool.lost": "A spooled image vanished or changed before it was archived.",
+        "spool.no_decoder": "The process that decodes images cannot be started.",
     }
 )
 """Every reason that stands in an HTTP answer, the ledger, a log line or a metric."""
