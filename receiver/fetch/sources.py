@@ -1,0 +1,238 @@
+"""The text of an image URL: is it one plain URL, and one that the operator allows? Pure; no look-ups.
+
+The text is taken apart here once, strictly, and what was taken apart is what goes on the wire: no other
+parser, with other opinions on the same text, stands between the judgement and the request.
+"""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Self
+from urllib.parse import unquote
+
+from receiver.errors import ConfigError, UrlError
+from receiver.fetch.guard import Networks, in_networks
+
+MAX_URL_LENGTH = 8192
+"""Characters. RFC 9110 (4.1) asks for 8,000 at least; presigned URLs stay below 4,000."""
+
+_DEFAULT_PORTS = {"https": 443, "http": 80}
+_SHOWN_LENGTH = 200
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+# RFC 3986, appendix B, without its leniency: scheme and authority must be there.
+_URL = re.compile(r"[^:/?#]+://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?")
+_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]*)(?::(?P<port>.*))?")
+_PORT = re.compile(r"[1-9][0-9]{0,4}")
+# RFC 1123 letters, digits and hyphens, and the underscore that some buckets carry. International names come
+# as A-labels ("xn--…"), which are of this form too.
+_LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One URL whose text was judged, in the parts that go on the wire.
+
+    Attributes:
+        scheme: ``https`` or ``http``.
+        host: a name in lower case, or an address in its one canonical spelling, without brackets.
+        port: to dial.
+        path: as it was written, ``/`` at least.
+        query: as it was written, with its ``?``, or empty. It may be a signature, so it is never shown.
+        confined: where only ``networks`` may be dialled, as for plain http, the reason to give for any
+            other address; else None.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    query: str = field(repr=False)
+    confined: str | None = None
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, as a URL without a path."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
+        return f"{self.scheme}://{host}{port}"
+
+    @property
+    def request_target(self) -> str:
+        """Path and query as they stand in the request line (RFC 9112, 3.2.1)."""
+        return self.path + self.query
+
+    @property
+    def shown(self) -> str:
+        """The URL for logs and messages: without its query, and not longer than a line."""
+        text = self.origin + self.path
+        return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """One allowed prefix. ``subdomains`` stands for ``*.``: one label or more in front of ``host``."""
+
+    scheme: str
+    subdomains: bool
+    host: str
+    port: int
+    path: str
+
+    def names_host(self, scheme: str, host: str) -> bool:
+        if scheme != self.scheme:
+            return False
+        return host.endswith("." + self.host) if self.subdomains else host == self.host
+
+    def holds_path(self, path: str) -> bool:
+        if self.path == "/":
+            return True
+        if not _is_plain(path):
+            return False
+        folder = self.path if self.path.endswith("/") else self.path + "/"
+        return path == self.path or path.startswith(folder)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """The places that images may come from. Without entries: any public https host."""
+
+    entries: tuple[_Source, ...] = ()
+
+    @classmethod
+    def parse(cls, prefixes: Sequence[str]) -> Self:
+        """Reads ``RECEIVER_IMAGE_SOURCES``.
+
+        Args:
+            prefixes: URL prefixes such as ``https://*.example.com/`` or ``https://host/path/``. A path that
+                ends in a slash allows what lies below it; one that does not, itself too.
+
+        Raises:
+            ConfigError: names the entry by its place in the list.
+        """
+        return cls(tuple(_parse_source(prefix, place) for place, prefix in enumerate(prefixes, 1)))
+
+    def judge(self, scheme: str, host: str, port: int, path: str) -> None:
+        """Raises UrlError url.source or url.port if these parts of a URL are under no entry."""
+        if not self.entries:
+            return
+        places = [s for s in self.entries if s.names_host(scheme, host) and s.holds_path(path)]
+        if not places:
+            raise UrlError("url.source", f"{scheme}://{host} with this path is in no entry of the list")
+        if all(place.port != port for place in places):
+            raise UrlError("url.port", f"no entry of RECEIVER_IMAGE_SOURCES names port {port} of {host}")
+
+
+def judge_text(url: str, sources: Sources, networks: Networks) -> Target:
+    """Judges a URL by its text alone. The addresses of its host are judged when it is dialled.
+
+    Plain http, and a port that neither is the default nor stands in ``sources``, are for ``networks`` only:
+    an address outside of them is refused here, a name gets ``Target.confined``.
+
+    Args:
+        url: as it came.
+        sources: the prefixes that are allowed.
+        networks: networks that are allowed although they are not public.
+
+    Raises:
+        UrlError: url.malformed, url.scheme, url.userinfo, url.port or url.source.
+    """
+    scheme, host, port, path, query = _split(url)
+    confined = None
+    if scheme == "http":
+        confined = "url.scheme"
+    elif port != _DEFAULT_PORTS[scheme] and not sources.entries:  # where there are entries, they name ports
+        confined = "url.port"
+    if confined and not (in_networks(host, networks) if _is_address(host) else networks):
+        raise UrlError(confined, f"{scheme} on port {port} of {host}: only RECEIVER_IMAGE_NETWORKS allow it")
+    sources.judge(scheme, host, port, path)
+    return Target(scheme, host, port, path, query, confined)
+
+
+def _split(url: str) -> tuple[str, str, int, str, str]:
+    """Scheme, host, port, path and query of a URL; raises UrlError."""
+    if len(url) > MAX_URL_LENGTH:
+        raise UrlError("url.malformed", f"longer than {MAX_URL_LENGTH} characters")
+    # Every parser reads these characters in a way of its own: "http://127.0.0.1\@example.com".
+    if not _PRINTABLE.fullmatch(url) or "\\" in url:
+        raise UrlError("url.malformed", "white space, a backslash, or something that is not printable ASCII")
+    named = _SCHEME.match(url)
+    if not named:
+        raise UrlError("url.malformed", "no scheme")
+    scheme = named[1].lower()
+    if scheme not in _DEFAULT_PORTS:
+        raise UrlError("url.scheme", f"the scheme is {scheme[:20]}")
+    parts = _URL.fullmatch(url)
+    if not parts or not parts["authority"]:
+        raise UrlError("url.malformed", "no host")
+    if "@" in parts["authority"]:
+        raise UrlError("url.userinfo")
+    authority = _AUTHORITY.fullmatch(parts["authority"])
+    if not authority:
+        raise UrlError("url.malformed", "host and port cannot be told apart")
+    port = _DEFAULT_PORTS[scheme] if authority["port"] is None else _parse_port(authority["port"])
+    return scheme, _parse_host(authority["host"]), port, parts["path"] or "/", parts["query"] or ""
+
+
+def _parse_port(text: str) -> int:
+    if not _PORT.fullmatch(text) or int(text) > 65535:
+        raise UrlError("url.port", "the port is no number from 1 to 65535")
+    return int(text)
+
+
+def _parse_host(text: str) -> str:
+    """A host in its one spelling; raises UrlError."""
+    try:
+        if text.startswith("["):
+            # A zone id (RFC 6874) names an interface of this machine: never a stranger's business.
+            if "%" in text:
+                raise UrlError("url.malformed", "the address has a zone id")
+            return str(ipaddress.IPv6Address(text[1:-1]))
+        host = text.lower()
+        labels = host.split(".")
+        # WHATWG URL, "ends in a number": such a host is an IPv4 address, and inet_aton would take it in
+        # octal, in hex, or with parts left out. Only four decimal numbers mean the same to everyone.
+        if _NUMBER.fullmatch(labels[-1]):
+            return str(ipaddress.IPv4Address(host))
+    except ipaddress.AddressValueError as exc:
+        raise UrlError("url.malformed", "the host is no address in its usual spelling") from exc
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise UrlError("url.malformed", "the host is no plain name")
+    return host
+
+
+def _is_address(host: str) -> bool:
+    return ":" in host or host.rpartition(".")[2].isdigit()
+
+
+def _is_plain(path: str) -> bool:
+    """Whether no server can read the path as one that lies elsewhere: by dot segments, or hidden slashes.
+
+    Everything is decoded until nothing is left to decode, since some servers decode twice; and ``;…`` is
+    no part of a segment's name to others.
+    """
+    decoded = path
+    while (once_more := unquote(decoded)) != decoded:
+        decoded = once_more
+    if "\\" in decoded or decoded.count("/") != path.count("/"):
+        return False
+    return not any(segment.partition(";")[0] in {".", ".."} for segment in decoded.split("/"))
+
+
+def _parse_source(prefix: str, place: int) -> _Source:
+    entry = f"RECEIVER_IMAGE_SOURCES, entry {place}"
+    scheme, mark, rest = prefix.strip().partition("://")
+    subdomains = rest.startswith("*.")
+    try:
+        scheme, host, port, path, query = _split(scheme + mark + rest.removeprefix("*."))
+    except UrlError as exc:
+        raise ConfigError(f"{entry}: not of the form https://host/ or https://*.host/path/") from exc
+    if query or "#" in prefix:
+        raise ConfigError(f"{entry}: a prefix has no query and no fragment")
+    if subdomains and (_is_address(host) or "." not in host):
+        raise ConfigError(f"{entry}: '*.' needs a name of two labels or more behind it")
+    if not _is_plain(path):
+        raise ConfigError(f"{entry}: the path has dot segments or encoded slashes")
+    return _Source(scheme, subdomains, host, port, path)
