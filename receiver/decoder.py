@@ -45,13 +45,13 @@ class Limits:
     Attributes:
         max_pixels: more are refused before any is decoded.
         max_seconds: for scan and decode together.
-        max_memory: bytes; the ceiling on what is granted for a decode, whatever the header asks for. The
-            default is room for the largest WebP that can be (16,383 pixels square).
+        max_memory: bytes; an image whose size and format need more to decode is refused. The default is room
+            for the largest WebP that can be, 16,383 pixels square.
     """
 
     max_pixels: int
     max_seconds: float = 60
-    max_memory: int = 5 << 30
+    max_memory: int = 6 << 30
 
 
 def inspect(path: Path, promise: Promise, limits: Limits) -> Header:
@@ -100,12 +100,14 @@ def _memory(header: Header, file_size: int) -> int:
 
 
 def _decode(file: BinaryIO, header: Header, limits: Limits) -> None:
-    file_size = os.fstat(file.fileno()).st_size
+    memory = _memory(header, os.fstat(file.fileno()).st_size)
+    if memory > limits.max_memory:
+        raise ImageError("image.undecodable", f"It takes {memory >> 20} MiB to decode this image.")
     file.seek(0)
     try:
         # Pillow warns of oddities in metadata, and of sizes that were admitted above: neither is a verdict.
         with (
-            _memory_limit(min(_memory(header, file_size), limits.max_memory)),
+            _memory_limit(memory),
             warnings.catch_warnings(action="ignore"),
             Image.open(file, formats=(header.format,)) as image,
         ):

@@ -31,6 +31,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "body.no_such_route": "There is nothing at this path.",
         "body.invalid_query": "A query parameter is unknown or has a value that it cannot have.",
         "body.invalid": "The body of the request does not have the form that this route takes.",
+        "body.too_slow": "The sender took too long to send the body.",
         "body.cut_short": "The sender went away before the body was whole.",
         "provider.job_failed": "The provider reports that the job failed.",
         "provider.record_failed": "The provider reports that the job's one record failed.",

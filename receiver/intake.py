@@ -1,0 +1,133 @@
+"""The webhook: cap the body, check the sender, parse, record, answer. It knows nothing of the worker.
+
+The steps stand in the order in which they cost: nothing is read that the cap forbids, nothing is parsed for a
+stranger, and 200 leaves only after the commit.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from receiver import completion, expiry
+from receiver.completion import Completion
+from receiver.errors import AuthError, BodyError, LedgerError
+from receiver.ledger import Delivery, Ledger
+from receiver.problem import problem
+from receiver.sender import Proof, Sender
+
+BODY_SECONDS = 20
+"""How long a sender may take to send a body of at most a few hundred KiB."""
+
+log = structlog.get_logger("receiver.intake")
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The endpoint of the webhook.
+
+    Attributes:
+        ledger: where completions are recorded.
+        sender: knows who may deliver.
+        max_bytes: of a body.
+        url_lifetime: how long an image URL lives that does not say so itself.
+        now: the time, ms since the epoch.
+    """
+
+    ledger: Ledger
+    sender: Sender
+    max_bytes: int
+    url_lifetime: timedelta
+    now: Callable[[], int]
+
+    async def __call__(self, request: Request) -> Response:
+        """Takes one delivery. The answers are those of the README's table."""
+        try:
+            proof = self._proof(request)
+            body = await self._body(request, keep=proof is not None)
+            if proof is None:
+                # The answer is the same for every cause.
+                raise AuthError("auth.refused")  # noqa: TRY301 - answered below, like a ticket that is not its job's
+            return await self._record(request, body, proof)
+        except AuthError as error:
+            log.warning("delivery refused", reason=error.reason)
+            return problem(401, error.reason)
+        except BodyError as error:
+            return problem(_STATUS[error.reason], error.reason, error.detail)
+        except LedgerError as error:
+            log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
+            return problem(503, error.reason, headers={"Retry-After": "5"})
+
+    def _proof(self, request: Request) -> Proof | None:
+        try:
+            return self.sender.check(request.headers.raw)
+        except AuthError:
+            return None
+
+    async def _body(self, request: Request, *, keep: bool) -> bytes:
+        """The whole body, read only as far as the cap allows, whether or not a length was declared.
+
+        Args:
+            request: the delivery.
+            keep: whether the bytes are wanted; a stranger's are counted and dropped.
+
+        Raises:
+            BodyError: ``body.too_large``, ``body.too_slow`` or ``body.cut_short``.
+        """
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.max_bytes:
+            raise BodyError("body.too_large")
+        body, size = bytearray(), 0
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    if size > self.max_bytes:
+                        raise BodyError("body.too_large")
+                    if keep:
+                        body += chunk
+        except TimeoutError:
+            raise BodyError("body.too_slow") from None
+        except ClientDisconnect:
+            raise BodyError("body.cut_short") from None
+        return bytes(body)
+
+    async def _record(self, request: Request, body: bytes, proof: Proof) -> Response:
+        try:
+            _check_type(request)
+            said = completion.parse(body)
+        except BodyError as error:
+            await self.ledger.record_unread(error, body)
+            log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
+            raise
+        delivery = Delivery(said, body, self._deadline(said), proof.ref, proof.ticket)
+        recorded = await self.ledger.record(delivery)
+        log.info("delivery", job=said.id, state=recorded.state, duplicate=recorded.duplicate)
+        return JSONResponse({"id": said.id, "state": recorded.state, "duplicate": recorded.duplicate})
+
+    def _deadline(self, said: Completion) -> int:
+        stated = expiry.of(said.image_url) if said.image_url else None
+        if stated is not None:
+            return int(stated.timestamp() * 1000)
+        return self.now() + int(self.url_lifetime.total_seconds() * 1000)
+
+
+_STATUS = {
+    "body.too_large": 413,
+    "body.too_slow": 408,
+    "body.cut_short": 400,
+    "body.not_json": 400,
+    "body.not_a_completion": 422,
+    "body.unsupported_type": 415,
+}
+
+
+def _check_type(request: Request) -> None:
+    """Refuses a declared type that is not JSON; none declared is taken for JSON."""
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared and declared != "application/json" and not declared.endswith("+json"):
+        raise BodyError("body.unsupported_type")

@@ -1,0 +1,23 @@
+"""The ledger: the only SQL of the program, and the only writer of a state."""
+
+from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
+from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery
+from receiver.ledger.verbs import Claim, Delivery, Recorded, Submission
+
+__all__ = [
+    "FILE_NAME",
+    "Claim",
+    "Delivery",
+    "DirectoryLock",
+    "Filter",
+    "Ledger",
+    "LedgerView",
+    "Page",
+    "Recorded",
+    "Stats",
+    "Submission",
+    "UnreadDelivery",
+    "monotonic_clock",
+    "wall_clock",
+]

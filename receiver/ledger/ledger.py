@@ -1,0 +1,284 @@
+"""The ledger of all jobs: an interface of verbs and questions. No caller sees SQL or rows."""
+
+import asyncio
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from receiver.errors import LedgerError, ReceiverError
+from receiver.ledger import queries, schema, verbs
+from receiver.ledger.announcer import Announcer
+from receiver.ledger.door import Door, open_to_read, open_to_write, translate
+from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery
+from receiver.ledger.verbs import Claim, Delivery, Recorded, Submission
+from receiver.ledger.writer import Transaction, Writer
+from receiver.states import Event, Image, Job, Stored
+
+T = TypeVar("T")
+
+FILE_NAME = "ledger.sqlite3"
+READERS = 2
+
+
+def wall_clock() -> int:
+    """The time: ms since the epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def monotonic_clock() -> int:
+    """A clock that nobody sets, ms."""
+    return time.monotonic_ns() // 1_000_000
+
+
+class Readers:
+    """Connections that only read, each with a thread of its own; so a question never waits for a commit."""
+
+    def __init__(self, doors: Sequence[Door]) -> None:
+        self._doors = doors
+        self._free: asyncio.Queue[Door] = asyncio.Queue()
+        for door in doors:
+            self._free.put_nowait(door)
+
+    @classmethod
+    async def open(cls, path: Path, count: int = READERS) -> "Readers":
+        """Opens the connections.
+
+        Raises:
+            LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``.
+        """
+        return cls([await open_to_read(path) for _ in range(count)])
+
+    async def ask(self, question: Callable[[sqlite3.Connection], T]) -> T:
+        """Runs the question on a snapshot of one moment.
+
+        Raises:
+            LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``.
+        """
+        door = await self._free.get()
+        try:
+            return await door.run(partial(_in_one_moment, question))
+        except sqlite3.Error as error:
+            raise translate(error) from error
+        finally:
+            self._free.put_nowait(door)
+
+    async def close(self) -> None:
+        """Closes all connections."""
+        for door in self._doors:
+            await door.close()
+
+
+def _in_one_moment(question: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
+    db.execute("BEGIN")
+    try:
+        return question(db)
+    finally:
+        db.execute("COMMIT")
+
+
+class LedgerView:
+    """What can be asked of the ledger; enough for a command that runs beside the server."""
+
+    def __init__(self, readers: Readers) -> None:
+        self._readers = readers
+
+    @classmethod
+    async def open(cls, data_dir: Path) -> "LedgerView":
+        """Opens an existing ledger to read.
+
+        Raises:
+            LedgerError: ``ledger.unavailable`` where there is none, ``ledger.newer``, ``ledger.corrupt``.
+        """
+        path = data_dir / FILE_NAME
+        if not path.is_file():
+            raise LedgerError(
+                "ledger.unavailable",
+                f"There is no ledger in {data_dir}; RECEIVER_DATA_DIR says where to look.",
+            )
+        return cls(await Readers.open(path, 1))
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._readers.close()
+
+    async def job(self, job_id: str) -> Job | None:
+        """One job, or ``None`` where there is none of this id."""
+        return await self._readers.ask(lambda db: queries.job(db, job_id))
+
+    async def job_with_history(self, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
+        """One job with its history, oldest first; or ``None`` where there is none of this id."""
+        return await self._readers.ask(lambda db: queries.job_with_history(db, job_id))
+
+    async def jobs(self, wanted: Filter, *, before: int | None = None, limit: int = 100) -> Page:
+        """A page of jobs, newest first. ``before`` is the ``next`` of the page before."""
+        return await self._readers.ask(lambda db: queries.jobs(db, wanted, before, limit))
+
+    async def unread_deliveries(
+        self, outcome: str | None = None, *, before: int | None = None, limit: int = 100
+    ) -> Sequence[UnreadDelivery]:
+        """Deliveries that were no completions, newest first."""
+        return await self._readers.ask(lambda db: queries.unread_deliveries(db, outcome, before, limit))
+
+    async def stats(self, *, silent_since: int) -> Stats:
+        """The ledger in numbers; jobs submitted before ``silent_since`` and still silent are overdue."""
+        return await self._readers.ask(lambda db: queries.stats(db, silent_since))
+
+    async def next_event_at(self) -> int | None:
+        """When a wait or a deadline ends next, ms since the epoch."""
+        return await self._readers.ask(queries.next_event_at)
+
+
+class Ledger(LedgerView):
+    """The ledger as the server has it: the one writer, and readers."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        readers: Readers,
+        announcer: Announcer,
+        *,
+        now: Callable[[], int],
+        monotonic: Callable[[], int],
+    ) -> None:
+        super().__init__(readers)
+        self._writer = writer
+        self._announcer = announcer
+        self._now = now
+        self._monotonic = monotonic
+        self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        self._claims = 0
+
+    @classmethod
+    async def serve(
+        cls,
+        data_dir: Path,
+        *,
+        now: Callable[[], int] = wall_clock,
+        monotonic: Callable[[], int] = monotonic_clock,
+    ) -> "Ledger":
+        """Opens the ledger to write, makes or migrates it, and voids the claims of processes that are gone.
+
+        The caller holds the data directory's lock.
+
+        Raises:
+            LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.newer``.
+        """
+        path = data_dir / FILE_NAME
+        if not path.exists():
+            path.touch(mode=0o600)
+        door = await open_to_write(path)
+        try:
+            await door.run(lambda db: schema.prepare(db, path))
+            readers = await Readers.open(path)
+        except sqlite3.Error as error:
+            await door.close()
+            raise translate(error, path) from error
+        except LedgerError:
+            await door.close()
+            raise
+        announcer = Announcer()
+        ledger = cls(Writer(door, announcer.announce), readers, announcer, now=now, monotonic=monotonic)
+        await ledger._write(verbs.release_all)
+        return ledger
+
+    async def close(self) -> None:
+        """Commits what waits, and closes."""
+        await self._writer.close()
+        await super().close()
+
+    async def check_writable(self) -> None:
+        """Makes a durable commit that changes nothing of worth.
+
+        Raises:
+            LedgerError: ``ledger.unavailable`` where it cannot.
+        """
+        await self._write(verbs.touch)
+
+    def changes(self) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set after each commit that changed a job."""
+        return self._announcer.anything()
+
+    def changes_of(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set after each commit that changed this job."""
+        return self._announcer.job(job_id)
+
+    async def record(self, delivery: Delivery) -> Recorded:
+        """Records a completion durably.
+
+        Raises:
+            AuthError: ``auth.refused`` where its ticket belongs to another job.
+            LedgerError: where it could not be recorded.
+        """
+        return await self._write(lambda tx: verbs.record(tx, delivery, self._now()))
+
+    async def record_unread(self, error: ReceiverError, body: bytes) -> None:
+        """Keeps a body that is no completion."""
+        await self._write(lambda tx: verbs.record_unread(tx, error.reason, error.detail, body, self._now()))
+
+    async def expect(self, submission: Submission) -> bool:
+        """Notes a submitted job. Gives whether it was unknown."""
+        return await self._write(lambda tx: verbs.expect(tx, submission, self._now()))
+
+    async def claim_to_fetch(self, limit: int, *, lease: int) -> list[Claim]:
+        """Claims jobs to download, the earliest deadline first, for ``lease`` ms."""
+        holder, until = self._next_holder(), self._monotonic() + lease
+        return await self._write(lambda tx: verbs.claim_to_fetch(tx, holder, until, self._now(), limit))
+
+    async def claim_to_archive(self, limit: int, *, lease: int) -> list[Claim]:
+        """Claims jobs to upload, the longest waiting first, for ``lease`` ms."""
+        holder, until = self._next_holder(), self._monotonic() + lease
+        return await self._write(lambda tx: verbs.claim_to_archive(tx, holder, until, self._now(), limit))
+
+    async def fetched(self, claim: Claim, image: Image, spool: str) -> bool:
+        """The verified image lies in the spool under this name, fsynced. False: the claim is void."""
+        return await self._write(lambda tx: verbs.fetched(tx, claim, image, spool, self._now()))
+
+    async def archived(self, claim: Claim, stored: Stored) -> bool:
+        """The archive has proved that it holds the image. False: the claim is void."""
+        return await self._write(lambda tx: verbs.archived(tx, claim, stored, self._now()))
+
+    async def rejected(self, claim: Claim, error: ReceiverError) -> bool:
+        """The image cannot be had as promised. False: the claim is void."""
+        return await self._write(lambda tx: verbs.rejected(tx, claim, error, self._now()))
+
+    async def retry_later(self, claim: Claim, at: int, error: ReceiverError) -> bool:
+        """The attempt failed; the job waits until ``at``, ms since the epoch. False: the claim is void."""
+        return await self._write(lambda tx: verbs.retry_later(tx, claim, at, error, self._now()))
+
+    async def spool_lost(self, claim: Claim, error: ReceiverError) -> bool:
+        """The spooled image is gone or damaged; the job is to be fetched again. False: the claim is void."""
+        return await self._write(lambda tx: verbs.spool_lost(tx, claim, error.detail, self._now()))
+
+    async def release(self, claim: Claim) -> bool:
+        """Gives an unused claim back. False: it was void."""
+        return await self._write(lambda tx: verbs.release(tx, claim))
+
+    async def retry(self, job_id: str) -> Job:
+        """An operator wants the job tried now.
+
+        Raises:
+            LedgerError: ``ledger.unknown_job`` or ``ledger.wrong_state``.
+        """
+        return await self._write(lambda tx: verbs.retry(tx, job_id, self._now()))
+
+    async def tidy(self) -> list[str]:
+        """Expires jobs whose time is over, and voids leases that have ended. Gives the expired jobs' ids."""
+
+        def both(tx: Transaction) -> list[str]:
+            verbs.release_overdue_leases(tx, self._monotonic())
+            return verbs.expire(tx, self._now())
+
+        return await self._write(both)
+
+    def _next_holder(self) -> str:
+        self._claims += 1
+        return f"{self._name}:{self._claims}"
+
+    async def _write(self, verb: Callable[[Transaction], T]) -> T:
+        return await self._writer.write(verb)

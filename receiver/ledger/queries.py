@@ -1,0 +1,203 @@
+"""What can be asked of the ledger. Every query is bounded by an index, however many jobs there are."""
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from receiver.ledger import rows
+from receiver.states import Event, Job, State
+
+_CLOCK_SLACK = 86_400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs are wanted; what is ``None`` or empty does not narrow.
+
+    Attributes:
+        states: any of these.
+        ref: exactly this.
+        reason: exactly this, as the job's present reason.
+        since: first heard of at this time or later, ms since the epoch.
+        until: first heard of before this time.
+        silent_since: still ``submitted``, and submitted before this time: overdue.
+    """
+
+    states: tuple[State, ...] = ()
+    ref: str | None = None
+    reason: str | None = None
+    since: int | None = None
+    until: int | None = None
+    silent_since: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Jobs, newest first.
+
+    Attributes:
+        jobs: at most as many as were asked for.
+        next: where the next page begins; ``None`` at the end.
+    """
+
+    jobs: tuple[Job, ...]
+    next: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadDelivery:
+    """Something that came to the webhook with good headers and was no completion."""
+
+    seq: int
+    at: int
+    outcome: str
+    detail: str | None
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The ledger in numbers. Times are ms since the epoch, or ``None`` where no such job is.
+
+    Attributes:
+        jobs: how many stand in each state.
+        bytes: of the images of the jobs in each state.
+        oldest_waiting_at: when the longest-waiting job whose image is not archived yet was received.
+        soonest_deadline: of the jobs whose image is not safe yet.
+        overdue: submitted jobs that have been silent too long.
+        unread: deliveries that were no completions.
+    """
+
+    jobs: dict[State, int]
+    bytes: dict[State, int]
+    oldest_waiting_at: int | None
+    soonest_deadline: int | None
+    overdue: int
+    unread: int
+
+
+def job(db: sqlite3.Connection, job_id: str) -> Job | None:
+    """One job."""
+    row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    return rows.job(row) if row is not None else None
+
+
+def job_with_history(db: sqlite3.Connection, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
+    """One job and its history, oldest first, of one moment."""
+    row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    if row is None:
+        return None
+    events = db.execute("SELECT * FROM history WHERE job = ? ORDER BY seq", (row["seq"],))
+    return rows.job(row), tuple(rows.event(event) for event in events)
+
+
+def jobs(db: sqlite3.Connection, wanted: Filter, before: int | None, limit: int) -> Page:
+    """A page of jobs, newest first, beginning below the position ``before``."""
+    conditions, values = _conditions(wanted)
+    if before is not None:
+        conditions.append("seq < ?")
+        values.append(before)
+    # One ordered walk for each state, and one merge: `state IN (…) ORDER BY seq` would sort whole states.
+    walks, arguments = [], []
+    for state in dict.fromkeys(wanted.states) or (None,):
+        own = [*conditions, "state = ?"] if state else conditions
+        where = f"WHERE {' AND '.join(own)}" if own else ""
+        walks.append(f"SELECT * FROM (SELECT * FROM jobs {where} ORDER BY seq DESC LIMIT ?)")  # noqa: S608 - constants
+        arguments += [*values, *([state] if state else []), limit + 1]
+    found = db.execute(
+        f"{' UNION ALL '.join(walks)} ORDER BY seq DESC LIMIT ?", (*arguments, limit + 1)
+    ).fetchall()
+    more = len(found) > limit
+    return Page(tuple(rows.job(row) for row in found[:limit]), found[limit - 1]["seq"] if more else None)
+
+
+def unread_deliveries(
+    db: sqlite3.Connection, outcome: str | None, before: int | None, limit: int
+) -> Sequence[UnreadDelivery]:
+    """Deliveries that were no completions, newest first."""
+    conditions, values = ["job IS NULL"], []
+    if outcome is not None:
+        conditions.append("outcome = ?")
+        values.append(outcome)
+    if before is not None:
+        conditions.append("seq < ?")
+        values.append(str(before))
+    found = db.execute(
+        f"SELECT * FROM deliveries WHERE {' AND '.join(conditions)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - constants
+        (*values, limit),
+    )
+    return [UnreadDelivery(r["seq"], r["at"], r["outcome"], r["detail"], r["body"]) for r in found]
+
+
+def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
+    """The ledger in numbers, of one moment."""
+    totals = db.execute("SELECT * FROM totals").fetchall()
+    (overdue,) = db.execute(
+        "SELECT count(*) FROM jobs INDEXED BY jobs_silent WHERE state = 'submitted' AND submitted_at < ?",
+        (silent_since,),
+    ).fetchone()
+    (unread,) = db.execute("SELECT count(*) FROM deliveries WHERE job IS NULL").fetchone()
+    oldest = [
+        row["received_at"]
+        for state in (State.RECEIVED, State.FETCHED)
+        for row in db.execute("SELECT received_at FROM jobs WHERE state = ? ORDER BY seq LIMIT 1", (state,))
+    ]
+    return Stats(
+        jobs={State(row["state"]): row["jobs"] for row in totals},
+        bytes={State(row["state"]): row["bytes"] for row in totals},
+        oldest_waiting_at=min(oldest, default=None),
+        soonest_deadline=soonest_deadline(db),
+        overdue=overdue,
+        unread=unread,
+    )
+
+
+def soonest_deadline(db: sqlite3.Connection) -> int | None:
+    """The earliest deadline of all jobs whose image is not safe yet, ms since the epoch."""
+    (deadline,) = db.execute(
+        "SELECT min(deadline) FROM ("
+        "SELECT min(deadline) AS deadline FROM jobs INDEXED BY jobs_to_fetch"
+        " WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
+        " UNION ALL SELECT min(deadline) FROM jobs INDEXED BY jobs_waiting_to_fetch"
+        " WHERE state = 'received' AND next_attempt_at IS NOT NULL"
+        " UNION ALL SELECT min(deadline) FROM jobs INDEXED BY jobs_claimed"
+        " WHERE holder IS NOT NULL AND state = 'received')"
+    ).fetchone()
+    return None if deadline is None else int(deadline)
+
+
+def next_event_at(db: sqlite3.Connection) -> int | None:
+    """When the worker has something to do that no commit announces: the end of a wait, or a deadline."""
+    (due,) = db.execute(
+        "SELECT min(next_attempt_at) FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
+    ).fetchone()
+    times = [int(t) for t in (due, soonest_deadline(db)) if t is not None]
+    return min(times, default=None)
+
+
+def _conditions(wanted: Filter) -> tuple[list[str], list[str | int]]:
+    conditions: list[str] = []
+    values: list[str | int] = []
+    for condition, value in (
+        ("ref = ?", wanted.ref),
+        ("reason = ?", wanted.reason),
+        ("created_at >= ?", wanted.since),
+        ("created_at < ?", wanted.until),
+        ("state = 'submitted' AND submitted_at < ?", wanted.silent_since),
+    ):
+        if value is not None:
+            conditions.append(condition)
+            values.append(value)
+    # Arrival order follows the clock, so the window's ends bound the walk over seq. They are taken a day
+    # wide, for clocks that were wrong and were set; the exact conditions above decide.
+    if wanted.since is not None:
+        conditions.append(
+            "seq >= coalesce((SELECT seq FROM jobs WHERE created_at >= ? ORDER BY created_at LIMIT 1), 0)"
+        )
+        values.append(wanted.since - _CLOCK_SLACK)
+    if wanted.until is not None:
+        conditions.append(
+            "seq <= coalesce((SELECT seq FROM jobs WHERE created_at < ? ORDER BY created_at DESC LIMIT 1), 0)"
+        )
+        values.append(wanted.until + _CLOCK_SLACK)
+    return conditions, values

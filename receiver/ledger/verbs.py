@@ -1,0 +1,408 @@
+"""What can be done to the ledger: each verb is one short piece of a transaction.
+
+Every move is a compare-and-set on the state, and on the claim where work was claimed; it gives False where
+the job has moved on meanwhile. Verbs set ``event``, and the triggers write the history from it.
+"""
+
+from dataclasses import dataclass
+
+from receiver.completion import Completion
+from receiver.errors import AuthError, LedgerError, ReceiverError
+from receiver.ledger import rows
+from receiver.ledger.writer import Transaction
+from receiver.states import Image, Job, State, Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A completion, and how it came.
+
+    Attributes:
+        completion: what it says.
+        body: its raw bytes.
+        deadline: ms since the epoch: when the image URL's life ends.
+        ref: the submitter's own reference, if it came with one.
+        ticket: the number of the ticket that proved it, if one did.
+    """
+
+    completion: Completion
+    body: bytes
+    deadline: int
+    ref: str | None = None
+    ticket: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a delivery.
+
+    Attributes:
+        state: the job's state now.
+        duplicate: whether the delivery changed nothing.
+    """
+
+    state: State
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on a job, until its lease ends.
+
+    Attributes:
+        job: the job as it was when it was claimed.
+        holder: names this claim in the ledger.
+    """
+
+    job: Job
+    holder: str
+
+
+def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded:
+    """Records a completion.
+
+    Raises:
+        AuthError: ``auth.refused`` where the ticket belongs to another job.
+    """
+    said = delivery.completion
+    if delivery.ticket is not None:
+        _bind_ticket(tx, delivery.ticket, said.id, now)
+    state = State.FAILED if said.failure else State.RECEIVED
+    values: dict[str, str | int | None] = {"state": state, **_completion_columns(delivery, now)}
+    names = ", ".join(values)
+    marks = ", ".join(f":{name}" for name in values)
+    born = tx.db.execute(
+        f"INSERT INTO jobs (id, ref, created_at, {names}) VALUES (:id, :ref, :updated_at, {marks})"  # noqa: S608 - the names are this module's own
+        " ON CONFLICT (id) DO NOTHING RETURNING seq",
+        {"id": said.id, "ref": delivery.ref, **values},
+    ).fetchone()
+    if born is not None:
+        _keep(tx, born["seq"], delivery, now)
+        return Recorded(state, duplicate=False)
+    known = tx.db.execute("SELECT * FROM jobs WHERE id = ?", (said.id,)).fetchone()
+    before = State(known["state"])
+    if _brings_something_new(said, before, known["image_url"]):
+        sets = ", ".join(f"{name} = :{name}" for name in values)
+        tx.db.execute(
+            f"UPDATE jobs SET {sets}, ref = coalesce(ref, :ref), attempts = 0, next_attempt_at = NULL,"  # noqa: S608 - likewise
+            " holder = NULL, lease_until = NULL WHERE seq = :seq",
+            {"ref": delivery.ref, "seq": known["seq"], **values},
+        )
+        _keep(tx, known["seq"], delivery, now)
+        return Recorded(state, duplicate=False)
+    if said.image_url is not None and said.image_url != known["image_url"]:
+        _note_other_url(tx, known["seq"], before, said.image_url, now)
+    return Recorded(before, duplicate=True)
+
+
+def record_unread(tx: Transaction, outcome: str, detail: str, body: bytes, now: int) -> None:
+    """Keeps an authenticated body that is no completion, for an operator to look at."""
+    tx.db.execute(
+        "INSERT INTO deliveries (at, job, outcome, detail, body) VALUES (?, NULL, ?, ?, ?)",
+        (now, outcome, detail, body),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job that the provider was asked for, by us or by another program.
+
+    Attributes:
+        id: the provider's id of the job.
+        ref: the submitter's own reference.
+        endpoint: such as ``upscale_2x``.
+        source_url: the image that was submitted, where it was a URL.
+    """
+
+    id: str
+    ref: str | None = None
+    endpoint: str | None = None
+    source_url: str | None = None
+
+
+def expect(tx: Transaction, submission: Submission, now: int) -> bool:
+    """Notes that a job was submitted, so that its silence is noticed. Gives whether it was unknown."""
+    said = submission
+    born = tx.db.execute(
+        "INSERT INTO jobs (id, state, ref, endpoint, source_url, event, created_at, submitted_at, updated_at)"
+        " VALUES (?, 'submitted', ?, ?, ?, 'submitted', ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING seq",
+        (said.id, said.ref, said.endpoint, said.source_url, now, now, now),
+    ).fetchone()
+    if born is None:
+        # The completion can be faster than the answer to the submission.
+        tx.db.execute(
+            "UPDATE jobs SET ref = coalesce(ref, ?), endpoint = coalesce(endpoint, ?),"
+            " source_url = coalesce(source_url, ?), submitted_at = coalesce(submitted_at, ?) WHERE id = ?",
+            (said.ref, said.endpoint, said.source_url, now, said.id),
+        )
+    tx.changed.append(said.id)
+    return born is not None
+
+
+def claim_to_fetch(tx: Transaction, holder: str, lease_until: int, now: int, limit: int) -> list[Claim]:
+    """Claims jobs whose image is to be downloaded, the earliest deadline first.
+
+    A job whose deadline has passed before its first attempt is still tried once, because nothing is lost by
+    it; but only with hands that no living job wants.
+    """
+    _promote(tx, now)
+    chosen = _ready_to_fetch(tx, "deadline > ?", now, limit)
+    chosen += _ready_to_fetch(tx, "deadline <= ? AND attempts = 0", now, limit - len(chosen))
+    return [_claim(tx, seq, f"{holder}:{n}", lease_until) for n, seq in enumerate(chosen)]
+
+
+def claim_to_archive(tx: Transaction, holder: str, lease_until: int, now: int, limit: int) -> list[Claim]:
+    """Claims jobs whose verified image waits on our disk, the longest waiting first."""
+    _promote(tx, now)
+    found = tx.db.execute(
+        "SELECT seq FROM jobs INDEXED BY jobs_to_archive WHERE state = 'fetched' AND next_attempt_at IS NULL"
+        " AND holder IS NULL ORDER BY fetched_at LIMIT ?",
+        (limit,),
+    ).fetchall()
+    return [_claim(tx, row["seq"], f"{holder}:{n}", lease_until) for n, row in enumerate(found)]
+
+
+def fetched(tx: Transaction, claim: Claim, image: Image, spool: str, now: int) -> bool:
+    """The verified image lies in the spool, fsynced."""
+    return _move(
+        tx,
+        claim,
+        State.RECEIVED,
+        "state = 'fetched', event = 'fetched', reason = NULL, detail = NULL, attempts = 0,"
+        " fetched_at = :now, spool = :spool, format = :format, width = :width, height = :height,"
+        " bytes = :bytes, sha256 = :sha256",
+        {
+            "now": now,
+            "spool": spool,
+            "format": image.format,
+            "width": image.width,
+            "height": image.height,
+            "bytes": image.bytes,
+            "sha256": image.sha256,
+        },
+    )
+
+
+def archived(tx: Transaction, claim: Claim, stored: Stored, now: int) -> bool:
+    """The archive has proved that it holds the image."""
+    return _move(
+        tx,
+        claim,
+        State.FETCHED,
+        "state = 'archived', event = 'archived', reason = NULL, detail = NULL, archived_at = :now,"
+        " spool = NULL, uri = :uri, etag = :etag, version = :version",
+        {"now": now, "uri": stored.uri, "etag": stored.etag, "version": stored.version},
+    )
+
+
+def rejected(tx: Transaction, claim: Claim, error: ReceiverError, now: int) -> bool:
+    """The image may not be fetched, or is not what was promised."""
+    return _move(
+        tx,
+        claim,
+        State.RECEIVED,
+        "state = 'rejected', event = 'rejected', reason = :reason, detail = :detail",
+        {"now": now, "reason": error.reason, "detail": error.detail},
+    )
+
+
+def retry_later(tx: Transaction, claim: Claim, at: int, error: ReceiverError, now: int) -> bool:
+    """The attempt did not succeed; the job waits until ``at`` (ms since the epoch)."""
+    return _move(
+        tx,
+        claim,
+        claim.job.state,
+        "event = 'attempt_failed', reason = :reason, detail = :detail, next_attempt_at = :at",
+        {"now": now, "at": at, "reason": error.reason, "detail": error.detail},
+    )
+
+
+def spool_lost(tx: Transaction, claim: Claim, detail: str, now: int) -> bool:
+    """The spooled image vanished or changed: it has to be fetched again."""
+    return _move(
+        tx,
+        claim,
+        State.FETCHED,
+        "state = 'received', event = 'spool_lost', reason = 'spool.lost', detail = :detail, attempts = 0,"
+        " fetched_at = NULL, spool = NULL, format = NULL, width = NULL, height = NULL, bytes = NULL,"
+        " sha256 = NULL",
+        {"now": now, "detail": detail},
+    )
+
+
+def release(tx: Transaction, claim: Claim) -> bool:
+    """Gives a claim back unused, as if it had never been taken."""
+    done = tx.db.execute(
+        "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = attempts - 1"
+        " WHERE id = ? AND holder = ?",
+        (claim.job.id, claim.holder),
+    )
+    return done.rowcount == 1
+
+
+def release_all(tx: Transaction) -> int:
+    """Voids every claim. Only for a start: the lock says that no other process can hold one."""
+    return tx.db.execute(
+        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL"
+    ).rowcount
+
+
+def release_overdue_leases(tx: Transaction, monotonic: int) -> int:
+    """Voids claims whose lease has ended; whoever held one can write nothing with it any more."""
+    return tx.db.execute(
+        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?",
+        (monotonic,),
+    ).rowcount
+
+
+def touch(tx: Transaction) -> None:
+    """Writes something that changes nothing, to find out whether the file can be written."""
+    tx.db.execute("UPDATE totals SET jobs = jobs WHERE state = 'archived'")
+
+
+def expire(tx: Transaction, now: int, limit: int = 500) -> list[str]:
+    """Moves jobs to ``expired`` whose time is over and which were tried. Gives their ids."""
+    found = []
+    for index, condition in (
+        ("jobs_to_fetch", "next_attempt_at IS NULL AND holder IS NULL AND attempts > 0"),
+        ("jobs_waiting_to_fetch", "next_attempt_at IS NOT NULL AND holder IS NULL"),
+    ):
+        found += tx.db.execute(
+            f"SELECT seq FROM jobs INDEXED BY {index} WHERE state = 'received' AND {condition}"  # noqa: S608 - constants
+            " AND deadline <= ? LIMIT ?",
+            (now, limit),
+        ).fetchall()
+    ids = []
+    for row in found:
+        (job_id,) = tx.db.execute(
+            "UPDATE jobs SET state = 'expired', event = 'expired', next_attempt_at = NULL, updated_at = :now,"
+            " detail = 'The URL''s life ended. The last attempt said: ' || coalesce(reason || ', ' || detail,"
+            " 'nothing') , reason = 'fetch.expired' WHERE seq = :seq RETURNING id",
+            {"now": now, "seq": row["seq"]},
+        ).fetchone()
+        ids.append(job_id)
+    tx.changed.extend(ids)
+    return ids
+
+
+def retry(tx: Transaction, job_id: str, now: int) -> Job:
+    """An operator wants the job tried again now.
+
+    Raises:
+        LedgerError: ``ledger.unknown_job``, or ``ledger.wrong_state`` where there is nothing to try.
+    """
+    row = tx.db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    if row is None:
+        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    state = State(row["state"])
+    if state in (State.SUBMITTED, State.ARCHIVED):
+        raise LedgerError("ledger.wrong_state", f"Job {job_id} is {state}: there is nothing to try again.")
+    if row["image_url"] is None:
+        raise LedgerError(
+            "ledger.wrong_state", f"Job {job_id} is {state}, and the provider has named no image to fetch."
+        )
+    if row["holder"] is None:
+        moves = state in (State.FAILED, State.REJECTED, State.EXPIRED)
+        tx.db.execute(
+            "UPDATE jobs SET state = :state, event = 'retried', reason = NULL, detail = NULL,"
+            " attempts = CASE WHEN :moves THEN 0 ELSE attempts END, next_attempt_at = NULL,"
+            " updated_at = :now WHERE seq = :seq",
+            {"state": State.RECEIVED if moves else state, "moves": moves, "now": now, "seq": row["seq"]},
+        )
+        tx.changed.append(job_id)
+    return rows.job(tx.db.execute("SELECT * FROM jobs WHERE seq = ?", (row["seq"],)).fetchone())
+
+
+def _bind_ticket(tx: Transaction, number: str, job_id: str, now: int) -> None:
+    tx.db.execute(
+        "INSERT INTO tickets (number, job, at) VALUES (?, ?, ?) ON CONFLICT (number) DO NOTHING",
+        (number, job_id, now),
+    )
+    (owner,) = tx.db.execute("SELECT job FROM tickets WHERE number = ?", (number,)).fetchone()
+    if owner != job_id:
+        raise AuthError("auth.refused", f"The ticket belongs to job {owner} and came with job {job_id}.")
+
+
+def _completion_columns(delivery: Delivery, now: int) -> dict[str, str | int | None]:
+    said = delivery.completion
+    failure = said.failure
+    return {
+        "event": "failed" if failure else "received",
+        "reason": failure.reason if failure else None,
+        "detail": failure.detail if failure else None,
+        "image_url": said.image_url,
+        "source_url": said.source_url,
+        "promised_width": said.width,
+        "promised_height": said.height,
+        "deadline": None if failure else delivery.deadline,
+        "received_at": now,
+        "updated_at": now,
+    }
+
+
+def _keep(tx: Transaction, seq: int, delivery: Delivery, now: int) -> None:
+    tx.db.execute(
+        "INSERT INTO deliveries (at, job, outcome, body) VALUES (?, ?, 'recorded', ?)",
+        (now, seq, delivery.body),
+    )
+    tx.changed.append(delivery.completion.id)
+
+
+def _brings_something_new(said: Completion, state: State, image_url: str | None) -> bool:
+    if state is State.SUBMITTED:
+        return True
+    if said.image_url is None:
+        return False
+    if state is State.FAILED:
+        return True
+    return state in (State.REJECTED, State.EXPIRED) and said.image_url != image_url
+
+
+def _note_other_url(tx: Transaction, seq: int, state: State, url: str, now: int) -> None:
+    # Written past the trigger, because the job itself does not change; and once for each URL.
+    tx.db.execute(
+        "INSERT INTO history (job, at, event, before, after, reason, detail)"
+        " SELECT :job, :at, 'other_url', :state, :state, 'ledger.other_url', :url WHERE NOT EXISTS"
+        " (SELECT 1 FROM history WHERE job = :job AND event = 'other_url' AND detail = :url)",
+        {"job": seq, "at": now, "state": state, "url": url},
+    )
+
+
+def _promote(tx: Transaction, now: int) -> None:
+    """Puts jobs whose wait is over back into the index that claims are taken from."""
+    tx.db.execute(
+        "UPDATE jobs SET next_attempt_at = NULL WHERE seq IN"
+        " (SELECT seq FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at <= ? ORDER BY next_attempt_at"
+        " LIMIT 1000)",
+        (now,),
+    )
+
+
+def _ready_to_fetch(tx: Transaction, condition: str, now: int, limit: int) -> list[int]:
+    found = tx.db.execute(
+        "SELECT seq FROM jobs INDEXED BY jobs_to_fetch WHERE state = 'received' AND next_attempt_at IS NULL"  # noqa: S608 - constants
+        f" AND holder IS NULL AND {condition} ORDER BY deadline LIMIT ?",
+        (now, max(limit, 0)),
+    )
+    return [row["seq"] for row in found]
+
+
+def _claim(tx: Transaction, seq: int, holder: str, lease_until: int) -> Claim:
+    row = tx.db.execute(
+        "UPDATE jobs SET holder = ?, lease_until = ?, attempts = attempts + 1 WHERE seq = ? RETURNING *",
+        (holder, lease_until, seq),
+    ).fetchone()
+    return Claim(rows.job(row), holder)
+
+
+def _move(
+    tx: Transaction, claim: Claim, state: State, sets: str, values: dict[str, str | int | None]
+) -> bool:
+    done = tx.db.execute(
+        f"UPDATE jobs SET {sets}, holder = NULL, lease_until = NULL, updated_at = :now"  # noqa: S608 - the callers above
+        " WHERE id = :id AND state = :from AND holder = :holder",
+        {"id": claim.job.id, "from": state, "holder": claim.holder, **values},
+    )
+    if done.rowcount == 1:
+        tx.changed.append(claim.job.id)
+    return done.rowcount == 1

@@ -1,0 +1,172 @@
+"""The query strings of the API, read strictly: what is unknown or cannot be is refused by name."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TypeVar
+
+from starlette.datastructures import QueryParams
+
+from receiver.errors import REASONS, BodyError
+from receiver.ledger import Filter
+from receiver.states import State
+
+T = TypeVar("T")
+
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 100
+MAX_WAIT = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which page is wanted.
+
+    Attributes:
+        before: the position that the page before ended at.
+        limit: at most so many rows.
+    """
+
+    before: int | None
+    limit: int
+
+
+def jobs(query: QueryParams, *, silent_since: int) -> tuple[Filter, Window]:
+    """The parameters of ``GET /jobs``.
+
+    Args:
+        query: as given.
+        silent_since: ms since the epoch: jobs submitted before it and still silent are overdue.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter.
+    """
+    _only_known(query, {"state", "ref", "reason", "since", "until", "overdue", "limit", "cursor"}, {"state"})
+    overdue = _one(query, "overdue", _choice({"true": True, "false": False}), default=False)
+    states = tuple(
+        _read("state", value, State, "is none of " + ", ".join(State)) for value in query.getlist("state")
+    )
+    wanted = Filter(
+        states=states,
+        ref=query.get("ref"),
+        reason=_one(query, "reason", _choice({reason: reason for reason in REASONS}), default=None),
+        since=_one(query, "since", _time, default=None),
+        until=_one(query, "until", _time, default=None),
+        silent_since=silent_since if overdue else None,
+    )
+    return wanted, _window(query)
+
+
+def deliveries(query: QueryParams, outcomes: Iterable[str]) -> tuple[str | None, Window]:
+    """The parameters of ``GET /deliveries``.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter.
+    """
+    _only_known(query, {"outcome", "limit", "cursor"})
+    outcome = _one(query, "outcome", _choice({o: o for o in outcomes}), default=None)
+    return outcome, _window(query)
+
+
+def wait(query: QueryParams) -> float:
+    """The parameters of ``GET /jobs/{id}``: seconds to wait for the job's end, 0 to 60.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter.
+    """
+    _only_known(query, {"wait"})
+    return _one(query, "wait", _seconds, default=0.0)
+
+
+def nothing(query: QueryParams) -> None:
+    """For routes that take no parameters.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter.
+    """
+    _only_known(query, set())
+
+
+def cursor(position: int | None) -> str | None:
+    """A position as it is given out: opaque, so that nobody builds on it."""
+    if position is None:
+        return None
+    return base64.urlsafe_b64encode(b"1:%d" % position).decode("ascii").rstrip("=")
+
+
+def _window(query: QueryParams) -> Window:
+    return Window(
+        before=_one(query, "cursor", _position, default=None),
+        limit=_one(query, "limit", _limit, default=DEFAULT_LIMIT),
+    )
+
+
+def _position(text: str) -> int:
+    try:
+        version, _, number = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).partition(b":")
+    except (ValueError, binascii.Error):
+        raise ValueError("is no cursor that was given out") from None
+    if version != b"1" or not number.isdigit() or len(number) > 18:
+        raise ValueError("is no cursor that was given out")
+    return int(number)
+
+
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 4 or not 1 <= int(text) <= MAX_LIMIT:
+        raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT:
+        raise ValueError(f"must be a number of seconds from 0 to {MAX_WAIT}")
+    return seconds
+
+
+def _time(text: str) -> int:
+    try:
+        # A plus sign that was not percent-encoded arrives as a blank.
+        when = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return int(when.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time such as 2026-11-23T09:30:00Z") from None
+
+
+def _choice(values: dict[str, T]) -> Callable[[str], T]:
+    def choose(text: str) -> T:
+        if text not in values:
+            raise ValueError("is none of " + ", ".join(values))
+        return values[text]
+
+    return choose
+
+
+def _one(query: QueryParams, name: str, read: Callable[[str], T], *, default: T) -> T:
+    text = query.get(name)
+    return default if text is None else _read(name, text, read)
+
+
+def _read(name: str, text: str, read: Callable[[str], T], complaint: str | None = None) -> T:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise BodyError("body.invalid_query", f"{name} {complaint or error}.") from None
+
+
+def _only_known(query: QueryParams, known: set[str], repeatable: Iterable[str] = ()) -> None:
+    for name in query:
+        if name not in known:
+            takes = ", ".join(sorted(known)) or "no parameters"
+            raise BodyError(
+                "body.invalid_query", f"{name[:50]!r} is no parameter here; the route takes {takes}."
+            )
+        if name not in repeatable and len(query.getlist(name)) > 1:
+            raise BodyError("body.invalid_query", f"{name} is given more than once.")
