@@ -1,0 +1,158 @@
+"""The archive: one small interface over a folder and over S3. What it says is kept was proved to be kept.
+
+``folder`` and ``s3`` are imported by `open_archive` alone, so that who keeps images in a folder never waits
+for boto3 to load.
+"""
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from receiver.archive.key import MAX_KEY, check_template, render_key
+from receiver.errors import ConfigError
+from receiver.states import Image, Stored
+
+__all__ = ["Archive", "Finding", "Item", "check_template", "open_archive", "render_key"]
+
+MAX_PREFIX = 1024 - MAX_KEY - 1
+"""Bytes of a bucket's prefix, so that prefix, slash and key stay within the 1,024 that S3 gives to a key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image to keep.
+
+    Attributes:
+        job_id: the provider's id of the job.
+        path: the spooled file, complete and verified.
+        image: what the spooled bytes were found to be.
+        key: where to keep it, as `render_key` gave it.
+        ref: the submitter's own reference, if there is one.
+        received_at: when the completion was recorded, UTC.
+        provider: whose result it is.
+    """
+
+    job_id: str
+    path: Path
+    image: Image
+    key: str
+    ref: str | None
+    received_at: datetime
+    provider: str = "ximilar"
+
+    def metadata(self) -> dict[str, str]:
+        """What is kept beside the bytes: enough to rebuild the job's row. Values are printable ASCII."""
+        pairs = {
+            "job-id": self.job_id,
+            "ref": self.ref,
+            "sha256": self.image.sha256,
+            "width": str(self.image.width),
+            "height": str(self.image.height),
+            "received-at": self.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+            "provider": self.provider,
+        }
+        return {name: _printable_ascii(value) for name, value in pairs.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that a probe learned of the store.
+
+    Attributes:
+        name: what was tried, such as ``conditional-writes``.
+        honoured: whether the store does it.
+        detail: a sentence: what that means here.
+    """
+
+    name: str
+    honoured: bool
+    detail: str
+
+
+class Archive(Protocol):
+    """Where images are kept for good."""
+
+    @property
+    def uri(self) -> str:
+        """The archive's address, for people; without secrets."""
+
+    async def probe(self) -> tuple[Finding, ...]:
+        """Writes, reads, compares and removes a small object; what it learns is used from then on.
+
+        Raises:
+            ArchiveError: the archive cannot be used as it is.
+        """
+
+    async def put(self, item: Item) -> Stored:
+        """Keeps an image and returns once the store has proved that it holds these very bytes.
+
+        The same bytes at the key already are a success, whoever brought them.
+
+        Raises:
+            ArchiveError: not kept, or not proved; ``archive.occupied`` if other bytes stand at the key.
+            SpoolError: ``spool.lost`` if the spooled file vanished or is not what was verified.
+        """
+
+    async def locate(self, stored: Stored, image: Image) -> Path | str:
+        """Where to read an archived image: a local file, or a URL that works for five minutes.
+
+        Raises:
+            ArchiveError: ``archive.missing`` if it is not there.
+        """
+
+    async def aclose(self) -> None:
+        """Waits for what is under way and lets go of connections and threads."""
+
+
+def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | None = None) -> Archive:
+    """Opens the archive at an address. Touches neither the disk nor the network: `Archive.probe` does.
+
+    Args:
+        uri: ``file:///folder`` or ``s3://bucket/prefix``; the prefix may be missing.
+        uploads: how many images are put at a time.
+        environ: variables of the AWS SDK (``AWS_…``) that hold beside those of the process, such as those of
+            a ``.env`` file.
+
+    Raises:
+        ConfigError: the address is no such thing.
+    """
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        raise ConfigError("RECEIVER_ARCHIVE: must be file:///folder or s3://bucket/prefix") from None
+    if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
+        raise ConfigError(
+            "RECEIVER_ARCHIVE: must be file:///folder or s3://bucket/prefix, and nothing behind"
+        )
+    if parts.scheme == "file":
+        folder = Path(url2pathname(parts.path))
+        if parts.netloc not in {"", "localhost"} or not folder.is_absolute() or "\0" in str(folder):
+            raise ConfigError("RECEIVER_ARCHIVE: a folder is written file:///folder, with its whole path")
+        from receiver.archive.folder import FolderArchive  # noqa: PLC0415 - loaded by those who use it
+
+        return FolderArchive(folder, uploads=uploads)
+    if parts.scheme == "s3":
+        bucket, prefix = parts.netloc, parts.path.strip("/")
+        if not bucket or ":" in bucket:
+            raise ConfigError("RECEIVER_ARCHIVE: a bucket is written s3://bucket/prefix")
+        dotted = prefix != "" and not {"", ".", ".."}.isdisjoint(prefix.split("/"))
+        if dotted or len(prefix.encode()) > MAX_PREFIX or not prefix.isprintable():
+            raise ConfigError(
+                f"RECEIVER_ARCHIVE: the prefix must be plain text of at most {MAX_PREFIX} bytes"
+            )
+        from receiver.archive.s3 import open_s3  # noqa: PLC0415 - boto3 takes a quarter of a second to load
+
+        return open_s3(bucket, prefix, uploads=uploads, environ=environ or {})
+    raise ConfigError("RECEIVER_ARCHIVE: must begin with file:// or s3://")
+
+
+def _printable_ascii(text: str) -> str:
+    """A header's value for any text: an encoded word of RFC 2047 (as S3 gives it) if it is not ASCII."""
+    if text.isascii() and text.isprintable():
+        return text
+    return f"=?UTF-8?B?{base64.b64encode(text.encode('utf-8', 'surrogatepass')).decode()}?="

@@ -1,0 +1,266 @@
+"""The archive in a folder: an image is put at its key once, whole and durable, and is never overwritten.
+
+Its metadata lies beside it as ``.<name>.json``; no part of a key begins with a dot, so the two cannot meet.
+Files and folders are their owner's alone (0600, 0700): who else may read is the operator's own decision.
+"""
+
+import asyncio
+import errno
+import json
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from receiver.archive import Finding, Item
+from receiver.archive.key import check_key
+from receiver.archive.spooled import BLOCK, check_spooled, digest, open_spooled, unreadable
+from receiver.errors import ArchiveError
+from receiver.states import Image, Stored
+
+T = TypeVar("T")
+
+NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
+"""What ``link(2)`` says between file systems, at one that has no hard links, and past a file's most links."""
+
+REFUSALS = {
+    errno.ENOSPC: ("archive.full", False),
+    errno.EDQUOT: ("archive.full", False),
+    errno.EFBIG: ("archive.too_large", True),
+    errno.EACCES: ("archive.denied", True),
+    errno.EPERM: ("archive.denied", True),
+    errno.EROFS: ("archive.denied", True),
+    errno.ENAMETOOLONG: ("archive.misconfigured", True),
+    errno.ENOTDIR: ("archive.misconfigured", True),
+    errno.EISDIR: ("archive.misconfigured", True),
+}
+"""What the disk says, as a reason, and whether it will say the same of every image until someone mends it."""
+
+
+class FolderArchive:
+    """An archive below one folder.
+
+    Args:
+        root: the folder; `probe` makes it if its parent is there. `put` never does: a file system that is not
+            mounted must not be mistaken for an empty archive.
+        uploads: how many images are put at a time.
+    """
+
+    def __init__(self, root: Path, *, uploads: int) -> None:
+        self._root = root
+        # A pool of its own: the default executor also resolves names, and must not wait for disks.
+        self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
+
+    @property
+    def uri(self) -> str:
+        """``file:///folder``."""
+        return self._root.as_uri()
+
+    async def probe(self) -> tuple[Finding, ...]:
+        """Writes, links, reads and removes a small file. See `Archive.probe`."""
+        return await self._run(self._probe)
+
+    async def put(self, item: Item) -> Stored:
+        """Links the spooled file, or copies it from another file system. See `Archive.put`."""
+        check_key(item.key)
+        return await self._run(lambda: self._put(item))
+
+    async def locate(self, stored: Stored, image: Image) -> Path:  # noqa: ARG002 - S3 needs the image
+        """The image's file. See `Archive.locate`."""
+        path = Path(url2pathname(urlsplit(stored.uri).path))
+        inside = (
+            stored.uri.startswith("file://") and path.is_relative_to(self._root) and ".." not in path.parts
+        )
+        if not inside or not await self._run(path.is_file):
+            raise ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
+        return path
+
+    async def aclose(self) -> None:
+        """Waits for the puts under way. See `Archive.aclose`."""
+        await asyncio.to_thread(self._pool.shutdown)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _put(self, item: Item) -> Stored:
+        target = self._root / item.key
+        with open_spooled(item) as spooled:
+            check_spooled(item, spooled)  # always: a link of a file that rotted would be rotten as well
+            with self._translated(item.key):
+                self._make_parents(target.parent)
+                if not self._create(item, spooled, target):
+                    self._check_same(item, target)
+                # Beside the image only after it is known to be this one: who loses a race to other bytes must
+                # not describe them. The image counts as archived when both are durable.
+                self._write_metadata(item, target)
+                _sync_folder(target.parent)
+        return Stored(uri=target.as_uri())
+
+    def _create(self, item: Item, spooled: BinaryIO, target: Path) -> bool:
+        """Makes the target once, whole and durable; False if something stands there already."""
+        try:
+            os.fsync(spooled.fileno())
+            os.link(item.path, target)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINK:
+                raise
+            return self._copy(item, spooled, target)
+        if not os.path.samestat(os.fstat(spooled.fileno()), target.lstat()):
+            target.unlink()  # the spool's name came to mean another file than the one that was hashed
+            raise ArchiveError("archive.unproved", f"{item.key}: the spooled file was exchanged meanwhile.")
+        return True
+
+    def _copy(self, item: Item, spooled: BinaryIO, target: Path) -> bool:
+        """Copies, reads the copy again, then gives it its name; False if something has that name already."""
+        spooled.seek(0)
+        with _temporary(target) as (path, file):
+            while block := _read(item, spooled):
+                file.write(block)
+            _sync(file)
+            if digest(file).hex() != item.image.sha256:
+                raise ArchiveError(
+                    "archive.unproved", f"{item.key}: the copy reads otherwise than the original."
+                )
+            try:
+                os.link(path, target)
+            except FileExistsError:
+                return False
+            except OSError as error:
+                if error.errno in NO_LINK:
+                    raise _no_hard_links(self.uri) from error
+                raise
+        return True
+
+    def _check_same(self, item: Item, target: Path) -> None:
+        with target.open("rb", buffering=0) as file:
+            same = (
+                os.fstat(file.fileno()).st_size == item.image.bytes
+                and digest(file).hex() == item.image.sha256
+            )
+            os.fsync(file.fileno())  # whoever put it may have been cut before it did this
+        if not same:
+            raise ArchiveError(
+                "archive.occupied", f"{target.as_uri()} holds other bytes than job {item.job_id}."
+            )
+
+    def _write_metadata(self, item: Item, target: Path) -> None:
+        with _temporary(target) as (path, file):
+            file.write(json.dumps(item.metadata(), indent=1).encode() + b"\n")
+            _sync(file)
+            path.replace(metadata_path(target))
+
+    def _make_parents(self, folder: Path) -> None:
+        """Makes the folders down to this one, each durable in its parent; never the root itself."""
+        if not self._root.is_dir():
+            raise ArchiveError(
+                "archive.no_bucket", f"The archive's folder {self.uri} is not there.", pause=True
+            )
+        at = self._root
+        for part in folder.relative_to(self._root).parts:
+            parent, at = at, at / part
+            at.mkdir(mode=0o700, exist_ok=True)
+            _sync_folder(parent)  # even if it was there: another put may have made it just now, unsynced
+
+    def _probe(self) -> tuple[Finding, ...]:
+        with self._translated(".receiver-probe"):
+            if not self._root.is_dir():
+                if not self._root.parent.is_dir():
+                    raise ArchiveError(
+                        "archive.no_bucket", f"Neither {self.uri} nor its parent is there.", pause=True
+                    )
+                self._root.mkdir(mode=0o700, exist_ok=True)
+                _sync_folder(self._root.parent)
+            target = self._root / f".receiver-probe-{secrets.token_hex(8)}"
+            content = secrets.token_bytes(64)
+            with _temporary(target) as (path, file):
+                file.write(content)
+                _sync(file)
+                try:
+                    os.link(path, target)
+                except OSError as error:
+                    raise _no_hard_links(self.uri) from error
+                try:
+                    once = _refuses_second_link(path, target)
+                    _sync_folder(self._root)
+                    same = target.read_bytes() == content
+                finally:
+                    target.unlink()
+        if not once or not same:
+            raise ArchiveError(
+                "archive.unproved", f"{self.uri} does not keep files as they are written.", pause=True
+            )
+        return (
+            Finding("write", True, "Files are written, synced and linked."),
+            Finding("conditional-writes", True, "A name that is taken is not overwritten."),
+            Finding("read-back", True, "What is read is what was written."),
+            Finding("delete", True, "The probe's file was removed."),
+        )
+
+    @contextmanager
+    def _translated(self, key: str) -> Iterator[None]:
+        """Turns what the disk says into an ArchiveError that names the key."""
+        try:
+            yield
+        except OSError as error:
+            reason, pause = REFUSALS.get(error.errno or 0, ("archive.unavailable", False))
+            raise ArchiveError(
+                reason, f"{self.uri}/{key}: {error.strerror or error}.", pause=pause
+            ) from error
+
+
+def metadata_path(target: Path) -> Path:
+    """Where the metadata of an image in a folder lies."""
+    return target.with_name(f".{target.name}.json")
+
+
+@contextmanager
+def _temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    """A new hidden file beside a target, its owner's alone; its name is gone afterwards."""
+    path = target.with_name(f".{secrets.token_hex(8)}.part")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with open(descriptor, "w+b") as file:  # noqa: PTH123 - takes a descriptor, not a path
+            yield path, file
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _read(item: Item, spooled: BinaryIO) -> bytes:
+    """The next block of the spool's; its faults are the spool's, not the archive's."""
+    try:
+        return spooled.read(BLOCK)
+    except OSError as error:
+        raise unreadable(item, error) from error
+
+
+def _refuses_second_link(path: Path, target: Path) -> bool:
+    try:
+        os.link(path, target)
+    except FileExistsError:
+        return True
+    return False
+
+
+def _sync(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a folder's entries durable: a synced file without a synced name is lost with the power."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _no_hard_links(uri: str) -> ArchiveError:
+    return ArchiveError("archive.misconfigured", f"The file system of {uri} has no hard links.", pause=True)

@@ -1,0 +1,223 @@
+"""Where an image is kept: a template with a job's values in it. No value can lead a key out of its prefix.
+
+Ids, refs and endpoints are other people's text. Each is spelled with letters, digits, dot, dash and
+underscore alone; what is not already so is shortened to those and ends in ``!`` and half of its SHA-256, so
+that two ids never share a spelling. ``!`` is among the characters that S3 calls safe, and none of those.
+"""
+
+import hashlib
+import re
+import string
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from receiver.errors import ArchiveError, ConfigError
+
+MAX_KEY = 768
+"""Bytes of a key without the bucket's prefix."""
+
+MAX_COMPONENT = 240
+"""Bytes between two slashes: file systems end at 255, and a folder archive adds a few of its own."""
+
+MAX_VALUE = 64
+"""Characters of an id, a ref or an endpoint within a key."""
+
+FIELDS = frozenset({"id", "ext", "ref", "sha256", "endpoint", "received"})
+DIRECTIVES = frozenset("YmdHMSjyGVu")
+"""strftime's directives that give digits alone, whatever the locale."""
+
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """One ``{…}`` of a template.
+
+    Attributes:
+        name: one of ``FIELDS``.
+        spec: what stands behind its colon.
+        taboo: characters that its value may not hold here, for they border the id.
+    """
+
+    name: str
+    spec: str
+    taboo: frozenset[str] = frozenset()
+
+
+_Component = tuple[str | _Field, ...]
+
+
+def check_template(template: str) -> None:
+    """Refuses a template that could name one key for two jobs, or a key that a store cannot take.
+
+    Raises:
+        ConfigError: with a line for the operator.
+    """
+    _parse(template)
+
+
+def render_key(
+    template: str,
+    *,
+    job_id: str,
+    ref: str | None,
+    sha256: str,
+    extension: str,
+    endpoint: str,
+    received_at: datetime,
+) -> str:
+    """The key of a job's image: at most ``MAX_KEY`` bytes of UTF-8, a relative path without ``.`` and ``..``.
+
+    Args:
+        template: one that `check_template` accepts.
+        job_id: the job's id; two ids never give the same key under one template.
+        ref: the submitter's reference; ``none`` stands for a missing one, as for an empty endpoint.
+        sha256: of the image, hex.
+        extension: the image's usual ending, without the dot: ``jpg``, ``png`` or ``webp``.
+        endpoint: what the job was, such as ``upscale_2x``.
+        received_at: when the completion was recorded.
+
+    Raises:
+        ConfigError: the template is none.
+    """
+    values = {
+        "id": job_id,
+        "ref": ref or "none",
+        "sha256": sha256,
+        "ext": extension,
+        "endpoint": endpoint or "none",
+    }
+    moment = received_at.astimezone(UTC)
+    return "/".join(
+        "".join(
+            part
+            if isinstance(part, str)
+            else moment.strftime(part.spec)
+            if part.name == "received"
+            else _spell(values[part.name], part.taboo)
+            for part in component
+        )
+        for component in _parse(template)
+    )
+
+
+def check_key(key: str) -> None:
+    """The last look before a key is used: whatever made it, it stays below its prefix.
+
+    Raises:
+        ArchiveError: ``archive.misconfigured``.
+    """
+    if (
+        not key.isprintable()
+        or "\\" in key
+        or any(part.startswith(".") or not part for part in key.split("/"))
+    ):
+        raise ArchiveError("archive.misconfigured", "A key must be a plain relative path.")
+
+
+def _spell(text: str, taboo: frozenset[str] = frozenset()) -> str:
+    """A spelling of any text that is safe in a path: its own where it can be, and never another's."""
+    if len(text) <= MAX_VALUE and PLAIN.fullmatch(text) and taboo.isdisjoint(text):
+        return text
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    kept = "".join(c for c in NOT_PLAIN.sub("", text) if c not in taboo).lstrip("._-")
+    return f"{kept[: MAX_VALUE - 33]}!{digest}"
+
+
+@lru_cache(maxsize=8)
+def _parse(template: str) -> tuple[_Component, ...]:
+    """The template's path components, each a row of literals and fields; raises ConfigError if it is none."""
+    try:
+        pieces = list(string.Formatter().parse(template))
+    except ValueError:
+        raise _refusal("its braces do not match") from None
+    components: list[list[str | _Field]] = [[]]
+    for literal, name, spec, conversion in pieces:
+        head, *rest = literal.split("/")
+        components[-1].append(head)
+        components.extend([part] for part in rest)
+        if name is None:
+            continue
+        # str.format would also follow attributes and indexes ({id.__class__}): only a bare name is taken.
+        if name not in FIELDS or conversion:
+            raise _refusal("its fields are {id} {ext} {ref} {sha256} {endpoint} {received:%Y/%m/%d}")
+        for part, text in enumerate(_split_spec(name, spec or "")):
+            if part:
+                components.append([])
+            components[-1].append(_Field(name, text))
+    if not any(isinstance(part, _Field) and part.name == "id" for row in components for part in row):
+        raise _refusal("without {id} two jobs could meet at one key")
+    parsed = tuple(_guard_id([part for part in row if part != ""]) for row in components)
+    _check_lengths(parsed)
+    return parsed
+
+
+def _split_spec(name: str, spec: str) -> list[str]:
+    """A field's format, cut at its slashes: ``{received:%Y/%m}`` is two components."""
+    if name != "received":
+        if spec:
+            raise _refusal(f"{{{name}}} takes no format")
+        return [""]
+    spec = spec or "%Y%m%dT%H%M%SZ"
+    if set(re.findall(r"%(.?)", spec, re.DOTALL)) - DIRECTIVES or re.search(r"[{}]", spec):
+        raise _refusal("{received:…} takes %Y %m %d %H %M %S %j %y %G %V %u alone")
+    return spec.split("/")
+
+
+def _guard_id(row: list[str | _Field]) -> _Component:
+    """Keeps the id of a component recognisable between its neighbours.
+
+    ``{ref}-{id}`` would be one key for ("a-b", "c") and ("a", "b-c"). Where the other values may not hold
+    the characters that border the id, it can be read back from the component: two ids never give the same.
+    """
+    taboo: set[str] = set()
+    for place, part in enumerate(row):
+        if not (isinstance(part, _Field) and part.name == "id"):
+            continue
+        before, after = row[place - 1] if place else "/", row[place + 1] if place + 1 < len(row) else "/"
+        if isinstance(before, _Field) or isinstance(after, _Field):
+            raise _refusal("something must stand between {id} and its neighbour, such as a slash")
+        taboo |= {before[-1], after[0]} - {"/"}
+    if (
+        any(c.isalnum() or c == "!" for c in taboo)
+        and len([part for part in row if isinstance(part, _Field)]) > 1
+    ):
+        raise _refusal("put a slash, a dash, a dot or an underscore around {id}")
+    return tuple(
+        _Field(part.name, part.spec, frozenset(taboo))
+        if isinstance(part, _Field) and part.name != "id"
+        else part
+        for part in row
+    )
+
+
+def _check_lengths(parsed: tuple[_Component, ...]) -> None:
+    """Refuses components that are no plain names, or that could grow too long with the longest of values."""
+    widest = {"id": MAX_VALUE, "ref": MAX_VALUE, "endpoint": MAX_VALUE, "sha256": 64, "ext": 8}
+    total = len(parsed) - 1
+    for row in parsed:
+        literals = "".join(part if isinstance(part, str) else part.spec for part in row)
+        if not row or not literals.isprintable() or "\\" in literals:
+            raise _refusal("it must be a relative path of printable characters, without empty parts")
+        first = row[0] if isinstance(row[0], str) else row[0].spec
+        if first.startswith("."):
+            raise _refusal("no part of it may begin with a dot")
+        size = sum(
+            len(part.encode())
+            if isinstance(part, str)
+            else 2 * len(part.spec.encode())  # %Y, two characters, gives four
+            if part.name == "received"
+            else widest[part.name]
+            for part in row
+        )
+        if size > MAX_COMPONENT:
+            raise _refusal(f"a part between slashes could exceed {MAX_COMPONENT} bytes")
+        total += size
+    if total > MAX_KEY:
+        raise _refusal(f"its keys could exceed {MAX_KEY} bytes")
+
+
+def _refusal(why: str) -> ConfigError:
+    return ConfigError(f"RECEIVER_ARCHIVE_KEY: {why}")

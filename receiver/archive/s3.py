@@ -1,0 +1,499 @@
+"""The archive in S3 and in the stores that speak like it. boto3 is known here and nowhere else.
+
+A put is one ``PutObject`` of the spooled file with its SHA-256, which the store checks, under
+``If-None-Match: *``, so that nothing is overwritten; then a ``HeadObject`` proves what is there. What a store
+does not honour, `S3Archive.probe` finds out, and a put does without.
+"""
+
+import asyncio
+import base64
+import hashlib
+import secrets
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from urllib.parse import urlsplit
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    SSLError,
+    TokenRetrievalError,
+)
+
+from receiver.archive import Finding, Item
+from receiver.archive.key import check_key
+from receiver.archive.spooled import BLOCK, changed, check_spooled, digest, open_spooled
+from receiver.errors import ArchiveError, ConfigError
+from receiver.states import Image, Stored
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+
+T = TypeVar("T")
+
+URL_LIFETIME = 300
+"""Seconds that a presigned URL works."""
+
+CLIENT_VARIABLES = {
+    "AWS_ENDPOINT_URL": "endpoint_url",
+    "AWS_ENDPOINT_URL_S3": "endpoint_url",
+    "AWS_DEFAULT_REGION": "region_name",
+    "AWS_REGION": "region_name",
+    "AWS_ACCESS_KEY_ID": "aws_access_key_id",
+    "AWS_SECRET_ACCESS_KEY": "aws_secret_access_key",
+    "AWS_SESSION_TOKEN": "aws_session_token",
+    "AWS_CA_BUNDLE": "verify",
+}
+"""The SDK's variables that are taken from a passed environment; of two for one thing the later one wins."""
+
+REFUSALS: Mapping[tuple[str, bool], str] = {
+    ("archive.denied", True): (
+        "AccessDenied AllAccessDisabled AccountProblem InvalidAccessKeyId SignatureDoesNotMatch ExpiredToken "
+        "InvalidToken TokenRefreshRequired InvalidSecurity NotSignedUp 401 403"
+    ),
+    ("archive.no_bucket", True): "NoSuchBucket",
+    ("archive.clock_skew", True): "RequestTimeTooSkewed",
+    ("archive.too_large", True): "EntityTooLarge 413",
+    ("archive.misconfigured", True): (
+        "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException InvalidBucketName "
+        "MissingContentLength NotImplemented MethodNotAllowed 301 405 411 501"
+    ),
+    # These can be one object's alone, so the others are not made to wait.
+    ("archive.misconfigured", False): "InvalidRequest InvalidArgument KeyTooLongError MetadataTooLarge",
+    ("archive.full", False): "QuotaExceeded InsufficientCapacity InsufficientStorage XMinioStorageFull 507",
+}
+"""Reason, and whether every object would meet it alike: the store's error codes, or else statuses, behind it.
+
+What stands nowhere here (500, 503, SlowDown, 429, ConditionalRequestConflict and all that is unknown) is
+``archive.unavailable``: it is asked again later, and nothing else waits for it.
+"""
+
+BY_CODE = {code: refusal for refusal, codes in REFUSALS.items() for code in codes.split()}
+
+BAD_DIGEST = frozenset(
+    {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+)
+"""The store received other bytes than were announced."""
+
+NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError)
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What the store honours of a put; all of it, until a probe says otherwise.
+
+    Attributes:
+        conditional: ``If-None-Match: *`` keeps what is there.
+        sha256: an announced SHA-256 is checked.
+    """
+
+    conditional: bool = True
+    sha256: bool = True
+
+
+def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str]) -> "S3Archive":
+    """Opens a bucket with the AWS SDK's own settings; no request is made yet.
+
+    Args:
+        bucket: its name.
+        prefix: what all keys begin with, without a slash at either end; may be empty.
+        uploads: how many objects are put at a time.
+        environ: variables of the SDK that hold beside those of the process.
+
+    Raises:
+        ConfigError: the SDK cannot use its settings.
+    """
+    # The SDK's own words may quote a credentials file, so only the kind of its error is passed on.
+    try:
+        client = _connect(uploads, environ, signed_payload=True)
+        if client.meta.endpoint_url.startswith("https:"):
+            # TLS keeps the body whole on its way and the store checks its SHA-256 at the end; without this
+            # botocore would read and hash every file once more. Only the made client knows its endpoint.
+            client.close()
+            client = _connect(uploads, environ, signed_payload=False)
+    except (BotoCoreError, ValueError, OSError) as error:
+        raise ConfigError(f"AWS_*: the AWS SDK cannot use its settings ({type(error).__name__})") from None
+    return S3Archive(bucket, prefix, client=client, uploads=uploads)
+
+
+def _connect(uploads: int, environ: Mapping[str, str], *, signed_payload: bool) -> "S3Client":
+    options: dict[str, Any] = {
+        option: environ[name] for name, option in CLIENT_VARIABLES.items() if environ.get(name)
+    }
+    session = boto3.session.Session(profile_name=environ.get("AWS_PROFILE"))
+    client: S3Client = session.client(
+        "s3",
+        config=Config(
+            signature_version="s3v4",
+            # Not every store knows botocore's default, a CRC32 trailer of a body without Content-Length.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            # The ledger carries the waits of minutes and hours; here only a hiccup is bridged.
+            retries={"mode": "standard", "total_max_attempts": 3},
+            connect_timeout=5,
+            read_timeout=30,
+            max_pool_connections=uploads,
+            s3={} if signed_payload else {"payload_signing_enabled": False},
+        ),
+        **options,
+    )
+    return client
+
+
+class S3Archive:
+    """An archive below one bucket's prefix.
+
+    Args:
+        bucket: its name.
+        prefix: what all keys begin with, without a slash at either end; may be empty.
+        client: as `open_s3` makes it; closed with the archive.
+        uploads: how many objects are put at a time.
+    """
+
+    def __init__(self, bucket: str, prefix: str, *, client: "S3Client", uploads: int) -> None:
+        self._bucket = bucket
+        self._prefix = prefix
+        self._client = client
+        self._abilities = Abilities()
+        # A pool of its own: the default executor also resolves names, and must not wait for uploads.
+        self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
+
+    @property
+    def uri(self) -> str:
+        """``s3://bucket/prefix``."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    async def probe(self) -> tuple[Finding, ...]:
+        """Tries what a put relies on with small objects below ``.receiver-probe/``. See `Archive.probe`."""
+        return await self._run(self._probe)
+
+    async def put(self, item: Item) -> Stored:
+        """One PutObject and its proof. See `Archive.put`."""
+        check_key(item.key)
+        return await self._run(lambda: self._put(item))
+
+    async def locate(self, stored: Stored, image: Image) -> str:
+        """A presigned URL that serves the image as its own type. See `Archive.locate`."""
+        return await self._run(lambda: self._presign(stored, image))
+
+    async def aclose(self) -> None:
+        """Waits for the puts under way. See `Archive.aclose`."""
+        await asyncio.to_thread(self._pool.shutdown)
+        self._client.close()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    # One object ------------------------------------------------------------------------------------------
+
+    def _put(self, item: Item) -> Stored:
+        key = self._full(item.key)
+        abilities = self._abilities
+        with open_spooled(item) as spooled:
+            if not abilities.conditional and (there := self._look(key)) is not None:
+                return self._compare(item, key, there)
+            arguments: dict[str, Any] = {"ContentType": item.image.content_type, "Metadata": item.metadata()}
+            if abilities.conditional:
+                arguments["IfNoneMatch"] = "*"
+            if abilities.sha256:
+                arguments["ChecksumSHA256"] = _base64(bytes.fromhex(item.image.sha256))
+            else:
+                check_spooled(item, spooled)  # the store will not compare with what was verified: done here
+                arguments["ContentMD5"] = _base64(digest(spooled, "md5"))
+            try:
+                answer = self._client.put_object(
+                    Bucket=self._bucket, Key=key, Body=spooled, ContentLength=item.image.bytes, **arguments
+                )
+            except (ClientError, BotoCoreError) as error:
+                if _status(error) == 412:
+                    # Perhaps our own first attempt, whose answer was lost: what counts is what is there.
+                    return self._compare(item, key, self._head(key))
+                if _code(error) in BAD_DIGEST:
+                    raise self._digest_refused(item, spooled, key, error) from error
+                raise self._translate(error, key) from error
+        version = answer.get("VersionId")
+        head = self._head(key, version, missing="archive.unproved")
+        if not self._holds(item.image, key, head, version):
+            raise ArchiveError(
+                "archive.unproved", f"{self._name(key)} does not hold the bytes that were sent."
+            )
+        return self._stored(key, head)
+
+    def _compare(self, item: Item, key: str, there: "HeadObjectOutputTypeDef") -> Stored:
+        """What stands at the key already is a success if it is the same, byte for byte."""
+        version = there.get("VersionId")
+        if not self._holds(item.image, key, there, version):
+            detail = f"{self._name(key)} holds other bytes than job {item.job_id}."
+            raise ArchiveError("archive.occupied", detail)
+        return self._stored(key, there)
+
+    def _holds(self, image: Image, key: str, head: "HeadObjectOutputTypeDef", version: str | None) -> bool:
+        """Whether an object is the image: by the store's own checksum, else by reading all of it again."""
+        if head["ContentLength"] != image.bytes:
+            return False
+        checksum = head.get("ChecksumSHA256", "")
+        if checksum and "-" not in checksum:  # a dash marks the checksum of a multipart object's checksums
+            return checksum == _base64(bytes.fromhex(image.sha256))
+        return self._sha256(key, version) == image.sha256
+
+    def _sha256(self, key: str, version: str | None) -> str:
+        value = hashlib.sha256()
+        try:
+            body = self._client.get_object(Bucket=self._bucket, Key=key, **_version(version))["Body"]
+            try:
+                for block in body.iter_chunks(BLOCK):
+                    value.update(block)
+            finally:
+                body.close()
+        except (ClientError, BotoCoreError) as error:
+            raise self._translate(error, key) from error
+        return value.hexdigest()
+
+    def _head(
+        self,
+        key: str,
+        version: str | None = None,
+        *,
+        bucket: str | None = None,
+        missing: str = "archive.unavailable",
+    ) -> "HeadObjectOutputTypeDef":
+        try:
+            return self._client.head_object(
+                Bucket=bucket or self._bucket, Key=key, ChecksumMode="ENABLED", **_version(version)
+            )
+        except (ClientError, BotoCoreError) as error:
+            if _status(error) == 404:
+                raise ArchiveError(missing, f"{self._name(key, bucket)} is not there.") from error
+            raise self._translate(error, key) from error
+
+    def _look(self, key: str) -> "HeadObjectOutputTypeDef | None":
+        """What stands at a key; None also where the store will not say, as S3 does without s3:ListBucket."""
+        try:
+            return self._head(key, missing="archive.missing")
+        except ArchiveError as error:
+            if error.reason in {"archive.missing", "archive.denied"}:
+                return None
+            raise
+
+    def _presign(self, stored: Stored, image: Image) -> str:
+        bucket, _, key = stored.uri.removeprefix("s3://").partition("/")
+        if not stored.uri.startswith("s3://") or not key:
+            raise ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
+        self._head(key, stored.version, bucket=bucket, missing="archive.missing")
+        parameters = {
+            "Bucket": bucket,
+            "Key": key,
+            "ResponseContentType": image.content_type,
+            **_version(stored.version),
+        }
+        try:
+            return self._client.generate_presigned_url(
+                "get_object", Params=parameters, ExpiresIn=URL_LIFETIME
+            )
+        except BotoCoreError as error:
+            raise self._translate(error, key) from error
+
+    # What the store honours ------------------------------------------------------------------------------
+
+    def _probe(self) -> tuple[Finding, ...]:
+        key = self._full(f".receiver-probe/{secrets.token_hex(8)}")
+        content = secrets.token_bytes(64)
+        keys = [key]
+        try:
+            abilities = self._first_that_is_taken(key, content)
+            if abilities.conditional and not self._refuses(
+                key, content[::-1], Abilities(sha256=abilities.sha256)
+            ):
+                abilities = Abilities(conditional=False, sha256=abilities.sha256)
+                self._write(key, content, abilities)
+            if abilities.sha256:
+                keys.append(f"{key}-false")
+                false = Abilities(conditional=False)
+                if not self._refuses(keys[-1], content, false, announced=content[::-1]):
+                    abilities = Abilities(conditional=abilities.conditional, sha256=False)
+            self._compare_probe(key, content)
+            kept = bool(self._head(key).get("ChecksumSHA256"))
+        finally:
+            deleted = [self._delete(key) for key in keys]
+        self._abilities = abilities
+        return (
+            Finding("write", True, f"Objects are written to {self.uri}."),
+            Finding("read-back", True, "What is read is what was written."),
+            _finding(
+                "conditional-writes",
+                abilities.conditional,
+                "A key that is taken is not overwritten.",
+                "If-None-Match is ignored or refused: each put asks first whether the key is free.",
+            ),
+            _finding(
+                "sha256",
+                abilities.sha256,
+                "Bytes that differ from their SHA-256 are refused.",
+                "SHA-256 is ignored or refused: each file is hashed again here, and sent with its MD5.",
+            ),
+            _finding(
+                "checksum-kept",
+                kept,
+                "The store's own SHA-256 proves each object.",
+                "The store keeps no SHA-256: each object is read again whole to prove it.",
+            ),
+            _finding(
+                "delete",
+                all(deleted),
+                "The probe's objects were removed.",
+                "Nothing may be deleted: the probe's small objects stay under .receiver-probe/.",
+            ),
+        )
+
+    def _first_that_is_taken(self, key: str, content: bytes) -> Abilities:
+        """Writes with everything, then with less and less, until the store takes it."""
+        refusals: list[ArchiveError] = []
+        for abilities in (
+            Abilities(),
+            Abilities(sha256=False),
+            Abilities(conditional=False),
+            Abilities(conditional=False, sha256=False),
+        ):
+            try:
+                self._write(key, content, abilities)
+            except ArchiveError as error:
+                # So stores answer a header that they do not know; no other refusal goes away with less.
+                if not _is_answer(error, 400, 501):
+                    raise
+                refusals.append(error)
+            else:
+                return abilities
+        raise refusals[0]
+
+    def _refuses(
+        self, key: str, content: bytes, abilities: Abilities, *, announced: bytes | None = None
+    ) -> bool:
+        """Whether the store refuses a write that it must refuse; raises if it fails for another reason."""
+        try:
+            self._write(key, content, abilities, announced=announced)
+        except ArchiveError as error:
+            if not _is_answer(error, 400, 409, 412):
+                raise
+            return True
+        return False
+
+    def _write(
+        self, key: str, content: bytes, abilities: Abilities, *, announced: bytes | None = None
+    ) -> None:
+        arguments: dict[str, Any] = {"IfNoneMatch": "*"} if abilities.conditional else {}
+        if abilities.sha256:
+            arguments["ChecksumSHA256"] = _base64(hashlib.sha256(announced or content).digest())
+        else:
+            arguments["ContentMD5"] = _base64(hashlib.md5(content, usedforsecurity=False).digest())
+        try:
+            self._client.put_object(
+                Bucket=self._bucket,
+                Key=key,
+                Body=content,
+                ContentType="application/octet-stream",
+                **arguments,
+            )
+        except (ClientError, BotoCoreError) as error:
+            raise self._translate(error, key) from error
+
+    def _compare_probe(self, key: str, content: bytes) -> None:
+        if self._sha256(key, None) != hashlib.sha256(content).hexdigest():
+            raise ArchiveError(
+                "archive.unproved", f"{self._name(key)} reads otherwise than written.", pause=True
+            )
+
+    def _delete(self, key: str) -> bool:
+        try:
+            self._client.delete_object(Bucket=self._bucket, Key=key)
+        except (ClientError, BotoCoreError):  # rights to write and read are enough; the finding tells it
+            return False
+        return True
+
+    # Names and errors ------------------------------------------------------------------------------------
+
+    def _full(self, key: str) -> str:
+        return f"{self._prefix}/{key}" if self._prefix else key
+
+    def _name(self, key: str, bucket: str | None = None) -> str:
+        return f"s3://{bucket or self._bucket}/{key}"
+
+    def _stored(self, key: str, head: "HeadObjectOutputTypeDef") -> Stored:
+        etag = head.get("ETag", "").strip('"')
+        return Stored(uri=self._name(key), etag=etag or None, version=head.get("VersionId"))
+
+    def _digest_refused(self, item: Item, spooled: BinaryIO, key: str, error: Exception) -> Exception:
+        """The store got other bytes than were verified: from a spool that rotted, or damaged on their way."""
+        try:
+            intact = digest(spooled).hex() == item.image.sha256
+        except OSError:
+            intact = False
+        if not intact:
+            return changed(item)
+        return ArchiveError("archive.unavailable", f"{self._name(key)}: damaged on its way ({_code(error)}).")
+
+    def _translate(self, error: ClientError | BotoCoreError, key: str) -> ArchiveError:
+        """The error as ours, with codes and kinds alone: the other words of stores can quote secrets."""
+        name = self._name(key)
+        if isinstance(error, ClientError):
+            code, status = _code(error), _status(error)
+            reason, pause = BY_CODE.get(code) or BY_CODE.get(str(status)) or ("archive.unavailable", False)
+            return ArchiveError(
+                reason, f"{name}: {error.operation_name} was answered {status} {code}.", pause=pause
+            )
+        kind = type(error).__name__
+        if isinstance(error, NO_CREDENTIALS):
+            return ArchiveError(
+                "archive.denied", f"{name}: the AWS SDK has no credentials ({kind}).", pause=True
+            )
+        if isinstance(error, ParamValidationError):
+            return ArchiveError("archive.misconfigured", f"{name}: the AWS SDK refuses the request.")
+        endpoint = urlsplit(self._client.meta.endpoint_url)
+        where = f"{endpoint.scheme}://{endpoint.netloc.rpartition('@')[2]}"
+        if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return ArchiveError(
+                "archive.misconfigured",
+                f"{name}: {where} did not prove its name; see AWS_CA_BUNDLE.",
+                pause=True,
+            )
+        return ArchiveError("archive.unavailable", f"{name}: {where} does not answer ({kind}).")
+
+
+def _status(error: ClientError | BotoCoreError) -> int:
+    """The HTTP status of an answer; 0 if there was none."""
+    return (
+        int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        if isinstance(error, ClientError)
+        else 0
+    )
+
+
+def _is_answer(error: ArchiveError, *statuses: int) -> bool:
+    """Whether an error stands for an answer of the store with one of these statuses."""
+    return isinstance(error.__cause__, ClientError) and _status(error.__cause__) in statuses
+
+
+def _code(error: Exception) -> str:
+    """The store's own error code, cut to what can stand in a log line."""
+    code = str(error.response.get("Error", {}).get("Code", "")) if isinstance(error, ClientError) else ""
+    return "".join(c for c in code if c.isascii() and (c.isalnum() or c in "._-"))[:64]
+
+
+def _version(version: str | None) -> dict[str, Any]:
+    return {"VersionId": version} if version else {}
+
+
+def _base64(digest_: bytes) -> str:
+    return base64.b64encode(digest_).decode()
+
+
+def _finding(name: str, honoured: bool, yes: str, no: str) -> Finding:  # noqa: FBT001 - it is what is found
+    return Finding(name, honoured, yes if honoured else no)

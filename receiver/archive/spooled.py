@@ -1,0 +1,66 @@
+"""Files as the archive reads them: in blocks, so that memory does not grow with the size of an image."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from receiver.archive import Item
+from receiver.errors import SpoolError
+
+BLOCK = 1 << 20
+"""Bytes read at a time."""
+
+
+def digest(file: BinaryIO, algorithm: str = "sha256") -> bytes:
+    """The hash of a file from its start to its end; the file stands at its start again afterwards."""
+    file.seek(0)
+    value = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
+    while block := file.read(BLOCK):
+        value.update(block)
+    file.seek(0)
+    return value.digest()
+
+
+@contextmanager
+def open_spooled(item: Item) -> Iterator[BinaryIO]:
+    """Opens an item's spooled file, which must have the size that was recorded.
+
+    Raises:
+        SpoolError: ``spool.lost`` if it vanished or changed, ``spool.disk`` if it cannot be read.
+    """
+    try:
+        file = item.path.open("rb", buffering=0)
+    except FileNotFoundError as error:
+        raise SpoolError(
+            "spool.lost", f"The spooled file of job {item.job_id} is not there any more."
+        ) from error
+    except OSError as error:
+        raise unreadable(item, error) from error
+    with file:
+        if os.fstat(file.fileno()).st_size != item.image.bytes:
+            raise changed(item)
+        yield file
+
+
+def check_spooled(item: Item, file: BinaryIO) -> None:
+    """Hashes a spooled file anew; raises SpoolError (``spool.lost``) if it is not what was verified."""
+    try:
+        found = digest(file)
+    except OSError as error:
+        raise unreadable(item, error) from error
+    if found.hex() != item.image.sha256:
+        raise changed(item)
+
+
+def changed(item: Item) -> SpoolError:
+    """The spooled file is another than the one that was verified."""
+    return SpoolError("spool.lost", f"The spooled file of job {item.job_id} changed after it was verified.")
+
+
+def unreadable(item: Item, error: OSError) -> SpoolError:
+    """The spool's disk failed."""
+    return SpoolError(
+        "spool.disk", f"The spooled file of job {item.job_id} cannot be read: {error.strerror}."
+    )
