@@ -153,7 +153,7 @@ def _scan_jpeg(source: _Source, admit: Admit) -> Header:
 
 
 def _jpeg_segments(source: _Source) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment up to EOI. A scan's coded data is passed when the next is asked for."""
+    """Marker and content of each segment up to EOI; asking for the next one passes a scan's coded data."""
     restart_interval = 0
     while (marker := _next_marker(source)) != _EOI:
         if marker not in _SEGMENTS:
@@ -260,7 +260,7 @@ def _scan_png(source: _Source, admit: Admit) -> Header:
 
 
 def _read_ihdr(source: _Source) -> tuple[Header, bool, int]:
-    """Reads the first chunk: the header, whether a palette must follow, the bytes of all rows uncompressed."""
+    """The first chunk: the header, whether a palette must follow, the bytes of all rows uncompressed."""
     if source.take(8) != b"\0\0\0\x0dIHDR":
         raise _corrupt("The PNG does not begin with its header.")
     data = b"".join(_checked(source, b"IHDR", 13))
@@ -273,7 +273,7 @@ def _read_ihdr(source: _Source) -> tuple[Header, bool, int]:
 
 
 def _png_chunks(source: _Source) -> Iterator[tuple[bytes, Iterator[bytes]]]:
-    """Type and content of each chunk behind the first, to IEND; each content is to be read before the next."""
+    """Type and content of each chunk from the second to IEND; a content must be read before the next one."""
     kind = b""
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", source.take(8))
@@ -329,7 +329,7 @@ class _Inflated:
             raise _corrupt("The PNG holds fewer rows than its header says.")
 
     def _inflate(self, data: bytes) -> int:
-        """Returns the number of bytes that came out: never more than a block, since a bomb would fill the memory."""
+        """Returns the number of bytes that came out: a block at most, since a bomb would fill the memory."""
         try:
             rows = self._zlib.decompress(data, _BLOCK)
         except zlib.error as error:

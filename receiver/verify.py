@@ -80,14 +80,14 @@ class Verifier:
         await self.aclose()
 
     async def _start(self) -> "_Child":
-        if self._closed:
-            raise RuntimeError("the verifier is closed")
+        self._assert_open()
         try:
             child = _Child(await _spawn())
         except OSError as error:
             raise SpoolError("spool.no_decoder", f"No decoder can be started: {error.strerror}.") from error
         self._children.add(child)
         try:
+            self._assert_open()  # again: the close may have come while the child was being started
             async with asyncio.timeout(_START_SECONDS):
                 await child.ready()
         except (_ChildDiedError, TimeoutError) as error:
@@ -99,6 +99,10 @@ class Verifier:
             await self._end(child)
             raise
         return child
+
+    def _assert_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the verifier is closed")
 
     async def _ask(self, child: "_Child", request: object) -> Header:
         try:

@@ -1,0 +1,394 @@
+"""What counts as the promised image, and what a hostile one can do to the process that looks at it."""
+
+import asyncio
+import contextlib
+import io
+import os
+import select
+import signal
+import subprocess
+import sys
+import tracemalloc
+import warnings
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from receiver.errors import ImageError, SpoolError
+from receiver.verify import Header, Limits, Promise, Verifier, inspect, scan
+from tests.support import images
+from tests.support.images import Bad, Good
+
+LIMITS = Limits(images.MAX_PIXELS)
+ROOT = Path(__file__).parents[2]
+GOOD, BAD = images.good(), images.bad()
+
+
+def verdict(path: Path, promise: Promise, limits: Limits = LIMITS) -> str:
+    try:
+        inspect(path, promise, limits)
+    except ImageError as error:
+        return error.reason
+    return "good"
+
+
+@pytest.mark.parametrize("image", GOOD, ids=lambda image: image.name)
+def test_a_good_image_is_what_its_bytes_say(image: Good, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(image.data)
+
+    header = inspect(path, Promise(image.width, image.height), LIMITS)
+
+    assert (header.format, header.width, header.height) == (image.format, image.width, image.height)
+    assert inspect(path, Promise(), LIMITS) == header
+
+
+@pytest.mark.parametrize("image", BAD, ids=lambda image: image.name)
+def test_a_bad_image_is_refused_with_its_reason(image: Bad, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(image.data)
+
+    assert verdict(path, image.promise) == image.reason
+
+
+def test_the_corpora_are_as_large_as_they_are_meant_to_be() -> None:
+    assert len({image.name for image in GOOD}) == len(GOOD) >= 60
+    assert len({image.name for image in BAD}) == len(BAD) >= 80
+
+
+@pytest.mark.parametrize(
+    "name", ["jpeg-baseline", "jpeg-progressive", "png-many-idats", "webp-lossy", "webp-all"]
+)
+def test_no_cut_at_any_byte_goes_unseen(name: str) -> None:
+    (data,) = (image.data for image in GOOD if image.name == name)
+    for length in range(len(data)):
+        expected = "image.unknown_format" if length < _signature(data) else "image.truncated"
+        with pytest.raises(ImageError) as refused:
+            scan(io.BytesIO(data[:length]))
+        assert refused.value.reason == expected, length
+
+
+def _signature(data: bytes) -> int:
+    return 3 if data.startswith(b"\xff") else 8 if data.startswith(b"\x89") else 12
+
+
+def test_no_changed_byte_of_a_png_goes_unseen() -> None:
+    data = images.png(idats=3)
+    for at in range(len(data)):
+        with pytest.raises(ImageError):
+            scan(io.BytesIO(data[:at] + bytes([data[at] ^ 0x20]) + data[at + 1 :]))
+
+
+def test_a_scan_takes_no_more_memory_for_a_larger_file() -> None:
+    pixels = images.rows(3000, 3000, 24)
+    files = [io.BytesIO(images.png(3000, 3000, pixels=pixels)), io.BytesIO(images.jpeg() + bytes(20_000_000))]
+    for file in files:
+        tracemalloc.start()
+        with contextlib.suppress(ImageError):
+            scan(file)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 3_000_000
+
+
+def test_a_bomb_is_refused_before_its_pixels_are_read() -> None:
+    class Refused(Exception):  # noqa: N818 - no error of the program
+        pass
+
+    def refuse(header: Header) -> None:
+        assert (header.width, header.height) == (9000, 9000)
+        raise Refused
+
+    # Behind the header all is garbage: whoever reads on, says so.
+    file = io.BytesIO(images.SIGNATURE + images.ihdr(9000, 9000) + b"garbage" * 99)
+    with pytest.raises(Refused):
+        scan(file, refuse)
+
+
+def test_more_pixels_than_pillow_likes_are_no_warning(tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    path.write_bytes(images.png(10_000, 10_000, depth=1, colour=0, pixels=bytes(10_000 * 1251)))
+
+    with warnings.catch_warnings(record=True) as seen:
+        assert verdict(path, Promise(), Limits(100_000_000)) == "good"
+    assert not seen
+
+
+def test_a_file_that_is_gone_is_the_spools_fault(tmp_path: Path) -> None:
+    with pytest.raises(SpoolError) as lost:
+        inspect(tmp_path / "absent", Promise(), LIMITS)
+    assert lost.value.reason == "spool.lost"
+    with pytest.raises(SpoolError) as unreadable:
+        inspect(tmp_path, Promise(), LIMITS)
+    assert unreadable.value.reason == "spool.disk"
+
+
+# The child processes.
+
+
+@pytest.fixture
+async def verifier() -> AsyncIterator[Verifier]:
+    async with Verifier(LIMITS) as verifier:
+        yield verifier
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.png"
+    path.write_bytes(images.png())
+    return path
+
+
+@pytest.fixture
+def endless(tmp_path: Path) -> Path:
+    """A file that nobody gets open: what reads it waits for good."""
+    path = tmp_path / "endless"
+    os.mkfifo(path)
+    return path
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """An image whose decode is long enough to be met in its midst."""
+    path = tmp_path / "slow.png"
+    path.write_bytes(images.png(10_000, 10_000, colour=0, pixels=bytes(10_000 * 10_001)))
+    return path
+
+
+async def refusal(verifier: Verifier, path: Path, promise: Promise | None = None) -> str:
+    with pytest.raises(ImageError) as refused:
+        await verifier.verify(path, promise or Promise())
+    return refused.value.reason
+
+
+async def reader_of(path: Path, verifier: Verifier, besides: int = 0) -> int:
+    """Waits until a child has the file open, and returns its process id."""
+    while True:
+        for pid in verifier.pids - {besides}:
+            if _has_open(pid, path):
+                return pid
+        await asyncio.sleep(0)
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    try:
+        return any(link.samefile(path) for link in Path(f"/proc/{pid}/fd").iterdir() if link.exists())
+    except OSError:  # it ended, or closed something, while we looked
+        return False
+
+
+async def children(verifier: Verifier, count: int = 1) -> frozenset[int]:
+    """Waits until so many children were started, and returns their process ids."""
+    while len(verifier.pids) < count:  # noqa: ASYNC110 - the verifier tells nobody, and need not for a test
+        await asyncio.sleep(0)
+    return verifier.pids
+
+
+async def test_many_at_once_get_each_its_own_verdict(verifier: Verifier, tmp_path: Path) -> None:
+    corpus: list[Good | Bad] = [*GOOD, *BAD]
+
+    async def judge(number: int, image: Good | Bad) -> str:
+        path = tmp_path / str(number)
+        path.write_bytes(image.data)
+        try:
+            await verifier.verify(path, image.promise if isinstance(image, Bad) else Promise())
+        except ImageError as error:
+            return error.reason
+        return "good"
+
+    found = await asyncio.gather(*(judge(number, image) for number, image in enumerate(corpus)))
+    assert found == [image.reason if isinstance(image, Bad) else "good" for image in corpus]
+    assert len(verifier.pids) == 2
+
+
+async def test_a_child_is_kept_for_the_next_image(verifier: Verifier, small: Path) -> None:
+    assert await verifier.verify(small, Promise(images.WIDTH, images.HEIGHT)) == Header("png", 61, 43)
+    first = verifier.pids
+    assert await refusal(verifier, small, Promise(1, 1)) == "image.wrong_size"
+    with pytest.raises(SpoolError, match=r"spool\.lost"):
+        await verifier.verify(small.with_name("absent"), Promise())
+    assert verifier.pids == first
+
+
+async def test_a_decode_that_takes_too_much_memory_is_refused_and_the_next_larger_image_is_not(
+    verifier: Verifier, tmp_path: Path
+) -> None:
+    (tmp_path / "greedy").write_bytes(images.greedy_png())
+    (tmp_path / "large").write_bytes(images.png(1000, 1000, colour=6))
+    await verifier.verify(tmp_path / "large", Promise())
+    before = verifier.pids
+
+    assert await refusal(verifier, tmp_path / "greedy") == "image.undecodable"
+    assert (await verifier.verify(tmp_path / "large", Promise())).width == 1000
+    assert verifier.pids == before
+
+
+async def test_an_image_that_needs_more_memory_than_allowed_is_not_decoded(small: Path) -> None:
+    async with Verifier(Limits(images.MAX_PIXELS, max_memory=1 << 20)) as verifier:
+        assert await refusal(verifier, small) == "image.undecodable"
+
+
+async def test_a_decode_that_does_not_end_is_killed_at_its_time(endless: Path, small: Path) -> None:
+    async with Verifier(Limits(images.MAX_PIXELS, max_seconds=0.1), processes=1) as verifier:
+        assert await refusal(verifier, endless) == "image.undecodable"
+        assert not verifier.pids
+
+
+async def test_a_cancelled_decode_leaves_no_process(endless: Path) -> None:
+    async with Verifier(LIMITS) as verifier:
+        task = asyncio.create_task(verifier.verify(endless, Promise()))
+        (pid,) = await children(verifier)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert not verifier.pids
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+async def test_more_images_than_processes_wait_for_their_turn(endless: Path, small: Path) -> None:
+    async with Verifier(LIMITS, processes=2) as verifier:
+        stuck = [asyncio.create_task(verifier.verify(endless, Promise())) for _ in range(2)]
+        await children(verifier, 2)
+        waiting = asyncio.create_task(verifier.verify(small, Promise()))
+        while len(verifier.pids) == 2 and not waiting.done():
+            stuck[0].cancel()  # its place, and no third one, is what the waiting image gets
+            await asyncio.sleep(0)
+        assert (await waiting).format == "png"
+        stuck[1].cancel()
+        results = await asyncio.gather(*stuck, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError] * 2
+
+
+async def test_a_child_killed_in_mid_decode_is_replaced_and_the_image_judged(slow: Path) -> None:
+    async with Verifier(Limits(200_000_000)) as verifier:
+        task = asyncio.create_task(verifier.verify(slow, Promise()))
+        os.kill(await reader_of(slow, verifier), signal.SIGKILL)
+        assert (await task).width == 10_000
+
+
+async def test_an_image_that_ends_two_children_is_undecodable(slow: Path, small: Path) -> None:
+    async with Verifier(Limits(200_000_000)) as verifier:
+        task = asyncio.create_task(refusal(verifier, slow))
+        first = await reader_of(slow, verifier)
+        os.kill(first, signal.SIGKILL)
+        os.kill(await reader_of(slow, verifier, besides=first), signal.SIGKILL)
+        assert await task == "image.undecodable"
+        assert (await verifier.verify(small, Promise())).format == "png"
+
+
+async def test_nothing_is_verified_after_the_close(small: Path, endless: Path) -> None:
+    verifier = Verifier(LIMITS)
+    task = asyncio.create_task(verifier.verify(endless, Promise()))
+    await children(verifier)
+    await verifier.aclose()
+    assert not verifier.pids
+    with pytest.raises((RuntimeError, SpoolError)):
+        await task
+    with pytest.raises(RuntimeError):
+        await verifier.verify(small, Promise())
+
+
+@pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_an_idle_child_that_died_costs_no_verdict(loop: type, small: Path, endless: Path) -> None:
+    async def scenario() -> None:
+        async with Verifier(LIMITS, processes=1) as verifier:
+            await verifier.verify(small, Promise())
+            (pid,) = verifier.pids
+            os.kill(pid, signal.SIGKILL)
+            assert (await verifier.verify(small, Promise())).format == "png"
+            assert verifier.pids
+            assert pid not in verifier.pids
+
+    with asyncio.Runner(loop_factory=loop) as runner:
+        runner.run(scenario())
+
+
+# A parent that ends in its own ways. It is a program of its own, started elsewhere than in the checkout.
+
+PARENT = """
+import asyncio, sys
+from pathlib import Path
+from receiver.verify import Limits, Promise, Verifier
+
+async def main():
+    async with Verifier(Limits(1_000_000)) as verifier:
+        await verifier.verify(Path(sys.argv[1]), Promise())
+        print(*verifier.pids, flush=True)
+        await verifier.verify(Path(sys.argv[2]), Promise())
+
+try:
+    asyncio.run(main())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@contextlib.contextmanager
+def parent(small: Path, endless: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """A program that waits for a verdict that never comes, and the process id of its child."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "SOME_SECRET": "hunter2"}
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, small, endless],
+        cwd=small.parent,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            assert process.stdout
+            yield process, int(process.stdout.readline())
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def ends(pidfd: int) -> bool:
+    return bool(select.select([pidfd], [], [], 30)[0])
+
+
+def test_the_child_ends_with_a_killed_parent_even_if_it_hangs(small: Path, endless: Path) -> None:
+    with parent(small, endless) as (process, child):
+        pidfd = os.pidfd_open(child)
+        os.kill(child, signal.SIGSTOP)
+        process.kill()
+        try:
+            assert ends(pidfd)
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            os.close(pidfd)
+
+
+def test_an_interrupt_ends_parent_and_child_without_a_word(small: Path, endless: Path) -> None:
+    with parent(small, endless) as (process, child):
+        pidfd = os.pidfd_open(child)
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+        assert (out, err, process.returncode) == ("interrupted\n", "", 0)
+        assert ends(pidfd)
+        os.close(pidfd)
+
+
+def test_signals_that_are_meant_for_the_parent_do_not_end_the_child(small: Path) -> None:
+    async def scenario() -> None:
+        async with Verifier(LIMITS) as verifier:
+            await verifier.verify(small, Promise())
+            before = verifier.pids
+            for pid in before:
+                os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGINT)
+            await verifier.verify(small, Promise())
+            assert verifier.pids == before
+
+    asyncio.run(scenario())
+
+
+def test_the_child_is_told_no_secret(small: Path, endless: Path) -> None:
+    with parent(small, endless) as (process, child):
+        assert b"hunter2" in Path(f"/proc/{process.pid}/environ").read_bytes()
+        assert b"hunter2" not in Path(f"/proc/{child}/environ").read_bytes()
