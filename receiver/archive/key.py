@@ -146,7 +146,8 @@ def _parse(template: str) -> tuple[_Component, ...]:
         for part, text in enumerate(_split_spec(name, spec or "")):
             if part:
                 components.append([])
-            components[-1].append(_Field(name, text))
+            if text or name != "received":  # "%Y//%m" leaves an empty component, which is refused below
+                components[-1].append(_Field(name, text))
     if not any(isinstance(part, _Field) and part.name == "id" for row in components for part in row):
         raise _refusal("without {id} two jobs could meet at one key")
     parsed = tuple(_guard_id([part for part in row if part != ""]) for row in components)

@@ -112,24 +112,24 @@ def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str
     Raises:
         ConfigError: the SDK cannot use its settings.
     """
+    options = {option: environ[name] for name, option in CLIENT_VARIABLES.items() if environ.get(name)}
     # The SDK's own words may quote a credentials file, so only the kind of its error is passed on.
     try:
-        client = _connect(uploads, environ, signed_payload=True)
+        session = boto3.session.Session(profile_name=environ.get("AWS_PROFILE"))
+        client = _connect(session, options, uploads, signed_payload=True)
         if client.meta.endpoint_url.startswith("https:"):
             # TLS keeps the body whole on its way and the store checks its SHA-256 at the end; without this
             # botocore would read and hash every file once more. Only the made client knows its endpoint.
             client.close()
-            client = _connect(uploads, environ, signed_payload=False)
+            client = _connect(session, options, uploads, signed_payload=False)
     except (BotoCoreError, ValueError, OSError) as error:
         raise ConfigError(f"AWS_*: the AWS SDK cannot use its settings ({type(error).__name__})") from None
     return S3Archive(bucket, prefix, client=client, uploads=uploads)
 
 
-def _connect(uploads: int, environ: Mapping[str, str], *, signed_payload: bool) -> "S3Client":
-    options: dict[str, Any] = {
-        option: environ[name] for name, option in CLIENT_VARIABLES.items() if environ.get(name)
-    }
-    session = boto3.session.Session(profile_name=environ.get("AWS_PROFILE"))
+def _connect(
+    session: boto3.session.Session, options: dict[str, Any], uploads: int, *, signed_payload: bool
+) -> "S3Client":
     client: S3Client = session.client(
         "s3",
         config=Config(

@@ -10,18 +10,22 @@ import random
 import shutil
 import signal
 import socket
-import ssl
 import subprocess
 import sysconfig
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import boto3
 import trustme
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 READY_WITHIN = 60.0
 """Seconds for the server to answer; it takes about one."""
@@ -72,6 +76,7 @@ class Seaweed:
             "-admin.ui=false",
             "-webdav=false",
             "-master.telemetry=false",  # on by default, and it leaves the machine
+            "-s3.autoCreateBucket=false",  # a missing bucket is an error, as at other stores
             "-s3.port.iceberg=0",
             "-s3.port.lance=0",
             f"-s3.cert.file={self.folder / 'tls.crt'}",
@@ -97,11 +102,12 @@ class Seaweed:
                 start_new_session=True,  # a group of its own, so that one signal ends all of it
             )
         deadline = time.monotonic() + READY_WITHIN
-        while not self._answers():
-            if self.process.poll() is not None or time.monotonic() > deadline:
-                self.kill()
-                raise RuntimeError(f"SeaweedFS did not start:\n{self.log()[-4000:]}")
-            time.sleep(0.05)
+        with contextlib.closing(self.client()) as client:
+            while not _has_bucket(client, self.bucket):  # which comes a moment after the port
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    self.kill()
+                    raise RuntimeError(f"SeaweedFS did not start:\n{self.log()[-4000:]}")
+                time.sleep(0.05)
 
     def kill(self) -> None:
         """Ends the server's whole process group at once, as a crash would."""
@@ -118,18 +124,18 @@ class Seaweed:
     def log(self) -> str:
         return (self.folder / "weed.log").read_text(errors="replace")
 
-    def _answers(self) -> bool:
-        """Whether an anonymous request for the bucket is refused for want of rights: it is then there."""
-        context = ssl.create_default_context(cafile=self.ca_bundle)
-        request = urllib.request.Request(f"{self.https_url}/{self.bucket}", method="HEAD")
-        try:
-            with urllib.request.urlopen(request, timeout=5, context=context) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.code == 403
-        except OSError:
-            return False
+    def client(self) -> "S3Client":
+        """A client of the server's own, for tests to look behind the archive's back; the caller closes it."""
+        client: S3Client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=self.https_url,
+            verify=str(self.ca_bundle),
+            region_name="us-east-1",
+            aws_access_key_id=self.access_key,
+            aws_secret_access_key=self.secret_key,
+            config=Config(retries={"mode": "standard", "total_max_attempts": 1}),
+        )
+        return client
 
 
 @contextlib.contextmanager
@@ -156,6 +162,14 @@ def seaweed(bucket: str = "archive") -> Iterator[Seaweed]:
     finally:
         store.kill()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_bucket(client: "S3Client", bucket: str) -> bool:
+    try:
+        client.head_bucket(Bucket=bucket)
+    except (ClientError, BotoCoreError):
+        return False
+    return True
 
 
 def _free_ports() -> dict[str, int]:

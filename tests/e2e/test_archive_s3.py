@@ -1,0 +1,496 @@
+"""The S3 archive against a real SeaweedFS over TLS, and a stand-in for what no real store does on demand."""
+
+import asyncio
+import base64
+import hashlib
+import os
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from receiver.archive import Archive, open_archive
+from receiver.errors import ArchiveError, ConfigError, SpoolError
+from receiver.states import Stored
+from tests.support.items import spooled
+from tests.support.s3_standin import Standin, standin
+from tests.support.seaweed import Seaweed, seaweed
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Seaweed]:
+    with seaweed() as store:
+        yield store
+
+
+@pytest.fixture
+def prefix() -> str:
+    """A part of the bucket for one test alone."""
+    return f"test/{os.urandom(6).hex()}"
+
+
+@pytest.fixture
+async def archive(store: Seaweed, prefix: str) -> AsyncIterator[Archive]:
+    archive = open_archive(f"s3://{store.bucket}/{prefix}", environ=store.environment())
+    yield archive
+    await archive.aclose()
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[Standin]:
+    with standin(tmp_path) as fake:
+        yield fake
+
+
+@pytest.fixture
+async def fake_archive(fake: Standin) -> AsyncIterator[Archive]:
+    archive = open_archive("s3://bucket/prefix", environ=fake.environment())
+    yield archive
+    await archive.aclose()
+
+
+class Bucket:
+    """What an independent client sees below a prefix."""
+
+    def __init__(self, store: Seaweed, prefix: str) -> None:
+        self._client = store.client()
+        self._bucket, self._prefix = store.bucket, prefix
+
+    def head(self, key: str) -> dict[str, object]:
+        return dict(
+            self._client.head_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", ChecksumMode="ENABLED")
+        )
+
+    def read(self, key: str) -> bytes:
+        return self._client.get_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")["Body"].read()
+
+    def keys(self) -> list[str]:
+        listed = self._client.list_objects_v2(Bucket=self._bucket, Prefix=f"{self._prefix}/").get(
+            "Contents", []
+        )
+        return [found["Key"].removeprefix(f"{self._prefix}/") for found in listed]
+
+    def write(self, key: str, content: bytes) -> None:
+        self._client.put_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}", Body=content)
+
+    def delete(self, key: str) -> None:
+        self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}/{key}")
+
+    def close(self) -> None:
+        self._client.close()
+
+
+@pytest.fixture
+def bucket(store: Seaweed, prefix: str) -> Iterator[Bucket]:
+    bucket = Bucket(store, prefix)
+    yield bucket
+    bucket.close()
+
+
+async def refusal(archive: Archive, item: object) -> ArchiveError:
+    """The error of a put that must fail."""
+    with pytest.raises(ArchiveError) as caught:
+        await archive.put(item)  # type: ignore[arg-type]
+    return caught.value
+
+
+# A real store ---------------------------------------------------------------------------------------------
+
+
+async def test_a_put_keeps_bytes_type_checksum_and_metadata(
+    archive: Archive, bucket: Bucket, store: Seaweed, prefix: str, tmp_path: Path
+) -> None:
+    item = spooled(tmp_path, "2026/03/09/job-1.png", ref="two  spaces, and (more)!")
+    stored = await archive.put(item)
+    assert stored.uri == f"s3://{store.bucket}/{prefix}/2026/03/09/job-1.png"
+    head = bucket.head(item.key)
+    assert bucket.read(item.key) == item.path.read_bytes()
+    assert head["ContentType"] == "image/png"
+    assert head["Metadata"] == item.metadata()
+    assert head["ETag"] == f'"{stored.etag}"'
+    assert base64.b64decode(str(head["ChecksumSHA256"])).hex() == item.image.sha256
+
+
+async def test_the_same_image_twice_is_one_success(archive: Archive, bucket: Bucket, tmp_path: Path) -> None:
+    first = await archive.put(spooled(tmp_path, "a.png", b"bytes"))
+    assert await archive.put(spooled(tmp_path, "a.png", b"bytes")) == first
+    assert bucket.keys() == ["a.png"]
+
+
+async def test_eight_puts_of_one_image_at_once_all_succeed(
+    archive: Archive, bucket: Bucket, tmp_path: Path
+) -> None:
+    item = spooled(tmp_path, "a.png", os.urandom(1_000_000))
+    stored = await asyncio.gather(*(archive.put(item) for _ in range(8)))
+    assert len(set(stored)) == 1
+    assert bucket.read("a.png") == item.path.read_bytes()
+
+
+async def test_of_eight_images_at_once_one_is_kept_and_seven_are_refused(
+    archive: Archive, bucket: Bucket, tmp_path: Path
+) -> None:
+    items = [spooled(tmp_path, "a.png", bytes([n]) * 100_000) for n in range(8)]
+    results = await asyncio.gather(*(archive.put(item) for item in items), return_exceptions=True)
+    winners = [item for item, result in zip(items, results, strict=True) if isinstance(result, Stored)]
+    refused = [result.reason for result in results if isinstance(result, ArchiveError)]
+    assert len(winners) == 1
+    assert refused == ["archive.occupied"] * 7
+    assert bucket.read("a.png") == winners[0].path.read_bytes()
+
+
+@pytest.mark.parametrize("other", [b"other bytes", b"BYTES"])
+async def test_other_bytes_at_the_key_are_never_overwritten(
+    archive: Archive, bucket: Bucket, tmp_path: Path, other: bytes
+) -> None:
+    bucket.write("a.png", other)
+    error = await refusal(archive, spooled(tmp_path, "a.png", b"bytes"))
+    assert (error.reason, error.pause) == ("archive.occupied", False)
+    assert bucket.read("a.png") == other
+
+
+async def test_the_same_bytes_that_another_program_put_without_a_checksum_are_read_and_accepted(
+    archive: Archive, bucket: Bucket, tmp_path: Path
+) -> None:
+    content = os.urandom(2_500_000)
+    bucket.write("a.png", content)
+    assert "ChecksumSHA256" not in bucket.head("a.png")
+    assert (await archive.put(spooled(tmp_path, "a.png", content))).uri.endswith("/a.png")
+
+
+async def test_a_spooled_file_that_changed_is_lost_and_not_archived(
+    archive: Archive, bucket: Bucket, tmp_path: Path
+) -> None:
+    item = spooled(tmp_path, "a.png")
+    content = item.path.read_bytes()
+    for changed in (content[::-1], content[:-1], content + b"!"):
+        item.path.write_bytes(changed)
+        with pytest.raises(SpoolError, match=r"^spool\.lost"):
+            await archive.put(item)
+    item.path.unlink()
+    with pytest.raises(SpoolError, match=r"^spool\.lost"):
+        await archive.put(item)
+    assert bucket.keys() == []
+
+
+async def test_a_wrong_secret_is_denied_for_all_and_not_quoted(store: Seaweed, tmp_path: Path) -> None:
+    environ = store.environment() | {"AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}
+    archive = open_archive(f"s3://{store.bucket}", environ=environ)
+    error = await refusal(archive, spooled(tmp_path, "a.png"))
+    with pytest.raises(ArchiveError, match=r"^archive\.denied"):
+        await archive.probe()
+    await archive.aclose()
+    assert (error.reason, error.pause) == ("archive.denied", True)
+    assert error.detail == f"s3://{store.bucket}/a.png: PutObject was answered 403 SignatureDoesNotMatch."
+
+
+async def test_a_missing_bucket_is_named_and_pauses(store: Seaweed, tmp_path: Path) -> None:
+    archive = open_archive("s3://no-such-bucket/prefix", environ=store.environment())
+    error = await refusal(archive, spooled(tmp_path, "a.png"))
+    await archive.aclose()
+    assert (error.reason, error.pause) == ("archive.no_bucket", True)
+    assert "s3://no-such-bucket/prefix/a.png" in error.detail
+
+
+async def test_a_store_with_an_unknown_certificate_is_not_spoken_to(store: Seaweed, tmp_path: Path) -> None:
+    environ = store.environment()
+    del environ["AWS_CA_BUNDLE"]
+    archive = open_archive(f"s3://{store.bucket}", environ=environ)
+    error = await refusal(archive, spooled(tmp_path, "a.png"))
+    await archive.aclose()
+    assert (error.reason, error.pause) == ("archive.misconfigured", True)
+    assert "AWS_CA_BUNDLE" in error.detail
+
+
+async def test_plain_http_works_as_well(store: Seaweed, bucket: Bucket, prefix: str, tmp_path: Path) -> None:
+    archive = open_archive(f"s3://{store.bucket}/{prefix}", environ=store.environment(tls=False))
+    item = spooled(tmp_path, "a.png")
+    await archive.put(item)
+    await archive.aclose()
+    assert bucket.read("a.png") == item.path.read_bytes()
+
+
+async def test_without_a_prefix_keys_begin_at_the_bucket(store: Seaweed, prefix: str, tmp_path: Path) -> None:
+    archive = open_archive(f"s3://{store.bucket}", environ=store.environment())
+    assert archive.uri == f"s3://{store.bucket}"
+    stored = await archive.put(spooled(tmp_path, f"{prefix}/a.png"))
+    await archive.aclose()
+    assert stored.uri == f"s3://{store.bucket}/{prefix}/a.png"
+
+
+async def test_the_probe_finds_all_honoured_and_leaves_nothing(archive: Archive, bucket: Bucket) -> None:
+    findings = await archive.probe()
+    assert [finding.name for finding in findings] == [
+        "write",
+        "read-back",
+        "conditional-writes",
+        "sha256",
+        "checksum-kept",
+        "delete",
+    ]
+    assert all(finding.honoured for finding in findings)
+    assert bucket.keys() == []
+
+
+async def test_a_located_image_is_served_as_its_own_type_from_a_signed_url(
+    archive: Archive, store: Seaweed, tmp_path: Path
+) -> None:
+    item = spooled(tmp_path, "folder/a.png")
+    url = await archive.locate(await archive.put(item), item.image)
+    assert isinstance(url, str)
+    context = ssl.create_default_context(cafile=store.ca_bundle)
+    async with httpx.AsyncClient(verify=context, trust_env=False) as client:
+        answer = await client.get(url)
+        tampered = await client.get(url.replace("a.png", "b.png"))
+    assert answer.content == item.path.read_bytes()
+    assert answer.headers["content-type"] == "image/png"
+    assert httpx.URL(url).params["X-Amz-Expires"] == "300"
+    assert tampered.status_code == 403
+
+
+async def test_an_object_that_is_gone_is_missing(archive: Archive, bucket: Bucket, tmp_path: Path) -> None:
+    item = spooled(tmp_path, "a.png")
+    stored = await archive.put(item)
+    bucket.delete("a.png")
+    for gone in (stored, Stored("file:///folder/a.png"), Stored("s3://bucket")):
+        with pytest.raises(ArchiveError, match=r"^archive\.missing"):
+            await archive.locate(gone, item.image)
+
+
+async def test_a_store_that_was_killed_is_unavailable_and_works_again_when_it_is_back(tmp_path: Path) -> None:
+    with seaweed() as store:
+        archive = open_archive(f"s3://{store.bucket}", environ=store.environment())
+        await archive.probe()
+        item = spooled(tmp_path, "a.png")
+        store.kill()
+        error = await refusal(archive, item)
+        assert (error.reason, error.pause) == ("archive.unavailable", False)
+        assert store.https_url in error.detail
+        store.start()
+        await archive.put(item)
+        await archive.aclose()
+
+
+PEAK = """
+import asyncio, sys
+from pathlib import Path
+from receiver.archive import open_archive
+from tests.support.items import spooled
+
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+
+async def main(uri, folder):
+    archive = open_archive(uri)
+    small, large = (spooled(folder, f"{size}.png", b"x" * size) for size in (1_000_000, 64_000_000))
+    await archive.put(small)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: making the files took memory
+    before = peak()
+    await archive.put(large)
+    await archive.put(large)
+    await archive.aclose()
+    print(peak() - before)
+
+asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_the_image(store: Seaweed, prefix: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, f"s3://{store.bucket}/{prefix}", tmp_path],
+        env={**os.environ, **store.environment()},
+        cwd=Path(__file__).parents[2],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert int(done.stdout) < 64_000_000 / 8
+
+
+# What a real store will not do on demand --------------------------------------------------------------------
+
+
+async def test_over_tls_a_body_is_sent_plain_with_its_length_and_sha256(
+    fake_archive: Archive, fake: Standin, tmp_path: Path
+) -> None:
+    item = spooled(tmp_path, "a.png")
+    await fake_archive.put(item)
+    headers = next(headers for method, _, headers in fake.requests if method == "PUT")
+    assert headers["content-length"] == str(item.image.bytes)
+    assert headers["if-none-match"] == "*"
+    assert headers["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD"
+    assert {"transfer-encoding", "content-encoding", "x-amz-trailer"}.isdisjoint(headers)
+
+
+async def test_over_plain_http_the_body_is_signed(tmp_path: Path) -> None:
+    with standin() as fake:
+        archive = open_archive("s3://bucket", environ=fake.environment())
+        item = spooled(tmp_path, "a.png")
+        await archive.put(item)
+        await archive.aclose()
+    headers = next(headers for method, _, headers in fake.requests if method == "PUT")
+    assert headers["x-amz-content-sha256"] == item.image.sha256
+
+
+async def test_an_attempt_that_came_through_unheard_is_recognised(
+    fake_archive: Archive, fake: Standin, tmp_path: Path
+) -> None:
+    fake.lost = 1
+    stored = await fake_archive.put(spooled(tmp_path, "a.png"))
+    assert [method for method, _, _ in fake.requests] == ["PUT", "PUT", "HEAD"]
+    assert stored == Stored("s3://bucket/prefix/a.png", etag="tag")
+
+
+@pytest.mark.parametrize(
+    ("answer", "meaning"),
+    [
+        ((503, "SlowDown"), ("archive.unavailable", False)),
+        ((500, "InternalError"), ("archive.unavailable", False)),
+        ((429, "TooManyRequests"), ("archive.unavailable", False)),
+        ((409, "ConditionalRequestConflict"), ("archive.unavailable", False)),
+        ((400, "NeverHeardOf"), ("archive.unavailable", False)),
+        ((507, "XMinioStorageFull"), ("archive.full", False)),
+        ((403, "AccessDenied"), ("archive.denied", True)),
+        ((400, "ExpiredToken"), ("archive.denied", True)),
+        ((403, "InvalidAccessKeyId"), ("archive.denied", True)),
+        ((403, "RequestTimeTooSkewed"), ("archive.clock_skew", True)),
+        ((404, "NoSuchBucket"), ("archive.no_bucket", True)),
+        ((400, "EntityTooLarge"), ("archive.too_large", True)),
+        ((411, "MissingContentLength"), ("archive.misconfigured", True)),
+        ((400, "AuthorizationHeaderMalformed"), ("archive.misconfigured", True)),
+        ((400, "KeyTooLongError"), ("archive.misconfigured", False)),
+        ((400, "BadDigest"), ("archive.unavailable", False)),
+    ],
+)
+async def test_an_answer_has_a_reason_and_pauses_all_only_if_all_would_meet_it(
+    fake_archive: Archive, fake: Standin, tmp_path: Path, answer: tuple[int, str], meaning: tuple[str, bool]
+) -> None:
+    fake.faults = [answer] * 3
+    error = await refusal(fake_archive, spooled(tmp_path, "a.png"))
+    assert (error.reason, error.pause) == meaning
+    assert error.detail.startswith("s3://bucket/prefix/a.png: ")
+    assert answer[1] in error.detail
+    assert "secret words" not in str(error)
+
+
+async def test_a_store_that_reads_back_other_bytes_proves_nothing(
+    fake_archive: Archive, fake: Standin, tmp_path: Path
+) -> None:
+    fake.sha256 = "ignore"
+    fake.corrupt = True
+    error = await refusal(fake_archive, spooled(tmp_path, "a.png"))
+    assert error.reason == "archive.unproved"
+    with pytest.raises(ArchiveError) as caught:
+        await fake_archive.probe()
+    assert (caught.value.reason, caught.value.pause) == ("archive.unproved", True)
+
+
+async def test_without_a_checksum_of_the_stores_own_the_object_is_read_again(
+    fake_archive: Archive, fake: Standin, tmp_path: Path
+) -> None:
+    fake.sha256 = "ignore"
+    await fake_archive.put(spooled(tmp_path, "a.png"))
+    assert [method for method, _, _ in fake.requests] == ["PUT", "HEAD", "GET"]
+
+
+@pytest.mark.parametrize("conditional", ["ignore", "refuse"])
+async def test_without_conditional_writes_a_put_looks_first_and_overwrites_nothing(
+    fake_archive: Archive, fake: Standin, tmp_path: Path, conditional: str
+) -> None:
+    fake.conditional = conditional
+    findings = {finding.name: finding.honoured for finding in await fake_archive.probe()}
+    assert findings == {
+        "write": True,
+        "read-back": True,
+        "conditional-writes": False,
+        "sha256": True,
+        "checksum-kept": True,
+        "delete": True,
+    }
+    assert fake.objects == {}
+    item = spooled(tmp_path, "a.png", b"bytes")
+    stored = await fake_archive.put(item)
+    assert await fake_archive.put(item) == stored
+    error = await refusal(fake_archive, spooled(tmp_path, "a.png", b"other"))
+    assert error.reason == "archive.occupied"
+    assert fake.objects["/bucket/prefix/a.png"][0] == b"bytes"
+
+
+@pytest.mark.parametrize("sha256", ["ignore", "refuse"])
+async def test_without_sha256_files_are_hashed_here_sent_with_md5_and_read_again(
+    fake_archive: Archive, fake: Standin, tmp_path: Path, sha256: str
+) -> None:
+    fake.sha256 = sha256
+    findings = {finding.name: finding.honoured for finding in await fake_archive.probe()}
+    assert findings["conditional-writes"]
+    assert not findings["sha256"]
+    assert not findings["checksum-kept"]
+    item = spooled(tmp_path, "a.png")
+    fake.requests.clear()
+    await fake_archive.put(item)
+    method, _, headers = fake.requests[0]
+    assert (method, "content-md5" in headers, "x-amz-checksum-sha256" in headers) == ("PUT", True, False)
+    assert [method for method, _, _ in fake.requests] == ["PUT", "HEAD", "GET"]
+    rotten = spooled(tmp_path, "b.png")
+    rotten.path.write_bytes(rotten.path.read_bytes()[::-1])
+    with pytest.raises(SpoolError, match=r"^spool\.lost"):
+        await fake_archive.put(rotten)
+    assert "/bucket/prefix/b.png" not in fake.objects
+
+
+async def test_a_store_that_knows_neither_is_still_used(
+    fake_archive: Archive, fake: Standin, tmp_path: Path
+) -> None:
+    fake.sha256 = fake.conditional = "refuse"
+    await fake_archive.probe()
+    await fake_archive.put(spooled(tmp_path, "a.png"))
+    assert list(fake.objects) == ["/bucket/prefix/a.png"]
+
+
+async def test_a_probe_that_may_not_delete_says_so_and_is_no_failure(
+    fake_archive: Archive, fake: Standin
+) -> None:
+    fake.deletes = False
+    findings = {finding.name: finding for finding in await fake_archive.probe()}
+    assert not findings["delete"].honoured
+    assert all(key.startswith("/bucket/prefix/.receiver-probe/") for key in fake.objects)
+
+
+async def test_a_store_that_mends_its_ways_is_believed_at_the_next_probe(
+    fake_archive: Archive, fake: Standin
+) -> None:
+    fake.sha256 = fake.conditional = "ignore"
+    assert not all(finding.honoured for finding in await fake_archive.probe())
+    fake.sha256 = fake.conditional = "honour"
+    assert all(finding.honoured for finding in await fake_archive.probe())
+
+
+async def test_no_more_connections_are_used_than_uploads(fake: Standin, tmp_path: Path) -> None:
+    archive = open_archive("s3://bucket", uploads=2, environ=fake.environment())
+    items = [spooled(tmp_path, f"{n}.png") for n in range(6)]
+    await asyncio.gather(*(archive.put(item) for item in items))
+    await archive.aclose()
+    assert fake.connections == 2
+    assert {hashlib.sha256(body).hexdigest() for body, _ in fake.objects.values()} == {
+        item.image.sha256 for item in items
+    }
+
+
+def test_settings_that_the_sdk_cannot_use_stop_the_start_without_being_quoted() -> None:
+    for environ in ({"AWS_ENDPOINT_URL": "not a secret url"}, {"AWS_PROFILE": "secret-profile"}):
+        with pytest.raises(ConfigError, match=r"^AWS_\*: ") as caught:
+            open_archive("s3://bucket", environ=environ)
+        assert "secret" not in str(caught.value)
+
+
+def test_boto3_is_loaded_only_for_s3(tmp_path: Path) -> None:
+    code = (
+        "import sys; from receiver.archive import open_archive; open_archive(sys.argv[1]);"
+        "sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path.as_uri()], check=False).returncode == 0

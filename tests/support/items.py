@@ -1,0 +1,27 @@
+"""Spooled images to archive. An archive looks at bytes alone, so any bytes will do."""
+
+import hashlib
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+from receiver.archive import Item
+from receiver.states import Image
+
+RECEIVED = datetime(2026, 3, 9, 23, 30, 5, tzinfo=UTC)
+
+
+def spooled(
+    folder: Path,
+    key: str,
+    content: bytes | None = None,
+    *,
+    job_id: str = "job-1",
+    ref: str | None = "order 7",
+) -> Item:
+    """An item whose spooled file holds the content, or 100 kB of noise."""
+    content = os.urandom(100_000) if content is None else content
+    path = folder / f"{os.urandom(8).hex()}.spool"
+    path.write_bytes(content)
+    image = Image("png", 640, 480, len(content), hashlib.sha256(content).hexdigest())
+    return Item(job_id, path, image, key, ref, RECEIVED)

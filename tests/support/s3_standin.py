@@ -1,0 +1,173 @@
+"""A small S3 store for the faults that a real one does not produce on demand, on a loopback port."""
+
+import base64
+import contextlib
+import hashlib
+import ssl
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import trustme
+
+
+@dataclass
+class Standin:
+    """What the store holds, what it was asked, and which faults it has.
+
+    Attributes:
+        faults: answers (status, error code) to the next PUTs; the object is not kept.
+        lost: how many of the next PUTs are kept and then answered with 500.
+        conditional, sha256: "honour", "ignore" or "refuse" of If-None-Match and x-amz-checksum-sha256.
+        corrupt: whether what is read differs from what was written.
+        deletes: whether DELETE is allowed.
+        connections: how many were opened so far.
+    """
+
+    url: str = ""
+    ca_bundle: Path | None = None
+    objects: dict[str, tuple[bytes, dict[str, str]]] = field(default_factory=dict)
+    requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
+    faults: list[tuple[int, str]] = field(default_factory=list)
+    lost: int = 0
+    conditional: str = "honour"
+    sha256: str = "honour"
+    corrupt: bool = False
+    deletes: bool = True
+    connections: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def environment(self) -> dict[str, str]:
+        verify = {"AWS_CA_BUNDLE": str(self.ca_bundle)} if self.ca_bundle else {}
+        return {
+            "AWS_ENDPOINT_URL_S3": self.url,
+            "AWS_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "AKIDSTANDIN",
+            "AWS_SECRET_ACCESS_KEY": "standin-secret",
+            **verify,
+        }
+
+    def put(self, key: str, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
+        """The status and error code of a PUT."""
+        if self.faults:
+            return self.faults.pop(0)
+        if "content-length" not in headers:
+            return 411, "MissingContentLength"
+        announced = headers.get("x-amz-checksum-sha256")
+        if announced and self.sha256 == "refuse":
+            return 400, "InvalidRequest"
+        if announced and self.sha256 == "honour" and announced != _base64(hashlib.sha256(body).digest()):
+            return 400, "BadDigest"
+        md5 = headers.get("content-md5")
+        if md5 and md5 != _base64(hashlib.md5(body).digest()):
+            return 400, "BadDigest"
+        condition = headers.get("if-none-match")
+        if condition and self.conditional == "refuse":
+            return 501, "NotImplemented"
+        if condition and self.conditional == "honour" and key in self.objects:
+            return 412, "PreconditionFailed"
+        kept = {
+            name: value
+            for name, value in headers.items()
+            if name.startswith("x-amz-meta-") or name == "content-type"
+        }
+        if announced and self.sha256 == "honour":
+            kept["x-amz-checksum-sha256"] = announced
+        self.objects[key] = (body, kept)
+        if self.lost:
+            self.lost -= 1
+            return 500, "InternalError"
+        return 200, ""
+
+
+@contextlib.contextmanager
+def standin(folder: Path | None = None) -> Iterator[Standin]:
+    """Runs the store on a free port until the block ends; over TLS if given a folder for its certificates."""
+    store = Standin()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(store))
+    scheme = "http"
+    if folder is not None:
+        scheme = "https"
+        authority = trustme.CA()
+        store.ca_bundle = folder / "standin-ca.pem"
+        authority.cert_pem.write_to_path(str(store.ca_bundle))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    store.url = f"{scheme}://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield store
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def _handler(store: Standin) -> Callable[..., BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            with store.lock:
+                store.connections += 1
+            super().setup()
+
+        def log_message(self, *arguments: Any) -> None:
+            """Tests read `Standin.requests` instead."""
+
+        def answer(self, status: int, code: str = "", body: bytes = b"", **headers: str) -> None:
+            if code:
+                body = f"<Error><Code>{code}</Code><Message>secret words</Message></Error>".encode()
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name.replace("_", "-"), value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def note(self) -> str:
+            key = self.path.partition("?")[0]
+            store.requests.append((self.command, key, {n.lower(): v for n, v in self.headers.items()}))
+            return key
+
+        def do_PUT(self) -> None:
+            with store.lock:
+                key = self.note()
+                headers = store.requests[-1][2]
+                body = self.rfile.read(int(headers.get("content-length", "0")))
+                self.close_connection = "content-length" not in headers
+                status, code = store.put(key, body, headers)
+            self.answer(status, code, ETag='"tag"')
+
+        def do_GET(self) -> None:
+            with store.lock:
+                key = self.note()
+                found = store.objects.get(key)
+            if found is None:
+                self.answer(404, "NoSuchKey")
+            else:
+                self.answer(
+                    200, "", b"?" + found[0][1:] if store.corrupt else found[0], ETag='"tag"', **found[1]
+                )
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_DELETE(self) -> None:
+            with store.lock:
+                key = self.note()
+                if store.deletes:
+                    store.objects.pop(key, None)
+            self.answer(*((204, "") if store.deletes else (403, "AccessDenied")))
+
+    return Handler
+
+
+def _base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()

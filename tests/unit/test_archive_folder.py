@@ -1,0 +1,295 @@
+"""The folder archive on a real disk."""
+
+# ruff: noqa: ASYNC240 - nothing else waits for the loop while a test looks at its temporary folder
+
+import asyncio
+import errno
+import json
+import os
+import stat
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from receiver.archive import Archive, open_archive
+from receiver.archive.folder import FolderArchive, metadata_path
+from receiver.errors import ArchiveError, ConfigError, SpoolError
+from receiver.states import Image, Stored
+from tests.support.items import spooled
+
+OTHER_DISK = Path("/dev/shm")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "the archive"
+
+
+@pytest.fixture
+async def archive(root: Path) -> AsyncIterator[Archive]:
+    archive = open_archive(root.as_uri())
+    await archive.probe()
+    yield archive
+    await archive.aclose()
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    return folder
+
+
+def on_another_disk(folder: Path) -> bool:
+    return (
+        OTHER_DISK.is_dir()
+        and os.access(OTHER_DISK, os.W_OK)
+        and OTHER_DISK.stat().st_dev != folder.stat().st_dev
+    )
+
+
+def files(root: Path) -> list[str]:
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+
+
+async def test_an_image_lies_at_its_key_with_its_metadata_beside_it(
+    archive: Archive, root: Path, spool: Path
+) -> None:
+    item = spooled(spool, "2026/03/09/job-1.png", b"bytes")
+    stored = await archive.put(item)
+    path = root / "2026/03/09/job-1.png"
+    assert stored.uri == path.as_uri()
+    assert path.read_bytes() == b"bytes"
+    assert files(root) == ["2026/03/09/.job-1.png.json", "2026/03/09/job-1.png"]
+    assert json.loads(metadata_path(path).read_text()) == {
+        "job-id": "job-1",
+        "ref": "order 7",
+        "sha256": item.image.sha256,
+        "width": "640",
+        "height": "480",
+        "received-at": "2026-03-09T23:30:05Z",
+        "provider": "ximilar",
+    }
+
+
+async def test_a_spooled_file_on_the_same_disk_is_linked_and_outlives_the_spool(
+    archive: Archive, root: Path, spool: Path
+) -> None:
+    item = spooled(spool, "a.png", b"bytes")
+    await archive.put(item)
+    assert (root / "a.png").stat().st_ino == item.path.stat().st_ino
+    item.path.unlink()
+    assert (root / "a.png").read_bytes() == b"bytes"
+
+
+async def test_a_spooled_file_on_another_disk_is_copied(archive: Archive, root: Path, tmp_path: Path) -> None:
+    if not on_another_disk(tmp_path):
+        pytest.skip("needs a second file system to copy from")
+    item = spooled(OTHER_DISK, "a/b.png", os.urandom(3_000_001))
+    try:
+        await archive.put(item)
+        await archive.put(item)
+        assert (root / "a/b.png").read_bytes() == item.path.read_bytes()
+        assert (root / "a/b.png").stat().st_dev != item.path.stat().st_dev
+        assert files(root) == ["a/.b.png.json", "a/b.png"]
+        with pytest.raises(ArchiveError, match=r"^archive\.occupied"):
+            await archive.put(spooled(tmp_path, "a/b.png", b"other"))
+    finally:
+        item.path.unlink()
+
+
+async def test_what_is_made_is_its_owners_alone(archive: Archive, root: Path, spool: Path) -> None:
+    await archive.put(spooled(spool, "a/b.png"))
+    for path in (root, root / "a"):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    assert stat.S_IMODE(metadata_path(root / "a/b.png").stat().st_mode) == 0o600
+
+
+async def test_the_same_image_twice_is_one_success(archive: Archive, root: Path, spool: Path) -> None:
+    first = await archive.put(spooled(spool, "a.png", b"bytes"))
+    assert await archive.put(spooled(spool, "a.png", b"bytes")) == first
+    assert files(root) == [".a.png.json", "a.png"]
+
+
+async def test_an_image_whose_metadata_was_cut_off_by_a_crash_gets_it_again(
+    archive: Archive, root: Path, spool: Path
+) -> None:
+    item = spooled(spool, "a.png")
+    (root / "a.png").hardlink_to(item.path)
+    await archive.put(item)
+    assert json.loads(metadata_path(root / "a.png").read_text())["job-id"] == "job-1"
+
+
+@pytest.mark.parametrize("other", [b"other bytes", b"BYTES"])
+async def test_other_bytes_at_the_key_are_never_overwritten(
+    archive: Archive, root: Path, spool: Path, other: bytes
+) -> None:
+    await archive.put(spooled(spool, "a.png", b"bytes", job_id="first"))
+    with pytest.raises(ArchiveError) as caught:
+        await archive.put(spooled(spool, "a.png", other, job_id="second"))
+    assert (caught.value.reason, caught.value.pause) == ("archive.occupied", False)
+    assert (root / "a.png").read_bytes() == b"bytes"
+    assert json.loads(metadata_path(root / "a.png").read_text())["job-id"] == "first"
+
+
+async def test_of_a_race_for_one_key_one_image_remains_and_its_own_metadata(
+    archive: Archive, root: Path, spool: Path
+) -> None:
+    items = [
+        spooled(spool, "new/a.png", job_id=f"job-{n % 4}", content=bytes([n % 4]) * 50_000) for n in range(8)
+    ]
+    results = await asyncio.gather(*(archive.put(item) for item in items), return_exceptions=True)
+    assert sum(isinstance(result, Stored) for result in results) == 2
+    assert {result.reason for result in results if isinstance(result, ArchiveError)} == {"archive.occupied"}
+    winner = (root / "new/a.png").read_bytes()[0]
+    assert json.loads(metadata_path(root / "new/a.png").read_text())["job-id"] == f"job-{winner}"
+    assert files(root) == ["new/.a.png.json", "new/a.png"]
+
+
+@pytest.mark.parametrize(
+    "change", [lambda b: b[:-1], lambda b: b + b"!", lambda b: bytes([b[0] ^ 1]) + b[1:]]
+)
+async def test_a_spooled_file_that_changed_is_lost_and_not_archived(
+    archive: Archive, root: Path, spool: Path, change: "type[bytes]"
+) -> None:
+    item = spooled(spool, "a.png")
+    item.path.write_bytes(change(item.path.read_bytes()))
+    with pytest.raises(SpoolError, match=r"^spool\.lost"):
+        await archive.put(item)
+    assert files(root) == []
+
+
+async def test_a_spooled_file_that_vanished_is_lost(archive: Archive, spool: Path) -> None:
+    item = spooled(spool, "a.png")
+    item.path.unlink()
+    with pytest.raises(SpoolError, match=r"^spool\.lost"):
+        await archive.put(item)
+
+
+async def test_a_symbolic_link_in_place_of_the_spooled_file_is_not_archived(
+    archive: Archive, root: Path, spool: Path
+) -> None:
+    item = spooled(spool, "a.png")
+    item.path.rename(spool / "elsewhere")
+    item.path.symlink_to(spool / "elsewhere")
+    with pytest.raises(ArchiveError, match=r"^archive\.unproved"):
+        await archive.put(item)
+    assert files(root) == []
+
+
+@pytest.mark.parametrize("key", ["../a.png", "/a.png", "a/../../b.png", ".a.png.json", ""])
+async def test_a_key_that_leaves_the_folder_is_refused(archive: Archive, tmp_path: Path, key: str) -> None:
+    before = files(tmp_path)
+    item = spooled(tmp_path, key)
+    with pytest.raises(ArchiveError, match=r"^archive\.misconfigured"):
+        await archive.put(item)
+    item.path.unlink()
+    assert files(tmp_path) == before
+
+
+async def test_an_archived_image_is_located_as_a_file(archive: Archive, root: Path, spool: Path) -> None:
+    item = spooled(spool, "a b%.png")
+    stored = await archive.put(item)
+    assert await archive.locate(stored, item.image) == root / "a b%.png"
+
+
+async def test_what_is_not_in_the_folder_is_missing(archive: Archive, root: Path, spool: Path) -> None:
+    item = spooled(spool, "a.png")
+    stored = await archive.put(item)
+    (root / "a.png").unlink()
+    outside = f"{root.as_uri()}/../spool/{item.path.name}"
+    for uri in (stored.uri, item.path.as_uri(), outside, "s3://bucket/a.png", "file:///etc/passwd", ""):
+        with pytest.raises(ArchiveError, match=r"^archive\.missing"):
+            await archive.locate(Stored(uri), item.image)
+
+
+async def test_the_probe_makes_the_folder_finds_all_honoured_and_leaves_nothing(root: Path) -> None:
+    archive = open_archive(root.as_uri())
+    findings = await archive.probe()
+    await archive.aclose()
+    assert {finding.name for finding in findings} == {"write", "read-back", "conditional-writes", "delete"}
+    assert all(finding.honoured and finding.detail for finding in findings)
+    assert list(root.iterdir()) == []
+
+
+async def test_a_folder_without_its_parent_is_no_archive(tmp_path: Path) -> None:
+    archive = open_archive((tmp_path / "not mounted" / "archive").as_uri())
+    with pytest.raises(ArchiveError) as caught:
+        await archive.probe()
+    await archive.aclose()
+    assert (caught.value.reason, caught.value.pause) == ("archive.no_bucket", True)
+
+
+async def test_a_folder_that_went_away_is_not_made_anew_by_a_put(
+    archive: Archive, root: Path, spool: Path
+) -> None:
+    root.rmdir()
+    with pytest.raises(ArchiveError) as caught:
+        await archive.put(spooled(spool, "a.png"))
+    assert (caught.value.reason, caught.value.pause) == ("archive.no_bucket", True)
+    assert not root.exists()
+
+
+async def test_a_file_where_a_folder_must_be_is_named(archive: Archive, root: Path, spool: Path) -> None:
+    await archive.put(spooled(spool, "a.png"))
+    with pytest.raises(ArchiveError, match=r"^archive\.(misconfigured|unavailable): .*a\.png/b\.png"):
+        await archive.put(spooled(spool, "a.png/b.png"))
+
+
+@pytest.mark.parametrize(
+    ("number", "meaning"),
+    [
+        (errno.ENOSPC, ("archive.full", False)),
+        (errno.EDQUOT, ("archive.full", False)),
+        (errno.EROFS, ("archive.denied", True)),
+        (errno.EACCES, ("archive.denied", True)),
+        (errno.EIO, ("archive.unavailable", False)),
+    ],
+)
+async def test_what_the_disk_says_has_a_reason(root: Path, number: int, meaning: tuple[str, bool]) -> None:
+    archive = FolderArchive(root, uploads=1)
+    with pytest.raises(ArchiveError) as caught, archive._translated("a.png"):
+        raise OSError(number, os.strerror(number))
+    await archive.aclose()
+    assert (caught.value.reason, caught.value.pause) == meaning
+    assert os.strerror(number) in caught.value.detail
+
+
+def test_the_metadata_of_any_text_is_printable_ascii(tmp_path: Path) -> None:
+    metadata = spooled(tmp_path, "a", job_id="jöb\n", ref=None).metadata()
+    assert metadata["job-id"] == "=?UTF-8?B?asO2Ygo=?="
+    assert "ref" not in metadata
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "",
+        "archive",
+        "/archive",
+        "file:archive",
+        "file://host/archive",
+        "file:///archive?x",
+        "ftp://bucket/",
+        "s3:///prefix",
+        "s3://bucket:80/x",
+        "s3://key:secret@bucket/prefix",
+        "s3://bucket/a/../b",
+        "s3://bucket/a//b",
+        "s3://bucket/" + "a" * 256,
+        "s3://[bucket",
+    ],
+)
+def test_an_address_that_is_no_archive_is_refused_without_quoting_it(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"^RECEIVER_ARCHIVE: [^\n]+$") as caught:
+        open_archive(uri)
+    assert "secret" not in str(caught.value)
+
+
+async def test_the_image_s_size_does_not_matter_to_locate(archive: Archive, spool: Path) -> None:
+    item = spooled(spool, "empty.png", b"")
+    stored = await archive.put(item)
+    located = await archive.locate(stored, Image("png", 1, 1, 0, item.image.sha256))
+    assert isinstance(located, Path)
+    assert located.read_bytes() == b""
