@@ -17,7 +17,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import urljoin
@@ -37,6 +36,9 @@ _BLOCK = 1024 * 1024
 _LONGEST_RETRY_AFTER = 24 * 3600.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({403, 404, 410})
+# httpx's client acts on these by itself, even where it is told to follow nothing: it keeps cookies, and it
+# parses a Location in its own way. So the transport takes them away; ``_Transport`` says where they go.
+_HIDDEN = frozenset({b"location", b"set-cookie"})
 # What h11 and httpcore say when the other side closes in the middle; they have no type of its own for it.
 _CLOSED_EARLY = ("peer closed connection", "Server disconnected")
 
@@ -135,7 +137,6 @@ class Fetcher:
             # A proxy from the environment would see the name, and dial what it likes.
             trust_env=False,
             follow_redirects=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             headers={
                 "User-Agent": user_agent,
                 "Accept": "image/*, application/octet-stream;q=0.9, */*;q=0.1",
@@ -211,6 +212,8 @@ class Fetcher:
             "GET",
             # httpx sees the origin alone: it would rewrite path and query, and it logs what it sees.
             target.origin + "/",
+            # Given, because httpx would decode the name for it, and fails at A-labels that decode to nothing.
+            headers={"Host": target.origin.partition("://")[2]},
             extensions={"target": target.request_target.encode("ascii"), "confined": bool(target.confined)},
         )
         limit = self._limits.answer_seconds
@@ -231,7 +234,7 @@ class Fetcher:
 
     def _redirected(self, target: Target, response: httpx.Response) -> Target:
         """Where a redirect leads, judged anew from its text on."""
-        location = response.headers.get("location")
+        location = response.extensions["location"].decode("latin-1")
         if not location:
             raise FetchError("fetch.status", f"{target.shown} answers {response.status_code} to nowhere")
         # Judged as it stands before it is joined, since joining drops and rewrites characters.
@@ -394,6 +397,9 @@ class _Transport(httpx.AsyncBaseTransport):
 
     Connections are not kept: no state is shared between downloads, each is judged when it is dialled, and
     none turns out to have been closed meanwhile.
+
+    Takes the request extensions ``target``, the bytes of the request line's target, and ``confined``. Gives
+    the response extension ``location``, the bytes of that header or none.
     """
 
     def __init__(
@@ -428,9 +434,12 @@ class _Transport(httpx.AsyncBaseTransport):
             )
         return httpx.Response(
             answer.status,
-            headers=answer.headers,
+            headers=[(name, value) for name, value in answer.headers if name.lower() not in _HIDDEN],
             stream=_Body(connection, answer, where),
-            extensions=answer.extensions,
+            extensions={
+                **answer.extensions,
+                "location": next((v for name, v in answer.headers if name.lower() == b"location"), b""),
+            },
         )
 
 

@@ -23,7 +23,7 @@ _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 # RFC 3986, appendix B, without its leniency: scheme and authority must be there.
 _URL = re.compile(r"[^:/?#]+://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?")
-_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]*)(?::(?P<port>.*))?")
+_AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]*)(?::(?P<port>[^:]*))?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
 # RFC 1123 letters, digits and hyphens, and the underscore that some buckets carry. International names come
 # as A-labels ("xn--…"), which are of this form too.
