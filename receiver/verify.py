@@ -200,5 +200,5 @@ async def _spawn() -> Process:
         stdin=PIPE,
         stdout=PIPE,
         env=environment,
-        start_new_session=True,  # a Ctrl-C on the terminal is the parent's business
+        start_new_session=True,  # a Ctrl-C on the terminal is the parent's, from the child's first moment
     )

@@ -10,12 +10,14 @@ import subprocess
 import sys
 import tracemalloc
 import warnings
+import zlib
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
 
+from receiver import container
 from receiver.errors import ImageError, SpoolError
 from receiver.verify import Header, Limits, Promise, Verifier, inspect, scan
 from tests.support import images
@@ -72,6 +74,30 @@ def test_no_cut_at_any_byte_goes_unseen(name: str) -> None:
 
 def _signature(data: bytes) -> int:
     return 3 if data.startswith(b"\xff") else 8 if data.startswith(b"\x89") else 12
+
+
+@pytest.mark.parametrize("length", [k * container._BLOCK + d for k in (1, 2) for d in range(-3, 4)])
+@pytest.mark.parametrize("before_the_end", [b"", b"\xff\x00", b"\xff\xff", b"\xff\xd0"])
+def test_a_marker_is_seen_wherever_the_blocks_of_the_scan_part(length: int, before_the_end: bytes) -> None:
+    plain = images.jpeg()
+    restart = b"\xff\xdd\x00\x04\x00\x01"  # a restart interval, so that FF D0 may stand in the data
+    scan_header = images.jpeg_segment(plain, b"\xff\xda")
+    head = plain[: plain.index(scan_header)] + restart + scan_header
+    data = head + bytes(length - len(before_the_end)) + before_the_end + b"\xff\xd9"
+
+    assert scan(io.BytesIO(data)).width == images.WIDTH
+    with pytest.raises(ImageError, match=r"image\.truncated"):
+        scan(io.BytesIO(data[:-1]))
+    with pytest.raises(ImageError, match=r"image\.trailing_data"):
+        scan(io.BytesIO(data + b"\0"))
+
+
+def test_inflating_ends_where_the_header_says_that_the_pixels_end() -> None:
+    # The stream is cut as well: who had read on to its end would have complained of that.
+    stream = zlib.compress(bytes(10_000_000))[:-9]
+    data = [images.SIGNATURE, images.ihdr(9, 9), images.chunk(b"IDAT", stream), images.chunk(b"IEND")]
+    with pytest.raises(ImageError, match="more rows"):
+        scan(io.BytesIO(b"".join(data)))
 
 
 def test_no_changed_byte_of_a_png_goes_unseen() -> None:
