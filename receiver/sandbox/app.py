@@ -1,0 +1,54 @@
+"""The sandbox as one ASGI application."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import httpx
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from receiver.sandbox.api import Api, detail
+from receiver.sandbox.jobs import Clock, Files
+from receiver.sandbox.options import Options
+from receiver.sandbox.provider import Provider
+from receiver.sandbox.results import Results
+
+
+def create_app(options: Options, clock: Clock = time.time) -> Starlette:
+    """A sandbox without jobs, whose lifespan can be run once and leaves nothing behind.
+
+    Args:
+        options: how it behaves.
+        clock: seconds since the epoch; it rules timestamps and the life of URLs, not the delays.
+    """
+    files = Files()
+    client = _client()
+    provider = Provider(options, files, client, clock)
+
+    @asynccontextmanager
+    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+        with files:
+            async with client, provider:
+                yield
+
+    app = Starlette(
+        routes=[*Api(provider).routes(), Route("/ximilar-tmp-images/{name}", Results(provider).get)],
+        lifespan=lifespan,
+        exception_handlers={HTTPException: detail},
+        max_body_size=options.max_body_bytes,
+    )
+    # A redirect would lose the body of a POST in many clients; the routes exist in both forms instead.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _client() -> httpx.AsyncClient:
+    """No proxies from the environment: loopback is dialled straight. Callers set the time limits."""
+    return httpx.AsyncClient(
+        trust_env=False,
+        follow_redirects=False,
+        timeout=None,  # noqa: S113 - every call stands under one asyncio.timeout, which bounds drips as well
+        headers={"User-Agent": "ximilar-sandbox", "Accept-Encoding": "identity"},
+    )

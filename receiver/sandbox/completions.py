@@ -1,0 +1,66 @@
+"""The completion POST: one attempt and no retry, since the provider's page promises none."""
+
+import asyncio
+import logging
+
+import httpx
+
+from receiver.sandbox.faults import CompletionFault
+from receiver.sandbox.jobs import Job
+from receiver.sandbox.options import Options
+
+logger = logging.getLogger(__name__)
+
+
+class Postman:
+    """Carries completions to their webhooks, in the way that the job's plan says.
+
+    Args:
+        client: dials loopback only, since the endpoints were judged at the submit; follows no redirects.
+        options: ``late_by`` and ``reorder_within``.
+    """
+
+    def __init__(self, client: httpx.AsyncClient, options: Options) -> None:
+        self._client = client
+        self._options = options
+        self._next_sent = asyncio.Event()
+
+    async def deliver(self, job: Job) -> None:
+        """Sends the job's completion, if it has a webhook; returns when that has worked or failed."""
+        fault = job.plan.completion
+        if job.submission.webhook is None:
+            return
+        if fault is CompletionFault.DROP:
+            logger.info("job %s: completion dropped", job.id)
+            return
+        if fault is CompletionFault.LATE:
+            await asyncio.sleep(self._options.late_by)
+        if fault is CompletionFault.REORDER:
+            await self._be_overtaken()
+        for _ in range(2 if fault is CompletionFault.TWICE else 1):
+            await self._post(job)
+
+    async def _be_overtaken(self) -> None:
+        # A job that no other follows must not wait for ever.
+        try:
+            async with asyncio.timeout(self._options.reorder_within):
+                await self._next_sent.wait()
+        except TimeoutError:
+            logger.info("a completion waited to be overtaken, and no other came")
+
+    async def _post(self, job: Job) -> None:
+        webhook = job.submission.webhook
+        assert webhook is not None
+        try:
+            # Streamed and left unread: only the status is of interest, whatever the body's size.
+            async with (
+                asyncio.timeout(self._options.call_timeout),
+                self._client.stream(
+                    "POST", webhook.endpoint, json=job.completion(), headers=dict(webhook.headers)
+                ) as answer,
+            ):
+                logger.info("job %s: completion answered with %d", job.id, answer.status_code)
+        except (httpx.HTTPError, TimeoutError) as error:
+            logger.warning("job %s: completion lost, %s: %s", job.id, type(error).__name__, error)
+        sent, self._next_sent = self._next_sent, asyncio.Event()
+        sent.set()

@@ -1,0 +1,75 @@
+"""What a sandbox is told when it starts."""
+
+from dataclasses import dataclass, field
+
+from receiver.sandbox.faults import Faults
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a sandbox behaves.
+
+    Attributes:
+        token: the API token that it takes; None takes any.
+        delay: seconds from submit to DONE, resizing not counted.
+        url_lifetime: seconds for which a result's URL works, from DONE on.
+        renew_urls: whether ``GET /request/{id}`` gives a fresh URL once the former one is dead.
+        workspace: the workspace identifier in answers, where the submitter names none.
+        page_size: rows on a page of the list.
+        keep_jobs: the oldest jobs beyond this number are forgotten, with their files.
+        faults: the shares of what goes wrong.
+        seed: makes what goes wrong repeat from run to run.
+        late_by: seconds that a late completion is late.
+        reorder_within: seconds after which a completion that waits to be overtaken waits no longer.
+        flaky_times: how often a flaky result answers 503 before it gives the image.
+        slow_rate: bytes a second of a slow result.
+        retry_after: seconds named in the Retry-After of a 429; None for none, as nothing is known of one.
+        max_source_bytes: size of a source image.
+        max_result_pixels: width times height of a result.
+        call_timeout: seconds for one POST of a completion, or one fetch of a source.
+
+    Raises:
+        ValueError: a number is out of its range.
+    """
+
+    token: str | None = field(default=None, repr=False)
+    delay: float = 1.5
+    url_lifetime: float = 24 * 3600.0
+    renew_urls: bool = False
+    workspace: str = "5ab6d8a5-1b2c-4f0a-9a45-1d3e5f7a9b0c"
+    page_size: int = 20
+    keep_jobs: int = 10_000
+    faults: Faults = field(default_factory=Faults)
+    seed: int | None = None
+    late_by: float = 30.0
+    reorder_within: float = 10.0
+    flaky_times: int = 2
+    slow_rate: int = 512
+    retry_after: int | None = None
+    max_source_bytes: int = 20 * MIB
+    max_result_pixels: int = 64_000_000
+    call_timeout: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("delay", "url_lifetime", "late_by", "reorder_within", "flaky_times"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is 0 or more")
+        for name in (
+            "page_size",
+            "keep_jobs",
+            "slow_rate",
+            "max_source_bytes",
+            "max_result_pixels",
+            "call_timeout",
+        ):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is more than 0")
+        if self.token == "":
+            raise ValueError("token is empty")
+
+    @property
+    def max_body_bytes(self) -> int:
+        """The size of a request's body: a source image in base64, a third longer, and its options."""
+        return self.max_source_bytes * 4 // 3 + MIB

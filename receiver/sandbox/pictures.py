@@ -1,0 +1,105 @@
+"""Pictures to try things with, drawn by code: a sky with a sun, hills and a word, each seed another."""
+
+import random
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Literal
+
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+Format = Literal["jpg", "png", "png-alpha", "webp", "webp-alpha"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A picture of the demo, and how often it shall be enlarged.
+
+    Attributes:
+        name: a file's name.
+        seed: which picture.
+        width: in pixels.
+        height: in pixels.
+        format: file format, with or without an alpha channel.
+        factor: 2, 4 or 8.
+    """
+
+    name: str
+    seed: int
+    width: int
+    height: int
+    format: Format
+    factor: Literal[2, 4, 8]
+
+    def draw(self) -> bytes:
+        """The file."""
+        return draw(self.seed, (self.width, self.height), self.format)
+
+
+SAMPLES = (
+    Sample("harbour.jpg", 1, 320, 213, "jpg", 2),
+    Sample("dunes.png", 2, 160, 240, "png", 4),
+    Sample("badge.png", 3, 96, 96, "png-alpha", 8),
+    Sample("meadow.webp", 4, 240, 160, "webp", 4),
+    Sample("sticker.webp", 5, 128, 96, "webp-alpha", 2),
+    Sample("ridge.jpg", 6, 120, 80, "jpg", 8),
+)
+"""Six pictures of differing format, size and factor."""
+
+
+def draw(seed: int, size: tuple[int, int], file_format: Format) -> bytes:
+    """One small landscape as a file; the same arguments give the same pixels.
+
+    Args:
+        seed: which picture: colours, hills and the number written on it.
+        size: width and height in pixels, each at least 16.
+        file_format: with ``-alpha``, the corners are transparent.
+    """
+    width, height = size
+    chance = random.Random(seed)  # noqa: S311 - pictures, not secrets
+    hue = chance.randrange(360)
+    picture = _sky(size, hue)
+    pen = ImageDraw.Draw(picture)
+    radius = min(size) // 7
+    sun = (chance.randint(width // 5, width * 4 // 5), chance.randint(height // 5, height * 2 // 5))
+    pen.circle(sun, radius, fill="#fff3c4")
+    for layer in range(3):
+        _hill(pen, size, chance, height * (5 + layer) // 8, _colour(hue + 40 * layer, 45, 45 - 12 * layer))
+    font = ImageFont.load_default(max(10, height // 8))
+    pen.text((width // 2, height * 7 // 8), f"No. {seed}", fill="white", font=font, anchor="mm")
+
+    name, _, alpha = file_format.partition("-")
+    if alpha:
+        picture.putalpha(_rounded(size))
+    file = BytesIO()
+    picture.save(file, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[name], quality=90)
+    return file.getvalue()
+
+
+def _colour(hue: int, saturation: int, lightness: int) -> tuple[int, ...]:
+    return ImageColor.getrgb(f"hsl({hue % 360}, {saturation}%, {lightness}%)")
+
+
+def _sky(size: tuple[int, int], hue: int) -> Image.Image:
+    shade = Image.linear_gradient("L").resize(size)
+    return Image.composite(
+        Image.new("RGB", size, _colour(hue + 30, 70, 85)), Image.new("RGB", size, _colour(hue, 60, 50)), shade
+    )
+
+
+def _hill(
+    pen: ImageDraw.ImageDraw,
+    size: tuple[int, int],
+    chance: random.Random,
+    base: int,
+    colour: tuple[int, ...],
+) -> None:
+    width, height = size
+    swing = max(2, height // 10)
+    points = [(width * step // 6, base + chance.randint(-swing, swing)) for step in range(7)]
+    pen.polygon([(0, height), *points, (width, height)], fill=colour)
+
+
+def _rounded(size: tuple[int, int]) -> Image.Image:
+    mask = Image.new("L", size, 0)
+    ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), min(size) // 4, fill=255)
+    return mask

@@ -1,0 +1,166 @@
+import ast
+import dataclasses
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+import typer
+from PIL import Image
+
+import receiver
+import receiver.sandbox
+from receiver.sandbox.command import sandbox, seconds
+from receiver.sandbox.faults import (
+    CallFault,
+    CompletionFault,
+    Faults,
+    JobFault,
+    ResultFault,
+    SubmitFault,
+)
+from receiver.sandbox.options import Options
+from receiver.sandbox.pictures import SAMPLES, draw
+from receiver.sandbox.server import run
+
+TOKEN = {"Authorization": "Token from-the-environment"}
+
+
+@contextmanager
+def process(tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    environment = os.environ | {"XIMILAR_API_TOKEN": "from-the-environment", "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(
+        [sys.executable, "-m", "receiver.sandbox", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=Path(receiver.__path__[0]).parent,
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_announces_its_port_serves_and_leaves_nothing_behind(tmp_path: Path, end: int) -> None:
+    with process(tmp_path, "--port", "0", "--delay", "0") as running:
+        assert running.stdout is not None
+        line = running.stdout.readline()
+        assert line.startswith("sandbox listens on http://127.0.0.1:")
+        url = line.split()[-1] + "/account/v2/request"
+        assert httpx.get(url, headers=TOKEN, trust_env=False).json()["count"] == 0
+        assert httpx.get(url, headers={"Authorization": "Token x"}, trust_env=False).status_code == 401
+        assert list(tmp_path.glob("sandbox-*"))
+        running.send_signal(end)
+        rest, errors = running.communicate(timeout=30)
+        assert (running.returncode, rest) == (0, ""), errors
+        assert "Traceback" not in errors
+        assert not list(tmp_path.iterdir())
+
+
+def test_the_command_speaks_json_and_takes_its_switches(tmp_path: Path) -> None:
+    with process(tmp_path, "--port", "0", "--json", "--throttle", "1", "--retry-after", "9") as running:
+        assert running.stdout is not None
+        url = json.loads(running.stdout.readline())["url"]
+        answer = httpx.get(f"{url}/account/v2/request", headers=TOKEN, trust_env=False)
+        assert (answer.status_code, answer.headers["retry-after"]) == (429, "9")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text", "status"),
+    [
+        (["--host", "0.0.0.0"], "loopback", 2),
+        (["--delay", "soon"], "no time", 2),
+        (["--cut", "0.6", "--html", "0.6"], "together more than 1", 2),
+        (["--drop", "1.5"], "drop", 2),
+    ],
+)
+def test_wrong_usage_is_refused_in_words(
+    tmp_path: Path, arguments: list[str], text: str, status: int
+) -> None:
+    with process(tmp_path, "--port", "0", *arguments) as running:
+        output, errors = running.communicate(timeout=30)
+        assert running.returncode == status
+        assert text in " ".join(errors.split())
+        assert output == ""
+
+
+def test_a_port_that_is_taken_ends_in_one_line(tmp_path: Path) -> None:
+    with process(tmp_path, "--port", "0") as first:
+        assert first.stdout is not None
+        port = first.stdout.readline().rsplit(":", 1)[-1].strip()
+        with process(tmp_path, "--port", port) as second:
+            _, errors = second.communicate(timeout=30)
+            assert second.returncode == 1
+            assert errors.count("\n") == 1
+            assert "Address already in use" in errors
+            assert port in errors
+
+
+def test_run_refuses_to_listen_elsewhere_than_on_loopback() -> None:
+    with pytest.raises(ValueError, match="loopback"):
+        run(Options(), host="192.0.2.1")
+
+
+def test_the_command_has_a_switch_for_every_fault_and_every_fault_a_share() -> None:
+    shares = {field.name for field in dataclasses.fields(Faults)}
+    groups = (JobFault, ResultFault, CompletionFault, SubmitFault, CallFault)
+    assert shares == {fault.value for group in groups for fault in group}
+    assert shares <= set(inspect.signature(sandbox).parameters)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("1.5", 1.5), ("250ms", 0.25), ("30s", 30), ("10m", 600), ("24h", 86400), ("2d", 172800)],
+)
+def test_times_are_read_with_and_without_units(text: str, value: float) -> None:
+    assert seconds(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize("text", ["", "-1", "h", "1w", "1 2", "nan"])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(typer.BadParameter):
+        seconds(text)
+
+
+def test_the_sandbox_imports_nothing_of_the_receivers_own() -> None:
+    folder = Path(inspect.getfile(receiver.sandbox)).parent
+    imported = set()
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0
+                imported.add(node.module or "")
+    assert "receiver.sandbox.options" in imported
+    ours = {name for name in imported if name.split(".")[0] == "receiver"}
+    assert {name for name in ours if not name.startswith("receiver.sandbox.")} == set()
+
+
+def test_samples_differ_in_format_size_and_factor_and_are_what_they_say() -> None:
+    assert len(SAMPLES) >= 6
+    assert len({(sample.width, sample.height) for sample in SAMPLES}) == len(SAMPLES)
+    assert {sample.factor for sample in SAMPLES} == {2, 4, 8}
+    for sample in SAMPLES:
+        with Image.open(BytesIO(sample.draw())) as picture:
+            picture.load()
+            assert picture.size == (sample.width, sample.height)
+            assert (
+                picture.format == {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[sample.format.split("-")[0]]
+            )
+            assert ("A" in picture.mode) == sample.format.endswith("alpha")
+
+
+def test_pictures_are_alike_for_one_seed_and_differ_for_two() -> None:
+    assert draw(1, (64, 48), "png") == draw(1, (64, 48), "png") != draw(2, (64, 48), "png")
