@@ -3,7 +3,7 @@
 import json
 import re
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeGuard
 
 from receiver.errors import BodyError
 
@@ -49,6 +49,11 @@ class Completion:
     failure: Failure | None = None
 
 
+def is_job_id(value: object) -> TypeGuard[str]:
+    """Whether this can be a job's id: 1 to 128 letters, digits, dots, dashes and underscores."""
+    return isinstance(value, str) and _ID.fullmatch(value) is not None
+
+
 def parse(body: bytes) -> Completion:
     """Reads the body of a delivery.
 
@@ -74,7 +79,7 @@ def read(document: Any) -> Completion:
     if not isinstance(document, dict):
         _refuse("it is no JSON object")
     job = document.get("id")
-    if not isinstance(job, str) or not _ID.fullmatch(job):
+    if not is_job_id(job):
         _refuse("id is no job's id")
     if document.get("type", "upscaler") != "upscaler":
         _refuse("type is not upscaler")

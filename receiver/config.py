@@ -194,22 +194,29 @@ SETTINGS: tuple[str, ...] = (
 """The names of all environment variables that mean something to the program."""
 
 
-def load(environ: Mapping[str, str], *, dotenv: Path | None = None) -> Config:
-    """Builds the configuration.
+def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
+    """The environment with what a ``.env`` file adds to it; empty values count as none.
 
-    A setting is taken from ``environ``; else from the file of its name in ``RECEIVER_SECRETS_DIR``; else from
-    ``dotenv``. An empty value counts as none.
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    written: dict[str, str] = {}
+    if dotenv.is_file():
+        try:
+            found = dotenv_values(dotenv, interpolate=False)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{dotenv}: cannot be read ({type(error).__name__})") from None
+        written = {name: value for name, value in found.items() if value}
+    return {**written, **{name: value for name, value in environ.items() if value}}
 
-    Args:
-        environ: the environment, usually ``os.environ``.
-        dotenv: a ``.env`` file to read where it exists.
+
+def load(environ: Mapping[str, str]) -> Config:
+    """Builds the configuration from an environment; what is not there, from ``RECEIVER_SECRETS_DIR``.
 
     Raises:
         ConfigError: one line that names the first wrong setting.
     """
-    written = _read_dotenv(dotenv)
-    directory = environ.get("RECEIVER_SECRETS_DIR") or written.get("RECEIVER_SECRETS_DIR")
-    given = {**written, **_read_secrets(directory), **{k: v for k, v in environ.items() if v}}
+    given = {**_read_secrets(environ.get("RECEIVER_SECRETS_DIR")), **{k: v for k, v in environ.items() if v}}
     values: dict[str, Any] = {name: given[name] for name in SETTINGS if name in given}
     values.pop("RECEIVER_SECRETS_DIR", None)
     strangers = sorted(name for name in given if name.startswith("RECEIVER_") and name not in SETTINGS)
@@ -220,15 +227,6 @@ def load(environ: Mapping[str, str], *, dotenv: Path | None = None) -> Config:
         name = str(first["loc"][0]) if first["loc"] else "settings"
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{name}: {message}") from None
-
-
-def _read_dotenv(path: Path | None) -> dict[str, str]:
-    if path is None or not path.is_file():
-        return {}
-    try:
-        return {name: value for name, value in dotenv_values(path, interpolate=False).items() if value}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
 
 
 def _read_secrets(directory: str | None) -> dict[str, str]:

@@ -44,7 +44,7 @@ class Intake:
     url_lifetime: timedelta
     now: Callable[[], int]
 
-    async def __call__(self, request: Request) -> Response:
+    async def deliver(self, request: Request) -> Response:
         """Takes one delivery. The answers are those of the README's table."""
         try:
             proof = self._proof(request)
@@ -55,12 +55,12 @@ class Intake:
             return await self._record(request, body, proof)
         except AuthError as error:
             log.warning("delivery refused", reason=error.reason)
-            return problem(401, error.reason)
+            return problem(error.reason)
         except BodyError as error:
-            return problem(_STATUS[error.reason], error.reason, error.detail)
+            return problem(error.reason, error.detail)
         except LedgerError as error:
             log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
-            return problem(503, error.reason, headers={"Retry-After": "5"})
+            return problem(error.reason)
 
     def _proof(self, request: Request) -> Proof | None:
         try:
@@ -114,16 +114,6 @@ class Intake:
         if stated is not None:
             return int(stated.timestamp() * 1000)
         return self.now() + int(self.url_lifetime.total_seconds() * 1000)
-
-
-_STATUS = {
-    "body.too_large": 413,
-    "body.too_slow": 408,
-    "body.cut_short": 400,
-    "body.not_json": 400,
-    "body.not_a_completion": 422,
-    "body.unsupported_type": 415,
-}
 
 
 def _check_type(request: Request) -> None:

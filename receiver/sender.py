@@ -11,6 +11,7 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeGuard
 
 from itsdangerous import BadData, TimestampSigner
 
@@ -41,6 +42,11 @@ class Proof:
 
     ticket: str | None
     ref: str | None
+
+
+def is_ref(value: object) -> TypeGuard[str]:
+    """Whether this can be a submitter's reference: 1 to 200 printable ASCII characters."""
+    return isinstance(value, str) and value.isascii() and _REF.fullmatch(value.encode("ascii")) is not None
 
 
 class Sender:

@@ -114,6 +114,7 @@ class Job:
         promised_width: pixels, as the completion says; ``None`` where it says nothing.
         promised_height: likewise.
         image: what was found in the verified bytes.
+        suspect: checksum of the last bytes that came and were not the promised image.
         spool: the verified file's name in the spool, while the job is ``fetched``.
     """
 
@@ -129,6 +130,7 @@ class Job:
     promised_width: int | None = None
     promised_height: int | None = None
     image: Image | None = None
+    suspect: str | None = None
     spool: str | None = None
     stored: Stored | None = None
     problem: Problem | None = None

@@ -129,6 +129,14 @@ class LedgerView:
         """The ledger in numbers; jobs submitted before ``silent_since`` and still silent are overdue."""
         return await self._readers.ask(lambda db: queries.stats(db, silent_since))
 
+    async def spool_names(self) -> frozenset[str]:
+        """The names of all spool files that the ledger counts on."""
+        return await self._readers.ask(queries.spool_names)
+
+    async def spool_bytes(self) -> int:
+        """Bytes of all images that wait in the spool for the archive."""
+        return await self._readers.ask(queries.spool_bytes)
+
     async def next_event_at(self) -> int | None:
         """When a wait or a deadline ends next, ms since the epoch."""
         return await self._readers.ask(queries.next_event_at)
@@ -247,9 +255,16 @@ class Ledger(LedgerView):
         """The image cannot be had as promised. False: the claim is void."""
         return await self._write(lambda tx: verbs.rejected(tx, claim, error, self._now()))
 
-    async def retry_later(self, claim: Claim, at: int, error: ReceiverError) -> bool:
-        """The attempt failed; the job waits until ``at``, ms since the epoch. False: the claim is void."""
-        return await self._write(lambda tx: verbs.retry_later(tx, claim, at, error, self._now()))
+    async def retry_later(
+        self, claim: Claim, at: int, error: ReceiverError, *, suspect: str | None = None
+    ) -> bool:
+        """The attempt failed; the job waits until ``at``, ms since the epoch. False: the claim is void.
+
+        ``suspect`` is the checksum of bytes that came and were not the promised image.
+        """
+        return await self._write(
+            lambda tx: verbs.retry_later(tx, claim, at, error, self._now(), suspect=suspect)
+        )
 
     async def spool_lost(self, claim: Claim, error: ReceiverError) -> bool:
         """The spooled image is gone or damaged; the job is to be fetched again. False: the claim is void."""

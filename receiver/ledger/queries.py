@@ -166,6 +166,17 @@ def soonest_deadline(db: sqlite3.Connection) -> int | None:
     return None if deadline is None else int(deadline)
 
 
+def spool_names(db: sqlite3.Connection) -> frozenset[str]:
+    """The names of all spool files that jobs wait with for the archive."""
+    return frozenset(row["spool"] for row in db.execute("SELECT spool FROM jobs WHERE state = 'fetched'"))
+
+
+def spool_bytes(db: sqlite3.Connection) -> int:
+    """Bytes of all images that wait in the spool."""
+    (size,) = db.execute("SELECT bytes FROM totals WHERE state = 'fetched'").fetchone()
+    return int(size)
+
+
 def next_event_at(db: sqlite3.Connection) -> int | None:
     """When the worker has something to do that no commit announces: the end of a wait, or a deadline."""
     (due,) = db.execute(

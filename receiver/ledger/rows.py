@@ -27,6 +27,7 @@ def job(row: sqlite3.Row) -> Job:
         promised_width=row["promised_width"],
         promised_height=row["promised_height"],
         image=image,
+        suspect=row["suspect"],
         spool=row["spool"],
         stored=stored,
         problem=problem,

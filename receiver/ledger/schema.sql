@@ -30,6 +30,7 @@ CREATE TABLE jobs (
     height INTEGER,
     bytes INTEGER,
     sha256 TEXT,
+    suspect TEXT,                          -- sha256 of bytes that failed verification: the same again are no accident
     spool TEXT,                            -- the verified file's name in the spool, while fetched
     uri TEXT,
     etag TEXT,

@@ -85,7 +85,7 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded:
         sets = ", ".join(f"{name} = :{name}" for name in values)
         tx.db.execute(
             f"UPDATE jobs SET {sets}, ref = coalesce(ref, :ref), attempts = 0, next_attempt_at = NULL,"  # noqa: S608 - likewise
-            " holder = NULL, lease_until = NULL WHERE seq = :seq",
+            " holder = NULL, lease_until = NULL, suspect = NULL WHERE seq = :seq",
             {"ref": delivery.ref, "seq": known["seq"], **values},
         )
         _keep(tx, known["seq"], delivery, now)
@@ -206,14 +206,17 @@ def rejected(tx: Transaction, claim: Claim, error: ReceiverError, now: int) -> b
     )
 
 
-def retry_later(tx: Transaction, claim: Claim, at: int, error: ReceiverError, now: int) -> bool:
+def retry_later(
+    tx: Transaction, claim: Claim, at: int, error: ReceiverError, now: int, *, suspect: str | None
+) -> bool:
     """The attempt did not succeed; the job waits until ``at`` (ms since the epoch)."""
     return _move(
         tx,
         claim,
         claim.job.state,
-        "event = 'attempt_failed', reason = :reason, detail = :detail, next_attempt_at = :at",
-        {"now": now, "at": at, "reason": error.reason, "detail": error.detail},
+        "event = 'attempt_failed', reason = :reason, detail = :detail, next_attempt_at = :at,"
+        " suspect = coalesce(:suspect, suspect)",
+        {"now": now, "at": at, "reason": error.reason, "detail": error.detail, "suspect": suspect},
     )
 
 
@@ -306,7 +309,7 @@ def retry(tx: Transaction, job_id: str, now: int) -> Job:
         tx.db.execute(
             "UPDATE jobs SET state = :state, event = 'retried', reason = NULL, detail = NULL,"
             " attempts = CASE WHEN :moves THEN 0 ELSE attempts END, next_attempt_at = NULL,"
-            " updated_at = :now WHERE seq = :seq",
+            " suspect = NULL, updated_at = :now WHERE seq = :seq",
             {"state": State.RECEIVED if moves else state, "moves": moves, "now": now, "seq": row["seq"]},
         )
         tx.changed.append(job_id)

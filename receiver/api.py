@@ -1,0 +1,274 @@
+"""What can be asked over HTTP, by people and programs with an API token."""
+
+import asyncio
+import base64
+import binascii
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from receiver import query, view
+from receiver.archive import Archive
+from receiver.completion import is_job_id
+from receiver.errors import BodyError, LedgerError
+from receiver.ledger import Ledger, Submission
+from receiver.problem import problem
+from receiver.sender import is_ref
+from receiver.states import FINAL, State
+
+UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
+
+MAX_BODY_BYTES = 64 * 1024
+
+IMAGE_HEADERS = {
+    # The bytes are a stranger's: whatever a browser makes of them, it may run and load nothing.
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cache-Control": "private, no-store",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that readiness depends on.
+
+    Attributes:
+        name: what is checked.
+        look: gives what is wrong in a sentence, or ``None``.
+    """
+
+    name: str
+    look: Callable[[], Awaitable[str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The query routes.
+
+    Attributes:
+        ledger: what is asked.
+        archive: where images are read from.
+        overdue_after: how long a submitted job may be silent.
+        now: the time, ms since the epoch.
+        stopping: set when the server is to end; whoever waits is answered then.
+        checks: what readiness depends on.
+    """
+
+    ledger: Ledger
+    archive: Archive
+    overdue_after: timedelta
+    now: Callable[[], int]
+    stopping: asyncio.Event
+    checks: Sequence[Check]
+
+    def routes(self) -> list[Route]:
+        """All routes."""
+        return [
+            Route("/healthz", self.healthz, methods=["GET"]),
+            Route("/readyz", self.readyz, methods=["GET"]),
+            Route("/jobs", self.jobs, methods=["GET"]),
+            Route("/jobs", self.announce, methods=["POST"]),
+            Route("/jobs/{id}", self.job, methods=["GET"]),
+            Route("/jobs/{id}/image", self.image, methods=["GET"]),
+            Route("/jobs/{id}/retry", self.retry, methods=["POST"]),
+            Route("/deliveries", self.deliveries, methods=["GET"]),
+            Route("/stats", self.stats, methods=["GET"]),
+        ]
+
+    async def jobs(self, request: Request) -> Response:
+        """``GET /jobs``: a page of jobs, newest first."""
+        wanted, window = query.jobs(request.query_params, silent_since=self._silent_since())
+        page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
+        return JSONResponse({"jobs": [view.job(job) for job in page.jobs], "next": query.cursor(page.next)})
+
+    async def job(self, request: Request) -> Response:
+        """``GET /jobs/{id}``: one job with its history; with ``wait``, as soon as the job has ended."""
+        seconds = query.wait(request.query_params)
+        job_id = request.path_params["id"]
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        with self.ledger.changes_of(job_id) as changed:
+            while True:
+                found = await self.ledger.job_with_history(job_id)
+                if found is None:
+                    raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+                job, history = found
+                if job.state in FINAL or loop.time() >= until or self.stopping.is_set():
+                    return JSONResponse({**view.job(job), "history": [view.event(e) for e in history]})
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), until - loop.time())
+                changed.clear()
+
+    async def image(self, request: Request) -> Response:
+        """``GET /jobs/{id}/image``: the archived image, or where it can be had for a while."""
+        query.nothing(request.query_params)
+        job_id = request.path_params["id"]
+        job = await self.ledger.job(job_id)
+        if job is None:
+            raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+        if job.state is not State.ARCHIVED or job.stored is None or job.image is None:
+            raise LedgerError("ledger.wrong_state", f"Job {job_id} is {job.state}, not archived.")
+        place = await self.archive.locate(job.stored, job.image)
+        if isinstance(place, Path):
+            return FileResponse(place, media_type=job.image.content_type, headers=IMAGE_HEADERS)
+        return RedirectResponse(
+            place, 302, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+        )
+
+    async def retry(self, request: Request) -> Response:
+        """``POST /jobs/{id}/retry``: an operator wants the job tried again now."""
+        query.nothing(request.query_params)
+        return JSONResponse(view.job(await self.ledger.retry(request.path_params["id"])), 202)
+
+    async def announce(self, request: Request) -> Response:
+        """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
+        query.nothing(request.query_params)
+        submission = _submission(await _json(request))
+        new = await self.ledger.expect(submission)
+        job = await self.ledger.job(submission.id)
+        assert job is not None
+        return JSONResponse(view.job(job), 201 if new else 200)
+
+    async def deliveries(self, request: Request) -> Response:
+        """``GET /deliveries``: what came to the webhook and was no completion, newest first."""
+        outcome, window = query.deliveries(request.query_params, UNREAD_OUTCOMES)
+        found = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit + 1)
+        page = found[: window.limit]
+        more = len(found) > window.limit
+        rows = [
+            {
+                "id": unread.seq,
+                "at": view.time(unread.at),
+                "outcome": unread.outcome,
+                "detail": unread.detail,
+                **_body(unread.body),
+            }
+            for unread in page
+        ]
+        return JSONResponse({"deliveries": rows, "next": query.cursor(page[-1].seq if more else None)})
+
+    async def stats(self, request: Request) -> Response:
+        """``GET /stats``: the ledger in numbers."""
+        query.nothing(request.query_params)
+        stats = await self.ledger.stats(silent_since=self._silent_since())
+        oldest = stats.oldest_waiting_at
+        return JSONResponse(
+            {
+                "states": {state.value: stats.jobs[state] for state in State},
+                "oldest_waiting_seconds": None if oldest is None else max(self.now() - oldest, 0) / 1000,
+                "soonest_deadline": view.time(stats.soonest_deadline),
+                "overdue": stats.overdue,
+                "bytes_archived": stats.bytes[State.ARCHIVED],
+                "spool_bytes": stats.bytes[State.FETCHED],
+                "unread_deliveries": stats.unread,
+            }
+        )
+
+    async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - the form of an endpoint
+        """``GET /healthz``: the process answers."""
+        return JSONResponse({"status": "ok"})
+
+    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - the form of an endpoint
+        """``GET /readyz``: 200, or 503 with each failing check."""
+        failing = {}
+        for check in self.checks:
+            wrong = await check.look()
+            if wrong is not None:
+                failing[check.name] = wrong
+        if self.stopping.is_set():
+            failing["serving"] = "The receiver is shutting down."
+        return JSONResponse(
+            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
+        )
+
+    def _silent_since(self) -> int:
+        return self.now() - int(self.overdue_after.total_seconds() * 1000)
+
+
+class RequireToken:
+    """Lets nobody in without one of the API tokens, as Bearer or as the password of HTTP Basic.
+
+    Args:
+        app: what stands behind.
+        tokens: each of them is accepted.
+        open_to_all: the paths that need none; every other path does, whether or not there is such a route.
+    """
+
+    def __init__(self, app: ASGIApp, tokens: Sequence[str], open_to_all: Collection[str]) -> None:
+        self._app = app
+        self._open = open_to_all
+        self._tokens = [token.encode() for token in tokens]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on, or answers 401."""
+        if scope["path"] not in self._open and not self._admits(Headers(scope=scope)):
+            # Basic stands first, so that a browser just asks.
+            challenge = 'Basic realm="upscale-receiver", charset="UTF-8", Bearer'
+            refusal = problem("auth.token_refused", headers={"WWW-Authenticate": challenge})
+            await refusal(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+    def _admits(self, headers: Headers) -> bool:
+        given = _token(headers.getlist("authorization"))
+        admitted = False
+        for token in self._tokens:
+            admitted |= hmac.compare_digest(given, token)
+        return admitted
+
+
+def _token(authorization: Sequence[str]) -> bytes:
+    """The token of an Authorization header; empty, which equals none, where there is not exactly one."""
+    scheme, _, value = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
+    # Starlette decodes headers as Latin-1; a token is compared as the bytes that came.
+    credentials = value.strip().encode("latin-1")
+    if scheme.lower() == "bearer":
+        return credentials
+    if scheme.lower() == "basic":
+        try:
+            return base64.b64decode(credentials, validate=True).partition(b":")[2]
+        except (ValueError, binascii.Error):
+            return b""
+    return b""
+
+
+async def _json(request: Request) -> Any:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise BodyError("body.not_json") from None
+
+
+def _submission(document: Any) -> Submission:
+    if not isinstance(document, dict) or not set(document) <= {"id", "ref"}:
+        raise BodyError("body.invalid", 'The body must be an object such as {"id": "…", "ref": "…"}.')
+    job_id, ref = document.get("id"), document.get("ref")
+    if not is_job_id(job_id):
+        raise BodyError("body.invalid", "id is no job's id.")
+    if ref is not None and not is_ref(ref):
+        raise BodyError("body.invalid", "ref must be 1 to 200 printable ASCII characters.")
+    return Submission(job_id, ref)
+
+
+def _body(raw: bytes) -> dict[str, str]:
+    """A raw body as JSON can carry it: as text where it is UTF-8, else as base64."""
+    try:
+        return {"body": raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"body_base64": base64.b64encode(raw).decode("ascii")}

@@ -1,0 +1,176 @@
+"""Builds everything and hands it in."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from importlib import metadata
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Route
+
+from receiver.api import Api, Check, RequireToken
+from receiver.archive import Archive, check_template, open_archive
+from receiver.config import Config
+from receiver.errors import ConfigError, LedgerError, ReceiverError
+from receiver.fetch import fetch
+from receiver.fetch.sources import Sources
+from receiver.intake import Intake
+from receiver.ledger import DirectoryLock, Ledger, wall_clock
+from receiver.problem import for_no_route, for_our_error
+from receiver.sender import Sender
+from receiver.spool import Spool
+from receiver.verify import Limits as VerifyLimits
+from receiver.verify import Verifier
+from receiver.worker import Plan, Rooms, Worker
+
+log = structlog.get_logger("receiver.app")
+
+FETCH_TIME = timedelta(minutes=10)
+"""The longest that one download may take."""
+
+
+WEBHOOK_PATH = "/webhooks/ximilar"
+
+OPEN_TO_ALL = frozenset({WEBHOOK_PATH, "/healthz", "/readyz"})
+"""Paths that need no API token; the webhook has a proof of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """A receiver that is open and working.
+
+    Attributes:
+        app: the routes.
+        stopping: to be set when no more is to be accepted, so that those who wait are answered.
+    """
+
+    app: Starlette
+    stopping: asyncio.Event
+
+
+def check(config: Config) -> None:
+    """Checks the settings that only their own rooms can judge, before anything is opened or made.
+
+    Raises:
+        ConfigError: one line that names the setting.
+    """
+    check_template(config.archive_key)
+    Sources.parse(config.image_sources)
+    open_archive(config.archive_uri)
+    if config.max_spool_bytes < config.max_image_bytes:
+        raise ConfigError("RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES")
+
+
+@asynccontextmanager
+async def open_receiver(config: Config, environ: Mapping[str, str]) -> AsyncIterator[Receiver]:
+    """Opens ledger, spool and archive, starts the worker, and yields the routes; then closes all of it.
+
+    Args:
+        config: as it passed `check`.
+        environ: where the AWS SDK's variables are looked up beside the process's own.
+
+    Raises:
+        LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.
+        SpoolError: the spool cannot be read.
+    """
+    async with AsyncExitStack() as stack:
+        _make_data_dir(config)
+        lock = DirectoryLock(config.data_dir)
+        stack.callback(lock.release)
+        ledger = await Ledger.serve(config.data_dir)
+        stack.push_async_callback(ledger.close)
+        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+        stack.push_async_callback(archive.aclose)
+        rooms = Rooms(
+            ledger=ledger,
+            fetcher=await stack.enter_async_context(_fetcher(config)),
+            verifier=await stack.enter_async_context(_verifier(config)),
+            spool=Spool(
+                config.data_dir / "spool",
+                max_bytes=config.max_spool_bytes,
+                max_image_bytes=config.max_image_bytes,
+            ),
+            archive=archive,
+        )
+        plan = Plan(config.fetches, config.uploads, FETCH_TIME, config.archive_key)
+        worker = Worker(rooms, plan, now=wall_clock)
+        await worker.start()
+        stack.push_async_callback(worker.stop)
+        stopping = asyncio.Event()
+        stack.callback(stopping.set)
+        yield Receiver(_routes(config, ledger, archive, worker, stopping), stopping)
+
+
+def _make_data_dir(config: Config) -> None:
+    try:
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
+    if not os.access(config.data_dir, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
+
+
+def _fetcher(config: Config) -> fetch.Fetcher:
+    return fetch.Fetcher(
+        sources=Sources.parse(config.image_sources),
+        networks=config.image_networks,
+        limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
+        user_agent=f"upscale-receiver/{metadata.version('upscale-receiver')}",
+    )
+
+
+def _verifier(config: Config) -> Verifier:
+    return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
+
+
+def _routes(
+    config: Config, ledger: Ledger, archive: Archive, worker: Worker, stopping: asyncio.Event
+) -> Starlette:
+    intake = Intake(
+        ledger, Sender.from_config(config), config.max_webhook_bytes, config.url_lifetime, wall_clock
+    )
+    api = Api(ledger, archive, config.overdue_after, wall_clock, stopping, _checks(ledger, worker))
+    tokens = [token.get_secret_value() for token in config.api_tokens]
+    return Starlette(
+        routes=[
+            Route(WEBHOOK_PATH, intake.deliver, methods=["POST"]),
+            *api.routes(),
+        ],
+        middleware=[Middleware(RequireToken, tokens=tokens, open_to_all=OPEN_TO_ALL)],
+        exception_handlers={HTTPException: for_no_route, ReceiverError: for_our_error},
+    )
+
+
+def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
+    async def ledger_writable() -> str | None:
+        try:
+            await ledger.check_writable()
+        except LedgerError as error:
+            return error.detail
+        return None
+
+    async def workers_alive() -> str | None:
+        return None if worker.alive() else "A worker has ended."
+
+    async def spool_has_room() -> str | None:
+        try:
+            return None if await worker.spool_has_room() else "No download fits any more."
+        except (LedgerError, OSError) as error:
+            return f"The spool cannot be measured: {error}"
+
+    async def archive_reachable() -> str | None:
+        trouble = worker.archive_trouble
+        return None if trouble is None else trouble.detail
+
+    return [
+        Check("ledger", ledger_writable),
+        Check("workers", workers_alive),
+        Check("spool", spool_has_room),
+        Check("archive", archive_reachable),
+    ]

@@ -1,0 +1,117 @@
+"""The command line."""
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from receiver import config as settings
+from receiver import logs, tables
+from receiver.config import Config
+from receiver.errors import ConfigError, ReceiverError
+from receiver.ledger import Filter, LedgerView
+from receiver.sandbox.command import sandbox
+from receiver.serve import serve as serve_until_stopped
+from receiver.states import State
+
+app = typer.Typer(
+    name="receiver",
+    help="The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+app.command()(sandbox)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def main() -> None:
+    """Runs the command; every error that was foreseen becomes one line and exit code 1."""
+    try:
+        app()
+    except (ConfigError, ReceiverError) as error:
+        _fail(str(error))
+
+
+@app.command()
+def serve(*, as_json: AsJson = False) -> None:
+    """Accept deliveries, archive images and answer questions, until SIGTERM."""
+    config, environ = _settings()
+    logs.configure("json" if as_json else config.log)
+    try:
+        serve_until_stopped(config, environ, ready=lambda _: None)
+    except OSError as error:
+        _fail(f"cannot listen on {config.host}, port {config.port}: {error.strerror}")
+    except SystemExit:  # uvicorn's way to say that it could not listen; its own line says why
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def init(*, as_json: AsJson = False) -> None:
+    """Print a ready .env with fresh secrets."""
+    values = {
+        "RECEIVER_WEBHOOK_HEADERS": f'{{"X-Webhook-Secret": "{secrets.token_urlsafe(32)}"}}',
+        "RECEIVER_SIGNING_KEYS": secrets.token_urlsafe(32),
+        "RECEIVER_API_TOKENS": secrets.token_urlsafe(32),
+    }
+    if as_json:
+        tables.print_json(values)
+    else:
+        typer.echo(tables.dotenv(values))
+
+
+@app.command()
+def jobs(
+    *,
+    state: Annotated[list[State] | None, typer.Option(help="Only these; may be given several times.")] = None,
+    ref: Annotated[str | None, typer.Option(help="Only those with this reference.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, the newest first."""
+    config, _ = _settings()
+
+    async def ask() -> None:
+        view = await LedgerView.open(config.data_dir)
+        try:
+            page = await view.jobs(Filter(tuple(state or ()), ref, reason), limit=limit)
+        finally:
+            await view.close()
+        tables.jobs(page, as_json=as_json)
+
+    asyncio.run(ask())
+
+
+@app.command()
+def job(job_id: Annotated[str, typer.Argument(metavar="ID")], *, as_json: AsJson = False) -> None:
+    """Show one job and its history."""
+    config, _ = _settings()
+
+    async def ask() -> bool:
+        view = await LedgerView.open(config.data_dir)
+        try:
+            found = await view.job_with_history(job_id)
+        finally:
+            await view.close()
+        if found is not None:
+            tables.job(*found, as_json=as_json)
+        return found is not None
+
+    if not asyncio.run(ask()):
+        _fail(f"there is no job {job_id}")
+
+
+def _settings() -> tuple[Config, Mapping[str, str]]:
+    environ = settings.environment(os.environ, Path(".env"))
+    return settings.load(environ), environ
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"receiver: {message}", file=sys.stderr)  # noqa: T201 - the command's own last word
+    raise SystemExit(1)

@@ -1,0 +1,118 @@
+"""Serves a receiver over HTTP until it is told to stop."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+import structlog
+import uvicorn
+
+from receiver.app import check, open_receiver
+from receiver.config import Config
+
+log = structlog.get_logger("receiver.serve")
+
+DRAIN_SECONDS = 3
+"""How long requests under way may go on after SIGTERM; the worker's own grace comes on top."""
+
+MAX_CONNECTIONS = 2_000
+KEEP_ALIVE_SECONDS = 30
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but it says when it takes connections, and leaves signals alone.
+
+    uvicorn raises the signals that it caught again at its end, and the process would die of them.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen, then tells the port."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready(self.servers[0].sockets[0].getsockname()[1])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to `serve`."""
+        yield
+
+
+def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], None]) -> None:
+    """Opens the receiver and serves until SIGTERM or SIGINT; then drains and returns.
+
+    Args:
+        config: the settings.
+        environ: where the AWS SDK's variables are looked up.
+        ready: called with the address once deliveries are accepted.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        ReceiverError: the ledger or the spool cannot be used.
+        OSError: the address cannot be listened on.
+    """
+    config.check_serve()
+    check(config)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(config, environ, ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415 - not to be had on Windows
+
+    return uvloop.new_event_loop
+
+
+async def _serve(config: Config, environ: Mapping[str, str], ready: Callable[[str], None]) -> None:
+    for name in config.unknown:
+        log.warning("setting unknown", setting=name)
+    if config.ximilar_api_token is None:
+        log.warning(
+            "XIMILAR_API_TOKEN is not set: nothing is asked of the provider, missed webhooks stay missed"
+        )
+    os.umask(0o077)  # whatever is made here is the owner's alone
+    loop = asyncio.get_running_loop()
+
+    def announce(port: int) -> None:
+        address = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{port}"
+        log.info("serving", address=address)
+        ready(address)
+
+    async with open_receiver(config, environ) as receiver:
+        server = _Server(
+            uvicorn.Config(
+                receiver.app,
+                host=config.host,
+                port=config.port,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=True,
+                proxy_headers=False,
+                http="httptools",
+                limit_concurrency=MAX_CONNECTIONS,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+            ),
+            announce,
+        )
+
+        def stop() -> None:
+            log.info("stopping")
+            receiver.stopping.set()
+            server.should_exit = True
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        await server.serve()
+    log.info("stopped")

@@ -1,0 +1,139 @@
+"""Our own disk between the provider and the archive.
+
+A download has the name ``….part``. Once it is verified it is renamed to ``JOB.SHA256.EXT``: such a file is
+always whole, so a crash before the ledger knew of it costs nothing but a look at the disk.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import anyio.to_thread
+
+from receiver.errors import SpoolError
+from receiver.states import Image
+
+T = TypeVar("T")
+
+DISK_RESERVE = 256 * 2**20
+"""Bytes of the disk that downloads leave alone, so that the ledger can always write."""
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole file that lies in the spool.
+
+    Attributes:
+        path: where.
+        bytes: its size.
+        sha256: of the whole file.
+    """
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+class Spool:
+    """A folder of images that are not archived yet.
+
+    Args:
+        folder: made where it does not exist.
+        max_bytes: what the folder may hold.
+        max_image_bytes: what one download may take: so much room is kept for each that is under way.
+        reserve: bytes of the disk that stay free.
+    """
+
+    def __init__(
+        self, folder: Path, *, max_bytes: int, max_image_bytes: int, reserve: int = DISK_RESERVE
+    ) -> None:
+        self.folder = folder
+        self._max_bytes = max_bytes
+        self._max_image_bytes = max_image_bytes
+        self._reserve = reserve
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def room(self, held: int, under_way: int) -> int:
+        """How many more downloads may begin now.
+
+        Args:
+            held: bytes of the images that wait here for the archive.
+            under_way: downloads that have begun.
+        """
+        promised = under_way * self._max_image_bytes
+        by_limit = (self._max_bytes - held - promised) // self._max_image_bytes
+        free = shutil.disk_usage(self.folder).free
+        by_disk = (free - self._reserve - promised) // self._max_image_bytes
+        return int(max(min(by_limit, by_disk), 0))
+
+    def part(self, claim: str) -> Path:
+        """Where the download of a claim is written."""
+        return self.folder / f"{claim.replace(':', '-')}.part"
+
+    def path(self, name: str) -> Path:
+        """Where the file of this name lies."""
+        return self.folder / name
+
+    async def keep(self, part: Path, job: str, image: Image) -> str:
+        """Makes a verified and fsynced download durable under its final name, and returns the name.
+
+        Raises:
+            SpoolError: ``spool.disk``.
+        """
+        name = f"{job}.{image.sha256}.{image.extension}"
+        await _blocking(lambda: self._rename(part, name))
+        return name
+
+    async def check(self, name: str) -> Whole | None:
+        """Hashes a whole file anew; ``None`` where it is not there, or not what its name says any more.
+
+        Raises:
+            SpoolError: ``spool.disk``.
+        """
+        return await _blocking(lambda: self._check(name))
+
+    async def remove(self, path: Path) -> None:
+        """Removes a file, if it is there.
+
+        Raises:
+            SpoolError: ``spool.disk``.
+        """
+        await _blocking(lambda: path.unlink(missing_ok=True))
+
+    async def names(self) -> list[str]:
+        """The names of all files in the spool."""
+        return await _blocking(lambda: sorted(entry.name for entry in os.scandir(self.folder)))
+
+    def _rename(self, part: Path, name: str) -> None:
+        part.rename(self.folder / name)
+        directory = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)  # the name is on the disk only with the folder
+        finally:
+            os.close(directory)
+
+    def _check(self, name: str) -> Whole | None:
+        promised = job_and_sha256(name)
+        path = self.folder / name
+        if promised is None or not path.is_file():
+            return None
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return Whole(path, path.stat().st_size, digest) if digest == promised[1] else None
+
+
+def job_and_sha256(name: str) -> tuple[str, str] | None:
+    """The job's id and the checksum in the name of a whole file; ``None`` for any other name."""
+    job, _, rest = name.rpartition(".")[0].rpartition(".")
+    return (job, rest) if job and len(rest) == 64 else None
+
+
+async def _blocking(work: Callable[[], T]) -> T:
+    try:
+        return await anyio.to_thread.run_sync(work)
+    except OSError as error:
+        raise SpoolError("spool.disk", f"The spool's disk fails: {error.strerror}.") from error
