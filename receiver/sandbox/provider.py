@@ -19,7 +19,7 @@ from receiver.sandbox.validation import Submission, source_of
 
 logger = logging.getLogger(__name__)
 
-_SILENT_ENDS = {
+_BAD_ENDS = {
     JobFault.FAILED: Status.FAILED,
     JobFault.FAILED_TOLD: Status.FAILED,
     JobFault.LIMIT: Status.API_LIMIT_EXCEEDED,
@@ -101,8 +101,8 @@ class Provider:
         await asyncio.sleep(self.options.delay / 2)
         if fault is JobFault.STUCK:
             return
-        if fault in _SILENT_ENDS:
-            self._move(job, _SILENT_ENDS[fault])
+        if fault in _BAD_ENDS:
+            self._move(job, _BAD_ENDS[fault])
             if fault is JobFault.FAILED_TOLD:
                 await self._postman.deliver(job)
             return
