@@ -62,7 +62,7 @@ def job_table(found: Sequence[Job]) -> Table:
 
 def row(job: Job) -> Sequence[str]:
     """One job in short: id, state, ref, image, time of the last change, reason."""
-    image = f"{job.image.width}×{job.image.height} {job.image.format}" if job.image else ""
+    image = f"{job.image.width}x{job.image.height} {job.image.format}" if job.image else ""
     reason = job.problem.reason if job.problem else ""
     return (job.id, job.state.value, job.ref or "", image, view.time(job.updated_at) or "", reason)
 

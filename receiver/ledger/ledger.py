@@ -197,8 +197,8 @@ class Ledger(LedgerView):
 
     async def close(self) -> None:
         """Commits what waits, and closes."""
+        await super().close()  # the last connection to close writes the WAL back, and must be able to write
         await self._writer.close()
-        await super().close()
 
     async def check_writable(self) -> None:
         """Makes a durable commit that changes nothing of worth.
