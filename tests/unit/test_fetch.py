@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from receiver.errors import FetchError, ReceiverError, SpoolError, UrlError
-from receiver.fetch.fetch import Fetcher, Limits
+from receiver.fetch.fetch import Fetcher, Limits, _SpoolFile
 from receiver.fetch.sources import Sources
 from tests.support.hostile import Behaviour, Peer, Recorder, answer, redirect, says, serve
 
@@ -652,6 +652,16 @@ async def test_a_file_that_exists_is_neither_overwritten_nor_removed(into: Path)
             await subject.fetch(server.url, into)
     assert caught.value.reason == "spool.disk"
     assert into.read_bytes() == b"mine"
+
+
+def test_a_thread_that_comes_too_late_creates_nothing_for_a_discarded_download(into: Path) -> None:
+    file = _SpoolFile(into)
+    file.discard()
+    file.create()
+    file.write(bytearray(b"late"))
+    assert not into.exists()
+    with pytest.raises(SpoolError):
+        file.finish()
 
 
 async def test_a_folder_that_is_not_there_is_spool_disk(into: Path) -> None:
