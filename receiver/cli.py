@@ -1,16 +1,18 @@
 """The command line."""
 
 import asyncio
+import json
 import os
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from receiver import config as settings
+from receiver import demo as demonstration
 from receiver import logs, tables
 from receiver.config import Config
 from receiver.errors import ConfigError, ReceiverError
@@ -39,16 +41,60 @@ def main() -> None:
 
 
 @app.command()
-def serve(*, as_json: AsJson = False) -> None:
+def serve(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Announce the address as JSON on stdout.")] = False,
+) -> None:
     """Accept deliveries, archive images and answer questions, until SIGTERM."""
     config, environ = _settings()
-    logs.configure("json" if as_json else config.log)
+    logs.configure(config.log)
+
+    def ready(address: str) -> None:
+        if as_json:
+            print(json.dumps({"address": address}), flush=True)  # noqa: T201 - for the program that started it
+
     try:
-        serve_until_stopped(config, environ, ready=lambda _: None)
+        serve_until_stopped(config, environ, ready=ready)
     except OSError as error:
         _fail(f"cannot listen on {config.host}, port {config.port}: {error.strerror}")
     except SystemExit:  # uvicorn's way to say that it could not listen; its own line says why
         raise typer.Exit(1) from None
+
+
+@app.command()
+def demo(
+    images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Your own files.")] = None,
+    *,
+    folder: Annotated[Path, typer.Option(help="Where ledger and images go.")] = Path("receiver-demo"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="The receiver's; 0 for any free one.")] = 8080,
+    leave: Annotated[bool, typer.Option("--exit", help="End when all images are archived.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run sandbox, receiver and folder archive on this machine, with a few images through all of it."""
+    try:
+        pictures = demonstration.read_pictures(images) if images else demonstration.own_pictures()
+        archived = asyncio.run(_demo(pictures, folder, port, leave=leave, as_json=as_json))
+    except demonstration.DemoError as error:
+        _fail(str(error))
+    except KeyboardInterrupt:
+        return
+    if not archived:
+        raise typer.Exit(1)
+
+
+async def _demo(
+    pictures: Sequence[demonstration.Picture], folder: Path, port: int, *, leave: bool, as_json: bool
+) -> bool:
+    async with demonstration.running(folder, port) as run:
+        jobs = await demonstration.submit(run, pictures)
+        with tables.live_jobs(quiet=as_json) as show:
+            archived = await demonstration.follow(run, jobs, show)
+        tables.demo_end(
+            run.address, run.token, run.archive, archived=archived, stays=not leave, as_json=as_json
+        )
+        if not leave:
+            await asyncio.Event().wait()
+    return archived
 
 
 @app.command()

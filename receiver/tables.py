@@ -1,10 +1,13 @@
 """What commands print: tables on a terminal, plain lines in a pipe, JSON where it is asked for."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -41,30 +44,75 @@ def jobs(page: Page, *, as_json: bool) -> None:
     console = Console()
     if not console.is_terminal:
         for job in page.jobs:
-            console.file.write("\t".join(safe(cell) for cell in row(job)) + "\n")
+            console.file.write("\t".join(safe(cell) for cell in row(view.job(job))) + "\n")
         return
-    console.print(job_table(page.jobs))
+    console.print(job_table([view.job(job) for job in page.jobs]))
     if page.next is not None:
         console.print(f"There are more than these {len(page.jobs)}; --limit shows more.", style="dim")
 
 
-def job_table(found: Sequence[Job]) -> Table:
+Shown = Mapping[str, Any]
+"""A job as the API gives it."""
+
+
+def job_table(found: Sequence[Shown]) -> Table:
     """A table of jobs for a terminal."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "state", "ref", "image", "updated", "reason"):
         table.add_column(name, no_wrap=name in ("job", "state"))
     for job in found:
         cells = [Text(safe(cell)) for cell in row(job)]
-        cells[1].stylize(COLOURS[job.state])
+        cells[1].stylize(COLOURS[State(job["state"])])
         table.add_row(*cells)
     return table
 
 
-def row(job: Job) -> Sequence[str]:
+def row(job: Shown) -> Sequence[str]:
     """One job in short: id, state, ref, image, time of the last change, reason."""
-    image = f"{job.image.width}x{job.image.height} {job.image.format}" if job.image else ""
-    reason = job.problem.reason if job.problem else ""
-    return (job.id, job.state.value, job.ref or "", image, view.time(job.updated_at) or "", reason)
+    image, error = job["image"], job["error"]
+    size = f"{image['width']}x{image['height']} {image['format']}" if image else ""
+    return (
+        job["id"],
+        job["state"],
+        job["ref"] or "",
+        size,
+        job["updated_at"],
+        error["reason"] if error else "",
+    )
+
+
+@contextmanager
+def live_jobs(*, quiet: bool) -> Iterator[Callable[[Sequence[Shown]], None]]:
+    """Gives a function that shows jobs: in a live table on a terminal, else a line for each change."""
+    console = Console()
+    if quiet:
+        yield lambda _: None
+    elif console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda found: live.update(job_table(found), refresh=True)
+    else:
+        said: dict[str, str] = {}
+
+        def tell(found: Sequence[Shown]) -> None:
+            for job in found:
+                if said.get(job["id"]) != job["state"]:
+                    said[job["id"]] = job["state"]
+                    print("\t".join(safe(cell) for cell in row(job)), flush=True)  # noqa: T201 - a command's output
+
+        yield tell
+
+
+def demo_end(address: str, token: str, archive: Path, *, archived: bool, stays: bool, as_json: bool) -> None:
+    """Where the demo's results are, and how to ask for more."""
+    if as_json:
+        print_json({"archived": archived, "archive": str(archive), "address": address, "token": token})
+        return
+    console = Console(soft_wrap=True, highlight=False)
+    console.print("\nAll images are archived." if archived else "\nNot all images are archived.")
+    console.print(f"The files:   {archive}")
+    if stays:
+        console.print(f"The ledger:  {address}/jobs   (any user name, password {token})")
+        console.print("Ctrl-C ends the demo.")
 
 
 def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:
