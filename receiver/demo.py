@@ -198,6 +198,7 @@ async def _process(
             stdout=PIPE,
             stderr=log,
             env=environ,
+            cwd=said.parent,  # a .env of the surroundings has no place here either
             start_new_session=True,  # a Ctrl-C is the demo's to pass on, in order
         )
     try:
