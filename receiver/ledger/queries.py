@@ -51,7 +51,7 @@ class UnreadDelivery:
     seq: int
     at: int
     outcome: str
-    detail: str | None
+    detail: str
     body: bytes
 
 
@@ -115,15 +115,17 @@ def unread_deliveries(
     db: sqlite3.Connection, outcome: str | None, before: int | None, limit: int
 ) -> Sequence[UnreadDelivery]:
     """Deliveries that were no completions, newest first."""
-    conditions, values = ["job IS NULL"], []
+    conditions: list[str] = []
+    values: list[str | int] = []
     if outcome is not None:
         conditions.append("outcome = ?")
         values.append(outcome)
     if before is not None:
         conditions.append("seq < ?")
-        values.append(str(before))
+        values.append(before)
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     found = db.execute(
-        f"SELECT * FROM deliveries WHERE {' AND '.join(conditions)} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - constants
+        f"SELECT * FROM unread {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - constants
         (*values, limit),
     )
     return [UnreadDelivery(r["seq"], r["at"], r["outcome"], r["detail"], r["body"]) for r in found]
@@ -136,7 +138,7 @@ def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
         "SELECT count(*) FROM jobs INDEXED BY jobs_silent WHERE state = 'submitted' AND submitted_at < ?",
         (silent_since,),
     ).fetchone()
-    (unread,) = db.execute("SELECT count(*) FROM deliveries WHERE job IS NULL").fetchone()
+    (unread,) = db.execute("SELECT count(*) FROM unread").fetchone()
     oldest = [
         row["received_at"]
         for state in (State.RECEIVED, State.FETCHED)

@@ -87,17 +87,22 @@ CREATE TABLE totals (
 INSERT INTO totals (state) VALUES
     ('submitted'), ('received'), ('fetched'), ('archived'), ('failed'), ('rejected'), ('expired');
 
-CREATE TABLE deliveries (
-    seq INTEGER PRIMARY KEY,
-    at INTEGER NOT NULL,
-    job INTEGER,                           -- jobs.seq; NULL where the body is no completion
-    outcome TEXT NOT NULL,                 -- 'recorded', or the reason why the body is no completion
-    detail TEXT,
+-- The raw delivery that a job's present data come from; a table of its own, so that jobs stay small to read.
+CREATE TABLE bodies (
+    job INTEGER PRIMARY KEY,               -- jobs.seq
     body BLOB NOT NULL
 ) STRICT;
 
-CREATE INDEX deliveries_by_job ON deliveries (job) WHERE job IS NOT NULL;
-CREATE INDEX deliveries_unread ON deliveries (outcome, seq) WHERE job IS NULL;
+-- What came with good headers and was no completion.
+CREATE TABLE unread (
+    seq INTEGER PRIMARY KEY,
+    at INTEGER NOT NULL,
+    outcome TEXT NOT NULL,                 -- the reason why it is no completion
+    detail TEXT NOT NULL,
+    body BLOB NOT NULL
+) STRICT;
+
+CREATE INDEX unread_by_outcome ON unread (outcome, seq);
 
 -- A ticket belongs to the first job that used it.
 CREATE TABLE tickets (

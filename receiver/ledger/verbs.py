@@ -68,27 +68,16 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded:
     if delivery.ticket is not None:
         _bind_ticket(tx, delivery.ticket, said.id, now)
     state = State.FAILED if said.failure else State.RECEIVED
-    values: dict[str, str | int | None] = {"state": state, **_completion_columns(delivery, now)}
-    names = ", ".join(values)
-    marks = ", ".join(f":{name}" for name in values)
-    born = tx.db.execute(
-        f"INSERT INTO jobs (id, ref, created_at, {names}) VALUES (:id, :ref, :updated_at, {marks})"  # noqa: S608 - the names are this module's own
-        " ON CONFLICT (id) DO NOTHING RETURNING seq",
-        {"id": said.id, "ref": delivery.ref, **values},
-    ).fetchone()
+    values = _columns(delivery, state, now)
+    born = tx.db.execute(_INSERT_COMPLETED, values).fetchone()
     if born is not None:
-        _keep(tx, born["seq"], delivery, now)
+        _keep(tx, born["seq"], delivery)
         return Recorded(state, duplicate=False)
-    known = tx.db.execute("SELECT * FROM jobs WHERE id = ?", (said.id,)).fetchone()
+    known = tx.db.execute("SELECT seq, state, image_url FROM jobs WHERE id = ?", (said.id,)).fetchone()
     before = State(known["state"])
     if _brings_something_new(said, before, known["image_url"]):
-        sets = ", ".join(f"{name} = :{name}" for name in values)
-        tx.db.execute(
-            f"UPDATE jobs SET {sets}, ref = coalesce(ref, :ref), attempts = 0, next_attempt_at = NULL,"  # noqa: S608 - likewise
-            " holder = NULL, lease_until = NULL, suspect = NULL WHERE seq = :seq",
-            {"ref": delivery.ref, "seq": known["seq"], **values},
-        )
-        _keep(tx, known["seq"], delivery, now)
+        tx.db.execute(_UPDATE_COMPLETED, {"seq": known["seq"], **values})
+        _keep(tx, known["seq"], delivery)
         return Recorded(state, duplicate=False)
     if said.image_url is not None and said.image_url != known["image_url"]:
         _note_other_url(tx, known["seq"], before, said.image_url, now)
@@ -98,7 +87,7 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded:
 def record_unread(tx: Transaction, outcome: str, detail: str, body: bytes, now: int) -> None:
     """Keeps an authenticated body that is no completion, for an operator to look at."""
     tx.db.execute(
-        "INSERT INTO deliveries (at, job, outcome, detail, body) VALUES (?, NULL, ?, ?, ?)",
+        "INSERT INTO unread (at, outcome, detail, body) VALUES (?, ?, ?, ?)",
         (now, outcome, detail, body),
     )
 
@@ -326,10 +315,38 @@ def _bind_ticket(tx: Transaction, number: str, job_id: str, now: int) -> None:
         raise AuthError("auth.refused", f"The ticket belongs to job {owner} and came with job {job_id}.")
 
 
-def _completion_columns(delivery: Delivery, now: int) -> dict[str, str | int | None]:
+_SAID_BY_A_COMPLETION = (
+    "state",
+    "event",
+    "reason",
+    "detail",
+    "image_url",
+    "source_url",
+    "promised_width",
+    "promised_height",
+    "deadline",
+    "received_at",
+    "updated_at",
+)
+_INSERT_COMPLETED = (
+    f"INSERT INTO jobs (id, ref, created_at, {', '.join(_SAID_BY_A_COMPLETION)})"  # noqa: S608 - the names above
+    f" VALUES (:id, :ref, :updated_at, {', '.join(f':{name}' for name in _SAID_BY_A_COMPLETION)})"
+    " ON CONFLICT (id) DO NOTHING RETURNING seq"
+)
+_UPDATE_COMPLETED = (
+    f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in _SAID_BY_A_COMPLETION)},"  # noqa: S608 - likewise
+    " ref = coalesce(ref, :ref), attempts = 0, next_attempt_at = NULL, holder = NULL, lease_until = NULL,"
+    " suspect = NULL WHERE seq = :seq"
+)
+
+
+def _columns(delivery: Delivery, state: State, now: int) -> dict[str, str | int | None]:
     said = delivery.completion
     failure = said.failure
     return {
+        "id": said.id,
+        "ref": delivery.ref,
+        "state": state,
         "event": "failed" if failure else "received",
         "reason": failure.reason if failure else None,
         "detail": failure.detail if failure else None,
@@ -343,11 +360,8 @@ def _completion_columns(delivery: Delivery, now: int) -> dict[str, str | int | N
     }
 
 
-def _keep(tx: Transaction, seq: int, delivery: Delivery, now: int) -> None:
-    tx.db.execute(
-        "INSERT INTO deliveries (at, job, outcome, body) VALUES (?, ?, 'recorded', ?)",
-        (now, seq, delivery.body),
-    )
+def _keep(tx: Transaction, seq: int, delivery: Delivery) -> None:
+    tx.db.execute("INSERT OR REPLACE INTO bodies (job, body) VALUES (?, ?)", (seq, delivery.body))
     tx.changed.append(delivery.completion.id)
 
 
