@@ -124,7 +124,8 @@ def _words(status: Any) -> str:
     """``503 Service Unavailable`` of a ``_status`` map, in one short line."""
     if not isinstance(status, dict):
         return ""
-    return _short(" ".join(str(status[key]) for key in ("code", "text") if status.get(key) is not None))
+    words = (status.get("code"), status.get("text"))
+    return _short(" ".join(str(word) for word in words if isinstance(word, str | int)))
 
 
 def _short(text: str) -> str:

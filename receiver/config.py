@@ -8,6 +8,7 @@ import difflib
 import ipaddress
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -18,7 +19,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
-    ByteSize,
     ConfigDict,
     Field,
     HttpUrl,
@@ -41,14 +41,25 @@ def _duration(value: Any) -> Any:
     if match is None:
         raise ValueError("must be a duration such as 90s, 10m, 24h or 90d")
     seconds = float(match[1]) * _UNITS[match[2] or "s"]
-    if not 0 < seconds <= 100 * 365 * 86400:
-        raise ValueError("must be a duration above 0 and below 100 years")
+    if not 0.001 <= seconds <= 100 * 365 * 86400:
+        raise ValueError("must be a duration of at least 0.001s and at most 100 years")
     return timedelta(seconds=seconds)
+
+
+def _size(value: Any) -> Any:
+    """``256MiB``, ``1.5 GB``, ``64k`` or ``1000`` → bytes. Pydantic's ByteSize would repeat a unit that it
+    does not know.
+    """
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*(?:([KMGT])(I?))?B?", str(value).strip().upper())
+    if match is None:
+        raise ValueError("must be a size such as 256MiB, 10GB or 1000")
+    power = "KMGT".index(match[2]) + 1 if match[2] else 0
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def _count(value: Any) -> Any:
     """``512M`` or ``512000000`` → int."""
-    match = re.fullmatch(r"(\d+)\s*([KMG]?)", str(value).strip())
+    match = re.fullmatch(r"(\d{1,15})\s*([KMG]?)", str(value).strip())
     if match is None:
         raise ValueError("must be a number such as 512M or 512000000")
     return int(match[1]) * _COUNT_UNITS[match[2]]
@@ -62,7 +73,7 @@ def _list(value: Any) -> Any:
     if text.startswith("["):
         try:
             return json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError("is not a JSON list") from None
     return [word.strip() for word in text.split(",") if word.strip()]
 
@@ -71,19 +82,25 @@ def _headers(value: Any) -> Any:
     """A JSON object of header names to one accepted value or a list of them."""
     if not isinstance(value, str):
         return value
+    twice = False
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal twice
+        twice |= len({name.lower() for name, _ in pairs}) < len(pairs)
+        return dict(pairs)
+
     try:
-        found = json.loads(value)
-    except ValueError:
+        found = json.loads(value, object_pairs_hook=members)
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
         raise ValueError('must be a JSON object such as {"X-Webhook-Secret": ["new", "old"]}')  # noqa: TRY004 - pydantic turns ValueErrors into messages
+    if twice:  # JSON itself would let the last one win, and deliveries with the first would be refused
+        raise ValueError("names a header twice; several accepted values stand in a list")
     return {name: [values] if isinstance(values, str) else values for name, values in found.items()}
 
 
 def _header_names(headers: dict[str, tuple[SecretStr, ...]]) -> dict[str, tuple[SecretStr, ...]]:
-    lowered = [name.lower() for name in headers]
-    if len(set(lowered)) != len(lowered):
-        raise ValueError("names a header twice")
     for name, values in headers.items():
         if not _HEADER_NAME.fullmatch(name):
             raise ValueError("has a name that HTTP does not allow for a header")
@@ -96,9 +113,18 @@ def _header_names(headers: dict[str, tuple[SecretStr, ...]]) -> dict[str, tuple[
 def _sent_as_is(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
     for secret in secrets:
         text = secret.get_secret_value()
-        if not text or text != text.strip() or any(ord(c) < 32 or ord(c) == 127 for c in text):
-            raise ValueError("has a value that is empty, or has blanks around it or control characters in it")
+        if not text or text != text.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
+            raise ValueError(
+                "has a value that is empty, is no UTF-8, or has blanks around it or control characters in it"
+            )
     return secrets
+
+
+def _sent_in_a_header(secret: SecretStr | None) -> SecretStr | None:
+    # What a header cannot carry would be repeated by the HTTP client's error at the first request.
+    if secret is not None and not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
+        raise ValueError("has a character that is no printable ASCII, or a blank")
+    return secret
 
 
 def _switch(value: Any) -> Any:
@@ -109,6 +135,7 @@ def _switch(value: Any) -> Any:
 
 
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Size = Annotated[int, BeforeValidator(_size)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_list)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_list), AfterValidator(_sent_as_is)]
@@ -135,18 +162,20 @@ class Config(BaseModel):
     image_sources: Words = Field((), alias="RECEIVER_IMAGE_SOURCES")
     image_networks: Networks = Field((), alias="RECEIVER_IMAGE_NETWORKS")
     url_lifetime: Duration = Field(timedelta(hours=24), alias="RECEIVER_URL_LIFETIME")
-    max_image_bytes: ByteSize = Field(ByteSize(256 * 2**20), alias="RECEIVER_MAX_IMAGE_BYTES", ge=1)
+    max_image_bytes: Size = Field(256 * 2**20, alias="RECEIVER_MAX_IMAGE_BYTES", ge=1)
     max_image_pixels: Annotated[int, BeforeValidator(_count)] = Field(
         512 * 10**6, alias="RECEIVER_MAX_IMAGE_PIXELS", ge=1
     )
-    max_webhook_bytes: ByteSize = Field(ByteSize(256 * 2**10), alias="RECEIVER_MAX_WEBHOOK_BYTES", ge=1)
-    max_spool_bytes: ByteSize = Field(ByteSize(10 * 2**30), alias="RECEIVER_MAX_SPOOL_BYTES", ge=1)
+    max_webhook_bytes: Size = Field(256 * 2**10, alias="RECEIVER_MAX_WEBHOOK_BYTES", ge=1)
+    max_spool_bytes: Size = Field(10 * 2**30, alias="RECEIVER_MAX_SPOOL_BYTES", ge=1)
     fetches: int = Field(16, alias="RECEIVER_FETCHES", ge=1, le=256)
     uploads: int = Field(8, alias="RECEIVER_UPLOADS", ge=1, le=256)
     overdue_after: Duration = Field(timedelta(minutes=10), alias="RECEIVER_OVERDUE_AFTER")
     reconcile_every: Duration = Field(timedelta(minutes=1), alias="RECEIVER_RECONCILE_EVERY")
     keep_history: Duration = Field(timedelta(days=90), alias="RECEIVER_KEEP_HISTORY")
-    ximilar_api_token: SecretStr | None = Field(None, alias="XIMILAR_API_TOKEN")
+    ximilar_api_token: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = Field(
+        None, alias="XIMILAR_API_TOKEN"
+    )
     ximilar_api_url: HttpUrl = Field(HttpUrl("https://api.ximilar.com/account/v2"), alias="XIMILAR_API_URL")
     adopt: Switch = Field(False, alias="RECEIVER_ADOPT")
     notify_url: HttpUrl | None = Field(None, alias="RECEIVER_NOTIFY_URL")
@@ -237,11 +266,10 @@ def _read_secrets(directory: str | None) -> dict[str, str]:
         raise ConfigError("RECEIVER_SECRETS_DIR: is no folder")
     found = {}
     for name in SETTINGS:
-        path = folder / name
-        if not path.is_file():
-            continue
         try:
-            text = path.read_text(encoding="utf-8").strip()
+            text = (folder / name).read_text(encoding="utf-8").strip()
+        except FileNotFoundError:
+            continue
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{name}: its file cannot be read ({type(error).__name__})") from None
         if text:

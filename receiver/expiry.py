@@ -27,7 +27,8 @@ def of(url: str) -> datetime | None:
         return None
     try:
         when = _signed_span(query) or _epoch(query) or _policy(query) or _azure(query)
-    except (ValueError, OverflowError, KeyError, TypeError):
+        when = when and when.astimezone(UTC)
+    except (ValueError, OverflowError, OSError, LookupError, TypeError, RecursionError):
         return None
     return when if when is not None and when < _LATEST else None
 

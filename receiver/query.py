@@ -4,7 +4,7 @@ import base64
 import binascii
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from starlette.datastructures import QueryParams
@@ -18,6 +18,8 @@ T = TypeVar("T")
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 MAX_WAIT = 60
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +137,7 @@ def _time(text: str) -> int:
         when = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
         if when.tzinfo is None:
             when = when.replace(tzinfo=UTC)
-        return int(when.timestamp() * 1000)
+        return (when - _EPOCH) // timedelta(milliseconds=1)  # a float of seconds would be a millisecond off
     except (ValueError, OverflowError):
         raise ValueError("must be a time such as 2026-11-23T09:30:00Z") from None
 

@@ -41,7 +41,7 @@ def fetch_again_at(
     ceiling = min(_doubled(FETCH_BASE, attempts, FETCH_CEILING), left // SHARE_OF_TIME_LEFT)
     wait = max(int(dice() * ceiling), LEAST_WAIT)
     if retry_after is not None:
-        wait = max(wait, min(int(retry_after * SECOND), left // 2))
+        wait = max(wait, int(min(retry_after * SECOND, left // 2)))
     return now + wait
 
 
