@@ -41,6 +41,7 @@ class Readers:
 
     def __init__(self, doors: Sequence[Door]) -> None:
         self._doors = doors
+        self._closing = False
         self._free: asyncio.Queue[Door] = asyncio.Queue()
         for door in doors:
             self._free.put_nowait(door)
@@ -58,10 +59,12 @@ class Readers:
         """Runs the question on a snapshot of one moment.
 
         Raises:
-            LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``.
+            LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.stopping``.
         """
         door = await self._free.get()
         try:
+            if self._closing:
+                raise LedgerError("ledger.stopping")
             return await door.run(partial(_in_one_moment, question))
         except sqlite3.Error as error:
             raise translate(error) from error
@@ -69,7 +72,8 @@ class Readers:
             self._free.put_nowait(door)
 
     async def close(self) -> None:
-        """Closes all connections."""
+        """Answers what was asked already, and closes all connections."""
+        self._closing = True
         for door in self._doors:
             await door.close()
 
@@ -79,7 +83,19 @@ def _in_one_moment(question: Callable[[sqlite3.Connection], T], db: sqlite3.Conn
     try:
         return question(db)
     finally:
-        db.execute("COMMIT")
+        if db.in_transaction:  # some errors end it by themselves
+            db.execute("ROLLBACK")
+
+
+async def _refuse_unfit(path: Path) -> None:
+    # Through a connection that cannot write: opening to write would already change a file that is not ours.
+    door = await open_to_read(path)
+    try:
+        await door.run(lambda db: schema.check(db, path))
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+    finally:
+        await door.close()
 
 
 class LedgerView:
@@ -93,7 +109,8 @@ class LedgerView:
         """Opens an existing ledger to read.
 
         Raises:
-            LedgerError: ``ledger.unavailable`` where there is none, ``ledger.newer``, ``ledger.corrupt``.
+            LedgerError: ``ledger.unavailable`` where there is none of the present version,
+                ``ledger.newer``, ``ledger.corrupt``.
         """
         path = data_dir / FILE_NAME
         if not path.is_file():
@@ -101,7 +118,13 @@ class LedgerView:
                 "ledger.unavailable",
                 f"There is no ledger in {data_dir}; RECEIVER_DATA_DIR says where to look.",
             )
-        return cls(await Readers.open(path, 1))
+        readers = await Readers.open(path, 1)
+        try:
+            await readers.ask(lambda db: schema.check_present(db, path))
+        except LedgerError:
+            await readers.close()
+            raise
+        return cls(readers)
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -175,11 +198,13 @@ class Ledger(LedgerView):
         The caller holds the data directory's lock.
 
         Raises:
-            LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.newer``.
+            LedgerError: ``ledger.unavailable``; ``ledger.corrupt`` or ``ledger.newer``, and the file was left
+                as it is.
         """
         path = data_dir / FILE_NAME
         if not path.exists():
             path.touch(mode=0o600)
+        await _refuse_unfit(path)
         door = await open_to_write(path)
         try:
             await door.run(lambda db: schema.prepare(db, path))
@@ -192,7 +217,11 @@ class Ledger(LedgerView):
             raise
         announcer = Announcer()
         ledger = cls(Writer(door, announcer.announce), readers, announcer, now=now, monotonic=monotonic)
-        await ledger._write(verbs.release_all)
+        try:
+            await ledger._write(verbs.release_all)
+        except LedgerError:
+            await ledger.close()  # an open connection's thread would keep the process from ending
+            raise
         return ledger
 
     async def close(self) -> None:

@@ -8,6 +8,7 @@ from receiver.ledger import rows
 from receiver.states import Event, Job, State
 
 _CLOCK_SLACK = 86_400_000
+_BEHIND_ALL = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +206,9 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[str | int]]:
     # wide, for clocks that were wrong and were set; the exact conditions above decide.
     if wanted.since is not None:
         conditions.append(
-            "seq >= coalesce((SELECT seq FROM jobs WHERE created_at >= ? ORDER BY created_at LIMIT 1), 0)"
+            "seq >= coalesce((SELECT seq FROM jobs WHERE created_at >= ? ORDER BY created_at LIMIT 1), ?)"
         )
-        values.append(wanted.since - _CLOCK_SLACK)
+        values += [wanted.since - _CLOCK_SLACK, _BEHIND_ALL]  # none so late: nothing is to be walked over
     if wanted.until is not None:
         conditions.append(
             "seq <= coalesce((SELECT seq FROM jobs WHERE created_at < ? ORDER BY created_at DESC LIMIT 1), 0)"

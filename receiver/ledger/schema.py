@@ -16,13 +16,13 @@ SAFE_SQLITE = (3, 51, 3)
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
-    """Checks the file and brings it to the present version, each step in a transaction of its own.
+    """Brings the file to the present version, each step in a transaction of its own.
 
     Raises:
-        LedgerError: ``ledger.newer``, ``ledger.corrupt``; nothing was changed then.
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger.
     """
-    version = check(db, path)
-    for number, name in enumerate(MIGRATIONS[version:], start=version + 1):
+    present = version(db, path)
+    for number, name in enumerate(MIGRATIONS[present:], start=present + 1):
         script = resources.files("receiver.ledger").joinpath(name).read_text(encoding="utf-8")
         try:
             # executescript() would commit before it begins; the transaction has to stand inside the script.
@@ -36,15 +36,11 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
             raise
 
 
-def check(db: sqlite3.Connection, path: Path) -> int:
-    """Reads the file's version.
-
-    Returns:
-        The version, 0 for an empty file.
+def version(db: sqlite3.Connection, path: Path) -> int:
+    """Reads the file's version, 0 for an empty file.
 
     Raises:
-        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger or does not pass SQLite's
-            quick check.
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger.
     """
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (application,) = db.execute("PRAGMA application_id").fetchone()
@@ -59,10 +55,35 @@ def check(db: sqlite3.Connection, path: Path) -> int:
             f"{path} is of version {version}; this program knows {len(MIGRATIONS)}."
             " Start the newer program, or restore a backup from before the upgrade.",
         )
+    return int(version)
+
+
+def check_present(db: sqlite3.Connection, path: Path) -> None:
+    """Looks whether the file is of the present version, for those who only read.
+
+    Raises:
+        LedgerError: ``ledger.newer``; ``ledger.unavailable`` where it is older; ``ledger.corrupt`` where it
+            is no ledger.
+    """
+    present = version(db, path)
+    if present < len(MIGRATIONS):
+        raise LedgerError(
+            "ledger.unavailable",
+            f"{path} is of version {present}; `receiver serve` brings it to {len(MIGRATIONS)}.",
+        )
+
+
+def check(db: sqlite3.Connection, path: Path) -> None:
+    """Looks whether the file can be served from.
+
+    Raises:
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger or does not pass SQLite's
+            quick check.
+    """
+    version(db, path)
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise LedgerError(
             "ledger.corrupt",
             f"{path} is damaged ({verdict}). It was left as it is: copy it away, then restore a backup.",
         )
-    return int(version)

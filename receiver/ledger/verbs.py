@@ -146,7 +146,7 @@ def claim_to_archive(tx: Transaction, holder: str, lease_until: int, now: int, l
     found = tx.db.execute(
         "SELECT seq FROM jobs INDEXED BY jobs_to_archive WHERE state = 'fetched' AND next_attempt_at IS NULL"
         " AND holder IS NULL ORDER BY fetched_at LIMIT ?",
-        (limit,),
+        (max(limit, 0),),
     ).fetchall()
     return [_claim(tx, row["seq"], f"{holder}:{n}", lease_until) for n, row in enumerate(found)]
 
@@ -321,7 +321,6 @@ _SAID_BY_A_COMPLETION = (
     "reason",
     "detail",
     "image_url",
-    "source_url",
     "promised_width",
     "promised_height",
     "deadline",
@@ -329,14 +328,15 @@ _SAID_BY_A_COMPLETION = (
     "updated_at",
 )
 _INSERT_COMPLETED = (
-    f"INSERT INTO jobs (id, ref, created_at, {', '.join(_SAID_BY_A_COMPLETION)})"  # noqa: S608 - the names above
-    f" VALUES (:id, :ref, :updated_at, {', '.join(f':{name}' for name in _SAID_BY_A_COMPLETION)})"
+    f"INSERT INTO jobs (id, ref, source_url, created_at, {', '.join(_SAID_BY_A_COMPLETION)})"  # noqa: S608 - the names above
+    " VALUES (:id, :ref, :source_url, :updated_at,"
+    f" {', '.join(f':{name}' for name in _SAID_BY_A_COMPLETION)})"
     " ON CONFLICT (id) DO NOTHING RETURNING seq"
 )
 _UPDATE_COMPLETED = (
     f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in _SAID_BY_A_COMPLETION)},"  # noqa: S608 - likewise
-    " ref = coalesce(ref, :ref), attempts = 0, next_attempt_at = NULL, holder = NULL, lease_until = NULL,"
-    " suspect = NULL WHERE seq = :seq"
+    " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url), attempts = 0,"
+    " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL WHERE seq = :seq"
 )
 
 
