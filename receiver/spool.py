@@ -7,7 +7,8 @@ always whole, so a crash before the ledger knew of it costs nothing but a look a
 import hashlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -46,6 +47,9 @@ class Spool:
         max_bytes: what the folder may hold.
         max_image_bytes: what one download may take: so much room is kept for each that is under way.
         reserve: bytes of the disk that stay free.
+
+    Raises:
+        SpoolError: ``spool.disk``.
     """
 
     def __init__(
@@ -55,7 +59,8 @@ class Spool:
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
         self._reserve = reserve
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _as_spool_errors():
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def room(self, held: int, under_way: int) -> int:
         """How many more downloads may begin now.
@@ -63,10 +68,14 @@ class Spool:
         Args:
             held: bytes of the images that wait here for the archive.
             under_way: downloads that have begun.
+
+        Raises:
+            SpoolError: ``spool.disk``.
         """
         promised = under_way * self._max_image_bytes
+        with _as_spool_errors():
+            free = shutil.disk_usage(self.folder).free
         by_limit = (self._max_bytes - held - promised) // self._max_image_bytes
-        free = shutil.disk_usage(self.folder).free
         by_disk = (free - self._reserve - promised) // self._max_image_bytes
         return int(max(min(by_limit, by_disk), 0))
 
@@ -133,7 +142,13 @@ def job_and_sha256(name: str) -> tuple[str, str] | None:
 
 
 async def _blocking(work: Callable[[], T]) -> T:
-    try:
+    with _as_spool_errors():
         return await anyio.to_thread.run_sync(work)
+
+
+@contextmanager
+def _as_spool_errors() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise SpoolError("spool.disk", f"The spool's disk fails: {error.strerror}.") from error

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import structlog
 
-from receiver.errors import LedgerError
+from receiver.errors import LedgerError, SpoolError
 from receiver.ledger import Claim
 
 log = structlog.get_logger("receiver.worker")
@@ -67,7 +67,7 @@ class Stage:
             return
         try:
             claims = await self._claim(free)
-        except LedgerError as error:
+        except (LedgerError, SpoolError) as error:
             log.error("nothing can be claimed", stage=self._name, reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
             return
         for claim in claims:
