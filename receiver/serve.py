@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import structlog
 import uvicorn
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver.app import check, open_receiver
 from receiver.config import Config
@@ -43,6 +44,37 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leaves signals to `serve`."""
         yield
+
+
+class CloseUnread:
+    """Ends the connection behind an answer that comes before the request's body is whole (RFC 9112, 9.3).
+
+    uvicorn alone would read on and drop what comes, for as long as the sender likes.
+
+    Args:
+        app: what answers.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes everything on, and adds ``Connection: close`` where it is due."""
+        headers = dict(scope["headers"])
+        unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+
+        async def reading() -> Message:
+            nonlocal unread
+            message = await receive()
+            unread = message.get("more_body", False)
+            return message
+
+        async def answering(message: Message) -> None:
+            if unread and message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"connection", b"close")]
+            await send(message)
+
+        await self._app(scope, reading, answering)
 
 
 def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], None]) -> None:
@@ -90,7 +122,7 @@ async def _serve(config: Config, environ: Mapping[str, str], ready: Callable[[st
     async with open_receiver(config, environ) as receiver:
         server = _Server(
             uvicorn.Config(
-                receiver.app,
+                CloseUnread(receiver.app),
                 host=config.host,
                 port=config.port,
                 lifespan="off",
