@@ -1,7 +1,7 @@
 """Real processes for end-to-end tests: the receiver and the sandbox, each with an environment of its own.
 
 Whoever starts a process here does it in a ``with``: its whole process group ends with the block. Waiting is
-done on what a process says (its lines, its answers), never by the clock; `PATIENCE` only bounds a wait in vain.
+done on what a process says (its lines, its answers), never by the clock; `PATIENCE` bounds a wait in vain.
 """
 
 import contextlib
