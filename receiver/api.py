@@ -169,6 +169,7 @@ class Api:
                 "oldest_waiting_seconds": None if oldest is None else max(self.now() - oldest, 0) / 1000,
                 "soonest_deadline": view.time(stats.soonest_deadline),
                 "overdue": stats.overdue,
+                "at_risk": stats.at_risk,
                 "bytes_archived": stats.bytes[State.ARCHIVED],
                 "spool_bytes": stats.bytes[State.FETCHED],
                 "unread_deliveries": stats.unread,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,19 +16,23 @@ from starlette.middleware import Middleware
 from starlette.routing import Route
 
 from receiver.api import Api, Check, RequireToken
-from receiver.archive import Archive, check_template, open_archive
+from receiver.archive import check_template, open_archive
+from receiver.archiving import Archiving
 from receiver.config import Config
+from receiver.cuts import Cut, no_cut
 from receiver.errors import ConfigError, LedgerError, ReceiverError
 from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
+from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
-from receiver.ledger import DirectoryLock, Ledger, wall_clock
+from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
 from receiver.problem import for_no_route, for_our_error
 from receiver.sender import Sender
 from receiver.spool import Spool
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
-from receiver.worker import Plan, Rooms, Worker
+from receiver.worker import Worker
+from receiver.ximilar import Ximilar
 
 log = structlog.get_logger("receiver.app")
 
@@ -68,12 +73,15 @@ def check(config: Config) -> None:
 
 
 @asynccontextmanager
-async def open_receiver(config: Config, environ: Mapping[str, str]) -> AsyncIterator[Receiver]:
+async def open_receiver(
+    config: Config, environ: Mapping[str, str], cut: Cut = no_cut
+) -> AsyncIterator[Receiver]:
     """Opens ledger, spool and archive, starts the worker, and yields the routes; then closes all of it.
 
     Args:
         config: as it passed `check`.
         environ: where the AWS SDK's variables are looked up beside the process's own.
+        cut: for tests.
 
     Raises:
         LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.
@@ -87,24 +95,54 @@ async def open_receiver(config: Config, environ: Mapping[str, str]) -> AsyncIter
         stack.push_async_callback(ledger.close)
         archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
         stack.push_async_callback(archive.aclose)
-        rooms = Rooms(
+        spool = Spool(
+            config.data_dir / "spool",
+            max_bytes=config.max_spool_bytes,
+            max_image_bytes=config.max_image_bytes,
+        )
+        fetching = Fetching(
             ledger=ledger,
             fetcher=await stack.enter_async_context(_fetcher(config)),
             verifier=await stack.enter_async_context(_verifier(config)),
-            spool=Spool(
-                config.data_dir / "spool",
-                max_bytes=config.max_spool_bytes,
-                max_image_bytes=config.max_image_bytes,
-            ),
-            archive=archive,
+            spool=spool,
+            provider=await _provider(config, stack),
+            plan=FetchPlan(config.fetches, FETCH_TIME, config.url_lifetime, config.confirm),
+            now=wall_clock,
+            dice=random.random,
+            cut=cut,
         )
-        plan = Plan(config.fetches, config.uploads, FETCH_TIME, config.archive_key)
-        worker = Worker(rooms, plan, now=wall_clock)
+        archiving = Archiving(
+            ledger=ledger,
+            archive=archive,
+            spool=spool,
+            hands=config.uploads,
+            key=config.archive_key,
+            now=wall_clock,
+            dice=random.random,
+            cut=cut,
+        )
+        worker = Worker(
+            ledger=ledger,
+            spool=spool,
+            fetching=fetching,
+            archiving=archiving,
+            now=wall_clock,
+            monotonic=monotonic_clock,
+        )
         await worker.start()
         stack.push_async_callback(worker.stop)
         stopping = asyncio.Event()
         stack.callback(stopping.set)
-        yield Receiver(_routes(config, ledger, archive, worker, stopping), stopping)
+        intake = Intake(
+            ledger=ledger,
+            sender=Sender.from_config(config),
+            max_bytes=config.max_webhook_bytes,
+            url_lifetime=config.url_lifetime,
+            now=wall_clock,
+            cut=cut,
+        )
+        api = Api(ledger, archive, config.overdue_after, wall_clock, stopping, _checks(ledger, worker))
+        yield Receiver(_routes(config, intake, api), stopping)
 
 
 def _make_data_dir(config: Config) -> None:
@@ -129,13 +167,14 @@ def _verifier(config: Config) -> Verifier:
     return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
 
 
-def _routes(
-    config: Config, ledger: Ledger, archive: Archive, worker: Worker, stopping: asyncio.Event
-) -> Starlette:
-    intake = Intake(
-        ledger, Sender.from_config(config), config.max_webhook_bytes, config.url_lifetime, wall_clock
-    )
-    api = Api(ledger, archive, config.overdue_after, wall_clock, stopping, _checks(ledger, worker))
+async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
+    if config.ximilar_api_token is None:
+        return None
+    client = Ximilar(str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value())
+    return await stack.enter_async_context(client)
+
+
+def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     return Starlette(
         routes=[

@@ -55,6 +55,11 @@ def serve(
 
     try:
         serve_until_stopped(config, environ, ready=ready)
+        # Everything is recorded and closed. What may be left is a thread that waits for a store which does
+        # not answer; the interpreter would wait for it, and whoever sent SIGTERM would not.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
     except OSError as error:
         _fail(f"cannot listen on {config.host}, port {config.port}: {error.strerror}")
     except SystemExit:  # uvicorn's way to say that it could not listen; its own line says why

@@ -2,7 +2,9 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, NoReturn, TypeGuard
 
 from receiver.errors import BodyError
@@ -10,7 +12,7 @@ from receiver.errors import BodyError
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Job states after which the provider will never deliver an image."""
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _MAX_URL = 8192
 _MAX_SIDE = 2**31 - 1
 
@@ -50,7 +52,10 @@ class Completion:
 
 
 def is_job_id(value: object) -> TypeGuard[str]:
-    """Whether this can be a job's id: 1 to 128 letters, digits, dots, dashes and underscores."""
+    """Whether this can be a job's id: 1 to 128 letters, digits, dots, dashes and underscores.
+
+    Neither a dot nor a dash comes first, so that an id is a plain name for a file and an argument.
+    """
     return isinstance(value, str) and _ID.fullmatch(value) is not None
 
 
@@ -102,6 +107,15 @@ def read(document: Any) -> Completion:
         _refuse("the record has no _upscaled_image_url")
     width, height = _side(record, "_upscaled_width"), _side(record, "_upscaled_height")
     return Completion(job, image_url, _url(record, "_url"), width, height)
+
+
+def modified_at(document: Mapping[str, Any]) -> datetime | None:
+    """When the provider's answer to a GET says that the job was completed; the image URL lives from then."""
+    try:
+        when = datetime.fromisoformat(document["modified"])
+    except (KeyError, TypeError, ValueError):
+        return None
+    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _record(response: Any) -> dict[str, Any] | None:

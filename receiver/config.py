@@ -223,6 +223,10 @@ SETTINGS: tuple[str, ...] = (
 """The names of all environment variables that mean something to the program."""
 
 
+NO_SETTINGS = ("RECEIVER_CUT_AT", "RECEIVER_CONTAINER")
+"""Variables of the tests and of the container, which are nobody's to set."""
+
+
 def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     """The environment with what a ``.env`` file adds to it; empty values count as none.
 
@@ -248,7 +252,8 @@ def load(environ: Mapping[str, str]) -> Config:
     given = {**_read_secrets(environ.get("RECEIVER_SECRETS_DIR")), **{k: v for k, v in environ.items() if v}}
     values: dict[str, Any] = {name: given[name] for name in SETTINGS if name in given}
     values.pop("RECEIVER_SECRETS_DIR", None)
-    strangers = sorted(name for name in given if name.startswith("RECEIVER_") and name not in SETTINGS)
+    known = {*SETTINGS, *NO_SETTINGS}
+    strangers = sorted(name for name in given if name.startswith("RECEIVER_") and name not in known)
     try:
         return Config(**values, unknown=tuple(_meant(name) for name in strangers))
     except ValidationError as error:
@@ -278,5 +283,7 @@ def _read_secrets(directory: str | None) -> dict[str, str]:
 
 
 def _meant(name: str) -> str:
-    close = difflib.get_close_matches(name, SETTINGS, n=1)
-    return f"{name} (did you mean {close[0]}?)" if close else name
+    # Without the prefix, which would make any name resemble any other.
+    words = {setting.removeprefix("RECEIVER_"): setting for setting in SETTINGS}
+    close = difflib.get_close_matches(name.removeprefix("RECEIVER_"), words, n=1)
+    return f"{name} (did you mean {words[close[0]]}?)" if close else name

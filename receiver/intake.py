@@ -15,6 +15,7 @@ from starlette.responses import JSONResponse, Response
 
 from receiver import completion, expiry
 from receiver.completion import Completion
+from receiver.cuts import Cut, no_cut
 from receiver.errors import AuthError, BodyError, LedgerError
 from receiver.ledger import Delivery, Ledger
 from receiver.problem import problem
@@ -36,6 +37,7 @@ class Intake:
         max_bytes: of a body.
         url_lifetime: how long an image URL lives that does not say so itself.
         now: the time, ms since the epoch.
+        cut: for tests.
     """
 
     ledger: Ledger
@@ -43,6 +45,7 @@ class Intake:
     max_bytes: int
     url_lifetime: timedelta
     now: Callable[[], int]
+    cut: Cut = no_cut
 
     async def deliver(self, request: Request) -> Response:
         """Takes one delivery. The answers are those of the README's table."""
@@ -106,6 +109,7 @@ class Intake:
             raise
         delivery = Delivery(said, body, self._deadline(said), proof.ref, proof.ticket)
         recorded = await self.ledger.record(delivery)
+        self.cut("recorded")
         log.info("delivery", job=said.id, state=recorded.state, duplicate=recorded.duplicate)
         return JSONResponse({"id": said.id, "state": recorded.state, "duplicate": recorded.duplicate})
 

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import socket
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
@@ -14,6 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver.app import check, open_receiver
 from receiver.config import Config
+from receiver.cuts import Cut, from_environment
+from receiver.ledger import SAFE_SQLITE
 
 log = structlog.get_logger("receiver.serve")
 
@@ -92,8 +95,9 @@ def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], 
     """
     config.check_serve()
     check(config)
+    cut = from_environment(environ)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, environ, ready))
+        runner.run(_serve(config, environ, cut, ready))
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -104,13 +108,8 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(config: Config, environ: Mapping[str, str], ready: Callable[[str], None]) -> None:
-    for name in config.unknown:
-        log.warning("setting unknown", setting=name)
-    if config.ximilar_api_token is None:
-        log.warning(
-            "XIMILAR_API_TOKEN is not set: nothing is asked of the provider, missed webhooks stay missed"
-        )
+async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Callable[[str], None]) -> None:
+    _say_what_is_amiss(config)
     os.umask(0o077)  # whatever is made here is the owner's alone
     loop = asyncio.get_running_loop()
 
@@ -119,7 +118,7 @@ async def _serve(config: Config, environ: Mapping[str, str], ready: Callable[[st
         log.info("serving", address=address)
         ready(address)
 
-    async with open_receiver(config, environ) as receiver:
+    async with open_receiver(config, environ, cut) as receiver:
         server = _Server(
             uvicorn.Config(
                 CloseUnread(receiver.app),
@@ -148,3 +147,18 @@ async def _serve(config: Config, environ: Mapping[str, str], ready: Callable[[st
             loop.add_signal_handler(number, stop)
         await server.serve()
     log.info("stopped")
+
+
+def _say_what_is_amiss(config: Config) -> None:
+    for name in config.unknown:
+        log.warning("setting unknown", setting=name)
+    if config.ximilar_api_token is None:
+        log.warning(
+            "XIMILAR_API_TOKEN is not set: nothing is asked of the provider, missed webhooks stay missed"
+        )
+    if sqlite3.sqlite_version_info < SAFE_SQLITE:
+        log.warning(
+            "SQLite is older than the version that is free of the WAL-reset fault",
+            found=sqlite3.sqlite_version,
+            wanted=".".join(map(str, SAFE_SQLITE)),
+        )

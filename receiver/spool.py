@@ -20,6 +20,10 @@ from receiver.states import Image
 
 T = TypeVar("T")
 
+ASIDE_FILES = 100
+ASIDE_BYTES = 256 * 2**20
+"""How much is kept of what came and was not the promised image."""
+
 DISK_RESERVE = 256 * 2**20
 """Bytes of the disk that downloads leave alone, so that the ledger can always write."""
 
@@ -56,6 +60,7 @@ class Spool:
         self, folder: Path, *, max_bytes: int, max_image_bytes: int, reserve: int = DISK_RESERVE
     ) -> None:
         self.folder = folder
+        self.aside = folder.with_name("aside")
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
         self._reserve = reserve
@@ -105,6 +110,14 @@ class Spool:
         """
         return await _blocking(lambda: self._check(name))
 
+    async def set_aside(self, path: Path, job: str, sha256: str) -> None:
+        """Keeps bytes that are not the promised image for a look; the oldest of them make room.
+
+        Raises:
+            SpoolError: ``spool.disk``.
+        """
+        await _blocking(lambda: self._set_aside(path, f"{job}.{sha256[:16]}"))
+
     async def remove(self, path: Path) -> None:
         """Removes a file, if it is there.
 
@@ -124,6 +137,19 @@ class Spool:
             os.fsync(directory)  # the name is on the disk only with the folder
         finally:
             os.close(directory)
+
+    def _set_aside(self, path: Path, name: str) -> None:
+        self.aside.mkdir(mode=0o700, exist_ok=True)
+        size = path.stat().st_size
+        kept = sorted(self.aside.iterdir(), key=lambda entry: entry.stat().st_mtime)
+        held = sum(entry.stat().st_size for entry in kept)
+        for oldest in kept:
+            if held + size <= ASIDE_BYTES and len(list(self.aside.iterdir())) < ASIDE_FILES:
+                break
+            held -= oldest.stat().st_size
+            oldest.unlink()
+        if size <= ASIDE_BYTES:
+            path.rename(self.aside / name)
 
     def _check(self, name: str) -> Whole | None:
         promised = job_and_sha256(name)

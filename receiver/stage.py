@@ -11,6 +11,9 @@ from receiver.ledger import Claim
 
 log = structlog.get_logger("receiver.worker")
 
+INSIST_SECONDS = 1.0
+"""Between two attempts to record what was done."""
+
 
 class Stage:
     """Claims work and does it, so many at a time.
@@ -40,9 +43,9 @@ class Stage:
         self._running: dict[asyncio.Task[None], Claim] = {}
 
     @property
-    def busy(self) -> int:
-        """How many are being worked on."""
-        return len(self._running)
+    def claims(self) -> Sequence[Claim]:
+        """What is being worked on."""
+        return list(self._running.values())
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Claims whenever it is woken, until ``stopping`` is set."""
@@ -85,3 +88,22 @@ class Stage:
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
         self.wake.set()
+
+
+async def insist(verb: Callable[[], Awaitable[bool]]) -> bool:
+    """Records what was done, however long the ledger cannot be written: the work shall not be done twice.
+
+    Returns:
+        False where the claim had become void meanwhile.
+
+    Raises:
+        LedgerError: ``ledger.stopping``.
+    """
+    while True:
+        try:
+            return await verb()
+        except LedgerError as error:
+            if error.reason == "ledger.stopping":
+                raise
+            log.error("ledger cannot be written", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
+            await asyncio.sleep(INSIST_SECONDS)

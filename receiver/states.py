@@ -111,6 +111,7 @@ class Job:
         attempts: how often the present state's work was begun.
         next_attempt_at: not before this time, while the job waits; ``None`` means as soon as can be.
         deadline: when the image URL's life ends.
+        confirmed_at: when the provider itself confirmed what was delivered.
         promised_width: pixels, as the completion says; ``None`` where it says nothing.
         promised_height: likewise.
         image: what was found in the verified bytes.
@@ -127,6 +128,7 @@ class Job:
     deadline: int | None = None
     image_url: str | None = None
     source_url: str | None = None
+    confirmed_at: int | None = None
     promised_width: int | None = None
     promised_height: int | None = None
     image: Image | None = None

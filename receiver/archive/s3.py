@@ -11,6 +11,7 @@ import hashlib
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
 
 T = TypeVar("T")
+
+CLOSE_SECONDS = 1.0
 
 URL_LIFETIME = 300
 """Seconds that a presigned URL works."""
@@ -113,21 +116,26 @@ def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str
         ConfigError: the SDK cannot use its settings.
     """
     options = {option: environ[name] for name, option in CLIENT_VARIABLES.items() if environ.get(name)}
+
     # The SDK's own words may quote a credentials file, so only the kind of its error is passed on.
-    try:
+    def connect() -> "S3Client":
         session = boto3.session.Session(profile_name=environ.get("AWS_PROFILE"))
-        client = _connect(session, options, uploads, signed_payload=True)
+        client = _client(session, options, uploads, signed_payload=True)
         if client.meta.endpoint_url.startswith("https:"):
             # TLS keeps the body whole on its way and the store checks its SHA-256 at the end; without this
             # botocore would read and hash every file once more. Only the made client knows its endpoint.
             client.close()
-            client = _connect(session, options, uploads, signed_payload=False)
+            client = _client(session, options, uploads, signed_payload=False)
+        return client
+
+    try:
+        client = connect()
     except (BotoCoreError, ValueError, OSError) as error:
         raise ConfigError(f"AWS_*: the AWS SDK cannot use its settings ({type(error).__name__})") from None
-    return S3Archive(bucket, prefix, client=client, uploads=uploads)
+    return S3Archive(bucket, prefix, client=client, connect=connect, uploads=uploads)
 
 
-def _connect(
+def _client(
     session: boto3.session.Session, options: dict[str, Any], uploads: int, *, signed_payload: bool
 ) -> "S3Client":
     client: S3Client = session.client(
@@ -156,16 +164,21 @@ class S3Archive:
         bucket: its name.
         prefix: what all keys begin with, without a slash at either end; may be empty.
         client: as `open_s3` makes it; closed with the archive.
+        connect: makes another one, with the credentials that the SDK finds then.
         uploads: how many objects are put at a time.
     """
 
-    def __init__(self, bucket: str, prefix: str, *, client: "S3Client", uploads: int) -> None:
+    def __init__(
+        self, bucket: str, prefix: str, *, client: "S3Client", connect: Callable[[], "S3Client"], uploads: int
+    ) -> None:
         self._bucket = bucket
         self._prefix = prefix
         self._client = client
+        self._connect = connect
         self._abilities = Abilities()
         # A pool of its own: the default executor also resolves names, and must not wait for uploads.
         self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
+        self._running: set[asyncio.Future[Any]] = set()
 
     @property
     def uri(self) -> str:
@@ -174,7 +187,13 @@ class S3Archive:
 
     async def probe(self) -> tuple[Finding, ...]:
         """Tries what a put relies on with small objects below ``.receiver-probe/``. See `Archive.probe`."""
-        return await self._run(self._probe)
+        try:
+            return await self._run(self._probe)
+        except ArchiveError as error:
+            if error.reason == "archive.denied":
+                # The SDK reads a credentials file once; by the next probe it may have been rotated.
+                await self._run(self._reconnect)
+            raise
 
     async def put(self, item: Item) -> Stored:
         """One PutObject and its proof. See `Archive.put`."""
@@ -186,12 +205,27 @@ class S3Archive:
         return await self._run(lambda: self._presign(stored, image))
 
     async def aclose(self) -> None:
-        """Waits for the puts under way. See `Archive.aclose`."""
-        await asyncio.to_thread(self._pool.shutdown)
+        """Waits a moment for the puts under way; a store that hangs must not hold up a stop."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
+        self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        self._running.add(running)
+        running.add_done_callback(self._ended)
+        # Shielded: a cancelled caller does not stop the thread, and `aclose` waits for threads.
+        return await asyncio.shield(running)
+
+    def _ended(self, running: "asyncio.Future[Any]") -> None:
+        self._running.discard(running)
+        if not running.cancelled():
+            running.exception()  # seen, even where the caller has gone
+
+    def _reconnect(self) -> None:
+        with suppress(BotoCoreError, ValueError, OSError):  # then the old one goes on being refused
+            self._client = self._connect()
 
     # One object ------------------------------------------------------------------------------------------
 

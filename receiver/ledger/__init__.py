@@ -3,10 +3,12 @@
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
 from receiver.ledger.lock import DirectoryLock
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery
+from receiver.ledger.schema import SAFE_SQLITE
 from receiver.ledger.verbs import Claim, Delivery, Recorded, Submission
 
 __all__ = [
     "FILE_NAME",
+    "SAFE_SQLITE",
     "Claim",
     "Delivery",
     "DirectoryLock",

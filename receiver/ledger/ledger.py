@@ -11,12 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from receiver.completion import Completion
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import queries, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery
-from receiver.ledger.verbs import Claim, Delivery, Recorded, Submission
+from receiver.ledger.verbs import Claim, Delivery, Recorded, Submission, Terms
 from receiver.ledger.writer import Transaction, Writer
 from receiver.states import Event, Image, Job, Stored
 
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 FILE_NAME = "ledger.sqlite3"
 READERS = 2
+MARKED_AT_ONCE = 500
 
 
 def wall_clock() -> int:
@@ -262,15 +264,40 @@ class Ledger(LedgerView):
         """Notes a submitted job. Gives whether it was unknown."""
         return await self._write(lambda tx: verbs.expect(tx, submission, self._now()))
 
-    async def claim_to_fetch(self, limit: int, *, lease: int) -> list[Claim]:
-        """Claims jobs to download, the earliest deadline first, for ``lease`` ms."""
-        holder, until = self._next_holder(), self._monotonic() + lease
-        return await self._write(lambda tx: verbs.claim_to_fetch(tx, holder, until, self._now(), limit))
+    async def claim_to_fetch(self, limit: int, *, again: int, lease: int) -> list[Claim]:
+        """Claims jobs to download for ``lease`` ms, the earliest deadline first.
+
+        Args:
+            limit: at most so many.
+            again: at most so many of them that were tried before.
+            lease: ms.
+        """
+        terms = self._terms(limit, lease)
+        return await self._write(lambda tx: verbs.claim_to_fetch(tx, terms, self._now(), again=again))
+
+    async def claim_past_deadline(self, limit: int, *, lease: int) -> list[Claim]:
+        """Claims jobs whose time is over, for a last question before they expire."""
+        terms = self._terms(limit, lease)
+        return await self._write(lambda tx: verbs.claim_past_deadline(tx, terms, self._now()))
 
     async def claim_to_archive(self, limit: int, *, lease: int) -> list[Claim]:
-        """Claims jobs to upload, the longest waiting first, for ``lease`` ms."""
-        holder, until = self._next_holder(), self._monotonic() + lease
-        return await self._write(lambda tx: verbs.claim_to_archive(tx, holder, until, self._now(), limit))
+        """Claims jobs to upload for ``lease`` ms, the longest waiting first."""
+        terms = self._terms(limit, lease)
+        return await self._write(lambda tx: verbs.claim_to_archive(tx, terms, self._now()))
+
+    async def confirmed(self, claim: Claim, said: Completion, deadline: int) -> Claim | None:
+        """The provider confirms the job. Gives the claim with what it said; ``None``: the claim is void."""
+        return await self._write(lambda tx: verbs.confirmed(tx, claim, said, deadline, self._now()))
+
+    async def url_refreshed(self, claim: Claim, said: Completion, deadline: int, at: int) -> bool:
+        """The provider names another URL, to be tried at ``at``. False: the claim is void."""
+        return await self._write(
+            lambda tx: verbs.url_refreshed(tx, claim, said, deadline, at=at, now=self._now())
+        )
+
+    async def expired(self, claim: Claim) -> bool:
+        """The URL's life is over, and there is no other. False: the claim is void."""
+        return await self._write(lambda tx: verbs.expired(tx, claim, self._now()))
 
     async def fetched(self, claim: Claim, image: Image, spool: str) -> bool:
         """The verified image lies in the spool under this name, fsynced. False: the claim is void."""
@@ -311,18 +338,29 @@ class Ledger(LedgerView):
         """
         return await self._write(lambda tx: verbs.retry(tx, job_id, self._now()))
 
-    async def tidy(self) -> list[str]:
-        """Expires jobs whose time is over, and voids leases that have ended. Gives the expired jobs' ids."""
+    async def release_overdue_leases(self) -> None:
+        """Voids claims whose lease has ended."""
+        await self._write(lambda tx: verbs.release_overdue_leases(tx, self._monotonic()))
 
-        def both(tx: Transaction) -> list[str]:
-            verbs.release_overdue_leases(tx, self._monotonic())
-            return verbs.expire(tx, self._now())
+    async def expire(self) -> list[str]:
+        """Expires jobs whose time is over and which were tried. Gives their ids."""
+        return await self._write(lambda tx: verbs.expire(tx, self._now()))
 
-        return await self._write(both)
+    async def mark_at_risk(self) -> Sequence[str]:
+        """Finds jobs that less than a tenth of their life is left to. Gives each id once."""
+        now = self._now()
+        found = await self._readers.ask(lambda db: queries.newly_at_risk(db, now, MARKED_AT_ONCE))
+        if found:
+            await self._write(lambda tx: verbs.mark_at_risk(tx, found, now))
+        return found
 
-    def _next_holder(self) -> str:
+    async def shift_waits(self, by: int) -> None:
+        """Moves the ends of all waits by so many ms, after the wall clock was set by as much."""
+        await self._write(lambda tx: verbs.shift_waits(tx, by))
+
+    def _terms(self, limit: int, lease: int) -> Terms:
         self._claims += 1
-        return f"{self._name}:{self._claims}"
+        return Terms(f"{self._name}:{self._claims}", self._monotonic() + lease, limit)
 
     async def _write(self, verb: Callable[[Transaction], T]) -> T:
         return await self._writer.write(verb)

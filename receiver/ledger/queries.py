@@ -5,9 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from receiver.ledger import rows
+from receiver.schedule import RISK_SHARE
 from receiver.states import Event, Job, State
 
 _CLOCK_SLACK = 86_400_000
+_LONGEST_LIFE = 7 * 86_400_000  # of a URL that S3 presigns
 _BEHIND_ALL = 2**63 - 1
 
 
@@ -66,6 +68,7 @@ class Stats:
         oldest_waiting_at: when the longest-waiting job whose image is not archived yet was received.
         soonest_deadline: of the jobs whose image is not safe yet.
         overdue: submitted jobs that have been silent too long.
+        at_risk: jobs whose image is not safe yet and little of whose life is left.
         unread: deliveries that were no completions.
     """
 
@@ -74,6 +77,7 @@ class Stats:
     oldest_waiting_at: int | None
     soonest_deadline: int | None
     overdue: int
+    at_risk: int
     unread: int
 
 
@@ -151,6 +155,7 @@ def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
         oldest_waiting_at=min(oldest, default=None),
         soonest_deadline=soonest_deadline(db),
         overdue=overdue,
+        at_risk=_count_at_risk(db),
         unread=unread,
     )
 
@@ -160,13 +165,43 @@ def soonest_deadline(db: sqlite3.Connection) -> int | None:
     (deadline,) = db.execute(
         "SELECT min(deadline) FROM ("
         "SELECT min(deadline) AS deadline FROM jobs INDEXED BY jobs_to_fetch"
-        " WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
+        " WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts = 0"
+        " UNION ALL SELECT min(deadline) FROM jobs INDEXED BY jobs_to_fetch_again"
+        " WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts > 0"
         " UNION ALL SELECT min(deadline) FROM jobs INDEXED BY jobs_waiting_to_fetch"
         " WHERE state = 'received' AND next_attempt_at IS NOT NULL"
         " UNION ALL SELECT min(deadline) FROM jobs INDEXED BY jobs_claimed"
         " WHERE holder IS NOT NULL AND state = 'received')"
     ).fetchone()
     return None if deadline is None else int(deadline)
+
+
+def newly_at_risk(db: sqlite3.Connection, now: int, limit: int) -> Sequence[str]:
+    """Ids of jobs that less than a tenth of their life is left to, and that are not marked so yet."""
+    found: list[str] = []
+    for which in (
+        "jobs_to_fetch WHERE next_attempt_at IS NULL AND holder IS NULL AND attempts = 0",
+        "jobs_to_fetch_again WHERE next_attempt_at IS NULL AND holder IS NULL AND attempts > 0",
+        "jobs_waiting_to_fetch WHERE next_attempt_at IS NOT NULL",
+        "jobs_claimed WHERE holder IS NOT NULL",
+    ):
+        found += (
+            row["id"]
+            for row in db.execute(
+                f"SELECT id FROM jobs INDEXED BY {which} AND state = 'received' AND at_risk_at IS NULL"  # noqa: S608 - constants
+                " AND deadline < ? AND (deadline - ?) * ? < deadline - received_at LIMIT ?",
+                (now + _LONGEST_LIFE // RISK_SHARE, now, RISK_SHARE, limit - len(found)),
+            )
+        )
+    return found
+
+
+def _count_at_risk(db: sqlite3.Connection) -> int:
+    (count,) = db.execute(
+        "SELECT count(*) FROM jobs INDEXED BY jobs_at_risk"
+        " WHERE state = 'received' AND at_risk_at IS NOT NULL"
+    ).fetchone()
+    return int(count)
 
 
 def spool_names(db: sqlite3.Connection) -> frozenset[str]:

@@ -13,7 +13,7 @@ def job(row: sqlite3.Row) -> Job:
     if row["uri"] is not None:
         stored = Stored(row["uri"], row["etag"], row["version"])
     if row["reason"] is not None:
-        problem = Problem(row["reason"], row["detail"] or "", row["updated_at"])
+        problem = Problem(row["reason"], row["detail"] or "", row["reason_at"])
     return Job(
         id=row["id"],
         state=State(row["state"]),
@@ -22,6 +22,7 @@ def job(row: sqlite3.Row) -> Job:
         attempts=row["attempts"],
         next_attempt_at=row["next_attempt_at"],
         deadline=row["deadline"],
+        confirmed_at=row["confirmed_at"],
         image_url=row["image_url"],
         source_url=row["source_url"],
         promised_width=row["promised_width"],

@@ -20,6 +20,8 @@ CREATE TABLE jobs (
     promised_height INTEGER,
 
     deadline INTEGER,                      -- when the image URL's life ends
+    at_risk_at INTEGER,                    -- when little of that life was found to be left
+    confirmed_at INTEGER,                  -- when the provider itself said so, and not only a delivery
     attempts INTEGER NOT NULL DEFAULT 0,   -- of the present state's work
     next_attempt_at INTEGER,               -- set: waits until then, and stands in no index that claims are taken from
     holder TEXT,                           -- set: claimed; names the claim, so that a late worker cannot write
@@ -39,6 +41,7 @@ CREATE TABLE jobs (
     event TEXT NOT NULL,                   -- what happened last, and why: the triggers copy these three into history
     reason TEXT,
     detail TEXT,
+    reason_at INTEGER,
 
     created_at INTEGER NOT NULL,           -- when the receiver first heard of the job
     submitted_at INTEGER,
@@ -54,13 +57,17 @@ CREATE INDEX jobs_by_reason ON jobs (reason, seq) WHERE reason IS NOT NULL;
 CREATE INDEX jobs_by_time ON jobs (created_at);
 
 -- What a worker takes next. A job that waits for its next attempt stands in neither, however many such there are.
+-- First attempts and further ones stand apart, so that a crowd of failing jobs cannot keep fresh ones waiting.
 CREATE INDEX jobs_to_fetch ON jobs (deadline)
-    WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL;
+    WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts = 0;
+CREATE INDEX jobs_to_fetch_again ON jobs (deadline)
+    WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts > 0;
 CREATE INDEX jobs_to_archive ON jobs (fetched_at)
     WHERE state = 'fetched' AND next_attempt_at IS NULL AND holder IS NULL;
 
 CREATE INDEX jobs_waiting ON jobs (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX jobs_waiting_to_fetch ON jobs (deadline) WHERE state = 'received' AND next_attempt_at IS NOT NULL;
+CREATE INDEX jobs_at_risk ON jobs (at_risk_at) WHERE state = 'received' AND at_risk_at IS NOT NULL;
 CREATE INDEX jobs_silent ON jobs (submitted_at) WHERE state = 'submitted';
 CREATE INDEX jobs_claimed ON jobs (lease_until) WHERE holder IS NOT NULL;
 

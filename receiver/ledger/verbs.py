@@ -4,6 +4,8 @@ Every move is a compare-and-set on the state, and on the claim where work was cl
 the job has moved on meanwhile. Verbs set ``event``, and the triggers write the history from it.
 """
 
+import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from receiver.completion import Completion
@@ -128,27 +130,107 @@ def expect(tx: Transaction, submission: Submission, now: int) -> bool:
     return born is not None
 
 
-def claim_to_fetch(tx: Transaction, holder: str, lease_until: int, now: int, limit: int) -> list[Claim]:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What new claims are given.
+
+    Attributes:
+        holder: names them in the ledger.
+        lease_until: when they end by themselves: ms, on the holder's monotonic clock.
+        limit: at most so many.
+    """
+
+    holder: str
+    lease_until: int
+    limit: int
+
+
+def claim_to_fetch(tx: Transaction, terms: Terms, now: int, *, again: int) -> list[Claim]:
     """Claims jobs whose image is to be downloaded, the earliest deadline first.
 
     A job whose deadline has passed before its first attempt is still tried once, because nothing is lost by
     it; but only with hands that no living job wants.
+
+    Args:
+        tx: the transaction.
+        terms: of the claims.
+        now: ms since the epoch.
+        again: at most so many that were tried before.
     """
     _promote(tx, now)
-    chosen = _ready_to_fetch(tx, "deadline > ?", now, limit)
-    chosen += _ready_to_fetch(tx, "deadline <= ? AND attempts = 0", now, limit - len(chosen))
-    return [_claim(tx, seq, f"{holder}:{n}", lease_until) for n, seq in enumerate(chosen)]
+    living = _ready(tx, _FRESH, "deadline > ?", now, terms.limit)
+    living += _ready(tx, _TRIED, "deadline > ?", now, min(again, terms.limit))
+    living.sort(key=lambda row: row["deadline"])
+    chosen = living[: terms.limit]
+    chosen += _ready(tx, _FRESH, "deadline <= ?", now, terms.limit - len(chosen))
+    return _claims(tx, chosen, terms)
 
 
-def claim_to_archive(tx: Transaction, holder: str, lease_until: int, now: int, limit: int) -> list[Claim]:
+def claim_past_deadline(tx: Transaction, terms: Terms, now: int) -> list[Claim]:
+    """Claims jobs whose time is over and which were tried, for a last question before they expire."""
+    return _claims(tx, _past_deadline(tx, now, terms.limit), terms)
+
+
+def claim_to_archive(tx: Transaction, terms: Terms, now: int) -> list[Claim]:
     """Claims jobs whose verified image waits on our disk, the longest waiting first."""
     _promote(tx, now)
     found = tx.db.execute(
         "SELECT seq FROM jobs INDEXED BY jobs_to_archive WHERE state = 'fetched' AND next_attempt_at IS NULL"
         " AND holder IS NULL ORDER BY fetched_at LIMIT ?",
-        (max(limit, 0),),
+        (max(terms.limit, 0),),
     ).fetchall()
-    return [_claim(tx, row["seq"], f"{holder}:{n}", lease_until) for n, row in enumerate(found)]
+    return _claims(tx, found, terms)
+
+
+def confirmed(tx: Transaction, claim: Claim, said: Completion, deadline: int, now: int) -> Claim | None:
+    """The provider itself confirms the job: what it says replaces what was delivered. Keeps the claim.
+
+    Gives the claim with the job as it is now; ``None`` where the claim is void.
+    """
+    row = tx.db.execute(
+        "UPDATE jobs SET image_url = :url, promised_width = :width, promised_height = :height,"
+        " deadline = :deadline, confirmed_at = :now, event = 'confirmed', updated_at = :now"
+        " WHERE id = :id AND state = 'received' AND holder = :holder RETURNING *",
+        {
+            "url": said.image_url,
+            "width": said.width,
+            "height": said.height,
+            "deadline": deadline,
+            "now": now,
+            "id": claim.job.id,
+            "holder": claim.holder,
+        },
+    ).fetchone()
+    if row is None:
+        return None
+    tx.changed.append(claim.job.id)
+    return Claim(rows.job(row), claim.holder)
+
+
+def url_refreshed(
+    tx: Transaction, claim: Claim, said: Completion, deadline: int, *, at: int, now: int
+) -> bool:
+    """The provider names another URL for the image; it is tried at ``at`` (ms since the epoch)."""
+    return _move(
+        tx,
+        claim,
+        State.RECEIVED,
+        "event = 'url_refreshed', image_url = :url, promised_width = :width, promised_height = :height,"
+        " deadline = :deadline, next_attempt_at = :at, suspect = NULL, at_risk_at = NULL",
+        {
+            "now": now,
+            "at": at,
+            "url": said.image_url,
+            "width": said.width,
+            "height": said.height,
+            "deadline": deadline,
+        },
+    )
+
+
+def expired(tx: Transaction, claim: Claim, now: int) -> bool:
+    """The URL's life is over, and the provider has no other."""
+    return _move(tx, claim, State.RECEIVED, f"state = 'expired', {_EXPIRED}", {"now": now})
 
 
 def fetched(tx: Transaction, claim: Claim, image: Image, spool: str, now: int) -> bool:
@@ -157,9 +239,9 @@ def fetched(tx: Transaction, claim: Claim, image: Image, spool: str, now: int) -
         tx,
         claim,
         State.RECEIVED,
-        "state = 'fetched', event = 'fetched', reason = NULL, detail = NULL, attempts = 0,"
-        " fetched_at = :now, spool = :spool, format = :format, width = :width, height = :height,"
-        " bytes = :bytes, sha256 = :sha256",
+        "state = 'fetched', event = 'fetched', reason = NULL, detail = NULL, reason_at = NULL, attempts = 0,"
+        " at_risk_at = NULL, fetched_at = :now, spool = :spool, format = :format, width = :width,"
+        " height = :height, bytes = :bytes, sha256 = :sha256",
         {
             "now": now,
             "spool": spool,
@@ -178,8 +260,8 @@ def archived(tx: Transaction, claim: Claim, stored: Stored, now: int) -> bool:
         tx,
         claim,
         State.FETCHED,
-        "state = 'archived', event = 'archived', reason = NULL, detail = NULL, archived_at = :now,"
-        " spool = NULL, uri = :uri, etag = :etag, version = :version",
+        "state = 'archived', event = 'archived', reason = NULL, detail = NULL, reason_at = NULL,"
+        " archived_at = :now, spool = NULL, uri = :uri, etag = :etag, version = :version",
         {"now": now, "uri": stored.uri, "etag": stored.etag, "version": stored.version},
     )
 
@@ -190,7 +272,7 @@ def rejected(tx: Transaction, claim: Claim, error: ReceiverError, now: int) -> b
         tx,
         claim,
         State.RECEIVED,
-        "state = 'rejected', event = 'rejected', reason = :reason, detail = :detail",
+        "state = 'rejected', event = 'rejected', reason = :reason, detail = :detail, reason_at = :now",
         {"now": now, "reason": error.reason, "detail": error.detail},
     )
 
@@ -203,7 +285,8 @@ def retry_later(
         tx,
         claim,
         claim.job.state,
-        "event = 'attempt_failed', reason = :reason, detail = :detail, next_attempt_at = :at,"
+        "event = 'attempt_failed', reason = :reason, detail = :detail, reason_at = :now,"
+        " next_attempt_at = :at,"
         " suspect = coalesce(:suspect, suspect)",
         {"now": now, "at": at, "reason": error.reason, "detail": error.detail, "suspect": suspect},
     )
@@ -215,7 +298,8 @@ def spool_lost(tx: Transaction, claim: Claim, detail: str, now: int) -> bool:
         tx,
         claim,
         State.FETCHED,
-        "state = 'received', event = 'spool_lost', reason = 'spool.lost', detail = :detail, attempts = 0,"
+        "state = 'received', event = 'spool_lost', reason = 'spool.lost', detail = :detail, reason_at = :now,"
+        " attempts = 0,"
         " fetched_at = NULL, spool = NULL, format = NULL, width = NULL, height = NULL, bytes = NULL,"
         " sha256 = NULL",
         {"now": now, "detail": detail},
@@ -254,27 +338,33 @@ def touch(tx: Transaction) -> None:
 
 def expire(tx: Transaction, now: int, limit: int = 500) -> list[str]:
     """Moves jobs to ``expired`` whose time is over and which were tried. Gives their ids."""
-    found = []
-    for index, condition in (
-        ("jobs_to_fetch", "next_attempt_at IS NULL AND holder IS NULL AND attempts > 0"),
-        ("jobs_waiting_to_fetch", "next_attempt_at IS NOT NULL AND holder IS NULL"),
-    ):
-        found += tx.db.execute(
-            f"SELECT seq FROM jobs INDEXED BY {index} WHERE state = 'received' AND {condition}"  # noqa: S608 - constants
-            " AND deadline <= ? LIMIT ?",
-            (now, limit),
-        ).fetchall()
     ids = []
-    for row in found:
+    for row in _past_deadline(tx, now, limit):
         (job_id,) = tx.db.execute(
-            "UPDATE jobs SET state = 'expired', event = 'expired', next_attempt_at = NULL, updated_at = :now,"
-            " detail = 'The URL''s life ended. The last attempt said: ' || coalesce(reason || ', ' || detail,"
-            " 'nothing') , reason = 'fetch.expired' WHERE seq = :seq RETURNING id",
+            f"UPDATE jobs SET state = 'expired', {_EXPIRED}, next_attempt_at = NULL, updated_at = :now"  # noqa: S608 - a constant
+            " WHERE seq = :seq RETURNING id",
             {"now": now, "seq": row["seq"]},
         ).fetchone()
         ids.append(job_id)
     tx.changed.extend(ids)
     return ids
+
+
+def mark_at_risk(tx: Transaction, ids: Sequence[str], now: int) -> None:
+    """Notes that little is left of these jobs' lives."""
+    tx.db.executemany(
+        "UPDATE jobs SET at_risk_at = :now, event = 'at_risk', updated_at = :now"
+        " WHERE id = :id AND state = 'received' AND at_risk_at IS NULL",
+        [{"id": job_id, "now": now} for job_id in ids],
+    )
+    tx.changed.extend(ids)
+
+
+def shift_waits(tx: Transaction, by: int) -> None:
+    """Moves the ends of all waits by so many ms, after the wall clock was set by as much."""
+    tx.db.execute(
+        "UPDATE jobs SET next_attempt_at = next_attempt_at + ? WHERE next_attempt_at IS NOT NULL", (by,)
+    )
 
 
 def retry(tx: Transaction, job_id: str, now: int) -> Job:
@@ -297,6 +387,7 @@ def retry(tx: Transaction, job_id: str, now: int) -> Job:
         moves = state in (State.FAILED, State.REJECTED, State.EXPIRED)
         tx.db.execute(
             "UPDATE jobs SET state = :state, event = 'retried', reason = NULL, detail = NULL,"
+            " reason_at = NULL, at_risk_at = NULL,"
             " attempts = CASE WHEN :moves THEN 0 ELSE attempts END, next_attempt_at = NULL,"
             " suspect = NULL, updated_at = :now WHERE seq = :seq",
             {"state": State.RECEIVED if moves else state, "moves": moves, "now": now, "seq": row["seq"]},
@@ -320,6 +411,7 @@ _SAID_BY_A_COMPLETION = (
     "event",
     "reason",
     "detail",
+    "reason_at",
     "image_url",
     "promised_width",
     "promised_height",
@@ -336,7 +428,8 @@ _INSERT_COMPLETED = (
 _UPDATE_COMPLETED = (
     f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in _SAID_BY_A_COMPLETION)},"  # noqa: S608 - likewise
     " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url), attempts = 0,"
-    " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL WHERE seq = :seq"
+    " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL,"
+    " at_risk_at = NULL, confirmed_at = NULL WHERE seq = :seq"
 )
 
 
@@ -350,6 +443,7 @@ def _columns(delivery: Delivery, state: State, now: int) -> dict[str, str | int 
         "event": "failed" if failure else "received",
         "reason": failure.reason if failure else None,
         "detail": failure.detail if failure else None,
+        "reason_at": now if failure else None,
         "image_url": said.image_url,
         "source_url": said.source_url,
         "promised_width": said.width,
@@ -395,21 +489,43 @@ def _promote(tx: Transaction, now: int) -> None:
     )
 
 
-def _ready_to_fetch(tx: Transaction, condition: str, now: int, limit: int) -> list[int]:
-    found = tx.db.execute(
-        "SELECT seq FROM jobs INDEXED BY jobs_to_fetch WHERE state = 'received' AND next_attempt_at IS NULL"  # noqa: S608 - constants
+_FRESH = "INDEXED BY jobs_to_fetch WHERE attempts = 0"
+_TRIED = "INDEXED BY jobs_to_fetch_again WHERE attempts > 0"
+_EXPIRED = (
+    "event = 'expired', reason = 'fetch.expired', reason_at = :now, detail ="
+    " 'The URL''s life ended. The last attempt said: ' || coalesce(reason || ', ' || detail, 'nothing')"
+)
+
+
+def _ready(tx: Transaction, which: str, condition: str, now: int, limit: int) -> list[sqlite3.Row]:
+    return tx.db.execute(
+        f"SELECT seq, deadline FROM jobs {which} AND state = 'received' AND next_attempt_at IS NULL"  # noqa: S608 - constants
         f" AND holder IS NULL AND {condition} ORDER BY deadline LIMIT ?",
         (now, max(limit, 0)),
-    )
-    return [row["seq"] for row in found]
+    ).fetchall()
 
 
-def _claim(tx: Transaction, seq: int, holder: str, lease_until: int) -> Claim:
-    row = tx.db.execute(
-        "UPDATE jobs SET holder = ?, lease_until = ?, attempts = attempts + 1 WHERE seq = ? RETURNING *",
-        (holder, lease_until, seq),
-    ).fetchone()
-    return Claim(rows.job(row), holder)
+def _past_deadline(tx: Transaction, now: int, limit: int) -> list[sqlite3.Row]:
+    found = _ready(tx, _TRIED, "deadline <= ?", now, limit)
+    found += tx.db.execute(
+        "SELECT seq FROM jobs INDEXED BY jobs_waiting_to_fetch WHERE state = 'received'"
+        " AND next_attempt_at IS NOT NULL AND deadline <= ? ORDER BY deadline LIMIT ?",
+        (now, max(limit - len(found), 0)),
+    ).fetchall()
+    return found
+
+
+def _claims(tx: Transaction, chosen: Sequence[sqlite3.Row], terms: Terms) -> list[Claim]:
+    claims = []
+    for number, row in enumerate(chosen):
+        holder = f"{terms.holder}:{number}"
+        claimed = tx.db.execute(
+            "UPDATE jobs SET holder = ?, lease_until = ?, attempts = attempts + 1, next_attempt_at = NULL"
+            " WHERE seq = ? RETURNING *",
+            (holder, terms.lease_until, row["seq"]),
+        ).fetchone()
+        claims.append(Claim(rows.job(claimed), holder))
+    return claims
 
 
 def _move(

@@ -1,0 +1,294 @@
+"""The first chain: from the provider's URL to a verified image on our own disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from receiver import completion, expiry, schedule
+from receiver.completion import Completion
+from receiver.cuts import Cut, no_cut
+from receiver.errors import (
+    BodyError,
+    FetchError,
+    ImageError,
+    ProviderError,
+    ReceiverError,
+    SpoolError,
+    UrlError,
+)
+from receiver.fetch.fetch import Fetcher
+from receiver.ledger import Claim, Ledger
+from receiver.spool import Spool, Whole
+from receiver.stage import Stage, insist
+from receiver.states import Image
+from receiver.verify import Promise, Verifier
+from receiver.ximilar import Ximilar
+
+log = structlog.get_logger("receiver.worker")
+
+LEASE_SLACK = timedelta(minutes=5)
+"""What a lease lasts beyond the download's own limit, for verifying and recording."""
+
+ASKING_HANDS = 2
+"""Questions to the provider at a time."""
+
+FRESH_SHARE = 4
+"""One hand in so many is kept for first attempts, so that failing jobs cannot keep fresh ones waiting."""
+
+HOPELESS = frozenset(
+    {
+        "fetch.too_large",
+        "image.wrong_size",
+        "image.too_many_pixels",
+        "image.animated",
+        "image.trailing_data",
+    }
+)
+"""Reasons that another download of the same URL would only repeat."""
+
+
+class _SuspectError(Exception):
+    """The bytes that came are not the promised image."""
+
+    def __init__(self, cause: ImageError, whole: Whole) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.whole = whole
+
+
+@dataclass(frozen=True, slots=True)
+class FetchPlan:
+    """How images are fetched.
+
+    Attributes:
+        hands: downloads at a time.
+        longest: that one download may take.
+        url_lifetime: how long an image URL lives that does not say so itself.
+        confirm: whether the provider itself must confirm each delivery first.
+    """
+
+    hands: int
+    longest: timedelta
+    url_lifetime: timedelta
+    confirm: bool = False
+
+
+class Fetching:
+    """Claims jobs whose image is not safe yet, the earliest deadline first, and makes it safe.
+
+    Args:
+        ledger: where jobs are claimed and outcomes recorded.
+        fetcher: downloads.
+        verifier: judges what came.
+        spool: keeps it.
+        provider: asked for confirmations and fresh URLs; ``None`` where there is no token.
+        plan: how many at a time, and how long.
+        now: the time, ms since the epoch.
+        dice: gives a number in [0, 1), to spread retries.
+        cut: for tests.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        fetcher: Fetcher,
+        verifier: Verifier,
+        spool: Spool,
+        provider: Ximilar | None,
+        plan: FetchPlan,
+        now: Callable[[], int],
+        dice: Callable[[], float],
+        cut: Cut = no_cut,
+    ) -> None:
+        self._ledger = ledger
+        self._fetcher = fetcher
+        self._verifier = verifier
+        self._spool = spool
+        self._provider = provider
+        self._plan = plan
+        self._now = now
+        self._dice = dice
+        self._cut = cut
+        self._spool_was_full = False
+        self.left_behind: dict[str, str] = {}
+        """Jobs whose whole file a crash left in the spool before the ledger knew of it, and its name."""
+        self.stages = [Stage("fetch", plan.hands, self._claim, self._fetch, self._broke)]
+        if provider is not None:
+            self.stages.append(Stage("ask", ASKING_HANDS, self._claim_dead, self._ask_once_more, self._broke))
+
+    @property
+    def expires_by_asking(self) -> bool:
+        """Whether the provider is asked for a fresh URL before a job expires."""
+        return self._provider is not None
+
+    async def _claim(self, hands: int) -> list[Claim]:
+        busy = self.stages[0].claims
+        room = self._spool.room(await self._ledger.spool_bytes(), len(busy))
+        if not room and not self._spool_was_full:
+            log.error("spool is full; downloads pause", reason="spool.full")
+        self._spool_was_full = not room
+        if not room:
+            return []
+        tried = sum(claim.job.attempts > 1 for claim in busy)
+        again = self._plan.hands - self._plan.hands // FRESH_SHARE - tried
+        return await self._ledger.claim_to_fetch(min(hands, room), again=again, lease=self._lease())
+
+    async def _fetch(self, claim: Claim) -> None:
+        """Brings one image from the provider to our disk, verified."""
+        part = self._spool.part(claim.holder)
+        try:
+            claim = await self._confirmed(claim)
+            whole = await self._found_in_spool(claim.job.id) or await self._download(claim, part)
+            image = await self._verified(claim, whole)
+            name = await self._spool.keep(whole.path, claim.job.id, image)
+            self._cut("spooled")
+            if await insist(lambda: self._ledger.fetched(claim, image, name)):
+                self._cut("fetched")
+                log.info("fetched", job=claim.job.id, bytes=image.bytes, sha256=image.sha256)
+        except _SuspectError as suspect:
+            await self._suspected(claim, suspect)
+        except (UrlError, FetchError, SpoolError, ProviderError) as error:
+            await self._not_fetched(claim, error)
+        finally:
+            await self._spool.remove(part)
+
+    async def _confirmed(self, claim: Claim) -> Claim:
+        """What the provider itself says replaces what was delivered, where the settings want it so.
+
+        Raises:
+            ProviderError: it does not say so, or says nothing.
+        """
+        if not self._plan.confirm or claim.job.confirmed_at is not None:
+            return claim
+        said, deadline = await self._ask(claim)
+        if said.failure is not None:
+            raise ProviderError(said.failure.reason, said.failure.detail)
+        confirmed = await self._ledger.confirmed(claim, said, deadline)
+        if confirmed is None:
+            raise ProviderError("provider.unavailable", "The claim ended while the provider was asked.")
+        return confirmed
+
+    async def _found_in_spool(self, job_id: str) -> Whole | None:
+        name = self.left_behind.pop(job_id, None)
+        if name is None:
+            return None
+        whole = await self._spool.check(name)
+        if whole is None:
+            await self._spool.remove(self._spool.path(name))
+        return whole
+
+    async def _download(self, claim: Claim, part: Path) -> Whole:
+        assert claim.job.image_url is not None
+        assert claim.job.deadline is not None
+        left = (claim.job.deadline - self._now()) / 1000
+        # A job whose time is over before its first attempt is tried all the same: it costs nothing.
+        seconds = min(left, self._plan.longest.total_seconds()) if left > 0 else None
+        got = await self._fetcher.fetch(claim.job.image_url, part, seconds=seconds)
+        return Whole(got.path, got.bytes, got.sha256)
+
+    async def _verified(self, claim: Claim, whole: Whole) -> Image:
+        promise = Promise(claim.job.promised_width, claim.job.promised_height)
+        try:
+            found = await self._verifier.verify(whole.path, promise)
+        except ImageError as error:
+            raise _SuspectError(error, whole) from error
+        return Image(found.format, found.width, found.height, whole.bytes, whole.sha256)
+
+    # What became of it.
+
+    async def _suspected(self, claim: Claim, suspect: _SuspectError) -> None:
+        """Bytes came, but not the promised image. The same bytes twice are no accident of the network."""
+        whole, cause = suspect.whole, suspect.cause
+        await self._spool.set_aside(whole.path, claim.job.id, whole.sha256)
+        if cause.reason in HOPELESS or whole.sha256 == claim.job.suspect:
+            await self._reject(claim, cause)
+        else:
+            await self._try_later(claim, cause, suspect=whole.sha256)
+
+    async def _not_fetched(
+        self, claim: Claim, error: UrlError | FetchError | SpoolError | ProviderError
+    ) -> None:
+        if isinstance(error, UrlError) or error.reason in HOPELESS or _is_final_word(error):
+            await self._reject(claim, error)
+        elif error.reason == "fetch.gone" and await self._took_fresh_url(claim):
+            pass
+        else:
+            await self._try_later(claim, error)
+
+    async def _reject(self, claim: Claim, error: ReceiverError) -> None:
+        if await insist(lambda: self._ledger.rejected(claim, error)):
+            log.warning("rejected", job=claim.job.id, reason=error.reason, detail=error.detail)
+
+    async def _try_later(self, claim: Claim, error: ReceiverError, *, suspect: str | None = None) -> None:
+        job = claim.job
+        assert job.deadline is not None
+        wait = error.retry_after if isinstance(error, FetchError | ProviderError) else None
+        at = schedule.fetch_again_at(self._now(), job.attempts, job.deadline, self._dice, wait)
+        if await insist(lambda: self._ledger.retry_later(claim, at, error, suspect=suspect)):
+            log.warning(
+                "not fetched", job=job.id, reason=error.reason, detail=error.detail, attempt=job.attempts
+            )
+
+    async def _broke(self, claim: Claim, bug: Exception) -> None:
+        await self._try_later(claim, FetchError("fetch.unexpected", f"{type(bug).__name__}: see the log."))
+
+    # Asking the provider.
+
+    async def _claim_dead(self, hands: int) -> list[Claim]:
+        return await self._ledger.claim_past_deadline(hands, lease=self._lease())
+
+    async def _ask_once_more(self, claim: Claim) -> None:
+        """The job's time is over: it expires, unless the provider has another URL for it."""
+        if not await self._took_fresh_url(claim) and await insist(lambda: self._ledger.expired(claim)):
+            log.error("expired", job=claim.job.id, reason="fetch.expired")
+
+    async def _took_fresh_url(self, claim: Claim) -> bool:
+        """Asks the provider for the job's present URL, and takes it where it is another."""
+        if self._provider is None:
+            return False
+        try:
+            said, deadline = await self._ask(claim)
+        except ProviderError as error:
+            log.warning("no fresh URL", job=claim.job.id, reason=error.reason, detail=error.detail)
+            return False
+        if said.image_url is None or said.image_url == claim.job.image_url:
+            return False
+        now = self._now()
+        at = schedule.fetch_again_at(now, claim.job.attempts, deadline, self._dice)
+        log.info("fresh URL", job=claim.job.id)
+        return await insist(lambda: self._ledger.url_refreshed(claim, said, deadline, at))
+
+    async def _ask(self, claim: Claim) -> tuple[Completion, int]:
+        """What the provider itself says of the job, and its image URL's deadline, ms since the epoch.
+
+        Raises:
+            ProviderError: it does not answer, does not know the job, or the job has not ended.
+        """
+        assert self._provider is not None
+        document = await self._provider.get(claim.job.id)
+        try:
+            said = completion.read(document)
+        except BodyError as error:
+            raise ProviderError("provider.unavailable", f"The provider's answer: {error.detail}") from error
+        return said, self._deadline(said, document)
+
+    def _deadline(self, said: Completion, document: dict[str, Any]) -> int:
+        stated = expiry.of(said.image_url) if said.image_url else None
+        if stated is None:
+            completed = completion.modified_at(document)
+            stated = completed + self._plan.url_lifetime if completed else None
+        if stated is None:
+            return self._now() + int(self._plan.url_lifetime.total_seconds() * 1000)
+        return int(stated.timestamp() * 1000)
+
+    def _lease(self) -> int:
+        return int((self._plan.longest + LEASE_SLACK).total_seconds() * 1000)
+
+
+def _is_final_word(error: ReceiverError) -> bool:
+    return error.reason in {"provider.unknown_job", "provider.job_failed", "provider.record_failed"}
