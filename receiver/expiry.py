@@ -33,6 +33,23 @@ def of(url: str) -> datetime | None:
     return when if when is not None and when < _LATEST else None
 
 
+def deadline(url: str | None, *, since: int, lifetime: timedelta) -> int:
+    """When an image URL's life ends: at the time that it carries itself, else a lifetime after ``since``.
+
+    Args:
+        url: of the image, if there is one.
+        since: ms since the epoch: the completion, or else the receipt of it.
+        lifetime: of URLs that do not say.
+
+    Returns:
+        ms since the epoch.
+    """
+    stated = of(url) if url is not None else None
+    if stated is not None:
+        return int(stated.timestamp() * 1000)
+    return since + int(lifetime.total_seconds() * 1000)
+
+
 def _signed_span(query: Mapping[str, str]) -> datetime | None:
     lowered = {name.lower(): value for name, value in query.items()}
     for brand in ("amz", "goog"):

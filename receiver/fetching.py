@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -275,16 +274,9 @@ class Fetching:
             said = completion.read(document)
         except BodyError as error:
             raise ProviderError("provider.unavailable", f"The provider's answer: {error.detail}") from error
-        return said, self._deadline(said, document)
-
-    def _deadline(self, said: Completion, document: dict[str, Any]) -> int:
-        stated = expiry.of(said.image_url) if said.image_url else None
-        if stated is None:
-            completed = completion.modified_at(document)
-            stated = completed + self._plan.url_lifetime if completed else None
-        if stated is None:
-            return self._now() + int(self._plan.url_lifetime.total_seconds() * 1000)
-        return int(stated.timestamp() * 1000)
+        completed = completion.modified_at(document)
+        since = self._now() if completed is None else int(completed.timestamp() * 1000)
+        return said, expiry.deadline(said.image_url, since=since, lifetime=self._plan.url_lifetime)
 
     def _lease(self) -> int:
         return int((self._plan.longest + LEASE_SLACK).total_seconds() * 1000)

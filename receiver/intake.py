@@ -14,7 +14,6 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from receiver import completion, expiry
-from receiver.completion import Completion
 from receiver.cuts import Cut, no_cut
 from receiver.errors import AuthError, BodyError, LedgerError
 from receiver.ledger import Delivery, Ledger
@@ -107,17 +106,12 @@ class Intake:
             await self.ledger.record_unread(error, body)
             log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
             raise
-        delivery = Delivery(said, body, self._deadline(said), proof.ref, proof.ticket)
+        deadline = expiry.deadline(said.image_url, since=self.now(), lifetime=self.url_lifetime)
+        delivery = Delivery(said, body, deadline, proof.ref, proof.ticket)
         recorded = await self.ledger.record(delivery)
         self.cut("recorded")
         log.info("delivery", job=said.id, state=recorded.state, duplicate=recorded.duplicate)
         return JSONResponse({"id": said.id, "state": recorded.state, "duplicate": recorded.duplicate})
-
-    def _deadline(self, said: Completion) -> int:
-        stated = expiry.of(said.image_url) if said.image_url else None
-        if stated is not None:
-            return int(stated.timestamp() * 1000)
-        return self.now() + int(self.url_lifetime.total_seconds() * 1000)
 
 
 def _check_type(request: Request) -> None:

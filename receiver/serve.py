@@ -7,6 +7,7 @@ import signal
 import socket
 import sqlite3
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 
 import structlog
@@ -22,6 +23,9 @@ log = structlog.get_logger("receiver.serve")
 
 DRAIN_SECONDS = 3
 """How long requests under way may go on after SIGTERM; the worker's own grace comes on top."""
+
+STOP_SECONDS = 9
+"""How long a stop may take altogether; those who stop processes commonly wait for 10."""
 
 MAX_CONNECTIONS = 2_000
 KEEP_ALIVE_SECONDS = 30
@@ -142,6 +146,7 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
             log.info("stopping")
             receiver.stopping.set()
             server.should_exit = True
+            _leave_after(STOP_SECONDS)
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
@@ -162,3 +167,19 @@ def _say_what_is_amiss(config: Config) -> None:
             found=sqlite3.sqlite_version,
             wanted=".".join(map(str, SAFE_SQLITE)),
         )
+
+
+def _leave_after(seconds: float) -> None:
+    """Ends the process if it is still there by then.
+
+    A thread that waits for an archive which does not answer can be neither cancelled nor left behind. What
+    was acknowledged is on the disk by then, as it would be if the process were killed.
+    """
+
+    def leave() -> None:
+        log.warning("still not stopped; leaving all the same", seconds=seconds)
+        os._exit(0)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()

@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 import httpx
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
+PATIENCE = 30.0
 
 WEBHOOK_SECRET = "canary-of-the-webhook-header"
 SIGNING_KEY = "canary-of-the-signing-key"
