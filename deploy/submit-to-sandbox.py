@@ -23,7 +23,7 @@ body = {
         "headers": {**headers, "X-Receiver-Ref": "gradient"},
     },
 }
-request = urllib.request.Request(  # noqa: S310 - a constant URL
+request = urllib.request.Request(
     "http://127.0.0.1:8090/account/v2/request",
     json.dumps(body).encode(),
     {
