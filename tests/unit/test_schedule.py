@@ -1,0 +1,90 @@
+"""When to try again."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver import schedule
+from tests.support.clock import HOUR, NOW, SECOND
+
+dice = st.floats(0, 1, exclude_max=True)
+attempts = st.integers(1, 10_000)
+lives = st.integers(-HOUR, 48 * HOUR)
+asked = st.none() | st.floats(0, 1e9) | st.just(float("inf"))
+
+
+@given(attempts, lives, dice, asked)
+def test_a_wait_is_at_least_the_least_one_and_never_reaches_the_deadline_while_there_is_time(
+    tries: int, left: int, die: float, retry_after: float | None
+) -> None:
+    wait = schedule.fetch_again_at(NOW, tries, NOW + left, lambda: die, retry_after) - NOW
+    assert wait >= schedule.LEAST_WAIT
+    assert wait <= max(left // 2, schedule.LEAST_WAIT)
+    if left >= 2 * schedule.LEAST_WAIT:
+        assert NOW + wait < NOW + left
+
+
+@given(attempts, lives, dice)
+def test_a_wait_takes_at_most_an_eighth_of_the_time_left(tries: int, left: int, die: float) -> None:
+    wait = schedule.fetch_again_at(NOW, tries, NOW + left, lambda: die) - NOW
+    assert wait <= max(left // 8, schedule.LEAST_WAIT)
+
+
+@given(attempts, st.integers(0, 24 * HOUR), st.integers(0, 24 * HOUR), dice)
+def test_waits_become_no_longer_as_the_end_comes_nearer(
+    tries: int, nearer: int, farther: int, die: float
+) -> None:
+    nearer, farther = sorted((nearer, farther))
+    near = schedule.fetch_again_at(NOW, tries, NOW + nearer, lambda: die)
+    assert near <= schedule.fetch_again_at(NOW, tries, NOW + farther, lambda: die)
+
+
+def test_a_job_that_fails_all_its_life_is_tried_ever_more_densely_towards_the_end() -> None:
+    end, now, waits = NOW + 24 * HOUR, NOW, list[int]()
+    while now < end:
+        at = schedule.fetch_again_at(now, len(waits) + 1, end, lambda: 0.999)
+        waits.append(at - now)
+        now = at
+    longest = waits.index(max(waits))
+    assert waits[:longest] == sorted(waits[:longest])
+    in_last_hours = waits[-20:]
+    assert in_last_hours == sorted(in_last_hours, reverse=True)
+    assert waits[-1] == schedule.LEAST_WAIT
+    assert 100 < len(waits) < 250
+
+
+@given(attempts, dice)
+def test_the_ceiling_doubles_and_ends(tries: int, die: float) -> None:
+    far = NOW + 10_000 * HOUR
+    wait = schedule.fetch_again_at(NOW, tries, far, lambda: die) - NOW
+    assert wait <= min(2 * SECOND * 2 ** min(tries, 30), 15 * 60 * SECOND)
+    upload = schedule.upload_again_at(NOW, tries, lambda: die) - NOW
+    assert schedule.LEAST_WAIT <= upload <= min(SECOND * 2 ** min(tries, 30), 3 * 60 * SECOND)
+
+
+@given(attempts)
+def test_the_whole_width_below_the_ceiling_is_used(tries: int) -> None:
+    assert schedule.upload_again_at(NOW, tries, lambda: 0.0) == NOW + schedule.LEAST_WAIT
+    highest = schedule.upload_again_at(NOW, tries, lambda: 0.9999999) - NOW
+    assert highest >= min(SECOND * 2 ** min(tries, 30), 3 * 60 * SECOND) - 1
+
+
+@given(attempts, dice, st.floats(1, 1e6))
+def test_what_the_host_asked_for_is_honoured_within_half_the_time_left(
+    tries: int, die: float, retry_after: float
+) -> None:
+    left = 24 * HOUR
+    wait = schedule.fetch_again_at(NOW, tries, NOW + left, lambda: die, retry_after) - NOW
+    assert wait >= min(int(retry_after * SECOND), left // 2)
+
+
+def test_a_host_that_asks_for_less_is_not_asked_sooner() -> None:
+    without = schedule.fetch_again_at(NOW, 5, NOW + 24 * HOUR, lambda: 0.5)
+    assert schedule.fetch_again_at(NOW, 5, NOW + 24 * HOUR, lambda: 0.5, 0.0) == without
+
+
+def test_a_job_is_at_risk_in_the_last_tenth_of_its_life_and_after_it() -> None:
+    end = NOW + 100 * SECOND
+    assert not schedule.is_at_risk(NOW, NOW, end)
+    assert not schedule.is_at_risk(NOW + 90 * SECOND, NOW, end)
+    assert schedule.is_at_risk(NOW + 90 * SECOND + 1, NOW, end)
+    assert schedule.is_at_risk(end + SECOND, NOW, end)

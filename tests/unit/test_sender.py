@@ -1,0 +1,195 @@
+"""Who may deliver."""
+
+import hashlib
+import time
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from itsdangerous import TimestampSigner
+
+from receiver.config import load
+from receiver.errors import AuthError
+from receiver.sender import TICKET_LIFETIME, Proof, Sender, is_ref
+
+SALT = b"upscale-receiver.ticket"
+"""A part of the format: tickets that are on their way must outlive an upgrade."""
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+TWO = Sender({"X-Secret": ["new", "old"], "X-Other": ["o"]})
+GOOD: Headers = [(b"x-secret", b"new"), (b"x-other", b"o")]
+
+
+class SignerOfAnotherTime(TimestampSigner):
+    """Signs as if it were another time."""
+
+    ahead = 0
+
+    def get_timestamp(self) -> int:
+        return int(time.time()) + self.ahead
+
+
+def ticket_of(key: str, ahead: int = 0, *, salt: bytes = SALT) -> bytes:
+    signer = SignerOfAnotherTime([key], salt=salt, digest_method=hashlib.sha256)
+    signer.ahead = ahead
+    return signer.sign(b"number")
+
+
+def refused(sender: Sender, headers: Headers) -> bool:
+    try:
+        sender.check(headers)
+    except AuthError as error:
+        assert error.reason == "auth.refused"  # noqa: PT017 - a helper, and every refusal has to be this one
+        assert error.detail == AuthError("auth.refused").detail  # noqa: PT017 - likewise: it tells nothing
+        return True
+    return False
+
+
+@pytest.mark.parametrize("secret", [b"new", b"old"])
+def test_each_accepted_value_of_each_header_proves_the_sender(secret: bytes) -> None:
+    assert TWO.check([(b"host", b"h"), (b"x-secret", secret), (b"x-other", b"o")]) == Proof(None, None)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [],
+        [(b"x-secret", b"new")],
+        [(b"x-other", b"o")],
+        [(b"x-secret", b"newer"), (b"x-other", b"o")],
+        [(b"x-secret", b"ne"), (b"x-other", b"o")],
+        [(b"x-secret", b"NEW"), (b"x-other", b"o")],
+        [(b"x-secret", b"o"), (b"x-other", b"new")],
+        [(b"x-secret", b""), (b"x-other", b"o")],
+        [(b"x-secret", b"new,old"), (b"x-other", b"o")],
+        [(b"x-secret", b"n\xc3\xa9w"), (b"x-other", b"o")],
+        [(b"x-secret", b"\xff\xfe"), (b"x-other", b"o")],
+        [*GOOD, (b"x-secret", b"new")],
+        [*GOOD, (b"x-secret", b"wrong")],
+        [*GOOD, (b"x-other", b"")],
+        [(b"x_secret", b"new"), (b"x-other", b"o")],
+    ],
+)
+def test_a_missing_wrong_or_repeated_header_is_refused_and_the_refusal_tells_nothing(
+    headers: Headers,
+) -> None:
+    assert refused(TWO, headers)
+
+
+def test_a_value_that_was_rotated_away_is_refused() -> None:
+    assert refused(Sender({"X-Secret": ["new"]}), [(b"x-secret", b"old")])
+
+
+def test_a_sender_without_any_proof_accepts_nobody() -> None:
+    assert refused(Sender({}), [])
+    assert refused(Sender({"X-Secret": []}), [(b"x-secret", b"")])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_a_value_beyond_ascii_is_accepted_in_both_encodings_that_clients_use(encoding: str) -> None:
+    sender = Sender({"X-Secret": ["clé"]})
+    sender.check([(b"x-secret", "clé".encode(encoding))])
+    assert refused(sender, [(b"x-secret", b"cle")])
+    Sender({"X-Secret": ["klíč→"]}).check([(b"x-secret", "klíč→".encode())])
+
+
+@given(st.binary(max_size=8), st.binary(max_size=8))
+def test_no_other_bytes_are_accepted(secret: bytes, other: bytes) -> None:
+    good = secret in (b"new", b"old") and other == b"o"
+    assert refused(TWO, [(b"x-secret", secret), (b"x-other", other)]) is not good
+
+
+def test_a_ticket_proves_the_sender_and_has_a_number_of_its_own() -> None:
+    sender = Sender({}, ["key"])
+    numbers = {sender.check([(b"x-receiver-job", sender.issue_ticket().encode())]).ticket for _ in range(3)}
+    assert len(numbers) == 3
+    assert None not in numbers
+
+
+def test_with_both_proofs_configured_both_are_needed() -> None:
+    sender = Sender({"X-Secret": ["s"]}, ["key"])
+    ticket = (b"x-receiver-job", sender.issue_ticket().encode())
+    assert sender.check([(b"x-secret", b"s"), ticket]).ticket
+    assert refused(sender, [ticket])
+    assert refused(sender, [(b"x-secret", b"s")])
+    assert refused(sender, [(b"x-secret", b"s"), ticket, ticket])
+
+
+def test_tickets_of_older_keys_are_accepted_and_the_first_key_signs() -> None:
+    old, both, new = Sender({}, ["old"]), Sender({}, ["new", "old"]), Sender({}, ["new"])
+    both.check([(b"x-receiver-job", old.issue_ticket().encode())])
+    new.check([(b"x-receiver-job", both.issue_ticket().encode())])
+    assert refused(new, [(b"x-receiver-job", old.issue_ticket().encode())])
+
+
+def test_a_ticket_is_accepted_for_its_lifetime_and_no_longer() -> None:
+    sender, life = Sender({}, ["key"]), int(TICKET_LIFETIME.total_seconds())
+    assert sender.check([(b"x-receiver-job", ticket_of("key", 60 - life))]).ticket == "number"
+    assert refused(sender, [(b"x-receiver-job", ticket_of("key", -60 - life))])
+    assert refused(sender, [(b"x-receiver-job", ticket_of("key", 3600))])
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        b"",
+        b"number",
+        b"number.x",
+        b"number.x.y",
+        b"..",
+        b"\xff.\xff.\xff",
+        ticket_of("other key"),
+        ticket_of("key", salt=b"another purpose"),
+        b"x" + ticket_of("key"),
+        ticket_of("key")[:-1],
+        ticket_of("key") + b"A",
+        ticket_of("key").replace(b"number", b"numbes"),
+        b" " + ticket_of("key"),
+    ],
+)
+def test_a_forged_ticket_is_refused(forged: bytes) -> None:
+    assert refused(Sender({}, ["key"]), [(b"x-receiver-job", forged)])
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_are_a_ticket(value: bytes) -> None:
+    assert refused(Sender({}, ["key"]), [(b"x-receiver-job", value)])
+
+
+def test_without_a_signing_key_no_ticket_is_issued_or_asked_for() -> None:
+    with pytest.raises(AuthError, match="RECEIVER_SIGNING_KEYS"):
+        TWO.issue_ticket()
+    assert TWO.check([*GOOD, (b"x-receiver-job", b"whatever")]).ticket is None
+
+
+@pytest.mark.parametrize("ref", [b"order 7", b"~" * 200, b" "])
+def test_a_reference_comes_with_the_proof(ref: bytes) -> None:
+    assert TWO.check([*GOOD, (b"x-receiver-ref", ref)]).ref == ref.decode()
+
+
+@pytest.mark.parametrize("ref", [b"", b"x" * 201, b"caf\xc3\xa9", b"a\tb", b"\x7f"])
+def test_a_reference_that_breaks_the_rule_is_dropped_and_not_the_delivery(ref: bytes) -> None:
+    assert TWO.check([*GOOD, (b"x-receiver-ref", ref)]) == Proof(None, None)
+
+
+def test_of_two_references_none_counts() -> None:
+    assert TWO.check([*GOOD, (b"x-receiver-ref", b"a"), (b"x-receiver-ref", b"b")]).ref is None
+
+
+@pytest.mark.parametrize(
+    ("value", "good"),
+    [("a", True), ("~ x" * 66, True), ("", False), ("x" * 201, False), ("é", False), ("a\n", 0), (7, 0)],
+)  # fmt: skip
+def test_references_are_1_to_200_printable_ascii_characters(value: object, good: bool) -> None:  # noqa: FBT001 - a case
+    assert is_ref(value) == good
+
+
+def test_the_settings_describe_the_sender() -> None:
+    sender = Sender.from_config(
+        load({"RECEIVER_WEBHOOK_HEADERS": '{"X-Secret": ["a", "b"]}', "RECEIVER_SIGNING_KEYS": "new,old"})
+    )
+    ticket = (b"x-receiver-job", Sender({}, ["old"]).issue_ticket().encode())
+    assert sender.check([(b"x-secret", b"b"), ticket]).ticket
+    assert refused(sender, [(b"x-secret", b"c"), ticket])
