@@ -6,7 +6,6 @@ import binascii
 import hmac
 import json
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -106,8 +105,7 @@ class Api:
                 job, history = found
                 if job.state in FINAL or loop.time() >= until or self.stopping.is_set():
                     return JSONResponse({**view.job(job), "history": [view.event(e) for e in history]})
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(changed.wait(), until - loop.time())
+                await _first(changed, self.stopping, within=until - loop.time())
                 changed.clear()
 
     async def image(self, request: Request) -> Response:
@@ -242,6 +240,16 @@ def _token(authorization: Sequence[str]) -> bytes:
         except (ValueError, binascii.Error):
             return b""
     return b""
+
+
+async def _first(*events: asyncio.Event, within: float) -> None:
+    """Waits until one of the events is set, for at most so many seconds."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
 
 
 async def _json(request: Request) -> Any:
