@@ -1,0 +1,94 @@
+"""Every command in the documents can be typed as it stands there."""
+
+import re
+import shlex
+from collections.abc import Iterator
+
+import pytest
+import typer
+from typer.core import TyperCommand, TyperGroup, TyperOption
+
+from receiver.cli import app
+from tests.docs.readme import README, ROOT, blocks, code, codes, section, table
+
+DOCUMENTS = {"README.md": README, "deploy/README.md": (ROOT / "deploy/README.md").read_text()}
+FOREIGN = {"curl", "docker", "python3", "."}
+"""Programs of others that the documents call."""
+
+
+def receiver_commands() -> dict[str, TyperCommand]:
+    group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
+    return {name: command for name, command in group.commands.items() if isinstance(command, TyperCommand)}
+
+
+COMMANDS = receiver_commands()
+
+
+def lines() -> Iterator[tuple[str, str]]:
+    for name, text in DOCUMENTS.items():
+        for block in blocks("sh", text):
+            for line in block.splitlines():
+                yield from ((name, part.strip()) for part in line.split("&&"))
+
+
+@pytest.mark.parametrize(("document", "line"), list(lines()))
+def test_a_command_line_of_the_documents_can_be_run(document: str, line: str) -> None:
+    words = shlex.split(line)
+    program = words[0]
+    if program == "receiver":
+        assert_takes(COMMANDS[words[1]], words[2:])
+    elif program == "./demo":
+        assert_takes(COMMANDS["demo"], words[1:])
+    elif "/" in program and not program.startswith(".venv/"):
+        assert (ROOT / program).is_file(), f"{program} does not exist"
+        assert (ROOT / program).stat().st_mode & 0o111, f"{program} cannot be run"
+    elif program == "cat":
+        assert (ROOT / document).parent.joinpath(words[1]).is_file()
+    else:
+        assert program in FOREIGN or program.startswith(".venv/"), f"what is {program}?"
+
+
+def test_a_command_line_with_an_unknown_option_would_be_noticed() -> None:
+    with pytest.raises(AssertionError):
+        assert_takes(COMMANDS["demo"], ["--no-such-option"])
+
+
+def test_the_commands_table_names_every_command_and_its_options() -> None:
+    rows = table(section("Commands"))
+    assert {code(command).removeprefix("receiver ") for command, _, _ in rows} == set(COMMANDS)
+    for command, options, _ in rows:
+        name = code(command).removeprefix("receiver ")
+        if options.endswith("and more"):
+            assert set(codes(options)) < options_of(COMMANDS[name])
+        else:
+            assert set(codes(options)) == options_of(COMMANDS[name]), name
+
+
+def test_every_command_that_the_documents_name_exists() -> None:
+    for text in DOCUMENTS.values():
+        for name in re.findall(r"`receiver ([a-z-]+)", text):
+            assert name in COMMANDS, name
+
+
+def test_documents_that_are_linked_exist() -> None:
+    for path in [*ROOT.glob("*.md"), ROOT / "deploy/README.md"]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def options_of(command: TyperCommand) -> set[str]:
+    return {
+        name
+        for parameter in command.params
+        if isinstance(parameter, TyperOption)
+        for name in parameter.opts
+        if name.startswith("--")
+    } - {"--help"}
+
+
+def assert_takes(command: TyperCommand, words: list[str]) -> None:
+    """That a command's own parser takes these words; nothing is run, and no file has to be there."""
+    words = words[: words.index(">")] if ">" in words else words
+    assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options_of(command)
+    command.make_context(command.name, list(words))
