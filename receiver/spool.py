@@ -139,8 +139,10 @@ class Spool:
             os.close(directory)
 
     def _set_aside(self, path: Path, name: str) -> None:
-        self.aside.mkdir(mode=0o700, exist_ok=True)
         size = path.stat().st_size
+        if size > ASIDE_BYTES:
+            return  # no room could be made for it
+        self.aside.mkdir(mode=0o700, exist_ok=True)
         kept = sorted(self.aside.iterdir(), key=lambda entry: entry.stat().st_mtime)
         held = sum(entry.stat().st_size for entry in kept)
         for oldest in kept:
@@ -148,8 +150,7 @@ class Spool:
                 break
             held -= oldest.stat().st_size
             oldest.unlink()
-        if size <= ASIDE_BYTES:
-            path.rename(self.aside / name)
+        path.rename(self.aside / name)
 
     def _check(self, name: str) -> Whole | None:
         promised = job_and_sha256(name)
