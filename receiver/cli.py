@@ -107,7 +107,6 @@ def init(*, as_json: AsJson = False) -> None:
     """Print a ready .env with fresh secrets."""
     values = {
         "RECEIVER_WEBHOOK_HEADERS": f'{{"X-Webhook-Secret": "{secrets.token_urlsafe(32)}"}}',
-        "RECEIVER_SIGNING_KEYS": secrets.token_urlsafe(32),
         "RECEIVER_API_TOKENS": secrets.token_urlsafe(32),
     }
     if as_json:
