@@ -39,6 +39,7 @@ COPY --from=build /opt/receiver /opt/receiver
 ENV PATH=/opt/receiver/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
+    RECEIVER_CONTAINER=1 \
     RECEIVER_DATA_DIR=/data \
     RECEIVER_HOST=0.0.0.0 \
     RECEIVER_LOG=json
