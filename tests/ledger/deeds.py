@@ -1,0 +1,99 @@
+"""What happens to a ledger: deliveries and images to hand in, and a look past it at the file."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from receiver.completion import Completion, Failure
+from receiver.errors import FetchError
+from receiver.ledger import FILE_NAME, Claim, Delivery, Ledger, Submission
+from receiver.states import Event, Image, Job, State, Stored
+from tests.support.clock import HOUR, NOW
+
+LEASE = 10_000
+IMAGE = Image("png", 424, 348, 1000, "ab" * 32)
+STORED = Stored("s3://bucket/key", "etag", "v1")
+TIMEOUT = FetchError("fetch.timeout", "Too slow.")
+
+
+def delivery(
+    job: str = "job-1",
+    url: str = "https://host/1.png",
+    *,
+    deadline: int = NOW + 24 * HOUR,
+    source: str | None = "https://host/in.png",
+    ref: str | None = None,
+    ticket: str | None = None,
+    body: bytes = b"{}",
+) -> Delivery:
+    """A good completion."""
+    return Delivery(Completion(job, url, source, 424, 348), body, deadline, ref, ticket)
+
+
+def failure(job: str = "job-1") -> Delivery:
+    """A completion that says that the job failed."""
+    said = Completion(job, None, failure=Failure("provider.job_failed", "FAILED: no GPU"))
+    return Delivery(said, b"{}", NOW)
+
+
+async def the_job(ledger: Ledger, job_id: str = "job-1") -> Job:
+    """The job, which must be there."""
+    job = await ledger.job(job_id)
+    assert job is not None
+    return job
+
+
+async def history(ledger: Ledger, job_id: str = "job-1") -> tuple[Event, ...]:
+    """The job's history."""
+    found = await ledger.job_with_history(job_id)
+    assert found is not None
+    return found[1]
+
+
+async def claimed(ledger: Ledger) -> Claim:
+    """The one job that waits to be downloaded, claimed."""
+    (claim,) = await ledger.claim_to_fetch(1, again=1, lease=LEASE)
+    return claim
+
+
+async def brought_to(ledger: Ledger, state: State, job_id: str = "job-1") -> None:
+    """Brings a new job to a state by the ways that lead there. No other job may wait meanwhile."""
+    if state is State.SUBMITTED:
+        await ledger.expect(Submission(job_id))
+        return
+    await ledger.record(failure(job_id) if state is State.FAILED else delivery(job_id))
+    if state in (State.RECEIVED, State.FAILED):
+        return
+    claim = await claimed(ledger)
+    if state is State.REJECTED:
+        assert await ledger.rejected(claim, TIMEOUT)
+    elif state is State.EXPIRED:
+        assert await ledger.expired(claim)
+    else:
+        assert await ledger.fetched(claim, IMAGE, f"{job_id}.spool")
+    if state is State.ARCHIVED:
+        (claim,) = await ledger.claim_to_archive(1, lease=LEASE)
+        assert await ledger.archived(claim, STORED)
+
+
+@contextmanager
+def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
+    """The ledger's file, past the ledger."""
+    db = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
+    db.row_factory = sqlite3.Row
+    try:
+        yield db
+    finally:
+        db.close()
+
+
+def kept_totals(db: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """What the triggers have counted: jobs and bytes of each state."""
+    return {row["state"]: (row["jobs"], row["bytes"]) for row in db.execute("SELECT * FROM totals")}
+
+
+def recounted_totals(db: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+    """The same, counted anew."""
+    found = db.execute("SELECT state, count(*), coalesce(sum(bytes), 0) FROM jobs GROUP BY state")
+    return {**dict.fromkeys(map(str, State), (0, 0)), **{state: (jobs, size) for state, jobs, size in found}}

@@ -1,0 +1,199 @@
+"""Who gets which job, and for how long."""
+
+from pathlib import Path
+
+import pytest
+
+from receiver.ledger import Claim, Ledger
+from receiver.states import State
+from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, claimed, delivery, history, the_job
+from tests.support.clock import HOUR, NOW, SECOND, Clock
+
+
+def ids(claims: list[Claim]) -> list[str]:
+    return [claim.job.id for claim in claims]
+
+
+async def tried(ledger: Ledger, job_id: str, deadline: int) -> None:
+    """Records a job whose first attempt failed, and which is ready for the next. No other may be ready."""
+    await ledger.record(delivery(job_id, deadline=deadline))
+    assert await ledger.retry_later(await claimed(ledger), NOW, TIMEOUT)
+
+
+async def test_the_earliest_deadline_comes_first_whatever_came_first(ledger: Ledger) -> None:
+    for hours in (5, 1, 9, 3):
+        await ledger.record(delivery(f"in-{hours}", deadline=NOW + hours * HOUR))
+    assert ids(await ledger.claim_to_fetch(3, again=3, lease=LEASE)) == ["in-1", "in-3", "in-5"]
+    assert ids(await ledger.claim_to_fetch(3, again=3, lease=LEASE)) == ["in-9"]
+    assert ids(await ledger.claim_to_fetch(3, again=3, lease=LEASE)) == []
+
+
+async def test_first_and_further_attempts_are_one_order_by_deadline(ledger: Ledger) -> None:
+    await tried(ledger, "tried-2", NOW + 2 * HOUR)
+    assert await ledger.release(await claimed(ledger))
+    for hours in (1, 3):
+        await ledger.record(delivery(f"fresh-{hours}", deadline=NOW + hours * HOUR))
+    claims = await ledger.claim_to_fetch(9, again=9, lease=LEASE)
+    assert ids(claims) == ["fresh-1", "tried-2", "fresh-3"]
+    assert [claim.job.attempts for claim in claims] == [1, 2, 1]
+
+
+async def test_further_attempts_take_no_more_hands_than_they_are_allowed(ledger: Ledger) -> None:
+    await tried(ledger, "tried-1", NOW + HOUR)
+    held = await claimed(ledger)
+    await tried(ledger, "tried-2", NOW + 2 * HOUR)
+    await ledger.release(held)
+    await ledger.record(delivery("fresh", deadline=NOW + 9 * HOUR))
+    assert ids(await ledger.claim_to_fetch(2, again=1, lease=LEASE)) == ["tried-1", "fresh"]
+    assert ids(await ledger.claim_to_fetch(2, again=0, lease=LEASE)) == []
+    assert ids(await ledger.claim_to_fetch(2, again=-3, lease=LEASE)) == []
+    assert ids(await ledger.claim_to_fetch(2, again=1, lease=LEASE)) == ["tried-2"]
+
+
+@pytest.mark.parametrize("limit", [0, -1])
+async def test_who_has_no_hands_gets_nothing(ledger: Ledger, limit: int) -> None:
+    await ledger.record(delivery())
+    assert await ledger.claim_to_fetch(limit, again=limit, lease=LEASE) == []
+    await ledger.fetched(await claimed(ledger), IMAGE, "spool")
+    assert await ledger.claim_to_archive(limit, lease=LEASE) == []
+    assert await ledger.claim_past_deadline(limit, lease=LEASE) == []
+
+
+async def test_a_job_that_came_too_late_is_tried_once_with_hands_that_no_living_job_wants(
+    ledger: Ledger, clock: Clock
+) -> None:
+    await ledger.record(delivery("late", deadline=NOW - HOUR))
+    for number in range(2):
+        await ledger.record(delivery(f"living-{number}", deadline=NOW + HOUR + number))
+    assert ids(await ledger.claim_to_fetch(2, again=2, lease=LEASE)) == ["living-0", "living-1"]
+    assert await ledger.expire() == []
+    late = await claimed(ledger)
+    assert late.job.id == "late"
+    await ledger.retry_later(late, NOW + SECOND, TIMEOUT)
+    clock.forward(2 * SECOND)
+    assert await ledger.claim_to_fetch(2, again=2, lease=LEASE) == []
+    assert await ledger.expire() == ["late"]
+
+
+async def test_a_waiting_job_is_not_claimed_before_its_time(ledger: Ledger, clock: Clock) -> None:
+    await ledger.record(delivery())
+    await ledger.retry_later(await claimed(ledger), NOW + 5 * SECOND, TIMEOUT)
+    assert await ledger.next_event_at() == NOW + 5 * SECOND
+    clock.forward(5 * SECOND - 1)
+    assert await ledger.claim_to_fetch(1, again=1, lease=LEASE) == []
+    clock.forward(1)
+    assert ids(await ledger.claim_to_fetch(1, again=1, lease=LEASE)) == ["job-1"]
+
+
+async def test_the_longest_waiting_image_is_uploaded_first(ledger: Ledger, clock: Clock) -> None:
+    for hours in (3, 1, 2):
+        await ledger.record(delivery(f"in-{hours}", deadline=NOW + hours * HOUR))
+    for claim in reversed(await ledger.claim_to_fetch(3, again=3, lease=LEASE)):
+        clock.forward(SECOND)
+        assert await ledger.fetched(claim, IMAGE, f"{claim.job.id}.spool")
+    assert ids(await ledger.claim_to_archive(2, lease=LEASE)) == ["in-3", "in-2"]
+    assert ids(await ledger.claim_to_archive(2, lease=LEASE)) == ["in-1"]
+
+
+async def test_a_lease_ends_by_the_monotonic_clock_and_by_no_other(
+    ledger: Ledger, clock: Clock, monotonic: Clock
+) -> None:
+    await ledger.record(delivery(deadline=NOW + 1000 * HOUR))
+    await claimed(ledger)
+    for hours in (500, -600):
+        clock.forward(hours * HOUR)
+        await ledger.release_overdue_leases()
+        assert await ledger.claim_to_fetch(1, again=1, lease=LEASE) == []
+    monotonic.forward(LEASE)
+    await ledger.release_overdue_leases()
+    assert await ledger.claim_to_fetch(1, again=1, lease=LEASE) == []
+    monotonic.forward(1)
+    await ledger.release_overdue_leases()
+    assert (await claimed(ledger)).job.attempts == 2
+
+
+async def test_a_claim_that_is_given_back_was_never_taken(ledger: Ledger) -> None:
+    await ledger.record(delivery())
+    before = await ledger.job_with_history("job-1")
+    assert await ledger.release(await claimed(ledger))
+    assert await ledger.job_with_history("job-1") == before
+
+
+async def test_a_job_expires_when_its_time_is_over_and_not_at_its_next_attempt(
+    ledger: Ledger, clock: Clock
+) -> None:
+    await ledger.record(delivery(deadline=NOW + HOUR))
+    await ledger.retry_later(await claimed(ledger), NOW + 2 * HOUR, TIMEOUT)
+    clock.forward(HOUR - 1)
+    assert await ledger.expire() == []
+    assert await ledger.next_event_at() == NOW + HOUR
+    clock.forward(1)
+    assert await ledger.expire() == ["job-1"]
+    job = await the_job(ledger)
+    assert (job.state, job.next_attempt_at) == (State.EXPIRED, None)
+    assert job.problem is not None
+    assert job.problem.reason == "fetch.expired"
+    assert "fetch.timeout, Too slow." in job.problem.detail
+    assert (await history(ledger))[-1].event == "expired"
+    assert await ledger.next_event_at() is None
+
+
+async def test_a_job_that_is_being_fetched_does_not_expire_meanwhile(ledger: Ledger, clock: Clock) -> None:
+    await ledger.record(delivery(deadline=NOW + HOUR))
+    claim = await claimed(ledger)
+    clock.forward(2 * HOUR)
+    assert await ledger.expire() == []
+    assert await ledger.claim_past_deadline(1, lease=LEASE) == []
+    assert await ledger.fetched(claim, IMAGE, "spool")
+
+
+async def test_jobs_whose_time_is_over_can_be_claimed_for_a_last_question(
+    ledger: Ledger, clock: Clock
+) -> None:
+    await tried(ledger, "waits", NOW + HOUR)
+    clock.forward(2 * HOUR)
+    await ledger.record(delivery("untried", deadline=NOW))
+    (claim,) = await ledger.claim_past_deadline(5, lease=LEASE)
+    assert claim.job.id == "waits"
+    assert await ledger.expire() == []
+    assert await ledger.expired(claim)
+    assert (await the_job(ledger, "waits")).state is State.EXPIRED
+
+
+async def test_jobs_at_risk_are_told_once(ledger: Ledger, clock: Clock) -> None:
+    await ledger.record(delivery("fresh", deadline=NOW + 10 * HOUR))
+    await ledger.record(delivery("held", deadline=NOW + 10 * HOUR - 1))
+    held = await claimed(ledger)
+    clock.forward(9 * HOUR)
+    assert held.job.id == "held"
+    assert await ledger.mark_at_risk() == ["held"]
+    clock.forward(1)
+    assert await ledger.mark_at_risk() == ["fresh"]
+    assert await ledger.mark_at_risk() == []
+    assert (await ledger.stats(silent_since=0)).at_risk == 2
+    assert await ledger.fetched(held, IMAGE, "spool")
+    assert (await ledger.stats(silent_since=0)).at_risk == 1
+
+
+async def test_waits_move_along_when_the_clock_was_set(ledger: Ledger, clock: Clock) -> None:
+    await ledger.record(delivery())
+    await ledger.retry_later(await claimed(ledger), NOW + 5 * SECOND, TIMEOUT)
+    clock.forward(-HOUR)
+    await ledger.shift_waits(-HOUR)
+    assert await ledger.claim_to_fetch(1, again=1, lease=LEASE) == []
+    clock.forward(5 * SECOND)
+    assert ids(await ledger.claim_to_fetch(1, again=1, lease=LEASE)) == ["job-1"]
+
+
+async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(tmp_path: Path, clock: Clock) -> None:
+    folder = tmp_path
+    first = await Ledger.serve(folder, now=clock)
+    await first.record(delivery())
+    claim = await claimed(first)
+    await first.close()
+    second = await Ledger.serve(folder, now=clock)
+    assert not await second.fetched(claim, IMAGE, "spool")
+    again = await claimed(second)
+    assert again.job.attempts == 2
+    assert again.holder != claim.holder
+    await second.close()

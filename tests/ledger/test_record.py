@@ -1,0 +1,185 @@
+"""What a delivery changes, and what it does not."""
+
+import asyncio
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from receiver.errors import AuthError, BodyError
+from receiver.ledger import Ledger, Recorded, Submission
+from receiver.states import Event, State
+from tests.ledger.deeds import (
+    IMAGE,
+    TIMEOUT,
+    brought_to,
+    claimed,
+    delivery,
+    failure,
+    file_of,
+    history,
+    the_job,
+)
+from tests.support.clock import HOUR, NOW, Clock
+
+
+def words(events: Iterable[Event]) -> list[str]:
+    return [event.event for event in events]
+
+
+async def test_a_completion_is_recorded_with_all_that_it_says(ledger: Ledger) -> None:
+    recorded = await ledger.record(delivery(ref="order 7", deadline=NOW + 5))
+    assert recorded == Recorded(State.RECEIVED, duplicate=False)
+    job = await the_job(ledger)
+    assert (job.id, job.state, job.ref, job.deadline) == ("job-1", State.RECEIVED, "order 7", NOW + 5)
+    assert (job.image_url, job.source_url) == ("https://host/1.png", "https://host/in.png")
+    assert (job.promised_width, job.promised_height) == (424, 348)
+    assert (job.received_at, job.updated_at, job.submitted_at) == (NOW, NOW, None)
+    assert (job.problem, job.image, job.attempts, job.next_attempt_at) == (None, None, 0, None)
+
+
+async def test_a_delivery_that_comes_again_is_known_and_changes_nothing(
+    ledger: Ledger, clock: Clock, tmp_path: Path
+) -> None:
+    await ledger.record(delivery(ref="first", body=b"first"))
+    before = await ledger.job_with_history("job-1")
+    clock.forward(HOUR)
+    again = delivery(ref="second", deadline=NOW + 99 * HOUR, body=b"second")
+    assert await ledger.record(again) == Recorded(State.RECEIVED, duplicate=True)
+    assert await ledger.job_with_history("job-1") == before
+    with file_of(tmp_path) as db:
+        assert [row["body"] for row in db.execute("SELECT body FROM bodies")] == [b"first"]
+
+
+async def test_of_a_hundred_deliveries_at_once_exactly_one_is_new(ledger: Ledger) -> None:
+    recorded = await asyncio.gather(*(ledger.record(delivery()) for _ in range(100)))
+    assert sorted(one.duplicate for one in recorded) == [False] + [True] * 99
+    assert {one.state for one in recorded} == {State.RECEIVED}
+    assert words(await history(ledger)) == ["received"]
+
+
+@pytest.mark.parametrize("state", [State.RECEIVED, State.FETCHED, State.ARCHIVED])
+async def test_another_url_changes_nothing_and_is_kept_once_in_the_history(
+    ledger: Ledger, state: State
+) -> None:
+    await brought_to(ledger, state)
+    job = await the_job(ledger)
+    for url in ("https://evil/2.png", "https://evil/2.png", "https://evil/3.png"):
+        assert await ledger.record(delivery(url=url)) == Recorded(state, duplicate=True)
+    assert await the_job(ledger) == job
+    others = [event for event in await history(ledger) if event.event == "other_url"]
+    assert [(event.before, event.after, event.reason) for event in others] == [
+        (state, state, "ledger.other_url")
+    ] * 2
+    assert [event.detail for event in others] == ["https://evil/2.png", "https://evil/3.png"]
+
+
+async def test_a_failure_is_recorded_with_the_providers_words(ledger: Ledger) -> None:
+    assert await ledger.record(failure()) == Recorded(State.FAILED, duplicate=False)
+    assert await ledger.record(failure()) == Recorded(State.FAILED, duplicate=True)
+    job = await the_job(ledger)
+    assert job.problem is not None
+    assert (job.problem.reason, job.problem.detail) == ("provider.job_failed", "FAILED: no GPU")
+    assert (job.image_url, job.deadline) == (None, None)
+
+
+async def test_a_good_completion_after_a_failure_is_received(ledger: Ledger) -> None:
+    await ledger.record(failure())
+    assert await ledger.record(delivery()) == Recorded(State.RECEIVED, duplicate=False)
+    assert (await the_job(ledger)).problem is None
+    assert words(await history(ledger)) == ["failed", "received"]
+
+
+@pytest.mark.parametrize("state", [State.REJECTED, State.EXPIRED])
+async def test_a_fresh_url_brings_a_final_job_back_and_the_old_one_does_not(
+    ledger: Ledger, state: State
+) -> None:
+    await brought_to(ledger, state)
+    assert await ledger.record(delivery()) == Recorded(state, duplicate=True)
+    fresh = delivery(url="https://host/fresh.png", deadline=NOW + HOUR)
+    assert await ledger.record(fresh) == Recorded(State.RECEIVED, duplicate=False)
+    job = await the_job(ledger)
+    assert (job.image_url, job.deadline, job.attempts) == ("https://host/fresh.png", NOW + HOUR, 0)
+    assert (job.problem, job.suspect, job.next_attempt_at) == (None, None, None)
+    assert len(await ledger.claim_to_fetch(9, again=9, lease=1)) == 1
+
+
+@pytest.mark.parametrize("state", [s for s in State if s not in (State.SUBMITTED, State.FAILED)])
+async def test_a_failure_after_a_completion_changes_nothing(ledger: Ledger, state: State) -> None:
+    await brought_to(ledger, state)
+    before = await ledger.job_with_history("job-1")
+    assert await ledger.record(failure()) == Recorded(state, duplicate=True)
+    assert await ledger.job_with_history("job-1") == before
+
+
+async def test_a_submitted_job_is_expected_once_and_then_completed(ledger: Ledger, clock: Clock) -> None:
+    said = Submission("job-1", "order 7", "upscale_2x", "https://host/in.png")
+    assert await ledger.expect(said) is True
+    clock.forward(HOUR)
+    assert await ledger.expect(said) is False
+    assert (await the_job(ledger)).state is State.SUBMITTED
+    recorded = await ledger.record(delivery(source=None, ref="another"))
+    assert recorded == Recorded(State.RECEIVED, duplicate=False)
+    job = await the_job(ledger)
+    assert (job.ref, job.endpoint, job.source_url) == ("order 7", "upscale_2x", "https://host/in.png")
+    assert (job.submitted_at, job.received_at) == (NOW, NOW + HOUR)
+
+
+async def test_a_submission_that_is_noted_after_its_completion_adds_what_was_not_known(
+    ledger: Ledger,
+) -> None:
+    await ledger.record(delivery(source=None))
+    assert await ledger.expect(Submission("job-1", "order 7", "upscale_4x", "https://host/in.png")) is False
+    job = await the_job(ledger)
+    assert (job.state, job.ref, job.endpoint) == (State.RECEIVED, "order 7", "upscale_4x")
+    assert (job.source_url, job.submitted_at) == ("https://host/in.png", NOW)
+
+
+async def test_a_failure_keeps_what_the_submission_said(ledger: Ledger) -> None:
+    await ledger.expect(Submission("job-1", source_url="https://host/in.png"))
+    await ledger.record(failure())
+    job = await the_job(ledger)
+    assert (job.state, job.source_url) == (State.FAILED, "https://host/in.png")
+
+
+async def test_a_fresh_url_voids_the_claim_on_what_was_there_before(ledger: Ledger) -> None:
+    await ledger.expect(Submission("job-1"))
+    await ledger.record(delivery())
+    claim = await claimed(ledger)
+    assert await ledger.rejected(claim, TIMEOUT)
+    await ledger.record(delivery(url="https://host/fresh.png"))
+    assert not await ledger.fetched(claim, IMAGE, "spool")
+    assert (await the_job(ledger)).state is State.RECEIVED
+
+
+async def test_a_ticket_belongs_to_the_first_job_that_used_it(ledger: Ledger) -> None:
+    await ledger.record(delivery("job-1", ticket="number"))
+    assert (await ledger.record(delivery("job-1", ticket="number"))).duplicate
+    with pytest.raises(AuthError) as caught:
+        await ledger.record(delivery("job-2", ticket="number"))
+    assert caught.value.reason == "auth.refused"
+    assert await ledger.job("job-2") is None
+
+
+async def test_of_many_jobs_that_race_for_a_ticket_one_gets_it(ledger: Ledger) -> None:
+    deliveries = (delivery(f"job-{number}", ticket="number") for number in range(20))
+    outcomes = await asyncio.gather(*map(ledger.record, deliveries), return_exceptions=True)
+    assert sum(isinstance(outcome, Recorded) for outcome in outcomes) == 1
+    assert sum(isinstance(outcome, AuthError) for outcome in outcomes) == 19
+
+
+async def test_what_is_no_completion_is_kept_raw_and_listed_newest_first(ledger: Ledger) -> None:
+    bodies = [b"\xff\x00", b"{}", b"[]"]
+    await ledger.record_unread(BodyError("body.not_json", "No."), bodies[0])
+    for body in bodies[1:]:
+        await ledger.record_unread(BodyError("body.not_a_completion", "No id."), body)
+    found = await ledger.unread_deliveries()
+    assert [(one.body, one.detail, one.at) for one in found] == [
+        (b"[]", "No id.", NOW),
+        (b"{}", "No id.", NOW),
+        (b"\xff\x00", "No.", NOW),
+    ]
+    assert [one.body for one in await ledger.unread_deliveries("body.not_a_completion")] == [b"[]", b"{}"]
+    (first,) = await ledger.unread_deliveries(limit=1)
+    assert [one.body for one in await ledger.unread_deliveries(before=first.seq)] == [b"{}", b"\xff\x00"]
+    assert (await ledger.stats(silent_since=0)).unread == 3
