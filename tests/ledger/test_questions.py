@@ -1,0 +1,331 @@
+"""What can be asked of the ledger, and that no answer costs more for jobs that are done."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.completion import Completion
+from receiver.errors import BodyError, LedgerError
+from receiver.ledger import FILE_NAME, Filter, Ledger, LedgerView, Submission, queries, schema, verbs
+from receiver.ledger.verbs import Claim, Terms
+from receiver.ledger.writer import Transaction
+from receiver.states import State
+from tests.ledger.deeds import (
+    IMAGE,
+    STORED,
+    TIMEOUT,
+    brought_to,
+    claimed,
+    delivery,
+    failure,
+    file_of,
+)
+from tests.support.clock import HOUR, NOW, SECOND, Clock
+
+
+async def all_pages(ledger: LedgerView, wanted: Filter, limit: int) -> list[str]:
+    found: list[str] = []
+    before = None
+    while True:
+        page = await ledger.jobs(wanted, before=before, limit=limit)
+        assert len(page.jobs) <= limit
+        found += [job.id for job in page.jobs]
+        before = page.next
+        if before is None:
+            return found
+
+
+@pytest.fixture
+async def thirty(ledger: Ledger, clock: Clock) -> Ledger:
+    """Thirty jobs, an hour apart: every third failed, every second of the others is of one ref."""
+    for number in range(30):
+        await ledger.record(
+            failure(f"job-{number}")
+            if number % 3 == 0
+            else delivery(f"job-{number}", ref="order 7" if number % 2 else None)
+        )
+        clock.forward(HOUR)
+    await ledger.expect(Submission("job-30"))
+    return ledger
+
+
+@pytest.mark.parametrize(
+    ("wanted", "numbers"),
+    [
+        (Filter(), range(31)),
+        (Filter(states=(State.FAILED,)), range(0, 30, 3)),
+        (Filter(states=(State.FAILED, State.RECEIVED)), range(30)),
+        (Filter(states=(State.FAILED, State.FAILED)), range(0, 30, 3)),
+        (Filter(states=(State.ARCHIVED,)), []),
+        (Filter(states=tuple(State)), range(31)),
+        (Filter(ref="order 7"), [n for n in range(30) if n % 3 and n % 2]),
+        (Filter(ref="order 7", states=(State.FAILED,)), []),
+        (Filter(reason="provider.job_failed"), range(0, 30, 3)),
+        (Filter(reason="fetch.timeout"), []),
+        (Filter(since=NOW + 10 * HOUR), range(10, 31)),
+        (Filter(until=NOW + 10 * HOUR), range(10)),
+        (Filter(since=NOW + 3 * HOUR, until=NOW + 20 * HOUR, states=(State.FAILED,)), range(3, 20, 3)),
+        (Filter(since=NOW + 31 * HOUR), []),
+        (Filter(since=NOW + 1000 * HOUR), []),
+        (Filter(until=NOW), []),
+        (Filter(until=NOW - 1000 * HOUR), []),
+        (Filter(silent_since=NOW + 30 * HOUR), []),
+        (Filter(silent_since=NOW + 30 * HOUR + 1), [30]),
+        (Filter(silent_since=NOW + 99 * HOUR, states=(State.FAILED,)), []),
+    ],
+)
+async def test_pages_hold_each_wanted_job_once_and_newest_first(
+    thirty: Ledger, wanted: Filter, numbers: range | list[int]
+) -> None:
+    expected = [f"job-{number}" for number in sorted(numbers, reverse=True)]
+    for limit in (1, 7, 30, 31, 1000):
+        assert await all_pages(thirty, wanted, limit) == expected
+
+
+async def test_jobs_that_come_while_pages_are_read_neither_repeat_nor_hide_others(thirty: Ledger) -> None:
+    found: list[str] = []
+    before = None
+    for round_ in range(100):
+        page = await thirty.jobs(Filter(states=(State.FAILED, State.RECEIVED)), before=before, limit=4)
+        found += [job.id for job in page.jobs]
+        await thirty.record(delivery(f"new-{round_}"))
+        before = page.next
+        if before is None:
+            break
+    assert found == [f"job-{number}" for number in range(29, -1, -1)]
+
+
+async def test_the_ledger_in_numbers(ledger: Ledger, clock: Clock) -> None:
+    empty = await ledger.stats(silent_since=NOW)
+    assert empty.jobs == dict.fromkeys(State, 0)
+    assert (empty.oldest_waiting_at, empty.soonest_deadline, empty.overdue) == (None, None, 0)
+    for state in (State.ARCHIVED, State.FETCHED, State.EXPIRED, State.FAILED, State.SUBMITTED):
+        await brought_to(ledger, state, f"job-{state}")
+        clock.forward(HOUR)
+    await ledger.record(delivery("a", deadline=NOW + 9 * HOUR))
+    await ledger.record(delivery("b", deadline=NOW + 8 * HOUR))
+    await ledger.record_unread(BodyError("body.not_json", "No."), b"")
+    stats = await ledger.stats(silent_since=clock())
+    assert stats.jobs == {
+        State.SUBMITTED: 1,
+        State.RECEIVED: 2,
+        State.FETCHED: 1,
+        State.ARCHIVED: 1,
+        State.FAILED: 1,
+        State.REJECTED: 0,
+        State.EXPIRED: 1,
+    }
+    assert (stats.bytes[State.ARCHIVED], stats.bytes[State.FETCHED]) == (IMAGE.bytes, IMAGE.bytes)
+    assert stats.soonest_deadline == NOW + 8 * HOUR
+    assert stats.oldest_waiting_at == NOW + HOUR
+    assert (stats.overdue, stats.unread) == (1, 1)
+    await claimed(ledger)
+    assert (await ledger.stats(silent_since=clock())).soonest_deadline == NOW + 8 * HOUR
+    assert (await ledger.stats(silent_since=NOW)).overdue == 0
+
+
+async def test_an_unknown_job_is_none(ledger: Ledger) -> None:
+    assert await ledger.job("job-1") is None
+    assert await ledger.job_with_history("job-1") is None
+
+
+async def test_a_view_beside_the_server_sees_what_is_committed_and_writes_nothing(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    await ledger.record(delivery("job-1"))
+    view = await LedgerView.open(tmp_path)
+    assert await all_pages(view, Filter(), 10) == ["job-1"]
+    await ledger.record(delivery("job-2"))
+    assert await all_pages(view, Filter(), 10) == ["job-2", "job-1"]
+    with pytest.raises(LedgerError, match="SQLITE_READONLY"):
+        await view._readers.ask(lambda db: db.execute("DELETE FROM jobs"))
+    await view.close()
+    await ledger.record(delivery("job-3"))
+
+
+async def test_a_view_of_a_ledger_that_nobody_serves_from(tmp_path: Path) -> None:
+    ledger = await Ledger.serve(tmp_path)
+    await ledger.record(delivery())
+    await ledger.close()
+    view = await LedgerView.open(tmp_path)
+    assert await view.job("job-1") is not None
+    await view.close()
+
+
+class Explaining(sqlite3.Connection):
+    """A connection that notes how each statement is carried out."""
+
+    plans: list[tuple[str, list[str]]]
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        lines = super().execute(f"EXPLAIN QUERY PLAN {sql}", parameters).fetchall()
+        self.plans.append((sql, [str(line[3]) for line in lines]))
+        return super().execute(sql, parameters)
+
+
+def prepared(path: Path, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, factory=factory)
+    db.row_factory = sqlite3.Row
+    return db
+
+
+@pytest.fixture
+def explaining(tmp_path: Path) -> Iterator[Explaining]:
+    with file_of(tmp_path) as db:
+        schema.prepare(db, tmp_path / FILE_NAME)
+    db = prepared(tmp_path / FILE_NAME, Explaining)
+    assert isinstance(db, Explaining)
+    db.plans = []
+    yield db
+    db.close()
+
+
+def fill(db: sqlite3.Connection, done: int) -> None:
+    """A small living crowd in the midst of so many jobs that are done."""
+    tx = Transaction(db)
+    db.execute("BEGIN")
+    for number in range(done):
+        if number == done // 2:
+            _fill_living(tx)
+        db.execute(
+            "INSERT INTO jobs (id, state, event, reason, ref, created_at, updated_at, received_at, deadline)"
+            " VALUES (?, ?, 'x', 'fetch.timeout', 'order 8', ?, ?, ?, ?)",
+            (f"done-{number}", ("archived", "failed", "rejected")[number % 3], NOW, NOW, NOW, NOW + HOUR),
+        )
+        verbs.record_unread(tx, "body.not_json", "", b"x", NOW)
+    db.execute("COMMIT")
+
+
+def _fill_living(tx: Transaction) -> None:
+    for number in range(12):
+        verbs.expect(tx, Submission(f"silent-{number}"), NOW)
+        verbs.record(tx, delivery(f"job-{number}", deadline=NOW + number * SECOND, ref="order 7"), NOW)
+    claims = verbs.claim_to_fetch(tx, Terms("a", 1, 8), NOW, again=8)
+    for claim in claims[:4]:
+        verbs.retry_later(tx, claim, NOW + HOUR, TIMEOUT, NOW, suspect=None)
+    for claim in claims[4:6]:
+        verbs.fetched(tx, claim, IMAGE, claim.job.id, NOW)
+
+
+FILTERS = [
+    Filter(states=states, ref=ref, reason=reason, since=since, until=until, silent_since=silent)
+    for states in ((), (State.RECEIVED,), (State.RECEIVED, State.FETCHED))
+    for ref, reason in (
+        (None, None),
+        ("order 7", None),
+        (None, "fetch.expired"),
+        ("order 7", "fetch.expired"),
+    )
+    for since, until in ((None, None), (NOW + 48 * HOUR, None), (None, NOW - 48 * HOUR))
+    for silent in (None, NOW)
+]
+
+
+def ask_everything(db: sqlite3.Connection) -> None:
+    """Every question there is, with every kind of filter."""
+    for before in (None, 10**6):
+        for wanted in FILTERS:
+            queries.jobs(db, wanted, before, 5)
+        for outcome in (None, "body.not_json"):
+            queries.unread_deliveries(db, outcome, before, 5)
+    queries.job(db, "job-1")
+    queries.job_with_history(db, "job-1")
+    queries.stats(db, NOW + 1)
+    queries.spool_names(db)
+    queries.spool_bytes(db)
+    queries.next_event_at(db)
+    queries.newly_at_risk(db, NOW, 5)
+
+
+def do_everything(db: sqlite3.Connection) -> None:
+    """Every verb there is, on the jobs of `fill`."""
+    tx, terms = Transaction(db), Terms("b", 1, 2)
+    said = Completion("job-1", "https://host/2.png")
+    verbs.record(tx, delivery("new", ticket="number"), NOW)
+    verbs.record(tx, delivery("new", url="https://host/2.png"), NOW)
+    verbs.record(tx, failure("silent-0"), NOW)
+    verbs.record(tx, delivery("silent-0"), NOW)
+    verbs.expect(tx, Submission("silent-1"), NOW)
+    (one, two) = verbs.claim_to_fetch(tx, terms, NOW, again=2)
+    verbs.release(tx, one)
+    verbs.rejected(tx, two, TIMEOUT, NOW)
+    verbs.retry(tx, two.job.id, NOW)
+    (one, _) = verbs.claim_to_fetch(tx, terms, NOW, again=2)
+    confirmed = verbs.confirmed(tx, one, said, NOW, NOW)
+    assert isinstance(confirmed, Claim)
+    verbs.url_refreshed(tx, one, said, NOW, at=NOW, now=NOW)
+    (late, *_) = verbs.claim_past_deadline(tx, terms, NOW + 2 * SECOND)
+    verbs.expired(tx, late, NOW)
+    (one, two) = verbs.claim_to_archive(tx, terms, NOW)
+    verbs.archived(tx, one, STORED, NOW)
+    verbs.spool_lost(tx, two, "", NOW)
+    verbs.release_overdue_leases(tx, 2)
+    verbs.release_all(tx)
+    verbs.mark_at_risk(tx, ["job-9"], NOW)
+    verbs.shift_waits(tx, 5)
+    verbs.touch(tx)
+    assert verbs.expire(tx, NOW + 99 * HOUR, 5)
+
+
+SMALL = (
+    "jobs_claimed",
+    "jobs_at_risk",
+    "jobs_waiting",
+    "jobs_to_fetch",
+    "jobs_waiting_to_fetch",
+    "jobs_to_archive",
+)
+"""Indexes over what lives now; to walk one whole is no walk over all jobs."""
+
+
+def complaint(sql: str, lines: list[str]) -> str | None:
+    for above, line in zip(["", *lines], lines, strict=False):
+        walk = line.partition(" ")[2]
+        if line.startswith("SCAN ") and walk.split(" ")[0] in ("jobs", "history", "bodies", "tickets"):
+            bounded = "WHERE" not in sql and "LIMIT" in sql
+            if not bounded and not walk.endswith(SMALL):
+                return f"walks over everything: {line}"
+        if "TEMP B-TREE" in line and not above.startswith("SCAN (subquery"):
+            return f"sorts more than the pages of its states: {line}"
+    return None
+
+
+def test_no_statement_walks_over_all_jobs_or_sorts_them(explaining: Explaining) -> None:
+    fill(explaining, 20)
+    explaining.plans = []
+    ask_everything(explaining)
+    do_everything(explaining)
+    assert len(explaining.plans) > 100
+    complaints = {(why, sql) for sql, lines in explaining.plans if (why := complaint(sql, lines))}
+    assert complaints == set()
+
+
+def steps(path: Path, done: int, work: Callable[[sqlite3.Connection], None]) -> int:
+    """How many steps of SQLite's machine the work takes beside so many jobs that are done; in tens."""
+    with file_of(path) as db:
+        schema.prepare(db, path / FILE_NAME)
+        fill(db, done)
+        count = 0
+
+        def step() -> int:
+            nonlocal count
+            count += 1
+            return 0
+
+        db.set_progress_handler(step, 10)
+        work(db)
+        db.set_progress_handler(None, 0)
+    return count
+
+
+@pytest.mark.parametrize("work", [ask_everything, do_everything])
+def test_the_work_does_not_grow_with_the_jobs_that_are_done(
+    tmp_path: Path, work: Callable[[sqlite3.Connection], None]
+) -> None:
+    few, many = tmp_path / "few", tmp_path / "many"
+    few.mkdir()
+    many.mkdir()
+    assert steps(many, 3000, work) < 1.3 * steps(few, 300, work)
