@@ -113,7 +113,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Callable[[str], None]) -> None:
-    _say_what_is_amiss(config)
     os.umask(0o077)  # whatever is made here is the owner's alone
     loop = asyncio.get_running_loop()
 
@@ -123,6 +122,7 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
         ready(address)
 
     async with open_receiver(config, environ, cut) as receiver:
+        _say_what_is_amiss(config)
         server = _Server(
             uvicorn.Config(
                 CloseUnread(receiver.app),
