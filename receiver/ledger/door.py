@@ -1,5 +1,6 @@
 """A connection whose work is done in one hop to its thread."""
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from functools import partial
@@ -80,6 +81,8 @@ async def _open(path: Path, connect: Callable[[], sqlite3.Connection]) -> Door:
     try:
         await door
     except sqlite3.Error as error:
+        # aiosqlite tells its thread to end and does not wait; the thread may find the loop closed, and say so.
+        await asyncio.to_thread(door._thread.join)  # noqa: SLF001 - there is no public way
         raise translate(error, path) from error
     return door
 

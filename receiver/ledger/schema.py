@@ -85,5 +85,6 @@ def check(db: sqlite3.Connection, path: Path) -> None:
     if verdict != "ok":
         raise LedgerError(
             "ledger.corrupt",
-            f"{path} is damaged ({verdict}). It was left as it is: copy it away, then restore a backup.",
+            f"{path} is damaged ({' '.join(verdict.split())})."  # the verdict's own lines made one
+            " It was left as it is: copy it away, then restore a backup.",
         )
