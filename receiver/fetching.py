@@ -154,7 +154,7 @@ class Fetching:
         except (UrlError, FetchError, SpoolError, ProviderError) as error:
             await self._not_fetched(claim, error)
         finally:
-            await self._spool.remove(part)
+            await self._discard(part)
 
     async def _confirmed(self, claim: Claim) -> Claim:
         """What the provider itself says replaces what was delivered, where the settings want it so.
@@ -218,6 +218,13 @@ class Fetching:
             pass
         else:
             await self._try_later(claim, error)
+
+    async def _discard(self, part: Path) -> None:
+        try:
+            await self._spool.remove(part)
+        except SpoolError as error:
+            # The job's outcome is recorded by now, and stands; the next start removes the file.
+            log.warning("left in the spool", file=part.name, reason=error.reason, detail=error.detail)
 
     async def _reject(self, claim: Claim, error: ReceiverError) -> None:
         if await insist(lambda: self._ledger.rejected(claim, error)):
