@@ -1,16 +1,24 @@
-"""Submits one drawn picture to the sandbox that shares the receiver's network, with our webhook."""
+"""Submits one drawn picture to the sandbox that shares the receiver's network, and prints the job's id.
+
+    python submit-to-sandbox.py [URL of the sandbox's API]
+
+The settings are the receiver's own: the webhook's headers, its port, the sandbox's token.
+"""
 
 import base64
 import io
-import json
 import os
-import urllib.request
+import sys
 
+import httpx
 from PIL import Image
 
 from receiver.config import load
 
-headers = {name: values[0].get_secret_value() for name, values in load(os.environ).webhook_headers.items()}
+config = load(os.environ)
+token = config.ximilar_api_token
+api = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8090/account/v2"
+
 picture = io.BytesIO()
 Image.linear_gradient("L").save(picture, "PNG")
 body = {
@@ -18,18 +26,18 @@ body = {
     "endpoint": "upscale_2x",
     "records": [{"_base64": base64.b64encode(picture.getvalue()).decode()}],
     "webhook": {
-        "url": "http://127.0.0.1:8080/webhooks/ximilar",
-        "method": "POST",
-        "headers": {**headers, "X-Receiver-Ref": "gradient"},
+        "endpoint": f"http://127.0.0.1:{config.port}/webhooks/ximilar",
+        "headers": {
+            **{name: values[0].get_secret_value() for name, values in config.webhook_headers.items()},
+            "X-Receiver-Ref": "gradient",
+        },
     },
 }
-request = urllib.request.Request(
-    "http://127.0.0.1:8090/account/v2/request",
-    json.dumps(body).encode(),
-    {
-        "Authorization": f"Token {os.environ.get('XIMILAR_API_TOKEN') or 'sandbox'}",
-        "Content-Type": "application/json",
-    },
+answer = httpx.post(
+    f"{api}/request",
+    json=body,
+    headers={"Authorization": f"Token {token.get_secret_value() if token else 'sandbox'}"},
+    timeout=30,
+    trust_env=False,
 )
-with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=30) as answer:
-    print(json.load(answer)["id"])  # noqa: T201 - a command's output
+print(answer.raise_for_status().json()["id"])  # noqa: T201 - a command's output
