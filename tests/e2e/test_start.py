@@ -1,0 +1,210 @@
+"""Starts that are refused, secrets that stay secret, and commands beside a running server."""
+
+import json
+import re
+import socket
+from pathlib import Path
+
+import httpx
+import pytest
+
+from receiver.sender import Sender
+from tests.e2e.conftest import SIZE
+from tests.support.processes import (
+    API_TOKEN,
+    PROOF,
+    PROVIDER_TOKEN,
+    SECRETS,
+    SIGNING_KEY,
+    Program,
+    Programs,
+    Receiver,
+    command,
+    completion,
+    run,
+    settings,
+)
+
+CANARY = "canary-in-a-wrong-value"
+
+WRONG = {
+    "RECEIVER_WEBHOOK_HEADERS": f'{{"X-Webhook-Secret": "{CANARY}"',
+    "RECEIVER_API_TOKENS": f'["{CANARY}\\u0000"]',
+    "RECEIVER_DATA_DIR": "/proc/no-such-place",
+    "RECEIVER_ARCHIVE": f"ftp://{CANARY}@host/",
+    "RECEIVER_IMAGE_SOURCES": "ftp://host/",
+    "RECEIVER_CONFIRM": "on",
+    "RECEIVER_SECRETS_DIR": "/no/such/folder",
+}
+
+
+def refusal(folder: Path, values: dict[str, str], *arguments: str) -> str:
+    """The one line with which a command ends with 1."""
+    done = run(arguments or ("serve",), folder, values)
+    assert (done.returncode, done.stdout) == (1, ""), done
+    lines = done.stderr.splitlines()
+    assert len(lines) == 1, done.stderr
+    return lines[0]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG.items(), ids=list(WRONG))
+def test_a_wrong_setting_stops_the_start_with_one_line_that_names_it_and_not_its_value(
+    tmp_path: Path, name: str, value: str
+) -> None:
+    line = refusal(tmp_path, settings(tmp_path, **{name: value}))
+
+    assert re.match(rf"receiver: {name}\b", line), line
+    assert CANARY not in line
+    assert not any(secret in line for secret in SECRETS)
+    assert not (tmp_path / "data").exists()
+
+
+def test_serve_refuses_to_let_anyone_in(tmp_path: Path) -> None:
+    for name in ("RECEIVER_WEBHOOK_HEADERS", "RECEIVER_API_TOKENS"):
+        values = settings(tmp_path)
+        del values[name]
+        line = refusal(tmp_path, values)
+        assert line.startswith(f"receiver: {name}: ")
+        assert "receiver init" in line
+
+
+def test_a_second_server_on_the_same_data_is_refused_and_the_first_goes_on(
+    receiver: Receiver, shared_programs: Programs, hosted: str
+) -> None:
+    line = refusal(shared_programs.folder, settings(shared_programs.folder))
+
+    assert line.startswith("receiver: ledger.in_use: ")
+    receiver.deliver(completion("after-the-second", hosted, *SIZE)).raise_for_status()
+    assert receiver.ended("after-the-second")["state"] == "archived"
+
+
+def test_a_port_that_is_taken_ends_the_start_with_1_and_frees_the_data(
+    programs: Programs, receiver: Receiver
+) -> None:
+    values = settings(programs.folder, RECEIVER_PORT=str(receiver.port))
+    done = run(("serve",), programs.folder, values)
+
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "address already in use" in done.stderr
+    with programs.receiver(settings(programs.folder)) as again:
+        assert again.get("/readyz").status_code == 200
+
+
+def test_a_spool_that_cannot_be_made_is_named_for_what_it_is(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "spool").write_text("a file")
+
+    line = refusal(tmp_path, settings(tmp_path))
+
+    assert "spool" in line
+    assert "listen" not in line
+
+
+def test_a_ledger_that_is_none_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    ledger = tmp_path / "data" / "ledger.sqlite3"
+    ledger.write_bytes(b"this is no ledger " * 1000)
+
+    line = refusal(tmp_path, settings(tmp_path))
+
+    assert line.startswith("receiver: ledger.corrupt: ")
+    assert ledger.read_bytes() == b"this is no ledger " * 1000
+
+
+def test_what_init_prints_is_all_that_serve_needs(programs: Programs) -> None:
+    printed = run(("init",), programs.folder, {}).stdout
+    (programs.folder / ".env").write_text(printed)
+    others = json.loads(run(("init", "--json"), programs.folder, {}).stdout)
+    assert others
+    assert not any(secret in printed for secret in others.values())
+
+    with Program(
+        "receiver", command("serve"), programs.folder, {"RECEIVER_PORT": "0", "RECEIVER_LOG": "json"}
+    ) as program:
+        programs.started.append(program)
+        address = program.until_event("serving")["address"]
+        assert httpx.get(f"{address}/readyz", trust_env=False).status_code == 200
+        assert httpx.get(f"{address}/jobs", trust_env=False).status_code == 401
+        token = next(
+            line.split("=", 1)[1].strip("'") for line in printed.splitlines() if "RECEIVER_API_TOKENS" in line
+        )
+        headers = {"Authorization": f"Bearer {token}"}
+        assert httpx.get(f"{address}/jobs", headers=headers, trust_env=False).status_code == 200
+        assert program.stop()[0] == 0
+
+
+def test_commands_read_the_ledger_beside_a_running_server(
+    receiver: Receiver, shared_programs: Programs, hosted: str
+) -> None:
+    receiver.deliver(completion("asked-for", hosted, *SIZE), {**PROOF, "X-Receiver-Ref": "a ref"})
+    shown = receiver.ended("asked-for")
+    folder, values = shared_programs.folder, settings(shared_programs.folder)
+
+    listed = run(("jobs", "--ref", "a ref"), folder, values)
+    assert listed.returncode == 0
+    cells = listed.stdout.removesuffix("\n").split("\t")
+    assert cells[:4] == ["asked-for", "archived", "a ref", "64x48 png"]
+    assert "\x1b" not in listed.stdout
+
+    as_json = run(("jobs", "--ref", "a ref", "--state", "archived", "--json"), folder, values)
+    assert json.loads(as_json.stdout)["jobs"] == [{k: v for k, v in shown.items() if k != "history"}]
+
+    one = run(("job", "asked-for", "--json"), folder, values)
+    assert json.loads(one.stdout) == shown
+    plain = run(("job", "asked-for"), folder, values)
+    assert shown["archive"]["uri"] in plain.stdout
+    assert "\x1b" not in plain.stdout
+
+    assert refusal(folder, values, "job", "nobody") == "receiver: there is no job nobody"
+    assert run(("jobs", "--state", "nowhere"), folder, values).returncode == 2
+
+
+def test_commands_without_a_ledger_say_where_they_looked(tmp_path: Path) -> None:
+    line = refusal(tmp_path, settings(tmp_path), "jobs")
+
+    assert str(tmp_path / "data") in line
+    assert not (tmp_path / "data").exists()
+
+
+def test_no_secret_shows_in_the_command_line_or_in_the_log(programs: Programs, hosted: str) -> None:
+    values = settings(
+        programs.folder,
+        RECEIVER_SIGNING_KEYS=SIGNING_KEY,
+        XIMILAR_API_TOKEN=PROVIDER_TOKEN,
+        XIMILAR_API_URL="http://127.0.0.1:9/account/v2",  # where nobody answers
+    )
+    sender = Sender({}, [SIGNING_KEY])
+    with programs.receiver(values) as receiver:
+        for job_id, url in {
+            "archived": hosted,
+            "gone": f"{hosted}/gone?X-Amz-Signature={CANARY}",
+            "refused": f"http://user:{CANARY}@127.0.0.2/",
+        }.items():
+            proof = {**PROOF, "X-Receiver-Job": sender.issue_ticket()}
+            receiver.deliver(completion(job_id, url, *SIZE), proof).raise_for_status()
+            receiver.deliver(completion(job_id, url, *SIZE), {**proof, "X-Webhook-Secret": CANARY})
+        receiver.deliver(CANARY.encode(), proof)
+        receiver.attempted("gone")
+        receiver.ended("refused")
+        receiver.ended("archived")
+        httpx.get(f"{receiver.address}/jobs", headers={"Authorization": "Bearer wrong"}, trust_env=False)
+        httpx.get(f"{receiver.address}/jobs?token={API_TOKEN}", trust_env=False)
+        with socket.create_connection(("127.0.0.1", receiver.port)) as connection:
+            connection.sendall(f"no HTTP {API_TOKEN}\r\n\r\n".encode())
+            connection.recv(1000)
+        line = Path(f"/proc/{receiver.program.process.pid}/cmdline").read_bytes().decode()
+        assert receiver.program.stop()[0] == 0
+
+    assert not any(secret in line for secret in SECRETS)
+    assert [secret for secret in (*SECRETS, CANARY) if secret in receiver.program.log] == []
+
+
+def test_what_the_receiver_makes_is_its_owners_alone(programs: Programs, hosted: str) -> None:
+    with programs.receiver(settings(programs.folder)) as receiver:
+        receiver.deliver(completion("private", hosted, *SIZE))
+        receiver.ended("private")
+
+        made = [programs.folder / "data", *(programs.folder / "data").rglob("*")]
+        assert {path for path in made if path.stat().st_mode & 0o077} == set()
+        assert len(made) > 4
