@@ -1,0 +1,269 @@
+"""The ledger's file: made, refused, locked, and found again after a kill."""
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from receiver.errors import LedgerError
+from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerView, schema
+from tests.ledger.deeds import delivery, file_of, kept_totals, recounted_totals
+from tests.support.clock import NOW
+
+ROOT = Path(__file__).parents[2]
+
+
+def everything_in(folder: Path) -> dict[str, bytes]:
+    """The bytes of all files but the WAL's index, which SQLite makes anew whenever it looks."""
+    return {
+        path.name: path.read_bytes()
+        for path in sorted(folder.iterdir())
+        if not path.name.endswith("-shm") and path.stat().st_size
+    }
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def damage(path: Path) -> None:
+    """Overwrites the middle of every page behind the first with nonsense."""
+    content = bytearray(path.read_bytes())
+    for page in range(4096, len(content), 4096):
+        content[page : page + 200] = b"\xa5" * 200
+    path.write_bytes(content)
+
+
+async def refusal(folder: Path) -> LedgerError:
+    with pytest.raises(LedgerError) as caught:
+        await Ledger.serve(folder)
+    return caught.value
+
+
+async def a_used_ledger(folder: Path, *, jobs: int = 50) -> None:
+    ledger = await Ledger.serve(folder)
+    for number in range(jobs):
+        await ledger.record(delivery(f"job-{number}", body=b"x" * 1000))
+    await ledger.close()
+
+
+def version_of(folder: Path) -> int:
+    with file_of(folder) as db:
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        return int(version)
+
+
+async def test_a_fresh_ledger_is_of_the_present_version_and_for_this_user_alone(tmp_path: Path) -> None:
+    await (await Ledger.serve(tmp_path)).close()
+    assert version_of(tmp_path) == len(schema.MIGRATIONS)
+    assert (tmp_path / FILE_NAME).stat().st_mode & 0o777 == 0o600
+
+
+async def test_an_empty_file_becomes_a_ledger(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).touch()
+    ledger = await Ledger.serve(tmp_path)
+    await ledger.record(delivery())
+    await ledger.close()
+    assert version_of(tmp_path) == len(schema.MIGRATIONS)
+
+
+async def test_a_clean_end_leaves_one_file(tmp_path: Path) -> None:
+    await a_used_ledger(tmp_path)
+    assert names_in(tmp_path) == [FILE_NAME]
+
+
+async def test_a_ledger_is_found_again(tmp_path: Path) -> None:
+    await a_used_ledger(tmp_path, jobs=3)
+    ledger = await Ledger.serve(tmp_path)
+    assert [job.id for job in (await ledger.jobs(Filter())).jobs] == ["job-2", "job-1", "job-0"]
+    await ledger.close()
+
+
+async def test_a_damaged_ledger_is_refused_with_what_to_do_and_left_as_it_is(tmp_path: Path) -> None:
+    await a_used_ledger(tmp_path)
+    damage(tmp_path / FILE_NAME)
+    before = everything_in(tmp_path)
+    error = await refusal(tmp_path)
+    assert error.reason == "ledger.corrupt"
+    assert "backup" in error.detail
+    assert str(tmp_path) in error.detail
+    assert everything_in(tmp_path) == before
+
+
+async def test_a_damaged_ledger_is_not_even_tidied_up_after_a_crash(tmp_path: Path) -> None:
+    used, crashed = tmp_path / "used", tmp_path / "crashed"
+    used.mkdir()
+    await a_used_ledger(used)
+    ledger = await Ledger.serve(used)
+    await ledger.record(delivery("last"))
+    shutil.copytree(used, crashed, ignore=shutil.ignore_patterns("*-shm"))
+    await ledger.close()
+    damage(crashed / FILE_NAME)
+    before = everything_in(crashed)
+    assert f"{FILE_NAME}-wal" in before
+    assert (await refusal(crashed)).reason == "ledger.corrupt"
+    assert everything_in(crashed) == before
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / FILE_NAME).write_bytes(content)
+    assert (await refusal(tmp_path)).reason == "ledger.corrupt"
+    assert everything_in(tmp_path) == {FILE_NAME: content}
+    view = None
+    with pytest.raises(LedgerError):
+        view = await LedgerView.open(tmp_path)
+    assert view is None
+
+
+@pytest.mark.parametrize("version", [0, 1, 99])
+async def test_a_database_of_another_program_is_refused_and_left_as_it_is(
+    tmp_path: Path, version: int
+) -> None:
+    with file_of(tmp_path) as db:
+        db.execute("CREATE TABLE theirs (x)")
+        db.execute(f"PRAGMA user_version = {version}")
+    before = everything_in(tmp_path)
+    error = await refusal(tmp_path)
+    assert (error.reason, "no ledger" in error.detail) == ("ledger.corrupt", True)
+    with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
+        await LedgerView.open(tmp_path)
+    assert everything_in(tmp_path) == before
+
+
+async def test_a_ledger_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    await a_used_ledger(tmp_path)
+    with file_of(tmp_path) as db:
+        db.execute(f"PRAGMA user_version = {len(schema.MIGRATIONS) + 1}")
+    before = everything_in(tmp_path)
+    assert (await refusal(tmp_path)).reason == "ledger.newer"
+    with pytest.raises(LedgerError, match=r"ledger\.newer"):
+        await LedgerView.open(tmp_path)
+    assert everything_in(tmp_path) == before
+
+
+async def test_a_view_makes_no_ledger_and_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(LedgerError, match="RECEIVER_DATA_DIR"):
+        await LedgerView.open(tmp_path)
+    assert names_in(tmp_path) == []
+    (tmp_path / FILE_NAME).touch()
+    with pytest.raises(LedgerError, match="receiver serve"):
+        await LedgerView.open(tmp_path)
+
+
+def test_a_step_to_a_new_version_that_fails_leaves_nothing_of_itself(tmp_path: Path) -> None:
+    with file_of(tmp_path) as db:
+        db.execute("CREATE TABLE jobs (x)")
+        db.execute(f"PRAGMA application_id = {schema.APPLICATION_ID}")
+        with pytest.raises(sqlite3.OperationalError, match="already exists"):
+            schema.prepare(db, tmp_path / FILE_NAME)
+        assert not db.in_transaction
+        assert [row["name"] for row in db.execute("SELECT name FROM sqlite_schema")] == ["jobs"]
+        assert schema.version(db, tmp_path / FILE_NAME) == 0
+
+
+@contextmanager
+def process(*arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
+    child = subprocess.Popen(
+        [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+    )
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.communicate()
+
+
+HOLD = """
+import pathlib, sys
+from receiver.ledger import DirectoryLock
+lock = DirectoryLock(pathlib.Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.readline()
+lock.release()
+print("released", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def holder(folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with process("-c", HOLD, str(folder)) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        yield child
+
+
+def killed(child: "subprocess.Popen[bytes]") -> None:
+    child.kill()
+    child.wait()
+
+
+def released(child: "subprocess.Popen[bytes]") -> None:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(b"\n")
+    child.stdin.flush()
+    assert child.stdout.readline() == b"released\n"
+
+
+@pytest.mark.parametrize("end", [killed, released])
+def test_a_second_server_is_refused_until_the_first_one_ends_however_it_ends(
+    tmp_path: Path, end: Callable[["subprocess.Popen[bytes]"], None]
+) -> None:
+    with holder(tmp_path) as child:
+        with pytest.raises(LedgerError) as caught:
+            DirectoryLock(tmp_path)
+        assert caught.value.reason == "ledger.in_use"
+        assert str(tmp_path) in caught.value.detail
+        end(child)
+        DirectoryLock(tmp_path).release()
+
+
+async def test_of_a_process_that_is_killed_nothing_is_lost_that_it_acknowledged(tmp_path: Path) -> None:
+    acknowledged: set[str] = set()
+    for life in range(3):
+        with process("-m", "tests.ledger.acknowledge", str(tmp_path), f"life-{life}") as child:
+            assert child.stdout is not None
+            acknowledged |= {child.stdout.readline().decode().strip() for _ in range(200)}
+            child.kill()
+            lines = child.stdout.read().decode().splitlines(keepends=True)
+            acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
+    view = await LedgerView.open(tmp_path)  # before anyone has tidied up after the kill
+    found = {job.id for job in (await view.jobs(Filter(), limit=10**6)).jobs}
+    await view.close()
+    assert len(acknowledged) >= 600
+    assert acknowledged <= found
+    ledger = await Ledger.serve(tmp_path)
+    assert {job.id for job in (await ledger.jobs(Filter(), limit=10**6)).jobs} == found
+    assert all(job.deadline is not None and job.deadline > NOW for job in (await ledger.jobs(Filter())).jobs)
+    await ledger.close()
+    with file_of(tmp_path) as db:
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+        assert kept_totals(db) == recounted_totals(db)
+        assert db.execute("SELECT count(*) FROM history").fetchone()[0] == len(found)
+        assert db.execute("SELECT count(*) FROM bodies").fetchone()[0] == len(found)
+
+
+async def test_a_start_that_cannot_write_leaves_nothing_running(tmp_path: Path) -> None:
+    await a_used_ledger(tmp_path, jobs=1)
+    script = (
+        "import asyncio, pathlib, sys\n"
+        "from receiver.errors import LedgerError\n"
+        "from receiver.ledger import Ledger\n"
+        "try:\n    asyncio.run(Ledger.serve(pathlib.Path(sys.argv[1])))\n"
+        "except LedgerError as error:\n    print(error.reason, flush=True)\n"
+    )
+    with file_of(tmp_path) as other:
+        other.execute("UPDATE jobs SET holder = 'of a process that is gone'")
+        other.execute("CREATE TRIGGER no BEFORE UPDATE ON jobs BEGIN SELECT RAISE(ABORT, 'no'); END")
+    with process("-c", script, str(tmp_path)) as child:
+        out, _ = child.communicate()  # returns only if no thread keeps the process alive
+    assert (out, child.returncode) == (b"ledger.unavailable\n", 0)
