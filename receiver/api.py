@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -254,10 +254,13 @@ async def _first(*events: asyncio.Event, within: float) -> None:
 
 async def _json(request: Request) -> Any:
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    except ClientDisconnect:
+        raise BodyError("body.cut_short") from None
     try:
         return json.loads(body)
     except (ValueError, RecursionError):
