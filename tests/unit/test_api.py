@@ -1,0 +1,191 @@
+"""The query routes over a real ledger and a real folder: what a running server does not show on demand."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Literal
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.types import Message
+
+from receiver.api import Api, Check, RequireToken
+from receiver.archive import open_archive
+from receiver.completion import Completion
+from receiver.errors import BodyError, ReceiverError
+from receiver.ledger import Delivery, Ledger, Submission
+from receiver.problem import for_no_route, for_our_error
+from receiver.states import Image, Stored
+from tests.support.clock import NOW, Clock
+
+TOKEN = "tokën"
+DIGEST = "0" * 64
+
+
+async def well() -> str | None:
+    return None
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
+    ledger = await Ledger.serve(tmp_path, now=clock)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture
+async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api]:
+    archive = open_archive((tmp_path / "archive").as_uri())
+    yield Api(ledger, archive, timedelta(minutes=10), clock, asyncio.Event(), [Check("well", well)])
+    await archive.aclose()
+
+
+def client_of(api: Api) -> httpx.AsyncClient:
+    app = Starlette(
+        routes=api.routes(),
+        middleware=[Middleware(RequireToken, tokens=[TOKEN], open_to_all={"/healthz", "/readyz"})],
+        exception_handlers={HTTPException: for_no_route, ReceiverError: for_our_error},
+    )
+    headers = {b"Authorization": b"Bearer " + TOKEN.encode()}
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver", headers=headers)
+
+
+@pytest.fixture
+async def client(api: Api) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(api) as client:
+        yield client
+
+
+async def test_a_token_that_is_not_ascii_is_compared_as_the_bytes_that_came(
+    client: httpx.AsyncClient,
+) -> None:
+    assert (await client.get("/jobs")).status_code == 200
+    latin = {b"Authorization": b"Bearer " + TOKEN.encode("latin-1")}
+    assert (await client.get("/jobs", headers=latin)).status_code == 401
+
+
+class Watched(asyncio.Event):
+    """An event that tells when somebody begins to wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.awaited = asyncio.Event()
+
+    async def wait(self) -> Literal[True]:
+        self.awaited.set()
+        return await super().wait()
+
+
+async def test_who_waits_is_answered_when_the_server_is_to_end(api: Api, ledger: Ledger) -> None:
+    await ledger.expect(Submission("silent"))
+    stopping = Watched()
+    async with client_of(replace(api, stopping=stopping)) as client:
+        waiting = asyncio.create_task(client.get("/jobs/silent", params={"wait": "60"}))
+        await asyncio.wait_for(stopping.awaited.wait(), 30)
+
+        stopping.set()
+
+        answer = await asyncio.wait_for(waiting, 30)
+        assert (answer.status_code, answer.json()["state"]) == (200, "submitted")
+        later = client.get("/jobs/silent", params={"wait": "60"})
+        assert (await asyncio.wait_for(later, 30)).status_code == 200
+
+
+async def test_readiness_names_every_check_that_fails_and_says_why(api: Api) -> None:
+    async def ill() -> str | None:
+        return "It is ill."
+
+    checks = [Check("well", well), Check("ill", ill), Check("worse", ill)]
+    async with client_of(replace(api, checks=checks)) as client:
+        answer = await client.get("/readyz", headers={"Authorization": ""})
+
+    assert answer.status_code == 503
+    assert answer.json() == {"status": "failing", "failing": {"ill": "It is ill.", "worse": "It is ill."}}
+
+
+async def test_a_server_that_stops_is_alive_and_not_ready(client: httpx.AsyncClient, api: Api) -> None:
+    api.stopping.set()
+
+    assert (await client.get("/healthz")).status_code == 200
+    assert list((await client.get("/readyz")).json()["failing"]) == ["serving"]
+
+
+async def test_overdue_jobs_are_those_that_were_silent_for_the_set_time(
+    client: httpx.AsyncClient, ledger: Ledger, clock: Clock
+) -> None:
+    await ledger.expect(Submission("older"))
+    clock.now += 1
+    await ledger.expect(Submission("newer"))
+
+    clock.now = NOW + 600_000 + 1
+    found = await client.get("/jobs", params={"overdue": "true"})
+
+    assert [job["id"] for job in found.json()["jobs"]] == ["older"]
+    assert (await client.get("/stats")).json()["overdue"] == 1
+
+
+@pytest.fixture
+async def archived(ledger: Ledger, tmp_path: Path) -> Path:
+    """The file of a job ``kept``, which the ledger knows as archived."""
+    path = tmp_path / "archive" / "kept.png"
+    path.parent.mkdir()
+    path.write_bytes(b"the image")
+    said = Completion("kept", "https://images.example/x.png")
+    await ledger.record(Delivery(said, b"{}", NOW + 1000))
+    (claim,) = await ledger.claim_to_fetch(1, again=1, lease=1000)
+    await ledger.fetched(claim, Image("png", 1, 1, 9, DIGEST), "kept.png")
+    (claim,) = await ledger.claim_to_archive(1, lease=1000)
+    await ledger.archived(claim, Stored(path.as_uri()))
+    return path
+
+
+async def test_an_archived_image_is_served_as_what_it_is_and_can_do_nothing_in_a_browser(
+    client: httpx.AsyncClient,
+    archived: Path,
+) -> None:
+    answer = await client.get("/jobs/kept/image")
+
+    assert (answer.status_code, answer.content) == (200, b"the image")
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-security-policy"] == "default-src 'none'; sandbox"
+    assert "no-store" in answer.headers["cache-control"]
+
+
+async def test_an_archived_image_that_is_gone_is_said_to_be_missing(
+    client: httpx.AsyncClient, archived: Path
+) -> None:
+    await asyncio.to_thread(archived.unlink)
+
+    answer = await client.get("/jobs/kept/image")
+
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["reason"] == "archive.missing"
+
+
+async def test_a_body_that_is_cut_short_is_refused_and_nothing_is_announced(api: Api, ledger: Ledger) -> None:
+    messages: Iterator[Message] = iter(
+        [{"type": "http.request", "body": b'{"id": "cut"', "more_body": True}, {"type": "http.disconnect"}]
+    )
+
+    async def receive() -> Message:
+        return next(messages)
+
+    scope = {"type": "http", "method": "POST", "path": "/jobs", "query_string": b"", "headers": []}
+
+    with pytest.raises(BodyError) as caught:
+        await api.announce(Request(scope, receive))
+
+    assert caught.value.reason == "body.cut_short"
+    assert await ledger.job("cut") is None
