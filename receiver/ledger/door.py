@@ -81,7 +81,7 @@ async def _open(path: Path, connect: Callable[[], sqlite3.Connection]) -> Door:
     try:
         await door
     except sqlite3.Error as error:
-        # aiosqlite tells its thread to end and does not wait; the thread may find the loop closed, and say so.
+        # aiosqlite tells its thread to end and does not wait: that may find the loop closed, and say so.
         await asyncio.to_thread(door._thread.join)  # noqa: SLF001 - there is no public way
         raise translate(error, path) from error
     return door

@@ -3,10 +3,8 @@
 import asyncio
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,8 +13,9 @@ from receiver.spool import DISK_RESERVE, Spool
 from tests.faults.matrix import Matrix, audit, in_bucket, in_folder
 from tests.support.disk import can_mount, disk, kinds, tmpfs
 from tests.support.gallery import Gallery, gallery
-from tests.support.processes import PATIENCE, Programs, Receiver, run, settings
+from tests.support.processes import Programs, Receiver, run, settings
 from tests.support.seaweed import Seaweed, seaweed
+from tests.support.waiting import eventually
 
 MIB = 1 << 20
 
@@ -36,15 +35,6 @@ def store() -> Iterator[Seaweed]:
 def failing(receiver: Receiver) -> dict[str, str]:
     found: dict[str, str] = receiver.get("/readyz").json()["failing"]
     return found
-
-
-def eventually(found: Callable[[], Any]) -> Any:
-    """What is found, asked again and again for at most `PATIENCE`."""
-    until = time.monotonic() + PATIENCE
-    while not (it := found()) and time.monotonic() < until:
-        pass  # each question is an answer of the receiver, and takes its time
-    assert it
-    return it
 
 
 # The ledger's disk

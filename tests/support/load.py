@@ -65,7 +65,9 @@ class _Sender:
 
     async def run(self, waiting: Iterator[tuple[str, dict[str, Any]]]) -> None:
         for job_id, body in waiting:
-            while not await self._deliver(job_id, _request(body)) and self._insisting:
+            while True:
+                if await self._deliver(job_id, _request(body)) or not self._insisting:
+                    break
                 await asyncio.sleep(PAUSE)
         self._hang_up()
 

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import hashlib
+import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ class Standin:
 
     Attributes:
         faults: answers (status, error code) to the next PUTs; the object is not kept.
+        always: the answer to each PUT, as long as it is set; status 0 drops the connection instead.
         lost: how many of the next PUTs are kept and then answered with 500.
         conditional, sha256: "honour", "ignore" or "refuse" of If-None-Match and x-amz-checksum-sha256.
         corrupt: whether what is read differs from what was written.
@@ -32,6 +34,7 @@ class Standin:
     objects: dict[str, tuple[bytes, dict[str, str]]] = field(default_factory=dict)
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     faults: list[tuple[int, str]] = field(default_factory=list)
+    always: tuple[int, str] | None = None
     lost: int = 0
     conditional: str = "honour"
     sha256: str = "honour"
@@ -52,6 +55,8 @@ class Standin:
 
     def put(self, key: str, body: bytes, headers: dict[str, str]) -> tuple[int, str]:
         """The status and error code of a PUT."""
+        if self.always is not None:
+            return self.always
         if self.faults:
             return self.faults.pop(0)
         if "content-length" not in headers:
@@ -143,7 +148,11 @@ def _handler(store: Standin) -> Callable[..., BaseHTTPRequestHandler]:
                 body = self.rfile.read(int(headers.get("content-length", "0")))
                 self.close_connection = "content-length" not in headers
                 status, code = store.put(key, body, headers)
-            self.answer(status, code, ETag='"tag"')
+            if status == 0:
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+            else:
+                self.answer(status, code, ETag='"tag"')
 
         def do_GET(self) -> None:
             with store.lock:
