@@ -1,7 +1,10 @@
+from collections.abc import Iterator
+
 import pytest
 
 from tests.e2e.conftest import programs, pytest_runtest_makereport
 from tests.faults import matrix as the_matrix
+from tests.support.source import Source, source
 
 __all__ = ["programs", "pytest_runtest_makereport"]
 
@@ -17,3 +20,10 @@ def matrix(request: pytest.FixtureRequest) -> the_matrix.Matrix:
     """Takes the rows of one test: ``matrix("kill -9 in a download", audit(…))``."""
     assert isinstance(request.node, pytest.Item)
     return the_matrix.Matrix(request.node)
+
+
+@pytest.fixture
+def host() -> Iterator[Source]:
+    """A host of images."""
+    with source() as it:
+        yield it

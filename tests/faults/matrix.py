@@ -93,6 +93,9 @@ def in_bucket(store: Seaweed, prefix: str) -> Archive:
     try:
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=store.bucket, Prefix=f"{prefix}/")
         keys = [found["Key"] for page in pages for found in page.get("Contents", [])]
+        # A kill during a probe leaves its small object in a place of its own, as does a store that lets
+        # nothing be deleted; it is no image of anybody's.
+        keys = [key for key in keys if not key.startswith(f"{prefix}/.receiver-probe/")]
         return _by_job(
             (Path(key).stem, client.get_object(Bucket=store.bucket, Key=key)["Body"].read()) for key in keys
         )

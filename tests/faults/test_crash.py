@@ -1,0 +1,368 @@
+"""kill -9 at every step of both chains, and at random."""
+
+import contextlib
+import os
+import random
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from io import BytesIO
+from pathlib import Path
+
+import httpx
+import pytest
+from PIL import Image
+
+from receiver.cuts import POINTS
+from tests.faults.matrix import Archive, Matrix, audit, in_bucket, in_folder
+from tests.support.processes import PATIENCE, PROOF, Programs, Receiver, completion, run, settings
+from tests.support.proxy import Proxy, proxy
+from tests.support.seaweed import Seaweed, seaweed
+from tests.support.source import SIZE, Answer, Source, picture, sha256, spooled
+
+LARGE = (640, 480)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[Seaweed]:
+    with seaweed() as store:
+        yield store
+
+
+@dataclass
+class Place:
+    """A receiver's settings, and what its archive holds."""
+
+    values: dict[str, str]
+    folder: Path
+    store: Seaweed | None = None
+    prefix: str = ""
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    def held(self) -> Archive:
+        if self.store is not None:
+            return in_bucket(self.store, self.prefix)
+        return in_folder(self.data / "archive")
+
+
+def folder_place(folder: Path) -> Place:
+    return Place(settings(folder), folder)
+
+
+def bucket_place(folder: Path, store: Seaweed) -> Place:
+    prefix = f"test/{os.urandom(6).hex()}"
+    values = settings(folder, RECEIVER_ARCHIVE=f"s3://{store.bucket}/{prefix}", **store.environment())
+    return Place(values, folder, store, prefix)
+
+
+@pytest.fixture(params=["folder", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param == "folder":
+        return folder_place(tmp_path)
+    return bucket_place(tmp_path, request.getfixturevalue("store"))
+
+
+@dataclass
+class Behind:
+    """A bucket that the receiver reaches through a proxy; TLS passes it unread."""
+
+    place: Place
+    direct: dict[str, str]
+    way: Proxy
+
+
+@pytest.fixture
+def behind(store: Seaweed, tmp_path: Path) -> Iterator[Behind]:
+    with proxy(store.ports["s3.port.https"]) as way:
+        place = bucket_place(tmp_path, store)
+        direct = place.values
+        place.values = direct | {"AWS_ENDPOINT_URL_S3": f"https://127.0.0.1:{way.port}"}
+        yield Behind(place, direct, way)
+
+
+def sums(images: dict[str, bytes]) -> dict[str, str | None]:
+    """The SHA-256 of each job's image."""
+    return {job_id: sha256(image) for job_id, image in images.items()}
+
+
+def once(images: dict[str, bytes]) -> dict[str, list[str]]:
+    """An archive that holds each job's image exactly once, and nothing else."""
+    return {job_id: [sha256(image)] for job_id, image in images.items()}
+
+
+def noise(size: tuple[int, int]) -> bytes:
+    """A PNG that no compression makes small."""
+    file = BytesIO()
+    Image.frombytes("RGB", size, os.urandom(size[0] * size[1] * 3)).save(file, "PNG")
+    return file.getvalue()
+
+
+def deliver(receiver: Receiver, job_id: str, url: str, size: tuple[int, int] = SIZE) -> None:
+    answer = receiver.deliver(completion(job_id, url, *size))
+    assert answer.status_code == 200, answer.text
+
+
+def stopped(receiver: Receiver, data: Path) -> None:
+    """Stops it, and looks whether its spool is empty: that is certain only when all was put away."""
+    assert receiver.program.stop()[0] == 0
+    assert spooled(data) == set()
+
+
+# At each step ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_kill_at_each_step_loses_nothing_repeats_nothing_and_needs_nobody(
+    programs: Programs, host: Source, place: Place, matrix: Matrix, point: str
+) -> None:
+    images = {"first": picture(1), "second": picture(2)}
+    urls = {job_id: host.offer(job_id, image) for job_id, image in images.items()}
+    with programs.receiver(place.values | {"RECEIVER_CUT_AT": point}) as receiver:
+        with contextlib.suppress(httpx.TransportError):  # at "recorded" no answer comes
+            deliver(receiver, "first", urls["first"])
+        assert receiver.program.process.wait(PATIENCE) == -signal.SIGKILL
+
+    with programs.receiver(place.values) as again:
+        if point == "recorded":
+            # Its sender has heard nothing, but it is recorded all the same; and a sender may send again.
+            assert again.ended("first")["state"] == "archived"
+            assert again.deliver(completion("first", urls["first"], *SIZE)).json()["duplicate"]
+        deliver(again, "second", urls["second"])
+        ends = {job_id: again.ended(job_id) for job_id in images}
+        held = place.held()
+        matrix(f"kill -9: {point}", audit(again, sums(images), held))
+        stopped(again, place.data)
+
+    assert {job_id: job["state"] for job_id, job in ends.items()} == dict.fromkeys(images, "archived")
+    assert held == once(images)
+    for job_id, job in ends.items():
+        assert_safe_once(host, job_id, job)
+    if point != "recorded":  # there a download may have begun
+        assert host.asked("first") == 1
+
+
+def assert_safe_once(host: Source, job_id: str, job: dict[str, object]) -> None:
+    """Once an image was safe on our own disk, nobody asked its source for it again."""
+    fetched_at = datetime.fromisoformat(str(job["fetched_at"])).timestamp()
+    late = [at for at in host.times(job_id) if at > fetched_at]
+    assert not late, f"{job_id} was asked for again {late} after it was safe at {fetched_at}"
+
+
+def test_a_kill_in_the_middle_of_a_download_fetches_it_anew(
+    programs: Programs, host: Source, matrix: Matrix, tmp_path: Path
+) -> None:
+    place = folder_place(tmp_path)
+    image = noise(LARGE)
+    url = host.offer("cut-off", Answer(image, gate=host.gate()), image)
+    with programs.receiver(place.values) as receiver:
+        deliver(receiver, "cut-off", url, LARGE)
+        host.until_asked("cut-off")
+        until_on_disk(receiver, place.data / "spool")
+        receiver.program.kill()
+    (part,) = spooled(place.data)
+    assert part.endswith(".part")
+
+    with programs.receiver(place.values) as again:
+        assert again.ended("cut-off")["state"] == "archived"
+        held = place.held()
+        matrix("kill -9: in a download", audit(again, {"cut-off": sha256(image)}, held))
+        stopped(again, place.data)
+    assert host.asked("cut-off") == 2
+    assert held == {"cut-off": [sha256(image)]}
+
+
+def until_on_disk(receiver: Receiver, spool: Path) -> None:
+    """Returns when a download has begun to be written; each look is an answered request apart."""
+    for _ in range(10_000):
+        if list(spool.glob("*.part")):
+            return
+        receiver.get("/healthz")
+    raise AssertionError("nothing was ever written")
+
+
+def test_a_kill_in_the_middle_of_an_upload_sends_it_again_and_leaves_one_object(
+    programs: Programs, host: Source, behind: Behind, matrix: Matrix
+) -> None:
+    place, way = behind.place, behind.way
+    image = noise(LARGE)
+    url = host.offer("cut-off", image)
+    with programs.receiver(place.values) as receiver:
+        receiver.program.until_event("archive probed")
+        way.hold_after(len(image) // 2)
+        deliver(receiver, "cut-off", url, LARGE)
+        assert way.held.wait(PATIENCE)
+        receiver.program.kill()
+    assert place.held() == {}
+    assert spooled(place.data) == {f"cut-off.{sha256(image)}.png"}
+
+    with programs.receiver(behind.direct) as again:
+        assert again.ended("cut-off")["state"] == "archived"
+        held = place.held()
+        matrix("kill -9: in an upload", audit(again, {"cut-off": sha256(image)}, held))
+        stopped(again, place.data)
+    assert host.asked("cut-off") == 1
+    assert held == {"cut-off": [sha256(image)]}
+
+
+# At random ------------------------------------------------------------------------------------------------
+
+JOBS = 200
+KILLS = 5
+SENDERS = 4
+
+
+class Provider:
+    """Delivers completions, each until it is acknowledged, to whichever receiver is there.
+
+    Args:
+        client: for all of them.
+        urls: of each job's image.
+    """
+
+    def __init__(self, client: httpx.Client, urls: dict[str, str]) -> None:
+        self._client = client
+        self.acknowledged: list[str] = []
+        self._urls = urls
+        self._there = threading.Condition()
+        self._receiver: Receiver | None = None
+
+    def send_to(self, receiver: Receiver | None) -> None:
+        with self._there:
+            self._receiver = receiver
+            self._there.notify_all()
+
+    def send(self, job_id: str) -> None:
+        """Returns when the job is acknowledged."""
+        while True:
+            with self._there:
+                assert self._there.wait_for(lambda: self._receiver, PATIENCE)
+                receiver = self._receiver
+                assert receiver is not None
+            try:
+                body = completion(job_id, self._urls[job_id], *SIZE)
+                answer = self._client.post(receiver.webhook, json=body, headers=PROOF)
+            except httpx.TransportError:
+                with self._there:
+                    if self._receiver is receiver:  # nobody has noticed yet that it is dead
+                        self._there.wait(PATIENCE)
+                continue
+            assert answer.status_code in {200, 503}
+            if answer.status_code == 200:
+                self.acknowledged.append(job_id)
+                return
+
+
+def test_kills_at_random_under_load_lose_nothing_and_fetch_nothing_twice_that_was_safe(
+    programs: Programs, host: Source, place: Place, matrix: Matrix
+) -> None:
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # noqa: T201 - so that a failure can be repeated
+    chance = random.Random(seed)
+    images = {f"job-{number}": picture(number) for number in range(JOBS)}
+    urls = {job_id: host.offer(job_id, image) for job_id, image in images.items()}
+    with (
+        httpx.Client(trust_env=False, timeout=PATIENCE) as client,
+        ThreadPoolExecutor(SENDERS) as pool,
+    ):
+        provider = Provider(client, urls)
+        sent = [pool.submit(provider.send, job_id) for job_id in images]
+        for _ in range(KILLS):
+            with programs.receiver(place.values) as receiver:
+                provider.send_to(receiver)
+                lines = chance.randrange(1, 2 * JOBS // KILLS)
+                receiver.program.until(lambda: len(receiver.program.lines) > lines)  # noqa: B023 - at once
+                receiver.program.kill()
+                provider.send_to(None)
+        with programs.receiver(place.values) as last:
+            provider.send_to(last)
+            for each in sent:
+                each.result(2 * PATIENCE)
+            ends = {job_id: last.ended(job_id) for job_id in images}
+            held = place.held()
+            matrix(
+                "kill -9: at random under load",
+                audit(last, sums(images), held),
+            )
+            stopped(last, place.data)
+
+    assert sorted(provider.acknowledged) == sorted(images)
+    assert {job_id: job["state"] for job_id, job in ends.items()} == dict.fromkeys(images, "archived")
+    assert held == once(images)
+    for job_id, job in ends.items():
+        assert_safe_once(host, job_id, job)
+        assert [event["event"] for event in job["history"]].count("fetched") == 1
+
+
+# What lies in the spool -----------------------------------------------------------------------------------
+
+
+def test_a_start_removes_what_nobody_waits_for_in_the_spool(
+    programs: Programs, host: Source, matrix: Matrix, tmp_path: Path
+) -> None:
+    place = folder_place(tmp_path)
+    image = picture(1)
+    url = host.offer("done", image)
+    with programs.receiver(place.values) as receiver:
+        deliver(receiver, "done", url)
+        assert receiver.ended("done")["state"] == "archived"
+        receiver.program.kill()
+    spool = place.data / "spool"
+    orphans = {"1-abc-7.part", f"done.{sha256(image)}.png", f"unknown.{sha256(image)}.png", "no-name-of-ours"}
+    for name in orphans:
+        (spool / name).write_bytes(image)
+
+    with programs.receiver(place.values) as again:
+        removed = {line["file"] for line in again.program.events("orphan removed from the spool")}
+        assert orphans <= removed
+        assert spooled(place.data) == set()
+        held = place.held()
+        matrix("orphans in the spool", audit(again, {"done": sha256(image)}, held))
+    assert host.asked("done") == 1
+
+
+def test_a_spool_file_that_vanished_or_rotted_while_s3_was_down_is_fetched_anew(
+    programs: Programs, host: Source, behind: Behind, matrix: Matrix
+) -> None:
+    place, way = behind.place, behind.way
+    images = {name: picture(number) for number, name in enumerate(["vanished", "rotted", "sound"])}
+    way.down.set()
+    with programs.receiver(place.values) as receiver:
+        receiver.program.until_event("archive refuses; uploads pause")
+        for job_id, image in images.items():
+            deliver(receiver, job_id, host.offer(job_id, image))
+            receiver.program.until_event("fetched", job=job_id)
+        files = {name.partition(".")[0]: place.data / "spool" / name for name in spooled(place.data)}
+        assert files.keys() == images.keys()
+        files["vanished"].unlink()
+        rotten = bytearray(images["rotted"])
+        rotten[len(rotten) // 2] ^= 1
+        files["rotted"].write_bytes(rotten)
+        way.down.clear()
+
+        ends = {job_id: receiver.ended(job_id) for job_id in images}
+        held = place.held()
+        matrix(
+            "spool file vanished or rotted",
+            audit(receiver, sums(images), held),
+        )
+        stopped(receiver, place.data)
+
+    assert held == once(images)
+    assert {job_id: host.asked(job_id) for job_id in images} == {"vanished": 2, "rotted": 2, "sound": 1}
+    for job_id in ("vanished", "rotted"):
+        (lost,) = (event for event in ends[job_id]["history"] if event["event"] == "spool_lost")
+        assert (lost["from"], lost["to"], lost["reason"]) == ("fetched", "received", "spool.lost")
+
+
+def test_the_container_refuses_to_be_cut(tmp_path: Path) -> None:
+    values = settings(tmp_path, RECEIVER_CUT_AT="spooled", RECEIVER_CONTAINER="1")
+    ended = run(["serve"], tmp_path, values)
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert "RECEIVER_CUT_AT" in ended.stderr
+    assert not (tmp_path / "data").exists()
