@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 import structlog
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from receiver.app import check, open_receiver
 from receiver.config import Config
@@ -28,7 +29,12 @@ STOP_SECONDS = 9
 """How long a stop may take altogether; those who stop processes commonly wait for 10."""
 
 MAX_CONNECTIONS = 2_000
+
+HEAD_SECONDS = 10
+"""How long a new connection may take to bring the head of its first request."""
+
 KEEP_ALIVE_SECONDS = 30
+"""How long a connection may take from an answer to the whole head of its next request."""
 
 
 class _Server(uvicorn.Server):
@@ -51,6 +57,44 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leaves signals to `serve`."""
         yield
+
+
+class ImpatientProtocol(HttpToolsProtocol):
+    """uvicorn's parser, but it closes connections that bring no whole head of a request in their time.
+
+    uvicorn alone waits for ever for a first head, and for the rest of any other. So many connections as it
+    takes at all, opened and left alone, would keep every sender out.
+    """
+
+    head_seconds: float = HEAD_SECONDS
+    idle_seconds: float = KEEP_ALIVE_SECONDS
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+        """Waits for the first head."""
+        super().connection_made(transport)
+        self._wait(self.head_seconds)
+
+    def on_headers_complete(self) -> None:
+        """Waits no longer: how long a body may take is the affair of who reads it."""
+        self._wait(None)
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        """Waits for the next head, unless it is there already."""
+        super().on_response_complete()
+        if self.cycle.response_complete:
+            self._wait(self.idle_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Waits no longer."""
+        self._wait(None)
+        super().connection_lost(exc)
+
+    def _wait(self, seconds: float | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._patience = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
 
 class CloseUnread:
@@ -134,7 +178,7 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
                 server_header=False,
                 date_header=True,
                 proxy_headers=False,
-                http="httptools",
+                http=ImpatientProtocol,
                 limit_concurrency=MAX_CONNECTIONS,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
