@@ -1,0 +1,91 @@
+"""What a real socket meets at the door: a server in the test's own process, with a short patience."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from receiver.serve import ImpatientProtocol
+
+GET = b"GET / HTTP/1.1\r\nHost: receiver\r\n\r\n"
+NEVER = 600.0
+WITHIN = 30
+
+
+async def slow(request: Request) -> Response:
+    """Answers once its body is whole, or at once where it has none."""
+    return PlainTextResponse(await request.body() or "empty")
+
+
+@asynccontextmanager
+async def door(*, head: float = NEVER, idle: float = NEVER) -> AsyncIterator[int]:
+    """A server with these patiences; gives its port."""
+
+    class Protocol(ImpatientProtocol):
+        head_seconds = head
+        idle_seconds = idle
+
+    app = Starlette(routes=[Route("/", slow, methods=["GET", "POST"])])
+    config = uvicorn.Config(app, http=Protocol, lifespan="off", log_config=None, timeout_keep_alive=600)
+    config.load()
+    server = uvicorn.Server(config)
+    server.lifespan = config.lifespan_class(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        await server.startup([listener])
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            await server.shutdown([listener])
+
+
+async def end_of(reader: asyncio.StreamReader) -> bytes:
+    return await asyncio.wait_for(reader.read(), WITHIN)
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", GET[:10], GET[:-2]], ids=["nothing", "CRLF", "part", "most"])
+async def test_a_connection_that_brings_no_head_is_closed(sent: bytes) -> None:
+    async with door(head=0.05) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        assert await end_of(reader) == b""
+        writer.close()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", GET[:10]], ids=["nothing", "CRLF", "part"])
+async def test_a_connection_that_brings_no_next_head_is_closed_behind_its_answer(sent: bytes) -> None:
+    async with door(idle=0.05) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET + sent)
+        assert (await end_of(reader)).endswith(b"empty")
+        writer.close()
+
+
+async def test_requests_one_behind_the_other_and_at_once_are_all_answered() -> None:
+    async with door(head=0.05) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(GET * 3)
+        for _ in range(3):
+            await asyncio.wait_for(reader.readuntil(b"empty"), WITHIN)
+        writer.write(GET)
+        await asyncio.wait_for(reader.readuntil(b"empty"), WITHIN)
+        writer.close()
+
+
+async def test_a_body_may_take_longer_than_a_head() -> None:
+    async with door(head=0.05, idle=0.05) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST / HTTP/1.1\r\nHost: r\r\nContent-Length: 4\r\n\r\nbo")
+        # Another connection's whole patience passes meanwhile.
+        other, silent = await asyncio.open_connection("127.0.0.1", port)
+        assert await end_of(other) == b""
+        silent.close()
+        writer.write(b"dy")
+        assert (await end_of(reader)).endswith(b"body")
+        writer.close()
