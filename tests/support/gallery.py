@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.support.images import HEIGHT, WIDTH, chunk, png, swap
-from tests.support.processes import completion
+from tests.support.processes import PATIENCE, completion
 
 FAULTS = ("503", "410", "cut", "empty", "page", "other", "dropped")
 """An error; gone; half of the picture; no body; HTML with 200; a picture of another size; no answer."""
@@ -28,6 +28,7 @@ class Gallery:
         url: what every picture's URL begins with.
         padding: bytes that each picture has beside its pixels.
         away: whether every request is answered with 503.
+        gate: where there is one, each request waits until it is set.
         asked: the jobs that were asked for, in order.
         faults: what each job's next requests meet, one after the other; then its picture.
         never: what each request of a job meets: it has no picture.
@@ -36,6 +37,7 @@ class Gallery:
     url: str = ""
     padding: int = 0
     away: bool = False
+    gate: threading.Event | None = None
     asked: list[str] = field(default_factory=list)
     faults: dict[str, list[str]] = field(default_factory=dict)
     never: dict[str, str] = field(default_factory=dict)
@@ -85,6 +87,8 @@ def _handler(it: Gallery) -> type[BaseHTTPRequestHandler]:
         def do_GET(self) -> None:
             job_id = self.path.partition("?")[0].removeprefix("/")
             it.asked.append(job_id)
+            if it.gate is not None:
+                it.gate.wait(PATIENCE)
             waiting = it.faults.get(job_id)
             fault = "503" if it.away else it.never.get(job_id) or (waiting.pop(0) if waiting else "")
             picture = it.picture(job_id)

@@ -37,7 +37,12 @@ class Answers:
 
 
 async def deliver(
-    port: int, jobs: Mapping[str, dict[str, Any]], connections: int, *, insisting: bool = False
+    port: int,
+    jobs: Mapping[str, dict[str, Any]],
+    connections: int,
+    *,
+    insisting: bool = False,
+    into: Answers | None = None,
 ) -> Answers:
     """Delivers each job's body over so many connections, each waiting for its answer before the next.
 
@@ -45,9 +50,10 @@ async def deliver(
         port: of the receiver, on loopback.
         jobs: ids and bodies.
         connections: at a time.
+        into: where the answers are noted as they come.
         insisting: whether a delivery is sent again until it is acknowledged, as the provider would.
     """
-    answers = Answers()
+    answers = Answers() if into is None else into
     waiting = iter(jobs.items())
     async with asyncio.timeout(PATIENCE * 4):
         await asyncio.gather(*(_Sender(port, answers, insisting).run(waiting) for _ in range(connections)))
