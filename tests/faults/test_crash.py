@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
 from io import BytesIO
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image
 
 from receiver.cuts import POINTS
 from tests.faults.matrix import Archive, Matrix, audit, in_bucket, in_folder
+from tests.faults.steps import at, deliver, once, sums
 from tests.support.processes import PATIENCE, PROOF, Programs, Receiver, completion, run, settings
 from tests.support.proxy import Proxy, proxy
 from tests.support.seaweed import Seaweed, seaweed
@@ -86,26 +86,11 @@ def behind(store: Seaweed, tmp_path: Path) -> Iterator[Behind]:
         yield Behind(place, direct, way)
 
 
-def sums(images: dict[str, bytes]) -> dict[str, str | None]:
-    """The SHA-256 of each job's image."""
-    return {job_id: sha256(image) for job_id, image in images.items()}
-
-
-def once(images: dict[str, bytes]) -> dict[str, list[str]]:
-    """An archive that holds each job's image exactly once, and nothing else."""
-    return {job_id: [sha256(image)] for job_id, image in images.items()}
-
-
 def noise(size: tuple[int, int]) -> bytes:
     """A PNG that no compression makes small."""
     file = BytesIO()
     Image.frombytes("RGB", size, os.urandom(size[0] * size[1] * 3)).save(file, "PNG")
     return file.getvalue()
-
-
-def deliver(receiver: Receiver, job_id: str, url: str, size: tuple[int, int] = SIZE) -> None:
-    answer = receiver.deliver(completion(job_id, url, *size))
-    assert answer.status_code == 200, answer.text
 
 
 def stopped(receiver: Receiver, data: Path) -> None:
@@ -149,7 +134,7 @@ def test_a_kill_at_each_step_loses_nothing_repeats_nothing_and_needs_nobody(
 
 def assert_safe_once(host: Source, job_id: str, job: dict[str, object]) -> None:
     """Once an image was safe on our own disk, nobody asked its source for it again."""
-    fetched_at = datetime.fromisoformat(str(job["fetched_at"])).timestamp()
+    fetched_at = at(str(job["fetched_at"]))
     late = [at for at in host.times(job_id) if at > fetched_at]
     assert not late, f"{job_id} was asked for again {late} after it was safe at {fetched_at}"
 

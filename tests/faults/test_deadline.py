@@ -1,0 +1,257 @@
+"""The image URL's life decides: when is tried again, who goes first, and when it is over."""
+
+import itertools
+import time
+
+import pytest
+
+from tests.faults.matrix import Matrix, audit
+from tests.faults.steps import archive_of, asking, at, deliver, events, question, says, sums
+from tests.support.processes import PROVIDER_TOKEN, Programs, settings
+from tests.support.source import Answer, Source, picture, sha256, signed
+
+HOUR = 3600.0
+LONG_WAIT = {"Retry-After": "86400"}
+
+FIRST_CEILING = 4.0
+"""Seconds: the longest wait after a first failure for which the host asks none."""
+
+
+# When it is tried again -----------------------------------------------------------------------------------
+
+
+def test_the_wait_that_a_host_asks_for_is_honoured_as_far_as_half_of_the_time_left(
+    programs: Programs, host: Source
+) -> None:
+    urls = {
+        "short": host.offer("short", Answer(status=503, headers={"Retry-After": "60"})),
+        "long": host.offer("long", Answer(status=429, headers=LONG_WAIT)),
+        "none": host.offer("none", Answer(status=500)),
+    }
+    with programs.receiver(settings(programs.folder, RECEIVER_URL_LIFETIME="1h")) as receiver:
+        for job_id, url in urls.items():
+            deliver(receiver, job_id, url)
+        jobs = {job_id: receiver.attempted(job_id) for job_id in urls}
+
+    # The receiver chose between the request that the host saw and the failure that it recorded.
+    asked = {job_id: host.times(job_id)[0] for job_id in urls}
+    failed = {job_id: at(job["error"]["at"]) for job_id, job in jobs.items()}
+    again = {job_id: at(job["next_attempt_at"]) for job_id, job in jobs.items()}
+    end = at(jobs["long"]["url_expires_at"])
+    assert asked["short"] + 60 <= again["short"] <= failed["short"] + 60
+    assert (asked["long"] + end) / 2 <= again["long"] + 0.001 <= (failed["long"] + end) / 2 + 0.002
+    assert asked["none"] + 1 <= again["none"] <= failed["none"] + FIRST_CEILING
+
+
+def test_attempts_become_denser_towards_the_deadline_and_end_with_it(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    url = host.offer("busy", Answer(status=503, headers=LONG_WAIT))
+    with programs.receiver(settings(programs.folder, RECEIVER_URL_LIFETIME="8s")) as receiver:
+        deliver(receiver, "busy", url)
+        job = receiver.ended("busy")
+        matrix("a host that answers 503 to the end", audit(receiver, {"busy": None}, {}))
+
+    assert (job["state"], job["error"]["reason"]) == ("expired", "fetch.expired")
+    end = at(job["url_expires_at"])
+    times = host.times("busy")
+    assert len(times) >= 3  # after 4, 6 and 7 seconds, although the host asks for a day
+    for before, after in itertools.pairwise(times):
+        assert after + 0.001 >= (before + end) / 2  # honoured as far as half of what was left
+    assert times[-1] < end
+    assert at(job["history"][-1]["at"]) >= end
+
+
+def test_a_job_expires_when_its_time_is_over_and_not_at_its_next_attempt(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    url = host.offer("short", Answer(status=500))
+    with programs.receiver(settings(programs.folder, RECEIVER_URL_LIFETIME="1s")) as receiver:
+        deliver(receiver, "short", url)
+        waiting = receiver.attempted("short")
+        job = receiver.ended("short")
+        matrix("a URL that ends before the next attempt", audit(receiver, {"short": None}, {}))
+
+    if waiting["state"] == "received":  # else the end came before our question
+        assert at(waiting["next_attempt_at"]) > at(waiting["url_expires_at"])
+    assert (job["state"], job["error"]["reason"]) == ("expired", "fetch.expired")
+    assert events(job) == ["received", "attempt_failed", "expired"]
+    assert host.asked("short") == 1
+
+
+# Asking the provider --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "age"),
+    [(403, 0), (404, 0), (410, 0), (403, 24 * HOUR)],
+    ids=["403", "404", "410", "403 to one whose time was over when it came"],
+)
+def test_a_dead_url_is_replaced_by_the_provider_s_fresh_one(
+    programs: Programs, host: Source, matrix: Matrix, status: int, age: float
+) -> None:
+    image = picture(1)
+    dead = signed(host.offer("dead", Answer(status=status)), since=time.time() - age, seconds=3600)
+    asked = question("job")
+    host.offer(asked, says("job", host.offer("fresh", image)))
+    with programs.receiver(settings(programs.folder, **asking(host))) as receiver:
+        deliver(receiver, "job", dead)
+        job = receiver.ended("job")
+        held = archive_of(programs.folder)
+        matrix(f"{status} at the image, a fresh URL", audit(receiver, {"job": sha256(image)}, held))
+
+    assert (job["state"], job["image_url"]) == ("archived", f"{host.url}/fresh")
+    assert events(job) == ["received", "url_refreshed", "fetched", "archived"]
+    assert [host.asked(name) for name in ("dead", asked, "fresh")] == [1, 1, 1]
+    assert held == {"job": [sha256(image)]}
+
+
+def test_without_a_provider_s_token_a_dead_url_expires_with_its_reason(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    dead = {str(status): host.offer(str(status), Answer(status=status)) for status in (403, 404, 410)}
+    with programs.receiver(settings(programs.folder, RECEIVER_URL_LIFETIME="2s")) as receiver:
+        for job_id, url in dead.items():
+            deliver(receiver, job_id, url)
+        ends = {job_id: receiver.ended(job_id) for job_id in dead}
+        matrix("403, 404, 410 at the image, no token", audit(receiver, dict.fromkeys(dead), {}))
+
+    for job_id, job in ends.items():
+        assert (job["state"], job["error"]["reason"]) == ("expired", "fetch.expired")
+        failed = next(event for event in job["history"] if event["event"] == "attempt_failed")
+        assert failed["reason"] == "fetch.gone"
+        assert job_id in failed["detail"]
+
+
+def test_before_a_job_expires_the_provider_is_asked_once_more(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    image = picture(1)
+    saved = host.offer("saved", Answer(status=500))
+    fresh = signed(host.offer("fresh", image), since=time.time(), seconds=600)
+    lost = host.offer("lost", Answer(status=500))
+    questions = {job_id: question(job_id) for job_id in ("saved", "lost")}
+    host.offer(questions["saved"], says("saved", fresh))
+    host.offer(questions["lost"], says("lost", lost))
+    values = settings(programs.folder, RECEIVER_URL_LIFETIME="1s", **asking(host))
+    with programs.receiver(values) as receiver:
+        deliver(receiver, "saved", saved)
+        deliver(receiver, "lost", lost)
+        ends = {job_id: receiver.ended(job_id) for job_id in questions}
+        held = archive_of(programs.folder)
+        images = {"saved": sha256(image), "lost": None}
+        matrix("a URL's end, the provider asked", audit(receiver, images, held))
+
+    assert ends["saved"]["state"] == "archived"
+    assert (ends["lost"]["state"], ends["lost"]["error"]["reason"]) == ("expired", "fetch.expired")
+    assert {name: host.asked(name) for name in questions.values()} == dict.fromkeys(questions.values(), 1)
+    for job_id, job in ends.items():  # not before its time was over
+        received = at(job["received_at"])
+        assert host.times(questions[job_id])[0] >= received + 1
+
+
+def test_the_url_of_a_delivery_that_was_stale_from_the_start_is_renewed(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    original = {"_url": host.offer("original", picture(1))}
+    with programs.sandbox() as box:
+        api = {"XIMILAR_API_TOKEN": PROVIDER_TOKEN, "XIMILAR_API_URL": str(box.base_url).rstrip("/")}
+        with programs.receiver(settings(programs.folder, **api)) as receiver:
+            stale = box.submit(original, receiver.webhook, "stale", "early")
+            job = receiver.ended(stale)
+            served = box.get(box.record(stale)["_upscaled_image_url"], headers={}).content
+            held = archive_of(programs.folder)
+            matrix("a stale URL from the sandbox", audit(receiver, {stale: sha256(served)}, held))
+
+    assert job["state"] == "archived"
+    assert events(job) == ["received", "url_refreshed", "fetched", "archived"]
+    assert held == {stale: [sha256(served)]}
+
+
+# Who goes first -------------------------------------------------------------------------------------------
+
+
+def test_the_earliest_deadline_is_fetched_first(programs: Programs, host: Source, matrix: Matrix) -> None:
+    now = time.time()
+    hours = [5, 2, 7, 1, 6, 3, 4]
+    images = {f"in-{number}-hours": picture(number) for number in hours}
+    gate = host.gate()
+    images["held"] = picture(0)
+    with programs.receiver(settings(programs.folder, RECEIVER_FETCHES="1")) as receiver:
+        deliver(receiver, "held", host.offer("held", Answer(images["held"], gate=gate)))
+        host.until_asked("held")
+        for number in hours:
+            name = f"in-{number}-hours"
+            url = signed(host.offer(name, images[name]), since=now, seconds=number * 3600)
+            deliver(receiver, name, url)
+        gate.set()
+        ends = {job_id: receiver.ended(job_id) for job_id in images}
+        held = archive_of(programs.folder)
+        matrix("a queue with other deadlines than its order", audit(receiver, sums(images), held))
+
+    assert {job["state"] for job in ends.values()} == {"archived"}
+    order = [seen.name for seen in host.seen]
+    assert order == ["held", *(f"in-{number}-hours" for number in sorted(hours))]
+
+
+def test_failing_jobs_with_earlier_deadlines_do_not_keep_fresh_ones_waiting(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    now = time.time()
+    gate = host.gate()
+    failing = {f"failing-{number}": picture(number) for number in range(12)}
+    fresh = {f"fresh-{number}": picture(100 + number) for number in range(5)}
+    with programs.receiver(settings(programs.folder, RECEIVER_FETCHES="4")) as receiver:
+        for job_id, image in failing.items():
+            # Each fails at first; then it comes, but not before the gate opens.
+            url = host.offer(job_id, Answer(status=503), Answer(image, gate=gate))
+            deliver(receiver, job_id, signed(url, since=now, seconds=3600))
+        host.until(lambda: stalled(host, failing) >= 3)
+        for job_id, image in fresh.items():
+            deliver(receiver, job_id, signed(host.offer(job_id, image), since=now, seconds=7200))
+        early = [receiver.ended(job_id)["state"] for job_id in fresh]
+        hands = stalled(host, failing)
+        opened = not gate.is_set()
+        gate.set()
+        late = [receiver.ended(job_id)["state"] for job_id in failing]
+        held = archive_of(programs.folder)
+        matrix("failing jobs before fresh ones", audit(receiver, sums(failing | fresh), held))
+
+    assert early == ["archived"] * len(fresh)
+    assert opened
+    assert hands == 3, "one hand of the four is for those that were never tried"
+    assert late == ["archived"] * len(failing)
+
+
+def stalled(host: Source, jobs: dict[str, bytes]) -> int:
+    """How many of the jobs were tried again, and wait at the gate."""
+    return sum(host.asked(job_id) >= 2 for job_id in jobs)
+
+
+def test_jobs_at_risk_are_counted_and_told_of_once(programs: Programs, host: Source, matrix: Matrix) -> None:
+    images = {"first": picture(1), "second": picture(2), "healthy": picture(3)}
+    yesterday = time.time() - 24 * HOUR
+    gate = host.gate()
+    urls = {job_id: host.offer(job_id, Answer(image, gate=gate)) for job_id, image in images.items()}
+    told = "at risk: little of the image URL's life is left"
+    with programs.receiver(settings(programs.folder)) as receiver:
+        assert receiver.get("/stats").json()["at_risk"] == 0
+        deliver(receiver, "healthy", urls["healthy"])
+        deliver(receiver, "first", signed(urls["first"], since=yesterday, seconds=60))
+        receiver.program.until_event(told, job="first")
+        deliver(receiver, "second", signed(urls["second"], since=yesterday, seconds=60))
+        receiver.program.until_event(told, job="second")  # in a later round, which sees the first as well
+        assert receiver.get("/stats").json()["at_risk"] == 2
+        assert sorted(line["job"] for line in receiver.program.events(told)) == ["first", "second"]
+        gate.set()
+        ends = {job_id: receiver.ended(job_id) for job_id in images}
+        assert receiver.get("/stats").json()["at_risk"] == 0
+        held = archive_of(programs.folder)
+        matrix("jobs at risk", audit(receiver, sums(images), held))
+
+    assert {job["state"] for job in ends.values()} == {"archived"}
+    assert {job_id: events(job).count("at_risk") for job_id, job in ends.items()} == {
+        "first": 1,
+        "second": 1,
+        "healthy": 0,
+    }

@@ -1,0 +1,177 @@
+"""A provider that has a bad day: what is worth another try gets one, and what is not is refused at once."""
+
+from pathlib import Path
+
+from receiver.sandbox.pictures import draw
+from receiver.spool import ASIDE_FILES
+from tests.faults.matrix import Matrix, audit
+from tests.faults.steps import archive_of, asking, deliver, events, once, question, says
+from tests.support.processes import Programs, settings
+from tests.support.source import SIZE, Answer, Source, picture, sha256
+
+HTML = b"<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
+LIFETIME = "40s"
+"""Short, so that retries come soon: a wait is at most an eighth of what is left."""
+
+
+def aside(folder: Path) -> list[Path]:
+    kept = folder / "data" / "aside"
+    return sorted(kept.iterdir()) if kept.is_dir() else []
+
+
+def test_what_a_retry_can_mend_is_archived(programs: Programs, host: Source, matrix: Matrix) -> None:
+    bad: dict[str, list[Answer | bytes]] = {
+        "cut": [Answer(picture(0), sent=500)],
+        "cut-in-the-image": [picture(1)[:500]],
+        "broken": [Answer(status=500), Answer(status=502)],
+        "empty": [b""],
+        "html": [HTML],
+        "corrupt": [picture(5)[:100] + bytes(40) + picture(5)[140:]],
+        "flapping": [Answer(status=503), Answer(picture(6), sent=9), HTML, Answer(status=500)],
+    }
+    images = {name: picture(number) for number, name in enumerate(bad)}
+    with programs.receiver(settings(programs.folder, RECEIVER_URL_LIFETIME=LIFETIME)) as receiver:
+        for name, answers in bad.items():
+            deliver(receiver, name, host.offer(name, *answers, images[name]))
+        ends = {name: receiver.ended(name) for name in bad}
+        held = archive_of(programs.folder)
+        for name, image in images.items():
+            matrix(f"then good: {name}", audit(receiver, {name: sha256(image)}, held))
+
+    assert {name: job["state"] for name, job in ends.items()} == dict.fromkeys(bad, "archived")
+    assert held == once(images)
+    reasons = {
+        name: [event["reason"] for event in job["history"] if event["event"] == "attempt_failed"]
+        for name, job in ends.items()
+    }
+    assert reasons == {
+        "cut": ["fetch.cut_short"],
+        "cut-in-the-image": ["image.truncated"],
+        "broken": ["fetch.status", "fetch.status"],
+        "empty": ["fetch.empty"],
+        "html": ["image.unknown_format"],
+        "corrupt": ["image.corrupt"],
+        "flapping": ["fetch.status", "fetch.cut_short", "image.unknown_format", "fetch.status"],
+    }
+    assert {name: host.asked(name) for name in bad} == {name: len(r) + 1 for name, r in reasons.items()}
+
+
+def test_the_same_bad_bytes_twice_are_rejected_and_kept_aside(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    bad = {"html": HTML, "half": picture(1)[:500]}
+    with programs.receiver(settings(programs.folder, RECEIVER_URL_LIFETIME=LIFETIME)) as receiver:
+        for name, body in bad.items():
+            deliver(receiver, name, host.offer(name, body))
+        ends = {name: receiver.ended(name) for name in bad}
+        held = archive_of(programs.folder)
+        matrix("the same bad bytes twice", audit(receiver, dict.fromkeys(bad), held))
+        assert receiver.program.stop()[0] == 0
+
+    assert {name: (job["state"], job["error"]["reason"]) for name, job in ends.items()} == {
+        "html": ("rejected", "image.unknown_format"),
+        "half": ("rejected", "image.truncated"),
+    }
+    assert {name: host.asked(name) for name in bad} == {"html": 2, "half": 2}
+    assert held == {}
+    assert {path.name.partition(".")[0]: path.read_bytes() for path in aside(programs.folder)} == bad
+    assert not list((programs.folder / "data" / "spool").iterdir())
+
+
+def test_another_image_s_dimensions_and_an_endless_body_are_rejected_at_once(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    other = draw(1, (SIZE[0] // 2, SIZE[1] // 2), "png")
+    urls = {
+        "wrong-size": host.offer("wrong-size", other),
+        "endless": host.offer("endless", Answer(picture(1) * 100, endless=True)),
+        "declared": host.offer("declared", Answer(bytes(2_000_000))),
+    }
+    with programs.receiver(settings(programs.folder, RECEIVER_MAX_IMAGE_BYTES="1MB")) as receiver:
+        for name, url in urls.items():
+            deliver(receiver, name, url)
+        ends = {name: receiver.ended(name) for name in urls}
+        held = archive_of(programs.folder)
+        matrix("another image, an endless body", audit(receiver, dict.fromkeys(urls), held))
+        assert receiver.program.stop()[0] == 0
+
+    assert {name: (job["state"], job["error"]["reason"]) for name, job in ends.items()} == {
+        "wrong-size": ("rejected", "image.wrong_size"),
+        "endless": ("rejected", "fetch.too_large"),
+        "declared": ("rejected", "fetch.too_large"),
+    }
+    assert {name: host.asked(name) for name in urls} == dict.fromkeys(urls, 1)
+    assert held == {}
+    assert [path.read_bytes() for path in aside(programs.folder)] == [other]
+    assert not list((programs.folder / "data" / "spool").iterdir())
+
+
+def test_bad_bytes_aside_are_capped_and_the_newest_stay(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    other = draw(1, (SIZE[0] // 2, SIZE[1] // 2), "png")
+    url = host.offer("other", other)
+    names = [f"job-{number}" for number in range(ASIDE_FILES + 5)]
+    with programs.receiver(settings(programs.folder, RECEIVER_FETCHES="1")) as receiver:
+        for name in names:
+            deliver(receiver, name, url)
+        states = [receiver.ended(name)["state"] for name in names]
+        matrix("more bad bytes than are kept", audit(receiver, dict.fromkeys(names), {}))
+
+    assert states == ["rejected"] * len(names)
+    kept = {path.name.partition(".")[0] for path in aside(programs.folder)}
+    assert len(kept) == ASIDE_FILES
+    assert names[-1] in kept
+    assert names[0] not in kept
+
+
+def test_a_forged_completion_of_an_unknown_job_is_refused_without_a_look_at_its_url(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    forged = host.offer("forged", picture(1))
+    values = settings(programs.folder, RECEIVER_CONFIRM="on", **asking(host))
+    with programs.receiver(values) as receiver:
+        deliver(receiver, "nobodys", forged)
+        job = receiver.ended("nobodys")
+        matrix("a forged completion", audit(receiver, {"nobodys": None}, {}))
+
+    assert (job["state"], job["error"]["reason"]) == ("rejected", "provider.unknown_job")
+    assert [seen.name for seen in host.seen] == ["api/request/nobodys"]
+
+
+def test_where_the_provider_confirms_its_url_is_used_and_not_the_posted_one(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    image = picture(1)
+    posted = host.offer("posted", picture(2))
+    asked = question("job")
+    host.offer(asked, says("job", host.offer("confirmed", image)))
+    values = settings(programs.folder, RECEIVER_CONFIRM="on", **asking(host))
+    with programs.receiver(values) as receiver:
+        deliver(receiver, "job", posted)
+        job = receiver.ended("job")
+        held = archive_of(programs.folder)
+        matrix("a completion that names another URL", audit(receiver, {"job": sha256(image)}, held))
+
+    assert (job["state"], job["image_url"]) == ("archived", f"{host.url}/confirmed")
+    assert [seen.name for seen in host.seen] == [asked, "confirmed"]
+    assert "confirmed" in events(job)
+    assert held == {"job": [sha256(image)]}
+
+
+def test_a_provider_that_is_away_is_asked_again_before_anything_is_fetched(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    image = picture(1)
+    url = host.offer("image", image)
+    asked = question("job")
+    host.offer(asked, Answer(status=502, body=b"<html>Bad gateway</html>"), says("job", url))
+    values = settings(programs.folder, RECEIVER_CONFIRM="on", **asking(host))
+    with programs.receiver(values) as receiver:
+        deliver(receiver, "job", url)
+        job = receiver.ended("job")
+        held = archive_of(programs.folder)
+        matrix("a provider that does not confirm at first", audit(receiver, {"job": sha256(image)}, held))
+
+    assert job["state"] == "archived"
+    assert [seen.name for seen in host.seen] == [asked, asked, "image"]
