@@ -40,9 +40,9 @@ FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
 
-WEBHOOK_PATH = "/webhooks/ximilar"
+WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 
-OPEN_TO_ALL = frozenset({WEBHOOK_PATH, "/healthz", "/readyz"})
+OPEN_TO_ALL = frozenset({*WEBHOOK_PATHS, "/healthz", "/readyz"})
 """Paths that need no API token; the webhook has a proof of its own."""
 
 
@@ -178,7 +178,8 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     return Starlette(
         routes=[
-            Route(WEBHOOK_PATH, intake.deliver, methods=["POST"]),
+            # The provider tries once: a slash too many in the submitter's settings must not cost the image.
+            *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
             *api.routes(),
         ],
         middleware=[Middleware(RequireToken, tokens=tokens, open_to_all=OPEN_TO_ALL)],

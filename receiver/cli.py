@@ -38,6 +38,8 @@ def main() -> None:
         app()
     except (ConfigError, ReceiverError) as error:
         _fail(str(error))
+    except OSError as error:  # such as a full disk behind the output
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
 
 
 @app.command()
@@ -56,12 +58,10 @@ def serve(
     try:
         serve_until_stopped(config, environ, ready=ready)
         # Everything is recorded and closed. What may be left is a thread that waits for a store which does
-        # not answer; the interpreter would wait for it, and whoever sent SIGTERM would not.
+        # not answer: the interpreter would wait for it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)
-    except OSError as error:
-        _fail(f"cannot listen on {config.host}, port {config.port}: {error.strerror}")
     except SystemExit:  # uvicorn's way to say that it could not listen; its own line says why
         raise typer.Exit(1) from None
 

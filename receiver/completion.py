@@ -129,7 +129,7 @@ def _record_failure(record: dict[str, Any]) -> Failure | None:
     # A job can be DONE although its one record failed: the record's own code decides.
     status = record.get("_status")
     code = status.get("code") if isinstance(status, dict) else None
-    if code is None or code == 200:
+    if code in (None, 200, "200"):
         return None
     return Failure("provider.record_failed", _words(status))
 

@@ -24,6 +24,7 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "body.not_a_completion": 422,
         "body.invalid_query": 422,
         "body.invalid": 422,
+        "archive.missing": 404,
         "ledger.unknown_job": 404,
         "ledger.wrong_state": 409,
     }

@@ -73,6 +73,10 @@ class Stage:
         except (LedgerError, SpoolError) as error:
             log.error("nothing can be claimed", stage=self._name, reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
             return
+        except Exception:
+            # A bug of ours must not end the stage, and with it all work: the next wake tries again.
+            log.exception("unexpected error", stage=self._name)
+            return
         for claim in claims:
             task = asyncio.create_task(self._work_on(claim), name=f"{self._name}-{claim.job.id}")
             self._running[task] = claim

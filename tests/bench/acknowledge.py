@@ -75,7 +75,7 @@ async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, 
         )
         server = uvicorn.Server(config)
         task = asyncio.create_task(server.serve())
-        while not server.started:
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
         port_to.send(server.servers[0].sockets[0].getsockname()[1])
         await task
@@ -98,9 +98,12 @@ class Round:
     p50_ms: float
     p99_ms: float
 
+    def __str__(self) -> str:
+        return f"{self.per_second:8.0f}/s  p50 {self.p50_ms:6.2f} ms  p99 {self.p99_ms:6.2f} ms"
+
 
 async def load(port: int, requests: int) -> Round:
-    """Sends completions of jobs never seen before over keep-alive connections, each waiting for its answer."""
+    """Sends completions of new jobs over keep-alive connections, each of which waits for its answers."""
     took: list[float] = []
     messages = []
     for _ in range(requests):
@@ -148,13 +151,13 @@ def main() -> None:
             servers.append(process)
             ports[kind] = port_from.recv()
         rounds: dict[str, list[Round]] = {"bare": [], "durable": []}
-        for kind in ports:
-            asyncio.run(load(ports[kind], options.requests // 10))  # warm
+        for port in ports.values():
+            asyncio.run(load(port, options.requests // 10))  # warm
         for _ in range(options.rounds):
             for kind, port in ports.items():
                 found = asyncio.run(load(port, options.requests))
                 rounds[kind].append(found)
-                print(f"{kind:8} {found.per_second:8.0f}/s  p50 {found.p50_ms:6.2f} ms  p99 {found.p99_ms:6.2f} ms")
+                print(f"{kind:8} {found}")
         median = {kind: statistics.median(r.per_second for r in found) for kind, found in rounds.items()}
         p99 = {kind: statistics.median(r.p99_ms for r in found) for kind, found in rounds.items()}
         print(f"durable / bare: {median['durable'] / median['bare']:.2f} of the throughput,", end=" ")

@@ -46,6 +46,7 @@ ROOMS = (
     # What puts it together, and what people type.
     "logs",
     "app",
+    "wire",
     "serve",
     "tables",
     "sandbox",
