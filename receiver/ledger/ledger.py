@@ -355,8 +355,8 @@ class Ledger(LedgerView):
         return found
 
     async def shift_waits(self, by: int) -> None:
-        """Moves the ends of all waits by so many ms, after the wall clock was set by as much."""
-        await self._write(lambda tx: verbs.shift_waits(tx, by))
+        """Moves the ends of waits by so many ms, after the wall clock was set by as much just now."""
+        await self._write(lambda tx: verbs.shift_waits(tx, by, self._now()))
 
     def _terms(self, limit: int, lease: int) -> Terms:
         self._claims += 1

@@ -362,10 +362,15 @@ def mark_at_risk(tx: Transaction, ids: Sequence[str], now: int) -> None:
     tx.changed.extend(ids)
 
 
-def shift_waits(tx: Transaction, by: int) -> None:
-    """Moves the ends of all waits by so many ms, after the wall clock was set by as much."""
+def shift_waits(tx: Transaction, by: int, now: int) -> None:
+    """Moves the ends of waits by so many ms, after the wall clock was set by as much.
+
+    Those that began since then are right already: moved by an hour, they would last an hour.
+    """
     tx.db.execute(
-        "UPDATE jobs SET next_attempt_at = next_attempt_at + ? WHERE next_attempt_at IS NOT NULL", (by,)
+        "UPDATE jobs SET next_attempt_at = next_attempt_at + ?"
+        " WHERE next_attempt_at IS NOT NULL AND updated_at <= ?",
+        (by, now - by),
     )
 
 

@@ -185,6 +185,15 @@ async def test_waits_move_along_when_the_clock_was_set(ledger: Ledger, clock: Cl
     assert ids(await ledger.claim_to_fetch(1, again=1, lease=LEASE)) == ["job-1"]
 
 
+async def test_a_wait_that_began_after_the_clock_was_set_stays_as_it_is(ledger: Ledger, clock: Clock) -> None:
+    await ledger.record(delivery())
+    clock.forward(HOUR)
+    await ledger.retry_later(await claimed(ledger), NOW + HOUR + 5 * SECOND, TIMEOUT)
+    await ledger.shift_waits(HOUR)
+    clock.forward(5 * SECOND)
+    assert ids(await ledger.claim_to_fetch(1, again=1, lease=LEASE)) == ["job-1"]
+
+
 async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(tmp_path: Path, clock: Clock) -> None:
     folder = tmp_path
     first = await Ledger.serve(folder, now=clock)

@@ -49,6 +49,7 @@ class Model:
     deadline: int = 0
     attempts: int = 0
     waits_until: int | None = None
+    changed_at: int = 0
     holder: str | None = None
     lease_until: int = 0
     at_risk: bool = False
@@ -115,7 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if noticed:
             self.run(self.ledger.shift_waits(by))
             for job in self.jobs.values():
-                if job.waits_until is not None:
+                if job.waits_until is not None and job.changed_at <= self.clock() - by:
                     job.waits_until += by
 
     @rule()
@@ -328,6 +329,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert done is (job is not None)
         if job is not None:
             job.holder, job.waits_until, job.reason = None, at, "fetch.timeout"
+            job.changed_at = self.clock()
             job.suspect = suspect or job.suspect
             job.events.append("attempt_failed")
 
@@ -351,6 +353,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.run(self.ledger.url_refreshed(claim, said, deadline, at)) is (job is not None)
         if job is not None:
             job.url, job.deadline, job.waits_until, job.holder = url, deadline, at, None
+            job.changed_at = self.clock()
             job.suspect, job.at_risk = None, False
             job.events.append("url_refreshed")
 
@@ -413,6 +416,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert found == risky
         for name in risky:
             self.jobs[name].at_risk = True
+            self.jobs[name].changed_at = self.clock()
             self.jobs[name].events.append("at_risk")
 
     def promote(self) -> None:

@@ -265,7 +265,7 @@ def do_everything(db: sqlite3.Connection) -> None:
     verbs.release_overdue_leases(tx, 2)
     verbs.release_all(tx)
     verbs.mark_at_risk(tx, ["job-9"], NOW)
-    verbs.shift_waits(tx, 5)
+    verbs.shift_waits(tx, 5, NOW)
     verbs.touch(tx)
     assert verbs.expire(tx, NOW + 99 * HOUR, 5)
 
