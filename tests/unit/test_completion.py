@@ -189,8 +189,10 @@ def test_one_failed_record_is_a_failure_although_the_job_is_done(code: object) -
     assert said.source_url == "https://host/in.png"
 
 
-@pytest.mark.parametrize("status", [None, "OK", 500, [], {"text": "OK"}, {"code": None}, {"code": 200.0}])
-def test_a_record_without_a_code_is_believed_for_its_image(status: object) -> None:
+@pytest.mark.parametrize(
+    "status", [None, "OK", 500, [], {"text": "OK"}, {"code": None}, {"code": 200.0}, {"code": "200"}]
+)
+def test_a_record_without_a_code_or_with_200_in_any_form_is_believed_for_its_image(status: object) -> None:
     assert read(done(_status=status)).image_url == URL
 
 

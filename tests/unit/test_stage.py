@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from receiver.errors import LedgerError, ReceiverError, SpoolError
+from receiver.errors import LedgerError, SpoolError
 from receiver.ledger import Claim
 from receiver.stage import Stage
 from receiver.states import Job, State
@@ -21,7 +21,7 @@ class Desk:
     def __init__(self, jobs: int, hands: int) -> None:
         self.waiting = [Claim(Job(f"job-{n}", State.RECEIVED), f"h:{n}") for n in range(jobs)]
         self.asked: list[int] = []
-        self.refuse: ReceiverError | None = None
+        self.refuse: Exception | None = None
         self.go_on = asyncio.Event()
         self.begun = asyncio.Semaphore(0)
         self.claimed = asyncio.Semaphore(0)
@@ -110,8 +110,10 @@ async def test_an_unforeseen_error_is_recorded_and_the_stage_goes_on() -> None:
     assert desk.done == ["job-1", "job-2"]
 
 
-@pytest.mark.parametrize("error", [LedgerError("ledger.unavailable"), SpoolError("spool.disk")])
-async def test_a_claim_that_fails_is_made_again_at_the_next_wake(error: ReceiverError) -> None:
+@pytest.mark.parametrize(
+    "error", [LedgerError("ledger.unavailable"), SpoolError("spool.disk"), ValueError("a bug")]
+)
+async def test_a_claim_that_fails_is_made_again_at_the_next_wake(error: Exception) -> None:
     desk = Desk(jobs=1, hands=1)
     desk.refuse = error
     desk.go_on.set()
