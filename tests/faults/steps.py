@@ -23,8 +23,8 @@ def at(text: str) -> float:
 
 
 def events(job: Any) -> list[str]:
-    """What happened to a job, oldest first."""
-    return [event["event"] for event in job["history"]]
+    """What happened to a job, oldest first; that it was at risk aside, which depends on when one looks."""
+    return [event["event"] for event in job["history"] if event["event"] != "at_risk"]
 
 
 def archive_of(folder: Path) -> Archive:

@@ -247,7 +247,7 @@ def test_kills_at_random_under_load_lose_nothing_and_fetch_nothing_twice_that_wa
     programs: Programs, host: Source, place: Place, matrix: Matrix
 ) -> None:
     seed = random.randrange(2**32)
-    print(f"seed {seed}")  # noqa: T201 - so that a failure can be repeated
+    print(f"seed {seed}")
     chance = random.Random(seed)
     images = {f"job-{number}": picture(number) for number in range(JOBS)}
     urls = {job_id: host.offer(job_id, image) for job_id, image in images.items()}

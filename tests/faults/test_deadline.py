@@ -171,19 +171,26 @@ def test_the_url_of_a_delivery_that_was_stale_from_the_start_is_renewed(
 # Who goes first -------------------------------------------------------------------------------------------
 
 
-def test_the_earliest_deadline_is_fetched_first(programs: Programs, host: Source, matrix: Matrix) -> None:
+def test_the_earliest_deadline_is_fetched_first_also_of_those_that_failed_before(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
     now = time.time()
     hours = [5, 2, 7, 1, 6, 3, 4]
-    images = {f"in-{number}-hours": picture(number) for number in hours}
+    images = {"failed-before": picture(0), "held": picture(8)}
+    images |= {f"in-{number}-hours": picture(number) for number in hours}
     gate = host.gate()
-    images["held"] = picture(0)
     with programs.receiver(settings(programs.folder, RECEIVER_FETCHES="1")) as receiver:
+        busy = Answer(status=503, headers={"Retry-After": "600"})
+        url = host.offer("failed-before", busy, images["failed-before"])
+        deliver(receiver, "failed-before", signed(url, since=now, seconds=1800))
+        receiver.attempted("failed-before")
         deliver(receiver, "held", host.offer("held", Answer(images["held"], gate=gate)))
         host.until_asked("held")
         for number in hours:
             name = f"in-{number}-hours"
             url = signed(host.offer(name, images[name]), since=now, seconds=number * 3600)
             deliver(receiver, name, url)
+        receiver.post("/jobs/failed-before/retry").raise_for_status()
         gate.set()
         ends = {job_id: receiver.ended(job_id) for job_id in images}
         held = archive_of(programs.folder)
@@ -191,7 +198,8 @@ def test_the_earliest_deadline_is_fetched_first(programs: Programs, host: Source
 
     assert {job["state"] for job in ends.values()} == {"archived"}
     order = [seen.name for seen in host.seen]
-    assert order == ["held", *(f"in-{number}-hours" for number in sorted(hours))]
+    sorted_out = ["failed-before", *(f"in-{number}-hours" for number in sorted(hours))]
+    assert order == ["failed-before", "held", *sorted_out]
 
 
 def test_failing_jobs_with_earlier_deadlines_do_not_keep_fresh_ones_waiting(
@@ -250,8 +258,7 @@ def test_jobs_at_risk_are_counted_and_told_of_once(programs: Programs, host: Sou
         matrix("jobs at risk", audit(receiver, sums(images), held))
 
     assert {job["state"] for job in ends.values()} == {"archived"}
-    assert {job_id: events(job).count("at_risk") for job_id, job in ends.items()} == {
-        "first": 1,
-        "second": 1,
-        "healthy": 0,
+    marks = {
+        job_id: [event["event"] for event in job["history"]].count("at_risk") for job_id, job in ends.items()
     }
+    assert marks == {"first": 1, "second": 1, "healthy": 0}
