@@ -20,7 +20,7 @@ from receiver.archive import check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
-from receiver.errors import ConfigError, LedgerError, ReceiverError
+from receiver.errors import ConfigError, LedgerError, ReceiverError, SpoolError
 from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
@@ -201,8 +201,8 @@ def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
     async def spool_has_room() -> str | None:
         try:
             return None if await worker.spool_has_room() else "No download fits any more."
-        except (LedgerError, OSError) as error:
-            return f"The spool cannot be measured: {error}"
+        except (LedgerError, SpoolError) as error:
+            return error.detail
 
     async def archive_reachable() -> str | None:
         trouble = worker.archive_trouble

@@ -5,7 +5,6 @@ import contextlib
 import os
 import signal
 import socket
-import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ import uvicorn
 from receiver.app import check, open_receiver
 from receiver.config import Config
 from receiver.cuts import Cut, from_environment
-from receiver.ledger import SAFE_SQLITE
+from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
 from receiver.wire import KEEP_ALIVE_SECONDS, CloseUnread, ImpatientProtocol
 
 log = structlog.get_logger("receiver.serve")
@@ -130,10 +129,10 @@ def _say_what_is_amiss(config: Config) -> None:
         log.warning(
             "XIMILAR_API_TOKEN is not set: the provider is not asked for a fresh URL before a job expires"
         )
-    if sqlite3.sqlite_version_info < SAFE_SQLITE:
+    if (old := unsafe_sqlite()) is not None:
         log.warning(
             "SQLite is older than the version that is free of the WAL-reset fault",
-            found=sqlite3.sqlite_version,
+            found=old,
             wanted=".".join(map(str, SAFE_SQLITE)),
         )
 

@@ -3,7 +3,7 @@
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
 from receiver.ledger.lock import DirectoryLock
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery
-from receiver.ledger.schema import SAFE_SQLITE
+from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
 from receiver.ledger.verbs import Claim, Delivery, Recorded, Submission
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "Submission",
     "UnreadDelivery",
     "monotonic_clock",
+    "unsafe_sqlite",
     "wall_clock",
 ]

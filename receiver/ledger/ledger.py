@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from receiver.completion import Completion
-from receiver.errors import LedgerError, ReceiverError
+from receiver.errors import AuthError, LedgerError, ReceiverError
 from receiver.ledger import queries, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
@@ -254,7 +254,12 @@ class Ledger(LedgerView):
             AuthError: ``auth.refused`` where its ticket belongs to another job.
             LedgerError: where it could not be recorded.
         """
-        return await self._write(lambda tx: verbs.record(tx, delivery, self._now()))
+        recorded = await self._write(lambda tx: verbs.record(tx, delivery, self._now()))
+        if recorded is None:
+            raise AuthError(
+                "auth.refused", f"The ticket that came with job {delivery.completion.id} is another's."
+            )
+        return recorded
 
     async def record_unread(self, error: ReceiverError, body: bytes) -> None:
         """Keeps a body that is no completion."""

@@ -144,15 +144,14 @@ def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
         (silent_since,),
     ).fetchone()
     (unread,) = db.execute("SELECT count(*) FROM unread").fetchone()
-    oldest = [
-        row["received_at"]
-        for state in (State.RECEIVED, State.FETCHED)
-        for row in db.execute("SELECT received_at FROM jobs WHERE state = ? ORDER BY seq LIMIT 1", (state,))
-    ]
+    (oldest,) = db.execute(
+        "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
+        " WHERE state IN ('received', 'fetched')"
+    ).fetchone()
     return Stats(
         jobs={State(row["state"]): row["jobs"] for row in totals},
         bytes={State(row["state"]): row["bytes"] for row in totals},
-        oldest_waiting_at=min(oldest, default=None),
+        oldest_waiting_at=oldest,
         soonest_deadline=soonest_deadline(db),
         overdue=overdue,
         at_risk=_count_at_risk(db),

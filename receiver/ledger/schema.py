@@ -15,6 +15,11 @@ SAFE_SQLITE = (3, 51, 3)
 """Older ones can, rarely, corrupt a WAL that two connections use (sqlite.org/wal.html, "WAL-reset bug")."""
 
 
+def unsafe_sqlite() -> str | None:
+    """The version of SQLite that this process has, where it is older than `SAFE_SQLITE`."""
+    return sqlite3.sqlite_version if sqlite3.sqlite_version_info < SAFE_SQLITE else None
+
+
 def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Brings the file to the present version, each step in a transaction of its own.
 

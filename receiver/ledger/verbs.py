@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from receiver.completion import Completion
-from receiver.errors import AuthError, LedgerError, ReceiverError
+from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import rows
 from receiver.ledger.writer import Transaction
 from receiver.states import Image, Job, State, Stored
@@ -60,15 +60,14 @@ class Claim:
     holder: str
 
 
-def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded:
-    """Records a completion.
+def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
+    """Records a completion; gives ``None``, and changes nothing, where its ticket belongs to another job.
 
-    Raises:
-        AuthError: ``auth.refused`` where the ticket belongs to another job.
+    That is no error to raise here: it would have the whole batch committed anew, one by one.
     """
     said = delivery.completion
-    if delivery.ticket is not None:
-        _bind_ticket(tx, delivery.ticket, said.id, now)
+    if delivery.ticket is not None and not _bind_ticket(tx, delivery.ticket, said.id, now):
+        return None
     state = State.FAILED if said.failure else State.RECEIVED
     values = _columns(delivery, state, now)
     born = tx.db.execute(_INSERT_COMPLETED, values).fetchone()
@@ -403,14 +402,14 @@ def retry(tx: Transaction, job_id: str, now: int) -> Job:
     return rows.job(tx.db.execute("SELECT * FROM jobs WHERE seq = ?", (row["seq"],)).fetchone())
 
 
-def _bind_ticket(tx: Transaction, number: str, job_id: str, now: int) -> None:
+def _bind_ticket(tx: Transaction, number: str, job_id: str, now: int) -> bool:
+    """Binds a ticket to the first job that uses it; gives whether it is this one's."""
     tx.db.execute(
         "INSERT INTO tickets (number, job, at) VALUES (?, ?, ?) ON CONFLICT (number) DO NOTHING",
         (number, job_id, now),
     )
     (owner,) = tx.db.execute("SELECT job FROM tickets WHERE number = ?", (number,)).fetchone()
-    if owner != job_id:
-        raise AuthError("auth.refused", f"The ticket belongs to job {owner} and came with job {job_id}.")
+    return bool(owner == job_id)
 
 
 _SAID_BY_A_COMPLETION = (

@@ -73,7 +73,7 @@ STRANGERS = (
 OWNERS = {
     "boto3": {"receiver.archive.s3"},
     "botocore": {"receiver.archive.s3"},
-    "sqlite3": {"receiver.ledger", "receiver.serve"},  # which only tells its version
+    "sqlite3": {"receiver.ledger"},
     "aiosqlite": {"receiver.ledger"},
     "itsdangerous": {"receiver.sender"},
     "httpcore": {"receiver.fetch"},
