@@ -62,7 +62,7 @@ def test_attempts_become_denser_towards_the_deadline_and_end_with_it(
     assert at(job["history"][-1]["at"]) >= end
 
 
-def test_a_job_expires_when_its_time_is_over_and_not_at_its_next_attempt(
+def test_a_job_expires_when_its_time_is_over_without_another_attempt(
     programs: Programs, host: Source, matrix: Matrix
 ) -> None:
     url = host.offer("short", Answer(status=500))
