@@ -39,7 +39,7 @@ LIFE = 120
 """Seconds that the URLs live which never give an image, so that these jobs end in the run as well."""
 
 PASSING = ("503", "cut", "empty", "page", "dropped")
-"""Faults of the host of images that pass; each comes once to a job, for the same page twice is no accident."""
+"""Faults of the host of images that pass; each meets a job once: the same page twice is no accident."""
 
 NEVER = ("410", "other")
 """Faults that it does not."""

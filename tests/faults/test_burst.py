@@ -95,7 +95,7 @@ def test_in_a_burst_each_delivery_is_answered_and_each_200_is_in_the_ledger(
             f"{len(jobs)} deliveries: p99 {answers.p99:.1f} ms, alone {alone.p99:.1f} ms;"
             f" memory {before / MIB:.0f} to {resident(receiver, 'VmHWM') / MIB:.0f} MiB"
         )
-        print(said)  # noqa: T201 - for those who run it at full size
+        print(said)
         assert answers.unanswered == []
         assert set(answers.statuses) <= {200, 503}
         assert set(answers.acknowledged) <= known(receiver)
@@ -160,7 +160,7 @@ def test_a_backlog_neither_slows_the_start_nor_the_answers_and_the_earliest_dead
             f" p99 {answers.p99:.1f} ms, alone {alone.p99:.1f} ms;"
             f" memory {large / MIB:.0f} MiB, empty {small / MIB:.0f} MiB; {waiting} still wait"
         )
-        print(said)  # noqa: T201 - for those who run it at full size
+        print(said)
         assert start < 5 * quick, said
         assert answers.statuses == {200: 300}
         assert waiting > 0, said  # the answers were given while the backlog drained
