@@ -3,8 +3,6 @@
 import itertools
 import time
 
-import pytest
-
 from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, at, deliver, events, question, says, sums
 from tests.support.processes import PROVIDER_TOKEN, Programs, settings
@@ -82,28 +80,27 @@ def test_a_job_expires_when_its_time_is_over_without_another_attempt(
 # Asking the provider --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("status", "age"),
-    [(403, 0), (404, 0), (410, 0), (403, 24 * HOUR)],
-    ids=["403", "404", "410", "403 to one whose time was over when it came"],
-)
 def test_a_dead_url_is_replaced_by_the_provider_s_fresh_one(
-    programs: Programs, host: Source, matrix: Matrix, status: int, age: float
+    programs: Programs, host: Source, matrix: Matrix
 ) -> None:
-    image = picture(1)
-    dead = signed(host.offer("dead", Answer(status=status)), since=time.time() - age, seconds=3600)
-    asked = question("job")
-    host.offer(asked, says("job", host.offer("fresh", image)))
+    now = time.time()
+    statuses = {"403": 403, "404": 404, "410": 410, "403-and-over": 403}
+    images = {name: picture(number) for number, name in enumerate(statuses)}
     with programs.receiver(settings(programs.folder, **asking(host))) as receiver:
-        deliver(receiver, "job", dead)
-        job = receiver.ended("job")
+        for name, status in statuses.items():
+            since = now - (24 * HOUR if name == "403-and-over" else 0)
+            dead = signed(host.offer(name, Answer(status=status)), since=since, seconds=3600)
+            host.offer(question(name), says(name, host.offer(f"{name}-fresh", images[name])))
+            deliver(receiver, name, dead)
+        ends = {name: receiver.ended(name) for name in statuses}
         held = archive_of(programs.folder)
-        matrix(f"{status} at the image, a fresh URL", audit(receiver, {"job": sha256(image)}, held))
+        matrix("403, 404, 410 at the image, a fresh URL", audit(receiver, sums(images), held))
 
-    assert (job["state"], job["image_url"]) == ("archived", f"{host.url}/fresh")
-    assert events(job) == ["received", "url_refreshed", "fetched", "archived"]
-    assert [host.asked(name) for name in ("dead", asked, "fresh")] == [1, 1, 1]
-    assert held == {"job": [sha256(image)]}
+    for name, job in ends.items():
+        assert (job["state"], job["image_url"]) == ("archived", f"{host.url}/{name}-fresh")
+        assert events(job) == ["received", "url_refreshed", "fetched", "archived"]
+        assert [host.asked(each) for each in (name, question(name), f"{name}-fresh")] == [1, 1, 1]
+    assert held == once(images)
 
 
 def test_without_a_provider_s_token_a_dead_url_expires_with_its_reason(
