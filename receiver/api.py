@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import query, view
 from receiver.archive import Archive
@@ -23,12 +24,20 @@ from receiver.completion import is_job_id
 from receiver.errors import BodyError, LedgerError
 from receiver.ledger import Ledger, Submission
 from receiver.problem import problem
+from receiver.refusals import Refusals
 from receiver.sender import is_ref
 from receiver.states import FINAL, State
 
 UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
 
 MAX_BODY_BYTES = 64 * 1024
+
+ANSWER_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""On every answer that brings no stricter ones of its own."""
 
 IMAGE_HEADERS = {
     # The bytes are a stranger's: whatever a browser makes of them, it may run and load nothing.
@@ -62,6 +71,7 @@ class Api:
         now: the time, ms since the epoch.
         stopping: set when the server is to end; whoever waits is answered then.
         checks: what readiness depends on.
+        refusals: of deliveries, counted.
     """
 
     ledger: Ledger
@@ -70,6 +80,7 @@ class Api:
     now: Callable[[], int]
     stopping: asyncio.Event
     checks: Sequence[Check]
+    refusals: Refusals
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -171,6 +182,7 @@ class Api:
                 "bytes_archived": stats.bytes[State.ARCHIVED],
                 "spool_bytes": stats.bytes[State.FETCHED],
                 "unread_deliveries": stats.unread,
+                "refusals": self.refusals.counts,
             }
         )
 
@@ -193,6 +205,45 @@ class Api:
 
     def _silent_since(self) -> int:
         return self.now() - int(self.overdue_after.total_seconds() * 1000)
+
+
+class SameOrigin:
+    """Refuses what a browser was made to send by a page of another site, and says how answers may be used.
+
+    A browser that has once been given the token sends it with every request to us, whoever's page asks.
+
+    Args:
+        app: what stands behind.
+        exempt: paths that do not care, since no browser can send what proves their senders.
+    """
+
+    def __init__(self, app: ASGIApp, exempt: Collection[str]) -> None:
+        self._app = app
+        self._exempt = exempt
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes the request on with guarded answers, or answers 403."""
+
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in ANSWER_HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        foreign = scope["path"] not in self._exempt and _is_foreign(scope["method"], Headers(scope=scope))
+        answer = problem("auth.cross_origin") if foreign else self._app
+        await answer(scope, receive, guarded)
+
+
+def _is_foreign(method: str, headers: Headers) -> bool:
+    """Whether a browser says that another site made it send this; other programs say nothing of the kind."""
+    if method in {"GET", "HEAD", "OPTIONS"}:
+        return False
+    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+        return True
+    origin = headers.get("origin")
+    return origin is not None and urlsplit(origin).netloc != headers.get("host")
 
 
 class RequireToken:

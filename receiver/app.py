@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from receiver.api import Api, Check, RequireToken
+from receiver.api import Api, Check, RequireToken, SameOrigin
 from receiver.archive import check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.config import Config
@@ -27,6 +27,7 @@ from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
 from receiver.problem import for_no_route, for_our_error
+from receiver.refusals import Refusals
 from receiver.sender import Sender
 from receiver.spool import Spool
 from receiver.verify import Limits as VerifyLimits
@@ -133,15 +134,25 @@ async def open_receiver(
         stack.push_async_callback(worker.stop)
         stopping = asyncio.Event()
         stack.callback(stopping.set)
+        refusals = Refusals()
         intake = Intake(
             ledger=ledger,
             sender=Sender.from_config(config),
             max_bytes=config.max_webhook_bytes,
             url_lifetime=config.url_lifetime,
             now=wall_clock,
+            refusals=refusals,
             cut=cut,
         )
-        api = Api(ledger, archive, config.overdue_after, wall_clock, stopping, _checks(ledger, worker))
+        api = Api(
+            ledger=ledger,
+            archive=archive,
+            overdue_after=config.overdue_after,
+            now=wall_clock,
+            stopping=stopping,
+            checks=_checks(ledger, worker),
+            refusals=refusals,
+        )
         yield Receiver(_routes(config, intake, api), stopping)
 
 
@@ -182,7 +193,10 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
             *api.routes(),
         ],
-        middleware=[Middleware(RequireToken, tokens=tokens, open_to_all=OPEN_TO_ALL)],
+        middleware=[
+            Middleware(SameOrigin, exempt=WEBHOOK_PATHS),
+            Middleware(RequireToken, tokens=tokens, open_to_all=OPEN_TO_ALL),
+        ],
         exception_handlers={HTTPException: for_no_route, ReceiverError: for_our_error},
     )
 

@@ -22,8 +22,11 @@ from types import MappingProxyType
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         "auth.refused": "The custom headers do not prove the sender.",
+        "auth.cross_origin": "A browser sent this from a page of another site.",
         "auth.token_refused": "The request carries no valid API token.",
         "body.too_large": "The body is larger than RECEIVER_MAX_WEBHOOK_BYTES.",
+        "body.bad_request": "The request is not HTTP as it is spoken here.",
+        "body.head_too_large": "The request's headers are too many or too long.",
         "body.not_json": "The body is not JSON.",
         "body.not_a_completion": "The body is JSON, but no completion of an upscaling job.",
         "body.unsupported_type": "The declared content type is not JSON.",

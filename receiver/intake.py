@@ -18,6 +18,7 @@ from receiver.cuts import Cut, no_cut
 from receiver.errors import AuthError, BodyError, LedgerError
 from receiver.ledger import Delivery, Ledger
 from receiver.problem import problem
+from receiver.refusals import Refusals
 from receiver.sender import Proof, Sender
 
 BODY_SECONDS = 20
@@ -36,6 +37,7 @@ class Intake:
         max_bytes: of a body.
         url_lifetime: how long an image URL lives that does not say so itself.
         now: the time, ms since the epoch.
+        refusals: counts them.
         cut: for tests.
     """
 
@@ -44,6 +46,7 @@ class Intake:
     max_bytes: int
     url_lifetime: timedelta
     now: Callable[[], int]
+    refusals: Refusals
     cut: Cut = no_cut
 
     async def deliver(self, request: Request) -> Response:
@@ -56,9 +59,10 @@ class Intake:
                 raise AuthError("auth.refused")  # noqa: TRY301 - answered below, like a ticket that is not its job's
             return await self._record(request, body, proof)
         except AuthError as error:
-            log.warning("delivery refused", reason=error.reason)
+            self.refusals.note(error.reason)
             return problem(error.reason)
         except BodyError as error:
+            self.refusals.note(error.reason)
             return problem(error.reason, error.detail)
         except LedgerError as error:
             log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours

@@ -14,6 +14,9 @@ STATUS: Mapping[str, int] = MappingProxyType(
     {
         "auth.refused": 401,
         "auth.token_refused": 401,
+        "auth.cross_origin": 403,
+        "body.bad_request": 400,
+        "body.head_too_large": 431,
         "body.too_large": 413,
         "body.too_slow": 408,
         "body.cut_short": 400,

@@ -103,6 +103,7 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
                 date_header=True,
                 proxy_headers=False,
                 http=ImpatientProtocol,
+                ws="none",
                 limit_concurrency=MAX_CONNECTIONS,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,

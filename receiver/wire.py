@@ -1,9 +1,12 @@
-"""What uvicorn leaves open on a connection: how long it may be silent, and what becomes of an unread body."""
+"""What uvicorn leaves open on a connection: its silence, the size of a head, the rest of an unread body."""
 
 import asyncio
+from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from receiver.problem import problem
 
 HEAD_SECONDS = 10
 """How long a new connection may take to bring the head of its first request."""
@@ -13,16 +16,54 @@ KEEP_ALIVE_SECONDS = 75
 one that is closed under a proxy's hands can cost a delivery."""
 
 
+MAX_HEAD_BYTES = 64 * 1024
+MAX_HEADERS = 100
+"""Of one request, its trailers included. A provider's has a dozen headers."""
+
+
 class ImpatientProtocol(HttpToolsProtocol):
-    """uvicorn's parser, but it closes connections that bring no whole head of a request in their time.
+    """uvicorn's parser, but it takes no head that is too long, or too long in coming.
 
     uvicorn alone waits for ever for a first head, and for the rest of any other. So many connections as it
-    takes at all, opened and left alone, would keep every sender out.
+    takes at all, opened and left alone, would keep every sender out. And it gathers a head of any size.
     """
 
     head_seconds: float = HEAD_SECONDS
     idle_seconds: float = KEEP_ALIVE_SECONDS
     _patience: asyncio.TimerHandle | None = None
+    _in_head = True
+    _head_bytes = 0
+    _head_too_large = False
+
+    def data_received(self, data: bytes) -> None:
+        """Counts what an unfinished head has brought."""
+        super().data_received(data)
+        if self._in_head and not self.transport.is_closing():
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._head_too_large = True
+                self.send_400_response("")
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._in_head, self._head_bytes = True, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Refuses one header too many; the parser makes a 400 of the error."""
+        super().on_header(name, value)
+        if len(self.headers) > MAX_HEADERS:
+            self._head_too_large = True
+            raise ValueError("too many headers")
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own form of it
+        """Answers a head that cannot be taken, in the form of every refusal."""
+        refusal = problem("body.head_too_large" if self._head_too_large else "body.bad_request")
+        phrase = HTTPStatus(refusal.status_code).phrase
+        head = [f"HTTP/1.1 {refusal.status_code} {phrase}".encode()]
+        head += [name + b": " + value for name, value in refusal.raw_headers]
+        self.transport.write(b"\r\n".join([*head, b"connection: close", b"", bytes(refusal.body)]))
+        self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Waits for the first head."""
@@ -32,6 +73,7 @@ class ImpatientProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         """Waits no longer: how long a body may take is the affair of who reads it."""
         self._wait(None)
+        self._in_head = False
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:

@@ -26,6 +26,7 @@ from starlette.routing import Route
 
 from receiver.intake import Intake
 from receiver.ledger import Ledger, wall_clock
+from receiver.refusals import Refusals
 from receiver.sender import Sender
 
 CONNECTIONS = 64
@@ -67,7 +68,7 @@ async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, 
     with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder:
         ledger = await Ledger.serve(Path(folder))
         sender = Sender({"X-Webhook-Secret": ["bench"]})
-        intake = Intake(ledger, sender, 2**18, timedelta(hours=24), wall_clock)
+        intake = Intake(ledger, sender, 2**18, timedelta(hours=24), wall_clock, Refusals())
         endpoint = intake.deliver if kind == "durable" else bare
         app = Starlette(routes=[Route(PATH, endpoint, methods=["POST"])])
         config = uvicorn.Config(

@@ -92,7 +92,9 @@ def test_the_webhooks_answers_are_those_of_the_code() -> None:
     said = {code(reason): int(status) for status, reason, _ in rows if reason != NOTHING}
     assert [status for status, reason, _ in rows if reason == NOTHING] == ["200"]
     assert said == {reason: STATUS.get(reason, 503) for reason in said}
-    raised = _reasons_in("intake.py", "completion.py", "ledger", family="body|auth") | {"body.not_allowed"}
+    raised = _reasons_in("intake.py", "completion.py", "ledger", "wire.py", family="body|auth") | {
+        "body.not_allowed"
+    }
     raised |= {"ledger.unavailable", "ledger.overloaded", "ledger.stopping", "ledger.corrupt"}
     assert set(said) == raised
 

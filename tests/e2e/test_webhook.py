@@ -179,9 +179,10 @@ def test_whatever_fails_to_prove_the_sender_gets_the_very_same_answer(
 
     assert {name: answer.status_code for name, answer in answers.items()} == dict.fromkeys(IMPOSTORS, 401)
     assert {answer.headers["content-type"] for answer in answers.values()} == {"application/problem+json"}
-    assert {frozenset(set(answer.headers) - {"date"}) for answer in answers.values()} == {
-        frozenset({"content-type", "content-length"})
-    }
+    kept = [
+        {name: text for name, text in answer.headers.items() if name != "date"} for answer in answers.values()
+    ]
+    assert all(headers == kept[0] for headers in kept)
     assert len({answer.content for answer in answers.values()}) == 1
     assert answers["none"].json()["reason"] == "auth.refused"
     assert receiver.get(f"/jobs/{good['id']}").status_code == 404

@@ -21,6 +21,7 @@ from receiver.completion import Completion
 from receiver.errors import BodyError, ReceiverError
 from receiver.ledger import Delivery, Ledger, Submission
 from receiver.problem import for_no_route, for_our_error
+from receiver.refusals import Refusals
 from receiver.states import Image, Stored
 from tests.support.clock import NOW, Clock
 
@@ -47,7 +48,9 @@ async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api]:
     archive = open_archive((tmp_path / "archive").as_uri())
-    yield Api(ledger, archive, timedelta(minutes=10), clock, asyncio.Event(), [Check("well", well)])
+    yield Api(
+        ledger, archive, timedelta(minutes=10), clock, asyncio.Event(), [Check("well", well)], Refusals()
+    )
     await archive.aclose()
 
 

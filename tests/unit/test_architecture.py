@@ -21,6 +21,7 @@ ROOMS = (
     "sender",
     "view",
     "problem",
+    "refusals",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",

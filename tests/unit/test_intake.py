@@ -15,6 +15,7 @@ from starlette.types import Message, Receive
 
 from receiver.intake import Intake
 from receiver.ledger import Filter, Ledger
+from receiver.refusals import Refusals
 from receiver.sender import Sender
 from receiver.states import State
 
@@ -38,6 +39,7 @@ def intake(ledger: Ledger) -> Intake:
         max_bytes=CAP,
         url_lifetime=timedelta(hours=24),
         now=lambda: NOW,
+        refusals=Refusals(),
     )
 
 
