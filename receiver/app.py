@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -161,6 +161,8 @@ def _make_data_dir(config: Config) -> None:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
+    with suppress(PermissionError):  # somebody else's folder, whose rights are theirs to give
+        config.data_dir.chmod(0o700)
     if not os.access(config.data_dir, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
 

@@ -107,11 +107,11 @@ class Intake:
             _check_type(request)
             said = completion.parse(body)
         except BodyError as error:
-            await self.ledger.record_unread(error, body)
+            await self.ledger.record_unread(error, self.sender.redact(body))
             log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
             raise
         deadline = expiry.deadline(said.image_url, since=self.now(), lifetime=self.url_lifetime)
-        delivery = Delivery(said, body, deadline, proof.ref, proof.ticket)
+        delivery = Delivery(said, self.sender.redact(body), deadline, proof.ref, proof.ticket)
         recorded = await self.ledger.record(delivery)
         self.cut("recorded")
         log.info("delivery", job=said.id, state=recorded.state, duplicate=recorded.duplicate)

@@ -25,6 +25,7 @@ TICKET_LIFETIME = timedelta(days=7)
 """How long a ticket is accepted: far longer than a job takes, far shorter than a leak is remembered."""
 
 _REF = re.compile(rb"[\x20-\x7e]{1,200}")
+_LEAST_SECRET = 8
 _SALT = b"upscale-receiver.ticket"
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -57,6 +58,12 @@ class Sender:
             name.lower().encode("ascii"): tuple({v for value in values for v in _spellings(value)})
             for name, values in headers.items()
         }
+        # Shorter ones would be found by chance, and what they replaced could not be read any more.
+        self._told = sorted(
+            {v for values in self._accepted.values() for v in values if len(v) >= _LEAST_SECRET},
+            key=len,
+            reverse=True,
+        )
         # itsdangerous signs with the last key and verifies with all; the setting names the newest first.
         self._signer = (
             TimestampSigner(list(reversed(signing_keys)), salt=_SALT, digest_method=hashlib.sha256)
@@ -94,6 +101,12 @@ class Sender:
         if not proved:
             raise AuthError("auth.refused")
         return Proof(ticket, _ref(_only(given, REF_HEADER.lower().encode())))
+
+    def redact(self, body: bytes) -> bytes:
+        """A body without our own secrets, which the provider's API echoes in ``webhook.headers``."""
+        for secret in self._told:
+            body = body.replace(secret, b"**********")
+        return body
 
     def issue_ticket(self) -> str:
         """A fresh value for the ticket header of one job to be submitted.

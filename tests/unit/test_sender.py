@@ -195,3 +195,11 @@ def test_the_settings_describe_the_sender() -> None:
     ticket = (b"x-receiver-job", Sender({}, ["old"]).issue_ticket().encode())
     assert sender.check([(b"x-secret", b"b"), ticket]).ticket
     assert refused(sender, [(b"x-secret", b"c"), ticket])
+
+
+def test_a_body_is_kept_without_our_own_secrets() -> None:
+    sender = Sender({"X-A": ["a-long-secret", "a-long-secret-too"], "X-B": ["short"]})
+    assert (
+        sender.redact(b'{"X-A": "a-long-secret-too", "X-B": "short"}')
+        == b'{"X-A": "**********", "X-B": "short"}'
+    )
