@@ -43,11 +43,13 @@ class Quota:
 
     def fill(self, pid: int) -> None:
         """See `Disk.fill`."""
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (0, most))  # what a process may do to its equal
 
     def free(self, pid: int) -> None:
         """See `Disk.free`."""
-        resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
 
 
 class Tmpfs:
