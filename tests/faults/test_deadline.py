@@ -4,7 +4,7 @@ import itertools
 import time
 
 from tests.faults.matrix import Matrix, audit
-from tests.faults.steps import archive_of, asking, at, deliver, events, question, says, sums
+from tests.faults.steps import archive_of, asking, at, deliver, events, once, question, says, sums
 from tests.support.processes import PROVIDER_TOKEN, Programs, settings
 from tests.support.source import Answer, Source, picture, sha256, signed
 
