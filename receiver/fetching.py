@@ -203,7 +203,11 @@ class Fetching:
     async def _suspected(self, claim: Claim, suspect: _SuspectError) -> None:
         """Bytes came, but not the promised image. The same bytes twice are no accident of the network."""
         whole, cause = suspect.whole, suspect.cause
-        await self._spool.set_aside(whole.path, claim.job.id, whole.sha256)
+        try:
+            await self._spool.set_aside(whole.path, claim.job.id, whole.sha256)
+        except SpoolError as error:
+            # Kept for a look alone: what becomes of the job does not depend on it.
+            log.warning("not kept aside", job=claim.job.id, reason=error.reason, detail=error.detail)
         if cause.reason in HOPELESS or whole.sha256 == claim.job.suspect:
             await self._reject(claim, cause)
         else:

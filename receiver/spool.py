@@ -7,6 +7,7 @@ always whole, so a crash before the ledger knew of it costs nothing but a look a
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -64,6 +65,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
         self._reserve = reserve
+        self._tidying = threading.Lock()
         with _as_spool_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -116,7 +118,13 @@ class Spool:
         Raises:
             SpoolError: ``spool.disk``.
         """
-        await _blocking(lambda: self._set_aside(path, f"{job}.{sha256[:16]}"))
+        name = f"{job}.{sha256[:16]}"
+
+        def alone() -> None:
+            with self._tidying:  # two threads would each remove what the other has just counted
+                self._set_aside(path, name)
+
+        await _blocking(alone)
 
     async def remove(self, path: Path) -> None:
         """Removes a file, if it is there.

@@ -1,5 +1,6 @@
 """Our own disk between the provider and the archive, with real files."""
 
+import asyncio
 import hashlib
 import os
 import shutil
@@ -101,6 +102,16 @@ async def test_bytes_that_are_not_the_image_are_kept_aside(spool: Spool) -> None
     await spool.set_aside(download(spool), "job-1", SHA256)
     assert await spool.names() == []
     assert (spool.aside / f"job-1.{SHA256[:16]}").read_bytes() == BYTES
+
+
+async def test_asides_that_come_at_once_make_room_one_after_the_other(spool: Spool) -> None:
+    spool.aside.mkdir()
+    for number in range(ASIDE_FILES):
+        put(spool.aside / f"old-{number:03}", 1, number)
+    files = [put(spool.part(f"new-{number}"), 1, 10**9) for number in range(30)]
+    await asyncio.gather(*(spool.set_aside(file, file.stem, SHA256) for file in files))
+    assert len(asides(spool)) == ASIDE_FILES
+    assert len([name for name in asides(spool) if name.startswith("new-")]) == 30
 
 
 async def test_the_oldest_asides_make_room_by_number_and_by_size(spool: Spool) -> None:
