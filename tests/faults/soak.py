@@ -32,6 +32,9 @@ from tests.support.seaweed import Seaweed, seaweed
 
 PREFIX = "soak"
 SENDERS = 8
+LONGEST_STOP = 10
+"""Seconds."""
+
 LONGEST_DRAIN = 15 * 60
 """Seconds for what waits at the end: the longest wait between two uploads is 3 minutes, between probes 2."""
 
@@ -42,7 +45,7 @@ PASSING = ("503", "cut", "empty", "page", "dropped")
 """Faults of the host of images that pass; each meets a job once: the same page twice is no accident."""
 
 NEVER = ("410", "other")
-"""Faults that it does not."""
+"""Faults that never pass: these jobs have no image."""
 
 
 @dataclass
@@ -56,6 +59,12 @@ class Soak:
         images: where they come from.
         values: the receiver's settings.
         until: when it is over, of `time.monotonic`.
+        receiver: the running one.
+        answers: to all deliveries so far.
+        met: how often it met each fault.
+        jobs: how many were delivered.
+        complaints: what a receiver did that it must never do.
+        running: ends the receiver.
     """
 
     dice: random.Random
@@ -68,6 +77,7 @@ class Soak:
     answers: Answers = field(default_factory=Answers)
     met: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
+    complaints: list[str] = field(default_factory=list)
     running: ExitStack = field(default_factory=ExitStack)
     _ends: dict[str, int] = field(default_factory=dict)
 
@@ -84,17 +94,18 @@ class Soak:
         self.values["RECEIVER_PORT"] = str(self.receiver.port)
 
     def end(self, how: str) -> None:
-        """Ends the receiver by a signal; a stop has to succeed, in its time and without a traceback."""
+        """Ends the receiver by a signal, and notes what it did that it must not do."""
         assert self.receiver is not None
         if how == "kill":
             self.receiver.program.kill()
         else:
             code, seconds = self.receiver.program.stop()
-            assert (code, seconds < 10) == (0, True), f"a stop took {seconds:.1f} s and ended with {code}"
+            if code != 0 or seconds >= LONGEST_STOP:
+                self.complaints.append(f"a stop took {seconds:.1f} s and ended with {code}")
         said = self.receiver.program.log
         self.running.close()
         self.receiver = None
-        assert "Traceback" not in said, said[said.index("Traceback") - 500 :][:4000]
+        self.complaints += [line for line in said.splitlines() if "Traceback" in line]
         self.programs.started.clear()
 
     # What comes
@@ -254,8 +265,10 @@ async def run(soak: Soak, minutes: float) -> bool:
     await asyncio.to_thread(soak.end, "stop")
     left = [file.name for file in (Path(soak.values["RECEIVER_DATA_DIR"]) / "spool").iterdir()]
     if left:
-        say(f"left in the spool: {left}")
-    return tally.kept() and not left and tally.acknowledged == tally.archived + tally.refused
+        soak.complaints.append(f"left in the spool: {left}")
+    for complaint in soak.complaints:
+        say(complaint)
+    return tally.kept() and not soak.complaints and tally.acknowledged == tally.archived + tally.refused
 
 
 def report(soak: Soak, tally: Tally, minutes: float, drained: float) -> None:
