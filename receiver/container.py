@@ -1,7 +1,8 @@
 """Is the file, from its first byte to its last, one whole JPEG, PNG or WebP image?
 
 Decoders forgive: a missing last byte, a wrong height, a ZIP glued behind the end mark. So the structure is
-walked here by the formats' own rules, strictly, in blocks: memory does not grow with the file.
+walked here by the formats' own rules, strictly, in blocks: memory does not grow with the file. On the way
+everything but the pixels is searched for what another program would take for a file of its own.
 
 The standards: ITU-T T.81 (JPEG), W3C PNG third edition, RFC 9649 (WebP).
 """
@@ -17,6 +18,16 @@ from typing import BinaryIO
 from receiver.errors import ImageError
 
 _BLOCK = 256 * 1024
+
+_FOREIGN = re.compile(
+    rb"(?i:<script|<html|<!doctype|<svg|<iframe|<\?php)"  # wherever browsers and PHP look for a beginning
+    rb"|%PDF-|PK(?:\x01\x02|\x03\x04|\x05\x06)|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|__HALT_COMPILER"
+)
+"""What lets another program read an image as its own kind of file, although it does not begin so: pages and
+scripts, PDF, the records of ZIP (so of JAR and of office formats), RAR, 7z, PHAR. It is searched for in the
+raw bytes, which is what such programs see: compressed texts stay compressed. XMP is XML, but none of these.
+In coded pixels the short ones stand by chance, so those are not searched."""
+_LONGEST_FOREIGN = len(b"__HALT_COMPILER")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +59,8 @@ def scan(file: BinaryIO, admit: Admit = lambda _: None) -> Header:
         admit: told the header before the first pixel is read, so that a bomb can be refused unread.
 
     Raises:
-        ImageError: ``image.unknown_format``, ``image.truncated``, ``image.corrupt``, ``image.trailing_data``
-            or ``image.animated``; and whatever ``admit`` raises.
+        ImageError: ``image.unknown_format``, ``image.truncated``, ``image.corrupt``, ``image.trailing_data``,
+            ``image.animated`` or ``image.polyglot``; and whatever ``admit`` raises.
     """
     source = _Source(file)
     magic = source.peek(12)
@@ -67,11 +78,16 @@ def scan(file: BinaryIO, admit: Admit = lambda _: None) -> Header:
 
 
 class _Source:
-    """A file read from front to back. To ask for more than is left is ``image.truncated``."""
+    """A file read from front to back. To ask for more than is left is ``image.truncated``.
+
+    What is taken is searched for `_FOREIGN`, lengths and types and all: ``<`` can be the length of a chunk
+    that calls itself ``html``. What is peeked at, skipped or read as pixels is not.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
+        self._searched = b""
         file.seek(0)
 
     @property
@@ -82,28 +98,47 @@ class _Source:
     def peek(self, count: int) -> bytes:
         """Up to ``count`` bytes, which stay unread."""
         data = self._file.read(count)
-        self.skip(-len(data))
+        self._file.seek(-len(data), os.SEEK_CUR)
         return data
 
     def take(self, count: int) -> bytes:
         """Exactly ``count`` bytes; for small counts."""
+        data = self._exactly(count)
+        # With the end of what came before: it may be the first half of something.
+        seen = self._searched + data
+        if found := _FOREIGN.search(seen):
+            raise ImageError("image.polyglot", f"Outside of the pixels stands {found[0]!r}.")
+        self._searched = seen[1 - _LONGEST_FOREIGN :]
+        return data
+
+    def skip(self, count: int) -> None:
+        """Passes over ``count`` bytes."""
+        if count > self.left:
+            raise ImageError("image.truncated")
+        self._file.seek(count, os.SEEK_CUR)
+        self._searched = b""
+
+    def blocks(self, count: int) -> Iterator[bytes]:
+        """The next ``count`` bytes, in blocks."""
+        return _in_blocks(self.take, count)
+
+    def pixels(self, count: int) -> Iterator[bytes]:
+        """The next ``count`` bytes, in blocks, not searched."""
+        self._searched = b""
+        return _in_blocks(self._exactly, count)
+
+    def _exactly(self, count: int) -> bytes:
         data = self._file.read(count)
         if len(data) < count:
             raise ImageError("image.truncated")
         return data
 
-    def skip(self, count: int) -> None:
-        """Passes over ``count`` bytes, or steps back by them if negative."""
-        if count > self.left:
-            raise ImageError("image.truncated")
-        self._file.seek(count, os.SEEK_CUR)
 
-    def blocks(self, count: int) -> Iterator[bytes]:
-        """The next ``count`` bytes, in blocks."""
-        while count:
-            block = self.take(min(count, _BLOCK))
-            count -= len(block)
-            yield block
+def _in_blocks(read: Callable[[int], bytes], count: int) -> Iterator[bytes]:
+    while count:
+        block = read(min(count, _BLOCK))
+        count -= len(block)
+        yield block
 
 
 def _corrupt(detail: str) -> ImageError:
@@ -263,7 +298,7 @@ def _read_ihdr(source: _Source) -> tuple[Header, bool, int]:
     """The first chunk: the header, whether a palette must follow, the bytes of all rows uncompressed."""
     if source.take(8) != b"\0\0\0\x0dIHDR":
         raise _corrupt("The PNG does not begin with its header.")
-    data = b"".join(_checked(source, b"IHDR", 13))
+    data = b"".join(_checked(source, b"IHDR", source.blocks(13)))
     width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", data)
     if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
         raise _corrupt("The PNG header names a pixel layout that does not exist.")
@@ -285,13 +320,16 @@ def _png_chunks(source: _Source) -> Iterator[tuple[bytes, Iterator[bytes]]]:
             raise _corrupt("The PNG's end mark is not empty.")
         if kind not in (b"PLTE", b"IDAT", b"IEND") and kind[:1].isupper():  # lower case: may be ignored
             raise _corrupt("The PNG holds a critical chunk that is not known.")
-        yield kind, _checked(source, kind, length)
+        yield (
+            kind,
+            _checked(source, kind, source.pixels(length) if kind == b"IDAT" else source.blocks(length)),
+        )
 
 
-def _checked(source: _Source, kind: bytes, length: int) -> Iterator[bytes]:
+def _checked(source: _Source, kind: bytes, data: Iterator[bytes]) -> Iterator[bytes]:
     """A chunk's data in blocks; raises after the last one if the CRC does not fit."""
     crc = zlib.crc32(kind)
-    for block in source.blocks(length):
+    for block in data:
         crc = zlib.crc32(block, crc)
         yield block
     if crc != int.from_bytes(source.take(4)):
@@ -342,6 +380,8 @@ class _Inflated:
 
 # WebP: a RIFF list of chunks, each padded to an even length.
 
+_WEBP_PIXELS = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
+
 
 def _scan_webp(source: _Source, admit: Admit) -> Header:
     canvas: Header | None = None
@@ -388,7 +428,11 @@ def _webp_chunks(source: _Source) -> Iterator[tuple[bytes, bytes]]:
             raise ImageError("image.animated")
         head = source.take(min(length, 10))
         yield kind, head
-        source.skip(length - len(head))
+        if kind in _WEBP_PIXELS:
+            source.skip(length - len(head))
+        else:
+            for _ in source.blocks(length - len(head)):
+                pass
         if length % 2 and source.take(1) != b"\0":
             raise _corrupt("The WebP pads a chunk with something else than zero.")
 

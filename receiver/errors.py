@@ -69,6 +69,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "image.truncated": "The image ends before its end mark.",
         "image.corrupt": "The image's structure or pixels are damaged.",
         "image.trailing_data": "Something stands behind the image's end mark.",
+        "image.polyglot": "Inside of the image stands what another program takes for a file of its own.",
         "image.animated": "The file holds more than one frame.",
         "image.wrong_size": "Width and height are not the promised ones.",
         "image.too_many_pixels": "The image has more pixels than RECEIVER_MAX_IMAGE_PIXELS.",

@@ -45,6 +45,7 @@ HOPELESS = frozenset(
         "image.too_many_pixels",
         "image.animated",
         "image.trailing_data",
+        "image.polyglot",
     }
 )
 """Reasons that another download of the same URL would only repeat."""

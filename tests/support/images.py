@@ -180,7 +180,7 @@ def _good_jpegs() -> Iterator[Good]:
         "restart-progressive": jpeg(restart_marker_blocks=1, progressive=True),
         "exif": jpeg(exif=exif),
         "icc": jpeg(icc_profile=bytes(70_000)),
-        "comment": jpeg(comment=b"PK\x03\x04 <html> \xff\xd9"),
+        "comment": jpeg(comment=b"PK <htm> %PDF \xff\xd9"),
         "grey": jpeg("L"),
         "grey-progressive": jpeg("L", progressive=True),
         "cmyk": jpeg("CMYK"),
@@ -208,7 +208,7 @@ def _good_pngs() -> Iterator[Good]:
         data = png(width, height, depth=1, colour=0, interlace=1)
         yield Good(f"png-interlaced-{width}x{height}", data, "png", width, height)
     text = PngInfo()
-    text.add_text("Comment", "<script>" * 9)
+    text.add_text("Comment", "<scrip" * 9)
     text.add_text("Long", "z" * 9000, zip=True)
     text.add_itxt("XML:com.adobe.xmp", "<x:xmpmeta/>")
     for name, data in {

@@ -1,0 +1,52 @@
+"""Files that are an image and something else at once: the something else is found wherever it can stand."""
+
+import io
+import tracemalloc
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from receiver.container import scan
+from receiver.errors import ImageError
+from receiver.verify import Limits, Promise, inspect
+from tests.support.images import MAX_PIXELS, SIGNATURE, Bad, Good, chunk, chunks, png
+from tests.support.polyglots import PLACES, a_zip, innocents, polyglots
+
+BAD, GOOD = polyglots(), innocents()
+
+
+@pytest.mark.parametrize("image", BAD, ids=lambda image: image.name)
+def test_what_another_program_would_open_is_refused(image: Bad) -> None:
+    with pytest.raises(ImageError) as refused:
+        scan(io.BytesIO(image.data))
+    assert refused.value.reason == image.reason, refused.value
+
+
+@pytest.mark.parametrize("image", GOOD, ids=lambda image: image.name)
+def test_what_cameras_and_editors_write_is_none(image: Good, tmp_path: Path) -> None:
+    path = tmp_path / "image"
+    path.write_bytes(image.data)
+    header = inspect(path, Promise(image.width, image.height), Limits(MAX_PIXELS))
+    assert header.format == image.format
+
+
+@pytest.mark.parametrize("place", [place for place in PLACES if place != "png-palette"])
+def test_the_hidden_archives_are_real_ones(place: str) -> None:
+    """Else it would say little that they are refused."""
+    with zipfile.ZipFile(io.BytesIO(PLACES[place](a_zip()))) as archive:
+        assert archive.read("payload.html") == b"hidden"
+
+
+def test_searching_takes_no_more_memory_for_a_larger_text() -> None:
+    head, *rest = chunks(png())
+    size = 24 << 20
+    data = b"".join([SIGNATURE, head, chunk(b"prVt", b"<" * size), *rest])
+    file = io.BytesIO(data)
+    tracemalloc.start()
+    try:
+        scan(file)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4 << 20
