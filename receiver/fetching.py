@@ -38,6 +38,12 @@ ASKING_HANDS = 2
 FRESH_SHARE = 4
 """One hand in so many is kept for first attempts, so that failing jobs cannot keep fresh ones waiting."""
 
+ASK_ON = timedelta(hours=1)
+"""How long a provider that does not answer is asked on for a fresh URL, beyond the old one's end."""
+
+SILENCE = frozenset({"provider.unavailable", "provider.rate_limited", "provider.token_refused"})
+"""Reasons that say nothing of the job."""
+
 HOPELESS = frozenset(
     {
         "fetch.too_large",
@@ -219,10 +225,14 @@ class Fetching:
     ) -> None:
         if isinstance(error, UrlError) or error.reason in HOPELESS or _is_final_word(error):
             await self._reject(claim, error)
-        elif error.reason == "fetch.gone" and await self._took_fresh_url(claim):
-            pass
-        else:
-            await self._try_later(claim, error)
+            return
+        if error.reason == "fetch.gone":
+            try:
+                if await self._took_fresh_url(claim):
+                    return
+            except ProviderError as silence:
+                log.warning("no fresh URL", job=claim.job.id, reason=silence.reason, detail=silence.detail)
+        await self._try_later(claim, error)
 
     async def _discard(self, part: Path) -> None:
         try:
@@ -255,18 +265,31 @@ class Fetching:
 
     async def _ask_once_more(self, claim: Claim) -> None:
         """The job's time is over: it expires, unless the provider has another URL for it."""
-        if not await self._took_fresh_url(claim) and await insist(lambda: self._ledger.expired(claim)):
-            log.error("expired", job=claim.job.id, reason="fetch.expired")
-
-    async def _took_fresh_url(self, claim: Claim) -> bool:
-        """Asks the provider for the job's present URL, and takes it where it is another."""
-        if self._provider is None:
-            return False
+        assert claim.job.deadline is not None
         try:
-            said, deadline = await self._ask(claim)
+            if await self._took_fresh_url(claim):
+                return
         except ProviderError as error:
             log.warning("no fresh URL", job=claim.job.id, reason=error.reason, detail=error.detail)
+            if error.reason in SILENCE and self._now() < claim.job.deadline + _ms(ASK_ON):
+                await self._ask_later(claim, error)
+                return
+        if await insist(lambda: self._ledger.expired(claim)):
+            log.error("expired", job=claim.job.id, reason="fetch.expired")
+
+    async def _ask_later(self, claim: Claim, silence: ProviderError) -> None:
+        at = schedule.upload_again_at(self._now(), claim.job.attempts, self._dice)
+        await insist(lambda: self._ledger.retry_later(claim, at, silence))
+
+    async def _took_fresh_url(self, claim: Claim) -> bool:
+        """Asks the provider for the job's present URL, and takes it where it is another.
+
+        Raises:
+            ProviderError: it does not say.
+        """
+        if self._provider is None:
             return False
+        said, deadline = await self._ask(claim)
         if said.image_url is None or said.image_url == claim.job.image_url:
             return False
         now = self._now()
@@ -291,8 +314,12 @@ class Fetching:
         return said, expiry.deadline(said.image_url, since=since, lifetime=self._plan.url_lifetime)
 
     def _lease(self) -> int:
-        return int((self._plan.longest + LEASE_SLACK).total_seconds() * 1000)
+        return _ms(self._plan.longest + LEASE_SLACK)
 
 
 def _is_final_word(error: ReceiverError) -> bool:
     return error.reason in {"provider.unknown_job", "provider.job_failed", "provider.record_failed"}
+
+
+def _ms(span: timedelta) -> int:
+    return int(span.total_seconds() * 1000)

@@ -5,6 +5,9 @@ from collections.abc import Generator
 
 import pytest
 
+# Here, and not beside the tests of faults: only here is it loaded by the process that prints the summary.
+pytest_plugins = ["tests.faults.matrix"]
+
 MAY_SKIP = frozenset({"needs_docker", "needs_gpu", "needs_internet"})
 """Markers of tests that may be skipped in CI."""
 

@@ -166,8 +166,12 @@ def claim_to_fetch(tx: Transaction, terms: Terms, now: int, *, again: int) -> li
 
 
 def claim_past_deadline(tx: Transaction, terms: Terms, now: int) -> list[Claim]:
-    """Claims jobs whose time is over and which were tried, for a last question before they expire."""
-    return _claims(tx, _past_deadline(tx, now, terms.limit), terms)
+    """Claims jobs whose time is over and which were tried, for a last question before they expire.
+
+    Those that wait for the next question are left to wait.
+    """
+    _promote(tx, now)
+    return _claims(tx, _ready(tx, _TRIED, "deadline <= ?", now, terms.limit), terms)
 
 
 def claim_to_archive(tx: Transaction, terms: Terms, now: int) -> list[Claim]:

@@ -258,13 +258,12 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(limit=HANDS)
     def claim_past_deadline(self, limit: int) -> None:
-        over = self.over()
+        self.promote()
+        over = {name for name in self.over() if self.jobs[name].ready}
         found = self.run(self.ledger.claim_past_deadline(limit, lease=LEASE))
         names = [claim.job.id for claim in found]
         assert set(names) <= over
         assert len(names) == min(limit, len(over))
-        for name in names:
-            self.jobs[name].waits_until = None
         self.taken(found, names)
 
     def taken(self, found: list[Claim], names: list[str]) -> None:
