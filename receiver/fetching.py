@@ -292,8 +292,12 @@ class Fetching:
         said, deadline = await self._ask(claim)
         if said.image_url is None or said.image_url == claim.job.image_url:
             return False
-        now = self._now()
-        at = schedule.fetch_again_at(now, claim.job.attempts, deadline, self._dice)
+        # Soon, but the later the more URLs were named: a provider may name another dead one each time.
+        now, times = self._now(), claim.job.refreshes + 1
+        if deadline > now:
+            at = schedule.fetch_again_at(now, times, deadline, self._dice)
+        else:
+            at = schedule.upload_again_at(now, times, self._dice)
         log.info("fresh URL", job=claim.job.id)
         return await insist(lambda: self._ledger.url_refreshed(claim, said, deadline, at))
 

@@ -109,6 +109,7 @@ class Job:
         id: the provider's id of the job.
         endpoint: the kind of upscaling that was asked for, where we know it.
         attempts: how often the present state's work was begun.
+        refreshes: how many other URLs the provider has named since the delivery.
         next_attempt_at: not before this time, while the job waits; ``None`` means as soon as can be.
         deadline: when the image URL's life ends.
         confirmed_at: when the provider itself confirmed what was delivered.
@@ -124,6 +125,7 @@ class Job:
     ref: str | None = None
     endpoint: str | None = None
     attempts: int = 0
+    refreshes: int = 0
     next_attempt_at: int | None = None
     deadline: int | None = None
     image_url: str | None = None

@@ -20,6 +20,7 @@ def job(row: sqlite3.Row) -> Job:
         ref=row["ref"],
         endpoint=row["endpoint"],
         attempts=row["attempts"],
+        refreshes=row["refreshes"],
         next_attempt_at=row["next_attempt_at"],
         deadline=row["deadline"],
         confirmed_at=row["confirmed_at"],

@@ -23,6 +23,7 @@ CREATE TABLE jobs (
     at_risk_at INTEGER,                    -- when little of that life was found to be left
     confirmed_at INTEGER,                  -- when the provider itself said so, and not only a delivery
     attempts INTEGER NOT NULL DEFAULT 0,   -- of the present state's work
+    refreshes INTEGER NOT NULL DEFAULT 0,  -- other URLs that the provider has named since the delivery
     next_attempt_at INTEGER,               -- set: waits until then, and stands in no index that claims are taken from
     holder TEXT,                           -- set: claimed; names the claim, so that a late worker cannot write
     lease_until INTEGER,                   -- on the holder's monotonic clock, which no change of the wall clock moves

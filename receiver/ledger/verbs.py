@@ -219,7 +219,8 @@ def url_refreshed(
         claim,
         State.RECEIVED,
         "event = 'url_refreshed', image_url = :url, promised_width = :width, promised_height = :height,"
-        " deadline = :deadline, next_attempt_at = :at, suspect = NULL, at_risk_at = NULL",
+        " attempts = 0, refreshes = refreshes + 1, deadline = :deadline, next_attempt_at = :at,"
+        " suspect = NULL, at_risk_at = NULL",
         {
             "now": now,
             "at": at,
@@ -439,7 +440,7 @@ _UPDATE_COMPLETED = (
     f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in _SAID_BY_A_COMPLETION)},"  # noqa: S608 - likewise
     " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url), attempts = 0,"
     " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL,"
-    " at_risk_at = NULL, confirmed_at = NULL WHERE seq = :seq"
+    " at_risk_at = NULL, confirmed_at = NULL, refreshes = 0 WHERE seq = :seq"
 )
 
 

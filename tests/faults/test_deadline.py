@@ -147,6 +147,22 @@ def test_before_a_job_expires_the_provider_is_asked_once_more(
         assert host.times(questions[job_id])[0] >= received + 1
 
 
+def test_a_provider_that_is_away_when_a_url_ends_is_asked_on(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    image = picture(1)
+    dead = host.offer("dead", Answer(status=500))
+    fresh = signed(host.offer("fresh", image), since=time.time(), seconds=600)
+    host.offer(question("saved"), Answer(status=502), Answer(status=502), says("saved", fresh))
+    with programs.receiver(settings(programs.folder, RECEIVER_URL_LIFETIME="1s", **asking(host))) as receiver:
+        deliver(receiver, "saved", dead)
+        job = receiver.ended("saved")
+        held = archive_of(programs.folder)
+        matrix("a URL's end, the provider away", audit(receiver, {"saved": sha256(image)}, held))
+    assert job["state"] == "archived"
+    assert host.asked(question("saved")) == 3
+
+
 def test_the_url_of_a_delivery_that_was_stale_from_the_start_is_renewed(
     programs: Programs, host: Source, matrix: Matrix
 ) -> None:

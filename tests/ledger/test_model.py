@@ -352,7 +352,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.run(self.ledger.url_refreshed(claim, said, deadline, at)) is (job is not None)
         if job is not None:
             job.url, job.deadline, job.waits_until, job.holder = url, deadline, at, None
-            job.changed_at = self.clock()
+            job.changed_at, job.attempts = self.clock(), 0
             job.suspect, job.at_risk = None, False
             job.events.append("url_refreshed")
 
