@@ -1,10 +1,11 @@
 """What uvicorn leaves open on a connection: its silence, the size of a head, the rest of an unread body."""
 
 import asyncio
+from collections import deque
 from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from receiver.problem import problem
 
@@ -17,37 +18,48 @@ one that is closed under a proxy's hands can cost a delivery."""
 
 
 MAX_HEAD_BYTES = 64 * 1024
+"""Of one request, all that is not its body: its head, the framing of its chunks, its trailers."""
+
 MAX_HEADERS = 100
 """Of one request, its trailers included. A provider's has a dozen headers."""
+
+MAX_WAITING = 16
+"""Requests that may wait on a connection for the answer to another; hardly a client sends even one."""
 
 
 class ImpatientProtocol(HttpToolsProtocol):
     """uvicorn's parser, but it takes no head that is too long, or too long in coming.
 
     uvicorn alone waits for ever for a first head, and for the rest of any other. So many connections as it
-    takes at all, opened and left alone, would keep every sender out. And it gathers a head of any size.
+    takes at all, opened and left alone, would keep every sender out. And it gathers heads and trailers of any
+    size, and any number of requests that are sent at once.
     """
 
     head_seconds: float = HEAD_SECONDS
     idle_seconds: float = KEEP_ALIVE_SECONDS
     _patience: asyncio.TimerHandle | None = None
-    _in_head = True
     _head_bytes = 0
     _head_too_large = False
+    _unanswered: deque[RequestResponseCycle]
 
     def data_received(self, data: bytes) -> None:
-        """Counts what an unfinished head has brought."""
+        """Counts what is no body."""
+        self._head_bytes += len(data)
         super().data_received(data)
-        if self._in_head and not self.transport.is_closing():
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._head_too_large = True
-                self.send_400_response("")
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._head_too_large = True
+            self.send_400_response("")
 
-    def on_message_begin(self) -> None:
-        """A head begins."""
-        super().on_message_begin()
-        self._in_head, self._head_bytes = True, 0
+    def on_body(self, body: bytes) -> None:
+        """The size of a body is the affair of who reads it."""
+        # Not below zero: where requests follow each other at once, some of this was not counted here.
+        self._head_bytes = max(self._head_bytes - len(body), 0)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """What follows is another request."""
+        self._head_bytes = 0
+        super().on_message_complete()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Refuses one header too many; the parser makes a 400 of the error."""
@@ -59,6 +71,7 @@ class ImpatientProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own form of it
         """Answers a head that cannot be taken, in the form of every refusal."""
         refusal = problem("body.head_too_large" if self._head_too_large else "body.bad_request")
+        self._give_up()
         phrase = HTTPStatus(refusal.status_code).phrase
         head = [f"HTTP/1.1 {refusal.status_code} {phrase}".encode()]
         head += [name + b": " + value for name, value in refusal.raw_headers]
@@ -67,25 +80,36 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Waits for the first head."""
+        self._unanswered = deque()
         super().connection_made(transport)
         self._wait(self.head_seconds)
 
     def on_headers_complete(self) -> None:
         """Waits no longer: how long a body may take is the affair of who reads it."""
         self._wait(None)
-        self._in_head = False
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
+        if len(self._unanswered) > 1 + MAX_WAITING:
+            raise ValueError("too many requests at once")
 
     def on_response_complete(self) -> None:
         """Waits for the next head, unless it is there already."""
+        self._unanswered.popleft()
         super().on_response_complete()
-        if self.cycle.response_complete:
+        if not self._unanswered:
             self._wait(self.idle_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits no longer."""
         self._wait(None)
+        self._give_up()
         super().connection_lost(exc)
+
+    def _give_up(self) -> None:
+        """Tells all who answer that nobody listens; uvicorn alone tells the last of them, and too late."""
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
 
     def _wait(self, seconds: float | None) -> None:
         if self._patience is not None:

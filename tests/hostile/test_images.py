@@ -120,7 +120,9 @@ def test_none_is_asked_for_more_than_twice(gone: Gone) -> None:
 def test_only_the_good_images_are_in_the_archive(gone: Gone) -> None:
     assert [job["state"] for job in gone.good] == ["archived"] * len(gone.good)
     # Each image has a file of the same name beside it, behind a dot, which says whose it is.
-    found = {path.stem.removeprefix(".") for path in gone.archive.rglob("*") if path.is_file()}
+    found = {
+        path.name.removeprefix(".").partition(".")[0] for path in gone.archive.rglob("*") if path.is_file()
+    }
     assert found == {job["id"] for job in gone.good}
     assert all((job["image"], job["archive"]) == (None, None) for job in gone.jobs.values())
 
