@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
@@ -44,6 +43,7 @@ IMAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Cache-Control": "private, no-store",
+    "Accept-Ranges": "none",
 }
 
 
@@ -87,8 +87,7 @@ class Api:
         return [
             Route("/healthz", self.healthz, methods=["GET"]),
             Route("/readyz", self.readyz, methods=["GET"]),
-            Route("/jobs", self.jobs, methods=["GET"]),
-            Route("/jobs", self.announce, methods=["POST"]),
+            Route("/jobs", self.jobs, methods=["GET", "POST"]),
             Route("/jobs/{id}", self.job, methods=["GET"]),
             Route("/jobs/{id}/image", self.image, methods=["GET"]),
             Route("/jobs/{id}/retry", self.retry, methods=["POST"]),
@@ -97,7 +96,9 @@ class Api:
         ]
 
     async def jobs(self, request: Request) -> Response:
-        """``GET /jobs``: a page of jobs, newest first."""
+        """``GET /jobs``: a page of jobs, newest first. ``POST /jobs``: see `announce`."""
+        if request.method == "POST":
+            return await self.announce(request)
         wanted, window = query.jobs(request.query_params, silent_since=self._silent_since())
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
         return JSONResponse({"jobs": [view.job(job) for job in page.jobs], "next": query.cursor(page.next)})
@@ -130,6 +131,8 @@ class Api:
             raise LedgerError("ledger.wrong_state", f"Job {job_id} is {job.state}, not archived.")
         place = await self.archive.locate(job.stored, job.image)
         if isinstance(place, Path):
+            # Asked for a part, the whole is an honest answer too (RFC 9110, 14.2), and cannot be refused.
+            request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
             return FileResponse(place, media_type=job.image.content_type, headers=IMAGE_HEADERS)
         return RedirectResponse(
             place, 302, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
@@ -152,9 +155,7 @@ class Api:
     async def deliveries(self, request: Request) -> Response:
         """``GET /deliveries``: what came to the webhook and was no completion, newest first."""
         outcome, window = query.deliveries(request.query_params, UNREAD_OUTCOMES)
-        found = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit + 1)
-        page = found[: window.limit]
-        more = len(found) > window.limit
+        page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
         rows = [
             {
                 "id": unread.seq,
@@ -163,9 +164,9 @@ class Api:
                 "detail": unread.detail,
                 **_body(unread.body),
             }
-            for unread in page
+            for unread in page.deliveries
         ]
-        return JSONResponse({"deliveries": rows, "next": query.cursor(page[-1].seq if more else None)})
+        return JSONResponse({"deliveries": rows, "next": query.cursor(page.next)})
 
     async def stats(self, request: Request) -> Response:
         """``GET /stats``: the ledger in numbers."""
@@ -243,7 +244,8 @@ def _is_foreign(method: str, headers: Headers) -> bool:
     if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
         return True
     origin = headers.get("origin")
-    return origin is not None and urlsplit(origin).netloc != headers.get("host")
+    # Scheme, host and port, and nothing else (RFC 6454, 7.1); text that is no origin is nobody's of ours.
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 class RequireToken:
