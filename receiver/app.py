@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -157,12 +157,11 @@ async def open_receiver(
 
 
 def _make_data_dir(config: Config) -> None:
+    # A folder that is there already may be shared with others, and keeps the rights that it has.
     try:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
-    with suppress(PermissionError):  # somebody else's folder, whose rights are theirs to give
-        config.data_dir.chmod(0o700)
     if not os.access(config.data_dir, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
 
@@ -189,7 +188,7 @@ async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
 
 def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
-    return Starlette(
+    app = Starlette(
         routes=[
             # The provider tries once: a slash too many in the submitter's settings must not cost the image.
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
@@ -201,6 +200,9 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
         ],
         exception_handlers={HTTPException: for_no_route, ReceiverError: for_our_error},
     )
+    # A redirect would be built from the Host header, and would name http behind a proxy that speaks TLS.
+    app.router.redirect_slashes = False
+    return app
 
 
 def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
@@ -212,7 +214,7 @@ def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
         return None
 
     async def workers_alive() -> str | None:
-        return None if worker.alive() else "A worker has ended."
+        return None if worker.alive() else "A worker has ended, or cannot claim work: the log says why."
 
     async def spool_has_room() -> str | None:
         try:

@@ -66,7 +66,7 @@ def parse(body: bytes) -> Completion:
         BodyError: ``body.not_json``, or ``body.not_a_completion`` with what is amiss.
     """
     try:
-        document = json.loads(body)
+        document = json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise BodyError("body.not_json") from None
     return read(document)
@@ -167,6 +167,11 @@ def _side(record: dict[str, Any], name: str) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_SIDE:
         _refuse(f"{name} is no number of pixels")
     return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    # NaN and Infinity, which Python reads and JSON does not know (RFC 8259, 6).
+    raise ValueError(name)
 
 
 def _refuse(what: str) -> NoReturn:

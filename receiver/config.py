@@ -14,7 +14,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -70,11 +70,16 @@ def _list(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = value.strip()
+    if text.startswith("{"):  # else the object itself would be a word, such as a token that nobody sends
+        raise ValueError("must be a JSON list, or words with commas between them, and no JSON object")
     if text.startswith("["):
         try:
-            return json.loads(text)
+            found = json.loads(text)
         except (ValueError, RecursionError):
             raise ValueError("is not a JSON list") from None
+        if not all(isinstance(word, str) for word in found):
+            raise ValueError("must be a JSON list of nothing but strings")
+        return found
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
@@ -231,16 +236,10 @@ def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     """The environment with what a ``.env`` file adds to it; empty values count as none.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or one of its lines is no setting.
     """
-    written: dict[str, str] = {}
-    if dotenv.is_file():
-        try:
-            found = dotenv_values(dotenv, interpolate=False)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{dotenv}: cannot be read ({type(error).__name__})") from None
-        written = {name: value for name, value in found.items() if value}
-    return {**written, **{name: value for name, value in environ.items() if value}}
+    written = _read_dotenv(dotenv) if dotenv.is_file() else {}
+    return {name: value for layer in (written, environ) for name, value in layer.items() if value}
 
 
 def load(environ: Mapping[str, str]) -> Config:
@@ -261,6 +260,24 @@ def load(environ: Mapping[str, str]) -> Config:
         name = str(first["loc"][0]) if first["loc"] else "settings"
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{name}: {message}") from None
+
+
+def _read_dotenv(path: Path) -> dict[str, str]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            bindings = list(parse_stream(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
+    found = {}
+    for key, value, (text, first), unreadable in bindings:
+        if unreadable or "\0" in text or (key is not None and value is None):
+            # Passed over, as python-dotenv does it, its setting would silently be the default. The parser
+            # counts from the blank lines before it.
+            line = first + text[: len(text) - len(text.lstrip())].count("\n")
+            raise ConfigError(f"{path}: line {line} is no NAME=value, or its quotation mark is not closed")
+        if key is not None and value is not None:
+            found[key] = value
+    return found
 
 
 def _read_secrets(directory: str | None) -> dict[str, str]:

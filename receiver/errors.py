@@ -1,7 +1,7 @@
 """The exception tree, and every ``reason`` that the program can give, with a sentence each.
 
-    ReceiverError
-    ├── ConfigError      a setting is missing or wrong; the start stops
+    ConfigError          a setting is missing or wrong; the start stops
+    ReceiverError        everything else, with a reason
     ├── AuthError        auth.*      the sender or the asker is not who it must be
     ├── BodyError        body.*      what was sent cannot be read
     ├── ProviderError    provider.*  the provider says no, or says nothing
@@ -94,7 +94,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "ledger.unknown_job": "There is no job of this id.",
         "ledger.wrong_state": "The job's state does not allow this.",
         "ledger.other_url": "A later delivery named another image URL; the first one stands.",
-        "spool.full": "The spool holds as much as RECEIVER_MAX_SPOOL_BYTES allows.",
+        "spool.full": "The spool, or the disk that it lies on, has no room for another download.",
         "spool.disk": "The spool's disk cannot be written or read.",
         "spool.lost": "A spooled image vanished or changed before it was archived.",
         "spool.no_decoder": "The process that decodes images cannot be started.",

@@ -11,6 +11,7 @@ from starlette.datastructures import QueryParams
 
 from receiver.errors import REASONS, BodyError
 from receiver.ledger import Filter
+from receiver.sender import is_ref
 from receiver.states import State
 
 T = TypeVar("T")
@@ -46,17 +47,18 @@ def jobs(query: QueryParams, *, silent_since: int) -> tuple[Filter, Window]:
         BodyError: ``body.invalid_query``, naming the parameter.
     """
     _only_known(query, {"state", "ref", "reason", "since", "until", "overdue", "limit", "cursor"}, {"state"})
-    overdue = _one(query, "overdue", _choice({"true": True, "false": False}), default=False)
+    overdue = _one(query, "overdue", _choice({"true": True, "false": False}), default=None)
     states = tuple(
         _read("state", value, State, "is none of " + ", ".join(State)) for value in query.getlist("state")
     )
     wanted = Filter(
         states=states,
-        ref=query.get("ref"),
+        ref=_one(query, "ref", _ref, default=None),
         reason=_one(query, "reason", _choice({reason: reason for reason in REASONS}), default=None),
         since=_one(query, "since", _time, default=None),
         until=_one(query, "until", _time, default=None),
-        silent_since=silent_since if overdue else None,
+        silent_since=silent_since if overdue is True else None,
+        heard_since=silent_since if overdue is False else None,
     )
     return wanted, _window(query)
 
@@ -113,6 +115,12 @@ def _position(text: str) -> int:
     if version != b"1" or not number.isdigit() or len(number) > 18:
         raise ValueError("is no cursor that was given out")
     return int(number)
+
+
+def _ref(text: str) -> str:
+    if not is_ref(text):
+        raise ValueError("must be 1 to 200 printable ASCII characters")
+    return text
 
 
 def _limit(text: str) -> int:

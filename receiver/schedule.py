@@ -51,11 +51,6 @@ def upload_again_at(now: int, attempts: int, dice: Callable[[], float]) -> int:
     return now + max(int(dice() * ceiling), LEAST_WAIT)
 
 
-def is_at_risk(now: int, received_at: int, deadline: int) -> bool:
-    """Whether less than a tenth of the job's life is left."""
-    return (deadline - now) * RISK_SHARE < deadline - received_at
-
-
 def _doubled(base: int, attempts: int, ceiling: int) -> int:
     # The exponent is capped before the shift: attempts grow without bound while a store is away.
     return min(base << min(attempts, 30), ceiling)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import uvicorn
 from receiver.app import check, open_receiver
 from receiver.config import Config
 from receiver.cuts import Cut, from_environment
+from receiver.errors import ConfigError
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
 from receiver.wire import KEEP_ALIVE_SECONDS, CloseUnread, ImpatientProtocol
 
@@ -63,7 +65,6 @@ def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], 
     Raises:
         ConfigError: a setting is wrong.
         ReceiverError: the ledger or the spool cannot be used.
-        OSError: the address cannot be listened on.
     """
     config.check_serve()
     check(config)
@@ -89,13 +90,12 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
         log.info("serving", address=address)
         ready(address)
 
+    listener = _bound(config)
     async with open_receiver(config, environ, cut) as receiver:
         _say_what_is_amiss(config)
         server = _Server(
             uvicorn.Config(
                 CloseUnread(receiver.app),
-                host=config.host,
-                port=config.port,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -119,8 +119,33 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
-        await server.serve()
+        await server.serve(sockets=[listener])
     log.info("stopped")
+
+
+def _bound(config: Config) -> socket.socket:
+    """A socket that has the address, and listens only when the receiver is open.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+    except (OSError, UnicodeError, OverflowError) as error:
+        listener.close()
+        name = (
+            "RECEIVER_PORT"
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+            else "RECEIVER_HOST"
+        )
+        what = error.strerror if isinstance(error, OSError) else "is no address"
+        raise ConfigError(
+            f"{name}: {config.host}, port {config.port} cannot be listened on ({what})"
+        ) from None
+    return listener
 
 
 def _say_what_is_amiss(config: Config) -> None:

@@ -41,11 +41,17 @@ class Stage:
         self._work = work
         self._broke = broke
         self._running: dict[asyncio.Task[None], Claim] = {}
+        self._broken = False
 
     @property
     def claims(self) -> Sequence[Claim]:
         """What is being worked on."""
         return list(self._running.values())
+
+    @property
+    def broken(self) -> bool:
+        """Whether the last claim ended in an error of our own."""
+        return self._broken
 
     async def run(self, stopping: asyncio.Event) -> None:
         """Claims whenever it is woken, until ``stopping`` is set."""
@@ -75,8 +81,11 @@ class Stage:
             return
         except Exception:
             # A bug of ours must not end the stage, and with it all work: the next wake tries again.
-            log.exception("unexpected error", stage=self._name)
+            if not self._broken:
+                log.exception("unexpected error", stage=self._name)
+            self._broken = True
             return
+        self._broken = False
         for claim in claims:
             task = asyncio.create_task(self._work_on(claim), name=f"{self._name}-{claim.job.id}")
             self._running[task] = claim

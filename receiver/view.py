@@ -15,7 +15,7 @@ def time(at: int | None) -> str | None:
 
 
 def job(job: Job) -> dict[str, Any]:
-    """A job, as the README's section on the API describes it."""
+    """A job; what has no value yet is ``None``."""
     image, stored, problem = job.image, job.stored, job.problem
     return {
         "id": job.id,

@@ -76,9 +76,10 @@ class Worker:
         return self._spool.room(await self._ledger.spool_bytes(), 0) > 0
 
     def alive(self) -> bool:
-        """Whether every stage and the clock are running."""
+        """Whether every stage and the clock are running, and can claim work."""
         tasks = [*self._stages, *self._bells]
-        return bool(tasks) and not any(task.done() for task in tasks)
+        ended = not tasks or any(task.done() for task in tasks)
+        return not ended and not any(stage.broken for stage in self._all_stages)
 
     async def start(self) -> None:
         """Looks through the spool, then begins.

@@ -4,7 +4,7 @@
 for boto3 to load.
 """
 
-import base64
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +13,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from receiver.archive import metadata
 from receiver.archive.key import MAX_KEY, check_template, render_key
 from receiver.errors import ConfigError
 from receiver.states import Image, Stored
@@ -21,6 +22,10 @@ __all__ = ["Archive", "Finding", "Item", "check_template", "open_archive", "rend
 
 MAX_PREFIX = 1024 - MAX_KEY - 1
 """Bytes of a bucket's prefix, so that prefix, slash and key stay within the 1,024 that S3 gives to a key."""
+
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
+"""What some store takes: today's rules of S3 are stricter, but its oldest buckets, and other stores, have
+names with upper case and underscores, and of up to 255 characters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,10 @@ class Item:
     provider: str = "ximilar"
 
     def metadata(self) -> dict[str, str]:
-        """What is kept beside the bytes: enough to rebuild the job's row. Values are printable ASCII."""
+        """What is kept beside the bytes: enough to rebuild the job's row. Values are printable ASCII.
+
+        `receiver.archive.metadata.decode_all` reads them back.
+        """
         pairs = {
             "job-id": self.job_id,
             "ref": self.ref,
@@ -56,7 +64,7 @@ class Item:
             "received-at": self.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
             "provider": self.provider,
         }
-        return {name: _printable_ascii(value) for name, value in pairs.items() if value is not None}
+        return {name: metadata.encode(value) for name, value in pairs.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +123,11 @@ def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | Non
     Args:
         uri: ``file:///folder`` or ``s3://bucket/prefix``; the prefix may be missing.
         uploads: how many images are put at a time.
-        environ: variables of the AWS SDK (``AWS_…``) that hold beside those of the process, such as those of
-            a ``.env`` file.
+        environ: variables of the AWS SDK (``AWS_…``) that hold beside those of the process: endpoint, region,
+            access key and CA bundle. All others the SDK takes from the process alone.
 
     Raises:
-        ConfigError: the address is no such thing.
+        ConfigError: the address is no such thing, or the SDK cannot use its variables.
     """
     try:
         parts = urlsplit(uri)
@@ -138,8 +146,11 @@ def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | Non
         return FolderArchive(folder, uploads=uploads)
     if parts.scheme == "s3":
         bucket, prefix = parts.netloc, parts.path.strip("/")
-        if not bucket or ":" in bucket:
-            raise ConfigError("RECEIVER_ARCHIVE: a bucket is written s3://bucket/prefix")
+        if not BUCKET.fullmatch(bucket):
+            raise ConfigError(
+                "RECEIVER_ARCHIVE: must be s3://bucket/prefix, the bucket's name of at least three letters,"
+                " digits, dots, dashes and underscores"
+            )
         dotted = prefix != "" and not {"", ".", ".."}.isdisjoint(prefix.split("/"))
         if dotted or len(prefix.encode()) > MAX_PREFIX or not prefix.isprintable():
             raise ConfigError(
@@ -149,10 +160,3 @@ def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | Non
 
         return open_s3(bucket, prefix, uploads=uploads, environ=environ or {})
     raise ConfigError("RECEIVER_ARCHIVE: must begin with file:// or s3://")
-
-
-def _printable_ascii(text: str) -> str:
-    """A header's value for any text: an encoded word of RFC 2047 (as S3 gives it) if it is not ASCII."""
-    if text.isascii() and text.isprintable():
-        return text
-    return f"=?UTF-8?B?{base64.b64encode(text.encode('utf-8', 'surrogatepass')).decode()}?="

@@ -8,6 +8,7 @@ import asyncio
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,13 @@ REFUSALS = {
 """What the disk says, as a reason, and whether it will say the same of every image until someone mends it."""
 
 
+PART = re.compile(r"\.[0-9a-f]{16}\.part")
+"""The name of a file under way; no part of a key begins with a dot."""
+
+PART_LIFETIME = 3600
+"""Seconds without a write after which a file under way is one that a crash left behind."""
+
+
 class FolderArchive:
     """An archive below one folder.
 
@@ -62,7 +70,7 @@ class FolderArchive:
         return self._root.as_uri()
 
     async def probe(self) -> tuple[Finding, ...]:
-        """Writes, links, reads and removes a small file. See `Archive.probe`."""
+        """Writes, links, reads and removes a small file, and removes what crashes left. See `Archive.probe`."""
         return await self._run(self._probe)
 
     async def put(self, item: Item) -> Stored:
@@ -182,6 +190,8 @@ class FolderArchive:
             with _temporary(target) as (path, file):
                 file.write(content)
                 _sync(file)
+                # Told by the disk, for a file server's clock need not be this machine's.
+                now = os.fstat(file.fileno()).st_mtime
                 try:
                     os.link(path, target)
                 except OSError as error:
@@ -196,12 +206,29 @@ class FolderArchive:
             raise ArchiveError(
                 "archive.unproved", f"{self.uri} does not keep files as they are written.", pause=True
             )
+        stuck = self._sweep(now - PART_LIFETIME)
         return (
             Finding("write", True, "Files are written, synced and linked."),
             Finding("conditional-writes", True, "A name that is taken is not overwritten."),
             Finding("read-back", True, "What is read is what was written."),
-            Finding("delete", True, "The probe's file was removed."),
+            Finding("delete", True, "The probe's file was removed.")
+            if not stuck
+            else Finding("delete", False, f"Files that a crash left cannot be removed, such as {stuck[0]}."),
         )
+
+    def _sweep(self, before: float) -> list[Path]:
+        """Removes files under way that nobody wrote to since then; returns those that cannot be removed."""
+        stuck = []
+        for folder, _, names in os.walk(self._root):
+            for path in (Path(folder, name) for name in names if PART.fullmatch(name)):
+                try:
+                    if path.lstat().st_mtime < before:
+                        path.unlink(missing_ok=True)
+                except FileNotFoundError:  # its put ended just now
+                    continue
+                except OSError:  # no reason to refuse the archive; the finding tells it
+                    stuck.append(path)
+        return stuck
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:

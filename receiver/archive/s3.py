@@ -8,6 +8,7 @@ does not honour, `S3Archive.probe` finds out, and a put does without.
 import asyncio
 import base64
 import hashlib
+import os
 import secrets
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -50,13 +51,13 @@ CLIENT_VARIABLES = {
     "AWS_ENDPOINT_URL": "endpoint_url",
     "AWS_ENDPOINT_URL_S3": "endpoint_url",
     "AWS_DEFAULT_REGION": "region_name",
-    "AWS_REGION": "region_name",
+    "AWS_REGION": "region_name",  # botocore itself reads the former alone, while AWS's containers set this one
     "AWS_ACCESS_KEY_ID": "aws_access_key_id",
     "AWS_SECRET_ACCESS_KEY": "aws_secret_access_key",
     "AWS_SESSION_TOKEN": "aws_session_token",
     "AWS_CA_BUNDLE": "verify",
 }
-"""The SDK's variables that are taken from a passed environment; of two for one thing the later one wins."""
+"""The SDK's variables that can be given to one client; of two for one thing the later one wins."""
 
 REFUSALS: Mapping[tuple[str, bool], str] = {
     ("archive.denied", True): (
@@ -110,16 +111,16 @@ def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str
         bucket: its name.
         prefix: what all keys begin with, without a slash at either end; may be empty.
         uploads: how many objects are put at a time.
-        environ: variables of the SDK that hold beside those of the process.
+        environ: those of ``CLIENT_VARIABLES`` that hold beside the process's own.
 
     Raises:
-        ConfigError: the SDK cannot use its settings.
+        ConfigError: the SDK cannot use its settings, or would not see one of them.
     """
-    options = {option: environ[name] for name, option in CLIENT_VARIABLES.items() if environ.get(name)}
+    options = _options(environ)
 
     # The SDK's own words may quote a credentials file, so only the kind of its error is passed on.
     def connect() -> "S3Client":
-        session = boto3.session.Session(profile_name=environ.get("AWS_PROFILE"))
+        session = boto3.session.Session()
         client = _client(session, options, uploads, signed_payload=True)
         if client.meta.endpoint_url.startswith("https:"):
             # TLS keeps the body whole on its way and the store checks its SHA-256 at the end; without this
@@ -133,6 +134,24 @@ def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str
     except (BotoCoreError, ValueError, OSError) as error:
         raise ConfigError(f"AWS_*: the AWS SDK cannot use its settings ({type(error).__name__})") from None
     return S3Archive(bucket, prefix, client=client, connect=connect, uploads=uploads)
+
+
+def _options(environ: Mapping[str, str]) -> dict[str, str]:
+    """What a client must be told of an environment, because it does not stand in the process's own.
+
+    The SDK and the programs that it starts for credentials read dozens of variables, some of them long after
+    the start, and always from the process. So one that it would not see is refused rather than ignored.
+    """
+    own = {
+        name: value
+        for name, value in environ.items()
+        if name.startswith("AWS_") and value and os.environ.get(name) != value
+    }
+    unseen = sorted(own.keys() - CLIENT_VARIABLES.keys())
+    if unseen:
+        raise ConfigError(f"{unseen[0]}: the AWS SDK reads it from the process's environment alone")
+    variables = environ if own else {"AWS_REGION": os.environ.get("AWS_REGION", "")}
+    return {option: variables[name] for name, option in CLIENT_VARIABLES.items() if variables.get(name)}
 
 
 def _client(

@@ -2,7 +2,7 @@
 
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
 from receiver.ledger.lock import DirectoryLock
-from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery
+from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
 from receiver.ledger.verbs import Claim, Delivery, Recorded, Submission
 
@@ -20,6 +20,7 @@ __all__ = [
     "Stats",
     "Submission",
     "UnreadDelivery",
+    "UnreadPage",
     "monotonic_clock",
     "unsafe_sqlite",
     "wall_clock",

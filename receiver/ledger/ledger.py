@@ -16,7 +16,7 @@ from receiver.errors import AuthError, LedgerError, ReceiverError
 from receiver.ledger import queries, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
-from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery
+from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
 from receiver.ledger.verbs import Claim, Delivery, Recorded, Submission, Terms
 from receiver.ledger.writer import Transaction, Writer
 from receiver.states import Event, Image, Job, Stored
@@ -146,7 +146,7 @@ class LedgerView:
 
     async def unread_deliveries(
         self, outcome: str | None = None, *, before: int | None = None, limit: int = 100
-    ) -> Sequence[UnreadDelivery]:
+    ) -> UnreadPage:
         """Deliveries that were no completions, newest first."""
         return await self._readers.ask(lambda db: queries.unread_deliveries(db, outcome, before, limit))
 

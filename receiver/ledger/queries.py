@@ -10,6 +10,7 @@ from receiver.states import Event, Job, State
 
 _CLOCK_SLACK = 86_400_000
 _LONGEST_LIFE = 7 * 86_400_000  # of a URL that S3 presigns
+_PAGE_BYTES = 4 * 2**20  # of bodies, which JSON may make six times as long
 _BEHIND_ALL = 2**63 - 1
 
 
@@ -24,6 +25,7 @@ class Filter:
         since: first heard of at this time or later, ms since the epoch.
         until: first heard of before this time.
         silent_since: still ``submitted``, and submitted before this time: overdue.
+        heard_since: all but those.
     """
 
     states: tuple[State, ...] = ()
@@ -32,6 +34,7 @@ class Filter:
     since: int | None = None
     until: int | None = None
     silent_since: int | None = None
+    heard_since: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,14 @@ class UnreadDelivery:
     outcome: str
     detail: str
     body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadPage:
+    """Deliveries that could not be read, newest first, and where the next page begins."""
+
+    deliveries: tuple[UnreadDelivery, ...]
+    next: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +129,8 @@ def jobs(db: sqlite3.Connection, wanted: Filter, before: int | None, limit: int)
 
 def unread_deliveries(
     db: sqlite3.Connection, outcome: str | None, before: int | None, limit: int
-) -> Sequence[UnreadDelivery]:
-    """Deliveries that were no completions, newest first."""
+) -> UnreadPage:
+    """Deliveries that were no completions, newest first; fewer than ``limit`` if their bodies are large."""
     conditions: list[str] = []
     values: list[str | int] = []
     if outcome is not None:
@@ -131,9 +142,16 @@ def unread_deliveries(
     where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
     found = db.execute(
         f"SELECT * FROM unread {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - constants
-        (*values, limit),
+        (*values, limit + 1),
     )
-    return [UnreadDelivery(r["seq"], r["at"], r["outcome"], r["detail"], r["body"]) for r in found]
+    page: list[UnreadDelivery] = []
+    size = 0
+    for r in found:
+        size += len(r["body"])
+        if page and (len(page) == limit or size > _PAGE_BYTES):
+            return UnreadPage(tuple(page), page[-1].seq)
+        page.append(UnreadDelivery(r["seq"], r["at"], r["outcome"], r["detail"], r["body"]))
+    return UnreadPage(tuple(page), None)
 
 
 def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
@@ -232,6 +250,7 @@ def _conditions(wanted: Filter) -> tuple[list[str], list[str | int]]:
         ("created_at >= ?", wanted.since),
         ("created_at < ?", wanted.until),
         ("state = 'submitted' AND submitted_at < ?", wanted.silent_since),
+        ("NOT (state = 'submitted' AND submitted_at < ?)", wanted.heard_since),
     ):
         if value is not None:
             conditions.append(condition)

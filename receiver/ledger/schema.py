@@ -85,7 +85,13 @@ def check(db: sqlite3.Connection, path: Path) -> None:
         LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger or does not pass SQLite's
             quick check.
     """
-    version(db, path)
+    present = version(db, path)
+    if present == len(MIGRATIONS) and _structure(db) != _structure_of_version(present):
+        raise LedgerError(
+            "ledger.corrupt",
+            f"{path} has not the structure of version {present}: an unreleased version made it, or somebody"
+            " changed it. Move it away, or restore a backup.",
+        )
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise LedgerError(
@@ -93,3 +99,18 @@ def check(db: sqlite3.Connection, path: Path) -> None:
             f"{path} is damaged ({' '.join(verdict.split())})."  # the verdict's own lines made one
             " It was left as it is: copy it away, then restore a backup.",
         )
+
+
+def _structure(db: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    rows = db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+    return [(kind, name, " ".join(sql.split())) for kind, name, sql in rows]
+
+
+def _structure_of_version(number: int) -> list[tuple[str, str, str]]:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        for name in MIGRATIONS[:number]:
+            db.executescript(resources.files("receiver.ledger").joinpath(name).read_text(encoding="utf-8"))
+        return _structure(db)
+    finally:
+        db.close()

@@ -122,7 +122,8 @@ def expect(tx: Transaction, submission: Submission, now: int) -> bool:
         # The completion can be faster than the answer to the submission.
         tx.db.execute(
             "UPDATE jobs SET ref = coalesce(ref, ?), endpoint = coalesce(endpoint, ?),"
-            " source_url = coalesce(source_url, ?), submitted_at = coalesce(submitted_at, ?) WHERE id = ?",
+            " source_url = coalesce(source_url, ?), submitted_at ="
+            " coalesce(submitted_at, min(?, coalesce(received_at, created_at))) WHERE id = ?",
             (said.ref, said.endpoint, said.source_url, now, said.id),
         )
     tx.changed.append(said.id)

@@ -148,7 +148,7 @@ async def test_a_released_ledger_opens_with_all_that_it_holds_and_goes_on(
         assert (jobs["waiting"].next_attempt_at, jobs["waiting"].suspect) == (NOW + HOUR // 2, make.SHA256)
         assert jobs["received"].ref == "ref of received"
         assert all(jobs[name].problem is not None for name in ("failed", "rejected", "expired"))
-        (unread,) = await ledger.unread_deliveries()
+        (unread,) = (await ledger.unread_deliveries()).deliveries
         assert unread.body == b"\xff{"
         stats = await ledger.stats(silent_since=0)
         assert sum(stats.jobs.values()) == len(make.JOBS)

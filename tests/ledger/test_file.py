@@ -263,7 +263,8 @@ async def test_a_start_that_cannot_write_leaves_nothing_running(tmp_path: Path) 
     )
     with file_of(tmp_path) as other:
         other.execute("UPDATE jobs SET holder = 'of a process that is gone'")
-        other.execute("CREATE TRIGGER no BEFORE UPDATE ON jobs BEGIN SELECT RAISE(ABORT, 'no'); END")
-    with process("-c", script, str(tmp_path)) as child:
-        out, _ = child.communicate()  # returns only if no thread keeps the process alive
+        other.commit()
+        other.execute("BEGIN IMMEDIATE")  # held until the start has given up waiting for it
+        with process("-c", script, str(tmp_path)) as child:
+            out, _ = child.communicate()  # returns only if no thread keeps the process alive
     assert (out, child.returncode) == (b"ledger.unavailable\n", 0)

@@ -174,12 +174,30 @@ async def test_what_is_no_completion_is_kept_raw_and_listed_newest_first(ledger:
     for body in bodies[1:]:
         await ledger.record_unread(BodyError("body.not_a_completion", "No id."), body)
     found = await ledger.unread_deliveries()
-    assert [(one.body, one.detail, one.at) for one in found] == [
+    assert found.next is None
+    assert [(one.body, one.detail, one.at) for one in found.deliveries] == [
         (b"[]", "No id.", NOW),
         (b"{}", "No id.", NOW),
         (b"\xff\x00", "No.", NOW),
     ]
-    assert [one.body for one in await ledger.unread_deliveries("body.not_a_completion")] == [b"[]", b"{}"]
-    (first,) = await ledger.unread_deliveries(limit=1)
-    assert [one.body for one in await ledger.unread_deliveries(before=first.seq)] == [b"{}", b"\xff\x00"]
+    of_one_kind = await ledger.unread_deliveries("body.not_a_completion")
+    assert [one.body for one in of_one_kind.deliveries] == [b"[]", b"{}"]
+    first = await ledger.unread_deliveries(limit=1)
+    assert [one.body for one in first.deliveries] == [b"[]"]
+    rest = await ledger.unread_deliveries(before=first.next)
+    assert [one.body for one in rest.deliveries] == [b"{}", b"\xff\x00"]
     assert (await ledger.stats(silent_since=0)).unread == 3
+
+
+async def test_a_page_of_large_bodies_is_short_and_goes_on_where_it_ends(ledger: Ledger) -> None:
+    for number in range(5):
+        await ledger.record_unread(BodyError("body.not_json"), bytes([number]) * (3 * 2**20))
+    seen, before = [], None
+    while True:
+        page = await ledger.unread_deliveries(before=before, limit=100)
+        assert len(page.deliveries) == 1
+        seen += [one.body[0] for one in page.deliveries]
+        before = page.next
+        if before is None:
+            break
+    assert seen == [4, 3, 2, 1, 0]

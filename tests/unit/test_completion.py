@@ -245,8 +245,6 @@ def test_a_failures_words_are_one_short_printable_line() -> None:
         (done(_upscaled_width="424"), "_upscaled_width"),
         (done(_upscaled_width=True), "_upscaled_width"),
         (done(_upscaled_width=424.5), "_upscaled_width"),
-        (done(_upscaled_width=float("nan")), "_upscaled_width"),
-        (done(_upscaled_width=float("inf")), "_upscaled_width"),
         (done(_upscaled_width=1e300), "_upscaled_width"),
         (done(_upscaled_height=2**31), "_upscaled_height"),
         (done(_upscaled_height=10**4000), "_upscaled_height"),
@@ -358,3 +356,22 @@ def test_nothing_near_a_completion_gives_anything_but_a_completion_or_a_refusal(
         words = outcome.failure.detail if outcome.failure else ""
         for text in (outcome.image_url or "", outcome.source_url or "", words):
             assert text.isprintable()
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_python_reads_beyond_json_is_no_json(constant: str) -> None:
+    body = json.dumps({**done(), "more": 0}).replace('"more": 0', f'"more": {constant}').encode()
+    with pytest.raises(BodyError) as refusal:
+        parse(body)
+    assert refusal.value.reason == "body.not_json"
+
+
+def test_a_number_beyond_all_numbers_is_no_width() -> None:
+    body = (
+        json.dumps(done(_upscaled_width=1))
+        .replace('"_upscaled_width": 1', '"_upscaled_width": 1e999')
+        .encode()
+    )
+    with pytest.raises(BodyError) as refusal:
+        parse(body)
+    assert refusal.value.reason == "body.not_a_completion"

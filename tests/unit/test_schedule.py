@@ -80,11 +80,3 @@ def test_what_the_host_asked_for_is_honoured_within_half_the_time_left(
 def test_a_host_that_asks_for_less_is_not_asked_sooner() -> None:
     without = schedule.fetch_again_at(NOW, 5, NOW + 24 * HOUR, lambda: 0.5)
     assert schedule.fetch_again_at(NOW, 5, NOW + 24 * HOUR, lambda: 0.5, 0.0) == without
-
-
-def test_a_job_is_at_risk_in_the_last_tenth_of_its_life_and_after_it() -> None:
-    end = NOW + 100 * SECOND
-    assert not schedule.is_at_risk(NOW, NOW, end)
-    assert not schedule.is_at_risk(NOW + 90 * SECOND, NOW, end)
-    assert schedule.is_at_risk(NOW + 90 * SECOND + 1, NOW, end)
-    assert schedule.is_at_risk(end + SECOND, NOW, end)
