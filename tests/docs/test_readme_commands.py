@@ -8,11 +8,11 @@ import pytest
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from receiver.cli import app
+from receiver.cli.commands import app
 from tests.docs.readme import README, ROOT, blocks, code, codes, section, table
 
 DOCUMENTS = {"README.md": README, "deploy/README.md": (ROOT / "deploy/README.md").read_text()}
-FOREIGN = {"curl", "docker", "python3", "."}
+FOREIGN = {"curl", "docker", "python3", ".", "umask"}
 """Programs of others that the documents call."""
 
 
@@ -29,7 +29,7 @@ def lines() -> Iterator[tuple[str, str]]:
     for name, text in DOCUMENTS.items():
         for block in blocks("sh", text):
             for line in block.splitlines():
-                yield from ((name, part.strip()) for part in line.split("&&"))
+                yield from ((name, part.strip(" ()")) for part in re.split("&&|;", line))
 
 
 @pytest.mark.parametrize(("document", "line"), list(lines()))

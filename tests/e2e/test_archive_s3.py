@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from receiver.archive import Archive, open_archive
+from receiver.archive.metadata import decode_all
 from receiver.errors import ArchiveError, ConfigError, SpoolError
 from receiver.states import Stored
 from tests.support.items import spooled
@@ -113,6 +114,16 @@ async def test_a_put_keeps_bytes_type_checksum_and_metadata(
     assert head["Metadata"] == item.metadata()
     assert head["ETag"] == f'"{stored.etag}"'
     assert base64.b64decode(str(head["ChecksumSHA256"])).hex() == item.image.sha256
+
+
+@pytest.mark.parametrize("ref", [" ", "  outer blanks ", "=?UTF-8?B?IA==?=", "žluťoučký", None])
+async def test_a_reference_is_read_back_from_the_store_as_it_was(
+    archive: Archive, bucket: Bucket, tmp_path: Path, ref: str | None
+) -> None:
+    await archive.put(spooled(tmp_path, "a.png", ref=ref))
+    kept = bucket.head("a.png")["Metadata"]
+    assert isinstance(kept, dict)
+    assert decode_all(kept).get("ref") == ref
 
 
 async def test_the_same_image_twice_is_one_success(archive: Archive, bucket: Bucket, tmp_path: Path) -> None:
@@ -273,6 +284,47 @@ async def test_a_store_that_was_killed_is_unavailable_and_works_again_when_it_is
         store.start()
         await archive.put(item)
         await archive.aclose()
+
+
+PUT = """
+import asyncio, sys
+from pathlib import Path
+from receiver.archive import open_archive
+from tests.support.items import spooled
+
+async def main(uri, folder):
+    archive = open_archive(uri)
+    await archive.put(spooled(folder, "a.png"))
+    await archive.aclose()
+
+asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+"""
+
+
+def test_the_sdk_s_own_files_and_profiles_work_from_the_process_s_environment(
+    store: Seaweed, bucket: Bucket, prefix: str, tmp_path: Path
+) -> None:
+    credentials, config = tmp_path / "credentials", tmp_path / "config"
+    credentials.write_text(
+        f"[kept]\naws_access_key_id = {store.access_key}\naws_secret_access_key = {store.secret_key}\n"
+    )
+    config.write_text(
+        "[profile kept]\nregion = us-east-1\n"
+        f"ca_bundle = {store.ca_bundle}\nendpoint_url = {store.https_url}\n"
+    )
+    others = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    files = {
+        "AWS_SHARED_CREDENTIALS_FILE": str(credentials),
+        "AWS_CONFIG_FILE": str(config),
+        "AWS_PROFILE": "kept",
+    }
+    subprocess.run(
+        [sys.executable, "-c", PUT, f"s3://{store.bucket}/{prefix}", tmp_path],
+        env={**others, **files},
+        cwd=Path(__file__).parents[2],
+        check=True,
+    )
+    assert bucket.keys() == ["a.png"]
 
 
 PEAK = """
@@ -487,10 +539,29 @@ async def test_no_more_connections_are_used_than_uploads(fake: Standin, tmp_path
 
 
 def test_settings_that_the_sdk_cannot_use_stop_the_start_without_being_quoted() -> None:
-    for environ in ({"AWS_ENDPOINT_URL": "not a secret url"}, {"AWS_PROFILE": "secret-profile"}):
-        with pytest.raises(ConfigError, match=r"^AWS_\*: ") as caught:
-            open_archive("s3://bucket", environ=environ)
-        assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"^AWS_\*: ") as caught:
+        open_archive("s3://bucket", environ={"AWS_ENDPOINT_URL": "not a secret url"})
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AWS_SHARED_CREDENTIALS_FILE",
+        "AWS_CONFIG_FILE",
+        "AWS_PROFILE",
+        "AWS_ROLE_ARN",
+        "AWS_WEB_IDENTITY_TOKEN_FILE",
+        "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+        "AWS_USE_DUALSTACK_ENDPOINT",
+    ],
+)
+def test_a_variable_that_the_sdk_would_not_see_is_refused_rather_than_ignored(
+    name: str, fake: Standin
+) -> None:
+    with pytest.raises(ConfigError, match=rf"^{name}: [^\n]+$") as caught:
+        open_archive("s3://bucket", environ={**fake.environment(), name: "secret"})
+    assert "secret" not in str(caught.value)
 
 
 def test_boto3_is_loaded_only_for_s3(tmp_path: Path) -> None:

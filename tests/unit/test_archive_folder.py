@@ -11,9 +11,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from receiver.archive import Archive, open_archive
 from receiver.archive.folder import FolderArchive, metadata_path
+from receiver.archive.metadata import decode, decode_all, encode
 from receiver.errors import ArchiveError, ConfigError, SpoolError
 from receiver.states import Image, Stored
 from tests.support.items import spooled
@@ -213,6 +216,44 @@ async def test_the_probe_makes_the_folder_finds_all_honoured_and_leaves_nothing(
     assert list(root.iterdir()) == []
 
 
+def left_by_a_crash(path: Path, *, hours: float) -> Path:
+    """A file under way that was last written to so many hours ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"half an ima")
+    then = path.stat().st_mtime - hours * 3600
+    os.utime(path, (then, then))
+    return path
+
+
+async def test_the_probe_removes_what_a_crash_left_and_nothing_that_may_be_under_way(
+    archive: Archive, root: Path, spool: Path
+) -> None:
+    await archive.put(spooled(spool, "2026/03/a.png"))
+    old = left_by_a_crash(root / "2026/03/.0123456789abcdef.part", hours=1.1)
+    at_the_top = left_by_a_crash(root / ".00000000000000ff.part", hours=1000)
+    under_way = left_by_a_crash(root / "2026/03/.fedcba9876543210.part", hours=0.9)
+    anothers = left_by_a_crash(root / "2026/03/.somebody.part", hours=1000)
+    findings = {finding.name: finding.honoured for finding in await archive.probe()}
+    assert findings["delete"]
+    assert not old.exists()
+    assert not at_the_top.exists()
+    assert under_way.exists()
+    assert anothers.exists()
+    assert {"2026/03/.a.png.json", "2026/03/a.png"} < set(files(root))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may remove anything")
+async def test_what_a_crash_left_and_cannot_be_removed_is_told_and_is_no_failure(
+    archive: Archive, root: Path
+) -> None:
+    old = left_by_a_crash(root / "2026/.0123456789abcdef.part", hours=2)
+    old.parent.chmod(0o500)
+    findings = {finding.name: finding for finding in await archive.probe()}
+    old.parent.chmod(0o700)
+    assert not findings["delete"].honoured
+    assert str(old) in findings["delete"].detail
+
+
 async def test_a_folder_without_its_parent_is_no_archive(tmp_path: Path) -> None:
     archive = open_archive((tmp_path / "not mounted" / "archive").as_uri())
     with pytest.raises(ArchiveError) as caught:
@@ -262,9 +303,50 @@ def test_the_metadata_of_any_text_is_printable_ascii(tmp_path: Path) -> None:
     assert "ref" not in metadata
 
 
+@given(st.none() | st.text(st.sampled_from(" =?UTF-8Baé\n") | st.characters(codec=None), max_size=40))
+@example(" ")
+@example("")
+@example(" order 7")
+@example("order 7 ")
+@example("=?UTF-8?B?IA==?=")
+@example("=?UTF-8?B?no base64?=")
+@example("50%25")
+@example("\ud800")
+def test_any_text_is_read_back_from_a_value_that_a_header_does_not_change(ref: str | None) -> None:
+    value = encode(ref or "")
+    assert value.isascii()
+    assert value.isprintable()
+    assert value == value.strip() != ""
+    assert decode(value) == (ref or "")
+
+
+@pytest.mark.parametrize("ref", [None, " ", " order 7 ", "žluť"])
+async def test_the_metadata_beside_an_image_gives_back_its_reference(
+    archive: Archive, root: Path, spool: Path, ref: str | None
+) -> None:
+    await archive.put(spooled(spool, "a.png", ref=ref))
+    kept = decode_all(json.loads(metadata_path(root / "a.png").read_text()))
+    assert kept.get("ref") == ref
+    assert kept["job-id"] == "job-1"
+
+
+@pytest.mark.parametrize("bucket", ["abc", "Old_Bucket.us", "0-9", "a" * 63, "a" * 255])
+async def test_a_bucket_s_name_may_be_what_some_store_takes(bucket: str) -> None:
+    archive = open_archive(f"s3://{bucket}/x")
+    assert archive.uri == f"s3://{bucket}/x"
+    await archive.aclose()
+
+
 @pytest.mark.parametrize(
     "uri",
     [
+        "s3://Bad_Bucket!/x",
+        "s3://ab/x",
+        "s3://.../x",
+        "s3://bücket/x",
+        "s3://buck%20et/x",
+        "s3://buck et/x",
+        "s3://" + "a" * 256 + "/x",
         "",
         "archive",
         "/archive",

@@ -65,11 +65,28 @@ WRONG: dict[str, tuple[str, ...]] = {
         '["canary", ""]',
         '["canary\\u0000"]',
         "[" * 20_000,
+        '{"a": "canary"}',
     ),
-    "RECEIVER_API_TOKENS": ('["canary', '[{"canary": 1}]', '[" canary"]', "canary\x7f", "canary\udcff"),
+    "RECEIVER_API_TOKENS": (
+        '{"a": "canary"}',
+        ' {"canary"',
+        '["canary',
+        '[{"canary": 1}]',
+        '[" canary"]',
+        "canary\x7f",
+        "canary\udcff",
+    ),
     "RECEIVER_ARCHIVE": ("canary", "s3://", "file://canary", "https://canary/"),
-    "RECEIVER_IMAGE_SOURCES": ('["canary"', "[7]"),
-    "RECEIVER_IMAGE_NETWORKS": ("canary", "127.0.0.1/33", "127.0.0.1/8", "10.0.0.0/8,canary", "[7.5]"),
+    "RECEIVER_IMAGE_SOURCES": ('["canary"', "[7]", '{"https://canary/": 1}'),
+    "RECEIVER_IMAGE_NETWORKS": (
+        "canary",
+        "127.0.0.1/33",
+        "127.0.0.1/8",
+        "10.0.0.0/8,canary",
+        "[7.5]",
+        "[5]",
+        "{}",
+    ),
     "RECEIVER_URL_LIFETIME": ("canary", "0", "-1h", "1w", "1h canary", "0.0000001s", "9" * 400, "101y"),
     "RECEIVER_MAX_IMAGE_BYTES": ("canary", "0", "-1", "0.5", "1canary", "9" * 400 + "GB", "1e9"),
     "RECEIVER_MAX_IMAGE_PIXELS": ("canary", "0", "-1", "1.5M", "9" * 5000, "1canary"),
@@ -299,6 +316,48 @@ def test_a_dotenv_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"RECEIVER_PORT=\xff\xfe")
     with pytest.raises(ConfigError, match=r"\.env: cannot be read"):
         environment({}, tmp_path / ".env")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("RECEIVER_PORT 9", 1),
+        ("RECEIVER_PORT", 1),
+        ("export RECEIVER_PORT", 1),
+        ("RECEIVER_PORT: canary", 1),
+        ("=canary", 1),
+        ('RECEIVER_LOG="json', 1),
+        ("RECEIVER_LOG='json", 1),
+        ('RECEIVER_LOG="json" canary', 1),
+        ("RECEIVER_HOST=canary\0", 1),
+        ("RECEIVER_HOST=::\n# comment\n\n \t\n  RECEIVER_PORT 9\nRECEIVER_LOG=json\n", 5),
+        ("RECEIVER_HOST=::\r\n\r\nRECEIVER_PORT 9\r\n", 3),
+        ('RECEIVER_WEBHOOK_HEADERS=\'{\n"X-A": "canary"\n}\'\nRECEIVER_PORT 9', 4),
+        ('RECEIVER_API_TOKENS="canary\nRECEIVER_ARCHIVE="s3://canary/x"\n', 1),
+    ],
+)
+def test_a_dotenv_line_that_is_no_setting_is_refused_by_its_number_and_not_quoted(
+    tmp_path: Path, text: str, line: int
+) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_bytes(text.encode())
+    with pytest.raises(ConfigError) as caught:
+        environment({}, dotenv)
+    assert str(caught.value).startswith(f"{dotenv}: line {line} is ")
+    assert "\n" not in str(caught.value)
+    for content in ("canary", "RECEIVER_", "json"):
+        assert content not in str(caught.value).removeprefix(str(dotenv))
+
+
+def test_comments_blank_lines_and_values_of_several_lines_are_no_broken_lines(tmp_path: Path) -> None:
+    dotenv = tmp_path / ".env"
+    dotenv.write_text(
+        "\n  # RECEIVER_PORT 9\n\nRECEIVER_LOG = json # as the shipper wants it\n"
+        'RECEIVER_WEBHOOK_HEADERS=\'{\n"X-A": "a"}\'\n\n# end',
+        encoding="utf-8",
+    )
+    headers = '{\n"X-A": "a"}'
+    assert environment({}, dotenv) == {"RECEIVER_LOG": "json", "RECEIVER_WEBHOOK_HEADERS": headers}
 
 
 SERVABLE = {"RECEIVER_WEBHOOK_HEADERS": '{"X-A": "a"}', "RECEIVER_API_TOKENS": "t"}

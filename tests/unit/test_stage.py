@@ -119,9 +119,11 @@ async def test_a_claim_that_fails_is_made_again_at_the_next_wake(error: Exceptio
     desk.go_on.set()
     async with running(desk):
         await desk.claimed.acquire()
+        assert desk.stage.broken is isinstance(error, ValueError)
         desk.refuse = None
         desk.stage.wake.set()
         await desk.begin(1)
+        assert not desk.stage.broken
     await desk.stage.finish(GRACE)
     assert desk.done == ["job-0"]
 
