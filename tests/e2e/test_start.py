@@ -2,18 +2,24 @@
 
 import json
 import re
+import shlex
+import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import httpx
 import pytest
 
 from receiver.sender import Sender
+from tests.docs.readme import README
 from tests.e2e.conftest import SIZE
 from tests.support.processes import (
     API_TOKEN,
+    PATIENCE,
     PROOF,
     PROVIDER_TOKEN,
+    ROOT,
     SECRETS,
     SIGNING_KEY,
     Program,
@@ -21,6 +27,7 @@ from tests.support.processes import (
     Receiver,
     command,
     completion,
+    environment,
     run,
     settings,
 )
@@ -159,6 +166,88 @@ def test_commands_read_the_ledger_beside_a_running_server(
 
     assert refusal(folder, values, "job", "nobody") == "receiver: there is no job nobody"
     assert run(("jobs", "--state", "nowhere"), folder, values).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("reason", "bogus"), ("ref", ""), ("ref", "x" * 201), ("ref", "caf\u00e9"), ("cursor", "bogus")],
+)
+def test_a_value_that_cannot_be_is_refused_by_name_and_as_usage(
+    tmp_path: Path, option: str, value: str
+) -> None:
+    done = run(("jobs", f"--{option}", value), tmp_path, settings(tmp_path))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"Invalid value: {option} " in done.stderr.replace("\u2502", "")[:2000].replace("\n ", "")
+
+
+def test_the_command_pages_as_the_api_does(
+    receiver: Receiver, shared_programs: Programs, hosted: str
+) -> None:
+    for number in range(3):
+        job = {"id": f"paged-{number}", "ref": "paged"}
+        receiver.post("/jobs", json=job).raise_for_status()
+    folder, values = shared_programs.folder, settings(shared_programs.folder)
+
+    parameters = {"ref": "paged", "limit": "2"}
+    options = ["jobs", "--ref", "paged", "--limit", "2", "--json"]
+    first = json.loads(run(options, folder, values).stdout)
+    assert first == receiver.get("/jobs", params=parameters).json()
+    last = json.loads(run([*options, "--cursor", first["next"]], folder, values).stdout)
+    assert last == receiver.get("/jobs", params={**parameters, "cursor": first["next"]}).json()
+    assert [job["id"] for job in first["jobs"] + last["jobs"]] == ["paged-2", "paged-1", "paged-0"]
+    assert last["next"] is None
+
+
+def test_a_terminal_of_80_columns_shows_state_ref_image_and_reason_whole_and_a_wide_one_everything(
+    receiver: Receiver, shared_programs: Programs, hosted: str
+) -> None:
+    ids = "6b3f0c1e-0000-4000-8000-000000000001", "7c3f0c1e-0000-4000-8000-000000000002"
+    proof = {**PROOF, "X-Receiver-Ref": "order 4711"}
+    receiver.deliver(completion(ids[0], hosted, *SIZE), proof).raise_for_status()
+    receiver.deliver(completion(ids[1], "http://user:pw@127.0.0.1/", *SIZE), proof).raise_for_status()
+    updated = [receiver.ended(job_id)["updated_at"] for job_id in ids]
+
+    def lines(columns: int) -> list[str]:
+        terminal = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": str(columns)}
+        values = {**settings(shared_programs.folder), **terminal}
+        printed = run(("jobs", "--ref", "order 4711"), shared_programs.folder, values).stdout
+        return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in printed.splitlines()]
+
+    _, *narrow = lines(80)
+    assert [re.split(r" {2,}", line) for line in narrow] == [
+        ["7c3f0c1e\u2026", "rejected", "order 4711", updated[1][11:19], "url.userinfo"],
+        ["6b3f0c1e\u2026", "archived", "order 4711", "64x48 png", updated[0][11:19]],
+    ]
+    _, *wide = lines(160)
+    assert [re.split(r" {2,}", line) for line in wide] == [
+        [ids[1], "rejected", "order 4711", updated[1], "url.userinfo"],
+        [ids[0], "archived", "order 4711", "64x48 png", updated[0]],
+    ]
+
+
+def test_the_readmes_line_keeps_the_secrets_to_their_owner(tmp_path: Path) -> None:
+    (line,) = [line for line in README.splitlines() if re.search(r"receiver init +> \.env", line)]
+    script = line.replace("receiver init", shlex.join(command("init")))
+
+    subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path, env=environment(tmp_path, {}), check=True)
+
+    assert "RECEIVER_API_TOKENS" in (tmp_path / ".env").read_text()
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_while_libraries_are_still_loading_ends_with_0(programs: Programs, number: int) -> None:
+    slow = programs.folder / "slow"
+    slow.mkdir()
+    (slow / "pydantic.py").write_text("import signal\nprint('loading', flush=True)\nsignal.pause()\n")
+    values = {**settings(programs.folder), "PYTHONPATH": f"{slow}:{ROOT}"}
+
+    with Program("receiver", command("serve"), programs.folder, values) as program:
+        programs.started.append(program)
+        program.until(lambda: "loading" in program.lines)
+        program.process.send_signal(number)
+        assert program.process.wait(PATIENCE) == 0
 
 
 def test_commands_without_a_ledger_say_where_they_looked(tmp_path: Path) -> None:
