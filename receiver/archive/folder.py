@@ -70,7 +70,7 @@ class FolderArchive:
         return self._root.as_uri()
 
     async def probe(self) -> tuple[Finding, ...]:
-        """Writes, links, reads and removes a small file, and removes what crashes left. See `Archive.probe`."""
+        """Tries a small file, and removes what crashes left. See `Archive.probe`."""
         return await self._run(self._probe)
 
     async def put(self, item: Item) -> Stored:

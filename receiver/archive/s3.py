@@ -51,7 +51,7 @@ CLIENT_VARIABLES = {
     "AWS_ENDPOINT_URL": "endpoint_url",
     "AWS_ENDPOINT_URL_S3": "endpoint_url",
     "AWS_DEFAULT_REGION": "region_name",
-    "AWS_REGION": "region_name",  # botocore itself reads the former alone, while AWS's containers set this one
+    "AWS_REGION": "region_name",  # not read by botocore, but set where AWS runs containers
     "AWS_ACCESS_KEY_ID": "aws_access_key_id",
     "AWS_SECRET_ACCESS_KEY": "aws_secret_access_key",
     "AWS_SESSION_TOKEN": "aws_session_token",
