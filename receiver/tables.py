@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from receiver import view
+from receiver import query, view
 from receiver.ledger import Page
 from receiver.states import Event, Job, State
 
@@ -39,32 +39,50 @@ def dotenv(values: Mapping[str, str]) -> str:
 def jobs(page: Page, *, as_json: bool) -> None:
     """A page of jobs."""
     if as_json:
-        print_json({"jobs": [view.job(job) for job in page.jobs], "more": page.next is not None})
+        print_json({"jobs": [view.job(job) for job in page.jobs], "next": query.cursor(page.next)})
         return
     console = Console()
     if not console.is_terminal:
         for job in page.jobs:
             console.file.write("\t".join(safe(cell) for cell in row(view.job(job))) + "\n")
         return
-    console.print(job_table([view.job(job) for job in page.jobs]))
+    console.print(job_table([view.job(job) for job in page.jobs], console))
     if page.next is not None:
-        console.print(f"There are more than these {len(page.jobs)}; --limit shows more.", style="dim")
+        console.print(f"There are more; --cursor {query.cursor(page.next)} goes on.", style="dim")
 
+
+SHORT_ID = 9
+"""Characters: the first group of a UUID, and a sign that there is more."""
 
 Shown = Mapping[str, Any]
 """A job as the API gives it."""
 
 
-def job_table(found: Sequence[Shown]) -> Table:
-    """A table of jobs for a terminal."""
+def job_table(found: Sequence[Shown], console: Console) -> Table:
+    """A table of jobs for a terminal; ids and times are shortened where it is too narrow for them."""
+    table = _table([row(job) for job in found], found)
+    unbounded = console.options.update_width(10_000)
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        return table
+    return _table([_shortened(row(job)) for job in found], found)
+
+
+def _table(rows: Sequence[Sequence[str]], found: Sequence[Shown]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("job", "state", "ref", "image", "updated", "reason"):
-        table.add_column(name, no_wrap=name in ("job", "state"))
-    for job in found:
-        cells = [Text(safe(cell)) for cell in row(job)]
-        cells[1].stylize(COLOURS[State(job["state"])])
-        table.add_row(*cells)
+        # What does not fit is taken from the ref alone.
+        table.add_column(name, no_wrap=name != "ref")
+    for cells, job in zip(rows, found, strict=True):
+        shown = [Text(safe(cell), no_wrap=True, overflow="ellipsis") for cell in cells]
+        shown[1].stylize(COLOURS[State(job["state"])])
+        table.add_row(*shown)
     return table
+
+
+def _shortened(cells: Sequence[str]) -> Sequence[str]:
+    job_id, state, ref, image, updated, reason = cells
+    short_id = job_id if len(job_id) <= SHORT_ID else job_id[: SHORT_ID - 1] + "…"
+    return short_id, state, ref, image, updated[11:19], reason
 
 
 def row(job: Shown) -> Sequence[str]:
@@ -89,7 +107,7 @@ def live_jobs(*, quiet: bool) -> Iterator[Callable[[Sequence[Shown]], None]]:
         yield lambda _: None
     elif console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            yield lambda found: live.update(job_table(found), refresh=True)
+            yield lambda found: live.update(job_table(found, console), refresh=True)
     else:
         said: dict[str, str] = {}
 

@@ -1,6 +1,7 @@
-"""The command line."""
+"""The commands, and how each of them ends."""
 
 import asyncio
+import contextlib
 import json
 import os
 import secrets
@@ -10,12 +11,13 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from starlette.datastructures import QueryParams
 
 from receiver import config as settings
 from receiver import demo as demonstration
-from receiver import logs, tables
+from receiver import logs, query, tables
 from receiver.config import Config
-from receiver.errors import ConfigError, ReceiverError
+from receiver.errors import BodyError, ConfigError, ReceiverError
 from receiver.ledger import Filter, LedgerView
 from receiver.sandbox.command import sandbox
 from receiver.serve import serve as serve_until_stopped
@@ -32,7 +34,7 @@ app.command()(sandbox)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def main() -> None:
+def run() -> None:
     """Runs the command; every error that was foreseen becomes one line and exit code 1."""
     try:
         app()
@@ -78,11 +80,11 @@ def demo(
     """Run sandbox, receiver and folder archive on this machine, with a few images through all of it."""
     try:
         pictures = demonstration.read_pictures(images) if images else demonstration.own_pictures()
-        archived = asyncio.run(_demo(pictures, folder, port, leave=leave, as_json=as_json))
+        archived = asyncio.run(
+            demonstration.until_signal(_demo(pictures, folder, port, leave=leave, as_json=as_json))
+        )
     except demonstration.DemoError as error:
         _fail(str(error))
-    except KeyboardInterrupt:
-        return
     if not archived:
         raise typer.Exit(1)
 
@@ -91,20 +93,23 @@ async def _demo(
     pictures: Sequence[demonstration.Picture], folder: Path, port: int, *, leave: bool, as_json: bool
 ) -> bool:
     async with demonstration.running(folder, port) as run:
-        jobs = await demonstration.submit(run, pictures)
         with tables.live_jobs(quiet=as_json) as show:
-            archived = await demonstration.follow(run, jobs, show)
+            archived = await run.unless_lost(demonstration.send(run, pictures, show))
         tables.demo_end(
             run.address, run.token, run.archive, archived=archived, stays=not leave, as_json=as_json
         )
         if not leave:
-            await asyncio.Event().wait()
+            with contextlib.suppress(asyncio.CancelledError):  # the signal that it stays up for
+                await run.lost()
     return archived
 
 
 @app.command()
 def init(*, as_json: AsJson = False) -> None:
-    """Print a ready .env with fresh secrets."""
+    """Print a ready .env with fresh secrets.
+
+    They are for your eyes alone: (umask 077; receiver init > .env)
+    """
     values = {
         "RECEIVER_WEBHOOK_HEADERS": f'{{"X-Webhook-Secret": "{secrets.token_urlsafe(32)}"}}',
         "RECEIVER_API_TOKENS": secrets.token_urlsafe(32),
@@ -122,20 +127,32 @@ def jobs(
     ref: Annotated[str | None, typer.Option(help="Only those with this reference.")] = None,
     reason: Annotated[str | None, typer.Option(help="Only those with this reason.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many, the newest first.")] = 20,
+    cursor: Annotated[str | None, typer.Option(help="What the page before gave as next.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
+    wanted, window = _asked(state or (), ref=ref, reason=reason, limit=str(limit), cursor=cursor)
     config, _ = _settings()
 
     async def ask() -> None:
         view = await LedgerView.open(config.data_dir)
         try:
-            page = await view.jobs(Filter(tuple(state or ()), ref, reason), limit=limit)
+            page = await view.jobs(wanted, before=window.before, limit=window.limit)
         finally:
             await view.close()
         tables.jobs(page, as_json=as_json)
 
     asyncio.run(ask())
+
+
+def _asked(states: Sequence[State], **parameters: str | None) -> tuple[Filter, query.Window]:
+    """Options as ``GET /jobs`` reads them, and refuses them."""
+    given = [("state", state.value) for state in states]
+    given += [(name, value) for name, value in parameters.items() if value is not None]
+    try:
+        return query.jobs(QueryParams(given), silent_since=0)
+    except BodyError as error:
+        raise typer.BadParameter(error.detail) from None
 
 
 @app.command()

@@ -1,0 +1,146 @@
+"""The demo as a whole: it ends with its servers, however it ends, and says what went wrong in one line."""
+
+import asyncio
+import os
+import re
+import select
+import signal
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.demo import Running, follow
+from receiver.ledger import DirectoryLock
+from receiver.query import MAX_LIMIT
+from tests.e2e.conftest import SIZE
+from tests.support.processes import API_TOKEN, PATIENCE, Program, Programs, Receiver, command, completion, run
+
+STAYS = "Ctrl-C ends the demo."
+
+
+@contextmanager
+def demo(programs: Programs, *options: str) -> Iterator[Program]:
+    arguments = command("demo", "--port", "0", "--folder", "demo", *options)
+    with Program("demo", arguments, programs.folder, {}) as program:
+        programs.started.append(program)
+        yield program
+
+
+def children(program: Program) -> dict[str, int]:
+    """A file descriptor for each of the demo's processes, to be waited for by those who are no parents."""
+    pid = program.process.pid
+    pids = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return {
+        name: os.pidfd_open(int(child))
+        for child in pids
+        for name in ("sandbox", "serve")
+        if name.encode() in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+    }
+
+
+def assert_all_end(processes: dict[str, int]) -> None:
+    assert set(processes) == {"sandbox", "serve"}
+    for name, process in processes.items():
+        ended, _, _ = select.select([process], [], [], PATIENCE)
+        assert ended, f"{name} still runs"
+        os.close(process)
+
+
+def said_last(program: Program) -> str:
+    """The one line of complaint that the demo has ended with."""
+    with program:
+        pass
+    assert "Traceback" not in program.log
+    (line,) = [line for line in program.lines if line.startswith("receiver: ")]
+    return line
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_the_demo_with_0_and_both_servers_in_order(programs: Programs, number: int) -> None:
+    with demo(programs) as program:
+        program.until(lambda: STAYS in program.lines)
+        servers = children(program)
+        program.process.send_signal(number)
+        assert program.process.wait(PATIENCE) == 0
+        assert_all_end(servers)
+    assert "stopped" in (programs.folder / "demo" / "receiver.log").read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_before_all_is_archived_ends_it_with_1(programs: Programs, number: int) -> None:
+    with demo(programs, "--exit") as program:
+        program.until(lambda: any("\tsubmitted\t" in line for line in program.lines))
+        servers = children(program)
+        program.process.send_signal(number)
+        assert program.process.wait(PATIENCE) == 1
+        assert_all_end(servers)
+    assert "Traceback" not in program.log
+
+
+def test_servers_do_not_outlive_a_demo_that_is_killed_and_the_next_one_runs(programs: Programs) -> None:
+    with demo(programs) as program:
+        program.until(lambda: STAYS in program.lines)
+        servers = children(program)
+        program.kill()
+        assert_all_end(servers)
+
+    again = run(("demo", "--exit", "--port", "0", "--folder", "demo"), programs.folder, {})
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("server", "name"), [("serve", "receiver"), ("sandbox", "sandbox")])
+@pytest.mark.parametrize("moment", ["\tsubmitted\t", STAYS])
+def test_a_server_that_dies_ends_the_demo_with_1_and_one_line(
+    programs: Programs, moment: str, server: str, name: str
+) -> None:
+    with demo(programs) as program:
+        program.until(lambda: any(moment in line for line in program.lines))
+        servers = children(program)
+        signal.pidfd_send_signal(servers[server], signal.SIGKILL)
+        assert program.process.wait(PATIENCE) == 1
+        assert_all_end(servers)
+    assert re.search(rf"\b{name}\b", said_last(program))
+
+
+def test_a_port_that_is_taken_is_named_with_the_option_that_helps(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = run(("demo", "--exit", "--port", str(port), "--folder", "demo"), tmp_path, {})
+
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert line.startswith(f"receiver: port {port} ")
+    assert "--port 0" in line
+
+
+def test_a_folder_in_use_is_named_with_the_option_that_helps(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    lock = DirectoryLock(folder)
+    done = run(("demo", "--exit", "--port", "0", "--folder", "demo"), tmp_path, {})
+    lock.release()
+
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert line.startswith(f"receiver: {folder} ")
+    assert "--folder" in line
+    assert "RECEIVER_DATA_DIR" not in line
+
+
+async def test_a_job_with_more_than_a_page_of_newer_ones_is_followed_to_its_end(
+    receiver: Receiver, hosted: str, tmp_path: Path
+) -> None:
+    await asyncio.to_thread(receiver.deliver, completion("behind-a-page", hosted, *SIZE))
+    for number in range(MAX_LIMIT):
+        receiver.post("/jobs", json={"id": f"newer-{number}"}).raise_for_status()
+    run = Running(receiver.address, "", "", API_TOKEN, "", tmp_path)
+    shown: list[Sequence[Mapping[str, Any]]] = []
+
+    async with asyncio.timeout(PATIENCE):
+        assert await follow(run, {"behind-a-page"}, shown.append)
+
+    assert [job["id"] for job in shown[-1]] == ["behind-a-page"]
