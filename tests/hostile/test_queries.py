@@ -13,6 +13,7 @@ from starlette.routing import Route
 from receiver import config
 from receiver.app import open_receiver
 from receiver.cuts import no_cut
+from receiver.tables import safe
 from tests.support.images import HEIGHT, WIDTH, png
 from tests.support.processes import API_TOKEN, PROOF, WEBHOOK, Program, Receiver, completion, run, settings
 from tests.support.source import Source
@@ -225,21 +226,30 @@ ESCAPES = (
 
 def test_no_text_of_a_stranger_drives_the_terminal(receiver: Receiver, tmp_path: Path) -> None:
     """Whatever field it stands in, and whichever command shows it."""
-    data = {"RECEIVER_DATA_DIR": _data_dir(receiver.program)}
-    for text in ESCAPES:
-        job_id = str(uuid.uuid4())
-        body = completion(job_id, "https://10.0.0.1/", 8, 8)
-        body["status"] = "FAILED"
-        record = body["response"]["records"][0]
-        record["_status"] = {"code": 500, "text": f"words {text} end"}
-        record["_url"] = f"https://example.com/{text}"
-        assert receiver.deliver(body).status_code == 200
-        for arguments in (("job", job_id), ("jobs",)):
-            shown = run(arguments, tmp_path, {**settings(tmp_path), **data})
-            assert shown.returncode == 0, shown.stderr
-            printed = shown.stdout + shown.stderr
-            assert not [c for c in printed if not c.isprintable() and c not in "\n\t"], (arguments, text)
-            assert job_id in printed
+    job_id, text = str(uuid.uuid4()), " ".join(ESCAPES)
+    body = completion(job_id, "https://10.0.0.1/", 8, 8)
+    body["status"] = "FAILED"
+    record = body["response"]["records"][0]
+    record["_status"] = {"code": 500, "text": f"words {text} end"}
+    record["_url"] = f"https://example.com/{text}"
+    assert receiver.deliver(body).status_code == 200
+    for arguments in (("job", job_id), ("jobs",)):
+        shown = run(
+            arguments, tmp_path, {**settings(tmp_path), "RECEIVER_DATA_DIR": _data_dir(receiver.program)}
+        )
+        printed = shown.stdout + shown.stderr
+        assert shown.returncode == 0, printed
+        assert job_id in printed
+        assert not [c for c in printed if not c.isprintable() and c not in "\n\t"], arguments
+
+
+@pytest.mark.parametrize("text", ESCAPES)
+def test_the_commands_strip_what_the_parser_should_have_stripped(text: str) -> None:
+    """So far no such text reaches them; the next field that is shown may be one that was not looked at."""
+    shown = safe(f"before {text} after")
+    assert shown.isprintable()
+    assert shown.startswith("before ")
+    assert shown.endswith(" after")
 
 
 def _data_dir(program: Program) -> str:
