@@ -51,6 +51,8 @@ def serve(
 ) -> None:
     """Accept deliveries, archive images and answer questions, until SIGTERM."""
     config, environ = _settings()
+    # The AWS SDK reads dozens of variables, some of them late, and all from the process alone.
+    os.environ.update({name: value for name, value in environ.items() if name.startswith("AWS_")})
     logs.configure(config.log)
 
     def ready(address: str) -> None:

@@ -18,6 +18,7 @@ from receiver.archive.metadata import decode_all
 from receiver.errors import ArchiveError, ConfigError, SpoolError
 from receiver.states import Stored
 from tests.support.items import spooled
+from tests.support.processes import Programs, settings
 from tests.support.s3_standin import Standin, standin
 from tests.support.seaweed import Seaweed, seaweed
 
@@ -325,6 +326,23 @@ def test_the_sdk_s_own_files_and_profiles_work_from_the_process_s_environment(
         check=True,
     )
     assert bucket.keys() == ["a.png"]
+
+
+def test_the_sdk_s_variables_of_a_dotenv_file_reach_it(store: Seaweed, prefix: str, tmp_path: Path) -> None:
+    credentials = tmp_path / "credentials"
+    credentials.write_text(
+        f"[kept]\naws_access_key_id = {store.access_key}\naws_secret_access_key = {store.secret_key}\n"
+    )
+    variables = {
+        "AWS_SHARED_CREDENTIALS_FILE": str(credentials),
+        "AWS_PROFILE": "kept",
+        "AWS_CA_BUNDLE": str(store.ca_bundle),
+        "AWS_ENDPOINT_URL_S3": store.https_url,
+    }
+    (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
+    values = settings(tmp_path, RECEIVER_ARCHIVE=f"s3://{store.bucket}/{prefix}")
+    with Programs(tmp_path).receiver(values) as receiver:
+        receiver.program.until_event("archive probed", what="write", honoured=True)
 
 
 PEAK = """
