@@ -17,7 +17,7 @@ from receiver.demo import Running, follow
 from receiver.ledger import DirectoryLock
 from receiver.query import MAX_LIMIT
 from tests.e2e.conftest import SIZE
-from tests.support.processes import API_TOKEN, PATIENCE, Program, Programs, Receiver, command, completion, run
+from tests.support.processes import API_TOKEN, PATIENCE, Program, Programs, command, completion, run, settings
 
 STAYS = "Ctrl-C ends the demo."
 
@@ -132,15 +132,16 @@ def test_a_folder_in_use_is_named_with_the_option_that_helps(tmp_path: Path) -> 
 
 
 async def test_a_job_with_more_than_a_page_of_newer_ones_is_followed_to_its_end(
-    receiver: Receiver, hosted: str, tmp_path: Path
+    programs: Programs, hosted: str
 ) -> None:
-    await asyncio.to_thread(receiver.deliver, completion("behind-a-page", hosted, *SIZE))
-    for number in range(MAX_LIMIT):
-        receiver.post("/jobs", json={"id": f"newer-{number}"}).raise_for_status()
-    run = Running(receiver.address, "", "", API_TOKEN, "", tmp_path)
     shown: list[Sequence[Mapping[str, Any]]] = []
+    with programs.receiver(settings(programs.folder)) as receiver:
+        await asyncio.to_thread(receiver.deliver, completion("behind-a-page", hosted, *SIZE))
+        for number in range(MAX_LIMIT):
+            receiver.post("/jobs", json={"id": f"newer-{number}"}).raise_for_status()
 
-    async with asyncio.timeout(PATIENCE):
-        assert await follow(run, {"behind-a-page"}, shown.append)
+        async with asyncio.timeout(PATIENCE):
+            run = Running(receiver.address, "", "", API_TOKEN, "", programs.folder)
+            assert await follow(run, {"behind-a-page"}, shown.append)
 
     assert [job["id"] for job in shown[-1]] == ["behind-a-page"]
