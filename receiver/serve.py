@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import resource
 import signal
 import socket
 import sys
@@ -29,7 +30,7 @@ STOP_SECONDS = 9
 """How long a stop may take altogether; those who stop processes commonly wait for 10."""
 
 MAX_CONNECTIONS = 2_000
-"""More are answered by uvicorn itself, with a plain 503."""
+"""Beyond these, silent ones are closed; where none is silent, uvicorn itself answers with a plain 503."""
 
 
 class _Server(uvicorn.Server):
@@ -104,7 +105,7 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
                 proxy_headers=False,
                 http=ImpatientProtocol,
                 ws="none",
-                limit_concurrency=MAX_CONNECTIONS,
+                limit_concurrency=_connections_allowed(),
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             ),
@@ -121,6 +122,16 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
             loop.add_signal_handler(number, stop)
         await server.serve(sockets=[listener])
     log.info("stopped")
+
+
+def _connections_allowed() -> int:
+    """As many as may be, and at most half of the file descriptors: downloads and ledger need some too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MAX_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
 
 
 def _bound(config: Config) -> socket.socket:

@@ -30,6 +30,9 @@ MAX_WAITING = 16
 class ImpatientProtocol(HttpToolsProtocol):
     """uvicorn's parser, but it takes no head that is too long, or too long in coming.
 
+    And where there are as many connections as there may be, the one that has been silent the longest makes
+    room for a new one: idle strangers shall not keep a sender out.
+
     uvicorn alone waits for ever for a first head, and for the rest of any other. So many connections as it
     takes at all, opened and left alone, would keep every sender out. And it gathers heads and trailers of any
     size, and any number of requests that are sent at once.
@@ -38,6 +41,7 @@ class ImpatientProtocol(HttpToolsProtocol):
     head_seconds: float = HEAD_SECONDS
     idle_seconds: float = KEEP_ALIVE_SECONDS
     _patience: asyncio.TimerHandle | None = None
+    silent_since: float | None = None
     _head_bytes = 0
     _head_too_large = False
     _unanswered: deque[RequestResponseCycle]
@@ -83,6 +87,7 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._unanswered = deque()
         super().connection_made(transport)
         self._wait(self.head_seconds)
+        self._make_room()
 
     def on_headers_complete(self) -> None:
         """Waits no longer: how long a body may take is the affair of who reads it."""
@@ -111,9 +116,24 @@ class ImpatientProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
 
+    def _make_room(self) -> None:
+        most = self.config.limit_concurrency
+        if most is None or len(self.connections) < most:
+            return
+        silent = [
+            other
+            for other in self.connections
+            if isinstance(other, ImpatientProtocol) and other is not self and other.silent_since is not None
+        ]
+        if silent:
+            longest = min(silent, key=lambda other: other.silent_since or 0.0)
+            self.connections.discard(longest)  # at once, since uvicorn counts them before it is gone
+            longest.transport.close()
+
     def _wait(self, seconds: float | None) -> None:
         if self._patience is not None:
             self._patience.cancel()
+        self.silent_since = None if seconds is None else self.loop.time()
         self._patience = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-CONFTEST = Path(__file__).resolve().parents[1] / "conftest.py"
+SKIPS = Path(__file__).resolve().parents[1] / "support" / "skips.py"
 
 SUITE = """
 import pytest
@@ -32,7 +32,7 @@ def test_passes(): ...
 
 
 def run(folder: Path, *, ci: str | None, suite: str = SUITE) -> str:
-    shutil.copy(CONFTEST, folder / "conftest.py")
+    shutil.copy(SKIPS, folder / "conftest.py")
     (folder / "test_suite.py").write_text(suite)
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = needs_docker: here for the test\n")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "CI"))}

@@ -25,7 +25,9 @@ async def slow(request: Request) -> Response:
 
 
 @asynccontextmanager
-async def door(*, head: float = NEVER, idle: float = NEVER) -> AsyncIterator[int]:
+async def door(
+    *, head: float = NEVER, idle: float = NEVER, connections: int | None = None
+) -> AsyncIterator[int]:
     """A server with these patiences; gives its port."""
 
     class Protocol(ImpatientProtocol):
@@ -33,7 +35,14 @@ async def door(*, head: float = NEVER, idle: float = NEVER) -> AsyncIterator[int
         idle_seconds = idle
 
     app = Starlette(routes=[Route("/", slow, methods=["GET", "POST"])])
-    config = uvicorn.Config(app, http=Protocol, lifespan="off", log_config=None, timeout_keep_alive=600)
+    config = uvicorn.Config(
+        app,
+        http=Protocol,
+        lifespan="off",
+        log_config=None,
+        timeout_keep_alive=600,
+        limit_concurrency=connections,
+    )
     config.load()
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
@@ -89,3 +98,20 @@ async def test_a_body_may_take_longer_than_a_head() -> None:
         writer.write(b"dy")
         assert (await end_of(reader)).endswith(b"body")
         writer.close()
+
+
+async def test_silent_connections_make_room_for_those_who_speak() -> None:
+    async with door(connections=3) as port:
+        silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        served = await asyncio.open_connection("127.0.0.1", port)
+        served[1].write(GET)
+        assert (await served[0].readuntil(b"empty")).startswith(b"HTTP/1.1 200")
+        assert await end_of(silent[0][0]) == b""  # the one that was silent the longest
+        again = await asyncio.open_connection("127.0.0.1", port)
+        again[1].write(GET)
+        assert (await again[0].readuntil(b"empty")).startswith(b"HTTP/1.1 200")
+        assert await end_of(silent[1][0]) == b""
+        served[1].write(GET)
+        assert (await served[0].readuntil(b"empty")).startswith(b"HTTP/1.1 200")
+        for _, writer in (*silent, served, again):
+            writer.close()
