@@ -73,7 +73,8 @@ def test_no_ticket_a_strange_one_and_one_without_the_headers_get_the_very_same_a
             {"X-Receiver-Job": good},
             {**PROOF, "X-Receiver-Job": ""},
             {**PROOF, "X-Receiver-Job": ticket("another installation's key")},
-            {**PROOF, "X-Receiver-Job": good[:-1] + ("A" if good[-1] != "A" else "B")},
+            # Not the last character: some of its bits are padding, and mean nothing.
+            {**PROOF, "X-Receiver-Job": good[:-2] + ("A" if good[-2] != "A" else "B") + good[-1]},
             {**PROOF, "X-Receiver-Job": good.partition(".")[0]},
             [*PROOF.items(), ("X-Receiver-Job", good), ("X-Receiver-Job", good)],
         )
