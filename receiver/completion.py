@@ -17,6 +17,14 @@ _MAX_URL = 8192
 _MAX_SIDE = 2**31 - 1
 
 
+def _no_constant(name: str) -> NoReturn:
+    # NaN and Infinity, which Python reads and JSON does not know (RFC 8259, 6).
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # made once: json.loads() would make one each time
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """The provider's own words for a job that gave no image.
@@ -66,7 +74,7 @@ def parse(body: bytes) -> Completion:
         BodyError: ``body.not_json``, or ``body.not_a_completion`` with what is amiss.
     """
     try:
-        document = json.loads(body, parse_constant=_no_constant)
+        document = _DECODER.decode(body.decode(json.detect_encoding(body)))
     except (ValueError, RecursionError):
         raise BodyError("body.not_json") from None
     return read(document)
@@ -167,11 +175,6 @@ def _side(record: dict[str, Any], name: str) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_SIDE:
         _refuse(f"{name} is no number of pixels")
     return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    # NaN and Infinity, which Python reads and JSON does not know (RFC 8259, 6).
-    raise ValueError(name)
 
 
 def _refuse(what: str) -> NoReturn:

@@ -87,7 +87,9 @@ def run_server(kind: str, port_to: "multiprocessing.connection.Connection[int, N
     import structlog
     import uvloop
 
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=True
+    )
     uvloop.run(serve(kind, port_to))
 
 
