@@ -55,7 +55,6 @@ CREATE TABLE jobs (
 CREATE INDEX jobs_by_state ON jobs (state, seq);
 CREATE INDEX jobs_by_ref ON jobs (ref, seq) WHERE ref IS NOT NULL;
 CREATE INDEX jobs_by_reason ON jobs (reason, seq) WHERE reason IS NOT NULL;
-CREATE INDEX jobs_by_time ON jobs (created_at);
 CREATE INDEX jobs_not_archived ON jobs (received_at) WHERE state IN ('received', 'fetched');
 
 -- What a worker takes next. A job that waits for its next attempt stands in neither, however many such there are.

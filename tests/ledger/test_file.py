@@ -273,7 +273,7 @@ async def test_a_start_that_cannot_write_leaves_nothing_running(tmp_path: Path) 
 async def test_a_ledger_of_another_structure_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     await a_used_ledger(tmp_path, jobs=1)
     with file_of(tmp_path) as other:
-        other.execute("DROP INDEX jobs_by_time")
+        other.execute("DROP INDEX jobs_by_ref")
     with pytest.raises(LedgerError, match="structure") as refusal:
         await Ledger.serve(tmp_path)
     assert refusal.value.reason == "ledger.corrupt"

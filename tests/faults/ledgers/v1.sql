@@ -123,7 +123,6 @@ INSERT INTO "unread" VALUES(1,1795000000000,'body.not_json','The body is not JSO
 CREATE INDEX jobs_by_state ON jobs (state, seq);
 CREATE INDEX jobs_by_ref ON jobs (ref, seq) WHERE ref IS NOT NULL;
 CREATE INDEX jobs_by_reason ON jobs (reason, seq) WHERE reason IS NOT NULL;
-CREATE INDEX jobs_by_time ON jobs (created_at);
 CREATE INDEX jobs_not_archived ON jobs (received_at) WHERE state IN ('received', 'fetched');
 CREATE INDEX jobs_to_fetch ON jobs (deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts = 0;
