@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import matrix
-
 
 class _Keeper:
     """A plugin that keeps the table."""
@@ -18,6 +16,9 @@ class _Keeper:
     table = ""
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        # Not before: pytest rewrites the assertions of its plugins while it loads them.
+        from tests.faults import matrix
+
         self.table = matrix.table(matrix.reports(terminalreporter))
 
 
