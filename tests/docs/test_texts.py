@@ -28,7 +28,7 @@ TEXTS = [name for name in published() if (ROOT / name).is_file() and name != THI
 
 FOREIGN = re.compile(
     r"pypi\.org|pythonhosted|registry\.npmjs|deb\.debian|docker\.io|ghcr\.io|quay\.io"
-    r"|/work/|/root/|/home/[a-z]+/|/tmp/[a-z]+-[0-9]"
+    r"|/root/|/home/[a-z]+/|/tmp/[a-z]+-[0-9]"
 )
 
 
