@@ -1,6 +1,7 @@
 """The second chain: from our own disk to a proved object in the archive."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -110,7 +111,9 @@ class Archiving:
     async def _lost(self, claim: Claim, error: SpoolError) -> None:
         """The image is safe no more: it has to be fetched again, and the deadline runs again."""
         assert claim.job.spool is not None
-        await self._spool.remove(self._spool.path(claim.job.spool))
+        # Before the record: after it the image may be fetched anew, and lies under the same name.
+        with suppress(SpoolError):
+            await self._spool.remove(self._spool.path(claim.job.spool))
         if await insist(lambda: self._ledger.spool_lost(claim, error)):
             log.error("lost from the spool", job=claim.job.id, reason=error.reason, detail=error.detail)
 

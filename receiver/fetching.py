@@ -154,6 +154,7 @@ class Fetching:
             name = await self._spool.keep(whole.path, claim.job.id, image)
             self._cut("spooled")
             if await insist(lambda: self._ledger.fetched(claim, image, name)):
+                self.left_behind.pop(claim.job.id, None)
                 self._cut("fetched")
                 log.info("fetched", job=claim.job.id, bytes=image.bytes, sha256=image.sha256)
         except _SuspectError as suspect:
@@ -180,12 +181,13 @@ class Fetching:
         return confirmed
 
     async def _found_in_spool(self, job_id: str) -> Whole | None:
-        name = self.left_behind.pop(job_id, None)
+        name = self.left_behind.get(job_id)
         if name is None:
             return None
         whole = await self._spool.check(name)
         if whole is None:
             await self._spool.remove(self._spool.path(name))
+            del self.left_behind[job_id]
         return whole
 
     async def _download(self, claim: Claim, part: Path) -> Whole:

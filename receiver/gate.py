@@ -71,6 +71,11 @@ class Gate:
             except ArchiveError as error:
                 self._refused(error)
                 continue
+            except Exception as bug:
+                # Whatever an SDK raises beyond its own errors, the gate must not stay closed for good.
+                log.exception("the archive's probe failed unexpectedly")
+                self._refused(ArchiveError("archive.unexpected", f"{type(bug).__name__}: see the log."))
+                continue
             for finding in findings:
                 note = log.info if finding.honoured else log.warning
                 note("archive probed", what=finding.name, honoured=finding.honoured, detail=finding.detail)

@@ -133,6 +133,8 @@ class Worker:
                         log.error("expired", job=job_id, reason="fetch.expired")
             except LedgerError as error:
                 log.error("ledger cannot be used", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
+            except Exception:
+                log.exception("unexpected error")  # a bug of ours must not stop the clock
             self._wake()
             await asyncio.sleep(wait)
 
@@ -154,6 +156,8 @@ class Worker:
                     log.error("at risk: little of the image URL's life is left", job=job_id)
             except LedgerError as error:
                 log.error("ledger cannot be used", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
+            except Exception:
+                log.exception("unexpected error")  # a bug of ours must not stop the clock
             await asyncio.sleep(ROUND_SECONDS)
 
     async def _look_through_spool(self) -> None:
@@ -166,6 +170,7 @@ class Worker:
             job = await self._ledger.job(parts[0]) if parts is not None else None
             if job is not None and job.state is State.RECEIVED:
                 self._fetching.left_behind[job.id] = name
+                await self._ledger.found_whole(job.id)
             else:
                 await self._spool.remove(self._spool.path(name))
                 log.info("orphan removed from the spool", file=name)

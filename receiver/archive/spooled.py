@@ -1,5 +1,6 @@
 """Files as the archive reads them: in blocks, so that memory does not grow with the size of an image."""
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -60,7 +61,8 @@ def changed(item: Item) -> SpoolError:
 
 
 def unreadable(item: Item, error: OSError) -> SpoolError:
-    """The spool's disk failed."""
+    """The spool's disk failed; where it says that these bytes cannot be read, they are lost."""
     return SpoolError(
-        "spool.disk", f"The spooled file of job {item.job_id} cannot be read: {error.strerror}."
+        "spool.lost" if error.errno == errno.EIO else "spool.disk",
+        f"The spooled file of job {item.job_id} cannot be read: {error.strerror}.",
     )

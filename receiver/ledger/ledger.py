@@ -286,7 +286,7 @@ class Ledger(LedgerView):
         return await self._write(lambda tx: verbs.claim_past_deadline(tx, terms, self._now()))
 
     async def claim_to_archive(self, limit: int, *, lease: int) -> list[Claim]:
-        """Claims jobs to upload for ``lease`` ms, the longest waiting first."""
+        """Claims jobs to upload for ``lease`` ms: those tried least, and of them the longest waiting."""
         terms = self._terms(limit, lease)
         return await self._write(lambda tx: verbs.claim_to_archive(tx, terms, self._now()))
 
@@ -330,6 +330,10 @@ class Ledger(LedgerView):
     async def spool_lost(self, claim: Claim, error: ReceiverError) -> bool:
         """The spooled image is gone or damaged; the job is to be fetched again. False: the claim is void."""
         return await self._write(lambda tx: verbs.spool_lost(tx, claim, error.detail, self._now()))
+
+    async def found_whole(self, job_id: str) -> None:
+        """A whole file of the job was found in the spool: it is taken next, even where its time is over."""
+        await self._write(lambda tx: verbs.found_whole(tx, job_id))
 
     async def release(self, claim: Claim) -> bool:
         """Gives an unused claim back. False: it was void."""

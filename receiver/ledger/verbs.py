@@ -176,11 +176,14 @@ def claim_past_deadline(tx: Transaction, terms: Terms, now: int) -> list[Claim]:
 
 
 def claim_to_archive(tx: Transaction, terms: Terms, now: int) -> list[Claim]:
-    """Claims jobs whose verified image waits on our disk, the longest waiting first."""
+    """Claims jobs whose verified image waits on our disk: those tried least, and of them the longest waiting.
+
+    So a few that the archive will never take do not stand before all others again and again.
+    """
     _promote(tx, now)
     found = tx.db.execute(
         "SELECT seq FROM jobs INDEXED BY jobs_to_archive WHERE state = 'fetched' AND next_attempt_at IS NULL"
-        " AND holder IS NULL ORDER BY fetched_at LIMIT ?",
+        " AND holder IS NULL ORDER BY attempts, fetched_at LIMIT ?",
         (max(terms.limit, 0),),
     ).fetchall()
     return _claims(tx, found, terms)
@@ -322,10 +325,23 @@ def release(tx: Transaction, claim: Claim) -> bool:
 
 
 def release_all(tx: Transaction) -> int:
-    """Voids every claim. Only for a start: the lock says that no other process can hold one."""
+    """Voids every claim. Only for a start: the lock says that no other process can hold one.
+
+    An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once.
+    """
     return tx.db.execute(
-        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL"
+        "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = max(attempts - 1, 0)"
+        " WHERE holder IS NOT NULL"
     ).rowcount
+
+
+def found_whole(tx: Transaction, job_id: str) -> None:
+    """A whole file of the job was found in the spool: it is taken next, even where its time is over."""
+    tx.db.execute(
+        "UPDATE jobs SET attempts = 0, next_attempt_at = NULL"
+        " WHERE id = ? AND state = 'received' AND holder IS NULL",
+        (job_id,),
+    )
 
 
 def release_overdue_leases(tx: Transaction, monotonic: int) -> int:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,11 +18,12 @@ from PIL import Image
 
 from receiver.cuts import POINTS
 from tests.faults.matrix import Archive, Matrix, audit, in_bucket, in_folder
-from tests.faults.steps import at, deliver, once, sums
+from tests.faults.steps import archive_of, at, deliver, once, sums
 from tests.support.processes import PATIENCE, PROOF, Programs, Receiver, completion, run, settings
 from tests.support.proxy import Proxy, proxy
 from tests.support.seaweed import Seaweed, seaweed
 from tests.support.source import SIZE, Answer, Source, picture, sha256, spooled
+from tests.support.waiting import eventually
 
 LARGE = (640, 480)
 
@@ -343,6 +345,24 @@ def test_a_spool_file_that_vanished_or_rotted_while_s3_was_down_is_fetched_anew(
     for job_id in ("vanished", "rotted"):
         (lost,) = (event for event in ends[job_id]["history"] if event["event"] == "spool_lost")
         assert (lost["from"], lost["to"], lost["reason"]) == ("fetched", "received", "spool.lost")
+
+
+def test_an_image_that_was_whole_before_a_kill_is_safe_though_its_url_ends_before_the_restart(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    image = picture(1)
+    url = host.offer("whole", image, Answer(status=404))
+    values = settings(programs.folder, RECEIVER_URL_LIFETIME="0.5s")
+    with programs.receiver(values | {"RECEIVER_CUT_AT": "spooled"}) as receiver:
+        deliver(receiver, "whole", url)
+        assert receiver.program.process.wait(PATIENCE) == -signal.SIGKILL
+    eventually(lambda: time.time() > host.times("whole")[0] + 1)
+    with programs.receiver(values) as again:
+        job = again.ended("whole")
+        held = archive_of(programs.folder)
+        matrix("kill -9, down beyond the URL's end", audit(again, {"whole": sha256(image)}, held))
+    assert job["state"] == "archived"
+    assert host.asked("whole") == 1
 
 
 def test_the_container_refuses_to_be_cut(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = after
         self.monotonic.now = 0
         for job in self.jobs.values():
-            job.holder = None
+            if job.holder is not None:  # an attempt that was cut off is none
+                job.holder, job.attempts = None, max(job.attempts - 1, 0)
         self.open()
 
     # What comes from outside.
@@ -248,12 +249,13 @@ class LedgerMachine(RuleBasedStateMachine):
         self.promote()
         ready = {name for name, job in self.jobs.items() if job.state is State.FETCHED and job.ready}
         found = self.run(self.ledger.claim_to_archive(limit, lease=LEASE))
-        since = [self.jobs[claim.job.id].fetched_at for claim in found]
+        since = [(claim.job.attempts - 1, self.jobs[claim.job.id].fetched_at) for claim in found]
         assert since == sorted(since)
         names = [claim.job.id for claim in found]
         assert set(names) <= ready
         assert len(names) == min(limit, len(ready))
-        assert all(since[-1] <= self.jobs[name].fetched_at for name in ready - set(names) if since)
+        left = [(self.jobs[name].attempts, self.jobs[name].fetched_at) for name in ready - set(names)]
+        assert all(since[-1] <= other for other in left if since)
         self.taken(found, names)
 
     @rule(limit=HANDS)

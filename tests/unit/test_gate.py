@@ -23,7 +23,7 @@ class ProbedArchive:
 
     uri = "memory://"
 
-    def __init__(self, *answers: ArchiveError | None) -> None:
+    def __init__(self, *answers: Exception | None) -> None:
         self.answers = list(answers)
         self.probed_at: list[float] = []
         self.probed = asyncio.Event()
@@ -105,6 +105,17 @@ async def test_while_the_archive_refuses_it_is_probed_in_growing_intervals_up_to
     async with kept(archive) as held:
         await held.until_open()
     assert gaps(archive) == [1, 2, 4, 8, 16, 32, 64, LONGEST_WAIT, LONGEST_WAIT, LONGEST_WAIT]
+
+
+@skipping
+async def test_an_unforeseen_error_of_a_probe_does_not_end_the_probing() -> None:
+    archive = ProbedArchive(ValueError("a header of the store's"), None)
+    async with kept(archive) as held:
+        await archive.probed.wait()
+        assert held.gate.trouble is not None
+        assert held.gate.trouble.reason == "archive.unexpected"
+        await held.until_open()
+        assert held.gate.trouble is None
 
 
 @skipping

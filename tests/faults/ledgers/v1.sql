@@ -128,7 +128,7 @@ CREATE INDEX jobs_to_fetch ON jobs (deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts = 0;
 CREATE INDEX jobs_to_fetch_again ON jobs (deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts > 0;
-CREATE INDEX jobs_to_archive ON jobs (fetched_at)
+CREATE INDEX jobs_to_archive ON jobs (attempts, fetched_at)
     WHERE state = 'fetched' AND next_attempt_at IS NULL AND holder IS NULL;
 CREATE INDEX jobs_waiting ON jobs (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX jobs_waiting_to_fetch ON jobs (deadline) WHERE state = 'received' AND next_attempt_at IS NOT NULL;
