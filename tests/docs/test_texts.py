@@ -27,8 +27,8 @@ def published() -> list[str]:
 TEXTS = [name for name in published() if (ROOT / name).is_file() and name != THIS_FILE]
 
 FOREIGN = re.compile(
-    r"pypi\.org|pythonhosted|registry\.npmjs|deb\.debian|docker\.io|ghcr\.io|quay\.io"
-    r"|/root/|/home/[a-z]+/|/tmp/[a-z]+-[0-9]"
+    r"pypi\.\w|pythonhosted|registry\.\w|\bdeb\.\w|\b(?:docker|ghcr|quay)\.io"
+    r"|/(?:root|home/[a-z]+)/|/tmp/[a-z]+-[0-9]"
 )
 
 
