@@ -19,10 +19,11 @@ STARTED = pytest.StashKey[list[Programs]]()
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Attaches the logs of the processes to a failure."""
+    """Attaches the logs of the processes that the test used to a failure."""
     report = yield
     if report.failed:
-        for programs in item.session.stash.get(STARTED, []):
+        used = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Programs)]
+        for programs in used or item.session.stash.get(STARTED, []):
             for program in programs.started:
                 title = f"{program.name} {program.process.pid}"
                 report.sections.append((title, program.log[-LAST_OF_A_LOG:]))

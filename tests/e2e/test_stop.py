@@ -135,6 +135,7 @@ def test_a_stop_waits_for_no_poller_no_download_and_no_idle_connection(
     near.gate.set()
     with programs.receiver(values) as again:
         job = again.ended("held")
+        assert again.program.stop()[0] == 0  # its spooled file goes a moment after that
     assert (job["state"], job["attempts"]) == ("archived", 1)
     assert not list((programs.folder / "data" / "spool").iterdir())
 
