@@ -177,6 +177,7 @@ class Config(BaseModel):
     uploads: int = Field(8, alias="RECEIVER_UPLOADS", ge=1, le=256)
     overdue_after: Duration = Field(timedelta(minutes=10), alias="RECEIVER_OVERDUE_AFTER")
     reconcile_every: Duration = Field(timedelta(minutes=1), alias="RECEIVER_RECONCILE_EVERY")
+    reconcile_rate: float = Field(1.0, alias="RECEIVER_RECONCILE_RATE", gt=0, le=1000)
     keep_history: Duration = Field(timedelta(days=90), alias="RECEIVER_KEEP_HISTORY")
     ximilar_api_token: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = Field(
         None, alias="XIMILAR_API_TOKEN"

@@ -125,6 +125,7 @@ class Worker:
             wait = TICK_SECONDS
             try:
                 clock = await self._follow_clock(clock)
+                await self._ledger.notice_others()
                 due = await self._ledger.next_event_at()
                 if due is not None and due > self._now():
                     wait = min(wait, (due - self._now()) / 1000)

@@ -5,7 +5,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,10 @@ from receiver.errors import AuthError, LedgerError, ReceiverError
 from receiver.ledger import queries, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
+from receiver.ledger.lock import DirectoryLock
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
-from receiver.ledger.verbs import Claim, Delivery, Recorded, Submission, Terms
+from receiver.ledger.rows import Intent, Silent
+from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
 from receiver.ledger.writer import Transaction, Writer
 from receiver.states import Event, Image, Job, Stored
 
@@ -166,6 +168,24 @@ class LedgerView:
         """When a wait or a deadline ends next, ms since the epoch."""
         return await self._readers.ask(queries.next_event_at)
 
+    async def silent(self, *, silent_since: int, ask_by: int, limit: int) -> tuple[Silent, ...]:
+        """Submitted jobs to ask the provider about, the longest waiting for it first.
+
+        Args:
+            silent_since: ms since the epoch: submitted before this time.
+            ask_by: ms since the epoch: due to be asked for at this time or before.
+            limit: at most so many.
+        """
+        return await self._readers.ask(lambda db: queries.silent(db, silent_since, ask_by, limit))
+
+    async def silent_among(self, ids: Sequence[str]) -> Mapping[str, Silent | None]:
+        """Of these ids those that are known: with what they are if they are silent, ``None`` if not."""
+        return await self._readers.ask(lambda db: queries.silent_among(db, ids))
+
+    async def open_intents(self, *, before: int, limit: int = 100) -> tuple[Intent, ...]:
+        """What was about to be submitted before this time, and of which no id is known; oldest first."""
+        return await self._readers.ask(lambda db: queries.open_intents(db, before, limit))
+
 
 class Ledger(LedgerView):
     """The ledger as the server has it: the one writer, and readers."""
@@ -186,6 +206,8 @@ class Ledger(LedgerView):
         self._monotonic = monotonic
         self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
         self._claims = 0
+        self._others: int | None = None
+        self._last = 0
 
     @classmethod
     async def serve(
@@ -226,6 +248,43 @@ class Ledger(LedgerView):
             raise
         return ledger
 
+    @classmethod
+    async def beside(
+        cls,
+        data_dir: Path,
+        *,
+        now: Callable[[], int] = wall_clock,
+        monotonic: Callable[[], int] = monotonic_clock,
+    ) -> "Ledger":
+        """Opens the ledger to write from a command, beside a server or without one.
+
+        It is made or migrated only where no server holds it. Claims are left to whoever holds them.
+
+        Raises:
+            LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.newer``; ``ledger.in_use``
+                where it is older than this program and a server holds it.
+        """
+        path = data_dir / FILE_NAME
+        if not path.exists():
+            path.touch(mode=0o600)
+        door = await open_to_write(path)
+        try:
+            if await door.run(lambda db: schema.is_older(db, path)):
+                lock = DirectoryLock(data_dir)
+                try:
+                    await door.run(lambda db: schema.prepare(db, path))
+                finally:
+                    lock.release()
+            readers = await Readers.open(path, 1)
+        except sqlite3.Error as error:
+            await door.close()
+            raise translate(error, path) from error
+        except LedgerError:
+            await door.close()
+            raise
+        announcer = Announcer()
+        return cls(Writer(door, announcer.announce), readers, announcer, now=now, monotonic=monotonic)
+
     async def close(self) -> None:
         """Commits what waits, and closes."""
         await super().close()  # the last connection to close writes the WAL back, and must be able to write
@@ -246,6 +305,12 @@ class Ledger(LedgerView):
     def changes_of(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
         """An event that is set after each commit that changed this job."""
         return self._announcer.job(job_id)
+
+    async def notice_others(self) -> None:
+        """Tells whoever waits of what other processes, such as commands, have committed meanwhile."""
+        self._others, self._last = await self._write(
+            lambda tx: verbs.changed_by_others(tx, self._others, self._last)
+        )
 
     async def record(self, delivery: Delivery) -> Recorded:
         """Records a completion durably.
@@ -268,6 +333,29 @@ class Ledger(LedgerView):
     async def expect(self, submission: Submission) -> bool:
         """Notes a submitted job. Gives whether it was unknown."""
         return await self._write(lambda tx: verbs.expect(tx, submission, self._now()))
+
+    async def asked(self, job_id: str, answer: Answer, *, ask_at: int) -> bool:
+        """The provider had no completion for a silent job, which is asked about again at ``ask_at`` (ms).
+
+        Gives whether the job is still silent.
+        """
+        return await self._write(lambda tx: verbs.asked(tx, job_id, answer, ask_at, self._now()))
+
+    async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> None:
+        """The provider's list names these jobs' states, none of which is an end."""
+        await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
+
+    async def intend(self, intent: Intent) -> Intent:
+        """Notes what is about to be submitted; gives what was noted for its key before, if anything was."""
+        return await self._write(lambda tx: verbs.intend(tx, intent, self._now()))
+
+    async def submitted(self, key: str, job_id: str) -> bool:
+        """The provider has taken what was intended, as the job of this id. Gives whether it was unknown."""
+        return await self._write(lambda tx: verbs.submitted(tx, key, job_id, self._now()))
+
+    async def withdraw(self, key: str) -> None:
+        """What was intended was certainly not taken."""
+        await self._write(lambda tx: verbs.withdraw(tx, key))
 
     async def claim_to_fetch(self, limit: int, *, again: int, lease: int) -> list[Claim]:
         """Claims jobs to download for ``lease`` ms, the earliest deadline first.

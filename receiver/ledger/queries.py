@@ -1,10 +1,11 @@
 """What can be asked of the ledger. Every query is bounded by an index, however many jobs there are."""
 
 import sqlite3
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from receiver.ledger import rows
+from receiver.ledger.rows import Intent, Silent
 from receiver.schedule import RISK_SHARE
 from receiver.states import Event, Job, State
 
@@ -80,6 +81,7 @@ class Stats:
         overdue: submitted jobs that have been silent too long.
         at_risk: jobs whose image is not safe yet and little of whose life is left.
         unread: deliveries that were no completions.
+        counters: what happened, by name and reason.
     """
 
     jobs: dict[State, int]
@@ -89,6 +91,7 @@ class Stats:
     overdue: int
     at_risk: int
     unread: int
+    counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def job(db: sqlite3.Connection, job_id: str) -> Job | None:
@@ -173,7 +176,53 @@ def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
         overdue=overdue,
         at_risk=_count_at_risk(db),
         unread=unread,
+        counters=counters(db),
     )
+
+
+def counters(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
+    """What happened so far, by name and by reason; an empty reason stands for none."""
+    found: dict[str, dict[str, int]] = {}
+    for row in db.execute("SELECT * FROM counters"):
+        found.setdefault(row["name"], {})[row["reason"]] = row["count"]
+    return found
+
+
+def silent(db: sqlite3.Connection, silent_since: int, ask_by: int, limit: int) -> tuple[Silent, ...]:
+    """Submitted jobs to ask the provider about, the longest waiting for it first.
+
+    Args:
+        db: the connection.
+        silent_since: ms since the epoch: submitted before this time.
+        ask_by: due to be asked for at this time or before.
+        limit: at most so many.
+    """
+    found = db.execute(
+        "SELECT id, submitted_at, asks FROM jobs INDEXED BY jobs_to_ask WHERE state = 'submitted'"
+        " AND ask_at IS NOT NULL AND ask_at <= ? AND submitted_at < ? ORDER BY ask_at LIMIT ?",
+        (ask_by, silent_since, limit),
+    )
+    return tuple(rows.silent(row) for row in found)
+
+
+def silent_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Silent | None]:
+    """Of these ids those that the ledger knows: with what they are if they are silent, ``None`` if not."""
+    found: dict[str, Silent | None] = {}
+    for job_id in ids:
+        row = db.execute("SELECT id, state, submitted_at, asks FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if row is not None:
+            found[job_id] = rows.silent(row) if row["state"] == "submitted" else None
+    return found
+
+
+def open_intents(db: sqlite3.Connection, before: int, limit: int) -> tuple[Intent, ...]:
+    """What was about to be submitted before this time (ms since the epoch), and of which no id is known."""
+    found = db.execute(
+        "SELECT * FROM submissions INDEXED BY submissions_open WHERE job IS NULL AND at < ?"
+        " ORDER BY at LIMIT ?",
+        (before, limit),
+    )
+    return tuple(rows.intent(row) for row in found)
 
 
 def soonest_deadline(db: sqlite3.Connection) -> int | None:

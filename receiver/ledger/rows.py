@@ -1,8 +1,47 @@
 """Rows of the ledger as the rest of the program knows them."""
 
 import sqlite3
+from dataclasses import dataclass
 
 from receiver.states import Event, Image, Job, Problem, State, Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What is about to be submitted, or was.
+
+    Attributes:
+        key: names it: one image of one list, or of one call.
+        mark: goes along in a header, and is found again in the provider's list.
+        ref: the submitter's own reference.
+        endpoint: such as ``upscale_2x``.
+        source_url: the image, where it is a URL.
+        at: when it was first about to be sent, ms since the epoch.
+        job: the provider's id, once it is known.
+    """
+
+    key: str
+    mark: str
+    ref: str | None = None
+    endpoint: str | None = None
+    source_url: str | None = None
+    at: int = 0
+    job: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Silent:
+    """A submitted job without a completion.
+
+    Attributes:
+        id: the provider's id of the job.
+        submitted_at: ms since the epoch.
+        asks: how often the provider was asked about it and had no completion.
+    """
+
+    id: str
+    submitted_at: int
+    asks: int
 
 
 def job(row: sqlite3.Row) -> Job:
@@ -51,3 +90,21 @@ def event(row: sqlite3.Row) -> Event:
         reason=row["reason"],
         detail=row["detail"],
     )
+
+
+def intent(row: sqlite3.Row) -> Intent:
+    """A row of ``submissions`` as an ``Intent``."""
+    return Intent(
+        key=row["key"],
+        mark=row["mark"],
+        ref=row["ref"],
+        endpoint=row["endpoint"],
+        source_url=row["source_url"],
+        at=row["at"],
+        job=row["job"],
+    )
+
+
+def silent(row: sqlite3.Row) -> Silent:
+    """A row of ``jobs`` as a ``Silent``."""
+    return Silent(row["id"], row["submitted_at"], row["asks"])

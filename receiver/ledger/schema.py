@@ -8,7 +8,7 @@ from receiver.errors import LedgerError
 
 APPLICATION_ID = 0x75707372  # "upsr": tells a ledger from any other SQLite file
 
-MIGRATIONS: tuple[str, ...] = ("schema.sql",)
+MIGRATIONS: tuple[str, ...] = ("schema.sql", "schema_2.sql")
 """Scripts beside this module. The first makes version 1, each further one the version after it."""
 
 SAFE_SQLITE = (3, 51, 3)
@@ -61,6 +61,15 @@ def version(db: sqlite3.Connection, path: Path) -> int:
             " Start the newer program, or restore a backup from before the upgrade.",
         )
     return int(version)
+
+
+def is_older(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file is empty or of an older version than this program.
+
+    Raises:
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger.
+    """
+    return version(db, path) < len(MIGRATIONS)
 
 
 def check_present(db: sqlite3.Connection, path: Path) -> None:

@@ -5,14 +5,24 @@ the job has moved on meanwhile. Verbs set ``event``, and the triggers write the 
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.completion import Completion
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import rows
+from receiver.ledger.rows import Intent
 from receiver.ledger.writer import Transaction
 from receiver.states import Image, Job, State, Stored
+
+FOUND = "found"
+"""An event and a counter: asking found a completion that no delivery had brought."""
+ADOPTED = "adopted"
+"""An event and a counter: the same, of a job that nobody had announced."""
+LATE = "late"
+"""A counter: the delivery of a completion came after it had been found."""
+ASKED = "asked"
+"""A counter: questions about silent jobs that found no completion, by the reason why there was no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +35,8 @@ class Delivery:
         deadline: ms since the epoch: when the image URL's life ends.
         ref: the submitter's own reference, if it came with one.
         ticket: the number of the ticket that proved it, if one did.
+        endpoint: such as ``upscale_2x``, where that is known.
+        found: whether we asked the provider for it, and it did not come by itself.
     """
 
     completion: Completion
@@ -32,6 +44,8 @@ class Delivery:
     deadline: int
     ref: str | None = None
     ticket: str | None = None
+    endpoint: str | None = None
+    found: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +84,28 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
         return None
     state = State.FAILED if said.failure else State.RECEIVED
     values = _columns(delivery, state, now)
+    if delivery.found:
+        values["event"] = ADOPTED
     born = tx.db.execute(_INSERT_COMPLETED, values).fetchone()
     if born is not None:
         _keep(tx, born["seq"], delivery)
+        if delivery.found:
+            count(tx, ADOPTED)
         return Recorded(state, duplicate=False)
-    known = tx.db.execute("SELECT seq, state, image_url FROM jobs WHERE id = ?", (said.id,)).fetchone()
+    known = tx.db.execute(
+        "SELECT seq, state, image_url, found_at, late_at FROM jobs WHERE id = ?", (said.id,)
+    ).fetchone()
     before = State(known["state"])
     if _brings_something_new(said, before, known["image_url"]):
+        if delivery.found:
+            values["event"] = FOUND
         tx.db.execute(_UPDATE_COMPLETED, {"seq": known["seq"], **values})
         _keep(tx, known["seq"], delivery)
+        if delivery.found:
+            count(tx, FOUND, said.failure.reason if said.failure else "")
         return Recorded(state, duplicate=False)
+    if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
+        _note_late(tx, known["seq"], before, now)
     if said.image_url is not None and said.image_url != known["image_url"]:
         _note_other_url(tx, known["seq"], before, said.image_url, now)
     return Recorded(before, duplicate=True)
@@ -110,13 +136,35 @@ class Submission:
     source_url: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the provider said of a job that has not ended, or why it said nothing.
+
+    Attributes:
+        status: its own word for the job's state.
+        reason: one of ``errors.REASONS`` where it did not answer.
+        detail: a sentence for the operator.
+    """
+
+    status: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
 def expect(tx: Transaction, submission: Submission, now: int) -> bool:
     """Notes that a job was submitted, so that its silence is noticed. Gives whether it was unknown."""
     said = submission
     born = tx.db.execute(
-        "INSERT INTO jobs (id, state, ref, endpoint, source_url, event, created_at, submitted_at, updated_at)"
-        " VALUES (?, 'submitted', ?, ?, ?, 'submitted', ?, ?, ?) ON CONFLICT (id) DO NOTHING RETURNING seq",
-        (said.id, said.ref, said.endpoint, said.source_url, now, now, now),
+        "INSERT INTO jobs (id, state, ref, endpoint, source_url, event, created_at, submitted_at, updated_at,"
+        " ask_at) VALUES (:id, 'submitted', :ref, :endpoint, :source_url, 'submitted', :now, :now, :now,"
+        " :now) ON CONFLICT (id) DO NOTHING RETURNING seq",
+        {
+            "id": said.id,
+            "ref": said.ref,
+            "endpoint": said.endpoint,
+            "source_url": said.source_url,
+            "now": now,
+        },
     ).fetchone()
     if born is None:
         # The completion can be faster than the answer to the submission.
@@ -128,6 +176,71 @@ def expect(tx: Transaction, submission: Submission, now: int) -> bool:
         )
     tx.changed.append(said.id)
     return born is not None
+
+
+def asked(tx: Transaction, job_id: str, answer: Answer, ask_at: int, now: int) -> bool:
+    """The provider was asked about a silent job and had no completion; it is asked again at ``ask_at``.
+
+    The history gets a line only where the answer is another than the last one: a job may be asked about for
+    hours. Gives whether the job is still silent.
+    """
+    count(tx, ASKED, answer.reason or "")
+    said = tx.db.execute(
+        "SELECT seq, provider_status, reason FROM jobs WHERE id = ? AND state = 'submitted'", (job_id,)
+    ).fetchone()
+    if said is None:
+        return False
+    values = {"seq": said["seq"], "ask_at": ask_at, "now": now, "status": answer.status}
+    tx.db.execute(
+        "UPDATE jobs SET ask_at = :ask_at, asks = asks + 1, provider_status = coalesce(:status,"
+        " provider_status) WHERE seq = :seq",
+        values,
+    )
+    if (answer.reason, answer.status or said["provider_status"]) != (said["reason"], said["provider_status"]):
+        tx.db.execute(
+            "UPDATE jobs SET event = 'asked', reason = :reason, detail = :detail, reason_at ="
+            " CASE WHEN :reason IS NULL THEN NULL ELSE :now END, updated_at = :now WHERE seq = :seq",
+            {**values, "reason": answer.reason, "detail": answer.detail},
+        )
+        tx.changed.append(job_id)
+    return True
+
+
+def seen(tx: Transaction, statuses: Mapping[str, str], ask_at: int, now: int) -> None:
+    """The provider's list names these jobs' states, none of which is an end: they need not be asked for."""
+    for job_id, status in statuses.items():
+        asked(tx, job_id, Answer(status, detail=f"The provider says {status}."), ask_at, now)
+
+
+def intend(tx: Transaction, intent: Intent, now: int) -> Intent:
+    """Notes what is about to be submitted; gives what was noted for this key before, if anything was."""
+    tx.db.execute(
+        "INSERT INTO submissions (key, mark, ref, endpoint, source_url, at) VALUES (?, ?, ?, ?, ?, ?)"
+        " ON CONFLICT (key) DO NOTHING",
+        (intent.key, intent.mark, intent.ref, intent.endpoint, intent.source_url, now),
+    )
+    return rows.intent(tx.db.execute("SELECT * FROM submissions WHERE key = ?", (intent.key,)).fetchone())
+
+
+def submitted(tx: Transaction, key: str, job_id: str, now: int) -> bool:
+    """The provider has taken what was intended, as the job of this id. Gives whether the job was unknown."""
+    tx.db.execute("UPDATE submissions SET job = ? WHERE key = ?", (job_id, key))
+    said = rows.intent(tx.db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone())
+    return expect(tx, Submission(job_id, said.ref, said.endpoint, said.source_url), now)
+
+
+def withdraw(tx: Transaction, key: str) -> None:
+    """What was intended was certainly not taken."""
+    tx.db.execute("DELETE FROM submissions WHERE key = ? AND job IS NULL", (key,))
+
+
+def count(tx: Transaction, name: str, reason: str = "", by: int = 1) -> None:
+    """Counts something that happened, durably."""
+    tx.db.execute(
+        "INSERT INTO counters (name, reason, count) VALUES (?, ?, ?)"
+        " ON CONFLICT (name, reason) DO UPDATE SET count = count + excluded.count",
+        (name, reason, by),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +472,29 @@ def touch(tx: Transaction) -> None:
     tx.db.execute(f"PRAGMA user_version = {version:d}")
 
 
+def changed_by_others(tx: Transaction, others: int | None, last: int) -> tuple[int, int]:
+    """Marks the jobs as changed that other processes have changed since the last look.
+
+    Args:
+        tx: the transaction.
+        others: what SQLite said then of other connections' commits; ``None`` at the first look.
+        last: the last line of the history then.
+
+    Returns:
+        Both as they are now.
+    """
+    (present,) = tx.db.execute("PRAGMA data_version").fetchone()
+    (newest,) = tx.db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
+    if others is not None and present != others:
+        changed = tx.db.execute(
+            "SELECT DISTINCT jobs.id FROM history JOIN jobs ON jobs.seq = history.job WHERE history.seq > ?",
+            (last,),
+        )
+        # Something, at any rate: a wait may have been set that no line of the history tells of.
+        tx.changed.extend([row["id"] for row in changed] or [""])
+    return present, newest
+
+
 def expire(tx: Transaction, now: int, limit: int = 500) -> list[str]:
     """Moves jobs to ``expired`` whose time is over and which were tried. Gives their ids."""
     ids = []
@@ -444,18 +580,20 @@ _SAID_BY_A_COMPLETION = (
     "promised_width",
     "promised_height",
     "deadline",
+    "found_at",
     "received_at",
     "updated_at",
 )
 _INSERT_COMPLETED = (
-    f"INSERT INTO jobs (id, ref, source_url, created_at, {', '.join(_SAID_BY_A_COMPLETION)})"  # noqa: S608 - the names above
-    " VALUES (:id, :ref, :source_url, :updated_at,"
+    f"INSERT INTO jobs (id, ref, source_url, endpoint, created_at, {', '.join(_SAID_BY_A_COMPLETION)})"  # noqa: S608 - the names above
+    " VALUES (:id, :ref, :source_url, :endpoint, :updated_at,"
     f" {', '.join(f':{name}' for name in _SAID_BY_A_COMPLETION)})"
     " ON CONFLICT (id) DO NOTHING RETURNING seq"
 )
 _UPDATE_COMPLETED = (
     f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in _SAID_BY_A_COMPLETION)},"  # noqa: S608 - likewise
-    " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url), attempts = 0,"
+    " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url),"
+    " endpoint = coalesce(endpoint, :endpoint), late_at = NULL, attempts = 0,"
     " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL,"
     " at_risk_at = NULL, confirmed_at = NULL, refreshes = 0 WHERE seq = :seq"
 )
@@ -474,9 +612,11 @@ def _columns(delivery: Delivery, state: State, now: int) -> dict[str, str | int 
         "reason_at": now if failure else None,
         "image_url": said.image_url,
         "source_url": said.source_url,
+        "endpoint": delivery.endpoint,
         "promised_width": said.width,
         "promised_height": said.height,
         "deadline": None if failure else delivery.deadline,
+        "found_at": now if delivery.found else None,
         "received_at": now,
         "updated_at": now,
     }
@@ -505,6 +645,15 @@ def _note_other_url(tx: Transaction, seq: int, state: State, url: str, now: int)
         " (SELECT 1 FROM history WHERE job = :job AND event = 'other_url' AND detail = :url)",
         {"job": seq, "at": now, "state": state, "url": url},
     )
+
+
+def _note_late(tx: Transaction, seq: int, state: State, now: int) -> None:
+    tx.db.execute("UPDATE jobs SET late_at = ? WHERE seq = ?", (now, seq))
+    tx.db.execute(
+        "INSERT INTO history (job, at, event, before, after) VALUES (?, ?, 'late_delivery', ?, ?)",
+        (seq, now, state, state),
+    )
+    count(tx, LATE)
 
 
 def _promote(tx: Transaction, now: int) -> None:
