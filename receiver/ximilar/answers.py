@@ -1,4 +1,4 @@
-"""The provider's answers, read with suspicion: whatever is not as its page describes it is an error, not a bug."""
+"""The provider's answers, read with suspicion: one that is not as its page describes it is its error, no bug."""
 
 import json
 from collections.abc import Mapping

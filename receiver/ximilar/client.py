@@ -1,18 +1,21 @@
 """The client of the provider's API: one account, its jobs, and its list of them."""
 
 import asyncio
+import base64
+import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Self
+from urllib.parse import urlencode
 
 import httpx
 
 from receiver.completion import is_job_id
-from receiver.errors import UnavailableError, UnknownJobError
+from receiver.errors import ProviderError, UnavailableError, UnknownJobError
 from receiver.ximilar import answers
 from receiver.ximilar.answers import Listing, Report, Row, Submitted
 from receiver.ximilar.refusals import refusal
@@ -51,6 +54,9 @@ MAX_PARTS = 200_000
 LARGE_BYTES = 256 * 1024
 """From this size on, JSON is read and written in a thread."""
 
+ECHOED_BYTES = 3000
+"""Of an image that was sent, where the provider's words are searched for what they repeat."""
+
 CLOCKS = timedelta(minutes=10)
 """By how much the provider's clock may differ from ours."""
 
@@ -74,10 +80,46 @@ _LOST = (*_NOTHING_SENT, httpx.NetworkError, httpx.RemoteProtocolError)
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    status: int
-    headers: httpx.Headers
-    body: bytes
+class _Ask:
+    """One call.
+
+    Attributes:
+        path: with the query string.
+        content: of a submission; ``None`` makes it a question.
+        limit: of the answer, in bytes.
+        about_a_job: whether the path names one.
+        is_next_page: whether the path names a page that the list itself has named.
+        ours: what must not come back in an error's detail, beside the token.
+    """
+
+    path: str
+    content: bytes | None = None
+    limit: int = MAX_OTHER_BYTES
+    about_a_job: bool = False
+    is_next_page: bool = False
+    ours: Sequence[str] = ()
+
+
+class _FailedAttemptError(Exception):
+    """One attempt has failed.
+
+    Args:
+        error: for the caller, if no further attempt is made.
+        again: whether another attempt is harmless, and may help.
+    """
+
+    def __init__(self, error: ProviderError, *, again: bool) -> None:
+        super().__init__()
+        self.error = error
+        self.again = again
+
+
+class _UnreadableError(Exception):
+    """An answer cannot be read; its text is what follows the words "The provider's answer"."""
+
+
+class _PastTheEndError(UnavailableError):
+    """The list has no page of this number any more."""
 
 
 class Ximilar:
@@ -135,10 +177,11 @@ class Ximilar:
             ProviderError: it was refused, or did not arrive. Where ``maybe_sent`` is true, the job may exist
                 all the same (`find` tells); where it is not, there is none.
         """
-        body = upscale.body
         large = isinstance(upscale.image, bytes) and len(upscale.image) > LARGE_BYTES
-        content = await asyncio.to_thread(_encoded, body()) if large else _encoded(body())
-        document = await self._call("POST", "/request", content=content, ours=_secrets(upscale))
+        content = await asyncio.to_thread(_encoded, upscale) if large else _encoded(upscale)
+        document = await self._call(
+            _Ask("/request", content=content, limit=MAX_JOB_BYTES, ours=_secrets(upscale))
+        )
         try:
             return answers.read_submitted(document)
         except UnavailableError as error:
@@ -158,7 +201,8 @@ class Ximilar:
         Raises:
             ProviderError: it is unknown (`UnknownJobError`), or the provider does not say.
         """
-        return answers.read_status(await self._call("GET", _path(job_id, "/status"), about_a_job=True), job_id)
+        document = await self._call(_Ask(_path(job_id, "/status"), about_a_job=True))
+        return answers.read_status(document, job_id)
 
     async def page(self, *, query: str | None = None, status: str | None = None) -> Listing:
         """One page of the list of all the account's jobs.
@@ -170,10 +214,11 @@ class Ximilar:
         Raises:
             ProviderError: the provider does not say.
         """
-        document = await self._call("GET", "/request", query=query, status=status)
-        return answers.read_listing(document)
+        asked = urlencode({} if status is None else {"status": status}) if query is None else query
+        ask = _Ask(f"/request?{asked}" if asked else "/request", is_next_page=query is not None)
+        return answers.read_listing(await self._call(ask))
 
-    async def rows(self, *, status: str | None = None) -> AsyncIterator[Row]:
+    async def rows(self, *, status: str | None = None) -> AsyncGenerator[Row, None]:
         """All rows of the list, each job once.
 
         A list that changes meanwhile moves its rows from page to page: those that move to a later page are
@@ -196,10 +241,11 @@ class Ximilar:
                 if query is None:
                     raise
                 return  # the list has become shorter since its last page was named
-            new = [row for row in listing.rows if row.id not in seen and status in (None, row.status)]
-            seen.update(row.id for row in listing.rows)
+            new = [row for row in listing.rows if row.id not in seen]
+            seen.update(row.id for row in new)
             for row in new:
-                yield row
+                if status in (None, row.status):
+                    yield row
             repeated = 0 if new else repeated + 1
             query = listing.next
             if query is None:
@@ -251,35 +297,156 @@ class Ximilar:
         found: list[Row] = []
         first = last = None
         falling = True
-        async for row in self.rows():
-            if row.type not in (None, "upscaler"):
-                continue
-            if row.created is None or row.created >= bound:
-                found.append(row)
-            if row.created is None:
-                falling = False
-                continue
-            first = first or row.created
-            falling = falling and (last is None or row.created <= last)
-            last = row.created
-            if falling and last < bound and last < first:
-                break
+        async with contextlib.aclosing(self.rows()) as rows:
+            async for row in rows:
+                if row.type not in (None, "upscaler"):
+                    continue
+                if row.created is None or row.created >= bound:
+                    found.append(row)
+                if row.created is None:
+                    falling = False
+                    continue
+                first = first or row.created
+                falling = falling and (last is None or row.created <= last)
+                last = row.created
+                if falling and last < bound and last < first:
+                    break
         newest_first = sorted((row for row in found if row.created), key=_created, reverse=True)
         return [row for row in found if row.created is None] + newest_first
 
     async def _document(self, job_id: str) -> dict[str, Any]:
-        return await self._call("GET", _path(job_id), limit=MAX_JOB_BYTES, about_a_job=True)
+        return await self._call(_Ask(_path(job_id), limit=MAX_JOB_BYTES, about_a_job=True))
 
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        *,
-        content: bytes | None = None,
-        query: str | None = None,
-        status: str | None = None,
-        limit: int = MAX_OTHER_BYTES,
-        about_a_job: bool = False,
-        ours: Collection[str] = (),
-    ) -> dict[str, Any]:
-        ...
+    async def _call(self, ask: _Ask) -> dict[str, Any]:
+        """The answer's JSON object, after as many attempts as are harmless.
+
+        Raises:
+            ProviderError: there is none.
+        """
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await self._once(ask)
+            except _FailedAttemptError as failed:
+                ceiling = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
+                asked_for = failed.error.retry_after or 0.0
+                if not failed.again or attempt == ATTEMPTS or asked_for > ceiling:
+                    # From None: what a library says of a failure may repeat what was sent.
+                    raise failed.error from None
+            await self._sleep(max(asked_for, self._dice() * ceiling))
+
+    async def _once(self, ask: _Ask) -> dict[str, Any]:
+        submitting = ask.content is not None
+        try:
+            async with (
+                asyncio.timeout(SUBMIT_SECONDS if submitting else ASK_SECONDS),
+                self._client.stream(
+                    "POST" if submitting else "GET",
+                    ask.path,
+                    content=ask.content,
+                    headers={"Content-Type": "application/json"} if submitting else None,
+                ) as answer,
+            ):
+                if not answer.is_success:
+                    body = await _beginning(answer)
+                    self._refuse(ask, answer, body)
+                document = await _read(answer, ask.limit)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError) as error:
+            nothing_sent = isinstance(error, _NOTHING_SENT)
+            raise _FailedAttemptError(
+                UnavailableError(
+                    f"The provider does not answer ({type(error).__name__}).",
+                    maybe_sent=submitting and not nothing_sent,
+                ),
+                again=nothing_sent or (not submitting and isinstance(error, _LOST)),
+            ) from None
+        except _UnreadableError as error:
+            raise _FailedAttemptError(
+                UnavailableError(f"The provider's answer {error}.", maybe_sent=submitting), again=False
+            ) from None
+        return document
+
+    def _refuse(self, ask: _Ask, answer: httpx.Response, body: bytes) -> NoReturn:
+        error = refusal(
+            answer.status_code,
+            answer.headers,
+            body,
+            ours=(self._token, *ask.ours),
+            submitting=ask.content is not None,
+            about_a_job=ask.about_a_job,
+            now=self._clock(),
+        )
+        if ask.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
+            error = _PastTheEndError(error.detail)
+        raise _FailedAttemptError(error, again=ask.content is None and answer.status_code in _REPEATED)
+
+
+async def _beginning(answer: httpx.Response) -> bytes:
+    """The beginning of a refusal's body. That it breaks off does not make it less of a refusal."""
+    body = bytearray()
+    with contextlib.suppress(httpx.HTTPError):
+        async for chunk in answer.aiter_raw():
+            body += chunk
+            if len(body) >= MAX_REFUSAL_BYTES:
+                break
+    return bytes(body[:MAX_REFUSAL_BYTES])
+
+
+async def _read(answer: httpx.Response, limit: int) -> dict[str, Any]:
+    """The JSON object of an answer.
+
+    Raises:
+        _UnreadableError: it is none, or larger than the limit.
+    """
+    if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise _UnreadableError("is encoded, which was not asked for")
+    body = bytearray()
+    async for chunk in answer.aiter_raw():
+        body += chunk
+        if len(body) > limit:
+            raise _UnreadableError(f"is larger than {limit} bytes")
+    return (
+        await asyncio.to_thread(_decoded, bytes(body)) if len(body) > LARGE_BYTES else _decoded(bytes(body))
+    )
+
+
+def _decoded(body: bytes) -> dict[str, Any]:
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_PARTS:
+        raise _UnreadableError("has more parts than an answer can have")
+    try:
+        document = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise _UnreadableError("is no JSON object")
+    return document
+
+
+def _encoded(upscale: Upscale) -> bytes:
+    return json.dumps(upscale.body()).encode("ascii")
+
+
+def _secrets(upscale: Upscale) -> list[str]:
+    """What of a submission must not come back in an error's detail."""
+    image = upscale.image
+    ours = [image if isinstance(image, str) else base64.b64encode(image[:ECHOED_BYTES]).decode("ascii")]
+    if upscale.webhook is not None:
+        ours += [upscale.webhook.endpoint, *upscale.webhook.headers.values()]
+    return ours
+
+
+def _path(job_id: str, more: str = "") -> str:
+    """The path of a job. What can be no id never becomes part of one.
+
+    Raises:
+        UnknownJobError: it can be no id.
+    """
+    if not is_job_id(job_id):
+        raise UnknownJobError("This can be no job's id.")
+    return f"/request/{job_id}{more}"
+
+
+def _created(row: Row) -> datetime:
+    assert row.created is not None
+    return row.created

@@ -1,8 +1,8 @@
 """The provider's refusals, whose forms are documented nowhere, become one tree of errors. Pure.
 
 Two forms are expected by the vendor's own client: ``{"detail": …}`` and ``{"status": {"code", "text"}}``.
-Others are usual among APIs of this kind: a map of fields to complaints, a gateway's HTML page, plain text, and
-nothing at all.
+Others are usual among APIs of this kind: a map of fields to complaints, a gateway's HTML page, plain text,
+and nothing at all.
 """
 
 import email.utils
@@ -65,7 +65,7 @@ def refusal(
         about_a_job: whether the call named a job, so that a 404 can be about it.
         now: seconds since the epoch, to read a ``Retry-After`` that is a date.
     """
-    detail = f"The provider answers {status}: {without(words(body), ours)}"
+    detail = f"The provider answers {status}: {words(body, ours)}"
     wait = retry_after(headers.get("retry-after", ""), now)
     if status == 404 and not about_a_job:
         return UnavailableError(f"{detail} Is XIMILAR_API_URL right?")
@@ -93,8 +93,8 @@ def retry_after(text: str, now: float) -> float | None:
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER)
 
 
-def words(body: bytes) -> str:
-    """What a refusal's body says, as one short printable line."""
+def words(body: bytes, ours: Iterable[str] = ()) -> str:
+    """What a refusal's body says, as one short printable line, without what was sent."""
     text = body.decode("utf-8", "replace").strip()
     try:
         said = "; ".join(_complaints(json.loads(text)))
@@ -102,6 +102,7 @@ def words(body: bytes) -> str:
         title = _TITLE.search(text)
         said = html.unescape(title[1] if title else "" if text.startswith(("<", "{", "[")) else text)
     line = " ".join("".join(c if c.isprintable() else " " for c in said[: LONGEST_WORDS * 10]).split())
+    line = _without(line, ours)
     if len(line) > LONGEST_WORDS:
         line = line[: LONGEST_WORDS - 1] + "…"
     if not line:
@@ -109,7 +110,7 @@ def words(body: bytes) -> str:
     return line if line.endswith((".", "!", "?", "…")) else line + "."
 
 
-def without(line: str, ours: Iterable[str]) -> str:
+def _without(line: str, ours: Iterable[str]) -> str:
     """The provider's words without what they repeat of ours, which may be a secret."""
     hidden = [False] * len(line)
     for own in ours:

@@ -46,7 +46,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Upscale:
-    """One job to submit. An option that is ``None`` is left out of the request, so the provider's default holds.
+    """One job to submit. An option that is ``None`` is left out of the request: the provider's default holds.
 
     Attributes:
         image: a URL that the provider can reach, or the bytes themselves.
