@@ -27,13 +27,15 @@ from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
 from receiver.problem import for_no_route, for_our_error
+from receiver.reconcile import Plan as ReconcilePlan
+from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals
 from receiver.sender import Sender
 from receiver.spool import Spool
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
-from receiver.ximilar import Ximilar
+from receiver.ximilar import Pace, Ximilar
 
 log = structlog.get_logger("receiver.app")
 
@@ -132,6 +134,10 @@ async def open_receiver(
         )
         await worker.start()
         stack.push_async_callback(worker.stop)
+        reconciler = await open_reconciler(config, ledger, stack)
+        if reconciler is not None:
+            reconciler.start()
+            stack.push_async_callback(reconciler.stop)
         stopping = asyncio.Event()
         stack.callback(stopping.set)
         refusals = Refusals()
@@ -150,7 +156,7 @@ async def open_receiver(
             overdue_after=config.overdue_after,
             now=wall_clock,
             stopping=stopping,
-            checks=_checks(ledger, worker),
+            checks=_checks(ledger, worker, reconciler),
             refusals=refusals,
         )
         yield Receiver(_routes(config, intake, api), stopping)
@@ -186,6 +192,34 @@ async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
     return await stack.enter_async_context(client)
 
 
+async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack) -> Reconciler | None:
+    """What asks the provider about silent jobs; ``None`` where there is no token to ask with.
+
+    Args:
+        config: the settings.
+        ledger: which jobs are silent, and where what was found is recorded.
+        stack: closes the connections.
+    """
+    if config.ximilar_api_token is None:
+        return None
+    # A client of its own: its pace must not hold up the questions of downloads whose URL has died.
+    provider = await stack.enter_async_context(
+        Ximilar(
+            str(config.ximilar_api_url),
+            config.ximilar_api_token.get_secret_value(),
+            turn=Pace(config.reconcile_rate).turn,
+        )
+    )
+
+    async def settle() -> int:
+        return 0
+
+    plan = ReconcilePlan(
+        config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt
+    )
+    return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock)
+
+
 def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
@@ -205,7 +239,7 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     return app
 
 
-def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
+def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
     async def ledger_writable() -> str | None:
         try:
             await ledger.check_writable()
@@ -214,7 +248,8 @@ def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
         return None
 
     async def workers_alive() -> str | None:
-        return None if worker.alive() else "A worker has ended, or cannot claim work: the log says why."
+        alive = worker.alive() and (reconciler is None or reconciler.alive())
+        return None if alive else "A worker has ended, or cannot claim work: the log says why."
 
     async def spool_has_room() -> str | None:
         try:
