@@ -2,8 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-
-import httpx
+from urllib.parse import urlsplit
 
 from receiver.sandbox.faults import Faults
 
@@ -98,10 +97,10 @@ class Options:
             raise ValueError("token is empty")
         if self.link_base is not None:
             try:
-                base = httpx.URL(self.link_base)
-            except httpx.InvalidURL as error:
+                base = urlsplit(self.link_base)
+            except ValueError as error:
                 raise ValueError(f"link_base is no URL: {error}") from error
-            if not base.scheme or not base.host:
+            if not base.scheme or not base.hostname:
                 raise ValueError("link_base needs a scheme and a host")
 
     @property
