@@ -1,7 +1,8 @@
-"""Asking the provider about silent jobs: a real ledger, a desk in the provider's place, and clocks that are set."""
+"""Asking the provider about silent jobs: a real ledger, a desk in its place, and clocks that are set."""
 
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,7 @@ from receiver.ledger import Ledger, Submission
 from receiver.reconcile import LEAST_HOLD, LONGEST_HOLD, Plan, Reconciler, Summary
 from receiver.states import State
 from receiver.ximilar import Pace
-from tests.ledger.deeds import delivery, history, the_job
+from tests.ledger.deeds import delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.desk import Desk
 
@@ -96,14 +97,12 @@ async def test_a_completion_that_never_came_is_found(asking: Asking) -> None:
     assert await asking.round() == Summary()
 
 
-async def test_what_it_keeps_of_an_answer_holds_none_of_our_headers(asking: Asking, tmp_path: object) -> None:
+async def test_what_it_keeps_of_an_answer_holds_none_of_our_headers(asking: Asking, tmp_path: Path) -> None:
     await asking.expect("job-1")
     asking.desk.put("job-1", "DONE", NOW)
     asking.clock.forward(OVERDUE + 1)
     await asking.round()
-    from tests.ledger.deeds import file_of
-
-    with file_of(tmp_path) as db:  # type: ignore[arg-type]
+    with file_of(tmp_path) as db:
         (body,) = db.execute("SELECT body FROM bodies").fetchone()
     assert b"secret" not in body
     assert b"_upscaled_image_url" in body

@@ -1,5 +1,7 @@
 """A provider that a test sets up row by row, behind a transport that the client is given."""
 
+import json
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -50,9 +52,12 @@ class Desk:
 
         async def at_once(_seconds: float) -> None: ...
 
-        transport = httpx.MockTransport(self._answer)
         return Ximilar(
-            "https://provider/v2", "token", transport=transport, sleep=at_once, turn=turn and turn.turn
+            "https://provider/v2",
+            "token",
+            transport=httpx.MockTransport(self._answer),
+            sleep=at_once,
+            turn=None if turn is None else turn.turn,
         )
 
     def calls(self) -> list[str]:
@@ -67,14 +72,14 @@ class Desk:
         ):  # not the client's repetitions
             self.asked.append(job_id)
         if self.refuses is not None:
-            return httpx.Response(self.refuses, headers=self.headers, json={"detail": "No."})
+            return _streamed(self.refuses, {"detail": "No."}, self.headers)
         if job_id in self.broken:
-            return httpx.Response(500)
+            return _streamed(500, {"detail": "Broken."})
         if job_id == "list":
-            return httpx.Response(200, json=self._page(int(request.url.params.get("page", "1"))))
+            return _streamed(200, self._page(int(request.url.params.get("page", "1"))))
         if job_id not in self.jobs:
-            return httpx.Response(404, json={"detail": "Not found."})
-        return httpx.Response(200, json=self.jobs[job_id])
+            return _streamed(404, {"detail": "Not found."})
+        return _streamed(200, self.jobs[job_id])
 
     def _page(self, number: int) -> dict[str, Any]:
         rows = sorted(self.jobs.values(), key=lambda job: job["created"], reverse=self.newest_first)
@@ -87,6 +92,14 @@ class Desk:
                 for job in rows[end - self.page_size : end]
             ],
         }
+
+
+def _streamed(status: int, document: Any, headers: Mapping[str, str] | None = None) -> httpx.Response:
+    # As from a network: a body that was given whole cannot be read in pieces.
+    async def body() -> AsyncIterator[bytes]:
+        yield json.dumps(document).encode()
+
+    return httpx.Response(status, headers=headers, content=body())
 
 
 def stamp(at: int) -> str:
