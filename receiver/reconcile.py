@@ -377,18 +377,20 @@ class _Order:
     """Notices whether rows come newest first; only then can reading end before the list does."""
 
     def __init__(self) -> None:
-        self._oldest: int | None = None
-        self._newest_first = True
+        self._first: int | None = None
+        self._oldest = 0
+        self._falling = True
 
     def see(self, created: int) -> None:
         """The next row was created at this time, ms; 0 where it does not say."""
-        if self._oldest is not None and created > self._oldest + _span(LIST_SLACK):
-            self._newest_first = False
-        self._oldest = created if self._oldest is None else min(created, self._oldest)
+        if self._first is None:
+            self._first = self._oldest = created
+        self._falling = self._falling and 0 < created <= self._oldest + _span(LIST_SLACK)
+        self._oldest = min(created, self._oldest)
 
     def all_before(self, horizon: int) -> bool:
-        """Whether all further rows were created before this time."""
-        return self._newest_first and self._oldest is not None and 0 < self._oldest < horizon
+        """Whether all further rows were created before this time. One row alone shows no order."""
+        return self._falling and self._first is not None and self._oldest < min(self._first, horizon)
 
 
 async def _batches(rows: AsyncGenerator[Row, None], order: _Order, horizon: int) -> AsyncIterator[list[Row]]:
