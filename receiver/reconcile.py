@@ -188,7 +188,11 @@ class Reconciler:
             if self._plan.adopt or len(queue) >= LIST_FROM:
                 try:
                     queue, reached = await self._read_list(queue, silent_since, summary)
-                except UnavailableError as error:  # the jobs can be asked about all the same
+                except ProviderError as error:
+                    await self._ledger.count_unanswered(error.reason)
+                    if not isinstance(error, UnavailableError):
+                        raise
+                    # The jobs can be asked about all the same.
                     log.warning(
                         "the provider's list cannot be read", reason=error.reason, detail=error.detail
                     )
@@ -343,9 +347,11 @@ class Reconciler:
         log.warning("given up", job=candidate.id, reason=error.reason)
 
     async def _unanswered(self, candidate: _Candidate, error: ProviderError) -> None:
-        if candidate.silent is not None:
-            answer = Answer(reason=error.reason, detail=error.detail)
-            await self._ledger.asked(candidate.id, answer, ask_at=self._again_at(candidate.silent))
+        if candidate.silent is None:
+            await self._ledger.count_unanswered(error.reason)
+            return
+        answer = Answer(reason=error.reason, detail=error.detail)
+        await self._ledger.asked(candidate.id, answer, ask_at=self._again_at(candidate.silent))
 
     def _again_at(self, job: Silent) -> int:
         return schedule.ask_again_at(self._now(), job.submitted_at, _span(self._plan.every))

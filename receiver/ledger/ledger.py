@@ -345,6 +345,10 @@ class Ledger(LedgerView):
         """The provider's list names these jobs' states, none of which is an end."""
         await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
 
+    async def count_unanswered(self, reason: str) -> None:
+        """The provider gave no answer to a question that was about no silent job."""
+        await self._write(lambda tx: verbs.count(tx, verbs.ASKED, reason))
+
     async def intend(self, intent: Intent) -> Intent:
         """Notes what is about to be submitted; gives what was noted for its key before, if anything was."""
         return await self._write(lambda tx: verbs.intend(tx, intent, self._now()))
