@@ -367,6 +367,28 @@ async def test_a_submission_that_was_answered_is_not_sent_again(fault: str) -> N
     assert type(failed.value) is kinds[fault]
 
 
+# Proxies
+
+
+async def test_a_proxy_of_the_environment_leads_to_other_machines_and_never_to_this_one(
+    monkeypatch: pytest.MonkeyPatch, near: Neighbour
+) -> None:
+    with sandbox(Options(token=TOKEN, delay=0)) as box:
+        port = box.own.rpartition(":")[2]
+        for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY", "all_proxy"):
+            monkeypatch.setenv(name, near.url)
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        for own in (box.own, f"http://localhost:{port}"):
+            async with client(own) as subject:
+                assert (await subject.page()).rows == ()
+        assert not near.asked.is_set()
+        async with client("http://api.example") as subject:
+            with pytest.raises(ProviderError):
+                await subject.page()
+        assert near.asked.is_set()
+
+
 # Refusals
 
 
