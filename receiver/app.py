@@ -91,7 +91,7 @@ async def open_receiver(
         SpoolError: the spool cannot be read.
     """
     async with AsyncExitStack() as stack:
-        _make_data_dir(config)
+        make_data_dir(config)
         lock = DirectoryLock(config.data_dir)
         stack.callback(lock.release)
         ledger = await Ledger.serve(config.data_dir)
@@ -162,7 +162,12 @@ async def open_receiver(
         yield Receiver(_routes(config, intake, api), stopping)
 
 
-def _make_data_dir(config: Config) -> None:
+def make_data_dir(config: Config) -> None:
+    """Makes the data directory where there is none.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
     # A folder that is there already may be shared with others, and keeps the rights that it has.
     try:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ import pytest
 
 from receiver.sandbox.pictures import draw
 from tests.faults.matrix import in_folder
-from tests.support.processes import PROVIDER_TOKEN, Programs, Receiver, Sandbox, settings
+from tests.support.processes import PROVIDER_TOKEN, Programs, Receiver, Sandbox, run, settings
 from tests.support.waiting import eventually
 
 PICTURE = {"_base64": base64.b64encode(draw(3, (24, 18), "png")).decode()}
@@ -19,15 +19,14 @@ PICTURE = {"_base64": base64.b64encode(draw(3, (24, 18), "png")).decode()}
 
 def asking(folder: Path, box: Sandbox, **more: str) -> dict[str, str]:
     """The settings of a receiver that asks this sandbox, at once and quickly."""
-    return settings(
-        folder,
-        XIMILAR_API_TOKEN=PROVIDER_TOKEN,
-        XIMILAR_API_URL=str(box.base_url).rstrip("/"),
-        RECEIVER_OVERDUE_AFTER="1s",
-        RECEIVER_RECONCILE_EVERY="1s",
-        RECEIVER_RECONCILE_RATE="500",
-        **more,
-    )
+    quick = {
+        "XIMILAR_API_TOKEN": PROVIDER_TOKEN,
+        "XIMILAR_API_URL": str(box.base_url).rstrip("/"),
+        "RECEIVER_OVERDUE_AFTER": "1s",
+        "RECEIVER_RECONCILE_EVERY": "1s",
+        "RECEIVER_RECONCILE_RATE": "500",
+    }
+    return settings(folder, **{**quick, **more})
 
 
 def announced(receiver: Receiver, box: Sandbox, webhook: str, count: int) -> list[str]:
@@ -202,3 +201,62 @@ def test_nothing_that_was_found_shows_our_secrets(programs: Programs) -> None:
         assert receiver.ended(job_id)["state"] == "archived"
         shown = json.dumps(receiver.job(job_id)) + receiver.program.log
         assert "canary" not in shown
+
+
+# By hand.
+
+
+def by_hand(folder: Path, values: Mapping[str, str], *options: str) -> tuple[int, Any, str]:
+    done = run(["reconcile", "--json", *options], folder, values)
+    return done.returncode, json.loads(done.stdout) if done.stdout else None, done.stderr
+
+
+def test_one_round_by_hand_finds_what_was_missed_while_serve_was_down(programs: Programs) -> None:
+    with programs.sandbox() as box:
+        values = asking(programs.folder, box, RECEIVER_OVERDUE_AFTER="1h")
+        with programs.receiver(values) as receiver:
+            ids = announced(receiver, box, "http://127.0.0.1:9/webhooks/ximilar", 10)
+            box.program.until(lambda: box.program.log.count("completion lost") == 10)
+        code, said, _ = by_hand(programs.folder, values)
+        assert (code, said["found"], said["error"]) == (0, 10, None)
+        with programs.receiver(values) as receiver:
+            for job_id in ids:
+                assert receiver.ended(job_id)["state"] == "archived"
+        assert by_hand(programs.folder, values)[1]["asked"] == 0
+
+
+def test_a_round_by_hand_beside_a_running_serve_wakes_it(programs: Programs) -> None:
+    with programs.sandbox("--drop", "1") as box:
+        values = asking(programs.folder, box, RECEIVER_OVERDUE_AFTER="1h", RECEIVER_RECONCILE_EVERY="1h")
+        with programs.receiver(values) as receiver:
+            (job_id,) = announced(receiver, box, receiver.webhook, 1)
+            eventually(lambda: box.get(f"/request/{job_id}/status").json()["status"] == "DONE")
+            assert by_hand(programs.folder, values)[:1] == (0,)
+            assert receiver.ended(job_id)["state"] == "archived"
+
+
+def test_a_round_by_hand_says_in_numbers_and_words_what_it_found(programs: Programs) -> None:
+    with programs.sandbox("--drop", "1") as box:
+        values = asking(programs.folder, box, RECEIVER_OVERDUE_AFTER="1h")
+        box.submit(PICTURE, "http://127.0.0.1:9/")
+        eventually(lambda: box.get("/request", params={"status": "DONE"}).json()["count"] == 1)
+        done = run(["reconcile"], programs.folder, values)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "0  adopted that nobody had announced" in done.stdout
+
+
+def test_a_round_by_hand_that_the_provider_refuses_says_so_and_exits_with_1(programs: Programs) -> None:
+    with programs.sandbox() as box:
+        values = asking(programs.folder, box) | {"XIMILAR_API_TOKEN": "wrong"}
+        code, said, _ = by_hand(programs.folder, values, "--adopt")
+        assert (code, said["error"]["reason"]) == (1, "provider.token_refused")
+        code, said, _ = by_hand(programs.folder, values)
+        assert (code, said["asked"]) == (0, 0), "there was nothing to ask"
+
+
+def test_a_round_by_hand_needs_a_token(programs: Programs) -> None:
+    done = run(["reconcile"], programs.folder, settings(programs.folder))
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        ["receiver: XIMILAR_API_TOKEN: is needed to ask the provider with"],
+    )
