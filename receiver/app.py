@@ -20,7 +20,7 @@ from receiver.archive import check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
-from receiver.errors import ConfigError, LedgerError, ReceiverError, SpoolError
+from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
 from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
@@ -263,8 +263,9 @@ def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> li
             return error.detail
 
     async def archive_reachable() -> str | None:
+        # Nobody has to show a token here, and the error's own words name the bucket and its host.
         trouble = worker.archive_trouble
-        return None if trouble is None else trouble.detail
+        return None if trouble is None else f"{trouble.reason}: {REASONS[trouble.reason]}"
 
     return [
         Check("ledger", ledger_writable),

@@ -314,6 +314,21 @@ def test_without_a_dotenv_file_the_environment_stands_alone(tmp_path: Path) -> N
     assert environment({"A": "1", "B": ""}, tmp_path / ".env") == {"A": "1"}
 
 
+def test_a_mark_of_the_encoding_is_no_part_of_a_name_or_a_value(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RECEIVER_PORT=81\n", encoding="utf-8-sig")
+    assert environment({}, tmp_path / ".env") == {"RECEIVER_PORT": "81"}
+
+    (tmp_path / "RECEIVER_API_TOKENS").write_text("token\n", encoding="utf-8-sig")
+    (token,) = load({"RECEIVER_SECRETS_DIR": str(tmp_path)}).api_tokens
+    assert token.get_secret_value() == "token"
+
+
+def test_a_folder_in_the_place_of_a_dotenv_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(ConfigError, match=r"\.env: cannot be read"):
+        environment({}, tmp_path / ".env")
+
+
 def test_a_dotenv_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / ".env").write_bytes(b"RECEIVER_PORT=\xff\xfe")
     with pytest.raises(ConfigError, match=r"\.env: cannot be read"):
