@@ -108,8 +108,8 @@ def _in_place(path: Path) -> Callable[[], None]:
         if (present.st_dev, present.st_ino) != (opened.st_dev, opened.st_ino):
             raise LedgerError(
                 "ledger.unavailable",
-                f"Another file stands where the ledger was opened ({path}). Restart the receiver to use it, or"
-                " put the former one back.",
+                f"Another file stands where the ledger was opened ({path}). Restart the receiver to use it,"
+                " or put the former one back.",
             )
 
     return look
