@@ -18,9 +18,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import query, view
-from receiver.archive import Archive
+from receiver.archive import Images
 from receiver.completion import is_job_id
-from receiver.errors import BodyError, LedgerError
+from receiver.errors import ArchiveError, BodyError, LedgerError
 from receiver.ledger import Ledger, Submission
 from receiver.problem import problem
 from receiver.refusals import Refusals
@@ -78,7 +78,7 @@ class Api:
     """
 
     ledger: Ledger
-    archive: Archive
+    archive: Images
     overdue_after: timedelta
     now: Callable[[], int]
     stopping: asyncio.Event
@@ -132,7 +132,13 @@ class Api:
             raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
         if job.state is not State.ARCHIVED or job.stored is None or job.image is None:
             raise LedgerError("ledger.wrong_state", f"Job {job_id} is {job.state}, not archived.")
-        place = await self.archive.locate(job.stored, job.image)
+        try:
+            place = await self.archive.locate(job.stored, job.image)
+        except ArchiveError:
+            moved = await self.ledger.job(job_id)  # such as by `receiver archive-migrate`, just now
+            if moved is None or moved.stored is None or moved.stored == job.stored:
+                raise
+            place = await self.archive.locate(moved.stored, job.image)
         if isinstance(place, Path):
             # Asked for a part, the whole is an honest answer too (RFC 9110, 14.2), and cannot be refused.
             request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
@@ -185,6 +191,7 @@ class Api:
                 "at_risk": stats.at_risk,
                 "bytes_archived": stats.bytes[State.ARCHIVED],
                 "spool_bytes": stats.bytes[State.FETCHED],
+                "damaged": {"total": sum(stats.damaged.values()), "reasons": dict(stats.damaged)},
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
                 "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},

@@ -31,6 +31,8 @@ ROOMS = (
     "archive",
     "spool",
     "ximilar",
+    "hands",
+    "journal",
     # The ways in and through.
     "query",
     "intake",
@@ -41,6 +43,10 @@ ROOMS = (
     "worker",
     "notify",
     "reconcile",
+    "pruning",
+    "audit",
+    "rebuild",
+    "migrate",
     "page",
     "metrics",
     "api",
@@ -54,7 +60,6 @@ ROOMS = (
     "demo",
     "doctor",
     "init",
-    "audit",
     "cli",
     "__main__",
 )  # fmt: skip
