@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from receiver.api import Api, Check, RequireToken, SameOrigin
 from receiver.archive import check_template, open_archive
+from receiver.archive.places import Places
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
@@ -27,6 +28,7 @@ from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
 from receiver.problem import for_no_route, for_our_error
+from receiver.pruning import Pruner
 from receiver.reconcile import Plan as ReconcilePlan
 from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals
@@ -98,6 +100,8 @@ async def open_receiver(
         stack.push_async_callback(ledger.close)
         archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
         stack.push_async_callback(archive.aclose)
+        places = Places(archive, environ)
+        stack.push_async_callback(places.aclose)
         spool = Spool(
             config.data_dir / "spool",
             max_bytes=config.max_spool_bytes,
@@ -138,6 +142,9 @@ async def open_receiver(
         if reconciler is not None:
             reconciler.start()
             stack.push_async_callback(reconciler.stop)
+        pruner = Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock)
+        pruner.start()
+        stack.push_async_callback(pruner.stop)
         stopping = asyncio.Event()
         stack.callback(stopping.set)
         refusals = Refusals()
@@ -152,7 +159,7 @@ async def open_receiver(
         )
         api = Api(
             ledger=ledger,
-            archive=archive,
+            archive=places,
             overdue_after=config.overdue_after,
             now=wall_clock,
             stopping=stopping,

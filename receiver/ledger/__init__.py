@@ -1,7 +1,10 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
+from receiver.ledger.backup import Copy, back_up
+from receiver.ledger.keeping import REBUILT, RELOCATED, Damage, Numbered, Rebuilt, Shown
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
 from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
 from receiver.ledger.rows import Intent, Silent
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
@@ -9,22 +12,32 @@ from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission
 
 __all__ = [
     "FILE_NAME",
+    "REBUILT",
+    "RELOCATED",
     "SAFE_SQLITE",
     "Answer",
     "Claim",
+    "Copy",
+    "Damage",
     "Delivery",
     "DirectoryLock",
     "Filter",
     "Intent",
+    "Kind",
     "Ledger",
     "LedgerView",
+    "Numbered",
     "Page",
+    "Rebuilt",
     "Recorded",
+    "Shown",
     "Silent",
     "Stats",
     "Submission",
     "UnreadDelivery",
     "UnreadPage",
+    "Window",
+    "back_up",
     "monotonic_clock",
     "unsafe_sqlite",
     "wall_clock",

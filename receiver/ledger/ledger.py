@@ -5,7 +5,7 @@ import os
 import secrets
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from receiver.completion import Completion
 from receiver.errors import AuthError, LedgerError, ReceiverError
-from receiver.ledger import queries, schema, verbs
+from receiver.ledger import keeping, pruning, queries, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
+from receiver.ledger.keeping import Damage, Numbered, Rebuilt, Shown
 from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
 from receiver.ledger.rows import Intent, Silent
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
@@ -206,6 +208,22 @@ class LedgerView:
         """Of these ids those that are known: with what they are if they are silent, ``None`` if not."""
         return await self._readers.ask(lambda db: queries.silent_among(db, ids))
 
+    async def archived_jobs(self, *, after: int, limit: int) -> tuple[Numbered, ...]:
+        """Archived jobs in the order in which they came, behind a position (0: from the beginning)."""
+        return await self._readers.ask(lambda db: keeping.archived(db, after, limit))
+
+    async def places(self, ids: Collection[str]) -> Mapping[str, str]:
+        """Of these ids those of archived jobs, each with where its image lies."""
+        return await self._readers.ask(lambda db: keeping.places(db, ids))
+
+    async def run(self, name: str) -> str | None:
+        """What a long run, such as an audit, has kept of its state."""
+        return await self._readers.ask(lambda db: keeping.run(db, name))
+
+    async def prunable(self, kind: Kind, *, after: int | str | None, before: int, size: int) -> Window:
+        """Looks through rows for what is older than ``before`` (ms since the epoch), ``size`` at most."""
+        return await self._readers.ask(lambda db: pruning.window(db, kind, after, before, size))
+
     async def open_intents(self, *, before: int, limit: int = 100) -> tuple[Intent, ...]:
         """What was about to be submitted before this time, and of which no id is known; oldest first."""
         return await self._readers.ask(lambda db: queries.open_intents(db, before, limit))
@@ -315,6 +333,20 @@ class Ledger(LedgerView):
         """Commits what waits, and closes."""
         await super().close()  # the last connection to close writes the WAL back, and must be able to write
         await self._writer.close()
+
+    async def release_orphans(self, data_dir: Path) -> None:
+        """Voids all claims, if no server holds the ledger: whoever took them is gone.
+
+        So it is with a ledger that was restored from a copy of one that was at work.
+        """
+        try:
+            lock = DirectoryLock(data_dir)
+        except LedgerError:
+            return
+        try:
+            await self._write(verbs.release_all)
+        finally:
+            lock.release()
 
     async def check_writable(self) -> None:
         """Makes a durable commit that changes nothing of worth.
@@ -484,6 +516,26 @@ class Ledger(LedgerView):
     async def shift_waits(self, by: int) -> None:
         """Moves the ends of waits by so many ms, after the wall clock was set by as much just now."""
         await self._write(lambda tx: verbs.shift_waits(tx, by, self._now()))
+
+    async def keep_run(self, name: str, state: str) -> None:
+        """Keeps how far a long run is."""
+        await self._write(lambda tx: keeping.keep_run(tx, name, state))
+
+    async def audited(self, sound: Sequence[int], damage: Sequence[Damage]) -> None:
+        """Notes what an audit found of these jobs; an archived job stays archived."""
+        await self._write(lambda tx: keeping.audited(tx, sound, damage, self._now()))
+
+    async def relocated(self, job_id: str, before: Stored, after: Stored) -> bool:
+        """An archived image was proved to lie in another place as well. False: the job moved on meanwhile."""
+        return await self._write(lambda tx: keeping.relocated(tx, job_id, before, after, self._now()))
+
+    async def rebuild(self, shown: Shown) -> Rebuilt:
+        """Makes a job of its object in the archive; a known job is changed only by legal moves."""
+        return await self._write(lambda tx: keeping.rebuild(tx, shown, self._now()))
+
+    async def prune(self, kind: Kind, old: Sequence[int | str], *, before: int) -> Mapping[str, int]:
+        """Removes what `prunable` found, where it is still so. Gives how many rows of each table went."""
+        return await self._write(lambda tx: pruning.remove(tx, kind, old, before))
 
     def _terms(self, limit: int, lease: int) -> Terms:
         self._claims += 1

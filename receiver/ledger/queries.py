@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from receiver.ledger import rows
+from receiver.ledger import keeping, rows
 from receiver.ledger.rows import Intent, Silent
 from receiver.schedule import RISK_SHARE
 from receiver.states import Event, Job, State
@@ -82,6 +82,7 @@ class Stats:
         at_risk: jobs whose image is not safe yet and little of whose life is left.
         unread: deliveries that were no completions.
         counters: what happened, by name and reason.
+        damaged: archived objects that the last audit found to be missing or altered, by reason.
     """
 
     jobs: dict[State, int]
@@ -92,6 +93,7 @@ class Stats:
     at_risk: int
     unread: int
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    damaged: Mapping[str, int] = field(default_factory=dict)
 
 
 def job(db: sqlite3.Connection, job_id: str) -> Job | None:
@@ -177,6 +179,7 @@ def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
         at_risk=_count_at_risk(db),
         unread=unread,
         counters=counters(db),
+        damaged=keeping.damaged(db),
     )
 
 
