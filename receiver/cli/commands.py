@@ -17,6 +17,11 @@ from starlette.datastructures import QueryParams
 from receiver import config as settings
 from receiver import demo as demonstration
 from receiver import logs, query, tables
+from receiver.cli.audit import audit
+from receiver.cli.backup import backup
+from receiver.cli.migrate import archive_migrate
+from receiver.cli.prune import prune
+from receiver.cli.rebuild import rebuild
 from receiver.cli.reconcile import reconcile
 from receiver.config import Config
 from receiver.errors import BodyError, ConfigError, ReceiverError
@@ -33,6 +38,11 @@ app = typer.Typer(
 )
 app.command()(sandbox)
 app.command()(reconcile)
+app.command()(backup)
+app.command()(audit)
+app.command()(rebuild)
+app.command()(prune)
+app.command("archive-migrate")(archive_migrate)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
