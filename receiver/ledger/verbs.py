@@ -4,8 +4,9 @@ Every move is a compare-and-set on the state, and on the claim where work was cl
 the job has moved on meanwhile. Verbs set ``event``, and the triggers write the history from it.
 """
 
+import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from receiver.completion import Completion
@@ -344,11 +345,18 @@ def found_whole(tx: Transaction, job_id: str) -> None:
     )
 
 
-def release_overdue_leases(tx: Transaction, monotonic: int) -> int:
-    """Voids claims whose lease has ended; whoever held one can write nothing with it any more."""
+def release_overdue_leases(tx: Transaction, monotonic: int, kept: Collection[str] = ()) -> int:
+    """Voids claims whose lease has ended; whoever held one can write nothing with it any more.
+
+    Args:
+        tx: the transaction.
+        monotonic: ms, on the holders' clock.
+        kept: holders whose claims stand all the same.
+    """
     return tx.db.execute(
-        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?",
-        (monotonic,),
+        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?"
+        " AND holder NOT IN (SELECT value FROM json_each(?))",
+        (monotonic, json.dumps(list(kept))),
     ).rowcount
 
 

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from receiver.errors import LedgerError
 from receiver.ledger import Claim, Ledger
 from receiver.states import State
-from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, claimed, delivery, history, the_job
+from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, claimed, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 
@@ -110,6 +111,26 @@ async def test_a_lease_ends_by_the_monotonic_clock_and_by_no_other(
     monotonic.forward(1)
     await ledger.release_overdue_leases()
     assert (await claimed(ledger)).job.attempts == 2
+
+
+async def test_a_lease_does_not_end_over_an_outcome_that_the_ledger_could_not_take(
+    ledger: Ledger, clock: Clock, monotonic: Clock, tmp_path: Path
+) -> None:
+    await ledger.record(delivery(deadline=NOW + HOUR))
+    claim = await claimed(ledger)
+    await ledger._writer._door.run(lambda db: db.execute("PRAGMA busy_timeout = 1"))
+    with file_of(tmp_path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError):
+            await ledger.fetched(claim, IMAGE, "spool")
+        for each in (clock, monotonic):
+            each.forward(2 * HOUR)
+        other.execute("ROLLBACK")
+    # The rounds of the worker may come before its next attempt to record what it did.
+    await ledger.release_overdue_leases()
+    assert await ledger.expire() == []
+    assert await ledger.fetched(claim, IMAGE, "spool")
+    assert (await the_job(ledger)).state is State.FETCHED
 
 
 async def test_a_claim_that_is_given_back_was_never_taken(ledger: Ledger) -> None:
