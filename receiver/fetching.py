@@ -1,5 +1,6 @@
 """The first chain: from the provider's URL to a verified image on our own disk."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -75,12 +76,14 @@ class FetchPlan:
         longest: that one download may take.
         url_lifetime: how long an image URL lives that does not say so itself.
         confirm: whether the provider itself must confirm each delivery first.
+        asking: the longest that one question to the provider may take, its answer included.
     """
 
     hands: int
     longest: timedelta
     url_lifetime: timedelta
     confirm: bool = False
+    asking: timedelta = timedelta(minutes=1)
 
 
 class Fetching:
@@ -309,7 +312,15 @@ class Fetching:
             ProviderError: it does not answer, does not know the job, or the job has not ended.
         """
         assert self._provider is not None
-        document = await self._provider.get(claim.job.id)
+        seconds = self._plan.asking.total_seconds()
+        try:
+            # The client bounds each read, and an answer can have any number of them.
+            async with asyncio.timeout(seconds):
+                document = await self._provider.get(claim.job.id)
+        except TimeoutError as error:
+            raise ProviderError(
+                "provider.unavailable", f"The provider's answer was not whole after {seconds:g} s."
+            ) from error
         try:
             said = completion.read(document)
         except BodyError as error:
