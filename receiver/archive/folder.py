@@ -53,14 +53,21 @@ PART_LIFETIME = 3600
 class FolderArchive:
     """An archive below one folder.
 
+    A file system that is not mounted must not be mistaken for an empty archive: what is put into the folder
+    that then stands in its place, nobody finds again once it is mounted.
+
     Args:
-        root: the folder; `probe` makes it if its parent is there. `put` never does: a file system that is not
-            mounted must not be mistaken for an empty archive.
+        root: the folder; the first `probe` makes it if its parent is there. `put` never does, nor does any
+            probe where there was an archive before.
         uploads: how many images are put at a time.
+        used: whether images were put into it before.
     """
 
-    def __init__(self, root: Path, *, uploads: int) -> None:
+    def __init__(self, root: Path, *, uploads: int, used: bool = False) -> None:
         self._root = root
+        self._used = used
+        self._seen = used
+        self._was_mount = False
         # A pool of its own: the default executor also resolves names, and must not wait for disks.
         self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
 
@@ -166,10 +173,8 @@ class FolderArchive:
 
     def _make_parents(self, folder: Path) -> None:
         """Makes the folders down to this one, each durable in its parent; never the root itself."""
-        if not self._root.is_dir():
-            raise ArchiveError(
-                "archive.no_bucket", f"The archive's folder {self.uri} is not there.", pause=True
-            )
+        if not self._is_there():
+            raise self._gone()
         at = self._root
         for part in folder.relative_to(self._root).parts:
             parent, at = at, at / part
@@ -178,13 +183,7 @@ class FolderArchive:
 
     def _probe(self) -> tuple[Finding, ...]:
         with self._translated(".receiver-probe"):
-            if not self._root.is_dir():
-                if not self._root.parent.is_dir():
-                    raise ArchiveError(
-                        "archive.no_bucket", f"Neither {self.uri} nor its parent is there.", pause=True
-                    )
-                self._root.mkdir(mode=0o700, exist_ok=True)
-                _sync_folder(self._root.parent)
+            self._find_or_make()
             target = self._root / f".receiver-probe-{secrets.token_hex(8)}"
             content = secrets.token_bytes(64)
             with _temporary(target) as (path, file):
@@ -206,6 +205,8 @@ class FolderArchive:
             raise ArchiveError(
                 "archive.unproved", f"{self.uri} does not keep files as they are written.", pause=True
             )
+        self._seen = True
+        self._was_mount = self._was_mount or self._root.is_mount()
         stuck = self._sweep(now - PART_LIFETIME)
         return (
             Finding("write", True, "Files are written, synced and linked."),
@@ -214,6 +215,30 @@ class FolderArchive:
             Finding("delete", True, "The probe's file was removed.")
             if not stuck
             else Finding("delete", False, f"Files that a crash left cannot be removed, such as {stuck[0]}."),
+        )
+
+    def _find_or_make(self) -> None:
+        if self._is_there():
+            if self._used and not any(self._root.iterdir()):
+                raise self._gone()
+            return
+        if self._seen:
+            raise self._gone()
+        if not self._root.parent.is_dir():
+            raise ArchiveError(
+                "archive.no_bucket", f"Neither {self.uri} nor its parent is there.", pause=True
+            )
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(self._root.parent)
+
+    def _is_there(self) -> bool:
+        return self._root.is_dir() and (self._root.is_mount() or not self._was_mount)
+
+    def _gone(self) -> ArchiveError:
+        return ArchiveError(
+            "archive.no_bucket",
+            f"The archive's folder {self.uri} is not there any more, or is empty, or not mounted.",
+            pause=True,
         )
 
     def _sweep(self, before: float) -> list[Path]:
