@@ -20,7 +20,7 @@ from urllib.request import url2pathname
 
 from receiver.archive import Finding, Item
 from receiver.archive.key import check_key
-from receiver.archive.spooled import BLOCK, check_spooled, digest, open_spooled, unreadable
+from receiver.archive.spooled import BLOCK, SpooledFile, check_spooled, digest, open_spooled, unreadable
 from receiver.errors import ArchiveError
 from receiver.states import Image, Stored
 
@@ -116,7 +116,7 @@ class FolderArchive:
                 _sync_folder(target.parent)
         return Stored(uri=target.as_uri())
 
-    def _create(self, item: Item, spooled: BinaryIO, target: Path) -> bool:
+    def _create(self, item: Item, spooled: SpooledFile, target: Path) -> bool:
         """Makes the target once, whole and durable; False if something stands there already."""
         try:
             os.fsync(spooled.fileno())
@@ -132,7 +132,7 @@ class FolderArchive:
             raise ArchiveError("archive.unproved", f"{item.key}: the spooled file was exchanged meanwhile.")
         return True
 
-    def _copy(self, item: Item, spooled: BinaryIO, target: Path) -> bool:
+    def _copy(self, item: Item, spooled: SpooledFile, target: Path) -> bool:
         """Copies, reads the copy again, then gives it its name; False if something has that name already."""
         spooled.seek(0)
         with _temporary(target) as (path, file):
@@ -284,7 +284,7 @@ def _temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
         path.unlink(missing_ok=True)
 
 
-def _read(item: Item, spooled: BinaryIO) -> bytes:
+def _read(item: Item, spooled: SpooledFile) -> bytes:
     """The next block of the spool's; its faults are the spool's, not the archive's."""
     try:
         return spooled.read(BLOCK)

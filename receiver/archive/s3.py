@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -32,7 +32,15 @@ from botocore.exceptions import (
 
 from receiver.archive import Finding, Item
 from receiver.archive.key import check_key
-from receiver.archive.spooled import BLOCK, changed, check_spooled, digest, open_spooled
+from receiver.archive.spooled import (
+    BLOCK,
+    SpooledFile,
+    changed,
+    check_spooled,
+    digest,
+    open_spooled,
+    unreadable,
+)
 from receiver.errors import ArchiveError, ConfigError
 from receiver.states import Image, Stored
 
@@ -266,7 +274,11 @@ class S3Archive:
                 answer = self._client.put_object(
                     Bucket=self._bucket, Key=key, Body=spooled, ContentLength=item.image.bytes, **arguments
                 )
-            except (ClientError, BotoCoreError) as error:
+            except (ClientError, BotoCoreError, OSError) as error:
+                if spooled.failed is not None:  # to the SDK, the connection has ended
+                    raise unreadable(item, spooled.failed) from error
+                if not isinstance(error, ClientError | BotoCoreError):
+                    raise
                 if _status(error) == 412:
                     # Perhaps our own first attempt, whose answer was lost: what counts is what is there.
                     return self._compare(item, key, self._head(key))
@@ -483,7 +495,7 @@ class S3Archive:
         etag = head.get("ETag", "").strip('"')
         return Stored(uri=self._name(key), etag=etag or None, version=head.get("VersionId"))
 
-    def _digest_refused(self, item: Item, spooled: BinaryIO, key: str, error: Exception) -> Exception:
+    def _digest_refused(self, item: Item, spooled: SpooledFile, key: str, error: Exception) -> Exception:
         """The store got other bytes than were verified: from a spool that rotted, or damaged on their way."""
         try:
             intact = digest(spooled).hex() == item.image.sha256
