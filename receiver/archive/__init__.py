@@ -99,7 +99,8 @@ class Archive(Protocol):
     async def put(self, item: Item) -> Stored:
         """Keeps an image and returns once the store has proved that it holds these very bytes.
 
-        The same bytes at the key already are a success, whoever brought them.
+        The same bytes at the key already are a success, whoever brought them, and even where the spooled file
+        is lost by now.
 
         Raises:
             ArchiveError: not kept, or not proved; ``archive.occupied`` if other bytes stand at the key.

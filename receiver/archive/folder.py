@@ -21,7 +21,7 @@ from urllib.request import url2pathname
 from receiver.archive import Finding, Item
 from receiver.archive.key import check_key
 from receiver.archive.spooled import BLOCK, SpooledFile, check_spooled, digest, open_spooled, unreadable
-from receiver.errors import ArchiveError
+from receiver.errors import ArchiveError, SpoolError
 from receiver.states import Image, Stored
 
 T = TypeVar("T")
@@ -103,6 +103,26 @@ class FolderArchive:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _put(self, item: Item) -> Stored:
+        try:
+            return self._put_spooled(item)
+        except SpoolError as error:
+            # Perhaps it was put before, and a crash came before that was recorded.
+            if error.reason == "spool.lost" and self._holds(item):
+                return Stored(uri=(self._root / item.key).as_uri())
+            raise
+
+    def _holds(self, item: Item) -> bool:
+        target = self._root / item.key
+        try:
+            with self._translated(item.key):
+                self._check_same(item, target)
+                self._write_metadata(item, target)
+                _sync_folder(target.parent)
+        except ArchiveError:
+            return False
+        return True
+
+    def _put_spooled(self, item: Item) -> Stored:
         target = self._root / item.key
         with open_spooled(item) as spooled:
             check_spooled(item, spooled)  # always: a link of a file that rotted would be rotten as well

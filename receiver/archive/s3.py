@@ -41,7 +41,7 @@ from receiver.archive.spooled import (
     open_spooled,
     unreadable,
 )
-from receiver.errors import ArchiveError, ConfigError
+from receiver.errors import ArchiveError, ConfigError, SpoolError
 from receiver.states import Image, Stored
 
 if TYPE_CHECKING:
@@ -257,6 +257,22 @@ class S3Archive:
     # One object ------------------------------------------------------------------------------------------
 
     def _put(self, item: Item) -> Stored:
+        try:
+            return self._put_spooled(item)
+        except SpoolError as error:
+            # Perhaps it was put before, and a crash came before that was recorded.
+            if error.reason == "spool.lost" and (stored := self._stored_before(item)) is not None:
+                return stored
+            raise
+
+    def _stored_before(self, item: Item) -> Stored | None:
+        key = self._full(item.key)
+        with suppress(ArchiveError):  # a deadline runs again: who cannot say so now is not waited for
+            if (there := self._look(key)) is not None:
+                return self._compare(item, key, there)
+        return None
+
+    def _put_spooled(self, item: Item) -> Stored:
         key = self._full(item.key)
         abilities = self._abilities
         with open_spooled(item) as spooled:

@@ -116,6 +116,20 @@ async def test_the_same_image_twice_is_one_success(archive: Archive, root: Path,
     assert files(root) == [".a.png.json", "a.png"]
 
 
+async def test_a_spooled_file_that_is_lost_after_it_was_put_is_a_success(
+    archive: Archive, root: Path, spool: Path
+) -> None:
+    item = spooled(spool, "a.png", b"bytes")
+    first = await archive.put(item)
+    metadata_path(root / "a.png").unlink()  # a crash may have come before this was written
+    item.path.unlink()
+    assert await archive.put(item) == first
+    assert files(root) == [".a.png.json", "a.png"]
+    (root / "a.png").write_bytes(b"other")
+    with pytest.raises(SpoolError, match=r"^spool\.lost"):
+        await archive.put(item)
+
+
 async def test_an_image_whose_metadata_was_cut_off_by_a_crash_gets_it_again(
     archive: Archive, root: Path, spool: Path
 ) -> None:
