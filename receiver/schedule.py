@@ -18,6 +18,9 @@ LEAST_WAIT = SECOND
 SHARE_OF_TIME_LEFT = 8
 """A wait is at most this part of the time left, so that attempts become denser towards the deadline."""
 
+FORGIVEN = 2
+"""So many attempts that ended with the process count as none: a kill is no fault of the job's."""
+
 RISK_SHARE = 10
 """A job is at risk when less than this part of its life is left."""
 
@@ -49,6 +52,22 @@ def upload_again_at(now: int, attempts: int, dice: Callable[[], float]) -> int:
     """When a failed upload is tried again: no deadline runs, and the wait has a ceiling of minutes."""
     ceiling = _doubled(UPLOAD_BASE, attempts, UPLOAD_CEILING)
     return now + max(int(dice() * ceiling), LEAST_WAIT)
+
+
+def cut_off_again_at(now: int, before: int) -> int | None:
+    """When a job is tried again whose attempt ended with the process.
+
+    One image can end each process that takes it, by the memory that its decoding takes. Where it went first
+    at each start, nothing else would ever be done.
+
+    Args:
+        now: ms since the epoch.
+        before: how many of its attempts had ended so before this one.
+
+    Returns:
+        ms since the epoch; ``None``: at once, and the attempt is none.
+    """
+    return None if before < FORGIVEN else now + _doubled(SECOND, before, FETCH_CEILING)
 
 
 def _doubled(base: int, attempts: int, ceiling: int) -> int:

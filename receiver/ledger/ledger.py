@@ -221,7 +221,7 @@ class Ledger(LedgerView):
         announcer = Announcer()
         ledger = cls(Writer(door, announcer.announce), readers, announcer, now=now, monotonic=monotonic)
         try:
-            await ledger._write(verbs.release_all)
+            await ledger._write(lambda tx: verbs.release_all(tx, now()))
         except LedgerError:
             await ledger.close()  # an open connection's thread would keep the process from ending
             raise

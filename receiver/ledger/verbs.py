@@ -13,6 +13,7 @@ from receiver.completion import Completion
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import rows
 from receiver.ledger.writer import Transaction
+from receiver.schedule import cut_off_again_at
 from receiver.states import Image, Job, State, Stored
 
 
@@ -325,15 +326,27 @@ def release(tx: Transaction, claim: Claim) -> bool:
     return done.rowcount == 1
 
 
-def release_all(tx: Transaction) -> int:
+def release_all(tx: Transaction, now: int) -> None:
     """Voids every claim. Only for a start: the lock says that no other process can hold one.
 
-    An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once.
+    An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once. But a job
+    that is cut off again and again waits, and has been tried.
     """
-    return tx.db.execute(
+    cut_off = tx.db.execute(
+        "SELECT seq, (SELECT count(*) FROM history WHERE job = jobs.seq AND event = 'cut_off') AS before"
+        " FROM jobs WHERE holder IS NOT NULL AND state = 'received'"
+    ).fetchall()
+    for row in cut_off:
+        again_at = cut_off_again_at(now, row["before"])
+        tx.db.execute(
+            "UPDATE jobs SET holder = NULL, lease_until = NULL, event = 'cut_off', updated_at = :now,"
+            " attempts = max(attempts - :none, 0), next_attempt_at = :at WHERE seq = :seq",
+            {"seq": row["seq"], "none": again_at is None, "at": again_at, "now": now},
+        )
+    tx.db.execute(
         "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = max(attempts - 1, 0)"
         " WHERE holder IS NOT NULL"
-    ).rowcount
+    )
 
 
 def found_whole(tx: Transaction, job_id: str) -> None:

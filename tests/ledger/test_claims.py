@@ -227,3 +227,30 @@ async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(tmp_path: 
     assert again.job.attempts == 1  # the one that was cut off is none
     assert again.holder != claim.holder
     await second.close()
+
+
+async def test_a_job_that_is_cut_off_again_and_again_lets_others_go_first_and_ends(
+    tmp_path: Path, clock: Clock
+) -> None:
+    waits = []
+    for life in range(5):
+        ledger = await Ledger.serve(tmp_path, now=clock)
+        if life == 0:
+            await ledger.record(delivery("deadly", deadline=NOW + HOUR))
+        else:
+            job = await the_job(ledger, "deadly")
+            waits.append((job.next_attempt_at or clock.now) - clock.now)
+            clock.forward(waits[-1])
+        assert (await claimed(ledger)).job.id == "deadly"
+        await ledger.close()
+    assert waits == [0, 0, 4 * SECOND, 8 * SECOND]
+
+    clock.forward(HOUR)
+    ledger = await Ledger.serve(tmp_path, now=clock)
+    assert await ledger.expire() == ["deadly"]
+    assert [event.event for event in await history(ledger, "deadly")] == [
+        "received",
+        *["cut_off"] * 5,
+        "expired",
+    ]
+    await ledger.close()
