@@ -54,7 +54,7 @@ def upload_again_at(now: int, attempts: int, dice: Callable[[], float]) -> int:
     return now + max(int(dice() * ceiling), LEAST_WAIT)
 
 
-def cut_off_again_at(now: int, before: int) -> int | None:
+def cut_off_again_at(now: int, before: int, deadline: int) -> int | None:
     """When a job is tried again whose attempt ended with the process.
 
     One image can end each process that takes it, by the memory that its decoding takes. Where it went first
@@ -63,11 +63,15 @@ def cut_off_again_at(now: int, before: int) -> int | None:
     Args:
         now: ms since the epoch.
         before: how many of its attempts had ended so before this one.
+        deadline: ms since the epoch.
 
     Returns:
         ms since the epoch; ``None``: at once, and the attempt is none.
     """
-    return None if before < FORGIVEN else now + _doubled(SECOND, before, FETCH_CEILING)
+    if before < FORGIVEN:
+        return None
+    left = max(deadline - now, 0)
+    return now + max(min(_doubled(SECOND, before, FETCH_CEILING), left // SHARE_OF_TIME_LEFT), LEAST_WAIT)
 
 
 def _doubled(base: int, attempts: int, ceiling: int) -> int:

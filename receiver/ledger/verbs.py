@@ -333,11 +333,12 @@ def release_all(tx: Transaction, now: int) -> None:
     that is cut off again and again waits, and has been tried.
     """
     cut_off = tx.db.execute(
-        "SELECT seq, (SELECT count(*) FROM history WHERE job = jobs.seq AND event = 'cut_off') AS before"
+        "SELECT seq, deadline,"
+        " (SELECT count(*) FROM history WHERE job = jobs.seq AND event = 'cut_off') AS before"
         " FROM jobs WHERE holder IS NOT NULL AND state = 'received'"
     ).fetchall()
     for row in cut_off:
-        again_at = cut_off_again_at(now, row["before"])
+        again_at = cut_off_again_at(now, row["before"], row["deadline"])
         tx.db.execute(
             "UPDATE jobs SET holder = NULL, lease_until = NULL, event = 'cut_off', updated_at = :now,"
             " attempts = max(attempts - :none, 0), next_attempt_at = :at WHERE seq = :seq",

@@ -145,7 +145,8 @@ class LedgerMachine(RuleBasedStateMachine):
                 job.events.append("cut_off")
                 job.changed_at = self.clock()
             if job.state is State.RECEIVED and before >= 2:
-                job.waits_until = self.clock() + SECOND * 2**before
+                wait = min(SECOND * 2**before, 15 * MINUTE, (job.deadline - self.clock()) // 8)
+                job.waits_until = self.clock() + max(wait, SECOND)
             else:  # an attempt that was cut off is none
                 job.attempts = max(job.attempts - 1, 0)
         self.open()
