@@ -25,13 +25,14 @@ from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
-from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
+from receiver.ledger import DirectoryLock, Filter, Ledger, monotonic_clock, wall_clock
 from receiver.problem import for_no_route, for_our_error
 from receiver.reconcile import Plan as ReconcilePlan
 from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals
 from receiver.sender import Sender
 from receiver.spool import Spool
+from receiver.states import State
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
@@ -96,7 +97,12 @@ async def open_receiver(
         stack.callback(lock.release)
         ledger = await Ledger.serve(config.data_dir)
         stack.push_async_callback(ledger.close)
-        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+        archive = open_archive(
+            config.archive_uri,
+            uploads=config.uploads,
+            environ=environ,
+            used=await _was_used(ledger, config.archive_uri),
+        )
         stack.push_async_callback(archive.aclose)
         spool = Spool(
             config.data_dir / "spool",
@@ -175,6 +181,12 @@ def make_data_dir(config: Config) -> None:
         raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
     if not os.access(config.data_dir, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
+
+
+async def _was_used(ledger: Ledger, archive: str) -> bool:
+    """Whether the newest of the jobs that are archived has its image in this archive."""
+    newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
+    return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
 
 
 def _fetcher(config: Config) -> fetch.Fetcher:

@@ -1,12 +1,20 @@
 """A provider that has a bad day: what is worth another try gets one, and what is not is refused at once."""
 
+import itertools
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from receiver.sandbox.pictures import draw
 from receiver.spool import ASIDE_FILES
+from receiver.ximilar import Ximilar
 from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, deliver, events, once, question, says
-from tests.support.processes import Programs, settings
+from tests.faults.workshop import PLAN, at_work
+from tests.support.clock import HOUR
+from tests.support.gallery import gallery
+from tests.support.hostile import Peer, serve
+from tests.support.processes import PROVIDER_TOKEN, Programs, settings
 from tests.support.source import SIZE, Answer, Source, picture, sha256
 
 HTML = b"<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
@@ -175,3 +183,21 @@ def test_a_provider_that_is_away_is_asked_again_before_anything_is_fetched(
 
     assert job["state"] == "archived"
     assert [seen.name for seen in host.seen] == [asked, asked, "image"]
+
+
+async def test_a_provider_whose_answer_never_ends_holds_nothing_up(tmp_path: Path) -> None:
+    async def drips(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+        await peer.drip(itertools.repeat(b" "))
+
+    plan = replace(PLAN, confirm=True, asking=timedelta(milliseconds=300))
+    with gallery() as images:
+        async with (
+            serve(drips) as api,
+            Ximilar(api.url, PROVIDER_TOKEN) as provider,
+            at_work(tmp_path, images, plan=plan, provider=provider) as shop,
+        ):
+            await shop.deliver("asked", HOUR)
+            job = await shop.waiting("asked")
+    assert job.problem is not None
+    assert job.problem.reason == "provider.unavailable"
