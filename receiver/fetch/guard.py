@@ -120,9 +120,10 @@ def _special_block(ip: IPv4Address | IPv6Address) -> str | None:
         return _special_block(_last_four(ip))
     if ip not in _GLOBAL_V6:
         return f"outside of {_GLOBAL_V6}"
-    if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP:
-        return _special_block(_last_four(ip))
-    return next((f"{block}, {use}" for block, use in _SPECIAL_V6.items() if ip in block), None)
+    # The prefix before what stands in an interface's id: ISATAP below 6to4 is two tunnels, and both are judged.
+    if found := next((f"{block}, {use}" for block, use in _SPECIAL_V6.items() if ip in block), None):
+        return found
+    return _special_block(_last_four(ip)) if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP else None
 
 
 def _last_four(ip: IPv6Address) -> IPv4Address:
