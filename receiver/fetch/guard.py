@@ -120,7 +120,7 @@ def _special_block(ip: IPv4Address | IPv6Address) -> str | None:
         return _special_block(_last_four(ip))
     if ip not in _GLOBAL_V6:
         return f"outside of {_GLOBAL_V6}"
-    # The prefix before what stands in an interface's id: ISATAP below 6to4 is two tunnels, and both are judged.
+    # The prefix before the interface's id: ISATAP below 6to4 is two tunnels, and both are judged.
     if found := next((f"{block}, {use}" for block, use in _SPECIAL_V6.items() if ip in block), None):
         return found
     return _special_block(_last_four(ip)) if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP else None
