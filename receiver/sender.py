@@ -6,6 +6,7 @@ delivery carries. Everything here is compared as bytes and in constant time, and
 
 import hashlib
 import hmac
+import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,9 @@ TICKET_LIFETIME = timedelta(days=7)
 
 _REF = re.compile(rb"[\x20-\x7e]{1,200}")
 _LEAST_SECRET = 8
+_MASK = b"**********"
+_SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{43}")
+"""A ticket: 16 random bytes, the seconds since the epoch while four bytes hold them, and an HMAC-SHA-256."""
 _SALT = b"upscale-receiver.ticket"
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -59,10 +63,12 @@ class Sender:
             for name, values in headers.items()
         }
         # Shorter ones would be found by chance, and what they replaced could not be read any more.
-        self._told = sorted(
-            {v for values in self._accepted.values() for v in values if len(v) >= _LEAST_SECRET},
-            key=len,
-            reverse=True,
+        self._told = _longest_first(
+            v
+            for values in headers.values()
+            for value in values
+            for v in _spellings(value) | _in_json(value)
+            if len(v) >= _LEAST_SECRET
         )
         # itsdangerous signs with the last key and verifies with all; the setting names the newest first.
         self._signer = (
@@ -105,8 +111,9 @@ class Sender:
     def redact(self, body: bytes) -> bytes:
         """A body without our own secrets, which the provider's API echoes in ``webhook.headers``."""
         for secret in self._told:
-            body = body.replace(secret, b"**********")
-        return body
+            body = body.replace(secret, _MASK)
+        # Of a ticket the signature alone is the secret; its number stands in the ledger.
+        return body if self._signer is None else _SIGNATURE.sub(rb"\1" + _MASK, body)
 
     def issue_ticket(self) -> str:
         """A fresh value for the ticket header of one job to be submitted.
@@ -133,6 +140,19 @@ def _spellings(value: str) -> set[bytes]:
     if all(ord(c) < 256 for c in value):
         spellings.add(value.encode("latin-1"))
     return spellings
+
+
+def _in_json(value: str) -> set[bytes]:
+    # As a string in JSON, whose writers differ in what they escape beyond what they must.
+    found = set()
+    for ascii_alone in (True, False):
+        text = json.dumps(value, ensure_ascii=ascii_alone)[1:-1]
+        found |= {text.encode(), text.replace("/", "\\/").encode()}
+    return found
+
+
+def _longest_first(secrets: Iterable[bytes]) -> Sequence[bytes]:
+    return sorted(set(secrets), key=len, reverse=True)
 
 
 def _only(given: Mapping[bytes, list[bytes]], name: bytes) -> bytes:
