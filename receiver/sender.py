@@ -25,6 +25,9 @@ REF_HEADER = "X-Receiver-Ref"
 TICKET_LIFETIME = timedelta(days=7)
 """How long a ticket is accepted: far longer than a job takes, far shorter than a leak is remembered."""
 
+CLOCK_SLACK = timedelta(minutes=5)
+"""How far ahead a ticket's time may be: a clock that was set back between must not cost an image."""
+
 _REF = re.compile(rb"[\x20-\x7e]{1,200}")
 _LEAST_SECRET = 8
 _MASK = b"**********"
@@ -128,10 +131,11 @@ class Sender:
     @staticmethod
     def _ticket(signer: TimestampSigner, value: bytes) -> str | None:
         try:
-            number = signer.unsign(value, max_age=int(TICKET_LIFETIME.total_seconds()))
+            number, signed_at = signer.unsign(value, return_timestamp=True)
         except BadData:
             return None
-        return number.decode("ascii")
+        age = signer.timestamp_to_datetime(signer.get_timestamp()) - signed_at
+        return number.decode("ascii") if -CLOCK_SLACK <= age <= TICKET_LIFETIME else None
 
 
 def _spellings(value: str) -> set[bytes]:

@@ -132,6 +132,10 @@ def test_a_ticket_is_accepted_for_its_lifetime_and_no_longer() -> None:
     assert refused(sender, [(b"x-receiver-job", ticket_of("key", 3600))])
 
 
+def test_a_ticket_outlives_a_clock_that_is_set_back_a_little() -> None:
+    assert Sender({}, ["key"]).check([(b"x-receiver-job", ticket_of("key", 60))]).ticket == "number"
+
+
 @pytest.mark.parametrize(
     "forged",
     [
