@@ -142,6 +142,7 @@ async def open_receiver(
             url_lifetime=config.url_lifetime,
             now=wall_clock,
             refusals=refusals,
+            confirm=config.confirm,
             cut=cut,
         )
         api = Api(
