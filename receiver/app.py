@@ -20,7 +20,7 @@ from receiver.archive import check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
-from receiver.errors import ConfigError, LedgerError, ReceiverError, SpoolError
+from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
 from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
@@ -206,12 +206,17 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     return app
 
 
+def _for_strangers(error: ReceiverError) -> str:
+    """What is wrong, without paths, buckets and a store's own words: those stand in the log alone."""
+    return REASONS[error.reason]
+
+
 def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
     async def ledger_writable() -> str | None:
         try:
             await ledger.check_writable()
         except LedgerError as error:
-            return error.detail
+            return _for_strangers(error)
         return None
 
     async def workers_alive() -> str | None:
@@ -221,11 +226,11 @@ def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
         try:
             return None if await worker.spool_has_room() else "No download fits any more."
         except (LedgerError, SpoolError) as error:
-            return error.detail
+            return _for_strangers(error)
 
     async def archive_reachable() -> str | None:
         trouble = worker.archive_trouble
-        return None if trouble is None else trouble.detail
+        return None if trouble is None else _for_strangers(trouble)
 
     return [
         Check("ledger", ledger_writable),
