@@ -154,6 +154,7 @@ async def open_receiver(
             url_lifetime=config.url_lifetime,
             now=wall_clock,
             refusals=refusals,
+            confirm=config.confirm,
             cut=cut,
         )
         api = Api(
@@ -256,12 +257,17 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     return app
 
 
+def _for_strangers(error: ReceiverError) -> str:
+    """What is wrong, without paths, buckets and a store's own words: those stand in the log alone."""
+    return f"{error.reason}: {REASONS[error.reason]}"
+
+
 def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
     async def ledger_writable() -> str | None:
         try:
             await ledger.check_writable()
         except LedgerError as error:
-            return error.detail
+            return _for_strangers(error)
         return None
 
     async def workers_alive() -> str | None:
@@ -272,12 +278,12 @@ def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> li
         try:
             return None if await worker.spool_has_room() else "No download fits any more."
         except (LedgerError, SpoolError) as error:
-            return error.detail
+            return _for_strangers(error)
 
     async def archive_reachable() -> str | None:
         # Nobody has to show a token here, and the error's own words name the bucket and its host.
         trouble = worker.archive_trouble
-        return None if trouble is None else f"{trouble.reason}: {REASONS[trouble.reason]}"
+        return None if trouble is None else _for_strangers(trouble)
 
     return [
         Check("ledger", ledger_writable),

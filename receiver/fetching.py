@@ -173,8 +173,11 @@ class Fetching:
         Raises:
             ProviderError: it does not say so, or says nothing.
         """
-        if not self._plan.confirm or claim.job.confirmed_at is not None:
+        believed = claim.job.confirmed_at is not None or not self._plan.confirm
+        if believed and claim.job.image_url is not None:
             return claim
+        if self._provider is None:  # it was asked when the job came, and the settings have changed
+            raise ProviderError("provider.unavailable", "XIMILAR_API_TOKEN is not set, so it cannot confirm.")
         said, deadline = await self._ask(claim)
         if said.failure is not None:
             raise ProviderError(said.failure.reason, said.failure.detail)

@@ -1,6 +1,7 @@
 """A provider that has a bad day: what is worth another try gets one, and what is not is refused at once."""
 
 import itertools
+import json
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -145,6 +146,29 @@ def test_a_forged_completion_of_an_unknown_job_is_refused_without_a_look_at_its_
 
     assert (job["state"], job["error"]["reason"]) == ("rejected", "provider.unknown_job")
     assert [seen.name for seen in host.seen] == ["api/request/nobodys"]
+
+
+def test_a_delivery_that_says_that_a_job_failed_is_only_a_hint_as_well(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    image = picture(1)
+    host.offer(question("running"), says("running", host.offer("image", image)))
+    failed = {"id": "failed", "status": "FAILED"}
+    host.offer(question("failed"), Answer(json.dumps(failed).encode()))
+    values = settings(programs.folder, RECEIVER_CONFIRM="on", **asking(host))
+    with programs.receiver(values) as receiver:
+        for name in ("nobodys", "running", "failed"):
+            assert receiver.deliver({"id": name, "status": "FAILED"}).json()["state"] == "received"
+        ends = {name: receiver.ended(name) for name in ("nobodys", "running", "failed")}
+        held = archive_of(programs.folder)
+        sums = {"nobodys": None, "running": sha256(image), "failed": None}
+        matrix("forged and true failures, confirmed", audit(receiver, sums, held))
+
+    assert {name: (job["state"], (job["error"] or {}).get("reason")) for name, job in ends.items()} == {
+        "nobodys": ("rejected", "provider.unknown_job"),
+        "running": ("archived", None),
+        "failed": ("rejected", "provider.job_failed"),
+    }
 
 
 def test_where_the_provider_confirms_its_url_is_used_and_not_the_posted_one(
