@@ -119,8 +119,13 @@ def read(document: Any) -> Completion:
 
 def modified_at(document: Mapping[str, Any]) -> datetime | None:
     """When the provider's answer to a GET says that the job was completed; the image URL lives from then."""
+    return time_at(document, "modified")
+
+
+def time_at(document: Mapping[str, Any], name: str) -> datetime | None:
+    """A time that the provider states; UTC where it names no zone, ``None`` where it states none."""
     try:
-        when = datetime.fromisoformat(document["modified"])
+        when = datetime.fromisoformat(document[name])
     except (KeyError, TypeError, ValueError):
         return None
     return when if when.tzinfo else when.replace(tzinfo=UTC)

@@ -240,11 +240,11 @@ async def submit(run: Running, pictures: Sequence[Picture]) -> dict[str, Picture
             headers = {SECRET_HEADER: run.secret, REF_HEADER: picture.name}
             webhook = Webhook(f"{run.address}/webhooks/ximilar", headers)
             try:
-                job_id = await provider.submit(Upscale(picture.data, picture.factor, webhook))
+                taken = await provider.submit(Upscale(picture.data, picture.factor, webhook))
             except ReceiverError as error:
                 raise DemoError(f"{picture.name}: {error.detail}") from None
-            await _ask(client, "POST", json={"id": job_id, "ref": picture.name})
-            jobs[job_id] = picture
+            await _ask(client, "POST", json={"id": taken.id, "ref": picture.name})
+            jobs[taken.id] = picture
     return jobs
 
 

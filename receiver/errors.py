@@ -5,6 +5,12 @@
     ├── AuthError        auth.*      the sender or the asker is not who it must be
     ├── BodyError        body.*      what was sent cannot be read
     ├── ProviderError    provider.*  the provider says no, or says nothing
+    │   ├── TokenRefusedError        it refuses the token
+    │   ├── NoCreditsError           the account has no credits left
+    │   ├── RateLimitedError         it asks for fewer requests
+    │   ├── UnknownJobError          it knows no such job
+    │   ├── InvalidRequestError      what was asked for cannot be
+    │   └── UnavailableError         it says nothing, or nothing that can be read
     ├── UrlError         url.*       the image may not be fetched from there
     ├── FetchError       fetch.*     the image did not come
     ├── ImageError       image.*     what came is not what was promised
@@ -18,6 +24,7 @@ know what a room is built from.
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import ClassVar
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {
@@ -140,11 +147,66 @@ class ProviderError(ReceiverError):
 
     Args:
         retry_after: seconds that the provider asks to wait, if it said so.
+        maybe_sent: whether a job may have been made all the same; only after a submission can it be true.
     """
 
-    def __init__(self, reason: str, detail: str = "", *, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, detail: str = "", *, retry_after: float | None = None, maybe_sent: bool = False
+    ) -> None:
         super().__init__(reason, detail)
         self.retry_after = retry_after
+        self.maybe_sent = maybe_sent
+
+
+class _FixedProviderError(ProviderError):
+    """A class of the provider's refusals, which all have one reason."""
+
+    REASON: ClassVar[str]
+
+    def __init__(
+        self, detail: str = "", *, retry_after: float | None = None, maybe_sent: bool = False
+    ) -> None:
+        super().__init__(self.REASON, detail, retry_after=retry_after, maybe_sent=maybe_sent)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Like its parent's, without the reason, which the class gives."""
+        return (type(self), (self.detail,), self.__dict__)
+
+
+class TokenRefusedError(_FixedProviderError):
+    """The provider refuses the token. Every call will fail alike until someone mends it."""
+
+    REASON = "provider.token_refused"
+
+
+class NoCreditsError(_FixedProviderError):
+    """The provider's account has no credits left."""
+
+    REASON = "provider.no_credits"
+
+
+class RateLimitedError(_FixedProviderError):
+    """The provider asks for fewer requests; ``retry_after`` says for how long, where it said so."""
+
+    REASON = "provider.rate_limited"
+
+
+class UnknownJobError(_FixedProviderError):
+    """The provider knows no job of this id."""
+
+    REASON = "provider.unknown_job"
+
+
+class InvalidRequestError(_FixedProviderError):
+    """What was asked for cannot be; asking again cannot help. Raised before anything is sent, too."""
+
+    REASON = "provider.invalid_request"
+
+
+class UnavailableError(_FixedProviderError):
+    """The provider does not answer, or not in a way that can be read."""
+
+    REASON = "provider.unavailable"
 
 
 class UrlError(ReceiverError):

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import structlog
 
-from receiver import completion, expiry, schedule
+from receiver import schedule
 from receiver.completion import Completion
 from receiver.cuts import Cut, no_cut
 from receiver.errors import (
-    BodyError,
     FetchError,
     ImageError,
     ProviderError,
     ReceiverError,
     SpoolError,
+    UnavailableError,
     UrlError,
 )
 from receiver.fetch.fetch import Fetcher
@@ -177,7 +177,7 @@ class Fetching:
             raise ProviderError(said.failure.reason, said.failure.detail)
         confirmed = await self._ledger.confirmed(claim, said, deadline)
         if confirmed is None:
-            raise ProviderError("provider.unavailable", "The claim ended while the provider was asked.")
+            raise UnavailableError("The claim ended while the provider was asked.")
         return confirmed
 
     async def _found_in_spool(self, job_id: str) -> Whole | None:
@@ -310,14 +310,10 @@ class Fetching:
             ProviderError: it does not answer, does not know the job, or the job has not ended.
         """
         assert self._provider is not None
-        document = await self._provider.get(claim.job.id)
-        try:
-            said = completion.read(document)
-        except BodyError as error:
-            raise ProviderError("provider.unavailable", f"The provider's answer: {error.detail}") from error
-        completed = completion.modified_at(document)
-        since = self._now() if completed is None else int(completed.timestamp() * 1000)
-        return said, expiry.deadline(said.image_url, since=since, lifetime=self._plan.url_lifetime)
+        report = await self._provider.get(claim.job.id)
+        if report.completion is None:
+            raise UnavailableError(f"The provider's answer: status is {report.status}, which is no end.")
+        return report.completion, report.deadline(now=self._now(), lifetime=self._plan.url_lifetime)
 
     def _lease(self) -> int:
         return _ms(self._plan.longest + LEASE_SLACK)

@@ -1,0 +1,19 @@
+"""The provider's API, as its page describes it (Ximilar, "Upscaler"): submit, get, status, list."""
+
+from receiver.ximilar.answers import Listing, Report, Row, Submitted
+from receiver.ximilar.client import Ximilar
+from receiver.ximilar.request import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
+
+__all__ = [
+    "Factor",
+    "ImageFormat",
+    "Listing",
+    "Mode",
+    "ModelType",
+    "Report",
+    "Row",
+    "Submitted",
+    "Upscale",
+    "Webhook",
+    "Ximilar",
+]
