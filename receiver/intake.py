@@ -111,7 +111,9 @@ class Intake:
             log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
             raise
         deadline = expiry.deadline(said.image_url, since=self.now(), lifetime=self.url_lifetime)
-        delivery = Delivery(said, self.sender.redact(body), deadline, proof.ref, proof.ticket)
+        delivery = Delivery(
+            said, self.sender.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark
+        )
         recorded = await self.ledger.record(delivery)
         self.cut("recorded")
         log.info("delivery", job=said.id, state=recorded.state, duplicate=recorded.duplicate)
