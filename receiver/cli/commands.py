@@ -16,6 +16,7 @@ from starlette.datastructures import QueryParams
 from receiver import config as settings
 from receiver import demo as demonstration
 from receiver import logs, query, tables
+from receiver.cli.submit import submit
 from receiver.config import Config
 from receiver.errors import BodyError, ConfigError, ReceiverError
 from receiver.ledger import Filter, LedgerView
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(sandbox)
+app.command()(submit)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

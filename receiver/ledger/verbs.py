@@ -84,8 +84,7 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
     said = delivery.completion
     if delivery.ticket is not None and not _bind_ticket(tx, delivery.ticket, said.id, now):
         return None
-    if delivery.mark is not None:
-        _settle(tx, delivery.mark, said.id, now)
+    _settle(tx, delivery.mark, said.id, now)
     state = State.FAILED if said.failure else State.RECEIVED
     values = _columns(delivery, state, now)
     if delivery.found:
@@ -237,9 +236,7 @@ def intend(tx: Transaction, intent: Intent, now: int) -> Intent:
 
 def submitted(tx: Transaction, key: str, job_id: str, now: int) -> bool:
     """The provider has taken what was intended, as the job of this id. Gives whether the job was unknown."""
-    row = tx.db.execute(
-        "UPDATE submissions SET job = ? WHERE key = ? RETURNING *", (job_id, key)
-    ).fetchone()
+    row = tx.db.execute("UPDATE submissions SET job = ? WHERE key = ? RETURNING *", (job_id, key)).fetchone()
     if row is None:  # withdrawn meanwhile, as far too old: the job counts all the same
         return expect(tx, Submission(job_id), now)
     said = rows.intent(row)
@@ -251,8 +248,10 @@ def withdraw(tx: Transaction, key: str) -> None:
     tx.db.execute("DELETE FROM submissions WHERE key = ? AND job IS NULL", (key,))
 
 
-def _settle(tx: Transaction, mark: str, job_id: str, now: int) -> None:
+def _settle(tx: Transaction, mark: str | None, job_id: str, now: int) -> None:
     """A completion carries the mark of what we submitted: its job is known, whatever became of the answer."""
+    if mark is None:
+        return
     row = tx.db.execute("SELECT key FROM submissions WHERE mark = ? AND job IS NULL", (mark,)).fetchone()
     if row is not None:
         submitted(tx, row["key"], job_id, now)
