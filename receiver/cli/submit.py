@@ -9,7 +9,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +25,7 @@ from receiver import submitting, tables, view
 from receiver.errors import InvalidRequestError
 from receiver.sender import is_ref
 from receiver.states import FINAL, Job, State
-from receiver.submitting import Fate, Item, Options, Outcome
+from receiver.submitting import Fate, Item, Options, Outcome, Submitter
 from receiver.ximilar import ImageFormat, Mode, ModelType
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")
@@ -139,29 +139,42 @@ async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
     async with submitting.submitting(
         config, asked.options, list_name=asked.list_name, rate=asked.rate, stopping=stopping
     ) as submitter:
-        with _progress("submitted", len(asked.items)) as moved, _lines(asked) as tell:
+        show = _line if not asked.as_json and not Console().is_terminal else _nothing
+        with _progress("submitted", len(asked.items)) as moved:
 
             def told(outcome: Outcome) -> None:
                 moved(1)
                 if not asked.wait:
-                    tell(outcome)
+                    show(outcome)
 
             outcomes = await submitting.submit_all(submitter, asked.items, told)
-        interrupted = stopping.is_set()
-        if asked.wait and not interrupted:
-            with _progress("ended", sum(outcome.id is not None for outcome in outcomes)) as moved:
-                outcomes = await submitting.follow(
-                    submitter.ledger, outcomes, lambda jobs: moved(_ended(jobs)), until=stopping
-                )
-    if asked.wait and not asked.as_json and not Console().is_terminal:
-        for outcome in outcomes:
-            _line(outcome)
+        if asked.wait:
+            outcomes = await _follow(submitter, outcomes, show)
     _end(asked, outcomes)
-    return all(map(_done, outcomes)) and not (asked.wait and not all(map(_archived, outcomes)))
+    return all(map(_archived if asked.wait else _done, outcomes))
 
 
-def _ended(jobs: Sequence[Job]) -> int:
-    return sum(job.state in FINAL for job in jobs)
+async def _follow(
+    submitter: Submitter, outcomes: Sequence[Outcome], show: Callable[[Outcome], None]
+) -> list[Outcome]:
+    """Waits for the ends of the jobs, and shows each as it comes, and at last those that have none."""
+    of_job = {outcome.id: outcome for outcome in outcomes if outcome.id is not None}
+    shown = set()
+
+    with _progress("ended", len(of_job)) as moved:
+
+        def told(jobs: Sequence[Job]) -> None:
+            for job in jobs:
+                if job.state in FINAL:
+                    moved(1)
+                    show(replace(of_job[job.id], job=job))
+                    shown.add(job.id)
+
+        found = await submitting.follow(submitter.ledger, outcomes, told, until=submitter.stopping)
+    for outcome in found:
+        if outcome.id not in shown:
+            show(outcome)
+    return found
 
 
 def _done(outcome: Outcome) -> bool:
@@ -200,11 +213,8 @@ def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda by: progress.advance(task, by)
 
 
-@contextlib.contextmanager
-def _lines(asked: _Asked) -> Iterator[Callable[[Outcome], None]]:
-    """A line for each outcome as it is known, where nobody waits for a table or for JSON."""
-    quiet = asked.as_json or Console().is_terminal
-    yield (lambda _: None) if quiet else _line
+def _nothing(_: Outcome) -> None:
+    """Shows nothing yet: a table or JSON follows."""
 
 
 def _line(outcome: Outcome) -> None:

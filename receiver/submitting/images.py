@@ -26,7 +26,7 @@ ImageLike = str | os.PathLike[str] | bytes
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
-READABLE = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Pillow's names of the formats that the provider takes, except for HEIC, which Pillow does not know."""
 
 _HEIC = re.compile(rb"....ftyp(?:heic|heix|hevc|heim|heis|mif1|msf1)", re.DOTALL)
