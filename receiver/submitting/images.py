@@ -160,13 +160,14 @@ def _lines(path: Path, text: str) -> Iterator[Line]:
         said = line.strip()
         if not said or said.startswith("#"):
             continue
-        url, tab, ref = (part.strip() for part in said.partition("\t"))
+        url, *refs = (part.strip() for part in said.split("\t", 1))
+        ref = refs[0] if refs else None
         _check_url(f"{path}: line {number}", url)
-        if tab and not is_ref(ref):
+        if ref is not None and not is_ref(ref):
             raise InvalidRequestError(
                 f"{path}: line {number}: a reference is 1 to 200 printable ASCII characters."
             )
-        yield Line(url, ref if tab else None)
+        yield Line(url, ref)
 
 
 def _check_url(where: str, url: str) -> None:

@@ -67,6 +67,10 @@ class Both:
     def urls_of_the_provider(self) -> Counter[str]:
         return Counter(job["request"]["records"][0]["_url"] for job in self.jobs_of_the_provider())
 
+    def archived(self) -> int:
+        count: int = self.receiver.get("/stats").raise_for_status().json()["states"]["archived"]
+        return count
+
     def list_of(self, near: Neighbour, picture: bytes, count: int, first: int = 0) -> list[str]:
         return [near.serve(picture, f"picture-{n}") for n in range(first, first + count)]
 
@@ -180,10 +184,8 @@ def test_a_list_is_submitted_once_and_what_is_added_to_it_later(
         assert it.submit("--from", str(path)).returncode == 0
         again = it.submit("--from", path.name, "--json")
         rows = json.loads(again.stdout)["jobs"]
-        assert [(row["already"], row["ref"]) for row in rows] == [(True, None)] * 3 + [
-            (True, "order 3"),
-            (True, None),
-        ]
+        assert all(row["already"] for row in rows)
+        assert [row["ref"] for row in rows] == [None, None, None, "order 3", None], again.stdout
         it.write([urls[4], *urls[:3], f"{urls[3]}\torder 3", urls[0]])
         added = it.submit("--from", path.name, "--json")
         assert [row["already"] for row in json.loads(added.stdout)["jobs"]] == [False] + [True] * 5
@@ -209,11 +211,11 @@ def test_a_list_that_is_interrupted_at_any_point_is_submitted_exactly_once(
                 code = program.process.wait(30)
                 assert code == (1 if how is signal.SIGINT else -signal.SIGKILL)
             if how is signal.SIGINT:
-                assert "the same command goes on from here" in program.lines[-1]
+                assert any("the same command goes on from here" in line for line in program.lines)
         with it.submitting("--from", str(path)) as program:
             assert program.process.wait(60) == 0, program.log
         assert it.urls_of_the_provider() == Counter(urls)
-        eventually(lambda: it.receiver.get("/stats").json()["jobs"]["archived"] == len(urls))
+        eventually(lambda: it.archived() == len(urls))
 
 
 def _submitted_at_least(program: Program, count: int) -> bool:
@@ -234,7 +236,7 @@ def test_a_list_is_not_submitted_by_two_at_once(programs: Programs, near: Neighb
             assert (other.returncode, "ledger.in_use" in other.stderr) == (1, True)
             program.process.send_signal(signal.SIGINT)
             assert program.process.wait(30) == 1
-            assert "2 not begun" in program.lines[-1]
+            assert "2 not begun" in program.log
         assert it.submit("--from", str(path)).returncode == 0
         assert it.urls_of_the_provider() == Counter(urls)
         assert not list((it.folder / "data").glob("*submit*"))
