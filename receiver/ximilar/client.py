@@ -390,8 +390,10 @@ class Ximilar:
 async def _beginning(answer: httpx.Response) -> bytes:
     """The beginning of a refusal's body. That it breaks off does not make it less of a refusal."""
     body = bytearray()
+    if _is_encoded(answer):
+        return b""
     with contextlib.suppress(httpx.HTTPError):
-        async for chunk in answer.aiter_raw():
+        async for chunk in answer.aiter_bytes():
             body += chunk
             if len(body) >= MAX_REFUSAL_BYTES:
                 break
@@ -404,16 +406,21 @@ async def _read(answer: httpx.Response, limit: int) -> dict[str, Any]:
     Raises:
         _UnreadableError: it is none, or larger than the limit.
     """
-    if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    if _is_encoded(answer):
         raise _UnreadableError("is encoded, which was not asked for")
     body = bytearray()
-    async for chunk in answer.aiter_raw():
+    async for chunk in answer.aiter_bytes():
         body += chunk
         if len(body) > limit:
             raise _UnreadableError(f"is larger than {limit} bytes")
     return (
         await asyncio.to_thread(_decoded, bytes(body)) if len(body) > LARGE_BYTES else _decoded(bytes(body))
     )
+
+
+def _is_encoded(answer: httpx.Response) -> bool:
+    coding: str = answer.headers.get("content-encoding", "identity")
+    return coding.strip().lower() != "identity"
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
