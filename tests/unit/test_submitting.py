@@ -235,8 +235,21 @@ class Provider:
     lists: list[int] = field(default_factory=list)
     jobs: dict[str, Any] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    called: asyncio.Condition = field(default_factory=asyncio.Condition)
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
+        """As over a line: the body is yet to be read."""
+        answer = await self._answer(request)
+        async with self.called:
+            self.called.notify_all()
+        body = httpx.ByteStream(answer.content)
+        return httpx.Response(answer.status_code, headers=answer.headers, stream=body)
+
+    async def until(self, call: str, times: int) -> None:
+        async with self.called:
+            await self.called.wait_for(lambda: self.asked[call] >= times)
+
+    async def _answer(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
         if request.method == "POST":
             self.asked["POST"] += 1
@@ -445,7 +458,7 @@ async def test_a_provider_that_stays_away_leaves_it_open_and_the_next_run_finds_
     ],
 )
 async def test_a_refusal_leaves_nothing_behind(
-    submitter: Submitter, provider: Provider, status: int, error: type[Exception], ends: bool
+    submitter: Submitter, provider: Provider, status: int, error: type[Exception], *, ends: bool
 ) -> None:
     provider.posts = [answers(status)]
     outcome = await submitter.submit(ITEM)
@@ -468,22 +481,12 @@ async def test_what_refuses_one_for_all_ends_the_run(submitter: Submitter, provi
 async def test_it_waits_as_long_as_it_is_told_and_all_others_with_it(
     submitter: Submitter, provider: Provider
 ) -> None:
-    times: list[float] = []
-
-    async def timed(request: httpx.Request) -> httpx.Response:
-        times.append(asyncio.get_running_loop().time())
-        return await provider.take(request)
-
-    provider.posts = [answers(429, **{"Retry-After": "1"}), timed, timed]
     began = asyncio.get_running_loop().time()
-    first = asyncio.create_task(submitter.submit(ITEM))
-    while not provider.asked["POST"]:
-        await asyncio.sleep(0)
-    while submitter.pace._next <= began:
-        await asyncio.sleep(0)
-    second = await submitter.submit(replace(ITEM, key="list:2"))
-    assert {second.fate, (await first).fate} == {Fate.SUBMITTED}
-    assert min(times) - began >= 0.9
+    pace = Pace(None, lambda: 0.0)
+    provider.posts = [answers(429, **{"Retry-After": "1"})]
+    assert (await replace(submitter, pace=pace).submit(ITEM)).fate is Fate.SUBMITTED
+    assert asyncio.get_running_loop().time() - began >= 1
+    assert pace.turn() == 1
 
 
 async def test_too_many_requests_without_end_end_the_run(submitter: Submitter, provider: Provider) -> None:
@@ -497,11 +500,9 @@ async def test_a_stop_ends_waits_and_says_what_is_open(submitter: Submitter, pro
     slow = replace(submitter, lag=timedelta(hours=1))
     provider.posts = [answers(502), answers(429, **{"Retry-After": "3600"})]
     looking = asyncio.create_task(slow.submit(ITEM))
-    while not provider.asked["list"]:
-        await asyncio.sleep(0.001)
+    await provider.until("list", 1)
     waiting = asyncio.create_task(slow.submit(replace(ITEM, key="list:2")))
-    while provider.asked["POST"] < 2:
-        await asyncio.sleep(0.001)
+    await provider.until("POST", 2)
     slow.stopping.set()
     assert (await looking).fate is Fate.OPEN
     assert (await waiting).fate is Fate.UNSENT
