@@ -16,13 +16,13 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from receiver import config as settings
 from receiver import submitting, tables, view
-from receiver.errors import InvalidRequestError
+from receiver.errors import InvalidRequestError, ProviderError
 from receiver.sender import is_ref
 from receiver.states import FINAL, Job, State
 from receiver.submitting import Fate, Item, Options, Outcome, Submitter
@@ -111,6 +111,8 @@ def submit(
         list_name=name,
         go_on=None if name is None else _go_on(name if again else None),
     )
+    if again and asked.go_on is not None:
+        _say(f"should this be interrupted, {asked.go_on} goes on")
     if not asyncio.run(_until_signal(asked)):
         raise typer.Exit(1)
 
@@ -137,10 +139,15 @@ async def _until_signal(asked: _Asked) -> bool:
 async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
     config = settings.load(settings.environment(os.environ, Path(".env")))
     async with submitting.submitting(
-        config, asked.options, list_name=asked.list_name, rate=asked.rate, stopping=stopping
+        config,
+        asked.options,
+        list_name=asked.list_name,
+        rate=asked.rate,
+        stopping=stopping,
+        notice=_each_once(),
     ) as submitter:
         show = _line if not asked.as_json and not Console().is_terminal else _nothing
-        with _progress("submitted", len(asked.items)) as moved:
+        with _progress("submitted", len(asked.items), least=2) as moved:
 
             def told(outcome: Outcome) -> None:
                 moved(1)
@@ -201,16 +208,28 @@ def _go_on(name: str | None) -> str:
 
 
 @contextlib.contextmanager
-def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, where there are many."""
+def _progress(what: str, total: int, *, least: int = 1) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, where there are so many at least."""
     console = Console(stderr=True)
-    if total < 2 or not console.is_terminal:
+    if total < least or not console.is_terminal:
         yield lambda _: None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(what, total=total)
         yield lambda by: progress.advance(task, by)
+
+
+def _each_once() -> Callable[[ProviderError], None]:
+    """Tells what is being waited out, once for each reason."""
+    told: set[str] = set()
+
+    def notice(error: ProviderError) -> None:
+        if error.reason not in told:
+            told.add(error.reason)
+            _say(f"waiting: {error.detail}")
+
+    return notice
 
 
 def _nothing(_: Outcome) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from receiver import config as settings
 from receiver.config import Config
-from receiver.errors import ConfigError, InvalidRequestError
+from receiver.errors import ConfigError, InvalidRequestError, ProviderError
 from receiver.ledger import Ledger, LedgerView, ListLock
 from receiver.sender import is_ref
 from receiver.states import FINAL, Job
@@ -72,6 +72,7 @@ async def submitting(
     rate: float | None = None,
     patience: timedelta = PATIENCE,
     stopping: asyncio.Event | None = None,
+    notice: Callable[[ProviderError], None] = lambda _: None,
 ) -> AsyncIterator[Submitter]:
     """Opens the ledger and the provider's API.
 
@@ -82,6 +83,7 @@ async def submitting(
         rate: the most submissions a second.
         patience: how long one image waits for a provider that is away.
         stopping: see `Submitter`.
+        notice: see `Submitter`.
 
     Raises:
         ConfigError: a setting is missing.
@@ -111,6 +113,7 @@ async def submitting(
             pace=Pace(rate),
             patience=patience,
             stopping=stopping or asyncio.Event(),
+            notice=notice,
         )
 
 

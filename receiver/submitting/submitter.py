@@ -164,6 +164,7 @@ class Submitter:
         clock: seconds that nobody sets.
         now: the time, ms since the epoch.
         stopping: set it, and nothing more is begun; what waits gives up, and what was sent is still answered.
+        notice: called with what an image waits out, so that somebody can be told.
     """
 
     ledger: Ledger
@@ -176,6 +177,7 @@ class Submitter:
     clock: Callable[[], float] = time.monotonic
     now: Callable[[], int] = wall_clock
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    notice: Callable[[ProviderError], None] = lambda _: None
 
     async def submit(self, item: Item) -> Outcome:
         """Submits one image, unless an earlier run has done it.
@@ -280,6 +282,7 @@ class _One:
 
     async def _wait_out(self, error: ProviderError) -> None:
         wait = self._patience.wait_after(error)
+        self._room.notice(error)
         if isinstance(error, RateLimitedError):
             self._room.pace.hold(wait)
         await self._pause(wait)

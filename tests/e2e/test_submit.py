@@ -1,9 +1,14 @@
 """``receiver submit``, through a real sandbox and beside a real receiver: each image once, come what may."""
 
 import asyncio
+import contextlib
 import json
+import os
+import pty
 import random
+import re
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +33,7 @@ from tests.support.processes import (
     Receiver,
     Sandbox,
     command,
+    environment,
     run,
     settings,
 )
@@ -191,7 +197,11 @@ def test_a_list_is_submitted_once_and_what_is_added_to_it_later(
         assert [row["already"] for row in json.loads(added.stdout)["jobs"]] == [False] + [True] * 5
         expected = Counter(urls) + Counter([urls[0]])
         assert it.urls_of_the_provider() == expected
-        assert it.submit("--from", path.name, "--again").returncode == 0
+        anew = it.submit("--from", path.name, "--again")
+        assert anew.returncode == 0
+        assert it.urls_of_the_provider() == expected + expected
+        (name,) = re.findall("--list-name '(.+)'", anew.stderr)
+        assert it.submit("--from", path.name, "--list-name", name).returncode == 0
         assert it.urls_of_the_provider() == expected + expected
 
 
@@ -261,7 +271,10 @@ def test_too_many_requests_are_waited_out(programs: Programs, near: Neighbour, p
     with both(programs, "--throttle", "0.4", "--retry-after", "0", "--seed", "3") as it:
         urls = it.list_of(near, picture, 12)
         path = it.write(urls)
-        assert it.submit("--from", str(path)).returncode == 0
+        said = it.submit("--from", str(path))
+        assert said.returncode == 0
+        assert said.stderr.startswith("receiver: waiting: ")
+        assert said.stderr.count("429") == 1
 
 
 def test_waiting_for_a_job_that_is_not_archived_is_no_success(programs: Programs, hosted: str) -> None:
@@ -273,6 +286,32 @@ def test_waiting_for_a_job_that_is_not_archived_is_no_success(programs: Programs
             "failed",
             "provider.job_failed",
         )
+
+
+def test_on_a_terminal_there_is_a_bar_and_a_table(programs: Programs, hosted: str) -> None:
+    with both(programs) as it:
+        said = on_a_terminal(it, "submit", hosted, hosted, "--wait", "--ref", "order 7")
+        assert re.search(r"submitted .*2/2", said)
+        assert re.search(r"ended .*2/2", said)
+        assert re.search(r"job +ref +state +image +reason", said)
+        assert len(re.findall(r"order 7 +archived", said)) == 2
+
+
+def on_a_terminal(it: Both, *arguments: str) -> str:
+    """What a command says to a terminal of 160 columns, without colours and moves of the cursor."""
+    own, its = pty.openpty()
+    values = {**environment(it.folder, it.values), "TERM": "xterm", "COLUMNS": "160"}
+    with subprocess.Popen(
+        command(*arguments), cwd=it.folder, env=values, stdin=its, stdout=its, stderr=its
+    ) as process:
+        os.close(its)
+        said = b""
+        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
+            while part := os.read(own, 65536):
+                said += part
+        os.close(own)
+        assert process.wait(30) == 0
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
 
 
 def test_without_a_receiver_that_runs_the_jobs_are_in_the_ledger(
