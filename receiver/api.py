@@ -5,7 +5,7 @@ import base64
 import binascii
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,6 +28,9 @@ from receiver.sender import is_ref
 from receiver.states import FINAL, State
 
 UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
+
+RECONCILED = ("asked", "found", "late", "adopted")
+"""Counters of what asking the provider has come to."""
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -184,6 +187,7 @@ class Api:
                 "spool_bytes": stats.bytes[State.FETCHED],
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
+                "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},
             }
         )
 
@@ -329,6 +333,14 @@ def _submission(document: Any) -> Submission:
     if ref is not None and not is_ref(ref):
         raise BodyError("body.invalid", "ref must be 1 to 200 printable ASCII characters.")
     return Submission(job_id, ref)
+
+
+def _counted(by_reason: Mapping[str, int]) -> dict[str, Any]:
+    """How often something happened, and how often for each reason that was given."""
+    return {
+        "total": sum(by_reason.values()),
+        "reasons": {reason: times for reason, times in by_reason.items() if reason},
+    }
 
 
 def _body(raw: bytes) -> dict[str, str]:

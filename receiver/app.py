@@ -15,31 +15,37 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from receiver import submitting
 from receiver.api import Api, Check, RequireToken, SameOrigin
 from receiver.archive import check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
-from receiver.errors import ConfigError, LedgerError, ReceiverError, SpoolError
+from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
 from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
 from receiver.problem import for_no_route, for_our_error
+from receiver.reconcile import Plan as ReconcilePlan
+from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals
 from receiver.sender import Sender
 from receiver.spool import Spool
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
-from receiver.ximilar import Ximilar
+from receiver.ximilar import Pace, Ximilar
 
 log = structlog.get_logger("receiver.app")
 
 FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
+
+SETTLED_AT_A_TIME = 10
+"""Submissions of unknown fate that a round of reconciling asks about; each can take many questions."""
 
 WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 
@@ -89,7 +95,7 @@ async def open_receiver(
         SpoolError: the spool cannot be read.
     """
     async with AsyncExitStack() as stack:
-        _make_data_dir(config)
+        make_data_dir(config)
         lock = DirectoryLock(config.data_dir)
         stack.callback(lock.release)
         ledger = await Ledger.serve(config.data_dir)
@@ -132,6 +138,10 @@ async def open_receiver(
         )
         await worker.start()
         stack.push_async_callback(worker.stop)
+        reconciler = await open_reconciler(config, ledger, stack)
+        if reconciler is not None:
+            reconciler.start()
+            stack.push_async_callback(reconciler.stop)
         stopping = asyncio.Event()
         stack.callback(stopping.set)
         refusals = Refusals()
@@ -150,13 +160,18 @@ async def open_receiver(
             overdue_after=config.overdue_after,
             now=wall_clock,
             stopping=stopping,
-            checks=_checks(ledger, worker),
+            checks=_checks(ledger, worker, reconciler),
             refusals=refusals,
         )
         yield Receiver(_routes(config, intake, api), stopping)
 
 
-def _make_data_dir(config: Config) -> None:
+def make_data_dir(config: Config) -> None:
+    """Makes the data directory where there is none.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
     # A folder that is there already may be shared with others, and keeps the rights that it has.
     try:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -186,6 +201,43 @@ async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
     return await stack.enter_async_context(client)
 
 
+async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack) -> Reconciler | None:
+    """What asks the provider about silent jobs; ``None`` where there is no token to ask with.
+
+    Args:
+        config: the settings.
+        ledger: which jobs are silent, and where what was found is recorded.
+        stack: closes the connections.
+    """
+    if config.ximilar_api_token is None:
+        return None
+    # A client of its own: its pace must not hold up the questions of downloads whose URL has died.
+    provider = await stack.enter_async_context(
+        Ximilar(
+            str(config.ximilar_api_url),
+            config.ximilar_api_token.get_secret_value(),
+            turn=Pace(config.reconcile_rate).turn,
+        )
+    )
+
+    asked: dict[str, int] = {}
+
+    async def settle() -> int:
+        return await submitting.settle(
+            ledger,
+            provider,
+            now=wall_clock(),
+            limit=SETTLED_AT_A_TIME,
+            lifetime=config.url_lifetime,
+            asked=asked,
+        )
+
+    plan = ReconcilePlan(
+        config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt
+    )
+    return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock)
+
+
 def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
@@ -205,7 +257,7 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     return app
 
 
-def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
+def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
     async def ledger_writable() -> str | None:
         try:
             await ledger.check_writable()
@@ -214,7 +266,8 @@ def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
         return None
 
     async def workers_alive() -> str | None:
-        return None if worker.alive() else "A worker has ended, or cannot claim work: the log says why."
+        alive = worker.alive() and (reconciler is None or reconciler.alive())
+        return None if alive else "A worker has ended, or cannot claim work: the log says why."
 
     async def spool_has_room() -> str | None:
         try:
@@ -223,8 +276,9 @@ def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
             return error.detail
 
     async def archive_reachable() -> str | None:
+        # Nobody has to show a token here, and the error's own words name the bucket and its host.
         trouble = worker.archive_trouble
-        return None if trouble is None else trouble.detail
+        return None if trouble is None else f"{trouble.reason}: {REASONS[trouble.reason]}"
 
     return [
         Check("ledger", ledger_writable),

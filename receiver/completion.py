@@ -12,6 +12,9 @@ from receiver.errors import BodyError
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Job states after which the provider will never deliver an image."""
 
+ENDED_STATUSES = FAILED_STATUSES | {"DONE"}
+"""Job states that do not change any more. Every other one, unknown words included, is asked about again."""
+
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _MAX_URL = 8192
 _MAX_SIDE = 2**31 - 1

@@ -8,12 +8,15 @@ import structlog
 from structlog.typing import Processor
 
 
-def configure(form: Literal["auto", "json", "text"], stream: TextIO = sys.stderr) -> None:
+def configure(
+    form: Literal["auto", "json", "text"], stream: TextIO = sys.stderr, *, least: int = logging.INFO
+) -> None:
     """Sets up logging for the process.
 
     Args:
         form: ``json``: one object to a line; ``text``: for people; ``auto``: text on a terminal, else JSON.
         stream: where the lines go.
+        least: the level from which on there are lines. Commands say themselves what they have to say.
     """
     as_text = form == "text" or (form == "auto" and stream.isatty())
     shared: list[Processor] = [
@@ -48,6 +51,8 @@ def configure(form: Literal["auto", "json", "text"], stream: TextIO = sys.stderr
     )
     root = logging.getLogger()
     root.handlers = [handler]
-    root.setLevel(logging.INFO)
+    root.setLevel(least)
+    if least > logging.WARNING:
+        return
     for talkative in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "uvicorn.access"):
         logging.getLogger(talkative).setLevel(logging.WARNING)

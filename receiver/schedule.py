@@ -22,6 +22,12 @@ RISK_SHARE = 10
 """A job is at risk when less than this part of its life is left."""
 
 
+ASK_SHARE = 10
+"""A silent job is asked about after another tenth of its age."""
+
+ASK_CEILING = 30 * 60 * SECOND
+
+
 def fetch_again_at(
     now: int, attempts: int, deadline: int, dice: Callable[[], float], retry_after: float | None = None
 ) -> int:
@@ -49,6 +55,18 @@ def upload_again_at(now: int, attempts: int, dice: Callable[[], float]) -> int:
     """When a failed upload is tried again: no deadline runs, and the wait has a ceiling of minutes."""
     ceiling = _doubled(UPLOAD_BASE, attempts, UPLOAD_CEILING)
     return now + max(int(dice() * ceiling), LEAST_WAIT)
+
+
+def ask_again_at(now: int, submitted_at: int, every: int) -> int:
+    """When the provider is asked again about a job that has not ended: the rarer the older it is.
+
+    Args:
+        now: ms since the epoch.
+        submitted_at: ms since the epoch.
+        every: the least wait between two questions about the same job, ms.
+    """
+    age = max(now - submitted_at, 0)
+    return now + max(every, min(age // ASK_SHARE, ASK_CEILING))
 
 
 def _doubled(base: int, attempts: int, ceiling: int) -> int:

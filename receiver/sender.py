@@ -6,6 +6,7 @@ delivery carries. Everything here is compared as bytes and in constant time, and
 
 import hashlib
 import hmac
+import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
@@ -62,11 +63,9 @@ class Sender:
             for name, values in headers.items()
         }
         # Shorter ones would be found by chance, and what they replaced could not be read any more.
-        self._told = sorted(
-            {v for values in self._accepted.values() for v in values if len(v) >= _LEAST_SECRET},
-            key=len,
-            reverse=True,
-        )
+        told = {v for values in self._accepted.values() for v in values}
+        told |= {spelling for values in headers.values() for v in values for spelling in _in_json(v)}
+        self._told = sorted((v for v in told if len(v) >= _LEAST_SECRET), key=len, reverse=True)
         # itsdangerous signs with the last key and verifies with all; the setting names the newest first.
         self._signer = (
             TimestampSigner(list(reversed(signing_keys)), salt=_SALT, digest_method=hashlib.sha256)
@@ -140,6 +139,11 @@ def _spellings(value: str) -> set[bytes]:
     if all(ord(c) < 256 for c in value):
         spellings.add(value.encode("latin-1"))
     return spellings
+
+
+def _in_json(value: str) -> set[bytes]:
+    # As a body carries it: with escapes for quotes and backslashes, and perhaps for all that is not ASCII.
+    return {json.dumps(value, ensure_ascii=ascii_alone)[1:-1].encode() for ascii_alone in (True, False)}
 
 
 def _only(given: Mapping[bytes, list[bytes]], name: bytes) -> bytes:

@@ -137,6 +137,36 @@ class ImpatientProtocol(HttpToolsProtocol):
         self._patience = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
 
 
+class AnswerStopped:
+    """Answers a request that a stop cuts off, such as one whose body does not come, as any other refusal.
+
+    uvicorn cancels what is still under way when its patience ends, and alone would answer with a bare 500.
+
+    Args:
+        app: what may be cut off.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Passes everything on, and answers 503 in the place of what was cancelled before it answered."""
+        begun = False
+
+        async def answering(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answering)
+        except asyncio.CancelledError:
+            if begun:
+                raise
+            # Not raised again: nothing else waits for this task, and uvicorn would log it as a bug.
+            await problem("ledger.stopping")(scope, receive, send)
+
+
 class CloseUnread:
     """Ends the connection behind an answer that comes before the request's body is whole (RFC 9112, 9.3).
 

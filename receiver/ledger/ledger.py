@@ -91,6 +91,30 @@ def _in_one_moment(question: Callable[[sqlite3.Connection], T], db: sqlite3.Conn
             db.execute("ROLLBACK")
 
 
+def _in_place(path: Path) -> Callable[[], None]:
+    """A look whether the file at the path is still the one that is there now.
+
+    An open file that was moved away or replaced takes commits as before, and no start would ever read them.
+    """
+    opened = path.stat()
+
+    def look() -> None:
+        try:
+            present = path.stat()
+        except OSError as error:
+            raise LedgerError(
+                "ledger.unavailable", f"The ledger's file is gone ({path}: {error.strerror})."
+            ) from None
+        if (present.st_dev, present.st_ino) != (opened.st_dev, opened.st_ino):
+            raise LedgerError(
+                "ledger.unavailable",
+                f"Another file stands where the ledger was opened ({path}). Restart the receiver to use it,"
+                " or put the former one back.",
+            )
+
+    return look
+
+
 async def _refuse_unfit(path: Path) -> None:
     # Through a connection that cannot write: opening to write would already change a file that is not ours.
     door = await open_to_read(path)
@@ -252,7 +276,8 @@ class Ledger(LedgerView):
             await door.close()
             raise
         announcer = Announcer()
-        ledger = cls(Writer(door, announcer.announce), readers, announcer, now=now, monotonic=monotonic)
+        writer = Writer(door, announcer.announce, in_place=_in_place(path))
+        ledger = cls(writer, readers, announcer, now=now, monotonic=monotonic)
         try:
             await ledger._write(verbs.release_all)
         except LedgerError:
@@ -295,7 +320,8 @@ class Ledger(LedgerView):
             await door.close()
             raise
         announcer = Announcer()
-        return cls(Writer(door, announcer.announce), readers, announcer, now=now, monotonic=monotonic)
+        writer = Writer(door, announcer.announce, in_place=_in_place(path))
+        return cls(writer, readers, announcer, now=now, monotonic=monotonic)
 
     async def close(self) -> None:
         """Commits what waits, and closes."""
@@ -356,6 +382,10 @@ class Ledger(LedgerView):
     async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> None:
         """The provider's list names these jobs' states, none of which is an end."""
         await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
+
+    async def count_unanswered(self, reason: str) -> None:
+        """The provider gave no answer to a question that was about no silent job."""
+        await self._write(lambda tx: verbs.count(tx, verbs.ASKED, reason))
 
     async def intend(self, intent: Intent) -> Intent:
         """Notes what is about to be submitted; gives what was noted for its key before, if anything was."""

@@ -197,31 +197,13 @@ def asked(tx: Transaction, job_id: str, answer: Answer, ask_at: int, now: int) -
     hours. Gives whether the job is still silent.
     """
     count(tx, ASKED, answer.reason or "")
-    said = tx.db.execute(
-        "SELECT seq, provider_status, reason FROM jobs WHERE id = ? AND state = 'submitted'", (job_id,)
-    ).fetchone()
-    if said is None:
-        return False
-    values = {"seq": said["seq"], "ask_at": ask_at, "now": now, "status": answer.status}
-    tx.db.execute(
-        "UPDATE jobs SET ask_at = :ask_at, asks = asks + 1, provider_status = coalesce(:status,"
-        " provider_status) WHERE seq = :seq",
-        values,
-    )
-    if (answer.reason, answer.status or said["provider_status"]) != (said["reason"], said["provider_status"]):
-        tx.db.execute(
-            "UPDATE jobs SET event = 'asked', reason = :reason, detail = :detail, reason_at ="
-            " CASE WHEN :reason IS NULL THEN NULL ELSE :now END, updated_at = :now WHERE seq = :seq",
-            {**values, "reason": answer.reason, "detail": answer.detail},
-        )
-        tx.changed.append(job_id)
-    return True
+    return _answered(tx, job_id, answer, ask_at, now)
 
 
 def seen(tx: Transaction, statuses: Mapping[str, str], ask_at: int, now: int) -> None:
     """The provider's list names these jobs' states, none of which is an end: they need not be asked for."""
     for job_id, status in statuses.items():
-        asked(tx, job_id, Answer(status, detail=f"The provider says {status}."), ask_at, now)
+        _answered(tx, job_id, Answer(status, detail=f"The provider says {status}."), ask_at, now)
 
 
 def intend(tx: Transaction, intent: Intent, now: int) -> Intent:
@@ -583,6 +565,28 @@ def retry(tx: Transaction, job_id: str, now: int) -> Job:
     return rows.job(tx.db.execute("SELECT * FROM jobs WHERE seq = ?", (row["seq"],)).fetchone())
 
 
+def _answered(tx: Transaction, job_id: str, answer: Answer, ask_at: int, now: int) -> bool:
+    said = tx.db.execute(
+        "SELECT seq, provider_status, reason FROM jobs WHERE id = ? AND state = 'submitted'", (job_id,)
+    ).fetchone()
+    if said is None:
+        return False
+    values = {"seq": said["seq"], "ask_at": ask_at, "now": now, "status": answer.status}
+    tx.db.execute(
+        "UPDATE jobs SET ask_at = :ask_at, asks = asks + 1, provider_status = coalesce(:status,"
+        " provider_status) WHERE seq = :seq",
+        values,
+    )
+    if (answer.reason, answer.status or said["provider_status"]) != (said["reason"], said["provider_status"]):
+        tx.db.execute(
+            "UPDATE jobs SET event = 'asked', reason = :reason, detail = :detail, reason_at ="
+            " CASE WHEN :reason IS NULL THEN NULL ELSE :now END, updated_at = :now WHERE seq = :seq",
+            {**values, "reason": answer.reason, "detail": answer.detail},
+        )
+        tx.changed.append(job_id)
+    return True
+
+
 def _bind_ticket(tx: Transaction, number: str, job_id: str, now: int) -> bool:
     """Binds a ticket to the first job that uses it; gives whether it is this one's."""
     tx.db.execute(
@@ -608,8 +612,9 @@ _SAID_BY_A_COMPLETION = (
     "updated_at",
 )
 _INSERT_COMPLETED = (
-    f"INSERT INTO jobs (id, ref, source_url, endpoint, created_at, {', '.join(_SAID_BY_A_COMPLETION)})"  # noqa: S608 - the names above
-    " VALUES (:id, :ref, :source_url, :endpoint, :updated_at,"
+    "INSERT INTO jobs (id, ref, source_url, endpoint, created_at, confirmed_at,"  # noqa: S608 - the names above
+    f" {', '.join(_SAID_BY_A_COMPLETION)})"
+    " VALUES (:id, :ref, :source_url, :endpoint, :updated_at, :found_at,"
     f" {', '.join(f':{name}' for name in _SAID_BY_A_COMPLETION)})"
     " ON CONFLICT (id) DO NOTHING RETURNING seq"
 )
@@ -618,7 +623,7 @@ _UPDATE_COMPLETED = (
     " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url),"
     " endpoint = coalesce(endpoint, :endpoint), late_at = NULL, attempts = 0,"
     " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL,"
-    " at_risk_at = NULL, confirmed_at = NULL, refreshes = 0 WHERE seq = :seq"
+    " at_risk_at = NULL, confirmed_at = :found_at, refreshes = 0 WHERE seq = :seq"
 )
 
 

@@ -149,7 +149,7 @@ def sandbox(
             ),
         )
         # What it does goes to stderr, so that stdout holds the address alone.
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
         logging.getLogger("httpx").setLevel(logging.WARNING)
         run(options, host, port, announce=_announce_json if as_json else say)
     except ValueError as error:

@@ -7,7 +7,7 @@ about to be; and where the answer was lost, the provider is asked for the job be
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -43,6 +43,9 @@ LONG_AGO = timedelta(minutes=20)
 FIRST_WAIT = 0.5
 LONGEST_WAIT = 30.0
 """Seconds to wait where the provider does not say for how long; doubled each time."""
+
+MOST_OPEN = 1000
+"""Open submissions that are looked at in one go."""
 
 _PASSING = (RateLimitedError, UnavailableError)
 
@@ -321,6 +324,7 @@ async def settle(
     now: int,
     limit: int,
     lifetime: timedelta = timedelta(hours=24),
+    asked: MutableMapping[str, int] | None = None,
 ) -> int:
     """Finds out what became of submissions whose answer was lost and whose process is gone.
 
@@ -331,10 +335,10 @@ async def settle(
         ledger: this program's own.
         provider: of one account.
         now: ms since the epoch.
-        limit: at most so many.
+        limit: at most so many questions, each of which reads the provider's list back to a submission.
         lifetime: of an image URL.
-
-    Each reads the provider's list back to its own time: this is for once in a while, not for each round.
+        asked: when each was asked about last, kept by the caller and brought up to date here. Each is asked
+            about again when it has become twice as old; without this, every time.
 
     Returns:
         How many were settled, the one way or the other.
@@ -345,8 +349,22 @@ async def settle(
     """
     grace = int(LONG_AGO.total_seconds() * 1000)  # before which whoever submitted it is still at it
     over = now - int(lifetime.total_seconds() * 1000)
+    asked = {} if asked is None else asked
+    intents = await ledger.open_intents(before=now - grace, limit=MOST_OPEN)
+    for key in asked.keys() - {intent.key for intent in intents}:
+        del asked[key]
+
+    def is_due(intent: Intent) -> bool:
+        last = asked.get(intent.key)
+        if last is None:
+            return True
+        wait = grace if intent.at < over else last - intent.at
+        return now - last >= wait
+
+    due = [intent for intent in intents if is_due(intent)]
     settled = 0
-    for intent in await ledger.open_intents(before=now - grace, limit=limit):
+    for intent in due[:limit]:
+        asked[intent.key] = now
         report = await find(ledger, provider, intent)
         if report is not None:
             await ledger.submitted(intent.key, report.id)

@@ -2,6 +2,7 @@
 
 from receiver.ximilar.answers import Listing, Report, Row, Submitted
 from receiver.ximilar.client import Ximilar
+from receiver.ximilar.pace import Pace
 from receiver.ximilar.request import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "Listing",
     "Mode",
     "ModelType",
+    "Pace",
     "Report",
     "Row",
     "Submitted",

@@ -135,6 +135,7 @@ class Ximilar:
         dice: gives a number in [0, 1), to spread repeated calls.
         sleep: waits so many seconds.
         clock: seconds since the epoch, to read a ``Retry-After`` that is a date.
+        turn: waited for before each call that goes out, repeated ones among them.
     """
 
     def __init__(
@@ -146,8 +147,10 @@ class Ximilar:
         dice: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
+        turn: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self._token = token
+        self._turn = turn
         self._dice = dice
         self._sleep = sleep
         self._clock = clock
@@ -343,6 +346,8 @@ class Ximilar:
 
     async def _once(self, ask: _Ask) -> dict[str, Any]:
         submitting = ask.content is not None
+        if self._turn is not None:
+            await self._turn()
         try:
             async with (
                 asyncio.timeout(SUBMIT_SECONDS if submitting else ASK_SECONDS),

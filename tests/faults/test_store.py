@@ -158,9 +158,10 @@ def test_a_wrong_secret_is_mended_by_rotating_the_credentials_file_without_a_res
     values = settings(programs.folder, **archive_in(store, "rotated"), AWS_SHARED_CREDENTIALS_FILE=str(file))
     del values["AWS_ACCESS_KEY_ID"], values["AWS_SECRET_ACCESS_KEY"]
     with programs.receiver(values) as receiver:
-        receiver.program.until_event("archive refuses; uploads pause", reason="archive.denied")
+        refused = receiver.program.until_event("archive refuses; uploads pause", reason="archive.denied")
+        assert "SignatureDoesNotMatch" in refused["detail"]
         job_ids = delivered(receiver, images, "rotated", 10)
-        assert "SignatureDoesNotMatch" in receiver.get("/readyz").json()["failing"]["archive"]
+        assert receiver.get("/readyz").json()["failing"]["archive"].startswith("archive.denied: ")
         assert not receiver.program.events("not archived")  # no job found it out by itself
 
         credentials(file, store, secret=store.secret_key)

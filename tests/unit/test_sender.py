@@ -1,6 +1,7 @@
 """Who may deliver."""
 
 import hashlib
+import json
 import time
 from collections.abc import Sequence
 
@@ -203,3 +204,10 @@ def test_a_body_is_kept_without_our_own_secrets() -> None:
         sender.redact(b'{"X-A": "a-long-secret-too", "X-B": "short"}')
         == b'{"X-A": "**********", "X-B": "short"}'
     )
+
+
+@pytest.mark.parametrize("ascii_alone", [True, False])
+def test_an_accepted_value_is_not_kept_with_a_body_that_spells_it_as_json_does(*, ascii_alone: bool) -> None:
+    secret = 'a "long" \\ sécret'
+    body = json.dumps({"X-A": secret}, ensure_ascii=ascii_alone).encode()
+    assert Sender({"X-A": [secret]}).redact(body) == b'{"X-A": "**********"}'

@@ -572,6 +572,24 @@ async def test_an_open_intent_is_settled_by_what_the_provider_knows(
     assert await open_keys(ledger) == []
 
 
+async def test_an_open_intent_is_asked_about_again_when_it_is_twice_as_old(
+    ledger: Ledger, provider: Provider
+) -> None:
+    await ledger.intend(Intent("lost", "mark-2"))
+    asked: dict[str, int] = {}
+    times = []
+    async with Ximilar(
+        "https://provider", "token", transport=httpx.MockTransport(provider), dice=lambda: 0.0
+    ) as client:
+        for minute in range(24 * 60 + 30):
+            before = provider.asked["list"]
+            await settle(ledger, client, now=NOW + minute * 60_000, limit=1, asked=asked)
+            if provider.asked["list"] > before:
+                times.append(minute)
+    assert times == [21, 42, 84, 168, 336, 672, 1344, 1441]
+    assert await open_keys(ledger) == []
+
+
 async def test_while_the_provider_is_away_nothing_is_withdrawn(ledger: Ledger, provider: Provider) -> None:
     await ledger.intend(Intent("lost", "mark-2"))
     provider.lists = [503] * 10
