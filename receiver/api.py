@@ -33,6 +33,7 @@ RECONCILED = ("asked", "found", "late", "adopted")
 """Counters of what asking the provider has come to."""
 
 MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 20.0
 
 ANSWER_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -75,6 +76,7 @@ class Api:
         stopping: set when the server is to end; whoever waits is answered then.
         checks: what readiness depends on.
         refusals: of deliveries, counted.
+        body_seconds: how long an asker may take to send a body.
     """
 
     ledger: Ledger
@@ -84,6 +86,7 @@ class Api:
     stopping: asyncio.Event
     checks: Sequence[Check]
     refusals: Refusals
+    body_seconds: float = BODY_SECONDS
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -149,7 +152,7 @@ class Api:
     async def announce(self, request: Request) -> Response:
         """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
         query.nothing(request.query_params)
-        submission = _submission(await _json(request))
+        submission = _submission(await _json(request, self.body_seconds))
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
@@ -309,13 +312,16 @@ async def _first(*events: asyncio.Event, within: float) -> None:
             wait.cancel()
 
 
-async def _json(request: Request) -> Any:
+async def _json(request: Request, seconds: float) -> Any:
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    except TimeoutError:
+        raise BodyError("body.too_slow") from None
     except ClientDisconnect:
         raise BodyError("body.cut_short") from None
     try:

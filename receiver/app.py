@@ -26,13 +26,14 @@ from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
-from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
+from receiver.ledger import DirectoryLock, Filter, Ledger, monotonic_clock, wall_clock
 from receiver.problem import for_no_route, for_our_error
 from receiver.reconcile import Plan as ReconcilePlan
 from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals
 from receiver.sender import Sender
 from receiver.spool import Spool
+from receiver.states import State
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
@@ -100,7 +101,12 @@ async def open_receiver(
         stack.callback(lock.release)
         ledger = await Ledger.serve(config.data_dir)
         stack.push_async_callback(ledger.close)
-        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+        archive = open_archive(
+            config.archive_uri,
+            uploads=config.uploads,
+            environ=environ,
+            used=await _was_used(ledger, config.archive_uri),
+        )
         stack.push_async_callback(archive.aclose)
         spool = Spool(
             config.data_dir / "spool",
@@ -152,6 +158,7 @@ async def open_receiver(
             url_lifetime=config.url_lifetime,
             now=wall_clock,
             refusals=refusals,
+            confirm=config.confirm,
             cut=cut,
         )
         api = Api(
@@ -179,6 +186,12 @@ def make_data_dir(config: Config) -> None:
         raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
     if not os.access(config.data_dir, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
+
+
+async def _was_used(ledger: Ledger, archive: str) -> bool:
+    """Whether the newest of the jobs that are archived has its image in this archive."""
+    newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
+    return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
 
 
 def _fetcher(config: Config) -> fetch.Fetcher:
@@ -257,12 +270,17 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     return app
 
 
+def _for_strangers(error: ReceiverError) -> str:
+    """What is wrong, without paths, buckets and a store's own words: those stand in the log alone."""
+    return f"{error.reason}: {REASONS[error.reason]}"
+
+
 def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
     async def ledger_writable() -> str | None:
         try:
             await ledger.check_writable()
         except LedgerError as error:
-            return error.detail
+            return _for_strangers(error)
         return None
 
     async def workers_alive() -> str | None:
@@ -273,12 +291,12 @@ def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> li
         try:
             return None if await worker.spool_has_room() else "No download fits any more."
         except (LedgerError, SpoolError) as error:
-            return error.detail
+            return _for_strangers(error)
 
     async def archive_reachable() -> str | None:
         # Nobody has to show a token here, and the error's own words name the bucket and its host.
         trouble = worker.archive_trouble
-        return None if trouble is None else f"{trouble.reason}: {REASONS[trouble.reason]}"
+        return None if trouble is None else _for_strangers(trouble)
 
     return [
         Check("ledger", ledger_writable),

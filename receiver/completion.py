@@ -47,7 +47,7 @@ class Completion:
 
     Attributes:
         id: the provider's id of the job.
-        image_url: where the upscaled image lies; ``None`` if and only if the job failed.
+        image_url: where the upscaled image lies; ``None`` if the job failed, or if only the provider may say.
         source_url: the image that was submitted, where it was a URL.
         width: pixels of the upscaled image, as promised; ``None`` where nothing is promised.
         height: likewise.

@@ -244,6 +244,7 @@ class Ledger(LedgerView):
         self._claims = 0
         self._others: int | None = None
         self._last = 0
+        self._unsettled: set[str] = set()
 
     @classmethod
     async def serve(
@@ -279,7 +280,7 @@ class Ledger(LedgerView):
         writer = Writer(door, announcer.announce, in_place=_in_place(path))
         ledger = cls(writer, readers, announcer, now=now, monotonic=monotonic)
         try:
-            await ledger._write(verbs.release_all)
+            await ledger._write(lambda tx: verbs.release_all(tx, now()))
         except LedgerError:
             await ledger.close()  # an open connection's thread would keep the process from ending
             raise
@@ -426,25 +427,25 @@ class Ledger(LedgerView):
 
     async def url_refreshed(self, claim: Claim, said: Completion, deadline: int, at: int) -> bool:
         """The provider names another URL, to be tried at ``at``. False: the claim is void."""
-        return await self._write(
-            lambda tx: verbs.url_refreshed(tx, claim, said, deadline, at=at, now=self._now())
+        return await self._settle(
+            claim, lambda tx: verbs.url_refreshed(tx, claim, said, deadline, at=at, now=self._now())
         )
 
     async def expired(self, claim: Claim) -> bool:
         """The URL's life is over, and there is no other. False: the claim is void."""
-        return await self._write(lambda tx: verbs.expired(tx, claim, self._now()))
+        return await self._settle(claim, lambda tx: verbs.expired(tx, claim, self._now()))
 
     async def fetched(self, claim: Claim, image: Image, spool: str) -> bool:
         """The verified image lies in the spool under this name, fsynced. False: the claim is void."""
-        return await self._write(lambda tx: verbs.fetched(tx, claim, image, spool, self._now()))
+        return await self._settle(claim, lambda tx: verbs.fetched(tx, claim, image, spool, self._now()))
 
     async def archived(self, claim: Claim, stored: Stored) -> bool:
         """The archive has proved that it holds the image. False: the claim is void."""
-        return await self._write(lambda tx: verbs.archived(tx, claim, stored, self._now()))
+        return await self._settle(claim, lambda tx: verbs.archived(tx, claim, stored, self._now()))
 
     async def rejected(self, claim: Claim, error: ReceiverError) -> bool:
         """The image cannot be had as promised. False: the claim is void."""
-        return await self._write(lambda tx: verbs.rejected(tx, claim, error, self._now()))
+        return await self._settle(claim, lambda tx: verbs.rejected(tx, claim, error, self._now()))
 
     async def retry_later(
         self, claim: Claim, at: int, error: ReceiverError, *, suspect: str | None = None
@@ -453,13 +454,13 @@ class Ledger(LedgerView):
 
         ``suspect`` is the checksum of bytes that came and were not the promised image.
         """
-        return await self._write(
-            lambda tx: verbs.retry_later(tx, claim, at, error, self._now(), suspect=suspect)
+        return await self._settle(
+            claim, lambda tx: verbs.retry_later(tx, claim, at, error, self._now(), suspect=suspect)
         )
 
     async def spool_lost(self, claim: Claim, error: ReceiverError) -> bool:
         """The spooled image is gone or damaged; the job is to be fetched again. False: the claim is void."""
-        return await self._write(lambda tx: verbs.spool_lost(tx, claim, error.detail, self._now()))
+        return await self._settle(claim, lambda tx: verbs.spool_lost(tx, claim, error.detail, self._now()))
 
     async def found_whole(self, job_id: str) -> None:
         """A whole file of the job was found in the spool: it is taken next, even where its time is over."""
@@ -478,8 +479,9 @@ class Ledger(LedgerView):
         return await self._write(lambda tx: verbs.retry(tx, job_id, self._now()))
 
     async def release_overdue_leases(self) -> None:
-        """Voids claims whose lease has ended."""
-        await self._write(lambda tx: verbs.release_overdue_leases(tx, self._monotonic()))
+        """Voids claims whose lease has ended, but for those whose outcome could not be recorded yet."""
+        kept = frozenset(self._unsettled)
+        await self._write(lambda tx: verbs.release_overdue_leases(tx, self._monotonic(), kept))
 
     async def expire(self) -> list[str]:
         """Expires jobs whose time is over and which were tried. Gives their ids."""
@@ -500,6 +502,19 @@ class Ledger(LedgerView):
     def _terms(self, limit: int, lease: int) -> Terms:
         self._claims += 1
         return Terms(f"{self._name}:{self._claims}", self._monotonic() + lease, limit)
+
+    async def _settle(self, claim: Claim, verb: Callable[[Transaction], bool]) -> bool:
+        """Records the outcome of a claim. Until that could be done, the claim's lease does not end.
+
+        Whoever holds it has done the work, and tries to record it again as soon as he can.
+        """
+        try:
+            done = await self._write(verb)
+        except LedgerError:
+            self._unsettled.add(claim.holder)
+            raise
+        self._unsettled.discard(claim.holder)
+        return done
 
     async def _write(self, verb: Callable[[Transaction], T]) -> T:
         return await self._writer.write(verb)

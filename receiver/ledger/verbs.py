@@ -4,8 +4,9 @@ Every move is a compare-and-set on the state, and on the claim where work was cl
 the job has moved on meanwhile. Verbs set ``event``, and the triggers write the history from it.
 """
 
+import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.completion import Completion
@@ -13,6 +14,7 @@ from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import rows
 from receiver.ledger.rows import Intent
 from receiver.ledger.writer import Transaction
+from receiver.schedule import cut_off_again_at
 from receiver.states import Image, Job, State, Stored
 
 FOUND = "found"
@@ -442,15 +444,28 @@ def release(tx: Transaction, claim: Claim) -> bool:
     return done.rowcount == 1
 
 
-def release_all(tx: Transaction) -> int:
+def release_all(tx: Transaction, now: int) -> None:
     """Voids every claim. Only for a start: the lock says that no other process can hold one.
 
-    An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once.
+    An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once. But a job
+    that is cut off again and again waits, and has been tried.
     """
-    return tx.db.execute(
+    cut_off = tx.db.execute(
+        "SELECT seq, deadline,"
+        " (SELECT count(*) FROM history WHERE job = jobs.seq AND event = 'cut_off') AS before"
+        " FROM jobs WHERE holder IS NOT NULL AND state = 'received'"
+    ).fetchall()
+    for row in cut_off:
+        again_at = cut_off_again_at(now, row["before"], row["deadline"])
+        tx.db.execute(
+            "UPDATE jobs SET holder = NULL, lease_until = NULL, event = 'cut_off', updated_at = :now,"
+            " attempts = max(attempts - :none, 0), next_attempt_at = :at WHERE seq = :seq",
+            {"seq": row["seq"], "none": again_at is None, "at": again_at, "now": now},
+        )
+    tx.db.execute(
         "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = max(attempts - 1, 0)"
         " WHERE holder IS NOT NULL"
-    ).rowcount
+    )
 
 
 def found_whole(tx: Transaction, job_id: str) -> None:
@@ -462,11 +477,18 @@ def found_whole(tx: Transaction, job_id: str) -> None:
     )
 
 
-def release_overdue_leases(tx: Transaction, monotonic: int) -> int:
-    """Voids claims whose lease has ended; whoever held one can write nothing with it any more."""
+def release_overdue_leases(tx: Transaction, monotonic: int, kept: Collection[str] = ()) -> int:
+    """Voids claims whose lease has ended; whoever held one can write nothing with it any more.
+
+    Args:
+        tx: the transaction.
+        monotonic: ms, on the holders' clock.
+        kept: holders whose claims stand all the same.
+    """
     return tx.db.execute(
-        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?",
-        (monotonic,),
+        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?"
+        " AND holder NOT IN (SELECT value FROM json_each(?))",
+        (monotonic, json.dumps(list(kept))),
     ).rowcount
 
 
