@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from receiver import submitting
 from receiver.api import Api, Check, RequireToken, SameOrigin
 from receiver.archive import check_template, open_archive
 from receiver.archiving import Archiving
@@ -43,6 +44,9 @@ log = structlog.get_logger("receiver.app")
 FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
+
+SETTLED_AT_A_TIME = 10
+"""Submissions of unknown fate that a round of reconciling asks about; each can take many questions."""
 
 WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 
@@ -229,8 +233,17 @@ async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack)
         )
     )
 
+    asked: dict[str, int] = {}
+
     async def settle() -> int:
-        return 0
+        return await submitting.settle(
+            ledger,
+            provider,
+            now=wall_clock(),
+            limit=SETTLED_AT_A_TIME,
+            lifetime=config.url_lifetime,
+            asked=asked,
+        )
 
     plan = ReconcilePlan(
         config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt

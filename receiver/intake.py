@@ -117,7 +117,9 @@ class Intake:
             # A forged failure is as cheap as a forged image: the job waits for the provider's own word on it.
             said = Completion(said.id, None, said.source_url)
         deadline = expiry.deadline(said.image_url, since=self.now(), lifetime=self.url_lifetime)
-        delivery = Delivery(said, self.sender.redact(body), deadline, proof.ref, proof.ticket)
+        delivery = Delivery(
+            said, self.sender.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark
+        )
         recorded = await self.ledger.record(delivery)
         self.cut("recorded")
         log.info("delivery", job=said.id, state=recorded.state, duplicate=recorded.duplicate)

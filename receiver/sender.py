@@ -21,6 +21,7 @@ from receiver.errors import AuthError
 
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"
+SUBMISSION_HEADER = "X-Receiver-Submission"
 
 TICKET_LIFETIME = timedelta(days=7)
 """How long a ticket is accepted: far longer than a job takes, far shorter than a leak is remembered."""
@@ -46,10 +47,12 @@ class Proof:
     Attributes:
         ticket: the ticket's own number, to be bound to the first job that uses it; ``None`` without tickets.
         ref: the submitter's own reference.
+        mark: of the submission, where we submitted it ourselves.
     """
 
     ticket: str | None
     ref: str | None
+    mark: str | None = None
 
 
 def is_ref(value: object) -> TypeGuard[str]:
@@ -109,7 +112,11 @@ class Sender:
             proved &= ticket is not None
         if not proved:
             raise AuthError("auth.refused")
-        return Proof(ticket, _ref(_only(given, REF_HEADER.lower().encode())))
+        return Proof(
+            ticket,
+            _label(_only(given, REF_HEADER.lower().encode())),
+            _label(_only(given, SUBMISSION_HEADER.lower().encode())),
+        )
 
     def redact(self, body: bytes) -> bytes:
         """A body without our own secrets, which the provider's API echoes in ``webhook.headers``."""
@@ -172,6 +179,6 @@ def _any_equal(value: bytes, accepted: Sequence[bytes]) -> bool:
     return equal
 
 
-def _ref(value: bytes) -> str | None:
-    # A ref that breaks the rule is dropped, and not the delivery: the image matters more than its label.
+def _label(value: bytes) -> str | None:
+    # What breaks the rule is dropped, and not the delivery: the image matters more than its label.
     return value.decode("ascii") if _REF.fullmatch(value) else None

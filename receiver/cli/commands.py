@@ -18,6 +18,7 @@ from receiver import config as settings
 from receiver import demo as demonstration
 from receiver import logs, query, tables
 from receiver.cli.reconcile import reconcile
+from receiver.cli.submit import submit
 from receiver.config import Config
 from receiver.errors import BodyError, ConfigError, ReceiverError
 from receiver.ledger import Filter, LedgerView
@@ -32,6 +33,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(sandbox)
+app.command()(submit)
 app.command()(reconcile)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

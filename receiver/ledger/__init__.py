@@ -1,7 +1,7 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
-from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.lock import DirectoryLock, ListLock
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
 from receiver.ledger.rows import Intent, Silent
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
@@ -18,6 +18,7 @@ __all__ = [
     "Intent",
     "Ledger",
     "LedgerView",
+    "ListLock",
     "Page",
     "Recorded",
     "Silent",

@@ -210,6 +210,18 @@ class LedgerView:
         """What was about to be submitted before this time, and of which no id is known; oldest first."""
         return await self._readers.ask(lambda db: queries.open_intents(db, before, limit))
 
+    async def intents_among(self, keys: Sequence[str]) -> Mapping[str, Intent]:
+        """Of these keys those that something was noted for, open or not."""
+        return await self._readers.ask(lambda db: queries.intents_among(db, keys))
+
+    async def settled_since(self, at: int) -> frozenset[str]:
+        """The jobs' ids of all that was about to be submitted at this time (ms since the epoch) or later."""
+        return await self._readers.ask(lambda db: queries.settled_since(db, at))
+
+    async def jobs_among(self, ids: Sequence[str]) -> Mapping[str, Job]:
+        """Of these ids those that the ledger knows, each with its job."""
+        return await self._readers.ask(lambda db: queries.jobs_among(db, ids))
+
 
 class Ledger(LedgerView):
     """The ledger as the server has it: the one writer, and readers."""
