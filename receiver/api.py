@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import binascii
+import hashlib
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -24,10 +26,9 @@ from receiver.errors import BodyError, LedgerError
 from receiver.ledger import Ledger, Submission
 from receiver.problem import problem
 from receiver.refusals import Refusals
+from receiver.seats import Seats
 from receiver.sender import is_ref
-from receiver.states import FINAL, State
-
-UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
+from receiver.states import FINAL, Event, Job, State
 
 MAX_BODY_BYTES = 64 * 1024
 
@@ -45,6 +46,12 @@ IMAGE_HEADERS = {
     "Cache-Control": "private, no-store",
     "Accept-Ranges": "none",
 }
+
+
+JOB_HEADERS = {"Cache-Control": "private, no-cache"}
+"""May be kept by who asked, and has to be asked for again each time."""
+
+_ENTITY_TAG = re.compile(r'"[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,7 @@ class Api:
         stopping: set when the server is to end; whoever waits is answered then.
         checks: what readiness depends on.
         refusals: of deliveries, counted.
+        seats: for those who wait.
     """
 
     ledger: Ledger
@@ -81,6 +89,7 @@ class Api:
     stopping: asyncio.Event
     checks: Sequence[Check]
     refusals: Refusals
+    seats: Seats
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -104,21 +113,32 @@ class Api:
         return JSONResponse({"jobs": [view.job(job) for job in page.jobs], "next": query.cursor(page.next)})
 
     async def job(self, request: Request) -> Response:
-        """``GET /jobs/{id}``: one job with its history; with ``wait``, as soon as the job has ended."""
+        """``GET /jobs/{id}``: one job with its history.
+
+        With ``wait``, as soon as the job has ended; or, where the client says what it has, as soon as that is
+        not the present answer any more.
+        """
         seconds = query.wait(request.query_params)
+        known = request.headers.get("if-none-match")
         job_id = request.path_params["id"]
+        if seconds == 0:
+            job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
+            return _unless_known(answer, known)
+        self.seats.check()
         loop = asyncio.get_running_loop()
         until = loop.time() + seconds
-        with self.ledger.changes_of(job_id) as changed:
-            while True:
-                found = await self.ledger.job_with_history(job_id)
-                if found is None:
-                    raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
-                job, history = found
-                if job.state in FINAL or loop.time() >= until or self.stopping.is_set():
-                    return JSONResponse({**view.job(job), "history": [view.event(e) for e in history]})
+        with self.seats.taken(), self.ledger.changes_of(job_id) as changed:
+            job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
+            while not (
+                job.state in FINAL
+                or (known is not None and not _is_known(answer, known))
+                or loop.time() >= until
+                or self.stopping.is_set()
+            ):
                 await _first(changed, self.stopping, within=until - loop.time())
                 changed.clear()
+                job, answer = _with_tag(job_id, await self.ledger.look(job_id))
+        return _unless_known(answer, known)
 
     async def image(self, request: Request) -> Response:
         """``GET /jobs/{id}/image``: the archived image, or where it can be had for a while."""
@@ -154,7 +174,7 @@ class Api:
 
     async def deliveries(self, request: Request) -> Response:
         """``GET /deliveries``: what came to the webhook and was no completion, newest first."""
-        outcome, window = query.deliveries(request.query_params, UNREAD_OUTCOMES)
+        outcome, window = query.deliveries(request.query_params, query.UNREAD_OUTCOMES)
         page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
         rows = [
             {
@@ -293,6 +313,32 @@ def _token(authorization: Sequence[str]) -> bytes:
         except (ValueError, binascii.Error):
             return b""
     return b""
+
+
+def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[Job, Response]:
+    """The job, and the answer that shows it with its history, and says when it is another one.
+
+    Raises:
+        LedgerError: ``ledger.unknown_job``.
+    """
+    if found is None:
+        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    job, history = found
+    answer = JSONResponse({**view.job(job), "history": [view.event(e) for e in history]}, headers=JOB_HEADERS)
+    # Of the bytes themselves: no list of what may change has to be kept.
+    answer.headers["ETag"] = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
+    return job, answer
+
+
+def _is_known(answer: Response, known: str) -> bool:
+    """Whether an ``If-None-Match`` names this answer (RFC 9110, 13.1.2: weak comparison)."""
+    return known.strip() == "*" or answer.headers["ETag"] in _ENTITY_TAG.findall(known)
+
+
+def _unless_known(answer: Response, known: str | None) -> Response:
+    if known is None or not _is_known(answer, known):
+        return answer
+    return Response(status_code=304, headers={**JOB_HEADERS, "ETag": answer.headers["ETag"]})
 
 
 async def _first(*events: asyncio.Event, within: float) -> None:

@@ -21,15 +21,19 @@ from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
 from receiver.errors import ConfigError, LedgerError, ReceiverError, SpoolError
+from receiver.feed import Feed
 from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
+from receiver.notify import Notifier
 from receiver.problem import for_no_route, for_our_error
 from receiver.refusals import Refusals
+from receiver.seats import Seats
 from receiver.sender import Sender
 from receiver.spool import Spool
+from receiver.stream import Stream
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
@@ -40,6 +44,9 @@ log = structlog.get_logger("receiver.app")
 FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
+
+LISTENERS = 1_200
+"""Clients that may wait for changes at a time, where the server does not say how many it has room for."""
 
 WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 
@@ -75,7 +82,11 @@ def check(config: Config) -> None:
 
 @asynccontextmanager
 async def open_receiver(
-    config: Config, environ: Mapping[str, str], cut: Cut = no_cut
+    config: Config,
+    environ: Mapping[str, str],
+    cut: Cut = no_cut,
+    *,
+    seats_for_listeners: int = LISTENERS,
 ) -> AsyncIterator[Receiver]:
     """Opens ledger, spool and archive, starts the worker, and yields the routes; then closes all of it.
 
@@ -83,6 +94,7 @@ async def open_receiver(
         config: as it passed `check`.
         environ: where the AWS SDK's variables are looked up beside the process's own.
         cut: for tests.
+        seats_for_listeners: how many may wait for changes at a time.
 
     Raises:
         LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.
@@ -133,8 +145,11 @@ async def open_receiver(
         await worker.start()
         stack.push_async_callback(worker.stop)
         stopping = asyncio.Event()
+        feed = await stack.enter_async_context(Feed(ledger, stopping))
+        await _notify(config, ledger, feed, stack)
         stack.callback(stopping.set)
         refusals = Refusals()
+        seats = Seats(seats_for_listeners)
         intake = Intake(
             ledger=ledger,
             sender=Sender.from_config(config),
@@ -152,8 +167,10 @@ async def open_receiver(
             stopping=stopping,
             checks=_checks(ledger, worker),
             refusals=refusals,
+            seats=seats,
         )
-        yield Receiver(_routes(config, intake, api), stopping)
+        stream = Stream(ledger, feed, seats)
+        yield Receiver(_routes(config, intake, stream, api), stopping)
 
 
 def _make_data_dir(config: Config) -> None:
@@ -171,7 +188,7 @@ def _fetcher(config: Config) -> fetch.Fetcher:
         sources=Sources.parse(config.image_sources),
         networks=config.image_networks,
         limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
-        user_agent=f"upscale-receiver/{metadata.version('upscale-receiver')}",
+        user_agent=_user_agent(),
     )
 
 
@@ -186,12 +203,33 @@ async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
     return await stack.enter_async_context(client)
 
 
-def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
+async def _notify(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
+    if config.notify_url is None or config.notify_secret is None:
+        await ledger.end_notifying()
+        return
+    notifier = Notifier(
+        ledger=ledger,
+        feed=feed,
+        url=str(config.notify_url),
+        secret=config.notify_secret.get_secret_value(),
+        user_agent=_user_agent(),
+        now=wall_clock,
+        dice=random.random,
+    )
+    await stack.enter_async_context(notifier)
+
+
+def _user_agent() -> str:
+    return f"upscale-receiver/{metadata.version('upscale-receiver')}"
+
+
+def _routes(config: Config, intake: Intake, stream: Stream, api: Api) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
         routes=[
             # The provider tries once: a slash too many in the submitter's settings must not cost the image.
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
+            *stream.routes(),
             *api.routes(),
         ],
         middleware=[

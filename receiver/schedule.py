@@ -13,6 +13,8 @@ FETCH_BASE = 2 * SECOND
 FETCH_CEILING = 15 * 60 * SECOND
 UPLOAD_BASE = SECOND
 UPLOAD_CEILING = 3 * 60 * SECOND
+NOTIFY_BASE = 5 * SECOND
+NOTIFY_CEILING = 60 * 60 * SECOND
 LEAST_WAIT = SECOND
 
 SHARE_OF_TIME_LEFT = 8
@@ -49,6 +51,17 @@ def upload_again_at(now: int, attempts: int, dice: Callable[[], float]) -> int:
     """When a failed upload is tried again: no deadline runs, and the wait has a ceiling of minutes."""
     ceiling = _doubled(UPLOAD_BASE, attempts, UPLOAD_CEILING)
     return now + max(int(dice() * ceiling), LEAST_WAIT)
+
+
+def notify_again_at(
+    now: int, attempts: int, dice: Callable[[], float], retry_after: float | None = None
+) -> int:
+    """When a notification is sent again that was not taken; not earlier than the endpoint asks."""
+    ceiling = _doubled(NOTIFY_BASE, attempts, NOTIFY_CEILING)
+    wait = max(int(dice() * ceiling), LEAST_WAIT)
+    if retry_after is not None:
+        wait = max(wait, int(min(retry_after * SECOND, NOTIFY_CEILING)))
+    return now + wait
 
 
 def _doubled(base: int, attempts: int, ceiling: int) -> int:

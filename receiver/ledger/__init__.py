@@ -3,7 +3,7 @@
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
 from receiver.ledger.lock import DirectoryLock
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
-from receiver.ledger.rows import Intent, Silent
+from receiver.ledger.rows import Intent, Notification, Silent, Stretch, Transition
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission
 
@@ -18,11 +18,14 @@ __all__ = [
     "Intent",
     "Ledger",
     "LedgerView",
+    "Notification",
     "Page",
     "Recorded",
     "Silent",
     "Stats",
+    "Stretch",
     "Submission",
+    "Transition",
     "UnreadDelivery",
     "UnreadPage",
     "monotonic_clock",

@@ -22,6 +22,7 @@ from receiver.errors import BodyError, ReceiverError
 from receiver.ledger import Delivery, Ledger, Submission
 from receiver.problem import for_no_route, for_our_error
 from receiver.refusals import Refusals
+from receiver.seats import Seats
 from receiver.states import Image, Stored
 from tests.support.clock import NOW, Clock
 
@@ -49,7 +50,14 @@ async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
 async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api]:
     archive = open_archive((tmp_path / "archive").as_uri())
     yield Api(
-        ledger, archive, timedelta(minutes=10), clock, asyncio.Event(), [Check("well", well)], Refusals()
+        ledger,
+        archive,
+        timedelta(minutes=10),
+        clock,
+        asyncio.Event(),
+        [Check("well", well)],
+        Refusals(),
+        Seats(10),
     )
     await archive.aclose()
 

@@ -22,6 +22,7 @@ ROOMS = (
     "view",
     "problem",
     "refusals",
+    "seats",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",
@@ -33,6 +34,7 @@ ROOMS = (
     "ximilar",
     # The ways in and through.
     "query",
+    "feed",
     "intake",
     "gate",
     "stage",
@@ -43,6 +45,8 @@ ROOMS = (
     "reconcile",
     "page",
     "metrics",
+    "openapi",
+    "stream",
     "api",
     # What puts it together, and what people type.
     "logs",
@@ -80,6 +84,7 @@ OWNERS = {
     "httpcore": {"receiver.fetch"},
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
+    "standardwebhooks": {"receiver.notify"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 
