@@ -48,6 +48,9 @@ IMAGE_HEADERS = {
 }
 
 
+NOTIFIED = ("sent", "failed", "given_up")
+"""What becomes of attempts to tell that a job has ended."""
+
 JOB_HEADERS = {"Cache-Control": "private, no-cache"}
 """May be kept by who asked, and has to be asked for again each time."""
 
@@ -193,6 +196,7 @@ class Api:
         query.nothing(request.query_params)
         stats = await self.ledger.stats(silent_since=self._silent_since())
         oldest = stats.oldest_waiting_at
+        told = stats.counters.get("notifications", {})
         return JSONResponse(
             {
                 "states": {state.value: stats.jobs[state] for state in State},
@@ -204,6 +208,10 @@ class Api:
                 "spool_bytes": stats.bytes[State.FETCHED],
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
+                "notifications": {
+                    "pending": stats.notifications_pending,
+                    **{outcome: told.get(outcome, 0) for outcome in NOTIFIED},
+                },
             }
         )
 

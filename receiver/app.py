@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from receiver import openapi
 from receiver.api import Api, Check, RequireToken, SameOrigin
 from receiver.archive import check_template, open_archive
 from receiver.archiving import Archiving
@@ -219,6 +220,11 @@ async def _notify(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitSt
     await stack.enter_async_context(notifier)
 
 
+def _document(config: Config) -> openapi.Json:
+    version = metadata.version("upscale-receiver")
+    return openapi.document(version, tuple(config.webhook_headers), tickets=bool(config.signing_keys))
+
+
 def _user_agent() -> str:
     return f"upscale-receiver/{metadata.version('upscale-receiver')}"
 
@@ -231,6 +237,7 @@ def _routes(config: Config, intake: Intake, stream: Stream, api: Api) -> Starlet
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
             *stream.routes(),
             *api.routes(),
+            openapi.route(_document(config)),
         ],
         middleware=[
             Middleware(SameOrigin, exempt=WEBHOOK_PATHS),

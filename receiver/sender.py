@@ -24,7 +24,9 @@ REF_HEADER = "X-Receiver-Ref"
 TICKET_LIFETIME = timedelta(days=7)
 """How long a ticket is accepted: far longer than a job takes, far shorter than a leak is remembered."""
 
-_REF = re.compile(rb"[\x20-\x7e]{1,200}")
+REF = r"[\x20-\x7e]{1,200}"
+
+_REF = re.compile(REF.encode("ascii"))
 _LEAST_SECRET = 8
 _SALT = b"upscale-receiver.ticket"
 
