@@ -89,7 +89,7 @@ def _webhook(headers: Sequence[str]) -> Json:
                 ],
                 "requestBody": _body("Completion"),
                 "responses": {
-                    "200": _json("Recorded durably, or known already.", "Recorded"),
+                    "200": _json("Recorded durably, or known already.", "Recorded") | _links(),
                     **_problems(
                         "auth.refused",
                         "body.not_json",
@@ -130,8 +130,8 @@ def _jobs() -> Json:
                 "summary": "Announces a job that another program submitted, so that its silence is noticed.",
                 "requestBody": _body("Announcement"),
                 "responses": {
-                    "201": _json("It was unknown.", "Job"),
-                    "200": _json("It was known.", "Job"),
+                    "201": _json("It was unknown.", "Job") | _links(),
+                    "200": _json("It was known.", "Job") | _links(),
                     **_problems(
                         "auth.token_refused",
                         "auth.cross_origin",
@@ -244,7 +244,7 @@ def _changes() -> Json:
                 "responses": {
                     "200": {
                         "description": "The stream.",
-                        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+                        "content": {"text/event-stream": {"schema": _reference("ServerSentEvent")}},
                     },
                     **_problems("auth.token_refused", "body.invalid_query"),
                 },
@@ -391,6 +391,13 @@ def _json(description: str, schema: str) -> Json:
     return {"description": description, "content": {"application/json": {"schema": _reference(schema)}}}
 
 
+def _links() -> Json:
+    """What can be asked of a job that an answer names."""
+    job = {"id": "$response.body#/id"}
+    operations = ("getJob", "getImage", "retryJob")
+    return {"links": {name: {"operationId": name, "parameters": job} for name in operations}}
+
+
 def _problems(*reasons: str) -> Json:
     """The refusals of a route: those that are the asker's, and that the ledger cannot be used."""
     by_status: dict[int, list[str]] = {}
@@ -504,6 +511,19 @@ def _schemas() -> Json:
         "JobWithHistory": _object({**job, "history": {"type": "array", "items": _reference("Event")}}),
         "Event": _object(event),
         "Transition": _object({"seq": _count(1), "id": _job_id(), "ref": _or_null(text), **event}),
+        "ServerSentEvent": {
+            "type": "object",
+            "properties": {
+                "id": {"type": "string", "pattern": "^[0-9]+$"},
+                "event": {"type": "string", "enum": ["transition", "gap"]},
+                "data": {
+                    "type": "string",
+                    "contentMediaType": "application/json",
+                    "contentSchema": {"anyOf": [_reference("Transition"), _reference("Gap")]},
+                },
+            },
+        },
+        "Gap": _object({"after": _count(), "until": _count(1)}),
         "JobPage": _page("jobs", "Job"),
         "Announcement": {
             "type": "object",
@@ -598,7 +618,7 @@ def _completion() -> Json:
             },
             "_upscaled_width": side,
             "_upscaled_height": side,
-            "_status": {"type": "object", "properties": {"code": {"type": "integer"}}},
+            "_status": {"description": "Of the record; without a code, or with 200, all is well with it."},
         },
         "required": ["_upscaled_image_url"],
     }

@@ -56,11 +56,13 @@ class Stream:
         ledger: knows where the history ends, and how far it was pruned.
         feed: of the transitions.
         seats: for those who listen.
+        heartbeat: seconds; the longest silence.
     """
 
     ledger: Ledger
     feed: Feed
     seats: Seats
+    heartbeat: float = HEARTBEAT_SECONDS
 
     def routes(self) -> list[Route]:
         """Before ``/jobs/{id}``, which would take it for a job."""
@@ -89,7 +91,7 @@ class Stream:
             yield f"event: {GAP}\ndata: {json.dumps({'after': after, 'until': pruned})}\n\n"
         until = None if wanted.wait is None else asyncio.get_running_loop().time() + wanted.wait
         with self.seats.taken():
-            async with aclosing(self.feed.listen(after, patience=lambda: _patience(until))) as listening:
+            async with aclosing(self.feed.listen(after, patience=lambda: self._patience(until))) as listening:
                 async for news in listening:
                     yield _text(news, wanted)
                     if (
@@ -99,11 +101,10 @@ class Stream:
                     ):
                         return
 
-
-def _patience(until: float | None) -> float:
-    if until is None:
-        return HEARTBEAT_SECONDS
-    return min(HEARTBEAT_SECONDS, max(until - asyncio.get_running_loop().time(), 0))
+    def _patience(self, until: float | None) -> float:
+        if until is None:
+            return self.heartbeat
+        return min(self.heartbeat, max(until - asyncio.get_running_loop().time(), 0))
 
 
 def _text(news: News, wanted: query.Changes) -> str:
