@@ -23,7 +23,7 @@ from receiver import query, view
 from receiver.archive import Archive
 from receiver.completion import is_job_id
 from receiver.errors import BodyError, LedgerError
-from receiver.ledger import Ledger, Submission
+from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, Ledger, Submission
 from receiver.problem import problem
 from receiver.refusals import Refusals
 from receiver.seats import Seats
@@ -47,9 +47,6 @@ IMAGE_HEADERS = {
     "Accept-Ranges": "none",
 }
 
-
-NOTIFIED = ("sent", "failed", "given_up")
-"""What becomes of attempts to tell that a job has ended."""
 
 JOB_HEADERS = {"Cache-Control": "private, no-cache"}
 """May be kept by who asked, and has to be asked for again each time."""
@@ -196,7 +193,7 @@ class Api:
         query.nothing(request.query_params)
         stats = await self.ledger.stats(silent_since=self._silent_since())
         oldest = stats.oldest_waiting_at
-        told = stats.counters.get("notifications", {})
+        told = stats.counters.get(NOTIFICATIONS, {})
         return JSONResponse(
             {
                 "states": {state.value: stats.jobs[state] for state in State},
@@ -210,7 +207,7 @@ class Api:
                 "refusals": self.refusals.counts,
                 "notifications": {
                     "pending": stats.notifications_pending,
-                    **{outcome: told.get(outcome, 0) for outcome in NOTIFIED},
+                    **{outcome: told.get(outcome, 0) for outcome in NOTIFICATION_OUTCOMES},
                 },
             }
         )

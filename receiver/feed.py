@@ -163,6 +163,10 @@ class Feed:
                         log.error("ledger cannot be read", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
                         changed.set()
                         await asyncio.sleep(INSIST_SECONDS)
+                    except Exception:
+                        log.exception("unexpected error")  # a bug of ours must not leave all waiting for ever
+                        changed.set()
+                        await asyncio.sleep(INSIST_SECONDS)
 
     async def _read_on(self) -> None:
         more = True

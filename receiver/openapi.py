@@ -15,6 +15,7 @@ from starlette.routing import Route
 from receiver import query
 from receiver.completion import FAILED_STATUSES, JOB_ID, MAX_SIDE, MAX_URL
 from receiver.errors import REASONS
+from receiver.ledger import NOTIFICATION_OUTCOMES
 from receiver.problem import STATUS
 from receiver.sender import REF, REF_HEADER, TICKET_HEADER
 from receiver.states import FINAL, State
@@ -586,9 +587,7 @@ def _stats() -> Json:
             "spool_bytes": _count(),
             "unread_deliveries": _count(),
             "refusals": {"type": "object", "additionalProperties": _count(1), "propertyNames": _reason()},
-            "notifications": _object(
-                {"pending": _count(), "sent": _count(), "failed": _count(), "given_up": _count()}
-            ),
+            "notifications": _object({name: _count() for name in ("pending", *NOTIFICATION_OUTCOMES)}),
         }
     )
 

@@ -11,16 +11,19 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
+import structlog
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Send
 
 from receiver import query
-from receiver.errors import BodyError
+from receiver.errors import BodyError, LedgerError
 from receiver.feed import Change, Feed, News
 from receiver.ledger import Ledger
 from receiver.seats import Seats
+
+log = structlog.get_logger("receiver.stream")
 
 HEARTBEAT_SECONDS = 15.0
 """The longest silence: proxies end connections that say nothing for a minute, some earlier."""
@@ -86,20 +89,22 @@ class Stream:
         after = last if wanted.after is None else wanted.after
         # Even before the first event the client learns its place, and comes back to it when it is cut off.
         yield f"retry: {RETRY_MS}\nid: {after}\n\n"
-        pruned = await self.ledger.pruned_until()
-        if after < pruned:
-            yield f"event: {GAP}\ndata: {json.dumps({'after': after, 'until': pruned})}\n\n"
         until = None if wanted.wait is None else asyncio.get_running_loop().time() + wanted.wait
         with self.seats.taken():
-            async with aclosing(self.feed.listen(after, patience=lambda: self._patience(until))) as listening:
-                async for news in listening:
-                    yield _text(news, wanted)
-                    if (
-                        until is not None
-                        and news.until >= last
-                        and until <= asyncio.get_running_loop().time()
-                    ):
-                        return
+            listening = self.feed.listen(after, patience=lambda: self._patience(until))
+            try:
+                pruned = await self.ledger.pruned_until()
+                if after < pruned:
+                    yield f"event: {GAP}\ndata: {json.dumps({'after': after, 'until': pruned})}\n\n"
+                async with aclosing(listening):
+                    async for news in listening:
+                        yield _text(news, wanted)
+                        over = until is not None and until <= asyncio.get_running_loop().time()
+                        if over and news.until >= last:
+                            return
+            except LedgerError as error:
+                # The client comes back by itself, and is told why if that lasts.
+                log.error("stream ended", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
 
     def _patience(self, until: float | None) -> float:
         if until is None:

@@ -10,6 +10,7 @@ from receiver.ledger.writer import Transaction
 from receiver.states import FINAL, Event, Job
 
 SENT, FAILED, GIVEN_UP = "sent", "failed", "given_up"
+OUTCOMES = (SENT, FAILED, GIVEN_UP)
 COUNTER = "notifications"
 """A counter: what became of the attempts to notify, by these three."""
 
