@@ -121,24 +121,22 @@ class Api:
         seconds = query.wait(request.query_params)
         known = request.headers.get("if-none-match")
         job_id = request.path_params["id"]
-        if seconds == 0:
+        until = asyncio.get_running_loop().time() + seconds
+        with self.ledger.changes_of(job_id) as changed:
             job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
-            return _unless_known(answer, known)
-        self.seats.check()
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
-        with self.seats.taken(), self.ledger.changes_of(job_id) as changed:
-            job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
-            while not (
-                job.state in FINAL
-                or (known is not None and not _is_known(answer, known))
-                or loop.time() >= until
-                or self.stopping.is_set()
-            ):
-                await _first(changed, self.stopping, within=until - loop.time())
-                changed.clear()
-                job, answer = _with_tag(job_id, await self.ledger.look(job_id))
+            if seconds > 0 and not self._awaited(job, answer, known):
+                self.seats.check()
+                with self.seats.taken():
+                    while not self._awaited(job, answer, known) and (left := _left(until)) > 0:
+                        await _first(changed, self.stopping, within=left)
+                        changed.clear()
+                        job, answer = _with_tag(job_id, await self.ledger.look(job_id))
         return _unless_known(answer, known)
+
+    def _awaited(self, job: Job, answer: Response, known: str | None) -> bool:
+        """Whether this is what a client waits for, or nobody is to wait any more."""
+        news = known is not None and not _is_known(answer, known)
+        return job.state in FINAL or news or self.stopping.is_set()
 
     async def image(self, request: Request) -> Response:
         """``GET /jobs/{id}/image``: the archived image, or where it can be had for a while."""
@@ -344,6 +342,10 @@ def _unless_known(answer: Response, known: str | None) -> Response:
     if known is None or not _is_known(answer, known):
         return answer
     return Response(status_code=304, headers={**JOB_HEADERS, "ETag": answer.headers["ETag"]})
+
+
+def _left(until: float) -> float:
+    return until - asyncio.get_running_loop().time()
 
 
 async def _first(*events: asyncio.Event, within: float) -> None:

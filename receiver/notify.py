@@ -202,16 +202,21 @@ class Notifier:
         except (httpx.HTTPError, TimeoutError, OSError) as error:
             # The error's own words may hold the address, and that a secret of its operator's.
             answer, met = None, f"The endpoint does not answer ({type(error).__name__})."
+        except Exception as bug:
+            # A bug of ours is a failure like any other: it waits, and does not come again at once.
+            log.exception("unexpected error", job=notification.job)
+            answer, met = None, f"{type(bug).__name__}: see the log."
         if answer is not None and answer.is_success:
             await insist(lambda: self._ledger.notified(notification.seq))
             log.info("notified", job=notification.job, attempts=notification.attempts + 1)
             return
         now = self._now()
         said = {"job": notification.job, "attempts": notification.attempts + 1, "detail": met}
-        if answer is not None and answer.status_code == 410 and not self._gone:
+        gone = answer is not None and answer.status_code == 410
+        if gone and not self._gone:
             self._gone = True
             log.error("the endpoint wants no more notifications; none is sent until the next start")
-        if self._gone or now - notification.at >= GIVE_UP_AFTER_MS:
+        if gone or now - notification.at >= GIVE_UP_AFTER_MS:
             await insist(lambda: self._ledger.give_up_notifying(notification.seq, met))
             log.error("notification given up", **said)
             return

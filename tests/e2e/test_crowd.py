@@ -129,8 +129,10 @@ def test_more_who_wait_than_there_is_room_for_are_sent_away_and_deliveries_are_n
             answer = await asyncio.to_thread(receiver.get, "/jobs/changes")
             assert is_problem(answer, 503, "ledger.crowded")
             assert answer.headers["retry-after"]
-            answer = await asyncio.to_thread(receiver.get, "/jobs/x?wait=1")
+            answer = await asyncio.to_thread(receiver.get, "/jobs/silent?wait=1")
             assert is_problem(answer, 503, "ledger.crowded")
+            answer = await asyncio.to_thread(receiver.get, "/jobs/ended?wait=1")
+            assert answer.status_code == 200  # it is final, so that nobody waits
             told = await deliver(receiver.port, {"a": failure("a")}, 1)
             assert told.statuses == {200: 1}
         async with asyncio.timeout(PATIENCE):  # their seats are free again
@@ -138,4 +140,6 @@ def test_more_who_wait_than_there_is_room_for_are_sent_away_and_deliveries_are_n
                 pass
 
     with programs.receiver(settings(programs.folder)) as receiver:
+        receiver.post("/jobs", json={"id": "silent"}).raise_for_status()
+        receiver.deliver(failure("ended")).raise_for_status()
         asyncio.run(run(receiver))
