@@ -22,6 +22,7 @@ ROOMS = (
     "view",
     "problem",
     "refusals",
+    "seats",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",
@@ -34,6 +35,7 @@ ROOMS = (
     # The ways in and through.
     "submitting",
     "query",
+    "feed",
     "intake",
     "gate",
     "stage",
@@ -44,6 +46,8 @@ ROOMS = (
     "reconcile",
     "page",
     "metrics",
+    "openapi",
+    "stream",
     "api",
     # What puts it together, and what people type.
     "logs",
@@ -81,6 +85,7 @@ OWNERS = {
     "httpcore": {"receiver.fetch"},
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
+    "standardwebhooks": {"receiver.notify"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 
