@@ -2,6 +2,7 @@
 
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
 from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.overview import Overview
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
 from receiver.ledger.rows import Intent, Silent
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
@@ -18,6 +19,7 @@ __all__ = [
     "Intent",
     "Ledger",
     "LedgerView",
+    "Overview",
     "Page",
     "Recorded",
     "Silent",
