@@ -191,8 +191,15 @@ class Api:
         """``GET /healthz``: the process answers."""
         return JSONResponse({"status": "ok"})
 
-    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - the form of an endpoint
+    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
         """``GET /readyz``: 200, or 503 with each failing check."""
+        failing = await self.failing()
+        return JSONResponse(
+            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
+        )
+
+    async def failing(self) -> dict[str, str]:
+        """Each check that fails, with what is wrong in a sentence."""
         failing = {}
         for check in self.checks:
             wrong = await check.look()
@@ -200,9 +207,7 @@ class Api:
                 failing[check.name] = wrong
         if self.stopping.is_set():
             failing["serving"] = "The receiver is shutting down."
-        return JSONResponse(
-            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
-        )
+        return failing
 
     def _silent_since(self) -> int:
         return self.now() - int(self.overdue_after.total_seconds() * 1000)

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -15,17 +15,18 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from receiver.api import Api, Check, RequireToken, SameOrigin
-from receiver.archive import check_template, open_archive
+from receiver.api import UNREAD_OUTCOMES, Api, Check, RequireToken, SameOrigin
+from receiver.archive import Archive, check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
 from receiver.errors import ConfigError, LedgerError, ReceiverError, SpoolError
 from receiver.fetch import fetch
-from receiver.fetch.sources import Sources
+from receiver.fetch.sources import Sources as ImageSources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
+from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
 from receiver.problem import for_no_route, for_our_error
 from receiver.refusals import Refusals
 from receiver.sender import Sender
@@ -67,7 +68,7 @@ def check(config: Config) -> None:
         ConfigError: one line that names the setting.
     """
     check_template(config.archive_key)
-    Sources.parse(config.image_sources)
+    ImageSources.parse(config.image_sources)
     open_archive(config.archive_uri)
     if config.max_spool_bytes < config.max_image_bytes:
         raise ConfigError("RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES")
@@ -153,7 +154,8 @@ async def open_receiver(
             checks=_checks(ledger, worker),
             refusals=refusals,
         )
-        yield Receiver(_routes(config, intake, api), stopping)
+        page = await _page(config, ledger, archive, worker, api, stack)
+        yield Receiver(_routes(config, intake, api, page), stopping)
 
 
 def _make_data_dir(config: Config) -> None:
@@ -168,7 +170,7 @@ def _make_data_dir(config: Config) -> None:
 
 def _fetcher(config: Config) -> fetch.Fetcher:
     return fetch.Fetcher(
-        sources=Sources.parse(config.image_sources),
+        sources=ImageSources.parse(config.image_sources),
         networks=config.image_networks,
         limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
         user_agent=f"upscale-receiver/{metadata.version('upscale-receiver')}",
@@ -186,12 +188,44 @@ async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
     return await stack.enter_async_context(client)
 
 
-def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
+async def _page(
+    config: Config, ledger: Ledger, archive: Archive, worker: Worker, api: Api, stack: AsyncExitStack
+) -> Page:
+    # A child of its own: the page's pictures shall not stand in line before images with a deadline.
+    limits = VerifyLimits(
+        max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY
+    )
+    verifier = await stack.enter_async_context(Verifier(limits, processes=1))
+
+    def working() -> Sequence[Work]:
+        return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
+
+    page = Page(
+        ledger=ledger,
+        thumbnails=Thumbnails(config.data_dir / "thumbnails", archive, verifier),
+        sources=Sources(failing=api.failing, working=working),
+        overdue_after=config.overdue_after,
+        outcomes=UNREAD_OUTCOMES,
+        now=wall_clock,
+    )
+    keeping = asyncio.create_task(page.keep())
+
+    async def end() -> None:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+
+    stack.push_async_callback(end)
+    return page
+
+
+def _routes(config: Config, intake: Intake, api: Api, page: Page) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
         routes=[
             # The provider tries once: a slash too many in the submitter's settings must not cost the image.
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
+            *page.routes(),
             *api.routes(),
         ],
         middleware=[

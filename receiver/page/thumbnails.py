@@ -27,9 +27,7 @@ MAX_SOURCE_BYTES = 64 << 20
 """Larger images have no picture: they may have to be brought from the bucket."""
 
 MAX_FILES = 2_000
-"""Of some 10 KB each. Beyond them the oldest are removed, so many at once that it is seldom."""
-
-REMOVED_AT_ONCE = 200
+"""Of some 10 KB each. Beyond them the oldest tenth is removed."""
 
 MAX_WAITING = 100
 """Who comes when so many wait already gets none."""
@@ -69,26 +67,26 @@ class Thumbnails:
         self._waiting = 0
         self._in_vain: dict[str, float] = {}
 
-    async def of(self, job: Job) -> Path | None:
-        """The picture of an archived job, a WebP file; ``None`` where there is none, or none just now."""
+    async def of(self, job: Job) -> bytes | None:
+        """The picture of an archived job, as WebP; ``None`` where there is none, or none just now."""
         if job.state is not State.ARCHIVED or job.stored is None or job.image is None:
             return None
         digest = job.image.sha256
         path = self._folder / f"{digest}.webp"
-        if await asyncio.to_thread(path.is_file):
-            return path
+        if (kept := await asyncio.to_thread(_read, path)) is not None:
+            return kept
         if job.image.bytes > MAX_SOURCE_BYTES or self._failed_lately(digest) or self._waiting >= MAX_WAITING:
             return None
         self._waiting += 1
         try:
             async with self._one_at_a_time:
-                if await asyncio.to_thread(path.is_file):  # by the one before in the queue
-                    return path
-                return path if await self._make(job, job.image, path) else None
+                if (kept := await asyncio.to_thread(_read, path)) is not None:
+                    return kept  # made for the one before in the queue
+                return await self._make(job, job.image, path)
         finally:
             self._waiting -= 1
 
-    async def _make(self, job: Job, image: Image, path: Path) -> bool:
+    async def _make(self, job: Job, image: Image, path: Path) -> bytes | None:
         assert job.stored is not None
         name = secrets.token_hex(8)
         spare, part = self._folder / f"{name}.image", self._folder / f"{name}.part"
@@ -96,16 +94,15 @@ class Thumbnails:
             await asyncio.to_thread(self._prepare)
             source = await self._archive.local(job.stored, image, spare)
             await self._verifier.shrink(source, part, SIDE)
-            await asyncio.to_thread(part.replace, path)
+            return await asyncio.to_thread(lambda: part.replace(path).read_bytes())
         except (ArchiveError, ImageError, SpoolError) as error:
             self._note_failure(job, image.sha256, error)
-            return False
+            return None
         except OSError as error:
             self._note_failure(job, image.sha256, SpoolError("spool.disk", f"{error.strerror}."))
-            return False
+            return None
         finally:
             await asyncio.to_thread(_remove, spare, part)
-        return True
 
     def _prepare(self) -> None:
         """Makes the folder, and room in it. Blocks."""
@@ -113,8 +110,9 @@ class Thumbnails:
         with os.scandir(self._folder) as entries:
             kept = sorted(entries, key=lambda entry: entry.stat().st_mtime)
         # What a crash left behind is among the oldest too.
-        for entry in kept[: REMOVED_AT_ONCE + len(kept) - self._max_files] if len(kept) >= self._max_files else []:
-            _remove(Path(entry.path))
+        if len(kept) >= self._max_files:
+            for entry in kept[: len(kept) - self._max_files + self._max_files // 10 + 1]:
+                _remove(Path(entry.path))
 
     def _failed_lately(self, digest: str) -> bool:
         at = self._in_vain.get(digest)
@@ -125,6 +123,13 @@ class Thumbnails:
         if len(self._in_vain) >= self._max_files:
             self._in_vain.clear()
         self._in_vain[digest] = self._monotonic()
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
 
 
 def _remove(*paths: Path) -> None:
