@@ -45,8 +45,8 @@ class Throughput:
     def look(self, total: int, now: int) -> None:
         """A further look: what is archived now and was not before belongs to this minute."""
         if self._total is None:
-            self.begin(total, (), 0, now)
-        elif now - self._looked_at > LONGEST_GAP:
+            return  # before the first look everything is unknown
+        if now - self._looked_at > LONGEST_GAP:
             self._unknown.update(range(self._looked_at // MINUTE, now // MINUTE + 1))
         else:
             self._counts[now // MINUTE] += max(total - self._total, 0)
