@@ -270,9 +270,10 @@ class RequireToken:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401."""
         if scope["path"] not in self._open and not self._admits(Headers(scope=scope)):
-            # Basic stands first, so that a browser just asks.
-            challenge = 'Basic realm="upscale-receiver", charset="UTF-8", Bearer'
-            refusal = problem("auth.token_refused", headers={"WWW-Authenticate": challenge})
+            refusal = problem("auth.token_refused")
+            # A line each: Chromium reads one challenge to a line, and does not ask at all if more follows.
+            for challenge in ('Basic realm="upscale-receiver", charset="UTF-8"', "Bearer"):
+                refusal.headers.append("WWW-Authenticate", challenge)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)

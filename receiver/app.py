@@ -154,7 +154,15 @@ async def open_receiver(
             checks=_checks(ledger, worker),
             refusals=refusals,
         )
-        page = await _page(config, ledger, archive, worker, api, stack)
+        page = Page(
+            ledger=ledger,
+            thumbnails=await _thumbnails(config, archive, stack),
+            sources=Sources(failing=api.failing, working=lambda: _working(worker)),
+            overdue_after=config.overdue_after,
+            outcomes=UNREAD_OUTCOMES,
+            now=wall_clock,
+        )
+        await stack.enter_async_context(_kept(page))
         yield Receiver(_routes(config, intake, api, page), stopping)
 
 
@@ -188,35 +196,26 @@ async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
     return await stack.enter_async_context(client)
 
 
-async def _page(
-    config: Config, ledger: Ledger, archive: Archive, worker: Worker, api: Api, stack: AsyncExitStack
-) -> Page:
+def _working(worker: Worker) -> Sequence[Work]:
+    return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
+
+
+async def _thumbnails(config: Config, archive: Archive, stack: AsyncExitStack) -> Thumbnails:
     # A child of its own: the page's pictures shall not stand in line before images with a deadline.
-    limits = VerifyLimits(
-        max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY
-    )
+    limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
     verifier = await stack.enter_async_context(Verifier(limits, processes=1))
+    return Thumbnails(config.data_dir / "thumbnails", archive, verifier)
 
-    def working() -> Sequence[Work]:
-        return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
 
-    page = Page(
-        ledger=ledger,
-        thumbnails=Thumbnails(config.data_dir / "thumbnails", archive, verifier),
-        sources=Sources(failing=api.failing, working=working),
-        overdue_after=config.overdue_after,
-        outcomes=UNREAD_OUTCOMES,
-        now=wall_clock,
-    )
+@asynccontextmanager
+async def _kept(page: Page) -> AsyncIterator[None]:
     keeping = asyncio.create_task(page.keep())
-
-    async def end() -> None:
+    try:
+        yield
+    finally:
         keeping.cancel()
         with suppress(asyncio.CancelledError):
             await keeping
-
-    stack.push_async_callback(end)
-    return page
 
 
 def _routes(config: Config, intake: Intake, api: Api, page: Page) -> Starlette:

@@ -119,8 +119,8 @@ def shrink(path: Path, target: Path, side: int, limits: Limits) -> Header:
 
 
 def _memory_to_shrink(header: Header, file: BinaryIO, side: int) -> int:
-    # A JPEG is decoded at the smallest eighth of its size that is still large enough; the rest whole, and then
-    # once more with an alpha channel.
+    # A JPEG is decoded at the smallest eighth of its size that is large enough; the rest whole, and once more
+    # with an alpha channel.
     scale = 1
     if header.format == "jpeg":
         scale = next((s for s in (8, 4, 2) if min(header.width, header.height) >= 2 * s * side), 1)
@@ -133,7 +133,7 @@ def _write_small(image: Image.Image, target: Path, side: int) -> None:
     # Halved in whole steps first, which is fast; palettes and 16 bits cannot be averaged as they are.
     small: Image.Image = image
     if image.mode.startswith("I"):
-        small = image.point(lambda value: value * (1 / 256)).convert("L")  # type: ignore[no-untyped-call]
+        small = image.point(lambda value: value * (1 / 256)).convert("L")
     clear = "A" in image.getbands() or "transparency" in image.info
     small = small.convert("RGBA" if clear else "RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS, reducing_gap=2.0)

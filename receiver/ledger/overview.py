@@ -47,8 +47,8 @@ def archived_lately(db: sqlite3.Connection, limit: int) -> tuple[int, tuple[int,
     """How many jobs are archived, and when (ms since the epoch) the newest ``limit`` of them were."""
     (total,) = db.execute("SELECT jobs FROM totals WHERE state = 'archived'").fetchone()
     found = db.execute(
-        "SELECT coalesce(archived_at, updated_at) AS at FROM jobs INDEXED BY jobs_by_state WHERE state = 'archived'"
-        " ORDER BY seq DESC LIMIT ?",
+        "SELECT coalesce(archived_at, updated_at) AS at FROM jobs INDEXED BY jobs_by_state"
+        " WHERE state = 'archived' ORDER BY seq DESC LIMIT ?",
         (limit,),
     )
     return int(total), tuple(int(row["at"]) for row in found)

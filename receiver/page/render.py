@@ -44,7 +44,7 @@ class File:
 
 
 class Static:
-    """The static files under names that change with their content, so that browsers may keep them for good."""
+    """The static files, under names that change with their content, so that browsers keep them for good."""
 
     def __init__(self) -> None:
         self._files: dict[str, File] = {}

@@ -19,7 +19,7 @@ MEANINGS: Mapping[State, str] = MappingProxyType(
         State.FETCHED: "The image is safe on this machine's disk, verified; it waits for the archive.",
         State.ARCHIVED: "The image lies in the archive, proved to be the one that was verified.",
         State.FAILED: "The provider says that it failed. There is no image.",
-        State.REJECTED: "The image was not taken: it may not be fetched, or is not the one that was promised.",
+        State.REJECTED: "The image was not taken: it may not be fetched, or is not what was promised.",
         State.EXPIRED: "The image URL ended before the image was safe. It is lost, unless a fresh URL comes.",
     }
 )
@@ -142,8 +142,8 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
         text = f"{_many(unsafe, 'image')} {_is(unsafe)} not safe yet."
         if stats.at_risk:
             text = f"{_many(stats.at_risk, 'image')} {_is(stats.at_risk)} at risk."
-            if unsafe > stats.at_risk:
-                more.insert(0, f"{_many(unsafe - stats.at_risk, 'other')} {_is(unsafe - stats.at_risk)} not safe yet.")
+            if others := unsafe - stats.at_risk:
+                more.insert(0, f"{_many(others, 'other')} {_is(others)} not safe yet.")
         if helpless:
             text += " Nothing can be fetched now."
         tone = "bad" if stats.at_risk or helpless else "busy"

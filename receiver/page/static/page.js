@@ -62,15 +62,14 @@
       if (old.nodeValue !== wanted.nodeValue) old.nodeValue = wanted.nodeValue;
       return;
     }
-    const counts = old.hasAttribute("data-until") || old.hasAttribute("data-since");
+    const counted = wanted.hasAttribute("data-until") || wanted.hasAttribute("data-since");
     for (const { name } of [...old.attributes]) {
-      const ours = (old.nodeName === "DETAILS" && name === "open") || (counts && (name === "title" || name === "class"));
+      const ours = (old.nodeName === "DETAILS" && name === "open") || (counted && (name === "title" || name === "class"));
       if (!wanted.hasAttribute(name) && !ours) old.removeAttribute(name);
     }
     for (const { name, value } of wanted.attributes) {
       if (old.getAttribute(name) !== value) old.setAttribute(name, value);
     }
-    const counted = wanted.hasAttribute("data-until") || wanted.hasAttribute("data-since");
     if (!counted) becomeWithin(old, wanted);
   }
 
