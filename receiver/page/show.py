@@ -44,7 +44,7 @@ SIGNS: Mapping[State, str] = MappingProxyType(
         State.ARCHIVED: "\N{CHECK MARK}",
         State.FAILED: "\N{BALLOT X}",
         State.REJECTED: "\N{CIRCLED DIVISION SLASH}",
-        State.EXPIRED: "\N{HEAVY EXCLAMATION MARK SYMBOL}",
+        State.EXPIRED: "!",
     }
 )
 """Beside each colour, for those who do not see it."""

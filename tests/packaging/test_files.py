@@ -14,7 +14,15 @@ import yaml
 from receiver.config import NO_SETTINGS, SETTINGS, environment, load
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ["demo", "test", "tools/venv", "tools/lock", ".ci/run", "tests/packaging/build-and-run-image"]
+SCRIPTS = [
+    "demo",
+    "test",
+    "tools/venv",
+    "tools/lock",
+    "tools/browser",
+    ".ci/run",
+    "tests/packaging/build-and-run-image",
+]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 

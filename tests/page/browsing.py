@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 from urllib.parse import urlsplit
 
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped] - it has no types
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Playwright
 
 from tests.support.processes import API_TOKEN
 
@@ -48,8 +48,12 @@ class Watch:
 
     def over(self, context: BrowserContext) -> None:
         context.on("request", lambda request: self._request(request.url))
-        context.on("console", lambda said: said.type == "error" and self.complaints.append(said.text))
+        context.on("console", self._said)
         context.on("weberror", lambda error: self.complaints.append(str(error.error)))
+
+    def _said(self, message: ConsoleMessage) -> None:
+        if message.type in {"error", "warning"}:
+            self.complaints.append(message.text)
 
     def _request(self, url: str) -> None:
         parts = urlsplit(url)

@@ -43,15 +43,17 @@ def scene(folder: Path, name: str) -> Iterator[tuple[Receiver, str]]:
             if name == "unwell":
                 shutil.rmtree(data / "archive")
                 (data / "archive").write_text("no folder")
-                receiver.deliver(completion(NEW, host.offer("good.png", picture(2)), *SIZE)).raise_for_status()
+                receiver.deliver(
+                    completion(NEW, host.offer("good.png", picture(2)), *SIZE)
+                ).raise_for_status()
                 receiver.program.until_event("archive refuses; uploads pause")
             if name in {"busy", "unwell"}:
                 host.until_asked("slow.png")
             yield receiver, job
 
 
-def take(browser: Browser, receiver: Receiver, path: str, scheme: Scheme, width: int, whole: bool) -> bytes:
-    with visit(browser, receiver.address, scheme=scheme, width=width, height=860) as page:
+def take(browser: Browser, address: str, path: str, *, scheme: Scheme, width: int, whole: bool) -> bytes:
+    with visit(browser, address, scheme=scheme, width=width, height=860) as page:
         page.goto(path)
         page.wait_for_load_state("networkidle")
         return page.screenshot(full_page=whole)
@@ -76,7 +78,7 @@ def main() -> None:
             chosen.all.mkdir(parents=True, exist_ok=True)
             for name in ("empty", "healthy", "busy", "unwell"):
                 with scene(Path(temporary), name) as (receiver, job):
-                    pages = {"overview": "/"}
+                    pages = {"overview": "/?limit=6"}
                     if name == "busy":
                         done = receiver.get("/jobs?state=archived&limit=1").json()["jobs"][0]["id"]
                         pages |= {
@@ -89,12 +91,14 @@ def main() -> None:
                     for page, path in pages.items():
                         for scheme in SCHEMES:
                             for width in WIDTHS:
-                                shot = take(browser, receiver, path, scheme, width, whole=True)
+                                shot = take(
+                                    browser, receiver.address, path, scheme=scheme, width=width, whole=True
+                                )
                                 (chosen.all / f"{name}-{page}-{scheme}-{width}.png").write_bytes(shot)
         else:
             with scene(Path(temporary), "busy") as (receiver, _):
                 for scheme in SCHEMES:
-                    shot = take(browser, receiver, "/", scheme, 1100, whole=False)
+                    shot = take(browser, receiver.address, "/", scheme=scheme, width=1100, whole=False)
                     (ROOT / "docs" / f"status-page-{scheme}.png").write_bytes(small(shot))
         browser.close()
 

@@ -1,4 +1,4 @@
-"""Ledgers with a past: written through the ledger itself, by a clock that is set, before a receiver opens them."""
+"""Ledgers with a past: written through the ledger itself, by a clock that is set, before a receiver starts."""
 
 import asyncio
 import hashlib
@@ -24,7 +24,9 @@ T = TypeVar("T")
 
 MINUTE = 60 * SECOND
 
-HOSTILE = "\"><script>alert(1)</script> \x1b[31mred\x1b[0m \u202egnp.exe \u2066\u200b<img src=x onerror=alert(2)>"
+HOSTILE = (
+    '"><script>alert(1)</script> \x1b[31mred\x1b[0m \u202egnp.exe \u2066\u200b<img src=x onerror=alert(2)>'
+)
 """What a stranger may write wherever a stranger may write: markup, a terminal's codes, marks of direction."""
 
 DEAD_URL = "http://127.0.0.1:9/results/{}.png"
@@ -117,7 +119,7 @@ def told(story: Coroutine[Any, Any, T]) -> T:
 
 async def open_story(data: Path, at: int) -> Story:
     """Begins a past at a time, ms since the epoch."""
-    data.mkdir(parents=True)
+    data.mkdir(parents=True)  # noqa: ASYNC240 - nothing else runs in this loop
     clock = Clock(at)
     return Story(await Ledger.serve(data, now=clock), clock, data / "archive")
 
@@ -147,7 +149,9 @@ async def healthy(data: Path, now: int) -> None:
     await an_hour_of_work(story, now)
     story.clock.now = now - 90 * SECOND
     for name in ("tower.jpg", "lantern.png"):
-        await story.ledger.expect(Submission(story.id(), name, "upscale_4x", f"https://shop.example.com/{name}"))
+        await story.ledger.expect(
+            Submission(story.id(), name, "upscale_4x", f"https://shop.example.com/{name}")
+        )
     await story.ledger.close()
 
 
@@ -165,7 +169,11 @@ async def busy(data: Path, now: int, url: str) -> str:
     await an_hour_of_work(story, now, 40)
     story.clock.now = now - 4 * MINUTE
     rejected = await story.rejected(
-        "order 4712 label.png", ImageError("image.wrong_size", "The image is 320 × 213, not 640 × 426.")
+        "order 4712 label.png",
+        ImageError(
+            "image.wrong_size",
+            "The image is 320 \N{MULTIPLICATION SIGN} 213, not 640 \N{MULTIPLICATION SIGN} 426.",
+        ),
     )
     error = UrlError("url.source", "http://10.0.0.7/x.png is under none of RECEIVER_IMAGE_SOURCES.")
     await story.rejected("order 4713", error)
