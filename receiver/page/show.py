@@ -106,7 +106,7 @@ class Headline:
     """The answer to the one question.
 
     Attributes:
-        tone: ``good``, ``busy``, ``warn`` or ``bad``.
+        tone: ``good``, ``busy``, ``idle``, ``warn`` or ``bad``.
         text: a sentence.
         more: what else is to be known.
         until: when the first image URL ends, ms since the epoch, where images are not safe.
@@ -120,7 +120,16 @@ class Headline:
     @property
     def sign(self) -> str:
         """Beside the colour."""
-        return {"good": "\N{CHECK MARK}", "busy": "\N{DOWNWARDS ARROW}", "warn": "!", "bad": "!"}[self.tone]
+        return _TONE_SIGNS[self.tone]
+
+
+_TONE_SIGNS = {
+    "good": "\N{CHECK MARK}",
+    "busy": "\N{DOWNWARDS ARROW}",
+    "idle": "\N{HORIZONTAL ELLIPSIS}",
+    "warn": "!",
+    "bad": "!",
+}
 
 
 def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
@@ -160,8 +169,8 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     if jobs[State.SUBMITTED]:
         number = _many(jobs[State.SUBMITTED], "job")
         text = f"No image has come yet. {number} {_is(jobs[State.SUBMITTED])} at the provider."
-        return Headline(_tone(jobs, failing, "warn" if stats.overdue else "busy"), text, tuple(more))
-    return Headline(_tone(jobs, failing, "busy"), "Nothing has come yet.", tuple(more))
+        return Headline(_tone(jobs, failing, "warn" if stats.overdue else "idle"), text, tuple(more))
+    return Headline(_tone(jobs, failing, "idle"), "Nothing has come yet.", tuple(more))
 
 
 def _tone(jobs: Mapping[State, int], failing: Mapping[str, str], at_best: str) -> str:

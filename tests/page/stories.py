@@ -1,4 +1,4 @@
-"""Ledgers with a past: written through the ledger itself, by a clock that is set, before a receiver starts."""
+"""Ledgers with a past: written through the ledger itself, by a clock that is set, before any receiver."""
 
 import asyncio
 import hashlib
