@@ -3,7 +3,6 @@
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 
 from receiver.ledger import queries, rows
 from receiver.ledger.queries import Stats
@@ -56,13 +55,14 @@ def archived_lately(db: sqlite3.Connection, limit: int) -> tuple[int, tuple[int,
 
 def _unsafe(db: sqlite3.Connection, limit: int) -> list[sqlite3.Row]:
     """The first by deadline of each index that unsafe jobs stand in, merged; never all of them sorted."""
-    found: list[sqlite3.Row] = []
+    # Claimed ones stand by the end of their lease: they are all taken, since there are as many as hands.
+    found = db.execute(
+        "SELECT * FROM jobs INDEXED BY jobs_claimed WHERE holder IS NOT NULL AND state = 'received'"
+    ).fetchall()
     for which in (
         "jobs_to_fetch WHERE next_attempt_at IS NULL AND holder IS NULL AND attempts = 0",
         "jobs_to_fetch_again WHERE next_attempt_at IS NULL AND holder IS NULL AND attempts > 0",
         "jobs_waiting_to_fetch WHERE next_attempt_at IS NOT NULL",
-        # Claimed ones stand by the end of their lease, and are sorted: there are as many as there are hands.
-        "jobs_claimed WHERE holder IS NOT NULL",
     ):
         found += db.execute(
             f"SELECT * FROM jobs INDEXED BY {which} AND state = 'received' ORDER BY deadline LIMIT ?",  # noqa: S608 - constants
@@ -97,6 +97,6 @@ def _troubled(db: sqlite3.Connection, limit: int) -> tuple[Job, ...]:
         " ORDER BY next_attempt_at LIMIT ?",
         (limit,),
     )
-    jobs = [rows.job(row) for row in found]
-    troubled = [(job.problem.at, job) for job in jobs if job.problem is not None]
-    return tuple(job for _, job in islice(sorted(troubled, key=lambda pair: -pair[0]), limit))
+    troubled = [row for row in found if row["reason"] is not None]
+    troubled.sort(key=lambda row: row["reason_at"] or row["updated_at"], reverse=True)
+    return tuple(rows.job(row) for row in troubled[:limit])

@@ -159,7 +159,7 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
         return Headline(tone, text, tuple(more), stats.soonest_deadline)
     if waiting:
         which = "Every other image that came is safe" if ended else "Every image that came is safe"
-        text = f"{which}; {_many(waiting, 'one', 'ones')} {_wait(waiting)} on this disk for the archive."
+        text = f"{which}; {waiting:,} {_wait(waiting)} on this disk for the archive."
         return Headline(_tone(jobs, failing, "busy"), text, tuple(more))
     if jobs[State.ARCHIVED]:
         text = "Every other image that came is archived." if ended else "Every image that came is archived."
