@@ -288,6 +288,7 @@ SMALL = (
     "jobs_at_risk",
     "jobs_waiting",
     "jobs_to_fetch",
+    "jobs_to_fetch_again",
     "jobs_waiting_to_fetch",
     "jobs_to_archive",
 )

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -129,8 +130,6 @@ async def test_an_image_in_a_bucket_is_brought_and_not_left_behind(
     with standin() as store:
         archive = open_archive("s3://bucket/prefix", environ=store.environment())
         try:
-            from datetime import UTC, datetime
-
             item = Item("a", spooled, image, "a.jpg", None, datetime.now(UTC))
             job = Job("a", State.ARCHIVED, image=image, stored=await archive.put(item))
             thumbnails = Thumbnails(tmp_path / "small", archive, verifier)
