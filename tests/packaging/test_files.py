@@ -61,6 +61,14 @@ def test_what_is_tested_is_what_is_shipped() -> None:
     assert shipped == {name: version for name, version in tested.items() if name in shipped}
 
 
+def test_the_wheel_has_every_file_of_the_package() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    package = ROOT / "receiver"
+    shipped = {path for pattern in patterns["receiver"] for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path for path in files if path.suffix != ".py"} == shipped
+
+
 @pytest.mark.parametrize("file", ["requirements.lock", "requirements-dev.lock"])
 def test_every_locked_version_has_hashes_and_no_host_is_named(file: str) -> None:
     text = (ROOT / file).read_text()

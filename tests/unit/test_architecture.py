@@ -63,6 +63,7 @@ ROOMS = (
 STRANGERS = (
     ("intake", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "archive", "verify", "spool"}),
     ("worker", {"intake", "api", "query"}),
+    ("page", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "intake", "config", "sender"}),
     ("api", {"worker", "fetching", "archiving", "fetch", "verify"}),
     ("ledger", {"config", "sender", "expiry", "problem", "view"}),
     ("fetch", {"ledger", "states", "completion"}),
@@ -80,6 +81,7 @@ OWNERS = {
     "httpcore": {"receiver.fetch"},
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
+    "jinja2": {"receiver.page"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 
