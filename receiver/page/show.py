@@ -141,8 +141,8 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     """
     jobs, stats = overview.stats.jobs, overview.stats
     unsafe, waiting = jobs[State.RECEIVED], jobs[State.FETCHED]
-    ended = _ended(jobs)
-    more = list(ended)
+    missing = jobs[State.EXPIRED] + jobs[State.REJECTED]
+    more = _ended(jobs)
     if stats.overdue:
         silent = "no completion has come in time"
         more.append(f"{_many(stats.overdue, 'job')} {_is(stats.overdue)} overdue: {silent}.")
@@ -158,13 +158,13 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
         tone = "bad" if stats.at_risk or helpless else "busy"
         return Headline(tone, text, tuple(more), stats.soonest_deadline)
     if waiting:
-        which = "Every other image that came is safe" if ended else "Every image that came is safe"
+        which = "Every other image that came is safe" if missing else "Every image that came is safe"
         text = f"{which}; {waiting:,} {_wait(waiting)} on this disk for the archive."
         return Headline(_tone(jobs, failing, "busy"), text, tuple(more))
     if jobs[State.ARCHIVED]:
-        text = "Every other image that came is archived." if ended else "Every image that came is archived."
+        text = "Every other image that came is archived." if missing else "Every image that came is archived."
         return Headline(_tone(jobs, failing, "good"), text, tuple(more))
-    if ended:
+    if missing or jobs[State.FAILED]:
         return Headline(_tone(jobs, failing, "warn"), "No image is archived.", tuple(more))
     if jobs[State.SUBMITTED]:
         number = _many(jobs[State.SUBMITTED], "job")
@@ -176,8 +176,9 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
 def _tone(jobs: Mapping[State, int], failing: Mapping[str, str], at_best: str) -> str:
     if jobs[State.EXPIRED] or {"ledger", "workers"} & set(failing):
         return "bad"
-    if jobs[State.REJECTED] or jobs[State.FAILED] or failing:
+    if jobs[State.REJECTED] or failing:
         return "warn"
+    # What the provider failed at is said below: no image came, and none is unsafe.
     return at_best
 
 

@@ -37,7 +37,9 @@ def overview(*, at_risk: int = 0, overdue: int = 0, **jobs: int) -> Overview:
         ({"archived": 3}, ("workers",), "bad", "Every image that came is archived."),
         ({"archived": 3, "rejected": 1}, (), "warn", "Every other image that came is archived."),
         ({"archived": 3, "expired": 1}, (), "bad", "Every other image that came is archived."),
+        ({"archived": 3, "failed": 1}, (), "good", "Every image that came is archived."),
         ({"expired": 1}, (), "bad", "No image is archived."),
+        ({"failed": 1}, (), "warn", "No image is archived."),
         (
             {"fetched": 1, "archived": 9},
             (),
@@ -45,7 +47,7 @@ def overview(*, at_risk: int = 0, overdue: int = 0, **jobs: int) -> Overview:
             "Every image that came is safe; 1 waits on this disk for the archive.",
         ),
         (
-            {"fetched": 2, "failed": 1},
+            {"fetched": 2, "rejected": 1},
             ("archive",),
             "warn",
             "Every other image that came is safe; 2 wait on this disk for the archive.",
