@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import structlog
+from anyio import to_thread
 
 from receiver.archive import Archive
 from receiver.errors import ArchiveError, ImageError, ReceiverError, SpoolError
@@ -73,14 +74,14 @@ class Thumbnails:
             return None
         digest = job.image.sha256
         path = self._folder / f"{digest}.webp"
-        if (kept := await asyncio.to_thread(_read, path)) is not None:
+        if (kept := await to_thread.run_sync(_read, path)) is not None:
             return kept
         if job.image.bytes > MAX_SOURCE_BYTES or self._failed_lately(digest) or self._waiting >= MAX_WAITING:
             return None
         self._waiting += 1
         try:
             async with self._one_at_a_time:
-                if (kept := await asyncio.to_thread(_read, path)) is not None:
+                if (kept := await to_thread.run_sync(_read, path)) is not None:
                     return kept  # made for the one before in the queue
                 return await self._make(job, job.image, path)
         finally:
@@ -91,10 +92,10 @@ class Thumbnails:
         name = secrets.token_hex(8)
         spare, part = self._folder / f"{name}.image", self._folder / f"{name}.part"
         try:
-            await asyncio.to_thread(self._prepare)
+            await to_thread.run_sync(self._prepare)
             source = await self._archive.local(job.stored, image, spare)
             await self._verifier.shrink(source, part, SIDE)
-            return await asyncio.to_thread(lambda: part.replace(path).read_bytes())
+            return await to_thread.run_sync(lambda: part.replace(path).read_bytes())
         except (ArchiveError, ImageError, SpoolError) as error:
             self._note_failure(job, image.sha256, error)
             return None
@@ -102,7 +103,7 @@ class Thumbnails:
             self._note_failure(job, image.sha256, SpoolError("spool.disk", f"{error.strerror}."))
             return None
         finally:
-            await asyncio.to_thread(_remove, spare, part)
+            await to_thread.run_sync(_remove, spare, part)
 
     def _prepare(self) -> None:
         """Makes the folder, and room in it. Blocks."""

@@ -16,6 +16,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 FLAGS = (
     "--no-sandbox",  # of a container's root; what is looked at is our own
+    "--disable-dev-shm-usage",  # which is small in a container
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",

@@ -18,6 +18,8 @@
 
   // Times
 
+  const local = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" });
+
   const two = (number) => String(number).padStart(2, "0");
 
   function span(milliseconds) {
@@ -39,17 +41,15 @@
     for (const element of document.querySelectorAll("[data-until]")) {
       const left = Number(element.dataset.until) - now;
       write(element, left > 0 ? `in ${span(left)}` : `${span(-left)} ago`);
-      element.title = local(Number(element.dataset.until));
       element.className = "left";
     }
     for (const element of document.querySelectorAll("[data-since]")) {
       write(element, `${span(now - Number(element.dataset.since))} ago`);
-      element.title = local(Number(element.dataset.since));
     }
-  }
-
-  function local(at) {
-    return new Date(at).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "long" });
+    for (const element of document.querySelectorAll("time")) {
+      const title = local.format(new Date(element.dateTime));
+      if (element.title !== title) element.title = title;
+    }
   }
 
   // Bringing over what differs
@@ -64,8 +64,9 @@
     }
     const counted = wanted.hasAttribute("data-until") || wanted.hasAttribute("data-since");
     for (const { name } of [...old.attributes]) {
-      const ours = (old.nodeName === "DETAILS" && name === "open") || (counted && (name === "title" || name === "class"));
-      if (!wanted.hasAttribute(name) && !ours) old.removeAttribute(name);
+      const opened = old.nodeName === "DETAILS" && name === "open";
+      const told = old.nodeName === "TIME" && (name === "title" || (counted && name === "class"));
+      if (!wanted.hasAttribute(name) && !opened && !told) old.removeAttribute(name);
     }
     for (const { name, value } of wanted.attributes) {
       if (old.getAttribute(name) !== value) old.setAttribute(name, value);
