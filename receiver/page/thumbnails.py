@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,9 @@ MAX_SOURCE_BYTES = 64 << 20
 MAX_FILES = 2_000
 """Of some 10 KB each. Beyond them the oldest tenth is removed."""
 
+MIN_FREE = 512 << 20
+"""Bytes of the disk that stay free: the ledger and images with a deadline need them more."""
+
 MAX_WAITING = 100
 """Who comes when so many wait already gets none."""
 
@@ -47,6 +51,7 @@ class Thumbnails:
         archive: where images are read.
         verifier: decodes, with limits of its own and not among those images that are waited for.
         max_files: how many are kept.
+        min_free: bytes of the disk; with less, none are made.
         monotonic: seconds.
     """
 
@@ -57,12 +62,14 @@ class Thumbnails:
         verifier: Verifier,
         *,
         max_files: int = MAX_FILES,
+        min_free: int = MIN_FREE,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
         self._archive = archive
         self._verifier = verifier
         self._max_files = max_files
+        self._min_free = min_free
         self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
         self._waiting = 0
@@ -108,6 +115,8 @@ class Thumbnails:
     def _prepare(self) -> None:
         """Makes the folder, and room in it. Blocks."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
+        if shutil.disk_usage(self._folder).free < self._min_free:
+            raise SpoolError("spool.full", "The disk has no room for small pictures.")
         with os.scandir(self._folder) as entries:
             kept = sorted(entries, key=lambda entry: entry.stat().st_mtime)
         # What a crash left behind is among the oldest too.

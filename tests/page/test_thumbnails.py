@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -112,6 +113,15 @@ async def test_the_folder_stays_within_its_bound_and_loses_its_oldest(
     assert f"{jobs[-1].image.sha256}.webp" in files(tmp_path)
 
 
+async def test_on_a_disk_that_is_nearly_full_none_are_made(
+    tmp_path: Path, archive: Archive, verifier: Verifier
+) -> None:
+    thumbnails = Thumbnails(tmp_path / "small", archive, verifier, min_free=1 << 60)
+
+    assert await thumbnails.of(kept(tmp_path, images.png())) is None
+    assert files(tmp_path) == []
+
+
 async def test_a_folder_that_cannot_be_written_costs_only_the_picture(
     tmp_path: Path, archive: Archive, verifier: Verifier
 ) -> None:
@@ -134,6 +144,10 @@ async def test_an_image_in_a_bucket_is_brought_and_not_left_behind(
             job = Job("a", State.ARCHIVED, image=image, stored=await archive.put(item))
             thumbnails = Thumbnails(tmp_path / "small", archive, verifier)
             assert opened(await thumbnails.of(job)).size == (SIDE, 200)
+            assert files(tmp_path) == [f"{image.sha256}.webp"]
+
+            shorter = replace(image, bytes=image.bytes - 1, sha256="0" * 64)
+            assert await thumbnails.of(replace(job, image=shorter)) is None
             assert files(tmp_path) == [f"{image.sha256}.webp"]
 
             lost = Job("b", State.ARCHIVED, image=image, stored=Stored("s3://bucket/prefix/other.jpg"))
