@@ -221,8 +221,15 @@ class Api:
         """``GET /healthz``: the process answers."""
         return JSONResponse({"status": "ok"})
 
-    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - the form of an endpoint
+    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
         """``GET /readyz``: 200, or 503 with each failing check."""
+        failing = await self.failing()
+        return JSONResponse(
+            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
+        )
+
+    async def failing(self) -> dict[str, str]:
+        """Each check that fails, with what is wrong in a sentence."""
         failing = {}
         for check in self.checks:
             wrong = await check.look()
@@ -230,9 +237,7 @@ class Api:
                 failing[check.name] = wrong
         if self.stopping.is_set():
             failing["serving"] = "The receiver is shutting down."
-        return JSONResponse(
-            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
-        )
+        return failing
 
     def _silent_since(self) -> int:
         return self.now() - int(self.overdue_after.total_seconds() * 1000)
@@ -271,9 +276,14 @@ def _is_foreign(method: str, headers: Headers) -> bool:
     """Whether a browser says that another site made it send this; other programs say nothing of the kind."""
     if method in {"GET", "HEAD", "OPTIONS"}:
         return False
-    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+    site = headers.get("sec-fetch-site", "none")
+    if site not in {"none", "same-origin"}:
         return True
     origin = headers.get("origin")
+    if origin == "null" and site == "same-origin":
+        # A form of our own pages, whose policy keeps their origin from everybody (Fetch Standard, 3.1). No page
+        # can set the other header.
+        return False
     # Scheme, host and port, and nothing else (RFC 6454, 7.1); text that is no origin is nobody's of ours.
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
@@ -295,9 +305,10 @@ class RequireToken:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401."""
         if scope["path"] not in self._open and not self._admits(Headers(scope=scope)):
-            # Basic stands first, so that a browser just asks.
-            challenge = 'Basic realm="upscale-receiver", charset="UTF-8", Bearer'
-            refusal = problem("auth.token_refused", headers={"WWW-Authenticate": challenge})
+            refusal = problem("auth.token_refused")
+            # A line each: Chromium reads one challenge to a line, and does not ask at all if more follows.
+            for challenge in ('Basic realm="upscale-receiver", charset="UTF-8"', "Bearer"):
+                refusal.headers.append("WWW-Authenticate", challenge)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -3,8 +3,8 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -15,20 +15,21 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from receiver import openapi, submitting
+from receiver import openapi, query, submitting
 from receiver.api import Api, Check, RequireToken, SameOrigin
-from receiver.archive import check_template, open_archive
+from receiver.archive import Archive, check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
 from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
 from receiver.feed import Feed
 from receiver.fetch import fetch
-from receiver.fetch.sources import Sources
+from receiver.fetch.sources import Sources as ImageSources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Filter, Ledger, monotonic_clock, wall_clock
 from receiver.notify import Notifier
+from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
 from receiver.problem import for_no_route, for_our_error
 from receiver.reconcile import Plan as ReconcilePlan
 from receiver.reconcile import Reconciler
@@ -80,7 +81,7 @@ def check(config: Config) -> None:
         ConfigError: one line that names the setting.
     """
     check_template(config.archive_key)
-    Sources.parse(config.image_sources)
+    ImageSources.parse(config.image_sources)
     open_archive(config.archive_uri)
     if config.max_spool_bytes < config.max_image_bytes:
         raise ConfigError("RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES")
@@ -185,8 +186,17 @@ async def open_receiver(
             refusals=refusals,
             seats=seats,
         )
+        page = Page(
+            ledger=ledger,
+            thumbnails=await _thumbnails(config, archive, stack),
+            sources=Sources(failing=api.failing, working=lambda: _working(worker)),
+            overdue_after=config.overdue_after,
+            outcomes=query.UNREAD_OUTCOMES,
+            now=wall_clock,
+        )
+        await stack.enter_async_context(_kept(page))
         stream = Stream(ledger, feed, seats)
-        yield Receiver(_routes(config, intake, stream, api), stopping)
+        yield Receiver(_routes(config, intake, stream, api, page), stopping)
 
 
 def make_data_dir(config: Config) -> None:
@@ -212,7 +222,7 @@ async def _was_used(ledger: Ledger, archive: str) -> bool:
 
 def _fetcher(config: Config) -> fetch.Fetcher:
     return fetch.Fetcher(
-        sources=Sources.parse(config.image_sources),
+        sources=ImageSources.parse(config.image_sources),
         networks=config.image_networks,
         limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
         user_agent=_user_agent(),
@@ -292,13 +302,36 @@ def _user_agent() -> str:
     return f"upscale-receiver/{metadata.version('upscale-receiver')}"
 
 
-def _routes(config: Config, intake: Intake, stream: Stream, api: Api) -> Starlette:
+def _working(worker: Worker) -> Sequence[Work]:
+    return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
+
+
+async def _thumbnails(config: Config, archive: Archive, stack: AsyncExitStack) -> Thumbnails:
+    # A child of its own: the page's pictures shall not stand in line before images with a deadline.
+    limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
+    verifier = await stack.enter_async_context(Verifier(limits, processes=1))
+    return Thumbnails(config.data_dir / "thumbnails", archive, verifier)
+
+
+@asynccontextmanager
+async def _kept(page: Page) -> AsyncIterator[None]:
+    keeping = asyncio.create_task(page.keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+
+
+def _routes(config: Config, intake: Intake, stream: Stream, api: Api, page: Page) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
         routes=[
             # The provider tries once: a slash too many in the submitter's settings must not cost the image.
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
             *stream.routes(),
+            *page.routes(),
             *api.routes(),
             openapi.route(_document(config)),
         ],

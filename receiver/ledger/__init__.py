@@ -4,6 +4,7 @@ from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_cloc
 from receiver.ledger.lock import DirectoryLock, ListLock
 from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
 from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
+from receiver.ledger.overview import Overview
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
 from receiver.ledger.rows import Intent, Notification, Silent, Stretch, Transition
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
@@ -24,6 +25,7 @@ __all__ = [
     "LedgerView",
     "ListLock",
     "Notification",
+    "Overview",
     "Page",
     "Recorded",
     "Silent",

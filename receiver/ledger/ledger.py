@@ -13,11 +13,12 @@ from typing import TypeVar
 
 from receiver.completion import Completion
 from receiver.errors import AuthError, LedgerError, ReceiverError
-from receiver.ledger import notifications, queries, schema, verbs
+from receiver.ledger import notifications, overview, queries, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
 from receiver.ledger.lock import DirectoryLock
 from receiver.ledger.notifications import Render
+from receiver.ledger.overview import Overview
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
 from receiver.ledger.rows import Intent, Notification, Silent, Stretch
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
@@ -187,6 +188,14 @@ class LedgerView:
     async def stats(self, *, silent_since: int) -> Stats:
         """The ledger in numbers; jobs submitted before ``silent_since`` and still silent are overdue."""
         return await self._readers.ask(lambda db: queries.stats(db, silent_since))
+
+    async def overview(self, *, silent_since: int, limit: int) -> Overview:
+        """The ledger at a glance, of one moment, with at most ``limit`` jobs in each list."""
+        return await self._readers.ask(lambda db: overview.overview(db, silent_since, limit))
+
+    async def archived_lately(self, limit: int) -> tuple[int, tuple[int, ...]]:
+        """How many jobs are archived, and when (ms since the epoch) the newest ``limit`` of them were."""
+        return await self._readers.ask(lambda db: overview.archived_lately(db, limit))
 
     async def spool_names(self) -> frozenset[str]:
         """The names of all spool files that the ledger counts on."""

@@ -68,6 +68,7 @@ ROOMS = (
 STRANGERS = (
     ("intake", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "archive", "verify", "spool"}),
     ("worker", {"intake", "api", "query"}),
+    ("page", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "intake", "config", "sender"}),
     ("api", {"worker", "fetching", "archiving", "fetch", "verify"}),
     ("ledger", {"config", "sender", "expiry", "problem", "view"}),
     ("fetch", {"ledger", "states", "completion"}),
@@ -86,6 +87,7 @@ OWNERS = {
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
     "standardwebhooks": {"receiver.notify"},
+    "jinja2": {"receiver.page"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 
