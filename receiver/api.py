@@ -281,8 +281,8 @@ def _is_foreign(method: str, headers: Headers) -> bool:
         return True
     origin = headers.get("origin")
     if origin == "null" and site == "same-origin":
-        # A form of our own pages, whose policy keeps their origin from everybody (Fetch Standard, 3.1). No page
-        # can set the other header.
+        # A form of our own pages, whose policy keeps their origin from everybody (Fetch Standard, 3.1). No
+        # page can set the other header.
         return False
     # Scheme, host and port, and nothing else (RFC 6454, 7.1); text that is no origin is nobody's of ours.
     return origin is not None and origin.partition("://")[2] != headers.get("host")

@@ -325,8 +325,80 @@ def _health() -> Json:
 
 
 def _pages() -> Json:
-    """What is for eyes and not for programs is described where it is built."""
-    return {}
+    """What is for eyes: its own refusals are pages too."""
+    jobs = _jobs()["/jobs"]["get"]["parameters"]
+    deliveries = _others()["/deliveries"]["get"]["parameters"]
+    return {
+        "/": {"get": _page("showOverview", "The status page, with a table of jobs.", jobs, 422)},
+        "/page/jobs/{id}": {
+            "parameters": [_id()],
+            "get": _page("showJob", "One job for people, with its history.", [], 404, 422),
+        },
+        "/page/jobs/{id}/retry": {
+            "parameters": [_id()],
+            "post": {
+                "operationId": "retryShownJob",
+                "summary": "The button of a job's page: tries again now.",
+                "responses": {
+                    "303": {
+                        "description": "Back to the job's page.",
+                        "headers": {"Location": {"schema": {"type": "string"}}},
+                    },
+                    **_problems("auth.token_refused", "auth.cross_origin"),
+                    **_refused_pages(404, 409, 422, 503),
+                },
+            },
+        },
+        "/page/jobs/{id}/thumbnail": {
+            "parameters": [_id()],
+            "get": {
+                "operationId": "getThumbnail",
+                "summary": "A small picture of the archived image, or a placeholder.",
+                "responses": {
+                    "200": {"description": "It.", "content": {"image/webp": {}, "image/svg+xml": {}}},
+                    **_problems("auth.token_refused", "ledger.unknown_job", "body.invalid_query"),
+                },
+            },
+        },
+        "/page/deliveries": {
+            "get": _page("showDeliveries", "What could not be read, for people.", deliveries, 422)
+        },
+        "/static/{name}": {
+            "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "get": {
+                "operationId": "getStatic",
+                "summary": "The pages' style, script and signs.",
+                "responses": {
+                    "200": {
+                        "description": "The file.",
+                        "content": {"text/css": {}, "text/javascript": {}, "image/svg+xml": {}},
+                    },
+                    "304": {"description": "The client has it already."},
+                    **_problems("auth.token_refused", "body.no_such_route"),
+                },
+            },
+        },
+    }
+
+
+def _page(operation: str, summary: str, parameters: Sequence[Json], *refusals: int) -> Json:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "parameters": list(parameters),
+        "responses": {
+            "200": {"description": "The page.", "content": {"text/html": {}}},
+            **_problems("auth.token_refused"),
+            **_refused_pages(*refusals, 503),
+        },
+    }
+
+
+def _refused_pages(*statuses: int) -> Json:
+    return {
+        str(status): {"description": "A page that says why not.", "content": {"text/html": {}}}
+        for status in statuses
+    }
 
 
 # Parts of routes
