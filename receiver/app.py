@@ -3,8 +3,8 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -15,25 +15,32 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from receiver import openapi, query, submitting
 from receiver.api import Api, Check, RequireToken, SameOrigin
-from receiver.archive import check_template, open_archive
+from receiver.archive import Images, check_template, open_archive
 from receiver.archive.places import Places
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
 from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
+from receiver.feed import Feed
 from receiver.fetch import fetch
-from receiver.fetch.sources import Sources
+from receiver.fetch.sources import Sources as ImageSources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
-from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
+from receiver.ledger import DirectoryLock, Filter, Ledger, monotonic_clock, wall_clock
+from receiver.notify import Notifier
+from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
 from receiver.problem import for_no_route, for_our_error
 from receiver.pruning import Pruner
 from receiver.reconcile import Plan as ReconcilePlan
 from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals
+from receiver.seats import Seats
 from receiver.sender import Sender
 from receiver.spool import Spool
+from receiver.states import State
+from receiver.stream import Stream
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
@@ -44,6 +51,11 @@ log = structlog.get_logger("receiver.app")
 FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
+
+SETTLED_AT_A_TIME = 10
+"""Submissions of unknown fate that a round of reconciling asks about; each can take many questions."""
+LISTENERS = 1_200
+"""Clients that may wait for changes at a time, where the server does not say how many it has room for."""
 
 WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 
@@ -71,7 +83,7 @@ def check(config: Config) -> None:
         ConfigError: one line that names the setting.
     """
     check_template(config.archive_key)
-    Sources.parse(config.image_sources)
+    ImageSources.parse(config.image_sources)
     open_archive(config.archive_uri)
     if config.max_spool_bytes < config.max_image_bytes:
         raise ConfigError("RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES")
@@ -79,7 +91,11 @@ def check(config: Config) -> None:
 
 @asynccontextmanager
 async def open_receiver(
-    config: Config, environ: Mapping[str, str], cut: Cut = no_cut
+    config: Config,
+    environ: Mapping[str, str],
+    cut: Cut = no_cut,
+    *,
+    seats_for_listeners: int = LISTENERS,
 ) -> AsyncIterator[Receiver]:
     """Opens ledger, spool and archive, starts the worker, and yields the routes; then closes all of it.
 
@@ -87,6 +103,7 @@ async def open_receiver(
         config: as it passed `check`.
         environ: where the AWS SDK's variables are looked up beside the process's own.
         cut: for tests.
+        seats_for_listeners: how many may wait for changes at a time.
 
     Raises:
         LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.
@@ -98,7 +115,12 @@ async def open_receiver(
         stack.callback(lock.release)
         ledger = await Ledger.serve(config.data_dir)
         stack.push_async_callback(ledger.close)
-        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+        archive = open_archive(
+            config.archive_uri,
+            uploads=config.uploads,
+            environ=environ,
+            used=await _was_used(ledger, config.archive_uri),
+        )
         stack.push_async_callback(archive.aclose)
         places = Places(archive, environ)
         stack.push_async_callback(places.aclose)
@@ -146,8 +168,11 @@ async def open_receiver(
         pruner.start()
         stack.push_async_callback(pruner.stop)
         stopping = asyncio.Event()
+        feed = await stack.enter_async_context(Feed(ledger, stopping))
+        await _notify(config, ledger, feed, stack)
         stack.callback(stopping.set)
         refusals = Refusals()
+        seats = Seats(seats_for_listeners)
         intake = Intake(
             ledger=ledger,
             sender=Sender.from_config(config),
@@ -155,6 +180,7 @@ async def open_receiver(
             url_lifetime=config.url_lifetime,
             now=wall_clock,
             refusals=refusals,
+            confirm=config.confirm,
             cut=cut,
         )
         api = Api(
@@ -165,8 +191,19 @@ async def open_receiver(
             stopping=stopping,
             checks=_checks(ledger, worker, reconciler),
             refusals=refusals,
+            seats=seats,
         )
-        yield Receiver(_routes(config, intake, api), stopping)
+        page = Page(
+            ledger=ledger,
+            thumbnails=await _thumbnails(config, places, stack),
+            sources=Sources(failing=api.failing, working=lambda: _working(worker)),
+            overdue_after=config.overdue_after,
+            outcomes=query.UNREAD_OUTCOMES,
+            now=wall_clock,
+        )
+        await stack.enter_async_context(_kept(page))
+        stream = Stream(ledger, feed, seats)
+        yield Receiver(_routes(config, intake, stream, api, page), stopping)
 
 
 def make_data_dir(config: Config) -> None:
@@ -184,12 +221,18 @@ def make_data_dir(config: Config) -> None:
         raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
 
 
+async def _was_used(ledger: Ledger, archive: str) -> bool:
+    """Whether the newest of the jobs that are archived has its image in this archive."""
+    newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
+    return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
+
+
 def _fetcher(config: Config) -> fetch.Fetcher:
     return fetch.Fetcher(
-        sources=Sources.parse(config.image_sources),
+        sources=ImageSources.parse(config.image_sources),
         networks=config.image_networks,
         limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
-        user_agent=f"upscale-receiver/{metadata.version('upscale-receiver')}",
+        user_agent=_user_agent(),
     )
 
 
@@ -223,8 +266,17 @@ async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack)
         )
     )
 
+    asked: dict[str, int] = {}
+
     async def settle() -> int:
-        return 0
+        return await submitting.settle(
+            ledger,
+            provider,
+            now=wall_clock(),
+            limit=SETTLED_AT_A_TIME,
+            lifetime=config.url_lifetime,
+            asked=asked,
+        )
 
     plan = ReconcilePlan(
         config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt
@@ -232,13 +284,63 @@ async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack)
     return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock)
 
 
-def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
+async def _notify(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
+    if config.notify_url is None or config.notify_secret is None:
+        await ledger.end_notifying()
+        return
+    notifier = Notifier(
+        ledger=ledger,
+        feed=feed,
+        url=str(config.notify_url),
+        secret=config.notify_secret.get_secret_value(),
+        user_agent=_user_agent(),
+        now=wall_clock,
+        dice=random.random,
+    )
+    await stack.enter_async_context(notifier)
+
+
+def _document(config: Config) -> openapi.Json:
+    version = metadata.version("upscale-receiver")
+    return openapi.document(version, tuple(config.webhook_headers), tickets=bool(config.signing_keys))
+
+
+def _user_agent() -> str:
+    return f"upscale-receiver/{metadata.version('upscale-receiver')}"
+
+
+def _working(worker: Worker) -> Sequence[Work]:
+    return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
+
+
+async def _thumbnails(config: Config, archive: Images, stack: AsyncExitStack) -> Thumbnails:
+    # A child of its own: the page's pictures shall not stand in line before images with a deadline.
+    limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
+    verifier = await stack.enter_async_context(Verifier(limits, processes=1))
+    return Thumbnails(config.data_dir / "thumbnails", archive, verifier)
+
+
+@asynccontextmanager
+async def _kept(page: Page) -> AsyncIterator[None]:
+    keeping = asyncio.create_task(page.keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+
+
+def _routes(config: Config, intake: Intake, stream: Stream, api: Api, page: Page) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
         routes=[
             # The provider tries once: a slash too many in the submitter's settings must not cost the image.
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
+            *stream.routes(),
+            *page.routes(),
             *api.routes(),
+            openapi.route(_document(config)),
         ],
         middleware=[
             Middleware(SameOrigin, exempt=WEBHOOK_PATHS),
@@ -251,12 +353,17 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     return app
 
 
+def _for_strangers(error: ReceiverError) -> str:
+    """What is wrong, without paths, buckets and a store's own words: those stand in the log alone."""
+    return f"{error.reason}: {REASONS[error.reason]}"
+
+
 def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
     async def ledger_writable() -> str | None:
         try:
             await ledger.check_writable()
         except LedgerError as error:
-            return error.detail
+            return _for_strangers(error)
         return None
 
     async def workers_alive() -> str | None:
@@ -267,12 +374,12 @@ def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> li
         try:
             return None if await worker.spool_has_room() else "No download fits any more."
         except (LedgerError, SpoolError) as error:
-            return error.detail
+            return _for_strangers(error)
 
     async def archive_reachable() -> str | None:
         # Nobody has to show a token here, and the error's own words name the bucket and its host.
         trouble = worker.archive_trouble
-        return None if trouble is None else f"{trouble.reason}: {REASONS[trouble.reason]}"
+        return None if trouble is None else _for_strangers(trouble)
 
     return [
         Check("ledger", ledger_writable),

@@ -150,6 +150,19 @@ class Images(Protocol):
             ArchiveError: ``archive.missing`` if it is not there.
         """
 
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
+        """A file on this machine with the bytes of an archived image, to be read and not changed.
+
+        Args:
+            stored: where it lies.
+            image: what it is.
+            spare: where the bytes are put if they lie on no disk of this machine; the caller removes it.
+
+        Raises:
+            ArchiveError: ``archive.missing`` if it is not there, or what the store said.
+            SpoolError: ``spool.disk`` if ``spare`` cannot be written.
+        """
+
 
 class Archive(Images, Protocol):
     """Where images are kept for good."""
@@ -168,7 +181,8 @@ class Archive(Images, Protocol):
     async def put(self, item: Item) -> Stored:
         """Keeps an image and returns once the store has proved that it holds these very bytes.
 
-        The same bytes at the key already are a success, whoever brought them.
+        The same bytes at the key already are a success, whoever brought them, and even where the spooled file
+        is lost by now.
 
         Raises:
             ArchiveError: not kept, or not proved; ``archive.occupied`` if other bytes stand at the key.
@@ -207,7 +221,9 @@ class Inventory(Archive, Protocol):
         """
 
 
-def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | None = None) -> Inventory:
+def open_archive(
+    uri: str, *, uploads: int = 8, environ: Mapping[str, str] | None = None, used: bool = False
+) -> Inventory:
     """Opens the archive at an address. Touches neither the disk nor the network: `Archive.probe` does.
 
     Args:
@@ -215,6 +231,7 @@ def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | Non
         uploads: how many images are put at a time.
         environ: variables of the AWS SDK (``AWS_…``) that hold beside those of the process: endpoint, region,
             access key and CA bundle. All others the SDK takes from the process alone.
+        used: whether images were put there before; then a folder that is gone is not made anew.
 
     Raises:
         ConfigError: the address is no such thing, or the SDK cannot use its variables.
@@ -233,7 +250,7 @@ def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | Non
             raise ConfigError("RECEIVER_ARCHIVE: a folder is written file:///folder, with its whole path")
         from receiver.archive.folder import FolderArchive  # noqa: PLC0415 - loaded by those who use it
 
-        return FolderArchive(folder, uploads=uploads)
+        return FolderArchive(folder, uploads=uploads, used=used)
     if parts.scheme == "s3":
         bucket, prefix = parts.netloc, parts.path.strip("/")
         if not BUCKET.fullmatch(bucket):

@@ -36,6 +36,10 @@ class Places:
         """See `Images.locate`."""
         return await (await self._place(stored)).locate(stored, image)
 
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
+        """See `Images.local`."""
+        return await (await self._place(stored)).local(stored, image, spare)
+
     async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
         """See `Inventory.look`."""
         return await (await self._place(stored)).look(stored, depth)

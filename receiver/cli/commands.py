@@ -1,6 +1,7 @@
 """The commands, and how each of them ends."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -23,6 +24,7 @@ from receiver.cli.migrate import archive_migrate
 from receiver.cli.prune import prune
 from receiver.cli.rebuild import rebuild
 from receiver.cli.reconcile import reconcile
+from receiver.cli.submit import submit
 from receiver.config import Config
 from receiver.errors import BodyError, ConfigError, ReceiverError
 from receiver.ledger import Filter, LedgerView
@@ -37,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(sandbox)
+app.command()(submit)
 app.command()(reconcile)
 app.command()(backup)
 app.command()(audit)
@@ -129,6 +132,7 @@ def init(*, as_json: AsJson = False) -> None:
     values = {
         "RECEIVER_WEBHOOK_HEADERS": f'{{"X-Webhook-Secret": "{secrets.token_urlsafe(32)}"}}',
         "RECEIVER_API_TOKENS": secrets.token_urlsafe(32),
+        "RECEIVER_NOTIFY_SECRET": f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
     }
     if as_json:
         tables.print_json(values)

@@ -3,15 +3,20 @@
 from receiver.ledger.backup import Copy, back_up
 from receiver.ledger.keeping import REBUILT, RELOCATED, Damage, Numbered, Rebuilt, Shown
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
-from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.lock import DirectoryLock, ListLock
+from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
+from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
+from receiver.ledger.overview import Overview
 from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
-from receiver.ledger.rows import Intent, Silent
+from receiver.ledger.rows import Intent, Notification, Silent, Stretch, Transition
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission
 
 __all__ = [
     "FILE_NAME",
+    "NOTIFICATIONS",
+    "NOTIFICATION_OUTCOMES",
     "REBUILT",
     "RELOCATED",
     "SAFE_SQLITE",
@@ -26,14 +31,19 @@ __all__ = [
     "Kind",
     "Ledger",
     "LedgerView",
+    "ListLock",
+    "Notification",
     "Numbered",
+    "Overview",
     "Page",
     "Rebuilt",
     "Recorded",
     "Shown",
     "Silent",
     "Stats",
+    "Stretch",
     "Submission",
+    "Transition",
     "UnreadDelivery",
     "UnreadPage",
     "Window",

@@ -22,6 +22,7 @@ ROOMS = (
     "view",
     "problem",
     "refusals",
+    "seats",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",
@@ -34,7 +35,9 @@ ROOMS = (
     "hands",
     "journal",
     # The ways in and through.
+    "submitting",
     "query",
+    "feed",
     "intake",
     "gate",
     "stage",
@@ -49,6 +52,8 @@ ROOMS = (
     "migrate",
     "page",
     "metrics",
+    "openapi",
+    "stream",
     "api",
     # What puts it together, and what people type.
     "logs",
@@ -68,6 +73,7 @@ ROOMS = (
 STRANGERS = (
     ("intake", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "archive", "verify", "spool"}),
     ("worker", {"intake", "api", "query"}),
+    ("page", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "intake", "config", "sender"}),
     ("api", {"worker", "fetching", "archiving", "fetch", "verify"}),
     ("ledger", {"config", "sender", "expiry", "problem", "view"}),
     ("fetch", {"ledger", "states", "completion"}),
@@ -85,6 +91,8 @@ OWNERS = {
     "httpcore": {"receiver.fetch"},
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
+    "standardwebhooks": {"receiver.notify"},
+    "jinja2": {"receiver.page"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 
@@ -123,7 +131,8 @@ def test_every_module_has_its_place_in_the_order() -> None:
 def test_a_room_imports_only_rooms_above_it(module: str) -> None:
     own = room(module)
     if own is None:
-        assert list(imports(module)) == []
+        # What programs of others may ask the package for is loaded then, and not with the package.
+        assert {name.split(".")[0] for name in imports(module, at_load_only=True)} <= {"importlib", "typing"}
         return
     known = {other for name in imports(module) if (other := room(name))} - {own}
     assert known <= set(ROOMS[: ROOMS.index(own)])

@@ -16,12 +16,6 @@ CREATE TABLE counters (
     count INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (name, reason)
 ) STRICT, WITHOUT ROWID;
-CREATE TABLE findings (
-    job INTEGER PRIMARY KEY,               -- jobs.seq
-    reason TEXT NOT NULL,                  -- such as archive.missing
-    detail TEXT NOT NULL,
-    at INTEGER NOT NULL                    -- when it was first found
-) STRICT;
 CREATE TABLE history (
     seq INTEGER PRIMARY KEY,               -- one order over all jobs
     job INTEGER NOT NULL,                  -- jobs.seq
@@ -106,10 +100,20 @@ INSERT INTO "jobs" VALUES(5,'archived','archived','ref of archived',NULL,'https:
 INSERT INTO "jobs" VALUES(6,'fetched','fetched','ref of fetched',NULL,'https://example.com/source.jpg','https://example.com/fetched.png',64,48,1795003600000,NULL,NULL,0,0,NULL,NULL,NULL,'png',64,48,1234,'5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e',NULL,'fetched.5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e.png',NULL,NULL,NULL,'fetched',NULL,NULL,NULL,1795000002000,NULL,1795000002000,1795000002000,NULL,1795000002000,NULL,0,NULL,NULL,NULL);
 INSERT INTO "jobs" VALUES(7,'waiting','received','ref of waiting',NULL,'https://example.com/source.jpg','https://example.com/waiting.png',64,48,1795003600000,NULL,NULL,1,0,1795001800000,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e',NULL,NULL,NULL,NULL,'attempt_failed','fetch.timeout','The download did not end in its time.',1795000002000,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL);
 INSERT INTO "jobs" VALUES(8,'received','received','ref of received',NULL,'https://example.com/source.jpg','https://example.com/received.png',64,48,1795003600000,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'received',NULL,NULL,NULL,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL);
-CREATE TABLE runs (
+CREATE TABLE marks (
     name TEXT PRIMARY KEY,
-    state TEXT NOT NULL                    -- JSON
+    seq INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE notifications (
+    seq INTEGER PRIMARY KEY,               -- history.seq: the line in which the job became final
+    job TEXT NOT NULL,                     -- the provider's id
+    at INTEGER NOT NULL,                   -- when the job became final
+    body BLOB NOT NULL,                    -- as it was first sent, so that the same id never says two things
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_attempt_at INTEGER NOT NULL,
+    given_up_at INTEGER,
+    detail TEXT                            -- what the last attempt met
+) STRICT;
 CREATE TABLE submissions (
     key TEXT PRIMARY KEY,                              -- names one image of one list, or of one call
     mark TEXT NOT NULL UNIQUE,                         -- goes along in a header, and is found in the provider's list
@@ -186,7 +190,17 @@ WHEN NEW.state <> OLD.state AND (OLD.state, NEW.state) NOT IN (VALUES
 END;
 CREATE INDEX jobs_to_ask ON jobs (ask_at) WHERE state = 'submitted' AND ask_at IS NOT NULL;
 CREATE INDEX submissions_open ON submissions (at) WHERE job IS NULL;
-CREATE INDEX findings_by_reason ON findings (reason);
+CREATE TRIGGER history_keeps_its_end BEFORE DELETE ON history
+WHEN OLD.seq = (SELECT max(seq) FROM history) BEGIN
+    SELECT RAISE(IGNORE);
+END;
+CREATE TRIGGER history_pruned AFTER DELETE ON history BEGIN
+    INSERT INTO marks (name, seq) VALUES ('pruned', OLD.seq)
+        ON CONFLICT (name) DO UPDATE SET seq = max(seq, excluded.seq);
+END;
+CREATE INDEX notifications_due ON notifications (next_attempt_at) WHERE given_up_at IS NULL;
+CREATE INDEX notifications_of_job ON notifications (job, seq) WHERE given_up_at IS NULL;
+CREATE INDEX notifications_given_up ON notifications (seq) WHERE given_up_at IS NOT NULL;
 COMMIT;
 PRAGMA application_id = 1970303858;
 PRAGMA user_version = 3;
