@@ -23,15 +23,12 @@ from receiver import query, view
 from receiver.archive import Archive
 from receiver.completion import is_job_id
 from receiver.errors import BodyError, LedgerError
-from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, Ledger, Submission
+from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.problem import problem
 from receiver.refusals import Refusals
 from receiver.seats import Seats
 from receiver.sender import is_ref
 from receiver.states import FINAL, Event, Job, State
-
-RECONCILED = ("asked", "found", "late", "adopted")
-"""Counters of what asking the provider has come to."""
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 20.0
