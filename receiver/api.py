@@ -23,15 +23,12 @@ from receiver import query, view
 from receiver.archive import Images
 from receiver.completion import is_job_id
 from receiver.errors import ArchiveError, BodyError, LedgerError
-from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, Ledger, Submission
+from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.problem import problem
 from receiver.refusals import Refusals
 from receiver.seats import Seats
 from receiver.sender import is_ref
 from receiver.states import FINAL, Event, Job, State
-
-RECONCILED = ("asked", "found", "late", "adopted")
-"""Counters of what asking the provider has come to."""
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 20.0
@@ -213,7 +210,7 @@ class Api:
                 "at_risk": stats.at_risk,
                 "bytes_archived": stats.bytes[State.ARCHIVED],
                 "spool_bytes": stats.bytes[State.FETCHED],
-                "damaged": {"total": sum(stats.damaged.values()), "reasons": dict(stats.damaged)},
+                "damaged": _counted(stats.damaged),
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
                 "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from receiver import query
 from receiver.completion import FAILED_STATUSES, JOB_ID, MAX_SIDE, MAX_URL
 from receiver.errors import REASONS
-from receiver.ledger import NOTIFICATION_OUTCOMES
+from receiver.ledger import NOTIFICATION_OUTCOMES, RECONCILED
 from receiver.problem import STATUS
 from receiver.sender import REF, REF_HEADER, TICKET_HEADER
 from receiver.states import FINAL, State
@@ -329,10 +329,10 @@ def _pages() -> Json:
     jobs = _jobs()["/jobs"]["get"]["parameters"]
     deliveries = _others()["/deliveries"]["get"]["parameters"]
     return {
-        "/": {"get": _page("showOverview", "The status page, with a table of jobs.", jobs, 422)},
+        "/": {"get": _shown("showOverview", "The status page, with a table of jobs.", jobs, 422)},
         "/page/jobs/{id}": {
             "parameters": [_id()],
-            "get": _page("showJob", "One job for people, with its history.", [], 404, 422),
+            "get": _shown("showJob", "One job for people, with its history.", [], 404, 422),
         },
         "/page/jobs/{id}/retry": {
             "parameters": [_id()],
@@ -361,7 +361,7 @@ def _pages() -> Json:
             },
         },
         "/page/deliveries": {
-            "get": _page("showDeliveries", "What could not be read, for people.", deliveries, 422)
+            "get": _shown("showDeliveries", "What could not be read, for people.", deliveries, 422)
         },
         "/static/{name}": {
             "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
@@ -381,7 +381,7 @@ def _pages() -> Json:
     }
 
 
-def _page(operation: str, summary: str, parameters: Sequence[Json], *refusals: int) -> Json:
+def _shown(operation: str, summary: str, parameters: Sequence[Json], *refusals: int) -> Json:
     return {
         "operationId": operation,
         "summary": summary,
@@ -647,11 +647,6 @@ def _page_of(name: str, schema: str) -> Json:
     return _object({name: rows, "next": _or_null({"type": "string"})})
 
 
-def _by_reason() -> Json:
-    """How much of something there is, by reason."""
-    return {"type": "object", "additionalProperties": _count(1), "propertyNames": _reason()}
-
-
 def _stats() -> Json:
     return _object(
         {
@@ -662,12 +657,21 @@ def _stats() -> Json:
             "at_risk": _count(),
             "bytes_archived": _count(),
             "spool_bytes": _count(),
-            "damaged": _object({"total": _count(), "reasons": _by_reason()}),
+            "damaged": _counted(),
             "unread_deliveries": _count(),
             "refusals": _by_reason(),
+            "reconcile": _object({name: _counted() for name in RECONCILED}),
             "notifications": _object({name: _count() for name in ("pending", *NOTIFICATION_OUTCOMES)}),
         }
     )
+
+
+def _counted() -> Json:
+    return _object({"total": _count(), "reasons": _by_reason()})
+
+
+def _by_reason() -> Json:
+    return {"type": "object", "additionalProperties": _count(1), "propertyNames": _reason()}
 
 
 def _notification() -> Json:

@@ -11,13 +11,14 @@ from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
 from receiver.ledger.rows import Intent, Notification, Silent, Stretch, Transition
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
-from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission
+from receiver.ledger.verbs import RECONCILED, Answer, Claim, Delivery, Recorded, Submission
 
 __all__ = [
     "FILE_NAME",
     "NOTIFICATIONS",
     "NOTIFICATION_OUTCOMES",
     "REBUILT",
+    "RECONCILED",
     "RELOCATED",
     "SAFE_SQLITE",
     "Answer",

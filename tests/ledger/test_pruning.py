@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from receiver.errors import BodyError
-from receiver.ledger import Intent, Kind, Ledger, Submission
+from receiver.ledger import Intent, Ledger, Submission
 from receiver.pruning import WINDOW, Pruner, would_go
 from receiver.sender import TICKET_LIFETIME
 from receiver.states import State
@@ -137,11 +137,30 @@ async def test_submissions_go_when_they_are_old_and_their_job_is_known(
     assert [intent.key for intent in await ledger.open_intents(before=clock())] == ["open"]
 
 
-async def test_notifications_that_were_given_up_go_where_there_are_such(
+async def test_notifications_that_were_given_up_go_and_those_to_be_sent_stay(
     ledger: Ledger, clock: Clock, tmp_path: Path
 ) -> None:
-    window = await ledger.prunable(Kind.NOTIFICATIONS, after=None, before=NOW, size=9)
-    assert (list(window.old), window.next) == ([], None)
+    await ledger.begin_notifying()
+    for job_id in ("taken", "given up", "waiting"):
+        await brought_to(ledger, State.FAILED, job_id)
+    await ledger.note_finals(until=await ledger.last_line(), render=lambda job, _: job.id.encode())
+    due = {one.job: one.seq for one in await ledger.notifications_due(by=clock(), limit=9)}
+    await ledger.notified(due["taken"])
+    await ledger.give_up_notifying(due["given up"], "Nobody is there.")
+    clock.forward(91 * DAY)
+    assert await pruner(ledger, clock).round() == {"notifications": 1}
+    assert [one.job for one in await ledger.notifications_due(by=clock(), limit=9)] == ["waiting"]
+
+
+async def test_who_follows_the_history_learns_of_what_was_removed(ledger: Ledger, clock: Clock) -> None:
+    await brought_to(ledger, State.ARCHIVED)
+    last = await ledger.last_line()
+    clock.forward(91 * DAY)
+    await brought_to(ledger, State.ARCHIVED, "young")
+    await pruner(ledger, clock).round()
+    assert await ledger.pruned_until() == last
+    moves = await ledger.transitions(after=last, limit=99)
+    assert [move.id for move in moves.transitions] == ["young"] * 3
 
 
 async def test_a_long_history_goes_in_small_pieces_with_pauses_between_them(
