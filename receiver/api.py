@@ -11,6 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
@@ -23,9 +24,11 @@ from receiver.completion import is_job_id
 from receiver.errors import BodyError, LedgerError
 from receiver.ledger import Ledger, Submission
 from receiver.problem import problem
-from receiver.refusals import Refusals
+from receiver.refusals import Refusals, Refused, untold
 from receiver.sender import is_ref
 from receiver.states import FINAL, State
+
+log = structlog.get_logger("receiver.api")
 
 UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
 
@@ -141,7 +144,9 @@ class Api:
     async def retry(self, request: Request) -> Response:
         """``POST /jobs/{id}/retry``: an operator wants the job tried again now."""
         query.nothing(request.query_params)
-        return JSONResponse(view.job(await self.ledger.retry(request.path_params["id"])), 202)
+        job = await self.ledger.retry(request.path_params["id"])
+        log.info("retried", job=job.id, state=job.state)
+        return JSONResponse(view.job(job), 202)
 
     async def announce(self, request: Request) -> Response:
         """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
@@ -150,6 +155,8 @@ class Api:
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
+        if new:
+            log.info("announced", job=job.id)
         return JSONResponse(view.job(job), 201 if new else 200)
 
     async def deliveries(self, request: Request) -> Response:
@@ -216,11 +223,13 @@ class SameOrigin:
     Args:
         app: what stands behind.
         exempt: paths that do not care, since no browser can send what proves their senders.
+        refused: told the reason of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, exempt: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, exempt: Collection[str], refused: Refused = untold) -> None:
         self._app = app
         self._exempt = exempt
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on with guarded answers, or answers 403."""
@@ -233,6 +242,8 @@ class SameOrigin:
             await send(message)
 
         foreign = scope["path"] not in self._exempt and _is_foreign(scope["method"], Headers(scope=scope))
+        if foreign:
+            self._refused("auth.cross_origin")
         answer = problem("auth.cross_origin") if foreign else self._app
         await answer(scope, receive, guarded)
 
@@ -255,16 +266,25 @@ class RequireToken:
         app: what stands behind.
         tokens: each of them is accepted.
         open_to_all: the paths that need none; every other path does, whether or not there is such a route.
+        refused: told the reason of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[str], open_to_all: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Sequence[str],
+        open_to_all: Collection[str],
+        refused: Refused = untold,
+    ) -> None:
         self._app = app
+        self._refused = refused
         self._open = open_to_all
         self._tokens = [token.encode() for token in tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401."""
         if scope["path"] not in self._open and not self._admits(Headers(scope=scope)):
+            self._refused("auth.token_refused")
             # Basic stands first, so that a browser just asks.
             challenge = 'Basic realm="upscale-receiver", charset="UTF-8", Bearer'
             refusal = problem("auth.token_refused", headers={"WWW-Authenticate": challenge})

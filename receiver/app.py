@@ -3,13 +3,14 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
 
 import structlog
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -26,10 +27,13 @@ from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
+from receiver.metrics import Meters, Metrics
 from receiver.problem import for_no_route, for_our_error
-from receiver.refusals import Refusals
+from receiver.refusals import Refusals, Refused, untold
 from receiver.sender import Sender
 from receiver.spool import Spool
+from receiver.steps import Step, Watch
+from receiver.tracing import Tracing, from_environment
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
@@ -54,10 +58,12 @@ class Receiver:
     Attributes:
         app: the routes.
         stopping: to be set when no more is to be accepted, so that those who wait are answered.
+        refused: to be told the reason of what is refused before it reaches a route.
     """
 
     app: Starlette
     stopping: asyncio.Event
+    refused: Refused = untold
 
 
 def check(config: Config) -> None:
@@ -92,7 +98,13 @@ async def open_receiver(
         _make_data_dir(config)
         lock = DirectoryLock(config.data_dir)
         stack.callback(lock.release)
-        ledger = await Ledger.serve(config.data_dir)
+        registry = CollectorRegistry()
+        meters = Meters(registry)
+        tracing = from_environment(os.environ)
+        if tracing is not None:
+            stack.push_async_callback(tracing.aclose)
+        watch = Watch(_both(meters, tracing), meters.failed)
+        ledger = await Ledger.serve(config.data_dir, committed=meters.committed)
         stack.push_async_callback(ledger.close)
         archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
         stack.push_async_callback(archive.aclose)
@@ -110,6 +122,7 @@ async def open_receiver(
             plan=FetchPlan(config.fetches, FETCH_TIME, config.url_lifetime, config.confirm),
             now=wall_clock,
             dice=random.random,
+            watch=watch,
             cut=cut,
         )
         archiving = Archiving(
@@ -120,6 +133,7 @@ async def open_receiver(
             key=config.archive_key,
             now=wall_clock,
             dice=random.random,
+            watch=watch,
             cut=cut,
         )
         worker = Worker(
@@ -142,18 +156,44 @@ async def open_receiver(
             url_lifetime=config.url_lifetime,
             now=wall_clock,
             refusals=refusals,
+            watch=watch,
             cut=cut,
         )
+        checks = _checks(ledger, worker)
         api = Api(
             ledger=ledger,
             archive=archive,
             overdue_after=config.overdue_after,
             now=wall_clock,
             stopping=stopping,
-            checks=_checks(ledger, worker),
+            checks=checks,
             refusals=refusals,
         )
-        yield Receiver(_routes(config, intake, api), stopping)
+        looks = {check.name: check.look for check in checks}
+        metrics = Metrics(
+            registry=registry,
+            meters=meters,
+            ledger=ledger,
+            overdue_after=config.overdue_after,
+            now=wall_clock,
+            refusals=refusals,
+            in_progress=worker.in_progress,
+            spool_room=spool.room_bytes,
+            workers_alive=looks["workers"],
+            archive_up=looks["archive"],
+        )
+        yield Receiver(_routes(config, intake, api, metrics), stopping, refusals.count)
+
+
+def _both(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:
+    if tracing is None:
+        return meters.ended
+
+    def ended(step: Step) -> None:
+        meters.ended(step)
+        tracing.ended(step)
+
+    return ended
 
 
 def _make_data_dir(config: Config) -> None:
@@ -186,17 +226,18 @@ async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
     return await stack.enter_async_context(client)
 
 
-def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
+def _routes(config: Config, intake: Intake, api: Api, metrics: Metrics) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
         routes=[
             # The provider tries once: a slash too many in the submitter's settings must not cost the image.
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
             *api.routes(),
+            Route("/metrics", metrics.answer, methods=["GET"]),
         ],
         middleware=[
-            Middleware(SameOrigin, exempt=WEBHOOK_PATHS),
-            Middleware(RequireToken, tokens=tokens, open_to_all=OPEN_TO_ALL),
+            Middleware(SameOrigin, exempt=WEBHOOK_PATHS, refused=api.refusals.count),
+            Middleware(RequireToken, tokens=tokens, open_to_all=OPEN_TO_ALL, refused=api.refusals.count),
         ],
         exception_handlers={HTTPException: for_no_route, ReceiverError: for_our_error},
     )

@@ -16,10 +16,11 @@ from starlette.responses import JSONResponse, Response
 from receiver import completion, expiry
 from receiver.cuts import Cut, no_cut
 from receiver.errors import AuthError, BodyError, LedgerError
-from receiver.ledger import Delivery, Ledger
+from receiver.ledger import OTHER_URL, Delivery, Ledger
 from receiver.problem import problem
 from receiver.refusals import Refusals
 from receiver.sender import Proof, Sender
+from receiver.steps import UNWATCHED, Step, Watch
 
 BODY_SECONDS = 20
 """How long a sender may take to send a body of at most a few hundred KiB."""
@@ -38,6 +39,7 @@ class Intake:
         url_lifetime: how long an image URL lives that does not say so itself.
         now: the time, ms since the epoch.
         refusals: counts them.
+        watch: told of deliveries.
         cut: for tests.
     """
 
@@ -47,24 +49,33 @@ class Intake:
     url_lifetime: timedelta
     now: Callable[[], int]
     refusals: Refusals
+    watch: Watch = UNWATCHED
     cut: Cut = no_cut
 
     async def deliver(self, request: Request) -> Response:
         """Takes one delivery. The answers are those of the README's table."""
+        with self.watch.step("delivery") as step:
+            return await self._deliver(request, step)
+
+    async def _deliver(self, request: Request, step: Step) -> Response:
         try:
             proof = self._proof(request)
             body = await self._body(request, keep=proof is not None)
             if proof is None:
                 # The answer is the same for every cause.
                 raise AuthError("auth.refused")  # noqa: TRY301 - answered below, like a ticket that is not its job's
-            return await self._record(request, body, proof)
+            return await self._record(request, body, proof, step)
         except AuthError as error:
+            step.reason = error.reason
             self.refusals.note(error.reason)
             return problem(error.reason)
         except BodyError as error:
+            step.reason = error.reason
             self.refusals.note(error.reason)
             return problem(error.reason, error.detail)
         except LedgerError as error:
+            step.reason = error.reason
+            self.refusals.count(error.reason)
             log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
             return problem(error.reason)
 
@@ -102,19 +113,34 @@ class Intake:
             raise BodyError("body.cut_short") from None
         return bytes(body)
 
-    async def _record(self, request: Request, body: bytes, proof: Proof) -> Response:
+    async def _record(self, request: Request, body: bytes, proof: Proof, step: Step) -> Response:
         try:
             _check_type(request)
             said = completion.parse(body)
         except BodyError as error:
             await self.ledger.record_unread(error, self.sender.redact(body))
+            step.outcome = "unread"
             log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
             raise
         deadline = expiry.deadline(said.image_url, since=self.now(), lifetime=self.url_lifetime)
         delivery = Delivery(said, self.sender.redact(body), deadline, proof.ref, proof.ticket)
-        recorded = await self.ledger.record(delivery)
+        with self.watch.step("record", said.id) as recording:
+            recorded = await self.ledger.record(delivery)
+            recording.received_at = recorded.received_at
         self.cut("recorded")
-        log.info("delivery", job=said.id, state=recorded.state, duplicate=recorded.duplicate)
+        step.job, step.received_at = said.id, recorded.received_at
+        step.outcome = "duplicate" if recorded.duplicate else "recorded"
+        why = said.failure.reason if said.failure else None
+        if OTHER_URL in recorded.events:
+            why = "ledger.other_url"
+        log.info(
+            "delivery",
+            job=said.id,
+            state=recorded.state,
+            duplicate=recorded.duplicate,
+            noted=recorded.events,
+            **({"reason": why} if why else {}),
+        )
         return JSONResponse({"id": said.id, "state": recorded.state, "duplicate": recorded.duplicate})
 
 

@@ -44,6 +44,11 @@ class Stage:
         self._broken = False
 
     @property
+    def name(self) -> str:
+        """What it does, in a word."""
+        return self._name
+
+    @property
     def claims(self) -> Sequence[Claim]:
         """What is being worked on."""
         return list(self._running.values())

@@ -71,6 +71,10 @@ class Worker:
         """Why nothing is uploaded now, if so: what the archive said when it was last tried."""
         return self._archiving.gate.trouble
 
+    def in_progress(self) -> dict[str, int]:
+        """How many jobs each stage is working on, by the stage's name."""
+        return {stage.name: len(stage.claims) for stage in self._all_stages}
+
     async def spool_has_room(self) -> bool:
         """Whether the spool takes downloads, those under way aside."""
         return self._spool.room(await self._ledger.spool_bytes(), 0) > 0

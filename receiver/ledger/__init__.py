@@ -3,12 +3,30 @@
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
 from receiver.ledger.lock import DirectoryLock
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
+from receiver.ledger.readings import COUNTED_TO, Readings
 from receiver.ledger.rows import Intent, Silent
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
-from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission
+from receiver.ledger.verbs import (
+    ADOPTED,
+    ASKED,
+    FOUND,
+    LATE,
+    OTHER_URL,
+    Answer,
+    Claim,
+    Delivery,
+    Recorded,
+    Submission,
+)
 
 __all__ = [
+    "ADOPTED",
+    "ASKED",
+    "COUNTED_TO",
     "FILE_NAME",
+    "FOUND",
+    "LATE",
+    "OTHER_URL",
     "SAFE_SQLITE",
     "Answer",
     "Claim",
@@ -19,6 +37,7 @@ __all__ = [
     "Ledger",
     "LedgerView",
     "Page",
+    "Readings",
     "Recorded",
     "Silent",
     "Stats",

@@ -13,14 +13,15 @@ from typing import TypeVar
 
 from receiver.completion import Completion
 from receiver.errors import AuthError, LedgerError, ReceiverError
-from receiver.ledger import queries, schema, verbs
+from receiver.ledger import queries, readings, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
 from receiver.ledger.lock import DirectoryLock
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
+from receiver.ledger.readings import Readings
 from receiver.ledger.rows import Intent, Silent
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
-from receiver.ledger.writer import Transaction, Writer
+from receiver.ledger.writer import Committed, Transaction, Writer, untold
 from receiver.states import Event, Image, Job, Stored
 
 T = TypeVar("T")
@@ -156,6 +157,10 @@ class LedgerView:
         """The ledger in numbers; jobs submitted before ``silent_since`` and still silent are overdue."""
         return await self._readers.ask(lambda db: queries.stats(db, silent_since))
 
+    async def readings(self, *, silent_since: int) -> Readings:
+        """The gauges of one moment, at the same cost however many jobs there are."""
+        return await self._readers.ask(lambda db: readings.readings(db, silent_since))
+
     async def spool_names(self) -> frozenset[str]:
         """The names of all spool files that the ledger counts on."""
         return await self._readers.ask(queries.spool_names)
@@ -216,10 +221,17 @@ class Ledger(LedgerView):
         *,
         now: Callable[[], int] = wall_clock,
         monotonic: Callable[[], int] = monotonic_clock,
+        committed: Committed = untold,
     ) -> "Ledger":
         """Opens the ledger to write, makes or migrates it, and voids the claims of processes that are gone.
 
         The caller holds the data directory's lock.
+
+        Args:
+            data_dir: where it lies.
+            now: the wall clock, ms since the epoch.
+            monotonic: ms, of a clock that nobody sets.
+            committed: told of each commit.
 
         Raises:
             LedgerError: ``ledger.unavailable``; ``ledger.corrupt`` or ``ledger.newer``, and the file was left
@@ -240,7 +252,8 @@ class Ledger(LedgerView):
             await door.close()
             raise
         announcer = Announcer()
-        ledger = cls(Writer(door, announcer.announce), readers, announcer, now=now, monotonic=monotonic)
+        writer = Writer(door, announcer.announce, committed)
+        ledger = cls(writer, readers, announcer, now=now, monotonic=monotonic)
         try:
             await ledger._write(verbs.release_all)
         except LedgerError:
@@ -289,6 +302,11 @@ class Ledger(LedgerView):
         """Commits what waits, and closes."""
         await super().close()  # the last connection to close writes the WAL back, and must be able to write
         await self._writer.close()
+
+    @property
+    def waiting(self) -> int:
+        """How many verbs wait for the next commit."""
+        return self._writer.waiting
 
     async def check_writable(self) -> None:
         """Makes a durable commit that changes nothing of worth.

@@ -6,7 +6,7 @@ the job has moved on meanwhile. Verbs set ``event``, and the triggers write the 
 
 import sqlite3
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from receiver.completion import Completion
 from receiver.errors import LedgerError, ReceiverError
@@ -21,6 +21,8 @@ ADOPTED = "adopted"
 """An event and a counter: the same, of a job that nobody had announced."""
 LATE = "late"
 """A counter: the delivery of a completion came after it had been found."""
+OTHER_URL = "other_url"
+"""An event: a later delivery named another URL, and the first one stands."""
 ASKED = "asked"
 """A counter: questions about silent jobs that found no completion, by the reason why there was no answer."""
 
@@ -55,10 +57,14 @@ class Recorded:
     Attributes:
         state: the job's state now.
         duplicate: whether the delivery changed nothing.
+        received_at: when what the job stands on was recorded, ms since the epoch.
+        events: what was written into the job's history.
     """
 
     state: State
     duplicate: bool
+    received_at: int | None = field(default=None, compare=False)
+    events: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +97,9 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
         _keep(tx, born["seq"], delivery)
         if delivery.found:
             count(tx, ADOPTED)
-        return Recorded(state, duplicate=False)
+        return Recorded(state, False, now, (str(values["event"]),))
     known = tx.db.execute(
-        "SELECT seq, state, image_url, found_at, late_at FROM jobs WHERE id = ?", (said.id,)
+        "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?", (said.id,)
     ).fetchone()
     before = State(known["state"])
     if _brings_something_new(said, before, known["image_url"]):
@@ -103,12 +109,13 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
         _keep(tx, known["seq"], delivery)
         if delivery.found:
             count(tx, FOUND, said.failure.reason if said.failure else "")
-        return Recorded(state, duplicate=False)
+        return Recorded(state, False, now, (str(values["event"]),))
+    noted = []
     if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
-        _note_late(tx, known["seq"], before, now)
+        noted.append(_note_late(tx, known["seq"], before, now))
     if said.image_url is not None and said.image_url != known["image_url"]:
-        _note_other_url(tx, known["seq"], before, said.image_url, now)
-    return Recorded(before, duplicate=True)
+        noted += _note_other_url(tx, known["seq"], before, said.image_url, now)
+    return Recorded(before, True, known["received_at"], tuple(noted))
 
 
 def record_unread(tx: Transaction, outcome: str, detail: str, body: bytes, now: int) -> None:
@@ -637,23 +644,25 @@ def _brings_something_new(said: Completion, state: State, image_url: str | None)
     return state in (State.REJECTED, State.EXPIRED) and said.image_url != image_url
 
 
-def _note_other_url(tx: Transaction, seq: int, state: State, url: str, now: int) -> None:
+def _note_other_url(tx: Transaction, seq: int, state: State, url: str, now: int) -> list[str]:
     # Written past the trigger, because the job itself does not change; and once for each URL.
-    tx.db.execute(
+    noted = tx.db.execute(
         "INSERT INTO history (job, at, event, before, after, reason, detail)"
         " SELECT :job, :at, 'other_url', :state, :state, 'ledger.other_url', :url WHERE NOT EXISTS"
         " (SELECT 1 FROM history WHERE job = :job AND event = 'other_url' AND detail = :url)",
         {"job": seq, "at": now, "state": state, "url": url},
     )
+    return [OTHER_URL] if noted.rowcount == 1 else []
 
 
-def _note_late(tx: Transaction, seq: int, state: State, now: int) -> None:
+def _note_late(tx: Transaction, seq: int, state: State, now: int) -> str:
     tx.db.execute("UPDATE jobs SET late_at = ? WHERE seq = ?", (now, seq))
     tx.db.execute(
         "INSERT INTO history (job, at, event, before, after) VALUES (?, ?, 'late_delivery', ?, ?)",
         (seq, now, state, state),
     )
     count(tx, LATE)
+    return "late_delivery"
 
 
 def _promote(tx: Transaction, now: int) -> None:

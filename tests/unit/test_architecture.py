@@ -22,6 +22,7 @@ ROOMS = (
     "view",
     "problem",
     "refusals",
+    "steps",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",
@@ -43,6 +44,7 @@ ROOMS = (
     "reconcile",
     "page",
     "metrics",
+    "tracing",
     "api",
     # What puts it together, and what people type.
     "logs",
@@ -80,6 +82,7 @@ OWNERS = {
     "httpcore": {"receiver.fetch"},
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
+    "opentelemetry": {"receiver.tracing.spans"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 
