@@ -215,6 +215,7 @@ class Metrics:
         workers_alive: what is wrong with the workers.
         archive_up: what is wrong with the archive.
         notifications: ``None`` where nobody is told of final jobs.
+        patience: seconds that the ledger is given to answer.
     """
 
     registry: CollectorRegistry
@@ -228,6 +229,7 @@ class Metrics:
     workers_alive: Look
     archive_up: Look
     notifications: Notifications | None = None
+    patience: float = PATIENCE_SECONDS
 
     async def answer(self, request: Request) -> Response:
         """``GET /metrics``."""
@@ -238,9 +240,9 @@ class Metrics:
     async def page(self) -> Collector:
         """Everything as it is now."""
         read, writable, pending, workers, archive = await asyncio.gather(
-            _patiently("ledger", self._readings()),
-            _patiently("ledger", self._writable()),
-            _patiently("notifications", self._pending()),
+            self._patiently("ledger", self._readings()),
+            self._patiently("ledger", self._writable()),
+            self._patiently("notifications", self._pending()),
             self.workers_alive(),
             self.archive_up(),
         )
@@ -284,6 +286,17 @@ class Metrics:
 
     async def _pending(self) -> int | None:
         return None if self.notifications is None else await self.notifications.pending()
+
+    async def _patiently(self, what: str, question: Awaitable[T]) -> T | None:
+        """The answer, or ``None`` where it fails or takes too long."""
+        try:
+            async with asyncio.timeout(self.patience):
+                return await question
+        except LedgerError as error:
+            log.warning("not measured", what=what, reason=error.reason, detail=error.detail)
+        except TimeoutError:
+            log.warning("not measured", what=what, detail=f"No answer within {self.patience:g} seconds.")
+        return None
 
     def _room(self, held: int) -> int | None:
         try:
@@ -380,18 +393,6 @@ def _values(read: Readings, now: int) -> dict[str, float | None]:
 def _gauge(name: str, text: str, value: float | None) -> Metric:
     """A gauge; without a sample where its value is not known."""
     return GaugeMetricFamily(name, text, value)
-
-
-async def _patiently(what: str, question: Awaitable[T]) -> T | None:
-    """The answer, or ``None`` where it fails or takes too long."""
-    try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await question
-    except LedgerError as error:
-        log.warning("not measured", what=what, reason=error.reason, detail=error.detail)
-    except TimeoutError:
-        log.warning("not measured", what=what, detail=f"No answer within {PATIENCE_SECONDS:g} seconds.")
-    return None
 
 
 class _Page(Collector):

@@ -5,7 +5,6 @@ imported, and nobody listens to the steps of a job's way.
 """
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Protocol
 
 import structlog
@@ -36,9 +35,9 @@ def from_environment(environ: Mapping[str, str]) -> Tracing | None:
     """
     if not any(environ.get(name) for name in ENDPOINTS):
         return None
-    if find_spec("opentelemetry") is None:
+    try:
+        from receiver.tracing import spans  # noqa: PLC0415 - needs the extra
+    except ModuleNotFoundError:
         log.warning("traces are wanted, but the extra `tracing` is not installed")
         return None
-    from receiver.tracing import spans  # noqa: PLC0415 - needs the extra
-
     return spans.to_collector()
