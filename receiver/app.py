@@ -98,8 +98,8 @@ async def open_receiver(
         _make_data_dir(config)
         lock = DirectoryLock(config.data_dir)
         stack.callback(lock.release)
-        registry = CollectorRegistry()
-        meters = Meters(registry)
+        collectors = CollectorRegistry()
+        meters = Meters(collectors)
         tracing = from_environment(os.environ)
         if tracing is not None:
             stack.push_async_callback(tracing.aclose)
@@ -171,7 +171,7 @@ async def open_receiver(
         )
         looks = {check.name: check.look for check in checks}
         metrics = Metrics(
-            registry=registry,
+            collectors=collectors,
             meters=meters,
             ledger=ledger,
             overdue_after=config.overdue_after,

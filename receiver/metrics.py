@@ -88,10 +88,10 @@ class Meters:
     """What is counted while it happens. Its methods are what a `receiver.steps.Watch` and the ledger call.
 
     Args:
-        registry: where the meters are registered, with those of the process and of Python.
+        collectors: where the meters are registered, with those of the process and of Python.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, collectors: CollectorRegistry) -> None:
         self._deliveries = Counter(
             "receiver_deliveries",
             "Deliveries of proved senders, by what became of them: recorded, known already, no completion.",
@@ -161,10 +161,10 @@ class Meters:
             self._batch_size,
             self._commit_seconds,
         ):
-            registry.register(_Plain(meter))
-        ProcessCollector(registry=registry)
-        PlatformCollector(registry=registry)
-        GCCollector(registry=registry)
+            collectors.register(_Plain(meter))
+        ProcessCollector(registry=collectors)
+        PlatformCollector(registry=collectors)
+        GCCollector(registry=collectors)
 
     def ended(self, step: Step) -> None:
         """A step of a job's way has ended."""
@@ -204,7 +204,7 @@ class Metrics:
     What cannot be known at the moment is left out; no zero stands for it.
 
     Attributes:
-        registry: of the meters.
+        collectors: the registry of the meters.
         meters: asked for the provider.
         ledger: asked for the gauges.
         overdue_after: how long a submitted job may be silent.
@@ -218,7 +218,7 @@ class Metrics:
         patience: seconds that the ledger is given to answer.
     """
 
-    registry: CollectorRegistry
+    collectors: CollectorRegistry
     meters: Meters
     ledger: Ledger
     overdue_after: timedelta
@@ -248,7 +248,7 @@ class Metrics:
         )
         return _Page(
             [
-                *self.registry.collect(),
+                *self.collectors.collect(),
                 *self._of_the_process(),
                 *self._queues(read),
                 *_of_the_ledger(read, self.now()),
