@@ -1,7 +1,8 @@
 # The receiver as a container: serves on port 8080 as a user without rights, and keeps everything in /data.
 #
 #     docker build --tag upscale-receiver .
-#     docker run --env-file .env --publish 127.0.0.1:8080:8080 --volume receiver-data:/data upscale-receiver
+#
+# deploy/README.md says how to run it. Not by `docker run --env-file`, which keeps the quotes that stand in a .env.
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 

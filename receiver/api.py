@@ -5,7 +5,7 @@ import base64
 import binascii
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -32,7 +32,11 @@ log = structlog.get_logger("receiver.api")
 
 UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
 
+RECONCILED = ("asked", "found", "late", "adopted")
+"""Counters of what asking the provider has come to."""
+
 MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 20.0
 
 ANSWER_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -75,6 +79,7 @@ class Api:
         stopping: set when the server is to end; whoever waits is answered then.
         checks: what readiness depends on.
         refusals: of deliveries, counted.
+        body_seconds: how long an asker may take to send a body.
     """
 
     ledger: Ledger
@@ -84,6 +89,7 @@ class Api:
     stopping: asyncio.Event
     checks: Sequence[Check]
     refusals: Refusals
+    body_seconds: float = BODY_SECONDS
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -151,7 +157,7 @@ class Api:
     async def announce(self, request: Request) -> Response:
         """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
         query.nothing(request.query_params)
-        submission = _submission(await _json(request))
+        submission = _submission(await _json(request, self.body_seconds))
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
@@ -191,6 +197,7 @@ class Api:
                 "spool_bytes": stats.bytes[State.FETCHED],
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
+                "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},
             }
         )
 
@@ -325,13 +332,16 @@ async def _first(*events: asyncio.Event, within: float) -> None:
             wait.cancel()
 
 
-async def _json(request: Request) -> Any:
+async def _json(request: Request, seconds: float) -> Any:
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    except TimeoutError:
+        raise BodyError("body.too_slow") from None
     except ClientDisconnect:
         raise BodyError("body.cut_short") from None
     try:
@@ -349,6 +359,14 @@ def _submission(document: Any) -> Submission:
     if ref is not None and not is_ref(ref):
         raise BodyError("body.invalid", "ref must be 1 to 200 printable ASCII characters.")
     return Submission(job_id, ref)
+
+
+def _counted(by_reason: Mapping[str, int]) -> dict[str, Any]:
+    """How often something happened, and how often for each reason that was given."""
+    return {
+        "total": sum(by_reason.values()),
+        "reasons": {reason: times for reason, times in by_reason.items() if reason},
+    }
 
 
 def _body(raw: bytes) -> dict[str, str]:

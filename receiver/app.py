@@ -16,34 +16,41 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from receiver import submitting
 from receiver.api import Api, Check, RequireToken, SameOrigin
 from receiver.archive import check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
-from receiver.errors import ConfigError, LedgerError, ReceiverError, SpoolError
+from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
 from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
-from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
+from receiver.ledger import DirectoryLock, Filter, Ledger, monotonic_clock, wall_clock
 from receiver.metrics import Meters, Metrics
 from receiver.problem import for_no_route, for_our_error
+from receiver.reconcile import Plan as ReconcilePlan
+from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals, Refused, untold
 from receiver.sender import Sender
 from receiver.spool import Spool
-from receiver.steps import Step, Watch
+from receiver.states import State
+from receiver.steps import UNWATCHED, Step, Watch
 from receiver.tracing import Tracing, from_environment
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
-from receiver.ximilar import Ximilar
+from receiver.ximilar import Heard, Pace, Ximilar, unheard
 
 log = structlog.get_logger("receiver.app")
 
 FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
+
+SETTLED_AT_A_TIME = 10
+"""Submissions of unknown fate that a round of reconciling asks about; each can take many questions."""
 
 WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 
@@ -95,7 +102,7 @@ async def open_receiver(
         SpoolError: the spool cannot be read.
     """
     async with AsyncExitStack() as stack:
-        _make_data_dir(config)
+        make_data_dir(config)
         lock = DirectoryLock(config.data_dir)
         stack.callback(lock.release)
         collectors = CollectorRegistry()
@@ -106,7 +113,12 @@ async def open_receiver(
         watch = Watch(_both(meters, tracing), meters.failed)
         ledger = await Ledger.serve(config.data_dir, committed=meters.committed)
         stack.push_async_callback(ledger.close)
-        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+        archive = open_archive(
+            config.archive_uri,
+            uploads=config.uploads,
+            environ=environ,
+            used=await _was_used(ledger, config.archive_uri),
+        )
         stack.push_async_callback(archive.aclose)
         spool = Spool(
             config.data_dir / "spool",
@@ -118,7 +130,7 @@ async def open_receiver(
             fetcher=await stack.enter_async_context(_fetcher(config)),
             verifier=await stack.enter_async_context(_verifier(config)),
             spool=spool,
-            provider=await _provider(config, stack),
+            provider=await _provider(config, stack, meters.heard),
             plan=FetchPlan(config.fetches, FETCH_TIME, config.url_lifetime, config.confirm),
             now=wall_clock,
             dice=random.random,
@@ -146,6 +158,10 @@ async def open_receiver(
         )
         await worker.start()
         stack.push_async_callback(worker.stop)
+        reconciler = await open_reconciler(config, ledger, stack, meters.heard, watch)
+        if reconciler is not None:
+            reconciler.start()
+            stack.push_async_callback(reconciler.stop)
         stopping = asyncio.Event()
         stack.callback(stopping.set)
         refusals = Refusals()
@@ -156,10 +172,11 @@ async def open_receiver(
             url_lifetime=config.url_lifetime,
             now=wall_clock,
             refusals=refusals,
+            confirm=config.confirm,
             watch=watch,
             cut=cut,
         )
-        checks = _checks(ledger, worker)
+        checks = _checks(ledger, worker, reconciler)
         api = Api(
             ledger=ledger,
             archive=archive,
@@ -196,7 +213,12 @@ def _both(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:
     return ended
 
 
-def _make_data_dir(config: Config) -> None:
+def make_data_dir(config: Config) -> None:
+    """Makes the data directory where there is none.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
     # A folder that is there already may be shared with others, and keeps the rights that it has.
     try:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -204,6 +226,12 @@ def _make_data_dir(config: Config) -> None:
         raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
     if not os.access(config.data_dir, os.R_OK | os.W_OK | os.X_OK):
         raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
+
+
+async def _was_used(ledger: Ledger, archive: str) -> bool:
+    """Whether the newest of the jobs that are archived has its image in this archive."""
+    newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
+    return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
 
 
 def _fetcher(config: Config) -> fetch.Fetcher:
@@ -219,11 +247,57 @@ def _verifier(config: Config) -> Verifier:
     return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
 
 
-async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
+async def _provider(config: Config, stack: AsyncExitStack, heard: Heard) -> Ximilar | None:
     if config.ximilar_api_token is None:
         return None
-    client = Ximilar(str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value())
+    client = Ximilar(str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value(), heard=heard)
     return await stack.enter_async_context(client)
+
+
+async def open_reconciler(
+    config: Config,
+    ledger: Ledger,
+    stack: AsyncExitStack,
+    heard: Heard = unheard,
+    watch: Watch = UNWATCHED,
+) -> Reconciler | None:
+    """What asks the provider about silent jobs; ``None`` where there is no token to ask with.
+
+    Args:
+        config: the settings.
+        ledger: which jobs are silent, and where what was found is recorded.
+        stack: closes the connections.
+        heard: told whether the provider answers.
+        watch: told of what is found.
+    """
+    if config.ximilar_api_token is None:
+        return None
+    # A client of its own: its pace must not hold up the questions of downloads whose URL has died.
+    provider = await stack.enter_async_context(
+        Ximilar(
+            str(config.ximilar_api_url),
+            config.ximilar_api_token.get_secret_value(),
+            turn=Pace(config.reconcile_rate).turn,
+            heard=heard,
+        )
+    )
+
+    asked: dict[str, int] = {}
+
+    async def settle() -> int:
+        return await submitting.settle(
+            ledger,
+            provider,
+            now=wall_clock(),
+            limit=SETTLED_AT_A_TIME,
+            lifetime=config.url_lifetime,
+            asked=asked,
+        )
+
+    plan = ReconcilePlan(
+        config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt
+    )
+    return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock, watch=watch)
 
 
 def _routes(config: Config, intake: Intake, api: Api, metrics: Metrics) -> Starlette:
@@ -246,26 +320,33 @@ def _routes(config: Config, intake: Intake, api: Api, metrics: Metrics) -> Starl
     return app
 
 
-def _checks(ledger: Ledger, worker: Worker) -> list[Check]:
+def _for_strangers(error: ReceiverError) -> str:
+    """What is wrong, without paths, buckets and a store's own words: those stand in the log alone."""
+    return f"{error.reason}: {REASONS[error.reason]}"
+
+
+def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
     async def ledger_writable() -> str | None:
         try:
             await ledger.check_writable()
         except LedgerError as error:
-            return error.detail
+            return _for_strangers(error)
         return None
 
     async def workers_alive() -> str | None:
-        return None if worker.alive() else "A worker has ended, or cannot claim work: the log says why."
+        alive = worker.alive() and (reconciler is None or reconciler.alive())
+        return None if alive else "A worker has ended, or cannot claim work: the log says why."
 
     async def spool_has_room() -> str | None:
         try:
             return None if await worker.spool_has_room() else "No download fits any more."
         except (LedgerError, SpoolError) as error:
-            return error.detail
+            return _for_strangers(error)
 
     async def archive_reachable() -> str | None:
+        # Nobody has to show a token here, and the error's own words name the bucket and its host.
         trouble = worker.archive_trouble
-        return None if trouble is None else trouble.detail
+        return None if trouble is None else _for_strangers(trouble)
 
     return [
         Check("ledger", ledger_writable),

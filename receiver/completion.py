@@ -12,6 +12,9 @@ from receiver.errors import BodyError
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Job states after which the provider will never deliver an image."""
 
+ENDED_STATUSES = FAILED_STATUSES | {"DONE"}
+"""Job states that do not change any more. Every other one, unknown words included, is asked about again."""
+
 _ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _MAX_URL = 8192
 _MAX_SIDE = 2**31 - 1
@@ -44,7 +47,7 @@ class Completion:
 
     Attributes:
         id: the provider's id of the job.
-        image_url: where the upscaled image lies; ``None`` if and only if the job failed.
+        image_url: where the upscaled image lies; ``None`` if the job failed, or if only the provider may say.
         source_url: the image that was submitted, where it was a URL.
         width: pixels of the upscaled image, as promised; ``None`` where nothing is promised.
         height: likewise.

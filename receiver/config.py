@@ -239,7 +239,7 @@ def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     Raises:
         ConfigError: the file cannot be read, or one of its lines is no setting.
     """
-    written = _read_dotenv(dotenv) if dotenv.is_file() else {}
+    written = _read_dotenv(dotenv) if dotenv.exists() else {}
     return {name: value for layer in (written, environ) for name, value in layer.items() if value}
 
 
@@ -265,7 +265,8 @@ def load(environ: Mapping[str, str]) -> Config:
 
 def _read_dotenv(path: Path) -> dict[str, str]:
     try:
-        with path.open(encoding="utf-8") as file:
+        # Some editors begin a file with a mark of its encoding, which would be part of the first name.
+        with path.open(encoding="utf-8-sig") as file:
             bindings = list(parse_stream(file))
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({type(error).__name__})") from None
@@ -290,7 +291,7 @@ def _read_secrets(directory: str | None) -> dict[str, str]:
     found = {}
     for name in SETTINGS:
         try:
-            text = (folder / name).read_text(encoding="utf-8").strip()
+            text = (folder / name).read_text(encoding="utf-8-sig").strip()
         except FileNotFoundError:
             continue
         except (OSError, UnicodeDecodeError) as error:

@@ -180,8 +180,13 @@ async def running(folder: Path, port: int) -> AsyncIterator[Running]:
         DemoError: the folder or the port is in use, or one of them did not start.
     """
     token, secret, provider_token = (secrets.token_urlsafe(16) for _ in range(3))
-    # Settings of the surroundings, such as a real account's token, have no place in a demo.
-    clean = {k: v for k, v in os.environ.items() if not k.startswith(("RECEIVER_", "XIMILAR_", "AWS_"))}
+    # Settings of the surroundings, such as a real account's token, have no place in a demo; nor has a proxy,
+    # for all of it is on loopback.
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RECEIVER_", "XIMILAR_", "AWS_")) and not name.lower().endswith("_proxy")
+    }
     folder = _made(folder)
     _check_free(folder, port)
     async with contextlib.AsyncExitStack() as stack:
@@ -235,7 +240,12 @@ async def submit(run: Running, pictures: Sequence[Picture]) -> dict[str, Picture
         DemoError: the sandbox refuses a picture, or one of the two does not answer.
     """
     jobs = {}
-    async with Ximilar(run.provider, run.provider_token) as provider, _client(run) as client:
+    # With a transport of its own the client takes no proxy from the environment.
+    direct = httpx.AsyncHTTPTransport()
+    async with (
+        Ximilar(run.provider, run.provider_token, transport=direct) as provider,
+        _client(run) as client,
+    ):
         for picture in pictures:
             headers = {SECRET_HEADER: run.secret, REF_HEADER: picture.name}
             webhook = Webhook(f"{run.address}/webhooks/ximilar", headers)

@@ -1,5 +1,6 @@
 """The first chain: from the provider's URL to a verified image on our own disk."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -77,12 +78,14 @@ class FetchPlan:
         longest: that one download may take.
         url_lifetime: how long an image URL lives that does not say so itself.
         confirm: whether the provider itself must confirm each delivery first.
+        asking: the longest that one question to the provider may take, its answer included.
     """
 
     hands: int
     longest: timedelta
     url_lifetime: timedelta
     confirm: bool = False
+    asking: timedelta = timedelta(minutes=1)
 
 
 class Fetching:
@@ -175,8 +178,11 @@ class Fetching:
         Raises:
             ProviderError: it does not say so, or says nothing.
         """
-        if not self._plan.confirm or claim.job.confirmed_at is not None:
+        believed = claim.job.confirmed_at is not None or not self._plan.confirm
+        if believed and claim.job.image_url is not None:
             return claim
+        if self._provider is None:  # it was asked when the job came, and the settings have changed
+            raise ProviderError("provider.unavailable", "XIMILAR_API_TOKEN is not set, so it cannot confirm.")
         said, deadline = await self._ask(claim, "confirm")
         if said.failure is not None:
             raise ProviderError(said.failure.reason, said.failure.detail)
@@ -198,10 +204,9 @@ class Fetching:
 
     async def _download(self, claim: Claim, part: Path) -> Whole:
         assert claim.job.image_url is not None
-        assert claim.job.deadline is not None
-        left = (claim.job.deadline - self._now()) / 1000
-        # A job whose time is over before its first attempt is tried all the same: it costs nothing.
-        seconds = min(left, self._plan.longest.total_seconds()) if left > 0 else None
+        # The URL's end is no limit here: it is looked at when a request comes, and a body that flows by then
+        # flows on. A job whose time is over before its first attempt is tried all the same.
+        seconds = self._plan.longest.total_seconds()
         with self._step("fetch", claim) as step:
             step.url = claim.job.image_url
             got = await self._fetcher.fetch(claim.job.image_url, part, seconds=seconds)
@@ -334,7 +339,13 @@ class Fetching:
         """
         assert self._provider is not None
         with self._step(why, claim):
-            report = await self._provider.get(claim.job.id)
+            seconds = self._plan.asking.total_seconds()
+            try:
+                # The client bounds each of its attempts, and makes several.
+                async with asyncio.timeout(seconds):
+                    report = await self._provider.get(claim.job.id)
+            except TimeoutError as error:
+                raise UnavailableError(f"The provider's answer was not whole after {seconds:g} s.") from error
         if report.completion is None:
             raise UnavailableError(f"The provider's answer: status is {report.status}, which is no end.")
         return report.completion, report.deadline(now=self._now(), lifetime=self._plan.url_lifetime)

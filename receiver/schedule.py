@@ -18,8 +18,17 @@ LEAST_WAIT = SECOND
 SHARE_OF_TIME_LEFT = 8
 """A wait is at most this part of the time left, so that attempts become denser towards the deadline."""
 
+FORGIVEN = 2
+"""So many attempts that ended with the process count as none: a kill is no fault of the job's."""
+
 RISK_SHARE = 10
 """A job is at risk when less than this part of its life is left."""
+
+
+ASK_SHARE = 10
+"""A silent job is asked about after another tenth of its age."""
+
+ASK_CEILING = 30 * 60 * SECOND
 
 
 def fetch_again_at(
@@ -49,6 +58,38 @@ def upload_again_at(now: int, attempts: int, dice: Callable[[], float]) -> int:
     """When a failed upload is tried again: no deadline runs, and the wait has a ceiling of minutes."""
     ceiling = _doubled(UPLOAD_BASE, attempts, UPLOAD_CEILING)
     return now + max(int(dice() * ceiling), LEAST_WAIT)
+
+
+def ask_again_at(now: int, submitted_at: int, every: int) -> int:
+    """When the provider is asked again about a job that has not ended: the rarer the older it is.
+
+    Args:
+        now: ms since the epoch.
+        submitted_at: ms since the epoch.
+        every: the least wait between two questions about the same job, ms.
+    """
+    age = max(now - submitted_at, 0)
+    return now + max(every, min(age // ASK_SHARE, ASK_CEILING))
+
+
+def cut_off_again_at(now: int, before: int, deadline: int) -> int | None:
+    """When a job is tried again whose attempt ended with the process.
+
+    One image can end each process that takes it, by the memory that its decoding takes. Where it went first
+    at each start, nothing else would ever be done.
+
+    Args:
+        now: ms since the epoch.
+        before: how many of its attempts had ended so before this one.
+        deadline: ms since the epoch.
+
+    Returns:
+        ms since the epoch; ``None``: at once, and the attempt is none.
+    """
+    if before < FORGIVEN:
+        return None
+    left = max(deadline - now, 0)
+    return now + max(min(_doubled(SECOND, before, FETCH_CEILING), left // SHARE_OF_TIME_LEFT), LEAST_WAIT)
 
 
 def _doubled(base: int, attempts: int, ceiling: int) -> int:

@@ -19,7 +19,7 @@ from receiver.config import Config
 from receiver.cuts import Cut, from_environment
 from receiver.errors import ConfigError
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
-from receiver.wire import KEEP_ALIVE_SECONDS, CloseUnread, telling
+from receiver.wire import KEEP_ALIVE_SECONDS, AnswerStopped, CloseUnread, telling
 
 log = structlog.get_logger("receiver.serve")
 
@@ -96,7 +96,7 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
         _say_what_is_amiss(config)
         server = _Server(
             uvicorn.Config(
-                CloseUnread(receiver.app),
+                CloseUnread(AnswerStopped(receiver.app)),
                 lifespan="off",
                 log_config=None,
                 access_log=False,

@@ -92,6 +92,8 @@ class Worker:
             SpoolError: ``spool.disk``.
             LedgerError: where the ledger cannot be read.
         """
+        for job_id in self._ledger.cut_off:
+            log.warning("cut off in its download", job=job_id)
         await self._look_through_spool()
         self._stages = [asyncio.create_task(stage.run(self._stopping)) for stage in self._all_stages]
         bells = (self._listen(), self._tick(), self._go_round(), self._archiving.gate.keep())

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import secrets
 import sys
@@ -16,6 +17,8 @@ from starlette.datastructures import QueryParams
 from receiver import config as settings
 from receiver import demo as demonstration
 from receiver import logs, query, tables
+from receiver.cli.reconcile import reconcile
+from receiver.cli.submit import submit
 from receiver.config import Config
 from receiver.errors import BodyError, ConfigError, ReceiverError
 from receiver.ledger import Filter, LedgerView
@@ -30,12 +33,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(sandbox)
+app.command()(submit)
+app.command()(reconcile)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def run() -> None:
     """Runs the command; every error that was foreseen becomes one line and exit code 1."""
+    logs.configure("auto", least=logging.CRITICAL)
     try:
         app()
     except (ConfigError, ReceiverError) as error:

@@ -1,7 +1,7 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
-from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.lock import DirectoryLock, ListLock
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
 from receiver.ledger.readings import COUNTED_TO, Readings
 from receiver.ledger.rows import Intent, Silent
@@ -36,6 +36,7 @@ __all__ = [
     "Intent",
     "Ledger",
     "LedgerView",
+    "ListLock",
     "Page",
     "Readings",
     "Recorded",

@@ -92,6 +92,30 @@ def _in_one_moment(question: Callable[[sqlite3.Connection], T], db: sqlite3.Conn
             db.execute("ROLLBACK")
 
 
+def _in_place(path: Path) -> Callable[[], None]:
+    """A look whether the file at the path is still the one that is there now.
+
+    An open file that was moved away or replaced takes commits as before, and no start would ever read them.
+    """
+    opened = path.stat()
+
+    def look() -> None:
+        try:
+            present = path.stat()
+        except OSError as error:
+            raise LedgerError(
+                "ledger.unavailable", f"The ledger's file is gone ({path}: {error.strerror})."
+            ) from None
+        if (present.st_dev, present.st_ino) != (opened.st_dev, opened.st_ino):
+            raise LedgerError(
+                "ledger.unavailable",
+                f"Another file stands where the ledger was opened ({path}). Restart the receiver to use it,"
+                " or put the former one back.",
+            )
+
+    return look
+
+
 async def _refuse_unfit(path: Path) -> None:
     # Through a connection that cannot write: opening to write would already change a file that is not ours.
     door = await open_to_read(path)
@@ -191,6 +215,18 @@ class LedgerView:
         """What was about to be submitted before this time, and of which no id is known; oldest first."""
         return await self._readers.ask(lambda db: queries.open_intents(db, before, limit))
 
+    async def intents_among(self, keys: Sequence[str]) -> Mapping[str, Intent]:
+        """Of these keys those that something was noted for, open or not."""
+        return await self._readers.ask(lambda db: queries.intents_among(db, keys))
+
+    async def settled_since(self, at: int) -> frozenset[str]:
+        """The jobs' ids of all that was about to be submitted at this time (ms since the epoch) or later."""
+        return await self._readers.ask(lambda db: queries.settled_since(db, at))
+
+    async def jobs_among(self, ids: Sequence[str]) -> Mapping[str, Job]:
+        """Of these ids those that the ledger knows, each with its job."""
+        return await self._readers.ask(lambda db: queries.jobs_among(db, ids))
+
 
 class Ledger(LedgerView):
     """The ledger as the server has it: the one writer, and readers."""
@@ -213,6 +249,9 @@ class Ledger(LedgerView):
         self._claims = 0
         self._others: int | None = None
         self._last = 0
+        self.cut_off: list[str] = []
+        """Jobs in whose download a process has ended before this one began."""
+        self._unsettled: set[str] = set()
 
     @classmethod
     async def serve(
@@ -252,10 +291,10 @@ class Ledger(LedgerView):
             await door.close()
             raise
         announcer = Announcer()
-        writer = Writer(door, announcer.announce, committed)
+        writer = Writer(door, announcer.announce, in_place=_in_place(path), committed=committed)
         ledger = cls(writer, readers, announcer, now=now, monotonic=monotonic)
         try:
-            await ledger._write(verbs.release_all)
+            ledger.cut_off = await ledger._write(lambda tx: verbs.release_all(tx, now()))
         except LedgerError:
             await ledger.close()  # an open connection's thread would keep the process from ending
             raise
@@ -296,7 +335,8 @@ class Ledger(LedgerView):
             await door.close()
             raise
         announcer = Announcer()
-        return cls(Writer(door, announcer.announce), readers, announcer, now=now, monotonic=monotonic)
+        writer = Writer(door, announcer.announce, in_place=_in_place(path))
+        return cls(writer, readers, announcer, now=now, monotonic=monotonic)
 
     async def close(self) -> None:
         """Commits what waits, and closes."""
@@ -355,13 +395,17 @@ class Ledger(LedgerView):
     async def asked(self, job_id: str, answer: Answer, *, ask_at: int) -> bool:
         """The provider had no completion for a silent job, which is asked about again at ``ask_at`` (ms).
 
-        Gives whether the job is still silent.
+        Gives whether that is another answer than the last one, and so stands in the history.
         """
         return await self._write(lambda tx: verbs.asked(tx, job_id, answer, ask_at, self._now()))
 
-    async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> None:
-        """The provider's list names these jobs' states, none of which is an end."""
-        await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
+    async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> list[str]:
+        """The provider's list names these jobs' states, none of which is an end. Gives those that are new."""
+        return await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
+
+    async def count_unanswered(self, reason: str) -> None:
+        """The provider gave no answer to a question that was about no silent job."""
+        await self._write(lambda tx: verbs.count(tx, verbs.ASKED, reason))
 
     async def intend(self, intent: Intent) -> Intent:
         """Notes what is about to be submitted; gives what was noted for its key before, if anything was."""
@@ -402,25 +446,25 @@ class Ledger(LedgerView):
 
     async def url_refreshed(self, claim: Claim, said: Completion, deadline: int, at: int) -> bool:
         """The provider names another URL, to be tried at ``at``. False: the claim is void."""
-        return await self._write(
-            lambda tx: verbs.url_refreshed(tx, claim, said, deadline, at=at, now=self._now())
+        return await self._settle(
+            claim, lambda tx: verbs.url_refreshed(tx, claim, said, deadline, at=at, now=self._now())
         )
 
     async def expired(self, claim: Claim) -> bool:
         """The URL's life is over, and there is no other. False: the claim is void."""
-        return await self._write(lambda tx: verbs.expired(tx, claim, self._now()))
+        return await self._settle(claim, lambda tx: verbs.expired(tx, claim, self._now()))
 
     async def fetched(self, claim: Claim, image: Image, spool: str) -> bool:
         """The verified image lies in the spool under this name, fsynced. False: the claim is void."""
-        return await self._write(lambda tx: verbs.fetched(tx, claim, image, spool, self._now()))
+        return await self._settle(claim, lambda tx: verbs.fetched(tx, claim, image, spool, self._now()))
 
     async def archived(self, claim: Claim, stored: Stored) -> bool:
         """The archive has proved that it holds the image. False: the claim is void."""
-        return await self._write(lambda tx: verbs.archived(tx, claim, stored, self._now()))
+        return await self._settle(claim, lambda tx: verbs.archived(tx, claim, stored, self._now()))
 
     async def rejected(self, claim: Claim, error: ReceiverError) -> bool:
         """The image cannot be had as promised. False: the claim is void."""
-        return await self._write(lambda tx: verbs.rejected(tx, claim, error, self._now()))
+        return await self._settle(claim, lambda tx: verbs.rejected(tx, claim, error, self._now()))
 
     async def retry_later(
         self, claim: Claim, at: int, error: ReceiverError, *, suspect: str | None = None
@@ -429,13 +473,13 @@ class Ledger(LedgerView):
 
         ``suspect`` is the checksum of bytes that came and were not the promised image.
         """
-        return await self._write(
-            lambda tx: verbs.retry_later(tx, claim, at, error, self._now(), suspect=suspect)
+        return await self._settle(
+            claim, lambda tx: verbs.retry_later(tx, claim, at, error, self._now(), suspect=suspect)
         )
 
     async def spool_lost(self, claim: Claim, error: ReceiverError) -> bool:
         """The spooled image is gone or damaged; the job is to be fetched again. False: the claim is void."""
-        return await self._write(lambda tx: verbs.spool_lost(tx, claim, error.detail, self._now()))
+        return await self._settle(claim, lambda tx: verbs.spool_lost(tx, claim, error.detail, self._now()))
 
     async def found_whole(self, job_id: str) -> None:
         """A whole file of the job was found in the spool: it is taken next, even where its time is over."""
@@ -454,8 +498,9 @@ class Ledger(LedgerView):
         return await self._write(lambda tx: verbs.retry(tx, job_id, self._now()))
 
     async def release_overdue_leases(self) -> None:
-        """Voids claims whose lease has ended."""
-        await self._write(lambda tx: verbs.release_overdue_leases(tx, self._monotonic()))
+        """Voids claims whose lease has ended, but for those whose outcome could not be recorded yet."""
+        kept = frozenset(self._unsettled)
+        await self._write(lambda tx: verbs.release_overdue_leases(tx, self._monotonic(), kept))
 
     async def expire(self) -> list[str]:
         """Expires jobs whose time is over and which were tried. Gives their ids."""
@@ -476,6 +521,19 @@ class Ledger(LedgerView):
     def _terms(self, limit: int, lease: int) -> Terms:
         self._claims += 1
         return Terms(f"{self._name}:{self._claims}", self._monotonic() + lease, limit)
+
+    async def _settle(self, claim: Claim, verb: Callable[[Transaction], bool]) -> bool:
+        """Records the outcome of a claim. Until that could be done, the claim's lease does not end.
+
+        Whoever holds it has done the work, and tries to record it again as soon as he can.
+        """
+        try:
+            done = await self._write(verb)
+        except LedgerError:
+            self._unsettled.add(claim.holder)
+            raise
+        self._unsettled.discard(claim.holder)
+        return done
 
     async def _write(self, verb: Callable[[Transaction], T]) -> T:
         return await self._writer.write(verb)

@@ -230,6 +230,27 @@ def oldest_waiting_at(db: sqlite3.Connection) -> int | None:
     return None if oldest is None else int(oldest)
 
 
+def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Intent]:
+    """Of these keys those that something was noted for, open or not."""
+    found = {}
+    for key in keys:
+        row = db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            found[key] = rows.intent(row)
+    return found
+
+
+def settled_since(db: sqlite3.Connection, at: int) -> frozenset[str]:
+    """The jobs' ids of all that was about to be submitted at this time (ms since the epoch) or later."""
+    found = db.execute("SELECT job FROM submissions WHERE at >= ? AND job IS NOT NULL", (at,))
+    return frozenset(row["job"] for row in found)
+
+
+def jobs_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Job]:
+    """Of these ids those that the ledger knows."""
+    return {job_id: found for job_id in ids if (found := job(db, job_id)) is not None}
+
+
 def soonest_deadline(db: sqlite3.Connection) -> int | None:
     """The earliest deadline of all jobs whose image is not safe yet, ms since the epoch."""
     (deadline,) = db.execute(

@@ -4,8 +4,9 @@ Every move is a compare-and-set on the state, and on the claim where work was cl
 the job has moved on meanwhile. Verbs set ``event``, and the triggers write the history from it.
 """
 
+import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from receiver.completion import Completion
@@ -13,6 +14,7 @@ from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import rows
 from receiver.ledger.rows import Intent
 from receiver.ledger.writer import Transaction
+from receiver.schedule import cut_off_again_at
 from receiver.states import Image, Job, State, Stored
 
 FOUND = "found"
@@ -39,6 +41,7 @@ class Delivery:
         ticket: the number of the ticket that proved it, if one did.
         endpoint: such as ``upscale_2x``, where that is known.
         found: whether we asked the provider for it, and it did not come by itself.
+        mark: what `Intent.mark` went along as when we submitted it ourselves.
     """
 
     completion: Completion
@@ -48,6 +51,7 @@ class Delivery:
     ticket: str | None = None
     endpoint: str | None = None
     found: bool = False
+    mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,7 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
     said = delivery.completion
     if delivery.ticket is not None and not _bind_ticket(tx, delivery.ticket, said.id, now):
         return None
+    noted = _settle(tx, delivery.mark, said.id, now)
     state = State.FAILED if said.failure else State.RECEIVED
     values = _columns(delivery, state, now)
     if delivery.found:
@@ -97,7 +102,7 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
         _keep(tx, born["seq"], delivery)
         if delivery.found:
             count(tx, ADOPTED)
-        return Recorded(state, False, now, (str(values["event"]),))
+        return Recorded(state, False, now, (*noted, str(values["event"])))
     known = tx.db.execute(
         "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?", (said.id,)
     ).fetchone()
@@ -109,8 +114,7 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
         _keep(tx, known["seq"], delivery)
         if delivery.found:
             count(tx, FOUND, said.failure.reason if said.failure else "")
-        return Recorded(state, False, now, (str(values["event"]),))
-    noted = []
+        return Recorded(state, False, now, (*noted, str(values["event"])))
     if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
         noted.append(_note_late(tx, known["seq"], before, now))
     if said.image_url is not None and said.image_url != known["image_url"]:
@@ -158,12 +162,20 @@ class Answer:
     detail: str | None = None
 
 
-def expect(tx: Transaction, submission: Submission, now: int) -> bool:
-    """Notes that a job was submitted, so that its silence is noticed. Gives whether it was unknown."""
+def expect(tx: Transaction, submission: Submission, now: int, *, at: int | None = None) -> bool:
+    """Notes that a job was submitted, so that its silence is noticed. Gives whether it was unknown.
+
+    Args:
+        tx: the transaction.
+        submission: the job.
+        now: ms since the epoch.
+        at: when it was submitted, where that was not just now.
+    """
     said = submission
+    at = now if at is None else at
     born = tx.db.execute(
         "INSERT INTO jobs (id, state, ref, endpoint, source_url, event, created_at, submitted_at, updated_at,"
-        " ask_at) VALUES (:id, 'submitted', :ref, :endpoint, :source_url, 'submitted', :now, :now, :now,"
+        " ask_at) VALUES (:id, 'submitted', :ref, :endpoint, :source_url, 'submitted', :now, :at, :now,"
         " :now) ON CONFLICT (id) DO NOTHING RETURNING seq",
         {
             "id": said.id,
@@ -171,6 +183,7 @@ def expect(tx: Transaction, submission: Submission, now: int) -> bool:
             "endpoint": said.endpoint,
             "source_url": said.source_url,
             "now": now,
+            "at": at,
         },
     ).fetchone()
     if born is None:
@@ -179,7 +192,7 @@ def expect(tx: Transaction, submission: Submission, now: int) -> bool:
             "UPDATE jobs SET ref = coalesce(ref, ?), endpoint = coalesce(endpoint, ?),"
             " source_url = coalesce(source_url, ?), submitted_at ="
             " coalesce(submitted_at, min(?, coalesce(received_at, created_at))) WHERE id = ?",
-            (said.ref, said.endpoint, said.source_url, now, said.id),
+            (said.ref, said.endpoint, said.source_url, at, said.id),
         )
     tx.changed.append(said.id)
     return born is not None
@@ -189,34 +202,22 @@ def asked(tx: Transaction, job_id: str, answer: Answer, ask_at: int, now: int) -
     """The provider was asked about a silent job and had no completion; it is asked again at ``ask_at``.
 
     The history gets a line only where the answer is another than the last one: a job may be asked about for
-    hours. Gives whether the job is still silent.
+    hours. Gives whether it got one.
     """
     count(tx, ASKED, answer.reason or "")
-    said = tx.db.execute(
-        "SELECT seq, provider_status, reason FROM jobs WHERE id = ? AND state = 'submitted'", (job_id,)
-    ).fetchone()
-    if said is None:
-        return False
-    values = {"seq": said["seq"], "ask_at": ask_at, "now": now, "status": answer.status}
-    tx.db.execute(
-        "UPDATE jobs SET ask_at = :ask_at, asks = asks + 1, provider_status = coalesce(:status,"
-        " provider_status) WHERE seq = :seq",
-        values,
-    )
-    if (answer.reason, answer.status or said["provider_status"]) != (said["reason"], said["provider_status"]):
-        tx.db.execute(
-            "UPDATE jobs SET event = 'asked', reason = :reason, detail = :detail, reason_at ="
-            " CASE WHEN :reason IS NULL THEN NULL ELSE :now END, updated_at = :now WHERE seq = :seq",
-            {**values, "reason": answer.reason, "detail": answer.detail},
-        )
-        tx.changed.append(job_id)
-    return True
+    return _answered(tx, job_id, answer, ask_at, now)
 
 
-def seen(tx: Transaction, statuses: Mapping[str, str], ask_at: int, now: int) -> None:
-    """The provider's list names these jobs' states, none of which is an end: they need not be asked for."""
-    for job_id, status in statuses.items():
-        asked(tx, job_id, Answer(status, detail=f"The provider says {status}."), ask_at, now)
+def seen(tx: Transaction, statuses: Mapping[str, str], ask_at: int, now: int) -> list[str]:
+    """The provider's list names these jobs' states, none of which is an end: they need not be asked for.
+
+    Gives the ids of those whose history got a line.
+    """
+    return [
+        job_id
+        for job_id, status in statuses.items()
+        if _answered(tx, job_id, Answer(status, detail=f"The provider says {status}."), ask_at, now)
+    ]
 
 
 def intend(tx: Transaction, intent: Intent, now: int) -> Intent:
@@ -231,14 +232,28 @@ def intend(tx: Transaction, intent: Intent, now: int) -> Intent:
 
 def submitted(tx: Transaction, key: str, job_id: str, now: int) -> bool:
     """The provider has taken what was intended, as the job of this id. Gives whether the job was unknown."""
-    tx.db.execute("UPDATE submissions SET job = ? WHERE key = ?", (job_id, key))
-    said = rows.intent(tx.db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone())
-    return expect(tx, Submission(job_id, said.ref, said.endpoint, said.source_url), now)
+    row = tx.db.execute("UPDATE submissions SET job = ? WHERE key = ? RETURNING *", (job_id, key)).fetchone()
+    if row is None:  # withdrawn meanwhile, as far too old: the job counts all the same
+        return expect(tx, Submission(job_id), now)
+    said = rows.intent(row)
+    return expect(tx, Submission(job_id, said.ref, said.endpoint, said.source_url), now, at=said.at)
 
 
 def withdraw(tx: Transaction, key: str) -> None:
     """What was intended was certainly not taken."""
     tx.db.execute("DELETE FROM submissions WHERE key = ? AND job IS NULL", (key,))
+
+
+def _settle(tx: Transaction, mark: str | None, job_id: str, now: int) -> list[str]:
+    """A completion carries the mark of what we submitted: its job is known, whatever became of the answer.
+
+    Gives what this wrote into the job's history.
+    """
+    if mark is None:
+        return []
+    row = tx.db.execute("SELECT key FROM submissions WHERE mark = ? AND job IS NULL", (mark,)).fetchone()
+    new = row is not None and submitted(tx, row["key"], job_id, now)
+    return ["submitted"] if new else []
 
 
 def count(tx: Transaction, name: str, reason: str = "", by: int = 1) -> None:
@@ -444,15 +459,31 @@ def release(tx: Transaction, claim: Claim) -> bool:
     return done.rowcount == 1
 
 
-def release_all(tx: Transaction) -> int:
+def release_all(tx: Transaction, now: int) -> list[str]:
     """Voids every claim. Only for a start: the lock says that no other process can hold one.
 
-    An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once.
+    An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once. But a job
+    that is cut off again and again waits, and has been tried.
+
+    Gives the ids of the jobs that were cut off in a download.
     """
-    return tx.db.execute(
+    cut_off = tx.db.execute(
+        "SELECT seq, id, deadline,"
+        " (SELECT count(*) FROM history WHERE job = jobs.seq AND event = 'cut_off') AS before"
+        " FROM jobs WHERE holder IS NOT NULL AND state = 'received'"
+    ).fetchall()
+    for row in cut_off:
+        again_at = cut_off_again_at(now, row["before"], row["deadline"])
+        tx.db.execute(
+            "UPDATE jobs SET holder = NULL, lease_until = NULL, event = 'cut_off', updated_at = :now,"
+            " attempts = max(attempts - :none, 0), next_attempt_at = :at WHERE seq = :seq",
+            {"seq": row["seq"], "none": again_at is None, "at": again_at, "now": now},
+        )
+    tx.db.execute(
         "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = max(attempts - 1, 0)"
         " WHERE holder IS NOT NULL"
-    ).rowcount
+    )
+    return [row["id"] for row in cut_off]
 
 
 def found_whole(tx: Transaction, job_id: str) -> None:
@@ -464,11 +495,18 @@ def found_whole(tx: Transaction, job_id: str) -> None:
     )
 
 
-def release_overdue_leases(tx: Transaction, monotonic: int) -> int:
-    """Voids claims whose lease has ended; whoever held one can write nothing with it any more."""
+def release_overdue_leases(tx: Transaction, monotonic: int, kept: Collection[str] = ()) -> int:
+    """Voids claims whose lease has ended; whoever held one can write nothing with it any more.
+
+    Args:
+        tx: the transaction.
+        monotonic: ms, on the holders' clock.
+        kept: holders whose claims stand all the same.
+    """
     return tx.db.execute(
-        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?",
-        (monotonic,),
+        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?"
+        " AND holder NOT IN (SELECT value FROM json_each(?))",
+        (monotonic, json.dumps(list(kept))),
     ).rowcount
 
 
@@ -567,6 +605,29 @@ def retry(tx: Transaction, job_id: str, now: int) -> Job:
     return rows.job(tx.db.execute("SELECT * FROM jobs WHERE seq = ?", (row["seq"],)).fetchone())
 
 
+def _answered(tx: Transaction, job_id: str, answer: Answer, ask_at: int, now: int) -> bool:
+    said = tx.db.execute(
+        "SELECT seq, provider_status, reason FROM jobs WHERE id = ? AND state = 'submitted'", (job_id,)
+    ).fetchone()
+    if said is None:
+        return False
+    values = {"seq": said["seq"], "ask_at": ask_at, "now": now, "status": answer.status}
+    tx.db.execute(
+        "UPDATE jobs SET ask_at = :ask_at, asks = asks + 1, provider_status = coalesce(:status,"
+        " provider_status) WHERE seq = :seq",
+        values,
+    )
+    if (answer.reason, answer.status or said["provider_status"]) == (said["reason"], said["provider_status"]):
+        return False
+    tx.db.execute(
+        "UPDATE jobs SET event = 'asked', reason = :reason, detail = :detail, reason_at ="
+        " CASE WHEN :reason IS NULL THEN NULL ELSE :now END, updated_at = :now WHERE seq = :seq",
+        {**values, "reason": answer.reason, "detail": answer.detail},
+    )
+    tx.changed.append(job_id)
+    return True
+
+
 def _bind_ticket(tx: Transaction, number: str, job_id: str, now: int) -> bool:
     """Binds a ticket to the first job that uses it; gives whether it is this one's."""
     tx.db.execute(
@@ -592,8 +653,9 @@ _SAID_BY_A_COMPLETION = (
     "updated_at",
 )
 _INSERT_COMPLETED = (
-    f"INSERT INTO jobs (id, ref, source_url, endpoint, created_at, {', '.join(_SAID_BY_A_COMPLETION)})"  # noqa: S608 - the names above
-    " VALUES (:id, :ref, :source_url, :endpoint, :updated_at,"
+    "INSERT INTO jobs (id, ref, source_url, endpoint, created_at, confirmed_at,"  # noqa: S608 - the names above
+    f" {', '.join(_SAID_BY_A_COMPLETION)})"
+    " VALUES (:id, :ref, :source_url, :endpoint, :updated_at, :found_at,"
     f" {', '.join(f':{name}' for name in _SAID_BY_A_COMPLETION)})"
     " ON CONFLICT (id) DO NOTHING RETURNING seq"
 )
@@ -602,7 +664,7 @@ _UPDATE_COMPLETED = (
     " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url),"
     " endpoint = coalesce(endpoint, :endpoint), late_at = NULL, attempts = 0,"
     " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL,"
-    " at_risk_at = NULL, confirmed_at = NULL, refreshes = 0 WHERE seq = :seq"
+    " at_risk_at = NULL, confirmed_at = :found_at, refreshes = 0 WHERE seq = :seq"
 )
 
 

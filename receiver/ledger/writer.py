@@ -67,15 +67,22 @@ class Writer:
 
     Args:
         door: the connection.
-        announce: called with the jobs that a durable commit has changed.
+        announce: called with the ids of jobs that a durable commit has changed.
+        in_place: raises a `LedgerError` where the connection's file is not the one that a start would open.
         committed: told of each commit.
     """
 
     def __init__(
-        self, door: Door, announce: Callable[[Sequence[str]], None], committed: Committed = untold
+        self,
+        door: Door,
+        announce: Callable[[Sequence[str]], None],
+        *,
+        in_place: Callable[[], None],
+        committed: Committed = untold,
     ) -> None:
         self._door = door
         self._announce = announce
+        self._in_place = in_place
         self._committed = committed
         self._waiting: list[_Waiting] = []
         self._something = asyncio.Event()
@@ -121,9 +128,13 @@ class Writer:
                 self._answer(batch, await self._outcomes([waiting.verb for waiting in batch]))
 
     async def _outcomes(self, verbs: Sequence[Verb[Any]]) -> Sequence[_Outcome]:
+        def commit(db: sqlite3.Connection) -> Sequence[_Outcome]:
+            self._in_place()
+            return _commit(db, verbs)
+
         began = time.perf_counter()
         try:
-            outcomes = await self._door.run(lambda db: _commit(db, verbs))
+            outcomes = await self._door.run(commit)
         except Exception as error:  # noqa: BLE001 - the connection itself broke: nobody may wait for ever
             told = translate(error) if isinstance(error, sqlite3.Error) else error
             return [_Outcome(error=told) for _ in verbs]

@@ -7,11 +7,13 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from anyio import to_thread
+from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from receiver.sandbox.errors import CutAnswer, Errors
 from receiver.sandbox.faults import CallFault, SubmitFault
 from receiver.sandbox.jobs import Job
 from receiver.sandbox.provider import Provider
@@ -24,9 +26,6 @@ _EARLY_WITHIN = 60.0
 class Api:
     """The provider's API. Each route exists with and without a slash at its end, and neither redirects.
 
-    Error bodies are guesses: ``{"detail": …}``, in the words of the framework that the vendor's answers look
-    like, and the ``status`` form for invalid fields.
-
     Args:
         provider: runs the jobs.
     """
@@ -34,6 +33,7 @@ class Api:
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
         self._options = provider.options
+        self._errors = Errors(provider.options.error_shape)
 
     def routes(self, prefix: str = "/account/v2/request") -> list[Route]:
         """The routes under the prefix."""
@@ -55,13 +55,15 @@ class Api:
         try:
             submission = await to_thread.run_sync(parse, body, self._options.max_source_bytes)
         except InvalidRequestError as error:
-            return JSONResponse(error.answer(), 400)
+            return self._errors.invalid(error)
         job, task = await self._provider.accept(submission, body, str(request.base_url).rstrip("/"))
         match job.plan.submit:
             case SubmitFault.EARLY:
                 await asyncio.wait({task}, timeout=_EARLY_WITHIN)
             case SubmitFault.LOST_ANSWER:
                 return _bad_gateway()
+            case SubmitFault.CUT_ANSWER:
+                return CutAnswer()
         return await _with_request(job.submitted, body, 201)
 
     async def list(self, request: Request) -> Response:
@@ -73,14 +75,14 @@ class Api:
             page = 0
         jobs = [
             job
-            for job in self._provider.jobs.newest_first()
+            for job in self._provider.jobs.listed(oldest_first=self._options.oldest_first)
             if query.get("type", "upscaler") == "upscaler" and query.get("status", job.status) == job.status
         ]
         size = self._options.page_size
         pages = max(1, -(-len(jobs) // size))
         if not 1 <= page <= pages:
             raise HTTPException(404, "Invalid page.")
-        url = request.url
+        url = self._linked(request.url)
         return JSONResponse(
             {
                 "count": len(jobs),
@@ -104,6 +106,12 @@ class Api:
         """``GET /request/{id}/status``. The page shows no answer; the vendor's client reads ``status``."""
         job = self._job(request)
         return JSONResponse({"id": job.id, "status": job.status})
+
+    def _linked(self, url: URL) -> URL:
+        if self._options.link_base is None:
+            return url
+        base = URL(self._options.link_base)
+        return url.replace(scheme=base.scheme, netloc=base.netloc)
 
     def _job(self, request: Request) -> Job:
         job = self._provider.jobs.get(request.path_params["id"])
@@ -136,12 +144,6 @@ class Api:
         expected = self._options.token
         if expected is not None and not hmac.compare_digest(token.encode(), expected.encode()):
             raise HTTPException(401, "Invalid token.")
-
-
-async def detail(_request: Request, error: Exception) -> Response:
-    """Every refusal by route, method, token or rate, in the one shape."""
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
 def _bad_gateway() -> Response:

@@ -9,7 +9,8 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from receiver.sandbox.api import Api, detail
+from receiver.sandbox.api import Api
+from receiver.sandbox.errors import Errors
 from receiver.sandbox.jobs import Clock, Files
 from receiver.sandbox.options import Options
 from receiver.sandbox.provider import Provider
@@ -36,7 +37,7 @@ def create_app(options: Options, clock: Clock = time.time) -> Starlette:
     app = Starlette(
         routes=[*Api(provider).routes(), Route("/ximilar-tmp-images/{name}", Results(provider).get)],
         lifespan=lifespan,
-        exception_handlers={HTTPException: detail},
+        exception_handlers={HTTPException: Errors(options.error_shape).refused},
         max_body_size=options.max_body_bytes,
     )
     # A redirect would lose the body of a POST in many clients; the routes exist in both forms instead.

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from receiver.sandbox.faults import Faults
-from receiver.sandbox.options import Options
+from receiver.sandbox.options import ErrorShape, Options
 from receiver.sandbox.server import run, say
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -54,6 +54,13 @@ def sandbox(
     url_lifetime: Annotated[float, _time("How long a result's URL works.", "24h")] = 24 * 3600.0,
     renew_urls: Annotated[bool, typer.Option(help="Asking for a job renews its dead URL.")] = False,
     page_size: Annotated[int, typer.Option(min=1, help="Rows on a page of the list.")] = 20,
+    oldest_first: Annotated[bool, typer.Option(help="The list's order; else newest first.")] = False,
+    link_base: Annotated[
+        str | None, typer.Option(metavar="URL", help="Scheme and host that the list's links name.")
+    ] = None,
+    error_shape: Annotated[
+        ErrorShape, typer.Option(help="The form of all error bodies.")
+    ] = ErrorShape.GUESSED,
     seed: Annotated[int | None, typer.Option(help="What goes wrong repeats with the same number.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce the address as JSON.")] = False,
     record: Annotated[float, _share(_JOBS, "DONE, but the one record carries an error.")] = 0.0,
@@ -83,6 +90,7 @@ def sandbox(
     reorder: Annotated[float, _share(_COMPLETIONS, "Sent after another job's.")] = 0.0,
     early: Annotated[float, _share(_CALLS, "A submit's answer comes after its completion.")] = 0.0,
     lost_answer: Annotated[float, _share(_CALLS, "A submit works, and is answered with 502.")] = 0.0,
+    cut_answer: Annotated[float, _share(_CALLS, "A submit works, and its answer breaks off.")] = 0.0,
     refuse: Annotated[float, _share(_CALLS, "401 for a good token.")] = 0.0,
     throttle: Annotated[float, _share(_CALLS, "429.")] = 0.0,
     retry_after: Annotated[
@@ -101,6 +109,9 @@ def sandbox(
             url_lifetime=url_lifetime,
             renew_urls=renew_urls,
             page_size=page_size,
+            oldest_first=oldest_first,
+            link_base=link_base,
+            error_shape=error_shape,
             seed=seed,
             late_by=late_by,
             flaky_times=flaky_times,
@@ -131,13 +142,14 @@ def sandbox(
                 reorder=reorder,
                 early=early,
                 lost_answer=lost_answer,
+                cut_answer=cut_answer,
                 refuse=refuse,
                 throttle=throttle,
                 outage=outage,
             ),
         )
         # What it does goes to stderr, so that stdout holds the address alone.
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", force=True)
         logging.getLogger("httpx").setLevel(logging.WARNING)
         run(options, host, port, announce=_announce_json if as_json else say)
     except ValueError as error:

@@ -73,6 +73,8 @@ class SubmitFault(StrEnum):
     """The completion comes before the answer."""
     LOST_ANSWER = "lost_answer"
     """The answer is a 502."""
+    CUT_ANSWER = "cut_answer"
+    """The connection ends amid the answer."""
 
 
 class CallFault(StrEnum):
@@ -164,6 +166,7 @@ class Faults:
 
     early: float = 0.0
     lost_answer: float = 0.0
+    cut_answer: float = 0.0
 
     refuse: float = 0.0
     throttle: float = 0.0

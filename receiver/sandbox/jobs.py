@@ -174,9 +174,9 @@ class Jobs:
         """The job of this id."""
         return self._jobs.get(job_id)
 
-    def newest_first(self) -> Iterator[Job]:
-        """All jobs. The page says nothing of the order; newest first is a guess."""
-        return reversed(self._jobs.values())
+    def listed(self, *, oldest_first: bool) -> Iterator[Job]:
+        """All jobs. The page says nothing of the order; newest first would be a guess."""
+        return iter(self._jobs.values()) if oldest_first else reversed(self._jobs.values())
 
     def link(self, job: Job, expires: float, *, dead: bool = False) -> str:
         """A new URL for the job's result."""

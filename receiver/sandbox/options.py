@@ -1,10 +1,31 @@
 """What a sandbox is told when it starts."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
+from urllib.parse import urlsplit
 
 from receiver.sandbox.faults import Faults
 
 MIB = 1024 * 1024
+
+
+class ErrorShape(StrEnum):
+    """The form of error bodies, of which nothing is documented."""
+
+    GUESSED = "guessed"
+    """``detail``, and ``status`` where a field of a submit is wrong."""
+    DETAIL = "detail"
+    """``{"detail": TEXT}``."""
+    STATUS = "status"
+    """``{"status": {"code", "text", "request_id"}}``."""
+    FIELDS = "fields"
+    """``{FIELD: [TEXT]}``."""
+    HTML = "html"
+    """A page with the text as its title."""
+    TEXT = "text"
+    """Plain text."""
+    EMPTY = "empty"
+    """No body at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +39,9 @@ class Options:
         renew_urls: whether ``GET /request/{id}`` gives a fresh URL once the former one is dead.
         workspace: the workspace identifier in answers, where the submitter names none.
         page_size: rows on a page of the list.
+        oldest_first: the order of the list, which the page does not state; newest first where false.
+        link_base: scheme and host of the list's links to other pages; None for those that were asked.
+        error_shape: of all error bodies, but the gateway's own 502.
         keep_jobs: the oldest jobs beyond this number are forgotten, with their files.
         faults: the shares of what goes wrong.
         seed: makes what goes wrong repeat from run to run.
@@ -31,7 +55,7 @@ class Options:
         call_timeout: seconds for one POST of a completion, or one fetch of a source.
 
     Raises:
-        ValueError: a number is out of its range.
+        ValueError: a number is out of its range, or the links' base is no URL.
     """
 
     token: str | None = field(default=None, repr=False)
@@ -40,6 +64,9 @@ class Options:
     renew_urls: bool = False
     workspace: str = "5ab6d8a5-1b2c-4f0a-9a45-1d3e5f7a9b0c"
     page_size: int = 20
+    oldest_first: bool = False
+    link_base: str | None = None
+    error_shape: ErrorShape = ErrorShape.GUESSED
     keep_jobs: int = 10_000
     faults: Faults = field(default_factory=Faults)
     seed: int | None = None
@@ -68,6 +95,13 @@ class Options:
                 raise ValueError(f"{name} is more than 0")
         if self.token == "":
             raise ValueError("token is empty")
+        if self.link_base is not None:
+            try:
+                base = urlsplit(self.link_base)
+            except ValueError as error:
+                raise ValueError(f"link_base is no URL: {error}") from error
+            if not base.scheme or not base.hostname:
+                raise ValueError("link_base needs a scheme and a host")
 
     @property
     def max_body_bytes(self) -> int:

@@ -1,14 +1,9 @@
-"""The body of a submit: what the provider's page allows, and nothing else.
-
-The shapes of refusals are guesses: ``{"detail": …}`` where the body cannot be read at all and
-``{"status": {"code", "text", "request_id"}}`` where a field is wrong; the vendor's own client expects both.
-"""
+"""The body of a submit: what the provider's page allows, and nothing else."""
 
 import base64
 import binascii
 import json
 import re
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,19 +27,13 @@ class InvalidRequestError(Exception):
 
     Args:
         text: what is wrong, for the submitter.
-        readable: whether the body was JSON at all; it decides the answer's shape.
+        readable: whether the body was JSON at all; it can decide the answer's shape.
     """
 
     def __init__(self, text: str, *, readable: bool = True) -> None:
         super().__init__(text)
         self.text = text
         self.readable = readable
-
-    def answer(self) -> dict[str, Any]:
-        """The body of the 400."""
-        if not self.readable:
-            return {"detail": self.text}
-        return {"status": {"code": 400, "text": self.text, "request_id": str(uuid.uuid4())}}
 
 
 @dataclass(frozen=True, slots=True)

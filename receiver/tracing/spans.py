@@ -36,6 +36,9 @@ from receiver.steps import Step
 CLOSE_SECONDS = 2.0
 """How long a stop waits for the collector; what it has not taken by then is dropped."""
 
+BEGINNINGS = {("delivery", "recorded"), ("record", "found")}
+"""The first span of a trace: the delivery, or the record of a completion that was found by asking."""
+
 KINDS = {
     "delivery": SpanKind.SERVER,
     "confirm": SpanKind.CLIENT,
@@ -64,7 +67,7 @@ class Spans:
         if step.job is None or step.received_at is None:
             return
         trace, root = _derived(step.job, step.received_at)
-        begins = step.name == "delivery" and step.outcome == "recorded"
+        begins = (step.name, step.outcome) in BEGINNINGS
         self._ids.given = (trace, root) if begins else None
         span = self._tracer.start_span(
             step.name,

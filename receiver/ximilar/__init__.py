@@ -1,19 +1,23 @@
 """The provider's API, as its page describes it (Ximilar, "Upscaler"): submit, get, status, list."""
 
 from receiver.ximilar.answers import Listing, Report, Row, Submitted
-from receiver.ximilar.client import Ximilar
+from receiver.ximilar.client import Heard, Ximilar, unheard
+from receiver.ximilar.pace import Pace
 from receiver.ximilar.request import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
 
 __all__ = [
     "Factor",
+    "Heard",
     "ImageFormat",
     "Listing",
     "Mode",
     "ModelType",
+    "Pace",
     "Report",
     "Row",
     "Submitted",
     "Upscale",
     "Webhook",
     "Ximilar",
+    "unheard",
 ]

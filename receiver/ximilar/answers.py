@@ -1,4 +1,4 @@
-"""The provider's answers, read with suspicion: one that is not as its page describes it is its error, no bug."""
+"""The provider's answers, read with suspicion: what is not as its page has it is an error, and no bug."""
 
 import json
 from collections.abc import Mapping

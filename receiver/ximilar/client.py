@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Self
@@ -122,6 +122,14 @@ class _PastTheEndError(UnavailableError):
     """The list has no page of this number any more."""
 
 
+Heard = Callable[[str | None], None]
+"""Told after a call why there was no answer, or ``None``."""
+
+
+def unheard(reason: str | None) -> None:
+    """Nobody wants to know."""
+
+
 class Ximilar:
     """A client of one account.
 
@@ -135,6 +143,8 @@ class Ximilar:
         dice: gives a number in [0, 1), to spread repeated calls.
         sleep: waits so many seconds.
         clock: seconds since the epoch, to read a ``Retry-After`` that is a date.
+        turn: waited for before each call that goes out, repeated ones among them.
+        heard: told after each call why there was no answer, or ``None`` where there was one.
     """
 
     def __init__(
@@ -146,8 +156,12 @@ class Ximilar:
         dice: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
+        turn: Callable[[], Awaitable[object]] | None = None,
+        heard: Heard = unheard,
     ) -> None:
         self._token = token
+        self._turn = turn
+        self._heard = heard
         self._dice = dice
         self._sleep = sleep
         self._clock = clock
@@ -254,7 +268,9 @@ class Ximilar:
                 raise UnavailableError("The provider's list has no end.")
             asked.add(query)
 
-    async def find(self, header: str, value: str, *, since: datetime) -> Report | None:
+    async def find(
+        self, header: str, value: str, *, since: datetime, others: Collection[str] = ()
+    ) -> Report | None:
         """Looks for the job whose webhook carries this header, after a submission whose fate is unknown.
 
         A job that the provider is still about to make is not found yet: who looks because an answer was lost
@@ -265,11 +281,14 @@ class Ximilar:
             value: of the header.
             since: when it was submitted, by our clock; older jobs than this are not asked for, with some
                 minutes of slack for the provider's clock.
+            others: ids of jobs that it cannot be, as it is known what they are; they are not asked for.
 
         Raises:
             ProviderError: the provider does not say.
         """
         for row in await self._rows_since(since - CLOCKS):
+            if row.id in others:
+                continue
             try:
                 document = await self._document(row.id)
             except UnknownJobError:
@@ -323,6 +342,15 @@ class Ximilar:
         Raises:
             ProviderError: there is none.
         """
+        try:
+            document = await self._attempts(ask)
+        except ProviderError as error:
+            self._heard(error.reason)
+            raise
+        self._heard(None)
+        return document
+
+    async def _attempts(self, ask: _Ask) -> dict[str, Any]:
         attempt = 0
         while True:
             attempt += 1
@@ -338,6 +366,8 @@ class Ximilar:
 
     async def _once(self, ask: _Ask) -> dict[str, Any]:
         submitting = ask.content is not None
+        if self._turn is not None:
+            await self._turn()
         try:
             async with (
                 asyncio.timeout(SUBMIT_SECONDS if submitting else ASK_SECONDS),
@@ -385,8 +415,10 @@ class Ximilar:
 async def _beginning(answer: httpx.Response) -> bytes:
     """The beginning of a refusal's body. That it breaks off does not make it less of a refusal."""
     body = bytearray()
+    if _is_encoded(answer):
+        return b""
     with contextlib.suppress(httpx.HTTPError):
-        async for chunk in answer.aiter_raw():
+        async for chunk in answer.aiter_bytes():
             body += chunk
             if len(body) >= MAX_REFUSAL_BYTES:
                 break
@@ -399,16 +431,21 @@ async def _read(answer: httpx.Response, limit: int) -> dict[str, Any]:
     Raises:
         _UnreadableError: it is none, or larger than the limit.
     """
-    if answer.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    if _is_encoded(answer):
         raise _UnreadableError("is encoded, which was not asked for")
     body = bytearray()
-    async for chunk in answer.aiter_raw():
+    async for chunk in answer.aiter_bytes():
         body += chunk
         if len(body) > limit:
             raise _UnreadableError(f"is larger than {limit} bytes")
     return (
         await asyncio.to_thread(_decoded, bytes(body)) if len(body) > LARGE_BYTES else _decoded(bytes(body))
     )
+
+
+def _is_encoded(answer: httpx.Response) -> bool:
+    coding: str = answer.headers.get("content-encoding", "identity")
+    return coding.strip().lower() != "identity"
 
 
 def _decoded(body: bytes) -> dict[str, Any]:

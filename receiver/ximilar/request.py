@@ -5,8 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, NoReturn, get_args
-
-import httpx
+from urllib.parse import urlsplit
 
 from receiver.errors import InvalidRequestError
 
@@ -125,10 +124,11 @@ def _check_url(name: str, value: object) -> None:
     if not isinstance(value, str) or not value.isprintable() or " " in value or len(value) > MAX_URL:
         _refuse(name, "is no URL")
     try:
-        url = httpx.URL(value)
-    except httpx.InvalidURL:
-        _refuse(name, "is no URL")
-    if url.scheme not in ("http", "https") or not url.host:
+        url = urlsplit(value)
+        known = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:
+        known = False
+    if not known:
         _refuse(name, "is no http(s) URL")
 
 

@@ -73,7 +73,7 @@ async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, 
         ledger = await Ledger.serve(Path(folder), committed=meters.committed)
         sender = Sender({"X-Webhook-Secret": ["bench"]})
         watch = Watch(meters.ended, meters.failed)
-        intake = Intake(ledger, sender, 2**18, timedelta(hours=24), wall_clock, Refusals(), watch)
+        intake = Intake(ledger, sender, 2**18, timedelta(hours=24), wall_clock, Refusals(), watch=watch)
         endpoint = intake.deliver if kind == "durable" else bare
         app = Starlette(routes=[Route(PATH, endpoint, methods=["POST"])])
         config = uvicorn.Config(

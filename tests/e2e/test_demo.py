@@ -92,6 +92,16 @@ def test_servers_do_not_outlive_a_demo_that_is_killed_and_the_next_one_runs(prog
     assert (again.returncode, again.stderr) == (0, "")
 
 
+def test_the_demo_asks_no_proxy_of_the_surroundings(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    values = {"HTTP_PROXY": f"http://127.0.0.1:{port}", "all_proxy": f"socks5://127.0.0.1:{port}"}
+
+    done = run(("demo", "--exit", "--port", "0", "--folder", "demo"), tmp_path, values)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize(("server", "name"), [("serve", "receiver"), ("sandbox", "sandbox")])
 @pytest.mark.parametrize("moment", ["\tsubmitted\t", STAYS])
 def test_a_server_that_dies_ends_the_demo_with_1_and_one_line(

@@ -18,6 +18,8 @@ SIGNATURE = "canary-of-a-signed-url"
 
 LINES = {
     "announced": "submitted",
+    "asked": "asked",
+    "cut off in its download": "cut_off",
     "confirmed": "confirmed",
     "fetched": "fetched",
     "fresh URL": "url_refreshed",
@@ -31,9 +33,16 @@ LINES = {
     "at risk: little of the image URL's life is left": "at_risk",
     "retried": "retried",
 }
-"""Log lines, and the line of a job's history that each stands for; a delivery's line names them itself."""
+"""Log lines, and the line of a job's history that each stands for. Completions say it in ``noted``."""
 
-WITH_REASON = {"failed", "attempt_failed", "spool_lost", "rejected", "expired", "other_url"}
+COMPLETIONS = {
+    "delivery",
+    "completion found that was never delivered",
+    "completion found that came by itself",
+    "given up",
+}
+
+WITH_REASON = {"failed", "found", "asked", "attempt_failed", "spool_lost", "rejected", "expired", "other_url"}
 """What happens to a job for a reason."""
 
 
@@ -55,7 +64,7 @@ def told(program: Program, job_id: str) -> list[tuple[str, str | None]]:
     for line in map(json.loads, list(program.lines)):
         if line.get("job") != job_id:
             continue
-        happened = line["noted"] if line["event"] == "delivery" else [LINES.get(line["event"])]
+        happened = line["noted"] if "noted" in line else [LINES.get(line["event"])]
         found += [(each, line.get("reason") if each in WITH_REASON else None) for each in happened if each]
     return found
 
@@ -163,6 +172,54 @@ def test_a_question_before_a_job_expires_can_be_followed_as_well(programs: Progr
         receiver.program.stop()
 
     assert_clean(receiver.program)
+
+
+def test_what_is_found_by_asking_can_be_followed(programs: Programs, host: Source) -> None:
+    running = Answer(
+        b'{"id": "silent", "status": "PROCESSING"}', headers={"Content-Type": "application/json"}
+    )
+    url = url_of(host, "silent", picture(1))
+    host.offer(question("silent"), running, Answer(status=500), running, says("silent", url))
+    often = {
+        "RECEIVER_OVERDUE_AFTER": "1s",
+        "RECEIVER_RECONCILE_EVERY": "1s",
+        "RECEIVER_RECONCILE_RATE": "50",
+    }
+    with programs.receiver(settings(programs.folder, **often, **asking(host))) as receiver:
+        receiver.post("/jobs", json={"id": "silent"}).raise_for_status()
+        assert receiver.ended("silent")["state"] == "archived"
+        receiver.deliver(completion("silent", url, *SIZE))
+
+        seen = assert_followed(receiver, "silent")
+        up = [
+            line
+            for line in receiver.get("/metrics").text.splitlines()
+            if line.startswith(("receiver_provider_up ", "receiver_reconcile_total"))
+        ]
+        receiver.program.stop()
+
+    assert seen == {"submitted", "asked", "found", "late_delivery", "fetched", "archived"}
+    assert "receiver_provider_up 1.0" in up
+    assert 'receiver_reconcile_total{outcome="found",reason=""} 1.0' in up
+    assert 'receiver_reconcile_total{outcome="late",reason=""} 1.0' in up
+    assert_clean(receiver.program)
+
+
+def test_a_download_in_which_the_process_was_killed_can_be_followed(programs: Programs, host: Source) -> None:
+    url = url_of(host, "cut", Answer(picture(1), gate=host.gate()), picture(1))
+    with programs.receiver(settings(programs.folder)) as receiver:
+        receiver.deliver(completion("cut", url, *SIZE))
+        host.until_asked("cut")
+        receiver.program.kill()
+    with programs.receiver(settings(programs.folder)) as again:
+        job = again.ended("cut")
+        again.program.until_event("archived", job="cut")
+
+        assert [event["event"] for event in job["history"]] == ["received", "cut_off", "fetched", "archived"]
+        assert told(again.program, "cut") == happened(job)[1:]
+        again.program.stop()
+
+    assert_clean(again.program)
 
 
 def test_an_image_that_is_lost_from_the_spool_can_be_followed(programs: Programs, host: Source) -> None:

@@ -114,6 +114,9 @@ def test_while_the_archive_refuses_deliveries_are_acknowledged_and_readiness_nam
         ready = httpx.get(f"{receiver.address}/readyz", trust_env=False)
         assert ready.status_code == 503
         assert list(ready.json()["failing"]) == ["archive"]
+        assert ready.json()["failing"]["archive"].startswith(f"{reason}: ")
+        assert "s3:" not in ready.text  # it is asked without a token
+        assert "127.0.0.1" not in ready.text
         assert httpx.get(f"{receiver.address}/healthz", trust_env=False).status_code == 200
         waiting = receiver.job("waits")
         assert waiting["state"] == "fetched"

@@ -172,6 +172,26 @@ def test_a_stop_takes_no_new_connections_and_what_it_still_acknowledges_is_kept(
         assert again.ended("last")["state"] == "archived"
 
 
+def test_a_delivery_whose_body_never_comes_is_answered_with_503_at_a_stop(programs: Programs) -> None:
+    with programs.receiver(settings(programs.folder)) as receiver:
+        sender = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=PATIENCE)
+        with contextlib.closing(sender):
+            sender.putrequest("POST", WEBHOOK)
+            for name, value in {**PROOF, "Content-Length": "100"}.items():
+                sender.putheader(name, value)
+            sender.endheaders(b"{")
+            assert receiver.get("/healthz").status_code == 200  # by now the other is known to the server
+            code, seconds = receiver.program.stop()
+            answer = sender.getresponse()
+            said = json.load(answer)
+
+    assert (answer.status, said["reason"]) == (503, "ledger.stopping")
+    assert answer.headers["Retry-After"]
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert (code, seconds < LONGEST_STOP) == (0, True)
+    assert "Traceback" not in receiver.program.log
+
+
 def test_an_archive_that_never_answers_does_not_hold_up_a_stop(programs: Programs, hosted: str) -> None:
     asked = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as silent:

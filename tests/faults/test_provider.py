@@ -1,12 +1,21 @@
 """A provider that has a bad day: what is worth another try gets one, and what is not is refused at once."""
 
+import itertools
+import json
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 from receiver.sandbox.pictures import draw
 from receiver.spool import ASIDE_FILES
+from receiver.ximilar import Ximilar
 from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, deliver, events, once, question, says
-from tests.support.processes import Programs, settings
+from tests.faults.workshop import PLAN, at_work
+from tests.support.clock import HOUR
+from tests.support.gallery import gallery
+from tests.support.hostile import Peer, serve
+from tests.support.processes import PROVIDER_TOKEN, Programs, settings
 from tests.support.source import SIZE, Answer, Source, picture, sha256
 
 HTML = b"<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
@@ -139,6 +148,29 @@ def test_a_forged_completion_of_an_unknown_job_is_refused_without_a_look_at_its_
     assert [seen.name for seen in host.seen] == ["api/request/nobodys"]
 
 
+def test_a_delivery_that_says_that_a_job_failed_is_only_a_hint_as_well(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    image = picture(1)
+    host.offer(question("running"), says("running", host.offer("image", image)))
+    failed = {"id": "failed", "status": "FAILED"}
+    host.offer(question("failed"), Answer(json.dumps(failed).encode()))
+    values = settings(programs.folder, RECEIVER_CONFIRM="on", **asking(host))
+    with programs.receiver(values) as receiver:
+        for name in ("nobodys", "running", "failed"):
+            assert receiver.deliver({"id": name, "status": "FAILED"}).json()["state"] == "received"
+        ends = {name: receiver.ended(name) for name in ("nobodys", "running", "failed")}
+        held = archive_of(programs.folder)
+        sums = {"nobodys": None, "running": sha256(image), "failed": None}
+        matrix("forged and true failures, confirmed", audit(receiver, sums, held))
+
+    assert {name: (job["state"], (job["error"] or {}).get("reason")) for name, job in ends.items()} == {
+        "nobodys": ("rejected", "provider.unknown_job"),
+        "running": ("archived", None),
+        "failed": ("rejected", "provider.job_failed"),
+    }
+
+
 def test_where_the_provider_confirms_its_url_is_used_and_not_the_posted_one(
     programs: Programs, host: Source, matrix: Matrix
 ) -> None:
@@ -175,3 +207,21 @@ def test_a_provider_that_is_away_is_asked_again_before_anything_is_fetched(
 
     assert job["state"] == "archived"
     assert [seen.name for seen in host.seen] == [asked, asked, "image"]
+
+
+async def test_a_provider_whose_answer_never_ends_holds_nothing_up(tmp_path: Path) -> None:
+    async def drips(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+        await peer.drip(itertools.repeat(b" "))
+
+    plan = replace(PLAN, confirm=True, asking=timedelta(milliseconds=300))
+    with gallery() as images:
+        async with (
+            serve(drips) as api,
+            Ximilar(api.url, PROVIDER_TOKEN) as provider,
+            at_work(tmp_path, images, plan=plan, provider=provider) as shop,
+        ):
+            await shop.deliver("asked", HOUR)
+            job = await shop.waiting("asked")
+    assert job.problem is not None
+    assert job.problem.reason == "provider.unavailable"

@@ -1,5 +1,6 @@
 """The query side: who gets in, what a foreign page can do, what a stranger's texts do to who reads them."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -13,9 +14,19 @@ from starlette.routing import Route
 from receiver import config
 from receiver.app import open_receiver
 from receiver.cuts import no_cut
-from receiver.tables import safe
+from receiver.tables import print_json, safe
 from tests.support.images import HEIGHT, WIDTH, png
-from tests.support.processes import API_TOKEN, PROOF, WEBHOOK, Program, Receiver, completion, run, settings
+from tests.support.processes import (
+    API_TOKEN,
+    PATIENCE,
+    PROOF,
+    WEBHOOK,
+    Program,
+    Receiver,
+    completion,
+    run,
+    settings,
+)
 from tests.support.source import Source
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "CONNECT")
@@ -250,6 +261,29 @@ def test_the_commands_strip_what_the_parser_should_have_stripped(text: str) -> N
     assert shown.isprintable()
     assert shown.startswith("before ")
     assert shown.endswith(" after")
+
+
+@pytest.mark.parametrize("text", [*ESCAPES, "\U000e0001\ud800"])
+def test_json_for_a_terminal_says_the_same_and_drives_nothing(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_json({"detail": f"é {text}"})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"detail": f"é {text}"}
+    assert "é" in printed
+    assert not [c for c in printed if not c.isprintable() and c != "\n"]
+
+
+async def test_readiness_tells_strangers_no_places(tmp_path: Path) -> None:
+    environ = settings(tmp_path, RECEIVER_ARCHIVE=f"{(tmp_path / 'nowhere').as_uri()}/at/all")
+    async with (
+        open_receiver(config.load(environ), environ, no_cut) as receiver,
+        stranger(receiver.app) as client,
+        asyncio.timeout(PATIENCE),
+    ):
+        while (answer := await client.get("/readyz")).status_code == 200:
+            pass
+    assert answer.json()["failing"] == {"archive": "The archive's bucket or folder does not exist."}
 
 
 def _data_dir(program: Program) -> str:

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from receiver.errors import LedgerError
 from receiver.ledger import Claim, Ledger
 from receiver.states import State
-from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, claimed, delivery, history, the_job
+from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, claimed, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 
@@ -112,6 +113,26 @@ async def test_a_lease_ends_by_the_monotonic_clock_and_by_no_other(
     assert (await claimed(ledger)).job.attempts == 2
 
 
+async def test_a_lease_does_not_end_over_an_outcome_that_the_ledger_could_not_take(
+    ledger: Ledger, clock: Clock, monotonic: Clock, tmp_path: Path
+) -> None:
+    await ledger.record(delivery(deadline=NOW + HOUR))
+    claim = await claimed(ledger)
+    await ledger._writer._door.run(lambda db: db.execute("PRAGMA busy_timeout = 1"))
+    with file_of(tmp_path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError):
+            await ledger.fetched(claim, IMAGE, "spool")
+        for each in (clock, monotonic):
+            each.forward(2 * HOUR)
+        other.execute("ROLLBACK")
+    # The rounds of the worker may come before its next attempt to record what it did.
+    await ledger.release_overdue_leases()
+    assert await ledger.expire() == []
+    assert await ledger.fetched(claim, IMAGE, "spool")
+    assert (await the_job(ledger)).state is State.FETCHED
+
+
 async def test_a_claim_that_is_given_back_was_never_taken(ledger: Ledger) -> None:
     await ledger.record(delivery())
     before = await ledger.job_with_history("job-1")
@@ -206,3 +227,30 @@ async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(tmp_path: 
     assert again.job.attempts == 1  # the one that was cut off is none
     assert again.holder != claim.holder
     await second.close()
+
+
+async def test_a_job_that_is_cut_off_again_and_again_lets_others_go_first_and_ends(
+    tmp_path: Path, clock: Clock
+) -> None:
+    waits = []
+    for life in range(5):
+        ledger = await Ledger.serve(tmp_path, now=clock)
+        if life == 0:
+            await ledger.record(delivery("deadly", deadline=NOW + HOUR))
+        else:
+            job = await the_job(ledger, "deadly")
+            waits.append((job.next_attempt_at or clock.now) - clock.now)
+            clock.forward(waits[-1])
+        assert (await claimed(ledger)).job.id == "deadly"
+        await ledger.close()
+    assert waits == [0, 0, 4 * SECOND, 8 * SECOND]
+
+    clock.forward(HOUR)
+    ledger = await Ledger.serve(tmp_path, now=clock)
+    assert await ledger.expire() == ["deadly"]
+    assert [event.event for event in await history(ledger, "deadly")] == [
+        "received",
+        *["cut_off"] * 5,
+        "expired",
+    ]
+    await ledger.close()

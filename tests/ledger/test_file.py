@@ -277,3 +277,25 @@ async def test_a_ledger_of_another_structure_is_refused_and_left_as_it_is(tmp_pa
     with pytest.raises(LedgerError, match="structure") as refusal:
         await Ledger.serve(tmp_path)
     assert refusal.value.reason == "ledger.corrupt"
+
+
+async def test_a_file_that_was_moved_away_or_replaced_acknowledges_nothing(tmp_path: Path) -> None:
+    ledger = await Ledger.serve(tmp_path)
+    path, away = tmp_path / "ledger.sqlite3", tmp_path / "away"
+    try:
+        await ledger.record(delivery("before"))
+        path.rename(away)
+        for in_its_place in (None, b""):
+            if in_its_place is not None:
+                path.write_bytes(in_its_place)
+            with pytest.raises(LedgerError) as refused:
+                await ledger.record(delivery("meanwhile"))
+            assert refused.value.reason == "ledger.unavailable"
+            with pytest.raises(LedgerError):
+                await ledger.check_writable()
+        away.rename(path)
+        await ledger.record(delivery("after"))
+    finally:
+        await ledger.close()
+    with file_of(tmp_path) as db:
+        assert [row["id"] for row in db.execute("SELECT id FROM jobs ORDER BY seq")] == ["before", "after"]

@@ -137,8 +137,18 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = after
         self.monotonic.now = 0
         for job in self.jobs.values():
-            if job.holder is not None:  # an attempt that was cut off is none
-                job.holder, job.attempts = None, max(job.attempts - 1, 0)
+            if job.holder is None:
+                continue
+            job.holder = None
+            before = job.events.count("cut_off")
+            if job.state is State.RECEIVED:
+                job.events.append("cut_off")
+                job.changed_at = self.clock()
+            if job.state is State.RECEIVED and before >= 2:
+                wait = min(SECOND * 2**before, 15 * MINUTE, (job.deadline - self.clock()) // 8)
+                job.waits_until = self.clock() + max(wait, SECOND)
+            else:  # an attempt that was cut off is none
+                job.attempts = max(job.attempts - 1, 0)
         self.open()
 
     # What comes from outside.

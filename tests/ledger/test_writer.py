@@ -43,7 +43,7 @@ class Bench:
     def __init__(self, door: GatedDoor) -> None:
         self.door = door
         self.announced: list[str] = []
-        self.writer = Writer(door, self.announced.extend)
+        self.writer = Writer(door, self.announced.extend, in_place=lambda: None)
 
     async def rows(self) -> list[str]:
         rows = await super(GatedDoor, self.door).run(
@@ -119,7 +119,10 @@ async def test_a_hundred_acknowledgements_share_their_commits(
     door = await open_to_write(tmp_path / FILE_NAME)
     await door.run(lambda db: db.set_trace_callback(statements.append))
     announcer = Announcer()
-    writer, readers = Writer(door, announcer.announce), await Readers.open(tmp_path / FILE_NAME)
+    writer, readers = (
+        Writer(door, announcer.announce, in_place=lambda: None),
+        await Readers.open(tmp_path / FILE_NAME),
+    )
     ledger = Ledger(writer, readers, announcer, now=clock, monotonic=monotonic)
     await asyncio.gather(*(ledger.record(delivery(f"job-{n}")) for n in range(100)))
     assert len((await ledger.jobs(Filter())).jobs) == 100

@@ -1,13 +1,17 @@
 """What is shipped beside the code: locks, scripts, the container's recipe, the compose file."""
 
+import http.server
 import os
 import re
+import socket
 import subprocess
 import sysconfig
+import threading
 import tomllib
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -111,6 +115,73 @@ def test_the_caddyfile_is_what_caddy_reads(tmp_path: Path) -> None:
     )
     assert found.returncode == 0, found.stderr
     assert "receiver.example.com" in found.stdout
+
+
+class Upstream(http.server.BaseHTTPRequestHandler):
+    """Stands where the receiver stands, and says so."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(202)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_caddy_itself_acknowledges_nothing_even_where_only_the_webhook_is_let_through(tmp_path: Path) -> None:
+    text, cuts = re.subn(
+        r"\t# For people:.*?\n\thandle \{.*?\n\t\}\n",
+        "",
+        (ROOT / "deploy/Caddyfile").read_text(),
+        flags=re.DOTALL,
+    )
+    assert cuts == 1
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with http.server.HTTPServer(("127.0.0.1", 0), Upstream) as upstream:
+        serving = threading.Thread(target=upstream.serve_forever)
+        serving.start()
+        config = tmp_path / "Caddyfile"
+        config.write_text(
+            "{\n\tadmin off\n}\n" + text.replace("receiver:8080", f"127.0.0.1:{upstream.server_port}")
+        )
+        with subprocess.Popen(
+            [
+                Path(sysconfig.get_path("scripts")) / "caddy",
+                "run",
+                "--adapter",
+                "caddyfile",
+                "--config",
+                config,
+            ],
+            env={"HOME": str(tmp_path), "TLS_DOMAIN": f"http://127.0.0.1:{port}"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as caddy:
+            try:
+                assert caddy.stderr is not None
+                assert any("serving initial configuration" in line for line in caddy.stderr)
+                answers = {
+                    path: httpx.post(
+                        f"http://127.0.0.1:{port}{path}", content=b"{}", trust_env=False
+                    ).status_code
+                    for path in ("/webhooks/ximilar", "/webhooks/ximilar/", "/webhook/ximilar", "/jobs", "/")
+                }
+            finally:
+                caddy.terminate()
+                upstream.shutdown()
+                serving.join()
+
+    assert answers == {
+        "/webhooks/ximilar": 202,
+        "/webhooks/ximilar/": 202,
+        "/webhook/ximilar": 404,
+        "/jobs": 404,
+        "/": 404,
+    }
 
 
 @pytest.mark.parametrize("service", COMPOSE["services"])

@@ -129,10 +129,12 @@ class Sandbox(httpx.Client):
 
 
 @contextmanager
-def sandbox(options: Options, clock: Callable[[], float] | None = None) -> Iterator[Sandbox]:
+def sandbox(
+    options: Options, clock: Callable[[], float] | None = None, *, port: int = 0
+) -> Iterator[Sandbox]:
     app = create_app(options) if clock is None else create_app(options, clock)
     ready = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", port)) as listener:
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)
         server = Server(config, ready.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -272,7 +272,16 @@ def test_shares_of_several_groups_do_not_add_up() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"delay": -1}, {"url_lifetime": -1}, {"page_size": 0}, {"token": ""}, {"delay": float("nan")}]
+    "wrong",
+    [
+        {"delay": -1},
+        {"url_lifetime": -1},
+        {"page_size": 0},
+        {"token": ""},
+        {"delay": float("nan")},
+        {"link_base": "elsewhere"},
+        {"link_base": "http://["},
+    ],
 )
 def test_options_that_cannot_be_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

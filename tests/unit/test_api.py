@@ -200,3 +200,22 @@ async def test_a_body_that_is_cut_short_is_refused_and_nothing_is_announced(api:
 
     assert caught.value.reason == "body.cut_short"
     assert await ledger.job("cut") is None
+
+
+async def test_a_body_that_does_not_come_is_given_up(api: Api, ledger: Ledger) -> None:
+    messages: Iterator[Message] = iter(
+        [{"type": "http.request", "body": b'{"id": "slow"', "more_body": True}]
+    )
+
+    async def receive() -> Message:
+        for message in messages:
+            return message
+        return await asyncio.Future()
+
+    scope = {"type": "http", "method": "POST", "path": "/jobs", "query_string": b"", "headers": []}
+
+    with pytest.raises(BodyError) as caught:
+        await replace(api, body_seconds=0.01).announce(Request(scope, receive))
+
+    assert caught.value.reason == "body.too_slow"
+    assert await ledger.job("slow") is None

@@ -33,6 +33,7 @@ ROOMS = (
     "spool",
     "ximilar",
     # The ways in and through.
+    "submitting",
     "query",
     "intake",
     "gate",
@@ -121,7 +122,8 @@ def test_every_module_has_its_place_in_the_order() -> None:
 def test_a_room_imports_only_rooms_above_it(module: str) -> None:
     own = room(module)
     if own is None:
-        assert list(imports(module)) == []
+        # What programs of others may ask the package for is loaded then, and not with the package.
+        assert {name.split(".")[0] for name in imports(module, at_load_only=True)} <= {"importlib", "typing"}
         return
     known = {other for name in imports(module) if (other := room(name))} - {own}
     assert known <= set(ROOMS[: ROOMS.index(own)])

@@ -32,6 +32,7 @@ DEFAULTS: dict[str, Any] = {
     "RECEIVER_UPLOADS": 8,
     "RECEIVER_OVERDUE_AFTER": timedelta(minutes=10),
     "RECEIVER_RECONCILE_EVERY": timedelta(minutes=1),
+    "RECEIVER_RECONCILE_RATE": 1.0,
     "RECEIVER_KEEP_HISTORY": timedelta(days=90),
     "XIMILAR_API_TOKEN": None,
     "RECEIVER_ADOPT": False,
@@ -96,6 +97,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "RECEIVER_UPLOADS": ("canary", "0", "257", "-1"),
     "RECEIVER_OVERDUE_AFTER": ("canary", "0m"),
     "RECEIVER_RECONCILE_EVERY": ("canary", "0s"),
+    "RECEIVER_RECONCILE_RATE": ("canary", "0", "-1", "nan", "1001"),
     "RECEIVER_KEEP_HISTORY": ("canary", "0d"),
     "XIMILAR_API_TOKEN": ("cana\nry", "canary ", "canarÿ"),
     "XIMILAR_API_URL": ("canary", "ftp://canary/", "https://[canary"),
@@ -310,6 +312,21 @@ def test_a_dotenv_file_adds_to_the_environment_which_wins(tmp_path: Path) -> Non
 
 def test_without_a_dotenv_file_the_environment_stands_alone(tmp_path: Path) -> None:
     assert environment({"A": "1", "B": ""}, tmp_path / ".env") == {"A": "1"}
+
+
+def test_a_mark_of_the_encoding_is_no_part_of_a_name_or_a_value(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("RECEIVER_PORT=81\n", encoding="utf-8-sig")
+    assert environment({}, tmp_path / ".env") == {"RECEIVER_PORT": "81"}
+
+    (tmp_path / "RECEIVER_API_TOKENS").write_text("token\n", encoding="utf-8-sig")
+    (token,) = load({"RECEIVER_SECRETS_DIR": str(tmp_path)}).api_tokens
+    assert token.get_secret_value() == "token"
+
+
+def test_a_folder_in_the_place_of_a_dotenv_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / ".env").mkdir()
+    with pytest.raises(ConfigError, match=r"\.env: cannot be read"):
+        environment({}, tmp_path / ".env")
 
 
 def test_a_dotenv_file_that_is_no_text_is_refused(tmp_path: Path) -> None:

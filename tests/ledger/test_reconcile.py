@@ -1,0 +1,413 @@
+"""Asking the provider about silent jobs: a real ledger, a desk in its place, and clocks that are set."""
+
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from receiver.ledger import Ledger, Submission
+from receiver.reconcile import LEAST_HOLD, LONGEST_HOLD, Plan, Reconciler, Summary
+from receiver.states import State
+from receiver.ximilar import Pace
+from tests.ledger.deeds import delivery, file_of, history, the_job
+from tests.support.clock import HOUR, NOW, SECOND, Clock
+from tests.support.desk import Desk
+
+MINUTE = 60 * SECOND
+OVERDUE = 10 * MINUTE
+PLAN = Plan(
+    overdue_after=timedelta(milliseconds=OVERDUE),
+    every=timedelta(minutes=1),
+    url_lifetime=timedelta(hours=24),
+    adopt=False,
+)
+ADOPTING = Plan(PLAN.overdue_after, PLAN.every, PLAN.url_lifetime, adopt=True)
+
+
+class Asking:
+    """A reconciler and all that it speaks to.
+
+    Attributes:
+        waits: the seconds for which it wanted to sleep.
+    """
+
+    def __init__(self, ledger: Ledger, clock: Clock) -> None:
+        self.ledger = ledger
+        self.clock = clock
+        self.desk = Desk()
+        self.waits: list[float] = []
+        self.provider = self.desk.client()
+        self.plan = PLAN
+        self._made: Reconciler | None = None
+
+    @property
+    def reconciler(self) -> Reconciler:
+        if self._made is None:
+            self._made = Reconciler(
+                ledger=self.ledger,
+                provider=self.provider,
+                plan=self.plan,
+                settle=self.settled,
+                now=self.clock,
+            )
+        return self._made
+
+    async def settled(self) -> int:
+        return 0
+
+    async def round(self) -> Summary:
+        """One look as the server makes it."""
+        now = self.clock()
+        return await self.reconciler.round(silent_since=now - OVERDUE, ask_by=now)
+
+    async def expect(self, *ids: str) -> None:
+        for job_id in ids:
+            await self.ledger.expect(Submission(job_id))
+
+
+@pytest.fixture
+async def asking(ledger: Ledger, clock: Clock) -> AsyncIterator[Asking]:
+    it = Asking(ledger, clock)
+    async with it.provider:
+        yield it
+
+
+async def test_a_job_that_is_not_overdue_is_left_alone(asking: Asking) -> None:
+    await asking.expect("job-1")
+    asking.clock.forward(OVERDUE)
+    assert await asking.round() == Summary()
+    assert asking.desk.calls() == []
+
+
+async def test_a_completion_that_never_came_is_found(asking: Asking) -> None:
+    await asking.expect("job-1")
+    asking.desk.put("job-1", "DONE", NOW, modified=NOW + MINUTE)
+    asking.clock.forward(OVERDUE + 1)
+    assert await asking.round() == Summary(asked=1, found=1)
+    job = await the_job(asking.ledger)
+    assert (job.state, job.image_url, job.ref, job.endpoint) == (
+        State.RECEIVED,
+        "https://host/job-1.png",
+        "ref of job-1",
+        "upscale_2x",
+    )
+    assert job.deadline == NOW + MINUTE + 24 * HOUR, "a URL lives from the job's end, not from our question"
+    assert [event.event for event in await history(asking.ledger)] == ["submitted", "found"]
+    assert await asking.round() == Summary()
+
+
+async def test_what_it_keeps_of_an_answer_holds_none_of_our_headers(asking: Asking, tmp_path: Path) -> None:
+    await asking.expect("job-1")
+    asking.desk.put("job-1", "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    await asking.round()
+    with file_of(tmp_path) as db:
+        (body,) = db.execute("SELECT body FROM bodies").fetchone()
+    assert b"secret" not in body
+    assert b"_upscaled_image_url" in body
+
+
+@pytest.mark.parametrize("status", ["FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"])
+async def test_a_final_failure_ends_the_job(asking: Asking, status: str) -> None:
+    await asking.expect("job-1")
+    asking.desk.put("job-1", status, NOW)
+    asking.clock.forward(OVERDUE + 1)
+    assert await asking.round() == Summary(asked=1, found=1, failed=1)
+    job = await the_job(asking.ledger)
+    assert (job.state, job.problem and job.problem.reason) == (State.FAILED, "provider.job_failed")
+
+
+@pytest.mark.parametrize("status", ["CREATED", "PROCESSING", "RETRY", "A_WORD_OF_TOMORROW"])
+async def test_a_job_that_has_not_ended_is_asked_about_again_and_no_more_than_each_minute(
+    asking: Asking, status: str
+) -> None:
+    await asking.expect("job-1")
+    asking.desk.put("job-1", status, NOW)
+    asking.clock.forward(OVERDUE + 1)
+    assert await asking.round() == Summary(asked=1, running=1)
+    assert [(e.event, e.detail) for e in await history(asking.ledger)][1:] == [
+        ("asked", f"The provider says {status}.")
+    ]
+    asking.clock.forward(MINUTE - 1)
+    assert await asking.round() == Summary()
+    asking.clock.forward(1)
+    assert (await asking.round()).asked == 1
+    assert len(await history(asking.ledger)) == 2, "the same answer is no news"
+
+
+async def test_the_older_a_silent_job_is_the_more_rarely_it_is_asked_about(asking: Asking) -> None:
+    await asking.expect("job-1")
+    asking.desk.put("job-1", "PROCESSING", NOW)
+    rounds = 0
+    while asking.clock() < NOW + 24 * HOUR:
+        asking.clock.forward(MINUTE)
+        rounds += (await asking.round()).asked
+    assert 40 < rounds < 100
+
+
+async def test_a_job_that_the_provider_does_not_know_is_given_up_when_no_image_could_live(
+    asking: Asking,
+) -> None:
+    await asking.expect("job-1")
+    asking.clock.forward(OVERDUE + 1)
+    assert (await asking.round()).unanswered == 1
+    job = await the_job(asking.ledger)
+    assert (job.state, job.problem and job.problem.reason) == (State.SUBMITTED, "provider.unknown_job")
+    asking.clock.forward(24 * HOUR)
+    assert (await asking.round()).failed == 1
+    job = await the_job(asking.ledger)
+    assert (job.state, job.problem and job.problem.reason) == (State.FAILED, "provider.unknown_job")
+    await asking.ledger.record(delivery())
+    assert (await the_job(asking.ledger)).state is State.RECEIVED, "a completion still counts"
+
+
+async def test_a_webhook_that_comes_while_it_is_asked_is_no_missed_one(asking: Asking) -> None:
+    await asking.expect("job-1")
+    asking.desk.put("job-1", "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    due = await asking.ledger.silent(silent_since=asking.clock(), ask_by=asking.clock(), limit=9)
+    await asking.ledger.record(delivery())
+    assert len(due) == 1
+    assert await asking.round() == Summary()
+    assert (await asking.ledger.stats(silent_since=NOW)).counters == {}
+
+
+async def test_late_deliveries_of_found_jobs_are_duplicates(asking: Asking) -> None:
+    await asking.expect("job-1")
+    asking.desk.put("job-1", "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    await asking.round()
+    assert (await asking.ledger.record(delivery(url="https://host/job-1.png"))).duplicate
+    counters = (await asking.ledger.stats(silent_since=NOW)).counters
+    assert counters == {"found": {"": 1}, "late": {"": 1}}
+
+
+# The list.
+
+
+async def test_many_silent_jobs_are_looked_for_in_the_list_and_only_ended_ones_asked_about(
+    asking: Asking,
+) -> None:
+    ids = [f"job-{number}" for number in range(8)]
+    await asking.expect(*ids)
+    for number, job_id in enumerate(ids):
+        asking.desk.put(job_id, "DONE" if number in (2, 5) else "PROCESSING", NOW + number)
+    asking.clock.forward(OVERDUE + 1)
+    assert await asking.round() == Summary(asked=2, found=2, running=6)
+    assert asking.desk.calls() == ["list", "list", "list", "job-2", "job-5"]
+    assert await asking.round() == Summary(), "the others were seen running, and wait"
+
+
+async def test_a_silent_job_that_the_list_has_lost_is_asked_about_all_the_same(asking: Asking) -> None:
+    await asking.expect("a", "b", "c", "d")
+    for job_id in ("a", "b", "c"):
+        asking.desk.put(job_id, "PROCESSING", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    summary = await asking.round()
+    assert (summary.asked, summary.running, summary.unanswered) == (1, 3, 1)
+
+
+async def test_a_list_that_cannot_be_read_does_not_keep_jobs_from_being_asked_about(asking: Asking) -> None:
+    ids = [f"job-{number}" for number in range(5)]
+    await asking.expect(*ids)
+    for job_id in ids:
+        asking.desk.put(job_id, "DONE", NOW)
+    asking.desk.broken = {"list"}
+    asking.clock.forward(OVERDUE + 1)
+    assert (await asking.round()).found == 5
+
+
+async def test_one_job_that_the_provider_cannot_answer_for_does_not_stop_the_others(asking: Asking) -> None:
+    await asking.expect("a", "b", "c")
+    for job_id in ("a", "b", "c"):
+        asking.desk.put(job_id, "DONE", NOW)
+    asking.desk.broken = {"a"}
+    asking.clock.forward(OVERDUE + 1)
+    assert await asking.round() == Summary(asked=3, found=2, unanswered=1)
+    job = await the_job(asking.ledger, "a")
+    assert (job.state, job.problem and job.problem.reason) == (State.SUBMITTED, "provider.unavailable")
+
+
+# Adopting.
+
+
+async def test_without_adopting_unannounced_jobs_are_not_even_looked_for(asking: Asking) -> None:
+    asking.desk.put("elsewhere", "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    await asking.round()
+    assert asking.desk.calls() == []
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+async def test_adopting_takes_in_what_has_ended_unheard_and_lives_and_is_an_upscaling(
+    asking: Asking, *, newest_first: bool
+) -> None:
+    asking.plan = ADOPTING
+    asking.desk.newest_first = newest_first
+    then = NOW - 24 * HOUR
+    asking.desk.put("dead", "DONE", then - 2 * HOUR)
+    asking.desk.put("old", "DONE", then)
+    asking.desk.put("running", "PROCESSING", NOW - HOUR)
+    asking.desk.put("other", "DONE", NOW - HOUR, type="tagging")
+    asking.desk.put("failed", "FAILED", NOW - HOUR)
+    asking.desk.put("heard", "DONE", NOW - HOUR)
+    asking.desk.put("young", "DONE", NOW - OVERDUE + 1)
+    await asking.ledger.record(delivery("heard"))
+    summary = await asking.round()
+    assert (summary.adopted, summary.found) == (2, 0)
+    assert [event.event for event in await history(asking.ledger, "old")] == ["adopted"]
+    assert (await the_job(asking.ledger, "failed")).state is State.FAILED
+    for job_id in ("dead", "running", "other", "young"):
+        assert await asking.ledger.job(job_id) is None, job_id
+
+
+async def test_adopting_reads_back_only_as_far_as_it_has_not_read_before(asking: Asking) -> None:
+    asking.plan = ADOPTING
+    for number in range(30):
+        asking.desk.put(f"old-{number}", "DONE", NOW - 20 * HOUR + number * MINUTE)
+    assert (await asking.round()).adopted == 30
+    assert asking.desk.calls().count("list") == 10
+    asking.desk.put("new", "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    assert (await asking.round()).adopted == 1
+    assert asking.desk.calls() == ["list", "new"]
+
+
+async def test_what_was_still_running_when_the_list_was_read_is_adopted_when_it_has_ended(
+    asking: Asking,
+) -> None:
+    asking.plan = ADOPTING
+    asking.desk.put("slow", "PROCESSING", NOW - 5 * HOUR)
+    asking.desk.put("young", "DONE", NOW)
+    assert (await asking.round()).adopted == 0
+    asking.clock.forward(HOUR)
+    assert (await asking.round()).adopted == 1
+    asking.desk.put("slow", "DONE", NOW - 5 * HOUR, modified=NOW + HOUR)
+    assert (await asking.round()).adopted == 1
+
+
+async def test_what_was_to_be_adopted_and_gave_no_answer_is_looked_for_again(asking: Asking) -> None:
+    asking.plan = ADOPTING
+    for number in range(9):
+        asking.desk.put(f"job-{number}", "DONE", NOW - 10 * HOUR + number * HOUR)
+    asking.desk.broken = {"job-1"}
+    assert (await asking.round()).adopted == 8
+    asking.desk.broken = set()
+    assert (await asking.round()).adopted == 1
+
+
+async def test_a_job_that_moves_between_two_pages_while_the_list_is_read_is_adopted_once(
+    asking: Asking,
+) -> None:
+    asking.plan = ADOPTING
+    for number in range(9):
+        asking.desk.put(f"job-{number}", "DONE", NOW - 10 * HOUR + number * MINUTE)
+    answer = asking.desk._page
+
+    def growing(number: int) -> object:
+        page = answer(number)
+        asking.desk.put(f"new-{number}", "CREATED", NOW + number)
+        return page
+
+    asking.desk._page = growing  # type: ignore[method-assign, assignment]
+    assert (await asking.round()).adopted == 9
+    assert len(set(asking.desk.asked) - {"list"}) == 9
+
+
+# The provider's moods.
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [(401, "provider.token_refused"), (402, "provider.no_credits"), (429, "provider.rate_limited")],
+)
+async def test_a_refusal_ends_the_round_at_once_and_loses_nothing(
+    asking: Asking, status: int, reason: str
+) -> None:
+    await asking.expect("a", "b")
+    for job_id in ("a", "b"):
+        asking.desk.put(job_id, "DONE", NOW)
+    asking.desk.refuses = status
+    asking.clock.forward(OVERDUE + 1)
+    summary = await asking.round()
+    assert (summary.asked, summary.left, summary.trouble and summary.trouble.reason) == (1, 2, reason)
+    assert asking.reconciler.trouble is summary.trouble
+    asking.desk.refuses = None
+    asking.clock.forward(2 * MINUTE)
+    assert (await asking.round()).found == 2
+    assert asking.reconciler.trouble is None
+
+
+async def test_a_token_that_is_wrong_for_an_hour_costs_few_questions_and_no_job(
+    ledger: Ledger, clock: Clock
+) -> None:
+    asking = Asking(ledger, clock)
+    ids = [f"job-{number}" for number in range(20)]
+    await asking.expect(*ids)
+    for job_id in ids:
+        asking.desk.put(job_id, "DONE", NOW)
+    asking.desk.refuses = 401
+    clock.forward(OVERDUE + 1)
+    mended = clock() + HOUR
+    asked_while_wrong = 0
+
+    class Found(Exception):  # noqa: N818 - no error
+        pass
+
+    async def sleep(seconds: float) -> None:
+        nonlocal asked_while_wrong
+        asking.waits.append(seconds)
+        clock.forward(int(seconds * 1000))
+        if clock() >= mended and asking.desk.refuses is not None:
+            asking.desk.refuses = None
+            asked_while_wrong = len(asking.desk.calls())
+        if (await ledger.stats(silent_since=NOW)).jobs[State.RECEIVED] == len(ids):
+            raise Found
+
+    reconciler = Reconciler(
+        ledger=ledger, provider=asking.provider, plan=PLAN, settle=asking.settled, now=clock, sleep=sleep
+    )
+    with pytest.raises(Found):
+        await reconciler._run()
+    assert asked_while_wrong < 15
+    assert max(asking.waits) <= LONGEST_HOLD
+    assert asking.waits[0] == max(LEAST_HOLD, 60.0)
+    await asking.provider.aclose()
+
+
+async def test_retry_after_is_honoured(ledger: Ledger, clock: Clock) -> None:
+    asking = Asking(ledger, clock)
+    await asking.expect("job-1")
+    asking.desk.refuses, asking.desk.headers = 429, {"Retry-After": "400"}
+    clock.forward(OVERDUE + 1)
+
+    async def sleep(seconds: float) -> None:
+        asking.waits.append(seconds)
+        raise EOFError
+
+    reconciler = Reconciler(
+        ledger=ledger, provider=asking.provider, plan=PLAN, settle=asking.settled, now=clock, sleep=sleep
+    )
+    with pytest.raises(EOFError):
+        await reconciler._run()
+    assert asking.waits == [400.0]
+    await asking.provider.aclose()
+
+
+async def test_questions_keep_to_their_pace(ledger: Ledger, clock: Clock) -> None:
+    seconds = 0.0
+
+    async def sleep(span: float) -> None:
+        nonlocal seconds
+        seconds += span
+
+    asking = Asking(ledger, clock)
+    await asking.expect("a", "b", "c")
+    for job_id in ("a", "b", "c"):
+        asking.desk.put(job_id, "PROCESSING", NOW)
+    clock.forward(OVERDUE + 1)
+    asking.provider = asking.desk.client(Pace(2.0, sleep=sleep, clock=lambda: seconds))
+    async with asking.provider:
+        assert (await asking.round()).asked == 3
+    assert seconds == 1.0
