@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
@@ -25,10 +26,12 @@ from receiver.completion import is_job_id
 from receiver.errors import ArchiveError, BodyError, LedgerError
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.problem import problem
-from receiver.refusals import Refusals
+from receiver.refusals import Refusals, Refused, untold
 from receiver.seats import Seats
 from receiver.sender import is_ref
 from receiver.states import FINAL, Event, Job, State
+
+log = structlog.get_logger("receiver.api")
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 20.0
@@ -168,7 +171,9 @@ class Api:
     async def retry(self, request: Request) -> Response:
         """``POST /jobs/{id}/retry``: an operator wants the job tried again now."""
         query.nothing(request.query_params)
-        return JSONResponse(view.job(await self.ledger.retry(request.path_params["id"])), 202)
+        job = await self.ledger.retry(request.path_params["id"])
+        log.info("retried", job=job.id, state=job.state)
+        return JSONResponse(view.job(job), 202)
 
     async def announce(self, request: Request) -> Response:
         """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
@@ -177,6 +182,8 @@ class Api:
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
+        if new:
+            log.info("announced", job=job.id)
         return JSONResponse(view.job(job), 201 if new else 200)
 
     async def deliveries(self, request: Request) -> Response:
@@ -255,11 +262,13 @@ class SameOrigin:
     Args:
         app: what stands behind.
         exempt: paths that do not care, since no browser can send what proves their senders.
+        refused: told the reason of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, exempt: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, exempt: Collection[str], refused: Refused = untold) -> None:
         self._app = app
         self._exempt = exempt
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on with guarded answers, or answers 403."""
@@ -272,6 +281,8 @@ class SameOrigin:
             await send(message)
 
         foreign = scope["path"] not in self._exempt and _is_foreign(scope["method"], Headers(scope=scope))
+        if foreign:
+            self._refused("auth.cross_origin")
         answer = problem("auth.cross_origin") if foreign else self._app
         await answer(scope, receive, guarded)
 
@@ -299,16 +310,25 @@ class RequireToken:
         app: what stands behind.
         tokens: each of them is accepted.
         open_to_all: the paths that need none; every other path does, whether or not there is such a route.
+        refused: told the reason of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[str], open_to_all: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Sequence[str],
+        open_to_all: Collection[str],
+        refused: Refused = untold,
+    ) -> None:
         self._app = app
+        self._refused = refused
         self._open = open_to_all
         self._tokens = [token.encode() for token in tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401."""
         if scope["path"] not in self._open and not self._admits(Headers(scope=scope)):
+            self._refused("auth.token_refused")
             refusal = problem("auth.token_refused")
             # A line each: Chromium reads one challenge to a line, and does not ask at all if more follows.
             for challenge in ('Basic realm="upscale-receiver", charset="UTF-8"', "Bearer"):

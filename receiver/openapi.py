@@ -284,6 +284,19 @@ def _others() -> Json:
                 },
             }
         },
+        "/metrics": {
+            "get": {
+                "operationId": "getMetrics",
+                "summary": "What is counted, for Prometheus.",
+                "responses": {
+                    "200": {
+                        "description": "In the format that `Accept` asks for.",
+                        "content": {"text/plain": {}, "application/openmetrics-text": {}},
+                    },
+                    **_problems("auth.token_refused", "body.invalid_query"),
+                },
+            }
+        },
         "/openapi.json": {
             "get": {
                 "operationId": "getOpenApi",

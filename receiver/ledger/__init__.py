@@ -9,14 +9,33 @@ from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
 from receiver.ledger.overview import Overview
 from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
+from receiver.ledger.readings import COUNTED_TO, Readings
 from receiver.ledger.rows import Intent, Notification, Silent, Stretch, Transition
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
-from receiver.ledger.verbs import RECONCILED, Answer, Claim, Delivery, Recorded, Submission
+from receiver.ledger.verbs import (
+    ADOPTED,
+    ASKED,
+    FOUND,
+    LATE,
+    OTHER_URL,
+    RECONCILED,
+    Answer,
+    Claim,
+    Delivery,
+    Recorded,
+    Submission,
+)
 
 __all__ = [
+    "ADOPTED",
+    "ASKED",
+    "COUNTED_TO",
     "FILE_NAME",
+    "FOUND",
+    "LATE",
     "NOTIFICATIONS",
     "NOTIFICATION_OUTCOMES",
+    "OTHER_URL",
     "REBUILT",
     "RECONCILED",
     "RELOCATED",
@@ -37,6 +56,7 @@ __all__ = [
     "Numbered",
     "Overview",
     "Page",
+    "Readings",
     "Rebuilt",
     "Recorded",
     "Shown",

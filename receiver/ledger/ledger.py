@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from receiver.completion import Completion
 from receiver.errors import AuthError, LedgerError, ReceiverError
-from receiver.ledger import keeping, notifications, overview, pruning, queries, schema, verbs
+from receiver.ledger import keeping, notifications, overview, pruning, queries, readings, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
 from receiver.ledger.keeping import Damage, Numbered, Rebuilt, Shown
@@ -22,9 +22,10 @@ from receiver.ledger.notifications import Render
 from receiver.ledger.overview import Overview
 from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
+from receiver.ledger.readings import Readings
 from receiver.ledger.rows import Intent, Notification, Silent, Stretch
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
-from receiver.ledger.writer import Transaction, Writer
+from receiver.ledger.writer import Committed, Transaction, Writer, untold
 from receiver.states import Event, Image, Job, Stored
 
 T = TypeVar("T")
@@ -199,6 +200,10 @@ class LedgerView:
         """How many jobs are archived, and when (ms since the epoch) the newest ``limit`` of them were."""
         return await self._readers.ask(lambda db: overview.archived_lately(db, limit))
 
+    async def readings(self, *, silent_since: int) -> Readings:
+        """The gauges of one moment, at the same cost however many jobs there are."""
+        return await self._readers.ask(lambda db: readings.readings(db, silent_since))
+
     async def spool_names(self) -> frozenset[str]:
         """The names of all spool files that the ledger counts on."""
         return await self._readers.ask(queries.spool_names)
@@ -303,6 +308,8 @@ class Ledger(LedgerView):
         self._claims = 0
         self._others: int | None = None
         self._last = 0
+        self.cut_off: list[str] = []
+        """Jobs in whose download a process has ended before this one began."""
         self._unsettled: set[str] = set()
         self._looks: dict[str, tuple[int, asyncio.Task[tuple[Job, tuple[Event, ...]] | None]]] = {}
 
@@ -313,10 +320,17 @@ class Ledger(LedgerView):
         *,
         now: Callable[[], int] = wall_clock,
         monotonic: Callable[[], int] = monotonic_clock,
+        committed: Committed = untold,
     ) -> "Ledger":
         """Opens the ledger to write, makes or migrates it, and voids the claims of processes that are gone.
 
         The caller holds the data directory's lock.
+
+        Args:
+            data_dir: where it lies.
+            now: the wall clock, ms since the epoch.
+            monotonic: ms, of a clock that nobody sets.
+            committed: told of each commit.
 
         Raises:
             LedgerError: ``ledger.unavailable``; ``ledger.corrupt`` or ``ledger.newer``, and the file was left
@@ -337,10 +351,10 @@ class Ledger(LedgerView):
             await door.close()
             raise
         announcer = Announcer()
-        writer = Writer(door, announcer.announce, in_place=_in_place(path))
+        writer = Writer(door, announcer.announce, in_place=_in_place(path), committed=committed)
         ledger = cls(writer, readers, announcer, now=now, monotonic=monotonic)
         try:
-            await ledger._write(lambda tx: verbs.release_all(tx, now()))
+            ledger.cut_off = await ledger._write(lambda tx: verbs.release_all(tx, now()))
         except LedgerError:
             await ledger.close()  # an open connection's thread would keep the process from ending
             raise
@@ -402,6 +416,11 @@ class Ledger(LedgerView):
             await self._write(lambda tx: verbs.release_all(tx, self._now()))
         finally:
             lock.release()
+
+    @property
+    def waiting(self) -> int:
+        """How many verbs wait for the next commit."""
+        return self._writer.waiting
 
     async def check_writable(self) -> None:
         """Makes a durable commit that changes nothing of worth.
@@ -466,13 +485,13 @@ class Ledger(LedgerView):
     async def asked(self, job_id: str, answer: Answer, *, ask_at: int) -> bool:
         """The provider had no completion for a silent job, which is asked about again at ``ask_at`` (ms).
 
-        Gives whether the job is still silent.
+        Gives whether that is another answer than the last one, and so stands in the history.
         """
         return await self._write(lambda tx: verbs.asked(tx, job_id, answer, ask_at, self._now()))
 
-    async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> None:
-        """The provider's list names these jobs' states, none of which is an end."""
-        await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
+    async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> list[str]:
+        """The provider's list names these jobs' states, none of which is an end. Gives those that are new."""
+        return await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
 
     async def count_unanswered(self, reason: str) -> None:
         """The provider gave no answer to a question that was about no silent job."""

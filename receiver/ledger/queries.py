@@ -168,14 +168,10 @@ def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
         (silent_since,),
     ).fetchone()
     (unread,) = db.execute("SELECT count(*) FROM unread").fetchone()
-    (oldest,) = db.execute(
-        "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
-        " WHERE state IN ('received', 'fetched')"
-    ).fetchone()
     return Stats(
         jobs={State(row["state"]): row["jobs"] for row in totals},
         bytes={State(row["state"]): row["bytes"] for row in totals},
-        oldest_waiting_at=oldest,
+        oldest_waiting_at=oldest_waiting_at(db),
         soonest_deadline=soonest_deadline(db),
         overdue=overdue,
         at_risk=_count_at_risk(db),
@@ -229,6 +225,15 @@ def open_intents(db: sqlite3.Connection, before: int, limit: int) -> tuple[Inten
         (before, limit),
     )
     return tuple(rows.intent(row) for row in found)
+
+
+def oldest_waiting_at(db: sqlite3.Connection) -> int | None:
+    """When the longest-waiting job whose image is not archived yet was received, ms since the epoch."""
+    (oldest,) = db.execute(
+        "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
+        " WHERE state IN ('received', 'fetched')"
+    ).fetchone()
+    return None if oldest is None else int(oldest)
 
 
 def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Intent]:

@@ -23,6 +23,7 @@ ROOMS = (
     "problem",
     "refusals",
     "seats",
+    "steps",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",
@@ -54,6 +55,7 @@ ROOMS = (
     "metrics",
     "openapi",
     "stream",
+    "tracing",
     "api",
     # What puts it together, and what people type.
     "logs",
@@ -93,6 +95,7 @@ OWNERS = {
     "dotenv": {"receiver.config"},
     "standardwebhooks": {"receiver.notify"},
     "jinja2": {"receiver.page"},
+    "opentelemetry": {"receiver.tracing.spans"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 
