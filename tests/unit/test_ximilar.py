@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from receiver import completion
 from receiver.errors import (
     InvalidRequestError,
     NoCreditsError,
@@ -207,7 +208,6 @@ async def test_a_status_that_is_no_known_end_is_kept_and_is_none(status: str) ->
         DONE | {"response": {"records": []}},
         DONE | {"response": {"records": [{"_status": {"code": 200}}]}},
         DONE | {"type": "tagging"},
-        DONE | {"more": "x" * 300_000},
         [],
         "DONE",
         None,
@@ -219,6 +219,33 @@ async def test_an_answer_on_a_job_that_is_not_as_the_page_has_it_is_unavailable(
             await subject.get("job-1")
     assert refused.value.detail.isprintable()
     assert not refused.value.maybe_sent
+
+
+@pytest.mark.parametrize(
+    "more", [{"more": "x" * 300_000}, {f"more-{number}": "x" * 60 for number in range(9000)}]
+)
+async def test_a_completion_is_not_lost_for_what_else_its_answer_holds(more: Any) -> None:
+    async with client(answering(ok(DONE | more))) as subject:
+        report = await subject.get("job-1")
+    assert report.completion == completion.read(DONE)
+    assert len(report.body) < 1000
+
+
+async def test_of_our_headers_nothing_is_kept_wherever_an_answer_repeats_them() -> None:
+    secret = 'a "secret" that nobody guesses'
+    answer = DONE | {
+        "status": "FAILED",
+        "request": {"webhook": {"headers": {"X-Secret": secret, "X": "D"}}},
+        "callback": {"sent": [f"X-Secret: {secret}"]},
+        "response": {"records": [{"_status": {"code": 500, "text": f"refused with {secret}"}}]},
+    }
+    async with client(answering(ok(answer))) as subject:
+        report = await subject.get("job-1")
+    assert b"nobody guesses" not in report.body
+    assert b"X-Secret: **********" in report.body
+    assert report.completion is not None
+    assert report.completion.failure is not None
+    assert report.completion.failure.detail == "FAILED: 500 refused with …"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +266,19 @@ async def test_what_a_request_lacks_does_not_cost_the_report(request_part: Any) 
     assert (report.headers, report.endpoint, report.source_url) == ({}, None, None)
 
 
-@pytest.mark.parametrize("wrong", [None, 5, "yesterday", "", "9" * 400, ["2025-04-12"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        5,
+        "yesterday",
+        "",
+        "9" * 400,
+        ["2025-04-12"],
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+    ],
+)
 async def test_a_time_that_cannot_be_read_is_none(wrong: Any) -> None:
     async with client(answering(ok(DONE | {"created": wrong, "modified": wrong}))) as subject:
         report = await subject.get("job-1")
