@@ -28,7 +28,7 @@ from receiver.sender import SUBMISSION_HEADER
 from receiver.states import Job
 from receiver.submitting.envelope import Envelope
 from receiver.submitting.images import Item, Options
-from receiver.ximilar import Report, Ximilar
+from receiver.ximilar import Ximilar
 
 PATIENCE = timedelta(minutes=5)
 """How long one image waits for a provider that is away or asks to slow down."""
@@ -254,12 +254,12 @@ class _One:
             if noted is not None and noted.job is not None:
                 return noted.job  # its completion has come, or the server has found it
             try:
-                report = await find(self._ledger, self._room.provider, intent)
+                job_id = await find(self._ledger, self._room.provider, intent)
             except ProviderError as error:
                 await self._wait_out(error)
                 continue
-            if report is not None:
-                return report.id
+            if job_id is not None:
+                return job_id
             if absent:
                 return None
             absent = True
@@ -302,8 +302,8 @@ class _One:
             raise _StoppedError
 
 
-async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> Report | None:
-    """Asks the provider for the job of an intent; ``None`` where there is none.
+async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> str | None:
+    """Asks the provider for the id of an intent's job; ``None`` where there is none.
 
     Raises:
         ProviderError: the provider does not say.
@@ -365,9 +365,9 @@ async def settle(
     settled = 0
     for intent in due[:limit]:
         asked[intent.key] = now
-        report = await find(ledger, provider, intent)
-        if report is not None:
-            await ledger.submitted(intent.key, report.id)
+        job_id = await find(ledger, provider, intent)
+        if job_id is not None:
+            await ledger.submitted(intent.key, job_id)
         elif intent.at < over:
             await ledger.withdraw(intent.key)
         else:

@@ -44,7 +44,10 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A job in the list. ``type`` can be another than the upscaler's: the list is the whole account's."""
+    """A job in the list. ``type`` can be another than the upscaler's: the list is the whole account's.
+
+    A row that does not say its status has an empty one, so that it costs none of the others.
+    """
 
     id: str
     status: str
@@ -175,28 +178,29 @@ def read_headers(document: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def read_listing(document: Mapping[str, Any]) -> Listing:
-    """Reads a page of the list. A row whose id is none is left out, as its job cannot be asked for.
+    """Reads a page of the list. What names no job is left out, as it cannot be asked for.
 
     Raises:
         UnavailableError: it is no page of a list.
     """
     results = document.get("results")
-    if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
+    if not isinstance(results, list):
         _refuse("results is no list of jobs")
     count = document.get("count")
     return Listing(
-        rows=tuple(_row(row) for row in results if is_job_id(row.get("id"))),
+        rows=tuple(_row(row) for row in results if isinstance(row, dict) and is_job_id(row.get("id"))),
         next=_next(document.get("next")),
         count=count if type(count) is int and count >= 0 else None,
     )
 
 
 def _row(row: dict[str, Any]) -> Row:
-    status = _word(row, "status")
-    if status is None:
-        _refuse("a row has no status")
     return Row(
-        row["id"], status, _word(row, "type"), completion.time_at(row, "created"), _word(row, "workspace")
+        row["id"],
+        _word(row, "status") or "",
+        _word(row, "type"),
+        completion.time_at(row, "created"),
+        _word(row, "workspace"),
     )
 
 

@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import httpx
 
 from receiver.completion import is_job_id
-from receiver.errors import ProviderError, UnavailableError, UnknownJobError
+from receiver.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
 from receiver.ximilar import answers
 from receiver.ximilar.answers import Listing, Report, Row, Submitted
 from receiver.ximilar.refusals import refusal
@@ -62,6 +62,12 @@ CLOCKS = timedelta(minutes=10)
 
 REPEATED_PAGES = 100
 """Pages in a row without a new row, after which a list is taken to have no end."""
+
+MAX_PAGES = 10_000
+"""Pages after which a list is taken to have no end, whatever stands on them."""
+
+UNREAD_JOBS = 3
+"""Jobs in a row without an answer after which a search is given up. One alone may be the fault of its job."""
 
 _DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
 
@@ -234,33 +240,39 @@ class Ximilar:
         Raises:
             ProviderError: the provider does not say.
         """
+        async with contextlib.aclosing(self.pages(status=status)) as pages:
+            async for page in pages:
+                for row in page:
+                    yield row
+
+    async def pages(self, *, status: str | None = None) -> AsyncGenerator[list[Row], None]:
+        """The same as `rows`, a page of the provider's at a time, as one question brings it."""
         seen: set[str] = set()
         asked: set[str] = set()
         query, repeated = None, 0
-        while True:
+        for _ in range(MAX_PAGES):
             try:
                 listing = await self.page(query=query, status=status)
             except _PastTheEndError:
                 if query is None:
                     raise
                 return  # the list has become shorter since its last page was named
-            new = [row for row in listing.rows if row.id not in seen]
+            new = list({row.id: row for row in listing.rows if row.id not in seen}.values())
             seen.update(row.id for row in new)
-            for row in new:
-                if status in (None, row.status):
-                    yield row
+            yield [row for row in new if status in (None, row.status)]
             repeated = 0 if new else repeated + 1
             query = listing.next
             if query is None:
                 return
             if query in asked or repeated == REPEATED_PAGES:
-                raise UnavailableError("The provider's list has no end.")
+                break
             asked.add(query)
+        raise UnavailableError("The provider's list has no end.")
 
     async def find(
         self, header: str, value: str, *, since: datetime, others: Collection[str] = ()
-    ) -> Report | None:
-        """Looks for the job whose webhook carries this header, after a submission whose fate is unknown.
+    ) -> str | None:
+        """The id of the job whose webhook carries this header, after a submission whose fate is unknown.
 
         A job that the provider is still about to make is not found yet: who looks because an answer was lost
         looks again after a while before it submits again.
@@ -273,8 +285,9 @@ class Ximilar:
             others: ids of jobs that it cannot be, as it is known what they are; they are not asked for.
 
         Raises:
-            ProviderError: the provider does not say.
+            ProviderError: the provider does not say, or not of each job that it could be.
         """
+        unread, in_a_row = 0, 0
         for row in await self._rows_since(since - CLOCKS):
             if row.id in others:
                 continue
@@ -282,9 +295,17 @@ class Ximilar:
                 document = await self._document(row.id)
             except UnknownJobError:
                 continue  # it has left the list meanwhile
+            except ProviderError as error:
+                unread, in_a_row = unread + 1, in_a_row + 1
+                if isinstance(error, RateLimitedError) or in_a_row == UNREAD_JOBS:
+                    raise
+                continue
+            in_a_row = 0
             sent = answers.read_headers(document)
             if any(name.lower() == header.lower() and sent[name] == value for name in sent):
-                return answers.read_report(document, row.id)
+                return row.id
+        if unread:
+            raise UnavailableError(f"The provider does not answer for {unread} jobs that it may be.")
         return None
 
     async def aclose(self) -> None:

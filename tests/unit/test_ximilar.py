@@ -378,9 +378,6 @@ async def test_of_a_link_the_query_string_alone_is_taken(link: str | None, query
         {},
         {"results": None},
         {"results": {}},
-        {"results": [5]},
-        {"results": [{"id": "a"}]},
-        {"results": [{"id": "a", "status": 5}]},
         *[{"results": [], "next": link} for link in NO_LINKS],
     ],
 )
@@ -391,12 +388,19 @@ async def test_a_list_that_is_not_as_the_page_has_it_is_unavailable(document: An
 
 
 async def test_a_row_that_names_no_job_is_left_out_and_others_keep_what_they_say() -> None:
-    rows = [{"id": "../a", "status": "DONE"}, {"status": "DONE"}, {"id": "a", "status": "NEW WORD"}]
+    rows = [5, {"id": "../a", "status": "DONE"}, {"status": "DONE"}, {"id": "a", "status": "NEW WORD"}]
     async with client(answering(ok({"results": rows, "next": None, "count": "many"}))) as subject:
         listing = await subject.page()
     (row,) = listing.rows
     assert (row.id, row.status, row.type, row.created, row.workspace) == ("a", "NEW WORD", None, None, None)
     assert listing.count is None
+
+
+@pytest.mark.parametrize("status", [None, 5, "x" * 65])
+async def test_a_row_that_does_not_say_its_status_costs_no_other(status: Any) -> None:
+    rows = [{"id": "a", "status": status}, {"id": "b", "status": "DONE"}]
+    async with client(answering(ok({"results": rows, "next": None}))) as subject:
+        assert [(row.id, row.status) for row in (await subject.page()).rows] == [("a", ""), ("b", "DONE")]
 
 
 def endless(next_of: Callable[[int], str], rows_of: Callable[[int], list[Any]]) -> Handler:
@@ -422,6 +426,50 @@ async def test_a_list_without_an_end_is_given_up(next_of: Any, rows_of: Any) -> 
     async with client(endless(next_of, rows_of)) as subject:
         with pytest.raises(UnavailableError, match="no end"):
             assert len([row async for row in subject.rows()]) < REPEATED_PAGES
+
+
+async def test_a_list_that_brings_new_rows_without_an_end_is_given_up() -> None:
+    async with client(endless("?page={}".format, lambda n: [{"id": f"a{n}", "status": "DONE"}])) as subject:
+        with pytest.raises(UnavailableError, match="no end"):
+            assert [row async for row in subject.rows()]
+
+
+MARK = "X-Mark"
+
+
+def marked(job_id: str, mark: str, **more: Any) -> dict[str, Any]:
+    return {"id": job_id, "status": "DONE", "request": {"webhook": {"headers": {MARK: mark}}}, **more}
+
+
+async def searched(**said: httpx.Response) -> str | None:
+    """What is found of the mark "mine" by a provider whose jobs answer this."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        job_id = request.url.path.rpartition("/")[2]
+        rows = [{"id": name, "status": "DONE"} for name in said]
+        return said[job_id] if job_id in said else ok({"results": rows, "next": None})
+
+    async with client(handle) as subject:
+        return await subject.find(MARK, "mine", since=datetime.now(UTC))
+
+
+BAD_GETS = [httpx.Response(500), httpx.Response(403), httpx.Response(200, content=b"[]")]
+
+
+@pytest.mark.parametrize("bad", BAD_GETS)
+async def test_a_job_that_gives_no_answer_hides_no_other(bad: httpx.Response) -> None:
+    # That the completion of the one that is found cannot be read does not matter: its id is wanted.
+    assert await searched(a=bad, b=ok(marked("b", "other")), c=ok(marked("c", "mine"))) == "c"
+    with pytest.raises(UnavailableError):
+        await searched(a=bad, b=ok(marked("b", "other")))
+
+
+async def test_a_search_that_gets_no_answers_is_given_up() -> None:
+    bad, found = httpx.Response(403), ok(marked("d", "mine"))
+    with pytest.raises(TokenRefusedError):
+        await searched(a=bad, b=bad, c=bad, d=found)
+    with pytest.raises(RateLimitedError):
+        await searched(a=httpx.Response(429), d=found)
 
 
 async def test_a_page_that_is_no_more_ends_the_list_if_the_provider_itself_says_so() -> None:
