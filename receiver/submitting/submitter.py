@@ -218,6 +218,7 @@ class _One:
             _StoppedError: likewise, because the run is to end.
         """
         noted = (await self._ledger.intents_among([self._item.key])).get(self._item.key)
+        mark = secrets.token_urlsafe(16)
         while True:
             if noted is not None:
                 if noted.job is not None:
@@ -227,10 +228,10 @@ class _One:
                 if found := await self._look(noted):
                     return await self._taken(found)
                 await self._ledger.withdraw(self._item.key)
-                self.lost = None
+                # Should it be made after all, the next look finds it.
+                mark, self.lost = noted.mark, None
             image = await self._image()
             await self._pause(self._room.pace.turn())
-            mark = secrets.token_urlsafe(16)
             noted = await self._ledger.intend(self._intent(mark))
             if noted.mark != mark:
                 continue  # another process has begun to submit the same

@@ -25,6 +25,9 @@ CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 30.0
 """How long the other side may let one read or write wait."""
 
+SUBMIT_SILENT_SECONDS = 120.0
+"""Likewise a submission's answer; gateways wait less. What is given up too soon may be made all the same."""
+
 ASK_SECONDS = 60.0
 """How long one question may take from the first byte to the last, so that a drip ends too."""
 
@@ -377,6 +380,7 @@ class Ximilar:
                     ask.path,
                     content=ask.content,
                     headers={"Content-Type": "application/json"} if submitting else None,
+                    timeout=_submit_timeout() if submitting else httpx.USE_CLIENT_DEFAULT,
                 ) as answer,
             ):
                 if not answer.is_success:
@@ -411,6 +415,10 @@ class Ximilar:
         if ask.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
             error = _PastTheEndError(error.detail)
         raise _FailedAttemptError(error, again=ask.content is None and answer.status_code in _REPEATED)
+
+
+def _submit_timeout() -> httpx.Timeout:
+    return httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS, read=SUBMIT_SILENT_SECONDS)
 
 
 async def _beginning(answer: httpx.Response) -> bytes:

@@ -384,6 +384,22 @@ async def test_only_two_answers_that_there_is_no_job_let_it_be_sent_again(
     assert await open_keys(submitter.ledger) == []
 
 
+async def test_a_job_that_is_made_after_it_was_given_up_is_found_by_the_next_look(
+    submitter: Submitter, provider: Provider
+) -> None:
+    given_up: list[httpx.Request] = []
+
+    async def silence(request: httpx.Request) -> httpx.Response:
+        for earlier in given_up:
+            provider.taken(earlier)
+        given_up.append(request)
+        raise httpx.ReadTimeout("", request=request)
+
+    provider.posts = [silence, silence]
+    outcome = await submitter.submit(ITEM)
+    assert (outcome.fate, outcome.id, provider.asked["POST"]) == (Fate.SUBMITTED, "job-1", 2)
+
+
 async def test_an_intent_of_long_ago_takes_one_answer(submitter: Submitter, provider: Provider) -> None:
     await submitter.ledger.intend(Intent("list:1", "mark-of-a-killed-run"))
     later = replace(submitter, now=lambda: submitter.now() + HOUR)

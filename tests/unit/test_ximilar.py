@@ -631,6 +631,15 @@ def test_errors_survive_pickling(kind: type[RateLimitedError]) -> None:
 # What is tried again
 
 
+async def test_an_answer_to_a_submission_is_waited_for_longer_than_gateways_do() -> None:
+    seen: list[httpx.Request] = []
+    async with client(answering(ok(DONE), seen=seen)) as subject:
+        await subject.get("job-1")
+        await subject.submit(Upscale("https://host/a.png"))
+    question, submission = (request.extensions["timeout"]["read"] for request in seen)
+    assert question < 100 < submission
+
+
 def lost(kind: type[httpx.TransportError]) -> httpx.TransportError:
     return kind(f"Token {TOKEN} {SECRET}")
 
