@@ -68,7 +68,7 @@ class Summary:
         running: jobs that have not ended.
         unanswered: questions without an answer.
         settled: submits whose fate was unknown, and is known now.
-        left: silent jobs that were not asked about, because the round was cut short or has its limit.
+        left: jobs that were not asked about, because the round was cut short or has its limit.
         trouble: what cut it short, or kept a part of it from being done.
     """
 
@@ -138,7 +138,7 @@ class Reconciler:
         self._trouble: ProviderError | None = None
         self._answers: bool | None = None
         self._read_back_to = 0
-        self._to_adopt_later: dict[str, _Candidate] = {}
+        self._to_adopt: dict[str, _Candidate] = {}
         self._running: asyncio.Task[None] | None = None
 
     @property
@@ -198,13 +198,14 @@ class Reconciler:
             unsettled, unlisted = await self._settle_what_can(summary), None
             if summary.settled:
                 due = await self._ledger.silent(silent_since=silent_since, ask_by=ask_by, limit=limit + 1)
-            beyond, reached = len(due[limit:]), self._read_back_to
+            beyond = len(due[limit:])
             queue = [_Candidate.of(job) for job in due[:limit]]
             if self._plan.adopt or len(queue) >= LIST_FROM:
-                queue, reached, unlisted = await self._read_list(queue, silent_since, summary)
-            summary.left = beyond + sum(candidate.silent is not None for candidate in queue)
-            await self._ask_all(sorted([*queue, *self._put_off_till(ask_by)]), summary, told)
-            self._read_back_to = reached
+                queue, unlisted = await self._read_list(queue, silent_since, summary)
+            unheard = await self._due_to_adopt(ask_by)
+            queue += unheard[:limit]
+            summary.left = len(queue) + beyond + len(unheard[limit:])
+            await self._ask_all(sorted(queue), summary, told)
             if unsettled is not None:
                 raise unsettled
             if unlisted is not None and self._plan.adopt:
@@ -250,7 +251,7 @@ class Reconciler:
 
     async def _read_list(
         self, queue: list[_Candidate], silent_since: int, summary: Summary
-    ) -> tuple[list[_Candidate], int, ProviderError | None]:
+    ) -> tuple[list[_Candidate], ProviderError | None]:
         """Takes those out of the queue that the list says are still running, and adds others that have ended.
 
         The list changes while it is read: what moves on to a later page is seen twice, which does no harm,
@@ -258,12 +259,11 @@ class Reconciler:
         no more pages are read than there are jobs to ask about.
 
         Returns:
-            The queue; a time (ms since the epoch): of jobs created before it nothing is left to adopt, but
-            for what is in the queue; and why the list could not be read so far.
+            The queue, and why the list could not be read so far.
         """
         look = _Look({candidate.id: candidate for candidate in queue}, silent_since)
         began, horizon, pages = self._now(), self._horizon(queue), 0
-        reached, trouble = self._read_back_to, None
+        trouble = None
         try:
             async with contextlib.aclosing(self._provider.pages()) as listed:
                 async for page in listed:
@@ -273,7 +273,7 @@ class Reconciler:
                         break
                     if not self._plan.adopt and (not look.unseen or pages == len(queue)):
                         break
-            reached = min([began - _span(self._plan.overdue_after), *look.unended])
+            self._read_back_to = min([began - _span(self._plan.overdue_after), *look.unended])
         except ProviderError as error:
             await self._done_without("the provider's list cannot be read", error)
             trouble = error
@@ -281,7 +281,7 @@ class Reconciler:
                 self._answers = False
         await self._ledger.seen(look.running, ask_at=self._now() + _span(self._plan.every))
         summary.running += len(look.running)
-        return [it for it in look.wanted.values() if it.id not in look.running], reached, trouble
+        return [it for it in look.wanted.values() if it.id not in look.running], trouble
 
     async def _look_through(self, page: list[Row], look: "_Look") -> None:
         known = await self._ledger.silent_among([row.id for row in page])
@@ -295,9 +295,9 @@ class Reconciler:
             elif job is not None:
                 if ended and job.submitted_at < look.silent_since:
                     look.wanted[row.id] = _Candidate.of(job)
-            elif row.id not in known and row.id not in self._to_adopt_later and self._may_adopt(row, created):
+            elif row.id not in known and self._may_adopt(row, created):
                 if ended:
-                    look.wanted[row.id] = _Candidate(0, created, row.id)
+                    self._to_adopt.setdefault(row.id, _Candidate(0, created, row.id))
                 else:
                     look.unended.append(created)
 
@@ -312,11 +312,14 @@ class Reconciler:
         # Younger ones may still tell us themselves.
         return self._plan.adopt and of_ours and self._dead_before() <= created < self._overdue_before()
 
-    def _put_off_till(self, ask_by: int) -> list[_Candidate]:
-        """Jobs to be adopted that gave no answer and are due again. They are not looked for in the list."""
+    async def _due_to_adopt(self, ask_by: int) -> list[_Candidate]:
+        """What the list has shown that is to be adopted; those that gave no answer come last."""
+        known = await self._ledger.silent_among(list(self._to_adopt))
         dead = self._dead_before()
-        self._to_adopt_later = {key: it for key, it in self._to_adopt_later.items() if it.since >= dead}
-        return [it for it in self._to_adopt_later.values() if it.turn <= ask_by]
+        self._to_adopt = {
+            key: it for key, it in self._to_adopt.items() if key not in known and it.since >= dead
+        }
+        return sorted(it for it in self._to_adopt.values() if it.turn <= ask_by)
 
     # The single jobs.
 
@@ -330,13 +333,13 @@ class Reconciler:
         for number, candidate in enumerate(queue):
             told(number, len(queue))
             summary.asked += 1
-            summary.left -= candidate.silent is not None
-            self._to_adopt_later.pop(candidate.id, None)
+            summary.left -= 1
             try:
                 report = await self._provider.get(candidate.id)
             except UnknownJobError as error:
                 silences, self._answers = 0, True
                 await self._unknown(candidate, error, summary)
+                self._to_adopt.pop(candidate.id, None)
             except ProviderError as error:
                 summary.unanswered += 1
                 silences += 1
@@ -364,7 +367,9 @@ class Reconciler:
         said = report.completion
         if said is None:
             summary.running += 1
-            if candidate.silent is not None:
+            if candidate.silent is None:
+                self._put_off(candidate)
+            else:
                 answer = Answer(report.status, detail=f"The provider says {report.status}.")
                 await self._ledger.asked(candidate.id, answer, ask_at=self._again_at(candidate.silent))
             return
@@ -386,6 +391,7 @@ class Reconciler:
                 mark=mark,
             )
         )
+        self._to_adopt.pop(candidate.id, None)
         if recorded.duplicate:  # its delivery came while we asked
             return
         if candidate.silent is None:
@@ -417,11 +423,14 @@ class Reconciler:
     async def _unanswered(self, candidate: _Candidate, error: ProviderError) -> None:
         if candidate.silent is None:
             await self._ledger.count_unanswered(error.reason)
-            again_at = schedule.ask_again_at(self._now(), candidate.since, _span(self._plan.every))
-            self._to_adopt_later[candidate.id] = replace(candidate, turn=again_at)
+            self._put_off(candidate)
             return
         answer = Answer(reason=error.reason, detail=error.detail)
         await self._ledger.asked(candidate.id, answer, ask_at=self._again_at(candidate.silent))
+
+    def _put_off(self, candidate: _Candidate) -> None:
+        again_at = schedule.ask_again_at(self._now(), candidate.since, _span(self._plan.every))
+        self._to_adopt[candidate.id] = replace(candidate, turn=again_at)
 
     def _again_at(self, job: Silent) -> int:
         return schedule.ask_again_at(self._now(), job.submitted_at, _span(self._plan.every))

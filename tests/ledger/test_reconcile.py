@@ -392,6 +392,28 @@ async def test_jobs_to_be_adopted_that_never_give_an_answer_keep_no_others_waiti
     assert await asking.minutes_until_received("good") < 5
 
 
+async def test_a_crowd_to_be_adopted_leaves_room_for_silent_jobs_and_the_list_is_read_once(
+    asking: Asking,
+) -> None:
+    asking.plan = ADOPTING
+    for number in range(12):
+        asking.desk.put(f"job-{number}", "DONE", NOW - 10 * HOUR + number * MINUTE)
+
+    async def few() -> Summary:
+        now = asking.clock()
+        return await asking.reconciler.round(silent_since=now - OVERDUE, ask_by=now, limit=5)
+
+    summary = await few()
+    assert (summary.adopted, summary.left) == (5, 7)
+    assert asking.desk.calls().count("list") == 4
+    await asking.ledger.record(delivery("job-7"))
+    summary = await few()
+    assert (summary.adopted, summary.left) == (5, 1)
+    assert asking.desk.calls().count("list") == 1
+    assert (await few()).adopted == 1
+    assert (await few()).asked == 0
+
+
 async def test_a_list_that_breaks_off_does_not_keep_what_it_showed_from_being_adopted(
     asking: Asking,
 ) -> None:
