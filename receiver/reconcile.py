@@ -202,9 +202,9 @@ class Reconciler:
             queue = [_Candidate.of(job) for job in due[:limit]]
             if self._plan.adopt or len(queue) >= LIST_FROM:
                 queue, unlisted = await self._read_list(queue, silent_since, summary)
-            unheard = await self._due_to_adopt(ask_by)
-            queue += unheard[:limit]
-            summary.left = len(queue) + beyond + len(unheard[limit:])
+            unheard, more = await self._due_to_adopt(ask_by, limit)
+            queue += unheard
+            summary.left = len(queue) + beyond + more
             await self._ask_all(sorted(queue), summary, told)
             if unsettled is not None:
                 raise unsettled
@@ -312,14 +312,15 @@ class Reconciler:
         # Younger ones may still tell us themselves.
         return self._plan.adopt and of_ours and self._dead_before() <= created < self._overdue_before()
 
-    async def _due_to_adopt(self, ask_by: int) -> list[_Candidate]:
-        """What the list has shown that is to be adopted; those that gave no answer come last."""
-        known = await self._ledger.silent_among(list(self._to_adopt))
+    async def _due_to_adopt(self, ask_by: int, limit: int) -> tuple[list[_Candidate], int]:
+        """Of what the list has shown to be adopted, so many, and how many more there are."""
         dead = self._dead_before()
-        self._to_adopt = {
-            key: it for key, it in self._to_adopt.items() if key not in known and it.since >= dead
-        }
-        return sorted(it for it in self._to_adopt.values() if it.turn <= ask_by)
+        self._to_adopt = {key: it for key, it in self._to_adopt.items() if it.since >= dead}
+        due = sorted(it for it in self._to_adopt.values() if it.turn <= ask_by)
+        known = await self._ledger.silent_among([it.id for it in due[:limit]])
+        for key in known:  # it was heard of, or announced, since the list was read
+            del self._to_adopt[key]
+        return [it for it in due[:limit] if it.id not in known], len(due[limit:])
 
     # The single jobs.
 

@@ -408,9 +408,9 @@ async def test_a_crowd_to_be_adopted_leaves_room_for_silent_jobs_and_the_list_is
     assert asking.desk.calls().count("list") == 4
     await asking.ledger.record(delivery("job-7"))
     summary = await few()
-    assert (summary.adopted, summary.left) == (5, 1)
+    assert (summary.adopted, summary.left) == (4, 2), "one was heard of meanwhile"
     assert asking.desk.calls().count("list") == 1
-    assert (await few()).adopted == 1
+    assert (await few()).adopted == 2
     assert (await few()).asked == 0
 
 
