@@ -44,10 +44,6 @@ log = structlog.get_logger("receiver.app")
 FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
-
-SETTLED_AT_A_TIME = 10
-"""Submissions of unknown fate that a round of reconciling asks about; each can take many questions."""
-
 WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 
 OPEN_TO_ALL = frozenset({*WEBHOOK_PATHS, "/healthz", "/readyz"})
@@ -233,16 +229,11 @@ async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack)
         )
     )
 
-    asked: dict[str, int] = {}
+    looked = submitting.Looked()
 
     async def settle() -> int:
         return await submitting.settle(
-            ledger,
-            provider,
-            now=wall_clock(),
-            limit=SETTLED_AT_A_TIME,
-            lifetime=config.url_lifetime,
-            asked=asked,
+            ledger, provider, now=wall_clock(), lifetime=config.url_lifetime, looked=looked
         )
 
     plan = ReconcilePlan(

@@ -196,7 +196,7 @@ class Reconciler:
             due = await self._ledger.silent(silent_since=silent_since, ask_by=ask_by, limit=limit + 1)
             summary.left = len(due)
             unsettled, unlisted = await self._settle_what_can(summary), None
-            if summary.settled:
+            if summary.settled or unsettled is not None:
                 due = await self._ledger.silent(silent_since=silent_since, ask_by=ask_by, limit=limit + 1)
             beyond = len(due[limit:])
             queue = [_Candidate.of(job) for job in due[:limit]]

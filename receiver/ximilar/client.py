@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Self
@@ -290,7 +290,33 @@ class Ximilar:
         Raises:
             ProviderError: the provider does not say, or not of each job that it could be.
         """
-        unread, in_a_row = 0, 0
+        unread = 0
+        async with contextlib.aclosing(self.sent_since(since, others)) as jobs:
+            async for job_id, headers in jobs:
+                if headers is None:
+                    unread += 1
+                elif value in (sent for name, sent in headers.items() if name.lower() == header.lower()):
+                    return job_id
+        if unread:
+            raise UnavailableError(f"The provider does not answer for {unread} jobs that it may be.")
+        return None
+
+    async def sent_since(
+        self, since: datetime, others: Collection[str] = ()
+    ) -> AsyncGenerator[tuple[str, Mapping[str, str] | None], None]:
+        """The jobs' ids and the headers of their webhooks, the newest first; one question for each.
+
+        Args:
+            since: see `find`.
+            others: see `find`.
+
+        Yields:
+            Without headers a job that gives no answer.
+
+        Raises:
+            ProviderError: the provider does not say.
+        """
+        in_a_row = 0
         for row in await self._rows_since(since - CLOCKS):
             if row.id in others:
                 continue
@@ -299,17 +325,13 @@ class Ximilar:
             except UnknownJobError:
                 continue  # it has left the list meanwhile
             except ProviderError as error:
-                unread, in_a_row = unread + 1, in_a_row + 1
+                in_a_row += 1
                 if isinstance(error, RateLimitedError) or in_a_row == UNREAD_JOBS:
                     raise
+                yield row.id, None
                 continue
             in_a_row = 0
-            sent = answers.read_headers(document)
-            if any(name.lower() == header.lower() and sent[name] == value for name in sent):
-                return row.id
-        if unread:
-            raise UnavailableError(f"The provider does not answer for {unread} jobs that it may be.")
-        return None
+            yield row.id, answers.read_headers(document)
 
     async def aclose(self) -> None:
         """Closes the connections."""
