@@ -55,9 +55,6 @@ log = structlog.get_logger("receiver.app")
 FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
-
-SETTLED_AT_A_TIME = 10
-"""Submissions of unknown fate that a round of reconciling asks about; each can take many questions."""
 LISTENERS = 1_200
 """Clients that may wait for changes at a time, where the server does not say how many it has room for."""
 
@@ -324,16 +321,11 @@ async def open_reconciler(
         )
     )
 
-    asked: dict[str, int] = {}
+    looked = submitting.Looked()
 
     async def settle() -> int:
         return await submitting.settle(
-            ledger,
-            provider,
-            now=wall_clock(),
-            limit=SETTLED_AT_A_TIME,
-            lifetime=config.url_lifetime,
-            asked=asked,
+            ledger, provider, now=wall_clock(), lifetime=config.url_lifetime, looked=looked
         )
 
     plan = ReconcilePlan(

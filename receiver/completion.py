@@ -128,12 +128,12 @@ def modified_at(document: Mapping[str, Any]) -> datetime | None:
 
 
 def time_at(document: Mapping[str, Any], name: str) -> datetime | None:
-    """A time that the provider states; UTC where it names no zone, ``None`` where it states none."""
+    """A time that the provider states, in UTC also where it names no zone; ``None`` where it states none."""
     try:
         when = datetime.fromisoformat(document[name])
-    except (KeyError, TypeError, ValueError):
+        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last: at an end of the calendar
         return None
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
 def _record(response: Any) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ stranger, and 200 leaves only after the commit.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
@@ -128,6 +128,9 @@ class Intake:
         if self.confirm and said.failure is not None:
             # A forged failure is as cheap as a forged image: the job waits for the provider's own word on it.
             said = Completion(said.id, None, said.source_url)
+        if said.failure is not None:
+            words = self.sender.redact(said.failure.detail.encode()).decode("utf-8", "replace")
+            said = replace(said, failure=replace(said.failure, detail=words))
         deadline = expiry.deadline(said.image_url, since=self.now(), lifetime=self.url_lifetime)
         delivery = Delivery(
             said, self.sender.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark

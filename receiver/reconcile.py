@@ -6,17 +6,17 @@ and the provider's list is read back for jobs that have ended without a word.
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from receiver import schedule
 from receiver.completion import ENDED_STATUSES, Completion, Failure
-from receiver.errors import LedgerError, ProviderError, UnavailableError, UnknownJobError
+from receiver.errors import LedgerError, ProviderError, RateLimitedError, UnavailableError, UnknownJobError
 from receiver.ledger import Answer, Delivery, Ledger, Silent
-from receiver.sender import REF_HEADER, is_ref
+from receiver.sender import REF_HEADER, SUBMISSION_HEADER, is_ref
 from receiver.steps import UNWATCHED, Watch
 from receiver.ximilar import Report, Row, Ximilar
 
@@ -69,8 +69,8 @@ class Summary:
         running: jobs that have not ended.
         unanswered: questions without an answer.
         settled: submits whose fate was unknown, and is known now.
-        left: silent jobs that were not asked about, because the round was cut short.
-        trouble: what cut it short.
+        left: jobs that were not asked about, because the round was cut short or has its limit.
+        trouble: what cut it short, or kept a part of it from being done.
     """
 
     asked: int = 0
@@ -90,11 +90,21 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True, order=True)
 class _Candidate:
-    """A job to be asked about; the oldest first, since its image dies first."""
+    """A job to be asked about; the oldest first, since its image dies first.
 
+    Those that gave no answer the last time come after all others, and take turns: a few that never give one
+    would else be what each round begins with, and ends with.
+    """
+
+    turn: int
     since: int
     id: str
     silent: Silent | None = field(compare=False, default=None)
+
+    @classmethod
+    def of(cls, silent: Silent) -> "_Candidate":
+        turn = silent.ask_at if silent.unanswered else 0
+        return cls(turn, silent.submitted_at, silent.id, silent)
 
 
 class Reconciler:
@@ -130,7 +140,9 @@ class Reconciler:
         self._sleep = sleep
         self._hold = 0.0
         self._trouble: ProviderError | None = None
+        self._answers: bool | None = None
         self._read_back_to = 0
+        self._to_adopt: dict[str, _Candidate] = {}
         self._running: asyncio.Task[None] | None = None
 
     @property
@@ -183,31 +195,31 @@ class Reconciler:
         """
         summary = Summary()
         told = progress or (lambda _done, _wanted: None)
+        self._answers = None
         try:
-            summary.settled = await self._settle()
             due = await self._ledger.silent(silent_since=silent_since, ask_by=ask_by, limit=limit + 1)
             summary.left = len(due)
-            queue = [_Candidate(job.submitted_at, job.id, job) for job in due[:limit]]
-            reached = self._read_back_to
+            unsettled, unlisted = await self._settle_what_can(summary), None
+            if summary.settled or unsettled is not None:
+                due = await self._ledger.silent(silent_since=silent_since, ask_by=ask_by, limit=limit + 1)
+            beyond = len(due[limit:])
+            queue = [_Candidate.of(job) for job in due[:limit]]
             if self._plan.adopt or len(queue) >= LIST_FROM:
-                try:
-                    queue, reached = await self._read_list(queue, silent_since, summary)
-                except ProviderError as error:
-                    await self._ledger.count_unanswered(error.reason)
-                    if not isinstance(error, UnavailableError):
-                        raise
-                    # The jobs can be asked about all the same.
-                    log.warning(
-                        "the provider's list cannot be read", reason=error.reason, detail=error.detail
-                    )
-            missed = await self._ask_all(sorted(queue), summary, told)
-            self._read_back_to = min([reached, *missed])
-            summary.left = max(len(due) - limit, 0)
+                queue, unlisted = await self._read_list(queue, silent_since, summary)
+            unheard, more = await self._due_to_adopt(ask_by, limit)
+            queue += unheard
+            summary.left = len(queue) + beyond + more
+            await self._ask_all(sorted(queue), summary, told)
+            if unsettled is not None:
+                raise unsettled
+            if unlisted is not None and self._plan.adopt:
+                raise unlisted
         except ProviderError as error:
             summary.trouble = error
             self._tell(error)
         else:
-            self._recovered()
+            if self._answers:
+                self._recovered()
         if summary.found or summary.adopted or summary.settled:
             log.info(
                 "reconciled",
@@ -219,91 +231,151 @@ class Reconciler:
             )
         return summary
 
+    async def _settle_what_can(self, summary: Summary) -> ProviderError | None:
+        """Looks for lost submissions; gives why that could not be done."""
+        try:
+            summary.settled = await self._settle()
+        except ProviderError as error:
+            await self._done_without("lost submissions cannot be looked for", error)
+            return error
+        return None
+
+    async def _done_without(self, said: str, error: ProviderError) -> None:
+        """Notes a refusal that need not keep single jobs from being asked about.
+
+        Raises:
+            RateLimitedError: the refusal, where the provider wants fewer questions of any kind.
+        """
+        await self._ledger.count_unanswered(error.reason)
+        if isinstance(error, RateLimitedError):
+            raise error
+        log.warning(said, reason=error.reason, detail=error.detail)
+
     # The list.
 
     async def _read_list(
         self, queue: list[_Candidate], silent_since: int, summary: Summary
-    ) -> tuple[list[_Candidate], int]:
+    ) -> tuple[list[_Candidate], ProviderError | None]:
         """Takes those out of the queue that the list says are still running, and adds others that have ended.
 
         The list changes while it is read: what moves on to a later page is seen twice, which does no harm,
-        and what is missed is asked for by itself, or seen in the next round.
+        and what is missed is asked for by itself, or seen in the next round. Where nothing is to be adopted,
+        no more pages are read than there are jobs to ask about.
 
         Returns:
-            The queue, and a time (ms since the epoch): of jobs created before it nothing is left to adopt,
-            but for what is in the queue.
+            The queue, and why the list could not be read so far.
         """
-        wanted = {candidate.id: candidate for candidate in queue}
-        began, horizon, order = self._now(), self._horizon(queue), _Order()
-        running: dict[str, str] = {}
-        unended: list[int] = []
-        async with contextlib.aclosing(self._provider.rows()) as rows:
-            async for batch in _batches(rows, order, horizon):
-                known = await self._ledger.silent_among([row.id for row in batch])
-                for row in batch:
-                    created, ended, job = _ms(row.created), row.status in ENDED_STATUSES, known.get(row.id)
-                    if row.id in wanted:
-                        if not ended:
-                            running[row.id] = row.status
-                    elif job is not None:
-                        if ended and job.submitted_at < silent_since:
-                            wanted[row.id] = _Candidate(job.submitted_at, row.id, job)
-                    elif row.id not in known and self._may_adopt(row, created):
-                        if ended:
-                            wanted[row.id] = _Candidate(created, row.id)
-                        else:
-                            unended.append(created)
-        for job_id in await self._ledger.seen(running, ask_at=self._now() + _span(self._plan.every)):
-            log.info("asked", job=job_id, status=running[job_id])
-        summary.running += len(running)
-        reached = min([began - _span(self._plan.overdue_after), *unended])
-        return [candidate for candidate in wanted.values() if candidate.id not in running], reached
+        look = _Look({candidate.id: candidate for candidate in queue}, silent_since)
+        began, horizon, pages = self._now(), self._horizon(queue), 0
+        trouble = None
+        try:
+            async with contextlib.aclosing(self._provider.pages()) as listed:
+                async for page in listed:
+                    self._answers, pages = True, pages + 1
+                    await self._look_through(page, look)
+                    if look.order.all_before(horizon):
+                        break
+                    if not self._plan.adopt and (not look.unseen or pages == len(queue)):
+                        break
+            self._read_back_to = min([began - _span(self._plan.overdue_after), *look.unended])
+        except ProviderError as error:
+            await self._done_without("the provider's list cannot be read", error)
+            trouble = error
+            if self._answers is None and not isinstance(error, UnavailableError):
+                self._answers = False
+        for job_id in await self._ledger.seen(look.running, ask_at=self._now() + _span(self._plan.every)):
+            log.info("asked", job=job_id, status=look.running[job_id])
+        summary.running += len(look.running)
+        return [it for it in look.wanted.values() if it.id not in look.running], trouble
+
+    async def _look_through(self, page: list[Row], look: "_Look") -> None:
+        known = await self._ledger.silent_among([row.id for row in page])
+        for row in page:
+            created, ended, job = _ms(row.created), row.status in ENDED_STATUSES, known.get(row.id)
+            look.order.see(created)
+            look.unseen.discard(row.id)
+            if row.id in look.wanted:
+                if row.status and not ended:
+                    look.running[row.id] = row.status
+            elif job is not None:
+                if ended and job.submitted_at < look.silent_since:
+                    look.wanted[row.id] = _Candidate.of(job)
+            elif row.id not in known and self._may_adopt(row, created):
+                if ended:
+                    self._to_adopt.setdefault(row.id, _Candidate(0, created, row.id))
+                else:
+                    look.unended.append(created)
 
     def _horizon(self, queue: list[_Candidate]) -> int:
         """Rows created before this time (ms) are of no interest: their images are dead, or they were seen."""
-        dead = self._now() - _span(self._plan.url_lifetime + LIST_SLACK)
         oldest = min((candidate.since for candidate in queue), default=self._now())
         wanted = min(oldest, self._read_back_to) if self._plan.adopt else oldest
-        return max(wanted - _span(LIST_SLACK), dead)
+        return max(wanted - _span(LIST_SLACK), self._dead_before())
 
     def _may_adopt(self, row: Row, created: int) -> bool:
-        dead = self._now() - _span(self._plan.url_lifetime + LIST_SLACK)
         of_ours = row.type in (None, "upscaler")
         # Younger ones may still tell us themselves.
-        return self._plan.adopt and of_ours and dead <= created < self._overdue_before()
+        return self._plan.adopt and of_ours and self._dead_before() <= created < self._overdue_before()
+
+    async def _due_to_adopt(self, ask_by: int, limit: int) -> tuple[list[_Candidate], int]:
+        """Of what the list has shown to be adopted, so many, and how many more there are."""
+        dead = self._dead_before()
+        self._to_adopt = {key: it for key, it in self._to_adopt.items() if it.since >= dead}
+        due = sorted(it for it in self._to_adopt.values() if it.turn <= ask_by)
+        known = await self._ledger.silent_among([it.id for it in due[:limit]])
+        for key in known:  # it was heard of, or announced, since the list was read
+            del self._to_adopt[key]
+        return [it for it in due[:limit] if it.id not in known], len(due[limit:])
 
     # The single jobs.
 
-    async def _ask_all(self, queue: list[_Candidate], summary: Summary, told: Progress) -> list[int]:
-        """Asks about each; gives the times (ms) from which jobs to be adopted gave no answer."""
-        silences, missed = 0, []
+    async def _ask_all(self, queue: list[_Candidate], summary: Summary, told: Progress) -> None:
+        """Asks about each.
+
+        Raises:
+            ProviderError: the provider is to be left alone.
+        """
+        silences = 0
         for number, candidate in enumerate(queue):
             told(number, len(queue))
             summary.asked += 1
+            summary.left -= 1
             try:
                 report = await self._provider.get(candidate.id)
             except UnknownJobError as error:
-                silences = 0
+                silences, self._answers = 0, True
                 await self._unknown(candidate, error, summary)
+                self._to_adopt.pop(candidate.id, None)
             except ProviderError as error:
                 summary.unanswered += 1
                 silences += 1
                 await self._unanswered(candidate, error)
-                if candidate.silent is None:
-                    missed.append(candidate.since)
-                if error.reason != "provider.unavailable" or silences == SILENCES:
+                if silences == SILENCES or not await self._is_about_the_job(error):
                     raise
             else:
-                silences = 0
+                silences, self._answers = 0, True
                 await self._answered(candidate, report, summary)
         told(len(queue), len(queue))
-        return missed
+
+    async def _is_about_the_job(self, refusal: ProviderError) -> bool:
+        """Whether others may be answered although one was refused, as another account's job may be."""
+        if isinstance(refusal, RateLimitedError):
+            return False
+        if self._answers is None and not isinstance(refusal, UnavailableError):
+            try:
+                await self._provider.page()
+            except ProviderError:
+                return False
+            self._answers = True
+        return self._answers is not False
 
     async def _answered(self, candidate: _Candidate, report: Report, summary: Summary) -> None:
         said = report.completion
         if said is None:
             summary.running += 1
-            if candidate.silent is not None:
+            if candidate.silent is None:
+                self._put_off(candidate)
+            else:
                 answer = Answer(report.status, detail=f"The provider says {report.status}.")
                 await self._asked(candidate.silent, answer)
             return
@@ -312,7 +384,8 @@ class Reconciler:
     async def _record(
         self, candidate: _Candidate, said: Completion, report: Report, summary: Summary
     ) -> None:
-        ref = next((v for k, v in report.headers.items() if k.lower() == REF_HEADER.lower()), None)
+        headers = {name.lower(): value for name, value in report.headers.items()}
+        ref, mark = headers.get(REF_HEADER.lower()), headers.get(SUBMISSION_HEADER.lower())
         with self._watch.step("record", said.id) as step:
             recorded = await self._ledger.record(
                 Delivery(
@@ -322,10 +395,12 @@ class Reconciler:
                     ref=ref if is_ref(ref) else None,
                     endpoint=report.endpoint,
                     found=True,
+                    mark=mark,
                 )
             )
             step.received_at = recorded.received_at
             step.outcome = "duplicate" if recorded.duplicate else "found"
+        self._to_adopt.pop(candidate.id, None)
         if recorded.duplicate:  # its delivery came while we asked
             log.info("completion found that came by itself", job=said.id, noted=recorded.events)
             return
@@ -360,6 +435,7 @@ class Reconciler:
     async def _unanswered(self, candidate: _Candidate, error: ProviderError) -> None:
         if candidate.silent is None:
             await self._ledger.count_unanswered(error.reason)
+            self._put_off(candidate)
             return
         await self._asked(candidate.silent, Answer(reason=error.reason, detail=error.detail))
 
@@ -368,15 +444,24 @@ class Reconciler:
             said = {"status": answer.status, "reason": answer.reason, "detail": answer.detail}
             log.info("asked", job=job.id, **{name: value for name, value in said.items() if value})
 
+    def _put_off(self, candidate: _Candidate) -> None:
+        again_at = schedule.ask_again_at(self._now(), candidate.since, _span(self._plan.every))
+        self._to_adopt[candidate.id] = replace(candidate, turn=again_at)
+
     def _again_at(self, job: Silent) -> int:
         return schedule.ask_again_at(self._now(), job.submitted_at, _span(self._plan.every))
 
     # The provider's moods.
 
+    def _dead_before(self) -> int:
+        return self._now() - _span(self._plan.url_lifetime + LIST_SLACK)
+
     def _overdue_before(self) -> int:
         return self._now() - _span(self._plan.overdue_after)
 
     def _hold_off(self, trouble: ProviderError) -> float:
+        if self._answers and not isinstance(trouble, RateLimitedError):
+            self._hold = 0.0  # it is there, and some jobs alone have none
         self._hold = min(max(self._hold * 2, LEAST_HOLD), LONGEST_HOLD)
         return max(self._hold, min(trouble.retry_after or 0.0, LONGEST_HOLD))
 
@@ -414,18 +499,28 @@ class _Order:
         return self._falling and self._first is not None and self._oldest < min(self._first, horizon)
 
 
-async def _batches(rows: AsyncGenerator[Row, None], order: _Order, horizon: int) -> AsyncIterator[list[Row]]:
-    """The rows, in pieces for which the ledger is asked at once, as far back as the horizon (ms)."""
-    batch: list[Row] = []
-    async for row in rows:
-        batch.append(row)
-        order.see(_ms(row.created))
-        if order.all_before(horizon):
-            break
-        if len(batch) == AT_A_TIME:
-            yield batch
-            batch = []
-    yield batch
+@dataclass(slots=True)
+class _Look:
+    """What reading the list has come to.
+
+    Attributes:
+        wanted: jobs to be asked about, by their ids.
+        silent_since: jobs submitted before this time (ms) are asked about.
+        unseen: ids of those wanted at first that no page has shown.
+        running: the states of those that have not ended.
+        unended: when jobs to be adopted later were created, ms.
+        order: of the rows.
+    """
+
+    wanted: dict[str, _Candidate]
+    silent_since: int
+    unseen: set[str] = field(init=False)
+    running: dict[str, str] = field(default_factory=dict)
+    unended: list[int] = field(default_factory=list)
+    order: _Order = field(default_factory=_Order)
+
+    def __post_init__(self) -> None:
+        self.unseen = set(self.wanted)
 
 
 def _ms(when: datetime | None) -> int:

@@ -57,15 +57,17 @@ def reconcile(
 
 
 async def _round(config: Config, *, quiet: bool) -> Summary:
-    make_data_dir(config)
+    if config.adopt:
+        make_data_dir(config)
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await Ledger.beside(config.data_dir)
+        # Where no ledger is, nothing is silent: in a wrong place, all would look well.
+        ledger = await Ledger.beside(config.data_dir, make=config.adopt)
         stack.push_async_callback(ledger.close)
         reconciler = await open_reconciler(config, ledger, stack)
         assert reconciler is not None, "there is a token"
         with _progress(quiet=quiet) as told:
             now = wall_clock()
-            # The years between now and then take in jobs that were asked about a moment ago, too.
+            # Jobs that were asked about a moment ago, and are due again within that time, are taken in too.
             later = now + int(config.url_lifetime.total_seconds() * 1000)
             return await reconciler.round(silent_since=now + 1, ask_by=later, limit=ALL, progress=told)
 

@@ -133,6 +133,12 @@ async def _refuse_unfit(path: Path) -> None:
         await door.close()
 
 
+def _nowhere(data_dir: Path) -> LedgerError:
+    return LedgerError(
+        "ledger.unavailable", f"There is no ledger in {data_dir}; RECEIVER_DATA_DIR says where to look."
+    )
+
+
 class LedgerView:
     """What can be asked of the ledger; enough for a command that runs beside the server."""
 
@@ -149,10 +155,7 @@ class LedgerView:
         """
         path = data_dir / FILE_NAME
         if not path.is_file():
-            raise LedgerError(
-                "ledger.unavailable",
-                f"There is no ledger in {data_dir}; RECEIVER_DATA_DIR says where to look.",
-            )
+            raise _nowhere(data_dir)
         readers = await Readers.open(path, 1)
         try:
             await readers.ask(lambda db: schema.check_present(db, path))
@@ -365,6 +368,7 @@ class Ledger(LedgerView):
         cls,
         data_dir: Path,
         *,
+        make: bool = True,
         now: Callable[[], int] = wall_clock,
         monotonic: Callable[[], int] = monotonic_clock,
     ) -> "Ledger":
@@ -372,12 +376,20 @@ class Ledger(LedgerView):
 
         It is made or migrated only where no server holds it. Claims are left to whoever holds them.
 
+        Args:
+            data_dir: where it lies.
+            make: whether one is made where there is none.
+            now: the time, ms since the epoch.
+            monotonic: a clock that nobody sets, ms.
+
         Raises:
             LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.newer``; ``ledger.in_use``
                 where it is older than this program and a server holds it.
         """
         path = data_dir / FILE_NAME
         if not path.exists():
+            if not make:
+                raise _nowhere(data_dir)
             path.touch(mode=0o600)
         door = await open_to_write(path)
         try:

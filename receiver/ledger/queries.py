@@ -200,8 +200,9 @@ def silent(db: sqlite3.Connection, silent_since: int, ask_by: int, limit: int) -
         limit: at most so many.
     """
     found = db.execute(
-        "SELECT id, submitted_at, asks FROM jobs INDEXED BY jobs_to_ask WHERE state = 'submitted'"
-        " AND ask_at IS NOT NULL AND ask_at <= ? AND submitted_at < ? ORDER BY ask_at LIMIT ?",
+        "SELECT id, submitted_at, asks, ask_at, reason FROM jobs INDEXED BY jobs_to_ask"
+        " WHERE state = 'submitted' AND ask_at IS NOT NULL AND ask_at <= ? AND submitted_at < ?"
+        " ORDER BY ask_at LIMIT ?",
         (ask_by, silent_since, limit),
     )
     return tuple(rows.silent(row) for row in found)
@@ -211,7 +212,9 @@ def silent_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Silent
     """Of these ids those that the ledger knows: with what they are if they are silent, ``None`` if not."""
     found: dict[str, Silent | None] = {}
     for job_id in ids:
-        row = db.execute("SELECT id, state, submitted_at, asks FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        row = db.execute(
+            "SELECT id, state, submitted_at, asks, ask_at, reason FROM jobs WHERE id = ?", (job_id,)
+        ).fetchone()
         if row is not None:
             found[job_id] = rows.silent(row) if row["state"] == "submitted" else None
     return found

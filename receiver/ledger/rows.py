@@ -37,11 +37,15 @@ class Silent:
         id: the provider's id of the job.
         submitted_at: ms since the epoch.
         asks: how often the provider was asked about it and had no completion.
+        ask_at: when it is due to be asked about, ms since the epoch.
+        unanswered: whether the last question about it had no answer at all.
     """
 
     id: str
     submitted_at: int
     asks: int
+    ask_at: int
+    unanswered: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,4 +186,5 @@ def intent(row: sqlite3.Row) -> Intent:
 
 def silent(row: sqlite3.Row) -> Silent:
     """A row of ``jobs`` as a ``Silent``."""
-    return Silent(row["id"], row["submitted_at"], row["asks"])
+    unanswered = row["reason"] is not None
+    return Silent(row["id"], row["submitted_at"], row["asks"], row["ask_at"], unanswered)

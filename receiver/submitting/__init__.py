@@ -2,13 +2,14 @@
 
 from receiver.submitting.images import ImageLike, Item, Options, read_list
 from receiver.submitting.run import follow, name_of, named_again, prepare, submit, submit_all, submitting
-from receiver.submitting.submitter import PATIENCE, Fate, Outcome, Pace, Submitter, settle
+from receiver.submitting.submitter import PATIENCE, Fate, Looked, Outcome, Pace, Submitter, settle
 
 __all__ = [
     "PATIENCE",
     "Fate",
     "ImageLike",
     "Item",
+    "Looked",
     "Options",
     "Outcome",
     "Pace",

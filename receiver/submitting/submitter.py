@@ -5,9 +5,10 @@ about to be; and where the answer was lost, the provider is asked for the job be
 """
 
 import asyncio
+import contextlib
 import secrets
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -30,7 +31,7 @@ from receiver.sender import SUBMISSION_HEADER
 from receiver.states import Job
 from receiver.submitting.envelope import Envelope
 from receiver.submitting.images import Item, Options
-from receiver.ximilar import Report, Ximilar
+from receiver.ximilar import Ximilar
 
 log = structlog.get_logger("receiver.submitting")
 
@@ -50,6 +51,8 @@ LONGEST_WAIT = 30.0
 
 MOST_OPEN = 1000
 """Open submissions that are looked at in one go."""
+
+_GRACE = int(LONG_AGO.total_seconds() * 1000)
 
 _PASSING = (RateLimitedError, UnavailableError)
 
@@ -222,6 +225,7 @@ class _One:
             _StoppedError: likewise, because the run is to end.
         """
         noted = (await self._ledger.intents_among([self._item.key])).get(self._item.key)
+        mark = secrets.token_urlsafe(16)
         while True:
             if noted is not None:
                 if noted.job is not None:
@@ -231,10 +235,10 @@ class _One:
                 if found := await self._look(noted):
                     return await self._taken(found)
                 await self._ledger.withdraw(self._item.key)
-                self.lost = None
+                # Should it be made after all, the next look finds it.
+                mark, self.lost = noted.mark, None
             image = await self._image()
             await self._pause(self._room.pace.turn())
-            mark = secrets.token_urlsafe(16)
             noted = await self._ledger.intend(self._intent(mark))
             if noted.mark != mark:
                 continue  # another process has begun to submit the same
@@ -252,18 +256,18 @@ class _One:
 
     async def _look(self, intent: Intent) -> str | None:
         """The id of the job that was submitted with this intent; ``None`` where the provider knows none."""
-        absent = self._room.now() - intent.at > LONG_AGO.total_seconds() * 1000
+        absent = self._room.now() - intent.at > _GRACE
         while True:
             noted = (await self._ledger.intents_among([intent.key])).get(intent.key)
             if noted is not None and noted.job is not None:
                 return noted.job  # its completion has come, or the server has found it
             try:
-                report = await find(self._ledger, self._room.provider, intent)
+                job_id = await find(self._ledger, self._room.provider, intent)
             except ProviderError as error:
                 await self._wait_out(error)
                 continue
-            if report is not None:
-                return report.id
+            if job_id is not None:
+                return job_id
             if absent:
                 return None
             absent = True
@@ -306,19 +310,48 @@ class _One:
             raise _StoppedError
 
 
-async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> Report | None:
-    """Asks the provider for the job of an intent; ``None`` where there is none.
+async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> str | None:
+    """Asks the provider for the id of an intent's job; ``None`` where there is none.
 
     Raises:
         ProviderError: the provider does not say.
     """
-    slack = int(LONG_AGO.total_seconds() * 1000)
     return await provider.find(
         SUBMISSION_HEADER,
         intent.mark,
-        since=datetime.fromtimestamp(intent.at / 1000, UTC),
-        others=await ledger.settled_since(intent.at - slack),
+        since=_at(intent.at),
+        others=await ledger.settled_since(intent.at - _GRACE),
     )
+
+
+@dataclass(slots=True)
+class Looked:
+    """What `settle` has found out so far, kept by its caller.
+
+    Attributes:
+        asked: when each submission was looked for last, by its key; ms since the epoch.
+        strangers: ids of jobs that are none of them, whose headers need not be asked for again.
+    """
+
+    asked: dict[str, int] = field(default_factory=dict)
+    strangers: set[str] = field(default_factory=set)
+
+    def due(self, intents: Sequence[Intent], now: int, lifetime: timedelta) -> list[Intent]:
+        """Those of all open ones that are to be looked for now, and taken for looked for."""
+        keys = {intent.key for intent in intents}
+        self.asked = {key: at for key, at in self.asked.items() if key in keys}
+        if not keys:
+            self.strangers.clear()
+        due = [intent for intent in intents if self._is_due(intent, now, lifetime)]
+        self.asked |= {intent.key: now for intent in due}
+        return due
+
+    def _is_due(self, intent: Intent, now: int, lifetime: timedelta) -> bool:
+        last = self.asked.get(intent.key)
+        if last is None:
+            return True
+        wait = _GRACE if intent.at < now - lifetime.total_seconds() * 1000 else last - intent.at
+        return now - last >= wait
 
 
 async def settle(
@@ -326,23 +359,22 @@ async def settle(
     provider: Ximilar,
     *,
     now: int,
-    limit: int,
     lifetime: timedelta = timedelta(hours=24),
-    asked: MutableMapping[str, int] | None = None,
+    looked: Looked | None = None,
 ) -> int:
     """Finds out what became of submissions whose answer was lost and whose process is gone.
 
     Those that the provider knows become jobs. Those that it does not know are withdrawn once an image URL's
-    life is over, when nothing could be had from a job any more.
+    life is over, when nothing could be had from a job any more. All are looked for in one pass through the
+    jobs since then, which takes a question for each that is not known.
 
     Args:
         ledger: this program's own.
         provider: of one account.
         now: ms since the epoch.
-        limit: at most so many questions, each of which reads the provider's list back to a submission.
         lifetime: of an image URL.
-        asked: when each was asked about last, kept by the caller and brought up to date here. Each is asked
-            about again when it has become twice as old; without this, every time.
+        looked: what was found out before; brought up to date here. With it each submission is looked for
+            again when it has become twice as old; without, every time.
 
     Returns:
         How many were settled, the one way or the other.
@@ -351,31 +383,38 @@ async def settle(
         ProviderError: the provider does not say.
         LedgerError: the ledger cannot be used.
     """
-    grace = int(LONG_AGO.total_seconds() * 1000)  # before which whoever submitted it is still at it
-    over = now - int(lifetime.total_seconds() * 1000)
-    asked = {} if asked is None else asked
-    intents = await ledger.open_intents(before=now - grace, limit=MOST_OPEN)
-    for key in asked.keys() - {intent.key for intent in intents}:
-        del asked[key]
-
-    def is_due(intent: Intent) -> bool:
-        last = asked.get(intent.key)
-        if last is None:
-            return True
-        wait = grace if intent.at < over else last - intent.at
-        return now - last >= wait
-
-    due = [intent for intent in intents if is_due(intent)]
+    looked = looked or Looked()
+    # Before that, whoever submitted it is still at it.
+    intents = await ledger.open_intents(before=now - _GRACE, limit=MOST_OPEN)
+    left = {intent.mark: intent for intent in looked.due(intents, now, lifetime)}
+    if not left:
+        return 0
+    since = min(intent.at for intent in left.values())
+    others = looked.strangers | await ledger.settled_since(since - _GRACE)
     settled = 0
-    for intent in due[:limit]:
-        asked[intent.key] = now
-        report = await find(ledger, provider, intent)
-        if report is not None:
-            if await ledger.submitted(intent.key, report.id):
-                log.info("announced", job=report.id)
-        elif intent.at < over:
+    async with contextlib.aclosing(provider.sent_since(_at(since), others)) as jobs:
+        async for job_id, headers in jobs:
+            mark = _mark(headers or {})
+            if mark in left:
+                if await ledger.submitted(left.pop(mark).key, job_id):
+                    log.info("announced", job=job_id)
+                settled += 1
+            elif headers is not None:
+                looked.strangers.add(job_id)
+            if not left:
+                break
+    over = now - int(lifetime.total_seconds() * 1000)
+    for intent in left.values():
+        if intent.at < over:
             await ledger.withdraw(intent.key)
-        else:
-            continue
-        settled += 1
+            settled += 1
     return settled
+
+
+def _mark(headers: Mapping[str, str]) -> str | None:
+    name = SUBMISSION_HEADER.lower()
+    return next((value for key, value in headers.items() if key.lower() == name), None)
+
+
+def _at(at: int) -> datetime:
+    return datetime.fromtimestamp(at / 1000, UTC)

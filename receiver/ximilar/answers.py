@@ -1,8 +1,8 @@
 """The provider's answers, read with suspicion: what is not as its page has it is an error, and no bug."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -10,10 +10,13 @@ from urllib.parse import urlsplit
 from receiver import completion, expiry
 from receiver.completion import FAILED_STATUSES, Completion, is_job_id
 from receiver.errors import BodyError, UnavailableError
+from receiver.ximilar.refusals import WINDOW, without
 from receiver.ximilar.request import MAX_URL
 
 MAX_KEPT_BYTES = 256 * 1024
 """Of a job's answer without its request: as much as a delivery may have by default."""
+
+MASK = "**********"
 
 MAX_WORD = 64
 """Characters of a status, a type, an endpoint, a workspace."""
@@ -41,7 +44,10 @@ class Submitted:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A job in the list. ``type`` can be another than the upscaler's: the list is the whole account's."""
+    """A job in the list. ``type`` can be another than the upscaler's: the list is the whole account's.
+
+    A row that does not say its status has an empty one, so that it costs none of the others.
+    """
 
     id: str
     status: str
@@ -78,7 +84,8 @@ class Report:
         headers: of the webhook in the request. They are our own secrets: neither logged nor stored.
         endpoint: what was asked for, such as ``upscale_2x``.
         source_url: the image that was submitted, where it was a URL.
-        body: the answer as JSON without what it echoes of our request, to be kept.
+        body: the answer as JSON without what it echoes of our request, to be kept; of one that is larger than
+            a delivery can be, no more than its words.
     """
 
     id: str
@@ -147,17 +154,20 @@ def read_report(document: Mapping[str, Any], job_id: str) -> Report:
             ended = completion.read(document)
         except BodyError as error:
             _refuse(error.detail)
-    request = _map(document, "request")
+    request, headers = _map(document, "request"), read_headers(document)
+    if ended is not None and ended.failure is not None:
+        words = without(ended.failure.detail, headers.values())
+        ended = replace(ended, failure=replace(ended.failure, detail=words))
     return Report(
         id=job_id,
         status=status,
         completion=ended,
         created=completion.time_at(document, "created"),
         modified=completion.modified_at(document),
-        headers=read_headers(document),
+        headers=headers,
         endpoint=_word(request, "endpoint"),
         source_url=_source(request),
-        body=_kept(document),
+        body=_kept(document, headers.values()),
     )
 
 
@@ -168,28 +178,29 @@ def read_headers(document: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def read_listing(document: Mapping[str, Any]) -> Listing:
-    """Reads a page of the list. A row whose id is none is left out, as its job cannot be asked for.
+    """Reads a page of the list. What names no job is left out, as it cannot be asked for.
 
     Raises:
         UnavailableError: it is no page of a list.
     """
     results = document.get("results")
-    if not isinstance(results, list) or not all(isinstance(row, dict) for row in results):
+    if not isinstance(results, list):
         _refuse("results is no list of jobs")
     count = document.get("count")
     return Listing(
-        rows=tuple(_row(row) for row in results if is_job_id(row.get("id"))),
+        rows=tuple(_row(row) for row in results if isinstance(row, dict) and is_job_id(row.get("id"))),
         next=_next(document.get("next")),
         count=count if type(count) is int and count >= 0 else None,
     )
 
 
 def _row(row: dict[str, Any]) -> Row:
-    status = _word(row, "status")
-    if status is None:
-        _refuse("a row has no status")
     return Row(
-        row["id"], status, _word(row, "type"), completion.time_at(row, "created"), _word(row, "workspace")
+        row["id"],
+        _word(row, "status") or "",
+        _word(row, "type"),
+        completion.time_at(row, "created"),
+        _word(row, "workspace"),
     )
 
 
@@ -214,11 +225,16 @@ def _source(request: Mapping[str, Any]) -> str | None:
     return url
 
 
-def _kept(document: Mapping[str, Any]) -> bytes:
-    body = json.dumps({name: value for name, value in document.items() if name not in _OURS}).encode("ascii")
-    if len(body) > MAX_KEPT_BYTES:
-        _refuse("it is larger than an answer can be")
-    return body
+def _kept(document: Mapping[str, Any], secrets: Iterable[str]) -> bytes:
+    kept = {name: value for name, value in document.items() if name not in _OURS}
+    text = json.dumps(kept)
+    if len(text) > MAX_KEPT_BYTES:
+        # It may echo a whole image, and must not cost the completion, which has been read.
+        text = json.dumps({name: word for name in kept if (word := _word(kept, name)) is not None})
+    for secret in secrets:
+        if len(secret) >= WINDOW:
+            text = text.replace(json.dumps(secret)[1:-1], MASK)
+    return text.encode("ascii") if len(text) <= MAX_KEPT_BYTES else b"{}"
 
 
 def _map(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

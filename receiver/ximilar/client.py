@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Self
@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 import httpx
 
 from receiver.completion import is_job_id
-from receiver.errors import ProviderError, UnavailableError, UnknownJobError
+from receiver.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
 from receiver.ximilar import answers
 from receiver.ximilar.answers import Listing, Report, Row, Submitted
 from receiver.ximilar.refusals import refusal
@@ -24,6 +24,9 @@ from receiver.ximilar.request import Upscale
 CONNECT_SECONDS = 10.0
 SILENT_SECONDS = 30.0
 """How long the other side may let one read or write wait."""
+
+SUBMIT_SILENT_SECONDS = 120.0
+"""Likewise a submission's answer; gateways wait less. What is given up too soon may be made all the same."""
 
 ASK_SECONDS = 60.0
 """How long one question may take from the first byte to the last, so that a drip ends too."""
@@ -62,6 +65,12 @@ CLOCKS = timedelta(minutes=10)
 
 REPEATED_PAGES = 100
 """Pages in a row without a new row, after which a list is taken to have no end."""
+
+MAX_PAGES = 10_000
+"""Pages after which a list is taken to have no end, whatever stands on them."""
+
+UNREAD_JOBS = 3
+"""Jobs in a row without an answer after which a search is given up. One alone may be the fault of its job."""
 
 _DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
 
@@ -245,33 +254,39 @@ class Ximilar:
         Raises:
             ProviderError: the provider does not say.
         """
+        async with contextlib.aclosing(self.pages(status=status)) as pages:
+            async for page in pages:
+                for row in page:
+                    yield row
+
+    async def pages(self, *, status: str | None = None) -> AsyncGenerator[list[Row], None]:
+        """The same as `rows`, a page of the provider's at a time, as one question brings it."""
         seen: set[str] = set()
         asked: set[str] = set()
         query, repeated = None, 0
-        while True:
+        for _ in range(MAX_PAGES):
             try:
                 listing = await self.page(query=query, status=status)
             except _PastTheEndError:
                 if query is None:
                     raise
                 return  # the list has become shorter since its last page was named
-            new = [row for row in listing.rows if row.id not in seen]
+            new = list({row.id: row for row in listing.rows if row.id not in seen}.values())
             seen.update(row.id for row in new)
-            for row in new:
-                if status in (None, row.status):
-                    yield row
+            yield [row for row in new if status in (None, row.status)]
             repeated = 0 if new else repeated + 1
             query = listing.next
             if query is None:
                 return
             if query in asked or repeated == REPEATED_PAGES:
-                raise UnavailableError("The provider's list has no end.")
+                break
             asked.add(query)
+        raise UnavailableError("The provider's list has no end.")
 
     async def find(
         self, header: str, value: str, *, since: datetime, others: Collection[str] = ()
-    ) -> Report | None:
-        """Looks for the job whose webhook carries this header, after a submission whose fate is unknown.
+    ) -> str | None:
+        """The id of the job whose webhook carries this header, after a submission whose fate is unknown.
 
         A job that the provider is still about to make is not found yet: who looks because an answer was lost
         looks again after a while before it submits again.
@@ -284,8 +299,35 @@ class Ximilar:
             others: ids of jobs that it cannot be, as it is known what they are; they are not asked for.
 
         Raises:
+            ProviderError: the provider does not say, or not of each job that it could be.
+        """
+        unread = 0
+        async with contextlib.aclosing(self.sent_since(since, others)) as jobs:
+            async for job_id, headers in jobs:
+                if headers is None:
+                    unread += 1
+                elif value in (sent for name, sent in headers.items() if name.lower() == header.lower()):
+                    return job_id
+        if unread:
+            raise UnavailableError(f"The provider does not answer for {unread} jobs that it may be.")
+        return None
+
+    async def sent_since(
+        self, since: datetime, others: Collection[str] = ()
+    ) -> AsyncGenerator[tuple[str, Mapping[str, str] | None], None]:
+        """The jobs' ids and the headers of their webhooks, the newest first; one question for each.
+
+        Args:
+            since: see `find`.
+            others: see `find`.
+
+        Yields:
+            Without headers a job that gives no answer.
+
+        Raises:
             ProviderError: the provider does not say.
         """
+        in_a_row = 0
         for row in await self._rows_since(since - CLOCKS):
             if row.id in others:
                 continue
@@ -293,10 +335,14 @@ class Ximilar:
                 document = await self._document(row.id)
             except UnknownJobError:
                 continue  # it has left the list meanwhile
-            sent = answers.read_headers(document)
-            if any(name.lower() == header.lower() and sent[name] == value for name in sent):
-                return answers.read_report(document, row.id)
-        return None
+            except ProviderError as error:
+                in_a_row += 1
+                if isinstance(error, RateLimitedError) or in_a_row == UNREAD_JOBS:
+                    raise
+                yield row.id, None
+                continue
+            in_a_row = 0
+            yield row.id, answers.read_headers(document)
 
     async def aclose(self) -> None:
         """Closes the connections."""
@@ -376,6 +422,7 @@ class Ximilar:
                     ask.path,
                     content=ask.content,
                     headers={"Content-Type": "application/json"} if submitting else None,
+                    timeout=_submit_timeout() if submitting else httpx.USE_CLIENT_DEFAULT,
                 ) as answer,
             ):
                 if not answer.is_success:
@@ -410,6 +457,10 @@ class Ximilar:
         if ask.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
             error = _PastTheEndError(error.detail)
         raise _FailedAttemptError(error, again=ask.content is None and answer.status_code in _REPEATED)
+
+
+def _submit_timeout() -> httpx.Timeout:
+    return httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS, read=SUBMIT_SILENT_SECONDS)
 
 
 async def _beginning(answer: httpx.Response) -> bytes:

@@ -102,7 +102,7 @@ def words(body: bytes, ours: Iterable[str] = ()) -> str:
         title = _TITLE.search(text)
         said = html.unescape(title[1] if title else "" if text.startswith(("<", "{", "[")) else text)
     line = " ".join("".join(c if c.isprintable() else " " for c in said[: LONGEST_WORDS * 10]).split())
-    line = _without(line, ours)
+    line = without(line, ours)
     if len(line) > LONGEST_WORDS:
         line = line[: LONGEST_WORDS - 1] + "…"
     if not line:
@@ -110,7 +110,7 @@ def words(body: bytes, ours: Iterable[str] = ()) -> str:
     return line if line.endswith((".", "!", "?", "…")) else line + "."
 
 
-def _without(line: str, ours: Iterable[str]) -> str:
+def without(line: str, ours: Iterable[str]) -> str:
     """The provider's words without what they repeat of ours, which may be a secret."""
     hidden = [False] * len(line)
     for own in ours:

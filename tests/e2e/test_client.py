@@ -275,10 +275,9 @@ async def test_a_job_whose_answer_was_lost_is_found_by_its_header_and_was_made_o
             assert box.get("/request").json()["count"] == 5
             assert waits.seconds == []
             for tag in tags:
-                report = await subject.find(TAG.lower(), tag, since=began)
-                assert report is not None
-                assert report.headers == {TAG: tag}
-                assert box.get(f"/request/{report.id}").json()["request"]["webhook"]["headers"] == {TAG: tag}
+                job_id = await subject.find(TAG.lower(), tag, since=began)
+                assert job_id is not None
+                assert box.get(f"/request/{job_id}").json()["request"]["webhook"]["headers"] == {TAG: tag}
             assert await subject.find(TAG, "tag", since=began) is None
             assert await subject.find("X-Other", tags[0], since=began) is None
 
@@ -301,9 +300,8 @@ async def test_only_jobs_since_the_submission_are_asked_for() -> None:
             wanted = await made(subject, 2, webhook=webhook)
             await made(subject, 1)
             asked.clear()
-            report = await subject.find(TAG, "a", since=datetime.fromtimestamp(now, UTC))
-            assert report is not None
-            assert report.id == wanted[1].id  # the newest of them
+            found = await subject.find(TAG, "a", since=datetime.fromtimestamp(now, UTC))
+            assert found == wanted[1].id  # the newest of them
             assert [path for path in asked if not path.startswith("/")] == ["", "?page=2"]
             assert len([path for path in asked if path.startswith("/")]) == 2
             # By the provider's clock it may have been before: some minutes of slack, and no more.
@@ -454,7 +452,7 @@ async def test_the_command_line_has_the_switches_of_the_list_and_of_errors(progr
                     await subject.submit(Upscale(PICTURE, webhook=Webhook("http://127.0.0.1:1/", {TAG: tag})))
                 assert lost.value.maybe_sent
             found = [await subject.find(TAG, tag, since=began) for tag in ("a", "b")]
-            assert [report and report.id for report in found] == [row.id async for row in subject.rows()]
+            assert found == [row.id async for row in subject.rows()]
         answer = box.get("/request/nobodys")
         assert answer.json() == {"non_field_errors": ["Not found."]}
         assert box.get("/request").json()["next"].startswith("https://api.elsewhere.example/account/v2/")

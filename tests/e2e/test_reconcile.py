@@ -240,7 +240,7 @@ def test_a_round_by_hand_says_in_numbers_and_words_what_it_found(programs: Progr
         values = asking(programs.folder, box, RECEIVER_OVERDUE_AFTER="1h")
         box.submit(PICTURE, "http://127.0.0.1:9/")
         eventually(lambda: box.get("/request", params={"status": "DONE"}).json()["count"] == 1)
-        done = run(["reconcile"], programs.folder, values)
+        done = run(["reconcile", "--adopt"], programs.folder, values)
         assert (done.returncode, done.stderr) == (0, "")
         assert "0  adopted that nobody had announced" in done.stdout
 
@@ -252,6 +252,14 @@ def test_a_round_by_hand_that_the_provider_refuses_says_so_and_exits_with_1(prog
         assert (code, said["error"]["reason"]) == (1, "provider.token_refused")
         code, said, _ = by_hand(programs.folder, values)
         assert (code, said["asked"]) == (0, 0), "there was nothing to ask"
+
+
+def test_a_round_by_hand_where_there_is_no_ledger_makes_none_and_says_so(programs: Programs) -> None:
+    values = settings(programs.folder, XIMILAR_API_TOKEN="token")
+    done = run(["reconcile"], programs.folder, values)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("receiver: ledger.unavailable: There is no ledger in ")
+    assert not (programs.folder / "data").exists()
 
 
 def test_a_round_by_hand_needs_a_token(programs: Programs) -> None:

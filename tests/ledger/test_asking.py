@@ -38,7 +38,18 @@ async def test_a_job_that_was_asked_for_waits_and_comes_last(ledger: Ledger, clo
     assert await silent(ledger, by=NOW + SECOND) == ["job-2"]
     assert await silent(ledger, by=NOW + MINUTE) == ["job-2", "job-1"]
     (first, _) = await ledger.silent(silent_since=NOW + HOUR, ask_by=NOW + MINUTE, limit=2)
-    assert first == Silent("job-2", NOW, 0)
+    assert first == Silent("job-2", NOW, 0, NOW, unanswered=False)
+
+
+async def test_whether_a_question_had_an_answer_is_known_of_a_silent_job(ledger: Ledger) -> None:
+    await ledger.expect(Submission("job-1"))
+    for answer, unanswered in (
+        (Answer(reason="provider.unavailable", detail="500."), True),
+        (Answer("PROCESSING"), False),
+    ):
+        await ledger.asked("job-1", answer, ask_at=NOW + MINUTE)
+        (job,) = await ledger.silent(silent_since=NOW + HOUR, ask_by=NOW + MINUTE, limit=1)
+        assert (job.ask_at, job.unanswered) == (NOW + MINUTE, unanswered)
 
 
 async def test_the_same_answer_again_adds_no_line_to_the_history(ledger: Ledger) -> None:
@@ -121,7 +132,7 @@ async def test_of_ids_the_ledger_knows_which_are_silent(ledger: Ledger) -> None:
     await ledger.expect(Submission("silent"))
     await ledger.record(delivery("heard"))
     known = await ledger.silent_among(["silent", "heard", "unknown"])
-    assert known == {"silent": Silent("silent", NOW, 0), "heard": None}
+    assert known == {"silent": Silent("silent", NOW, 0, NOW, unanswered=False), "heard": None}
 
 
 async def test_an_intent_is_kept_with_what_it_was_at_first(ledger: Ledger, clock: Clock) -> None:

@@ -1,12 +1,14 @@
 """Asking the provider about silent jobs: a real ledger, a desk in its place, and clocks that are set."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from receiver.ledger import Ledger, Submission
+from receiver.errors import UnavailableError
+from receiver.ledger import Intent, Ledger, Submission
 from receiver.reconcile import LEAST_HOLD, LONGEST_HOLD, Plan, Reconciler, Summary
 from receiver.states import State
 from receiver.ximilar import Pace
@@ -64,6 +66,30 @@ class Asking:
     async def expect(self, *ids: str) -> None:
         for job_id in ids:
             await self.ledger.expect(Submission(job_id))
+
+    async def minutes_until_received(self, job_id: str) -> float:
+        """Lets the server's rounds run until this job is found, for a day at most."""
+        began, ended = self.clock(), asyncio.Event()
+
+        async def sleep(seconds: float) -> None:
+            self.clock.forward(max(int(seconds * 1000), 1))
+            job = await self.ledger.job(job_id)
+            if (job is not None and job.state is State.RECEIVED) or self.clock() > began + 24 * HOUR:
+                ended.set()
+                await asyncio.Event().wait()
+
+        self._made = Reconciler(
+            ledger=self.ledger,
+            provider=self.provider,
+            plan=self.plan,
+            settle=self.settled,
+            now=self.clock,
+            sleep=sleep,
+        )
+        self.reconciler.start()
+        await ended.wait()
+        await self.reconciler.stop()
+        return (self.clock() - began) / MINUTE
 
 
 @pytest.fixture
@@ -218,6 +244,61 @@ async def test_a_list_that_cannot_be_read_does_not_keep_jobs_from_being_asked_ab
     assert (await asking.round()).found == 5
 
 
+async def test_without_adopting_a_long_list_is_not_read_further_than_single_questions_would_go(
+    asking: Asking,
+) -> None:
+    asking.desk.newest_first = False
+    for number in range(100):
+        asking.desk.put(f"old-{number}", "DONE", NOW - 48 * HOUR + number * MINUTE)
+    ids = [f"job-{number}" for number in range(5)]
+    await asking.expect(*ids)
+    for job_id in ids:
+        asking.desk.put(job_id, "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    assert (await asking.round()).found == 5
+    assert asking.desk.calls().count("list") == 5
+
+
+@pytest.mark.parametrize("status", [500, 403, 400])
+async def test_many_jobs_that_never_give_an_answer_keep_no_others_waiting(
+    asking: Asking, status: int
+) -> None:
+    bad = [f"bad-{number}" for number in range(12)]
+    await asking.expect(*bad)
+    asking.clock.forward(SECOND)
+    await asking.expect("good")
+    asking.desk.put("good", "DONE", NOW + SECOND)
+    asking.desk.broken, asking.desk.breaks_with = set(bad), status
+    asking.clock.forward(OVERDUE + 1)
+    assert await asking.minutes_until_received("good") < 10
+
+
+async def test_submissions_that_cannot_be_looked_for_keep_no_job_from_being_asked_about(
+    asking: Asking,
+) -> None:
+    async def settle() -> int:
+        raise UnavailableError("One of the jobs gives no answer.")
+
+    asking.settled = settle  # type: ignore[method-assign]
+    await asking.expect("job-1")
+    asking.desk.put("job-1", "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    summary = await asking.round()
+    assert (summary.found, summary.left) == (1, 0)
+    assert summary.trouble is not None
+
+
+async def test_a_round_that_is_cut_short_says_how_many_it_did_not_ask_about(asking: Asking) -> None:
+    ids = ["a", "b", "c", "d", "e", "f"]
+    await asking.expect(*ids)
+    asking.desk.broken = {"list", "b", "c", "d"}
+    for job_id in ids:
+        asking.desk.put(job_id, "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    summary = await asking.round()
+    assert (summary.asked, summary.found, summary.unanswered, summary.left) == (4, 1, 3, 2)
+
+
 async def test_one_job_that_the_provider_cannot_answer_for_does_not_stop_the_others(asking: Asking) -> None:
     await asking.expect("a", "b", "c")
     for job_id in ("a", "b", "c"):
@@ -294,7 +375,68 @@ async def test_what_was_to_be_adopted_and_gave_no_answer_is_looked_for_again(ask
     asking.desk.broken = {"job-1"}
     assert (await asking.round()).adopted == 8
     asking.desk.broken = set()
+    asking.desk.calls()
+    assert (await asking.round()).asked == 0, "it waits, as a silent job would"
+    asking.clock.forward(HOUR)
     assert (await asking.round()).adopted == 1
+    assert asking.desk.calls() == ["list", "list", "job-1"], "and the list is not read back to it again"
+
+
+async def test_jobs_to_be_adopted_that_never_give_an_answer_keep_no_others_waiting(asking: Asking) -> None:
+    asking.plan = ADOPTING
+    bad = [f"bad-{number}" for number in range(7)]
+    for job_id in bad:
+        asking.desk.put(job_id, "DONE", NOW - 5 * HOUR)
+    asking.desk.put("good", "DONE", NOW - HOUR)
+    asking.desk.broken = set(bad)
+    assert await asking.minutes_until_received("good") < 5
+
+
+async def test_a_crowd_to_be_adopted_leaves_room_for_silent_jobs_and_the_list_is_read_once(
+    asking: Asking,
+) -> None:
+    asking.plan = ADOPTING
+    for number in range(12):
+        asking.desk.put(f"job-{number}", "DONE", NOW - 10 * HOUR + number * MINUTE)
+
+    async def few() -> Summary:
+        now = asking.clock()
+        return await asking.reconciler.round(silent_since=now - OVERDUE, ask_by=now, limit=5)
+
+    summary = await few()
+    assert (summary.adopted, summary.left) == (5, 7)
+    assert asking.desk.calls().count("list") == 4
+    await asking.ledger.record(delivery("job-7"))
+    summary = await few()
+    assert (summary.adopted, summary.left) == (4, 2), "one was heard of meanwhile"
+    assert asking.desk.calls().count("list") == 1
+    assert (await few()).adopted == 2
+    assert (await few()).asked == 0
+
+
+async def test_a_list_that_breaks_off_does_not_keep_what_it_showed_from_being_adopted(
+    asking: Asking,
+) -> None:
+    asking.plan = ADOPTING
+    for number in range(9):
+        asking.desk.put(f"job-{number}", "DONE", NOW - 10 * HOUR + number * MINUTE)
+    answer = asking.desk._page
+    asking.desk._page = lambda number: answer(number) if number < 3 else {}  # type: ignore[method-assign]
+    summary = await asking.round()
+    assert (summary.adopted, summary.trouble and summary.trouble.reason) == (6, "provider.unavailable")
+    asking.desk._page = answer  # type: ignore[method-assign]
+    assert (await asking.round()).adopted == 3
+
+
+async def test_an_adopted_job_that_carries_a_mark_settles_its_submission(asking: Asking) -> None:
+    asking.plan = ADOPTING
+    await asking.ledger.intend(Intent("key", "mark", "order 7"))
+    asking.desk.put("lost", "DONE", NOW)
+    asking.desk.jobs["lost"]["request"]["webhook"]["headers"] = {"x-receiver-submission": "mark"}
+    asking.clock.forward(OVERDUE + 1)
+    await asking.round()
+    assert (await the_job(asking.ledger, "lost")).ref == "order 7"
+    assert await asking.ledger.open_intents(before=NOW + HOUR) == ()
 
 
 async def test_a_job_that_moves_between_two_pages_while_the_list_is_read_is_adopted_once(
@@ -331,7 +473,7 @@ async def test_a_refusal_ends_the_round_at_once_and_loses_nothing(
     asking.desk.refuses = status
     asking.clock.forward(OVERDUE + 1)
     summary = await asking.round()
-    assert (summary.asked, summary.left, summary.trouble and summary.trouble.reason) == (1, 2, reason)
+    assert (summary.asked, summary.left, summary.trouble and summary.trouble.reason) == (1, 1, reason)
     assert asking.reconciler.trouble is summary.trouble
     asking.desk.refuses = None
     asking.clock.forward(2 * MINUTE)
@@ -370,10 +512,20 @@ async def test_a_token_that_is_wrong_for_an_hour_costs_few_questions_and_no_job(
     )
     with pytest.raises(Found):
         await reconciler._run()
-    assert asked_while_wrong < 15
+    assert asked_while_wrong < 25
     assert max(asking.waits) <= LONGEST_HOLD
     assert asking.waits[0] == max(LEAST_HOLD, 60.0)
     await asking.provider.aclose()
+
+
+async def test_a_round_without_a_question_is_no_sign_that_the_provider_answers_again(asking: Asking) -> None:
+    await asking.expect("job-1")
+    asking.desk.refuses = 401
+    asking.clock.forward(2 * HOUR)
+    assert (await asking.round()).trouble is not None
+    asking.clock.forward(MINUTE)
+    assert (await asking.round()).asked == 0
+    assert asking.reconciler.trouble is not None
 
 
 async def test_retry_after_is_honoured(ledger: Ledger, clock: Clock) -> None:

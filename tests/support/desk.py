@@ -21,7 +21,8 @@ class Desk:
         newest_first: the list's order.
         refuses: the status that every call is answered with, if any.
         headers: of such a refusal.
-        broken: jobs that are answered with 500; "list" is the list itself.
+        broken: jobs that are answered with an error; "list" is the list itself.
+        breaks_with: the status of that error.
         asked: the paths that were asked for, in order.
     """
 
@@ -30,6 +31,7 @@ class Desk:
     refuses: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     broken: set[str] = field(default_factory=set)
+    breaks_with: int = 500
     asked: list[str] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -74,7 +76,7 @@ class Desk:
         if self.refuses is not None:
             return _streamed(self.refuses, {"detail": "No."}, self.headers)
         if job_id in self.broken:
-            return _streamed(500, {"detail": "Broken."})
+            return _streamed(self.breaks_with, {"detail": "Broken."})
         if job_id == "list":
             return _streamed(200, self._page(int(request.url.params.get("page", "1"))))
         if job_id not in self.jobs:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -209,3 +210,19 @@ async def test_two_refs_are_none(client: httpx.AsyncClient, ledger: Ledger) -> N
     job = await ledger.job("twice")
     assert job is not None
     assert job.ref is None
+
+
+async def test_a_failure_that_repeats_our_secret_is_recorded_without_it(
+    intake: Intake, ledger: Ledger
+) -> None:
+    subject = replace(intake, sender=Sender({"X-Webhook-Secret": ["nobody guesses"]}))
+    app = Starlette(routes=[Route("/", subject.deliver, methods=["POST"])])
+    status = {"code": 500, "text": "refused with nobody guesses"}
+    failed = {"id": "job-1", "status": "FAILED", "response": {"records": [{"_status": status}]}}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client:
+        answer = await client.post("/", json=failed, headers={"X-Webhook-Secret": "nobody guesses"})
+    assert answer.status_code == 200
+    job = await ledger.job("job-1")
+    assert job is not None
+    assert job.problem is not None
+    assert job.problem.detail == "FAILED: 500 refused with **********"

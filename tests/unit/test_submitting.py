@@ -29,6 +29,7 @@ from receiver.sender import Sender
 from receiver.states import State
 from receiver.submitting import (
     Fate,
+    Looked,
     Options,
     Outcome,
     Pace,
@@ -228,12 +229,14 @@ class Provider:
         posts: what the next POSTs meet: an answer, or a function; a job is taken after all of them.
         lists: likewise of the next looks at the list.
         jobs: those that were taken, oldest first: id and request.
+        silent: ids of those that give no answer.
         asked: how often each kind of call came.
     """
 
     posts: list[Callable[[httpx.Request], Awaitable[httpx.Response]]] = field(default_factory=list)
     lists: list[int] = field(default_factory=list)
     jobs: dict[str, Any] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
     asked: Counter[str] = field(default_factory=Counter)
     called: asyncio.Condition = field(default_factory=asyncio.Condition)
 
@@ -262,6 +265,8 @@ class Provider:
             return httpx.Response(200 if hidden else status, json={"count": 0, "next": None, "results": rows})
         self.asked["get"] += 1
         job_id = path.rpartition("/")[2]
+        if job_id in self.silent:
+            return httpx.Response(500)
         return httpx.Response(200, json={**self._row(job_id), "request": self.jobs[job_id]})
 
     async def take(self, request: httpx.Request) -> httpx.Response:
@@ -382,6 +387,22 @@ async def test_only_two_answers_that_there_is_no_job_let_it_be_sent_again(
     assert (outcome.fate, outcome.id) == (Fate.SUBMITTED, "job-1")
     assert provider.asked == {"POST": 2, "list": 2}
     assert await open_keys(submitter.ledger) == []
+
+
+async def test_a_job_that_is_made_after_it_was_given_up_is_found_by_the_next_look(
+    submitter: Submitter, provider: Provider
+) -> None:
+    given_up: list[httpx.Request] = []
+
+    async def silence(request: httpx.Request) -> httpx.Response:
+        for earlier in given_up:
+            provider.taken(earlier)
+        given_up.append(request)
+        raise httpx.ReadTimeout("", request=request)
+
+    provider.posts = [silence, silence]
+    outcome = await submitter.submit(ITEM)
+    assert (outcome.fate, outcome.id, provider.asked["POST"]) == (Fate.SUBMITTED, "job-1", 2)
 
 
 async def test_an_intent_of_long_ago_takes_one_answer(submitter: Submitter, provider: Provider) -> None:
@@ -546,7 +567,7 @@ async def settled(ledger: Ledger, provider: Provider, now: int) -> int:
     async with Ximilar(
         "https://provider", "token", transport=httpx.MockTransport(provider), dice=lambda: 0.0
     ) as client:
-        return await settle(ledger, client, now=now, limit=100)
+        return await settle(ledger, client, now=now)
 
 
 async def test_an_open_intent_is_settled_by_what_the_provider_knows(
@@ -576,18 +597,42 @@ async def test_an_open_intent_is_asked_about_again_when_it_is_twice_as_old(
     ledger: Ledger, provider: Provider
 ) -> None:
     await ledger.intend(Intent("lost", "mark-2"))
-    asked: dict[str, int] = {}
+    looked = Looked()
     times = []
     async with Ximilar(
         "https://provider", "token", transport=httpx.MockTransport(provider), dice=lambda: 0.0
     ) as client:
         for minute in range(24 * 60 + 30):
             before = provider.asked["list"]
-            await settle(ledger, client, now=NOW + minute * 60_000, limit=1, asked=asked)
+            await settle(ledger, client, now=NOW + minute * 60_000, looked=looked)
             if provider.asked["list"] > before:
                 times.append(minute)
     assert times == [21, 42, 84, 168, 336, 672, 1344, 1441]
     assert await open_keys(ledger) == []
+
+
+async def test_many_open_intents_take_one_question_for_each_job_and_none_a_second_time(
+    ledger: Ledger, provider: Provider
+) -> None:
+    for number in range(4):
+        await ledger.intend(Intent(f"key-{number}", f"mark-{number}"))
+        provider.jobs[f"other-{number}"] = {"webhook": {"headers": {}}}
+    provider.jobs["job-2"] = {"webhook": {"headers": {"X-Receiver-Submission": "mark-2"}}}
+    looked = Looked()
+    async with Ximilar("https://provider", "token", transport=httpx.MockTransport(provider)) as client:
+        assert await settle(ledger, client, now=NOW + HOUR, looked=looked) == 1
+        assert provider.asked == {"list": 1, "get": 5}
+        assert await settle(ledger, client, now=NOW + 3 * HOUR, looked=looked) == 0
+    assert provider.asked == {"list": 2, "get": 5}
+
+
+async def test_a_job_without_an_answer_keeps_an_open_intent_no_longer_than_its_image_could_live(
+    ledger: Ledger, provider: Provider
+) -> None:
+    await ledger.intend(Intent("lost", "mark"))
+    provider.jobs["other"], provider.silent = {}, {"other"}
+    assert await settled(ledger, provider, NOW + HOUR) == 0
+    assert await settled(ledger, provider, NOW + 25 * HOUR) == 1
 
 
 async def test_while_the_provider_is_away_nothing_is_withdrawn(ledger: Ledger, provider: Provider) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from receiver import completion
 from receiver.errors import (
     InvalidRequestError,
     NoCreditsError,
@@ -207,7 +208,6 @@ async def test_a_status_that_is_no_known_end_is_kept_and_is_none(status: str) ->
         DONE | {"response": {"records": []}},
         DONE | {"response": {"records": [{"_status": {"code": 200}}]}},
         DONE | {"type": "tagging"},
-        DONE | {"more": "x" * 300_000},
         [],
         "DONE",
         None,
@@ -219,6 +219,33 @@ async def test_an_answer_on_a_job_that_is_not_as_the_page_has_it_is_unavailable(
             await subject.get("job-1")
     assert refused.value.detail.isprintable()
     assert not refused.value.maybe_sent
+
+
+@pytest.mark.parametrize(
+    "more", [{"more": "x" * 300_000}, {f"more-{number}": "x" * 60 for number in range(9000)}]
+)
+async def test_a_completion_is_not_lost_for_what_else_its_answer_holds(more: Any) -> None:
+    async with client(answering(ok(DONE | more))) as subject:
+        report = await subject.get("job-1")
+    assert report.completion == completion.read(DONE)
+    assert len(report.body) < 1000
+
+
+async def test_of_our_headers_nothing_is_kept_wherever_an_answer_repeats_them() -> None:
+    secret = 'a "secret" that nobody guesses'
+    answer = DONE | {
+        "status": "FAILED",
+        "request": {"webhook": {"headers": {"X-Secret": secret, "X": "D"}}},
+        "callback": {"sent": [f"X-Secret: {secret}"]},
+        "response": {"records": [{"_status": {"code": 500, "text": f"refused with {secret}"}}]},
+    }
+    async with client(answering(ok(answer))) as subject:
+        report = await subject.get("job-1")
+    assert b"nobody guesses" not in report.body
+    assert b"X-Secret: **********" in report.body
+    assert report.completion is not None
+    assert report.completion.failure is not None
+    assert report.completion.failure.detail == "FAILED: 500 refused with …"
 
 
 @pytest.mark.parametrize(
@@ -239,7 +266,19 @@ async def test_what_a_request_lacks_does_not_cost_the_report(request_part: Any) 
     assert (report.headers, report.endpoint, report.source_url) == ({}, None, None)
 
 
-@pytest.mark.parametrize("wrong", [None, 5, "yesterday", "", "9" * 400, ["2025-04-12"]])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        None,
+        5,
+        "yesterday",
+        "",
+        "9" * 400,
+        ["2025-04-12"],
+        "0001-01-01T00:00:00+14:00",
+        "9999-12-31T23:59:59-14:00",
+    ],
+)
 async def test_a_time_that_cannot_be_read_is_none(wrong: Any) -> None:
     async with client(answering(ok(DONE | {"created": wrong, "modified": wrong}))) as subject:
         report = await subject.get("job-1")
@@ -339,9 +378,6 @@ async def test_of_a_link_the_query_string_alone_is_taken(link: str | None, query
         {},
         {"results": None},
         {"results": {}},
-        {"results": [5]},
-        {"results": [{"id": "a"}]},
-        {"results": [{"id": "a", "status": 5}]},
         *[{"results": [], "next": link} for link in NO_LINKS],
     ],
 )
@@ -352,12 +388,19 @@ async def test_a_list_that_is_not_as_the_page_has_it_is_unavailable(document: An
 
 
 async def test_a_row_that_names_no_job_is_left_out_and_others_keep_what_they_say() -> None:
-    rows = [{"id": "../a", "status": "DONE"}, {"status": "DONE"}, {"id": "a", "status": "NEW WORD"}]
+    rows = [5, {"id": "../a", "status": "DONE"}, {"status": "DONE"}, {"id": "a", "status": "NEW WORD"}]
     async with client(answering(ok({"results": rows, "next": None, "count": "many"}))) as subject:
         listing = await subject.page()
     (row,) = listing.rows
     assert (row.id, row.status, row.type, row.created, row.workspace) == ("a", "NEW WORD", None, None, None)
     assert listing.count is None
+
+
+@pytest.mark.parametrize("status", [None, 5, "x" * 65])
+async def test_a_row_that_does_not_say_its_status_costs_no_other(status: Any) -> None:
+    rows = [{"id": "a", "status": status}, {"id": "b", "status": "DONE"}]
+    async with client(answering(ok({"results": rows, "next": None}))) as subject:
+        assert [(row.id, row.status) for row in (await subject.page()).rows] == [("a", ""), ("b", "DONE")]
 
 
 def endless(next_of: Callable[[int], str], rows_of: Callable[[int], list[Any]]) -> Handler:
@@ -383,6 +426,50 @@ async def test_a_list_without_an_end_is_given_up(next_of: Any, rows_of: Any) -> 
     async with client(endless(next_of, rows_of)) as subject:
         with pytest.raises(UnavailableError, match="no end"):
             assert len([row async for row in subject.rows()]) < REPEATED_PAGES
+
+
+async def test_a_list_that_brings_new_rows_without_an_end_is_given_up() -> None:
+    async with client(endless("?page={}".format, lambda n: [{"id": f"a{n}", "status": "DONE"}])) as subject:
+        with pytest.raises(UnavailableError, match="no end"):
+            assert [row async for row in subject.rows()]
+
+
+MARK = "X-Mark"
+
+
+def marked(job_id: str, mark: str, **more: Any) -> dict[str, Any]:
+    return {"id": job_id, "status": "DONE", "request": {"webhook": {"headers": {MARK: mark}}}, **more}
+
+
+async def searched(**said: httpx.Response) -> str | None:
+    """What is found of the mark "mine" by a provider whose jobs answer this."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        job_id = request.url.path.rpartition("/")[2]
+        rows = [{"id": name, "status": "DONE"} for name in said]
+        return said[job_id] if job_id in said else ok({"results": rows, "next": None})
+
+    async with client(handle) as subject:
+        return await subject.find(MARK, "mine", since=datetime.now(UTC))
+
+
+BAD_GETS = [httpx.Response(500), httpx.Response(403), httpx.Response(200, content=b"[]")]
+
+
+@pytest.mark.parametrize("bad", BAD_GETS)
+async def test_a_job_that_gives_no_answer_hides_no_other(bad: httpx.Response) -> None:
+    # That the completion of the one that is found cannot be read does not matter: its id is wanted.
+    assert await searched(a=bad, b=ok(marked("b", "other")), c=ok(marked("c", "mine"))) == "c"
+    with pytest.raises(UnavailableError):
+        await searched(a=bad, b=ok(marked("b", "other")))
+
+
+async def test_a_search_that_gets_no_answers_is_given_up() -> None:
+    bad, found = httpx.Response(403), ok(marked("d", "mine"))
+    with pytest.raises(TokenRefusedError):
+        await searched(a=bad, b=bad, c=bad, d=found)
+    with pytest.raises(RateLimitedError):
+        await searched(a=httpx.Response(429), d=found)
 
 
 async def test_a_page_that_is_no_more_ends_the_list_if_the_provider_itself_says_so() -> None:
@@ -542,6 +629,15 @@ def test_errors_survive_pickling(kind: type[RateLimitedError]) -> None:
 
 
 # What is tried again
+
+
+async def test_an_answer_to_a_submission_is_waited_for_longer_than_gateways_do() -> None:
+    seen: list[httpx.Request] = []
+    async with client(answering(ok(DONE), seen=seen)) as subject:
+        await subject.get("job-1")
+        await subject.submit(Upscale("https://host/a.png"))
+    question, submission = (request.extensions["timeout"]["read"] for request in seen)
+    assert question < 100 < submission
 
 
 def lost(kind: type[httpx.TransportError]) -> httpx.TransportError:
