@@ -1,7 +1,7 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
-from receiver.ledger.lock import DirectoryLock, ListLock
+from receiver.ledger.lock import DirectoryLock, ListLock, holder
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
 from receiver.ledger.rows import Intent, Silent
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
@@ -26,6 +26,7 @@ __all__ = [
     "Submission",
     "UnreadDelivery",
     "UnreadPage",
+    "holder",
     "monotonic_clock",
     "unsafe_sqlite",
     "wall_clock",
