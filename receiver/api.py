@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import query, view
 from receiver.archive import Archive
+from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.completion import is_job_id
 from receiver.errors import BodyError, LedgerError
 from receiver.ledger import Ledger, Submission
@@ -77,6 +78,7 @@ class Api:
         checks: what readiness depends on.
         refusals: of deliveries, counted.
         body_seconds: how long an asker may take to send a body.
+        prove: answers a challenge as no other installation can; ``None`` where it is none.
     """
 
     ledger: Ledger
@@ -87,6 +89,7 @@ class Api:
     checks: Sequence[Check]
     refusals: Refusals
     body_seconds: float = BODY_SECONDS
+    prove: Callable[[str], str | None] = lambda _: None
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -194,9 +197,10 @@ class Api:
             }
         )
 
-    async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - the form of an endpoint
-        """``GET /healthz``: the process answers."""
-        return JSONResponse({"status": "ok"})
+    async def healthz(self, request: Request) -> Response:
+        """``GET /healthz``: the process answers; and a challenge, as only this installation can."""
+        proof = self.prove(request.headers.get(CHALLENGE_HEADER, ""))
+        return JSONResponse({"status": "ok"}, headers={PROOF_HEADER: proof} if proof else {})
 
     async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - the form of an endpoint
         """``GET /readyz``: 200, or 503 with each failing check."""

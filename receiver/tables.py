@@ -76,7 +76,9 @@ class Jobs:
             close = "\n  ],\n" if self._printed else '{\n  "jobs": [],\n'
             print(f'{close}  "next": {json.dumps(cursor)}\n}}')  # noqa: T201 - a command's output
         elif self._console.is_terminal and cursor is not None:
-            self._console.print(f"There are more; --cursor {cursor} goes on, --all lists them all.", style="dim")
+            self._console.print(
+                f"There are more; --cursor {cursor} goes on, --all lists them all.", style="dim"
+            )
 
 
 def print_line(cells: Sequence[str]) -> None:

@@ -55,7 +55,7 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - the form that Typer calls
 @app.callback()
 def receiver(
     *,
-    version: Annotated[  # noqa: ARG001 - its callback has done all
+    version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit."),
     ] = False,

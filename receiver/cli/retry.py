@@ -79,7 +79,9 @@ def retry(
     """
     by_filter = any(value is not None and value != [] for value in (state, reason, ref, since, until))
     if bool(ids) == by_filter:
-        raise typer.BadParameter("name jobs by their ids, or choose them with options such as --state rejected")
+        raise typer.BadParameter(
+            "name jobs by their ids, or choose them with options such as --state rejected"
+        )
     for each in state or ():
         if each not in RETRIED:
             raise typer.BadParameter(f"there is nothing to try again of jobs that are {each}")
@@ -89,10 +91,11 @@ def retry(
         rows = asyncio.run(_matching(config, wanted))
     else:
         rows = asyncio.run(_named(config, list(dict.fromkeys(ids or ()))))
-    if dry_run or (by_filter and not yes and not _confirmed(rows, as_json=as_json)):
-        if dry_run:
-            _preview(rows, as_json=as_json)
-        raise typer.Exit(0 if dry_run and _possible(rows) == len(rows) else 1)
+    if dry_run:
+        _preview(rows, as_json=as_json)
+        raise typer.Exit(0 if _possible(rows) == len(rows) else 1)
+    if by_filter and rows and not yes and not _confirmed(rows, as_json=as_json):
+        raise typer.Exit(1)
     tried = asyncio.run(_until_signal(config, rows))
     _report(tried, as_json=as_json)
     if any(row.after is None for row in tried):
@@ -134,7 +137,8 @@ async def _named(config: Config, ids: Sequence[str]) -> list[_Row]:
 
 
 def _row(job: Job) -> _Row:
-    return _Row(job.id, job.ref, job.state, job.problem and job.problem.reason, obstacle=_obstacle(job))
+    reason = job.problem.reason if job.problem else None
+    return _Row(job.id, job.ref, job.state, reason, obstacle=_obstacle(job))
 
 
 def _obstacle(job: Job) -> str | None:
@@ -159,7 +163,7 @@ def _confirmed(rows: Sequence[_Row], *, as_json: bool) -> bool:
     """Shows what would be done, and asks where somebody can answer."""
     _preview(rows, as_json=as_json)
     if not _possible(rows):
-        return not rows  # nothing matches, so nothing is left undone
+        return False
     if sys.stdin.isatty() and sys.stderr.isatty():
         if typer.confirm(f"Try {_count(_possible(rows))} again?", err=True):
             return True

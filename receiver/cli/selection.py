@@ -40,7 +40,9 @@ def complete_reason(incomplete: str) -> Iterator[str]:
     yield from (reason for reason in REASONS if reason.startswith(incomplete))
 
 
-States = Annotated[list[State] | None, typer.Option("--state", help="Only these; may be given several times.")]
+States = Annotated[
+    list[State] | None, typer.Option("--state", help="Only these; may be given several times.")
+]
 Ref = Annotated[str | None, typer.Option("--ref", help="Only those with this reference.")]
 Reason = Annotated[
     str | None,
@@ -49,7 +51,9 @@ Reason = Annotated[
 Since = Annotated[
     str | None,
     typer.Option(
-        "--since", metavar="TIME", help="First heard of then or later: 2026-11-23T09:30:00Z, or 2h for 2 h ago."
+        "--since",
+        metavar="TIME",
+        help="First heard of then or later: 2026-11-23T09:30:00Z, or 2h for 2 h ago.",
     ),
 ]
 Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="First heard of before then.")]

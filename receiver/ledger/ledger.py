@@ -175,7 +175,7 @@ class LedgerView:
         return await self._readers.ask(lambda db: queries.jobs_with_prefix(db, prefix, limit))
 
     async def jobs_near(self, text: str, limit: int) -> tuple[Job, ...]:
-        """Jobs that somebody may have meant by a text that is no id: by the reference, or by the beginning."""
+        """Jobs that somebody may have meant by a text that is no id, by reference or by beginning."""
         return await self._readers.ask(lambda db: queries.jobs_near(db, text, limit))
 
     async def check_whole(self, *, seconds: float | None, deep: bool = False) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from receiver.errors import LedgerError
 
-
 LOCK_NAME = "serve.lock"
 
 

@@ -100,6 +100,13 @@ class _Ask:
     ours: Sequence[str] = ()
 
 
+def _told_to(heard: Callable[[httpx.Headers], object]) -> Callable[[httpx.Response], Awaitable[None]]:
+    async def note(answer: httpx.Response) -> None:
+        heard(answer.headers)
+
+    return note
+
+
 class _FailedAttemptError(Exception):
     """One attempt has failed.
 
@@ -136,6 +143,7 @@ class Ximilar:
         sleep: waits so many seconds.
         clock: seconds since the epoch, to read a ``Retry-After`` that is a date.
         turn: waited for before each call that goes out, repeated ones among them.
+        heard: told the headers of each answer.
     """
 
     def __init__(
@@ -148,6 +156,7 @@ class Ximilar:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         turn: Callable[[], Awaitable[object]] | None = None,
+        heard: Callable[[httpx.Headers], object] | None = None,
     ) -> None:
         self._token = token
         self._turn = turn
@@ -171,6 +180,7 @@ class Ximilar:
             # the sandbox is, no proxy leads.
             trust_env=True,
             mounts=_DIRECT,
+            event_hooks={"response": [_told_to(heard)]} if heard is not None else {},
         )
 
     async def submit(self, upscale: Upscale) -> Submitted:

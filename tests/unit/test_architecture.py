@@ -31,6 +31,7 @@ ROOMS = (
     "archive",
     "spool",
     "ximilar",
+    "challenge",
     # The ways in and through.
     "submitting",
     "query",
