@@ -30,7 +30,8 @@ def doctor(
 ) -> None:
     """Check everything that an installation needs, and say how to mend what fails.
 
-    Works beside a running serve and without one. Secrets are neither shown, nor sent to strangers. Exit 1 if something fails; a warning does not.
+    Works beside a running serve and without one. Secrets are neither shown, nor sent to strangers.
+    Exit 1 if something fails; a warning does not.
     """
     asyncio.run(_doctor(deep=deep, as_json=as_json))
 

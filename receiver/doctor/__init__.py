@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from receiver import config as settings
-from receiver.config import Config
+from receiver.config import Config, environment, faults, load, origins
 from receiver.doctor.ledger import look_at_ledger, look_at_server
 from receiver.doctor.machine import look_at_directory, look_at_disk, look_at_versions
 from receiver.doctor.remote import (
@@ -70,18 +69,18 @@ async def diagnose(
     """
     alone = [Check("versions", _at_once(lambda: look_at_versions(unsafe_sqlite())))]
     try:
-        environ = settings.environment(own, dotenv)
-        origins = settings.origins(own, dotenv)
+        environ = environment(own, dotenv)
+        given = origins(own, dotenv)
     except ConfigError as error:
-        faults: Sequence[str] = (str(error),)
+        wrong: Sequence[str] = (str(error),)
     else:
-        faults = settings.faults(environ)
+        wrong = faults(environ)
     alone.append(Check(".env", _in_thread(lambda: look_at_dotenv(dotenv))))
-    if faults:
-        return Report([*look_at_faults(faults), *await examine(alone)], ())
-    config = settings.load(environ)
+    if wrong:
+        return Report([*look_at_faults(wrong), *await examine(alone)], ())
+    config = load(environ)
     checks = [
-        Check("settings", _at_once(lambda: look_at_settings(config, origins))),
+        Check("settings", _at_once(lambda: look_at_settings(config, given))),
         Check("secrets", _at_once(lambda: look_at_secrets(config, environ))),
         *alone,
         *_here(config, now=now, deep=deep),
@@ -95,7 +94,7 @@ async def diagnose(
         Check("public URL", lambda: _public(config), remedy="Does RECEIVER_PUBLIC_URL answer at all?"),
     ]
     verdicts = await examine(checks, hidden(config, environ))
-    return Report(verdicts, shown(config, origins))
+    return Report(verdicts, shown(config, given))
 
 
 def _here(config: Config, *, now: Callable[[], int], deep: bool) -> list[Check]:

@@ -43,14 +43,14 @@ WEBHOOK_PATH = "/webhooks/ximilar"
 _DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
 
 _ARCHIVE_REMEDIES: Mapping[str, str] = {
-    "archive.denied": "Look at the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the SDK's files),"
-    " and allow s3:PutObject and s3:GetObject on the prefix. For a folder: give it to this user.",
+    "archive.denied": "Look at the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the SDK's"
+    " files), and allow s3:PutObject and s3:GetObject on the prefix. For a folder: give it to this user.",
     "archive.no_bucket": "Make the bucket or the folder's parent, mount it, or correct RECEIVER_ARCHIVE.",
     "archive.misconfigured": "Look at AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_CA_BUNDLE and RECEIVER_ARCHIVE.",
     "archive.clock_skew": SET_CLOCK,
     "archive.full": "Make room at the archive.",
-    "archive.unavailable": "Is it up, and does AWS_ENDPOINT_URL_S3 (or RECEIVER_ARCHIVE) name it rightly? Images"
-    " wait on this disk meanwhile.",
+    "archive.unavailable": "Is it up, and does AWS_ENDPOINT_URL_S3 (or RECEIVER_ARCHIVE) name it rightly?"
+    " Images wait on this disk meanwhile.",
 }
 
 _SHORT_OF: Mapping[str, tuple[str, str]] = {
@@ -170,8 +170,8 @@ async def look_at_provider(config: Config) -> list[Verdict]:
         return [
             doubtful(
                 "provider",
-                "XIMILAR_API_TOKEN is not set: jobs that stay silent are not asked for, nor fresh URLs for dead"
-                " ones, and `receiver submit` does not work",
+                "XIMILAR_API_TOKEN is not set: jobs that stay silent are not asked for, nor fresh URLs for"
+                " dead ones, and `receiver submit` does not work",
                 "Set it to your account's token.",
             )
         ]
@@ -273,8 +273,8 @@ async def _walk(url: str, key: bytes | None) -> AsyncIterator[Verdict]:
         yield broken(
             "public URL",
             f"{origin(url)} is not reached from here: {explained(error)}",
-            "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads nothing"
-            " back inside), look from another one.",
+            "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads"
+            " nothing back inside), look from another one.",
         )
         return
     proof = None if key is None else Challenged(key).prove(challenge)
