@@ -74,12 +74,14 @@ def chosen(
         typer.BadParameter: as it refuses them.
     """
     given = [("state", state.value) for state in states or ()]
-    given += [("since", _moment(since)), ("until", _moment(until))] if since or until else []
+    given += [
+        (name, _moment(text)) for name, text in (("since", since), ("until", until)) if text is not None
+    ]
     given += [("overdue", str(overdue).lower())] if overdue is not None else []
     given += [(name, value) for name, value in parameters.items() if value is not None]
     silent_since = wall_clock() - int(config.overdue_after.total_seconds() * 1000)
     try:
-        return query.jobs(QueryParams([pair for pair in given if pair[1]]), silent_since=silent_since)
+        return query.jobs(QueryParams(given), silent_since=silent_since)
     except BodyError as error:
         raise typer.BadParameter(error.detail) from None
 
@@ -141,11 +143,11 @@ async def _ids(config: Config, incomplete: str) -> list[str]:
         await view.close()
 
 
-def _moment(text: str | None) -> str:
+def _moment(text: str) -> str:
     """A time as the API reads it; ``2h`` is two hours ago."""
-    ago = _AGO.fullmatch(text.strip()) if text else None
+    ago = _AGO.fullmatch(text.strip())
     if ago is None:
-        return text or ""
+        return text
     try:
         return (datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat()
     except OverflowError:
