@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import binascii
+import hashlib
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,13 +24,12 @@ from receiver.archive import Archive
 from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.completion import is_job_id
 from receiver.errors import BodyError, LedgerError
-from receiver.ledger import Ledger, Submission
+from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, Ledger, Submission
 from receiver.problem import problem
 from receiver.refusals import Refusals
+from receiver.seats import Seats
 from receiver.sender import is_ref
-from receiver.states import FINAL, State
-
-UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
+from receiver.states import FINAL, Event, Job, State
 
 RECONCILED = ("asked", "found", "late", "adopted")
 """Counters of what asking the provider has come to."""
@@ -50,6 +51,12 @@ IMAGE_HEADERS = {
     "Cache-Control": "private, no-store",
     "Accept-Ranges": "none",
 }
+
+
+JOB_HEADERS = {"Cache-Control": "private, no-cache"}
+"""May be kept by who asked, and has to be asked for again each time."""
+
+_ENTITY_TAG = re.compile(r'"[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,7 @@ class Api:
         stopping: set when the server is to end; whoever waits is answered then.
         checks: what readiness depends on.
         refusals: of deliveries, counted.
+        seats: for those who wait.
         body_seconds: how long an asker may take to send a body.
         prove: answers a challenge as no other installation can; ``None`` where it is none.
     """
@@ -88,6 +96,7 @@ class Api:
     stopping: asyncio.Event
     checks: Sequence[Check]
     refusals: Refusals
+    seats: Seats
     body_seconds: float = BODY_SECONDS
     prove: Callable[[str], str | None] = lambda _: None
 
@@ -113,21 +122,30 @@ class Api:
         return JSONResponse({"jobs": [view.job(job) for job in page.jobs], "next": query.cursor(page.next)})
 
     async def job(self, request: Request) -> Response:
-        """``GET /jobs/{id}``: one job with its history; with ``wait``, as soon as the job has ended."""
+        """``GET /jobs/{id}``: one job with its history.
+
+        With ``wait``, as soon as the job has ended; or, where the client says what it has, as soon as that is
+        not the present answer any more.
+        """
         seconds = query.wait(request.query_params)
+        known = request.headers.get("if-none-match")
         job_id = request.path_params["id"]
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
+        until = asyncio.get_running_loop().time() + seconds
         with self.ledger.changes_of(job_id) as changed:
-            while True:
-                found = await self.ledger.job_with_history(job_id)
-                if found is None:
-                    raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
-                job, history = found
-                if job.state in FINAL or loop.time() >= until or self.stopping.is_set():
-                    return JSONResponse({**view.job(job), "history": [view.event(e) for e in history]})
-                await _first(changed, self.stopping, within=until - loop.time())
-                changed.clear()
+            job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
+            if seconds > 0 and not self._awaited(job, answer, known):
+                self.seats.check()
+                with self.seats.taken():
+                    while not self._awaited(job, answer, known) and (left := _left(until)) > 0:
+                        await _first(changed, self.stopping, within=left)
+                        changed.clear()
+                        job, answer = _with_tag(job_id, await self.ledger.look(job_id))
+        return _unless_known(answer, known)
+
+    def _awaited(self, job: Job, answer: Response, known: str | None) -> bool:
+        """Whether this is what a client waits for, or nobody is to wait any more."""
+        news = known is not None and not _is_known(answer, known)
+        return job.state in FINAL or news or self.stopping.is_set()
 
     async def image(self, request: Request) -> Response:
         """``GET /jobs/{id}/image``: the archived image, or where it can be had for a while."""
@@ -163,7 +181,7 @@ class Api:
 
     async def deliveries(self, request: Request) -> Response:
         """``GET /deliveries``: what came to the webhook and was no completion, newest first."""
-        outcome, window = query.deliveries(request.query_params, UNREAD_OUTCOMES)
+        outcome, window = query.deliveries(request.query_params, query.UNREAD_OUTCOMES)
         page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
         rows = [
             {
@@ -182,6 +200,7 @@ class Api:
         query.nothing(request.query_params)
         stats = await self.ledger.stats(silent_since=self._silent_since())
         oldest = stats.oldest_waiting_at
+        told = stats.counters.get(NOTIFICATIONS, {})
         return JSONResponse(
             {
                 "states": {state.value: stats.jobs[state] for state in State},
@@ -194,6 +213,10 @@ class Api:
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
                 "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},
+                "notifications": {
+                    "pending": stats.notifications_pending,
+                    **{outcome: told.get(outcome, 0) for outcome in NOTIFICATION_OUTCOMES},
+                },
             }
         )
 
@@ -202,8 +225,15 @@ class Api:
         proof = self.prove(request.headers.get(CHALLENGE_HEADER, ""))
         return JSONResponse({"status": "ok"}, headers={PROOF_HEADER: proof} if proof else {})
 
-    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - the form of an endpoint
+    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
         """``GET /readyz``: 200, or 503 with each failing check."""
+        failing = await self.failing()
+        return JSONResponse(
+            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
+        )
+
+    async def failing(self) -> dict[str, str]:
+        """Each check that fails, with what is wrong in a sentence."""
         failing = {}
         for check in self.checks:
             wrong = await check.look()
@@ -211,9 +241,7 @@ class Api:
                 failing[check.name] = wrong
         if self.stopping.is_set():
             failing["serving"] = "The receiver is shutting down."
-        return JSONResponse(
-            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
-        )
+        return failing
 
     def _silent_since(self) -> int:
         return self.now() - int(self.overdue_after.total_seconds() * 1000)
@@ -252,9 +280,14 @@ def _is_foreign(method: str, headers: Headers) -> bool:
     """Whether a browser says that another site made it send this; other programs say nothing of the kind."""
     if method in {"GET", "HEAD", "OPTIONS"}:
         return False
-    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+    site = headers.get("sec-fetch-site", "none")
+    if site not in {"none", "same-origin"}:
         return True
     origin = headers.get("origin")
+    if origin == "null" and site == "same-origin":
+        # A form of our own pages, whose policy keeps their origin from everybody (Fetch Standard, 3.1). No page
+        # can set the other header.
+        return False
     # Scheme, host and port, and nothing else (RFC 6454, 7.1); text that is no origin is nobody's of ours.
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
@@ -276,9 +309,10 @@ class RequireToken:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401."""
         if scope["path"] not in self._open and not self._admits(Headers(scope=scope)):
-            # Basic stands first, so that a browser just asks.
-            challenge = 'Basic realm="upscale-receiver", charset="UTF-8", Bearer'
-            refusal = problem("auth.token_refused", headers={"WWW-Authenticate": challenge})
+            refusal = problem("auth.token_refused")
+            # A line each: Chromium reads one challenge to a line, and does not ask at all if more follows.
+            for challenge in ('Basic realm="upscale-receiver", charset="UTF-8"', "Bearer"):
+                refusal.headers.append("WWW-Authenticate", challenge)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)
@@ -304,6 +338,36 @@ def _token(authorization: Sequence[str]) -> bytes:
         except (ValueError, binascii.Error):
             return b""
     return b""
+
+
+def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[Job, Response]:
+    """The job, and the answer that shows it with its history, and says when it is another one.
+
+    Raises:
+        LedgerError: ``ledger.unknown_job``.
+    """
+    if found is None:
+        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    job, history = found
+    answer = JSONResponse({**view.job(job), "history": [view.event(e) for e in history]}, headers=JOB_HEADERS)
+    # Of the bytes themselves: no list of what may change has to be kept.
+    answer.headers["ETag"] = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
+    return job, answer
+
+
+def _is_known(answer: Response, known: str) -> bool:
+    """Whether an ``If-None-Match`` names this answer (RFC 9110, 13.1.2: weak comparison)."""
+    return known.strip() == "*" or answer.headers["ETag"] in _ENTITY_TAG.findall(known)
+
+
+def _unless_known(answer: Response, known: str | None) -> Response:
+    if known is None or not _is_known(answer, known):
+        return answer
+    return Response(status_code=304, headers={**JOB_HEADERS, "ETag": answer.headers["ETag"]})
+
+
+def _left(until: float) -> float:
+    return until - asyncio.get_running_loop().time()
 
 
 async def _first(*events: asyncio.Event, within: float) -> None:

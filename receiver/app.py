@@ -3,8 +3,8 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -15,26 +15,31 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from receiver import submitting
+from receiver import openapi, query, submitting
 from receiver.api import Api, Check, RequireToken, SameOrigin
-from receiver.archive import check_template, open_archive
+from receiver.archive import Archive, check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.challenge import Challenged, installation_key
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
 from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
+from receiver.feed import Feed
 from receiver.fetch import fetch
-from receiver.fetch.sources import Sources
+from receiver.fetch.sources import Sources as ImageSources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Filter, Ledger, LedgerView, monotonic_clock, wall_clock
+from receiver.notify import Notifier
+from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
 from receiver.problem import for_no_route, for_our_error
 from receiver.reconcile import Plan as ReconcilePlan
 from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals
+from receiver.seats import Seats
 from receiver.sender import Sender
 from receiver.spool import Spool
 from receiver.states import State
+from receiver.stream import Stream
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
@@ -48,6 +53,8 @@ FETCH_TIME = timedelta(minutes=10)
 
 SETTLED_AT_A_TIME = 10
 """Submissions of unknown fate that a round of reconciling asks about; each can take many questions."""
+LISTENERS = 1_200
+"""Clients that may wait for changes at a time, where the server does not say how many it has room for."""
 
 WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 
@@ -75,7 +82,7 @@ def check(config: Config) -> None:
         ConfigError: one line that names the setting.
     """
     check_template(config.archive_key)
-    Sources.parse(config.image_sources)
+    ImageSources.parse(config.image_sources)
     open_archive(config.archive_uri)
     if config.max_spool_bytes < config.max_image_bytes:
         raise ConfigError("RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES")
@@ -83,7 +90,11 @@ def check(config: Config) -> None:
 
 @asynccontextmanager
 async def open_receiver(
-    config: Config, environ: Mapping[str, str], cut: Cut = no_cut
+    config: Config,
+    environ: Mapping[str, str],
+    cut: Cut = no_cut,
+    *,
+    seats_for_listeners: int = LISTENERS,
 ) -> AsyncIterator[Receiver]:
     """Opens ledger, spool and archive, starts the worker, and yields the routes; then closes all of it.
 
@@ -91,6 +102,7 @@ async def open_receiver(
         config: as it passed `check`.
         environ: where the AWS SDK's variables are looked up beside the process's own.
         cut: for tests.
+        seats_for_listeners: how many may wait for changes at a time.
 
     Raises:
         LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.
@@ -150,8 +162,11 @@ async def open_receiver(
             reconciler.start()
             stack.push_async_callback(reconciler.stop)
         stopping = asyncio.Event()
+        feed = await stack.enter_async_context(Feed(ledger, stopping))
+        await _notify(config, ledger, feed, stack)
         stack.callback(stopping.set)
         refusals = Refusals()
+        seats = Seats(seats_for_listeners)
         intake = Intake(
             ledger=ledger,
             sender=Sender.from_config(config),
@@ -171,8 +186,19 @@ async def open_receiver(
             checks=_checks(ledger, worker, reconciler),
             refusals=refusals,
             prove=Challenged(installation_key(config.data_dir)).prove,
+            seats=seats,
         )
-        yield Receiver(_routes(config, intake, api), stopping)
+        page = Page(
+            ledger=ledger,
+            thumbnails=await _thumbnails(config, archive, stack),
+            sources=Sources(failing=api.failing, working=lambda: _working(worker)),
+            overdue_after=config.overdue_after,
+            outcomes=query.UNREAD_OUTCOMES,
+            now=wall_clock,
+        )
+        await stack.enter_async_context(_kept(page))
+        stream = Stream(ledger, feed, seats)
+        yield Receiver(_routes(config, intake, stream, api, page), stopping)
 
 
 def make_data_dir(config: Config) -> None:
@@ -198,10 +224,10 @@ async def was_used(ledger: LedgerView, archive: str) -> bool:
 
 def _fetcher(config: Config) -> fetch.Fetcher:
     return fetch.Fetcher(
-        sources=Sources.parse(config.image_sources),
+        sources=ImageSources.parse(config.image_sources),
         networks=config.image_networks,
         limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
-        user_agent=f"upscale-receiver/{metadata.version('upscale-receiver')}",
+        user_agent=_user_agent(),
     )
 
 
@@ -253,13 +279,63 @@ async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack)
     return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock)
 
 
-def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
+async def _notify(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
+    if config.notify_url is None or config.notify_secret is None:
+        await ledger.end_notifying()
+        return
+    notifier = Notifier(
+        ledger=ledger,
+        feed=feed,
+        url=str(config.notify_url),
+        secret=config.notify_secret.get_secret_value(),
+        user_agent=_user_agent(),
+        now=wall_clock,
+        dice=random.random,
+    )
+    await stack.enter_async_context(notifier)
+
+
+def _document(config: Config) -> openapi.Json:
+    version = metadata.version("upscale-receiver")
+    return openapi.document(version, tuple(config.webhook_headers), tickets=bool(config.signing_keys))
+
+
+def _user_agent() -> str:
+    return f"upscale-receiver/{metadata.version('upscale-receiver')}"
+
+
+def _working(worker: Worker) -> Sequence[Work]:
+    return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
+
+
+async def _thumbnails(config: Config, archive: Archive, stack: AsyncExitStack) -> Thumbnails:
+    # A child of its own: the page's pictures shall not stand in line before images with a deadline.
+    limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
+    verifier = await stack.enter_async_context(Verifier(limits, processes=1))
+    return Thumbnails(config.data_dir / "thumbnails", archive, verifier)
+
+
+@asynccontextmanager
+async def _kept(page: Page) -> AsyncIterator[None]:
+    keeping = asyncio.create_task(page.keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+
+
+def _routes(config: Config, intake: Intake, stream: Stream, api: Api, page: Page) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
         routes=[
             # The provider tries once: a slash too many in the submitter's settings must not cost the image.
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
+            *stream.routes(),
+            *page.routes(),
             *api.routes(),
+            openapi.route(_document(config)),
         ],
         middleware=[
             Middleware(SameOrigin, exempt=WEBHOOK_PATHS),

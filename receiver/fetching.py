@@ -58,6 +58,11 @@ HOPELESS = frozenset(
 """Reasons that another download of the same URL would only repeat."""
 
 
+UNDECODABLE_TRIES = 10
+"""Attempts after which an image that cannot be decoded is given up. A machine that is short of memory or time
+for a while ends decoders too, and must not cost a sound image."""
+
+
 class _SuspectError(Exception):
     """The bytes that came are not the promised image."""
 
@@ -222,7 +227,9 @@ class Fetching:
         except SpoolError as error:
             # Kept for a look alone: what becomes of the job does not depend on it.
             log.warning("not kept aside", job=claim.job.id, reason=error.reason, detail=error.detail)
-        if cause.reason in HOPELESS or whole.sha256 == claim.job.suspect:
+        tries = UNDECODABLE_TRIES if cause.reason == "image.undecodable" else 2
+        again = whole.sha256 == claim.job.suspect and claim.job.attempts >= tries
+        if cause.reason in HOPELESS or again:
             await self._reject(claim, cause)
         else:
             await self._try_later(claim, cause, suspect=whole.sha256)

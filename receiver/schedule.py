@@ -13,6 +13,8 @@ FETCH_BASE = 2 * SECOND
 FETCH_CEILING = 15 * 60 * SECOND
 UPLOAD_BASE = SECOND
 UPLOAD_CEILING = 3 * 60 * SECOND
+NOTIFY_BASE = 5 * SECOND
+NOTIFY_CEILING = 60 * 60 * SECOND
 LEAST_WAIT = SECOND
 
 SHARE_OF_TIME_LEFT = 8
@@ -90,6 +92,17 @@ def cut_off_again_at(now: int, before: int, deadline: int) -> int | None:
         return None
     left = max(deadline - now, 0)
     return now + max(min(_doubled(SECOND, before, FETCH_CEILING), left // SHARE_OF_TIME_LEFT), LEAST_WAIT)
+
+
+def notify_again_at(
+    now: int, attempts: int, dice: Callable[[], float], retry_after: float | None = None
+) -> int:
+    """When a notification is sent again that was not taken; not earlier than the endpoint asks."""
+    ceiling = _doubled(NOTIFY_BASE, attempts, NOTIFY_CEILING)
+    wait = max(int(dice() * ceiling), LEAST_WAIT)
+    if retry_after is not None:
+        wait = max(wait, int(min(retry_after * SECOND, NOTIFY_CEILING)))
+    return now + wait
 
 
 def _doubled(base: int, attempts: int, ceiling: int) -> int:

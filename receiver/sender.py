@@ -29,7 +29,9 @@ TICKET_LIFETIME = timedelta(days=7)
 CLOCK_SLACK = timedelta(minutes=5)
 """How far ahead a ticket's time may be: a clock that was set back between must not cost an image."""
 
-_REF = re.compile(rb"[\x20-\x7e]{1,200}")
+REF = r"[\x20-\x7e]{1,200}"
+
+_REF = re.compile(REF.encode("ascii"))
 _LEAST_SECRET = 8
 _MASK = b"**********"
 _SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{43}")

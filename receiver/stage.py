@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
 
@@ -10,6 +11,8 @@ from receiver.errors import LedgerError, SpoolError
 from receiver.ledger import Claim
 
 log = structlog.get_logger("receiver.worker")
+
+T = TypeVar("T")
 
 INSIST_SECONDS = 1.0
 """Between two attempts to record what was done."""
@@ -41,12 +44,24 @@ class Stage:
         self._work = work
         self._broke = broke
         self._running: dict[asyncio.Task[None], Claim] = {}
+        self._began: dict[str, float] = {}
         self._broken = False
+
+    @property
+    def name(self) -> str:
+        """What is done here."""
+        return self._name
 
     @property
     def claims(self) -> Sequence[Claim]:
         """What is being worked on."""
         return list(self._running.values())
+
+    @property
+    def under_way(self) -> Sequence[tuple[Claim, float]]:
+        """What is being worked on, and for how many seconds already."""
+        now = asyncio.get_running_loop().time()
+        return [(claim, now - self._began[claim.holder]) for claim in self._running.values()]
 
     @property
     def broken(self) -> bool:
@@ -89,6 +104,7 @@ class Stage:
         for claim in claims:
             task = asyncio.create_task(self._work_on(claim), name=f"{self._name}-{claim.job.id}")
             self._running[task] = claim
+            self._began[claim.holder] = asyncio.get_running_loop().time()
             task.add_done_callback(self._done)
 
     async def _work_on(self, claim: Claim) -> None:
@@ -99,15 +115,15 @@ class Stage:
             await self._broke(claim, bug)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
+        del self._began[self._running.pop(task).holder]
         self.wake.set()
 
 
-async def insist(verb: Callable[[], Awaitable[bool]]) -> bool:
+async def insist(verb: Callable[[], Awaitable[T]]) -> T:
     """Records what was done, however long the ledger cannot be written: the work shall not be done twice.
 
     Returns:
-        False where the claim had become void meanwhile.
+        What the verb gives; of a claim's, False where that had become void meanwhile.
 
     Raises:
         LedgerError: ``ledger.stopping``.

@@ -5,7 +5,7 @@ a retry from the command line, a crash) is found there and needs no path of its 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ import structlog
 from receiver.archiving import Archiving
 from receiver.errors import ArchiveError, LedgerError
 from receiver.fetching import Fetching
-from receiver.ledger import Ledger
+from receiver.ledger import Claim, Ledger
 from receiver.spool import Spool, job_and_sha256
 from receiver.states import State
 
@@ -70,6 +70,11 @@ class Worker:
     def archive_trouble(self) -> ArchiveError | None:
         """Why nothing is uploaded now, if so: what the archive said when it was last tried."""
         return self._archiving.gate.trouble
+
+    @property
+    def under_way(self) -> Sequence[tuple[str, Claim, float]]:
+        """What is being worked on: the stage, the claim, and for how many seconds already."""
+        return [(stage.name, *work) for stage in self._all_stages for work in stage.under_way]
 
     async def spool_has_room(self) -> bool:
         """Whether the spool takes downloads, those under way aside."""

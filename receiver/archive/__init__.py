@@ -114,6 +114,19 @@ class Archive(Protocol):
             ArchiveError: ``archive.missing`` if it is not there.
         """
 
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
+        """A file on this machine with the bytes of an archived image, to be read and not changed.
+
+        Args:
+            stored: where it lies.
+            image: what it is.
+            spare: where the bytes are put if they lie on no disk of this machine; the caller removes it.
+
+        Raises:
+            ArchiveError: ``archive.missing`` if it is not there, or what the store said.
+            SpoolError: ``spool.disk`` if ``spare`` cannot be written.
+        """
+
     async def aclose(self) -> None:
         """Waits for what is under way and lets go of connections and threads."""
 

@@ -95,6 +95,10 @@ class FolderArchive:
             raise ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
         return path
 
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:  # noqa: ARG002 - S3 needs it
+        """The image's file. See `Archive.local`."""
+        return await self.locate(stored, image)
+
     async def aclose(self) -> None:
         """Waits for the puts under way. See `Archive.aclose`."""
         await asyncio.to_thread(self._pool.shutdown)

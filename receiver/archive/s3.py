@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -237,6 +238,11 @@ class S3Archive:
         """A presigned URL that serves the image as its own type. See `Archive.locate`."""
         return await self._run(lambda: self._presign(stored, image))
 
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
+        """The bytes, brought here. See `Archive.local`."""
+        await self._run(lambda: self._bring(stored, image, spare))
+        return spare
+
     async def aclose(self) -> None:
         """Waits a moment for the puts under way; a store that hangs must not hold up a stop."""
         if self._running:
@@ -355,6 +361,36 @@ class S3Archive:
             raise self._translate(error, key) from error
         return value.hexdigest()
 
+    def _bring(self, stored: Stored, image: Image, target: Path) -> None:
+        bucket, key = self._place(stored)
+        size = 0
+        try:
+            body = self._client.get_object(Bucket=bucket, Key=key, **_version(stored.version))["Body"]
+            try:
+                with target.open("wb") as file:
+                    for block in body.iter_chunks(BLOCK):
+                        size += len(block)
+                        if size > image.bytes:  # not what was put: it shall not fill the disk
+                            break
+                        file.write(block)
+            finally:
+                body.close()
+        except (ClientError, BotoCoreError) as error:
+            if _status(error) == 404:
+                raise ArchiveError("archive.missing", f"{stored.uri} is not there.") from error
+            raise self._translate(error, key) from error
+        except OSError as error:
+            raise SpoolError("spool.disk", f"{target.name} cannot be written: {error.strerror}.") from error
+        if size != image.bytes:
+            raise ArchiveError("archive.missing", f"{stored.uri} is not as long as what was put there.")
+
+    def _place(self, stored: Stored) -> tuple[str, str]:
+        """Bucket and key."""
+        bucket, _, key = stored.uri.removeprefix("s3://").partition("/")
+        if not stored.uri.startswith("s3://") or not key:
+            raise ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
+        return bucket, key
+
     def _head(
         self,
         key: str,
@@ -382,9 +418,7 @@ class S3Archive:
             raise
 
     def _presign(self, stored: Stored, image: Image) -> str:
-        bucket, _, key = stored.uri.removeprefix("s3://").partition("/")
-        if not stored.uri.startswith("s3://") or not key:
-            raise ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
+        bucket, key = self._place(stored)
         self._head(key, stored.version, bucket=bucket, missing="archive.missing")
         parameters = {
             "Bucket": bucket,

@@ -1,5 +1,6 @@
 """``receiver init``: fresh secrets."""
 
+import base64
 import secrets
 
 import typer
@@ -16,6 +17,7 @@ def init(*, as_json: AsJson = False) -> None:
     values = {
         "RECEIVER_WEBHOOK_HEADERS": f'{{"X-Webhook-Secret": "{secrets.token_urlsafe(32)}"}}',
         "RECEIVER_API_TOKENS": secrets.token_urlsafe(32),
+        "RECEIVER_NOTIFY_SECRET": f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
     }
     if as_json:
         tables.print_json(values)

@@ -13,12 +13,14 @@ from typing import TypeVar
 
 from receiver.completion import Completion
 from receiver.errors import AuthError, LedgerError, ReceiverError
-from receiver.ledger import queries, schema, verbs
+from receiver.ledger import notifications, overview, queries, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
 from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.notifications import Render
+from receiver.ledger.overview import Overview
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
-from receiver.ledger.rows import Intent, Silent
+from receiver.ledger.rows import Intent, Notification, Silent, Stretch
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
 from receiver.ledger.writer import Transaction, Writer
 from receiver.states import Event, Image, Job, Stored
@@ -44,6 +46,7 @@ class Readers:
     """Connections that only read, each with a thread of its own; so a question never waits for a commit."""
 
     def __init__(self, doors: Sequence[Door]) -> None:
+        self.asked = 0
         self._doors = doors
         self._closing = False
         self._free: asyncio.Queue[Door] = asyncio.Queue()
@@ -69,6 +72,7 @@ class Readers:
         try:
             if self._closing:
                 raise LedgerError("ledger.stopping")
+            self.asked += 1
             return await door.run(partial(_in_one_moment, question))
         except sqlite3.Error as error:
             raise translate(error) from error
@@ -158,6 +162,11 @@ class LedgerView:
         """Closes the connections."""
         await self._readers.close()
 
+    @property
+    def questions(self) -> int:
+        """How many questions were asked of the file so far."""
+        return self._readers.asked
+
     async def job(self, job_id: str) -> Job | None:
         """One job, or ``None`` where there is none of this id."""
         return await self._readers.ask(lambda db: queries.job(db, job_id))
@@ -199,6 +208,14 @@ class LedgerView:
     async def stats(self, *, silent_since: int) -> Stats:
         """The ledger in numbers; jobs submitted before ``silent_since`` and still silent are overdue."""
         return await self._readers.ask(lambda db: queries.stats(db, silent_since))
+
+    async def overview(self, *, silent_since: int, limit: int) -> Overview:
+        """The ledger at a glance, of one moment, with at most ``limit`` jobs in each list."""
+        return await self._readers.ask(lambda db: overview.overview(db, silent_since, limit))
+
+    async def archived_lately(self, limit: int) -> tuple[int, tuple[int, ...]]:
+        """How many jobs are archived, and when (ms since the epoch) the newest ``limit`` of them were."""
+        return await self._readers.ask(lambda db: overview.archived_lately(db, limit))
 
     async def spool_names(self) -> frozenset[str]:
         """The names of all spool files that the ledger counts on."""
@@ -242,6 +259,30 @@ class LedgerView:
         """Of these ids those that the ledger knows, each with its job."""
         return await self._readers.ask(lambda db: queries.jobs_among(db, ids))
 
+    async def transitions(self, *, after: int, limit: int) -> Stretch:
+        """Jobs that came or moved after a line of the history; at most so many of its lines are read."""
+        return await self._readers.ask(lambda db: queries.transitions(db, after, limit))
+
+    async def last_line(self) -> int:
+        """The last line of the history; 0 where there is none. Its number is never given out again."""
+        return await self._readers.ask(queries.last_line)
+
+    async def pruned_until(self) -> int:
+        """The last line of the history that was removed; 0 where none was."""
+        return await self._readers.ask(queries.pruned_until)
+
+    async def notifications_due(self, *, by: int, limit: int) -> tuple[Notification, ...]:
+        """What is to be sent by a time (ms since the epoch); of each job nothing but the oldest."""
+        return await self._readers.ask(lambda db: notifications.due(db, by, limit))
+
+    async def next_notification_at(self) -> int | None:
+        """When the next notification is due, ms since the epoch."""
+        return await self._readers.ask(notifications.next_at)
+
+    async def notifications_given_up(self, *, limit: int = 100) -> tuple[Notification, ...]:
+        """Notifications that nobody took, the newest first."""
+        return await self._readers.ask(lambda db: notifications.given_up(db, limit))
+
 
 class Ledger(LedgerView):
     """The ledger as the server has it: the one writer, and readers."""
@@ -265,6 +306,7 @@ class Ledger(LedgerView):
         self._others: int | None = None
         self._last = 0
         self._unsettled: set[str] = set()
+        self._looks: dict[str, tuple[int, asyncio.Task[tuple[Job, tuple[Event, ...]] | None]]] = {}
 
     @classmethod
     async def serve(
@@ -364,6 +406,22 @@ class Ledger(LedgerView):
     def changes_of(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
         """An event that is set after each commit that changed this job."""
         return self._announcer.job(job_id)
+
+    async def look(self, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
+        """One job with its history, for those whom one commit has woken: it is read once for all of them."""
+        commits = self._announcer.commits
+        begun, task = self._looks.get(job_id, (-1, None))
+        if task is None or begun != commits:  # one that began before the last commit may have missed it
+            task = asyncio.create_task(self.job_with_history(job_id))
+            self._looks[job_id] = (commits, task)
+            task.add_done_callback(lambda done: self._looked(job_id, done))
+        return await asyncio.shield(task)
+
+    def _looked(self, job_id: str, task: "asyncio.Task[tuple[Job, tuple[Event, ...]] | None]") -> None:
+        if self._looks.get(job_id, (0, None))[1] is task:
+            del self._looks[job_id]
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; where nobody did any more, it is nobody's
 
     async def notice_others(self) -> None:
         """Tells whoever waits of what other processes, such as commands, have committed meanwhile."""
@@ -497,6 +555,34 @@ class Ledger(LedgerView):
             LedgerError: ``ledger.unknown_job`` or ``ledger.wrong_state``.
         """
         return await self._write(lambda tx: verbs.retry(tx, job_id, self._now()))
+
+    async def begin_notifying(self) -> int:
+        """Where notifying goes on in the history: at its present end, when it is switched on."""
+        return await self._write(notifications.begin)
+
+    async def end_notifying(self) -> None:
+        """Notifying is switched off: what happens until it is on again is told to nobody."""
+        await self._write(notifications.end)
+
+    async def note_finals(self, *, until: int, render: Render) -> int:
+        """Notes what is to be told of the history up to a line. Gives how much that is."""
+        return await self._write(lambda tx: notifications.note(tx, until, render, self._now()))
+
+    async def notified(self, seq: int) -> None:
+        """A notification was taken."""
+        await self._write(lambda tx: notifications.sent(tx, seq))
+
+    async def notify_again(self, seq: int, detail: str, *, at: int) -> None:
+        """A notification was not taken; it is sent again at ``at``, ms since the epoch."""
+        await self._write(lambda tx: notifications.failed(tx, seq, detail, at))
+
+    async def give_up_notifying(self, seq: int, detail: str) -> None:
+        """A notification was not taken, and is kept only for a look."""
+        await self._write(lambda tx: notifications.give_up(tx, seq, detail, self._now()))
+
+    async def give_up_old_notifications(self, *, before: int) -> int:
+        """Gives up what was to be told of jobs that became final before this time. Gives how many."""
+        return await self._write(lambda tx: notifications.give_up_old(tx, before, self._now()))
 
     async def release_overdue_leases(self) -> None:
         """Voids claims whose lease has ended, but for those whose outcome could not be recorded yet."""

@@ -14,7 +14,7 @@ from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import rows
 from receiver.ledger.rows import Intent
 from receiver.ledger.writer import Transaction
-from receiver.schedule import cut_off_again_at
+from receiver.schedule import UPLOAD_CEILING, cut_off_again_at
 from receiver.states import Image, Job, State, Stored
 
 FOUND = "found"
@@ -448,7 +448,8 @@ def release_all(tx: Transaction, now: int) -> None:
     """Voids every claim. Only for a start: the lock says that no other process can hold one.
 
     An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once. But a job
-    that is cut off again and again waits, and has been tried.
+    that is cut off again and again waits, and has been tried. A wait for the archive that is longer than any
+    can be is one of a clock that was set since, and ends.
     """
     cut_off = tx.db.execute(
         "SELECT seq, deadline,"
@@ -465,6 +466,10 @@ def release_all(tx: Transaction, now: int) -> None:
     tx.db.execute(
         "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = max(attempts - 1, 0)"
         " WHERE holder IS NOT NULL"
+    )
+    tx.db.execute(
+        "UPDATE jobs SET next_attempt_at = NULL WHERE state = 'fetched' AND next_attempt_at > ?",
+        (now + UPLOAD_CEILING,),
     )
 
 

@@ -64,7 +64,7 @@ async def test_the_routes_table_names_every_route_and_whether_it_asks_for_a_toke
     config = load({"RECEIVER_DATA_DIR": str(tmp_path)})
     async with open_receiver(config, {}) as receiver:
         served = {
-            f"{method} {route.path.rstrip('/')}": "no" if route.path in OPEN_TO_ALL else "yes"
+            f"{method} {route.path.rstrip('/') or '/'}": "no" if route.path in OPEN_TO_ALL else "yes"
             for route in receiver.app.routes
             if isinstance(route, Route)
             for method in (route.methods or set()) - {"HEAD"}
@@ -77,9 +77,10 @@ async def test_the_routes_table_names_every_route_and_whether_it_asks_for_a_toke
     [
         ("GET /jobs", lambda given: query.jobs(given, silent_since=0)),
         ("GET /jobs/{id}", query.wait),
+        ("GET /jobs/changes", lambda given: query.changes(given, ())),
         ("GET /deliveries", lambda given: query.deliveries(given, ())),
     ],
-    ids=["jobs", "job", "deliveries"],
+    ids=["jobs", "job", "changes", "deliveries"],
 )
 def test_the_parameters_of_a_route_are_those_that_it_takes(route: str, read) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - each returns something else
     (meaning,) = (meaning for found, _, meaning in table(section("HTTP")) if code(found) == route)

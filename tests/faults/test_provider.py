@@ -6,8 +6,14 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
+from receiver.errors import ImageError
+from receiver.ledger import Submission
 from receiver.sandbox.pictures import draw
 from receiver.spool import ASIDE_FILES
+from receiver.states import FINAL, State
+from receiver.verify import Header, Limits, Promise, Verifier
 from receiver.ximilar import Ximilar
 from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, deliver, events, once, question, says
@@ -225,3 +231,35 @@ async def test_a_provider_whose_answer_never_ends_holds_nothing_up(tmp_path: Pat
             job = await shop.waiting("asked")
     assert job.problem is not None
     assert job.problem.reason == "provider.unavailable"
+
+
+class Strained(Verifier):
+    """A verifier on a machine that has no memory for the first so many images."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(Limits(max_pixels=1 << 20))
+        self._left = times
+
+    async def verify(self, path: Path, promise: Promise) -> Header:
+        if self._left > 0:
+            self._left -= 1
+            raise ImageError("image.undecodable", "The image ends the process that decodes it.")
+        return await super().verify(path, promise)
+
+
+@pytest.mark.parametrize(("times", "end"), [(9, State.ARCHIVED), (10, State.REJECTED)])
+async def test_a_machine_that_is_short_of_memory_for_a_while_costs_no_image(
+    tmp_path: Path, times: int, end: State
+) -> None:
+    with gallery() as images:
+        async with at_work(tmp_path, images, verifier=Strained(times)) as shop:
+            await shop.deliver("job", 24 * HOUR)
+            for attempt in range(1, 12):
+                job = await shop.until("job", lambda job: job.next_attempt_at or job.state in FINAL)
+                if job.state in FINAL:
+                    break
+                assert (job.attempts, job.problem and job.problem.reason) == (attempt, "image.undecodable")
+                shop.pass_(HOUR // 2)
+                await shop.ledger.expect(Submission(f"rings-{attempt}"))  # a commit wakes the worker at once
+                await shop.until("job", lambda job: job.attempts > attempt or job.state in FINAL)  # noqa: B023 - awaited at once
+            assert job.state is end

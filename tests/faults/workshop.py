@@ -90,7 +90,12 @@ class Workshop:
 
 @asynccontextmanager
 async def at_work(
-    folder: Path, images: Gallery, *, plan: FetchPlan = PLAN, provider: Ximilar | None = None
+    folder: Path,
+    images: Gallery,
+    *,
+    plan: FetchPlan = PLAN,
+    provider: Ximilar | None = None,
+    verifier: Verifier | None = None,
 ) -> AsyncIterator[Workshop]:
     """A worker that is started, and stopped at the end.
 
@@ -99,6 +104,7 @@ async def at_work(
         images: where the images come from.
         plan: how they are fetched.
         provider: is asked, where there is one.
+        verifier: judges images; a real one where none is given.
     """
     wall, monotonic = Clock(), Clock(0)
     async with AsyncExitStack() as stack:
@@ -116,7 +122,7 @@ async def at_work(
         fetching = Fetching(
             ledger=ledger,
             fetcher=await stack.enter_async_context(fetcher),
-            verifier=await stack.enter_async_context(Verifier(VerifyLimits(max_pixels=MIB))),
+            verifier=await stack.enter_async_context(verifier or Verifier(VerifyLimits(max_pixels=MIB))),
             spool=spool,
             provider=provider,
             plan=plan,

@@ -1,13 +1,15 @@
 """Who gets which job, and for how long."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from receiver.errors import LedgerError
+from receiver.errors import ArchiveError, LedgerError
 from receiver.ledger import Claim, Ledger
 from receiver.states import State
-from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, claimed, delivery, file_of, history, the_job
+from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 
@@ -229,28 +231,49 @@ async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(tmp_path: 
     await second.close()
 
 
+@asynccontextmanager
+async def served(folder: Path, clock: Clock) -> AsyncIterator[Ledger]:
+    """One life of a process on the ledger; closed at all events, for its thread would keep pytest alive."""
+    ledger = await Ledger.serve(folder, now=clock)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
 async def test_a_job_that_is_cut_off_again_and_again_lets_others_go_first_and_ends(
     tmp_path: Path, clock: Clock
 ) -> None:
     waits = []
-    for life in range(5):
-        ledger = await Ledger.serve(tmp_path, now=clock)
-        if life == 0:
-            await ledger.record(delivery("deadly", deadline=NOW + HOUR))
-        else:
+    async with served(tmp_path, clock) as ledger:
+        await ledger.record(delivery("deadly", deadline=NOW + HOUR))
+        await claimed(ledger)
+    for _ in range(4):
+        async with served(tmp_path, clock) as ledger:
             job = await the_job(ledger, "deadly")
             waits.append((job.next_attempt_at or clock.now) - clock.now)
             clock.forward(waits[-1])
-        assert (await claimed(ledger)).job.id == "deadly"
-        await ledger.close()
+            assert (await claimed(ledger)).job.id == "deadly"
     assert waits == [0, 0, 4 * SECOND, 8 * SECOND]
 
     clock.forward(HOUR)
-    ledger = await Ledger.serve(tmp_path, now=clock)
-    assert await ledger.expire() == ["deadly"]
-    assert [event.event for event in await history(ledger, "deadly")] == [
-        "received",
-        *["cut_off"] * 5,
-        "expired",
-    ]
-    await ledger.close()
+    async with served(tmp_path, clock) as ledger:
+        assert await ledger.expire() == ["deadly"]
+        events = [event.event for event in await history(ledger, "deadly")]
+    assert events == ["received", *["cut_off"] * 5, "expired"]
+
+
+async def test_an_upload_s_wait_does_not_last_for_a_clock_that_was_set_while_nobody_looked(
+    tmp_path: Path, clock: Clock
+) -> None:
+    async with served(tmp_path, clock) as ledger:
+        for name, wait in (("long", 60 * SECOND), ("short", -HOUR + 2 * SECOND)):
+            await brought_to(ledger, State.FETCHED, name)
+            (claim,) = await ledger.claim_to_archive(1, lease=LEASE)
+            await ledger.retry_later(claim, clock.now + wait, ArchiveError("archive.unavailable"))
+    clock.forward(-HOUR)
+
+    async with served(tmp_path, clock) as ledger:
+        assert ids(await ledger.claim_to_archive(9, lease=LEASE)) == ["long"]
+        clock.forward(2 * SECOND)
+        assert ids(await ledger.claim_to_archive(9, lease=LEASE)) == ["short"]

@@ -22,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from receiver.completion import Completion, Failure
 from receiver.errors import AuthError, FetchError, LedgerError, SpoolError
 from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission, queries
+from receiver.schedule import UPLOAD_CEILING
 from receiver.states import MOVES, Event, Image, Job, State, Stored
 from tests.ledger.deeds import file_of, kept_totals, recounted_totals
 from tests.support.clock import HOUR, NOW, SECOND, Clock
@@ -137,6 +138,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = after
         self.monotonic.now = 0
         for job in self.jobs.values():
+            if job.state is State.FETCHED and (job.waits_until or 0) > self.clock() + UPLOAD_CEILING:
+                job.waits_until = None
             if job.holder is None:
                 continue
             job.holder = None

@@ -18,7 +18,15 @@ import yaml
 from receiver.config import NO_SETTINGS, SETTINGS, environment, load
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ["demo", "test", "tools/venv", "tools/lock", ".ci/run", "tests/packaging/build-and-run-image"]
+SCRIPTS = [
+    "demo",
+    "test",
+    "tools/venv",
+    "tools/lock",
+    "tools/browser",
+    ".ci/run",
+    "tests/packaging/build-and-run-image",
+]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
@@ -55,6 +63,14 @@ def test_every_dependency_of_the_project_is_locked() -> None:
 def test_what_is_tested_is_what_is_shipped() -> None:
     shipped, tested = locked("requirements.lock"), locked("requirements-dev.lock")
     assert shipped == {name: version for name, version in tested.items() if name in shipped}
+
+
+def test_the_wheel_has_every_file_of_the_package() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    package = ROOT / "receiver"
+    shipped = {path for pattern in patterns["receiver"] for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path for path in files if path.suffix != ".py"} == shipped
 
 
 @pytest.mark.parametrize("file", ["requirements.lock", "requirements-dev.lock"])

@@ -22,6 +22,7 @@ ROOMS = (
     "view",
     "problem",
     "refusals",
+    "seats",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",
@@ -35,6 +36,7 @@ ROOMS = (
     # The ways in and through.
     "submitting",
     "query",
+    "feed",
     "intake",
     "gate",
     "stage",
@@ -45,6 +47,8 @@ ROOMS = (
     "reconcile",
     "page",
     "metrics",
+    "openapi",
+    "stream",
     "api",
     # What puts it together, and what people type.
     "logs",
@@ -65,6 +69,7 @@ ROOMS = (
 STRANGERS = (
     ("intake", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "archive", "verify", "spool"}),
     ("worker", {"intake", "api", "query"}),
+    ("page", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "intake", "config", "sender"}),
     ("api", {"worker", "fetching", "archiving", "fetch", "verify"}),
     ("ledger", {"config", "sender", "expiry", "problem", "view"}),
     ("fetch", {"ledger", "states", "completion"}),
@@ -82,6 +87,8 @@ OWNERS = {
     "httpcore": {"receiver.fetch"},
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
+    "standardwebhooks": {"receiver.notify"},
+    "jinja2": {"receiver.page"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 

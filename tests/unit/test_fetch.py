@@ -334,7 +334,7 @@ async def test_a_body_that_stalls_is_given_up(into: Path) -> None:
         assert (await refusal(server.url, into, limits(idle_seconds=0.1))).reason == "fetch.timeout"
 
 
-@pytest.mark.parametrize("behaviour", [drips_its_head, says_103_forever, drips_its_body, stalls_in_its_body])
+@pytest.mark.parametrize("behaviour", [drips_its_head, drips_its_body, stalls_in_its_body])
 async def test_the_total_time_bounds_it_whatever_the_other_limits_are(
     into: Path, behaviour: Behaviour
 ) -> None:
