@@ -1,6 +1,7 @@
 """``receiver retry``: jobs that shall be tried again now, by id or by filter."""
 
 import asyncio
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -147,7 +148,7 @@ def _obstacle(job: Job) -> str | None:
         done = "its image lies in the archive already"
         return f"it is {job.state}: {what if job.state is State.SUBMITTED else done}"
     if job.image_url is None:
-        again = f": receiver submit {job.source_url}" if job.source_url else ""
+        again = f": receiver submit {shlex.quote(job.source_url)}" if job.source_url else ""
         return f"it is {job.state}, and {NO_IMAGE}; submit the picture again{again}"
     return None
 
@@ -228,8 +229,11 @@ def _report(rows: Sequence[_Row], *, as_json: bool) -> None:
         tables.print_json({"dry_run": False, "jobs": [_document(row) for row in rows]})
     else:
         _table(("job", "ref", "was", "is", "obstacle"), rows)
-    left = f"; {len(rows) - done} are not: {_obstacles(rows)}" if done < len(rows) else ""
-    say(f"{_count(done)} {'is' if done == 1 else 'are'} tried again{left}")
+    left = len(rows) - done
+    say(
+        f"{_count(done)} {_is(done)} tried again"
+        + (f"; {left} {_is(left)} not: {_obstacles(rows)}" if left else "")
+    )
 
 
 def _obstacles(rows: Sequence[_Row]) -> str:
@@ -270,6 +274,10 @@ def _document(row: _Row) -> dict[str, Any]:
         "reason": row.reason,
         "obstacle": row.obstacle,
     }
+
+
+def _is(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _count(number: int) -> str:

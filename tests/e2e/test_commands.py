@@ -203,11 +203,7 @@ def test_jobs_are_listed_by_time_and_by_silence(desk: Desk, ref: str) -> None:
     assert listed("--until", soon) == 1
     assert listed("--overdue") == 0
     assert listed("--no-overdue") == 1
-    impatient = {**desk.values, "RECEIVER_OVERDUE_AFTER": "1ms"}
-    with pytest.raises(AssertionError):
-        run(["jobs", "--overdue", "--ref", ref], desk.folder, impatient).check_returncode()
-        raise AssertionError  # 1ms is written 0.001s
-    impatient["RECEIVER_OVERDUE_AFTER"] = "0.001s"
+    impatient = {**desk.values, "RECEIVER_OVERDUE_AFTER": "0.001s"}
     assert len(rows(run(["jobs", "--overdue", "--ref", ref], desk.folder, impatient))) == 1
 
 
@@ -323,10 +319,7 @@ def test_jobs_are_tried_again_by_id_and_each_says_what_came_of_it(
     told = {job["id"]: job for job in document["jobs"]}
     assert (told[good]["from"], told[good]["to"], told[good]["obstacle"]) == ("rejected", "received", None)
     assert told[missing]["to"] is None
-    assert (
-        "submit the picture again: receiver submit https://example.com/source.jpg"
-        in told[missing]["obstacle"]
-    )
+    assert told[missing]["obstacle"].endswith("named no image to fetch; submit the picture again")
     assert "`receiver reconcile` asks about it" in told[silent]["obstacle"]
     assert told["nobody-knows"]["obstacle"] == "there is no job nobody-knows"
     assert "1 job is tried again; 3 are not" in said.stderr
@@ -343,7 +336,7 @@ def test_what_cannot_be_tried_is_left_out_of_a_filter_and_told(
     near.serve(picture, good)
     said = desk.run("retry", "--ref", ref, "--yes")
     assert said.returncode == 1
-    assert "1 job is tried again; 1 are not: the provider has named no image to fetch" in said.stderr
+    assert "1 job is tried again; 1 is not: the provider has named no image to fetch" in said.stderr
     assert desk.receiver.ended(good)["state"] == "archived"
     assert desk.receiver.job(missing)["state"] == "failed"
 
