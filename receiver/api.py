@@ -24,15 +24,12 @@ from receiver.archive import Archive
 from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.completion import is_job_id
 from receiver.errors import BodyError, LedgerError
-from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, Ledger, Submission
+from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.problem import problem
 from receiver.refusals import Refusals
 from receiver.seats import Seats
 from receiver.sender import is_ref
 from receiver.states import FINAL, Event, Job, State
-
-RECONCILED = ("asked", "found", "late", "adopted")
-"""Counters of what asking the provider has come to."""
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 20.0
@@ -285,8 +282,8 @@ def _is_foreign(method: str, headers: Headers) -> bool:
         return True
     origin = headers.get("origin")
     if origin == "null" and site == "same-origin":
-        # A form of our own pages, whose policy keeps their origin from everybody (Fetch Standard, 3.1). No page
-        # can set the other header.
+        # A form of our own pages, whose policy keeps their origin from everybody (Fetch Standard, 3.1). No
+        # page can set the other header.
         return False
     # Scheme, host and port, and nothing else (RFC 6454, 7.1); text that is no origin is nobody's of ours.
     return origin is not None and origin.partition("://")[2] != headers.get("host")

@@ -8,12 +8,13 @@ from receiver.ledger.overview import Overview
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
 from receiver.ledger.rows import Intent, Notification, Silent, Stretch, Transition
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
-from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission
+from receiver.ledger.verbs import RECONCILED, Answer, Claim, Delivery, Recorded, Submission
 
 __all__ = [
     "FILE_NAME",
     "NOTIFICATIONS",
     "NOTIFICATION_OUTCOMES",
+    "RECONCILED",
     "SAFE_SQLITE",
     "Answer",
     "Claim",

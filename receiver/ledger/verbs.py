@@ -26,6 +26,9 @@ LATE = "late"
 ASKED = "asked"
 """A counter: questions about silent jobs that found no completion, by the reason why there was no answer."""
 
+RECONCILED = (ASKED, FOUND, LATE, ADOPTED)
+"""Counters of what asking the provider has come to."""
+
 
 @dataclass(frozen=True, slots=True)
 class Delivery:

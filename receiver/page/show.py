@@ -63,6 +63,7 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "at_risk": "Little of the image URL's life is left",
         "attempt_failed": "An attempt did not succeed",
         "fetched": "Fetched and verified",
+        "cut_off": "The receiver ended in the middle of an attempt",
         "spool_lost": "The file on this disk was lost; it is fetched again",
         "archived": "Archived, and proved to be there",
         "rejected": "Rejected",

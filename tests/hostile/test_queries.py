@@ -288,7 +288,8 @@ async def test_readiness_tells_strangers_no_places(tmp_path: Path) -> None:
     ):
         while (answer := await client.get("/readyz")).status_code == 200:
             pass
-    assert answer.json()["failing"] == {"archive": "The archive's bucket or folder does not exist."}
+    said = "archive.no_bucket: The archive's bucket or folder does not exist."
+    assert answer.json()["failing"] == {"archive": said}
 
 
 def _data_dir(program: Program) -> str:
