@@ -9,13 +9,13 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
 from receiver import tables
 from receiver.cli.common import DOTENV, AsJson, give_to_sdk, leave, say
 from receiver.config import environment
-from receiver.doctor import Level, Report, Verdict, diagnose
+from receiver.doctor import Level, Report, diagnose
 from receiver.errors import ConfigError
 
 STYLES: Mapping[Level, str] = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}
@@ -52,19 +52,18 @@ async def _doctor(*, deep: bool, as_json: bool) -> NoReturn:
 
 def _show(report: Report) -> None:
     console = Console(highlight=False)
-    for verdict in report.verdicts:
-        if console.is_terminal:
-            _show_one(console, verdict)
-        else:
+    if not console.is_terminal:
+        for verdict in report.verdicts:
             tables.print_line([verdict.level, verdict.check, verdict.detail, verdict.remedy or ""])
-
-
-def _show_one(console: Console, verdict: Verdict) -> None:
-    line = Text(f"{verdict.level:<8} ", style=STYLES[verdict.level])
-    line.append(f"{verdict.check}: ", style="bold not italic")
-    console.print(line, Text(tables.safe(verdict.detail)), sep="")
-    if verdict.remedy:
-        console.print(Padding(Text(f"→ {tables.safe(verdict.remedy)}"), (0, 0, 0, 9)))
+        return
+    grid = Table.grid(padding=(0, 2))
+    for verdict in report.verdicts:
+        said = Text(f"{verdict.check}: ", style="bold")
+        said.append(tables.safe(verdict.detail), style="not bold")
+        grid.add_row(Text(verdict.level, style=STYLES[verdict.level]), said)
+        if verdict.remedy:
+            grid.add_row("", Text(f"→ {tables.safe(verdict.remedy)}"))
+    console.print(grid)
 
 
 def _document(report: Report) -> dict[str, Any]:
