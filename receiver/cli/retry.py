@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from receiver import tables
-from receiver.cli.common import AsJson, counting, opened, say, until_signal
+from receiver.cli.common import AsJson, counting, fail, opened, say, until_signal
 from receiver.cli.selection import Reason, Ref, Since, States, Until, chosen, complete_id, the_job
 from receiver.config import Config
 from receiver.errors import LedgerError
@@ -190,7 +190,10 @@ def _preview(rows: Sequence[_Row], *, as_json: bool) -> None:
 
 
 async def _until_signal(config: Config, rows: Sequence[_Row]) -> list[_Row]:
-    return await until_signal(partial(_retry, config, rows))
+    try:
+        return await until_signal(partial(_retry, config, rows))
+    except asyncio.CancelledError:
+        fail("cut off; what was committed is tried again, and the same command takes up the rest")
 
 
 async def _retry(config: Config, rows: Sequence[_Row], stopping: asyncio.Event) -> list[_Row]:
