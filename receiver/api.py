@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
@@ -20,16 +21,18 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import query, view
-from receiver.archive import Archive
+from receiver.archive import Images
 from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.completion import is_job_id
-from receiver.errors import BodyError, LedgerError
+from receiver.errors import ArchiveError, BodyError, LedgerError
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.problem import problem
-from receiver.refusals import Refusals
+from receiver.refusals import Refusals, Refused, untold
 from receiver.seats import Seats
 from receiver.sender import is_ref
 from receiver.states import FINAL, Event, Job, State
+
+log = structlog.get_logger("receiver.api")
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 20.0
@@ -87,7 +90,7 @@ class Api:
     """
 
     ledger: Ledger
-    archive: Archive
+    archive: Images
     overdue_after: timedelta
     now: Callable[[], int]
     stopping: asyncio.Event
@@ -153,7 +156,13 @@ class Api:
             raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
         if job.state is not State.ARCHIVED or job.stored is None or job.image is None:
             raise LedgerError("ledger.wrong_state", f"Job {job_id} is {job.state}, not archived.")
-        place = await self.archive.locate(job.stored, job.image)
+        try:
+            place = await self.archive.locate(job.stored, job.image)
+        except ArchiveError:
+            moved = await self.ledger.job(job_id)  # such as by `receiver archive-migrate`, just now
+            if moved is None or moved.stored is None or moved.stored == job.stored:
+                raise
+            place = await self.archive.locate(moved.stored, job.image)
         if isinstance(place, Path):
             # Asked for a part, the whole is an honest answer too (RFC 9110, 14.2), and cannot be refused.
             request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
@@ -165,7 +174,9 @@ class Api:
     async def retry(self, request: Request) -> Response:
         """``POST /jobs/{id}/retry``: an operator wants the job tried again now."""
         query.nothing(request.query_params)
-        return JSONResponse(view.job(await self.ledger.retry(request.path_params["id"])), 202)
+        job = await self.ledger.retry(request.path_params["id"])
+        log.info("retried", job=job.id, state=job.state)
+        return JSONResponse(view.job(job), 202)
 
     async def announce(self, request: Request) -> Response:
         """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
@@ -174,6 +185,8 @@ class Api:
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
+        if new:
+            log.info("announced", job=job.id)
         return JSONResponse(view.job(job), 201 if new else 200)
 
     async def deliveries(self, request: Request) -> Response:
@@ -207,6 +220,7 @@ class Api:
                 "at_risk": stats.at_risk,
                 "bytes_archived": stats.bytes[State.ARCHIVED],
                 "spool_bytes": stats.bytes[State.FETCHED],
+                "damaged": _counted(stats.damaged),
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
                 "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},
@@ -252,11 +266,13 @@ class SameOrigin:
     Args:
         app: what stands behind.
         exempt: paths that do not care, since no browser can send what proves their senders.
+        refused: told the reason of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, exempt: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, exempt: Collection[str], refused: Refused = untold) -> None:
         self._app = app
         self._exempt = exempt
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on with guarded answers, or answers 403."""
@@ -269,6 +285,8 @@ class SameOrigin:
             await send(message)
 
         foreign = scope["path"] not in self._exempt and _is_foreign(scope["method"], Headers(scope=scope))
+        if foreign:
+            self._refused("auth.cross_origin")
         answer = problem("auth.cross_origin") if foreign else self._app
         await answer(scope, receive, guarded)
 
@@ -296,16 +314,25 @@ class RequireToken:
         app: what stands behind.
         tokens: each of them is accepted.
         open_to_all: the paths that need none; every other path does, whether or not there is such a route.
+        refused: told the reason of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[str], open_to_all: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Sequence[str],
+        open_to_all: Collection[str],
+        refused: Refused = untold,
+    ) -> None:
         self._app = app
+        self._refused = refused
         self._open = open_to_all
         self._tokens = [token.encode() for token in tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401."""
         if scope["path"] not in self._open and not self._admits(Headers(scope=scope)):
+            self._refused("auth.token_refused")
             refusal = problem("auth.token_refused")
             # A line each: Chromium reads one challenge to a line, and does not ask at all if more follows.
             for challenge in ('Basic realm="upscale-receiver", charset="UTF-8"', "Bearer"):

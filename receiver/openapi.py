@@ -284,6 +284,19 @@ def _others() -> Json:
                 },
             }
         },
+        "/metrics": {
+            "get": {
+                "operationId": "getMetrics",
+                "summary": "What is counted, for Prometheus.",
+                "responses": {
+                    "200": {
+                        "description": "In the format that `Accept` asks for.",
+                        "content": {"text/plain": {}, "application/openmetrics-text": {}},
+                    },
+                    **_problems("auth.token_refused", "body.invalid_query"),
+                },
+            }
+        },
         "/openapi.json": {
             "get": {
                 "operationId": "getOpenApi",
@@ -597,7 +610,7 @@ def _schemas() -> Json:
             },
         },
         "Gap": _object({"after": _count(), "until": _count(1)}),
-        "JobPage": _page("jobs", "Job"),
+        "JobPage": _page_of("jobs", "Job"),
         "Announcement": {
             "type": "object",
             "properties": {"id": _job_id(), "ref": _or_null(_ref())},
@@ -620,7 +633,7 @@ def _schemas() -> Json:
             "oneOf": [{"required": ["body"]}, {"required": ["body_base64"]}],
             "additionalProperties": False,
         },
-        "DeliveryPage": _page("deliveries", "Delivery"),
+        "DeliveryPage": _page_of("deliveries", "Delivery"),
         "Stats": _stats(),
         "Notification": _notification(),
         "Health": _object({"status": {"const": "ok"}}),
@@ -642,7 +655,7 @@ def _schemas() -> Json:
     }
 
 
-def _page(name: str, schema: str) -> Json:
+def _page_of(name: str, schema: str) -> Json:
     rows = {"type": "array", "maxItems": query.MAX_LIMIT, "items": _reference(schema)}
     return _object({name: rows, "next": _or_null({"type": "string"})})
 
@@ -657,6 +670,7 @@ def _stats() -> Json:
             "at_risk": _count(),
             "bytes_archived": _count(),
             "spool_bytes": _count(),
+            "damaged": _counted(),
             "unread_deliveries": _count(),
             "refusals": _by_reason(),
             "reconcile": _object({name: _counted() for name in RECONCILED}),

@@ -49,7 +49,7 @@ class Stage:
 
     @property
     def name(self) -> str:
-        """What is done here."""
+        """What it does, in a word."""
         return self._name
 
     @property

@@ -76,6 +76,10 @@ class Worker:
         """What is being worked on: the stage, the claim, and for how many seconds already."""
         return [(stage.name, *work) for stage in self._all_stages for work in stage.under_way]
 
+    def in_progress(self) -> dict[str, int]:
+        """How many jobs each stage is working on, by the stage's name."""
+        return {stage.name: len(stage.claims) for stage in self._all_stages}
+
     async def spool_has_room(self) -> bool:
         """Whether the spool takes downloads, those under way aside."""
         return self._spool.room(await self._ledger.spool_bytes(), 0) > 0
@@ -93,6 +97,8 @@ class Worker:
             SpoolError: ``spool.disk``.
             LedgerError: where the ledger cannot be read.
         """
+        for job_id in self._ledger.cut_off:
+            log.warning("cut off in its download", job=job_id)
         await self._look_through_spool()
         self._stages = [asyncio.create_task(stage.run(self._stopping)) for stage in self._all_stages]
         bells = (self._listen(), self._tick(), self._go_round(), self._archiving.gate.keep())

@@ -10,11 +10,16 @@ from typing import Annotated
 import typer
 
 from receiver import logs
+from receiver.cli.audit import audit
+from receiver.cli.backup import backup
 from receiver.cli.common import fail
 from receiver.cli.demo import demo
 from receiver.cli.doctor import doctor
 from receiver.cli.init import init
 from receiver.cli.jobs import job, jobs
+from receiver.cli.migrate import archive_migrate
+from receiver.cli.prune import prune
+from receiver.cli.rebuild import rebuild
 from receiver.cli.reconcile import reconcile
 from receiver.cli.retry import retry
 from receiver.cli.serve import serve
@@ -32,6 +37,7 @@ app = typer.Typer(
 
 RUNNING = "The receiver"
 JOBS = "Jobs, beside a running serve or without one"
+KEEPING = "Ledger and archive"
 TRYING = "Trying it out"
 
 app.command(rich_help_panel=RUNNING)(serve)
@@ -42,6 +48,11 @@ app.command(rich_help_panel=JOBS)(jobs)
 app.command(rich_help_panel=JOBS)(job)
 app.command(rich_help_panel=JOBS)(retry)
 app.command(rich_help_panel=JOBS)(reconcile)
+app.command(rich_help_panel=KEEPING)(backup)
+app.command(rich_help_panel=KEEPING)(audit)
+app.command(rich_help_panel=KEEPING)(rebuild)
+app.command(rich_help_panel=KEEPING)(prune)
+app.command("archive-migrate", rich_help_panel=KEEPING)(archive_migrate)
 app.command(rich_help_panel=TRYING)(demo)
 app.command(rich_help_panel=TRYING)(sandbox)
 

@@ -179,7 +179,7 @@ async def look_at_provider(config: Config) -> list[Verdict]:
     clock = _Clock()
     token = config.ximilar_api_token.get_secret_value()
     try:
-        async with Ximilar(url, token, heard=clock.heard) as provider:
+        async with Ximilar(url, token, seen=clock.heard) as provider:
             await provider.page()
     except ProviderError as error:
         found = await _refused(error, url)

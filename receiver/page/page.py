@@ -193,7 +193,8 @@ class Page:
         """``POST /page/jobs/{id}/retry``: an operator wants the job tried again now."""
         query.nothing(request.query_params)
         job_id = request.path_params["id"]
-        await self._ledger.retry(job_id)
+        job = await self._ledger.retry(job_id)
+        log.info("retried", job=job.id, state=job.state)
         return RedirectResponse(f"/page/jobs/{quote(job_id, safe='')}", 303)
 
     async def thumbnail(self, request: Request) -> Response:

@@ -70,6 +70,8 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "expired": "The image URL has ended",
         "failed": "The provider says that it failed",
         "retried": "Retried by an operator",
+        "relocated": "Lies in another place of the archive now",
+        "rebuilt": "Known from its object in the archive",
     }
 )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from anyio import to_thread
 
-from receiver.archive import Archive
+from receiver.archive import Images
 from receiver.errors import ArchiveError, ImageError, ReceiverError, SpoolError
 from receiver.states import Image, Job, State
 from receiver.verify import Verifier
@@ -58,7 +58,7 @@ class Thumbnails:
     def __init__(
         self,
         folder: Path,
-        archive: Archive,
+        archive: Images,
         verifier: Verifier,
         *,
         max_files: int = MAX_FILES,

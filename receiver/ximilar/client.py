@@ -100,9 +100,9 @@ class _Ask:
     ours: Sequence[str] = ()
 
 
-def _told_to(heard: Callable[[httpx.Headers], object]) -> Callable[[httpx.Response], Awaitable[None]]:
+def _shown_to(seen: Callable[[httpx.Headers], object]) -> Callable[[httpx.Response], Awaitable[None]]:
     async def note(answer: httpx.Response) -> None:
-        heard(answer.headers)
+        seen(answer.headers)
 
     return note
 
@@ -129,6 +129,14 @@ class _PastTheEndError(UnavailableError):
     """The list has no page of this number any more."""
 
 
+Heard = Callable[[str | None], None]
+"""Told after a call why there was no answer, or ``None``."""
+
+
+def unheard(reason: str | None) -> None:
+    """Nobody wants to know."""
+
+
 class Ximilar:
     """A client of one account.
 
@@ -143,7 +151,8 @@ class Ximilar:
         sleep: waits so many seconds.
         clock: seconds since the epoch, to read a ``Retry-After`` that is a date.
         turn: waited for before each call that goes out, repeated ones among them.
-        heard: told the headers of each answer.
+        heard: told after each call why there was no answer, or ``None`` where there was one.
+        seen: told the headers of each answer.
     """
 
     def __init__(
@@ -156,10 +165,12 @@ class Ximilar:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         turn: Callable[[], Awaitable[object]] | None = None,
-        heard: Callable[[httpx.Headers], object] | None = None,
+        heard: Heard = unheard,
+        seen: Callable[[httpx.Headers], object] | None = None,
     ) -> None:
         self._token = token
         self._turn = turn
+        self._heard = heard
         self._dice = dice
         self._sleep = sleep
         self._clock = clock
@@ -180,7 +191,7 @@ class Ximilar:
             # the sandbox is, no proxy leads.
             trust_env=True,
             mounts=_DIRECT,
-            event_hooks={"response": [_told_to(heard)]} if heard is not None else {},
+            event_hooks={"response": [_shown_to(seen)]} if seen is not None else {},
         )
 
     async def submit(self, upscale: Upscale) -> Submitted:
@@ -341,6 +352,15 @@ class Ximilar:
         Raises:
             ProviderError: there is none.
         """
+        try:
+            document = await self._attempts(ask)
+        except ProviderError as error:
+            self._heard(error.reason)
+            raise
+        self._heard(None)
+        return document
+
+    async def _attempts(self, ask: _Ask) -> dict[str, Any]:
         attempt = 0
         while True:
             attempt += 1

@@ -199,7 +199,9 @@ async def test_no_answer_may_be_framed_sniffed_or_read_by_another_site(app: Star
                     page = kind.startswith("text/html")
                     assert answer.headers["referrer-policy"] == "no-referrer"
                     assert not [name for name in answer.headers if name.startswith("access-control-")]
-                    assert page or kind.startswith(("application/", "image/", "text/event-stream"))
+                    assert page or kind.startswith(
+                        ("application/", "image/", "text/event-stream", "text/plain")
+                    )
                     assert not page or "frame-ancestors 'none'; base-uri 'none'" in policy
 
 

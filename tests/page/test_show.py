@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import receiver.ledger
 from receiver.errors import REASONS
-from receiver.ledger import Overview, Stats
+from receiver.ledger import REBUILT, RELOCATED, Overview, Stats
 from receiver.page import show
 from receiver.states import Event, Job, Problem, State
 from tests.page.stories import HOSTILE
@@ -182,7 +182,7 @@ def test_every_event_that_the_ledger_writes_has_words() -> None:
     }
     assert {"late_delivery", "other_url"} <= set(re.findall(r"'([a-z_]+)'", verbs)) | written
 
-    assert written | {"late_delivery", "other_url"} == set(show.EVENTS)
+    assert written | {"late_delivery", "other_url", REBUILT, RELOCATED} == set(show.EVENTS)
 
 
 def test_an_event_of_a_newer_version_is_named_as_it_is() -> None:

@@ -23,6 +23,7 @@ ROOMS = (
     "problem",
     "refusals",
     "seats",
+    "steps",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",
@@ -33,6 +34,8 @@ ROOMS = (
     "spool",
     "ximilar",
     "challenge",
+    "hands",
+    "journal",
     # The ways in and through.
     "submitting",
     "query",
@@ -45,10 +48,15 @@ ROOMS = (
     "worker",
     "notify",
     "reconcile",
+    "pruning",
+    "audit",
+    "rebuild",
+    "migrate",
     "page",
     "metrics",
     "openapi",
     "stream",
+    "tracing",
     "api",
     # What puts it together, and what people type.
     "logs",
@@ -60,7 +68,6 @@ ROOMS = (
     "demo",
     "doctor",
     "init",
-    "audit",
     "cli",
     "__main__",
 )  # fmt: skip
@@ -89,6 +96,7 @@ OWNERS = {
     "dotenv": {"receiver.config"},
     "standardwebhooks": {"receiver.notify"},
     "jinja2": {"receiver.page"},
+    "opentelemetry": {"receiver.tracing.spans"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 
