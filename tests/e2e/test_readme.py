@@ -27,6 +27,8 @@ from tests.support.processes import (
     environment,
     settings,
 )
+from tests.support.seaweed import seaweed
+from tests.support.waiting import eventually
 
 IDS = ("d13e8a4c-5f0e-4c0b-9e57-6a9b7b1d2c01", "8e5848d5-256f-4775-a2a5-969f3cb5b87e")
 """Jobs that the README's examples speak of."""
@@ -46,26 +48,37 @@ class Place:
     Attributes:
         folder: the working folder.
         values: the environment.
+        bucket: what stands in the environment where a bucket is the archive.
+        receiver: the one that runs.
         replaced: what stands in the README for things of the reader's own, and what is there in its place.
     """
 
     folder: Path
     values: Mapping[str, str]
+    bucket: Mapping[str, str]
+    receiver: Receiver
     replaced: Mapping[str, str]
 
     def typed(self, line: str) -> "subprocess.CompletedProcess[str]":
+        eventually(self.is_idle)
         for shown, own in self.replaced.items():
             line = line.replace(shown, own)
+        more = self.bucket if "archive-migrate" in line else {}
         return subprocess.run(
             ["bash", "-c", line],
             cwd=self.folder,
-            env=self.values,
+            env={**self.values, **more},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=2 * PATIENCE,
             check=False,
         )
+
+    def is_idle(self) -> bool:
+        """Whether no image is on its way, of which an audit would say that its job is not archived yet."""
+        states = self.receiver.get("/stats").raise_for_status().json()["states"]
+        return not states["received"] + states["fetched"]
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +88,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs) -
     (folder / "bin" / "receiver").write_text(f'#!/bin/sh\nexec {sys.executable} -m receiver "$@"\n')
     (folder / "bin" / "receiver").chmod(0o755)
     picture = draw(7, SIZE, "jpg")
+    (folder / "backup").mkdir()
     (folder / "photo.jpg").write_bytes(picture)
-    with neighbour() as near, shared_programs.sandbox() as box:
+    with neighbour() as near, shared_programs.sandbox() as box, seaweed() as store:
         url = near.serve(picture, "scan.png")
         (folder / "list.txt").write_text(f"{url}\n")
         values = settings(
@@ -89,7 +103,13 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs) -
             values = environment(folder, values)
             values["PATH"] = f"{folder / 'bin'}:{values['PATH']}"
             made(receiver, near)
-            yield Place(folder, values, {"https://shop.example.com/scan.png": url, "/srv/": f"{folder}/"})
+            bucket = {"RECEIVER_ARCHIVE": f"s3://{store.bucket}/readme", **store.environment()}
+            replaced = {
+                "https://shop.example.com/scan.png": url,
+                "/srv/": f"{folder}/",
+                "/backup/": f"{folder}/backup/",
+            }
+            yield Place(folder, values, bucket, receiver, replaced)
 
 
 def made(receiver: Receiver, near: Neighbour) -> None:
