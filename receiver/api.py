@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import query, view
 from receiver.archive import Images
+from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.completion import is_job_id
 from receiver.errors import ArchiveError, BodyError, LedgerError
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
@@ -85,6 +86,7 @@ class Api:
         refusals: of deliveries, counted.
         seats: for those who wait.
         body_seconds: how long an asker may take to send a body.
+        prove: answers a challenge as no other installation can; ``None`` where it is none.
     """
 
     ledger: Ledger
@@ -96,6 +98,7 @@ class Api:
     refusals: Refusals
     seats: Seats
     body_seconds: float = BODY_SECONDS
+    prove: Callable[[str], str | None] = lambda _: None
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -228,9 +231,10 @@ class Api:
             }
         )
 
-    async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - the form of an endpoint
-        """``GET /healthz``: the process answers."""
-        return JSONResponse({"status": "ok"})
+    async def healthz(self, request: Request) -> Response:
+        """``GET /healthz``: the process answers; and a challenge, as only this installation can."""
+        proof = self.prove(request.headers.get(CHALLENGE_HEADER, ""))
+        return JSONResponse({"status": "ok"}, headers={PROOF_HEADER: proof} if proof else {})
 
     async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
         """``GET /readyz``: 200, or 503 with each failing check."""

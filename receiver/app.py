@@ -21,6 +21,7 @@ from receiver.api import Api, Check, RequireToken, SameOrigin
 from receiver.archive import Images, check_template, open_archive
 from receiver.archive.places import Places
 from receiver.archiving import Archiving
+from receiver.challenge import Challenged, installation_key
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
 from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
@@ -29,7 +30,7 @@ from receiver.fetch import fetch
 from receiver.fetch.sources import Sources as ImageSources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
-from receiver.ledger import DirectoryLock, Filter, Ledger, monotonic_clock, wall_clock
+from receiver.ledger import DirectoryLock, Filter, Ledger, LedgerView, monotonic_clock, wall_clock
 from receiver.metrics import Meters, Metrics
 from receiver.notify import Notifier
 from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
@@ -128,7 +129,7 @@ async def open_receiver(
             config.archive_uri,
             uploads=config.uploads,
             environ=environ,
-            used=await _was_used(ledger, config.archive_uri),
+            used=await was_used(ledger, config.archive_uri),
         )
         stack.push_async_callback(archive.aclose)
         places = Places(archive, environ)
@@ -204,6 +205,7 @@ async def open_receiver(
             stopping=stopping,
             checks=checks,
             refusals=refusals,
+            prove=Challenged(installation_key(config.data_dir)).prove,
             seats=seats,
         )
         page = Page(
@@ -267,7 +269,7 @@ def make_data_dir(config: Config) -> None:
         raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
 
 
-async def _was_used(ledger: Ledger, archive: str) -> bool:
+async def was_used(ledger: LedgerView, archive: str) -> bool:
     """Whether the newest of the jobs that are archived has its image in this archive."""
     newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
     return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)

@@ -281,18 +281,52 @@ def load(environ: Mapping[str, str]) -> Config:
     Raises:
         ConfigError: one line that names the first wrong setting.
     """
+    try:
+        return _built(environ)
+    except ValidationError as error:
+        raise ConfigError(_complaints(error)[0]) from None
+
+
+def faults(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """All wrong settings, a line for each; none where `load` succeeds."""
+    try:
+        _built(environ)
+    except ValidationError as error:
+        return _complaints(error)
+    except ConfigError as error:
+        return (str(error),)
+    return ()
+
+
+def origins(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
+    """Where each setting that is set comes from: ``environment``, ``.env`` or ``RECEIVER_SECRETS_DIR``.
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    written = environment({}, dotenv)
+    merged = {**written, **{name: value for name, value in environ.items() if value}}
+    found = dict.fromkeys(_read_secrets(merged.get("RECEIVER_SECRETS_DIR")), "RECEIVER_SECRETS_DIR")
+    found.update(dict.fromkeys(written, ".env"))
+    found.update({name: "environment" for name, value in environ.items() if value})
+    return {name: found[name] for name in SETTINGS if name in found}
+
+
+def _built(environ: Mapping[str, str]) -> Config:
     given = {**_read_secrets(environ.get("RECEIVER_SECRETS_DIR")), **{k: v for k, v in environ.items() if v}}
     values: dict[str, Any] = {name: given[name] for name in SETTINGS if name in given}
     values.pop("RECEIVER_SECRETS_DIR", None)
     known = {*SETTINGS, *NO_SETTINGS}
     strangers = sorted(name for name in given if name.startswith("RECEIVER_") and name not in known)
-    try:
-        return Config(**values, unknown=tuple(_meant(name) for name in strangers))
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else "settings"
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{name}: {message}") from None
+    return Config(**values, unknown=tuple(_meant(name) for name in strangers))
+
+
+def _complaints(error: ValidationError) -> tuple[str, ...]:
+    said: dict[str, str] = {}
+    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+        name = str(fault["loc"][0]) if fault["loc"] else "settings"
+        said.setdefault(name, fault["msg"].removeprefix("Value error, "))
+    return tuple(f"{name}: {message}" for name, message in said.items())
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver import query, view
-from receiver.ledger import Page
 from receiver.states import Event, Job, State
 
 COLOURS: Mapping[State, str] = {
@@ -28,8 +28,13 @@ COLOURS: Mapping[State, str] = {
 
 def print_json(value: Any) -> None:
     """One JSON document, as it is; what a terminal would obey is escaped, as JSON lets every character be."""
+    print(json_text(value))  # noqa: T201 - a command's output
+
+
+def json_text(value: Any) -> str:
+    """What `print_json` prints."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
-    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))  # noqa: T201 - a command's output
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def dotenv(values: Mapping[str, str]) -> str:
@@ -37,19 +42,68 @@ def dotenv(values: Mapping[str, str]) -> str:
     return "\n".join(f"{name}='{value}'" for name, value in values.items())
 
 
-def jobs(page: Page, *, as_json: bool) -> None:
-    """A page of jobs."""
-    if as_json:
-        print_json({"jobs": [view.job(job) for job in page.jobs], "next": query.cursor(page.next)})
-        return
+class Jobs:
+    """Prints pages of jobs as they come, so that no list is too long to be printed.
+
+    Args:
+        as_json: one document, ``{"jobs": […], "next": …}``.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._console = Console()
+        self._printed = 0
+
+    def page(self, found: Sequence[Job]) -> None:
+        """Prints some jobs."""
+        shown = [view.job(job) for job in found]
+        if self._as_json:
+            for job in shown:
+                lead = ",\n" if self._printed else '{\n  "jobs": [\n'
+                print(lead + indent(json_text(job), "    "), end="")  # noqa: T201 - a command's output
+                self._printed += 1
+        elif not self._console.is_terminal:
+            for job in shown:
+                print_line(row(job))
+        elif shown:
+            self._console.print(job_table(shown, self._console, head=not self._printed))
+            self._printed += len(shown)
+
+    def end(self, following: int | None) -> None:
+        """Ends the list; ``following`` is where the next page begins, if there is one."""
+        cursor = query.cursor(following)
+        if self._as_json:
+            close = "\n  ],\n" if self._printed else '{\n  "jobs": [],\n'
+            print(f'{close}  "next": {json.dumps(cursor)}\n}}')  # noqa: T201 - a command's output
+        elif self._console.is_terminal and cursor is not None:
+            self._console.print(
+                f"There are more; --cursor {cursor} goes on, --all lists them all.", style="dim"
+            )
+
+
+def print_line(cells: Sequence[str]) -> None:
+    """One line for a pipe, with tabs between the cells."""
+    print("\t".join(safe(cell) for cell in cells))  # noqa: T201 - a command's output
+
+
+def table_of(names: Sequence[str], lines: Sequence[Sequence[str | Text]]) -> None:
+    """A table on a terminal, plain lines with tabs in a pipe."""
     console = Console()
     if not console.is_terminal:
-        for job in page.jobs:
-            console.file.write("\t".join(safe(cell) for cell in row(view.job(job))) + "\n")
+        for line in lines:
+            print_line([cell if isinstance(cell, str) else cell.plain for cell in line])
         return
-    console.print(job_table([view.job(job) for job in page.jobs], console))
-    if page.next is not None:
-        console.print(f"There are more; --cursor {query.cursor(page.next)} goes on.", style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in names:
+        table.add_column(name, overflow="fold")
+    for line in lines:
+        table.add_row(*(Text(safe(cell)) if isinstance(cell, str) else cell for cell in line))
+    console.print(table)
+
+
+def state(name: str) -> Text:
+    """A state in its colour."""
+    return Text(name, style=COLOURS[State(name)])
 
 
 SHORT_ID = 9
@@ -59,17 +113,17 @@ Shown = Mapping[str, Any]
 """A job as the API gives it."""
 
 
-def job_table(found: Sequence[Shown], console: Console) -> Table:
+def job_table(found: Sequence[Shown], console: Console, *, head: bool = True) -> Table:
     """A table of jobs for a terminal; ids and times are shortened where it is too narrow for them."""
-    table = _table([row(job) for job in found], found)
+    table = _table([row(job) for job in found], found, head=head)
     unbounded = console.options.update_width(10_000)
     if console.measure(table, options=unbounded).maximum <= console.width:
         return table
-    return _table([_shortened(row(job)) for job in found], found)
+    return _table([_shortened(row(job)) for job in found], found, head=head)
 
 
-def _table(rows: Sequence[Sequence[str]], found: Sequence[Shown]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
+def _table(rows: Sequence[Sequence[str]], found: Sequence[Shown], *, head: bool) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim", show_header=head)
     for name in ("job", "state", "ref", "image", "updated", "reason"):
         # What does not fit is taken from the ref alone.
         table.add_column(name, no_wrap=name != "ref")
@@ -140,9 +194,17 @@ def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:
         print_json({**view.job(job), "history": [view.event(event) for event in history]})
         return
     console = Console(soft_wrap=True)
-    for name, value in _flat(view.job(job)):
-        if value is not None:
-            console.print(Text(f"{name:<18}", style="dim"), Text(safe(str(value))))
+    known = [(name, str(value)) for name, value in _flat(view.job(job)) if value is not None]
+    if not console.is_terminal:
+        for pair in known:
+            print_line(pair)
+        for event in history:
+            line = view.event(event)
+            print_line([line[name] or "" for name in ("at", "event", "from", "to", "reason", "detail")])
+        return
+    for name, text in known:
+        shown = Text(safe(text), style=COLOURS[job.state] if name == "state" else "")
+        console.print(Text(f"{name:<18}", style="dim"), shown)
     console.print()
     for event in history:
         move = event.after.value if event.before in (None, event.after) else f"{event.before} → {event.after}"

@@ -10,11 +10,13 @@ import base64
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
@@ -53,6 +55,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLOSE_SECONDS = 1.0
+
+CLOCK_SECONDS = 60.0
+"""By how much the store's clock may differ. Its signatures allow 15 minutes, the deadlines of URLs less."""
 
 URL_LIFETIME = 300
 """Seconds that a presigned URL works."""
@@ -205,8 +210,9 @@ class S3Archive:
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix
-        self._client = client
         self._connect = connect
+        self._ahead: float | None = None
+        self._client = self._listened_to(client)
         self._abilities = Abilities()
         # A pool of its own: the default executor also resolves names, and must not wait for uploads.
         self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
@@ -300,7 +306,17 @@ class S3Archive:
 
     def _reconnect(self) -> None:
         with suppress(BotoCoreError, ValueError, OSError):  # then the old one goes on being refused
-            self._client = self._connect()
+            self._client = self._listened_to(self._connect())
+
+    def _listened_to(self, client: "S3Client") -> "S3Client":
+        client.meta.events.register("after-call.s3", self._heard)
+        return client
+
+    def _heard(self, http_response: Any, **_: Any) -> None:
+        """Notes by how many seconds the store's clock is ahead of ours, whatever it answered."""
+        with suppress(TypeError, ValueError):
+            said = parsedate_to_datetime(http_response.headers.get("date"))
+            self._ahead = said.timestamp() - time.time()
 
     # One object ------------------------------------------------------------------------------------------
 
@@ -524,6 +540,20 @@ class S3Archive:
                 all(deleted),
                 "The probe's objects were removed.",
                 "Nothing may be deleted: the probe's small objects stay under .receiver-probe/.",
+            ),
+            *self._clock(),
+        )
+
+    def _clock(self) -> tuple[Finding, ...]:
+        if self._ahead is None:
+            return ()
+        side = "ahead of" if self._ahead > 0 else "behind"
+        return (
+            _finding(
+                "clock",
+                abs(self._ahead) < CLOCK_SECONDS,
+                "The store's clock agrees with this machine's.",
+                f"The store's clock is {abs(self._ahead):.0f} seconds {side} this machine's.",
             ),
         )
 

@@ -12,7 +12,8 @@ from receiver import view
 from receiver.archive import Depth, open_archive
 from receiver.archive.places import Places
 from receiver.audit import Auditor
-from receiver.cli.keeping import at_once, counting, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.common import counting
+from receiver.cli.keeping import at_once, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
 from receiver.journal import Journal
 from receiver.ledger import Ledger, LedgerView, wall_clock

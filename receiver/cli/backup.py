@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from receiver import tables
-from receiver.cli.keeping import counting, opened
+from receiver.cli.common import counting
+from receiver.cli.keeping import opened
 from receiver.ledger import FILE_NAME, Copy, back_up
 
 

@@ -1,20 +1,17 @@
 """What the commands that keep ledger and archive have in common."""
 
-import contextlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from receiver import config as settings
 from receiver.app import check
+from receiver.cli import common
 from receiver.config import Config
 from receiver.journal import Finding
 from receiver.tables import safe
@@ -23,9 +20,6 @@ from receiver.ximilar import Pace
 SHOWN = 200
 """Findings in a table on a terminal; in a pipe and as JSON it is all of them."""
 
-Counted = Callable[[int, int | None], None]
-"""Called with how much is done, and of how much, where that is known."""
-
 
 def opened() -> tuple[Config, Mapping[str, str]]:
     """The settings, checked, and the environment that they come from.
@@ -33,11 +27,9 @@ def opened() -> tuple[Config, Mapping[str, str]]:
     Raises:
         ConfigError: one line that names the setting.
     """
-    environ = settings.environment(os.environ, Path(".env"))
-    config = settings.load(environ)
+    config, environ = common.opened()
     check(config)
-    # The AWS SDK reads dozens of variables, some of them late, and all from the process alone.
-    os.environ.update({name: value for name, value in environ.items() if name.startswith("AWS_")})
+    common.give_to_sdk(environ)
     os.umask(0o077)  # whatever is made here is the owner's alone
     return config, environ
 
@@ -49,24 +41,6 @@ def turns(rate: float | None) -> Pace | None:
 
 async def at_once() -> None:
     """The turn of a run without a rate."""
-
-
-@contextlib.contextmanager
-def counting(what: str, *, quiet: bool) -> Iterator[Counted]:
-    """Progress on a terminal, on the standard error; elsewhere nothing."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda _done, _total: None
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def print_lines(documents: Iterable[Mapping[str, Any]]) -> None:

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from receiver.archive import open_archive
-from receiver.cli.keeping import at_once, counting, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.common import counting
+from receiver.cli.keeping import at_once, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, LedgerView

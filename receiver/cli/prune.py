@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from receiver import tables
-from receiver.cli.keeping import counting, opened, print_counts
+from receiver.cli.common import counting
+from receiver.cli.keeping import opened, print_counts
 from receiver.config import Config, duration
 from receiver.ledger import Ledger, LedgerView, wall_clock
 from receiver.pruning import Pruner, would_go

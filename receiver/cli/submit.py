@@ -2,26 +2,23 @@
 
 import asyncio
 import contextlib
-import os
 import re
 import shlex
-import signal
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from receiver import config as settings
 from receiver import submitting, tables, view
+from receiver.cli.common import AsJson, counting, opened, say, until_signal
 from receiver.errors import InvalidRequestError, ProviderError
 from receiver.sender import is_ref
 from receiver.states import FINAL, Job, State
@@ -77,7 +74,7 @@ def submit(
         str | None, typer.Option(metavar="N/s", help="At most so many a second (or N/m, N/h).")
     ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Until all jobs have ended.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Submit images to the provider, which will call this receiver with each result.
 
@@ -100,7 +97,7 @@ def submit(
     try:
         items = submitting.prepare(images or [], options, ref=ref, from_file=from_file, list_name=name)
     except InvalidRequestError as error:
-        _say(error.detail)
+        say(error.detail)
         raise typer.Exit(1) from None
     asked = _Asked(
         items=items,
@@ -112,32 +109,22 @@ def submit(
         go_on=None if name is None else _go_on(name if again else None),
     )
     if again and asked.go_on is not None:
-        _say(f"should this be interrupted, {asked.go_on} goes on")
+        say(f"should this be interrupted, {asked.go_on} goes on")
     if not asyncio.run(_until_signal(asked)):
         raise typer.Exit(1)
 
 
 async def _until_signal(asked: _Asked) -> bool:
-    """Does it, and gives whether all of it was done. The first signal ends it in order, a second at once."""
-    stopping = asyncio.Event()
-    work = asyncio.create_task(_submit(asked, stopping))
-
-    def stop() -> None:
-        if stopping.is_set():
-            work.cancel()
-        stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+    """Does it, and gives whether all of it was done."""
     try:
-        return await work
+        return await until_signal(partial(_submit, asked))
     except asyncio.CancelledError:
-        _say("cut off; what was under way is open in the ledger, and is looked for before it is sent again")
+        say("cut off; what was under way is open in the ledger, and is looked for before it is sent again")
         return False
 
 
 async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
-    config = settings.load(settings.environment(os.environ, Path(".env")))
+    config, _ = opened()
     async with submitting.submitting(
         config,
         asked.options,
@@ -147,10 +134,13 @@ async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
         notice=_each_once(),
     ) as submitter:
         show = _line if not asked.as_json and not Console().is_terminal else _nothing
-        with _progress("submitted", len(asked.items), least=2) as moved:
+        taken = 0
+        with counting("submitted", quiet=len(asked.items) < 2) as counted:
 
             def told(outcome: Outcome) -> None:
-                moved(1)
+                nonlocal taken
+                taken += 1
+                counted(taken, len(asked.items))
                 if not asked.wait:
                     show(outcome)
 
@@ -167,13 +157,17 @@ async def _follow(
     """Waits for the ends of the jobs, and shows each as it comes, and at last those that have none."""
     of_job = {outcome.id: outcome for outcome in outcomes if outcome.id is not None}
     shown = set()
+    ended = 0
 
-    with _progress("ended", len(of_job)) as moved:
+    with counting("ended", quiet=not of_job) as counted:
+        counted(0, len(of_job))
 
         def told(jobs: Sequence[Job]) -> None:
+            nonlocal ended
             for job in jobs:
                 if job.state in FINAL:
-                    moved(1)
+                    ended += 1
+                    counted(ended, len(of_job))
                     show(replace(of_job[job.id], job=job))
                     shown.add(job.id)
 
@@ -207,19 +201,6 @@ def _go_on(name: str | None) -> str:
     return f"the same command with --list-name {shlex.quote(name)} instead of --again"
 
 
-@contextlib.contextmanager
-def _progress(what: str, total: int, *, least: int = 1) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal, where there are so many at least."""
-    console = Console(stderr=True)
-    if total < least or not console.is_terminal:
-        yield lambda _: None
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda by: progress.advance(task, by)
-
-
 def _each_once() -> Callable[[ProviderError], None]:
     """Tells what is being waited out, once for each reason."""
     told: set[str] = set()
@@ -227,7 +208,7 @@ def _each_once() -> Callable[[ProviderError], None]:
     def notice(error: ProviderError) -> None:
         if error.reason not in told:
             told.add(error.reason)
-            _say(f"waiting: {error.detail}")
+            say(f"waiting: {error.detail}")
 
     return notice
 
@@ -267,10 +248,10 @@ def _end(asked: _Asked, outcomes: Sequence[Outcome]) -> None:
         _table(outcomes)
     reasons = dict.fromkeys(f"{o.image}: {o.error.detail}" for o in outcomes if o.error is not None)
     for reason in list(reasons)[:MOST_REASONS]:
-        _say(reason)
+        say(reason)
     fates = Counter(outcome.fate for outcome in outcomes)
     if fates[Fate.OPEN] or fates[Fate.UNSENT]:
-        _say(_left(asked, fates))
+        say(_left(asked, fates))
 
 
 def _left(asked: _Asked, fates: Counter[Fate]) -> str:
@@ -318,7 +299,3 @@ def _table(outcomes: Sequence[Outcome]) -> None:
             cells[2].stylize(tables.COLOURS[State(_state(outcome))])
         table.add_row(*cells)
     console.print(table)
-
-
-def _say(message: str) -> None:
-    print(f"receiver: {tables.safe(message)}", file=sys.stderr)  # noqa: T201 - for whoever typed the command

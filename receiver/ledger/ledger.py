@@ -185,6 +185,26 @@ class LedgerView:
         """A page of jobs, newest first. ``before`` is the ``next`` of the page before."""
         return await self._readers.ask(lambda db: queries.jobs(db, wanted, before, limit))
 
+    async def jobs_with_prefix(self, prefix: str, limit: int) -> tuple[Job, ...]:
+        """Jobs whose ids begin so, in the ids' order."""
+        return await self._readers.ask(lambda db: queries.jobs_with_prefix(db, prefix, limit))
+
+    async def jobs_near(self, text: str, limit: int) -> tuple[Job, ...]:
+        """Jobs that somebody may have meant by a text that is no id, by reference or by beginning."""
+        return await self._readers.ask(lambda db: queries.jobs_near(db, text, limit))
+
+    async def check_whole(self, *, seconds: float | None, deep: bool = False) -> bool:
+        """Looks for damage in the file. Gives whether the look was finished.
+
+        Args:
+            seconds: how long it may take; without, to the end.
+            deep: whether indexes are compared with their tables, too.
+
+        Raises:
+            LedgerError: ``ledger.corrupt`` where it is damaged.
+        """
+        return await self._readers.ask(lambda db: schema.check_whole(db, seconds=seconds, deep=deep))
+
     async def unread_deliveries(
         self, outcome: str | None = None, *, before: int | None = None, limit: int = 100
     ) -> UnreadPage:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from receiver.errors import LedgerError
 
+LOCK_NAME = "serve.lock"
+
 
 class DirectoryLock:
     """Holds the data directory against a second server until it is released or the process ends.
@@ -20,7 +22,7 @@ class DirectoryLock:
         Raises:
             LedgerError: ``ledger.in_use`` where another process holds it.
         """
-        path = directory / "serve.lock"
+        path = directory / LOCK_NAME
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -34,6 +36,44 @@ class DirectoryLock:
     def release(self) -> None:
         """Lets the directory go."""
         os.close(self._file)
+
+
+def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
+    """The process that serves from a data directory; ``None`` where none does, 0 where it cannot be named.
+
+    The lock is not tried where the kernel lists its locks: a server that starts in that moment would be
+    refused.
+
+    Raises:
+        OSError: the lock's file cannot be read.
+    """
+    path = directory / LOCK_NAME
+    try:
+        inode = path.stat().st_ino
+    except FileNotFoundError:
+        return None
+    try:
+        lines = locks.read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return _holder_by_trial(path)
+    for line in lines:
+        # 1: FLOCK  ADVISORY  WRITE 12345 fd:01:131313 0 EOF
+        words = line.split()
+        # The device is not compared: some file systems name another one here than in stat(2).
+        if len(words) >= 6 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+            return max(int(words[4]), 0)
+    return None
+
+
+def _holder_by_trial(path: Path) -> int | None:
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return 0
+    finally:
+        os.close(file)
+    return None
 
 
 class ListLock:

@@ -11,6 +11,8 @@ from receiver.states import Event, Job, State
 
 _CLOCK_SLACK = 86_400_000
 _LONGEST_LIFE = 7 * 86_400_000  # of a URL that S3 presigns
+_LAST = "\U0010ffff"  # behind a prefix: the end of all that begins with it
+_LEAST_SHARED = 3  # characters; with fewer, any two ids are alike by chance
 _PAGE_BYTES = 4 * 2**20  # of bodies, which JSON may make six times as long
 
 
@@ -131,6 +133,31 @@ def jobs(db: sqlite3.Connection, wanted: Filter, before: int | None, limit: int)
     ).fetchall()
     more = len(found) > limit
     return Page(tuple(rows.job(row) for row in found[:limit]), found[limit - 1]["seq"] if more else None)
+
+
+def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[Job, ...]:
+    """Jobs whose ids begin so, in the ids' order."""
+    found = db.execute(
+        "SELECT * FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?", (prefix, prefix + _LAST, limit)
+    )
+    return tuple(rows.job(row) for row in found)
+
+
+def jobs_near(db: sqlite3.Connection, text: str, limit: int) -> tuple[Job, ...]:
+    """Jobs that somebody may have meant by a text that is no id.
+
+    Those whose reference begins so, and those whose ids share the longest beginning with it: a few look-ups
+    in an index, however many jobs there are.
+    """
+    by_ref = db.execute(
+        "SELECT * FROM jobs WHERE ref >= ? AND ref < ? ORDER BY ref, seq LIMIT ?", (text, text + _LAST, limit)
+    )
+    found = [rows.job(row) for row in by_ref]
+    for length in range(len(text) - 1, _LEAST_SHARED - 1, -1):
+        if alike := jobs_with_prefix(db, text[:length], limit):
+            found += alike
+            break
+    return tuple(found)
 
 
 def unread_deliveries(

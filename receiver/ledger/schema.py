@@ -1,6 +1,7 @@
 """The ledger's versions: what is in the file, and how an older one becomes the present one."""
 
 import sqlite3
+import time
 from importlib import resources
 from pathlib import Path
 
@@ -108,6 +109,28 @@ def check(db: sqlite3.Connection, path: Path) -> None:
             f"{path} is damaged ({' '.join(verdict.split())})."  # the verdict's own lines made one
             " It was left as it is: copy it away, then restore a backup.",
         )
+
+
+def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool) -> bool:
+    """Runs SQLite's quick check, or the whole one. Gives whether it ended within so many seconds.
+
+    Raises:
+        LedgerError: ``ledger.corrupt``.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+    if until is not None:
+        db.set_progress_handler(lambda: time.monotonic() > until, 1000)
+    try:
+        (verdict,) = db.execute("PRAGMA integrity_check(1)" if deep else "PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            return False
+        raise
+    finally:
+        db.set_progress_handler(None, 0)
+    if verdict != "ok":
+        raise LedgerError("ledger.corrupt", f"The ledger is damaged ({' '.join(verdict.split())}).")
+    return True
 
 
 def _structure(db: sqlite3.Connection) -> list[tuple[str, str, str]]:

@@ -109,6 +109,13 @@ class _Ask:
     ours: Sequence[str] = ()
 
 
+def _shown_to(seen: Callable[[httpx.Headers], object]) -> Callable[[httpx.Response], Awaitable[None]]:
+    async def note(answer: httpx.Response) -> None:
+        seen(answer.headers)
+
+    return note
+
+
 class _FailedAttemptError(Exception):
     """One attempt has failed.
 
@@ -154,6 +161,7 @@ class Ximilar:
         clock: seconds since the epoch, to read a ``Retry-After`` that is a date.
         turn: waited for before each call that goes out, repeated ones among them.
         heard: told after each call why there was no answer, or ``None`` where there was one.
+        seen: told the headers of each answer.
     """
 
     def __init__(
@@ -167,6 +175,7 @@ class Ximilar:
         clock: Callable[[], float] = time.time,
         turn: Callable[[], Awaitable[object]] | None = None,
         heard: Heard = unheard,
+        seen: Callable[[httpx.Headers], object] | None = None,
     ) -> None:
         self._token = token
         self._turn = turn
@@ -191,6 +200,7 @@ class Ximilar:
             # the sandbox is, no proxy leads.
             trust_env=True,
             mounts=_DIRECT,
+            event_hooks={"response": [_shown_to(seen)]} if seen is not None else {},
         )
 
     async def submit(self, upscale: Upscale) -> Submitted:

@@ -16,13 +16,14 @@ FOREIGN = {"curl", "docker", "python3", ".", "umask"}
 """Programs of others that the documents call."""
 
 
-def receiver_commands() -> dict[str, TyperCommand]:
+def receiver_group() -> TyperGroup:
     group = typer.main.get_command(app)
     assert isinstance(group, TyperGroup)
-    return {name: command for name, command in group.commands.items() if isinstance(command, TyperCommand)}
+    return group
 
 
-COMMANDS = receiver_commands()
+GROUP = receiver_group()
+COMMANDS = {name: command for name, command in GROUP.commands.items() if isinstance(command, TyperCommand)}
 
 
 def lines() -> Iterator[tuple[str, str]]:
@@ -36,7 +37,9 @@ def lines() -> Iterator[tuple[str, str]]:
 def test_a_command_line_of_the_documents_can_be_run(document: str, line: str) -> None:
     words = shlex.split(line)
     program = words[0]
-    if program == "receiver":
+    if program == "receiver" and words[1].startswith("--"):
+        assert_takes(GROUP, words[1:])
+    elif program == "receiver":
         assert_takes(COMMANDS[words[1]], words[2:])
     elif program == "./demo":
         assert_takes(COMMANDS["demo"], words[1:])
@@ -65,9 +68,22 @@ def test_the_commands_table_names_every_command_and_its_options() -> None:
             assert set(codes(options)) == options_of(COMMANDS[name]), name
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_run_as_a_process(name: str) -> None:
+    """By a line of the README, which tests/e2e/test_readme.py runs, or by an end-to-end test of its own."""
+    by_readme = any(
+        re.search(rf"\breceiver {re.escape(name)}\b", line)
+        for block in blocks("sh")
+        for line in block.splitlines()
+    )
+    started = rf'\b(?:command|run|both)\(\s*[\[(]?\s*"{re.escape(name)}"'
+    sources = [*(ROOT / "tests/e2e").glob("*.py"), ROOT / "tests/support/processes.py"]
+    assert by_readme or any(re.search(started, path.read_text()) for path in sources)
+
+
 def test_every_command_that_the_documents_name_exists() -> None:
     for text in DOCUMENTS.values():
-        for name in re.findall(r"`receiver ([a-z-]+)", text):
+        for name in re.findall(r"`receiver ([a-z][a-z-]*)", text):
             assert name in COMMANDS, name
 
 
@@ -77,7 +93,7 @@ def test_documents_that_are_linked_exist() -> None:
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
-def options_of(command: TyperCommand) -> set[str]:
+def options_of(command: TyperCommand | TyperGroup) -> set[str]:
     return {
         name
         for parameter in command.params
@@ -87,8 +103,9 @@ def options_of(command: TyperCommand) -> set[str]:
     } - {"--help"}
 
 
-def assert_takes(command: TyperCommand, words: list[str]) -> None:
+def assert_takes(command: TyperCommand | TyperGroup, words: list[str]) -> None:
     """That a command's own parser takes these words; nothing is run, and no file has to be there."""
     words = words[: words.index(">")] if ">" in words else words
     assert {word.partition("=")[0] for word in words if word.startswith("--")} <= options_of(command)
-    command.make_context(command.name, list(words))
+    if isinstance(command, TyperCommand):  # a group's own options would be obeyed
+        command.make_context(command.name, list(words))

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import os
+import re
 import ssl
 import subprocess
 import sys
@@ -277,9 +278,18 @@ async def test_the_probe_finds_all_honoured_and_leaves_nothing(archive: Archive,
         "sha256",
         "checksum-kept",
         "delete",
+        "clock",
     ]
     assert all(finding.honoured for finding in findings)
     assert bucket.keys() == []
+
+
+async def test_the_probe_tells_how_far_the_stores_clock_is_off(fake_archive: Archive, fake: Standin) -> None:
+    assert {f.name: f.honoured for f in await fake_archive.probe()}["clock"]
+    fake.ahead = -600
+    (clock,) = (f for f in await fake_archive.probe() if f.name == "clock")
+    assert not clock.honoured
+    assert re.fullmatch(r"The store's clock is (599|60[01]) seconds behind this machine's\.", clock.detail)
 
 
 async def test_a_located_image_is_served_as_its_own_type_from_a_signed_url(
@@ -523,6 +533,7 @@ async def test_without_conditional_writes_a_put_looks_first_and_overwrites_nothi
         "sha256": True,
         "checksum-kept": True,
         "delete": True,
+        "clock": True,
     }
     assert fake.objects == {}
     item = spooled(tmp_path, "a.png", b"bytes")

@@ -1,5 +1,6 @@
 """What can be asked of the ledger, and that no answer costs more for jobs that are done."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,10 +12,12 @@ from receiver.completion import Completion
 from receiver.errors import BodyError, LedgerError
 from receiver.ledger import (
     FILE_NAME,
+    DirectoryLock,
     Filter,
     Ledger,
     LedgerView,
     Submission,
+    holder,
     overview,
     queries,
     schema,
@@ -343,3 +346,74 @@ def test_the_work_does_not_grow_with_the_jobs_that_are_done(
     few.mkdir()
     many.mkdir()
     assert steps(many, 3000, work) < 1.3 * steps(few, 300, work)
+
+
+async def test_a_job_is_found_by_the_beginning_of_its_id(ledger: Ledger) -> None:
+    for job_id in ("d13e-1", "d13e-2", "d14f-1", "d13"):
+        await ledger.expect(Submission(job_id))
+
+    async def found(prefix: str, limit: int = 10) -> list[str]:
+        return [job.id for job in await ledger.jobs_with_prefix(prefix, limit)]
+
+    assert await found("d13e") == ["d13e-1", "d13e-2"]
+    assert await found("d13") == ["d13", "d13e-1", "d13e-2"]
+    assert await found("d13", 2) == ["d13", "d13e-1"]
+    assert await found("d13e-1") == ["d13e-1"]
+    assert await found("D13") == []
+    assert await found("d1_") == []
+    assert await found("%") == []
+
+
+async def test_what_may_have_been_meant_is_found_by_reference_and_by_the_longest_beginning(
+    ledger: Ledger,
+) -> None:
+    await ledger.expect(Submission("abcdef-1", "order 7"))
+    await ledger.expect(Submission("abcxyz-2", "order 70"))
+    await ledger.expect(Submission("zzz", None))
+
+    async def near(text: str) -> list[str]:
+        return [job.id for job in await ledger.jobs_near(text, 10)]
+
+    assert await near("order 7") == ["abcdef-1", "abcxyz-2"]
+    assert await near("abcdeg") == ["abcdef-1"]
+    assert await near("abcq") == ["abcdef-1", "abcxyz-2"]
+    assert await near("abq") == []
+    assert await near("a") == []
+
+
+async def test_the_look_for_damage_ends_in_its_time_and_finds_damage(ledger: Ledger, tmp_path: Path) -> None:
+    for number in range(300):
+        await ledger.record(delivery(f"job-{number}"))
+    assert await ledger.check_whole(seconds=None)
+    assert await ledger.check_whole(seconds=None, deep=True)
+    assert not await ledger.check_whole(seconds=0)
+    assert await ledger.job("job-1")  # the connection is as it was
+
+
+async def test_a_damaged_ledger_is_told(tmp_path: Path) -> None:
+    ledger = await Ledger.serve(tmp_path)
+    for number in range(100):
+        await ledger.record(delivery(f"job-{number}"))
+    await ledger.close()
+    path = tmp_path / FILE_NAME
+    with sqlite3.connect(path) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'jobs_by_state'").fetchone()
+        (size,) = db.execute("PRAGMA page_size").fetchone()
+    db.close()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * size)
+        file.write(b"\xff" * size)
+    view = await LedgerView.open(tmp_path)
+    with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
+        await view.check_whole(seconds=None)
+    await view.close()
+
+
+async def test_who_holds_the_directory_is_told_without_trying_its_lock(tmp_path: Path) -> None:
+    assert holder(tmp_path) is None
+    lock = DirectoryLock(tmp_path)
+    assert holder(tmp_path) == os.getpid()
+    assert holder(tmp_path, tmp_path / "no list of locks") == 0
+    lock.release()
+    assert holder(tmp_path) is None
+    assert holder(tmp_path, tmp_path / "no list of locks") is None

@@ -6,6 +6,7 @@ import hashlib
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,6 +28,7 @@ class Standin:
         corrupt: whether what is read differs from what was written.
         deletes: whether DELETE is allowed.
         connections: how many were opened so far.
+        ahead: seconds by which its clock is ahead of ours.
     """
 
     url: str = ""
@@ -41,6 +43,7 @@ class Standin:
     corrupt: bool = False
     deletes: bool = True
     connections: int = 0
+    ahead: float = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def environment(self) -> dict[str, str]:
@@ -121,6 +124,9 @@ def _handler(store: Standin) -> Callable[..., BaseHTTPRequestHandler]:
             with store.lock:
                 store.connections += 1
             super().setup()
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((timestamp or time.time()) + store.ahead)
 
         def log_message(self, *arguments: Any) -> None:
             """Tests read `Standin.requests` instead."""

@@ -57,10 +57,11 @@ class Seen:
 
 
 class Source:
-    """What the host offers, and what it was asked for."""
+    """What the host offers, and what it was asked for; ``ahead`` are the seconds by which its clock is."""
 
     def __init__(self) -> None:
         self.url = ""
+        self.ahead = 0.0
         self.seen: list[Seen] = []
         self.connections = 0
         self._offers: dict[str, list[Answer]] = {}
@@ -134,6 +135,9 @@ def source() -> Iterator[Source]:
             answer = it.next(self.path.partition("?")[0].removeprefix("/"))
             with contextlib.suppress(ConnectionError):  # who asked may be dead by now
                 self._send(answer)
+
+        def date_time_string(self, timestamp: float | None = None) -> str:
+            return super().date_time_string((timestamp or time.time()) + it.ahead)
 
         def _send(self, answer: Answer) -> None:
             self.send_response(answer.status)

@@ -33,6 +33,7 @@ ROOMS = (
     "archive",
     "spool",
     "ximilar",
+    "challenge",
     "hands",
     "journal",
     # The ways in and through.

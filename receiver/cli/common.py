@@ -1,0 +1,95 @@
+"""What all commands do alike: settings, last words, progress, signals, and how they end."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from receiver import config as settings
+from receiver.config import Config
+from receiver.tables import safe
+
+T = TypeVar("T")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+DOTENV = Path(".env")
+"""Where settings stand beside the environment, in the working folder."""
+
+Counted = Callable[[int, int | None], None]
+"""Called with how much is done, and of how much, where that is known."""
+
+
+def opened() -> tuple[Config, Mapping[str, str]]:
+    """The settings, and the environment that they come from.
+
+    Raises:
+        ConfigError: one line that names the setting.
+    """
+    environ = settings.environment(os.environ, DOTENV)
+    return settings.load(environ), environ
+
+
+def give_to_sdk(environ: Mapping[str, str]) -> None:
+    """Hands the AWS SDK its variables: it reads dozens, some of them late, and all from the process alone."""
+    os.environ.update({name: value for name, value in environ.items() if name.startswith("AWS_")})
+
+
+def say(message: str) -> None:
+    """One line for whoever typed the command, beside what a pipe takes."""
+    print(f"receiver: {safe(message)}", file=sys.stderr)  # noqa: T201 - for whoever typed the command
+
+
+def fail(message: str) -> NoReturn:
+    """Ends the command as not done."""
+    say(message)
+    raise SystemExit(1)
+
+
+@contextlib.contextmanager
+def counting(what: str, *, quiet: bool = False) -> Iterator[Counted]:
+    """A progress bar on a terminal, on the standard error; elsewhere nothing."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+async def until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+    """Does it. The first SIGINT or SIGTERM sets the event, so that it ends in order; a second cuts it off.
+
+    Raises:
+        asyncio.CancelledError: it was cut off.
+    """
+    stopping = asyncio.Event()
+    task = asyncio.create_task(work(stopping))
+
+    def stop() -> None:
+        if stopping.is_set():
+            task.cancel()
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return await task
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process at once: what may be left is a thread that waits for a disk, a name or a store which
+    does not answer, and the interpreter would wait for it.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

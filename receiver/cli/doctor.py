@@ -1,0 +1,81 @@
+"""``receiver doctor``: does the installation have everything that it needs?"""
+
+import asyncio
+import contextlib
+import os
+from collections import Counter
+from collections.abc import Mapping
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from receiver import tables
+from receiver.cli.common import DOTENV, AsJson, give_to_sdk, leave, say
+from receiver.config import environment
+from receiver.doctor import Level, Report, diagnose
+from receiver.errors import ConfigError
+
+STYLES: Mapping[Level, str] = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}
+
+
+def doctor(
+    *,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read all of the ledger, however long that takes.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check everything that an installation needs, and say how to mend what fails.
+
+    Works beside a running serve and without one. Secrets are neither shown, nor sent to strangers.
+    Exit 1 if something fails; a warning does not.
+    """
+    asyncio.run(_doctor(deep=deep, as_json=as_json))
+
+
+async def _doctor(*, deep: bool, as_json: bool) -> NoReturn:
+    own = dict(os.environ)
+    with contextlib.suppress(ConfigError):  # it is told among the findings
+        give_to_sdk(environment(own, DOTENV))
+    report = await diagnose(own, DOTENV, deep=deep)
+    if as_json:
+        tables.print_json(_document(report))
+    else:
+        _show(report)
+    levels = Counter(verdict.level for verdict in report.verdicts)
+    say(f"{_number(levels[Level.FAILURE], 'failure')}, {_number(levels[Level.WARNING], 'warning')}")
+    leave(0 if report.good else 1)
+
+
+def _show(report: Report) -> None:
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        for verdict in report.verdicts:
+            tables.print_line([verdict.level, verdict.check, verdict.detail, verdict.remedy or ""])
+        return
+    grid = Table.grid(padding=(0, 2))
+    for verdict in report.verdicts:
+        said = Text(f"{verdict.check}: ", style="bold")
+        said.append(tables.safe(verdict.detail), style="not bold")
+        grid.add_row(Text(verdict.level, style=STYLES[verdict.level]), said)
+        if verdict.remedy:
+            grid.add_row("", Text(f"→ {tables.safe(verdict.remedy)}"))
+    console.print(grid)
+
+
+def _document(report: Report) -> dict[str, Any]:
+    return {
+        "ok": report.good,
+        "checks": [
+            {"check": v.check, "level": v.level.value, "detail": v.detail, "remedy": v.remedy}
+            for v in report.verdicts
+        ],
+        "settings": list(report.settings),
+    }
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count or 'no'} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,25 @@
+"""``receiver init``: fresh secrets."""
+
+import base64
+import secrets
+
+import typer
+
+from receiver import tables
+from receiver.cli.common import AsJson
+
+
+def init(*, as_json: AsJson = False) -> None:
+    """Print a ready .env with fresh secrets.
+
+    They are for your eyes alone: (umask 077; receiver init > .env)
+    """
+    values = {
+        "RECEIVER_WEBHOOK_HEADERS": f'{{"X-Webhook-Secret": "{secrets.token_urlsafe(32)}"}}',
+        "RECEIVER_API_TOKENS": secrets.token_urlsafe(32),
+        "RECEIVER_NOTIFY_SECRET": f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
+    }
+    if as_json:
+        tables.print_json(values)
+    else:
+        typer.echo(tables.dotenv(values))

@@ -1,0 +1,154 @@
+"""Which jobs are meant: the options and arguments that say so, and help where they say it wrongly."""
+
+import asyncio
+import contextlib
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import typer
+from starlette.datastructures import QueryParams
+
+from receiver import query
+from receiver.cli.common import opened
+from receiver.config import Config
+from receiver.errors import REASONS, BodyError, LedgerError
+from receiver.ledger import Filter, LedgerView, wall_clock
+from receiver.states import Job, State
+
+LEAST_PREFIX = 4
+"""Characters of an id that may stand for the whole."""
+
+SUGGESTED = 3
+LOOKED_AT = 50
+COMPLETED = 50
+
+_AGO = re.compile(r"(\d{1,9})\s*([smhd])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+
+
+def complete_id(incomplete: str) -> Iterator[str]:
+    """Ids for the shell: those that begin so; the newest where nothing was typed yet."""
+    with contextlib.suppress(Exception):  # a shell shows nothing rather than our trouble
+        yield from asyncio.run(_ids(opened()[0], incomplete))
+
+
+def complete_reason(incomplete: str) -> Iterator[str]:
+    """Reasons for the shell."""
+    yield from (reason for reason in REASONS if reason.startswith(incomplete))
+
+
+States = Annotated[
+    list[State] | None, typer.Option("--state", help="Only these; may be given several times.")
+]
+Ref = Annotated[str | None, typer.Option("--ref", help="Only those with this reference.")]
+Reason = Annotated[
+    str | None,
+    typer.Option("--reason", help="Only those with this reason.", autocompletion=complete_reason),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="TIME",
+        help="First heard of then or later: 2026-11-23T09:30:00Z, or 2h for 2 h ago.",
+    ),
+]
+Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="First heard of before then.")]
+
+
+def chosen(
+    config: Config,
+    states: Sequence[State] | None,
+    *,
+    since: str | None,
+    until: str | None,
+    overdue: bool | None = None,
+    **parameters: str | None,
+) -> tuple[Filter, query.Window]:
+    """Options as ``GET /jobs`` reads them.
+
+    Raises:
+        typer.BadParameter: as it refuses them.
+    """
+    given = [("state", state.value) for state in states or ()]
+    given += [
+        (name, _moment(text)) for name, text in (("since", since), ("until", until)) if text is not None
+    ]
+    given += [("overdue", str(overdue).lower())] if overdue is not None else []
+    given += [(name, value) for name, value in parameters.items() if value is not None]
+    silent_since = wall_clock() - int(config.overdue_after.total_seconds() * 1000)
+    try:
+        return query.jobs(QueryParams(given), silent_since=silent_since)
+    except BodyError as error:
+        raise typer.BadParameter(error.detail) from None
+
+
+async def the_job(view: LedgerView, text: str) -> Job:
+    """The job that is meant by an id, or by the beginning of one.
+
+    Raises:
+        LedgerError: ``ledger.unknown_job``, with what may have been meant.
+    """
+    if not text or not text.isprintable():
+        raise LedgerError("ledger.unknown_job", "there is no job of this id")
+    for spelling in dict.fromkeys((text, text.lower())):
+        if (job := await view.job(spelling)) is not None:
+            return job
+        if len(spelling) < LEAST_PREFIX:
+            continue
+        found = await view.jobs_with_prefix(spelling, SUGGESTED + 1)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise LedgerError(
+                "ledger.unknown_job", f"{text} begins several jobs: {_named(found)}; type more of the id"
+            )
+    near = _nearest(text, await view.jobs_near(text, LOOKED_AT))
+    if near:
+        raise LedgerError("ledger.unknown_job", f"there is no job {text}; did you mean {_named(near)}?")
+    least = f"; the first {LEAST_PREFIX} characters of an id are enough" if len(text) < LEAST_PREFIX else ""
+    raise LedgerError("ledger.unknown_job", f"there is no job {text}{least}")
+
+
+def _nearest(text: str, jobs: Sequence[Job]) -> Sequence[Job]:
+    """Those that look most like the text; a job with exactly this reference looks like it the most."""
+
+    def likeness(job: Job) -> float:
+        by_id = difflib.SequenceMatcher(None, text.lower(), job.id[: len(text)].lower()).ratio()
+        by_ref = difflib.SequenceMatcher(None, text, (job.ref or "")[: len(text)]).ratio()
+        return max(by_id, by_ref)
+
+    alike = sorted({job.id: job for job in jobs}.values(), key=likeness, reverse=True)
+    return [job for job in alike if likeness(job) >= 0.6][:SUGGESTED]
+
+
+def _named(jobs: Sequence[Job]) -> str:
+    names = [
+        f"{job.id} ({job.state}{f', reference {job.ref}' if job.ref else ''})" for job in jobs[:SUGGESTED]
+    ]
+    more = ["others"] if len(jobs) > SUGGESTED else []
+    return " or ".join([*names, *more])
+
+
+async def _ids(config: Config, incomplete: str) -> list[str]:
+    view = await LedgerView.open(config.data_dir)
+    try:
+        if incomplete:
+            return [job.id for job in await view.jobs_with_prefix(incomplete, COMPLETED)]
+        return [job.id for job in (await view.jobs(Filter(), limit=COMPLETED)).jobs]
+    finally:
+        await view.close()
+
+
+def _moment(text: str) -> str:
+    """A time as the API reads it; ``2h`` is two hours ago."""
+    ago = _AGO.fullmatch(text.strip())
+    if ago is None:
+        return text
+    try:
+        return (datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat()
+    except OverflowError:
+        raise typer.BadParameter(f"{text} ago was before all time") from None

@@ -1,0 +1,30 @@
+"""``receiver serve``: the receiver itself."""
+
+import json
+from typing import Annotated
+
+import typer
+
+from receiver import logs
+from receiver.cli.common import give_to_sdk, leave, opened
+from receiver.serve import serve as serve_until_stopped
+
+
+def serve(
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Announce the address as JSON on stdout.")] = False,
+) -> None:
+    """Accept deliveries, archive images and answer questions, until SIGTERM."""
+    config, environ = opened()
+    give_to_sdk(environ)
+    logs.configure(config.log)
+
+    def ready(address: str) -> None:
+        if as_json:
+            print(json.dumps({"address": address}), flush=True)  # noqa: T201 - for the program that started it
+
+    try:
+        serve_until_stopped(config, environ, ready=ready)
+        leave(0)  # everything is recorded and closed
+    except SystemExit:  # uvicorn's way to say that it could not listen; its own line says why
+        raise typer.Exit(1) from None

@@ -1,0 +1,111 @@
+"""The ledger, and what its jobs are waiting for."""
+
+from pathlib import Path
+
+from receiver import view
+from receiver.config import Config
+from receiver.doctor.verdict import Verdict, broken, doubtful, well
+from receiver.errors import LedgerError
+from receiver.ledger import FILE_NAME, LedgerView, Stats
+from receiver.states import State
+
+CHECK_SECONDS = 5.0
+"""How long the look for damage may take where no thorough one is asked for."""
+
+LONG_WAIT = 3_600_000
+"""ms after which a received image should have been archived."""
+
+RESTORE = "Stop serve, copy the files away, and restore a backup."
+
+
+async def look_at_ledger(config: Config, *, now: int, deep: bool) -> list[Verdict]:
+    """Whether the file can be used, and is whole; and which jobs wait too long.
+
+    Args:
+        config: the settings.
+        now: ms since the epoch.
+        deep: whether the look for damage goes through all of the file, however long that takes.
+    """
+    if not (config.data_dir / FILE_NAME).exists():
+        return [well("ledger", "there is none yet; serve makes it")]
+    try:
+        ledger = await LedgerView.open(config.data_dir)
+    except LedgerError as error:
+        return [_unusable(error, config.data_dir)]
+    try:
+        overdue_since = now - int(config.overdue_after.total_seconds() * 1000)
+        jobs = look_at_jobs(await ledger.stats(silent_since=overdue_since), now)
+        whole = await ledger.check_whole(seconds=None if deep else CHECK_SECONDS, deep=deep)
+    except LedgerError as error:
+        return [_unusable(error, config.data_dir)]
+    finally:
+        await ledger.close()
+    found = (
+        well(
+            "ledger",
+            "is of this version, and whole" if deep else "is of this version, and no damage was found",
+        )
+        if whole
+        else doubtful(
+            "ledger",
+            f"is of this version; the look for damage was not finished in {CHECK_SECONDS:g} seconds",
+            "`receiver doctor --deep` reads all of it.",
+        )
+    )
+    return [found, *jobs]
+
+
+def look_at_jobs(stats: Stats, now: int) -> list[Verdict]:
+    """What the ledger's numbers say."""
+    found: list[Verdict] = []
+    if stats.at_risk:
+        found.append(
+            broken(
+                "jobs",
+                f"{stats.at_risk} are at risk: less than a tenth of their image URL's life is left, to"
+                f" {view.time(stats.soonest_deadline)}",
+                "`receiver jobs --state received` lists them, `receiver job ID` says what each met.",
+            )
+        )
+    if stats.overdue:
+        found.append(
+            doubtful(
+                "jobs",
+                f"{stats.overdue} are overdue: submitted, and never heard of",
+                "`receiver jobs --overdue` lists them, `receiver reconcile` asks the provider about them.",
+            )
+        )
+    waiting = 0 if stats.oldest_waiting_at is None else now - stats.oldest_waiting_at
+    if waiting > LONG_WAIT:
+        found.append(
+            doubtful(
+                "jobs",
+                f"one has waited for {waiting // 60_000} minutes to be archived",
+                "Is serve running? `receiver jobs --state received --state fetched` says what they met.",
+            )
+        )
+    if lost := stats.jobs[State.EXPIRED]:
+        found.append(
+            doubtful(
+                "jobs",
+                f"{lost} expired before their image was safe",
+                "`receiver jobs --state expired` lists them; submit their pictures again.",
+            )
+        )
+    total = sum(stats.jobs.values())
+    return found or [well("jobs", f"{total} are known, and none waits too long")]
+
+
+def look_at_server(pid: int | None) -> Verdict:
+    """Whether a server holds the data directory: its process, 0 where it cannot be named."""
+    if pid is None:
+        return doubtful("serve", "no serve runs on this data directory", "Start it: receiver serve")
+    return well("serve", f"runs on this data directory{f', as process {pid}' if pid else ''}")
+
+
+def _unusable(error: LedgerError, folder: Path) -> Verdict:
+    if error.reason == "ledger.corrupt":
+        return broken("ledger", error.detail, RESTORE)
+    if error.reason == "ledger.newer":
+        return broken("ledger", error.detail, "Start the newer program.")
+    return doubtful("ledger", error.detail, f"Start serve once; if it says the same, look at {folder}.")

@@ -1,0 +1,242 @@
+"""The machine: Python, SQLite, the data directory and its disk."""
+
+import os
+import platform
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from receiver.config import Config
+from receiver.doctor.verdict import Verdict, broken, doubtful, well
+from receiver.ledger import FILE_NAME, SAFE_SQLITE
+from receiver.spool import DISK_RESERVE
+
+NETWORK = frozenset(
+    {
+        *(
+            "9p",
+            "afs",
+            "beegfs",
+            "ceph",
+            "cifs",
+            "davfs",
+            "gfs2",
+            "glusterfs",
+            "lustre",
+            "nfs",
+            "nfs4",
+            "ocfs2",
+        ),
+        *(
+            "smb3",
+            "smbfs",
+            "vboxsf",
+            "virtiofs",
+            "fuse.ceph",
+            "fuse.davfs2",
+            "fuse.gcsfuse",
+            "fuse.glusterfs",
+        ),
+        *("fuse.mount-s3", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
+    }
+)
+"""File systems on which SQLite's WAL does not work, or whose fsync is nobody's promise."""
+
+PASSING = frozenset({"tmpfs", "ramfs"})
+LAYERED = frozenset({"overlay", "aufs"})
+
+MIB = 2**20
+
+
+def look_at_versions(old_sqlite: str | None) -> list[Verdict]:
+    """Python's and SQLite's versions; ``old_sqlite`` is the latter's, where it is too old."""
+    found = [well("python", f"Python {platform.python_version()}")]
+    if old_sqlite is None:
+        return [*found, well("sqlite", "SQLite is free of the WAL-reset fault")]
+    wanted = ".".join(map(str, SAFE_SQLITE))
+    return [
+        *found,
+        doubtful(
+            "sqlite",
+            f"SQLite {old_sqlite} has the rare WAL-reset fault, which can damage a ledger",
+            f"Use a Python with SQLite {wanted} or newer, and keep backups.",
+        ),
+    ]
+
+
+def look_at_directory(config: Config, *, user: int, mounts: str) -> list[Verdict]:
+    """The data directory: is it there, whose is it, and what does it lie on?
+
+    Args:
+        config: the settings.
+        user: the id of the user that this process runs as.
+        mounts: the text of /proc/self/mounts; empty where there is none.
+    """
+    folder = config.data_dir
+    name = "data directory"
+    try:
+        there = folder.stat()
+    except FileNotFoundError:
+        return _look_at_place(folder)
+    except PermissionError:
+        return [
+            broken(name, f"{folder} cannot be reached by this user", "Run this as the user that runs serve.")
+        ]
+    if not stat.S_ISDIR(there.st_mode):
+        return [broken(name, f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
+    found: list[Verdict] = []
+    if there.st_uid != user:
+        found.append(
+            doubtful(
+                name,
+                f"{folder} is user {there.st_uid}'s, and this runs as user {user}",
+                f"Run serve, and this, as user {there.st_uid}, or: chown -R {user} {folder}",
+            )
+        )
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        found.append(
+            broken(
+                name, f"{folder} cannot be written by this user", f"Mend its rights: chown -R {user} {folder}"
+            )
+        )
+    if there.st_mode & 0o022:
+        found.append(broken(name, f"other users can write in {folder}", f"Shut them out: chmod 700 {folder}"))
+    elif there.st_mode & 0o077:
+        found.append(
+            doubtful(name, f"other users can look into {folder}", f"Shut them out: chmod 700 {folder}")
+        )
+    ledger = folder / FILE_NAME
+    if ledger.exists() and ledger.stat().st_mode & 0o077:
+        found.append(doubtful(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*"))
+    found += _look_at_file_system(folder, mounts)
+    return found or [well(name, f"{folder} is there, and this user's alone")]
+
+
+def look_at_disk(config: Config, *, room: Callable[[Path], int] | None = None) -> list[Verdict]:
+    """Whether the disk has room for what may come.
+
+    Args:
+        config: the settings.
+        room: free bytes of the disk that a folder lies on; for tests.
+    """
+    folder = next(
+        path for path in (config.data_dir.resolve(), *config.data_dir.resolve().parents) if path.exists()
+    )
+    free = room(folder) if room else shutil.disk_usage(folder).free
+    said = f"{free // MIB} MiB are free"
+    more = "Make room, or put RECEIVER_DATA_DIR on a larger disk."
+    if free < DISK_RESERVE:
+        return [
+            broken(
+                "disk",
+                f"{said}, less than the {DISK_RESERVE // MIB} MiB that are kept for the ledger: downloads"
+                " stand still, and deliveries will be refused once all is used up",
+                more,
+            )
+        ]
+    if free < DISK_RESERVE + config.max_image_bytes:
+        return [
+            broken(
+                "disk",
+                f"{said}: no download fits beside the {DISK_RESERVE // MIB} MiB that are kept for the ledger"
+                " (RECEIVER_MAX_IMAGE_BYTES)",
+                more,
+            )
+        ]
+    held = _held(config.data_dir / "spool")
+    wanted = DISK_RESERVE + max(config.max_spool_bytes - held, 0)
+    if free < wanted:
+        return [
+            doubtful(
+                "disk",
+                f"{said}, and RECEIVER_MAX_SPOOL_BYTES with the ledger's reserve wants {wanted // MIB} MiB:"
+                " while the archive is away, downloads stop before that",
+                f"{more[:-1]}, or lower RECEIVER_MAX_SPOOL_BYTES.",
+            )
+        ]
+    return [well("disk", said)]
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """What a path lies on."""
+
+    point: str
+    kind: str
+
+
+def mounted(path: Path, mounts: str) -> Mount | None:
+    """The mount that a path lies on, by the text of /proc/self/mounts."""
+    best: Mount | None = None
+    for line in mounts.splitlines():
+        words = line.split(" ")
+        if len(words) < 3:
+            continue
+        point = words[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+        # The last of several mounts at one point covers the others.
+        if path.is_relative_to(point) and (best is None or len(point) >= len(best.point)):
+            best = Mount(point, words[2])
+    return best
+
+
+def _look_at_place(folder: Path) -> list[Verdict]:
+    parent = next((path for path in folder.resolve().parents if path.exists()), Path("/"))
+    if not os.access(parent, os.W_OK | os.X_OK):
+        return [
+            broken(
+                "data directory",
+                f"{folder} is not there, and this user cannot make it in {parent}",
+                f"Make it, and give it to this user: install -d -m 700 -o {os.geteuid()} {folder}",
+            )
+        ]
+    return [well("data directory", f"{folder} is not there yet; serve makes it")]
+
+
+def _look_at_file_system(folder: Path, mounts: str) -> list[Verdict]:
+    found: list[Verdict] = []
+    on = mounted(folder.resolve(), mounts)
+    kind = on.kind if on else ""
+    if kind in NETWORK:
+        found.append(
+            broken(
+                "data directory",
+                f"it lies on a network file system ({kind}), where SQLite's WAL does not work",
+                "Put RECEIVER_DATA_DIR on a local disk. The archive may lie elsewhere.",
+            )
+        )
+    elif kind in PASSING:
+        found.append(
+            doubtful(
+                "data directory",
+                f"it lies in memory ({kind}): ledger and images are gone when the machine restarts",
+                "Put RECEIVER_DATA_DIR on a disk.",
+            )
+        )
+    elif kind in LAYERED:
+        found.append(
+            doubtful(
+                "data directory",
+                f"it lies in the container's own layer ({kind}), and is gone with the container",
+                "Mount a volume at RECEIVER_DATA_DIR.",
+            )
+        )
+    spool = folder / "spool"
+    if spool.exists() and spool.stat().st_dev != folder.stat().st_dev:
+        found.append(
+            doubtful(
+                "data directory",
+                "the spool lies on another file system than the ledger, whose room nobody keeps for it then",
+                "Let both lie in one file system.",
+            )
+        )
+    return found
+
+
+def _held(spool: Path) -> int:
+    try:
+        with os.scandir(spool) as entries:
+            return sum(entry.stat().st_size for entry in entries if entry.is_file())
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,443 @@
+"""What lies beyond this machine: the archive, the provider, and the way from the provider to us."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import ssl
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from receiver.app import was_used
+from receiver.archive import Finding, open_archive
+from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER, Challenged, fresh, read_key
+from receiver.config import Config
+from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, well
+from receiver.errors import (
+    ArchiveError,
+    ConfigError,
+    LedgerError,
+    NoCreditsError,
+    ProviderError,
+    RateLimitedError,
+    TokenRefusedError,
+)
+from receiver.ledger import FILE_NAME, LedgerView
+from receiver.ximilar import Ximilar
+
+CLOCK_DOUBTFUL, CLOCK_BROKEN = 10.0, 60.0
+"""Seconds that two clocks may differ by."""
+
+SET_CLOCK = "Let this machine's clock be set by NTP (timedatectl set-ntp true), and look again."
+
+CLOSE_SECONDS = 2.0
+MAX_ANSWER = 64 * 1024
+WEBHOOK_PATH = "/webhooks/ximilar"
+
+_DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+
+_ARCHIVE_REMEDIES: Mapping[str, str] = {
+    "archive.denied": "Look at the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the SDK's"
+    " files), and allow s3:PutObject and s3:GetObject on the prefix. For a folder: give it to this user.",
+    "archive.no_bucket": "Make the bucket or the folder's parent, mount it, or correct RECEIVER_ARCHIVE.",
+    "archive.misconfigured": "Look at AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_CA_BUNDLE and RECEIVER_ARCHIVE.",
+    "archive.clock_skew": SET_CLOCK,
+    "archive.full": "Make room at the archive.",
+    "archive.unavailable": "Is it up, and does AWS_ENDPOINT_URL_S3 (or RECEIVER_ARCHIVE) name it rightly?"
+    " Images wait on this disk meanwhile.",
+}
+
+_SHORT_OF: Mapping[str, tuple[str, str]] = {
+    "conditional-writes": ("Nothing is overwritten all the same.", "Let nothing else write to the prefix."),
+    "sha256": ("The MD5 takes its place.", "A store that checks SHA-256 spares that work."),
+    "checksum-kept": ("It costs traffic.", "A store that keeps SHA-256 checksums spares that."),
+    "delete": (
+        "That harms nothing.",
+        "Remove them by a lifecycle rule on .receiver-probe/, or allow deletes there.",
+    ),
+}
+
+
+# The archive ------------------------------------------------------------------------------------------------
+
+
+async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Verdict]:
+    """Writes, reads, compares and removes a small object, as serve does when it starts."""
+    uri = config.archive_uri
+    folder = Path(urlsplit(uri).path) if uri.startswith("file:") else None
+    used = await _used(config)
+    if folder is not None and not used and not folder.exists():
+        # Not made here: whoever runs this need not be the user that serve runs as.
+        return [well("archive", f"{folder} is not there yet; serve makes it")]
+    try:
+        archive = await in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
+    except ConfigError as error:
+        return [broken("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
+    try:
+        findings = await archive.probe()
+    except ArchiveError as error:
+        remedy = _ARCHIVE_REMEDIES.get(error.reason, "Look at what the store says.")
+        return [broken("archive", f"{error.reason}: {error.detail}", remedy)]
+    finally:
+        # A store that has not answered until now need not be waited for again.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await archive.aclose()
+    return look_at_findings(archive.uri, findings)
+
+
+def look_at_findings(uri: str, findings: tuple[Finding, ...]) -> list[Verdict]:
+    """What a store does, and what that means."""
+    found = [well("archive", f"{uri}: written, verified, read and removed a small object")]
+    for finding in findings:
+        if finding.name == "clock":
+            found.append(
+                well("clock", finding.detail)
+                if finding.honoured
+                else broken("clock", finding.detail, SET_CLOCK)
+            )
+        elif not finding.honoured:
+            means, remedy = _SHORT_OF.get(finding.name, ("", "See README, The object in the archive."))
+            found.append(doubtful("archive", f"{finding.detail} {means}".strip(), remedy))
+    return found
+
+
+async def _used(config: Config) -> bool:
+    if not (config.data_dir / FILE_NAME).exists():
+        return False
+    try:
+        ledger = await LedgerView.open(config.data_dir)
+    except LedgerError:
+        return False  # told elsewhere
+    try:
+        return await was_used(ledger, config.archive_uri)
+    except LedgerError:
+        return False
+    finally:
+        await ledger.close()
+
+
+# The provider -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Clock:
+    """By how much another machine's clock is ahead of ours, by what it said last."""
+
+    asked: float = field(default_factory=time.time)
+    ahead: float | None = None
+
+    def heard(self, headers: httpx.Headers) -> None:
+        self.ahead = ahead(headers.get("date", ""), self.asked, time.time())
+
+
+def ahead(date: str, asked: float, answered: float) -> float | None:
+    """Seconds by which a clock is ahead, or below 0 behind; ``None`` where it said nothing.
+
+    Args:
+        date: the Date header of an answer, which has whole seconds.
+        asked: when the question left, seconds since the epoch.
+        answered: when the answer came.
+    """
+    try:
+        said = parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return None
+    return max(said - answered, 0.0) + min(said + 1 - asked, 0.0)
+
+
+def look_at_clock(whose: str, difference: float | None) -> list[Verdict]:
+    """What a difference means."""
+    if difference is None:
+        return []
+    size = abs(difference)
+    if size < CLOCK_DOUBTFUL:
+        return [well("clock", f"agrees with {whose}'s")]
+    side = "behind" if difference > 0 else "ahead of"
+    level = broken if size >= CLOCK_BROKEN else doubtful
+    return [level("clock", f"this machine's clock is {size:.0f} seconds {side} {whose}'s", SET_CLOCK)]
+
+
+async def look_at_provider(config: Config) -> list[Verdict]:
+    """Asks the provider for its list of jobs, which costs nothing."""
+    if config.ximilar_api_token is None:
+        return [
+            doubtful(
+                "provider",
+                "XIMILAR_API_TOKEN is not set: jobs that stay silent are not asked for, nor fresh URLs for"
+                " dead ones, and `receiver submit` does not work",
+                "Set it to your account's token.",
+            )
+        ]
+    url = str(config.ximilar_api_url)
+    clock = _Clock()
+    token = config.ximilar_api_token.get_secret_value()
+    try:
+        async with Ximilar(url, token, seen=clock.heard) as provider:
+            await provider.page()
+    except ProviderError as error:
+        found = await _refused(error, url)
+    else:
+        found = well("provider", f"{origin(url)} takes the token")
+    return [found, *look_at_clock("the provider", clock.ahead)]
+
+
+async def _refused(error: ProviderError, url: str) -> Verdict:
+    said = f"{error.reason}: {error.detail}"
+    if isinstance(error, TokenRefusedError):
+        return broken(
+            "provider", said, "Set XIMILAR_API_TOKEN to the token of your account, as it stands there."
+        )
+    if isinstance(error, NoCreditsError):
+        return broken("provider", said, "Buy credits; what was submitted already is received all the same.")
+    if isinstance(error, RateLimitedError):
+        return doubtful("provider", said, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
+    why = await _why_unreachable(url)
+    return broken(
+        "provider",
+        f"{said}{f' {why}' if why else ''}",
+        f"Is {origin(url)} right (XIMILAR_API_URL), and may this machine reach it?",
+    )
+
+
+# From the provider to us ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What an address answered.
+
+    Attributes:
+        status: of HTTP.
+        headers: of the answer.
+        body: its beginning.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+async def look_at_public_url(config: Config, *, serving: bool) -> list[Verdict]:
+    """Whether RECEIVER_PUBLIC_URL leads to this very installation.
+
+    It is asked to answer a challenge, so that nothing secret goes to whoever may stand there. What is seen
+    is the way from this machine; the provider's is another.
+
+    Args:
+        config: the settings.
+        serving: whether a server runs on the data directory, and so can answer.
+    """
+    if config.public_url is None:
+        if config.ximilar_api_token is None:
+            return [well("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
+        return [
+            doubtful(
+                "public URL",
+                "RECEIVER_PUBLIC_URL is not set, so `receiver submit` does not work",
+                "Set it to the address that the provider reaches this receiver by.",
+            )
+        ]
+    url = str(config.public_url).rstrip("/")
+    key = read_key(config.data_dir)
+    found = [verdict async for verdict in _walk(url, key)]
+    # Where no server runs, nothing can be expected to answer.
+    return found if serving else [_softened(verdict) for verdict in found]
+
+
+async def _walk(url: str, key: bytes | None) -> AsyncIterator[Verdict]:
+    parts = urlsplit(url)
+    if parts.path.endswith(WEBHOOK_PATH):
+        yield broken(
+            "public URL",
+            f"RECEIVER_PUBLIC_URL ends with {WEBHOOK_PATH}, which is added to it",
+            f"Leave that away: {origin(url)}",
+        )
+        return
+    if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
+        yield doubtful(
+            "public URL",
+            "RECEIVER_PUBLIC_URL is not https: who is on the way reads the secret header of each delivery",
+            "Put TLS in front (deploy/README.md), and set the https address.",
+        )
+    challenge = fresh()
+    try:
+        answer = await ask(f"{url}/healthz", {CHALLENGE_HEADER: challenge})
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        yield broken(
+            "public URL",
+            f"{origin(url)} is not reached from here: {explained(error)}",
+            "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads"
+            " nothing back inside), look from another one.",
+        )
+        return
+    proof = None if key is None else Challenged(key).prove(challenge)
+    verdict = judged(answer, url, proof)
+    yield verdict
+    if verdict.level is Level.OK:
+        yield await _webhook(url)
+
+
+def judged(answer: Answer, url: str, proof: str | None) -> Verdict:
+    """What the answer to a challenge means; ``proof`` is what this installation would have answered."""
+    where = origin(url)
+    if 300 <= answer.status < 400:
+        target = origin(answer.headers.get("location", "")) or "nowhere"
+        return broken(
+            "public URL",
+            f"{where} answers with a redirect ({answer.status}) to {target}, which a POST may not follow",
+            f"Set RECEIVER_PUBLIC_URL to where it really is: {target}",
+        )
+    if answer.status in (401, 403, 407):
+        return broken(
+            "public URL",
+            f"{where} asks for a login ({answer.status}), which the provider does not have",
+            f"Let the proxy pass {WEBHOOK_PATH} and /healthz on without one; the receiver asks by itself.",
+        )
+    if answer.status in (502, 503, 504):
+        return broken(
+            "public URL",
+            f"something answers at {where}, but does not reach the receiver behind it ({answer.status})",
+            "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT.",
+        )
+    if answer.status != 200 or PROOF_HEADER.lower() not in answer.headers:
+        return broken(
+            "public URL",
+            f"something else than this receiver answers at {where} ({answer.status})",
+            "Correct RECEIVER_PUBLIC_URL, or the proxy's rules. If it is a receiver, its version is older.",
+        )
+    if proof is None or answer.headers[PROOF_HEADER.lower()] != proof:
+        return broken(
+            "public URL",
+            f"another installation of the receiver answers at {where}",
+            "Correct RECEIVER_PUBLIC_URL, or the proxy's target; or RECEIVER_DATA_DIR is another's.",
+        )
+    return well("public URL", f"{where} leads to this installation")
+
+
+async def _webhook(url: str) -> Verdict:
+    # A GET, which is refused before anything is looked at: a POST would be counted among the refusals.
+    try:
+        answer = await ask(url + WEBHOOK_PATH, {})
+    except (httpx.HTTPError, OSError) as error:
+        return broken("webhook", f"is not reached: {explained(error)}", "Look at the proxy.")
+    with contextlib.suppress(ValueError, AttributeError):
+        if answer.status == 405 and json.loads(answer.body).get("reason") == "body.not_allowed":
+            return well("webhook", f"{origin(url)} passes {WEBHOOK_PATH} on")
+    return broken(
+        "webhook",
+        f"{origin(url)} answers {answer.status} at {WEBHOOK_PATH}, and not as the receiver does",
+        f"Let the proxy pass {WEBHOOK_PATH} on as it is.",
+    )
+
+
+async def look_at_readiness(config: Config) -> list[Verdict]:
+    """What the server that runs here says of itself."""
+    if config.port == 0:
+        return []
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - what is listened on
+    url = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
+    try:
+        answer = await ask(f"{url}/readyz", {})
+        failing = json.loads(answer.body)["failing"]
+        said = "; ".join(f"{name}: {why}" for name, why in failing.items())
+    except (httpx.HTTPError, OSError) as error:
+        return [
+            broken(
+                "serve",
+                f"does not answer at {url}: {explained(error)}",
+                "Do RECEIVER_HOST and RECEIVER_PORT fit?",
+            )
+        ]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return [
+            broken("serve", f"something else answers at {url}", "Do RECEIVER_HOST and RECEIVER_PORT fit?")
+        ]
+    if said:
+        return [broken("serve", f"is not ready: {said}", "See README, Operating.")]
+    return [well("serve", "is ready")]
+
+
+# HTTP -------------------------------------------------------------------------------------------------------
+
+
+async def ask(url: str, headers: Mapping[str, str]) -> Answer:
+    """GETs an address; no redirect is followed, and no more is read than the beginning.
+
+    Raises:
+        httpx.HTTPError, httpx.InvalidURL, OSError: there is no answer.
+    """
+    async with (
+        httpx.AsyncClient(timeout=8, trust_env=True, mounts=_DIRECT) as client,
+        client.stream("GET", url, headers={"Accept-Encoding": "identity", **headers}) as answer,
+    ):
+        body = bytearray()
+        async for chunk in answer.aiter_raw():
+            body += chunk
+            if len(body) > MAX_ANSWER:
+                break
+        return Answer(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, bytes(body))
+
+
+async def _why_unreachable(url: str) -> str:
+    try:
+        await ask(url, {})
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        return f"({explained(error)})"
+    return ""
+
+
+def explained(error: BaseException) -> str:
+    """What a failed connection met, in words."""
+    chain = list(_causes(error))
+    for cause in chain:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"TLS: its certificate does not prove its name ({cause.verify_message})"
+        if isinstance(cause, ssl.SSLError):
+            return f"TLS: {cause.reason or 'the handshake failed'}"
+        if isinstance(cause, socket.gaierror):
+            return "its name is not known to the name server"
+        if isinstance(cause, ConnectionRefusedError):
+            return "nothing listens there (connection refused)"
+    if isinstance(error, httpx.TimeoutException):
+        return "no answer in time"
+    text = str(chain[-1])
+    if "CERTIFICATE_VERIFY_FAILED" in text:
+        return "TLS: its certificate does not prove its name"
+    if "onnection refused" in text or "All connection attempts failed" in text:
+        return "nothing listens there (connection refused)"
+    return type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    at: BaseException | None = error
+    while at is not None and id(at) not in seen:
+        seen.add(id(at))
+        yield at
+        if isinstance(at, BaseExceptionGroup):
+            for part in at.exceptions:
+                yield from _causes(part)
+        at = at.__cause__ or at.__context__
+
+
+def origin(url: str) -> str:
+    """Scheme, host and port of an address, which are no secret; empty where it has none."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
+
+
+def _is_loopback(host: str) -> bool:
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
+def _softened(verdict: Verdict) -> Verdict:
+    if verdict.level is not Level.FAILURE:
+        return verdict
+    return doubtful(verdict.check, verdict.detail, "Start `receiver serve`, and look again.")

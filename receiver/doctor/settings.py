@@ -1,0 +1,194 @@
+"""The settings: are they understood, do they fit together, and are the secrets worth the name."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from receiver.app import check as check_rooms
+from receiver.config import SETTINGS, Config
+from receiver.doctor.verdict import Verdict, broken, doubtful, well
+from receiver.errors import ConfigError
+
+GUESSED = re.compile(
+    r"(?i)(change.?me|replace.?me|secret|password|passwort|passw0rd|token|test|example|default|admin|insecure"
+    r"|your.*|.*(from|in) \.env|the value.*|x+|<.*>|\*+|\.+|1234\d*|abc\w{0,5}|foo|bar|todo|fixme)[-_!0-9]*"
+)
+"""What stands in examples and in the first guesses of a stranger."""
+
+LEAST_ONLINE, GOOD_ONLINE = 8, 16
+"""Characters of a secret that can only be guessed by asking us."""
+
+LEAST_OFFLINE, GOOD_OFFLINE = 16, 32
+"""Characters of a key whose signatures others hold, and can try guesses against by themselves."""
+
+LEAST_KINDS = 6
+"""Different characters in a secret."""
+
+FRESH = "`receiver init` prints fresh ones; while you rotate, a list takes the old one too."
+MEND = "Correct it where it is set: the environment, .env, or a file in RECEIVER_SECRETS_DIR."
+
+
+def look_at_faults(faults: Sequence[str]) -> list[Verdict]:
+    """Every setting that is wrong by itself."""
+    return [broken("settings", fault, MEND) for fault in faults]
+
+
+def look_at_settings(config: Config, origins: Mapping[str, str]) -> list[Verdict]:
+    """Settings that are right each for itself: do they fit together, and does each mean something?"""
+    found = [
+        doubtful("settings", f"{name} means nothing here", "Correct its name, or remove it.")
+        for name in config.unknown
+    ]
+    for look in (config.check_serve, lambda: check_rooms(config)):
+        try:
+            look()
+        except ConfigError as error:
+            found.append(broken("settings", str(error), MEND))
+    if not found:
+        found.append(well("settings", f"{len(origins)} are set, and all are understood"))
+    if not config.image_sources:
+        found.append(
+            doubtful(
+                "image sources",
+                "RECEIVER_IMAGE_SOURCES is empty: images are fetched from any public https host",
+                "Set it to the hosts that your results come from: `receiver jobs --json` shows them.",
+            )
+        )
+    return [*found, *_look_at_notify(config)]
+
+
+def look_at_secrets(config: Config, environ: Mapping[str, str]) -> list[Verdict]:
+    """Whether a stranger could guess a secret, or somebody knows one who need not."""
+    online, offline = _online(config), _offline(config)
+    found: list[Verdict] = []
+    for secrets, least, good in ((online, LEAST_ONLINE, GOOD_ONLINE), (offline, LEAST_OFFLINE, GOOD_OFFLINE)):
+        for name, secret in secrets:
+            level, what = weakness(secret, least=least, good=good)
+            if what:
+                found.append((broken if level else doubtful)("secrets", f"{name}: {what}", FRESH))
+    kept = [*online, *offline, *_others(config, environ)]
+    for name, other in _shared(kept):
+        found.append(
+            broken(
+                "secrets",
+                f"{name} and {other} share a value, so who must know the one knows the other",
+                "Give each a value of its own; `receiver init` prints fresh ones.",
+            )
+        )
+    return found or [well("secrets", f"{len(online) + len(offline)} are long enough, and none stands twice")]
+
+
+def weakness(secret: str, *, least: int, good: int) -> tuple[bool, str]:
+    """What is wrong with a secret, and whether it is as good as none; an empty text where it is good."""
+    if GUESSED.fullmatch(secret):
+        return True, "looks like a value from an example"
+    if len(secret) < least:
+        return True, f"is shorter than {least} characters"
+    if len(set(secret)) < LEAST_KINDS:
+        return True, f"has fewer than {LEAST_KINDS} different characters"
+    if len(secret) < good:
+        return False, f"is shorter than {good} characters"
+    return False, ""
+
+
+def look_at_dotenv(path: Path) -> list[Verdict]:
+    """Whether others on this machine can read the secrets in .env."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return []
+    if mode & 0o077:
+        return [doubtful(".env", "can be read by other users of this machine", f"chmod 600 {path}")]
+    return [well(".env", "is its owner's alone")]
+
+
+def shown(config: Config, origins: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every setting: its value, without secrets, and where it comes from."""
+    fields = {field.alias: name for name, field in Config.model_fields.items() if field.alias}
+    return [
+        {
+            "name": name,
+            "value": _plain(getattr(config, fields[name])) if name in fields else None,
+            "from": origins.get(name, "default"),
+        }
+        for name in SETTINGS
+        if name in fields
+    ]
+
+
+def hidden(config: Config, environ: Mapping[str, str]) -> list[str]:
+    """All values that must not be said."""
+    return [secret for _, secret in [*_online(config), *_offline(config), *_others(config, environ)]]
+
+
+def _online(config: Config) -> list[tuple[str, str]]:
+    """Secrets that a stranger can only guess by asking us, each behind its setting."""
+    headers = (value for values in config.webhook_headers.values() for value in values)
+    return [
+        *(("RECEIVER_WEBHOOK_HEADERS", value.get_secret_value()) for value in headers),
+        *(("RECEIVER_API_TOKENS", token.get_secret_value()) for token in config.api_tokens),
+    ]
+
+
+def _offline(config: Config) -> list[tuple[str, str]]:
+    """Keys that guesses can be tried against by who has seen a signature."""
+    return [("RECEIVER_SIGNING_KEYS", key.get_secret_value()) for key in config.signing_keys]
+
+
+def _others(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    if config.ximilar_api_token is not None:
+        yield "XIMILAR_API_TOKEN", config.ximilar_api_token.get_secret_value()
+    if config.notify_secret is not None:
+        yield "RECEIVER_NOTIFY_SECRET", config.notify_secret.get_secret_value()
+    for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+        if environ.get(name):
+            yield name, environ[name]
+
+
+def _shared(secrets: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    owner: dict[str, str] = {}
+    for name, secret in secrets:
+        first = owner.setdefault(secret, name)
+        if first != name:
+            yield first, name
+
+
+def _look_at_notify(config: Config) -> list[Verdict]:
+    if config.notify_url is None:
+        return []
+    if config.notify_url.scheme != "https":
+        return [
+            doubtful(
+                "notify",
+                "RECEIVER_NOTIFY_URL is not https: what is told can be read and changed on the way",
+                "Use https, unless it never leaves this machine.",
+            )
+        ]
+    if config.notify_secret is None:
+        return []  # told by check_serve
+    return [well("notify", f"finished jobs are told to {config.notify_url.host}")]
+
+
+def _plain(value: Any) -> Any:
+    """A value as it may be shown."""
+    if hasattr(value, "get_secret_value"):
+        return "set"
+    if isinstance(value, dict):
+        return {name: [_plain(each) for each in values] for name, values in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    text = str(value)
+    if "://" in text:  # such an address can carry a password, or be a secret itself
+        parts = urlsplit(text)
+        text = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        return text + (
+            parts.path if parts.scheme in ("s3", "file") else "/…" if parts.path.strip("/") else ""
+        )
+    try:
+        json.dumps(value)
+    except TypeError:
+        return text
+    return value

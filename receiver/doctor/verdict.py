@@ -1,0 +1,131 @@
+"""What a check comes to, and how checks are run: all at once, each within its time."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TypeVar
+
+T = TypeVar("T")
+
+MASK = "**********"
+LEAST_HIDDEN = 6
+"""Characters from which on a secret is looked for in what is said; a shorter one would stand in any word."""
+
+
+class Level(StrEnum):
+    """How well a thing stands."""
+
+    OK = "OK"
+    WARNING = "warning"
+    FAILURE = "failure"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was found of one thing.
+
+    Attributes:
+        check: the thing's name.
+        level: how it stands.
+        detail: a sentence.
+        remedy: what to do, where it does not stand well.
+    """
+
+    check: str
+    level: Level
+    detail: str
+    remedy: str | None = None
+
+
+def well(check: str, detail: str) -> Verdict:
+    """It stands well."""
+    return Verdict(check, Level.OK, detail)
+
+
+def doubtful(check: str, detail: str, remedy: str) -> Verdict:
+    """It works, or may, and should be looked at."""
+    return Verdict(check, Level.WARNING, detail, remedy)
+
+
+def broken(check: str, detail: str, remedy: str) -> Verdict:
+    """It does not work."""
+    return Verdict(check, Level.FAILURE, detail, remedy)
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One look at something.
+
+    Attributes:
+        name: of the thing.
+        look: gives what was found.
+        seconds: how long it may take; without, as long as it takes.
+        remedy: what to do where it takes longer.
+    """
+
+    name: str
+    look: Callable[[], Awaitable[Sequence[Verdict]]]
+    seconds: float | None = 10.0
+    remedy: str = "Look whether the disk, the network and the name server answer at all."
+
+
+async def examine(checks: Sequence[Check], hidden: Iterable[str] = ()) -> list[Verdict]:
+    """Makes all checks at once and gives what was found, in their order.
+
+    Args:
+        checks: what to look at.
+        hidden: secrets; whatever repeats one says it masked.
+    """
+    secrets = sorted({secret for secret in hidden if len(secret) >= LEAST_HIDDEN}, key=len, reverse=True)
+    found = await asyncio.gather(*(_made(check) for check in checks))
+    return [_masked(verdict, secrets) for verdicts in found for verdict in verdicts]
+
+
+async def in_thread(work: Callable[[], T]) -> T:
+    """Runs work that blocks in a thread of its own, which nothing waits for where its caller has gone.
+
+    The loop's own threads would be waited for at the end, and a disk may never answer.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def settle(done: Callable[[], object]) -> None:
+        if not outcome.done():
+            done()
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+            late = error
+            loop.call_soon_threadsafe(settle, lambda: outcome.set_exception(late))
+        else:
+            loop.call_soon_threadsafe(settle, lambda: outcome.set_result(result))
+
+    threading.Thread(target=run, daemon=True).start()
+    return await outcome
+
+
+async def _made(check: Check) -> Sequence[Verdict]:
+    try:
+        async with asyncio.timeout(check.seconds):
+            return await check.look()
+    except TimeoutError:
+        return [broken(check.name, f"no answer within {check.seconds:g} seconds", check.remedy)]
+    except OSError as error:
+        return [
+            broken(check.name, f"cannot be looked at: {error.strerror or type(error).__name__}", check.remedy)
+        ]
+    except Exception as bug:  # noqa: BLE001 - the other checks have something to say, too
+        # Without its text: nobody knows what stands in there.
+        return [broken(check.name, f"the check itself failed ({type(bug).__name__})", "Report it as a bug.")]
+
+
+def _masked(verdict: Verdict, secrets: Sequence[str]) -> Verdict:
+    detail, remedy = verdict.detail, verdict.remedy
+    for secret in secrets:
+        detail = detail.replace(secret, MASK)
+        remedy = remedy and remedy.replace(secret, MASK)
+    return replace(verdict, detail=detail, remedy=remedy)

@@ -1,0 +1,397 @@
+"""The commands as processes, beside a real receiver: what they list, find, try again, and how they end."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from tests.e2e.conftest import SIZE
+from tests.sandbox.harness import Neighbour
+from tests.support.processes import PATIENCE, PROOF, Programs, Receiver, command, completion, environment, run
+from tests.support.processes import settings as settings_of
+from tests.support.terminal import on_a_terminal
+
+
+@dataclass
+class Desk:
+    """A receiver that serves, and somebody at the same machine."""
+
+    receiver: Receiver
+    folder: Path
+    values: dict[str, str]
+
+    def run(self, *arguments: str) -> "CompletedProcess[str]":
+        return run(arguments, self.folder, self.values)
+
+    def typed(self, *arguments: str, typed: str = "", columns: int = 160) -> tuple[int, str]:
+        return on_a_terminal(arguments, self.folder, self.values, typed=typed, columns=columns)
+
+    def announce(self, *ids: str, ref: str) -> None:
+        for job_id in ids:
+            self.receiver.post("/jobs", json={"id": job_id, "ref": ref}).raise_for_status()
+
+    def rejected(self, near: Neighbour, count: int, ref: str) -> list[str]:
+        """Jobs whose image is none, until `near` has one."""
+        ids = [str(uuid.uuid4()) for _ in range(count)]
+        for job_id in ids:
+            url = near.serve(b"this is no image", job_id)
+            self.receiver.deliver(completion(job_id, url, *SIZE), {**PROOF, "X-Receiver-Ref": ref})
+        for job_id in ids:
+            assert self.receiver.ended(job_id)["state"] == "rejected"
+        return ids
+
+    def failed(self, ref: str) -> str:
+        """A job that the provider itself calls failed, without an image."""
+        job_id = str(uuid.uuid4())
+        body = {**completion(job_id, "https://example.com/", *SIZE), "status": "FAILED"}
+        del body["response"]["records"][0]["_upscaled_image_url"]
+        assert self.receiver.deliver(body, {**PROOF, "X-Receiver-Ref": ref}).status_code == 200
+        assert self.receiver.ended(job_id)["state"] == "failed"
+        return job_id
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs) -> Iterator[Desk]:
+    folder = tmp_path_factory.mktemp("desk")
+    values = settings_of(folder, RECEIVER_OVERDUE_AFTER="1h")
+    with shared_programs.receiver(values, folder=folder) as receiver:
+        yield Desk(receiver, folder, values)
+
+
+@pytest.fixture
+def ref() -> str:
+    return f"ref {uuid.uuid4()}"
+
+
+def rows(said: "CompletedProcess[str]") -> list[list[str]]:
+    return [line.split("\t") for line in said.stdout.splitlines()]
+
+
+# All commands
+
+
+def test_the_version_is_shown(desk: Desk) -> None:
+    assert desk.run("--version").stdout.startswith("upscale-receiver ")
+
+
+def test_help_names_every_command_in_its_group(desk: Desk) -> None:
+    said = desk.run("--help").stdout
+    assert [group for group in ("The receiver", "Jobs, beside", "Trying it out") if group not in said] == []
+    for name in ("serve", "init", "doctor", "submit", "jobs", "job", "retry", "reconcile", "demo", "sandbox"):
+        assert f" {name} " in said
+        assert "Usage: receiver" in desk.run(name, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["no-such-command"],
+        ["jobs", "--no-such-option"],
+        ["job"],
+        ["jobs", "--all", "--limit", "5"],
+        ["jobs", "--since", "yesterday"],
+        ["jobs", "--until", ""],
+        ["jobs", "--since", "999999999d"],
+        ["retry"],
+        ["retry", "some-id", "--state", "rejected"],
+        ["retry", "--state", "archived"],
+        ["retry", "--state", "submitted"],
+        ["retry", "--reason", "no.such"],
+    ],
+)
+def test_what_is_not_understood_is_told_as_usage(desk: Desk, arguments: Sequence[str]) -> None:
+    said = desk.run(*arguments)
+    assert (said.returncode, said.stdout) == (2, "")
+    assert "Usage: receiver" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["jobs"], ["job", "some-id"], ["retry", "some-id"], ["retry", "--state", "failed"]]
+)
+def test_without_a_ledger_one_line_says_so_and_none_is_made(tmp_path: Path, arguments: Sequence[str]) -> None:
+    said = run(arguments, tmp_path, settings_of(tmp_path))
+    assert said.returncode == 1
+    assert said.stderr.startswith("receiver: ledger.unavailable: There is no ledger in ")
+    assert len(said.stderr.splitlines()) == 1
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_a_reader_that_goes_early_ends_the_command_quietly(desk: Desk, ref: str, more: Sequence[str]) -> None:
+    desk.announce(*(f"{ref[4:12]}-{number}" for number in range(300)), ref=ref * 4)
+    with subprocess.Popen(
+        command("jobs", "--all", *more),
+        cwd=desk.folder,
+        env=environment(desk.folder, desk.values),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(PATIENCE) in (0, 1)
+
+
+def test_the_shell_completes_commands_states_reasons_and_ids(desk: Desk, ref: str) -> None:
+    job_id = f"completed-{uuid.uuid4()}"
+    desk.announce(job_id, ref=ref)
+
+    def completed(*words: str) -> list[str]:
+        values = {
+            **desk.values,
+            "_RECEIVER_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(["receiver", *words]),
+            "COMP_CWORD": str(len(words)),
+        }
+        said = run([], desk.folder, values)
+        assert said.stderr == ""
+        return said.stdout.split()
+
+    assert {"jobs", "job"} <= set(completed("jo"))
+    assert completed("jobs", "--state", "rej") == ["rejected"]
+    assert completed("jobs", "--reason", "image.trunc") == ["image.truncated"]
+    assert completed("job", "completed-") == [job_id]
+    assert completed("retry", "no-such") == []
+    script = run(["--show-completion", "bash"], desk.folder, {**desk.values, "SHELL": "/bin/bash"})
+    assert "_RECEIVER_COMPLETE" in script.stdout
+
+
+# jobs
+
+
+def test_all_jobs_are_listed_page_after_page(desk: Desk, ref: str) -> None:
+    ids = [f"{ref[4:12]}-{number:04}" for number in range(520)]  # more than are read at a time
+    desk.announce(*ids, ref=ref)
+    said = desk.run("jobs", "--all", "--ref", ref)
+    assert said.returncode == 0
+    assert [row[0] for row in rows(said)] == ids[::-1]
+    document = json.loads(desk.run("jobs", "--all", "--ref", ref, "--json").stdout)
+    assert [job["id"] for job in document["jobs"]] == ids[::-1]
+    assert document["next"] is None
+    page = json.loads(desk.run("jobs", "--limit", "2", "--ref", ref, "--json").stdout)
+    assert page == desk.receiver.get("/jobs", params={"ref": ref, "limit": 2}).json()
+    rest = desk.run("jobs", "--all", "--ref", ref, "--cursor", page["next"])
+    assert [row[0] for row in rows(rest)] == ids[-3::-1]
+    none = json.loads(desk.run("jobs", "--ref", f"no {ref}", "--json").stdout)
+    assert none == {"jobs": [], "next": None}
+
+
+def test_jobs_are_listed_by_time_and_by_silence(desk: Desk, ref: str) -> None:
+    desk.announce(f"timed-{ref[4:]}", ref=ref)
+
+    def listed(*options: str) -> int:
+        said = desk.run("jobs", "--ref", ref, *options)
+        assert said.returncode == 0, said.stderr
+        return len(rows(said))
+
+    soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+    assert listed("--since", "2h") == 1
+    assert listed("--until", "2h") == 0
+    assert listed("--since", soon) == 0
+    assert listed("--until", soon) == 1
+    assert listed("--overdue") == 0
+    assert listed("--no-overdue") == 1
+    impatient = {**desk.values, "RECEIVER_OVERDUE_AFTER": "0.001s"}
+    assert len(rows(run(["jobs", "--overdue", "--ref", ref], desk.folder, impatient))) == 1
+
+
+def test_a_table_on_a_terminal_has_colours_a_head_and_columns_that_fit(desk: Desk, ref: str) -> None:
+    desk.announce(f"shown-{uuid.uuid4()}", ref=ref)
+    code, wide = desk.typed("jobs", "--ref", ref)
+    assert code == 0
+    assert wide.splitlines()[0].split() == ["job", "state", "ref", "image", "updated", "reason"]
+    assert ref in wide
+    _, narrow = desk.typed("jobs", "--ref", ref, columns=60)
+    assert "shown-" in narrow
+    assert max(len(line.rstrip()) for line in narrow.splitlines()) <= 60
+    coloured = on_a_terminal(["jobs", "--ref", ref], desk.folder, desk.values, colours=True)[1]
+    assert "\x1b[36msubmitted" in coloured
+
+
+# job
+
+
+def test_a_job_is_shown_by_the_beginning_of_its_id(desk: Desk, ref: str) -> None:
+    job_id = str(uuid.uuid4())
+    desk.announce(job_id, ref=ref)
+    shown = desk.receiver.job(job_id)
+    for text in (job_id, job_id[:13], job_id[:13].upper()):
+        assert json.loads(desk.run("job", text, "--json").stdout) == shown
+    plain = [line.split("\t") for line in desk.run("job", job_id).stdout.splitlines()]
+    assert ["id", job_id] in plain
+    assert ["ref", ref] in plain
+    assert plain[-1][1:4] == ["announced", "", "submitted"] or plain[-1][3] == "submitted"
+    code, table = desk.typed("job", job_id[:13])
+    assert (code, job_id in table, "submitted" in table) == (0, True, True)
+
+
+def test_a_mistaken_id_gets_help(desk: Desk, ref: str) -> None:
+    first, second = "d13e4b0c-aaaa", "d13e4b0c-bbbb"
+    desk.announce(first, second, ref=ref)
+
+    def mistake(text: str) -> str:
+        said = desk.run("job", text)
+        assert (said.returncode, said.stdout) == (1, "")
+        assert len(said.stderr.splitlines()) == 1
+        return said.stderr
+
+    assert "begins several jobs" in mistake("d13e4b0c")
+    close = mistake("d13e4b0c-aaab")
+    assert close.startswith(
+        "receiver: there is no job d13e4b0c-aaab; did you mean d13e4b0c-aaaa (submitted, "
+    )
+    assert first in mistake(ref)
+    assert mistake("zzzzzzzz") == "receiver: there is no job zzzzzzzz\n"
+    assert "the first 4 characters of an id are enough" in mistake("zz")
+    assert "there is no job" in mistake("\udcff\udcfe")
+    assert mistake("%%%%") == "receiver: there is no job %%%%\n"
+
+
+# retry
+
+
+def test_jobs_chosen_by_a_filter_are_shown_first_and_tried_again_beside_the_server(
+    desk: Desk, near: Neighbour, picture: bytes, ref: str
+) -> None:
+    ids = desk.rejected(near, 3, ref)
+    options = ["retry", "--state", "rejected", "--ref", ref]
+
+    shown = desk.run(*options)  # in a pipe, without --yes
+    assert shown.returncode == 1
+    assert {row[0] for row in rows(shown)} == set(ids)
+    assert all(row[1:4] == [ref, "rejected", "image.unknown_format"] for row in rows(shown))
+    assert shown.stderr.splitlines() == [
+        "receiver: 3 jobs would be tried again",
+        "receiver: nothing was done; --yes does it",
+    ]
+    dry = desk.run(*options, "--dry-run", "--json")
+    assert dry.returncode == 0
+    assert {job["id"] for job in json.loads(dry.stdout)["jobs"]} == set(ids)
+    assert {desk.receiver.job(job_id)["state"] for job_id in ids} == {"rejected"}
+
+    for job_id in ids:
+        near.serve(picture, job_id)
+    done = desk.run(*options, "--yes")
+    assert done.returncode == 0, done.stderr
+    assert {(row[0], row[2], row[3]) for row in rows(done)} == {(i, "rejected", "received") for i in ids}
+    assert {desk.receiver.ended(job_id)["state"] for job_id in ids} == {"archived"}
+
+    nothing = desk.run(*options, "--yes")
+    assert (nothing.returncode, nothing.stdout) == (0, "")
+
+
+def test_on_a_terminal_somebody_is_asked(desk: Desk, near: Neighbour, picture: bytes, ref: str) -> None:
+    (job_id,) = desk.rejected(near, 1, ref)
+    near.serve(picture, job_id)
+    code, said = desk.typed("retry", "--ref", ref, typed="n\n")
+    assert code == 1
+    assert "Try 1 job again? [y/N]" in said
+    assert "nothing was done" in said
+    assert desk.receiver.job(job_id)["state"] == "rejected"
+    code, said = desk.typed("retry", "--ref", ref, typed="y\n")
+    assert code == 0
+    assert "1 job is tried again" in said
+    assert desk.receiver.ended(job_id)["state"] == "archived"
+
+
+def test_jobs_are_tried_again_by_id_and_each_says_what_came_of_it(
+    desk: Desk, near: Neighbour, picture: bytes, ref: str
+) -> None:
+    good, missing, silent = desk.rejected(near, 1, ref)[0], desk.failed(ref), f"silent-{uuid.uuid4()}"
+    desk.announce(silent, ref=ref)
+    near.serve(picture, good)
+    said = desk.run("retry", good[:13], missing, silent, "nobody-knows", "--json")
+    assert said.returncode == 1
+    document = json.loads(said.stdout)
+    assert document["dry_run"] is False
+    told = {job["id"]: job for job in document["jobs"]}
+    assert (told[good]["from"], told[good]["to"], told[good]["obstacle"]) == ("rejected", "received", None)
+    assert told[missing]["to"] is None
+    assert told[missing]["obstacle"].endswith("named no image to fetch; submit the picture again")
+    assert "`receiver reconcile` asks about it" in told[silent]["obstacle"]
+    assert told["nobody-knows"]["obstacle"] == "there is no job nobody-knows"
+    assert "1 job is tried again; 3 are not" in said.stderr
+    assert desk.receiver.ended(good)["state"] == "archived"
+    again = desk.run("retry", good)
+    assert again.returncode == 1
+    assert "its image lies in the archive already" in again.stdout
+
+
+def test_what_cannot_be_tried_is_left_out_of_a_filter_and_told(
+    desk: Desk, near: Neighbour, picture: bytes, ref: str
+) -> None:
+    missing, (good,) = desk.failed(ref), desk.rejected(near, 1, ref)
+    near.serve(picture, good)
+    said = desk.run("retry", "--ref", ref, "--yes")
+    assert said.returncode == 1
+    assert "1 job is tried again; 1 is not: the provider has named no image to fetch" in said.stderr
+    assert desk.receiver.ended(good)["state"] == "archived"
+    assert desk.receiver.job(missing)["state"] == "failed"
+
+
+def test_without_a_server_the_next_start_takes_them_up(
+    programs: Programs, near: Neighbour, picture: bytes, ref: str
+) -> None:
+    values = settings_of(programs.folder)
+    with programs.receiver(values) as receiver:
+        (job_id,) = Desk(receiver, programs.folder, values).rejected(near, 1, ref)
+        receiver.program.stop()
+    near.serve(picture, job_id)
+    assert run(["retry", job_id[:8]], programs.folder, values).returncode == 0
+    with programs.receiver(values) as receiver:
+        assert receiver.ended(job_id)["state"] == "archived"
+
+
+def test_many_are_tried_again_while_deliveries_go_on(
+    desk: Desk, near: Neighbour, picture: bytes, hosted: str, ref: str
+) -> None:
+    ids = desk.rejected(near, 120, ref)  # more than share a commit
+    for job_id in ids:
+        near.serve(picture, job_id)
+    with subprocess.Popen(
+        command("retry", "--ref", ref, "--yes"),
+        cwd=desk.folder,
+        env=environment(desk.folder, desk.values),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        while process.poll() is None:
+            assert desk.receiver.deliver(completion(str(uuid.uuid4()), hosted, *SIZE)).status_code == 200
+        assert process.stdout is not None
+        assert len(process.stdout.read().splitlines()) == len(ids)
+        assert process.returncode == 0
+    for job_id in ids:
+        assert desk.receiver.ended(job_id)["state"] == "archived"
+
+
+def test_an_interrupted_command_ends_without_a_traceback(desk: Desk, ref: str) -> None:
+    with subprocess.Popen(
+        command("jobs", "--all"),
+        cwd=desk.folder,
+        env=environment(desk.folder, desk.values),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)  # it is at its work, and cannot go on while nobody reads
+        process.send_signal(signal.SIGINT)
+        with contextlib.suppress(BrokenPipeError):
+            while os.read(process.stdout.fileno(), 65536):
+                pass
+        said = process.stderr.read()
+        assert process.wait(PATIENCE) in (0, 130)  # it may have been done
+        assert b"Traceback" not in said

@@ -1,0 +1,471 @@
+"""What the doctor makes of what it sees: each of its checks, and the runner."""
+
+import asyncio
+import os
+import ssl
+import stat
+import threading
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from receiver.archive import Finding
+from receiver.challenge import PROOF_HEADER
+from receiver.config import Config, faults, load, origins
+from receiver.doctor.ledger import look_at_jobs, look_at_ledger, look_at_server
+from receiver.doctor.machine import look_at_directory, look_at_disk, look_at_versions, mounted
+from receiver.doctor.remote import Answer, ahead, explained, judged, look_at_clock, look_at_findings, origin
+from receiver.doctor.settings import (
+    look_at_dotenv,
+    look_at_faults,
+    look_at_secrets,
+    look_at_settings,
+    shown,
+    weakness,
+)
+from receiver.doctor.verdict import Check, Level, Verdict, broken, examine, in_thread, well
+from receiver.ledger import FILE_NAME, Ledger, Stats
+from receiver.states import State
+from tests.support.clock import HOUR, NOW
+
+GOOD = {
+    "RECEIVER_WEBHOOK_HEADERS": '{"X-Webhook-Secret": "q8Zs0lB1vJx4mT7nWcYd"}',
+    "RECEIVER_API_TOKENS": "hR3kP9wLz6fUe2GtNbXo",
+    "RECEIVER_IMAGE_SOURCES": "https://*.ximilar.com/",
+}
+
+
+def config(**more: str) -> Config:
+    return load({**GOOD, **more})
+
+
+def levels(verdicts: list[Verdict]) -> set[Level]:
+    return {verdict.level for verdict in verdicts}
+
+
+def said(verdicts: list[Verdict]) -> str:
+    return "\n".join(f"{v.level} {v.check} {v.detail} {v.remedy}" for v in verdicts)
+
+
+# Settings
+
+
+def test_every_wrong_setting_is_told_and_not_only_the_first() -> None:
+    wrong = {**GOOD, "RECEIVER_PORT": "canary", "RECEIVER_FETCHES": "0", "RECEIVER_LOG": "canary"}
+    found = look_at_faults(faults(wrong))
+    assert {v.detail.partition(":")[0] for v in found} == {
+        "RECEIVER_PORT",
+        "RECEIVER_FETCHES",
+        "RECEIVER_LOG",
+    }
+    assert levels(found) == {Level.FAILURE}
+    assert all(v.remedy for v in found)
+    assert "canary" not in said(found)
+    assert faults(GOOD) == ()
+    assert "is no folder" in faults({"RECEIVER_SECRETS_DIR": "/nowhere/at/all"})[0]
+
+
+def test_good_settings_are_told_to_be_good() -> None:
+    assert levels(look_at_settings(config(), {})) == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("more", "level", "words"),
+    [
+        ({"RECEIVER_IMAGE_SOURCES": ""}, Level.WARNING, "any public https host"),
+        ({"RECEIVER_ARCHIV": "x"}, Level.WARNING, "did you mean RECEIVER_ARCHIVE"),
+        ({"RECEIVER_API_TOKENS": ""}, Level.FAILURE, "RECEIVER_API_TOKENS: not set"),
+        ({"RECEIVER_WEBHOOK_HEADERS": ""}, Level.FAILURE, "anyone could deliver"),
+        ({"RECEIVER_CONFIRM": "on"}, Level.FAILURE, "XIMILAR_API_TOKEN"),
+        ({"RECEIVER_ARCHIVE_KEY": "{nothing}"}, Level.FAILURE, "RECEIVER_ARCHIVE_KEY"),
+        ({"RECEIVER_MAX_SPOOL_BYTES": "1"}, Level.FAILURE, "RECEIVER_MAX_SPOOL_BYTES"),
+        ({"RECEIVER_NOTIFY_URL": "https://x.example/"}, Level.FAILURE, "RECEIVER_NOTIFY_SECRET"),
+    ],
+)
+def test_settings_that_do_not_fit_are_told(more: dict[str, str], level: Level, words: str) -> None:
+    found = look_at_settings(config(**more), {})
+    assert [v for v in found if v.level is level and words in v.detail and v.remedy], said(found)
+
+
+@pytest.mark.parametrize(
+    "secret", ["changeme", "SECRET", "password1", "your-token-here", "xxxxxxxxxxxxxxxxxxxxx"]
+)
+def test_a_secret_from_an_example_is_as_good_as_none(secret: str) -> None:
+    assert weakness(secret, least=8, good=16) == (True, "looks like a value from an example")
+
+
+def test_secrets_are_measured_by_who_can_try_guesses() -> None:
+    assert weakness("q8Zs0lB", least=8, good=16)[0]
+    assert weakness("q8Zs0lB1vJ", least=8, good=16) == (False, "is shorter than 16 characters")
+    assert weakness("ab" * 20, least=8, good=16) == (True, "has fewer than 6 different characters")
+    assert weakness("q8Zs0lB1vJx4mT7nWcYd", least=8, good=16) == (False, "")
+    assert levels(look_at_secrets(config(), {})) == {Level.OK}
+    assert levels(look_at_secrets(config(RECEIVER_SIGNING_KEYS="q8Zs0lB1vJx4"), {})) == {Level.FAILURE}
+    assert levels(look_at_secrets(config(RECEIVER_SIGNING_KEYS="q8Zs0lB1vJx4mT7nWc"), {})) == {Level.WARNING}
+
+
+def test_a_value_that_stands_twice_is_told() -> None:
+    shared = "q8Zs0lB1vJx4mT7nWcYd"
+    found = look_at_secrets(config(RECEIVER_API_TOKENS=shared, XIMILAR_API_TOKEN=shared), {})
+    assert levels(found) == {Level.FAILURE}
+    assert "RECEIVER_WEBHOOK_HEADERS and RECEIVER_API_TOKENS share" in said(found)
+    assert "RECEIVER_WEBHOOK_HEADERS and XIMILAR_API_TOKEN share" in said(found)
+    assert shared not in said(found)
+
+
+def test_a_dotenv_that_others_can_read_is_told(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    assert look_at_dotenv(path) == []
+    path.touch(mode=0o600)
+    assert levels(look_at_dotenv(path)) == {Level.OK}
+    path.chmod(0o644)
+    (found,) = look_at_dotenv(path)
+    assert (found.level, found.remedy) == (Level.WARNING, f"chmod 600 {path}")
+
+
+def test_every_setting_is_shown_with_its_origin_and_without_its_secrets(tmp_path: Path) -> None:
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "XIMILAR_API_TOKEN").write_text("canary-1")
+    (tmp_path / ".env").write_text("RECEIVER_FETCHES=3\nRECEIVER_UPLOADS=2\n")
+    environ = {
+        **GOOD,
+        "RECEIVER_SECRETS_DIR": str(tmp_path / "files"),
+        "RECEIVER_UPLOADS": "4",
+        "RECEIVER_SIGNING_KEYS": "canary-2,canary-3",
+        "RECEIVER_NOTIFY_URL": "https://user:canary-4@hooks.example.com/canary-5?canary-6",
+    }
+    given = origins(environ, tmp_path / ".env")
+    settings = {line["name"]: line for line in shown(load({"RECEIVER_FETCHES": "3", **environ}), given)}
+    assert settings["RECEIVER_FETCHES"]["from"] == ".env"
+    assert settings["RECEIVER_UPLOADS"]["from"] == "environment"
+    assert settings["XIMILAR_API_TOKEN"] == {
+        "name": "XIMILAR_API_TOKEN",
+        "value": "set",
+        "from": "RECEIVER_SECRETS_DIR",
+    }
+    assert settings["RECEIVER_PORT"] == {"name": "RECEIVER_PORT", "value": 8080, "from": "default"}
+    assert settings["RECEIVER_NOTIFY_URL"]["value"] == "https://hooks.example.com/…"
+    for secret in ("canary", "q8Zs0lB1vJx4mT7nWcYd", "hR3kP9wLz6fUe2GtNbXo"):
+        assert secret not in str(settings)
+
+
+# The machine
+
+
+def test_an_old_sqlite_is_told() -> None:
+    assert levels(look_at_versions(None)) == {Level.OK}
+    assert "SQLite 3.40.1" in said(look_at_versions("3.40.1"))
+    assert Level.WARNING in levels(look_at_versions("3.40.1"))
+
+
+def look(folder: Path, *, user: int | None = None, mounts: str = "") -> list[Verdict]:
+    return look_at_directory(
+        config(RECEIVER_DATA_DIR=str(folder)), user=os.geteuid() if user is None else user, mounts=mounts
+    )
+
+
+def test_a_data_directory_of_ones_own_is_good_and_one_that_is_to_come_too(tmp_path: Path) -> None:
+    assert levels(look(tmp_path / "to" / "come")) == {Level.OK}
+    (tmp_path / "data").mkdir(mode=0o700)
+    assert levels(look(tmp_path / "data")) == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("mode", "level"), [(0o755, Level.WARNING), (0o750, Level.WARNING), (0o777, Level.FAILURE)]
+)
+def test_a_data_directory_that_is_open_to_others_is_told(tmp_path: Path, mode: int, level: Level) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    folder.chmod(mode)
+    (found,) = look(folder)
+    assert (found.level, found.remedy) == (level, f"Shut them out: chmod 700 {folder}")
+    assert stat.S_IMODE(folder.stat().st_mode) == mode
+
+
+def test_what_else_can_be_wrong_with_a_data_directory(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    assert "and this runs as user 4711" in said(look(folder, user=4711))
+    (folder / FILE_NAME).touch(mode=0o644)
+    assert "other users can read the ledger" in said(look(folder))
+    file = tmp_path / "file"
+    file.touch()
+    assert levels(look(file)) == {Level.FAILURE}
+    assert "is no folder" in said(look(file))
+
+
+MOUNTS = """\
+/dev/sda1 / ext4 rw 0 0
+overlay /box overlay rw 0 0
+server:/export /srv/with\\040blank nfs4 rw 0 0
+tmpfs /srv/with\\040blank/tmp tmpfs rw 0 0
+/dev/sdb /srv/data ext4 rw 0 0
+server:/more /srv/data nfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/home/x", "ext4"),
+        ("/box", "overlay"),
+        ("/boxes", "ext4"),
+        ("/srv/with blank/x", "nfs4"),
+        ("/srv/with blank/tmp/x", "tmpfs"),
+        ("/srv/data/x", "nfs"),  # the later mount covers the earlier one
+    ],
+)
+def test_what_a_folder_lies_on(path: str, kind: str) -> None:
+    found = mounted(Path(path), MOUNTS)
+    assert found is not None
+    assert found.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "level", "words"),
+    [
+        ("nfs4", Level.FAILURE, "network file system"),
+        ("cifs", Level.FAILURE, "network file system"),
+        ("tmpfs", Level.WARNING, "in memory"),
+        ("overlay", Level.WARNING, "Mount a volume"),
+    ],
+)
+def test_a_disk_that_keeps_no_promises_is_told(tmp_path: Path, kind: str, level: Level, words: str) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    found = look(folder, mounts=f"x / ext4 rw 0 0\nx {folder} {kind} rw 0 0\n")
+    assert levels(found) == {level}
+    assert words in said(found)
+
+
+@pytest.mark.parametrize(
+    ("free", "level"),
+    [
+        (100 * 2**20, Level.FAILURE),
+        (300 * 2**20, Level.FAILURE),
+        (2**30, Level.WARNING),
+        (20 * 2**30, Level.OK),
+    ],
+)
+def test_the_disks_room_is_measured_by_what_may_come(tmp_path: Path, free: int, level: Level) -> None:
+    given = config(RECEIVER_DATA_DIR=str(tmp_path / "data"))
+    assert levels(look_at_disk(given, room=lambda _: free)) == {level}
+
+
+def test_what_the_spool_holds_already_needs_no_further_room(tmp_path: Path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    with (spool / "a").open("wb") as file:
+        file.truncate(9 * 2**30)
+    given = config(RECEIVER_DATA_DIR=str(tmp_path))
+    assert levels(look_at_disk(given, room=lambda _: 2 * 2**30)) == {Level.OK}
+
+
+# The ledger
+
+
+def stats(**more: Any) -> Stats:
+    values: dict[str, Any] = {
+        "jobs": dict.fromkeys(State, 0),
+        "bytes": dict.fromkeys(State, 0),
+        "oldest_waiting_at": None,
+        "soonest_deadline": None,
+        "overdue": 0,
+        "at_risk": 0,
+        "unread": 0,
+        **more,
+    }
+    return Stats(**values)
+
+
+def test_jobs_that_wait_too_long_are_told() -> None:
+    assert levels(look_at_jobs(stats(), NOW)) == {Level.OK}
+    found = look_at_jobs(
+        stats(
+            at_risk=2,
+            soonest_deadline=NOW + 1000,
+            overdue=3,
+            oldest_waiting_at=NOW - 2 * HOUR,
+            jobs={**dict.fromkeys(State, 0), State.EXPIRED: 1},
+        ),
+        NOW,
+    )
+    assert [v.level for v in found] == [Level.FAILURE, *[Level.WARNING] * 3]
+    assert "waited for 120 minutes" in said(found)
+    assert "2 are at risk" in said(found)
+
+
+async def test_a_ledger_is_looked_at_beside_its_server(tmp_path: Path) -> None:
+    given = config(RECEIVER_DATA_DIR=str(tmp_path))
+    assert levels(await look_at_ledger(given, now=NOW, deep=False)) == {Level.OK}
+    ledger = await Ledger.serve(tmp_path)
+    for deep in (False, True):
+        assert levels(await look_at_ledger(given, now=NOW, deep=deep)) == {Level.OK}
+    await ledger.close()
+    (tmp_path / FILE_NAME).write_bytes(b"this is no ledger " * 1000)
+    assert levels(await look_at_ledger(given, now=NOW, deep=False)) == {Level.FAILURE}
+
+
+def test_whether_a_server_runs_is_told() -> None:
+    assert look_at_server(7).detail == "runs on this data directory, as process 7"
+    assert look_at_server(0).level is Level.OK
+    assert look_at_server(None).level is Level.WARNING
+
+
+# Beyond this machine
+
+
+@pytest.mark.parametrize(
+    ("date", "difference"), [(100, 0), (101, 0), (105, 3), (99, 0), (90, -9), (700, 598)]
+)
+def test_a_clock_is_compared_with_the_time_between_question_and_answer(
+    date: float, difference: float
+) -> None:
+    assert ahead(formatdate(date, usegmt=True), 100, 102) == difference
+
+
+def test_a_clock_that_says_nothing_is_not_compared() -> None:
+    assert ahead("", 100, 102) is None
+    assert ahead("yesterday", 100, 102) is None
+    assert look_at_clock("x", None) == []
+
+
+@pytest.mark.parametrize(
+    ("difference", "level"),
+    [(0, Level.OK), (-9, Level.OK), (20, Level.WARNING), (-20, Level.WARNING), (600, Level.FAILURE)],
+)
+def test_a_clock_that_is_off_is_told(difference: float, level: Level) -> None:
+    (found,) = look_at_clock("the provider", difference)
+    assert found.level is level
+    assert (found.remedy is None) == (level is Level.OK)
+
+
+def test_what_a_store_does_not_do_is_told_with_what_it_means() -> None:
+    findings = (
+        Finding("write", True, "…"),
+        Finding("sha256", False, "SHA-256 is ignored."),
+        Finding("clock", False, "The store's clock is 600 seconds behind this machine's."),
+    )
+    found = look_at_findings("s3://b", findings)
+    assert [(v.check, v.level) for v in found] == [
+        ("archive", Level.OK),
+        ("archive", Level.WARNING),
+        ("clock", Level.FAILURE),
+    ]
+    assert levels(look_at_findings("s3://b", (Finding("clock", True, "agrees"),))) == {Level.OK}
+
+
+PROOF = {PROOF_HEADER.lower(): "right"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (
+            Answer(301, {"location": "https://new.example/healthz?canary"}, b""),
+            "redirect (301) to https://new.example,",
+        ),
+        (Answer(401, {}, b""), "asks for a login (401)"),
+        (Answer(502, {}, b""), "does not reach the receiver behind it (502)"),
+        (Answer(404, {}, b""), "something else than this receiver"),
+        (Answer(200, {}, b"<html>"), "something else than this receiver"),
+        (Answer(200, {PROOF_HEADER.lower(): "wrong"}, b""), "another installation"),
+    ],
+)
+def test_an_address_that_leads_elsewhere_is_told(answer: Answer, words: str) -> None:
+    found = judged(answer, "https://me.example/base", "right")
+    assert found.level is Level.FAILURE
+    assert words in found.detail
+    assert found.remedy
+    assert "canary" not in said([found])
+
+
+def test_only_the_right_proof_is_this_installation() -> None:
+    assert judged(Answer(200, PROOF, b""), "https://me.example", "right").level is Level.OK
+    assert judged(Answer(200, PROOF, b""), "https://me.example", None).level is Level.FAILURE
+
+
+def test_failures_of_connections_are_told_in_words() -> None:
+    def raised(cause: Exception) -> str:
+        error = httpx.ConnectError("x")
+        error.__cause__ = cause
+        return explained(error)
+
+    expired = ssl.SSLCertVerificationError()
+    expired.verify_message = "certificate has expired"
+    assert raised(expired) == "TLS: its certificate does not prove its name (certificate has expired)"
+    assert raised(ConnectionRefusedError()) == "nothing listens there (connection refused)"
+    assert (
+        raised(ExceptionGroup("x", [ConnectionRefusedError()]))
+        == "nothing listens there (connection refused)"
+    )
+    assert explained(httpx.ConnectTimeout("x")) == "no answer in time"
+    assert explained(httpx.ReadError("canary")) == "ReadError"
+
+
+def test_an_address_is_shown_without_what_may_be_secret() -> None:
+    assert origin("https://user:canary@host:8443/canary?canary#canary") == "https://host:8443"
+    assert origin("nothing") == ""
+
+
+# The runner
+
+
+async def test_checks_run_at_once_and_one_that_hangs_or_breaks_does_not_stop_the_others() -> None:
+    both = asyncio.Barrier(2)
+
+    async def together() -> list[Verdict]:
+        await both.wait()
+        return [well("a", "fine")]
+
+    async def hang() -> list[Verdict]:
+        await asyncio.Event().wait()
+        return []
+
+    async def bug() -> list[Verdict]:
+        raise ValueError("canary")
+
+    async def disk() -> list[Verdict]:
+        raise OSError(5, "Input/output error")
+
+    found = await examine(
+        [
+            Check("one", together),
+            Check("two", together),
+            Check("hangs", hang, 0.01, "Wake it."),
+            Check("bug", bug),
+            Check("disk", disk),
+        ]
+    )
+    assert [(v.check, v.level) for v in found] == [
+        ("a", Level.OK),
+        ("a", Level.OK),
+        ("hangs", Level.FAILURE),
+        ("bug", Level.FAILURE),
+        ("disk", Level.FAILURE),
+    ]
+    assert found[2].remedy == "Wake it."
+    assert "canary" not in said(found)
+
+
+async def test_secrets_are_masked_wherever_they_stand() -> None:
+    async def leak() -> list[Verdict]:
+        return [broken("x", "says canary-long and canary", "undo canary-long")]
+
+    (found,) = await examine([Check("x", leak)], ["canary", "canary-long", "no"])
+    assert found.detail == "says ********** and **********"
+    assert found.remedy == "undo **********"
+
+
+async def test_a_thread_that_never_ends_is_not_waited_for() -> None:
+    never = threading.Event()
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await in_thread(never.wait)
+    never.set()
+    assert await in_thread(lambda: 7) == 7
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(lambda: 1 // 0)
