@@ -3,7 +3,6 @@
 import asyncio
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -19,6 +18,7 @@ from receiver.ledger.door import Door, open_to_read, open_to_write, translate
 from receiver.ledger.lock import DirectoryLock
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
 from receiver.ledger.rows import Intent, Silent
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
 from receiver.ledger.writer import Transaction, Writer
 from receiver.states import Event, Image, Job, Stored

@@ -1,10 +1,10 @@
 """The ledger's versions: what is in the file, and how an older one becomes the present one."""
 
-import sqlite3
 from importlib import resources
 from pathlib import Path
 
 from receiver.errors import LedgerError
+from receiver.ledger.sqlite import sqlite3
 
 APPLICATION_ID = 0x75707372  # "upsr": tells a ledger from any other SQLite file
 

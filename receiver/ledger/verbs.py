@@ -4,7 +4,6 @@ Every move is a compare-and-set on the state, and on the claim where work was cl
 the job has moved on meanwhile. Verbs set ``event``, and the triggers write the history from it.
 """
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from receiver.completion import Completion
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import rows
 from receiver.ledger.rows import Intent
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.writer import Transaction
 from receiver.states import Image, Job, State, Stored
 

@@ -5,13 +5,13 @@ thread, the next one gathers; so the more deliveries come, the less each pays, a
 """
 
 import asyncio
-import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from receiver.errors import LedgerError
 from receiver.ledger.door import Door, translate
+from receiver.ledger.sqlite import sqlite3
 
 T = TypeVar("T")
 

@@ -1,7 +1,6 @@
 """The ledger's file: made, refused, locked, and found again after a kill."""
 
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from receiver.errors import LedgerError
 from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerView, schema
+from receiver.ledger.sqlite import sqlite3
 from tests.ledger.deeds import delivery, file_of, kept_totals, recounted_totals
 from tests.support.clock import NOW
 

@@ -1,6 +1,5 @@
 """What can be asked of the ledger, and that no answer costs more for jobs that are done."""
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 from receiver.completion import Completion
 from receiver.errors import BodyError, LedgerError
 from receiver.ledger import FILE_NAME, Filter, Ledger, LedgerView, Submission, queries, schema, verbs
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.verbs import Claim, Terms
 from receiver.ledger.writer import Transaction
 from receiver.states import State
