@@ -111,7 +111,11 @@ def check(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _structure(db: sqlite3.Connection) -> list[tuple[str, str, str]]:
-    rows = db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+    # Litestream keeps two small tables of its own in every database that it replicates.
+    rows = db.execute(
+        "SELECT type, name, sql FROM sqlite_schema"
+        " WHERE sql IS NOT NULL AND name NOT GLOB '_litestream_*' ORDER BY name"
+    )
     return [(kind, name, " ".join(sql.split())) for kind, name, sql in rows]
 
 

@@ -279,6 +279,15 @@ async def test_a_ledger_of_another_structure_is_refused_and_left_as_it_is(tmp_pa
     assert refusal.value.reason == "ledger.corrupt"
 
 
+async def test_the_tables_that_litestream_adds_are_no_other_structure(tmp_path: Path) -> None:
+    await a_used_ledger(tmp_path, jobs=1)
+    with file_of(tmp_path) as other:
+        other.execute("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)")
+        other.execute("CREATE TABLE _litestream_lock (id INTEGER)")
+    ledger = await Ledger.serve(tmp_path)
+    await ledger.close()
+
+
 async def test_a_file_that_was_moved_away_or_replaced_acknowledges_nothing(tmp_path: Path) -> None:
     ledger = await Ledger.serve(tmp_path)
     path, away = tmp_path / "ledger.sqlite3", tmp_path / "away"
