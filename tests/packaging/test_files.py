@@ -287,9 +287,9 @@ def test_systemd_reads_the_unit_and_finds_little_that_it_could_do_wrong(name: st
     unit = tmp_path / name
     unit.write_text(text)
     # What can be said without a running systemd; 2.0 of 10 would still be called "OK".
-    for command in (["verify", unit], ["security", "--offline=true", "--threshold=20", unit]):
+    for arguments in (["verify", unit], ["security", "--offline=true", "--threshold=20", unit]):
         done = subprocess.run(
-            ["systemd-analyze", *command],
+            ["systemd-analyze", *arguments],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -343,7 +343,7 @@ def test_the_local_profile_needs_nothing_from_outside(tmp_path: Path) -> None:
 
 def test_secrets_stand_in_files_and_not_in_the_compose_file() -> None:
     text = (ROOT / "deploy/compose.yaml").read_text()
-    said = re.findall(r"^\s*([A-Z_]*(?:SECRET|TOKEN|PASSWORD|KEY)[A-Z_]*): (.+)$", text, re.MULTILINE)
+    said = re.findall(r"^\s*([A-Z_]*(?:SECRET_|TOKEN|PASSWORD|KEY)[A-Z_]*): (.+)$", text, re.MULTILINE)
     # The local profile's are known to everybody.
     assert set(said) == {
         ("GF_SECURITY_ADMIN_PASSWORD__FILE", "/run/secrets/grafana-password"),

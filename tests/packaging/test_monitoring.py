@@ -96,7 +96,6 @@ def test_the_dashboard_shows_every_metric_there_is() -> None:
     shown = {
         name for where, expression in asked() if where.startswith("panel") for name in metrics_of(expression)
     }
-    # How long verifying takes, and all others: what nobody looks at need not be counted.
     assert shown == set(METRICS)
 
 

@@ -1,4 +1,4 @@
-"""The exercise: the ledger is copied by the real Litestream, the volume is destroyed, and all is there again."""
+"""The exercise: the real Litestream copies the ledger, the volume is destroyed, and all is there again."""
 
 import contextlib
 import hashlib
@@ -10,8 +10,10 @@ import sysconfig
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from receiver.ledger import FILE_NAME
 from tests.e2e.conftest import SIZE
@@ -22,6 +24,8 @@ from tests.support.seaweed import Seaweed, seaweed
 
 LITESTREAM = f"{sysconfig.get_path('scripts')}/litestream"
 CONFIG = ROOT / "deploy/litestream.yml"
+COMPOSE: Any = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
+EXPLAINED = (ROOT / "deploy/README.md").read_text()
 BEFORE = [f"before-{number}" for number in range(12)]
 AFTER = [f"after-{number}" for number in range(3)]
 
@@ -33,7 +37,7 @@ def store() -> Iterator[Seaweed]:
 
 
 class Copy:
-    """Litestream with the shipped configuration, and credentials in a file, as the compose file gives them."""
+    """Litestream with the shipped configuration, and credentials in a file, as in the compose file."""
 
     def __init__(self, programs: Programs, store: Seaweed) -> None:
         self._programs = programs
@@ -80,16 +84,18 @@ class Copy:
 
     def restore(self) -> str:
         """What the service `restore` does before the receiver starts."""
-        return self._run(
-            "restore",
-            "-config",
-            str(self.config),
-            "-if-db-not-exists",
-            "-if-replica-exists",
-            "-integrity-check",
-            "quick",
-            str(self.data / FILE_NAME),
-        )
+        (program, *arguments) = COMPOSE["services"]["restore"]["command"]
+        return self._run(program, *(self._here(argument) for argument in arguments))
+
+    def try_it(self, file: Path) -> str:
+        """What deploy/README.md says to try before it is needed."""
+        (line,) = re.findall(r"^docker compose run --rm restore (restore .+)$", EXPLAINED, re.MULTILINE)
+        arguments = line.replace("/tmp/trial.sqlite3", str(file)).split()
+        return self._run(*(self._here(argument) for argument in arguments))
+
+    def _here(self, argument: str) -> str:
+        places = {"/etc/litestream.yml": self.config, "/data/ledger.sqlite3": self.data / FILE_NAME}
+        return str(places.get(argument, argument))
 
     def _run(self, *arguments: str) -> str:
         done = subprocess.run(
@@ -129,8 +135,10 @@ def test_after_the_volume_is_destroyed_nothing_archived_is_lost(
         values = settings(
             programs.folder,
             RECEIVER_ARCHIVE=f"s3://{store.bucket}/upscaled",
-            **store.environment(),
-            AWS_ENDPOINT_URL_S3=f"https://127.0.0.1:{way_to_the_store.port}",
+            **{
+                **store.environment(),
+                "AWS_ENDPOINT_URL_S3": f"https://127.0.0.1:{way_to_the_store.port}",
+            },
         )
         assert "no matching backups found" in copy.restore()  # the very first start: there is nothing yet
         with programs.receiver(values) as receiver:
@@ -140,11 +148,16 @@ def test_after_the_volume_is_destroyed_nothing_archived_is_lost(
                 jobs = {job_id: receiver.ended(job_id) for job_id in BEFORE}
                 # One image lies on our disk alone, and another one is not even there yet.
                 way_to_the_store.down.set()
+                way_to_the_store.close()
                 assert receiver.deliver(completion("spooled", hosted, *SIZE)).status_code == 200
                 receiver.program.until_event("fetched", job="spooled")
                 near.gate = threading.Event()
                 assert receiver.deliver(completion("waiting", hosted, *SIZE)).status_code == 200
                 copy.caught_up()
+                trial = programs.folder / "trial.sqlite3"
+                copy.try_it(trial)
+                with contextlib.closing(sqlite3.connect(trial)) as db:
+                    assert db.execute("SELECT count(*) FROM jobs").fetchone() == (len(BEFORE) + 2,)
             # Litestream is dead, as in the last second of a machine: this is what can be lost.
             for job_id in AFTER:
                 assert receiver.deliver(completion(job_id, hosted, *SIZE)).status_code == 200
@@ -197,8 +210,7 @@ def test_a_ledger_that_was_copied_is_served_from_again(
 def test_litestream_has_an_sqlite_without_the_fault() -> None:
     """It checkpoints beside the receiver, so both need one."""
     said = subprocess.run([LITESTREAM, "version"], capture_output=True, text=True, check=True).stdout.strip()
-    image = (ROOT / "deploy/compose.yaml").read_text()
-    assert f"litestream/litestream:{said}" in image, "what is tested is what is run"
+    assert COMPOSE["services"]["litestream"]["image"] == f"litestream/litestream:{said}", "as tested"
     source = Path(LITESTREAM).read_bytes()
     # SQLite's own source id, whose date tells the version: 3.51.3 is of 2026-03-13.
     dates = re.findall(rb"(20\d\d-\d\d-\d\d) \d\d:\d\d:\d\d [0-9a-f]{64}", source)

@@ -1,4 +1,4 @@
-"""An upgrade behind the real Caddy: the old process drains, a new one takes over, and no delivery is refused."""
+"""An upgrade behind the real Caddy: the old process drains, a new one takes over, no delivery is refused."""
 
 import threading
 import time

@@ -43,8 +43,8 @@ def caddy(folder: Path, upstream: str, *, caddyfile: str | None = None) -> Itera
     """
     folder.mkdir(exist_ok=True)
     text = CADDYFILE.read_text() if caddyfile is None else caddyfile
-    # The shipped file, but it asks nobody for a certificate, keeps off ports 80 and 443, and changes nothing of
-    # what this machine trusts.
+    # The shipped file, but it asks nobody for a certificate, keeps off ports 80 and 443, and changes nothing
+    # of what this machine trusts.
     text = text.replace(
         "\tadmin off\n",
         "\tadmin off\n\tskip_install_trust\n\tauto_https disable_redirects\n\tlocal_certs\n",

@@ -31,4 +31,4 @@ METRICS: dict[str, set[str]] = {
     "receiver_notifications_total": {"outcome"},
     "receiver_notifications_pending": set(),
 }
-"""Each metric's name, as it is asked for, and the labels that it has. Histograms stand without their suffixes."""
+"""Each metric's name, as it is asked for, and its labels. Histograms stand without their suffixes."""
