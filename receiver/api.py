@@ -3,8 +3,10 @@
 import asyncio
 import base64
 import binascii
+import hashlib
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,18 +23,18 @@ from receiver import query, view
 from receiver.archive import Archive
 from receiver.completion import is_job_id
 from receiver.errors import BodyError, LedgerError
-from receiver.ledger import Ledger, Submission
+from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, Ledger, Submission
 from receiver.problem import problem
 from receiver.refusals import Refusals
+from receiver.seats import Seats
 from receiver.sender import is_ref
-from receiver.states import FINAL, State
-
-UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
+from receiver.states import FINAL, Event, Job, State
 
 RECONCILED = ("asked", "found", "late", "adopted")
 """Counters of what asking the provider has come to."""
 
 MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 20.0
 
 ANSWER_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
@@ -48,6 +50,12 @@ IMAGE_HEADERS = {
     "Cache-Control": "private, no-store",
     "Accept-Ranges": "none",
 }
+
+
+JOB_HEADERS = {"Cache-Control": "private, no-cache"}
+"""May be kept by who asked, and has to be asked for again each time."""
+
+_ENTITY_TAG = re.compile(r'"[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,8 @@ class Api:
         stopping: set when the server is to end; whoever waits is answered then.
         checks: what readiness depends on.
         refusals: of deliveries, counted.
+        seats: for those who wait.
+        body_seconds: how long an asker may take to send a body.
     """
 
     ledger: Ledger
@@ -84,6 +94,8 @@ class Api:
     stopping: asyncio.Event
     checks: Sequence[Check]
     refusals: Refusals
+    seats: Seats
+    body_seconds: float = BODY_SECONDS
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -107,21 +119,30 @@ class Api:
         return JSONResponse({"jobs": [view.job(job) for job in page.jobs], "next": query.cursor(page.next)})
 
     async def job(self, request: Request) -> Response:
-        """``GET /jobs/{id}``: one job with its history; with ``wait``, as soon as the job has ended."""
+        """``GET /jobs/{id}``: one job with its history.
+
+        With ``wait``, as soon as the job has ended; or, where the client says what it has, as soon as that is
+        not the present answer any more.
+        """
         seconds = query.wait(request.query_params)
+        known = request.headers.get("if-none-match")
         job_id = request.path_params["id"]
-        loop = asyncio.get_running_loop()
-        until = loop.time() + seconds
+        until = asyncio.get_running_loop().time() + seconds
         with self.ledger.changes_of(job_id) as changed:
-            while True:
-                found = await self.ledger.job_with_history(job_id)
-                if found is None:
-                    raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
-                job, history = found
-                if job.state in FINAL or loop.time() >= until or self.stopping.is_set():
-                    return JSONResponse({**view.job(job), "history": [view.event(e) for e in history]})
-                await _first(changed, self.stopping, within=until - loop.time())
-                changed.clear()
+            job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
+            if seconds > 0 and not self._awaited(job, answer, known):
+                self.seats.check()
+                with self.seats.taken():
+                    while not self._awaited(job, answer, known) and (left := _left(until)) > 0:
+                        await _first(changed, self.stopping, within=left)
+                        changed.clear()
+                        job, answer = _with_tag(job_id, await self.ledger.look(job_id))
+        return _unless_known(answer, known)
+
+    def _awaited(self, job: Job, answer: Response, known: str | None) -> bool:
+        """Whether this is what a client waits for, or nobody is to wait any more."""
+        news = known is not None and not _is_known(answer, known)
+        return job.state in FINAL or news or self.stopping.is_set()
 
     async def image(self, request: Request) -> Response:
         """``GET /jobs/{id}/image``: the archived image, or where it can be had for a while."""
@@ -149,7 +170,7 @@ class Api:
     async def announce(self, request: Request) -> Response:
         """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
         query.nothing(request.query_params)
-        submission = _submission(await _json(request))
+        submission = _submission(await _json(request, self.body_seconds))
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
@@ -157,7 +178,7 @@ class Api:
 
     async def deliveries(self, request: Request) -> Response:
         """``GET /deliveries``: what came to the webhook and was no completion, newest first."""
-        outcome, window = query.deliveries(request.query_params, UNREAD_OUTCOMES)
+        outcome, window = query.deliveries(request.query_params, query.UNREAD_OUTCOMES)
         page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
         rows = [
             {
@@ -176,6 +197,7 @@ class Api:
         query.nothing(request.query_params)
         stats = await self.ledger.stats(silent_since=self._silent_since())
         oldest = stats.oldest_waiting_at
+        told = stats.counters.get(NOTIFICATIONS, {})
         return JSONResponse(
             {
                 "states": {state.value: stats.jobs[state] for state in State},
@@ -188,6 +210,10 @@ class Api:
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
                 "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},
+                "notifications": {
+                    "pending": stats.notifications_pending,
+                    **{outcome: told.get(outcome, 0) for outcome in NOTIFICATION_OUTCOMES},
+                },
             }
         )
 
@@ -299,6 +325,36 @@ def _token(authorization: Sequence[str]) -> bytes:
     return b""
 
 
+def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[Job, Response]:
+    """The job, and the answer that shows it with its history, and says when it is another one.
+
+    Raises:
+        LedgerError: ``ledger.unknown_job``.
+    """
+    if found is None:
+        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    job, history = found
+    answer = JSONResponse({**view.job(job), "history": [view.event(e) for e in history]}, headers=JOB_HEADERS)
+    # Of the bytes themselves: no list of what may change has to be kept.
+    answer.headers["ETag"] = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
+    return job, answer
+
+
+def _is_known(answer: Response, known: str) -> bool:
+    """Whether an ``If-None-Match`` names this answer (RFC 9110, 13.1.2: weak comparison)."""
+    return known.strip() == "*" or answer.headers["ETag"] in _ENTITY_TAG.findall(known)
+
+
+def _unless_known(answer: Response, known: str | None) -> Response:
+    if known is None or not _is_known(answer, known):
+        return answer
+    return Response(status_code=304, headers={**JOB_HEADERS, "ETag": answer.headers["ETag"]})
+
+
+def _left(until: float) -> float:
+    return until - asyncio.get_running_loop().time()
+
+
 async def _first(*events: asyncio.Event, within: float) -> None:
     """Waits until one of the events is set, for at most so many seconds."""
     waits = [asyncio.create_task(event.wait()) for event in events]
@@ -309,13 +365,16 @@ async def _first(*events: asyncio.Event, within: float) -> None:
             wait.cancel()
 
 
-async def _json(request: Request) -> Any:
+async def _json(request: Request, seconds: float) -> Any:
     body = bytearray()
     try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    except TimeoutError:
+        raise BodyError("body.too_slow") from None
     except ClientDisconnect:
         raise BodyError("body.cut_short") from None
     try:

@@ -15,23 +15,29 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
+from receiver import openapi, submitting
 from receiver.api import Api, Check, RequireToken, SameOrigin
 from receiver.archive import check_template, open_archive
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
 from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
+from receiver.feed import Feed
 from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
-from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
+from receiver.ledger import DirectoryLock, Filter, Ledger, monotonic_clock, wall_clock
+from receiver.notify import Notifier
 from receiver.problem import for_no_route, for_our_error
 from receiver.reconcile import Plan as ReconcilePlan
 from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals
+from receiver.seats import Seats
 from receiver.sender import Sender
 from receiver.spool import Spool
+from receiver.states import State
+from receiver.stream import Stream
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
@@ -42,6 +48,11 @@ log = structlog.get_logger("receiver.app")
 FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
+
+SETTLED_AT_A_TIME = 10
+"""Submissions of unknown fate that a round of reconciling asks about; each can take many questions."""
+LISTENERS = 1_200
+"""Clients that may wait for changes at a time, where the server does not say how many it has room for."""
 
 WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 
@@ -77,7 +88,11 @@ def check(config: Config) -> None:
 
 @asynccontextmanager
 async def open_receiver(
-    config: Config, environ: Mapping[str, str], cut: Cut = no_cut
+    config: Config,
+    environ: Mapping[str, str],
+    cut: Cut = no_cut,
+    *,
+    seats_for_listeners: int = LISTENERS,
 ) -> AsyncIterator[Receiver]:
     """Opens ledger, spool and archive, starts the worker, and yields the routes; then closes all of it.
 
@@ -85,6 +100,7 @@ async def open_receiver(
         config: as it passed `check`.
         environ: where the AWS SDK's variables are looked up beside the process's own.
         cut: for tests.
+        seats_for_listeners: how many may wait for changes at a time.
 
     Raises:
         LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.
@@ -96,7 +112,12 @@ async def open_receiver(
         stack.callback(lock.release)
         ledger = await Ledger.serve(config.data_dir)
         stack.push_async_callback(ledger.close)
-        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+        archive = open_archive(
+            config.archive_uri,
+            uploads=config.uploads,
+            environ=environ,
+            used=await _was_used(ledger, config.archive_uri),
+        )
         stack.push_async_callback(archive.aclose)
         spool = Spool(
             config.data_dir / "spool",
@@ -139,8 +160,11 @@ async def open_receiver(
             reconciler.start()
             stack.push_async_callback(reconciler.stop)
         stopping = asyncio.Event()
+        feed = await stack.enter_async_context(Feed(ledger, stopping))
+        await _notify(config, ledger, feed, stack)
         stack.callback(stopping.set)
         refusals = Refusals()
+        seats = Seats(seats_for_listeners)
         intake = Intake(
             ledger=ledger,
             sender=Sender.from_config(config),
@@ -148,6 +172,7 @@ async def open_receiver(
             url_lifetime=config.url_lifetime,
             now=wall_clock,
             refusals=refusals,
+            confirm=config.confirm,
             cut=cut,
         )
         api = Api(
@@ -158,8 +183,10 @@ async def open_receiver(
             stopping=stopping,
             checks=_checks(ledger, worker, reconciler),
             refusals=refusals,
+            seats=seats,
         )
-        yield Receiver(_routes(config, intake, api), stopping)
+        stream = Stream(ledger, feed, seats)
+        yield Receiver(_routes(config, intake, stream, api), stopping)
 
 
 def make_data_dir(config: Config) -> None:
@@ -177,12 +204,18 @@ def make_data_dir(config: Config) -> None:
         raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
 
 
+async def _was_used(ledger: Ledger, archive: str) -> bool:
+    """Whether the newest of the jobs that are archived has its image in this archive."""
+    newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
+    return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
+
+
 def _fetcher(config: Config) -> fetch.Fetcher:
     return fetch.Fetcher(
         sources=Sources.parse(config.image_sources),
         networks=config.image_networks,
         limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
-        user_agent=f"upscale-receiver/{metadata.version('upscale-receiver')}",
+        user_agent=_user_agent(),
     )
 
 
@@ -216,8 +249,17 @@ async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack)
         )
     )
 
+    asked: dict[str, int] = {}
+
     async def settle() -> int:
-        return 0
+        return await submitting.settle(
+            ledger,
+            provider,
+            now=wall_clock(),
+            limit=SETTLED_AT_A_TIME,
+            lifetime=config.url_lifetime,
+            asked=asked,
+        )
 
     plan = ReconcilePlan(
         config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt
@@ -225,13 +267,40 @@ async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack)
     return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock)
 
 
-def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
+async def _notify(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
+    if config.notify_url is None or config.notify_secret is None:
+        await ledger.end_notifying()
+        return
+    notifier = Notifier(
+        ledger=ledger,
+        feed=feed,
+        url=str(config.notify_url),
+        secret=config.notify_secret.get_secret_value(),
+        user_agent=_user_agent(),
+        now=wall_clock,
+        dice=random.random,
+    )
+    await stack.enter_async_context(notifier)
+
+
+def _document(config: Config) -> openapi.Json:
+    version = metadata.version("upscale-receiver")
+    return openapi.document(version, tuple(config.webhook_headers), tickets=bool(config.signing_keys))
+
+
+def _user_agent() -> str:
+    return f"upscale-receiver/{metadata.version('upscale-receiver')}"
+
+
+def _routes(config: Config, intake: Intake, stream: Stream, api: Api) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
         routes=[
             # The provider tries once: a slash too many in the submitter's settings must not cost the image.
             *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
+            *stream.routes(),
             *api.routes(),
+            openapi.route(_document(config)),
         ],
         middleware=[
             Middleware(SameOrigin, exempt=WEBHOOK_PATHS),
@@ -244,12 +313,17 @@ def _routes(config: Config, intake: Intake, api: Api) -> Starlette:
     return app
 
 
+def _for_strangers(error: ReceiverError) -> str:
+    """What is wrong, without paths, buckets and a store's own words: those stand in the log alone."""
+    return f"{error.reason}: {REASONS[error.reason]}"
+
+
 def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
     async def ledger_writable() -> str | None:
         try:
             await ledger.check_writable()
         except LedgerError as error:
-            return error.detail
+            return _for_strangers(error)
         return None
 
     async def workers_alive() -> str | None:
@@ -260,12 +334,12 @@ def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> li
         try:
             return None if await worker.spool_has_room() else "No download fits any more."
         except (LedgerError, SpoolError) as error:
-            return error.detail
+            return _for_strangers(error)
 
     async def archive_reachable() -> str | None:
         # Nobody has to show a token here, and the error's own words name the bucket and its host.
         trouble = worker.archive_trouble
-        return None if trouble is None else f"{trouble.reason}: {REASONS[trouble.reason]}"
+        return None if trouble is None else _for_strangers(trouble)
 
     return [
         Check("ledger", ledger_writable),

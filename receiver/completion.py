@@ -15,9 +15,11 @@ FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 ENDED_STATUSES = FAILED_STATUSES | {"DONE"}
 """Job states that do not change any more. Every other one, unknown words included, is asked about again."""
 
-_ID = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_MAX_URL = 8192
-_MAX_SIDE = 2**31 - 1
+JOB_ID = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+MAX_URL = 8192
+MAX_SIDE = 2**31 - 1
+
+_ID = re.compile(JOB_ID)
 
 
 def _no_constant(name: str) -> NoReturn:
@@ -47,7 +49,7 @@ class Completion:
 
     Attributes:
         id: the provider's id of the job.
-        image_url: where the upscaled image lies; ``None`` if and only if the job failed.
+        image_url: where the upscaled image lies; ``None`` if the job failed, or if only the provider may say.
         source_url: the image that was submitted, where it was a URL.
         width: pixels of the upscaled image, as promised; ``None`` where nothing is promised.
         height: likewise.
@@ -167,7 +169,7 @@ def _url(record: dict[str, Any], name: str) -> str | None:
     value = record.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not 0 < len(value) <= _MAX_URL or not value.isprintable():
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_URL or not value.isprintable():
         if name == "_url":
             return None  # the source is kept for people only; a strange one is no reason to lose the image
         _refuse(f"{name} is no URL")
@@ -180,7 +182,7 @@ def _side(record: dict[str, Any], name: str) -> int | None:
         return None
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= _MAX_SIDE:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
         _refuse(f"{name} is no number of pixels")
     return value
 

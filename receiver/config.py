@@ -4,6 +4,7 @@ pydantic-settings would read the process's environment by itself, and its errors
 environment is an argument, and a message names the setting and never what it holds.
 """
 
+import base64
 import difflib
 import ipaddress
 import json
@@ -132,6 +133,22 @@ def _sent_in_a_header(secret: SecretStr | None) -> SecretStr | None:
     return secret
 
 
+def _webhook_secret(secret: SecretStr | None) -> SecretStr | None:
+    """A symmetric secret in the form that the Standard Webhooks give it."""
+    if secret is None:
+        return None
+    prefix, text = "whsec_", secret.get_secret_value()
+    try:
+        key = base64.b64decode(text.removeprefix(prefix), validate=True)
+    except ValueError:
+        key = b""
+    if not text.startswith(prefix) or not 24 <= len(key) <= 64:
+        raise ValueError(
+            "must be whsec_ and the base64 of 24 to 64 random bytes; `receiver init` prints a fresh one"
+        )
+    return secret
+
+
 def _switch(value: Any) -> Any:
     words = {"on": True, "off": False, True: True, False: False}
     if value not in words:
@@ -185,7 +202,9 @@ class Config(BaseModel):
     ximilar_api_url: HttpUrl = Field(HttpUrl("https://api.ximilar.com/account/v2"), alias="XIMILAR_API_URL")
     adopt: Switch = Field(False, alias="RECEIVER_ADOPT")
     notify_url: HttpUrl | None = Field(None, alias="RECEIVER_NOTIFY_URL")
-    notify_secret: SecretStr | None = Field(None, alias="RECEIVER_NOTIFY_SECRET")
+    notify_secret: Annotated[SecretStr | None, AfterValidator(_webhook_secret)] = Field(
+        None, alias="RECEIVER_NOTIFY_SECRET"
+    )
     confirm: Switch = Field(False, alias="RECEIVER_CONFIRM")
     public_url: HttpUrl | None = Field(None, alias="RECEIVER_PUBLIC_URL")
     host: str = Field("127.0.0.1", alias="RECEIVER_HOST", min_length=1)
@@ -219,7 +238,10 @@ class Config(BaseModel):
         if self.confirm and self.ximilar_api_token is None:
             raise ConfigError("RECEIVER_CONFIRM: is on, and needs XIMILAR_API_TOKEN to ask the provider with")
         if self.notify_url is not None and self.notify_secret is None:
-            raise ConfigError("RECEIVER_NOTIFY_SECRET: is needed to sign what goes to RECEIVER_NOTIFY_URL")
+            raise ConfigError(
+                "RECEIVER_NOTIFY_SECRET: is needed to sign what goes to RECEIVER_NOTIFY_URL;"
+                " `receiver init` prints a fresh one"
+            )
 
 
 SETTINGS: tuple[str, ...] = (

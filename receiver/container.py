@@ -20,13 +20,18 @@ from receiver.errors import ImageError
 _BLOCK = 256 * 1024
 
 _FOREIGN = re.compile(
-    rb"(?i:<script|<html|<!doctype|<svg|<iframe|<\?php)"  # wherever browsers and PHP look for a beginning
-    rb"|%PDF-|PK(?:\x01\x02|\x03\x04|\x05\x06)|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|__HALT_COMPILER"
+    rb"(?i:<(?:script|html|!doctype|svg|iframe|\?php)"  # wherever browsers and PHP look for a beginning
+    # What runs a script without one, in a page that a browser was told to see.
+    rb"|<(?:img|body|object|embed|video|audio|style|link|meta|math|form|input|base|details)[\s/>])"
+    # The short tags of PHP, ASP and JSP; so short that a text must follow.
+    rb"|<!--#|<(?:\?[=\s]|%)[\t\n\r -~]{10}"
+    rb"|%PDF-|PK(?:\x01\x02|\x03\x04|\x05\x06)|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|ustar(?:\x0000|  \x00)"
+    rb"|__HALT_COMPILER"
 )
 """What lets another program read an image as its own kind of file, although it does not begin so: pages and
-scripts, PDF, the records of ZIP (so of JAR and of office formats), RAR, 7z, PHAR. It is searched for in the
-raw bytes, which is what such programs see: compressed texts stay compressed. XMP is XML, but none of these.
-In coded pixels the short ones stand by chance, so those are not searched."""
+scripts, PDF, the records of ZIP (so of JAR and of office formats), RAR, 7z, tar, PHAR. It is searched for in
+the raw bytes, which is what such programs see: compressed texts stay compressed. XMP is XML, but none of
+these. In coded pixels the short ones stand by chance; there `_reject_whole_files` has to do."""
 _LONGEST_FOREIGN = len(b"__HALT_COMPILER")
 
 
@@ -74,7 +79,44 @@ def scan(file: BinaryIO, admit: Admit = lambda _: None) -> Header:
         raise ImageError("image.unknown_format")
     if source.left:
         raise ImageError("image.trailing_data", f"{source.left} bytes stand behind the image's end mark.")
+    _reject_whole_files(file)
     return header
+
+
+_ZIP_END = b"PK\x05\x06"
+_ZIP_REACH = 22 + 0xFFFF
+"""Bytes before a file's end in which readers look for a ZIP's end record: it, and the longest comment."""
+_PDF_REACH = 1024
+"""Bytes from a file's start within which readers look for a PDF's first line."""
+
+
+def _reject_whole_files(file: BinaryIO) -> None:
+    """Refuses what stands in the pixels too and is found there by its place: a PDF's start, a ZIP's end.
+
+    Decoders pass over what follows the last pixel within a scan or a chunk, and stored pixels are any bytes.
+    """
+    file.seek(0)
+    if b"%PDF-" in file.read(_PDF_REACH):
+        raise ImageError("image.polyglot", "The file begins as readers of PDF let one begin.")
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _ZIP_REACH, 0))
+    tail = file.read()
+    at = tail.find(_ZIP_END)
+    while at >= 0:
+        record = tail[at : at + 22]
+        # The mark stands in pixels by chance; not so with a first disk behind it, or a directory before it.
+        if record[4:8] == bytes(4) or _is_directory(file, size - len(tail) + at, record):
+            raise ImageError("image.polyglot", "The file ends as a ZIP does.")
+        at = tail.find(_ZIP_END, at + 1)
+
+
+def _is_directory(file: BinaryIO, at: int, record: bytes) -> bool:
+    """Whether a ZIP's directory, of the size that its end record states, stands right before that record."""
+    length = int.from_bytes(record[12:16], "little")
+    if len(record) < 16 or length > at:
+        return False
+    file.seek(at - length)
+    return file.read(4) == b"PK\x01\x02"
 
 
 class _Source:

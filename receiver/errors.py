@@ -94,6 +94,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "archive.missing": "The archived object is not there.",
         "ledger.unavailable": "The ledger cannot be written.",
         "ledger.overloaded": "More deliveries wait for the ledger than it takes at a time.",
+        "ledger.crowded": "More clients wait for changes than may at a time.",
         "ledger.stopping": "The receiver is shutting down.",
         "ledger.corrupt": "The ledger's file is damaged.",
         "ledger.newer": "The ledger was written by a newer version.",

@@ -50,7 +50,8 @@ def deadline(url: str | None, *, since: int, lifetime: timedelta) -> int:
     stated = of(url) if url is not None else None
     if stated is not None:
         return int(stated.timestamp() * 1000)
-    return since + int(lifetime.total_seconds() * 1000)
+    # The provider's clock may say anything; a time that no calendar has could not be shown any more.
+    return min(since + int(lifetime.total_seconds() * 1000), int(_LATEST.timestamp() * 1000))
 
 
 def _signed_span(query: Mapping[str, str]) -> datetime | None:

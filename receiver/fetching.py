@@ -1,5 +1,6 @@
 """The first chain: from the provider's URL to a verified image on our own disk."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -57,6 +58,11 @@ HOPELESS = frozenset(
 """Reasons that another download of the same URL would only repeat."""
 
 
+UNDECODABLE_TRIES = 10
+"""Attempts after which an image that cannot be decoded is given up. A machine that is short of memory or time
+for a while ends decoders too, and must not cost a sound image."""
+
+
 class _SuspectError(Exception):
     """The bytes that came are not the promised image."""
 
@@ -75,12 +81,14 @@ class FetchPlan:
         longest: that one download may take.
         url_lifetime: how long an image URL lives that does not say so itself.
         confirm: whether the provider itself must confirm each delivery first.
+        asking: the longest that one question to the provider may take, its answer included.
     """
 
     hands: int
     longest: timedelta
     url_lifetime: timedelta
     confirm: bool = False
+    asking: timedelta = timedelta(minutes=1)
 
 
 class Fetching:
@@ -170,8 +178,11 @@ class Fetching:
         Raises:
             ProviderError: it does not say so, or says nothing.
         """
-        if not self._plan.confirm or claim.job.confirmed_at is not None:
+        believed = claim.job.confirmed_at is not None or not self._plan.confirm
+        if believed and claim.job.image_url is not None:
             return claim
+        if self._provider is None:  # it was asked when the job came, and the settings have changed
+            raise ProviderError("provider.unavailable", "XIMILAR_API_TOKEN is not set, so it cannot confirm.")
         said, deadline = await self._ask(claim)
         if said.failure is not None:
             raise ProviderError(said.failure.reason, said.failure.detail)
@@ -192,10 +203,9 @@ class Fetching:
 
     async def _download(self, claim: Claim, part: Path) -> Whole:
         assert claim.job.image_url is not None
-        assert claim.job.deadline is not None
-        left = (claim.job.deadline - self._now()) / 1000
-        # A job whose time is over before its first attempt is tried all the same: it costs nothing.
-        seconds = min(left, self._plan.longest.total_seconds()) if left > 0 else None
+        # The URL's end is no limit here: it is looked at when a request comes, and a body that flows by then
+        # flows on. A job whose time is over before its first attempt is tried all the same.
+        seconds = self._plan.longest.total_seconds()
         got = await self._fetcher.fetch(claim.job.image_url, part, seconds=seconds)
         return Whole(got.path, got.bytes, got.sha256)
 
@@ -217,7 +227,9 @@ class Fetching:
         except SpoolError as error:
             # Kept for a look alone: what becomes of the job does not depend on it.
             log.warning("not kept aside", job=claim.job.id, reason=error.reason, detail=error.detail)
-        if cause.reason in HOPELESS or whole.sha256 == claim.job.suspect:
+        tries = UNDECODABLE_TRIES if cause.reason == "image.undecodable" else 2
+        again = whole.sha256 == claim.job.suspect and claim.job.attempts >= tries
+        if cause.reason in HOPELESS or again:
             await self._reject(claim, cause)
         else:
             await self._try_later(claim, cause, suspect=whole.sha256)
@@ -310,7 +322,13 @@ class Fetching:
             ProviderError: it does not answer, does not know the job, or the job has not ended.
         """
         assert self._provider is not None
-        report = await self._provider.get(claim.job.id)
+        seconds = self._plan.asking.total_seconds()
+        try:
+            # The client bounds each of its attempts, and makes several.
+            async with asyncio.timeout(seconds):
+                report = await self._provider.get(claim.job.id)
+        except TimeoutError as error:
+            raise UnavailableError(f"The provider's answer was not whole after {seconds:g} s.") from error
         if report.completion is None:
             raise UnavailableError(f"The provider's answer: status is {report.status}, which is no end.")
         return report.completion, report.deadline(now=self._now(), lifetime=self._plan.url_lifetime)

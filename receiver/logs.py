@@ -2,10 +2,44 @@
 
 import logging
 import sys
+import time
+from collections.abc import Callable
 from typing import Literal, TextIO
 
 import structlog
 from structlog.typing import Processor
+
+SELDOM_SECONDS = 10.0
+"""Between two lines of uvicorn's that say the same."""
+
+
+class Seldom(logging.Filter):
+    """Lets a logger's warning through once in a while, with the number of those that it stands for.
+
+    uvicorn warns of each request that is none, and any stranger can send a thousand of them a second.
+
+    Args:
+        clock: monotonic seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._held: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether this record is to be logged; what is no warning always is."""
+        if record.levelno != logging.WARNING or not isinstance(record.msg, str):
+            return True
+        at, times = self._held.get(record.msg, (float("-inf"), 0))
+        now = self._clock()
+        if now - at < SELDOM_SECONDS:
+            self._held[record.msg] = (at, times + 1)
+            return False
+        self._held[record.msg] = (now, 0)
+        if times:
+            record.msg = f"{record.msg} ({times} more since the last line)"
+        return True
 
 
 def configure(
@@ -54,5 +88,7 @@ def configure(
     root.setLevel(least)
     if least > logging.WARNING:
         return
+    server = logging.getLogger("uvicorn.error")
+    server.filters = [Seldom()]
     for talkative in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "uvicorn.access"):
         logging.getLogger(talkative).setLevel(logging.WARNING)

@@ -2,15 +2,16 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
 from starlette.datastructures import QueryParams
 
+from receiver.completion import is_job_id
 from receiver.errors import REASONS, BodyError
-from receiver.ledger import Filter
+from receiver.ledger import Filter, Transition
 from receiver.sender import is_ref
 from receiver.states import State
 
@@ -19,6 +20,10 @@ T = TypeVar("T")
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 MAX_WAIT = 60
+MAX_LINE_DIGITS = 18
+
+UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
+"""What ``GET /deliveries`` can be asked for."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -48,11 +53,8 @@ def jobs(query: QueryParams, *, silent_since: int) -> tuple[Filter, Window]:
     """
     _only_known(query, {"state", "ref", "reason", "since", "until", "overdue", "limit", "cursor"}, {"state"})
     overdue = _one(query, "overdue", _choice({"true": True, "false": False}), default=None)
-    states = tuple(
-        _read("state", value, State, "is none of " + ", ".join(State)) for value in query.getlist("state")
-    )
     wanted = Filter(
-        states=states,
+        states=_states(query),
         ref=_one(query, "ref", _ref, default=None),
         reason=_one(query, "reason", _choice({reason: reason for reason in REASONS}), default=None),
         since=_one(query, "since", _time, default=None),
@@ -84,6 +86,68 @@ def wait(query: QueryParams) -> float:
     return _one(query, "wait", _seconds, default=0.0)
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Which transitions are wanted; what is ``None`` or empty does not narrow.
+
+    Attributes:
+        after: the last line of the history that the client knows; ``None``: it wants what comes from now on.
+        said_by: the header or the parameter that said so.
+        wait: seconds after which the stream ends; ``None``: never.
+        states: moves into any of these.
+        ref: of jobs with exactly this reference.
+        id: of this job.
+    """
+
+    after: int | None = None
+    said_by: str = "after"
+    wait: float | None = None
+    states: tuple[State, ...] = ()
+    ref: str | None = None
+    id: str | None = None
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether nothing is narrowed."""
+        return not self.states and self.ref is None and self.id is None
+
+    def takes(self, transition: Transition) -> bool:
+        """Whether a transition is wanted."""
+        return (
+            (not self.states or transition.event.after in self.states)
+            and (self.ref is None or transition.ref == self.ref)
+            and (self.id is None or transition.id == self.id)
+        )
+
+
+def changes(query: QueryParams, last_event_ids: Sequence[str]) -> Changes:
+    """The parameters of ``GET /jobs/changes``.
+
+    Args:
+        query: as given.
+        last_event_ids: the headers ``Last-Event-ID``. They win over ``after``, because a browser that comes
+            back sends both, and the address is the one that it began with.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter or the header.
+    """
+    _only_known(query, {"after", "wait", "state", "ref", "id"}, {"state"})
+    after, said_by = _one(query, "after", _line, default=None), "after"
+    if last_event_ids:
+        said_by = "Last-Event-ID"
+        if len(last_event_ids) > 1:
+            raise BodyError("body.invalid_query", f"{said_by} is given more than once.")
+        after = _read(said_by, last_event_ids[0], _line)
+    return Changes(
+        after=after,
+        said_by=said_by,
+        wait=_one(query, "wait", _seconds, default=None),
+        states=_states(query),
+        ref=_one(query, "ref", _ref, default=None),
+        id=_one(query, "id", _id, default=None),
+    )
+
+
 def nothing(query: QueryParams) -> None:
     """For routes that take no parameters.
 
@@ -105,6 +169,24 @@ def _window(query: QueryParams) -> Window:
         before=_one(query, "cursor", _position, default=None),
         limit=_one(query, "limit", _limit, default=DEFAULT_LIMIT),
     )
+
+
+def _states(query: QueryParams) -> tuple[State, ...]:
+    return tuple(
+        _read("state", value, State, "is none of " + ", ".join(State)) for value in query.getlist("state")
+    )
+
+
+def _line(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_LINE_DIGITS:
+        raise ValueError("must be the id of an event that was given out, which is a whole number")
+    return int(text)
+
+
+def _id(text: str) -> str:
+    if not is_job_id(text):
+        raise ValueError("is no job's id")
+    return text
 
 
 def _position(text: str) -> int:

@@ -13,10 +13,15 @@ FETCH_BASE = 2 * SECOND
 FETCH_CEILING = 15 * 60 * SECOND
 UPLOAD_BASE = SECOND
 UPLOAD_CEILING = 3 * 60 * SECOND
+NOTIFY_BASE = 5 * SECOND
+NOTIFY_CEILING = 60 * 60 * SECOND
 LEAST_WAIT = SECOND
 
 SHARE_OF_TIME_LEFT = 8
 """A wait is at most this part of the time left, so that attempts become denser towards the deadline."""
+
+FORGIVEN = 2
+"""So many attempts that ended with the process count as none: a kill is no fault of the job's."""
 
 RISK_SHARE = 10
 """A job is at risk when less than this part of its life is left."""
@@ -67,6 +72,37 @@ def ask_again_at(now: int, submitted_at: int, every: int) -> int:
     """
     age = max(now - submitted_at, 0)
     return now + max(every, min(age // ASK_SHARE, ASK_CEILING))
+
+
+def cut_off_again_at(now: int, before: int, deadline: int) -> int | None:
+    """When a job is tried again whose attempt ended with the process.
+
+    One image can end each process that takes it, by the memory that its decoding takes. Where it went first
+    at each start, nothing else would ever be done.
+
+    Args:
+        now: ms since the epoch.
+        before: how many of its attempts had ended so before this one.
+        deadline: ms since the epoch.
+
+    Returns:
+        ms since the epoch; ``None``: at once, and the attempt is none.
+    """
+    if before < FORGIVEN:
+        return None
+    left = max(deadline - now, 0)
+    return now + max(min(_doubled(SECOND, before, FETCH_CEILING), left // SHARE_OF_TIME_LEFT), LEAST_WAIT)
+
+
+def notify_again_at(
+    now: int, attempts: int, dice: Callable[[], float], retry_after: float | None = None
+) -> int:
+    """When a notification is sent again that was not taken; not earlier than the endpoint asks."""
+    ceiling = _doubled(NOTIFY_BASE, attempts, NOTIFY_CEILING)
+    wait = max(int(dice() * ceiling), LEAST_WAIT)
+    if retry_after is not None:
+        wait = max(wait, int(min(retry_after * SECOND, NOTIFY_CEILING)))
+    return now + wait
 
 
 def _doubled(base: int, attempts: int, ceiling: int) -> int:

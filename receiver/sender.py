@@ -21,12 +21,21 @@ from receiver.errors import AuthError
 
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"
+SUBMISSION_HEADER = "X-Receiver-Submission"
 
 TICKET_LIFETIME = timedelta(days=7)
 """How long a ticket is accepted: far longer than a job takes, far shorter than a leak is remembered."""
 
-_REF = re.compile(rb"[\x20-\x7e]{1,200}")
+CLOCK_SLACK = timedelta(minutes=5)
+"""How far ahead a ticket's time may be: a clock that was set back between must not cost an image."""
+
+REF = r"[\x20-\x7e]{1,200}"
+
+_REF = re.compile(REF.encode("ascii"))
 _LEAST_SECRET = 8
+_MASK = b"**********"
+_SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{43}")
+"""A ticket: 16 random bytes, the seconds since the epoch while four bytes hold them, and an HMAC-SHA-256."""
 _SALT = b"upscale-receiver.ticket"
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -40,10 +49,12 @@ class Proof:
     Attributes:
         ticket: the ticket's own number, to be bound to the first job that uses it; ``None`` without tickets.
         ref: the submitter's own reference.
+        mark: of the submission, where we submitted it ourselves.
     """
 
     ticket: str | None
     ref: str | None
+    mark: str | None = None
 
 
 def is_ref(value: object) -> TypeGuard[str]:
@@ -60,9 +71,13 @@ class Sender:
             for name, values in headers.items()
         }
         # Shorter ones would be found by chance, and what they replaced could not be read any more.
-        told = {v for values in self._accepted.values() for v in values}
-        told |= {spelling for values in headers.values() for v in values for spelling in _in_json(v)}
-        self._told = sorted((v for v in told if len(v) >= _LEAST_SECRET), key=len, reverse=True)
+        self._told = _longest_first(
+            v
+            for values in headers.values()
+            for value in values
+            for v in _spellings(value) | _in_json(value)
+            if len(v) >= _LEAST_SECRET
+        )
         # itsdangerous signs with the last key and verifies with all; the setting names the newest first.
         self._signer = (
             TimestampSigner(list(reversed(signing_keys)), salt=_SALT, digest_method=hashlib.sha256)
@@ -99,13 +114,18 @@ class Sender:
             proved &= ticket is not None
         if not proved:
             raise AuthError("auth.refused")
-        return Proof(ticket, _ref(_only(given, REF_HEADER.lower().encode())))
+        return Proof(
+            ticket,
+            _label(_only(given, REF_HEADER.lower().encode())),
+            _label(_only(given, SUBMISSION_HEADER.lower().encode())),
+        )
 
     def redact(self, body: bytes) -> bytes:
         """A body without our own secrets, which the provider's API echoes in ``webhook.headers``."""
         for secret in self._told:
-            body = body.replace(secret, b"**********")
-        return body
+            body = body.replace(secret, _MASK)
+        # Of a ticket the signature alone is the secret; its number stands in the ledger.
+        return body if self._signer is None else _SIGNATURE.sub(rb"\1" + _MASK, body)
 
     def issue_ticket(self) -> str:
         """A fresh value for the ticket header of one job to be submitted.
@@ -120,10 +140,11 @@ class Sender:
     @staticmethod
     def _ticket(signer: TimestampSigner, value: bytes) -> str | None:
         try:
-            number = signer.unsign(value, max_age=int(TICKET_LIFETIME.total_seconds()))
+            number, signed_at = signer.unsign(value, return_timestamp=True)
         except BadData:
             return None
-        return number.decode("ascii")
+        age = signer.timestamp_to_datetime(signer.get_timestamp()) - signed_at
+        return number.decode("ascii") if -CLOCK_SLACK <= age <= TICKET_LIFETIME else None
 
 
 def _spellings(value: str) -> set[bytes]:
@@ -135,8 +156,16 @@ def _spellings(value: str) -> set[bytes]:
 
 
 def _in_json(value: str) -> set[bytes]:
-    # As a body carries it: with escapes for quotes and backslashes, and perhaps for all that is not ASCII.
-    return {json.dumps(value, ensure_ascii=ascii_alone)[1:-1].encode() for ascii_alone in (True, False)}
+    # As a string in JSON, whose writers differ in what they escape beyond what they must.
+    found = set()
+    for ascii_alone in (True, False):
+        text = json.dumps(value, ensure_ascii=ascii_alone)[1:-1]
+        found |= {text.encode(), text.replace("/", "\\/").encode()}
+    return found
+
+
+def _longest_first(secrets: Iterable[bytes]) -> Sequence[bytes]:
+    return sorted(set(secrets), key=len, reverse=True)
 
 
 def _only(given: Mapping[bytes, list[bytes]], name: bytes) -> bytes:
@@ -152,6 +181,6 @@ def _any_equal(value: bytes, accepted: Sequence[bytes]) -> bool:
     return equal
 
 
-def _ref(value: bytes) -> str | None:
-    # A ref that breaks the rule is dropped, and not the delivery: the image matters more than its label.
+def _label(value: bytes) -> str | None:
+    # What breaks the rule is dropped, and not the delivery: the image matters more than its label.
     return value.decode("ascii") if _REF.fullmatch(value) else None

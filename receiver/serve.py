@@ -33,6 +33,10 @@ MAX_CONNECTIONS = 2_000
 """Beyond these, silent ones are closed; where none is silent, uvicorn itself answers with a plain 503."""
 
 
+SHARE_OF_LISTENERS = 0.6
+"""Of the connections: clients that wait for changes shall never keep a sender out."""
+
+
 class _Server(uvicorn.Server):
     """uvicorn, but it says when it takes connections, and leaves signals alone.
 
@@ -92,7 +96,9 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
         ready(address)
 
     listener = _bound(config)
-    async with open_receiver(config, environ, cut) as receiver:
+    connections = _connections_allowed()
+    seats = int(connections * SHARE_OF_LISTENERS)
+    async with open_receiver(config, environ, cut, seats_for_listeners=seats) as receiver:
         _say_what_is_amiss(config)
         server = _Server(
             uvicorn.Config(
@@ -105,7 +111,7 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
                 proxy_headers=False,
                 http=ImpatientProtocol,
                 ws="none",
-                limit_concurrency=_connections_allowed(),
+                limit_concurrency=connections,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=DRAIN_SECONDS,
             ),

@@ -135,8 +135,10 @@ class Spool:
         await _blocking(lambda: path.unlink(missing_ok=True))
 
     async def names(self) -> list[str]:
-        """The names of all files in the spool."""
-        return await _blocking(lambda: sorted(entry.name for entry in os.scandir(self.folder)))
+        """The names of all files in the spool; a folder in it, such as ``lost+found``, is not ours."""
+        return await _blocking(
+            lambda: sorted(entry.name for entry in os.scandir(self.folder) if not entry.is_dir())
+        )
 
     def _rename(self, part: Path, name: str) -> None:
         part.rename(self.folder / name)

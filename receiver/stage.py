@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 import structlog
 
@@ -10,6 +11,8 @@ from receiver.errors import LedgerError, SpoolError
 from receiver.ledger import Claim
 
 log = structlog.get_logger("receiver.worker")
+
+T = TypeVar("T")
 
 INSIST_SECONDS = 1.0
 """Between two attempts to record what was done."""
@@ -103,11 +106,11 @@ class Stage:
         self.wake.set()
 
 
-async def insist(verb: Callable[[], Awaitable[bool]]) -> bool:
+async def insist(verb: Callable[[], Awaitable[T]]) -> T:
     """Records what was done, however long the ledger cannot be written: the work shall not be done twice.
 
     Returns:
-        False where the claim had become void meanwhile.
+        What the verb gives; of a claim's, False where that had become void meanwhile.
 
     Raises:
         LedgerError: ``ledger.stopping``.

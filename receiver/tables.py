@@ -27,8 +27,9 @@ COLOURS: Mapping[State, str] = {
 
 
 def print_json(value: Any) -> None:
-    """One JSON document, as it is."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))  # noqa: T201 - a command's output
+    """One JSON document, as it is; what a terminal would obey is escaped, as JSON lets every character be."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    print("".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text))  # noqa: T201 - a command's output
 
 
 def dotenv(values: Mapping[str, str]) -> str:

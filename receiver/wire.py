@@ -16,6 +16,9 @@ KEEP_ALIVE_SECONDS = 75
 """From an answer to the whole head of the next request: longer than common proxies keep a connection, because
 one that is closed under a proxy's hands can cost a delivery."""
 
+TAKE_SECONDS = 30
+TAKE_BYTES = 16 * 1024
+"""So much of an answer that waits for its peer must be taken in so many seconds."""
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of one request, all that is not its body: its head, the framing of its chunks, its trailers."""
@@ -33,14 +36,18 @@ class ImpatientProtocol(HttpToolsProtocol):
     And where there are as many connections as there may be, the one that has been silent the longest makes
     room for a new one: idle strangers shall not keep a sender out.
 
-    uvicorn alone waits for ever for a first head, and for the rest of any other. So many connections as it
-    takes at all, opened and left alone, would keep every sender out. And it gathers heads and trailers of any
-    size, and any number of requests that are sent at once.
+    uvicorn alone waits for ever for a first head, for the rest of any other, and for a peer to take its
+    answer. So many connections as it takes at all, opened and left alone, would keep every sender out. And it
+    gathers heads and trailers of any size, and any number of requests that are sent at once.
+
+    Connections end by ``abort`` where a peer's time is over: ``close`` first waits until all is taken.
     """
 
     head_seconds: float = HEAD_SECONDS
     idle_seconds: float = KEEP_ALIVE_SECONDS
+    take_seconds: float = TAKE_SECONDS
     _patience: asyncio.TimerHandle | None = None
+    _untaken: asyncio.TimerHandle | None = None
     silent_since: float | None = None
     _head_bytes = 0
     _head_too_large = False
@@ -80,6 +87,7 @@ class ImpatientProtocol(HttpToolsProtocol):
         head = [f"HTTP/1.1 {refusal.status_code} {phrase}".encode()]
         head += [name + b": " + value for name, value in refusal.raw_headers]
         self.transport.write(b"\r\n".join([*head, b"connection: close", b"", bytes(refusal.body)]))
+        self._wait(self.take_seconds)
         self.transport.close()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
@@ -104,9 +112,20 @@ class ImpatientProtocol(HttpToolsProtocol):
         if not self._unanswered:
             self._wait(self.idle_seconds)
 
+    def pause_writing(self) -> None:
+        """The peer takes nothing more for now; it is not waited for without end."""
+        super().pause_writing()
+        self._expect_less(self.transport.get_write_buffer_size() - TAKE_BYTES)
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._is_taken()
+        super().resume_writing()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Waits no longer."""
         self._wait(None)
+        self._is_taken()
         self._give_up()
         super().connection_lost(exc)
 
@@ -128,13 +147,28 @@ class ImpatientProtocol(HttpToolsProtocol):
         if silent:
             longest = min(silent, key=lambda other: other.silent_since or 0.0)
             self.connections.discard(longest)  # at once, since uvicorn counts them before it is gone
-            longest.transport.close()
+            longest.transport.abort()
+
+    def _expect_less(self, than: int) -> None:
+        def look() -> None:
+            left = self.transport.get_write_buffer_size()
+            if left > than:
+                self.transport.abort()
+            else:
+                self._expect_less(left - TAKE_BYTES)
+
+        self._untaken = self.loop.call_later(self.take_seconds, look)
+
+    def _is_taken(self) -> None:
+        if self._untaken is not None:
+            self._untaken.cancel()
+            self._untaken = None
 
     def _wait(self, seconds: float | None) -> None:
         if self._patience is not None:
             self._patience.cancel()
         self.silent_since = None if seconds is None else self.loop.time()
-        self._patience = None if seconds is None else self.loop.call_later(seconds, self.transport.close)
+        self._patience = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
 
 class AnswerStopped:

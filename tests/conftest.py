@@ -1,3 +1,13 @@
 """Loaded here, because only here are they loaded by the process that prints the summary."""
 
+import os
+
+import hypothesis
+
 pytest_plugins = ["tests.support.skips", "tests.faults.matrix"]
+
+# No deadline: how long an example takes says more of the machine than of the code. In CI the same examples
+# each time, so that what fails there fails again at a developer's.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")

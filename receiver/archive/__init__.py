@@ -99,7 +99,8 @@ class Archive(Protocol):
     async def put(self, item: Item) -> Stored:
         """Keeps an image and returns once the store has proved that it holds these very bytes.
 
-        The same bytes at the key already are a success, whoever brought them.
+        The same bytes at the key already are a success, whoever brought them, and even where the spooled file
+        is lost by now.
 
         Raises:
             ArchiveError: not kept, or not proved; ``archive.occupied`` if other bytes stand at the key.
@@ -117,7 +118,9 @@ class Archive(Protocol):
         """Waits for what is under way and lets go of connections and threads."""
 
 
-def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | None = None) -> Archive:
+def open_archive(
+    uri: str, *, uploads: int = 8, environ: Mapping[str, str] | None = None, used: bool = False
+) -> Archive:
     """Opens the archive at an address. Touches neither the disk nor the network: `Archive.probe` does.
 
     Args:
@@ -125,6 +128,7 @@ def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | Non
         uploads: how many images are put at a time.
         environ: variables of the AWS SDK (``AWS_…``) that hold beside those of the process: endpoint, region,
             access key and CA bundle. All others the SDK takes from the process alone.
+        used: whether images were put there before; then a folder that is gone is not made anew.
 
     Raises:
         ConfigError: the address is no such thing, or the SDK cannot use its variables.
@@ -143,7 +147,7 @@ def open_archive(uri: str, *, uploads: int = 8, environ: Mapping[str, str] | Non
             raise ConfigError("RECEIVER_ARCHIVE: a folder is written file:///folder, with its whole path")
         from receiver.archive.folder import FolderArchive  # noqa: PLC0415 - loaded by those who use it
 
-        return FolderArchive(folder, uploads=uploads)
+        return FolderArchive(folder, uploads=uploads, used=used)
     if parts.scheme == "s3":
         bucket, prefix = parts.netloc, parts.path.strip("/")
         if not BUCKET.fullmatch(bucket):

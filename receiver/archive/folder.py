@@ -20,8 +20,8 @@ from urllib.request import url2pathname
 
 from receiver.archive import Finding, Item
 from receiver.archive.key import check_key
-from receiver.archive.spooled import BLOCK, check_spooled, digest, open_spooled, unreadable
-from receiver.errors import ArchiveError
+from receiver.archive.spooled import BLOCK, SpooledFile, check_spooled, digest, open_spooled, unreadable
+from receiver.errors import ArchiveError, SpoolError
 from receiver.states import Image, Stored
 
 T = TypeVar("T")
@@ -53,14 +53,21 @@ PART_LIFETIME = 3600
 class FolderArchive:
     """An archive below one folder.
 
+    A file system that is not mounted must not be mistaken for an empty archive: what is put into the folder
+    that then stands in its place, nobody finds again once it is mounted.
+
     Args:
-        root: the folder; `probe` makes it if its parent is there. `put` never does: a file system that is not
-            mounted must not be mistaken for an empty archive.
+        root: the folder; the first `probe` makes it if its parent is there. `put` never does, nor does any
+            probe where there was an archive before.
         uploads: how many images are put at a time.
+        used: whether images were put into it before.
     """
 
-    def __init__(self, root: Path, *, uploads: int) -> None:
+    def __init__(self, root: Path, *, uploads: int, used: bool = False) -> None:
         self._root = root
+        self._used = used
+        self._seen = used
+        self._was_mount = False
         # A pool of its own: the default executor also resolves names, and must not wait for disks.
         self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
 
@@ -96,6 +103,26 @@ class FolderArchive:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _put(self, item: Item) -> Stored:
+        try:
+            return self._put_spooled(item)
+        except SpoolError as error:
+            # Perhaps it was put before, and a crash came before that was recorded.
+            if error.reason == "spool.lost" and self._holds(item):
+                return Stored(uri=(self._root / item.key).as_uri())
+            raise
+
+    def _holds(self, item: Item) -> bool:
+        target = self._root / item.key
+        try:
+            with self._translated(item.key):
+                self._check_same(item, target)
+                self._write_metadata(item, target)
+                _sync_folder(target.parent)
+        except ArchiveError:
+            return False
+        return True
+
+    def _put_spooled(self, item: Item) -> Stored:
         target = self._root / item.key
         with open_spooled(item) as spooled:
             check_spooled(item, spooled)  # always: a link of a file that rotted would be rotten as well
@@ -109,7 +136,7 @@ class FolderArchive:
                 _sync_folder(target.parent)
         return Stored(uri=target.as_uri())
 
-    def _create(self, item: Item, spooled: BinaryIO, target: Path) -> bool:
+    def _create(self, item: Item, spooled: SpooledFile, target: Path) -> bool:
         """Makes the target once, whole and durable; False if something stands there already."""
         try:
             os.fsync(spooled.fileno())
@@ -125,7 +152,7 @@ class FolderArchive:
             raise ArchiveError("archive.unproved", f"{item.key}: the spooled file was exchanged meanwhile.")
         return True
 
-    def _copy(self, item: Item, spooled: BinaryIO, target: Path) -> bool:
+    def _copy(self, item: Item, spooled: SpooledFile, target: Path) -> bool:
         """Copies, reads the copy again, then gives it its name; False if something has that name already."""
         spooled.seek(0)
         with _temporary(target) as (path, file):
@@ -166,10 +193,8 @@ class FolderArchive:
 
     def _make_parents(self, folder: Path) -> None:
         """Makes the folders down to this one, each durable in its parent; never the root itself."""
-        if not self._root.is_dir():
-            raise ArchiveError(
-                "archive.no_bucket", f"The archive's folder {self.uri} is not there.", pause=True
-            )
+        if not self._is_there():
+            raise self._gone()
         at = self._root
         for part in folder.relative_to(self._root).parts:
             parent, at = at, at / part
@@ -178,13 +203,7 @@ class FolderArchive:
 
     def _probe(self) -> tuple[Finding, ...]:
         with self._translated(".receiver-probe"):
-            if not self._root.is_dir():
-                if not self._root.parent.is_dir():
-                    raise ArchiveError(
-                        "archive.no_bucket", f"Neither {self.uri} nor its parent is there.", pause=True
-                    )
-                self._root.mkdir(mode=0o700, exist_ok=True)
-                _sync_folder(self._root.parent)
+            self._find_or_make()
             target = self._root / f".receiver-probe-{secrets.token_hex(8)}"
             content = secrets.token_bytes(64)
             with _temporary(target) as (path, file):
@@ -206,6 +225,8 @@ class FolderArchive:
             raise ArchiveError(
                 "archive.unproved", f"{self.uri} does not keep files as they are written.", pause=True
             )
+        self._seen = True
+        self._was_mount = self._was_mount or self._root.is_mount()
         stuck = self._sweep(now - PART_LIFETIME)
         return (
             Finding("write", True, "Files are written, synced and linked."),
@@ -214,6 +235,30 @@ class FolderArchive:
             Finding("delete", True, "The probe's file was removed.")
             if not stuck
             else Finding("delete", False, f"Files that a crash left cannot be removed, such as {stuck[0]}."),
+        )
+
+    def _find_or_make(self) -> None:
+        if self._is_there():
+            if self._used and not any(self._root.iterdir()):
+                raise self._gone()
+            return
+        if self._seen:
+            raise self._gone()
+        if not self._root.parent.is_dir():
+            raise ArchiveError(
+                "archive.no_bucket", f"Neither {self.uri} nor its parent is there.", pause=True
+            )
+        self._root.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(self._root.parent)
+
+    def _is_there(self) -> bool:
+        return self._root.is_dir() and (self._root.is_mount() or not self._was_mount)
+
+    def _gone(self) -> ArchiveError:
+        return ArchiveError(
+            "archive.no_bucket",
+            f"The archive's folder {self.uri} is not there any more, or is empty, or not mounted.",
+            pause=True,
         )
 
     def _sweep(self, before: float) -> list[Path]:
@@ -259,7 +304,7 @@ def _temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
         path.unlink(missing_ok=True)
 
 
-def _read(item: Item, spooled: BinaryIO) -> bytes:
+def _read(item: Item, spooled: SpooledFile) -> bytes:
     """The next block of the spool's; its faults are the spool's, not the archive's."""
     try:
         return spooled.read(BLOCK)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -32,8 +32,16 @@ from botocore.exceptions import (
 
 from receiver.archive import Finding, Item
 from receiver.archive.key import check_key
-from receiver.archive.spooled import BLOCK, changed, check_spooled, digest, open_spooled
-from receiver.errors import ArchiveError, ConfigError
+from receiver.archive.spooled import (
+    BLOCK,
+    SpooledFile,
+    changed,
+    check_spooled,
+    digest,
+    open_spooled,
+    unreadable,
+)
+from receiver.errors import ArchiveError, ConfigError, SpoolError
 from receiver.states import Image, Stored
 
 if TYPE_CHECKING:
@@ -249,6 +257,22 @@ class S3Archive:
     # One object ------------------------------------------------------------------------------------------
 
     def _put(self, item: Item) -> Stored:
+        try:
+            return self._put_spooled(item)
+        except SpoolError as error:
+            # Perhaps it was put before, and a crash came before that was recorded.
+            if error.reason == "spool.lost" and (stored := self._stored_before(item)) is not None:
+                return stored
+            raise
+
+    def _stored_before(self, item: Item) -> Stored | None:
+        key = self._full(item.key)
+        with suppress(ArchiveError):  # a deadline runs again: who cannot say so now is not waited for
+            if (there := self._look(key)) is not None:
+                return self._compare(item, key, there)
+        return None
+
+    def _put_spooled(self, item: Item) -> Stored:
         key = self._full(item.key)
         abilities = self._abilities
         with open_spooled(item) as spooled:
@@ -266,7 +290,11 @@ class S3Archive:
                 answer = self._client.put_object(
                     Bucket=self._bucket, Key=key, Body=spooled, ContentLength=item.image.bytes, **arguments
                 )
-            except (ClientError, BotoCoreError) as error:
+            except (ClientError, BotoCoreError, OSError) as error:
+                if spooled.failed is not None:  # to the SDK, the connection has ended
+                    raise unreadable(item, spooled.failed) from error
+                if not isinstance(error, ClientError | BotoCoreError):
+                    raise
                 if _status(error) == 412:
                     # Perhaps our own first attempt, whose answer was lost: what counts is what is there.
                     return self._compare(item, key, self._head(key))
@@ -483,7 +511,7 @@ class S3Archive:
         etag = head.get("ETag", "").strip('"')
         return Stored(uri=self._name(key), etag=etag or None, version=head.get("VersionId"))
 
-    def _digest_refused(self, item: Item, spooled: BinaryIO, key: str, error: Exception) -> Exception:
+    def _digest_refused(self, item: Item, spooled: SpooledFile, key: str, error: Exception) -> Exception:
         """The store got other bytes than were verified: from a spool that rotted, or damaged on their way."""
         try:
             intact = digest(spooled).hex() == item.image.sha256

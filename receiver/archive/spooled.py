@@ -2,10 +2,11 @@
 
 import errno
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from receiver.archive import Item
 from receiver.errors import SpoolError
@@ -14,7 +15,7 @@ BLOCK = 1 << 20
 """Bytes read at a time."""
 
 
-def digest(file: BinaryIO, algorithm: str = "sha256") -> bytes:
+def digest(file: BinaryIO | io.FileIO, algorithm: str = "sha256") -> bytes:
     """The hash of a file from its start to its end; the file stands at its start again afterwards."""
     file.seek(0)
     value = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
@@ -24,15 +25,33 @@ def digest(file: BinaryIO, algorithm: str = "sha256") -> bytes:
     return value.digest()
 
 
+class SpooledFile(io.FileIO):
+    """A spooled file that remembers an error of its disk: a library between may tell of another.
+
+    Attributes:
+        failed: what the last read that failed ended in.
+    """
+
+    failed: OSError | None = None
+
+    def read(self, size: int | None = -1, /) -> bytes | Any:
+        """Reads at most so many bytes."""
+        try:
+            return super().read(-1 if size is None else size)
+        except OSError as error:
+            self.failed = error
+            raise
+
+
 @contextmanager
-def open_spooled(item: Item) -> Iterator[BinaryIO]:
+def open_spooled(item: Item) -> Iterator[SpooledFile]:
     """Opens an item's spooled file, which must have the size that was recorded.
 
     Raises:
         SpoolError: ``spool.lost`` if it vanished or changed, ``spool.disk`` if it cannot be read.
     """
     try:
-        file = item.path.open("rb", buffering=0)
+        file = SpooledFile(item.path)
     except FileNotFoundError as error:
         raise SpoolError(
             "spool.lost", f"The spooled file of job {item.job_id} is not there any more."
@@ -45,7 +64,7 @@ def open_spooled(item: Item) -> Iterator[BinaryIO]:
         yield file
 
 
-def check_spooled(item: Item, file: BinaryIO) -> None:
+def check_spooled(item: Item, file: SpooledFile) -> None:
     """Hashes a spooled file anew; raises SpoolError (``spool.lost``) if it is not what was verified."""
     try:
         found = digest(file)

@@ -1,6 +1,7 @@
 """The commands, and how each of them ends."""
 
 import asyncio
+import base64
 import contextlib
 import json
 import logging
@@ -18,6 +19,7 @@ from receiver import config as settings
 from receiver import demo as demonstration
 from receiver import logs, query, tables
 from receiver.cli.reconcile import reconcile
+from receiver.cli.submit import submit
 from receiver.config import Config
 from receiver.errors import BodyError, ConfigError, ReceiverError
 from receiver.ledger import Filter, LedgerView
@@ -32,6 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(sandbox)
+app.command()(submit)
 app.command()(reconcile)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -119,6 +122,7 @@ def init(*, as_json: AsJson = False) -> None:
     values = {
         "RECEIVER_WEBHOOK_HEADERS": f'{{"X-Webhook-Secret": "{secrets.token_urlsafe(32)}"}}',
         "RECEIVER_API_TOKENS": secrets.token_urlsafe(32),
+        "RECEIVER_NOTIFY_SECRET": f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
     }
     if as_json:
         tables.print_json(values)

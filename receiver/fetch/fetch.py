@@ -25,13 +25,21 @@ import httpcore
 import httpx
 
 from receiver.errors import FetchError, ReceiverError, SpoolError, UrlError
-from receiver.fetch.guard import GuardedBackend, Networks, Resolver, system_resolver
+from receiver.fetch.guard import GuardedBackend, Networks, OnRead, Resolver, system_resolver
 from receiver.fetch.sources import Sources, Target, judge_text
 
 _T = TypeVar("_T")
 
 _BLOCK = 1024 * 1024
 """Bytes that are gathered before they go to the disk and into the hash: one hop to a thread for each."""
+
+_MAX_HEAD = 256 * 1024
+"""Bytes of an answer's head and of interim ones before it; the last read can hold 64 KiB of the body."""
+
+_PIECES = 1024
+_LEAST_PIECE = 128
+"""Bytes that so many pieces of a body must hold on average. A chunk of one byte costs as much work as one of
+64 KiB, and what is busy with these acknowledges no deliveries meanwhile."""
 
 _LONGEST_RETRY_AFTER = 24 * 3600.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -119,21 +127,18 @@ class Fetcher:
         self._clock = clock
         self._wall_clock = wall_clock
 
-        def guarded(*, confined: bool) -> GuardedBackend:
+        def guarded(confined: bool, on_read: OnRead) -> GuardedBackend:  # noqa: FBT001 - a Callable has no names
             return GuardedBackend(
                 networks,
                 confined=confined,
                 resolver=resolver,
                 resolve_seconds=limits.resolve_seconds,
                 inner=backend,
+                on_read=on_read,
             )
 
         self._client = httpx.AsyncClient(
-            transport=_Transport(
-                ssl_context or ssl.create_default_context(),
-                anywhere=guarded(confined=False),
-                confined=guarded(confined=True),
-            ),
+            transport=_Transport(ssl_context or ssl.create_default_context(), guarded),
             # A proxy from the environment would see the name, and dial what it likes.
             trust_env=False,
             follow_redirects=False,
@@ -305,6 +310,7 @@ class Fetcher:
         """
         limits = self._limits
         waited, received = 0.0, 0
+        pieces, held = 0, 0
         body = response.aiter_raw()
         while True:
             before = self._clock()
@@ -313,6 +319,11 @@ class Fetcher:
                 return
             waited += self._clock() - before
             received += len(chunk)
+            pieces, held = pieces + 1, held + len(chunk)
+            if pieces == _PIECES:
+                if held < _PIECES * _LEAST_PIECE:
+                    raise FetchError("fetch.protocol", f"the body comes in pieces of {held // pieces} bytes")
+                pieces, held = 0, 0
             if waited >= limits.rate_window:
                 if received < limits.min_rate * waited:
                     raise FetchError("fetch.too_slow", f"{received} bytes in {waited:.0f} s")
@@ -403,11 +414,10 @@ class _Transport(httpx.AsyncBaseTransport):
     """
 
     def __init__(
-        self, ssl_context: ssl.SSLContext, *, anywhere: GuardedBackend, confined: GuardedBackend
+        self, ssl_context: ssl.SSLContext, guarded: Callable[[bool, OnRead], GuardedBackend]
     ) -> None:
         self._ssl_context = ssl_context
-        self._anywhere = anywhere
-        self._confined = confined
+        self._guarded = guarded
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = httpcore.URL(
@@ -416,12 +426,13 @@ class _Transport(httpx.AsyncBaseTransport):
             port=request.url.port,
             target=request.extensions["target"],
         )
+        where = str(request.url)
+        head = _Head(where)
         connection = httpcore.AsyncHTTPConnection(
             url.origin,
             ssl_context=self._ssl_context,
-            network_backend=self._confined if request.extensions["confined"] else self._anywhere,
+            network_backend=self._guarded(request.extensions["confined"], head.count),
         )
-        where = str(request.url)
         with _foreign_errors(where):
             answer = await connection.handle_async_request(
                 httpcore.Request(
@@ -432,6 +443,7 @@ class _Transport(httpx.AsyncBaseTransport):
                     extensions=request.extensions,
                 )
             )
+        head.ended = True
         return httpx.Response(
             answer.status,
             headers=[(name, value) for name, value in answer.headers if name.lower() not in _HIDDEN],
@@ -441,6 +453,21 @@ class _Transport(httpx.AsyncBaseTransport):
                 "location": next((v for name, v in answer.headers if name.lower() == b"location"), b""),
             },
         )
+
+
+class _Head:
+    """Bounds what comes before an answer's body: h11 bounds one head, and lets interim ones (1xx) go on."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._size = 0
+        self.ended = False
+
+    def count(self, size: int) -> None:
+        """So many bytes came."""
+        self._size += size
+        if not self.ended and self._size > _MAX_HEAD:
+            raise FetchError("fetch.protocol", f"{self._where}: no answer within {_MAX_HEAD} bytes")
 
 
 class _Body(httpx.AsyncByteStream):

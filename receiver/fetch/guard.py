@@ -120,9 +120,10 @@ def _special_block(ip: IPv4Address | IPv6Address) -> str | None:
         return _special_block(_last_four(ip))
     if ip not in _GLOBAL_V6:
         return f"outside of {_GLOBAL_V6}"
-    if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP:
-        return _special_block(_last_four(ip))
-    return next((f"{block}, {use}" for block, use in _SPECIAL_V6.items() if ip in block), None)
+    # The prefix before the interface's id: ISATAP below 6to4 is two tunnels, and both are judged.
+    if found := next((f"{block}, {use}" for block, use in _SPECIAL_V6.items() if ip in block), None):
+        return found
+    return _special_block(_last_four(ip)) if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP else None
 
 
 def _last_four(ip: IPv6Address) -> IPv4Address:
@@ -165,6 +166,13 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
     return await answer
 
 
+OnRead = Callable[[int], None]
+
+
+def _unwatched(size: int) -> None:
+    pass
+
+
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """Dials judged addresses only.
 
@@ -174,6 +182,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         resolver: names to addresses.
         resolve_seconds: for one look-up.
         inner: the backend that really connects; it gets addresses, never names.
+        on_read: told how many bytes came with each read; what it raises ends the read.
 
     ``connect_tcp`` raises UrlError url.address, and FetchError fetch.resolve or fetch.connect. Unix sockets
     stay refused, as the interface has it where nothing else is said.
@@ -187,12 +196,14 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         resolver: Resolver = system_resolver,
         resolve_seconds: float = 10,
         inner: httpcore.AsyncNetworkBackend | None = None,
+        on_read: OnRead = _unwatched,
     ) -> None:
         self._networks = networks
         self._confined = confined
         self._resolver = resolver
         self._resolve_seconds = resolve_seconds
         self._inner = inner or httpcore.AnyIOBackend()
+        self._on_read = on_read
 
     async def connect_tcp(
         self,
@@ -218,7 +229,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
             else:
-                return _Stream(stream)
+                return _Stream(stream, self._on_read)
         tried = ", ".join(addresses)
         raise FetchError("fetch.connect", f"{host} port {port} at {tried} did not answer") from failure
 
@@ -253,11 +264,14 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 class _Stream(httpcore.AsyncNetworkStream):
     """A stream that is closed when it is cancelled in the TLS handshake: httpcore closes on errors only."""
 
-    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+    def __init__(self, inner: httpcore.AsyncNetworkStream, on_read: OnRead) -> None:
         self._inner = inner
+        self._on_read = on_read
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
-        return await self._inner.read(max_bytes, timeout)
+        data = await self._inner.read(max_bytes, timeout)
+        self._on_read(len(data))
+        return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
         await self._inner.write(buffer, timeout)
@@ -272,11 +286,12 @@ class _Stream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
     ) -> httpcore.AsyncNetworkStream:
         try:
-            return await self._inner.start_tls(ssl_context, server_hostname, timeout)
+            stream = await self._inner.start_tls(ssl_context, server_hostname, timeout)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._inner.aclose()
             raise
+        return _Stream(stream, self._on_read)
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

@@ -6,14 +6,20 @@ from contextlib import contextmanager
 
 
 class Announcer:
-    """Events for those who wait: one that rings for every commit, and one for each watched job."""
+    """Events for those who wait: one that rings for every commit, and one for each watched job.
+
+    Attributes:
+        commits: how many were announced so far.
+    """
 
     def __init__(self) -> None:
+        self.commits = 0
         self._anything: set[asyncio.Event] = set()
         self._jobs: dict[str, set[asyncio.Event]] = {}
 
     def announce(self, jobs: Sequence[str]) -> None:
         """Rings for these jobs' ids."""
+        self.commits += 1
         for event in self._anything:
             event.set()
         for job in jobs:

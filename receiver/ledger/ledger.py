@@ -12,12 +12,13 @@ from typing import TypeVar
 
 from receiver.completion import Completion
 from receiver.errors import AuthError, LedgerError, ReceiverError
-from receiver.ledger import queries, schema, verbs
+from receiver.ledger import notifications, queries, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
 from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.notifications import Render
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
-from receiver.ledger.rows import Intent, Silent
+from receiver.ledger.rows import Intent, Notification, Silent, Stretch
 from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
 from receiver.ledger.writer import Transaction, Writer
@@ -44,6 +45,7 @@ class Readers:
     """Connections that only read, each with a thread of its own; so a question never waits for a commit."""
 
     def __init__(self, doors: Sequence[Door]) -> None:
+        self.asked = 0
         self._doors = doors
         self._closing = False
         self._free: asyncio.Queue[Door] = asyncio.Queue()
@@ -69,6 +71,7 @@ class Readers:
         try:
             if self._closing:
                 raise LedgerError("ledger.stopping")
+            self.asked += 1
             return await door.run(partial(_in_one_moment, question))
         except sqlite3.Error as error:
             raise translate(error) from error
@@ -158,6 +161,11 @@ class LedgerView:
         """Closes the connections."""
         await self._readers.close()
 
+    @property
+    def questions(self) -> int:
+        """How many questions were asked of the file so far."""
+        return self._readers.asked
+
     async def job(self, job_id: str) -> Job | None:
         """One job, or ``None`` where there is none of this id."""
         return await self._readers.ask(lambda db: queries.job(db, job_id))
@@ -210,6 +218,42 @@ class LedgerView:
         """What was about to be submitted before this time, and of which no id is known; oldest first."""
         return await self._readers.ask(lambda db: queries.open_intents(db, before, limit))
 
+    async def intents_among(self, keys: Sequence[str]) -> Mapping[str, Intent]:
+        """Of these keys those that something was noted for, open or not."""
+        return await self._readers.ask(lambda db: queries.intents_among(db, keys))
+
+    async def settled_since(self, at: int) -> frozenset[str]:
+        """The jobs' ids of all that was about to be submitted at this time (ms since the epoch) or later."""
+        return await self._readers.ask(lambda db: queries.settled_since(db, at))
+
+    async def jobs_among(self, ids: Sequence[str]) -> Mapping[str, Job]:
+        """Of these ids those that the ledger knows, each with its job."""
+        return await self._readers.ask(lambda db: queries.jobs_among(db, ids))
+
+    async def transitions(self, *, after: int, limit: int) -> Stretch:
+        """Jobs that came or moved after a line of the history; at most so many of its lines are read."""
+        return await self._readers.ask(lambda db: queries.transitions(db, after, limit))
+
+    async def last_line(self) -> int:
+        """The last line of the history; 0 where there is none. Its number is never given out again."""
+        return await self._readers.ask(queries.last_line)
+
+    async def pruned_until(self) -> int:
+        """The last line of the history that was removed; 0 where none was."""
+        return await self._readers.ask(queries.pruned_until)
+
+    async def notifications_due(self, *, by: int, limit: int) -> tuple[Notification, ...]:
+        """What is to be sent by a time (ms since the epoch); of each job nothing but the oldest."""
+        return await self._readers.ask(lambda db: notifications.due(db, by, limit))
+
+    async def next_notification_at(self) -> int | None:
+        """When the next notification is due, ms since the epoch."""
+        return await self._readers.ask(notifications.next_at)
+
+    async def notifications_given_up(self, *, limit: int = 100) -> tuple[Notification, ...]:
+        """Notifications that nobody took, the newest first."""
+        return await self._readers.ask(lambda db: notifications.given_up(db, limit))
+
 
 class Ledger(LedgerView):
     """The ledger as the server has it: the one writer, and readers."""
@@ -232,6 +276,8 @@ class Ledger(LedgerView):
         self._claims = 0
         self._others: int | None = None
         self._last = 0
+        self._unsettled: set[str] = set()
+        self._looks: dict[str, tuple[int, asyncio.Task[tuple[Job, tuple[Event, ...]] | None]]] = {}
 
     @classmethod
     async def serve(
@@ -267,7 +313,7 @@ class Ledger(LedgerView):
         writer = Writer(door, announcer.announce, in_place=_in_place(path))
         ledger = cls(writer, readers, announcer, now=now, monotonic=monotonic)
         try:
-            await ledger._write(verbs.release_all)
+            await ledger._write(lambda tx: verbs.release_all(tx, now()))
         except LedgerError:
             await ledger.close()  # an open connection's thread would keep the process from ending
             raise
@@ -331,6 +377,22 @@ class Ledger(LedgerView):
     def changes_of(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
         """An event that is set after each commit that changed this job."""
         return self._announcer.job(job_id)
+
+    async def look(self, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
+        """One job with its history, for those whom one commit has woken: it is read once for all of them."""
+        commits = self._announcer.commits
+        begun, task = self._looks.get(job_id, (-1, None))
+        if task is None or begun != commits:  # one that began before the last commit may have missed it
+            task = asyncio.create_task(self.job_with_history(job_id))
+            self._looks[job_id] = (commits, task)
+            task.add_done_callback(lambda done: self._looked(job_id, done))
+        return await asyncio.shield(task)
+
+    def _looked(self, job_id: str, task: "asyncio.Task[tuple[Job, tuple[Event, ...]] | None]") -> None:
+        if self._looks.get(job_id, (0, None))[1] is task:
+            del self._looks[job_id]
+        if not task.cancelled():
+            task.exception()  # whoever waited has it; where nobody did any more, it is nobody's
 
     async def notice_others(self) -> None:
         """Tells whoever waits of what other processes, such as commands, have committed meanwhile."""
@@ -414,25 +476,25 @@ class Ledger(LedgerView):
 
     async def url_refreshed(self, claim: Claim, said: Completion, deadline: int, at: int) -> bool:
         """The provider names another URL, to be tried at ``at``. False: the claim is void."""
-        return await self._write(
-            lambda tx: verbs.url_refreshed(tx, claim, said, deadline, at=at, now=self._now())
+        return await self._settle(
+            claim, lambda tx: verbs.url_refreshed(tx, claim, said, deadline, at=at, now=self._now())
         )
 
     async def expired(self, claim: Claim) -> bool:
         """The URL's life is over, and there is no other. False: the claim is void."""
-        return await self._write(lambda tx: verbs.expired(tx, claim, self._now()))
+        return await self._settle(claim, lambda tx: verbs.expired(tx, claim, self._now()))
 
     async def fetched(self, claim: Claim, image: Image, spool: str) -> bool:
         """The verified image lies in the spool under this name, fsynced. False: the claim is void."""
-        return await self._write(lambda tx: verbs.fetched(tx, claim, image, spool, self._now()))
+        return await self._settle(claim, lambda tx: verbs.fetched(tx, claim, image, spool, self._now()))
 
     async def archived(self, claim: Claim, stored: Stored) -> bool:
         """The archive has proved that it holds the image. False: the claim is void."""
-        return await self._write(lambda tx: verbs.archived(tx, claim, stored, self._now()))
+        return await self._settle(claim, lambda tx: verbs.archived(tx, claim, stored, self._now()))
 
     async def rejected(self, claim: Claim, error: ReceiverError) -> bool:
         """The image cannot be had as promised. False: the claim is void."""
-        return await self._write(lambda tx: verbs.rejected(tx, claim, error, self._now()))
+        return await self._settle(claim, lambda tx: verbs.rejected(tx, claim, error, self._now()))
 
     async def retry_later(
         self, claim: Claim, at: int, error: ReceiverError, *, suspect: str | None = None
@@ -441,13 +503,13 @@ class Ledger(LedgerView):
 
         ``suspect`` is the checksum of bytes that came and were not the promised image.
         """
-        return await self._write(
-            lambda tx: verbs.retry_later(tx, claim, at, error, self._now(), suspect=suspect)
+        return await self._settle(
+            claim, lambda tx: verbs.retry_later(tx, claim, at, error, self._now(), suspect=suspect)
         )
 
     async def spool_lost(self, claim: Claim, error: ReceiverError) -> bool:
         """The spooled image is gone or damaged; the job is to be fetched again. False: the claim is void."""
-        return await self._write(lambda tx: verbs.spool_lost(tx, claim, error.detail, self._now()))
+        return await self._settle(claim, lambda tx: verbs.spool_lost(tx, claim, error.detail, self._now()))
 
     async def found_whole(self, job_id: str) -> None:
         """A whole file of the job was found in the spool: it is taken next, even where its time is over."""
@@ -465,9 +527,38 @@ class Ledger(LedgerView):
         """
         return await self._write(lambda tx: verbs.retry(tx, job_id, self._now()))
 
+    async def begin_notifying(self) -> int:
+        """Where notifying goes on in the history: at its present end, when it is switched on."""
+        return await self._write(notifications.begin)
+
+    async def end_notifying(self) -> None:
+        """Notifying is switched off: what happens until it is on again is told to nobody."""
+        await self._write(notifications.end)
+
+    async def note_finals(self, *, until: int, render: Render) -> int:
+        """Notes what is to be told of the history up to a line. Gives how much that is."""
+        return await self._write(lambda tx: notifications.note(tx, until, render, self._now()))
+
+    async def notified(self, seq: int) -> None:
+        """A notification was taken."""
+        await self._write(lambda tx: notifications.sent(tx, seq))
+
+    async def notify_again(self, seq: int, detail: str, *, at: int) -> None:
+        """A notification was not taken; it is sent again at ``at``, ms since the epoch."""
+        await self._write(lambda tx: notifications.failed(tx, seq, detail, at))
+
+    async def give_up_notifying(self, seq: int, detail: str) -> None:
+        """A notification was not taken, and is kept only for a look."""
+        await self._write(lambda tx: notifications.give_up(tx, seq, detail, self._now()))
+
+    async def give_up_old_notifications(self, *, before: int) -> int:
+        """Gives up what was to be told of jobs that became final before this time. Gives how many."""
+        return await self._write(lambda tx: notifications.give_up_old(tx, before, self._now()))
+
     async def release_overdue_leases(self) -> None:
-        """Voids claims whose lease has ended."""
-        await self._write(lambda tx: verbs.release_overdue_leases(tx, self._monotonic()))
+        """Voids claims whose lease has ended, but for those whose outcome could not be recorded yet."""
+        kept = frozenset(self._unsettled)
+        await self._write(lambda tx: verbs.release_overdue_leases(tx, self._monotonic(), kept))
 
     async def expire(self) -> list[str]:
         """Expires jobs whose time is over and which were tried. Gives their ids."""
@@ -488,6 +579,19 @@ class Ledger(LedgerView):
     def _terms(self, limit: int, lease: int) -> Terms:
         self._claims += 1
         return Terms(f"{self._name}:{self._claims}", self._monotonic() + lease, limit)
+
+    async def _settle(self, claim: Claim, verb: Callable[[Transaction], bool]) -> bool:
+        """Records the outcome of a claim. Until that could be done, the claim's lease does not end.
+
+        Whoever holds it has done the work, and tries to record it again as soon as he can.
+        """
+        try:
+            done = await self._write(verb)
+        except LedgerError:
+            self._unsettled.add(claim.holder)
+            raise
+        self._unsettled.discard(claim.holder)
+        return done
 
     async def _write(self, verb: Callable[[Transaction], T]) -> T:
         return await self._writer.write(verb)

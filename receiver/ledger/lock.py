@@ -1,6 +1,7 @@
-"""One server to a data directory."""
+"""One server to a data directory, and one run to a list that is submitted."""
 
 import fcntl
+import hashlib
 import os
 from pathlib import Path
 
@@ -33,3 +34,40 @@ class DirectoryLock:
     def release(self) -> None:
         """Lets the directory go."""
         os.close(self._file)
+
+
+class ListLock:
+    """Holds a list that is being submitted against a second run of the same, until it is released.
+
+    Two runs would each take what the other is about to send for lost.
+    """
+
+    def __init__(self, directory: Path, name: str) -> None:
+        """Takes the lock.
+
+        Raises:
+            LedgerError: ``ledger.in_use`` where another run holds it.
+        """
+        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        self._path = directory / f"submit-{digest}.lock"
+        while True:
+            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(self._file)
+                raise LedgerError("ledger.in_use", f"{name} is being submitted by another process.") from None
+            if self._is_there():
+                return
+            os.close(self._file)  # whoever held it has taken the file away meanwhile
+
+    def release(self) -> None:
+        """Lets the list go, and leaves no file behind."""
+        self._path.unlink(missing_ok=True)
+        os.close(self._file)
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(self._path.stat(), os.fstat(self._file))
+        except FileNotFoundError:
+            return False

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from receiver.ledger import rows
-from receiver.ledger.rows import Intent, Silent
+from receiver.ledger.rows import Intent, Silent, Stretch
 from receiver.ledger.sqlite import sqlite3
 from receiver.schedule import RISK_SHARE
 from receiver.states import Event, Job, State
@@ -82,6 +82,7 @@ class Stats:
         at_risk: jobs whose image is not safe yet and little of whose life is left.
         unread: deliveries that were no completions.
         counters: what happened, by name and reason.
+        notifications_pending: how many jobs' ends are still to be told to who wants to know.
     """
 
     jobs: dict[State, int]
@@ -92,6 +93,7 @@ class Stats:
     at_risk: int
     unread: int
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    notifications_pending: int = 0
 
 
 def job(db: sqlite3.Connection, job_id: str) -> Job | None:
@@ -177,6 +179,7 @@ def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
         at_risk=_count_at_risk(db),
         unread=unread,
         counters=counters(db),
+        notifications_pending=notifications_pending(db),
     )
 
 
@@ -223,6 +226,58 @@ def open_intents(db: sqlite3.Connection, before: int, limit: int) -> tuple[Inten
         (before, limit),
     )
     return tuple(rows.intent(row) for row in found)
+
+
+def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Intent]:
+    """Of these keys those that something was noted for, open or not."""
+    found = {}
+    for key in keys:
+        row = db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            found[key] = rows.intent(row)
+    return found
+
+
+def settled_since(db: sqlite3.Connection, at: int) -> frozenset[str]:
+    """The jobs' ids of all that was about to be submitted at this time (ms since the epoch) or later."""
+    found = db.execute("SELECT job FROM submissions WHERE at >= ? AND job IS NOT NULL", (at,))
+    return frozenset(row["job"] for row in found)
+
+
+def jobs_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Job]:
+    """Of these ids those that the ledger knows."""
+    return {job_id: found for job_id in ids if (found := job(db, job_id)) is not None}
+
+
+def transitions(db: sqlite3.Connection, after: int, limit: int) -> Stretch:
+    """Jobs that came or moved after a line of the history; at most so many lines are read."""
+    found = db.execute(
+        "SELECT history.*, jobs.id, jobs.ref FROM history JOIN jobs ON jobs.seq = history.job"
+        " WHERE history.seq > ? ORDER BY history.seq LIMIT ?",
+        (after, limit),
+    ).fetchall()
+    moves = tuple(rows.transition(row) for row in found if row["before"] != row["after"])
+    return Stretch(moves, found[-1]["seq"] if found else after, more=len(found) == limit)
+
+
+def last_line(db: sqlite3.Connection) -> int:
+    """The last line of the history; 0 where there is none."""
+    (seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
+    return int(seq)
+
+
+def notifications_pending(db: sqlite3.Connection) -> int:
+    """How many notifications are still to be sent."""
+    (number,) = db.execute(
+        "SELECT count(*) FROM notifications INDEXED BY notifications_due WHERE given_up_at IS NULL"
+    ).fetchone()
+    return int(number)
+
+
+def pruned_until(db: sqlite3.Connection) -> int:
+    """The last line of the history that was removed; 0 where none was."""
+    row = db.execute("SELECT seq FROM marks WHERE name = 'pruned'").fetchone()
+    return 0 if row is None else int(row["seq"])
 
 
 def soonest_deadline(db: sqlite3.Connection) -> int | None:

@@ -44,6 +44,59 @@ class Silent:
     asks: int
 
 
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """A job that came or moved: one line of the history, as those who listen know it.
+
+    Attributes:
+        seq: its place in the one order of all lines.
+        id: the provider's id of the job.
+        ref: the submitter's own reference.
+        event: what happened.
+    """
+
+    seq: int
+    id: str
+    ref: str | None
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """A part of the history, oldest first.
+
+    Attributes:
+        transitions: the jobs that came or moved.
+        until: the last line that was read, whether or not it was a transition.
+        more: whether there may be more behind it.
+    """
+
+    transitions: tuple[Transition, ...]
+    until: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Notification:
+    """What is to be told of a job that became final.
+
+    Attributes:
+        seq: the history's line in which it did.
+        job: the provider's id of the job.
+        at: when it did, ms since the epoch.
+        body: what is sent.
+        attempts: how often that was tried and failed.
+        detail: what the last attempt met.
+    """
+
+    seq: int
+    job: str
+    at: int
+    body: bytes
+    attempts: int
+    detail: str | None
+
+
 def job(row: sqlite3.Row) -> Job:
     """A row of ``jobs`` as a ``Job``."""
     image = stored = problem = None
@@ -90,6 +143,28 @@ def event(row: sqlite3.Row) -> Event:
         reason=row["reason"],
         detail=row["detail"],
     )
+
+
+def line(row: sqlite3.Row) -> Event:
+    """The line of ``history`` in a row that it shares with its job."""
+    return Event(
+        at=row["line_at"],
+        event=row["line_event"],
+        before=State(row["before"]) if row["before"] else None,
+        after=State(row["after"]),
+        reason=row["line_reason"],
+        detail=row["line_detail"],
+    )
+
+
+def transition(row: sqlite3.Row) -> Transition:
+    """A row of ``history`` with its job's ``id`` and ``ref`` as a ``Transition``."""
+    return Transition(row["seq"], row["id"], row["ref"], event(row))
+
+
+def notification(row: sqlite3.Row) -> Notification:
+    """A row of ``notifications`` as a ``Notification``."""
+    return Notification(row["seq"], row["job"], row["at"], row["body"], row["attempts"], row["detail"])
 
 
 def intent(row: sqlite3.Row) -> Intent:

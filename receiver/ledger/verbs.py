@@ -4,7 +4,8 @@ Every move is a compare-and-set on the state, and on the claim where work was cl
 the job has moved on meanwhile. Verbs set ``event``, and the triggers write the history from it.
 """
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.completion import Completion
@@ -13,6 +14,7 @@ from receiver.ledger import rows
 from receiver.ledger.rows import Intent
 from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.writer import Transaction
+from receiver.schedule import UPLOAD_CEILING, cut_off_again_at
 from receiver.states import Image, Job, State, Stored
 
 FOUND = "found"
@@ -37,6 +39,7 @@ class Delivery:
         ticket: the number of the ticket that proved it, if one did.
         endpoint: such as ``upscale_2x``, where that is known.
         found: whether we asked the provider for it, and it did not come by itself.
+        mark: what `Intent.mark` went along as when we submitted it ourselves.
     """
 
     completion: Completion
@@ -46,6 +49,7 @@ class Delivery:
     ticket: str | None = None
     endpoint: str | None = None
     found: bool = False
+    mark: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,7 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
     said = delivery.completion
     if delivery.ticket is not None and not _bind_ticket(tx, delivery.ticket, said.id, now):
         return None
+    _settle(tx, delivery.mark, said.id, now)
     state = State.FAILED if said.failure else State.RECEIVED
     values = _columns(delivery, state, now)
     if delivery.found:
@@ -151,12 +156,20 @@ class Answer:
     detail: str | None = None
 
 
-def expect(tx: Transaction, submission: Submission, now: int) -> bool:
-    """Notes that a job was submitted, so that its silence is noticed. Gives whether it was unknown."""
+def expect(tx: Transaction, submission: Submission, now: int, *, at: int | None = None) -> bool:
+    """Notes that a job was submitted, so that its silence is noticed. Gives whether it was unknown.
+
+    Args:
+        tx: the transaction.
+        submission: the job.
+        now: ms since the epoch.
+        at: when it was submitted, where that was not just now.
+    """
     said = submission
+    at = now if at is None else at
     born = tx.db.execute(
         "INSERT INTO jobs (id, state, ref, endpoint, source_url, event, created_at, submitted_at, updated_at,"
-        " ask_at) VALUES (:id, 'submitted', :ref, :endpoint, :source_url, 'submitted', :now, :now, :now,"
+        " ask_at) VALUES (:id, 'submitted', :ref, :endpoint, :source_url, 'submitted', :now, :at, :now,"
         " :now) ON CONFLICT (id) DO NOTHING RETURNING seq",
         {
             "id": said.id,
@@ -164,6 +177,7 @@ def expect(tx: Transaction, submission: Submission, now: int) -> bool:
             "endpoint": said.endpoint,
             "source_url": said.source_url,
             "now": now,
+            "at": at,
         },
     ).fetchone()
     if born is None:
@@ -172,7 +186,7 @@ def expect(tx: Transaction, submission: Submission, now: int) -> bool:
             "UPDATE jobs SET ref = coalesce(ref, ?), endpoint = coalesce(endpoint, ?),"
             " source_url = coalesce(source_url, ?), submitted_at ="
             " coalesce(submitted_at, min(?, coalesce(received_at, created_at))) WHERE id = ?",
-            (said.ref, said.endpoint, said.source_url, now, said.id),
+            (said.ref, said.endpoint, said.source_url, at, said.id),
         )
     tx.changed.append(said.id)
     return born is not None
@@ -206,14 +220,25 @@ def intend(tx: Transaction, intent: Intent, now: int) -> Intent:
 
 def submitted(tx: Transaction, key: str, job_id: str, now: int) -> bool:
     """The provider has taken what was intended, as the job of this id. Gives whether the job was unknown."""
-    tx.db.execute("UPDATE submissions SET job = ? WHERE key = ?", (job_id, key))
-    said = rows.intent(tx.db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone())
-    return expect(tx, Submission(job_id, said.ref, said.endpoint, said.source_url), now)
+    row = tx.db.execute("UPDATE submissions SET job = ? WHERE key = ? RETURNING *", (job_id, key)).fetchone()
+    if row is None:  # withdrawn meanwhile, as far too old: the job counts all the same
+        return expect(tx, Submission(job_id), now)
+    said = rows.intent(row)
+    return expect(tx, Submission(job_id, said.ref, said.endpoint, said.source_url), now, at=said.at)
 
 
 def withdraw(tx: Transaction, key: str) -> None:
     """What was intended was certainly not taken."""
     tx.db.execute("DELETE FROM submissions WHERE key = ? AND job IS NULL", (key,))
+
+
+def _settle(tx: Transaction, mark: str | None, job_id: str, now: int) -> None:
+    """A completion carries the mark of what we submitted: its job is known, whatever became of the answer."""
+    if mark is None:
+        return
+    row = tx.db.execute("SELECT key FROM submissions WHERE mark = ? AND job IS NULL", (mark,)).fetchone()
+    if row is not None:
+        submitted(tx, row["key"], job_id, now)
 
 
 def count(tx: Transaction, name: str, reason: str = "", by: int = 1) -> None:
@@ -419,15 +444,33 @@ def release(tx: Transaction, claim: Claim) -> bool:
     return done.rowcount == 1
 
 
-def release_all(tx: Transaction) -> int:
+def release_all(tx: Transaction, now: int) -> None:
     """Voids every claim. Only for a start: the lock says that no other process can hold one.
 
-    An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once.
+    An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once. But a job
+    that is cut off again and again waits, and has been tried. A wait for the archive that is longer than any
+    can be is one of a clock that was set since, and ends.
     """
-    return tx.db.execute(
+    cut_off = tx.db.execute(
+        "SELECT seq, deadline,"
+        " (SELECT count(*) FROM history WHERE job = jobs.seq AND event = 'cut_off') AS before"
+        " FROM jobs WHERE holder IS NOT NULL AND state = 'received'"
+    ).fetchall()
+    for row in cut_off:
+        again_at = cut_off_again_at(now, row["before"], row["deadline"])
+        tx.db.execute(
+            "UPDATE jobs SET holder = NULL, lease_until = NULL, event = 'cut_off', updated_at = :now,"
+            " attempts = max(attempts - :none, 0), next_attempt_at = :at WHERE seq = :seq",
+            {"seq": row["seq"], "none": again_at is None, "at": again_at, "now": now},
+        )
+    tx.db.execute(
         "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = max(attempts - 1, 0)"
         " WHERE holder IS NOT NULL"
-    ).rowcount
+    )
+    tx.db.execute(
+        "UPDATE jobs SET next_attempt_at = NULL WHERE state = 'fetched' AND next_attempt_at > ?",
+        (now + UPLOAD_CEILING,),
+    )
 
 
 def found_whole(tx: Transaction, job_id: str) -> None:
@@ -439,11 +482,18 @@ def found_whole(tx: Transaction, job_id: str) -> None:
     )
 
 
-def release_overdue_leases(tx: Transaction, monotonic: int) -> int:
-    """Voids claims whose lease has ended; whoever held one can write nothing with it any more."""
+def release_overdue_leases(tx: Transaction, monotonic: int, kept: Collection[str] = ()) -> int:
+    """Voids claims whose lease has ended; whoever held one can write nothing with it any more.
+
+    Args:
+        tx: the transaction.
+        monotonic: ms, on the holders' clock.
+        kept: holders whose claims stand all the same.
+    """
     return tx.db.execute(
-        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?",
-        (monotonic,),
+        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?"
+        " AND holder NOT IN (SELECT value FROM json_each(?))",
+        (monotonic, json.dumps(list(kept))),
     ).rowcount
 
 

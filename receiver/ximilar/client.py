@@ -6,7 +6,7 @@ import contextlib
 import json
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, NoReturn, Self
@@ -257,7 +257,9 @@ class Ximilar:
                 raise UnavailableError("The provider's list has no end.")
             asked.add(query)
 
-    async def find(self, header: str, value: str, *, since: datetime) -> Report | None:
+    async def find(
+        self, header: str, value: str, *, since: datetime, others: Collection[str] = ()
+    ) -> Report | None:
         """Looks for the job whose webhook carries this header, after a submission whose fate is unknown.
 
         A job that the provider is still about to make is not found yet: who looks because an answer was lost
@@ -268,11 +270,14 @@ class Ximilar:
             value: of the header.
             since: when it was submitted, by our clock; older jobs than this are not asked for, with some
                 minutes of slack for the provider's clock.
+            others: ids of jobs that it cannot be, as it is known what they are; they are not asked for.
 
         Raises:
             ProviderError: the provider does not say.
         """
         for row in await self._rows_since(since - CLOCKS):
+            if row.id in others:
+                continue
             try:
                 document = await self._document(row.id)
             except UnknownJobError:

@@ -75,9 +75,10 @@ async def test_the_routes_table_names_every_route_and_whether_it_asks_for_a_toke
     [
         ("GET /jobs", lambda given: query.jobs(given, silent_since=0)),
         ("GET /jobs/{id}", query.wait),
+        ("GET /jobs/changes", lambda given: query.changes(given, ())),
         ("GET /deliveries", lambda given: query.deliveries(given, ())),
     ],
-    ids=["jobs", "job", "deliveries"],
+    ids=["jobs", "job", "changes", "deliveries"],
 )
 def test_the_parameters_of_a_route_are_those_that_it_takes(route: str, read) -> None:  # type: ignore[no-untyped-def] # noqa: ANN001 - each returns something else
     (meaning,) = (meaning for found, _, meaning in table(section("HTTP")) if code(found) == route)

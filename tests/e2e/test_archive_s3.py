@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -27,6 +28,10 @@ from tests.support.seaweed import Seaweed, seaweed
 def store() -> Iterator[Seaweed]:
     with seaweed() as store:
         yield store
+
+
+UNREADABLE = Path("/proc/self/mem")
+"""Opens, is of no size, and its first read fails with EIO, as a damaged disk's would."""
 
 
 @pytest.fixture
@@ -188,6 +193,36 @@ async def test_a_spooled_file_that_changed_is_lost_and_not_archived(
     assert bucket.keys() == []
 
 
+@pytest.mark.parametrize("state", ["lost", "changed"])
+async def test_a_spooled_file_that_is_lost_after_it_was_put_is_a_success(
+    archive: Archive, bucket: Bucket, tmp_path: Path, state: str
+) -> None:
+    item = spooled(tmp_path, "a.png", b"bytes")
+    first = await archive.put(item)
+    if state == "lost":
+        item.path.unlink()
+    else:
+        item.path.write_bytes(b"other")
+    assert await archive.put(item) == first
+    assert bucket.read("a.png") == b"bytes"
+    with pytest.raises(SpoolError, match=r"^spool\.lost"):
+        await archive.put(replace(item, key="b.png"))
+
+
+@pytest.mark.skipif(not UNREADABLE.exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("tls", [True, False])
+async def test_a_spooled_file_that_its_disk_cannot_read_is_lost_and_no_fault_of_the_store(
+    store: Seaweed, prefix: str, tmp_path: Path, *, tls: bool
+) -> None:
+    archive = open_archive(f"s3://{store.bucket}/{prefix}", environ=store.environment(tls=tls))
+    empty = spooled(tmp_path, "a.png", b"")
+    # Another sum, for a store might take an object of no bytes before any is sent.
+    item = replace(empty, path=UNREADABLE, image=replace(empty.image, sha256="00" * 32))
+    with pytest.raises(SpoolError, match=r"^spool\.lost: .*Input/output error"):
+        await archive.put(item)
+    await archive.aclose()
+
+
 async def test_a_wrong_secret_is_denied_for_all_and_not_quoted(store: Seaweed, tmp_path: Path) -> None:
     environ = store.environment() | {"AWS_SECRET_ACCESS_KEY": "a-wrong-secret"}
     archive = open_archive(f"s3://{store.bucket}", environ=environ)
@@ -289,6 +324,7 @@ async def test_a_store_that_was_killed_is_unavailable_and_works_again_when_it_is
 
 PUT = """
 import asyncio, sys
+from dataclasses import replace
 from pathlib import Path
 from receiver.archive import open_archive
 from tests.support.items import spooled
@@ -347,6 +383,7 @@ def test_the_sdk_s_variables_of_a_dotenv_file_reach_it(store: Seaweed, prefix: s
 
 PEAK = """
 import asyncio, sys
+from dataclasses import replace
 from dataclasses import replace
 from pathlib import Path
 from receiver.archive import open_archive

@@ -19,7 +19,6 @@ SOURCE = {"_base64": base64.b64encode(draw(3, SIZE, "png")).decode()}
 EXPIRE = {
     "cut": "fetch.cut_short",
     "empty": "fetch.empty",
-    "slow": "fetch.timeout",
     "broken": "fetch.status",
     "gone": "fetch.gone",
     "missing": "fetch.gone",
@@ -69,12 +68,20 @@ def test_what_another_attempt_may_mend_is_tried_until_the_urls_life_ends(
     job = impatient.ended(expiring[fault])
 
     assert (job["state"], job["error"]["reason"]) == ("expired", "fetch.expired")
-    # An attempt that begins at the very end may run out of time, whatever the fault.
-    assert attempts(job)[0] == reason
-    assert set(attempts(job)) <= {reason, "fetch.timeout"}
+    assert set(attempts(job)) == {reason}
     assert attempts(job)[-1] in job["error"]["detail"]
     assert job["history"][-1]["at"] >= job["url_expires_at"]
     assert (job["image"], job["archive"]) == (None, None)
+
+
+def test_a_result_that_drips_is_archived_though_its_url_ends_before_all_of_it_has_come(
+    impatient: Receiver, box: Sandbox
+) -> None:
+    job = impatient.ended(box.submit(SOURCE, impatient.webhook, "slow", "early"))
+
+    assert job["state"] == "archived"
+    assert job["fetched_at"] > job["url_expires_at"]
+    assert attempts(job) == []
 
 
 @pytest.mark.parametrize(("fault", "expected"), REJECTED.items(), ids=list(REJECTED))

@@ -35,8 +35,8 @@ SENDERS = 8
 LONGEST_STOP = 10
 """Seconds."""
 
-LONGEST_DRAIN = 15 * 60
-"""Seconds for what waits at the end: the longest wait between two uploads is 3 minutes, between probes 2."""
+LONGEST_DRAIN = 60 * 60
+"""Seconds for what waits at the end: a job may have three faults before it, with up to 15 minutes between."""
 
 LIFE = 120
 """Seconds that the URLs live which never give an image, so that these jobs end in the run as well."""

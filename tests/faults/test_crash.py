@@ -303,11 +303,12 @@ def test_a_start_removes_what_nobody_waits_for_in_the_spool(
     orphans = {"1-abc-7.part", f"done.{sha256(image)}.png", f"unknown.{sha256(image)}.png", "no-name-of-ours"}
     for name in orphans:
         (spool / name).write_bytes(image)
+    (spool / "lost+found").mkdir()  # as on a file system of its own
 
     with programs.receiver(place.values) as again:
         removed = {line["file"] for line in again.program.events("orphan removed from the spool")}
         assert orphans <= removed
-        assert spooled(place.data) == set()
+        assert spooled(place.data) == {"lost+found"}
         held = place.held()
         matrix("orphans in the spool", audit(again, {"done": sha256(image)}, held))
     assert host.asked("done") == 1
@@ -345,6 +346,26 @@ def test_a_spool_file_that_vanished_or_rotted_while_s3_was_down_is_fetched_anew(
     for job_id in ("vanished", "rotted"):
         (lost,) = (event for event in ends[job_id]["history"] if event["event"] == "spool_lost")
         assert (lost["from"], lost["to"], lost["reason"]) == ("fetched", "received", "spool.lost")
+
+
+def test_an_image_that_lay_in_the_archive_already_is_not_fetched_anew_where_the_spool_lost_it(
+    programs: Programs, host: Source, place: Place, matrix: Matrix
+) -> None:
+    image = picture(1)
+    url = host.offer("stored", image, Answer(status=404))
+    with programs.receiver(place.values | {"RECEIVER_CUT_AT": "stored"}) as receiver:
+        deliver(receiver, "stored", url)
+        assert receiver.program.process.wait(PATIENCE) == -signal.SIGKILL
+    (name,) = spooled(place.data)
+    (place.data / "spool" / name).unlink()
+
+    with programs.receiver(place.values) as again:
+        job = again.ended("stored")
+        held = place.held()
+        matrix("kill -9: stored, then lost from the spool", audit(again, {"stored": sha256(image)}, held))
+    assert job["state"] == "archived"
+    assert host.asked("stored") == 1
+    assert held == {"stored": [sha256(image)]}
 
 
 def test_an_image_that_was_whole_before_a_kill_is_safe_though_its_url_ends_before_the_restart(

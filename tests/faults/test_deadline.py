@@ -7,6 +7,7 @@ from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, at, deliver, events, once, question, says, sums
 from tests.support.processes import PROVIDER_TOKEN, Programs, settings
 from tests.support.source import Answer, Source, picture, sha256, signed
+from tests.support.waiting import eventually
 
 HOUR = 3600.0
 LONG_WAIT = {"Retry-After": "86400"}
@@ -75,6 +76,27 @@ def test_a_job_expires_when_its_time_is_over_without_another_attempt(
     assert (job["state"], job["error"]["reason"]) == ("expired", "fetch.expired")
     assert events(job) == ["received", "attempt_failed", "expired"]
     assert host.asked("short") == 1
+
+
+def test_a_download_that_is_under_way_when_the_url_ends_is_brought_to_its_end(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    image = picture(1)
+    gate = host.gate()
+    url = host.offer("slow", Answer(image, gate=gate), Answer(status=403))
+    with programs.receiver(settings(programs.folder, RECEIVER_URL_LIFETIME="1s")) as receiver:
+        deliver(receiver, "slow", url)
+        host.until_asked("slow")
+        end = at(receiver.job("slow")["url_expires_at"])
+        eventually(lambda: time.time() > end + 1)
+        assert receiver.job("slow")["state"] == "received"
+        gate.set()
+        job = receiver.ended("slow")
+        held = archive_of(programs.folder)
+        matrix("a URL that ends during its download", audit(receiver, {"slow": sha256(image)}, held))
+
+    assert job["state"] == "archived"
+    assert host.asked("slow") == 1
 
 
 # Asking the provider --------------------------------------------------------------------------------------

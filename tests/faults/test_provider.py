@@ -1,12 +1,27 @@
 """A provider that has a bad day: what is worth another try gets one, and what is not is refused at once."""
 
+import itertools
+import json
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
+from receiver.errors import ImageError
+from receiver.ledger import Submission
 from receiver.sandbox.pictures import draw
 from receiver.spool import ASIDE_FILES
+from receiver.states import FINAL, State
+from receiver.verify import Header, Limits, Promise, Verifier
+from receiver.ximilar import Ximilar
 from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, deliver, events, once, question, says
-from tests.support.processes import Programs, settings
+from tests.faults.workshop import PLAN, at_work
+from tests.support.clock import HOUR
+from tests.support.gallery import gallery
+from tests.support.hostile import Peer, serve
+from tests.support.processes import PROVIDER_TOKEN, Programs, settings
 from tests.support.source import SIZE, Answer, Source, picture, sha256
 
 HTML = b"<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
@@ -139,6 +154,29 @@ def test_a_forged_completion_of_an_unknown_job_is_refused_without_a_look_at_its_
     assert [seen.name for seen in host.seen] == ["api/request/nobodys"]
 
 
+def test_a_delivery_that_says_that_a_job_failed_is_only_a_hint_as_well(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    image = picture(1)
+    host.offer(question("running"), says("running", host.offer("image", image)))
+    failed = {"id": "failed", "status": "FAILED"}
+    host.offer(question("failed"), Answer(json.dumps(failed).encode()))
+    values = settings(programs.folder, RECEIVER_CONFIRM="on", **asking(host))
+    with programs.receiver(values) as receiver:
+        for name in ("nobodys", "running", "failed"):
+            assert receiver.deliver({"id": name, "status": "FAILED"}).json()["state"] == "received"
+        ends = {name: receiver.ended(name) for name in ("nobodys", "running", "failed")}
+        held = archive_of(programs.folder)
+        sums = {"nobodys": None, "running": sha256(image), "failed": None}
+        matrix("forged and true failures, confirmed", audit(receiver, sums, held))
+
+    assert {name: (job["state"], (job["error"] or {}).get("reason")) for name, job in ends.items()} == {
+        "nobodys": ("rejected", "provider.unknown_job"),
+        "running": ("archived", None),
+        "failed": ("rejected", "provider.job_failed"),
+    }
+
+
 def test_where_the_provider_confirms_its_url_is_used_and_not_the_posted_one(
     programs: Programs, host: Source, matrix: Matrix
 ) -> None:
@@ -175,3 +213,53 @@ def test_a_provider_that_is_away_is_asked_again_before_anything_is_fetched(
 
     assert job["state"] == "archived"
     assert [seen.name for seen in host.seen] == [asked, asked, "image"]
+
+
+async def test_a_provider_whose_answer_never_ends_holds_nothing_up(tmp_path: Path) -> None:
+    async def drips(peer: Peer) -> None:
+        await peer.send(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
+        await peer.drip(itertools.repeat(b" "))
+
+    plan = replace(PLAN, confirm=True, asking=timedelta(milliseconds=300))
+    with gallery() as images:
+        async with (
+            serve(drips) as api,
+            Ximilar(api.url, PROVIDER_TOKEN) as provider,
+            at_work(tmp_path, images, plan=plan, provider=provider) as shop,
+        ):
+            await shop.deliver("asked", HOUR)
+            job = await shop.waiting("asked")
+    assert job.problem is not None
+    assert job.problem.reason == "provider.unavailable"
+
+
+class Strained(Verifier):
+    """A verifier on a machine that has no memory for the first so many images."""
+
+    def __init__(self, times: int) -> None:
+        super().__init__(Limits(max_pixels=1 << 20))
+        self._left = times
+
+    async def verify(self, path: Path, promise: Promise) -> Header:
+        if self._left > 0:
+            self._left -= 1
+            raise ImageError("image.undecodable", "The image ends the process that decodes it.")
+        return await super().verify(path, promise)
+
+
+@pytest.mark.parametrize(("times", "end"), [(9, State.ARCHIVED), (10, State.REJECTED)])
+async def test_a_machine_that_is_short_of_memory_for_a_while_costs_no_image(
+    tmp_path: Path, times: int, end: State
+) -> None:
+    with gallery() as images:
+        async with at_work(tmp_path, images, verifier=Strained(times)) as shop:
+            await shop.deliver("job", 24 * HOUR)
+            for attempt in range(1, 12):
+                job = await shop.until("job", lambda job: job.next_attempt_at or job.state in FINAL)
+                if job.state in FINAL:
+                    break
+                assert (job.attempts, job.problem and job.problem.reason) == (attempt, "image.undecodable")
+                shop.pass_(HOUR // 2)
+                await shop.ledger.expect(Submission(f"rings-{attempt}"))  # a commit wakes the worker at once
+                await shop.until("job", lambda job: job.attempts > attempt or job.state in FINAL)  # noqa: B023 - awaited at once
+            assert job.state is end

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.matrix import Archive, Matrix, Tally, audit, in_bucket
+from tests.faults.matrix import Archive, Matrix, Tally, audit, in_bucket, in_folder
 from tests.support.gallery import Gallery, gallery
 from tests.support.load import deliver
 from tests.support.processes import Programs, Receiver, settings
@@ -199,6 +199,41 @@ def test_a_bucket_that_is_missing_is_named_and_used_once_it_is_made(
             record=lambda tally: matrix("the bucket is missing, until it is made", tally),
         )
         assert alarms(receiver) == ["archive.no_bucket"]
+
+
+# A folder
+
+
+def test_an_archive_s_folder_that_is_not_mounted_is_waited_for_and_not_made_anew(
+    programs: Programs, images: Gallery, matrix: Matrix
+) -> None:
+    disk = programs.folder / "disk"
+    root = disk / "archive"
+    disk.mkdir()
+    values = settings(programs.folder, RECEIVER_ARCHIVE=root.as_uri(), RECEIVER_ARCHIVE_KEY=KEY)
+
+    def refused(receiver: Receiver) -> None:
+        receiver.program.until_event("archive refuses; uploads pause", reason="archive.no_bucket")
+        assert "archive" in receiver.get("/readyz").json()["failing"]
+        assert not root.exists()
+
+    with programs.receiver(values) as receiver:
+        job_ids = delivered(receiver, images, "before", 2)
+        for job_id in job_ids:
+            receiver.ended(job_id)
+        root.rename(disk.with_name("unmounted"))
+        job_ids += delivered(receiver, images, "meanwhile", 3)
+        refused(receiver)
+    with programs.receiver(values) as again:  # a restart does not take what is not there for new
+        refused(again)
+        disk.with_name("unmounted").rename(root)
+        judged(
+            again,
+            images,
+            job_ids,
+            archive=lambda: in_folder(root),
+            record=lambda tally: matrix("the archive's folder is not mounted", tally),
+        )
 
 
 # What a real store does not do on demand: the stand-in counts what it is asked

@@ -1,139 +1,22 @@
 """A wall clock that is set by an hour while jobs wait and downloads run."""
 
-import asyncio
-import json
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from datetime import timedelta
-from ipaddress import ip_network
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from receiver.archive import open_archive
-from receiver.archiving import Archiving
-from receiver.completion import parse
-from receiver.fetch.fetch import Fetcher, Limits
-from receiver.fetch.sources import Sources
-from receiver.fetching import Fetching, FetchPlan
-from receiver.ledger import Delivery, Ledger
-from receiver.spool import Spool
-from receiver.states import FINAL, Job, State
-from receiver.verify import Limits as VerifyLimits
-from receiver.verify import Verifier
-from receiver.worker import Worker
-from tests.faults.matrix import Matrix, Tally, in_folder
-from tests.support.clock import HOUR, SECOND, Clock
+from receiver.states import State
+from tests.faults.matrix import Matrix
+from tests.faults.workshop import at_work
+from tests.support.clock import HOUR, SECOND
 from tests.support.gallery import Gallery, gallery
-from tests.support.processes import PATIENCE
-
-MIB = 1 << 20
-LATEST = 0.999
-"""Dice that make each wait as long as it can be."""
 
 
 @pytest.fixture
 def images() -> Iterator[Gallery]:
     with gallery() as it:
         yield it
-
-
-@dataclass
-class Workshop:
-    """A ledger and its worker, with clocks that stand still until they are set."""
-
-    ledger: Ledger
-    images: Gallery
-    folder: Path
-    wall: Clock
-    monotonic: Clock
-
-    def pass_(self, span: int) -> None:
-        """Lets time pass, ms: both clocks go."""
-        self.wall.forward(span)
-        self.monotonic.forward(span)
-
-    async def deliver(self, job_id: str, life: int) -> None:
-        """Records a completion whose URL lives for so many ms."""
-        body = json.dumps(self.images.completion(job_id)).encode()
-        await self.ledger.record(Delivery(parse(body), body, self.wall.now + life))
-
-    async def until(self, job_id: str, found: Callable[[Job], object]) -> Job:
-        """The job once it is so."""
-        async with asyncio.timeout(PATIENCE):
-            while True:
-                job = await self.ledger.job(job_id)
-                if job is not None and found(job):
-                    return job
-                await asyncio.sleep(0.02)
-
-    async def waiting(self, job_id: str) -> Job:
-        """The job once an attempt has failed."""
-        return await self.until(job_id, lambda job: job.next_attempt_at is not None)
-
-    async def ended(self, job_id: str) -> Job:
-        """The job once it is final."""
-        return await self.until(job_id, lambda job: job.state in FINAL)
-
-    async def tally(self, *job_ids: str) -> Tally:
-        """What became of jobs whose image was to be had."""
-        kept = in_folder(self.folder / "archive")
-        total = Tally()
-        for job_id, sha256 in self.images.images(job_ids).items():
-            job = await self.ledger.job(job_id)
-            assert job is not None
-            total += Tally(
-                acknowledged=1,
-                archived=job.state is State.ARCHIVED and kept.get(job_id) == [sha256],
-                lost=job.state in FINAL - {State.ARCHIVED},
-                duplicated=max(len(kept.get(job_id, ())) - 1, 0),
-                human=job.state not in FINAL,
-            )
-        return total
-
-
-@asynccontextmanager
-async def at_work(folder: Path, images: Gallery) -> AsyncIterator[Workshop]:
-    wall, monotonic = Clock(), Clock(0)
-    async with AsyncExitStack() as stack:
-        ledger = await Ledger.serve(folder, now=wall, monotonic=monotonic)
-        stack.push_async_callback(ledger.close)
-        archive = open_archive((folder / "archive").as_uri())
-        stack.push_async_callback(archive.aclose)
-        spool = Spool(folder / "spool", max_bytes=100 * MIB, max_image_bytes=MIB, reserve=0)
-        fetcher = Fetcher(
-            sources=Sources.parse(()),
-            networks=(ip_network("127.0.0.1/32"),),
-            limits=Limits(max_bytes=MIB),
-            user_agent="test",
-        )
-        fetching = Fetching(
-            ledger=ledger,
-            fetcher=await stack.enter_async_context(fetcher),
-            verifier=await stack.enter_async_context(Verifier(VerifyLimits(max_pixels=MIB))),
-            spool=spool,
-            provider=None,
-            plan=FetchPlan(4, timedelta(minutes=10), timedelta(hours=24)),
-            now=wall,
-            dice=lambda: LATEST,
-        )
-        archiving = Archiving(
-            ledger=ledger,
-            archive=archive,
-            spool=spool,
-            hands=2,
-            key="{id}.{ext}",
-            now=wall,
-            dice=lambda: LATEST,
-        )
-        worker = Worker(
-            ledger=ledger, spool=spool, fetching=fetching, archiving=archiving, now=wall, monotonic=monotonic
-        )
-        await worker.start()
-        stack.push_async_callback(worker.stop)
-        yield Workshop(ledger, images, folder, wall, monotonic)
 
 
 @pytest.mark.parametrize("jump", [-HOUR, HOUR], ids=["back", "forward"])

@@ -1,5 +1,6 @@
 """The query side: who gets in, what a foreign page can do, what a stranger's texts do to who reads them."""
 
+import asyncio
 import json
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -13,9 +14,19 @@ from starlette.routing import Route
 from receiver import config
 from receiver.app import open_receiver
 from receiver.cuts import no_cut
-from receiver.tables import safe
+from receiver.tables import print_json, safe
 from tests.support.images import HEIGHT, WIDTH, png
-from tests.support.processes import API_TOKEN, PROOF, WEBHOOK, Program, Receiver, completion, run, settings
+from tests.support.processes import (
+    API_TOKEN,
+    PATIENCE,
+    PROOF,
+    WEBHOOK,
+    Program,
+    Receiver,
+    completion,
+    run,
+    settings,
+)
 from tests.support.source import Source
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "CONNECT")
@@ -172,7 +183,8 @@ async def test_the_webhook_does_not_care_where_a_sender_says_to_be(app: Starlett
 
 
 async def test_no_answer_may_be_framed_sniffed_or_read_by_another_site(app: Starlette) -> None:
-    asked = [*paths(app), "/nowhere"]
+    # A stream has an end only if it is told so.
+    asked = [f"{path}?wait=0" if path == "/jobs/changes" else path for path in [*paths(app), "/nowhere"]]
     async with stranger(app) as client:
         for path in asked:
             for method in ("GET", "POST", "OPTIONS"):
@@ -184,7 +196,9 @@ async def test_no_answer_may_be_framed_sniffed_or_read_by_another_site(app: Star
                     assert answer.headers["x-content-type-options"] == "nosniff"
                     assert answer.headers["referrer-policy"] == "no-referrer"
                     assert not [name for name in answer.headers if name.startswith("access-control-")]
-                    assert answer.headers["content-type"].startswith(("application/", "image/"))
+                    assert answer.headers["content-type"].startswith(
+                        ("application/", "image/", "text/event-stream")
+                    )
 
 
 # What a stranger's texts can do
@@ -250,6 +264,29 @@ def test_the_commands_strip_what_the_parser_should_have_stripped(text: str) -> N
     assert shown.isprintable()
     assert shown.startswith("before ")
     assert shown.endswith(" after")
+
+
+@pytest.mark.parametrize("text", [*ESCAPES, "\U000e0001\ud800"])
+def test_json_for_a_terminal_says_the_same_and_drives_nothing(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    print_json({"detail": f"é {text}"})
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == {"detail": f"é {text}"}
+    assert "é" in printed
+    assert not [c for c in printed if not c.isprintable() and c != "\n"]
+
+
+async def test_readiness_tells_strangers_no_places(tmp_path: Path) -> None:
+    environ = settings(tmp_path, RECEIVER_ARCHIVE=f"{(tmp_path / 'nowhere').as_uri()}/at/all")
+    async with (
+        open_receiver(config.load(environ), environ, no_cut) as receiver,
+        stranger(receiver.app) as client,
+        asyncio.timeout(PATIENCE),
+    ):
+        while (answer := await client.get("/readyz")).status_code == 200:
+            pass
+    assert answer.json()["failing"] == {"archive": "The archive's bucket or folder does not exist."}
 
 
 def _data_dir(program: Program) -> str:

@@ -232,6 +232,13 @@ def test_what_is_no_request_is_refused_and_the_connection_ends(receiver: Receive
     assert len(statuses(came)) <= 1
 
 
+def test_a_thousand_requests_that_are_none_do_not_fill_the_log(receiver: Receiver) -> None:
+    before = len(receiver.program.lines)
+    for _ in range(1000):
+        exchanged(receiver, b"EHLO evil.example\r\n\r\n")
+    assert len(receiver.program.lines) - before < 50
+
+
 def smuggled(job_id: str) -> dict[str, bytes]:
     """Requests whose length two servers in a row may see differently; in the difference is a delivery."""
     inner = delivery(job_id)

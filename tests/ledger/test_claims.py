@@ -1,12 +1,15 @@
 """Who gets which job, and for how long."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from receiver.errors import ArchiveError, LedgerError
 from receiver.ledger import Claim, Ledger
 from receiver.states import State
-from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, claimed, delivery, history, the_job
+from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 
@@ -112,6 +115,26 @@ async def test_a_lease_ends_by_the_monotonic_clock_and_by_no_other(
     assert (await claimed(ledger)).job.attempts == 2
 
 
+async def test_a_lease_does_not_end_over_an_outcome_that_the_ledger_could_not_take(
+    ledger: Ledger, clock: Clock, monotonic: Clock, tmp_path: Path
+) -> None:
+    await ledger.record(delivery(deadline=NOW + HOUR))
+    claim = await claimed(ledger)
+    await ledger._writer._door.run(lambda db: db.execute("PRAGMA busy_timeout = 1"))
+    with file_of(tmp_path) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError):
+            await ledger.fetched(claim, IMAGE, "spool")
+        for each in (clock, monotonic):
+            each.forward(2 * HOUR)
+        other.execute("ROLLBACK")
+    # The rounds of the worker may come before its next attempt to record what it did.
+    await ledger.release_overdue_leases()
+    assert await ledger.expire() == []
+    assert await ledger.fetched(claim, IMAGE, "spool")
+    assert (await the_job(ledger)).state is State.FETCHED
+
+
 async def test_a_claim_that_is_given_back_was_never_taken(ledger: Ledger) -> None:
     await ledger.record(delivery())
     before = await ledger.job_with_history("job-1")
@@ -206,3 +229,51 @@ async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(tmp_path: 
     assert again.job.attempts == 1  # the one that was cut off is none
     assert again.holder != claim.holder
     await second.close()
+
+
+@asynccontextmanager
+async def served(folder: Path, clock: Clock) -> AsyncIterator[Ledger]:
+    """One life of a process on the ledger; closed at all events, for its thread would keep pytest alive."""
+    ledger = await Ledger.serve(folder, now=clock)
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def test_a_job_that_is_cut_off_again_and_again_lets_others_go_first_and_ends(
+    tmp_path: Path, clock: Clock
+) -> None:
+    waits = []
+    async with served(tmp_path, clock) as ledger:
+        await ledger.record(delivery("deadly", deadline=NOW + HOUR))
+        await claimed(ledger)
+    for _ in range(4):
+        async with served(tmp_path, clock) as ledger:
+            job = await the_job(ledger, "deadly")
+            waits.append((job.next_attempt_at or clock.now) - clock.now)
+            clock.forward(waits[-1])
+            assert (await claimed(ledger)).job.id == "deadly"
+    assert waits == [0, 0, 4 * SECOND, 8 * SECOND]
+
+    clock.forward(HOUR)
+    async with served(tmp_path, clock) as ledger:
+        assert await ledger.expire() == ["deadly"]
+        events = [event.event for event in await history(ledger, "deadly")]
+    assert events == ["received", *["cut_off"] * 5, "expired"]
+
+
+async def test_an_upload_s_wait_does_not_last_for_a_clock_that_was_set_while_nobody_looked(
+    tmp_path: Path, clock: Clock
+) -> None:
+    async with served(tmp_path, clock) as ledger:
+        for name, wait in (("long", 60 * SECOND), ("short", -HOUR + 2 * SECOND)):
+            await brought_to(ledger, State.FETCHED, name)
+            (claim,) = await ledger.claim_to_archive(1, lease=LEASE)
+            await ledger.retry_later(claim, clock.now + wait, ArchiveError("archive.unavailable"))
+    clock.forward(-HOUR)
+
+    async with served(tmp_path, clock) as ledger:
+        assert ids(await ledger.claim_to_archive(9, lease=LEASE)) == ["long"]
+        clock.forward(2 * SECOND)
+        assert ids(await ledger.claim_to_archive(9, lease=LEASE)) == ["short"]

@@ -22,6 +22,7 @@ from receiver.completion import Completion, Failure
 from receiver.errors import AuthError, FetchError, LedgerError, SpoolError
 from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission, queries
 from receiver.ledger.sqlite import sqlite3
+from receiver.schedule import UPLOAD_CEILING
 from receiver.states import MOVES, Event, Image, Job, State, Stored
 from tests.ledger.deeds import file_of, kept_totals, recounted_totals
 from tests.support.clock import HOUR, NOW, SECOND, Clock
@@ -137,8 +138,20 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = after
         self.monotonic.now = 0
         for job in self.jobs.values():
-            if job.holder is not None:  # an attempt that was cut off is none
-                job.holder, job.attempts = None, max(job.attempts - 1, 0)
+            if job.state is State.FETCHED and (job.waits_until or 0) > self.clock() + UPLOAD_CEILING:
+                job.waits_until = None
+            if job.holder is None:
+                continue
+            job.holder = None
+            before = job.events.count("cut_off")
+            if job.state is State.RECEIVED:
+                job.events.append("cut_off")
+                job.changed_at = self.clock()
+            if job.state is State.RECEIVED and before >= 2:
+                wait = min(SECOND * 2**before, 15 * MINUTE, (job.deadline - self.clock()) // 8)
+                job.waits_until = self.clock() + max(wait, SECOND)
+            else:  # an attempt that was cut off is none
+                job.attempts = max(job.attempts - 1, 0)
         self.open()
 
     # What comes from outside.

@@ -264,7 +264,7 @@ def do_everything(db: sqlite3.Connection) -> None:
     verbs.archived(tx, one, STORED, NOW)
     verbs.spool_lost(tx, two, "", NOW)
     verbs.release_overdue_leases(tx, 2)
-    verbs.release_all(tx)
+    verbs.release_all(tx, NOW)
     verbs.mark_at_risk(tx, ["job-9"], NOW)
     verbs.shift_waits(tx, 5, NOW)
     verbs.touch(tx)

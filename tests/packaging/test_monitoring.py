@@ -76,7 +76,8 @@ def test_each_alert_fires_when_it_should_and_none_for_a_receiver_that_is_well() 
     )
     assert done.returncode == 0, done.stdout + done.stderr
     suites = yaml.safe_load(tests.read_text())["tests"]
-    silent, fired = set(), set()
+    silent: set[str] = set()
+    fired: set[str] = set()
     for case in (case for suite in suites for case in suite["alert_rule_test"]):
         (fired if case["exp_alerts"] else silent).add(case["alertname"])
     assert fired == {rule["alert"] for rule in RULES}

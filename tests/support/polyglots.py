@@ -54,6 +54,15 @@ CONTENTS = {
     "script-upper": b"<SCRIPT\n>alert(1)</SCRIPT>",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
     "iframe": b"<iframe src=javascript:alert(1)>",
+    "img": b"<img src=x onerror=alert(1)>",
+    "body": b"<BODY onload=alert(1)>",
+    "video": b"<video/src=x onerror=alert(1)>",
+    "php-short": b"<?=`$_GET[0]`?>",
+    "php-open": b"<?\nsystem($_GET['c']);",
+    "jsp": b'<%Runtime.getRuntime().exec(request.getParameter("c"));%>',
+    "asp": b'<%@ Page Language="C#" %>',
+    "ssi": b'<!--#exec cmd="ls"-->',
+    "tar": b"ustar\x0000",
     "rar": b"Rar!\x1a\x07\x01\x00" + bytes(20),
     "7z": b"7z\xbc\xaf\x27\x1c\0\4" + bytes(24),
 }
@@ -141,7 +150,44 @@ def polyglots() -> list[Bad]:
         for place, put in PLACES.items()
         for name, content in CONTENTS.items()
     ]
-    return [*found, *_across_borders(), *_made_of_structure()]
+    return [*found, *_across_borders(), *_made_of_structure(), *_in_pixels()]
+
+
+def _in_pixels() -> Iterator[Bad]:
+    """Whole files in coded data, where their readers find them by the place alone."""
+    for name, hidden in HIDDEN_IN_PIXELS.items():
+        for place, put in PIXELS.items():
+            yield Bad(f"{place}-hold-{name}", put(hidden), REASON)
+    yield Bad("png-pixels-hold-a-pdf", _in_png_pixels(CONTENTS["pdf"]), REASON)
+
+
+def _in_png_pixels(content: bytes) -> bytes:
+    rows = content.ljust((1 + WIDTH * 3) * HEIGHT, b"\0")
+    lines = [rows[at : at + WIDTH * 3] for at in range(0, WIDTH * 3 * HEIGHT, WIDTH * 3)]
+    head, _, end = png_chunks(png())
+    return SIGNATURE + b"".join([head, chunk(b"IDAT", stored(b"".join(b"\0" + line for line in lines))), end])
+
+
+def _in_jpeg_scan(content: bytes) -> bytes:
+    return jpeg()[:-2] + content + jpeg()[-2:]
+
+
+def _in_webp_frame(content: bytes) -> bytes:
+    ((kind, frame),) = riff_parts(webp())
+    return riff((kind, frame + content))
+
+
+PIXELS: dict[str, Callable[[bytes], bytes]] = {
+    "jpeg-pixels": _in_jpeg_scan,
+    "webp-pixels": _in_webp_frame,
+    "png-pixels": _in_png_pixels,
+}
+HIDDEN_IN_PIXELS = {
+    "a-zip": a_zip(),
+    "a-zip-with-a-comment": a_zip()[:-2] + b"\x40\x9c" + bytes(40_000),
+    "a-zip-of-another-disk": a_zip()[:-18] + b"\1\0" + a_zip()[-16:],
+    "an-empty-zip": b"PK\x05\x06" + bytes(18),
+}
 
 
 def _across_borders() -> Iterator[Bad]:
@@ -223,7 +269,7 @@ def _innocents() -> Iterator[Good]:
     yield Good("png-cut-in-two", SIGNATURE + b"".join([head, *cut, *rest]), "png")
     yield Good("jpeg-thumbnail", _in_jpeg(0xE1, b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")(jpeg()), "jpeg")
     # In pixels the short marks stand by chance, and the long ones would have to be searched for in vain.
-    pixels = b"".join(b"\0" + b"PK\x05\x06<script>%PDF-".ljust(WIDTH * 3, b"\0") for _ in range(HEIGHT))
+    pixels = b"".join(b"\0" + b"PK\x05\x06<script>".ljust(WIDTH * 3, b"\0") for _ in range(HEIGHT))
     head, _, end = png_chunks(png())
     yield Good("png-pixels", SIGNATURE + b"".join([head, chunk(b"IDAT", stored(pixels)), end]), "png")
     yield Good("jpeg-pixels", _with_coded(jpeg(), b"PK\x05\x06"), "jpeg")

@@ -93,6 +93,8 @@ class Program:
 
     def __init__(self, name: str, arguments: Sequence[str], folder: Path, values: Mapping[str, str]) -> None:
         self.name = name
+        self.folder = folder
+        self.values = values
         self.lines: list[str] = []
         self._said = threading.Condition()
         self._silent = 0
@@ -224,6 +226,11 @@ class Receiver(httpx.Client):
         self.program = program
         self.address = address
         self.port = int(address.rsplit(":", 1)[1])
+
+    @property
+    def data_dir(self) -> Path:
+        """Its data directory, as its settings name it."""
+        return self.program.folder / self.program.values["RECEIVER_DATA_DIR"]
 
     @property
     def webhook(self) -> str:

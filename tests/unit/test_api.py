@@ -17,11 +17,12 @@ from starlette.types import Message
 
 from receiver.api import Api, Check, RequireToken
 from receiver.archive import open_archive
-from receiver.completion import Completion
+from receiver.completion import Completion, Failure
 from receiver.errors import BodyError, ReceiverError
 from receiver.ledger import Delivery, Ledger, Submission
 from receiver.problem import for_no_route, for_our_error
 from receiver.refusals import Refusals
+from receiver.seats import Seats
 from receiver.states import Image, Stored
 from tests.support.clock import NOW, Clock
 
@@ -49,7 +50,14 @@ async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
 async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api]:
     archive = open_archive((tmp_path / "archive").as_uri())
     yield Api(
-        ledger, archive, timedelta(minutes=10), clock, asyncio.Event(), [Check("well", well)], Refusals()
+        ledger,
+        archive,
+        timedelta(minutes=10),
+        clock,
+        asyncio.Event(),
+        [Check("well", well)],
+        Refusals(),
+        Seats(10),
     )
     await archive.aclose()
 
@@ -200,3 +208,123 @@ async def test_a_body_that_is_cut_short_is_refused_and_nothing_is_announced(api:
 
     assert caught.value.reason == "body.cut_short"
     assert await ledger.job("cut") is None
+
+
+async def test_a_body_that_does_not_come_is_given_up(api: Api, ledger: Ledger) -> None:
+    messages: Iterator[Message] = iter(
+        [{"type": "http.request", "body": b'{"id": "slow"', "more_body": True}]
+    )
+
+    async def receive() -> Message:
+        for message in messages:
+            return message
+        return await asyncio.Future()
+
+    scope = {"type": "http", "method": "POST", "path": "/jobs", "query_string": b"", "headers": []}
+
+    with pytest.raises(BodyError) as caught:
+        await replace(api, body_seconds=0.01).announce(Request(scope, receive))
+
+    assert caught.value.reason == "body.too_slow"
+    assert await ledger.job("slow") is None
+
+
+# ETags, and waiting
+
+
+async def test_an_answer_that_the_client_has_is_not_sent_again(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    await ledger.expect(Submission("job"))
+    first = await client.get("/jobs/job")
+    tag = first.headers["etag"]
+    assert first.headers["cache-control"] == "private, no-cache"
+
+    for known in (tag, f"W/{tag}", f'"other", {tag}', "*"):
+        answer = await client.get("/jobs/job", headers={"If-None-Match": known})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", tag)
+        assert answer.headers["cache-control"] == "private, no-cache"
+    for known in ('"other"', tag.strip('"'), ""):
+        answer = await client.get("/jobs/job", headers={"If-None-Match": known})
+        assert (answer.status_code, answer.content) == (200, first.content)
+
+
+async def test_every_change_of_what_is_shown_changes_the_tag(
+    client: httpx.AsyncClient, ledger: Ledger, clock: Clock
+) -> None:
+    tags = []
+
+    async def look() -> None:
+        answer = await client.get("/jobs/job")
+        tags.append(answer.headers["etag"])
+        again = await client.get("/jobs/job")
+        assert again.headers["etag"] == tags[-1]
+
+    await ledger.expect(Submission("job"))
+    await look()
+    await ledger.expect(Submission("job", "a ref"))  # no line of the history, and no other time
+    await look()
+    await ledger.record(Delivery(Completion("job", "https://images.example/x.png"), b"{}", NOW + 1000))
+    await look()
+    (claim,) = await ledger.claim_to_fetch(1, again=1, lease=1000)  # an attempt more
+    await look()
+    await ledger.release(claim)
+    await ledger.record(Delivery(Completion("job", "https://images.example/y.png"), b"{}", NOW + 1000))
+    await look()  # a line of the history, and nothing else
+    assert len(set(tags)) == len(tags)
+
+
+async def test_who_says_what_it_has_waits_until_there_is_something_else(api: Api, ledger: Ledger) -> None:
+    await ledger.expect(Submission("job"))
+    stopping = Watched()
+    async with client_of(replace(api, stopping=stopping)) as client:
+        tag = (await client.get("/jobs/job")).headers["etag"]
+        waiting = asyncio.create_task(
+            client.get("/jobs/job", params={"wait": "60"}, headers={"If-None-Match": tag})
+        )
+        await asyncio.wait_for(stopping.awaited.wait(), 30)
+        await ledger.record(Delivery(Completion("job", "https://images.example/x.png"), b"{}", NOW + 1000))
+        answer = await asyncio.wait_for(waiting, 30)
+    assert (answer.status_code, answer.json()["state"]) == (200, "received")
+    assert answer.headers["etag"] != tag
+
+
+async def test_a_wait_in_vain_for_something_else_ends_with_304(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    await ledger.expect(Submission("job"))
+    tag = (await client.get("/jobs/job")).headers["etag"]
+    answer = await client.get("/jobs/job", params={"wait": "0.05"}, headers={"If-None-Match": tag})
+    assert answer.status_code == 304
+
+
+@pytest.mark.usefixtures("archived")
+async def test_who_has_the_end_already_does_not_wait_for_another(client: httpx.AsyncClient) -> None:
+    tag = (await client.get("/jobs/kept")).headers["etag"]
+    answer = client.get("/jobs/kept", params={"wait": "60"}, headers={"If-None-Match": tag})
+    assert (await asyncio.wait_for(answer, 30)).status_code == 304
+
+
+async def test_those_who_wait_ask_the_ledger_only_when_their_job_changed(api: Api, ledger: Ledger) -> None:
+    crowd = 300
+    for job_id in ("job", "other"):
+        await ledger.expect(Submission(job_id))
+    stopping = Watched()
+    patient = replace(api, stopping=stopping, seats=Seats(crowd))
+    async with client_of(patient) as client:
+        waiting = [asyncio.create_task(client.get("/jobs/job", params={"wait": "60"})) for _ in range(crowd)]
+        before = ledger.questions
+        async with asyncio.timeout(60):
+            while ledger.questions - before < crowd:
+                await stopping.awaited.wait()
+                await asyncio.sleep(0)
+        before = ledger.questions
+        for _ in range(50):
+            await ledger.expect(Submission("other"))
+        assert ledger.questions == before
+        await ledger.record(
+            Delivery(Completion("job", None, failure=Failure("provider.job_failed", "x")), b"{}", NOW)
+        )
+        answers = await asyncio.wait_for(asyncio.gather(*waiting), 60)
+    assert {answer.json()["state"] for answer in answers} == {"failed"}
+    assert ledger.questions - before <= 2

@@ -22,6 +22,7 @@ ROOMS = (
     "view",
     "problem",
     "refusals",
+    "seats",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",
@@ -32,7 +33,9 @@ ROOMS = (
     "spool",
     "ximilar",
     # The ways in and through.
+    "submitting",
     "query",
+    "feed",
     "intake",
     "gate",
     "stage",
@@ -43,6 +46,8 @@ ROOMS = (
     "reconcile",
     "page",
     "metrics",
+    "openapi",
+    "stream",
     "api",
     # What puts it together, and what people type.
     "logs",
@@ -81,6 +86,7 @@ OWNERS = {
     "httpcore": {"receiver.fetch"},
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
+    "standardwebhooks": {"receiver.notify"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 
@@ -119,7 +125,8 @@ def test_every_module_has_its_place_in_the_order() -> None:
 def test_a_room_imports_only_rooms_above_it(module: str) -> None:
     own = room(module)
     if own is None:
-        assert list(imports(module)) == []
+        # What programs of others may ask the package for is loaded then, and not with the package.
+        assert {name.split(".")[0] for name in imports(module, at_load_only=True)} <= {"importlib", "typing"}
         return
     known = {other for name in imports(module) if (other := room(name))} - {own}
     assert known <= set(ROOMS[: ROOMS.index(own)])

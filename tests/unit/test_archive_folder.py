@@ -19,6 +19,7 @@ from receiver.archive.folder import FolderArchive, metadata_path
 from receiver.archive.metadata import decode, decode_all, encode
 from receiver.errors import ArchiveError, ConfigError, SpoolError
 from receiver.states import Image, Stored
+from tests.support.disk import can_mount, tmpfs
 from tests.support.items import spooled
 
 OTHER_DISK = Path("/dev/shm")
@@ -113,6 +114,20 @@ async def test_the_same_image_twice_is_one_success(archive: Archive, root: Path,
     first = await archive.put(spooled(spool, "a.png", b"bytes"))
     assert await archive.put(spooled(spool, "a.png", b"bytes")) == first
     assert files(root) == [".a.png.json", "a.png"]
+
+
+async def test_a_spooled_file_that_is_lost_after_it_was_put_is_a_success(
+    archive: Archive, root: Path, spool: Path
+) -> None:
+    item = spooled(spool, "a.png", b"bytes")
+    first = await archive.put(item)
+    metadata_path(root / "a.png").unlink()  # a crash may have come before this was written
+    item.path.unlink()
+    assert await archive.put(item) == first
+    assert files(root) == [".a.png.json", "a.png"]
+    (root / "a.png").write_bytes(b"other")
+    with pytest.raises(SpoolError, match=r"^spool\.lost"):
+        await archive.put(item)
 
 
 async def test_an_image_whose_metadata_was_cut_off_by_a_crash_gets_it_again(
@@ -277,6 +292,51 @@ async def test_a_folder_that_went_away_is_not_made_anew_by_a_put(
         await archive.put(spooled(spool, "a.png"))
     assert (caught.value.reason, caught.value.pause) == ("archive.no_bucket", True)
     assert not root.exists()
+
+
+async def test_a_folder_that_went_away_is_not_made_anew_by_a_probe_either(
+    archive: Archive, root: Path
+) -> None:
+    root.rename(root.with_name("away"))
+    with pytest.raises(ArchiveError, match=r"^archive\.no_bucket"):
+        await archive.probe()
+    assert not root.exists()
+    root.with_name("away").rename(root)
+    await archive.probe()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+async def test_where_images_were_put_before_a_folder_that_is_gone_or_empty_is_no_archive(
+    root: Path, spool: Path, *, empty: bool
+) -> None:
+    if empty:
+        root.mkdir()
+    archive = open_archive(root.as_uri(), used=True)
+    with pytest.raises(ArchiveError, match=r"^archive\.no_bucket"):
+        await archive.probe()
+    assert root.exists() is empty
+    root.mkdir(exist_ok=True)
+    (root / "2026").mkdir()
+    await archive.probe()
+    await archive.put(spooled(spool, "2026/a.png"))
+    await archive.aclose()
+
+
+async def test_a_file_system_that_is_mounted_no_more_takes_nothing(root: Path, spool: Path) -> None:
+    if not can_mount():
+        return
+    root.mkdir()
+    archive = open_archive(root.as_uri())
+    with tmpfs(root, 1 << 20):
+        await archive.probe()
+        await archive.put(spooled(spool, "a.png"))
+    for attempt in (archive.put(spooled(spool, "b.png")), archive.probe()):
+        with pytest.raises(ArchiveError, match=r"^archive\.no_bucket"):
+            await attempt
+    with tmpfs(root, 1 << 20):
+        await archive.probe()
+    assert list(root.iterdir()) == []
+    await archive.aclose()
 
 
 async def test_a_file_where_a_folder_must_be_is_named(archive: Archive, root: Path, spool: Path) -> None:

@@ -104,6 +104,17 @@ WRONG: dict[str, tuple[str, ...]] = {
     "RECEIVER_ADOPT": ("canary", "yes", "1"),
     "RECEIVER_CONFIRM": ("canary",),
     "RECEIVER_NOTIFY_URL": ("canary", "mailto:canary"),
+    "RECEIVER_NOTIFY_SECRET": (
+        "canary",
+        "whsec_",
+        "whsec_canary",
+        "whsec_canary!" + "A" * 25,
+        "whsec_canarÿ" + "A" * 26,
+        "whsec_canary" + "A" * 22,
+        "whsec_canary" + "A" * 82,
+        "canary" + "A" * 26,
+        "whsk_canary" + "A" * 26,
+    ),
     "RECEIVER_PUBLIC_URL": ("canary",),
     "RECEIVER_PORT": ("canary", "-1", "65536", "80.5"),
     "RECEIVER_LOG": ("canary", "JSON"),
@@ -235,11 +246,11 @@ def test_secrets_show_nowhere_in_a_configuration() -> None:
             "RECEIVER_SIGNING_KEYS": "canary-c",
             "RECEIVER_API_TOKENS": "canary-d,canary-e",
             "XIMILAR_API_TOKEN": "canary-f",
-            "RECEIVER_NOTIFY_SECRET": "canary-g",
+            "RECEIVER_NOTIFY_SECRET": "whsec_canary" + "A" * 26,
         }
     )
     assert config.notify_secret is not None
-    assert config.notify_secret.get_secret_value() == "canary-g"
+    assert config.notify_secret.get_secret_value().startswith("whsec_canary")
     for shown in (str(config), repr(config), config.model_dump_json(), str(config.model_dump())):
         assert "canary" not in shown
         assert "X-Secret" in shown

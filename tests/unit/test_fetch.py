@@ -224,6 +224,15 @@ async def sends_endless_headers(peer: Peer) -> None:
     await peer.send_forever(b"X: y\r\n" * 1000)
 
 
+async def says_103_forever(peer: Peer) -> None:
+    await peer.send_forever(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 1000)
+
+
+async def sends_endless_chunks_of_a_byte(peer: Peer) -> None:
+    await peer.send(CHUNKED)
+    await peer.send_forever(b"1\r\na\r\n" * 1000)
+
+
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -235,6 +244,8 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         (sends_an_endless_chunk_extension, "fetch.protocol"),
         (sends_an_endless_header, "fetch.protocol"),
         (sends_endless_headers, "fetch.protocol"),
+        (says_103_forever, "fetch.protocol"),
+        (sends_endless_chunks_of_a_byte, "fetch.protocol"),
         (says(answer(BODY, length=len(BODY) + 1)), "fetch.cut_short"),
         (says(answer(BODY, length=0)), "fetch.empty"),
         (says(answer(b"")), "fetch.empty"),
@@ -265,6 +276,13 @@ async def test_a_broken_answer_has_its_reason_and_leaves_no_file(
         assert all(peer.sent < 32 * 1024 * 1024 for peer in server.peers)
 
 
+async def test_a_long_body_in_chunks_as_servers_make_them_is_taken(into: Path) -> None:
+    chunks = [b"100\r\n" + bytes(256) + b"\r\n"] * 2000
+    answered = says(CHUNKED, *chunks, b"0\r\n\r\n")
+    async with serve(answered) as server, fetcher(limits(max_bytes=1024 * 1024)) as subject:
+        assert (await subject.fetch(server.url, into)).bytes == 512_000
+
+
 async def test_what_stands_behind_the_declared_length_is_not_read(into: Path) -> None:
     async with serve(says(answer(BODY, length=100))) as server, fetcher() as subject:
         assert (await subject.fetch(server.url, into)).bytes == 100
@@ -290,15 +308,11 @@ async def drips_its_head(peer: Peer) -> None:
     await peer.drip(b"X-%d: y\r\n" % n for n in itertools.count())
 
 
-async def says_103_forever(peer: Peer) -> None:
-    await peer.send_forever(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n")
-
-
 async def says_nothing(peer: Peer) -> None:
     await peer.stall()
 
 
-@pytest.mark.parametrize("behaviour", [drips_its_head, says_103_forever, says_nothing])
+@pytest.mark.parametrize("behaviour", [drips_its_head, says_nothing])
 async def test_a_head_that_does_not_come_is_given_up(into: Path, behaviour: Behaviour) -> None:
     async with serve(behaviour) as server:
         error = await refusal(server.url, into, limits(answer_seconds=0.1))
@@ -320,7 +334,7 @@ async def test_a_body_that_stalls_is_given_up(into: Path) -> None:
         assert (await refusal(server.url, into, limits(idle_seconds=0.1))).reason == "fetch.timeout"
 
 
-@pytest.mark.parametrize("behaviour", [drips_its_head, says_103_forever, drips_its_body, stalls_in_its_body])
+@pytest.mark.parametrize("behaviour", [drips_its_head, drips_its_body, stalls_in_its_body])
 async def test_the_total_time_bounds_it_whatever_the_other_limits_are(
     into: Path, behaviour: Behaviour
 ) -> None:

@@ -41,6 +41,7 @@ LOOPBACK = (ip_network("127.0.0.1/32"),)
         "2a00:1450::1",
         "::ffff:93.184.216.34",
         "64:ff9b::93.184.216.34",
+        "2606:4700::5efe:93.184.216.34",
     ],
 )
 def test_public_addresses_pass(address: str) -> None:
@@ -87,6 +88,9 @@ def test_public_addresses_pass(address: str) -> None:
         *["::127.0.0.1", "::93.184.216.34", "::ffff:0:127.0.0.1", "::ffff:0:93.184.216.34"],
         *["64:ff9b::127.0.0.1", "64:ff9b::169.254.169.254", "64:ff9b::10.0.0.1", "64:ff9b:1::1"],
         *["64:ff9b:1::93.184.216.34", "2606:4700::5efe:127.0.0.1", "2606:4700::200:5efe:10.0.0.1"],
+        # Special prefixes with the interface id of an ISATAP tunnel to a public address.
+        *["2002:7f00:1::5efe:808:808", "2002:a00:1::200:5efe:808:808", "2001:db8::5efe:808:808"],
+        *["2001:0:7f00:1:0:5efe:808:808", "2620:4f:8000::5efe:808:808", "3fff::5efe:1.1.1.1"],
         # Zone ids, and what is no address.
         *["fe80::1%eth0", "fe80::1%2", "::1%1", f"{PUBLIC_6}%eth0"],
         *[

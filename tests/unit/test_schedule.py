@@ -80,3 +80,10 @@ def test_what_the_host_asked_for_is_honoured_within_half_the_time_left(
 def test_a_host_that_asks_for_less_is_not_asked_sooner() -> None:
     without = schedule.fetch_again_at(NOW, 5, NOW + 24 * HOUR, lambda: 0.5)
     assert schedule.fetch_again_at(NOW, 5, NOW + 24 * HOUR, lambda: 0.5, 0.0) == without
+
+
+def test_an_attempt_that_ends_with_the_process_is_none_until_that_happens_again_and_again() -> None:
+    waits = [schedule.cut_off_again_at(0, before, 24 * HOUR) for before in (0, 1, 2, 3, 9, 10, 999)]
+    assert waits == [None, None, 4 * SECOND, 8 * SECOND, 512 * SECOND, 900 * SECOND, 900 * SECOND]
+    assert schedule.cut_off_again_at(0, 9, 80 * SECOND) == 10 * SECOND
+    assert schedule.cut_off_again_at(NOW, 9, NOW - HOUR) == NOW + SECOND

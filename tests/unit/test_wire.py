@@ -24,17 +24,33 @@ async def slow(request: Request) -> Response:
     return PlainTextResponse(await request.body() or "empty")
 
 
+async def large(request: Request) -> Response:
+    """Answers with so many bytes."""
+    return PlainTextResponse(bytes(int(request.path_params["size"])))
+
+
 @asynccontextmanager
 async def door(
-    *, head: float = NEVER, idle: float = NEVER, connections: int | None = None
+    *,
+    head: float = NEVER,
+    idle: float = NEVER,
+    take: float = NEVER,
+    connections: int | None = None,
+    lost: asyncio.Event | None = None,
 ) -> AsyncIterator[int]:
-    """A server with these patiences; gives its port."""
+    """A server with these patiences; gives its port, and sets ``lost`` when a connection is gone."""
 
     class Protocol(ImpatientProtocol):
         head_seconds = head
         idle_seconds = idle
+        take_seconds = take
 
-    app = Starlette(routes=[Route("/", slow, methods=["GET", "POST"])])
+        def connection_lost(self, exc: Exception | None) -> None:
+            super().connection_lost(exc)
+            if lost is not None:
+                lost.set()
+
+    app = Starlette(routes=[Route("/", slow, methods=["GET", "POST"]), Route("/large/{size}", large)])
     config = uvicorn.Config(
         app,
         http=Protocol,
@@ -47,6 +63,9 @@ async def door(
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_SNDBUF, 4096
+        )  # a kernel that holds little for a peer
         await server.startup([listener])
         try:
             yield listener.getsockname()[1]
@@ -115,3 +134,31 @@ async def test_silent_connections_make_room_for_those_who_speak() -> None:
         assert (await served[0].readuntil(b"empty")).startswith(b"HTTP/1.1 200")
         for _, writer in (*silent, served, again):
             writer.close()
+
+
+@pytest.mark.parametrize(
+    ("size", "take", "idle"),
+    [(8_000_000, 0.05, NEVER), (60_000, NEVER, 0.05)],
+    ids=["more-is-to-be-sent", "the-next-head-is-awaited"],
+)
+async def test_a_peer_that_does_not_take_its_answer_is_not_waited_for(
+    size: int, take: float, idle: float
+) -> None:
+    lost = asyncio.Event()
+    async with door(lost=lost, take=take, idle=idle) as port:
+        with socket.socket() as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            peer.connect(("127.0.0.1", port))
+            peer.sendall(b"GET /large/%d HTTP/1.1\r\nHost: r\r\n\r\n" % size)
+            await asyncio.wait_for(lost.wait(), WITHIN)
+
+
+async def test_a_slow_peer_that_takes_its_answer_has_the_time_that_it_needs() -> None:
+    async with door(take=0.3) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=4096)
+        writer.write(b"GET /large/8000000 HTTP/1.1\r\nHost: r\r\nConnection: close\r\n\r\n")
+        taken = 0
+        while came := await asyncio.wait_for(reader.read(4096), WITHIN):
+            taken += len(came)
+        assert taken > 8_000_000
+        writer.close()

@@ -1,0 +1,324 @@
+"""``receiver submit``: images to the provider, and what becomes of them."""
+
+import asyncio
+import contextlib
+import os
+import re
+import shlex
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from receiver import config as settings
+from receiver import submitting, tables, view
+from receiver.errors import InvalidRequestError, ProviderError
+from receiver.sender import is_ref
+from receiver.states import FINAL, Job, State
+from receiver.submitting import Fate, Item, Options, Outcome, Submitter
+from receiver.ximilar import ImageFormat, Mode, ModelType
+
+_RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")
+_SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
+
+MOST_REASONS = 10
+"""Errors that are told in full; the rest stand in the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What was asked for, beside the images and their options."""
+
+    items: Sequence[Item]
+    options: Options
+    rate: float | None
+    wait: bool
+    as_json: bool
+    list_name: str | None
+    go_on: str | None
+    """The command that goes on with the list; ``None`` where there is no list."""
+
+
+def submit(
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGE]...", help="URLs or files.", show_default=False)
+    ] = None,
+    *,
+    scale: Annotated[int, typer.Option(metavar="2|4|8", help="How many times larger each side.")] = 2,
+    model: Annotated[ModelType | None, typer.Option(help="Else the provider's default.")] = None,
+    mode: Annotated[Mode | None, typer.Option(help="Else the provider's default.")] = None,
+    format: Annotated[ImageFormat | None, typer.Option(help="Of the results.")] = None,  # noqa: A002 - the option's name
+    quality: Annotated[
+        int | None, typer.Option(min=1, max=100, help="Of the results; with --format.")
+    ] = None,
+    no_tune_colors: Annotated[
+        bool, typer.Option("--no-tune-colors", help="Leave the results' colours as they come.")
+    ] = False,
+    ref: Annotated[str | None, typer.Option(help="Your own reference, kept on the jobs.")] = None,
+    from_file: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="FILE", help="A list of URLs, a line each: URL, or URL<TAB>REF."),
+    ] = None,
+    list_name: Annotated[
+        str | None, typer.Option(help="What the list is known by, instead of where it lies.")
+    ] = None,
+    again: Annotated[bool, typer.Option("--again", help="Submit all of the list anew.")] = False,
+    rate: Annotated[
+        str | None, typer.Option(metavar="N/s", help="At most so many a second (or N/m, N/h).")
+    ] = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Until all jobs have ended.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Submit images to the provider, which will call this receiver with each result.
+
+    A list goes on where it stopped: the same command again submits only what no earlier one has.
+    """
+    if scale not in (2, 4, 8):
+        raise typer.BadParameter("--scale is 2, 4 or 8")
+    options = Options(scale, model, mode, format, quality, False if no_tune_colors else None)  # type: ignore[arg-type] # judged above
+    if quality is not None and format is None:
+        raise typer.BadParameter("--quality needs --format")
+    if ref is not None and not is_ref(ref):
+        raise typer.BadParameter("--ref is 1 to 200 printable ASCII characters")
+    if not images and from_file is None:
+        raise typer.BadParameter("name an image, or a list with --from")
+    name = None
+    if from_file is not None:
+        name = list_name or submitting.name_of(from_file)
+        if again:
+            name = submitting.named_again(name, datetime.now(UTC))
+    try:
+        items = submitting.prepare(images or [], options, ref=ref, from_file=from_file, list_name=name)
+    except InvalidRequestError as error:
+        _say(error.detail)
+        raise typer.Exit(1) from None
+    asked = _Asked(
+        items=items,
+        options=options,
+        rate=_rate(rate),
+        wait=wait,
+        as_json=as_json,
+        list_name=name,
+        go_on=None if name is None else _go_on(name if again else None),
+    )
+    if again and asked.go_on is not None:
+        _say(f"should this be interrupted, {asked.go_on} goes on")
+    if not asyncio.run(_until_signal(asked)):
+        raise typer.Exit(1)
+
+
+async def _until_signal(asked: _Asked) -> bool:
+    """Does it, and gives whether all of it was done. The first signal ends it in order, a second at once."""
+    stopping = asyncio.Event()
+    work = asyncio.create_task(_submit(asked, stopping))
+
+    def stop() -> None:
+        if stopping.is_set():
+            work.cancel()
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    try:
+        return await work
+    except asyncio.CancelledError:
+        _say("cut off; what was under way is open in the ledger, and is looked for before it is sent again")
+        return False
+
+
+async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
+    config = settings.load(settings.environment(os.environ, Path(".env")))
+    async with submitting.submitting(
+        config,
+        asked.options,
+        list_name=asked.list_name,
+        rate=asked.rate,
+        stopping=stopping,
+        notice=_each_once(),
+    ) as submitter:
+        show = _line if not asked.as_json and not Console().is_terminal else _nothing
+        with _progress("submitted", len(asked.items), least=2) as moved:
+
+            def told(outcome: Outcome) -> None:
+                moved(1)
+                if not asked.wait:
+                    show(outcome)
+
+            outcomes = await submitting.submit_all(submitter, asked.items, told)
+        if asked.wait:
+            outcomes = await _follow(submitter, outcomes, show)
+    _end(asked, outcomes)
+    return all(map(_archived if asked.wait else _done, outcomes))
+
+
+async def _follow(
+    submitter: Submitter, outcomes: Sequence[Outcome], show: Callable[[Outcome], None]
+) -> list[Outcome]:
+    """Waits for the ends of the jobs, and shows each as it comes, and at last those that have none."""
+    of_job = {outcome.id: outcome for outcome in outcomes if outcome.id is not None}
+    shown = set()
+
+    with _progress("ended", len(of_job)) as moved:
+
+        def told(jobs: Sequence[Job]) -> None:
+            for job in jobs:
+                if job.state in FINAL:
+                    moved(1)
+                    show(replace(of_job[job.id], job=job))
+                    shown.add(job.id)
+
+        found = await submitting.follow(submitter.ledger, outcomes, told, until=submitter.stopping)
+    for outcome in found:
+        if outcome.id not in shown:
+            show(outcome)
+    return found
+
+
+def _done(outcome: Outcome) -> bool:
+    return outcome.id is not None
+
+
+def _archived(outcome: Outcome) -> bool:
+    return outcome.job is not None and outcome.job.state is State.ARCHIVED
+
+
+def _rate(text: str | None) -> float | None:
+    if text is None:
+        return None
+    match = _RATE.fullmatch(text.strip())
+    if match is None or not float(match[1]):
+        raise typer.BadParameter("--rate is a number such as 2/s, 30/m or 100/h")
+    return float(match[1]) / _SECONDS[match[2]]
+
+
+def _go_on(name: str | None) -> str:
+    if name is None:
+        return "the same command"
+    return f"the same command with --list-name {shlex.quote(name)} instead of --again"
+
+
+@contextlib.contextmanager
+def _progress(what: str, total: int, *, least: int = 1) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal, where there are so many at least."""
+    console = Console(stderr=True)
+    if total < least or not console.is_terminal:
+        yield lambda _: None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda by: progress.advance(task, by)
+
+
+def _each_once() -> Callable[[ProviderError], None]:
+    """Tells what is being waited out, once for each reason."""
+    told: set[str] = set()
+
+    def notice(error: ProviderError) -> None:
+        if error.reason not in told:
+            told.add(error.reason)
+            _say(f"waiting: {error.detail}")
+
+    return notice
+
+
+def _nothing(_: Outcome) -> None:
+    """Shows nothing yet: a table or JSON follows."""
+
+
+def _line(outcome: Outcome) -> None:
+    print("\t".join(tables.safe(cell) for cell in _row(outcome)), flush=True)  # noqa: T201 - a command's output
+
+
+def _row(outcome: Outcome) -> Sequence[str]:
+    """Id, ref, state, image, and why."""
+    return outcome.id or "", outcome.ref or "", _state(outcome), outcome.image, _why(outcome)
+
+
+def _state(outcome: Outcome) -> str:
+    """The job's state; where there is no job, what became of the image."""
+    if outcome.job is not None:
+        return outcome.job.state.value
+    return State.SUBMITTED.value if outcome.id is not None else outcome.fate.value
+
+
+def _why(outcome: Outcome) -> str:
+    if outcome.error is not None:
+        return outcome.error.reason
+    if outcome.job is not None and outcome.job.problem is not None:
+        return outcome.job.problem.reason
+    return "already submitted" if outcome.fate is Fate.KNOWN else ""
+
+
+def _end(asked: _Asked, outcomes: Sequence[Outcome]) -> None:
+    if asked.as_json:
+        tables.print_json({"jobs": [_document(outcome) for outcome in outcomes]})
+    else:
+        _table(outcomes)
+    reasons = dict.fromkeys(f"{o.image}: {o.error.detail}" for o in outcomes if o.error is not None)
+    for reason in list(reasons)[:MOST_REASONS]:
+        _say(reason)
+    fates = Counter(outcome.fate for outcome in outcomes)
+    if fates[Fate.OPEN] or fates[Fate.UNSENT]:
+        _say(_left(asked, fates))
+
+
+def _left(asked: _Asked, fates: Counter[Fate]) -> str:
+    """One line on what is not done, and how to go on."""
+    done = fates[Fate.SUBMITTED] + fates[Fate.KNOWN]
+    parts = [f"{done} of {fates.total()} are submitted"]
+    if fates[Fate.REFUSED]:
+        parts.append(f"{fates[Fate.REFUSED]} refused")
+    if fates[Fate.OPEN]:
+        parts.append(
+            f"{fates[Fate.OPEN]} open: the provider may have taken them, and they are looked for later"
+        )
+    if fates[Fate.UNSENT]:
+        parts.append(f"{fates[Fate.UNSENT]} not begun")
+    return "; ".join([*parts, f"{asked.go_on} goes on from here"] if asked.go_on else parts)
+
+
+def _document(outcome: Outcome) -> dict[str, Any]:
+    error: dict[str, Any] | None = None
+    if outcome.error is not None:
+        error = {"reason": outcome.error.reason, "detail": outcome.error.detail}
+    elif outcome.job is not None and outcome.job.problem is not None:
+        problem = outcome.job.problem
+        error = {"reason": problem.reason, "detail": problem.detail, "at": view.time(problem.at)}
+    return {
+        "id": outcome.id,
+        "ref": outcome.ref,
+        "state": _state(outcome),
+        "image": outcome.image,
+        "already": outcome.fate is Fate.KNOWN,
+        "error": error,
+    }
+
+
+def _table(outcomes: Sequence[Outcome]) -> None:
+    console = Console()
+    if not console.is_terminal:
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("job", "ref", "state", "image", "reason"):
+        table.add_column(name, no_wrap=name in ("job", "state"), overflow="ellipsis")
+    for outcome in outcomes:
+        cells = [Text(tables.safe(cell)) for cell in _row(outcome)]
+        with contextlib.suppress(ValueError):
+            cells[2].stylize(tables.COLOURS[State(_state(outcome))])
+        table.add_row(*cells)
+    console.print(table)
+
+
+def _say(message: str) -> None:
+    print(f"receiver: {tables.safe(message)}", file=sys.stderr)  # noqa: T201 - for whoever typed the command

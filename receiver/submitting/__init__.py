@@ -1,0 +1,25 @@
+"""Submits images to the provider, each once as far as that can be known, and notes them in the ledger."""
+
+from receiver.submitting.images import ImageLike, Item, Options, read_list
+from receiver.submitting.run import follow, name_of, named_again, prepare, submit, submit_all, submitting
+from receiver.submitting.submitter import PATIENCE, Fate, Outcome, Pace, Submitter, settle
+
+__all__ = [
+    "PATIENCE",
+    "Fate",
+    "ImageLike",
+    "Item",
+    "Options",
+    "Outcome",
+    "Pace",
+    "Submitter",
+    "follow",
+    "name_of",
+    "named_again",
+    "prepare",
+    "read_list",
+    "settle",
+    "submit",
+    "submit_all",
+    "submitting",
+]

@@ -1,0 +1,376 @@
+"""Submits one image after the other, each exactly once as far as that can be known.
+
+A submission is billed, and cannot be taken back. So before anything is sent, the ledger durably holds what is
+about to be; and where the answer was lost, the provider is asked for the job before it is asked for another.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+
+from receiver.errors import (
+    InvalidRequestError,
+    LedgerError,
+    NoCreditsError,
+    ProviderError,
+    RateLimitedError,
+    ReceiverError,
+    TokenRefusedError,
+    UnavailableError,
+)
+from receiver.ledger import Intent, Ledger, wall_clock
+from receiver.sender import SUBMISSION_HEADER
+from receiver.states import Job
+from receiver.submitting.envelope import Envelope
+from receiver.submitting.images import Item, Options
+from receiver.ximilar import Report, Ximilar
+
+PATIENCE = timedelta(minutes=5)
+"""How long one image waits for a provider that is away or asks to slow down."""
+
+LAG = timedelta(seconds=10)
+"""Between two answers that there is no such job, before both are believed: a list may lag, and a server that
+we gave up on may still be at work."""
+
+LONG_AGO = timedelta(minutes=20)
+"""After which one such answer is believed: longer than the provider's client ever waits for an answer."""
+
+FIRST_WAIT = 0.5
+LONGEST_WAIT = 30.0
+"""Seconds to wait where the provider does not say for how long; doubled each time."""
+
+MOST_OPEN = 1000
+"""Open submissions that are looked at in one go."""
+
+_PASSING = (RateLimitedError, UnavailableError)
+
+
+class Fate(StrEnum):
+    """What became of an image."""
+
+    SUBMITTED = "submitted"
+    """The provider has taken it, and the ledger has its job."""
+    KNOWN = "known"
+    """So it had in an earlier run."""
+    REFUSED = "refused"
+    """It was certainly not taken."""
+    OPEN = "open"
+    """It may have been taken. The ledger remembers it, and `settle` or the next run finds out."""
+    UNSENT = "unsent"
+    """The run ended before its turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of an image.
+
+    Attributes:
+        image: as it was named.
+        ref: the submitter's own reference.
+        fate: see `Fate`.
+        id: the provider's id of the job.
+        error: why there is none.
+        job: as the ledger had it last; ``None`` where it was not looked at.
+    """
+
+    image: str
+    ref: str | None
+    fate: Fate
+    id: str | None = None
+    error: ReceiverError | None = None
+    job: Job | None = None
+
+    @property
+    def ends_the_run(self) -> bool:
+        """Whether the next image would meet the same."""
+        return isinstance(self.error, (*_PASSING, TokenRefusedError, NoCreditsError, LedgerError))
+
+
+class Pace:
+    """Spaces submissions, and holds all of them back while the provider asks for it.
+
+    Args:
+        rate: the most a second; ``None`` for as many as can be.
+        clock: seconds that nobody sets.
+    """
+
+    def __init__(self, rate: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._space = 0.0 if rate is None else 1 / rate
+        self._clock = clock
+        self._next = 0.0
+
+    def turn(self) -> float:
+        """Takes the next turn. Gives in how many seconds it is."""
+        now = self._clock()
+        start = max(now, self._next)
+        self._next = start + self._space
+        return start - now
+
+    def hold(self, seconds: float) -> None:
+        """Nobody has a turn within the next seconds."""
+        self._next = max(self._next, self._clock() + seconds)
+
+
+class _StoppedError(Exception):
+    """The run is to end."""
+
+
+class _Patience:
+    """How long one image may go on waiting; it begins with the first trouble.
+
+    Args:
+        seconds: in which it ends. Waits that the provider itself asks for do not count.
+        clock: seconds that nobody sets.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds = seconds
+        self._clock = clock
+        self._until: float | None = None
+        self._wait = FIRST_WAIT
+
+    def wait_after(self, error: ProviderError) -> float:
+        """Seconds to wait before the next attempt.
+
+        Raises:
+            ProviderError: the error, where waiting does not help or there is no patience left.
+        """
+        now = self._clock()
+        if self._until is None:
+            self._until = now + self._seconds
+        if not isinstance(error, _PASSING) or now >= self._until:
+            raise error
+        if error.retry_after is not None:
+            self._until += error.retry_after
+            return error.retry_after
+        wait, self._wait = self._wait, min(self._wait * 2, LONGEST_WAIT)
+        return min(wait, self._until - now)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """Submits images through the provider, and notes them in the ledger.
+
+    Attributes:
+        ledger: this program's own.
+        provider: of one account.
+        envelope: makes the webhooks.
+        options: how images are to be upscaled.
+        pace: of the submissions.
+        patience: how long one image waits for a provider that is away.
+        lag: between two answers that there is no such job.
+        clock: seconds that nobody sets.
+        now: the time, ms since the epoch.
+        stopping: set it, and nothing more is begun; what waits gives up, and what was sent is still answered.
+        notice: called with what an image waits out, so that somebody can be told.
+    """
+
+    ledger: Ledger
+    provider: Ximilar
+    envelope: Envelope
+    options: Options
+    pace: Pace = field(default_factory=Pace)
+    patience: timedelta = PATIENCE
+    lag: timedelta = LAG
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], int] = wall_clock
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    notice: Callable[[ProviderError], None] = lambda _: None
+
+    async def submit(self, item: Item) -> Outcome:
+        """Submits one image, unless an earlier run has done it.
+
+        Cancelled while its answer is awaited, it leaves an open intent in the ledger.
+        """
+        one = _One(self, item)
+        try:
+            return await one.submit()
+        except ReceiverError as error:
+            return Outcome(item.name, item.ref, Fate.OPEN if one.lost else Fate.REFUSED, error=error)
+        except _StoppedError:
+            return Outcome(item.name, item.ref, Fate.OPEN if one.lost else Fate.UNSENT)
+
+
+class _One:
+    """The way of one image.
+
+    Attributes:
+        lost: what the provider may have taken, without our knowing.
+    """
+
+    def __init__(self, room: Submitter, item: Item) -> None:
+        self._room = room
+        self._ledger = room.ledger
+        self._item = item
+        self._patience = _Patience(room.patience.total_seconds(), room.clock)
+        self.lost: Intent | None = None
+
+    async def submit(self) -> Outcome:
+        """See `Submitter.submit`.
+
+        Raises:
+            ReceiverError: it was not submitted; or, where ``lost`` is set, it is unknown whether it was.
+            _StoppedError: likewise, because the run is to end.
+        """
+        noted = (await self._ledger.intents_among([self._item.key])).get(self._item.key)
+        while True:
+            if noted is not None:
+                if noted.job is not None:
+                    job = await self._ledger.job(noted.job)
+                    return replace(self._outcome(Fate.KNOWN, noted.job), job=job)
+                self.lost = noted
+                if found := await self._look(noted):
+                    return await self._taken(found)
+                await self._ledger.withdraw(self._item.key)
+                self.lost = None
+            image = await self._image()
+            await self._pause(self._room.pace.turn())
+            mark = secrets.token_urlsafe(16)
+            noted = await self._ledger.intend(self._intent(mark))
+            if noted.mark != mark:
+                continue  # another process has begun to submit the same
+            self.lost = noted
+            try:
+                webhook = self._room.envelope.webhook(mark, self._item.ref)
+                submitted = await self._room.provider.submit(self._room.options.upscale(image, webhook))
+            except ProviderError as error:
+                if not error.maybe_sent:
+                    await self._ledger.withdraw(self._item.key)
+                    self.lost = noted = None
+                await self._wait_out(error)
+            else:
+                return await self._taken(submitted.id)
+
+    async def _look(self, intent: Intent) -> str | None:
+        """The id of the job that was submitted with this intent; ``None`` where the provider knows none."""
+        absent = self._room.now() - intent.at > LONG_AGO.total_seconds() * 1000
+        while True:
+            noted = (await self._ledger.intents_among([intent.key])).get(intent.key)
+            if noted is not None and noted.job is not None:
+                return noted.job  # its completion has come, or the server has found it
+            try:
+                report = await find(self._ledger, self._room.provider, intent)
+            except ProviderError as error:
+                await self._wait_out(error)
+                continue
+            if report is not None:
+                return report.id
+            if absent:
+                return None
+            absent = True
+            await self._pause(self._room.lag.total_seconds())
+
+    async def _taken(self, job_id: str) -> Outcome:
+        await self._ledger.submitted(self._item.key, job_id)
+        return self._outcome(Fate.SUBMITTED, job_id)
+
+    def _outcome(self, fate: Fate, job_id: str) -> Outcome:
+        return Outcome(self._item.name, self._item.ref, fate, job_id)
+
+    def _intent(self, mark: str) -> Intent:
+        return Intent(self._item.key, mark, self._item.ref, self._room.options.endpoint, self._item.url)
+
+    async def _image(self) -> str | bytes:
+        if not isinstance(self._item.image, Path):
+            return self._item.image
+        try:
+            return await asyncio.to_thread(self._item.image.read_bytes)
+        except OSError as error:
+            raise InvalidRequestError(f"{self._item.name}: cannot be read ({error.strerror}).") from None
+
+    async def _wait_out(self, error: ProviderError) -> None:
+        wait = self._patience.wait_after(error)
+        self._room.notice(error)
+        if isinstance(error, RateLimitedError):
+            self._room.pace.hold(wait)
+        await self._pause(wait)
+
+    async def _pause(self, seconds: float) -> None:
+        stopping = self._room.stopping
+        if seconds > 0:
+            try:
+                async with asyncio.timeout(seconds):
+                    await stopping.wait()
+            except TimeoutError:
+                return
+        if stopping.is_set():
+            raise _StoppedError
+
+
+async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> Report | None:
+    """Asks the provider for the job of an intent; ``None`` where there is none.
+
+    Raises:
+        ProviderError: the provider does not say.
+    """
+    slack = int(LONG_AGO.total_seconds() * 1000)
+    return await provider.find(
+        SUBMISSION_HEADER,
+        intent.mark,
+        since=datetime.fromtimestamp(intent.at / 1000, UTC),
+        others=await ledger.settled_since(intent.at - slack),
+    )
+
+
+async def settle(
+    ledger: Ledger,
+    provider: Ximilar,
+    *,
+    now: int,
+    limit: int,
+    lifetime: timedelta = timedelta(hours=24),
+    asked: MutableMapping[str, int] | None = None,
+) -> int:
+    """Finds out what became of submissions whose answer was lost and whose process is gone.
+
+    Those that the provider knows become jobs. Those that it does not know are withdrawn once an image URL's
+    life is over, when nothing could be had from a job any more.
+
+    Args:
+        ledger: this program's own.
+        provider: of one account.
+        now: ms since the epoch.
+        limit: at most so many questions, each of which reads the provider's list back to a submission.
+        lifetime: of an image URL.
+        asked: when each was asked about last, kept by the caller and brought up to date here. Each is asked
+            about again when it has become twice as old; without this, every time.
+
+    Returns:
+        How many were settled, the one way or the other.
+
+    Raises:
+        ProviderError: the provider does not say.
+        LedgerError: the ledger cannot be used.
+    """
+    grace = int(LONG_AGO.total_seconds() * 1000)  # before which whoever submitted it is still at it
+    over = now - int(lifetime.total_seconds() * 1000)
+    asked = {} if asked is None else asked
+    intents = await ledger.open_intents(before=now - grace, limit=MOST_OPEN)
+    for key in asked.keys() - {intent.key for intent in intents}:
+        del asked[key]
+
+    def is_due(intent: Intent) -> bool:
+        last = asked.get(intent.key)
+        if last is None:
+            return True
+        wait = grace if intent.at < over else last - intent.at
+        return now - last >= wait
+
+    due = [intent for intent in intents if is_due(intent)]
+    settled = 0
+    for intent in due[:limit]:
+        asked[intent.key] = now
+        report = await find(ledger, provider, intent)
+        if report is not None:
+            await ledger.submitted(intent.key, report.id)
+        elif intent.at < over:
+            await ledger.withdraw(intent.key)
+        else:
+            continue
+        settled += 1
+    return settled

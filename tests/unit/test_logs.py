@@ -1,0 +1,26 @@
+"""Log lines at a bounded rate."""
+
+import logging
+
+from receiver.logs import SELDOM_SECONDS, Seldom
+
+
+def warning(text: str, level: int = logging.WARNING) -> logging.LogRecord:
+    return logging.LogRecord("uvicorn.error", level, "", 0, text, None, None)
+
+
+def test_the_same_warning_a_thousand_times_is_a_line_now_and_then_that_counts_them() -> None:
+    now = 0.0
+    seldom = Seldom(lambda: now)
+
+    assert [seldom.filter(warning("no request")) for _ in range(1000)] == [True] + [False] * 999
+    assert seldom.filter(warning("another"))
+    now += SELDOM_SECONDS
+    later = warning("no request")
+    assert seldom.filter(later)
+    assert later.getMessage() == "no request (999 more since the last line)"
+
+
+def test_an_error_is_always_logged() -> None:
+    seldom = Seldom(lambda: 0.0)
+    assert all(seldom.filter(warning("broken", logging.ERROR)) for _ in range(3))

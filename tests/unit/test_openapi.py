@@ -1,0 +1,142 @@
+"""What /openapi.json names is what the routes take and give; its limits are taken from the code itself."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from starlette.datastructures import QueryParams
+from starlette.routing import Route
+
+from receiver import query, view
+from receiver.app import OPEN_TO_ALL, open_receiver
+from receiver.config import load
+from receiver.errors import REASONS, BodyError
+from receiver.openapi import document
+from receiver.problem import STATUS, problem
+from receiver.states import Event, Image, Job, Problem, State, Stored
+from receiver.stream import GAP, TRANSITION
+from tests.support.clock import NOW
+
+DOCUMENT = document("1.0", ("X-Webhook-Secret", "X-Other"), tickets=True)
+
+JOB = Job(
+    id="job",
+    state=State.ARCHIVED,
+    ref="a ref",
+    image=Image("png", 4, 4, 10, "0" * 64),
+    stored=Stored("file:///x"),
+    problem=Problem("fetch.timeout", "Slow.", NOW),
+    received_at=NOW,
+    updated_at=NOW,
+)
+
+
+def schema(name: str) -> Draft202012Validator:
+    return Draft202012Validator({**DOCUMENT, "$ref": f"#/components/schemas/{name}"})
+
+
+def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in DOCUMENT["paths"].items():
+        for method, operation in item.items():
+            if method != "parameters":
+                yield path, method.upper(), operation
+
+
+async def test_every_route_is_described_and_no_other(tmp_path: Path) -> None:
+    async with open_receiver(load({"RECEIVER_DATA_DIR": str(tmp_path)}), {}) as receiver:
+        served = {
+            (route.path, method)
+            for route in receiver.app.routes
+            if isinstance(route, Route)
+            for method in (route.methods or set()) - {"HEAD"}
+            if not route.path.startswith("/webhooks/ximilar/")
+        }
+    assert {(path, method) for path, method, _ in operations()} == served
+
+
+def test_the_routes_without_a_token_are_those_that_need_none() -> None:
+    without = {path for path, _, operation in operations() if "security" in operation}
+    assert without == {path for path in OPEN_TO_ALL if not path.endswith("/")}
+    (webhook,) = DOCUMENT["paths"]["/webhooks/ximilar"]["post"]["security"]
+    headers = [DOCUMENT["components"]["securitySchemes"][name]["name"] for name in webhook]
+    assert headers == ["X-Webhook-Secret", "X-Other", "X-Receiver-Job"]
+
+
+@pytest.mark.parametrize(
+    ("path", "read"),
+    [
+        ("/jobs", lambda given: query.jobs(given, silent_since=0)),
+        ("/jobs/{id}", query.wait),
+        ("/jobs/changes", lambda given: query.changes(given, ())),
+        ("/deliveries", lambda given: query.deliveries(given, ())),
+        ("/stats", query.nothing),
+        ("/openapi.json", query.nothing),
+    ],
+)
+def test_the_parameters_are_those_that_the_route_takes(path: str, read: Any) -> None:
+    with pytest.raises(BodyError) as refusal:
+        read(QueryParams({"surely-unknown": "1"}))
+    takes = refusal.value.detail.partition("the route takes ")[2].rstrip(".").split(", ")
+    parameters = DOCUMENT["paths"][path]["get"].get("parameters", [])
+    said = sorted(parameter["name"] for parameter in parameters if parameter["in"] == "query")
+    assert said == [name for name in takes if name != "no parameters"]
+
+
+@pytest.mark.parametrize(
+    "job", [JOB, Job("job", State.SUBMITTED), Job("job", State.FAILED, problem=JOB.problem)]
+)
+def test_a_job_is_what_the_schema_says(job: Job) -> None:
+    schema("Job").validate(view.job(job))
+    event = view.event(Event(NOW, "received", None, State.RECEIVED, None, None))
+    schema("JobWithHistory").validate({**view.job(job), "history": [event]})
+    schema("Notification").validate(
+        {"type": "job.failed", "timestamp": view.time(NOW), "data": view.job(job)}
+    )
+
+
+def test_a_refusal_is_what_the_schema_says() -> None:
+    for reason in REASONS:
+        refusal = problem(reason)
+        schema("Problem").validate(
+            {
+                "type": f"urn:upscale-receiver:{reason}",
+                "title": "x",
+                "status": refusal.status_code,
+                "reason": reason,
+                "detail": "x",
+            }
+        )
+
+
+def test_the_names_of_events_are_those_that_are_sent() -> None:
+    event = DOCUMENT["components"]["schemas"]["ServerSentEvent"]["properties"]["event"]
+    assert set(event["enum"]) == {TRANSITION, GAP}
+
+
+def test_every_answer_has_a_description_and_the_status_of_its_reasons() -> None:
+    for path, _, operation in operations():
+        for status, answer in operation["responses"].items():
+            assert answer["description"], path
+            if "application/problem+json" in answer.get("content", {}):
+                assert int(status) in {*STATUS.values(), 503}
+
+
+def test_every_schema_is_one_and_every_name_that_is_referred_to_exists() -> None:
+    schemas = DOCUMENT["components"]["schemas"]
+    for name in schemas:
+        Draft202012Validator.check_schema(schemas[name])
+    assert {reference.rpartition("/")[2] for reference in references(DOCUMENT)} <= set(schemas)
+
+
+def references(part: Any) -> Iterator[str]:
+    if isinstance(part, dict):
+        for name, value in part.items():
+            if name == "$ref":
+                yield value
+            else:
+                yield from references(value)
+    elif isinstance(part, list):
+        for value in part:
+            yield from references(value)

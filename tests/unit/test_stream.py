@@ -1,0 +1,62 @@
+"""The stream of changes, block by block."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+
+from receiver import query
+from receiver.feed import Feed
+from receiver.ledger import Ledger, Submission
+from receiver.seats import Seats
+from receiver.states import State
+from receiver.stream import Stream
+from tests.support.clock import Clock
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    ledger = await Ledger.serve(tmp_path, now=Clock())
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture
+async def stream(ledger: Ledger) -> AsyncIterator[Stream]:
+    stopping = asyncio.Event()
+    async with Feed(ledger, stopping) as feed:
+        yield Stream(ledger, feed, Seats(1), heartbeat=0.05)
+        stopping.set()
+
+
+async def test_silence_is_filled_with_comments_that_tell_the_place(ledger: Ledger, stream: Stream) -> None:
+    await ledger.expect(Submission("job"))
+    events = stream._events(query.Changes(), 1)
+    async with aclosing(events), asyncio.timeout(30):  # type: ignore[type-var] # it is a generator
+        assert await anext(events) == "retry: 2000\nid: 1\n\n"
+        assert await anext(events) == ":\nid: 1\n\n"
+        assert await anext(events) == ":\nid: 1\n\n"
+
+
+async def test_the_place_moves_on_over_what_is_not_wanted(ledger: Ledger, stream: Stream) -> None:
+    events = stream._events(query.Changes(after=0, states=(State.FAILED,)), 0)
+    async with aclosing(events), asyncio.timeout(30):  # type: ignore[type-var] # it is a generator
+        await anext(events)
+        assert (await anext(events)).endswith("id: 0\n\n")
+        for number in range(3):
+            await ledger.expect(Submission(f"job-{number}"))
+        while (block := await anext(events)) != ":\nid: 3\n\n":
+            assert block.startswith(":\nid: ")
+
+
+async def test_a_ledger_that_cannot_be_read_ends_the_stream_and_frees_the_seat(
+    ledger: Ledger, stream: Stream
+) -> None:
+    events = stream._events(query.Changes(after=0), 0)
+    async with aclosing(events), asyncio.timeout(30):  # type: ignore[type-var] # it is a generator
+        await anext(events)
+        await ledger.close()
+        assert [block async for block in events] == []
+    stream.seats.check()
