@@ -8,8 +8,8 @@
 # that yet, and a package of its testing branch is not kept for a later build. So the ledger brings its own: the
 # wheel of pysqlite3, locked like every other one. It exists for x86-64; on other machines `serve` warns.
 
-# Debian with its own Python, which gets its security fixes as long as Debian 12 does, and is 60 MB smaller than
-# the usual image of Python. Both move with such fixes, which is why a build takes --pull now and then; what is ours is
+# Debian with its own Python, which gets its security fixes as long as Debian 12 does, and is smaller than the
+# usual image of Python. Both move with such fixes, which is why a build takes --pull now and then; what is ours is
 # locked by hash.
 ARG BASE_IMAGE=debian:bookworm-slim
 
@@ -17,7 +17,7 @@ FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends "binutils=2.40-*" "python3-venv=3.11.*" \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && python3 -m venv /opt/receiver
 WORKDIR /src
 # The dependencies first: they change less often than the code, and their layer is kept.
@@ -30,7 +30,7 @@ COPY receiver ./receiver
 # stays), debugging symbols, and what installed it all. A wheel whose libraries were rewritten for it
 # (pillow.libs) is left alone by strip.
 # Compiled files stay, for the root is read-only and nothing could write them later, and every start would compile all
-# of it again; but for what colours source code in 500 languages. They are found by their hash and not by a time, so
+# of it again; but for what colours source code of hundreds of languages. They are found by their hash and not by a time, so
 # that equal sources make equal layers.
 RUN /opt/receiver/bin/pip install --no-deps --no-build-isolation --no-index . \
     && /opt/receiver/bin/pip check \
@@ -48,7 +48,7 @@ FROM ${BASE_IMAGE}
 # tini is process 1: it passes signals on, and buries the decoding processes whose parent was killed.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends "ca-certificates=20*" "python3=3.11.*" "tini=0.19.*" \
-    && rm -rf /var/lib/apt/lists/* \
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* \
     && groupadd --gid 10001 receiver \
     && useradd --uid 10001 --gid 10001 --home-dir /data --no-create-home --shell /usr/sbin/nologin receiver \
     && install --directory --owner=receiver --group=receiver --mode=0700 /data
