@@ -1,11 +1,13 @@
 """An upgrade behind the real Caddy: the old process drains, a new one takes over, no delivery is refused."""
 
+import http.server
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import httpx
 import pytest
@@ -151,3 +153,37 @@ def test_caddy_says_when_nobody_answers_and_not_what_was_in_the_headers(door: tu
     assert answer.status_code == 502
     it.program.until(lambda: '"status":502' in it.program.log)
     assert WEBHOOK_SECRET not in it.program.log
+
+
+class Breaking(http.server.BaseHTTPRequestHandler):
+    """Reads the first delivery and ends the connection without an answer, as a process that ends does."""
+
+    bodies: ClassVar[list[bytes]]
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        if len(self.bodies) > 1:
+            self.send_response(200)
+            self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_delivery_whose_connection_broke_is_sent_again_whole(
+    programs: Programs, door: tuple[Caddy, int]
+) -> None:
+    it, port = door
+    Breaking.bodies = []
+    body = b"x" * 200_000
+    with http.server.HTTPServer(("127.0.0.1", port), Breaking) as upstream:
+        serving = threading.Thread(target=upstream.serve_forever)
+        serving.start()
+        try:
+            with httpx.Client(verify=it.trust, trust_env=False, timeout=PATIENCE) as client:
+                answer = client.post(it.address + WEBHOOK, content=body)
+        finally:
+            upstream.shutdown()
+            serving.join()
+    assert answer.status_code == 200
+    assert Breaking.bodies == [body, body]
