@@ -137,12 +137,15 @@ def test_caddy_lets_nothing_through_but_the_webhook_and_the_questions(
             path: client.get(path, headers=token).status_code for path in ("/metrics", "/healthz", "/readyz")
         }
         unproved = client.post(WEBHOOK, json={})
-        large = client.post(WEBHOOK, content=b"x" * 2_000_000, headers=PROOF)
         proved = client.post(WEBHOOK, json={"no": "completion"}, headers=PROOF)
+        try:
+            large = client.post(WEBHOOK, content=b"x" * 2_000_000, headers=PROOF).status_code
+        except httpx.WriteError:  # it hangs up on who goes on sending
+            large = 413
     assert set(answers.values()) == {200}
     assert set(inside.values()) == {404}
     assert (unproved.status_code, unproved.json()["reason"]) == (401, "auth.refused")
-    assert large.status_code == 413
+    assert large == 413
     assert (proved.status_code, proved.json()["reason"]) == (422, "body.not_a_completion")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import socket
 import ssl
 import sysconfig
@@ -93,7 +94,9 @@ def _until_it_shows_its_certificate(door: Caddy) -> None:
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port: int = probe.getsockname()[1]
-    return port
+    """A port that nobody listens on, and that Linux gives nobody by itself until it is used."""
+    while True:
+        port = random.randrange(10_100, 11_900)  # below those of SeaweedFS, too
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
