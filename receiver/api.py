@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
@@ -20,18 +21,17 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import query, view
-from receiver.archive import Archive
+from receiver.archive import Images
 from receiver.completion import is_job_id
-from receiver.errors import BodyError, LedgerError
-from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, Ledger, Submission
+from receiver.errors import ArchiveError, BodyError, LedgerError
+from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.problem import problem
-from receiver.refusals import Refusals
+from receiver.refusals import Refusals, Refused, untold
 from receiver.seats import Seats
 from receiver.sender import is_ref
 from receiver.states import FINAL, Event, Job, State
 
-RECONCILED = ("asked", "found", "late", "adopted")
-"""Counters of what asking the provider has come to."""
+log = structlog.get_logger("receiver.api")
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 20.0
@@ -88,7 +88,7 @@ class Api:
     """
 
     ledger: Ledger
-    archive: Archive
+    archive: Images
     overdue_after: timedelta
     now: Callable[[], int]
     stopping: asyncio.Event
@@ -153,7 +153,13 @@ class Api:
             raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
         if job.state is not State.ARCHIVED or job.stored is None or job.image is None:
             raise LedgerError("ledger.wrong_state", f"Job {job_id} is {job.state}, not archived.")
-        place = await self.archive.locate(job.stored, job.image)
+        try:
+            place = await self.archive.locate(job.stored, job.image)
+        except ArchiveError:
+            moved = await self.ledger.job(job_id)  # such as by `receiver archive-migrate`, just now
+            if moved is None or moved.stored is None or moved.stored == job.stored:
+                raise
+            place = await self.archive.locate(moved.stored, job.image)
         if isinstance(place, Path):
             # Asked for a part, the whole is an honest answer too (RFC 9110, 14.2), and cannot be refused.
             request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
@@ -165,7 +171,9 @@ class Api:
     async def retry(self, request: Request) -> Response:
         """``POST /jobs/{id}/retry``: an operator wants the job tried again now."""
         query.nothing(request.query_params)
-        return JSONResponse(view.job(await self.ledger.retry(request.path_params["id"])), 202)
+        job = await self.ledger.retry(request.path_params["id"])
+        log.info("retried", job=job.id, state=job.state)
+        return JSONResponse(view.job(job), 202)
 
     async def announce(self, request: Request) -> Response:
         """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
@@ -174,6 +182,8 @@ class Api:
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
+        if new:
+            log.info("announced", job=job.id)
         return JSONResponse(view.job(job), 201 if new else 200)
 
     async def deliveries(self, request: Request) -> Response:
@@ -207,6 +217,7 @@ class Api:
                 "at_risk": stats.at_risk,
                 "bytes_archived": stats.bytes[State.ARCHIVED],
                 "spool_bytes": stats.bytes[State.FETCHED],
+                "damaged": _counted(stats.damaged),
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
                 "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},
@@ -221,8 +232,15 @@ class Api:
         """``GET /healthz``: the process answers."""
         return JSONResponse({"status": "ok"})
 
-    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - the form of an endpoint
+    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
         """``GET /readyz``: 200, or 503 with each failing check."""
+        failing = await self.failing()
+        return JSONResponse(
+            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
+        )
+
+    async def failing(self) -> dict[str, str]:
+        """Each check that fails, with what is wrong in a sentence."""
         failing = {}
         for check in self.checks:
             wrong = await check.look()
@@ -230,9 +248,7 @@ class Api:
                 failing[check.name] = wrong
         if self.stopping.is_set():
             failing["serving"] = "The receiver is shutting down."
-        return JSONResponse(
-            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
-        )
+        return failing
 
     def _silent_since(self) -> int:
         return self.now() - int(self.overdue_after.total_seconds() * 1000)
@@ -246,11 +262,13 @@ class SameOrigin:
     Args:
         app: what stands behind.
         exempt: paths that do not care, since no browser can send what proves their senders.
+        refused: told the reason of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, exempt: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, exempt: Collection[str], refused: Refused = untold) -> None:
         self._app = app
         self._exempt = exempt
+        self._refused = refused
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on with guarded answers, or answers 403."""
@@ -263,6 +281,8 @@ class SameOrigin:
             await send(message)
 
         foreign = scope["path"] not in self._exempt and _is_foreign(scope["method"], Headers(scope=scope))
+        if foreign:
+            self._refused("auth.cross_origin")
         answer = problem("auth.cross_origin") if foreign else self._app
         await answer(scope, receive, guarded)
 
@@ -271,9 +291,14 @@ def _is_foreign(method: str, headers: Headers) -> bool:
     """Whether a browser says that another site made it send this; other programs say nothing of the kind."""
     if method in {"GET", "HEAD", "OPTIONS"}:
         return False
-    if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+    site = headers.get("sec-fetch-site", "none")
+    if site not in {"none", "same-origin"}:
         return True
     origin = headers.get("origin")
+    if origin == "null" and site == "same-origin":
+        # A form of our own pages, whose policy keeps their origin from everybody (Fetch Standard, 3.1). No
+        # page can set the other header.
+        return False
     # Scheme, host and port, and nothing else (RFC 6454, 7.1); text that is no origin is nobody's of ours.
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
@@ -285,19 +310,29 @@ class RequireToken:
         app: what stands behind.
         tokens: each of them is accepted.
         open_to_all: the paths that need none; every other path does, whether or not there is such a route.
+        refused: told the reason of each refusal.
     """
 
-    def __init__(self, app: ASGIApp, tokens: Sequence[str], open_to_all: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Sequence[str],
+        open_to_all: Collection[str],
+        refused: Refused = untold,
+    ) -> None:
         self._app = app
+        self._refused = refused
         self._open = open_to_all
         self._tokens = [token.encode() for token in tokens]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Passes the request on, or answers 401."""
         if scope["path"] not in self._open and not self._admits(Headers(scope=scope)):
-            # Basic stands first, so that a browser just asks.
-            challenge = 'Basic realm="upscale-receiver", charset="UTF-8", Bearer'
-            refusal = problem("auth.token_refused", headers={"WWW-Authenticate": challenge})
+            self._refused("auth.token_refused")
+            refusal = problem("auth.token_refused")
+            # A line each: Chromium reads one challenge to a line, and does not ask at all if more follows.
+            for challenge in ('Basic realm="upscale-receiver", charset="UTF-8"', "Bearer"):
+                refusal.headers.append("WWW-Authenticate", challenge)
             await refusal(scope, receive, send)
             return
         await self._app(scope, receive, send)

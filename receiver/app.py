@@ -3,45 +3,52 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
 
 import structlog
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from receiver import openapi, submitting
+from receiver import openapi, query, submitting
 from receiver.api import Api, Check, RequireToken, SameOrigin
-from receiver.archive import check_template, open_archive
+from receiver.archive import Images, check_template, open_archive
+from receiver.archive.places import Places
 from receiver.archiving import Archiving
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
 from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
 from receiver.feed import Feed
 from receiver.fetch import fetch
-from receiver.fetch.sources import Sources
+from receiver.fetch.sources import Sources as ImageSources
 from receiver.fetching import Fetching, FetchPlan
 from receiver.intake import Intake
 from receiver.ledger import DirectoryLock, Filter, Ledger, monotonic_clock, wall_clock
+from receiver.metrics import Meters, Metrics
 from receiver.notify import Notifier
+from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
 from receiver.problem import for_no_route, for_our_error
+from receiver.pruning import Pruner
 from receiver.reconcile import Plan as ReconcilePlan
 from receiver.reconcile import Reconciler
-from receiver.refusals import Refusals
+from receiver.refusals import Refusals, Refused, untold
 from receiver.seats import Seats
 from receiver.sender import Sender
 from receiver.spool import Spool
 from receiver.states import State
+from receiver.steps import UNWATCHED, Step, Watch
 from receiver.stream import Stream
+from receiver.tracing import Tracing, from_environment
 from receiver.verify import Limits as VerifyLimits
 from receiver.verify import Verifier
 from receiver.worker import Worker
-from receiver.ximilar import Pace, Ximilar
+from receiver.ximilar import Heard, Pace, Ximilar, unheard
 
 log = structlog.get_logger("receiver.app")
 
@@ -67,10 +74,12 @@ class Receiver:
     Attributes:
         app: the routes.
         stopping: to be set when no more is to be accepted, so that those who wait are answered.
+        refused: to be told the reason of what is refused before it reaches a route.
     """
 
     app: Starlette
     stopping: asyncio.Event
+    refused: Refused = untold
 
 
 def check(config: Config) -> None:
@@ -80,7 +89,7 @@ def check(config: Config) -> None:
         ConfigError: one line that names the setting.
     """
     check_template(config.archive_key)
-    Sources.parse(config.image_sources)
+    ImageSources.parse(config.image_sources)
     open_archive(config.archive_uri)
     if config.max_spool_bytes < config.max_image_bytes:
         raise ConfigError("RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES")
@@ -110,7 +119,13 @@ async def open_receiver(
         make_data_dir(config)
         lock = DirectoryLock(config.data_dir)
         stack.callback(lock.release)
-        ledger = await Ledger.serve(config.data_dir)
+        collectors = CollectorRegistry()
+        meters = Meters(collectors)
+        tracing = from_environment(os.environ)
+        if tracing is not None:
+            stack.push_async_callback(tracing.aclose)
+        watch = Watch(_both(meters, tracing), meters.failed)
+        ledger = await Ledger.serve(config.data_dir, committed=meters.committed)
         stack.push_async_callback(ledger.close)
         archive = open_archive(
             config.archive_uri,
@@ -119,6 +134,8 @@ async def open_receiver(
             used=await _was_used(ledger, config.archive_uri),
         )
         stack.push_async_callback(archive.aclose)
+        places = Places(archive, environ)
+        stack.push_async_callback(places.aclose)
         spool = Spool(
             config.data_dir / "spool",
             max_bytes=config.max_spool_bytes,
@@ -129,10 +146,11 @@ async def open_receiver(
             fetcher=await stack.enter_async_context(_fetcher(config)),
             verifier=await stack.enter_async_context(_verifier(config)),
             spool=spool,
-            provider=await _provider(config, stack),
+            provider=await _provider(config, stack, meters.heard),
             plan=FetchPlan(config.fetches, FETCH_TIME, config.url_lifetime, config.confirm),
             now=wall_clock,
             dice=random.random,
+            watch=watch,
             cut=cut,
         )
         archiving = Archiving(
@@ -143,6 +161,7 @@ async def open_receiver(
             key=config.archive_key,
             now=wall_clock,
             dice=random.random,
+            watch=watch,
             cut=cut,
         )
         worker = Worker(
@@ -155,10 +174,13 @@ async def open_receiver(
         )
         await worker.start()
         stack.push_async_callback(worker.stop)
-        reconciler = await open_reconciler(config, ledger, stack)
+        reconciler = await open_reconciler(config, ledger, stack, meters.heard, watch)
         if reconciler is not None:
             reconciler.start()
             stack.push_async_callback(reconciler.stop)
+        pruner = Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock)
+        pruner.start()
+        stack.push_async_callback(pruner.stop)
         stopping = asyncio.Event()
         feed = await stack.enter_async_context(Feed(ledger, stopping))
         await _notify(config, ledger, feed, stack)
@@ -173,20 +195,64 @@ async def open_receiver(
             now=wall_clock,
             refusals=refusals,
             confirm=config.confirm,
+            watch=watch,
             cut=cut,
         )
+        checks = _checks(ledger, worker, reconciler)
         api = Api(
             ledger=ledger,
-            archive=archive,
+            archive=places,
             overdue_after=config.overdue_after,
             now=wall_clock,
             stopping=stopping,
-            checks=_checks(ledger, worker, reconciler),
+            checks=checks,
             refusals=refusals,
             seats=seats,
         )
+        page = Page(
+            ledger=ledger,
+            thumbnails=await _thumbnails(config, places, stack),
+            sources=Sources(failing=api.failing, working=lambda: _working(worker)),
+            overdue_after=config.overdue_after,
+            outcomes=query.UNREAD_OUTCOMES,
+            now=wall_clock,
+        )
+        await stack.enter_async_context(_kept(page))
         stream = Stream(ledger, feed, seats)
-        yield Receiver(_routes(config, intake, stream, api), stopping)
+        looks = {check.name: check.look for check in checks}
+        metrics = Metrics(
+            collectors=collectors,
+            meters=meters,
+            ledger=ledger,
+            overdue_after=config.overdue_after,
+            now=wall_clock,
+            refusals=refusals,
+            in_progress=worker.in_progress,
+            spool_room=spool.room_bytes,
+            workers_alive=looks["workers"],
+            archive_up=looks["archive"],
+        )
+        routes = [
+            # The provider tries once: a slash too many in the submitter's settings must not cost the image.
+            *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
+            *stream.routes(),
+            *page.routes(),
+            *api.routes(),
+            openapi.route(_document(config)),
+            Route("/metrics", metrics.answer, methods=["GET"]),
+        ]
+        yield Receiver(_guarded(config, routes, refusals), stopping, refusals.count)
+
+
+def _both(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:
+    if tracing is None:
+        return meters.ended
+
+    def ended(step: Step) -> None:
+        meters.ended(step)
+        tracing.ended(step)
+
+    return ended
 
 
 def make_data_dir(config: Config) -> None:
@@ -212,7 +278,7 @@ async def _was_used(ledger: Ledger, archive: str) -> bool:
 
 def _fetcher(config: Config) -> fetch.Fetcher:
     return fetch.Fetcher(
-        sources=Sources.parse(config.image_sources),
+        sources=ImageSources.parse(config.image_sources),
         networks=config.image_networks,
         limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
         user_agent=_user_agent(),
@@ -223,20 +289,28 @@ def _verifier(config: Config) -> Verifier:
     return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
 
 
-async def _provider(config: Config, stack: AsyncExitStack) -> Ximilar | None:
+async def _provider(config: Config, stack: AsyncExitStack, heard: Heard) -> Ximilar | None:
     if config.ximilar_api_token is None:
         return None
-    client = Ximilar(str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value())
+    client = Ximilar(str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value(), heard=heard)
     return await stack.enter_async_context(client)
 
 
-async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack) -> Reconciler | None:
+async def open_reconciler(
+    config: Config,
+    ledger: Ledger,
+    stack: AsyncExitStack,
+    heard: Heard = unheard,
+    watch: Watch = UNWATCHED,
+) -> Reconciler | None:
     """What asks the provider about silent jobs; ``None`` where there is no token to ask with.
 
     Args:
         config: the settings.
         ledger: which jobs are silent, and where what was found is recorded.
         stack: closes the connections.
+        heard: told whether the provider answers.
+        watch: told of what is found.
     """
     if config.ximilar_api_token is None:
         return None
@@ -246,6 +320,7 @@ async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack)
             str(config.ximilar_api_url),
             config.ximilar_api_token.get_secret_value(),
             turn=Pace(config.reconcile_rate).turn,
+            heard=heard,
         )
     )
 
@@ -264,7 +339,7 @@ async def open_reconciler(config: Config, ledger: Ledger, stack: AsyncExitStack)
     plan = ReconcilePlan(
         config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt
     )
-    return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock)
+    return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock, watch=watch)
 
 
 async def _notify(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
@@ -292,19 +367,35 @@ def _user_agent() -> str:
     return f"upscale-receiver/{metadata.version('upscale-receiver')}"
 
 
-def _routes(config: Config, intake: Intake, stream: Stream, api: Api) -> Starlette:
+def _working(worker: Worker) -> Sequence[Work]:
+    return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
+
+
+async def _thumbnails(config: Config, archive: Images, stack: AsyncExitStack) -> Thumbnails:
+    # A child of its own: the page's pictures shall not stand in line before images with a deadline.
+    limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
+    verifier = await stack.enter_async_context(Verifier(limits, processes=1))
+    return Thumbnails(config.data_dir / "thumbnails", archive, verifier)
+
+
+@asynccontextmanager
+async def _kept(page: Page) -> AsyncIterator[None]:
+    keeping = asyncio.create_task(page.keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+
+
+def _guarded(config: Config, routes: Sequence[Route], refusals: Refusals) -> Starlette:
     tokens = [token.get_secret_value() for token in config.api_tokens]
     app = Starlette(
-        routes=[
-            # The provider tries once: a slash too many in the submitter's settings must not cost the image.
-            *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
-            *stream.routes(),
-            *api.routes(),
-            openapi.route(_document(config)),
-        ],
+        routes=routes,
         middleware=[
-            Middleware(SameOrigin, exempt=WEBHOOK_PATHS),
-            Middleware(RequireToken, tokens=tokens, open_to_all=OPEN_TO_ALL),
+            Middleware(SameOrigin, exempt=WEBHOOK_PATHS, refused=refusals.count),
+            Middleware(RequireToken, tokens=tokens, open_to_all=OPEN_TO_ALL, refused=refusals.count),
         ],
         exception_handlers={HTTPException: for_no_route, ReceiverError: for_our_error},
     )

@@ -14,6 +14,7 @@ from receiver.gate import Gate
 from receiver.ledger import Claim, Ledger
 from receiver.spool import Spool
 from receiver.stage import Stage, insist
+from receiver.steps import UNWATCHED, Watch
 
 log = structlog.get_logger("receiver.worker")
 
@@ -32,6 +33,7 @@ class Archiving:
         key: the template of the archive's keys.
         now: the time, ms since the epoch.
         dice: gives a number in [0, 1), to spread retries.
+        watch: told of uploads.
         cut: for tests.
     """
 
@@ -45,6 +47,7 @@ class Archiving:
         key: str,
         now: Callable[[], int],
         dice: Callable[[], float],
+        watch: Watch = UNWATCHED,
         cut: Cut = no_cut,
     ) -> None:
         self._ledger = ledger
@@ -53,6 +56,7 @@ class Archiving:
         self._key = key
         self._now = now
         self._dice = dice
+        self._watch = watch
         self._cut = cut
         self.stage = Stage("archive", hands, self._claim, self._put, self._broke)
         self.gate = Gate(archive, self.stage.wake.set)
@@ -66,8 +70,11 @@ class Archiving:
         """Brings one image from our disk to the archive, proved."""
         job = claim.job
         assert job.spool is not None
+        assert job.image is not None
         try:
-            stored = await self._archive.put(self._item(claim))
+            with self._watch.step("archive", job.id, job.received_at, attempt=job.attempts) as step:
+                stored = await self._archive.put(self._item(claim))
+                step.bytes = job.image.bytes
             self.gate.worked()
             self._cut("stored")
             if await insist(lambda: self._ledger.archived(claim, stored)):
@@ -102,6 +109,7 @@ class Archiving:
 
     async def _try_later(self, claim: Claim, error: ReceiverError) -> None:
         job = claim.job
+        self._watch.failed("archive", error.reason)
         at = schedule.upload_again_at(self._now(), job.attempts, self._dice)
         if await insist(lambda: self._ledger.retry_later(claim, at, error)):
             log.warning(
@@ -111,6 +119,7 @@ class Archiving:
     async def _lost(self, claim: Claim, error: SpoolError) -> None:
         """The image is safe no more: it has to be fetched again, and the deadline runs again."""
         assert claim.job.spool is not None
+        self._watch.failed("archive", error.reason)
         # Before the record: after it the image may be fetched anew, and lies under the same name.
         with suppress(SpoolError):
             await self._spool.remove(self._spool.path(claim.job.spool))

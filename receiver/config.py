@@ -255,6 +255,16 @@ NO_SETTINGS = ("RECEIVER_CUT_AT", "RECEIVER_CONTAINER")
 """Variables of the tests and of the container, which are nobody's to set."""
 
 
+def duration(text: str) -> timedelta:
+    """A span of time as settings write it: ``90s``, ``10m``, ``24h``, ``90d``.
+
+    Raises:
+        ValueError: it is none; the message says what it must be.
+    """
+    found: timedelta = _duration(text)
+    return found
+
+
 def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     """The environment with what a ``.env`` file adds to it; empty values count as none.
 

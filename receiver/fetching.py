@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import Literal
 
 import structlog
 
@@ -25,6 +26,7 @@ from receiver.ledger import Claim, Ledger
 from receiver.spool import Spool, Whole
 from receiver.stage import Stage, insist
 from receiver.states import Image
+from receiver.steps import UNWATCHED, Name, Step, Watch
 from receiver.verify import Promise, Verifier
 from receiver.ximilar import Ximilar
 
@@ -103,6 +105,7 @@ class Fetching:
         plan: how many at a time, and how long.
         now: the time, ms since the epoch.
         dice: gives a number in [0, 1), to spread retries.
+        watch: told of questions, downloads and verdicts.
         cut: for tests.
     """
 
@@ -117,6 +120,7 @@ class Fetching:
         plan: FetchPlan,
         now: Callable[[], int],
         dice: Callable[[], float],
+        watch: Watch = UNWATCHED,
         cut: Cut = no_cut,
     ) -> None:
         self._ledger = ledger
@@ -127,6 +131,7 @@ class Fetching:
         self._plan = plan
         self._now = now
         self._dice = dice
+        self._watch = watch
         self._cut = cut
         self._spool_was_full = False
         self.left_behind: dict[str, str] = {}
@@ -183,12 +188,13 @@ class Fetching:
             return claim
         if self._provider is None:  # it was asked when the job came, and the settings have changed
             raise ProviderError("provider.unavailable", "XIMILAR_API_TOKEN is not set, so it cannot confirm.")
-        said, deadline = await self._ask(claim)
+        said, deadline = await self._ask(claim, "confirm")
         if said.failure is not None:
             raise ProviderError(said.failure.reason, said.failure.detail)
         confirmed = await self._ledger.confirmed(claim, said, deadline)
         if confirmed is None:
             raise UnavailableError("The claim ended while the provider was asked.")
+        log.info("confirmed", job=claim.job.id)
         return confirmed
 
     async def _found_in_spool(self, job_id: str) -> Whole | None:
@@ -206,13 +212,18 @@ class Fetching:
         # The URL's end is no limit here: it is looked at when a request comes, and a body that flows by then
         # flows on. A job whose time is over before its first attempt is tried all the same.
         seconds = self._plan.longest.total_seconds()
-        got = await self._fetcher.fetch(claim.job.image_url, part, seconds=seconds)
+        with self._step("fetch", claim) as step:
+            step.url = claim.job.image_url
+            got = await self._fetcher.fetch(claim.job.image_url, part, seconds=seconds)
+            step.bytes = got.bytes
         return Whole(got.path, got.bytes, got.sha256)
 
     async def _verified(self, claim: Claim, whole: Whole) -> Image:
         promise = Promise(claim.job.promised_width, claim.job.promised_height)
         try:
-            found = await self._verifier.verify(whole.path, promise)
+            with self._step("verify", claim) as step:
+                step.bytes = whole.bytes
+                found = await self._verifier.verify(whole.path, promise)
         except ImageError as error:
             raise _SuspectError(error, whole) from error
         return Image(found.format, found.width, found.height, whole.bytes, whole.sha256)
@@ -222,6 +233,7 @@ class Fetching:
     async def _suspected(self, claim: Claim, suspect: _SuspectError) -> None:
         """Bytes came, but not the promised image. The same bytes twice are no accident of the network."""
         whole, cause = suspect.whole, suspect.cause
+        self._watch.failed("fetch", cause.reason)
         try:
             await self._spool.set_aside(whole.path, claim.job.id, whole.sha256)
         except SpoolError as error:
@@ -237,6 +249,7 @@ class Fetching:
     async def _not_fetched(
         self, claim: Claim, error: UrlError | FetchError | SpoolError | ProviderError
     ) -> None:
+        self._watch.failed("fetch", error.reason)
         if isinstance(error, UrlError) or error.reason in HOPELESS or _is_final_word(error):
             await self._reject(claim, error)
             return
@@ -270,7 +283,9 @@ class Fetching:
             )
 
     async def _broke(self, claim: Claim, bug: Exception) -> None:
-        await self._try_later(claim, FetchError("fetch.unexpected", f"{type(bug).__name__}: see the log."))
+        error = FetchError("fetch.unexpected", f"{type(bug).__name__}: see the log.")
+        self._watch.failed("fetch", error.reason)
+        await self._try_later(claim, error)
 
     # Asking the provider.
 
@@ -293,7 +308,13 @@ class Fetching:
 
     async def _ask_later(self, claim: Claim, silence: ProviderError) -> None:
         at = schedule.upload_again_at(self._now(), claim.job.attempts, self._dice)
-        await insist(lambda: self._ledger.retry_later(claim, at, silence))
+        if await insist(lambda: self._ledger.retry_later(claim, at, silence)):
+            log.warning(
+                "not expired yet; the provider is asked again",
+                job=claim.job.id,
+                reason=silence.reason,
+                detail=silence.detail,
+            )
 
     async def _took_fresh_url(self, claim: Claim) -> bool:
         """Asks the provider for the job's present URL, and takes it where it is another.
@@ -303,7 +324,7 @@ class Fetching:
         """
         if self._provider is None:
             return False
-        said, deadline = await self._ask(claim)
+        said, deadline = await self._ask(claim, "ask")
         if said.image_url is None or said.image_url == claim.job.image_url:
             return False
         # Soon, but the later the more URLs were named: a provider may name another dead one each time.
@@ -312,26 +333,33 @@ class Fetching:
             at = schedule.fetch_again_at(now, times, deadline, self._dice)
         else:
             at = schedule.upload_again_at(now, times, self._dice)
-        log.info("fresh URL", job=claim.job.id)
-        return await insist(lambda: self._ledger.url_refreshed(claim, said, deadline, at))
+        taken = await insist(lambda: self._ledger.url_refreshed(claim, said, deadline, at))
+        if taken:
+            log.info("fresh URL", job=claim.job.id)
+        return taken
 
-    async def _ask(self, claim: Claim) -> tuple[Completion, int]:
+    async def _ask(self, claim: Claim, why: Literal["confirm", "ask"]) -> tuple[Completion, int]:
         """What the provider itself says of the job, and its image URL's deadline, ms since the epoch.
 
         Raises:
             ProviderError: it does not answer, does not know the job, or the job has not ended.
         """
         assert self._provider is not None
-        seconds = self._plan.asking.total_seconds()
-        try:
-            # The client bounds each of its attempts, and makes several.
-            async with asyncio.timeout(seconds):
-                report = await self._provider.get(claim.job.id)
-        except TimeoutError as error:
-            raise UnavailableError(f"The provider's answer was not whole after {seconds:g} s.") from error
+        with self._step(why, claim):
+            seconds = self._plan.asking.total_seconds()
+            try:
+                # The client bounds each of its attempts, and makes several.
+                async with asyncio.timeout(seconds):
+                    report = await self._provider.get(claim.job.id)
+            except TimeoutError as error:
+                raise UnavailableError(f"The provider's answer was not whole after {seconds:g} s.") from error
         if report.completion is None:
             raise UnavailableError(f"The provider's answer: status is {report.status}, which is no end.")
         return report.completion, report.deadline(now=self._now(), lifetime=self._plan.url_lifetime)
+
+    def _step(self, name: Name, claim: Claim) -> Step:
+        job = claim.job
+        return self._watch.step(name, job.id, job.received_at, attempt=job.attempts)
 
     def _lease(self) -> int:
         return _ms(self._plan.longest + LEASE_SLACK)

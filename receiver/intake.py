@@ -17,10 +17,11 @@ from receiver import completion, expiry
 from receiver.completion import Completion
 from receiver.cuts import Cut, no_cut
 from receiver.errors import AuthError, BodyError, LedgerError
-from receiver.ledger import Delivery, Ledger
+from receiver.ledger import OTHER_URL, Delivery, Ledger
 from receiver.problem import problem
 from receiver.refusals import Refusals
 from receiver.sender import Proof, Sender
+from receiver.steps import UNWATCHED, Step, Watch
 
 BODY_SECONDS = 20
 """How long a sender may take to send a body of at most a few hundred KiB."""
@@ -40,6 +41,7 @@ class Intake:
         now: the time, ms since the epoch.
         refusals: counts them.
         confirm: whether the provider itself is asked before anything that is delivered counts.
+        watch: told of deliveries.
         cut: for tests.
     """
 
@@ -50,24 +52,33 @@ class Intake:
     now: Callable[[], int]
     refusals: Refusals
     confirm: bool = False
+    watch: Watch = UNWATCHED
     cut: Cut = no_cut
 
     async def deliver(self, request: Request) -> Response:
         """Takes one delivery. The answers are those of the README's table."""
+        with self.watch.step("delivery") as step:
+            return await self._deliver(request, step)
+
+    async def _deliver(self, request: Request, step: Step) -> Response:
         try:
             proof = self._proof(request)
             body = await self._body(request, keep=proof is not None)
             if proof is None:
                 # The answer is the same for every cause.
                 raise AuthError("auth.refused")  # noqa: TRY301 - answered below, like a ticket that is not its job's
-            return await self._record(request, body, proof)
+            return await self._record(request, body, proof, step)
         except AuthError as error:
+            step.reason = error.reason
             self.refusals.note(error.reason)
             return problem(error.reason)
         except BodyError as error:
+            step.reason = error.reason
             self.refusals.note(error.reason)
             return problem(error.reason, error.detail)
         except LedgerError as error:
+            step.reason = error.reason
+            self.refusals.count(error.reason)
             log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
             return problem(error.reason)
 
@@ -105,12 +116,13 @@ class Intake:
             raise BodyError("body.cut_short") from None
         return bytes(body)
 
-    async def _record(self, request: Request, body: bytes, proof: Proof) -> Response:
+    async def _record(self, request: Request, body: bytes, proof: Proof, step: Step) -> Response:
         try:
             _check_type(request)
             said = completion.parse(body)
         except BodyError as error:
             await self.ledger.record_unread(error, self.sender.redact(body))
+            step.outcome = "unread"
             log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
             raise
         if self.confirm and said.failure is not None:
@@ -120,9 +132,23 @@ class Intake:
         delivery = Delivery(
             said, self.sender.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark
         )
-        recorded = await self.ledger.record(delivery)
+        with self.watch.step("record", said.id) as recording:
+            recorded = await self.ledger.record(delivery)
+            recording.received_at = recorded.received_at
         self.cut("recorded")
-        log.info("delivery", job=said.id, state=recorded.state, duplicate=recorded.duplicate)
+        step.job, step.received_at = said.id, recorded.received_at
+        step.outcome = "duplicate" if recorded.duplicate else "recorded"
+        why = said.failure.reason if said.failure else None
+        if OTHER_URL in recorded.events:
+            why = "ledger.other_url"
+        log.info(
+            "delivery",
+            job=said.id,
+            state=recorded.state,
+            duplicate=recorded.duplicate,
+            noted=recorded.events,
+            **({"reason": why} if why else {}),
+        )
         return JSONResponse({"id": said.id, "state": recorded.state, "duplicate": recorded.duplicate})
 
 

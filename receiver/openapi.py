@@ -15,7 +15,7 @@ from starlette.routing import Route
 from receiver import query
 from receiver.completion import FAILED_STATUSES, JOB_ID, MAX_SIDE, MAX_URL
 from receiver.errors import REASONS
-from receiver.ledger import NOTIFICATION_OUTCOMES
+from receiver.ledger import NOTIFICATION_OUTCOMES, RECONCILED
 from receiver.problem import STATUS
 from receiver.sender import REF, REF_HEADER, TICKET_HEADER
 from receiver.states import FINAL, State
@@ -284,6 +284,19 @@ def _others() -> Json:
                 },
             }
         },
+        "/metrics": {
+            "get": {
+                "operationId": "getMetrics",
+                "summary": "What is counted, for Prometheus.",
+                "responses": {
+                    "200": {
+                        "description": "In the format that `Accept` asks for.",
+                        "content": {"text/plain": {}, "application/openmetrics-text": {}},
+                    },
+                    **_problems("auth.token_refused", "body.invalid_query"),
+                },
+            }
+        },
         "/openapi.json": {
             "get": {
                 "operationId": "getOpenApi",
@@ -325,8 +338,80 @@ def _health() -> Json:
 
 
 def _pages() -> Json:
-    """What is for eyes and not for programs is described where it is built."""
-    return {}
+    """What is for eyes: its own refusals are pages too."""
+    jobs = _jobs()["/jobs"]["get"]["parameters"]
+    deliveries = _others()["/deliveries"]["get"]["parameters"]
+    return {
+        "/": {"get": _shown("showOverview", "The status page, with a table of jobs.", jobs, 422)},
+        "/page/jobs/{id}": {
+            "parameters": [_id()],
+            "get": _shown("showJob", "One job for people, with its history.", [], 404, 422),
+        },
+        "/page/jobs/{id}/retry": {
+            "parameters": [_id()],
+            "post": {
+                "operationId": "retryShownJob",
+                "summary": "The button of a job's page: tries again now.",
+                "responses": {
+                    "303": {
+                        "description": "Back to the job's page.",
+                        "headers": {"Location": {"schema": {"type": "string"}}},
+                    },
+                    **_problems("auth.token_refused", "auth.cross_origin"),
+                    **_refused_pages(404, 409, 422, 503),
+                },
+            },
+        },
+        "/page/jobs/{id}/thumbnail": {
+            "parameters": [_id()],
+            "get": {
+                "operationId": "getThumbnail",
+                "summary": "A small picture of the archived image, or a placeholder.",
+                "responses": {
+                    "200": {"description": "It.", "content": {"image/webp": {}, "image/svg+xml": {}}},
+                    **_problems("auth.token_refused", "ledger.unknown_job", "body.invalid_query"),
+                },
+            },
+        },
+        "/page/deliveries": {
+            "get": _shown("showDeliveries", "What could not be read, for people.", deliveries, 422)
+        },
+        "/static/{name}": {
+            "parameters": [{"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}],
+            "get": {
+                "operationId": "getStatic",
+                "summary": "The pages' style, script and signs.",
+                "responses": {
+                    "200": {
+                        "description": "The file.",
+                        "content": {"text/css": {}, "text/javascript": {}, "image/svg+xml": {}},
+                    },
+                    "304": {"description": "The client has it already."},
+                    **_problems("auth.token_refused", "body.no_such_route"),
+                },
+            },
+        },
+    }
+
+
+def _shown(operation: str, summary: str, parameters: Sequence[Json], *refusals: int) -> Json:
+    return {
+        "operationId": operation,
+        "summary": summary,
+        "parameters": list(parameters),
+        "responses": {
+            "200": {"description": "The page.", "content": {"text/html": {}}},
+            **_problems("auth.token_refused"),
+            **_refused_pages(*refusals, 503),
+        },
+    }
+
+
+def _refused_pages(*statuses: int) -> Json:
+    return {
+        str(status): {"description": "A page that says why not.", "content": {"text/html": {}}}
+        for status in statuses
+    }
 
 
 # Parts of routes
@@ -525,7 +610,7 @@ def _schemas() -> Json:
             },
         },
         "Gap": _object({"after": _count(), "until": _count(1)}),
-        "JobPage": _page("jobs", "Job"),
+        "JobPage": _page_of("jobs", "Job"),
         "Announcement": {
             "type": "object",
             "properties": {"id": _job_id(), "ref": _or_null(_ref())},
@@ -548,7 +633,7 @@ def _schemas() -> Json:
             "oneOf": [{"required": ["body"]}, {"required": ["body_base64"]}],
             "additionalProperties": False,
         },
-        "DeliveryPage": _page("deliveries", "Delivery"),
+        "DeliveryPage": _page_of("deliveries", "Delivery"),
         "Stats": _stats(),
         "Notification": _notification(),
         "Health": _object({"status": {"const": "ok"}}),
@@ -570,7 +655,7 @@ def _schemas() -> Json:
     }
 
 
-def _page(name: str, schema: str) -> Json:
+def _page_of(name: str, schema: str) -> Json:
     rows = {"type": "array", "maxItems": query.MAX_LIMIT, "items": _reference(schema)}
     return _object({name: rows, "next": _or_null({"type": "string"})})
 
@@ -585,11 +670,21 @@ def _stats() -> Json:
             "at_risk": _count(),
             "bytes_archived": _count(),
             "spool_bytes": _count(),
+            "damaged": _counted(),
             "unread_deliveries": _count(),
-            "refusals": {"type": "object", "additionalProperties": _count(1), "propertyNames": _reason()},
+            "refusals": _by_reason(),
+            "reconcile": _object({name: _counted() for name in RECONCILED}),
             "notifications": _object({name: _count() for name in ("pending", *NOTIFICATION_OUTCOMES)}),
         }
     )
+
+
+def _counted() -> Json:
+    return _object({"total": _count(), "reasons": _by_reason()})
+
+
+def _by_reason() -> Json:
+    return {"type": "object", "additionalProperties": _count(1), "propertyNames": _reason()}
 
 
 def _notification() -> Json:

@@ -17,6 +17,7 @@ from receiver.completion import ENDED_STATUSES, Completion, Failure
 from receiver.errors import LedgerError, ProviderError, UnavailableError, UnknownJobError
 from receiver.ledger import Answer, Delivery, Ledger, Silent
 from receiver.sender import REF_HEADER, is_ref
+from receiver.steps import UNWATCHED, Watch
 from receiver.ximilar import Report, Row, Ximilar
 
 log = structlog.get_logger("receiver.reconcile")
@@ -105,6 +106,7 @@ class Reconciler:
         plan: how.
         settle: finds out what became of submits whose fate is unknown; gives of how many.
         now: the time, ms since the epoch.
+        watch: told of what is found.
         sleep: waits so many seconds.
     """
 
@@ -116,6 +118,7 @@ class Reconciler:
         plan: Plan,
         settle: Callable[[], Awaitable[int]],
         now: Callable[[], int],
+        watch: Watch = UNWATCHED,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._ledger = ledger
@@ -123,6 +126,7 @@ class Reconciler:
         self._plan = plan
         self._settle = settle
         self._now = now
+        self._watch = watch
         self._sleep = sleep
         self._hold = 0.0
         self._trouble: ProviderError | None = None
@@ -249,7 +253,8 @@ class Reconciler:
                             wanted[row.id] = _Candidate(created, row.id)
                         else:
                             unended.append(created)
-        await self._ledger.seen(running, ask_at=self._now() + _span(self._plan.every))
+        for job_id in await self._ledger.seen(running, ask_at=self._now() + _span(self._plan.every)):
+            log.info("asked", job=job_id, status=running[job_id])
         summary.running += len(running)
         reached = min([began - _span(self._plan.overdue_after), *unended])
         return [candidate for candidate in wanted.values() if candidate.id not in running], reached
@@ -300,7 +305,7 @@ class Reconciler:
             summary.running += 1
             if candidate.silent is not None:
                 answer = Answer(report.status, detail=f"The provider says {report.status}.")
-                await self._ledger.asked(candidate.id, answer, ask_at=self._again_at(candidate.silent))
+                await self._asked(candidate.silent, answer)
             return
         await self._record(candidate, said, report, summary)
 
@@ -308,17 +313,21 @@ class Reconciler:
         self, candidate: _Candidate, said: Completion, report: Report, summary: Summary
     ) -> None:
         ref = next((v for k, v in report.headers.items() if k.lower() == REF_HEADER.lower()), None)
-        recorded = await self._ledger.record(
-            Delivery(
-                said,
-                report.body,
-                report.deadline(now=self._now(), lifetime=self._plan.url_lifetime),
-                ref=ref if is_ref(ref) else None,
-                endpoint=report.endpoint,
-                found=True,
+        with self._watch.step("record", said.id) as step:
+            recorded = await self._ledger.record(
+                Delivery(
+                    said,
+                    report.body,
+                    report.deadline(now=self._now(), lifetime=self._plan.url_lifetime),
+                    ref=ref if is_ref(ref) else None,
+                    endpoint=report.endpoint,
+                    found=True,
+                )
             )
-        )
+            step.received_at = recorded.received_at
+            step.outcome = "duplicate" if recorded.duplicate else "found"
         if recorded.duplicate:  # its delivery came while we asked
+            log.info("completion found that came by itself", job=said.id, noted=recorded.events)
             return
         if candidate.silent is None:
             summary.adopted += 1
@@ -330,6 +339,8 @@ class Reconciler:
             job=said.id,
             state=recorded.state,
             adopted=candidate.silent is None,
+            noted=recorded.events,
+            **({"reason": said.failure.reason} if said.failure else {}),
         )
 
     async def _unknown(self, candidate: _Candidate, error: UnknownJobError, summary: Summary) -> None:
@@ -341,17 +352,21 @@ class Reconciler:
             await self._unanswered(candidate, error)
             return
         said = Completion(candidate.id, None, failure=Failure(error.reason, error.detail))
-        await self._ledger.record(Delivery(said, b"", self._now(), found=True))
+        recorded = await self._ledger.record(Delivery(said, b"", self._now(), found=True))
         summary.found += 1
         summary.failed += 1
-        log.warning("given up", job=candidate.id, reason=error.reason)
+        log.warning("given up", job=candidate.id, reason=error.reason, noted=recorded.events)
 
     async def _unanswered(self, candidate: _Candidate, error: ProviderError) -> None:
         if candidate.silent is None:
             await self._ledger.count_unanswered(error.reason)
             return
-        answer = Answer(reason=error.reason, detail=error.detail)
-        await self._ledger.asked(candidate.id, answer, ask_at=self._again_at(candidate.silent))
+        await self._asked(candidate.silent, Answer(reason=error.reason, detail=error.detail))
+
+    async def _asked(self, job: Silent, answer: Answer) -> None:
+        if await self._ledger.asked(job.id, answer, ask_at=self._again_at(job)):
+            said = {"status": answer.status, "reason": answer.reason, "detail": answer.detail}
+            log.info("asked", job=job.id, **{name: value for name, value in said.items() if value})
 
     def _again_at(self, job: Silent) -> int:
         return schedule.ask_again_at(self._now(), job.submitted_at, _span(self._plan.every))

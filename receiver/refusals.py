@@ -12,6 +12,14 @@ LOG_SECONDS = 10.0
 """Between two log lines of the same reason."""
 
 
+Refused = Callable[[str], None]
+"""Told the reason of each refusal."""
+
+
+def untold(reason: str) -> None:
+    """Nobody wants to know."""
+
+
 class Refusals:
     """Counts refusals by reason since the start.
 
@@ -29,9 +37,13 @@ class Refusals:
         """How many there were of each reason."""
         return dict(self._counts)
 
+    def count(self, reason: str) -> None:
+        """Counts one that is logged elsewhere, or not at all."""
+        self._counts[reason] += 1
+
     def note(self, reason: str) -> None:
         """Counts one, and logs it, with all that were not logged since the last line."""
-        self._counts[reason] += 1
+        self.count(reason)
         at, told = self._told.get(reason, (float("-inf"), 0))
         now = self._clock()
         if now - at >= LOG_SECONDS:

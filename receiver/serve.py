@@ -19,7 +19,7 @@ from receiver.config import Config
 from receiver.cuts import Cut, from_environment
 from receiver.errors import ConfigError
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
-from receiver.wire import KEEP_ALIVE_SECONDS, AnswerStopped, CloseUnread, ImpatientProtocol
+from receiver.wire import KEEP_ALIVE_SECONDS, AnswerStopped, CloseUnread, telling
 
 log = structlog.get_logger("receiver.serve")
 
@@ -109,7 +109,7 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
                 server_header=False,
                 date_header=True,
                 proxy_headers=False,
-                http=ImpatientProtocol,
+                http=telling(receiver.refused),
                 ws="none",
                 limit_concurrency=connections,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -80,11 +80,23 @@ class Spool:
             SpoolError: ``spool.disk``.
         """
         promised = under_way * self._max_image_bytes
+        return max((self._free(held) - promised) // self._max_image_bytes, 0)
+
+    def room_bytes(self, held: int) -> int:
+        """How many more bytes may lie here, those of downloads under way not counted.
+
+        Args:
+            held: bytes of the images that wait here for the archive.
+
+        Raises:
+            SpoolError: ``spool.disk``.
+        """
+        return max(self._free(held), 0)
+
+    def _free(self, held: int) -> int:
         with _as_spool_errors():
             free = shutil.disk_usage(self.folder).free
-        by_limit = (self._max_bytes - held - promised) // self._max_image_bytes
-        by_disk = (free - self._reserve - promised) // self._max_image_bytes
-        return int(max(min(by_limit, by_disk), 0))
+        return min(self._max_bytes - held, free - self._reserve)
 
     def part(self, claim: str) -> Path:
         """Where the download of a claim is written."""

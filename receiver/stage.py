@@ -44,12 +44,24 @@ class Stage:
         self._work = work
         self._broke = broke
         self._running: dict[asyncio.Task[None], Claim] = {}
+        self._began: dict[str, float] = {}
         self._broken = False
+
+    @property
+    def name(self) -> str:
+        """What it does, in a word."""
+        return self._name
 
     @property
     def claims(self) -> Sequence[Claim]:
         """What is being worked on."""
         return list(self._running.values())
+
+    @property
+    def under_way(self) -> Sequence[tuple[Claim, float]]:
+        """What is being worked on, and for how many seconds already."""
+        now = asyncio.get_running_loop().time()
+        return [(claim, now - self._began[claim.holder]) for claim in self._running.values()]
 
     @property
     def broken(self) -> bool:
@@ -92,6 +104,7 @@ class Stage:
         for claim in claims:
             task = asyncio.create_task(self._work_on(claim), name=f"{self._name}-{claim.job.id}")
             self._running[task] = claim
+            self._began[claim.holder] = asyncio.get_running_loop().time()
             task.add_done_callback(self._done)
 
     async def _work_on(self, claim: Claim) -> None:
@@ -102,7 +115,7 @@ class Stage:
             await self._broke(claim, bug)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        del self._running[task]
+        del self._began[self._running.pop(task).holder]
         self.wake.set()
 
 

@@ -130,7 +130,7 @@ def demo_end(address: str, token: str, archive: Path, *, archived: bool, stays: 
     console.print("\nAll images are archived." if archived else "\nNot all images are archived.")
     console.print(f"The files:   {archive}")
     if stays:
-        console.print(f"The ledger:  {address}/jobs   (any user name, password {token})")
+        console.print(f"The page:    {address}/   (any user name, password {token})")
         console.print("Ctrl-C ends the demo.")
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Self
@@ -50,7 +51,24 @@ class Verifier:
             ImageError: the file is not the promised image, or its decoding took too much time or memory.
             SpoolError: the file cannot be read, or no child can be started (``spool.no_decoder``).
         """
-        request = {"path": str(path), "promise": asdict(promise), "limits": asdict(self._limits)}
+        return await self._answer({"path": str(path), "promise": asdict(promise)})
+
+    async def shrink(self, path: Path, target: Path, side: int) -> Header:
+        """Writes a small picture of an image, as WebP; cancelling it kills the child that is at it.
+
+        Args:
+            path: the image.
+            target: the file to write.
+            side: the most pixels that the picture may be wide and high.
+
+        Raises:
+            ImageError: the image cannot be decoded within the limits.
+            SpoolError: a file cannot be read or written, or no child can be started.
+        """
+        return await self._answer({"path": str(path), "small": str(target), "side": side})
+
+    async def _answer(self, what: Mapping[str, object]) -> Header:
+        request = {**what, "limits": asdict(self._limits)}
         async with self._slots:
             child = self._idle.pop() if self._idle else await self._start()
             try:

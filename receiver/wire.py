@@ -8,6 +8,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from receiver.problem import problem
+from receiver.refusals import Refused, untold
 
 HEAD_SECONDS = 10
 """How long a new connection may take to bring the head of its first request."""
@@ -45,6 +46,7 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     head_seconds: float = HEAD_SECONDS
     idle_seconds: float = KEEP_ALIVE_SECONDS
+    refused: Refused = staticmethod(untold)
     take_seconds: float = TAKE_SECONDS
     _patience: asyncio.TimerHandle | None = None
     _untaken: asyncio.TimerHandle | None = None
@@ -81,7 +83,9 @@ class ImpatientProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own form of it
         """Answers a head that cannot be taken, in the form of every refusal."""
-        refusal = problem("body.head_too_large" if self._head_too_large else "body.bad_request")
+        reason = "body.head_too_large" if self._head_too_large else "body.bad_request"
+        self.refused(reason)
+        refusal = problem(reason)
         self._give_up()
         phrase = HTTPStatus(refusal.status_code).phrase
         head = [f"HTTP/1.1 {refusal.status_code} {phrase}".encode()]
@@ -199,6 +203,11 @@ class AnswerStopped:
                 raise
             # Not raised again: nothing else waits for this task, and uvicorn would log it as a bug.
             await problem("ledger.stopping")(scope, receive, send)
+
+
+def telling(refused: Refused) -> type[ImpatientProtocol]:
+    """The protocol, but it tells what it refuses; uvicorn makes its objects itself, and takes a class."""
+    return type("TellingProtocol", (ImpatientProtocol,), {"refused": staticmethod(refused)})
 
 
 class CloseUnread:

@@ -5,7 +5,7 @@ a retry from the command line, a crash) is found there and needs no path of its 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import timedelta
 
@@ -14,7 +14,7 @@ import structlog
 from receiver.archiving import Archiving
 from receiver.errors import ArchiveError, LedgerError
 from receiver.fetching import Fetching
-from receiver.ledger import Ledger
+from receiver.ledger import Claim, Ledger
 from receiver.spool import Spool, job_and_sha256
 from receiver.states import State
 
@@ -71,6 +71,15 @@ class Worker:
         """Why nothing is uploaded now, if so: what the archive said when it was last tried."""
         return self._archiving.gate.trouble
 
+    @property
+    def under_way(self) -> Sequence[tuple[str, Claim, float]]:
+        """What is being worked on: the stage, the claim, and for how many seconds already."""
+        return [(stage.name, *work) for stage in self._all_stages for work in stage.under_way]
+
+    def in_progress(self) -> dict[str, int]:
+        """How many jobs each stage is working on, by the stage's name."""
+        return {stage.name: len(stage.claims) for stage in self._all_stages}
+
     async def spool_has_room(self) -> bool:
         """Whether the spool takes downloads, those under way aside."""
         return self._spool.room(await self._ledger.spool_bytes(), 0) > 0
@@ -88,6 +97,8 @@ class Worker:
             SpoolError: ``spool.disk``.
             LedgerError: where the ledger cannot be read.
         """
+        for job_id in self._ledger.cut_off:
+            log.warning("cut off in its download", job=job_id)
         await self._look_through_spool()
         self._stages = [asyncio.create_task(stage.run(self._stopping)) for stage in self._all_stages]
         bells = (self._listen(), self._tick(), self._go_round(), self._archiving.gate.keep())

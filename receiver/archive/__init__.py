@@ -5,9 +5,10 @@ for boto3 to load.
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -18,7 +19,19 @@ from receiver.archive.key import MAX_KEY, check_template, render_key
 from receiver.errors import ConfigError
 from receiver.states import Image, Stored
 
-__all__ = ["Archive", "Finding", "Item", "check_template", "open_archive", "render_key"]
+__all__ = [
+    "Archive",
+    "Depth",
+    "Entry",
+    "Finding",
+    "Held",
+    "Images",
+    "Inventory",
+    "Item",
+    "check_template",
+    "open_archive",
+    "render_key",
+]
 
 MAX_PREFIX = 1024 - MAX_KEY - 1
 """Bytes of a bucket's prefix, so that prefix, slash and key stay within the 1,024 that S3 gives to a key."""
@@ -82,7 +95,76 @@ class Finding:
     detail: str
 
 
-class Archive(Protocol):
+class Depth(StrEnum):
+    """How closely an object is looked at."""
+
+    QUICK = "quick"
+    """Size and metadata, and the store's own checksum where it tells one; nothing is read."""
+    PROVED = "proved"
+    """The checksum as well: of an object the store's own, if it keeps one; of a file by reading it."""
+    DEEP = "deep"
+    """All of its bytes are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object as a listing shows it.
+
+    Attributes:
+        uri: where it lies.
+        bytes: its size.
+    """
+
+    uri: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One object as it was found.
+
+    Attributes:
+        stored: where it lies, with the store's own names for this state of it.
+        bytes: its size.
+        sha256: of its bytes, hex; ``None`` where it was not read and the store keeps none.
+        format: ``jpeg``, ``png`` or ``webp``, as store or first bytes say; ``None`` for anything else.
+        changed_at: when it was written, UTC.
+        metadata: what is kept beside the bytes, decoded; empty where that cannot be read.
+    """
+
+    stored: Stored
+    bytes: int
+    sha256: str | None
+    format: str | None
+    changed_at: datetime
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Images(Protocol):
+    """Where archived images can be read."""
+
+    async def locate(self, stored: Stored, image: Image) -> Path | str:
+        """Where to read an archived image: a local file, or a URL that works for five minutes.
+
+        Raises:
+            ArchiveError: ``archive.missing`` if it is not there.
+        """
+
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
+        """A file on this machine with the bytes of an archived image, to be read and not changed.
+
+        Args:
+            stored: where it lies.
+            image: what it is.
+            spare: where the bytes are put if they lie on no disk of this machine; the caller removes it.
+
+        Raises:
+            ArchiveError: ``archive.missing`` if it is not there, or what the store said.
+            SpoolError: ``spool.disk`` if ``spare`` cannot be written.
+        """
+
+
+class Archive(Images, Protocol):
     """Where images are kept for good."""
 
     @property
@@ -107,20 +189,41 @@ class Archive(Protocol):
             SpoolError: ``spool.lost`` if the spooled file vanished or is not what was verified.
         """
 
-    async def locate(self, stored: Stored, image: Image) -> Path | str:
-        """Where to read an archived image: a local file, or a URL that works for five minutes.
-
-        Raises:
-            ArchiveError: ``archive.missing`` if it is not there.
-        """
-
     async def aclose(self) -> None:
         """Waits for what is under way and lets go of connections and threads."""
 
 
+class Inventory(Archive, Protocol):
+    """An archive that can be gone through."""
+
+    def entries(self, after: str | None = None) -> AsyncIterator[Sequence[Entry]]:
+        """All objects, in pages, always in the same order; not what a probe or a put has under way.
+
+        Args:
+            after: the address of an object: begins behind it.
+
+        Raises:
+            ArchiveError: it cannot be listed.
+        """
+
+    async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
+        """Looks at one object.
+
+        Raises:
+            ArchiveError: ``archive.missing`` if it is not there; any other reason if it could not be seen.
+        """
+
+    async def remove(self, stored: Stored) -> None:
+        """Removes an object and what is kept beside it; one that is not there is no error.
+
+        Raises:
+            ArchiveError: it could not be removed.
+        """
+
+
 def open_archive(
     uri: str, *, uploads: int = 8, environ: Mapping[str, str] | None = None, used: bool = False
-) -> Archive:
+) -> Inventory:
     """Opens the archive at an address. Touches neither the disk nor the network: `Archive.probe` does.
 
     Args:

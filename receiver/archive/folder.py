@@ -10,15 +10,17 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from receiver.archive import Finding, Item
+from receiver.archive import Depth, Entry, Finding, Held, Item, metadata
 from receiver.archive.key import check_key
 from receiver.archive.spooled import BLOCK, SpooledFile, check_spooled, digest, open_spooled, unreadable
 from receiver.errors import ArchiveError, SpoolError
@@ -45,6 +47,12 @@ REFUSALS = {
 
 PART = re.compile(r"\.[0-9a-f]{16}\.part")
 """The name of a file under way; no part of a key begins with a dot."""
+
+PAGE = 1_000
+"""Objects to a page of a listing."""
+
+MAX_METADATA = 64 * 1024
+"""Bytes of a file of metadata that are read; ours has a few hundred."""
 
 PART_LIFETIME = 3600
 """Seconds without a write after which a file under way is one that a crash left behind."""
@@ -86,14 +94,47 @@ class FolderArchive:
         return await self._run(lambda: self._put(item))
 
     async def locate(self, stored: Stored, image: Image) -> Path:  # noqa: ARG002 - S3 needs the image
-        """The image's file. See `Archive.locate`."""
-        path = Path(url2pathname(urlsplit(stored.uri).path))
-        inside = (
-            stored.uri.startswith("file://") and path.is_relative_to(self._root) and ".." not in path.parts
-        )
-        if not inside or not await self._run(path.is_file):
-            raise ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
+        """The image's file. See `Images.locate`."""
+        path = self._path(stored)
+        if not await self._run(path.is_file):
+            raise self._missing(stored)
         return path
+
+    async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[Entry]]:
+        """All files but hidden ones, folder by folder, sorted. See `Inventory.entries`."""
+        behind = () if after is None else self._path(Stored(after)).relative_to(self._root).parts
+        walk = self._walk(self._root, behind)
+
+        def page() -> list[Entry]:
+            with self._translated(""):
+                return list(islice(walk, PAGE))
+
+        if not await self._run(self._root.is_dir):
+            raise ArchiveError(
+                "archive.no_bucket", f"The archive's folder {self.uri} is not there.", pause=True
+            )
+        while found := await self._run(page):
+            yield found
+
+    async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
+        """The file's state, and its hash unless only a quick look is wanted. See `Inventory.look`."""
+        path = self._path(stored)
+        return await self._run(lambda: self._look(stored, path, depth))
+
+    async def remove(self, stored: Stored) -> None:
+        """Removes the file and its metadata. See `Inventory.remove`."""
+        path = self._path(stored)
+
+        def remove() -> None:
+            with self._translated(path.name):
+                path.unlink(missing_ok=True)
+                metadata_path(path).unlink(missing_ok=True)
+
+        await self._run(remove)
+
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:  # noqa: ARG002 - S3 needs it
+        """The image's file. See `Images.local`."""
+        return await self.locate(stored, image)
 
     async def aclose(self) -> None:
         """Waits for the puts under way. See `Archive.aclose`."""
@@ -101,6 +142,51 @@ class FolderArchive:
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def _path(self, stored: Stored) -> Path:
+        """Where a file of this archive lies.
+
+        Raises:
+            ArchiveError: ``archive.missing`` if it lies elsewhere.
+        """
+        path = Path(url2pathname(urlsplit(stored.uri).path))
+        if not stored.uri.startswith("file://") or not path.is_relative_to(self._root) or ".." in path.parts:
+            raise self._missing(stored)
+        return path
+
+    def _missing(self, stored: Stored) -> ArchiveError:
+        return ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
+
+    def _walk(self, folder: Path, behind: tuple[str, ...]) -> Iterator[Entry]:
+        """The files below a folder whose path, part by part, comes after this one's."""
+        with os.scandir(folder) as found:
+            names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+        first, rest = (behind[0], behind[1:]) if behind else ("", ())
+        for name, is_folder in names:
+            if name.startswith(".") or name < first:
+                continue
+            path = folder / name
+            if is_folder:
+                yield from self._walk(path, rest if name == first else ())
+            elif name > first:
+                try:
+                    yield Entry(path.as_uri(), path.lstat().st_size)
+                except FileNotFoundError:  # removed meanwhile
+                    continue
+
+    def _look(self, stored: Stored, path: Path, depth: Depth) -> Held:
+        try:
+            with self._translated(path.name), path.open("rb", buffering=0) as file:
+                state = os.fstat(file.fileno())
+                kind = _format(file.read(12))
+                sha256 = None if depth is Depth.QUICK else digest(file).hex()
+        except ArchiveError as error:
+            if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+                raise self._missing(stored) from error
+            raise
+        changed_at = datetime.fromtimestamp(state.st_mtime, UTC)
+        kept = _read_metadata(metadata_path(path))
+        return Held(Stored(stored.uri), state.st_size, sha256, kind, changed_at, kept)
 
     def _put(self, item: Item) -> Stored:
         try:
@@ -290,6 +376,27 @@ class FolderArchive:
 def metadata_path(target: Path) -> Path:
     """Where the metadata of an image in a folder lies."""
     return target.with_name(f".{target.name}.json")
+
+
+def _read_metadata(path: Path) -> Mapping[str, str]:
+    """What lies beside an image; nothing where that is not what a put has written."""
+    try:
+        with path.open("rb") as file:
+            found = json.loads(file.read(MAX_METADATA))
+        if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+            return metadata.decode_all(found)
+    except (OSError, ValueError, RecursionError):
+        pass
+    return {}
+
+
+def _format(head: bytes) -> str | None:
+    """The kind of image that a file begins like."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
 @contextmanager

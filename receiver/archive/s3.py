@@ -10,10 +10,12 @@ import base64
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -30,7 +32,7 @@ from botocore.exceptions import (
     TokenRetrievalError,
 )
 
-from receiver.archive import Finding, Item
+from receiver.archive import Depth, Entry, Finding, Held, Item, metadata
 from receiver.archive.key import check_key
 from receiver.archive.spooled import (
     BLOCK,
@@ -46,7 +48,7 @@ from receiver.states import Image, Stored
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
-    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef, ListObjectsV2OutputTypeDef
 
 T = TypeVar("T")
 
@@ -54,6 +56,9 @@ CLOSE_SECONDS = 1.0
 
 URL_LIFETIME = 300
 """Seconds that a presigned URL works."""
+
+FORMATS = {f"image/{name}": name for name in ("jpeg", "png", "webp")}
+"""The formats of images by the content types that objects are given."""
 
 CLIENT_VARIABLES = {
     "AWS_ENDPOINT_URL": "endpoint_url",
@@ -228,8 +233,51 @@ class S3Archive:
         return await self._run(lambda: self._put(item))
 
     async def locate(self, stored: Stored, image: Image) -> str:
-        """A presigned URL that serves the image as its own type. See `Archive.locate`."""
+        """A presigned URL that serves the image as its own type. See `Images.locate`."""
         return await self._run(lambda: self._presign(stored, image))
+
+    async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[Entry]]:
+        """The objects below the prefix, as the store lists them. See `Inventory.entries`."""
+        begin = self._full("")
+        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": begin}
+        if after is not None:
+            arguments["StartAfter"] = self._address(after)[1]
+        while True:
+            page = await self._run(lambda: self._list(arguments))
+            found = [
+                Entry(self._name(listed["Key"]), listed["Size"])
+                for listed in page.get("Contents", [])
+                # No part of a key of ours begins with a dot; some stores list their folders as well.
+                if not listed["Key"].removeprefix(begin).startswith(".") and not listed["Key"].endswith("/")
+            ]
+            if found:
+                yield found
+            token = page.get("NextContinuationToken")
+            if not page.get("IsTruncated") or not token:
+                return
+            arguments["ContinuationToken"] = token
+
+    async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
+        """HeadObject, and GetObject where all bytes are to be read. See `Inventory.look`."""
+        bucket, key = self._address(stored.uri)
+        return await self._run(lambda: self._look_at(bucket, key, stored.version, depth))
+
+    async def remove(self, stored: Stored) -> None:
+        """DeleteObject. See `Inventory.remove`."""
+        bucket, key = self._address(stored.uri)
+
+        def remove() -> None:
+            try:
+                self._client.delete_object(Bucket=bucket, Key=key)
+            except (ClientError, BotoCoreError) as error:
+                raise self._translate(error, key, bucket) from error
+
+        await self._run(remove)
+
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
+        """The bytes, brought here. See `Images.local`."""
+        await self._run(lambda: self._bring(stored, image, spare))
+        return spare
 
     async def aclose(self) -> None:
         """Waits a moment for the puts under way; a store that hangs must not hold up a stop."""
@@ -326,10 +374,33 @@ class S3Archive:
             return checksum == _base64(bytes.fromhex(image.sha256))
         return self._sha256(key, version) == image.sha256
 
-    def _sha256(self, key: str, version: str | None) -> str:
+    def _list(self, arguments: Mapping[str, Any]) -> "ListObjectsV2OutputTypeDef":
+        try:
+            return self._client.list_objects_v2(**arguments)
+        except (ClientError, BotoCoreError) as error:
+            raise self._translate(error, str(arguments["Prefix"])) from error
+
+    def _look_at(self, bucket: str, key: str, version: str | None, depth: Depth) -> Held:
+        head = self._head(key, version, bucket=bucket, missing="archive.missing")
+        checksum = head.get("ChecksumSHA256", "")
+        sha256 = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
+        if depth is Depth.DEEP:
+            sha256 = self._sha256(key, version, bucket=bucket)
+        try:
+            kept = metadata.decode_all(head["Metadata"])
+        except ValueError:
+            kept = {}
+        kind = FORMATS.get(head.get("ContentType", ""))
+        etag = head.get("ETag", "").strip('"') or None
+        stored = Stored(self._name(key, bucket), etag=etag, version=head.get("VersionId"))
+        return Held(stored, head["ContentLength"], sha256, kind, head["LastModified"].astimezone(UTC), kept)
+
+    def _sha256(self, key: str, version: str | None, *, bucket: str | None = None) -> str:
         value = hashlib.sha256()
         try:
-            body = self._client.get_object(Bucket=self._bucket, Key=key, **_version(version))["Body"]
+            body = self._client.get_object(Bucket=bucket or self._bucket, Key=key, **_version(version))[
+                "Body"
+            ]
             try:
                 for block in body.iter_chunks(BLOCK):
                     value.update(block)
@@ -338,6 +409,29 @@ class S3Archive:
         except (ClientError, BotoCoreError) as error:
             raise self._translate(error, key) from error
         return value.hexdigest()
+
+    def _bring(self, stored: Stored, image: Image, target: Path) -> None:
+        bucket, key = self._address(stored.uri)
+        size = 0
+        try:
+            body = self._client.get_object(Bucket=bucket, Key=key, **_version(stored.version))["Body"]
+            try:
+                with target.open("wb") as file:
+                    for block in body.iter_chunks(BLOCK):
+                        size += len(block)
+                        if size > image.bytes:  # not what was put: it shall not fill the disk
+                            break
+                        file.write(block)
+            finally:
+                body.close()
+        except (ClientError, BotoCoreError) as error:
+            if _status(error) == 404:
+                raise ArchiveError("archive.missing", f"{stored.uri} is not there.") from error
+            raise self._translate(error, key) from error
+        except OSError as error:
+            raise SpoolError("spool.disk", f"{target.name} cannot be written: {error.strerror}.") from error
+        if size != image.bytes:
+            raise ArchiveError("archive.missing", f"{stored.uri} is not as long as what was put there.")
 
     def _head(
         self,
@@ -366,9 +460,7 @@ class S3Archive:
             raise
 
     def _presign(self, stored: Stored, image: Image) -> str:
-        bucket, _, key = stored.uri.removeprefix("s3://").partition("/")
-        if not stored.uri.startswith("s3://") or not key:
-            raise ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
+        bucket, key = self._address(stored.uri)
         self._head(key, stored.version, bucket=bucket, missing="archive.missing")
         parameters = {
             "Bucket": bucket,
@@ -501,6 +593,17 @@ class S3Archive:
 
     # Names and errors ------------------------------------------------------------------------------------
 
+    def _address(self, uri: str) -> tuple[str, str]:
+        """Bucket and key of an address.
+
+        Raises:
+            ArchiveError: ``archive.missing`` if it is none of an object in S3.
+        """
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        if not uri.startswith("s3://") or not key:
+            raise ArchiveError("archive.missing", f"{uri} is not in the archive {self.uri}.")
+        return bucket, key
+
     def _full(self, key: str) -> str:
         return f"{self._prefix}/{key}" if self._prefix else key
 
@@ -521,9 +624,11 @@ class S3Archive:
             return changed(item)
         return ArchiveError("archive.unavailable", f"{self._name(key)}: damaged on its way ({_code(error)}).")
 
-    def _translate(self, error: ClientError | BotoCoreError, key: str) -> ArchiveError:
+    def _translate(
+        self, error: ClientError | BotoCoreError, key: str, bucket: str | None = None
+    ) -> ArchiveError:
         """The error as ours, with codes and kinds alone: the other words of stores can quote secrets."""
-        name = self._name(key)
+        name = self._name(key, bucket)
         if isinstance(error, ClientError):
             code, status = _code(error), _status(error)
             reason, pause = BY_CODE.get(code) or BY_CODE.get(str(status)) or ("archive.unavailable", False)

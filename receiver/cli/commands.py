@@ -18,6 +18,11 @@ from starlette.datastructures import QueryParams
 from receiver import config as settings
 from receiver import demo as demonstration
 from receiver import logs, query, tables
+from receiver.cli.audit import audit
+from receiver.cli.backup import backup
+from receiver.cli.migrate import archive_migrate
+from receiver.cli.prune import prune
+from receiver.cli.rebuild import rebuild
 from receiver.cli.reconcile import reconcile
 from receiver.cli.submit import submit
 from receiver.config import Config
@@ -36,6 +41,11 @@ app = typer.Typer(
 app.command()(sandbox)
 app.command()(submit)
 app.command()(reconcile)
+app.command()(backup)
+app.command()(audit)
+app.command()(rebuild)
+app.command()(prune)
+app.command("archive-migrate")(archive_migrate)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

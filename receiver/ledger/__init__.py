@@ -1,31 +1,65 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
+from receiver.ledger.backup import Copy, back_up
+from receiver.ledger.keeping import REBUILT, RELOCATED, Damage, Numbered, Rebuilt, Shown
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
 from receiver.ledger.lock import DirectoryLock, ListLock
 from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
 from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
+from receiver.ledger.overview import Overview
+from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
+from receiver.ledger.readings import COUNTED_TO, Readings
 from receiver.ledger.rows import Intent, Notification, Silent, Stretch, Transition
 from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
-from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission
+from receiver.ledger.verbs import (
+    ADOPTED,
+    ASKED,
+    FOUND,
+    LATE,
+    OTHER_URL,
+    RECONCILED,
+    Answer,
+    Claim,
+    Delivery,
+    Recorded,
+    Submission,
+)
 
 __all__ = [
+    "ADOPTED",
+    "ASKED",
+    "COUNTED_TO",
     "FILE_NAME",
+    "FOUND",
+    "LATE",
     "NOTIFICATIONS",
     "NOTIFICATION_OUTCOMES",
+    "OTHER_URL",
+    "REBUILT",
+    "RECONCILED",
+    "RELOCATED",
     "SAFE_SQLITE",
     "Answer",
     "Claim",
+    "Copy",
+    "Damage",
     "Delivery",
     "DirectoryLock",
     "Filter",
     "Intent",
+    "Kind",
     "Ledger",
     "LedgerView",
     "ListLock",
     "Notification",
+    "Numbered",
+    "Overview",
     "Page",
+    "Readings",
+    "Rebuilt",
     "Recorded",
+    "Shown",
     "Silent",
     "Stats",
     "Stretch",
@@ -33,6 +67,8 @@ __all__ = [
     "Transition",
     "UnreadDelivery",
     "UnreadPage",
+    "Window",
+    "back_up",
     "monotonic_clock",
     "unsafe_sqlite",
     "wall_clock",

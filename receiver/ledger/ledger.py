@@ -4,7 +4,7 @@ import asyncio
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -12,16 +12,20 @@ from typing import TypeVar
 
 from receiver.completion import Completion
 from receiver.errors import AuthError, LedgerError, ReceiverError
-from receiver.ledger import notifications, queries, schema, verbs
+from receiver.ledger import keeping, notifications, overview, pruning, queries, readings, schema, verbs
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
+from receiver.ledger.keeping import Damage, Numbered, Rebuilt, Shown
 from receiver.ledger.lock import DirectoryLock
 from receiver.ledger.notifications import Render
+from receiver.ledger.overview import Overview
+from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
+from receiver.ledger.readings import Readings
 from receiver.ledger.rows import Intent, Notification, Silent, Stretch
 from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
-from receiver.ledger.writer import Transaction, Writer
+from receiver.ledger.writer import Committed, Transaction, Writer, untold
 from receiver.states import Event, Image, Job, Stored
 
 T = TypeVar("T")
@@ -188,6 +192,18 @@ class LedgerView:
         """The ledger in numbers; jobs submitted before ``silent_since`` and still silent are overdue."""
         return await self._readers.ask(lambda db: queries.stats(db, silent_since))
 
+    async def overview(self, *, silent_since: int, limit: int) -> Overview:
+        """The ledger at a glance, of one moment, with at most ``limit`` jobs in each list."""
+        return await self._readers.ask(lambda db: overview.overview(db, silent_since, limit))
+
+    async def archived_lately(self, limit: int) -> tuple[int, tuple[int, ...]]:
+        """How many jobs are archived, and when (ms since the epoch) the newest ``limit`` of them were."""
+        return await self._readers.ask(lambda db: overview.archived_lately(db, limit))
+
+    async def readings(self, *, silent_since: int) -> Readings:
+        """The gauges of one moment, at the same cost however many jobs there are."""
+        return await self._readers.ask(lambda db: readings.readings(db, silent_since))
+
     async def spool_names(self) -> frozenset[str]:
         """The names of all spool files that the ledger counts on."""
         return await self._readers.ask(queries.spool_names)
@@ -213,6 +229,22 @@ class LedgerView:
     async def silent_among(self, ids: Sequence[str]) -> Mapping[str, Silent | None]:
         """Of these ids those that are known: with what they are if they are silent, ``None`` if not."""
         return await self._readers.ask(lambda db: queries.silent_among(db, ids))
+
+    async def archived_jobs(self, *, after: int, limit: int) -> tuple[Numbered, ...]:
+        """Archived jobs in the order in which they came, behind a position (0: from the beginning)."""
+        return await self._readers.ask(lambda db: keeping.archived(db, after, limit))
+
+    async def places(self, ids: Collection[str]) -> Mapping[str, str]:
+        """Of these ids those of archived jobs, each with where its image lies."""
+        return await self._readers.ask(lambda db: keeping.places(db, ids))
+
+    async def run(self, name: str) -> str | None:
+        """What a long run, such as an audit, has kept of its state."""
+        return await self._readers.ask(lambda db: keeping.run(db, name))
+
+    async def prunable(self, kind: Kind, *, after: int | str | None, before: int, size: int) -> Window:
+        """Looks through rows for what is older than ``before`` (ms since the epoch), ``size`` at most."""
+        return await self._readers.ask(lambda db: pruning.window(db, kind, after, before, size))
 
     async def open_intents(self, *, before: int, limit: int = 100) -> tuple[Intent, ...]:
         """What was about to be submitted before this time, and of which no id is known; oldest first."""
@@ -276,6 +308,8 @@ class Ledger(LedgerView):
         self._claims = 0
         self._others: int | None = None
         self._last = 0
+        self.cut_off: list[str] = []
+        """Jobs in whose download a process has ended before this one began."""
         self._unsettled: set[str] = set()
         self._looks: dict[str, tuple[int, asyncio.Task[tuple[Job, tuple[Event, ...]] | None]]] = {}
 
@@ -286,10 +320,17 @@ class Ledger(LedgerView):
         *,
         now: Callable[[], int] = wall_clock,
         monotonic: Callable[[], int] = monotonic_clock,
+        committed: Committed = untold,
     ) -> "Ledger":
         """Opens the ledger to write, makes or migrates it, and voids the claims of processes that are gone.
 
         The caller holds the data directory's lock.
+
+        Args:
+            data_dir: where it lies.
+            now: the wall clock, ms since the epoch.
+            monotonic: ms, of a clock that nobody sets.
+            committed: told of each commit.
 
         Raises:
             LedgerError: ``ledger.unavailable``; ``ledger.corrupt`` or ``ledger.newer``, and the file was left
@@ -310,10 +351,10 @@ class Ledger(LedgerView):
             await door.close()
             raise
         announcer = Announcer()
-        writer = Writer(door, announcer.announce, in_place=_in_place(path))
+        writer = Writer(door, announcer.announce, in_place=_in_place(path), committed=committed)
         ledger = cls(writer, readers, announcer, now=now, monotonic=monotonic)
         try:
-            await ledger._write(lambda tx: verbs.release_all(tx, now()))
+            ledger.cut_off = await ledger._write(lambda tx: verbs.release_all(tx, now()))
         except LedgerError:
             await ledger.close()  # an open connection's thread would keep the process from ending
             raise
@@ -361,6 +402,25 @@ class Ledger(LedgerView):
         """Commits what waits, and closes."""
         await super().close()  # the last connection to close writes the WAL back, and must be able to write
         await self._writer.close()
+
+    async def release_orphans(self, data_dir: Path) -> None:
+        """Voids all claims, if no server holds the ledger: whoever took them is gone.
+
+        So it is with a ledger that was restored from a copy of one that was at work.
+        """
+        try:
+            lock = DirectoryLock(data_dir)
+        except LedgerError:
+            return
+        try:
+            await self._write(lambda tx: verbs.release_all(tx, self._now()))
+        finally:
+            lock.release()
+
+    @property
+    def waiting(self) -> int:
+        """How many verbs wait for the next commit."""
+        return self._writer.waiting
 
     async def check_writable(self) -> None:
         """Makes a durable commit that changes nothing of worth.
@@ -425,13 +485,13 @@ class Ledger(LedgerView):
     async def asked(self, job_id: str, answer: Answer, *, ask_at: int) -> bool:
         """The provider had no completion for a silent job, which is asked about again at ``ask_at`` (ms).
 
-        Gives whether the job is still silent.
+        Gives whether that is another answer than the last one, and so stands in the history.
         """
         return await self._write(lambda tx: verbs.asked(tx, job_id, answer, ask_at, self._now()))
 
-    async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> None:
-        """The provider's list names these jobs' states, none of which is an end."""
-        await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
+    async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> list[str]:
+        """The provider's list names these jobs' states, none of which is an end. Gives those that are new."""
+        return await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
 
     async def count_unanswered(self, reason: str) -> None:
         """The provider gave no answer to a question that was about no silent job."""
@@ -575,6 +635,26 @@ class Ledger(LedgerView):
     async def shift_waits(self, by: int) -> None:
         """Moves the ends of waits by so many ms, after the wall clock was set by as much just now."""
         await self._write(lambda tx: verbs.shift_waits(tx, by, self._now()))
+
+    async def keep_run(self, name: str, state: str) -> None:
+        """Keeps how far a long run is."""
+        await self._write(lambda tx: keeping.keep_run(tx, name, state))
+
+    async def audited(self, sound: Sequence[int], damage: Sequence[Damage]) -> None:
+        """Notes what an audit found of these jobs; an archived job stays archived."""
+        await self._write(lambda tx: keeping.audited(tx, sound, damage, self._now()))
+
+    async def relocated(self, job_id: str, before: Stored, after: Stored) -> bool:
+        """An archived image was proved to lie in another place as well. False: the job moved on meanwhile."""
+        return await self._write(lambda tx: keeping.relocated(tx, job_id, before, after, self._now()))
+
+    async def rebuild(self, shown: Shown) -> Rebuilt:
+        """Makes a job of its object in the archive; a known job is changed only by legal moves."""
+        return await self._write(lambda tx: keeping.rebuild(tx, shown, self._now()))
+
+    async def prune(self, kind: Kind, old: Sequence[int | str], *, before: int) -> Mapping[str, int]:
+        """Removes what `prunable` found, where it is still so. Gives how many rows of each table went."""
+        return await self._write(lambda tx: pruning.remove(tx, kind, old, before))
 
     def _terms(self, limit: int, lease: int) -> Terms:
         self._claims += 1

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from receiver.ledger import rows
+from receiver.ledger import keeping, rows
 from receiver.ledger.rows import Intent, Silent, Stretch
 from receiver.ledger.sqlite import sqlite3
 from receiver.schedule import RISK_SHARE
@@ -82,6 +82,7 @@ class Stats:
         at_risk: jobs whose image is not safe yet and little of whose life is left.
         unread: deliveries that were no completions.
         counters: what happened, by name and reason.
+        damaged: archived objects that the last audit found to be missing or altered, by reason.
         notifications_pending: how many jobs' ends are still to be told to who wants to know.
     """
 
@@ -93,6 +94,7 @@ class Stats:
     at_risk: int
     unread: int
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    damaged: Mapping[str, int] = field(default_factory=dict)
     notifications_pending: int = 0
 
 
@@ -166,19 +168,16 @@ def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
         (silent_since,),
     ).fetchone()
     (unread,) = db.execute("SELECT count(*) FROM unread").fetchone()
-    (oldest,) = db.execute(
-        "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
-        " WHERE state IN ('received', 'fetched')"
-    ).fetchone()
     return Stats(
         jobs={State(row["state"]): row["jobs"] for row in totals},
         bytes={State(row["state"]): row["bytes"] for row in totals},
-        oldest_waiting_at=oldest,
+        oldest_waiting_at=oldest_waiting_at(db),
         soonest_deadline=soonest_deadline(db),
         overdue=overdue,
         at_risk=_count_at_risk(db),
         unread=unread,
         counters=counters(db),
+        damaged=keeping.damaged(db),
         notifications_pending=notifications_pending(db),
     )
 
@@ -226,6 +225,15 @@ def open_intents(db: sqlite3.Connection, before: int, limit: int) -> tuple[Inten
         (before, limit),
     )
     return tuple(rows.intent(row) for row in found)
+
+
+def oldest_waiting_at(db: sqlite3.Connection) -> int | None:
+    """When the longest-waiting job whose image is not archived yet was received, ms since the epoch."""
+    (oldest,) = db.execute(
+        "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
+        " WHERE state IN ('received', 'fetched')"
+    ).fetchone()
+    return None if oldest is None else int(oldest)
 
 
 def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Intent]:

@@ -8,7 +8,7 @@ from receiver.ledger.sqlite import sqlite3
 
 APPLICATION_ID = 0x75707372  # "upsr": tells a ledger from any other SQLite file
 
-MIGRATIONS: tuple[str, ...] = ("schema.sql", "schema_2.sql", "schema_3.sql")
+MIGRATIONS: tuple[str, ...] = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
 """Scripts beside this module. The first makes version 1, each further one the version after it."""
 
 SAFE_SQLITE = (3, 51, 3)

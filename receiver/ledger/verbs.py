@@ -6,7 +6,7 @@ the job has moved on meanwhile. Verbs set ``event``, and the triggers write the 
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from receiver.completion import Completion
 from receiver.errors import LedgerError, ReceiverError
@@ -23,8 +23,13 @@ ADOPTED = "adopted"
 """An event and a counter: the same, of a job that nobody had announced."""
 LATE = "late"
 """A counter: the delivery of a completion came after it had been found."""
+OTHER_URL = "other_url"
+"""An event: a later delivery named another URL, and the first one stands."""
 ASKED = "asked"
 """A counter: questions about silent jobs that found no completion, by the reason why there was no answer."""
+
+RECONCILED = (ASKED, FOUND, LATE, ADOPTED)
+"""Counters of what asking the provider has come to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +64,14 @@ class Recorded:
     Attributes:
         state: the job's state now.
         duplicate: whether the delivery changed nothing.
+        received_at: when what the job stands on was recorded, ms since the epoch.
+        events: what was written into the job's history.
     """
 
     state: State
     duplicate: bool
+    received_at: int | None = field(default=None, compare=False)
+    events: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +95,7 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
     said = delivery.completion
     if delivery.ticket is not None and not _bind_ticket(tx, delivery.ticket, said.id, now):
         return None
-    _settle(tx, delivery.mark, said.id, now)
+    noted = _settle(tx, delivery.mark, said.id, now)
     state = State.FAILED if said.failure else State.RECEIVED
     values = _columns(delivery, state, now)
     if delivery.found:
@@ -96,9 +105,9 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
         _keep(tx, born["seq"], delivery)
         if delivery.found:
             count(tx, ADOPTED)
-        return Recorded(state, duplicate=False)
+        return Recorded(state, False, now, (*noted, str(values["event"])))
     known = tx.db.execute(
-        "SELECT seq, state, image_url, found_at, late_at FROM jobs WHERE id = ?", (said.id,)
+        "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?", (said.id,)
     ).fetchone()
     before = State(known["state"])
     if _brings_something_new(said, before, known["image_url"]):
@@ -108,12 +117,12 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
         _keep(tx, known["seq"], delivery)
         if delivery.found:
             count(tx, FOUND, said.failure.reason if said.failure else "")
-        return Recorded(state, duplicate=False)
+        return Recorded(state, False, now, (*noted, str(values["event"])))
     if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
-        _note_late(tx, known["seq"], before, now)
+        noted.append(_note_late(tx, known["seq"], before, now))
     if said.image_url is not None and said.image_url != known["image_url"]:
-        _note_other_url(tx, known["seq"], before, said.image_url, now)
-    return Recorded(before, duplicate=True)
+        noted += _note_other_url(tx, known["seq"], before, said.image_url, now)
+    return Recorded(before, True, known["received_at"], tuple(noted))
 
 
 def record_unread(tx: Transaction, outcome: str, detail: str, body: bytes, now: int) -> None:
@@ -196,16 +205,22 @@ def asked(tx: Transaction, job_id: str, answer: Answer, ask_at: int, now: int) -
     """The provider was asked about a silent job and had no completion; it is asked again at ``ask_at``.
 
     The history gets a line only where the answer is another than the last one: a job may be asked about for
-    hours. Gives whether the job is still silent.
+    hours. Gives whether it got one.
     """
     count(tx, ASKED, answer.reason or "")
     return _answered(tx, job_id, answer, ask_at, now)
 
 
-def seen(tx: Transaction, statuses: Mapping[str, str], ask_at: int, now: int) -> None:
-    """The provider's list names these jobs' states, none of which is an end: they need not be asked for."""
-    for job_id, status in statuses.items():
-        _answered(tx, job_id, Answer(status, detail=f"The provider says {status}."), ask_at, now)
+def seen(tx: Transaction, statuses: Mapping[str, str], ask_at: int, now: int) -> list[str]:
+    """The provider's list names these jobs' states, none of which is an end: they need not be asked for.
+
+    Gives the ids of those whose history got a line.
+    """
+    return [
+        job_id
+        for job_id, status in statuses.items()
+        if _answered(tx, job_id, Answer(status, detail=f"The provider says {status}."), ask_at, now)
+    ]
 
 
 def intend(tx: Transaction, intent: Intent, now: int) -> Intent:
@@ -232,13 +247,16 @@ def withdraw(tx: Transaction, key: str) -> None:
     tx.db.execute("DELETE FROM submissions WHERE key = ? AND job IS NULL", (key,))
 
 
-def _settle(tx: Transaction, mark: str | None, job_id: str, now: int) -> None:
-    """A completion carries the mark of what we submitted: its job is known, whatever became of the answer."""
+def _settle(tx: Transaction, mark: str | None, job_id: str, now: int) -> list[str]:
+    """A completion carries the mark of what we submitted: its job is known, whatever became of the answer.
+
+    Gives what this wrote into the job's history.
+    """
     if mark is None:
-        return
+        return []
     row = tx.db.execute("SELECT key FROM submissions WHERE mark = ? AND job IS NULL", (mark,)).fetchone()
-    if row is not None:
-        submitted(tx, row["key"], job_id, now)
+    new = row is not None and submitted(tx, row["key"], job_id, now)
+    return ["submitted"] if new else []
 
 
 def count(tx: Transaction, name: str, reason: str = "", by: int = 1) -> None:
@@ -444,15 +462,17 @@ def release(tx: Transaction, claim: Claim) -> bool:
     return done.rowcount == 1
 
 
-def release_all(tx: Transaction, now: int) -> None:
+def release_all(tx: Transaction, now: int) -> list[str]:
     """Voids every claim. Only for a start: the lock says that no other process can hold one.
 
     An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once. But a job
     that is cut off again and again waits, and has been tried. A wait for the archive that is longer than any
     can be is one of a clock that was set since, and ends.
+
+    Gives the ids of the jobs that were cut off in a download.
     """
     cut_off = tx.db.execute(
-        "SELECT seq, deadline,"
+        "SELECT seq, id, deadline,"
         " (SELECT count(*) FROM history WHERE job = jobs.seq AND event = 'cut_off') AS before"
         " FROM jobs WHERE holder IS NOT NULL AND state = 'received'"
     ).fetchall()
@@ -471,6 +491,7 @@ def release_all(tx: Transaction, now: int) -> None:
         "UPDATE jobs SET next_attempt_at = NULL WHERE state = 'fetched' AND next_attempt_at > ?",
         (now + UPLOAD_CEILING,),
     )
+    return [row["id"] for row in cut_off]
 
 
 def found_whole(tx: Transaction, job_id: str) -> None:
@@ -604,13 +625,14 @@ def _answered(tx: Transaction, job_id: str, answer: Answer, ask_at: int, now: in
         " provider_status) WHERE seq = :seq",
         values,
     )
-    if (answer.reason, answer.status or said["provider_status"]) != (said["reason"], said["provider_status"]):
-        tx.db.execute(
-            "UPDATE jobs SET event = 'asked', reason = :reason, detail = :detail, reason_at ="
-            " CASE WHEN :reason IS NULL THEN NULL ELSE :now END, updated_at = :now WHERE seq = :seq",
-            {**values, "reason": answer.reason, "detail": answer.detail},
-        )
-        tx.changed.append(job_id)
+    if (answer.reason, answer.status or said["provider_status"]) == (said["reason"], said["provider_status"]):
+        return False
+    tx.db.execute(
+        "UPDATE jobs SET event = 'asked', reason = :reason, detail = :detail, reason_at ="
+        " CASE WHEN :reason IS NULL THEN NULL ELSE :now END, updated_at = :now WHERE seq = :seq",
+        {**values, "reason": answer.reason, "detail": answer.detail},
+    )
+    tx.changed.append(job_id)
     return True
 
 
@@ -692,23 +714,25 @@ def _brings_something_new(said: Completion, state: State, image_url: str | None)
     return state in (State.REJECTED, State.EXPIRED) and said.image_url != image_url
 
 
-def _note_other_url(tx: Transaction, seq: int, state: State, url: str, now: int) -> None:
+def _note_other_url(tx: Transaction, seq: int, state: State, url: str, now: int) -> list[str]:
     # Written past the trigger, because the job itself does not change; and once for each URL.
-    tx.db.execute(
+    noted = tx.db.execute(
         "INSERT INTO history (job, at, event, before, after, reason, detail)"
         " SELECT :job, :at, 'other_url', :state, :state, 'ledger.other_url', :url WHERE NOT EXISTS"
         " (SELECT 1 FROM history WHERE job = :job AND event = 'other_url' AND detail = :url)",
         {"job": seq, "at": now, "state": state, "url": url},
     )
+    return [OTHER_URL] if noted.rowcount == 1 else []
 
 
-def _note_late(tx: Transaction, seq: int, state: State, now: int) -> None:
+def _note_late(tx: Transaction, seq: int, state: State, now: int) -> str:
     tx.db.execute("UPDATE jobs SET late_at = ? WHERE seq = ?", (now, seq))
     tx.db.execute(
         "INSERT INTO history (job, at, event, before, after) VALUES (?, ?, 'late_delivery', ?, ?)",
         (seq, now, state, state),
     )
     count(tx, LATE)
+    return "late_delivery"
 
 
 def _promote(tx: Transaction, now: int) -> None:

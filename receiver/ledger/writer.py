@@ -5,6 +5,7 @@ thread, the next one gathers; so the more deliveries come, the less each pays, a
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -53,6 +54,14 @@ class _Outcome:
     changed: Sequence[str] = ()
 
 
+Committed = Callable[[int, float], None]
+"""Told of each commit: how many verbs were in it, and how many seconds it took."""
+
+
+def untold(size: int, seconds: float) -> None:
+    """Nobody wants to know."""
+
+
 class Writer:
     """Commits verbs in groups, in the order in which they came.
 
@@ -60,18 +69,30 @@ class Writer:
         door: the connection.
         announce: called with the ids of jobs that a durable commit has changed.
         in_place: raises a `LedgerError` where the connection's file is not the one that a start would open.
+        committed: told of each commit.
     """
 
     def __init__(
-        self, door: Door, announce: Callable[[Sequence[str]], None], *, in_place: Callable[[], None]
+        self,
+        door: Door,
+        announce: Callable[[Sequence[str]], None],
+        *,
+        in_place: Callable[[], None],
+        committed: Committed = untold,
     ) -> None:
         self._door = door
         self._announce = announce
         self._in_place = in_place
+        self._committed = committed
         self._waiting: list[_Waiting] = []
         self._something = asyncio.Event()
         self._closing = False
         self._loop = asyncio.create_task(self._commit_until_closed(), name="ledger-writer")
+
+    @property
+    def waiting(self) -> int:
+        """How many verbs wait for the next transaction."""
+        return len(self._waiting)
 
     async def write(self, verb: Verb[T]) -> T:
         """Runs the verb in a transaction and returns its result after the commit is durable.
@@ -111,11 +132,15 @@ class Writer:
             self._in_place()
             return _commit(db, verbs)
 
+        began = time.perf_counter()
         try:
-            return await self._door.run(commit)
+            outcomes = await self._door.run(commit)
         except Exception as error:  # noqa: BLE001 - the connection itself broke: nobody may wait for ever
             told = translate(error) if isinstance(error, sqlite3.Error) else error
             return [_Outcome(error=told) for _ in verbs]
+        if any(outcome.error is None for outcome in outcomes):
+            self._committed(len(verbs), time.perf_counter() - began)
+        return outcomes
 
     def _answer(self, batch: Sequence[_Waiting], outcomes: Sequence[_Outcome]) -> None:
         for waiting, outcome in zip(batch, outcomes, strict=True):

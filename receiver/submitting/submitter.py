@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
+import structlog
+
 from receiver.errors import (
     InvalidRequestError,
     LedgerError,
@@ -29,6 +31,8 @@ from receiver.states import Job
 from receiver.submitting.envelope import Envelope
 from receiver.submitting.images import Item, Options
 from receiver.ximilar import Report, Ximilar
+
+log = structlog.get_logger("receiver.submitting")
 
 PATIENCE = timedelta(minutes=5)
 """How long one image waits for a provider that is away or asks to slow down."""
@@ -367,7 +371,8 @@ async def settle(
         asked[intent.key] = now
         report = await find(ledger, provider, intent)
         if report is not None:
-            await ledger.submitted(intent.key, report.id)
+            if await ledger.submitted(intent.key, report.id):
+                log.info("announced", job=report.id)
         elif intent.at < over:
             await ledger.withdraw(intent.key)
         else:

@@ -1,12 +1,13 @@
 """The provider's API, as its page describes it (Ximilar, "Upscaler"): submit, get, status, list."""
 
 from receiver.ximilar.answers import Listing, Report, Row, Submitted
-from receiver.ximilar.client import Ximilar
+from receiver.ximilar.client import Heard, Ximilar, unheard
 from receiver.ximilar.pace import Pace
 from receiver.ximilar.request import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
 
 __all__ = [
     "Factor",
+    "Heard",
     "ImageFormat",
     "Listing",
     "Mode",
@@ -18,4 +19,5 @@ __all__ = [
     "Upscale",
     "Webhook",
     "Ximilar",
+    "unheard",
 ]

@@ -122,6 +122,14 @@ class _PastTheEndError(UnavailableError):
     """The list has no page of this number any more."""
 
 
+Heard = Callable[[str | None], None]
+"""Told after a call why there was no answer, or ``None``."""
+
+
+def unheard(reason: str | None) -> None:
+    """Nobody wants to know."""
+
+
 class Ximilar:
     """A client of one account.
 
@@ -136,6 +144,7 @@ class Ximilar:
         sleep: waits so many seconds.
         clock: seconds since the epoch, to read a ``Retry-After`` that is a date.
         turn: waited for before each call that goes out, repeated ones among them.
+        heard: told after each call why there was no answer, or ``None`` where there was one.
     """
 
     def __init__(
@@ -148,9 +157,11 @@ class Ximilar:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         turn: Callable[[], Awaitable[object]] | None = None,
+        heard: Heard = unheard,
     ) -> None:
         self._token = token
         self._turn = turn
+        self._heard = heard
         self._dice = dice
         self._sleep = sleep
         self._clock = clock
@@ -331,6 +342,15 @@ class Ximilar:
         Raises:
             ProviderError: there is none.
         """
+        try:
+            document = await self._attempts(ask)
+        except ProviderError as error:
+            self._heard(error.reason)
+            raise
+        self._heard(None)
+        return document
+
+    async def _attempts(self, ask: _Ask) -> dict[str, Any]:
         attempt = 0
         while True:
             attempt += 1

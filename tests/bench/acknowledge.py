@@ -19,6 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import uvicorn
+from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
@@ -26,8 +27,10 @@ from starlette.routing import Route
 
 from receiver.intake import Intake
 from receiver.ledger import Ledger, wall_clock
+from receiver.metrics import Meters
 from receiver.refusals import Refusals
 from receiver.sender import Sender
+from receiver.steps import Watch
 
 CONNECTIONS = 64
 PATH = "/webhooks/ximilar"
@@ -66,9 +69,11 @@ async def bare(request: Request) -> JSONResponse:
 
 async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, None]") -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder:
-        ledger = await Ledger.serve(Path(folder))
+        meters = Meters(CollectorRegistry())  # counting is part of the price
+        ledger = await Ledger.serve(Path(folder), committed=meters.committed)
         sender = Sender({"X-Webhook-Secret": ["bench"]})
-        intake = Intake(ledger, sender, 2**18, timedelta(hours=24), wall_clock, Refusals())
+        watch = Watch(meters.ended, meters.failed)
+        intake = Intake(ledger, sender, 2**18, timedelta(hours=24), wall_clock, Refusals(), watch=watch)
         endpoint = intake.deliver if kind == "durable" else bare
         app = Starlette(routes=[Route(PATH, endpoint, methods=["POST"])])
         config = uvicorn.Config(

@@ -62,7 +62,7 @@ async def test_the_routes_table_names_every_route_and_whether_it_asks_for_a_toke
     config = load({"RECEIVER_DATA_DIR": str(tmp_path)})
     async with open_receiver(config, {}) as receiver:
         served = {
-            f"{method} {route.path.rstrip('/')}": "no" if route.path in OPEN_TO_ALL else "yes"
+            f"{method} {route.path.rstrip('/') or '/'}": "no" if route.path in OPEN_TO_ALL else "yes"
             for route in receiver.app.routes
             if isinstance(route, Route)
             for method in (route.methods or set()) - {"HEAD"}

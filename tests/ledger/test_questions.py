@@ -8,7 +8,17 @@ import pytest
 
 from receiver.completion import Completion
 from receiver.errors import BodyError, LedgerError
-from receiver.ledger import FILE_NAME, Filter, Ledger, LedgerView, Submission, queries, schema, verbs
+from receiver.ledger import (
+    FILE_NAME,
+    Filter,
+    Ledger,
+    LedgerView,
+    Submission,
+    overview,
+    queries,
+    schema,
+    verbs,
+)
 from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.verbs import Claim, Terms
 from receiver.ledger.writer import Transaction
@@ -234,6 +244,8 @@ def ask_everything(db: sqlite3.Connection) -> None:
     queries.job(db, "job-1")
     queries.job_with_history(db, "job-1")
     queries.stats(db, NOW + 1)
+    overview.overview(db, NOW + 1, 5)
+    overview.archived_lately(db, 5)
     queries.spool_names(db)
     queries.spool_bytes(db)
     queries.next_event_at(db)
@@ -276,6 +288,7 @@ SMALL = (
     "jobs_at_risk",
     "jobs_waiting",
     "jobs_to_fetch",
+    "jobs_to_fetch_again",
     "jobs_waiting_to_fetch",
     "jobs_to_archive",
 )

@@ -28,6 +28,7 @@ SCRIPTS = [
     "test",
     "tools/venv",
     "tools/lock",
+    "tools/browser",
     "tools/promtool",
     ".ci/run",
     "deploy/secret-files",
@@ -77,6 +78,14 @@ def test_what_is_tested_is_what_is_shipped() -> None:
 def test_what_builds_the_project_is_locked_too() -> None:
     built = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
     assert names(built) == set(locked("requirements-build.lock"))
+
+
+def test_the_wheel_has_every_file_of_the_package() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    package = ROOT / "receiver"
+    shipped = {path for pattern in patterns["receiver"] for path in package.glob(pattern)}
+    files = {path for path in package.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    assert {path for path in files if path.suffix != ".py"} == shipped
 
 
 @pytest.mark.parametrize("file", ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"])

@@ -23,6 +23,7 @@ ROOMS = (
     "problem",
     "refusals",
     "seats",
+    "steps",
     # Each knows one thing outside: a file, the provider's hosts, an image's bytes, the archive, a disk.
     "ledger",
     "fetch",
@@ -32,6 +33,8 @@ ROOMS = (
     "archive",
     "spool",
     "ximilar",
+    "hands",
+    "journal",
     # The ways in and through.
     "submitting",
     "query",
@@ -44,10 +47,15 @@ ROOMS = (
     "worker",
     "notify",
     "reconcile",
+    "pruning",
+    "audit",
+    "rebuild",
+    "migrate",
     "page",
     "metrics",
     "openapi",
     "stream",
+    "tracing",
     "api",
     # What puts it together, and what people type.
     "logs",
@@ -59,7 +67,6 @@ ROOMS = (
     "demo",
     "doctor",
     "init",
-    "audit",
     "cli",
     "__main__",
 )  # fmt: skip
@@ -68,6 +75,7 @@ ROOMS = (
 STRANGERS = (
     ("intake", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "archive", "verify", "spool"}),
     ("worker", {"intake", "api", "query"}),
+    ("page", {"worker", "fetching", "archiving", "stage", "gate", "fetch", "intake", "config", "sender"}),
     ("api", {"worker", "fetching", "archiving", "fetch", "verify"}),
     ("ledger", {"config", "sender", "expiry", "problem", "view"}),
     ("fetch", {"ledger", "states", "completion"}),
@@ -87,6 +95,8 @@ OWNERS = {
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
     "standardwebhooks": {"receiver.notify"},
+    "jinja2": {"receiver.page"},
+    "opentelemetry": {"receiver.tracing.spans"},
 }
 """Libraries that one room alone knows, so that they can be changed there. The sandbox stands for itself."""
 

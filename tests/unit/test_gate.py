@@ -45,6 +45,9 @@ class ProbedArchive:
     async def locate(self, stored: Stored, image: Image) -> Path | str:  # noqa: ARG002 - nor reads
         raise AssertionError
 
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:  # noqa: ARG002 - as above
+        raise AssertionError
+
     async def aclose(self) -> None:
         raise AssertionError
 

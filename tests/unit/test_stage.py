@@ -72,6 +72,21 @@ async def running(desk: Desk) -> AsyncIterator[asyncio.Event]:
         await run
 
 
+async def test_what_is_under_way_is_told_with_how_long_it_has_been() -> None:
+    desk = Desk(jobs=3, hands=2)
+    async with running(desk):
+        await desk.begin(2)
+        first = {claim.job.id: seconds for claim, seconds in desk.stage.under_way}
+        second = {claim.job.id: seconds for claim, seconds in desk.stage.under_way}
+        desk.go_on.set()
+        await desk.begin(1)
+    await desk.stage.finish(GRACE)
+
+    assert set(first) == set(second) == {"job-0", "job-1"}
+    assert all(0 <= first[job] <= second[job] for job in first)
+    assert list(desk.stage.under_way) == []
+
+
 async def test_never_more_are_worked_on_than_there_are_hands_and_all_are_done() -> None:
     desk = Desk(jobs=10, hands=3)
     async with running(desk):

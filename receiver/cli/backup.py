@@ -1,0 +1,43 @@
+"""``receiver backup``: a copy of the ledger, made beside a running server."""
+
+import asyncio
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from receiver import tables
+from receiver.cli.keeping import counting, opened
+from receiver.ledger import FILE_NAME, Copy, back_up
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; in a folder that is there.")],
+    *,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Copy the ledger to FILE, as it is at one moment, while a serve runs or without one.
+
+    The copy is checked, and has its name only once it is whole and on the disk. It does NOT hold the images:
+    neither those of the folder archive, nor those of `fetched` jobs, which wait on this disk for the archive.
+
+    To restore: stop serve, move the data directory's ledger.sqlite3, ledger.sqlite3-wal and
+    ledger.sqlite3-shm away, copy FILE to ledger.sqlite3, run `receiver rebuild` for what was archived since,
+    and start serve.
+    """
+    config, _ = opened()
+    copy = asyncio.run(_backup(config.data_dir / FILE_NAME, file, force=force, quiet=as_json))
+    if as_json:
+        tables.print_json(
+            {"file": str(copy.path), "version": copy.version, "jobs": copy.jobs, "bytes": copy.bytes}
+        )
+    else:
+        typer.echo(
+            f"{copy.path}: {copy.jobs} jobs, {copy.bytes} bytes, ledger version {copy.version}; checked"
+        )
+
+
+async def _backup(ledger: Path, file: Path, *, force: bool, quiet: bool) -> Copy:
+    with counting("bytes copied", quiet=quiet) as told:
+        return await back_up(ledger, file, overwrite=force, told=told)

@@ -1,0 +1,107 @@
+"""What the commands that keep ledger and archive have in common."""
+
+import contextlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from receiver import config as settings
+from receiver.app import check
+from receiver.config import Config
+from receiver.journal import Finding
+from receiver.tables import safe
+from receiver.ximilar import Pace
+
+SHOWN = 200
+"""Findings in a table on a terminal; in a pipe and as JSON it is all of them."""
+
+Counted = Callable[[int, int | None], None]
+"""Called with how much is done, and of how much, where that is known."""
+
+
+def opened() -> tuple[Config, Mapping[str, str]]:
+    """The settings, checked, and the environment that they come from.
+
+    Raises:
+        ConfigError: one line that names the setting.
+    """
+    environ = settings.environment(os.environ, Path(".env"))
+    config = settings.load(environ)
+    check(config)
+    # The AWS SDK reads dozens of variables, some of them late, and all from the process alone.
+    os.environ.update({name: value for name, value in environ.items() if name.startswith("AWS_")})
+    os.umask(0o077)  # whatever is made here is the owner's alone
+    return config, environ
+
+
+def turns(rate: float | None) -> Pace | None:
+    """So many a second, where a rate is given."""
+    return None if rate is None else Pace(rate)
+
+
+async def at_once() -> None:
+    """The turn of a run without a rate."""
+
+
+@contextlib.contextmanager
+def counting(what: str, *, quiet: bool) -> Iterator[Counted]:
+    """Progress on a terminal, on the standard error; elsewhere nothing."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda _done, _total: None
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def print_lines(documents: Iterable[Mapping[str, Any]]) -> None:
+    """JSON lines."""
+    for document in documents:
+        print(json.dumps(document, ensure_ascii=False))  # noqa: T201 - a command's output
+
+
+def print_findings(findings: Iterable[Finding]) -> None:
+    """A table on a terminal, tab-separated lines in a pipe."""
+    console = Console()
+    if not console.is_terminal:
+        for finding in findings:
+            typer.echo("\t".join(safe(cell) for cell in _cells(finding)))
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in ("job", "reason", "object", "detail"):
+        table.add_column(name, overflow="fold")
+    more = 0
+    for finding in findings:
+        if table.row_count < SHOWN:
+            table.add_row(*(Text(safe(cell)) for cell in _cells(finding)))
+        else:
+            more += 1
+    if table.row_count:
+        console.print(table)
+    if more:
+        console.print(f"… and {more} more; --json gives all of them.", style="dim")
+
+
+def print_counts(lines: Iterable[tuple[int, str]]) -> None:
+    """How many of what."""
+    for number, what in lines:
+        typer.echo(f"{number:>9}  {what}")
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    return (finding["job"] or "", finding["reason"], finding["uri"] or "", finding["detail"])

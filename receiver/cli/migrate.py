@@ -1,0 +1,101 @@
+"""``receiver archive-migrate``: archived images from a folder to the bucket."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from receiver.archive import open_archive
+from receiver.cli.keeping import at_once, counting, opened, print_counts, print_findings, print_lines, turns
+from receiver.config import Config
+from receiver.errors import ConfigError
+from receiver.ledger import Ledger, LedgerView
+from receiver.migrate import Migrator
+from receiver.states import State
+
+DONE = {
+    "moved": "images put, proved and recorded",
+    "failed": "images that could not be moved",
+    "elsewhere": "archived images that lay elsewhere already",
+    "removed": "files removed from the folder",
+    "left": "files left in the folder",
+}
+
+
+def archive_migrate(
+    *,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="file:///FOLDER", help="The folder; else the data directory's archive."
+        ),
+    ] = None,
+    remove: Annotated[
+        bool, typer.Option("--remove", help="Then remove each file whose image lies in the bucket, proved.")
+    ] = False,
+    rate: Annotated[float | None, typer.Option(min=0.001, max=100_000, help="Images a second.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON line for each image not moved, and the sum.")
+    ] = False,
+) -> None:
+    """Move archived images from a folder to the bucket that RECEIVER_ARCHIVE names.
+
+    Each is put, proved and then recorded at its new place; a running serve reads it from wherever it lies.
+    A run that was cut off is begun again. Files stay where they are, unless --remove is given. Exit 1 if an
+    image could not be moved.
+    """
+    config, environ = opened()
+    folder = source or (config.data_dir.resolve() / "archive").as_uri()
+    if not config.archive_uri.startswith("s3://"):
+        raise ConfigError("RECEIVER_ARCHIVE: must name the bucket to move to, s3://bucket/prefix")
+    if not folder.startswith("file:///"):
+        raise typer.BadParameter("must be file:///folder", param_hint="--from")
+    if not asyncio.run(_migrate(config, environ, folder, rate, remove=remove, as_json=as_json)):
+        raise typer.Exit(1)
+
+
+async def _migrate(
+    config: Config,
+    environ: Mapping[str, str],
+    folder: str,
+    rate: float | None,
+    *,
+    remove: bool,
+    as_json: bool,
+) -> bool:
+    await (await LedgerView.open(config.data_dir)).close()  # else a ledger would be made where there is none
+    async with contextlib.AsyncExitStack() as stack:
+        ledger = await Ledger.beside(config.data_dir)
+        stack.push_async_callback(ledger.close)
+        source = open_archive(folder, uploads=config.uploads)
+        stack.push_async_callback(source.aclose)
+        target = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+        stack.push_async_callback(target.aclose)
+        await target.probe()  # tells what the store does not honour, so that puts do without
+        pace = turns(rate)
+        migrator = Migrator(
+            ledger=ledger,
+            source=source,
+            target=target,
+            hands=config.uploads,
+            turn=pace.turn if pace else at_once,
+        )
+        jobs = (await ledger.stats(silent_since=0)).jobs[State.ARCHIVED]
+        with counting("images", quiet=as_json) as told:
+            await migrator.move(lambda _, done: told(done, jobs))
+        if remove:
+            with counting("files", quiet=as_json) as told:
+                await migrator.remove(lambda _, done: told(done, None))
+        counts = migrator.counts
+        if as_json:
+            print_lines(migrator.findings)
+            summary = {"from": folder, "to": config.archive_uri, "bytes": counts["bytes"]}
+            print_lines([{"summary": {**summary, **{name: counts[name] for name in DONE}}}])
+        else:
+            print_findings(migrator.findings)
+            print_counts(
+                (counts[name], what) for name, what in DONE.items() if counts[name] or name == "moved"
+            )
+        return not migrator.findings

@@ -1,0 +1,68 @@
+"""``receiver prune``: removes what is older than it is to be kept, now."""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+
+from receiver import tables
+from receiver.cli.keeping import counting, opened, print_counts
+from receiver.config import Config, duration
+from receiver.ledger import Ledger, LedgerView, wall_clock
+from receiver.pruning import Pruner, would_go
+
+NAMES = {
+    "history": "lines of the history of archived jobs",
+    "bodies": "raw bodies of archived jobs",
+    "unread": "deliveries that could not be read",
+    "tickets": "tickets that are accepted no more",
+    "submissions": "submissions whose job is known",
+    "notifications": "notifications that were given up",
+}
+
+
+def prune(
+    *,
+    older_than: Annotated[
+        str | None, typer.Option(help="Such as 30d; else what RECEIVER_KEEP_HISTORY says.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Remove history and raw bodies of archived jobs, and other old records. The jobs themselves stay.
+
+    A running serve does the same by itself once an hour.
+    """
+    config, _ = opened()
+    keep = config.keep_history if older_than is None else _span(older_than)
+    gone = asyncio.run(_prune(config, keep, dry_run=dry_run, quiet=as_json))
+    if as_json:
+        tables.print_json({"dry_run": dry_run, "rows": {name: gone.get(name, 0) for name in NAMES}})
+    else:
+        print_counts((gone.get(name, 0), what) for name, what in NAMES.items())
+
+
+async def _prune(config: Config, keep: timedelta, *, dry_run: bool, quiet: bool) -> Mapping[str, int]:
+    if dry_run:
+        view = await LedgerView.open(config.data_dir)
+        try:
+            return await would_go(view, keep, wall_clock())
+        finally:
+            await view.close()
+    await (await LedgerView.open(config.data_dir)).close()  # else a ledger would be made where there is none
+    ledger = await Ledger.beside(config.data_dir)
+    try:
+        with counting("rows removed", quiet=quiet) as told:
+            pruner = Pruner(ledger=ledger, keep=keep, now=wall_clock)
+            return await pruner.round(lambda gone: told(sum(gone.values()), None))
+    finally:
+        await ledger.close()
+
+
+def _span(text: str) -> timedelta:
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

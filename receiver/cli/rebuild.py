@@ -1,0 +1,94 @@
+"""``receiver rebuild``: the ledger from the archive alone."""
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Annotated
+
+import typer
+
+from receiver.app import make_data_dir
+from receiver.archive import open_archive
+from receiver.cli.keeping import at_once, counting, opened, print_counts, print_findings, print_lines, turns
+from receiver.config import Config
+from receiver.journal import Journal
+from receiver.ledger import Ledger, Rebuilt, wall_clock
+from receiver.rebuild import Rebuilder
+
+BECAME = {
+    Rebuilt.KNOWN: "known already",
+    Rebuilt.ADDED: "jobs added",
+    Rebuilt.MOVED: "known jobs taken to archived",
+    Rebuilt.BUSY: "left alone, since their job is being worked on; run it again",
+}
+UNUSED = {
+    "archive.altered": "refused: other bytes than their metadata say",
+    "archive.mislabelled": "refused: metadata that are not those of an archived image, or of another one",
+    "archive.duplicate": "left aside: further objects of a job",
+    "archive.foreign": "left aside: they name no job",
+}
+
+
+def rebuild(
+    *,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, max=100_000, help="Looks at objects a second.")
+    ] = None,
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="Begin anew, and not where the last run was cut off.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON line for each object not used, and the sum.")
+    ] = False,
+) -> None:
+    """Add to the ledger every job that the archive's objects tell of. What it knows is not overwritten.
+
+    It works on an empty data directory, and beside a running serve. A known job that has not been archived,
+    and whose object is there and proved, is taken to archived. Exit 1 if an object was refused or left.
+    """
+    config, environ = opened()
+    if not asyncio.run(_rebuild(config, environ, rate, from_start=from_start, as_json=as_json)):
+        raise typer.Exit(1)
+
+
+async def _rebuild(
+    config: Config, environ: Mapping[str, str], rate: float | None, *, from_start: bool, as_json: bool
+) -> bool:
+    make_data_dir(config)
+    async with contextlib.AsyncExitStack() as stack:
+        ledger = await Ledger.beside(config.data_dir)
+        stack.push_async_callback(ledger.close)
+        await ledger.release_orphans(config.data_dir)
+        plan = {"archive": config.archive_uri}
+        journal = stack.enter_context(
+            await Journal.open(
+                ledger, config.data_dir, "rebuild", plan=plan, now=wall_clock(), from_start=from_start
+            )
+        )
+        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+        stack.push_async_callback(archive.aclose)
+        pace = turns(rate)
+        rebuilder = Rebuilder(
+            ledger=ledger,
+            archive=archive,
+            journal=journal,
+            hands=config.uploads,
+            turn=pace.turn if pace else at_once,
+            now=wall_clock,
+        )
+        if journal.resumed and not as_json:
+            typer.echo(f"Going on after {journal.counts['objects']} objects.", err=True)
+        with counting("objects", quiet=as_json) as told:
+            await rebuilder.run(lambda done: told(done, None))
+        counts = journal.counts
+        if as_json:
+            print_lines(journal.findings())
+            names = {what.value: counts[what] for what in BECAME}
+            unused = {reason: counts[reason] for reason in UNUSED}
+            print_lines([{"summary": {**plan, "objects": counts["objects"], **names, "unused": unused}}])
+        else:
+            print_findings(journal.findings())
+            print_counts([(counts["objects"], "objects")])
+            print_counts((counts[what], text) for what, text in BECAME.items() if counts[what])
+            print_counts((counts[what], text) for what, text in UNUSED.items() if counts[what])
+        return not (counts["archive.altered"] or counts["archive.mislabelled"] or counts[Rebuilt.BUSY])

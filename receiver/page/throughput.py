@@ -1,0 +1,133 @@
+"""How many images were archived in each minute of the last hour."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+MINUTES = 60
+MINUTE = 60_000
+LONGEST_GAP = 90_000
+"""ms: what was archived between two looks further apart than this cannot be told to belong to a minute."""
+
+
+class Throughput:
+    """Counts by minute, from looks at one number that only grows: how many jobs are archived.
+
+    The history is never searched. At the start the times of the newest archived jobs are read, a bounded
+    number of them; from then on each look costs one row of totals, with a hundred jobs as with ten million.
+    Minutes of which nothing is known stay unknown, and are not shown as if nothing had happened.
+    """
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._known_since = 0
+        self._unknown: set[int] = set()
+        self._total: int | None = None
+        self._looked_at = 0
+
+    def begin(self, total: int, newest: Sequence[int], limit: int, now: int) -> None:
+        """The first look.
+
+        Args:
+            total: how many jobs are archived.
+            newest: when the newest of them were, ms since the epoch.
+            limit: how many of them were asked for: so many mean that there may be more.
+            now: ms since the epoch.
+        """
+        self._counts.update(at // MINUTE for at in newest)
+        if len(newest) < limit:
+            self._known_since = 0
+        else:
+            # Arrival order is not the order of archiving: the oldest of these minutes may be incomplete.
+            self._known_since = min(newest) // MINUTE + 1
+        self._total, self._looked_at = total, now
+
+    def look(self, total: int, now: int) -> None:
+        """A further look: what is archived now and was not before belongs to this minute."""
+        if self._total is None:
+            return  # before the first look everything is unknown
+        if now - self._looked_at > LONGEST_GAP:
+            self._unknown.update(range(self._looked_at // MINUTE, now // MINUTE + 1))
+        else:
+            self._counts[now // MINUTE] += max(total - self._total, 0)
+        self._total, self._looked_at = total, now
+        oldest = now // MINUTE - 2 * MINUTES
+        for minute in [minute for minute in self._counts if minute < oldest]:
+            del self._counts[minute]
+        self._unknown = {minute for minute in self._unknown if minute >= oldest}
+
+    def last_hour(self, now: int) -> list[int | None]:
+        """The counts of the last 60 minutes, the present one last; ``None`` where it is not known."""
+        present = now // MINUTE
+        return [
+            None if self._unknowable(minute) else self._counts[minute]
+            for minute in range(present - MINUTES + 1, present + 1)
+        ]
+
+    def _unknowable(self, minute: int) -> bool:
+        return self._total is None or minute < self._known_since or minute in self._unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One minute in the drawing. All lengths are in the drawing's own units."""
+
+    x: int
+    y: float
+    height: float
+    known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """Five minutes in the table beside the drawing; ``count`` is ``None`` where a minute is not known."""
+
+    begin: int
+    count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A drawing of the last hour, and the same as a table.
+
+    Attributes:
+        bars: the oldest minute first, each `STEP` units wide.
+        rows: the newest five minutes first.
+        total: of all minutes that are known.
+        peak: of the busiest minute.
+        complete: whether every minute is known.
+    """
+
+    bars: tuple[Bar, ...]
+    rows: tuple[Row, ...]
+    total: int
+    peak: int
+    complete: bool
+
+
+STEP = 10
+HEIGHT = 100
+SPAN = 5
+
+
+def chart(counts: Sequence[int | None], now: int) -> Chart:
+    """Draws counts by minute, of which the last is that of ``now``, ms since the epoch."""
+    peak = max((count for count in counts if count is not None), default=0)
+    bars = []
+    for number, count in enumerate(counts):
+        # Something is never drawn as nothing.
+        height = 0.0 if not count else max(round(count / peak * HEIGHT, 1), 2.0)
+        bars.append(Bar(number * STEP, HEIGHT - height, height, count is not None))
+    first = now // MINUTE - len(counts) + 1
+    rows = []
+    for start in range(0, len(counts), SPAN):
+        part = counts[start : start + SPAN]
+        known = [count for count in part if count is not None]
+        rows.append(Row((first + start) * MINUTE, sum(known) if len(known) == len(part) else None))
+    return Chart(
+        bars=tuple(bars),
+        rows=tuple(reversed(rows)),
+        total=sum(count for count in counts if count is not None),
+        peak=peak,
+        complete=None not in counts,
+    )

@@ -1,0 +1,193 @@
+"""Thousands of archived jobs made quickly: a ledger by its own verbs, and their objects past the archive.
+
+What is put here is what `receiver.archive` puts, byte for byte, less its proofs and its fsyncs.
+"""
+
+import asyncio
+import base64
+import hashlib
+import json
+import random
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from receiver.archive import Item
+from receiver.completion import Completion
+from receiver.ledger import Delivery, Ledger
+from receiver.states import Image, Stored
+from tests.support.clock import HOUR, NOW, SECOND, Clock
+from tests.support.processes import command, environment
+from tests.support.seaweed import Seaweed
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+HANDS = 16
+LONGEST = 110
+"""Seconds that a command may take on a machine that has other things to do."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One archived job and its bytes."""
+
+    job_id: str
+    ref: str | None
+    received_at: int
+    content: bytes
+
+    @property
+    def image(self) -> Image:
+        return Image("png", 64, 48, len(self.content), hashlib.sha256(self.content).hexdigest())
+
+    @property
+    def key(self) -> str:
+        return f"{self._received:%Y/%m/%d}/{self.job_id}.png"
+
+    def metadata(self) -> dict[str, str]:
+        return Item(self.job_id, Path(), self.image, self.key, self.ref, self._received).metadata()
+
+    @property
+    def _received(self) -> datetime:
+        return datetime.fromtimestamp(self.received_at / 1000, UTC)
+
+
+def things(count: int, seed: int = 1) -> list[Thing]:
+    """So many jobs of the last weeks, oldest first; every third has a ref, some of them in other scripts."""
+    dice = random.Random(seed)
+    made = []
+    for number in range(count):
+        ref = [None, f"order {number}", None][number % 3]
+        content = b"\x89PNG\r\n\x1a\n" + dice.randbytes(dice.randrange(100, 1500))
+        made.append(
+            Thing(f"{number:05}-{dice.randbytes(6).hex()}", ref, NOW + number * 600 * SECOND, content)
+        )
+    return made
+
+
+async def fill(data: Path, estate: Sequence[Thing], stored: Mapping[str, Stored]) -> None:
+    """Makes a ledger in which each job is archived where it is stored."""
+    clock = Clock()
+    ledger = await Ledger.serve(data, now=clock, monotonic=Clock(0))
+    by_id = {thing.job_id: thing for thing in estate}
+    try:
+        for thing in estate:
+            clock.now = thing.received_at
+            said = Completion(thing.job_id, "https://host/1.png", None, 64, 48)
+            await ledger.record(Delivery(said, b"{}", clock.now + HOUR, thing.ref))
+        for claim in await ledger.claim_to_fetch(len(estate), again=0, lease=HOUR):
+            await ledger.fetched(claim, by_id[claim.job.id].image, f"{claim.job.id}.spool")
+        for claim in await ledger.claim_to_archive(len(estate), lease=HOUR):
+            await ledger.archived(claim, stored[claim.job.id])
+    finally:
+        await ledger.close()
+
+
+class Bucket:
+    """A prefix of a real store, past the archive.
+
+    Args:
+        store: the server.
+        prefix: without a slash at its end.
+    """
+
+    def __init__(self, store: Seaweed, prefix: str) -> None:
+        self.uri = f"s3://{store.bucket}/{prefix}"
+        self._store, self._prefix = store, prefix
+
+    def client(self) -> "S3Client":
+        return self._store.client()
+
+    def put_all(self, estate: Iterable[Thing]) -> dict[str, Stored]:
+        """Puts every job's object; gives where."""
+        with closing(self.client()) as client, ThreadPoolExecutor(HANDS) as pool:
+            put = list(pool.map(lambda one: (one.job_id, self.put(one, client=client)), estate))
+        return dict(put)
+
+    def put(
+        self,
+        thing: Thing,
+        *,
+        client: "S3Client",
+        key: str | None = None,
+        content: bytes | None = None,
+        metadata: Mapping[str, str] | None = None,
+        checksum: bool = True,
+    ) -> Stored:
+        """Puts a job's object, or something else in its stead."""
+        body = thing.content if content is None else content
+        said = (
+            {"ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode()} if checksum else {}
+        )
+        answer = client.put_object(
+            Bucket=self._store.bucket,
+            Key=f"{self._prefix}/{key or thing.key}",
+            Body=body,
+            ContentType="image/png",
+            Metadata=dict(thing.metadata() if metadata is None else metadata),
+            **said,  # type: ignore[arg-type]
+        )
+        return Stored(f"{self.uri}/{key or thing.key}", answer["ETag"].strip('"'))
+
+    def delete(self, thing: Thing, *, client: "S3Client") -> None:
+        client.delete_object(Bucket=self._store.bucket, Key=f"{self._prefix}/{thing.key}")
+
+    def read(self, thing: Thing, *, client: "S3Client") -> bytes:
+        key = f"{self._prefix}/{thing.key}"
+        return client.get_object(Bucket=self._store.bucket, Key=key)["Body"].read()
+
+
+def lay_out(root: Path, estate: Iterable[Thing]) -> dict[str, Stored]:
+    """A folder archive with every job's file and what lies beside it; gives where."""
+    stored = {}
+    for thing in estate:
+        path = root / thing.key
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(thing.content)
+        path.with_name(f".{path.name}.json").write_text(json.dumps(thing.metadata()))
+        stored[thing.job_id] = Stored(path.as_uri())
+    return stored
+
+
+@dataclass
+class Said:
+    """What a command with ``--json`` said."""
+
+    code: int
+    errors: str
+    findings: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+
+    def of(self, reason: str) -> list[str]:
+        """The jobs, or else the objects, with this reason."""
+        return sorted(one["job"] or one["uri"] for one in self.findings if one["reason"] == reason)
+
+
+def say(arguments: Sequence[str], folder: Path, values: Mapping[str, str]) -> Said:
+    """Runs a command with ``--json`` to its end."""
+    done = subprocess.run(
+        command(*arguments, "--json"),
+        cwd=folder,
+        env=environment(folder, values),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    summary = lines.pop()["summary"] if lines else {}
+    return Said(done.returncode, done.stderr, lines, summary)
+
+
+def filled(data: Path, estate: Sequence[Thing], stored: Mapping[str, Stored]) -> None:
+    """`fill` in a new folder, for tests without an event loop."""
+    data.mkdir(parents=True, exist_ok=True)
+    asyncio.run(fill(data, estate, stored))

@@ -1,0 +1,208 @@
+"""What is old goes, a little at a time; what others count on stays."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from pathlib import Path
+
+from receiver.errors import BodyError
+from receiver.ledger import Intent, Ledger, Submission
+from receiver.pruning import WINDOW, Pruner, would_go
+from receiver.sender import TICKET_LIFETIME
+from receiver.states import State
+from tests.ledger.deeds import STORED, brought_to, delivery, file_of, history, the_job
+from tests.support.clock import HOUR, NOW, Clock
+
+DAY = 24 * HOUR
+KEEP = timedelta(days=90)
+
+
+async def at_once(_: float) -> None:
+    """No pause."""
+
+
+def pruner(ledger: Ledger, clock: Clock, sleep: Callable[[float], Awaitable[object]] = at_once) -> Pruner:
+    return Pruner(ledger=ledger, keep=KEEP, now=clock, sleep=sleep)
+
+
+def rows(folder: Path, table: str) -> int:
+    with file_of(folder) as db:
+        (count,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()
+        return int(count)
+
+
+async def test_old_archived_jobs_keep_their_row_and_lose_history_and_body(
+    ledger: Ledger, clock: Clock, tmp_path: Path
+) -> None:
+    await brought_to(ledger, State.ARCHIVED)
+    job = await the_job(ledger)
+    for state in State:
+        if state is not State.ARCHIVED:
+            await brought_to(ledger, state, state.value)
+            if state is State.RECEIVED:
+                await ledger.claim_to_fetch(9, again=9, lease=DAY)
+            await ledger.claim_to_archive(9, lease=DAY)
+    others = {state: await history(ledger, state.value) for state in State if state is not State.ARCHIVED}
+    clock.forward(91 * DAY)
+    await brought_to(ledger, State.ARCHIVED, "young")
+    expected = await would_go(ledger, KEEP, clock())
+    assert (expected["history"], expected["bodies"]) == (3, 1)
+    assert rows(tmp_path, "bodies") == 7  # of the submitted one there is none
+
+    assert await pruner(ledger, clock).round() == {key: n for key, n in expected.items() if n}
+
+    assert await the_job(ledger) == job
+    assert await history(ledger) == ()
+    assert len(await history(ledger, "young")) == 3
+    assert {state: await history(ledger, state.value) for state in others} == others
+    assert rows(tmp_path, "bodies") == 6
+    assert sum((await pruner(ledger, clock).round()).values()) == 0
+    assert (await ledger.record(delivery())).duplicate  # whose body would be read, if it were not known
+
+
+async def test_no_number_of_the_history_is_ever_given_out_again(clock: Clock, tmp_path: Path) -> None:
+    seen: set[int] = set()
+    for life in range(3):
+        ledger = await Ledger.serve(tmp_path, now=clock)
+        await brought_to(ledger, State.ARCHIVED, f"job-{life}")
+        with file_of(tmp_path) as db:
+            new = {row["seq"] for row in db.execute("SELECT seq FROM history")} - seen
+            last = max(new)
+        assert len(new) == 3
+        assert not seen or min(new) > max(seen)
+        seen |= new
+        clock.forward(91 * DAY)
+        await pruner(ledger, clock).round()
+        with file_of(tmp_path) as db:  # all is old, and the last line stays all the same
+            assert [row["seq"] for row in db.execute("SELECT seq FROM history")] == [last]
+        await ledger.close()
+
+
+async def test_the_last_line_goes_when_it_is_the_last_no_more(ledger: Ledger, clock: Clock) -> None:
+    await brought_to(ledger, State.ARCHIVED)
+    clock.forward(91 * DAY)
+    await pruner(ledger, clock).round()
+    assert len(await history(ledger)) == 1
+    await ledger.expect(Submission("next"))
+    assert await pruner(ledger, clock).round() == {"history": 1, "bodies": 0}
+    assert await history(ledger) == ()
+
+
+async def test_a_job_that_was_archived_lately_keeps_all_of_its_history(ledger: Ledger, clock: Clock) -> None:
+    await brought_to(ledger, State.FETCHED)
+    clock.forward(91 * DAY)
+    (claim,) = await ledger.claim_to_archive(1, lease=DAY)
+    await ledger.archived(claim, STORED)
+    await ledger.expect(Submission("next"))
+    assert sum((await pruner(ledger, clock).round()).values()) == 0
+    assert len(await history(ledger)) == 3
+
+
+async def test_old_deliveries_that_could_not_be_read_go_and_their_numbers_are_not_given_again(
+    ledger: Ledger, clock: Clock
+) -> None:
+    for _ in range(3):
+        await ledger.record_unread(BodyError("body.not_json"), b"{")
+    clock.forward(91 * DAY)
+    assert await pruner(ledger, clock).round() == {"unread": 2}
+    (left,) = (await ledger.unread_deliveries()).deliveries
+    await ledger.record_unread(BodyError("body.not_json"), b"{")
+    assert [unread.seq for unread in (await ledger.unread_deliveries()).deliveries] == [
+        left.seq + 1,
+        left.seq,
+    ]
+
+
+async def test_tickets_go_when_their_life_is_over_however_long_history_is_kept(
+    ledger: Ledger, clock: Clock, tmp_path: Path
+) -> None:
+    await ledger.record(delivery("a", ticket="first"))
+    clock.forward(int(TICKET_LIFETIME.total_seconds() * 1000))
+    await ledger.record(delivery("b", ticket="second"))
+    assert sum((await pruner(ledger, clock).round()).values()) == 0  # clocks may differ by a day
+    clock.forward(DAY + 1)
+    assert await pruner(ledger, clock).round() == {"tickets": 1}
+    assert rows(tmp_path, "tickets") == 1
+
+
+async def test_submissions_go_when_they_are_old_and_their_job_is_known(
+    ledger: Ledger, clock: Clock, tmp_path: Path
+) -> None:
+    for key in ("known", "open"):
+        await ledger.intend(Intent(key, f"mark of {key}"))
+    await ledger.submitted("known", "job-1")
+    clock.forward(91 * DAY)
+    await ledger.intend(Intent("young", "mark"))
+    assert await pruner(ledger, clock).round() == {"submissions": 1}
+    assert [intent.key for intent in await ledger.open_intents(before=clock())] == ["open"]
+
+
+async def test_notifications_that_were_given_up_go_and_those_to_be_sent_stay(
+    ledger: Ledger, clock: Clock, tmp_path: Path
+) -> None:
+    await ledger.begin_notifying()
+    for job_id in ("taken", "given up", "waiting"):
+        await brought_to(ledger, State.FAILED, job_id)
+    await ledger.note_finals(until=await ledger.last_line(), render=lambda job, _: job.id.encode())
+    due = {one.job: one.seq for one in await ledger.notifications_due(by=clock(), limit=9)}
+    await ledger.notified(due["taken"])
+    await ledger.give_up_notifying(due["given up"], "Nobody is there.")
+    clock.forward(91 * DAY)
+    assert await pruner(ledger, clock).round() == {"notifications": 1}
+    assert [one.job for one in await ledger.notifications_due(by=clock(), limit=9)] == ["waiting"]
+
+
+async def test_who_follows_the_history_learns_of_what_was_removed(ledger: Ledger, clock: Clock) -> None:
+    await brought_to(ledger, State.ARCHIVED)
+    last = await ledger.last_line()
+    clock.forward(91 * DAY)
+    await brought_to(ledger, State.ARCHIVED, "young")
+    await pruner(ledger, clock).round()
+    assert await ledger.pruned_until() == last
+    moves = await ledger.transitions(after=last, limit=99)
+    assert [move.id for move in moves.transitions] == ["young"] * 3
+
+
+async def test_a_long_history_goes_in_small_pieces_with_pauses_between_them(
+    ledger: Ledger, clock: Clock, tmp_path: Path
+) -> None:
+    count = 3 * WINDOW
+    with file_of(tmp_path) as db:
+        db.execute("BEGIN")
+        db.executemany(
+            "INSERT INTO jobs (id, state, event, created_at, archived_at, updated_at) VALUES (?, 'archived',"
+            " 'archived', ?, ?, ?)",
+            [(f"job-{number}", NOW, NOW, NOW) for number in range(count)],
+        )
+        db.execute("COMMIT")
+    clock.forward(91 * DAY)
+    pauses = []
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        await ledger.record(delivery(f"meanwhile-{len(pauses)}"))  # which waits for no more than one piece
+
+    told: list[int] = []
+    gone = await pruner(ledger, clock, pause).round(lambda rows: told.append(rows["history"]))
+    assert gone["history"] in (count, count - 1)
+    assert len(pauses) >= 3
+    assert max(b - a for a, b in zip([0, *told], told, strict=False)) <= WINDOW
+    assert rows(tmp_path, "jobs") == count + len(pauses)
+
+
+async def test_the_server_prunes_by_itself_and_is_stopped_at_once(ledger: Ledger, clock: Clock) -> None:
+    await brought_to(ledger, State.ARCHIVED)
+    await ledger.expect(Submission("next"))
+    clock.forward(91 * DAY)
+    ended = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        if seconds > 60:
+            ended.set()
+            await asyncio.Event().wait()
+
+    worker = pruner(ledger, clock, sleep)
+    worker.start()
+    await asyncio.wait_for(ended.wait(), 30)
+    assert await history(ledger) == ()
+    await asyncio.wait_for(worker.stop(), 30)

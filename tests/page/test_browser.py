@@ -1,0 +1,452 @@
+"""The status page in a real browser, before a real receiver."""
+
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
+
+from tests.page import stories
+from tests.page.browsing import Scheme, Watch, start, violations, visit
+from tests.support.processes import API_TOKEN, PATIENCE, PROOF, Programs, Receiver, completion, settings
+from tests.support.source import SIZE, Answer, Source, picture, source
+
+SCHEMES: tuple[Scheme, ...] = ("light", "dark")
+
+SLOW = PATIENCE * 1000
+"""ms: a wait in vain ends."""
+
+SHOW_AS = """visibility => {
+    Object.defineProperty(document, "visibilityState", { value: visibility, configurable: true });
+    document.dispatchEvent(new Event("visibilitychange"));
+}"""
+
+TOO_WIDE = """() => [...document.querySelectorAll("main *")].filter(element =>
+    element.clientWidth && getComputedStyle(element).overflowX === "auto"
+    && element.scrollWidth > element.clientWidth + 1).length
+"""
+
+expect.set_options(timeout=SLOW)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    # Of this module and not of the session: while Playwright runs, no other loop can in this thread.
+    with sync_playwright() as playwright:
+        browser = start(playwright)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Source]:
+    with source() as host:
+        yield host
+
+
+@dataclass
+class Scene:
+    """A receiver with something of everything.
+
+    Attributes:
+        receiver: its client.
+        rejected: the id of a job that was rejected.
+        archived: the id of one that was archived.
+    """
+
+    receiver: Receiver
+    rejected: str
+    archived: str
+
+
+@pytest.fixture(scope="module")
+def busy(tmp_path_factory: pytest.TempPathFactory, host: Source) -> Iterator[Scene]:
+    folder = tmp_path_factory.mktemp("busy")
+    url = host.offer("slow.png", Answer(picture(1), gate=host.gate()))
+    rejected = stories.told(stories.busy(folder / "data", time.time_ns() // 1_000_000, url))
+    with Programs(folder).receiver(settings(folder)) as receiver:
+        host.until_asked("slow.png")
+        archived = receiver.get("/jobs?state=archived&limit=1").json()["jobs"][0]["id"]
+        yield Scene(receiver, rejected, archived)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Receiver]:
+    """A receiver that each test brings jobs of its own to."""
+    folder = tmp_path_factory.mktemp("fresh")
+    with Programs(folder).receiver(settings(folder)) as receiver:
+        yield receiver
+
+
+Visit = Callable[..., AbstractContextManager[Page]]
+
+
+@pytest.fixture
+def opened(browser: Browser) -> Iterator[Visit]:
+    """Opens windows; at the end nothing may have left loopback, and the browser may not have complained."""
+    watch = Watch()
+
+    def open_window(receiver: Receiver, **options: object) -> AbstractContextManager[Page]:
+        return visit(browser, receiver.address, watch=watch, **options)  # type: ignore[arg-type]
+
+    yield open_window
+    assert watch.strangers == []
+    assert watch.complaints == []
+
+
+@pytest.fixture
+def job_id() -> str:
+    return str(uuid.uuid4())
+
+
+def paths(scene: Scene) -> dict[str, str]:
+    return {
+        "overview": "/",
+        "narrowed": "/?state=rejected&state=failed",
+        "nothing found": "/?ref=nobody",
+        "rejected job": f"/page/jobs/{scene.rejected}",
+        "archived job": f"/page/jobs/{scene.archived}",
+        "deliveries": "/page/deliveries",
+    }
+
+
+PATHS = ["overview", "narrowed", "nothing found", "rejected job", "archived job", "deliveries"]
+
+
+# What it says
+
+
+def test_the_first_thing_that_is_read_is_whether_images_are_safe_and_until_when(
+    busy: Scene, opened: Visit
+) -> None:
+    with opened(busy.receiver) as page:
+        page.goto("/")
+        expect(page.get_by_role("heading", level=1)).to_have_text("1 image is at risk.")
+        answer = page.locator("#answer")
+        expect(answer).to_contain_text("1 image was lost")
+        expect(answer).to_contain_text("2 jobs are overdue")
+        expect(answer.locator("time")).to_have_text(re.compile(r"in \d+ min \d\d s|in \d+ s"))
+        assert page.title().startswith("1 image is at risk.")
+
+
+def test_a_deadline_counts_down_before_ones_eyes(busy: Scene, opened: Visit) -> None:
+    with opened(busy.receiver) as page:
+        page.goto("/")
+        countdown = page.locator("#answer time")
+        first = countdown.inner_text()
+        expect(countdown).not_to_have_text(first)
+        deadline = busy.receiver.get("/stats").json()["soonest_deadline"]
+        assert countdown.get_attribute("datetime") == deadline
+
+
+def test_the_overview_shows_counts_work_failures_and_silence(busy: Scene, opened: Visit) -> None:
+    with opened(busy.receiver) as page:
+        page.goto("/")
+        for state, number in busy.receiver.get("/stats").json()["states"].items():
+            expect(page.locator(f"#counts a.{state} .number")).to_have_text(f"{number:,}")
+        expect(page.locator("#working")).to_contain_text("downloading and verifying, attempt 1")
+        expect(page.locator("#working")).to_contain_text(re.compile(r"begun \d+ (s|min \d\d s) ago"))
+        expect(page.locator("#trouble")).to_contain_text("Width and height are not the promised ones.")
+        expect(page.locator("#trouble")).to_contain_text(
+            "The image is 320 \N{MULTIPLICATION SIGN} 213, not 640 \N{MULTIPLICATION SIGN} 426."
+        )
+        expect(page.locator("#overdue")).to_contain_text("order 4633 banner.png")
+        expect(page.locator("#hour .figure .number")).to_have_text("40")
+        assert page.locator("#hour svg .bar").count() > 10
+        page.get_by_text("As a table").click()
+        cells = page.locator("#hour-table td").all_inner_texts()
+        assert sum(map(int, cells)) == 40
+
+
+def test_each_state_is_a_filter_and_the_form_narrows_further(busy: Scene, opened: Visit) -> None:
+    with opened(busy.receiver) as page:
+        page.goto("/")
+        page.locator("#counts a.rejected").click()
+        expect(page.locator("table.jobs tbody tr")).to_have_count(2)
+        page.get_by_label("Reference").fill("order 4713")
+        page.get_by_role("button", name="Narrow").click()
+        expect(page.locator("table.jobs tbody tr")).to_have_count(1)
+        expect(page.locator("table.jobs tbody tr")).to_contain_text("under none of RECEIVER_IMAGE_SOURCES")
+        assert "ref=order+4713" in page.url
+        assert "state=rejected" in page.url
+        page.get_by_role("link", name="Show all").click()
+        expect(page.locator("table.jobs tbody tr")).to_have_count(48)
+        page.get_by_label("Reason").select_option("image.wrong_size")
+        page.get_by_role("button", name="Narrow").click()
+        expect(page.locator("table.jobs tbody tr th a")).to_have_text([busy.rejected])
+        json = page.get_by_role("link", name="JSON").get_attribute("href")
+        assert json is not None
+        assert [job["id"] for job in busy.receiver.get(json).json()["jobs"]] == [busy.rejected]
+
+
+def test_pages_hold_every_job_once(busy: Scene, opened: Visit) -> None:
+    seen: list[str] = []
+    with opened(busy.receiver) as page:
+        page.goto("/?limit=20")
+        while True:
+            seen += page.locator("table.jobs tbody th a").all_inner_texts()
+            following = page.get_by_role("link", name="Next page")
+            if not following.count():
+                break
+            following.click()
+            expect(page.get_by_role("link", name="First page")).to_be_visible()
+        page.get_by_role("link", name="First page").click()
+        expect(page.locator("table.jobs tbody th a").first).to_have_text(seen[0])
+    assert seen == [job["id"] for job in busy.receiver.get("/jobs?limit=1000").json()["jobs"]]
+
+
+def test_a_job_shows_its_history_its_sizes_and_its_picture(busy: Scene, opened: Visit) -> None:
+    job = busy.receiver.job(busy.archived)
+    with opened(busy.receiver) as page:
+        page.goto(f"/page/jobs/{busy.archived}")
+        facts = page.locator("#facts")
+        expect(facts).to_contain_text(job["image"]["sha256"])
+        expect(facts).to_contain_text(job["archive"]["uri"])
+        expect(facts).to_contain_text("640 \N{MULTIPLICATION SIGN} 426")
+        titles = page.locator(".timeline strong").all_inner_texts()
+        assert titles == ["Completion recorded", "Fetched and verified", "Archived, and proved to be there"]
+        small = page.get_by_role("img", name=re.compile("archived image"))
+        assert small.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 100
+        before = page.get_by_role("link", name=re.compile(r"shop\.example\.com"))
+        assert set((before.get_attribute("rel") or "").split()) >= {"noreferrer", "noopener"}
+        assert "key=secret" not in before.inner_text()
+        assert page.get_by_role("button", name="Try again now").count() == 0
+
+
+# What changes
+
+
+def test_a_job_that_changes_changes_on_the_page_and_nothing_else_moves(
+    fresh: Receiver, host: Source, opened: Visit, job_id: str
+) -> None:
+    gate = host.gate()
+    url = host.offer(job_id, Answer(picture(5), gate=gate))
+    fresh.deliver(completion(job_id, url, *SIZE)).raise_for_status()
+    with opened(fresh) as page:
+        page.goto("/")
+        row = page.locator(f'table.jobs tr[data-key="{job_id}"]')
+        expect(row).to_contain_text("received")
+        expect(page.locator("#working")).to_contain_text(job_id)
+        page.get_by_text("As a table").click()
+        link = row.get_by_role("link")
+        link.focus()
+        page.evaluate("window.marked = true")
+        link.evaluate("link => { link.marked = true }")
+        scrolled = page.evaluate("scrollTo(0, 120), scrollY")
+
+        gate.set()
+
+        expect(row).to_contain_text("archived")
+        expect(page.locator("#working")).not_to_contain_text(job_id)
+        expect(page.locator("#answer h1")).to_have_text("Every image that came is archived.")
+        assert page.evaluate("window.marked && document.activeElement.marked")
+        assert page.evaluate("scrollY") == scrolled
+        assert page.locator("#hour-table").get_attribute("open") is not None
+        assert row.locator("img").evaluate("async i => { await i.decode(); return i.naturalWidth }") > 0
+
+
+def test_a_new_job_comes_up_at_the_top_of_the_list(fresh: Receiver, opened: Visit, job_id: str) -> None:
+    with opened(fresh) as page:
+        page.goto("/")
+        fresh.post("/jobs", json={"id": job_id, "ref": "fresh"}).raise_for_status()
+        expect(page.locator("table.jobs tbody tr").first).to_contain_text(job_id)
+
+
+def test_a_hidden_tab_asks_for_nothing(fresh: Receiver, opened: Visit) -> None:
+    with opened(fresh) as page:
+        page.clock.install()
+        page.goto("/")
+        asked: list[str] = []
+
+        def note(request: Request) -> None:
+            if request.resource_type == "fetch":  # and not an image that was still to come
+                asked.append(request.url)
+
+        page.on("request", note)
+        page.evaluate(SHOW_AS, "hidden")
+        page.clock.run_for(60_000)
+        assert asked == []
+        with page.expect_request(lambda request: request.url == page.url):
+            page.evaluate(SHOW_AS, "visible")
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["with script", "without script"])
+def test_a_rejected_job_is_retried_by_a_button(
+    fresh: Receiver,
+    host: Source,
+    opened: Visit,
+    job_id: str,
+    script: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    url = host.offer(job_id, picture(6))
+    fresh.deliver(completion(job_id, url, 1, 1), {**PROOF, "X-Receiver-Ref": "again"}).raise_for_status()
+    assert fresh.ended(job_id)["state"] == "rejected"
+    with opened(fresh, script=script) as page:
+        page.goto(f"/page/jobs/{job_id}")
+        page.get_by_role("button", name="Try again now").click()
+        assert page.url == f"{fresh.address}/page/jobs/{job_id}"
+        expect(page.get_by_role("heading", level=1)).to_have_text(job_id)
+        expect(page.locator(".timeline")).to_contain_text("Retried by an operator")
+    assert [event["event"] for event in fresh.job(job_id)["history"]].count("retried") == 1
+
+
+def test_another_sites_page_retries_nothing(fresh: Receiver, job_id: str) -> None:
+    fresh.post("/jobs", json={"id": job_id}).raise_for_status()
+    for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
+        answer = fresh.post(f"/page/jobs/{job_id}/retry", headers=headers)
+        assert (answer.status_code, answer.json()["reason"]) == (403, "auth.cross_origin")
+
+
+# When something is wrong
+
+
+def test_a_receiver_that_is_gone_is_told_with_the_time_since_when(
+    tmp_path: Path, programs: Programs, browser: Browser
+) -> None:
+    with (
+        programs.receiver(settings(tmp_path)) as receiver,
+        visit(browser, receiver.address) as page,
+    ):
+        page.goto("/")
+        expect(page.locator("#stale")).to_be_hidden()
+        receiver.program.kill()
+        expect(page.locator("#stale")).to_be_visible()
+        expect(page.locator("#stale")).to_contain_text(re.compile(r"Not refreshed since \d\d:\d\d:\d\d UTC"))
+        expect(page.get_by_role("heading", level=1)).to_have_text("Nothing has come yet.")
+
+
+def test_an_archive_that_refuses_stands_on_every_page(
+    tmp_path: Path, programs: Programs, host: Source, opened: Visit, job_id: str
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "archive").write_text("no folder")
+    with programs.receiver(settings(tmp_path)) as receiver:
+        url = host.offer(job_id, picture(7))
+        receiver.deliver(completion(job_id, url, *SIZE)).raise_for_status()
+        receiver.program.until_event("archive refuses; uploads pause")
+        receiver.program.until_event("fetched", job=job_id)
+        with opened(receiver) as page:
+            for path in ("/", f"/page/jobs/{job_id}", "/page/deliveries"):
+                page.goto(path)
+                expect(page.get_by_role("heading", name="The receiver is not well")).to_be_visible()
+                expect(page.locator("#failing dt")).to_have_text("archive")
+            page.goto("/")
+            expect(page.get_by_role("heading", level=1)).to_contain_text("is safe")
+            assert violations(page) == []
+
+
+def test_a_question_that_cannot_be_is_answered_by_a_page_that_names_it(
+    fresh: Receiver, browser: Browser
+) -> None:
+    with visit(browser, fresh.address) as page:
+        answer = page.goto("/?state=lost")
+        assert answer is not None
+        assert answer.status == 422
+        expect(page.locator("main")).to_contain_text("state is none of submitted")
+        assert violations(page) == []
+        answer = page.goto("/page/jobs/nobody")
+        assert answer is not None
+        assert answer.status == 404
+        expect(page.get_by_role("heading", level=1)).to_have_text("There is no job of this id.")
+
+
+# Strangers' texts
+
+
+def test_whatever_a_stranger_writes_is_shown_as_text(
+    fresh: Receiver, host: Source, opened: Visit, job_id: str
+) -> None:
+    ref = "\"><script>document.title='owned'</script><img src=x onerror=alert(1)>"
+    failure = {
+        "id": job_id,
+        "status": "FAILED",
+        "response": {"records": [{"_status": {"text": stories.HOSTILE}}]},
+    }
+    fresh.deliver(failure, {**PROOF, "X-Receiver-Ref": ref}).raise_for_status()
+    fresh.deliver(stories.HOSTILE.encode())
+    with opened(fresh) as page:
+        page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+        for path in ("/", f"/page/jobs/{job_id}", "/page/deliveries"):
+            page.goto(path)
+            text = page.locator("main").inner_text()
+            assert "<script>" in text
+            assert page.locator("main script, main img[src=x]").count() == 0
+            assert not set(text) & set("\x1b\u202e\u2066\u200b")
+        assert "\\u{202E}gnp.exe" in text
+        assert "owned" not in page.title()
+
+
+# For everyone
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_axe_finds_nothing_in_either_scheme(busy: Scene, opened: Visit, path: str) -> None:
+    for scheme in SCHEMES:
+        with opened(busy.receiver, scheme=scheme) as page:
+            page.goto(paths(busy)[path])
+            page.wait_for_load_state("networkidle")
+            assert violations(page) == [], scheme
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_phone_scrolls_nothing_sideways(busy: Scene, opened: Visit, path: str) -> None:
+    with opened(busy.receiver, width=360, height=740) as page:
+        page.goto(paths(busy)[path])
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+        assert page.evaluate(TOO_WIDE) == 0
+
+
+def test_an_empty_receiver_says_so_and_axe_finds_nothing(
+    tmp_path: Path, programs: Programs, opened: Visit
+) -> None:
+    with programs.receiver(settings(tmp_path)) as receiver, opened(receiver) as page:
+        page.goto("/")
+        expect(page.get_by_role("heading", level=1)).to_have_text("Nothing has come yet.")
+        expect(page.locator("#jobs")).to_contain_text("No job yet.")
+        assert violations(page) == []
+        page.goto("/page/deliveries")
+        expect(page.locator("main")).to_contain_text("Everything that came could be read.")
+
+
+def test_the_keyboard_comes_first_to_the_content_and_sees_where_it_is(busy: Scene, opened: Visit) -> None:
+    with opened(busy.receiver) as page:
+        page.goto("/")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+        page.keyboard.press("Tab")
+        outline = "getComputedStyle(document.activeElement).outlineStyle"
+        assert page.evaluate(outline) == "solid"
+
+
+def test_without_script_all_of_it_is_there_and_times_are_absolute(busy: Scene, opened: Visit) -> None:
+    with opened(busy.receiver, script=False) as page:
+        page.goto("/")
+        expect(page.get_by_role("heading", level=1)).to_have_text("1 image is at risk.")
+        expect(page.locator("#answer time")).to_have_text(re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"))
+        expect(page.locator("footer")).to_contain_text("Reload the page for newer ones.")
+        page.get_by_label("Reference").fill("order 4712 label.png")
+        page.get_by_role("button", name="Narrow").click()
+        expect(page.locator("table.jobs tbody tr th a")).to_have_text([busy.rejected])
+        page.get_by_role("link", name=busy.rejected).click()
+        expect(page.get_by_role("heading", level=1)).to_have_text(busy.rejected)
+
+
+def test_no_answer_holds_a_secret_and_all_forbid_what_is_not_needed(busy: Scene) -> None:
+    for path in [*paths(busy).values(), "/page/jobs/nobody"]:
+        answer = busy.receiver.get(path)
+        assert API_TOKEN not in answer.text
+        policy = answer.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self'")
+        assert "unsafe" not in policy
+        assert "frame-ancestors 'none'" in policy
+        assert answer.headers["cache-control"] == "no-store"
+        assert not re.search(r"<script(?! src=)| style=| on[a-z]+=\"", answer.text)
+    assert httpx.get(busy.receiver.address, trust_env=False).status_code == 401

@@ -1,0 +1,299 @@
+"""The page's routes over a real ledger: what a healthy receiver does not show on demand."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.applications import Starlette
+
+from receiver.archive import open_archive
+from receiver.errors import BodyError, FetchError
+from receiver.ledger import FILE_NAME, Ledger, Submission
+from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
+from receiver.page.page import GLANCE
+from receiver.states import State
+from receiver.verify import Limits, Verifier
+from tests.ledger.deeds import TIMEOUT, brought_to, claimed, delivery
+from tests.page.stories import HOSTILE
+from tests.support.clock import HOUR, NOW, Clock
+
+OUTCOMES = ("body.not_json", "body.not_a_completion")
+
+
+@dataclass
+class Around:
+    """What the page is told of the rest of the receiver."""
+
+    failing: dict[str, str] = field(default_factory=dict)
+    work: list[Work] = field(default_factory=list)
+
+    async def checks(self) -> dict[str, str]:
+        return self.failing
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def around() -> Around:
+    return Around()
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
+    ledger = await Ledger.serve(tmp_path, now=clock)
+    yield ledger
+    await ledger.close()
+
+
+@pytest.fixture
+async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> AsyncIterator[Page]:
+    archive = open_archive((tmp_path / "archive").as_uri())
+    async with Verifier(Limits(1_000_000, 20, THUMBNAIL_MEMORY), processes=1) as verifier:
+        yield Page(
+            ledger=ledger,
+            thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
+            sources=Sources(around.checks, lambda: around.work),
+            overdue_after=timedelta(minutes=10),
+            outcomes=OUTCOMES,
+            now=clock,
+        )
+    await archive.aclose()
+
+
+@pytest.fixture
+async def client(page: Page) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(Starlette(routes=page.routes()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
+        yield client
+
+
+def text(answer: httpx.Response) -> str:
+    """What of a page is read, blanks aside."""
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", answer.text))
+
+
+@contextmanager
+def damaged(folder: Path) -> Iterator[None]:
+    """While the ledger's file holds something else."""
+    paths = [folder / f"{FILE_NAME}{end}" for end in ("", "-wal")]
+    sound = [path.read_bytes() for path in paths]
+    for path, content in zip(paths, sound, strict=True):
+        path.write_bytes(b"\xff" * len(content))
+    try:
+        yield
+    finally:
+        for path, content in zip(paths, sound, strict=True):
+            path.write_bytes(content)
+
+
+async def test_a_ledger_that_cannot_be_read_is_a_503_that_shows_no_number(
+    client: httpx.AsyncClient, ledger: Ledger, around: Around, tmp_path: Path
+) -> None:
+    await brought_to(ledger, State.ARCHIVED)
+    around.failing = {"ledger": "The ledger's file is damaged."}
+    with damaged(tmp_path):
+        answers = [await client.get(path) for path in ("/", "/page/jobs/job-1", "/page/deliveries")]
+
+    for answer in answers:
+        assert answer.status_code == 503
+        assert answer.headers["retry-after"] == "5"
+        assert "nothing can be said about your images" in text(answer)
+        assert "The ledger's file is damaged." in text(answer).replace("&#39;", "'")
+        assert 'id="counts"' not in answer.text
+
+
+async def test_checks_that_do_not_end_do_not_hold_up_the_page(
+    client: httpx.AsyncClient, page: Page, around: Around
+) -> None:
+    async def never() -> dict[str, str]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    page._sources = Sources(never, lambda: around.work)
+    answer = await client.get("/")
+
+    assert answer.status_code == 200
+    assert "The checks did not end within 3 seconds." in text(answer)
+
+
+async def test_every_failing_check_stands_on_every_page(
+    client: httpx.AsyncClient, ledger: Ledger, around: Around
+) -> None:
+    await ledger.record(delivery())
+    around.failing = {"workers": "A worker has ended.", "archive": "<b>denied</b>"}
+    for path in ("/", "/page/jobs/job-1", "/page/deliveries"):
+        answer = await client.get(path)
+        assert "A worker has ended." in text(answer)
+        assert "&lt;b&gt;denied&lt;/b&gt;" in answer.text
+    overview = text(await client.get("/"))
+    assert "1 image is not safe yet. Nothing can be fetched now." in overview
+    assert "Nothing, and the worker is not well." in overview
+
+
+async def test_what_is_worked_on_is_shown_with_stage_attempt_and_time(
+    client: httpx.AsyncClient, ledger: Ledger, around: Around
+) -> None:
+    await ledger.record(delivery())
+    claim = await claimed(ledger)
+    around.work = [Work("fetch", claim.job, 61.5)]
+    for path in ("/", "/page/jobs/job-1"):
+        answer = await client.get(path)
+        assert "downloading and verifying, attempt 1" in text(answer)
+        assert f'data-since="{NOW - 61_500}"' in answer.text
+
+
+async def test_deadlines_are_absolute_in_the_page_itself(client: httpx.AsyncClient, ledger: Ledger) -> None:
+    await ledger.record(delivery(deadline=NOW + HOUR))
+    answer = await client.get("/")
+
+    assert f'data-until="{NOW + HOUR}">2026-11-18 12:06:40</time>' in answer.text
+
+
+async def test_empty_fields_of_a_form_ask_for_nothing(client: httpx.AsyncClient, ledger: Ledger) -> None:
+    await ledger.record(delivery())
+    answer = await client.get("/?state=&ref=&reason=&since=&until=&overdue=")
+
+    assert answer.status_code == 200
+    assert "job-1" in text(answer)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "said"),
+    [
+        ("/?state=lost", 422, "state is none of"),
+        ("/?limit=1001", 422, "limit must be"),
+        ("/?colour=red", 422, "is no parameter here"),
+        ("/?cursor=%3Cscript%3E", 422, "cursor is no cursor"),
+        ("/page/jobs/nobody", 404, "There is no job nobody."),
+        ("/page/jobs/%3Cscript%3E", 404, "There is no job &lt;script&gt;."),
+        ("/page/jobs/job-1?wait=1", 422, "is no parameter here"),
+        ("/page/deliveries?outcome=lost", 422, "outcome is none of"),
+    ],
+)
+async def test_a_question_that_cannot_be_is_a_page_too(
+    client: httpx.AsyncClient, path: str, status: int, said: str
+) -> None:
+    answer = await client.get(path)
+
+    assert answer.status_code == status
+    assert said in text(answer)
+    assert "<script>" not in answer.text
+
+
+async def test_the_fields_show_what_was_asked_for(client: httpx.AsyncClient) -> None:
+    answer = await client.get(
+        "/?state=failed&ref=%22%3E%3Cb%3E&reason=url.port&since=2026-11-18T10:00:00Z&overdue=true&limit=7"
+    )
+
+    assert 'value="failed" checked' in answer.text
+    assert 'value="&#34;&gt;&lt;b&gt;"' in answer.text
+    assert '<option value="url.port" selected>' in answer.text
+    assert 'value="2026-11-18T10:00:00"' in answer.text
+    assert '<option value="true" selected>' in answer.text
+    assert "/jobs?state=failed&amp;ref=%22%3E%3Cb%3E" in answer.text
+
+
+async def test_lists_of_the_overview_stay_short(
+    client: httpx.AsyncClient, ledger: Ledger, clock: Clock
+) -> None:
+    for number in range(GLANCE + 5):
+        await ledger.record(delivery(f"job-{number}"))
+        await ledger.expect(Submission(f"silent-{number}"))
+    clock.forward(HOUR)
+    answer = await client.get("/?limit=1")
+
+    assert answer.text.count("<li data-key=") == 2 * GLANCE
+
+
+async def test_a_retry_leads_back_to_the_job_or_says_why_not(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    await ledger.record(delivery())
+    await ledger.retry_later(await claimed(ledger), NOW + HOUR, TIMEOUT)
+    taken = await client.post("/page/jobs/job-1/retry")
+    await ledger.expect(Submission("silent"))
+    refused = await client.post("/page/jobs/silent/retry")
+    unknown = await client.post("/page/jobs/nobody/retry")
+
+    assert (taken.status_code, taken.headers["location"]) == (303, "/page/jobs/job-1")
+    assert (await ledger.job("job-1")).next_attempt_at is None  # type: ignore[union-attr]
+    assert (refused.status_code, unknown.status_code) == (409, 404)
+    assert "there is nothing to try again" in text(refused)
+
+
+async def test_hostile_texts_are_text_wherever_they_stand(client: httpx.AsyncClient, ledger: Ledger) -> None:
+    await ledger.record(delivery("job-1", source="javascript:alert(1)//" + HOSTILE, ref=HOSTILE))
+    claim = await claimed(ledger)
+    await ledger.retry_later(claim, NOW + HOUR, FetchError("fetch.status", HOSTILE))
+    await ledger.record_unread(BodyError("body.not_a_completion", HOSTILE), HOSTILE.encode())
+    for path in ("/", "/page/jobs/job-1", "/page/deliveries"):
+        answer = await client.get(path)
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;" in answer.text
+        assert "<script>alert" not in answer.text
+        assert "<img src=x" not in answer.text
+        assert 'href="javascript' not in answer.text
+        assert not set(answer.text) & set("\x1b\u202e\u2066\u200b")
+
+
+async def test_static_files_are_kept_for_good_under_names_that_change_with_them(
+    client: httpx.AsyncClient,
+) -> None:
+    page = await client.get("/")
+    names = set(re.findall(r'"(/static/[^"]+)"', page.text))
+    assert {name.rpartition(".")[2] for name in names} == {"css", "js", "svg"}
+    for name in names:
+        answer = await client.get(name)
+        assert answer.status_code == 200
+        assert answer.headers["cache-control"] == "private, max-age=31536000, immutable"
+        again = await client.get(name, headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    for name in ("/static/page.css", "/static/..%2fpage.py", "/static/"):
+        assert (await client.get(name)).status_code == 404
+
+
+async def test_where_there_is_no_picture_a_placeholder_stands(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    await ledger.record(delivery())
+    answer = await client.get("/page/jobs/job-1/thumbnail")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/svg+xml")
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert "immutable" not in answer.headers["cache-control"]
+
+
+async def test_pages_of_deliveries_follow_one_another(client: httpx.AsyncClient, ledger: Ledger) -> None:
+    for number in range(3):
+        await ledger.record_unread(BodyError("body.not_json"), b"body %d" % number)
+    first = await client.get("/page/deliveries?limit=2")
+    (following,) = re.findall(r'href="(/page/deliveries\?[^"]+)#list" rel="next"', first.text)
+    second = await client.get(following.replace("&amp;", "&"))
+
+    assert re.findall(r"body \d", text(first)) == ["body 2", "body 1"]
+    assert re.findall(r"body \d", text(second)) == ["body 0"]
+    assert "First page" in second.text
+
+
+async def test_what_is_archived_is_counted_while_the_page_is_kept(
+    client: httpx.AsyncClient, page: Page, ledger: Ledger
+) -> None:
+    before = await client.get("/")
+    assert "in the minutes that are known" in text(before)
+    keeping = asyncio.create_task(page.keep())
+    try:
+        while "in the minutes that are known" in text(before):
+            before = await client.get("/")
+        await brought_to(ledger, State.ARCHIVED)
+        after = await client.get("/")
+    finally:
+        keeping.cancel()
+    assert re.search(r'<p class="figure"><span class="number">1</span>', after.text)

@@ -1,0 +1,231 @@
+"""What the page says, in words."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import receiver.ledger
+from receiver.errors import REASONS
+from receiver.ledger import REBUILT, RELOCATED, Overview, Stats
+from receiver.page import show
+from receiver.states import Event, Job, Problem, State
+from tests.page.stories import HOSTILE
+from tests.support.clock import NOW
+
+LEDGER = Path(receiver.ledger.__file__).parent
+
+
+def overview(*, at_risk: int = 0, overdue: int = 0, **jobs: int) -> Overview:
+    counts = {state: jobs.get(state.value, 0) for state in State}
+    deadline = NOW if counts[State.RECEIVED] else None
+    stats = Stats(counts, dict.fromkeys(State, 0), None, deadline, overdue, at_risk, 0)
+    return Overview(stats, (), frozenset(), (), ())
+
+
+@pytest.mark.parametrize(
+    ("jobs", "failing", "tone", "text"),
+    [
+        ({}, (), "idle", "Nothing has come yet."),
+        ({}, ("ledger",), "bad", "Nothing has come yet."),
+        ({"submitted": 3}, (), "idle", "No image has come yet. 3 jobs are at the provider."),
+        ({"archived": 3}, (), "good", "Every image that came is archived."),
+        ({"archived": 3}, ("archive",), "warn", "Every image that came is archived."),
+        ({"archived": 3}, ("workers",), "bad", "Every image that came is archived."),
+        ({"archived": 3, "rejected": 1}, (), "warn", "Every other image that came is archived."),
+        ({"archived": 3, "expired": 1}, (), "bad", "Every other image that came is archived."),
+        ({"archived": 3, "failed": 1}, (), "good", "Every image that came is archived."),
+        ({"expired": 1}, (), "bad", "No image is archived."),
+        ({"failed": 1}, (), "warn", "No image is archived."),
+        (
+            {"fetched": 1, "archived": 9},
+            (),
+            "busy",
+            "Every image that came is safe; 1 waits on this disk for the archive.",
+        ),
+        (
+            {"fetched": 2, "rejected": 1},
+            ("archive",),
+            "warn",
+            "Every other image that came is safe; 2 wait on this disk for the archive.",
+        ),
+        ({"received": 1, "archived": 9}, (), "busy", "1 image is not safe yet."),
+        (
+            {"received": 1_200, "archived": 9},
+            ("spool",),
+            "bad",
+            "1,200 images are not safe yet. Nothing can be fetched now.",
+        ),
+        ({"received": 5, "at_risk": 2}, (), "bad", "2 images are at risk."),
+        (
+            {"received": 5, "at_risk": 2},
+            ("workers",),
+            "bad",
+            "2 images are at risk. Nothing can be fetched now.",
+        ),
+    ],
+)
+def test_the_headline_answers_and_never_calls_safe_what_is_not(
+    jobs: dict[str, int], failing: tuple[str, ...], tone: str, text: str
+) -> None:
+    said = show.headline(overview(**jobs), dict.fromkeys(failing, "why"))
+
+    assert (said.tone, said.text) == (tone, text)
+    assert said.sign
+    assert said.until == (NOW if "received" in jobs else None)
+
+
+def test_what_else_is_to_be_known_stands_below() -> None:
+    said = show.headline(overview(received=3, at_risk=1, overdue=1, expired=2, rejected=1, failed=4), {})
+
+    assert said.more == (
+        "2 others are not safe yet.",
+        "2 images were lost: the URL ended before the image was safe.",
+        "1 image was rejected.",
+        "4 jobs failed at the provider.",
+        "1 job is overdue: no completion has come in time.",
+    )
+
+
+@given(st.text())
+def test_what_is_shown_of_a_strangers_text_can_do_nothing_to_what_stands_beside_it(text: str) -> None:
+    shown = show.visible(text)
+
+    assert not re.search(
+        r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]", shown
+    )
+
+
+def test_what_cannot_be_seen_is_spelled_and_other_alphabets_are_left_alone() -> None:
+    assert show.visible(HOSTILE).startswith(
+        '"><script>alert(1)</script> \\u{001B}[31mred\\u{001B}[0m \\u{202E}gnp'
+    )
+    assert show.visible("Žluťoučký kůň 画像\n\t!") == "Žluťoučký kůň 画像\n\t!"
+
+
+def test_a_body_is_shown_whatever_it_is_and_cut_where_it_is_long() -> None:
+    assert show.body(b"\xff\x00{}") == show.Body("\\xff\\u{0000}{}", 0)
+    assert show.body(b"") == show.Body("", 0)
+    long = show.body(b"x" * (show.BODY_SHOWN + 5))
+    assert (len(long.text), long.cut) == (show.BODY_SHOWN, 5)
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://host/a.png?X-Amz-Signature=secret", "https://host/a.png?\N{HORIZONTAL ELLIPSIS}"),
+        ("https://host/a.png#part", "https://host/a.png"),
+        ("https://host/a.png", "https://host/a.png"),
+    ],
+)
+def test_a_url_is_shown_without_what_may_be_a_key(url: str, shown: str) -> None:
+    assert show.plain_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("url", "web"),
+    [
+        ("https://host/a.png", True),
+        ("http://host/a.png", True),
+        ("javascript:alert(1)", False),
+        ("data:text/html,x", False),
+        ("//host/a.png", False),
+        ("http://[", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_only_what_leads_to_a_web_server_becomes_a_link(url: str | None, web: bool) -> None:  # noqa: FBT001 - a case
+    assert show.is_web(url) is web
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min 00 s"),
+        (3_599, "59 min 59 s"),
+        (3_600, "1 h 00 min"),
+        (47 * 3_600, "47 h 00 min"),
+        (49 * 3_600, "2 d 1 h"),
+    ],
+)
+def test_spans_are_said_in_their_two_largest_units(seconds: float, words: str) -> None:
+    assert show.span(seconds) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(0, "0 bytes"), (1_023, "1,023 bytes"), (1_536, "1.5 KiB"), (5 << 40, "5.0 TiB")]
+)
+def test_sizes_are_said_in_the_largest_unit(number: int, words: str) -> None:
+    assert show.size(number) == words
+
+
+def test_times_are_shown_in_utc_and_taken_by_a_field_as_they_are_given() -> None:
+    assert show.moment(NOW + 999) == "2026-11-18 11:06:40"
+    assert show.field_time(NOW) == "2026-11-18T11:06:40"
+    assert show.clock(NOW) == "11:06"
+
+
+def test_every_event_that_the_ledger_writes_has_words() -> None:
+    verbs = (LEDGER / "verbs.py").read_text()
+    written = set(re.findall(r"event = '([a-z_]+)'", verbs)) | {
+        "received",
+        "failed",
+        "found",
+        "adopted",
+        "submitted",
+    }
+    assert {"late_delivery", "other_url"} <= set(re.findall(r"'([a-z_]+)'", verbs)) | written
+
+    assert written | {"late_delivery", "other_url", REBUILT, RELOCATED} == set(show.EVENTS)
+
+
+def test_an_event_of_a_newer_version_is_named_as_it_is() -> None:
+    assert show.words("moved_house") == "Moved house"
+
+
+def test_every_state_has_a_meaning_a_word_and_a_sign_of_its_own() -> None:
+    assert set(show.MEANINGS) == set(show.SHORT) == set(show.SIGNS) == set(State)
+    assert len(set(show.SIGNS.values())) == len(State)
+
+
+def test_a_timeline_names_a_state_where_it_is_entered_and_no_sentence_twice() -> None:
+    reason = "fetch.timeout"
+    steps = show.timeline(
+        [
+            Event(1, "received", None, State.RECEIVED, None, None),
+            Event(2, "attempt_failed", State.RECEIVED, State.RECEIVED, reason, REASONS[reason]),
+            Event(3, "attempt_failed", State.RECEIVED, State.RECEIVED, reason, "It took 5 s."),
+            Event(4, "other_url", State.RECEIVED, State.RECEIVED, "ledger.other_url", "https://h/x?key=1"),
+            Event(5, "fetched", State.RECEIVED, State.FETCHED, None, None),
+        ]
+    )
+
+    assert [step.after for step in steps] == [State.RECEIVED, None, None, None, State.FETCHED]
+    assert [step.detail for step in steps[1:4]] == [
+        None,
+        "It took 5 s.",
+        "https://h/x?\N{HORIZONTAL ELLIPSIS}",
+    ]
+    assert steps[1].sentence == REASONS[reason]
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_retry_is_offered_where_the_ledger_takes_one(state: State) -> None:
+    job = Job("a", state, image_url="https://host/a.png")
+
+    assert show.can_retry(job) is (state not in {State.SUBMITTED, State.ARCHIVED})
+    assert not show.can_retry(replace(job, image_url=None))
+
+
+def test_a_problems_detail_is_shown_where_it_says_more() -> None:
+    same = Job("a", State.REJECTED, problem=Problem("url.port", REASONS["url.port"], NOW))
+
+    assert show.detail(same) is None
+    assert show.detail(Job("a", State.REJECTED, problem=Problem("url.port", "It is 22.", NOW))) == "It is 22."
+    assert show.detail(Job("a", State.ARCHIVED)) is None

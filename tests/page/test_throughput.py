@@ -1,0 +1,84 @@
+"""The last hour by minutes: known exactly, or said to be unknown."""
+
+import pytest
+
+from receiver.page.throughput import HEIGHT, MINUTE, MINUTES, Throughput, chart
+from tests.support.clock import NOW, SECOND
+
+START = NOW // MINUTE * MINUTE
+
+
+def counted(times: list[int], limit: int = 100) -> Throughput:
+    throughput = Throughput()
+    throughput.begin(1_000, times, limit, START)
+    return throughput
+
+
+def test_before_the_first_look_nothing_is_known() -> None:
+    throughput = Throughput()
+    throughput.look(1_000, START)
+
+    assert throughput.last_hour(START) == [None] * MINUTES
+
+
+def test_the_first_look_counts_the_newest_by_minute() -> None:
+    hour = counted([START, START - 1, START - 2, START - 59 * MINUTE, START - 60 * MINUTE]).last_hour(START)
+
+    assert (hour[-1], hour[-2], hour[0], sum(filter(None, hour))) == (1, 2, 1, 4)
+
+
+def test_where_there_may_be_more_than_were_read_the_minutes_before_are_unknown() -> None:
+    hour = counted([START - MINUTE] * 3, limit=3).last_hour(START)
+
+    assert hour == [None] * (MINUTES - 1) + [0]
+
+
+def test_each_look_adds_what_is_new_to_its_minute() -> None:
+    throughput = counted([])
+    throughput.look(1_004, START + 20 * SECOND)
+    throughput.look(1_004, START + 60 * SECOND)
+    throughput.look(1_005, START + 61 * SECOND)
+
+    assert throughput.last_hour(START + 61 * SECOND)[-2:] == [4, 1]
+
+
+def test_what_came_between_looks_far_apart_belongs_to_no_minute() -> None:
+    throughput = counted([])
+    throughput.look(1_500, START + 5 * MINUTE)
+    throughput.look(1_501, START + 6 * MINUTE)
+
+    assert throughput.last_hour(START + 6 * MINUTE)[-8:] == [0, *[None] * 6, 1]
+
+
+def test_what_is_long_ago_is_forgotten() -> None:
+    throughput = counted([START])
+    for minute in range(200):
+        throughput.look(1_001 + minute, START + minute * MINUTE)
+
+    assert len(throughput._counts) <= 2 * MINUTES + 1
+
+
+def test_a_clock_that_was_set_back_breaks_nothing() -> None:
+    throughput = counted([START])
+    throughput.look(1_003, START - 10 * MINUTE)
+
+    assert throughput.last_hour(START - 10 * MINUTE)[-1] == 3
+
+
+def test_the_drawing_is_as_high_as_its_busiest_minute_and_says_what_the_table_says() -> None:
+    drawn = chart([None, 0, 1, 400, *[2] * 56], START)
+
+    assert [bar.known for bar in drawn.bars[:3]] == [False, True, True]
+    assert (drawn.bars[1].height, drawn.bars[3].height, drawn.bars[3].y) == (0, HEIGHT, 0)
+    assert drawn.bars[2].height == pytest.approx(2)  # something is not drawn as nothing
+    assert (drawn.total, drawn.peak, drawn.complete) == (513, 400, False)
+    assert len(drawn.rows) == 12
+    assert (drawn.rows[-1].begin, drawn.rows[-1].count) == (START - 59 * MINUTE, None)
+    assert (drawn.rows[0].begin, drawn.rows[0].count) == (START - 4 * MINUTE, 10)
+
+
+def test_an_hour_without_an_image_is_drawn_flat() -> None:
+    drawn = chart([0] * MINUTES, START)
+
+    assert {bar.height for bar in drawn.bars} == {0}
+    assert (drawn.total, drawn.complete) == (0, True)

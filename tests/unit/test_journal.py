@@ -1,0 +1,92 @@
+"""The journal of a long run: what it found and how far it is outlive any end of it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from receiver.errors import LedgerError
+from receiver.journal import Journal
+from receiver.ledger import Ledger
+
+PLAN = {"archive": "s3://bucket"}
+FOUND = [{"job": f"job-{n}", "uri": None, "reason": "archive.missing", "detail": "Žádný."} for n in range(4)]
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    ledger = await Ledger.serve(tmp_path)
+    yield ledger
+    await ledger.close()
+
+
+async def journal(
+    ledger: Ledger, folder: Path, *, plan: dict[str, str] = PLAN, from_start: bool = False
+) -> Journal:
+    return await Journal.open(ledger, folder, "audit", plan=plan, now=1, from_start=from_start)
+
+
+async def test_a_run_that_was_cut_off_goes_on_with_all_that_it_found(ledger: Ledger, tmp_path: Path) -> None:
+    with await journal(ledger, tmp_path) as first:
+        assert not first.resumed
+        first.note(FOUND[0])
+        first.counts["jobs"] += 500
+        first.place["after_job"] = 500
+        await first.save()
+        first.note(FOUND[1])  # never saved: its place is not kept either
+    with await journal(ledger, tmp_path) as second:
+        assert second.resumed
+        assert (second.place, second.counts["jobs"]) == ({"after_job": 500}, 500)
+        second.note(FOUND[2])
+        await second.save()
+        assert list(second.findings()) == [FOUND[0], FOUND[2]]
+        second.note(FOUND[3])
+        await second.save()
+        assert list(second.findings()) == [FOUND[0], FOUND[2], FOUND[3]]
+
+
+async def test_what_a_crash_left_behind_the_last_save_is_cut_off(ledger: Ledger, tmp_path: Path) -> None:
+    with await journal(ledger, tmp_path) as first:
+        first.note(FOUND[0])
+        await first.save()
+    with (tmp_path / "audit.jsonl").open("ab") as file:
+        file.write(b'{"job": "half')
+    with await journal(ledger, tmp_path) as second:
+        assert list(second.findings()) == [FOUND[0]]
+
+
+@pytest.mark.parametrize("why", ["finished", "other plan", "wanted", "findings gone"])
+async def test_a_run_begins_anew_where_there_is_nothing_to_go_on_with(
+    ledger: Ledger, tmp_path: Path, why: str
+) -> None:
+    with await journal(ledger, tmp_path) as first:
+        first.note(FOUND[0])
+        first.place["after_job"] = 7
+        await first.save(finished_at=2 if why == "finished" else None)
+    if why == "findings gone":
+        (tmp_path / "audit.jsonl").unlink()
+    plan = {"archive": "file:///elsewhere"} if why == "other plan" else PLAN
+    with await journal(ledger, tmp_path, plan=plan, from_start=why == "wanted") as second:
+        assert not second.resumed
+        assert (second.place, list(second.findings())) == ({}, [])
+
+
+async def test_another_ledger_knows_of_no_run(ledger: Ledger, tmp_path: Path) -> None:
+    with await journal(ledger, tmp_path) as first:
+        first.place["after_object"] = "s3://bucket/middle"
+        await first.save()
+    other = tmp_path / "other"
+    other.mkdir()
+    anew = await Ledger.serve(other)
+    with await journal(anew, tmp_path) as second:
+        assert (second.resumed, second.place) == (False, {})
+    await anew.close()
+
+
+async def test_two_runs_at_a_time_are_refused(ledger: Ledger, tmp_path: Path) -> None:
+    with await journal(ledger, tmp_path):
+        with pytest.raises(LedgerError) as refusal:
+            await journal(ledger, tmp_path)
+        assert refusal.value.reason == "ledger.in_use"
+        assert "receiver audit" in refusal.value.detail
+    (await journal(ledger, tmp_path)).__exit__()
