@@ -13,7 +13,7 @@ import hcl2
 import httpx
 import pytest
 
-from receiver.archive import open_archive
+from receiver.archive import Depth, open_archive
 from receiver.archive.s3 import S3Archive
 from receiver.errors import ArchiveError
 from tests.support.items import spooled
@@ -83,7 +83,7 @@ def store() -> Iterator[Seaweed]:
 
 @pytest.fixture
 async def asked(store: Seaweed, tmp_path: Path) -> set[Asked]:
-    """Everything that the archive asks of a bucket with versions: probe, put, put again, and a download."""
+    """All that the archive asks of a bucket with versions: probe, put, put again, list, look, read."""
     client = store.client()
     client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
     client.close()
@@ -104,6 +104,10 @@ async def asked(store: Seaweed, tmp_path: Path) -> set[Asked]:
         other = spooled(tmp_path, item.key)
         with pytest.raises(ArchiveError, match="other bytes"):
             await archive.put(other)
+        # What audit, rebuild, migrate and the status page do.
+        assert [entry async for page in archive.entries() for entry in page]
+        await archive.look(stored, Depth.DEEP)
+        await archive.local(stored, item.image, tmp_path / "spare")
         url = await archive.locate(stored, item.image)
         key = item.key
         # The link's own request is made by whoever follows it, with the rights of who signed it.
@@ -115,7 +119,16 @@ async def asked(store: Seaweed, tmp_path: Path) -> set[Asked]:
 
 
 async def test_the_policy_allows_all_that_the_archive_asks(asked: set[Asked]) -> None:
-    refused = {each for each in asked if not allows(needed(each), f"{BUCKET}/{each.key}")}
+    assert {each.operation for each in asked} == {*NEEDS}
+    refused = {
+        each
+        for each in asked
+        if not (
+            allows("s3:ListBucket", BUCKET, prefix=each.key)
+            if each.operation == "ListObjectsV2"
+            else allows(needed(each), f"{BUCKET}/{each.key}")
+        )
+    }
     assert refused == set()
 
 
