@@ -5,7 +5,6 @@ import contextlib
 import errno
 import os
 import secrets
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 from receiver.errors import LedgerError
 from receiver.ledger import schema
 from receiver.ledger.door import Door, open_to_read, translate
+from receiver.ledger.sqlite import sqlite3
 
 LOOK_SECONDS = 0.2
 """Between two looks at how much is copied."""

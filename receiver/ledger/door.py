@@ -1,7 +1,6 @@
 """A connection whose work is done in one hop to its thread."""
 
 import asyncio
-import sqlite3
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TypeVar
 import aiosqlite
 
 from receiver.errors import LedgerError
+from receiver.ledger.sqlite import sqlite3
 
 T = TypeVar("T")
 

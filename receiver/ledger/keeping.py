@@ -1,11 +1,11 @@
 """Archived jobs and their objects: gone through, found damaged, moved to another place, and rebuilt."""
 
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from receiver.ledger import rows
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.writer import Transaction
 from receiver.states import Image, Job, State, Stored
 

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import secrets
-import sqlite3
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +23,7 @@ from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
 from receiver.ledger.readings import Readings
 from receiver.ledger.rows import Intent, Notification, Silent, Stretch
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
 from receiver.ledger.writer import Committed, Transaction, Writer, untold
 from receiver.states import Event, Image, Job, Stored

@@ -1,10 +1,10 @@
 """What is to be told of jobs that became final: noted from the history, sent, and given up."""
 
-import sqlite3
 from collections.abc import Callable
 
 from receiver.ledger import rows
 from receiver.ledger.rows import Notification
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.verbs import count
 from receiver.ledger.writer import Transaction
 from receiver.states import FINAL, Event, Job

@@ -1,11 +1,11 @@
 """What the status page shows at a glance, of one moment, and bounded by indexes like every other question."""
 
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from receiver.ledger import queries, rows
 from receiver.ledger.queries import Stats
+from receiver.ledger.sqlite import sqlite3
 from receiver.states import Job, State
 
 ENDED_BADLY = (State.FAILED, State.REJECTED, State.EXPIRED)

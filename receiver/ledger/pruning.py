@@ -4,11 +4,11 @@ A line of the history is never the last one when it goes: SQLite gives the highe
 whoever follows the history remembers numbers. The same holds for deliveries that could not be read.
 """
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.writer import Transaction
 
 

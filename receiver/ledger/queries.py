@@ -1,11 +1,11 @@
 """What can be asked of the ledger. Every query is bounded by an index, however many jobs there are."""
 
-import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from receiver.ledger import keeping, rows
 from receiver.ledger.rows import Intent, Silent, Stretch
+from receiver.ledger.sqlite import sqlite3
 from receiver.schedule import RISK_SHARE
 from receiver.states import Event, Job, State
 

@@ -1,10 +1,10 @@
 """What a scrape asks of the ledger: the same cost for a hundred jobs as for ten million."""
 
-import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from receiver.ledger import keeping, queries
+from receiver.ledger.sqlite import sqlite3
 from receiver.states import State
 
 COUNTED_TO = 10_000

@@ -1,8 +1,8 @@
 """Rows of the ledger as the rest of the program knows them."""
 
-import sqlite3
 from dataclasses import dataclass
 
+from receiver.ledger.sqlite import sqlite3
 from receiver.states import Event, Image, Job, Problem, State, Stored
 
 

@@ -1,11 +1,11 @@
 """The ledger's versions: what is in the file, and how an older one becomes the present one."""
 
-import sqlite3
 import time
 from importlib import resources
 from pathlib import Path
 
 from receiver.errors import LedgerError
+from receiver.ledger.sqlite import sqlite3
 
 APPLICATION_ID = 0x75707372  # "upsr": tells a ledger from any other SQLite file
 
@@ -134,7 +134,11 @@ def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool) ->
 
 
 def _structure(db: sqlite3.Connection) -> list[tuple[str, str, str]]:
-    rows = db.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+    # Litestream keeps two small tables of its own in every database that it replicates.
+    rows = db.execute(
+        "SELECT type, name, sql FROM sqlite_schema"
+        " WHERE sql IS NOT NULL AND name NOT GLOB '_litestream_*' ORDER BY name"
+    )
     return [(kind, name, " ".join(sql.split())) for kind, name, sql in rows]
 
 

@@ -5,7 +5,6 @@ the job has moved on meanwhile. Verbs set ``event``, and the triggers write the 
 """
 
 import json
-import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from receiver.completion import Completion
 from receiver.errors import LedgerError, ReceiverError
 from receiver.ledger import rows
 from receiver.ledger.rows import Intent
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.writer import Transaction
 from receiver.schedule import UPLOAD_CEILING, cut_off_again_at
 from receiver.states import Image, Job, State, Stored

@@ -5,7 +5,6 @@ thread, the next one gathers; so the more deliveries come, the less each pays, a
 """
 
 import asyncio
-import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 from receiver.errors import LedgerError
 from receiver.ledger.door import Door, translate
+from receiver.ledger.sqlite import sqlite3
 
 T = TypeVar("T")
 

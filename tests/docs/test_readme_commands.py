@@ -12,7 +12,19 @@ from receiver.cli.commands import app
 from tests.docs.readme import README, ROOT, blocks, code, codes, section, table
 
 DOCUMENTS = {"README.md": README, "deploy/README.md": (ROOT / "deploy/README.md").read_text()}
-FOREIGN = {"curl", "docker", "python3", ".", "umask"}
+FOREIGN = {
+    ".",
+    "cp",
+    "curl",
+    "docker",
+    "echo",
+    "python3",
+    "RECEIVER_ENV_FILE=local.env",
+    "sudo",
+    "systemd-analyze",
+    "tofu",
+    "umask",
+}
 """Programs of others that the documents call."""
 
 

@@ -1,6 +1,5 @@
 """What happens to a ledger: deliveries and images to hand in, and a look past it at the file."""
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 from receiver.completion import Completion, Failure
 from receiver.errors import FetchError
 from receiver.ledger import FILE_NAME, Claim, Delivery, Ledger, Submission
+from receiver.ledger.sqlite import sqlite3
 from receiver.states import Event, Image, Job, State, Stored
 from tests.support.clock import HOUR, NOW
 

@@ -1,7 +1,6 @@
 """The ledger's file: made, refused, locked, and found again after a kill."""
 
 import shutil
-import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ import pytest
 
 from receiver.errors import LedgerError
 from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerView, schema
+from receiver.ledger.sqlite import sqlite3
 from tests.ledger.deeds import delivery, file_of, kept_totals, recounted_totals
 from tests.support.clock import NOW
 
@@ -277,6 +277,15 @@ async def test_a_ledger_of_another_structure_is_refused_and_left_as_it_is(tmp_pa
     with pytest.raises(LedgerError, match="structure") as refusal:
         await Ledger.serve(tmp_path)
     assert refusal.value.reason == "ledger.corrupt"
+
+
+async def test_the_tables_that_litestream_adds_are_no_other_structure(tmp_path: Path) -> None:
+    await a_used_ledger(tmp_path, jobs=1)
+    with file_of(tmp_path) as other:
+        other.execute("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)")
+        other.execute("CREATE TABLE _litestream_lock (id INTEGER)")
+    ledger = await Ledger.serve(tmp_path)
+    await ledger.close()
 
 
 async def test_a_file_that_was_moved_away_or_replaced_acknowledges_nothing(tmp_path: Path) -> None:

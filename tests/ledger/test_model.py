@@ -7,7 +7,6 @@ through a crash: the files as they lie on the disk at that moment are copied and
 
 import asyncio
 import shutil
-import sqlite3
 import tempfile
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from receiver.completion import Completion, Failure
 from receiver.errors import AuthError, FetchError, LedgerError, SpoolError
 from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission, queries
+from receiver.ledger.sqlite import sqlite3
 from receiver.schedule import UPLOAD_CEILING
 from receiver.states import MOVES, Event, Image, Job, State, Stored
 from tests.ledger.deeds import file_of, kept_totals, recounted_totals

@@ -1,6 +1,5 @@
 """Moves: which are legal, what they leave in the history, and who may make them."""
 
-import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise, product
 from pathlib import Path
@@ -9,6 +8,7 @@ import pytest
 
 from receiver.errors import LedgerError, SpoolError
 from receiver.ledger import FILE_NAME, Claim, Ledger, schema
+from receiver.ledger.sqlite import sqlite3
 from receiver.states import MOVES, State
 from tests.ledger.deeds import (
     IMAGE,

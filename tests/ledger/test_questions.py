@@ -1,7 +1,6 @@
 """What can be asked of the ledger, and that no answer costs more for jobs that are done."""
 
 import os
-import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from receiver.ledger import (
     schema,
     verbs,
 )
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.verbs import Claim, Terms
 from receiver.ledger.writer import Transaction
 from receiver.states import State

@@ -1,12 +1,12 @@
 """What a scrape asks of the ledger: it is true, and its cost does not grow with the ledger."""
 
-import sqlite3
 from pathlib import Path
 
 import pytest
 
 from receiver.ledger import Ledger
 from receiver.ledger.readings import readings
+from receiver.ledger.sqlite import sqlite3
 from receiver.states import State
 from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of
 from tests.support.clock import HOUR, NOW, Clock

@@ -1,7 +1,6 @@
 """The one door for writes: many verbs, one commit; and one verb's failure is its own."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +12,7 @@ from receiver.ledger import FILE_NAME, Filter, Ledger
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_write
 from receiver.ledger.ledger import Readers
+from receiver.ledger.sqlite import sqlite3
 from receiver.ledger.writer import MAX_BATCH, MAX_WAITING, Transaction, Verb, Writer
 from tests.ledger.deeds import delivery, file_of
 from tests.support.clock import Clock

@@ -1,8 +1,10 @@
 """What is shipped beside the code: locks, scripts, the container's recipe, the compose file."""
 
 import http.server
+import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sysconfig
@@ -11,11 +13,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import botocore
 import httpx
 import pytest
 import yaml
+from jsonschema import Draft4Validator, Draft202012Validator
 
-from receiver.config import NO_SETTINGS, SETTINGS, environment, load
+from receiver.config import NO_SETTINGS, SETTINGS, Config, environment, load
+from tests.support.processes import command
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
@@ -24,11 +29,16 @@ SCRIPTS = [
     "tools/venv",
     "tools/lock",
     "tools/browser",
+    "tools/promtool",
     ".ci/run",
+    "deploy/secret-files",
     "tests/packaging/build-and-run-image",
 ]
+UNITS = ["upscale-receiver.service", "upscale-receiver-litestream.service"]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
+CADDY = Path(sysconfig.get_path("scripts")) / "caddy"
+SCHEMAS = ROOT / "tests/packaging/schemas"
 
 
 def project() -> dict[str, Any]:
@@ -65,6 +75,11 @@ def test_what_is_tested_is_what_is_shipped() -> None:
     assert shipped == {name: version for name, version in tested.items() if name in shipped}
 
 
+def test_what_builds_the_project_is_locked_too() -> None:
+    built = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    assert names(built) == set(locked("requirements-build.lock"))
+
+
 def test_the_wheel_has_every_file_of_the_package() -> None:
     patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     package = ROOT / "receiver"
@@ -73,7 +88,7 @@ def test_the_wheel_has_every_file_of_the_package() -> None:
     assert {path for path in files if path.suffix != ".py"} == shipped
 
 
-@pytest.mark.parametrize("file", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("file", ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"])
 def test_every_locked_version_has_hashes_and_no_host_is_named(file: str) -> None:
     text = (ROOT / file).read_text()
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
@@ -115,22 +130,41 @@ def test_the_settings_in_the_dockerfile_exist() -> None:
     assert named <= {*SETTINGS, *NO_SETTINGS}
 
 
+def test_the_image_is_labelled_with_the_version_that_it_holds() -> None:
+    assert f"ARG VERSION={project()['version']}\n" in DOCKERFILE
+
+
+def test_the_image_keeps_every_service_that_credentials_are_made_of() -> None:
+    (kept_line,) = re.findall(r'find "\$site/botocore/data"[^&]+', DOCKERFILE)
+    kept = set(re.findall(r"-not -name ([a-z0-9-]+)", kept_line))
+    folder = Path(botocore.__file__).parent
+    sources = "".join((folder / f"{name}.py").read_text() for name in ("credentials", "tokens", "utils"))
+    wanted = set(re.findall(r"(?:client_creator|create_client|_client)\(\s*'([a-z0-9-]+)'", sources))
+    assert {"sts", "sso"} <= wanted
+    assert wanted | {"s3"} <= kept
+    assert all((folder / "data" / name).is_dir() for name in kept)
+
+
 def test_the_container_cannot_be_armed_to_kill_itself() -> None:
     assert "RECEIVER_CONTAINER=1" in DOCKERFILE
 
 
 def test_the_caddyfile_is_what_caddy_reads(tmp_path: Path) -> None:
-    program = Path(sysconfig.get_path("scripts")) / "caddy"
-    found = subprocess.run(
-        [program, "adapt", "--adapter", "caddyfile", "--config", ROOT / "deploy/Caddyfile", "--validate"],
+    done = subprocess.run(
+        [CADDY, "validate", "--adapter", "caddyfile", "--config", ROOT / "deploy/Caddyfile"],
         env={"HOME": str(tmp_path), "TLS_DOMAIN": "receiver.example.com"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert found.returncode == 0, found.stderr
-    assert "receiver.example.com" in found.stdout
+    assert done.returncode == 0, done.stderr
+    assert (
+        subprocess.run([CADDY, "fmt", ROOT / "deploy/Caddyfile"], capture_output=True, check=False).returncode
+        == 0
+    )
+    version = subprocess.run([CADDY, "version"], capture_output=True, text=True, check=True).stdout.split()[0]
+    assert COMPOSE["services"]["caddy"]["image"] == f"caddy:{version.removeprefix('v')}-alpine", "as tested"
 
 
 class Upstream(http.server.BaseHTTPRequestHandler):
@@ -147,7 +181,7 @@ class Upstream(http.server.BaseHTTPRequestHandler):
 
 def test_caddy_itself_acknowledges_nothing_even_where_only_the_webhook_is_let_through(tmp_path: Path) -> None:
     text, cuts = re.subn(
-        r"\t# For people:.*?\n\thandle \{.*?\n\t\}\n",
+        r"\t# For people .*?\n\thandle @questions \{.*?\n\t\}\n",
         "",
         (ROOT / "deploy/Caddyfile").read_text(),
         flags=re.DOTALL,
@@ -159,12 +193,10 @@ def test_caddy_itself_acknowledges_nothing_even_where_only_the_webhook_is_let_th
         serving = threading.Thread(target=upstream.serve_forever)
         serving.start()
         config = tmp_path / "Caddyfile"
-        config.write_text(
-            "{\n\tadmin off\n}\n" + text.replace("receiver:8080", f"127.0.0.1:{upstream.server_port}")
-        )
+        config.write_text(text.replace("receiver:8080", f"127.0.0.1:{upstream.server_port}"))
         with subprocess.Popen(
             [
-                Path(sysconfig.get_path("scripts")) / "caddy",
+                CADDY,
                 "run",
                 "--adapter",
                 "caddyfile",
@@ -213,6 +245,121 @@ def test_only_the_receiver_starts_without_a_profile_and_only_on_loopback() -> No
     services = COMPOSE["services"]
     assert [name for name, said in services.items() if "profiles" not in said] == ["receiver"]
     assert all(port.startswith("127.0.0.1:") for port in services["receiver"]["ports"])
+
+
+def test_the_compose_file_is_what_its_specification_describes() -> None:
+    assert (
+        list(
+            Draft202012Validator(json.loads((SCHEMAS / "compose-spec.json").read_text())).iter_errors(COMPOSE)
+        )
+        == []
+    )
+
+
+def test_cloud_init_is_what_its_schema_describes() -> None:
+    text = (ROOT / "deploy/cloud-init.yaml").read_text()
+    assert text.startswith("#cloud-config\n")
+    schema = json.loads((SCHEMAS / "cloud-config.json").read_text())
+    assert list(Draft4Validator(schema).iter_errors(yaml.safe_load(text))) == []
+    assert len(set(re.findall(r"CHANGE (\d)", text))) == 4
+
+
+def test_the_scripts_that_cloud_init_writes_are_clean(tmp_path: Path) -> None:
+    written = yaml.safe_load((ROOT / "deploy/cloud-init.yaml").read_text())["write_files"]
+    scripts = [file["content"] for file in written if file["content"].startswith("#!")]
+    assert scripts
+    for number, script in enumerate(scripts):
+        path = tmp_path / str(number)
+        path.write_text(script)
+        found = tool("shellcheck", str(path))
+        assert found.returncode == 0, found.stdout
+
+
+def test_a_schema_notices_what_is_wrong() -> None:
+    compose = Draft202012Validator(json.loads((SCHEMAS / "compose-spec.json").read_text()))
+    wrong = {"services": {"receiver": {**COMPOSE["services"]["receiver"], "read_onyl": True}}}
+    assert not compose.is_valid(wrong)
+    cloud = Draft4Validator(json.loads((SCHEMAS / "cloud-config.json").read_text()))
+    assert not cloud.is_valid({"write_files": [{"content": "no path"}]})
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_systemd_reads_the_unit_and_finds_little_that_it_could_do_wrong(name: str, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze")
+    # Its programs are not on this machine; that they can be run is looked at too, so others stand for them.
+    text = re.sub(
+        r"^(Exec\w+)=/\S+", r"\1=/bin/true", (ROOT / "deploy/systemd" / name).read_text(), flags=re.MULTILINE
+    )
+    for other in UNITS:
+        (tmp_path / other).write_text("[Service]\nExecStart=/bin/true\n")
+    unit = tmp_path / name
+    unit.write_text(text)
+    # What can be said without a running systemd; 2.0 of 10 would still be called "OK".
+    for arguments in (["verify"], ["security", "--offline=true", "--threshold=20"]):
+        done = subprocess.run(
+            ["systemd-analyze", *arguments, str(unit)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+def test_the_unit_gives_every_secret_as_a_file() -> None:
+    text = (ROOT / "deploy/systemd/upscale-receiver.service").read_text()
+    secret = {
+        str(field.alias)
+        for field in Config.model_fields.values()
+        if "Secret" in str(field.annotation) and field.alias
+    }
+    given = set(re.findall(r"^LoadCredential=(\w+):", text, re.MULTILINE))
+    assert secret == given
+    optional = set(re.findall(r"^SetCredential=(\w+):", text, re.MULTILINE))
+    assert given - optional == {"RECEIVER_WEBHOOK_HEADERS", "RECEIVER_API_TOKENS"}
+
+
+def test_what_init_prints_becomes_files_that_are_settings(tmp_path: Path) -> None:
+    printed = subprocess.run(command("init"), capture_output=True, text=True, check=True).stdout
+    folder = tmp_path / "secrets"
+    for _ in range(2):  # the second time it changes nothing
+        subprocess.run([ROOT / "deploy/secret-files", folder], input=printed, text=True, check=True)
+    (tmp_path / ".env").write_text(printed)
+    wanted, found = load(environment({}, tmp_path / ".env")), load({"RECEIVER_SECRETS_DIR": str(folder)})
+    assert found == wanted
+    assert found.api_tokens[0].get_secret_value() == (folder / "metrics-token").read_text()
+    assert {path.name for path in folder.iterdir()} - set(SETTINGS) == {"metrics-token"}
+    assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o440}
+    assert folder.stat().st_mode & 0o777 == 0o750
+
+
+def test_the_local_profile_needs_nothing_from_outside(tmp_path: Path) -> None:
+    config = load(environment({}, ROOT / "deploy/local.env"))
+    config.check_serve()
+    assert config.unknown == ()
+    assert config.archive == "s3://archive/upscaled"
+    said = COMPOSE["services"]["seaweedfs"]
+    given = environment({}, ROOT / "deploy/local.env")
+    assert said["environment"] == {
+        name: given[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+    }
+    assert given["AWS_ENDPOINT_URL_S3"] == "http://seaweedfs:8333"
+    assert "-s3.port=8333" in said["command"]
+    version = tool("weed", "version").stdout.split()[2]
+    assert said["image"] == f"chrislusf/seaweedfs:{version}", "as tested"
+
+
+def test_secrets_stand_in_files_and_not_in_the_compose_file() -> None:
+    text = (ROOT / "deploy/compose.yaml").read_text()
+    said = re.findall(r"^\s*([A-Z_]*(?:SECRET_|TOKEN|PASSWORD|KEY)[A-Z_]*): (.+)$", text, re.MULTILINE)
+    # The local profile's are known to everybody.
+    assert set(said) == {
+        ("GF_SECURITY_ADMIN_PASSWORD__FILE", "/run/secrets/grafana-password"),
+        ("XIMILAR_API_TOKEN", "sandbox"),
+        ("AWS_ACCESS_KEY_ID", "local"),
+        ("AWS_SECRET_ACCESS_KEY", "local-secret"),
+    }
 
 
 def test_every_volume_of_the_compose_file_is_declared() -> None:

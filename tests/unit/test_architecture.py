@@ -88,7 +88,8 @@ STRANGERS = (
 OWNERS = {
     "boto3": {"receiver.archive.s3"},
     "botocore": {"receiver.archive.s3"},
-    "sqlite3": {"receiver.ledger"},
+    "sqlite3": {"receiver.ledger.sqlite"},
+    "pysqlite3": {"receiver.ledger.sqlite"},
     "aiosqlite": {"receiver.ledger"},
     "itsdangerous": {"receiver.sender"},
     "httpcore": {"receiver.fetch"},

@@ -1,7 +1,6 @@
 """The page that Prometheus reads, over a real ledger: what it says, and what it leaves out."""
 
 import re
-import sqlite3
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -19,6 +18,7 @@ from starlette.routing import Route
 
 from receiver.errors import REASONS, FetchError, ProviderError, ReceiverError, SpoolError
 from receiver.ledger import FILE_NAME, Answer, Damage, Ledger, Submission
+from receiver.ledger.sqlite import sqlite3
 from receiver.metrics import Meters, Metrics
 from receiver.problem import for_no_route, for_our_error
 from receiver.refusals import Refusals

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft202012Validator  # type: ignore[import-untyped] # it comes without types
+from jsonschema import Draft202012Validator
 from starlette.datastructures import QueryParams
 from starlette.routing import Route
 

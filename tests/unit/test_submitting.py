@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -25,6 +24,7 @@ from receiver.errors import (
     UnavailableError,
 )
 from receiver.ledger import FILE_NAME, Delivery, Intent, Ledger
+from receiver.ledger.sqlite import sqlite3
 from receiver.sender import Sender
 from receiver.states import State
 from receiver.submitting import (

@@ -1,0 +1,192 @@
+"""An upgrade behind the real Caddy: the old process drains, a new one takes over, no delivery is refused."""
+
+import http.server
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import ClassVar
+
+import httpx
+import pytest
+
+from tests.e2e.conftest import SIZE
+from tests.support.caddy import CADDYFILE, Caddy, caddy, free_port
+from tests.support.processes import (
+    API_TOKEN,
+    PATIENCE,
+    PROOF,
+    WEBHOOK,
+    WEBHOOK_SECRET,
+    Programs,
+    completion,
+    settings,
+)
+
+SENDERS = 4
+UPGRADES = 2
+BEFORE_EACH = 15
+
+
+class Deliveries:
+    """Completions without end over TLS, each delivered once, as the provider would."""
+
+    def __init__(self, door: Caddy, url: str) -> None:
+        self._door = door
+        self._url = url
+        self._more = threading.Condition()
+        self.enough = threading.Event()
+        self.sent: list[str] = []
+        self.answers: Counter[object] = Counter()
+        self.longest = 0.0
+
+    def run(self, sender: int) -> None:
+        with httpx.Client(verify=self._door.trust, trust_env=False, timeout=PATIENCE * 2) as client:
+            number = 0
+            while not self.enough.is_set():
+                job_id = f"job-{sender}-{number}"
+                number += 1
+                began = time.monotonic()
+                answer: object
+                try:
+                    answer = client.post(
+                        self._door.address + WEBHOOK,
+                        json=completion(job_id, self._url, *SIZE),
+                        headers=PROOF,
+                    ).status_code
+                except httpx.TransportError as error:
+                    answer = type(error).__name__
+                with self._more:
+                    self.sent.append(job_id)
+                    self.answers[answer] += 1
+                    self.longest = max(self.longest, time.monotonic() - began)
+                    self._more.notify_all()
+
+    def until_more(self, count: int) -> None:
+        """Waits for so many further answers."""
+        with self._more:
+            wanted = len(self.sent) + count
+            assert self._more.wait_for(lambda: len(self.sent) >= wanted, PATIENCE * 2)
+
+
+@pytest.mark.timeout(300)
+def test_no_delivery_is_lost_or_refused_while_a_new_version_takes_over(
+    programs: Programs, hosted: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    values = settings(programs.folder, RECEIVER_PORT=str(port))
+    with caddy(tmp_path / "caddy", f"127.0.0.1:{port}") as door:
+        programs.started.append(door.program)
+        deliveries = Deliveries(door, hosted)
+        with ThreadPoolExecutor(SENDERS) as pool:
+            try:
+                with programs.receiver(values) as receiver:
+                    senders = [pool.submit(deliveries.run, number) for number in range(SENDERS)]
+                    deliveries.until_more(BEFORE_EACH)
+                    code, _ = receiver.program.stop()
+                    assert code == 0
+                for _ in range(UPGRADES):
+                    # Nothing listens now. What is delivered meanwhile waits at Caddy for the next one.
+                    with programs.receiver(values) as receiver:
+                        deliveries.until_more(BEFORE_EACH)
+                        code, _ = receiver.program.stop()
+                        assert code == 0
+                with programs.receiver(values) as receiver:
+                    deliveries.until_more(BEFORE_EACH)
+                    deliveries.enough.set()
+                    for sender in senders:
+                        sender.result(PATIENCE)
+                    assert deliveries.answers == {200: len(deliveries.sent)}
+                    ends = {job_id: receiver.ended(job_id)["state"] for job_id in deliveries.sent}
+            finally:
+                deliveries.enough.set()
+    assert ends == dict.fromkeys(deliveries.sent, "archived")
+    assert deliveries.longest < 30  # lb_try_duration: what a sender has to wait at most
+
+
+@pytest.fixture
+def door(programs: Programs, tmp_path: Path) -> Iterator[tuple[Caddy, int]]:
+    """Caddy before a receiver that is not there."""
+    port = free_port()
+    text = CADDYFILE.read_text()
+    assert "lb_try_duration 30s" in text
+    with caddy(
+        tmp_path / "caddy",
+        f"127.0.0.1:{port}",
+        caddyfile=text.replace("lb_try_duration 30s", "lb_try_duration 1s"),
+    ) as it:
+        programs.started.append(it.program)
+        yield it, port
+
+
+def test_caddy_lets_nothing_through_but_the_webhook_and_the_questions(
+    programs: Programs, door: tuple[Caddy, int]
+) -> None:
+    it, port = door
+    with (
+        programs.receiver(settings(programs.folder, RECEIVER_PORT=str(port))),
+        httpx.Client(base_url=it.address, verify=it.trust, trust_env=False, timeout=PATIENCE) as client,
+    ):
+        token = {"Authorization": f"Bearer {API_TOKEN}"}
+        answers = {
+            path: client.get(path, headers=token).status_code for path in ("/jobs", "/stats", "/deliveries")
+        }
+        inside = {
+            path: client.get(path, headers=token).status_code for path in ("/metrics", "/healthz", "/readyz")
+        }
+        unproved = client.post(WEBHOOK, json={})
+        proved = client.post(WEBHOOK, json={"no": "completion"}, headers=PROOF)
+        try:
+            large = client.post(WEBHOOK, content=b"x" * 2_000_000, headers=PROOF).status_code
+        except httpx.WriteError:  # it hangs up on who goes on sending
+            large = 413
+    assert set(answers.values()) == {200}
+    assert set(inside.values()) == {404}
+    assert (unproved.status_code, unproved.json()["reason"]) == (401, "auth.refused")
+    assert large == 413
+    assert (proved.status_code, proved.json()["reason"]) == (422, "body.not_a_completion")
+
+
+def test_caddy_says_when_nobody_answers_and_not_what_was_in_the_headers(door: tuple[Caddy, int]) -> None:
+    it, _ = door
+    with httpx.Client(verify=it.trust, trust_env=False, timeout=PATIENCE) as client:
+        answer = client.post(it.address + WEBHOOK, json={}, headers=PROOF)
+    assert answer.status_code == 502
+    it.program.until(lambda: '"status":502' in it.program.log)
+    assert WEBHOOK_SECRET not in it.program.log
+
+
+class Breaking(http.server.BaseHTTPRequestHandler):
+    """Reads the first delivery and ends the connection without an answer, as a process that ends does."""
+
+    bodies: ClassVar[list[bytes]]
+
+    def do_POST(self) -> None:
+        self.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+        if len(self.bodies) > 1:
+            self.send_response(200)
+            self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_delivery_whose_connection_broke_is_sent_again_whole(
+    programs: Programs, door: tuple[Caddy, int]
+) -> None:
+    it, port = door
+    Breaking.bodies = []
+    body = b"x" * 200_000
+    with http.server.HTTPServer(("127.0.0.1", port), Breaking) as upstream:
+        serving = threading.Thread(target=upstream.serve_forever)
+        serving.start()
+        try:
+            with httpx.Client(verify=it.trust, trust_env=False, timeout=PATIENCE) as client:
+                answer = client.post(it.address + WEBHOOK, content=body)
+        finally:
+            upstream.shutdown()
+            serving.join()
+    assert answer.status_code == 200
+    assert Breaking.bodies == [body, body]
