@@ -30,6 +30,7 @@ SCRIPTS = [
     "tools/lock",
     "tools/browser",
     "tools/promtool",
+    "tools/systemd",
     ".ci/run",
     "deploy/secret-files",
     "tests/packaging/build-and-run-image",
