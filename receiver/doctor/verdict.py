@@ -1,6 +1,7 @@
 """What a check comes to, and how checks are run: all at once, each within its time."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -91,18 +92,22 @@ async def in_thread(work: Callable[[], T]) -> T:
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
 
-    def settle(done: Callable[[], object]) -> None:
-        if not outcome.done():
-            done()
+    def settle(give: Callable[[], None]) -> None:
+        def late() -> None:
+            if not outcome.done():
+                give()
+
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(late)
 
     def run() -> None:
         try:
             result = work()
         except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
-            late = error
-            loop.call_soon_threadsafe(settle, lambda: outcome.set_exception(late))
+            failure = error
+            settle(lambda: outcome.set_exception(failure))
         else:
-            loop.call_soon_threadsafe(settle, lambda: outcome.set_result(result))
+            settle(lambda: outcome.set_result(result))
 
     threading.Thread(target=run, daemon=True).start()
     return await outcome

@@ -1,6 +1,7 @@
 """What the doctor makes of what it sees: each of its checks, and the runner."""
 
 import asyncio
+import contextlib
 import os
 import ssl
 import stat
@@ -469,3 +470,24 @@ async def test_a_thread_that_never_ends_is_not_waited_for() -> None:
     assert await in_thread(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         await in_thread(lambda: 1 // 0)
+
+
+def test_a_thread_that_ends_after_the_loop_disturbs_nobody() -> None:
+    hung, went_on = threading.Event(), threading.Event()
+
+    def work() -> None:
+        hung.wait()
+        went_on.set()
+
+    async def given_up() -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.01):
+                await in_thread(work)
+
+    asyncio.run(given_up())
+    before = threading.enumerate()
+    hung.set()
+    assert went_on.wait(30)
+    for thread in before:
+        if thread.daemon:
+            thread.join(30)  # what it raised would be a failure
