@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver import query
+from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.completion import FAILED_STATUSES, JOB_ID, MAX_SIDE, MAX_URL
 from receiver.errors import REASONS
 from receiver.ledger import NOTIFICATION_OUTCOMES, RECONCILED
@@ -320,7 +321,26 @@ def _health() -> Json:
                 "operationId": "getHealth",
                 "summary": "The process answers.",
                 "security": [],
-                "responses": {"200": _json("It does.", "Health")},
+                "parameters": [
+                    {
+                        "name": CHALLENGE_HEADER,
+                        "in": "header",
+                        "description": "A question that only this installation can answer: `receiver doctor`"
+                        " finds out so whether an address leads here.",
+                        "schema": {"type": "string"},
+                    }
+                ],
+                "responses": {
+                    "200": {
+                        **_json("It does.", "Health"),
+                        "headers": {
+                            PROOF_HEADER: {
+                                "description": "The answer, where there was a question.",
+                                "schema": {"type": "string"},
+                            }
+                        },
+                    }
+                },
             }
         },
         "/readyz": {
