@@ -14,9 +14,9 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver import config as settings
-from receiver.app import check
 from receiver.config import Config
 from receiver.journal import Finding
+from receiver.opening import check
 from receiver.tables import safe
 from receiver.ximilar import Pace
 

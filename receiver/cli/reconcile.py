@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from receiver import config as settings
 from receiver import tables
-from receiver.app import make_data_dir, open_reconciler
 from receiver.config import Config
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, wall_clock
+from receiver.opening import make_data_dir, open_reconciler
 from receiver.reconcile import Progress as Told
 from receiver.reconcile import Summary
 
