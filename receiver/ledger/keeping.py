@@ -115,6 +115,14 @@ def damaged(db: sqlite3.Connection, counted_to: int = -1) -> dict[str, int]:
     return {row["reason"]: row["jobs"] for row in found}
 
 
+def damage_of(db: sqlite3.Connection, job_id: str) -> Damage | None:
+    """What the last audit found to be wrong with a job's object."""
+    row = db.execute(
+        "SELECT findings.* FROM jobs JOIN findings ON findings.job = jobs.seq WHERE jobs.id = ?", (job_id,)
+    ).fetchone()
+    return None if row is None else Damage(row["job"], row["reason"], row["detail"])
+
+
 def run(db: sqlite3.Connection, name: str) -> str | None:
     """What a long run has kept of its state."""
     row = db.execute("SELECT state FROM runs WHERE name = ?", (name,)).fetchone()

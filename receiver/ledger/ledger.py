@@ -238,6 +238,10 @@ class LedgerView:
         """Of these ids those of archived jobs, each with where its image lies."""
         return await self._readers.ask(lambda db: keeping.places(db, ids))
 
+    async def damage_of(self, job_id: str) -> Damage | None:
+        """What the last audit found to be wrong with a job's object; ``None`` where it is sound."""
+        return await self._readers.ask(lambda db: keeping.damage_of(db, job_id))
+
     async def run(self, name: str) -> str | None:
         """What a long run, such as an audit, has kept of its state."""
         return await self._readers.ask(lambda db: keeping.run(db, name))

@@ -166,6 +166,7 @@ class Page:
             failing=failing,
             job=job,
             work=work[0] if work else None,
+            damage=await self._ledger.damage_of(job_id),
             steps=show.timeline(history),
             json=f"/jobs/{quote(job_id, safe='')}",
         )
