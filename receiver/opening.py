@@ -169,12 +169,14 @@ async def open_thumbnails(config: Config, archive: Images, stack: AsyncExitStack
     Args:
         config: the settings.
         archive: where images are read.
-        stack: ends the child process.
+        stack: ends what is under way, and the child process.
     """
     # A child of its own: the page's pictures shall not stand in line before images with a deadline.
     limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
     own = await stack.enter_async_context(Verifier(limits, processes=1))
-    return Thumbnails(config.data_dir / "thumbnails", archive, own)
+    thumbnails = Thumbnails(config.data_dir / "thumbnails", archive, own)
+    stack.push_async_callback(thumbnails.aclose)
+    return thumbnails
 
 
 @asynccontextmanager
