@@ -274,10 +274,6 @@ class LedgerView:
         """The last line of the history; 0 where there is none. Its number is never given out again."""
         return await self._readers.ask(queries.last_line)
 
-    async def pruned_until(self) -> int:
-        """The last line of the history that was removed; 0 where none was."""
-        return await self._readers.ask(queries.pruned_until)
-
     async def notifications_due(self, *, by: int, limit: int) -> tuple[Notification, ...]:
         """What is to be sent by a time (ms since the epoch); of each job nothing but the oldest."""
         return await self._readers.ask(lambda db: notifications.due(db, by, limit))

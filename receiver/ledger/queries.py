@@ -265,7 +265,13 @@ def transitions(db: sqlite3.Connection, after: int, limit: int) -> Stretch:
         (after, limit),
     ).fetchall()
     moves = tuple(rows.transition(row) for row in found if row["before"] != row["after"])
-    return Stretch(moves, found[-1]["seq"] if found else after, more=len(found) == limit)
+    until = found[-1]["seq"] if found else after
+    return Stretch(moves, until, more=len(found) == limit, pruned=_pruned_until(db))
+
+
+def _pruned_until(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT seq FROM marks WHERE name = 'pruned'").fetchone()
+    return 0 if row is None else int(row["seq"])
 
 
 def last_line(db: sqlite3.Connection) -> int:
@@ -280,12 +286,6 @@ def notifications_pending(db: sqlite3.Connection) -> int:
         "SELECT count(*) FROM notifications INDEXED BY notifications_due WHERE given_up_at IS NULL"
     ).fetchone()
     return int(number)
-
-
-def pruned_until(db: sqlite3.Connection) -> int:
-    """The last line of the history that was removed; 0 where none was."""
-    row = db.execute("SELECT seq FROM marks WHERE name = 'pruned'").fetchone()
-    return 0 if row is None else int(row["seq"])
 
 
 def soonest_deadline(db: sqlite3.Connection) -> int | None:
