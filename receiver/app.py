@@ -231,7 +231,11 @@ async def _routes(config: Config, works: _Works, front: _Front, stack: AsyncExit
     page = Page(
         ledger=works.ledger,
         thumbnails=await opening.open_thumbnails(config, works.places, stack),
-        sources=Sources(failing=api.failing, working=lambda: _working(works.worker)),
+        sources=Sources(
+            failing=api.failing,
+            working=lambda: _working(works.worker),
+            unasked=lambda: _unasked(config, works.meters),
+        ),
         overdue_after=config.overdue_after,
         outcomes=query.UNREAD_OUTCOMES,
         now=wall_clock,
@@ -275,6 +279,14 @@ def _both(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:
 
 def _working(worker: Worker) -> Sequence[Work]:
     return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
+
+
+def _unasked(config: Config, meters: Meters) -> str | None:
+    if config.ximilar_api_token is None:
+        return "XIMILAR_API_TOKEN is not set: the provider is not asked about silent jobs."
+    if meters.provider_up is False:
+        return "The provider gave no answer when it was last asked, or refused the token: the log says which."
+    return None
 
 
 def _document(config: Config) -> openapi.Json:

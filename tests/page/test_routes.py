@@ -32,6 +32,7 @@ class Around:
 
     failing: dict[str, str] = field(default_factory=dict)
     work: list[Work] = field(default_factory=list)
+    unasked: str | None = None
 
     async def checks(self) -> dict[str, str]:
         return self.failing
@@ -61,7 +62,7 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
         yield Page(
             ledger=ledger,
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
-            sources=Sources(around.checks, lambda: around.work),
+            sources=Sources(around.checks, lambda: around.work, lambda: around.unasked),
             overdue_after=timedelta(minutes=10),
             outcomes=OUTCOMES,
             now=clock,
@@ -118,7 +119,7 @@ async def test_checks_that_do_not_end_do_not_hold_up_the_page(
         await asyncio.Event().wait()
         raise AssertionError
 
-    page._sources = Sources(never, lambda: around.work)
+    page._sources = Sources(never, lambda: around.work, lambda: None)
     answer = await client.get("/")
 
     assert answer.status_code == 200
@@ -154,6 +155,14 @@ async def test_a_job_whose_object_an_audit_missed_is_not_called_safe(
     overview = text(await client.get("/"))
     assert "Every image that came is archived." not in overview
     assert "1 archived image: the object is not there any more" in overview
+
+
+async def test_a_provider_that_cannot_be_asked_is_named_beside_the_silent_jobs(
+    client: httpx.AsyncClient, around: Around
+) -> None:
+    assert "The provider" not in text(await client.get("/"))
+    around.unasked = "The provider gave no answer."
+    assert "The provider gave no answer." in text(await client.get("/"))
 
 
 async def test_what_is_worked_on_is_shown_with_stage_attempt_and_time(
