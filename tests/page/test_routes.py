@@ -154,6 +154,7 @@ async def test_a_job_whose_object_an_audit_missed_is_not_called_safe(
     assert "The archived object is not there. archive.missing As the last audit found: &lt;b&gt;gone" in shown
     overview = text(await client.get("/"))
     assert "Every image that came is archived." not in overview
+    assert "Found by the last audit ✓ archived job-1 The archived object is not there." in overview
     assert "1 archived image: the object is not there any more" in overview
 
 
