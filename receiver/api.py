@@ -2,23 +2,19 @@
 
 import asyncio
 import base64
-import binascii
 import hashlib
-import hmac
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver import query, view
 from receiver.archive import Images
@@ -26,8 +22,7 @@ from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.completion import is_job_id
 from receiver.errors import ArchiveError, BodyError, LedgerError
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
-from receiver.problem import problem
-from receiver.refusals import Refusals, Refused, untold
+from receiver.refusals import Refusals
 from receiver.seats import Seats
 from receiver.sender import is_ref
 from receiver.states import FINAL, Event, Job, State
@@ -37,13 +32,6 @@ log = structlog.get_logger("receiver.api")
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 20.0
 
-ANSWER_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
-"""On every answer that brings no stricter ones of its own."""
-
 IMAGE_HEADERS = {
     # The bytes are a stranger's: whatever a browser makes of them, it may run and load nothing.
     "X-Content-Type-Options": "nosniff",
@@ -51,7 +39,6 @@ IMAGE_HEADERS = {
     "Cache-Control": "private, no-store",
     "Accept-Ranges": "none",
 }
-
 
 JOB_HEADERS = {"Cache-Control": "private, no-cache"}
 """May be kept by who asked, and has to be asked for again each time."""
@@ -256,112 +243,6 @@ class Api:
 
     def _silent_since(self) -> int:
         return self.now() - int(self.overdue_after.total_seconds() * 1000)
-
-
-class SameOrigin:
-    """Refuses what a browser was made to send by a page of another site, and says how answers may be used.
-
-    A browser that has once been given the token sends it with every request to us, whoever's page asks.
-
-    Args:
-        app: what stands behind.
-        exempt: paths that do not care, since no browser can send what proves their senders.
-        refused: told the reason of each refusal.
-    """
-
-    def __init__(self, app: ASGIApp, exempt: Collection[str], refused: Refused = untold) -> None:
-        self._app = app
-        self._exempt = exempt
-        self._refused = refused
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on with guarded answers, or answers 403."""
-
-        async def guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in ANSWER_HEADERS.items():
-                    headers.setdefault(name, value)
-            await send(message)
-
-        foreign = scope["path"] not in self._exempt and _is_foreign(scope["method"], Headers(scope=scope))
-        if foreign:
-            self._refused("auth.cross_origin")
-        answer = problem("auth.cross_origin") if foreign else self._app
-        await answer(scope, receive, guarded)
-
-
-def _is_foreign(method: str, headers: Headers) -> bool:
-    """Whether a browser says that another site made it send this; other programs say nothing of the kind."""
-    if method in {"GET", "HEAD", "OPTIONS"}:
-        return False
-    site = headers.get("sec-fetch-site", "none")
-    if site not in {"none", "same-origin"}:
-        return True
-    origin = headers.get("origin")
-    if origin == "null" and site == "same-origin":
-        # A form of our own pages, whose policy keeps their origin from everybody (Fetch Standard, 3.1). No
-        # page can set the other header.
-        return False
-    # Scheme, host and port, and nothing else (RFC 6454, 7.1); text that is no origin is nobody's of ours.
-    return origin is not None and origin.partition("://")[2] != headers.get("host")
-
-
-class RequireToken:
-    """Lets nobody in without one of the API tokens, as Bearer or as the password of HTTP Basic.
-
-    Args:
-        app: what stands behind.
-        tokens: each of them is accepted.
-        open_to_all: the paths that need none; every other path does, whether or not there is such a route.
-        refused: told the reason of each refusal.
-    """
-
-    def __init__(
-        self,
-        app: ASGIApp,
-        tokens: Sequence[str],
-        open_to_all: Collection[str],
-        refused: Refused = untold,
-    ) -> None:
-        self._app = app
-        self._refused = refused
-        self._open = open_to_all
-        self._tokens = [token.encode() for token in tokens]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes the request on, or answers 401."""
-        if scope["path"] not in self._open and not self._admits(Headers(scope=scope)):
-            self._refused("auth.token_refused")
-            refusal = problem("auth.token_refused")
-            # A line each: Chromium reads one challenge to a line, and does not ask at all if more follows.
-            for challenge in ('Basic realm="upscale-receiver", charset="UTF-8"', "Bearer"):
-                refusal.headers.append("WWW-Authenticate", challenge)
-            await refusal(scope, receive, send)
-            return
-        await self._app(scope, receive, send)
-
-    def _admits(self, headers: Headers) -> bool:
-        given = _token(headers.getlist("authorization"))
-        admitted = False
-        for token in self._tokens:
-            admitted |= hmac.compare_digest(given, token)
-        return admitted
-
-
-def _token(authorization: Sequence[str]) -> bytes:
-    """The token of an Authorization header; empty, which equals none, where there is not exactly one."""
-    scheme, _, value = authorization[0].partition(" ") if len(authorization) == 1 else ("", "", "")
-    # Starlette decodes headers as Latin-1; a token is compared as the bytes that came.
-    credentials = value.strip().encode("latin-1")
-    if scheme.lower() == "bearer":
-        return credentials
-    if scheme.lower() == "basic":
-        try:
-            return base64.b64decode(credentials, validate=True).partition(b":")[2]
-        except (ValueError, binascii.Error):
-            return b""
-    return b""
 
 
 def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[Job, Response]:

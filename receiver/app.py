@@ -4,65 +4,43 @@ import asyncio
 import os
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 from importlib import metadata
 
-import structlog
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.routing import Route
 
-from receiver import openapi, query, submitting
-from receiver.api import Api, Check, RequireToken, SameOrigin
-from receiver.archive import Images, check_template, open_archive
+from receiver import openapi, opening, query
+from receiver.api import Api
+from receiver.archive import open_archive
 from receiver.archive.places import Places
 from receiver.archiving import Archiving
 from receiver.challenge import Challenged, installation_key
 from receiver.config import Config
 from receiver.cuts import Cut, no_cut
-from receiver.errors import REASONS, ConfigError, LedgerError, ReceiverError, SpoolError
 from receiver.feed import Feed
-from receiver.fetch import fetch
-from receiver.fetch.sources import Sources as ImageSources
 from receiver.fetching import Fetching, FetchPlan
+from receiver.guards import WEBHOOK_PATHS, guarded
 from receiver.intake import Intake
-from receiver.ledger import DirectoryLock, Filter, Ledger, LedgerView, monotonic_clock, wall_clock
+from receiver.ledger import DirectoryLock, Ledger, monotonic_clock, wall_clock
 from receiver.metrics import Meters, Metrics
-from receiver.notify import Notifier
-from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
-from receiver.problem import for_no_route, for_our_error
+from receiver.page import Page, Sources, Work
 from receiver.pruning import Pruner
-from receiver.reconcile import Plan as ReconcilePlan
+from receiver.readiness import checks
 from receiver.reconcile import Reconciler
 from receiver.refusals import Refusals, Refused, untold
 from receiver.seats import Seats
 from receiver.sender import Sender
 from receiver.spool import Spool
-from receiver.states import State
-from receiver.steps import UNWATCHED, Step, Watch
+from receiver.steps import Step, Watch
 from receiver.stream import Stream
 from receiver.tracing import Tracing, from_environment
-from receiver.verify import Limits as VerifyLimits
-from receiver.verify import Verifier
 from receiver.worker import Worker
-from receiver.ximilar import Heard, Pace, Ximilar, unheard
-
-log = structlog.get_logger("receiver.app")
-
-FETCH_TIME = timedelta(minutes=10)
-"""The longest that one download may take."""
 
 LISTENERS = 1_200
 """Clients that may wait for changes at a time, where the server does not say how many it has room for."""
-
-WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
-
-OPEN_TO_ALL = frozenset({*WEBHOOK_PATHS, "/healthz", "/readyz"})
-"""Paths that need no API token; the webhook has a proof of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +58,6 @@ class Receiver:
     refused: Refused = untold
 
 
-def check(config: Config) -> None:
-    """Checks the settings that only their own rooms can judge, before anything is opened or made.
-
-    Raises:
-        ConfigError: one line that names the setting.
-    """
-    check_template(config.archive_key)
-    ImageSources.parse(config.image_sources)
-    open_archive(config.archive_uri)
-    if config.max_spool_bytes < config.max_image_bytes:
-        raise ConfigError("RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES")
-
-
 @asynccontextmanager
 async def open_receiver(
     config: Config,
@@ -104,7 +69,7 @@ async def open_receiver(
     """Opens ledger, spool and archive, starts the worker, and yields the routes; then closes all of it.
 
     Args:
-        config: as it passed `check`.
+        config: as it passed `opening.check`.
         environ: where the AWS SDK's variables are looked up beside the process's own.
         cut: for tests.
         seats_for_listeners: how many may wait for changes at a time.
@@ -114,133 +79,193 @@ async def open_receiver(
         SpoolError: the spool cannot be read.
     """
     async with AsyncExitStack() as stack:
-        make_data_dir(config)
-        lock = DirectoryLock(config.data_dir)
-        stack.callback(lock.release)
-        collectors = CollectorRegistry()
-        meters = Meters(collectors)
-        tracing = from_environment(os.environ)
-        if tracing is not None:
-            stack.push_async_callback(tracing.aclose)
-        watch = Watch(_both(meters, tracing), meters.failed)
-        ledger = await Ledger.serve(config.data_dir, committed=meters.committed)
-        stack.push_async_callback(ledger.close)
-        archive = open_archive(
-            config.archive_uri,
-            uploads=config.uploads,
-            environ=environ,
-            used=await was_used(ledger, config.archive_uri),
-        )
-        stack.push_async_callback(archive.aclose)
-        places = Places(archive, environ)
-        stack.push_async_callback(places.aclose)
-        spool = Spool(
-            config.data_dir / "spool",
-            max_bytes=config.max_spool_bytes,
-            max_image_bytes=config.max_image_bytes,
-        )
-        fetching = Fetching(
-            ledger=ledger,
-            fetcher=await stack.enter_async_context(_fetcher(config)),
-            verifier=await stack.enter_async_context(_verifier(config)),
-            spool=spool,
-            provider=await _provider(config, stack, meters.heard),
-            plan=FetchPlan(config.fetches, FETCH_TIME, config.url_lifetime, config.confirm),
-            now=wall_clock,
-            dice=random.random,
-            watch=watch,
-            cut=cut,
-        )
-        archiving = Archiving(
-            ledger=ledger,
-            archive=archive,
-            spool=spool,
-            hands=config.uploads,
-            key=config.archive_key,
-            now=wall_clock,
-            dice=random.random,
-            watch=watch,
-            cut=cut,
-        )
-        worker = Worker(
-            ledger=ledger,
-            spool=spool,
-            fetching=fetching,
-            archiving=archiving,
-            now=wall_clock,
-            monotonic=monotonic_clock,
-        )
-        await worker.start()
-        stack.push_async_callback(worker.stop)
-        reconciler = await open_reconciler(config, ledger, stack, meters.heard, watch)
-        if reconciler is not None:
-            reconciler.start()
-            stack.push_async_callback(reconciler.stop)
-        pruner = Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock)
-        pruner.start()
-        stack.push_async_callback(pruner.stop)
+        works = await _start(config, environ, cut, stack)
         stopping = asyncio.Event()
-        feed = await stack.enter_async_context(Feed(ledger, stopping))
-        await _notify(config, ledger, feed, stack)
+        feed = await stack.enter_async_context(Feed(works.ledger, stopping))
+        await opening.open_notifier(config, works.ledger, feed, stack)
         stack.callback(stopping.set)
         refusals = Refusals()
         seats = Seats(seats_for_listeners)
-        intake = Intake(
-            ledger=ledger,
-            sender=Sender.from_config(config),
-            max_bytes=config.max_webhook_bytes,
-            url_lifetime=config.url_lifetime,
-            now=wall_clock,
-            refusals=refusals,
-            confirm=config.confirm,
-            watch=watch,
-            cut=cut,
-        )
-        checks = _checks(ledger, worker, reconciler)
-        api = Api(
-            ledger=ledger,
-            archive=places,
-            overdue_after=config.overdue_after,
-            now=wall_clock,
-            stopping=stopping,
-            checks=checks,
-            refusals=refusals,
-            prove=Challenged(installation_key(config.data_dir)).prove,
-            seats=seats,
-        )
-        page = Page(
-            ledger=ledger,
-            thumbnails=await _thumbnails(config, places, stack),
-            sources=Sources(failing=api.failing, working=lambda: _working(worker)),
-            overdue_after=config.overdue_after,
-            outcomes=query.UNREAD_OUTCOMES,
-            now=wall_clock,
-        )
-        await stack.enter_async_context(_kept(page))
-        stream = Stream(ledger, feed, seats)
-        looks = {check.name: check.look for check in checks}
-        metrics = Metrics(
-            collectors=collectors,
-            meters=meters,
-            ledger=ledger,
-            overdue_after=config.overdue_after,
-            now=wall_clock,
-            refusals=refusals,
-            in_progress=worker.in_progress,
-            spool_room=spool.room_bytes,
-            workers_alive=looks["workers"],
-            archive_up=looks["archive"],
-        )
-        routes = [
-            # The provider tries once: a slash too many in the submitter's settings must not cost the image.
-            *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
-            *stream.routes(),
-            *page.routes(),
-            *api.routes(),
-            openapi.route(_document(config)),
-            Route("/metrics", metrics.answer, methods=["GET"]),
-        ]
-        yield Receiver(_guarded(config, routes, refusals), stopping, refusals.count)
+        routes = await _routes(config, works, _Front(stopping, feed, refusals, seats, cut), stack)
+        tokens = [token.get_secret_value() for token in config.api_tokens]
+        yield Receiver(guarded(routes, tokens, refusals), stopping, refusals.count)
+
+
+@dataclass(frozen=True, slots=True)
+class _Works:
+    """What works whether or not anybody asks.
+
+    Attributes:
+        ledger: of all jobs.
+        places: where archived images are read.
+        spool: images on their way.
+        worker: fetches and archives.
+        reconciler: asks about silent jobs; ``None`` without a token.
+        collectors: where all is measured.
+        meters: what is counted while it happens.
+        watch: told of every step of a job's way.
+    """
+
+    ledger: Ledger
+    places: Places
+    spool: Spool
+    worker: Worker
+    reconciler: Reconciler | None
+    collectors: CollectorRegistry
+    meters: Meters
+    watch: Watch
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """What the routes share.
+
+    Attributes:
+        stopping: set when no more is to be accepted.
+        feed: of the transitions.
+        refusals: counted.
+        seats: for those who wait.
+        cut: for tests.
+    """
+
+    stopping: asyncio.Event
+    feed: Feed
+    refusals: Refusals
+    seats: Seats
+    cut: Cut
+
+
+async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: AsyncExitStack) -> _Works:
+    """Opens ledger, archive and spool, and starts all that works on jobs."""
+    opening.make_data_dir(config)
+    lock = DirectoryLock(config.data_dir)
+    stack.callback(lock.release)
+    collectors = CollectorRegistry()
+    meters = Meters(collectors)
+    tracing = from_environment(os.environ)
+    if tracing is not None:
+        stack.push_async_callback(tracing.aclose)
+    watch = Watch(_both(meters, tracing), meters.failed)
+    ledger = await Ledger.serve(config.data_dir, committed=meters.committed)
+    stack.push_async_callback(ledger.close)
+    archive = open_archive(
+        config.archive_uri,
+        uploads=config.uploads,
+        environ=environ,
+        used=await opening.was_used(ledger, config.archive_uri),
+    )
+    stack.push_async_callback(archive.aclose)
+    places = Places(archive, environ)
+    stack.push_async_callback(places.aclose)
+    spool = Spool(
+        config.data_dir / "spool",
+        max_bytes=config.max_spool_bytes,
+        max_image_bytes=config.max_image_bytes,
+    )
+    fetching = Fetching(
+        ledger=ledger,
+        fetcher=await stack.enter_async_context(opening.fetcher(config)),
+        verifier=await stack.enter_async_context(opening.verifier(config)),
+        spool=spool,
+        provider=await opening.open_provider(config, stack, meters.heard),
+        plan=FetchPlan(config.fetches, opening.FETCH_TIME, config.url_lifetime, config.confirm),
+        now=wall_clock,
+        dice=random.random,
+        watch=watch,
+        cut=cut,
+    )
+    archiving = Archiving(
+        ledger=ledger,
+        archive=archive,
+        spool=spool,
+        hands=config.uploads,
+        key=config.archive_key,
+        now=wall_clock,
+        dice=random.random,
+        watch=watch,
+        cut=cut,
+    )
+    worker = Worker(
+        ledger=ledger,
+        spool=spool,
+        fetching=fetching,
+        archiving=archiving,
+        now=wall_clock,
+        monotonic=monotonic_clock,
+    )
+    await worker.start()
+    stack.push_async_callback(worker.stop)
+    reconciler = await opening.open_reconciler(config, ledger, stack, meters.heard, watch)
+    if reconciler is not None:
+        reconciler.start()
+        stack.push_async_callback(reconciler.stop)
+    pruner = Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock)
+    pruner.start()
+    stack.push_async_callback(pruner.stop)
+    return _Works(ledger, places, spool, worker, reconciler, collectors, meters, watch)
+
+
+async def _routes(config: Config, works: _Works, front: _Front, stack: AsyncExitStack) -> Sequence[Route]:
+    """All that can be asked for, in the order in which the routes are tried."""
+    looks = checks(works.ledger, works.worker, works.reconciler)
+    intake = Intake(
+        ledger=works.ledger,
+        sender=Sender.from_config(config),
+        max_bytes=config.max_webhook_bytes,
+        url_lifetime=config.url_lifetime,
+        now=wall_clock,
+        refusals=front.refusals,
+        confirm=config.confirm,
+        watch=works.watch,
+        cut=front.cut,
+    )
+    api = Api(
+        ledger=works.ledger,
+        archive=works.places,
+        overdue_after=config.overdue_after,
+        now=wall_clock,
+        stopping=front.stopping,
+        checks=looks,
+        refusals=front.refusals,
+        prove=Challenged(installation_key(config.data_dir)).prove,
+        seats=front.seats,
+    )
+    page = Page(
+        ledger=works.ledger,
+        thumbnails=await opening.open_thumbnails(config, works.places, stack),
+        sources=Sources(
+            failing=api.failing,
+            working=lambda: _working(works.worker),
+            unasked=lambda: _unasked(config, works.meters),
+        ),
+        overdue_after=config.overdue_after,
+        outcomes=query.UNREAD_OUTCOMES,
+        now=wall_clock,
+    )
+    await stack.enter_async_context(opening.kept(page))
+    stream = Stream(works.ledger, front.feed, front.seats)
+    look = {check.name: check.look for check in looks}
+    metrics = Metrics(
+        collectors=works.collectors,
+        meters=works.meters,
+        ledger=works.ledger,
+        overdue_after=config.overdue_after,
+        now=wall_clock,
+        refusals=front.refusals,
+        in_progress=works.worker.in_progress,
+        spool_room=works.spool.room_bytes,
+        workers_alive=look["workers"],
+        archive_up=look["archive"],
+    )
+    return [
+        # The provider tries once: a slash too many in the submitter's settings must not cost the image.
+        *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
+        *stream.routes(),
+        *page.routes(),
+        *api.routes(),
+        openapi.route(_document(config)),
+        Route("/metrics", metrics.answer, methods=["GET"]),
+    ]
 
 
 def _both(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:
@@ -254,181 +279,18 @@ def _both(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:
     return ended
 
 
-def make_data_dir(config: Config) -> None:
-    """Makes the data directory where there is none.
-
-    Raises:
-        ConfigError: it cannot be made or written.
-    """
-    # A folder that is there already may be shared with others, and keeps the rights that it has.
-    try:
-        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
-    if not os.access(config.data_dir, os.R_OK | os.W_OK | os.X_OK):
-        raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
+def _working(worker: Worker) -> Sequence[Work]:
+    return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
 
 
-async def was_used(ledger: LedgerView, archive: str) -> bool:
-    """Whether the newest of the jobs that are archived has its image in this archive."""
-    newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
-    return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
-
-
-def _fetcher(config: Config) -> fetch.Fetcher:
-    return fetch.Fetcher(
-        sources=ImageSources.parse(config.image_sources),
-        networks=config.image_networks,
-        limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
-        user_agent=_user_agent(),
-    )
-
-
-def _verifier(config: Config) -> Verifier:
-    return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
-
-
-async def _provider(config: Config, stack: AsyncExitStack, heard: Heard) -> Ximilar | None:
+def _unasked(config: Config, meters: Meters) -> str | None:
     if config.ximilar_api_token is None:
-        return None
-    client = Ximilar(str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value(), heard=heard)
-    return await stack.enter_async_context(client)
-
-
-async def open_reconciler(
-    config: Config,
-    ledger: Ledger,
-    stack: AsyncExitStack,
-    heard: Heard = unheard,
-    watch: Watch = UNWATCHED,
-) -> Reconciler | None:
-    """What asks the provider about silent jobs; ``None`` where there is no token to ask with.
-
-    Args:
-        config: the settings.
-        ledger: which jobs are silent, and where what was found is recorded.
-        stack: closes the connections.
-        heard: told whether the provider answers.
-        watch: told of what is found.
-    """
-    if config.ximilar_api_token is None:
-        return None
-    # A client of its own: its pace must not hold up the questions of downloads whose URL has died.
-    provider = await stack.enter_async_context(
-        Ximilar(
-            str(config.ximilar_api_url),
-            config.ximilar_api_token.get_secret_value(),
-            turn=Pace(config.reconcile_rate).turn,
-            heard=heard,
-        )
-    )
-
-    looked = submitting.Looked()
-
-    async def settle() -> int:
-        return await submitting.settle(
-            ledger, provider, now=wall_clock(), lifetime=config.url_lifetime, looked=looked
-        )
-
-    plan = ReconcilePlan(
-        config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt
-    )
-    return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock, watch=watch)
-
-
-async def _notify(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
-    if config.notify_url is None or config.notify_secret is None:
-        await ledger.end_notifying()
-        return
-    notifier = Notifier(
-        ledger=ledger,
-        feed=feed,
-        url=str(config.notify_url),
-        secret=config.notify_secret.get_secret_value(),
-        user_agent=_user_agent(),
-        now=wall_clock,
-        dice=random.random,
-    )
-    await stack.enter_async_context(notifier)
+        return "XIMILAR_API_TOKEN is not set: the provider is not asked about silent jobs."
+    if meters.provider_up is False:
+        return "The provider gave no answer when it was last asked, or refused the token: the log says which."
+    return None
 
 
 def _document(config: Config) -> openapi.Json:
     version = metadata.version("upscale-receiver")
     return openapi.document(version, tuple(config.webhook_headers), tickets=bool(config.signing_keys))
-
-
-def _user_agent() -> str:
-    return f"upscale-receiver/{metadata.version('upscale-receiver')}"
-
-
-def _working(worker: Worker) -> Sequence[Work]:
-    return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
-
-
-async def _thumbnails(config: Config, archive: Images, stack: AsyncExitStack) -> Thumbnails:
-    # A child of its own: the page's pictures shall not stand in line before images with a deadline.
-    limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
-    verifier = await stack.enter_async_context(Verifier(limits, processes=1))
-    return Thumbnails(config.data_dir / "thumbnails", archive, verifier)
-
-
-@asynccontextmanager
-async def _kept(page: Page) -> AsyncIterator[None]:
-    keeping = asyncio.create_task(page.keep())
-    try:
-        yield
-    finally:
-        keeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeping
-
-
-def _guarded(config: Config, routes: Sequence[Route], refusals: Refusals) -> Starlette:
-    tokens = [token.get_secret_value() for token in config.api_tokens]
-    app = Starlette(
-        routes=routes,
-        middleware=[
-            Middleware(SameOrigin, exempt=WEBHOOK_PATHS, refused=refusals.count),
-            Middleware(RequireToken, tokens=tokens, open_to_all=OPEN_TO_ALL, refused=refusals.count),
-        ],
-        exception_handlers={HTTPException: for_no_route, ReceiverError: for_our_error},
-    )
-    # A redirect would be built from the Host header, and would name http behind a proxy that speaks TLS.
-    app.router.redirect_slashes = False
-    return app
-
-
-def _for_strangers(error: ReceiverError) -> str:
-    """What is wrong, without paths, buckets and a store's own words: those stand in the log alone."""
-    return f"{error.reason}: {REASONS[error.reason]}"
-
-
-def _checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
-    async def ledger_writable() -> str | None:
-        try:
-            await ledger.check_writable()
-        except LedgerError as error:
-            return _for_strangers(error)
-        return None
-
-    async def workers_alive() -> str | None:
-        alive = worker.alive() and (reconciler is None or reconciler.alive())
-        return None if alive else "A worker has ended, or cannot claim work: the log says why."
-
-    async def spool_has_room() -> str | None:
-        try:
-            return None if await worker.spool_has_room() else "No download fits any more."
-        except (LedgerError, SpoolError) as error:
-            return _for_strangers(error)
-
-    async def archive_reachable() -> str | None:
-        # Nobody has to show a token here, and the error's own words name the bucket and its host.
-        trouble = worker.archive_trouble
-        return None if trouble is None else _for_strangers(trouble)
-
-    return [
-        Check("ledger", ledger_writable),
-        Check("workers", workers_alive),
-        Check("spool", spool_has_room),
-        Check("archive", archive_reachable),
-    ]

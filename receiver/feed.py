@@ -53,10 +53,12 @@ class News:
     Attributes:
         changes: oldest first; none where nothing happened for the listener's patience.
         until: the line of the history up to which it knows everything now.
+        gap: up to this line there may have been others, which were removed before the listener came to them.
     """
 
     changes: Sequence[Change]
     until: int
+    gap: int | None = None
 
 
 class Feed:
@@ -108,12 +110,15 @@ class Feed:
         """
         with self._listening():
             await self._begin_to_listen()
-            known = after
+            known, pruned = after, after
             while not self._stopping.is_set():
+                gap = None
                 if known < self._begin:
                     async with self._behind:  # the ledger's few readers are there for others as well
                         stretch = await self._ledger.transitions(after=known, limit=PIECE)
                     found: Sequence[Change] = [Change(transition) for transition in stretch.transitions]
+                    if stretch.pruned > max(known, pruned):  # told once, however many pieces are read
+                        gap = pruned = stretch.pruned
                     # There is always a line there, unless somebody emptied the ledger by hand.
                     known = stretch.until if stretch.until > known else self._begin
                 elif known < self._end:
@@ -124,7 +129,7 @@ class Feed:
                     if await _within(None if patience is None else patience(), news):
                         continue
                     found = ()
-                yield News(found, known)
+                yield News(found, known, gap)
 
     @contextmanager
     def _listening(self) -> Iterator[None]:
@@ -173,7 +178,12 @@ class Feed:
         while more:
             stretch = await self._ledger.transitions(after=self._end, limit=PIECE)
             more = stretch.more
-            self._recent += map(Change, stretch.transitions)
+            if (
+                stretch.pruned > self._end
+            ):  # what nobody had read: each listener is to find that in the ledger
+                self._recent, self._begin = [], stretch.until
+            else:
+                self._recent += map(Change, stretch.transitions)
             self._end = stretch.until
             if len(self._recent) > 2 * RECENT:
                 self._begin = self._recent[-RECENT - 1].transition.seq

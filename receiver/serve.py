@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping
 import structlog
 import uvicorn
 
-from receiver.app import check, open_receiver
+from receiver.app import open_receiver
 from receiver.config import Config
 from receiver.cuts import Cut, from_environment
 from receiver.errors import ConfigError
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
+from receiver.opening import check
 from receiver.wire import KEEP_ALIVE_SECONDS, AnswerStopped, CloseUnread, telling
 
 log = structlog.get_logger("receiver.serve")

@@ -56,7 +56,7 @@ class Stream:
     """The route.
 
     Attributes:
-        ledger: knows where the history ends, and how far it was pruned.
+        ledger: knows where the history ends.
         feed: of the transitions.
         seats: for those who listen.
         heartbeat: seconds; the longest silence.
@@ -93,12 +93,10 @@ class Stream:
         with self.seats.taken():
             listening = self.feed.listen(after, patience=lambda: self._patience(until))
             try:
-                pruned = await self.ledger.pruned_until()
-                if after < pruned:
-                    yield f"event: {GAP}\ndata: {json.dumps({'after': after, 'until': pruned})}\n\n"
                 async with aclosing(listening):
                     async for news in listening:
-                        yield _text(news, wanted)
+                        yield _text(news, wanted, after)
+                        after = news.until
                         over = until is not None and until <= asyncio.get_running_loop().time()
                         if over and news.until >= last:
                             return
@@ -112,10 +110,12 @@ class Stream:
         return min(self.heartbeat, max(until - asyncio.get_running_loop().time(), 0))
 
 
-def _text(news: News, wanted: query.Changes) -> str:
+def _text(news: News, wanted: query.Changes, after: int) -> str:
     """What is new as events. The last id is told even where nothing is wanted, so that the place moves on."""
     events = [_event(change) for change in news.changes if wanted.takes(change.transition)]
-    if not events or news.changes[-1].transition.seq < news.until or not wanted.takes_all:
+    if news.gap is not None:
+        events.insert(0, f"event: {GAP}\ndata: {json.dumps({'after': after, 'until': news.gap})}\n\n")
+    if not news.changes or not events or news.changes[-1].transition.seq < news.until or not wanted.takes_all:
         events.append(f":\nid: {news.until}\n\n")
     return "".join(events)
 

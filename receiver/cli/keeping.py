@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from receiver.app import check
 from receiver.cli import common
 from receiver.config import Config
 from receiver.journal import Finding
+from receiver.opening import check
 from receiver.tables import safe
 from receiver.ximilar import Pace
 

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from receiver.app import make_data_dir
 from receiver.archive import open_archive
 from receiver.cli.common import counting
 from receiver.cli.keeping import at_once, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
 from receiver.journal import Journal
 from receiver.ledger import Ledger, Rebuilt, wall_clock
+from receiver.opening import make_data_dir
 from receiver.rebuild import Rebuilder
 
 BECAME = {

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from receiver import tables
-from receiver.app import make_data_dir, open_reconciler
 from receiver.cli.common import AsJson, counting, opened, say
 from receiver.config import Config
 from receiver.errors import ConfigError
 from receiver.ledger import Ledger, wall_clock
+from receiver.opening import make_data_dir, open_reconciler
 from receiver.reconcile import Summary
 
 ALL = 1_000_000

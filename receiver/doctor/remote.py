@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from receiver.app import was_used
 from receiver.archive import Finding, open_archive
 from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER, Challenged, fresh, read_key
 from receiver.config import Config
@@ -29,6 +28,7 @@ from receiver.errors import (
     TokenRefusedError,
 )
 from receiver.ledger import FILE_NAME, LedgerView
+from receiver.opening import was_used
 from receiver.ximilar import Ximilar
 
 CLOCK_DOUBTFUL, CLOCK_BROKEN = 10.0, 60.0

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from receiver.app import check as check_rooms
 from receiver.config import SETTINGS, Config
 from receiver.doctor.verdict import Verdict, broken, doubtful, well
 from receiver.errors import ConfigError
+from receiver.opening import check as check_rooms
 
 GUESSED = re.compile(
     r"(?i)(change.?me|replace.?me|secret|password|passwort|passw0rd|token|test|example|default|admin|insecure"

@@ -115,6 +115,26 @@ def damaged(db: sqlite3.Connection, counted_to: int = -1) -> dict[str, int]:
     return {row["reason"]: row["jobs"] for row in found}
 
 
+def damaged_jobs(db: sqlite3.Connection, limit: int) -> tuple[tuple[Job, Damage], ...]:
+    """The newest arrivals among the jobs whose object the last audit found to be damaged."""
+    found = db.execute(
+        "SELECT jobs.*, findings.reason AS found, findings.detail AS found_detail"
+        " FROM findings CROSS JOIN jobs ON jobs.seq = findings.job ORDER BY findings.job DESC LIMIT ?",
+        (limit,),
+    )
+    return tuple(
+        (rows.job(row), Damage(row["seq"], row["found"], row["found_detail"])) for row in found.fetchall()
+    )
+
+
+def damage_of(db: sqlite3.Connection, job_id: str) -> Damage | None:
+    """What the last audit found to be wrong with a job's object."""
+    row = db.execute(
+        "SELECT findings.* FROM jobs JOIN findings ON findings.job = jobs.seq WHERE jobs.id = ?", (job_id,)
+    ).fetchone()
+    return None if row is None else Damage(row["job"], row["reason"], row["detail"])
+
+
 def run(db: sqlite3.Connection, name: str) -> str | None:
     """What a long run has kept of its state."""
     row = db.execute("SELECT state FROM runs WHERE name = ?", (name,)).fetchone()

@@ -261,6 +261,10 @@ class LedgerView:
         """Of these ids those of archived jobs, each with where its image lies."""
         return await self._readers.ask(lambda db: keeping.places(db, ids))
 
+    async def damage_of(self, job_id: str) -> Damage | None:
+        """What the last audit found to be wrong with a job's object; ``None`` where it is sound."""
+        return await self._readers.ask(lambda db: keeping.damage_of(db, job_id))
+
     async def run(self, name: str) -> str | None:
         """What a long run, such as an audit, has kept of its state."""
         return await self._readers.ask(lambda db: keeping.run(db, name))
@@ -292,10 +296,6 @@ class LedgerView:
     async def last_line(self) -> int:
         """The last line of the history; 0 where there is none. Its number is never given out again."""
         return await self._readers.ask(queries.last_line)
-
-    async def pruned_until(self) -> int:
-        """The last line of the history that was removed; 0 where none was."""
-        return await self._readers.ask(queries.pruned_until)
 
     async def notifications_due(self, *, by: int, limit: int) -> tuple[Notification, ...]:
         """What is to be sent by a time (ms since the epoch); of each job nothing but the oldest."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from receiver.ledger import queries, rows
+from receiver.ledger import keeping, queries, rows
+from receiver.ledger.keeping import Damage
 from receiver.ledger.queries import Stats
 from receiver.ledger.sqlite import sqlite3
 from receiver.states import Job, State
@@ -21,6 +22,7 @@ class Overview:
         at_risk: ids of those among them of whose life little was found to be left.
         overdue: silent jobs, the longest silent first.
         troubled: jobs that a failure stands against now, the latest failure first.
+        damaged: archived jobs, each with what the last audit found of its object.
     """
 
     stats: Stats
@@ -28,6 +30,7 @@ class Overview:
     at_risk: frozenset[str]
     overdue: tuple[Job, ...]
     troubled: tuple[Job, ...]
+    damaged: tuple[tuple[Job, Damage], ...] = ()
 
 
 def overview(db: sqlite3.Connection, silent_since: int, limit: int) -> Overview:
@@ -39,6 +42,7 @@ def overview(db: sqlite3.Connection, silent_since: int, limit: int) -> Overview:
         at_risk=frozenset(row["id"] for row in unsafe if row["at_risk_at"] is not None),
         overdue=tuple(_overdue(db, silent_since, limit)),
         troubled=_troubled(db, limit),
+        damaged=keeping.damaged_jobs(db, limit),
     )
 
 

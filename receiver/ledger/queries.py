@@ -125,6 +125,8 @@ def jobs(db: sqlite3.Connection, wanted: Filter, before: int | None, limit: int)
     walks, arguments = [], []
     for state in dict.fromkeys(wanted.states) or (None,):
         own = [*conditions, "state = ?"] if state else conditions
+        if _is_shorter_by_state(db, wanted, state):
+            own = [_NOT_BY.get(condition, condition) for condition in own]
         where = f"WHERE {' AND '.join(own)}" if own else ""
         walks.append(f"SELECT * FROM (SELECT * FROM jobs {where} ORDER BY seq DESC LIMIT ?)")  # noqa: S608 - constants
         arguments += [*values, *([state] if state else []), limit + 1]
@@ -158,6 +160,37 @@ def jobs_near(db: sqlite3.Connection, text: str, limit: int) -> tuple[Job, ...]:
             found += alike
             break
     return tuple(found)
+
+
+_SHORT_WALK = 20_000
+
+_NOT_BY = {"ref = ?": "+ref = ?", "reason = ?": "+reason = ?"}
+"""The same conditions, but no index is taken for them."""
+
+
+def _is_shorter_by_state(db: sqlite3.Connection, wanted: Filter, state: State | None) -> bool:
+    """Whether fewer jobs stand in the state than have the reference or the reason, as far as it is counted.
+
+    A whole catalogue may have one reference, and three of its jobs have failed: SQLite, which knows no such
+    numbers, would walk over the catalogue.
+    """
+    if state is None and wanted.silent_since is not None:
+        state = State.SUBMITTED
+    if state is None or (wanted.ref is None and wanted.reason is None):
+        return False
+    (standing,) = db.execute("SELECT jobs FROM totals WHERE state = ?", (state,)).fetchone()
+    if standing > _SHORT_WALK:
+        return False
+    for column, value in (("ref", wanted.ref), ("reason", wanted.reason)):
+        if value is not None:
+            (found,) = db.execute(
+                f"SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_by_{column}"  # noqa: S608 - the names above
+                f" WHERE {column} = ? LIMIT ?)",
+                (value, standing + 1),
+            ).fetchone()
+            if found <= standing:
+                return False
+    return True
 
 
 def unread_deliveries(
@@ -295,7 +328,13 @@ def transitions(db: sqlite3.Connection, after: int, limit: int) -> Stretch:
         (after, limit),
     ).fetchall()
     moves = tuple(rows.transition(row) for row in found if row["before"] != row["after"])
-    return Stretch(moves, found[-1]["seq"] if found else after, more=len(found) == limit)
+    until = found[-1]["seq"] if found else after
+    return Stretch(moves, until, more=len(found) == limit, pruned=_pruned_until(db))
+
+
+def _pruned_until(db: sqlite3.Connection) -> int:
+    row = db.execute("SELECT seq FROM marks WHERE name = 'pruned'").fetchone()
+    return 0 if row is None else int(row["seq"])
 
 
 def last_line(db: sqlite3.Connection) -> int:
@@ -310,12 +349,6 @@ def notifications_pending(db: sqlite3.Connection) -> int:
         "SELECT count(*) FROM notifications INDEXED BY notifications_due WHERE given_up_at IS NULL"
     ).fetchone()
     return int(number)
-
-
-def pruned_until(db: sqlite3.Connection) -> int:
-    """The last line of the history that was removed; 0 where none was."""
-    row = db.execute("SELECT seq FROM marks WHERE name = 'pruned'").fetchone()
-    return 0 if row is None else int(row["seq"])
 
 
 def soonest_deadline(db: sqlite3.Connection) -> int | None:

@@ -73,11 +73,13 @@ class Stretch:
         transitions: the jobs that came or moved.
         until: the last line that was read, whether or not it was a transition.
         more: whether there may be more behind it.
+        pruned: the last line of the history that was removed, at the moment of reading; 0 where none was.
     """
 
     transitions: tuple[Transition, ...]
     until: int
     more: bool
+    pruned: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,10 +60,12 @@ class Sources:
     Attributes:
         failing: the checks of readiness that fail, each with a sentence.
         working: what is being worked on.
+        unasked: why the provider cannot be asked about silent jobs, in a sentence; ``None`` where it can.
     """
 
     failing: Callable[[], Awaitable[Mapping[str, str]]]
     working: Callable[[], Sequence[show.Work]]
+    unasked: Callable[[], str | None]
 
 
 class Page:
@@ -140,6 +142,7 @@ class Page:
             failing=failing,
             overview=glance,
             working=self._sources.working(),
+            unasked=self._sources.unasked(),
             chart=chart(self._throughput.last_hour(now), now),
             jobs=page.jobs,
             wanted=wanted,
@@ -166,6 +169,7 @@ class Page:
             failing=failing,
             job=job,
             work=work[0] if work else None,
+            damage=await self._ledger.damage_of(job_id),
             steps=show.timeline(history),
             json=f"/jobs/{quote(job_id, safe='')}",
         )

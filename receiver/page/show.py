@@ -9,7 +9,7 @@ from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from receiver.errors import REASONS
-from receiver.ledger import Overview
+from receiver.ledger import Overview, Stats
 from receiver.states import Event, Job, State
 
 MEANINGS: Mapping[State, str] = MappingProxyType(
@@ -84,6 +84,18 @@ STAGES: Mapping[str, str] = MappingProxyType(
 )
 
 
+DAMAGE: Mapping[str, str] = MappingProxyType(
+    {
+        "archive.missing": "the object is not there any more",
+        "archive.altered": "the object holds other bytes than were archived",
+        "archive.mislabelled": "the object's metadata are not those of its job",
+    }
+)
+
+LOST = frozenset({"archive.missing", "archive.altered"})
+"""What an audit may find after which an image is not safe any more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """Something that is being worked on.
@@ -144,8 +156,9 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     """
     jobs, stats = overview.stats.jobs, overview.stats
     unsafe, waiting = jobs[State.RECEIVED], jobs[State.FETCHED]
-    missing = jobs[State.EXPIRED] + jobs[State.REJECTED]
-    more = _ended(jobs)
+    damaged = sum(number for reason, number in stats.damaged.items() if reason in LOST)
+    missing = jobs[State.EXPIRED] + jobs[State.REJECTED] + damaged
+    more = [*_found(stats.damaged), *_ended(jobs)]
     if stats.overdue:
         silent = "no completion has come in time"
         more.append(f"{_many(stats.overdue, 'job')} {_is(stats.overdue)} overdue: {silent}.")
@@ -158,31 +171,40 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
                 more.insert(0, f"{_many(others, 'other')} {_is(others)} not safe yet.")
         if helpless:
             text += " Nothing can be fetched now."
-        tone = "bad" if stats.at_risk or helpless else "busy"
+        tone = "bad" if stats.at_risk or helpless else _tone(stats, failing, "busy")
         return Headline(tone, text, tuple(more), stats.soonest_deadline)
     if waiting:
         which = "Every other image that came is safe" if missing else "Every image that came is safe"
         text = f"{which}; {waiting:,} {_wait(waiting)} on this disk for the archive."
-        return Headline(_tone(jobs, failing, "busy"), text, tuple(more))
+        return Headline(_tone(stats, failing, "busy"), text, tuple(more))
     if jobs[State.ARCHIVED]:
         text = "Every other image that came is archived." if missing else "Every image that came is archived."
-        return Headline(_tone(jobs, failing, "good"), text, tuple(more))
+        return Headline(_tone(stats, failing, "good"), text, tuple(more))
     if missing or jobs[State.FAILED]:
-        return Headline(_tone(jobs, failing, "warn"), "No image is archived.", tuple(more))
+        return Headline(_tone(stats, failing, "warn"), "No image is archived.", tuple(more))
     if jobs[State.SUBMITTED]:
         number = _many(jobs[State.SUBMITTED], "job")
         text = f"No image has come yet. {number} {_is(jobs[State.SUBMITTED])} at the provider."
-        return Headline(_tone(jobs, failing, "warn" if stats.overdue else "idle"), text, tuple(more))
-    return Headline(_tone(jobs, failing, "idle"), "Nothing has come yet.", tuple(more))
+        return Headline(_tone(stats, failing, "warn" if stats.overdue else "idle"), text, tuple(more))
+    return Headline(_tone(stats, failing, "idle"), "Nothing has come yet.", tuple(more))
 
 
-def _tone(jobs: Mapping[State, int], failing: Mapping[str, str], at_best: str) -> str:
-    if jobs[State.EXPIRED] or {"ledger", "workers"} & set(failing):
+def _tone(stats: Stats, failing: Mapping[str, str], at_best: str) -> str:
+    if stats.jobs[State.EXPIRED] or LOST & set(stats.damaged) or {"ledger", "workers"} & set(failing):
         return "bad"
-    if jobs[State.REJECTED] or failing:
+    if stats.jobs[State.REJECTED] or stats.damaged or failing:
         return "warn"
     # What the provider failed at is said below: no image came, and none is unsafe.
     return at_best
+
+
+def _found(damaged: Mapping[str, int]) -> list[str]:
+    """What the last audit found, of which the states say nothing: an archived job stays archived."""
+    said = []
+    for reason, number in sorted(damaged.items()):
+        what = DAMAGE.get(reason, f"the object is not as it was archived ({reason})")
+        said.append(f"{_many(number, 'archived image')}: {what}, as the last audit found.")
+    return said
 
 
 def _ended(jobs: Mapping[State, int]) -> list[str]:

@@ -35,7 +35,11 @@ MIN_FREE = 512 << 20
 """Bytes of the disk that stay free: the ledger and images with a deadline need them more."""
 
 MAX_WAITING = 100
-"""Who comes when so many wait already gets none."""
+"""Pictures that may wait to be made; who asks for one more gets none."""
+
+PATIENCE_SECONDS = 3.0
+"""How long who asks waits for a picture to be made. A browser has six connections for us: where an archive
+hangs, they must not all wait for it, or the page could not be asked for either."""
 
 TRY_AGAIN_SECONDS = 300.0
 
@@ -52,6 +56,7 @@ class Thumbnails:
         verifier: decodes, with limits of its own and not among those images that are waited for.
         max_files: how many are kept.
         min_free: bytes of the disk; with less, none are made.
+        patience: seconds that who asks waits; the picture is made on, for the next one.
         monotonic: seconds.
     """
 
@@ -63,6 +68,7 @@ class Thumbnails:
         *,
         max_files: int = MAX_FILES,
         min_free: int = MIN_FREE,
+        patience: float = PATIENCE_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
@@ -70,9 +76,10 @@ class Thumbnails:
         self._verifier = verifier
         self._max_files = max_files
         self._min_free = min_free
+        self._patience = patience
         self._monotonic = monotonic
         self._one_at_a_time = asyncio.Lock()
-        self._waiting = 0
+        self._making: dict[str, asyncio.Task[bytes | None]] = {}
         self._in_vain: dict[str, float] = {}
 
     async def of(self, job: Job) -> bytes | None:
@@ -83,16 +90,32 @@ class Thumbnails:
         path = self._folder / f"{digest}.webp"
         if (kept := await to_thread.run_sync(_read, path)) is not None:
             return kept
-        if job.image.bytes > MAX_SOURCE_BYTES or self._failed_lately(digest) or self._waiting >= MAX_WAITING:
+        if job.image.bytes > MAX_SOURCE_BYTES or self._failed_lately(digest):
             return None
-        self._waiting += 1
-        try:
-            async with self._one_at_a_time:
-                if (kept := await to_thread.run_sync(_read, path)) is not None:
-                    return kept  # made for the one before in the queue
-                return await self._make(job, job.image, path)
-        finally:
-            self._waiting -= 1
+        making = self._making.get(digest)
+        if making is None:
+            if len(self._making) >= MAX_WAITING:
+                return None
+            making = asyncio.create_task(self._in_turn(job, job.image, path), name="thumbnail")
+            self._making[digest] = making
+            making.add_done_callback(lambda _: self._making.pop(digest))
+        await asyncio.wait([making], timeout=self._patience)
+        return making.result() if making.done() and not making.cancelled() else None
+
+    async def aclose(self) -> None:
+        """Makes no more."""
+        making = list(self._making.values())
+        for task in making:
+            task.cancel()
+        await asyncio.gather(*making, return_exceptions=True)
+
+    async def _in_turn(self, job: Job, image: Image, path: Path) -> bytes | None:
+        async with self._one_at_a_time:
+            try:
+                return await self._make(job, image, path)
+            except Exception:
+                log.exception("unexpected error", job=job.id)  # a bug of ours costs only the picture
+                return None
 
     async def _make(self, job: Job, image: Image, path: Path) -> bytes | None:
         assert job.stored is not None

@@ -8,9 +8,10 @@ from starlette.datastructures import QueryParams
 from starlette.routing import Route
 
 from receiver import query
-from receiver.app import OPEN_TO_ALL, open_receiver
+from receiver.app import open_receiver
 from receiver.config import SETTINGS, Config, load
 from receiver.errors import REASONS, BodyError, ConfigError
+from receiver.guards import OPEN_TO_ALL
 from receiver.problem import STATUS
 from receiver.states import FINAL, MOVES, State
 from tests.docs.readme import README, ROOT, blocks, code, codes, section, table

@@ -56,6 +56,13 @@ class Client:
     async def until(self, text: bytes) -> bytes:
         return await self._reader.readuntil(text)
 
+    async def told_of(self, jobs: list[str]) -> None:
+        """Returns when it was told of all of them, in whatever order they were committed."""
+        left = {f'"id":"{job_id}"'.encode() for job_id in jobs}
+        while left:
+            event = await self.until(b"\n\n")
+            left = {job for job in left if job not in event}
+
     async def close(self) -> None:
         self._writer.close()
         await self._writer.wait_closed()
@@ -94,8 +101,7 @@ async def crowd(receiver: Receiver, silent: list[str]) -> None:
         answers = await deliver(port, {job_id: failure(job_id) for job_id in jobs}, 16)
         assert answers.statuses == {200: DELIVERIES}
         for number, listener in enumerate(listeners):
-            for job_id in jobs if number % 50 == 0 else jobs[-1:]:
-                await listener.until(f'"id":"{job_id}"'.encode())
+            await listener.told_of(jobs if number % 50 == 0 else jobs[-1:])
 
         ended = await deliver(port, {job_id: failure(job_id) for job_id in silent}, 16)
         assert ended.statuses == {200: WAITERS}

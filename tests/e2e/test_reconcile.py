@@ -203,6 +203,20 @@ def test_nothing_that_was_found_shows_our_secrets(programs: Programs) -> None:
         assert "canary" not in shown
 
 
+def test_the_page_says_when_the_provider_cannot_be_asked(programs: Programs) -> None:
+    with programs.sandbox() as box:
+        values = asking(programs.folder, box)
+        with programs.receiver({**values, "XIMILAR_API_TOKEN": "wrong"}) as receiver:
+            receiver.post("/jobs", json={"id": "a-silent-job"}).raise_for_status()
+            said = "The provider gave no answer when it was last asked, or refused the token"
+            eventually(lambda: said in receiver.get("/").text)
+        with programs.receiver(values) as receiver:
+            eventually(lambda: "receiver_provider_up 1.0" in receiver.get("/metrics").text)
+            assert "The provider gave no answer" not in receiver.get("/").text
+        with programs.receiver(settings(programs.folder)) as receiver:
+            assert "XIMILAR_API_TOKEN is not set" in receiver.get("/").text
+
+
 # By hand.
 
 

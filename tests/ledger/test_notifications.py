@@ -160,10 +160,10 @@ async def test_no_number_of_a_line_is_given_out_twice_whatever_is_removed(
 ) -> None:
     for number in range(3):
         await ledger.record(failure(f"job-{number}"))
-    assert await ledger.pruned_until() == 0
+    assert (await ledger.transitions(after=0, limit=1)).pruned == 0
     with file_of(tmp_path) as db:
         db.execute("DELETE FROM history")
-    assert (await ledger.last_line(), await ledger.pruned_until()) == (3, 2)
+    assert (await ledger.last_line(), (await ledger.transitions(after=0, limit=1)).pruned) == (3, 2)
     await ledger.record(failure("job-3"))
     assert await ledger.last_line() == 4
     assert (await the_job(ledger, "job-3")).state is State.FAILED

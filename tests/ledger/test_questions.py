@@ -231,6 +231,9 @@ FILTERS = [
         ("order 7", None),
         (None, "fetch.expired"),
         ("order 7", "fetch.expired"),
+        ("order 8", None),
+        (None, "fetch.timeout"),
+        ("order 8", "fetch.timeout"),
     )
     for since, until in ((None, None), (NOW + 48 * HOUR, None), (None, NOW - 48 * HOUR))
     for silent in (None, NOW)

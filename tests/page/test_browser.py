@@ -145,6 +145,17 @@ def test_a_deadline_counts_down_before_ones_eyes(busy: Scene, opened: Visit) -> 
         assert countdown.get_attribute("datetime") == deadline
 
 
+def test_a_screen_reader_is_not_told_each_second_that_passes(busy: Scene, opened: Visit) -> None:
+    """A change is read out as the nearest live region around it says; a timer says: not by itself."""
+    with opened(busy.receiver) as page:
+        page.goto("/")
+        expect(page.locator("#answer[role=status] [data-until]")).to_have_count(1)
+        nearest = "all => all.map(one => one.closest('[role=status], [role=timer], [aria-live]')?.role)"
+        counting = page.locator("[data-until], [data-since]").evaluate_all(nearest)
+        assert counting
+        assert set(counting) == {"timer"}
+
+
 def test_the_overview_shows_counts_work_failures_and_silence(busy: Scene, opened: Visit) -> None:
     with opened(busy.receiver) as page:
         page.goto("/")

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from receiver.archive import open_archive
 from receiver.errors import BodyError, FetchError
-from receiver.ledger import FILE_NAME, Ledger, Submission
+from receiver.ledger import FILE_NAME, Damage, Ledger, Submission
 from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
 from receiver.page.page import GLANCE
 from receiver.states import State
@@ -32,6 +32,7 @@ class Around:
 
     failing: dict[str, str] = field(default_factory=dict)
     work: list[Work] = field(default_factory=list)
+    unasked: str | None = None
 
     async def checks(self) -> dict[str, str]:
         return self.failing
@@ -61,7 +62,7 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
         yield Page(
             ledger=ledger,
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
-            sources=Sources(around.checks, lambda: around.work),
+            sources=Sources(around.checks, lambda: around.work, lambda: around.unasked),
             overdue_after=timedelta(minutes=10),
             outcomes=OUTCOMES,
             now=clock,
@@ -118,7 +119,7 @@ async def test_checks_that_do_not_end_do_not_hold_up_the_page(
         await asyncio.Event().wait()
         raise AssertionError
 
-    page._sources = Sources(never, lambda: around.work)
+    page._sources = Sources(never, lambda: around.work, lambda: None)
     answer = await client.get("/")
 
     assert answer.status_code == 200
@@ -137,6 +138,32 @@ async def test_every_failing_check_stands_on_every_page(
     overview = text(await client.get("/"))
     assert "1 image is not safe yet. Nothing can be fetched now." in overview
     assert "Nothing, and the worker is not well." in overview
+
+
+async def test_a_job_whose_object_an_audit_missed_is_not_called_safe(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    await brought_to(ledger, State.ARCHIVED)
+    (numbered,) = await ledger.archived_jobs(after=0, limit=1)
+    assert "The image lies in the archive" in text(await client.get("/page/jobs/job-1"))
+
+    await ledger.audited([], [Damage(numbered.seq, "archive.missing", "<b>gone</b>")])
+
+    shown = text(await client.get("/page/jobs/job-1"))
+    assert "The image lies in the archive" not in shown
+    assert "The archived object is not there. archive.missing As the last audit found: &lt;b&gt;gone" in shown
+    overview = text(await client.get("/"))
+    assert "Every image that came is archived." not in overview
+    assert "Found by the last audit ✓ archived job-1 The archived object is not there." in overview
+    assert "1 archived image: the object is not there any more" in overview
+
+
+async def test_a_provider_that_cannot_be_asked_is_named_beside_the_silent_jobs(
+    client: httpx.AsyncClient, around: Around
+) -> None:
+    assert "The provider" not in text(await client.get("/"))
+    around.unasked = "The provider gave no answer."
+    assert "The provider gave no answer." in text(await client.get("/"))
 
 
 async def test_what_is_worked_on_is_shown_with_stage_attempt_and_time(

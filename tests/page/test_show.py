@@ -60,6 +60,9 @@ def overview(*, at_risk: int = 0, overdue: int = 0, **jobs: int) -> Overview:
             "1,200 images are not safe yet. Nothing can be fetched now.",
         ),
         ({"received": 5, "at_risk": 2}, (), "bad", "2 images are at risk."),
+        ({"received": 1, "expired": 1}, (), "bad", "1 image is not safe yet."),
+        ({"received": 1, "rejected": 1}, (), "warn", "1 image is not safe yet."),
+        ({"received": 1}, ("archive",), "warn", "1 image is not safe yet."),
         (
             {"received": 5, "at_risk": 2},
             ("workers",),
@@ -88,6 +91,38 @@ def test_what_else_is_to_be_known_stands_below() -> None:
         "4 jobs failed at the provider.",
         "1 job is overdue: no completion has come in time.",
     )
+
+
+@pytest.mark.parametrize(
+    ("damaged", "tone", "text", "line"),
+    [
+        (
+            {"archive.missing": 1},
+            "bad",
+            "Every other image that came is archived.",
+            "1 archived image: the object is not there any more, as the last audit found.",
+        ),
+        (
+            {"archive.altered": 2},
+            "bad",
+            "Every other image that came is archived.",
+            "2 archived images: the object holds other bytes than were archived, as the last audit found.",
+        ),
+        (
+            {"archive.mislabelled": 1},
+            "warn",
+            "Every image that came is archived.",
+            "1 archived image: the object's metadata are not those of its job, as the last audit found.",
+        ),
+    ],
+)
+def test_what_an_audit_found_is_not_called_safe(
+    damaged: dict[str, int], tone: str, text: str, line: str
+) -> None:
+    glance = overview(archived=9)
+    said = show.headline(replace(glance, stats=replace(glance.stats, damaged=damaged)), {})
+
+    assert (said.tone, said.text, said.more) == (tone, text, (line,))
 
 
 @given(st.text())

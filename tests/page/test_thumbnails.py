@@ -100,6 +100,44 @@ async def test_a_missing_image_has_none(tmp_path: Path, archive: Archive, verifi
     assert await Thumbnails(tmp_path / "small", archive, verifier).of(job) is None
 
 
+class Hanging:
+    """An archive that gives an image only when it is let go."""
+
+    def __init__(self, archive: Archive) -> None:
+        self.go = asyncio.Event()
+        self._archive = archive
+
+    async def locate(self, stored: Stored, image: Image) -> Path | str:
+        return await self._archive.locate(stored, image)
+
+    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
+        await self.go.wait()
+        return await self._archive.local(stored, image, spare)
+
+
+async def test_an_archive_that_hangs_keeps_nobody_waiting_and_the_picture_is_there_later(
+    tmp_path: Path, archive: Archive, verifier: Verifier
+) -> None:
+    hanging = Hanging(archive)
+    thumbnails = Thumbnails(tmp_path / "small", hanging, verifier, patience=0.05)
+    jobs = [kept(tmp_path, draw(seed, (32, 32), "png"), str(seed)) for seed in range(6)]
+    async with asyncio.timeout(30):
+        assert await asyncio.gather(*(thumbnails.of(job) for job in jobs)) == [None] * 6
+
+        hanging.go.set()
+        for job in jobs:
+            while await thumbnails.of(job) is None:
+                pass
+
+
+async def test_a_stop_waits_for_no_picture(tmp_path: Path, archive: Archive, verifier: Verifier) -> None:
+    thumbnails = Thumbnails(tmp_path / "small", Hanging(archive), verifier, patience=0.05)
+    assert await thumbnails.of(kept(tmp_path, draw(1, (32, 32), "png"))) is None
+    async with asyncio.timeout(30):
+        await thumbnails.aclose()
+    assert files(tmp_path) == []
+
+
 async def test_the_folder_stays_within_its_bound_and_loses_its_oldest(
     tmp_path: Path, archive: Archive, verifier: Verifier
 ) -> None:

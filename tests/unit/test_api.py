@@ -15,10 +15,11 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.types import Message
 
-from receiver.api import Api, Check, RequireToken
+from receiver.api import Api, Check
 from receiver.archive import open_archive
 from receiver.completion import Completion, Failure
 from receiver.errors import BodyError, ReceiverError
+from receiver.guards import RequireToken
 from receiver.ledger import Delivery, Ledger, Submission
 from receiver.problem import for_no_route, for_our_error
 from receiver.refusals import Refusals

@@ -58,8 +58,11 @@ ROOMS = (
     "stream",
     "tracing",
     "api",
+    "guards",
+    "readiness",
     # What puts it together, and what people type.
     "logs",
+    "opening",
     "app",
     "wire",
     "serve",

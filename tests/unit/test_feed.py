@@ -1,6 +1,7 @@
 """One reader of the history for all who listen: no gap, no repetition, and hardly any questions."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 
 from receiver import feed as feeds
 from receiver.feed import Feed
-from receiver.ledger import Ledger, Submission
+from receiver.ledger import FILE_NAME, Ledger, Submission
 from tests.support.clock import Clock
 
 PATIENCE = 60
@@ -40,6 +41,7 @@ class Listener:
     def __init__(self, feed: Feed, after: int, *, slow: asyncio.Event | None = None) -> None:
         self.lines: list[int] = []
         self.most = 0
+        self.gaps: list[int] = []
         self._slow = slow
         self._news = asyncio.Condition()
         self.task = asyncio.create_task(self._take(feed, after))
@@ -48,6 +50,7 @@ class Listener:
         async with aclosing(feed.listen(after)) as listening:
             async for news in listening:
                 self.most = max(self.most, len(news.changes))
+                self.gaps += [] if news.gap is None else [news.gap]
                 self.lines += [change.transition.seq for change in news.changes]
                 async with self._news:
                     self._news.notify_all()
@@ -127,6 +130,59 @@ async def test_who_is_slow_is_served_from_the_ledger_in_pieces_and_costs_no_memo
     gate.set()
     assert await slow.until(total) == list(range(1, total + 1))
     assert slow.most <= feeds.PIECE
+
+
+async def test_what_is_pruned_before_a_slow_listener_has_come_to_it_is_told_as_a_gap(
+    ledger: Ledger, feed: Feed, tmp_path: Path
+) -> None:
+    total = 3 * feeds.PIECE
+    for first in range(0, total, feeds.PIECE):
+        await announce(ledger, first, first + feeds.PIECE)
+    gate = asyncio.Event()
+    slow = Listener(feed, 0, slow=gate)
+    await slow.until(feeds.PIECE)
+    assert (slow.lines[-1], slow.gaps) == (feeds.PIECE, [])
+
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("DELETE FROM history WHERE seq BETWEEN 10 AND ?", (total - 100,))
+    db.close()
+    gate.set()
+
+    assert (await slow.until(total))[feeds.PIECE :] == list(range(total - 99, total + 1))
+    assert slow.gaps == [total - 100]
+
+
+async def test_a_gap_is_told_once_however_many_pieces_are_read(
+    ledger: Ledger, feed: Feed, tmp_path: Path
+) -> None:
+    total = 3 * feeds.PIECE
+    for first in range(0, total, feeds.PIECE):
+        await announce(ledger, first, first + feeds.PIECE)
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("DELETE FROM history WHERE seq IN (1, ?)", (total - 1,))
+    db.close()
+    listener = Listener(feed, 0)
+    await listener.until(total)
+    assert listener.gaps == [total - 1]
+    assert listener.lines == [*range(2, total - 1), total]
+
+
+async def test_what_is_pruned_before_anybody_has_read_it_is_told_to_all(
+    ledger: Ledger, feed: Feed, tmp_path: Path
+) -> None:
+    listeners = [Listener(feed, 0) for _ in range(3)]
+    await announce(ledger, 0, 1)
+    await asyncio.gather(*(listener.until(1) for listener in listeners))
+    await ledger.notice_others()
+    other = await Ledger.beside(tmp_path)  # whose commits are heard only when they are noticed
+    await announce(other, 1, 5)
+    await other.close()
+    with sqlite3.connect(tmp_path / FILE_NAME) as db:
+        db.execute("DELETE FROM history WHERE seq = 3")
+    db.close()
+    await ledger.notice_others()
+    assert [await listener.until(5) for listener in listeners] == [[1, 2, 4, 5]] * 3
+    assert [listener.gaps for listener in listeners] == [[3]] * 3
 
 
 async def test_what_other_processes_commit_is_heard(ledger: Ledger, feed: Feed, tmp_path: Path) -> None:

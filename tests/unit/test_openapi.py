@@ -10,9 +10,10 @@ from starlette.datastructures import QueryParams
 from starlette.routing import Route
 
 from receiver import query, view
-from receiver.app import OPEN_TO_ALL, open_receiver
+from receiver.app import open_receiver
 from receiver.config import load
 from receiver.errors import REASONS, BodyError
+from receiver.guards import OPEN_TO_ALL
 from receiver.openapi import document
 from receiver.problem import STATUS, problem
 from receiver.states import Event, Image, Job, Problem, State, Stored

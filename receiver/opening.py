@@ -1,0 +1,187 @@
+"""Opens the rooms that need more than their arguments, each from the settings; who opened it closes it."""
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
+from importlib import metadata
+
+from receiver import submitting
+from receiver.archive import Images, check_template, open_archive
+from receiver.config import Config
+from receiver.errors import ConfigError
+from receiver.feed import Feed
+from receiver.fetch import fetch
+from receiver.fetch.sources import Sources
+from receiver.ledger import Filter, Ledger, LedgerView, wall_clock
+from receiver.notify import Notifier
+from receiver.page import THUMBNAIL_MEMORY, Page, Thumbnails
+from receiver.reconcile import Plan, Reconciler
+from receiver.states import State
+from receiver.steps import UNWATCHED, Watch
+from receiver.verify import Limits as VerifyLimits
+from receiver.verify import Verifier
+from receiver.ximilar import Heard, Pace, Ximilar, unheard
+
+FETCH_TIME = timedelta(minutes=10)
+"""The longest that one download may take."""
+
+
+def check(config: Config) -> None:
+    """Checks the settings that only their own rooms can judge, before anything is opened or made.
+
+    Raises:
+        ConfigError: one line that names the setting.
+    """
+    check_template(config.archive_key)
+    Sources.parse(config.image_sources)
+    open_archive(config.archive_uri)
+    if config.max_spool_bytes < config.max_image_bytes:
+        raise ConfigError("RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES")
+
+
+def make_data_dir(config: Config) -> None:
+    """Makes the data directory where there is none.
+
+    Raises:
+        ConfigError: it cannot be made or written.
+    """
+    # A folder that is there already may be shared with others, and keeps the rights that it has.
+    try:
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
+    if not os.access(config.data_dir, os.R_OK | os.W_OK | os.X_OK):
+        raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
+
+
+async def was_used(ledger: LedgerView, archive: str) -> bool:
+    """Whether the newest of the jobs that are archived has its image in this archive."""
+    newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
+    return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
+
+
+def fetcher(config: Config) -> fetch.Fetcher:
+    """What downloads images."""
+    return fetch.Fetcher(
+        sources=Sources.parse(config.image_sources),
+        networks=config.image_networks,
+        limits=fetch.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
+        user_agent=_user_agent(),
+    )
+
+
+def verifier(config: Config) -> Verifier:
+    """What tells whether an image is the promised one."""
+    return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
+
+
+async def open_provider(config: Config, stack: AsyncExitStack, heard: Heard) -> Ximilar | None:
+    """What asks the provider for fresh URLs; ``None`` where there is no token to ask with.
+
+    Args:
+        config: the settings.
+        stack: closes the connections.
+        heard: told whether the provider answers.
+    """
+    if config.ximilar_api_token is None:
+        return None
+    client = Ximilar(str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value(), heard=heard)
+    return await stack.enter_async_context(client)
+
+
+async def open_reconciler(
+    config: Config,
+    ledger: Ledger,
+    stack: AsyncExitStack,
+    heard: Heard = unheard,
+    watch: Watch = UNWATCHED,
+) -> Reconciler | None:
+    """What asks the provider about silent jobs; ``None`` where there is no token to ask with.
+
+    Args:
+        config: the settings.
+        ledger: which jobs are silent, and where what was found is recorded.
+        stack: closes the connections.
+        heard: told whether the provider answers.
+        watch: told of what is found.
+    """
+    if config.ximilar_api_token is None:
+        return None
+    # A client of its own: its pace must not hold up the questions of downloads whose URL has died.
+    provider = await stack.enter_async_context(
+        Ximilar(
+            str(config.ximilar_api_url),
+            config.ximilar_api_token.get_secret_value(),
+            turn=Pace(config.reconcile_rate).turn,
+            heard=heard,
+        )
+    )
+
+    looked = submitting.Looked()
+
+    async def settle() -> int:
+        return await submitting.settle(
+            ledger, provider, now=wall_clock(), lifetime=config.url_lifetime, looked=looked
+        )
+
+    plan = Plan(config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt)
+    return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock, watch=watch)
+
+
+async def open_notifier(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
+    """Begins to tell of jobs that become final, where somebody is to be told.
+
+    Args:
+        config: the settings.
+        ledger: keeps what is to be told.
+        feed: tells what happens.
+        stack: ends it.
+    """
+    if config.notify_url is None or config.notify_secret is None:
+        await ledger.end_notifying()
+        return
+    notifier = Notifier(
+        ledger=ledger,
+        feed=feed,
+        url=str(config.notify_url),
+        secret=config.notify_secret.get_secret_value(),
+        user_agent=_user_agent(),
+        now=wall_clock,
+        dice=random.random,
+    )
+    await stack.enter_async_context(notifier)
+
+
+async def open_thumbnails(config: Config, archive: Images, stack: AsyncExitStack) -> Thumbnails:
+    """What makes the page's small pictures.
+
+    Args:
+        config: the settings.
+        archive: where images are read.
+        stack: ends what is under way, and the child process.
+    """
+    # A child of its own: the page's pictures shall not stand in line before images with a deadline.
+    limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
+    own = await stack.enter_async_context(Verifier(limits, processes=1))
+    thumbnails = Thumbnails(config.data_dir / "thumbnails", archive, own)
+    stack.push_async_callback(thumbnails.aclose)
+    return thumbnails
+
+
+@asynccontextmanager
+async def kept(page: Page) -> AsyncIterator[None]:
+    """The page counts what is archived for as long as the block lasts."""
+    keeping = asyncio.create_task(page.keep())
+    try:
+        yield
+    finally:
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+
+
+def _user_agent() -> str:
+    return f"upscale-receiver/{metadata.version('upscale-receiver')}"
