@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from receiver.ledger import FILE_NAME
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
+from tests.support.caddy import free_port
 from tests.support.processes import PATIENCE, ROOT, Program, Programs, completion, environment, settings
 from tests.support.proxy import proxy
 from tests.support.seaweed import Seaweed, seaweed
@@ -205,6 +207,23 @@ def test_a_ledger_that_was_copied_is_served_from_again(
     with contextlib.closing(sqlite3.connect(copy.data / FILE_NAME)) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
     assert "_litestream_seq" in tables
+
+
+def test_the_metrics_of_litestream_that_an_alert_rests_on_are_there(
+    programs: Programs, store: Seaweed
+) -> None:
+    copy = Copy(programs, store)
+    port = free_port()
+    copy.config.write_text(f'addr: "127.0.0.1:{port}"\n{copy.config.read_text()}')
+    with programs.receiver(settings(programs.folder)), copy.running():
+        copy.caught_up()
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).raise_for_status().text
+    rules = (ROOT / "deploy/prometheus/rules.yaml").read_text()
+    asked = re.findall(r"\b(litestream_\w+)(?:\{(.*?)\})?\[", rules)
+    assert len(asked) == 3
+    for name, label in asked:
+        (found,) = re.findall(rf"^{name}\{{(.*?)\}} [1-9]?\d", page, re.MULTILINE)
+        assert label in found
 
 
 def test_litestream_has_an_sqlite_without_the_fault() -> None:
