@@ -294,6 +294,11 @@ def test_systemd_reads_the_unit_and_finds_little_that_it_could_do_wrong(name: st
     )
     for other in UNITS:
         (tmp_path / other).write_text("[Service]\nExecStart=/bin/true\n")
+    extended = (ROOT / "deploy/systemd/upscale-receiver-restore.conf").read_text()
+    (tmp_path / "upscale-receiver.service.d").mkdir()
+    (tmp_path / "upscale-receiver.service.d/restore.conf").write_text(
+        re.sub(r"^(Exec\w+)=/\S+", r"\1=/bin/true", extended, flags=re.MULTILINE)
+    )
     unit = tmp_path / name
     unit.write_text(text)
     # What can be said without a running systemd; 2.0 of 10 would still be called "OK".
@@ -306,6 +311,18 @@ def test_systemd_reads_the_unit_and_finds_little_that_it_could_do_wrong(name: st
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+def test_a_ledgers_copy_that_fails_or_ends_takes_no_receiver_with_it() -> None:
+    """`Requires=` hands restarts on, and a start that failed once is not tried again for who required it."""
+    for name in UNITS:
+        words = (ROOT / "deploy/systemd" / name).read_text()
+        for bond in ("Requires", "RequiredBy", "Requisite", "BindsTo", "PartOf", "Upholds"):
+            assert not re.search(rf"^{bond}=", words, re.MULTILINE), name
+    step = (ROOT / "deploy/systemd/upscale-receiver-restore.conf").read_text()
+    (done,) = re.findall(r"^ExecStartPre=/usr/bin/litestream (.+)$", step, re.MULTILINE)
+    here = done.replace("/etc/upscale-receiver/", "/etc/").replace("%S/upscale-receiver/", "/data/")
+    assert here.split() == COMPOSE["services"]["restore"]["command"]
 
 
 def test_the_unit_gives_every_secret_as_a_file() -> None:
