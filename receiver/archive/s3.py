@@ -514,7 +514,7 @@ class S3Archive:
         try:
             self._head(key, stored.version, bucket=bucket, missing="archive.missing")
         except ArchiveError as error:
-            if stored.version is None or error.reason != "archive.missing":
+            if stored.version is None or error.reason not in {"archive.missing", "archive.denied"}:
                 raise
         else:
             return stored.version

@@ -61,7 +61,7 @@ async def _rebuild(
         archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
         stack.push_async_callback(archive.aclose)
         if not await be_there(archive) and not (config.data_dir / FILE_NAME).exists():
-            # An empty ledger would be taken for the restored one, by Litestream as well as by a tired operator.
+            # An empty ledger would be taken for the restored one, by Litestream as well as by an operator.
             raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to make a ledger of")
         make_data_dir(config)
         ledger = await Ledger.beside(config.data_dir)

@@ -33,6 +33,7 @@ SCRIPTS = [
     "tools/systemd",
     ".ci/run",
     "deploy/secret-files",
+    "deploy/systemd/upscale-receiver-run",
     "tests/packaging/build-and-run-image",
 ]
 UNITS = ["upscale-receiver.service", "upscale-receiver-litestream.service"]
@@ -323,6 +324,35 @@ def test_a_ledgers_copy_that_fails_or_ends_takes_no_receiver_with_it() -> None:
     (done,) = re.findall(r"^ExecStartPre=/usr/bin/litestream (.+)$", step, re.MULTILINE)
     here = done.replace("/etc/upscale-receiver/", "/etc/").replace("%S/upscale-receiver/", "/data/")
     assert here.split() == COMPOSE["services"]["restore"]["command"]
+
+
+def test_a_command_beside_the_unit_runs_with_its_user_its_state_and_its_secrets(tmp_path: Path) -> None:
+    """Its state lies below /var/lib/private, which is root's alone: `--uid` does not lead there."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "RECEIVER_API_TOKENS").write_text("token")
+    # What systemd-run would do, less what takes systemd: it says what it was given.
+    (tmp_path / "systemd-run").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "systemd-run").chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "deploy/systemd/upscale-receiver-run", "job", "an id"],
+        env={
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            "UPSCALE_RECEIVER_SECRETS": str(secrets),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    given = {word.removeprefix("--property=") for word in done.stdout.splitlines()}
+    unit = (ROOT / "deploy/systemd/upscale-receiver.service").read_text().replace("%S", "/var/lib")
+    for name in ("DynamicUser", "User", "StateDirectory", "StateDirectoryMode", "UMask", "EnvironmentFile"):
+        (line,) = re.findall(rf"^{name}=.+$", unit, re.MULTILINE)
+        assert line in given
+    assert "Environment=RECEIVER_DATA_DIR=/var/lib/upscale-receiver" in given
+    assert f"LoadCredential=RECEIVER_API_TOKENS:{secrets}/RECEIVER_API_TOKENS" in given
+    assert "token" not in done.stdout.split()
+    assert done.stdout.endswith("receiver\njob\nan id\n")
 
 
 def test_the_unit_gives_every_secret_as_a_file() -> None:
