@@ -196,14 +196,18 @@ def judge(held: Held, job_id: str, image: Image, stored: Stored) -> tuple[str, s
     return None
 
 
-async def be_there(archive: Inventory) -> None:
+async def be_there(archive: Inventory) -> bool:
     """Lists a first page: of a bucket or a folder that is away, every single object would seem to be lost.
+
+    Returns:
+        Whether anything lies there.
 
     Raises:
         ArchiveError: it is not there, or cannot be listed.
     """
     async for _ in archive.entries():
-        break
+        return True
+    return False
 
 
 async def without_job(ledger: Ledger, page: Sequence[Entry]) -> list[Entry]:

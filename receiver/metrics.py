@@ -292,7 +292,9 @@ class Metrics:
             "Requests that were refused, by reason: deliveries, those without a token, what is no HTTP.",
             labels=["reason"],
         )
-        for reason, times in sorted(self.refusals.counts.items()):
+        # The common ones stand there from the beginning, so that their first burst is an increase.
+        counts = {"auth.refused": 0, "auth.token_refused": 0, **self.refusals.counts}
+        for reason, times in sorted(counts.items()):
             refusals.add_metric([reason], times)
         yield refusals
         in_progress = GaugeMetricFamily(

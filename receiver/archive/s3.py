@@ -264,9 +264,13 @@ class S3Archive:
             arguments["ContinuationToken"] = token
 
     async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
-        """HeadObject, and GetObject where all bytes are to be read. See `Inventory.look`."""
+        """HeadObject, and GetObject where all bytes are to be read. See `Inventory.look`.
+
+        Of what stands there now: a version of an object that was deleted or replaced can be read for as long
+        as the bucket's lifecycle lets it, and no longer.
+        """
         bucket, key = self._address(stored.uri)
-        return await self._run(lambda: self._look_at(bucket, key, stored.version, depth))
+        return await self._run(lambda: self._look_at(bucket, key, depth))
 
     async def remove(self, stored: Stored) -> None:
         """DeleteObject. See `Inventory.remove`."""
@@ -381,14 +385,22 @@ class S3Archive:
             raise ArchiveError("archive.occupied", detail)
         return self._stored(key, there)
 
-    def _holds(self, image: Image, key: str, head: "HeadObjectOutputTypeDef", version: str | None) -> bool:
+    def _holds(
+        self,
+        image: Image,
+        key: str,
+        head: "HeadObjectOutputTypeDef",
+        version: str | None,
+        *,
+        bucket: str | None = None,
+    ) -> bool:
         """Whether an object is the image: by the store's own checksum, else by reading all of it again."""
         if head["ContentLength"] != image.bytes:
             return False
         checksum = head.get("ChecksumSHA256", "")
         if checksum and "-" not in checksum:  # a dash marks the checksum of a multipart object's checksums
             return checksum == _base64(bytes.fromhex(image.sha256))
-        return self._sha256(key, version) == image.sha256
+        return self._sha256(key, version, bucket=bucket) == image.sha256
 
     def _list(self, arguments: Mapping[str, Any]) -> "ListObjectsV2OutputTypeDef":
         try:
@@ -396,8 +408,21 @@ class S3Archive:
         except (ClientError, BotoCoreError) as error:
             raise self._translate(error, str(arguments["Prefix"])) from error
 
-    def _look_at(self, bucket: str, key: str, version: str | None, depth: Depth) -> Held:
-        head = self._head(key, version, bucket=bucket, missing="archive.missing")
+    def _is_listed(self, bucket: str, key: str) -> bool:
+        """Whether a listing shows this key, which is the first of all that begin with it."""
+        listed = self._list({"Bucket": bucket, "Prefix": key, "MaxKeys": 1}).get("Contents", [])
+        return any(found["Key"] == key for found in listed)
+
+    def _look_at(self, bucket: str, key: str, depth: Depth) -> Held:
+        try:
+            head = self._head(key, bucket=bucket, missing="archive.missing")
+        except ArchiveError as error:
+            # S3 says "forbidden" of an absent object to whom it does not think to hold s3:ListBucket, and a
+            # condition on the prefix can be enough for that. The list itself tells the two apart.
+            if error.reason != "archive.denied" or self._is_listed(bucket, key):
+                raise
+            raise ArchiveError("archive.missing", f"{self._name(key, bucket)} is not there.") from error
+        version = head.get("VersionId")
         checksum = head.get("ChecksumSHA256", "")
         sha256 = base64.b64decode(checksum).hex() if checksum and "-" not in checksum else None
         if depth is Depth.DEEP:
@@ -408,7 +433,7 @@ class S3Archive:
             kept = {}
         kind = FORMATS.get(head.get("ContentType", ""))
         etag = head.get("ETag", "").strip('"') or None
-        stored = Stored(self._name(key, bucket), etag=etag, version=head.get("VersionId"))
+        stored = Stored(self._name(key, bucket), etag=etag, version=version)
         return Held(stored, head["ContentLength"], sha256, kind, head["LastModified"].astimezone(UTC), kept)
 
     def _sha256(self, key: str, version: str | None, *, bucket: str | None = None) -> str:
@@ -428,9 +453,10 @@ class S3Archive:
 
     def _bring(self, stored: Stored, image: Image, target: Path) -> None:
         bucket, key = self._address(stored.uri)
+        version = self._readable(stored, image)
         size = 0
         try:
-            body = self._client.get_object(Bucket=bucket, Key=key, **_version(stored.version))["Body"]
+            body = self._client.get_object(Bucket=bucket, Key=key, **_version(version))["Body"]
             try:
                 with target.open("wb") as file:
                     for block in body.iter_chunks(BLOCK):
@@ -475,14 +501,36 @@ class S3Archive:
                 return None
             raise
 
+    def _readable(self, stored: Stored, image: Image) -> str | None:
+        """The version to read: the job's own, and where that is gone what stands there, if it is the same.
+
+        So it is after an operator has put a deleted image back by a copy: the version that was archived goes
+        with the bucket's lifecycle, and the copy stays.
+
+        Raises:
+            ArchiveError: ``archive.missing`` if there is neither.
+        """
+        bucket, key = self._address(stored.uri)
+        try:
+            self._head(key, stored.version, bucket=bucket, missing="archive.missing")
+        except ArchiveError as error:
+            if stored.version is None or error.reason not in {"archive.missing", "archive.denied"}:
+                raise
+        else:
+            return stored.version
+        head = self._head(key, bucket=bucket, missing="archive.missing")
+        version = head.get("VersionId")
+        if not self._holds(image, key, head, version, bucket=bucket):
+            raise ArchiveError("archive.missing", f"{stored.uri} holds other bytes by now.")
+        return version
+
     def _presign(self, stored: Stored, image: Image) -> str:
         bucket, key = self._address(stored.uri)
-        self._head(key, stored.version, bucket=bucket, missing="archive.missing")
         parameters = {
             "Bucket": bucket,
             "Key": key,
             "ResponseContentType": image.content_type,
-            **_version(stored.version),
+            **_version(self._readable(stored, image)),
         }
         try:
             return self._client.generate_presigned_url(

@@ -8,11 +8,13 @@ from typing import Annotated
 import typer
 
 from receiver.archive import open_archive
+from receiver.audit import be_there
 from receiver.cli.common import counting
 from receiver.cli.keeping import at_once, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
+from receiver.errors import ConfigError
 from receiver.journal import Journal
-from receiver.ledger import Ledger, Rebuilt, wall_clock
+from receiver.ledger import FILE_NAME, Ledger, Rebuilt, wall_clock
 from receiver.opening import make_data_dir
 from receiver.rebuild import Rebuilder
 
@@ -55,8 +57,13 @@ def rebuild(
 async def _rebuild(
     config: Config, environ: Mapping[str, str], rate: float | None, *, from_start: bool, as_json: bool
 ) -> bool:
-    make_data_dir(config)
     async with contextlib.AsyncExitStack() as stack:
+        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+        stack.push_async_callback(archive.aclose)
+        if not await be_there(archive) and not (config.data_dir / FILE_NAME).exists():
+            # An empty ledger would be taken for the restored one, by Litestream as well as by an operator.
+            raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to make a ledger of")
+        make_data_dir(config)
         ledger = await Ledger.beside(config.data_dir)
         stack.push_async_callback(ledger.close)
         await ledger.release_orphans(config.data_dir)
@@ -66,8 +73,6 @@ async def _rebuild(
                 ledger, config.data_dir, "rebuild", plan=plan, now=wall_clock(), from_start=from_start
             )
         )
-        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
-        stack.push_async_callback(archive.aclose)
         pace = turns(rate)
         rebuilder = Rebuilder(
             ledger=ledger,

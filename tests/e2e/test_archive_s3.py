@@ -9,13 +9,14 @@ import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, closing
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
-from receiver.archive import Archive, open_archive
+from receiver.archive import Archive, Depth, Inventory, open_archive
 from receiver.archive.metadata import decode_all
 from receiver.errors import ArchiveError, ConfigError, SpoolError
 from receiver.states import Stored
@@ -55,7 +56,7 @@ def fake(tmp_path: Path) -> Iterator[Standin]:
 
 
 @pytest.fixture
-async def fake_archive(fake: Standin) -> AsyncIterator[Archive]:
+async def fake_archive(fake: Standin) -> AsyncIterator[Inventory]:
     archive = open_archive("s3://bucket/prefix", environ=fake.environment())
     yield archive
     await archive.aclose()
@@ -316,6 +317,64 @@ async def test_an_object_that_is_gone_is_missing(archive: Archive, bucket: Bucke
     for gone in (stored, Stored("file:///folder/a.png"), Stored("s3://bucket")):
         with pytest.raises(ArchiveError, match=r"^archive\.missing"):
             await archive.locate(gone, item.image)
+
+
+async def test_a_deleted_object_of_a_bucket_with_versions_is_missing_and_a_replaced_one_is_another(
+    tmp_path: Path,
+) -> None:
+    with seaweed() as store, closing(store.client()) as client:
+        client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+        async with aclosing(open_archive(f"s3://{store.bucket}", environ=store.environment())) as archive:
+            deleted, replaced = [await archive.put(spooled(tmp_path, f"{n}.png")) for n in range(2)]
+            assert deleted.version is not None
+            assert (await archive.look(deleted)).stored == deleted
+            client.delete_object(Bucket=store.bucket, Key="0.png")
+            client.put_object(Bucket=store.bucket, Key="1.png", Body=b"other")
+            for depth in Depth:
+                with pytest.raises(ArchiveError) as caught:
+                    await archive.look(deleted, depth)
+                assert caught.value.reason == "archive.missing"
+                assert (await archive.look(replaced, depth)).bytes == len(b"other")
+
+
+async def test_an_image_that_was_put_back_by_a_copy_is_read_when_its_first_version_is_gone(
+    tmp_path: Path,
+) -> None:
+    item = spooled(tmp_path, "a.png")
+    with seaweed() as store, closing(store.client()) as client:
+        client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})
+        async with aclosing(open_archive(f"s3://{store.bucket}", environ=store.environment())) as archive:
+            stored = await archive.put(item)
+            assert stored.version is not None
+            client.delete_object(Bucket=store.bucket, Key=item.key)
+            client.put_object(Bucket=store.bucket, Key=item.key, Body=item.path.read_bytes())
+            client.delete_object(Bucket=store.bucket, Key=item.key, VersionId=stored.version)
+            trusting = ssl.create_default_context(cafile=store.ca_bundle)
+            async with httpx.AsyncClient(verify=trusting) as reader:
+                answer = await reader.get(str(await archive.locate(stored, item.image)))
+            assert answer.content == item.path.read_bytes()
+            spare = await archive.local(stored, item.image, tmp_path / "spare")
+            assert spare.read_bytes() == item.path.read_bytes()
+            client.put_object(Bucket=store.bucket, Key=item.key, Body=b"other")
+            with pytest.raises(ArchiveError) as caught:
+                await archive.locate(stored, item.image)
+            assert caught.value.reason == "archive.missing"
+
+
+async def test_an_absent_object_is_missing_where_the_store_says_forbidden_of_it(
+    fake_archive: Inventory, fake: Standin, tmp_path: Path
+) -> None:
+    stored = await fake_archive.put(spooled(tmp_path, "a.png"))
+    await fake_archive.put(spooled(tmp_path, "a.png.png"))
+    fake.objects.pop("/bucket/prefix/a.png")
+    fake.hides = True
+    with pytest.raises(ArchiveError) as caught:
+        await fake_archive.look(stored)
+    assert (caught.value.reason, caught.value.pause) == ("archive.missing", False)
+    fake.lists = False
+    with pytest.raises(ArchiveError) as caught:
+        await fake_archive.look(stored)
+    assert (caught.value.reason, caught.value.pause) == ("archive.denied", True)
 
 
 async def test_a_store_that_was_killed_is_unavailable_and_works_again_when_it_is_back(tmp_path: Path) -> None:

@@ -159,3 +159,16 @@ def test_an_archive_that_is_not_there_is_no_lost_archive(tmp_path: Path, root: P
     assert "archive.no_bucket" in audited.errors
     with file_of(tmp_path / "data") as db:
         assert db.execute("SELECT count(*) FROM findings").fetchone()[0] == 0
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["empty", "not there"])
+def test_no_ledger_is_made_of_an_archive_that_holds_nothing(tmp_path: Path, there: bool) -> None:  # noqa: FBT001 - a case
+    """It would be taken for a restored one, and `litestream restore` would bring no other back."""
+    wrong = tmp_path / "wrong"
+    if there:
+        wrong.mkdir()
+    (tmp_path / "data").mkdir()
+    done = run(["rebuild"], tmp_path, settings(tmp_path, RECEIVER_ARCHIVE=wrong.as_uri()))
+    assert done.returncode == 1
+    assert wrong.as_uri() in done.stderr
+    assert not list((tmp_path / "data").iterdir())

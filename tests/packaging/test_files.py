@@ -33,6 +33,7 @@ SCRIPTS = [
     "tools/systemd",
     ".ci/run",
     "deploy/secret-files",
+    "deploy/systemd/upscale-receiver-run",
     "tests/packaging/build-and-run-image",
 ]
 UNITS = ["upscale-receiver.service", "upscale-receiver-litestream.service"]
@@ -294,6 +295,11 @@ def test_systemd_reads_the_unit_and_finds_little_that_it_could_do_wrong(name: st
     )
     for other in UNITS:
         (tmp_path / other).write_text("[Service]\nExecStart=/bin/true\n")
+    extended = (ROOT / "deploy/systemd/upscale-receiver-restore.conf").read_text()
+    (tmp_path / "upscale-receiver.service.d").mkdir()
+    (tmp_path / "upscale-receiver.service.d/restore.conf").write_text(
+        re.sub(r"^(Exec\w+)=/\S+", r"\1=/bin/true", extended, flags=re.MULTILINE)
+    )
     unit = tmp_path / name
     unit.write_text(text)
     # What can be said without a running systemd; 2.0 of 10 would still be called "OK".
@@ -306,6 +312,47 @@ def test_systemd_reads_the_unit_and_finds_little_that_it_could_do_wrong(name: st
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+def test_a_ledgers_copy_that_fails_or_ends_takes_no_receiver_with_it() -> None:
+    """`Requires=` hands restarts on, and a start that failed once is not tried again for who required it."""
+    for name in UNITS:
+        words = (ROOT / "deploy/systemd" / name).read_text()
+        for bond in ("Requires", "RequiredBy", "Requisite", "BindsTo", "PartOf", "Upholds"):
+            assert not re.search(rf"^{bond}=", words, re.MULTILINE), name
+    step = (ROOT / "deploy/systemd/upscale-receiver-restore.conf").read_text()
+    (done,) = re.findall(r"^ExecStartPre=/usr/bin/litestream (.+)$", step, re.MULTILINE)
+    here = done.replace("/etc/upscale-receiver/", "/etc/").replace("%S/upscale-receiver/", "/data/")
+    assert here.split() == COMPOSE["services"]["restore"]["command"]
+
+
+def test_a_command_beside_the_unit_runs_with_its_user_its_state_and_its_secrets(tmp_path: Path) -> None:
+    """Its state lies below /var/lib/private, which is root's alone: `--uid` does not lead there."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "RECEIVER_API_TOKENS").write_text("token")
+    # What systemd-run would do, less what takes systemd: it says what it was given.
+    (tmp_path / "systemd-run").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "systemd-run").chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "deploy/systemd/upscale-receiver-run", "job", "an id"],
+        env={
+            "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+            "UPSCALE_RECEIVER_SECRETS": str(secrets),
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    given = {word.removeprefix("--property=") for word in done.stdout.splitlines()}
+    unit = (ROOT / "deploy/systemd/upscale-receiver.service").read_text().replace("%S", "/var/lib")
+    for name in ("DynamicUser", "User", "StateDirectory", "StateDirectoryMode", "UMask", "EnvironmentFile"):
+        (line,) = re.findall(rf"^{name}=.+$", unit, re.MULTILINE)
+        assert line in given
+    assert "Environment=RECEIVER_DATA_DIR=/var/lib/upscale-receiver" in given
+    assert f"LoadCredential=RECEIVER_API_TOKENS:{secrets}/RECEIVER_API_TOKENS" in given
+    assert "token" not in done.stdout.split()
+    assert done.stdout.endswith("receiver\njob\nan id\n")
 
 
 def test_the_unit_gives_every_secret_as_a_file() -> None:

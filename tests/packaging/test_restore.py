@@ -12,12 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from receiver.ledger import FILE_NAME
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
+from tests.support.caddy import free_port
 from tests.support.processes import PATIENCE, ROOT, Program, Programs, completion, environment, settings
 from tests.support.proxy import proxy
 from tests.support.seaweed import Seaweed, seaweed
@@ -56,24 +58,20 @@ class Copy:
             "AWS_SHARED_CREDENTIALS_FILE": str(secrets),
             "SSL_CERT_FILE": str(store.ca_bundle),
         }
-        # The socket for commands is what the test waits by; and its metrics need no port here.
+        # The socket for commands is what the test waits by.
         self.config = programs.folder / "litestream.yml"
         self.socket = programs.folder / "litestream.sock"
-        text = CONFIG.read_text()
-        assert 'addr: ":9090"\n' in text
-        self.config.write_text(
-            text.replace('addr: ":9090"\n', f"socket:\n  enabled: true\n  path: {self.socket}\n")
-        )
+        self.config.write_text(f"{CONFIG.read_text()}socket:\n  enabled: true\n  path: {self.socket}\n")
 
     @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def running(self) -> Iterator[Program]:
         arguments = [LITESTREAM, "replicate", "-config", str(self.config)]
         with Program("litestream", arguments, self._folder, self.values) as program:
             self._programs.started.append(program)
             program.until(lambda: "replicating to" in program.log)
             program.until(self.socket.exists)
             try:
-                yield
+                yield program
             finally:
                 program.kill()
                 self.socket.unlink(missing_ok=True)
@@ -205,6 +203,34 @@ def test_a_ledger_that_was_copied_is_served_from_again(
     with contextlib.closing(sqlite3.connect(copy.data / FILE_NAME)) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
     assert "_litestream_seq" in tables
+
+
+def test_the_metrics_of_litestream_that_an_alert_rests_on_are_there(
+    programs: Programs, store: Seaweed
+) -> None:
+    copy = Copy(programs, store)
+    port = free_port()
+    copy.values["LITESTREAM_ADDR"] = f"127.0.0.1:{port}"
+    with programs.receiver(settings(programs.folder)), copy.running():
+        copy.caught_up()
+        page = httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).raise_for_status().text
+    rules = (ROOT / "deploy/prometheus/rules.yaml").read_text()
+    asked = re.findall(r"\b(litestream_\w+)(?:\{(.*?)\})?\[", rules)
+    assert len(asked) == 3
+    for name, label in asked:
+        (found,) = re.findall(rf"^{name}\{{(.*?)\}} [1-9]?\d", page, re.MULTILINE)
+        assert label in found
+
+
+def test_litestream_listens_where_it_is_told_to_and_nowhere_else(programs: Programs, store: Seaweed) -> None:
+    """Its profiles stand on the port of its metrics, and without containers that would be the open one."""
+    copy = Copy(programs, store)
+    with programs.receiver(settings(programs.folder)), copy.running() as program:
+        copy.caught_up()
+        assert "serving metrics" not in program.log
+    (service,) = (each for each in COMPOSE["services"].values() if "LITESTREAM_ADDR" in str(each))
+    assert service["environment"]["LITESTREAM_ADDR"] == ":9090"
+    assert "ports" not in service
 
 
 def test_litestream_has_an_sqlite_without_the_fault() -> None:

@@ -30,5 +30,6 @@ METRICS: dict[str, set[str]] = {
     "receiver_provider_up": set(),
     "receiver_notifications_total": {"outcome"},
     "receiver_notifications_pending": set(),
+    "receiver_objects_damaged": {"reason"},
 }
 """Each metric's name, as it is asked for, and its labels. Histograms stand without their suffixes."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import trustme
 
@@ -26,7 +27,8 @@ class Standin:
         lost: how many of the next PUTs are kept and then answered with 500.
         conditional, sha256: "honour", "ignore" or "refuse" of If-None-Match and x-amz-checksum-sha256.
         corrupt: whether what is read differs from what was written.
-        deletes: whether DELETE is allowed.
+        deletes, lists: whether DELETE, or to list, is allowed.
+        hides: whether it says "forbidden" of what is not there.
         connections: how many were opened so far.
         ahead: seconds by which its clock is ahead of ours.
     """
@@ -42,6 +44,8 @@ class Standin:
     sha256: str = "honour"
     corrupt: bool = False
     deletes: bool = True
+    lists: bool = True
+    hides: bool = False
     connections: int = 0
     ahead: float = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -164,12 +168,25 @@ def _handler(store: Standin) -> Callable[..., BaseHTTPRequestHandler]:
             with store.lock:
                 key = self.note()
                 found = store.objects.get(key)
-            if found is None:
-                self.answer(404, "NoSuchKey")
+                asked = parse_qs(urlsplit(self.path).query)
+                listed = sorted(key for key in store.objects if key.startswith(f"{self.path.split('?')[0]}/"))
+            if "list-type" in asked:
+                self.list(asked, listed)
+            elif found is None:
+                self.answer(*((403, "AccessDenied") if store.hides else (404, "NoSuchKey")))
             else:
                 self.answer(
                     200, "", b"?" + found[0][1:] if store.corrupt else found[0], ETag='"tag"', **found[1]
                 )
+
+        def list(self, asked: dict[str, list[str]], paths: list[str]) -> None:
+            if not store.lists:
+                self.answer(403, "AccessDenied")
+                return
+            (prefix,) = asked["prefix"]
+            keys = [key for path in paths if (key := path.split("/", 2)[2]).startswith(prefix)]
+            shown = "".join(f"<Contents><Key>{key}</Key><Size>1</Size></Contents>" for key in keys)
+            self.answer(200, "", f"<ListBucketResult>{shown}</ListBucketResult>".encode())
 
         def do_HEAD(self) -> None:
             self.do_GET()
