@@ -338,7 +338,9 @@ async def test_every_reason_that_stands_in_a_label_is_one_of_ours(metrics: Metri
         if "reason" in sample.labels
     }
 
-    assert reasons == {"", "auth.refused", "image.corrupt", "archive.full", "archive.missing"}
+    assert reasons == {
+        *("", "auth.refused", "auth.token_refused", "image.corrupt", "archive.full", "archive.missing")
+    }
     assert reasons - {""} <= set(REASONS)
 
 
