@@ -13,6 +13,7 @@ from tests.docs.readme import README, ROOT, blocks, code, codes, section, table
 
 DOCUMENTS = {"README.md": README, "deploy/README.md": (ROOT / "deploy/README.md").read_text()}
 FOREIGN = {
+    "env",
     ".",
     "cp",
     "curl",
