@@ -72,6 +72,6 @@ def read_key(data_dir: Path) -> bytes | None:
     """
     try:
         found = (data_dir / KEY_NAME).read_bytes()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found if len(found) == KEY_BYTES else None

@@ -10,7 +10,7 @@ import ipaddress
 import json
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -30,6 +30,21 @@ from pydantic import (
 from receiver.errors import ConfigError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_WORDS = {
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "string_too_short": "must not be empty",
+    "url_parsing": "must be a URL such as https://host/path",
+    "url_scheme": "must be a URL such as https://host/path",
+    "ip_v4_network": "must be networks such as 10.0.0.0/8 or 127.0.0.1/32",
+    "ip_v6_network": "must be networks such as 10.0.0.0/8 or 127.0.0.1/32",
+}
+"""What pydantic's errors mean, by its name for their kind."""
+
 _COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
 
@@ -103,7 +118,11 @@ def _headers(value: Any) -> Any:
         raise ValueError('must be a JSON object such as {"X-Webhook-Secret": ["new", "old"]}')  # noqa: TRY004 - pydantic turns ValueErrors into messages
     if twice:  # JSON itself would let the last one win, and deliveries with the first would be refused
         raise ValueError("names a header twice; several accepted values stand in a list")
-    return {name: [values] if isinstance(values, str) else values for name, values in found.items()}
+    lists = {name: [values] if isinstance(values, str) else values for name, values in found.items()}
+    for values in lists.values():
+        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+            raise ValueError("must give each header a string, or a list of strings")
+    return lists
 
 
 def _header_names(headers: dict[str, tuple[SecretStr, ...]]) -> dict[str, tuple[SecretStr, ...]]:
@@ -156,6 +175,12 @@ def _switch(value: Any) -> Any:
     return words[value]
 
 
+def _archive(uri: str) -> str:
+    if uri and not re.match(r"s3://[^/]+|file:///", uri):
+        raise ValueError("must be s3://bucket/prefix or file:///folder")
+    return uri
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Size = Annotated[int, BeforeValidator(_size)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
@@ -179,7 +204,7 @@ class Config(BaseModel):
     signing_keys: Secrets = Field((), alias="RECEIVER_SIGNING_KEYS")
     api_tokens: Secrets = Field((), alias="RECEIVER_API_TOKENS")
     data_dir: Path = Field(Path("./data"), alias="RECEIVER_DATA_DIR")
-    archive: str = Field("", alias="RECEIVER_ARCHIVE", pattern=r"^$|^s3://[^/]+|^file:///")
+    archive: Annotated[str, AfterValidator(_archive)] = Field("", alias="RECEIVER_ARCHIVE")
     archive_key: str = Field("{received:%Y/%m/%d}/{id}.{ext}", alias="RECEIVER_ARCHIVE_KEY")
     image_sources: Words = Field((), alias="RECEIVER_IMAGE_SOURCES")
     image_networks: Networks = Field((), alias="RECEIVER_IMAGE_NETWORKS")
@@ -219,29 +244,39 @@ class Config(BaseModel):
         """Where images are kept: ``s3://bucket/prefix`` or ``file:///folder``."""
         return self.archive or (self.data_dir.resolve() / "archive").as_uri()
 
-    def check_serve(self) -> None:
-        """What only the server needs.
+    def lacking(self) -> tuple[str, ...]:
+        """What only the server needs, and is not there: a line for each that names the setting.
 
-        Raises:
-            ConfigError: where the server would let anyone in, or could not do what it was told to.
+        Without it the server would let anyone in, or could not do what it was told to.
         """
+        found = []
         if not self.webhook_headers and not self.signing_keys:
-            raise ConfigError(
+            found.append(
                 "RECEIVER_WEBHOOK_HEADERS: neither this nor RECEIVER_SIGNING_KEYS is set, so anyone could"
                 " deliver; `receiver init` prints a .env with fresh secrets"
             )
         if not self.api_tokens:
-            raise ConfigError(
+            found.append(
                 "RECEIVER_API_TOKENS: not set, so nobody could ask for a job;"
                 " `receiver init` prints a .env with fresh secrets"
             )
         if self.confirm and self.ximilar_api_token is None:
-            raise ConfigError("RECEIVER_CONFIRM: is on, and needs XIMILAR_API_TOKEN to ask the provider with")
+            found.append("RECEIVER_CONFIRM: is on, and needs XIMILAR_API_TOKEN to ask the provider with")
         if self.notify_url is not None and self.notify_secret is None:
-            raise ConfigError(
+            found.append(
                 "RECEIVER_NOTIFY_SECRET: is needed to sign what goes to RECEIVER_NOTIFY_URL;"
                 " `receiver init` prints a fresh one"
             )
+        return tuple(found)
+
+    def check_serve(self) -> None:
+        """Raises the first thing that is `lacking`.
+
+        Raises:
+            ConfigError: one line that names the setting.
+        """
+        for line in self.lacking():
+            raise ConfigError(line)
 
 
 SETTINGS: tuple[str, ...] = (
@@ -288,13 +323,16 @@ def load(environ: Mapping[str, str]) -> Config:
 
 
 def faults(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """All wrong settings, a line for each; none where `load` succeeds."""
+    """All wrong settings, a line for each, and what a server lacks beside them; none if `load` succeeds."""
     try:
         _built(environ)
-    except ValidationError as error:
-        return _complaints(error)
     except ConfigError as error:
         return (str(error),)
+    except ValidationError as error:
+        wrong = _complaints(error)
+        names = {line.partition(":")[0] for line in wrong}
+        rest = _built(environ, without=names)
+        return (*wrong, *(line for line in rest.lacking() if not any(name in line for name in names)))
     return ()
 
 
@@ -312,9 +350,9 @@ def origins(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     return {name: found[name] for name in SETTINGS if name in found}
 
 
-def _built(environ: Mapping[str, str]) -> Config:
+def _built(environ: Mapping[str, str], without: Collection[str] = ()) -> Config:
     given = {**_read_secrets(environ.get("RECEIVER_SECRETS_DIR")), **{k: v for k, v in environ.items() if v}}
-    values: dict[str, Any] = {name: given[name] for name in SETTINGS if name in given}
+    values: dict[str, Any] = {name: given[name] for name in SETTINGS if name in given and name not in without}
     values.pop("RECEIVER_SECRETS_DIR", None)
     known = {*SETTINGS, *NO_SETTINGS}
     strangers = sorted(name for name in given if name.startswith("RECEIVER_") and name not in known)
@@ -323,10 +361,16 @@ def _built(environ: Mapping[str, str]) -> Config:
 
 def _complaints(error: ValidationError) -> tuple[str, ...]:
     said: dict[str, str] = {}
-    for fault in error.errors(include_url=False, include_input=False, include_context=False):
+    for fault in error.errors(include_url=False, include_input=False):
         name = str(fault["loc"][0]) if fault["loc"] else "settings"
-        said.setdefault(name, fault["msg"].removeprefix("Value error, "))
+        said.setdefault(name, _words(fault["type"], fault["msg"], fault.get("ctx", {})))
     return tuple(f"{name}: {message}" for name, message in said.items())
+
+
+def _words(kind: str, message: str, bounds: Mapping[str, Any]) -> str:
+    """What is wrong with a value, in the words of all other messages; pydantic's own speak to programmers."""
+    own = _WORDS.get(kind)
+    return own.format_map(bounds) if own else message.removeprefix("Value error, ")
 
 
 def _read_dotenv(path: Path) -> dict[str, str]:

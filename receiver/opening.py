@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from importlib import metadata
@@ -35,11 +35,24 @@ def check(config: Config) -> None:
     Raises:
         ConfigError: one line that names the setting.
     """
-    check_template(config.archive_key)
-    Sources.parse(config.image_sources)
-    open_archive(config.archive_uri)
+    for line in faults(config):
+        raise ConfigError(line)
+
+
+def faults(config: Config) -> Iterator[str]:
+    """What `check` would say of each setting: a line for each that is wrong."""
+    looks: tuple[Callable[[], object], ...] = (
+        lambda: check_template(config.archive_key),
+        lambda: Sources.parse(config.image_sources),
+        lambda: open_archive(config.archive_uri),
+    )
+    for look in looks:
+        try:
+            look()
+        except ConfigError as error:
+            yield str(error)
     if config.max_spool_bytes < config.max_image_bytes:
-        raise ConfigError("RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES")
+        yield "RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES"
 
 
 def make_data_dir(config: Config) -> None:

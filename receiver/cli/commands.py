@@ -32,7 +32,7 @@ app = typer.Typer(
     help="The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 
 RUNNING = "The receiver"

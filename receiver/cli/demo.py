@@ -14,7 +14,7 @@ from receiver.cli.common import AsJson, fail
 
 
 def demo(
-    images: Annotated[list[Path] | None, typer.Argument(metavar="[IMAGE]...", help="Your own files.")] = None,
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", help="Your own files.")] = None,
     *,
     folder: Annotated[Path, typer.Option(help="Where ledger and images go.")] = Path("receiver-demo"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="The receiver's; 0 for any free one.")] = 8080,

@@ -57,7 +57,7 @@ def retry(
     ids: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[ID]...",
+            metavar="ID",
             help="Jobs; the first four characters of an id are enough.",
             show_default=False,
             autocompletion=complete_id,
@@ -91,7 +91,7 @@ def retry(
         wanted, _ = chosen(config, state or RETRIED, ref=ref, reason=reason, since=since, until=until)
         rows = asyncio.run(_matching(config, wanted))
     else:
-        rows = asyncio.run(_named(config, list(dict.fromkeys(ids or ()))))
+        rows = asyncio.run(_named(config, ids or ()))
     if dry_run:
         _preview(rows, as_json=as_json)
         raise typer.Exit(0 if _possible(rows) == len(rows) else 1)
@@ -124,15 +124,16 @@ async def _matching(config: Config, wanted: Filter) -> list[_Row]:
 async def _named(config: Config, ids: Sequence[str]) -> list[_Row]:
     view = await LedgerView.open(config.data_dir)
     try:
-        rows = []
+        rows: dict[str, _Row] = {}  # by what was found: one job may be named twice, short and whole
         for text in ids:
             try:
-                rows.append(_row(await the_job(view, text)))
+                row = _row(await the_job(view, text))
             except LedgerError as error:
                 if error.reason != "ledger.unknown_job":
                     raise
-                rows.append(_Row(text, obstacle=error.detail))
-        return rows
+                row = _Row(text, obstacle=error.detail)
+            rows[row.id] = row
+        return list(rows.values())
     finally:
         await view.close()
 

@@ -12,7 +12,7 @@ import typer
 from starlette.datastructures import QueryParams
 
 from receiver import query
-from receiver.cli.common import opened
+from receiver.cli.common import SUGGESTED, choice, opened
 from receiver.config import Config
 from receiver.errors import REASONS, BodyError, LedgerError
 from receiver.ledger import Filter, LedgerView, wall_clock
@@ -21,7 +21,6 @@ from receiver.states import Job, State
 LEAST_PREFIX = 4
 """Characters of an id that may stand for the whole."""
 
-SUGGESTED = 3
 LOOKED_AT = 50
 COMPLETED = 50
 
@@ -35,18 +34,14 @@ def complete_id(incomplete: str) -> Iterator[str]:
         yield from asyncio.run(_ids(opened()[0], incomplete))
 
 
-def complete_reason(incomplete: str) -> Iterator[str]:
-    """Reasons for the shell."""
-    yield from (reason for reason in REASONS if reason.startswith(incomplete))
-
-
 States = Annotated[
-    list[State] | None, typer.Option("--state", help="Only these; may be given several times.")
+    list[State] | None,
+    choice("--state", list(State), f"Only these; may be given several times: {', '.join(State)}.", "STATE"),
 ]
-Ref = Annotated[str | None, typer.Option("--ref", help="Only those with this reference.")]
+Ref = Annotated[str | None, typer.Option("--ref", metavar="REF", help="Only those with this reference.")]
 Reason = Annotated[
     str | None,
-    typer.Option("--reason", help="Only those with this reason.", autocompletion=complete_reason),
+    choice("--reason", list(REASONS), "Only those with this reason, such as fetch.gone.", "REASON"),
 ]
 Since = Annotated[
     str | None,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver import submitting, tables, view
-from receiver.cli.common import AsJson, counting, opened, say, until_signal
+from receiver.cli.common import AsJson, choice, counting, opened, say, until_signal
 from receiver.errors import InvalidRequestError, ProviderError
 from receiver.sender import is_ref
 from receiver.states import FINAL, Job, State
@@ -48,13 +48,17 @@ class _Asked:
 
 def submit(
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="[IMAGE]...", help="URLs or files.", show_default=False)
+        list[str] | None, typer.Argument(metavar="IMAGE", help="URLs or files.", show_default=False)
     ] = None,
     *,
     scale: Annotated[int, typer.Option(metavar="2|4|8", help="How many times larger each side.")] = 2,
-    model: Annotated[ModelType | None, typer.Option(help="Else the provider's default.")] = None,
-    mode: Annotated[Mode | None, typer.Option(help="Else the provider's default.")] = None,
-    format: Annotated[ImageFormat | None, typer.Option(help="Of the results.")] = None,  # noqa: A002 - the option's name
+    model: Annotated[
+        ModelType | None, choice("--model", get_args(ModelType), "Else the provider's default.")
+    ] = None,
+    mode: Annotated[Mode | None, choice("--mode", get_args(Mode), "Else the provider's default.")] = None,
+    format: Annotated[  # noqa: A002 - the option's name
+        ImageFormat | None, choice("--format", get_args(ImageFormat), "Of the results.")
+    ] = None,
     quality: Annotated[
         int | None, typer.Option(min=1, max=100, help="Of the results; with --format.")
     ] = None,
@@ -64,7 +68,7 @@ def submit(
     ref: Annotated[str | None, typer.Option(help="Your own reference, kept on the jobs.")] = None,
     from_file: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILE", help="A list of URLs, a line each: URL, or URL<TAB>REF."),
+        typer.Option("--from", metavar="FILE", help="A list of URLs, a line each: URL, or URL, tab and REF."),
     ] = None,
     list_name: Annotated[
         str | None, typer.Option(help="What the list is known by, instead of where it lies.")

@@ -1,6 +1,7 @@
 """Whether an installation has everything that it needs, and how to mend what it lacks.
 
-Nothing is changed but by the archive's own probe, and no secret is said, or sent to who does not know it.
+Nothing stays changed: the archive's own probe, and a folder that is made for a moment where one has to be,
+are removed again. No secret is said, or sent to who does not know it.
 """
 
 import os
@@ -14,6 +15,7 @@ from receiver.doctor.ledger import look_at_ledger, look_at_server
 from receiver.doctor.machine import look_at_directory, look_at_disk, look_at_versions
 from receiver.doctor.remote import (
     look_at_archive,
+    look_at_no_public_url,
     look_at_provider,
     look_at_public_url,
     look_at_readiness,
@@ -26,7 +28,7 @@ from receiver.doctor.settings import (
     look_at_settings,
     shown,
 )
-from receiver.doctor.verdict import Check, Level, Verdict, examine, in_thread
+from receiver.doctor.verdict import Check, Level, Verdict, doubtful, examine, in_thread
 from receiver.errors import ConfigError
 from receiver.ledger import holder, unsafe_sqlite, wall_clock
 
@@ -36,6 +38,10 @@ MOUNTS = Path("/proc/self/mounts")
 
 STORE_SECONDS = 20.0
 """How long the archive's probe may take, which asks the store several times."""
+
+NOT_LOOKED_AT = doubtful(
+    "the rest", "was not looked at, because a setting is wrong", "Correct the settings, and look again."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +83,7 @@ async def diagnose(
         wrong = faults(environ)
     alone.append(Check(".env", _in_thread(lambda: look_at_dotenv(dotenv))))
     if wrong:
-        return Report([*look_at_faults(wrong), *await examine(alone)], ())
+        return Report([*look_at_faults(wrong), *await examine(alone), NOT_LOOKED_AT], ())
     config = load(environ)
     checks = [
         Check("settings", _at_once(lambda: look_at_settings(config, given))),
@@ -118,6 +124,8 @@ def _here(config: Config, *, now: Callable[[], int], deep: bool) -> list[Check]:
 
 
 async def _public(config: Config) -> list[Verdict]:
+    if config.public_url is None:
+        return look_at_no_public_url(config)
     serving = await in_thread(lambda: holder(config.data_dir)) is not None
     return await look_at_public_url(config, serving=serving)
 

@@ -27,7 +27,7 @@ async def look_at_ledger(config: Config, *, now: int, deep: bool) -> list[Verdic
         deep: whether the look for damage goes through all of the file, however long that takes.
     """
     if not (config.data_dir / FILE_NAME).exists():
-        return [well("ledger", "there is none yet; serve makes it")]
+        return [well("ledger", "there is none yet")]
     try:
         ledger = await LedgerView.open(config.data_dir)
     except LedgerError as error:

@@ -4,12 +4,13 @@ import os
 import platform
 import shutil
 import stat
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from receiver.config import Config
-from receiver.doctor.verdict import Verdict, broken, doubtful, well
+from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
 from receiver.ledger import FILE_NAME, SAFE_SQLITE
 from receiver.spool import DISK_RESERVE
 
@@ -78,12 +79,10 @@ def look_at_directory(config: Config, *, user: int, mounts: str) -> list[Verdict
     name = "data directory"
     try:
         there = folder.stat()
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return _look_at_place(folder)
     except PermissionError:
-        return [
-            broken(name, f"{folder} cannot be reached by this user", "Run this as the user that runs serve.")
-        ]
+        return [broken(name, f"{folder} cannot be reached by this user", AS_SERVE)]
     if not stat.S_ISDIR(there.st_mode):
         return [broken(name, f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
     found: list[Verdict] = []
@@ -181,14 +180,29 @@ def mounted(path: Path, mounts: str) -> Mount | None:
     return best
 
 
+def obstacle(folder: Path) -> str | None:
+    """Why a folder that is not there cannot be made by this user; ``None`` where it can.
+
+    Another one is made in its place for a moment: rights alone do not tell of a file system that takes none.
+    """
+    place = next(path for path in folder.resolve().parents if path.exists())
+    if not place.is_dir():
+        return f"{place} is no folder"
+    try:
+        with tempfile.TemporaryDirectory(prefix=".receiver-doctor-", dir=place):
+            return None
+    except OSError as error:
+        return f"this user cannot make a folder in {place}: {error.strerror}"
+
+
 def _look_at_place(folder: Path) -> list[Verdict]:
-    parent = next((path for path in folder.resolve().parents if path.exists()), Path("/"))
-    if not os.access(parent, os.W_OK | os.X_OK):
+    if why := obstacle(folder):
         return [
             broken(
                 "data directory",
-                f"{folder} is not there, and this user cannot make it in {parent}",
-                f"Make it, and give it to this user: install -d -m 700 -o {os.geteuid()} {folder}",
+                f"{folder} is not there, and {why}",
+                "Correct RECEIVER_DATA_DIR, or make it and give it to this user:"
+                f" install -d -m 700 -o {os.geteuid()} {folder}",
             )
         ]
     return [well("data directory", f"{folder} is not there yet; serve makes it")]
@@ -238,5 +252,5 @@ def _held(spool: Path) -> int:
     try:
         with os.scandir(spool) as entries:
             return sum(entry.stat().st_size for entry in entries if entry.is_file())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return 0

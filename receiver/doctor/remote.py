@@ -17,6 +17,7 @@ import httpx
 from receiver.archive import Finding, open_archive
 from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER, Challenged, fresh, read_key
 from receiver.config import Config
+from receiver.doctor.machine import obstacle
 from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, well
 from receiver.errors import (
     ArchiveError,
@@ -74,7 +75,7 @@ async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Ve
     used = await _used(config)
     if folder is not None and not used and not folder.exists():
         # Not made here: whoever runs this need not be the user that serve runs as.
-        return [well("archive", f"{folder} is not there yet; serve makes it")]
+        return [await in_thread(lambda: _look_at_place(folder, config.data_dir.resolve()))]
     try:
         archive = await in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
     except ConfigError as error:
@@ -90,6 +91,24 @@ async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Ve
             async with asyncio.timeout(CLOSE_SECONDS):
                 await archive.aclose()
     return look_at_findings(archive.uri, findings)
+
+
+def _look_at_place(folder: Path, data_dir: Path) -> Verdict:
+    # Serve makes the data directory before, and no other parent: it may be a mount that is away.
+    made = data_dir == folder.parent or folder.parent in data_dir.parents
+    if not made and not folder.parent.exists():
+        return broken(
+            "archive",
+            f"{folder} is not there, nor {folder.parent} that it should be made in",
+            _ARCHIVE_REMEDIES["archive.no_bucket"],
+        )
+    if why := obstacle(folder):
+        return broken(
+            "archive",
+            f"{folder} is not there, and {why}",
+            "Correct RECEIVER_ARCHIVE, or make the folder and give it to the user that runs serve.",
+        )
+    return well("archive", f"{folder} is not there yet; serve makes it")
 
 
 def look_at_findings(uri: str, findings: tuple[Finding, ...]) -> list[Verdict]:
@@ -224,6 +243,19 @@ class Answer:
     body: bytes
 
 
+def look_at_no_public_url(config: Config) -> list[Verdict]:
+    """What it means that RECEIVER_PUBLIC_URL is not set."""
+    if config.ximilar_api_token is None:
+        return [well("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
+    return [
+        doubtful(
+            "public URL",
+            "RECEIVER_PUBLIC_URL is not set, so `receiver submit` does not work",
+            "Set it to the address that the provider reaches this receiver by.",
+        )
+    ]
+
+
 async def look_at_public_url(config: Config, *, serving: bool) -> list[Verdict]:
     """Whether RECEIVER_PUBLIC_URL leads to this very installation.
 
@@ -231,19 +263,9 @@ async def look_at_public_url(config: Config, *, serving: bool) -> list[Verdict]:
     is the way from this machine; the provider's is another.
 
     Args:
-        config: the settings.
+        config: the settings, with RECEIVER_PUBLIC_URL among them.
         serving: whether a server runs on the data directory, and so can answer.
     """
-    if config.public_url is None:
-        if config.ximilar_api_token is None:
-            return [well("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
-        return [
-            doubtful(
-                "public URL",
-                "RECEIVER_PUBLIC_URL is not set, so `receiver submit` does not work",
-                "Set it to the address that the provider reaches this receiver by.",
-            )
-        ]
     url = str(config.public_url).rstrip("/")
     key = read_key(config.data_dir)
     found = [verdict async for verdict in _walk(url, key)]

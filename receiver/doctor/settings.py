@@ -9,8 +9,7 @@ from urllib.parse import urlsplit
 
 from receiver.config import SETTINGS, Config
 from receiver.doctor.verdict import Verdict, broken, doubtful, well
-from receiver.errors import ConfigError
-from receiver.opening import check as check_rooms
+from receiver.opening import faults
 
 GUESSED = re.compile(
     r"(?i)(change.?me|replace.?me|secret|password|passwort|passw0rd|token|test|example|default|admin|insecure"
@@ -31,9 +30,9 @@ FRESH = "`receiver init` prints fresh ones; while you rotate, a list takes the o
 MEND = "Correct it where it is set: the environment, .env, or a file in RECEIVER_SECRETS_DIR."
 
 
-def look_at_faults(faults: Sequence[str]) -> list[Verdict]:
+def look_at_faults(wrong: Sequence[str]) -> list[Verdict]:
     """Every setting that is wrong by itself."""
-    return [broken("settings", fault, MEND) for fault in faults]
+    return [broken("settings", fault, MEND) for fault in wrong]
 
 
 def look_at_settings(config: Config, origins: Mapping[str, str]) -> list[Verdict]:
@@ -42,11 +41,7 @@ def look_at_settings(config: Config, origins: Mapping[str, str]) -> list[Verdict
         doubtful("settings", f"{name} means nothing here", "Correct its name, or remove it.")
         for name in config.unknown
     ]
-    for look in (config.check_serve, lambda: check_rooms(config)):
-        try:
-            look()
-        except ConfigError as error:
-            found.append(broken("settings", str(error), MEND))
+    found += [broken("settings", fault, MEND) for fault in (*config.lacking(), *faults(config))]
     if not found:
         found.append(well("settings", f"{len(origins)} are set, and all are understood"))
     if not config.image_sources:
@@ -78,6 +73,8 @@ def look_at_secrets(config: Config, environ: Mapping[str, str]) -> list[Verdict]
                 "Give each a value of its own; `receiver init` prints fresh ones.",
             )
         )
+    if not online and not offline:
+        return found  # that some have to be set is told among the settings
     return found or [well("secrets", f"{len(online) + len(offline)} are long enough, and none stands twice")]
 
 
@@ -168,7 +165,7 @@ def _look_at_notify(config: Config) -> list[Verdict]:
             )
         ]
     if config.notify_secret is None:
-        return []  # told by check_serve
+        return []  # told among what is lacking
     return [well("notify", f"finished jobs are told to {config.notify_url.host}")]
 
 

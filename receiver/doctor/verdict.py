@@ -10,6 +10,8 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+AS_SERVE = "Run this as the user that runs serve."
+
 MASK = "**********"
 LEAST_HIDDEN = 6
 """Characters from which on a secret is looked for in what is said; a shorter one would stand in any word."""
@@ -120,9 +122,10 @@ async def _made(check: Check) -> Sequence[Verdict]:
     except TimeoutError:
         return [broken(check.name, f"no answer within {check.seconds:g} seconds", check.remedy)]
     except OSError as error:
-        return [
-            broken(check.name, f"cannot be looked at: {error.strerror or type(error).__name__}", check.remedy)
-        ]
+        said = f"cannot be looked at: {error.strerror or type(error).__name__}"
+        where = f" ({error.filename})" if error.filename else ""
+        remedy = AS_SERVE if isinstance(error, PermissionError) else check.remedy
+        return [broken(check.name, said + where, remedy)]
     except Exception as bug:  # noqa: BLE001 - the other checks have something to say, too
         # Without its text: nobody knows what stands in there.
         return [broken(check.name, f"the check itself failed ({type(bug).__name__})", "Report it as a bug.")]

@@ -50,7 +50,7 @@ def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
     path = directory / LOCK_NAME
     try:
         inode = path.stat().st_ino
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     try:
         lines = locks.read_text(encoding="ascii", errors="replace").splitlines()
