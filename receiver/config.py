@@ -32,6 +32,7 @@ from receiver.errors import ConfigError
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WORDS = {
     "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a smaller number",
     "float_parsing": "must be a number",
     "greater_than": "must be more than {gt:g}",
     "greater_than_equal": "must be at least {ge:g}",

@@ -106,6 +106,8 @@ def test_help_names_every_command_in_its_group(desk: Desk) -> None:
         ["retry", "--state", "archived"],
         ["retry", "--state", "submitted"],
         ["retry", "--reason", "no.such"],
+        ["jobs", "--state", "no-such"],
+        ["submit", "--model", "no-such", "a.png"],
     ],
 )
 def test_what_is_not_understood_is_told_as_usage(desk: Desk, arguments: Sequence[str]) -> None:
@@ -113,6 +115,26 @@ def test_what_is_not_understood_is_told_as_usage(desk: Desk, arguments: Sequence
     assert (said.returncode, said.stdout) == (2, "")
     assert "Usage: receiver" in said.stderr
     assert "Traceback" not in said.stderr
+    assert "Value error" not in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "help"),
+    [
+        (["jobs", "--state", "archivd"], "there is no state archivd; did you mean archived"),
+        (
+            ["jobs", "--state", "zzz"],
+            "there are submitted, received, fetched, archived, failed, rejected, expired",
+        ),
+        (["retry", "--reason", "fetch.gon"], "there is no reason fetch.gon; did you mean fetch.gone"),
+        (["submit", "--format", "gif", "a.png"], "there is no format gif; there are png, jpg, webp"),
+        (["job"], "Missing argument 'ID'"),
+        (["jbos"], "Did you mean"),
+    ],
+)
+def test_a_mistaken_word_gets_help(desk: Desk, arguments: Sequence[str], help: str) -> None:  # noqa: A002 - that is what it is
+    said = " ".join(desk.run(*arguments).stderr.replace("│", " ").split())
+    assert help in said
 
 
 @pytest.mark.parametrize(
@@ -326,7 +348,18 @@ def test_jobs_are_tried_again_by_id_and_each_says_what_came_of_it(
     assert desk.receiver.ended(good)["state"] == "archived"
     again = desk.run("retry", good)
     assert again.returncode == 1
+    assert len(rows(again)) == 1
     assert "its image lies in the archive already" in again.stdout
+
+
+def test_a_job_that_is_named_twice_is_tried_again_once(desk: Desk, near: Neighbour, ref: str) -> None:
+    (job_id,) = desk.rejected(near, 1, ref)
+    said = desk.run("retry", job_id[:8], job_id, job_id[:13].upper())
+    assert (said.returncode, len(rows(said))) == (0, 1)
+    assert said.stderr == "receiver: 1 job is tried again\n"
+    assert desk.receiver.ended(job_id)["state"] == "rejected"
+    events = [line["event"] for line in desk.receiver.get(f"/jobs/{job_id}").json()["history"]]
+    assert events.count("retried") == 1
 
 
 def test_what_cannot_be_tried_is_left_out_of_a_filter_and_told(

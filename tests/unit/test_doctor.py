@@ -14,11 +14,20 @@ import httpx
 import pytest
 
 from receiver.archive import Finding
-from receiver.challenge import PROOF_HEADER
+from receiver.challenge import PROOF_HEADER, read_key
 from receiver.config import Config, faults, load, origins
 from receiver.doctor.ledger import look_at_jobs, look_at_ledger, look_at_server
-from receiver.doctor.machine import look_at_directory, look_at_disk, look_at_versions, mounted
-from receiver.doctor.remote import Answer, ahead, explained, judged, look_at_clock, look_at_findings, origin
+from receiver.doctor.machine import look_at_directory, look_at_disk, look_at_versions, mounted, obstacle
+from receiver.doctor.remote import (
+    Answer,
+    ahead,
+    explained,
+    judged,
+    look_at_archive,
+    look_at_clock,
+    look_at_findings,
+    origin,
+)
 from receiver.doctor.settings import (
     look_at_dotenv,
     look_at_faults,
@@ -28,7 +37,7 @@ from receiver.doctor.settings import (
     weakness,
 )
 from receiver.doctor.verdict import Check, Level, Verdict, broken, examine, in_thread, well
-from receiver.ledger import FILE_NAME, Ledger, Stats
+from receiver.ledger import FILE_NAME, Ledger, Stats, holder
 from receiver.states import State
 from tests.support.clock import HOUR, NOW
 
@@ -66,6 +75,34 @@ def test_every_wrong_setting_is_told_and_not_only_the_first() -> None:
     assert all(v.remedy for v in found)
     assert "canary" not in said(found)
     assert faults(GOOD) == ()
+    # What a server lacks is told beside them, and nothing of what may only be missing because it is wrong.
+    bare = faults({"RECEIVER_PORT": "canary", "RECEIVER_SIGNING_KEYS": "[1]"})
+    assert [line.partition(":")[0] for line in bare] == [
+        "RECEIVER_SIGNING_KEYS",
+        "RECEIVER_PORT",
+        "RECEIVER_API_TOKENS",
+    ]
+
+
+def test_all_that_a_server_lacks_is_told() -> None:
+    found = look_at_settings(load({"RECEIVER_ARCHIVE_KEY": "x", "RECEIVER_MAX_SPOOL_BYTES": "1"}), {})
+    assert [v.detail.partition(":")[0] for v in found if v.level is Level.FAILURE] == [
+        "RECEIVER_WEBHOOK_HEADERS",
+        "RECEIVER_API_TOKENS",
+        "RECEIVER_ARCHIVE_KEY",
+        "RECEIVER_MAX_SPOOL_BYTES",
+    ]
+
+
+def test_no_secrets_are_not_called_good_ones() -> None:
+    assert look_at_secrets(load({}), {}) == []
+
+
+def test_where_folders_cannot_be_reading_them_finds_none(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    assert holder(file) is None
+    assert read_key(file) is None
     assert "is no folder" in faults({"RECEIVER_SECRETS_DIR": "/nowhere/at/all"})[0]
 
 
@@ -196,6 +233,39 @@ def test_what_else_can_be_wrong_with_a_data_directory(tmp_path: Path) -> None:
     file.touch()
     assert levels(look(file)) == {Level.FAILURE}
     assert "is no folder" in said(look(file))
+
+
+@pytest.mark.parametrize(
+    "place", ["{file}/below", "{file}/far/below", "/proc/receiver", "/dev/null/receiver"]
+)
+def test_a_data_directory_that_nobody_can_make_is_told(tmp_path: Path, place: str) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    (found,) = look(Path(place.format(file=file)))
+    assert found.level is Level.FAILURE
+    assert "is not there, and" in found.detail
+    assert found.remedy
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_to_come_leaves_nothing_where_it_was_tried(tmp_path: Path) -> None:
+    assert obstacle(tmp_path / "to" / "come") is None
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_archive_folder_is_made_by_serve_only_where_it_can_be(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+
+    async def look_at(archive: str) -> Verdict:
+        (found,) = await look_at_archive(config(RECEIVER_DATA_DIR=str(data), RECEIVER_ARCHIVE=archive), {})
+        return found
+
+    for folder in (data / "archive", tmp_path / "archive"):
+        assert (await look_at(folder.as_uri())).level is Level.OK
+    lost = await look_at((tmp_path / "mount" / "archive").as_uri())
+    assert (lost.level, "mount it" in (lost.remedy or "")) == (Level.FAILURE, True)
+    assert (await look_at("file:///proc/archive")).level is Level.FAILURE
+    assert list(tmp_path.iterdir()) == []  # noqa: ASYNC240 - a test may wait for its disk
 
 
 MOUNTS = """\
