@@ -39,8 +39,8 @@ SHARE_OF_LISTENERS = 0.6
 """Of the connections: clients that wait for changes shall never keep a sender out."""
 
 YOUNG_OBJECTS = 10_000
-"""So many new objects have Python look for cycles, instead of 700: a burst of deliveries makes thousands that all
-live until their commit, and leaves no cycle behind."""
+"""So many new objects have Python look for cycles, instead of 700: a burst of deliveries makes thousands that
+all live until their commit, and leaves no cycle behind."""
 
 
 class _Server(uvicorn.Server):
@@ -140,8 +140,8 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
 def spare_what_stays() -> None:
     """Has the garbage collector look no more at what the start has made, nor at every few new objects.
 
-    Modules, settings and routes stay until the end. To walk through all of them took tens of milliseconds, some
-    times a second under load, in which nothing was answered.
+    Modules, settings and routes stay until the end. To walk through all of them takes tens of milliseconds,
+    in which nothing is answered, and happened several times a second under load.
     """
     gc.collect()
     gc.freeze()
