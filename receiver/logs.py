@@ -46,8 +46,8 @@ class Seldom(logging.Filter):
 class Lines:
     """Where the lines of one of our own loggers go: to the handler's stream, past `logging` itself.
 
-    `logging` looks for each line's place in the source, which no line names, and makes records and copies of
-    them: more work than all else that a delivery is to the event loop.
+    `logging` looks for each line's place in the source, which no line names, and makes a record and a copy of
+    it: as much work again as the line itself, in the event loop, for every delivery.
 
     As with `logging`, a line that cannot be written is lost, and costs nothing but itself.
 
