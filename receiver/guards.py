@@ -6,7 +6,7 @@ import hmac
 from collections.abc import Collection, Sequence
 
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Route
@@ -21,11 +21,11 @@ WEBHOOK_PATHS = ("/webhooks/ximilar", "/webhooks/ximilar/")
 OPEN_TO_ALL = frozenset({*WEBHOOK_PATHS, "/healthz", "/readyz"})
 """Paths that need no API token; the webhook has a proof of its own."""
 
-ANSWER_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-}
+ANSWER_HEADERS = (
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+)
 """On every answer that brings no stricter ones of its own."""
 
 
@@ -71,9 +71,9 @@ class SameOrigin:
 
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in ANSWER_HEADERS.items():
-                    headers.setdefault(name, value)
+                own = message["headers"]
+                named = {name for name, _ in own}
+                message["headers"] = [*own, *(ours for ours in ANSWER_HEADERS if ours[0] not in named)]
             await send(message)
 
         foreign = scope["path"] not in self._exempt and _is_foreign(scope["method"], Headers(scope=scope))

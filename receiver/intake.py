@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from receiver import completion, expiry
@@ -101,10 +101,14 @@ class Intake:
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.max_bytes:
             raise BodyError("body.too_large")
-        body, size = bytearray(), 0
+        body, size, more = bytearray(), 0, True
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                async for chunk in request.stream():
+                while more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise BodyError("body.cut_short")
+                    chunk, more = message.get("body", b""), message.get("more_body", False)
                     size += len(chunk)
                     if size > self.max_bytes:
                         raise BodyError("body.too_large")
@@ -112,8 +116,6 @@ class Intake:
                         body += chunk
         except TimeoutError:
             raise BodyError("body.too_slow") from None
-        except ClientDisconnect:
-            raise BodyError("body.cut_short") from None
         return bytes(body)
 
     async def _record(self, request: Request, body: bytes, proof: Proof, step: Step) -> Response:

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Literal, TextIO
 
 import structlog
@@ -42,6 +43,37 @@ class Seldom(logging.Filter):
         return True
 
 
+class Lines:
+    """Where the lines of one of our own loggers go: to the handler's stream, past `logging` itself.
+
+    `logging` looks for each line's place in the source, which no line names, and makes a record and a copy of
+    it: as much work again as the line itself, in the event loop, for every delivery.
+
+    As with `logging`, a line that cannot be written is lost, and costs nothing but itself.
+
+    Args:
+        handler: of the lines of the libraries, whose stream and lock are shared.
+        name: of the logger.
+    """
+
+    def __init__(self, handler: "logging.StreamHandler[TextIO]", name: str) -> None:
+        self.name = name  # this is where structlog looks for it
+        self._handler = handler
+
+    def msg(self, line: str) -> None:
+        """Writes the line."""
+        self._handler.acquire()
+        try:
+            self._handler.stream.write(line + "\n")
+            self._handler.flush()
+        except (OSError, ValueError):
+            pass
+        finally:
+            self._handler.release()
+
+    debug = info = warning = error = critical = msg
+
+
 def configure(
     form: Literal["auto", "json", "text"], stream: TextIO = sys.stderr, *, least: int = logging.INFO
 ) -> None:
@@ -53,20 +85,12 @@ def configure(
         least: the level from which on there are lines. Commands say themselves what they have to say.
     """
     as_text = form == "text" or (form == "auto" and stream.isatty())
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+    said: list[Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.StackInfoRenderer(),
     ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=True,
-    )
-    renderer: list[Processor] = (
+    rendered: list[Processor] = (
         # Tracebacks without the frames' local variables, among which secrets would be.
         [
             structlog.dev.ConsoleRenderer(
@@ -79,9 +103,15 @@ def configure(
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderer],
+            foreign_pre_chain=[*said, structlog.processors.StackInfoRenderer()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
         )
+    )
+    structlog.configure(
+        processors=[*said, *rendered],
+        logger_factory=partial(Lines, handler),
+        wrapper_class=structlog.make_filtering_bound_logger(least),
+        cache_logger_on_first_use=True,
     )
     root = logging.getLogger()
     root.handlers = [handler]

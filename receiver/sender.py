@@ -22,6 +22,10 @@ from receiver.errors import AuthError
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"
 SUBMISSION_HEADER = "X-Receiver-Submission"
+_TICKET, _REFERENCE, _SUBMISSION = (
+    name.lower().encode() for name in (TICKET_HEADER, REF_HEADER, SUBMISSION_HEADER)
+)
+"""As they arrive."""
 
 TICKET_LIFETIME = timedelta(days=7)
 """How long a ticket is accepted: far longer than a job takes, far shorter than a leak is remembered."""
@@ -102,22 +106,23 @@ class Sender:
         Raises:
             AuthError: ``auth.refused``; the same whether a header is missing, wrong or unknown.
         """
-        given: dict[bytes, list[bytes]] = {}
+        given: dict[bytes, bytes] = {}
         for name, value in headers:
-            given.setdefault(name, []).append(value)
+            # A repeated header proves nothing, as a missing one and the empty value do.
+            given[name] = b"" if name in given else value
         proved = bool(self._accepted or self._signer)
         for name, accepted in self._accepted.items():
-            proved &= _any_equal(_only(given, name), accepted)
+            proved &= _any_equal(given.get(name, b""), accepted)
         ticket = None
         if self._signer is not None:
-            ticket = self._ticket(self._signer, _only(given, TICKET_HEADER.lower().encode()))
+            ticket = self._ticket(self._signer, given.get(_TICKET, b""))
             proved &= ticket is not None
         if not proved:
             raise AuthError("auth.refused")
         return Proof(
             ticket,
-            _label(_only(given, REF_HEADER.lower().encode())),
-            _label(_only(given, SUBMISSION_HEADER.lower().encode())),
+            _label(given.get(_REFERENCE, b"")),
+            _label(given.get(_SUBMISSION, b"")),
         )
 
     def redact(self, body: bytes) -> bytes:
@@ -166,12 +171,6 @@ def _in_json(value: str) -> set[bytes]:
 
 def _longest_first(secrets: Iterable[bytes]) -> Sequence[bytes]:
     return sorted(set(secrets), key=len, reverse=True)
-
-
-def _only(given: Mapping[bytes, list[bytes]], name: bytes) -> bytes:
-    """The header's one value; a missing or a repeated header proves nothing, as the empty value does."""
-    values = given.get(name, [])
-    return values[0] if len(values) == 1 else b""
 
 
 def _any_equal(value: bytes, accepted: Sequence[bytes]) -> bool:

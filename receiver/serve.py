@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import resource
 import signal
@@ -36,6 +37,10 @@ MAX_CONNECTIONS = 2_000
 
 SHARE_OF_LISTENERS = 0.6
 """Of the connections: clients that wait for changes shall never keep a sender out."""
+
+YOUNG_OBJECTS = 10_000
+"""So many new objects have Python look for cycles, instead of 700: a burst of deliveries makes thousands that
+all live until their commit, and leaves no cycle behind."""
 
 
 class _Server(uvicorn.Server):
@@ -127,8 +132,20 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
 
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
+        spare_what_stays()
         await server.serve(sockets=[listener])
     log.info("stopped")
+
+
+def spare_what_stays() -> None:
+    """Has the garbage collector look no more at what the start has made, nor at every few new objects.
+
+    Modules, settings and routes stay until the end. To walk through all of them takes tens of milliseconds,
+    in which nothing is answered, and happened several times a second under load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
 
 
 def _connections_allowed() -> int:

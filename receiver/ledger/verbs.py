@@ -7,6 +7,7 @@ the job has moved on meanwhile. Verbs set ``event``, and the triggers write the 
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from receiver.completion import Completion
 from receiver.errors import LedgerError, ReceiverError
@@ -97,27 +98,28 @@ def record(tx: Transaction, delivery: Delivery, now: int) -> Recorded | None:
         return None
     noted = _settle(tx, delivery.mark, said.id, now)
     state = State.FAILED if said.failure else State.RECEIVED
-    values = _columns(delivery, state, now)
+    brought = _columns(delivery, state, now)
     if delivery.found:
-        values["event"] = ADOPTED
-    born = tx.db.execute(_INSERT_COMPLETED, values).fetchone()
-    if born is not None:
-        _keep(tx, born["seq"], delivery)
+        brought = brought._replace(event=ADOPTED)
+    born = tx.db.execute(_INSERT_COMPLETED, brought)
+    if born.rowcount == 1:
+        assert born.lastrowid is not None
+        _keep(tx, born.lastrowid, delivery)
         if delivery.found:
             count(tx, ADOPTED)
-        return Recorded(state, False, now, (*noted, str(values["event"])))
+        return Recorded(state, False, now, (*noted, brought.event))
     known = tx.db.execute(
         "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?", (said.id,)
     ).fetchone()
     before = State(known["state"])
     if _brings_something_new(said, before, known["image_url"]):
         if delivery.found:
-            values["event"] = FOUND
-        tx.db.execute(_UPDATE_COMPLETED, {"seq": known["seq"], **values})
+            brought = brought._replace(event=FOUND)
+        tx.db.execute(_UPDATE_COMPLETED, {"seq": known["seq"], **brought._asdict()})
         _keep(tx, known["seq"], delivery)
         if delivery.found:
             count(tx, FOUND, said.failure.reason if said.failure else "")
-        return Recorded(state, False, now, (*noted, str(values["event"])))
+        return Recorded(state, False, now, (*noted, brought.event))
     if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
         noted.append(_note_late(tx, known["seq"], before, now))
     if said.image_url is not None and said.image_url != known["image_url"]:
@@ -646,57 +648,71 @@ def _bind_ticket(tx: Transaction, number: str, job_id: str, now: int) -> bool:
     return bool(owner == job_id)
 
 
-_SAID_BY_A_COMPLETION = (
-    "state",
-    "event",
-    "reason",
-    "detail",
-    "reason_at",
-    "image_url",
-    "promised_width",
-    "promised_height",
-    "deadline",
-    "found_at",
-    "received_at",
-    "updated_at",
-)
+class _Said(NamedTuple):
+    """A completion as the columns of its job, in the order in which they are inserted."""
+
+    id: str
+    ref: str | None
+    source_url: str | None
+    endpoint: str | None
+    created_at: int
+    confirmed_at: int | None
+    state: State
+    event: str
+    reason: str | None
+    detail: str | None
+    reason_at: int | None
+    image_url: str | None
+    promised_width: int | None
+    promised_height: int | None
+    deadline: int | None
+    found_at: int | None
+    received_at: int
+    updated_at: int
+
+
+# What fails takes its whole transaction with it, as the writer would have it anyway: so SQLite need keep no
+# copies of pages to take back this statement alone.
 _INSERT_COMPLETED = (
-    "INSERT INTO jobs (id, ref, source_url, endpoint, created_at, confirmed_at,"  # noqa: S608 - the names above
-    f" {', '.join(_SAID_BY_A_COMPLETION)})"
-    " VALUES (:id, :ref, :source_url, :endpoint, :updated_at, :found_at,"
-    f" {', '.join(f':{name}' for name in _SAID_BY_A_COMPLETION)})"
-    " ON CONFLICT (id) DO NOTHING RETURNING seq"
+    f"INSERT OR ROLLBACK INTO jobs ({', '.join(_Said._fields)})"  # noqa: S608 - the names above
+    f" VALUES ({', '.join('?' for _ in _Said._fields)}) ON CONFLICT (id) DO NOTHING"
 )
 _UPDATE_COMPLETED = (
-    f"UPDATE jobs SET {', '.join(f'{name} = :{name}' for name in _SAID_BY_A_COMPLETION)},"  # noqa: S608 - likewise
+    "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"
+    " reason_at = :reason_at, image_url = :image_url, promised_width = :promised_width,"
+    " promised_height = :promised_height, deadline = :deadline, found_at = :found_at,"
+    " received_at = :received_at, updated_at = :updated_at, confirmed_at = :confirmed_at,"
     " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url),"
     " endpoint = coalesce(endpoint, :endpoint), late_at = NULL, attempts = 0,"
     " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL,"
-    " at_risk_at = NULL, confirmed_at = :found_at, refreshes = 0 WHERE seq = :seq"
+    " at_risk_at = NULL, refreshes = 0 WHERE seq = :seq"
 )
 
 
-def _columns(delivery: Delivery, state: State, now: int) -> dict[str, str | int | None]:
+def _columns(delivery: Delivery, state: State, now: int) -> _Said:
     said = delivery.completion
     failure = said.failure
-    return {
-        "id": said.id,
-        "ref": delivery.ref,
-        "state": state,
-        "event": "failed" if failure else "received",
-        "reason": failure.reason if failure else None,
-        "detail": failure.detail if failure else None,
-        "reason_at": now if failure else None,
-        "image_url": said.image_url,
-        "source_url": said.source_url,
-        "endpoint": delivery.endpoint,
-        "promised_width": said.width,
-        "promised_height": said.height,
-        "deadline": None if failure else delivery.deadline,
-        "found_at": now if delivery.found else None,
-        "received_at": now,
-        "updated_at": now,
-    }
+    found_at = now if delivery.found else None
+    return _Said(
+        id=said.id,
+        ref=delivery.ref,
+        source_url=said.source_url,
+        endpoint=delivery.endpoint,
+        created_at=now,
+        confirmed_at=found_at,
+        state=state,
+        event="failed" if failure else "received",
+        reason=failure.reason if failure else None,
+        detail=failure.detail if failure else None,
+        reason_at=now if failure else None,
+        image_url=said.image_url,
+        promised_width=said.width,
+        promised_height=said.height,
+        deadline=None if failure else delivery.deadline,
+        found_at=found_at,
+        received_at=now,
+        updated_at=now,
+    )
 
 
 def _keep(tx: Transaction, seq: int, delivery: Delivery) -> None:

@@ -30,6 +30,7 @@ from receiver.ledger import Ledger, wall_clock
 from receiver.metrics import Meters
 from receiver.refusals import Refusals
 from receiver.sender import Sender
+from receiver.serve import spare_what_stays
 from receiver.steps import Watch
 
 CONNECTIONS = 64
@@ -83,6 +84,7 @@ async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, 
         task = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
+        spare_what_stays()  # as the product does, for both
         port_to.send(server.servers[0].sockets[0].getsockname()[1])
         await task
         await ledger.close()

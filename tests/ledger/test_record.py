@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import AuthError, BodyError
+from receiver.errors import AuthError, BodyError, LedgerError
 from receiver.ledger import Ledger, Recorded, Submission
 from receiver.states import Event, State
 from tests.ledger.deeds import (
@@ -49,6 +49,19 @@ async def test_a_delivery_that_comes_again_is_known_and_changes_nothing(
     assert await ledger.job_with_history("job-1") == before
     with file_of(tmp_path) as db:
         assert [row["body"] for row in db.execute("SELECT body FROM bodies")] == [b"first"]
+
+
+async def test_a_completion_that_the_file_does_not_take_costs_no_other_of_its_batch(ledger: Ledger) -> None:
+    # No delivery can bring one; but a statement that fails ends the transaction of all that came with it.
+    wrong = delivery("wrong", deadline="tomorrow")  # type: ignore[arg-type]
+    others = [delivery(f"job-{number}") for number in range(4)]
+    found = await asyncio.gather(
+        *map(ledger.record, [*others[:2], wrong, *others[2:]]), return_exceptions=True
+    )
+    assert isinstance(found[2], LedgerError)
+    for number in range(4):
+        assert words(await history(ledger, f"job-{number}")) == ["received"]
+    assert await ledger.job("wrong") is None
 
 
 async def test_of_a_hundred_deliveries_at_once_exactly_one_is_new(ledger: Ledger) -> None:

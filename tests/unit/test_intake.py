@@ -1,5 +1,6 @@
 """The webhook over a real ledger, where no client could show it: what is read, kept and refused."""
 
+import gc
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
@@ -123,6 +124,32 @@ async def test_a_sender_that_goes_away_leaves_nothing_recorded(intake: Intake, l
     assert b"body.cut_short" in answer.body
     assert await ledger.job("gone") is None
     assert (await ledger.unread_deliveries()).deliveries == ()
+
+
+@pytest.mark.parametrize(
+    ("secret", "body"),
+    [(b"secret", None), (b"secret", b"no completion"), (b"secret", b" " * (CAP + 1)), (b"wrong", b" " * CAP)],
+)
+async def test_no_delivery_leaves_a_cycle_that_holds_its_body(
+    intake: Intake, secret: bytes, body: bytes | None
+) -> None:
+    async def deliver(number: int) -> None:
+        whole = json.dumps(completion(f"job-{number}")).encode() if body is None else body
+        asking = request(Sent([{"type": "http.request", "body": whole, "more_body": False}]))
+        asking.scope["headers"] = [(b"x-webhook-secret", secret)]
+        await intake.deliver(asking)
+
+    await deliver(0)
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(1, 51):
+            await deliver(number)
+        found = gc.collect()
+    finally:
+        gc.enable()
+
+    assert found < 50
 
 
 async def test_a_ledger_that_is_stopping_is_503_with_a_time_to_come_back(

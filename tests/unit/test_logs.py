@@ -1,8 +1,10 @@
-"""Log lines at a bounded rate."""
+"""Log lines at a bounded rate, and those that cannot be written."""
 
+import io
 import logging
+import os
 
-from receiver.logs import SELDOM_SECONDS, Seldom
+from receiver.logs import SELDOM_SECONDS, Lines, Seldom
 
 
 def warning(text: str, level: int = logging.WARNING) -> logging.LogRecord:
@@ -24,3 +26,16 @@ def test_the_same_warning_a_thousand_times_is_a_line_now_and_then_that_counts_th
 def test_an_error_is_always_logged() -> None:
     seldom = Seldom(lambda: 0.0)
     assert all(seldom.filter(warning("broken", logging.ERROR)) for _ in range(3))
+
+
+def test_a_line_that_nobody_takes_any_more_costs_nothing_but_itself() -> None:
+    read, write = os.pipe()
+    with io.TextIOWrapper(io.FileIO(write, "w"), write_through=True) as stream:
+        lines = Lines(logging.StreamHandler(stream), "receiver.test")
+        lines.info("taken")
+        assert os.read(read, 100) == b"taken\n"
+
+        os.close(read)
+        lines.info("not taken")
+
+    lines.info("after the end")
