@@ -412,6 +412,31 @@ def archived(tx: Transaction, claim: Claim, stored: Stored, now: int) -> bool:
     )
 
 
+def recognised(tx: Transaction, claim: Claim, image: Image, stored: Stored, now: int) -> bool:
+    """An image that lay in the archive already was proved to be the job's, and not the one fetched since."""
+    return _move(
+        tx,
+        claim,
+        State.FETCHED,
+        "state = 'archived', event = 'recognised', reason = NULL, detail = :detail, reason_at = NULL,"
+        " archived_at = :now, spool = NULL, uri = :uri, etag = :etag, version = :version, format = :format,"
+        " width = :width, height = :height, bytes = :bytes, sha256 = :sha256",
+        {
+            "now": now,
+            "detail": "The archive held an image of this job already, put before and proved now. It stands;"
+            f" what was fetched since (SHA-256 {claim.job.image and claim.job.image.sha256}) was let go.",
+            "uri": stored.uri,
+            "etag": stored.etag,
+            "version": stored.version,
+            "format": image.format,
+            "width": image.width,
+            "height": image.height,
+            "bytes": image.bytes,
+            "sha256": image.sha256,
+        },
+    )
+
+
 def rejected(tx: Transaction, claim: Claim, error: ReceiverError, now: int) -> bool:
     """The image may not be fetched, or is not what was promised."""
     return _move(
@@ -467,7 +492,7 @@ def release_all(tx: Transaction, now: int) -> list[str]:
 
     An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once. But a job
     that is cut off again and again waits, and has been tried. A wait for the archive that is longer than any
-    can be is one of a clock that was set since, and ends.
+    for one that is away is of a clock that was set since, or for a key that is taken. It ends.
 
     Gives the ids of the jobs that were cut off in a download.
     """

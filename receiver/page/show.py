@@ -66,6 +66,7 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "cut_off": "The receiver ended in the middle of an attempt",
         "spool_lost": "The file on this disk was lost; it is fetched again",
         "archived": "Archived, and proved to be there",
+        "recognised": "The archive held its image already; proved anew, and it stands",
         "rejected": "Rejected",
         "expired": "The image URL has ended",
         "failed": "The provider says that it failed",

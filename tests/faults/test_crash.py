@@ -52,6 +52,23 @@ class Place:
             return in_bucket(self.store, self.prefix)
         return in_folder(self.data / "archive")
 
+    def put(self, key: str, content: bytes) -> None:
+        """Puts an object there that nobody knows."""
+        if self.store is None:
+            (self.data / "archive").mkdir(parents=True, exist_ok=True)
+            (self.data / "archive" / key).write_bytes(content)
+            return
+        with contextlib.closing(self.store.client()) as client:
+            client.put_object(Bucket=self.store.bucket, Key=f"{self.prefix}/{key}", Body=content)
+
+    def remove(self, key: str) -> None:
+        """Removes an object."""
+        if self.store is None:
+            (self.data / "archive" / key).unlink()
+            return
+        with contextlib.closing(self.store.client()) as client:
+            client.delete_object(Bucket=self.store.bucket, Key=f"{self.prefix}/{key}")
+
 
 def folder_place(folder: Path) -> Place:
     return Place(settings(folder), folder)
@@ -366,6 +383,56 @@ def test_an_image_that_lay_in_the_archive_already_is_not_fetched_anew_where_the_
     assert job["state"] == "archived"
     assert host.asked("stored") == 1
     assert held == {"stored": [sha256(image)]}
+
+
+def test_an_image_that_lay_in_the_archive_already_stands_though_other_bytes_came_since(
+    programs: Programs, host: Source, place: Place, matrix: Matrix
+) -> None:
+    first, second = picture(1), picture(2)
+    url = host.offer("stored", first, second)
+    values = place.values | {"RECEIVER_ARCHIVE_KEY": "{id}.{ext}"}
+    with programs.receiver(values | {"RECEIVER_CUT_AT": "stored"}) as receiver:
+        deliver(receiver, "stored", url)
+        assert receiver.program.process.wait(PATIENCE) == -signal.SIGKILL
+    (name,) = spooled(place.data)
+    (place.data / "spool" / name).unlink()
+    for file in place.data.glob("ledger.sqlite3*"):
+        file.unlink()
+
+    with programs.receiver(values) as again:
+        deliver(again, "stored", url)
+        job = again.ended("stored")
+        held = place.held()
+        matrix("kill -9: stored, then lost with the ledger", audit(again, {"stored": sha256(first)}, held))
+        assert again.get("/jobs/stored/image").status_code in {200, 302}
+        assert again.get("/stats").json()["bytes_archived"] == len(first)
+        stopped(again, place.data)
+    assert (job["state"], job["image"]["sha256"]) == ("archived", sha256(first))
+    assert job["history"][-1]["event"] == "recognised"
+    assert sha256(second) in job["history"][-1]["detail"]
+    assert host.asked("stored") == 2
+    assert held == {"stored": [sha256(first)]}
+    assert run(["audit"], programs.folder, values).returncode == 0
+
+
+def test_what_is_not_the_jobs_own_is_left_and_named_until_somebody_moves_it_away(
+    programs: Programs, host: Source, place: Place
+) -> None:
+    image = picture(1)
+    values = place.values | {"RECEIVER_ARCHIVE_KEY": "{id}.{ext}"}
+    place.put("taken.png", picture(2))
+    with programs.receiver(values) as receiver:
+        deliver(receiver, "taken", host.offer("taken", image))
+        line = receiver.program.until_event("not archived", job="taken")
+        assert line["reason"] == "archive.occupied"
+        assert "receiver retry taken" in line["detail"]
+        assert "archive" not in receiver.get("/readyz").text  # it says nothing of other objects
+        assert place.held() == {"taken": [sha256(picture(2))]}
+
+        place.remove("taken.png")
+        receiver.post("/jobs/taken/retry")
+        assert receiver.ended("taken")["state"] == "archived"
+    assert place.held() == {"taken": [sha256(image)]}
 
 
 def test_an_image_that_was_whole_before_a_kill_is_safe_though_its_url_ends_before_the_restart(

@@ -36,6 +36,7 @@ ROOMS = (
     "challenge",
     "hands",
     "journal",
+    "labels",
     # The ways in and through.
     "submitting",
     "query",
@@ -44,6 +45,7 @@ ROOMS = (
     "gate",
     "stage",
     "fetching",
+    "recognising",
     "archiving",
     "worker",
     "notify",

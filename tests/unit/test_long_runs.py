@@ -13,9 +13,10 @@ from receiver.archive.places import Places
 from receiver.audit import Auditor
 from receiver.errors import ArchiveError
 from receiver.journal import Journal
+from receiver.labels import read
 from receiver.ledger import Ledger
 from receiver.migrate import Migrator
-from receiver.rebuild import Rebuilder, read
+from receiver.rebuild import Rebuilder
 from receiver.states import State, Stored
 from tests.keeping.estate import Thing, fill, lay_out, things
 from tests.support.clock import NOW
