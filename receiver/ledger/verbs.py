@@ -25,6 +25,10 @@ LATE = "late"
 """A counter: the delivery of a completion came after it had been found."""
 OTHER_URL = "other_url"
 """An event: a later delivery named another URL, and the first one stands."""
+OTHER_URLS = "other_urls"
+"""An event: more deliveries did so than are kept one by one; its line says how many."""
+OTHERS_KEPT = 20
+"""Other URLs that the history of one job keeps: whoever holds the secret can name new ones without end."""
 ASKED = "asked"
 """A counter: questions about silent jobs that found no completion, by the reason why there was no answer."""
 
@@ -739,15 +743,33 @@ def _brings_something_new(said: Completion, state: State, image_url: str | None)
     return state in (State.REJECTED, State.EXPIRED) and said.image_url != image_url
 
 
+_FURTHER = "Deliveries since then that named further URLs, of which only the number is kept: "
+"""Stands in the file before the number, which is read back: a change of it takes a migration."""
+
+
 def _note_other_url(tx: Transaction, seq: int, state: State, url: str, now: int) -> list[str]:
     # Written past the trigger, because the job itself does not change; and once for each URL.
     noted = tx.db.execute(
-        "INSERT INTO history (job, at, event, before, after, reason, detail)"
-        " SELECT :job, :at, 'other_url', :state, :state, 'ledger.other_url', :url WHERE NOT EXISTS"
-        " (SELECT 1 FROM history WHERE job = :job AND event = 'other_url' AND detail = :url)",
-        {"job": seq, "at": now, "state": state, "url": url},
-    )
-    return [OTHER_URL] if noted.rowcount == 1 else []
+        "SELECT seq, event, detail FROM history WHERE job = ? AND event IN (?, ?)",
+        (seq, OTHER_URL, OTHER_URLS),
+    ).fetchall()
+    kept = {row["detail"] for row in noted if row["event"] == OTHER_URL}
+    if url in kept:
+        return []
+    event, detail = (OTHER_URL, url) if len(kept) < OTHERS_KEPT else (OTHER_URLS, f"{_FURTHER}1")
+    counted = next((row for row in noted if row["event"] == OTHER_URLS), None)
+    if event == OTHER_URLS and counted is not None:
+        before = int(counted["detail"].removeprefix(_FURTHER))
+        tx.db.execute(
+            "UPDATE history SET detail = ? WHERE seq = ?", (f"{_FURTHER}{before + 1}", counted["seq"])
+        )
+    else:
+        tx.db.execute(
+            "INSERT INTO history (job, at, event, before, after, reason, detail)"
+            " VALUES (?, ?, ?, ?, ?, 'ledger.other_url', ?)",
+            (seq, now, event, state, state, detail),
+        )
+    return [event]
 
 
 def _note_late(tx: Transaction, seq: int, state: State, now: int) -> str:

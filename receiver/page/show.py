@@ -60,6 +60,7 @@ EVENTS: Mapping[str, str] = MappingProxyType(
         "asked": "The provider was asked, and had no completion",
         "url_refreshed": "The provider named a fresh URL",
         "other_url": "A later delivery named another URL; the first one stands",
+        "other_urls": "Further deliveries named other URLs, and are only counted",
         "at_risk": "Little of the image URL's life is left",
         "attempt_failed": "An attempt did not succeed",
         "fetched": "Fetched and verified",
