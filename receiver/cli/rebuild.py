@@ -14,7 +14,7 @@ from receiver.cli.keeping import at_once, opened, print_counts, print_findings, 
 from receiver.config import Config
 from receiver.errors import ConfigError
 from receiver.journal import Journal
-from receiver.ledger import FILE_NAME, Ledger, Rebuilt, wall_clock
+from receiver.ledger import Ledger, Rebuilt, wall_clock
 from receiver.opening import make_data_dir
 from receiver.rebuild import Rebuilder
 
@@ -47,7 +47,8 @@ def rebuild(
     """Add to the ledger every job that the archive's objects tell of. What it knows is not overwritten.
 
     It works on an empty data directory, and beside a running serve. A known job that has not been archived,
-    and whose object is there and proved, is taken to archived. Exit 1 if an object was refused or left.
+    and whose object is there and proved, is taken to archived. Exit 1 if an object was refused or left, or
+    if nothing lies in the archive.
     """
     config, environ = opened()
     if not asyncio.run(_rebuild(config, environ, rate, from_start=from_start, as_json=as_json)):
@@ -60,9 +61,10 @@ async def _rebuild(
     async with contextlib.AsyncExitStack() as stack:
         archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
         stack.push_async_callback(archive.aclose)
-        if not await be_there(archive) and not (config.data_dir / FILE_NAME).exists():
-            # An empty ledger would be taken for the restored one, by Litestream as well as by an operator.
-            raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to make a ledger of")
+        if not await be_there(archive):
+            # A mistyped place would pass for a rebuild, and an empty ledger for the restored
+            # one, by Litestream as well as by an operator.
+            raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to rebuild a ledger from")
         make_data_dir(config)
         ledger = await Ledger.beside(config.data_dir)
         stack.push_async_callback(ledger.close)
