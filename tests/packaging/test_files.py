@@ -371,13 +371,17 @@ def test_the_unit_gives_every_secret_as_a_file() -> None:
 def test_what_init_prints_becomes_files_that_are_settings(tmp_path: Path) -> None:
     printed = subprocess.run(command("init"), capture_output=True, text=True, check=True).stdout
     folder = tmp_path / "secrets"
+    passwords = set()
     for _ in range(2):  # the second time it changes nothing
         subprocess.run([ROOT / "deploy/secret-files", folder], input=printed, text=True, check=True)
+        passwords.add((folder / "grafana-password").read_text())
     (tmp_path / ".env").write_text(printed)
     wanted, found = load(environment({}, tmp_path / ".env")), load({"RECEIVER_SECRETS_DIR": str(folder)})
     assert found == wanted
     assert found.api_tokens[0].get_secret_value() == (folder / "metrics-token").read_text()
-    assert {path.name for path in folder.iterdir()} - set(SETTINGS) == {"metrics-token"}
+    assert {path.name for path in folder.iterdir()} - set(SETTINGS) == {"metrics-token", "grafana-password"}
+    (password,) = passwords
+    assert re.fullmatch("[0-9a-f]{32}", password)
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o440}
     assert folder.stat().st_mode & 0o777 == 0o750
 
@@ -411,13 +415,25 @@ def test_secrets_stand_in_files_and_not_in_the_compose_file() -> None:
 
 
 def test_every_volume_of_the_compose_file_is_declared() -> None:
-    used = {
-        mount.partition(":")[0]
-        for said in COMPOSE["services"].values()
+    assert {source for _, source, _ in mounts() if not source.startswith((".", "/"))} == set(
+        COMPOSE["volumes"]
+    )
+
+
+def test_a_secret_that_is_missing_is_named_at_the_start_and_not_made_a_folder() -> None:
+    files = {source: made for _, source, made in mounts() if source.startswith("./secrets/")}
+    assert files == {"./secrets/metrics-token": False, "./secrets/grafana-password": False}
+
+
+def mounts() -> list[tuple[str, str, bool]]:
+    """Of each mount: the service, what is mounted, and whether it is made where it is missing."""
+    return [
+        (name, mount.partition(":")[0], True)
+        if isinstance(mount, str)
+        else (name, mount["source"], mount["bind"]["create_host_path"])
+        for name, said in COMPOSE["services"].items()
         for mount in said.get("volumes", [])
-        if not mount.startswith((".", "/"))
-    }
-    assert used == set(COMPOSE["volumes"])
+    ]
 
 
 def test_the_example_of_an_env_file_can_be_uncommented_as_it_stands(tmp_path: Path) -> None:
