@@ -20,7 +20,7 @@ import yaml
 from jsonschema import Draft4Validator, Draft202012Validator
 
 from receiver.config import NO_SETTINGS, SETTINGS, Config, environment, load
-from tests.support.processes import command
+from tests.support.processes import command, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
@@ -36,7 +36,7 @@ SCRIPTS = [
     "deploy/systemd/upscale-receiver-run",
     "tests/packaging/build-and-run-image",
 ]
-UNITS = ["upscale-receiver.service", "upscale-receiver-litestream.service"]
+UNITS = ["upscale-receiver.service", "upscale-receiver-litestream.service", "upscale-receiver-audit.service"]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 CADDY = Path(sysconfig.get_path("scripts")) / "caddy"
@@ -312,6 +312,41 @@ def test_systemd_reads_the_unit_and_finds_little_that_it_could_do_wrong(name: st
             check=False,
         )
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+@pytest.mark.parametrize(("calendar", "sound"), [("weekly", True), ("wekly", False)])
+def test_systemd_reads_the_timer_and_would_notice_a_mistake(
+    tmp_path: Path,
+    calendar: str,
+    sound: bool,  # noqa: FBT001 - a case
+) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze")
+    text = (ROOT / "deploy/systemd/upscale-receiver-audit.timer").read_text()
+    timer = tmp_path / "upscale-receiver-audit.timer"
+    timer.write_text(text.replace("OnCalendar=weekly\n", f"OnCalendar={calendar}\n"))
+    timer.with_suffix(".service").write_text("[Service]\nExecStart=/bin/true\n")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", timer],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ((done.returncode, done.stderr) == (0, "")) == sound, done.stderr
+
+
+def test_the_audit_runs_as_the_receiver_does_and_needs_no_other_secret(tmp_path: Path) -> None:
+    audit = (ROOT / "deploy/systemd/upscale-receiver-audit.service").read_text()
+    unit = (ROOT / "deploy/systemd/upscale-receiver.service").read_text()
+    for name in ("DynamicUser", "User", "StateDirectory", "StateDirectoryMode", "UMask", "EnvironmentFile"):
+        (line,) = re.findall(rf"^{name}=.+$", unit, re.MULTILINE)
+        assert f"\n{line}\n" in audit
+    (words,) = re.findall(r"^ExecStart=/opt/upscale-receiver/bin/receiver (.+)$", audit, re.MULTILINE)
+    assert f"receiver {words}\n" in (ROOT / "deploy/README.md").read_text()
+    done = run(words.split(), tmp_path, {"RECEIVER_DATA_DIR": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "There is no ledger" in done.stderr  # it was understood, and no setting was missing
 
 
 def test_a_ledgers_copy_that_fails_or_ends_takes_no_receiver_with_it() -> None:
