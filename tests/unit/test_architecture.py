@@ -51,6 +51,7 @@ ROOMS = (
     "notify",
     "reconcile",
     "pruning",
+    "walk",
     "audit",
     "rebuild",
     "migrate",
