@@ -17,8 +17,12 @@ import pytest
 from PIL import Image
 
 from receiver.cuts import POINTS
+from receiver.schedule import OCCUPIED_CEILING, UPLOAD_CEILING
 from tests.faults.matrix import Archive, Matrix, audit, in_bucket, in_folder
 from tests.faults.steps import archive_of, at, deliver, once, sums
+from tests.faults.workshop import at_work
+from tests.support.clock import HOUR
+from tests.support.gallery import gallery
 from tests.support.processes import PATIENCE, PROOF, Programs, Receiver, completion, run, settings
 from tests.support.proxy import Proxy, proxy
 from tests.support.seaweed import Seaweed, seaweed
@@ -433,6 +437,28 @@ def test_what_is_not_the_jobs_own_is_left_and_named_until_somebody_moves_it_away
         receiver.post("/jobs/taken/retry")
         assert receiver.ended("taken")["state"] == "archived"
     assert place.held() == {"taken": [sha256(image)]}
+
+
+async def test_a_key_that_stays_taken_is_tried_ever_more_rarely(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "taken.png").write_bytes(b"another's")
+    waits = []
+    with gallery() as images:
+        async with at_work(tmp_path, images) as shop:
+            await shop.deliver("taken", HOUR)
+            for attempt in range(1, 14):
+                job = await shop.until(
+                    "taken",
+                    lambda job: job.next_attempt_at is not None and job.attempts == attempt,  # noqa: B023 - at once
+                )
+                assert job.problem is not None
+                assert job.problem.reason == "archive.occupied"
+                assert job.next_attempt_at is not None
+                waits.append(job.next_attempt_at - shop.wall.now)
+                await shop.ledger.retry("taken")
+    assert waits == sorted(waits)
+    assert UPLOAD_CEILING < waits[-1] < OCCUPIED_CEILING
+    assert (tmp_path / "archive" / "taken.png").read_bytes() == b"another's"
 
 
 def test_an_image_that_was_whole_before_a_kill_is_safe_though_its_url_ends_before_the_restart(
