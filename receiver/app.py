@@ -157,6 +157,7 @@ async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: As
     stack.push_async_callback(archive.aclose)
     places = Places(archive, environ)
     stack.push_async_callback(places.aclose)
+    verifier = await stack.enter_async_context(opening.verifier(config))
     spool = Spool(
         config.data_dir / "spool",
         max_bytes=config.max_spool_bytes,
@@ -165,7 +166,7 @@ async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: As
     fetching = Fetching(
         ledger=ledger,
         fetcher=await stack.enter_async_context(opening.fetcher(config)),
-        verifier=await stack.enter_async_context(opening.verifier(config)),
+        verifier=verifier,
         spool=spool,
         provider=await opening.open_provider(config, stack, meters.heard),
         plan=FetchPlan(config.fetches, opening.FETCH_TIME, config.url_lifetime, config.confirm),
@@ -178,6 +179,7 @@ async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: As
         ledger=ledger,
         archive=archive,
         spool=spool,
+        verifier=verifier,
         hands=config.uploads,
         key=config.archive_key,
         now=wall_clock,

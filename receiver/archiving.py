@@ -7,14 +7,16 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from receiver import schedule
-from receiver.archive import Archive, Item, render_key
+from receiver.archive import Inventory, Item, render_key
 from receiver.cuts import Cut, no_cut
 from receiver.errors import ArchiveError, ReceiverError, SpoolError
 from receiver.gate import Gate
 from receiver.ledger import Claim, Ledger
+from receiver.recognising import Recogniser
 from receiver.spool import Spool
 from receiver.stage import Stage, insist
 from receiver.steps import UNWATCHED, Watch
+from receiver.verify import Verifier
 
 log = structlog.get_logger("receiver.worker")
 
@@ -29,6 +31,7 @@ class Archiving:
         ledger: where jobs are claimed and outcomes recorded.
         archive: where images go.
         spool: where they come from.
+        verifier: judges an image that stands at a job's key already.
         hands: uploads at a time.
         key: the template of the archive's keys.
         now: the time, ms since the epoch.
@@ -41,8 +44,9 @@ class Archiving:
         self,
         *,
         ledger: Ledger,
-        archive: Archive,
+        archive: Inventory,
         spool: Spool,
+        verifier: Verifier,
         hands: int,
         key: str,
         now: Callable[[], int],
@@ -58,6 +62,7 @@ class Archiving:
         self._dice = dice
         self._watch = watch
         self._cut = cut
+        self._recogniser = Recogniser(archive=archive, spool=spool, verifier=verifier)
         self.stage = Stage("archive", hands, self._claim, self._put, self._broke)
         self.gate = Gate(archive, self.stage.wake.set)
 
@@ -68,19 +73,8 @@ class Archiving:
 
     async def _put(self, claim: Claim) -> None:
         """Brings one image from our disk to the archive, proved."""
-        job = claim.job
-        assert job.spool is not None
-        assert job.image is not None
         try:
-            with self._watch.step("archive", job.id, job.received_at, attempt=job.attempts) as step:
-                stored = await self._archive.put(self._item(claim))
-                step.bytes = job.image.bytes
-            self.gate.worked()
-            self._cut("stored")
-            if await insist(lambda: self._ledger.archived(claim, stored)):
-                self._cut("archived")
-                log.info("archived", job=job.id, uri=stored.uri)
-                await self._spool.remove(self._spool.path(job.spool))
+            await self._bring(claim)
         except ArchiveError as error:
             self.gate.failed(error)
             await self._try_later(claim, error)
@@ -89,6 +83,30 @@ class Archiving:
                 await self._lost(claim, error)
             else:
                 await self._try_later(claim, error)
+
+    async def _bring(self, claim: Claim) -> None:
+        job = claim.job
+        assert job.spool is not None
+        assert job.image is not None
+        item = self._item(claim)
+        try:
+            with self._watch.step("archive", job.id, job.received_at, attempt=job.attempts) as step:
+                stored = await self._archive.put(item)
+                step.bytes = job.image.bytes
+        except ArchiveError as error:
+            if error.reason != "archive.occupied":
+                raise
+            shown = await self._recogniser.recognise(claim, self._archive.at(item.key))
+            if await insist(lambda: self._ledger.recognised(claim, shown)):
+                log.warning("recognised", job=job.id, uri=shown.stored.uri, sha256=shown.image.sha256)
+                await self._spool.remove(self._spool.path(job.spool))
+            return
+        self.gate.worked()
+        self._cut("stored")
+        if await insist(lambda: self._ledger.archived(claim, stored)):
+            self._cut("archived")
+            log.info("archived", job=job.id, uri=stored.uri)
+            await self._spool.remove(self._spool.path(job.spool))
 
     def _item(self, claim: Claim) -> Item:
         job = claim.job
@@ -110,7 +128,8 @@ class Archiving:
     async def _try_later(self, claim: Claim, error: ReceiverError) -> None:
         job = claim.job
         self._watch.failed("archive", error.reason)
-        at = schedule.upload_again_at(self._now(), job.attempts, self._dice)
+        ceiling = schedule.OCCUPIED_CEILING if error.reason == "archive.occupied" else schedule.UPLOAD_CEILING
+        at = schedule.upload_again_at(self._now(), job.attempts, self._dice, ceiling)
         if await insist(lambda: self._ledger.retry_later(claim, at, error)):
             log.warning(
                 "not archived", job=job.id, reason=error.reason, detail=error.detail, attempt=job.attempts

@@ -15,7 +15,7 @@ LONGEST_WAIT = 120.0
 """Seconds between two probes of an archive that refuses: the first wait, doubled each time up to the last."""
 
 ABOUT_ONE_OBJECT = frozenset(
-    {"archive.occupied", "archive.too_large", "archive.unproved", "archive.unexpected"}
+    {"archive.occupied", "archive.missing", "archive.too_large", "archive.unproved", "archive.unexpected"}
 )
 """Reasons that say nothing of other objects."""
 

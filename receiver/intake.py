@@ -17,7 +17,7 @@ from receiver import completion, expiry
 from receiver.completion import Completion
 from receiver.cuts import Cut, no_cut
 from receiver.errors import AuthError, BodyError, LedgerError
-from receiver.ledger import OTHER_URL, Delivery, Ledger
+from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
 from receiver.problem import problem
 from receiver.refusals import Refusals
 from receiver.sender import Proof, Sender
@@ -144,7 +144,7 @@ class Intake:
         step.job, step.received_at = said.id, recorded.received_at
         step.outcome = "duplicate" if recorded.duplicate else "recorded"
         why = said.failure.reason if said.failure else None
-        if OTHER_URL in recorded.events:
+        if {OTHER_URL, OTHER_URLS} & set(recorded.events):
             why = "ledger.other_url"
         log.info(
             "delivery",

@@ -12,12 +12,13 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from receiver.archive import Depth, Entry, Held, Inventory, Item
-from receiver.audit import be_there, finding, judge, patiently
+from receiver.audit import judge
 from receiver.errors import ArchiveError, SpoolError
 from receiver.hands import each
 from receiver.journal import Finding
 from receiver.ledger import Ledger, Numbered
 from receiver.states import Job, State, Stored
+from receiver.walk import be_there, finding, patiently
 
 PAGE = 500
 

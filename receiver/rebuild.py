@@ -1,24 +1,16 @@
 """The ledger from the archive alone: each object says itself which job it is of."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
-from receiver.archive import Depth, Entry, Held, Inventory
-from receiver.audit import finding, patiently, without_job
-from receiver.completion import is_job_id
+from receiver import labels
+from receiver.archive import Depth, Entry, Held
 from receiver.errors import ArchiveError
 from receiver.hands import each
-from receiver.journal import Journal
-from receiver.ledger import Ledger, Rebuilt, Shown
-from receiver.sender import is_ref
-from receiver.states import Image, Stored
-
-PROVIDER = "ximilar"
-
-LONGEST_SIDE = 10_000_000
-"""Pixels. More than any image has, and far less than what the ledger cannot hold."""
+from receiver.ledger import Rebuilt, Shown
+from receiver.states import Stored
+from receiver.walk import Walk
 
 Told = Callable[[int], None]
 """Called with how many objects are done."""
@@ -38,33 +30,13 @@ class Rebuilder:
     """Goes through the archive and adds to the ledger what it lacks.
 
     Args:
-        ledger: is added to; what it knows already stands.
-        archive: is gone through.
-        journal: how far it is, and what it could not use.
-        hands: objects at a time.
-        turn: waits until the next object may be looked at.
-        now: the time, ms since the epoch.
-        sleep: waits so many seconds.
+        walk: through the archive, and the ledger that is added to; what that knows already stands.
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        archive: Inventory,
-        journal: Journal,
-        hands: int,
-        turn: Callable[[], Awaitable[None]],
-        now: Callable[[], int],
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._ledger = ledger
-        self._archive = archive
-        self._journal = journal
-        self._hands = hands
-        self._turn = turn
-        self._now = now
-        self._sleep = sleep
+    def __init__(self, walk: Walk) -> None:
+        self._walk = walk
+        self._ledger = walk.ledger
+        self._counts = walk.journal.counts
 
     async def run(self, told: Told) -> None:
         """Goes on where the journal says, to the end.
@@ -73,11 +45,9 @@ class Rebuilder:
             ArchiveError: the archive cannot be asked; what was done is kept, and the next run goes on there.
             LedgerError: likewise of the ledger.
         """
-        journal = self._journal
-        async for page in self._archive.entries(journal.place.get("after_object")):
-            unknown = await without_job(self._ledger, page)
-            journal.counts[Rebuilt.KNOWN] += len(page) - len(unknown)
-            seen = [one for one in await each(unknown, self._hands, self._see) if one is not None]
+        async for page, unknown in self._walk.pages(told):
+            self._counts[Rebuilt.KNOWN] += len(page) - len(unknown)
+            seen = [one for one in await each(unknown, self._walk.hands, self._see) if one is not None]
             # In the archive's order, whoever was seen first: of two objects of a job the first is the job's.
             jobs = [one for one in seen if isinstance(one, Shown)]
             outcomes = await asyncio.gather(*(self._ledger.rebuild(shown) for shown in jobs))
@@ -85,17 +55,13 @@ class Rebuilder:
                 self._count(shown, outcome)
             for one in seen:
                 if isinstance(one, _Refused):
-                    self._note(one.job_id, one.uri, one.reason, one.detail)
-            journal.counts["objects"] += len(page)
-            journal.place["after_object"] = page[-1].uri
-            await journal.save()
-            told(journal.counts["objects"])
-        await journal.save(finished_at=self._now())
+                    self._walk.note(one.job_id, one.uri, one.reason, one.detail)
+        await self._walk.journal.save(finished_at=self._walk.now())
 
     async def _see(self, entry: Entry) -> "Shown | _Refused | None":
         try:
             held = await self._look(entry, Depth.PROVED)
-            shown = read(held)
+            shown = labels.read(held)
             if shown is not None and held.sha256 is None:
                 held = await self._look(entry, Depth.DEEP)
         except ArchiveError as error:
@@ -115,63 +81,13 @@ class Rebuilder:
         return shown
 
     async def _look(self, entry: Entry, depth: Depth) -> Held:
-        await self._turn()
-        return await patiently(lambda: self._archive.look(Stored(entry.uri), depth), self._sleep)
+        return await self._walk.look(lambda: self._walk.archive.look(Stored(entry.uri), depth))
 
     def _count(self, shown: Shown, outcome: Rebuilt) -> None:
-        self._journal.counts[outcome] += 1
+        self._counts[outcome] += 1
         if outcome is Rebuilt.DUPLICATE:
             detail = f"Job {shown.id} is archived elsewhere."
-            self._note(shown.id, shown.stored.uri, "archive.duplicate", detail)
+            self._walk.note(shown.id, shown.stored.uri, "archive.duplicate", detail)
         elif outcome is Rebuilt.CONFLICT:
             detail = f"The ledger knows another image of job {shown.id}."
-            self._note(shown.id, shown.stored.uri, "archive.mislabelled", detail)
-
-    def _note(self, job_id: str | None, uri: str, reason: str, detail: str) -> None:
-        self._journal.note(finding(job_id, uri, reason, detail))
-        self._journal.counts[reason] += 1
-
-
-def read(held: Held) -> Shown | None:
-    """The job as an object's metadata tell it; ``None`` where they are not what `Item.metadata` writes."""
-    kept: Mapping[str, str] = held.metadata
-    job_id, sha256 = kept.get("job-id"), kept.get("sha256", "")
-    width, height = _side(kept.get("width", "")), _side(kept.get("height", ""))
-    received_at = _time(kept.get("received-at", ""))
-    if (
-        not is_job_id(job_id)
-        or kept.get("provider") != PROVIDER
-        or len(sha256) != 64
-        or not set(sha256) <= set("0123456789abcdef")
-        or width is None
-        or height is None
-        or received_at is None
-        or held.format is None
-    ):
-        return None
-    ref = kept.get("ref")
-    return Shown(
-        job_id,
-        ref if is_ref(ref) else None,
-        Image(held.format, width, height, held.bytes, sha256),
-        held.stored,
-        received_at=received_at,
-        archived_at=int(held.changed_at.timestamp() * 1000),
-    )
-
-
-def _side(text: str) -> int | None:
-    if not (text.isascii() and text.isdigit() and len(text) <= 8):
-        return None
-    return int(text) if 1 <= int(text) <= LONGEST_SIDE else None
-
-
-def _time(text: str) -> int | None:
-    """RFC 3339 as ms since the epoch."""
-    try:
-        at = datetime.fromisoformat(text)
-    except ValueError:
-        return None
-    if at.tzinfo is None or at.year < 1970:
-        return None
-    return round(at.astimezone(UTC).timestamp() * 1000)
+            self._walk.note(shown.id, shown.stored.uri, "archive.mislabelled", detail)

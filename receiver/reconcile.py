@@ -5,8 +5,7 @@ and the provider's list is read back for jobs that have ended without a word.
 """
 
 import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
@@ -24,6 +23,10 @@ log = structlog.get_logger("receiver.reconcile")
 
 AT_A_TIME = 200
 """Silent jobs to a round, so that a crowd of them does not keep the list's news waiting."""
+
+PAGES_AT_A_TIME = 60
+"""Pages of the list to a round where jobs are adopted: the next one goes on behind them. A list that is not
+newest first is read to its end, and would else keep silent jobs waiting for as long as that takes."""
 
 LIST_FROM = 4
 """Silent jobs from which on a page of the list says more than a question would."""
@@ -142,6 +145,7 @@ class Reconciler:
         self._trouble: ProviderError | None = None
         self._answers: bool | None = None
         self._read_back_to = 0
+        self._reading: _Reading | None = None
         self._to_adopt: dict[str, _Candidate] = {}
         self._running: asyncio.Task[None] | None = None
 
@@ -163,6 +167,8 @@ class Reconciler:
         if self._running is not None:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
+        if self._reading is not None:
+            await self._reading.pages.aclose()
 
     async def _run(self) -> None:
         while True:
@@ -180,7 +186,13 @@ class Reconciler:
             await self._sleep(wait)
 
     async def round(
-        self, *, silent_since: int, ask_by: int, limit: int = AT_A_TIME, progress: Progress | None = None
+        self,
+        *,
+        silent_since: int,
+        ask_by: int,
+        limit: int = AT_A_TIME,
+        pages: int = PAGES_AT_A_TIME,
+        progress: Progress | None = None,
     ) -> Summary:
         """Asks once about each silent job, and looks through the list where that says more.
 
@@ -188,6 +200,7 @@ class Reconciler:
             silent_since: ms since the epoch: jobs submitted before this time are asked about.
             ask_by: ms since the epoch: of them those that are due by then.
             limit: at most so many of them; ``left`` tells whether there are more.
+            pages: at most so many of the list; the next round goes on there.
             progress: is told how far it is.
 
         Raises:
@@ -205,7 +218,8 @@ class Reconciler:
             beyond = len(due[limit:])
             queue = [_Candidate.of(job) for job in due[:limit]]
             if self._plan.adopt or len(queue) >= LIST_FROM:
-                queue, unlisted = await self._read_list(queue, silent_since, summary)
+                wanted = pages if self._plan.adopt else min(pages, len(queue))
+                queue, unlisted = await self._read_list(queue, silent_since, wanted, summary)
             unheard, more = await self._due_to_adopt(ask_by, limit)
             queue += unheard
             summary.left = len(queue) + beyond + more
@@ -254,45 +268,55 @@ class Reconciler:
     # The list.
 
     async def _read_list(
-        self, queue: list[_Candidate], silent_since: int, summary: Summary
+        self, queue: list[_Candidate], silent_since: int, pages: int, summary: Summary
     ) -> tuple[list[_Candidate], ProviderError | None]:
         """Takes those out of the queue that the list says are still running, and adds others that have ended.
 
         The list changes while it is read: what moves on to a later page is seen twice, which does no harm,
-        and what is missed is asked for by itself, or seen in the next round. Where nothing is to be adopted,
-        no more pages are read than there are jobs to ask about.
+        and what is missed is asked for by itself, or seen when it is read anew. Where jobs are adopted, the
+        next round goes on where this one ends.
 
         Returns:
             The queue, and why the list could not be read so far.
         """
-        look = _Look({candidate.id: candidate for candidate in queue}, silent_since)
-        began, horizon, pages = self._now(), self._horizon(queue), 0
-        trouble = None
+        reading = self._reading or _Reading(self._provider.pages(), self._now())
+        look = _Look({candidate.id: candidate for candidate in queue}, silent_since, reading)
+        trouble = self._reading = None
         try:
-            async with contextlib.aclosing(self._provider.pages()) as listed:
-                async for page in listed:
-                    self._answers, pages = True, pages + 1
-                    await self._look_through(page, look)
-                    if look.order.all_before(horizon):
-                        break
-                    if not self._plan.adopt and (not look.unseen or pages == len(queue)):
-                        break
-            self._read_back_to = min([began - _span(self._plan.overdue_after), *look.unended])
+            if await self._read_on(look, self._horizon(queue), pages):
+                self._read_back_to = min([reading.began - _span(self._plan.overdue_after), *reading.unended])
+            elif self._plan.adopt:
+                self._reading = reading
         except ProviderError as error:
             await self._done_without("the provider's list cannot be read", error)
             trouble = error
             if self._answers is None and not isinstance(error, UnavailableError):
                 self._answers = False
+        finally:
+            if self._reading is None:
+                await reading.pages.aclose()
         for job_id in await self._ledger.seen(look.running, ask_at=self._now() + _span(self._plan.every)):
             log.info("asked", job=job_id, status=look.running[job_id])
         summary.running += len(look.running)
         return [it for it in look.wanted.values() if it.id not in look.running], trouble
 
+    async def _read_on(self, look: "_Look", horizon: int, pages: int) -> bool:
+        """Reads so many pages at most. Gives whether nothing of interest is left behind them."""
+        for _ in range(pages):
+            page = await anext(look.reading.pages, None)
+            if page is None:
+                return True
+            self._answers = True
+            await self._look_through(page, look)
+            if look.reading.order.all_before(horizon) or not (self._plan.adopt or look.unseen):
+                return True
+        return False
+
     async def _look_through(self, page: list[Row], look: "_Look") -> None:
         known = await self._ledger.silent_among([row.id for row in page])
         for row in page:
             created, ended, job = _ms(row.created), row.status in ENDED_STATUSES, known.get(row.id)
-            look.order.see(created)
+            look.reading.order.see(created)
             look.unseen.discard(row.id)
             if row.id in look.wanted:
                 if row.status and not ended:
@@ -304,7 +328,7 @@ class Reconciler:
                 if ended:
                     self._to_adopt.setdefault(row.id, _Candidate(0, created, row.id))
                 else:
-                    look.unended.append(created)
+                    look.reading.unended.append(created)
 
     def _horizon(self, queue: list[_Candidate]) -> int:
         """Rows created before this time (ms) are of no interest: their images are dead, or they were seen."""
@@ -500,24 +524,39 @@ class _Order:
 
 
 @dataclass(slots=True)
+class _Reading:
+    """The list, read over as many rounds as that takes.
+
+    Attributes:
+        pages: those that are still to be read.
+        began: when the first was, ms.
+        order: of the rows.
+        unended: when jobs to be adopted later were created, ms.
+    """
+
+    pages: AsyncGenerator[list[Row], None]
+    began: int
+    order: _Order = field(default_factory=_Order)
+    unended: list[int] = field(default_factory=list)
+
+
+@dataclass(slots=True)
 class _Look:
-    """What reading the list has come to.
+    """What a round's part of reading the list has come to.
 
     Attributes:
         wanted: jobs to be asked about, by their ids.
         silent_since: jobs submitted before this time (ms) are asked about.
+        reading: of the list.
         unseen: ids of those wanted at first that no page has shown.
         running: the states of those that have not ended.
-        unended: when jobs to be adopted later were created, ms.
-        order: of the rows.
     """
 
     wanted: dict[str, _Candidate]
     silent_since: int
+    reading: _Reading
     unseen: set[str] = field(init=False)
     running: dict[str, str] = field(default_factory=dict)
-    unended: list[int] = field(default_factory=list)
-    order: _Order = field(default_factory=_Order)
 
     def __post_init__(self) -> None:
         self.unseen = set(self.wanted)

@@ -13,6 +13,8 @@ FETCH_BASE = 2 * SECOND
 FETCH_CEILING = 15 * 60 * SECOND
 UPLOAD_BASE = SECOND
 UPLOAD_CEILING = 3 * 60 * SECOND
+OCCUPIED_CEILING = 60 * 60 * SECOND
+"""Of waits for a key that something else has taken: a person ends that, and each attempt sends all bytes."""
 NOTIFY_BASE = 5 * SECOND
 NOTIFY_CEILING = 60 * 60 * SECOND
 LEAST_WAIT = SECOND
@@ -56,9 +58,9 @@ def fetch_again_at(
     return now + wait
 
 
-def upload_again_at(now: int, attempts: int, dice: Callable[[], float]) -> int:
+def upload_again_at(now: int, attempts: int, dice: Callable[[], float], longest: int = UPLOAD_CEILING) -> int:
     """When a failed upload is tried again: no deadline runs, and the wait has a ceiling of minutes."""
-    ceiling = _doubled(UPLOAD_BASE, attempts, UPLOAD_CEILING)
+    ceiling = _doubled(UPLOAD_BASE, attempts, longest)
     return now + max(int(dice() * ceiling), LEAST_WAIT)
 
 

@@ -124,6 +124,14 @@ class Spool:
         """
         return await _blocking(lambda: self._check(name))
 
+    async def sha256(self, path: Path) -> str:
+        """The SHA-256 of a file that lies anywhere on our disks, hex.
+
+        Raises:
+            SpoolError: ``spool.disk``.
+        """
+        return await _blocking(lambda: _digest(path))
+
     async def set_aside(self, path: Path, job: str, sha256: str) -> None:
         """Keeps bytes that are not the promised image for a look; the oldest of them make room.
 
@@ -179,9 +187,13 @@ class Spool:
         path = self.folder / name
         if promised is None or not path.is_file():
             return None
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _digest(path)
         return Whole(path, path.stat().st_size, digest) if digest == promised[1] else None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def job_and_sha256(name: str) -> tuple[str, str] | None:

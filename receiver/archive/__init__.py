@@ -206,6 +206,9 @@ class Inventory(Archive, Protocol):
             ArchiveError: it cannot be listed.
         """
 
+    def at(self, key: str) -> Stored:
+        """Where an object of this key lies, or would lie."""
+
     async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
         """Looks at one object.
 

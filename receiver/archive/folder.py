@@ -116,6 +116,10 @@ class FolderArchive:
         while found := await self._run(page):
             yield found
 
+    def at(self, key: str) -> Stored:
+        """The file's address. See `Inventory.at`."""
+        return Stored((self._root / key).as_uri())
+
     async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
         """The file's state, and its hash unless only a quick look is wanted. See `Inventory.look`."""
         path = self._path(stored)
@@ -194,7 +198,7 @@ class FolderArchive:
         except SpoolError as error:
             # Perhaps it was put before, and a crash came before that was recorded.
             if error.reason == "spool.lost" and self._holds(item):
-                return Stored(uri=(self._root / item.key).as_uri())
+                return self.at(item.key)
             raise
 
     def _holds(self, item: Item) -> bool:
@@ -220,7 +224,7 @@ class FolderArchive:
                 # not describe them. The image counts as archived when both are durable.
                 self._write_metadata(item, target)
                 _sync_folder(target.parent)
-        return Stored(uri=target.as_uri())
+        return self.at(item.key)
 
     def _create(self, item: Item, spooled: SpooledFile, target: Path) -> bool:
         """Makes the target once, whole and durable; False if something stands there already."""
@@ -265,7 +269,9 @@ class FolderArchive:
                 os.fstat(file.fileno()).st_size == item.image.bytes
                 and digest(file).hex() == item.image.sha256
             )
-            os.fsync(file.fileno())  # whoever put it may have been cut before it did this
+            # Whoever put it may have been cut before it did this; and other bytes may be the job's own, too.
+            os.fsync(file.fileno())
+            _sync_folder(target.parent)
         if not same:
             raise ArchiveError(
                 "archive.occupied", f"{target.as_uri()} holds other bytes than job {item.job_id}."

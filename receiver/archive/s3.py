@@ -263,6 +263,10 @@ class S3Archive:
                 return
             arguments["ContinuationToken"] = token
 
+    def at(self, key: str) -> Stored:
+        """The object's address. See `Inventory.at`."""
+        return Stored(self._name(self._full(key)))
+
     async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
         """HeadObject, and GetObject where all bytes are to be read. See `Inventory.look`.
 

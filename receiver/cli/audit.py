@@ -13,11 +13,12 @@ from receiver.archive import Depth, open_archive
 from receiver.archive.places import Places
 from receiver.audit import Auditor
 from receiver.cli.common import counting
-from receiver.cli.keeping import at_once, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.keeping import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
 from receiver.journal import Journal
-from receiver.ledger import Ledger, LedgerView, wall_clock
+from receiver.ledger import Ledger, wall_clock
 from receiver.states import State
+from receiver.walk import Walk
 
 WRONG = {
     "archive.missing": "archived images that are not there",
@@ -35,12 +36,8 @@ def audit(
     quick: Annotated[
         bool, typer.Option("--quick", help="Compare size and metadata, and read no file of a folder.")
     ] = False,
-    rate: Annotated[
-        float | None, typer.Option(min=0.001, max=100_000, help="Looks at objects a second.")
-    ] = None,
-    from_start: Annotated[
-        bool, typer.Option("--from-start", help="Begin anew, and not where the last run was cut off.")
-    ] = False,
+    rate: Rate = None,
+    from_start: FromStart = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON line for each finding, and the sum.")
     ] = False,
@@ -68,9 +65,8 @@ async def _audit(
     from_start: bool,
     as_json: bool,
 ) -> bool:
-    await (await LedgerView.open(config.data_dir)).close()  # else a ledger would be made where there is none
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await Ledger.beside(config.data_dir)
+        ledger = await Ledger.beside(config.data_dir, make=False)
         stack.push_async_callback(ledger.close)
         plan = {"archive": config.archive_uri, "depth": depth.value}
         journal = stack.enter_context(
@@ -82,17 +78,15 @@ async def _audit(
         stack.push_async_callback(archive.aclose)
         places = Places(archive, environ)
         stack.push_async_callback(places.aclose)
-        pace = turns(rate)
-        auditor = Auditor(
+        walk = Walk(
             ledger=ledger,
             archive=archive,
-            places=places,
             journal=journal,
-            depth=depth,
             hands=config.uploads,
-            turn=pace.turn if pace else at_once,
+            turn=turns(rate),
             now=wall_clock,
         )
+        auditor = Auditor(walk, places, depth)
         jobs = (await ledger.stats(silent_since=0)).jobs[State.ARCHIVED]
         if journal.resumed and not as_json:
             typer.echo(

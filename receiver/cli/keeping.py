@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,6 +16,11 @@ from receiver.journal import Finding
 from receiver.opening import check
 from receiver.tables import safe
 from receiver.ximilar import Pace
+
+Rate = Annotated[float | None, typer.Option(min=0.001, max=100_000, help="At most so many objects a second.")]
+FromStart = Annotated[
+    bool, typer.Option("--from-start", help="Begin anew, and not where the last run was cut off.")
+]
 
 SHOWN = 200
 """Findings in a table on a terminal; in a pipe and as JSON it is all of them."""
@@ -34,12 +39,12 @@ def opened() -> tuple[Config, Mapping[str, str]]:
     return config, environ
 
 
-def turns(rate: float | None) -> Pace | None:
-    """So many a second, where a rate is given."""
-    return None if rate is None else Pace(rate)
+def turns(rate: float | None) -> Callable[[], Awaitable[None]]:
+    """Waits for the next object's turn: so many a second, where a rate is given."""
+    return _at_once if rate is None else Pace(rate).turn
 
 
-async def at_once() -> None:
+async def _at_once() -> None:
     """The turn of a run without a rate."""
 
 

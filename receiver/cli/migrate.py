@@ -9,10 +9,10 @@ import typer
 
 from receiver.archive import open_archive
 from receiver.cli.common import counting
-from receiver.cli.keeping import at_once, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.keeping import Rate, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
 from receiver.errors import ConfigError
-from receiver.ledger import Ledger, LedgerView
+from receiver.ledger import Ledger
 from receiver.migrate import Migrator
 from receiver.states import State
 
@@ -36,7 +36,7 @@ def archive_migrate(
     remove: Annotated[
         bool, typer.Option("--remove", help="Then remove each file whose image lies in the bucket, proved.")
     ] = False,
-    rate: Annotated[float | None, typer.Option(min=0.001, max=100_000, help="Images a second.")] = None,
+    rate: Rate = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON line for each image not moved, and the sum.")
     ] = False,
@@ -66,22 +66,20 @@ async def _migrate(
     remove: bool,
     as_json: bool,
 ) -> bool:
-    await (await LedgerView.open(config.data_dir)).close()  # else a ledger would be made where there is none
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await Ledger.beside(config.data_dir)
+        ledger = await Ledger.beside(config.data_dir, make=False)
         stack.push_async_callback(ledger.close)
         source = open_archive(folder, uploads=config.uploads)
         stack.push_async_callback(source.aclose)
         target = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
         stack.push_async_callback(target.aclose)
         await target.probe()  # tells what the store does not honour, so that puts do without
-        pace = turns(rate)
         migrator = Migrator(
             ledger=ledger,
             source=source,
             target=target,
             hands=config.uploads,
-            turn=pace.turn if pace else at_once,
+            turn=turns(rate),
         )
         jobs = (await ledger.stats(silent_since=0)).jobs[State.ARCHIVED]
         with counting("images", quiet=as_json) as told:

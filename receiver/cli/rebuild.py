@@ -8,15 +8,15 @@ from typing import Annotated
 import typer
 
 from receiver.archive import open_archive
-from receiver.audit import be_there
 from receiver.cli.common import counting
-from receiver.cli.keeping import at_once, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.keeping import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
 from receiver.errors import ConfigError
 from receiver.journal import Journal
-from receiver.ledger import FILE_NAME, Ledger, Rebuilt, wall_clock
+from receiver.ledger import Ledger, Rebuilt, wall_clock
 from receiver.opening import make_data_dir
 from receiver.rebuild import Rebuilder
+from receiver.walk import Walk, be_there
 
 BECAME = {
     Rebuilt.KNOWN: "known already",
@@ -34,12 +34,8 @@ UNUSED = {
 
 def rebuild(
     *,
-    rate: Annotated[
-        float | None, typer.Option(min=0.001, max=100_000, help="Looks at objects a second.")
-    ] = None,
-    from_start: Annotated[
-        bool, typer.Option("--from-start", help="Begin anew, and not where the last run was cut off.")
-    ] = False,
+    rate: Rate = None,
+    from_start: FromStart = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON line for each object not used, and the sum.")
     ] = False,
@@ -47,7 +43,8 @@ def rebuild(
     """Add to the ledger every job that the archive's objects tell of. What it knows is not overwritten.
 
     It works on an empty data directory, and beside a running serve. A known job that has not been archived,
-    and whose object is there and proved, is taken to archived. Exit 1 if an object was refused or left.
+    and whose object is there and proved, is taken to archived. Exit 1 if an object was refused or left, or
+    if nothing lies in the archive.
     """
     config, environ = opened()
     if not asyncio.run(_rebuild(config, environ, rate, from_start=from_start, as_json=as_json)):
@@ -60,9 +57,10 @@ async def _rebuild(
     async with contextlib.AsyncExitStack() as stack:
         archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
         stack.push_async_callback(archive.aclose)
-        if not await be_there(archive) and not (config.data_dir / FILE_NAME).exists():
-            # An empty ledger would be taken for the restored one, by Litestream as well as by an operator.
-            raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to make a ledger of")
+        if not await be_there(archive):
+            # A mistyped place would pass for a rebuild, and an empty ledger for the restored
+            # one, by Litestream as well as by an operator.
+            raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to rebuild a ledger from")
         make_data_dir(config)
         ledger = await Ledger.beside(config.data_dir)
         stack.push_async_callback(ledger.close)
@@ -73,19 +71,18 @@ async def _rebuild(
                 ledger, config.data_dir, "rebuild", plan=plan, now=wall_clock(), from_start=from_start
             )
         )
-        pace = turns(rate)
-        rebuilder = Rebuilder(
+        walk = Walk(
             ledger=ledger,
             archive=archive,
             journal=journal,
             hands=config.uploads,
-            turn=pace.turn if pace else at_once,
+            turn=turns(rate),
             now=wall_clock,
         )
         if journal.resumed and not as_json:
             typer.echo(f"Going on after {journal.counts['objects']} objects.", err=True)
         with counting("objects", quiet=as_json) as told:
-            await rebuilder.run(lambda done: told(done, None))
+            await Rebuilder(walk).run(lambda done: told(done, None))
         counts = journal.counts
         if as_json:
             print_lines(journal.findings())

@@ -63,7 +63,9 @@ async def _round(config: Config, *, quiet: bool) -> Summary:
             now = wall_clock()
             # Jobs that were asked about a moment ago, and are due again within that time, are taken in too.
             later = now + int(config.url_lifetime.total_seconds() * 1000)
-            return await reconciler.round(silent_since=now + 1, ask_by=later, limit=ALL, progress=told)
+            return await reconciler.round(
+                silent_since=now + 1, ask_by=later, limit=ALL, pages=ALL, progress=told
+            )
 
 
 def _document(summary: Summary) -> dict[str, Any]:

@@ -584,6 +584,12 @@ class Ledger(LedgerView):
         """The archive has proved that it holds the image. False: the claim is void."""
         return await self._settle(claim, lambda tx: verbs.archived(tx, claim, stored, self._now()))
 
+    async def recognised(self, claim: Claim, shown: Shown) -> bool:
+        """An image that lay in the archive already was proved to be the job's. False: the claim is void."""
+        return await self._settle(
+            claim, lambda tx: verbs.recognised(tx, claim, shown.image, shown.stored, self._now())
+        )
+
     async def rejected(self, claim: Claim, error: ReceiverError) -> bool:
         """The image cannot be had as promised. False: the claim is void."""
         return await self._settle(claim, lambda tx: verbs.rejected(tx, claim, error, self._now()))

@@ -26,6 +26,10 @@ LATE = "late"
 """A counter: the delivery of a completion came after it had been found."""
 OTHER_URL = "other_url"
 """An event: a later delivery named another URL, and the first one stands."""
+OTHER_URLS = "other_urls"
+"""An event: more deliveries did so than are kept one by one; its line says how many."""
+OTHERS_KEPT = 20
+"""Other URLs that the history of one job keeps: whoever holds the secret can name new ones without end."""
 ASKED = "asked"
 """A counter: questions about silent jobs that found no completion, by the reason why there was no answer."""
 
@@ -414,6 +418,31 @@ def archived(tx: Transaction, claim: Claim, stored: Stored, now: int) -> bool:
     )
 
 
+def recognised(tx: Transaction, claim: Claim, image: Image, stored: Stored, now: int) -> bool:
+    """An image that lay in the archive already was proved to be the job's, and not the one fetched since."""
+    return _move(
+        tx,
+        claim,
+        State.FETCHED,
+        "state = 'archived', event = 'recognised', reason = NULL, detail = :detail, reason_at = NULL,"
+        " archived_at = :now, spool = NULL, uri = :uri, etag = :etag, version = :version, format = :format,"
+        " width = :width, height = :height, bytes = :bytes, sha256 = :sha256",
+        {
+            "now": now,
+            "detail": "The archive held an image of this job already, put before and proved now. It stands;"
+            f" what was fetched since (SHA-256 {claim.job.image and claim.job.image.sha256}) was let go.",
+            "uri": stored.uri,
+            "etag": stored.etag,
+            "version": stored.version,
+            "format": image.format,
+            "width": image.width,
+            "height": image.height,
+            "bytes": image.bytes,
+            "sha256": image.sha256,
+        },
+    )
+
+
 def rejected(tx: Transaction, claim: Claim, error: ReceiverError, now: int) -> bool:
     """The image may not be fetched, or is not what was promised."""
     return _move(
@@ -469,7 +498,7 @@ def release_all(tx: Transaction, now: int) -> list[str]:
 
     An attempt that a crash cut off is none: a job whose time ended meanwhile is still tried once. But a job
     that is cut off again and again waits, and has been tried. A wait for the archive that is longer than any
-    can be is one of a clock that was set since, and ends.
+    for one that is away is of a clock that was set since, or for a key that is taken. It ends.
 
     Gives the ids of the jobs that were cut off in a download.
     """
@@ -730,15 +759,33 @@ def _brings_something_new(said: Completion, state: State, image_url: str | None)
     return state in (State.REJECTED, State.EXPIRED) and said.image_url != image_url
 
 
+_FURTHER = "Deliveries since then that named further URLs, of which only the number is kept: "
+"""Stands in the file before the number, which is read back: a change of it takes a migration."""
+
+
 def _note_other_url(tx: Transaction, seq: int, state: State, url: str, now: int) -> list[str]:
     # Written past the trigger, because the job itself does not change; and once for each URL.
     noted = tx.db.execute(
-        "INSERT INTO history (job, at, event, before, after, reason, detail)"
-        " SELECT :job, :at, 'other_url', :state, :state, 'ledger.other_url', :url WHERE NOT EXISTS"
-        " (SELECT 1 FROM history WHERE job = :job AND event = 'other_url' AND detail = :url)",
-        {"job": seq, "at": now, "state": state, "url": url},
-    )
-    return [OTHER_URL] if noted.rowcount == 1 else []
+        "SELECT seq, event, detail FROM history WHERE job = ? AND event IN (?, ?)",
+        (seq, OTHER_URL, OTHER_URLS),
+    ).fetchall()
+    kept = {row["detail"] for row in noted if row["event"] == OTHER_URL}
+    if url in kept:
+        return []
+    event, detail = (OTHER_URL, url) if len(kept) < OTHERS_KEPT else (OTHER_URLS, f"{_FURTHER}1")
+    counted = next((row for row in noted if row["event"] == OTHER_URLS), None)
+    if event == OTHER_URLS and counted is not None:
+        before = int(counted["detail"].removeprefix(_FURTHER))
+        tx.db.execute(
+            "UPDATE history SET detail = ? WHERE seq = ?", (f"{_FURTHER}{before + 1}", counted["seq"])
+        )
+    else:
+        tx.db.execute(
+            "INSERT INTO history (job, at, event, before, after, reason, detail)"
+            " VALUES (?, ?, ?, ?, ?, 'ledger.other_url', ?)",
+            (seq, now, event, state, state, detail),
+        )
+    return [event]
 
 
 def _note_late(tx: Transaction, seq: int, state: State, now: int) -> str:

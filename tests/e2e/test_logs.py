@@ -28,6 +28,7 @@ LINES = {
     "not expired yet; the provider is asked again": "attempt_failed",
     "lost from the spool": "spool_lost",
     "archived": "archived",
+    "recognised": "recognised",
     "rejected": "rejected",
     "expired": "expired",
     "at risk: little of the image URL's life is left": "at_risk",

@@ -22,6 +22,7 @@ from tests.support.processes import (
     Programs,
     Receiver,
     completion,
+    run,
     settings,
 )
 
@@ -87,6 +88,22 @@ def test_a_job_that_was_announced_is_no_duplicate_and_keeps_its_ref(
     job = receiver.ended(good["id"])
     assert (job["state"], job["ref"]) == ("archived", "announced")
     assert events(job) == ["submitted", "received", "fetched", "archived"]
+
+
+def test_a_job_with_the_name_of_the_stream_is_archived_and_seen_everywhere_but_there(
+    receiver: Receiver, hosted: str
+) -> None:
+    """`/jobs/changes` is taken; a delivery is never refused for it."""
+    assert receiver.deliver(completion("changes", hosted, *SIZE)).status_code == 200
+    receiver.program.until_event("archived", job="changes")
+
+    assert receiver.get("/jobs/changes?wait=0").headers["content-type"].startswith("text/event-stream")
+    assert "changes" in {job["id"] for job in receiver.get("/jobs").json()["jobs"]}
+    assert "Archived, and proved to be there" in receiver.get("/page/jobs/changes").text
+    assert receiver.get("/jobs/changes/image").status_code == 200
+    assert receiver.post("/jobs/changes/retry").json()["reason"] == "ledger.wrong_state"
+    shown = run(["job", "changes", "--json"], receiver.program.folder, receiver.program.values)
+    assert json.loads(shown.stdout)["history"][-1]["event"] == "archived"
 
 
 def test_another_url_for_an_archived_job_stands_in_the_history_alone(

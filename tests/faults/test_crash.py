@@ -17,8 +17,12 @@ import pytest
 from PIL import Image
 
 from receiver.cuts import POINTS
+from receiver.schedule import OCCUPIED_CEILING, UPLOAD_CEILING
 from tests.faults.matrix import Archive, Matrix, audit, in_bucket, in_folder
 from tests.faults.steps import archive_of, at, deliver, once, sums
+from tests.faults.workshop import at_work
+from tests.support.clock import HOUR
+from tests.support.gallery import gallery
 from tests.support.processes import PATIENCE, PROOF, Programs, Receiver, completion, run, settings
 from tests.support.proxy import Proxy, proxy
 from tests.support.seaweed import Seaweed, seaweed
@@ -51,6 +55,23 @@ class Place:
         if self.store is not None:
             return in_bucket(self.store, self.prefix)
         return in_folder(self.data / "archive")
+
+    def put(self, key: str, content: bytes) -> None:
+        """Puts an object there that nobody knows."""
+        if self.store is None:
+            (self.data / "archive").mkdir(parents=True, exist_ok=True)
+            (self.data / "archive" / key).write_bytes(content)
+            return
+        with contextlib.closing(self.store.client()) as client:
+            client.put_object(Bucket=self.store.bucket, Key=f"{self.prefix}/{key}", Body=content)
+
+    def remove(self, key: str) -> None:
+        """Removes an object."""
+        if self.store is None:
+            (self.data / "archive" / key).unlink()
+            return
+        with contextlib.closing(self.store.client()) as client:
+            client.delete_object(Bucket=self.store.bucket, Key=f"{self.prefix}/{key}")
 
 
 def folder_place(folder: Path) -> Place:
@@ -366,6 +387,78 @@ def test_an_image_that_lay_in_the_archive_already_is_not_fetched_anew_where_the_
     assert job["state"] == "archived"
     assert host.asked("stored") == 1
     assert held == {"stored": [sha256(image)]}
+
+
+def test_an_image_that_lay_in_the_archive_already_stands_though_other_bytes_came_since(
+    programs: Programs, host: Source, place: Place, matrix: Matrix
+) -> None:
+    first, second = picture(1), picture(2)
+    url = host.offer("stored", first, second)
+    values = place.values | {"RECEIVER_ARCHIVE_KEY": "{id}.{ext}"}
+    with programs.receiver(values | {"RECEIVER_CUT_AT": "stored"}) as receiver:
+        deliver(receiver, "stored", url)
+        assert receiver.program.process.wait(PATIENCE) == -signal.SIGKILL
+    (name,) = spooled(place.data)
+    (place.data / "spool" / name).unlink()
+    for file in place.data.glob("ledger.sqlite3*"):
+        file.unlink()
+
+    with programs.receiver(values) as again:
+        deliver(again, "stored", url)
+        job = again.ended("stored")
+        held = place.held()
+        matrix("kill -9: stored, then lost with the ledger", audit(again, {"stored": sha256(first)}, held))
+        assert again.get("/jobs/stored/image").status_code in {200, 302}
+        assert again.get("/stats").json()["bytes_archived"] == len(first)
+        stopped(again, place.data)
+    assert (job["state"], job["image"]["sha256"]) == ("archived", sha256(first))
+    assert job["history"][-1]["event"] == "recognised"
+    assert sha256(second) in job["history"][-1]["detail"]
+    assert host.asked("stored") == 2
+    assert held == {"stored": [sha256(first)]}
+    assert run(["audit"], programs.folder, values).returncode == 0
+
+
+def test_what_is_not_the_jobs_own_is_left_and_named_until_somebody_moves_it_away(
+    programs: Programs, host: Source, place: Place
+) -> None:
+    image = picture(1)
+    values = place.values | {"RECEIVER_ARCHIVE_KEY": "{id}.{ext}"}
+    place.put("taken.png", picture(2))
+    with programs.receiver(values) as receiver:
+        deliver(receiver, "taken", host.offer("taken", image))
+        line = receiver.program.until_event("not archived", job="taken")
+        assert line["reason"] == "archive.occupied"
+        assert "receiver retry taken" in line["detail"]
+        assert "archive" not in receiver.get("/readyz").text  # it says nothing of other objects
+        assert place.held() == {"taken": [sha256(picture(2))]}
+
+        place.remove("taken.png")
+        receiver.post("/jobs/taken/retry")
+        assert receiver.ended("taken")["state"] == "archived"
+    assert place.held() == {"taken": [sha256(image)]}
+
+
+async def test_a_key_that_stays_taken_is_tried_ever_more_rarely(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "archive" / "taken.png").write_bytes(b"another's")
+    waits = []
+    with gallery() as images:
+        async with at_work(tmp_path, images) as shop:
+            await shop.deliver("taken", HOUR)
+            for attempt in range(1, 14):
+                job = await shop.until(
+                    "taken",
+                    lambda job: job.next_attempt_at is not None and job.attempts == attempt,  # noqa: B023 - at once
+                )
+                assert job.problem is not None
+                assert job.problem.reason == "archive.occupied"
+                assert job.next_attempt_at is not None
+                waits.append(job.next_attempt_at - shop.wall.now)
+                await shop.ledger.retry("taken")
+    assert waits == sorted(waits)
+    assert UPLOAD_CEILING < waits[-1] < OCCUPIED_CEILING
+    assert (tmp_path / "archive" / "taken.png").read_bytes() == b"another's"
 
 
 def test_an_image_that_was_whole_before_a_kill_is_safe_though_its_url_ends_before_the_restart(

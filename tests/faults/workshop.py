@@ -119,10 +119,11 @@ async def at_work(
             limits=Limits(max_bytes=MIB),
             user_agent="test",
         )
+        judge = await stack.enter_async_context(verifier or Verifier(VerifyLimits(max_pixels=MIB)))
         fetching = Fetching(
             ledger=ledger,
             fetcher=await stack.enter_async_context(fetcher),
-            verifier=await stack.enter_async_context(verifier or Verifier(VerifyLimits(max_pixels=MIB))),
+            verifier=judge,
             spool=spool,
             provider=provider,
             plan=plan,
@@ -133,6 +134,7 @@ async def at_work(
             ledger=ledger,
             archive=archive,
             spool=spool,
+            verifier=judge,
             hands=2,
             key="{id}.{ext}",
             now=wall,

@@ -172,3 +172,11 @@ def test_no_ledger_is_made_of_an_archive_that_holds_nothing(tmp_path: Path, ther
     assert done.returncode == 1
     assert wrong.as_uri() in done.stderr
     assert not list((tmp_path / "data").iterdir())
+
+
+def test_nor_is_there_anything_rebuilt_from_such_a_place_beside_a_ledger(tmp_path: Path, root: Path) -> None:
+    wrong = tmp_path / "wrong"
+    wrong.mkdir()
+    done = run(["rebuild"], tmp_path, settings(tmp_path, RECEIVER_ARCHIVE=wrong.as_uri()))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert f"nothing lies in {wrong.as_uri()}" in done.stderr

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from receiver.errors import LedgerError, SpoolError
-from receiver.ledger import FILE_NAME, Claim, Ledger, schema
+from receiver.ledger import FILE_NAME, Claim, Ledger, Shown, schema
 from receiver.ledger.sqlite import sqlite3
-from receiver.states import MOVES, State
+from receiver.states import MOVES, Image, State
 from tests.ledger.deeds import (
     IMAGE,
     LEASE,
@@ -29,9 +29,13 @@ from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 LOST = SpoolError("spool.lost", "Gone.")
 
+SHOWN = Shown("job-1", None, Image("jpeg", 4, 3, 12, "ef" * 32), STORED, received_at=NOW, archived_at=NOW)
+"""The job's image as an object that was put before shows it."""
+
 DEEDS: dict[str, Callable[[Ledger, Claim], Awaitable[bool]]] = {
     "fetched": lambda ledger, claim: ledger.fetched(claim, IMAGE, "spool"),
     "archived": lambda ledger, claim: ledger.archived(claim, STORED),
+    "recognised": lambda ledger, claim: ledger.recognised(claim, SHOWN),
     "rejected": lambda ledger, claim: ledger.rejected(claim, TIMEOUT),
     "retry_later": lambda ledger, claim: ledger.retry_later(claim, NOW + SECOND, TIMEOUT),
     "spool_lost": lambda ledger, claim: ledger.spool_lost(claim, LOST),
@@ -129,6 +133,24 @@ async def test_the_way_of_an_image_from_delivery_to_archive(ledger: Ledger, cloc
     assert await ledger.spool_bytes() == 0
 
 
+async def test_an_image_that_stood_in_the_archive_already_takes_the_place_of_the_fetched_one(
+    ledger: Ledger, clock: Clock, tmp_path: Path
+) -> None:
+    await brought_to(ledger, State.FETCHED)
+    (claim,) = await ledger.claim_to_archive(1, lease=LEASE)
+    clock.forward(SECOND)
+    assert await ledger.recognised(claim, SHOWN)
+    job = await the_job(ledger)
+    assert (job.state, job.stored, job.image, job.spool) == (State.ARCHIVED, STORED, SHOWN.image, None)
+    assert (job.problem, job.archived_at) == (None, NOW + SECOND)
+    last = (await history(ledger))[-1]
+    assert last.event == "recognised"
+    assert IMAGE.sha256 in (last.detail or "")
+    assert await ledger.spool_bytes() == 0
+    with file_of(tmp_path) as db:
+        assert kept_totals(db) == recounted_totals(db)
+
+
 async def test_a_lost_spool_file_sends_the_job_back_to_be_fetched_once_more(
     ledger: Ledger, clock: Clock
 ) -> None:
@@ -169,7 +191,7 @@ async def test_whoever_comes_after_the_end_of_its_lease_changes_nothing(
     assert await ledger.fetched(new, IMAGE, "spool")
 
 
-@pytest.mark.parametrize("deed", sorted(set(DEEDS) - {"archived", "spool_lost"}))
+@pytest.mark.parametrize("deed", sorted(set(DEEDS) - {"archived", "recognised", "spool_lost"}))
 async def test_a_claim_can_be_used_once(ledger: Ledger, deed: str) -> None:
     await ledger.record(delivery())
     claim = await claimed(ledger)
@@ -180,7 +202,7 @@ async def test_a_claim_can_be_used_once(ledger: Ledger, deed: str) -> None:
     assert await ledger.job_with_history("job-1") == before
 
 
-@pytest.mark.parametrize("deed", ["archived", "spool_lost"])
+@pytest.mark.parametrize("deed", ["archived", "recognised", "spool_lost"])
 async def test_what_is_for_another_state_leaves_the_claim_as_it_is(ledger: Ledger, deed: str) -> None:
     await ledger.record(delivery())
     claim = await claimed(ledger)

@@ -9,7 +9,7 @@ import pytest
 
 from receiver.errors import UnavailableError
 from receiver.ledger import Intent, Ledger, Submission
-from receiver.reconcile import LEAST_HOLD, LONGEST_HOLD, Plan, Reconciler, Summary
+from receiver.reconcile import LEAST_HOLD, LONGEST_HOLD, PAGES_AT_A_TIME, Plan, Reconciler, Summary
 from receiver.states import State
 from receiver.ximilar import Pace
 from tests.ledger.deeds import delivery, file_of, history, the_job
@@ -58,10 +58,10 @@ class Asking:
     async def settled(self) -> int:
         return 0
 
-    async def round(self) -> Summary:
-        """One look as the server makes it."""
+    async def round(self, pages: int = PAGES_AT_A_TIME) -> Summary:
+        """One look as the server makes it, with so many pages of the list."""
         now = self.clock()
-        return await self.reconciler.round(silent_since=now - OVERDUE, ask_by=now)
+        return await self.reconciler.round(silent_since=now - OVERDUE, ask_by=now, pages=pages)
 
     async def expect(self, *ids: str) -> None:
         for job_id in ids:
@@ -353,6 +353,49 @@ async def test_adopting_reads_back_only_as_far_as_it_has_not_read_before(asking:
     asking.clock.forward(OVERDUE + 1)
     assert (await asking.round()).adopted == 1
     assert asking.desk.calls() == ["list", "new"]
+
+
+async def test_a_list_that_is_not_newest_first_is_read_a_part_in_each_round_and_then_anew(
+    asking: Asking,
+) -> None:
+    asking.plan = ADOPTING
+    asking.desk.newest_first = False
+    for number in range(30):
+        asking.desk.put(f"old-{number}", "DONE", NOW - 20 * HOUR + number * MINUTE)
+    adopted = []
+    for _ in range(3):
+        adopted.append((await asking.round(pages=4)).adopted)
+        assert asking.desk.calls().count("list") <= 4
+        asking.clock.forward(MINUTE)
+    assert adopted == [12, 12, 6]
+
+    # What has come to its end while it was read, and a silent job on a page that is not read this time.
+    asking.desk.put("new", "DONE", NOW)
+    await asking.expect("old-silent")
+    asking.desk.put("old-silent", "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    first = await asking.round(pages=4)
+    assert (first.found, first.adopted) == (1, 0)
+    assert asking.desk.calls() == ["list"] * 4 + ["old-silent"]
+    assert [(await asking.round(pages=4)).adopted for _ in range(2)] == [0, 1]
+
+
+async def test_a_list_that_breaks_off_in_a_later_part_is_begun_anew(asking: Asking) -> None:
+    asking.plan = ADOPTING
+    for number in range(12):
+        asking.desk.put(f"old-{number}", "DONE", NOW - 20 * HOUR + number * MINUTE)
+    assert (await asking.round(pages=2)).adopted == 6
+    asking.desk.broken = {"list"}
+    assert (await asking.round(pages=2)).trouble is not None
+    asking.desk.broken = set()
+    asking.desk.calls()
+    assert [(await asking.round(pages=2)).adopted for _ in range(3)] == [0, 6, 0]
+    asking.desk.put("new", "DONE", NOW)
+    asking.clock.forward(OVERDUE + 1)
+    asking.desk.calls()
+    assert (await asking.round(pages=2)).adopted == 1
+    assert asking.desk.calls() == ["list", "new"], "it was read to its end, and only news are looked for"
+    await asking.reconciler.stop()
 
 
 async def test_what_was_still_running_when_the_list_was_read_is_adopted_when_it_has_ended(

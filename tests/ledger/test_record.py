@@ -8,6 +8,7 @@ import pytest
 
 from receiver.errors import AuthError, BodyError, LedgerError
 from receiver.ledger import Ledger, Recorded, Submission
+from receiver.ledger.verbs import OTHERS_KEPT
 from receiver.states import Event, State
 from tests.ledger.deeds import (
     IMAGE,
@@ -20,7 +21,7 @@ from tests.ledger.deeds import (
     history,
     the_job,
 )
-from tests.support.clock import HOUR, NOW, Clock
+from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 
 def words(events: Iterable[Event]) -> list[str]:
@@ -85,6 +86,31 @@ async def test_another_url_changes_nothing_and_is_kept_once_in_the_history(
         (state, state, "ledger.other_url")
     ] * 2
     assert [event.detail for event in others] == ["https://evil/2.png", "https://evil/3.png"]
+
+
+async def test_no_more_other_urls_are_kept_than_a_few_and_the_rest_is_counted(
+    ledger: Ledger, clock: Clock
+) -> None:
+    await brought_to(ledger, State.ARCHIVED)
+    before = await history(ledger)
+    for number in range(50):
+        clock.forward(SECOND)
+        url = f"https://evil/{number}.png"
+        assert await ledger.record(delivery(url=url)) == Recorded(State.ARCHIVED, duplicate=True)
+    kept = [f"https://evil/{number}.png" for number in range(OTHERS_KEPT)]
+    for url in kept:  # known by now, however often they come
+        assert (await ledger.record(delivery(url=url))).events == ()
+    assert (await ledger.record(delivery(url="https://evil/more.png"))).events == ("other_urls",)
+
+    after = await history(ledger)
+    assert after[: len(before)] == before
+    *others, rest = after[len(before) :]
+    assert [event.detail for event in others] == kept
+    assert (rest.event, rest.reason, rest.at) == ("other_urls", "ledger.other_url", others[-1].at + SECOND)
+    assert (rest.before, rest.after) == (State.ARCHIVED, State.ARCHIVED)
+    assert str(rest.detail).endswith(f": {50 - OTHERS_KEPT + 1}")
+    assert await ledger.record(delivery()) == Recorded(State.ARCHIVED, duplicate=True)
+    assert await history(ledger) == after
 
 
 async def test_a_failure_is_recorded_with_the_providers_words(ledger: Ledger) -> None:

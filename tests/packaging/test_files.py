@@ -20,7 +20,7 @@ import yaml
 from jsonschema import Draft4Validator, Draft202012Validator
 
 from receiver.config import NO_SETTINGS, SETTINGS, Config, environment, load
-from tests.support.processes import command
+from tests.support.processes import command, run
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = [
@@ -36,7 +36,7 @@ SCRIPTS = [
     "deploy/systemd/upscale-receiver-run",
     "tests/packaging/build-and-run-image",
 ]
-UNITS = ["upscale-receiver.service", "upscale-receiver-litestream.service"]
+UNITS = ["upscale-receiver.service", "upscale-receiver-litestream.service", "upscale-receiver-audit.service"]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 CADDY = Path(sysconfig.get_path("scripts")) / "caddy"
@@ -314,6 +314,41 @@ def test_systemd_reads_the_unit_and_finds_little_that_it_could_do_wrong(name: st
         assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
+@pytest.mark.parametrize(("calendar", "sound"), [("weekly", True), ("wekly", False)])
+def test_systemd_reads_the_timer_and_would_notice_a_mistake(
+    tmp_path: Path,
+    calendar: str,
+    sound: bool,  # noqa: FBT001 - a case
+) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze")
+    text = (ROOT / "deploy/systemd/upscale-receiver-audit.timer").read_text()
+    timer = tmp_path / "upscale-receiver-audit.timer"
+    timer.write_text(text.replace("OnCalendar=weekly\n", f"OnCalendar={calendar}\n"))
+    timer.with_suffix(".service").write_text("[Service]\nExecStart=/bin/true\n")
+    done = subprocess.run(
+        ["systemd-analyze", "verify", timer],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ((done.returncode, done.stderr) == (0, "")) == sound, done.stderr
+
+
+def test_the_audit_runs_as_the_receiver_does_and_needs_no_other_secret(tmp_path: Path) -> None:
+    audit = (ROOT / "deploy/systemd/upscale-receiver-audit.service").read_text()
+    unit = (ROOT / "deploy/systemd/upscale-receiver.service").read_text()
+    for name in ("DynamicUser", "User", "StateDirectory", "StateDirectoryMode", "UMask", "EnvironmentFile"):
+        (line,) = re.findall(rf"^{name}=.+$", unit, re.MULTILINE)
+        assert f"\n{line}\n" in audit
+    (words,) = re.findall(r"^ExecStart=/opt/upscale-receiver/bin/receiver (.+)$", audit, re.MULTILINE)
+    assert f"receiver {words}\n" in (ROOT / "deploy/README.md").read_text()
+    done = run(words.split(), tmp_path, {"RECEIVER_DATA_DIR": str(tmp_path)})
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "There is no ledger" in done.stderr  # it was understood, and no setting was missing
+
+
 def test_a_ledgers_copy_that_fails_or_ends_takes_no_receiver_with_it() -> None:
     """`Requires=` hands restarts on, and a start that failed once is not tried again for who required it."""
     for name in UNITS:
@@ -371,13 +406,17 @@ def test_the_unit_gives_every_secret_as_a_file() -> None:
 def test_what_init_prints_becomes_files_that_are_settings(tmp_path: Path) -> None:
     printed = subprocess.run(command("init"), capture_output=True, text=True, check=True).stdout
     folder = tmp_path / "secrets"
+    passwords = set()
     for _ in range(2):  # the second time it changes nothing
         subprocess.run([ROOT / "deploy/secret-files", folder], input=printed, text=True, check=True)
+        passwords.add((folder / "grafana-password").read_text())
     (tmp_path / ".env").write_text(printed)
     wanted, found = load(environment({}, tmp_path / ".env")), load({"RECEIVER_SECRETS_DIR": str(folder)})
     assert found == wanted
     assert found.api_tokens[0].get_secret_value() == (folder / "metrics-token").read_text()
-    assert {path.name for path in folder.iterdir()} - set(SETTINGS) == {"metrics-token"}
+    assert {path.name for path in folder.iterdir()} - set(SETTINGS) == {"metrics-token", "grafana-password"}
+    (password,) = passwords
+    assert re.fullmatch("[0-9a-f]{32}", password)
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o440}
     assert folder.stat().st_mode & 0o777 == 0o750
 
@@ -411,13 +450,25 @@ def test_secrets_stand_in_files_and_not_in_the_compose_file() -> None:
 
 
 def test_every_volume_of_the_compose_file_is_declared() -> None:
-    used = {
-        mount.partition(":")[0]
-        for said in COMPOSE["services"].values()
+    assert {source for _, source, _ in mounts() if not source.startswith((".", "/"))} == set(
+        COMPOSE["volumes"]
+    )
+
+
+def test_a_secret_that_is_missing_is_named_at_the_start_and_not_made_a_folder() -> None:
+    files = {source: made for _, source, made in mounts() if source.startswith("./secrets/")}
+    assert files == {"./secrets/metrics-token": False, "./secrets/grafana-password": False}
+
+
+def mounts() -> list[tuple[str, str, bool]]:
+    """Of each mount: the service, what is mounted, and whether it is made where it is missing."""
+    return [
+        (name, mount.partition(":")[0], True)
+        if isinstance(mount, str)
+        else (name, mount["source"], mount["bind"]["create_host_path"])
+        for name, said in COMPOSE["services"].items()
         for mount in said.get("volumes", [])
-        if not mount.startswith((".", "/"))
-    }
-    assert used == set(COMPOSE["volumes"])
+    ]
 
 
 def test_the_example_of_an_env_file_can_be_uncommented_as_it_stands(tmp_path: Path) -> None:

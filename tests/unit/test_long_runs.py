@@ -13,10 +13,12 @@ from receiver.archive.places import Places
 from receiver.audit import Auditor
 from receiver.errors import ArchiveError
 from receiver.journal import Journal
+from receiver.labels import read
 from receiver.ledger import Ledger
 from receiver.migrate import Migrator
-from receiver.rebuild import Rebuilder, read
+from receiver.rebuild import Rebuilder
 from receiver.states import State, Stored
+from receiver.walk import Walk
 from tests.keeping.estate import Thing, fill, lay_out, things
 from tests.support.clock import NOW
 
@@ -80,7 +82,7 @@ async def test_a_rebuild_that_was_cut_off_looks_at_nothing_twice_but_its_last_pa
             ledger, tmp_path, "rebuild", plan={"archive": archive.uri}, now=NOW, from_start=False
         )
         with journal:
-            await Rebuilder(
+            walk = Walk(
                 ledger=ledger,
                 archive=archive,
                 journal=journal,
@@ -88,7 +90,8 @@ async def test_a_rebuild_that_was_cut_off_looks_at_nothing_twice_but_its_last_pa
                 turn=turns.turn,
                 now=lambda: NOW,
                 sleep=at_once,
-            ).run(nobody)
+            )
+            await Rebuilder(walk).run(nobody)
         return journal
 
     try:
@@ -145,17 +148,16 @@ async def audited(
         plan = {"archive": archive.uri, "depth": "proved"}
         journal = await Journal.open(ledger, folder, "audit", plan=plan, now=NOW, from_start=False)
         with journal:
-            await Auditor(
+            walk = Walk(
                 ledger=ledger,
                 archive=archive,
-                places=places,
                 journal=journal,
-                depth=Depth.PROVED,
                 hands=4,
                 turn=turn,
                 now=lambda: NOW,
                 sleep=at_once,
-            ).run(nobody)
+            )
+            await Auditor(walk, places, Depth.PROVED).run(nobody)
         return journal.counts, (await ledger.stats(silent_since=0)).damaged
     finally:
         await places.aclose()

@@ -68,6 +68,10 @@ def test_the_whole_width_below_the_ceiling_is_used(tries: int) -> None:
     assert highest >= min(SECOND * 2 ** min(tries, 30), 3 * 60 * SECOND) - 1
 
 
+def test_a_wait_for_a_key_that_is_taken_grows_longer() -> None:
+    assert schedule.upload_again_at(NOW, 50, lambda: 0.5, schedule.OCCUPIED_CEILING) == NOW + HOUR // 2
+
+
 @given(attempts, dice, st.floats(1, 1e6))
 def test_what_the_host_asked_for_is_honoured_within_half_the_time_left(
     tries: int, die: float, retry_after: float
