@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from receiver.cli.commands import app
+from receiver.cli.commands import commands
 from tests.docs.readme import README, ROOT, blocks, code, codes, section, table
 
 DOCUMENTS = {"README.md": README, "deploy/README.md": (ROOT / "deploy/README.md").read_text()}
@@ -30,7 +30,7 @@ FOREIGN = {
 
 
 def receiver_group() -> TyperGroup:
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(commands())
     assert isinstance(group, TyperGroup)
     return group
 
