@@ -30,20 +30,21 @@ from receiver.sandbox.faults import (
 from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import SAMPLES, draw
 from receiver.sandbox.server import run
+from tests.support.processes import command
 
-COMMAND = ("receiver.sandbox",)
-"""The module that is run; the sandbox alone, as most tests start it."""
+ALONE = [sys.executable, "-m", "receiver.sandbox"]
+"""As most tests start it."""
 
 TOKEN = {"Authorization": "Token from-the-environment"}
 
 
 @contextmanager
 def process(
-    tmp_path: Path, *arguments: str, command: Sequence[str] = COMMAND
+    tmp_path: Path, *arguments: str, program: Sequence[str] = ALONE
 ) -> Iterator["subprocess.Popen[str]"]:
     environment = os.environ | {"XIMILAR_API_TOKEN": "from-the-environment", "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [sys.executable, "-m", *command, *arguments],
+        [*program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -57,11 +58,11 @@ def process(
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("command", [COMMAND, ("receiver", "sandbox")], ids=" ".join)
+@pytest.mark.parametrize("program", [ALONE, command("sandbox")], ids=["alone", "command"])
 def test_the_command_announces_its_port_serves_and_leaves_nothing_behind(
-    tmp_path: Path, command: Sequence[str], end: int
+    tmp_path: Path, program: Sequence[str], end: int
 ) -> None:
-    with process(tmp_path, "--port", "0", "--delay", "0", command=command) as running:
+    with process(tmp_path, "--port", "0", "--delay", "0", program=program) as running:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith("sandbox listens on http://127.0.0.1:")
