@@ -4,57 +4,39 @@ import contextlib
 import logging
 import os
 import sys
-from importlib import metadata
+from collections.abc import Mapping
+from importlib import import_module, metadata
 from typing import Annotated
 
 import typer
 
 from receiver import logs
-from receiver.cli.audit import audit
-from receiver.cli.backup import backup
 from receiver.cli.common import fail
-from receiver.cli.demo import demo
-from receiver.cli.doctor import doctor
-from receiver.cli.init import init
-from receiver.cli.jobs import job, jobs
-from receiver.cli.migrate import archive_migrate
-from receiver.cli.prune import prune
-from receiver.cli.rebuild import rebuild
-from receiver.cli.reconcile import reconcile
-from receiver.cli.retry import retry
-from receiver.cli.serve import serve
-from receiver.cli.submit import submit
 from receiver.errors import ConfigError, ReceiverError
-from receiver.sandbox.command import sandbox
-
-app = typer.Typer(
-    name="receiver",
-    help="The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
 
 RUNNING = "The receiver"
 JOBS = "Jobs, beside a running serve or without one"
 KEEPING = "Ledger and archive"
 TRYING = "Trying it out"
 
-app.command(rich_help_panel=RUNNING)(serve)
-app.command(rich_help_panel=RUNNING)(init)
-app.command(rich_help_panel=RUNNING)(doctor)
-app.command(rich_help_panel=JOBS)(submit)
-app.command(rich_help_panel=JOBS)(jobs)
-app.command(rich_help_panel=JOBS)(job)
-app.command(rich_help_panel=JOBS)(retry)
-app.command(rich_help_panel=JOBS)(reconcile)
-app.command(rich_help_panel=KEEPING)(backup)
-app.command(rich_help_panel=KEEPING)(audit)
-app.command(rich_help_panel=KEEPING)(rebuild)
-app.command(rich_help_panel=KEEPING)(prune)
-app.command("archive-migrate", rich_help_panel=KEEPING)(archive_migrate)
-app.command(rich_help_panel=TRYING)(demo)
-app.command(rich_help_panel=TRYING)(sandbox)
+COMMANDS: Mapping[str, tuple[str, str]] = {
+    "serve": (RUNNING, "receiver.cli.serve"),
+    "init": (RUNNING, "receiver.cli.init"),
+    "doctor": (RUNNING, "receiver.cli.doctor"),
+    "submit": (JOBS, "receiver.cli.submit"),
+    "jobs": (JOBS, "receiver.cli.jobs"),
+    "job": (JOBS, "receiver.cli.jobs"),
+    "retry": (JOBS, "receiver.cli.retry"),
+    "reconcile": (JOBS, "receiver.cli.reconcile"),
+    "backup": (KEEPING, "receiver.cli.backup"),
+    "audit": (KEEPING, "receiver.cli.audit"),
+    "rebuild": (KEEPING, "receiver.cli.rebuild"),
+    "prune": (KEEPING, "receiver.cli.prune"),
+    "archive-migrate": (KEEPING, "receiver.cli.migrate"),
+    "demo": (TRYING, "receiver.cli.demo"),
+    "sandbox": (TRYING, "receiver.sandbox.command"),
+}
+"""Each command with its group in the help, and the module that holds the function of its name."""
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - the form that Typer calls
@@ -63,8 +45,7 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - the form that Typer calls
         raise typer.Exit
 
 
-@app.callback()
-def receiver(
+def _receiver(
     *,
     version: Annotated[
         bool,
@@ -74,12 +55,34 @@ def receiver(
     """The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image."""
 
 
+def commands(typed: str = "") -> typer.Typer:
+    """The command line.
+
+    Args:
+        typed: the first word. If it names a command, that one alone is loaded, since loading all takes longer
+            than most of them run. All are there for the help, the shell's completion and whoever mistypes.
+    """
+    app = typer.Typer(
+        name="receiver",
+        help="The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image.",
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode="markdown",
+    )
+    app.callback()(_receiver)
+    for name in [typed] if typed in COMMANDS else COMMANDS:
+        group, module = COMMANDS[name]
+        function = getattr(import_module(module), name.replace("-", "_"))
+        app.command(name, rich_help_panel=group)(function)
+    return app
+
+
 def run() -> None:
     """Runs the command; every error that was foreseen becomes one line and exit code 1."""
     logs.configure("auto", least=logging.CRITICAL)
     try:
         try:
-            app(prog_name="receiver")
+            commands(next(iter(sys.argv[1:]), ""))(prog_name="receiver")
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can still be told from an error
     except (ConfigError, ReceiverError) as error:

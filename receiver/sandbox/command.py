@@ -81,7 +81,7 @@ def sandbox(
     flaky_times: Annotated[int, typer.Option(min=0, help="How often.", rich_help_panel=_RESULTS)] = 2,
     broken: Annotated[float, _share(_RESULTS, "500, always.")] = 0.0,
     gone: Annotated[float, _share(_RESULTS, "403 from the start.")] = 0.0,
-    missing: Annotated[float, _share(_RESULTS, "404.")] = 0.0,
+    missing: Annotated[float, _share(_RESULTS, "404, always.")] = 0.0,
     stale: Annotated[float, _share(_RESULTS, "403 at the completion's URL; the API names a good one.")] = 0.0,
     drop: Annotated[float, _share(_COMPLETIONS, "Never sent.")] = 0.0,
     twice: Annotated[float, _share(_COMPLETIONS, "Sent twice.")] = 0.0,
@@ -92,11 +92,11 @@ def sandbox(
     lost_answer: Annotated[float, _share(_CALLS, "A submit works, and is answered with 502.")] = 0.0,
     cut_answer: Annotated[float, _share(_CALLS, "A submit works, and its answer breaks off.")] = 0.0,
     refuse: Annotated[float, _share(_CALLS, "401 for a good token.")] = 0.0,
-    throttle: Annotated[float, _share(_CALLS, "429.")] = 0.0,
+    throttle: Annotated[float, _share(_CALLS, "Too many requests (429).")] = 0.0,
     retry_after: Annotated[
         int | None, typer.Option(min=0, help="Seconds that a 429 names.", rich_help_panel=_CALLS)
     ] = None,
-    outage: Annotated[float, _share(_CALLS, "502.")] = 0.0,
+    outage: Annotated[float, _share(_CALLS, "Bad gateway (502).")] = 0.0,
 ) -> None:
     """Stands in for Ximilar's upscaling API on this machine. It is no AI: pictures are merely resized.
 

@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from receiver.cli.commands import app
+from receiver.cli.commands import commands
 from tests.docs.readme import README, ROOT, blocks, code, codes, section, table
 
 DOCUMENTS = {"README.md": README, "deploy/README.md": (ROOT / "deploy/README.md").read_text()}
@@ -30,7 +30,7 @@ FOREIGN = {
 
 
 def receiver_group() -> TyperGroup:
-    group = typer.main.get_command(app)
+    group = typer.main.get_command(commands())
     assert isinstance(group, TyperGroup)
     return group
 
@@ -83,14 +83,15 @@ def test_the_commands_table_names_every_command_and_its_options() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_run_as_a_process(name: str) -> None:
-    """By a line of the README, which tests/e2e/test_readme.py runs, or by an end-to-end test of its own."""
+    """By a line of the README, which tests/e2e/test_readme.py runs, or by a test of its own."""
     by_readme = any(
         re.search(rf"\breceiver {re.escape(name)}\b", line)
         for block in blocks("sh")
         for line in block.splitlines()
     )
     started = rf'\b(?:command|run|both)\(\s*[\[(]?\s*"{re.escape(name)}"'
-    sources = [*(ROOT / "tests/e2e").glob("*.py"), ROOT / "tests/support/processes.py"]
+    own = ("tests/e2e/*.py", "tests/sandbox/test_sandbox_command.py", "tests/support/processes.py")
+    sources = [path for pattern in own for path in ROOT.glob(pattern)]
     assert by_readme or any(re.search(started, path.read_text()) for path in sources)
 
 

@@ -39,7 +39,7 @@ def run(folder: Path, *, ci: str | None, suite: str = SUITE) -> str:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-rA", folder],
         cwd=folder,
-        env={**environ, **({"CI": ci} if ci else {})},
+        env={**environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **({"CI": ci} if ci else {})},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

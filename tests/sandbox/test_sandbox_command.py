@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -30,15 +30,21 @@ from receiver.sandbox.faults import (
 from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import SAMPLES, draw
 from receiver.sandbox.server import run
+from tests.support.processes import command
+
+ALONE = [sys.executable, "-m", "receiver.sandbox"]
+"""As most tests start it."""
 
 TOKEN = {"Authorization": "Token from-the-environment"}
 
 
 @contextmanager
-def process(tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+def process(
+    tmp_path: Path, *arguments: str, program: Sequence[str] = ALONE
+) -> Iterator["subprocess.Popen[str]"]:
     environment = os.environ | {"XIMILAR_API_TOKEN": "from-the-environment", "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [sys.executable, "-m", "receiver.sandbox", *arguments],
+        [*program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -52,8 +58,11 @@ def process(tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-def test_the_command_announces_its_port_serves_and_leaves_nothing_behind(tmp_path: Path, end: int) -> None:
-    with process(tmp_path, "--port", "0", "--delay", "0") as running:
+@pytest.mark.parametrize("program", [ALONE, command("sandbox")], ids=["alone", "command"])
+def test_the_command_announces_its_port_serves_and_leaves_nothing_behind(
+    tmp_path: Path, program: Sequence[str], end: int
+) -> None:
+    with process(tmp_path, "--port", "0", "--delay", "0", program=program) as running:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith("sandbox listens on http://127.0.0.1:")

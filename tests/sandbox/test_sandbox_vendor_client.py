@@ -1,6 +1,7 @@
 """The vendor's own client, in an environment of its own, against the sandbox."""
 
 import subprocess
+import sys
 import venv
 from pathlib import Path
 
@@ -39,10 +40,10 @@ print(job.id)
 
 @pytest.mark.timeout(600)
 def test_the_vendors_client_submits_asks_and_lists(tmp_path: Path, box: Sandbox, near: Neighbour) -> None:
-    venv.create(tmp_path / "venv", with_pip=True, symlinks=True)
+    venv.create(tmp_path / "venv", symlinks=True)
     python = tmp_path / "venv" / "bin" / "python"
-    pip = [str(python), "-m", "pip", "install", "--quiet", "--no-cache-dir", "--disable-pip-version-check"]
-    subprocess.run([*pip, "ximilar-client==1.39.0"], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", "--no-cache-dir", "ximilar-client==1.39.0"], check=True)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     source = near.serve(draw(1, (40, 30), "jpg"))

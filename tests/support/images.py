@@ -1,5 +1,6 @@
 """Good and bad images, all made by script: the corpus that the verdicts are tested on."""
 
+import functools
 import io
 import struct
 import zipfile
@@ -39,10 +40,15 @@ class Bad:
 
 def picture(mode: str = "RGB", width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
     """A picture with edges and gradients, the same at every call."""
+    return _drawn(width, height).convert(mode)
+
+
+@functools.cache
+def _drawn(width: int, height: int) -> Image.Image:
     x = Image.linear_gradient("L").resize((width, height))
     y = x.transpose(Image.Transpose.ROTATE_180).point(lambda value: value * 7 % 256)
     z = Image.radial_gradient("L").resize((width, height))
-    return Image.merge("RGBA", (x, y, z, z)).convert(mode)
+    return Image.merge("RGBA", (x, y, z, z))
 
 
 def encode(image: Image.Image, fmt: str, **options: Any) -> bytes:
