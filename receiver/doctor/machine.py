@@ -5,13 +5,15 @@ import platform
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from receiver.config import Config
 from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
 from receiver.ledger import FILE_NAME, SAFE_SQLITE
+from receiver.opening import unusable
 from receiver.spool import DISK_RESERVE
 
 NETWORK = frozenset(
@@ -50,6 +52,9 @@ LAYERED = frozenset({"overlay", "aufs"})
 
 MIB = 2**20
 
+NAMED = 3
+"""So many files are named where there may be thousands."""
+
 
 def look_at_versions(old_sqlite: str | None) -> list[Verdict]:
     """Python's and SQLite's versions; ``old_sqlite`` is the latter's, where it is too old."""
@@ -85,32 +90,68 @@ def look_at_directory(config: Config, *, user: int, mounts: str) -> list[Verdict
         return [broken(name, f"{folder} cannot be reached by this user", AS_SERVE)]
     if not stat.S_ISDIR(there.st_mode):
         return [broken(name, f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
-    found: list[Verdict] = []
-    if there.st_uid != user:
-        found.append(
-            doubtful(
-                name,
-                f"{folder} is user {there.st_uid}'s, and this runs as user {user}",
-                f"Run serve, and this, as user {there.st_uid}, or: chown -R {user} {folder}",
-            )
-        )
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        found.append(
+    on = mounted(folder.resolve(), mounts)
+    if on is not None and on.read_only:
+        return [
             broken(
-                name, f"{folder} cannot be written by this user", f"Mend its rights: chown -R {user} {folder}"
+                name,
+                f"{folder} lies on a file system that is mounted read-only ({on.point})",
+                f"Mount it so that it can be written: mount -o remount,rw {on.point}; or, in a container,"
+                " the volume without :ro.",
             )
-        )
+        ]
+    found = [*_look_at_rights(folder, there.st_uid, user)]
     if there.st_mode & 0o022:
         found.append(broken(name, f"other users can write in {folder}", f"Shut them out: chmod 700 {folder}"))
     elif there.st_mode & 0o077:
         found.append(
             doubtful(name, f"other users can look into {folder}", f"Shut them out: chmod 700 {folder}")
         )
-    ledger = folder / FILE_NAME
-    if ledger.exists() and ledger.stat().st_mode & 0o077:
-        found.append(doubtful(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*"))
-    found += _look_at_file_system(folder, mounts)
+    found += _look_at_file_system(folder, on)
     return found or [well(name, f"{folder} is there, and this user's alone")]
+
+
+def _look_at_rights(folder: Path, owner: int, user: int) -> Iterator[Verdict]:
+    """Whether all that serve writes to is its own; a restore by another user leaves that user's files."""
+    name = "data directory"
+    give = f"chown -R {user} {folder}"
+    if owner != user:
+        give = f"Run serve, and this, as user {owner}, or: {give}"
+        yield doubtful(name, f"{folder} is user {owner}'s, and this runs as user {user}", give)
+    kept_out = set()
+    for path in unusable(folder):
+        kept_out.add(path)
+        whose = path.stat().st_uid
+        yield broken(
+            name,
+            f"{path} cannot be written by this user ({user}): it is user {whose}'s"
+            if whose != user
+            else f"{path} cannot be written, though it is this user's own",
+            f"Give all of it to the user that runs serve: {give}"
+            if whose != user
+            else f"Mend its rights: chmod u+rwX {path}",
+        )
+    strange = sorted(path for path, whose in _owners(folder) if whose != owner and path not in kept_out)
+    if strange:
+        named = ", ".join(path.relative_to(folder).as_posix() for path in strange[:NAMED])
+        more = f" and {len(strange) - NAMED} more" if len(strange) > NAMED else ""
+        yield doubtful(
+            name,
+            f"{folder} is user {owner}'s, and not all that lies in it: {named}{more}",
+            f"Give all of it to the user that runs serve: chown -R {owner} {folder}",
+        )
+    ledger = folder / FILE_NAME
+    if ledger not in kept_out and ledger.exists() and ledger.stat().st_mode & 0o077:
+        yield doubtful(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*")
+
+
+def _owners(folder: Path) -> Iterator[tuple[Path, int]]:
+    """What lies in the data directory, and the number of its owner; the archive's images are left out."""
+    for place in (folder, *(folder / name for name in ("spool", "aside", "thumbnails"))):
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(place) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):  # a server beside has just removed it
+                    yield Path(entry.path), entry.stat(follow_symlinks=False).st_uid
 
 
 def look_at_disk(config: Config, *, room: Callable[[Path], int] | None = None) -> list[Verdict]:
@@ -164,6 +205,7 @@ class Mount:
 
     point: str
     kind: str
+    read_only: bool = False
 
 
 def mounted(path: Path, mounts: str) -> Mount | None:
@@ -171,12 +213,12 @@ def mounted(path: Path, mounts: str) -> Mount | None:
     best: Mount | None = None
     for line in mounts.splitlines():
         words = line.split(" ")
-        if len(words) < 3:
+        if len(words) < 4:
             continue
         point = words[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
         # The last of several mounts at one point covers the others.
         if path.is_relative_to(point) and (best is None or len(point) >= len(best.point)):
-            best = Mount(point, words[2])
+            best = Mount(point, words[2], read_only="ro" in words[3].split(","))
     return best
 
 
@@ -208,9 +250,8 @@ def _look_at_place(folder: Path) -> list[Verdict]:
     return [well("data directory", f"{folder} is not there yet; serve makes it")]
 
 
-def _look_at_file_system(folder: Path, mounts: str) -> list[Verdict]:
+def _look_at_file_system(folder: Path, on: Mount | None) -> list[Verdict]:
     found: list[Verdict] = []
-    on = mounted(folder.resolve(), mounts)
     kind = on.kind if on else ""
     if kind in NETWORK:
         found.append(
