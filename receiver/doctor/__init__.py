@@ -12,7 +12,7 @@ from typing import Any
 
 from receiver.config import Config, environment, faults, load, origins
 from receiver.doctor.ledger import look_at_ledger, look_at_server
-from receiver.doctor.machine import look_at_directory, look_at_disk, look_at_versions
+from receiver.doctor.machine import look_at_address, look_at_directory, look_at_disk, look_at_versions
 from receiver.doctor.remote import (
     look_at_archive,
     look_at_no_public_url,
@@ -112,8 +112,9 @@ def _here(config: Config, *, now: Callable[[], int], deep: bool) -> list[Check]:
 
     async def serve() -> list[Verdict]:
         pid = await in_thread(lambda: holder(config.data_dir))
-        found = [look_at_server(pid)]
-        return found if pid is None else [*found, *await look_at_readiness(config)]
+        if pid is None:
+            return [look_at_server(None), await in_thread(lambda: look_at_address(config))]
+        return [look_at_server(pid), *await look_at_readiness(config, elsewhere=pid == 0)]
 
     return [
         Check("data directory", _in_thread(directory)),

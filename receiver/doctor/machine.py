@@ -12,8 +12,9 @@ from pathlib import Path
 
 from receiver.config import Config
 from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
+from receiver.errors import ConfigError
 from receiver.ledger import FILE_NAME, SAFE_SQLITE
-from receiver.opening import unusable
+from receiver.opening import bound, unusable
 from receiver.spool import DISK_RESERVE
 
 NETWORK = frozenset(
@@ -72,13 +73,20 @@ def look_at_versions(old_sqlite: str | None) -> list[Verdict]:
     ]
 
 
-def look_at_directory(config: Config, *, user: int, mounts: str) -> list[Verdict]:
-    """The data directory: is it there, whose is it, and what does it lie on?
+def _owner(path: Path) -> int:
+    return path.stat().st_uid
+
+
+def look_at_directory(
+    config: Config, *, user: int, mounts: str, owner: Callable[[Path], int] = _owner
+) -> list[Verdict]:
+    """The data directory: is it there, whose is it and what lies in it, and what does it lie on?
 
     Args:
         config: the settings.
         user: the id of the user that this process runs as.
         mounts: the text of /proc/self/mounts; empty where there is none.
+        owner: the id of a file's owner; for tests.
     """
     folder = config.data_dir
     name = "data directory"
@@ -100,7 +108,7 @@ def look_at_directory(config: Config, *, user: int, mounts: str) -> list[Verdict
                 " the volume without :ro.",
             )
         ]
-    found = [*_look_at_rights(folder, there.st_uid, user)]
+    found = [*_look_at_rights(folder, user, owner)]
     if there.st_mode & 0o022:
         found.append(broken(name, f"other users can write in {folder}", f"Shut them out: chmod 700 {folder}"))
     elif there.st_mode & 0o077:
@@ -111,47 +119,61 @@ def look_at_directory(config: Config, *, user: int, mounts: str) -> list[Verdict
     return found or [well(name, f"{folder} is there, and this user's alone")]
 
 
-def _look_at_rights(folder: Path, owner: int, user: int) -> Iterator[Verdict]:
+def _look_at_rights(folder: Path, user: int, owner: Callable[[Path], int]) -> Iterator[Verdict]:
     """Whether all that serve writes to is its own; a restore by another user leaves that user's files."""
     name = "data directory"
+    whose = owner(folder)
     give = f"chown -R {user} {folder}"
-    if owner != user:
-        give = f"Run serve, and this, as user {owner}, or: {give}"
-        yield doubtful(name, f"{folder} is user {owner}'s, and this runs as user {user}", give)
-    kept_out = set()
-    for path in unusable(folder):
-        kept_out.add(path)
-        whose = path.stat().st_uid
-        yield broken(
-            name,
-            f"{path} cannot be written by this user ({user}): it is user {whose}'s"
-            if whose != user
-            else f"{path} cannot be written, though it is this user's own",
-            f"Give all of it to the user that runs serve: {give}"
-            if whose != user
-            else f"Mend its rights: chmod u+rwX {path}",
+    if whose != user:
+        give = f"run serve, and this, as user {whose}, or: {give}"
+        yield doubtful(
+            name, f"{folder} is user {whose}'s, and this runs as user {user}", give[0].upper() + give[1:]
         )
-    strange = sorted(path for path, whose in _owners(folder) if whose != owner and path not in kept_out)
+    kept_out = set(unusable(folder))
+    for path in sorted(kept_out):
+        if owner(path) == user:
+            said, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
+        else:
+            said, remedy = f"for it is user {owner(path)}'s", f"Give all of it to the user of serve: {give}"
+        yield broken(name, f"{path} cannot be read and written by user {user}, {said}", remedy)
+    if folder in kept_out:
+        return  # nothing in it can be looked at
+    strange = []
+    for path in sorted(_inside(folder) - kept_out):
+        with suppress(OSError):  # a server beside has just removed it
+            if owner(path) != whose:
+                strange.append(path)
     if strange:
         named = ", ".join(path.relative_to(folder).as_posix() for path in strange[:NAMED])
         more = f" and {len(strange) - NAMED} more" if len(strange) > NAMED else ""
         yield doubtful(
             name,
-            f"{folder} is user {owner}'s, and not all that lies in it: {named}{more}",
-            f"Give all of it to the user that runs serve: chown -R {owner} {folder}",
+            f"{folder} is user {whose}'s, and not all that lies in it: {named}{more}",
+            f"Give all of it to the user of serve: chown -R {whose} {folder}",
         )
     ledger = folder / FILE_NAME
     if ledger not in kept_out and ledger.exists() and ledger.stat().st_mode & 0o077:
         yield doubtful(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*")
 
 
-def _owners(folder: Path) -> Iterator[tuple[Path, int]]:
-    """What lies in the data directory, and the number of its owner; the archive's images are left out."""
+def _inside(folder: Path) -> set[Path]:
+    """What lies in the data directory; of the archive its folder alone."""
+    found: set[Path] = set()
     for place in (folder, *(folder / name for name in ("spool", "aside", "thumbnails"))):
-        with suppress(FileNotFoundError, NotADirectoryError, PermissionError), os.scandir(place) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):  # a server beside has just removed it
-                    yield Path(entry.path), entry.stat(follow_symlinks=False).st_uid
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            found.update(place.iterdir())
+    return found
+
+
+def look_at_address(config: Config) -> Verdict:
+    """Whether a serve could listen where it shall, while none runs."""
+    try:
+        bound(config).close()
+    except ConfigError as error:
+        return broken(
+            "address", str(error), "Stop what has it (ss -ltnp shows that), or set another one that is free."
+        )
+    return well("address", f"{config.host}, port {config.port} is free for serve")
 
 
 def look_at_disk(config: Config, *, room: Callable[[Path], int] | None = None) -> list[Verdict]:

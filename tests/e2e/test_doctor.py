@@ -3,7 +3,7 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from receiver.ledger import FILE_NAME
+from receiver.ledger import FILE_NAME, DirectoryLock, Ledger
+from tests.ledger.deeds import file_of
 from tests.support.processes import (
     API_TOKEN,
+    POWERLESS,
     PROVIDER_TOKEN,
     SECRETS,
     Programs,
@@ -51,8 +53,8 @@ class Found:
         return {check for level, check, _, _ in self.lines if level == "failure"}
 
 
-def examined(folder: Path, values: Mapping[str, str], *options: str) -> Found:
-    said = run(["doctor", *options], folder, values)
+def examined(folder: Path, values: Mapping[str, str], *options: str, under: Sequence[str] = ()) -> Found:
+    said = run(["doctor", *options], folder, values, under=under)
     lines = [line.split("\t") for line in said.stdout.splitlines()]
     for secret in (*SECRETS, *(value for name, value in values.items() if "SECRET" in name)):
         assert secret not in said.stdout + said.stderr
@@ -197,6 +199,77 @@ def test_a_damaged_ledger_is_told(programs: Programs) -> None:
     found = examined(programs.folder, settings(programs.folder))
     assert found.failing() == {"ledger"}
     assert "restore a backup" in found.of("ledger", "failure")[0]
+
+
+def refused(folder: Path, values: Mapping[str, str], under: Sequence[str] = ()) -> str:
+    """What serve says where it does not start."""
+    said = run(["serve"], folder, values, under=under)
+    assert said.returncode == 1
+    return said.stderr
+
+
+@pytest.mark.parametrize("change", ["CREATE TABLE x (y)", "DROP INDEX jobs_by_ref"])
+@pytest.mark.parametrize("options", [(), ("--deep",)])
+async def test_a_ledger_that_serve_refuses_for_its_structure_is_told(
+    programs: Programs, change: str, options: tuple[str, ...]
+) -> None:
+    values = settings(programs.folder)
+    (programs.folder / "data").mkdir(mode=0o700)
+    await (await Ledger.serve(programs.folder / "data")).close()
+    with file_of(programs.folder / "data") as db:
+        db.execute(change)
+    found = examined(programs.folder, values, *options)
+    assert found.failing() == {"ledger"}
+    (said,) = found.of("ledger", "failure")
+    assert "has not the structure of version" in said
+    assert "has not the structure of version" in refused(programs.folder, values)
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, "serve.lock", "spool"])
+async def test_files_that_serve_cannot_write_are_told(programs: Programs, name: str) -> None:
+    values = settings(programs.folder)
+    data = programs.folder / "data"
+    (data / "spool").mkdir(mode=0o700, parents=True)
+    data.chmod(0o700)
+    await (await Ledger.serve(data)).close()
+    DirectoryLock(data).release()
+    (data / name).chmod(0o500 if name == "spool" else 0o400)
+    found = examined(programs.folder, values, under=POWERLESS)
+    assert "data directory" in found.failing()
+    (said,) = found.of("data directory", "failure")
+    assert f"{data / name} cannot be read and written by user" in said
+    assert f"chmod u+rwX {data / name}" in said
+    assert f"{data / name} cannot be written by this user" in refused(programs.folder, values, POWERLESS)
+
+
+def test_an_address_that_is_taken_is_told_before_serve_finds_out(programs: Programs) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        values = settings(programs.folder, RECEIVER_PORT=str(taken.getsockname()[1]))
+        found = examined(programs.folder, values)
+        assert found.failing() == {"address"}
+        (said,) = found.of("address", "failure")
+        assert said.partition(" (")[0] in refused(programs.folder, values)
+
+
+def test_before_the_first_start_an_address_that_leads_elsewhere_fails(
+    programs: Programs, receiver: Receiver
+) -> None:
+    folder = programs.folder / "new"
+    folder.mkdir()
+
+    def at(url: str) -> Found:
+        return examined(folder, settings(folder, RECEIVER_PUBLIC_URL=url))
+
+    assert at(receiver.address).failing() == {"public URL"}
+    assert at("https://no-such-host.invalid").failing() == {"public URL"}
+    assert at(f"{receiver.address}/webhooks/ximilar").failing() == {"public URL"}
+    wrong = at(f"{receiver.address}/foo")
+    assert "a receiver answers" in wrong.of("public URL", "failure")[0]
+    idle = at(f"http://127.0.0.1:{free_port()}")
+    assert idle.failing() == set()
+    assert any("Start `receiver serve`" in line for line in idle.of("public URL", "warning"))
 
 
 def test_a_token_that_the_provider_refuses_is_told(programs: Programs, box: Sandbox) -> None:

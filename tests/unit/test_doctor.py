@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import errno
 import os
+import socket
 import ssl
 import stat
 import threading
@@ -17,7 +19,14 @@ from receiver.archive import Finding
 from receiver.challenge import PROOF_HEADER, read_key
 from receiver.config import Config, faults, load, origins
 from receiver.doctor.ledger import look_at_jobs, look_at_ledger, look_at_server
-from receiver.doctor.machine import look_at_directory, look_at_disk, look_at_versions, mounted, obstacle
+from receiver.doctor.machine import (
+    look_at_address,
+    look_at_directory,
+    look_at_disk,
+    look_at_versions,
+    mounted,
+    obstacle,
+)
 from receiver.doctor.remote import (
     Answer,
     ahead,
@@ -26,7 +35,9 @@ from receiver.doctor.remote import (
     look_at_archive,
     look_at_clock,
     look_at_findings,
+    look_at_name,
     origin,
+    unreached,
 )
 from receiver.doctor.settings import (
     look_at_dotenv,
@@ -199,9 +210,12 @@ def test_an_old_sqlite_is_told() -> None:
     assert Level.WARNING in levels(look_at_versions("3.40.1"))
 
 
-def look(folder: Path, *, user: int | None = None, mounts: str = "") -> list[Verdict]:
+def look(folder: Path, *, user: int | None = None, mounts: str = "", **more: Any) -> list[Verdict]:
     return look_at_directory(
-        config(RECEIVER_DATA_DIR=str(folder)), user=os.geteuid() if user is None else user, mounts=mounts
+        config(RECEIVER_DATA_DIR=str(folder)),
+        user=os.geteuid() if user is None else user,
+        mounts=mounts,
+        **more,
     )
 
 
@@ -233,6 +247,44 @@ def test_what_else_can_be_wrong_with_a_data_directory(tmp_path: Path) -> None:
     file.touch()
     assert levels(look(file)) == {Level.FAILURE}
     assert "is no folder" in said(look(file))
+
+
+def test_files_of_another_user_in_ones_own_data_directory_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "spool").mkdir(parents=True)
+    folder.chmod(0o700)
+    files = [folder / FILE_NAME, *(folder / "spool" / str(number) for number in range(4))]
+    for file in files:
+        file.touch(mode=0o600)
+    me = os.geteuid()
+    (found,) = look(folder, owner=lambda path: 4711 if path in files else me)
+    assert found.level is Level.WARNING
+    assert (
+        f"user {me}'s, and not all that lies in it: {FILE_NAME}, spool/0, spool/1 and 2 more" in found.detail
+    )
+    assert f"chown -R {me} {folder}" in (found.remedy or "")
+
+
+def test_a_data_directory_that_is_mounted_read_only_is_told_with_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    (found,) = look(folder, mounts=f"x / ext4 rw 0 0\nx {tmp_path} ext4 ro,relatime 0 0\n")
+    assert found.level is Level.FAILURE
+    assert "read-only" in found.detail
+    assert f"mount -o remount,rw {tmp_path}" in (found.remedy or "")
+
+
+def test_whether_serve_could_listen_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        # Another start that has the address, and does not listen yet, is not disturbed.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        assert look_at_address(config(RECEIVER_PORT=port)).level is Level.OK
+        taken.listen()
+        found = look_at_address(config(RECEIVER_PORT=port))
+    assert (found.level, found.detail.partition(":")[0]) == (Level.FAILURE, "RECEIVER_PORT")
+    assert look_at_address(config(RECEIVER_HOST="203.0.113.7")).detail.startswith("RECEIVER_HOST: ")
 
 
 @pytest.mark.parametrize(
@@ -440,6 +492,10 @@ PROOF = {PROOF_HEADER.lower(): "right"}
             "redirect (301) to https://new.example,",
         ),
         (Answer(401, {}, b""), "asks for a login (401)"),
+        (
+            Answer(401, {}, b'{"reason": "auth.token_refused"}'),
+            "a receiver answers at https://me.example, but",
+        ),
         (Answer(502, {}, b""), "does not reach the receiver behind it (502)"),
         (Answer(404, {}, b""), "something else than this receiver"),
         (Answer(200, {}, b"<html>"), "something else than this receiver"),
@@ -452,6 +508,53 @@ def test_an_address_that_leads_elsewhere_is_told(answer: Answer, words: str) -> 
     assert words in found.detail
     assert found.remedy
     assert "canary" not in said([found])
+
+
+@pytest.mark.parametrize(
+    ("status", "level"),
+    [(502, Level.WARNING), (504, Level.WARNING), (522, Level.WARNING)]
+    + [(status, Level.FAILURE) for status in (200, 301, 401, 404)],
+)
+def test_before_the_first_start_only_what_a_start_cures_is_excused(status: int, level: Level) -> None:
+    found = judged(Answer(status, {}, b""), "https://me.example", None, serving=False)
+    assert found.level is level
+    assert ("Start `receiver serve`" in (found.remedy or "")) == (level is Level.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("cause", "level"),
+    [
+        (ConnectionRefusedError(), Level.WARNING),
+        (ExceptionGroup("x", [ConnectionRefusedError()]), Level.WARNING),
+        (ConnectionResetError(), Level.WARNING),
+        (socket.gaierror(), Level.FAILURE),
+        (ssl.SSLError(), Level.FAILURE),
+        (OSError(errno.ENETUNREACH, "x"), Level.FAILURE),
+    ],
+)
+def test_before_the_first_start_only_silence_is_excused(cause: Exception, level: Level) -> None:
+    error = httpx.ConnectError("x")
+    error.__cause__ = cause
+    assert unreached(error, "https://me.example", serving=False).level is level
+    assert unreached(error, "https://me.example", serving=True).level is Level.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "level"),
+    [
+        ("localhost", {"XIMILAR_API_TOKEN": "x"}, Level.FAILURE),
+        ("127.0.0.1", {"XIMILAR_API_TOKEN": "x"}, Level.FAILURE),
+        ("::1", {}, Level.WARNING),
+        ("10.1.2.3", {"XIMILAR_API_TOKEN": "x"}, Level.WARNING),
+        ("localhost", {"XIMILAR_API_URL": "http://[::1]:8090/"}, None),
+        ("me.example.com", {"XIMILAR_API_TOKEN": "x"}, None),
+        ("8.8.8.8", {}, None),
+    ],
+)
+def test_an_address_that_the_provider_never_reaches_is_told(
+    host: str, more: dict[str, str], level: Level | None
+) -> None:
+    assert levels(look_at_name(config(**more), host)) == ({level} if level else set())
 
 
 def test_only_the_right_proof_is_this_installation() -> None:
