@@ -8,6 +8,7 @@ import socket
 import ssl
 import stat
 import threading
+from collections.abc import Mapping, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ import pytest
 
 from receiver.archive import Finding
 from receiver.challenge import PROOF_HEADER, read_key
-from receiver.config import Config, faults, load, origins
+from receiver.config import Config, load, load_partly, origins
+from receiver.doctor import diagnose
 from receiver.doctor.ledger import look_at_jobs, look_at_ledger, look_at_server
 from receiver.doctor.machine import (
     look_at_address,
@@ -41,13 +43,13 @@ from receiver.doctor.remote import (
 )
 from receiver.doctor.settings import (
     look_at_dotenv,
-    look_at_faults,
     look_at_secrets,
     look_at_settings,
     shown,
     weakness,
 )
 from receiver.doctor.verdict import Check, Level, Verdict, broken, examine, in_thread, well
+from receiver.errors import ConfigError
 from receiver.ledger import FILE_NAME, Ledger, Stats, holder
 from receiver.states import State
 from tests.support.clock import HOUR, NOW
@@ -74,9 +76,14 @@ def said(verdicts: list[Verdict]) -> str:
 # Settings
 
 
+def settings_looked_at(environ: Mapping[str, str]) -> list[Verdict]:
+    given, wrong = load_partly(environ)
+    return look_at_settings(given, {}, wrong)
+
+
 def test_every_wrong_setting_is_told_and_not_only_the_first() -> None:
     wrong = {**GOOD, "RECEIVER_PORT": "canary", "RECEIVER_FETCHES": "0", "RECEIVER_LOG": "canary"}
-    found = look_at_faults(faults(wrong))
+    found = settings_looked_at(wrong)
     assert {v.detail.partition(":")[0] for v in found} == {
         "RECEIVER_PORT",
         "RECEIVER_FETCHES",
@@ -85,14 +92,30 @@ def test_every_wrong_setting_is_told_and_not_only_the_first() -> None:
     assert levels(found) == {Level.FAILURE}
     assert all(v.remedy for v in found)
     assert "canary" not in said(found)
-    assert faults(GOOD) == ()
+    assert load_partly(GOOD) == (load(GOOD), ())
     # What a server lacks is told beside them, and nothing of what may only be missing because it is wrong.
-    bare = faults({"RECEIVER_PORT": "canary", "RECEIVER_SIGNING_KEYS": "[1]"})
-    assert [line.partition(":")[0] for line in bare] == [
+    bare = settings_looked_at(
+        {"RECEIVER_PORT": "canary", "RECEIVER_SIGNING_KEYS": "[1]", "RECEIVER_IMAGE_SOURCES": "["}
+    )
+    assert [v.detail.partition(":")[0] for v in bare] == [
         "RECEIVER_SIGNING_KEYS",
+        "RECEIVER_IMAGE_SOURCES",
         "RECEIVER_PORT",
         "RECEIVER_API_TOKENS",
     ]
+
+
+async def test_what_does_not_depend_on_a_wrong_setting_is_looked_at(tmp_path: Path) -> None:
+    wrong = {**GOOD, "RECEIVER_PORT": "many", "RECEIVER_DATA_DIR": str(tmp_path / "data")}
+    report = await diagnose(wrong, tmp_path / ".env")
+    found = {verdict.check: verdict for verdict in report.verdicts}
+    assert found["serve"].detail == "was not looked at, because RECEIVER_PORT is wrong"
+    assert found["serve"].level is Level.WARNING
+    assert {"data directory", "disk", "ledger", "archive", "provider", "public URL"} <= found.keys()
+    assert "not looked at" not in said([v for v in report.verdicts if v.check != "serve"])
+    shown_settings = {line["name"]: line["value"] for line in report.settings}
+    assert (shown_settings["RECEIVER_PORT"], shown_settings["RECEIVER_FETCHES"]) == (None, 16)
+    assert not report.good
 
 
 def test_all_that_a_server_lacks_is_told() -> None:
@@ -114,7 +137,8 @@ def test_where_folders_cannot_be_reading_them_finds_none(tmp_path: Path) -> None
     file.touch()
     assert holder(file) is None
     assert read_key(file) is None
-    assert "is no folder" in faults({"RECEIVER_SECRETS_DIR": "/nowhere/at/all"})[0]
+    with pytest.raises(ConfigError, match="is no folder"):
+        load_partly({"RECEIVER_SECRETS_DIR": "/nowhere/at/all"})
 
 
 def test_good_settings_are_told_to_be_good() -> None:
@@ -623,6 +647,43 @@ async def test_checks_run_at_once_and_one_that_hangs_or_breaks_does_not_stop_the
     ]
     assert found[2].remedy == "Wake it."
     assert "canary" not in said(found)
+
+
+async def test_a_look_that_cannot_even_be_cut_off_is_left_behind() -> None:
+    ended = asyncio.Event()
+
+    async def stubborn() -> list[Verdict]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await ended.wait()
+        return []
+
+    (found,) = await examine([Check("stubborn", stubborn, 0.01)])
+    assert "no answer within 0.01 seconds" in found.detail
+    ended.set()
+
+
+async def test_who_stops_it_is_told_what_is_known() -> None:
+    stopping = asyncio.Event()
+    told: list[list[str]] = []
+
+    async def quick() -> list[Verdict]:
+        return [well("quick", "fine")]
+
+    async def hang() -> list[Verdict]:
+        await asyncio.Event().wait()
+        return []
+
+    def waiting(names: Sequence[str]) -> None:
+        told.append([*names])
+        if "quick" not in names:
+            stopping.set()
+
+    found = await examine([Check("hangs", hang), Check("quick", quick)], stopping=stopping, waiting=waiting)
+    assert [(v.check, v.level) for v in found] == [("hangs", Level.WARNING), ("quick", Level.OK)]
+    assert "not looked at to the end" in found[0].detail
+    assert (told[0], told[-1]) == (["hangs", "quick"], ["hangs"])
 
 
 async def test_secrets_are_masked_wherever_they_stand() -> None:
