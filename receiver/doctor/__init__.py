@@ -25,6 +25,7 @@ from receiver.doctor.settings import (
     MEND,
     hidden,
     look_at_dotenv,
+    look_at_secret_files,
     look_at_secrets,
     look_at_settings,
     shown,
@@ -100,6 +101,7 @@ async def diagnose(
     checks = [
         Check("settings", _at_once(lambda: look_at_settings(config, given, wrong))),
         Check("secrets", _at_once(lambda: look_at_secrets(config, environ))),
+        Check("secret files", _in_thread(lambda: _look_at_secret_files(environ))),
         *alone,
         *_here(config, now=now, deep=deep),
         *_beyond(config, environ),
@@ -113,15 +115,24 @@ async def diagnose(
     return Report(verdicts, shown(config, given, wrong), finished=not stopping.is_set())
 
 
+def _look_at_secret_files(environ: Mapping[str, str]) -> list[Verdict]:
+    folder = environ.get("RECEIVER_SECRETS_DIR")
+    return look_at_secret_files(Path(folder), _mounts()) if folder else []
+
+
+def _mounts() -> str:
+    return MOUNTS.read_text(encoding="utf-8", errors="replace") if MOUNTS.exists() else ""
+
+
 def _here(config: Config, *, now: Callable[[], int], deep: bool) -> list[Check]:
     """What is looked at on this machine."""
 
     def directory() -> list[Verdict]:
-        mounts = MOUNTS.read_text(encoding="utf-8", errors="replace") if MOUNTS.exists() else ""
-        return look_at_directory(config, user=os.geteuid(), mounts=mounts)
+        return look_at_directory(config, user=os.geteuid(), mounts=_mounts())
 
     async def ledger() -> list[Verdict]:
-        return await look_at_ledger(config, now=now(), deep=deep)
+        serving = await _server(config) is not None
+        return await look_at_ledger(config, now=now(), deep=deep, serving=serving)
 
     async def serve() -> list[Verdict]:
         pid = await _server(config)

@@ -15,11 +15,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from receiver import opening
 from receiver.archive import Finding, open_archive
 from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER, Challenged, fresh, read_key
 from receiver.config import Config
 from receiver.doctor.machine import obstacle
-from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, well
+from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, not_looked_at, well
 from receiver.errors import (
     ArchiveError,
     ConfigError,
@@ -30,7 +31,6 @@ from receiver.errors import (
     TokenRefusedError,
 )
 from receiver.ledger import FILE_NAME, LedgerView
-from receiver.opening import was_used
 from receiver.ximilar import Ximilar
 
 CLOCK_DOUBTFUL, CLOCK_BROKEN = 10.0, 60.0
@@ -98,6 +98,9 @@ async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Ve
     try:
         archive = await in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
     except ConfigError as error:
+        # Among the settings it is told what is wrong with it; here only where that depends on `environ`.
+        if str(error) in opening.faults(config):
+            return [not_looked_at("archive", str(error).partition(":")[0])]
         return [broken("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
     try:
         findings = await archive.probe()
@@ -154,7 +157,7 @@ async def _used(config: Config) -> bool:
     except LedgerError:
         return False  # told elsewhere
     try:
-        return await was_used(ledger, config.archive_uri)
+        return await opening.was_used(ledger, config.archive_uri)
     except LedgerError:
         return False
     finally:

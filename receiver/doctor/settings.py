@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from receiver import opening
 from receiver.config import SETTINGS, Config, named
+from receiver.doctor.machine import PASSING, mounted
 from receiver.doctor.verdict import Verdict, broken, doubtful, well
 
 GUESSED = re.compile(
@@ -108,6 +109,37 @@ def look_at_dotenv(path: Path) -> list[Verdict]:
     if mode & 0o077:
         return [doubtful(".env", "can be read by other users of this machine", f"chmod 600 {path}")]
     return [well(".env", "is its owner's alone")]
+
+
+def look_at_secret_files(folder: Path, mounts: str) -> list[Verdict]:
+    """Whether others on this machine can read the files in RECEIVER_SECRETS_DIR.
+
+    What a container or systemd mounts there is readable within it by design, and nobody else gets there.
+
+    Args:
+        folder: where they lie.
+        mounts: the text of /proc/self/mounts; empty where there is none.
+    """
+    if not folder.stat().st_mode & 0o001:
+        return []
+    open_to_all = [
+        name
+        for name in SETTINGS
+        if (file := folder / name).is_file() and file.stat().st_mode & 0o004 and not _handed_in(file, mounts)
+    ]
+    if not open_to_all:
+        return []
+    names = ", ".join(open_to_all)
+    said = f"other users of this machine can read files in RECEIVER_SECRETS_DIR: {names}"
+    return [doubtful("secret files", said, f"chmod 700 {folder}")]
+
+
+def _handed_in(file: Path, mounts: str) -> bool:
+    """Whether a file was mounted for this process's sake: by itself, with its folder, or from memory."""
+    on = mounted(file.resolve(), mounts)
+    return on is not None and (
+        on.kind in PASSING or on.point in (str(file.resolve()), str(file.parent.resolve()))
+    )
 
 
 def shown(config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()) -> list[dict[str, Any]]:

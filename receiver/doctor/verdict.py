@@ -57,6 +57,11 @@ def broken(check: str, detail: str, remedy: str) -> Verdict:
     return Verdict(check, Level.FAILURE, detail, remedy)
 
 
+def not_looked_at(check: str, setting: str) -> Verdict:
+    """It needs a setting that is wrong."""
+    return doubtful(check, f"was not looked at, because {setting} is wrong", "Correct that, and look again.")
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One look at something.
@@ -82,8 +87,7 @@ class Check:
 
 
 async def _passed_over(name: str, wrong: frozenset[str]) -> Sequence[Verdict]:
-    because = f"was not looked at, because {' and '.join(sorted(wrong))} is wrong"
-    return [doubtful(name, because, "Correct that, and look again.")]
+    return [not_looked_at(name, " and ".join(sorted(wrong)))]
 
 
 def unheard(_: Sequence[str]) -> None:

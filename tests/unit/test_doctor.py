@@ -8,7 +8,7 @@ import socket
 import ssl
 import stat
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -38,11 +38,14 @@ from receiver.doctor.remote import (
     look_at_clock,
     look_at_findings,
     look_at_name,
+    look_at_public_url,
+    look_at_readiness,
     origin,
     unreached,
 )
 from receiver.doctor.settings import (
     look_at_dotenv,
+    look_at_secret_files,
     look_at_secrets,
     look_at_settings,
     shown,
@@ -197,6 +200,26 @@ def test_a_dotenv_that_others_can_read_is_told(tmp_path: Path) -> None:
     path.chmod(0o644)
     (found,) = look_at_dotenv(path)
     assert (found.level, found.remedy) == (Level.WARNING, f"chmod 600 {path}")
+
+
+def test_secret_files_that_others_can_read_are_told_but_not_those_that_were_handed_in(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    folder.chmod(0o755)
+    file = folder / "RECEIVER_API_TOKENS"
+    file.write_text("canary")
+    file.chmod(0o644)
+    (found,) = look_at_secret_files(folder, "x / ext4 rw 0 0\n")
+    assert (found.level, found.remedy) == (Level.WARNING, f"chmod 700 {folder}")
+    assert "RECEIVER_API_TOKENS" in found.detail
+    assert "canary" not in said([found])
+    for mount in (f"x {tmp_path} tmpfs rw", f"x {folder} ext4 ro", f"x {file} ext4 ro"):
+        assert look_at_secret_files(folder, f"x / ext4 rw 0 0\n{mount} 0 0\n") == []
+    file.chmod(0o640)
+    assert look_at_secret_files(folder, "") == []
+    file.chmod(0o644)
+    folder.chmod(0o700)
+    assert look_at_secret_files(folder, "") == []
 
 
 def test_every_setting_is_shown_with_its_origin_and_without_its_secrets(tmp_path: Path) -> None:
@@ -456,6 +479,17 @@ async def test_a_ledger_is_looked_at_beside_its_server(tmp_path: Path) -> None:
     assert levels(await look_at_ledger(given, now=NOW, deep=False)) == {Level.FAILURE}
 
 
+async def test_what_is_no_ledger_or_was_one_is_told(tmp_path: Path) -> None:
+    given = config(RECEIVER_DATA_DIR=str(tmp_path))
+    (gone,) = await look_at_ledger(given, now=NOW, deep=False, serving=True)
+    assert gone.level is Level.FAILURE
+    assert "though serve runs" in gone.detail
+    assert "Put it back" in (gone.remedy or "")
+    (tmp_path / FILE_NAME).mkdir()
+    (folder,) = await look_at_ledger(given, now=NOW, deep=False)
+    assert (folder.level, "is no file" in folder.detail) == (Level.FAILURE, True)
+
+
 def test_whether_a_server_runs_is_told() -> None:
     assert look_at_server(7).detail == "runs on this data directory, as process 7"
     assert look_at_server(0).level is Level.OK
@@ -503,6 +537,14 @@ def test_what_a_store_does_not_do_is_told_with_what_it_means() -> None:
         ("clock", Level.FAILURE),
     ]
     assert levels(look_at_findings("s3://b", (Finding("clock", True, "agrees"),))) == {Level.OK}
+
+
+@contextlib.contextmanager
+def free_port() -> Iterator[int]:
+    """A port that nobody else gets, and on which nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
 
 
 PROOF = {PROOF_HEADER.lower(): "right"}
@@ -579,6 +621,22 @@ def test_an_address_that_the_provider_never_reaches_is_told(
     host: str, more: dict[str, str], level: Level | None
 ) -> None:
     assert levels(look_at_name(config(**more), host)) == ({level} if level else set())
+
+
+async def test_an_address_on_this_machine_is_told_to_who_submits_to_a_provider_elsewhere() -> None:
+    with free_port() as port:
+        given = config(XIMILAR_API_TOKEN="x", RECEIVER_PUBLIC_URL=f"http://localhost:{port}")
+        found = await look_at_public_url(given, serving=False)
+    assert [v.level for v in found] == [Level.FAILURE, Level.WARNING]
+    assert "where api.ximilar.com never gets to" in found[0].detail
+    assert "Start `receiver serve`" in (found[1].remedy or "")
+
+
+@pytest.mark.parametrize(("elsewhere", "level"), [(True, Level.WARNING), (False, Level.FAILURE)])
+async def test_a_server_of_another_container_need_not_answer_here(*, elsewhere: bool, level: Level) -> None:
+    with free_port() as port:
+        (found,) = await look_at_readiness(config(RECEIVER_PORT=str(port)), elsewhere=elsewhere)
+    assert found.level is level
 
 
 def test_only_the_right_proof_is_this_installation() -> None:
