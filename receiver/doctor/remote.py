@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import ipaddress
 import json
 import socket
@@ -64,7 +65,7 @@ _DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
 
 _ARCHIVE_REMEDIES: Mapping[str, str] = {
     "archive.denied": "Look at the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the SDK's"
-    " files), and allow s3:PutObject and s3:GetObject on the prefix. For a folder: give it to this user.",
+    " files), and allow s3:PutObject and s3:GetObject on the prefix.",
     "archive.no_bucket": "Make the bucket or the folder's parent, mount it, or correct RECEIVER_ARCHIVE.",
     "archive.misconfigured": "Look at AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_CA_BUNDLE and RECEIVER_ARCHIVE.",
     "archive.clock_skew": SET_CLOCK,
@@ -106,6 +107,10 @@ async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Ve
         findings = await archive.probe()
     except ArchiveError as error:
         remedy = _ARCHIVE_REMEDIES.get(error.reason, "Look at what the store says.")
+        if folder is not None and error.reason == "archive.denied":
+            remedy = (
+                "Give the folder to the user that runs serve; if it is mounted read-only, mount it to write."
+            )
         return [broken("archive", f"{error.reason}: {error.detail}", remedy)]
     finally:
         # A store that has not answered until now need not be waited for again.
@@ -492,6 +497,8 @@ def explained(error: BaseException) -> str:
             return "its name is not known to the name server"
         if isinstance(cause, ConnectionRefusedError):
             return "nothing listens there (connection refused)"
+        if isinstance(cause, OSError) and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return "no way leads there from this network"
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     text = str(chain[-1])

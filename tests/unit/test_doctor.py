@@ -658,6 +658,7 @@ def test_failures_of_connections_are_told_in_words() -> None:
         raised(ExceptionGroup("x", [ConnectionRefusedError()]))
         == "nothing listens there (connection refused)"
     )
+    assert raised(OSError(errno.ENETUNREACH, "x")) == "no way leads there from this network"
     assert explained(httpx.ConnectTimeout("x")) == "no answer in time"
     assert explained(httpx.ReadError("canary")) == "ReadError"
 
