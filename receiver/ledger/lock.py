@@ -52,10 +52,10 @@ def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
     """The process that serves from a data directory; ``None`` where none does, 0 where it cannot be named.
 
     No lock is tried where the kernel can be asked for it: a server that starts in that moment would be
-    refused.
+    refused. In another container none is found where this user may not read the lock's file.
 
     Raises:
-        OSError: the lock's file cannot be read.
+        OSError: the lock's file cannot be looked at.
     """
     path = directory / LOCK_NAME
     try:
@@ -69,8 +69,9 @@ def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
             # The device is not compared: some file systems name another one here than in stat(2).
             if len(words) >= 6 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
                 return max(int(words[4]), 0)
-    # What other containers hold is not listed there.
-    return 0 if _is_held(path) else None
+    with contextlib.suppress(PermissionError):
+        return 0 if _is_held(path) else None  # what other containers hold is not listed there
+    return None
 
 
 def _is_held(path: Path) -> bool:
