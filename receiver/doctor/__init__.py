@@ -99,7 +99,7 @@ async def diagnose(
     except ConfigError as error:
         return Report([broken("settings", str(error), MEND), *await examine(alone), NOT_LOOKED_AT], ())
     checks = [
-        Check("settings", _at_once(lambda: look_at_settings(config, given, wrong))),
+        Check("settings", _in_thread(lambda: look_at_settings(config, given, wrong))),
         Check("secrets", _at_once(lambda: look_at_secrets(config, environ))),
         Check("secret files", _in_thread(lambda: _look_at_secret_files(environ))),
         *alone,
