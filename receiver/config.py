@@ -323,18 +323,22 @@ def load(environ: Mapping[str, str]) -> Config:
         raise ConfigError(_complaints(error)[0]) from None
 
 
-def faults(environ: Mapping[str, str]) -> tuple[str, ...]:
-    """All wrong settings, a line for each, and what a server lacks beside them; none if `load` succeeds."""
+def load_partly(environ: Mapping[str, str]) -> tuple[Config, tuple[str, ...]]:
+    """Builds the configuration without the wrong settings, and gives a line for each of those.
+
+    Raises:
+        ConfigError: what is set cannot be read, so that nothing is known of any setting.
+    """
     try:
-        _built(environ)
-    except ConfigError as error:
-        return (str(error),)
+        return _built(environ), ()
     except ValidationError as error:
         wrong = _complaints(error)
-        names = {line.partition(":")[0] for line in wrong}
-        rest = _built(environ, without=names)
-        return (*wrong, *(line for line in rest.lacking() if not any(name in line for name in names)))
-    return ()
+        return _built(environ, without=named(wrong)), wrong
+
+
+def named(lines: Collection[str]) -> frozenset[str]:
+    """The settings that are named in front of such lines."""
+    return frozenset(line.partition(":")[0] for line in lines)
 
 
 def origins(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:

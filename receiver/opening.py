@@ -1,12 +1,15 @@
 """Opens the rooms that need more than their arguments, each from the settings; who opened it closes it."""
 
 import asyncio
+import errno
 import os
 import random
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import timedelta
 from importlib import metadata
+from pathlib import Path
 
 from receiver import submitting
 from receiver.archive import Images, check_template, open_archive
@@ -15,7 +18,7 @@ from receiver.errors import ConfigError
 from receiver.feed import Feed
 from receiver.fetch import fetch
 from receiver.fetch.sources import Sources
-from receiver.ledger import Filter, Ledger, LedgerView, wall_clock
+from receiver.ledger import FILE_NAME, LOCK_NAME, Filter, Ledger, LedgerView, wall_clock
 from receiver.notify import Notifier
 from receiver.page import THUMBNAIL_MEMORY, Page, Thumbnails
 from receiver.reconcile import Plan, Reconciler
@@ -59,15 +62,57 @@ def make_data_dir(config: Config) -> None:
     """Makes the data directory where there is none.
 
     Raises:
-        ConfigError: it cannot be made or written.
+        ConfigError: it cannot be made, or it or what lies in it cannot be used.
     """
     # A folder that is there already may be shared with others, and keeps the rights that it has.
     try:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
-    if not os.access(config.data_dir, os.R_OK | os.W_OK | os.X_OK):
-        raise ConfigError("RECEIVER_DATA_DIR: cannot be written by this user")
+    for path in unusable(config.data_dir):
+        raise ConfigError(
+            f"RECEIVER_DATA_DIR: {path} cannot be written by this user; `receiver doctor` says more"
+        )
+
+
+def unusable(data_dir: Path) -> Iterator[Path]:
+    """What serve writes to in a data directory that is there, and this user may not."""
+    needs = {
+        data_dir: os.R_OK | os.W_OK | os.X_OK,
+        **{data_dir / name: os.R_OK | os.W_OK | os.X_OK for name in ("spool", "aside")},
+        **{data_dir / f"{FILE_NAME}{end}": os.R_OK | os.W_OK for end in ("", "-wal", "-shm")},
+        data_dir / LOCK_NAME: os.R_OK | os.W_OK,
+    }
+    for path, need in needs.items():
+        if (path == data_dir or os.access(path, os.F_OK)) and not os.access(path, need):
+            yield path
+
+
+def bound(config: Config) -> socket.socket:
+    """A socket that has the address, and listens only when the receiver is open.
+
+    One that never listens keeps no other from doing so.
+
+    Raises:
+        ConfigError: the address cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host, config.port))
+    except (OSError, UnicodeError, OverflowError) as error:
+        listener.close()
+        name = (
+            "RECEIVER_PORT"
+            if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
+            else "RECEIVER_HOST"
+        )
+        what = error.strerror if isinstance(error, OSError) else "is no address"
+        raise ConfigError(
+            f"{name}: {config.host}, port {config.port} cannot be listened on ({what})"
+        ) from None
+    return listener
 
 
 async def was_used(ledger: LedgerView, archive: str) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import errno
 import gc
 import os
 import resource
@@ -18,9 +17,8 @@ import uvicorn
 from receiver.app import open_receiver
 from receiver.config import Config
 from receiver.cuts import Cut, from_environment
-from receiver.errors import ConfigError
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
-from receiver.opening import check
+from receiver.opening import bound, check
 from receiver.wire import KEEP_ALIVE_SECONDS, AnswerStopped, CloseUnread, telling
 
 log = structlog.get_logger("receiver.serve")
@@ -101,7 +99,7 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
         log.info("serving", address=address)
         ready(address)
 
-    listener = _bound(config)
+    listener = bound(config)
     connections = _connections_allowed()
     seats = int(connections * SHARE_OF_LISTENERS)
     async with open_receiver(config, environ, cut, seats_for_listeners=seats) as receiver:
@@ -156,31 +154,6 @@ def _connections_allowed() -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
-
-
-def _bound(config: Config) -> socket.socket:
-    """A socket that has the address, and listens only when the receiver is open.
-
-    Raises:
-        ConfigError: the address cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((config.host, config.port))
-    except (OSError, UnicodeError, OverflowError) as error:
-        listener.close()
-        name = (
-            "RECEIVER_PORT"
-            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-            else "RECEIVER_HOST"
-        )
-        what = error.strerror if isinstance(error, OSError) else "is no address"
-        raise ConfigError(
-            f"{name}: {config.host}, port {config.port} cannot be listened on ({what})"
-        ) from None
-    return listener
 
 
 def _say_what_is_amiss(config: Config) -> None:

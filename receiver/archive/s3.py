@@ -33,6 +33,7 @@ from botocore.exceptions import (
     SSLError,
     TokenRetrievalError,
 )
+from botocore.utils import is_valid_endpoint_url
 
 from receiver.archive import Depth, Entry, Finding, Held, Item, metadata
 from receiver.archive.key import check_key
@@ -150,6 +151,8 @@ def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str
     try:
         client = connect()
     except (BotoCoreError, ValueError, OSError) as error:
+        if (name := _wrong_address(environ)) is not None:
+            raise ConfigError(f"{name}: must be a URL such as https://host or http://host:port") from None
         raise ConfigError(f"AWS_*: the AWS SDK cannot use its settings ({type(error).__name__})") from None
     return S3Archive(bucket, prefix, client=client, connect=connect, uploads=uploads)
 
@@ -170,6 +173,14 @@ def _options(environ: Mapping[str, str]) -> dict[str, str]:
         raise ConfigError(f"{unseen[0]}: the AWS SDK reads it from the process's environment alone")
     variables = environ if own else {"AWS_REGION": os.environ.get("AWS_REGION", "")}
     return {option: variables[name] for name, option in CLIENT_VARIABLES.items() if variables.get(name)}
+
+
+def _wrong_address(environ: Mapping[str, str]) -> str | None:
+    """The variable with the store's address, where that is no address."""
+    for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        if given := environ.get(name) or os.environ.get(name):
+            return None if is_valid_endpoint_url(given) else name
+    return None
 
 
 def _client(
@@ -732,7 +743,22 @@ class S3Archive:
                 f"{name}: {where} did not prove its name; see AWS_CA_BUNDLE.",
                 pause=True,
             )
+        if isinstance(error, SSLError) and _lacks_bundle(error):
+            return ArchiveError(
+                "archive.misconfigured",
+                f"{name}: the file of AWS_CA_BUNDLE cannot be read, or holds no certificate.",
+                pause=True,
+            )
         return ArchiveError("archive.unavailable", f"{name}: {where} does not answer ({kind}).")
+
+
+def _lacks_bundle(error: SSLError) -> bool:
+    """Whether it was our own file of certificates that TLS failed at, before anything was asked."""
+    of_urllib3 = error.kwargs.get("error")
+    cause = of_urllib3.args[0] if isinstance(of_urllib3, Exception) and of_urllib3.args else None
+    return isinstance(
+        cause, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
+    ) or "NO_CERTIFICATE_OR_CRL_FOUND" in str(cause)
 
 
 def _status(error: ClientError | BotoCoreError) -> int:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver import tables
-from receiver.cli.common import DOTENV, AsJson, give_to_sdk, leave, say
+from receiver.cli.common import DOTENV, AsJson, give_to_sdk, leave, say, until_signal
 from receiver.config import environment
 from receiver.doctor import Level, Report, diagnose
 from receiver.errors import ConfigError
@@ -31,7 +31,7 @@ def doctor(
     """Check everything that an installation needs, and say how to mend what fails.
 
     Works beside a running serve and without one. Secrets are neither shown, nor sent to strangers.
-    Exit 1 if something fails; a warning does not.
+    Exit 1 if something fails; a warning does not. Ctrl-C ends it with what is known until then.
     """
     asyncio.run(_doctor(deep=deep, as_json=as_json))
 
@@ -40,14 +40,29 @@ async def _doctor(*, deep: bool, as_json: bool) -> NoReturn:
     own = dict(os.environ)
     with contextlib.suppress(ConfigError):  # it is told among the findings
         give_to_sdk(environment(own, DOTENV))
-    report = await diagnose(own, DOTENV, deep=deep)
+    with _waiting(quiet=as_json) as waiting:
+        report = await until_signal(
+            lambda stopping: diagnose(own, DOTENV, deep=deep, stopping=stopping, waiting=waiting)
+        )
     if as_json:
         tables.print_json(_document(report))
     else:
         _show(report)
     levels = Counter(verdict.level for verdict in report.verdicts)
-    say(f"{_number(levels[Level.FAILURE], 'failure')}, {_number(levels[Level.WARNING], 'warning')}")
+    early = "" if report.finished else "stopped before the end: "
+    say(f"{early}{_number(levels[Level.FAILURE], 'failure')}, {_number(levels[Level.WARNING], 'warning')}")
     leave(0 if report.good else 1)
+
+
+@contextlib.contextmanager
+def _waiting(*, quiet: bool) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Gives a function that shows what is waited for: on a terminal, on the standard error."""
+    console = Console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda _: None
+        return
+    with console.status("Looking …") as status:
+        yield lambda names: status.update(f"Looking at {', '.join(names)} …")
 
 
 def _show(report: Report) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from receiver import view
 from receiver.config import Config
-from receiver.doctor.verdict import Verdict, broken, doubtful, well
+from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
 from receiver.errors import LedgerError
 from receiver.ledger import FILE_NAME, LedgerView, Stats
 from receiver.states import State
@@ -15,19 +15,26 @@ CHECK_SECONDS = 5.0
 LONG_WAIT = 3_600_000
 """ms after which a received image should have been archived."""
 
-RESTORE = "Stop serve, copy the files away, and restore a backup."
+RESTORED = "restore a backup (deploy/README.md)."
+RESTORE = f"Stop serve, copy the files away, and {RESTORED}"
 
 
-async def look_at_ledger(config: Config, *, now: int, deep: bool) -> list[Verdict]:
+async def look_at_ledger(config: Config, *, now: int, deep: bool, serving: bool = False) -> list[Verdict]:
     """Whether the file can be used, and is whole; and which jobs wait too long.
 
     Args:
         config: the settings.
         now: ms since the epoch.
         deep: whether the look for damage goes through all of the file, however long that takes.
+        serving: whether a server runs on the data directory.
     """
-    if not (config.data_dir / FILE_NAME).exists():
-        return [well("ledger", "there is none yet")]
+    path = config.data_dir / FILE_NAME
+    if not path.exists():
+        return [_gone(path) if serving else well("ledger", "there is none yet")]
+    if not path.is_file():
+        return [
+            broken("ledger", f"{path} is no file", "Move it away; if it took a ledger's place, " + RESTORED)
+        ]
     try:
         ledger = await LedgerView.open(config.data_dir)
     except LedgerError as error:
@@ -103,9 +110,19 @@ def look_at_server(pid: int | None) -> Verdict:
     return well("serve", f"runs on this data directory{f', as process {pid}' if pid else ''}")
 
 
+def _gone(path: Path) -> Verdict:
+    return broken(
+        "ledger",
+        f"{path} is not there, though serve runs: it was moved away or removed, and nothing is accepted",
+        f"Put it back under this name while serve runs, or stop serve and {RESTORED}",
+    )
+
+
 def _unusable(error: LedgerError, folder: Path) -> Verdict:
     if error.reason == "ledger.corrupt":
         return broken("ledger", error.detail, RESTORE)
     if error.reason == "ledger.newer":
         return broken("ledger", error.detail, "Start the newer program.")
+    if error.__cause__ is not None:  # SQLite's own: what lies there can be neither read nor judged
+        return broken("ledger", error.detail, f"Mend the rights of what lies in {folder}. {AS_SERVE}")
     return doubtful("ledger", error.detail, f"Start serve once; if it says the same, look at {folder}.")

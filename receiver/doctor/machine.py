@@ -5,13 +5,16 @@ import platform
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from receiver.config import Config
 from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
+from receiver.errors import ConfigError
 from receiver.ledger import FILE_NAME, SAFE_SQLITE
+from receiver.opening import bound, unusable
 from receiver.spool import DISK_RESERVE
 
 NETWORK = frozenset(
@@ -50,6 +53,9 @@ LAYERED = frozenset({"overlay", "aufs"})
 
 MIB = 2**20
 
+NAMED = 3
+"""So many files are named where there may be thousands."""
+
 
 def look_at_versions(old_sqlite: str | None) -> list[Verdict]:
     """Python's and SQLite's versions; ``old_sqlite`` is the latter's, where it is too old."""
@@ -67,13 +73,20 @@ def look_at_versions(old_sqlite: str | None) -> list[Verdict]:
     ]
 
 
-def look_at_directory(config: Config, *, user: int, mounts: str) -> list[Verdict]:
-    """The data directory: is it there, whose is it, and what does it lie on?
+def _owner(path: Path) -> int:
+    return path.stat().st_uid
+
+
+def look_at_directory(
+    config: Config, *, user: int, mounts: str, owner: Callable[[Path], int] = _owner
+) -> list[Verdict]:
+    """The data directory: is it there, whose is it and what lies in it, and what does it lie on?
 
     Args:
         config: the settings.
         user: the id of the user that this process runs as.
         mounts: the text of /proc/self/mounts; empty where there is none.
+        owner: the id of a file's owner; for tests.
     """
     folder = config.data_dir
     name = "data directory"
@@ -85,32 +98,82 @@ def look_at_directory(config: Config, *, user: int, mounts: str) -> list[Verdict
         return [broken(name, f"{folder} cannot be reached by this user", AS_SERVE)]
     if not stat.S_ISDIR(there.st_mode):
         return [broken(name, f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
-    found: list[Verdict] = []
-    if there.st_uid != user:
-        found.append(
-            doubtful(
-                name,
-                f"{folder} is user {there.st_uid}'s, and this runs as user {user}",
-                f"Run serve, and this, as user {there.st_uid}, or: chown -R {user} {folder}",
-            )
-        )
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        found.append(
+    on = mounted(folder.resolve(), mounts)
+    if on is not None and on.read_only:
+        return [
             broken(
-                name, f"{folder} cannot be written by this user", f"Mend its rights: chown -R {user} {folder}"
+                name,
+                f"{folder} lies on a file system that is mounted read-only ({on.point})",
+                f"Mount it so that it can be written: mount -o remount,rw {on.point}; or, in a container,"
+                " the volume without :ro.",
             )
-        )
+        ]
+    found = [*_look_at_rights(folder, user, owner)]
     if there.st_mode & 0o022:
         found.append(broken(name, f"other users can write in {folder}", f"Shut them out: chmod 700 {folder}"))
     elif there.st_mode & 0o077:
         found.append(
             doubtful(name, f"other users can look into {folder}", f"Shut them out: chmod 700 {folder}")
         )
-    ledger = folder / FILE_NAME
-    if ledger.exists() and ledger.stat().st_mode & 0o077:
-        found.append(doubtful(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*"))
-    found += _look_at_file_system(folder, mounts)
+    found += _look_at_file_system(folder, on)
     return found or [well(name, f"{folder} is there, and this user's alone")]
+
+
+def _look_at_rights(folder: Path, user: int, owner: Callable[[Path], int]) -> Iterator[Verdict]:
+    """Whether all that serve writes to is its own; a restore by another user leaves that user's files."""
+    name = "data directory"
+    whose = owner(folder)
+    give = f"chown -R {user} {folder}"
+    if whose != user:
+        give = f"run serve, and this, as user {whose}, or: {give}"
+        yield doubtful(
+            name, f"{folder} is user {whose}'s, and this runs as user {user}", give[0].upper() + give[1:]
+        )
+    kept_out = set(unusable(folder))
+    for path in sorted(kept_out):
+        if owner(path) == user:
+            said, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
+        else:
+            said, remedy = f"for it is user {owner(path)}'s", f"Give all of it to the user of serve: {give}"
+        yield broken(name, f"{path} cannot be read and written by user {user}, {said}", remedy)
+    if folder in kept_out:
+        return  # nothing in it can be looked at
+    strange = []
+    for path in sorted(_inside(folder) - kept_out):
+        with suppress(OSError):  # a server beside has just removed it
+            if owner(path) != whose:
+                strange.append(path)
+    if strange:
+        named = ", ".join(path.relative_to(folder).as_posix() for path in strange[:NAMED])
+        more = f" and {len(strange) - NAMED} more" if len(strange) > NAMED else ""
+        yield doubtful(
+            name,
+            f"{folder} is user {whose}'s, and not all that lies in it: {named}{more}",
+            f"Give all of it to the user of serve: chown -R {whose} {folder}",
+        )
+    ledger = folder / FILE_NAME
+    if ledger not in kept_out and ledger.exists() and ledger.stat().st_mode & 0o077:
+        yield doubtful(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*")
+
+
+def _inside(folder: Path) -> set[Path]:
+    """What lies in the data directory; of the archive its folder alone."""
+    found: set[Path] = set()
+    for place in (folder, *(folder / name for name in ("spool", "aside", "thumbnails"))):
+        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+            found.update(place.iterdir())
+    return found
+
+
+def look_at_address(config: Config) -> Verdict:
+    """Whether a serve could listen where it shall, while none runs."""
+    try:
+        bound(config).close()
+    except ConfigError as error:
+        return broken(
+            "address", str(error), "Stop what has it (ss -ltnp shows that), or set another one that is free."
+        )
+    return well("address", f"{config.host}, port {config.port} is free for serve")
 
 
 def look_at_disk(config: Config, *, room: Callable[[Path], int] | None = None) -> list[Verdict]:
@@ -164,6 +227,7 @@ class Mount:
 
     point: str
     kind: str
+    read_only: bool = False
 
 
 def mounted(path: Path, mounts: str) -> Mount | None:
@@ -171,12 +235,12 @@ def mounted(path: Path, mounts: str) -> Mount | None:
     best: Mount | None = None
     for line in mounts.splitlines():
         words = line.split(" ")
-        if len(words) < 3:
+        if len(words) < 4:
             continue
         point = words[1].replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
         # The last of several mounts at one point covers the others.
         if path.is_relative_to(point) and (best is None or len(point) >= len(best.point)):
-            best = Mount(point, words[2])
+            best = Mount(point, words[2], read_only="ro" in words[3].split(","))
     return best
 
 
@@ -208,9 +272,8 @@ def _look_at_place(folder: Path) -> list[Verdict]:
     return [well("data directory", f"{folder} is not there yet; serve makes it")]
 
 
-def _look_at_file_system(folder: Path, mounts: str) -> list[Verdict]:
+def _look_at_file_system(folder: Path, on: Mount | None) -> list[Verdict]:
     found: list[Verdict] = []
-    on = mounted(folder.resolve(), mounts)
     kind = on.kind if on else ""
     if kind in NETWORK:
         found.append(

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
+import ipaddress
 import json
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -14,11 +16,12 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from receiver import opening
 from receiver.archive import Finding, open_archive
 from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER, Challenged, fresh, read_key
 from receiver.config import Config
 from receiver.doctor.machine import obstacle
-from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, well
+from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, not_looked_at, well
 from receiver.errors import (
     ArchiveError,
     ConfigError,
@@ -29,7 +32,6 @@ from receiver.errors import (
     TokenRefusedError,
 )
 from receiver.ledger import FILE_NAME, LedgerView
-from receiver.opening import was_used
 from receiver.ximilar import Ximilar
 
 CLOCK_DOUBTFUL, CLOCK_BROKEN = 10.0, 60.0
@@ -41,11 +43,29 @@ CLOSE_SECONDS = 2.0
 MAX_ANSWER = 64 * 1024
 WEBHOOK_PATH = "/webhooks/ximilar"
 
+BEHIND_A_PROXY = frozenset({502, 503, 504, *range(520, 528), 530})
+"""What proxies answer where nothing answers them; those from 520 on are Cloudflare's."""
+
+START_AND_LOOK = "Start `receiver serve`, and look again."
+REPORT = "The log says why. If it stays, report it as a bug."
+
+_WRONG_PATH = frozenset({"auth.token_refused", "body.no_such_route"})
+"""What a receiver says of a path that is none of its own."""
+
+_READINESS_REMEDIES: Mapping[str, str] = {
+    "ledger": "Make room on the disk, or mend the rights of RECEIVER_DATA_DIR; if the ledger's file was moved"
+    " or replaced, put it back, or restart serve.",
+    "workers": "Restart serve, keep its log, and report it as a bug.",
+    "spool": "Mend the archive, make room on the disk, or raise RECEIVER_MAX_SPOOL_BYTES.",
+    "archive": "Mend what the reason names; serve looks again by itself. Images wait on this disk meanwhile.",
+    "serving": "It is shutting down; start it again.",
+}
+
 _DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
 
 _ARCHIVE_REMEDIES: Mapping[str, str] = {
     "archive.denied": "Look at the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the SDK's"
-    " files), and allow s3:PutObject and s3:GetObject on the prefix. For a folder: give it to this user.",
+    " files), and allow s3:PutObject and s3:GetObject on the prefix.",
     "archive.no_bucket": "Make the bucket or the folder's parent, mount it, or correct RECEIVER_ARCHIVE.",
     "archive.misconfigured": "Look at AWS_ENDPOINT_URL_S3, AWS_REGION, AWS_CA_BUNDLE and RECEIVER_ARCHIVE.",
     "archive.clock_skew": SET_CLOCK,
@@ -79,11 +99,18 @@ async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Ve
     try:
         archive = await in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
     except ConfigError as error:
+        # Among the settings it is told what is wrong with it; here only where that depends on `environ`.
+        if str(error) in await in_thread(lambda: [*opening.faults(config)]):
+            return [not_looked_at("archive", str(error).partition(":")[0])]
         return [broken("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
     try:
         findings = await archive.probe()
     except ArchiveError as error:
         remedy = _ARCHIVE_REMEDIES.get(error.reason, "Look at what the store says.")
+        if folder is not None and error.reason == "archive.denied":
+            remedy = (
+                "Give the folder to the user that runs serve; if it is mounted read-only, mount it to write."
+            )
         return [broken("archive", f"{error.reason}: {error.detail}", remedy)]
     finally:
         # A store that has not answered until now need not be waited for again.
@@ -135,7 +162,7 @@ async def _used(config: Config) -> bool:
     except LedgerError:
         return False  # told elsewhere
     try:
-        return await was_used(ledger, config.archive_uri)
+        return await opening.was_used(ledger, config.archive_uri)
     except LedgerError:
         return False
     finally:
@@ -267,47 +294,73 @@ async def look_at_public_url(config: Config, *, serving: bool) -> list[Verdict]:
         serving: whether a server runs on the data directory, and so can answer.
     """
     url = str(config.public_url).rstrip("/")
-    key = read_key(config.data_dir)
-    found = [verdict async for verdict in _walk(url, key)]
-    # Where no server runs, nothing can be expected to answer.
-    return found if serving else [_softened(verdict) for verdict in found]
-
-
-async def _walk(url: str, key: bytes | None) -> AsyncIterator[Verdict]:
     parts = urlsplit(url)
     if parts.path.endswith(WEBHOOK_PATH):
-        yield broken(
-            "public URL",
-            f"RECEIVER_PUBLIC_URL ends with {WEBHOOK_PATH}, which is added to it",
-            f"Leave that away: {origin(url)}",
-        )
-        return
+        return [
+            broken(
+                "public URL",
+                f"RECEIVER_PUBLIC_URL ends with {WEBHOOK_PATH}, which is added to it",
+                "Leave that away at its end.",
+            )
+        ]
+    found = look_at_name(config, parts.hostname or "")
     if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
-        yield doubtful(
-            "public URL",
-            "RECEIVER_PUBLIC_URL is not https: who is on the way reads the secret header of each delivery",
-            "Put TLS in front (deploy/README.md), and set the https address.",
+        found.append(
+            doubtful(
+                "public URL",
+                "RECEIVER_PUBLIC_URL is not https: who is on the way reads the secret header of each"
+                " delivery",
+                "Put TLS in front (deploy/README.md), and set the https address.",
+            )
         )
+    key = read_key(config.data_dir)
     challenge = fresh()
     try:
         answer = await ask(f"{url}/healthz", {CHALLENGE_HEADER: challenge})
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        yield broken(
-            "public URL",
-            f"{origin(url)} is not reached from here: {explained(error)}",
-            "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads"
-            " nothing back inside), look from another one.",
-        )
-        return
+        return [*found, unreached(error, url, serving=serving)]
     proof = None if key is None else Challenged(key).prove(challenge)
-    verdict = judged(answer, url, proof)
-    yield verdict
+    verdict = judged(answer, url, proof, serving=serving)
+    found.append(verdict)
     if verdict.level is Level.OK:
-        yield await _webhook(url)
+        found.append(await _webhook(url))
+    return found
 
 
-def judged(answer: Answer, url: str, proof: str | None) -> Verdict:
-    """What the answer to a challenge means; ``proof`` is what this installation would have answered."""
+def look_at_name(config: Config, host: str) -> list[Verdict]:
+    """Whether the provider can reach a host of this name at all."""
+    provider = config.ximilar_api_url.host or ""
+    if not _is_inside(host) or _is_inside(provider):
+        return []
+    said = f"{host} is an address of this machine or its network, where {provider} never gets to"
+    remedy = "Set RECEIVER_PUBLIC_URL to the address that the provider reaches this receiver by."
+    # Without a token nothing is submitted from here, and so nobody is told the address.
+    certain = _is_loopback(host) and config.ximilar_api_token is not None
+    return [(broken if certain else doubtful)("public URL", said, remedy)]
+
+
+def unreached(error: BaseException, url: str, *, serving: bool) -> Verdict:
+    """What it means that nothing answers at the address."""
+    said = f"{origin(url)} is not reached from here: {explained(error)}"
+    if not serving and not isinstance(error, httpx.InvalidURL) and _may_be_idle(error):
+        return doubtful("public URL", said, START_AND_LOOK)
+    return broken(
+        "public URL",
+        said,
+        "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads"
+        " nothing back inside), look from another one.",
+    )
+
+
+def judged(answer: Answer, url: str, proof: str | None, *, serving: bool = True) -> Verdict:
+    """What the answer to a challenge means.
+
+    Args:
+        answer: of the address.
+        url: the address.
+        proof: what this installation would have answered.
+        serving: whether it could have.
+    """
     where = origin(url)
     if 300 <= answer.status < 400:
         target = origin(answer.headers.get("location", "")) or "nowhere"
@@ -316,16 +369,25 @@ def judged(answer: Answer, url: str, proof: str | None) -> Verdict:
             f"{where} answers with a redirect ({answer.status}) to {target}, which a POST may not follow",
             f"Set RECEIVER_PUBLIC_URL to where it really is: {target}",
         )
+    if answer.status in (401, 403, 404) and _reason(answer) in _WRONG_PATH:
+        return broken(
+            "public URL",
+            f"a receiver answers at {where}, but knows no such path as RECEIVER_PUBLIC_URL names there",
+            f"Correct its path, or let the proxy take it away; without one it is {where}",
+        )
     if answer.status in (401, 403, 407):
         return broken(
             "public URL",
             f"{where} asks for a login ({answer.status}), which the provider does not have",
             f"Let the proxy pass {WEBHOOK_PATH} and /healthz on without one; the receiver asks by itself.",
         )
-    if answer.status in (502, 503, 504):
+    if answer.status in BEHIND_A_PROXY:
+        said = f"something answers at {where}, but does not reach the receiver behind it ({answer.status})"
+        if not serving:
+            return doubtful("public URL", said, START_AND_LOOK)
         return broken(
             "public URL",
-            f"something answers at {where}, but does not reach the receiver behind it ({answer.status})",
+            said,
             "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT.",
         )
     if answer.status != 200 or PROOF_HEADER.lower() not in answer.headers:
@@ -343,15 +405,21 @@ def judged(answer: Answer, url: str, proof: str | None) -> Verdict:
     return well("public URL", f"{where} leads to this installation")
 
 
+def _reason(answer: Answer) -> str:
+    """The receiver's own reason for a refusal; empty where somebody else answered."""
+    with contextlib.suppress(ValueError, AttributeError):
+        return str(json.loads(answer.body).get("reason", ""))
+    return ""
+
+
 async def _webhook(url: str) -> Verdict:
     # A GET, which is refused before anything is looked at: a POST would be counted among the refusals.
     try:
         answer = await ask(url + WEBHOOK_PATH, {})
     except (httpx.HTTPError, OSError) as error:
         return broken("webhook", f"is not reached: {explained(error)}", "Look at the proxy.")
-    with contextlib.suppress(ValueError, AttributeError):
-        if answer.status == 405 and json.loads(answer.body).get("reason") == "body.not_allowed":
-            return well("webhook", f"{origin(url)} passes {WEBHOOK_PATH} on")
+    if answer.status == 405 and _reason(answer) == "body.not_allowed":
+        return well("webhook", f"{origin(url)} passes {WEBHOOK_PATH} on")
     return broken(
         "webhook",
         f"{origin(url)} answers {answer.status} at {WEBHOOK_PATH}, and not as the receiver does",
@@ -359,31 +427,33 @@ async def _webhook(url: str) -> Verdict:
     )
 
 
-async def look_at_readiness(config: Config) -> list[Verdict]:
-    """What the server that runs here says of itself."""
+async def look_at_readiness(config: Config, *, elsewhere: bool) -> list[Verdict]:
+    """What the server that runs here says of itself.
+
+    Args:
+        config: the settings.
+        elsewhere: whether it may run in another container, so that its address means nothing here.
+    """
     if config.port == 0:
         return []
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(config.host, config.host)  # noqa: S104 - what is listened on
     url = f"http://{f'[{host}]' if ':' in host else host}:{config.port}"
     try:
         answer = await ask(f"{url}/readyz", {})
-        failing = json.loads(answer.body)["failing"]
-        said = "; ".join(f"{name}: {why}" for name, why in failing.items())
+        failing: Mapping[str, str] = json.loads(answer.body)["failing"]
+        found = [
+            broken("serve", f"is not ready: {name}: {why}", _READINESS_REMEDIES.get(name, REPORT))
+            for name, why in failing.items()
+        ]
     except (httpx.HTTPError, OSError) as error:
-        return [
-            broken(
-                "serve",
-                f"does not answer at {url}: {explained(error)}",
-                "Do RECEIVER_HOST and RECEIVER_PORT fit?",
-            )
-        ]
+        said = f"does not answer at {url}: {explained(error)}"
     except (ValueError, KeyError, AttributeError, TypeError):
-        return [
-            broken("serve", f"something else answers at {url}", "Do RECEIVER_HOST and RECEIVER_PORT fit?")
-        ]
-    if said:
-        return [broken("serve", f"is not ready: {said}", "See README, Operating.")]
-    return [well("serve", "is ready")]
+        said = f"something else answers at {url}"
+    else:
+        return found or [well("serve", "is ready")]
+    if elsewhere:
+        return [doubtful("serve", said, "If it runs in another container, run this there.")]
+    return [broken("serve", said, "Do RECEIVER_HOST and RECEIVER_PORT fit?")]
 
 
 # HTTP -------------------------------------------------------------------------------------------------------
@@ -422,11 +492,13 @@ def explained(error: BaseException) -> str:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"TLS: its certificate does not prove its name ({cause.verify_message})"
         if isinstance(cause, ssl.SSLError):
-            return f"TLS: {cause.reason or 'the handshake failed'}"
+            return f"TLS: {getattr(cause, 'reason', None) or 'the handshake failed'}"
         if isinstance(cause, socket.gaierror):
             return "its name is not known to the name server"
         if isinstance(cause, ConnectionRefusedError):
             return "nothing listens there (connection refused)"
+        if isinstance(cause, OSError) and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
+            return "no way leads there from this network"
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
     text = str(chain[-1])
@@ -456,10 +528,24 @@ def origin(url: str) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    return host in ("localhost", "::1") or host.startswith("127.")
+    return host in ("localhost", "[::1]", "::1") or host.endswith(".localhost") or host.startswith("127.")
 
 
-def _softened(verdict: Verdict) -> Verdict:
-    if verdict.level is not Level.FAILURE:
-        return verdict
-    return doubtful(verdict.check, verdict.detail, "Start `receiver serve`, and look again.")
+def _is_inside(host: str) -> bool:
+    """Whether only this machine or its network gets to a host, as far as its name tells."""
+    if _is_loopback(host):
+        return True
+    try:
+        return not ipaddress.ip_address(host.strip("[]")).is_global
+    except ValueError:
+        return False
+
+
+def _may_be_idle(error: BaseException) -> bool:
+    """Whether somebody who begins to listen would cure this: nothing listens, or a proxy waits in vain."""
+    cured = (httpx.TimeoutException, httpx.RemoteProtocolError, ConnectionRefusedError, ConnectionResetError)
+    incurable = (socket.gaierror, ssl.SSLError)
+    causes = list(_causes(error))
+    return not any(isinstance(cause, incurable) for cause in causes) and any(
+        isinstance(cause, cured) for cause in causes
+    )

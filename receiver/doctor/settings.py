@@ -2,14 +2,15 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from receiver.config import SETTINGS, Config
+from receiver import opening
+from receiver.config import SETTINGS, Config, named
+from receiver.doctor.machine import PASSING, mounted
 from receiver.doctor.verdict import Verdict, broken, doubtful, well
-from receiver.opening import faults
 
 GUESSED = re.compile(
     r"(?i)(change.?me|replace.?me|secret|password|passwort|passw0rd|token|test|example|default|admin|insecure"
@@ -30,21 +31,29 @@ FRESH = "`receiver init` prints fresh ones; while you rotate, a list takes the o
 MEND = "Correct it where it is set: the environment, .env, or a file in RECEIVER_SECRETS_DIR."
 
 
-def look_at_faults(wrong: Sequence[str]) -> list[Verdict]:
-    """Every setting that is wrong by itself."""
-    return [broken("settings", fault, MEND) for fault in wrong]
+def look_at_settings(
+    config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()
+) -> list[Verdict]:
+    """Are the settings understood, do they fit together, and does each mean something?
 
-
-def look_at_settings(config: Config, origins: Mapping[str, str]) -> list[Verdict]:
-    """Settings that are right each for itself: do they fit together, and does each mean something?"""
+    Args:
+        config: those that are right each for itself.
+        origins: where each that is set comes from.
+        wrong: a line for each of the others.
+    """
     found = [
         doubtful("settings", f"{name} means nothing here", "Correct its name, or remove it.")
         for name in config.unknown
     ]
-    found += [broken("settings", fault, MEND) for fault in (*config.lacking(), *faults(config))]
+    # Nothing of what may only be missing, or not fit, because it is wrong.
+    astray = named(wrong)
+    faults = [
+        line for line in (*config.lacking(), *opening.faults(config)) if not any(n in line for n in astray)
+    ]
+    found += [broken("settings", fault, MEND) for fault in (*wrong, *faults)]
     if not found:
         found.append(well("settings", f"{len(origins)} are set, and all are understood"))
-    if not config.image_sources:
+    if not config.image_sources and "RECEIVER_IMAGE_SOURCES" not in astray:
         found.append(
             doubtful(
                 "image sources",
@@ -102,13 +111,45 @@ def look_at_dotenv(path: Path) -> list[Verdict]:
     return [well(".env", "is its owner's alone")]
 
 
-def shown(config: Config, origins: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Every setting: its value, without secrets, and where it comes from."""
+def look_at_secret_files(folder: Path, mounts: str) -> list[Verdict]:
+    """Whether others on this machine can read the files in RECEIVER_SECRETS_DIR.
+
+    What a container or systemd mounts there is readable within it by design, and nobody else gets there.
+
+    Args:
+        folder: where they lie.
+        mounts: the text of /proc/self/mounts; empty where there is none.
+    """
+    if not folder.stat().st_mode & 0o001:
+        return []
+    open_to_all = [
+        name
+        for name in SETTINGS
+        if (file := folder / name).is_file() and file.stat().st_mode & 0o004 and not _handed_in(file, mounts)
+    ]
+    if not open_to_all:
+        return []
+    names = ", ".join(open_to_all)
+    said = f"other users of this machine can read files in RECEIVER_SECRETS_DIR: {names}"
+    return [doubtful("secret files", said, f"chmod 700 {folder}")]
+
+
+def _handed_in(file: Path, mounts: str) -> bool:
+    """Whether a file was mounted for this process's sake: by itself, with its folder, or from memory."""
+    on = mounted(file.resolve(), mounts)
+    return on is not None and (
+        on.kind in PASSING or on.point in (str(file.resolve()), str(file.parent.resolve()))
+    )
+
+
+def shown(config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()) -> list[dict[str, Any]]:
+    """Every setting: its value, without secrets and unless it is wrong, and where it comes from."""
+    astray = named(wrong)
     fields = {field.alias: name for name, field in Config.model_fields.items() if field.alias}
     return [
         {
             "name": name,
-            "value": _plain(getattr(config, fields[name])) if name in fields else None,
+            "value": None if name in astray else _plain(getattr(config, fields[name])),
             "from": origins.get(name, "default"),
         }
         for name in SETTINGS

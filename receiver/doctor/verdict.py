@@ -57,6 +57,11 @@ def broken(check: str, detail: str, remedy: str) -> Verdict:
     return Verdict(check, Level.FAILURE, detail, remedy)
 
 
+def not_looked_at(check: str, setting: str) -> Verdict:
+    """It needs a setting that is wrong."""
+    return doubtful(check, f"was not looked at, because {setting} is wrong", "Correct that, and look again.")
+
+
 @dataclass(frozen=True, slots=True)
 class Check:
     """One look at something.
@@ -66,23 +71,58 @@ class Check:
         look: gives what was found.
         seconds: how long it may take; without, as long as it takes.
         remedy: what to do where it takes longer.
+        needs: the settings without which there is nothing to look at.
     """
 
     name: str
     look: Callable[[], Awaitable[Sequence[Verdict]]]
     seconds: float | None = 10.0
     remedy: str = "Look whether the disk, the network and the name server answer at all."
+    needs: frozenset[str] = frozenset()
+
+    def without(self, wrong: frozenset[str]) -> "Check":
+        """The same look, but where it needs one of the settings that are wrong it says so and no more."""
+        missed = self.needs & wrong
+        return replace(self, look=lambda: _passed_over(self.name, missed)) if missed else self
 
 
-async def examine(checks: Sequence[Check], hidden: Iterable[str] = ()) -> list[Verdict]:
+async def _passed_over(name: str, wrong: frozenset[str]) -> Sequence[Verdict]:
+    return [not_looked_at(name, " and ".join(sorted(wrong)))]
+
+
+def unheard(_: Sequence[str]) -> None:
+    """Says nothing."""
+
+
+async def examine(
+    checks: Sequence[Check],
+    hidden: Iterable[str] = (),
+    *,
+    stopping: asyncio.Event | None = None,
+    waiting: Callable[[Sequence[str]], None] = unheard,
+) -> list[Verdict]:
     """Makes all checks at once and gives what was found, in their order.
 
     Args:
         checks: what to look at.
         hidden: secrets; whatever repeats one says it masked.
+        stopping: ends the looks that are not through when it is set.
+        waiting: is told the names of the checks that are not through, whenever one is.
     """
     secrets = sorted({secret for secret in hidden if len(secret) >= LEAST_HIDDEN}, key=len, reverse=True)
-    found = await asyncio.gather(*(_made(check) for check in checks))
+    looks = [asyncio.create_task(_made(check)) for check in checks]
+    stopped = asyncio.create_task((stopping or asyncio.Event()).wait())
+    while not stopped.done() and (left := [look for look in looks if not look.done()]):
+        waiting([check.name for check, look in zip(checks, looks, strict=True) if look in left])
+        await asyncio.wait({stopped, *left}, return_when=asyncio.FIRST_COMPLETED)
+    found = [
+        look.result()
+        if look.done()
+        else [doubtful(check.name, "was not looked at to the end", "Look again, and let it come to its end.")]
+        for check, look in zip(checks, looks, strict=True)
+    ]
+    for task in (stopped, *looks):
+        task.cancel()
     return [_masked(verdict, secrets) for verdicts in found for verdict in verdicts]
 
 
@@ -116,11 +156,17 @@ async def in_thread(work: Callable[[], T]) -> T:
 
 
 async def _made(check: Check) -> Sequence[Verdict]:
+    look = asyncio.ensure_future(check.look())
     try:
-        async with asyncio.timeout(check.seconds):
-            return await check.look()
-    except TimeoutError:
+        # One that does not end even when it is cut off, as it closes a file of a dead disk, is left behind.
+        await asyncio.wait({look}, timeout=check.seconds)
+    finally:
+        look.add_done_callback(_seen)
+        look.cancel()
+    if not look.done():
         return [broken(check.name, f"no answer within {check.seconds:g} seconds", check.remedy)]
+    try:
+        return look.result()
     except OSError as error:
         said = f"cannot be looked at: {error.strerror or type(error).__name__}"
         where = f" ({error.filename})" if error.filename else ""
@@ -129,6 +175,11 @@ async def _made(check: Check) -> Sequence[Verdict]:
     except Exception as bug:  # noqa: BLE001 - the other checks have something to say, too
         # Without its text: nobody knows what stands in there.
         return [broken(check.name, f"the check itself failed ({type(bug).__name__})", "Report it as a bug.")]
+
+
+def _seen(look: "asyncio.Future[Sequence[Verdict]]") -> None:
+    if not look.cancelled():
+        look.exception()
 
 
 def _masked(verdict: Verdict, secrets: Sequence[str]) -> Verdict:

@@ -122,11 +122,12 @@ def _in_place(path: Path) -> Callable[[], None]:
     return look
 
 
-async def _refuse_unfit(path: Path) -> None:
+async def _refuse_unfit(path: Path, look: Callable[[sqlite3.Connection, Path], None]) -> None:
     # Through a connection that cannot write: opening to write would already change a file that is not ours.
     door = await open_to_read(path)
     try:
-        await door.run(lambda db: schema.check(db, path))
+        # Of one moment: a server that starts beside may be bringing it to another version.
+        await door.run(partial(_in_one_moment, lambda db: look(db, path)))
     except sqlite3.Error as error:
         raise translate(error, path) from error
     finally:
@@ -362,7 +363,7 @@ class Ledger(LedgerView):
         path = data_dir / FILE_NAME
         if not path.exists():
             path.touch(mode=0o600)
-        await _refuse_unfit(path)
+        await _refuse_unfit(path, schema.check)
         door = await open_to_write(path)
         try:
             await door.run(lambda db: schema.prepare(db, path))
@@ -411,6 +412,7 @@ class Ledger(LedgerView):
             if not make:
                 raise _nowhere(data_dir)
             path.touch(mode=0o600)
+        await _refuse_unfit(path, schema.check_structure)
         door = await open_to_write(path)
         try:
             if await door.run(lambda db: schema.is_older(db, path)):

@@ -1,13 +1,19 @@
 """One server to a data directory, and one run to a list that is submitted."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
+import struct
+import sys
 from pathlib import Path
 
 from receiver.errors import LedgerError
 
 LOCK_NAME = "serve.lock"
+
+_WHOLE_FILE = struct.Struct("hhqqi")
+"""Linux's ``struct flock``: kind, whence, start, length, process; all 0 but the kind is the whole file."""
 
 
 class DirectoryLock:
@@ -32,6 +38,10 @@ class DirectoryLock:
                 "ledger.in_use",
                 f"Another process serves from {directory}; stop it, or set RECEIVER_DATA_DIR.",
             ) from None
+        if sys.platform == "linux":
+            # A second lock of another kind, because nobody can ask for the first one without taking it.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _WHOLE_FILE.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
 
     def release(self) -> None:
         """Lets the directory go."""
@@ -41,39 +51,42 @@ class DirectoryLock:
 def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
     """The process that serves from a data directory; ``None`` where none does, 0 where it cannot be named.
 
-    The lock is not tried where the kernel lists its locks: a server that starts in that moment would be
-    refused.
+    No lock is tried where the kernel can be asked for it: a server that starts in that moment would be
+    refused. In another container none is found where this user may not read the lock's file.
 
     Raises:
-        OSError: the lock's file cannot be read.
+        OSError: the lock's file cannot be looked at.
     """
     path = directory / LOCK_NAME
     try:
         inode = path.stat().st_ino
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        lines = locks.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return _holder_by_trial(path)
-    for line in lines:
-        # 1: FLOCK  ADVISORY  WRITE 12345 fd:01:131313 0 EOF
-        words = line.split()
-        # The device is not compared: some file systems name another one here than in stat(2).
-        if len(words) >= 6 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
-            return max(int(words[4]), 0)
+    with contextlib.suppress(OSError):
+        for line in locks.read_text(encoding="ascii", errors="replace").splitlines():
+            # 1: FLOCK  ADVISORY  WRITE 12345 fd:01:131313 0 EOF
+            words = line.split()
+            # The device is not compared: some file systems name another one here than in stat(2).
+            if len(words) >= 6 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+                return max(int(words[4]), 0)
+    with contextlib.suppress(PermissionError):
+        return 0 if _is_held(path) else None  # what other containers hold is not listed there
     return None
 
 
-def _holder_by_trial(path: Path) -> int | None:
+def _is_held(path: Path) -> bool:
+    """Whether somebody holds the lock, who may be in another namespace of processes."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
+        if sys.platform == "linux":
+            answer = fcntl.fcntl(file, fcntl.F_OFD_GETLK, _WHOLE_FILE.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
+            return bool(_WHOLE_FILE.unpack(answer)[0] != fcntl.F_UNLCK)
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return 0
+        return True
     finally:
         os.close(file)
-    return None
+    return False
 
 
 class ListLock:

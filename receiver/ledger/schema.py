@@ -78,22 +78,22 @@ def check_present(db: sqlite3.Connection, path: Path) -> None:
 
     Raises:
         LedgerError: ``ledger.newer``; ``ledger.unavailable`` where it is older; ``ledger.corrupt`` where it
-            is no ledger.
+            is no ledger, or has not the structure of its version.
     """
-    present = version(db, path)
-    if present < len(MIGRATIONS):
+    if is_older(db, path):
         raise LedgerError(
             "ledger.unavailable",
-            f"{path} is of version {present}; `receiver serve` brings it to {len(MIGRATIONS)}.",
+            f"{path} is of version {version(db, path)}; `receiver serve` brings it to {len(MIGRATIONS)}.",
         )
+    check_structure(db, path)
 
 
-def check(db: sqlite3.Connection, path: Path) -> None:
-    """Looks whether the file can be served from.
+def check_structure(db: sqlite3.Connection, path: Path) -> None:
+    """Looks whether the file is a ledger that this program knows; an older one is left to `prepare`.
 
     Raises:
-        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger or does not pass SQLite's
-            quick check.
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger or has not the structure of
+            its version.
     """
     present = version(db, path)
     if present == len(MIGRATIONS) and _structure(db) != _structure_of_version(present):
@@ -102,6 +102,16 @@ def check(db: sqlite3.Connection, path: Path) -> None:
             f"{path} has not the structure of version {present}: an unreleased version made it, or somebody"
             " changed it. Move it away, or restore a backup.",
         )
+
+
+def check(db: sqlite3.Connection, path: Path) -> None:
+    """Looks whether the file can be served from.
+
+    Raises:
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger, has not the structure of
+            its version or does not pass SQLite's quick check.
+    """
+    check_structure(db, path)
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise LedgerError(

@@ -664,8 +664,11 @@ async def test_no_more_connections_are_used_than_uploads(fake: Standin, tmp_path
 
 
 def test_settings_that_the_sdk_cannot_use_stop_the_start_without_being_quoted() -> None:
-    with pytest.raises(ConfigError, match=r"^AWS_\*: ") as caught:
+    with pytest.raises(ConfigError, match=r"^AWS_ENDPOINT_URL: must be a URL") as caught:
         open_archive("s3://bucket", environ={"AWS_ENDPOINT_URL": "not a secret url"})
+    assert "secret" not in str(caught.value)
+    with pytest.raises(ConfigError, match=r"^AWS_\*: ") as caught:
+        open_archive("s3://bucket", environ={"AWS_REGION": "no secret region"})
     assert "secret" not in str(caught.value)
 
 

@@ -3,7 +3,7 @@
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,9 +12,11 @@ from typing import Any
 
 import pytest
 
-from receiver.ledger import FILE_NAME
+from receiver.ledger import FILE_NAME, DirectoryLock, Ledger
+from tests.ledger.deeds import file_of
 from tests.support.processes import (
     API_TOKEN,
+    POWERLESS,
     PROVIDER_TOKEN,
     SECRETS,
     Programs,
@@ -51,8 +53,8 @@ class Found:
         return {check for level, check, _, _ in self.lines if level == "failure"}
 
 
-def examined(folder: Path, values: Mapping[str, str], *options: str) -> Found:
-    said = run(["doctor", *options], folder, values)
+def examined(folder: Path, values: Mapping[str, str], *options: str, under: Sequence[str] = ()) -> Found:
+    said = run(["doctor", *options], folder, values, under=under)
     lines = [line.split("\t") for line in said.stdout.splitlines()]
     for secret in (*SECRETS, *(value for name, value in values.items() if "SECRET" in name)):
         assert secret not in said.stdout + said.stderr
@@ -170,6 +172,11 @@ def test_every_wrong_setting_is_named(programs: Programs) -> None:
         "RECEIVER_PORT",
         "RECEIVER_FETCHES",
     }
+    # The rest is looked at all the same.
+    assert "was not looked at, because RECEIVER_PORT is wrong" in found.of("serve", "warning")[0]
+    assert found.of("archive") == [
+        f"{programs.folder / 'data' / 'archive'} is not there yet; serve makes it "
+    ]
     (programs.folder / ".env").write_text("this is no setting\n")
     assert ".env: line 1" in examined(programs.folder, settings(programs.folder)).of("settings", "failure")[0]
 
@@ -197,6 +204,81 @@ def test_a_damaged_ledger_is_told(programs: Programs) -> None:
     found = examined(programs.folder, settings(programs.folder))
     assert found.failing() == {"ledger"}
     assert "restore a backup" in found.of("ledger", "failure")[0]
+
+
+def refused(folder: Path, values: Mapping[str, str], under: Sequence[str] = ()) -> str:
+    """What serve says where it does not start."""
+    said = run(["serve"], folder, values, under=under)
+    assert said.returncode == 1
+    return said.stderr
+
+
+@pytest.mark.parametrize("change", ["CREATE TABLE x (y)", "DROP INDEX jobs_by_ref"])
+@pytest.mark.parametrize("options", [(), ("--deep",)])
+async def test_a_ledger_that_serve_refuses_for_its_structure_is_told(
+    programs: Programs, change: str, options: tuple[str, ...]
+) -> None:
+    values = settings(programs.folder)
+    (programs.folder / "data").mkdir(mode=0o700)
+    await (await Ledger.serve(programs.folder / "data")).close()
+    with file_of(programs.folder / "data") as db:
+        db.execute(change)
+    found = examined(programs.folder, values, *options)
+    assert found.failing() == {"ledger"}
+    (said,) = found.of("ledger", "failure")
+    assert "has not the structure of version" in said
+    assert "has not the structure of version" in refused(programs.folder, values)
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"), [(FILE_NAME, 0o400), (FILE_NAME, 0), ("serve.lock", 0), ("spool", 0o500)]
+)
+async def test_files_that_serve_cannot_write_are_told(programs: Programs, name: str, mode: int) -> None:
+    values = settings(programs.folder)
+    data = programs.folder / "data"
+    (data / "spool").mkdir(mode=0o700, parents=True)
+    data.chmod(0o700)
+    await (await Ledger.serve(data)).close()
+    DirectoryLock(data).release()
+    (data / name).chmod(mode)
+    found = examined(programs.folder, values, under=POWERLESS)
+    assert found.failing() == (
+        {"data directory", "ledger"} if name == FILE_NAME and not mode else {"data directory"}
+    )
+    assert not [line for line in found.of("ledger") if "Start serve" in line]
+    (said,) = found.of("data directory", "failure")
+    assert f"{data / name} cannot be read and written by user" in said
+    assert f"chmod u+rwX {data / name}" in said
+    assert f"{data / name} cannot be written by this user" in refused(programs.folder, values, POWERLESS)
+
+
+def test_an_address_that_is_taken_is_told_before_serve_finds_out(programs: Programs) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        values = settings(programs.folder, RECEIVER_PORT=str(taken.getsockname()[1]))
+        found = examined(programs.folder, values)
+        assert found.failing() == {"address"}
+        (said,) = found.of("address", "failure")
+        assert said.partition(" (")[0] in refused(programs.folder, values)
+
+
+def test_before_the_first_start_an_address_that_leads_elsewhere_fails(
+    programs: Programs, receiver: Receiver
+) -> None:
+    folder = programs.folder / "new"
+    folder.mkdir()
+
+    def at(url: str) -> Found:
+        return examined(folder, settings(folder, RECEIVER_PUBLIC_URL=url))
+
+    assert at(receiver.address).failing() == {"public URL"}
+    assert at(f"{receiver.address}/webhooks/ximilar").failing() == {"public URL"}
+    wrong = at(f"{receiver.address}/foo")
+    assert "a receiver answers" in wrong.of("public URL", "failure")[0]
+    idle = at(f"http://127.0.0.1:{free_port()}")
+    assert idle.failing() == set()
+    assert any("Start `receiver serve`" in line for line in idle.of("public URL", "warning"))
 
 
 def test_a_token_that_the_provider_refuses_is_told(programs: Programs, box: Sandbox) -> None:
@@ -252,10 +334,29 @@ def test_a_store_that_works_refuses_or_is_gone_is_told(programs: Programs) -> No
         unproved = {name: value for name, value in values.items() if name != "AWS_CA_BUNDLE"}
         assert "AWS_CA_BUNDLE" in examined(programs.folder, unproved).of("archive", "failure")[0]
 
+        lost = examined(programs.folder, {**values, "AWS_CA_BUNDLE": "/nowhere/at/all"})
+        (said,) = lost.of("archive", "failure")
+        assert said.startswith("archive.misconfigured: ")
+        assert "the file of AWS_CA_BUNDLE cannot be read" in said
+
         store.kill()
         gone = examined(programs.folder, values)
         assert gone.failing() == {"archive"}
         assert gone.of("archive", "failure")[0].startswith("archive.unavailable: ")
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+def test_a_stores_address_that_is_none_is_told_once_and_by_its_name(programs: Programs, name: str) -> None:
+    values = settings(
+        programs.folder, RECEIVER_ARCHIVE="s3://bucket", AWS_REGION="us-east-1", **{name: "127.0.0.1:1"}
+    )
+    found = examined(programs.folder, values)
+    assert found.failing() == {"settings"}
+    assert [line.partition(" Correct")[0] for line in found.of("settings")] == [
+        f"{name}: must be a URL such as https://host or http://host:port"
+    ]
+    assert f"was not looked at, because {name} is wrong" in found.of("archive", "warning")[0]
+    assert f"{name}: must be a URL" in refused(programs.folder, values)
 
 
 def test_what_a_store_does_not_honour_and_how_its_clock_is_off_is_told(programs: Programs) -> None:
@@ -340,6 +441,39 @@ def test_a_server_that_is_not_ready_is_told(programs: Programs, tmp_path: Path) 
         receiver.program.until_event("archive refuses; uploads pause")
         found = examined(programs.folder, {**values, "RECEIVER_PUBLIC_URL": ""})
     assert "is not ready: archive: " in found.of("serve", "failure")[0]
+
+
+def test_a_ledger_that_was_moved_away_beneath_its_server_is_told(programs: Programs) -> None:
+    with serving(programs, RECEIVER_PORT=str(free_port())) as (receiver, values):
+        ledger = receiver.data_dir / FILE_NAME
+        ledger.rename(ledger.with_name("away"))
+        found = examined(programs.folder, values)
+        assert {"ledger", "serve"} <= found.failing()
+        assert f"{ledger} is not there, though serve runs" in found.of("ledger", "failure")[0]
+        assert "put it back, or restart serve" in found.of("serve", "failure")[0]
+        ledger.with_name("away").rename(ledger)
+
+
+def test_on_a_terminal_it_says_what_it_waits_for_and_keeps_what_is_known_when_it_is_stopped(
+    programs: Programs,
+) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(50)
+        values = settings(
+            programs.folder,
+            RECEIVER_ARCHIVE="s3://bucket/x",
+            AWS_ENDPOINT_URL_S3=f"http://127.0.0.1:{silent.getsockname()[1]}",
+            AWS_REGION="us-east-1",
+            AWS_ACCESS_KEY_ID="test",
+            AWS_SECRET_ACCESS_KEY="a-secret-of-the-store",
+        )
+        code, said = on_a_terminal(["doctor"], programs.folder, values, interrupted_at="Looking at archive …")
+    assert code == 1
+    assert "archive: was not looked at to the end" in said
+    assert "serve: no serve runs on this data directory" in said
+    assert "receiver: stopped before the end: no failures" in said
+    assert "Traceback" not in said
 
 
 def test_everything_that_hangs_is_given_up_in_time(programs: Programs) -> None:

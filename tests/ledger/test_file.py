@@ -1,16 +1,17 @@
 """The ledger's file: made, refused, locked, and found again after a kill."""
 
+import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from receiver.errors import LedgerError
-from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerView, schema
+from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerView, lock, schema
 from receiver.ledger.sqlite import sqlite3
 from tests.ledger.deeds import delivery, file_of, kept_totals, recounted_totals
 from tests.support.clock import NOW
@@ -223,7 +224,10 @@ def test_a_second_server_is_refused_until_the_first_one_ends_however_it_ends(
             DirectoryLock(tmp_path)
         assert caught.value.reason == "ledger.in_use"
         assert str(tmp_path) in caught.value.detail
+        assert lock.holder(tmp_path) == child.pid
+        assert lock.holder(tmp_path, locks=Path(os.devnull)) == 0  # as where another container holds it
         end(child)
+        assert lock.holder(tmp_path) is None
         DirectoryLock(tmp_path).release()
 
 
@@ -270,13 +274,28 @@ async def test_a_start_that_cannot_write_leaves_nothing_running(tmp_path: Path) 
     assert (out, child.returncode) == (b"ledger.unavailable\n", 0)
 
 
-async def test_a_ledger_of_another_structure_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opening", [Ledger.serve, Ledger.beside, LedgerView.open])
+@pytest.mark.parametrize("change", ["DROP INDEX jobs_by_ref", "CREATE TABLE x (y)"])
+async def test_a_ledger_of_another_structure_is_refused_to_all_and_left_as_it_is(
+    tmp_path: Path, opening: Callable[[Path], Awaitable[object]], change: str
+) -> None:
     await a_used_ledger(tmp_path, jobs=1)
     with file_of(tmp_path) as other:
-        other.execute("DROP INDEX jobs_by_ref")
+        other.execute(change)
+    before = everything_in(tmp_path)
     with pytest.raises(LedgerError, match="structure") as refusal:
-        await Ledger.serve(tmp_path)
+        await opening(tmp_path)
     assert refusal.value.reason == "ledger.corrupt"
+    assert everything_in(tmp_path) == before
+
+
+async def test_a_command_that_writes_leaves_a_file_of_another_program_as_it_is(tmp_path: Path) -> None:
+    with file_of(tmp_path) as other:
+        other.execute("CREATE TABLE theirs (x)")
+    before = everything_in(tmp_path)
+    with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
+        await Ledger.beside(tmp_path)
+    assert everything_in(tmp_path) == before
 
 
 async def test_the_tables_that_litestream_adds_are_no_other_structure(tmp_path: Path) -> None:

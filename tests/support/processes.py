@@ -65,12 +65,16 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "receiver", *arguments]
 
 
+POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--") if os.geteuid() == 0 else ()
+"""What a command line begins with for the rights of files to hold for it, also where this is root."""
+
+
 def run(
-    arguments: Sequence[str], folder: Path, values: Mapping[str, str]
+    arguments: Sequence[str], folder: Path, values: Mapping[str, str], *, under: Sequence[str] = ()
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs a command of the receiver to its end."""
+    """Runs a command of the receiver to its end; ``under`` is what its command line begins with."""
     return subprocess.run(
-        command(*arguments),
+        [*under, *command(*arguments)],
         cwd=folder,
         env=environment(folder, values),
         stdin=subprocess.DEVNULL,

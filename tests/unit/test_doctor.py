@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import errno
 import os
+import socket
 import ssl
 import stat
 import threading
+from collections.abc import Iterator, Mapping, Sequence
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -15,9 +18,17 @@ import pytest
 
 from receiver.archive import Finding
 from receiver.challenge import PROOF_HEADER, read_key
-from receiver.config import Config, faults, load, origins
+from receiver.config import Config, load, load_partly, origins
+from receiver.doctor import diagnose
 from receiver.doctor.ledger import look_at_jobs, look_at_ledger, look_at_server
-from receiver.doctor.machine import look_at_directory, look_at_disk, look_at_versions, mounted, obstacle
+from receiver.doctor.machine import (
+    look_at_address,
+    look_at_directory,
+    look_at_disk,
+    look_at_versions,
+    mounted,
+    obstacle,
+)
 from receiver.doctor.remote import (
     Answer,
     ahead,
@@ -26,17 +37,22 @@ from receiver.doctor.remote import (
     look_at_archive,
     look_at_clock,
     look_at_findings,
+    look_at_name,
+    look_at_public_url,
+    look_at_readiness,
     origin,
+    unreached,
 )
 from receiver.doctor.settings import (
     look_at_dotenv,
-    look_at_faults,
+    look_at_secret_files,
     look_at_secrets,
     look_at_settings,
     shown,
     weakness,
 )
 from receiver.doctor.verdict import Check, Level, Verdict, broken, examine, in_thread, well
+from receiver.errors import ConfigError
 from receiver.ledger import FILE_NAME, Ledger, Stats, holder
 from receiver.states import State
 from tests.support.clock import HOUR, NOW
@@ -63,9 +79,14 @@ def said(verdicts: list[Verdict]) -> str:
 # Settings
 
 
+def settings_looked_at(environ: Mapping[str, str]) -> list[Verdict]:
+    given, wrong = load_partly(environ)
+    return look_at_settings(given, {}, wrong)
+
+
 def test_every_wrong_setting_is_told_and_not_only_the_first() -> None:
     wrong = {**GOOD, "RECEIVER_PORT": "canary", "RECEIVER_FETCHES": "0", "RECEIVER_LOG": "canary"}
-    found = look_at_faults(faults(wrong))
+    found = settings_looked_at(wrong)
     assert {v.detail.partition(":")[0] for v in found} == {
         "RECEIVER_PORT",
         "RECEIVER_FETCHES",
@@ -74,14 +95,30 @@ def test_every_wrong_setting_is_told_and_not_only_the_first() -> None:
     assert levels(found) == {Level.FAILURE}
     assert all(v.remedy for v in found)
     assert "canary" not in said(found)
-    assert faults(GOOD) == ()
+    assert load_partly(GOOD) == (load(GOOD), ())
     # What a server lacks is told beside them, and nothing of what may only be missing because it is wrong.
-    bare = faults({"RECEIVER_PORT": "canary", "RECEIVER_SIGNING_KEYS": "[1]"})
-    assert [line.partition(":")[0] for line in bare] == [
+    bare = settings_looked_at(
+        {"RECEIVER_PORT": "canary", "RECEIVER_SIGNING_KEYS": "[1]", "RECEIVER_IMAGE_SOURCES": "["}
+    )
+    assert [v.detail.partition(":")[0] for v in bare] == [
         "RECEIVER_SIGNING_KEYS",
+        "RECEIVER_IMAGE_SOURCES",
         "RECEIVER_PORT",
         "RECEIVER_API_TOKENS",
     ]
+
+
+async def test_what_does_not_depend_on_a_wrong_setting_is_looked_at(tmp_path: Path) -> None:
+    wrong = {**GOOD, "RECEIVER_PORT": "many", "RECEIVER_DATA_DIR": str(tmp_path / "data")}
+    report = await diagnose(wrong, tmp_path / ".env")
+    found = {verdict.check: verdict for verdict in report.verdicts}
+    assert found["serve"].detail == "was not looked at, because RECEIVER_PORT is wrong"
+    assert found["serve"].level is Level.WARNING
+    assert {"data directory", "disk", "ledger", "archive", "provider", "public URL"} <= found.keys()
+    assert "not looked at" not in said([v for v in report.verdicts if v.check != "serve"])
+    shown_settings = {line["name"]: line["value"] for line in report.settings}
+    assert (shown_settings["RECEIVER_PORT"], shown_settings["RECEIVER_FETCHES"]) == (None, 16)
+    assert not report.good
 
 
 def test_all_that_a_server_lacks_is_told() -> None:
@@ -103,7 +140,8 @@ def test_where_folders_cannot_be_reading_them_finds_none(tmp_path: Path) -> None
     file.touch()
     assert holder(file) is None
     assert read_key(file) is None
-    assert "is no folder" in faults({"RECEIVER_SECRETS_DIR": "/nowhere/at/all"})[0]
+    with pytest.raises(ConfigError, match="is no folder"):
+        load_partly({"RECEIVER_SECRETS_DIR": "/nowhere/at/all"})
 
 
 def test_good_settings_are_told_to_be_good() -> None:
@@ -164,6 +202,26 @@ def test_a_dotenv_that_others_can_read_is_told(tmp_path: Path) -> None:
     assert (found.level, found.remedy) == (Level.WARNING, f"chmod 600 {path}")
 
 
+def test_secret_files_that_others_can_read_are_told_but_not_those_that_were_handed_in(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir()
+    folder.chmod(0o755)
+    file = folder / "RECEIVER_API_TOKENS"
+    file.write_text("canary")
+    file.chmod(0o644)
+    (found,) = look_at_secret_files(folder, "x / ext4 rw 0 0\n")
+    assert (found.level, found.remedy) == (Level.WARNING, f"chmod 700 {folder}")
+    assert "RECEIVER_API_TOKENS" in found.detail
+    assert "canary" not in said([found])
+    for mount in (f"x {tmp_path} tmpfs rw", f"x {folder} ext4 ro", f"x {file} ext4 ro"):
+        assert look_at_secret_files(folder, f"x / ext4 rw 0 0\n{mount} 0 0\n") == []
+    file.chmod(0o640)
+    assert look_at_secret_files(folder, "") == []
+    file.chmod(0o644)
+    folder.chmod(0o700)
+    assert look_at_secret_files(folder, "") == []
+
+
 def test_every_setting_is_shown_with_its_origin_and_without_its_secrets(tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files" / "XIMILAR_API_TOKEN").write_text("canary-1")
@@ -199,9 +257,12 @@ def test_an_old_sqlite_is_told() -> None:
     assert Level.WARNING in levels(look_at_versions("3.40.1"))
 
 
-def look(folder: Path, *, user: int | None = None, mounts: str = "") -> list[Verdict]:
+def look(folder: Path, *, user: int | None = None, mounts: str = "", **more: Any) -> list[Verdict]:
     return look_at_directory(
-        config(RECEIVER_DATA_DIR=str(folder)), user=os.geteuid() if user is None else user, mounts=mounts
+        config(RECEIVER_DATA_DIR=str(folder)),
+        user=os.geteuid() if user is None else user,
+        mounts=mounts,
+        **more,
     )
 
 
@@ -233,6 +294,44 @@ def test_what_else_can_be_wrong_with_a_data_directory(tmp_path: Path) -> None:
     file.touch()
     assert levels(look(file)) == {Level.FAILURE}
     assert "is no folder" in said(look(file))
+
+
+def test_files_of_another_user_in_ones_own_data_directory_are_told(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    (folder / "spool").mkdir(parents=True)
+    folder.chmod(0o700)
+    files = [folder / FILE_NAME, *(folder / "spool" / str(number) for number in range(4))]
+    for file in files:
+        file.touch(mode=0o600)
+    me = os.geteuid()
+    (found,) = look(folder, owner=lambda path: 4711 if path in files else me)
+    assert found.level is Level.WARNING
+    assert (
+        f"user {me}'s, and not all that lies in it: {FILE_NAME}, spool/0, spool/1 and 2 more" in found.detail
+    )
+    assert f"chown -R {me} {folder}" in (found.remedy or "")
+
+
+def test_a_data_directory_that_is_mounted_read_only_is_told_with_what_to_do(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    (found,) = look(folder, mounts=f"x / ext4 rw 0 0\nx {tmp_path} ext4 ro,relatime 0 0\n")
+    assert found.level is Level.FAILURE
+    assert "read-only" in found.detail
+    assert f"mount -o remount,rw {tmp_path}" in (found.remedy or "")
+
+
+def test_whether_serve_could_listen_is_told() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = str(taken.getsockname()[1])
+        # Another start that has the address, and does not listen yet, is not disturbed.
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        assert look_at_address(config(RECEIVER_PORT=port)).level is Level.OK
+        taken.listen()
+        found = look_at_address(config(RECEIVER_PORT=port))
+    assert (found.level, found.detail.partition(":")[0]) == (Level.FAILURE, "RECEIVER_PORT")
+    assert look_at_address(config(RECEIVER_HOST="203.0.113.7")).detail.startswith("RECEIVER_HOST: ")
 
 
 @pytest.mark.parametrize(
@@ -380,6 +479,17 @@ async def test_a_ledger_is_looked_at_beside_its_server(tmp_path: Path) -> None:
     assert levels(await look_at_ledger(given, now=NOW, deep=False)) == {Level.FAILURE}
 
 
+async def test_what_is_no_ledger_or_was_one_is_told(tmp_path: Path) -> None:
+    given = config(RECEIVER_DATA_DIR=str(tmp_path))
+    (gone,) = await look_at_ledger(given, now=NOW, deep=False, serving=True)
+    assert gone.level is Level.FAILURE
+    assert "though serve runs" in gone.detail
+    assert "Put it back" in (gone.remedy or "")
+    (tmp_path / FILE_NAME).mkdir()
+    (folder,) = await look_at_ledger(given, now=NOW, deep=False)
+    assert (folder.level, "is no file" in folder.detail) == (Level.FAILURE, True)
+
+
 def test_whether_a_server_runs_is_told() -> None:
     assert look_at_server(7).detail == "runs on this data directory, as process 7"
     assert look_at_server(0).level is Level.OK
@@ -429,6 +539,14 @@ def test_what_a_store_does_not_do_is_told_with_what_it_means() -> None:
     assert levels(look_at_findings("s3://b", (Finding("clock", True, "agrees"),))) == {Level.OK}
 
 
+@contextlib.contextmanager
+def free_port() -> Iterator[int]:
+    """A port that nobody else gets, and on which nothing listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield taken.getsockname()[1]
+
+
 PROOF = {PROOF_HEADER.lower(): "right"}
 
 
@@ -440,6 +558,10 @@ PROOF = {PROOF_HEADER.lower(): "right"}
             "redirect (301) to https://new.example,",
         ),
         (Answer(401, {}, b""), "asks for a login (401)"),
+        (
+            Answer(401, {}, b'{"reason": "auth.token_refused"}'),
+            "a receiver answers at https://me.example, but",
+        ),
         (Answer(502, {}, b""), "does not reach the receiver behind it (502)"),
         (Answer(404, {}, b""), "something else than this receiver"),
         (Answer(200, {}, b"<html>"), "something else than this receiver"),
@@ -452,6 +574,69 @@ def test_an_address_that_leads_elsewhere_is_told(answer: Answer, words: str) -> 
     assert words in found.detail
     assert found.remedy
     assert "canary" not in said([found])
+
+
+@pytest.mark.parametrize(
+    ("status", "level"),
+    [(502, Level.WARNING), (504, Level.WARNING), (522, Level.WARNING)]
+    + [(status, Level.FAILURE) for status in (200, 301, 401, 404)],
+)
+def test_before_the_first_start_only_what_a_start_cures_is_excused(status: int, level: Level) -> None:
+    found = judged(Answer(status, {}, b""), "https://me.example", None, serving=False)
+    assert found.level is level
+    assert ("Start `receiver serve`" in (found.remedy or "")) == (level is Level.WARNING)
+
+
+@pytest.mark.parametrize(
+    ("cause", "level"),
+    [
+        (ConnectionRefusedError(), Level.WARNING),
+        (ExceptionGroup("x", [ConnectionRefusedError()]), Level.WARNING),
+        (ConnectionResetError(), Level.WARNING),
+        (socket.gaierror(), Level.FAILURE),
+        (ssl.SSLError(), Level.FAILURE),
+        (OSError(errno.ENETUNREACH, "x"), Level.FAILURE),
+    ],
+)
+def test_before_the_first_start_only_silence_is_excused(cause: Exception, level: Level) -> None:
+    error = httpx.ConnectError("x")
+    error.__cause__ = cause
+    assert unreached(error, "https://me.example", serving=False).level is level
+    assert unreached(error, "https://me.example", serving=True).level is Level.FAILURE
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "level"),
+    [
+        ("localhost", {"XIMILAR_API_TOKEN": "x"}, Level.FAILURE),
+        ("127.0.0.1", {"XIMILAR_API_TOKEN": "x"}, Level.FAILURE),
+        ("::1", {}, Level.WARNING),
+        ("10.1.2.3", {"XIMILAR_API_TOKEN": "x"}, Level.WARNING),
+        ("localhost", {"XIMILAR_API_URL": "http://[::1]:8090/"}, None),
+        ("me.example.com", {"XIMILAR_API_TOKEN": "x"}, None),
+        ("8.8.8.8", {}, None),
+    ],
+)
+def test_an_address_that_the_provider_never_reaches_is_told(
+    host: str, more: dict[str, str], level: Level | None
+) -> None:
+    assert levels(look_at_name(config(**more), host)) == ({level} if level else set())
+
+
+async def test_an_address_on_this_machine_is_told_to_who_submits_to_a_provider_elsewhere() -> None:
+    with free_port() as port:
+        given = config(XIMILAR_API_TOKEN="x", RECEIVER_PUBLIC_URL=f"http://localhost:{port}")
+        found = await look_at_public_url(given, serving=False)
+    assert [v.level for v in found] == [Level.FAILURE, Level.WARNING]
+    assert "where api.ximilar.com never gets to" in found[0].detail
+    assert "Start `receiver serve`" in (found[1].remedy or "")
+
+
+@pytest.mark.parametrize(("elsewhere", "level"), [(True, Level.WARNING), (False, Level.FAILURE)])
+async def test_a_server_of_another_container_need_not_answer_here(*, elsewhere: bool, level: Level) -> None:
+    with free_port() as port:
+        (found,) = await look_at_readiness(config(RECEIVER_PORT=str(port)), elsewhere=elsewhere)
+    assert found.level is level
 
 
 def test_only_the_right_proof_is_this_installation() -> None:
@@ -473,6 +658,7 @@ def test_failures_of_connections_are_told_in_words() -> None:
         raised(ExceptionGroup("x", [ConnectionRefusedError()]))
         == "nothing listens there (connection refused)"
     )
+    assert raised(OSError(errno.ENETUNREACH, "x")) == "no way leads there from this network"
     assert explained(httpx.ConnectTimeout("x")) == "no answer in time"
     assert explained(httpx.ReadError("canary")) == "ReadError"
 
@@ -520,6 +706,43 @@ async def test_checks_run_at_once_and_one_that_hangs_or_breaks_does_not_stop_the
     ]
     assert found[2].remedy == "Wake it."
     assert "canary" not in said(found)
+
+
+async def test_a_look_that_cannot_even_be_cut_off_is_left_behind() -> None:
+    ended = asyncio.Event()
+
+    async def stubborn() -> list[Verdict]:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await ended.wait()
+        return []
+
+    (found,) = await examine([Check("stubborn", stubborn, 0.01)])
+    assert "no answer within 0.01 seconds" in found.detail
+    ended.set()
+
+
+async def test_who_stops_it_is_told_what_is_known() -> None:
+    stopping = asyncio.Event()
+    told: list[list[str]] = []
+
+    async def quick() -> list[Verdict]:
+        return [well("quick", "fine")]
+
+    async def hang() -> list[Verdict]:
+        await asyncio.Event().wait()
+        return []
+
+    def waiting(names: Sequence[str]) -> None:
+        told.append([*names])
+        if "quick" not in names:
+            stopping.set()
+
+    found = await examine([Check("hangs", hang), Check("quick", quick)], stopping=stopping, waiting=waiting)
+    assert [(v.check, v.level) for v in found] == [("hangs", Level.WARNING), ("quick", Level.OK)]
+    assert "not looked at to the end" in found[0].detail
+    assert (told[0], told[-1]) == (["hangs", "quick"], ["hangs"])
 
 
 async def test_secrets_are_masked_wherever_they_stand() -> None:
