@@ -144,10 +144,11 @@ def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool) ->
 
 
 def _structure(db: sqlite3.Connection) -> list[tuple[str, str, str]]:
-    # Litestream keeps two small tables of its own in every database that it replicates.
+    # Litestream keeps two small tables of its own in every database that it replicates, and SQLite some
+    # statistics once somebody has asked for them.
     rows = db.execute(
         "SELECT type, name, sql FROM sqlite_schema"
-        " WHERE sql IS NOT NULL AND name NOT GLOB '_litestream_*' ORDER BY name"
+        " WHERE sql IS NOT NULL AND name NOT GLOB '_litestream_*' AND name NOT GLOB 'sqlite_*' ORDER BY name"
     )
     return [(kind, name, " ".join(sql.split())) for kind, name, sql in rows]
 

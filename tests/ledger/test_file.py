@@ -298,11 +298,15 @@ async def test_a_command_that_writes_leaves_a_file_of_another_program_as_it_is(t
     assert everything_in(tmp_path) == before
 
 
-async def test_the_tables_that_litestream_adds_are_no_other_structure(tmp_path: Path) -> None:
+async def test_the_tables_that_litestream_and_sqlite_add_are_no_other_structure(tmp_path: Path) -> None:
     await a_used_ledger(tmp_path, jobs=1)
     with file_of(tmp_path) as other:
         other.execute("CREATE TABLE _litestream_seq (id INTEGER PRIMARY KEY, seq INTEGER)")
         other.execute("CREATE TABLE _litestream_lock (id INTEGER)")
+        other.execute("ANALYZE")
+        assert (
+            other.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'").fetchone()[0] == 1
+        )
     ledger = await Ledger.serve(tmp_path)
     await ledger.close()
 
