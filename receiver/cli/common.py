@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from receiver import config as settings
+from receiver.cli import INTERRUPTED
 from receiver.config import Config
 from receiver.tables import safe
 
-T = TypeVar("T")
 W = TypeVar("W", bound=str)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -105,12 +105,21 @@ def counting(what: str, *, quiet: bool = False) -> Iterator[Counted]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-async def until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+def until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], cut_off: str) -> None:
     """Does it. The first SIGINT or SIGTERM sets the event, so that it ends in order; a second cuts it off.
 
+    Args:
+        work: gives whether all of it was done.
+        cut_off: what is then to be known.
+
     Raises:
-        asyncio.CancelledError: it was cut off.
+        typer.Exit: not all was done; with `INTERRUPTED` after a signal, else with 1.
     """
+    if code := asyncio.run(_until_signal(work, cut_off)):
+        raise typer.Exit(code)
+
+
+async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], cut_off: str) -> int:
     stopping = asyncio.Event()
     task = asyncio.create_task(work(stopping))
 
@@ -121,7 +130,12 @@ async def until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) 
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    return await task
+    try:
+        done = await task
+    except asyncio.CancelledError:
+        say(f"cut off; {cut_off}")
+        return INTERRUPTED
+    return 0 if done else INTERRUPTED if stopping.is_set() else 1
 
 
 def leave(code: int) -> NoReturn:

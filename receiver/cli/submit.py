@@ -1,7 +1,6 @@
 """``receiver submit``: images to the provider, and what becomes of them."""
 
 import asyncio
-import contextlib
 import re
 import shlex
 from collections import Counter
@@ -14,8 +13,6 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from receiver import submitting, tables, view
 from receiver.cli.common import AsJson, choice, counting, opened, say, until_signal
@@ -114,20 +111,14 @@ def submit(
     )
     if again and asked.go_on is not None:
         say(f"should this be interrupted, {asked.go_on} goes on")
-    if not asyncio.run(_until_signal(asked)):
-        raise typer.Exit(1)
-
-
-async def _until_signal(asked: _Asked) -> bool:
-    """Does it, and gives whether all of it was done."""
-    try:
-        return await until_signal(partial(_submit, asked))
-    except asyncio.CancelledError:
-        say("cut off; what was under way is open in the ledger, and is looked for before it is sent again")
-        return False
+    until_signal(
+        partial(_submit, asked),
+        "what was under way is open in the ledger, and is looked for before it is sent again",
+    )
 
 
 async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
+    """Does it, and gives whether all of it was done."""
     config, _ = opened()
     async with submitting.submitting(
         config,
@@ -294,12 +285,5 @@ def _table(outcomes: Sequence[Outcome]) -> None:
     console = Console()
     if not console.is_terminal:
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("job", "ref", "state", "image", "reason"):
-        table.add_column(name, no_wrap=name in ("job", "state"), overflow="ellipsis")
-    for outcome in outcomes:
-        cells = [Text(tables.safe(cell)) for cell in _row(outcome)]
-        with contextlib.suppress(ValueError):
-            cells[2].stylize(tables.COLOURS[State(_state(outcome))])
-        table.add_row(*cells)
-    console.print(table)
+    names = ("job", "ref", "state", "image", "reason")
+    console.print(tables.fitting_table(names, map(_row, outcomes), console))

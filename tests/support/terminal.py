@@ -19,6 +19,8 @@ def on_a_terminal(
     typed: str = "",
     columns: int = 160,
     colours: bool = False,
+    at: str = "",
+    output: Path | None = None,
 ) -> tuple[int, str]:
     """Runs a command of the receiver on a terminal. Gives its exit code, and what the terminal was sent.
 
@@ -26,20 +28,37 @@ def on_a_terminal(
         arguments: of the command.
         folder: its working directory.
         values: its environment.
-        typed: what somebody types.
+        typed: what somebody types; a Ctrl-C among it interrupts the command.
         columns: the terminal's width.
         colours: whether what drives the terminal is left in.
+        at: what must have been said before it is typed.
+        output: a file that takes the standard output, as behind a ``>``.
     """
     own, its = pty.openpty()
     given = {**environment(folder, values), "TERM": "xterm-256color", "COLUMNS": str(columns)}
-    with subprocess.Popen(
-        command(*arguments), cwd=folder, env=given, stdin=its, stdout=its, stderr=its
-    ) as process:
+    with contextlib.ExitStack() as stack:
+        stdout = its if output is None else stack.enter_context(output.open("wb"))
+        process = stack.enter_context(
+            subprocess.Popen(
+                # The terminal is its own, so that Ctrl-C reaches it.
+                ["setsid", "--ctty", *command(*arguments)],
+                cwd=folder,
+                env=given,
+                stdin=its,
+                stdout=stdout,
+                stderr=its,
+            )
+        )
         os.close(its)
-        os.write(own, typed.encode())
         said = b""
+        waiting = typed.encode()
         with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
-            while part := os.read(own, 65536):
+            while True:
+                if waiting and at.encode() in said:
+                    os.write(own, waiting)
+                    waiting = b""
+                if not (part := os.read(own, 65536)):
+                    break
                 said += part
         os.close(own)
         code = process.wait(PATIENCE)
