@@ -47,12 +47,18 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - the form that Typer calls
         raise typer.Exit
 
 
+def _misplaced(asked: bool) -> None:  # noqa: FBT001 - the form that Typer calls
+    if asked:
+        raise typer.BadParameter("options stand behind the command, such as: receiver jobs --json")
+
+
 def _receiver(
     *,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit."),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", callback=_misplaced, is_eager=True, hidden=True)] = False,
 ) -> None:
     """The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image."""
 

@@ -2,13 +2,12 @@
 
 import asyncio
 import contextlib
-import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,8 +18,6 @@ from receiver.cli import INTERRUPTED
 from receiver.config import Config
 from receiver.tables import safe
 
-W = TypeVar("W", bound=str)
-
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DOTENV = Path(".env")
@@ -28,42 +25,6 @@ DOTENV = Path(".env")
 
 Counted = Callable[[int, int | None], None]
 """Called with how much is done, and of how much, where that is known."""
-
-
-SUGGESTED = 3
-LISTED = 10
-"""How many words are suggested where one may be meant, and how many are all told where none is near."""
-
-
-def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None) -> Any:  # noqa: A002 - Typer's own name for it
-    """An option that takes one of a few words, and helps where it is given another.
-
-    Typer's own form of it refuses with the words of the library beneath ("Value error, …").
-
-    Args:
-        name: of the option, with its dashes.
-        known: the words.
-        help: what the option does.
-        metavar: what stands for the word in the help; without, all of them.
-    """
-    what = name.removeprefix("--")
-
-    def read(text: str) -> W:
-        for word in known:
-            if text == word:
-                return word
-        names: list[str] = [*known]
-        if near := difflib.get_close_matches(text, names, n=SUGGESTED):
-            more = f"; did you mean {' or '.join(near)}?"
-        else:
-            more = f"; there are {', '.join(known)}" if len(known) <= LISTED else "; README lists them"
-        raise typer.BadParameter(f"there is no {what} {text}{more}")
-
-    def complete(incomplete: str) -> list[str]:
-        return [word for word in known if word.startswith(incomplete)]
-
-    shown = metavar or "|".join(known)
-    return typer.Option(name, metavar=shown, parser=read, autocompletion=complete, help=help)
 
 
 def opened() -> tuple[Config, Mapping[str, str]]:

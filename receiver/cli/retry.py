@@ -198,9 +198,11 @@ def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
 
 
 def _is_wanted(question: str) -> bool:
+    console = Console(stderr=True, highlight=False)
     try:
-        answer = Console(stderr=True, highlight=False).input(question, markup=False)
+        answer = console.input(question, markup=False)
     except EOFError:
+        console.print()  # the question's line was not ended
         return False
     return answer.strip().lower() in {"y", "yes"}
 

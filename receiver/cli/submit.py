@@ -15,11 +15,12 @@ import typer
 from rich.console import Console
 
 from receiver import submitting, tables, view
-from receiver.cli.common import AsJson, choice, counting, opened, say, until_signal
+from receiver.cli.common import AsJson, counting, opened, say, until_signal
 from receiver.errors import InvalidRequestError, ProviderError
 from receiver.sender import is_ref
 from receiver.states import FINAL, Job, State
 from receiver.submitting import Fate, Item, Options, Outcome, Submitter
+from receiver.typed import choice, whole
 from receiver.ximilar import ImageFormat, Mode, ModelType
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")
@@ -48,7 +49,7 @@ def submit(
         list[str] | None, typer.Argument(metavar="IMAGE", help="URLs or files.", show_default=False)
     ] = None,
     *,
-    scale: Annotated[int, typer.Option(metavar="2|4|8", help="How many times larger each side.")] = 2,
+    scale: Annotated[str, choice("--scale", ("2", "4", "8"), "How many times larger each side.")] = "2",
     model: Annotated[
         ModelType | None, choice("--model", get_args(ModelType), "Else the provider's default.")
     ] = None,
@@ -56,9 +57,7 @@ def submit(
     format: Annotated[  # noqa: A002 - the option's name
         ImageFormat | None, choice("--format", get_args(ImageFormat), "Of the results.")
     ] = None,
-    quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Of the results; with --format.")
-    ] = None,
+    quality: Annotated[int | None, whole("Of the results; with --format.", 1, 100)] = None,
     no_tune_colors: Annotated[
         bool, typer.Option("--no-tune-colors", help="Leave the results' colours as they come.")
     ] = False,
@@ -81,9 +80,7 @@ def submit(
 
     A list goes on where it stopped: the same command again submits only what no earlier one has.
     """
-    if scale not in (2, 4, 8):
-        raise typer.BadParameter("--scale is 2, 4 or 8")
-    options = Options(scale, model, mode, format, quality, False if no_tune_colors else None)  # type: ignore[arg-type] # judged above
+    options = Options(int(scale), model, mode, format, quality, False if no_tune_colors else None)  # type: ignore[arg-type] # judged above
     if quality is not None and format is None:
         raise typer.BadParameter("--quality needs --format")
     if ref is not None and not is_ref(ref):
