@@ -139,7 +139,8 @@ def _locked(folder: Path, name: str) -> int:
     except PermissionError:
         raise LedgerError(
             "ledger.unavailable",
-            f"{path} belongs to another user, who ran this before; give it to this one with chown, or remove it",
+            f"{path} belongs to another user, who ran this before;"
+            " give it to this one with chown, or remove it",
         ) from None
     if os.geteuid() == 0:
         # As SQLite does with its own: what root has made, the data directory's owner can use later.
