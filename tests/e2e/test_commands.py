@@ -462,6 +462,12 @@ def test_what_is_asked_stands_beside_the_output(
         assert [line.split("\t")[0] for line in out.read_text().splitlines()] == [job_id]
 
 
+def test_the_look_at_many_jobs_shows_how_far_it_is(desk: Desk, ref: str) -> None:
+    desk.failed(ref)
+    for more in (["--dry-run"], ["--yes"], ["--yes", "--json"]):
+        assert "looked at" in desk.typed("retry", "--ref", ref, *more)[1]
+
+
 def test_a_narrow_terminal_keeps_ids_and_folds_obstacles_little(
     desk: Desk, near: Neighbour, picture: bytes, ref: str
 ) -> None:
