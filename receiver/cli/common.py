@@ -83,10 +83,13 @@ def until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], cut
 async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], cut_off: str) -> int:
     stopping = asyncio.Event()
     task = asyncio.create_task(work(stopping))
+    code = 1  # the work may stop by itself, too
 
     def stop() -> None:
-        if stopping.is_set():
+        nonlocal code
+        if code == INTERRUPTED:
             task.cancel()
+        code = INTERRUPTED
         stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -96,7 +99,7 @@ async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool
     except asyncio.CancelledError:
         say(f"cut off; {cut_off}")
         return INTERRUPTED
-    return 0 if done else INTERRUPTED if stopping.is_set() else 1
+    return 0 if done else code
 
 
 def leave(code: int) -> NoReturn:
