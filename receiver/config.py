@@ -204,7 +204,10 @@ class Config(BaseModel):
     webhook_headers: Headers = Field({}, alias="RECEIVER_WEBHOOK_HEADERS")
     signing_keys: Secrets = Field((), alias="RECEIVER_SIGNING_KEYS")
     api_tokens: Secrets = Field((), alias="RECEIVER_API_TOKENS")
-    data_dir: Path = Field(Path("./data"), alias="RECEIVER_DATA_DIR")
+    data_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        Path("./data"), alias="RECEIVER_DATA_DIR", validate_default=True
+    )
+    """Absolute, so that whatever names it says where it is."""
     archive: Annotated[str, AfterValidator(_archive)] = Field("", alias="RECEIVER_ARCHIVE")
     archive_key: str = Field("{received:%Y/%m/%d}/{id}.{ext}", alias="RECEIVER_ARCHIVE_KEY")
     image_sources: Words = Field((), alias="RECEIVER_IMAGE_SOURCES")

@@ -65,7 +65,8 @@ class Journal:
             from_start: whether to begin anew in any case.
 
         Raises:
-            LedgerError: ``ledger.in_use``: the same run is under way in another process.
+            LedgerError: ``ledger.in_use``: the same run is under way in another process;
+                ``ledger.unavailable``: the file of the findings is another user's.
             OSError: the file of the findings cannot be written.
         """
         journal = cls(ledger, name, _locked(folder, name))
@@ -132,7 +133,19 @@ class Journal:
 
 def _locked(folder: Path, name: str) -> int:
     """The file of the findings, open and held."""
-    found = os.open(folder / f"{name}.jsonl", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = folder / f"{name}.jsonl"
+    try:
+        found = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except PermissionError:
+        raise LedgerError(
+            "ledger.unavailable",
+            f"{path} belongs to another user, who ran this before;"
+            " give it to this one with chown, or remove it",
+        ) from None
+    if os.geteuid() == 0:
+        # As SQLite does with its own: what root has made, the data directory's owner can use later.
+        home = folder.stat()
+        os.fchown(found, home.st_uid, home.st_gid)
     try:
         fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

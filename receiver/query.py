@@ -57,8 +57,8 @@ def jobs(query: QueryParams, *, silent_since: int) -> tuple[Filter, Window]:
         states=_states(query),
         ref=_one(query, "ref", _ref, default=None),
         reason=_one(query, "reason", _choice({reason: reason for reason in REASONS}), default=None),
-        since=_one(query, "since", _time, default=None),
-        until=_one(query, "until", _time, default=None),
+        since=_one(query, "since", moment, default=None),
+        until=_one(query, "until", moment, default=None),
         silent_since=silent_since if overdue is True else None,
         heard_since=silent_since if overdue is False else None,
     )
@@ -164,6 +164,22 @@ def cursor(position: int | None) -> str | None:
     return base64.urlsafe_b64encode(b"1:%d" % position).decode("ascii").rstrip("=")
 
 
+def moment(text: str) -> int:
+    """A time as the parameters name it, in ms since the epoch.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        # A plus sign that was not percent-encoded arrives as a blank.
+        when = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return (when - _EPOCH) // timedelta(milliseconds=1)  # a float of seconds would be a millisecond off
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time such as 2026-11-23T09:30:00Z") from None
+
+
 def _window(query: QueryParams) -> Window:
     return Window(
         before=_one(query, "cursor", _position, default=None),
@@ -219,17 +235,6 @@ def _seconds(text: str) -> float:
     if not 0 <= seconds <= MAX_WAIT:
         raise ValueError(f"must be a number of seconds from 0 to {MAX_WAIT}")
     return seconds
-
-
-def _time(text: str) -> int:
-    try:
-        # A plus sign that was not percent-encoded arrives as a blank.
-        when = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
-        if when.tzinfo is None:
-            when = when.replace(tzinfo=UTC)
-        return (when - _EPOCH) // timedelta(milliseconds=1)  # a float of seconds would be a millisecond off
-    except (ValueError, OverflowError):
-        raise ValueError("must be a time such as 2026-11-23T09:30:00Z") from None
 
 
 def _choice(values: dict[str, T]) -> Callable[[str], T]:

@@ -1,12 +1,14 @@
 """What commands print: tables on a terminal, plain lines in a pipe, JSON where it is asked for."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -42,6 +44,34 @@ def dotenv(values: Mapping[str, str]) -> str:
     return "\n".join(f"{name}='{value}'" for name, value in values.items())
 
 
+class JsonJobs:
+    """Prints one JSON document, ``{…, "jobs": […], …}``, as its jobs come, so that no list is too long.
+
+    Args:
+        head: what stands before the list.
+    """
+
+    def __init__(self, **head: Any) -> None:
+        self._lead = "{\n" + "".join(map(_member, head.items())) + '  "jobs": ['
+        self._close = "]"
+
+    def add(self, job: Mapping[str, Any]) -> None:
+        """Prints a job."""
+        print(f"{self._lead}\n{indent(json_text(job), '    ')}", end="")  # noqa: T201 - a command's output
+        self._lead, self._close = ",", "\n  ]"
+
+    def end(self, **tail: Any) -> None:
+        """Ends the document; ``tail`` stands behind the list."""
+        begun = "" if self._lead == "," else self._lead
+        members = "".join(f",\n{_member(each)[:-2]}" for each in tail.items())
+        print(f"{begun}{self._close}{members}\n}}")  # noqa: T201 - a command's output
+
+
+def _member(named: tuple[str, Any]) -> str:
+    name, value = named
+    return f"  {json_text(name)}: {json_text(value)},\n"
+
+
 class Jobs:
     """Prints pages of jobs as they come, so that no list is too long to be printed.
 
@@ -50,31 +80,31 @@ class Jobs:
     """
 
     def __init__(self, *, as_json: bool) -> None:
-        self._as_json = as_json
+        self._json = JsonJobs() if as_json else None
         self._console = Console()
-        self._printed = 0
+        self._head: Sequence[str] = ()
 
     def page(self, found: Sequence[Job]) -> None:
         """Prints some jobs."""
         shown = [view.job(job) for job in found]
-        if self._as_json:
+        if self._json is not None:
             for job in shown:
-                lead = ",\n" if self._printed else '{\n  "jobs": [\n'
-                print(lead + indent(json_text(job), "    "), end="")  # noqa: T201 - a command's output
-                self._printed += 1
+                self._json.add(job)
         elif not self._console.is_terminal:
             for job in shown:
                 print_line(row(job))
         elif shown:
-            self._console.print(job_table(shown, self._console, head=not self._printed))
-            self._printed += len(shown)
+            table = job_table(shown, self._console)
+            names = [str(column.header) for column in table.columns]
+            table.show_header = names != self._head
+            self._head = names
+            self._console.print(table)
 
     def end(self, following: int | None) -> None:
         """Ends the list; ``following`` is where the next page begins, if there is one."""
         cursor = query.cursor(following)
-        if self._as_json:
-            close = "\n  ],\n" if self._printed else '{\n  "jobs": [],\n'
-            print(f'{close}  "next": {json.dumps(cursor)}\n}}')  # noqa: T201 - a command's output
+        if self._json is not None:
+            self._json.end(next=cursor)
         elif self._console.is_terminal and cursor is not None:
             self._console.print(
                 f"There are more; --cursor {cursor} goes on, --all lists them all.", style="dim"
@@ -86,58 +116,65 @@ def print_line(cells: Sequence[str]) -> None:
     print("\t".join(safe(cell) for cell in cells))  # noqa: T201 - a command's output
 
 
-def table_of(names: Sequence[str], lines: Sequence[Sequence[str | Text]]) -> None:
-    """A table on a terminal, plain lines with tabs in a pipe."""
-    console = Console()
-    if not console.is_terminal:
-        for line in lines:
-            print_line([cell if isinstance(cell, str) else cell.plain for cell in line])
-        return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in names:
-        table.add_column(name, overflow="fold")
-    for line in lines:
-        table.add_row(*(Text(safe(cell)) if isinstance(cell, str) else cell for cell in line))
-    console.print(table)
-
-
-def state(name: str) -> Text:
-    """A state in its colour."""
-    return Text(name, style=COLOURS[State(name)])
-
-
 SHORT_ID = 9
 """Characters: the first group of a UUID, and a sign that there is more."""
+
+KEPT: Mapping[str, int] = {"ref": 8, "image": 14, "obstacle": 20}
+"""Columns that give way where a terminal is narrow, each with the characters that it keeps."""
+
+SPARED = ("image", "updated", "reason", "ref", "was")
+"""Columns that are left out where a terminal is narrower still, those first that are missed least."""
 
 Shown = Mapping[str, Any]
 """A job as the API gives it."""
 
 
-def job_table(found: Sequence[Shown], console: Console, *, head: bool = True) -> Table:
-    """A table of jobs for a terminal; ids and times are shortened where it is too narrow for them."""
-    table = _table([row(job) for job in found], found, head=head)
-    unbounded = console.options.update_width(10_000)
-    if console.measure(table, options=unbounded).maximum <= console.width:
-        return table
-    return _table([_shortened(row(job)) for job in found], found, head=head)
+def job_table(found: Sequence[Shown], console: Console) -> Table:
+    """A table of jobs for a terminal."""
+    return fitting_table(("job", "state", "ref", "image", "updated", "reason"), map(row, found), console)
 
 
-def _table(rows: Sequence[Sequence[str]], found: Sequence[Shown], *, head: bool) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim", show_header=head)
-    for name in ("job", "state", "ref", "image", "updated", "reason"):
-        # What does not fit is taken from the ref alone.
-        table.add_column(name, no_wrap=name != "ref")
-    for cells, job in zip(rows, found, strict=True):
-        shown = [Text(safe(cell), no_wrap=True, overflow="ellipsis") for cell in cells]
-        shown[1].stylize(COLOURS[State(job["state"])])
-        table.add_row(*shown)
+def fitting_table(names: Sequence[str], rows: Iterable[Sequence[str]], console: Console) -> Table:
+    """A table that a terminal has room for; an id keeps in any case what it is known by.
+
+    Args:
+        names: of the columns; ``job`` is an id, ``updated`` a time, ``state``, ``was`` and ``is`` are states.
+        rows: their cells.
+        console: the terminal.
+    """
+    lines = [[safe(cell) for cell in cells] for cells in rows]
+    columns = {name: [cells[place] for cells in lines] for place, name in enumerate(names)}
+    if _width(columns, {}) > console.width:
+        columns["job"] = [
+            cell if len(cell) <= SHORT_ID else f"{cell[: SHORT_ID - 1]}…" for cell in columns["job"]
+        ]
+        if "updated" in columns:
+            columns["updated"] = [cell[11:19] for cell in columns["updated"]]
+    for name in SPARED:
+        if _width(columns, KEPT) > console.width:
+            columns.pop(name, None)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for name in columns:
+        table.add_column(name, no_wrap=name not in KEPT)
+    for cells in zip(*columns.values(), strict=True):
+        table.add_row(*map(_styled, columns, cells))
     return table
 
 
-def _shortened(cells: Sequence[str]) -> Sequence[str]:
-    job_id, state, ref, image, updated, reason = cells
-    short_id = job_id if len(job_id) <= SHORT_ID else job_id[: SHORT_ID - 1] + "…"
-    return short_id, state, ref, image, updated[11:19], reason
+def _width(columns: Mapping[str, Sequence[str]], kept: Mapping[str, int]) -> int:
+    widths = [
+        min(max(map(cell_len, (name, *cells))), kept.get(name, sys.maxsize))
+        for name, cells in columns.items()
+    ]
+    return sum(widths) + len(widths) - 1
+
+
+def _styled(name: str, cell: str) -> Text:
+    is_state = name in {"state", "was", "is"} and cell in list(State)
+    style = COLOURS[State(cell)] if is_state else ""
+    return Text(
+        cell, style, no_wrap=name != "obstacle", overflow="fold" if name == "obstacle" else "ellipsis"
+    )
 
 
 def row(job: Shown) -> Sequence[str]:
@@ -203,12 +240,14 @@ def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:
             print_line([line[name] or "" for name in ("at", "event", "from", "to", "reason", "detail")])
         return
     for name, text in known:
-        shown = Text(safe(text), style=COLOURS[job.state] if name == "state" else "")
+        # Somebody may look over the shoulder: keys are shown to programs alone, as on the page.
+        plain = view.plain_url(text) if name.endswith("_url") else text
+        shown = Text(safe(plain), style=COLOURS[job.state] if name == "state" else "")
         console.print(Text(f"{name:<18}", style="dim"), shown)
     console.print()
     for event in history:
         move = event.after.value if event.before in (None, event.after) else f"{event.before} → {event.after}"
-        why = f"  {event.reason}: {event.detail}" if event.reason else ""
+        why = f"  {event.reason}: {view.detail_without_keys(event)}" if event.reason else ""
         console.print(Text(f"{view.time(event.at)}  {event.event:<15} {move}{safe(why)}"))
 
 

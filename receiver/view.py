@@ -1,7 +1,9 @@
 """A job as the outside sees it: plain JSON values, times in RFC 3339 with ``Z``."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from receiver.states import Event, Job
 
@@ -56,3 +58,27 @@ def event(event: Event) -> dict[str, Any]:
         "reason": event.reason,
         "detail": event.detail,
     }
+
+
+_USER = re.compile(r"^([^/?#]*//)[^/?#]*@")
+
+
+def plain_url(url: str) -> str:
+    """A URL without what may be a key to what stands there: its query, a user's name and password."""
+    head, mark, _ = url.partition("?")
+    head = _USER.sub("\\1\N{HORIZONTAL ELLIPSIS}@", head)
+    return f"{head}?\N{HORIZONTAL ELLIPSIS}" if mark else head.partition("#")[0]
+
+
+def detail_without_keys(event: Event) -> str | None:
+    """The detail of a line of a history; where it is a URL, a plain one."""
+    is_url = event.event == "other_url" and event.detail is not None
+    return plain_url(event.detail or "") if is_url else event.detail
+
+
+def is_web(url: str | None) -> bool:
+    """Whether a link to this URL leads to a web server, and runs nothing."""
+    try:
+        return url is not None and urlsplit(url).scheme in {"http", "https"}
+    except ValueError:
+        return False

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from importlib import import_module, metadata
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from receiver import logs
+from receiver.cli import INTERRUPTED, interruption, leave_at_once
 from receiver.cli.common import fail
 from receiver.errors import ConfigError, ReceiverError
 
@@ -45,12 +47,18 @@ def _version(asked: bool) -> None:  # noqa: FBT001 - the form that Typer calls
         raise typer.Exit
 
 
+def _misplaced(asked: bool) -> None:  # noqa: FBT001 - the form that Typer calls
+    if asked:
+        raise typer.BadParameter("options stand behind the command, such as: receiver jobs --json")
+
+
 def _receiver(
     *,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit."),
     ] = False,
+    as_json: Annotated[bool, typer.Option("--json", callback=_misplaced, is_eager=True, hidden=True)] = False,
 ) -> None:
     """The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image."""
 
@@ -78,13 +86,28 @@ def commands(typed: str = "") -> typer.Typer:
 
 
 def run() -> None:
-    """Runs the command; every error that was foreseen becomes one line and exit code 1."""
+    """Runs the command. Every error that was foreseen becomes one line and exit code 1, an interruption one
+    line and `INTERRUPTED`.
+    """
     logs.configure("auto", least=logging.CRITICAL)
+    command = commands(next(iter(sys.argv[1:]), ""))
+    interruptible = signal.getsignal(signal.SIGINT) is leave_at_once
     try:
         try:
-            commands(next(iter(sys.argv[1:]), ""))(prog_name="receiver")
+            if interruptible:
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it ends in order
+            command(prog_name="receiver")
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can still be told from an error
+            if interruptible:
+                signal.signal(signal.SIGINT, leave_at_once)
+    except KeyboardInterrupt:
+        sys.stderr.write(interruption())
+        raise SystemExit(INTERRUPTED) from None
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            sys.stderr.write(interruption())
+        raise
     except (ConfigError, ReceiverError) as error:
         fail(str(error))
     except BrokenPipeError:

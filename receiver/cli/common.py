@@ -2,24 +2,21 @@
 
 import asyncio
 import contextlib
-import difflib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from receiver import config as settings
+from receiver.cli import INTERRUPTED
 from receiver.config import Config
 from receiver.tables import safe
-
-T = TypeVar("T")
-W = TypeVar("W", bound=str)
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -28,42 +25,6 @@ DOTENV = Path(".env")
 
 Counted = Callable[[int, int | None], None]
 """Called with how much is done, and of how much, where that is known."""
-
-
-SUGGESTED = 3
-LISTED = 10
-"""How many words are suggested where one may be meant, and how many are all told where none is near."""
-
-
-def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None) -> Any:  # noqa: A002 - Typer's own name for it
-    """An option that takes one of a few words, and helps where it is given another.
-
-    Typer's own form of it refuses with the words of the library beneath ("Value error, …").
-
-    Args:
-        name: of the option, with its dashes.
-        known: the words.
-        help: what the option does.
-        metavar: what stands for the word in the help; without, all of them.
-    """
-    what = name.removeprefix("--")
-
-    def read(text: str) -> W:
-        for word in known:
-            if text == word:
-                return word
-        names: list[str] = [*known]
-        if near := difflib.get_close_matches(text, names, n=SUGGESTED):
-            more = f"; did you mean {' or '.join(near)}?"
-        else:
-            more = f"; there are {', '.join(known)}" if len(known) <= LISTED else "; README lists them"
-        raise typer.BadParameter(f"there is no {what} {text}{more}")
-
-    def complete(incomplete: str) -> list[str]:
-        return [word for word in known if word.startswith(incomplete)]
-
-    shown = metavar or "|".join(known)
-    return typer.Option(name, metavar=shown, parser=read, autocompletion=complete, help=help)
 
 
 def opened() -> tuple[Config, Mapping[str, str]]:
@@ -105,23 +66,40 @@ def counting(what: str, *, quiet: bool = False) -> Iterator[Counted]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-async def until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, T]]) -> T:
+def until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], cut_off: str) -> None:
     """Does it. The first SIGINT or SIGTERM sets the event, so that it ends in order; a second cuts it off.
 
+    Args:
+        work: gives whether all of it was done.
+        cut_off: what is then to be known.
+
     Raises:
-        asyncio.CancelledError: it was cut off.
+        typer.Exit: not all was done; with `INTERRUPTED` after a signal, else with 1.
     """
+    if code := asyncio.run(_until_signal(work, cut_off)):
+        raise typer.Exit(code)
+
+
+async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], cut_off: str) -> int:
     stopping = asyncio.Event()
     task = asyncio.create_task(work(stopping))
+    code = 1  # the work may stop by itself, too
 
     def stop() -> None:
-        if stopping.is_set():
+        nonlocal code
+        if code == INTERRUPTED:
             task.cancel()
+        code = INTERRUPTED
         stopping.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    return await task
+    try:
+        done = await task
+    except asyncio.CancelledError:
+        say(f"cut off; {cut_off}")
+        return INTERRUPTED
+    return 0 if done else code
 
 
 def leave(code: int) -> NoReturn:

@@ -11,13 +11,14 @@ import typer
 from receiver import demo as demonstration
 from receiver import tables
 from receiver.cli.common import AsJson, fail
+from receiver.typed import whole
 
 
 def demo(
     images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", help="Your own files.")] = None,
     *,
     folder: Annotated[Path, typer.Option(help="Where ledger and images go.")] = Path("receiver-demo"),
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The receiver's; 0 for any free one.")] = 8080,
+    port: Annotated[int, whole("The receiver's; 0 for any free one.", 0, 65535)] = 8080,
     leave: Annotated[bool, typer.Option("--exit", help="End when all images are archived.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -3,8 +3,10 @@
 import asyncio
 import contextlib
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -13,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver import tables
+from receiver.cli import INTERRUPTED, interruption
 from receiver.cli.common import DOTENV, AsJson, give_to_sdk, leave, say, until_signal
 from receiver.config import environment
 from receiver.doctor import Level, Report, diagnose
@@ -33,17 +36,15 @@ def doctor(
     Works beside a running serve and without one. Secrets are neither shown, nor sent to strangers.
     Exit 1 if something fails; a warning does not. Ctrl-C ends it with what is known until then.
     """
-    asyncio.run(_doctor(deep=deep, as_json=as_json))
+    until_signal(partial(_doctor, deep=deep, as_json=as_json), "nothing is shown of what was looked at")
 
 
-async def _doctor(*, deep: bool, as_json: bool) -> NoReturn:
+async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoReturn:
     own = dict(os.environ)
     with contextlib.suppress(ConfigError):  # it is told among the findings
         give_to_sdk(environment(own, DOTENV))
     with _waiting(quiet=as_json) as waiting:
-        report = await until_signal(
-            lambda stopping: diagnose(own, DOTENV, deep=deep, stopping=stopping, waiting=waiting)
-        )
+        report = await diagnose(own, DOTENV, deep=deep, stopping=stopping, waiting=waiting)
     if as_json:
         tables.print_json(_document(report))
     else:
@@ -51,6 +52,9 @@ async def _doctor(*, deep: bool, as_json: bool) -> NoReturn:
     levels = Counter(verdict.level for verdict in report.verdicts)
     early = "" if report.finished else "stopped before the end: "
     say(f"{early}{_number(levels[Level.FAILURE], 'failure')}, {_number(levels[Level.WARNING], 'warning')}")
+    if not report.finished:
+        sys.stderr.write(interruption())
+        leave(INTERRUPTED)
     leave(0 if report.good else 1)
 
 

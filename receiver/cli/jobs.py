@@ -11,6 +11,8 @@ from receiver.cli.common import AsJson, fail, opened
 from receiver.cli.selection import Reason, Ref, Since, States, Until, chosen, complete_id, the_job
 from receiver.errors import LedgerError
 from receiver.ledger import LedgerView
+from receiver.query import MAX_LIMIT
+from receiver.typed import whole
 
 LIMIT = 20
 PAGE = 500
@@ -28,7 +30,7 @@ def jobs(
         bool | None, typer.Option("--overdue/--no-overdue", help="Only the overdue ones; or all others.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, max=1000, help=f"At most so many, the newest first; else {LIMIT}.")
+        int | None, whole(f"At most so many, the newest first; else {LIMIT}.", 1, MAX_LIMIT)
     ] = None,
     cursor: Annotated[str | None, typer.Option(help="What the page before gave as next.")] = None,
     all_of_them: Annotated[bool, typer.Option("--all", help="All of them, page after page.")] = False,

@@ -15,9 +15,10 @@ from receiver.config import Config
 from receiver.journal import Finding
 from receiver.opening import check
 from receiver.tables import safe
+from receiver.typed import decimal
 from receiver.ximilar import Pace
 
-Rate = Annotated[float | None, typer.Option(min=0.001, max=100_000, help="At most so many objects a second.")]
+Rate = Annotated[float | None, decimal("At most so many objects a second.", 0.001, 100_000)]
 FromStart = Annotated[
     bool, typer.Option("--from-start", help="Begin anew, and not where the last run was cut off.")
 ]

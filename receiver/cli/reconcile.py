@@ -14,6 +14,7 @@ from receiver.errors import ConfigError
 from receiver.ledger import Ledger, wall_clock
 from receiver.opening import make_data_dir, open_reconciler
 from receiver.reconcile import Summary
+from receiver.typed import decimal
 
 ALL = 1_000_000
 """Silent jobs of one round by hand: as good as all."""
@@ -27,7 +28,7 @@ def reconcile(
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(min=0.001, max=1000, help="Questions a second; else RECEIVER_RECONCILE_RATE."),
+        decimal("Questions a second; else RECEIVER_RECONCILE_RATE.", 0.001, 1000),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,23 +1,26 @@
 """``receiver retry``: jobs that shall be tried again now, by id or by filter."""
 
 import asyncio
+import contextlib
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from receiver import tables
-from receiver.cli.common import AsJson, counting, fail, opened, say, until_signal
+from receiver.cli.common import AsJson, counting, opened, say, until_signal
 from receiver.cli.selection import Reason, Ref, Since, States, Until, chosen, complete_id, the_job
 from receiver.config import Config
 from receiver.errors import LedgerError
 from receiver.ledger import Filter, Ledger, LedgerView
 from receiver.states import Job, State
+from receiver.view import is_web, plain_url
 
 RETRIED = (State.RECEIVED, State.FETCHED, State.FAILED, State.REJECTED, State.EXPIRED)
 """States in which there is something to try."""
@@ -89,39 +92,53 @@ def retry(
     config, _ = opened()
     if by_filter:
         wanted, _ = chosen(config, state or RETRIED, ref=ref, reason=reason, since=since, until=until)
-        rows = asyncio.run(_matching(config, wanted))
+        found = _matching(config, wanted)
     else:
-        rows = asyncio.run(_named(config, ids or ()))
+        found = _named(config, ids or ())
     if dry_run:
-        _preview(rows, as_json=as_json)
-        raise typer.Exit(0 if _possible(rows) == len(rows) else 1)
-    if by_filter and rows and not yes and not _confirmed(rows, as_json=as_json):
-        raise typer.Exit(1)
-    tried = asyncio.run(_until_signal(config, rows))
-    _report(tried, as_json=as_json)
-    if any(row.after is None for row in tried):
-        raise typer.Exit(1)
+        output = _Output(as_json=as_json, dry_run=True)
+        asyncio.run(_each_page(found, output.add, quiet=as_json))
+        output.end()
+        raise typer.Exit(1 if output.left and not by_filter else 0)
+    rows: list[_Row] = []
+    asyncio.run(_each_page(found, rows.extend, quiet=False))
+    if by_filter and any(row.obstacle is None for row in rows) and not yes:
+        _confirm(rows, as_json=as_json)
+    until_signal(
+        partial(_retry, config, rows, _Output(as_json=as_json, dry_run=False), by_filter=by_filter),
+        "what was committed is tried again, and the same command takes up the rest",
+    )
 
 
 # Which ------------------------------------------------------------------------------------------------------
 
 
-async def _matching(config: Config, wanted: Filter) -> list[_Row]:
+async def _each_page(
+    pages: AsyncIterator[Sequence[_Row]], take: Callable[[Sequence[_Row]], None], *, quiet: bool
+) -> None:
+    with counting("looked at", quiet=quiet) as counted:
+        done = 0
+        async for rows in pages:
+            take(rows)
+            done += len(rows)
+            counted(done, None)
+
+
+async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_Row]]:
     view = await LedgerView.open(config.data_dir)
     try:
-        rows: list[_Row] = []
         before: int | None = None
         while True:
             page = await view.jobs(wanted, before=before, limit=PAGE)
-            rows += map(_row, page.jobs)
+            yield [_row(job) for job in page.jobs]
             before = page.next
             if before is None:
-                return rows
+                return
     finally:
         await view.close()
 
 
-async def _named(config: Config, ids: Sequence[str]) -> list[_Row]:
+async def _named(config: Config, ids: Sequence[str]) -> AsyncIterator[Sequence[_Row]]:
     view = await LedgerView.open(config.data_dir)
     try:
         rows: dict[str, _Row] = {}  # by what was found: one job may be named twice, short and whole
@@ -133,7 +150,7 @@ async def _named(config: Config, ids: Sequence[str]) -> list[_Row]:
                     raise
                 row = _Row(text, obstacle=error.detail)
             rows[row.id] = row
-        return list(rows.values())
+        yield list(rows.values())
     finally:
         await view.close()
 
@@ -149,71 +166,69 @@ def _obstacle(job: Job) -> str | None:
         done = "its image lies in the archive already"
         return f"it is {job.state}: {what if job.state is State.SUBMITTED else done}"
     if job.image_url is None:
-        again = f": receiver submit {shlex.quote(job.source_url)}" if job.source_url else ""
+        # The text of a stranger: what is no URL could be an option, or a file of this machine.
+        source = job.source_url or ""
+        again = (
+            f": receiver submit {shlex.quote(source)}"
+            if is_web(source) and plain_url(source) == source
+            else ""
+        )
         return f"it is {job.state}, and {NO_IMAGE}; submit the picture again{again}"
     return None
-
-
-def _possible(rows: Sequence[_Row]) -> int:
-    return sum(row.obstacle is None for row in rows)
 
 
 # Whether ----------------------------------------------------------------------------------------------------
 
 
-def _confirmed(rows: Sequence[_Row], *, as_json: bool) -> bool:
-    """Shows what would be done, and asks where somebody can answer."""
-    _preview(rows, as_json=as_json)
-    if not _possible(rows):
-        return False
-    if sys.stdin.isatty() and sys.stderr.isatty():
-        if typer.confirm(f"Try {_count(_possible(rows))} again?", err=True):
-            return True
-        say("nothing was done")
-        return False
-    say("nothing was done; --yes does it")
-    return False
+def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
+    """Shows what would be done, and asks where somebody can answer.
+
+    Raises:
+        typer.Exit: it is not wanted, or nobody can say so.
+    """
+    asks = sys.stdin.isatty() and sys.stderr.isatty()
+    # What is asked about stands where the question does: the output is what comes of it, and that alone.
+    preview = _Output(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
+    preview.add(rows)
+    preview.end()
+    if asks and _is_wanted(f"Try {_count(preview.done)} again? [y/N] "):
+        return
+    say("nothing was done" if asks else "nothing was done; --yes does it")
+    raise typer.Exit(1)
 
 
-def _preview(rows: Sequence[_Row], *, as_json: bool) -> None:
-    if as_json:
-        tables.print_json({"dry_run": True, "jobs": [_document(row) for row in rows]})
-    else:
-        _table(("job", "ref", "state", "reason", "obstacle"), rows)
-    refused = len(rows) - _possible(rows)
-    say(
-        f"{_count(_possible(rows))} would be tried again"
-        + (f"; {refused} cannot: {_obstacles(rows)}" if refused else "")
-    )
+def _is_wanted(question: str) -> bool:
+    console = Console(stderr=True, highlight=False)
+    try:
+        answer = console.input(question, markup=False)
+    except EOFError:
+        console.print()  # the question's line was not ended
+        return False
+    return answer.strip().lower() in {"y", "yes"}
 
 
 # And what came of it ----------------------------------------------------------------------------------------
 
 
-async def _until_signal(config: Config, rows: Sequence[_Row]) -> list[_Row]:
-    try:
-        return await until_signal(partial(_retry, config, rows))
-    except asyncio.CancelledError:
-        fail("cut off; what was committed is tried again, and the same command takes up the rest")
-
-
-async def _retry(config: Config, rows: Sequence[_Row], stopping: asyncio.Event) -> list[_Row]:
-    if not _possible(rows):
-        return list(rows)
-    ledger = await Ledger.beside(config.data_dir)
-    try:
-        tried: list[_Row] = []
-        with counting("tried again", quiet=len(rows) <= AT_A_TIME) as counted:
-            for begin in range(0, len(rows), AT_A_TIME):
-                if stopping.is_set():
-                    tried += [replace(row, obstacle=row.obstacle or "not begun") for row in rows[begin:]]
-                    break
-                chunk = rows[begin : begin + AT_A_TIME]
-                tried += await asyncio.gather(*(_retry_one(ledger, row) for row in chunk))
-                counted(len(tried), len(rows))
-        return tried
-    finally:
-        await ledger.close()
+async def _retry(
+    config: Config, rows: Sequence[_Row], output: "_Output", stopping: asyncio.Event, *, by_filter: bool
+) -> bool:
+    """Tries them again. Gives whether all was done that was asked for: a filter asks for what can be done."""
+    interrupted = False
+    async with contextlib.AsyncExitStack() as stack:
+        ledger = await Ledger.beside(config.data_dir)
+        stack.push_async_callback(ledger.close)
+        counted = stack.enter_context(counting("tried again", quiet=output.as_json or len(rows) <= AT_A_TIME))
+        for begin in range(0, len(rows), AT_A_TIME):
+            chunk = rows[begin : begin + AT_A_TIME]
+            if stopping.is_set():
+                interrupted = True
+                output.add([replace(row, obstacle=row.obstacle or "not begun") for row in chunk])
+            else:
+                output.add(await asyncio.gather(*(_retry_one(ledger, row) for row in chunk)))
+                counted(begin + len(chunk), len(rows))
+    output.end()
+    return not interrupted and (by_filter or not output.left)
 
 
 async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
@@ -227,46 +242,74 @@ async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
         return replace(row, obstacle=error.detail)  # it has moved on since it was looked at
 
 
-def _report(rows: Sequence[_Row], *, as_json: bool) -> None:
-    done = sum(row.after is not None for row in rows)
-    if as_json:
-        tables.print_json({"dry_run": False, "jobs": [_document(row) for row in rows]})
-    else:
-        _table(("job", "ref", "was", "is", "obstacle"), rows)
-    left = len(rows) - done
-    say(
-        f"{_count(done)} {_is(done)} tried again"
-        + (f"; {left} {_is(left)} not: {_obstacles(rows)}" if left else "")
-    )
+# What is shown ----------------------------------------------------------------------------------------------
 
 
-def _obstacles(rows: Sequence[_Row]) -> str:
-    """Each obstacle once, the commonest first; ids and URLs would make each of them another one."""
-    found = Counter(row.obstacle for row in rows if row.obstacle and row.after is None)
-    if len(rows) == 1:
-        return next(iter(found))
-    told = Counter[str]()
-    for obstacle, times in found.items():
-        told[NO_IMAGE if NO_IMAGE in obstacle else obstacle] += times
-    shown = [f"{what} ({times})" if times > 1 else what for what, times in told.most_common(3)]
-    return "; ".join(shown) + (f"; {len(told) - 3} other obstacles" if len(told) > 3 else "")
+class _Output:
+    """Prints rows as they come, and at last how many there were; on a terminal the first rows, in a table.
 
+    Args:
+        as_json: as one document.
+        dry_run: whether the rows are only looked at.
+        console: where a table goes.
 
-def _table(names: Sequence[str], rows: Sequence[_Row]) -> None:
-    terminal = sys.stdout.isatty()
-    shown = rows[:SHOWN] if terminal else rows
-    if shown:
-        tables.table_of(names, [_cells(row, tried="is" in names) for row in shown])
-    if len(shown) < len(rows):
-        say(f"and {len(rows) - len(shown)} more; --json or a pipe gives all of them")
+    Attributes:
+        done: rows that are, or would be, tried again.
+        left: rows that are not, or could not be.
+    """
 
+    def __init__(self, *, as_json: bool, dry_run: bool, console: Console | None = None) -> None:
+        self.as_json = as_json
+        self.done = 0
+        self.left = 0
+        self._json = tables.JsonJobs(dry_run=dry_run)
+        self._dry_run = dry_run
+        self._console = console or Console()
+        self._first: list[_Row] = []
+        self._obstacles = Counter[str]()
 
-def _cells(row: _Row, *, tried: bool) -> list[Any]:
-    before = tables.state(row.before.value) if row.before else ""
-    fourth: Any = row.reason or ""
-    if tried:
-        fourth = tables.state(row.after.value) if row.after else ""
-    return [row.id, row.ref or "", before, fourth, row.obstacle or ""]
+    def add(self, rows: Sequence[_Row]) -> None:
+        """Takes some rows."""
+        self._first += rows[: SHOWN - len(self._first)]
+        for row in rows:
+            if row.obstacle is None:
+                self.done += 1
+            else:
+                self.left += 1
+                self._obstacles[NO_IMAGE if NO_IMAGE in row.obstacle else row.obstacle] += 1
+            if self.as_json:
+                self._json.add(_document(row))
+            elif not self._console.is_terminal:
+                tables.print_line(self._cells(row))
+
+    def end(self) -> None:
+        """Ends the output."""
+        if self.as_json:
+            self._json.end()
+        elif self._console.is_terminal and self._first:
+            names = ("job", "ref", "state", "reason", "obstacle")
+            if not self._dry_run:
+                names = ("job", "ref", "was", "is", "obstacle")
+            self._console.print(tables.fitting_table(names, map(self._cells, self._first), self._console))
+            if self.done + self.left > SHOWN:
+                say(f"and {self.done + self.left - SHOWN} more; --json or a pipe gives all of them")
+        say(self._summary())
+
+    def _cells(self, row: _Row) -> Sequence[str]:
+        fourth = row.reason if self._dry_run else row.after
+        return row.id, row.ref or "", row.before or "", fourth or "", row.obstacle or ""
+
+    def _summary(self) -> str:
+        said = f"{_count(self.done)} {'would be' if self._dry_run else _is(self.done)} tried again"
+        if not self.left:
+            return said
+        told = [f"{what} ({times})" if times > 1 else what for what, times in self._obstacles.most_common(3)]
+        if self.done + self.left == 1:
+            told = [row.obstacle for row in self._first if row.obstacle]  # in full, with what to do instead
+        if len(self._obstacles) > len(told):
+            told.append(f"{len(self._obstacles) - len(told)} other obstacles")
+        cannot = "cannot" if self._dry_run else f"{_is(self.left)} not"
+        return f"{said}; {self.left} {cannot}: {'; '.join(told)}"
 
 
 def _document(row: _Row) -> dict[str, Any]:

@@ -12,11 +12,12 @@ import typer
 from starlette.datastructures import QueryParams
 
 from receiver import query
-from receiver.cli.common import SUGGESTED, choice, opened
+from receiver.cli.common import opened
 from receiver.config import Config
 from receiver.errors import REASONS, BodyError, LedgerError
 from receiver.ledger import Filter, LedgerView, wall_clock
 from receiver.states import Job, State
+from receiver.typed import SUGGESTED, choice
 
 LEAST_PREFIX = 4
 """Characters of an id that may stand for the whole."""
@@ -24,7 +25,7 @@ LEAST_PREFIX = 4
 LOOKED_AT = 50
 COMPLETED = 50
 
-_AGO = re.compile(r"(\d{1,9})\s*([smhd])")
+_AGO = re.compile(r"(\d{1,18})\s*([smhd])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -32,6 +33,25 @@ def complete_id(incomplete: str) -> Iterator[str]:
     """Ids for the shell: those that begin so; the newest where nothing was typed yet."""
     with contextlib.suppress(Exception):  # a shell shows nothing rather than our trouble
         yield from asyncio.run(_ids(opened()[0], incomplete))
+
+
+def moment(text: str) -> str:
+    """A time as the API reads it; ``2h`` is two hours ago.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    try:
+        if (ago := _AGO.fullmatch(text.strip())) is not None:
+            return (datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat()
+        query.moment(text)
+    except OverflowError:
+        raise typer.BadParameter(f"{text} ago was before all time") from None
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} is no time such as 2026-11-23T09:30:00Z, or 2h for 2 h ago"
+        ) from None
+    return text
 
 
 States = Annotated[
@@ -46,12 +66,12 @@ Reason = Annotated[
 Since = Annotated[
     str | None,
     typer.Option(
-        "--since",
+        parser=moment,
         metavar="TIME",
         help="First heard of then or later: 2026-11-23T09:30:00Z, or 2h for 2 h ago.",
     ),
 ]
-Until = Annotated[str | None, typer.Option("--until", metavar="TIME", help="First heard of before then.")]
+Until = Annotated[str | None, typer.Option(parser=moment, metavar="TIME", help="First heard of before then.")]
 
 
 def chosen(
@@ -69,9 +89,7 @@ def chosen(
         typer.BadParameter: as it refuses them.
     """
     given = [("state", state.value) for state in states or ()]
-    given += [
-        (name, _moment(text)) for name, text in (("since", since), ("until", until)) if text is not None
-    ]
+    given += [(name, text) for name, text in (("since", since), ("until", until)) if text is not None]
     given += [("overdue", str(overdue).lower())] if overdue is not None else []
     given += [(name, value) for name, value in parameters.items() if value is not None]
     silent_since = wall_clock() - int(config.overdue_after.total_seconds() * 1000)
@@ -136,14 +154,3 @@ async def _ids(config: Config, incomplete: str) -> list[str]:
         return [job.id for job in (await view.jobs(Filter(), limit=COMPLETED)).jobs]
     finally:
         await view.close()
-
-
-def _moment(text: str) -> str:
-    """A time as the API reads it; ``2h`` is two hours ago."""
-    ago = _AGO.fullmatch(text.strip())
-    if ago is None:
-        return text
-    try:
-        return (datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat()
-    except OverflowError:
-        raise typer.BadParameter(f"{text} ago was before all time") from None

@@ -1,7 +1,6 @@
 """``receiver submit``: images to the provider, and what becomes of them."""
 
 import asyncio
-import contextlib
 import re
 import shlex
 from collections import Counter
@@ -14,15 +13,14 @@ from typing import Annotated, Any, get_args
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from receiver import submitting, tables, view
-from receiver.cli.common import AsJson, choice, counting, opened, say, until_signal
+from receiver.cli.common import AsJson, counting, opened, say, until_signal
 from receiver.errors import InvalidRequestError, ProviderError
 from receiver.sender import is_ref
 from receiver.states import FINAL, Job, State
 from receiver.submitting import Fate, Item, Options, Outcome, Submitter
+from receiver.typed import choice, whole
 from receiver.ximilar import ImageFormat, Mode, ModelType
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")
@@ -51,7 +49,7 @@ def submit(
         list[str] | None, typer.Argument(metavar="IMAGE", help="URLs or files.", show_default=False)
     ] = None,
     *,
-    scale: Annotated[int, typer.Option(metavar="2|4|8", help="How many times larger each side.")] = 2,
+    scale: Annotated[str, choice("--scale", ("2", "4", "8"), "How many times larger each side.")] = "2",
     model: Annotated[
         ModelType | None, choice("--model", get_args(ModelType), "Else the provider's default.")
     ] = None,
@@ -59,9 +57,7 @@ def submit(
     format: Annotated[  # noqa: A002 - the option's name
         ImageFormat | None, choice("--format", get_args(ImageFormat), "Of the results.")
     ] = None,
-    quality: Annotated[
-        int | None, typer.Option(min=1, max=100, help="Of the results; with --format.")
-    ] = None,
+    quality: Annotated[int | None, whole("Of the results; with --format.", 1, 100)] = None,
     no_tune_colors: Annotated[
         bool, typer.Option("--no-tune-colors", help="Leave the results' colours as they come.")
     ] = False,
@@ -84,9 +80,7 @@ def submit(
 
     A list goes on where it stopped: the same command again submits only what no earlier one has.
     """
-    if scale not in (2, 4, 8):
-        raise typer.BadParameter("--scale is 2, 4 or 8")
-    options = Options(scale, model, mode, format, quality, False if no_tune_colors else None)  # type: ignore[arg-type] # judged above
+    options = Options(int(scale), model, mode, format, quality, False if no_tune_colors else None)  # type: ignore[arg-type] # judged above
     if quality is not None and format is None:
         raise typer.BadParameter("--quality needs --format")
     if ref is not None and not is_ref(ref):
@@ -114,20 +108,14 @@ def submit(
     )
     if again and asked.go_on is not None:
         say(f"should this be interrupted, {asked.go_on} goes on")
-    if not asyncio.run(_until_signal(asked)):
-        raise typer.Exit(1)
-
-
-async def _until_signal(asked: _Asked) -> bool:
-    """Does it, and gives whether all of it was done."""
-    try:
-        return await until_signal(partial(_submit, asked))
-    except asyncio.CancelledError:
-        say("cut off; what was under way is open in the ledger, and is looked for before it is sent again")
-        return False
+    until_signal(
+        partial(_submit, asked),
+        "what was under way is open in the ledger, and is looked for before it is sent again",
+    )
 
 
 async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
+    """Does it, and gives whether all of it was done."""
     config, _ = opened()
     async with submitting.submitting(
         config,
@@ -294,12 +282,5 @@ def _table(outcomes: Sequence[Outcome]) -> None:
     console = Console()
     if not console.is_terminal:
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("job", "ref", "state", "image", "reason"):
-        table.add_column(name, no_wrap=name in ("job", "state"), overflow="ellipsis")
-    for outcome in outcomes:
-        cells = [Text(tables.safe(cell)) for cell in _row(outcome)]
-        with contextlib.suppress(ValueError):
-            cells[2].stylize(tables.COLOURS[State(_state(outcome))])
-        table.add_row(*cells)
-    console.print(table)
+    names = ("job", "ref", "state", "image", "reason")
+    console.print(tables.fitting_table(names, map(_row, outcomes), console))

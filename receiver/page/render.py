@@ -98,7 +98,7 @@ class Templates:
             size=show.size,
             iso=view.time,
             visible=show.visible,
-            plain_url=show.plain_url,
+            plain_url=view.plain_url,
             segment=lambda text: quote(text, safe=""),
             count=lambda number: f"{number:,}",
         )
@@ -111,7 +111,7 @@ class Templates:
             sentence=show.sentence,
             detail=show.detail,
             can_retry=show.can_retry,
-            is_web=show.is_web,
+            is_web=view.is_web,
             field_time=show.field_time,
             STEP=throughput.STEP,
             HEIGHT=throughput.HEIGHT,

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from urllib.parse import urlsplit
 
 from receiver.errors import REASONS
 from receiver.ledger import Overview, Stats
 from receiver.states import Event, Job, State
+from receiver.view import detail_without_keys
 
 MEANINGS: Mapping[State, str] = MappingProxyType(
     {
@@ -257,15 +257,10 @@ def timeline(history: Sequence[Event]) -> list[Step]:
             after=event.after if event.after is not event.before else None,
             reason=event.reason,
             sentence=sentence(event.reason),
-            detail=_beyond(event.reason, event.detail and _without_keys(event)),
+            detail=_beyond(event.reason, detail_without_keys(event)),
         )
         for event in history
     ]
-
-
-def _without_keys(event: Event) -> str:
-    assert event.detail is not None
-    return plain_url(event.detail) if event.event == "other_url" else event.detail
 
 
 def words(event: str) -> str:
@@ -352,20 +347,6 @@ def _spelled(match: re.Match[str]) -> str:
     if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
         return f"\\u{{{ord(character):04X}}}"
     return character
-
-
-def plain_url(url: str) -> str:
-    """A URL without its query, which may be a key to what stands there."""
-    head, mark, _ = url.partition("?")
-    return f"{head}?\N{HORIZONTAL ELLIPSIS}" if mark else head.partition("#")[0]
-
-
-def is_web(url: str | None) -> bool:
-    """Whether a link to this URL leads to a web server, and runs nothing."""
-    try:
-        return url is not None and urlsplit(url).scheme in {"http", "https"}
-    except ValueError:
-        return False
 
 
 BODY_SHOWN = 4_000

@@ -10,6 +10,7 @@ import typer
 from receiver.sandbox.faults import Faults
 from receiver.sandbox.options import ErrorShape, Options
 from receiver.sandbox.server import run, say
+from receiver.typed import choice, decimal, whole
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
@@ -33,7 +34,7 @@ def _time(help: str, default: str, panel: str | None = None) -> Any:  # noqa: A0
 
 
 def _share(group: str, help: str) -> Any:  # noqa: A002 - Typer's own name for it
-    return typer.Option(min=0, max=1, metavar="SHARE", help=help, rich_help_panel=group)
+    return decimal(help, 0, 1, metavar="SHARE", panel=group)
 
 
 _JOBS = "Shares of jobs that end otherwise (0 to 1)"
@@ -45,7 +46,7 @@ _CALLS = "Shares of API calls that answer otherwise (0 to 1)"
 def sandbox(
     *,
     host: Annotated[str, typer.Option(help="A loopback address.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 for any free one.")] = 8090,
+    port: Annotated[int, whole("0 for any free one.", 0, 65535)] = 8090,
     token: Annotated[
         str | None,
         typer.Option(envvar="XIMILAR_API_TOKEN", show_envvar=True, help="The token it takes; else any."),
@@ -53,15 +54,15 @@ def sandbox(
     delay: Annotated[float, _time("From submit to DONE.", "1.5s")] = 1.5,
     url_lifetime: Annotated[float, _time("How long a result's URL works.", "24h")] = 24 * 3600.0,
     renew_urls: Annotated[bool, typer.Option(help="Asking for a job renews its dead URL.")] = False,
-    page_size: Annotated[int, typer.Option(min=1, help="Rows on a page of the list.")] = 20,
+    page_size: Annotated[int, whole("Rows on a page of the list.", 1)] = 20,
     oldest_first: Annotated[bool, typer.Option(help="The list's order; else newest first.")] = False,
     link_base: Annotated[
         str | None, typer.Option(metavar="URL", help="Scheme and host that the list's links name.")
     ] = None,
     error_shape: Annotated[
-        ErrorShape, typer.Option(help="The form of all error bodies.")
+        ErrorShape, choice("--error-shape", list(ErrorShape), "The form of all error bodies.")
     ] = ErrorShape.GUESSED,
-    seed: Annotated[int | None, typer.Option(help="What goes wrong repeats with the same number.")] = None,
+    seed: Annotated[int | None, whole("What goes wrong repeats with the same number.", 0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce the address as JSON.")] = False,
     record: Annotated[float, _share(_JOBS, "DONE, but the one record carries an error.")] = 0.0,
     failed: Annotated[float, _share(_JOBS, "FAILED, without a completion.")] = 0.0,
@@ -76,9 +77,9 @@ def sandbox(
     html: Annotated[float, _share(_RESULTS, "200 with an HTML page.")] = 0.0,
     empty: Annotated[float, _share(_RESULTS, "200 with no body.")] = 0.0,
     slow: Annotated[float, _share(_RESULTS, "Drips at --slow-rate.")] = 0.0,
-    slow_rate: Annotated[int, typer.Option(min=1, help="Bytes a second.", rich_help_panel=_RESULTS)] = 512,
+    slow_rate: Annotated[int, whole("Bytes a second.", 1, panel=_RESULTS)] = 512,
     flaky: Annotated[float, _share(_RESULTS, "503 for --flaky-times, then the image.")] = 0.0,
-    flaky_times: Annotated[int, typer.Option(min=0, help="How often.", rich_help_panel=_RESULTS)] = 2,
+    flaky_times: Annotated[int, whole("How often.", 0, panel=_RESULTS)] = 2,
     broken: Annotated[float, _share(_RESULTS, "500, always.")] = 0.0,
     gone: Annotated[float, _share(_RESULTS, "403 from the start.")] = 0.0,
     missing: Annotated[float, _share(_RESULTS, "404, always.")] = 0.0,
@@ -93,9 +94,7 @@ def sandbox(
     cut_answer: Annotated[float, _share(_CALLS, "A submit works, and its answer breaks off.")] = 0.0,
     refuse: Annotated[float, _share(_CALLS, "401 for a good token.")] = 0.0,
     throttle: Annotated[float, _share(_CALLS, "Too many requests (429).")] = 0.0,
-    retry_after: Annotated[
-        int | None, typer.Option(min=0, help="Seconds that a 429 names.", rich_help_panel=_CALLS)
-    ] = None,
+    retry_after: Annotated[int | None, whole("Seconds that a 429 names.", 0, panel=_CALLS)] = None,
     outage: Annotated[float, _share(_CALLS, "Bad gateway (502).")] = 0.0,
 ) -> None:
     """Stands in for Ximilar's upscaling API on this machine. It is no AI: pictures are merely resized.

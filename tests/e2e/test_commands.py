@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import uuid
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from subprocess import CompletedProcess
+from typing import Any
 
 import pytest
 
@@ -32,8 +34,8 @@ class Desk:
     def run(self, *arguments: str) -> "CompletedProcess[str]":
         return run(arguments, self.folder, self.values)
 
-    def typed(self, *arguments: str, typed: str = "", columns: int = 160) -> tuple[int, str]:
-        return on_a_terminal(arguments, self.folder, self.values, typed=typed, columns=columns)
+    def typed(self, *arguments: str, typed: str = "", columns: int = 160, **more: Any) -> tuple[int, str]:
+        return on_a_terminal(arguments, self.folder, self.values, typed=typed, columns=columns, **more)
 
     def announce(self, *ids: str, ref: str) -> None:
         for job_id in ids:
@@ -49,11 +51,13 @@ class Desk:
             assert self.receiver.ended(job_id)["state"] == "rejected"
         return ids
 
-    def failed(self, ref: str) -> str:
+    def failed(self, ref: str, source: str | None = None) -> str:
         """A job that the provider itself calls failed, without an image."""
         job_id = str(uuid.uuid4())
-        body = {**completion(job_id, "https://example.com/", *SIZE), "status": "FAILED"}
-        del body["response"]["records"][0]["_upscaled_image_url"]
+        body = completion(job_id, "https://example.com/", *SIZE)
+        (record,) = body["response"]["records"]
+        del record["_upscaled_image_url"]
+        record |= {"_status": {"code": 400, "text": "Bad Request"}, "_url": source}
         assert self.receiver.deliver(body, {**PROOF, "X-Receiver-Ref": ref}).status_code == 200
         assert self.receiver.ended(job_id)["state"] == "failed"
         return job_id
@@ -128,22 +132,41 @@ def test_what_is_not_understood_is_told_as_usage(desk: Desk, arguments: Sequence
         ),
         (["retry", "--reason", "fetch.gon"], "there is no reason fetch.gon; did you mean fetch.gone"),
         (["submit", "--format", "gif", "a.png"], "there is no format gif; there are png, jpg, webp"),
+        (["jobs", "--limit", "0"], "0 is not a whole number from 1 to 1000"),
+        (["jobs", "--limit", "abc"], "abc is not a whole number from 1 to 1000"),
+        (["jobs", "--limit", "1.5"], "1.5 is not a whole number from 1 to 1000"),
+        (["audit", "--rate", "x"], "x is not a number from 0.001 to 100000"),
+        (["reconcile", "--rate", "inf"], "inf is not a number from 0.001 to 1000"),
+        (["submit", "--scale", "3", "a.png"], "there is no scale 3; there are 2, 4, 8"),
+        (["submit", "--quality", "101", "a.png"], "101 is not a whole number from 1 to 100"),
+        (["demo", "--port", "65536"], "65536 is not a whole number from 0 to 65535"),
+        (["sandbox", "--port", "x"], "x is not a whole number from 0 to 65535"),
+        (["sandbox", "--drop", "2"], "2 is not a number from 0 to 1"),
+        (["sandbox", "--page-size", "0"], "0 is not a whole number of at least 1"),
+        (["sandbox", "--error-shape", "guess"], "there is no error-shape guess; did you mean guessed?"),
+        (["jobs", "--since", "yesterday"], "no time such as 2026-11-23T09:30:00Z, or 2h for 2 h ago"),
+        (["jobs", "--since", "5"], "no time such as 2026-11-23T09:30:00Z, or 2h for 2 h ago"),
+        (["jobs", "--until", "99999999999d"], "99999999999d ago was before all time"),
+        (["--json", "jobs"], "options stand behind the command, such as: receiver jobs --json"),
         (["job"], "Missing argument 'ID'"),
         (["jbos"], "Did you mean"),
     ],
 )
 def test_a_mistaken_word_gets_help(desk: Desk, arguments: Sequence[str], help: str) -> None:  # noqa: A002 - that is what it is
-    said = " ".join(desk.run(*arguments).stderr.replace("│", " ").split())
+    ended = desk.run(*arguments)
+    said = " ".join(ended.stderr.replace("│", " ").split())
     assert help in said
+    assert ended.returncode == 2
+    assert not any(words in said for words in ("Input should", "Value error"))
 
 
 @pytest.mark.parametrize(
     "arguments", [["jobs"], ["job", "some-id"], ["retry", "some-id"], ["retry", "--state", "failed"]]
 )
 def test_without_a_ledger_one_line_says_so_and_none_is_made(tmp_path: Path, arguments: Sequence[str]) -> None:
-    said = run(arguments, tmp_path, settings_of(tmp_path))
+    said = run(arguments, tmp_path, settings_of(tmp_path, RECEIVER_DATA_DIR="data"))
     assert said.returncode == 1
-    assert said.stderr.startswith("receiver: ledger.unavailable: There is no ledger in ")
+    assert said.stderr.startswith(f"receiver: ledger.unavailable: There is no ledger in {tmp_path / 'data'};")
     assert len(said.stderr.splitlines()) == 1
     assert not (tmp_path / "data").exists()
 
@@ -164,6 +187,27 @@ def test_a_reader_that_goes_early_ends_the_command_quietly(desk: Desk, ref: str,
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait(PATIENCE) in (0, 1)
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("line", ["jobs", "retry --state rejected", "prune --dry-run", "doctor"])
+def test_a_closed_stream_is_one_that_leads_nowhere(desk: Desk, line: str, closed: str) -> None:
+    def typed(redirected: str) -> "CompletedProcess[str]":
+        return subprocess.run(
+            ["sh", "-c", f"{shlex.join(command())} {line} {redirected}"],
+            cwd=desk.folder,
+            env=environment(desk.folder, desk.values),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    said = typed(closed)
+    assert said.returncode == typed("").returncode
+    assert "Traceback" not in said.stderr
+    assert "Error" not in said.stderr
 
 
 def test_the_shell_completes_commands_states_reasons_and_ids(desk: Desk, ref: str) -> None:
@@ -238,6 +282,13 @@ def test_a_table_on_a_terminal_has_colours_a_head_and_columns_that_fit(desk: Des
     _, narrow = desk.typed("jobs", "--ref", ref, columns=60)
     assert "shown-" in narrow
     assert max(len(line.rstrip()) for line in narrow.splitlines()) <= 60
+    _, narrower = desk.typed("jobs", "--ref", ref, columns=40)
+    assert max(len(line.rstrip()) for line in narrower.splitlines()) <= 40
+    head, line = narrower.splitlines()[:2]
+    assert head.split()[:3] == ["job", "state", "ref"]
+    assert line.startswith("shown-")
+    assert line.index("…") >= 8
+    assert ref[:8] in line
     coloured = on_a_terminal(["jobs", "--ref", ref], desk.folder, desk.values, colours=True)[1]
     assert "\x1b[36msubmitted" in coloured
 
@@ -257,6 +308,21 @@ def test_a_job_is_shown_by_the_beginning_of_its_id(desk: Desk, ref: str) -> None
     assert plain[-1][1:4] == ["announced", "", "submitted"] or plain[-1][3] == "submitted"
     code, table = desk.typed("job", job_id[:13])
     assert (code, job_id in table, "submitted" in table) == (0, True, True)
+
+
+def test_a_terminal_is_shown_no_keys(desk: Desk, near: Neighbour, ref: str) -> None:
+    job_id = str(uuid.uuid4())
+    url = near.serve(b"no image", job_id) + "?X-Amz-Signature=canary-of-a-signature"
+    body = completion(job_id, url, *SIZE)
+    body["response"]["records"][0]["_url"] = "https://user:canary-of-a-password@shop.example.com/scan.png"
+    assert desk.receiver.deliver(body, {**PROOF, "X-Receiver-Ref": ref}).status_code == 200
+    later = "https://user:canary-of-a-password@example.com/later.png?X-Amz-Signature=canary-of-a-signature"
+    desk.receiver.deliver(completion(job_id, later, *SIZE))
+    _, said = desk.typed("job", job_id)
+    assert "https://…@shop.example.com/scan.png" in said
+    assert "?…" in said
+    assert "canary" not in said
+    assert json.loads(desk.run("job", job_id, "--json").stdout)["image_url"] == url
 
 
 def test_a_mistaken_id_gets_help(desk: Desk, ref: str) -> None:
@@ -368,10 +434,78 @@ def test_what_cannot_be_tried_is_left_out_of_a_filter_and_told(
     missing, (good,) = desk.failed(ref), desk.rejected(near, 1, ref)
     near.serve(picture, good)
     said = desk.run("retry", "--ref", ref, "--yes")
-    assert said.returncode == 1
+    assert said.returncode == 0, "all was done that can be"
     assert "1 job is tried again; 1 is not: the provider has named no image to fetch" in said.stderr
     assert desk.receiver.ended(good)["state"] == "archived"
     assert desk.receiver.job(missing)["state"] == "failed"
+    for more in (["--yes"], [], ["--dry-run"], ["--dry-run", "--json"]):
+        assert desk.run("retry", "--ref", ref, "--state", "failed", *more).returncode == 0
+    for more in ([], ["--dry-run"]):
+        assert desk.run("retry", missing, *more).returncode == 1, "it was asked for by its name"
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_what_is_asked_stands_beside_the_output(
+    desk: Desk, near: Neighbour, ref: str, tmp_path: Path, more: Sequence[str]
+) -> None:
+    (job_id,) = desk.rejected(near, 1, ref)
+    out = tmp_path / "out"
+    code, asked = desk.typed("retry", "--ref", ref, *more, typed="n\n", output=out)
+    assert (code, out.read_text()) == (1, "")
+    assert job_id in asked
+    code, asked = desk.typed("retry", "--ref", ref, *more, typed="y\n", output=out)
+    assert (code, "Try 1 job again?" in asked) == (0, True)
+    if more:
+        document = json.loads(out.read_text())
+        assert [(job["id"], job["to"]) for job in document["jobs"]] == [(job_id, "received")]
+    else:
+        assert [line.split("\t")[0] for line in out.read_text().splitlines()] == [job_id]
+
+
+def test_the_look_at_many_jobs_shows_how_far_it_is(desk: Desk, ref: str) -> None:
+    desk.failed(ref)
+    for more in (["--dry-run"], ["--yes"], ["--yes", "--json"]):
+        assert "looked at" in desk.typed("retry", "--ref", ref, *more)[1]
+
+
+def test_a_narrow_terminal_keeps_ids_and_folds_obstacles_little(
+    desk: Desk, near: Neighbour, picture: bytes, ref: str
+) -> None:
+    first, second = desk.rejected(near, 2, ref)
+    missing = desk.failed(ref)
+    for job_id in (first, second):
+        near.serve(picture, job_id)
+    _, dry = desk.typed("retry", "--ref", ref, "--dry-run", columns=40)
+    _, done = desk.typed("retry", first, second, missing, columns=40)
+    for shown in (dry, done):
+        for job_id in (first, second, missing):
+            assert sum(line.startswith(f"{job_id[:8]}…") for line in shown.splitlines()) == 1
+        table = shown[shown.index("job  ") : shown.index("\nreceiver: ")].splitlines()
+        assert len(table) <= 1 + 2 + 6
+        assert max(len(line.rstrip()) for line in table) <= 40
+
+
+@pytest.mark.parametrize(
+    ("source", "suggested"),
+    [
+        ("https://shop.example.com/a b.png", "receiver submit 'https://shop.example.com/a b.png'"),
+        ("https://shop.example.com/a.png?key=secret", None),
+        ("--from=/etc/passwd", None),
+        ("/etc/hostname", None),
+        ("--again", None),
+        ("file:///etc/hostname", None),
+    ],
+)
+def test_a_command_is_suggested_for_a_picture_of_the_web_alone(
+    desk: Desk, ref: str, source: str, suggested: str | None
+) -> None:
+    said = desk.run("retry", desk.failed(ref, source))
+    assert "submit the picture again" in said.stderr
+    if suggested is None:
+        assert source not in said.stdout + said.stderr
+    else:
+        assert suggested in said.stdout
+        assert suggested in said.stderr
 
 
 def test_without_a_server_the_next_start_takes_them_up(
@@ -410,21 +544,75 @@ def test_many_are_tried_again_while_deliveries_go_on(
         assert desk.receiver.ended(job_id)["state"] == "archived"
 
 
-def test_an_interrupted_command_ends_without_a_traceback(desk: Desk, ref: str) -> None:
+# Ctrl-C
+
+INTERRUPTED = 130
+
+
+@pytest.mark.parametrize("module", ["typer", "pydantic", "receiver.config", "receiver.tables"])
+@pytest.mark.parametrize("name", ["jobs", "audit"])
+def test_a_command_can_be_interrupted_while_it_is_loaded(desk: Desk, name: str, module: str) -> None:
+    python, *arguments = command(name)
     with subprocess.Popen(
-        command("jobs", "--all"),
+        [python, "-X", "importtime", *arguments],
+        cwd=desk.folder,
+        env=environment(desk.folder, desk.values),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        while process.stderr.readline().split("|")[-1].strip() != module:
+            pass
+        process.send_signal(signal.SIGINT)
+        rest = process.stderr.read()
+        assert "Traceback" not in rest
+        assert process.wait(PATIENCE) == INTERRUPTED, rest
+        assert rest.splitlines()[-1] == "receiver: interrupted"
+
+
+def test_a_listing_that_is_interrupted_says_so(desk: Desk, ref: str) -> None:
+    desk.announce(*(f"{ref[4:12]}-{number}" for number in range(300)), ref=ref * 4)
+    with reading(desk, "jobs", "--all") as process:
+        process.send_signal(signal.SIGINT)
+        assert ended(process) == (INTERRUPTED, ["receiver: interrupted"])
+
+
+def test_jobs_are_tried_again_up_to_an_interruption(desk: Desk, ref: str) -> None:
+    long_ref = (ref * 5)[:200]
+    for _ in range(399):
+        desk.failed(long_ref)
+    with reading(desk, "retry", "--ref", long_ref, "--yes") as process:
+        process.send_signal(signal.SIGINT)
+        code, said = ended(process)
+    assert (code, said[-1]) == (INTERRUPTED, "receiver: interrupted")
+
+
+def test_a_question_can_be_answered_by_an_interruption(desk: Desk, near: Neighbour, ref: str) -> None:
+    (job_id,) = desk.rejected(near, 1, ref)
+    code, said = desk.typed("retry", "--ref", ref, typed="\x03", at="[y/N]")
+    assert (code, said.splitlines()[-1]) == (INTERRUPTED, "receiver: interrupted")
+    code, said = desk.typed("retry", "--ref", ref, typed="\x04", at="[y/N]")
+    assert (code, said.splitlines()[-1]) == (1, "receiver: nothing was done")
+    assert desk.receiver.job(job_id)["state"] == "rejected"
+
+
+@contextlib.contextmanager
+def reading(desk: Desk, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
+    """A command that is at its work, and cannot go on while nobody reads more of it than the first byte."""
+    with subprocess.Popen(
+        command(*arguments),
         cwd=desk.folder,
         env=environment(desk.folder, desk.values),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.read(1)  # it is at its work, and cannot go on while nobody reads
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(BrokenPipeError):
-            while os.read(process.stdout.fileno(), 65536):
-                pass
-        said = process.stderr.read()
-        assert process.wait(PATIENCE) in (0, 130)  # it may have been done
-        assert b"Traceback" not in said
+        os.read(process.stdout.fileno(), 1)
+        yield process
+
+
+def ended(process: "subprocess.Popen[bytes]") -> tuple[int, list[str]]:
+    """The exit code of a command, and its last words."""
+    _, said = process.communicate(timeout=PATIENCE)
+    return process.returncode, said.decode().splitlines()

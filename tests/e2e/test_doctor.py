@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from receiver.cli import INTERRUPTED
 from receiver.ledger import FILE_NAME, DirectoryLock, Ledger
 from tests.ledger.deeds import file_of
 from tests.support.processes import (
@@ -468,11 +469,14 @@ def test_on_a_terminal_it_says_what_it_waits_for_and_keeps_what_is_known_when_it
             AWS_ACCESS_KEY_ID="test",
             AWS_SECRET_ACCESS_KEY="a-secret-of-the-store",
         )
-        code, said = on_a_terminal(["doctor"], programs.folder, values, interrupted_at="Looking at archive …")
-    assert code == 1
+        code, said = on_a_terminal(
+            ["doctor"], programs.folder, values, typed="\x03", at="Looking at archive …"
+        )
+    assert code == INTERRUPTED
     assert "archive: was not looked at to the end" in said
     assert "serve: no serve runs on this data directory" in said
     assert "receiver: stopped before the end: no failures" in said
+    assert said.splitlines()[-1] == "receiver: interrupted"
     assert "Traceback" not in said
 
 

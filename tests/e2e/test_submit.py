@@ -225,7 +225,7 @@ def test_a_list_that_is_interrupted_at_any_point_is_submitted_exactly_once(
                 program.until(partial(_submitted_at_least, program, dice.randrange(1, 8)))
                 program.process.send_signal(how)
                 code = program.process.wait(30)
-                assert code == (1 if how is signal.SIGINT else -signal.SIGKILL)
+                assert code == (130 if how is signal.SIGINT else -signal.SIGKILL)
             if how is signal.SIGINT:
                 assert any("the same command goes on from here" in line for line in program.lines)
         with it.submitting("--from", str(path)) as program:
@@ -252,7 +252,7 @@ def test_a_list_is_not_submitted_by_two_at_once(programs: Programs, near: Neighb
             other = it.submit("--from", str(path))
             assert (other.returncode, "ledger.in_use" in other.stderr) == (1, True)
             program.process.send_signal(signal.SIGINT)
-            assert program.process.wait(30) == 1
+            assert program.process.wait(30) == 130
             assert "2 not begun" in program.log
         assert it.submit("--from", str(path)).returncode == 0
         assert it.urls_of_the_provider() == Counter(urls)

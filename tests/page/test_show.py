@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import receiver.ledger
+from receiver import view
 from receiver.errors import REASONS
 from receiver.ledger import OTHER_URL, OTHER_URLS, REBUILT, RELOCATED, Overview, Stats
 from receiver.page import show
@@ -154,10 +155,16 @@ def test_a_body_is_shown_whatever_it_is_and_cut_where_it_is_long() -> None:
         ("https://host/a.png?X-Amz-Signature=secret", "https://host/a.png?\N{HORIZONTAL ELLIPSIS}"),
         ("https://host/a.png#part", "https://host/a.png"),
         ("https://host/a.png", "https://host/a.png"),
+        (
+            "https://user:pa55word@host:8443/a.png?b@c",
+            "https://\N{HORIZONTAL ELLIPSIS}@host:8443/a.png?\N{HORIZONTAL ELLIPSIS}",
+        ),
+        ("https://user:pa@ss@host", "https://\N{HORIZONTAL ELLIPSIS}@host"),
+        ("https://host/a@b.png", "https://host/a@b.png"),
     ],
 )
 def test_a_url_is_shown_without_what_may_be_a_key(url: str, shown: str) -> None:
-    assert show.plain_url(url) == shown
+    assert view.plain_url(url) == shown
 
 
 @pytest.mark.parametrize(
@@ -174,7 +181,7 @@ def test_a_url_is_shown_without_what_may_be_a_key(url: str, shown: str) -> None:
     ],
 )
 def test_only_what_leads_to_a_web_server_becomes_a_link(url: str | None, web: bool) -> None:  # noqa: FBT001 - a case
-    assert show.is_web(url) is web
+    assert view.is_web(url) is web
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,8 @@ def test_the_sandbox_imports_nothing_of_the_receivers_own() -> None:
                 imported.add(node.module or "")
     assert "receiver.sandbox.options" in imported
     ours = {name for name in imported if name.split(".")[0] == "receiver"}
-    assert {name for name in ours if not name.startswith("receiver.sandbox.")} == set()
+    # How words and numbers are read is the same for all commands, and has nothing to do with the receiver.
+    assert {name for name in ours if not name.startswith("receiver.sandbox.")} == {"receiver.typed"}
 
 
 def test_samples_differ_in_format_size_and_factor_and_are_what_they_say() -> None:

@@ -4,7 +4,6 @@ import contextlib
 import os
 import pty
 import re
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,8 @@ def on_a_terminal(
     typed: str = "",
     columns: int = 160,
     colours: bool = False,
-    interrupted_at: str = "",
+    at: str = "",
+    output: Path | None = None,
 ) -> tuple[int, str]:
     """Runs a command of the receiver on a terminal. Gives its exit code, and what the terminal was sent.
 
@@ -28,26 +28,38 @@ def on_a_terminal(
         arguments: of the command.
         folder: its working directory.
         values: its environment.
-        typed: what somebody types.
+        typed: what somebody types; a Ctrl-C among it interrupts the command.
         columns: the terminal's width.
         colours: whether what drives the terminal is left in.
-        interrupted_at: a text; once the terminal has been sent it, the command gets the signal of Ctrl-C.
+        at: what must have been said before it is typed.
+        output: a file that takes the standard output, as behind a ``>``.
     """
     own, its = pty.openpty()
     given = {**environment(folder, values), "TERM": "xterm-256color", "COLUMNS": str(columns)}
-    with subprocess.Popen(
-        command(*arguments), cwd=folder, env=given, stdin=its, stdout=its, stderr=its
-    ) as process:
+    with contextlib.ExitStack() as stack:
+        stdout = its if output is None else stack.enter_context(output.open("wb"))
+        process = stack.enter_context(
+            subprocess.Popen(
+                # The terminal is its own, so that Ctrl-C reaches it.
+                ["setsid", "--ctty", *command(*arguments)],
+                cwd=folder,
+                env=given,
+                stdin=its,
+                stdout=stdout,
+                stderr=its,
+            )
+        )
         os.close(its)
-        os.write(own, typed.encode())
         said = b""
-        due = bool(interrupted_at)
+        waiting = typed.encode()
         with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
-            while part := os.read(own, 65536):
+            while True:
+                if waiting and at.encode() in said:
+                    os.write(own, waiting)
+                    waiting = b""
+                if not (part := os.read(own, 65536)):
+                    break
                 said += part
-                if due and interrupted_at.encode() in said:
-                    process.send_signal(signal.SIGINT)
-                    due = False
         os.close(own)
         code = process.wait(PATIENCE)
     text = said.decode().replace("\r\n", "\n")

@@ -19,7 +19,7 @@ DEFAULTS: dict[str, Any] = {
     "RECEIVER_WEBHOOK_HEADERS": {},
     "RECEIVER_SIGNING_KEYS": (),
     "RECEIVER_API_TOKENS": (),
-    "RECEIVER_DATA_DIR": Path("./data"),
+    "RECEIVER_DATA_DIR": Path("./data").absolute(),
     "RECEIVER_ARCHIVE": "",
     "RECEIVER_ARCHIVE_KEY": "{received:%Y/%m/%d}/{id}.{ext}",
     "RECEIVER_IMAGE_SOURCES": (),

@@ -1,6 +1,10 @@
 """The journal of a long run: what it found and how far it is outlive any end of it."""
 
-from collections.abc import AsyncIterator
+import contextlib
+import os
+import pwd
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -90,3 +94,47 @@ async def test_two_runs_at_a_time_are_refused(ledger: Ledger, tmp_path: Path) ->
         assert refusal.value.reason == "ledger.in_use"
         assert "receiver audit" in refusal.value.detail
     (await journal(ledger, tmp_path)).__exit__()
+
+
+async def test_what_root_has_noted_belongs_to_the_owner_of_the_data_directory(
+    ledger: Ledger, shared: Path
+) -> None:
+    with await journal(ledger, shared):
+        assert len(owners(shared)) == 1
+
+
+async def test_the_file_of_another_user_is_told_with_what_to_do(ledger: Ledger, shared: Path) -> None:
+    (shared / "audit.jsonl").touch(mode=0)
+    with no_root(), pytest.raises(LedgerError) as refused:
+        await journal(ledger, shared)
+    assert str(refused.value) == (
+        f"ledger.unavailable: {shared / 'audit.jsonl'} belongs to another user, who ran this before;"
+        " give it to this one with chown, or remove it"
+    )
+
+
+def owners(folder: Path) -> set[str]:
+    """Of a data directory and what was found in it."""
+    return {folder.owner(), (folder / "audit.jsonl").owner()}
+
+
+NOBODY = pwd.getpwnam("nobody").pw_uid
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """A data directory of a user of its own, where this is run by root."""
+    with tempfile.TemporaryDirectory() as folder:
+        if os.geteuid() == 0:
+            os.chown(folder, NOBODY, NOBODY)
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def no_root() -> Iterator[None]:
+    own = os.geteuid()
+    os.seteuid(NOBODY if own == 0 else own)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
