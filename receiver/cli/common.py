@@ -61,7 +61,9 @@ def counting(what: str, *, quiet: bool = False) -> Iterator[Counted]:
         yield lambda _done, _total: None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    # Rich would take what is printed meanwhile to the terminal, away from the file that it is meant for.
+    aside = sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=aside) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -10,6 +10,7 @@ import typer
 
 from receiver import demo as demonstration
 from receiver import tables
+from receiver.cli import INTERRUPTED
 from receiver.cli.common import AsJson, fail
 from receiver.typed import whole
 
@@ -30,6 +31,8 @@ def demo(
         )
     except demonstration.DemoError as error:
         fail(str(error))
+    if archived is None:
+        raise typer.Exit(INTERRUPTED)
     if not archived:
         raise typer.Exit(1)
 

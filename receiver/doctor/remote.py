@@ -453,7 +453,13 @@ async def look_at_readiness(config: Config, *, elsewhere: bool) -> list[Verdict]
         return found or [well("serve", "is ready")]
     if elsewhere:
         return [doubtful("serve", said, "If it runs in another container, run this there.")]
-    return [broken("serve", said, "Do RECEIVER_HOST and RECEIVER_PORT fit?")]
+    return [
+        broken(
+            "serve",
+            said,
+            "If it was started just now, look again. Else: do RECEIVER_HOST and RECEIVER_PORT fit?",
+        )
+    ]
 
 
 # HTTP -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-AS_SERVE = "Run this as the user that runs serve."
+AS_SERVE = "Run this as the user that runs serve, whose all of the data directory must be."
 
 MASK = "**********"
 LEAST_HIDDEN = 6

@@ -130,6 +130,7 @@ async def _ask(door: Door, path: Path, question: Callable[[sqlite3.Connection], 
 def _size(db: sqlite3.Connection, path: Path) -> int:
     if schema.version(db, path) == 0:
         raise LedgerError("ledger.unavailable", f"{path} is empty; `receiver serve` makes a ledger of it.")
+    schema.check_structure(db, path)  # here, where its own name can still be told
     (size,) = db.execute(
         "SELECT (page_count - freelist_count) * page_size"
         " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"

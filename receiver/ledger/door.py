@@ -80,10 +80,12 @@ async def _open(path: Path, connect: Callable[[], sqlite3.Connection]) -> Door:
     door = Door(connect, iter_chunk_size=64)
     try:
         await door
-    except sqlite3.Error as error:
+    except BaseException as error:
         # aiosqlite tells its thread to end and does not wait: that may find the loop closed, and say so.
         await asyncio.to_thread(door._thread.join)  # noqa: SLF001 - there is no public way
-        raise translate(error, path) from error
+        if isinstance(error, sqlite3.Error):
+            raise translate(error, path) from error
+        raise
     return door
 
 

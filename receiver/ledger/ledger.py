@@ -160,7 +160,9 @@ class LedgerView:
         readers = await Readers.open(path, 1)
         try:
             await readers.ask(lambda db: schema.check_present(db, path))
-        except LedgerError:
+        except (
+            BaseException
+        ):  # an interruption, too: a thread that is left behind answers a loop that is gone
             await readers.close()
             raise
         return cls(readers)

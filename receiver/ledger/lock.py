@@ -62,6 +62,17 @@ def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
         inode = path.stat().st_ino
     except (FileNotFoundError, NotADirectoryError):
         return None
+    named = _listed(inode, locks)
+    try:
+        held = _is_held(path)
+    except PermissionError:
+        return named
+    # Another installation's lock can be listed with the same number, and one of another container is not.
+    return (named or 0) if held else None
+
+
+def _listed(inode: int, locks: Path) -> int | None:
+    """The process that holds a lock on a file of this number, 0 where that is not told."""
     with contextlib.suppress(OSError):
         for line in locks.read_text(encoding="ascii", errors="replace").splitlines():
             # 1: FLOCK  ADVISORY  WRITE 12345 fd:01:131313 0 EOF
@@ -69,8 +80,6 @@ def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
             # The device is not compared: some file systems name another one here than in stat(2).
             if len(words) >= 6 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
                 return max(int(words[4]), 0)
-    with contextlib.suppress(PermissionError):
-        return 0 if _is_held(path) else None  # what other containers hold is not listed there
     return None
 
 

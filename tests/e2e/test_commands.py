@@ -418,6 +418,22 @@ def test_jobs_are_tried_again_by_id_and_each_says_what_came_of_it(
     assert "its image lies in the archive already" in again.stdout
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], ["--yes"]])
+def test_rows_go_to_the_file_and_progress_to_the_terminal(
+    desk: Desk, tmp_path: Path, ref: str, more: Sequence[str]
+) -> None:
+    for _ in range(60):  # more than share a commit, so that progress is shown of the writes as well
+        body = completion(job_id := f"{ref[4:12]}-{uuid.uuid4()}", "http://10.0.0.7/x.png", *SIZE)
+        desk.receiver.deliver(body, {**PROOF, "X-Receiver-Ref": ref})
+    desk.receiver.ended(job_id)
+    out = tmp_path / "out"
+    code, said = desk.typed("retry", "--ref", ref, *more, output=out)
+    lines = out.read_text().splitlines()
+    assert (code, len(lines)) == (0, 60)
+    assert all(line.count("\t") == 4 for line in lines)
+    assert "\t" not in said
+
+
 def test_a_job_that_is_named_twice_is_tried_again_once(desk: Desk, near: Neighbour, ref: str) -> None:
     (job_id,) = desk.rejected(near, 1, ref)
     said = desk.run("retry", job_id[:8], job_id, job_id[:13].upper())

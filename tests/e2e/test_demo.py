@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from receiver.cli import INTERRUPTED
 from receiver.demo import Running, follow
 from receiver.ledger import DirectoryLock
 from receiver.query import MAX_LIMIT
@@ -71,12 +72,12 @@ def test_a_signal_ends_the_demo_with_0_and_both_servers_in_order(programs: Progr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_before_all_is_archived_ends_it_with_1(programs: Programs, number: int) -> None:
+def test_a_signal_before_all_is_archived_interrupts_it(programs: Programs, number: int) -> None:
     with demo(programs, "--exit") as program:
         program.until(lambda: any("\tsubmitted\t" in line for line in program.lines))
         servers = children(program)
         program.process.send_signal(number)
-        assert program.process.wait(PATIENCE) == 1
+        assert program.process.wait(PATIENCE) == INTERRUPTED
         assert_all_end(servers)
     assert "Traceback" not in program.log
 

@@ -228,6 +228,11 @@ def test_a_second_server_is_refused_until_the_first_one_ends_however_it_ends(
         assert lock.holder(tmp_path, locks=Path(os.devnull)) == 0  # as where another container holds it
         end(child)
         assert lock.holder(tmp_path) is None
+        # Files on other disks can have the same number, and theirs may be held.
+        others = tmp_path / "locks"
+        inode = (tmp_path / lock.LOCK_NAME).stat().st_ino
+        others.write_text(f"1: FLOCK  ADVISORY  WRITE 4711 fd:01:{inode} 0 EOF\n")
+        assert lock.holder(tmp_path, locks=others) is None
         DirectoryLock(tmp_path).release()
 
 
