@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from receiver.errors import LedgerError
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, open_for_owner
 
 Finding = Mapping[str, Any]
 """``job``, ``uri``, ``reason`` and ``detail``; the first two can be ``None``."""
@@ -135,17 +135,13 @@ def _locked(folder: Path, name: str) -> int:
     """The file of the findings, open and held."""
     path = folder / f"{name}.jsonl"
     try:
-        found = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        found = open_for_owner(path)
     except PermissionError:
         raise LedgerError(
             "ledger.unavailable",
             f"{path} belongs to another user, who ran this before;"
             " give it to this one with chown, or remove it",
         ) from None
-    if os.geteuid() == 0:
-        # As SQLite does with its own: what root has made, the data directory's owner can use later.
-        home = folder.stat()
-        os.fchown(found, home.st_uid, home.st_gid)
     try:
         fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -3,7 +3,7 @@
 from receiver.ledger.backup import Copy, back_up
 from receiver.ledger.keeping import REBUILT, RELOCATED, Damage, Numbered, Rebuilt, Shown
 from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
-from receiver.ledger.lock import LOCK_NAME, DirectoryLock, ListLock, holder
+from receiver.ledger.lock import LOCK_NAME, DirectoryLock, ListLock, holder, open_for_owner
 from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
 from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
 from receiver.ledger.overview import Overview
@@ -74,6 +74,7 @@ __all__ = [
     "back_up",
     "holder",
     "monotonic_clock",
+    "open_for_owner",
     "unsafe_sqlite",
     "wall_clock",
 ]

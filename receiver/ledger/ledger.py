@@ -16,7 +16,7 @@ from receiver.ledger import keeping, notifications, overview, pruning, queries, 
 from receiver.ledger.announcer import Announcer
 from receiver.ledger.door import Door, open_to_read, open_to_write, translate
 from receiver.ledger.keeping import Damage, Numbered, Rebuilt, Shown
-from receiver.ledger.lock import DirectoryLock
+from receiver.ledger.lock import DirectoryLock, open_for_owner
 from receiver.ledger.notifications import Render
 from receiver.ledger.overview import Overview
 from receiver.ledger.pruning import Kind, Window
@@ -364,7 +364,7 @@ class Ledger(LedgerView):
         """
         path = data_dir / FILE_NAME
         if not path.exists():
-            path.touch(mode=0o600)
+            os.close(open_for_owner(path))
         await _refuse_unfit(path, schema.check)
         door = await open_to_write(path)
         try:
@@ -413,7 +413,7 @@ class Ledger(LedgerView):
         if not path.exists():
             if not make:
                 raise _nowhere(data_dir)
-            path.touch(mode=0o600)
+            os.close(open_for_owner(path))
         await _refuse_unfit(path, schema.check_structure)
         door = await open_to_write(path)
         try:

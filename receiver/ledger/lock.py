@@ -16,6 +16,22 @@ _WHOLE_FILE = struct.Struct("hhqqi")
 """Linux's ``struct flock``: kind, whence, start, length, process; all 0 but the kind is the whole file."""
 
 
+def open_for_owner(path: Path) -> int:
+    """A file of the data directory, made where there is none: open, and its owner's alone.
+
+    What root makes is the directory's owner's, as SQLite does it with its own: serve shall use it later.
+
+    Raises:
+        OSError: it cannot be made or opened.
+    """
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    if os.geteuid() == 0:
+        home = path.parent.stat()
+        with contextlib.suppress(PermissionError):  # a root without that right
+            os.fchown(file, home.st_uid, home.st_gid)
+    return file
+
+
 class DirectoryLock:
     """Holds the data directory against a second server until it is released or the process ends.
 
@@ -29,7 +45,7 @@ class DirectoryLock:
             LedgerError: ``ledger.in_use`` where another process holds it.
         """
         path = directory / LOCK_NAME
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._file = open_for_owner(path)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

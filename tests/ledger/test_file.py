@@ -1,6 +1,7 @@
 """The ledger's file: made, refused, locked, and found again after a kill."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -336,3 +337,18 @@ async def test_a_file_that_was_moved_away_or_replaced_acknowledges_nothing(tmp_p
         await ledger.close()
     with file_of(tmp_path) as db:
         assert [row["id"] for row in db.execute("SELECT id FROM jobs ORDER BY seq")] == ["before", "after"]
+
+
+async def test_what_root_makes_belongs_to_the_owner_of_the_data_directory(tmp_path: Path) -> None:
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        os.chown(tmp_path, nobody.pw_uid, nobody.pw_gid)
+    ledger = await Ledger.beside(tmp_path)
+    await ledger.record(delivery("one"))
+    files = [path for path in tmp_path.iterdir() if path.is_file()]  # noqa: ASYNC240 - nobody else waits for this loop
+    await ledger.close()
+    assert {"ledger.sqlite3", "ledger.sqlite3-wal", "serve.lock"} <= {path.name for path in files}
+    owner = tmp_path.stat().st_uid  # noqa: ASYNC240 - likewise
+    DirectoryLock(tmp_path).release()
+    for name in ("ledger.sqlite3", "serve.lock"):
+        assert (tmp_path / name).stat().st_uid == owner
