@@ -125,6 +125,17 @@ async def test_a_damaged_ledger_leaves_no_copy(tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
+async def test_a_ledger_of_another_structure_is_named_itself_and_not_its_copy(tmp_path: Path) -> None:
+    await (await Ledger.serve(tmp_path)).close()
+    with file_of(tmp_path) as other:
+        other.execute("CREATE TABLE strange (x)")
+    with pytest.raises(LedgerError) as refused:
+        await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, told=silent)
+    assert refused.value.reason == "ledger.corrupt"
+    assert refused.value.detail.startswith(f"{tmp_path / FILE_NAME} has not the structure")
+    assert names_in(tmp_path) == []
+
+
 async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = await a_ledger(tmp_path)
     with pytest.raises(FileNotFoundError):
