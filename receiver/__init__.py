@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from receiver.errors import (
+    from receiver.core.errors import (
         ConfigError,
         InvalidRequestError,
         LedgerError,
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         TokenRefusedError,
         UnavailableError,
     )
-    from receiver.submitting import Fate, Outcome, submit
+    from receiver.submission import Fate, Outcome, submit
 
 __all__ = [
     "ConfigError",
@@ -41,6 +41,6 @@ def __getattr__(name: str) -> object:
     """Loads what a program asks for (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = "receiver.errors" if name.endswith("Error") else "receiver.submitting"
+    room = "receiver.core.errors" if name.endswith("Error") else "receiver.submission"
     found: object = getattr(import_module(room), name)
     return found

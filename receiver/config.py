@@ -27,7 +27,7 @@ from pydantic import (
     ValidationError,
 )
 
-from receiver.errors import ConfigError
+from receiver.core.errors import ConfigError
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WORDS = {

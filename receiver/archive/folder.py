@@ -20,11 +20,12 @@ from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from receiver.archive import Depth, Entry, Finding, Held, Item, metadata
+from receiver.archive import metadata
+from receiver.archive.base import Depth, Entry, Finding, Held, Item
 from receiver.archive.key import check_key
 from receiver.archive.spooled import BLOCK, SpooledFile, check_spooled, digest, open_spooled, unreadable
-from receiver.errors import ArchiveError, SpoolError
-from receiver.states import Image, Stored
+from receiver.core.errors import ArchiveError, SpoolError
+from receiver.core.jobs import Image, Stored
 
 T = TypeVar("T")
 

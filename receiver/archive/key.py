@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from receiver.errors import ArchiveError, ConfigError
+from receiver.core.errors import ArchiveError, ConfigError
 
 MAX_KEY = 768
 """Bytes of a key without the bucket's prefix."""

@@ -35,7 +35,8 @@ from botocore.exceptions import (
 )
 from botocore.utils import is_valid_endpoint_url
 
-from receiver.archive import Depth, Entry, Finding, Held, Item, metadata
+from receiver.archive import metadata
+from receiver.archive.base import Depth, Entry, Finding, Held, Item
 from receiver.archive.key import check_key
 from receiver.archive.spooled import (
     BLOCK,
@@ -46,8 +47,8 @@ from receiver.archive.spooled import (
     open_spooled,
     unreadable,
 )
-from receiver.errors import ArchiveError, ConfigError, SpoolError
-from receiver.states import Image, Stored
+from receiver.core.errors import ArchiveError, ConfigError, SpoolError
+from receiver.core.jobs import Image, Stored
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client

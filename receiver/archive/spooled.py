@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 from receiver.archive import Item
-from receiver.errors import SpoolError
+from receiver.core.errors import SpoolError
 
 BLOCK = 1 << 20
 """Bytes read at a time."""

@@ -8,17 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver import view
 from receiver.archive import Depth, open_archive
-from receiver.archive.places import Places
-from receiver.audit import Auditor
+from receiver.archive.locator import Places
 from receiver.cli.common import counting
-from receiver.cli.keeping import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.maintenance import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
-from receiver.journal import Journal
-from receiver.ledger import Ledger, wall_clock
-from receiver.states import State
-from receiver.walk import Walk
+from receiver.core import serializers
+from receiver.core.clock import wall_clock
+from receiver.core.jobs import State
+from receiver.ledger import Ledger
+from receiver.operations.archive_scan import Walk
+from receiver.operations.audit import Auditor
+from receiver.operations.checkpoint import Journal
 
 WRONG = {
     "archive.missing": "archived images that are not there",
@@ -119,8 +120,8 @@ def found(counts: Counter[str]) -> int:
 def _summary(journal: Journal) -> dict[str, Any]:
     return {
         **journal.plan,
-        "began_at": view.time(journal.began_at),
-        "finished_at": view.time(journal.finished_at),
+        "began_at": serializers.time(journal.began_at),
+        "finished_at": serializers.time(journal.finished_at),
         "jobs": journal.counts["jobs"],
         "objects": journal.counts["objects"],
         "found": {reason: journal.counts[reason] for reason in WRONG},

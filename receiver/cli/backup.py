@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from receiver import tables
+from receiver.cli import output
 from receiver.cli.common import counting
-from receiver.cli.keeping import opened
+from receiver.cli.maintenance import opened
 from receiver.ledger import FILE_NAME, Copy, back_up
 
 
@@ -30,7 +30,7 @@ def backup(
     config, _ = opened()
     copy = asyncio.run(_backup(config.data_dir / FILE_NAME, file, force=force, quiet=as_json))
     if as_json:
-        tables.print_json(
+        output.print_json(
             {"file": str(copy.path), "version": copy.version, "jobs": copy.jobs, "bytes": copy.bytes}
         )
     else:

@@ -11,10 +11,10 @@ from typing import Annotated
 
 import typer
 
-from receiver import logs
 from receiver.cli import INTERRUPTED, interruption, leave_at_once
 from receiver.cli.common import fail
-from receiver.errors import ConfigError, ReceiverError
+from receiver.core.errors import ConfigError, ReceiverError
+from receiver.telemetry import logs
 
 RUNNING = "The receiver"
 JOBS = "Jobs, beside a running serve or without one"
@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "prune": (KEEPING, "receiver.cli.prune"),
     "archive-migrate": (KEEPING, "receiver.cli.migrate"),
     "demo": (TRYING, "receiver.cli.demo"),
-    "sandbox": (TRYING, "receiver.sandbox.command"),
+    "sandbox": (TRYING, "receiver.cli.sandbox"),
 }
 """Each command with its group in the help, and the module that holds the function of its name."""
 

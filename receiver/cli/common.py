@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from receiver import config as settings
 from receiver.cli import INTERRUPTED
+from receiver.cli.output import safe
 from receiver.config import Config
-from receiver.tables import safe
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
-from receiver import demo as demonstration
-from receiver import tables
-from receiver.cli import INTERRUPTED
+from receiver.cli import INTERRUPTED, output
+from receiver.cli import demo_run as demonstration
 from receiver.cli.common import AsJson, fail
-from receiver.typed import whole
+from receiver.cli.options import whole
 
 
 def demo(
@@ -41,9 +40,9 @@ async def _demo(
     pictures: Sequence[demonstration.Picture], folder: Path, port: int, *, leave: bool, as_json: bool
 ) -> bool:
     async with demonstration.running(folder, port) as run:
-        with tables.live_jobs(quiet=as_json) as show:
+        with output.live_jobs(quiet=as_json) as show:
             archived = await run.unless_lost(demonstration.send(run, pictures, show))
-        tables.demo_end(
+        output.demo_end(
             run.address, run.token, run.archive, archived=archived, stays=not leave, as_json=as_json
         )
         if not leave:

@@ -14,12 +14,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from receiver import tables
-from receiver.cli import INTERRUPTED, interruption
+from receiver.cli import INTERRUPTED, interruption, output
 from receiver.cli.common import DOTENV, AsJson, give_to_sdk, leave, say, until_signal
 from receiver.config import environment
+from receiver.core.errors import ConfigError
 from receiver.doctor import Level, Report, diagnose
-from receiver.errors import ConfigError
 
 STYLES: Mapping[Level, str] = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}
 
@@ -46,7 +45,7 @@ async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoRe
     with _waiting(quiet=as_json) as waiting:
         report = await diagnose(own, DOTENV, deep=deep, stopping=stopping, waiting=waiting)
     if as_json:
-        tables.print_json(_document(report))
+        output.print_json(_document(report))
     else:
         _show(report)
     levels = Counter(verdict.level for verdict in report.verdicts)
@@ -73,15 +72,15 @@ def _show(report: Report) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
         for verdict in report.verdicts:
-            tables.print_line([verdict.level, verdict.check, verdict.detail, verdict.remedy or ""])
+            output.print_line([verdict.level, verdict.check, verdict.detail, verdict.remedy or ""])
         return
     grid = Table.grid(padding=(0, 2))
     for verdict in report.verdicts:
         said = Text(f"{verdict.check}: ", style="bold")
-        said.append(tables.safe(verdict.detail), style="not bold")
+        said.append(output.safe(verdict.detail), style="not bold")
         grid.add_row(Text(verdict.level, style=STYLES[verdict.level]), said)
         if verdict.remedy:
-            grid.add_row("", Text(f"→ {tables.safe(verdict.remedy)}"))
+            grid.add_row("", Text(f"→ {output.safe(verdict.remedy)}"))
     console.print(grid)
 
 

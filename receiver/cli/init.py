@@ -5,7 +5,7 @@ import secrets
 
 import typer
 
-from receiver import tables
+from receiver.cli import output
 from receiver.cli.common import AsJson
 
 
@@ -20,6 +20,6 @@ def init(*, as_json: AsJson = False) -> None:
         "RECEIVER_NOTIFY_SECRET": f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
     }
     if as_json:
-        tables.print_json(values)
+        output.print_json(values)
     else:
-        typer.echo(tables.dotenv(values))
+        typer.echo(output.dotenv(values))

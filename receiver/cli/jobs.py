@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from receiver import tables
+from receiver.api.params import MAX_LIMIT
+from receiver.cli import output
 from receiver.cli.common import AsJson, fail, opened
+from receiver.cli.options import whole
 from receiver.cli.selection import Reason, Ref, Since, States, Until, chosen, complete_id, the_job
-from receiver.errors import LedgerError
+from receiver.core.errors import LedgerError
 from receiver.ledger import LedgerView
-from receiver.query import MAX_LIMIT
-from receiver.typed import whole
 
 LIMIT = 20
 PAGE = 500
@@ -57,7 +57,7 @@ def jobs(
         view = await LedgerView.open(config.data_dir)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(view.close)
-            shown = tables.Jobs(as_json=as_json)
+            shown = output.Jobs(as_json=as_json)
             before = window.before
             while True:
                 page = await view.jobs(wanted, before=before, limit=size)
@@ -91,7 +91,7 @@ def job(
         finally:
             await view.close()
         assert found is not None, "nobody removes a job"
-        tables.job(*found, as_json=as_json)
+        output.job(*found, as_json=as_json)
 
     try:
         asyncio.run(ask())

@@ -9,12 +9,12 @@ import typer
 
 from receiver.archive import open_archive
 from receiver.cli.common import counting
-from receiver.cli.keeping import Rate, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.maintenance import Rate, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
-from receiver.errors import ConfigError
+from receiver.core.errors import ConfigError
+from receiver.core.jobs import State
 from receiver.ledger import Ledger
-from receiver.migrate import Migrator
-from receiver.states import State
+from receiver.operations.migrate import Migrator
 
 DONE = {
     "moved": "images put, proved and recorded",

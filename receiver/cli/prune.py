@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from receiver import tables
+from receiver.cli import output
 from receiver.cli.common import counting
-from receiver.cli.keeping import opened, print_counts
+from receiver.cli.maintenance import opened, print_counts
 from receiver.config import Config, duration
-from receiver.ledger import Ledger, LedgerView, wall_clock
-from receiver.pruning import Pruner, would_go
+from receiver.core.clock import wall_clock
+from receiver.ledger import Ledger, LedgerView
+from receiver.operations.retention import Pruner, would_go
 
 NAMES = {
     "history": "lines of the history of archived jobs",
@@ -40,7 +41,7 @@ def prune(
     keep = config.keep_history if older_than is None else _span(older_than)
     gone = asyncio.run(_prune(config, keep, dry_run=dry_run, quiet=as_json))
     if as_json:
-        tables.print_json({"dry_run": dry_run, "rows": {name: gone.get(name, 0) for name in NAMES}})
+        output.print_json({"dry_run": dry_run, "rows": {name: gone.get(name, 0) for name in NAMES}})
     else:
         print_counts((gone.get(name, 0), what) for name, what in NAMES.items())
 

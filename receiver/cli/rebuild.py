@@ -8,15 +8,16 @@ from typing import Annotated
 import typer
 
 from receiver.archive import open_archive
+from receiver.bootstrap.factories import make_data_dir
 from receiver.cli.common import counting
-from receiver.cli.keeping import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.maintenance import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
-from receiver.errors import ConfigError
-from receiver.journal import Journal
-from receiver.ledger import Ledger, Rebuilt, wall_clock
-from receiver.opening import make_data_dir
-from receiver.rebuild import Rebuilder
-from receiver.walk import Walk, be_there
+from receiver.core.clock import wall_clock
+from receiver.core.errors import ConfigError
+from receiver.ledger import Ledger, Rebuilt
+from receiver.operations.archive_scan import Walk, be_there
+from receiver.operations.checkpoint import Journal
+from receiver.operations.rebuild import Rebuilder
 
 BECAME = {
     Rebuilt.KNOWN: "known already",

@@ -7,14 +7,15 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver import tables
+from receiver.bootstrap.factories import make_data_dir, open_reconciler
+from receiver.cli import output
 from receiver.cli.common import AsJson, counting, opened, say
+from receiver.cli.options import decimal
 from receiver.config import Config
-from receiver.errors import ConfigError
-from receiver.ledger import Ledger, wall_clock
-from receiver.opening import make_data_dir, open_reconciler
-from receiver.reconcile import Summary
-from receiver.typed import decimal
+from receiver.core.clock import wall_clock
+from receiver.core.errors import ConfigError
+from receiver.ledger import Ledger
+from receiver.reconcile.reconciler import Summary
 
 ALL = 1_000_000
 """Silent jobs of one round by hand: as good as all."""
@@ -44,7 +45,7 @@ def reconcile(
     }
     summary = asyncio.run(_round(config.model_copy(update=chosen), quiet=as_json))
     if as_json:
-        tables.print_json(_document(summary))
+        output.print_json(_document(summary))
     else:
         _tell(summary)
     if summary.trouble is not None:

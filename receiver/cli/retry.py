@@ -13,14 +13,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from receiver import tables
+from receiver.cli import output
 from receiver.cli.common import AsJson, counting, opened, say, until_signal
 from receiver.cli.selection import Reason, Ref, Since, States, Until, chosen, complete_id, the_job
 from receiver.config import Config
-from receiver.errors import LedgerError
+from receiver.core.errors import LedgerError
+from receiver.core.jobs import Job, State
+from receiver.core.serializers import is_web, plain_url
 from receiver.ledger import Filter, Ledger, LedgerView
-from receiver.states import Job, State
-from receiver.view import is_web, plain_url
 
 RETRIED = (State.RECEIVED, State.FETCHED, State.FAILED, State.REJECTED, State.EXPIRED)
 """States in which there is something to try."""
@@ -262,7 +262,7 @@ class _Output:
         self.as_json = as_json
         self.done = 0
         self.left = 0
-        self._json = tables.JsonJobs(dry_run=dry_run)
+        self._json = output.JsonJobs(dry_run=dry_run)
         self._dry_run = dry_run
         self._console = console or Console()
         self._first: list[_Row] = []
@@ -280,7 +280,7 @@ class _Output:
             if self.as_json:
                 self._json.add(_document(row))
             elif not self._console.is_terminal:
-                tables.print_line(self._cells(row))
+                output.print_line(self._cells(row))
 
     def end(self) -> None:
         """Ends the output."""
@@ -290,7 +290,7 @@ class _Output:
             names = ("job", "ref", "state", "reason", "obstacle")
             if not self._dry_run:
                 names = ("job", "ref", "was", "is", "obstacle")
-            self._console.print(tables.fitting_table(names, map(self._cells, self._first), self._console))
+            self._console.print(output.fitting_table(names, map(self._cells, self._first), self._console))
             if self.done + self.left > SHOWN:
                 say(f"and {self.done + self.left - SHOWN} more; --json or a pipe gives all of them")
         say(self._summary())

@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 from starlette.datastructures import QueryParams
 
-from receiver import query
+from receiver.api import params
 from receiver.cli.common import opened
+from receiver.cli.options import SUGGESTED, choice
 from receiver.config import Config
-from receiver.errors import REASONS, BodyError, LedgerError
-from receiver.ledger import Filter, LedgerView, wall_clock
-from receiver.states import Job, State
-from receiver.typed import SUGGESTED, choice
+from receiver.core.clock import wall_clock
+from receiver.core.errors import REASONS, BodyError, LedgerError
+from receiver.core.jobs import Job, State
+from receiver.ledger import Filter, LedgerView
 
 LEAST_PREFIX = 4
 """Characters of an id that may stand for the whole."""
@@ -44,7 +45,7 @@ def moment(text: str) -> str:
     try:
         if (ago := _AGO.fullmatch(text.strip())) is not None:
             return (datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat()
-        query.moment(text)
+        params.moment(text)
     except OverflowError:
         raise typer.BadParameter(f"{text} ago was before all time") from None
     except ValueError:
@@ -82,7 +83,7 @@ def chosen(
     until: str | None,
     overdue: bool | None = None,
     **parameters: str | None,
-) -> tuple[Filter, query.Window]:
+) -> tuple[Filter, params.Window]:
     """Options as ``GET /jobs`` reads them.
 
     Raises:
@@ -94,7 +95,7 @@ def chosen(
     given += [(name, value) for name, value in parameters.items() if value is not None]
     silent_since = wall_clock() - int(config.overdue_after.total_seconds() * 1000)
     try:
-        return query.jobs(QueryParams(given), silent_since=silent_since)
+        return params.jobs(QueryParams(given), silent_since=silent_since)
     except BodyError as error:
         raise typer.BadParameter(error.detail) from None
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from receiver import logs
+from receiver.bootstrap.serve import serve as serve_until_stopped
 from receiver.cli.common import give_to_sdk, leave, opened
-from receiver.serve import serve as serve_until_stopped
+from receiver.telemetry import logs
 
 
 def serve(

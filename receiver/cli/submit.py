@@ -14,14 +14,16 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.console import Console
 
-from receiver import submitting, tables, view
+from receiver import submission
+from receiver.cli import output
 from receiver.cli.common import AsJson, counting, opened, say, until_signal
-from receiver.errors import InvalidRequestError, ProviderError
-from receiver.sender import is_ref
-from receiver.states import FINAL, Job, State
-from receiver.submitting import Fate, Item, Options, Outcome, Submitter
-from receiver.typed import choice, whole
-from receiver.ximilar import ImageFormat, Mode, ModelType
+from receiver.cli.options import choice, whole
+from receiver.core import serializers
+from receiver.core.errors import InvalidRequestError, ProviderError
+from receiver.core.jobs import FINAL, Job, State
+from receiver.core.references import is_ref
+from receiver.providers.ximilar import ImageFormat, Mode, ModelType
+from receiver.submission import Fate, Item, Options, Outcome, Submitter
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
@@ -89,11 +91,11 @@ def submit(
         raise typer.BadParameter("name an image, or a list with --from")
     name = None
     if from_file is not None:
-        name = list_name or submitting.name_of(from_file)
+        name = list_name or submission.name_of(from_file)
         if again:
-            name = submitting.named_again(name, datetime.now(UTC))
+            name = submission.named_again(name, datetime.now(UTC))
     try:
-        items = submitting.prepare(images or [], options, ref=ref, from_file=from_file, list_name=name)
+        items = submission.prepare(images or [], options, ref=ref, from_file=from_file, list_name=name)
     except InvalidRequestError as error:
         say(error.detail)
         raise typer.Exit(1) from None
@@ -117,7 +119,7 @@ def submit(
 async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
     """Does it, and gives whether all of it was done."""
     config, _ = opened()
-    async with submitting.submitting(
+    async with submission.submitting(
         config,
         asked.options,
         list_name=asked.list_name,
@@ -136,7 +138,7 @@ async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
                 if not asked.wait:
                     show(outcome)
 
-            outcomes = await submitting.submit_all(submitter, asked.items, told)
+            outcomes = await submission.submit_all(submitter, asked.items, told)
         if asked.wait:
             outcomes = await _follow(submitter, outcomes, show)
     _end(asked, outcomes)
@@ -163,7 +165,7 @@ async def _follow(
                     show(replace(of_job[job.id], job=job))
                     shown.add(job.id)
 
-        found = await submitting.follow(submitter.ledger, outcomes, told, until=submitter.stopping)
+        found = await submission.follow(submitter.ledger, outcomes, told, until=submitter.stopping)
     for outcome in found:
         if outcome.id not in shown:
             show(outcome)
@@ -210,7 +212,7 @@ def _nothing(_: Outcome) -> None:
 
 
 def _line(outcome: Outcome) -> None:
-    print("\t".join(tables.safe(cell) for cell in _row(outcome)), flush=True)  # noqa: T201 - a command's output
+    print("\t".join(output.safe(cell) for cell in _row(outcome)), flush=True)  # noqa: T201 - a command's output
 
 
 def _row(outcome: Outcome) -> Sequence[str]:
@@ -235,7 +237,7 @@ def _why(outcome: Outcome) -> str:
 
 def _end(asked: _Asked, outcomes: Sequence[Outcome]) -> None:
     if asked.as_json:
-        tables.print_json({"jobs": [_document(outcome) for outcome in outcomes]})
+        output.print_json({"jobs": [_document(outcome) for outcome in outcomes]})
     else:
         _table(outcomes)
     reasons = dict.fromkeys(f"{o.image}: {o.error.detail}" for o in outcomes if o.error is not None)
@@ -267,7 +269,7 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         error = {"reason": outcome.error.reason, "detail": outcome.error.detail}
     elif outcome.job is not None and outcome.job.problem is not None:
         problem = outcome.job.problem
-        error = {"reason": problem.reason, "detail": problem.detail, "at": view.time(problem.at)}
+        error = {"reason": problem.reason, "detail": problem.detail, "at": serializers.time(problem.at)}
     return {
         "id": outcome.id,
         "ref": outcome.ref,
@@ -283,4 +285,4 @@ def _table(outcomes: Sequence[Outcome]) -> None:
     if not console.is_terminal:
         return
     names = ("job", "ref", "state", "image", "reason")
-    console.print(tables.fitting_table(names, map(_row, outcomes), console))
+    console.print(output.fitting_table(names, map(_row, outcomes), console))

@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from receiver.config import Config, environment, load_partly, named, origins
+from receiver.core.clock import wall_clock
+from receiver.core.errors import ConfigError
 from receiver.doctor.ledger import look_at_ledger, look_at_server
 from receiver.doctor.machine import look_at_address, look_at_directory, look_at_disk, look_at_versions
 from receiver.doctor.remote import (
@@ -31,8 +33,7 @@ from receiver.doctor.settings import (
     shown,
 )
 from receiver.doctor.verdict import Check, Level, Verdict, broken, doubtful, examine, in_thread, unheard
-from receiver.errors import ConfigError
-from receiver.ledger import holder, unsafe_sqlite, wall_clock
+from receiver.ledger import holder, unsafe_sqlite
 
 __all__ = ["Level", "Report", "Verdict", "diagnose"]
 

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from receiver import view
 from receiver.config import Config
+from receiver.core import serializers
+from receiver.core.errors import LedgerError
+from receiver.core.jobs import State
 from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
-from receiver.errors import LedgerError
 from receiver.ledger import FILE_NAME, LedgerView, Stats
-from receiver.states import State
 
 CHECK_SECONDS = 5.0
 """How long the look for damage may take where no thorough one is asked for."""
@@ -70,7 +70,7 @@ def look_at_jobs(stats: Stats, now: int) -> list[Verdict]:
             broken(
                 "jobs",
                 f"{stats.at_risk} are at risk: less than a tenth of their image URL's life is left, to"
-                f" {view.time(stats.soonest_deadline)}",
+                f" {serializers.time(stats.soonest_deadline)}",
                 "`receiver jobs --state received` lists them, `receiver job ID` says what each met.",
             )
         )

@@ -10,12 +10,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from receiver.bootstrap.factories import bound, unusable
 from receiver.config import Config
+from receiver.core.errors import ConfigError
 from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
-from receiver.errors import ConfigError
 from receiver.ledger import FILE_NAME, SAFE_SQLITE
-from receiver.opening import bound, unusable
-from receiver.spool import DISK_RESERVE
+from receiver.pipeline.spool import DISK_RESERVE
 
 NETWORK = frozenset(
     {

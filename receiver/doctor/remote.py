@@ -16,13 +16,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from receiver import opening
 from receiver.archive import Finding, open_archive
-from receiver.challenge import CHALLENGE_HEADER, PROOF_HEADER, Challenged, fresh, read_key
+from receiver.bootstrap import factories
 from receiver.config import Config
-from receiver.doctor.machine import obstacle
-from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, not_looked_at, well
-from receiver.errors import (
+from receiver.core.errors import (
     ArchiveError,
     ConfigError,
     LedgerError,
@@ -31,8 +28,11 @@ from receiver.errors import (
     RateLimitedError,
     TokenRefusedError,
 )
+from receiver.doctor.machine import obstacle
+from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, not_looked_at, well
 from receiver.ledger import FILE_NAME, LedgerView
-from receiver.ximilar import Ximilar
+from receiver.providers.ximilar import Ximilar
+from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER, Challenged, fresh, read_key
 
 CLOCK_DOUBTFUL, CLOCK_BROKEN = 10.0, 60.0
 """Seconds that two clocks may differ by."""
@@ -100,7 +100,7 @@ async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Ve
         archive = await in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
     except ConfigError as error:
         # Among the settings it is told what is wrong with it; here only where that depends on `environ`.
-        if str(error) in await in_thread(lambda: [*opening.faults(config)]):
+        if str(error) in await in_thread(lambda: [*factories.faults(config)]):
             return [not_looked_at("archive", str(error).partition(":")[0])]
         return [broken("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
     try:
@@ -162,7 +162,7 @@ async def _used(config: Config) -> bool:
     except LedgerError:
         return False  # told elsewhere
     try:
-        return await opening.was_used(ledger, config.archive_uri)
+        return await factories.was_used(ledger, config.archive_uri)
     except LedgerError:
         return False
     finally:

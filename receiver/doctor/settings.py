@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from receiver import opening
+from receiver.bootstrap import factories
 from receiver.config import SETTINGS, Config, named
 from receiver.doctor.machine import PASSING, mounted
 from receiver.doctor.verdict import Verdict, broken, doubtful, well
@@ -48,7 +48,7 @@ def look_at_settings(
     # Nothing of what may only be missing, or not fit, because it is wrong.
     astray = named(wrong)
     faults = [
-        line for line in (*config.lacking(), *opening.faults(config)) if not any(n in line for n in astray)
+        line for line in (*config.lacking(), *factories.faults(config)) if not any(n in line for n in astray)
     ]
     found += [broken("settings", fault, MEND) for fault in (*wrong, *faults)]
     if not found:

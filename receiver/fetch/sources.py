@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote
 
-from receiver.errors import ConfigError, UrlError
-from receiver.fetch.guard import Networks, in_networks
+from receiver.core.errors import ConfigError, UrlError
+from receiver.fetch.network_guard import Networks, in_networks
 
 MAX_URL_LENGTH = 8192
 """Characters. RFC 9110 (4.1) asks for 8,000 at least; presigned URLs stay below 4,000."""

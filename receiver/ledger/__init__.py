@@ -1,18 +1,6 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
-from receiver.ledger.backup import Copy, back_up
-from receiver.ledger.keeping import REBUILT, RELOCATED, Damage, Numbered, Rebuilt, Shown
-from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView, monotonic_clock, wall_clock
-from receiver.ledger.lock import LOCK_NAME, DirectoryLock, ListLock, holder, open_for_owner
-from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
-from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
-from receiver.ledger.overview import Overview
-from receiver.ledger.pruning import Kind, Window
-from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
-from receiver.ledger.readings import COUNTED_TO, Readings
-from receiver.ledger.rows import Intent, Notification, Silent, Stretch, Transition
-from receiver.ledger.schema import SAFE_SQLITE, unsafe_sqlite
-from receiver.ledger.verbs import (
+from receiver.ledger.commands import (
     ADOPTED,
     ASKED,
     FOUND,
@@ -26,6 +14,18 @@ from receiver.ledger.verbs import (
     Recorded,
     Submission,
 )
+from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView
+from receiver.ledger.maintenance import REBUILT, RELOCATED, Damage, Numbered, Rebuilt
+from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
+from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
+from receiver.ledger.overview import Overview
+from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
+from receiver.ledger.readings import COUNTED_TO, Readings
+from receiver.ledger.retention import Kind, Window
+from receiver.ledger.sqlite.backup import Copy, back_up
+from receiver.ledger.sqlite.lock import LOCK_NAME, DirectoryLock, ListLock, holder, open_for_owner
+from receiver.ledger.sqlite.schema import SAFE_SQLITE, unsafe_sqlite
+from receiver.ledger.types import Intent, Notification, Silent, Stretch, Transition
 
 __all__ = [
     "ADOPTED",
@@ -62,7 +62,6 @@ __all__ = [
     "Readings",
     "Rebuilt",
     "Recorded",
-    "Shown",
     "Silent",
     "Stats",
     "Stretch",
@@ -73,8 +72,6 @@ __all__ = [
     "Window",
     "back_up",
     "holder",
-    "monotonic_clock",
     "open_for_owner",
     "unsafe_sqlite",
-    "wall_clock",
 ]

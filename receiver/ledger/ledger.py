@@ -3,46 +3,38 @@
 import asyncio
 import os
 import secrets
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from receiver.completion import Completion
-from receiver.errors import AuthError, LedgerError, ReceiverError
-from receiver.ledger import keeping, notifications, overview, pruning, queries, readings, schema, verbs
-from receiver.ledger.announcer import Announcer
-from receiver.ledger.door import Door, open_to_read, open_to_write, translate
-from receiver.ledger.keeping import Damage, Numbered, Rebuilt, Shown
-from receiver.ledger.lock import DirectoryLock, open_for_owner
+from receiver.archive.labels import Shown
+from receiver.core.clock import monotonic_clock, wall_clock
+from receiver.core.completion import Completion
+from receiver.core.errors import AuthError, LedgerError, ReceiverError
+from receiver.core.jobs import Event, Image, Job, Stored
+from receiver.ledger import commands, maintenance, notifications, overview, queries, readings, retention
+from receiver.ledger.changes import Announcer
+from receiver.ledger.commands import Answer, Claim, Delivery, Recorded, Submission, Terms
+from receiver.ledger.group_commit import Committed, Transaction, Writer, untold
+from receiver.ledger.maintenance import Damage, Numbered, Rebuilt
 from receiver.ledger.notifications import Render
 from receiver.ledger.overview import Overview
-from receiver.ledger.pruning import Kind, Window
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
 from receiver.ledger.readings import Readings
-from receiver.ledger.rows import Intent, Notification, Silent, Stretch
-from receiver.ledger.sqlite import sqlite3
-from receiver.ledger.verbs import Answer, Claim, Delivery, Recorded, Submission, Terms
-from receiver.ledger.writer import Committed, Transaction, Writer, untold
-from receiver.states import Event, Image, Job, Stored
+from receiver.ledger.retention import Kind, Window
+from receiver.ledger.sqlite import schema
+from receiver.ledger.sqlite.connections import Door, open_to_read, open_to_write, translate
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.sqlite.lock import DirectoryLock, open_for_owner
+from receiver.ledger.types import Intent, Notification, Silent, Stretch
 
 T = TypeVar("T")
 
 FILE_NAME = "ledger.sqlite3"
 READERS = 2
 MARKED_AT_ONCE = 500
-
-
-def wall_clock() -> int:
-    """The time: ms since the epoch, UTC."""
-    return time.time_ns() // 1_000_000
-
-
-def monotonic_clock() -> int:
-    """A clock that nobody sets, ms."""
-    return time.monotonic_ns() // 1_000_000
 
 
 class Readers:
@@ -258,23 +250,23 @@ class LedgerView:
 
     async def archived_jobs(self, *, after: int, limit: int) -> tuple[Numbered, ...]:
         """Archived jobs in the order in which they came, behind a position (0: from the beginning)."""
-        return await self._readers.ask(lambda db: keeping.archived(db, after, limit))
+        return await self._readers.ask(lambda db: maintenance.archived(db, after, limit))
 
     async def places(self, ids: Collection[str]) -> Mapping[str, str]:
         """Of these ids those of archived jobs, each with where its image lies."""
-        return await self._readers.ask(lambda db: keeping.places(db, ids))
+        return await self._readers.ask(lambda db: maintenance.places(db, ids))
 
     async def damage_of(self, job_id: str) -> Damage | None:
         """What the last audit found to be wrong with a job's object; ``None`` where it is sound."""
-        return await self._readers.ask(lambda db: keeping.damage_of(db, job_id))
+        return await self._readers.ask(lambda db: maintenance.damage_of(db, job_id))
 
     async def run(self, name: str) -> str | None:
         """What a long run, such as an audit, has kept of its state."""
-        return await self._readers.ask(lambda db: keeping.run(db, name))
+        return await self._readers.ask(lambda db: maintenance.run(db, name))
 
     async def prunable(self, kind: Kind, *, after: int | str | None, before: int, size: int) -> Window:
         """Looks through rows for what is older than ``before`` (ms since the epoch), ``size`` at most."""
-        return await self._readers.ask(lambda db: pruning.window(db, kind, after, before, size))
+        return await self._readers.ask(lambda db: retention.window(db, kind, after, before, size))
 
     async def open_intents(self, *, before: int, limit: int = 100) -> tuple[Intent, ...]:
         """What was about to be submitted before this time, and of which no id is known; oldest first."""
@@ -380,7 +372,7 @@ class Ledger(LedgerView):
         writer = Writer(door, announcer.announce, in_place=_in_place(path), committed=committed)
         ledger = cls(writer, readers, announcer, now=now, monotonic=monotonic)
         try:
-            ledger.cut_off = await ledger._write(lambda tx: verbs.release_all(tx, now()))
+            ledger.cut_off = await ledger._write(lambda tx: commands.release_all(tx, now()))
         except LedgerError:
             await ledger.close()  # an open connection's thread would keep the process from ending
             raise
@@ -449,7 +441,7 @@ class Ledger(LedgerView):
         except LedgerError:
             return
         try:
-            await self._write(lambda tx: verbs.release_all(tx, self._now()))
+            await self._write(lambda tx: commands.release_all(tx, self._now()))
         finally:
             lock.release()
 
@@ -464,7 +456,7 @@ class Ledger(LedgerView):
         Raises:
             LedgerError: ``ledger.unavailable`` where it cannot.
         """
-        await self._write(verbs.touch)
+        await self._write(commands.touch)
 
     def changes(self) -> AbstractContextManager[asyncio.Event]:
         """An event that is set after each commit that changed a job."""
@@ -493,7 +485,7 @@ class Ledger(LedgerView):
     async def notice_others(self) -> None:
         """Tells whoever waits of what other processes, such as commands, have committed meanwhile."""
         self._others, self._last = await self._write(
-            lambda tx: verbs.changed_by_others(tx, self._others, self._last)
+            lambda tx: commands.changed_by_others(tx, self._others, self._last)
         )
 
     async def record(self, delivery: Delivery) -> Recorded:
@@ -503,7 +495,7 @@ class Ledger(LedgerView):
             AuthError: ``auth.refused`` where its ticket belongs to another job.
             LedgerError: where it could not be recorded.
         """
-        recorded = await self._write(lambda tx: verbs.record(tx, delivery, self._now()))
+        recorded = await self._write(lambda tx: commands.record(tx, delivery, self._now()))
         if recorded is None:
             raise AuthError(
                 "auth.refused", f"The ticket that came with job {delivery.completion.id} is another's."
@@ -512,38 +504,40 @@ class Ledger(LedgerView):
 
     async def record_unread(self, error: ReceiverError, body: bytes) -> None:
         """Keeps a body that is no completion."""
-        await self._write(lambda tx: verbs.record_unread(tx, error.reason, error.detail, body, self._now()))
+        await self._write(
+            lambda tx: commands.record_unread(tx, error.reason, error.detail, body, self._now())
+        )
 
     async def expect(self, submission: Submission) -> bool:
         """Notes a submitted job. Gives whether it was unknown."""
-        return await self._write(lambda tx: verbs.expect(tx, submission, self._now()))
+        return await self._write(lambda tx: commands.expect(tx, submission, self._now()))
 
     async def asked(self, job_id: str, answer: Answer, *, ask_at: int) -> bool:
         """The provider had no completion for a silent job, which is asked about again at ``ask_at`` (ms).
 
         Gives whether that is another answer than the last one, and so stands in the history.
         """
-        return await self._write(lambda tx: verbs.asked(tx, job_id, answer, ask_at, self._now()))
+        return await self._write(lambda tx: commands.asked(tx, job_id, answer, ask_at, self._now()))
 
     async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> list[str]:
         """The provider's list names these jobs' states, none of which is an end. Gives those that are new."""
-        return await self._write(lambda tx: verbs.seen(tx, statuses, ask_at, self._now()))
+        return await self._write(lambda tx: commands.seen(tx, statuses, ask_at, self._now()))
 
     async def count_unanswered(self, reason: str) -> None:
         """The provider gave no answer to a question that was about no silent job."""
-        await self._write(lambda tx: verbs.count(tx, verbs.ASKED, reason))
+        await self._write(lambda tx: commands.count(tx, commands.ASKED, reason))
 
     async def intend(self, intent: Intent) -> Intent:
         """Notes what is about to be submitted; gives what was noted for its key before, if anything was."""
-        return await self._write(lambda tx: verbs.intend(tx, intent, self._now()))
+        return await self._write(lambda tx: commands.intend(tx, intent, self._now()))
 
     async def submitted(self, key: str, job_id: str) -> bool:
         """The provider has taken what was intended, as the job of this id. Gives whether it was unknown."""
-        return await self._write(lambda tx: verbs.submitted(tx, key, job_id, self._now()))
+        return await self._write(lambda tx: commands.submitted(tx, key, job_id, self._now()))
 
     async def withdraw(self, key: str) -> None:
         """What was intended was certainly not taken."""
-        await self._write(lambda tx: verbs.withdraw(tx, key))
+        await self._write(lambda tx: commands.withdraw(tx, key))
 
     async def claim_to_fetch(self, limit: int, *, again: int, lease: int) -> list[Claim]:
         """Claims jobs to download for ``lease`` ms, the earliest deadline first.
@@ -554,49 +548,49 @@ class Ledger(LedgerView):
             lease: ms.
         """
         terms = self._terms(limit, lease)
-        return await self._write(lambda tx: verbs.claim_to_fetch(tx, terms, self._now(), again=again))
+        return await self._write(lambda tx: commands.claim_to_fetch(tx, terms, self._now(), again=again))
 
     async def claim_past_deadline(self, limit: int, *, lease: int) -> list[Claim]:
         """Claims jobs whose time is over, for a last question before they expire."""
         terms = self._terms(limit, lease)
-        return await self._write(lambda tx: verbs.claim_past_deadline(tx, terms, self._now()))
+        return await self._write(lambda tx: commands.claim_past_deadline(tx, terms, self._now()))
 
     async def claim_to_archive(self, limit: int, *, lease: int) -> list[Claim]:
         """Claims jobs to upload for ``lease`` ms: those tried least, and of them the longest waiting."""
         terms = self._terms(limit, lease)
-        return await self._write(lambda tx: verbs.claim_to_archive(tx, terms, self._now()))
+        return await self._write(lambda tx: commands.claim_to_archive(tx, terms, self._now()))
 
     async def confirmed(self, claim: Claim, said: Completion, deadline: int) -> Claim | None:
         """The provider confirms the job. Gives the claim with what it said; ``None``: the claim is void."""
-        return await self._write(lambda tx: verbs.confirmed(tx, claim, said, deadline, self._now()))
+        return await self._write(lambda tx: commands.confirmed(tx, claim, said, deadline, self._now()))
 
     async def url_refreshed(self, claim: Claim, said: Completion, deadline: int, at: int) -> bool:
         """The provider names another URL, to be tried at ``at``. False: the claim is void."""
         return await self._settle(
-            claim, lambda tx: verbs.url_refreshed(tx, claim, said, deadline, at=at, now=self._now())
+            claim, lambda tx: commands.url_refreshed(tx, claim, said, deadline, at=at, now=self._now())
         )
 
     async def expired(self, claim: Claim) -> bool:
         """The URL's life is over, and there is no other. False: the claim is void."""
-        return await self._settle(claim, lambda tx: verbs.expired(tx, claim, self._now()))
+        return await self._settle(claim, lambda tx: commands.expired(tx, claim, self._now()))
 
     async def fetched(self, claim: Claim, image: Image, spool: str) -> bool:
         """The verified image lies in the spool under this name, fsynced. False: the claim is void."""
-        return await self._settle(claim, lambda tx: verbs.fetched(tx, claim, image, spool, self._now()))
+        return await self._settle(claim, lambda tx: commands.fetched(tx, claim, image, spool, self._now()))
 
     async def archived(self, claim: Claim, stored: Stored) -> bool:
         """The archive has proved that it holds the image. False: the claim is void."""
-        return await self._settle(claim, lambda tx: verbs.archived(tx, claim, stored, self._now()))
+        return await self._settle(claim, lambda tx: commands.archived(tx, claim, stored, self._now()))
 
     async def recognised(self, claim: Claim, shown: Shown) -> bool:
         """An image that lay in the archive already was proved to be the job's. False: the claim is void."""
         return await self._settle(
-            claim, lambda tx: verbs.recognised(tx, claim, shown.image, shown.stored, self._now())
+            claim, lambda tx: commands.recognised(tx, claim, shown.image, shown.stored, self._now())
         )
 
     async def rejected(self, claim: Claim, error: ReceiverError) -> bool:
         """The image cannot be had as promised. False: the claim is void."""
-        return await self._settle(claim, lambda tx: verbs.rejected(tx, claim, error, self._now()))
+        return await self._settle(claim, lambda tx: commands.rejected(tx, claim, error, self._now()))
 
     async def retry_later(
         self, claim: Claim, at: int, error: ReceiverError, *, suspect: str | None = None
@@ -606,20 +600,20 @@ class Ledger(LedgerView):
         ``suspect`` is the checksum of bytes that came and were not the promised image.
         """
         return await self._settle(
-            claim, lambda tx: verbs.retry_later(tx, claim, at, error, self._now(), suspect=suspect)
+            claim, lambda tx: commands.retry_later(tx, claim, at, error, self._now(), suspect=suspect)
         )
 
     async def spool_lost(self, claim: Claim, error: ReceiverError) -> bool:
         """The spooled image is gone or damaged; the job is to be fetched again. False: the claim is void."""
-        return await self._settle(claim, lambda tx: verbs.spool_lost(tx, claim, error.detail, self._now()))
+        return await self._settle(claim, lambda tx: commands.spool_lost(tx, claim, error.detail, self._now()))
 
     async def found_whole(self, job_id: str) -> None:
         """A whole file of the job was found in the spool: it is taken next, even where its time is over."""
-        await self._write(lambda tx: verbs.found_whole(tx, job_id))
+        await self._write(lambda tx: commands.found_whole(tx, job_id))
 
     async def release(self, claim: Claim) -> bool:
         """Gives an unused claim back. False: it was void."""
-        return await self._write(lambda tx: verbs.release(tx, claim))
+        return await self._write(lambda tx: commands.release(tx, claim))
 
     async def retry(self, job_id: str) -> Job:
         """An operator wants the job tried now.
@@ -627,7 +621,7 @@ class Ledger(LedgerView):
         Raises:
             LedgerError: ``ledger.unknown_job`` or ``ledger.wrong_state``.
         """
-        return await self._write(lambda tx: verbs.retry(tx, job_id, self._now()))
+        return await self._write(lambda tx: commands.retry(tx, job_id, self._now()))
 
     async def begin_notifying(self) -> int:
         """Where notifying goes on in the history: at its present end, when it is switched on."""
@@ -660,43 +654,43 @@ class Ledger(LedgerView):
     async def release_overdue_leases(self) -> None:
         """Voids claims whose lease has ended, but for those whose outcome could not be recorded yet."""
         kept = frozenset(self._unsettled)
-        await self._write(lambda tx: verbs.release_overdue_leases(tx, self._monotonic(), kept))
+        await self._write(lambda tx: commands.release_overdue_leases(tx, self._monotonic(), kept))
 
     async def expire(self) -> list[str]:
         """Expires jobs whose time is over and which were tried. Gives their ids."""
-        return await self._write(lambda tx: verbs.expire(tx, self._now()))
+        return await self._write(lambda tx: commands.expire(tx, self._now()))
 
     async def mark_at_risk(self) -> Sequence[str]:
         """Finds jobs that less than a tenth of their life is left to. Gives each id once."""
         now = self._now()
         found = await self._readers.ask(lambda db: queries.newly_at_risk(db, now, MARKED_AT_ONCE))
         if found:
-            await self._write(lambda tx: verbs.mark_at_risk(tx, found, now))
+            await self._write(lambda tx: commands.mark_at_risk(tx, found, now))
         return found
 
     async def shift_waits(self, by: int) -> None:
         """Moves the ends of waits by so many ms, after the wall clock was set by as much just now."""
-        await self._write(lambda tx: verbs.shift_waits(tx, by, self._now()))
+        await self._write(lambda tx: commands.shift_waits(tx, by, self._now()))
 
     async def keep_run(self, name: str, state: str) -> None:
         """Keeps how far a long run is."""
-        await self._write(lambda tx: keeping.keep_run(tx, name, state))
+        await self._write(lambda tx: maintenance.keep_run(tx, name, state))
 
     async def audited(self, sound: Sequence[int], damage: Sequence[Damage]) -> None:
         """Notes what an audit found of these jobs; an archived job stays archived."""
-        await self._write(lambda tx: keeping.audited(tx, sound, damage, self._now()))
+        await self._write(lambda tx: maintenance.audited(tx, sound, damage, self._now()))
 
     async def relocated(self, job_id: str, before: Stored, after: Stored) -> bool:
         """An archived image was proved to lie in another place as well. False: the job moved on meanwhile."""
-        return await self._write(lambda tx: keeping.relocated(tx, job_id, before, after, self._now()))
+        return await self._write(lambda tx: maintenance.relocated(tx, job_id, before, after, self._now()))
 
     async def rebuild(self, shown: Shown) -> Rebuilt:
         """Makes a job of its object in the archive; a known job is changed only by legal moves."""
-        return await self._write(lambda tx: keeping.rebuild(tx, shown, self._now()))
+        return await self._write(lambda tx: maintenance.rebuild(tx, shown, self._now()))
 
     async def prune(self, kind: Kind, old: Sequence[int | str], *, before: int) -> Mapping[str, int]:
         """Removes what `prunable` found, where it is still so. Gives how many rows of each table went."""
-        return await self._write(lambda tx: pruning.remove(tx, kind, old, before))
+        return await self._write(lambda tx: retention.remove(tx, kind, old, before))
 
     def _terms(self, limit: int, lease: int) -> Terms:
         self._claims += 1

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from receiver.ledger import rows
-from receiver.ledger.rows import Notification
-from receiver.ledger.sqlite import sqlite3
-from receiver.ledger.verbs import count
-from receiver.ledger.writer import Transaction
-from receiver.states import FINAL, Event, Job
+from receiver.core.jobs import FINAL, Event, Job
+from receiver.ledger import types
+from receiver.ledger.commands import count
+from receiver.ledger.group_commit import Transaction
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.types import Notification
 
 SENT, FAILED, GIVEN_UP = "sent", "failed", "given_up"
 OUTCOMES = (SENT, FAILED, GIVEN_UP)
@@ -49,7 +49,7 @@ def note(tx: Transaction, until: int, render: Render, now: int) -> int:
         (since, until),
     ).fetchall()
     for row in found:
-        body = render(rows.job(row), rows.line(row))
+        body = render(types.job(row), types.line(row))
         tx.db.execute(
             "INSERT INTO notifications (seq, job, at, body, next_attempt_at) VALUES (?, ?, ?, ?, ?)",
             (row["line"], row["id"], row["line_at"], body, now),
@@ -105,7 +105,7 @@ def due(db: sqlite3.Connection, now: int, limit: int) -> tuple[Notification, ...
         " ORDER BY next_attempt_at LIMIT ?",
         (now, limit),
     )
-    return tuple(rows.notification(row) for row in found)
+    return tuple(types.notification(row) for row in found)
 
 
 def next_at(db: sqlite3.Connection) -> int | None:
@@ -124,7 +124,7 @@ def given_up(db: sqlite3.Connection, limit: int) -> tuple[Notification, ...]:
         " ORDER BY seq DESC LIMIT ?",
         (limit,),
     )
-    return tuple(rows.notification(row) for row in found)
+    return tuple(types.notification(row) for row in found)
 
 
 def _make_room(tx: Transaction) -> None:

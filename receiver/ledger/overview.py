@@ -3,11 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from receiver.ledger import keeping, queries, rows
-from receiver.ledger.keeping import Damage
+from receiver.core.jobs import Job, State
+from receiver.ledger import maintenance, queries, types
+from receiver.ledger.maintenance import Damage
 from receiver.ledger.queries import Stats
-from receiver.ledger.sqlite import sqlite3
-from receiver.states import Job, State
+from receiver.ledger.sqlite.driver import sqlite3
 
 ENDED_BADLY = (State.FAILED, State.REJECTED, State.EXPIRED)
 
@@ -38,11 +38,11 @@ def overview(db: sqlite3.Connection, silent_since: int, limit: int) -> Overview:
     unsafe = _unsafe(db, limit)
     return Overview(
         stats=queries.stats(db, silent_since),
-        unsafe=tuple(rows.job(row) for row in unsafe),
+        unsafe=tuple(types.job(row) for row in unsafe),
         at_risk=frozenset(row["id"] for row in unsafe if row["at_risk_at"] is not None),
         overdue=tuple(_overdue(db, silent_since, limit)),
         troubled=_troubled(db, limit),
-        damaged=keeping.damaged_jobs(db, limit),
+        damaged=maintenance.damaged_jobs(db, limit),
     )
 
 
@@ -81,7 +81,7 @@ def _overdue(db: sqlite3.Connection, silent_since: int, limit: int) -> Iterator[
         " ORDER BY submitted_at LIMIT ?",
         (silent_since, limit),
     )
-    return map(rows.job, found)
+    return map(types.job, found)
 
 
 def _troubled(db: sqlite3.Connection, limit: int) -> tuple[Job, ...]:
@@ -103,4 +103,4 @@ def _troubled(db: sqlite3.Connection, limit: int) -> tuple[Job, ...]:
     )
     troubled = [row for row in found if row["reason"] is not None]
     troubled.sort(key=lambda row: row["reason_at"] or row["updated_at"], reverse=True)
-    return tuple(rows.job(row) for row in troubled[:limit])
+    return tuple(types.job(row) for row in troubled[:limit])

@@ -3,11 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from receiver.ledger import keeping, rows
-from receiver.ledger.rows import Intent, Silent, Stretch
-from receiver.ledger.sqlite import sqlite3
-from receiver.schedule import RISK_SHARE
-from receiver.states import Event, Job, State
+from receiver.core.backoff import RISK_SHARE
+from receiver.core.jobs import Event, Job, State
+from receiver.ledger import maintenance, types
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.types import Intent, Silent, Stretch
 
 _CLOCK_SLACK = 86_400_000
 _LONGEST_LIFE = 7 * 86_400_000  # of a URL that S3 presigns
@@ -103,7 +103,7 @@ class Stats:
 def job(db: sqlite3.Connection, job_id: str) -> Job | None:
     """One job."""
     row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
-    return rows.job(row) if row is not None else None
+    return types.job(row) if row is not None else None
 
 
 def job_with_history(db: sqlite3.Connection, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
@@ -112,7 +112,7 @@ def job_with_history(db: sqlite3.Connection, job_id: str) -> tuple[Job, tuple[Ev
     if row is None:
         return None
     events = db.execute("SELECT * FROM history WHERE job = ? ORDER BY seq", (row["seq"],))
-    return rows.job(row), tuple(rows.event(event) for event in events)
+    return types.job(row), tuple(types.event(event) for event in events)
 
 
 def jobs(db: sqlite3.Connection, wanted: Filter, before: int | None, limit: int) -> Page:
@@ -134,7 +134,7 @@ def jobs(db: sqlite3.Connection, wanted: Filter, before: int | None, limit: int)
         f"{' UNION ALL '.join(walks)} ORDER BY seq DESC LIMIT ?", (*arguments, limit + 1)
     ).fetchall()
     more = len(found) > limit
-    return Page(tuple(rows.job(row) for row in found[:limit]), found[limit - 1]["seq"] if more else None)
+    return Page(tuple(types.job(row) for row in found[:limit]), found[limit - 1]["seq"] if more else None)
 
 
 def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[Job, ...]:
@@ -142,7 +142,7 @@ def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[J
     found = db.execute(
         "SELECT * FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?", (prefix, prefix + _LAST, limit)
     )
-    return tuple(rows.job(row) for row in found)
+    return tuple(types.job(row) for row in found)
 
 
 def jobs_near(db: sqlite3.Connection, text: str, limit: int) -> tuple[Job, ...]:
@@ -154,7 +154,7 @@ def jobs_near(db: sqlite3.Connection, text: str, limit: int) -> tuple[Job, ...]:
     by_ref = db.execute(
         "SELECT * FROM jobs WHERE ref >= ? AND ref < ? ORDER BY ref, seq LIMIT ?", (text, text + _LAST, limit)
     )
-    found = [rows.job(row) for row in by_ref]
+    found = [types.job(row) for row in by_ref]
     for length in range(len(text) - 1, _LEAST_SHARED - 1, -1):
         if alike := jobs_with_prefix(db, text[:length], limit):
             found += alike
@@ -237,7 +237,7 @@ def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
         at_risk=_count_at_risk(db),
         unread=unread,
         counters=counters(db),
-        damaged=keeping.damaged(db),
+        damaged=maintenance.damaged(db),
         notifications_pending=notifications_pending(db),
     )
 
@@ -265,7 +265,7 @@ def silent(db: sqlite3.Connection, silent_since: int, ask_by: int, limit: int) -
         " ORDER BY ask_at LIMIT ?",
         (ask_by, silent_since, limit),
     )
-    return tuple(rows.silent(row) for row in found)
+    return tuple(types.silent(row) for row in found)
 
 
 def silent_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Silent | None]:
@@ -276,7 +276,7 @@ def silent_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Silent
             "SELECT id, state, submitted_at, asks, ask_at, reason FROM jobs WHERE id = ?", (job_id,)
         ).fetchone()
         if row is not None:
-            found[job_id] = rows.silent(row) if row["state"] == "submitted" else None
+            found[job_id] = types.silent(row) if row["state"] == "submitted" else None
     return found
 
 
@@ -287,7 +287,7 @@ def open_intents(db: sqlite3.Connection, before: int, limit: int) -> tuple[Inten
         " ORDER BY at LIMIT ?",
         (before, limit),
     )
-    return tuple(rows.intent(row) for row in found)
+    return tuple(types.intent(row) for row in found)
 
 
 def oldest_waiting_at(db: sqlite3.Connection) -> int | None:
@@ -305,7 +305,7 @@ def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Inte
     for key in keys:
         row = db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone()
         if row is not None:
-            found[key] = rows.intent(row)
+            found[key] = types.intent(row)
     return found
 
 
@@ -327,7 +327,7 @@ def transitions(db: sqlite3.Connection, after: int, limit: int) -> Stretch:
         " WHERE history.seq > ? ORDER BY history.seq LIMIT ?",
         (after, limit),
     ).fetchall()
-    moves = tuple(rows.transition(row) for row in found if row["before"] != row["after"])
+    moves = tuple(types.transition(row) for row in found if row["before"] != row["after"])
     until = found[-1]["seq"] if found else after
     return Stretch(moves, until, more=len(found) == limit, pruned=_pruned_until(db))
 

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from receiver.ledger import keeping, queries
-from receiver.ledger.sqlite import sqlite3
-from receiver.states import State
+from receiver.core.jobs import State
+from receiver.ledger import maintenance, queries
+from receiver.ledger.sqlite.driver import sqlite3
 
 COUNTED_TO = 10_000
 """Where counting along an index ends. ``GET /stats`` counts to the end, for those who want to wait for it."""
@@ -77,6 +77,6 @@ def readings(db: sqlite3.Connection, silent_since: int, *, counted_to: int = COU
         overdue=overdue,
         at_risk=at_risk,
         counters=queries.counters(db),
-        damaged=keeping.damaged(db, counted_to),
+        damaged=maintenance.damaged(db, counted_to),
         notifications_pending=pending,
     )

@@ -25,13 +25,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from receiver.intake import Intake
-from receiver.ledger import Ledger, wall_clock
-from receiver.metrics import Meters
-from receiver.refusals import Refusals
-from receiver.sender import Sender
-from receiver.serve import spare_what_stays
-from receiver.steps import Watch
+from receiver.bootstrap.serve import spare_what_stays
+from receiver.core.clock import wall_clock
+from receiver.core.instrumentation import Watch
+from receiver.intake.authentication import Sender
+from receiver.intake.endpoint import Intake
+from receiver.ledger import Ledger
+from receiver.telemetry.metrics import Meters
+from receiver.web.refusals import Refusals
 
 CONNECTIONS = 64
 PATH = "/webhooks/ximilar"

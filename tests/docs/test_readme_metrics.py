@@ -10,11 +10,11 @@ import pytest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
-from receiver.app import open_receiver
+from receiver.bootstrap.app import open_receiver
 from receiver.config import load
+from receiver.core.instrumentation import Name
 from receiver.ledger import COUNTED_TO, NOTIFICATION_OUTCOMES, RECONCILED
-from receiver.metrics import DELIVERED
-from receiver.steps import Name
+from receiver.telemetry.metrics import DELIVERED
 from tests.docs.readme import README, ROOT, codes, section, table
 from tests.e2e.test_logs import COMPLETIONS, LINES
 

@@ -7,13 +7,13 @@ import pytest
 from starlette.datastructures import QueryParams
 from starlette.routing import Route
 
-from receiver import query
-from receiver.app import open_receiver
+from receiver.api import params
+from receiver.bootstrap.app import open_receiver
 from receiver.config import SETTINGS, Config, load
-from receiver.errors import REASONS, BodyError, ConfigError
-from receiver.guards import OPEN_TO_ALL
-from receiver.problem import STATUS
-from receiver.states import FINAL, MOVES, State
+from receiver.core.errors import REASONS, BodyError, ConfigError
+from receiver.core.jobs import FINAL, MOVES, State
+from receiver.web.middleware import OPEN_TO_ALL
+from receiver.web.problem import STATUS
 from tests.docs.readme import README, ROOT, blocks, code, codes, section, table
 
 SETTING_ROWS = {code(name): (default, meaning) for name, default, meaning in table(section("Settings"))}
@@ -76,10 +76,10 @@ async def test_the_routes_table_names_every_route_and_whether_it_asks_for_a_toke
 @pytest.mark.parametrize(
     ("route", "read"),
     [
-        ("GET /jobs", lambda given: query.jobs(given, silent_since=0)),
-        ("GET /jobs/{id}", query.wait),
-        ("GET /jobs/changes", lambda given: query.changes(given, ())),
-        ("GET /deliveries", lambda given: query.deliveries(given, ())),
+        ("GET /jobs", lambda given: params.jobs(given, silent_since=0)),
+        ("GET /jobs/{id}", params.wait),
+        ("GET /jobs/changes", lambda given: params.changes(given, ())),
+        ("GET /deliveries", lambda given: params.deliveries(given, ())),
     ],
     ids=["jobs", "job", "changes", "deliveries"],
 )

@@ -18,8 +18,8 @@ import pytest
 
 from receiver.archive import Archive, Depth, Inventory, open_archive
 from receiver.archive.metadata import decode_all
-from receiver.errors import ArchiveError, ConfigError, SpoolError
-from receiver.states import Stored
+from receiver.core.errors import ArchiveError, ConfigError, SpoolError
+from receiver.core.jobs import Stored
 from tests.support.items import spooled
 from tests.support.processes import Programs, settings
 from tests.support.s3_standin import Standin, standin

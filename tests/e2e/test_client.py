@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver import completion
-from receiver.errors import (
+from receiver.core.completion import Completion
+from receiver.core.errors import (
     InvalidRequestError,
     ProviderError,
     RateLimitedError,
@@ -22,11 +22,11 @@ from receiver.errors import (
     UnavailableError,
     UnknownJobError,
 )
+from receiver.providers.ximilar import Submitted, Upscale, Webhook, Ximilar, completions
+from receiver.providers.ximilar.client import ATTEMPTS
 from receiver.sandbox.faults import Faults
 from receiver.sandbox.options import ErrorShape, Options
 from receiver.sandbox.pictures import draw
-from receiver.ximilar import Submitted, Upscale, Webhook, Ximilar
-from receiver.ximilar.client import ATTEMPTS
 from tests.e2e import test_seed_page
 from tests.sandbox import test_sandbox_seed_page as page
 from tests.sandbox.harness import TOKEN, Neighbour, sandbox
@@ -103,7 +103,7 @@ async def test_the_pages_request_is_what_the_client_sends_and_its_answers_are_wh
     assert json.loads(report.body) == {name: raw[name] for name in raw if name != "request"}
     (record,) = raw["response"]["records"]
     assert set(record) == set(json.loads(page.WHOLE)["response"]["records"][0])
-    assert report.completion == completion.Completion(
+    assert report.completion == Completion(
         taken.id,
         record["_upscaled_image_url"],
         source,
@@ -123,8 +123,8 @@ async def test_the_pages_request_is_what_the_client_sends_and_its_answers_are_wh
 
     # The webhook's body says of the result what the report says; the record's own id alone is not in it.
     assert delivery.headers["optional_field"] == "optional_value"
-    assert completion.read(delivery.body) == report.completion
-    assert completion.parse(delivery.raw) == report.completion
+    assert completions.read(delivery.body) == report.completion
+    assert completions.parse(delivery.raw) == report.completion
 
 
 async def test_the_webhook_sections_request_is_what_the_client_sends(

@@ -565,7 +565,7 @@ def test_many_are_tried_again_while_deliveries_go_on(
 INTERRUPTED = 130
 
 
-@pytest.mark.parametrize("module", ["typer", "pydantic", "receiver.config", "receiver.tables"])
+@pytest.mark.parametrize("module", ["typer", "pydantic", "receiver.config", "receiver.cli.output"])
 @pytest.mark.parametrize("name", ["jobs", "audit"])
 def test_a_command_can_be_interrupted_while_it_is_loaded(desk: Desk, name: str, module: str) -> None:
     python, *arguments = command(name)

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from receiver.api.params import MAX_LIMIT
 from receiver.cli import INTERRUPTED
-from receiver.demo import Running, follow
+from receiver.cli.demo_run import Running, follow
 from receiver.ledger import DirectoryLock
-from receiver.query import MAX_LIMIT
 from tests.e2e.conftest import SIZE
 from tests.support.processes import API_TOKEN, PATIENCE, Program, Programs, command, completion, run, settings
 

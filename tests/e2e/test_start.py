@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.sender import Sender
+from receiver.intake.authentication import Sender
 from tests.docs.readme import README
 from tests.e2e.conftest import SIZE
 from tests.support.processes import (

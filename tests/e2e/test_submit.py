@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 import receiver as package
-from receiver.errors import TokenRefusedError
-from receiver.submitting import Fate
+from receiver.core.errors import TokenRefusedError
+from receiver.submission import Fate
 from tests.sandbox.harness import Neighbour
 from tests.support.processes import (
     PROVIDER_TOKEN,

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from receiver.completion import parse
-from receiver.ledger import FILE_NAME, Delivery, Ledger, wall_clock
+from receiver.core.clock import wall_clock
+from receiver.ledger import FILE_NAME, Delivery, Ledger
+from receiver.providers.ximilar.completions import parse
 from tests.faults.matrix import Matrix, Tally, audit, in_folder
 from tests.support.gallery import Gallery, gallery
 from tests.support.load import Answers, deliver

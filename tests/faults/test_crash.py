@@ -16,8 +16,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from receiver.cuts import POINTS
-from receiver.schedule import OCCUPIED_CEILING, UPLOAD_CEILING
+from receiver.core.backoff import OCCUPIED_CEILING, UPLOAD_CEILING
+from receiver.core.failpoints import POINTS
 from tests.faults.matrix import Archive, Matrix, audit, in_bucket, in_folder
 from tests.faults.steps import archive_of, at, deliver, once, sums
 from tests.faults.workshop import at_work

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from receiver.ledger import FILE_NAME, Ledger, Submission
-from receiver.spool import DISK_RESERVE, Spool
+from receiver.pipeline.spool import DISK_RESERVE, Spool
 from tests.faults.matrix import Matrix, audit, in_bucket, in_folder
 from tests.support.disk import can_mount, disk, kinds, tmpfs
 from tests.support.gallery import Gallery, gallery

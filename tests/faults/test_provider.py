@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import ImageError
+from receiver.core.errors import ImageError
+from receiver.core.jobs import FINAL, State
 from receiver.ledger import Submission
+from receiver.pipeline.spool import ASIDE_FILES
+from receiver.providers.ximilar import Ximilar
 from receiver.sandbox.pictures import draw
-from receiver.spool import ASIDE_FILES
-from receiver.states import FINAL, State
-from receiver.verify import Header, Limits, Promise, Verifier
-from receiver.ximilar import Ximilar
+from receiver.verify.verifier import Header, Limits, Promise, Verifier
 from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, deliver, events, once, question, says
 from tests.faults.workshop import PLAN, at_work

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.states import State
+from receiver.core.jobs import State
 from tests.faults.matrix import Matrix
 from tests.faults.workshop import at_work
 from tests.support.clock import HOUR, SECOND

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from receiver.core.jobs import State
 from receiver.ledger import FILE_NAME, Filter, Ledger, Submission
-from receiver.ledger.schema import MIGRATIONS
-from receiver.states import State
+from receiver.ledger.sqlite.schema import MIGRATIONS
 from tests.faults.ledgers import make
 from tests.faults.matrix import Matrix, audit, in_folder
 from tests.support.clock import HOUR, NOW, SECOND, Clock
@@ -175,7 +175,9 @@ def test_what_made_a_released_ledger_is_not_edited_any_more(tmp_path: Path, vers
     released(version, tmp_path / "data")
     with closing(sqlite3.connect(":memory:")) as made:
         for name in MIGRATIONS[: int(version.removeprefix("v"))]:
-            made.executescript(resources.files("receiver.ledger").joinpath(name).read_text(encoding="utf-8"))
+            made.executescript(
+                resources.files("receiver.ledger.sqlite").joinpath(name).read_text(encoding="utf-8")
+            )
         today = schema(made)
     with closing(sqlite3.connect(tmp_path / "data" / FILE_NAME)) as then:
         assert schema(then) == today, (

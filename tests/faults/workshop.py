@@ -10,18 +10,18 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from receiver.archive import open_archive
-from receiver.archiving import Archiving
-from receiver.completion import parse
-from receiver.fetch.fetch import Fetcher, Limits
+from receiver.core.jobs import FINAL, Job, State
+from receiver.fetch.download import Fetcher, Limits
 from receiver.fetch.sources import Sources
-from receiver.fetching import Fetching, FetchPlan
 from receiver.ledger import Delivery, Ledger
-from receiver.spool import Spool
-from receiver.states import FINAL, Job, State
-from receiver.verify import Limits as VerifyLimits
-from receiver.verify import Verifier
-from receiver.worker import Worker
-from receiver.ximilar import Ximilar
+from receiver.pipeline.archive_stage import Archiving
+from receiver.pipeline.fetch_stage import Fetching, FetchPlan
+from receiver.pipeline.spool import Spool
+from receiver.pipeline.worker import Worker
+from receiver.providers.ximilar import Ximilar
+from receiver.providers.ximilar.completions import parse
+from receiver.verify.verifier import Limits as VerifyLimits
+from receiver.verify.verifier import Verifier
 from tests.faults.matrix import Tally, in_folder
 from tests.support.clock import Clock
 from tests.support.gallery import Gallery

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.container import scan
-from receiver.errors import ImageError
-from receiver.verify import Limits, Promise, inspect
+from receiver.core.errors import ImageError
+from receiver.verify.structure import scan
+from receiver.verify.verifier import Limits, Promise, inspect
 from tests.support.images import MAX_PIXELS, SIGNATURE, Bad, Good, chunk, chunks, png
 from tests.support.polyglots import PLACES, a_zip, innocents, polyglots
 

@@ -12,9 +12,9 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from receiver import config
-from receiver.app import open_receiver
-from receiver.cuts import no_cut
-from receiver.tables import print_json, safe
+from receiver.bootstrap.app import open_receiver
+from receiver.cli.output import print_json, safe
+from receiver.core.failpoints import no_cut
 from tests.support.images import HEIGHT, WIDTH, png
 from tests.support.processes import (
     API_TOKEN,

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from receiver.wire import MAX_HEAD_BYTES, MAX_HEADERS
+from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.support.memory import MIB, resident
 from tests.support.processes import PATIENCE, WEBHOOK, WEBHOOK_SECRET, Receiver, completion
 

@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 import trustme
 
-from receiver.errors import ReceiverError
-from receiver.fetch.fetch import Fetcher, Limits
-from receiver.fetch.guard import Networks, Resolver
+from receiver.core.errors import ReceiverError
+from receiver.fetch.download import Fetcher, Limits
+from receiver.fetch.network_guard import Networks, Resolver
 from receiver.fetch.sources import Sources
 from tests.hostile import urls
 from tests.hostile.urls import PUBLIC, PUBLIC_6, Hostile

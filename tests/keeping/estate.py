@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from receiver.archive import Item
-from receiver.completion import Completion
+from receiver.core.completion import Completion
+from receiver.core.jobs import Image, Stored
 from receiver.ledger import Delivery, Ledger
-from receiver.states import Image, Stored
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.processes import command, environment
 from tests.support.seaweed import Seaweed

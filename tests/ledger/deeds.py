@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from receiver.completion import Completion, Failure
-from receiver.errors import FetchError
+from receiver.core.completion import Completion, Failure
+from receiver.core.errors import FetchError
+from receiver.core.jobs import Event, Image, Job, State, Stored
 from receiver.ledger import FILE_NAME, Claim, Delivery, Ledger, Submission
-from receiver.ledger.sqlite import sqlite3
-from receiver.states import Event, Image, Job, State, Stored
+from receiver.ledger.sqlite.driver import sqlite3
 from tests.support.clock import HOUR, NOW
 
 LEASE = 10_000

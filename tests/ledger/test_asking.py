@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import LedgerError
+from receiver.core.errors import LedgerError
+from receiver.core.jobs import State
 from receiver.ledger import Answer, DirectoryLock, Intent, Ledger, Recorded, Silent, Submission
-from receiver.states import State
 from tests.ledger.deeds import brought_to, delivery, failure, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 

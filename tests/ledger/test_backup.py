@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import LedgerError
-from receiver.ledger import FILE_NAME, Filter, Ledger, back_up, schema
+from receiver.core.errors import LedgerError
+from receiver.ledger import FILE_NAME, Filter, Ledger, back_up
+from receiver.ledger.sqlite import schema
 from tests.faults.ledgers import make
 from tests.ledger.deeds import delivery, file_of, kept_totals, recounted_totals
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import ArchiveError, LedgerError
+from receiver.core.errors import ArchiveError, LedgerError
+from receiver.core.jobs import State
 from receiver.ledger import Claim, Ledger
-from receiver.states import State
 from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 

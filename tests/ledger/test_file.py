@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import LedgerError
-from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerView, lock, schema
-from receiver.ledger.sqlite import sqlite3
+from receiver.core.errors import LedgerError
+from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerView
+from receiver.ledger.sqlite import lock, schema
+from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import delivery, file_of, kept_totals, recounted_totals
 from tests.support.clock import NOW
 

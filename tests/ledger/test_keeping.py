@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.ledger import Damage, Ledger, LedgerView, Rebuilt, Shown
-from receiver.states import MOVES, Image, State, Stored
+from receiver.archive.labels import Shown
+from receiver.core.jobs import MOVES, Image, State, Stored
+from receiver.ledger import Damage, Ledger, LedgerView, Rebuilt
 from tests.ledger.deeds import (
     IMAGE,
     LEASE,

@@ -18,12 +18,12 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from receiver.completion import Completion, Failure
-from receiver.errors import AuthError, FetchError, LedgerError, SpoolError
+from receiver.core.backoff import UPLOAD_CEILING
+from receiver.core.completion import Completion, Failure
+from receiver.core.errors import AuthError, FetchError, LedgerError, SpoolError
+from receiver.core.jobs import MOVES, Event, Image, Job, State, Stored
 from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission, queries
-from receiver.ledger.sqlite import sqlite3
-from receiver.schedule import UPLOAD_CEILING
-from receiver.states import MOVES, Event, Image, Job, State, Stored
+from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import file_of, kept_totals, recounted_totals
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import LedgerError, SpoolError
-from receiver.ledger import FILE_NAME, Claim, Ledger, Shown, schema
-from receiver.ledger.sqlite import sqlite3
-from receiver.states import MOVES, Image, State
+from receiver.archive.labels import Shown
+from receiver.core.errors import LedgerError, SpoolError
+from receiver.core.jobs import MOVES, Image, State
+from receiver.ledger import FILE_NAME, Claim, Ledger
+from receiver.ledger.sqlite import schema
+from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import (
     IMAGE,
     LEASE,

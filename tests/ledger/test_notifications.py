@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import UrlError
+from receiver.core.errors import UrlError
+from receiver.core.jobs import FINAL, Event, Job, State
 from receiver.ledger import Ledger, Submission, notifications
-from receiver.states import FINAL, Event, Job, State
 from tests.ledger.deeds import brought_to, claimed, delivery, failure, file_of, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 

@@ -1,8 +1,8 @@
 """The ledger at a glance: what comes first in each list, and that each list is short."""
 
-from receiver.completion import Completion
+from receiver.core.completion import Completion
+from receiver.core.jobs import State
 from receiver.ledger import Delivery, Ledger, Submission
-from receiver.states import State
 from tests.ledger.deeds import IMAGE, LEASE, STORED, TIMEOUT, brought_to, claimed, delivery
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
-from receiver.errors import BodyError
+from receiver.core.errors import BodyError
+from receiver.core.jobs import State
+from receiver.intake.authentication import TICKET_LIFETIME
 from receiver.ledger import Intent, Ledger, Submission
-from receiver.pruning import WINDOW, Pruner, would_go
-from receiver.sender import TICKET_LIFETIME
-from receiver.states import State
+from receiver.operations.retention import WINDOW, Pruner, would_go
 from tests.ledger.deeds import STORED, brought_to, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, Clock
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from receiver.completion import Completion
-from receiver.errors import BodyError, LedgerError
+from receiver.core.completion import Completion
+from receiver.core.errors import BodyError, LedgerError
+from receiver.core.jobs import State
 from receiver.ledger import (
     FILE_NAME,
     DirectoryLock,
@@ -16,16 +17,15 @@ from receiver.ledger import (
     Ledger,
     LedgerView,
     Submission,
+    commands,
     holder,
     overview,
     queries,
-    schema,
-    verbs,
 )
-from receiver.ledger.sqlite import sqlite3
-from receiver.ledger.verbs import Claim, Terms
-from receiver.ledger.writer import Transaction
-from receiver.states import State
+from receiver.ledger.commands import Claim, Terms
+from receiver.ledger.group_commit import Transaction
+from receiver.ledger.sqlite import schema
+from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import (
     IMAGE,
     STORED,
@@ -208,19 +208,19 @@ def fill(db: sqlite3.Connection, done: int) -> None:
             " VALUES (?, ?, 'x', 'fetch.timeout', 'order 8', ?, ?, ?, ?)",
             (f"done-{number}", ("archived", "failed", "rejected")[number % 3], NOW, NOW, NOW, NOW + HOUR),
         )
-        verbs.record_unread(tx, "body.not_json", "", b"x", NOW)
+        commands.record_unread(tx, "body.not_json", "", b"x", NOW)
     db.execute("COMMIT")
 
 
 def _fill_living(tx: Transaction) -> None:
     for number in range(12):
-        verbs.expect(tx, Submission(f"silent-{number}"), NOW)
-        verbs.record(tx, delivery(f"job-{number}", deadline=NOW + number * SECOND, ref="order 7"), NOW)
-    claims = verbs.claim_to_fetch(tx, Terms("a", 1, 8), NOW, again=8)
+        commands.expect(tx, Submission(f"silent-{number}"), NOW)
+        commands.record(tx, delivery(f"job-{number}", deadline=NOW + number * SECOND, ref="order 7"), NOW)
+    claims = commands.claim_to_fetch(tx, Terms("a", 1, 8), NOW, again=8)
     for claim in claims[:4]:
-        verbs.retry_later(tx, claim, NOW + HOUR, TIMEOUT, NOW, suspect=None)
+        commands.retry_later(tx, claim, NOW + HOUR, TIMEOUT, NOW, suspect=None)
     for claim in claims[4:6]:
-        verbs.fetched(tx, claim, IMAGE, claim.job.id, NOW)
+        commands.fetched(tx, claim, IMAGE, claim.job.id, NOW)
 
 
 FILTERS = [
@@ -262,31 +262,31 @@ def do_everything(db: sqlite3.Connection) -> None:
     """Every verb there is, on the jobs of `fill`."""
     tx, terms = Transaction(db), Terms("b", 1, 2)
     said = Completion("job-1", "https://host/2.png")
-    verbs.record(tx, delivery("new", ticket="number"), NOW)
-    verbs.record(tx, delivery("new", url="https://host/2.png"), NOW)
-    verbs.record(tx, failure("silent-0"), NOW)
-    verbs.record(tx, delivery("silent-0"), NOW)
-    verbs.expect(tx, Submission("silent-1"), NOW)
-    (one, two) = verbs.claim_to_fetch(tx, terms, NOW, again=2)
-    verbs.release(tx, one)
-    verbs.rejected(tx, two, TIMEOUT, NOW)
-    verbs.retry(tx, two.job.id, NOW)
-    (one, two) = verbs.claim_to_fetch(tx, terms, NOW, again=2)
-    verbs.retry_later(tx, two, NOW, TIMEOUT, NOW, suspect=None)
-    confirmed = verbs.confirmed(tx, one, said, NOW, NOW)
+    commands.record(tx, delivery("new", ticket="number"), NOW)
+    commands.record(tx, delivery("new", url="https://host/2.png"), NOW)
+    commands.record(tx, failure("silent-0"), NOW)
+    commands.record(tx, delivery("silent-0"), NOW)
+    commands.expect(tx, Submission("silent-1"), NOW)
+    (one, two) = commands.claim_to_fetch(tx, terms, NOW, again=2)
+    commands.release(tx, one)
+    commands.rejected(tx, two, TIMEOUT, NOW)
+    commands.retry(tx, two.job.id, NOW)
+    (one, two) = commands.claim_to_fetch(tx, terms, NOW, again=2)
+    commands.retry_later(tx, two, NOW, TIMEOUT, NOW, suspect=None)
+    confirmed = commands.confirmed(tx, one, said, NOW, NOW)
     assert isinstance(confirmed, Claim)
-    verbs.url_refreshed(tx, one, said, NOW, at=NOW, now=NOW)
-    (late, *_) = verbs.claim_past_deadline(tx, terms, NOW + 99 * HOUR)
-    verbs.expired(tx, late, NOW)
-    (one, two) = verbs.claim_to_archive(tx, terms, NOW)
-    verbs.archived(tx, one, STORED, NOW)
-    verbs.spool_lost(tx, two, "", NOW)
-    verbs.release_overdue_leases(tx, 2)
-    verbs.release_all(tx, NOW)
-    verbs.mark_at_risk(tx, ["job-9"], NOW)
-    verbs.shift_waits(tx, 5, NOW)
-    verbs.touch(tx)
-    assert verbs.expire(tx, NOW + 99 * HOUR, 5)
+    commands.url_refreshed(tx, one, said, NOW, at=NOW, now=NOW)
+    (late, *_) = commands.claim_past_deadline(tx, terms, NOW + 99 * HOUR)
+    commands.expired(tx, late, NOW)
+    (one, two) = commands.claim_to_archive(tx, terms, NOW)
+    commands.archived(tx, one, STORED, NOW)
+    commands.spool_lost(tx, two, "", NOW)
+    commands.release_overdue_leases(tx, 2)
+    commands.release_all(tx, NOW)
+    commands.mark_at_risk(tx, ["job-9"], NOW)
+    commands.shift_waits(tx, 5, NOW)
+    commands.touch(tx)
+    assert commands.expire(tx, NOW + 99 * HOUR, 5)
 
 
 SMALL = (

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from receiver.core.jobs import State
 from receiver.ledger import Ledger
 from receiver.ledger.readings import readings
-from receiver.ledger.sqlite import sqlite3
-from receiver.states import State
+from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of
 from tests.support.clock import HOUR, NOW, Clock
 

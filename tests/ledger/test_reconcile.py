@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import UnavailableError
+from receiver.core.errors import UnavailableError
+from receiver.core.jobs import State
 from receiver.ledger import Intent, Ledger, Submission
-from receiver.reconcile import LEAST_HOLD, LONGEST_HOLD, PAGES_AT_A_TIME, Plan, Reconciler, Summary
-from receiver.states import State
-from receiver.ximilar import Pace
+from receiver.providers.ximilar import Pace
+from receiver.reconcile.reconciler import LEAST_HOLD, LONGEST_HOLD, PAGES_AT_A_TIME, Plan, Reconciler, Summary
 from tests.ledger.deeds import delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.desk import Desk

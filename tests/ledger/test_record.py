@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import AuthError, BodyError, LedgerError
+from receiver.core.errors import AuthError, BodyError, LedgerError
+from receiver.core.jobs import Event, State
 from receiver.ledger import Ledger, Recorded, Submission
-from receiver.ledger.verbs import OTHERS_KEPT
-from receiver.states import Event, State
+from receiver.ledger.commands import OTHERS_KEPT
 from tests.ledger.deeds import (
     IMAGE,
     TIMEOUT,

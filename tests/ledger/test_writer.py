@@ -7,13 +7,13 @@ from typing import TypeVar
 
 import pytest
 
-from receiver.errors import LedgerError
+from receiver.core.errors import LedgerError
 from receiver.ledger import FILE_NAME, Filter, Ledger
-from receiver.ledger.announcer import Announcer
-from receiver.ledger.door import Door, open_to_write
+from receiver.ledger.changes import Announcer
+from receiver.ledger.group_commit import MAX_BATCH, MAX_WAITING, Transaction, Verb, Writer
 from receiver.ledger.ledger import Readers
-from receiver.ledger.sqlite import sqlite3
-from receiver.ledger.writer import MAX_BATCH, MAX_WAITING, Transaction, Verb, Writer
+from receiver.ledger.sqlite.connections import Door, open_to_write
+from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import delivery, file_of
 from tests.support.clock import Clock
 

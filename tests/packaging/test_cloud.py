@@ -15,7 +15,7 @@ import pytest
 
 from receiver.archive import Depth, open_archive
 from receiver.archive.s3 import S3Archive
-from receiver.errors import ArchiveError
+from receiver.core.errors import ArchiveError
 from tests.support.items import spooled
 from tests.support.seaweed import Seaweed, seaweed
 

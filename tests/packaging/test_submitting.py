@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from receiver.demo import SECRET_HEADER, Running, running
+from receiver.cli.demo_run import SECRET_HEADER, Running, running
 from tests.docs.readme import ROOT, blocks
 
 

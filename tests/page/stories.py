@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 from PIL import Image as Picture
 
-from receiver.completion import Completion, Failure
-from receiver.errors import BodyError, FetchError, ImageError, ReceiverError, UrlError
+from receiver.core.completion import Completion, Failure
+from receiver.core.errors import BodyError, FetchError, ImageError, ReceiverError, UrlError
+from receiver.core.jobs import Image, Stored
 from receiver.ledger import Claim, Delivery, Ledger, Submission
 from receiver.sandbox.pictures import Format, draw
-from receiver.states import Image, Stored
 from tests.support.clock import HOUR, SECOND, Clock
 
 T = TypeVar("T")

@@ -13,12 +13,12 @@ import pytest
 from starlette.applications import Starlette
 
 from receiver.archive import open_archive
-from receiver.errors import BodyError, FetchError
+from receiver.core.errors import BodyError, FetchError
+from receiver.core.jobs import State
+from receiver.dashboard import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
+from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, Damage, Ledger, Submission
-from receiver.page import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
-from receiver.page.page import GLANCE
-from receiver.states import State
-from receiver.verify import Limits, Verifier
+from receiver.verify.verifier import Limits, Verifier
 from tests.ledger.deeds import TIMEOUT, brought_to, claimed, delivery
 from tests.page.stories import HOSTILE
 from tests.support.clock import HOUR, NOW, Clock

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import receiver.ledger
-from receiver import view
-from receiver.errors import REASONS
+from receiver.core import serializers
+from receiver.core.errors import REASONS
+from receiver.core.jobs import Event, Job, Problem, State
+from receiver.dashboard import presenters
 from receiver.ledger import OTHER_URL, OTHER_URLS, REBUILT, RELOCATED, Overview, Stats
-from receiver.page import show
-from receiver.states import Event, Job, Problem, State
 from tests.page.stories import HOSTILE
 from tests.support.clock import NOW
 
@@ -75,7 +75,7 @@ def overview(*, at_risk: int = 0, overdue: int = 0, **jobs: int) -> Overview:
 def test_the_headline_answers_and_never_calls_safe_what_is_not(
     jobs: dict[str, int], failing: tuple[str, ...], tone: str, text: str
 ) -> None:
-    said = show.headline(overview(**jobs), dict.fromkeys(failing, "why"))
+    said = presenters.headline(overview(**jobs), dict.fromkeys(failing, "why"))
 
     assert (said.tone, said.text) == (tone, text)
     assert said.sign
@@ -83,7 +83,9 @@ def test_the_headline_answers_and_never_calls_safe_what_is_not(
 
 
 def test_what_else_is_to_be_known_stands_below() -> None:
-    said = show.headline(overview(received=3, at_risk=1, overdue=1, expired=2, rejected=1, failed=4), {})
+    said = presenters.headline(
+        overview(received=3, at_risk=1, overdue=1, expired=2, rejected=1, failed=4), {}
+    )
 
     assert said.more == (
         "2 others are not safe yet.",
@@ -121,14 +123,14 @@ def test_what_an_audit_found_is_not_called_safe(
     damaged: dict[str, int], tone: str, text: str, line: str
 ) -> None:
     glance = overview(archived=9)
-    said = show.headline(replace(glance, stats=replace(glance.stats, damaged=damaged)), {})
+    said = presenters.headline(replace(glance, stats=replace(glance.stats, damaged=damaged)), {})
 
     assert (said.tone, said.text, said.more) == (tone, text, (line,))
 
 
 @given(st.text())
 def test_what_is_shown_of_a_strangers_text_can_do_nothing_to_what_stands_beside_it(text: str) -> None:
-    shown = show.visible(text)
+    shown = presenters.visible(text)
 
     assert not re.search(
         r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]", shown
@@ -136,17 +138,17 @@ def test_what_is_shown_of_a_strangers_text_can_do_nothing_to_what_stands_beside_
 
 
 def test_what_cannot_be_seen_is_spelled_and_other_alphabets_are_left_alone() -> None:
-    assert show.visible(HOSTILE).startswith(
+    assert presenters.visible(HOSTILE).startswith(
         '"><script>alert(1)</script> \\u{001B}[31mred\\u{001B}[0m \\u{202E}gnp'
     )
-    assert show.visible("Žluťoučký kůň 画像\n\t!") == "Žluťoučký kůň 画像\n\t!"
+    assert presenters.visible("Žluťoučký kůň 画像\n\t!") == "Žluťoučký kůň 画像\n\t!"
 
 
 def test_a_body_is_shown_whatever_it_is_and_cut_where_it_is_long() -> None:
-    assert show.body(b"\xff\x00{}") == show.Body("\\xff\\u{0000}{}", 0)
-    assert show.body(b"") == show.Body("", 0)
-    long = show.body(b"x" * (show.BODY_SHOWN + 5))
-    assert (len(long.text), long.cut) == (show.BODY_SHOWN, 5)
+    assert presenters.body(b"\xff\x00{}") == presenters.Body("\\xff\\u{0000}{}", 0)
+    assert presenters.body(b"") == presenters.Body("", 0)
+    long = presenters.body(b"x" * (presenters.BODY_SHOWN + 5))
+    assert (len(long.text), long.cut) == (presenters.BODY_SHOWN, 5)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +166,7 @@ def test_a_body_is_shown_whatever_it_is_and_cut_where_it_is_long() -> None:
     ],
 )
 def test_a_url_is_shown_without_what_may_be_a_key(url: str, shown: str) -> None:
-    assert view.plain_url(url) == shown
+    assert serializers.plain_url(url) == shown
 
 
 @pytest.mark.parametrize(
@@ -181,7 +183,7 @@ def test_a_url_is_shown_without_what_may_be_a_key(url: str, shown: str) -> None:
     ],
 )
 def test_only_what_leads_to_a_web_server_becomes_a_link(url: str | None, web: bool) -> None:  # noqa: FBT001 - a case
-    assert view.is_web(url) is web
+    assert serializers.is_web(url) is web
 
 
 @pytest.mark.parametrize(
@@ -197,20 +199,20 @@ def test_only_what_leads_to_a_web_server_becomes_a_link(url: str | None, web: bo
     ],
 )
 def test_spans_are_said_in_their_two_largest_units(seconds: float, words: str) -> None:
-    assert show.span(seconds) == words
+    assert presenters.span(seconds) == words
 
 
 @pytest.mark.parametrize(
     ("number", "words"), [(0, "0 bytes"), (1_023, "1,023 bytes"), (1_536, "1.5 KiB"), (5 << 40, "5.0 TiB")]
 )
 def test_sizes_are_said_in_the_largest_unit(number: int, words: str) -> None:
-    assert show.size(number) == words
+    assert presenters.size(number) == words
 
 
 def test_times_are_shown_in_utc_and_taken_by_a_field_as_they_are_given() -> None:
-    assert show.moment(NOW + 999) == "2026-11-18 11:06:40"
-    assert show.field_time(NOW) == "2026-11-18T11:06:40"
-    assert show.clock(NOW) == "11:06"
+    assert presenters.moment(NOW + 999) == "2026-11-18 11:06:40"
+    assert presenters.field_time(NOW) == "2026-11-18T11:06:40"
+    assert presenters.clock(NOW) == "11:06"
 
 
 def test_every_event_that_the_ledger_writes_has_words() -> None:
@@ -224,21 +226,21 @@ def test_every_event_that_the_ledger_writes_has_words() -> None:
     }
     assert {"late_delivery"} <= set(re.findall(r"'([a-z_]+)'", verbs)) | written
 
-    assert written | {"late_delivery", OTHER_URL, OTHER_URLS, REBUILT, RELOCATED} == set(show.EVENTS)
+    assert written | {"late_delivery", OTHER_URL, OTHER_URLS, REBUILT, RELOCATED} == set(presenters.EVENTS)
 
 
 def test_an_event_of_a_newer_version_is_named_as_it_is() -> None:
-    assert show.words("moved_house") == "Moved house"
+    assert presenters.words("moved_house") == "Moved house"
 
 
 def test_every_state_has_a_meaning_a_word_and_a_sign_of_its_own() -> None:
-    assert set(show.MEANINGS) == set(show.SHORT) == set(show.SIGNS) == set(State)
-    assert len(set(show.SIGNS.values())) == len(State)
+    assert set(presenters.MEANINGS) == set(presenters.SHORT) == set(presenters.SIGNS) == set(State)
+    assert len(set(presenters.SIGNS.values())) == len(State)
 
 
 def test_a_timeline_names_a_state_where_it_is_entered_and_no_sentence_twice() -> None:
     reason = "fetch.timeout"
-    steps = show.timeline(
+    steps = presenters.timeline(
         [
             Event(1, "received", None, State.RECEIVED, None, None),
             Event(2, "attempt_failed", State.RECEIVED, State.RECEIVED, reason, REASONS[reason]),
@@ -261,13 +263,16 @@ def test_a_timeline_names_a_state_where_it_is_entered_and_no_sentence_twice() ->
 def test_a_retry_is_offered_where_the_ledger_takes_one(state: State) -> None:
     job = Job("a", state, image_url="https://host/a.png")
 
-    assert show.can_retry(job) is (state not in {State.SUBMITTED, State.ARCHIVED})
-    assert not show.can_retry(replace(job, image_url=None))
+    assert presenters.can_retry(job) is (state not in {State.SUBMITTED, State.ARCHIVED})
+    assert not presenters.can_retry(replace(job, image_url=None))
 
 
 def test_a_problems_detail_is_shown_where_it_says_more() -> None:
     same = Job("a", State.REJECTED, problem=Problem("url.port", REASONS["url.port"], NOW))
 
-    assert show.detail(same) is None
-    assert show.detail(Job("a", State.REJECTED, problem=Problem("url.port", "It is 22.", NOW))) == "It is 22."
-    assert show.detail(Job("a", State.ARCHIVED)) is None
+    assert presenters.detail(same) is None
+    assert (
+        presenters.detail(Job("a", State.REJECTED, problem=Problem("url.port", "It is 22.", NOW)))
+        == "It is 22."
+    )
+    assert presenters.detail(Job("a", State.ARCHIVED)) is None

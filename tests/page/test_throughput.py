@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.page.throughput import HEIGHT, MINUTE, MINUTES, Throughput, chart
+from receiver.dashboard.throughput import HEIGHT, MINUTE, MINUTES, Throughput, chart
 from tests.support.clock import NOW, SECOND
 
 START = NOW // MINUTE * MINUTE

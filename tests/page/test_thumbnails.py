@@ -12,11 +12,11 @@ import pytest
 from PIL import Image as Picture
 
 from receiver.archive import Archive, Item, open_archive
-from receiver.errors import ImageError, SpoolError
-from receiver.page.thumbnails import SIDE, THUMBNAIL_MEMORY, TRY_AGAIN_SECONDS, Thumbnails
+from receiver.core.errors import ImageError, SpoolError
+from receiver.core.jobs import Image, Job, State, Stored
+from receiver.dashboard.thumbnails import SIDE, THUMBNAIL_MEMORY, TRY_AGAIN_SECONDS, Thumbnails
 from receiver.sandbox.pictures import draw
-from receiver.states import Image, Job, State, Stored
-from receiver.verify import Limits, Verifier
+from receiver.verify.verifier import Limits, Verifier
 from tests.support import images
 from tests.support.images import Good
 from tests.support.s3_standin import standin

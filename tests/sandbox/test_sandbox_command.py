@@ -5,8 +5,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -18,33 +17,23 @@ from PIL import Image
 
 import receiver
 import receiver.sandbox
-from receiver.sandbox.command import sandbox, seconds
-from receiver.sandbox.faults import (
-    CallFault,
-    CompletionFault,
-    Faults,
-    JobFault,
-    ResultFault,
-    SubmitFault,
-)
+from receiver.cli.sandbox import sandbox, seconds
+from receiver.sandbox.faults import CallFault, CompletionFault, Faults, JobFault, ResultFault, SubmitFault
 from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import SAMPLES, draw
 from receiver.sandbox.server import run
 from tests.support.processes import command
 
-ALONE = [sys.executable, "-m", "receiver.sandbox"]
-"""As most tests start it."""
+SANDBOX = command("sandbox")
 
 TOKEN = {"Authorization": "Token from-the-environment"}
 
 
 @contextmanager
-def process(
-    tmp_path: Path, *arguments: str, program: Sequence[str] = ALONE
-) -> Iterator["subprocess.Popen[str]"]:
+def process(tmp_path: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     environment = os.environ | {"XIMILAR_API_TOKEN": "from-the-environment", "TMPDIR": str(tmp_path)}
     with subprocess.Popen(
-        [*program, *arguments],
+        [*SANDBOX, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -58,11 +47,8 @@ def process(
 
 
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("program", [ALONE, command("sandbox")], ids=["alone", "command"])
-def test_the_command_announces_its_port_serves_and_leaves_nothing_behind(
-    tmp_path: Path, program: Sequence[str], end: int
-) -> None:
-    with process(tmp_path, "--port", "0", "--delay", "0", program=program) as running:
+def test_the_command_announces_its_port_serves_and_leaves_nothing_behind(tmp_path: Path, end: int) -> None:
+    with process(tmp_path, "--port", "0", "--delay", "0") as running:
         assert running.stdout is not None
         line = running.stdout.readline()
         assert line.startswith("sandbox listens on http://127.0.0.1:")
@@ -154,8 +140,7 @@ def test_the_sandbox_imports_nothing_of_the_receivers_own() -> None:
                 imported.add(node.module or "")
     assert "receiver.sandbox.options" in imported
     ours = {name for name in imported if name.split(".")[0] == "receiver"}
-    # How words and numbers are read is the same for all commands, and has nothing to do with the receiver.
-    assert {name for name in ours if not name.startswith("receiver.sandbox.")} == {"receiver.typed"}
+    assert {name for name in ours if not name.startswith("receiver.sandbox.")} == set()
 
 
 def test_samples_differ_in_format_size_and_factor_and_are_what_they_say() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from receiver.ximilar import Pace, Ximilar
+from receiver.providers.ximilar import Pace, Ximilar
 from tests.support.processes import completion
 
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from receiver.archive import Item
-from receiver.states import Image
+from receiver.core.jobs import Image
 
 RECEIVED = datetime(2026, 3, 9, 23, 30, 5, tzinfo=UTC)
 

@@ -201,9 +201,8 @@ class Programs:
 
     @contextlib.contextmanager
     def sandbox(self, *options: str) -> Iterator["Sandbox"]:
-        """A provider's stand-in, run by itself: so it starts sooner than as a command of ``receiver``."""
-        module = [sys.executable, "-m", "receiver.sandbox"]
-        arguments = [*module, "--port", "0", "--delay", "0", *options]
+        """A provider's stand-in."""
+        arguments = [*command("sandbox"), "--port", "0", "--delay", "0", *options]
         says = "sandbox listens on "
         with Program("sandbox", arguments, self.folder, {"XIMILAR_API_TOKEN": PROVIDER_TOKEN}) as program:
             self.started.append(program)

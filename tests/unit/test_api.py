@@ -15,16 +15,16 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.types import Message
 
-from receiver.api import Api, Check
+from receiver.api.routes import Api, Check
 from receiver.archive import open_archive
-from receiver.completion import Completion, Failure
-from receiver.errors import BodyError, ReceiverError
-from receiver.guards import RequireToken
+from receiver.core.completion import Completion, Failure
+from receiver.core.errors import BodyError, ReceiverError
+from receiver.core.jobs import Image, Stored
 from receiver.ledger import Delivery, Ledger, Submission
-from receiver.problem import for_no_route, for_our_error
-from receiver.refusals import Refusals
-from receiver.seats import Seats
-from receiver.states import Image, Stored
+from receiver.web.middleware import RequireToken
+from receiver.web.problem import for_no_route, for_our_error
+from receiver.web.refusals import Refusals
+from receiver.web.waiter_limit import Seats
 from tests.support.clock import NOW, Clock
 
 TOKEN = "tokën"

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from receiver.archive import Archive, open_archive
 from receiver.archive.folder import FolderArchive, metadata_path
 from receiver.archive.metadata import decode, decode_all, encode
-from receiver.errors import ArchiveError, ConfigError, SpoolError
-from receiver.states import Image, Stored
+from receiver.core.errors import ArchiveError, ConfigError, SpoolError
+from receiver.core.jobs import Image, Stored
 from tests.support.disk import can_mount, tmpfs
 from tests.support.items import spooled
 

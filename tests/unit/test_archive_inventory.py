@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from receiver.archive import Depth, Inventory, open_archive
-from receiver.archive.places import Places
-from receiver.audit import judge
-from receiver.errors import ArchiveError
-from receiver.hands import each
-from receiver.states import Stored
+from receiver.archive.locator import Places
+from receiver.core.concurrency import each
+from receiver.core.errors import ArchiveError
+from receiver.core.jobs import Stored
+from receiver.operations.audit import judge
 from tests.support.items import spooled
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from receiver.archive import check_template, render_key
 from receiver.archive.key import MAX_COMPONENT, MAX_KEY, check_key
-from receiver.errors import ArchiveError, ConfigError
+from receiver.core.errors import ArchiveError, ConfigError
 
 DEFAULT = "{received:%Y/%m/%d}/{id}.{ext}"
 RECEIVED = datetime(2026, 3, 9, 23, 30, 5, tzinfo=UTC)

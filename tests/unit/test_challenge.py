@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.challenge import KEY_NAME, Challenged, fresh, installation_key, read_key
+from receiver.web.challenge import KEY_NAME, Challenged, fresh, installation_key, read_key
 
 
 def test_each_installation_has_a_key_of_its_own_and_keeps_it(tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.completion import FAILED_STATUSES, Completion, Failure, is_job_id, parse, read
-from receiver.errors import BodyError
+from receiver.core.completion import Completion, Failure, is_job_id
+from receiver.core.errors import BodyError
+from receiver.providers.ximilar.completions import FAILED_STATUSES, parse, read
 
 WEBHOOK_BODY = """{
   "status": "DONE",

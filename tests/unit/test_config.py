@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.config import SETTINGS, Config, environment, load
-from receiver.errors import ConfigError
+from receiver.core.errors import ConfigError
 
 DEFAULTS: dict[str, Any] = {
     "RECEIVER_WEBHOOK_HEADERS": {},

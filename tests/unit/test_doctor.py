@@ -17,8 +17,9 @@ import httpx
 import pytest
 
 from receiver.archive import Finding
-from receiver.challenge import PROOF_HEADER, read_key
 from receiver.config import Config, load, load_partly, origins
+from receiver.core.errors import ConfigError
+from receiver.core.jobs import State
 from receiver.doctor import diagnose
 from receiver.doctor.ledger import look_at_jobs, look_at_ledger, look_at_server
 from receiver.doctor.machine import (
@@ -52,9 +53,8 @@ from receiver.doctor.settings import (
     weakness,
 )
 from receiver.doctor.verdict import Check, Level, Verdict, broken, examine, in_thread, well
-from receiver.errors import ConfigError
 from receiver.ledger import FILE_NAME, Ledger, Stats, holder
-from receiver.states import State
+from receiver.web.challenge import PROOF_HEADER, read_key
 from tests.support.clock import HOUR, NOW
 
 GOOD = {

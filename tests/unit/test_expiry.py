@@ -10,8 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from receiver import view
-from receiver.expiry import deadline, of
+from receiver.core import serializers
+from receiver.core.url_expiry import deadline, of
 
 END = datetime(2026, 11, 23, 9, 30, 0, tzinfo=UTC)
 EPOCH = str(int(END.timestamp()))
@@ -166,5 +166,6 @@ def test_no_policy_raises(document: Any) -> None:
 def test_a_completion_at_the_end_of_all_calendars_has_a_deadline_that_can_be_shown() -> None:
     since = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() * 1000)
     assert (
-        view.time(deadline(None, since=since, lifetime=timedelta(days=36_500))) == "9999-01-01T00:00:00.000Z"
+        serializers.time(deadline(None, since=since, lifetime=timedelta(days=36_500)))
+        == "9999-01-01T00:00:00.000Z"
     )

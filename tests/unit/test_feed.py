@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver import feed as feeds
-from receiver.feed import Feed
+from receiver.events import feed as feeds
+from receiver.events.feed import Feed
 from receiver.ledger import FILE_NAME, Ledger, Submission
 from tests.support.clock import Clock
 

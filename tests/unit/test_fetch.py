@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from receiver.errors import FetchError, ReceiverError, SpoolError, UrlError
-from receiver.fetch.fetch import Fetcher, Limits, _SpoolFile
+from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
+from receiver.fetch.download import Fetcher, Limits, _SpoolFile
 from receiver.fetch.sources import Sources
 from tests.support.hostile import Behaviour, Peer, Recorder, answer, redirect, says, serve
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from receiver.archive import Finding, Item
-from receiver.errors import REASONS, ArchiveError
-from receiver.gate import ABOUT_ONE_OBJECT, LONGEST_WAIT, Gate
-from receiver.states import Image, Stored
+from receiver.core.errors import REASONS, ArchiveError
+from receiver.core.jobs import Image, Stored
+from receiver.pipeline.circuit_breaker import ABOUT_ONE_OBJECT, LONGEST_WAIT, Gate
 from tests.support.clock import SkippingLoop
 
 DENIED = ArchiveError("archive.denied", "No.", pause=True)

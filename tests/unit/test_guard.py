@@ -7,8 +7,8 @@ from ipaddress import ip_network
 
 import pytest
 
-from receiver.errors import FetchError, UrlError
-from receiver.fetch.guard import GuardedBackend, Networks, judge_address, system_resolver
+from receiver.core.errors import FetchError, UrlError
+from receiver.fetch.network_guard import GuardedBackend, Networks, judge_address, system_resolver
 from tests.support.hostile import Recorder, says, serve
 
 PUBLIC = "93.184.216.34"

@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
-from receiver.intake import Intake
+from receiver.core.jobs import State
+from receiver.intake.authentication import Sender
+from receiver.intake.endpoint import Intake
 from receiver.ledger import Filter, Ledger
-from receiver.refusals import Refusals
-from receiver.sender import Sender
-from receiver.states import State
+from receiver.web.refusals import Refusals
 
 CAP = 10_000
 NOW = 1_763_890_200_000  # 2025-11-23T09:30:00Z

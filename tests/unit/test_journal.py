@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import LedgerError
-from receiver.journal import Journal
+from receiver.core.errors import LedgerError
 from receiver.ledger import Ledger
+from receiver.operations.checkpoint import Journal
 
 PLAN = {"archive": "s3://bucket"}
 FOUND = [{"job": f"job-{n}", "uri": None, "reason": "archive.missing", "detail": "Žádný."} for n in range(4)]

@@ -4,7 +4,7 @@ import io
 import logging
 import os
 
-from receiver.logs import SELDOM_SECONDS, Lines, Seldom
+from receiver.telemetry.logs import SELDOM_SECONDS, Lines, Seldom
 
 
 def warning(text: str, level: int = logging.WARNING) -> logging.LogRecord:

@@ -9,16 +9,16 @@ import pytest
 
 from receiver.archive import Depth, Held, Inventory, Item, open_archive
 from receiver.archive.folder import FolderArchive
-from receiver.archive.places import Places
-from receiver.audit import Auditor
-from receiver.errors import ArchiveError
-from receiver.journal import Journal
-from receiver.labels import read
+from receiver.archive.labels import read
+from receiver.archive.locator import Places
+from receiver.core.errors import ArchiveError
+from receiver.core.jobs import State, Stored
 from receiver.ledger import Ledger
-from receiver.migrate import Migrator
-from receiver.rebuild import Rebuilder
-from receiver.states import State, Stored
-from receiver.walk import Walk
+from receiver.operations.archive_scan import Walk
+from receiver.operations.audit import Auditor
+from receiver.operations.checkpoint import Journal
+from receiver.operations.migrate import Migrator
+from receiver.operations.rebuild import Rebuilder
 from tests.keeping.estate import Thing, fill, lay_out, things
 from tests.support.clock import NOW
 

@@ -16,14 +16,14 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
-from receiver.errors import REASONS, FetchError, ProviderError, ReceiverError, SpoolError
+from receiver.core.errors import REASONS, FetchError, ProviderError, ReceiverError, SpoolError
+from receiver.core.instrumentation import Name, Watch
+from receiver.core.jobs import State
 from receiver.ledger import FILE_NAME, Answer, Damage, Ledger, Submission
-from receiver.ledger.sqlite import sqlite3
-from receiver.metrics import Meters, Metrics
-from receiver.problem import for_no_route, for_our_error
-from receiver.refusals import Refusals
-from receiver.states import State
-from receiver.steps import Name, Watch
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.telemetry.metrics import Meters, Metrics
+from receiver.web.problem import for_no_route, for_our_error
+from receiver.web.refusals import Refusals
 from tests.ledger.deeds import brought_to, delivery
 from tests.support.clock import HOUR, NOW, Clock
 

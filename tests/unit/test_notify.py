@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from receiver.feed import Feed
+from receiver.core.backoff import NOTIFY_CEILING, notify_again_at
+from receiver.events.feed import Feed
+from receiver.events.outgoing_webhooks import GIVE_UP_AFTER_MS, Notifier
 from receiver.ledger import Delivery, Ledger
-from receiver.notify import GIVE_UP_AFTER_MS, Notifier
-from receiver.schedule import NOTIFY_CEILING, notify_again_at
 from tests.ledger.deeds import failure
 from tests.support.clock import NOW, SECOND, Clock
 from tests.support.endpoint import SECRET, Endpoint, endpoint

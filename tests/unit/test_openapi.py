@@ -9,15 +9,16 @@ from jsonschema import Draft202012Validator
 from starlette.datastructures import QueryParams
 from starlette.routing import Route
 
-from receiver import query, view
-from receiver.app import open_receiver
+from receiver.api import params
+from receiver.api.openapi import document
+from receiver.api.sse import GAP, TRANSITION
+from receiver.bootstrap.app import open_receiver
 from receiver.config import load
-from receiver.errors import REASONS, BodyError
-from receiver.guards import OPEN_TO_ALL
-from receiver.openapi import document
-from receiver.problem import STATUS, problem
-from receiver.states import Event, Image, Job, Problem, State, Stored
-from receiver.stream import GAP, TRANSITION
+from receiver.core import serializers
+from receiver.core.errors import REASONS, BodyError
+from receiver.core.jobs import Event, Image, Job, Problem, State, Stored
+from receiver.web.middleware import OPEN_TO_ALL
+from receiver.web.problem import STATUS, problem
 from tests.support.clock import NOW
 
 DOCUMENT = document("1.0", ("X-Webhook-Secret", "X-Other"), tickets=True)
@@ -68,12 +69,12 @@ def test_the_routes_without_a_token_are_those_that_need_none() -> None:
 @pytest.mark.parametrize(
     ("path", "read"),
     [
-        ("/jobs", lambda given: query.jobs(given, silent_since=0)),
-        ("/jobs/{id}", query.wait),
-        ("/jobs/changes", lambda given: query.changes(given, ())),
-        ("/deliveries", lambda given: query.deliveries(given, ())),
-        ("/stats", query.nothing),
-        ("/openapi.json", query.nothing),
+        ("/jobs", lambda given: params.jobs(given, silent_since=0)),
+        ("/jobs/{id}", params.wait),
+        ("/jobs/changes", lambda given: params.changes(given, ())),
+        ("/deliveries", lambda given: params.deliveries(given, ())),
+        ("/stats", params.nothing),
+        ("/openapi.json", params.nothing),
     ],
 )
 def test_the_parameters_are_those_that_the_route_takes(path: str, read: Any) -> None:
@@ -89,11 +90,11 @@ def test_the_parameters_are_those_that_the_route_takes(path: str, read: Any) -> 
     "job", [JOB, Job("job", State.SUBMITTED), Job("job", State.FAILED, problem=JOB.problem)]
 )
 def test_a_job_is_what_the_schema_says(job: Job) -> None:
-    schema("Job").validate(view.job(job))
-    event = view.event(Event(NOW, "received", None, State.RECEIVED, None, None))
-    schema("JobWithHistory").validate({**view.job(job), "history": [event]})
+    schema("Job").validate(serializers.job(job))
+    event = serializers.event(Event(NOW, "received", None, State.RECEIVED, None, None))
+    schema("JobWithHistory").validate({**serializers.job(job), "history": [event]})
     schema("Notification").validate(
-        {"type": "job.failed", "timestamp": view.time(NOW), "data": view.job(job)}
+        {"type": "job.failed", "timestamp": serializers.time(NOW), "data": serializers.job(job)}
     )
 
 

@@ -9,18 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import QueryParams
 
-from receiver import query, view
-from receiver.errors import REASONS, BodyError
+from receiver.api import params
+from receiver.core import serializers
+from receiver.core.errors import REASONS, BodyError
+from receiver.core.jobs import Event, Image, Job, Problem, State, Stored
 from receiver.ledger import Filter
-from receiver.problem import STATUS, problem
-from receiver.states import Event, Image, Job, Problem, State, Stored
+from receiver.web.problem import STATUS, problem
 from tests.support.clock import NOW
 
 SILENT = NOW - 600_000
 
 
-def jobs(text: str) -> tuple[Filter, query.Window]:
-    return query.jobs(QueryParams(text), silent_since=SILENT)
+def jobs(text: str) -> tuple[Filter, params.Window]:
+    return params.jobs(QueryParams(text), silent_since=SILENT)
 
 
 def refusal(read: Callable[[], object]) -> str:
@@ -31,11 +32,11 @@ def refusal(read: Callable[[], object]) -> str:
 
 
 def test_an_empty_query_asks_for_the_first_hundred_of_all_jobs() -> None:
-    assert jobs("") == (Filter(), query.Window(None, 100))
+    assert jobs("") == (Filter(), params.Window(None, 100))
 
 
 def test_every_parameter_is_read() -> None:
-    cursor = query.cursor(41)
+    cursor = params.cursor(41)
     wanted, window = jobs(
         "state=received&state=fetched&ref=order%207&reason=fetch.timeout&since=2026-11-23T09:30:00Z"
         f"&until=2026-11-24&overdue=true&limit=1000&cursor={cursor}"
@@ -48,7 +49,7 @@ def test_every_parameter_is_read() -> None:
         until=int(datetime(2026, 11, 24, tzinfo=UTC).timestamp()) * 1000,
         silent_since=SILENT,
     )
-    assert window == query.Window(41, 1000)
+    assert window == params.Window(41, 1000)
 
 
 def test_overdue_may_be_declined() -> None:
@@ -72,16 +73,16 @@ def test_a_time_may_be_written_in_several_ways(text: str) -> None:
 
 @given(st.integers(-(10**12), 10**14))
 def test_a_time_that_was_given_out_is_read_back_to_the_millisecond(at: int) -> None:
-    assert jobs(f"since={view.time(at)}")[0].since == at
+    assert jobs(f"since={serializers.time(at)}")[0].since == at
 
 
 @given(st.integers(0, 10**17))
 def test_a_cursor_that_was_given_out_is_read_back(position: int) -> None:
-    assert jobs(f"cursor={query.cursor(position)}")[1].before == position
+    assert jobs(f"cursor={params.cursor(position)}")[1].before == position
 
 
 def test_the_end_has_no_cursor() -> None:
-    assert query.cursor(None) is None
+    assert params.cursor(None) is None
 
 
 @pytest.mark.parametrize(
@@ -122,7 +123,7 @@ def test_an_unknown_parameter_or_value_is_refused_by_name(text: str, name: str) 
 @given(st.dictionaries(st.sampled_from(["state", "since", "until", "limit", "cursor", "ref"]), st.text()))
 def test_no_value_raises_anything_but_a_refusal(given_: dict[str, str]) -> None:
     try:
-        wanted, window = query.jobs(QueryParams(given_), silent_since=SILENT)
+        wanted, window = params.jobs(QueryParams(given_), silent_since=SILENT)
     except BodyError:
         return
     assert 1 <= window.limit <= 1000
@@ -130,26 +131,26 @@ def test_no_value_raises_anything_but_a_refusal(given_: dict[str, str]) -> None:
 
 
 def test_a_job_is_waited_for_at_most_a_minute() -> None:
-    assert query.wait(QueryParams("")) == 0
-    assert query.wait(QueryParams("wait=60")) == 60
-    assert query.wait(QueryParams("wait=0.5")) == 0.5
+    assert params.wait(QueryParams("")) == 0
+    assert params.wait(QueryParams("wait=60")) == 60
+    assert params.wait(QueryParams("wait=0.5")) == 0.5
     for text in ("wait=61", "wait=-1", "wait=nan", "wait=inf", "wait=", "wait=1&wait=2", "seconds=1"):
-        refusal(lambda text=text: query.wait(QueryParams(text)))  # type: ignore[misc]
+        refusal(lambda text=text: params.wait(QueryParams(text)))  # type: ignore[misc]
 
 
 def test_deliveries_are_narrowed_by_their_outcome() -> None:
     outcomes = ("body.not_json", "body.not_a_completion")
-    assert query.deliveries(QueryParams(""), outcomes) == (None, query.Window(None, 100))
-    outcome, window = query.deliveries(QueryParams("outcome=body.not_json&limit=5"), outcomes)
+    assert params.deliveries(QueryParams(""), outcomes) == (None, params.Window(None, 100))
+    outcome, window = params.deliveries(QueryParams("outcome=body.not_json&limit=5"), outcomes)
     assert (outcome, window.limit) == ("body.not_json", 5)
     assert "body.not_a_completion" in refusal(
-        lambda: query.deliveries(QueryParams("outcome=recorded"), outcomes)
+        lambda: params.deliveries(QueryParams("outcome=recorded"), outcomes)
     )
 
 
 def test_a_route_without_parameters_takes_none() -> None:
-    query.nothing(QueryParams(""))
-    assert "'a'" in refusal(lambda: query.nothing(QueryParams("a=1")))
+    params.nothing(QueryParams(""))
+    assert "'a'" in refusal(lambda: params.nothing(QueryParams("a=1")))
 
 
 def test_an_unknown_parameters_name_is_repeated_only_in_part() -> None:
@@ -178,7 +179,7 @@ def test_a_job_has_every_field_of_the_contract() -> None:
         archived_at=NOW - 2,
         updated_at=NOW - 1,
     )
-    assert view.job(job) == {
+    assert serializers.job(job) == {
         "id": "job-1",
         "state": "archived",
         "ref": "order 7",
@@ -201,13 +202,15 @@ def test_a_job_has_every_field_of_the_contract() -> None:
 
 
 def test_a_job_without_an_image_says_null() -> None:
-    shown = view.job(Job("job-1", State.SUBMITTED))
+    shown = serializers.job(Job("job-1", State.SUBMITTED))
     assert (shown["image"], shown["archive"], shown["error"], shown["ref"]) == (None, None, None, None)
     assert shown["promised"] == {"width": None, "height": None}
 
 
 def test_an_event_says_what_moved_where_and_why() -> None:
-    assert view.event(Event(NOW, "expired", State.RECEIVED, State.EXPIRED, "fetch.expired", "Over.")) == {
+    assert serializers.event(
+        Event(NOW, "expired", State.RECEIVED, State.EXPIRED, "fetch.expired", "Over.")
+    ) == {
         "at": "2026-11-18T11:06:40.000Z",
         "event": "expired",
         "from": "received",
@@ -215,7 +218,7 @@ def test_an_event_says_what_moved_where_and_why() -> None:
         "reason": "fetch.expired",
         "detail": "Over.",
     }
-    assert view.event(Event(NOW, "received", None, State.RECEIVED, None, None))["from"] is None
+    assert serializers.event(Event(NOW, "received", None, State.RECEIVED, None, None))["from"] is None
 
 
 @pytest.mark.parametrize("reason", sorted(REASONS))

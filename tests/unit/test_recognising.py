@@ -10,12 +10,12 @@ import pytest
 
 from receiver.archive import Inventory, Item, open_archive
 from receiver.archive.folder import metadata_path
-from receiver.errors import ArchiveError
+from receiver.core.errors import ArchiveError
+from receiver.core.jobs import Image, Job, State
 from receiver.ledger import Claim
-from receiver.recognising import Recogniser
-from receiver.spool import Spool
-from receiver.states import Image, Job, State
-from receiver.verify import Limits, Verifier
+from receiver.pipeline.existing_object import Recogniser
+from receiver.pipeline.spool import Spool
+from receiver.verify.verifier import Limits, Verifier
 from tests.support.images import HEIGHT, WIDTH, png
 
 MIB = 1 << 20

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from itsdangerous import TimestampSigner
 
 from receiver.config import load
-from receiver.errors import AuthError
-from receiver.sender import TICKET_LIFETIME, Proof, Sender, is_ref
+from receiver.core.errors import AuthError
+from receiver.core.references import is_ref
+from receiver.intake.authentication import TICKET_LIFETIME, Proof, Sender
 
 SALT = b"upscale-receiver.ticket"
 """A part of the format: tickets that are on their way must outlive an upgrade."""

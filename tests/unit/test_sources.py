@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.errors import ConfigError, UrlError
-from receiver.fetch.guard import Networks
+from receiver.core.errors import ConfigError, UrlError
+from receiver.fetch.network_guard import Networks
 from receiver.fetch.sources import MAX_URL_LENGTH, Sources, judge_text
 
 ANYWHERE = Sources()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import SpoolError
-from receiver.spool import ASIDE_BYTES, ASIDE_FILES, Spool, Whole, job_and_sha256
-from receiver.states import Image
+from receiver.core.errors import SpoolError
+from receiver.core.jobs import Image
+from receiver.pipeline.spool import ASIDE_BYTES, ASIDE_FILES, Spool, Whole, job_and_sha256
 
 BYTES = b"the bytes of an image"
 SHA256 = hashlib.sha256(BYTES).hexdigest()

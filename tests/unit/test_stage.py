@@ -7,10 +7,10 @@ from datetime import timedelta
 
 import pytest
 
-from receiver.errors import LedgerError, SpoolError
+from receiver.core.errors import LedgerError, SpoolError
+from receiver.core.jobs import Job, State
 from receiver.ledger import Claim
-from receiver.stage import Stage
-from receiver.states import Job, State
+from receiver.pipeline.pool import Stage
 
 GRACE = timedelta(seconds=30)
 

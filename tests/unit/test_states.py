@@ -1,6 +1,6 @@
 """The states and their moves, against the table of the contract."""
 
-from receiver.states import FINAL, MOVES, Image, State
+from receiver.core.jobs import FINAL, MOVES, Image, State
 
 
 def test_the_moves_are_those_of_the_contract() -> None:

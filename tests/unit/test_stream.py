@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver import query
-from receiver.feed import Feed
+from receiver.api import params
+from receiver.api.sse import Stream
+from receiver.core.jobs import State
+from receiver.events.feed import Feed
 from receiver.ledger import Ledger, Submission
-from receiver.seats import Seats
-from receiver.states import State
-from receiver.stream import Stream
+from receiver.web.waiter_limit import Seats
 from tests.support.clock import Clock
 
 
@@ -33,7 +33,7 @@ async def stream(ledger: Ledger) -> AsyncIterator[Stream]:
 
 async def test_silence_is_filled_with_comments_that_tell_the_place(ledger: Ledger, stream: Stream) -> None:
     await ledger.expect(Submission("job"))
-    events = stream._events(query.Changes(), 1)
+    events = stream._events(params.Changes(), 1)
     async with aclosing(events), asyncio.timeout(30):  # type: ignore[type-var] # it is a generator
         assert await anext(events) == "retry: 2000\nid: 1\n\n"
         assert await anext(events) == ":\nid: 1\n\n"
@@ -41,7 +41,7 @@ async def test_silence_is_filled_with_comments_that_tell_the_place(ledger: Ledge
 
 
 async def test_the_place_moves_on_over_what_is_not_wanted(ledger: Ledger, stream: Stream) -> None:
-    events = stream._events(query.Changes(after=0, states=(State.FAILED,)), 0)
+    events = stream._events(params.Changes(after=0, states=(State.FAILED,)), 0)
     async with aclosing(events), asyncio.timeout(30):  # type: ignore[type-var] # it is a generator
         await anext(events)
         assert (await anext(events)).endswith("id: 0\n\n")
@@ -54,7 +54,7 @@ async def test_the_place_moves_on_over_what_is_not_wanted(ledger: Ledger, stream
 async def test_a_ledger_that_cannot_be_read_ends_the_stream_and_frees_the_seat(
     ledger: Ledger, stream: Stream
 ) -> None:
-    events = stream._events(query.Changes(after=0), 0)
+    events = stream._events(params.Changes(after=0), 0)
     async with aclosing(events), asyncio.timeout(30):  # type: ignore[type-var] # it is a generator
         await anext(events)
         await ledger.close()

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from receiver.config import load
-from receiver.errors import (
+from receiver.core.errors import (
     ConfigError,
     InvalidRequestError,
     NoCreditsError,
@@ -23,11 +23,12 @@ from receiver.errors import (
     TokenRefusedError,
     UnavailableError,
 )
+from receiver.core.jobs import State
+from receiver.intake.authentication import Sender
 from receiver.ledger import FILE_NAME, Delivery, Intent, Ledger
-from receiver.ledger.sqlite import sqlite3
-from receiver.sender import Sender
-from receiver.states import State
-from receiver.submitting import (
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.providers.ximilar import Ximilar
+from receiver.submission import (
     Fate,
     Looked,
     Options,
@@ -39,10 +40,9 @@ from receiver.submitting import (
     settle,
     submit_all,
 )
-from receiver.submitting.envelope import Envelope
-from receiver.submitting.images import Item, Line, listed, named
-from receiver.submitting.run import named_again
-from receiver.ximilar import Ximilar
+from receiver.submission.envelope import Envelope
+from receiver.submission.images import Item, Line, listed, named
+from receiver.submission.run import named_again
 from tests.ledger.deeds import delivery
 from tests.support.clock import HOUR, NOW, Clock
 from tests.support.processes import ROOT

@@ -15,10 +15,10 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from receiver import tracing
-from receiver.errors import FetchError
-from receiver.steps import UNFORESEEN, Name, Watch
-from receiver.tracing.spans import CLOSE_SECONDS, Spans
+from receiver.core.errors import FetchError
+from receiver.core.instrumentation import UNFORESEEN, Name, Watch
+from receiver.telemetry import tracing
+from receiver.telemetry.tracing.spans import CLOSE_SECONDS, Spans
 from tests.support.clock import NOW
 from tests.support.processes import ROOT, environment
 

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 import uvloop
 
-from receiver import container
-from receiver.errors import ImageError, SpoolError
-from receiver.verify import Header, Limits, Promise, Verifier, inspect, scan
+from receiver.core.errors import ImageError, SpoolError
+from receiver.verify import structure
+from receiver.verify.verifier import Header, Limits, Promise, Verifier, inspect, scan
 from tests.support import images
 from tests.support.images import Bad, Good
 
@@ -76,7 +76,7 @@ def _signature(data: bytes) -> int:
     return 3 if data.startswith(b"\xff") else 8 if data.startswith(b"\x89") else 12
 
 
-@pytest.mark.parametrize("length", [k * container._BLOCK + d for k in (1, 2) for d in range(-3, 4)])
+@pytest.mark.parametrize("length", [k * structure._BLOCK + d for k in (1, 2) for d in range(-3, 4)])
 @pytest.mark.parametrize("before_the_end", [b"", b"\xff\x00", b"\xff\xff", b"\xff\xd0"])
 def test_a_marker_is_seen_wherever_the_blocks_of_the_scan_part(length: int, before_the_end: bytes) -> None:
     plain = images.jpeg()

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from receiver.wire import ImpatientProtocol
+from receiver.web.protocol import ImpatientProtocol
 
 GET = b"GET / HTTP/1.1\r\nHost: receiver\r\n\r\n"
 NEVER = 600.0

@@ -10,8 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver import completion
-from receiver.errors import (
+from receiver.core.errors import (
     InvalidRequestError,
     NoCreditsError,
     ProviderError,
@@ -20,9 +19,9 @@ from receiver.errors import (
     UnavailableError,
     UnknownJobError,
 )
-from receiver.ximilar import Report, Upscale, Webhook, Ximilar
-from receiver.ximilar.client import ATTEMPTS, MAX_OTHER_BYTES, MAX_PARTS, REPEATED_PAGES
-from receiver.ximilar.refusals import LONGEST_WORDS, refusal, retry_after, words
+from receiver.providers.ximilar import Report, Upscale, Webhook, Ximilar, completions
+from receiver.providers.ximilar.client import ATTEMPTS, MAX_OTHER_BYTES, MAX_PARTS, REPEATED_PAGES
+from receiver.providers.ximilar.refusals import LONGEST_WORDS, refusal, retry_after, words
 
 URL = "https://api.example/account/v2"
 TOKEN = "canary-of-the-token"
@@ -227,7 +226,7 @@ async def test_an_answer_on_a_job_that_is_not_as_the_page_has_it_is_unavailable(
 async def test_a_completion_is_not_lost_for_what_else_its_answer_holds(more: Any) -> None:
     async with client(answering(ok(DONE | more))) as subject:
         report = await subject.get("job-1")
-    assert report.completion == completion.read(DONE)
+    assert report.completion == completions.read(DONE)
     assert len(report.body) < 1000
 
 

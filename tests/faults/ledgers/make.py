@@ -11,11 +11,11 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from receiver.completion import parse
-from receiver.errors import BodyError, FetchError, UrlError
+from receiver.core.errors import BodyError, FetchError, UrlError
+from receiver.core.jobs import Image, Stored
 from receiver.ledger import FILE_NAME, Claim, Delivery, Ledger, Submission
-from receiver.ledger.schema import APPLICATION_ID, MIGRATIONS
-from receiver.states import Image, Stored
+from receiver.ledger.sqlite.schema import APPLICATION_ID, MIGRATIONS
+from receiver.providers.ximilar.completions import parse
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.processes import completion
 

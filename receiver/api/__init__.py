@@ -1,0 +1,1 @@
+"""The JSON API: jobs, deliveries, statistics, events, health, OpenAPI."""

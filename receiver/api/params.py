@@ -1,0 +1,269 @@
+"""The query strings of the API, read strictly: what is unknown or cannot be is refused by name."""
+
+import base64
+import binascii
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from starlette.datastructures import QueryParams
+
+from receiver.core.completion import is_job_id
+from receiver.core.errors import REASONS, BodyError
+from receiver.core.jobs import State
+from receiver.core.references import is_ref
+from receiver.ledger import Filter, Transition
+
+T = TypeVar("T")
+
+MAX_LIMIT = 1000
+DEFAULT_LIMIT = 100
+MAX_WAIT = 60
+MAX_LINE_DIGITS = 18
+
+UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
+"""What ``GET /deliveries`` can be asked for."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which page is wanted.
+
+    Attributes:
+        before: the position that the page before ended at.
+        limit: at most so many rows.
+    """
+
+    before: int | None
+    limit: int
+
+
+def jobs(query: QueryParams, *, silent_since: int) -> tuple[Filter, Window]:
+    """The parameters of ``GET /jobs``.
+
+    Args:
+        query: as given.
+        silent_since: ms since the epoch: jobs submitted before it and still silent are overdue.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter.
+    """
+    _only_known(query, {"state", "ref", "reason", "since", "until", "overdue", "limit", "cursor"}, {"state"})
+    overdue = _one(query, "overdue", _choice({"true": True, "false": False}), default=None)
+    wanted = Filter(
+        states=_states(query),
+        ref=_one(query, "ref", _ref, default=None),
+        reason=_one(query, "reason", _choice({reason: reason for reason in REASONS}), default=None),
+        since=_one(query, "since", moment, default=None),
+        until=_one(query, "until", moment, default=None),
+        silent_since=silent_since if overdue is True else None,
+        heard_since=silent_since if overdue is False else None,
+    )
+    return wanted, _window(query)
+
+
+def deliveries(query: QueryParams, outcomes: Iterable[str]) -> tuple[str | None, Window]:
+    """The parameters of ``GET /deliveries``.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter.
+    """
+    _only_known(query, {"outcome", "limit", "cursor"})
+    outcome = _one(query, "outcome", _choice({o: o for o in outcomes}), default=None)
+    return outcome, _window(query)
+
+
+def wait(query: QueryParams) -> float:
+    """The parameters of ``GET /jobs/{id}``: seconds to wait for the job's end, 0 to 60.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter.
+    """
+    _only_known(query, {"wait"})
+    return _one(query, "wait", _seconds, default=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Which transitions are wanted; what is ``None`` or empty does not narrow.
+
+    Attributes:
+        after: the last line of the history that the client knows; ``None``: it wants what comes from now on.
+        said_by: the header or the parameter that said so.
+        wait: seconds after which the stream ends; ``None``: never.
+        states: moves into any of these.
+        ref: of jobs with exactly this reference.
+        id: of this job.
+    """
+
+    after: int | None = None
+    said_by: str = "after"
+    wait: float | None = None
+    states: tuple[State, ...] = ()
+    ref: str | None = None
+    id: str | None = None
+
+    @property
+    def takes_all(self) -> bool:
+        """Whether nothing is narrowed."""
+        return not self.states and self.ref is None and self.id is None
+
+    def takes(self, transition: Transition) -> bool:
+        """Whether a transition is wanted."""
+        return (
+            (not self.states or transition.event.after in self.states)
+            and (self.ref is None or transition.ref == self.ref)
+            and (self.id is None or transition.id == self.id)
+        )
+
+
+def changes(query: QueryParams, last_event_ids: Sequence[str]) -> Changes:
+    """The parameters of ``GET /jobs/changes``.
+
+    Args:
+        query: as given.
+        last_event_ids: the headers ``Last-Event-ID``. They win over ``after``, because a browser that comes
+            back sends both, and the address is the one that it began with.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter or the header.
+    """
+    _only_known(query, {"after", "wait", "state", "ref", "id"}, {"state"})
+    after, said_by = _one(query, "after", _line, default=None), "after"
+    if last_event_ids:
+        said_by = "Last-Event-ID"
+        if len(last_event_ids) > 1:
+            raise BodyError("body.invalid_query", f"{said_by} is given more than once.")
+        after = _read(said_by, last_event_ids[0], _line)
+    return Changes(
+        after=after,
+        said_by=said_by,
+        wait=_one(query, "wait", _seconds, default=None),
+        states=_states(query),
+        ref=_one(query, "ref", _ref, default=None),
+        id=_one(query, "id", _id, default=None),
+    )
+
+
+def nothing(query: QueryParams) -> None:
+    """For routes that take no parameters.
+
+    Raises:
+        BodyError: ``body.invalid_query``, naming the parameter.
+    """
+    _only_known(query, set())
+
+
+def cursor(position: int | None) -> str | None:
+    """A position as it is given out: opaque, so that nobody builds on it."""
+    if position is None:
+        return None
+    return base64.urlsafe_b64encode(b"1:%d" % position).decode("ascii").rstrip("=")
+
+
+def moment(text: str) -> int:
+    """A time as the parameters name it, in ms since the epoch.
+
+    Raises:
+        ValueError: it is none.
+    """
+    try:
+        # A plus sign that was not percent-encoded arrives as a blank.
+        when = datetime.fromisoformat(text.replace(" ", "+") if "T" in text else text)
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=UTC)
+        return (when - _EPOCH) // timedelta(milliseconds=1)  # a float of seconds would be a millisecond off
+    except (ValueError, OverflowError):
+        raise ValueError("must be a time such as 2026-11-23T09:30:00Z") from None
+
+
+def _window(query: QueryParams) -> Window:
+    return Window(
+        before=_one(query, "cursor", _position, default=None),
+        limit=_one(query, "limit", _limit, default=DEFAULT_LIMIT),
+    )
+
+
+def _states(query: QueryParams) -> tuple[State, ...]:
+    return tuple(
+        _read("state", value, State, "is none of " + ", ".join(State)) for value in query.getlist("state")
+    )
+
+
+def _line(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > MAX_LINE_DIGITS:
+        raise ValueError("must be the id of an event that was given out, which is a whole number")
+    return int(text)
+
+
+def _id(text: str) -> str:
+    if not is_job_id(text):
+        raise ValueError("is no job's id")
+    return text
+
+
+def _position(text: str) -> int:
+    try:
+        version, _, number = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).partition(b":")
+    except (ValueError, binascii.Error):
+        raise ValueError("is no cursor that was given out") from None
+    if version != b"1" or not number.isdigit() or len(number) > 18:
+        raise ValueError("is no cursor that was given out")
+    return int(number)
+
+
+def _ref(text: str) -> str:
+    if not is_ref(text):
+        raise ValueError("must be 1 to 200 printable ASCII characters")
+    return text
+
+
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 4 or not 1 <= int(text) <= MAX_LIMIT:
+        raise ValueError(f"must be a whole number from 1 to {MAX_LIMIT}")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= MAX_WAIT:
+        raise ValueError(f"must be a number of seconds from 0 to {MAX_WAIT}")
+    return seconds
+
+
+def _choice(values: dict[str, T]) -> Callable[[str], T]:
+    def choose(text: str) -> T:
+        if text not in values:
+            raise ValueError("is none of " + ", ".join(values))
+        return values[text]
+
+    return choose
+
+
+def _one(query: QueryParams, name: str, read: Callable[[str], T], *, default: T) -> T:
+    text = query.get(name)
+    return default if text is None else _read(name, text, read)
+
+
+def _read(name: str, text: str, read: Callable[[str], T], complaint: str | None = None) -> T:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise BodyError("body.invalid_query", f"{name} {complaint or error}.") from None
+
+
+def _only_known(query: QueryParams, known: set[str], repeatable: Iterable[str] = ()) -> None:
+    for name in query:
+        if name not in known:
+            takes = ", ".join(sorted(known)) or "no parameters"
+            raise BodyError(
+                "body.invalid_query", f"{name[:50]!r} is no parameter here; the route takes {takes}."
+            )
+        if name not in repeatable and len(query.getlist(name)) > 1:
+            raise BodyError("body.invalid_query", f"{name} is given more than once.")

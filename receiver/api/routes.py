@@ -1,0 +1,335 @@
+"""What can be asked over HTTP, by people and programs with an API token."""
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from receiver.api import params
+from receiver.archive import Images
+from receiver.core import serializers
+from receiver.core.completion import is_job_id
+from receiver.core.errors import ArchiveError, BodyError, LedgerError
+from receiver.core.jobs import FINAL, Event, Job, State
+from receiver.core.references import is_ref
+from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
+from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER
+from receiver.web.refusals import Refusals
+from receiver.web.waiter_limit import Seats
+
+log = structlog.get_logger("receiver.api")
+
+MAX_BODY_BYTES = 64 * 1024
+BODY_SECONDS = 20.0
+
+IMAGE_HEADERS = {
+    # The bytes are a stranger's: whatever a browser makes of them, it may run and load nothing.
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "Cache-Control": "private, no-store",
+    "Accept-Ranges": "none",
+}
+
+JOB_HEADERS = {"Cache-Control": "private, no-cache"}
+"""May be kept by who asked, and has to be asked for again each time."""
+
+_ENTITY_TAG = re.compile(r'"[^"]*"')
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that readiness depends on.
+
+    Attributes:
+        name: what is checked.
+        look: gives what is wrong in a sentence, or ``None``.
+    """
+
+    name: str
+    look: Callable[[], Awaitable[str | None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The query routes.
+
+    Attributes:
+        ledger: what is asked.
+        archive: where images are read from.
+        overdue_after: how long a submitted job may be silent.
+        now: the time, ms since the epoch.
+        stopping: set when the server is to end; whoever waits is answered then.
+        checks: what readiness depends on.
+        refusals: of deliveries, counted.
+        seats: for those who wait.
+        body_seconds: how long an asker may take to send a body.
+        prove: answers a challenge as no other installation can; ``None`` where it is none.
+    """
+
+    ledger: Ledger
+    archive: Images
+    overdue_after: timedelta
+    now: Callable[[], int]
+    stopping: asyncio.Event
+    checks: Sequence[Check]
+    refusals: Refusals
+    seats: Seats
+    body_seconds: float = BODY_SECONDS
+    prove: Callable[[str], str | None] = lambda _: None
+
+    def routes(self) -> list[Route]:
+        """All routes."""
+        return [
+            Route("/healthz", self.healthz, methods=["GET"]),
+            Route("/readyz", self.readyz, methods=["GET"]),
+            Route("/jobs", self.jobs, methods=["GET", "POST"]),
+            Route("/jobs/{id}", self.job, methods=["GET"]),
+            Route("/jobs/{id}/image", self.image, methods=["GET"]),
+            Route("/jobs/{id}/retry", self.retry, methods=["POST"]),
+            Route("/deliveries", self.deliveries, methods=["GET"]),
+            Route("/stats", self.stats, methods=["GET"]),
+        ]
+
+    async def jobs(self, request: Request) -> Response:
+        """``GET /jobs``: a page of jobs, newest first. ``POST /jobs``: see `announce`."""
+        if request.method == "POST":
+            return await self.announce(request)
+        wanted, window = params.jobs(request.query_params, silent_since=self._silent_since())
+        page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
+        return JSONResponse(
+            {"jobs": [serializers.job(job) for job in page.jobs], "next": params.cursor(page.next)}
+        )
+
+    async def job(self, request: Request) -> Response:
+        """``GET /jobs/{id}``: one job with its history.
+
+        With ``wait``, as soon as the job has ended; or, where the client says what it has, as soon as that is
+        not the present answer any more.
+        """
+        seconds = params.wait(request.query_params)
+        known = request.headers.get("if-none-match")
+        job_id = request.path_params["id"]
+        until = asyncio.get_running_loop().time() + seconds
+        with self.ledger.changes_of(job_id) as changed:
+            job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
+            if seconds > 0 and not self._awaited(job, answer, known):
+                self.seats.check()
+                with self.seats.taken():
+                    while not self._awaited(job, answer, known) and (left := _left(until)) > 0:
+                        await _first(changed, self.stopping, within=left)
+                        changed.clear()
+                        job, answer = _with_tag(job_id, await self.ledger.look(job_id))
+        return _unless_known(answer, known)
+
+    def _awaited(self, job: Job, answer: Response, known: str | None) -> bool:
+        """Whether this is what a client waits for, or nobody is to wait any more."""
+        news = known is not None and not _is_known(answer, known)
+        return job.state in FINAL or news or self.stopping.is_set()
+
+    async def image(self, request: Request) -> Response:
+        """``GET /jobs/{id}/image``: the archived image, or where it can be had for a while."""
+        params.nothing(request.query_params)
+        job_id = request.path_params["id"]
+        job = await self.ledger.job(job_id)
+        if job is None:
+            raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+        if job.state is not State.ARCHIVED or job.stored is None or job.image is None:
+            raise LedgerError("ledger.wrong_state", f"Job {job_id} is {job.state}, not archived.")
+        try:
+            place = await self.archive.locate(job.stored, job.image)
+        except ArchiveError:
+            moved = await self.ledger.job(job_id)  # such as by `receiver archive-migrate`, just now
+            if moved is None or moved.stored is None or moved.stored == job.stored:
+                raise
+            place = await self.archive.locate(moved.stored, job.image)
+        if isinstance(place, Path):
+            # Asked for a part, the whole is an honest answer too (RFC 9110, 14.2), and cannot be refused.
+            request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
+            return FileResponse(place, media_type=job.image.content_type, headers=IMAGE_HEADERS)
+        return RedirectResponse(
+            place, 302, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
+        )
+
+    async def retry(self, request: Request) -> Response:
+        """``POST /jobs/{id}/retry``: an operator wants the job tried again now."""
+        params.nothing(request.query_params)
+        job = await self.ledger.retry(request.path_params["id"])
+        log.info("retried", job=job.id, state=job.state)
+        return JSONResponse(serializers.job(job), 202)
+
+    async def announce(self, request: Request) -> Response:
+        """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
+        params.nothing(request.query_params)
+        submission = _submission(await _json(request, self.body_seconds))
+        new = await self.ledger.expect(submission)
+        job = await self.ledger.job(submission.id)
+        assert job is not None
+        if new:
+            log.info("announced", job=job.id)
+        return JSONResponse(serializers.job(job), 201 if new else 200)
+
+    async def deliveries(self, request: Request) -> Response:
+        """``GET /deliveries``: what came to the webhook and was no completion, newest first."""
+        outcome, window = params.deliveries(request.query_params, params.UNREAD_OUTCOMES)
+        page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
+        rows = [
+            {
+                "id": unread.seq,
+                "at": serializers.time(unread.at),
+                "outcome": unread.outcome,
+                "detail": unread.detail,
+                **_body(unread.body),
+            }
+            for unread in page.deliveries
+        ]
+        return JSONResponse({"deliveries": rows, "next": params.cursor(page.next)})
+
+    async def stats(self, request: Request) -> Response:
+        """``GET /stats``: the ledger in numbers."""
+        params.nothing(request.query_params)
+        stats = await self.ledger.stats(silent_since=self._silent_since())
+        oldest = stats.oldest_waiting_at
+        told = stats.counters.get(NOTIFICATIONS, {})
+        return JSONResponse(
+            {
+                "states": {state.value: stats.jobs[state] for state in State},
+                "oldest_waiting_seconds": None if oldest is None else max(self.now() - oldest, 0) / 1000,
+                "soonest_deadline": serializers.time(stats.soonest_deadline),
+                "overdue": stats.overdue,
+                "at_risk": stats.at_risk,
+                "bytes_archived": stats.bytes[State.ARCHIVED],
+                "spool_bytes": stats.bytes[State.FETCHED],
+                "damaged": _counted(stats.damaged),
+                "unread_deliveries": stats.unread,
+                "refusals": self.refusals.counts,
+                "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},
+                "notifications": {
+                    "pending": stats.notifications_pending,
+                    **{outcome: told.get(outcome, 0) for outcome in NOTIFICATION_OUTCOMES},
+                },
+            }
+        )
+
+    async def healthz(self, request: Request) -> Response:
+        """``GET /healthz``: the process answers; and a challenge, as only this installation can."""
+        proof = self.prove(request.headers.get(CHALLENGE_HEADER, ""))
+        return JSONResponse({"status": "ok"}, headers={PROOF_HEADER: proof} if proof else {})
+
+    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
+        """``GET /readyz``: 200, or 503 with each failing check."""
+        failing = await self.failing()
+        return JSONResponse(
+            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
+        )
+
+    async def failing(self) -> dict[str, str]:
+        """Each check that fails, with what is wrong in a sentence."""
+        failing = {}
+        for check in self.checks:
+            wrong = await check.look()
+            if wrong is not None:
+                failing[check.name] = wrong
+        if self.stopping.is_set():
+            failing["serving"] = "The receiver is shutting down."
+        return failing
+
+    def _silent_since(self) -> int:
+        return self.now() - int(self.overdue_after.total_seconds() * 1000)
+
+
+def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[Job, Response]:
+    """The job, and the answer that shows it with its history, and says when it is another one.
+
+    Raises:
+        LedgerError: ``ledger.unknown_job``.
+    """
+    if found is None:
+        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    job, history = found
+    answer = JSONResponse(
+        {**serializers.job(job), "history": [serializers.event(e) for e in history]}, headers=JOB_HEADERS
+    )
+    # Of the bytes themselves: no list of what may change has to be kept.
+    answer.headers["ETag"] = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
+    return job, answer
+
+
+def _is_known(answer: Response, known: str) -> bool:
+    """Whether an ``If-None-Match`` names this answer (RFC 9110, 13.1.2: weak comparison)."""
+    return known.strip() == "*" or answer.headers["ETag"] in _ENTITY_TAG.findall(known)
+
+
+def _unless_known(answer: Response, known: str | None) -> Response:
+    if known is None or not _is_known(answer, known):
+        return answer
+    return Response(status_code=304, headers={**JOB_HEADERS, "ETag": answer.headers["ETag"]})
+
+
+def _left(until: float) -> float:
+    return until - asyncio.get_running_loop().time()
+
+
+async def _first(*events: asyncio.Event, within: float) -> None:
+    """Waits until one of the events is set, for at most so many seconds."""
+    waits = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for wait in waits:
+            wait.cancel()
+
+
+async def _json(request: Request, seconds: float) -> Any:
+    body = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            async for chunk in request.stream():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
+    except TimeoutError:
+        raise BodyError("body.too_slow") from None
+    except ClientDisconnect:
+        raise BodyError("body.cut_short") from None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise BodyError("body.not_json") from None
+
+
+def _submission(document: Any) -> Submission:
+    if not isinstance(document, dict) or not set(document) <= {"id", "ref"}:
+        raise BodyError("body.invalid", 'The body must be an object such as {"id": "…", "ref": "…"}.')
+    job_id, ref = document.get("id"), document.get("ref")
+    if not is_job_id(job_id):
+        raise BodyError("body.invalid", "id is no job's id.")
+    if ref is not None and not is_ref(ref):
+        raise BodyError("body.invalid", "ref must be 1 to 200 printable ASCII characters.")
+    return Submission(job_id, ref)
+
+
+def _counted(by_reason: Mapping[str, int]) -> dict[str, Any]:
+    """How often something happened, and how often for each reason that was given."""
+    return {
+        "total": sum(by_reason.values()),
+        "reasons": {reason: times for reason, times in by_reason.items() if reason},
+    }
+
+
+def _body(raw: bytes) -> dict[str, str]:
+    """A raw body as JSON can carry it: as text where it is UTF-8, else as base64."""
+    try:
+        return {"body": raw.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {"body_base64": base64.b64encode(raw).decode("ascii")}

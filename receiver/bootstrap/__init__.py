@@ -1,0 +1,1 @@
+"""Builds the receiver from its settings and serves it."""

@@ -1,0 +1,187 @@
+"""Serves a receiver over HTTP until it is told to stop."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+import structlog
+import uvicorn
+
+from receiver.bootstrap.app import open_receiver
+from receiver.bootstrap.factories import bound, check
+from receiver.config import Config
+from receiver.core.failpoints import Cut, from_environment
+from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
+from receiver.web.protocol import KEEP_ALIVE_SECONDS, AnswerStopped, CloseUnread, telling
+
+log = structlog.get_logger("receiver.serve")
+
+DRAIN_SECONDS = 3
+"""How long requests under way may go on after SIGTERM; the worker's own grace comes on top."""
+
+STOP_SECONDS = 9
+"""How long a stop may take altogether; those who stop processes commonly wait for 10."""
+
+MAX_CONNECTIONS = 2_000
+"""Beyond these, silent ones are closed; where none is silent, uvicorn itself answers with a plain 503."""
+
+
+SHARE_OF_LISTENERS = 0.6
+"""Of the connections: clients that wait for changes shall never keep a sender out."""
+
+YOUNG_OBJECTS = 10_000
+"""So many new objects have Python look for cycles, instead of 700: a burst of deliveries makes thousands that
+all live until their commit, and leaves no cycle behind."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, but it says when it takes connections, and leaves signals alone.
+
+    uvicorn raises the signals that it caught again at its end, and the process would die of them.
+    """
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[int], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen, then tells the port."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready(self.servers[0].sockets[0].getsockname()[1])
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leaves signals to `serve`."""
+        yield
+
+
+def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], None]) -> None:
+    """Opens the receiver and serves until SIGTERM or SIGINT; then drains and returns.
+
+    Args:
+        config: the settings.
+        environ: where the AWS SDK's variables are looked up.
+        ready: called with the address once deliveries are accepted.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        ReceiverError: the ledger or the spool cannot be used.
+    """
+    config.check_serve()
+    check(config)
+    cut = from_environment(environ)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(_serve(config, environ, cut, ready))
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415 - not to be had on Windows
+
+    return uvloop.new_event_loop
+
+
+async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Callable[[str], None]) -> None:
+    os.umask(0o077)  # whatever is made here is the owner's alone
+    loop = asyncio.get_running_loop()
+
+    def announce(port: int) -> None:
+        address = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{port}"
+        log.info("serving", address=address)
+        ready(address)
+
+    listener = bound(config)
+    connections = _connections_allowed()
+    seats = int(connections * SHARE_OF_LISTENERS)
+    async with open_receiver(config, environ, cut, seats_for_listeners=seats) as receiver:
+        _say_what_is_amiss(config)
+        server = _Server(
+            uvicorn.Config(
+                CloseUnread(AnswerStopped(receiver.app)),
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                date_header=True,
+                proxy_headers=False,
+                http=telling(receiver.refused),
+                ws="none",
+                limit_concurrency=connections,
+                timeout_keep_alive=KEEP_ALIVE_SECONDS,
+                timeout_graceful_shutdown=DRAIN_SECONDS,
+            ),
+            announce,
+        )
+
+        def stop() -> None:
+            log.info("stopping")
+            receiver.stopping.set()
+            server.should_exit = True
+            _leave_after(STOP_SECONDS)
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        spare_what_stays()
+        await server.serve(sockets=[listener])
+    log.info("stopped")
+
+
+def spare_what_stays() -> None:
+    """Has the garbage collector look no more at what the start has made, nor at every few new objects.
+
+    Modules, settings and routes stay until the end. To walk through all of them takes tens of milliseconds,
+    in which nothing is answered, and happened several times a second under load.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+
+
+def _connections_allowed() -> int:
+    """As many as may be, and at most half of the file descriptors: downloads and ledger need some too."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 4 * MAX_CONNECTIONS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
+
+
+def _say_what_is_amiss(config: Config) -> None:
+    for name in config.unknown:
+        log.warning("setting unknown", setting=name)
+    if config.ximilar_api_token is None:
+        log.warning(
+            "XIMILAR_API_TOKEN is not set: the provider is not asked for a fresh URL before a job expires"
+        )
+    if (old := unsafe_sqlite()) is not None:
+        log.warning(
+            "SQLite is older than the version that is free of the WAL-reset fault",
+            found=old,
+            wanted=".".join(map(str, SAFE_SQLITE)),
+        )
+
+
+def _leave_after(seconds: float) -> None:
+    """Ends the process if it is still there by then.
+
+    A thread that waits for an archive which does not answer can be neither cancelled nor left behind. What
+    was acknowledged is on the disk by then, as it would be if the process were killed.
+    """
+
+    def leave() -> None:
+        log.warning("still not stopped; leaving all the same", seconds=seconds)
+        os._exit(0)
+
+    timer = threading.Timer(seconds, leave)
+    timer.daemon = True
+    timer.start()

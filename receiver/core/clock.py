@@ -1,0 +1,13 @@
+"""The clocks of the process. Whoever needs one is given it, so that a test can pass another."""
+
+import time
+
+
+def wall_clock() -> int:
+    """Return the time in ms since the epoch, UTC."""
+    return time.time_ns() // 1_000_000
+
+
+def monotonic_clock() -> int:
+    """Return the ms of a clock that nobody can set."""
+    return time.monotonic_ns() // 1_000_000

@@ -1,0 +1,84 @@
+"""A job as the outside sees it: plain JSON values, times in RFC 3339 with ``Z``."""
+
+import re
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+
+from receiver.core.jobs import Event, Job
+
+
+def time(at: int | None) -> str | None:
+    """Milliseconds since the epoch as RFC 3339 in UTC, or ``None``."""
+    if at is None:
+        return None
+    stamp = datetime.fromtimestamp(at // 1000, UTC).replace(microsecond=at % 1000 * 1000)
+    return stamp.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def job(job: Job) -> dict[str, Any]:
+    """A job; what has no value yet is ``None``."""
+    image, stored, problem = job.image, job.stored, job.problem
+    return {
+        "id": job.id,
+        "state": job.state.value,
+        "ref": job.ref,
+        "attempts": job.attempts,
+        "next_attempt_at": time(job.next_attempt_at),
+        "url_expires_at": time(job.deadline),
+        "image_url": job.image_url,
+        "source_url": job.source_url,
+        "endpoint": job.endpoint,
+        "promised": {"width": job.promised_width, "height": job.promised_height},
+        "image": image
+        and {
+            "format": image.format,
+            "width": image.width,
+            "height": image.height,
+            "bytes": image.bytes,
+            "sha256": image.sha256,
+        },
+        "archive": stored and {"uri": stored.uri, "etag": stored.etag, "version": stored.version},
+        "error": problem and {"reason": problem.reason, "detail": problem.detail, "at": time(problem.at)},
+        "submitted_at": time(job.submitted_at),
+        "received_at": time(job.received_at),
+        "fetched_at": time(job.fetched_at),
+        "archived_at": time(job.archived_at),
+        "updated_at": time(job.updated_at),
+    }
+
+
+def event(event: Event) -> dict[str, Any]:
+    """One line of a job's history."""
+    return {
+        "at": time(event.at),
+        "event": event.event,
+        "from": event.before and event.before.value,
+        "to": event.after.value,
+        "reason": event.reason,
+        "detail": event.detail,
+    }
+
+
+_USER = re.compile(r"^([^/?#]*//)[^/?#]*@")
+
+
+def plain_url(url: str) -> str:
+    """A URL without what may be a key to what stands there: its query, a user's name and password."""
+    head, mark, _ = url.partition("?")
+    head = _USER.sub("\\1\N{HORIZONTAL ELLIPSIS}@", head)
+    return f"{head}?\N{HORIZONTAL ELLIPSIS}" if mark else head.partition("#")[0]
+
+
+def detail_without_keys(event: Event) -> str | None:
+    """The detail of a line of a history; where it is a URL, a plain one."""
+    is_url = event.event == "other_url" and event.detail is not None
+    return plain_url(event.detail or "") if is_url else event.detail
+
+
+def is_web(url: str | None) -> bool:
+    """Whether a link to this URL leads to a web server, and runs nothing."""
+    try:
+        return url is not None and urlsplit(url).scheme in {"http", "https"}
+    except ValueError:
+        return False

@@ -1,0 +1,269 @@
+"""The routes that a browser asks for."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import structlog
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from receiver.api import params
+from receiver.core.errors import REASONS, LedgerError, ReceiverError
+from receiver.core.jobs import State
+from receiver.dashboard import presenters
+from receiver.dashboard.templates import Static, Templates
+from receiver.dashboard.throughput import Throughput, chart
+from receiver.dashboard.thumbnails import Thumbnails
+from receiver.ledger import Filter, Ledger
+from receiver.web.problem import RETRY_AFTER_SECONDS, STATUS, problem
+
+log = structlog.get_logger("receiver.page")
+
+ROWS = 50
+"""Jobs on a page that does not say how many."""
+
+BODIES = 20
+"""Deliveries on a page that does not say how many."""
+
+GLANCE = 8
+"""Jobs in each list of the overview."""
+
+NEWEST = 2_000
+"""Archived jobs whose times are read once, at the start."""
+
+LOOK_SECONDS = 15.0
+"""Between two looks at how many jobs are archived."""
+
+CHECK_SECONDS = 3.0
+"""How long the checks of readiness may take before the page is shown without them."""
+
+THUMBNAIL_HEADERS = {
+    # The pixels were decoded and coded anew, so that nothing of the stranger's file is left but what is seen.
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the page learns what is not in the ledger.
+
+    Attributes:
+        failing: the checks of readiness that fail, each with a sentence.
+        working: what is being worked on.
+        unasked: why the provider cannot be asked about silent jobs, in a sentence; ``None`` where it can.
+    """
+
+    failing: Callable[[], Awaitable[Mapping[str, str]]]
+    working: Callable[[], Sequence[presenters.Work]]
+    unasked: Callable[[], str | None]
+
+
+class Page:
+    """The status page.
+
+    Args:
+        ledger: what is asked.
+        thumbnails: small pictures of archived images.
+        sources: of what is not in the ledger.
+        overdue_after: how long a submitted job may be silent.
+        outcomes: of deliveries that were no completions.
+        now: the time, ms since the epoch.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        thumbnails: Thumbnails,
+        sources: Sources,
+        overdue_after: timedelta,
+        outcomes: Sequence[str],
+        now: Callable[[], int],
+    ) -> None:
+        self._ledger = ledger
+        self._thumbnails = thumbnails
+        self._sources = sources
+        self._overdue_after = overdue_after
+        self._outcomes = outcomes
+        self._now = now
+        self._static = Static()
+        self._templates = Templates(self._static, now)
+        self._throughput = Throughput()
+
+    def routes(self) -> list[Route]:
+        """All routes."""
+        return [
+            Route("/", self._shown(self.overview), methods=["GET"]),
+            Route("/page/jobs/{id}", self._shown(self.job), methods=["GET"]),
+            Route("/page/jobs/{id}/thumbnail", self.thumbnail, methods=["GET"]),
+            Route("/page/jobs/{id}/retry", self._shown(self.retry), methods=["POST"]),
+            Route("/page/deliveries", self._shown(self.deliveries), methods=["GET"]),
+            Route("/static/{name}", self.static, methods=["GET"]),
+        ]
+
+    async def keep(self) -> None:
+        """Counts what is archived by minute, until cancelled."""
+        begun = False
+        while True:
+            try:
+                total, newest = await self._ledger.archived_lately(0 if begun else NEWEST)
+                if begun:
+                    self._throughput.look(total, self._now())
+                else:
+                    self._throughput.begin(total, newest, NEWEST, self._now())
+                    begun = True
+            except LedgerError as error:  # the minutes stay unknown
+                log.warning("the ledger cannot be read", reason=error.reason, detail=error.detail)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def overview(self, request: Request) -> Response:
+        """``GET /``: the overview, and a table of jobs with the filters of ``GET /jobs``."""
+        given = _filled(request.query_params)
+        wanted, window = params.jobs(_with_limit(given, ROWS), silent_since=self._silent_since())
+        failing = await self._failing()
+        glance = await self._ledger.overview(silent_since=self._silent_since(), limit=GLANCE)
+        page = await self._ledger.jobs(wanted, before=window.before, limit=window.limit)
+        now = self._now()
+        self._throughput.look(glance.stats.jobs[State.ARCHIVED], now)
+        narrowed = [(name, value) for name, value in given.multi_items() if name != "cursor"]
+        return self._templates.answer(
+            "overview",
+            headline=presenters.headline(glance, failing),
+            failing=failing,
+            overview=glance,
+            working=self._sources.working(),
+            unasked=self._sources.unasked(),
+            chart=chart(self._throughput.last_hour(now), now),
+            jobs=page.jobs,
+            wanted=wanted,
+            reasons=REASONS,
+            overdue=given.get("overdue"),
+            narrow=wanted != Filter(),
+            first=_link("/", narrowed) if window.before is not None else None,
+            next=_link("/", [*narrowed, ("cursor", params.cursor(page.next))]) if page.next else None,
+            json=_link("/jobs", given.multi_items()),
+        )
+
+    async def job(self, request: Request) -> Response:
+        """``GET /page/jobs/{id}``: one job with its history."""
+        params.nothing(request.query_params)
+        job_id = request.path_params["id"]
+        failing = await self._failing()
+        found = await self._ledger.job_with_history(job_id)
+        if found is None:
+            raise LedgerError("ledger.unknown_job", f"There is no job {presenters.visible(job_id)}.")
+        job, history = found
+        work = [work for work in self._sources.working() if work.job.id == job.id]
+        return self._templates.answer(
+            "job",
+            failing=failing,
+            job=job,
+            work=work[0] if work else None,
+            damage=await self._ledger.damage_of(job_id),
+            steps=presenters.timeline(history),
+            json=f"/jobs/{quote(job_id, safe='')}",
+        )
+
+    async def deliveries(self, request: Request) -> Response:
+        """``GET /page/deliveries``: what came to the webhook and was no completion, newest first."""
+        given = _filled(request.query_params)
+        outcome, window = params.deliveries(_with_limit(given, BODIES), self._outcomes)
+        failing = await self._failing()
+        page = await self._ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
+        narrowed = [(name, value) for name, value in given.multi_items() if name != "cursor"]
+        following = [*narrowed, ("cursor", params.cursor(page.next))]
+        return self._templates.answer(
+            "deliveries",
+            failing=failing,
+            deliveries=[(unread, presenters.body(unread.body)) for unread in page.deliveries],
+            outcome=outcome,
+            outcomes=self._outcomes,
+            first=_link("/page/deliveries", narrowed) if window.before is not None else None,
+            next=_link("/page/deliveries", following) if page.next else None,
+            json=_link("/deliveries", given.multi_items()),
+        )
+
+    async def retry(self, request: Request) -> Response:
+        """``POST /page/jobs/{id}/retry``: an operator wants the job tried again now."""
+        params.nothing(request.query_params)
+        job_id = request.path_params["id"]
+        job = await self._ledger.retry(job_id)
+        log.info("retried", job=job.id, state=job.state)
+        return RedirectResponse(f"/page/jobs/{quote(job_id, safe='')}", 303)
+
+    async def thumbnail(self, request: Request) -> Response:
+        """``GET /page/jobs/{id}/thumbnail``: a small picture of the archived image, or a placeholder."""
+        params.nothing(request.query_params)
+        job = await self._ledger.job(request.path_params["id"])
+        if job is None:
+            raise LedgerError("ledger.unknown_job")
+        picture = await self._thumbnails.of(job)
+        if picture is None:
+            headers = {**THUMBNAIL_HEADERS, "Cache-Control": "private, max-age=60"}
+            return Response(self._static.content("nothing.svg"), media_type="image/svg+xml", headers=headers)
+        headers = {**THUMBNAIL_HEADERS, "Cache-Control": "private, max-age=86400, immutable"}
+        return Response(picture, media_type="image/webp", headers=headers)
+
+    async def static(self, request: Request) -> Response:
+        """``GET /static/{name}``: style, script and signs of the page."""
+        return self._static.answer(request) or problem("body.no_such_route")
+
+    def _shown(self, handler: Handler) -> Handler:
+        """The handler, with its refusals as pages too."""
+
+        async def show_error(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except ReceiverError as error:
+                return await self._error(error)
+
+        return show_error
+
+    async def _error(self, error: ReceiverError) -> Response:
+        status = STATUS.get(error.reason, 503)
+        ours = status == 503
+        return self._templates.answer(
+            "error",
+            status=status,
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if ours else None,
+            # What is wrong with us is said; what is wrong with a question has nothing to do with it.
+            failing=await self._failing() if ours else {},
+            title=HTTPStatus(status).phrase,
+            code=status,
+            ours=ours,
+            reason=error.reason,
+            error=error.detail,
+        )
+
+    async def _failing(self) -> Mapping[str, str]:
+        try:
+            async with asyncio.timeout(CHECK_SECONDS):
+                return await self._sources.failing()
+        except TimeoutError:
+            return {"checks": f"The checks did not end within {CHECK_SECONDS:g} seconds."}
+
+    def _silent_since(self) -> int:
+        return self._now() - int(self._overdue_after.total_seconds() * 1000)
+
+
+def _filled(given: QueryParams) -> QueryParams:
+    """A form sends its empty fields too; they ask for nothing."""
+    return QueryParams([(name, value) for name, value in given.multi_items() if value])
+
+
+def _with_limit(given: QueryParams, limit: int) -> QueryParams:
+    return given if "limit" in given else QueryParams([*given.multi_items(), ("limit", str(limit))])
+
+
+def _link(path: str, parameters: Sequence[tuple[str, Any]]) -> str:
+    return f"{path}?{urlencode(parameters)}" if parameters else path

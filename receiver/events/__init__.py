@@ -1,0 +1,1 @@
+"""What is told to others: the feed of transitions, and outgoing webhooks."""

@@ -1,0 +1,522 @@
+"""The download: from a URL that a stranger sent to a file on our disk, its hash taken on the way.
+
+Nothing that the other side does may cost more than ``Limits`` say: every wait, the rate, every size and
+every hop has its bound, and the body is never decoded. httpx speaks HTTP; each request has a connection of
+its own, through the guarded backend, which ends with it.
+"""
+
+import asyncio
+import contextlib
+import email.utils
+import errno
+import hashlib
+import os
+import ssl
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self, TypeVar
+from urllib.parse import urljoin
+
+import httpcore
+import httpx
+
+from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
+from receiver.fetch.network_guard import GuardedBackend, Networks, OnRead, Resolver, system_resolver
+from receiver.fetch.sources import Sources, Target, judge_text
+
+_T = TypeVar("_T")
+
+_BLOCK = 1024 * 1024
+"""Bytes that are gathered before they go to the disk and into the hash: one hop to a thread for each."""
+
+_MAX_HEAD = 256 * 1024
+"""Bytes of an answer's head and of interim ones before it; the last read can hold 64 KiB of the body."""
+
+_PIECES = 1024
+_LEAST_PIECE = 128
+"""Bytes that so many pieces of a body must hold on average. A chunk of one byte costs as much work as one of
+64 KiB, and what is busy with these acknowledges no deliveries meanwhile."""
+
+_LONGEST_RETRY_AFTER = 24 * 3600.0
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_GONE = frozenset({403, 404, 410})
+# httpx's client acts on these by itself, even where it is told to follow nothing: it keeps cookies, and it
+# parses a Location in its own way. So the transport takes them away; ``_Transport`` says where they go.
+_HIDDEN = frozenset({b"location", b"set-cookie"})
+# What h11 and httpcore say when the other side closes in the middle; they have no type of its own for it.
+_CLOSED_EARLY = ("peer closed connection", "Server disconnected")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one download may cost.
+
+    Attributes:
+        max_bytes: of the body.
+        total_seconds: from the first look-up to the last byte, all hops together.
+        resolve_seconds: for one look-up.
+        connect_seconds: for TCP, all addresses of the host together, and again for TLS.
+        answer_seconds: from the look-up to the end of the answer's head, for one hop.
+        idle_seconds: between two reads.
+        min_rate: bytes a second, averaged over each ``rate_window``; the first window is the grace.
+        rate_window: seconds.
+        max_redirects: that are followed.
+    """
+
+    max_bytes: int
+    total_seconds: float = 600
+    resolve_seconds: float = 10
+    connect_seconds: float = 10
+    answer_seconds: float = 30
+    idle_seconds: float = 20
+    min_rate: int = 16 * 1024
+    rate_window: float = 20
+    max_redirects: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A whole body on the disk, fsynced; its folder is not, since the caller renames the file.
+
+    Attributes:
+        path: of the file.
+        bytes: its size.
+        sha256: of the whole file, 64 lower-case hex digits.
+    """
+
+    path: Path
+    bytes: int
+    sha256: str
+
+
+class Fetcher:
+    """Downloads images. One for the whole process; any number of downloads at a time.
+
+    Args:
+        sources: URL prefixes that are allowed.
+        networks: networks that are allowed although they are not public.
+        limits: for each download.
+        resolver: names to addresses.
+        backend: what really connects; it gets judged addresses, never names.
+        ssl_context: by default the system's authorities, or those of ``SSL_CERT_FILE``.
+        clock: monotonic seconds, for the rate.
+        wall_clock: seconds since the epoch, to read a Retry-After that is a date.
+        user_agent: name and version for the header.
+    """
+
+    def __init__(
+        self,
+        *,
+        sources: Sources,
+        networks: Networks,
+        limits: Limits,
+        resolver: Resolver = system_resolver,
+        backend: httpcore.AsyncNetworkBackend | None = None,
+        ssl_context: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+        user_agent: str = "upscale-receiver",
+    ) -> None:
+        self._sources = sources
+        self._networks = networks
+        self._limits = limits
+        self._clock = clock
+        self._wall_clock = wall_clock
+
+        def guarded(confined: bool, on_read: OnRead) -> GuardedBackend:  # noqa: FBT001 - a Callable has no names
+            return GuardedBackend(
+                networks,
+                confined=confined,
+                resolver=resolver,
+                resolve_seconds=limits.resolve_seconds,
+                inner=backend,
+                on_read=on_read,
+            )
+
+        self._client = httpx.AsyncClient(
+            transport=_Transport(ssl_context or ssl.create_default_context(), guarded),
+            # A proxy from the environment would see the name, and dial what it likes.
+            trust_env=False,
+            follow_redirects=False,
+            headers={
+                "User-Agent": user_agent,
+                "Accept": "image/*, application/octet-stream;q=0.9, */*;q=0.1",
+                "Accept-Encoding": "identity",
+            },
+            timeout=httpx.Timeout(limits.idle_seconds, connect=limits.connect_seconds),
+        )
+        # The disk's own threads, so that a slow disk holds up nothing else that waits for a thread.
+        self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
+
+    async def fetch(
+        self, url: str, into: Path, *, seconds: float | None = None, max_bytes: int | None = None
+    ) -> Download:
+        """Downloads a URL into a new file of mode 0600. On any failure or cancellation no file stays.
+
+        Args:
+            url: as it came; nothing of it is believed.
+            into: the file to create; it must not exist.
+            seconds: what is left for this job, if less than the limits give.
+            max_bytes: what may come for this job, if less than the limits give.
+
+        Raises:
+            UrlError: the URL, one that it redirects to, or an address is not allowed.
+            FetchError: it did not come.
+            SpoolError: the disk did not take it.
+        """
+        limits = self._limits
+        seconds = limits.total_seconds if seconds is None else min(seconds, limits.total_seconds)
+        max_bytes = limits.max_bytes if max_bytes is None else min(max_bytes, limits.max_bytes)
+        file = _SpoolFile(into)
+        try:
+            try:
+                async with asyncio.timeout(seconds), self._answer(url) as (target, response):
+                    await self._receive(target, response, file, max_bytes)
+            except TimeoutError as exc:
+                raise FetchError("fetch.timeout", f"not whole after {seconds:.0f} s") from exc
+            # The bytes are here: no deadline holds for the disk.
+            return await self._on_disk(file.finish)
+        except BaseException:
+            # Behind whatever of this file is still under way in a thread.
+            await asyncio.shield(self._on_disk(file.discard))
+            raise
+
+    async def aclose(self) -> None:
+        """Closes what is open, and waits for the disk's threads. No download may be under way."""
+        await self._client.aclose()
+        await asyncio.to_thread(self._disk.shutdown)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    @contextlib.asynccontextmanager
+    async def _answer(self, url: str) -> AsyncIterator[tuple[Target, httpx.Response]]:
+        """The first answer that is no redirect, its body unread. Bodies of redirects are never read."""
+        target = judge_text(url, self._sources, self._networks)
+        for _ in range(self._limits.max_redirects + 1):
+            response = await self._ask(target)
+            try:
+                if response.status_code not in _REDIRECTS:
+                    yield target, response
+                    return
+                target = self._redirected(target, response)
+            finally:
+                await response.aclose()
+        raise UrlError("url.redirects", f"more than {self._limits.max_redirects}, at last to {target.shown}")
+
+    async def _ask(self, target: Target) -> httpx.Response:
+        """One request, up to the end of the answer's head."""
+        request = self._client.build_request(
+            "GET",
+            # httpx sees the origin alone: it would rewrite path and query, and it logs what it sees.
+            target.origin + "/",
+            # Given, because httpx would decode the name for it, and fails at A-labels that decode to nothing.
+            headers={"Host": target.origin.partition("://")[2]},
+            extensions={"target": target.request_target.encode("ascii"), "confined": bool(target.confined)},
+        )
+        limit = self._limits.answer_seconds
+        try:
+            async with asyncio.timeout(limit):
+                return await self._client.send(request, stream=True)
+        except TimeoutError as exc:
+            raise FetchError("fetch.timeout", f"{target.shown}: no answer in {limit:.0f} s") from exc
+        except UrlError as exc:
+            if target.confined:
+                raise UrlError(target.confined, exc.detail) from exc
+            raise
+        except FetchError as exc:
+            # A name that no setting vouches for must show at once that it lies in the allowed networks.
+            if exc.reason == "fetch.resolve" and target.confined and not self._sources.entries:
+                raise UrlError(target.confined, exc.detail) from exc
+            raise
+
+    def _redirected(self, target: Target, response: httpx.Response) -> Target:
+        """Where a redirect leads, judged anew from its text on."""
+        location = response.extensions["location"].decode("latin-1")
+        if not location:
+            raise FetchError("fetch.status", f"{target.shown} answers {response.status_code} to nowhere")
+        # Judged as it stands before it is joined, since joining drops and rewrites characters.
+        if not location.isascii() or not location.isprintable() or "\\" in location or " " in location:
+            raise UrlError("url.malformed", f"{target.shown} redirects to what is no plain URL")
+        try:
+            joined = urljoin(target.origin + target.request_target, location)
+        except ValueError as exc:
+            raise UrlError("url.malformed", f"{target.shown} redirects to what is no plain URL") from exc
+        found = judge_text(joined, self._sources, self._networks)
+        if target.scheme == "https" and found.scheme != "https":
+            raise UrlError("url.scheme", f"{target.shown} redirects from https to {found.shown}")
+        return found
+
+    async def _receive(
+        self, target: Target, response: httpx.Response, file: "_SpoolFile", max_bytes: int
+    ) -> None:
+        """Streams the body into the file."""
+        self._judge_head(target, response)
+        declared = _declared_length(response)
+        if declared is not None and declared > max_bytes:
+            raise FetchError("fetch.too_large", f"{target.shown} declares {declared} of {max_bytes} bytes")
+        await self._on_disk(file.create)
+        total = 0
+        block = bytearray()
+        async for chunk in self._at_least_rate(response):
+            total += len(chunk)
+            if total > max_bytes:
+                raise FetchError("fetch.too_large", f"{target.shown} sends more than {max_bytes} bytes")
+            block += chunk
+            if len(block) >= _BLOCK:
+                full, block = block, bytearray()
+                await self._on_disk(file.write, full)
+        if declared is not None and total != declared:
+            raise FetchError("fetch.cut_short", f"{target.shown} sent {total} of {declared} bytes")
+        if not total:
+            raise FetchError("fetch.empty", f"{target.shown} sent no bytes")
+        await self._on_disk(file.write, block)
+
+    def _judge_head(self, target: Target, response: httpx.Response) -> None:
+        status = response.status_code
+        if status in _GONE:
+            raise FetchError("fetch.gone", f"{target.shown} answers {status}")
+        if status == 204:
+            raise FetchError("fetch.empty", f"{target.shown} answers 204")
+        if status != 200:
+            wait = self._retry_after(response) if status in {429, 503} else None
+            raise FetchError("fetch.status", f"{target.shown} answers {status}", retry_after=wait)
+        if coding := response.headers.get("content-encoding"):
+            raise FetchError("fetch.encoded", f"{target.shown} answers with Content-Encoding {coding[:40]!r}")
+
+    def _retry_after(self, response: httpx.Response) -> float | None:
+        """Seconds to wait, from either form of RFC 9110, 10.2.3; not below 0, and not above a day."""
+        text = response.headers.get("retry-after", "").strip()
+        if text.isascii() and text.isdigit():
+            seconds = float(text[:10])
+        else:
+            try:
+                seconds = email.utils.parsedate_to_datetime(text).timestamp() - self._wall_clock()
+            except (ValueError, OverflowError):
+                return None
+        return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
+
+    async def _at_least_rate(self, response: httpx.Response) -> AsyncIterator[bytes]:
+        """The body as it comes on the wire, while it comes fast enough.
+
+        Only the time that the other side lets us wait counts, not that of our own disk.
+        """
+        limits = self._limits
+        waited, received = 0.0, 0
+        pieces, held = 0, 0
+        body = response.aiter_raw()
+        while True:
+            before = self._clock()
+            chunk = await anext(body, None)
+            if chunk is None:
+                return
+            waited += self._clock() - before
+            received += len(chunk)
+            pieces, held = pieces + 1, held + len(chunk)
+            if pieces == _PIECES:
+                if held < _PIECES * _LEAST_PIECE:
+                    raise FetchError("fetch.protocol", f"the body comes in pieces of {held // pieces} bytes")
+                pieces, held = 0, 0
+            if waited >= limits.rate_window:
+                if received < limits.min_rate * waited:
+                    raise FetchError("fetch.too_slow", f"{received} bytes in {waited:.0f} s")
+                waited, received = 0.0, 0
+            yield chunk
+
+    async def _on_disk(self, work: Callable[..., _T], *args: object) -> _T:
+        return await asyncio.wrap_future(self._disk.submit(work, *args))
+
+
+class _SpoolFile:
+    """The file of one download; its methods block, so they run in a thread.
+
+    A cancelled task cannot stop a thread that is already writing for it. So each method takes the lock, and
+    none does anything once the file is discarded.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._descriptor: int | None = None
+        self._created = False
+        self._discarded = False
+        self._hash = hashlib.sha256()
+        self._size = 0
+
+    def create(self) -> None:
+        with self._lock, _disk_errors():
+            if not self._discarded:
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                self._created = True
+
+    def write(self, block: bytearray) -> None:
+        with self._lock, _disk_errors():
+            if self._descriptor is None:
+                return
+            self._hash.update(block)
+            self._size += len(block)
+            rest = memoryview(block)
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+
+    def finish(self) -> Download:
+        with self._lock, _disk_errors():
+            if self._descriptor is None:
+                raise SpoolError("spool.lost", "the download was discarded before it was whole")
+            os.fsync(self._descriptor)
+            self._close(self._descriptor)
+            return Download(self._path, self._size, self._hash.hexdigest())
+
+    def discard(self) -> None:
+        """Removes the file, if it was this download that created it."""
+        with self._lock:
+            self._discarded = True
+            # The error that led here is the one to tell; a file that stays is an orphan for the next start.
+            with contextlib.suppress(OSError):
+                if self._descriptor is not None:
+                    self._close(self._descriptor)
+            with contextlib.suppress(OSError):
+                if self._created:
+                    self._path.unlink()
+
+    def _close(self, descriptor: int) -> None:
+        # Forgotten first: after an error of close() the number may already be another file's.
+        self._descriptor = None
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as exc:
+        full = exc.errno in {errno.ENOSPC, errno.EDQUOT}
+        raise SpoolError(
+            "spool.full" if full else "spool.disk", f"the download's file: {exc.strerror}"
+        ) from exc
+
+
+class _Transport(httpx.AsyncBaseTransport):
+    """One guarded connection for each request, and errors of our own tree.
+
+    Connections are not kept: no state is shared between downloads, each is judged when it is dialled, and
+    none turns out to have been closed meanwhile.
+
+    Takes the request extensions ``target``, the bytes of the request line's target, and ``confined``. Gives
+    the response extension ``location``, the bytes of that header or none.
+    """
+
+    def __init__(
+        self, ssl_context: ssl.SSLContext, guarded: Callable[[bool, OnRead], GuardedBackend]
+    ) -> None:
+        self._ssl_context = ssl_context
+        self._guarded = guarded
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        url = httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.extensions["target"],
+        )
+        where = str(request.url)
+        head = _Head(where)
+        connection = httpcore.AsyncHTTPConnection(
+            url.origin,
+            ssl_context=self._ssl_context,
+            network_backend=self._guarded(request.extensions["confined"], head.count),
+        )
+        with _foreign_errors(where):
+            answer = await connection.handle_async_request(
+                httpcore.Request(
+                    request.method,
+                    url,
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+        head.ended = True
+        return httpx.Response(
+            answer.status,
+            headers=[(name, value) for name, value in answer.headers if name.lower() not in _HIDDEN],
+            stream=_Body(connection, answer, where),
+            extensions={
+                **answer.extensions,
+                "location": next((v for name, v in answer.headers if name.lower() == b"location"), b""),
+            },
+        )
+
+
+class _Head:
+    """Bounds what comes before an answer's body: h11 bounds one head, and lets interim ones (1xx) go on."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+        self._size = 0
+        self.ended = False
+
+    def count(self, size: int) -> None:
+        """So many bytes came."""
+        self._size += size
+        if not self.ended and self._size > _MAX_HEAD:
+            raise FetchError("fetch.protocol", f"{self._where}: no answer within {_MAX_HEAD} bytes")
+
+
+class _Body(httpx.AsyncByteStream):
+    """A body whose connection ends with it."""
+
+    def __init__(
+        self, connection: httpcore.AsyncHTTPConnection, answer: httpcore.Response, where: str
+    ) -> None:
+        self._connection = connection
+        self._answer = answer
+        self._where = where
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _foreign_errors(self._where):
+            async for chunk in self._answer.aiter_stream():
+                yield chunk
+
+    async def aclose(self) -> None:
+        await self._connection.aclose()
+
+
+@contextlib.contextmanager
+def _foreign_errors(where: str) -> Iterator[None]:
+    """Translates what httpcore, h11, ssl and the system raise; the guard's own errors pass."""
+    try:
+        yield
+    except ReceiverError:
+        raise
+    except (httpcore.ConnectError, ssl.SSLError) as exc:
+        # The guard has words of its own for TCP, so what is left of connecting is TLS.
+        raise FetchError("fetch.tls", _told(where, exc)) from exc
+    except httpcore.TimeoutException as exc:
+        raise FetchError("fetch.timeout", _told(where, exc)) from exc
+    except httpcore.ProtocolError as exc:
+        early = str(exc).startswith(_CLOSED_EARLY)
+        raise FetchError("fetch.cut_short" if early else "fetch.protocol", _told(where, exc)) from exc
+    except (httpcore.NetworkError, OSError) as exc:
+        raise FetchError("fetch.cut_short", _told(where, exc)) from exc
+
+
+def _told(where: str, exc: Exception) -> str:
+    """What a library says, in one short line: it may quote the other side."""
+    text = "".join(c if c.isprintable() else "?" for c in str(exc))[:160]
+    return f"{where}: {text or type(exc).__name__}"
+
+
+def _declared_length(response: httpx.Response) -> int | None:
+    """Content-Length, unless chunks overrule it (RFC 9112, 6.3)."""
+    if "transfer-encoding" in response.headers:
+        return None
+    length = response.headers.get("content-length")
+    return None if length is None else int(length)

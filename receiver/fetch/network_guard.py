@@ -1,0 +1,297 @@
+"""Which addresses may be dialled, and the network backend that dials no other.
+
+The address that is judged is the address that is dialled: a name is resolved once, every answer is judged,
+and the connection goes to one of these answers as a literal. Between the judgement and the connection there
+is no second look-up that could answer differently (DNS rebinding).
+"""
+
+import asyncio
+import ipaddress
+import socket
+import threading
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ssl import SSLContext
+from typing import Any
+
+import anyio
+import httpcore
+
+from receiver.core.errors import FetchError, UrlError
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
+"""Networks that are allowed although they are not public."""
+
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+"""Host name and port to addresses; raises OSError where it cannot."""
+
+_MOST_DIALLED = 8
+"""Addresses of one name that are tried: a name with a thousand must not make us knock at each."""
+
+# IANA IPv4 Special-Purpose Address Registry (RFC 6890), whole, with the blocks that it calls globally
+# reachable too: they are anycast services of the network, and no image lives there.
+# https://www.iana.org/assignments/iana-ipv4-special-registry
+_SPECIAL_V4: Mapping[IPv4Network, str] = {
+    IPv4Network("0.0.0.0/8"): "this network",
+    IPv4Network("10.0.0.0/8"): "private use",
+    IPv4Network("100.64.0.0/10"): "shared address space (CGNAT)",
+    IPv4Network("127.0.0.0/8"): "loopback",
+    IPv4Network("169.254.0.0/16"): "link-local, cloud metadata",
+    IPv4Network("172.16.0.0/12"): "private use",
+    IPv4Network("192.0.0.0/24"): "IETF protocol assignments",
+    IPv4Network("192.0.2.0/24"): "documentation",
+    IPv4Network("192.31.196.0/24"): "AS112-v4",
+    IPv4Network("192.52.193.0/24"): "AMT",
+    IPv4Network("192.88.99.0/24"): "6to4 relay anycast",
+    IPv4Network("192.168.0.0/16"): "private use",
+    IPv4Network("192.175.48.0/24"): "AS112",
+    IPv4Network("198.18.0.0/15"): "benchmarking",
+    IPv4Network("198.51.100.0/24"): "documentation",
+    IPv4Network("203.0.113.0/24"): "documentation",
+    IPv4Network("240.0.0.0/4"): "reserved, limited broadcast",
+    # Not in that registry.
+    IPv4Network("224.0.0.0/4"): "multicast",  # RFC 5771
+    IPv4Network("168.63.129.16/32"): "the wire server of Azure",  # public by its number only
+}
+
+# IANA IPv6 Address Space: global unicast is 2000::/3 and nothing else, which leaves out loopback, ::/96,
+# 64:ff9b:1::/48, 100::/64, 5f00::/16, fc00::/7 (with fd00:ec2::254), fe80::/10, fec0::/10 and ff00::/8.
+# https://www.iana.org/assignments/ipv6-address-space
+_GLOBAL_V6 = IPv6Network("2000::/3")
+
+# IANA IPv6 Special-Purpose Address Registry (RFC 6890), the blocks inside 2000::/3.
+# https://www.iana.org/assignments/iana-ipv6-special-registry
+_SPECIAL_V6: Mapping[IPv6Network, str] = {
+    IPv6Network("2001::/23"): "IETF protocol assignments (Teredo, ORCHID, benchmarking)",
+    IPv6Network("2001:db8::/32"): "documentation",
+    IPv6Network("2002::/16"): "6to4",
+    IPv6Network("2620:4f:8000::/48"): "AS112",
+    IPv6Network("3fff::/20"): "documentation",
+}
+
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052; how a host with IPv6 only sees the IPv4 Internet
+_ISATAP = frozenset({0x00005EFE, 0x02005EFE})  # RFC 5214, 6.1: bits 64 to 95 of the address
+
+
+def judge_address(address: str, networks: Networks) -> None:
+    """Lets a public address pass, or one in ``networks``.
+
+    Args:
+        address: an IPv4 or IPv6 address as text.
+        networks: networks that are allowed although they are not public.
+
+    Raises:
+        UrlError: url.address; its detail names the block.
+    """
+    if in_networks(address, networks):
+        return
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError as exc:
+        raise UrlError("url.address", f"{address[:60]!r} is no address") from exc
+    if block := _special_block(ip):
+        raise UrlError("url.address", f"{ip} is not public: {block}")
+
+
+def in_networks(address: str, networks: Networks) -> bool:
+    """Whether an address, or the IPv4 address that is mapped into it, lies in one of ``networks``."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(ip, IPv6Address):
+        if ip.scope_id is not None:
+            return False
+        ip = ip.ipv4_mapped or ip
+    return any(ip in network for network in networks)
+
+
+def _special_block(ip: IPv4Address | IPv6Address) -> str | None:
+    """The block that makes an address not public, or None."""
+    if isinstance(ip, IPv4Address):
+        return next((f"{block}, {use}" for block, use in _SPECIAL_V4.items() if ip in block), None)
+    if ip.scope_id is not None:
+        return "an address with a zone id"
+    # RFC 4291, 2.5.5.2: the kernel dials the IPv4 address that is mapped into ::ffff:0:0/96.
+    if ip.ipv4_mapped:
+        return _special_block(ip.ipv4_mapped)
+    if ip in _NAT64:
+        return _special_block(_last_four(ip))
+    if ip not in _GLOBAL_V6:
+        return f"outside of {_GLOBAL_V6}"
+    # The prefix before the interface's id: ISATAP below 6to4 is two tunnels, and both are judged.
+    if found := next((f"{block}, {use}" for block, use in _SPECIAL_V6.items() if ip in block), None):
+        return found
+    return _special_block(_last_four(ip)) if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP else None
+
+
+def _last_four(ip: IPv6Address) -> IPv4Address:
+    return IPv4Address(int(ip) & 0xFFFFFFFF)
+
+
+async def system_resolver(host: str, port: int) -> Sequence[str]:
+    """Asks the system's resolver, by getaddrinfo.
+
+    A look-up cannot be cancelled, and a stalled one lasts for half a minute. On a daemon thread of its own it
+    holds up neither other look-ups, nor the loop's executor, nor the end of the process.
+
+    Raises:
+        OSError: the look-up failed.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Sequence[str]] = loop.create_future()
+
+    def settle(addresses: Sequence[str], error: OSError | None) -> None:
+        if answer.done():
+            return
+        if error:
+            answer.set_exception(error)
+        else:
+            answer.set_result(addresses)
+
+    def look_up() -> None:
+        addresses: list[str] = []
+        error: OSError | None = None
+        try:
+            # As bytes, so that Python's IDNA 2003 codec has no say.
+            found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
+            addresses = [str(sockaddr[0]) for *_, sockaddr in found]
+        except OSError as exc:
+            error = exc
+        with suppress(RuntimeError):  # the loop was closed meanwhile; nobody waits any more
+            loop.call_soon_threadsafe(settle, addresses, error)
+
+    threading.Thread(target=look_up, name="resolve", daemon=True).start()
+    return await answer
+
+
+OnRead = Callable[[int], None]
+
+
+def _unwatched(size: int) -> None:
+    pass
+
+
+class GuardedBackend(httpcore.AsyncNetworkBackend):
+    """Dials judged addresses only.
+
+    Args:
+        networks: networks that are allowed although they are not public.
+        confined: dial nothing outside of ``networks``.
+        resolver: names to addresses.
+        resolve_seconds: for one look-up.
+        inner: the backend that really connects; it gets addresses, never names.
+        on_read: told how many bytes came with each read; what it raises ends the read.
+
+    ``connect_tcp`` raises UrlError url.address, and FetchError fetch.resolve or fetch.connect. Unix sockets
+    stay refused, as the interface has it where nothing else is said.
+    """
+
+    def __init__(
+        self,
+        networks: Networks = (),
+        *,
+        confined: bool = False,
+        resolver: Resolver = system_resolver,
+        resolve_seconds: float = 10,
+        inner: httpcore.AsyncNetworkBackend | None = None,
+        on_read: OnRead = _unwatched,
+    ) -> None:
+        self._networks = networks
+        self._confined = confined
+        self._resolver = resolver
+        self._resolve_seconds = resolve_seconds
+        self._inner = inner or httpcore.AnyIOBackend()
+        self._on_read = on_read
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+        local_address: str | None = None,
+        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Resolves, judges every answer, and connects to the first that takes the connection.
+
+        ``timeout`` is for all of them together: each gets its share of what is left, so that one dead
+        address cannot use up the others' time.
+        """
+        addresses = await self._judged(host, port)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + timeout if timeout is not None else None
+        failure: Exception | None = None
+        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            share = max((end - loop.time()) / left, 0) if end is not None else None
+            try:
+                stream = await self._inner.connect_tcp(address, port, share, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+                failure = exc
+            else:
+                return _Stream(stream, self._on_read)
+        tried = ", ".join(addresses)
+        raise FetchError("fetch.connect", f"{host} port {port} at {tried} did not answer") from failure
+
+    async def sleep(self, seconds: float) -> None:
+        """Waits, for httpcore's own retries, of which there are none here."""
+        await self._inner.sleep(seconds)
+
+    async def _judged(self, host: str, port: int) -> Sequence[str]:
+        """The addresses to try, all of them judged."""
+        addresses = list(dict.fromkeys(await self._resolve(host, port)))
+        if not addresses:
+            raise FetchError("fetch.resolve", f"{host} has no address")
+        # All before the first is dialled: one bad answer condemns the name.
+        for address in addresses:
+            if self._confined and not in_networks(address, self._networks):
+                raise UrlError("url.address", f"{host} has {address}, which RECEIVER_IMAGE_NETWORKS lacks")
+            judge_address(address, self._networks)
+        return addresses[:_MOST_DIALLED]
+
+    async def _resolve(self, host: str, port: int) -> Sequence[str]:
+        with suppress(ValueError):
+            return [str(ipaddress.ip_address(host))]
+        try:
+            async with asyncio.timeout(self._resolve_seconds):
+                return await self._resolver(host, port)
+        except TimeoutError as exc:
+            raise FetchError("fetch.resolve", f"no answer for {host} in {self._resolve_seconds} s") from exc
+        except OSError as exc:
+            raise FetchError("fetch.resolve", f"{host}: {exc.strerror or exc}") from exc
+
+
+class _Stream(httpcore.AsyncNetworkStream):
+    """A stream that is closed when it is cancelled in the TLS handshake: httpcore closes on errors only."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream, on_read: OnRead) -> None:
+        self._inner = inner
+        self._on_read = on_read
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        data = await self._inner.read(max_bytes, timeout)
+        self._on_read(len(data))
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
+        await self._inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
+    ) -> httpcore.AsyncNetworkStream:
+        try:
+            stream = await self._inner.start_tls(ssl_context, server_hostname, timeout)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._inner.aclose()
+            raise
+        return _Stream(stream, self._on_read)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)

@@ -1,0 +1,1 @@
+"""The webhook: proves the sender and records the delivery."""

@@ -1,0 +1,178 @@
+"""Do these headers prove the sender? Custom headers with accepted values, and tickets for submitted jobs.
+
+The provider sends no signature: what the submitter put into the webhook's headers is the only proof that a
+delivery carries. Everything here is compared as bytes and in constant time, and every refusal is the same.
+"""
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+from itsdangerous import BadData, TimestampSigner
+
+from receiver.config import Config
+from receiver.core.errors import AuthError
+from receiver.core.references import REF
+
+TICKET_HEADER = "X-Receiver-Job"
+REF_HEADER = "X-Receiver-Ref"
+SUBMISSION_HEADER = "X-Receiver-Submission"
+_TICKET, _REFERENCE, _SUBMISSION = (
+    name.lower().encode() for name in (TICKET_HEADER, REF_HEADER, SUBMISSION_HEADER)
+)
+"""As they arrive."""
+
+TICKET_LIFETIME = timedelta(days=7)
+"""How long a ticket is accepted: far longer than a job takes, far shorter than a leak is remembered."""
+
+CLOCK_SLACK = timedelta(minutes=5)
+"""How far ahead a ticket's time may be: a clock that was set back between must not cost an image."""
+
+_REF = re.compile(REF.encode("ascii"))
+_LEAST_SECRET = 8
+_MASK = b"**********"
+_SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{43}")
+"""A ticket: 16 random bytes, the seconds since the epoch while four bytes hold them, and an HMAC-SHA-256."""
+_SALT = b"upscale-receiver.ticket"
+
+RawHeaders = Iterable[tuple[bytes, bytes]]
+"""Header names in lower case and values, as ASGI gives them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What the headers of an accepted delivery say.
+
+    Attributes:
+        ticket: the ticket's own number, to be bound to the first job that uses it; ``None`` without tickets.
+        ref: the submitter's own reference.
+        mark: of the submission, where we submitted it ourselves.
+    """
+
+    ticket: str | None
+    ref: str | None
+    mark: str | None = None
+
+
+class Sender:
+    """Knows the accepted header values and the signing keys of this installation."""
+
+    def __init__(self, headers: Mapping[str, Sequence[str]], signing_keys: Sequence[str] = ()) -> None:
+        self._accepted = {
+            name.lower().encode("ascii"): tuple({v for value in values for v in _spellings(value)})
+            for name, values in headers.items()
+        }
+        # Shorter ones would be found by chance, and what they replaced could not be read any more.
+        self._told = _longest_first(
+            v
+            for values in headers.values()
+            for value in values
+            for v in _spellings(value) | _in_json(value)
+            if len(v) >= _LEAST_SECRET
+        )
+        # itsdangerous signs with the last key and verifies with all; the setting names the newest first.
+        self._signer = (
+            TimestampSigner(list(reversed(signing_keys)), salt=_SALT, digest_method=hashlib.sha256)
+            if signing_keys
+            else None
+        )
+
+    @classmethod
+    def from_config(cls, config: Config) -> "Sender":
+        """The sender that the settings describe."""
+        return cls(
+            {name: [v.get_secret_value() for v in values] for name, values in config.webhook_headers.items()},
+            [key.get_secret_value() for key in config.signing_keys],
+        )
+
+    def check(self, headers: RawHeaders) -> Proof:
+        """Decides whether a delivery comes from a sender that we gave our headers to.
+
+        Every configured header must be there exactly once, with one of its accepted values. All of them are
+        compared, whatever the first comparison gave, so that the time taken tells nothing.
+
+        Raises:
+            AuthError: ``auth.refused``; the same whether a header is missing, wrong or unknown.
+        """
+        given: dict[bytes, bytes] = {}
+        for name, value in headers:
+            # A repeated header proves nothing, as a missing one and the empty value do.
+            given[name] = b"" if name in given else value
+        proved = bool(self._accepted or self._signer)
+        for name, accepted in self._accepted.items():
+            proved &= _any_equal(given.get(name, b""), accepted)
+        ticket = None
+        if self._signer is not None:
+            ticket = self._ticket(self._signer, given.get(_TICKET, b""))
+            proved &= ticket is not None
+        if not proved:
+            raise AuthError("auth.refused")
+        return Proof(
+            ticket,
+            _label(given.get(_REFERENCE, b"")),
+            _label(given.get(_SUBMISSION, b"")),
+        )
+
+    def redact(self, body: bytes) -> bytes:
+        """A body without our own secrets, which the provider's API echoes in ``webhook.headers``."""
+        for secret in self._told:
+            body = body.replace(secret, _MASK)
+        # Of a ticket the signature alone is the secret; its number stands in the ledger.
+        return body if self._signer is None else _SIGNATURE.sub(rb"\1" + _MASK, body)
+
+    def issue_ticket(self) -> str:
+        """A fresh value for the ticket header of one job to be submitted.
+
+        Raises:
+            AuthError: ``auth.refused`` where no signing key is configured.
+        """
+        if self._signer is None:
+            raise AuthError("auth.refused", "RECEIVER_SIGNING_KEYS is not set, so no ticket can be signed.")
+        return self._signer.sign(secrets.token_urlsafe(16)).decode("ascii")
+
+    @staticmethod
+    def _ticket(signer: TimestampSigner, value: bytes) -> str | None:
+        try:
+            number, signed_at = signer.unsign(value, return_timestamp=True)
+        except BadData:
+            return None
+        age = signer.timestamp_to_datetime(signer.get_timestamp()) - signed_at
+        return number.decode("ascii") if -CLOCK_SLACK <= age <= TICKET_LIFETIME else None
+
+
+def _spellings(value: str) -> set[bytes]:
+    # Clients send non-ASCII header values in one of these two encodings.
+    spellings = {value.encode("utf-8")}
+    if all(ord(c) < 256 for c in value):
+        spellings.add(value.encode("latin-1"))
+    return spellings
+
+
+def _in_json(value: str) -> set[bytes]:
+    # As a string in JSON, whose writers differ in what they escape beyond what they must.
+    found = set()
+    for ascii_alone in (True, False):
+        text = json.dumps(value, ensure_ascii=ascii_alone)[1:-1]
+        found |= {text.encode(), text.replace("/", "\\/").encode()}
+    return found
+
+
+def _longest_first(secrets: Iterable[bytes]) -> Sequence[bytes]:
+    return sorted(set(secrets), key=len, reverse=True)
+
+
+def _any_equal(value: bytes, accepted: Sequence[bytes]) -> bool:
+    equal = False
+    for candidate in accepted:
+        equal |= hmac.compare_digest(value, candidate)
+    return equal
+
+
+def _label(value: bytes) -> str | None:
+    # What breaks the rule is dropped, and not the delivery: the image matters more than its label.
+    return value.decode("ascii") if _REF.fullmatch(value) else None

@@ -1,0 +1,165 @@
+"""The webhook: cap the body, check the sender, parse, record, answer. It knows nothing of the worker.
+
+The steps stand in the order in which they cost: nothing is read that the cap forbids, nothing is parsed for a
+stranger, and 200 leaves only after the commit.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from receiver.core import url_expiry
+from receiver.core.completion import Completion
+from receiver.core.errors import AuthError, BodyError, LedgerError
+from receiver.core.failpoints import Cut, no_cut
+from receiver.core.instrumentation import UNWATCHED, Step, Watch
+from receiver.intake.authentication import Proof, Sender
+from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
+from receiver.providers.ximilar import completions
+from receiver.web.problem import problem
+from receiver.web.refusals import Refusals
+
+BODY_SECONDS = 20
+"""How long a sender may take to send a body of at most a few hundred KiB."""
+
+log = structlog.get_logger("receiver.intake")
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """The endpoint of the webhook.
+
+    Attributes:
+        ledger: where completions are recorded.
+        sender: knows who may deliver.
+        max_bytes: of a body.
+        url_lifetime: how long an image URL lives that does not say so itself.
+        now: the time, ms since the epoch.
+        refusals: counts them.
+        confirm: whether the provider itself is asked before anything that is delivered counts.
+        watch: told of deliveries.
+        cut: for tests.
+    """
+
+    ledger: Ledger
+    sender: Sender
+    max_bytes: int
+    url_lifetime: timedelta
+    now: Callable[[], int]
+    refusals: Refusals
+    confirm: bool = False
+    watch: Watch = UNWATCHED
+    cut: Cut = no_cut
+
+    async def deliver(self, request: Request) -> Response:
+        """Takes one delivery. The answers are those of the README's table."""
+        with self.watch.step("delivery") as step:
+            return await self._deliver(request, step)
+
+    async def _deliver(self, request: Request, step: Step) -> Response:
+        try:
+            proof = self._proof(request)
+            body = await self._body(request, keep=proof is not None)
+            if proof is None:
+                # The answer is the same for every cause.
+                raise AuthError("auth.refused")  # noqa: TRY301 - answered below, like a ticket that is not its job's
+            return await self._record(request, body, proof, step)
+        except AuthError as error:
+            step.reason = error.reason
+            self.refusals.note(error.reason)
+            return problem(error.reason)
+        except BodyError as error:
+            step.reason = error.reason
+            self.refusals.note(error.reason)
+            return problem(error.reason, error.detail)
+        except LedgerError as error:
+            step.reason = error.reason
+            self.refusals.count(error.reason)
+            log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
+            return problem(error.reason)
+
+    def _proof(self, request: Request) -> Proof | None:
+        try:
+            return self.sender.check(request.headers.raw)
+        except AuthError:
+            return None
+
+    async def _body(self, request: Request, *, keep: bool) -> bytes:
+        """The whole body, read only as far as the cap allows, whether or not a length was declared.
+
+        Args:
+            request: the delivery.
+            keep: whether the bytes are wanted; a stranger's are counted and dropped.
+
+        Raises:
+            BodyError: ``body.too_large``, ``body.too_slow`` or ``body.cut_short``.
+        """
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self.max_bytes:
+            raise BodyError("body.too_large")
+        body, size, more = bytearray(), 0, True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise BodyError("body.cut_short")
+                    chunk, more = message.get("body", b""), message.get("more_body", False)
+                    size += len(chunk)
+                    if size > self.max_bytes:
+                        raise BodyError("body.too_large")
+                    if keep:
+                        body += chunk
+        except TimeoutError:
+            raise BodyError("body.too_slow") from None
+        return bytes(body)
+
+    async def _record(self, request: Request, body: bytes, proof: Proof, step: Step) -> Response:
+        try:
+            _check_type(request)
+            said = completions.parse(body)
+        except BodyError as error:
+            await self.ledger.record_unread(error, self.sender.redact(body))
+            step.outcome = "unread"
+            log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
+            raise
+        if self.confirm and said.failure is not None:
+            # A forged failure is as cheap as a forged image: the job waits for the provider's own word on it.
+            said = Completion(said.id, None, said.source_url)
+        if said.failure is not None:
+            words = self.sender.redact(said.failure.detail.encode()).decode("utf-8", "replace")
+            said = replace(said, failure=replace(said.failure, detail=words))
+        deadline = url_expiry.deadline(said.image_url, since=self.now(), lifetime=self.url_lifetime)
+        delivery = Delivery(
+            said, self.sender.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark
+        )
+        with self.watch.step("record", said.id) as recording:
+            recorded = await self.ledger.record(delivery)
+            recording.received_at = recorded.received_at
+        self.cut("recorded")
+        step.job, step.received_at = said.id, recorded.received_at
+        step.outcome = "duplicate" if recorded.duplicate else "recorded"
+        why = said.failure.reason if said.failure else None
+        if {OTHER_URL, OTHER_URLS} & set(recorded.events):
+            why = "ledger.other_url"
+        log.info(
+            "delivery",
+            job=said.id,
+            state=recorded.state,
+            duplicate=recorded.duplicate,
+            noted=recorded.events,
+            **({"reason": why} if why else {}),
+        )
+        return JSONResponse({"id": said.id, "state": recorded.state, "duplicate": recorded.duplicate})
+
+
+def _check_type(request: Request) -> None:
+    """Refuses a declared type that is not JSON; none declared is taken for JSON."""
+    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if declared and declared != "application/json" and not declared.endswith("+json"):
+        raise BodyError("body.unsupported_type")

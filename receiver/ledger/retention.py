@@ -1,0 +1,123 @@
+"""What is old enough to go: found by those who read, in windows, and removed by the writer in small pieces.
+
+A line of the history is never the last one when it goes: SQLite gives the highest number out again, and
+whoever follows the history remembers numbers. The same holds for deliveries that could not be read.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from receiver.ledger.group_commit import Transaction
+from receiver.ledger.sqlite.driver import sqlite3
+
+
+class Kind(StrEnum):
+    """What can be pruned."""
+
+    HISTORY = "history"
+    """History and raw bodies of archived jobs; the jobs themselves stay."""
+    DELIVERIES = "deliveries"
+    """Deliveries that could not be read."""
+    TICKETS = "tickets"
+    """Tickets that are accepted no more."""
+    SUBMISSIONS = "submissions"
+    """What was submitted, where its job is known."""
+    NOTIFICATIONS = "notifications"
+    """Notifications that were given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A piece of what was looked through.
+
+    Attributes:
+        old: keys of what can go.
+        rows: how many rows that are, by table.
+        next: where the next window begins; ``None`` at the end.
+    """
+
+    old: Sequence[int | str]
+    rows: Mapping[str, int]
+    next: int | str | None
+
+
+def window(db: sqlite3.Connection, kind: Kind, after: int | str | None, before: int, size: int) -> Window:
+    """Looks through rows for what is older than ``before`` (ms since the epoch), ``size`` of them at most."""
+    if kind is Kind.NOTIFICATIONS and not _has(db, kind):
+        return Window((), {}, None)
+    start = after if after is not None else ("" if kind in (Kind.TICKETS, Kind.SUBMISSIONS) else 0)
+    found = db.execute(_LOOKS[kind], {"after": start, "before": before, "size": size}).fetchall()
+    # These are in the order of their time, so behind a window with nothing old in it nothing old follows.
+    young = kind in (Kind.HISTORY, Kind.DELIVERIES) and not any(row["at"] < before for row in found)
+    ended = young or len(found) < size
+    old = [row for row in found if row["old"]]
+    rows = dict.fromkeys(_REMOVALS[kind], len(old))
+    if kind is Kind.HISTORY:
+        rows["bodies"] = sum(row["body"] for row in old)
+    keys = list(dict.fromkeys(row["key"] for row in old))
+    return Window(keys, rows, None if ended else found[-1]["place"])
+
+
+def remove(tx: Transaction, kind: Kind, old: Sequence[int | str], before: int) -> Mapping[str, int]:
+    """Removes what `window` found, if it is still so. Gives how many rows of each table went."""
+    removed: dict[str, int] = {}
+    for table, statement in _REMOVALS[kind].items():
+        done = tx.db.executemany(statement, [{"key": key, "before": before} for key in old])
+        removed[table] = done.rowcount
+    return removed
+
+
+_ARCHIVED = "SELECT 1 FROM jobs WHERE seq = :key AND state = 'archived' AND archived_at < :before"
+
+_LOOKS: Mapping[Kind, str] = {
+    Kind.HISTORY: (
+        "SELECT history.seq AS place, history.at AS at, history.job AS key, history.at < :before"
+        " AND jobs.state = 'archived' AND jobs.archived_at < :before"
+        " AND history.seq < (SELECT max(seq) FROM history) AS old,"
+        # The first line of a job goes together with its body.
+        " history.before IS NULL AND EXISTS (SELECT 1 FROM bodies WHERE job = history.job) AS body"
+        " FROM history JOIN jobs ON jobs.seq = history.job"
+        " WHERE history.seq > :after ORDER BY history.seq LIMIT :size"
+    ),
+    Kind.DELIVERIES: (
+        "SELECT seq AS place, at, seq AS key, at < :before AND seq < (SELECT max(seq) FROM unread) AS old"
+        " FROM unread WHERE seq > :after ORDER BY seq LIMIT :size"
+    ),
+    Kind.TICKETS: (
+        "SELECT number AS place, at, number AS key, at < :before AS old"
+        " FROM tickets WHERE number > :after ORDER BY number LIMIT :size"
+    ),
+    Kind.SUBMISSIONS: (
+        "SELECT key AS place, at, key, at < :before AND job IS NOT NULL AS old"
+        " FROM submissions WHERE key > :after ORDER BY key LIMIT :size"
+    ),
+    Kind.NOTIFICATIONS: (
+        "SELECT seq AS place, at, seq AS key, coalesce(given_up_at < :before, 0) AS old"
+        " FROM notifications WHERE seq > :after ORDER BY seq LIMIT :size"
+    ),
+}
+
+_REMOVALS: Mapping[Kind, Mapping[str, str]] = {
+    Kind.HISTORY: {
+        "bodies": f"DELETE FROM bodies WHERE job = :key AND EXISTS ({_ARCHIVED})",  # noqa: S608 - a constant
+        "history": f"DELETE FROM history WHERE job = :key AND at < :before AND EXISTS ({_ARCHIVED})"  # noqa: S608 - a constant
+        " AND seq < (SELECT max(seq) FROM history)",
+    },
+    Kind.DELIVERIES: {
+        "unread": "DELETE FROM unread WHERE seq = :key AND at < :before"
+        " AND seq < (SELECT max(seq) FROM unread)"
+    },
+    Kind.TICKETS: {"tickets": "DELETE FROM tickets WHERE number = :key AND at < :before"},
+    Kind.SUBMISSIONS: {
+        "submissions": "DELETE FROM submissions WHERE key = :key AND at < :before AND job IS NOT NULL"
+    },
+    Kind.NOTIFICATIONS: {
+        "notifications": "DELETE FROM notifications WHERE seq = :key AND given_up_at < :before"
+    },
+}
+
+
+def _has(db: sqlite3.Connection, table: str) -> bool:
+    row = db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (table,)).fetchone()
+    return row is not None

@@ -1,0 +1,1 @@
+"""The ledger's file: connections, schema, lock and backup of SQLite."""

@@ -1,0 +1,144 @@
+"""A copy of the ledger's file, of one moment, made while others write."""
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from receiver.core.errors import LedgerError
+from receiver.ledger.sqlite import schema
+from receiver.ledger.sqlite.connections import Door, open_to_read, translate
+from receiver.ledger.sqlite.driver import sqlite3
+
+LOOK_SECONDS = 0.2
+"""Between two looks at how much is copied."""
+
+Told = Callable[[int, int], None]
+"""Called with the bytes that are written, and about how many it will be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A backup that was made and checked.
+
+    Attributes:
+        path: where.
+        version: of the ledger in it.
+        jobs: how many it holds.
+        bytes: its size.
+    """
+
+    path: Path
+    version: int
+    jobs: int
+    bytes: int
+
+
+async def back_up(ledger: Path, target: Path, *, overwrite: bool, told: Told) -> Copy:
+    """Copies a ledger of any version that this program knows, checks the copy, and gives it its name.
+
+    Nothing has the name before it is whole and on the disk; the file is its owner's alone.
+
+    Args:
+        ledger: the ledger's file.
+        target: the copy's.
+        overwrite: whether a file of that name may be replaced.
+        told: is told how far it is.
+
+    Raises:
+        LedgerError: ``ledger.unavailable``, ``ledger.corrupt``, ``ledger.newer``.
+        OSError: the target's folder cannot be written; FileExistsError where its name is taken.
+    """
+    part = await asyncio.to_thread(_begin, ledger, target, overwrite=overwrite)
+    try:
+        await _vacuum(ledger, part, told)
+        return await asyncio.to_thread(_finish, part, target, overwrite=overwrite)
+    finally:
+        await asyncio.to_thread(lambda: part.unlink(missing_ok=True))
+
+
+def _begin(ledger: Path, target: Path, *, overwrite: bool) -> Path:
+    """Makes the empty file that the copy is written to."""
+    if not ledger.is_file():
+        raise LedgerError(
+            "ledger.unavailable",
+            f"There is no ledger in {ledger.parent}; RECEIVER_DATA_DIR says where to look.",
+        )
+    own = {ledger.resolve(), *(ledger.resolve().with_name(f"{ledger.name}-{end}") for end in ("wal", "shm"))}
+    if target.resolve() in own:
+        raise FileExistsError(errno.EEXIST, "That is the ledger itself", str(target))
+    if not overwrite and target.exists():  # found out again at the end, and here before the work is done
+        raise FileExistsError(errno.EEXIST, "It is there already, and --force was not given", str(target))
+    part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
+    os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+    return part
+
+
+def _finish(part: Path, target: Path, *, overwrite: bool) -> Copy:
+    """Makes the copy durable, reads it as a restore would, and gives it its name."""
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    try:
+        with contextlib.closing(sqlite3.connect(f"{part.resolve().as_uri()}?mode=ro", uri=True)) as db:
+            version = schema.version(db, part)
+            schema.check(db, part)
+            (jobs,) = db.execute("SELECT count(*) FROM jobs").fetchone()
+    except sqlite3.Error as error:
+        raise translate(error, part) from error
+    copy = Copy(target, version, jobs, part.stat().st_size)
+    if overwrite:
+        part.replace(target)
+    else:
+        os.link(part, target)
+    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    return copy
+
+
+async def _vacuum(ledger: Path, part: Path, told: Told) -> None:
+    door = await open_to_read(ledger)
+    copying = None
+    try:
+        size = await _ask(door, ledger, lambda db: _size(db, ledger))
+        copying = asyncio.create_task(_ask(door, ledger, lambda db: _copy(db, part)))
+        while not copying.done():
+            await asyncio.wait({copying}, timeout=LOOK_SECONDS)
+            told((await asyncio.to_thread(part.stat)).st_size, size)
+        await copying
+    finally:
+        if copying is not None and not copying.done():
+            await door.interrupt()
+            with contextlib.suppress(LedgerError):
+                await copying
+        await door.close()
+
+
+async def _ask(door: Door, path: Path, question: Callable[[sqlite3.Connection], int]) -> int:
+    try:
+        return await door.run(question)
+    except sqlite3.Error as error:
+        raise translate(error, path) from error
+
+
+def _size(db: sqlite3.Connection, path: Path) -> int:
+    if schema.version(db, path) == 0:
+        raise LedgerError("ledger.unavailable", f"{path} is empty; `receiver serve` makes a ledger of it.")
+    schema.check_structure(db, path)  # here, where its own name can still be told
+    (size,) = db.execute(
+        "SELECT (page_count - freelist_count) * page_size"
+        " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
+    ).fetchone()
+    return int(size)
+
+
+def _copy(db: sqlite3.Connection, part: Path) -> int:
+    db.execute("PRAGMA query_only = OFF")  # else no other file may be written either; this one cannot be
+    db.execute("VACUUM INTO ?", (str(part),))
+    return 0

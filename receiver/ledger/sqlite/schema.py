@@ -1,0 +1,165 @@
+"""The ledger's versions: what is in the file, and how an older one becomes the present one."""
+
+import time
+from importlib import resources
+from pathlib import Path
+
+from receiver.core.errors import LedgerError
+from receiver.ledger.sqlite.driver import sqlite3
+
+APPLICATION_ID = 0x75707372  # "upsr": tells a ledger from any other SQLite file
+
+MIGRATIONS: tuple[str, ...] = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
+"""Scripts beside this module. The first makes version 1, each further one the version after it."""
+
+SAFE_SQLITE = (3, 51, 3)
+"""Older ones can, rarely, corrupt a WAL that two connections use (sqlite.org/wal.html, "WAL-reset bug")."""
+
+
+def unsafe_sqlite() -> str | None:
+    """The version of SQLite that this process has, where it is older than `SAFE_SQLITE`."""
+    return sqlite3.sqlite_version if sqlite3.sqlite_version_info < SAFE_SQLITE else None
+
+
+def prepare(db: sqlite3.Connection, path: Path) -> None:
+    """Brings the file to the present version, each step in a transaction of its own.
+
+    Raises:
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger.
+    """
+    present = version(db, path)
+    for number, name in enumerate(MIGRATIONS[present:], start=present + 1):
+        script = resources.files("receiver.ledger.sqlite").joinpath(name).read_text(encoding="utf-8")
+        try:
+            # executescript() would commit before it begins; the transaction has to stand inside the script.
+            db.executescript(
+                f"BEGIN IMMEDIATE;\n{script}\n"
+                f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};\nCOMMIT;"
+            )
+        except sqlite3.Error:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            raise
+
+
+def version(db: sqlite3.Connection, path: Path) -> int:
+    """Reads the file's version, 0 for an empty file.
+
+    Raises:
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger.
+    """
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if version == 0 and tables == 0:
+        return 0
+    if application != APPLICATION_ID:
+        raise LedgerError("ledger.corrupt", f"{path} is no ledger of this program; move it away.")
+    if version > len(MIGRATIONS):
+        raise LedgerError(
+            "ledger.newer",
+            f"{path} is of version {version}; this program knows {len(MIGRATIONS)}."
+            " Start the newer program, or restore a backup from before the upgrade.",
+        )
+    return int(version)
+
+
+def is_older(db: sqlite3.Connection, path: Path) -> bool:
+    """Whether the file is empty or of an older version than this program.
+
+    Raises:
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger.
+    """
+    return version(db, path) < len(MIGRATIONS)
+
+
+def check_present(db: sqlite3.Connection, path: Path) -> None:
+    """Looks whether the file is of the present version, for those who only read.
+
+    Raises:
+        LedgerError: ``ledger.newer``; ``ledger.unavailable`` where it is older; ``ledger.corrupt`` where it
+            is no ledger, or has not the structure of its version.
+    """
+    if is_older(db, path):
+        raise LedgerError(
+            "ledger.unavailable",
+            f"{path} is of version {version(db, path)}; `receiver serve` brings it to {len(MIGRATIONS)}.",
+        )
+    check_structure(db, path)
+
+
+def check_structure(db: sqlite3.Connection, path: Path) -> None:
+    """Looks whether the file is a ledger that this program knows; an older one is left to `prepare`.
+
+    Raises:
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger or has not the structure of
+            its version.
+    """
+    present = version(db, path)
+    if present == len(MIGRATIONS) and _structure(db) != _structure_of_version(present):
+        raise LedgerError(
+            "ledger.corrupt",
+            f"{path} has not the structure of version {present}: an unreleased version made it, or somebody"
+            " changed it. Move it away, or restore a backup.",
+        )
+
+
+def check(db: sqlite3.Connection, path: Path) -> None:
+    """Looks whether the file can be served from.
+
+    Raises:
+        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger, has not the structure of
+            its version or does not pass SQLite's quick check.
+    """
+    check_structure(db, path)
+    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise LedgerError(
+            "ledger.corrupt",
+            f"{path} is damaged ({' '.join(verdict.split())})."  # the verdict's own lines made one
+            " It was left as it is: copy it away, then restore a backup.",
+        )
+
+
+def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool) -> bool:
+    """Runs SQLite's quick check, or the whole one. Gives whether it ended within so many seconds.
+
+    Raises:
+        LedgerError: ``ledger.corrupt``.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+    if until is not None:
+        db.set_progress_handler(lambda: time.monotonic() > until, 1000)
+    try:
+        (verdict,) = db.execute("PRAGMA integrity_check(1)" if deep else "PRAGMA quick_check(1)").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_INTERRUPT:
+            return False
+        raise
+    finally:
+        db.set_progress_handler(None, 0)
+    if verdict != "ok":
+        raise LedgerError("ledger.corrupt", f"The ledger is damaged ({' '.join(verdict.split())}).")
+    return True
+
+
+def _structure(db: sqlite3.Connection) -> list[tuple[str, str, str]]:
+    # Litestream keeps two small tables of its own in every database that it replicates, and SQLite some
+    # statistics once somebody has asked for them.
+    rows = db.execute(
+        "SELECT type, name, sql FROM sqlite_schema"
+        " WHERE sql IS NOT NULL AND name NOT GLOB '_litestream_*' AND name NOT GLOB 'sqlite_*' ORDER BY name"
+    )
+    return [(kind, name, " ".join(sql.split())) for kind, name, sql in rows]
+
+
+def _structure_of_version(number: int) -> list[tuple[str, str, str]]:
+    db = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        for name in MIGRATIONS[:number]:
+            db.executescript(
+                resources.files("receiver.ledger.sqlite").joinpath(name).read_text(encoding="utf-8")
+            )
+        return _structure(db)
+    finally:
+        db.close()

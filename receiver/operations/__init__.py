@@ -1,0 +1,1 @@
+"""Maintenance of ledger and archive: audit, rebuild, migrate, retention."""

@@ -1,0 +1,1 @@
+"""The work on jobs: fetch, verify, archive, and what each failure means."""

@@ -1,0 +1,1 @@
+"""The upscaling services: how each proves, words and answers its completions."""

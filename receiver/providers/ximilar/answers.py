@@ -1,0 +1,255 @@
+"""The provider's answers, read with suspicion: what is not as its page has it is an error, and no bug."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+from receiver.core import url_expiry
+from receiver.core.completion import Completion, is_job_id
+from receiver.core.errors import BodyError, UnavailableError
+from receiver.providers.ximilar import completions
+from receiver.providers.ximilar.completions import FAILED_STATUSES
+from receiver.providers.ximilar.refusals import WINDOW, without
+from receiver.providers.ximilar.request import MAX_URL
+
+MAX_KEPT_BYTES = 256 * 1024
+"""Of a job's answer without its request: as much as a delivery may have by default."""
+
+MASK = "**********"
+
+MAX_WORD = 64
+"""Characters of a status, a type, an endpoint, a workspace."""
+
+MAX_QUERY = 2048
+
+_OURS = frozenset({"request", "webhook"})
+"""What of an answer is our own: secrets among it, and whole images."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job that the provider has taken.
+
+    Attributes:
+        id: the provider's id of it.
+        status: CREATED, as the page has it; other words are kept.
+        created: when, by the provider's clock, where it says so.
+    """
+
+    id: str
+    status: str
+    created: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A job in the list. ``type`` can be another than the upscaler's: the list is the whole account's.
+
+    A row that does not say its status has an empty one, so that it costs none of the others.
+    """
+
+    id: str
+    status: str
+    type: str | None
+    created: datetime | None
+    workspace: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """A page of the list.
+
+    Attributes:
+        rows: of the page, in the provider's order, which its page does not state.
+        next: the query string of the next page, without the question mark; ``None`` on the last one.
+        count: how many rows all pages have together, where the provider says so.
+    """
+
+    rows: tuple[Row, ...]
+    next: str | None
+    count: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The provider's present answer on a job.
+
+    Attributes:
+        id: of the job.
+        status: as the provider says it; unknown words are kept.
+        completion: set if and only if the job has ended.
+        created: by the provider's clock, where it says so.
+        modified: likewise; of a job that has ended, when it did.
+        headers: of the webhook in the request. They are our own secrets: neither logged nor stored.
+        endpoint: what was asked for, such as ``upscale_2x``.
+        source_url: the image that was submitted, where it was a URL.
+        body: the answer as JSON without what it echoes of our request, to be kept; of one that is larger than
+            a delivery can be, no more than its words.
+    """
+
+    id: str
+    status: str
+    completion: Completion | None
+    created: datetime | None = None
+    modified: datetime | None = None
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    endpoint: str | None = None
+    source_url: str | None = None
+    body: bytes = field(default=b"{}", repr=False)
+
+    def deadline(self, *, now: int, lifetime: timedelta) -> int:
+        """When the image URL's life ends, ms since the epoch.
+
+        Args:
+            now: ms since the epoch.
+            lifetime: of URLs that do not say, counted from ``modified``, or else from now.
+        """
+        # A completion that lies in the future is a matter of clocks, and must not lengthen a life.
+        since = now if self.modified is None else min(now, int(self.modified.timestamp() * 1000))
+        url = self.completion.image_url if self.completion is not None else None
+        return url_expiry.deadline(url, since=since, lifetime=lifetime)
+
+
+def read_submitted(document: Mapping[str, Any]) -> Submitted:
+    """Reads the answer to a submission.
+
+    Raises:
+        UnavailableError: it names no job.
+    """
+    job_id = document.get("id")
+    if not is_job_id(job_id):
+        _refuse("it names no job")
+    # The id is all that counts: a job that was taken must not be lost for a missing word.
+    status = _word(document, "status") or "CREATED"
+    return Submitted(job_id, status, completions.time_at(document, "created"))
+
+
+def read_status(document: Mapping[str, Any], job_id: str) -> str:
+    """Reads a job's status; the page shows no such answer, so the id may be missing.
+
+    Raises:
+        UnavailableError: it is not there, or of another job.
+    """
+    if document.get("id", job_id) != job_id:
+        _refuse("it is about another job")
+    status = _word(document, "status")
+    if status is None:
+        _refuse("status is missing")
+    return status
+
+
+def read_report(document: Mapping[str, Any], job_id: str) -> Report:
+    """Reads the answer on a job.
+
+    Raises:
+        UnavailableError: it is about another job, or not readable.
+    """
+    if document.get("id") != job_id:
+        _refuse("it is about another job")
+    status = read_status(document, job_id)
+    ended = None
+    if status == "DONE" or status in FAILED_STATUSES:
+        try:
+            ended = completions.read(document)
+        except BodyError as error:
+            _refuse(error.detail)
+    request, headers = _map(document, "request"), read_headers(document)
+    if ended is not None and ended.failure is not None:
+        words = without(ended.failure.detail, headers.values())
+        ended = replace(ended, failure=replace(ended.failure, detail=words))
+    return Report(
+        id=job_id,
+        status=status,
+        completion=ended,
+        created=completions.time_at(document, "created"),
+        modified=completions.modified_at(document),
+        headers=headers,
+        endpoint=_word(request, "endpoint"),
+        source_url=_source(request),
+        body=_kept(document, headers.values()),
+    )
+
+
+def read_headers(document: Mapping[str, Any]) -> Mapping[str, str]:
+    """The webhook's headers in the answer on a job; none where there are none, or none that can be read."""
+    headers = _map(_map(_map(document, "request"), "webhook"), "headers")
+    return {name: value for name, value in headers.items() if isinstance(value, str)}
+
+
+def read_listing(document: Mapping[str, Any]) -> Listing:
+    """Reads a page of the list. What names no job is left out, as it cannot be asked for.
+
+    Raises:
+        UnavailableError: it is no page of a list.
+    """
+    results = document.get("results")
+    if not isinstance(results, list):
+        _refuse("results is no list of jobs")
+    count = document.get("count")
+    return Listing(
+        rows=tuple(_row(row) for row in results if isinstance(row, dict) and is_job_id(row.get("id"))),
+        next=_next(document.get("next")),
+        count=count if type(count) is int and count >= 0 else None,
+    )
+
+
+def _row(row: dict[str, Any]) -> Row:
+    return Row(
+        row["id"],
+        _word(row, "status") or "",
+        _word(row, "type"),
+        completions.time_at(row, "created"),
+        _word(row, "workspace"),
+    )
+
+
+def _next(value: object) -> str | None:
+    if value is None:
+        return None
+    try:
+        query = urlsplit(value).query if isinstance(value, str) else ""
+    except ValueError:
+        query = ""
+    if not query or len(query) > MAX_QUERY or not query.isascii() or not query.isprintable() or " " in query:
+        _refuse("next holds no query string")
+    return query
+
+
+def _source(request: Mapping[str, Any]) -> str | None:
+    records = request.get("records")
+    record = records[0] if isinstance(records, list) and records else None
+    url = record.get("_url") if isinstance(record, dict) else None
+    if not isinstance(url, str) or not 0 < len(url) <= MAX_URL or not url.isprintable():
+        return None  # for people only, like the source of a completion
+    return url
+
+
+def _kept(document: Mapping[str, Any], secrets: Iterable[str]) -> bytes:
+    kept = {name: value for name, value in document.items() if name not in _OURS}
+    text = json.dumps(kept)
+    if len(text) > MAX_KEPT_BYTES:
+        # It may echo a whole image, and must not cost the completion, which has been read.
+        text = json.dumps({name: word for name in kept if (word := _word(kept, name)) is not None})
+    for secret in secrets:
+        if len(secret) >= WINDOW:
+            text = text.replace(json.dumps(secret)[1:-1], MASK)
+    return text.encode("ascii") if len(text) <= MAX_KEPT_BYTES else b"{}"
+
+
+def _map(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    value = document.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _word(document: Mapping[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    return value if isinstance(value, str) and 0 < len(value) <= MAX_WORD and value.isprintable() else None
+
+
+def _refuse(what: str) -> NoReturn:
+    # From None: what a library says of an answer may repeat what the answer echoes of ours.
+    what = what.removeprefix("The body is no completion: ").removesuffix(".")
+    raise UnavailableError(f"The provider's answer: {what}.") from None

@@ -1,0 +1,142 @@
+"""Parses Ximilar's completions: a delivery's body, or the answer to a GET."""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from receiver.core.completion import MAX_SIDE, MAX_URL, Completion, Failure, is_job_id
+from receiver.core.errors import BodyError
+
+FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
+"""Job states after which the provider will never deliver an image."""
+
+ENDED_STATUSES = FAILED_STATUSES | {"DONE"}
+"""Job states that do not change any more. Every other one, unknown words included, is asked about again."""
+
+
+def _no_constant(name: str) -> NoReturn:
+    # NaN and Infinity, which Python reads and JSON does not know (RFC 8259, 6).
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # made once: json.loads() would make one each time
+
+
+def parse(body: bytes) -> Completion:
+    """Reads the body of a delivery.
+
+    Raises:
+        BodyError: ``body.not_json``, or ``body.not_a_completion`` with what is amiss.
+    """
+    try:
+        document = _DECODER.decode(body.decode(json.detect_encoding(body)))
+    except (ValueError, RecursionError):
+        raise BodyError("body.not_json") from None
+    return read(document)
+
+
+def read(document: Any) -> Completion:
+    """Reads a completion from decoded JSON: a delivery's body, or the provider's answer to a GET.
+
+    A job's id is the top-level ``id``. The ``request_id`` in a record's ``_status`` is another number, and
+    the record's ``_id`` a third.
+
+    Raises:
+        BodyError: ``body.not_a_completion`` with what is amiss.
+    """
+    if not isinstance(document, dict):
+        _refuse("it is no JSON object")
+    job = document.get("id")
+    if not is_job_id(job):
+        _refuse("id is no job's id")
+    if document.get("type", "upscaler") != "upscaler":
+        _refuse("type is not upscaler")
+    status = document.get("status")
+    if not isinstance(status, str):
+        _refuse("status is missing")
+    record = _record(document.get("response"))
+    if status in FAILED_STATUSES:
+        words = _words(record.get("_status")) if record else ""
+        detail = f"{status}: {words}" if words else status
+        return Completion(job, None, failure=Failure("provider.job_failed", detail))
+    if status != "DONE":
+        _refuse(f"status is {_short(status)}, which is no end")
+    if record is None:
+        _refuse("response.records does not hold exactly one record")
+    if (failure := _record_failure(record)) is not None:
+        return Completion(job, None, source_url=_url(record, "_url"), failure=failure)
+    image_url = _url(record, "_upscaled_image_url")
+    if image_url is None:
+        _refuse("the record has no _upscaled_image_url")
+    width, height = _side(record, "_upscaled_width"), _side(record, "_upscaled_height")
+    return Completion(job, image_url, _url(record, "_url"), width, height)
+
+
+def modified_at(document: Mapping[str, Any]) -> datetime | None:
+    """When the provider's answer to a GET says that the job was completed; the image URL lives from then."""
+    return time_at(document, "modified")
+
+
+def time_at(document: Mapping[str, Any], name: str) -> datetime | None:
+    """A time that the provider states, in UTC also where it names no zone; ``None`` where it states none."""
+    try:
+        when = datetime.fromisoformat(document[name])
+        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
+    except (KeyError, TypeError, ValueError, OverflowError):  # the last: at an end of the calendar
+        return None
+
+
+def _record(response: Any) -> dict[str, Any] | None:
+    records = response.get("records") if isinstance(response, dict) else None
+    if not isinstance(records, list) or len(records) != 1 or not isinstance(records[0], dict):
+        return None
+    return records[0]
+
+
+def _record_failure(record: dict[str, Any]) -> Failure | None:
+    # A job can be DONE although its one record failed: the record's own code decides.
+    status = record.get("_status")
+    code = status.get("code") if isinstance(status, dict) else None
+    if code in (None, 200, "200"):
+        return None
+    return Failure("provider.record_failed", _words(status))
+
+
+def _words(status: Any) -> str:
+    """``503 Service Unavailable`` of a ``_status`` map, in one short line."""
+    if not isinstance(status, dict):
+        return ""
+    words = (status.get("code"), status.get("text"))
+    return _short(" ".join(str(word) for word in words if isinstance(word, str | int)))
+
+
+def _short(text: str) -> str:
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return line if len(line) <= 200 else line[:199] + "…"
+
+
+def _url(record: dict[str, Any], name: str) -> str | None:
+    value = record.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_URL or not value.isprintable():
+        if name == "_url":
+            return None  # the source is kept for people only; a strange one is no reason to lose the image
+        _refuse(f"{name} is no URL")
+    return value
+
+
+def _side(record: dict[str, Any], name: str) -> int | None:
+    value = record.get(name)
+    if value is None:
+        return None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
+        _refuse(f"{name} is no number of pixels")
+    return value
+
+
+def _refuse(what: str) -> NoReturn:
+    raise BodyError("body.not_a_completion", f"The body is no completion: {what}.")

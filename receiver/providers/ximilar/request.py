@@ -1,0 +1,137 @@
+"""What a job is asked for with: one image, and the options of the provider's page."""
+
+import base64
+import re
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, NoReturn, get_args
+from urllib.parse import urlsplit
+
+from receiver.core.errors import InvalidRequestError
+
+Factor = Literal[2, 4, 8]
+Mode = Literal["artifact_removal", "ironed_out", "high_fidelity"]
+ModelType = Literal["classic", "gan"]
+ImageFormat = Literal["png", "jpg", "webp"]
+
+MAX_URL = 8192
+
+# RFC 9110: token (5.6.2), field-value (5.5) without obs-text, and not empty, as nothing is proved by nothing.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where a completion is to be sent, and with which headers, which may prove the sender.
+
+    Raises:
+        InvalidRequestError: it cannot be sent like this; the field is named, and its value is not.
+    """
+
+    endpoint: str
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        _check_url("webhook.endpoint", self.endpoint)
+        if not isinstance(self.headers, Mapping):
+            _refuse("webhook.headers", "is no map")
+        for name, value in self.headers.items():
+            if not isinstance(name, str) or _HEADER_NAME.fullmatch(name) is None:
+                _refuse("webhook.headers", "holds a name that no header can have")
+            if not isinstance(value, str) or _HEADER_VALUE.fullmatch(value) is None:
+                _refuse("webhook.headers", f"{name[:100]} has no value of printable ASCII")
+
+
+@dataclass(frozen=True, slots=True)
+class Upscale:
+    """One job to submit. An option that is ``None`` is left out of the request: the provider's default holds.
+
+    Attributes:
+        image: a URL that the provider can reach, or the bytes themselves.
+        factor: how many times larger each side is to be.
+        webhook: who is to be told.
+        mode: how the result is treated.
+        model_type: which model upscales.
+        image_format: of the result.
+        image_quality: 1 to 100; only together with a format.
+        tune_colors: whether the result's colours are matched to the image's.
+
+    Raises:
+        InvalidRequestError: the provider would not take it; the field is named.
+    """
+
+    image: str | bytes = field(repr=False)
+    factor: Factor = 2
+    webhook: Webhook | None = None
+    _: KW_ONLY
+    mode: Mode | None = None
+    model_type: ModelType | None = None
+    image_format: ImageFormat | None = None
+    image_quality: int | None = None
+    tune_colors: bool | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.image, str):
+            _check_url("image", self.image)
+        elif not isinstance(self.image, bytes) or not self.image:
+            _refuse("image", "is neither a URL nor the bytes of an image")
+        if type(self.factor) is not int or self.factor not in get_args(Factor):
+            _refuse("factor", "is none of 2, 4, 8")
+        _check_choice("mode", self.mode, get_args(Mode))
+        _check_choice("model_type", self.model_type, get_args(ModelType))
+        _check_choice("image_format", self.image_format, get_args(ImageFormat))
+        if self.image_quality is not None:
+            if type(self.image_quality) is not int or not 1 <= self.image_quality <= 100:
+                _refuse("image_quality", "is no whole number from 1 to 100")
+            if self.image_format is None:
+                _refuse("image_quality", "is given without image_format")
+        if self.tune_colors is not None and not isinstance(self.tune_colors, bool):
+            _refuse("tune_colors", "is neither true nor false")
+        if self.webhook is not None and not isinstance(self.webhook, Webhook):
+            _refuse("webhook", "is no Webhook")
+
+    def body(self) -> dict[str, Any]:
+        """The request's JSON. With bytes as the image it is a third larger than they, and takes its time."""
+        if isinstance(self.image, bytes):
+            record = {"_base64": base64.b64encode(self.image).decode("ascii")}
+        else:
+            record = {"_url": self.image}
+        options = {
+            "mode": self.mode,
+            "model_type": self.model_type,
+            "image_format": self.image_format,
+            "image_quality": self.image_quality,
+            "tune_colors": self.tune_colors,
+        }
+        body: dict[str, Any] = {
+            "type": "upscaler",
+            "endpoint": f"upscale_{self.factor}x",
+            **{name: value for name, value in options.items() if value is not None},
+            "records": [record],
+        }
+        if self.webhook is not None:
+            body["webhook"] = {"endpoint": self.webhook.endpoint, "headers": dict(self.webhook.headers)}
+        return body
+
+
+def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value is not None and value not in allowed:
+        _refuse(name, f"is none of {', '.join(allowed)}")
+
+
+def _check_url(name: str, value: object) -> None:
+    if not isinstance(value, str) or not value.isprintable() or " " in value or len(value) > MAX_URL:
+        _refuse(name, "is no URL")
+    try:
+        url = urlsplit(value)
+        known = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        _refuse(name, "is no http(s) URL")
+
+
+def _refuse(name: str, what: str) -> NoReturn:
+    # From None: what a library says of a value may repeat it.
+    raise InvalidRequestError(f"{name} {what}.") from None

@@ -1,0 +1,1 @@
+"""Asks the provider about jobs whose completion did not come."""

@@ -1,0 +1,26 @@
+"""Submits images to the provider, each once as far as that can be known, and notes them in the ledger."""
+
+from receiver.submission.images import ImageLike, Item, Options, read_list
+from receiver.submission.run import follow, name_of, named_again, prepare, submit, submit_all, submitting
+from receiver.submission.submitter import PATIENCE, Fate, Looked, Outcome, Pace, Submitter, settle
+
+__all__ = [
+    "PATIENCE",
+    "Fate",
+    "ImageLike",
+    "Item",
+    "Looked",
+    "Options",
+    "Outcome",
+    "Pace",
+    "Submitter",
+    "follow",
+    "name_of",
+    "named_again",
+    "prepare",
+    "read_list",
+    "settle",
+    "submit",
+    "submit_all",
+    "submitting",
+]

@@ -1,0 +1,73 @@
+"""What goes along with each image: where its completion is to go, and the headers that it is to come with."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from receiver.config import Config
+from receiver.core.errors import ConfigError, InvalidRequestError
+from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER, TICKET_HEADER, Sender
+from receiver.providers.ximilar import Webhook
+
+WEBHOOK_PATH = "/webhooks/ximilar"
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """Makes the webhook of each job.
+
+    Attributes:
+        endpoint: the URL of our own webhook, as the provider reaches it.
+        headers: the custom headers, each with the value that is accepted first.
+        sender: issues tickets; ``None`` where none are asked for.
+    """
+
+    endpoint: str
+    headers: Mapping[str, str] = field(repr=False)
+    sender: Sender | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_config(cls, config: Config) -> "Envelope":
+        """The envelope that the settings describe.
+
+        Raises:
+            ConfigError: a setting is missing, or is none that can be sent.
+        """
+        if config.public_url is None:
+            raise ConfigError(
+                "RECEIVER_PUBLIC_URL: not set, so the provider would not know where to send completions;"
+                " it is the address that it reaches this receiver by, such as https://receiver.example.com"
+            )
+        if config.public_url.query or config.public_url.fragment:
+            raise ConfigError("RECEIVER_PUBLIC_URL: must have no query and no fragment")
+        if not config.webhook_headers and not config.signing_keys:
+            raise ConfigError(
+                "RECEIVER_WEBHOOK_HEADERS: neither this nor RECEIVER_SIGNING_KEYS is set, so no completion"
+                " would be accepted; the settings must be those of `receiver serve`"
+            )
+        headers = {name: values[0].get_secret_value() for name, values in config.webhook_headers.items()}
+        envelope = cls(
+            str(config.public_url).rstrip("/") + WEBHOOK_PATH,
+            headers,
+            Sender.from_config(config) if config.signing_keys else None,
+        )
+        try:
+            envelope.webhook("mark", None)
+        except InvalidRequestError as error:
+            raise ConfigError(
+                f"RECEIVER_WEBHOOK_HEADERS: cannot be sent by the provider: {error.detail}"
+            ) from None
+        return envelope
+
+    def webhook(self, mark: str, ref: str | None) -> Webhook:
+        """The webhook of one job.
+
+        Args:
+            mark: of the submission; it is found again in the provider's list, and comes with the completion.
+            ref: the submitter's own reference.
+        """
+        headers = {**self.headers, SUBMISSION_HEADER: mark}
+        if self.sender is not None:
+            headers[TICKET_HEADER] = self.sender.issue_ticket()
+        if ref is not None:
+            headers[REF_HEADER] = ref
+        return Webhook(self.endpoint, headers)

@@ -1,0 +1,200 @@
+"""What is to be submitted: images named one by one or in a list, each with a key that the ledger knows it by.
+
+A key of a list is made of what its line says, and not of where it stands: so the same list goes on where it
+stopped, also when lines were added.
+"""
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from receiver.core.errors import InvalidRequestError
+from receiver.core.references import is_ref
+from receiver.providers.ximilar import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
+
+ImageLike = str | os.PathLike[str] | bytes
+"""A URL, a file, or the bytes of an image."""
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+"""Pillow's names of the formats that the provider takes, except for HEIC, which Pillow does not know."""
+
+_HEIC = re.compile(rb"....ftyp(?:heic|heix|hevc|heim|heis|mif1|msf1)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How images are to be upscaled. What is ``None`` is left to the provider."""
+
+    scale: Factor = 2
+    model: ModelType | None = None
+    mode: Mode | None = None
+    format: ImageFormat | None = None
+    quality: int | None = None
+    tune_colors: bool | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The provider's word for the factor."""
+        return f"upscale_{self.scale}x"
+
+    def upscale(self, image: str | bytes, webhook: Webhook | None = None) -> Upscale:
+        """The request for one image.
+
+        Raises:
+            InvalidRequestError: the provider would not take it.
+        """
+        return Upscale(
+            image,
+            self.scale,
+            webhook,
+            mode=self.mode,
+            model_type=self.model,
+            image_format=self.format,
+            image_quality=self.quality,
+            tune_colors=self.tune_colors,
+        )
+
+    def words(self) -> Sequence[object]:
+        """All of it, as JSON can tell it apart from others."""
+        return [self.scale, self.model, self.mode, self.format, self.quality, self.tune_colors]
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One image to be submitted.
+
+    Attributes:
+        key: names it in the ledger.
+        name: as the user gave it.
+        image: a URL, a file, or the bytes.
+        ref: the submitter's own reference.
+    """
+
+    key: str
+    name: str
+    image: str | Path | bytes = field(repr=False)
+    ref: str | None = None
+
+    @property
+    def url(self) -> str | None:
+        """The image's URL, if it has one."""
+        return self.image if isinstance(self.image, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line of a list."""
+
+    url: str
+    ref: str | None = None
+
+
+def named(images: Sequence[ImageLike], ref: str | None) -> list[Item]:
+    """Images that were named one by one; each time they are, they are other ones.
+
+    Raises:
+        InvalidRequestError: one is neither an http(s) URL nor a file that begins like an image.
+    """
+    call = secrets.token_hex(16)
+    return [_named(f"call:{call}:{number}", image, ref) for number, image in enumerate(images)]
+
+
+def _named(key: str, given: ImageLike, ref: str | None) -> Item:
+    if isinstance(given, bytes):
+        return Item(key, "bytes", given, ref)
+    text = os.fspath(given)
+    if isinstance(given, str) and _URL.match(text):
+        _check_url(text, text)
+        return Item(key, text, text, ref)
+    _check_file(Path(text))
+    return Item(key, text, Path(text), ref)
+
+
+def listed(lines: Sequence[Line], name: str, options: Options, ref: str | None) -> list[Item]:
+    """The images of a list, whose keys are always the same.
+
+    Args:
+        lines: of the list.
+        name: of the list.
+        options: images that are upscaled otherwise are other ones.
+        ref: of lines that have none.
+    """
+    times: Counter[Line] = Counter()
+    items = []
+    for line in lines:
+        said = Line(line.url, ref if line.ref is None else line.ref)
+        times[said] += 1
+        what = json.dumps([name, said.url, said.ref, options.words(), times[said]])
+        key = f"list:{hashlib.sha256(what.encode()).hexdigest()}"
+        items.append(Item(key, said.url, said.url, said.ref))
+    return items
+
+
+def read_list(path: Path) -> list[Line]:
+    """A file of URLs: one to a line, and behind a tab its reference; blank lines and ``#`` are passed over.
+
+    Raises:
+        InvalidRequestError: it cannot be read, or a line is neither; it is named.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise InvalidRequestError(f"{path}: cannot be read ({why}).") from None
+    return list(_lines(path, text))
+
+
+def _lines(path: Path, text: str) -> Iterator[Line]:
+    for number, line in enumerate(text.split("\n"), 1):
+        said = line.strip()
+        if not said or said.startswith("#"):
+            continue
+        url, *refs = (part.strip() for part in said.split("\t", 1))
+        ref = refs[0] if refs else None
+        _check_url(f"{path}: line {number}", url)
+        if ref is not None and not is_ref(ref):
+            raise InvalidRequestError(
+                f"{path}: line {number}: a reference is 1 to 200 printable ASCII characters."
+            )
+        yield Line(url, ref)
+
+
+def _check_url(where: str, url: str) -> None:
+    try:
+        Upscale(url)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{where}: {error.detail.removeprefix('image ')}") from None
+
+
+def _check_file(path: Path) -> None:
+    """Looks at a file's beginning, so that nothing is sent and billed that is surely no image."""
+    try:
+        with path.open("rb") as file:
+            if _HEIC.match(file.read(12)):
+                return
+            file.seek(0)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is only looked at
+                Image.open(file, formats=READABLE).close()
+    except FileNotFoundError:
+        raise InvalidRequestError(f"{path}: there is no such file.") from None
+    except Image.DecompressionBombError:
+        return  # how large it may be is the provider's to say
+    except OSError as error:
+        why = (
+            f"cannot be read ({error.strerror})" if error.strerror else "is no image that the provider takes"
+        )
+        raise InvalidRequestError(f"{path}: {why}.") from None
+    except (SyntaxError, ValueError, EOFError):
+        raise InvalidRequestError(f"{path}: is no image that the provider takes.") from None

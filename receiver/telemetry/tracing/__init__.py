@@ -1,0 +1,43 @@
+"""One trace for each job, from its delivery to the archive, for those who collect traces.
+
+It needs the extra ``tracing`` and OpenTelemetry's own variables. Without them nothing of OpenTelemetry is
+imported, and nobody listens to the steps of a job's way.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+import structlog
+
+from receiver.core.instrumentation import Step
+
+log = structlog.get_logger("receiver.tracing")
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+"""Either one, set, turns tracing on. These and all further ``OTEL_`` variables are the SDK's own."""
+
+
+class Tracing(Protocol):
+    """Makes spans of steps."""
+
+    def ended(self, step: Step) -> None:
+        """A step of a job's way has ended."""
+
+    async def aclose(self) -> None:
+        """Sends what is left, for a short while."""
+
+
+def from_environment(environ: Mapping[str, str]) -> Tracing | None:
+    """Tracing to the collector that the SDK's variables name; ``None`` where they name none.
+
+    Args:
+        environ: the process's own environment, because that is where the SDK looks.
+    """
+    if not any(environ.get(name) for name in ENDPOINTS):
+        return None
+    try:
+        from receiver.telemetry.tracing import spans  # noqa: PLC0415 - needs the extra
+    except ModuleNotFoundError:
+        log.warning("traces are wanted, but the extra `tracing` is not installed")
+        return None
+    return spans.to_collector()

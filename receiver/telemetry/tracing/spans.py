@@ -1,0 +1,159 @@
+"""Spans of OpenTelemetry, made of steps that have ended.
+
+The chain meets at the ledger: between a delivery and its archived image there may be a restart, or a day. A
+trace's context is therefore not carried along: it follows from what the ledger knows of the job anyway, its
+id and the time at which it was received. The trace's id and the id of its first span, the delivery, are taken
+from a hash of both. So whoever works on the job, in whichever process, names the same trace and the same
+parent; no column is needed, and where tracing is off nothing is computed. A job that is received anew, such
+as with a fresh URL after it expired, begins a new trace; an operator's retry goes on with the old one.
+"""
+
+import asyncio
+import hashlib
+import threading
+from contextlib import suppress
+from importlib import metadata
+from urllib.parse import urlsplit
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
+
+from receiver.core.instrumentation import Step
+
+CLOSE_SECONDS = 2.0
+"""How long a stop waits for the collector; what it has not taken by then is dropped."""
+
+BEGINNINGS = {("delivery", "recorded"), ("record", "found")}
+"""The first span of a trace: the delivery, or the record of a completion that was found by asking."""
+
+KINDS = {
+    "delivery": SpanKind.SERVER,
+    "confirm": SpanKind.CLIENT,
+    "ask": SpanKind.CLIENT,
+    "fetch": SpanKind.CLIENT,
+    "archive": SpanKind.CLIENT,
+}
+
+
+class Spans:
+    """Makes spans of steps, and hands them to a processor.
+
+    Args:
+        processor: takes the spans.
+    """
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self._ids = _Ids()
+        # The provider is ours alone: no global one is set, and the process's end is left to `aclose`.
+        self._provider = TracerProvider(resource=_resource(), id_generator=self._ids, shutdown_on_exit=False)
+        self._provider.add_span_processor(processor)
+        self._tracer = self._provider.get_tracer("receiver")
+
+    def ended(self, step: Step) -> None:
+        """A step of a job's way has ended. Those of no known job belong to no trace."""
+        if step.job is None or step.received_at is None:
+            return
+        trace, root = _derived(step.job, step.received_at)
+        begins = (step.name, step.outcome) in BEGINNINGS
+        self._ids.given = (trace, root) if begins else None
+        span = self._tracer.start_span(
+            step.name,
+            context=Context() if begins else self._below(trace, root),
+            kind=KINDS.get(step.name, SpanKind.INTERNAL),
+            attributes=_attributes(step),
+            start_time=step.began,
+        )
+        self._ids.given = None
+        if step.reason is not None:
+            span.set_status(StatusCode.ERROR, step.reason)
+        span.end(step.began + int(step.seconds * 1e9))
+
+    async def aclose(self) -> None:
+        """Sends what is left, for at most `CLOSE_SECONDS`."""
+        # A collector that does not answer would keep a stop waiting for as long as the exporter retries.
+        loop, closed = asyncio.get_running_loop(), asyncio.Event()
+
+        def close() -> None:
+            self._provider.shutdown()
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                loop.call_soon_threadsafe(closed.set)
+
+        threading.Thread(target=close, name="tracing-close", daemon=True).start()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(closed.wait(), CLOSE_SECONDS)
+
+    def _below(self, trace: int, root: int) -> Context:
+        # A sampler that decides by the trace's id decides alike for its first span and, here, for all others.
+        decision = self._provider.sampler.should_sample(None, trace, "delivery").decision
+        sampled = decision is Decision.RECORD_AND_SAMPLE
+        flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
+        parent = SpanContext(trace, root, is_remote=True, trace_flags=flags)
+        return set_span_in_context(NonRecordingSpan(parent), Context())
+
+
+class _Ids(RandomIdGenerator):
+    """Ids by chance, but for a trace and its first span that are given."""
+
+    given: tuple[int, int] | None = None
+
+    def generate_trace_id(self) -> int:
+        return self.given[0] if self.given else super().generate_trace_id()
+
+    def generate_span_id(self) -> int:
+        return self.given[1] if self.given else super().generate_span_id()
+
+
+def to_collector() -> Spans:
+    """Spans for the collector that the SDK's own variables name."""
+    return Spans(BatchSpanProcessor(OTLPSpanExporter()))
+
+
+def _derived(job: str, received_at: int) -> tuple[int, int]:
+    """The ids of a job's trace and of its first span."""
+    digest = hashlib.sha256(f"{job}\n{received_at}".encode()).digest()
+    # Neither may be 0, which means none.
+    return int.from_bytes(digest[:16]) or 1, int.from_bytes(digest[16:24]) or 1
+
+
+def _attributes(step: Step) -> dict[str, str | int]:
+    said = {
+        "receiver.job": step.job,
+        "receiver.attempt": step.attempt,
+        "receiver.bytes": step.bytes,
+        "receiver.outcome": step.outcome,
+        "url.full": None if step.url is None else _without_secrets(step.url),
+        "error.type": step.reason,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _without_secrets(url: str) -> str:
+    """A URL without its query, which may be signed, and without a password, if somebody put one there."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{host}{f':{port}' if port else ''}{parts.path}"
+
+
+def _resource() -> Resource:
+    # What the environment says of the service wins over our own name for it.
+    found = Resource.create()
+    if not str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):
+        return found
+    ours = {SERVICE_NAME: "upscale-receiver", SERVICE_VERSION: metadata.version("upscale-receiver")}
+    return found.merge(Resource(ours))

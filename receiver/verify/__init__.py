@@ -1,0 +1,1 @@
+"""Proves that bytes are the promised image: structure, then decoding."""

@@ -1,0 +1,222 @@
+"""Is this file the image that was promised? Decided in child processes, so that no image can harm another.
+
+Not ``anyio.to_process``: its worker runs the parent's main module again (here the whole command line),
+inherits the terminal's Ctrl-C and answers with a KeyboardInterrupt, ends by itself only between two calls,
+and its pool cannot be closed. What is needed is small enough to stand here whole.
+"""
+
+import asyncio
+import json
+import os
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Self
+
+from receiver.core.errors import ImageError, SpoolError
+from receiver.verify.decoder import Limits, Promise, inspect
+from receiver.verify.structure import Header, scan
+
+__all__ = ["Header", "Limits", "Promise", "Verifier", "inspect", "scan"]
+
+_START_SECONDS = 30
+
+
+class Verifier:
+    """Inspects images in up to ``processes`` warm child processes, which are started when first needed.
+
+    Args:
+        limits: what one image may cost.
+        processes: how many images are inspected at a time; more wait.
+    """
+
+    def __init__(self, limits: Limits, *, processes: int = 2) -> None:
+        self._limits = limits
+        self._slots = asyncio.Semaphore(processes)
+        self._idle: list[_Child] = []
+        self._children: set[_Child] = set()
+        self._closed = False
+
+    @property
+    def pids(self) -> frozenset[int]:
+        """The process ids of the living children."""
+        return frozenset(child.pid for child in self._children)
+
+    async def verify(self, path: Path, promise: Promise) -> Header:
+        """Inspects one file; cancelling it kills the child that is at it.
+
+        Raises:
+            ImageError: the file is not the promised image, or its decoding took too much time or memory.
+            SpoolError: the file cannot be read, or no child can be started (``spool.no_decoder``).
+        """
+        return await self._answer({"path": str(path), "promise": asdict(promise)})
+
+    async def shrink(self, path: Path, target: Path, side: int) -> Header:
+        """Writes a small picture of an image, as WebP; cancelling it kills the child that is at it.
+
+        Args:
+            path: the image.
+            target: the file to write.
+            side: the most pixels that the picture may be wide and high.
+
+        Raises:
+            ImageError: the image cannot be decoded within the limits.
+            SpoolError: a file cannot be read or written, or no child can be started.
+        """
+        return await self._answer({"path": str(path), "small": str(target), "side": side})
+
+    async def _answer(self, what: Mapping[str, object]) -> Header:
+        request = {**what, "limits": asdict(self._limits)}
+        async with self._slots:
+            child = self._idle.pop() if self._idle else await self._start()
+            try:
+                return await self._ask(child, request)
+            except _ChildDiedError:
+                # Perhaps it was not this image: an idle child can be killed too, and the system's hunt for
+                # memory takes the largest process. A fresh one decides.
+                child = await self._start()
+            try:
+                return await self._ask(child, request)
+            except _ChildDiedError as error:
+                raise ImageError(
+                    "image.undecodable", "The image ends the process that decodes it."
+                ) from error
+
+    async def aclose(self) -> None:
+        """Kills all children and returns when they are gone. Nothing can be verified afterwards."""
+        self._closed = True
+        self._idle.clear()
+        for child in list(self._children):
+            await self._end(child)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _start(self) -> "_Child":
+        self._assert_open()
+        try:
+            child = _Child(await _spawn())
+        except OSError as error:
+            raise SpoolError("spool.no_decoder", f"No decoder can be started: {error.strerror}.") from error
+        self._children.add(child)
+        try:
+            self._assert_open()  # again: the close may have come while the child was being started
+            async with asyncio.timeout(_START_SECONDS):
+                await child.ready()
+        except (_ChildDiedError, TimeoutError) as error:
+            await self._end(child)
+            raise SpoolError(
+                "spool.no_decoder", "A decoder ended while it started; see its own message."
+            ) from error
+        except BaseException:
+            await self._end(child)
+            raise
+        return child
+
+    def _assert_open(self) -> None:
+        if self._closed:
+            raise RuntimeError("the verifier is closed")
+
+    async def _ask(self, child: "_Child", request: object) -> Header:
+        try:
+            async with asyncio.timeout(self._limits.max_seconds):
+                answer = await child.ask(request)
+        except TimeoutError as error:
+            await self._end(child)
+            detail = f"The image was not decoded within {self._limits.max_seconds:g} seconds."
+            raise ImageError("image.undecodable", detail) from error
+        except BaseException:
+            # Cancelled, or dead: in neither case is its next line the answer to the next request.
+            await self._end(child)
+            raise
+        self._idle.append(child)
+        if isinstance(answer, Header):
+            return answer
+        raise answer
+
+    async def _end(self, child: "_Child") -> None:
+        child.kill()
+        self._children.discard(child)
+        await child.gone()
+
+
+class _ChildDiedError(Exception):
+    """The child ended, or wrote what is no answer."""
+
+
+class _Child:
+    """A running decoder."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.pid = process.pid
+
+    async def ready(self) -> None:
+        """Returns when the child takes requests."""
+        if await self._line() != b"ready\n":
+            raise _ChildDiedError
+
+    async def ask(self, request: object) -> Header | ImageError | SpoolError:
+        """Sends one request and returns its answer."""
+        assert self._process.stdin
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n")
+            await self._process.stdin.drain()
+        except ConnectionError as error:
+            raise _ChildDiedError from error
+        return _parse(await self._line())
+
+    def kill(self) -> None:
+        """Ends the child now, whatever it does."""
+        if self._process.returncode is None:
+            self._process.kill()
+
+    async def gone(self) -> None:
+        """Returns when the killed child was reaped."""
+        await self._process.wait()
+
+    async def _line(self) -> bytes:
+        assert self._process.stdout
+        try:
+            line = await self._process.stdout.readline()
+        except (ConnectionError, ValueError) as error:  # ValueError: a line longer than the reader's limit
+            raise _ChildDiedError from error
+        if not line.endswith(b"\n"):
+            raise _ChildDiedError
+        return line
+
+
+def _parse(line: bytes) -> Header | ImageError | SpoolError:
+    """Reads an answer. A child that a hostile image took over may write anything: it counts as dead."""
+    try:
+        answer = json.loads(line)
+        if "header" in answer:
+            return Header(**answer["header"])
+        family = SpoolError if answer["reason"].startswith("spool.") else ImageError
+        return family(answer["reason"], answer["detail"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _ChildDiedError from error
+
+
+async def _spawn() -> Process:
+    # The parent's own module path, so that the child finds the same code however the parent was started; of
+    # the rest only what the loader and the file names' encoding need. No secret reaches a process that reads
+    # what strangers wrote.
+    kept = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
+    environment = {name: os.environ[name] for name in kept if name in os.environ}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-P",  # the working directory is no place to import from
+        "-m",
+        "receiver.verify.decoder",
+        stdin=PIPE,
+        stdout=PIPE,
+        env=environment,
+        start_new_session=True,  # a Ctrl-C on the terminal is the parent's, from the child's first moment
+    )

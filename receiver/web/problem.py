@@ -1,0 +1,77 @@
+"""Refusals in the one form that every route gives them: RFC 9457, ``application/problem+json``."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import MappingProxyType
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from receiver.core.errors import REASONS, ReceiverError
+
+STATUS: Mapping[str, int] = MappingProxyType(
+    {
+        "auth.refused": 401,
+        "auth.token_refused": 401,
+        "auth.cross_origin": 403,
+        "body.bad_request": 400,
+        "body.head_too_large": 431,
+        "body.too_large": 413,
+        "body.too_slow": 408,
+        "body.cut_short": 400,
+        "body.not_json": 400,
+        "body.unsupported_type": 415,
+        "body.not_allowed": 405,
+        "body.no_such_route": 404,
+        "body.not_a_completion": 422,
+        "body.invalid_query": 422,
+        "body.invalid": 422,
+        "archive.missing": 404,
+        "ledger.unknown_job": 404,
+        "ledger.wrong_state": 409,
+    }
+)
+"""The HTTP status of each reason that is the asker's; every other one is ours, and a 503."""
+
+RETRY_AFTER_SECONDS = 5
+
+
+def problem(
+    reason: str, detail: str | None = None, *, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """A refusal.
+
+    Args:
+        reason: one of ``errors.REASONS``; its sentence is the detail where none is given.
+        detail: what happened and what to do, for the asker. Never a secret.
+        headers: further headers; a 503 gets its ``Retry-After`` by itself.
+    """
+    status = STATUS.get(reason, 503)
+    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
+    return JSONResponse(
+        {
+            "type": f"urn:upscale-receiver:{reason}",
+            "title": HTTPStatus(status).phrase,
+            "status": status,
+            "reason": reason,
+            "detail": detail or REASONS[reason],
+        },
+        status_code=status,
+        headers={**retry, **(headers or {})},
+        media_type="application/problem+json",
+    )
+
+
+async def for_our_error(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the form of a handler
+    """The answer where a route raised an error of ours."""
+    assert isinstance(error, ReceiverError)
+    return problem(error.reason, error.detail)
+
+
+async def for_no_route(request: Request, error: Exception) -> Response:
+    """The answer where no route takes the path, or not with this method."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        return problem("body.not_allowed", f"{request.method} is not for this path.", headers=error.headers)
+    return problem("body.no_such_route")
