@@ -17,7 +17,7 @@ import uvicorn
 from receiver.bootstrap.app import open_receiver
 from receiver.bootstrap.factories import bound, check
 from receiver.config import Config
-from receiver.core.failpoints import Cut, from_environment
+from receiver.core.failpoints import from_environment
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
 from receiver.web.protocol import KEEP_ALIVE_SECONDS, AnswerStopped, CloseUnread, telling
 
@@ -64,7 +64,7 @@ class _Server(uvicorn.Server):
 
 
 def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], None]) -> None:
-    """Opens the receiver and serves until SIGTERM or SIGINT; then drains and returns.
+    """Open the receiver and serve until SIGTERM or SIGINT; then drain and return.
 
     Args:
         config: the settings.
@@ -75,29 +75,51 @@ def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], 
         ConfigError: a setting is wrong.
         ReceiverError: the ledger or the spool cannot be used.
     """
+    os.umask(0o077)  # whatever is made here is the owner's alone
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        stopping.set()
+        _leave_after(STOP_SECONDS)
+
+    def on_open() -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        spare_what_stays()
+
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(serve_until(stopping, config, environ, on_open=on_open, on_ready=ready))
+
+
+async def serve_until(
+    stopping: asyncio.Event,
+    config: Config,
+    environ: Mapping[str, str],
+    *,
+    on_open: Callable[[], None] = lambda: None,
+    on_ready: Callable[[str], None],
+) -> None:
+    """Serve until the event is set; then drain and return. The process itself is left as it is.
+
+    Args:
+        stopping: set on the running event loop to end it.
+        config: the settings.
+        environ: where the AWS SDK's variables are looked up.
+        on_open: called once the receiver is open, before it listens.
+        on_ready: called with the address once deliveries are accepted.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        ReceiverError: the ledger or the spool cannot be used.
+    """
     config.check_serve()
     check(config)
     cut = from_environment(environ)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(config, environ, cut, ready))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    if sys.platform == "win32":
-        return None
-    import uvloop  # noqa: PLC0415 - not to be had on Windows
-
-    return uvloop.new_event_loop
-
-
-async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Callable[[str], None]) -> None:
-    os.umask(0o077)  # whatever is made here is the owner's alone
-    loop = asyncio.get_running_loop()
 
     def announce(port: int) -> None:
         address = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{port}"
         log.info("serving", address=address)
-        ready(address)
+        on_ready(address)
 
     listener = bound(config)
     connections = _connections_allowed()
@@ -122,17 +144,28 @@ async def _serve(config: Config, environ: Mapping[str, str], cut: Cut, ready: Ca
             announce,
         )
 
-        def stop() -> None:
+        async def stop() -> None:
+            await stopping.wait()
             log.info("stopping")
             receiver.stopping.set()
             server.should_exit = True
-            _leave_after(STOP_SECONDS)
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop)
-        spare_what_stays()
-        await server.serve(sockets=[listener])
+        on_open()
+        stop_when_asked = asyncio.create_task(stop())
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            stop_when_asked.cancel()
     log.info("stopped")
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loop, or ``None`` for Python's own where uvloop does not exist."""
+    if sys.platform == "win32":
+        return None
+    import uvloop  # noqa: PLC0415 - not to be had on Windows
+
+    return uvloop.new_event_loop
 
 
 def spare_what_stays() -> None:
