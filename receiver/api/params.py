@@ -41,12 +41,12 @@ class Window:
     limit: int
 
 
-def jobs(query: QueryParams, *, silent_since: int) -> tuple[Filter, Window]:
+def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
     """The parameters of ``GET /jobs``.
 
     Args:
         query: as given.
-        silent_since: ms since the epoch: jobs submitted before it and still silent are overdue.
+        overdue_before: ms since the epoch: jobs submitted before it and still silent are overdue.
 
     Raises:
         BodyError: ``body.invalid_query``, naming the parameter.
@@ -59,8 +59,8 @@ def jobs(query: QueryParams, *, silent_since: int) -> tuple[Filter, Window]:
         reason=_one(query, "reason", _choice({reason: reason for reason in REASONS}), default=None),
         since=_one(query, "since", moment, default=None),
         until=_one(query, "until", moment, default=None),
-        silent_since=silent_since if overdue is True else None,
-        heard_since=silent_since if overdue is False else None,
+        overdue_before=overdue_before if overdue is True else None,
+        not_overdue_before=overdue_before if overdue is False else None,
     )
     return wanted, _window(query)
 

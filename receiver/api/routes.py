@@ -21,7 +21,7 @@ from receiver.archive import Images
 from receiver.core import serializers
 from receiver.core.completion import is_job_id
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
-from receiver.core.jobs import FINAL, Event, Job, State
+from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
 from receiver.core.references import is_ref
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER
@@ -105,7 +105,7 @@ class Api:
         """``GET /jobs``: a page of jobs, newest first. ``POST /jobs``: see `announce`."""
         if request.method == "POST":
             return await self.announce(request)
-        wanted, window = params.jobs(request.query_params, silent_since=self._silent_since())
+        wanted, window = params.jobs(request.query_params, overdue_before=self._overdue_before())
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
         return JSONResponse(
             {"jobs": [serializers.job(job) for job in page.jobs], "next": params.cursor(page.next)}
@@ -129,7 +129,7 @@ class Api:
                     while not self._awaited(job, answer, known) and (left := _left(until)) > 0:
                         await _first(changed, self.stopping, within=left)
                         changed.clear()
-                        job, answer = _with_tag(job_id, await self.ledger.look(job_id))
+                        job, answer = _with_tag(job_id, await self.ledger.job_with_history_shared(job_id))
         return _unless_known(answer, known)
 
     def _awaited(self, job: Job, answer: Response, known: str | None) -> bool:
@@ -198,7 +198,7 @@ class Api:
     async def stats(self, request: Request) -> Response:
         """``GET /stats``: the ledger in numbers."""
         params.nothing(request.query_params)
-        stats = await self.ledger.stats(silent_since=self._silent_since())
+        stats = await self.ledger.stats(overdue_before=self._overdue_before())
         oldest = stats.oldest_waiting_at
         told = stats.counters.get(NOTIFICATIONS, {})
         return JSONResponse(
@@ -244,8 +244,8 @@ class Api:
             failing["serving"] = "The receiver is shutting down."
         return failing
 
-    def _silent_since(self) -> int:
-        return self.now() - int(self.overdue_after.total_seconds() * 1000)
+    def _overdue_before(self) -> int:
+        return overdue_cutoff(self.now(), self.overdue_after)
 
 
 def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[Job, Response]:

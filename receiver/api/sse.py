@@ -74,7 +74,7 @@ class Stream:
     async def changes(self, request: Request) -> Response:
         """``GET /jobs/changes``: all transitions from the client's last one on, or from now."""
         wanted = params.changes(request.query_params, request.headers.getlist("last-event-id"))
-        last = await self.ledger.last_line()
+        last = await self.ledger.last_history_seq()
         if wanted.after is not None and wanted.after > last:
             raise BodyError(
                 "body.invalid_query",

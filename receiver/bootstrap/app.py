@@ -148,7 +148,7 @@ async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: As
     if tracing is not None:
         stack.push_async_callback(tracing.aclose)
     watch = Watch(_both(meters, tracing), meters.failed)
-    ledger = await Ledger.serve(config.data_dir, committed=meters.committed)
+    ledger = await Ledger.serve(config.data_dir, on_commit=meters.committed)
     stack.push_async_callback(ledger.close)
     archive = open_archive(
         config.archive_uri,

@@ -23,7 +23,7 @@ from receiver.events.feed import Feed
 from receiver.events.outgoing_webhooks import Notifier
 from receiver.fetch import download
 from receiver.fetch.sources import Sources
-from receiver.ledger import FILE_NAME, LOCK_NAME, Filter, Ledger, LedgerView
+from receiver.ledger import FILE_NAME, LOCK_NAME, Filter, Ledger, LedgerReader
 from receiver.providers.ximilar import Heard, Pace, Ximilar, unheard
 from receiver.reconcile.reconciler import Plan, Reconciler
 from receiver.verify.verifier import Limits as VerifyLimits
@@ -116,7 +116,7 @@ def bound(config: Config) -> socket.socket:
     return listener
 
 
-async def was_used(ledger: LedgerView, archive: str) -> bool:
+async def was_used(ledger: LedgerReader, archive: str) -> bool:
     """Whether the newest of the jobs that are archived has its image in this archive."""
     newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
     return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
@@ -200,7 +200,7 @@ async def open_notifier(config: Config, ledger: Ledger, feed: Feed, stack: Async
         stack: ends it.
     """
     if config.notify_url is None or config.notify_secret is None:
-        await ledger.end_notifying()
+        await ledger.stop_notifications()
         return
     notifier = Notifier(
         ledger=ledger,

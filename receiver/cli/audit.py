@@ -67,7 +67,7 @@ async def _audit(
     as_json: bool,
 ) -> bool:
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await Ledger.beside(config.data_dir, make=False)
+        ledger = await Ledger.open_beside(config.data_dir, make=False)
         stack.push_async_callback(ledger.close)
         plan = {"archive": config.archive_uri, "depth": depth.value}
         journal = stack.enter_context(
@@ -88,7 +88,7 @@ async def _audit(
             now=wall_clock,
         )
         auditor = Auditor(walk, places, depth)
-        jobs = (await ledger.stats(silent_since=0)).jobs[State.ARCHIVED]
+        jobs = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
         if journal.resumed and not as_json:
             typer.echo(
                 f"Going on after {journal.counts['jobs']} jobs and {journal.counts['objects']} objects.",

@@ -41,4 +41,4 @@ def backup(
 
 async def _backup(ledger: Path, file: Path, *, force: bool, quiet: bool) -> Copy:
     with counting("bytes copied", quiet=quiet) as told:
-        return await back_up(ledger, file, overwrite=force, told=told)
+        return await back_up(ledger, file, overwrite=force, on_progress=told)

@@ -12,7 +12,7 @@ from receiver.cli.common import AsJson, fail, opened
 from receiver.cli.options import whole
 from receiver.cli.selection import Reason, Ref, Since, States, Until, chosen, complete_id, the_job
 from receiver.core.errors import LedgerError
-from receiver.ledger import LedgerView
+from receiver.ledger import LedgerReader
 
 LIMIT = 20
 PAGE = 500
@@ -54,7 +54,7 @@ def jobs(
     )
 
     async def ask() -> None:
-        view = await LedgerView.open(config.data_dir)
+        view = await LedgerReader.open(config.data_dir)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(view.close)
             shown = output.Jobs(as_json=as_json)
@@ -84,7 +84,7 @@ def job(
     config, _ = opened()
 
     async def ask() -> None:
-        view = await LedgerView.open(config.data_dir)
+        view = await LedgerReader.open(config.data_dir)
         try:
             meant = await the_job(view, job_id)
             found = await view.job_with_history(meant.id)

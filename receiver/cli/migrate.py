@@ -67,7 +67,7 @@ async def _migrate(
     as_json: bool,
 ) -> bool:
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await Ledger.beside(config.data_dir, make=False)
+        ledger = await Ledger.open_beside(config.data_dir, make=False)
         stack.push_async_callback(ledger.close)
         source = open_archive(folder, uploads=config.uploads)
         stack.push_async_callback(source.aclose)
@@ -81,7 +81,7 @@ async def _migrate(
             hands=config.uploads,
             turn=turns(rate),
         )
-        jobs = (await ledger.stats(silent_since=0)).jobs[State.ARCHIVED]
+        jobs = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
         with counting("images", quiet=as_json) as told:
             await migrator.move(lambda _, done: told(done, jobs))
         if remove:

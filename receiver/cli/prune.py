@@ -12,7 +12,7 @@ from receiver.cli.common import counting
 from receiver.cli.maintenance import opened, print_counts
 from receiver.config import Config, duration
 from receiver.core.clock import wall_clock
-from receiver.ledger import Ledger, LedgerView
+from receiver.ledger import Ledger, LedgerReader
 from receiver.operations.retention import Pruner, would_go
 
 NAMES = {
@@ -48,13 +48,14 @@ def prune(
 
 async def _prune(config: Config, keep: timedelta, *, dry_run: bool, quiet: bool) -> Mapping[str, int]:
     if dry_run:
-        view = await LedgerView.open(config.data_dir)
+        view = await LedgerReader.open(config.data_dir)
         try:
             return await would_go(view, keep, wall_clock())
         finally:
             await view.close()
-    await (await LedgerView.open(config.data_dir)).close()  # else a ledger would be made where there is none
-    ledger = await Ledger.beside(config.data_dir)
+    # Opening to write would make a ledger where there is none.
+    await (await LedgerReader.open(config.data_dir)).close()
+    ledger = await Ledger.open_beside(config.data_dir)
     try:
         with counting("rows removed", quiet=quiet) as told:
             pruner = Pruner(ledger=ledger, keep=keep, now=wall_clock)

@@ -63,7 +63,7 @@ async def _rebuild(
             # one, by Litestream as well as by an operator.
             raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to rebuild a ledger from")
         make_data_dir(config)
-        ledger = await Ledger.beside(config.data_dir)
+        ledger = await Ledger.open_beside(config.data_dir)
         stack.push_async_callback(ledger.close)
         await ledger.release_orphans(config.data_dir)
         plan = {"archive": config.archive_uri}

@@ -18,7 +18,7 @@ from receiver.ledger import Ledger
 from receiver.reconcile.reconciler import Summary
 
 ALL = 1_000_000
-"""Silent jobs of one round by hand: as good as all."""
+"""Pending jobs of one round by hand: as good as all."""
 
 
 def reconcile(
@@ -57,7 +57,7 @@ async def _round(config: Config, *, quiet: bool) -> Summary:
         make_data_dir(config)
     async with contextlib.AsyncExitStack() as stack:
         # Where no ledger is, nothing is silent: in a wrong place, all would look well.
-        ledger = await Ledger.beside(config.data_dir, make=config.adopt)
+        ledger = await Ledger.open_beside(config.data_dir, make=config.adopt)
         stack.push_async_callback(ledger.close)
         reconciler = await open_reconciler(config, ledger, stack)
         assert reconciler is not None, "there is a token"
@@ -66,7 +66,7 @@ async def _round(config: Config, *, quiet: bool) -> Summary:
             # Jobs that were asked about a moment ago, and are due again within that time, are taken in too.
             later = now + int(config.url_lifetime.total_seconds() * 1000)
             return await reconciler.round(
-                silent_since=now + 1, ask_by=later, limit=ALL, pages=ALL, progress=told
+                submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, progress=told
             )
 
 

@@ -18,11 +18,11 @@ from receiver.cli.common import AsJson, counting, opened, say, until_signal
 from receiver.cli.selection import Reason, Ref, Since, States, Until, chosen, complete_id, the_job
 from receiver.config import Config
 from receiver.core.errors import LedgerError
-from receiver.core.jobs import Job, State
+from receiver.core.jobs import UNSUCCESSFUL, Job, State
 from receiver.core.serializers import is_web, plain_url
-from receiver.ledger import Filter, Ledger, LedgerView
+from receiver.ledger import Filter, Ledger, LedgerReader
 
-RETRIED = (State.RECEIVED, State.FETCHED, State.FAILED, State.REJECTED, State.EXPIRED)
+RETRIED = (State.RECEIVED, State.FETCHED, *UNSUCCESSFUL)
 """States in which there is something to try."""
 
 PAGE = 500
@@ -125,7 +125,7 @@ async def _each_page(
 
 
 async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_Row]]:
-    view = await LedgerView.open(config.data_dir)
+    view = await LedgerReader.open(config.data_dir)
     try:
         before: int | None = None
         while True:
@@ -139,7 +139,7 @@ async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_R
 
 
 async def _named(config: Config, ids: Sequence[str]) -> AsyncIterator[Sequence[_Row]]:
-    view = await LedgerView.open(config.data_dir)
+    view = await LedgerReader.open(config.data_dir)
     try:
         rows: dict[str, _Row] = {}  # by what was found: one job may be named twice, short and whole
         for text in ids:
@@ -216,7 +216,7 @@ async def _retry(
     """Tries them again. Gives whether all was done that was asked for: a filter asks for what can be done."""
     interrupted = False
     async with contextlib.AsyncExitStack() as stack:
-        ledger = await Ledger.beside(config.data_dir)
+        ledger = await Ledger.open_beside(config.data_dir)
         stack.push_async_callback(ledger.close)
         counted = stack.enter_context(counting("tried again", quiet=output.as_json or len(rows) <= AT_A_TIME))
         for begin in range(0, len(rows), AT_A_TIME):

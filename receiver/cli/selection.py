@@ -17,8 +17,8 @@ from receiver.cli.options import SUGGESTED, choice
 from receiver.config import Config
 from receiver.core.clock import wall_clock
 from receiver.core.errors import REASONS, BodyError, LedgerError
-from receiver.core.jobs import Job, State
-from receiver.ledger import Filter, LedgerView
+from receiver.core.jobs import Job, State, overdue_cutoff
+from receiver.ledger import Filter, LedgerReader
 
 LEAST_PREFIX = 4
 """Characters of an id that may stand for the whole."""
@@ -93,14 +93,14 @@ def chosen(
     given += [(name, text) for name, text in (("since", since), ("until", until)) if text is not None]
     given += [("overdue", str(overdue).lower())] if overdue is not None else []
     given += [(name, value) for name, value in parameters.items() if value is not None]
-    silent_since = wall_clock() - int(config.overdue_after.total_seconds() * 1000)
+    overdue_before = overdue_cutoff(wall_clock(), config.overdue_after)
     try:
-        return params.jobs(QueryParams(given), silent_since=silent_since)
+        return params.jobs(QueryParams(given), overdue_before=overdue_before)
     except BodyError as error:
         raise typer.BadParameter(error.detail) from None
 
 
-async def the_job(view: LedgerView, text: str) -> Job:
+async def the_job(view: LedgerReader, text: str) -> Job:
     """The job that is meant by an id, or by the beginning of one.
 
     Raises:
@@ -120,7 +120,7 @@ async def the_job(view: LedgerView, text: str) -> Job:
             raise LedgerError(
                 "ledger.unknown_job", f"{text} begins several jobs: {_named(found)}; type more of the id"
             )
-    near = _nearest(text, await view.jobs_near(text, LOOKED_AT))
+    near = _nearest(text, await view.similar_jobs(text, LOOKED_AT))
     if near:
         raise LedgerError("ledger.unknown_job", f"there is no job {text}; did you mean {_named(near)}?")
     least = f"; the first {LEAST_PREFIX} characters of an id are enough" if len(text) < LEAST_PREFIX else ""
@@ -148,7 +148,7 @@ def _named(jobs: Sequence[Job]) -> str:
 
 
 async def _ids(config: Config, incomplete: str) -> list[str]:
-    view = await LedgerView.open(config.data_dir)
+    view = await LedgerReader.open(config.data_dir)
     try:
         if incomplete:
             return [job.id for job in await view.jobs_with_prefix(incomplete, COMPLETED)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
@@ -38,8 +39,16 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
 )
 """From each state, the states that it can leave to. The ledger's trigger refuses every other move."""
 
-FINAL = frozenset({State.ARCHIVED, State.FAILED, State.REJECTED, State.EXPIRED})
-"""States that stand until someone brings something new."""
+UNSUCCESSFUL = (State.FAILED, State.REJECTED, State.EXPIRED)
+"""Final states of jobs whose image is not archived: a retry or new information moves them to ``received``."""
+
+FINAL = (State.ARCHIVED, *UNSUCCESSFUL)
+"""States that no further work leaves."""
+
+
+def overdue_cutoff(now: int, overdue_after: timedelta) -> int:
+    """Return the time before which a job that is still ``submitted`` is overdue; ms since the epoch."""
+    return now - int(overdue_after.total_seconds() * 1000)
 
 
 @dataclass(frozen=True, slots=True)

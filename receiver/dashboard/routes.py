@@ -16,7 +16,7 @@ from starlette.routing import Route
 
 from receiver.api import params
 from receiver.core.errors import REASONS, LedgerError, ReceiverError
-from receiver.core.jobs import State
+from receiver.core.jobs import State, overdue_cutoff
 from receiver.dashboard import presenters
 from receiver.dashboard.templates import Static, Templates
 from receiver.dashboard.throughput import Throughput, chart
@@ -129,9 +129,9 @@ class Page:
     async def overview(self, request: Request) -> Response:
         """``GET /``: the overview, and a table of jobs with the filters of ``GET /jobs``."""
         given = _filled(request.query_params)
-        wanted, window = params.jobs(_with_limit(given, ROWS), silent_since=self._silent_since())
+        wanted, window = params.jobs(_with_limit(given, ROWS), overdue_before=self._overdue_before())
         failing = await self._failing()
-        glance = await self._ledger.overview(silent_since=self._silent_since(), limit=GLANCE)
+        glance = await self._ledger.overview(overdue_before=self._overdue_before(), limit=GLANCE)
         page = await self._ledger.jobs(wanted, before=window.before, limit=window.limit)
         now = self._now()
         self._throughput.look(glance.stats.jobs[State.ARCHIVED], now)
@@ -169,7 +169,7 @@ class Page:
             failing=failing,
             job=job,
             work=work[0] if work else None,
-            damage=await self._ledger.damage_of(job_id),
+            damage=await self._ledger.finding_of(job_id),
             steps=presenters.timeline(history),
             json=f"/jobs/{quote(job_id, safe='')}",
         )
@@ -252,8 +252,8 @@ class Page:
         except TimeoutError:
             return {"checks": f"The checks did not end within {CHECK_SECONDS:g} seconds."}
 
-    def _silent_since(self) -> int:
-        return self._now() - int(self._overdue_after.total_seconds() * 1000)
+    def _overdue_before(self) -> int:
+        return overdue_cutoff(self._now(), self._overdue_after)
 
 
 def _filled(given: QueryParams) -> QueryParams:

@@ -5,9 +5,9 @@ from pathlib import Path
 from receiver.config import Config
 from receiver.core import serializers
 from receiver.core.errors import LedgerError
-from receiver.core.jobs import State
+from receiver.core.jobs import State, overdue_cutoff
 from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
-from receiver.ledger import FILE_NAME, LedgerView, Stats
+from receiver.ledger import FILE_NAME, LedgerReader, Stats
 
 CHECK_SECONDS = 5.0
 """How long the look for damage may take where no thorough one is asked for."""
@@ -36,12 +36,12 @@ async def look_at_ledger(config: Config, *, now: int, deep: bool, serving: bool 
             broken("ledger", f"{path} is no file", "Move it away; if it took a ledger's place, " + RESTORED)
         ]
     try:
-        ledger = await LedgerView.open(config.data_dir)
+        ledger = await LedgerReader.open(config.data_dir)
     except LedgerError as error:
         return [_unusable(error, config.data_dir)]
     try:
-        overdue_since = now - int(config.overdue_after.total_seconds() * 1000)
-        jobs = look_at_jobs(await ledger.stats(silent_since=overdue_since), now)
+        cutoff = overdue_cutoff(now, config.overdue_after)
+        jobs = look_at_jobs(await ledger.stats(overdue_before=cutoff), now)
         whole = await ledger.check_whole(seconds=None if deep else CHECK_SECONDS, deep=deep)
     except LedgerError as error:
         return [_unusable(error, config.data_dir)]

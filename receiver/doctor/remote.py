@@ -30,7 +30,7 @@ from receiver.core.errors import (
 )
 from receiver.doctor.machine import obstacle
 from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, not_looked_at, well
-from receiver.ledger import FILE_NAME, LedgerView
+from receiver.ledger import FILE_NAME, LedgerReader
 from receiver.providers.ximilar import Ximilar
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER, Challenged, fresh, read_key
 
@@ -158,7 +158,7 @@ async def _used(config: Config) -> bool:
     if not (config.data_dir / FILE_NAME).exists():
         return False
     try:
-        ledger = await LedgerView.open(config.data_dir)
+        ledger = await LedgerReader.open(config.data_dir)
     except LedgerError:
         return False  # told elsewhere
     try:

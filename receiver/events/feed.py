@@ -142,7 +142,7 @@ class Feed:
     async def _begin_to_listen(self) -> None:
         async with self._reading:
             if self._stale:
-                self._begin = self._end = await self._ledger.last_line()
+                self._begin = self._end = await self._ledger.last_history_seq()
                 self._recent = []
                 self._stale = False
 

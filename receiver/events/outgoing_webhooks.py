@@ -103,7 +103,7 @@ class Notifier:
         Raises:
             LedgerError: ``ledger.unavailable``.
         """
-        self._place = await self._ledger.begin_notifying()
+        self._place = await self._ledger.start_notifications()
         self._tasks = [asyncio.create_task(self._collect()), asyncio.create_task(self._send_on())]
         return self
 
@@ -141,7 +141,7 @@ class Notifier:
             async for news in listening:
                 ended = any(change.transition.event.after in FINAL for change in news.changes)
                 if ended or news.until - noted >= MARK_EVERY:
-                    await self._ledger.note_finals(until=news.until, render=_render)
+                    await self._ledger.enqueue_notifications(until=news.until, render=_render)
                     self._place = noted = news.until
                     self._wake.set()
 
@@ -207,7 +207,7 @@ class Notifier:
             log.exception("unexpected error", job=notification.job)
             answer, met = None, f"{type(bug).__name__}: see the log."
         if answer is not None and answer.is_success:
-            await insist(lambda: self._ledger.notified(notification.seq))
+            await insist(lambda: self._ledger.notification_sent(notification.seq))
             log.info("notified", job=notification.job, attempts=notification.attempts + 1)
             return
         now = self._now()
@@ -217,11 +217,11 @@ class Notifier:
             self._gone = True
             log.error("the endpoint wants no more notifications; none is sent until the next start")
         if gone or now - notification.at >= GIVE_UP_AFTER_MS:
-            await insist(lambda: self._ledger.give_up_notifying(notification.seq, met))
+            await insist(lambda: self._ledger.give_up_notification(notification.seq, met))
             log.error("notification given up", **said)
             return
         at = notify_again_at(now, notification.attempts + 1, self._dice, retry_after)
-        await insist(lambda: self._ledger.notify_again(notification.seq, met, at=at))
+        await insist(lambda: self._ledger.notification_failed(notification.seq, met, at=at))
         log.warning("not notified", **said, next_attempt_at=serializers.time(at))
 
     async def _post(self, notification: Notification) -> httpx.Response:

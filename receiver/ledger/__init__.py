@@ -14,18 +14,18 @@ from receiver.ledger.commands import (
     Recorded,
     Submission,
 )
-from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerView
-from receiver.ledger.maintenance import REBUILT, RELOCATED, Damage, Numbered, Rebuilt
+from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerReader
+from receiver.ledger.maintenance import REBUILT, RELOCATED, ArchivedJob, AuditFinding, Rebuilt
 from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
 from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
 from receiver.ledger.overview import Overview
 from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
-from receiver.ledger.readings import COUNTED_TO, Readings
-from receiver.ledger.retention import Kind, Window
+from receiver.ledger.readings import COUNTED_TO, Gauges
+from receiver.ledger.retention import PruneBatch, RecordKind
 from receiver.ledger.sqlite.backup import Copy, back_up
 from receiver.ledger.sqlite.lock import LOCK_NAME, DirectoryLock, ListLock, holder, open_for_owner
 from receiver.ledger.sqlite.schema import SAFE_SQLITE, unsafe_sqlite
-from receiver.ledger.types import Intent, Notification, Silent, Stretch, Transition
+from receiver.ledger.types import Intent, Notification, PendingJob, Transition, TransitionPage
 
 __all__ = [
     "ADOPTED",
@@ -44,32 +44,32 @@ __all__ = [
     "RELOCATED",
     "SAFE_SQLITE",
     "Answer",
+    "ArchivedJob",
+    "AuditFinding",
     "Claim",
     "Copy",
-    "Damage",
     "Delivery",
     "DirectoryLock",
     "Filter",
+    "Gauges",
     "Intent",
-    "Kind",
     "Ledger",
-    "LedgerView",
+    "LedgerReader",
     "ListLock",
     "Notification",
-    "Numbered",
     "Overview",
     "Page",
-    "Readings",
+    "PendingJob",
+    "PruneBatch",
     "Rebuilt",
+    "RecordKind",
     "Recorded",
-    "Silent",
     "Stats",
-    "Stretch",
     "Submission",
     "Transition",
+    "TransitionPage",
     "UnreadDelivery",
     "UnreadPage",
-    "Window",
     "back_up",
     "holder",
     "open_for_owner",

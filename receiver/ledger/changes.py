@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
-class Announcer:
+class ChangeNotifier:
     """Events for those who wait: one that rings for every commit, and one for each watched job.
 
     Attributes:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from receiver.core.backoff import UPLOAD_CEILING, cut_off_again_at
 from receiver.core.completion import Completion
 from receiver.core.errors import LedgerError, ReceiverError
-from receiver.core.jobs import Image, Job, State, Stored
+from receiver.core.jobs import UNSUCCESSFUL, Image, Job, State, Stored
 from receiver.ledger import types
 from receiver.ledger.group_commit import Transaction
 from receiver.ledger.sqlite.driver import sqlite3
@@ -275,7 +275,7 @@ def count(tx: Transaction, name: str, reason: str = "", by: int = 1) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
+class Lease:
     """What new claims are given.
 
     Attributes:
@@ -289,7 +289,7 @@ class Terms:
     limit: int
 
 
-def claim_to_fetch(tx: Transaction, terms: Terms, now: int, *, again: int) -> list[Claim]:
+def claim_to_fetch(tx: Transaction, terms: Lease, now: int, *, again: int) -> list[Claim]:
     """Claims jobs whose image is to be downloaded, the earliest deadline first.
 
     A job whose deadline has passed before its first attempt is still tried once, because nothing is lost by
@@ -310,7 +310,7 @@ def claim_to_fetch(tx: Transaction, terms: Terms, now: int, *, again: int) -> li
     return _claims(tx, chosen, terms)
 
 
-def claim_past_deadline(tx: Transaction, terms: Terms, now: int) -> list[Claim]:
+def claim_past_deadline(tx: Transaction, terms: Lease, now: int) -> list[Claim]:
     """Claims jobs whose time is over and which were tried, for a last question before they expire.
 
     Those that wait for the next question are left to wait.
@@ -319,7 +319,7 @@ def claim_past_deadline(tx: Transaction, terms: Terms, now: int) -> list[Claim]:
     return _claims(tx, _ready(tx, _TRIED, "deadline <= ?", now, terms.limit), terms)
 
 
-def claim_to_archive(tx: Transaction, terms: Terms, now: int) -> list[Claim]:
+def claim_to_archive(tx: Transaction, terms: Lease, now: int) -> list[Claim]:
     """Claims jobs whose verified image waits on our disk: those tried least, and of them the longest waiting.
 
     So a few that the archive will never take do not stand before all others again and again.
@@ -525,7 +525,7 @@ def release_all(tx: Transaction, now: int) -> list[str]:
     return [row["id"] for row in cut_off]
 
 
-def found_whole(tx: Transaction, job_id: str) -> None:
+def spool_file_recovered(tx: Transaction, job_id: str) -> None:
     """A whole file of the job was found in the spool: it is taken next, even where its time is over."""
     tx.db.execute(
         "UPDATE jobs SET attempts = 0, next_attempt_at = NULL"
@@ -632,7 +632,7 @@ def retry(tx: Transaction, job_id: str, now: int) -> Job:
             "ledger.wrong_state", f"Job {job_id} is {state}, and the provider has named no image to fetch."
         )
     if row["holder"] is None:
-        moves = state in (State.FAILED, State.REJECTED, State.EXPIRED)
+        moves = state in UNSUCCESSFUL
         tx.db.execute(
             "UPDATE jobs SET state = :state, event = 'retried', reason = NULL, detail = NULL,"
             " reason_at = NULL, at_risk_at = NULL,"
@@ -834,7 +834,7 @@ def _past_deadline(tx: Transaction, now: int, limit: int) -> list[sqlite3.Row]:
     return found
 
 
-def _claims(tx: Transaction, chosen: Sequence[sqlite3.Row], terms: Terms) -> list[Claim]:
+def _claims(tx: Transaction, chosen: Sequence[sqlite3.Row], terms: Lease) -> list[Claim]:
     claims = []
     for number, row in enumerate(chosen):
         holder = f"{terms.holder}:{number}"

@@ -38,12 +38,12 @@ class Transaction:
     changed: list[str] = field(default_factory=list)
 
 
-Verb = Callable[[Transaction], T]
+Command = Callable[[Transaction], T]
 
 
 @dataclass(slots=True)
 class _Waiting:
-    verb: Verb[Any]
+    verb: Command[Any]
     answer: "asyncio.Future[Any]"
 
 
@@ -94,7 +94,7 @@ class Writer:
         """How many verbs wait for the next transaction."""
         return len(self._waiting)
 
-    async def write(self, verb: Verb[T]) -> T:
+    async def write(self, verb: Command[T]) -> T:
         """Runs the verb in a transaction and returns its result after the commit is durable.
 
         A caller that is cancelled while it waits does not take its verb back: it may be committed already.
@@ -127,7 +127,7 @@ class Writer:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
                 self._answer(batch, await self._outcomes([waiting.verb for waiting in batch]))
 
-    async def _outcomes(self, verbs: Sequence[Verb[Any]]) -> Sequence[_Outcome]:
+    async def _outcomes(self, verbs: Sequence[Command[Any]]) -> Sequence[_Outcome]:
         def commit(db: sqlite3.Connection) -> Sequence[_Outcome]:
             self._in_place()
             return _commit(db, verbs)
@@ -155,7 +155,7 @@ class Writer:
             self._announce(changed)
 
 
-def _commit(db: sqlite3.Connection, verbs: Sequence[Verb[Any]]) -> list[_Outcome]:
+def _commit(db: sqlite3.Connection, verbs: Sequence[Command[Any]]) -> list[_Outcome]:
     """One transaction for all; where one verb fails, each gets a transaction of its own instead."""
     try:
         db.execute("BEGIN IMMEDIATE")

@@ -15,20 +15,20 @@ from receiver.core.completion import Completion
 from receiver.core.errors import AuthError, LedgerError, ReceiverError
 from receiver.core.jobs import Event, Image, Job, Stored
 from receiver.ledger import commands, maintenance, notifications, overview, queries, readings, retention
-from receiver.ledger.changes import Announcer
-from receiver.ledger.commands import Answer, Claim, Delivery, Recorded, Submission, Terms
+from receiver.ledger.changes import ChangeNotifier
+from receiver.ledger.commands import Answer, Claim, Delivery, Lease, Recorded, Submission
 from receiver.ledger.group_commit import Committed, Transaction, Writer, untold
-from receiver.ledger.maintenance import Damage, Numbered, Rebuilt
+from receiver.ledger.maintenance import ArchivedJob, AuditFinding, Rebuilt
 from receiver.ledger.notifications import Render
 from receiver.ledger.overview import Overview
 from receiver.ledger.queries import Filter, Page, Stats, UnreadPage
-from receiver.ledger.readings import Readings
-from receiver.ledger.retention import Kind, Window
+from receiver.ledger.readings import Gauges
+from receiver.ledger.retention import PruneBatch, RecordKind
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.connections import Door, open_to_read, open_to_write, translate
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.sqlite.lock import DirectoryLock, open_for_owner
-from receiver.ledger.types import Intent, Notification, Silent, Stretch
+from receiver.ledger.types import Intent, Notification, PendingJob, TransitionPage
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ READERS = 2
 MARKED_AT_ONCE = 500
 
 
-class Readers:
+class ReaderPool:
     """Connections that only read, each with a thread of its own; so a question never waits for a commit."""
 
     def __init__(self, doors: Sequence[Door]) -> None:
@@ -49,7 +49,7 @@ class Readers:
             self._free.put_nowait(door)
 
     @classmethod
-    async def open(cls, path: Path, count: int = READERS) -> "Readers":
+    async def open(cls, path: Path, count: int = READERS) -> "ReaderPool":
         """Opens the connections.
 
         Raises:
@@ -132,14 +132,14 @@ def _nowhere(data_dir: Path) -> LedgerError:
     )
 
 
-class LedgerView:
+class LedgerReader:
     """What can be asked of the ledger; enough for a command that runs beside the server."""
 
-    def __init__(self, readers: Readers) -> None:
+    def __init__(self, readers: ReaderPool) -> None:
         self._readers = readers
 
     @classmethod
-    async def open(cls, data_dir: Path) -> "LedgerView":
+    async def open(cls, data_dir: Path) -> "LedgerReader":
         """Opens an existing ledger to read.
 
         Raises:
@@ -149,7 +149,7 @@ class LedgerView:
         path = data_dir / FILE_NAME
         if not path.is_file():
             raise _nowhere(data_dir)
-        readers = await Readers.open(path, 1)
+        readers = await ReaderPool.open(path, 1)
         try:
             await readers.ask(lambda db: schema.check_present(db, path))
         except (
@@ -164,7 +164,7 @@ class LedgerView:
         await self._readers.close()
 
     @property
-    def questions(self) -> int:
+    def reads(self) -> int:
         """How many questions were asked of the file so far."""
         return self._readers.asked
 
@@ -184,9 +184,9 @@ class LedgerView:
         """Jobs whose ids begin so, in the ids' order."""
         return await self._readers.ask(lambda db: queries.jobs_with_prefix(db, prefix, limit))
 
-    async def jobs_near(self, text: str, limit: int) -> tuple[Job, ...]:
+    async def similar_jobs(self, text: str, limit: int) -> tuple[Job, ...]:
         """Jobs that somebody may have meant by a text that is no id, by reference or by beginning."""
-        return await self._readers.ask(lambda db: queries.jobs_near(db, text, limit))
+        return await self._readers.ask(lambda db: queries.similar_jobs(db, text, limit))
 
     async def check_whole(self, *, seconds: float | None, deep: bool = False) -> bool:
         """Looks for damage in the file. Gives whether the look was finished.
@@ -206,21 +206,21 @@ class LedgerView:
         """Deliveries that were no completions, newest first."""
         return await self._readers.ask(lambda db: queries.unread_deliveries(db, outcome, before, limit))
 
-    async def stats(self, *, silent_since: int) -> Stats:
-        """The ledger in numbers; jobs submitted before ``silent_since`` and still silent are overdue."""
-        return await self._readers.ask(lambda db: queries.stats(db, silent_since))
+    async def stats(self, *, overdue_before: int) -> Stats:
+        """The ledger in numbers; jobs submitted before ``overdue_before`` and still silent are overdue."""
+        return await self._readers.ask(lambda db: queries.stats(db, overdue_before))
 
-    async def overview(self, *, silent_since: int, limit: int) -> Overview:
+    async def overview(self, *, overdue_before: int, limit: int) -> Overview:
         """The ledger at a glance, of one moment, with at most ``limit`` jobs in each list."""
-        return await self._readers.ask(lambda db: overview.overview(db, silent_since, limit))
+        return await self._readers.ask(lambda db: overview.overview(db, overdue_before, limit))
 
     async def archived_lately(self, limit: int) -> tuple[int, tuple[int, ...]]:
         """How many jobs are archived, and when (ms since the epoch) the newest ``limit`` of them were."""
         return await self._readers.ask(lambda db: overview.archived_lately(db, limit))
 
-    async def readings(self, *, silent_since: int) -> Readings:
+    async def gauges(self, *, overdue_before: int) -> Gauges:
         """The gauges of one moment, at the same cost however many jobs there are."""
-        return await self._readers.ask(lambda db: readings.readings(db, silent_since))
+        return await self._readers.ask(lambda db: readings.readings(db, overdue_before))
 
     async def spool_names(self) -> frozenset[str]:
         """The names of all spool files that the ledger counts on."""
@@ -234,37 +234,39 @@ class LedgerView:
         """When a wait or a deadline ends next, ms since the epoch."""
         return await self._readers.ask(queries.next_event_at)
 
-    async def silent(self, *, silent_since: int, ask_by: int, limit: int) -> tuple[Silent, ...]:
+    async def pending(self, *, submitted_before: int, ask_by: int, limit: int) -> tuple[PendingJob, ...]:
         """Submitted jobs to ask the provider about, the longest waiting for it first.
 
         Args:
-            silent_since: ms since the epoch: submitted before this time.
+            submitted_before: ms since the epoch.
             ask_by: ms since the epoch: due to be asked for at this time or before.
             limit: at most so many.
         """
-        return await self._readers.ask(lambda db: queries.silent(db, silent_since, ask_by, limit))
+        return await self._readers.ask(lambda db: queries.silent(db, submitted_before, ask_by, limit))
 
-    async def silent_among(self, ids: Sequence[str]) -> Mapping[str, Silent | None]:
+    async def pending_among(self, ids: Sequence[str]) -> Mapping[str, PendingJob | None]:
         """Of these ids those that are known: with what they are if they are silent, ``None`` if not."""
         return await self._readers.ask(lambda db: queries.silent_among(db, ids))
 
-    async def archived_jobs(self, *, after: int, limit: int) -> tuple[Numbered, ...]:
+    async def archived_jobs(self, *, after: int, limit: int) -> tuple[ArchivedJob, ...]:
         """Archived jobs in the order in which they came, behind a position (0: from the beginning)."""
         return await self._readers.ask(lambda db: maintenance.archived(db, after, limit))
 
-    async def places(self, ids: Collection[str]) -> Mapping[str, str]:
+    async def archive_uris(self, ids: Collection[str]) -> Mapping[str, str]:
         """Of these ids those of archived jobs, each with where its image lies."""
         return await self._readers.ask(lambda db: maintenance.places(db, ids))
 
-    async def damage_of(self, job_id: str) -> Damage | None:
+    async def finding_of(self, job_id: str) -> AuditFinding | None:
         """What the last audit found to be wrong with a job's object; ``None`` where it is sound."""
-        return await self._readers.ask(lambda db: maintenance.damage_of(db, job_id))
+        return await self._readers.ask(lambda db: maintenance.finding_of(db, job_id))
 
-    async def run(self, name: str) -> str | None:
+    async def checkpoint(self, name: str) -> str | None:
         """What a long run, such as an audit, has kept of its state."""
         return await self._readers.ask(lambda db: maintenance.run(db, name))
 
-    async def prunable(self, kind: Kind, *, after: int | str | None, before: int, size: int) -> Window:
+    async def prunable(
+        self, kind: RecordKind, *, after: int | str | None, before: int, size: int
+    ) -> PruneBatch:
         """Looks through rows for what is older than ``before`` (ms since the epoch), ``size`` at most."""
         return await self._readers.ask(lambda db: retention.window(db, kind, after, before, size))
 
@@ -276,21 +278,21 @@ class LedgerView:
         """Of these keys those that something was noted for, open or not."""
         return await self._readers.ask(lambda db: queries.intents_among(db, keys))
 
-    async def settled_since(self, at: int) -> frozenset[str]:
+    async def job_ids_submitted_since(self, at: int) -> frozenset[str]:
         """The jobs' ids of all that was about to be submitted at this time (ms since the epoch) or later."""
-        return await self._readers.ask(lambda db: queries.settled_since(db, at))
+        return await self._readers.ask(lambda db: queries.job_ids_submitted_since(db, at))
 
     async def jobs_among(self, ids: Sequence[str]) -> Mapping[str, Job]:
         """Of these ids those that the ledger knows, each with its job."""
         return await self._readers.ask(lambda db: queries.jobs_among(db, ids))
 
-    async def transitions(self, *, after: int, limit: int) -> Stretch:
+    async def transitions(self, *, after: int, limit: int) -> TransitionPage:
         """Jobs that came or moved after a line of the history; at most so many of its lines are read."""
         return await self._readers.ask(lambda db: queries.transitions(db, after, limit))
 
-    async def last_line(self) -> int:
+    async def last_history_seq(self) -> int:
         """The last line of the history; 0 where there is none. Its number is never given out again."""
-        return await self._readers.ask(queries.last_line)
+        return await self._readers.ask(queries.last_history_seq)
 
     async def notifications_due(self, *, by: int, limit: int) -> tuple[Notification, ...]:
         """What is to be sent by a time (ms since the epoch); of each job nothing but the oldest."""
@@ -305,14 +307,14 @@ class LedgerView:
         return await self._readers.ask(lambda db: notifications.given_up(db, limit))
 
 
-class Ledger(LedgerView):
+class Ledger(LedgerReader):
     """The ledger as the server has it: the one writer, and readers."""
 
     def __init__(
         self,
         writer: Writer,
-        readers: Readers,
-        announcer: Announcer,
+        readers: ReaderPool,
+        announcer: ChangeNotifier,
         *,
         now: Callable[[], int],
         monotonic: Callable[[], int],
@@ -326,7 +328,7 @@ class Ledger(LedgerView):
         self._claims = 0
         self._others: int | None = None
         self._last = 0
-        self.cut_off: list[str] = []
+        self.interrupted: list[str] = []
         """Jobs in whose download a process has ended before this one began."""
         self._unsettled: set[str] = set()
         self._looks: dict[str, tuple[int, asyncio.Task[tuple[Job, tuple[Event, ...]] | None]]] = {}
@@ -338,7 +340,7 @@ class Ledger(LedgerView):
         *,
         now: Callable[[], int] = wall_clock,
         monotonic: Callable[[], int] = monotonic_clock,
-        committed: Committed = untold,
+        on_commit: Committed = untold,
     ) -> "Ledger":
         """Opens the ledger to write, makes or migrates it, and voids the claims of processes that are gone.
 
@@ -348,7 +350,7 @@ class Ledger(LedgerView):
             data_dir: where it lies.
             now: the wall clock, ms since the epoch.
             monotonic: ms, of a clock that nobody sets.
-            committed: told of each commit.
+            on_commit: called after each commit.
 
         Raises:
             LedgerError: ``ledger.unavailable``; ``ledger.corrupt`` or ``ledger.newer``, and the file was left
@@ -361,25 +363,25 @@ class Ledger(LedgerView):
         door = await open_to_write(path)
         try:
             await door.run(lambda db: schema.prepare(db, path))
-            readers = await Readers.open(path)
+            readers = await ReaderPool.open(path)
         except sqlite3.Error as error:
             await door.close()
             raise translate(error, path) from error
         except LedgerError:
             await door.close()
             raise
-        announcer = Announcer()
-        writer = Writer(door, announcer.announce, in_place=_in_place(path), committed=committed)
+        announcer = ChangeNotifier()
+        writer = Writer(door, announcer.announce, in_place=_in_place(path), committed=on_commit)
         ledger = cls(writer, readers, announcer, now=now, monotonic=monotonic)
         try:
-            ledger.cut_off = await ledger._write(lambda tx: commands.release_all(tx, now()))
+            ledger.interrupted = await ledger._write(lambda tx: commands.release_all(tx, now()))
         except LedgerError:
             await ledger.close()  # an open connection's thread would keep the process from ending
             raise
         return ledger
 
     @classmethod
-    async def beside(
+    async def open_beside(
         cls,
         data_dir: Path,
         *,
@@ -415,14 +417,14 @@ class Ledger(LedgerView):
                     await door.run(lambda db: schema.prepare(db, path))
                 finally:
                     lock.release()
-            readers = await Readers.open(path, 1)
+            readers = await ReaderPool.open(path, 1)
         except sqlite3.Error as error:
             await door.close()
             raise translate(error, path) from error
         except LedgerError:
             await door.close()
             raise
-        announcer = Announcer()
+        announcer = ChangeNotifier()
         writer = Writer(door, announcer.announce, in_place=_in_place(path))
         return cls(writer, readers, announcer, now=now, monotonic=monotonic)
 
@@ -466,7 +468,7 @@ class Ledger(LedgerView):
         """An event that is set after each commit that changed this job."""
         return self._announcer.job(job_id)
 
-    async def look(self, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
+    async def job_with_history_shared(self, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
         """One job with its history, for those whom one commit has woken: it is read once for all of them."""
         commits = self._announcer.commits
         begun, task = self._looks.get(job_id, (-1, None))
@@ -482,7 +484,7 @@ class Ledger(LedgerView):
         if not task.cancelled():
             task.exception()  # whoever waited has it; where nobody did any more, it is nobody's
 
-    async def notice_others(self) -> None:
+    async def detect_foreign_commits(self) -> None:
         """Tells whoever waits of what other processes, such as commands, have committed meanwhile."""
         self._others, self._last = await self._write(
             lambda tx: commands.changed_by_others(tx, self._others, self._last)
@@ -512,14 +514,14 @@ class Ledger(LedgerView):
         """Notes a submitted job. Gives whether it was unknown."""
         return await self._write(lambda tx: commands.expect(tx, submission, self._now()))
 
-    async def asked(self, job_id: str, answer: Answer, *, ask_at: int) -> bool:
+    async def record_answer(self, job_id: str, answer: Answer, *, ask_at: int) -> bool:
         """The provider had no completion for a silent job, which is asked about again at ``ask_at`` (ms).
 
         Gives whether that is another answer than the last one, and so stands in the history.
         """
         return await self._write(lambda tx: commands.asked(tx, job_id, answer, ask_at, self._now()))
 
-    async def seen(self, statuses: Mapping[str, str], *, ask_at: int) -> list[str]:
+    async def record_listed(self, statuses: Mapping[str, str], *, ask_at: int) -> list[str]:
         """The provider's list names these jobs' states, none of which is an end. Gives those that are new."""
         return await self._write(lambda tx: commands.seen(tx, statuses, ask_at, self._now()))
 
@@ -527,15 +529,15 @@ class Ledger(LedgerView):
         """The provider gave no answer to a question that was about no silent job."""
         await self._write(lambda tx: commands.count(tx, commands.ASKED, reason))
 
-    async def intend(self, intent: Intent) -> Intent:
+    async def record_intent(self, intent: Intent) -> Intent:
         """Notes what is about to be submitted; gives what was noted for its key before, if anything was."""
         return await self._write(lambda tx: commands.intend(tx, intent, self._now()))
 
-    async def submitted(self, key: str, job_id: str) -> bool:
+    async def confirm_intent(self, key: str, job_id: str) -> bool:
         """The provider has taken what was intended, as the job of this id. Gives whether it was unknown."""
         return await self._write(lambda tx: commands.submitted(tx, key, job_id, self._now()))
 
-    async def withdraw(self, key: str) -> None:
+    async def withdraw_intent(self, key: str) -> None:
         """What was intended was certainly not taken."""
         await self._write(lambda tx: commands.withdraw(tx, key))
 
@@ -607,9 +609,9 @@ class Ledger(LedgerView):
         """The spooled image is gone or damaged; the job is to be fetched again. False: the claim is void."""
         return await self._settle(claim, lambda tx: commands.spool_lost(tx, claim, error.detail, self._now()))
 
-    async def found_whole(self, job_id: str) -> None:
+    async def spool_file_recovered(self, job_id: str) -> None:
         """A whole file of the job was found in the spool: it is taken next, even where its time is over."""
-        await self._write(lambda tx: commands.found_whole(tx, job_id))
+        await self._write(lambda tx: commands.spool_file_recovered(tx, job_id))
 
     async def release(self, claim: Claim) -> bool:
         """Gives an unused claim back. False: it was void."""
@@ -623,27 +625,27 @@ class Ledger(LedgerView):
         """
         return await self._write(lambda tx: commands.retry(tx, job_id, self._now()))
 
-    async def begin_notifying(self) -> int:
+    async def start_notifications(self) -> int:
         """Where notifying goes on in the history: at its present end, when it is switched on."""
         return await self._write(notifications.begin)
 
-    async def end_notifying(self) -> None:
+    async def stop_notifications(self) -> None:
         """Notifying is switched off: what happens until it is on again is told to nobody."""
         await self._write(notifications.end)
 
-    async def note_finals(self, *, until: int, render: Render) -> int:
+    async def enqueue_notifications(self, *, until: int, render: Render) -> int:
         """Notes what is to be told of the history up to a line. Gives how much that is."""
         return await self._write(lambda tx: notifications.note(tx, until, render, self._now()))
 
-    async def notified(self, seq: int) -> None:
+    async def notification_sent(self, seq: int) -> None:
         """A notification was taken."""
         await self._write(lambda tx: notifications.sent(tx, seq))
 
-    async def notify_again(self, seq: int, detail: str, *, at: int) -> None:
+    async def notification_failed(self, seq: int, detail: str, *, at: int) -> None:
         """A notification was not taken; it is sent again at ``at``, ms since the epoch."""
         await self._write(lambda tx: notifications.failed(tx, seq, detail, at))
 
-    async def give_up_notifying(self, seq: int, detail: str) -> None:
+    async def give_up_notification(self, seq: int, detail: str) -> None:
         """A notification was not taken, and is kept only for a look."""
         await self._write(lambda tx: notifications.give_up(tx, seq, detail, self._now()))
 
@@ -672,11 +674,11 @@ class Ledger(LedgerView):
         """Moves the ends of waits by so many ms, after the wall clock was set by as much just now."""
         await self._write(lambda tx: commands.shift_waits(tx, by, self._now()))
 
-    async def keep_run(self, name: str, state: str) -> None:
+    async def save_checkpoint(self, name: str, state: str) -> None:
         """Keeps how far a long run is."""
-        await self._write(lambda tx: maintenance.keep_run(tx, name, state))
+        await self._write(lambda tx: maintenance.save_checkpoint(tx, name, state))
 
-    async def audited(self, sound: Sequence[int], damage: Sequence[Damage]) -> None:
+    async def record_audit(self, sound: Sequence[int], damage: Sequence[AuditFinding]) -> None:
         """Notes what an audit found of these jobs; an archived job stays archived."""
         await self._write(lambda tx: maintenance.audited(tx, sound, damage, self._now()))
 
@@ -688,13 +690,13 @@ class Ledger(LedgerView):
         """Makes a job of its object in the archive; a known job is changed only by legal moves."""
         return await self._write(lambda tx: maintenance.rebuild(tx, shown, self._now()))
 
-    async def prune(self, kind: Kind, old: Sequence[int | str], *, before: int) -> Mapping[str, int]:
+    async def prune(self, kind: RecordKind, old: Sequence[int | str], *, before: int) -> Mapping[str, int]:
         """Removes what `prunable` found, where it is still so. Gives how many rows of each table went."""
         return await self._write(lambda tx: retention.remove(tx, kind, old, before))
 
-    def _terms(self, limit: int, lease: int) -> Terms:
+    def _terms(self, limit: int, lease: int) -> Lease:
         self._claims += 1
-        return Terms(f"{self._name}:{self._claims}", self._monotonic() + lease, limit)
+        return Lease(f"{self._name}:{self._claims}", self._monotonic() + lease, limit)
 
     async def _settle(self, claim: Claim, verb: Callable[[Transaction], bool]) -> bool:
         """Records the outcome of a claim. Until that could be done, the claim's lease does not end.

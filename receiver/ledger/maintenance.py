@@ -27,7 +27,7 @@ _BEFORE_ARCHIVED: Mapping[State, Sequence[State]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Numbered:
+class ArchivedJob:
     """A job and its position in the ledger."""
 
     seq: int
@@ -35,7 +35,7 @@ class Numbered:
 
 
 @dataclass(frozen=True, slots=True)
-class Damage:
+class AuditFinding:
     """What is wrong with an archived object.
 
     Attributes:
@@ -66,14 +66,14 @@ class Rebuilt(StrEnum):
     """The ledger knows another image of this job."""
 
 
-def archived(db: sqlite3.Connection, after: int, limit: int) -> tuple[Numbered, ...]:
+def archived(db: sqlite3.Connection, after: int, limit: int) -> tuple[ArchivedJob, ...]:
     """Archived jobs in the order in which they came, behind a position."""
     found = db.execute(
         "SELECT * FROM jobs INDEXED BY jobs_by_state WHERE state = 'archived' AND seq > ? ORDER BY seq"
         " LIMIT ?",
         (after, limit),
     )
-    return tuple(Numbered(row["seq"], types.job(row)) for row in found)
+    return tuple(ArchivedJob(row["seq"], types.job(row)) for row in found)
 
 
 def places(db: sqlite3.Connection, ids: Iterable[str]) -> dict[str, str]:
@@ -95,7 +95,7 @@ def damaged(db: sqlite3.Connection, counted_to: int = -1) -> dict[str, int]:
     return {row["reason"]: row["jobs"] for row in found}
 
 
-def damaged_jobs(db: sqlite3.Connection, limit: int) -> tuple[tuple[Job, Damage], ...]:
+def damaged_jobs(db: sqlite3.Connection, limit: int) -> tuple[tuple[Job, AuditFinding], ...]:
     """The newest arrivals among the jobs whose object the last audit found to be damaged."""
     found = db.execute(
         "SELECT jobs.*, findings.reason AS found, findings.detail AS found_detail"
@@ -103,16 +103,17 @@ def damaged_jobs(db: sqlite3.Connection, limit: int) -> tuple[tuple[Job, Damage]
         (limit,),
     )
     return tuple(
-        (types.job(row), Damage(row["seq"], row["found"], row["found_detail"])) for row in found.fetchall()
+        (types.job(row), AuditFinding(row["seq"], row["found"], row["found_detail"]))
+        for row in found.fetchall()
     )
 
 
-def damage_of(db: sqlite3.Connection, job_id: str) -> Damage | None:
+def finding_of(db: sqlite3.Connection, job_id: str) -> AuditFinding | None:
     """What the last audit found to be wrong with a job's object."""
     row = db.execute(
         "SELECT findings.* FROM jobs JOIN findings ON findings.job = jobs.seq WHERE jobs.id = ?", (job_id,)
     ).fetchone()
-    return None if row is None else Damage(row["job"], row["reason"], row["detail"])
+    return None if row is None else AuditFinding(row["job"], row["reason"], row["detail"])
 
 
 def run(db: sqlite3.Connection, name: str) -> str | None:
@@ -121,7 +122,7 @@ def run(db: sqlite3.Connection, name: str) -> str | None:
     return None if row is None else str(row["state"])
 
 
-def keep_run(tx: Transaction, name: str, state: str) -> None:
+def save_checkpoint(tx: Transaction, name: str, state: str) -> None:
     """Keeps how far a long run is."""
     tx.db.execute(
         "INSERT INTO runs (name, state) VALUES (?, ?)"
@@ -130,7 +131,7 @@ def keep_run(tx: Transaction, name: str, state: str) -> None:
     )
 
 
-def audited(tx: Transaction, sound: Sequence[int], damage: Sequence[Damage], now: int) -> None:
+def audited(tx: Transaction, sound: Sequence[int], damage: Sequence[AuditFinding], now: int) -> None:
     """Notes what was found; what is sound is forgotten."""
     tx.db.executemany("DELETE FROM findings WHERE job = ?", [(seq,) for seq in sound])
     tx.db.executemany(

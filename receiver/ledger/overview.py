@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from receiver.core.jobs import Job, State
+from receiver.core.jobs import UNSUCCESSFUL, Job
 from receiver.ledger import maintenance, queries, types
-from receiver.ledger.maintenance import Damage
+from receiver.ledger.maintenance import AuditFinding
 from receiver.ledger.queries import Stats
 from receiver.ledger.sqlite.driver import sqlite3
-
-ENDED_BADLY = (State.FAILED, State.REJECTED, State.EXPIRED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +28,17 @@ class Overview:
     at_risk: frozenset[str]
     overdue: tuple[Job, ...]
     troubled: tuple[Job, ...]
-    damaged: tuple[tuple[Job, Damage], ...] = ()
+    damaged: tuple[tuple[Job, AuditFinding], ...] = ()
 
 
-def overview(db: sqlite3.Connection, silent_since: int, limit: int) -> Overview:
+def overview(db: sqlite3.Connection, overdue_before: int, limit: int) -> Overview:
     """The ledger at a glance, with at most ``limit`` jobs in each list."""
     unsafe = _unsafe(db, limit)
     return Overview(
-        stats=queries.stats(db, silent_since),
+        stats=queries.stats(db, overdue_before),
         unsafe=tuple(types.job(row) for row in unsafe),
         at_risk=frozenset(row["id"] for row in unsafe if row["at_risk_at"] is not None),
-        overdue=tuple(_overdue(db, silent_since, limit)),
+        overdue=tuple(_overdue(db, overdue_before, limit)),
         troubled=_troubled(db, limit),
         damaged=maintenance.damaged_jobs(db, limit),
     )
@@ -75,11 +73,11 @@ def _unsafe(db: sqlite3.Connection, limit: int) -> list[sqlite3.Row]:
     return sorted(found, key=lambda row: row["deadline"])[:limit]
 
 
-def _overdue(db: sqlite3.Connection, silent_since: int, limit: int) -> Iterator[Job]:
+def _overdue(db: sqlite3.Connection, overdue_before: int, limit: int) -> Iterator[Job]:
     found = db.execute(
         "SELECT * FROM jobs INDEXED BY jobs_silent WHERE state = 'submitted' AND submitted_at < ?"
         " ORDER BY submitted_at LIMIT ?",
-        (silent_since, limit),
+        (overdue_before, limit),
     )
     return map(types.job, found)
 
@@ -91,7 +89,7 @@ def _troubled(db: sqlite3.Connection, limit: int) -> tuple[Job, ...]:
     order of arrival is near enough to it; the few that are found are then put in the order of their failures.
     """
     found: list[sqlite3.Row] = []
-    for state in ENDED_BADLY:
+    for state in UNSUCCESSFUL:
         found += db.execute(
             "SELECT * FROM jobs INDEXED BY jobs_by_state WHERE state = ? ORDER BY seq DESC LIMIT ?",
             (state, limit),

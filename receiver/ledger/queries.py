@@ -7,7 +7,7 @@ from receiver.core.backoff import RISK_SHARE
 from receiver.core.jobs import Event, Job, State
 from receiver.ledger import maintenance, types
 from receiver.ledger.sqlite.driver import sqlite3
-from receiver.ledger.types import Intent, Silent, Stretch
+from receiver.ledger.types import Intent, PendingJob, TransitionPage
 
 _CLOCK_SLACK = 86_400_000
 _LONGEST_LIFE = 7 * 86_400_000  # of a URL that S3 presigns
@@ -26,8 +26,8 @@ class Filter:
         reason: exactly this, as the job's present reason.
         since: first heard of at this time or later, ms since the epoch.
         until: first heard of before this time.
-        silent_since: still ``submitted``, and submitted before this time: overdue.
-        heard_since: all but those.
+        overdue_before: still ``submitted``, and submitted before this time: overdue.
+        not_overdue_before: all but those.
     """
 
     states: tuple[State, ...] = ()
@@ -35,8 +35,8 @@ class Filter:
     reason: str | None = None
     since: int | None = None
     until: int | None = None
-    silent_since: int | None = None
-    heard_since: int | None = None
+    overdue_before: int | None = None
+    not_overdue_before: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +145,7 @@ def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[J
     return tuple(types.job(row) for row in found)
 
 
-def jobs_near(db: sqlite3.Connection, text: str, limit: int) -> tuple[Job, ...]:
+def similar_jobs(db: sqlite3.Connection, text: str, limit: int) -> tuple[Job, ...]:
     """Jobs that somebody may have meant by a text that is no id.
 
     Those whose reference begins so, and those whose ids share the longest beginning with it: a few look-ups
@@ -174,7 +174,7 @@ def _is_shorter_by_state(db: sqlite3.Connection, wanted: Filter, state: State | 
     A whole catalogue may have one reference, and three of its jobs have failed: SQLite, which knows no such
     numbers, would walk over the catalogue.
     """
-    if state is None and wanted.silent_since is not None:
+    if state is None and wanted.overdue_before is not None:
         state = State.SUBMITTED
     if state is None or (wanted.ref is None and wanted.reason is None):
         return False
@@ -220,12 +220,12 @@ def unread_deliveries(
     return UnreadPage(tuple(page), None)
 
 
-def stats(db: sqlite3.Connection, silent_since: int) -> Stats:
+def stats(db: sqlite3.Connection, overdue_before: int) -> Stats:
     """The ledger in numbers, of one moment."""
     totals = db.execute("SELECT * FROM totals").fetchall()
     (overdue,) = db.execute(
         "SELECT count(*) FROM jobs INDEXED BY jobs_silent WHERE state = 'submitted' AND submitted_at < ?",
-        (silent_since,),
+        (overdue_before,),
     ).fetchone()
     (unread,) = db.execute("SELECT count(*) FROM unread").fetchone()
     return Stats(
@@ -250,12 +250,12 @@ def counters(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
     return found
 
 
-def silent(db: sqlite3.Connection, silent_since: int, ask_by: int, limit: int) -> tuple[Silent, ...]:
+def silent(db: sqlite3.Connection, overdue_before: int, ask_by: int, limit: int) -> tuple[PendingJob, ...]:
     """Submitted jobs to ask the provider about, the longest waiting for it first.
 
     Args:
         db: the connection.
-        silent_since: ms since the epoch: submitted before this time.
+        overdue_before: ms since the epoch: submitted before this time.
         ask_by: due to be asked for at this time or before.
         limit: at most so many.
     """
@@ -263,14 +263,14 @@ def silent(db: sqlite3.Connection, silent_since: int, ask_by: int, limit: int) -
         "SELECT id, submitted_at, asks, ask_at, reason FROM jobs INDEXED BY jobs_to_ask"
         " WHERE state = 'submitted' AND ask_at IS NOT NULL AND ask_at <= ? AND submitted_at < ?"
         " ORDER BY ask_at LIMIT ?",
-        (ask_by, silent_since, limit),
+        (ask_by, overdue_before, limit),
     )
     return tuple(types.silent(row) for row in found)
 
 
-def silent_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Silent | None]:
+def silent_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, PendingJob | None]:
     """Of these ids those that the ledger knows: with what they are if they are silent, ``None`` if not."""
-    found: dict[str, Silent | None] = {}
+    found: dict[str, PendingJob | None] = {}
     for job_id in ids:
         row = db.execute(
             "SELECT id, state, submitted_at, asks, ask_at, reason FROM jobs WHERE id = ?", (job_id,)
@@ -309,7 +309,7 @@ def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Inte
     return found
 
 
-def settled_since(db: sqlite3.Connection, at: int) -> frozenset[str]:
+def job_ids_submitted_since(db: sqlite3.Connection, at: int) -> frozenset[str]:
     """The jobs' ids of all that was about to be submitted at this time (ms since the epoch) or later."""
     found = db.execute("SELECT job FROM submissions WHERE at >= ? AND job IS NOT NULL", (at,))
     return frozenset(row["job"] for row in found)
@@ -320,7 +320,7 @@ def jobs_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Job]:
     return {job_id: found for job_id in ids if (found := job(db, job_id)) is not None}
 
 
-def transitions(db: sqlite3.Connection, after: int, limit: int) -> Stretch:
+def transitions(db: sqlite3.Connection, after: int, limit: int) -> TransitionPage:
     """Jobs that came or moved after a line of the history; at most so many lines are read."""
     found = db.execute(
         "SELECT history.*, jobs.id, jobs.ref FROM history JOIN jobs ON jobs.seq = history.job"
@@ -329,7 +329,7 @@ def transitions(db: sqlite3.Connection, after: int, limit: int) -> Stretch:
     ).fetchall()
     moves = tuple(types.transition(row) for row in found if row["before"] != row["after"])
     until = found[-1]["seq"] if found else after
-    return Stretch(moves, until, more=len(found) == limit, pruned=_pruned_until(db))
+    return TransitionPage(moves, until, more=len(found) == limit, pruned=_pruned_until(db))
 
 
 def _pruned_until(db: sqlite3.Connection) -> int:
@@ -337,7 +337,7 @@ def _pruned_until(db: sqlite3.Connection) -> int:
     return 0 if row is None else int(row["seq"])
 
 
-def last_line(db: sqlite3.Connection) -> int:
+def last_history_seq(db: sqlite3.Connection) -> int:
     """The last line of the history; 0 where there is none."""
     (seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
     return int(seq)
@@ -423,8 +423,8 @@ def _conditions(db: sqlite3.Connection, wanted: Filter) -> tuple[list[str], list
         ("reason = ?", wanted.reason),
         ("created_at >= ?", wanted.since),
         ("created_at < ?", wanted.until),
-        ("state = 'submitted' AND submitted_at < ?", wanted.silent_since),
-        ("NOT (state = 'submitted' AND submitted_at < ?)", wanted.heard_since),
+        ("state = 'submitted' AND submitted_at < ?", wanted.overdue_before),
+        ("NOT (state = 'submitted' AND submitted_at < ?)", wanted.not_overdue_before),
     ):
         if value is not None:
             conditions.append(condition)

@@ -12,7 +12,7 @@ COUNTED_TO = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Readings:
+class Gauges:
     """The ledger's gauges, of one moment. Times are ms since the epoch, or ``None`` where no such job is.
 
     Attributes:
@@ -45,8 +45,8 @@ class Readings:
         return self.jobs[state] - self.claimed.get(state, 0)
 
 
-def readings(db: sqlite3.Connection, silent_since: int, *, counted_to: int = COUNTED_TO) -> Readings:
-    """The gauges of one moment; jobs submitted before ``silent_since`` and still silent are overdue."""
+def readings(db: sqlite3.Connection, overdue_before: int, *, counted_to: int = COUNTED_TO) -> Gauges:
+    """The gauges of one moment; jobs submitted before ``overdue_before`` and still silent are overdue."""
     totals = db.execute("SELECT * FROM totals").fetchall()
     # There are never more claims than hands.
     claimed = db.execute(
@@ -56,7 +56,7 @@ def readings(db: sqlite3.Connection, silent_since: int, *, counted_to: int = COU
     (overdue,) = db.execute(
         "SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_silent"
         " WHERE state = 'submitted' AND submitted_at < ? LIMIT ?)",
-        (silent_since, counted_to),
+        (overdue_before, counted_to),
     ).fetchone()
     (at_risk,) = db.execute(
         "SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_at_risk"
@@ -68,7 +68,7 @@ def readings(db: sqlite3.Connection, silent_since: int, *, counted_to: int = COU
         " WHERE given_up_at IS NULL LIMIT ?)",
         (counted_to,),
     ).fetchone()
-    return Readings(
+    return Gauges(
         jobs={State(row["state"]): row["jobs"] for row in totals},
         claimed={State(row["state"]): row["jobs"] for row in claimed},
         spool_bytes=queries.spool_bytes(db),

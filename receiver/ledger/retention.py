@@ -12,7 +12,7 @@ from receiver.ledger.group_commit import Transaction
 from receiver.ledger.sqlite.driver import sqlite3
 
 
-class Kind(StrEnum):
+class RecordKind(StrEnum):
     """What can be pruned."""
 
     HISTORY = "history"
@@ -28,7 +28,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class PruneBatch:
     """A piece of what was looked through.
 
     Attributes:
@@ -42,24 +42,30 @@ class Window:
     next: int | str | None
 
 
-def window(db: sqlite3.Connection, kind: Kind, after: int | str | None, before: int, size: int) -> Window:
+def window(
+    db: sqlite3.Connection, kind: RecordKind, after: int | str | None, before: int, size: int
+) -> PruneBatch:
     """Looks through rows for what is older than ``before`` (ms since the epoch), ``size`` of them at most."""
-    if kind is Kind.NOTIFICATIONS and not _has(db, kind):
-        return Window((), {}, None)
-    start = after if after is not None else ("" if kind in (Kind.TICKETS, Kind.SUBMISSIONS) else 0)
+    if kind is RecordKind.NOTIFICATIONS and not _has(db, kind):
+        return PruneBatch((), {}, None)
+    start = (
+        after if after is not None else ("" if kind in (RecordKind.TICKETS, RecordKind.SUBMISSIONS) else 0)
+    )
     found = db.execute(_LOOKS[kind], {"after": start, "before": before, "size": size}).fetchall()
     # These are in the order of their time, so behind a window with nothing old in it nothing old follows.
-    young = kind in (Kind.HISTORY, Kind.DELIVERIES) and not any(row["at"] < before for row in found)
+    young = kind in (RecordKind.HISTORY, RecordKind.DELIVERIES) and not any(
+        row["at"] < before for row in found
+    )
     ended = young or len(found) < size
     old = [row for row in found if row["old"]]
     rows = dict.fromkeys(_REMOVALS[kind], len(old))
-    if kind is Kind.HISTORY:
+    if kind is RecordKind.HISTORY:
         rows["bodies"] = sum(row["body"] for row in old)
     keys = list(dict.fromkeys(row["key"] for row in old))
-    return Window(keys, rows, None if ended else found[-1]["place"])
+    return PruneBatch(keys, rows, None if ended else found[-1]["place"])
 
 
-def remove(tx: Transaction, kind: Kind, old: Sequence[int | str], before: int) -> Mapping[str, int]:
+def remove(tx: Transaction, kind: RecordKind, old: Sequence[int | str], before: int) -> Mapping[str, int]:
     """Removes what `window` found, if it is still so. Gives how many rows of each table went."""
     removed: dict[str, int] = {}
     for table, statement in _REMOVALS[kind].items():
@@ -70,8 +76,8 @@ def remove(tx: Transaction, kind: Kind, old: Sequence[int | str], before: int) -
 
 _ARCHIVED = "SELECT 1 FROM jobs WHERE seq = :key AND state = 'archived' AND archived_at < :before"
 
-_LOOKS: Mapping[Kind, str] = {
-    Kind.HISTORY: (
+_LOOKS: Mapping[RecordKind, str] = {
+    RecordKind.HISTORY: (
         "SELECT history.seq AS place, history.at AS at, history.job AS key, history.at < :before"
         " AND jobs.state = 'archived' AND jobs.archived_at < :before"
         " AND history.seq < (SELECT max(seq) FROM history) AS old,"
@@ -80,39 +86,39 @@ _LOOKS: Mapping[Kind, str] = {
         " FROM history JOIN jobs ON jobs.seq = history.job"
         " WHERE history.seq > :after ORDER BY history.seq LIMIT :size"
     ),
-    Kind.DELIVERIES: (
+    RecordKind.DELIVERIES: (
         "SELECT seq AS place, at, seq AS key, at < :before AND seq < (SELECT max(seq) FROM unread) AS old"
         " FROM unread WHERE seq > :after ORDER BY seq LIMIT :size"
     ),
-    Kind.TICKETS: (
+    RecordKind.TICKETS: (
         "SELECT number AS place, at, number AS key, at < :before AS old"
         " FROM tickets WHERE number > :after ORDER BY number LIMIT :size"
     ),
-    Kind.SUBMISSIONS: (
+    RecordKind.SUBMISSIONS: (
         "SELECT key AS place, at, key, at < :before AND job IS NOT NULL AS old"
         " FROM submissions WHERE key > :after ORDER BY key LIMIT :size"
     ),
-    Kind.NOTIFICATIONS: (
+    RecordKind.NOTIFICATIONS: (
         "SELECT seq AS place, at, seq AS key, coalesce(given_up_at < :before, 0) AS old"
         " FROM notifications WHERE seq > :after ORDER BY seq LIMIT :size"
     ),
 }
 
-_REMOVALS: Mapping[Kind, Mapping[str, str]] = {
-    Kind.HISTORY: {
+_REMOVALS: Mapping[RecordKind, Mapping[str, str]] = {
+    RecordKind.HISTORY: {
         "bodies": f"DELETE FROM bodies WHERE job = :key AND EXISTS ({_ARCHIVED})",  # noqa: S608 - a constant
         "history": f"DELETE FROM history WHERE job = :key AND at < :before AND EXISTS ({_ARCHIVED})"  # noqa: S608 - a constant
         " AND seq < (SELECT max(seq) FROM history)",
     },
-    Kind.DELIVERIES: {
+    RecordKind.DELIVERIES: {
         "unread": "DELETE FROM unread WHERE seq = :key AND at < :before"
         " AND seq < (SELECT max(seq) FROM unread)"
     },
-    Kind.TICKETS: {"tickets": "DELETE FROM tickets WHERE number = :key AND at < :before"},
-    Kind.SUBMISSIONS: {
+    RecordKind.TICKETS: {"tickets": "DELETE FROM tickets WHERE number = :key AND at < :before"},
+    RecordKind.SUBMISSIONS: {
         "submissions": "DELETE FROM submissions WHERE key = :key AND at < :before AND job IS NOT NULL"
     },
-    Kind.NOTIFICATIONS: {
+    RecordKind.NOTIFICATIONS: {
         "notifications": "DELETE FROM notifications WHERE seq = :key AND given_up_at < :before"
     },
 }

@@ -30,7 +30,7 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
-class Silent:
+class PendingJob:
     """A submitted job without a completion.
 
     Attributes:
@@ -66,7 +66,7 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretch:
+class TransitionPage:
     """A part of the history, oldest first.
 
     Attributes:
@@ -186,7 +186,7 @@ def intent(row: sqlite3.Row) -> Intent:
     )
 
 
-def silent(row: sqlite3.Row) -> Silent:
-    """A row of ``jobs`` as a ``Silent``."""
+def silent(row: sqlite3.Row) -> PendingJob:
+    """A row of ``jobs`` as a ``PendingJob``."""
     unanswered = row["reason"] is not None
-    return Silent(row["id"], row["submitted_at"], row["asks"], row["ask_at"], unanswered)
+    return PendingJob(row["id"], row["submitted_at"], row["asks"], row["ask_at"], unanswered)

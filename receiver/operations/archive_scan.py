@@ -114,7 +114,7 @@ async def _without_job(ledger: Ledger, page: Sequence[Entry]) -> list[Entry]:
     than asking the store; for the others it takes a look at their metadata.
     """
     names = {entry.uri: _ids(entry.uri) for entry in page}
-    known = await ledger.places({name for found in names.values() for name in found})
+    known = await ledger.archive_uris({name for found in names.values() for name in found})
     return [entry for entry in page if entry.uri not in {known.get(name) for name in names[entry.uri]}]
 
 

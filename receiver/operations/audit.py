@@ -7,7 +7,7 @@ from receiver.archive.locator import Places
 from receiver.core.concurrency import each
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State, Stored
-from receiver.ledger import Damage, Numbered
+from receiver.ledger import ArchivedJob, AuditFinding
 from receiver.operations.archive_scan import Walk, be_there
 
 PAGE = 500
@@ -60,7 +60,7 @@ class Auditor:
             found = await each(page, self._walk.hands, self._check)
             damage = [one for one in found if one is not None]
             broken = {one.seq for one in damage}
-            await self._ledger.audited([one.seq for one in page if one.seq not in broken], damage)
+            await self._ledger.record_audit([one.seq for one in page if one.seq not in broken], damage)
             by_seq = {one.seq: one.job for one in page}
             for one in damage:
                 job = by_seq[one.seq]
@@ -71,7 +71,7 @@ class Auditor:
         journal.place["jobs_done"] = True
         await journal.save()
 
-    async def _check(self, numbered: Numbered) -> Damage | None:
+    async def _check(self, numbered: ArchivedJob) -> AuditFinding | None:
         job = numbered.job
         while True:
             found = await self._judge(job)
@@ -79,7 +79,7 @@ class Auditor:
                 return None
             present = await self._ledger.job(job.id)
             if present is None or present.stored == job.stored:
-                return Damage(numbered.seq, *found)
+                return AuditFinding(numbered.seq, *found)
             job = present  # moved to another place meanwhile
 
     async def _judge(self, job: Job) -> tuple[str, str] | None:

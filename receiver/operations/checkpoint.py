@@ -71,7 +71,7 @@ class Journal:
         """
         journal = cls(ledger, name, _locked(folder, name))
         try:
-            kept = None if from_start else await ledger.run(name)
+            kept = None if from_start else await ledger.checkpoint(name)
             journal._begin(json.loads(kept or "{}"), dict(plan), now)
         except BaseException:
             os.close(journal._found)
@@ -108,7 +108,7 @@ class Journal:
             "counts": self.counts,
             "findings_bytes": self._end,
         }
-        await self._ledger.keep_run(self._name, json.dumps(state))
+        await self._ledger.save_checkpoint(self._name, json.dumps(state))
 
     def findings(self) -> Iterator[Finding]:
         """All that was found since the run began, also before it was interrupted."""

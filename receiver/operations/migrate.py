@@ -15,7 +15,7 @@ from receiver.archive import Depth, Entry, Held, Inventory, Item
 from receiver.core.concurrency import each
 from receiver.core.errors import ArchiveError, SpoolError
 from receiver.core.jobs import Job, State, Stored
-from receiver.ledger import Ledger, Numbered
+from receiver.ledger import ArchivedJob, Ledger
 from receiver.operations.archive_scan import be_there, finding, patiently
 from receiver.operations.audit import judge
 from receiver.operations.checkpoint import Finding
@@ -91,7 +91,7 @@ class Migrator:
             done += len(page)
             told("files", done)
 
-    async def _move(self, numbered: Numbered) -> None:
+    async def _move(self, numbered: ArchivedJob) -> None:
         job = numbered.job
         assert job.stored is not None
         try:

@@ -9,7 +9,7 @@ import structlog
 
 from receiver.core.errors import LedgerError
 from receiver.intake.authentication import TICKET_LIFETIME
-from receiver.ledger import Kind, Ledger, LedgerView
+from receiver.ledger import Ledger, LedgerReader, RecordKind
 
 log = structlog.get_logger("receiver.pruning")
 
@@ -97,7 +97,7 @@ class Pruner:
             await self._sleep(EVERY_SECONDS)
 
 
-async def would_go(ledger: LedgerView, keep: timedelta, now: int) -> Mapping[str, int]:
+async def would_go(ledger: LedgerReader, keep: timedelta, now: int) -> Mapping[str, int]:
     """How many rows a round would remove at this time (ms since the epoch), by table.
 
     Raises:
@@ -115,12 +115,12 @@ async def would_go(ledger: LedgerView, keep: timedelta, now: int) -> Mapping[str
     return old
 
 
-def _ages(keep: timedelta, now: int) -> Mapping[Kind, int]:
+def _ages(keep: timedelta, now: int) -> Mapping[RecordKind, int]:
     """For each kind the time (ms since the epoch) before which it is old."""
     before = now - _ms(keep)
     # A ticket that could still be accepted has to stay bound to its job, and no other has to.
     dead = now - _ms(TICKET_LIFETIME + TICKET_SLACK)
-    return {kind: dead if kind is Kind.TICKETS else before for kind in Kind}
+    return {kind: dead if kind is RecordKind.TICKETS else before for kind in RecordKind}
 
 
 def _ms(span: timedelta) -> int:

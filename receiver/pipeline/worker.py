@@ -97,7 +97,7 @@ class Worker:
             SpoolError: ``spool.disk``.
             LedgerError: where the ledger cannot be read.
         """
-        for job_id in self._ledger.cut_off:
+        for job_id in self._ledger.interrupted:
             log.warning("cut off in its download", job=job_id)
         await self._look_through_spool()
         self._stages = [asyncio.create_task(stage.run(self._stopping)) for stage in self._all_stages]
@@ -136,7 +136,7 @@ class Worker:
             wait = TICK_SECONDS
             try:
                 clock = await self._follow_clock(clock)
-                await self._ledger.notice_others()
+                await self._ledger.detect_foreign_commits()
                 due = await self._ledger.next_event_at()
                 if due is not None and due > self._now():
                     wait = min(wait, (due - self._now()) / 1000)
@@ -182,7 +182,7 @@ class Worker:
             job = await self._ledger.job(parts[0]) if parts is not None else None
             if job is not None and job.state is State.RECEIVED:
                 self._fetching.left_behind[job.id] = name
-                await self._ledger.found_whole(job.id)
+                await self._ledger.spool_file_recovered(job.id)
             else:
                 await self._spool.remove(self._spool.path(name))
                 log.info("orphan removed from the spool", file=name)

@@ -21,23 +21,24 @@ from receiver.core.errors import (
     UnknownJobError,
 )
 from receiver.core.instrumentation import UNWATCHED, Watch
+from receiver.core.jobs import overdue_cutoff
 from receiver.core.references import is_ref
 from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER
-from receiver.ledger import Answer, Delivery, Ledger, Silent
+from receiver.ledger import Answer, Delivery, Ledger, PendingJob
 from receiver.providers.ximilar import Report, Row, Ximilar
 from receiver.providers.ximilar.completions import ENDED_STATUSES
 
 log = structlog.get_logger("receiver.reconcile")
 
 AT_A_TIME = 200
-"""Silent jobs to a round, so that a crowd of them does not keep the list's news waiting."""
+"""Pending jobs to a round, so that a crowd of them does not keep the list's news waiting."""
 
 PAGES_AT_A_TIME = 60
 """Pages of the list to a round where jobs are adopted: the next one goes on behind them. A list that is not
 newest first is read to its end, and would else keep silent jobs waiting for as long as that takes."""
 
 LIST_FROM = 4
-"""Silent jobs from which on a page of the list says more than a question would."""
+"""Pending jobs from which on a page of the list says more than a question would."""
 
 LIST_SLACK = timedelta(hours=1)
 """What a job may take from its submit to its end, and clocks may differ by."""
@@ -110,10 +111,10 @@ class _Candidate:
     turn: int
     since: int
     id: str
-    silent: Silent | None = field(compare=False, default=None)
+    silent: PendingJob | None = field(compare=False, default=None)
 
     @classmethod
-    def of(cls, silent: Silent) -> "_Candidate":
+    def of(cls, silent: PendingJob) -> "_Candidate":
         turn = silent.ask_at if silent.unanswered else 0
         return cls(turn, silent.submitted_at, silent.id, silent)
 
@@ -182,7 +183,7 @@ class Reconciler:
         while True:
             wait = self._plan.every.total_seconds()
             try:
-                summary = await self.round(silent_since=self._overdue_before(), ask_by=self._now())
+                summary = await self.round(submitted_before=self._overdue_before(), ask_by=self._now())
                 if summary.trouble is not None:
                     wait = max(wait, self._hold_off(summary.trouble))
                 elif summary.left:
@@ -196,7 +197,7 @@ class Reconciler:
     async def round(
         self,
         *,
-        silent_since: int,
+        submitted_before: int,
         ask_by: int,
         limit: int = AT_A_TIME,
         pages: int = PAGES_AT_A_TIME,
@@ -205,7 +206,7 @@ class Reconciler:
         """Asks once about each silent job, and looks through the list where that says more.
 
         Args:
-            silent_since: ms since the epoch: jobs submitted before this time are asked about.
+            submitted_before: ms since the epoch: jobs submitted before this time are asked about.
             ask_by: ms since the epoch: of them those that are due by then.
             limit: at most so many of them; ``left`` tells whether there are more.
             pages: at most so many of the list; the next round goes on there.
@@ -218,16 +219,20 @@ class Reconciler:
         told = progress or (lambda _done, _wanted: None)
         self._answers = None
         try:
-            due = await self._ledger.silent(silent_since=silent_since, ask_by=ask_by, limit=limit + 1)
+            due = await self._ledger.pending(
+                submitted_before=submitted_before, ask_by=ask_by, limit=limit + 1
+            )
             summary.left = len(due)
             unsettled, unlisted = await self._settle_what_can(summary), None
             if summary.settled or unsettled is not None:
-                due = await self._ledger.silent(silent_since=silent_since, ask_by=ask_by, limit=limit + 1)
+                due = await self._ledger.pending(
+                    submitted_before=submitted_before, ask_by=ask_by, limit=limit + 1
+                )
             beyond = len(due[limit:])
             queue = [_Candidate.of(job) for job in due[:limit]]
             if self._plan.adopt or len(queue) >= LIST_FROM:
                 wanted = pages if self._plan.adopt else min(pages, len(queue))
-                queue, unlisted = await self._read_list(queue, silent_since, wanted, summary)
+                queue, unlisted = await self._read_list(queue, submitted_before, wanted, summary)
             unheard, more = await self._due_to_adopt(ask_by, limit)
             queue += unheard
             summary.left = len(queue) + beyond + more
@@ -276,7 +281,7 @@ class Reconciler:
     # The list.
 
     async def _read_list(
-        self, queue: list[_Candidate], silent_since: int, pages: int, summary: Summary
+        self, queue: list[_Candidate], submitted_before: int, pages: int, summary: Summary
     ) -> tuple[list[_Candidate], ProviderError | None]:
         """Takes those out of the queue that the list says are still running, and adds others that have ended.
 
@@ -288,11 +293,13 @@ class Reconciler:
             The queue, and why the list could not be read so far.
         """
         reading = self._reading or _Reading(self._provider.pages(), self._now())
-        look = _Look({candidate.id: candidate for candidate in queue}, silent_since, reading)
+        look = _Look({candidate.id: candidate for candidate in queue}, submitted_before, reading)
         trouble = self._reading = None
         try:
             if await self._read_on(look, self._horizon(queue), pages):
-                self._read_back_to = min([reading.began - _span(self._plan.overdue_after), *reading.unended])
+                self._read_back_to = min(
+                    [overdue_cutoff(reading.began, self._plan.overdue_after), *reading.unended]
+                )
             elif self._plan.adopt:
                 self._reading = reading
         except ProviderError as error:
@@ -303,7 +310,9 @@ class Reconciler:
         finally:
             if self._reading is None:
                 await reading.pages.aclose()
-        for job_id in await self._ledger.seen(look.running, ask_at=self._now() + _span(self._plan.every)):
+        for job_id in await self._ledger.record_listed(
+            look.running, ask_at=self._now() + _span(self._plan.every)
+        ):
             log.info("asked", job=job_id, status=look.running[job_id])
         summary.running += len(look.running)
         return [it for it in look.wanted.values() if it.id not in look.running], trouble
@@ -321,7 +330,7 @@ class Reconciler:
         return False
 
     async def _look_through(self, page: list[Row], look: "_Look") -> None:
-        known = await self._ledger.silent_among([row.id for row in page])
+        known = await self._ledger.pending_among([row.id for row in page])
         for row in page:
             created, ended, job = _ms(row.created), row.status in ENDED_STATUSES, known.get(row.id)
             look.reading.order.see(created)
@@ -330,7 +339,7 @@ class Reconciler:
                 if row.status and not ended:
                     look.running[row.id] = row.status
             elif job is not None:
-                if ended and job.submitted_at < look.silent_since:
+                if ended and job.submitted_at < look.submitted_before:
                     look.wanted[row.id] = _Candidate.of(job)
             elif row.id not in known and self._may_adopt(row, created):
                 if ended:
@@ -354,7 +363,7 @@ class Reconciler:
         dead = self._dead_before()
         self._to_adopt = {key: it for key, it in self._to_adopt.items() if it.since >= dead}
         due = sorted(it for it in self._to_adopt.values() if it.turn <= ask_by)
-        known = await self._ledger.silent_among([it.id for it in due[:limit]])
+        known = await self._ledger.pending_among([it.id for it in due[:limit]])
         for key in known:  # it was heard of, or announced, since the list was read
             del self._to_adopt[key]
         return [it for it in due[:limit] if it.id not in known], len(due[limit:])
@@ -471,8 +480,8 @@ class Reconciler:
             return
         await self._asked(candidate.silent, Answer(reason=error.reason, detail=error.detail))
 
-    async def _asked(self, job: Silent, answer: Answer) -> None:
-        if await self._ledger.asked(job.id, answer, ask_at=self._again_at(job)):
+    async def _asked(self, job: PendingJob, answer: Answer) -> None:
+        if await self._ledger.record_answer(job.id, answer, ask_at=self._again_at(job)):
             said = {"status": answer.status, "reason": answer.reason, "detail": answer.detail}
             log.info("asked", job=job.id, **{name: value for name, value in said.items() if value})
 
@@ -480,7 +489,7 @@ class Reconciler:
         again_at = backoff.ask_again_at(self._now(), candidate.since, _span(self._plan.every))
         self._to_adopt[candidate.id] = replace(candidate, turn=again_at)
 
-    def _again_at(self, job: Silent) -> int:
+    def _again_at(self, job: PendingJob) -> int:
         return backoff.ask_again_at(self._now(), job.submitted_at, _span(self._plan.every))
 
     # The provider's moods.
@@ -489,7 +498,7 @@ class Reconciler:
         return self._now() - _span(self._plan.url_lifetime + LIST_SLACK)
 
     def _overdue_before(self) -> int:
-        return self._now() - _span(self._plan.overdue_after)
+        return overdue_cutoff(self._now(), self._plan.overdue_after)
 
     def _hold_off(self, trouble: ProviderError) -> float:
         if self._answers and not isinstance(trouble, RateLimitedError):
@@ -554,14 +563,14 @@ class _Look:
 
     Attributes:
         wanted: jobs to be asked about, by their ids.
-        silent_since: jobs submitted before this time (ms) are asked about.
+        submitted_before: jobs submitted before this time (ms) are asked about.
         reading: of the list.
         unseen: ids of those wanted at first that no page has shown.
         running: the states of those that have not ended.
     """
 
     wanted: dict[str, _Candidate]
-    silent_since: int
+    submitted_before: int
     reading: _Reading
     unseen: set[str] = field(init=False)
     running: dict[str, str] = field(default_factory=dict)

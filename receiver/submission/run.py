@@ -13,7 +13,7 @@ from receiver.config import Config
 from receiver.core.errors import ConfigError, InvalidRequestError, ProviderError
 from receiver.core.jobs import FINAL, Job
 from receiver.core.references import is_ref
-from receiver.ledger import Ledger, LedgerView, ListLock
+from receiver.ledger import Ledger, LedgerReader, ListLock
 from receiver.providers.ximilar import Factor, ImageFormat, Mode, ModelType, Ximilar
 from receiver.submission import images
 from receiver.submission.envelope import Envelope
@@ -102,7 +102,7 @@ async def submitting(
     async with contextlib.AsyncExitStack() as stack:
         if list_name is not None:
             stack.callback(ListLock(config.data_dir, list_name).release)
-        ledger = await Ledger.beside(config.data_dir)
+        ledger = await Ledger.open_beside(config.data_dir)
         stack.push_async_callback(ledger.close)
         provider = await stack.enter_async_context(Ximilar(str(config.ximilar_api_url), token))
         yield Submitter(
@@ -165,7 +165,7 @@ async def submit_all(
 
 
 async def follow(
-    ledger: LedgerView,
+    ledger: LedgerReader,
     outcomes: Sequence[Outcome],
     tell: Callable[[Sequence[Job]], None] = lambda _: None,
     *,
@@ -196,7 +196,7 @@ async def follow(
                 await until.wait()
 
 
-async def look(ledger: LedgerView, ids: Iterable[str]) -> Mapping[str, Job]:
+async def look(ledger: LedgerReader, ids: Iterable[str]) -> Mapping[str, Job]:
     """The jobs of these ids, as they are now."""
     ids = list(ids)
     found: dict[str, Job] = {}

@@ -235,12 +235,12 @@ class _One:
                 self.lost = noted
                 if found := await self._look(noted):
                     return await self._taken(found)
-                await self._ledger.withdraw(self._item.key)
+                await self._ledger.withdraw_intent(self._item.key)
                 # Should it be made after all, the next look finds it.
                 mark, self.lost = noted.mark, None
             image = await self._image()
             await self._pause(self._room.pace.turn())
-            noted = await self._ledger.intend(self._intent(mark))
+            noted = await self._ledger.record_intent(self._intent(mark))
             if noted.mark != mark:
                 continue  # another process has begun to submit the same
             self.lost = noted
@@ -249,7 +249,7 @@ class _One:
                 submitted = await self._room.provider.submit(self._room.options.upscale(image, webhook))
             except ProviderError as error:
                 if not error.maybe_sent:
-                    await self._ledger.withdraw(self._item.key)
+                    await self._ledger.withdraw_intent(self._item.key)
                     self.lost = noted = None
                 await self._wait_out(error)
             else:
@@ -275,7 +275,7 @@ class _One:
             await self._pause(self._room.lag.total_seconds())
 
     async def _taken(self, job_id: str) -> Outcome:
-        await self._ledger.submitted(self._item.key, job_id)
+        await self._ledger.confirm_intent(self._item.key, job_id)
         return self._outcome(Fate.SUBMITTED, job_id)
 
     def _outcome(self, fate: Fate, job_id: str) -> Outcome:
@@ -321,7 +321,7 @@ async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> str | None:
         SUBMISSION_HEADER,
         intent.mark,
         since=_at(intent.at),
-        others=await ledger.settled_since(intent.at - _GRACE),
+        others=await ledger.job_ids_submitted_since(intent.at - _GRACE),
     )
 
 
@@ -391,13 +391,13 @@ async def settle(
     if not left:
         return 0
     since = min(intent.at for intent in left.values())
-    others = looked.strangers | await ledger.settled_since(since - _GRACE)
+    others = looked.strangers | await ledger.job_ids_submitted_since(since - _GRACE)
     settled = 0
     async with contextlib.aclosing(provider.sent_since(_at(since), others)) as jobs:
         async for job_id, headers in jobs:
             mark = _mark(headers or {})
             if mark in left:
-                if await ledger.submitted(left.pop(mark).key, job_id):
+                if await ledger.confirm_intent(left.pop(mark).key, job_id):
                     log.info("announced", job=job_id)
                 settled += 1
             elif headers is not None:
@@ -407,7 +407,7 @@ async def settle(
     over = now - int(lifetime.total_seconds() * 1000)
     for intent in left.values():
         if intent.at < over:
-            await ledger.withdraw(intent.key)
+            await ledger.withdraw_intent(intent.key)
             settled += 1
     return settled
 

@@ -24,8 +24,8 @@ from starlette.responses import Response
 from receiver.api import params
 from receiver.core.errors import REASONS, LedgerError, SpoolError
 from receiver.core.instrumentation import Step, Work
-from receiver.core.jobs import State
-from receiver.ledger import COUNTED_TO, NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Readings
+from receiver.core.jobs import State, overdue_cutoff
+from receiver.ledger import COUNTED_TO, NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Gauges, Ledger
 from receiver.web.refusals import Refusals
 
 T = TypeVar("T")
@@ -223,7 +223,7 @@ class Metrics:
     async def page(self) -> Collector:
         """Everything as it is now."""
         read, writable, workers, archive = await asyncio.gather(
-            self._patiently("ledger", self._readings()),
+            self._patiently("ledger", self._gauges()),
             self._patiently("ledger", self._writable()),
             self.workers_alive(),
             self.archive_up(),
@@ -257,9 +257,8 @@ class Metrics:
             ]
         )
 
-    async def _readings(self) -> Readings:
-        silent_since = self.now() - int(self.overdue_after.total_seconds() * 1000)
-        return await self.ledger.readings(silent_since=silent_since)
+    async def _gauges(self) -> Gauges:
+        return await self.ledger.gauges(overdue_before=overdue_cutoff(self.now(), self.overdue_after))
 
     async def _writable(self) -> bool:
         await self.ledger.check_writable()
@@ -309,7 +308,7 @@ class Metrics:
             self.meters.provider_up,
         )
 
-    def _queues(self, read: Readings | None) -> Iterable[Metric]:
+    def _queues(self, read: Gauges | None) -> Iterable[Metric]:
         depth = GaugeMetricFamily(
             "receiver_queue_depth",
             "What waits: writes for the ledger's next commit, jobs for a download, images for the archive.",
@@ -322,7 +321,7 @@ class Metrics:
         yield depth
 
 
-def _of_the_ledger(read: Readings | None, now: int) -> Iterable[Metric]:
+def _of_the_ledger(read: Gauges | None, now: int) -> Iterable[Metric]:
     jobs = GaugeMetricFamily("receiver_jobs", "Jobs by the state in which they stand.", labels=["state"])
     reconcile = CounterMetricFamily(
         "receiver_reconcile",
@@ -354,7 +353,7 @@ def _of_the_ledger(read: Readings | None, now: int) -> Iterable[Metric]:
         yield _gauge(name, text, values.get(name))
 
 
-def _of_notifications(read: Readings | None) -> Iterable[Metric]:
+def _of_notifications(read: Gauges | None) -> Iterable[Metric]:
     told = CounterMetricFamily(
         "receiver_notifications",
         "Attempts to tell of a final job, by what became of them.",
@@ -371,7 +370,7 @@ def _of_notifications(read: Readings | None) -> Iterable[Metric]:
     )
 
 
-def _values(read: Readings, now: int) -> dict[str, float | None]:
+def _values(read: Gauges, now: int) -> dict[str, float | None]:
     deadline, oldest = read.soonest_deadline, read.oldest_waiting_at
     return {
         "receiver_soonest_deadline_seconds": None if deadline is None else (deadline - now) / 1000,

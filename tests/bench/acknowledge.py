@@ -72,7 +72,7 @@ async def bare(request: Request) -> JSONResponse:
 async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, None]") -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder:
         meters = Meters(CollectorRegistry())  # counting is part of the price
-        ledger = await Ledger.serve(Path(folder), committed=meters.committed)
+        ledger = await Ledger.serve(Path(folder), on_commit=meters.committed)
         sender = Sender({"X-Webhook-Secret": ["bench"]})
         watch = Watch(meters.ended, meters.failed)
         intake = Intake(ledger, sender, 2**18, timedelta(hours=24), wall_clock, Refusals(), watch=watch)

@@ -76,7 +76,7 @@ async def test_the_routes_table_names_every_route_and_whether_it_asks_for_a_toke
 @pytest.mark.parametrize(
     ("route", "read"),
     [
-        ("GET /jobs", lambda given: params.jobs(given, silent_since=0)),
+        ("GET /jobs", lambda given: params.jobs(given, overdue_before=0)),
         ("GET /jobs/{id}", params.wait),
         ("GET /jobs/changes", lambda given: params.changes(given, ())),
         ("GET /deliveries", lambda given: params.deliveries(given, ())),

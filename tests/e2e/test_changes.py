@@ -207,7 +207,7 @@ def test_a_listener_who_is_cut_off_again_and_again_under_load_misses_nothing(
             receiver.ended(job_id)
         with Listener(receiver.address, last) as listener:
             stats = receiver.get("/stats").json()["states"]
-            listener.until(lambda: int(listener.last or 0) >= last_line(receiver))
+            listener.until(lambda: int(listener.last or 0) >= last_history_seq(receiver))
         heard += listener.transitions
         history = lines(receiver)
     assert stats["archived"] >= len(set(load.acknowledged))
@@ -220,5 +220,5 @@ def lines(receiver: Receiver) -> list[int]:
         return [seq for (seq,) in found]
 
 
-def last_line(receiver: Receiver) -> int:
+def last_history_seq(receiver: Receiver) -> int:
     return eventually(lambda: lines(receiver))[-1]

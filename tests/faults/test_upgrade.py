@@ -150,7 +150,7 @@ async def test_a_released_ledger_opens_with_all_that_it_holds_and_goes_on(
         assert all(jobs[name].problem is not None for name in ("failed", "rejected", "expired"))
         (unread,) = (await ledger.unread_deliveries()).deliveries
         assert unread.body == b"\xff{"
-        stats = await ledger.stats(silent_since=0)
+        stats = await ledger.stats(overdue_before=0)
         assert sum(stats.jobs.values()) == len(make.JOBS)
 
         assert [c.job.id for c in await ledger.claim_to_fetch(9, again=9, lease=HOUR)] == ["received"]

@@ -10,7 +10,7 @@ from ipaddress import ip_network
 from pathlib import Path
 
 from receiver.archive import open_archive
-from receiver.core.jobs import FINAL, Job, State
+from receiver.core.jobs import FINAL, UNSUCCESSFUL, Job, State
 from receiver.fetch.download import Fetcher, Limits
 from receiver.fetch.sources import Sources
 from receiver.ledger import Delivery, Ledger
@@ -81,7 +81,7 @@ class Workshop:
             total += Tally(
                 acknowledged=1,
                 archived=job.state is State.ARCHIVED and kept.get(job_id) == [sha256],
-                lost=job.state in FINAL - {State.ARCHIVED},
+                lost=job.state in UNSUCCESSFUL,
                 duplicated=max(len(kept.get(job_id, ())) - 1, 0),
                 human=job.state not in FINAL,
             )

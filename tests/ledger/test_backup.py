@@ -51,7 +51,9 @@ async def test_a_copy_of_a_busy_ledger_is_of_one_moment_and_opens(tmp_path: Path
         for number in range(3):
             await until(100 * (number + 1))
             acknowledged = written
-            copy = await back_up(tmp_path / FILE_NAME, tmp_path / f"{number}", overwrite=False, told=silent)
+            copy = await back_up(
+                tmp_path / FILE_NAME, tmp_path / f"{number}", overwrite=False, on_progress=silent
+            )
             later = written
             assert copy.version == len(schema.MIGRATIONS)
             assert copy.path.stat().st_mode & 0o777 == 0o600
@@ -82,9 +84,9 @@ async def test_a_file_that_is_there_is_not_replaced_unless_that_is_wanted(tmp_pa
     path = await a_ledger(tmp_path)
     (tmp_path / "copy").write_text("precious")
     with pytest.raises(FileExistsError):
-        await back_up(path, tmp_path / "copy", overwrite=False, told=silent)
+        await back_up(path, tmp_path / "copy", overwrite=False, on_progress=silent)
     assert (tmp_path / "copy").read_text() == "precious"
-    await back_up(path, tmp_path / "copy", overwrite=True, told=silent)
+    await back_up(path, tmp_path / "copy", overwrite=True, on_progress=silent)
     await (await restored(tmp_path / "copy", tmp_path / "restored")).close()
     assert names_in(tmp_path) == ["copy", "restored"]
 
@@ -92,7 +94,7 @@ async def test_a_file_that_is_there_is_not_replaced_unless_that_is_wanted(tmp_pa
 async def test_a_ledger_of_an_older_version_is_copied_as_it_is(tmp_path: Path) -> None:
     with file_of(tmp_path) as db:
         db.executescript((Path(make.__file__).parent / "v1.sql").read_text())
-    copy = await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, told=silent)
+    copy = await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=silent)
     assert (copy.version, copy.jobs) == (1, len(make.JOBS))
     with file_of(tmp_path) as db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == 1
@@ -106,7 +108,7 @@ async def test_what_is_no_ledger_is_not_copied(tmp_path: Path, content: bytes | 
     if content is not None:
         (tmp_path / FILE_NAME).write_bytes(content)
     with pytest.raises(LedgerError) as refusal:
-        await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, told=silent)
+        await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=silent)
     assert refusal.value.reason == f"ledger.{reason}"
     assert names_in(tmp_path) == []
 
@@ -122,7 +124,7 @@ async def test_a_damaged_ledger_leaves_no_copy(tmp_path: Path) -> None:
         content[page : page + 200] = b"\xa5" * 200
     path.write_bytes(content)
     with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
-        await back_up(path, tmp_path / "copy", overwrite=False, told=silent)
+        await back_up(path, tmp_path / "copy", overwrite=False, on_progress=silent)
     assert names_in(tmp_path) == []
 
 
@@ -131,7 +133,7 @@ async def test_a_ledger_of_another_structure_is_named_itself_and_not_its_copy(tm
     with file_of(tmp_path) as other:
         other.execute("CREATE TABLE strange (x)")
     with pytest.raises(LedgerError) as refused:
-        await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, told=silent)
+        await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=silent)
     assert refused.value.reason == "ledger.corrupt"
     assert refused.value.detail.startswith(f"{tmp_path / FILE_NAME} has not the structure")
     assert names_in(tmp_path) == []
@@ -140,4 +142,4 @@ async def test_a_ledger_of_another_structure_is_named_itself_and_not_its_copy(tm
 async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = await a_ledger(tmp_path)
     with pytest.raises(FileNotFoundError):
-        await back_up(path, tmp_path / "nowhere" / "copy", overwrite=False, told=silent)
+        await back_up(path, tmp_path / "nowhere" / "copy", overwrite=False, on_progress=silent)

@@ -193,9 +193,9 @@ async def test_jobs_at_risk_are_told_once(ledger: Ledger, clock: Clock) -> None:
     clock.forward(1)
     assert await ledger.mark_at_risk() == ["fresh"]
     assert await ledger.mark_at_risk() == []
-    assert (await ledger.stats(silent_since=0)).at_risk == 2
+    assert (await ledger.stats(overdue_before=0)).at_risk == 2
     assert await ledger.fetched(held, IMAGE, "spool")
-    assert (await ledger.stats(silent_since=0)).at_risk == 1
+    assert (await ledger.stats(overdue_before=0)).at_risk == 1
 
 
 async def test_waits_move_along_when_the_clock_was_set(ledger: Ledger, clock: Clock) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from receiver.core.errors import LedgerError
-from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerView
+from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerReader
 from receiver.ledger.sqlite import lock, schema
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import delivery, file_of, kept_totals, recounted_totals
@@ -122,7 +122,7 @@ async def test_a_file_that_is_no_database_is_refused_and_left_as_it_is(
     assert everything_in(tmp_path) == {FILE_NAME: content}
     view = None
     with pytest.raises(LedgerError):
-        view = await LedgerView.open(tmp_path)
+        view = await LedgerReader.open(tmp_path)
     assert view is None
 
 
@@ -137,7 +137,7 @@ async def test_a_database_of_another_program_is_refused_and_left_as_it_is(
     error = await refusal(tmp_path)
     assert (error.reason, "no ledger" in error.detail) == ("ledger.corrupt", True)
     with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
-        await LedgerView.open(tmp_path)
+        await LedgerReader.open(tmp_path)
     assert everything_in(tmp_path) == before
 
 
@@ -148,17 +148,17 @@ async def test_a_ledger_of_a_newer_version_is_refused_and_left_as_it_is(tmp_path
     before = everything_in(tmp_path)
     assert (await refusal(tmp_path)).reason == "ledger.newer"
     with pytest.raises(LedgerError, match=r"ledger\.newer"):
-        await LedgerView.open(tmp_path)
+        await LedgerReader.open(tmp_path)
     assert everything_in(tmp_path) == before
 
 
 async def test_a_view_makes_no_ledger_and_says_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(LedgerError, match="RECEIVER_DATA_DIR"):
-        await LedgerView.open(tmp_path)
+        await LedgerReader.open(tmp_path)
     assert names_in(tmp_path) == []
     (tmp_path / FILE_NAME).touch()
     with pytest.raises(LedgerError, match="receiver serve"):
-        await LedgerView.open(tmp_path)
+        await LedgerReader.open(tmp_path)
 
 
 def test_a_step_to_a_new_version_that_fails_leaves_nothing_of_itself(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ async def test_of_a_process_that_is_killed_nothing_is_lost_that_it_acknowledged(
             child.kill()
             lines = child.stdout.read().decode().splitlines(keepends=True)
             acknowledged |= {line.strip() for line in lines if line.endswith("\n")}
-    view = await LedgerView.open(tmp_path)  # before anyone has tidied up after the kill
+    view = await LedgerReader.open(tmp_path)  # before anyone has tidied up after the kill
     found = {job.id for job in (await view.jobs(Filter(), limit=10**6)).jobs}
     await view.close()
     assert len(acknowledged) >= 600
@@ -267,7 +267,7 @@ async def test_a_start_that_cannot_write_leaves_nothing_running(tmp_path: Path) 
     await a_used_ledger(tmp_path, jobs=1)
     script = (
         "import asyncio, pathlib, sys\n"
-        "from receiver.errors import LedgerError\n"
+        "from receiver.core.errors import LedgerError\n"
         "from receiver.ledger import Ledger\n"
         "try:\n    asyncio.run(Ledger.serve(pathlib.Path(sys.argv[1])))\n"
         "except LedgerError as error:\n    print(error.reason, flush=True)\n"
@@ -281,7 +281,7 @@ async def test_a_start_that_cannot_write_leaves_nothing_running(tmp_path: Path) 
     assert (out, child.returncode) == (b"ledger.unavailable\n", 0)
 
 
-@pytest.mark.parametrize("opening", [Ledger.serve, Ledger.beside, LedgerView.open])
+@pytest.mark.parametrize("opening", [Ledger.serve, Ledger.open_beside, LedgerReader.open])
 @pytest.mark.parametrize("change", ["DROP INDEX jobs_by_ref", "CREATE TABLE x (y)"])
 async def test_a_ledger_of_another_structure_is_refused_to_all_and_left_as_it_is(
     tmp_path: Path, opening: Callable[[Path], Awaitable[object]], change: str
@@ -301,7 +301,7 @@ async def test_a_command_that_writes_leaves_a_file_of_another_program_as_it_is(t
         other.execute("CREATE TABLE theirs (x)")
     before = everything_in(tmp_path)
     with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
-        await Ledger.beside(tmp_path)
+        await Ledger.open_beside(tmp_path)
     assert everything_in(tmp_path) == before
 
 
@@ -344,7 +344,7 @@ async def test_what_root_makes_belongs_to_the_owner_of_the_data_directory(tmp_pa
     if os.geteuid() == 0:
         nobody = pwd.getpwnam("nobody")
         os.chown(tmp_path, nobody.pw_uid, nobody.pw_gid)
-    ledger = await Ledger.beside(tmp_path)
+    ledger = await Ledger.open_beside(tmp_path)
     await ledger.record(delivery("one"))
     files = [path for path in tmp_path.iterdir() if path.is_file()]  # noqa: ASYNC240 - nobody else waits for this loop
     await ledger.close()

@@ -7,7 +7,7 @@ import pytest
 
 from receiver.archive.labels import Shown
 from receiver.core.jobs import MOVES, Image, State, Stored
-from receiver.ledger import Damage, Ledger, LedgerView, Rebuilt
+from receiver.ledger import AuditFinding, Ledger, LedgerReader, Rebuilt
 from tests.ledger.deeds import (
     IMAGE,
     LEASE,
@@ -40,7 +40,7 @@ async def test_archived_jobs_are_gone_through_in_the_order_in_which_they_came(le
 async def test_places_are_told_of_archived_jobs_alone(ledger: Ledger) -> None:
     await brought_to(ledger, State.ARCHIVED)
     await brought_to(ledger, State.FAILED, "failed")
-    assert await ledger.places(["job-1", "failed", "unknown"]) == {"job-1": STORED.uri}
+    assert await ledger.archive_uris(["job-1", "failed", "unknown"]) == {"job-1": STORED.uri}
 
 
 async def test_what_an_audit_found_is_counted_until_it_is_found_sound_and_no_job_is_changed(
@@ -49,17 +49,17 @@ async def test_what_an_audit_found_is_counted_until_it_is_found_sound_and_no_job
     await brought_to(ledger, State.ARCHIVED)
     before = await the_job(ledger)
     (one,) = await ledger.archived_jobs(after=0, limit=9)
-    await ledger.audited([], [Damage(one.seq, "archive.missing", "It is gone.")])
-    assert (await ledger.stats(silent_since=0)).damaged == {"archive.missing": 1}
+    await ledger.record_audit([], [AuditFinding(one.seq, "archive.missing", "It is gone.")])
+    assert (await ledger.stats(overdue_before=0)).damaged == {"archive.missing": 1}
     clock.forward(HOUR)
-    await ledger.audited([], [Damage(one.seq, "archive.missing", "It is gone.")])
+    await ledger.record_audit([], [AuditFinding(one.seq, "archive.missing", "It is gone.")])
     with file_of(tmp_path) as db:
         assert [row["at"] for row in db.execute("SELECT at FROM findings")] == [NOW]
-    await ledger.audited([], [Damage(one.seq, "archive.altered", "It is another.")])
-    assert (await ledger.stats(silent_since=0)).damaged == {"archive.altered": 1}
+    await ledger.record_audit([], [AuditFinding(one.seq, "archive.altered", "It is another.")])
+    assert (await ledger.stats(overdue_before=0)).damaged == {"archive.altered": 1}
     assert await the_job(ledger) == before
-    await ledger.audited([one.seq], [])
-    assert (await ledger.stats(silent_since=0)).damaged == {}
+    await ledger.record_audit([one.seq], [])
+    assert (await ledger.stats(overdue_before=0)).damaged == {}
 
 
 async def test_a_relocated_job_is_still_archived_and_its_history_says_from_where(ledger: Ledger) -> None:
@@ -146,6 +146,6 @@ async def test_an_object_that_is_another_image_changes_nothing(ledger: Ledger, o
 
 
 async def test_a_ledger_can_be_asked_for_damage_by_who_only_reads(ledger: Ledger, tmp_path: Path) -> None:
-    view = await LedgerView.open(tmp_path)
-    assert (await view.stats(silent_since=0)).damaged == {}
+    view = await LedgerReader.open(tmp_path)
+    assert (await view.stats(overdue_before=0)).damaged == {}
     await view.close()

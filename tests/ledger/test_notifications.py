@@ -17,7 +17,7 @@ def render(job: Job, event: Event) -> bytes:
 
 
 async def note(ledger: Ledger) -> int:
-    return await ledger.note_finals(until=await ledger.last_line(), render=render)
+    return await ledger.enqueue_notifications(until=await ledger.last_history_seq(), render=render)
 
 
 async def due(ledger: Ledger, by: int = NOW + HOUR) -> list[str]:
@@ -26,7 +26,7 @@ async def due(ledger: Ledger, by: int = NOW + HOUR) -> list[str]:
 
 async def test_the_past_is_not_told_when_telling_is_switched_on(ledger: Ledger) -> None:
     await ledger.record(failure("past"))
-    assert await ledger.begin_notifying() == await ledger.last_line()
+    assert await ledger.start_notifications() == await ledger.last_history_seq()
     assert await note(ledger) == 0
     await ledger.record(failure("present"))
     assert await note(ledger) == 1
@@ -35,7 +35,7 @@ async def test_the_past_is_not_told_when_telling_is_switched_on(ledger: Ledger) 
 
 @pytest.mark.parametrize("state", State)
 async def test_every_end_is_told_once_and_nothing_else(ledger: Ledger, state: State) -> None:
-    await ledger.begin_notifying()
+    await ledger.start_notifications()
     await brought_to(ledger, state)
     assert await note(ledger) == ends(state)
     assert await note(ledger) == 0
@@ -49,7 +49,7 @@ def ends(state: State) -> int:
 async def test_what_stays_final_is_not_told_again_and_what_becomes_final_anew_is(
     ledger: Ledger, clock: Clock
 ) -> None:
-    await ledger.begin_notifying()
+    await ledger.start_notifications()
     await brought_to(ledger, State.REJECTED)
     await note(ledger)
     await ledger.record(delivery())  # the same URL again
@@ -62,36 +62,36 @@ async def test_what_stays_final_is_not_told_again_and_what_becomes_final_anew_is
 
     (first,) = await ledger.notifications_due(by=NOW + HOUR, limit=9)
     assert json.loads(first.body) == ["job-1", "rejected", "rejected", NOW]
-    await ledger.notified(first.seq)
+    await ledger.notification_sent(first.seq)
     (second,) = await ledger.notifications_due(by=NOW + HOUR, limit=9)
     assert json.loads(second.body) == ["job-1", "expired", "expired", NOW + SECOND]
     assert (second.seq > first.seq, second.at) == (True, NOW + SECOND)
 
 
 async def test_what_happens_while_telling_is_switched_off_is_told_to_nobody(ledger: Ledger) -> None:
-    await ledger.begin_notifying()
-    await ledger.end_notifying()
+    await ledger.start_notifications()
+    await ledger.stop_notifications()
     await ledger.record(failure("meanwhile"))
-    await ledger.begin_notifying()
+    await ledger.start_notifications()
     assert await note(ledger) == 0
 
 
 async def test_a_place_is_kept_over_a_restart(tmp_path: Path, clock: Clock) -> None:
     for job_id in ("one", "two"):
         ledger = await Ledger.serve(tmp_path, now=clock, monotonic=clock)
-        await ledger.begin_notifying()
+        await ledger.start_notifications()
         await note(ledger)
         await ledger.record(failure(job_id))  # and then the process ends
         await ledger.close()
     ledger = await Ledger.serve(tmp_path, now=clock, monotonic=clock)
-    await ledger.begin_notifying()
+    await ledger.start_notifications()
     assert await note(ledger) == 1
     assert await due(ledger) == ["one", "two"]
     await ledger.close()
 
 
 async def test_a_later_end_of_a_job_waits_for_the_earlier_one_and_other_jobs_do_not(ledger: Ledger) -> None:
-    await ledger.begin_notifying()
+    await ledger.start_notifications()
     await ledger.record(failure("a"))
     await note(ledger)
     await ledger.record(delivery("a", "https://host/2.png"))
@@ -101,7 +101,7 @@ async def test_a_later_end_of_a_job_waits_for_the_earlier_one_and_other_jobs_do_
     first, other = await ledger.notifications_due(by=NOW, limit=9)
     assert [first.job, other.job] == ["a", "b"]
 
-    await ledger.notify_again(first.seq, "Away.", at=NOW + SECOND)
+    await ledger.notification_failed(first.seq, "Away.", at=NOW + SECOND)
     assert await due(ledger, NOW) == ["b"]
     assert await ledger.next_notification_at() == NOW
     assert await due(ledger, NOW + SECOND) == ["b", "a"]
@@ -110,20 +110,20 @@ async def test_a_later_end_of_a_job_waits_for_the_earlier_one_and_other_jobs_do_
 async def test_what_is_given_up_is_kept_for_a_look_and_the_oldest_make_room(
     ledger: Ledger, clock: Clock, tmp_path: Path
 ) -> None:
-    await ledger.begin_notifying()
+    await ledger.start_notifications()
     for number in range(3):
         await ledger.record(failure(f"job-{number}"))
         await note(ledger)
         clock.forward(SECOND)
     (first, *_) = await ledger.notifications_due(by=clock.now, limit=9)
-    await ledger.give_up_notifying(first.seq, "The endpoint answers 500.")
+    await ledger.give_up_notification(first.seq, "The endpoint answers 500.")
     assert await ledger.give_up_old_notifications(before=NOW + 2 * SECOND) == 1
     kept = await ledger.notifications_given_up()
     assert [(one.job, one.attempts, one.detail) for one in kept] == [
         ("job-1", 0, None),
         ("job-0", 1, "The endpoint answers 500."),
     ]
-    stats = await ledger.stats(silent_since=0)
+    stats = await ledger.stats(overdue_before=0)
     assert stats.notifications_pending == 1
     assert stats.counters["notifications"] == {"failed": 1, "given_up": 2}
 
@@ -163,7 +163,7 @@ async def test_no_number_of_a_line_is_given_out_twice_whatever_is_removed(
     assert (await ledger.transitions(after=0, limit=1)).pruned == 0
     with file_of(tmp_path) as db:
         db.execute("DELETE FROM history")
-    assert (await ledger.last_line(), (await ledger.transitions(after=0, limit=1)).pruned) == (3, 2)
+    assert (await ledger.last_history_seq(), (await ledger.transitions(after=0, limit=1)).pruned) == (3, 2)
     await ledger.record(failure("job-3"))
-    assert await ledger.last_line() == 4
+    assert await ledger.last_history_seq() == 4
     assert (await the_job(ledger, "job-3")).state is State.FAILED

@@ -17,8 +17,8 @@ async def test_unsafe_images_come_by_deadline_wherever_they_stand(ledger: Ledger
     await ledger.claim_to_archive(1, lease=LEASE)  # puts back whose wait is over
     await ledger.release(claims["fresh"])
 
-    seen = await ledger.overview(silent_since=0, limit=10)
-    few = await ledger.overview(silent_since=0, limit=2)
+    seen = await ledger.overview(overdue_before=0, limit=10)
+    few = await ledger.overview(overdue_before=0, limit=2)
 
     assert [job.id for job in seen.unsafe] == ["fresh", "tried", "waiting", "claimed"]
     assert [job.id for job in few.unsafe] == ["fresh", "tried"]
@@ -30,7 +30,7 @@ async def test_those_at_risk_are_marked(ledger: Ledger, clock: Clock) -> None:
     clock.forward(95 * SECOND)
     await ledger.mark_at_risk()
 
-    assert (await ledger.overview(silent_since=0, limit=5)).at_risk == {"job-1"}
+    assert (await ledger.overview(overdue_before=0, limit=5)).at_risk == {"job-1"}
 
 
 async def test_the_longest_silent_come_first(ledger: Ledger, clock: Clock) -> None:
@@ -38,7 +38,7 @@ async def test_the_longest_silent_come_first(ledger: Ledger, clock: Clock) -> No
         await ledger.expect(Submission(f"job-{number}"))
         clock.forward(SECOND)
 
-    seen = await ledger.overview(silent_since=NOW + 2 * SECOND, limit=5)
+    seen = await ledger.overview(overdue_before=NOW + 2 * SECOND, limit=5)
 
     assert [job.id for job in seen.overdue] == ["job-0", "job-1"]
     assert seen.stats.overdue == 2
@@ -53,8 +53,8 @@ async def test_what_failed_last_comes_first_and_what_is_well_is_not_there(
     await ledger.record(delivery("waits"))
     await ledger.retry_later(await claimed(ledger), NOW + HOUR, TIMEOUT)
 
-    seen = await ledger.overview(silent_since=0, limit=5)
-    few = await ledger.overview(silent_since=0, limit=1)
+    seen = await ledger.overview(overdue_before=0, limit=5)
+    few = await ledger.overview(overdue_before=0, limit=1)
 
     assert [job.id for job in seen.troubled] == ["waits", "failed", "expired", "rejected"]
     assert [job.id for job in few.troubled] == ["waits"]

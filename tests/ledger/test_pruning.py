@@ -129,10 +129,10 @@ async def test_submissions_go_when_they_are_old_and_their_job_is_known(
     ledger: Ledger, clock: Clock, tmp_path: Path
 ) -> None:
     for key in ("known", "open"):
-        await ledger.intend(Intent(key, f"mark of {key}"))
-    await ledger.submitted("known", "job-1")
+        await ledger.record_intent(Intent(key, f"mark of {key}"))
+    await ledger.confirm_intent("known", "job-1")
     clock.forward(91 * DAY)
-    await ledger.intend(Intent("young", "mark"))
+    await ledger.record_intent(Intent("young", "mark"))
     assert await pruner(ledger, clock).round() == {"submissions": 1}
     assert [intent.key for intent in await ledger.open_intents(before=clock())] == ["open"]
 
@@ -140,13 +140,15 @@ async def test_submissions_go_when_they_are_old_and_their_job_is_known(
 async def test_notifications_that_were_given_up_go_and_those_to_be_sent_stay(
     ledger: Ledger, clock: Clock, tmp_path: Path
 ) -> None:
-    await ledger.begin_notifying()
+    await ledger.start_notifications()
     for job_id in ("taken", "given up", "waiting"):
         await brought_to(ledger, State.FAILED, job_id)
-    await ledger.note_finals(until=await ledger.last_line(), render=lambda job, _: job.id.encode())
+    await ledger.enqueue_notifications(
+        until=await ledger.last_history_seq(), render=lambda job, _: job.id.encode()
+    )
     due = {one.job: one.seq for one in await ledger.notifications_due(by=clock(), limit=9)}
-    await ledger.notified(due["taken"])
-    await ledger.give_up_notifying(due["given up"], "Nobody is there.")
+    await ledger.notification_sent(due["taken"])
+    await ledger.give_up_notification(due["given up"], "Nobody is there.")
     clock.forward(91 * DAY)
     assert await pruner(ledger, clock).round() == {"notifications": 1}
     assert [one.job for one in await ledger.notifications_due(by=clock(), limit=9)] == ["waiting"]
@@ -154,7 +156,7 @@ async def test_notifications_that_were_given_up_go_and_those_to_be_sent_stay(
 
 async def test_who_follows_the_history_learns_of_what_was_removed(ledger: Ledger, clock: Clock) -> None:
     await brought_to(ledger, State.ARCHIVED)
-    last = await ledger.last_line()
+    last = await ledger.last_history_seq()
     clock.forward(91 * DAY)
     await brought_to(ledger, State.ARCHIVED, "young")
     await pruner(ledger, clock).round()

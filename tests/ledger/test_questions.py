@@ -15,14 +15,14 @@ from receiver.ledger import (
     DirectoryLock,
     Filter,
     Ledger,
-    LedgerView,
+    LedgerReader,
     Submission,
     commands,
     holder,
     overview,
     queries,
 )
-from receiver.ledger.commands import Claim, Terms
+from receiver.ledger.commands import Claim, Lease
 from receiver.ledger.group_commit import Transaction
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.driver import sqlite3
@@ -39,7 +39,7 @@ from tests.ledger.deeds import (
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 
-async def all_pages(ledger: LedgerView, wanted: Filter, limit: int) -> list[str]:
+async def all_pages(ledger: LedgerReader, wanted: Filter, limit: int) -> list[str]:
     found: list[str] = []
     before = None
     while True:
@@ -85,9 +85,9 @@ async def thirty(ledger: Ledger, clock: Clock) -> Ledger:
         (Filter(since=NOW + 1000 * HOUR), []),
         (Filter(until=NOW), []),
         (Filter(until=NOW - 1000 * HOUR), []),
-        (Filter(silent_since=NOW + 30 * HOUR), []),
-        (Filter(silent_since=NOW + 30 * HOUR + 1), [30]),
-        (Filter(silent_since=NOW + 99 * HOUR, states=(State.FAILED,)), []),
+        (Filter(overdue_before=NOW + 30 * HOUR), []),
+        (Filter(overdue_before=NOW + 30 * HOUR + 1), [30]),
+        (Filter(overdue_before=NOW + 99 * HOUR, states=(State.FAILED,)), []),
     ],
 )
 async def test_pages_hold_each_wanted_job_once_and_newest_first(
@@ -112,7 +112,7 @@ async def test_jobs_that_come_while_pages_are_read_neither_repeat_nor_hide_other
 
 
 async def test_the_ledger_in_numbers(ledger: Ledger, clock: Clock) -> None:
-    empty = await ledger.stats(silent_since=NOW)
+    empty = await ledger.stats(overdue_before=NOW)
     assert empty.jobs == dict.fromkeys(State, 0)
     assert (empty.oldest_waiting_at, empty.soonest_deadline, empty.overdue) == (None, None, 0)
     for state in (State.ARCHIVED, State.FETCHED, State.EXPIRED, State.FAILED, State.SUBMITTED):
@@ -121,7 +121,7 @@ async def test_the_ledger_in_numbers(ledger: Ledger, clock: Clock) -> None:
     await ledger.record(delivery("a", deadline=NOW + 9 * HOUR))
     await ledger.record(delivery("b", deadline=NOW + 8 * HOUR))
     await ledger.record_unread(BodyError("body.not_json", "No."), b"")
-    stats = await ledger.stats(silent_since=clock())
+    stats = await ledger.stats(overdue_before=clock())
     assert stats.jobs == {
         State.SUBMITTED: 1,
         State.RECEIVED: 2,
@@ -136,8 +136,8 @@ async def test_the_ledger_in_numbers(ledger: Ledger, clock: Clock) -> None:
     assert stats.oldest_waiting_at == NOW + HOUR
     assert (stats.overdue, stats.unread) == (1, 1)
     await claimed(ledger)
-    assert (await ledger.stats(silent_since=clock())).soonest_deadline == NOW + 8 * HOUR
-    assert (await ledger.stats(silent_since=NOW)).overdue == 0
+    assert (await ledger.stats(overdue_before=clock())).soonest_deadline == NOW + 8 * HOUR
+    assert (await ledger.stats(overdue_before=NOW)).overdue == 0
 
 
 async def test_an_unknown_job_is_none(ledger: Ledger) -> None:
@@ -149,7 +149,7 @@ async def test_a_view_beside_the_server_sees_what_is_committed_and_writes_nothin
     ledger: Ledger, tmp_path: Path
 ) -> None:
     await ledger.record(delivery("job-1"))
-    view = await LedgerView.open(tmp_path)
+    view = await LedgerReader.open(tmp_path)
     assert await all_pages(view, Filter(), 10) == ["job-1"]
     await ledger.record(delivery("job-2"))
     assert await all_pages(view, Filter(), 10) == ["job-2", "job-1"]
@@ -163,7 +163,7 @@ async def test_a_view_of_a_ledger_that_nobody_serves_from(tmp_path: Path) -> Non
     ledger = await Ledger.serve(tmp_path)
     await ledger.record(delivery())
     await ledger.close()
-    view = await LedgerView.open(tmp_path)
+    view = await LedgerReader.open(tmp_path)
     assert await view.job("job-1") is not None
     await view.close()
 
@@ -216,7 +216,7 @@ def _fill_living(tx: Transaction) -> None:
     for number in range(12):
         commands.expect(tx, Submission(f"silent-{number}"), NOW)
         commands.record(tx, delivery(f"job-{number}", deadline=NOW + number * SECOND, ref="order 7"), NOW)
-    claims = commands.claim_to_fetch(tx, Terms("a", 1, 8), NOW, again=8)
+    claims = commands.claim_to_fetch(tx, Lease("a", 1, 8), NOW, again=8)
     for claim in claims[:4]:
         commands.retry_later(tx, claim, NOW + HOUR, TIMEOUT, NOW, suspect=None)
     for claim in claims[4:6]:
@@ -224,7 +224,7 @@ def _fill_living(tx: Transaction) -> None:
 
 
 FILTERS = [
-    Filter(states=states, ref=ref, reason=reason, since=since, until=until, silent_since=silent)
+    Filter(states=states, ref=ref, reason=reason, since=since, until=until, overdue_before=silent)
     for states in ((), (State.RECEIVED,), (State.RECEIVED, State.FETCHED))
     for ref, reason in (
         (None, None),
@@ -260,7 +260,7 @@ def ask_everything(db: sqlite3.Connection) -> None:
 
 def do_everything(db: sqlite3.Connection) -> None:
     """Every verb there is, on the jobs of `fill`."""
-    tx, terms = Transaction(db), Terms("b", 1, 2)
+    tx, terms = Transaction(db), Lease("b", 1, 2)
     said = Completion("job-1", "https://host/2.png")
     commands.record(tx, delivery("new", ticket="number"), NOW)
     commands.record(tx, delivery("new", url="https://host/2.png"), NOW)
@@ -375,7 +375,7 @@ async def test_what_may_have_been_meant_is_found_by_reference_and_by_the_longest
     await ledger.expect(Submission("zzz", None))
 
     async def near(text: str) -> list[str]:
-        return [job.id for job in await ledger.jobs_near(text, 10)]
+        return [job.id for job in await ledger.similar_jobs(text, 10)]
 
     assert await near("order 7") == ["abcdef-1", "abcxyz-2"]
     assert await near("abcdeg") == ["abcdef-1"]
@@ -406,7 +406,7 @@ async def test_a_damaged_ledger_is_told(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek((page - 1) * size)
         file.write(b"\xff" * size)
-    view = await LedgerView.open(tmp_path)
+    view = await LedgerReader.open(tmp_path)
     with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
         await view.check_whole(seconds=None)
     await view.close()

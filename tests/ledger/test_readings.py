@@ -52,7 +52,7 @@ def steps(db: sqlite3.Connection) -> int:
         taken += 1
 
     db.set_progress_handler(one, 1)
-    readings(db, silent_since=NOW, counted_to=COUNTED_TO)
+    readings(db, overdue_before=NOW, counted_to=COUNTED_TO)
     db.set_progress_handler(None, 1)
     return taken
 
@@ -74,8 +74,8 @@ async def test_a_reading_counts_only_so_far_along_an_index(tmp_path: Path) -> No
     await (await Ledger.serve(tmp_path)).close()
     with file_of(tmp_path) as db:
         crowd(db, FEW)
-        short = readings(db, silent_since=NOW, counted_to=COUNTED_TO)
-        whole = readings(db, silent_since=NOW)
+        short = readings(db, overdue_before=NOW, counted_to=COUNTED_TO)
+        whole = readings(db, overdue_before=NOW)
 
     assert (short.overdue, short.at_risk) == (COUNTED_TO, COUNTED_TO)
     assert (whole.overdue, whole.at_risk) == (FEW, FEW)
@@ -86,7 +86,7 @@ async def test_a_reading_counts_only_so_far_along_an_index(tmp_path: Path) -> No
 
 
 async def test_an_empty_ledger_has_no_deadline_and_nothing_that_waits(ledger: Ledger) -> None:
-    read = await ledger.readings(silent_since=NOW)
+    read = await ledger.gauges(overdue_before=NOW)
 
     assert (read.soonest_deadline, read.oldest_waiting_at) == (None, None)
     assert read.jobs == dict.fromkeys(State, 0)
@@ -98,7 +98,7 @@ async def test_a_reading_says_the_same_as_the_statistics(ledger: Ledger, clock: 
     await brought_to(ledger, state)
     clock.now += HOUR
 
-    read, stats = await ledger.readings(silent_since=NOW + 1), await ledger.stats(silent_since=NOW + 1)
+    read, stats = await ledger.gauges(overdue_before=NOW + 1), await ledger.stats(overdue_before=NOW + 1)
 
     assert read.jobs == stats.jobs
     assert read.spool_bytes == stats.bytes[State.FETCHED]
@@ -113,14 +113,14 @@ async def test_what_is_worked_on_does_not_wait(ledger: Ledger) -> None:
     for number in range(3):
         await ledger.record(delivery(f"job-{number}"))
     claim = await claimed(ledger)
-    read = await ledger.readings(silent_since=NOW)
+    read = await ledger.gauges(overdue_before=NOW)
     assert (read.jobs[State.RECEIVED], read.unclaimed(State.RECEIVED)) == (3, 2)
 
     await ledger.retry_later(claim, NOW + HOUR, TIMEOUT)
-    read = await ledger.readings(silent_since=NOW)
+    read = await ledger.gauges(overdue_before=NOW)
     assert read.unclaimed(State.RECEIVED) == 3
 
     await ledger.fetched(await claimed(ledger), IMAGE, "spooled")
     await ledger.claim_to_archive(1, lease=LEASE)
-    read = await ledger.readings(silent_since=NOW)
+    read = await ledger.gauges(overdue_before=NOW)
     assert (read.unclaimed(State.RECEIVED), read.unclaimed(State.FETCHED)) == (2, 0)

@@ -61,7 +61,7 @@ class Asking:
     async def round(self, pages: int = PAGES_AT_A_TIME) -> Summary:
         """One look as the server makes it, with so many pages of the list."""
         now = self.clock()
-        return await self.reconciler.round(silent_since=now - OVERDUE, ask_by=now, pages=pages)
+        return await self.reconciler.round(submitted_before=now - OVERDUE, ask_by=now, pages=pages)
 
     async def expect(self, *ids: str) -> None:
         for job_id in ids:
@@ -192,11 +192,11 @@ async def test_a_webhook_that_comes_while_it_is_asked_is_no_missed_one(asking: A
     await asking.expect("job-1")
     asking.desk.put("job-1", "DONE", NOW)
     asking.clock.forward(OVERDUE + 1)
-    due = await asking.ledger.silent(silent_since=asking.clock(), ask_by=asking.clock(), limit=9)
+    due = await asking.ledger.pending(submitted_before=asking.clock(), ask_by=asking.clock(), limit=9)
     await asking.ledger.record(delivery())
     assert len(due) == 1
     assert await asking.round() == Summary()
-    assert (await asking.ledger.stats(silent_since=NOW)).counters == {}
+    assert (await asking.ledger.stats(overdue_before=NOW)).counters == {}
 
 
 async def test_late_deliveries_of_found_jobs_are_duplicates(asking: Asking) -> None:
@@ -205,7 +205,7 @@ async def test_late_deliveries_of_found_jobs_are_duplicates(asking: Asking) -> N
     asking.clock.forward(OVERDUE + 1)
     await asking.round()
     assert (await asking.ledger.record(delivery(url="https://host/job-1.png"))).duplicate
-    counters = (await asking.ledger.stats(silent_since=NOW)).counters
+    counters = (await asking.ledger.stats(overdue_before=NOW)).counters
     assert counters == {"found": {"": 1}, "late": {"": 1}}
 
 
@@ -444,7 +444,7 @@ async def test_a_crowd_to_be_adopted_leaves_room_for_silent_jobs_and_the_list_is
 
     async def few() -> Summary:
         now = asking.clock()
-        return await asking.reconciler.round(silent_since=now - OVERDUE, ask_by=now, limit=5)
+        return await asking.reconciler.round(submitted_before=now - OVERDUE, ask_by=now, limit=5)
 
     summary = await few()
     assert (summary.adopted, summary.left) == (5, 7)
@@ -473,7 +473,7 @@ async def test_a_list_that_breaks_off_does_not_keep_what_it_showed_from_being_ad
 
 async def test_an_adopted_job_that_carries_a_mark_settles_its_submission(asking: Asking) -> None:
     asking.plan = ADOPTING
-    await asking.ledger.intend(Intent("key", "mark", "order 7"))
+    await asking.ledger.record_intent(Intent("key", "mark", "order 7"))
     asking.desk.put("lost", "DONE", NOW)
     asking.desk.jobs["lost"]["request"]["webhook"]["headers"] = {"x-receiver-submission": "mark"}
     asking.clock.forward(OVERDUE + 1)
@@ -547,7 +547,7 @@ async def test_a_token_that_is_wrong_for_an_hour_costs_few_questions_and_no_job(
         if clock() >= mended and asking.desk.refuses is not None:
             asking.desk.refuses = None
             asked_while_wrong = len(asking.desk.calls())
-        if (await ledger.stats(silent_since=NOW)).jobs[State.RECEIVED] == len(ids):
+        if (await ledger.stats(overdue_before=NOW)).jobs[State.RECEIVED] == len(ids):
             raise Found
 
     reconciler = Reconciler(

@@ -225,7 +225,7 @@ async def test_what_is_no_completion_is_kept_raw_and_listed_newest_first(ledger:
     assert [one.body for one in first.deliveries] == [b"[]"]
     rest = await ledger.unread_deliveries(before=first.next)
     assert [one.body for one in rest.deliveries] == [b"{}", b"\xff\x00"]
-    assert (await ledger.stats(silent_since=0)).unread == 3
+    assert (await ledger.stats(overdue_before=0)).unread == 3
 
 
 async def test_a_page_of_large_bodies_is_short_and_goes_on_where_it_ends(ledger: Ledger) -> None:

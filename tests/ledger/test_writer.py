@@ -9,9 +9,9 @@ import pytest
 
 from receiver.core.errors import LedgerError
 from receiver.ledger import FILE_NAME, Filter, Ledger
-from receiver.ledger.changes import Announcer
-from receiver.ledger.group_commit import MAX_BATCH, MAX_WAITING, Transaction, Verb, Writer
-from receiver.ledger.ledger import Readers
+from receiver.ledger.changes import ChangeNotifier
+from receiver.ledger.group_commit import MAX_BATCH, MAX_WAITING, Command, Transaction, Writer
+from receiver.ledger.ledger import ReaderPool
 from receiver.ledger.sqlite.connections import Door, open_to_write
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import delivery, file_of
@@ -51,7 +51,7 @@ class Bench:
         )
         return [name for (name,) in rows]
 
-    async def behind_a_closed_gate(self, verbs: Sequence[Verb[str]]) -> list[asyncio.Task[str]]:
+    async def behind_a_closed_gate(self, verbs: Sequence[Command[str]]) -> list[asyncio.Task[str]]:
         """Hands the verbs in while the door is held by one that came before them, named ``first``."""
         self.door.gate.clear()
         self.door.arrived.clear()
@@ -62,7 +62,7 @@ class Bench:
         return tasks
 
 
-def put(name: str) -> Verb[str]:
+def put(name: str) -> Command[str]:
     def verb(tx: Transaction) -> str:
         tx.db.execute("INSERT INTO names VALUES (?)", (name,))
         tx.changed.append(name)
@@ -71,7 +71,7 @@ def put(name: str) -> Verb[str]:
     return verb
 
 
-def fail(error: Exception) -> Verb[str]:
+def fail(error: Exception) -> Command[str]:
     def verb(tx: Transaction) -> str:
         tx.db.execute("INSERT INTO names VALUES ('half done')")
         raise error
@@ -118,10 +118,10 @@ async def test_a_hundred_acknowledgements_share_their_commits(
     statements: list[str] = []
     door = await open_to_write(tmp_path / FILE_NAME)
     await door.run(lambda db: db.set_trace_callback(statements.append))
-    announcer = Announcer()
+    announcer = ChangeNotifier()
     writer, readers = (
         Writer(door, announcer.announce, in_place=lambda: None),
-        await Readers.open(tmp_path / FILE_NAME),
+        await ReaderPool.open(tmp_path / FILE_NAME),
     )
     ledger = Ledger(writer, readers, announcer, now=clock, monotonic=monotonic)
     await asyncio.gather(*(ledger.record(delivery(f"job-{n}")) for n in range(100)))

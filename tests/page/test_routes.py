@@ -17,7 +17,7 @@ from receiver.core.errors import BodyError, FetchError
 from receiver.core.jobs import State
 from receiver.dashboard import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
 from receiver.dashboard.routes import GLANCE
-from receiver.ledger import FILE_NAME, Damage, Ledger, Submission
+from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
 from receiver.verify.verifier import Limits, Verifier
 from tests.ledger.deeds import TIMEOUT, brought_to, claimed, delivery
 from tests.page.stories import HOSTILE
@@ -147,7 +147,7 @@ async def test_a_job_whose_object_an_audit_missed_is_not_called_safe(
     (numbered,) = await ledger.archived_jobs(after=0, limit=1)
     assert "The image lies in the archive" in text(await client.get("/page/jobs/job-1"))
 
-    await ledger.audited([], [Damage(numbered.seq, "archive.missing", "<b>gone</b>")])
+    await ledger.record_audit([], [AuditFinding(numbered.seq, "archive.missing", "<b>gone</b>")])
 
     shown = text(await client.get("/page/jobs/job-1"))
     assert "The image lies in the archive" not in shown

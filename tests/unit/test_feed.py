@@ -72,21 +72,21 @@ async def test_a_thousand_listeners_cost_one_question_for_each_commit(ledger: Le
     listeners = [Listener(feed, 0) for _ in range(1000)]
     await announce(ledger, 0, 1)
     await asyncio.gather(*(listener.until(1) for listener in listeners))
-    before, commits = ledger.questions, 20
+    before, commits = ledger.reads, 20
 
     for number in range(1, commits + 1):
         await announce(ledger, number, number + 1)
         await asyncio.gather(*(listener.until(number + 1) for listener in listeners))
 
-    assert ledger.questions - before <= commits + 1
+    assert ledger.reads - before <= commits + 1
     assert all(listener.lines == list(range(1, commits + 2)) for listener in listeners)
 
 
 async def test_while_nobody_listens_nothing_is_read(ledger: Ledger, feed: Feed) -> None:
-    before = ledger.questions
+    before = ledger.reads
     await announce(ledger, 0, 100)
     await announce(ledger, 100, 200)
-    assert ledger.questions == before
+    assert ledger.reads == before
     # And who comes then begins where it wants to all the same.
     assert await Listener(feed, 0).until(200) == list(range(1, 201))
     assert await Listener(feed, 150).until(200) == list(range(151, 201))
@@ -173,14 +173,14 @@ async def test_what_is_pruned_before_anybody_has_read_it_is_told_to_all(
     listeners = [Listener(feed, 0) for _ in range(3)]
     await announce(ledger, 0, 1)
     await asyncio.gather(*(listener.until(1) for listener in listeners))
-    await ledger.notice_others()
-    other = await Ledger.beside(tmp_path)  # whose commits are heard only when they are noticed
+    await ledger.detect_foreign_commits()
+    other = await Ledger.open_beside(tmp_path)  # whose commits are heard only when they are noticed
     await announce(other, 1, 5)
     await other.close()
     with sqlite3.connect(tmp_path / FILE_NAME) as db:
         db.execute("DELETE FROM history WHERE seq = 3")
     db.close()
-    await ledger.notice_others()
+    await ledger.detect_foreign_commits()
     assert [await listener.until(5) for listener in listeners] == [[1, 2, 4, 5]] * 3
     assert [listener.gaps for listener in listeners] == [[3]] * 3
 
@@ -189,11 +189,11 @@ async def test_what_other_processes_commit_is_heard(ledger: Ledger, feed: Feed, 
     listener = Listener(feed, 0)
     await announce(ledger, 0, 1)
     await listener.until(1)
-    await ledger.notice_others()
-    other = await Ledger.beside(tmp_path)
+    await ledger.detect_foreign_commits()
+    other = await Ledger.open_beside(tmp_path)
     await announce(other, 1, 2)
     await other.close()
-    await ledger.notice_others()
+    await ledger.detect_foreign_commits()
     assert await listener.until(2) == [1, 2]
 
 
@@ -221,9 +221,9 @@ async def test_silence_is_told_to_who_has_no_patience(ledger: Ledger, feed: Feed
 
 async def test_a_thousand_who_wait_for_one_job_read_it_once(ledger: Ledger) -> None:
     await announce(ledger, 0, 1)
-    before = ledger.questions
-    found = await asyncio.gather(*(ledger.look("job-0") for _ in range(1000)))
-    assert ledger.questions - before == 1
+    before = ledger.reads
+    found = await asyncio.gather(*(ledger.job_with_history_shared("job-0") for _ in range(1000)))
+    assert ledger.reads - before == 1
     assert all(job is found[0] for job in found)
     await announce(ledger, 0, 1)
-    assert await ledger.look("job-0") is not found[0]
+    assert await ledger.job_with_history_shared("job-0") is not found[0]

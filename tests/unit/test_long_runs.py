@@ -97,13 +97,13 @@ async def test_a_rebuild_that_was_cut_off_looks_at_nothing_twice_but_its_last_pa
     try:
         with pytest.raises(CutOffError):
             await run(Turns(1_050))
-        known = (await ledger.stats(silent_since=0)).jobs[State.ARCHIVED]
+        known = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
         assert known == 1_000
         rest = Turns(MANY)
         journal = await run(rest)
         assert rest.taken == MANY - known
         assert (journal.counts["objects"], journal.counts["added"]) == (MANY, MANY)
-        assert (await ledger.stats(silent_since=0)).jobs[State.ARCHIVED] == MANY
+        assert (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED] == MANY
     finally:
         await ledger.close()
 
@@ -158,7 +158,7 @@ async def audited(
                 sleep=at_once,
             )
             await Auditor(walk, places, Depth.PROVED).run(nobody)
-        return journal.counts, (await ledger.stats(silent_since=0)).damaged
+        return journal.counts, (await ledger.stats(overdue_before=0)).damaged
     finally:
         await places.aclose()
         await ledger.close()
@@ -185,7 +185,7 @@ async def test_an_archive_that_refuses_ends_the_audit_and_no_image_is_called_los
     assert refusal.value.reason == mood.reason
     await archive.aclose()
     ledger = await Ledger.serve(tmp_path)
-    assert (await ledger.stats(silent_since=0)).damaged == {}
+    assert (await ledger.stats(overdue_before=0)).damaged == {}
     await ledger.close()
 
 

@@ -19,7 +19,7 @@ from starlette.routing import Route
 from receiver.core.errors import REASONS, FetchError, ProviderError, ReceiverError, SpoolError
 from receiver.core.instrumentation import Name, Watch
 from receiver.core.jobs import State
-from receiver.ledger import FILE_NAME, Answer, Damage, Ledger, Submission
+from receiver.ledger import FILE_NAME, Answer, AuditFinding, Ledger, Submission
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.web.problem import for_no_route, for_our_error
@@ -55,7 +55,7 @@ def meters(registry: CollectorRegistry) -> Meters:
 
 @pytest.fixture
 async def ledger(tmp_path: Path, clock: Clock, meters: Meters) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=clock, committed=meters.committed)
+    ledger = await Ledger.serve(tmp_path, now=clock, on_commit=meters.committed)
     yield ledger
     await ledger.close()
 
@@ -278,8 +278,8 @@ async def test_what_asking_the_provider_gave_is_counted_in_the_ledger(
     metrics: Metrics, ledger: Ledger
 ) -> None:
     await ledger.expect(Submission("job-1"))
-    await ledger.asked("job-1", Answer(reason="provider.unavailable"), ask_at=NOW + 1)
-    await ledger.asked("job-1", Answer("PROCESSING"), ask_at=NOW + 2)
+    await ledger.record_answer("job-1", Answer(reason="provider.unavailable"), ask_at=NOW + 1)
+    await ledger.record_answer("job-1", Answer("PROCESSING"), ask_at=NOW + 2)
     await ledger.record(replace(delivery("job-1"), found=True))
     await ledger.record(delivery("job-1"))
     await ledger.record(replace(delivery("job-2"), found=True))
@@ -296,14 +296,16 @@ async def test_what_asking_the_provider_gave_is_counted_in_the_ledger(
 
 
 async def test_notifications_are_counted_by_what_became_of_them(metrics: Metrics, ledger: Ledger) -> None:
-    await ledger.begin_notifying()
+    await ledger.start_notifications()
     for job_id in ("sent", "given-up", "pending"):
         await brought_to(ledger, State.FAILED, job_id)
-    await ledger.note_finals(until=await ledger.last_line(), render=lambda _job, _event: b"{}")
+    await ledger.enqueue_notifications(
+        until=await ledger.last_history_seq(), render=lambda _job, _event: b"{}"
+    )
     sent, given_up, _ = await ledger.notifications_due(by=NOW, limit=9)
-    await ledger.notified(sent.seq)
-    await ledger.notify_again(given_up.seq, "It answers 500.", at=NOW)
-    await ledger.give_up_notifying(given_up.seq, "It answers 500.")
+    await ledger.notification_sent(sent.seq)
+    await ledger.notification_failed(given_up.seq, "It answers 500.", at=NOW)
+    await ledger.give_up_notification(given_up.seq, "It answers 500.")
 
     found = await samples(metrics)
 
@@ -319,7 +321,7 @@ async def test_an_archived_image_that_an_audit_did_not_find_is_lost(metrics: Met
     await brought_to(ledger, State.ARCHIVED)
     assert (await samples(metrics))["receiver_images_lost"] == 0
     (numbered,) = await ledger.archived_jobs(after=0, limit=1)
-    await ledger.audited([], [Damage(numbered.seq, "archive.missing", "It is not there.")])
+    await ledger.record_audit([], [AuditFinding(numbered.seq, "archive.missing", "It is not there.")])
 
     found = await samples(metrics)
 

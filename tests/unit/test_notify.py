@@ -58,7 +58,7 @@ async def counted(ledger: Ledger, **wanted: int) -> None:
     """Returns when the ledger has counted so many; the notifier's own tick is a second."""
     async with asyncio.timeout(PATIENCE):
         while True:
-            stats = await ledger.stats(silent_since=0)
+            stats = await ledger.stats(overdue_before=0)
             found = stats.counters.get("notifications", {})
             if all(found.get(name, 0) >= number for name, number in wanted.items()):
                 assert {name: found.get(name, 0) for name in wanted} == wanted
@@ -83,13 +83,13 @@ async def test_what_nobody_takes_is_tried_for_a_day_then_given_up_and_kept(
     assert {str(one.said) for one in told.told} == {str(told.told[0].said)}
     (kept,) = await ledger.notifications_given_up()
     assert (kept.job, kept.attempts, kept.detail) == ("job-1", 3, "The endpoint answers 500.")
-    assert (await ledger.stats(silent_since=0)).notifications_pending == 0
+    assert (await ledger.stats(overdue_before=0)).notifications_pending == 0
 
 
 async def test_a_receiver_that_was_down_for_days_still_tries_once(
     ledger: Ledger, clock: Clock, told: Endpoint
 ) -> None:
-    await ledger.begin_notifying()
+    await ledger.start_notifications()
     await ledger.record(failure())
     clock.forward(3 * GIVE_UP_AFTER_MS)
     async with notifying(ledger, clock, told.url):

@@ -69,7 +69,7 @@ def test_the_routes_without_a_token_are_those_that_need_none() -> None:
 @pytest.mark.parametrize(
     ("path", "read"),
     [
-        ("/jobs", lambda given: params.jobs(given, silent_since=0)),
+        ("/jobs", lambda given: params.jobs(given, overdue_before=0)),
         ("/jobs/{id}", params.wait),
         ("/jobs/changes", lambda given: params.changes(given, ())),
         ("/deliveries", lambda given: params.deliveries(given, ())),

@@ -21,7 +21,7 @@ SILENT = NOW - 600_000
 
 
 def jobs(text: str) -> tuple[Filter, params.Window]:
-    return params.jobs(QueryParams(text), silent_since=SILENT)
+    return params.jobs(QueryParams(text), overdue_before=SILENT)
 
 
 def refusal(read: Callable[[], object]) -> str:
@@ -47,13 +47,13 @@ def test_every_parameter_is_read() -> None:
         reason="fetch.timeout",
         since=int(datetime(2026, 11, 23, 9, 30, tzinfo=UTC).timestamp()) * 1000,
         until=int(datetime(2026, 11, 24, tzinfo=UTC).timestamp()) * 1000,
-        silent_since=SILENT,
+        overdue_before=SILENT,
     )
     assert window == params.Window(41, 1000)
 
 
 def test_overdue_may_be_declined() -> None:
-    assert jobs("overdue=false")[0].silent_since is None
+    assert jobs("overdue=false")[0].overdue_before is None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_an_unknown_parameter_or_value_is_refused_by_name(text: str, name: str) 
 @given(st.dictionaries(st.sampled_from(["state", "since", "until", "limit", "cursor", "ref"]), st.text()))
 def test_no_value_raises_anything_but_a_refusal(given_: dict[str, str]) -> None:
     try:
-        wanted, window = params.jobs(QueryParams(given_), silent_since=SILENT)
+        wanted, window = params.jobs(QueryParams(given_), overdue_before=SILENT)
     except BodyError:
         return
     assert 1 <= window.limit <= 1000

@@ -406,14 +406,14 @@ async def test_a_job_that_is_made_after_it_was_given_up_is_found_by_the_next_loo
 
 
 async def test_an_intent_of_long_ago_takes_one_answer(submitter: Submitter, provider: Provider) -> None:
-    await submitter.ledger.intend(Intent("list:1", "mark-of-a-killed-run"))
+    await submitter.ledger.record_intent(Intent("list:1", "mark-of-a-killed-run"))
     later = replace(submitter, now=lambda: submitter.now() + HOUR)
     assert (await later.submit(ITEM)).fate is Fate.SUBMITTED
     assert provider.asked == {"POST": 1, "list": 1}
 
 
 async def test_an_open_intent_of_a_killed_run_is_found(submitter: Submitter, provider: Provider) -> None:
-    await submitter.ledger.intend(Intent("list:1", "the mark", "order 7", "upscale_4x", URL))
+    await submitter.ledger.record_intent(Intent("list:1", "the mark", "order 7", "upscale_4x", URL))
     provider.jobs["job-1"] = {"webhook": {"headers": {"x-receiver-submission": "the mark"}}}
     outcome = await submitter.submit(ITEM)
     assert (outcome.fate, outcome.id, provider.asked["POST"]) == (Fate.SUBMITTED, "job-1", 0)
@@ -573,8 +573,8 @@ async def settled(ledger: Ledger, provider: Provider, now: int) -> int:
 async def test_an_open_intent_is_settled_by_what_the_provider_knows(
     ledger: Ledger, provider: Provider
 ) -> None:
-    await ledger.intend(Intent("found", "mark-1", "order 7", "upscale_4x", URL))
-    await ledger.intend(Intent("lost", "mark-2"))
+    await ledger.record_intent(Intent("found", "mark-1", "order 7", "upscale_4x", URL))
+    await ledger.record_intent(Intent("lost", "mark-2"))
     provider.jobs["job-1"] = {"webhook": {"headers": {"X-Receiver-Submission": "mark-1"}}}
 
     assert await settled(ledger, provider, NOW + 60_000) == 0  # whoever submitted it is still at it
@@ -596,7 +596,7 @@ async def test_an_open_intent_is_settled_by_what_the_provider_knows(
 async def test_an_open_intent_is_asked_about_again_when_it_is_twice_as_old(
     ledger: Ledger, provider: Provider
 ) -> None:
-    await ledger.intend(Intent("lost", "mark-2"))
+    await ledger.record_intent(Intent("lost", "mark-2"))
     looked = Looked()
     times = []
     async with Ximilar(
@@ -615,7 +615,7 @@ async def test_many_open_intents_take_one_question_for_each_job_and_none_a_secon
     ledger: Ledger, provider: Provider
 ) -> None:
     for number in range(4):
-        await ledger.intend(Intent(f"key-{number}", f"mark-{number}"))
+        await ledger.record_intent(Intent(f"key-{number}", f"mark-{number}"))
         provider.jobs[f"other-{number}"] = {"webhook": {"headers": {}}}
     provider.jobs["job-2"] = {"webhook": {"headers": {"X-Receiver-Submission": "mark-2"}}}
     looked = Looked()
@@ -629,14 +629,14 @@ async def test_many_open_intents_take_one_question_for_each_job_and_none_a_secon
 async def test_a_job_without_an_answer_keeps_an_open_intent_no_longer_than_its_image_could_live(
     ledger: Ledger, provider: Provider
 ) -> None:
-    await ledger.intend(Intent("lost", "mark"))
+    await ledger.record_intent(Intent("lost", "mark"))
     provider.jobs["other"], provider.silent = {}, {"other"}
     assert await settled(ledger, provider, NOW + HOUR) == 0
     assert await settled(ledger, provider, NOW + 25 * HOUR) == 1
 
 
 async def test_while_the_provider_is_away_nothing_is_withdrawn(ledger: Ledger, provider: Provider) -> None:
-    await ledger.intend(Intent("lost", "mark-2"))
+    await ledger.record_intent(Intent("lost", "mark-2"))
     provider.lists = [503] * 10
     with pytest.raises(UnavailableError):
         await settled(ledger, provider, NOW + 25 * HOUR)
@@ -644,5 +644,5 @@ async def test_while_the_provider_is_away_nothing_is_withdrawn(ledger: Ledger, p
 
 
 async def test_a_job_whose_intent_was_withdrawn_meanwhile_counts_all_the_same(ledger: Ledger) -> None:
-    assert await ledger.submitted("withdrawn", "job-1")
+    assert await ledger.confirm_intent("withdrawn", "job-1")
     assert (await ledger.job("job-1")) is not None

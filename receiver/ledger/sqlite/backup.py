@@ -17,7 +17,7 @@ from receiver.ledger.sqlite.driver import sqlite3
 LOOK_SECONDS = 0.2
 """Between two looks at how much is copied."""
 
-Told = Callable[[int, int], None]
+Progress = Callable[[int, int], None]
 """Called with the bytes that are written, and about how many it will be."""
 
 
@@ -38,7 +38,7 @@ class Copy:
     bytes: int
 
 
-async def back_up(ledger: Path, target: Path, *, overwrite: bool, told: Told) -> Copy:
+async def back_up(ledger: Path, target: Path, *, overwrite: bool, on_progress: Progress) -> Copy:
     """Copies a ledger of any version that this program knows, checks the copy, and gives it its name.
 
     Nothing has the name before it is whole and on the disk; the file is its owner's alone.
@@ -47,7 +47,7 @@ async def back_up(ledger: Path, target: Path, *, overwrite: bool, told: Told) ->
         ledger: the ledger's file.
         target: the copy's.
         overwrite: whether a file of that name may be replaced.
-        told: is told how far it is.
+        on_progress: called now and then.
 
     Raises:
         LedgerError: ``ledger.unavailable``, ``ledger.corrupt``, ``ledger.newer``.
@@ -55,7 +55,7 @@ async def back_up(ledger: Path, target: Path, *, overwrite: bool, told: Told) ->
     """
     part = await asyncio.to_thread(_begin, ledger, target, overwrite=overwrite)
     try:
-        await _vacuum(ledger, part, told)
+        await _vacuum(ledger, part, on_progress)
         return await asyncio.to_thread(_finish, part, target, overwrite=overwrite)
     finally:
         await asyncio.to_thread(lambda: part.unlink(missing_ok=True))
@@ -102,7 +102,7 @@ def _finish(part: Path, target: Path, *, overwrite: bool) -> Copy:
     return copy
 
 
-async def _vacuum(ledger: Path, part: Path, told: Told) -> None:
+async def _vacuum(ledger: Path, part: Path, on_progress: Progress) -> None:
     door = await open_to_read(ledger)
     copying = None
     try:
@@ -110,7 +110,7 @@ async def _vacuum(ledger: Path, part: Path, told: Told) -> None:
         copying = asyncio.create_task(_ask(door, ledger, lambda db: _copy(db, part)))
         while not copying.done():
             await asyncio.wait({copying}, timeout=LOOK_SECONDS)
-            told((await asyncio.to_thread(part.stat)).st_size, size)
+            on_progress((await asyncio.to_thread(part.stat)).st_size, size)
         await copying
     finally:
         if copying is not None and not copying.done():
