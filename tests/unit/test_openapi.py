@@ -1,5 +1,7 @@
 """What /openapi.json names is what the routes take and give; its limits are taken from the code itself."""
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from receiver.config import load
 from receiver.core import serializers
 from receiver.core.errors import REASONS, BodyError
 from receiver.core.jobs import Event, Image, Job, Problem, State, Stored
+from receiver.intake.authentication import REF_HEADER
+from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.web.middleware import OPEN_TO_ALL
 from receiver.web.problem import STATUS, problem
 from tests.support.clock import NOW
@@ -81,9 +85,9 @@ def test_the_parameters_are_those_that_the_route_takes(path: str, read: Any) -> 
     with pytest.raises(BodyError) as refusal:
         read(QueryParams({"surely-unknown": "1"}))
     takes = refusal.value.detail.partition("the route takes ")[2].rstrip(".").split(", ")
-    parameters = DOCUMENT["paths"][path]["get"].get("parameters", [])
-    said = sorted(parameter["name"] for parameter in parameters if parameter["in"] == "query")
-    assert said == [name for name in takes if name != "no parameters"]
+    parameters = map(resolved, DOCUMENT["paths"][path]["get"].get("parameters", []))
+    described = sorted(parameter["name"] for parameter in parameters if parameter["in"] == "query")
+    assert described == [name for name in takes if name != "no parameters"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +133,32 @@ def test_every_schema_is_one_and_every_name_that_is_referred_to_exists() -> None
     schemas = DOCUMENT["components"]["schemas"]
     for name in schemas:
         Draft202012Validator.check_schema(schemas[name])
-    assert {reference.rpartition("/")[2] for reference in references(DOCUMENT)} <= set(schemas)
+    assert all(resolved({"$ref": reference}) for reference in references(DOCUMENT))  # else a KeyError
+
+
+def test_no_value_is_left_to_be_filled_in() -> None:
+    assert not re.findall(r'"\{\w+\}"|"x-reasons"', json.dumps(DOCUMENT))
+
+
+def test_the_names_of_headers_are_those_of_the_code() -> None:
+    named = {
+        parameter["name"]
+        for _, _, operation in operations()
+        for parameter in map(resolved, operation.get("parameters", []))
+        if parameter["in"] == "header"
+    }
+    assert named == {REF_HEADER, CHALLENGE_HEADER, "If-None-Match", "Last-Event-ID"}
+    assert set(DOCUMENT["paths"]["/healthz"]["get"]["responses"]["200"]["headers"]) == {PROOF_HEADER}
+
+
+def resolved(part: dict[str, Any]) -> dict[str, Any]:
+    """What a reference names; anything else as it is."""
+    if "$ref" not in part:
+        return part
+    found = DOCUMENT
+    for name in part["$ref"].removeprefix("#/").split("/"):
+        found = found[name]
+    return found
 
 
 def references(part: Any) -> Iterator[str]:
