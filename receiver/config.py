@@ -204,9 +204,9 @@ class Config(BaseModel):
     webhook_headers: Headers = Field(
         {},
         alias="RECEIVER_WEBHOOK_HEADERS",
-        description="The headers that prove the webhook's sender, each with its accepted value, or with a list"
-        ' of them during a rotation: `{"X-Webhook-Secret": ["new", "old"]}`. A delivery must carry all of'
-        " these headers. `serve` needs this setting or `RECEIVER_SIGNING_KEYS`.",
+        description="The headers that prove the webhook's sender, each with its accepted value, or with a"
+        ' list of them during a rotation: `{"X-Webhook-Secret": ["new", "old"]}`. A delivery must carry all'
+        " of these headers. `serve` needs this setting or `RECEIVER_SIGNING_KEYS`.",
     )
     signing_keys: Secrets = Field(
         (),
@@ -319,8 +319,8 @@ class Config(BaseModel):
     adopt: Switch = Field(
         False,
         alias="RECEIVER_ADOPT",
-        description="`on`: completed jobs of the account that nobody announced are taken in too, once they are"
-        " as old as `RECEIVER_OVERDUE_AFTER`.",
+        description="`on`: completed jobs of the account that nobody announced are taken in too, once they"
+        " are as old as `RECEIVER_OVERDUE_AFTER`.",
     )
     notify_url: HttpUrl | None = Field(
         None,
