@@ -35,7 +35,7 @@ def checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> lis
 
     async def archive_reachable() -> str | None:
         # Nobody has to show a token here, and the error's own words name the bucket and its host.
-        trouble = worker.archive_trouble
+        trouble = worker.archive_error
         return None if trouble is None else _for_strangers(trouble)
 
     return [

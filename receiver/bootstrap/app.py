@@ -21,16 +21,16 @@ from receiver.archive.locator import Places
 from receiver.bootstrap import factories
 from receiver.config import Config
 from receiver.core.clock import monotonic_clock, wall_clock
-from receiver.core.failpoints import Cut, no_cut
-from receiver.core.instrumentation import Step, Watch
+from receiver.core.failpoints import Failpoint, no_failpoint
+from receiver.core.instrumentation import Instrumentation, Step
 from receiver.dashboard import Page, Sources, Work
 from receiver.events.feed import Feed
-from receiver.intake.authentication import Sender
-from receiver.intake.endpoint import Intake
+from receiver.intake.authentication import Authenticator
+from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
 from receiver.operations.retention import Pruner
-from receiver.pipeline.archive_stage import Archiving
-from receiver.pipeline.fetch_stage import Fetching, FetchPlan
+from receiver.pipeline.archive_stage import ArchiveStage
+from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
 from receiver.pipeline.spool import Spool
 from receiver.pipeline.worker import Worker
 from receiver.reconcile.reconciler import Reconciler
@@ -64,7 +64,7 @@ class Receiver:
 async def open_receiver(
     config: Config,
     environ: Mapping[str, str],
-    cut: Cut = no_cut,
+    failpoint: Failpoint = no_failpoint,
     *,
     seats_for_listeners: int = LISTENERS,
 ) -> AsyncIterator[Receiver]:
@@ -73,7 +73,7 @@ async def open_receiver(
     Args:
         config: as it passed `opening.check`.
         environ: where the AWS SDK's variables are looked up beside the process's own.
-        cut: for tests.
+        failpoint: for tests.
         seats_for_listeners: how many may wait for changes at a time.
 
     Raises:
@@ -81,14 +81,14 @@ async def open_receiver(
         SpoolError: the spool cannot be read.
     """
     async with AsyncExitStack() as stack:
-        works = await _start(config, environ, cut, stack)
+        works = await _start(config, environ, failpoint, stack)
         stopping = asyncio.Event()
         feed = await stack.enter_async_context(Feed(works.ledger, stopping))
         await factories.open_notifier(config, works.ledger, feed, stack)
         stack.callback(stopping.set)
         refusals = Refusals()
         seats = Seats(seats_for_listeners)
-        routes = await _routes(config, works, _Front(stopping, feed, refusals, seats, cut), stack)
+        routes = await _routes(config, works, _Front(stopping, feed, refusals, seats, failpoint), stack)
         tokens = [token.get_secret_value() for token in config.api_tokens]
         yield Receiver(guarded(routes, tokens, refusals), stopping, refusals.count)
 
@@ -105,7 +105,7 @@ class _Works:
         reconciler: asks about silent jobs; ``None`` without a token.
         collectors: where all is measured.
         meters: what is counted while it happens.
-        watch: told of every step of a job's way.
+        instrumentation: told of every step of a job's way.
     """
 
     ledger: Ledger
@@ -115,7 +115,7 @@ class _Works:
     reconciler: Reconciler | None
     collectors: CollectorRegistry
     meters: Meters
-    watch: Watch
+    instrumentation: Instrumentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +127,19 @@ class _Front:
         feed: of the transitions.
         refusals: counted.
         seats: for those who wait.
-        cut: for tests.
+        failpoint: for tests.
     """
 
     stopping: asyncio.Event
     feed: Feed
     refusals: Refusals
     seats: Seats
-    cut: Cut
+    failpoint: Failpoint
 
 
-async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: AsyncExitStack) -> _Works:
+async def _start(
+    config: Config, environ: Mapping[str, str], failpoint: Failpoint, stack: AsyncExitStack
+) -> _Works:
     """Opens ledger, archive and spool, and starts all that works on jobs."""
     factories.make_data_dir(config)
     lock = DirectoryLock(config.data_dir)
@@ -147,7 +149,7 @@ async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: As
     tracing = from_environment(os.environ)
     if tracing is not None:
         stack.push_async_callback(tracing.aclose)
-    watch = Watch(_both(meters, tracing), meters.failed)
+    instrumentation = Instrumentation(_both(meters, tracing), meters.failed)
     ledger = await Ledger.serve(config.data_dir, on_commit=meters.committed)
     stack.push_async_callback(ledger.close)
     archive = open_archive(
@@ -165,7 +167,7 @@ async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: As
         max_bytes=config.max_spool_bytes,
         max_image_bytes=config.max_image_bytes,
     )
-    fetching = Fetching(
+    fetch_stage = FetchStage(
         ledger=ledger,
         fetcher=await stack.enter_async_context(factories.fetcher(config)),
         verifier=verifier,
@@ -173,11 +175,11 @@ async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: As
         provider=await factories.open_provider(config, stack, meters.heard),
         plan=FetchPlan(config.fetches, factories.FETCH_TIME, config.url_lifetime, config.confirm),
         now=wall_clock,
-        dice=random.random,
-        watch=watch,
-        cut=cut,
+        jitter=random.random,
+        instrumentation=instrumentation,
+        failpoint=failpoint,
     )
-    archiving = Archiving(
+    archive_stage = ArchiveStage(
         ledger=ledger,
         archive=archive,
         spool=spool,
@@ -185,43 +187,43 @@ async def _start(config: Config, environ: Mapping[str, str], cut: Cut, stack: As
         hands=config.uploads,
         key=config.archive_key,
         now=wall_clock,
-        dice=random.random,
-        watch=watch,
-        cut=cut,
+        jitter=random.random,
+        instrumentation=instrumentation,
+        failpoint=failpoint,
     )
     worker = Worker(
         ledger=ledger,
         spool=spool,
-        fetching=fetching,
-        archiving=archiving,
+        fetch_stage=fetch_stage,
+        archive_stage=archive_stage,
         now=wall_clock,
         monotonic=monotonic_clock,
     )
     await worker.start()
     stack.push_async_callback(worker.stop)
-    reconciler = await factories.open_reconciler(config, ledger, stack, meters.heard, watch)
+    reconciler = await factories.open_reconciler(config, ledger, stack, meters.heard, instrumentation)
     if reconciler is not None:
         reconciler.start()
         stack.push_async_callback(reconciler.stop)
     pruner = Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock)
     pruner.start()
     stack.push_async_callback(pruner.stop)
-    return _Works(ledger, places, spool, worker, reconciler, collectors, meters, watch)
+    return _Works(ledger, places, spool, worker, reconciler, collectors, meters, instrumentation)
 
 
 async def _routes(config: Config, works: _Works, front: _Front, stack: AsyncExitStack) -> Sequence[Route]:
     """All that can be asked for, in the order in which the routes are tried."""
     looks = checks(works.ledger, works.worker, works.reconciler)
-    intake = Intake(
+    intake = WebhookEndpoint(
         ledger=works.ledger,
-        sender=Sender.from_config(config),
+        authenticator=Authenticator.from_config(config),
         max_bytes=config.max_webhook_bytes,
         url_lifetime=config.url_lifetime,
         now=wall_clock,
         refusals=front.refusals,
         confirm=config.confirm,
-        watch=works.watch,
-        cut=front.cut,
+        instrumentation=works.instrumentation,
+        failpoint=front.failpoint,
     )
     api = Api(
         ledger=works.ledger,

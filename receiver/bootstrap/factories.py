@@ -16,15 +16,16 @@ from receiver.archive import Images, check_template, open_archive
 from receiver.config import Config
 from receiver.core.clock import wall_clock
 from receiver.core.errors import ConfigError
-from receiver.core.instrumentation import UNWATCHED, Watch
+from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import State
+from receiver.core.rate_limit import RateLimiter
 from receiver.dashboard import THUMBNAIL_MEMORY, Page, Thumbnails
 from receiver.events.feed import Feed
-from receiver.events.outgoing_webhooks import Notifier
+from receiver.events.outgoing_webhooks import OutgoingWebhooks
 from receiver.fetch import download
 from receiver.fetch.sources import Sources
 from receiver.ledger import FILE_NAME, LOCK_NAME, Filter, Ledger, LedgerReader
-from receiver.providers.ximilar import Heard, Pace, Ximilar, unheard
+from receiver.providers.ximilar import Heard, Ximilar, unheard
 from receiver.reconcile.reconciler import Plan, Reconciler
 from receiver.verify.verifier import Limits as VerifyLimits
 from receiver.verify.verifier import Verifier
@@ -156,7 +157,7 @@ async def open_reconciler(
     ledger: Ledger,
     stack: AsyncExitStack,
     heard: Heard = unheard,
-    watch: Watch = UNWATCHED,
+    instrumentation: Instrumentation = NO_INSTRUMENTATION,
 ) -> Reconciler | None:
     """What asks the provider about silent jobs; ``None`` where there is no token to ask with.
 
@@ -165,7 +166,7 @@ async def open_reconciler(
         ledger: which jobs are silent, and where what was found is recorded.
         stack: closes the connections.
         heard: told whether the provider answers.
-        watch: told of what is found.
+        instrumentation: told of what is found.
     """
     if config.ximilar_api_token is None:
         return None
@@ -174,20 +175,27 @@ async def open_reconciler(
         Ximilar(
             str(config.ximilar_api_url),
             config.ximilar_api_token.get_secret_value(),
-            turn=Pace(config.reconcile_rate).turn,
+            turn=RateLimiter(config.reconcile_rate).wait,
             heard=heard,
         )
     )
 
-    looked = submission.Looked()
+    progress = submission.SettleProgress()
 
     async def settle() -> int:
         return await submission.settle(
-            ledger, provider, now=wall_clock(), lifetime=config.url_lifetime, looked=looked
+            ledger, provider, now=wall_clock(), lifetime=config.url_lifetime, progress=progress
         )
 
     plan = Plan(config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt)
-    return Reconciler(ledger=ledger, provider=provider, plan=plan, settle=settle, now=wall_clock, watch=watch)
+    return Reconciler(
+        ledger=ledger,
+        provider=provider,
+        plan=plan,
+        settle=settle,
+        now=wall_clock,
+        instrumentation=instrumentation,
+    )
 
 
 async def open_notifier(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
@@ -202,14 +210,14 @@ async def open_notifier(config: Config, ledger: Ledger, feed: Feed, stack: Async
     if config.notify_url is None or config.notify_secret is None:
         await ledger.stop_notifications()
         return
-    notifier = Notifier(
+    notifier = OutgoingWebhooks(
         ledger=ledger,
         feed=feed,
         url=str(config.notify_url),
         secret=config.notify_secret.get_secret_value(),
         user_agent=_user_agent(),
         now=wall_clock,
-        dice=random.random,
+        jitter=random.random,
     )
     await stack.enter_async_context(notifier)
 

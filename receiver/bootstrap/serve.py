@@ -114,7 +114,7 @@ async def serve_until(
     """
     config.check_serve()
     check(config)
-    cut = from_environment(environ)
+    failpoint = from_environment(environ)
 
     def announce(port: int) -> None:
         address = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{port}"
@@ -124,7 +124,7 @@ async def serve_until(
     listener = bound(config)
     connections = _connections_allowed()
     seats = int(connections * SHARE_OF_LISTENERS)
-    async with open_receiver(config, environ, cut, seats_for_listeners=seats) as receiver:
+    async with open_receiver(config, environ, failpoint, seats_for_listeners=seats) as receiver:
         _say_what_is_amiss(config)
         server = _Server(
             uvicorn.Config(

@@ -15,8 +15,8 @@ from receiver.cli import common
 from receiver.cli.options import decimal
 from receiver.cli.output import safe
 from receiver.config import Config
+from receiver.core.rate_limit import RateLimiter
 from receiver.operations.checkpoint import Finding
-from receiver.providers.ximilar import Pace
 
 Rate = Annotated[float | None, decimal("At most so many objects a second.", 0.001, 100_000)]
 FromStart = Annotated[
@@ -42,7 +42,7 @@ def opened() -> tuple[Config, Mapping[str, str]]:
 
 def turns(rate: float | None) -> Callable[[], Awaitable[None]]:
     """Waits for the next object's turn: so many a second, where a rate is given."""
-    return _at_once if rate is None else Pace(rate).turn
+    return _at_once if rate is None else RateLimiter(rate).wait
 
 
 async def _at_once() -> None:

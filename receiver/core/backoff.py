@@ -1,71 +1,102 @@
-"""When to try again, and what is too late. Pure: the time and the dice are passed in.
+"""When to try again. Pure: the time and the random number are passed in.
 
-Waits are drawn with full jitter (uniform between nothing and a ceiling that doubles), so that jobs which
-failed together do not come back together. See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+Waits are drawn with full jitter: uniform between nothing and a ceiling that doubles. So jobs that failed
+together do not come back together. See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
 """
 
 from collections.abc import Callable
+from math import inf
 
 SECOND = 1000
-"""All times and spans here are whole milliseconds."""
+"""All times and spans here are whole milliseconds, except in `DoublingWait`."""
 
 FETCH_BASE = 2 * SECOND
-FETCH_CEILING = 15 * 60 * SECOND
+FETCH_MAX = 15 * 60 * SECOND
 UPLOAD_BASE = SECOND
-UPLOAD_CEILING = 3 * 60 * SECOND
-OCCUPIED_CEILING = 60 * 60 * SECOND
-"""Of waits for a key that something else has taken: a person ends that, and each attempt sends all bytes."""
+UPLOAD_MAX = 3 * 60 * SECOND
+OCCUPIED_MAX = 60 * 60 * SECOND
+"""For a key that another object has taken: an operator has to act, and each attempt sends all bytes."""
 NOTIFY_BASE = 5 * SECOND
-NOTIFY_CEILING = 60 * 60 * SECOND
-LEAST_WAIT = SECOND
+NOTIFY_MAX = 60 * 60 * SECOND
+MIN_WAIT = SECOND
 
 SHARE_OF_TIME_LEFT = 8
 """A wait is at most this part of the time left, so that attempts become denser towards the deadline."""
 
-FORGIVEN = 2
-"""So many attempts that ended with the process count as none: a kill is no fault of the job's."""
+FREE_CRASHES = 2
+"""So many attempts that ended with the process do not count: a kill is no fault of the job's."""
 
-RISK_SHARE = 10
+AT_RISK_SHARE = 10
 """A job is at risk when less than this part of its life is left."""
 
+QUESTION_SHARE = 10
+"""The provider is asked again about a silent job after another tenth of the job's age."""
 
-ASK_SHARE = 10
-"""A silent job is asked about after another tenth of its age."""
-
-ASK_CEILING = 30 * 60 * SECOND
+QUESTION_MAX = 30 * 60 * SECOND
 
 
-def fetch_again_at(
-    now: int, attempts: int, deadline: int, dice: Callable[[], float], retry_after: float | None = None
+def doubled(base: float, attempts: int, ceiling: float = inf) -> float:
+    """Return ``base`` doubled once per attempt, up to the ceiling."""
+    # The exponent is capped: attempts grow without bound while a store is away.
+    return min(base * 2.0 ** min(attempts, 30), ceiling)
+
+
+class DoublingWait:
+    """A wait that doubles each time, from a first value up to a longest one.
+
+    Args:
+        first: seconds.
+        longest: seconds.
+    """
+
+    def __init__(self, first: float, longest: float) -> None:
+        self._first = first
+        self._longest = longest
+        self.seconds = 0.0
+
+    def grow(self) -> float:
+        """Double the wait and return it, in seconds."""
+        self.seconds = min(max(self.seconds * 2, self._first), self._longest)
+        return self.seconds
+
+    def reset(self) -> None:
+        """Begin again: there is no wait now, and the next one is the first."""
+        self.seconds = 0.0
+
+
+def fetch_retry_at(
+    now: int, attempts: int, deadline: int, jitter: Callable[[], float], retry_after: float | None = None
 ) -> int:
-    """When a failed download is tried again.
+    """Return when a failed download is tried again, in ms since the epoch.
+
+    The time is never at or after the deadline while at least twice the least wait is left.
 
     Args:
         now: ms since the epoch.
         attempts: how many were made, at least 1.
         deadline: ms since the epoch.
-        dice: gives a number in [0, 1).
-        retry_after: seconds that the host asked for; honoured as far as half of the time left.
-
-    Returns:
-        ms since the epoch. Never at or after the deadline while at least twice the least wait is left.
+        jitter: returns a number in [0, 1).
+        retry_after: seconds that the host asks to wait; honoured as far as half of the time left.
     """
     left = max(deadline - now, 0)
-    ceiling = min(_doubled(FETCH_BASE, attempts, FETCH_CEILING), left // SHARE_OF_TIME_LEFT)
-    wait = max(int(dice() * ceiling), LEAST_WAIT)
-    if retry_after is not None:
-        wait = max(wait, int(min(retry_after * SECOND, left // 2)))
-    return now + wait
+    ceiling = min(doubled(FETCH_BASE, attempts, FETCH_MAX), left // SHARE_OF_TIME_LEFT)
+    return now + _drawn(ceiling, jitter, retry_after, left // 2)
 
 
-def upload_again_at(now: int, attempts: int, dice: Callable[[], float], longest: int = UPLOAD_CEILING) -> int:
-    """When a failed upload is tried again: no deadline runs, and the wait has a ceiling of minutes."""
-    ceiling = _doubled(UPLOAD_BASE, attempts, longest)
-    return now + max(int(dice() * ceiling), LEAST_WAIT)
+def upload_retry_at(now: int, attempts: int, jitter: Callable[[], float], longest: int = UPLOAD_MAX) -> int:
+    """Return when a failed upload is tried again. No deadline runs, so the ceiling is a constant."""
+    return now + _drawn(doubled(UPLOAD_BASE, attempts, longest), jitter)
 
 
-def ask_again_at(now: int, submitted_at: int, every: int) -> int:
-    """When the provider is asked again about a job that has not ended: the rarer the older it is.
+def notification_retry_at(
+    now: int, attempts: int, jitter: Callable[[], float], retry_after: float | None = None
+) -> int:
+    """Return when a refused notification is sent again; not earlier than the endpoint asks."""
+    return now + _drawn(doubled(NOTIFY_BASE, attempts, NOTIFY_MAX), jitter, retry_after, NOTIFY_MAX)
+
+
+def next_question_at(now: int, submitted_at: int, every: int) -> int:
+    """Return when the provider is asked again about a job that has not ended: the rarer the older it is.
 
     Args:
         now: ms since the epoch.
@@ -73,14 +104,14 @@ def ask_again_at(now: int, submitted_at: int, every: int) -> int:
         every: the least wait between two questions about the same job, ms.
     """
     age = max(now - submitted_at, 0)
-    return now + max(every, min(age // ASK_SHARE, ASK_CEILING))
+    return now + max(every, min(age // QUESTION_SHARE, QUESTION_MAX))
 
 
-def cut_off_again_at(now: int, before: int, deadline: int) -> int | None:
-    """When a job is tried again whose attempt ended with the process.
+def crash_retry_at(now: int, before: int, deadline: int) -> int | None:
+    """Return when a job is tried again whose attempt ended with the process.
 
-    One image can end each process that takes it, by the memory that its decoding takes. Where it went first
-    at each start, nothing else would ever be done.
+    One image can end each process that decodes it, by the memory that this takes. If it went first after each
+    start, nothing else would ever be done.
 
     Args:
         now: ms since the epoch.
@@ -88,25 +119,16 @@ def cut_off_again_at(now: int, before: int, deadline: int) -> int | None:
         deadline: ms since the epoch.
 
     Returns:
-        ms since the epoch; ``None``: at once, and the attempt is none.
+        ms since the epoch; ``None``: at once, and the attempt does not count.
     """
-    if before < FORGIVEN:
+    if before < FREE_CRASHES:
         return None
     left = max(deadline - now, 0)
-    return now + max(min(_doubled(SECOND, before, FETCH_CEILING), left // SHARE_OF_TIME_LEFT), LEAST_WAIT)
+    return now + max(int(min(doubled(SECOND, before, FETCH_MAX), left // SHARE_OF_TIME_LEFT)), MIN_WAIT)
 
 
-def notify_again_at(
-    now: int, attempts: int, dice: Callable[[], float], retry_after: float | None = None
+def _drawn(
+    ceiling: float, jitter: Callable[[], float], retry_after: float | None = None, most_asked: int = 0
 ) -> int:
-    """When a notification is sent again that was not taken; not earlier than the endpoint asks."""
-    ceiling = _doubled(NOTIFY_BASE, attempts, NOTIFY_CEILING)
-    wait = max(int(dice() * ceiling), LEAST_WAIT)
-    if retry_after is not None:
-        wait = max(wait, int(min(retry_after * SECOND, NOTIFY_CEILING)))
-    return now + wait
-
-
-def _doubled(base: int, attempts: int, ceiling: int) -> int:
-    # The exponent is capped before the shift: attempts grow without bound while a store is away.
-    return min(base << min(attempts, 30), ceiling)
+    wait = max(int(jitter() * ceiling), MIN_WAIT)
+    return wait if retry_after is None else max(wait, int(min(retry_after * SECOND, most_asked)))

@@ -1,4 +1,4 @@
-"""The clocks of the process. Whoever needs one is given it, so that a test can pass another."""
+"""The process's clocks. Each is passed to its users, so that a test can pass another."""
 
 import time
 

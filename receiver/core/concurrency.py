@@ -1,30 +1,96 @@
-"""Many things at a time, but not more than so many."""
+"""Concurrent work: bounded, kept running, and ended in order."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeVar
+
+from structlog.typing import FilteringBoundLogger
+
+from receiver.core.errors import LedgerError
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+RETRY_SECONDS = 1.0
+"""Between two attempts after an error of the ledger, or a bug."""
 
-async def each(items: Sequence[T], hands: int, work: Callable[[T], Awaitable[R]]) -> list[R]:
-    """Does the work on each item, ``hands`` at a time; gives the results in the items' order.
 
-    The first error ends all of it, and is raised.
+async def map_concurrently(items: Sequence[T], limit: int, work: Callable[[T], Awaitable[R]]) -> list[R]:
+    """Call ``work`` with each item, ``limit`` at a time. Return the results in the items' order.
+
+    The first error cancels the rest and is raised.
     """
     results: dict[int, R] = {}
     left = iter(enumerate(items))
 
-    async def hand() -> None:
+    async def worker() -> None:
         for number, item in left:
             results[number] = await work(item)
 
-    tasks = [asyncio.create_task(hand()) for _ in range(min(hands, len(items)))]
+    tasks = [asyncio.create_task(worker()) for _ in range(min(limit, len(items)))]
     try:
-        await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)  # a `TaskGroup` would raise a group of errors, which no caller expects
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(tasks)
     return [results[number] for number in range(len(items))]
+
+
+async def cancel(tasks: Iterable[asyncio.Task[object]]) -> None:
+    """Cancel tasks and wait until they have ended."""
+    tasks = list(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def run_forever(
+    step: Callable[[], Awaitable[float | None]],
+    log: FilteringBoundLogger,
+    *,
+    retry: float = RETRY_SECONDS,
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ledger_trouble: str = "ledger cannot be used",
+) -> None:
+    """Call ``step`` again and again. An error is logged and does not end the loop.
+
+    The loop ends when ``step`` returns ``None``, and when the ledger is closed (``ledger.stopping``).
+
+    Args:
+        step: returns the seconds to wait before it is called again.
+        log: takes errors.
+        retry: seconds to wait after an error.
+        sleep: waits so many seconds.
+        ledger_trouble: the log's text for an error of the ledger.
+    """
+    while True:
+        seconds: float | None = retry
+        try:
+            seconds = await step()
+        except LedgerError as error:
+            if error.reason == "ledger.stopping":
+                return
+            log.error(ledger_trouble, reason=error.reason, detail=error.detail)  # noqa: TRY400 - not a bug
+        except Exception:
+            log.exception("unexpected error")
+        if seconds is None:
+            return
+        await sleep(seconds)
+
+
+async def persist(write: Callable[[], Awaitable[T]], log: FilteringBoundLogger) -> T:
+    """Repeat a write until the ledger takes it, so that work that is done need not be done again.
+
+    Returns:
+        What the write returns; for a claim that became void meanwhile, False.
+
+    Raises:
+        LedgerError: ``ledger.stopping``.
+    """
+    while True:
+        try:
+            return await write()
+        except LedgerError as error:
+            if error.reason == "ledger.stopping":
+                raise
+            log.error("ledger cannot be written", reason=error.reason, detail=error.detail)  # noqa: TRY400 - not a bug
+            await asyncio.sleep(RETRY_SECONDS)

@@ -1,7 +1,7 @@
-"""Named points at which a test can have the process killed, as a power cut would.
+"""Failpoints: named points at which a test can have the process killed, as a power cut would.
 
-They are armed by ``RECEIVER_CUT_AT``, which nobody but a test sets and the container refuses. Unarmed, a cut
-is a call that does nothing.
+``RECEIVER_CUT_AT`` arms one. Only tests set it, and the container refuses it. An unarmed failpoint is a call
+that does nothing.
 """
 
 import os
@@ -17,29 +17,29 @@ CONTAINER = "RECEIVER_CONTAINER"
 POINTS = ("recorded", "spooled", "fetched", "stored", "archived")
 """After a delivery's commit; an image's fsync; the record of it; an upload's proof; the record of that."""
 
-Cut = Callable[[str], None]
+Failpoint = Callable[[str], None]
 
 
-def no_cut(point: str) -> None:
-    """What every process but a test's has."""
+def no_failpoint(point: str) -> None:
+    """Do nothing, as in every process but a test's."""
 
 
-def from_environment(environ: Mapping[str, str]) -> Cut:
-    """The cut that ``RECEIVER_CUT_AT`` arms: it kills this process the first time its point is reached.
+def from_environment(environ: Mapping[str, str]) -> Failpoint:
+    """Return the failpoint that ``RECEIVER_CUT_AT`` arms. It kills this process when its point is reached.
 
     Raises:
         ConfigError: there is no such point, or this is the container, which refuses it.
     """
     point = environ.get(ARMED_BY)
     if not point:
-        return no_cut
+        return no_failpoint
     if environ.get(CONTAINER):
         raise ConfigError(f"{ARMED_BY}: is for tests, and refused in the container")
     if point not in POINTS:
         raise ConfigError(f"{ARMED_BY}: is none of {', '.join(POINTS)}")
 
-    def cut(reached: str) -> None:
+    def failpoint(reached: str) -> None:
         if reached == point:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return cut
+    return failpoint

@@ -1,35 +1,43 @@
-"""So many calls a second, and no more."""
+"""A limit of calls per second."""
 
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
 
-class Pace:
-    """Lets calls through at a rate, in the order in which they come.
+class RateLimiter:
+    """Spaces calls evenly, in the order in which they come.
 
     Args:
-        rate: calls a second.
+        rate: calls a second; ``None`` for no limit.
         sleep: waits so many seconds.
         clock: monotonic seconds.
     """
 
     def __init__(
         self,
-        rate: float,
+        rate: float | None = None,
         *,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._span = 1 / rate
+        self._interval = 0.0 if rate is None else 1 / rate
         self._sleep = sleep
         self._clock = clock
         self._next = float("-inf")
 
-    async def turn(self) -> None:
-        """Waits until a call may be made."""
+    def reserve(self) -> float:
+        """Take the next slot. Return the seconds until it begins."""
         now = self._clock()
-        wait = self._next - now
-        self._next = max(self._next, now) + self._span
-        if wait > 0:
-            await self._sleep(wait)
+        start = max(now, self._next)
+        self._next = start + self._interval
+        return start - now
+
+    def hold(self, seconds: float) -> None:
+        """Let no call through within the next seconds."""
+        self._next = max(self._next, self._clock() + seconds)
+
+    async def wait(self) -> None:
+        """Wait until a call may be made."""
+        if (seconds := self.reserve()) > 0:
+            await self._sleep(seconds)

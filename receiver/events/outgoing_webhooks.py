@@ -18,12 +18,12 @@ import structlog
 from standardwebhooks import Webhook
 
 from receiver.core import serializers
-from receiver.core.backoff import notify_again_at
+from receiver.core.backoff import notification_retry_at
+from receiver.core.concurrency import persist
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import FINAL, Event, Job
 from receiver.events.feed import Feed
 from receiver.ledger import Ledger, Notification
-from receiver.pipeline.pool import insist
 
 log = structlog.get_logger("receiver.notify")
 
@@ -51,7 +51,7 @@ MAX_ANSWER_BYTES = 64 * 1024
 _NAMESPACE = uuid.UUID("6f1c7a52-1d0e-5b8e-9c55-5f9f6b6c0a3d")
 
 
-class Notifier:
+class OutgoingWebhooks:
     """Notes what is to be told, and sends it, until it is stopped.
 
     Args:
@@ -61,7 +61,7 @@ class Notifier:
         secret: signs; ``whsec_`` and base64.
         user_agent: how we introduce ourselves.
         now: the wall clock, ms since the epoch.
-        dice: gives a number in [0, 1).
+        jitter: gives a number in [0, 1).
         transport: for tests.
     """
 
@@ -74,7 +74,7 @@ class Notifier:
         secret: str,
         user_agent: str,
         now: Callable[[], int],
-        dice: Callable[[], float],
+        jitter: Callable[[], float],
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._ledger = ledger
@@ -82,7 +82,7 @@ class Notifier:
         self._url = url
         self._signer = Webhook(secret)
         self._now = now
-        self._dice = dice
+        self._jitter = jitter
         self._client = httpx.AsyncClient(
             headers={"Content-Type": "application/json", "User-Agent": user_agent},
             timeout=SECONDS,
@@ -207,7 +207,7 @@ class Notifier:
             log.exception("unexpected error", job=notification.job)
             answer, met = None, f"{type(bug).__name__}: see the log."
         if answer is not None and answer.is_success:
-            await insist(lambda: self._ledger.notification_sent(notification.seq))
+            await persist(lambda: self._ledger.notification_sent(notification.seq), log)
             log.info("notified", job=notification.job, attempts=notification.attempts + 1)
             return
         now = self._now()
@@ -217,11 +217,11 @@ class Notifier:
             self._gone = True
             log.error("the endpoint wants no more notifications; none is sent until the next start")
         if gone or now - notification.at >= GIVE_UP_AFTER_MS:
-            await insist(lambda: self._ledger.give_up_notification(notification.seq, met))
+            await persist(lambda: self._ledger.give_up_notification(notification.seq, met), log)
             log.error("notification given up", **said)
             return
-        at = notify_again_at(now, notification.attempts + 1, self._dice, retry_after)
-        await insist(lambda: self._ledger.notification_failed(notification.seq, met, at=at))
+        at = notification_retry_at(now, notification.attempts + 1, self._jitter, retry_after)
+        await persist(lambda: self._ledger.notification_failed(notification.seq, met, at=at), log)
         log.warning("not notified", **said, next_attempt_at=serializers.time(at))
 
     async def _post(self, notification: Notification) -> httpx.Response:

@@ -59,7 +59,7 @@ class Proof:
     mark: str | None = None
 
 
-class Sender:
+class Authenticator:
     """Knows the accepted header values and the signing keys of this installation."""
 
     def __init__(self, headers: Mapping[str, Sequence[str]], signing_keys: Sequence[str] = ()) -> None:
@@ -83,7 +83,7 @@ class Sender:
         )
 
     @classmethod
-    def from_config(cls, config: Config) -> "Sender":
+    def from_config(cls, config: Config) -> "Authenticator":
         """The sender that the settings describe."""
         return cls(
             {name: [v.get_secret_value() for v in values] for name, values in config.webhook_headers.items()},

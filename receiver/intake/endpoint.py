@@ -16,9 +16,9 @@ from starlette.responses import JSONResponse, Response
 from receiver.core import url_expiry
 from receiver.core.completion import Completion
 from receiver.core.errors import AuthError, BodyError, LedgerError
-from receiver.core.failpoints import Cut, no_cut
-from receiver.core.instrumentation import UNWATCHED, Step, Watch
-from receiver.intake.authentication import Proof, Sender
+from receiver.core.failpoints import Failpoint, no_failpoint
+from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step
+from receiver.intake.authentication import Authenticator, Proof
 from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
 from receiver.providers.ximilar import completions
 from receiver.web.problem import problem
@@ -31,34 +31,34 @@ log = structlog.get_logger("receiver.intake")
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
+class WebhookEndpoint:
     """The endpoint of the webhook.
 
     Attributes:
         ledger: where completions are recorded.
-        sender: knows who may deliver.
+        authenticator: knows who may deliver.
         max_bytes: of a body.
         url_lifetime: how long an image URL lives that does not say so itself.
         now: the time, ms since the epoch.
         refusals: counts them.
         confirm: whether the provider itself is asked before anything that is delivered counts.
-        watch: told of deliveries.
-        cut: for tests.
+        instrumentation: told of deliveries.
+        failpoint: for tests.
     """
 
     ledger: Ledger
-    sender: Sender
+    authenticator: Authenticator
     max_bytes: int
     url_lifetime: timedelta
     now: Callable[[], int]
     refusals: Refusals
     confirm: bool = False
-    watch: Watch = UNWATCHED
-    cut: Cut = no_cut
+    instrumentation: Instrumentation = NO_INSTRUMENTATION
+    failpoint: Failpoint = no_failpoint
 
     async def deliver(self, request: Request) -> Response:
         """Takes one delivery. The answers are those of the README's table."""
-        with self.watch.step("delivery") as step:
+        with self.instrumentation.step("delivery") as step:
             return await self._deliver(request, step)
 
     async def _deliver(self, request: Request, step: Step) -> Response:
@@ -85,7 +85,7 @@ class Intake:
 
     def _proof(self, request: Request) -> Proof | None:
         try:
-            return self.sender.check(request.headers.raw)
+            return self.authenticator.check(request.headers.raw)
         except AuthError:
             return None
 
@@ -124,7 +124,7 @@ class Intake:
             _check_type(request)
             said = completions.parse(body)
         except BodyError as error:
-            await self.ledger.record_unread(error, self.sender.redact(body))
+            await self.ledger.record_unread(error, self.authenticator.redact(body))
             step.outcome = "unread"
             log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
             raise
@@ -132,16 +132,16 @@ class Intake:
             # A forged failure is as cheap as a forged image: the job waits for the provider's own word on it.
             said = Completion(said.id, None, said.source_url)
         if said.failure is not None:
-            words = self.sender.redact(said.failure.detail.encode()).decode("utf-8", "replace")
+            words = self.authenticator.redact(said.failure.detail.encode()).decode("utf-8", "replace")
             said = replace(said, failure=replace(said.failure, detail=words))
         deadline = url_expiry.deadline(said.image_url, since=self.now(), lifetime=self.url_lifetime)
         delivery = Delivery(
-            said, self.sender.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark
+            said, self.authenticator.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark
         )
-        with self.watch.step("record", said.id) as recording:
+        with self.instrumentation.step("record", said.id) as recording:
             recorded = await self.ledger.record(delivery)
             recording.received_at = recorded.received_at
-        self.cut("recorded")
+        self.failpoint("recorded")
         step.job, step.received_at = said.id, recorded.received_at
         step.outcome = "duplicate" if recorded.duplicate else "recorded"
         why = said.failure.reason if said.failure else None

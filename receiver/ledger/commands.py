@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from receiver.core.backoff import UPLOAD_CEILING, cut_off_again_at
+from receiver.core.backoff import UPLOAD_MAX, crash_retry_at
 from receiver.core.completion import Completion
 from receiver.core.errors import LedgerError, ReceiverError
 from receiver.core.jobs import UNSUCCESSFUL, Image, Job, State, Stored
@@ -508,7 +508,7 @@ def release_all(tx: Transaction, now: int) -> list[str]:
         " FROM jobs WHERE holder IS NOT NULL AND state = 'received'"
     ).fetchall()
     for row in cut_off:
-        again_at = cut_off_again_at(now, row["before"], row["deadline"])
+        again_at = crash_retry_at(now, row["before"], row["deadline"])
         tx.db.execute(
             "UPDATE jobs SET holder = NULL, lease_until = NULL, event = 'cut_off', updated_at = :now,"
             " attempts = max(attempts - :none, 0), next_attempt_at = :at WHERE seq = :seq",
@@ -520,7 +520,7 @@ def release_all(tx: Transaction, now: int) -> list[str]:
     )
     tx.db.execute(
         "UPDATE jobs SET next_attempt_at = NULL WHERE state = 'fetched' AND next_attempt_at > ?",
-        (now + UPLOAD_CEILING,),
+        (now + UPLOAD_MAX,),
     )
     return [row["id"] for row in cut_off]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from receiver.core.backoff import RISK_SHARE
+from receiver.core.backoff import AT_RISK_SHARE
 from receiver.core.jobs import Event, Job, State
 from receiver.ledger import maintenance, types
 from receiver.ledger.sqlite.driver import sqlite3
@@ -381,7 +381,7 @@ def newly_at_risk(db: sqlite3.Connection, now: int, limit: int) -> Sequence[str]
             for row in db.execute(
                 f"SELECT id FROM jobs INDEXED BY {which} AND state = 'received' AND at_risk_at IS NULL"  # noqa: S608 - constants
                 " AND deadline < ? AND (deadline - ?) * ? < deadline - received_at LIMIT ?",
-                (now + _LONGEST_LIFE // RISK_SHARE, now, RISK_SHARE, limit - len(found)),
+                (now + _LONGEST_LIFE // AT_RISK_SHARE, now, AT_RISK_SHARE, limit - len(found)),
             )
         )
     return found

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from receiver.archive import Depth, Entry, Held
 from receiver.archive.locator import Places
-from receiver.core.concurrency import each
+from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State, Stored
 from receiver.ledger import ArchivedJob, AuditFinding
@@ -57,7 +57,7 @@ class Auditor:
             page = await self._ledger.archived_jobs(after=journal.place.get("after_job", 0), limit=PAGE)
             if not page:
                 break
-            found = await each(page, self._walk.hands, self._check)
+            found = await map_concurrently(page, self._walk.hands, self._check)
             damage = [one for one in found if one is not None]
             broken = {one.seq for one in damage}
             await self._ledger.record_audit([one.seq for one in page if one.seq not in broken], damage)
@@ -98,7 +98,7 @@ class Auditor:
 
     async def _objects(self, told: Told) -> None:
         async for _, strangers in self._walk.pages(lambda done: told("objects", done)):
-            for found in await each(strangers, self._walk.hands, self._stranger):
+            for found in await map_concurrently(strangers, self._walk.hands, self._stranger):
                 if found is not None:
                     self._walk.note(*found)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from receiver.archive import Depth, Entry, Held, Inventory, Item
-from receiver.core.concurrency import each
+from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError, SpoolError
 from receiver.core.jobs import Job, State, Stored
 from receiver.ledger import ArchivedJob, Ledger
@@ -75,7 +75,7 @@ class Migrator:
         while page := await self._ledger.archived_jobs(after=after, limit=PAGE):
             waiting = [one for one in page if _is_below(one.job, self._source)]
             self.counts["elsewhere"] += len(page) - len(waiting)
-            await each(waiting, self._hands, self._move)
+            await map_concurrently(waiting, self._hands, self._move)
             after = page[-1].seq
             told("images", self.counts["elsewhere"] + sum(self.counts[name] for name in ("moved", "failed")))
 
@@ -87,7 +87,7 @@ class Migrator:
         """
         done = 0
         async for page in self._source.entries():
-            await each(page, self._hands, self._remove)
+            await map_concurrently(page, self._hands, self._remove)
             done += len(page)
             told("files", done)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from receiver.archive import Depth, Entry, Held, labels
 from receiver.archive.labels import Shown
-from receiver.core.concurrency import each
+from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Stored
 from receiver.ledger import Rebuilt
@@ -47,7 +47,9 @@ class Rebuilder:
         """
         async for page, unknown in self._walk.pages(told):
             self._counts[Rebuilt.KNOWN] += len(page) - len(unknown)
-            seen = [one for one in await each(unknown, self._walk.hands, self._see) if one is not None]
+            seen = [
+                one for one in await map_concurrently(unknown, self._walk.hands, self._see) if one is not None
+            ]
             # In the archive's order, whoever was seen first: of two objects of a job the first is the job's.
             jobs = [one for one in seen if isinstance(one, Shown)]
             outcomes = await asyncio.gather(*(self._ledger.rebuild(shown) for shown in jobs))

@@ -20,7 +20,7 @@ ABOUT_ONE_OBJECT = frozenset(
 """Reasons that say nothing of other objects."""
 
 
-class Gate:
+class CircuitBreaker:
     """Lets uploads through while the archive is known to take them.
 
     When an upload fails for a reason that is not its object's own, the gate closes, and a probe in growing
@@ -28,39 +28,39 @@ class Gate:
 
     Args:
         archive: to be probed.
-        opened: called when the gate opens.
+        on_recovery: called when the gate opens.
     """
 
-    def __init__(self, archive: Archive, opened: Callable[[], None]) -> None:
+    def __init__(self, archive: Archive, on_recovery: Callable[[], None]) -> None:
         self._archive = archive
-        self._opened = opened
+        self._on_recovery = on_recovery
         self._closed = asyncio.Event()
         self._closed.set()
-        self._trouble: ArchiveError | None = None
+        self._error: ArchiveError | None = None
         self._wait = 0.0
 
     @property
-    def is_open(self) -> bool:
+    def allows_uploads(self) -> bool:
         """Whether uploads may begin."""
         return not self._closed.is_set()
 
     @property
-    def trouble(self) -> ArchiveError | None:
+    def error(self) -> ArchiveError | None:
         """What the archive said when it was last tried and refused; ``None`` when it took something."""
-        return self._trouble
+        return self._error
 
-    def failed(self, error: ArchiveError) -> None:
+    def record_failure(self, error: ArchiveError) -> None:
         """An upload failed."""
         if error.reason in ABOUT_ONE_OBJECT:
             return
         self._refused(error)
         self._closed.set()
 
-    def worked(self) -> None:
+    def record_success(self) -> None:
         """An upload came through."""
         self._wait = 0.0
 
-    async def keep(self) -> None:
+    async def run(self) -> None:
         """Probes whenever the gate is closed, until cancelled."""
         while True:
             await self._closed.wait()
@@ -79,12 +79,12 @@ class Gate:
             for finding in findings:
                 note = log.info if finding.honoured else log.warning
                 note("archive probed", what=finding.name, honoured=finding.honoured, detail=finding.detail)
-            self._trouble = None
+            self._error = None
             self._closed.clear()
-            self._opened()
+            self._on_recovery()
 
     def _refused(self, error: ArchiveError) -> None:
-        if self._trouble is None or self._trouble.reason != error.reason:
+        if self._error is None or self._error.reason != error.reason:
             note = log.error if error.pause else log.warning
             note("archive refuses; uploads pause", reason=error.reason, detail=error.detail)
-        self._trouble = error
+        self._error = error

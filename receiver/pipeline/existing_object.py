@@ -17,7 +17,7 @@ from receiver.verify.decoder import Promise
 from receiver.verify.verifier import Verifier
 
 
-class Recogniser:
+class ExistingObjectVerifier:
     """Tells a job's own image in the archive from any other.
 
     Args:
@@ -32,7 +32,7 @@ class Recogniser:
         self._verifier = verifier
         self._one_at_a_time = asyncio.Lock()
 
-    async def recognise(self, claim: Claim, stored: Stored) -> Shown:
+    async def verify(self, claim: Claim, stored: Stored) -> Shown:
         """Reads an object whole and finds that it is the promised image of a job.
 
         Raises:

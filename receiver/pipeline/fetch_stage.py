@@ -11,6 +11,7 @@ import structlog
 
 from receiver.core import backoff
 from receiver.core.completion import Completion
+from receiver.core.concurrency import persist
 from receiver.core.errors import (
     FetchError,
     ImageError,
@@ -20,12 +21,12 @@ from receiver.core.errors import (
     UnavailableError,
     UrlError,
 )
-from receiver.core.failpoints import Cut, no_cut
-from receiver.core.instrumentation import UNWATCHED, Name, Step, Watch
+from receiver.core.failpoints import Failpoint, no_failpoint
+from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step, StepName
 from receiver.core.jobs import Image
 from receiver.fetch.download import Fetcher
 from receiver.ledger import Claim, Ledger
-from receiver.pipeline.pool import Stage, insist
+from receiver.pipeline.pool import WorkerPool
 from receiver.pipeline.spool import Spool, Whole
 from receiver.providers.ximilar import Ximilar
 from receiver.verify.verifier import Promise, Verifier
@@ -93,7 +94,7 @@ class FetchPlan:
     asking: timedelta = timedelta(minutes=1)
 
 
-class Fetching:
+class FetchStage:
     """Claims jobs whose image is not safe yet, the earliest deadline first, and makes it safe.
 
     Args:
@@ -104,9 +105,9 @@ class Fetching:
         provider: asked for confirmations and fresh URLs; ``None`` where there is no token.
         plan: how many at a time, and how long.
         now: the time, ms since the epoch.
-        dice: gives a number in [0, 1), to spread retries.
-        watch: told of questions, downloads and verdicts.
-        cut: for tests.
+        jitter: gives a number in [0, 1), to spread retries.
+        instrumentation: told of questions, downloads and verdicts.
+        failpoint: for tests.
     """
 
     def __init__(
@@ -119,9 +120,9 @@ class Fetching:
         provider: Ximilar | None,
         plan: FetchPlan,
         now: Callable[[], int],
-        dice: Callable[[], float],
-        watch: Watch = UNWATCHED,
-        cut: Cut = no_cut,
+        jitter: Callable[[], float],
+        instrumentation: Instrumentation = NO_INSTRUMENTATION,
+        failpoint: Failpoint = no_failpoint,
     ) -> None:
         self._ledger = ledger
         self._fetcher = fetcher
@@ -130,15 +131,17 @@ class Fetching:
         self._provider = provider
         self._plan = plan
         self._now = now
-        self._dice = dice
-        self._watch = watch
-        self._cut = cut
+        self._jitter = jitter
+        self._instrumentation = instrumentation
+        self._failpoint = failpoint
         self._spool_was_full = False
         self.left_behind: dict[str, str] = {}
         """Jobs whose whole file a crash left in the spool before the ledger knew of it, and its name."""
-        self.stages = [Stage("fetch", plan.hands, self._claim, self._fetch, self._broke)]
+        self.stages = [WorkerPool("fetch", plan.hands, self._claim, self._fetch, self._broke)]
         if provider is not None:
-            self.stages.append(Stage("ask", ASKING_HANDS, self._claim_dead, self._ask_once_more, self._broke))
+            self.stages.append(
+                WorkerPool("ask", ASKING_HANDS, self._claim_dead, self._ask_once_more, self._broke)
+            )
 
     @property
     def expires_by_asking(self) -> bool:
@@ -165,10 +168,10 @@ class Fetching:
             whole = await self._found_in_spool(claim.job.id) or await self._download(claim, part)
             image = await self._verified(claim, whole)
             name = await self._spool.keep(whole.path, claim.job.id, image)
-            self._cut("spooled")
-            if await insist(lambda: self._ledger.fetched(claim, image, name)):
+            self._failpoint("spooled")
+            if await persist(lambda: self._ledger.fetched(claim, image, name), log):
                 self.left_behind.pop(claim.job.id, None)
-                self._cut("fetched")
+                self._failpoint("fetched")
                 log.info("fetched", job=claim.job.id, bytes=image.bytes, sha256=image.sha256)
         except _SuspectError as suspect:
             await self._suspected(claim, suspect)
@@ -233,7 +236,7 @@ class Fetching:
     async def _suspected(self, claim: Claim, suspect: _SuspectError) -> None:
         """Bytes came, but not the promised image. The same bytes twice are no accident of the network."""
         whole, cause = suspect.whole, suspect.cause
-        self._watch.failed("fetch", cause.reason)
+        self._instrumentation.on_failed_attempt("fetch", cause.reason)
         try:
             await self._spool.set_aside(whole.path, claim.job.id, whole.sha256)
         except SpoolError as error:
@@ -249,7 +252,7 @@ class Fetching:
     async def _not_fetched(
         self, claim: Claim, error: UrlError | FetchError | SpoolError | ProviderError
     ) -> None:
-        self._watch.failed("fetch", error.reason)
+        self._instrumentation.on_failed_attempt("fetch", error.reason)
         if isinstance(error, UrlError) or error.reason in HOPELESS or _is_final_word(error):
             await self._reject(claim, error)
             return
@@ -269,22 +272,22 @@ class Fetching:
             log.warning("left in the spool", file=part.name, reason=error.reason, detail=error.detail)
 
     async def _reject(self, claim: Claim, error: ReceiverError) -> None:
-        if await insist(lambda: self._ledger.rejected(claim, error)):
+        if await persist(lambda: self._ledger.rejected(claim, error), log):
             log.warning("rejected", job=claim.job.id, reason=error.reason, detail=error.detail)
 
     async def _try_later(self, claim: Claim, error: ReceiverError, *, suspect: str | None = None) -> None:
         job = claim.job
         assert job.deadline is not None
         wait = error.retry_after if isinstance(error, FetchError | ProviderError) else None
-        at = backoff.fetch_again_at(self._now(), job.attempts, job.deadline, self._dice, wait)
-        if await insist(lambda: self._ledger.retry_later(claim, at, error, suspect=suspect)):
+        at = backoff.fetch_retry_at(self._now(), job.attempts, job.deadline, self._jitter, wait)
+        if await persist(lambda: self._ledger.retry_later(claim, at, error, suspect=suspect), log):
             log.warning(
                 "not fetched", job=job.id, reason=error.reason, detail=error.detail, attempt=job.attempts
             )
 
     async def _broke(self, claim: Claim, bug: Exception) -> None:
         error = FetchError("fetch.unexpected", f"{type(bug).__name__}: see the log.")
-        self._watch.failed("fetch", error.reason)
+        self._instrumentation.on_failed_attempt("fetch", error.reason)
         await self._try_later(claim, error)
 
     # Asking the provider.
@@ -303,12 +306,12 @@ class Fetching:
             if error.reason in SILENCE and self._now() < claim.job.deadline + _ms(ASK_ON):
                 await self._ask_later(claim, error)
                 return
-        if await insist(lambda: self._ledger.expired(claim)):
+        if await persist(lambda: self._ledger.expired(claim), log):
             log.error("expired", job=claim.job.id, reason="fetch.expired")
 
     async def _ask_later(self, claim: Claim, silence: ProviderError) -> None:
-        at = backoff.upload_again_at(self._now(), claim.job.attempts, self._dice)
-        if await insist(lambda: self._ledger.retry_later(claim, at, silence)):
+        at = backoff.upload_retry_at(self._now(), claim.job.attempts, self._jitter)
+        if await persist(lambda: self._ledger.retry_later(claim, at, silence), log):
             log.warning(
                 "not expired yet; the provider is asked again",
                 job=claim.job.id,
@@ -330,10 +333,10 @@ class Fetching:
         # Soon, but the later the more URLs were named: a provider may name another dead one each time.
         now, times = self._now(), claim.job.refreshes + 1
         if deadline > now:
-            at = backoff.fetch_again_at(now, times, deadline, self._dice)
+            at = backoff.fetch_retry_at(now, times, deadline, self._jitter)
         else:
-            at = backoff.upload_again_at(now, times, self._dice)
-        taken = await insist(lambda: self._ledger.url_refreshed(claim, said, deadline, at))
+            at = backoff.upload_retry_at(now, times, self._jitter)
+        taken = await persist(lambda: self._ledger.url_refreshed(claim, said, deadline, at), log)
         if taken:
             log.info("fresh URL", job=claim.job.id)
         return taken
@@ -357,9 +360,9 @@ class Fetching:
             raise UnavailableError(f"The provider's answer: status is {report.status}, which is no end.")
         return report.completion, report.deadline(now=self._now(), lifetime=self._plan.url_lifetime)
 
-    def _step(self, name: Name, claim: Claim) -> Step:
+    def _step(self, name: StepName, claim: Claim) -> Step:
         job = claim.job
-        return self._watch.step(name, job.id, job.received_at, attempt=job.attempts)
+        return self._instrumentation.step(name, job.id, job.received_at, attempt=job.attempts)
 
     def _lease(self) -> int:
         return _ms(self._plan.longest + LEASE_SLACK)

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from typing import TypeVar
 
 import structlog
 
@@ -12,13 +11,8 @@ from receiver.ledger import Claim
 
 log = structlog.get_logger("receiver.worker")
 
-T = TypeVar("T")
 
-INSIST_SECONDS = 1.0
-"""Between two attempts to record what was done."""
-
-
-class Stage:
+class WorkerPool:
     """Claims work and does it, so many at a time.
 
     Args:
@@ -117,22 +111,3 @@ class Stage:
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._began[self._running.pop(task).holder]
         self.wake.set()
-
-
-async def insist(verb: Callable[[], Awaitable[T]]) -> T:
-    """Records what was done, however long the ledger cannot be written: the work shall not be done twice.
-
-    Returns:
-        What the verb gives; of a claim's, False where that had become void meanwhile.
-
-    Raises:
-        LedgerError: ``ledger.stopping``.
-    """
-    while True:
-        try:
-            return await verb()
-        except LedgerError as error:
-            if error.reason == "ledger.stopping":
-                raise
-            log.error("ledger cannot be written", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
-            await asyncio.sleep(INSIST_SECONDS)

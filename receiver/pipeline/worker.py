@@ -14,8 +14,8 @@ import structlog
 from receiver.core.errors import ArchiveError, LedgerError
 from receiver.core.jobs import State
 from receiver.ledger import Claim, Ledger
-from receiver.pipeline.archive_stage import Archiving
-from receiver.pipeline.fetch_stage import Fetching
+from receiver.pipeline.archive_stage import ArchiveStage
+from receiver.pipeline.fetch_stage import FetchStage
 from receiver.pipeline.spool import Spool, job_and_sha256
 
 log = structlog.get_logger("receiver.worker")
@@ -39,8 +39,8 @@ class Worker:
     Args:
         ledger: what is worked on.
         spool: looked through at the start.
-        fetching: the first chain.
-        archiving: the second chain.
+        fetch_stage: the first chain.
+        archive_stage: the second chain.
         now: the wall clock, ms since the epoch.
         monotonic: ms, of a clock that nobody sets.
     """
@@ -50,26 +50,26 @@ class Worker:
         *,
         ledger: Ledger,
         spool: Spool,
-        fetching: Fetching,
-        archiving: Archiving,
+        fetch_stage: FetchStage,
+        archive_stage: ArchiveStage,
         now: Callable[[], int],
         monotonic: Callable[[], int],
     ) -> None:
         self._ledger = ledger
         self._spool = spool
-        self._fetching = fetching
-        self._archiving = archiving
+        self._fetch_stage = fetch_stage
+        self._archive_stage = archive_stage
         self._now = now
         self._monotonic = monotonic
-        self._all_stages = [*fetching.stages, archiving.stage]
+        self._all_stages = [*fetch_stage.stages, archive_stage.stage]
         self._stopping = asyncio.Event()
         self._stages: list[asyncio.Task[None]] = []
         self._bells: list[asyncio.Task[None]] = []
 
     @property
-    def archive_trouble(self) -> ArchiveError | None:
+    def archive_error(self) -> ArchiveError | None:
         """Why nothing is uploaded now, if so: what the archive said when it was last tried."""
-        return self._archiving.gate.trouble
+        return self._archive_stage.breaker.error
 
     @property
     def under_way(self) -> Sequence[tuple[str, Claim, float]]:
@@ -101,7 +101,7 @@ class Worker:
             log.warning("cut off in its download", job=job_id)
         await self._look_through_spool()
         self._stages = [asyncio.create_task(stage.run(self._stopping)) for stage in self._all_stages]
-        bells = (self._listen(), self._tick(), self._go_round(), self._archiving.gate.keep())
+        bells = (self._listen(), self._tick(), self._go_round(), self._archive_stage.breaker.run())
         self._bells = [asyncio.create_task(bell) for bell in bells]
 
     async def stop(self) -> None:
@@ -140,7 +140,7 @@ class Worker:
                 due = await self._ledger.next_event_at()
                 if due is not None and due > self._now():
                     wait = min(wait, (due - self._now()) / 1000)
-                elif due is not None and not self._fetching.expires_by_asking:
+                elif due is not None and not self._fetch_stage.expires_by_asking:
                     for job_id in await self._ledger.expire():
                         log.error("expired", job=job_id, reason="fetch.expired")
             except LedgerError as error:
@@ -181,7 +181,7 @@ class Worker:
             parts = job_and_sha256(name)
             job = await self._ledger.job(parts[0]) if parts is not None else None
             if job is not None and job.state is State.RECEIVED:
-                self._fetching.left_behind[job.id] = name
+                self._fetch_stage.left_behind[job.id] = name
                 await self._ledger.spool_file_recovered(job.id)
             else:
                 await self._spool.remove(self._spool.path(name))

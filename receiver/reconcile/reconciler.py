@@ -20,7 +20,7 @@ from receiver.core.errors import (
     UnavailableError,
     UnknownJobError,
 )
-from receiver.core.instrumentation import UNWATCHED, Watch
+from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import overdue_cutoff
 from receiver.core.references import is_ref
 from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER
@@ -128,7 +128,7 @@ class Reconciler:
         plan: how.
         settle: finds out what became of submits whose fate is unknown; gives of how many.
         now: the time, ms since the epoch.
-        watch: told of what is found.
+        instrumentation: told of what is found.
         sleep: waits so many seconds.
     """
 
@@ -140,7 +140,7 @@ class Reconciler:
         plan: Plan,
         settle: Callable[[], Awaitable[int]],
         now: Callable[[], int],
-        watch: Watch = UNWATCHED,
+        instrumentation: Instrumentation = NO_INSTRUMENTATION,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._ledger = ledger
@@ -148,7 +148,7 @@ class Reconciler:
         self._plan = plan
         self._settle = settle
         self._now = now
-        self._watch = watch
+        self._instrumentation = instrumentation
         self._sleep = sleep
         self._hold = 0.0
         self._trouble: ProviderError | None = None
@@ -427,7 +427,7 @@ class Reconciler:
     ) -> None:
         headers = {name.lower(): value for name, value in report.headers.items()}
         ref, mark = headers.get(REF_HEADER.lower()), headers.get(SUBMISSION_HEADER.lower())
-        with self._watch.step("record", said.id) as step:
+        with self._instrumentation.step("record", said.id) as step:
             recorded = await self._ledger.record(
                 Delivery(
                     said,
@@ -486,11 +486,11 @@ class Reconciler:
             log.info("asked", job=job.id, **{name: value for name, value in said.items() if value})
 
     def _put_off(self, candidate: _Candidate) -> None:
-        again_at = backoff.ask_again_at(self._now(), candidate.since, _span(self._plan.every))
+        again_at = backoff.next_question_at(self._now(), candidate.since, _span(self._plan.every))
         self._to_adopt[candidate.id] = replace(candidate, turn=again_at)
 
     def _again_at(self, job: PendingJob) -> int:
-        return backoff.ask_again_at(self._now(), job.submitted_at, _span(self._plan.every))
+        return backoff.next_question_at(self._now(), job.submitted_at, _span(self._plan.every))
 
     # The provider's moods.
 

@@ -2,17 +2,23 @@
 
 from receiver.submission.images import ImageLike, Item, Options, read_list
 from receiver.submission.run import follow, name_of, named_again, prepare, submit, submit_all, submitting
-from receiver.submission.submitter import PATIENCE, Fate, Looked, Outcome, Pace, Submitter, settle
+from receiver.submission.submitter import (
+    PATIENCE,
+    Fate,
+    Outcome,
+    SettleProgress,
+    Submitter,
+    settle,
+)
 
 __all__ = [
     "PATIENCE",
     "Fate",
     "ImageLike",
     "Item",
-    "Looked",
     "Options",
     "Outcome",
-    "Pace",
+    "SettleProgress",
     "Submitter",
     "follow",
     "name_of",

@@ -12,13 +12,14 @@ from receiver import config as settings
 from receiver.config import Config
 from receiver.core.errors import ConfigError, InvalidRequestError, ProviderError
 from receiver.core.jobs import FINAL, Job
+from receiver.core.rate_limit import RateLimiter
 from receiver.core.references import is_ref
 from receiver.ledger import Ledger, LedgerReader, ListLock
 from receiver.providers.ximilar import Factor, ImageFormat, Mode, ModelType, Ximilar
 from receiver.submission import images
-from receiver.submission.envelope import Envelope
 from receiver.submission.images import ImageLike, Item, Options
-from receiver.submission.submitter import PATIENCE, Fate, Outcome, Pace, Submitter
+from receiver.submission.submitter import PATIENCE, Fate, Outcome, Submitter
+from receiver.submission.webhook_template import WebhookTemplate
 
 AT_ONCE = 4
 """Submissions under way at a time: so many images are in memory at most."""
@@ -89,7 +90,7 @@ async def submitting(
         ConfigError: a setting is missing.
         LedgerError: the ledger cannot be used, or the list is being submitted already.
     """
-    envelope = Envelope.from_config(config)
+    template = WebhookTemplate.from_config(config)
     if config.ximilar_api_token is None:
         raise ConfigError(
             "XIMILAR_API_TOKEN: not set, so nothing can be submitted; the provider gives you one"
@@ -108,9 +109,9 @@ async def submitting(
         yield Submitter(
             ledger,
             provider,
-            envelope,
+            template,
             options,
-            pace=Pace(rate),
+            rate_limiter=RateLimiter(rate),
             patience=patience,
             stopping=stopping or asyncio.Event(),
             notice=notice,

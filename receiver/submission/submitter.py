@@ -28,11 +28,12 @@ from receiver.core.errors import (
     UnavailableError,
 )
 from receiver.core.jobs import Job
+from receiver.core.rate_limit import RateLimiter
 from receiver.intake.authentication import SUBMISSION_HEADER
 from receiver.ledger import Intent, Ledger
 from receiver.providers.ximilar import Ximilar
-from receiver.submission.envelope import Envelope
 from receiver.submission.images import Item, Options
+from receiver.submission.webhook_template import WebhookTemplate
 
 log = structlog.get_logger("receiver.submitting")
 
@@ -99,31 +100,6 @@ class Outcome:
         return isinstance(self.error, (*_PASSING, TokenRefusedError, NoCreditsError, LedgerError))
 
 
-class Pace:
-    """Spaces submissions, and holds all of them back while the provider asks for it.
-
-    Args:
-        rate: the most a second; ``None`` for as many as can be.
-        clock: seconds that nobody sets.
-    """
-
-    def __init__(self, rate: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
-        self._space = 0.0 if rate is None else 1 / rate
-        self._clock = clock
-        self._next = 0.0
-
-    def turn(self) -> float:
-        """Takes the next turn. Gives in how many seconds it is."""
-        now = self._clock()
-        start = max(now, self._next)
-        self._next = start + self._space
-        return start - now
-
-    def hold(self, seconds: float) -> None:
-        """Nobody has a turn within the next seconds."""
-        self._next = max(self._next, self._clock() + seconds)
-
-
 class _StoppedError(Exception):
     """The run is to end."""
 
@@ -167,9 +143,9 @@ class Submitter:
     Attributes:
         ledger: this program's own.
         provider: of one account.
-        envelope: makes the webhooks.
+        template: makes the webhooks.
         options: how images are to be upscaled.
-        pace: of the submissions.
+        rate_limiter: of the submissions.
         patience: how long one image waits for a provider that is away.
         lag: between two answers that there is no such job.
         clock: seconds that nobody sets.
@@ -180,9 +156,9 @@ class Submitter:
 
     ledger: Ledger
     provider: Ximilar
-    envelope: Envelope
+    template: WebhookTemplate
     options: Options
-    pace: Pace = field(default_factory=Pace)
+    rate_limiter: RateLimiter = field(default_factory=RateLimiter)
     patience: timedelta = PATIENCE
     lag: timedelta = LAG
     clock: Callable[[], float] = time.monotonic
@@ -239,13 +215,13 @@ class _One:
                 # Should it be made after all, the next look finds it.
                 mark, self.lost = noted.mark, None
             image = await self._image()
-            await self._pause(self._room.pace.turn())
+            await self._pause(self._room.rate_limiter.reserve())
             noted = await self._ledger.record_intent(self._intent(mark))
             if noted.mark != mark:
                 continue  # another process has begun to submit the same
             self.lost = noted
             try:
-                webhook = self._room.envelope.webhook(mark, self._item.ref)
+                webhook = self._room.template.webhook(mark, self._item.ref)
                 submitted = await self._room.provider.submit(self._room.options.upscale(image, webhook))
             except ProviderError as error:
                 if not error.maybe_sent:
@@ -296,7 +272,7 @@ class _One:
         wait = self._patience.wait_after(error)
         self._room.notice(error)
         if isinstance(error, RateLimitedError):
-            self._room.pace.hold(wait)
+            self._room.rate_limiter.hold(wait)
         await self._pause(wait)
 
     async def _pause(self, seconds: float) -> None:
@@ -326,7 +302,7 @@ async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> str | None:
 
 
 @dataclass(slots=True)
-class Looked:
+class SettleProgress:
     """What `settle` has found out so far, kept by its caller.
 
     Attributes:
@@ -361,7 +337,7 @@ async def settle(
     *,
     now: int,
     lifetime: timedelta = timedelta(hours=24),
-    looked: Looked | None = None,
+    progress: SettleProgress | None = None,
 ) -> int:
     """Finds out what became of submissions whose answer was lost and whose process is gone.
 
@@ -374,7 +350,7 @@ async def settle(
         provider: of one account.
         now: ms since the epoch.
         lifetime: of an image URL.
-        looked: what was found out before; brought up to date here. With it each submission is looked for
+        progress: what was found out before; brought up to date here. With it each submission is looked for
             again when it has become twice as old; without, every time.
 
     Returns:
@@ -384,14 +360,14 @@ async def settle(
         ProviderError: the provider does not say.
         LedgerError: the ledger cannot be used.
     """
-    looked = looked or Looked()
+    progress = progress or SettleProgress()
     # Before that, whoever submitted it is still at it.
     intents = await ledger.open_intents(before=now - _GRACE, limit=MOST_OPEN)
-    left = {intent.mark: intent for intent in looked.due(intents, now, lifetime)}
+    left = {intent.mark: intent for intent in progress.due(intents, now, lifetime)}
     if not left:
         return 0
     since = min(intent.at for intent in left.values())
-    others = looked.strangers | await ledger.job_ids_submitted_since(since - _GRACE)
+    others = progress.strangers | await ledger.job_ids_submitted_since(since - _GRACE)
     settled = 0
     async with contextlib.aclosing(provider.sent_since(_at(since), others)) as jobs:
         async for job_id, headers in jobs:
@@ -401,7 +377,7 @@ async def settle(
                     log.info("announced", job=job_id)
                 settled += 1
             elif headers is not None:
-                looked.strangers.add(job_id)
+                progress.strangers.add(job_id)
             if not left:
                 break
     over = now - int(lifetime.total_seconds() * 1000)

@@ -5,28 +5,28 @@ from dataclasses import dataclass, field
 
 from receiver.config import Config
 from receiver.core.errors import ConfigError, InvalidRequestError
-from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER, TICKET_HEADER, Sender
+from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER, TICKET_HEADER, Authenticator
 from receiver.providers.ximilar import Webhook
 
 WEBHOOK_PATH = "/webhooks/ximilar"
 
 
 @dataclass(frozen=True, slots=True)
-class Envelope:
+class WebhookTemplate:
     """Makes the webhook of each job.
 
     Attributes:
         endpoint: the URL of our own webhook, as the provider reaches it.
         headers: the custom headers, each with the value that is accepted first.
-        sender: issues tickets; ``None`` where none are asked for.
+        authenticator: issues tickets; ``None`` where none are asked for.
     """
 
     endpoint: str
     headers: Mapping[str, str] = field(repr=False)
-    sender: Sender | None = field(default=None, repr=False)
+    authenticator: Authenticator | None = field(default=None, repr=False)
 
     @classmethod
-    def from_config(cls, config: Config) -> "Envelope":
+    def from_config(cls, config: Config) -> "WebhookTemplate":
         """The envelope that the settings describe.
 
         Raises:
@@ -45,18 +45,18 @@ class Envelope:
                 " would be accepted; the settings must be those of `receiver serve`"
             )
         headers = {name: values[0].get_secret_value() for name, values in config.webhook_headers.items()}
-        envelope = cls(
+        template = cls(
             str(config.public_url).rstrip("/") + WEBHOOK_PATH,
             headers,
-            Sender.from_config(config) if config.signing_keys else None,
+            Authenticator.from_config(config) if config.signing_keys else None,
         )
         try:
-            envelope.webhook("mark", None)
+            template.webhook("mark", None)
         except InvalidRequestError as error:
             raise ConfigError(
                 f"RECEIVER_WEBHOOK_HEADERS: cannot be sent by the provider: {error.detail}"
             ) from None
-        return envelope
+        return template
 
     def webhook(self, mark: str, ref: str | None) -> Webhook:
         """The webhook of one job.
@@ -66,8 +66,8 @@ class Envelope:
             ref: the submitter's own reference.
         """
         headers = {**self.headers, SUBMISSION_HEADER: mark}
-        if self.sender is not None:
-            headers[TICKET_HEADER] = self.sender.issue_ticket()
+        if self.authenticator is not None:
+            headers[TICKET_HEADER] = self.authenticator.issue_ticket()
         if ref is not None:
             headers[REF_HEADER] = ref
         return Webhook(self.endpoint, headers)

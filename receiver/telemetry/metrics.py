@@ -70,7 +70,7 @@ Look = Callable[[], Awaitable[str | None]]
 
 
 class Meters:
-    """What is counted while it happens. Its methods are what a `receiver.steps.Watch` and the ledger call.
+    """What is counted while it happens. Its methods are what a `Instrumentation` and the ledger call.
 
     Args:
         collectors: where the meters are registered, with those of the process and of Python.

@@ -27,9 +27,9 @@ from starlette.routing import Route
 
 from receiver.bootstrap.serve import spare_what_stays
 from receiver.core.clock import wall_clock
-from receiver.core.instrumentation import Watch
-from receiver.intake.authentication import Sender
-from receiver.intake.endpoint import Intake
+from receiver.core.instrumentation import Instrumentation
+from receiver.intake.authentication import Authenticator
+from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import Ledger
 from receiver.telemetry.metrics import Meters
 from receiver.web.refusals import Refusals
@@ -73,9 +73,17 @@ async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, 
     with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder:
         meters = Meters(CollectorRegistry())  # counting is part of the price
         ledger = await Ledger.serve(Path(folder), on_commit=meters.committed)
-        sender = Sender({"X-Webhook-Secret": ["bench"]})
-        watch = Watch(meters.ended, meters.failed)
-        intake = Intake(ledger, sender, 2**18, timedelta(hours=24), wall_clock, Refusals(), watch=watch)
+        authenticator = Authenticator({"X-Webhook-Secret": ["bench"]})
+        instrumentation = Instrumentation(meters.ended, meters.failed)
+        intake = WebhookEndpoint(
+            ledger,
+            authenticator,
+            2**18,
+            timedelta(hours=24),
+            wall_clock,
+            Refusals(),
+            instrumentation=instrumentation,
+        )
         endpoint = intake.deliver if kind == "durable" else bare
         app = Starlette(routes=[Route(PATH, endpoint, methods=["POST"])])
         config = uvicorn.Config(

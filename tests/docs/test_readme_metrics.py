@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from receiver.bootstrap.app import open_receiver
 from receiver.config import load
-from receiver.core.instrumentation import Name
+from receiver.core.instrumentation import StepName
 from receiver.ledger import COUNTED_TO, NOTIFICATION_OUTCOMES, RECONCILED
 from receiver.telemetry.metrics import DELIVERED
 from tests.docs.readme import README, ROOT, codes, section, table
@@ -98,4 +98,4 @@ def test_the_log_s_table_names_every_line_of_a_job() -> None:
 def test_the_spans_that_the_readme_names_are_those_of_the_code() -> None:
     said = section("Traces").partition("The spans are ")[2].partition(", sent as")[0]
 
-    assert tuple(codes(said)) == Name.__args__  # type: ignore[attr-defined] # of a Literal
+    assert tuple(codes(said)) == StepName.__args__  # type: ignore[attr-defined] # of a Literal

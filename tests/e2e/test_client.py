@@ -51,7 +51,7 @@ class Waits:
 
 
 def client(own: str, waits: Waits | None = None, token: str = TOKEN) -> Ximilar:
-    return Ximilar(f"{own}/account/v2", token, dice=lambda: 0.5, sleep=waits or Waits())
+    return Ximilar(f"{own}/account/v2", token, jitter=lambda: 0.5, sleep=waits or Waits())
 
 
 async def made(subject: Ximilar, number: int, **options: Any) -> list[Submitted]:

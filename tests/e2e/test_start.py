@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.intake.authentication import Sender
+from receiver.intake.authentication import Authenticator
 from tests.docs.readme import README
 from tests.e2e.conftest import SIZE
 from tests.support.processes import (
@@ -271,7 +271,7 @@ def test_no_secret_shows_in_the_command_line_or_in_the_log(programs: Programs, h
         XIMILAR_API_TOKEN=PROVIDER_TOKEN,
         XIMILAR_API_URL="http://127.0.0.1:9/account/v2",  # where nobody answers
     )
-    sender = Sender({}, [SIGNING_KEY])
+    sender = Authenticator({}, [SIGNING_KEY])
     with programs.receiver(values) as receiver:
         for job_id, url in {
             "archived": hosted,

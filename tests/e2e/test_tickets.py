@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from receiver.intake.authentication import Sender
+from receiver.intake.authentication import Authenticator
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
 from tests.support.processes import PROOF, SIGNING_KEY, Programs, Receiver, completion, settings
@@ -21,7 +21,7 @@ def ticketed(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs
 
 
 def ticket(key: str = SIGNING_KEY) -> str:
-    return Sender({}, [key]).issue_ticket()
+    return Authenticator({}, [key]).issue_ticket()
 
 
 def delivery(near: Neighbour, picture: bytes, job_id: str) -> Any:

@@ -16,7 +16,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from receiver.core.backoff import OCCUPIED_CEILING, UPLOAD_CEILING
+from receiver.core.backoff import OCCUPIED_MAX, UPLOAD_MAX
 from receiver.core.failpoints import POINTS
 from tests.faults.matrix import Archive, Matrix, audit, in_bucket, in_folder
 from tests.faults.steps import archive_of, at, deliver, once, sums
@@ -457,7 +457,7 @@ async def test_a_key_that_stays_taken_is_tried_ever_more_rarely(tmp_path: Path) 
                 waits.append(job.next_attempt_at - shop.wall.now)
                 await shop.ledger.retry("taken")
     assert waits == sorted(waits)
-    assert UPLOAD_CEILING < waits[-1] < OCCUPIED_CEILING
+    assert UPLOAD_MAX < waits[-1] < OCCUPIED_MAX
     assert (tmp_path / "archive" / "taken.png").read_bytes() == b"another's"
 
 

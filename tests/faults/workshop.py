@@ -14,8 +14,8 @@ from receiver.core.jobs import FINAL, UNSUCCESSFUL, Job, State
 from receiver.fetch.download import Fetcher, Limits
 from receiver.fetch.sources import Sources
 from receiver.ledger import Delivery, Ledger
-from receiver.pipeline.archive_stage import Archiving
-from receiver.pipeline.fetch_stage import Fetching, FetchPlan
+from receiver.pipeline.archive_stage import ArchiveStage
+from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
 from receiver.pipeline.spool import Spool
 from receiver.pipeline.worker import Worker
 from receiver.providers.ximilar import Ximilar
@@ -120,7 +120,7 @@ async def at_work(
             user_agent="test",
         )
         judge = await stack.enter_async_context(verifier or Verifier(VerifyLimits(max_pixels=MIB)))
-        fetching = Fetching(
+        fetch_stage = FetchStage(
             ledger=ledger,
             fetcher=await stack.enter_async_context(fetcher),
             verifier=judge,
@@ -128,9 +128,9 @@ async def at_work(
             provider=provider,
             plan=plan,
             now=wall,
-            dice=lambda: LATEST,
+            jitter=lambda: LATEST,
         )
-        archiving = Archiving(
+        archive_stage = ArchiveStage(
             ledger=ledger,
             archive=archive,
             spool=spool,
@@ -138,10 +138,15 @@ async def at_work(
             hands=2,
             key="{id}.{ext}",
             now=wall,
-            dice=lambda: LATEST,
+            jitter=lambda: LATEST,
         )
         worker = Worker(
-            ledger=ledger, spool=spool, fetching=fetching, archiving=archiving, now=wall, monotonic=monotonic
+            ledger=ledger,
+            spool=spool,
+            fetch_stage=fetch_stage,
+            archive_stage=archive_stage,
+            now=wall,
+            monotonic=monotonic,
         )
         await worker.start()
         stack.push_async_callback(worker.stop)

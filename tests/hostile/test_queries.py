@@ -14,7 +14,7 @@ from starlette.routing import Route
 from receiver import config
 from receiver.bootstrap.app import open_receiver
 from receiver.cli.output import print_json, safe
-from receiver.core.failpoints import no_cut
+from receiver.core.failpoints import no_failpoint
 from tests.support.images import HEIGHT, WIDTH, png
 from tests.support.processes import (
     API_TOKEN,
@@ -39,7 +39,7 @@ TOKEN = {"Authorization": f"Bearer {API_TOKEN}"}
 async def app(tmp_path: Path) -> AsyncIterator[Starlette]:
     """The whole application, as it is served."""
     environ = settings(tmp_path)
-    async with open_receiver(config.load(environ), environ, no_cut) as receiver:
+    async with open_receiver(config.load(environ), environ, no_failpoint) as receiver:
         yield receiver.app
 
 
@@ -284,7 +284,7 @@ def test_json_for_a_terminal_says_the_same_and_drives_nothing(
 async def test_readiness_tells_strangers_no_places(tmp_path: Path) -> None:
     environ = settings(tmp_path, RECEIVER_ARCHIVE=f"{(tmp_path / 'nowhere').as_uri()}/at/all")
     async with (
-        open_receiver(config.load(environ), environ, no_cut) as receiver,
+        open_receiver(config.load(environ), environ, no_failpoint) as receiver,
         stranger(receiver.app) as client,
         asyncio.timeout(PATIENCE),
     ):

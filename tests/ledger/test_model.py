@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from receiver.core.backoff import UPLOAD_CEILING
+from receiver.core.backoff import UPLOAD_MAX
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import AuthError, FetchError, LedgerError, SpoolError
 from receiver.core.jobs import MOVES, Event, Image, Job, State, Stored
@@ -138,7 +138,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = after
         self.monotonic.now = 0
         for job in self.jobs.values():
-            if job.state is State.FETCHED and (job.waits_until or 0) > self.clock() + UPLOAD_CEILING:
+            if job.state is State.FETCHED and (job.waits_until or 0) > self.clock() + UPLOAD_MAX:
                 job.waits_until = None
             if job.holder is None:
                 continue

@@ -9,8 +9,8 @@ import pytest
 
 from receiver.core.errors import UnavailableError
 from receiver.core.jobs import State
+from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Intent, Ledger, Submission
-from receiver.providers.ximilar import Pace
 from receiver.reconcile.reconciler import LEAST_HOLD, LONGEST_HOLD, PAGES_AT_A_TIME, Plan, Reconciler, Summary
 from tests.ledger.deeds import delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
@@ -602,7 +602,7 @@ async def test_questions_keep_to_their_pace(ledger: Ledger, clock: Clock) -> Non
     for job_id in ("a", "b", "c"):
         asking.desk.put(job_id, "PROCESSING", NOW)
     clock.forward(OVERDUE + 1)
-    asking.provider = asking.desk.client(Pace(2.0, sleep=sleep, clock=lambda: seconds))
+    asking.provider = asking.desk.client(RateLimiter(2.0, sleep=sleep, clock=lambda: seconds))
     async with asking.provider:
         assert (await asking.round()).asked == 3
     assert seconds == 1.0

@@ -9,7 +9,7 @@ import pytest
 
 from receiver.archive import Depth, Inventory, open_archive
 from receiver.archive.locator import Places
-from receiver.core.concurrency import each
+from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Stored
 from receiver.operations.audit import judge
@@ -155,9 +155,9 @@ async def test_so_many_hands_and_no_more_and_results_in_order() -> None:
         busy -= 1
         return number * 2
 
-    assert await each(range(50), 4, work) == [number * 2 for number in range(50)]
+    assert await map_concurrently(range(50), 4, work) == [number * 2 for number in range(50)]
     assert most == 4
-    assert await each([], 4, work) == []
+    assert await map_concurrently([], 4, work) == []
 
 
 async def test_the_first_error_ends_all_hands() -> None:
@@ -170,5 +170,5 @@ async def test_the_first_error_ends_all_hands() -> None:
             raise ValueError("third")
 
     with pytest.raises(ValueError, match="third"):
-        await each(range(100), 2, work)
+        await map_concurrently(range(100), 2, work)
     assert len(begun) < 10

@@ -13,14 +13,14 @@ from itsdangerous import TimestampSigner
 from receiver.config import load
 from receiver.core.errors import AuthError
 from receiver.core.references import is_ref
-from receiver.intake.authentication import TICKET_LIFETIME, Proof, Sender
+from receiver.intake.authentication import TICKET_LIFETIME, Authenticator, Proof
 
 SALT = b"upscale-receiver.ticket"
 """A part of the format: tickets that are on their way must outlive an upgrade."""
 
 Headers = Sequence[tuple[bytes, bytes]]
 
-TWO = Sender({"X-Secret": ["new", "old"], "X-Other": ["o"]})
+TWO = Authenticator({"X-Secret": ["new", "old"], "X-Other": ["o"]})
 GOOD: Headers = [(b"x-secret", b"new"), (b"x-other", b"o")]
 
 
@@ -39,9 +39,9 @@ def ticket_of(key: str, ahead: int = 0, *, salt: bytes = SALT) -> bytes:
     return signer.sign(b"number")
 
 
-def refused(sender: Sender, headers: Headers) -> bool:
+def refused(authenticator: Authenticator, headers: Headers) -> bool:
     try:
-        sender.check(headers)
+        authenticator.check(headers)
     except AuthError as error:
         assert error.reason == "auth.refused"  # noqa: PT017 - a helper, and every refusal has to be this one
         assert error.detail == AuthError("auth.refused").detail  # noqa: PT017 - likewise: it tells nothing
@@ -81,20 +81,20 @@ def test_a_missing_wrong_or_repeated_header_is_refused_and_the_refusal_tells_not
 
 
 def test_a_value_that_was_rotated_away_is_refused() -> None:
-    assert refused(Sender({"X-Secret": ["new"]}), [(b"x-secret", b"old")])
+    assert refused(Authenticator({"X-Secret": ["new"]}), [(b"x-secret", b"old")])
 
 
 def test_a_sender_without_any_proof_accepts_nobody() -> None:
-    assert refused(Sender({}), [])
-    assert refused(Sender({"X-Secret": []}), [(b"x-secret", b"")])
+    assert refused(Authenticator({}), [])
+    assert refused(Authenticator({"X-Secret": []}), [(b"x-secret", b"")])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_a_value_beyond_ascii_is_accepted_in_both_encodings_that_clients_use(encoding: str) -> None:
-    sender = Sender({"X-Secret": ["clé"]})
-    sender.check([(b"x-secret", "clé".encode(encoding))])
-    assert refused(sender, [(b"x-secret", b"cle")])
-    Sender({"X-Secret": ["klíč→"]}).check([(b"x-secret", "klíč→".encode())])
+    authenticator = Authenticator({"X-Secret": ["clé"]})
+    authenticator.check([(b"x-secret", "clé".encode(encoding))])
+    assert refused(authenticator, [(b"x-secret", b"cle")])
+    Authenticator({"X-Secret": ["klíč→"]}).check([(b"x-secret", "klíč→".encode())])
 
 
 @given(st.binary(max_size=8), st.binary(max_size=8))
@@ -104,37 +104,40 @@ def test_no_other_bytes_are_accepted(secret: bytes, other: bytes) -> None:
 
 
 def test_a_ticket_proves_the_sender_and_has_a_number_of_its_own() -> None:
-    sender = Sender({}, ["key"])
-    numbers = {sender.check([(b"x-receiver-job", sender.issue_ticket().encode())]).ticket for _ in range(3)}
+    authenticator = Authenticator({}, ["key"])
+    numbers = {
+        authenticator.check([(b"x-receiver-job", authenticator.issue_ticket().encode())]).ticket
+        for _ in range(3)
+    }
     assert len(numbers) == 3
     assert None not in numbers
 
 
 def test_with_both_proofs_configured_both_are_needed() -> None:
-    sender = Sender({"X-Secret": ["s"]}, ["key"])
-    ticket = (b"x-receiver-job", sender.issue_ticket().encode())
-    assert sender.check([(b"x-secret", b"s"), ticket]).ticket
-    assert refused(sender, [ticket])
-    assert refused(sender, [(b"x-secret", b"s")])
-    assert refused(sender, [(b"x-secret", b"s"), ticket, ticket])
+    authenticator = Authenticator({"X-Secret": ["s"]}, ["key"])
+    ticket = (b"x-receiver-job", authenticator.issue_ticket().encode())
+    assert authenticator.check([(b"x-secret", b"s"), ticket]).ticket
+    assert refused(authenticator, [ticket])
+    assert refused(authenticator, [(b"x-secret", b"s")])
+    assert refused(authenticator, [(b"x-secret", b"s"), ticket, ticket])
 
 
 def test_tickets_of_older_keys_are_accepted_and_the_first_key_signs() -> None:
-    old, both, new = Sender({}, ["old"]), Sender({}, ["new", "old"]), Sender({}, ["new"])
+    old, both, new = Authenticator({}, ["old"]), Authenticator({}, ["new", "old"]), Authenticator({}, ["new"])
     both.check([(b"x-receiver-job", old.issue_ticket().encode())])
     new.check([(b"x-receiver-job", both.issue_ticket().encode())])
     assert refused(new, [(b"x-receiver-job", old.issue_ticket().encode())])
 
 
 def test_a_ticket_is_accepted_for_its_lifetime_and_no_longer() -> None:
-    sender, life = Sender({}, ["key"]), int(TICKET_LIFETIME.total_seconds())
-    assert sender.check([(b"x-receiver-job", ticket_of("key", 60 - life))]).ticket == "number"
-    assert refused(sender, [(b"x-receiver-job", ticket_of("key", -60 - life))])
-    assert refused(sender, [(b"x-receiver-job", ticket_of("key", 3600))])
+    authenticator, life = Authenticator({}, ["key"]), int(TICKET_LIFETIME.total_seconds())
+    assert authenticator.check([(b"x-receiver-job", ticket_of("key", 60 - life))]).ticket == "number"
+    assert refused(authenticator, [(b"x-receiver-job", ticket_of("key", -60 - life))])
+    assert refused(authenticator, [(b"x-receiver-job", ticket_of("key", 3600))])
 
 
 def test_a_ticket_outlives_a_clock_that_is_set_back_a_little() -> None:
-    assert Sender({}, ["key"]).check([(b"x-receiver-job", ticket_of("key", 60))]).ticket == "number"
+    assert Authenticator({}, ["key"]).check([(b"x-receiver-job", ticket_of("key", 60))]).ticket == "number"
 
 
 @pytest.mark.parametrize(
@@ -158,12 +161,12 @@ def test_a_ticket_outlives_a_clock_that_is_set_back_a_little() -> None:
     ids=range(13),
 )
 def test_a_forged_ticket_is_refused(forged: bytes) -> None:
-    assert refused(Sender({}, ["key"]), [(b"x-receiver-job", forged)])
+    assert refused(Authenticator({}, ["key"]), [(b"x-receiver-job", forged)])
 
 
 @given(st.binary(max_size=60))
 def test_no_bytes_are_a_ticket(value: bytes) -> None:
-    assert refused(Sender({}, ["key"]), [(b"x-receiver-job", value)])
+    assert refused(Authenticator({}, ["key"]), [(b"x-receiver-job", value)])
 
 
 def test_without_a_signing_key_no_ticket_is_issued_or_asked_for() -> None:
@@ -195,34 +198,34 @@ def test_references_are_1_to_200_printable_ascii_characters(value: object, good:
 
 
 def test_the_settings_describe_the_sender() -> None:
-    sender = Sender.from_config(
+    authenticator = Authenticator.from_config(
         load({"RECEIVER_WEBHOOK_HEADERS": '{"X-Secret": ["a", "b"]}', "RECEIVER_SIGNING_KEYS": "new,old"})
     )
-    ticket = (b"x-receiver-job", Sender({}, ["old"]).issue_ticket().encode())
-    assert sender.check([(b"x-secret", b"b"), ticket]).ticket
-    assert refused(sender, [(b"x-secret", b"c"), ticket])
+    ticket = (b"x-receiver-job", Authenticator({}, ["old"]).issue_ticket().encode())
+    assert authenticator.check([(b"x-secret", b"b"), ticket]).ticket
+    assert refused(authenticator, [(b"x-secret", b"c"), ticket])
 
 
 def test_a_body_is_kept_without_our_own_secrets() -> None:
-    sender = Sender({"X-A": ["a-long-secret", "a-long-secret-too"], "X-B": ["short"]})
+    authenticator = Authenticator({"X-A": ["a-long-secret", "a-long-secret-too"], "X-B": ["short"]})
     assert (
-        sender.redact(b'{"X-A": "a-long-secret-too", "X-B": "short"}')
+        authenticator.redact(b'{"X-A": "a-long-secret-too", "X-B": "short"}')
         == b'{"X-A": "**********", "X-B": "short"}'
     )
 
 
 @pytest.mark.parametrize("secret", ['with "quotes"', "with\\backslash", "clé-of-ours", "a/b/c/d/e/f"])
 def test_a_secret_is_found_however_json_spells_it(secret: str) -> None:
-    sender = Sender({"X-A": [secret]})
+    authenticator = Authenticator({"X-A": [secret]})
     for text in (json.dumps(secret), json.dumps(secret, ensure_ascii=False)):
         for spelled in (text, text.replace("/", "\\/")):
-            assert sender.redact(b'{"X-A": %b}' % spelled.encode()) == b'{"X-A": "**********"}'
+            assert authenticator.redact(b'{"X-A": %b}' % spelled.encode()) == b'{"X-A": "**********"}'
 
 
 def test_a_ticket_is_kept_without_its_signature() -> None:
-    sender = Sender({}, ["key"])
-    ticket = sender.issue_ticket().encode()
-    kept = sender.redact(b'{"webhook": {"headers": {"X-Receiver-Job": "%b"}}}' % ticket)
+    authenticator = Authenticator({}, ["key"])
+    ticket = authenticator.issue_ticket().encode()
+    kept = authenticator.redact(b'{"webhook": {"headers": {"X-Receiver-Job": "%b"}}}' % ticket)
     assert ticket.rpartition(b".")[2] not in kept
     assert (
         kept == b'{"webhook": {"headers": {"X-Receiver-Job": "%b.**********"}}}' % ticket.rpartition(b".")[0]

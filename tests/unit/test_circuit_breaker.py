@@ -11,7 +11,7 @@ import pytest
 from receiver.archive import Finding, Item
 from receiver.core.errors import REASONS, ArchiveError
 from receiver.core.jobs import Image, Stored
-from receiver.pipeline.circuit_breaker import ABOUT_ONE_OBJECT, LONGEST_WAIT, Gate
+from receiver.pipeline.circuit_breaker import ABOUT_ONE_OBJECT, LONGEST_WAIT, CircuitBreaker
 from tests.support.clock import SkippingLoop
 
 DENIED = ArchiveError("archive.denied", "No.", pause=True)
@@ -53,21 +53,21 @@ class ProbedArchive:
 
 
 class Kept:
-    """A gate with its keeper running; ``opened`` is set whenever it opens."""
+    """A gate with its keeper running; ``on_recovery`` is set whenever it opens."""
 
     def __init__(self, archive: ProbedArchive) -> None:
-        self.opened = asyncio.Event()
-        self.gate = Gate(archive, self.opened.set)
+        self.on_recovery = asyncio.Event()
+        self.breaker = CircuitBreaker(archive, self.on_recovery.set)
 
     async def until_open(self) -> None:
-        await self.opened.wait()
-        self.opened.clear()
+        await self.on_recovery.wait()
+        self.on_recovery.clear()
 
 
 @asynccontextmanager
 async def kept(archive: ProbedArchive) -> AsyncIterator[Kept]:
     held = Kept(archive)
-    keeper = asyncio.create_task(held.gate.keep())
+    keeper = asyncio.create_task(held.breaker.run())
     try:
         yield held
     finally:
@@ -94,11 +94,11 @@ def gaps(archive: ProbedArchive) -> list[float]:
 @skipping
 async def test_the_gate_is_closed_until_a_probe_has_shown_that_the_archive_takes_something() -> None:
     archive = ProbedArchive(None)
-    assert not Gate(archive, lambda: None).is_open
+    assert not CircuitBreaker(archive, lambda: None).allows_uploads
     async with kept(archive) as held:
         await held.until_open()
-        assert held.gate.is_open
-        assert held.gate.trouble is None
+        assert held.breaker.allows_uploads
+        assert held.breaker.error is None
         assert len(archive.probed_at) == 1
 
 
@@ -115,10 +115,10 @@ async def test_an_unforeseen_error_of_a_probe_does_not_end_the_probing() -> None
     archive = ProbedArchive(ValueError("a header of the store's"), None)
     async with kept(archive) as held:
         await archive.probed.wait()
-        assert held.gate.trouble is not None
-        assert held.gate.trouble.reason == "archive.unexpected"
+        assert held.breaker.error is not None
+        assert held.breaker.error.reason == "archive.unexpected"
         await held.until_open()
-        assert held.gate.trouble is None
+        assert held.breaker.error is None
 
 
 @skipping
@@ -126,13 +126,13 @@ async def test_the_trouble_is_what_the_archive_said_last() -> None:
     archive = ProbedArchive(DENIED, AWAY, None)
     async with kept(archive) as held:
         await archive.probed.wait()
-        assert held.gate.trouble is DENIED
+        assert held.breaker.error is DENIED
         archive.probed.clear()
         await archive.probed.wait()
-        assert held.gate.trouble is AWAY
-        assert not held.gate.is_open
+        assert held.breaker.error is AWAY
+        assert not held.breaker.allows_uploads
         await held.until_open()
-        assert held.gate.trouble is None
+        assert held.breaker.error is None
 
 
 @skipping
@@ -140,11 +140,11 @@ async def test_an_upload_that_fails_closes_the_gate_until_a_probe_opens_it() -> 
     archive = ProbedArchive(None)
     async with kept(archive) as held:
         await held.until_open()
-        held.gate.failed(AWAY)
-        assert not held.gate.is_open
-        assert held.gate.trouble is AWAY
+        held.breaker.record_failure(AWAY)
+        assert not held.breaker.allows_uploads
+        assert held.breaker.error is AWAY
         await held.until_open()
-        assert held.gate.is_open
+        assert held.breaker.allows_uploads
 
 
 @skipping
@@ -153,11 +153,11 @@ async def test_an_archive_whose_probes_work_and_whose_uploads_fail_is_left_alone
     async with kept(archive) as held:
         for _ in range(4):
             await held.until_open()
-            held.gate.failed(AWAY)
+            held.breaker.record_failure(AWAY)
         await held.until_open()
         assert gaps(archive) == [1, 2, 4, 8]
-        held.gate.worked()
-        held.gate.failed(AWAY)
+        held.breaker.record_success()
+        held.breaker.record_failure(AWAY)
         await held.until_open()
         assert gaps(archive)[-1] == 0
 
@@ -166,5 +166,5 @@ async def test_an_archive_whose_probes_work_and_whose_uploads_fail_is_left_alone
 async def test_only_what_says_something_of_other_objects_closes_the_gate(reason: str) -> None:
     async with kept(ProbedArchive(None)) as held:
         await held.until_open()
-        held.gate.failed(ArchiveError(reason))
-        assert held.gate.is_open == (reason in ABOUT_ONE_OBJECT)
+        held.breaker.record_failure(ArchiveError(reason))
+        assert held.breaker.allows_uploads == (reason in ABOUT_ONE_OBJECT)

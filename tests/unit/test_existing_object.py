@@ -13,7 +13,7 @@ from receiver.archive.folder import metadata_path
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State
 from receiver.ledger import Claim
-from receiver.pipeline.existing_object import Recogniser
+from receiver.pipeline.existing_object import ExistingObjectVerifier
 from receiver.pipeline.spool import Spool
 from receiver.verify.verifier import Limits, Verifier
 from tests.support.images import HEIGHT, WIDTH, png
@@ -47,9 +47,9 @@ async def verifier() -> AsyncIterator[Verifier]:
 
 
 @pytest.fixture
-def recogniser(archive: Inventory, verifier: Verifier, tmp_path: Path) -> Recogniser:
+def existing_object(archive: Inventory, verifier: Verifier, tmp_path: Path) -> ExistingObjectVerifier:
     spool = Spool(tmp_path / "spool", max_bytes=MIB, max_image_bytes=MIB, reserve=0)
-    return Recogniser(archive=archive, spool=spool, verifier=verifier)
+    return ExistingObjectVerifier(archive=archive, spool=spool, verifier=verifier)
 
 
 async def put(archive: Inventory, folder: Path, content: bytes = CONTENT, job_id: str = "job-1") -> None:
@@ -61,10 +61,10 @@ async def put(archive: Inventory, folder: Path, content: bytes = CONTENT, job_id
 
 
 async def test_the_jobs_own_image_is_known_by_what_it_holds(
-    archive: Inventory, recogniser: Recogniser, tmp_path: Path
+    archive: Inventory, existing_object: ExistingObjectVerifier, tmp_path: Path
 ) -> None:
     await put(archive, tmp_path)
-    shown = await recogniser.recognise(CLAIM, archive.at(KEY))
+    shown = await existing_object.verify(CLAIM, archive.at(KEY))
     assert (shown.id, shown.image, shown.stored) == ("job-1", IMAGE, archive.at(KEY))
     assert list((tmp_path / "spool").iterdir()) == []
 
@@ -89,7 +89,7 @@ def relabel(**values: str) -> Callable[[Path], None]:
 )
 async def test_what_does_not_prove_to_be_the_jobs_is_refused_with_what_to_do(
     archive: Inventory,
-    recogniser: Recogniser,
+    existing_object: ExistingObjectVerifier,
     tmp_path: Path,
     damage: Callable[[Path], None],
     why: str,
@@ -97,7 +97,7 @@ async def test_what_does_not_prove_to_be_the_jobs_is_refused_with_what_to_do(
     await put(archive, tmp_path)
     damage(tmp_path / "archive" / KEY)
     with pytest.raises(ArchiveError, match="receiver retry job-1") as caught:
-        await recogniser.recognise(CLAIM, archive.at(KEY))
+        await existing_object.verify(CLAIM, archive.at(KEY))
     assert caught.value.reason == "archive.occupied"
     assert why in caught.value.detail
     assert (tmp_path / "archive" / KEY).exists()
@@ -105,16 +105,16 @@ async def test_what_does_not_prove_to_be_the_jobs_is_refused_with_what_to_do(
 
 @pytest.mark.parametrize("content", [png(WIDTH * 2, HEIGHT), CONTENT[: len(CONTENT) // 2]])
 async def test_what_is_labelled_as_the_jobs_and_is_not_the_promised_image_is_refused(
-    archive: Inventory, recogniser: Recogniser, tmp_path: Path, content: bytes
+    archive: Inventory, existing_object: ExistingObjectVerifier, tmp_path: Path, content: bytes
 ) -> None:
     await put(archive, tmp_path, content)
     with pytest.raises(ArchiveError, match="not the promised image") as caught:
-        await recogniser.recognise(CLAIM, archive.at(KEY))
+        await existing_object.verify(CLAIM, archive.at(KEY))
     assert caught.value.reason == "archive.occupied"
 
 
 async def test_an_object_that_went_away_meanwhile_is_missing_and_no_fault_of_the_archive(
-    archive: Inventory, recogniser: Recogniser
+    archive: Inventory, existing_object: ExistingObjectVerifier
 ) -> None:
     with pytest.raises(ArchiveError, match=r"^archive\.missing"):
-        await recogniser.recognise(CLAIM, archive.at(KEY))
+        await existing_object.verify(CLAIM, archive.at(KEY))

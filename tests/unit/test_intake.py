@@ -16,8 +16,8 @@ from starlette.routing import Route
 from starlette.types import Message, Receive
 
 from receiver.core.jobs import State
-from receiver.intake.authentication import Sender
-from receiver.intake.endpoint import Intake
+from receiver.intake.authentication import Authenticator
+from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import Filter, Ledger
 from receiver.web.refusals import Refusals
 
@@ -34,10 +34,10 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture
-def intake(ledger: Ledger) -> Intake:
-    return Intake(
+def intake(ledger: Ledger) -> WebhookEndpoint:
+    return WebhookEndpoint(
         ledger=ledger,
-        sender=Sender({"X-Webhook-Secret": ["secret"]}),
+        authenticator=Authenticator({"X-Webhook-Secret": ["secret"]}),
         max_bytes=CAP,
         url_lifetime=timedelta(hours=24),
         now=lambda: NOW,
@@ -46,7 +46,7 @@ def intake(ledger: Ledger) -> Intake:
 
 
 @pytest.fixture
-async def client(intake: Intake) -> AsyncIterator[httpx.AsyncClient]:
+async def client(intake: WebhookEndpoint) -> AsyncIterator[httpx.AsyncClient]:
     app = Starlette(routes=[Route("/", intake.deliver, methods=["POST"])])
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://receiver", headers=PROOF
@@ -85,7 +85,9 @@ def chunk(data: bytes) -> Message:
     return {"type": "http.request", "body": data, "more_body": True}
 
 
-async def test_a_declared_length_over_the_cap_is_refused_without_asking_for_a_byte(intake: Intake) -> None:
+async def test_a_declared_length_over_the_cap_is_refused_without_asking_for_a_byte(
+    intake: WebhookEndpoint,
+) -> None:
     sent = Sent([])
 
     answer = await intake.deliver(request(sent, (b"content-length", str(CAP + 1).encode())))
@@ -95,7 +97,7 @@ async def test_a_declared_length_over_the_cap_is_refused_without_asking_for_a_by
 
 @pytest.mark.parametrize("secret", [b"secret", b"wrong"])
 async def test_an_undeclared_body_is_asked_for_up_to_the_cap_and_no_further(
-    intake: Intake, secret: bytes
+    intake: WebhookEndpoint, secret: bytes
 ) -> None:
     sent = Sent(chunk(b" " * 1000) for _ in range(1000))
     asking = request(sent)
@@ -106,7 +108,7 @@ async def test_an_undeclared_body_is_asked_for_up_to_the_cap_and_no_further(
     assert (answer.status_code, sent.asked) == (413, CAP // 1000 + 1)
 
 
-async def test_a_body_that_lies_about_its_length_is_still_capped(intake: Intake) -> None:
+async def test_a_body_that_lies_about_its_length_is_still_capped(intake: WebhookEndpoint) -> None:
     sent = Sent(chunk(b" " * 1000) for _ in range(1000))
 
     answer = await intake.deliver(request(sent, (b"content-length", b"1")))
@@ -114,7 +116,9 @@ async def test_a_body_that_lies_about_its_length_is_still_capped(intake: Intake)
     assert (answer.status_code, sent.asked) == (413, CAP // 1000 + 1)
 
 
-async def test_a_sender_that_goes_away_leaves_nothing_recorded(intake: Intake, ledger: Ledger) -> None:
+async def test_a_sender_that_goes_away_leaves_nothing_recorded(
+    intake: WebhookEndpoint, ledger: Ledger
+) -> None:
     whole = json.dumps(completion("gone")).encode()
     sent = Sent([chunk(whole[:-1]), {"type": "http.disconnect"}])
 
@@ -131,7 +135,7 @@ async def test_a_sender_that_goes_away_leaves_nothing_recorded(intake: Intake, l
     [(b"secret", None), (b"secret", b"no completion"), (b"secret", b" " * (CAP + 1)), (b"wrong", b" " * CAP)],
 )
 async def test_no_delivery_leaves_a_cycle_that_holds_its_body(
-    intake: Intake, secret: bytes, body: bytes | None
+    intake: WebhookEndpoint, secret: bytes, body: bytes | None
 ) -> None:
     async def deliver(number: int) -> None:
         whole = json.dumps(completion(f"job-{number}")).encode() if body is None else body
@@ -240,9 +244,9 @@ async def test_two_refs_are_none(client: httpx.AsyncClient, ledger: Ledger) -> N
 
 
 async def test_a_failure_that_repeats_our_secret_is_recorded_without_it(
-    intake: Intake, ledger: Ledger
+    intake: WebhookEndpoint, ledger: Ledger
 ) -> None:
-    subject = replace(intake, sender=Sender({"X-Webhook-Secret": ["nobody guesses"]}))
+    subject = replace(intake, authenticator=Authenticator({"X-Webhook-Secret": ["nobody guesses"]}))
     app = Starlette(routes=[Route("/", subject.deliver, methods=["POST"])])
     status = {"code": 500, "text": "refused with nobody guesses"}
     failed = {"id": "job-1", "status": "FAILED", "response": {"records": [{"_status": status}]}}

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from receiver.core.errors import REASONS, FetchError, ProviderError, ReceiverError, SpoolError
-from receiver.core.instrumentation import Name, Watch
+from receiver.core.instrumentation import Instrumentation, StepName
 from receiver.core.jobs import State
 from receiver.ledger import FILE_NAME, Answer, AuditFinding, Ledger, Submission
 from receiver.ledger.sqlite.driver import sqlite3
@@ -102,11 +102,11 @@ async def samples(metrics: Metrics) -> dict[str, float]:
     }
 
 
-def took(meters: Meters, name: Name, *, size: int = 0, error: Exception | None = None) -> None:
+def took(meters: Meters, name: StepName, *, size: int = 0, error: Exception | None = None) -> None:
     """One step, as a room takes it."""
-    watch = Watch(meters.ended, meters.failed)
+    instrumentation = Instrumentation(meters.ended, meters.failed)
     try:
-        with watch.step(name, "job", NOW) as step:
+        with instrumentation.step(name, "job", NOW) as step:
             step.bytes = size
             if error is not None:
                 raise error
@@ -267,7 +267,7 @@ async def test_a_commit_is_measured_with_all_writes_that_shared_it(metrics: Metr
 )
 @pytest.mark.parametrize("name", ["ask", "confirm"])
 async def test_the_provider_is_up_when_its_last_word_was_an_answer(
-    metrics: Metrics, meters: Meters, name: Name, reason: str | None, up: float
+    metrics: Metrics, meters: Meters, name: StepName, reason: str | None, up: float
 ) -> None:
     took(meters, name, error=None if reason is None else ProviderError(reason))
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.core.backoff import NOTIFY_CEILING, notify_again_at
+from receiver.core.backoff import NOTIFY_MAX, notification_retry_at
 from receiver.events.feed import Feed
-from receiver.events.outgoing_webhooks import GIVE_UP_AFTER_MS, Notifier
+from receiver.events.outgoing_webhooks import GIVE_UP_AFTER_MS, OutgoingWebhooks
 from receiver.ledger import Delivery, Ledger
 from tests.ledger.deeds import failure
 from tests.support.clock import NOW, SECOND, Clock
@@ -40,14 +40,14 @@ def told() -> Iterator[Endpoint]:
 async def notifying(ledger: Ledger, clock: Clock, url: str) -> AsyncIterator[None]:
     stopping = asyncio.Event()
     async with Feed(ledger, stopping) as feed:
-        notifier = Notifier(
+        notifier = OutgoingWebhooks(
             ledger=ledger,
             feed=feed,
             url=url,
             secret=SECRET,
             user_agent="a test",
             now=clock,
-            dice=lambda: 0.5,
+            jitter=lambda: 0.5,
         )
         async with notifier:
             yield
@@ -75,7 +75,7 @@ async def test_what_nobody_takes_is_tried_for_a_day_then_given_up_and_kept(
         await counted(ledger, failed=1)
         clock.forward(GIVE_UP_AFTER_MS - 1)
         await counted(ledger, failed=2, given_up=0)
-        clock.forward(1 + 2 * NOTIFY_CEILING)
+        clock.forward(1 + 2 * NOTIFY_MAX)
         await counted(ledger, failed=3, given_up=1)
     assert len(told.told) == 3
     assert len({one.id for one in told.told}) == 1
@@ -116,7 +116,7 @@ async def test_an_endpoint_that_is_not_there_is_a_failure_like_any_other(
     async with notifying(ledger, clock, url):
         await ledger.record(failure())
         await counted(ledger, failed=1)
-    (one,) = await ledger.notifications_due(by=NOW + NOTIFY_CEILING, limit=9)
+    (one,) = await ledger.notifications_due(by=NOW + NOTIFY_MAX, limit=9)
     assert one.detail == "The endpoint does not answer (ConnectError)."
 
 
@@ -130,9 +130,9 @@ async def test_nothing_is_written_for_jobs_that_go_on(ledger: Ledger, clock: Clo
 
 
 def test_waits_grow_to_an_hour_and_are_never_shorter_than_the_endpoint_asks() -> None:
-    waits = [notify_again_at(0, attempts, lambda: 1.0) for attempts in range(1, 40)]
+    waits = [notification_retry_at(0, attempts, lambda: 1.0) for attempts in range(1, 40)]
     assert waits == sorted(waits)
-    assert (waits[0], waits[-1]) == (10 * SECOND, NOTIFY_CEILING)
-    assert notify_again_at(0, 5, lambda: 0.0) == SECOND
-    assert notify_again_at(0, 1, lambda: 0.0, 30) == 30 * SECOND
-    assert notify_again_at(0, 1, lambda: 0.0, 10**6) == NOTIFY_CEILING
+    assert (waits[0], waits[-1]) == (10 * SECOND, NOTIFY_MAX)
+    assert notification_retry_at(0, 5, lambda: 0.0) == SECOND
+    assert notification_retry_at(0, 1, lambda: 0.0, 30) == 30 * SECOND
+    assert notification_retry_at(0, 1, lambda: 0.0, 10**6) == NOTIFY_MAX

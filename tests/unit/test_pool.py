@@ -10,7 +10,7 @@ import pytest
 from receiver.core.errors import LedgerError, SpoolError
 from receiver.core.jobs import Job, State
 from receiver.ledger import Claim
-from receiver.pipeline.pool import Stage
+from receiver.pipeline.pool import WorkerPool
 
 GRACE = timedelta(seconds=30)
 
@@ -29,7 +29,7 @@ class Desk:
         self.done: list[str] = []
         self.bugs: dict[str, Exception] = {}
         self.broken: dict[str, Exception] = {}
-        self.stage = Stage("test", hands, self.claim, self.work, self.broke)
+        self.stage = WorkerPool("test", hands, self.claim, self.work, self.broke)
 
     async def claim(self, limit: int) -> Sequence[Claim]:
         self.asked.append(limit)

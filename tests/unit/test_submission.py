@@ -24,25 +24,25 @@ from receiver.core.errors import (
     UnavailableError,
 )
 from receiver.core.jobs import State
-from receiver.intake.authentication import Sender
+from receiver.core.rate_limit import RateLimiter
+from receiver.intake.authentication import Authenticator
 from receiver.ledger import FILE_NAME, Delivery, Intent, Ledger
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.providers.ximilar import Ximilar
 from receiver.submission import (
     Fate,
-    Looked,
     Options,
     Outcome,
-    Pace,
+    SettleProgress,
     Submitter,
     prepare,
     read_list,
     settle,
     submit_all,
 )
-from receiver.submission.envelope import Envelope
 from receiver.submission.images import Item, Line, listed, named
 from receiver.submission.run import named_again
+from receiver.submission.webhook_template import WebhookTemplate
 from tests.ledger.deeds import delivery
 from tests.support.clock import HOUR, NOW, Clock
 from tests.support.processes import ROOT
@@ -159,8 +159,8 @@ def test_options_are_judged_before_anything_is_sent(options: Options) -> None:
 
 
 def test_a_webhook_carries_the_first_values_the_mark_and_the_reference() -> None:
-    envelope = Envelope.from_config(load(SETTINGS))
-    webhook = envelope.webhook("the mark", "order 7")
+    template = WebhookTemplate.from_config(load(SETTINGS))
+    webhook = template.webhook("the mark", "order 7")
     assert webhook.endpoint == "https://receiver.example.com/base/webhooks/ximilar"
     assert webhook.headers == {
         "X-Webhook-Secret": "canary-new",
@@ -168,31 +168,31 @@ def test_a_webhook_carries_the_first_values_the_mark_and_the_reference() -> None
         "X-Receiver-Submission": "the mark",
         "X-Receiver-Ref": "order 7",
     }
-    assert "canary" not in repr(envelope) + repr(webhook)
-    assert "X-Receiver-Ref" not in envelope.webhook("the mark", None).headers
+    assert "canary" not in repr(template) + repr(webhook)
+    assert "X-Receiver-Ref" not in template.webhook("the mark", None).headers
 
 
 def test_with_signing_keys_every_webhook_has_another_ticket_which_the_receiver_takes() -> None:
     config = load({**SETTINGS, "RECEIVER_SIGNING_KEYS": "canary-key, canary-older-key"})
-    envelope = Envelope.from_config(config)
+    template = WebhookTemplate.from_config(config)
     proofs = [
-        Sender.from_config(config).check(
+        Authenticator.from_config(config).check(
             [
                 (name.lower().encode(), value.encode())
-                for name, value in envelope.webhook("m", None).headers.items()
+                for name, value in template.webhook("m", None).headers.items()
             ]
         )
         for _ in range(2)
     ]
     assert len({proof.ticket for proof in proofs}) == 2
     assert {proof.mark for proof in proofs} == {"m"}
-    assert "canary" not in repr(envelope)
+    assert "canary" not in repr(template)
 
 
 def test_without_the_receivers_settings_nothing_is_submitted() -> None:
     for missing in SETTINGS:
         with pytest.raises(ConfigError, match=missing):
-            Envelope.from_config(load({k: v for k, v in SETTINGS.items() if k != missing}))
+            WebhookTemplate.from_config(load({k: v for k, v in SETTINGS.items() if k != missing}))
 
 
 def test_importing_the_package_loads_no_room_of_it() -> None:
@@ -202,20 +202,6 @@ def test_importing_the_package_loads_no_room_of_it() -> None:
         "assert not hasattr(receiver, 'anything_else')"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
-
-
-# Pace.
-
-
-def test_a_pace_spaces_turns_and_holds_them_back() -> None:
-    at = 100.0
-    pace = Pace(2, lambda: at)
-    assert [pace.turn() for _ in range(3)] == [0, 0.5, 1.0]
-    pace.hold(10)
-    assert pace.turn() == 10
-    at = 200.0
-    assert Pace(None, lambda: at).turn() == 0
-    assert pace.turn() == 0
 
 
 # The way of one image.
@@ -314,12 +300,12 @@ def provider() -> Provider:
 @pytest.fixture
 async def submitter(tmp_path: Path, provider: Provider) -> AsyncIterator[Submitter]:
     ledger = await Ledger.serve(tmp_path)
-    client = Ximilar("https://provider", "token", transport=httpx.MockTransport(provider), dice=lambda: 0.0)
+    client = Ximilar("https://provider", "token", transport=httpx.MockTransport(provider), jitter=lambda: 0.0)
     async with client:
         yield Submitter(
             ledger,
             client,
-            Envelope.from_config(load(SETTINGS)),
+            WebhookTemplate.from_config(load(SETTINGS)),
             Options(4),
             patience=timedelta(seconds=5),
             lag=timedelta(milliseconds=10),
@@ -503,11 +489,11 @@ async def test_it_waits_as_long_as_it_is_told_and_all_others_with_it(
     submitter: Submitter, provider: Provider
 ) -> None:
     began = asyncio.get_running_loop().time()
-    pace = Pace(None, lambda: 0.0)
+    limiter = RateLimiter(clock=lambda: 0.0)
     provider.posts = [answers(429, **{"Retry-After": "1"})]
-    assert (await replace(submitter, pace=pace).submit(ITEM)).fate is Fate.SUBMITTED
+    assert (await replace(submitter, rate_limiter=limiter).submit(ITEM)).fate is Fate.SUBMITTED
     assert asyncio.get_running_loop().time() - began >= 1
-    assert pace.turn() == 1
+    assert limiter.reserve() == 1
 
 
 async def test_too_many_requests_without_end_end_the_run(submitter: Submitter, provider: Provider) -> None:
@@ -565,7 +551,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 async def settled(ledger: Ledger, provider: Provider, now: int) -> int:
     async with Ximilar(
-        "https://provider", "token", transport=httpx.MockTransport(provider), dice=lambda: 0.0
+        "https://provider", "token", transport=httpx.MockTransport(provider), jitter=lambda: 0.0
     ) as client:
         return await settle(ledger, client, now=now)
 
@@ -597,14 +583,14 @@ async def test_an_open_intent_is_asked_about_again_when_it_is_twice_as_old(
     ledger: Ledger, provider: Provider
 ) -> None:
     await ledger.record_intent(Intent("lost", "mark-2"))
-    looked = Looked()
+    progress = SettleProgress()
     times = []
     async with Ximilar(
-        "https://provider", "token", transport=httpx.MockTransport(provider), dice=lambda: 0.0
+        "https://provider", "token", transport=httpx.MockTransport(provider), jitter=lambda: 0.0
     ) as client:
         for minute in range(24 * 60 + 30):
             before = provider.asked["list"]
-            await settle(ledger, client, now=NOW + minute * 60_000, looked=looked)
+            await settle(ledger, client, now=NOW + minute * 60_000, progress=progress)
             if provider.asked["list"] > before:
                 times.append(minute)
     assert times == [21, 42, 84, 168, 336, 672, 1344, 1441]
@@ -618,11 +604,11 @@ async def test_many_open_intents_take_one_question_for_each_job_and_none_a_secon
         await ledger.record_intent(Intent(f"key-{number}", f"mark-{number}"))
         provider.jobs[f"other-{number}"] = {"webhook": {"headers": {}}}
     provider.jobs["job-2"] = {"webhook": {"headers": {"X-Receiver-Submission": "mark-2"}}}
-    looked = Looked()
+    progress = SettleProgress()
     async with Ximilar("https://provider", "token", transport=httpx.MockTransport(provider)) as client:
-        assert await settle(ledger, client, now=NOW + HOUR, looked=looked) == 1
+        assert await settle(ledger, client, now=NOW + HOUR, progress=progress) == 1
         assert provider.asked == {"list": 1, "get": 5}
-        assert await settle(ledger, client, now=NOW + 3 * HOUR, looked=looked) == 0
+        assert await settle(ledger, client, now=NOW + 3 * HOUR, progress=progress) == 0
     assert provider.asked == {"list": 2, "get": 5}
 
 

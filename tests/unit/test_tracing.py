@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from receiver.core.errors import FetchError
-from receiver.core.instrumentation import UNFORESEEN, Name, Watch
+from receiver.core.instrumentation import UNFORESEEN, Instrumentation, StepName
 from receiver.telemetry import tracing
 from receiver.telemetry.tracing.spans import CLOSE_SECONDS, Spans
 from tests.support.clock import NOW
@@ -39,7 +39,7 @@ def spans(exporter: InMemorySpanExporter) -> Spans:
 
 def take(
     spans: Spans,
-    name: Name,
+    name: StepName,
     job: str | None = "job-1",
     received_at: int | None = NOW,
     *,
@@ -54,7 +54,7 @@ def take(
 
     with (
         suppress(FetchError, ValueError),
-        Watch(spans.ended, failed).step(name, job, received_at, attempt=2) as step,
+        Instrumentation(spans.ended, failed).step(name, job, received_at, attempt=2) as step,
     ):
         step.outcome, step.url, step.bytes = outcome, url, 7
         if error is not None:

@@ -55,7 +55,7 @@ def client(handler: Handler, *, waits: list[float] | None = None) -> Ximilar:
         waited.append(seconds)
 
     return Ximilar(
-        URL, TOKEN, transport=httpx.MockTransport(handler), dice=lambda: 0.5, sleep=sleep, clock=lambda: NOW
+        URL, TOKEN, transport=httpx.MockTransport(handler), jitter=lambda: 0.5, sleep=sleep, clock=lambda: NOW
     )
 
 

@@ -1,6 +1,5 @@
 """The provider's API, as its page describes it (Ximilar, "Upscaler"): submit, get, status, list."""
 
-from receiver.core.rate_limit import Pace
 from receiver.providers.ximilar.answers import Listing, Report, Row, Submitted
 from receiver.providers.ximilar.client import Heard, Ximilar, unheard
 from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
@@ -12,7 +11,6 @@ __all__ = [
     "Listing",
     "Mode",
     "ModelType",
-    "Pace",
     "Report",
     "Row",
     "Submitted",

@@ -14,6 +14,7 @@ from urllib.parse import urlencode
 
 import httpx
 
+from receiver.core.backoff import doubled
 from receiver.core.completion import is_job_id
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
 from receiver.providers.ximilar import answers
@@ -156,7 +157,7 @@ class Ximilar:
         url: the API's base, such as ``https://api.ximilar.com/account/v2``.
         token: of the account.
         transport: for tests.
-        dice: gives a number in [0, 1), to spread repeated calls.
+        jitter: gives a number in [0, 1), to spread repeated calls.
         sleep: waits so many seconds.
         clock: seconds since the epoch, to read a ``Retry-After`` that is a date.
         turn: waited for before each call that goes out, repeated ones among them.
@@ -170,7 +171,7 @@ class Ximilar:
         token: str,
         *,
         transport: httpx.AsyncBaseTransport | None = None,
-        dice: Callable[[], float] = random.random,
+        jitter: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         turn: Callable[[], Awaitable[object]] | None = None,
@@ -180,7 +181,7 @@ class Ximilar:
         self._token = token
         self._turn = turn
         self._heard = heard
-        self._dice = dice
+        self._jitter = jitter
         self._sleep = sleep
         self._clock = clock
         self._client = httpx.AsyncClient(
@@ -413,12 +414,12 @@ class Ximilar:
             try:
                 return await self._once(ask)
             except _FailedAttemptError as failed:
-                ceiling = FIRST_WAIT_SECONDS * 2 ** (attempt - 1)
+                ceiling = doubled(FIRST_WAIT_SECONDS, attempt - 1)
                 asked_for = failed.error.retry_after or 0.0
                 if not failed.again or attempt == ATTEMPTS or asked_for > ceiling:
                     # From None: what a library says of a failure may repeat what was sent.
                     raise failed.error from None
-            await self._sleep(max(asked_for, self._dice() * ceiling))
+            await self._sleep(max(asked_for, self._jitter() * ceiling))
 
     async def _once(self, ask: _Ask) -> dict[str, Any]:
         submitting = ask.content is not None

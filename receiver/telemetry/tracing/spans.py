@@ -74,12 +74,12 @@ class Spans:
             context=Context() if begins else self._below(trace, root),
             kind=KINDS.get(step.name, SpanKind.INTERNAL),
             attributes=_attributes(step),
-            start_time=step.began,
+            start_time=step.started_at,
         )
         self._ids.given = None
         if step.reason is not None:
             span.set_status(StatusCode.ERROR, step.reason)
-        span.end(step.began + int(step.seconds * 1e9))
+        span.end(step.started_at + int(step.seconds * 1e9))
 
     async def aclose(self) -> None:
         """Sends what is left, for at most `CLOSE_SECONDS`."""
