@@ -25,7 +25,7 @@ def pytest_runtest_makereport(
         used = [value for value in getattr(item, "funcargs", {}).values() if isinstance(value, Programs)]
         for programs in used or item.session.stash.get(STARTED, []):
             for program in programs.started:
-                title = f"{program.name} {program.process.pid}"
+                title = f"{program.name} {program.pid}"
                 report.sections.append((title, program.log[-LAST_OF_A_LOG:]))
     return report
 

@@ -1,6 +1,5 @@
 """Who listens to a real receiver: every transition once, in order, over cuts, kills and restarts."""
 
-import sqlite3
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 from receiver.ledger import FILE_NAME
+from receiver.ledger.sqlite.driver import sqlite3
 from tests.e2e.conftest import SIZE
 from tests.e2e.test_queries import is_problem
 from tests.e2e.test_stop import Load
@@ -193,7 +193,7 @@ def test_a_listener_who_is_cut_off_again_and_again_under_load_misses_nothing(
     url = near.serve(picture)
     heard: list[Any] = []
     last: str | None = "0"
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         values["RECEIVER_PORT"] = str(receiver.port)
         load = Load(receiver, url, "load")
         with load.running():

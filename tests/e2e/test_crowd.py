@@ -111,7 +111,7 @@ async def crowd(receiver: Receiver, silent: list[str]) -> None:
 
 
 def test_a_thousand_who_wait_cost_little_and_keep_no_delivery_out(programs: Programs) -> None:
-    with programs.receiver(settings(programs.folder)) as receiver:
+    with programs.receiver_process(settings(programs.folder)) as receiver:
         silent = [str(uuid.uuid4()) for _ in range(WAITERS)]
         for job_id in silent:
             receiver.post("/jobs", json={"id": job_id}).raise_for_status()

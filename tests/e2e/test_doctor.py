@@ -114,7 +114,7 @@ def test_a_good_installation_is_found_good_beside_its_server(programs: Programs,
         assert found.of("public URL") == [f"{receiver.address} leads to this installation "]
         assert found.of("webhook") == [f"{receiver.address} passes /webhooks/ximilar on "]
         assert found.of("serve")[1:] == ["is ready "]
-        assert f"as process {receiver.program.process.pid}" in found.of("serve")[0]
+        assert f"as process {receiver.program.pid}" in found.of("serve")[0]
         assert found.of("clock") == ["agrees with the provider's "]
         assert "written, verified, read and removed" in found.of("archive")[0]
         # Nothing was counted, kept or left behind.

@@ -11,7 +11,16 @@ from typing import Any
 import pytest
 
 from tests.faults.steps import asking, question, says
-from tests.support.processes import SECRETS, Program, Programs, Receiver, command, completion, settings
+from tests.support.processes import (
+    SECRETS,
+    Output,
+    Program,
+    Programs,
+    Receiver,
+    command,
+    completion,
+    settings,
+)
 from tests.support.source import SIZE, Answer, Source, picture, signed, source
 
 SIGNATURE = "canary-of-a-signed-url"
@@ -59,7 +68,7 @@ def url_of(host: Source, name: str, *answers: Answer | bytes, life: int = 3600) 
     return f"{url}&X-Amz-Signature={SIGNATURE}"
 
 
-def told(program: Program, job_id: str) -> list[tuple[str, str | None]]:
+def told(program: Output, job_id: str) -> list[tuple[str, str | None]]:
     """What the log says happened to a job, with the reason where there is one."""
     found: list[tuple[str, str | None]] = []
     for line in map(json.loads, list(program.lines)):
@@ -92,11 +101,11 @@ def assert_followed(receiver: Receiver, *job_ids: str) -> set[str]:
     return seen
 
 
-def told_of(program: Program, job_id: str, times: int) -> bool:
+def told_of(program: Output, job_id: str, times: int) -> bool:
     return len(told(program, job_id)) >= times
 
 
-def assert_clean(program: Program) -> None:
+def assert_clean(program: Output) -> None:
     """That every line is JSON of the one form, and tells no secret."""
     for line in map(json.loads, program.lines):
         assert {"event", "level", "logger", "timestamp"} <= set(line), line
@@ -208,7 +217,7 @@ def test_what_is_found_by_asking_can_be_followed(programs: Programs, host: Sourc
 
 def test_a_download_in_which_the_process_was_killed_can_be_followed(programs: Programs, host: Source) -> None:
     url = url_of(host, "cut", Answer(picture(1), gate=host.gate()), picture(1))
-    with programs.receiver(settings(programs.folder)) as receiver:
+    with programs.receiver_process(settings(programs.folder)) as receiver:
         receiver.deliver(completion("cut", url, *SIZE))
         host.until_asked("cut")
         receiver.program.kill()
@@ -266,6 +275,6 @@ def test_a_line_of_text_can_be_read_by_people(programs: Programs, host: Source) 
         assert secret not in program.log
 
 
-def addresses(program: Program) -> list[str]:
+def addresses(program: Output) -> list[str]:
     """Where a receiver that logs text says that it serves."""
     return [found[1] for line in program.lines if (found := re.search(r" serving .*address=(\S+)", line))]

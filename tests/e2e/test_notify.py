@@ -91,7 +91,7 @@ def test_an_endpoint_that_is_away_is_told_after_a_kill_and_a_restart(
 ) -> None:
     told.answer = 503
     values = notifying(programs, told)
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         jobs = [fail(receiver, str(uuid.uuid4())) for _ in range(5)]
         told.until(lambda: {one.said["data"]["id"] for one in told.told} == set(jobs))
         receiver.program.kill()
@@ -111,7 +111,7 @@ def test_what_became_final_while_nobody_could_be_told_is_told_at_the_next_start(
 ) -> None:
     told.gate.clear()  # takes connections, and answers nothing
     values = notifying(programs, told)
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         jobs = [fail(receiver, str(uuid.uuid4())) for _ in range(12)]
         eventually(lambda: pending(receiver) == 12)
         # Nothing else is held up by it.

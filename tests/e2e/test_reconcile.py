@@ -87,13 +87,13 @@ def test_with_half_lost_a_tenth_doubled_short_lives_and_two_kills_all_are_archiv
     )
     with programs.sandbox(*options, "--seed", "7") as box:
         values = asking(programs.folder, box)
-        with programs.receiver(values) as receiver:
+        with programs.receiver_process(values) as receiver:
             values["RECEIVER_PORT"] = str(receiver.port)  # the webhook stays the same over the restarts
             webhook = receiver.webhook
             ids = announced(receiver, box, webhook, 100)
             receiver.program.kill()
         ids += [box.submit(PICTURE, webhook) for _ in range(20)]  # all of their completions meet nobody
-        with programs.receiver(values) as receiver:
+        with programs.receiver_process(values) as receiver:
             for job_id in ids[100:]:
                 receiver.post("/jobs", json={"id": job_id}).raise_for_status()
             ids += announced(receiver, box, webhook, 80)

@@ -17,7 +17,7 @@ from PIL import Image
 from receiver.sandbox.pictures import draw
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
-from tests.support.processes import PROOF, Programs, Receiver, Sandbox, completion, settings
+from tests.support.processes import PROOF, Programs, ReceiverProcess, Sandbox, completion, settings
 from tests.support.seaweed import Seaweed, seaweed
 
 MIB = 1024 * 1024
@@ -156,7 +156,7 @@ def test_memory_does_not_grow_with_the_size_of_an_image(
     Image.frombytes("RGB", (side, side), os.urandom(side * side * 3)).save(noise, "PNG", compress_level=0)
     large = noise.getvalue()
     assert len(large) > 64 * MIB
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         receiver.deliver(completion("small", near.serve(picture, "small"), *SIZE))
         assert receiver.ended("small")["state"] == "archived"
         before = highest_memory(receiver)
@@ -171,7 +171,7 @@ def test_memory_does_not_grow_with_the_size_of_an_image(
     assert grown < 24 * MIB
 
 
-def highest_memory(receiver: Receiver) -> int:
+def highest_memory(receiver: ReceiverProcess) -> int:
     """The most that the server's own process, its decoders aside, has held so far; bytes."""
     status = Path(f"/proc/{receiver.program.process.pid}/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)

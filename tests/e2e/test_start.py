@@ -95,7 +95,7 @@ def test_a_port_that_is_taken_ends_the_start_with_1_and_frees_the_data(
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("receiver: RECEIVER_PORT: ")
-    with programs.receiver(settings(programs.folder)) as again:
+    with programs.receiver_process(settings(programs.folder)) as again:
         assert again.get("/readyz").status_code == 200
 
 
@@ -272,7 +272,7 @@ def test_no_secret_shows_in_the_command_line_or_in_the_log(programs: Programs, h
         XIMILAR_API_URL="http://127.0.0.1:9/account/v2",  # where nobody answers
     )
     sender = Authenticator({}, [SIGNING_KEY])
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         for job_id, url in {
             "archived": hosted,
             "gone": f"{hosted}/gone?X-Amz-Signature={CANARY}",
@@ -298,7 +298,7 @@ def test_no_secret_shows_in_the_command_line_or_in_the_log(programs: Programs, h
 
 
 def test_what_the_receiver_makes_is_its_owners_alone(programs: Programs, hosted: str) -> None:
-    with programs.receiver(settings(programs.folder)) as receiver:
+    with programs.receiver_process(settings(programs.folder)) as receiver:
         receiver.deliver(completion("private", hosted, *SIZE))
         receiver.ended("private")
 
@@ -311,6 +311,6 @@ def test_a_data_directory_that_was_there_keeps_the_rights_that_it_had(programs: 
     data = programs.folder / "data"
     data.mkdir()
     data.chmod(0o755)
-    with programs.receiver(settings(programs.folder)):
+    with programs.receiver_process(settings(programs.folder)):
         assert data.stat().st_mode & 0o777 == 0o755
         assert (data / "ledger.sqlite3").stat().st_mode & 0o077 == 0

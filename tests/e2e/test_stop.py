@@ -85,7 +85,7 @@ def test_under_load_sigterm_ends_with_0_in_time_and_every_acknowledged_job_is_ar
     programs: Programs, hosted: str
 ) -> None:
     values = settings(programs.folder)
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         load = Load(receiver, hosted, "load")
         with load.running():
             code, seconds = receiver.program.stop()
@@ -93,19 +93,19 @@ def test_under_load_sigterm_ends_with_0_in_time_and_every_acknowledged_job_is_ar
         assert set(load.answers) <= {200, 503}
         assert "Traceback" not in receiver.program.log
 
-    with programs.receiver(values) as again:
+    with programs.receiver_process(values) as again:
         all_archived(again, load.acknowledged)
         assert again.get("/stats").json()["states"]["archived"] >= len(load.acknowledged)
 
 
 def test_after_sigkill_under_load_every_acknowledged_job_is_archived(programs: Programs, hosted: str) -> None:
     values = settings(programs.folder)
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         load = Load(receiver, hosted, "load")
         with load.running():
             receiver.program.kill()
 
-    with programs.receiver(values) as again:
+    with programs.receiver_process(values) as again:
         all_archived(again, load.acknowledged)
 
 
@@ -114,7 +114,7 @@ def test_a_stop_waits_for_no_poller_no_download_and_no_idle_connection(
 ) -> None:
     near.gate = threading.Event()
     values = settings(programs.folder)
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         receiver.deliver(completion("held", hosted, *SIZE))
         assert near.asked.wait(PATIENCE)
         poller = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=PATIENCE)
@@ -133,7 +133,7 @@ def test_a_stop_waits_for_no_poller_no_download_and_no_idle_connection(
         assert "Traceback" not in receiver.program.log
 
     near.gate.set()
-    with programs.receiver(values) as again:
+    with programs.receiver_process(values) as again:
         job = again.ended("held")
         assert again.program.stop()[0] == 0  # its spooled file goes a moment after that
     assert (job["state"], job["attempts"]) == ("archived", 1)
@@ -145,7 +145,7 @@ def test_a_stop_takes_no_new_connections_and_what_it_still_acknowledges_is_kept(
 ) -> None:
     values = settings(programs.folder)
     body = json.dumps(completion("last", hosted, *SIZE)).encode()
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         with socket.create_connection(("127.0.0.1", receiver.port), timeout=PATIENCE) as last:
             head = (
                 f"POST {WEBHOOK} HTTP/1.1\r\nHost: r\r\nContent-Length: {len(body)}\r\n"
@@ -168,12 +168,12 @@ def test_a_stop_takes_no_new_connections_and_what_it_still_acknowledges_is_kept(
         assert answer.startswith(b"HTTP/1.1 200 ")
         assert receiver.program.process.wait(PATIENCE) == 0
 
-    with programs.receiver(values) as again:
+    with programs.receiver_process(values) as again:
         assert again.ended("last")["state"] == "archived"
 
 
 def test_a_delivery_whose_body_never_comes_is_answered_with_503_at_a_stop(programs: Programs) -> None:
-    with programs.receiver(settings(programs.folder)) as receiver:
+    with programs.receiver_process(settings(programs.folder)) as receiver:
         sender = http.client.HTTPConnection("127.0.0.1", receiver.port, timeout=PATIENCE)
         with contextlib.closing(sender):
             sender.putrequest("POST", WEBHOOK)
@@ -214,7 +214,7 @@ def test_an_archive_that_never_answers_does_not_hold_up_a_stop(programs: Program
             AWS_REGION="us-east-1",
         )
         try:
-            with programs.receiver(values) as receiver:
+            with programs.receiver_process(values) as receiver:
                 assert asked.wait(PATIENCE)  # by the probe
                 receiver.deliver(completion("kept", hosted, *SIZE))
                 receiver.program.until_event("fetched", job="kept")
@@ -226,7 +226,7 @@ def test_an_archive_that_never_answers_does_not_hold_up_a_stop(programs: Program
             for connection in held:
                 connection.close()
 
-    with programs.receiver(settings(programs.folder)) as again:
+    with programs.receiver_process(settings(programs.folder)) as again:
         assert again.ended("kept")["state"] == "archived"
 
 
@@ -236,7 +236,7 @@ def test_a_spool_file_that_a_crash_left_unfinished_is_removed_at_the_start(
     values = settings(programs.folder)
     spool = programs.folder / "data" / "spool"
     near.gate = threading.Event()
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         receiver.deliver(completion("crashed", hosted, *SIZE))
         assert near.asked.wait(PATIENCE)
         receiver.program.kill()
@@ -244,7 +244,7 @@ def test_a_spool_file_that_a_crash_left_unfinished_is_removed_at_the_start(
     (spool / f"unknown-job.{'0' * 64}.png").write_bytes(picture)
     near.gate.set()
 
-    with programs.receiver(values) as again:
+    with programs.receiver_process(values) as again:
         assert again.ended("crashed")["state"] == "archived"
         assert again.program.stop()[0] == 0
 

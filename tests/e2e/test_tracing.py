@@ -49,13 +49,13 @@ def test_a_job_is_one_trace_from_its_delivery_to_the_archive_across_a_restart(
         RECEIVER_CONFIRM="on",
         **asking(host),
     )
-    with programs.receiver(values) as first:
+    with programs.receiver_process(values) as first:
         first.deliver(completion("job", url, *SIZE))
         host.until_asked("image")
         assert first.program.stop()[0] == 0
     gate.set()
     before = set(of_job(collected, "job"))
-    with programs.receiver(values) as second:
+    with programs.receiver_process(values) as second:
         assert second.ended("job")["state"] == "archived"
         second.deliver(completion("job", url, *SIZE))
         assert second.program.stop()[0] == 0
@@ -84,7 +84,7 @@ def test_what_failed_is_said_with_its_reason_and_the_service_has_the_name_that_i
         OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=f"{collected.url}/v1/traces",
         OTEL_SERVICE_NAME="ours",
     )
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         receiver.deliver(completion("job", url, 4000, 3000))
         receiver.ended("job")
         receiver.program.stop()
@@ -99,7 +99,7 @@ def test_a_collector_that_is_away_costs_no_image_and_no_stop(programs: Programs,
     with collector() as gone:
         away = gone.url
     values = settings(programs.folder, OTEL_EXPORTER_OTLP_ENDPOINT=away)
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         receiver.deliver(completion("job", host.offer("image", picture(1)), *SIZE))
         assert receiver.ended("job")["state"] == "archived"
         code, seconds = receiver.program.stop()

@@ -27,7 +27,7 @@ from tests.faults.matrix import Tally, audit, in_bucket
 from tests.support.disk import Quota
 from tests.support.gallery import Gallery, gallery
 from tests.support.load import Answers, deliver
-from tests.support.processes import Programs, Receiver, settings
+from tests.support.processes import Programs, ReceiverProcess, settings
 from tests.support.seaweed import Seaweed, seaweed
 
 PREFIX = "soak"
@@ -73,7 +73,7 @@ class Soak:
     images: Gallery
     values: dict[str, str]
     until: float
-    receiver: Receiver | None = None
+    receiver: ReceiverProcess | None = None
     answers: Answers = field(default_factory=Answers)
     met: Counter[str] = field(default_factory=Counter)
     jobs: int = 0
@@ -90,7 +90,7 @@ class Soak:
 
     def start(self) -> None:
         """Starts a receiver on the port of the one before."""
-        self.receiver = self.running.enter_context(self.programs.receiver(self.values))
+        self.receiver = self.running.enter_context(self.programs.receiver_process(self.values))
         self.values["RECEIVER_PORT"] = str(self.receiver.port)
 
     def end(self, how: str) -> None:

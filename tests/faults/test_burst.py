@@ -20,7 +20,7 @@ from receiver.providers.ximilar.completions import parse
 from tests.faults.matrix import Matrix, Tally, audit, in_folder
 from tests.support.gallery import Gallery, gallery
 from tests.support.load import Answers, deliver
-from tests.support.processes import Programs, Receiver, completion, settings
+from tests.support.processes import Programs, Receiver, ReceiverProcess, completion, settings
 from tests.support.waiting import eventually
 
 FULL_SIZE = bool(os.environ.get("RECEIVER_TEST_FULL_SIZE"))
@@ -47,7 +47,7 @@ def images() -> Iterator[Gallery]:
         yield it
 
 
-def resident(receiver: Receiver, figure: str = "VmRSS") -> int:
+def resident(receiver: ReceiverProcess, figure: str = "VmRSS") -> int:
     """Bytes of the receiver's memory; ``VmHWM``: the most that it ever had."""
     lines = Path(f"/proc/{receiver.program.process.pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(figure)) * 1024
@@ -86,7 +86,7 @@ def test_in_a_burst_each_delivery_is_answered_and_each_200_is_in_the_ledger(
     pictured = [f"burst-{number}" for number in range(0, DELIVERIES, 25)]
     jobs = refused_jobs("burst", DELIVERIES)
     jobs |= {job_id: images.completion(job_id) for job_id in pictured}
-    with programs.receiver(settings(programs.folder)) as receiver:
+    with programs.receiver_process(settings(programs.folder)) as receiver:
         alone = idle(receiver)
         before = resident(receiver)
 
@@ -141,7 +141,7 @@ def test_a_backlog_neither_slows_the_start_nor_the_answers_and_the_earliest_dead
     # The later a job came, the earlier its deadline: the order of arrival would be the very opposite.
     deadlines = {f"waiting-{n}": wall_clock() + HOUR + (BACKLOG - n) * SECOND for n in range(BACKLOG)}
     began = time.monotonic()
-    with programs.receiver(settings(programs.folder / "empty")) as receiver:
+    with programs.receiver_process(settings(programs.folder / "empty")) as receiver:
         quick = time.monotonic() - began
         alone = idle(receiver)
         small = resident(receiver, "VmHWM")
@@ -150,7 +150,7 @@ def test_a_backlog_neither_slows_the_start_nor_the_answers_and_the_earliest_dead
     asyncio.run(fill(data, deadlines.items()))
 
     began = time.monotonic()
-    with programs.receiver(settings(programs.folder, RECEIVER_FETCHES=str(FETCHES))) as receiver:
+    with programs.receiver_process(settings(programs.folder, RECEIVER_FETCHES=str(FETCHES))) as receiver:
         start = time.monotonic() - began
         receiver.program.until_event("rejected")
         answers = asyncio.run(deliver(receiver.port, refused_jobs("meanwhile", 300), SENDERS))

@@ -131,7 +131,7 @@ def test_a_kill_at_each_step_loses_nothing_repeats_nothing_and_needs_nobody(
 ) -> None:
     images = {"first": picture(1), "second": picture(2)}
     urls = {job_id: host.offer(job_id, image) for job_id, image in images.items()}
-    with programs.receiver(place.values | {"RECEIVER_CUT_AT": point}) as receiver:
+    with programs.receiver_process(place.values | {"RECEIVER_CUT_AT": point}) as receiver:
         with contextlib.suppress(httpx.TransportError):  # at "recorded" no answer comes
             deliver(receiver, "first", urls["first"])
         assert receiver.program.process.wait(PATIENCE) == -signal.SIGKILL
@@ -168,7 +168,7 @@ def test_a_kill_in_the_middle_of_a_download_fetches_it_anew(
     place = folder_place(tmp_path)
     image = noise(LARGE)
     url = host.offer("cut-off", Answer(image, gate=host.gate()), image)
-    with programs.receiver(place.values) as receiver:
+    with programs.receiver_process(place.values) as receiver:
         deliver(receiver, "cut-off", url, LARGE)
         host.until_asked("cut-off")
         until_on_disk(receiver, place.data / "spool")
@@ -200,7 +200,7 @@ def test_a_kill_in_the_middle_of_an_upload_sends_it_again_and_leaves_one_object(
     place, way = behind.place, behind.way
     image = noise(LARGE)
     url = host.offer("cut-off", image)
-    with programs.receiver(place.values) as receiver:
+    with programs.receiver_process(place.values) as receiver:
         receiver.program.until_event("archive probed")
         way.hold_after(len(image) // 2)
         deliver(receiver, "cut-off", url, LARGE)
@@ -281,7 +281,7 @@ def test_kills_at_random_under_load_lose_nothing_and_fetch_nothing_twice_that_wa
         provider = Provider(client, urls)
         sent = [pool.submit(provider.send, job_id) for job_id in images]
         for _ in range(KILLS):
-            with programs.receiver(place.values) as receiver:
+            with programs.receiver_process(place.values) as receiver:
                 provider.send_to(receiver)
                 lines = chance.randrange(1, 2 * JOBS // KILLS)
                 receiver.program.until(lambda: len(receiver.program.lines) > lines)  # noqa: B023 - at once
@@ -316,7 +316,7 @@ def test_a_start_removes_what_nobody_waits_for_in_the_spool(
     place = folder_place(tmp_path)
     image = picture(1)
     url = host.offer("done", image)
-    with programs.receiver(place.values) as receiver:
+    with programs.receiver_process(place.values) as receiver:
         deliver(receiver, "done", url)
         assert receiver.ended("done")["state"] == "archived"
         receiver.program.kill()
@@ -374,7 +374,7 @@ def test_an_image_that_lay_in_the_archive_already_is_not_fetched_anew_where_the_
 ) -> None:
     image = picture(1)
     url = host.offer("stored", image, Answer(status=404))
-    with programs.receiver(place.values | {"RECEIVER_CUT_AT": "stored"}) as receiver:
+    with programs.receiver_process(place.values | {"RECEIVER_CUT_AT": "stored"}) as receiver:
         deliver(receiver, "stored", url)
         assert receiver.program.process.wait(PATIENCE) == -signal.SIGKILL
     (name,) = spooled(place.data)
@@ -395,7 +395,7 @@ def test_an_image_that_lay_in_the_archive_already_stands_though_other_bytes_came
     first, second = picture(1), picture(2)
     url = host.offer("stored", first, second)
     values = place.values | {"RECEIVER_ARCHIVE_KEY": "{id}.{ext}"}
-    with programs.receiver(values | {"RECEIVER_CUT_AT": "stored"}) as receiver:
+    with programs.receiver_process(values | {"RECEIVER_CUT_AT": "stored"}) as receiver:
         deliver(receiver, "stored", url)
         assert receiver.program.process.wait(PATIENCE) == -signal.SIGKILL
     (name,) = spooled(place.data)
@@ -467,7 +467,7 @@ def test_an_image_that_was_whole_before_a_kill_is_safe_though_its_url_ends_befor
     image = picture(1)
     url = host.offer("whole", image, Answer(status=404))
     values = settings(programs.folder, RECEIVER_URL_LIFETIME="0.5s")
-    with programs.receiver(values | {"RECEIVER_CUT_AT": "spooled"}) as receiver:
+    with programs.receiver_process(values | {"RECEIVER_CUT_AT": "spooled"}) as receiver:
         deliver(receiver, "whole", url)
         assert receiver.program.process.wait(PATIENCE) == -signal.SIGKILL
     eventually(lambda: time.time() > host.times("whole")[0] + 1)

@@ -59,7 +59,7 @@ def test_a_full_disk_is_a_503_and_never_a_false_200_and_ends_by_itself(
 
     with disk(kind, tmp_path / "disk") as full:
         values = settings(full.folder, RECEIVER_ARCHIVE=(tmp_path / "archive").as_uri())
-        with programs.receiver(values) as receiver:
+        with programs.receiver_process(values) as receiver:
             pid = receiver.program.process.pid
             assert [deliver(receiver) for _ in range(5)] == [200] * 5
             for job_id in acknowledged:
@@ -80,7 +80,7 @@ def test_a_full_disk_is_a_503_and_never_a_false_200_and_ends_by_itself(
             receiver.program.kill()
         full.free(os.getpid())
 
-        with programs.receiver(values) as again:
+        with programs.receiver_process(values) as again:
             for job_id in acknowledged:
                 again.ended(job_id)
             tally = audit(again, images.images(acknowledged), in_folder(tmp_path / "archive"))
@@ -105,7 +105,7 @@ def test_downloads_pause_before_the_disk_is_full_and_deliveries_are_still_taken(
         values = settings(
             tmp_path, RECEIVER_ARCHIVE=(tmp_path / "archive").as_uri(), RECEIVER_MAX_IMAGE_BYTES="3MiB"
         )
-        with programs.receiver(values) as receiver:
+        with programs.receiver_process(values) as receiver:
             for job_id in job_ids:
                 assert receiver.deliver(images.completion(job_id)).status_code == 200
             receiver.program.until_event("spool is full; downloads pause")
@@ -136,7 +136,7 @@ def test_a_full_spool_pauses_downloads_while_the_store_is_away_and_all_resumes(
         RECEIVER_MAX_SPOOL_BYTES="2MiB",
         **store.environment(),
     )
-    with gallery(padding=300_000) as images, programs.receiver(values) as receiver:
+    with gallery(padding=300_000) as images, programs.receiver_process(values) as receiver:
         receiver.program.until_event("archive probed")
         store.kill()
         for job_id in job_ids:
@@ -170,7 +170,7 @@ def test_a_spool_that_cannot_be_written_delays_the_image_and_loses_nothing(
 ) -> None:
     spool = programs.folder / "data" / "spool"
     aside = spool.with_name("moved")
-    with programs.receiver(settings(programs.folder)) as receiver:
+    with programs.receiver_process(settings(programs.folder)) as receiver:
         spool.rename(aside)
         spool.touch()  # no folder, whoever may write
         assert receiver.deliver(images.completion("unwritable")).status_code == 200

@@ -66,7 +66,7 @@ def test_a_burst_that_goes_on_over_restarts_ends_whole_in_the_archive(
 ) -> None:
     values = settings(programs.folder)
     restarts = 3
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         port = receiver.port
         burst = Burst(port, images, 60 * (restarts + 1))
         eventually(lambda: len(burst.answers.acknowledged) >= 30)
@@ -76,13 +76,13 @@ def test_a_burst_that_goes_on_over_restarts_ends_whole_in_the_archive(
     values["RECEIVER_PORT"] = str(port)
     for _ in range(restarts):
         known = len(burst.answers.acknowledged)
-        with programs.receiver(values) as receiver:
+        with programs.receiver_process(values) as receiver:
             eventually(lambda: len(burst.answers.acknowledged) >= min(known + 30, 240))  # noqa: B023 - called at once
             code, seconds = receiver.program.stop()
             assert (code, seconds < 10) == (0, True)
             assert "Traceback" not in receiver.program.log
 
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         job_ids = burst.ended()
         for job_id in job_ids:
             receiver.ended(job_id)
@@ -164,7 +164,7 @@ async def test_a_released_ledger_opens_with_all_that_it_holds_and_goes_on(
 @pytest.mark.parametrize("version", RELEASED)
 def test_a_receiver_serves_from_a_released_ledger(programs: Programs, images: Gallery, version: str) -> None:
     released(version, programs.folder / "data")
-    with programs.receiver(settings(programs.folder)) as receiver:
+    with programs.receiver_process(settings(programs.folder)) as receiver:
         assert receiver.job("archived")["archive"]["uri"] == make.STORED.uri
         receiver.deliver(images.completion("new")).raise_for_status()
         assert receiver.ended("new")["state"] == "archived"

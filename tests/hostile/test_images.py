@@ -17,7 +17,7 @@ from tests.support import images, polyglots
 from tests.support.images import HEIGHT, WIDTH, Bad, picture
 from tests.support.load import deliver
 from tests.support.memory import MIB, of_children, resident
-from tests.support.processes import PATIENCE, Programs, Receiver, completion, settings
+from tests.support.processes import PATIENCE, Programs, ReceiverProcess, completion, settings
 from tests.support.source import Source, source
 
 CORPUS = [image for image in [*images.bad(), *polyglots.polyglots()] if image.data]
@@ -53,11 +53,11 @@ def gone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gone]:
     programs = Programs(folder)
     values = settings(folder, RECEIVER_MAX_IMAGE_PIXELS=str(images.MAX_PIXELS))
 
-    with source() as host, programs.receiver(values) as receiver:
+    with source() as host, programs.receiver_process(values) as receiver:
         yield _put_through(receiver, host, folder / "data" / "archive")
 
 
-def _put_through(receiver: Receiver, host: Source, archive: Path) -> Gone:
+def _put_through(receiver: ReceiverProcess, host: Source, archive: Path) -> Gone:
     pid = receiver.program.process.pid
     bodies = {f"bad-{number}": _body(f"bad-{number}", image, host) for number, image in enumerate(CORPUS)}
     for number in range(len(CORPUS) // 20):

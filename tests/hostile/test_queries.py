@@ -15,19 +15,16 @@ from receiver import config
 from receiver.bootstrap.app import open_receiver
 from receiver.cli.output import print_json, safe
 from receiver.core.failpoints import no_failpoint
-from tests.support.images import HEIGHT, WIDTH, png
 from tests.support.processes import (
     API_TOKEN,
     PATIENCE,
     PROOF,
     WEBHOOK,
-    Program,
     Receiver,
     completion,
     run,
     settings,
 )
-from tests.support.source import Source
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "CONNECT")
 OPEN = frozenset({"/healthz", "/readyz"})
@@ -252,9 +249,7 @@ def test_no_text_of_a_stranger_drives_the_terminal(receiver: Receiver, tmp_path:
     record["_url"] = f"https://example.com/{text}"
     assert receiver.deliver(body).status_code == 200
     for arguments in (("job", job_id), ("jobs",)):
-        shown = run(
-            arguments, tmp_path, {**settings(tmp_path), "RECEIVER_DATA_DIR": _data_dir(receiver.program)}
-        )
+        shown = run(arguments, tmp_path, {**settings(tmp_path), "RECEIVER_DATA_DIR": str(receiver.data_dir)})
         printed = shown.stdout + shown.stderr
         assert shown.returncode == 0, printed
         assert job_id in printed
@@ -292,22 +287,3 @@ async def test_readiness_tells_strangers_no_places(tmp_path: Path) -> None:
             pass
     said = "archive.no_bucket: The archive's bucket or folder does not exist."
     assert answer.json()["failing"] == {"archive": said}
-
-
-def _data_dir(program: Program) -> str:
-    return str(Path(f"/proc/{program.process.pid}/cwd").readlink() / "data")
-
-
-# What is given out
-
-
-def test_an_archived_image_is_given_out_as_nothing_but_an_image(receiver: Receiver, host: Source) -> None:
-    job_id = str(uuid.uuid4())
-    assert receiver.deliver(completion(job_id, host.offer("a.html", png()), WIDTH, HEIGHT)).status_code == 200
-    assert receiver.ended(job_id)["state"] == "archived"
-
-    answer = receiver.get(f"/jobs/{job_id}/image", headers={"Accept": "text/html"})
-    assert answer.headers["content-type"] == "image/png"
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "sandbox" in answer.headers["content-security-policy"]
-    assert answer.content == png()

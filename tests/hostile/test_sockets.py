@@ -15,7 +15,16 @@ import pytest
 
 from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.support.memory import MIB, resident
-from tests.support.processes import PATIENCE, WEBHOOK, WEBHOOK_SECRET, Receiver, completion
+from tests.support.processes import (
+    PATIENCE,
+    WEBHOOK,
+    WEBHOOK_SECRET,
+    Programs,
+    Receiver,
+    ReceiverProcess,
+    completion,
+    settings,
+)
 
 FLOOD = 64 * MIB
 """More than any peer gets rid of: kernels' buffers hold a few MiB for a server that does not read."""
@@ -68,8 +77,17 @@ def job_id() -> str:
     return str(uuid.uuid4())
 
 
+@pytest.fixture(scope="module")
+def receiver(
+    shared_programs: Programs, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ReceiverProcess]:
+    """A process of its own, whose memory is measured."""
+    with shared_programs.receiver_process(settings(tmp_path_factory.mktemp("sockets"))) as receiver:
+        yield receiver
+
+
 @pytest.fixture(autouse=True)
-def unharmed(receiver: Receiver) -> Iterator[None]:
+def unharmed(receiver: ReceiverProcess) -> Iterator[None]:
     """Whatever a test's peer did: the next sender gets its 200, nothing broke, and memory stayed small."""
     before = resident(receiver.program.process.pid)
     yield
@@ -310,7 +328,7 @@ def test_requests_in_a_row_are_answered_in_their_order_up_to_the_garbage(
     assert set(came[:-1]) <= {200}
 
 
-def test_requests_that_come_at_once_are_not_gathered_without_end(receiver: Receiver) -> None:
+def test_requests_that_come_at_once_are_not_gathered_without_end(receiver: ReceiverProcess) -> None:
     pid = receiver.program.process.pid
     before = resident(pid, "VmHWM")
     with ExitStack() as connections:

@@ -289,7 +289,7 @@ def test_a_backup_beside_a_busy_server_and_what_came_after_it_are_restored_toget
     data = tmp_path / "data"
     before, after = [f"before-{n}" for n in range(20)], [f"after-{n}" for n in range(20)]
     with gallery() as images:
-        with programs.receiver(given) as receiver:
+        with programs.receiver_process(given) as receiver:
             for job_id in before:
                 receiver.deliver(images.completion(job_id)).raise_for_status()
             for job_id in before:

@@ -139,7 +139,7 @@ def test_after_the_volume_is_destroyed_nothing_archived_is_lost(
             },
         )
         assert "no matching backups found" in copy.restore()  # the very first start: there is nothing yet
-        with programs.receiver(values) as receiver:
+        with programs.receiver_process(values) as receiver:
             with copy.running():
                 for job_id in BEFORE:
                     assert receiver.deliver(completion(job_id, hosted, *SIZE)).status_code == 200

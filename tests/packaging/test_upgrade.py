@@ -82,18 +82,18 @@ def test_no_delivery_is_lost_or_refused_while_a_new_version_takes_over(
         deliveries = Deliveries(door, hosted)
         with ThreadPoolExecutor(SENDERS) as pool:
             try:
-                with programs.receiver(values) as receiver:
+                with programs.receiver_process(values) as receiver:
                     senders = [pool.submit(deliveries.run, number) for number in range(SENDERS)]
                     deliveries.until_more(BEFORE_EACH)
                     code, _ = receiver.program.stop()
                     assert code == 0
                 for _ in range(UPGRADES):
                     # Nothing listens now. What is delivered meanwhile waits at Caddy for the next one.
-                    with programs.receiver(values) as receiver:
+                    with programs.receiver_process(values) as receiver:
                         deliveries.until_more(BEFORE_EACH)
                         code, _ = receiver.program.stop()
                         assert code == 0
-                with programs.receiver(values) as receiver:
+                with programs.receiver_process(values) as receiver:
                     deliveries.until_more(BEFORE_EACH)
                     deliveries.enough.set()
                     for sender in senders:
@@ -126,7 +126,7 @@ def test_caddy_lets_nothing_through_but_the_webhook_and_the_questions(
 ) -> None:
     it, port = door
     with (
-        programs.receiver(settings(programs.folder, RECEIVER_PORT=str(port))),
+        programs.receiver_process(settings(programs.folder, RECEIVER_PORT=str(port))),
         httpx.Client(base_url=it.address, verify=it.trust, trust_env=False, timeout=PATIENCE) as client,
     ):
         token = {"Authorization": f"Bearer {API_TOKEN}"}

@@ -321,7 +321,7 @@ def test_a_receiver_that_is_gone_is_told_with_the_time_since_when(
     tmp_path: Path, programs: Programs, browser: Browser
 ) -> None:
     with (
-        programs.receiver(settings(tmp_path)) as receiver,
+        programs.receiver_process(settings(tmp_path)) as receiver,
         visit(browser, receiver.address) as page,
     ):
         page.goto("/")

@@ -1,23 +1,44 @@
-"""Real processes for end-to-end tests: the receiver and the sandbox, each with an environment of its own.
+"""Real servers and commands for end-to-end tests, each with an environment of its own.
 
-Whoever starts a process here does it in a ``with``: its whole process group ends with the block. Waiting is
-done on what a process says (its lines, its answers), never by the clock; `PATIENCE` bounds a wait in vain.
+Where no process is needed, servers run in a thread of the tests' own process: the product's own server on a
+real socket. Tests of kills, signals, limits and exit codes start a process instead.
+
+A test starts a server in a ``with``, which ends it. Waiting is done on what a server writes (its lines, its
+answers), never by the clock; `PATIENCE` bounds a wait in vain.
 """
 
+import asyncio
 import contextlib
+import dataclasses
+import io
 import json
+import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TextIO, cast
 
 import httpx
+import typer
+import uvicorn
+
+from receiver import config
+from receiver.bootstrap.serve import loop_factory, serve_until
+from receiver.cli.sandbox import sandbox as sandbox_command
+from receiver.sandbox.app import create_app
+from receiver.sandbox.faults import Faults
+from receiver.sandbox.options import Options
+from receiver.sandbox.server import Server as SandboxServer
+from receiver.telemetry import logs
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -32,6 +53,9 @@ PROOF = {"X-Webhook-Secret": WEBHOOK_SECRET}
 """The custom headers that prove a sender to a receiver with `settings`."""
 
 WEBHOOK = "/webhooks/ximilar"
+
+TRUST = httpx.create_ssl_context()
+"""For all clients of the tests: to read the system's certificates takes longer than many a test."""
 
 
 def settings(folder: Path, **more: str) -> dict[str, str]:
@@ -85,8 +109,66 @@ def run(
     )
 
 
-class Program:
-    """A running process, and every line that it has said so far, of both its streams.
+class Output:
+    """Every line that a program has written so far.
+
+    Args:
+        name: for reports.
+        folder: where the program works.
+        values: its environment, beside what `environment` gives.
+    """
+
+    def __init__(self, name: str, folder: Path, values: Mapping[str, str]) -> None:
+        self.name = name
+        self.folder = folder
+        self.values = values
+        self.lines: list[str] = []
+        self._news = threading.Condition()
+        self._ended = False
+
+    @property
+    def log(self) -> str:
+        """All that it wrote."""
+        return "\n".join(self.lines)
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        """The JSON lines of this event so far."""
+        return [line for line in map(_json, list(self.lines)) if line.get("event") == event]
+
+    def until(self, found: Callable[[], object]) -> None:
+        """Returns when the condition holds; it is looked at for every line that the program writes.
+
+        Raises:
+            AssertionError: the program has ended, or wrote nothing of the kind within `PATIENCE`.
+        """
+        with self._news:
+            self._news.wait_for(lambda: found() or self._ended, PATIENCE)
+            assert found(), f"{self.name} never wrote it:\n{self.log[-4000:]}"
+
+    def until_event(self, event: str, **values: object) -> dict[str, Any]:
+        """The first JSON line of this event with these values, waited for."""
+
+        def matching() -> list[dict[str, Any]]:
+            return [line for line in self.events(event) if values.items() <= line.items()]
+
+        self.until(matching)
+        return matching()[0]
+
+    def add(self, lines: Iterable[str]) -> None:
+        """Adds lines, and wakes those who wait for them."""
+        with self._news:
+            self.lines.extend(lines)
+            self._news.notify_all()
+
+    def end(self) -> None:
+        """Wakes those who wait for lines that will not come any more."""
+        with self._news:
+            self._ended = True
+            self._news.notify_all()
+
+
+class Program(Output):
+    """A running process, and every line that it has written so far, to both its streams.
 
     Args:
         name: for reports.
@@ -96,12 +178,7 @@ class Program:
     """
 
     def __init__(self, name: str, arguments: Sequence[str], folder: Path, values: Mapping[str, str]) -> None:
-        self.name = name
-        self.folder = folder
-        self.values = values
-        self.lines: list[str] = []
-        self._said = threading.Condition()
-        self._silent = 0
+        super().__init__(name, folder, values)
         self.process = subprocess.Popen(
             arguments,
             cwd=folder,
@@ -114,6 +191,7 @@ class Program:
             start_new_session=True,  # a group of its own, so that one signal ends all of it
         )
         streams = [stream for stream in (self.process.stdout, self.process.stderr) if stream is not None]
+        self._open_streams = len(streams)
         self._readers = [threading.Thread(target=self._read, args=(stream,)) for stream in streams]
         for reader in self._readers:
             reader.start()
@@ -129,32 +207,8 @@ class Program:
             reader.join()
 
     @property
-    def log(self) -> str:
-        """All that it said."""
-        return "\n".join(self.lines)
-
-    def events(self, event: str) -> list[dict[str, Any]]:
-        """The JSON lines of this event so far."""
-        return [line for line in map(_json, list(self.lines)) if line.get("event") == event]
-
-    def until(self, found: Callable[[], object]) -> None:
-        """Returns when the condition holds; it is looked at for every line that the process says.
-
-        Raises:
-            AssertionError: the process has ended, or said nothing of the kind within `PATIENCE`.
-        """
-        with self._said:
-            self._said.wait_for(lambda: found() or self._silent == len(self._readers), PATIENCE)
-            assert found(), f"{self.name} never said it:\n{self.log[-4000:]}"
-
-    def until_event(self, event: str, **values: object) -> dict[str, Any]:
-        """The first JSON line of this event with these values, waited for."""
-
-        def matching() -> list[dict[str, Any]]:
-            return [line for line in self.events(event) if values.items() <= line.items()]
-
-        self.until(matching)
-        return matching()[0]
+    def pid(self) -> int:
+        return self.process.pid
 
     def terminate(self) -> None:
         """Asks it to end, and does not wait."""
@@ -174,56 +228,191 @@ class Program:
     def _read(self, stream: IO[str]) -> None:
         with stream:
             for line in stream:
-                with self._said:
-                    self.lines.append(line.rstrip("\n"))
-                    self._said.notify_all()
-        with self._said:
-            self._silent += 1
-            self._said.notify_all()
+                self.add([line.rstrip("\n")])
+        self._open_streams -= 1
+        if not self._open_streams:
+            self.end()
+
+
+class ThreadServer(Output):
+    """A server in a thread of the tests' own process, with an event loop of its own.
+
+    It is the product's own server on a real socket. What belongs to a process is missing: signals, exit codes
+    and limits. Tests of those take a `Program`.
+
+    Args:
+        name: for reports.
+        folder: where its files are.
+        values: its settings.
+        work: serves until the event is set.
+        loop_factory: of the event loop.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        values: Mapping[str, str],
+        work: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+        loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None,
+    ) -> None:
+        super().__init__(name, folder, values)
+        self._work = work
+        self._loop_factory = loop_factory
+        self._stopping = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, name=name)
+
+    def __enter__(self) -> Self:
+        route_logs()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+    def terminate(self) -> None:
+        """Asks it to end, and does not wait."""
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # its loop is closed already
+                self._loop.call_soon_threadsafe(self._stopping.set)
+
+    def stop(self) -> tuple[int, float]:
+        """Asks it to end. Gives 0 where it ended in order, else 1, and how many seconds that took."""
+        began = time.monotonic()
+        self.terminate()
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), f"{self.name} does not stop:\n{self.log[-4000:]}"
+        return int(self._failed), time.monotonic() - began
+
+    def _run(self) -> None:
+        _WRITER.set(self)
+        try:
+            with asyncio.Runner(loop_factory=self._loop_factory) as runner:
+                self._loop = runner.get_loop()
+                runner.run(self._work(self._stopping))
+        except BaseException:  # noqa: BLE001 - whoever waits for a line sees it, and `stop` says that it failed
+            self._failed = True
+            self.add(traceback.format_exc().splitlines())
+        finally:
+            self.end()
+
+
+Server = Program | ThreadServer
+
+
+_WRITER: ContextVar[Output | None] = ContextVar("writer", default=None)
+"""Whose lines are written in this thread or task."""
+
+
+class _Routed(io.TextIOBase):
+    """A stream that gives each line to the server that wrote it.
+
+    A line from a thread outside the server's context, such as an executor's, is lost.
+    """
+
+    def write(self, text: str, /) -> int:
+        writer = _WRITER.get()
+        if writer is not None:
+            writer.add(text.splitlines())
+        return len(text)
+
+
+def route_logs() -> None:
+    """Has the lines of all servers in this process formatted as `serve` does, and given to their `Output`."""
+    if not any(getattr(handler, "stream", None) is _ROUTED for handler in logging.getLogger().handlers):
+        logs.configure("json", cast("TextIO", _ROUTED))
+
+
+_ROUTED = _Routed()
 
 
 @dataclass
 class Programs:
-    """Starts processes and keeps them for the report of a test that fails."""
+    """Starts servers and keeps them for the report of a test that fails."""
 
     folder: Path
-    started: list[Program] = field(default_factory=list)
+    started: list[Server] = field(default_factory=list)
 
     @contextlib.contextmanager
     def receiver(self, values: Mapping[str, str], *, folder: Path | None = None) -> Iterator["Receiver"]:
-        """A receiver that serves."""
-        program = Program("receiver", command("serve"), folder or self.folder, values)
-        with program:
+        """A receiver that serves in a thread."""
+        folder = folder or self.folder
+
+        async def work(stopping: asyncio.Event) -> None:
+            environ = config.environment({"HOME": str(folder), **values}, folder / ".env")
+            await serve_until(stopping, config.load(environ), environ, on_ready=lambda _address: None)
+
+        with ThreadServer("receiver", folder, values, work, loop_factory()) as server:
+            self.started.append(server)
+            with Receiver(server, server.until_event("serving")["address"]) as receiver:
+                yield receiver
+
+    @contextlib.contextmanager
+    def receiver_process(
+        self, values: Mapping[str, str], *, folder: Path | None = None
+    ) -> Iterator["ReceiverProcess"]:
+        """A receiver that serves in a process of its own: for kills, signals, limits and exit codes."""
+        with Program("receiver", command("serve"), folder or self.folder, values) as program:
             self.started.append(program)
-            address = program.until_event("serving")["address"]
-            with Receiver(program, address) as receiver:
+            with ReceiverProcess(program, program.until_event("serving")["address"]) as receiver:
                 yield receiver
 
     @contextlib.contextmanager
     def sandbox(self, *options: str) -> Iterator["Sandbox"]:
-        """A provider's stand-in."""
-        arguments = [*command("sandbox"), "--port", "0", "--delay", "0", *options]
-        says = "sandbox listens on "
-        with Program("sandbox", arguments, self.folder, {"XIMILAR_API_TOKEN": PROVIDER_TOKEN}) as program:
-            self.started.append(program)
-            program.until(lambda: any(line.startswith(says) for line in program.lines))
-            line = next(line for line in program.lines if line.startswith(says))
-            with Sandbox(program, line.removeprefix(says)) as sandbox:
-                yield sandbox
+        """A provider's stand-in, in a thread; the options are those of the command."""
+        chosen = sandbox_options(options)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            ready = threading.Event()
+
+            async def work(stopping: asyncio.Event) -> None:
+                settings = uvicorn.Config(
+                    create_app(chosen), log_config=None, access_log=False, timeout_graceful_shutdown=1
+                )
+                server = SandboxServer(settings, ready.set)
+                serving = asyncio.create_task(server.serve(sockets=[listener]))
+                await stopping.wait()
+                server.should_exit = True
+                await serving
+
+            with ThreadServer("sandbox", self.folder, {}, work) as server:
+                self.started.append(server)
+                assert ready.wait(PATIENCE), server.log
+                with Sandbox(server, f"http://127.0.0.1:{listener.getsockname()[1]}") as sandbox:
+                    yield sandbox
+
+
+def sandbox_options(options: Sequence[str]) -> Options:
+    """The options of the command ``sandbox``, read as it reads them; without a delay, and with a token."""
+    app = typer.Typer()
+    app.command()(sandbox_command)
+    given = ["--token", PROVIDER_TOKEN, "--delay", "0", *options]
+    values = typer.main.get_command(app).make_context("sandbox", given).params
+    shares = {field.name: values[field.name] for field in dataclasses.fields(Faults)}
+    return Options(
+        **{field.name: values[field.name] for field in dataclasses.fields(Options) if field.name in values},
+        faults=Faults(**shares),
+    )
 
 
 class Receiver(httpx.Client):
     """A client of a running receiver, with its API token.
 
     Args:
-        program: the process.
+        program: what serves.
         address: its own.
     """
 
-    def __init__(self, program: Program, address: str) -> None:
+    def __init__(self, program: Server, address: str) -> None:
         super().__init__(
             base_url=address,
             headers={"Authorization": f"Bearer {API_TOKEN}"},
+            verify=TRUST,
             trust_env=False,
             timeout=PATIENCE + 5,
         )
@@ -246,7 +435,7 @@ class Receiver(httpx.Client):
         """POSTs a completion as the provider would: without an API token; bytes go as they are."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         pairs = list(headers.items()) if isinstance(headers, Mapping) else list(headers)
-        with httpx.Client(trust_env=False, timeout=PATIENCE) as stranger:
+        with httpx.Client(verify=TRUST, trust_env=False, timeout=PATIENCE) as stranger:
             return stranger.post(
                 self.webhook, content=content, headers=[("Content-Type", "application/json"), *pairs]
             )
@@ -268,18 +457,25 @@ class Receiver(httpx.Client):
         return self.job(job_id)
 
 
+class ReceiverProcess(Receiver):
+    """A client of a receiver that runs in a process of its own."""
+
+    program: Program
+
+
 class Sandbox(httpx.Client):
     """A client of a running sandbox, with its token.
 
     Args:
-        program: the process.
+        program: what serves.
         address: its own.
     """
 
-    def __init__(self, program: Program, address: str) -> None:
+    def __init__(self, program: Server, address: str) -> None:
         super().__init__(
             base_url=f"{address}/account/v2",
             headers={"Authorization": f"Token {PROVIDER_TOKEN}"},
+            verify=TRUST,
             trust_env=False,
             timeout=PATIENCE,
         )
