@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from receiver.api import params
-from receiver.archive import Images
+from receiver.archive import ImageReader
 from receiver.core import serializers
 from receiver.core.completion import is_job_id
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
@@ -78,7 +78,7 @@ class Api:
     """
 
     ledger: Ledger
-    archive: Images
+    archive: ImageReader
     overdue_after: timedelta
     now: Callable[[], int]
     stopping: asyncio.Event

@@ -1,58 +1,39 @@
-"""The archive: one small interface over a folder and over S3. What it says is kept was proved to be kept.
+"""The archive's interface, which a folder and S3 implement.
 
-``folder`` and ``s3`` are imported by `open_archive` alone, so that who keeps images in a folder never waits
-for boto3 to load.
+`open_archive` imports ``folder`` or ``s3`` on demand, so that a folder's users do not load boto3.
 """
 
 import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from receiver.archive import metadata
-from receiver.archive.key import MAX_KEY, check_template, render_key
+from receiver.archive.key import MAX_KEY
 from receiver.core.errors import ConfigError
-from receiver.core.jobs import Image, Stored
-
-__all__ = [
-    "Archive",
-    "Depth",
-    "Entry",
-    "Finding",
-    "Held",
-    "Images",
-    "Inventory",
-    "Item",
-    "check_template",
-    "open_archive",
-    "render_key",
-]
+from receiver.core.jobs import Image, StoredObject
 
 MAX_PREFIX = 1024 - MAX_KEY - 1
-"""Bytes of a bucket's prefix, so that prefix, slash and key stay within the 1,024 that S3 gives to a key."""
+"""Bytes of a bucket's prefix, so that prefix, slash and key stay within the 1,024 bytes of an S3 key."""
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{2,254}")
-"""What some store takes: today's rules of S3 are stricter, but its oldest buckets, and other stores, have
-names with upper case and underscores, and of up to 255 characters."""
+"""Wider than today's rules of S3: its oldest buckets, and other stores, have names with upper case and
+underscores, and of up to 255 characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image to keep.
+    """One image to archive.
 
     Attributes:
-        job_id: the provider's id of the job.
         path: the spooled file, complete and verified.
-        image: what the spooled bytes were found to be.
-        key: where to keep it, as `render_key` gave it.
-        ref: the submitter's own reference, if there is one.
-        received_at: when the completion was recorded, UTC.
-        provider: whose result it is.
+        key: as `render_key` made it.
+        ref: the submitter's own reference.
+        received_at: when the completion was recorded.
     """
 
     job_id: str
@@ -63,30 +44,14 @@ class Item:
     received_at: datetime
     provider: str = "ximilar"
 
-    def metadata(self) -> dict[str, str]:
-        """What is kept beside the bytes: enough to rebuild the job's row. Values are printable ASCII.
-
-        `receiver.archive.metadata.decode_all` reads them back.
-        """
-        pairs = {
-            "job-id": self.job_id,
-            "ref": self.ref,
-            "sha256": self.image.sha256,
-            "width": str(self.image.width),
-            "height": str(self.image.height),
-            "received-at": self.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-            "provider": self.provider,
-        }
-        return {name: metadata.encode(value) for name, value in pairs.items() if value is not None}
-
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One thing that a probe learned of the store.
+class ProbeResult:
+    """What a probe found out about one ability of the store.
 
     Attributes:
-        name: what was tried, such as ``conditional-writes``.
-        honoured: whether the store does it.
+        name: of the ability, such as ``conditional-writes``.
+        honoured: whether the store has it.
         detail: a sentence: what that means here.
     """
 
@@ -96,128 +61,121 @@ class Finding:
 
 
 class Depth(StrEnum):
-    """How closely an object is looked at."""
+    """How thoroughly an object is inspected."""
 
     QUICK = "quick"
-    """Size and metadata, and the store's own checksum where it tells one; nothing is read."""
+    """Size, metadata, and the checksum that the store reports, if any; nothing is read."""
     PROVED = "proved"
-    """The checksum as well: of an object the store's own, if it keeps one; of a file by reading it."""
+    """The checksum as well: the store's own for an object, if it keeps one; read from the bytes of a file."""
     DEEP = "deep"
-    """All of its bytes are read."""
+    """All bytes are read."""
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One object as a listing shows it.
-
-    Attributes:
-        uri: where it lies.
-        bytes: its size.
-    """
+class ListedObject:
+    """One object of a listing."""
 
     uri: str
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
-    """One object as it was found.
+class ObjectInfo:
+    """The state of one object.
 
     Attributes:
-        stored: where it lies, with the store's own names for this state of it.
-        bytes: its size.
-        sha256: of its bytes, hex; ``None`` where it was not read and the store keeps none.
-        format: ``jpeg``, ``png`` or ``webp``, as store or first bytes say; ``None`` for anything else.
-        changed_at: when it was written, UTC.
-        metadata: what is kept beside the bytes, decoded; empty where that cannot be read.
+        stored: its address, with the store's own names for this state of it.
+        sha256: hex; ``None`` where the bytes were not read and the store keeps no checksum.
+        format: ``jpeg``, ``png`` or ``webp``, by the store or the first bytes; ``None`` for anything else.
+        modified_at: UTC.
+        metadata: decoded; empty where it cannot be read.
     """
 
-    stored: Stored
+    stored: StoredObject
     bytes: int
     sha256: str | None
     format: str | None
-    changed_at: datetime
+    modified_at: datetime
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-class Images(Protocol):
-    """Where archived images can be read."""
+class ImageReader(Protocol):
+    """Reads archived images."""
 
-    async def locate(self, stored: Stored, image: Image) -> Path | str:
-        """Where to read an archived image: a local file, or a URL that works for five minutes.
+    async def locate(self, stored: StoredObject, image: Image) -> Path | str:
+        """Return a local file, or a URL that works for five minutes.
 
         Raises:
-            ArchiveError: ``archive.missing`` if it is not there.
+            ArchiveError: ``archive.missing`` if the image is not there.
         """
 
-    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
-        """A file on this machine with the bytes of an archived image, to be read and not changed.
+    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
+        """Return a local file with the image's bytes, to be read and not changed.
 
         Args:
-            stored: where it lies.
-            image: what it is.
-            spare: where the bytes are put if they lie on no disk of this machine; the caller removes it.
+            stored: the object.
+            image: what it holds.
+            scratch: receives the bytes if the archive is not local; the caller removes it.
 
         Raises:
-            ArchiveError: ``archive.missing`` if it is not there, or what the store said.
-            SpoolError: ``spool.disk`` if ``spare`` cannot be written.
+            ArchiveError: ``archive.missing`` if the image is not there, or what the store answered.
+            SpoolError: ``spool.disk`` if ``scratch`` cannot be written.
         """
 
 
-class Archive(Images, Protocol):
-    """Where images are kept for good."""
+class Archive(ImageReader, Protocol):
+    """Keeps images for good."""
 
     @property
     def uri(self) -> str:
-        """The archive's address, for people; without secrets."""
+        """The archive's address, without secrets."""
 
-    async def probe(self) -> tuple[Finding, ...]:
-        """Writes, reads, compares and removes a small object; what it learns is used from then on.
+    async def probe(self) -> tuple[ProbeResult, ...]:
+        """Write, read, compare and remove a small object; later puts rely on what was found.
 
         Raises:
             ArchiveError: the archive cannot be used as it is.
         """
 
-    async def put(self, item: Item) -> Stored:
-        """Keeps an image and returns once the store has proved that it holds these very bytes.
+    async def put(self, item: Item) -> StoredObject:
+        """Archive an image. Return once the store has proved that it holds exactly these bytes.
 
-        The same bytes at the key already are a success, whoever brought them, and even where the spooled file
-        is lost by now.
+        If the key holds the same bytes already, the put succeeds, even where the spooled file is lost.
 
         Raises:
-            ArchiveError: not kept, or not proved; ``archive.occupied`` if other bytes stand at the key.
+            ArchiveError: not archived, or not proved; ``archive.occupied`` if the key holds other bytes.
             SpoolError: ``spool.lost`` if the spooled file vanished or is not what was verified.
         """
 
     async def aclose(self) -> None:
-        """Waits for what is under way and lets go of connections and threads."""
+        """Wait for running puts, then close connections and threads."""
 
 
 class Inventory(Archive, Protocol):
-    """An archive that can be gone through."""
+    """An archive whose objects can be listed, inspected and removed."""
 
-    def entries(self, after: str | None = None) -> AsyncIterator[Sequence[Entry]]:
-        """All objects, in pages, always in the same order; not what a probe or a put has under way.
+    def entries(self, after: str | None = None) -> AsyncIterator[Sequence[ListedObject]]:
+        """Yield all objects in pages, always in the same order, without those of a running probe or put.
 
         Args:
-            after: the address of an object: begins behind it.
+            after: the address of an object; the listing starts behind it.
 
         Raises:
             ArchiveError: it cannot be listed.
         """
 
-    def at(self, key: str) -> Stored:
-        """Where an object of this key lies, or would lie."""
+    def object_at(self, key: str) -> StoredObject:
+        """Return the address of an object with this key, whether or not it exists."""
 
-    async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
-        """Looks at one object.
+    async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
+        """Return the state of one object.
 
         Raises:
-            ArchiveError: ``archive.missing`` if it is not there; any other reason if it could not be seen.
+            ArchiveError: ``archive.missing`` if it is not there; another reason if it could not be inspected.
         """
 
-    async def remove(self, stored: Stored) -> None:
-        """Removes an object and what is kept beside it; one that is not there is no error.
+    async def remove(self, stored: StoredObject) -> None:
+        """Remove an object and its metadata; an object that is not there is no error.
 
         Raises:
             ArchiveError: it could not be removed.
@@ -227,14 +185,14 @@ class Inventory(Archive, Protocol):
 def open_archive(
     uri: str, *, uploads: int = 8, environ: Mapping[str, str] | None = None, used: bool = False
 ) -> Inventory:
-    """Opens the archive at an address. Touches neither the disk nor the network: `Archive.probe` does.
+    """Open the archive at an address. Uses neither the disk nor the network: `Archive.probe` does.
 
     Args:
-        uri: ``file:///folder`` or ``s3://bucket/prefix``; the prefix may be missing.
+        uri: ``file:///folder`` or ``s3://bucket/prefix``; the prefix is optional.
         uploads: how many images are put at a time.
         environ: variables of the AWS SDK (``AWS_…``) that hold beside those of the process: endpoint, region,
             access key and CA bundle. All others the SDK takes from the process alone.
-        used: whether images were put there before; then a folder that is gone is not made anew.
+        used: whether images were put there before; a folder that has vanished is then not made again.
 
     Raises:
         ConfigError: the address is no such thing, or the SDK cannot use its variables.

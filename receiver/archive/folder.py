@@ -21,11 +21,18 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from receiver.archive import metadata
-from receiver.archive.base import Depth, Entry, Finding, Held, Item
+from receiver.archive.base import Depth, Item, ListedObject, ObjectInfo, ProbeResult
 from receiver.archive.key import check_key
-from receiver.archive.spooled import BLOCK, SpooledFile, check_spooled, digest, open_spooled, unreadable
+from receiver.archive.spool_file import (
+    BLOCK,
+    SpoolFile,
+    check_spool_file,
+    digest,
+    open_spool_file,
+    unreadable,
+)
 from receiver.core.errors import ArchiveError, SpoolError
-from receiver.core.jobs import Image, Stored
+from receiver.core.jobs import Image, StoredObject
 
 T = TypeVar("T")
 
@@ -85,28 +92,28 @@ class FolderArchive:
         """``file:///folder``."""
         return self._root.as_uri()
 
-    async def probe(self) -> tuple[Finding, ...]:
+    async def probe(self) -> tuple[ProbeResult, ...]:
         """Tries a small file, and removes what crashes left. See `Archive.probe`."""
         return await self._run(self._probe)
 
-    async def put(self, item: Item) -> Stored:
+    async def put(self, item: Item) -> StoredObject:
         """Links the spooled file, or copies it from another file system. See `Archive.put`."""
         check_key(item.key)
         return await self._run(lambda: self._put(item))
 
-    async def locate(self, stored: Stored, image: Image) -> Path:  # noqa: ARG002 - S3 needs the image
-        """The image's file. See `Images.locate`."""
+    async def locate(self, stored: StoredObject, image: Image) -> Path:  # noqa: ARG002 - S3 needs the image
+        """The image's file. See `ImageReader.locate`."""
         path = self._path(stored)
         if not await self._run(path.is_file):
             raise self._missing(stored)
         return path
 
-    async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[Entry]]:
+    async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[ListedObject]]:
         """All files but hidden ones, folder by folder, sorted. See `Inventory.entries`."""
-        behind = () if after is None else self._path(Stored(after)).relative_to(self._root).parts
+        behind = () if after is None else self._path(StoredObject(after)).relative_to(self._root).parts
         walk = self._walk(self._root, behind)
 
-        def page() -> list[Entry]:
+        def page() -> list[ListedObject]:
             with self._translated(""):
                 return list(islice(walk, PAGE))
 
@@ -117,16 +124,16 @@ class FolderArchive:
         while found := await self._run(page):
             yield found
 
-    def at(self, key: str) -> Stored:
-        """The file's address. See `Inventory.at`."""
-        return Stored((self._root / key).as_uri())
+    def object_at(self, key: str) -> StoredObject:
+        """The file's address. See `Inventory.object_at`."""
+        return StoredObject((self._root / key).as_uri())
 
-    async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
-        """The file's state, and its hash unless only a quick look is wanted. See `Inventory.look`."""
+    async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
+        """The file's state, and its hash unless only a quick look is wanted. See `Inventory.inspect`."""
         path = self._path(stored)
         return await self._run(lambda: self._look(stored, path, depth))
 
-    async def remove(self, stored: Stored) -> None:
+    async def remove(self, stored: StoredObject) -> None:
         """Removes the file and its metadata. See `Inventory.remove`."""
         path = self._path(stored)
 
@@ -137,8 +144,8 @@ class FolderArchive:
 
         await self._run(remove)
 
-    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:  # noqa: ARG002 - S3 needs it
-        """The image's file. See `Images.local`."""
+    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:  # noqa: ARG002 - S3 needs it
+        """The image's file. See `ImageReader.local_file`."""
         return await self.locate(stored, image)
 
     async def aclose(self) -> None:
@@ -148,7 +155,7 @@ class FolderArchive:
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
-    def _path(self, stored: Stored) -> Path:
+    def _path(self, stored: StoredObject) -> Path:
         """Where a file of this archive lies.
 
         Raises:
@@ -159,10 +166,10 @@ class FolderArchive:
             raise self._missing(stored)
         return path
 
-    def _missing(self, stored: Stored) -> ArchiveError:
+    def _missing(self, stored: StoredObject) -> ArchiveError:
         return ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
 
-    def _walk(self, folder: Path, behind: tuple[str, ...]) -> Iterator[Entry]:
+    def _walk(self, folder: Path, behind: tuple[str, ...]) -> Iterator[ListedObject]:
         """The files below a folder whose path, part by part, comes after this one's."""
         with os.scandir(folder) as found:
             names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
@@ -175,11 +182,11 @@ class FolderArchive:
                 yield from self._walk(path, rest if name == first else ())
             elif name > first:
                 try:
-                    yield Entry(path.as_uri(), path.lstat().st_size)
+                    yield ListedObject(path.as_uri(), path.lstat().st_size)
                 except FileNotFoundError:  # removed meanwhile
                     continue
 
-    def _look(self, stored: Stored, path: Path, depth: Depth) -> Held:
+    def _look(self, stored: StoredObject, path: Path, depth: Depth) -> ObjectInfo:
         try:
             with self._translated(path.name), path.open("rb", buffering=0) as file:
                 state = os.fstat(file.fileno())
@@ -189,17 +196,17 @@ class FolderArchive:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
                 raise self._missing(stored) from error
             raise
-        changed_at = datetime.fromtimestamp(state.st_mtime, UTC)
+        modified_at = datetime.fromtimestamp(state.st_mtime, UTC)
         kept = _read_metadata(metadata_path(path))
-        return Held(Stored(stored.uri), state.st_size, sha256, kind, changed_at, kept)
+        return ObjectInfo(StoredObject(stored.uri), state.st_size, sha256, kind, modified_at, kept)
 
-    def _put(self, item: Item) -> Stored:
+    def _put(self, item: Item) -> StoredObject:
         try:
-            return self._put_spooled(item)
+            return self._put_spool_file(item)
         except SpoolError as error:
             # Perhaps it was put before, and a crash came before that was recorded.
             if error.reason == "spool.lost" and self._holds(item):
-                return self.at(item.key)
+                return self.object_at(item.key)
             raise
 
     def _holds(self, item: Item) -> bool:
@@ -213,10 +220,10 @@ class FolderArchive:
             return False
         return True
 
-    def _put_spooled(self, item: Item) -> Stored:
+    def _put_spool_file(self, item: Item) -> StoredObject:
         target = self._root / item.key
-        with open_spooled(item) as spooled:
-            check_spooled(item, spooled)  # always: a link of a file that rotted would be rotten as well
+        with open_spool_file(item) as spooled:
+            check_spool_file(item, spooled)  # always: a link of a file that rotted would be rotten as well
             with self._translated(item.key):
                 self._make_parents(target.parent)
                 if not self._create(item, spooled, target):
@@ -225,9 +232,9 @@ class FolderArchive:
                 # not describe them. The image counts as archived when both are durable.
                 self._write_metadata(item, target)
                 _sync_folder(target.parent)
-        return self.at(item.key)
+        return self.object_at(item.key)
 
-    def _create(self, item: Item, spooled: SpooledFile, target: Path) -> bool:
+    def _create(self, item: Item, spooled: SpoolFile, target: Path) -> bool:
         """Makes the target once, whole and durable; False if something stands there already."""
         try:
             os.fsync(spooled.fileno())
@@ -243,7 +250,7 @@ class FolderArchive:
             raise ArchiveError("archive.unproved", f"{item.key}: the spooled file was exchanged meanwhile.")
         return True
 
-    def _copy(self, item: Item, spooled: SpooledFile, target: Path) -> bool:
+    def _copy(self, item: Item, spooled: SpoolFile, target: Path) -> bool:
         """Copies, reads the copy again, then gives it its name; False if something has that name already."""
         spooled.seek(0)
         with _temporary(target) as (path, file):
@@ -280,7 +287,7 @@ class FolderArchive:
 
     def _write_metadata(self, item: Item, target: Path) -> None:
         with _temporary(target) as (path, file):
-            file.write(json.dumps(item.metadata(), indent=1).encode() + b"\n")
+            file.write(json.dumps(metadata.write(item), indent=1).encode() + b"\n")
             _sync(file)
             path.replace(metadata_path(target))
 
@@ -294,7 +301,7 @@ class FolderArchive:
             at.mkdir(mode=0o700, exist_ok=True)
             _sync_folder(parent)  # even if it was there: another put may have made it just now, unsynced
 
-    def _probe(self) -> tuple[Finding, ...]:
+    def _probe(self) -> tuple[ProbeResult, ...]:
         with self._translated(".receiver-probe"):
             self._find_or_make()
             target = self._root / f".receiver-probe-{secrets.token_hex(8)}"
@@ -322,12 +329,14 @@ class FolderArchive:
         self._was_mount = self._was_mount or self._root.is_mount()
         stuck = self._sweep(now - PART_LIFETIME)
         return (
-            Finding("write", True, "Files are written, synced and linked."),
-            Finding("conditional-writes", True, "A name that is taken is not overwritten."),
-            Finding("read-back", True, "What is read is what was written."),
-            Finding("delete", True, "The probe's file was removed.")
+            ProbeResult("write", True, "Files are written, synced and linked."),
+            ProbeResult("conditional-writes", True, "A name that is taken is not overwritten."),
+            ProbeResult("read-back", True, "What is read is what was written."),
+            ProbeResult("delete", True, "The probe's file was removed.")
             if not stuck
-            else Finding("delete", False, f"Files that a crash left cannot be removed, such as {stuck[0]}."),
+            else ProbeResult(
+                "delete", False, f"Files that a crash left cannot be removed, such as {stuck[0]}."
+            ),
         )
 
     def _find_or_make(self) -> None:
@@ -418,7 +427,7 @@ def _temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
         path.unlink(missing_ok=True)
 
 
-def _read(item: Item, spooled: SpooledFile) -> bytes:
+def _read(item: Item, spooled: SpoolFile) -> bytes:
     """The next block of the spool's; its faults are the spool's, not the archive's."""
     try:
         return spooled.read(BLOCK)

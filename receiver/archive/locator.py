@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from receiver.archive import Depth, Held, Inventory, open_archive
+from receiver.archive import Depth, Inventory, ObjectInfo, open_archive
 from receiver.core.errors import ArchiveError, ConfigError
-from receiver.core.jobs import Image, Stored
+from receiver.core.jobs import Image, StoredObject
 
 READS = 4
 """Reads at a time from a place that new images do not go to."""
 
 
-class Places:
+class ArchiveLocator:
     """Reads from one archive, and from any other place that the ledger names.
 
     The ledger is what says where to read, and nothing but our own archives' addresses is ever written there.
@@ -32,24 +32,24 @@ class Places:
         self._others: dict[str, Inventory] = {}
         self._opening = asyncio.Lock()
 
-    async def locate(self, stored: Stored, image: Image) -> Path | str:
-        """See `Images.locate`."""
+    async def locate(self, stored: StoredObject, image: Image) -> Path | str:
+        """See `ImageReader.locate`."""
         return await (await self._place(stored)).locate(stored, image)
 
-    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
-        """See `Images.local`."""
-        return await (await self._place(stored)).local(stored, image, spare)
+    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
+        """See `ImageReader.local_file`."""
+        return await (await self._place(stored)).local_file(stored, image, scratch)
 
-    async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
-        """See `Inventory.look`."""
-        return await (await self._place(stored)).look(stored, depth)
+    async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
+        """See `Inventory.inspect`."""
+        return await (await self._place(stored)).inspect(stored, depth)
 
     async def aclose(self) -> None:
         """Closes what was opened here."""
         for other in self._others.values():
             await other.aclose()
 
-    async def _place(self, stored: Stored) -> Inventory:
+    async def _place(self, stored: StoredObject) -> Inventory:
         if stored.uri.startswith(f"{self._archive.uri}/"):
             return self._archive
         scheme, _, rest = stored.uri.partition("://")

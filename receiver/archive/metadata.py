@@ -1,42 +1,124 @@
-"""Text as it stands in an image's metadata: printable ASCII, which HTTP carries as it is, and back again."""
+"""An object's metadata: enough to rebuild the job's row from the archive alone.
+
+Values are printable ASCII, which HTTP carries unchanged. Any other text becomes an encoded word of RFC 2047,
+the form in which S3 itself returns it.
+"""
 
 import base64
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
-ENCODED = re.compile(r"=\?UTF-8\?B\?([A-Za-z0-9+/]*={0,2})\?=")
-"""An encoded word of RFC 2047, the form in which S3 itself returns what is not ASCII."""
+from receiver.archive.base import Item, ObjectInfo
+from receiver.core.completion import is_job_id
+from receiver.core.jobs import Image, StoredObject
+from receiver.core.references import is_ref
+
+PROVIDER = "ximilar"
+
+MAX_SIDE = 10_000_000
+"""Pixels. More than any image has, and far less than the ledger can hold."""
+
+_ENCODED_WORD = re.compile(r"=\?UTF-8\?B\?([A-Za-z0-9+/]*={0,2})\?=")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SIDE = re.compile(r"[0-9]{1,8}")
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedImage:
+    """An archived image and its job, as the object's metadata describe them. Times are ms since the epoch."""
+
+    id: str
+    ref: str | None
+    image: Image
+    stored: StoredObject
+    received_at: int
+    archived_at: int
+
+
+def write(item: Item) -> dict[str, str]:
+    """Return the metadata to keep beside an image's bytes, encoded."""
+    pairs = {
+        "job-id": item.job_id,
+        "ref": item.ref,
+        "sha256": item.image.sha256,
+        "width": str(item.image.width),
+        "height": str(item.image.height),
+        "received-at": item.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
+        "provider": item.provider,
+    }
+    return {name: encode(value) for name, value in pairs.items() if value is not None}
+
+
+def read(info: ObjectInfo) -> ArchivedImage | None:
+    """Return the image that an object's metadata describe; ``None`` unless `write` can have made them."""
+    pairs = info.metadata
+    job_id, sha256 = pairs.get("job-id"), pairs.get("sha256", "")
+    width, height = _side(pairs.get("width", "")), _side(pairs.get("height", ""))
+    received_at = _milliseconds(pairs.get("received-at", ""))
+    if (
+        not is_job_id(job_id)
+        or pairs.get("provider") != PROVIDER
+        or not _SHA256.fullmatch(sha256)
+        or width is None
+        or height is None
+        or received_at is None
+        or info.format is None
+    ):
+        return None
+    ref = pairs.get("ref")
+    return ArchivedImage(
+        job_id,
+        ref if is_ref(ref) else None,
+        Image(info.format, width, height, info.bytes, sha256),
+        info.stored,
+        received_at=received_at,
+        archived_at=int(info.modified_at.timestamp() * 1000),
+    )
 
 
 def encode(text: str) -> str:
-    """A header's value for any text: itself, or an encoded word where a header would change it.
+    """Return a header value for any text.
 
-    HTTP drops blanks at a value's ends (RFC 9110, 5.5), and stores drop a value without anything else. A text
-    that looks like an encoded word is encoded as well, so that `decode` gives back every text.
+    HTTP drops blanks at a value's ends (RFC 9110, 5.5), and stores drop an empty value, so both are encoded.
+    A text that looks like an encoded word is encoded as well, so that `decode` restores every text.
     """
     plain = text.isascii() and text.isprintable() and text == text.strip() != ""
-    if plain and not ENCODED.fullmatch(text):
+    if plain and not _ENCODED_WORD.fullmatch(text):
         return text
     return f"=?UTF-8?B?{base64.b64encode(text.encode('utf-8', 'surrogatepass')).decode()}?="
 
 
 def decode(value: str) -> str:
-    """The text of which `encode` made a value.
+    """Return the text of a value that `encode` made.
 
     Raises:
         ValueError: an encoded word that `encode` did not make.
     """
-    word = ENCODED.fullmatch(value)
+    word = _ENCODED_WORD.fullmatch(value)
     return base64.b64decode(word[1]).decode("utf-8", "surrogatepass") if word else value
 
 
-def decode_all(kept: Mapping[str, str]) -> dict[str, str]:
-    """The pairs of `Item.metadata` as they were before they were encoded; of a missing ref there is none.
-
-    Args:
-        kept: an object's user metadata, or the file beside an image in a folder.
+def decode_all(values: Mapping[str, str]) -> dict[str, str]:
+    """Decode each value of an object's metadata.
 
     Raises:
-        ValueError: a value that `Item.metadata` did not make.
+        ValueError: a value that `encode` did not make.
     """
-    return {name: decode(value) for name, value in kept.items()}
+    return {name: decode(value) for name, value in values.items()}
+
+
+def _side(text: str) -> int | None:
+    return int(text) if _SIDE.fullmatch(text) and 1 <= int(text) <= MAX_SIDE else None
+
+
+def _milliseconds(text: str) -> int | None:
+    """RFC 3339 as ms since the epoch; ``None`` for anything else, and for times before 1970."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if at.tzinfo is None or at.year < 1970:
+        return None
+    return round(at.astimezone(UTC).timestamp() * 1000)

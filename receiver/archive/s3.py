@@ -36,19 +36,19 @@ from botocore.exceptions import (
 from botocore.utils import is_valid_endpoint_url
 
 from receiver.archive import metadata
-from receiver.archive.base import Depth, Entry, Finding, Held, Item
+from receiver.archive.base import Depth, Item, ListedObject, ObjectInfo, ProbeResult
 from receiver.archive.key import check_key
-from receiver.archive.spooled import (
+from receiver.archive.spool_file import (
     BLOCK,
-    SpooledFile,
+    SpoolFile,
     changed,
-    check_spooled,
+    check_spool_file,
     digest,
-    open_spooled,
+    open_spool_file,
     unreadable,
 )
 from receiver.core.errors import ArchiveError, ConfigError, SpoolError
-from receiver.core.jobs import Image, Stored
+from receiver.core.jobs import Image, StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -235,7 +235,7 @@ class S3Archive:
         """``s3://bucket/prefix``."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
-    async def probe(self) -> tuple[Finding, ...]:
+    async def probe(self) -> tuple[ProbeResult, ...]:
         """Tries what a put relies on with small objects below ``.receiver-probe/``. See `Archive.probe`."""
         try:
             return await self._run(self._probe)
@@ -245,16 +245,16 @@ class S3Archive:
                 await self._run(self._reconnect)
             raise
 
-    async def put(self, item: Item) -> Stored:
+    async def put(self, item: Item) -> StoredObject:
         """One PutObject and its proof. See `Archive.put`."""
         check_key(item.key)
         return await self._run(lambda: self._put(item))
 
-    async def locate(self, stored: Stored, image: Image) -> str:
-        """A presigned URL that serves the image as its own type. See `Images.locate`."""
+    async def locate(self, stored: StoredObject, image: Image) -> str:
+        """A presigned URL that serves the image as its own type. See `ImageReader.locate`."""
         return await self._run(lambda: self._presign(stored, image))
 
-    async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[Entry]]:
+    async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[ListedObject]]:
         """The objects below the prefix, as the store lists them. See `Inventory.entries`."""
         begin = self._full("")
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": begin}
@@ -263,7 +263,7 @@ class S3Archive:
         while True:
             page = await self._run(lambda: self._list(arguments))
             found = [
-                Entry(self._name(listed["Key"]), listed["Size"])
+                ListedObject(self._name(listed["Key"]), listed["Size"])
                 for listed in page.get("Contents", [])
                 # No part of a key of ours begins with a dot; some stores list their folders as well.
                 if not listed["Key"].removeprefix(begin).startswith(".") and not listed["Key"].endswith("/")
@@ -275,12 +275,12 @@ class S3Archive:
                 return
             arguments["ContinuationToken"] = token
 
-    def at(self, key: str) -> Stored:
-        """The object's address. See `Inventory.at`."""
-        return Stored(self._name(self._full(key)))
+    def object_at(self, key: str) -> StoredObject:
+        """The object's address. See `Inventory.object_at`."""
+        return StoredObject(self._name(self._full(key)))
 
-    async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
-        """HeadObject, and GetObject where all bytes are to be read. See `Inventory.look`.
+    async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
+        """HeadObject, and GetObject where all bytes are to be read. See `Inventory.inspect`.
 
         Of what stands there now: a version of an object that was deleted or replaced can be read for as long
         as the bucket's lifecycle lets it, and no longer.
@@ -288,7 +288,7 @@ class S3Archive:
         bucket, key = self._address(stored.uri)
         return await self._run(lambda: self._look_at(bucket, key, depth))
 
-    async def remove(self, stored: Stored) -> None:
+    async def remove(self, stored: StoredObject) -> None:
         """DeleteObject. See `Inventory.remove`."""
         bucket, key = self._address(stored.uri)
 
@@ -300,10 +300,10 @@ class S3Archive:
 
         await self._run(remove)
 
-    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
-        """The bytes, brought here. See `Images.local`."""
-        await self._run(lambda: self._bring(stored, image, spare))
-        return spare
+    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
+        """The bytes, brought here. See `ImageReader.local_file`."""
+        await self._run(lambda: self._bring(stored, image, scratch))
+        return scratch
 
     async def aclose(self) -> None:
         """Waits a moment for the puts under way; a store that hangs must not hold up a stop."""
@@ -340,35 +340,40 @@ class S3Archive:
 
     # One object ------------------------------------------------------------------------------------------
 
-    def _put(self, item: Item) -> Stored:
+    def _put(self, item: Item) -> StoredObject:
         try:
-            return self._put_spooled(item)
+            return self._put_spool_file(item)
         except SpoolError as error:
             # Perhaps it was put before, and a crash came before that was recorded.
             if error.reason == "spool.lost" and (stored := self._stored_before(item)) is not None:
                 return stored
             raise
 
-    def _stored_before(self, item: Item) -> Stored | None:
+    def _stored_before(self, item: Item) -> StoredObject | None:
         key = self._full(item.key)
         with suppress(ArchiveError):  # a deadline runs again: who cannot say so now is not waited for
             if (there := self._look(key)) is not None:
                 return self._compare(item, key, there)
         return None
 
-    def _put_spooled(self, item: Item) -> Stored:
+    def _put_spool_file(self, item: Item) -> StoredObject:
         key = self._full(item.key)
         abilities = self._abilities
-        with open_spooled(item) as spooled:
+        with open_spool_file(item) as spooled:
             if not abilities.conditional and (there := self._look(key)) is not None:
                 return self._compare(item, key, there)
-            arguments: dict[str, Any] = {"ContentType": item.image.content_type, "Metadata": item.metadata()}
+            arguments: dict[str, Any] = {
+                "ContentType": item.image.content_type,
+                "Metadata": metadata.write(item),
+            }
             if abilities.conditional:
                 arguments["IfNoneMatch"] = "*"
             if abilities.sha256:
                 arguments["ChecksumSHA256"] = _base64(bytes.fromhex(item.image.sha256))
             else:
-                check_spooled(item, spooled)  # the store will not compare with what was verified: done here
+                check_spool_file(
+                    item, spooled
+                )  # the store will not compare with what was verified: done here
                 arguments["ContentMD5"] = _base64(digest(spooled, "md5"))
             try:
                 answer = self._client.put_object(
@@ -393,7 +398,7 @@ class S3Archive:
             )
         return self._stored(key, head)
 
-    def _compare(self, item: Item, key: str, there: "HeadObjectOutputTypeDef") -> Stored:
+    def _compare(self, item: Item, key: str, there: "HeadObjectOutputTypeDef") -> StoredObject:
         """What stands at the key already is a success if it is the same, byte for byte."""
         version = there.get("VersionId")
         if not self._holds(item.image, key, there, version):
@@ -429,7 +434,7 @@ class S3Archive:
         listed = self._list({"Bucket": bucket, "Prefix": key, "MaxKeys": 1}).get("Contents", [])
         return any(found["Key"] == key for found in listed)
 
-    def _look_at(self, bucket: str, key: str, depth: Depth) -> Held:
+    def _look_at(self, bucket: str, key: str, depth: Depth) -> ObjectInfo:
         try:
             head = self._head(key, bucket=bucket, missing="archive.missing")
         except ArchiveError as error:
@@ -449,8 +454,10 @@ class S3Archive:
             kept = {}
         kind = FORMATS.get(head.get("ContentType", ""))
         etag = head.get("ETag", "").strip('"') or None
-        stored = Stored(self._name(key, bucket), etag=etag, version=version)
-        return Held(stored, head["ContentLength"], sha256, kind, head["LastModified"].astimezone(UTC), kept)
+        stored = StoredObject(self._name(key, bucket), etag=etag, version=version)
+        return ObjectInfo(
+            stored, head["ContentLength"], sha256, kind, head["LastModified"].astimezone(UTC), kept
+        )
 
     def _sha256(self, key: str, version: str | None, *, bucket: str | None = None) -> str:
         value = hashlib.sha256()
@@ -467,7 +474,7 @@ class S3Archive:
             raise self._translate(error, key) from error
         return value.hexdigest()
 
-    def _bring(self, stored: Stored, image: Image, target: Path) -> None:
+    def _bring(self, stored: StoredObject, image: Image, target: Path) -> None:
         bucket, key = self._address(stored.uri)
         version = self._readable(stored, image)
         size = 0
@@ -517,7 +524,7 @@ class S3Archive:
                 return None
             raise
 
-    def _readable(self, stored: Stored, image: Image) -> str | None:
+    def _readable(self, stored: StoredObject, image: Image) -> str | None:
         """The version to read: the job's own, and where that is gone what stands there, if it is the same.
 
         So it is after an operator has put a deleted image back by a copy: the version that was archived goes
@@ -540,7 +547,7 @@ class S3Archive:
             raise ArchiveError("archive.missing", f"{stored.uri} holds other bytes by now.")
         return version
 
-    def _presign(self, stored: Stored, image: Image) -> str:
+    def _presign(self, stored: StoredObject, image: Image) -> str:
         bucket, key = self._address(stored.uri)
         parameters = {
             "Bucket": bucket,
@@ -557,7 +564,7 @@ class S3Archive:
 
     # What the store honours ------------------------------------------------------------------------------
 
-    def _probe(self) -> tuple[Finding, ...]:
+    def _probe(self) -> tuple[ProbeResult, ...]:
         key = self._full(f".receiver-probe/{secrets.token_hex(8)}")
         content = secrets.token_bytes(64)
         keys = [key]
@@ -579,8 +586,8 @@ class S3Archive:
             deleted = [self._delete(key) for key in keys]
         self._abilities = abilities
         return (
-            Finding("write", True, f"Objects are written to {self.uri}."),
-            Finding("read-back", True, "What is read is what was written."),
+            ProbeResult("write", True, f"Objects are written to {self.uri}."),
+            ProbeResult("read-back", True, "What is read is what was written."),
             _finding(
                 "conditional-writes",
                 abilities.conditional,
@@ -608,7 +615,7 @@ class S3Archive:
             *self._clock(),
         )
 
-    def _clock(self) -> tuple[Finding, ...]:
+    def _clock(self) -> tuple[ProbeResult, ...]:
         if self._ahead is None:
             return ()
         side = "ahead of" if self._ahead > 0 else "behind"
@@ -704,11 +711,11 @@ class S3Archive:
     def _name(self, key: str, bucket: str | None = None) -> str:
         return f"s3://{bucket or self._bucket}/{key}"
 
-    def _stored(self, key: str, head: "HeadObjectOutputTypeDef") -> Stored:
+    def _stored(self, key: str, head: "HeadObjectOutputTypeDef") -> StoredObject:
         etag = head.get("ETag", "").strip('"')
-        return Stored(uri=self._name(key), etag=etag or None, version=head.get("VersionId"))
+        return StoredObject(uri=self._name(key), etag=etag or None, version=head.get("VersionId"))
 
-    def _digest_refused(self, item: Item, spooled: SpooledFile, key: str, error: Exception) -> Exception:
+    def _digest_refused(self, item: Item, spooled: SpoolFile, key: str, error: Exception) -> Exception:
         """The store got other bytes than were verified: from a spool that rotted, or damaged on their way."""
         try:
             intact = digest(spooled).hex() == item.image.sha256
@@ -790,5 +797,5 @@ def _base64(digest_: bytes) -> str:
     return base64.b64encode(digest_).decode()
 
 
-def _finding(name: str, honoured: bool, yes: str, no: str) -> Finding:  # noqa: FBT001 - it is what is found
-    return Finding(name, honoured, yes if honoured else no)
+def _finding(name: str, honoured: bool, yes: str, no: str) -> ProbeResult:  # noqa: FBT001 - it is what is found
+    return ProbeResult(name, honoured, yes if honoured else no)

@@ -17,7 +17,7 @@ from receiver.api.health import checks
 from receiver.api.routes import Api
 from receiver.api.sse import Stream
 from receiver.archive import open_archive
-from receiver.archive.locator import Places
+from receiver.archive.locator import ArchiveLocator
 from receiver.bootstrap import factories
 from receiver.config import Config
 from receiver.core.clock import monotonic_clock, wall_clock
@@ -109,7 +109,7 @@ class _Works:
     """
 
     ledger: Ledger
-    places: Places
+    places: ArchiveLocator
     spool: Spool
     worker: Worker
     reconciler: Reconciler | None
@@ -159,7 +159,7 @@ async def _start(
         used=await factories.was_used(ledger, config.archive_uri),
     )
     stack.push_async_callback(archive.aclose)
-    places = Places(archive, environ)
+    places = ArchiveLocator(archive, environ)
     stack.push_async_callback(places.aclose)
     verifier = await stack.enter_async_context(factories.verifier(config))
     spool = Spool(

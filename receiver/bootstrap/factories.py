@@ -12,7 +12,7 @@ from importlib import metadata
 from pathlib import Path
 
 from receiver import submission
-from receiver.archive import Images, check_template, open_archive
+from receiver.archive import ImageReader, check_template, open_archive
 from receiver.config import Config
 from receiver.core.clock import wall_clock
 from receiver.core.errors import ConfigError
@@ -222,7 +222,7 @@ async def open_notifier(config: Config, ledger: Ledger, feed: Feed, stack: Async
     await stack.enter_async_context(notifier)
 
 
-async def open_thumbnails(config: Config, archive: Images, stack: AsyncExitStack) -> Thumbnails:
+async def open_thumbnails(config: Config, archive: ImageReader, stack: AsyncExitStack) -> Thumbnails:
     """What makes the page's small pictures.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from receiver.archive import Depth, open_archive
-from receiver.archive.locator import Places
+from receiver.archive.locator import ArchiveLocator
 from receiver.cli.common import counting
 from receiver.cli.maintenance import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config
@@ -77,7 +77,7 @@ async def _audit(
         )
         archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
         stack.push_async_callback(archive.aclose)
-        places = Places(archive, environ)
+        places = ArchiveLocator(archive, environ)
         stack.push_async_callback(places.aclose)
         walk = Walk(
             ledger=ledger,

@@ -81,7 +81,7 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredObject:
     """Where an object lies in the archive.
 
     Attributes:
@@ -145,7 +145,7 @@ class Job:
     image: Image | None = None
     suspect: str | None = None
     spool: str | None = None
-    stored: Stored | None = None
+    stored: StoredObject | None = None
     problem: Problem | None = None
     submitted_at: int | None = None
     received_at: int | None = None

@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from anyio import to_thread
 
-from receiver.archive import Images
+from receiver.archive import ImageReader
 from receiver.core.errors import ArchiveError, ImageError, ReceiverError, SpoolError
 from receiver.core.jobs import Image, Job, State
 from receiver.verify.verifier import Verifier
@@ -63,7 +63,7 @@ class Thumbnails:
     def __init__(
         self,
         folder: Path,
-        archive: Images,
+        archive: ImageReader,
         verifier: Verifier,
         *,
         max_files: int = MAX_FILES,
@@ -120,11 +120,11 @@ class Thumbnails:
     async def _make(self, job: Job, image: Image, path: Path) -> bytes | None:
         assert job.stored is not None
         name = secrets.token_hex(8)
-        spare, part = self._folder / f"{name}.image", self._folder / f"{name}.part"
+        scratch, part = self._folder / f"{name}.image", self._folder / f"{name}.part"
         try:
             await to_thread.run_sync(self._prepare)
-            source = await self._archive.local(job.stored, image, spare)
-            await self._verifier.shrink(source, part, SIDE)
+            source = await self._archive.local_file(job.stored, image, scratch)
+            await self._verifier.thumbnail(source, part, SIDE)
             return await to_thread.run_sync(lambda: part.replace(path).read_bytes())
         except (ArchiveError, ImageError, SpoolError) as error:
             self._note_failure(job, image.sha256, error)
@@ -133,7 +133,7 @@ class Thumbnails:
             self._note_failure(job, image.sha256, SpoolError("spool.disk", f"{error.strerror}."))
             return None
         finally:
-            await to_thread.run_sync(_remove, spare, part)
+            await to_thread.run_sync(_remove, scratch, part)
 
     def _prepare(self) -> None:
         """Makes the folder, and room in it. Blocks."""

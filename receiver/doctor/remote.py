@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from receiver.archive import Finding, open_archive
+from receiver.archive import ProbeResult, open_archive
 from receiver.bootstrap import factories
 from receiver.config import Config
 from receiver.core.errors import (
@@ -138,7 +138,7 @@ def _look_at_place(folder: Path, data_dir: Path) -> Verdict:
     return well("archive", f"{folder} is not there yet; serve makes it")
 
 
-def look_at_findings(uri: str, findings: tuple[Finding, ...]) -> list[Verdict]:
+def look_at_findings(uri: str, findings: tuple[ProbeResult, ...]) -> list[Verdict]:
     """What a store does, and what that means."""
     found = [well("archive", f"{uri}: written, verified, read and removed a small object")]
     for finding in findings:

@@ -26,7 +26,7 @@ import httpx
 
 from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
 from receiver.fetch.network_guard import GuardedBackend, Networks, OnRead, Resolver, system_resolver
-from receiver.fetch.sources import Sources, Target, judge_text
+from receiver.fetch.sources import Sources, Target, check_url
 
 _T = TypeVar("_T")
 
@@ -199,7 +199,7 @@ class Fetcher:
     @contextlib.asynccontextmanager
     async def _answer(self, url: str) -> AsyncIterator[tuple[Target, httpx.Response]]:
         """The first answer that is no redirect, its body unread. Bodies of redirects are never read."""
-        target = judge_text(url, self._sources, self._networks)
+        target = check_url(url, self._sources, self._networks)
         for _ in range(self._limits.max_redirects + 1):
             response = await self._ask(target)
             try:
@@ -249,7 +249,7 @@ class Fetcher:
             joined = urljoin(target.origin + target.request_target, location)
         except ValueError as exc:
             raise UrlError("url.malformed", f"{target.shown} redirects to what is no plain URL") from exc
-        found = judge_text(joined, self._sources, self._networks)
+        found = check_url(joined, self._sources, self._networks)
         if target.scheme == "https" and found.scheme != "https":
             raise UrlError("url.scheme", f"{target.shown} redirects from https to {found.shown}")
         return found

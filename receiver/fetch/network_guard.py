@@ -74,7 +74,7 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052; how a host with IPv6 only sees
 _ISATAP = frozenset({0x00005EFE, 0x02005EFE})  # RFC 5214, 6.1: bits 64 to 95 of the address
 
 
-def judge_address(address: str, networks: Networks) -> None:
+def check_address(address: str, networks: Networks) -> None:
     """Lets a public address pass, or one in ``networks``.
 
     Args:
@@ -246,7 +246,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         for address in addresses:
             if self._confined and not in_networks(address, self._networks):
                 raise UrlError("url.address", f"{host} has {address}, which RECEIVER_IMAGE_NETWORKS lacks")
-            judge_address(address, self._networks)
+            check_address(address, self._networks)
         return addresses[:_MOST_DIALLED]
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:

@@ -125,7 +125,7 @@ class Sources:
             raise UrlError("url.port", f"no entry of RECEIVER_IMAGE_SOURCES names port {port} of {host}")
 
 
-def judge_text(url: str, sources: Sources, networks: Networks) -> Target:
+def check_url(url: str, sources: Sources, networks: Networks) -> Target:
     """Judges a URL by its text alone. The addresses of its host are judged when it is dialled.
 
     Plain http, and a port that neither is the default nor stands in ``sources``, are for ``networks`` only:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from receiver.core.backoff import UPLOAD_MAX, crash_retry_at
 from receiver.core.completion import Completion
 from receiver.core.errors import LedgerError, ReceiverError
-from receiver.core.jobs import UNSUCCESSFUL, Image, Job, State, Stored
+from receiver.core.jobs import UNSUCCESSFUL, Image, Job, State, StoredObject
 from receiver.ledger import types
 from receiver.ledger.group_commit import Transaction
 from receiver.ledger.sqlite.driver import sqlite3
@@ -406,7 +406,7 @@ def fetched(tx: Transaction, claim: Claim, image: Image, spool: str, now: int) -
     )
 
 
-def archived(tx: Transaction, claim: Claim, stored: Stored, now: int) -> bool:
+def archived(tx: Transaction, claim: Claim, stored: StoredObject, now: int) -> bool:
     """The archive has proved that it holds the image."""
     return _move(
         tx,
@@ -418,7 +418,7 @@ def archived(tx: Transaction, claim: Claim, stored: Stored, now: int) -> bool:
     )
 
 
-def recognised(tx: Transaction, claim: Claim, image: Image, stored: Stored, now: int) -> bool:
+def recognised(tx: Transaction, claim: Claim, image: Image, stored: StoredObject, now: int) -> bool:
     """An image that lay in the archive already was proved to be the job's, and not the one fetched since."""
     return _move(
         tx,

@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from receiver.archive.labels import Shown
+from receiver.archive.metadata import ArchivedImage
 from receiver.core.clock import monotonic_clock, wall_clock
 from receiver.core.completion import Completion
 from receiver.core.errors import AuthError, LedgerError, ReceiverError
-from receiver.core.jobs import Event, Image, Job, Stored
+from receiver.core.jobs import Event, Image, Job, StoredObject
 from receiver.ledger import commands, maintenance, notifications, overview, queries, readings, retention
 from receiver.ledger.changes import ChangeNotifier
 from receiver.ledger.commands import Answer, Claim, Delivery, Lease, Recorded, Submission
@@ -580,14 +580,14 @@ class Ledger(LedgerReader):
         """The verified image lies in the spool under this name, fsynced. False: the claim is void."""
         return await self._settle(claim, lambda tx: commands.fetched(tx, claim, image, spool, self._now()))
 
-    async def archived(self, claim: Claim, stored: Stored) -> bool:
+    async def archived(self, claim: Claim, stored: StoredObject) -> bool:
         """The archive has proved that it holds the image. False: the claim is void."""
         return await self._settle(claim, lambda tx: commands.archived(tx, claim, stored, self._now()))
 
-    async def recognised(self, claim: Claim, shown: Shown) -> bool:
+    async def recognised(self, claim: Claim, archived: ArchivedImage) -> bool:
         """An image that lay in the archive already was proved to be the job's. False: the claim is void."""
         return await self._settle(
-            claim, lambda tx: commands.recognised(tx, claim, shown.image, shown.stored, self._now())
+            claim, lambda tx: commands.recognised(tx, claim, archived.image, archived.stored, self._now())
         )
 
     async def rejected(self, claim: Claim, error: ReceiverError) -> bool:
@@ -682,13 +682,13 @@ class Ledger(LedgerReader):
         """Notes what an audit found of these jobs; an archived job stays archived."""
         await self._write(lambda tx: maintenance.audited(tx, sound, damage, self._now()))
 
-    async def relocated(self, job_id: str, before: Stored, after: Stored) -> bool:
+    async def relocated(self, job_id: str, before: StoredObject, after: StoredObject) -> bool:
         """An archived image was proved to lie in another place as well. False: the job moved on meanwhile."""
         return await self._write(lambda tx: maintenance.relocated(tx, job_id, before, after, self._now()))
 
-    async def rebuild(self, shown: Shown) -> Rebuilt:
+    async def rebuild(self, archived: ArchivedImage) -> Rebuilt:
         """Makes a job of its object in the archive; a known job is changed only by legal moves."""
-        return await self._write(lambda tx: maintenance.rebuild(tx, shown, self._now()))
+        return await self._write(lambda tx: maintenance.rebuild(tx, archived, self._now()))
 
     async def prune(self, kind: RecordKind, old: Sequence[int | str], *, before: int) -> Mapping[str, int]:
         """Removes what `prunable` found, where it is still so. Gives how many rows of each table went."""

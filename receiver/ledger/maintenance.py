@@ -4,8 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from receiver.archive.labels import Shown
-from receiver.core.jobs import Job, State, Stored
+from receiver.archive.metadata import ArchivedImage
+from receiver.core.jobs import Job, State, StoredObject
 from receiver.ledger import types
 from receiver.ledger.group_commit import Transaction
 from receiver.ledger.sqlite.driver import sqlite3
@@ -142,7 +142,7 @@ def audited(tx: Transaction, sound: Sequence[int], damage: Sequence[AuditFinding
     )
 
 
-def relocated(tx: Transaction, job_id: str, before: Stored, after: Stored, now: int) -> bool:
+def relocated(tx: Transaction, job_id: str, before: StoredObject, after: StoredObject, now: int) -> bool:
     """The image was proved to lie in another place as well, and is read from there. False: it moved on."""
     done = tx.db.execute(
         "UPDATE jobs SET uri = :uri, etag = :etag, version = :version, event = :event, detail = :detail,"
@@ -163,20 +163,20 @@ def relocated(tx: Transaction, job_id: str, before: Stored, after: Stored, now: 
     return done.rowcount == 1
 
 
-def rebuild(tx: Transaction, shown: Shown, now: int) -> Rebuilt:
+def rebuild(tx: Transaction, archived: ArchivedImage, now: int) -> Rebuilt:
     """Makes a job of its object, or takes a known one to ``archived`` by the legal moves."""
-    row = tx.db.execute("SELECT * FROM jobs WHERE id = ?", (shown.id,)).fetchone()
+    row = tx.db.execute("SELECT * FROM jobs WHERE id = ?", (archived.id,)).fetchone()
     if row is None:
-        _insert(tx, shown, now)
+        _insert(tx, archived, now)
         return Rebuilt.ADDED
     job = types.job(row)
     if job.state is State.ARCHIVED:
-        if job.stored is not None and job.stored.uri == shown.stored.uri:
+        if job.stored is not None and job.stored.uri == archived.stored.uri:
             return Rebuilt.KNOWN
         return Rebuilt.DUPLICATE
     promised = (job.promised_width, job.promised_height)
-    other_size = None not in promised and promised != (shown.image.width, shown.image.height)
-    if other_size or (job.image is not None and job.image.sha256 != shown.image.sha256):
+    other_size = None not in promised and promised != (archived.image.width, archived.image.height)
+    if other_size or (job.image is not None and job.image.sha256 != archived.image.sha256):
         return Rebuilt.CONFLICT
     if row["holder"] is not None:
         return Rebuilt.BUSY
@@ -184,9 +184,9 @@ def rebuild(tx: Transaction, shown: Shown, now: int) -> Rebuilt:
         tx.db.execute(
             f"UPDATE jobs SET state = :state, event = :event, {_SETS[state]}, updated_at = :now"  # noqa: S608 - the constants below
             " WHERE seq = :seq",
-            {**_values(shown, now), "state": state, "seq": row["seq"]},
+            {**_values(archived, now), "state": state, "seq": row["seq"]},
         )
-    tx.changed.append(shown.id)
+    tx.changed.append(archived.id)
     return Rebuilt.MOVED
 
 
@@ -201,7 +201,7 @@ _SETS: Mapping[State, str] = {
 }
 
 
-def _insert(tx: Transaction, shown: Shown, now: int) -> None:
+def _insert(tx: Transaction, archived: ArchivedImage, now: int) -> None:
     # Positions follow the time at which jobs were first heard of, and questions about a span of time rely on
     # it: a job that is found late was not heard of before its neighbours.
     tx.db.execute(
@@ -210,25 +210,25 @@ def _insert(tx: Transaction, shown: Shown, now: int) -> None:
         " :width, :height, :bytes, :sha256, :uri, :etag, :version, :received_at, :archived_at, :now,"
         " max(min(:received_at, :now),"
         " coalesce((SELECT created_at FROM jobs ORDER BY seq DESC LIMIT 1), 0)))",
-        _values(shown, now),
+        _values(archived, now),
     )
-    tx.changed.append(shown.id)
+    tx.changed.append(archived.id)
 
 
-def _values(shown: Shown, now: int) -> dict[str, str | int | None]:
+def _values(archived: ArchivedImage, now: int) -> dict[str, str | int | None]:
     return {
-        "id": shown.id,
-        "ref": shown.ref,
+        "id": archived.id,
+        "ref": archived.ref,
         "event": REBUILT,
-        "format": shown.image.format,
-        "width": shown.image.width,
-        "height": shown.image.height,
-        "bytes": shown.image.bytes,
-        "sha256": shown.image.sha256,
-        "uri": shown.stored.uri,
-        "etag": shown.stored.etag,
-        "version": shown.stored.version,
-        "received_at": shown.received_at,
-        "archived_at": shown.archived_at,
+        "format": archived.image.format,
+        "width": archived.image.width,
+        "height": archived.image.height,
+        "bytes": archived.image.bytes,
+        "sha256": archived.image.sha256,
+        "uri": archived.stored.uri,
+        "etag": archived.stored.etag,
+        "version": archived.stored.version,
+        "received_at": archived.received_at,
+        "archived_at": archived.archived_at,
         "now": now,
     }

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from receiver.core.jobs import Event, Image, Job, Problem, State, Stored
+from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.ledger.sqlite.driver import sqlite3
 
 
@@ -109,7 +109,7 @@ def job(row: sqlite3.Row) -> Job:
     if row["sha256"] is not None:
         image = Image(row["format"], row["width"], row["height"], row["bytes"], row["sha256"])
     if row["uri"] is not None:
-        stored = Stored(row["uri"], row["etag"], row["version"])
+        stored = StoredObject(row["uri"], row["etag"], row["version"])
     if row["reason"] is not None:
         problem = Problem(row["reason"], row["detail"] or "", row["reason_at"])
     return Job(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from receiver.archive import Entry, Held, Inventory
+from receiver.archive import Inventory, ListedObject, ObjectInfo
 from receiver.core.errors import ArchiveError
 from receiver.ledger import Ledger
 from receiver.operations.checkpoint import Finding, Journal
@@ -40,7 +40,9 @@ class Walk:
     now: Callable[[], int]
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
-    async def pages(self, told: Callable[[int], None]) -> AsyncIterator[tuple[Sequence[Entry], list[Entry]]]:
+    async def pages(
+        self, told: Callable[[int], None]
+    ) -> AsyncIterator[tuple[Sequence[ListedObject], list[ListedObject]]]:
         """Goes on where the journal says, page by page, and keeps how far it is when a page was done.
 
         Args:
@@ -61,7 +63,7 @@ class Walk:
             await journal.save()
             told(journal.counts["objects"])
 
-    async def look(self, look: Callable[[], Awaitable[Held]]) -> Held:
+    async def look(self, look: Callable[[], Awaitable[ObjectInfo]]) -> ObjectInfo:
         """Looks at an object when its turn has come. See `patiently`."""
         await self.turn()
         return await patiently(look, self.sleep)
@@ -91,7 +93,9 @@ async def be_there(archive: Inventory) -> bool:
     return False
 
 
-async def patiently(look: Callable[[], Awaitable[Held]], sleep: Callable[[float], Awaitable[object]]) -> Held:
+async def patiently(
+    look: Callable[[], Awaitable[ObjectInfo]], sleep: Callable[[float], Awaitable[object]]
+) -> ObjectInfo:
     """Looks, and where the archive does not answer, looks again after a while.
 
     Raises:
@@ -107,7 +111,7 @@ async def patiently(look: Callable[[], Awaitable[Held]], sleep: Callable[[float]
     return await look()
 
 
-async def _without_job(ledger: Ledger, page: Sequence[Entry]) -> list[Entry]:
+async def _without_job(ledger: Ledger, page: Sequence[ListedObject]) -> list[ListedObject]:
     """Those objects whose name tells no job that is archived there.
 
     An object's key nearly always tells its job, and asking the ledger for that is a thousand times cheaper

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 
-from receiver.archive import Depth, Entry, Held
-from receiver.archive.locator import Places
+from receiver.archive import Depth, ListedObject, ObjectInfo
+from receiver.archive.locator import ArchiveLocator
 from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
-from receiver.core.jobs import Image, Job, State, Stored
+from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.ledger import ArchivedJob, AuditFinding
 from receiver.operations.archive_scan import Walk, be_there
 
@@ -27,7 +27,7 @@ class Auditor:
         depth: how closely they are.
     """
 
-    def __init__(self, walk: Walk, places: Places, depth: Depth) -> None:
+    def __init__(self, walk: Walk, places: ArchiveLocator, depth: Depth) -> None:
         self._walk = walk
         self._ledger = walk.ledger
         self._archive = walk.archive
@@ -87,12 +87,12 @@ class Auditor:
         assert job.image is not None
         stored = job.stored
         try:
-            held = await self._walk.look(lambda: self._places.look(stored, self._depth))
+            info = await self._walk.look(lambda: self._places.inspect(stored, self._depth))
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
             return error.reason, error.detail
-        return judge(held, job.id, job.image, stored)
+        return judge(info, job.id, job.image, stored)
 
     # The objects.
 
@@ -102,42 +102,42 @@ class Auditor:
                 if found is not None:
                     self._walk.note(*found)
 
-    async def _stranger(self, entry: Entry) -> tuple[str | None, str, str, str] | None:
+    async def _stranger(self, listed: ListedObject) -> tuple[str | None, str, str, str] | None:
         """What an object is whose name tells no archived job that lies there."""
         try:
-            held = await self._walk.look(lambda: self._archive.look(Stored(entry.uri), Depth.QUICK))
+            info = await self._walk.look(lambda: self._archive.inspect(StoredObject(listed.uri), Depth.QUICK))
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
             return None  # removed meanwhile
-        job_id = held.metadata.get("job-id")
+        job_id = info.metadata.get("job-id")
         if job_id is None:
-            return None, entry.uri, "archive.foreign", "It names no job."
+            return None, listed.uri, "archive.foreign", "It names no job."
         job = await self._ledger.job(job_id)
         if job is None:
             detail = f"It names job {job_id}, which the ledger does not know; `receiver rebuild` takes it in."
-            return job_id, entry.uri, "archive.foreign", detail
+            return job_id, listed.uri, "archive.foreign", detail
         if job.stored is not None and job.state is State.ARCHIVED:
-            if job.stored.uri == entry.uri:
+            if job.stored.uri == listed.uri:
                 return None
             detail = f"Job {job_id} is archived as {job.stored.uri}."
-            return job_id, entry.uri, "archive.duplicate", detail
+            return job_id, listed.uri, "archive.duplicate", detail
         if job.state is State.FETCHED:
             return None  # on its way at this moment
         detail = f"It names job {job_id}, which is {job.state}; `receiver rebuild` takes it in."
-        return job_id, entry.uri, "archive.foreign", detail
+        return job_id, listed.uri, "archive.foreign", detail
 
 
-def judge(held: Held, job_id: str, image: Image, stored: Stored) -> tuple[str, str] | None:
+def judge(info: ObjectInfo, job_id: str, image: Image, stored: StoredObject) -> tuple[str, str] | None:
     """Whether an object is the image of its job: ``None``, or a reason and a sentence."""
-    kept = held.metadata
-    if held.bytes != image.bytes:
-        return "archive.altered", f"It has {held.bytes} bytes instead of {image.bytes}."
-    if held.sha256 is not None and held.sha256 != image.sha256:
-        return "archive.altered", f"Its SHA-256 is {held.sha256} instead of {image.sha256}."
-    if held.sha256 is None and not kept.get("sha256"):
+    kept = info.metadata
+    if info.bytes != image.bytes:
+        return "archive.altered", f"It has {info.bytes} bytes instead of {image.bytes}."
+    if info.sha256 is not None and info.sha256 != image.sha256:
+        return "archive.altered", f"Its SHA-256 is {info.sha256} instead of {image.sha256}."
+    if info.sha256 is None and not kept.get("sha256"):
         return "archive.unproved", "The store keeps no SHA-256 of it, and its metadata name none; see --deep."
-    if held.sha256 is None and stored.etag and held.stored.etag != stored.etag:
+    if info.sha256 is None and stored.etag and info.stored.etag != stored.etag:
         return "archive.unproved", "It was written anew, and the store keeps no SHA-256 of it; see --deep."
     wanted = {
         "job-id": job_id,

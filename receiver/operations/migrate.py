@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-from receiver.archive import Depth, Entry, Held, Inventory, Item
+from receiver.archive import Depth, Inventory, Item, ListedObject, ObjectInfo
 from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError, SpoolError
-from receiver.core.jobs import Job, State, Stored
+from receiver.core.jobs import Job, State, StoredObject
 from receiver.ledger import ArchivedJob, Ledger
 from receiver.operations.archive_scan import be_there, finding, patiently
 from receiver.operations.audit import judge
@@ -120,7 +120,7 @@ class Migrator:
         received = datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC)
         return Item(job.id, path, job.image, key, job.ref, received)
 
-    async def _put(self, item: Item) -> Stored:
+    async def _put(self, item: Item) -> StoredObject:
         for wait in WAITS:
             await self._turn()
             try:
@@ -131,23 +131,23 @@ class Migrator:
             await self._sleep(wait)
         return await self._target.put(item)
 
-    async def _remove(self, entry: Entry) -> None:
+    async def _remove(self, listed: ListedObject) -> None:
         """Removes one file, if its image lies in the target: as the ledger says, and as both prove."""
-        lying = Stored(entry.uri)
+        lying = StoredObject(listed.uri)
         try:
-            held = await self._source.look(lying, Depth.PROVED)
+            info = await self._source.inspect(lying, Depth.PROVED)
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
             return  # removed meanwhile
         try:
-            job = await self._ledger.job(held.metadata.get("job-id", ""))
+            job = await self._ledger.job(info.metadata.get("job-id", ""))
             if job is None or job.state is not State.ARCHIVED or not _is_below(job, self._target):
                 self.counts["left"] += 1
                 return
             assert job.stored is not None
             assert job.image is not None
-            wrong = judge(held, job.id, job.image, lying)
+            wrong = judge(info, job.id, job.image, lying)
             wrong = wrong or judge(await self._proof(job.stored), job.id, job.image, job.stored)
         except ArchiveError as error:
             if error.reason != "archive.missing":
@@ -155,17 +155,17 @@ class Migrator:
             wrong = error.reason, error.detail
         if wrong is not None:
             self.counts["left"] += 1
-            self.findings.append(finding(held.metadata.get("job-id"), entry.uri, *wrong))
+            self.findings.append(finding(info.metadata.get("job-id"), listed.uri, *wrong))
             return
         await self._source.remove(lying)
         self.counts["removed"] += 1
 
-    async def _proof(self, stored: Stored) -> Held:
+    async def _proof(self, stored: StoredObject) -> ObjectInfo:
         await self._turn()
-        held = await patiently(lambda: self._target.look(stored, Depth.PROVED), self._sleep)
-        if held.sha256 is None:
-            held = await patiently(lambda: self._target.look(stored, Depth.DEEP), self._sleep)
-        return held
+        info = await patiently(lambda: self._target.inspect(stored, Depth.PROVED), self._sleep)
+        if info.sha256 is None:
+            info = await patiently(lambda: self._target.inspect(stored, Depth.DEEP), self._sleep)
+        return info
 
 
 def _is_below(job: Job, archive: Inventory) -> bool:

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from receiver.archive import Depth, Entry, Held, labels
-from receiver.archive.labels import Shown
+from receiver.archive import Depth, ListedObject, ObjectInfo, metadata
+from receiver.archive.metadata import ArchivedImage
 from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
-from receiver.core.jobs import Stored
+from receiver.core.jobs import StoredObject
 from receiver.ledger import Rebuilt
 from receiver.operations.archive_scan import Walk
 
@@ -51,45 +51,45 @@ class Rebuilder:
                 one for one in await map_concurrently(unknown, self._walk.hands, self._see) if one is not None
             ]
             # In the archive's order, whoever was seen first: of two objects of a job the first is the job's.
-            jobs = [one for one in seen if isinstance(one, Shown)]
-            outcomes = await asyncio.gather(*(self._ledger.rebuild(shown) for shown in jobs))
-            for shown, outcome in zip(jobs, outcomes, strict=True):
-                self._count(shown, outcome)
+            jobs = [one for one in seen if isinstance(one, ArchivedImage)]
+            outcomes = await asyncio.gather(*(self._ledger.rebuild(archived) for archived in jobs))
+            for archived, outcome in zip(jobs, outcomes, strict=True):
+                self._count(archived, outcome)
             for one in seen:
                 if isinstance(one, _Refused):
                     self._walk.note(one.job_id, one.uri, one.reason, one.detail)
         await self._walk.journal.save(finished_at=self._walk.now())
 
-    async def _see(self, entry: Entry) -> "Shown | _Refused | None":
+    async def _see(self, listed: ListedObject) -> "ArchivedImage | _Refused | None":
         try:
-            held = await self._look(entry, Depth.PROVED)
-            shown = labels.read(held)
-            if shown is not None and held.sha256 is None:
-                held = await self._look(entry, Depth.DEEP)
+            info = await self._look(listed, Depth.PROVED)
+            archived = metadata.read(info)
+            if archived is not None and info.sha256 is None:
+                info = await self._look(listed, Depth.DEEP)
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
             return None  # removed meanwhile
-        job_id = held.metadata.get("job-id")
-        if shown is None:
+        job_id = info.metadata.get("job-id")
+        if archived is None:
             if job_id is None:
-                return _Refused(entry.uri, None, "archive.foreign", "It names no job.")
+                return _Refused(listed.uri, None, "archive.foreign", "It names no job.")
             return _Refused(
-                entry.uri, job_id, "archive.mislabelled", "Its metadata are not those of an archived image."
+                listed.uri, job_id, "archive.mislabelled", "Its metadata are not those of an archived image."
             )
-        if held.sha256 != shown.image.sha256:
-            detail = f"Its SHA-256 is {held.sha256} instead of {shown.image.sha256}."
-            return _Refused(entry.uri, job_id, "archive.altered", detail)
-        return shown
+        if info.sha256 != archived.image.sha256:
+            detail = f"Its SHA-256 is {info.sha256} instead of {archived.image.sha256}."
+            return _Refused(listed.uri, job_id, "archive.altered", detail)
+        return archived
 
-    async def _look(self, entry: Entry, depth: Depth) -> Held:
-        return await self._walk.look(lambda: self._walk.archive.look(Stored(entry.uri), depth))
+    async def _look(self, listed: ListedObject, depth: Depth) -> ObjectInfo:
+        return await self._walk.look(lambda: self._walk.archive.inspect(StoredObject(listed.uri), depth))
 
-    def _count(self, shown: Shown, outcome: Rebuilt) -> None:
+    def _count(self, archived: ArchivedImage, outcome: Rebuilt) -> None:
         self._counts[outcome] += 1
         if outcome is Rebuilt.DUPLICATE:
-            detail = f"Job {shown.id} is archived elsewhere."
-            self._walk.note(shown.id, shown.stored.uri, "archive.duplicate", detail)
+            detail = f"Job {archived.id} is archived elsewhere."
+            self._walk.note(archived.id, archived.stored.uri, "archive.duplicate", detail)
         elif outcome is Rebuilt.CONFLICT:
-            detail = f"The ledger knows another image of job {shown.id}."
-            self._walk.note(shown.id, shown.stored.uri, "archive.mislabelled", detail)
+            detail = f"The ledger knows another image of job {archived.id}."
+            self._walk.note(archived.id, archived.stored.uri, "archive.mislabelled", detail)

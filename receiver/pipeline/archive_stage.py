@@ -97,7 +97,7 @@ class ArchiveStage:
         except ArchiveError as error:
             if error.reason != "archive.occupied":
                 raise
-            shown = await self._existing_object.verify(claim, self._archive.at(item.key))
+            shown = await self._existing_object.verify(claim, self._archive.object_at(item.key))
             if await persist(lambda: self._ledger.recognised(claim, shown), log):
                 log.warning("recognised", job=job.id, uri=shown.stored.uri, sha256=shown.image.sha256)
                 await self._spool.remove(self._spool.path(job.spool))

@@ -7,13 +7,13 @@ more: everything that it counts on is proved anew.
 
 import asyncio
 
-from receiver.archive import Depth, Inventory, labels
-from receiver.archive.labels import Shown
+from receiver.archive import Depth, Inventory, metadata
+from receiver.archive.metadata import ArchivedImage
 from receiver.core.errors import ArchiveError, ImageError, SpoolError
-from receiver.core.jobs import Stored
+from receiver.core.jobs import StoredObject
 from receiver.ledger import Claim
 from receiver.pipeline.spool import Spool
-from receiver.verify.decoder import Promise
+from receiver.verify.decoder import ExpectedSize
 from receiver.verify.verifier import Verifier
 
 
@@ -32,41 +32,41 @@ class ExistingObjectVerifier:
         self._verifier = verifier
         self._one_at_a_time = asyncio.Lock()
 
-    async def verify(self, claim: Claim, stored: Stored) -> Shown:
+    async def verify(self, claim: Claim, stored: StoredObject) -> ArchivedImage:
         """Reads an object whole and finds that it is the promised image of a job.
 
         Raises:
             ArchiveError: ``archive.occupied`` if it is not; any other reason if it could not be seen.
             SpoolError: our own disk has no room to look at it, or fails.
         """
-        held = await self._archive.look(stored, Depth.QUICK)
-        shown = labels.read(held)
-        if shown is None or shown.id != claim.job.id:
+        info = await self._archive.inspect(stored, Depth.QUICK)
+        archived = metadata.read(info)
+        if archived is None or archived.id != claim.job.id:
             raise _another(claim, stored, "its metadata do not say that it is the job's")
         async with self._one_at_a_time:
-            await self._prove(claim, shown)
-        return shown
+            await self._prove(claim, archived)
+        return archived
 
-    async def _prove(self, claim: Claim, shown: Shown) -> None:
-        image, job = shown.image, claim.job
+    async def _prove(self, claim: Claim, archived: ArchivedImage) -> None:
+        image, job = archived.image, claim.job
         # What RECEIVER_MAX_SPOOL_BYTES allows may be taken up by the very jobs that wait for this.
         if image.bytes > self._spool.room_bytes(0):
-            raise SpoolError("spool.full", f"The disk has no room to look at {shown.stored.uri}.")
+            raise SpoolError("spool.full", f"The disk has no room to look at {archived.stored.uri}.")
         part = self._spool.part(f"{claim.holder}:archived")
         try:
-            path = await self._archive.local(shown.stored, image, part)
+            path = await self._archive.local_file(archived.stored, image, part)
             if await self._spool.sha256(path) != image.sha256:
-                raise _another(claim, shown.stored, "its bytes are not those that its metadata name")
-            found = await self._verifier.verify(path, Promise(job.promised_width, job.promised_height))
+                raise _another(claim, archived.stored, "its bytes are not those that its metadata name")
+            found = await self._verifier.verify(path, ExpectedSize(job.promised_width, job.promised_height))
         except ImageError as error:
-            raise _another(claim, shown.stored, f"it is not the promised image: {error.detail}") from error
+            raise _another(claim, archived.stored, f"it is not the promised image: {error.detail}") from error
         finally:
             await self._spool.remove(part)
         if (found.format, found.width, found.height) != (image.format, image.width, image.height):
-            raise _another(claim, shown.stored, "it is another image than its metadata say")
+            raise _another(claim, archived.stored, "it is another image than its metadata say")
 
 
-def _another(claim: Claim, stored: Stored, why: str) -> ArchiveError:
+def _another(claim: Claim, stored: StoredObject, why: str) -> ArchiveError:
     return ArchiveError(
         "archive.occupied",
         f"{stored.uri} holds other bytes than job {claim.job.id}, and {why.rstrip('.')}. Move that object"

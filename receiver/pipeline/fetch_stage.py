@@ -29,7 +29,7 @@ from receiver.ledger import Claim, Ledger
 from receiver.pipeline.pool import WorkerPool
 from receiver.pipeline.spool import Spool, Whole
 from receiver.providers.ximilar import Ximilar
-from receiver.verify.verifier import Promise, Verifier
+from receiver.verify.verifier import ExpectedSize, Verifier
 
 log = structlog.get_logger("receiver.worker")
 
@@ -222,7 +222,7 @@ class FetchStage:
         return Whole(got.path, got.bytes, got.sha256)
 
     async def _verified(self, claim: Claim, whole: Whole) -> Image:
-        promise = Promise(claim.job.promised_width, claim.job.promised_height)
+        promise = ExpectedSize(claim.job.promised_width, claim.job.promised_height)
         try:
             with self._step("verify", claim) as step:
                 step.bytes = whole.bytes

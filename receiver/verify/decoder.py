@@ -26,7 +26,7 @@ from receiver.verify.structure import Header, scan
 
 
 @dataclass(frozen=True, slots=True)
-class Promise:
+class ExpectedSize:
     """What the provider promised of an image; ``None`` where it promised nothing.
 
     Attributes:
@@ -54,7 +54,7 @@ class Limits:
     max_memory: int = 6 << 30
 
 
-def inspect(path: Path, promise: Promise, limits: Limits) -> Header:
+def inspect(path: Path, promise: ExpectedSize, limits: Limits) -> Header:
     """Proves that a file is the promised image, whole: scans its structure, then decodes every pixel. Blocks.
 
     What it cannot see: coded data of a JPEG that is damaged or cut and still ends in an end mark. The decoder
@@ -75,7 +75,7 @@ def inspect(path: Path, promise: Promise, limits: Limits) -> Header:
     return header
 
 
-def _admit(header: Header, promise: Promise, limits: Limits) -> None:
+def _admit(header: Header, promise: ExpectedSize, limits: Limits) -> None:
     size = f"{header.width} × {header.height}"  # noqa: RUF001 - the sign of multiplication is meant
     promised = (promise.width or header.width, promise.height or header.height)
     if (header.width, header.height) != promised:
@@ -99,7 +99,7 @@ def _memory(header: Header, file_size: int) -> int:
     return _BASE_MEMORY + 3 * file_size + math.ceil(header.width * header.height * per_pixel)
 
 
-def shrink(path: Path, target: Path, side: int, limits: Limits) -> Header:
+def thumbnail(path: Path, target: Path, side: int, limits: Limits) -> Header:
     """Writes a small picture of an image, as WebP, at most ``side`` pixels wide and high. Blocks.
 
     It carries the pixels alone, as they are to be seen: no metadata, turned as the image says.
@@ -110,7 +110,7 @@ def shrink(path: Path, target: Path, side: int, limits: Limits) -> Header:
     """
     try:
         with path.open("rb") as file:
-            header = scan(file, lambda found: _admit(found, Promise(), limits))
+            header = scan(file, lambda found: _admit(found, ExpectedSize(), limits))
             with _opened(file, header, _memory_to_shrink(header, file, side), limits) as image:
                 _write_small(image, target, side)
     except OSError as error:
@@ -238,8 +238,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, object]:
     signal.setitimer(signal.ITIMER_REAL, limits.max_seconds + 5)
     try:
         if "small" in request:
-            return {"header": asdict(shrink(path, Path(request["small"]), request["side"], limits))}
-        return {"header": asdict(inspect(path, Promise(**request["promise"]), limits))}
+            return {"header": asdict(thumbnail(path, Path(request["small"]), request["side"], limits))}
+        return {"header": asdict(inspect(path, ExpectedSize(**request["promise"]), limits))}
     except ReceiverError as error:
         return {"reason": error.reason, "detail": error.detail[:500]}
     finally:

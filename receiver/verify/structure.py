@@ -52,29 +52,29 @@ class Header:
     multiscan: bool = False
 
 
-Admit = Callable[[Header], object]
+OnHeader = Callable[[Header], object]
 """Told the header before the first pixel is read; raises to refuse."""
 
 
-def scan(file: BinaryIO, admit: Admit = lambda _: None) -> Header:
+def scan(file: BinaryIO, on_header: OnHeader = lambda _: None) -> Header:
     """Walks the whole structure of an image file.
 
     Args:
         file: seekable; read from its start.
-        admit: told the header before the first pixel is read, so that a bomb can be refused unread.
+        on_header: told the header before the first pixel is read, so that a bomb can be refused unread.
 
     Raises:
         ImageError: ``image.unknown_format``, ``image.truncated``, ``image.corrupt``, ``image.trailing_data``,
-            ``image.animated`` or ``image.polyglot``; and whatever ``admit`` raises.
+            ``image.animated`` or ``image.polyglot``; and whatever ``on_header`` raises.
     """
     source = _Source(file)
     magic = source.peek(12)
     if magic.startswith(b"\xff\xd8\xff"):
-        header = _scan_jpeg(source, admit)
+        header = _scan_jpeg(source, on_header)
     elif magic.startswith(_PNG_SIGNATURE):
-        header = _scan_png(source, admit)
+        header = _scan_png(source, on_header)
     elif magic.startswith(b"RIFF") and magic[8:] == b"WEBP":
-        header = _scan_webp(source, admit)
+        header = _scan_webp(source, on_header)
     else:
         raise ImageError("image.unknown_format")
     if source.left:
@@ -207,7 +207,7 @@ _IN_SCAN_MARKER = re.compile(rb"\xff[^\x00\xff]")
 """In coded data FF 00 stands for a data byte FF, and FF FF is fill (T.81, B.1.1.2 and B.1.1.5)."""
 
 
-def _scan_jpeg(source: _Source, admit: Admit) -> Header:
+def _scan_jpeg(source: _Source, on_header: OnHeader) -> Header:
     source.skip(2)  # SOI
     frame: _Frame | None = None
     header: Header | None = None
@@ -223,7 +223,7 @@ def _scan_jpeg(source: _Source, admit: Admit) -> Header:
             if not header:
                 multiscan = frame.progressive or components < frame.components
                 header = Header("jpeg", frame.width, frame.height, multiscan)
-                admit(header)
+                on_header(header)
     if not header:
         raise _corrupt("The JPEG holds no scan.")
     return header
@@ -310,10 +310,10 @@ _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), 
 _APNG = frozenset({b"acTL", b"fcTL", b"fdAT"})
 
 
-def _scan_png(source: _Source, admit: Admit) -> Header:
+def _scan_png(source: _Source, on_header: OnHeader) -> Header:
     source.skip(len(_PNG_SIGNATURE))
     header, palette_needed, data_size = _read_ihdr(source)
-    admit(header)
+    on_header(header)
 
     pixels = _Inflated(data_size)
     palette = begun = False
@@ -425,7 +425,7 @@ class _Inflated:
 _WEBP_PIXELS = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
 
 
-def _scan_webp(source: _Source, admit: Admit) -> Header:
+def _scan_webp(source: _Source, on_header: OnHeader) -> Header:
     canvas: Header | None = None
     image: Header | None = None
     for kind, head in _webp_chunks(source):
@@ -435,14 +435,14 @@ def _scan_webp(source: _Source, admit: Admit) -> Header:
             if canvas:
                 raise _corrupt("The WebP holds two extended headers.")
             canvas = _read_vp8x(head)
-            admit(canvas)
+            on_header(canvas)
         elif kind in (b"VP8 ", b"VP8L"):
             if image:
                 raise _corrupt("The WebP holds two images.")
             image = _read_vp8(head) if kind == b"VP8 " else _read_vp8l(head)
             if canvas and image != canvas:
                 raise _corrupt("The WebP's image does not fill its canvas.")
-            admit(image)
+            on_header(image)
         elif not canvas:
             raise _corrupt("The WebP does not begin with an image or an extended header.")
     if not image:

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Self
 
 from receiver.core.errors import ImageError, SpoolError
-from receiver.verify.decoder import Limits, Promise, inspect
+from receiver.verify.decoder import ExpectedSize, Limits, inspect
 from receiver.verify.structure import Header, scan
 
-__all__ = ["Header", "Limits", "Promise", "Verifier", "inspect", "scan"]
+__all__ = ["ExpectedSize", "Header", "Limits", "Verifier", "inspect", "scan"]
 
 _START_SECONDS = 30
 
@@ -44,7 +44,7 @@ class Verifier:
         """The process ids of the living children."""
         return frozenset(child.pid for child in self._children)
 
-    async def verify(self, path: Path, promise: Promise) -> Header:
+    async def verify(self, path: Path, promise: ExpectedSize) -> Header:
         """Inspects one file; cancelling it kills the child that is at it.
 
         Raises:
@@ -53,7 +53,7 @@ class Verifier:
         """
         return await self._answer({"path": str(path), "promise": asdict(promise)})
 
-    async def shrink(self, path: Path, target: Path, side: int) -> Header:
+    async def thumbnail(self, path: Path, target: Path, side: int) -> Header:
         """Writes a small picture of an image, as WebP; cancelling it kills the child that is at it.
 
         Args:

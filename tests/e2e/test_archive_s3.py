@@ -17,9 +17,9 @@ import httpx
 import pytest
 
 from receiver.archive import Archive, Depth, Inventory, open_archive
-from receiver.archive.metadata import decode_all
+from receiver.archive.metadata import decode_all, write
 from receiver.core.errors import ArchiveError, ConfigError, SpoolError
-from receiver.core.jobs import Stored
+from receiver.core.jobs import StoredObject
 from tests.support.items import spooled
 from tests.support.processes import Programs, settings
 from tests.support.s3_standin import Standin, standin
@@ -119,7 +119,7 @@ async def test_a_put_keeps_bytes_type_checksum_and_metadata(
     head = bucket.head(item.key)
     assert bucket.read(item.key) == item.path.read_bytes()
     assert head["ContentType"] == "image/png"
-    assert head["Metadata"] == item.metadata()
+    assert head["Metadata"] == write(item)
     assert head["ETag"] == f'"{stored.etag}"'
     assert base64.b64decode(str(head["ChecksumSHA256"])).hex() == item.image.sha256
 
@@ -154,7 +154,7 @@ async def test_of_eight_images_at_once_one_is_kept_and_seven_are_refused(
 ) -> None:
     items = [spooled(tmp_path, "a.png", bytes([n]) * 100_000) for n in range(8)]
     results = await asyncio.gather(*(archive.put(item) for item in items), return_exceptions=True)
-    winners = [item for item, result in zip(items, results, strict=True) if isinstance(result, Stored)]
+    winners = [item for item, result in zip(items, results, strict=True) if isinstance(result, StoredObject)]
     refused = [result.reason for result in results if isinstance(result, ArchiveError)]
     assert len(winners) == 1
     assert refused == ["archive.occupied"] * 7
@@ -314,7 +314,7 @@ async def test_an_object_that_is_gone_is_missing(archive: Archive, bucket: Bucke
     item = spooled(tmp_path, "a.png")
     stored = await archive.put(item)
     bucket.delete("a.png")
-    for gone in (stored, Stored("file:///folder/a.png"), Stored("s3://bucket")):
+    for gone in (stored, StoredObject("file:///folder/a.png"), StoredObject("s3://bucket")):
         with pytest.raises(ArchiveError, match=r"^archive\.missing"):
             await archive.locate(gone, item.image)
 
@@ -327,14 +327,14 @@ async def test_a_deleted_object_of_a_bucket_with_versions_is_missing_and_a_repla
         async with aclosing(open_archive(f"s3://{store.bucket}", environ=store.environment())) as archive:
             deleted, replaced = [await archive.put(spooled(tmp_path, f"{n}.png")) for n in range(2)]
             assert deleted.version is not None
-            assert (await archive.look(deleted)).stored == deleted
+            assert (await archive.inspect(deleted)).stored == deleted
             client.delete_object(Bucket=store.bucket, Key="0.png")
             client.put_object(Bucket=store.bucket, Key="1.png", Body=b"other")
             for depth in Depth:
                 with pytest.raises(ArchiveError) as caught:
-                    await archive.look(deleted, depth)
+                    await archive.inspect(deleted, depth)
                 assert caught.value.reason == "archive.missing"
-                assert (await archive.look(replaced, depth)).bytes == len(b"other")
+                assert (await archive.inspect(replaced, depth)).bytes == len(b"other")
 
 
 async def test_an_image_that_was_put_back_by_a_copy_is_read_when_its_first_version_is_gone(
@@ -353,8 +353,8 @@ async def test_an_image_that_was_put_back_by_a_copy_is_read_when_its_first_versi
             async with httpx.AsyncClient(verify=trusting) as reader:
                 answer = await reader.get(str(await archive.locate(stored, item.image)))
             assert answer.content == item.path.read_bytes()
-            spare = await archive.local(stored, item.image, tmp_path / "spare")
-            assert spare.read_bytes() == item.path.read_bytes()
+            scratch = await archive.local_file(stored, item.image, tmp_path / "spare")
+            assert scratch.read_bytes() == item.path.read_bytes()
             client.put_object(Bucket=store.bucket, Key=item.key, Body=b"other")
             with pytest.raises(ArchiveError) as caught:
                 await archive.locate(stored, item.image)
@@ -369,11 +369,11 @@ async def test_an_absent_object_is_missing_where_the_store_says_forbidden_of_it(
     fake.objects.pop("/bucket/prefix/a.png")
     fake.hides = True
     with pytest.raises(ArchiveError) as caught:
-        await fake_archive.look(stored)
+        await fake_archive.inspect(stored)
     assert (caught.value.reason, caught.value.pause) == ("archive.missing", False)
     fake.lists = False
     with pytest.raises(ArchiveError) as caught:
-        await fake_archive.look(stored)
+        await fake_archive.inspect(stored)
     assert (caught.value.reason, caught.value.pause) == ("archive.denied", True)
 
 
@@ -524,7 +524,7 @@ async def test_an_attempt_that_came_through_unheard_is_recognised(
     fake.lost = 1
     stored = await fake_archive.put(spooled(tmp_path, "a.png"))
     assert [method for method, _, _ in fake.requests] == ["PUT", "PUT", "HEAD"]
-    assert stored == Stored("s3://bucket/prefix/a.png", etag="tag")
+    assert stored == StoredObject("s3://bucket/prefix/a.png", etag="tag")
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from receiver.ledger import Submission
 from receiver.pipeline.spool import ASIDE_FILES
 from receiver.providers.ximilar import Ximilar
 from receiver.sandbox.pictures import draw
-from receiver.verify.verifier import Header, Limits, Promise, Verifier
+from receiver.verify.verifier import ExpectedSize, Header, Limits, Verifier
 from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, deliver, events, once, question, says
 from tests.faults.workshop import PLAN, at_work
@@ -240,7 +240,7 @@ class Strained(Verifier):
         super().__init__(Limits(max_pixels=1 << 20))
         self._left = times
 
-    async def verify(self, path: Path, promise: Promise) -> Header:
+    async def verify(self, path: Path, promise: ExpectedSize) -> Header:
         if self._left > 0:
             self._left -= 1
             raise ImageError("image.undecodable", "The image ends the process that decodes it.")

@@ -9,7 +9,7 @@ import pytest
 
 from receiver.core.errors import ImageError
 from receiver.verify.structure import scan
-from receiver.verify.verifier import Limits, Promise, inspect
+from receiver.verify.verifier import ExpectedSize, Limits, inspect
 from tests.support.images import MAX_PIXELS, SIGNATURE, Bad, Good, chunk, chunks, png
 from tests.support.polyglots import PLACES, a_zip, innocents, polyglots
 
@@ -27,7 +27,7 @@ def test_what_another_program_would_open_is_refused(image: Bad) -> None:
 def test_what_cameras_and_editors_write_is_none(image: Good, tmp_path: Path) -> None:
     path = tmp_path / "image"
     path.write_bytes(image.data)
-    header = inspect(path, Promise(image.width, image.height), Limits(MAX_PIXELS))
+    header = inspect(path, ExpectedSize(image.width, image.height), Limits(MAX_PIXELS))
     assert header.format == image.format
 
 

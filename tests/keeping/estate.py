@@ -17,9 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from receiver.archive import Item
+from receiver.archive import Item, metadata
 from receiver.core.completion import Completion
-from receiver.core.jobs import Image, Stored
+from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Delivery, Ledger
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.processes import command, environment
@@ -51,7 +51,7 @@ class Thing:
         return f"{self._received:%Y/%m/%d}/{self.job_id}.png"
 
     def metadata(self) -> dict[str, str]:
-        return Item(self.job_id, Path(), self.image, self.key, self.ref, self._received).metadata()
+        return metadata.write(Item(self.job_id, Path(), self.image, self.key, self.ref, self._received))
 
     @property
     def _received(self) -> datetime:
@@ -71,7 +71,7 @@ def things(count: int, seed: int = 1) -> list[Thing]:
     return made
 
 
-async def fill(data: Path, estate: Sequence[Thing], stored: Mapping[str, Stored]) -> None:
+async def fill(data: Path, estate: Sequence[Thing], stored: Mapping[str, StoredObject]) -> None:
     """Makes a ledger in which each job is archived where it is stored."""
     clock = Clock()
     ledger = await Ledger.serve(data, now=clock, monotonic=Clock(0))
@@ -104,7 +104,7 @@ class Bucket:
     def client(self) -> "S3Client":
         return self._store.client()
 
-    def put_all(self, estate: Iterable[Thing]) -> dict[str, Stored]:
+    def put_all(self, estate: Iterable[Thing]) -> dict[str, StoredObject]:
         """Puts every job's object; gives where."""
         with closing(self.client()) as client, ThreadPoolExecutor(HANDS) as pool:
             put = list(pool.map(lambda one: (one.job_id, self.put(one, client=client)), estate))
@@ -119,7 +119,7 @@ class Bucket:
         content: bytes | None = None,
         metadata: Mapping[str, str] | None = None,
         checksum: bool = True,
-    ) -> Stored:
+    ) -> StoredObject:
         """Puts a job's object, or something else in its stead."""
         body = thing.content if content is None else content
         said = (
@@ -133,7 +133,7 @@ class Bucket:
             Metadata=dict(thing.metadata() if metadata is None else metadata),
             **said,  # type: ignore[arg-type]
         )
-        return Stored(f"{self.uri}/{key or thing.key}", answer["ETag"].strip('"'))
+        return StoredObject(f"{self.uri}/{key or thing.key}", answer["ETag"].strip('"'))
 
     def delete(self, thing: Thing, *, client: "S3Client") -> None:
         client.delete_object(Bucket=self._store.bucket, Key=f"{self._prefix}/{thing.key}")
@@ -143,7 +143,7 @@ class Bucket:
         return client.get_object(Bucket=self._store.bucket, Key=key)["Body"].read()
 
 
-def lay_out(root: Path, estate: Iterable[Thing]) -> dict[str, Stored]:
+def lay_out(root: Path, estate: Iterable[Thing]) -> dict[str, StoredObject]:
     """A folder archive with every job's file and what lies beside it; gives where."""
     stored = {}
     for thing in estate:
@@ -151,7 +151,7 @@ def lay_out(root: Path, estate: Iterable[Thing]) -> dict[str, Stored]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(thing.content)
         path.with_name(f".{path.name}.json").write_text(json.dumps(thing.metadata()))
-        stored[thing.job_id] = Stored(path.as_uri())
+        stored[thing.job_id] = StoredObject(path.as_uri())
     return stored
 
 
@@ -187,7 +187,7 @@ def say(arguments: Sequence[str], folder: Path, values: Mapping[str, str]) -> Sa
     return Said(done.returncode, done.stderr, lines, summary)
 
 
-def filled(data: Path, estate: Sequence[Thing], stored: Mapping[str, Stored]) -> None:
+def filled(data: Path, estate: Sequence[Thing], stored: Mapping[str, StoredObject]) -> None:
     """`fill` in a new folder, for tests without an event loop."""
     data.mkdir(parents=True, exist_ok=True)
     asyncio.run(fill(data, estate, stored))

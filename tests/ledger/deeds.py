@@ -6,14 +6,14 @@ from pathlib import Path
 
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import FetchError
-from receiver.core.jobs import Event, Image, Job, State, Stored
+from receiver.core.jobs import Event, Image, Job, State, StoredObject
 from receiver.ledger import FILE_NAME, Claim, Delivery, Ledger, Submission
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.support.clock import HOUR, NOW
 
 LEASE = 10_000
 IMAGE = Image("png", 424, 348, 1000, "ab" * 32)
-STORED = Stored("s3://bucket/key", "etag", "v1")
+STORED = StoredObject("s3://bucket/key", "etag", "v1")
 TIMEOUT = FetchError("fetch.timeout", "Too slow.")
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive.labels import Shown
-from receiver.core.jobs import MOVES, Image, State, Stored
+from receiver.archive.metadata import ArchivedImage
+from receiver.core.jobs import MOVES, Image, State, StoredObject
 from receiver.ledger import AuditFinding, Ledger, LedgerReader, Rebuilt
 from tests.ledger.deeds import (
     IMAGE,
@@ -23,8 +23,8 @@ from tests.ledger.deeds import (
 )
 from tests.support.clock import HOUR, NOW, Clock
 
-MOVED = Stored("s3://bucket/moved", "etag-2")
-SHOWN = Shown("job-1", "order 7", IMAGE, STORED, received_at=NOW - HOUR, archived_at=NOW - HOUR // 2)
+MOVED = StoredObject("s3://bucket/moved", "etag-2")
+SHOWN = ArchivedImage("job-1", "order 7", IMAGE, STORED, received_at=NOW - HOUR, archived_at=NOW - HOUR // 2)
 
 
 async def test_archived_jobs_are_gone_through_in_the_order_in_which_they_came(ledger: Ledger) -> None:

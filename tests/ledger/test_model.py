@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from receiver.core.backoff import UPLOAD_MAX
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import AuthError, FetchError, LedgerError, SpoolError
-from receiver.core.jobs import MOVES, Event, Image, Job, State, Stored
+from receiver.core.jobs import MOVES, Event, Image, Job, State, StoredObject
 from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission, queries
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import file_of, kept_totals, recounted_totals
@@ -315,7 +315,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def archived(self, which: int) -> None:
         claim = self.claims[-1 - which % len(self.claims)]
         job = self.holds(claim, State.FETCHED)
-        assert self.run(self.ledger.archived(claim, Stored("file:///x"))) is (job is not None)
+        assert self.run(self.ledger.archived(claim, StoredObject("file:///x"))) is (job is not None)
         if job is not None:
             job.state, job.holder, job.spool, job.reason = State.ARCHIVED, None, None, None
             job.events.append("archived")

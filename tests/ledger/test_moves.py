@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive.labels import Shown
+from receiver.archive.metadata import ArchivedImage
 from receiver.core.errors import LedgerError, SpoolError
 from receiver.core.jobs import MOVES, Image, State
 from receiver.ledger import FILE_NAME, Claim, Ledger
@@ -31,7 +31,9 @@ from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 LOST = SpoolError("spool.lost", "Gone.")
 
-SHOWN = Shown("job-1", None, Image("jpeg", 4, 3, 12, "ef" * 32), STORED, received_at=NOW, archived_at=NOW)
+SHOWN = ArchivedImage(
+    "job-1", None, Image("jpeg", 4, 3, 12, "ef" * 32), STORED, received_at=NOW, archived_at=NOW
+)
 """The job's image as an object that was put before shows it."""
 
 DEEDS: dict[str, Callable[[Ledger, Claim], Awaitable[bool]]] = {

@@ -106,8 +106,8 @@ async def asked(store: Seaweed, tmp_path: Path) -> set[Asked]:
             await archive.put(other)
         # What audit, rebuild, migrate and the status page do.
         assert [entry async for page in archive.entries() for entry in page]
-        await archive.look(stored, Depth.DEEP)
-        await archive.local(stored, item.image, tmp_path / "spare")
+        await archive.inspect(stored, Depth.DEEP)
+        await archive.local_file(stored, item.image, tmp_path / "spare")
         url = await archive.locate(stored, item.image)
         key = item.key
         # The link's own request is made by whoever follows it, with the rights of who signed it.

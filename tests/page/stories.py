@@ -15,7 +15,7 @@ from PIL import Image as Picture
 
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import BodyError, FetchError, ImageError, ReceiverError, UrlError
-from receiver.core.jobs import Image, Stored
+from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Claim, Delivery, Ledger, Submission
 from receiver.sandbox.pictures import Format, draw
 from tests.support.clock import HOUR, SECOND, Clock
@@ -78,7 +78,7 @@ class Story:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
         (claim,) = await self.ledger.claim_to_archive(1, lease=60_000)
-        await self.ledger.archived(claim, Stored(path.as_uri()))
+        await self.ledger.archived(claim, StoredObject(path.as_uri()))
         return job_id
 
     async def rejected(self, ref: str | None, error: ReceiverError, *, job: str | None = None) -> str:

@@ -13,7 +13,7 @@ from PIL import Image as Picture
 
 from receiver.archive import Archive, Item, open_archive
 from receiver.core.errors import ImageError, SpoolError
-from receiver.core.jobs import Image, Job, State, Stored
+from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.dashboard.thumbnails import SIDE, THUMBNAIL_MEMORY, TRY_AGAIN_SECONDS, Thumbnails
 from receiver.sandbox.pictures import draw
 from receiver.verify.verifier import Limits, Verifier
@@ -41,7 +41,7 @@ def kept(folder: Path, content: bytes, name: str = "a", form: str = "png") -> Jo
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(content)
     image = Image(form, 1, 1, len(content), hashlib.sha256(content).hexdigest())
-    return Job(name, State.ARCHIVED, image=image, stored=Stored(path.as_uri()))
+    return Job(name, State.ARCHIVED, image=image, stored=StoredObject(path.as_uri()))
 
 
 def opened(content: bytes | None) -> Picture.Image:
@@ -107,12 +107,12 @@ class Hanging:
         self.go = asyncio.Event()
         self._archive = archive
 
-    async def locate(self, stored: Stored, image: Image) -> Path | str:
+    async def locate(self, stored: StoredObject, image: Image) -> Path | str:
         return await self._archive.locate(stored, image)
 
-    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:
+    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
         await self.go.wait()
-        return await self._archive.local(stored, image, spare)
+        return await self._archive.local_file(stored, image, scratch)
 
 
 async def test_an_archive_that_hangs_keeps_nobody_waiting_and_the_picture_is_there_later(
@@ -188,7 +188,7 @@ async def test_an_image_in_a_bucket_is_brought_and_not_left_behind(
             assert await thumbnails.of(replace(job, image=shorter)) is None
             assert files(tmp_path) == [f"{image.sha256}.webp"]
 
-            lost = Job("b", State.ARCHIVED, image=image, stored=Stored("s3://bucket/prefix/other.jpg"))
+            lost = Job("b", State.ARCHIVED, image=image, stored=StoredObject("s3://bucket/prefix/other.jpg"))
             (tmp_path / "small" / f"{image.sha256}.webp").unlink()
             assert await thumbnails.of(lost) is None
             assert files(tmp_path) == []
@@ -206,7 +206,7 @@ async def test_every_image_that_is_accepted_can_be_made_small(
     path, target = tmp_path / "image", tmp_path / "small"
     path.write_bytes(image.data)
 
-    await verifier.shrink(path, target, 32)
+    await verifier.thumbnail(path, target, 32)
 
     small = opened(target.read_bytes())
     assert max(small.size) <= 32
@@ -221,8 +221,8 @@ async def test_an_image_is_turned_as_it_says_and_keeps_its_clear_parts(
     exif[0x0112] = 6
     Picture.new("RGB", (400, 200), "red").save(turned, "JPEG", exif=exif)
     Picture.new("RGBA", (400, 200), (255, 0, 0, 0)).save(clear, "PNG")
-    await verifier.shrink(turned, tmp_path / "small turned", 100)
-    await verifier.shrink(clear, tmp_path / "small clear", 100)
+    await verifier.thumbnail(turned, tmp_path / "small turned", 100)
+    await verifier.thumbnail(clear, tmp_path / "small clear", 100)
 
     assert opened((tmp_path / "small turned").read_bytes()).size == (50, 100)
     pixel = opened((tmp_path / "small clear").read_bytes()).getpixel((50, 25))
@@ -232,7 +232,7 @@ async def test_an_image_is_turned_as_it_says_and_keeps_its_clear_parts(
 
 async def test_sixteen_bits_of_grey_stay_grey(tmp_path: Path, verifier: Verifier) -> None:
     Picture.new("I;16", (64, 64), 0x8000).save(tmp_path / "grey", "PNG")
-    await verifier.shrink(tmp_path / "grey", tmp_path / "small", 32)
+    await verifier.thumbnail(tmp_path / "grey", tmp_path / "small", 32)
 
     pixel = opened((tmp_path / "small").read_bytes()).convert("L").getpixel((16, 16))
     assert isinstance(pixel, int)
@@ -244,11 +244,11 @@ async def test_an_image_that_takes_too_much_is_refused_before_it_is_decoded(tmp_
     Picture.new("RGB", (4000, 4000)).save(path, "PNG")
     async with Verifier(Limits(50_000_000, 20, 100 << 20)) as verifier:
         with pytest.raises(ImageError) as caught:
-            await verifier.shrink(path, tmp_path / "small", 32)
+            await verifier.thumbnail(path, tmp_path / "small", 32)
         assert caught.value.reason == "image.undecodable"
     async with Verifier(Limits(1_000_000)) as verifier:
         with pytest.raises(ImageError) as caught:
-            await verifier.shrink(path, tmp_path / "small", 32)
+            await verifier.thumbnail(path, tmp_path / "small", 32)
         assert caught.value.reason == "image.too_many_pixels"
 
 
@@ -256,6 +256,6 @@ async def test_a_disk_that_fails_is_not_blamed_on_the_image(tmp_path: Path, veri
     (tmp_path / "image").write_bytes(images.png())
 
     with pytest.raises(SpoolError):
-        await verifier.shrink(tmp_path / "image", tmp_path / "nowhere" / "small", 32)
+        await verifier.thumbnail(tmp_path / "image", tmp_path / "nowhere" / "small", 32)
     with pytest.raises(SpoolError):
-        await verifier.shrink(tmp_path / "nothing", tmp_path / "small", 32)
+        await verifier.thumbnail(tmp_path / "nothing", tmp_path / "small", 32)

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from receiver.verify.verifier import Promise
+from receiver.verify.verifier import ExpectedSize
 
 MAX_PIXELS = 1_000_000
 """The cap under which the corpus is judged."""
@@ -35,7 +35,7 @@ class Bad:
     name: str
     data: bytes
     reason: str
-    promise: Promise = field(default_factory=Promise)
+    promise: ExpectedSize = field(default_factory=ExpectedSize)
 
 
 def picture(mode: str = "RGB", width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
@@ -487,14 +487,14 @@ def _bombs() -> Iterator[Bad]:
 def _not_promised() -> Iterator[Bad]:
     for name, data in _plain().items():
         for what, promise in {
-            "wider": Promise(WIDTH * 2, HEIGHT),
-            "taller": Promise(WIDTH, HEIGHT * 2),
-            "turned": Promise(HEIGHT, WIDTH),
-            "width-alone": Promise(WIDTH - 1, None),
-            "height-alone": Promise(None, HEIGHT + 1),
+            "wider": ExpectedSize(WIDTH * 2, HEIGHT),
+            "taller": ExpectedSize(WIDTH, HEIGHT * 2),
+            "turned": ExpectedSize(HEIGHT, WIDTH),
+            "width-alone": ExpectedSize(WIDTH - 1, None),
+            "height-alone": ExpectedSize(None, HEIGHT + 1),
         }.items():
             yield Bad(f"promised-{name}-{what}", data, "image.wrong_size", promise)
     halved = jpeg_frame(jpeg(), height=HEIGHT // 2)
-    yield Bad("jpeg-height-halved", halved, "image.wrong_size", Promise(WIDTH, HEIGHT))
+    yield Bad("jpeg-height-halved", halved, "image.wrong_size", ExpectedSize(WIDTH, HEIGHT))
     doubled = jpeg_frame(jpeg(), height=HEIGHT * 2)
-    yield Bad("jpeg-height-doubled", doubled, "image.wrong_size", Promise(WIDTH, HEIGHT))
+    yield Bad("jpeg-height-doubled", doubled, "image.wrong_size", ExpectedSize(WIDTH, HEIGHT))

@@ -19,7 +19,7 @@ from receiver.api.routes import Api, Check
 from receiver.archive import open_archive
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import BodyError, ReceiverError
-from receiver.core.jobs import Image, Stored
+from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Delivery, Ledger, Submission
 from receiver.web.middleware import RequireToken
 from receiver.web.problem import for_no_route, for_our_error
@@ -158,7 +158,7 @@ async def archived(ledger: Ledger, tmp_path: Path) -> Path:
     (claim,) = await ledger.claim_to_fetch(1, again=1, lease=1000)
     await ledger.fetched(claim, Image("png", 1, 1, 9, DIGEST), "kept.png")
     (claim,) = await ledger.claim_to_archive(1, lease=1000)
-    await ledger.archived(claim, Stored(path.as_uri()))
+    await ledger.archived(claim, StoredObject(path.as_uri()))
     return path
 
 

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from receiver.archive import Archive, open_archive
 from receiver.archive.folder import FolderArchive, metadata_path
-from receiver.archive.metadata import decode, decode_all, encode
+from receiver.archive.metadata import decode, decode_all, encode, write
 from receiver.core.errors import ArchiveError, ConfigError, SpoolError
-from receiver.core.jobs import Image, Stored
+from receiver.core.jobs import Image, StoredObject
 from tests.support.disk import can_mount, tmpfs
 from tests.support.items import spooled
 
@@ -158,7 +158,7 @@ async def test_of_a_race_for_one_key_one_image_remains_and_its_own_metadata(
         spooled(spool, "new/a.png", job_id=f"job-{n % 4}", content=bytes([n % 4]) * 50_000) for n in range(8)
     ]
     results = await asyncio.gather(*(archive.put(item) for item in items), return_exceptions=True)
-    assert sum(isinstance(result, Stored) for result in results) == 2
+    assert sum(isinstance(result, StoredObject) for result in results) == 2
     assert {result.reason for result in results if isinstance(result, ArchiveError)} == {"archive.occupied"}
     winner = (root / "new/a.png").read_bytes()[0]
     assert json.loads(metadata_path(root / "new/a.png").read_text())["job-id"] == f"job-{winner}"
@@ -219,7 +219,7 @@ async def test_what_is_not_in_the_folder_is_missing(archive: Archive, root: Path
     outside = f"{root.as_uri()}/../spool/{item.path.name}"
     for uri in (stored.uri, item.path.as_uri(), outside, "s3://bucket/a.png", "file:///etc/passwd", ""):
         with pytest.raises(ArchiveError, match=r"^archive\.missing"):
-            await archive.locate(Stored(uri), item.image)
+            await archive.locate(StoredObject(uri), item.image)
 
 
 async def test_the_probe_makes_the_folder_finds_all_honoured_and_leaves_nothing(root: Path) -> None:
@@ -365,7 +365,7 @@ async def test_what_the_disk_says_has_a_reason(root: Path, number: int, meaning:
 
 
 def test_the_metadata_of_any_text_is_printable_ascii(tmp_path: Path) -> None:
-    metadata = spooled(tmp_path, "a", job_id="jöb\n", ref=None).metadata()
+    metadata = write(spooled(tmp_path, "a", job_id="jöb\n", ref=None))
     assert metadata["job-id"] == "=?UTF-8?B?asO2Ygo=?="
     assert "ref" not in metadata
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from receiver.archive import Depth, Inventory, open_archive
-from receiver.archive.locator import Places
+from receiver.archive.locator import ArchiveLocator
 from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
-from receiver.core.jobs import Stored
+from receiver.core.jobs import StoredObject
 from receiver.operations.audit import judge
 from tests.support.items import spooled
 
@@ -59,11 +59,11 @@ async def test_a_folder_that_is_not_there_is_no_empty_archive(root: Path, archiv
 async def test_a_look_at_a_file_tells_what_it_is(archive: Inventory, tmp_path: Path) -> None:
     item = spooled(tmp_path, "x/1.png", b"\x89PNG\r\n\x1a\n" + os.urandom(100), ref="žluť")
     stored = await archive.put(item)
-    held = await archive.look(stored)
+    held = await archive.inspect(stored)
     assert (held.bytes, held.sha256, held.format) == (108, item.image.sha256, "png")
     assert held.metadata["ref"] == "žluť"
     assert judge(held, "job-1", item.image, stored) is None
-    assert (await archive.look(stored, Depth.QUICK)).sha256 is None
+    assert (await archive.inspect(stored, Depth.QUICK)).sha256 is None
 
 
 def truncate(path: Path) -> None:
@@ -102,7 +102,7 @@ async def test_damage_of_a_file_is_seen(
     path = root / "x" / "1.png"
     _unlinked(path)
     damage(path)
-    found = judge(await archive.look(stored), "job-1", item.image, stored)
+    found = judge(await archive.inspect(stored), "job-1", item.image, stored)
     assert found is not None
     assert found[0] == reason
 
@@ -118,7 +118,7 @@ def _unlinked(path: Path) -> None:
 async def test_what_is_no_file_is_missing(archive: Inventory, root: Path, tmp_path: Path, uri: str) -> None:
     await archive.put(spooled(tmp_path, "x/1.png"))
     with pytest.raises(ArchiveError) as refusal:
-        await archive.look(Stored((root / uri).as_uri()))
+        await archive.inspect(StoredObject((root / uri).as_uri()))
     assert refusal.value.reason == "archive.missing"
 
 
@@ -130,15 +130,15 @@ async def test_images_are_read_from_where_they_lie_whichever_folder_that_is(
     former = open_archive(other.as_uri())
     here, there = spooled(tmp_path, "1.png"), spooled(tmp_path, "2.png")
     stored = [await archive.put(here), await former.put(there)]
-    places = Places(archive, {})
+    places = ArchiveLocator(archive, {})
     try:
         for item, place in zip((here, there), stored, strict=True):
             path = await places.locate(place, item.image)
             assert isinstance(path, Path)
             assert path.read_bytes() == item.path.read_bytes()
-            assert (await places.look(place)).sha256 == item.image.sha256
+            assert (await places.inspect(place)).sha256 == item.image.sha256
         with pytest.raises(ArchiveError, match="missing"):
-            await places.locate(Stored((other / ".." / "other" / "2.png").as_uri()), there.image)
+            await places.locate(StoredObject((other / ".." / "other" / "2.png").as_uri()), there.image)
     finally:
         await places.aclose()
         await former.aclose()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive import Finding, Item
+from receiver.archive import Item, ProbeResult
 from receiver.core.errors import REASONS, ArchiveError
-from receiver.core.jobs import Image, Stored
+from receiver.core.jobs import Image, StoredObject
 from receiver.pipeline.circuit_breaker import ABOUT_ONE_OBJECT, LONGEST_WAIT, CircuitBreaker
 from tests.support.clock import SkippingLoop
 
@@ -28,24 +28,24 @@ class ProbedArchive:
         self.probed_at: list[float] = []
         self.probed = asyncio.Event()
 
-    async def probe(self) -> tuple[Finding, ...]:
+    async def probe(self) -> tuple[ProbeResult, ...]:
         self.probed_at.append(asyncio.get_running_loop().time())
         self.probed.set()
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if answer is not None:
             raise answer
         return (
-            Finding("checksums", honoured=True, detail=""),
-            Finding("conditions", honoured=False, detail=""),
+            ProbeResult("checksums", honoured=True, detail=""),
+            ProbeResult("conditions", honoured=False, detail=""),
         )
 
-    async def put(self, item: Item) -> Stored:  # noqa: ARG002 - a gate puts nothing
+    async def put(self, item: Item) -> StoredObject:  # noqa: ARG002 - a gate puts nothing
         raise AssertionError
 
-    async def locate(self, stored: Stored, image: Image) -> Path | str:  # noqa: ARG002 - nor reads
+    async def locate(self, stored: StoredObject, image: Image) -> Path | str:  # noqa: ARG002 - nor reads
         raise AssertionError
 
-    async def local(self, stored: Stored, image: Image, spare: Path) -> Path:  # noqa: ARG002 - as above
+    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:  # noqa: ARG002 - as above
         raise AssertionError
 
     async def aclose(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver.archive import Finding
+from receiver.archive import ProbeResult
 from receiver.config import Config, load, load_partly, origins
 from receiver.core.errors import ConfigError
 from receiver.core.jobs import State
@@ -526,9 +526,9 @@ def test_a_clock_that_is_off_is_told(difference: float, level: Level) -> None:
 
 def test_what_a_store_does_not_do_is_told_with_what_it_means() -> None:
     findings = (
-        Finding("write", True, "…"),
-        Finding("sha256", False, "SHA-256 is ignored."),
-        Finding("clock", False, "The store's clock is 600 seconds behind this machine's."),
+        ProbeResult("write", True, "…"),
+        ProbeResult("sha256", False, "SHA-256 is ignored."),
+        ProbeResult("clock", False, "The store's clock is 600 seconds behind this machine's."),
     )
     found = look_at_findings("s3://b", findings)
     assert [(v.check, v.level) for v in found] == [
@@ -536,7 +536,7 @@ def test_what_a_store_does_not_do_is_told_with_what_it_means() -> None:
         ("archive", Level.WARNING),
         ("clock", Level.FAILURE),
     ]
-    assert levels(look_at_findings("s3://b", (Finding("clock", True, "agrees"),))) == {Level.OK}
+    assert levels(look_at_findings("s3://b", (ProbeResult("clock", True, "agrees"),))) == {Level.OK}
 
 
 @contextlib.contextmanager

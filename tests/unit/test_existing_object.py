@@ -64,8 +64,8 @@ async def test_the_jobs_own_image_is_known_by_what_it_holds(
     archive: Inventory, existing_object: ExistingObjectVerifier, tmp_path: Path
 ) -> None:
     await put(archive, tmp_path)
-    shown = await existing_object.verify(CLAIM, archive.at(KEY))
-    assert (shown.id, shown.image, shown.stored) == ("job-1", IMAGE, archive.at(KEY))
+    shown = await existing_object.verify(CLAIM, archive.object_at(KEY))
+    assert (shown.id, shown.image, shown.stored) == ("job-1", IMAGE, archive.object_at(KEY))
     assert list((tmp_path / "spool").iterdir()) == []
 
 
@@ -97,7 +97,7 @@ async def test_what_does_not_prove_to_be_the_jobs_is_refused_with_what_to_do(
     await put(archive, tmp_path)
     damage(tmp_path / "archive" / KEY)
     with pytest.raises(ArchiveError, match="receiver retry job-1") as caught:
-        await existing_object.verify(CLAIM, archive.at(KEY))
+        await existing_object.verify(CLAIM, archive.object_at(KEY))
     assert caught.value.reason == "archive.occupied"
     assert why in caught.value.detail
     assert (tmp_path / "archive" / KEY).exists()
@@ -109,7 +109,7 @@ async def test_what_is_labelled_as_the_jobs_and_is_not_the_promised_image_is_ref
 ) -> None:
     await put(archive, tmp_path, content)
     with pytest.raises(ArchiveError, match="not the promised image") as caught:
-        await existing_object.verify(CLAIM, archive.at(KEY))
+        await existing_object.verify(CLAIM, archive.object_at(KEY))
     assert caught.value.reason == "archive.occupied"
 
 
@@ -117,4 +117,4 @@ async def test_an_object_that_went_away_meanwhile_is_missing_and_no_fault_of_the
     archive: Inventory, existing_object: ExistingObjectVerifier
 ) -> None:
     with pytest.raises(ArchiveError, match=r"^archive\.missing"):
-        await existing_object.verify(CLAIM, archive.at(KEY))
+        await existing_object.verify(CLAIM, archive.object_at(KEY))

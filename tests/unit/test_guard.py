@@ -8,7 +8,7 @@ from ipaddress import ip_network
 import pytest
 
 from receiver.core.errors import FetchError, UrlError
-from receiver.fetch.network_guard import GuardedBackend, Networks, judge_address, system_resolver
+from receiver.fetch.network_guard import GuardedBackend, Networks, check_address, system_resolver
 from tests.support.hostile import Recorder, says, serve
 
 PUBLIC = "93.184.216.34"
@@ -45,7 +45,7 @@ LOOPBACK = (ip_network("127.0.0.1/32"),)
     ],
 )
 def test_public_addresses_pass(address: str) -> None:
-    judge_address(address, ())
+    check_address(address, ())
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_public_addresses_pass(address: str) -> None:
 )
 def test_addresses_that_are_not_public_are_refused(address: str) -> None:
     with pytest.raises(UrlError) as caught:
-        judge_address(address, ())
+        check_address(address, ())
     assert caught.value.reason == "url.address"
 
 
@@ -117,23 +117,23 @@ def test_every_address_that_ipaddress_calls_not_global_is_refused() -> None:
         address = socket.inet_ntoa(first.to_bytes(4, "big"))
         if not ip_network(address).is_global:
             with pytest.raises(UrlError):
-                judge_address(address, ())
+                check_address(address, ())
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1"])
 def test_a_network_that_is_named_is_allowed(address: str) -> None:
-    judge_address(address, LOOPBACK)
+    check_address(address, LOOPBACK)
 
 
 @pytest.mark.parametrize("address", ["127.0.0.2", "::1", "::127.0.0.1", "64:ff9b::127.0.0.1", "10.0.0.1"])
 def test_a_network_that_is_named_allows_nothing_else(address: str) -> None:
     with pytest.raises(UrlError):
-        judge_address(address, LOOPBACK)
+        check_address(address, LOOPBACK)
 
 
 def test_a_zone_id_is_refused_even_in_a_network_that_is_named() -> None:
     with pytest.raises(UrlError):
-        judge_address("fe80::1%eth0", (ip_network("fe80::/10"),))
+        check_address("fe80::1%eth0", (ip_network("fe80::/10"),))
 
 
 def backend(

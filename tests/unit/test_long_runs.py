@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive import Depth, Held, Inventory, Item, open_archive
+from receiver.archive import Depth, Inventory, Item, ObjectInfo, open_archive
 from receiver.archive.folder import FolderArchive
-from receiver.archive.labels import read
-from receiver.archive.locator import Places
+from receiver.archive.locator import ArchiveLocator
+from receiver.archive.metadata import read
 from receiver.core.errors import ArchiveError
-from receiver.core.jobs import State, Stored
+from receiver.core.jobs import State, StoredObject
 from receiver.ledger import Ledger
 from receiver.operations.archive_scan import Walk
 from receiver.operations.audit import Auditor
@@ -120,11 +120,11 @@ class Moody(FolderArchive):
         super().__init__(root, uploads=4)
         self._moods = moods
 
-    async def look(self, stored: Stored, depth: Depth = Depth.PROVED) -> Held:
+    async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
         self._answer()
-        return await super().look(stored, depth)
+        return await super().inspect(stored, depth)
 
-    async def put(self, item: Item) -> Stored:
+    async def put(self, item: Item) -> StoredObject:
         self._answer()
         return await super().put(item)
 
@@ -143,7 +143,7 @@ async def audited(
 ) -> tuple[Mapping[str, int], Mapping[str, int]]:
     """Runs an audit to its end; gives what it counted, and what the ledger counts as damaged."""
     ledger = await Ledger.serve(folder)
-    places = Places(archive, {})
+    places = ArchiveLocator(archive, {})
     try:
         plan = {"archive": archive.uri, "depth": "proved"}
         journal = await Journal.open(ledger, folder, "audit", plan=plan, now=NOW, from_start=False)
@@ -308,9 +308,14 @@ GOOD = {
 }
 
 
-def held(metadata: Mapping[str, str], kind: str | None = "png") -> Held:
-    return Held(
-        Stored("s3://bucket/key", "etag"), 10, SHA256, kind, datetime(2026, 11, 18, tzinfo=UTC), metadata
+def held(metadata: Mapping[str, str], kind: str | None = "png") -> ObjectInfo:
+    return ObjectInfo(
+        StoredObject("s3://bucket/key", "etag"),
+        10,
+        SHA256,
+        kind,
+        datetime(2026, 11, 18, tzinfo=UTC),
+        metadata,
     )
 
 

@@ -18,7 +18,7 @@ from receiver.bootstrap.app import open_receiver
 from receiver.config import load
 from receiver.core import serializers
 from receiver.core.errors import REASONS, BodyError
-from receiver.core.jobs import Event, Image, Job, Problem, State, Stored
+from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.intake.authentication import REF_HEADER
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.web.middleware import OPEN_TO_ALL
@@ -32,7 +32,7 @@ JOB = Job(
     state=State.ARCHIVED,
     ref="a ref",
     image=Image("png", 4, 4, 10, "0" * 64),
-    stored=Stored("file:///x"),
+    stored=StoredObject("file:///x"),
     problem=Problem("fetch.timeout", "Slow.", NOW),
     received_at=NOW,
     updated_at=NOW,

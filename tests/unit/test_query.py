@@ -12,7 +12,7 @@ from starlette.datastructures import QueryParams
 from receiver.api import params
 from receiver.core import serializers
 from receiver.core.errors import REASONS, BodyError
-from receiver.core.jobs import Event, Image, Job, Problem, State, Stored
+from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.ledger import Filter
 from receiver.web.problem import STATUS, problem
 from tests.support.clock import NOW
@@ -171,7 +171,7 @@ def test_a_job_has_every_field_of_the_contract() -> None:
         promised_width=424,
         promised_height=348,
         image=Image("png", 424, 348, 1000, "0" * 64),
-        stored=Stored("s3://bucket/key", "etag", "v1"),
+        stored=StoredObject("s3://bucket/key", "etag", "v1"),
         problem=Problem("fetch.timeout", "Too slow.", NOW),
         submitted_at=NOW - 5,
         received_at=NOW - 4,

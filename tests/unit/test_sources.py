@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from receiver.core.errors import ConfigError, UrlError
 from receiver.fetch.network_guard import Networks
-from receiver.fetch.sources import MAX_URL_LENGTH, Sources, judge_text
+from receiver.fetch.sources import MAX_URL_LENGTH, Sources, check_url
 
 ANYWHERE = Sources()
 LOOPBACK = (ip_network("127.0.0.1/32"), ip_network("::1/128"))
@@ -16,28 +16,28 @@ LOOPBACK = (ip_network("127.0.0.1/32"), ip_network("::1/128"))
 
 def reason(url: str, *, sources: Sources = ANYWHERE, networks: Networks = ()) -> str:
     try:
-        judge_text(url, sources, networks)
+        check_url(url, sources, networks)
     except UrlError as exc:
         return exc.reason
     return "allowed"
 
 
 def test_a_plain_url_is_taken_apart_and_kept_as_it_was_written() -> None:
-    target = judge_text("HTTPS://Images.Example.COM/a%2Fb//c;d?X-Sig=a%2Bb/../{}&t=|#part", ANYWHERE, ())
+    target = check_url("HTTPS://Images.Example.COM/a%2Fb//c;d?X-Sig=a%2Bb/../{}&t=|#part", ANYWHERE, ())
     assert (target.scheme, target.host, target.port) == ("https", "images.example.com", 443)
     assert target.request_target == "/a%2Fb//c;d?X-Sig=a%2Bb/../{}&t=|"
     assert target.confined is None
 
 
 def test_a_url_without_a_path_asks_for_the_root() -> None:
-    assert judge_text("https://example.com?a=1", ANYWHERE, ()).request_target == "/?a=1"
+    assert check_url("https://example.com?a=1", ANYWHERE, ()).request_target == "/?a=1"
 
 
 def test_what_is_shown_of_a_url_never_holds_its_query() -> None:
-    target = judge_text("https://[2606:4700:0::1]/a/b?X-Amz-Signature=secret", ANYWHERE, ())
+    target = check_url("https://[2606:4700:0::1]/a/b?X-Amz-Signature=secret", ANYWHERE, ())
     assert target.shown == "https://[2606:4700::1]/a/b"
     assert "secret" not in repr(target)
-    assert len(judge_text("https://example.com/" + "a" * 4000, ANYWHERE, ()).shown) == 200
+    assert len(check_url("https://example.com/" + "a" * 4000, ANYWHERE, ()).shown) == 200
 
 
 @pytest.mark.parametrize(
@@ -160,20 +160,20 @@ def test_another_port_than_the_default_is_refused(port: int) -> None:
 
 
 def test_the_default_port_may_be_written_out() -> None:
-    assert judge_text("https://example.com:443/a", ANYWHERE, ()).origin == "https://example.com"
+    assert check_url("https://example.com:443/a", ANYWHERE, ()).origin == "https://example.com"
 
 
 def test_an_at_sign_behind_the_host_is_no_userinfo() -> None:
-    assert judge_text("https://example.com/@a?b@c", ANYWHERE, ()).host == "example.com"
-    assert judge_text("https://example.com#@127.0.0.1/", ANYWHERE, ()).host == "example.com"
-    assert judge_text("https://example.com?@127.0.0.1/", ANYWHERE, ()).host == "example.com"
+    assert check_url("https://example.com/@a?b@c", ANYWHERE, ()).host == "example.com"
+    assert check_url("https://example.com#@127.0.0.1/", ANYWHERE, ()).host == "example.com"
+    assert check_url("https://example.com?@127.0.0.1/", ANYWHERE, ()).host == "example.com"
 
 
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1/a", "http://127.0.0.1:8090/a", "https://[::1]:8443/", "http://[0:0::1]/"]
 )
 def test_an_address_in_the_networks_may_be_plain_and_on_any_port(url: str) -> None:
-    assert judge_text(url, ANYWHERE, LOOPBACK).confined in {"url.scheme", "url.port"}
+    assert check_url(url, ANYWHERE, LOOPBACK).confined in {"url.scheme", "url.port"}
 
 
 @pytest.mark.parametrize(
@@ -189,9 +189,9 @@ def test_an_address_outside_the_networks_may_not(url: str, expected: str) -> Non
 
 
 def test_a_name_over_plain_http_is_confined_to_the_networks() -> None:
-    assert judge_text("http://localhost:8090/a", ANYWHERE, LOOPBACK).confined == "url.scheme"
-    assert judge_text("https://sandbox.example:8443/a", ANYWHERE, LOOPBACK).confined == "url.port"
-    assert judge_text("https://sandbox.example/a", ANYWHERE, LOOPBACK).confined is None
+    assert check_url("http://localhost:8090/a", ANYWHERE, LOOPBACK).confined == "url.scheme"
+    assert check_url("https://sandbox.example:8443/a", ANYWHERE, LOOPBACK).confined == "url.port"
+    assert check_url("https://sandbox.example/a", ANYWHERE, LOOPBACK).confined is None
 
 
 LISTED = Sources.parse(
@@ -298,8 +298,8 @@ def test_a_source_that_is_no_prefix_stops_the_start_and_names_its_place(entry: s
 @given(st.text(max_size=60) | st.text("htps:/.@[]%\\0127xa?#-_ ", max_size=40).map("https://".__add__))
 def test_any_text_is_either_refused_with_a_reason_or_one_plain_target(text: str) -> None:
     try:
-        target = judge_text(text, ANYWHERE, LOOPBACK)
+        target = check_url(text, ANYWHERE, LOOPBACK)
     except UrlError:
         return
-    again = judge_text(target.origin + target.request_target, ANYWHERE, LOOPBACK)
+    again = check_url(target.origin + target.request_target, ANYWHERE, LOOPBACK)
     assert again == target

@@ -19,7 +19,7 @@ import uvloop
 
 from receiver.core.errors import ImageError, SpoolError
 from receiver.verify import structure
-from receiver.verify.verifier import Header, Limits, Promise, Verifier, inspect, scan
+from receiver.verify.verifier import ExpectedSize, Header, Limits, Verifier, inspect, scan
 from tests.support import images
 from tests.support.images import Bad, Good
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 GOOD, BAD = images.good(), images.bad()
 
 
-def verdict(path: Path, promise: Promise, limits: Limits = LIMITS) -> str:
+def verdict(path: Path, promise: ExpectedSize, limits: Limits = LIMITS) -> str:
     try:
         inspect(path, promise, limits)
     except ImageError as error:
@@ -41,10 +41,10 @@ def test_a_good_image_is_what_its_bytes_say(image: Good, tmp_path: Path) -> None
     path = tmp_path / "image"
     path.write_bytes(image.data)
 
-    header = inspect(path, Promise(image.width, image.height), LIMITS)
+    header = inspect(path, ExpectedSize(image.width, image.height), LIMITS)
 
     assert (header.format, header.width, header.height) == (image.format, image.width, image.height)
-    assert inspect(path, Promise(), LIMITS) == header
+    assert inspect(path, ExpectedSize(), LIMITS) == header
 
 
 @pytest.mark.parametrize("image", BAD, ids=lambda image: image.name)
@@ -138,16 +138,16 @@ def test_more_pixels_than_pillow_likes_are_no_warning(tmp_path: Path) -> None:
     path.write_bytes(images.png(10_000, 10_000, depth=1, colour=0, pixels=bytes(10_000 * 1251)))
 
     with warnings.catch_warnings(record=True) as seen:
-        assert verdict(path, Promise(), Limits(100_000_000)) == "good"
+        assert verdict(path, ExpectedSize(), Limits(100_000_000)) == "good"
     assert not seen
 
 
 def test_a_file_that_is_gone_is_the_spools_fault(tmp_path: Path) -> None:
     with pytest.raises(SpoolError) as lost:
-        inspect(tmp_path / "absent", Promise(), LIMITS)
+        inspect(tmp_path / "absent", ExpectedSize(), LIMITS)
     assert lost.value.reason == "spool.lost"
     with pytest.raises(SpoolError) as unreadable:
-        inspect(tmp_path, Promise(), LIMITS)
+        inspect(tmp_path, ExpectedSize(), LIMITS)
     assert unreadable.value.reason == "spool.disk"
 
 
@@ -183,9 +183,9 @@ def slow(tmp_path: Path) -> Path:
     return path
 
 
-async def refusal(verifier: Verifier, path: Path, promise: Promise | None = None) -> str:
+async def refusal(verifier: Verifier, path: Path, promise: ExpectedSize | None = None) -> str:
     with pytest.raises(ImageError) as refused:
-        await verifier.verify(path, promise or Promise())
+        await verifier.verify(path, promise or ExpectedSize())
     return refused.value.reason
 
 
@@ -219,7 +219,7 @@ async def test_many_at_once_get_each_its_own_verdict(verifier: Verifier, tmp_pat
         path = tmp_path / str(number)
         path.write_bytes(image.data)
         try:
-            await verifier.verify(path, image.promise if isinstance(image, Bad) else Promise())
+            await verifier.verify(path, image.promise if isinstance(image, Bad) else ExpectedSize())
         except ImageError as error:
             return error.reason
         return "good"
@@ -230,11 +230,11 @@ async def test_many_at_once_get_each_its_own_verdict(verifier: Verifier, tmp_pat
 
 
 async def test_a_child_is_kept_for_the_next_image(verifier: Verifier, small: Path) -> None:
-    assert await verifier.verify(small, Promise(images.WIDTH, images.HEIGHT)) == Header("png", 61, 43)
+    assert await verifier.verify(small, ExpectedSize(images.WIDTH, images.HEIGHT)) == Header("png", 61, 43)
     first = verifier.pids
-    assert await refusal(verifier, small, Promise(1, 1)) == "image.wrong_size"
+    assert await refusal(verifier, small, ExpectedSize(1, 1)) == "image.wrong_size"
     with pytest.raises(SpoolError, match=r"spool\.lost"):
-        await verifier.verify(small.with_name("absent"), Promise())
+        await verifier.verify(small.with_name("absent"), ExpectedSize())
     assert verifier.pids == first
 
 
@@ -243,11 +243,11 @@ async def test_a_decode_that_takes_too_much_memory_is_refused_and_the_next_large
 ) -> None:
     (tmp_path / "greedy").write_bytes(images.greedy_png())
     (tmp_path / "large").write_bytes(images.png(1000, 1000, colour=6))
-    await verifier.verify(tmp_path / "large", Promise())
+    await verifier.verify(tmp_path / "large", ExpectedSize())
     before = verifier.pids
 
     assert await refusal(verifier, tmp_path / "greedy") == "image.undecodable"
-    assert (await verifier.verify(tmp_path / "large", Promise())).width == 1000
+    assert (await verifier.verify(tmp_path / "large", ExpectedSize())).width == 1000
     assert verifier.pids == before
 
 
@@ -264,7 +264,7 @@ async def test_a_decode_that_does_not_end_is_killed_at_its_time(endless: Path, s
 
 async def test_a_cancelled_decode_leaves_no_process(endless: Path) -> None:
     async with Verifier(LIMITS) as verifier:
-        task = asyncio.create_task(verifier.verify(endless, Promise()))
+        task = asyncio.create_task(verifier.verify(endless, ExpectedSize()))
         (pid,) = await children(verifier)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -276,9 +276,9 @@ async def test_a_cancelled_decode_leaves_no_process(endless: Path) -> None:
 
 async def test_more_images_than_processes_wait_for_their_turn(endless: Path, small: Path) -> None:
     async with Verifier(LIMITS, processes=2) as verifier:
-        stuck = [asyncio.create_task(verifier.verify(endless, Promise())) for _ in range(2)]
+        stuck = [asyncio.create_task(verifier.verify(endless, ExpectedSize())) for _ in range(2)]
         await children(verifier, 2)
-        waiting = asyncio.create_task(verifier.verify(small, Promise()))
+        waiting = asyncio.create_task(verifier.verify(small, ExpectedSize()))
         while len(verifier.pids) == 2 and not waiting.done():
             stuck[0].cancel()  # its place, and no third one, is what the waiting image gets
             await asyncio.sleep(0)
@@ -290,7 +290,7 @@ async def test_more_images_than_processes_wait_for_their_turn(endless: Path, sma
 
 async def test_a_child_killed_in_mid_decode_is_replaced_and_the_image_judged(slow: Path) -> None:
     async with Verifier(Limits(200_000_000)) as verifier:
-        task = asyncio.create_task(verifier.verify(slow, Promise()))
+        task = asyncio.create_task(verifier.verify(slow, ExpectedSize()))
         os.kill(await reader_of(slow, verifier), signal.SIGKILL)
         assert (await task).width == 10_000
 
@@ -302,29 +302,29 @@ async def test_an_image_that_ends_two_children_is_undecodable(slow: Path, small:
         os.kill(first, signal.SIGKILL)
         os.kill(await reader_of(slow, verifier, besides=first), signal.SIGKILL)
         assert await task == "image.undecodable"
-        assert (await verifier.verify(small, Promise())).format == "png"
+        assert (await verifier.verify(small, ExpectedSize())).format == "png"
 
 
 async def test_nothing_is_verified_after_the_close(small: Path, endless: Path) -> None:
     verifier = Verifier(LIMITS)
-    task = asyncio.create_task(verifier.verify(endless, Promise()))
+    task = asyncio.create_task(verifier.verify(endless, ExpectedSize()))
     await children(verifier)
     await verifier.aclose()
     assert not verifier.pids
     with pytest.raises((RuntimeError, SpoolError)):
         await task
     with pytest.raises(RuntimeError):
-        await verifier.verify(small, Promise())
+        await verifier.verify(small, ExpectedSize())
 
 
 @pytest.mark.parametrize("loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
 def test_an_idle_child_that_died_costs_no_verdict(loop: type, small: Path, endless: Path) -> None:
     async def scenario() -> None:
         async with Verifier(LIMITS, processes=1) as verifier:
-            await verifier.verify(small, Promise())
+            await verifier.verify(small, ExpectedSize())
             (pid,) = verifier.pids
             os.kill(pid, signal.SIGKILL)
-            assert (await verifier.verify(small, Promise())).format == "png"
+            assert (await verifier.verify(small, ExpectedSize())).format == "png"
             assert verifier.pids
             assert pid not in verifier.pids
 
@@ -403,12 +403,12 @@ def test_an_interrupt_ends_parent_and_child_without_a_word(small: Path, endless:
 def test_signals_that_are_meant_for_the_parent_do_not_end_the_child(small: Path) -> None:
     async def scenario() -> None:
         async with Verifier(LIMITS) as verifier:
-            await verifier.verify(small, Promise())
+            await verifier.verify(small, ExpectedSize())
             before = verifier.pids
             for pid in before:
                 os.kill(pid, signal.SIGTERM)
                 os.kill(pid, signal.SIGINT)
-            await verifier.verify(small, Promise())
+            await verifier.verify(small, ExpectedSize())
             assert verifier.pids == before
 
     asyncio.run(scenario())

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 from receiver.core.errors import BodyError, FetchError, UrlError
-from receiver.core.jobs import Image, Stored
+from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import FILE_NAME, Claim, Delivery, Ledger, Submission
 from receiver.ledger.sqlite.schema import APPLICATION_ID, MIGRATIONS
 from receiver.providers.ximilar.completions import parse
@@ -22,7 +22,7 @@ from tests.support.processes import completion
 FOLDER = Path(__file__).parent
 SHA256 = "5e" * 32
 IMAGE = Image("png", 64, 48, 1234, SHA256)
-STORED = Stored("file:///archive/archived.png", etag="tag", version="1")
+STORED = StoredObject("file:///archive/archived.png", etag="tag", version="1")
 JOBS = ("submitted", "received", "waiting", "fetched", "archived", "failed", "rejected", "expired")
 """The jobs' ids: each its own state, but that ``waiting`` is ``received`` as well."""
 

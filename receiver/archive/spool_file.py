@@ -25,7 +25,7 @@ def digest(file: BinaryIO | io.FileIO, algorithm: str = "sha256") -> bytes:
     return value.digest()
 
 
-class SpooledFile(io.FileIO):
+class SpoolFile(io.FileIO):
     """A spooled file that remembers an error of its disk: a library between may tell of another.
 
     Attributes:
@@ -44,14 +44,14 @@ class SpooledFile(io.FileIO):
 
 
 @contextmanager
-def open_spooled(item: Item) -> Iterator[SpooledFile]:
+def open_spool_file(item: Item) -> Iterator[SpoolFile]:
     """Opens an item's spooled file, which must have the size that was recorded.
 
     Raises:
         SpoolError: ``spool.lost`` if it vanished or changed, ``spool.disk`` if it cannot be read.
     """
     try:
-        file = SpooledFile(item.path)
+        file = SpoolFile(item.path)
     except FileNotFoundError as error:
         raise SpoolError(
             "spool.lost", f"The spooled file of job {item.job_id} is not there any more."
@@ -64,7 +64,7 @@ def open_spooled(item: Item) -> Iterator[SpooledFile]:
         yield file
 
 
-def check_spooled(item: Item, file: SpooledFile) -> None:
+def check_spool_file(item: Item, file: SpoolFile) -> None:
     """Hashes a spooled file anew; raises SpoolError (``spool.lost``) if it is not what was verified."""
     try:
         found = digest(file)
