@@ -1,0 +1,174 @@
+"""The page of log lines, from the calls that write them."""
+
+import ast
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tools.reference.markdown import code, codes, table
+
+MEANINGS = Path(__file__).with_name("log_events.toml")
+LEVELS = {"info": "info", "warning": "warning", "error": "error", "exception": "error"}
+
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+@dataclass(slots=True)
+class Line:
+    """A log line, as the calls of its event together write it."""
+
+    levels: set[str] = field(default_factory=set)
+    loggers: set[str] = field(default_factory=set)
+    fields: dict[str, None] = field(default_factory=dict)
+
+
+def page(root: Path) -> str:
+    """Return the page.
+
+    Raises:
+        ValueError: an event has no sentence, or a sentence no event.
+    """
+    found = lines(root / "receiver")
+    meanings = tomllib.loads(MEANINGS.read_text(encoding="utf-8"))
+    described = [event for section in meanings.values() for event in section]
+    if sorted(described) != sorted(found):
+        missing, superfluous = set(found) - set(described), set(described) - set(found)
+        raise ValueError(f"{MEANINGS.name}: missing {missing or 'none'}, superfluous {superfluous or 'none'}")
+    parts: list[str] = []
+    for section, events in meanings.items():
+        rows = [_row(event, found[event], meaning) for event, meaning in events.items()]
+        parts += [f"## {section}", table(("event", "level", "logger", "fields", "meaning"), rows)]
+    return "\n\n".join(parts)
+
+
+def lines(package: Path) -> dict[str, Line]:
+    """Return all log lines that the package writes, by their events."""
+    modules = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(package.rglob("*.py"))]
+    found: dict[str, Line] = {}
+    for module in modules:
+        for function in ast.walk(module):
+            if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            for call, levels in _log_calls(function):
+                for event in _events(call.args[0], function, modules):
+                    line = found.setdefault(event, Line())
+                    line.levels.update(levels)
+                    line.loggers.update(_loggers(function, module, modules))
+                    line.fields.update(dict.fromkeys(_fields(call, function)))
+    return found
+
+
+def _row(event: str, line: Line, meaning: str) -> tuple[str, ...]:
+    return (
+        code(event),
+        ", ".join(sorted(line.levels)),
+        codes(sorted(line.loggers)),
+        codes(line.fields),
+        meaning,
+    )
+
+
+def _loggers(function: Function, module: ast.Module, modules: list[ast.Module]) -> set[str]:
+    """The module's logger; or where the function takes one, those of the modules that call it."""
+    if "log" in _parameters(function):
+        return {name for caller in modules if _calls(caller, function) for name in _own_logger(caller)}
+    return set(_own_logger(module))
+
+
+def _own_logger(module: ast.Module) -> Iterator[str]:
+    """The name in ``log = structlog.get_logger("name")``."""
+    for node in module.body:
+        match node:
+            case ast.Assign(
+                targets=[ast.Name(id="log")],
+                value=ast.Call(func=ast.Attribute(attr="get_logger"), args=[ast.Constant(value=str(name))]),
+            ):
+                yield name
+
+
+def _calls(scope: ast.AST, function: Function) -> list[ast.Call]:
+    """The calls of a function or method of this name."""
+    return [
+        node
+        for node in ast.walk(scope)
+        if isinstance(node, ast.Call)
+        and function.name in (getattr(node.func, "id", None), getattr(node.func, "attr", None))
+    ]
+
+
+def _parameters(function: Function) -> list[str]:
+    arguments = function.args
+    return [each.arg for each in (*arguments.args, *arguments.kwonlyargs) if each.arg != "self"]
+
+
+def _log_calls(function: Function) -> Iterator[tuple[ast.Call, list[str]]]:
+    """The calls that write a line, with its levels; a level may be chosen first: ``note = log.info``."""
+    chosen: dict[str, list[str]] = {}
+    for node in ast.walk(function):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value) if levels := _levels(value):
+                chosen[name] = levels
+    for node in ast.walk(function):
+        match node:
+            case ast.Call(func=ast.Name(id=name)) if name in chosen:
+                yield node, chosen[name]
+            case ast.Call(func=ast.Attribute(value=ast.Name(id="log")) as method):
+                yield node, _levels(method)
+
+
+def _levels(expression: ast.expr) -> list[str]:
+    match expression:
+        case ast.Attribute(value=ast.Name(id="log"), attr=method):
+            return [LEVELS[method]]
+        case ast.IfExp(body=first, orelse=second):
+            return _levels(first) + _levels(second)
+    return []
+
+
+def _events(argument: ast.expr, function: Function, modules: list[ast.Module]) -> Iterator[str]:
+    """The texts that an event may be; a parameter's are its default and those with which it is called."""
+    match argument:
+        case ast.Constant(value=str(text)):
+            yield text
+        case ast.Name(id=name) if name in _parameters(function):
+            for keyword, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+                if keyword.arg == name and default is not None:
+                    yield from _events(default, function, modules)
+            position = _parameters(function).index(name)
+            for call in (call for module in modules for call in _calls(module, function)):
+                given = {keyword.arg: keyword.value for keyword in call.keywords}
+                if name in given:
+                    yield from _events(given[name], function, modules)
+                elif position < len(call.args):
+                    yield from _events(call.args[position], function, modules)
+        case _:
+            raise ValueError(f"line {argument.lineno}: the event is no text: {ast.unparse(argument)}")
+
+
+def _fields(call: ast.Call, function: ast.AST) -> Iterator[str]:
+    for keyword in call.keywords:
+        if keyword.arg == "exc_info":
+            yield "exception"
+        elif keyword.arg is not None:
+            yield keyword.arg
+        else:
+            yield from _keys(keyword.value, function)
+    if isinstance(call.func, ast.Attribute) and call.func.attr == "exception":
+        yield "exception"
+
+
+def _keys(expression: ast.expr, function: ast.AST) -> Iterator[str]:
+    """The keys of the dictionaries in an expression, and in what its function assigned to the names in it."""
+    names = {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
+    assigned = [
+        node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id in names
+    ]
+    for found in (expression, *assigned):
+        for node in ast.walk(found):
+            if isinstance(node, ast.Dict):
+                yield from (str(key.value) for key in node.keys if isinstance(key, ast.Constant))
