@@ -85,7 +85,7 @@ def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], 
     def on_open() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
-        spare_what_stays()
+        freeze_startup_objects()
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
         runner.run(serve_until(stopping, config, environ, on_open=on_open, on_ready=ready))
@@ -168,15 +168,16 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def spare_what_stays() -> None:
-    """Has the garbage collector look no more at what the start has made, nor at every few new objects.
+def freeze_startup_objects() -> None:
+    """Exempt what the start has made from garbage collection, and collect less often from here on.
 
     Modules, settings and routes stay until the end. To walk through all of them takes tens of milliseconds,
-    in which nothing is answered, and happened several times a second under load.
+    in which nothing is answered, and happened several times a second under load. Nothing is collected before:
+    of the 120,000 objects of a start one in a hundred is garbage.
     """
-    gc.collect()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    gc.enable()
 
 
 def _connections_allowed() -> int:

@@ -3,17 +3,20 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from receiver.core import serializers
 from receiver.core.jobs import State
 from receiver.dashboard import presenters, throughput
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 HERE = Path(__file__).parent
 
@@ -82,8 +85,23 @@ class Templates:
     """
 
     def __init__(self, static: Static, now: Callable[[], int]) -> None:
+        self._static = static
         self._now = now
-        self._environment = Environment(
+
+    def answer(
+        self, name: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
+    ) -> Response:
+        """Return a page as an answer."""
+        text = self._environment.get_template(f"{name}.html").render(now=self._now(), **values)
+        return HTMLResponse(text, status, {**PAGE_HEADERS, **(headers or {})})
+
+    @cached_property
+    def _environment(self) -> "Environment":
+        # Many receivers are never looked at: they start sooner without Jinja, as the first page compiles its
+        # template anyway.
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
+
+        environment = Environment(
             loader=FileSystemLoader(HERE / "templates"),
             autoescape=True,
             undefined=StrictUndefined,
@@ -91,7 +109,7 @@ class Templates:
             lstrip_blocks=True,
             auto_reload=False,
         )
-        self._environment.filters.update(
+        environment.filters.update(
             moment=presenters.moment,
             clock=presenters.clock,
             span=presenters.span,
@@ -102,8 +120,8 @@ class Templates:
             segment=lambda text: quote(text, safe=""),
             count=lambda number: f"{number:,}",
         )
-        self._environment.globals.update(
-            static=static.url,
+        environment.globals.update(
+            static=self._static.url,
             State=State,
             meanings=presenters.MEANINGS,
             short=presenters.SHORT,
@@ -116,10 +134,4 @@ class Templates:
             STEP=throughput.STEP,
             HEIGHT=throughput.HEIGHT,
         )
-
-    def answer(
-        self, name: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
-    ) -> Response:
-        """A page as an answer."""
-        text = self._environment.get_template(f"{name}.html").render(now=self._now(), **values)
-        return HTMLResponse(text, status, {**PAGE_HEADERS, **(headers or {})})
+        return environment

@@ -25,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
-from receiver.bootstrap.serve import spare_what_stays
+from receiver.bootstrap.serve import freeze_startup_objects
 from receiver.core.clock import wall_clock
 from receiver.core.instrumentation import Instrumentation
 from receiver.intake.authentication import Authenticator
@@ -93,7 +93,7 @@ async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, 
         task = asyncio.create_task(server.serve())
         while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
             await asyncio.sleep(0.01)
-        spare_what_stays()  # as the product does, for both
+        freeze_startup_objects()  # as the product does, for both
         port_to.send(server.servers[0].sockets[0].getsockname()[1])
         await task
         await ledger.close()

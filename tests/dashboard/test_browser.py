@@ -12,8 +12,8 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
-from tests.page import stories
-from tests.page.browsing import Scheme, Watch, start, violations, visit
+from tests.dashboard import stories
+from tests.dashboard.browsing import Scheme, Watch, start, violations, visit
 from tests.support.processes import API_TOKEN, PATIENCE, PROOF, Programs, Receiver, completion, settings
 from tests.support.source import SIZE, Answer, Source, picture, source
 

@@ -1,4 +1,4 @@
-"""Takes the README's pictures of the status page: ``python -m tests.page.screenshots [--all FOLDER]``.
+"""Takes the README's pictures of the status page: ``python -m tests.dashboard.screenshots [--all FOLDER]``.
 
 With ``--all`` every page is taken in both colour schemes and three widths, to be looked at.
 """
@@ -15,8 +15,8 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
-from tests.page import stories
-from tests.page.browsing import Scheme, start, visit
+from tests.dashboard import stories
+from tests.dashboard.browsing import Scheme, start, visit
 from tests.support.processes import ROOT, Programs, Receiver, completion, settings
 from tests.support.source import SIZE, Answer, picture, source
 

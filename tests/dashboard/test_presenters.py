@@ -14,7 +14,7 @@ from receiver.core.errors import REASONS
 from receiver.core.jobs import Event, Job, Problem, State
 from receiver.dashboard import presenters
 from receiver.ledger import OTHER_URL, OTHER_URLS, REBUILT, RELOCATED, Overview, Stats
-from tests.page.stories import HOSTILE
+from tests.dashboard.stories import HOSTILE
 from tests.support.clock import NOW
 
 LEDGER = Path(receiver.ledger.__file__).parent
@@ -216,15 +216,15 @@ def test_times_are_shown_in_utc_and_taken_by_a_field_as_they_are_given() -> None
 
 
 def test_every_event_that_the_ledger_writes_has_words() -> None:
-    verbs = (LEDGER / "verbs.py").read_text()
-    written = set(re.findall(r"event = '([a-z_]+)'", verbs)) | {
+    commands = (LEDGER / "commands.py").read_text()
+    written = set(re.findall(r"event = '([a-z_]+)'", commands)) | {
         "received",
         "failed",
         "found",
         "adopted",
         "submitted",
     }
-    assert {"late_delivery"} <= set(re.findall(r"'([a-z_]+)'", verbs)) | written
+    assert {"late_delivery"} <= set(re.findall(r"'([a-z_]+)'", commands)) | written
 
     assert written | {"late_delivery", OTHER_URL, OTHER_URLS, REBUILT, RELOCATED} == set(presenters.EVENTS)
 
