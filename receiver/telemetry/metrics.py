@@ -43,23 +43,25 @@ DELIVERED = ("recorded", "duplicate", "unread")
 
 LEDGER_GAUGES = {
     "receiver_soonest_deadline_seconds": (
-        "Seconds until the first URL ends whose image is not safe yet; absent where there is none."
+        "Seconds until the first URL ends whose image is not safe yet; below zero when it has ended; absent"
+        " where there is none."
     ),
     "receiver_oldest_waiting_seconds": (
-        "How long the job has waited that waits the longest for its image to be archived."
+        "Age of the job that waits the longest for its image to be archived."
     ),
     "receiver_jobs_overdue": (
-        f"Submitted jobs that are silent for longer than RECEIVER_OVERDUE_AFTER; counted up to {COUNTED_TO}."
+        "Submitted jobs without a completion for longer than RECEIVER_OVERDUE_AFTER; counted up to"
+        f" {COUNTED_TO}."
     ),
     "receiver_jobs_at_risk": (
         "Jobs whose image is not safe yet while less than a tenth of its URL's life is left; counted up to"
         f" {COUNTED_TO}."
     ),
     "receiver_images_lost": (
-        "Jobs that were acknowledged and whose image is not to be had: its URL ended before it was safe, or"
-        " the last audit did not find its object; must be 0."
+        "Acknowledged jobs whose image is gone: its URL ended before it was safe, or the last audit did not"
+        " find its object. Must be 0."
     ),
-    "receiver_spool_bytes": "Bytes of the images that lie on our disk and wait for the archive.",
+    "receiver_spool_bytes": "Bytes of the images on the receiver's disk that wait for the archive.",
 }
 
 NO_ANSWER = frozenset({"provider.unavailable", "provider.token_refused"})
@@ -79,26 +81,27 @@ class Meters:
     def __init__(self, collectors: CollectorRegistry) -> None:
         self._deliveries = Counter(
             "receiver_deliveries",
-            "Deliveries of proved senders, by what became of them: recorded, known already, no completion.",
+            "Deliveries of proved senders, by outcome; a duplicate changed nothing, and an unread one was no"
+            " completion.",
             ["outcome"],
             registry=None,
         )
         self._delivered = {outcome: self._deliveries.labels(outcome) for outcome in DELIVERED}
         self._fetch_failures = Counter(
             "receiver_fetch_failures",
-            "Attempts to bring an image to our disk that failed, by reason.",
+            "Failed attempts to bring a verified image to the receiver's disk, by reason.",
             ["reason"],
             registry=None,
         )
         self._upload_failures = Counter(
             "receiver_upload_failures",
-            "Attempts to archive an image that failed, by reason.",
+            "Failed attempts to bring an image from the receiver's disk to the archive, by reason.",
             ["reason"],
             registry=None,
         )
         self._fetch_seconds = Histogram(
             "receiver_fetch_duration_seconds",
-            "How long downloads took that came whole.",
+            "Duration of downloads that came whole.",
             buckets=LONG_SECONDS,
             registry=None,
         )
@@ -107,13 +110,13 @@ class Meters:
         )
         self._verify_seconds = Histogram(
             "receiver_verify_duration_seconds",
-            "How long it took to find that an image is the promised one.",
+            "Duration of verifying that an image is the promised one.",
             buckets=LONG_SECONDS,
             registry=None,
         )
         self._upload_seconds = Histogram(
             "receiver_upload_duration_seconds",
-            "How long it took to put an image into the archive and to have it proved there.",
+            "Duration of putting an image into the archive and proving it there.",
             buckets=LONG_SECONDS,
             registry=None,
         )
@@ -128,7 +131,7 @@ class Meters:
         )
         self._commit_seconds = Histogram(
             "receiver_commit_duration_seconds",
-            "How long a commit of the ledger took, until it was durable.",
+            "Duration of a commit of the ledger, until it was durable.",
             buckets=SHORT_SECONDS,
             registry=None,
         )
@@ -236,7 +239,7 @@ class Metrics:
                 *_of_the_ledger(read, self.now()),
                 _gauge(
                     "receiver_spool_room_bytes",
-                    "Bytes that the spool still takes, by its limit and by what is free of its disk.",
+                    "Bytes that the spool still takes, by its limit and by the free room of its disk.",
                     None if read is None else self._room(read.spool_bytes),
                 ),
                 _gauge(
@@ -288,7 +291,7 @@ class Metrics:
         )
         refusals = CounterMetricFamily(
             "receiver_refusals",
-            "Requests that were refused, by reason: deliveries, those without a token, what is no HTTP.",
+            "Refused requests, by reason: deliveries, requests without an API token, and what is no HTTP.",
             labels=["reason"],
         )
         # The common ones stand there from the beginning, so that their first burst is an increase.
@@ -297,14 +300,17 @@ class Metrics:
             refusals.add_metric([reason], times)
         yield refusals
         in_progress = GaugeMetricFamily(
-            "receiver_in_progress", "Jobs that each stage is working on.", labels=["stage"]
+            "receiver_in_progress",
+            "Jobs that each stage is working on; the stage ask exists only with a token of the provider.",
+            labels=["stage"],
         )
         for stage, jobs in self.in_progress().items():
             in_progress.add_metric([stage], jobs)
         yield in_progress
         yield _gauge(
             "receiver_provider_up",
-            "Whether the provider answered when it was last asked.",
+            "Whether the provider answered when it was last asked; absent without a token, and before the"
+            " first question.",
             self.meters.provider_up,
         )
 
@@ -322,11 +328,12 @@ class Metrics:
 
 
 def _of_the_ledger(read: Gauges | None, now: int) -> Iterable[Metric]:
-    jobs = GaugeMetricFamily("receiver_jobs", "Jobs by the state in which they stand.", labels=["state"])
+    jobs = GaugeMetricFamily("receiver_jobs", "Jobs by state.", labels=["state"])
     reconcile = CounterMetricFamily(
         "receiver_reconcile",
-        "What came of asking the provider about silent jobs: a completion found that no delivery had brought,"
-        " none and the reason why, its delivery coming late, a job adopted that nobody had announced.",
+        "What came of asking the provider about jobs without a completion: found, one that no delivery had"
+        " brought; asked, none, and the reason if there was no answer; late, its delivery came after all;"
+        " adopted, a job that nobody had announced.",
         labels=["outcome", "reason"],
     )
     if read is not None:
@@ -342,7 +349,8 @@ def _of_the_ledger(read: Gauges | None, now: int) -> Iterable[Metric]:
     yield from _of_notifications(read)
     damaged = GaugeMetricFamily(
         "receiver_objects_damaged",
-        "Archived objects that the last audit found to be missing or altered, by reason; must be 0.",
+        "Archived objects that the last audit found missing, altered, unproved or mislabelled, by reason."
+        " Must be 0.",
         labels=["reason"],
     )
     for reason, objects in sorted({} if read is None else {"archive.missing": 0, **read.damaged}.items()):
@@ -356,7 +364,7 @@ def _of_the_ledger(read: Gauges | None, now: int) -> Iterable[Metric]:
 def _of_notifications(read: Gauges | None) -> Iterable[Metric]:
     told = CounterMetricFamily(
         "receiver_notifications",
-        "Attempts to tell of a final job, by what became of them.",
+        "Attempts to notify RECEIVER_NOTIFY_URL of a final job, by outcome.",
         labels=["outcome"],
     )
     if read is not None:
@@ -365,7 +373,7 @@ def _of_notifications(read: Gauges | None) -> Iterable[Metric]:
     yield told
     yield _gauge(
         "receiver_notifications_pending",
-        f"Final jobs that are still to be told of; counted up to {COUNTED_TO}.",
+        f"Notifications that are still to be sent; counted up to {COUNTED_TO}.",
         None if read is None else read.notifications_pending,
     )
 
