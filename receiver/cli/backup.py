@@ -13,9 +13,9 @@ from receiver.ledger import FILE_NAME, Copy, back_up
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Where to; in a folder that is there.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy, in a folder that exists.")],
     *,
-    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Copy the ledger to FILE, as it is at one moment, while a serve runs or without one.

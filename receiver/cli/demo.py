@@ -15,10 +15,10 @@ from receiver.cli.options import whole
 
 
 def demo(
-    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", help="Your own files.")] = None,
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", help="Your own pictures.")] = None,
     *,
-    folder: Annotated[Path, typer.Option(help="Where ledger and images go.")] = Path("receiver-demo"),
-    port: Annotated[int, whole("The receiver's; 0 for any free one.", 0, 65535)] = 8080,
+    folder: Annotated[Path, typer.Option(help="The folder for ledger and images.")] = Path("receiver-demo"),
+    port: Annotated[int, whole("The receiver's port; 0 for any free one.", 0, 65535)] = 8080,
     leave: Annotated[bool, typer.Option("--exit", help="End when all images are archived.")] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -30,7 +30,7 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check everything that an installation needs, and say how to mend what fails.
+    """Check everything that an installation needs, and say how to repair what fails.
 
     Works beside a running serve and without one. Secrets are neither shown, nor sent to strangers.
     Exit 1 if something fails; a warning does not. Ctrl-C ends it with what is known until then.

@@ -27,13 +27,13 @@ def jobs(
     since: Since = None,
     until: Until = None,
     overdue: Annotated[
-        bool | None, typer.Option("--overdue/--no-overdue", help="Only the overdue ones; or all others.")
+        bool | None, typer.Option("--overdue/--no-overdue", help="Only overdue jobs; or all others.")
     ] = None,
     limit: Annotated[
         int | None, whole(f"At most so many, the newest first; else {LIMIT}.", 1, MAX_LIMIT)
     ] = None,
-    cursor: Annotated[str | None, typer.Option(help="What the page before gave as next.")] = None,
-    all_of_them: Annotated[bool, typer.Option("--all", help="All of them, page after page.")] = False,
+    cursor: Annotated[str | None, typer.Option(help="The `next` of the page before.")] = None,
+    all_of_them: Annotated[bool, typer.Option("--all", help="List all jobs, page after page.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """List jobs, the newest first."""
@@ -74,7 +74,9 @@ def job(
     job_id: Annotated[
         str,
         typer.Argument(
-            metavar="ID", help="Or its first four characters, or more.", autocompletion=complete_id
+            metavar="ID",
+            help="The job's id, or its first four characters or more.",
+            autocompletion=complete_id,
         ),
     ],
     *,

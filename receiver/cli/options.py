@@ -38,7 +38,9 @@ def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None)
         if near := difflib.get_close_matches(text, names, n=SUGGESTED):
             more = f"; did you mean {' or '.join(near)}?"
         else:
-            more = f"; there are {', '.join(known)}" if len(known) <= LISTED else "; README lists them"
+            more = (
+                f"; there are {', '.join(known)}" if len(known) <= LISTED else "; docs/reference/ lists them"
+            )
         raise typer.BadParameter(f"there is no {what} {text}{more}")
 
     def complete(incomplete: str) -> list[str]:

@@ -28,7 +28,8 @@ NAMES = {
 def prune(
     *,
     older_than: Annotated[
-        str | None, typer.Option(help="Such as 30d; else what RECEIVER_KEEP_HISTORY says.")
+        str | None,
+        typer.Option(help="Remove what is older, such as 30d; else as RECEIVER_KEEP_HISTORY says."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

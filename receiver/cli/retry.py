@@ -61,7 +61,7 @@ def retry(
         list[str] | None,
         typer.Argument(
             metavar="ID",
-            help="Jobs; the first four characters of an id are enough.",
+            help="The jobs' ids; the first four characters of each are enough.",
             show_default=False,
             autocompletion=complete_id,
         ),
@@ -72,8 +72,8 @@ def retry(
     ref: Ref = None,
     since: Since = None,
     until: Until = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which jobs it would be.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Try jobs again now: those of the ids, or all that the options choose.

@@ -57,22 +57,29 @@ def moment(text: str) -> str:
 
 States = Annotated[
     list[State] | None,
-    choice("--state", list(State), f"Only these; may be given several times: {', '.join(State)}.", "STATE"),
+    choice(
+        "--state",
+        list(State),
+        f"Only jobs in this state; may be given several times: {', '.join(State)}.",
+        "STATE",
+    ),
 ]
-Ref = Annotated[str | None, typer.Option("--ref", metavar="REF", help="Only those with this reference.")]
+Ref = Annotated[str | None, typer.Option("--ref", metavar="REF", help="Only jobs with this reference.")]
 Reason = Annotated[
     str | None,
-    choice("--reason", list(REASONS), "Only those with this reason, such as fetch.gone.", "REASON"),
+    choice("--reason", list(REASONS), "Only jobs with this reason, such as fetch.gone.", "REASON"),
 ]
 Since = Annotated[
     str | None,
     typer.Option(
         parser=moment,
         metavar="TIME",
-        help="First heard of then or later: 2026-11-23T09:30:00Z, or 2h for 2 h ago.",
+        help="Only jobs first heard of then or later: 2026-11-23T09:30:00Z, or 2h for 2 h ago.",
     ),
 ]
-Until = Annotated[str | None, typer.Option(parser=moment, metavar="TIME", help="First heard of before then.")]
+Until = Annotated[
+    str | None, typer.Option(parser=moment, metavar="TIME", help="Only jobs first heard of before then.")
+]
 
 
 def chosen(

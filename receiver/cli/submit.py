@@ -53,29 +53,33 @@ def submit(
     *,
     scale: Annotated[str, choice("--scale", ("2", "4", "8"), "How many times larger each side.")] = "2",
     model: Annotated[
-        ModelType | None, choice("--model", get_args(ModelType), "Else the provider's default.")
+        ModelType | None, choice("--model", get_args(ModelType), "The model; else the provider's default.")
     ] = None,
-    mode: Annotated[Mode | None, choice("--mode", get_args(Mode), "Else the provider's default.")] = None,
+    mode: Annotated[
+        Mode | None, choice("--mode", get_args(Mode), "The mode; else the provider's default.")
+    ] = None,
     format: Annotated[  # noqa: A002 - the option's name
-        ImageFormat | None, choice("--format", get_args(ImageFormat), "Of the results.")
+        ImageFormat | None, choice("--format", get_args(ImageFormat), "The results' format.")
     ] = None,
-    quality: Annotated[int | None, whole("Of the results; with --format.", 1, 100)] = None,
+    quality: Annotated[int | None, whole("The results' quality; needs --format.", 1, 100)] = None,
     no_tune_colors: Annotated[
         bool, typer.Option("--no-tune-colors", help="Leave the results' colours as they come.")
     ] = False,
-    ref: Annotated[str | None, typer.Option(help="Your own reference, kept on the jobs.")] = None,
+    ref: Annotated[str | None, typer.Option(help="Your own reference, which the jobs keep.")] = None,
     from_file: Annotated[
         Path | None,
-        typer.Option("--from", metavar="FILE", help="A list of URLs, a line each: URL, or URL, tab and REF."),
+        typer.Option(
+            "--from", metavar="FILE", help="A file with one URL a line; a tab and a reference may follow it."
+        ),
     ] = None,
     list_name: Annotated[
-        str | None, typer.Option(help="What the list is known by, instead of where it lies.")
+        str | None, typer.Option(help="The name by which the list is known, instead of its place.")
     ] = None,
-    again: Annotated[bool, typer.Option("--again", help="Submit all of the list anew.")] = False,
+    again: Annotated[bool, typer.Option("--again", help="Submit all lines of the list anew.")] = False,
     rate: Annotated[
-        str | None, typer.Option(metavar="N/s", help="At most so many a second (or N/m, N/h).")
+        str | None, typer.Option(metavar="N/s", help="At most so many submissions a second (or N/m, N/h).")
     ] = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Until all jobs have ended.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until all jobs have ended.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Submit images to the provider, which will call this receiver with each result.

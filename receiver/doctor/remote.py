@@ -149,7 +149,9 @@ def look_at_findings(uri: str, findings: tuple[ProbeResult, ...]) -> list[Verdic
                 else broken("clock", finding.detail, SET_CLOCK)
             )
         elif not finding.honoured:
-            means, remedy = _SHORT_OF.get(finding.name, ("", "See README, The object in the archive."))
+            means, remedy = _SHORT_OF.get(
+                finding.name, ("", "See docs/reference/settings.md, RECEIVER_ARCHIVE.")
+            )
             found.append(doubtful("archive", f"{finding.detail} {means}".strip(), remedy))
     return found
 
