@@ -184,7 +184,7 @@ async def _start(
         archive=archive,
         spool=spool,
         verifier=verifier,
-        hands=config.uploads,
+        concurrency=config.uploads,
         key=config.archive_key,
         now=wall_clock,
         jitter=random.random,

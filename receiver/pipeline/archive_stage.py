@@ -1,43 +1,44 @@
-"""The second chain: from our own disk to a proved object in the archive."""
+"""The second stage: from the spool to a proved object in the archive."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from receiver.archive import Inventory, Item, render_key
-from receiver.core import backoff
 from receiver.core.concurrency import persist
 from receiver.core.errors import ArchiveError, ReceiverError, SpoolError
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.ledger import Claim, Ledger
+from receiver.pipeline import outcomes
 from receiver.pipeline.circuit_breaker import CircuitBreaker
 from receiver.pipeline.existing_object import ExistingObjectVerifier
+from receiver.pipeline.failures import FailureRecorder
+from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
 from receiver.pipeline.spool import Spool
 from receiver.verify.verifier import Verifier
 
 log = structlog.get_logger("receiver.worker")
 
-LEASE = timedelta(hours=1)
+LEASE_MS = int(timedelta(hours=1).total_seconds() * 1000)
 """Far longer than an upload takes; each of its reads and writes has a limit of its own."""
 
 
 class ArchiveStage:
-    """Claims jobs whose image is safe on our disk, the longest waiting first, and archives it.
+    """Claims jobs whose image is in the spool, the longest waiting first, and archives it.
 
     Args:
         ledger: where jobs are claimed and outcomes recorded.
         archive: where images go.
         spool: where they come from.
-        verifier: judges an image that stands at a job's key already.
-        hands: uploads at a time.
+        verifier: checks an image that has a job's key already.
+        concurrency: uploads at a time.
         key: the template of the archive's keys.
         now: the time, ms since the epoch.
-        jitter: gives a number in [0, 1), to spread retries.
-        instrumentation: told of uploads.
+        jitter: returns a number in [0, 1), to spread retries.
+        instrumentation: of uploads.
         failpoint: for tests.
     """
 
@@ -48,7 +49,7 @@ class ArchiveStage:
         archive: Inventory,
         spool: Spool,
         verifier: Verifier,
-        hands: int,
+        concurrency: int,
         key: str,
         now: Callable[[], int],
         jitter: Callable[[], float],
@@ -63,31 +64,24 @@ class ArchiveStage:
         self._jitter = jitter
         self._instrumentation = instrumentation
         self._failpoint = failpoint
+        self._failures = FailureRecorder(ledger, spool)
         self._existing_object = ExistingObjectVerifier(archive=archive, spool=spool, verifier=verifier)
-        self.stage = WorkerPool("archive", hands, self._claim, self._put, self._broke)
-        self.breaker = CircuitBreaker(archive, self.stage.wake.set)
+        self.pool = WorkerPool("archive", concurrency, self._claim, self._archive_image, self._on_bug)
+        self.breaker = CircuitBreaker(archive, on_recovery=self.pool.wake.set)
 
-    async def _claim(self, hands: int) -> list[Claim]:
+    async def _claim(self, limit: int) -> list[Claim]:
         if not self.breaker.allows_uploads:
             return []
-        return await self._ledger.claim_to_archive(hands, lease=int(LEASE.total_seconds() * 1000))
+        return await self._ledger.claim_to_archive(limit, lease=LEASE_MS)
 
-    async def _put(self, claim: Claim) -> None:
-        """Brings one image from our disk to the archive, proved."""
+    async def _archive_image(self, claim: Claim) -> None:
         try:
-            await self._bring(claim)
-        except ArchiveError as error:
-            self.breaker.record_failure(error)
-            await self._try_later(claim, error)
-        except SpoolError as error:
-            if error.reason == "spool.lost":
-                await self._lost(claim, error)
-            else:
-                await self._try_later(claim, error)
+            await self._upload(claim)
+        except (ArchiveError, SpoolError) as error:
+            await self._failed(claim, error)
 
-    async def _bring(self, claim: Claim) -> None:
+    async def _upload(self, claim: Claim) -> None:
         job = claim.job
-        assert job.spool is not None
         assert job.image is not None
         item = self._item(claim)
         try:
@@ -95,19 +89,19 @@ class ArchiveStage:
                 stored = await self._archive.put(item)
                 step.bytes = job.image.bytes
         except ArchiveError as error:
-            if error.reason != "archive.occupied":
+            if self._decide(claim, error).action is not Action.EXAMINE:
                 raise
             shown = await self._existing_object.verify(claim, self._archive.object_at(item.key))
             if await persist(lambda: self._ledger.recognised(claim, shown), log):
                 log.warning("recognised", job=job.id, uri=shown.stored.uri, sha256=shown.image.sha256)
-                await self._spool.remove(self._spool.path(job.spool))
+                await self._spool.remove(item.path)
             return
         self.breaker.record_success()
         self._failpoint("stored")
         if await persist(lambda: self._ledger.archived(claim, stored), log):
             self._failpoint("archived")
             log.info("archived", job=job.id, uri=stored.uri)
-            await self._spool.remove(self._spool.path(job.spool))
+            await self._spool.remove(item.path)
 
     def _item(self, claim: Claim) -> Item:
         job = claim.job
@@ -126,27 +120,15 @@ class ArchiveStage:
         )
         return Item(job.id, self._spool.path(job.spool), job.image, key, job.ref, received)
 
-    async def _try_later(self, claim: Claim, error: ReceiverError) -> None:
-        job = claim.job
+    async def _failed(self, claim: Claim, error: ReceiverError) -> None:
         self._instrumentation.on_failed_attempt("archive", error.reason)
-        ceiling = backoff.OCCUPIED_MAX if error.reason == "archive.occupied" else backoff.UPLOAD_MAX
-        at = backoff.upload_retry_at(self._now(), job.attempts, self._jitter, ceiling)
-        if await persist(lambda: self._ledger.retry_later(claim, at, error), log):
-            log.warning(
-                "not archived", job=job.id, reason=error.reason, detail=error.detail, attempt=job.attempts
-            )
+        decision = self._decide(claim, error, examined=True)
+        if decision.pause and isinstance(error, ArchiveError):
+            self.breaker.record_failure(error)
+        await self._failures.record(claim, decision, error)
 
-    async def _lost(self, claim: Claim, error: SpoolError) -> None:
-        """The image is safe no more: it has to be fetched again, and the deadline runs again."""
-        assert claim.job.spool is not None
-        self._instrumentation.on_failed_attempt("archive", error.reason)
-        # Before the record: after it the image may be fetched anew, and lies under the same name.
-        with suppress(SpoolError):
-            await self._spool.remove(self._spool.path(claim.job.spool))
-        if await persist(lambda: self._ledger.spool_lost(claim, error), log):
-            log.error("lost from the spool", job=claim.job.id, reason=error.reason, detail=error.detail)
+    def _decide(self, claim: Claim, error: ReceiverError, *, examined: bool = False) -> outcomes.Decision:
+        return outcomes.after_upload(error, claim.job, self._now(), self._jitter, examined=examined)
 
-    async def _broke(self, claim: Claim, bug: Exception) -> None:
-        await self._try_later(
-            claim, ArchiveError("archive.unexpected", f"{type(bug).__name__}: see the log.")
-        )
+    async def _on_bug(self, claim: Claim, bug: Exception) -> None:
+        await self._failed(claim, ArchiveError("archive.unexpected", f"{type(bug).__name__}: see the log."))

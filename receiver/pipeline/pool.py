@@ -1,4 +1,4 @@
-"""So many pairs of hands, that claim work and do it."""
+"""A pool of workers that claim jobs and process them."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import structlog
 
+from receiver.core.concurrency import cancel
 from receiver.core.errors import LedgerError, SpoolError
 from receiver.ledger import Claim
 
@@ -13,101 +14,88 @@ log = structlog.get_logger("receiver.worker")
 
 
 class WorkerPool:
-    """Claims work and does it, so many at a time.
+    """Claims jobs whenever it is woken, and processes so many at a time.
 
     Args:
         name: for the log.
-        hands: how many at a time.
-        claim: takes at most so many jobs.
-        work: does one, and records its own outcome.
-        broke: records that ``work`` ended in an error that it did not foresee.
+        size: jobs at a time.
+        claim: claims at most so many jobs.
+        work: processes one, and records its outcome.
+        on_bug: records that ``work`` ended in an unexpected error.
     """
 
     def __init__(
         self,
         name: str,
-        hands: int,
+        size: int,
         claim: Callable[[int], Awaitable[Sequence[Claim]]],
         work: Callable[[Claim], Awaitable[None]],
-        broke: Callable[[Claim, Exception], Awaitable[None]],
+        on_bug: Callable[[Claim, Exception], Awaitable[None]],
     ) -> None:
+        self.name = name
         self.wake = asyncio.Event()
-        self._name = name
-        self._hands = hands
+        self.broken = False
+        """Whether the last claim ended in an unexpected error."""
+        self._size = size
         self._claim = claim
         self._work = work
-        self._broke = broke
-        self._running: dict[asyncio.Task[None], Claim] = {}
-        self._began: dict[str, float] = {}
-        self._broken = False
-
-    @property
-    def name(self) -> str:
-        """What it does, in a word."""
-        return self._name
+        self._on_bug = on_bug
+        self._running: dict[asyncio.Task[None], tuple[Claim, float]] = {}
 
     @property
     def claims(self) -> Sequence[Claim]:
-        """What is being worked on."""
-        return list(self._running.values())
+        """The jobs in progress."""
+        return [claim for claim, _ in self._running.values()]
 
     @property
-    def under_way(self) -> Sequence[tuple[Claim, float]]:
-        """What is being worked on, and for how many seconds already."""
+    def in_progress(self) -> Sequence[tuple[Claim, float]]:
+        """The jobs in progress, each with the seconds since its start."""
         now = asyncio.get_running_loop().time()
-        return [(claim, now - self._began[claim.holder]) for claim in self._running.values()]
-
-    @property
-    def broken(self) -> bool:
-        """Whether the last claim ended in an error of our own."""
-        return self._broken
+        return [(claim, now - started) for claim, started in self._running.values()]
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Claims whenever it is woken, until ``stopping`` is set."""
+        """Claim whenever woken, until ``stopping`` is set."""
         while not stopping.is_set():
             self.wake.clear()
-            await self._take()
+            await self._claim_free()
             await self.wake.wait()
 
     async def finish(self, grace: timedelta) -> list[Claim]:
-        """Waits for what is under way, then stops it. Returns the claims that were not brought to an end."""
+        """Wait for the jobs in progress, then cancel them. Return the claims that did not end."""
         if self._running:
             await asyncio.wait(self._running, timeout=grace.total_seconds())
         left = dict(self._running)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
-        return list(left.values())
+        await cancel(left)
+        return [claim for claim, _ in left.values()]
 
-    async def _take(self) -> None:
-        free = self._hands - len(self._running)
+    async def _claim_free(self) -> None:
+        free = self._size - len(self._running)
         if free <= 0:
             return
         try:
             claims = await self._claim(free)
         except (LedgerError, SpoolError) as error:
-            log.error("nothing can be claimed", stage=self._name, reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
+            log.error("nothing can be claimed", stage=self.name, reason=error.reason, detail=error.detail)  # noqa: TRY400 - not a bug
             return
         except Exception:
-            # A bug of ours must not end the stage, and with it all work: the next wake tries again.
-            if not self._broken:
-                log.exception("unexpected error", stage=self._name)
-            self._broken = True
+            # A bug must not end the pool, and with it all work: the next wake tries again. It is logged once.
+            if not self.broken:
+                log.exception("unexpected error", stage=self.name)
+            self.broken = True
             return
-        self._broken = False
+        self.broken = False
         for claim in claims:
-            task = asyncio.create_task(self._work_on(claim), name=f"{self._name}-{claim.job.id}")
-            self._running[task] = claim
-            self._began[claim.holder] = asyncio.get_running_loop().time()
+            task = asyncio.create_task(self._process(claim), name=f"{self.name}-{claim.job.id}")
+            self._running[task] = (claim, asyncio.get_running_loop().time())
             task.add_done_callback(self._done)
 
-    async def _work_on(self, claim: Claim) -> None:
+    async def _process(self, claim: Claim) -> None:
         try:
             await self._work(claim)
         except Exception as bug:
-            log.exception("unexpected error", stage=self._name, job=claim.job.id)
-            await self._broke(claim, bug)
+            log.exception("unexpected error", stage=self.name, job=claim.job.id)
+            await self._on_bug(claim, bug)
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        del self._began[self._running.pop(task).holder]
+        del self._running[task]
         self.wake.set()

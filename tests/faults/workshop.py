@@ -135,7 +135,7 @@ async def at_work(
             archive=archive,
             spool=spool,
             verifier=judge,
-            hands=2,
+            concurrency=2,
             key="{id}.{ext}",
             now=wall,
             jitter=lambda: LATEST,

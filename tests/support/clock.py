@@ -2,6 +2,7 @@
 
 import asyncio
 import selectors
+from collections.abc import Callable, Coroutine
 
 SECOND = 1_000
 HOUR = 3_600_000
@@ -45,3 +46,14 @@ class SkippingLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Seconds, those included that were jumped over."""
         return super().time() + self._impatient.skipped
+
+
+def skipping(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
+    """Runs a test on a loop whose waits take no time."""
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=SkippingLoop) as runner:
+            runner.run(test())
+
+    run.__name__ = test.__name__
+    return run

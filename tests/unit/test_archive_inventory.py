@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 
 from receiver.archive import Depth, Inventory, open_archive
-from receiver.archive.locator import ArchiveLocator
-from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject
 from receiver.operations.audit import judge
@@ -142,33 +140,3 @@ async def test_images_are_read_from_where_they_lie_whichever_folder_that_is(
     finally:
         await places.aclose()
         await former.aclose()
-
-
-async def test_so_many_hands_and_no_more_and_results_in_order() -> None:
-    busy = most = 0
-
-    async def work(number: int) -> int:
-        nonlocal busy, most
-        busy += 1
-        most = max(most, busy)
-        await asyncio.sleep(0)
-        busy -= 1
-        return number * 2
-
-    assert await map_concurrently(range(50), 4, work) == [number * 2 for number in range(50)]
-    assert most == 4
-    assert await map_concurrently([], 4, work) == []
-
-
-async def test_the_first_error_ends_all_hands() -> None:
-    begun: list[int] = []
-
-    async def work(number: int) -> None:
-        begun.append(number)
-        await asyncio.sleep(0)
-        if number == 3:
-            raise ValueError("third")
-
-    with pytest.raises(ValueError, match="third"):
-        await map_concurrently(range(100), 2, work)
-    assert len(begun) < 10

@@ -1,4 +1,4 @@
-"""So many pairs of hands."""
+"""A pool of workers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -16,9 +16,9 @@ GRACE = timedelta(seconds=30)
 
 
 class Desk:
-    """Gives out claims and does their work as it is told."""
+    """Gives out claims, and processes them as the test says."""
 
-    def __init__(self, jobs: int, hands: int) -> None:
+    def __init__(self, jobs: int, size: int) -> None:
         self.waiting = [Claim(Job(f"job-{n}", State.RECEIVED), f"h:{n}") for n in range(jobs)]
         self.asked: list[int] = []
         self.refuse: Exception | None = None
@@ -28,8 +28,8 @@ class Desk:
         self.most = self.now = 0
         self.done: list[str] = []
         self.bugs: dict[str, Exception] = {}
-        self.broken: dict[str, Exception] = {}
-        self.stage = WorkerPool("test", hands, self.claim, self.work, self.broke)
+        self.recorded: dict[str, Exception] = {}
+        self.pool = WorkerPool("test", size, self.claim, self.work, self.on_bug)
 
     async def claim(self, limit: int) -> Sequence[Claim]:
         self.asked.append(limit)
@@ -51,8 +51,8 @@ class Desk:
         finally:
             self.now -= 1
 
-    async def broke(self, claim: Claim, bug: Exception) -> None:
-        self.broken[claim.job.id] = bug
+    async def on_bug(self, claim: Claim, bug: Exception) -> None:
+        self.recorded[claim.job.id] = bug
 
     async def begin(self, count: int) -> None:
         """Waits until so many more have begun."""
@@ -63,65 +63,65 @@ class Desk:
 @asynccontextmanager
 async def running(desk: Desk) -> AsyncIterator[asyncio.Event]:
     stopping = asyncio.Event()
-    run = asyncio.create_task(desk.stage.run(stopping))
+    run = asyncio.create_task(desk.pool.run(stopping))
     try:
         yield stopping
     finally:
         stopping.set()
-        desk.stage.wake.set()
+        desk.pool.wake.set()
         await run
 
 
-async def test_what_is_under_way_is_told_with_how_long_it_has_been() -> None:
-    desk = Desk(jobs=3, hands=2)
+async def test_jobs_in_progress_are_reported_with_their_duration() -> None:
+    desk = Desk(jobs=3, size=2)
     async with running(desk):
         await desk.begin(2)
-        first = {claim.job.id: seconds for claim, seconds in desk.stage.under_way}
-        second = {claim.job.id: seconds for claim, seconds in desk.stage.under_way}
+        first = {claim.job.id: seconds for claim, seconds in desk.pool.in_progress}
+        second = {claim.job.id: seconds for claim, seconds in desk.pool.in_progress}
         desk.go_on.set()
         await desk.begin(1)
-    await desk.stage.finish(GRACE)
+    await desk.pool.finish(GRACE)
 
     assert set(first) == set(second) == {"job-0", "job-1"}
     assert all(0 <= first[job] <= second[job] for job in first)
-    assert list(desk.stage.under_way) == []
+    assert list(desk.pool.in_progress) == []
 
 
-async def test_never_more_are_worked_on_than_there_are_hands_and_all_are_done() -> None:
-    desk = Desk(jobs=10, hands=3)
+async def test_never_more_are_worked_on_than_the_pools_size_and_all_are_done() -> None:
+    desk = Desk(jobs=10, size=3)
     async with running(desk):
         await desk.begin(3)
-        assert len(desk.stage.claims) == 3
+        assert len(desk.pool.claims) == 3
         desk.go_on.set()
         await desk.begin(7)
-    assert await desk.stage.finish(GRACE) == []
+    assert await desk.pool.finish(GRACE) == []
     assert sorted(desk.done) == [f"job-{n}" for n in range(10)]
     assert desk.most == 3
     assert max(desk.asked) == 3
     assert min(desk.asked) > 0
 
 
-async def test_work_that_comes_later_is_taken_when_the_stage_is_woken() -> None:
-    desk = Desk(jobs=0, hands=2)
+async def test_work_that_comes_later_is_taken_when_the_pool_is_woken() -> None:
+    desk = Desk(jobs=0, size=2)
     desk.go_on.set()
     async with running(desk):
         await desk.claimed.acquire()
         desk.waiting = [Claim(Job("late", State.RECEIVED), "h")]
-        desk.stage.wake.set()
+        desk.pool.wake.set()
         await desk.begin(1)
-    assert await desk.stage.finish(GRACE) == []
+    assert await desk.pool.finish(GRACE) == []
     assert desk.done == ["late"]
 
 
-async def test_an_unforeseen_error_is_recorded_and_the_stage_goes_on() -> None:
-    desk = Desk(jobs=3, hands=1)
+async def test_an_unexpected_error_is_recorded_and_the_pool_goes_on() -> None:
+    desk = Desk(jobs=3, size=1)
     bug = ValueError("bug")
     desk.bugs = {"job-0": bug}
     desk.go_on.set()
     async with running(desk):
         await desk.begin(3)
-    await desk.stage.finish(GRACE)
-    assert desk.broken == {"job-0": bug}
+    await desk.pool.finish(GRACE)
+    assert desk.recorded == {"job-0": bug}
     assert desk.done == ["job-1", "job-2"]
 
 
@@ -129,41 +129,41 @@ async def test_an_unforeseen_error_is_recorded_and_the_stage_goes_on() -> None:
     "error", [LedgerError("ledger.unavailable"), SpoolError("spool.disk"), ValueError("a bug")]
 )
 async def test_a_claim_that_fails_is_made_again_at_the_next_wake(error: Exception) -> None:
-    desk = Desk(jobs=1, hands=1)
+    desk = Desk(jobs=1, size=1)
     desk.refuse = error
     desk.go_on.set()
     async with running(desk):
         await desk.claimed.acquire()
-        assert desk.stage.broken is isinstance(error, ValueError)
+        assert desk.pool.broken is isinstance(error, ValueError)
         desk.refuse = None
-        desk.stage.wake.set()
+        desk.pool.wake.set()
         await desk.begin(1)
-        assert not desk.stage.broken
-    await desk.stage.finish(GRACE)
+        assert not desk.pool.broken
+    await desk.pool.finish(GRACE)
     assert desk.done == ["job-0"]
 
 
 async def test_what_ends_within_the_grace_is_no_claim_left() -> None:
-    desk = Desk(jobs=2, hands=2)
+    desk = Desk(jobs=2, size=2)
     async with running(desk):
         await desk.begin(2)
-    finish = asyncio.create_task(desk.stage.finish(GRACE))
+    finish = asyncio.create_task(desk.pool.finish(GRACE))
     desk.go_on.set()
     assert await finish == []
     assert len(desk.done) == 2
 
 
 async def test_what_does_not_end_within_the_grace_is_stopped_and_its_claim_returned() -> None:
-    desk = Desk(jobs=5, hands=2)
+    desk = Desk(jobs=5, size=2)
     async with running(desk):
         await desk.begin(2)
-    left = await desk.stage.finish(timedelta(0))
+    left = await desk.pool.finish(timedelta(0))
     assert sorted(claim.job.id for claim in left) == ["job-0", "job-1"]
     assert desk.done == []
-    assert desk.broken == {}
-    assert desk.stage.claims == []
+    assert desk.recorded == {}
+    assert desk.pool.claims == []
     assert len(desk.waiting) == 3
 
 
-async def test_a_stage_without_work_finishes_at_once() -> None:
-    assert await Desk(jobs=0, hands=1).stage.finish(GRACE) == []
+async def test_a_pool_without_work_finishes_at_once() -> None:
+    assert await Desk(jobs=0, size=1).pool.finish(GRACE) == []

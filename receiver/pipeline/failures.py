@@ -1,0 +1,70 @@
+"""The one place that applies what `outcomes` decides: it records the decision and logs it."""
+
+from contextlib import suppress
+
+import structlog
+
+from receiver.core.concurrency import persist
+from receiver.core.errors import ReceiverError, SpoolError
+from receiver.core.jobs import Job, State
+from receiver.ledger import Claim, Ledger
+from receiver.pipeline.outcomes import Action, Decision
+from receiver.pipeline.spool import Spool
+
+log = structlog.get_logger("receiver.worker")
+
+
+class FailureRecorder:
+    """Records decisions about failed attempts in the ledger."""
+
+    def __init__(self, ledger: Ledger, spool: Spool) -> None:
+        self._ledger = ledger
+        self._spool = spool
+
+    async def record(
+        self, claim: Claim, decision: Decision, error: ReceiverError, *, sha256: str | None = None
+    ) -> None:
+        """Apply a decision, however long the ledger cannot be written.
+
+        Args:
+            claim: ends with it.
+            decision: neither `Action.ASK` nor `Action.EXAMINE`, which the stages do themselves.
+            error: the failure.
+            sha256: of bytes that came and are not the promised image.
+        """
+        if decision.action is Action.FETCH_AGAIN and claim.job.spool is not None:
+            # Before the record: after it the image may be fetched anew, and lies under the same name.
+            with suppress(SpoolError):
+                await self._spool.remove(self._spool.path(claim.job.spool))
+        if await persist(lambda: self._write(claim, decision, error, sha256), log):
+            _log(claim.job, decision.action, error)
+
+    async def _write(
+        self, claim: Claim, decision: Decision, error: ReceiverError, sha256: str | None
+    ) -> bool:
+        match decision.action:
+            case Action.RETRY | Action.ASK_AGAIN:
+                return await self._ledger.retry_later(claim, decision.at, error, suspect=sha256)
+            case Action.REJECT:
+                return await self._ledger.rejected(claim, error)
+            case Action.EXPIRE:
+                return await self._ledger.expired(claim)
+            case Action.FETCH_AGAIN:
+                return await self._ledger.spool_lost(claim, error)
+        raise ValueError(f"a stage does this itself: {decision.action}")
+
+
+def _log(job: Job, action: Action, error: ReceiverError) -> None:
+    why = {"job": job.id, "reason": error.reason, "detail": error.detail}
+    match action:
+        case Action.RETRY:
+            what = "not fetched" if job.state is State.RECEIVED else "not archived"
+            log.warning(what, **why, attempt=job.attempts)
+        case Action.ASK_AGAIN:
+            log.warning("not expired yet; the provider is asked again", **why)
+        case Action.REJECT:
+            log.warning("rejected", **why)
+        case Action.EXPIRE:
+            log.error("expired", job=job.id, reason="fetch.expired")
+        case Action.FETCH_AGAIN:
+            log.error("lost from the spool", **why)

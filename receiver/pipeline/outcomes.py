@@ -1,0 +1,199 @@
+"""What a failure means for its job. Pure: one function for each situation, over the tables below.
+
+To change what a reason leads to, change its row here and in ``tests/unit/test_outcomes.py``.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from types import MappingProxyType
+from typing import TypeVar
+
+from receiver.core import backoff
+from receiver.core.errors import FetchError, ProviderError, ReceiverError
+from receiver.core.jobs import Job
+
+T = TypeVar("T")
+Jitter = Callable[[], float]
+
+ASK_ON_MS = 60 * 60 * backoff.SECOND
+"""How long a silent provider is asked on for a fresh URL, beyond the old URL's end."""
+
+
+class Action(StrEnum):
+    """What is done about a failure."""
+
+    RETRY = "retry"
+    """The same work is done again, at the decision's time."""
+    ASK = "ask"
+    """The provider is asked for a fresh URL."""
+    ASK_AGAIN = "ask again"
+    """The provider was silent, and is asked again at the decision's time."""
+    REJECT = "reject"
+    EXPIRE = "expire"
+    EXAMINE = "examine"
+    """Another object has the job's key. It is read, because it may be the job's own image."""
+    FETCH_AGAIN = "fetch again"
+    """The spooled file is lost: the job is ``received`` again, and its deadline runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """An action and its circumstances.
+
+    Attributes:
+        at: when the work is done again, ms since the epoch.
+        pause: whether uploads of all jobs pause until a probe succeeds.
+    """
+
+    action: Action
+    at: int = 0
+    pause: bool = False
+
+
+# Each table is read by reason, and where it has no row for the reason, by the reason's family.
+
+FETCH: Mapping[str, Action] = MappingProxyType(
+    {
+        "url": Action.REJECT,
+        "fetch": Action.RETRY,
+        "fetch.gone": Action.ASK,
+        "fetch.too_large": Action.REJECT,
+        "image": Action.RETRY,
+        "image.wrong_size": Action.REJECT,
+        "image.too_many_pixels": Action.REJECT,
+        "image.animated": Action.REJECT,
+        "image.trailing_data": Action.REJECT,
+        "image.polyglot": Action.REJECT,
+        "spool": Action.RETRY,
+        "provider": Action.RETRY,
+        "provider.unknown_job": Action.REJECT,
+        "provider.job_failed": Action.REJECT,
+        "provider.record_failed": Action.REJECT,
+    }
+)
+"""What a failed confirmation, download or verification leads to."""
+
+SAME_BYTES: Mapping[str, int] = MappingProxyType(
+    {
+        "image": 2,
+        # A machine that is short of memory or time for a while ends decoders, too. That must not cost a sound
+        # image.
+        "image.undecodable": 10,
+    }
+)
+"""Attempts after which bytes that came before, too, are rejected: they are no accident of the network."""
+
+LAST_QUESTION: Mapping[str, Action] = MappingProxyType(
+    {
+        "provider": Action.EXPIRE,
+        "provider.unavailable": Action.ASK_AGAIN,
+        "provider.rate_limited": Action.ASK_AGAIN,
+        "provider.token_refused": Action.ASK_AGAIN,
+    }
+)
+"""What a provider's refusal leads to once a job's time is over. A silence says nothing of the job."""
+
+UPLOAD: Mapping[str, Action] = MappingProxyType(
+    {
+        "archive": Action.RETRY,
+        "archive.occupied": Action.EXAMINE,
+        "spool": Action.RETRY,
+        "spool.lost": Action.FETCH_AGAIN,
+    }
+)
+"""What a failed upload leads to."""
+
+PAUSES: Mapping[str, bool] = MappingProxyType(
+    {
+        "archive": True,
+        "archive.occupied": False,
+        "archive.missing": False,
+        "archive.too_large": False,
+        "archive.unproved": False,
+        "archive.unexpected": False,
+        "spool": False,
+    }
+)
+"""Whether a failed upload means that uploads of other objects would fail, too."""
+
+
+def after_fetch(
+    error: ReceiverError, job: Job, now: int, jitter: Jitter, *, sha256: str | None = None, can_ask: bool
+) -> Decision:
+    """Decide what follows when an image was not brought to the spool.
+
+    Args:
+        error: why.
+        job: as it was claimed.
+        now: ms since the epoch.
+        jitter: returns a number in [0, 1).
+        sha256: of bytes that came and are not the promised image.
+        can_ask: whether there is a provider that was not asked in this attempt.
+    """
+    action = _row(FETCH, error.reason)
+    if sha256 is not None and sha256 == job.suspect and job.attempts >= _row(SAME_BYTES, error.reason):
+        action = Action.REJECT
+    if action is Action.REJECT or (action is Action.ASK and can_ask):
+        return Decision(action)
+    assert job.deadline is not None
+    retry_after = error.retry_after if isinstance(error, FetchError | ProviderError) else None
+    return Decision(
+        Action.RETRY, backoff.fetch_retry_at(now, job.attempts, job.deadline, jitter, retry_after)
+    )
+
+
+def at_deadline(*, can_ask: bool) -> Action:
+    """Decide what happens to a job whose time is over: the provider, where there is one, is asked first."""
+    return Action.ASK if can_ask else Action.EXPIRE
+
+
+def after_last_question(refusal: ProviderError | None, job: Job, now: int, jitter: Jitter) -> Decision:
+    """Decide what follows when the provider was asked about a job whose time is over, and gave no fresh URL.
+
+    Args:
+        refusal: why there was no answer; ``None`` where there was one.
+        job: as it was claimed.
+        now: ms since the epoch.
+        jitter: returns a number in [0, 1).
+    """
+    assert job.deadline is not None
+    action = Action.EXPIRE if refusal is None else _row(LAST_QUESTION, refusal.reason)
+    if action is Action.EXPIRE or now >= job.deadline + ASK_ON_MS:
+        return Decision(Action.EXPIRE)
+    return Decision(action, backoff.upload_retry_at(now, job.attempts, jitter))
+
+
+def fresh_url_at(job: Job, deadline: int, now: int, jitter: Jitter) -> int:
+    """Return when a fresh URL is fetched, ms since the epoch.
+
+    That is soon, but the later the more URLs were named: a provider may name another dead one each time.
+    """
+    times = job.refreshes + 1
+    if deadline > now:
+        return backoff.fetch_retry_at(now, times, deadline, jitter)
+    return backoff.upload_retry_at(now, times, jitter)
+
+
+def after_upload(
+    error: ReceiverError, job: Job, now: int, jitter: Jitter, *, examined: bool = False
+) -> Decision:
+    """Decide what follows when an image was not archived.
+
+    Args:
+        error: why.
+        job: as it was claimed.
+        now: ms since the epoch.
+        jitter: returns a number in [0, 1).
+        examined: whether the object that has the job's key was read already.
+    """
+    action = _row(UPLOAD, error.reason)
+    if action is Action.FETCH_AGAIN or (action is Action.EXAMINE and not examined):
+        return Decision(action)
+    longest = backoff.OCCUPIED_MAX if error.reason == "archive.occupied" else backoff.UPLOAD_MAX
+    at = backoff.upload_retry_at(now, job.attempts, jitter, longest)
+    return Decision(Action.RETRY, at, pause=_row(PAUSES, error.reason))
+
+
+def _row(table: Mapping[str, T], reason: str) -> T:
+    return table[reason] if reason in table else table[reason.partition(".")[0]]
