@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from receiver.archive import Depth, Inventory, open_archive
+from receiver.archive.locator import ArchiveLocator
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject
 from receiver.operations.audit import judge
