@@ -25,7 +25,7 @@ from receiver.events.outgoing_webhooks import OutgoingWebhooks
 from receiver.fetch import download
 from receiver.fetch.sources import Sources
 from receiver.ledger import FILE_NAME, LOCK_NAME, Filter, Ledger, LedgerReader
-from receiver.providers.ximilar import Heard, Ximilar, unheard
+from receiver.providers.ximilar import OnResult, Ximilar, ignore_result
 from receiver.reconcile.reconciler import Plan, Reconciler
 from receiver.verify.verifier import Limits as VerifyLimits
 from receiver.verify.verifier import Verifier
@@ -138,17 +138,19 @@ def verifier(config: Config) -> Verifier:
     return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
 
 
-async def open_provider(config: Config, stack: AsyncExitStack, heard: Heard) -> Ximilar | None:
+async def open_provider(config: Config, stack: AsyncExitStack, on_result: OnResult) -> Ximilar | None:
     """What asks the provider for fresh URLs; ``None`` where there is no token to ask with.
 
     Args:
         config: the settings.
         stack: closes the connections.
-        heard: told whether the provider answers.
+        on_result: called after each call to the provider.
     """
     if config.ximilar_api_token is None:
         return None
-    client = Ximilar(str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value(), heard=heard)
+    client = Ximilar(
+        str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value(), on_result=on_result
+    )
     return await stack.enter_async_context(client)
 
 
@@ -156,7 +158,7 @@ async def open_reconciler(
     config: Config,
     ledger: Ledger,
     stack: AsyncExitStack,
-    heard: Heard = unheard,
+    on_result: OnResult = ignore_result,
     instrumentation: Instrumentation = NO_INSTRUMENTATION,
 ) -> Reconciler | None:
     """What asks the provider about silent jobs; ``None`` where there is no token to ask with.
@@ -165,7 +167,7 @@ async def open_reconciler(
         config: the settings.
         ledger: which jobs are silent, and where what was found is recorded.
         stack: closes the connections.
-        heard: told whether the provider answers.
+        on_result: called after each call to the provider.
         instrumentation: told of what is found.
     """
     if config.ximilar_api_token is None:
@@ -175,8 +177,8 @@ async def open_reconciler(
         Ximilar(
             str(config.ximilar_api_url),
             config.ximilar_api_token.get_secret_value(),
-            turn=RateLimiter(config.reconcile_rate).wait,
-            heard=heard,
+            before_attempt=RateLimiter(config.reconcile_rate).wait,
+            on_result=on_result,
         )
     )
 

@@ -181,7 +181,7 @@ class _Clock:
     asked: float = field(default_factory=time.time)
     ahead: float | None = None
 
-    def heard(self, headers: httpx.Headers) -> None:
+    def read(self, headers: httpx.Headers) -> None:
         self.ahead = ahead(headers.get("date", ""), self.asked, time.time())
 
 
@@ -227,7 +227,7 @@ async def look_at_provider(config: Config) -> list[Verdict]:
     clock = _Clock()
     token = config.ximilar_api_token.get_secret_value()
     try:
-        async with Ximilar(url, token, seen=clock.heard) as provider:
+        async with Ximilar(url, token, on_headers=clock.read) as provider:
             await provider.page()
     except ProviderError as error:
         found = await _refused(error, url)

@@ -17,7 +17,7 @@ import httpx
 import structlog
 from standardwebhooks import Webhook
 
-from receiver.core import serializers
+from receiver.core import retry_after, serializers
 from receiver.core.backoff import notification_retry_at
 from receiver.core.concurrency import persist
 from receiver.core.errors import LedgerError
@@ -193,12 +193,12 @@ class OutgoingWebhooks:
 
     async def _tell(self, notification: Notification) -> None:
         """Sends one, and records what became of it."""
-        retry_after: float | None = None
+        wait: float | None = None
         try:
             async with asyncio.timeout(SECONDS):
                 answer = await self._post(notification)
             met = f"The endpoint answers {answer.status_code}."
-            retry_after = _seconds(answer.headers.get("retry-after"))
+            wait = retry_after.parse(answer.headers.get("retry-after", ""))
         except (httpx.HTTPError, TimeoutError, OSError) as error:
             # The error's own words may hold the address, and that a secret of its operator's.
             answer, met = None, f"The endpoint does not answer ({type(error).__name__})."
@@ -220,7 +220,7 @@ class OutgoingWebhooks:
             await persist(lambda: self._ledger.give_up_notification(notification.seq, met), log)
             log.error("notification given up", **said)
             return
-        at = notification_retry_at(now, notification.attempts + 1, self._jitter, retry_after)
+        at = notification_retry_at(now, notification.attempts + 1, self._jitter, wait)
         await persist(lambda: self._ledger.notification_failed(notification.seq, met, at=at), log)
         log.warning("not notified", **said, next_attempt_at=serializers.time(at))
 
@@ -267,8 +267,3 @@ async def _drain(answer: httpx.Response) -> None:
                     return
     except (httpx.HTTPError, TimeoutError):
         return
-
-
-def _seconds(text: str | None) -> float | None:
-    """A ``Retry-After`` in seconds; its other form, a date, is left out of account."""
-    return float(text) if text is not None and text.isascii() and text.isdigit() and len(text) < 7 else None

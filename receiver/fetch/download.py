@@ -7,7 +7,6 @@ its own, through the guarded backend, which ends with it.
 
 import asyncio
 import contextlib
-import email.utils
 import errno
 import hashlib
 import os
@@ -24,6 +23,7 @@ from urllib.parse import urljoin
 import httpcore
 import httpx
 
+from receiver.core import retry_after
 from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
 from receiver.fetch.network_guard import GuardedBackend, Networks, OnRead, Resolver, system_resolver
 from receiver.fetch.sources import Sources, Target, check_url
@@ -41,7 +41,6 @@ _LEAST_PIECE = 128
 """Bytes that so many pieces of a body must hold on average. A chunk of one byte costs as much work as one of
 64 KiB, and what is busy with these acknowledges no deliveries meanwhile."""
 
-_LONGEST_RETRY_AFTER = 24 * 3600.0
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({403, 404, 410})
 # httpx's client acts on these by itself, even where it is told to follow nothing: it keeps cookies, and it
@@ -286,22 +285,11 @@ class Fetcher:
         if status == 204:
             raise FetchError("fetch.empty", f"{target.shown} answers 204")
         if status != 200:
-            wait = self._retry_after(response) if status in {429, 503} else None
+            header = response.headers.get("retry-after", "") if status in {429, 503} else ""
+            wait = retry_after.parse(header, self._wall_clock())
             raise FetchError("fetch.status", f"{target.shown} answers {status}", retry_after=wait)
         if coding := response.headers.get("content-encoding"):
             raise FetchError("fetch.encoded", f"{target.shown} answers with Content-Encoding {coding[:40]!r}")
-
-    def _retry_after(self, response: httpx.Response) -> float | None:
-        """Seconds to wait, from either form of RFC 9110, 10.2.3; not below 0, and not above a day."""
-        text = response.headers.get("retry-after", "").strip()
-        if text.isascii() and text.isdigit():
-            seconds = float(text[:10])
-        else:
-            try:
-                seconds = email.utils.parsedate_to_datetime(text).timestamp() - self._wall_clock()
-            except (ValueError, OverflowError):
-                return None
-        return min(max(seconds, 0.0), _LONGEST_RETRY_AFTER)
 
     async def _at_least_rate(self, response: httpx.Response) -> AsyncIterator[bytes]:
         """The body as it comes on the wire, while it comes fast enough.

@@ -1,1 +1,1 @@
-"""The upscaling services: how each proves, words and answers its completions."""
+"""The upscaling services: one package each, with the parser of its completions and the client of its API."""

@@ -50,7 +50,7 @@ class Desk:
             job["response"] = completion(job_id, f"https://host/{job_id}.png", 64, 48)["response"]
         self.jobs[job_id] = job
 
-    def client(self, turn: RateLimiter | None = None) -> Ximilar:
+    def client(self, limiter: RateLimiter | None = None) -> Ximilar:
         """A client that speaks to this desk, and never waits before it asks again."""
 
         async def at_once(_seconds: float) -> None: ...
@@ -60,7 +60,7 @@ class Desk:
             "token",
             transport=httpx.MockTransport(self._answer),
             sleep=at_once,
-            turn=None if turn is None else turn.wait,
+            before_attempt=None if limiter is None else limiter.wait,
         )
 
     def calls(self) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from receiver.core import retry_after
 from receiver.core.errors import (
     InvalidRequestError,
     NoCreditsError,
@@ -20,8 +21,8 @@ from receiver.core.errors import (
     UnknownJobError,
 )
 from receiver.providers.ximilar import Report, Upscale, Webhook, Ximilar, completions
-from receiver.providers.ximilar.client import ATTEMPTS, MAX_OTHER_BYTES, MAX_PARTS, REPEATED_PAGES
-from receiver.providers.ximilar.refusals import LONGEST_WORDS, refusal, retry_after, words
+from receiver.providers.ximilar.api_errors import MAX_EXPLANATION, api_error, explanation
+from receiver.providers.ximilar.client import ATTEMPTS, MAX_OTHER_BYTES, MAX_REPEATED_PAGES, MAX_VALUES
 
 URL = "https://api.example/account/v2"
 TOKEN = "canary-of-the-token"
@@ -424,7 +425,7 @@ def endless(next_of: Callable[[int], str], rows_of: Callable[[int], list[Any]]) 
 async def test_a_list_without_an_end_is_given_up(next_of: Any, rows_of: Any) -> None:
     async with client(endless(next_of, rows_of)) as subject:
         with pytest.raises(UnavailableError, match="no end"):
-            assert len([row async for row in subject.rows()]) < REPEATED_PAGES
+            assert len([row async for row in subject.rows()]) < MAX_REPEATED_PAGES
 
 
 async def test_a_list_that_brings_new_rows_without_an_end_is_given_up() -> None:
@@ -494,8 +495,8 @@ async def test_a_filter_that_the_provider_ignores_still_filters() -> None:
 
 
 def refused(status: int, body: bytes = b"", *, submitting: bool = True, **more: Any) -> ProviderError:
-    given: dict[str, Any] = {"headers": {}, "ours": (), "about_a_job": False, "now": NOW, **more}
-    return refusal(status, body=body, submitting=submitting, **given)
+    given: dict[str, Any] = {"headers": {}, "secrets": (), "about_a_job": False, "now": NOW, **more}
+    return api_error(status, body=body, submitting=submitting, **given)
 
 
 @pytest.mark.parametrize(
@@ -562,12 +563,12 @@ def test_a_404_is_about_the_job_where_one_was_named_and_else_about_the_address()
     ],
 )
 def test_every_form_of_words_becomes_one_line(body: bytes, said: str) -> None:
-    assert words(body) == said
+    assert explanation(body) == said
 
 
 def test_long_words_are_cut() -> None:
-    assert len(words(b"x" * 10_000)) == LONGEST_WORDS
-    assert words(b"x" * 10_000).endswith("…")
+    assert len(explanation(b"x" * 10_000)) == MAX_EXPLANATION
+    assert explanation(b"x" * 10_000).endswith("…")
 
 
 @pytest.mark.parametrize(
@@ -577,12 +578,12 @@ def test_long_words_are_cut() -> None:
         json.dumps({"detail": SECRET[:10] + " … " + SECRET[9:]}),
         json.dumps({"webhook": {"headers": {"X-Secret": [f"'{SECRET}'"]}}}),
         f"<title>{SECRET}</title>",
-        "y" * (LONGEST_WORDS - 12) + SECRET,
+        "y" * (MAX_EXPLANATION - 12) + SECRET,
         json.dumps({"detail": f"Token {TOKEN}"}),
     ],
 )
 def test_what_was_sent_does_not_come_back_in_a_detail(body: str) -> None:
-    detail = refused(400, body.encode(), ours=(TOKEN, SECRET, "")).detail
+    detail = refused(400, body.encode(), secrets=(TOKEN, SECRET, "")).detail
     assert "…" in detail
     for own in (TOKEN, SECRET):
         assert not [i for i in range(len(own) - 7) if own[i : i + 8] in detail]
@@ -604,7 +605,7 @@ def test_what_was_sent_does_not_come_back_in_a_detail(body: str) -> None:
     ],
 )
 def test_retry_after_is_read_in_both_forms(text: str, seconds: float | None) -> None:
-    assert retry_after(text, NOW) == seconds
+    assert retry_after.parse(text, NOW) == seconds
     assert refused(429, headers={"retry-after": text}).retry_after == seconds
     assert refused(503, headers={"retry-after": text}).retry_after == seconds
 
@@ -787,7 +788,7 @@ async def test_an_endless_answer_is_read_to_a_size_and_no_further(status: int) -
     [
         b"[" * 100_000 + b"]" * 100_000,
         b'{"id":"job-1","status":' + b"[" * 90_000 + b"]" * 90_000 + b"}",
-        b'{"a":[' + b"{}," * MAX_PARTS + b"{}]}",
+        b'{"a":[' + b"{}," * MAX_VALUES + b"{}]}",
         b'{"id": ' + b"9" * 5000 + b"}",
     ],
     ids=["deep", "deep within", "many", "a long number"],

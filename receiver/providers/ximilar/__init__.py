@@ -1,21 +1,21 @@
-"""The provider's API, as its page describes it (Ximilar, "Upscaler"): submit, get, status, list."""
+"""Ximilar's Upscaler: its completions, and a client of its documented API (submit, get, status, list)."""
 
-from receiver.providers.ximilar.answers import Listing, Report, Row, Submitted
-from receiver.providers.ximilar.client import Heard, Ximilar, unheard
+from receiver.providers.ximilar.client import OnResult, Ximilar, ignore_result
 from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
+from receiver.providers.ximilar.responses import Listing, Report, Row, Submitted
 
 __all__ = [
     "Factor",
-    "Heard",
     "ImageFormat",
     "Listing",
     "Mode",
     "ModelType",
+    "OnResult",
     "Report",
     "Row",
     "Submitted",
     "Upscale",
     "Webhook",
     "Ximilar",
-    "unheard",
+    "ignore_result",
 ]

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from operator import attrgetter
 from typing import Any, NoReturn, Self
 from urllib.parse import urlencode
 
@@ -17,30 +18,31 @@ import httpx
 from receiver.core.backoff import doubled
 from receiver.core.completion import is_job_id
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
-from receiver.providers.ximilar import answers
-from receiver.providers.ximilar.answers import Listing, Report, Row, Submitted
-from receiver.providers.ximilar.refusals import refusal
+from receiver.providers.ximilar import responses
+from receiver.providers.ximilar.api_errors import api_error
 from receiver.providers.ximilar.request import Upscale
+from receiver.providers.ximilar.responses import Listing, Report, Row, Submitted
 
 CONNECT_SECONDS = 10.0
-SILENT_SECONDS = 30.0
-"""How long the other side may let one read or write wait."""
 
-SUBMIT_SILENT_SECONDS = 120.0
-"""Likewise a submission's answer; gateways wait less. What is given up too soon may be made all the same."""
+IDLE_SECONDS = 30.0
+"""How long one read or write may wait."""
 
-ASK_SECONDS = 60.0
-"""How long one question may take from the first byte to the last, so that a drip ends too."""
+SUBMIT_IDLE_SECONDS = 120.0
+"""The same for a submission's answer. Gateways wait less, and an early end may still leave a job."""
+
+QUERY_SECONDS = 60.0
+"""How long one query may take from the first byte to the last, so that a slow drip ends too."""
 
 SUBMIT_SECONDS = 600.0
-"""Likewise a submission, which may carry a whole image through a thin line."""
+"""The same for a submission, which may carry a whole image over a slow line."""
 
 KEEP_ALIVE_SECONDS = 1.0
 """How long a connection is kept for the next call. Servers close idle ones after a few seconds, and a
-submission that meets such a close is one whose fate is unknown."""
+submission that meets such a close has an unknown fate."""
 
 ATTEMPTS = 3
-"""How often a call is tried that can be repeated without harm."""
+"""Attempts at a call that can be repeated without harm."""
 
 FIRST_WAIT_SECONDS = 0.5
 """The ceiling of the wait before the second attempt; it doubles."""
@@ -49,33 +51,32 @@ MAX_JOB_BYTES = 64 * 1024 * 1024
 """Of an answer that echoes a request, which may hold a whole image as base64."""
 
 MAX_OTHER_BYTES = 4 * 1024 * 1024
-MAX_REFUSAL_BYTES = 64 * 1024
-"""As much of a refusal is read; the rest is not waited for."""
+MAX_ERROR_BYTES = 64 * 1024
+"""How much of an error's body is read."""
 
-MAX_PARTS = 200_000
+MAX_VALUES = 200_000
 """Values of an answer's JSON. A few megabytes of empty lists would become hundreds as objects."""
 
 LARGE_BYTES = 256 * 1024
-"""From this size on, JSON is read and written in a thread."""
+"""JSON of this size or more is read and written in a thread."""
 
-ECHOED_BYTES = 3000
-"""Of an image that was sent, where the provider's words are searched for what they repeat."""
+REDACTED_IMAGE_BYTES = 3000
+"""Of a submitted image: the part that is redacted from the provider's errors."""
 
-CLOCKS = timedelta(minutes=10)
-"""By how much the provider's clock may differ from ours."""
+MAX_CLOCK_SKEW = timedelta(minutes=10)
+"""Between the provider's clock and ours."""
 
-REPEATED_PAGES = 100
+MAX_REPEATED_PAGES = 100
 """Pages in a row without a new row, after which a list is taken to have no end."""
 
 MAX_PAGES = 10_000
-"""Pages after which a list is taken to have no end, whatever stands on them."""
 
-UNREAD_JOBS = 3
+MAX_UNREAD_JOBS = 3
 """Jobs in a row without an answer after which a search is given up. One alone may be the fault of its job."""
 
 _DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
 
-_REPEATED = frozenset({502, 503, 504})
+_RETRIED = frozenset({502, 503, 504})
 
 _NOTHING_SENT = (
     httpx.ConnectError,  # DNS, refusals and failed TLS handshakes among them
@@ -86,35 +87,30 @@ _NOTHING_SENT = (
 )
 
 _LOST = (*_NOTHING_SENT, httpx.NetworkError, httpx.RemoteProtocolError)
-"""Failures of a connection, after which another may do better at once; not those after a long silence."""
+"""Failures of a connection, after which another may do better at once; timeouts are not among them."""
+
+_SUBMIT_TIMEOUT = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, read=SUBMIT_IDLE_SECONDS)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ask:
+class _Call:
     """One call.
 
     Attributes:
         path: with the query string.
-        content: of a submission; ``None`` makes it a question.
-        limit: of the answer, in bytes.
+        content: of a submission; ``None`` for a query.
+        max_bytes: of the answer.
         about_a_job: whether the path names one.
         is_next_page: whether the path names a page that the list itself has named.
-        ours: what must not come back in an error's detail, beside the token.
+        secrets: what must not come back in an error's detail, beside the token.
     """
 
     path: str
     content: bytes | None = None
-    limit: int = MAX_OTHER_BYTES
+    max_bytes: int = MAX_OTHER_BYTES
     about_a_job: bool = False
     is_next_page: bool = False
-    ours: Sequence[str] = ()
-
-
-def _shown_to(seen: Callable[[httpx.Headers], object]) -> Callable[[httpx.Response], Awaitable[None]]:
-    async def note(answer: httpx.Response) -> None:
-        seen(answer.headers)
-
-    return note
+    secrets: Sequence[str] = ()
 
 
 class _FailedAttemptError(Exception):
@@ -132,26 +128,26 @@ class _FailedAttemptError(Exception):
 
 
 class _UnreadableError(Exception):
-    """An answer cannot be read; its text is what follows the words "The provider's answer"."""
+    """An answer cannot be read. The text continues "The provider's answer"."""
 
 
 class _PastTheEndError(UnavailableError):
     """The list has no page of this number any more."""
 
 
-Heard = Callable[[str | None], None]
-"""Told after a call why there was no answer, or ``None``."""
+OnResult = Callable[[str | None], None]
+"""Called after a call with the reason of its failure, or ``None``."""
 
 
-def unheard(reason: str | None) -> None:
-    """Nobody wants to know."""
+def ignore_result(reason: str | None) -> None:
+    """Do nothing."""
 
 
 class Ximilar:
     """A client of one account.
 
-    What the provider says is never trusted: answers are read up to a size, and one that is not as the page
-    describes it is an error (``provider.unavailable``). Details of errors hold nothing that was sent.
+    The provider's answers are untrusted: they are read up to a size, and one that is not as documented is an
+    error (``provider.unavailable``). Details of errors hold nothing that was sent.
 
     Args:
         url: the API's base, such as ``https://api.ximilar.com/account/v2``.
@@ -160,9 +156,9 @@ class Ximilar:
         jitter: gives a number in [0, 1), to spread repeated calls.
         sleep: waits so many seconds.
         clock: seconds since the epoch, to read a ``Retry-After`` that is a date.
-        turn: waited for before each call that goes out, repeated ones among them.
-        heard: told after each call why there was no answer, or ``None`` where there was one.
-        seen: told the headers of each answer.
+        before_attempt: awaited before each attempt at a call.
+        on_result: called after each call.
+        on_headers: called with the headers of each answer.
     """
 
     def __init__(
@@ -174,13 +170,14 @@ class Ximilar:
         jitter: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
-        turn: Callable[[], Awaitable[object]] | None = None,
-        heard: Heard = unheard,
-        seen: Callable[[httpx.Headers], object] | None = None,
+        before_attempt: Callable[[], Awaitable[object]] | None = None,
+        on_result: OnResult = ignore_result,
+        on_headers: Callable[[httpx.Headers], object] | None = None,
     ) -> None:
         self._token = token
-        self._turn = turn
-        self._heard = heard
+        self._before_attempt = before_attempt
+        self._on_result = on_result
+        self._on_headers = on_headers
         self._jitter = jitter
         self._sleep = sleep
         self._clock = clock
@@ -193,19 +190,17 @@ class Ximilar:
                 "Accept-Encoding": "identity",
                 "User-Agent": "upscale-receiver",
             },
-            timeout=httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS),
             transport=transport,
-            # The address is the operator's own choice, unlike that of an image, and many networks let nothing
-            # out but by their proxy: so the environment's proxies are taken. To this machine itself, where
-            # the sandbox is, no proxy leads.
+            # The operator chose this address, unlike that of an image, and many networks let nothing out but
+            # through their proxy. No proxy leads to this machine itself, where the sandbox is.
             trust_env=True,
             mounts=_DIRECT,
-            event_hooks={"response": [_shown_to(seen)]} if seen is not None else {},
         )
 
     async def submit(self, upscale: Upscale) -> Submitted:
-        """Asks for a job. It is billed, so this is repeated by itself only where nothing was sent.
+        """Submit a job. It is billed, so the call is repeated only where nothing was sent.
 
         Raises:
             ProviderError: it was refused, or did not arrive. Where ``maybe_sent`` is true, the job may exist
@@ -214,56 +209,56 @@ class Ximilar:
         large = isinstance(upscale.image, bytes) and len(upscale.image) > LARGE_BYTES
         content = await asyncio.to_thread(_encoded, upscale) if large else _encoded(upscale)
         document = await self._call(
-            _Ask("/request", content=content, limit=MAX_JOB_BYTES, ours=_secrets(upscale))
+            _Call("/request", content=content, max_bytes=MAX_JOB_BYTES, secrets=_secrets(upscale))
         )
         try:
-            return answers.read_submitted(document)
+            return responses.read_submitted(document)
         except UnavailableError as error:
             raise UnavailableError(error.detail, maybe_sent=True) from None
 
     async def get(self, job_id: str) -> Report:
-        """The provider's present answer on a job.
+        """Return the provider's present answer on a job.
 
         Raises:
-            ProviderError: it is unknown (`UnknownJobError`), or the provider does not say.
+            ProviderError: the job is unknown (`UnknownJobError`), or the provider does not answer.
         """
-        return answers.read_report(await self._document(job_id), job_id)
+        return responses.read_report(await self._document(job_id), job_id)
 
     async def status(self, job_id: str) -> str:
-        """A job's present status, as the provider says it.
+        """Return a job's present status, in the provider's word.
 
         Raises:
-            ProviderError: it is unknown (`UnknownJobError`), or the provider does not say.
+            ProviderError: the job is unknown (`UnknownJobError`), or the provider does not answer.
         """
-        document = await self._call(_Ask(_path(job_id, "/status"), about_a_job=True))
-        return answers.read_status(document, job_id)
+        document = await self._call(_Call(_path(job_id, "/status"), about_a_job=True))
+        return responses.read_status(document, job_id)
 
     async def page(self, *, query: str | None = None, status: str | None = None) -> Listing:
-        """One page of the list of all the account's jobs.
+        """Return one page of the list of all the account's jobs.
 
         Args:
-            query: the query string of a page's ``next``; the first page without.
-            status: only jobs of this one, where the first page is asked for.
+            query: the query string of a page's ``next``; without it the first page is read.
+            status: of the jobs on the first page.
 
         Raises:
-            ProviderError: the provider does not say.
+            ProviderError: the provider does not answer.
         """
-        asked = urlencode({} if status is None else {"status": status}) if query is None else query
-        ask = _Ask(f"/request?{asked}" if asked else "/request", is_next_page=query is not None)
-        return answers.read_listing(await self._call(ask))
+        text = urlencode({} if status is None else {"status": status}) if query is None else query
+        call = _Call(f"/request?{text}" if text else "/request", is_next_page=query is not None)
+        return responses.read_listing(await self._call(call))
 
     async def rows(self, *, status: str | None = None) -> AsyncGenerator[Row, None]:
-        """All rows of the list, each job once.
+        """Yield all rows of the list, each job once.
 
-        A list that changes meanwhile moves its rows from page to page: those that move to a later page are
-        known again by their ids, while some that move to an earlier one can be missed, which happens where
-        jobs leave the list; so they do by themselves where it is asked for by a status that passes.
+        Rows move from page to page while the list changes. One that moves to a later page is recognised by
+        its id. One that moves to an earlier page can be missed, which happens where jobs leave the list, as
+        they do where it is filtered by a status that passes.
 
         Args:
-            status: only jobs of this one.
+            status: of the jobs.
 
         Raises:
-            ProviderError: the provider does not say.
+            ProviderError: the provider does not answer.
         """
         async with contextlib.aclosing(self.pages(status=status)) as pages:
             async for page in pages:
@@ -271,9 +266,9 @@ class Ximilar:
                     yield row
 
     async def pages(self, *, status: str | None = None) -> AsyncGenerator[list[Row], None]:
-        """The same as `rows`, a page of the provider's at a time, as one question brings it."""
+        """Yield the same as `rows`, one page of the provider's at a time."""
         seen: set[str] = set()
-        asked: set[str] = set()
+        requested: set[str] = set()
         query, repeated = None, 0
         for _ in range(MAX_PAGES):
             try:
@@ -289,28 +284,28 @@ class Ximilar:
             query = listing.next
             if query is None:
                 return
-            if query in asked or repeated == REPEATED_PAGES:
+            if query in requested or repeated == MAX_REPEATED_PAGES:
                 break
-            asked.add(query)
+            requested.add(query)
         raise UnavailableError("The provider's list has no end.")
 
     async def find(
         self, header: str, value: str, *, since: datetime, others: Collection[str] = ()
     ) -> str | None:
-        """The id of the job whose webhook carries this header, after a submission whose fate is unknown.
+        """Return the id of the job whose webhook carries this header, after a submission of unknown fate.
 
-        A job that the provider is still about to make is not found yet: who looks because an answer was lost
-        looks again after a while before it submits again.
+        A job that the provider is still about to make is not found yet. After a lost answer, search again
+        after a while before submitting again.
 
         Args:
             header: its name, in any case.
             value: of the header.
-            since: when it was submitted, by our clock; older jobs than this are not asked for, with some
-                minutes of slack for the provider's clock.
-            others: ids of jobs that it cannot be, as it is known what they are; they are not asked for.
+            since: when the job was submitted, by our clock. Older jobs are not asked for, except within
+                ``MAX_CLOCK_SKEW``.
+            others: ids of jobs that are known to be others; they are not asked for.
 
         Raises:
-            ProviderError: the provider does not say, or not of each job that it could be.
+            ProviderError: the provider does not answer, or not for each candidate.
         """
         unread = 0
         async with contextlib.aclosing(self.sent_since(since, others)) as jobs:
@@ -326,20 +321,20 @@ class Ximilar:
     async def sent_since(
         self, since: datetime, others: Collection[str] = ()
     ) -> AsyncGenerator[tuple[str, Mapping[str, str] | None], None]:
-        """The jobs' ids and the headers of their webhooks, the newest first; one question for each.
+        """Yield jobs' ids and the headers of their webhooks, newest first, by one query each.
 
         Args:
             since: see `find`.
             others: see `find`.
 
         Yields:
-            Without headers a job that gives no answer.
+            ``None`` as the headers of a job for which there is no answer.
 
         Raises:
-            ProviderError: the provider does not say.
+            ProviderError: the provider does not answer.
         """
-        in_a_row = 0
-        for row in await self._rows_since(since - CLOCKS):
+        unread_in_a_row = 0
+        for row in await self._rows_since(since - MAX_CLOCK_SKEW):
             if row.id in others:
                 continue
             try:
@@ -347,16 +342,16 @@ class Ximilar:
             except UnknownJobError:
                 continue  # it has left the list meanwhile
             except ProviderError as error:
-                in_a_row += 1
-                if isinstance(error, RateLimitedError) or in_a_row == UNREAD_JOBS:
+                unread_in_a_row += 1
+                if isinstance(error, RateLimitedError) or unread_in_a_row == MAX_UNREAD_JOBS:
                     raise
                 yield row.id, None
                 continue
-            in_a_row = 0
-            yield row.id, answers.read_headers(document)
+            unread_in_a_row = 0
+            yield row.id, responses.read_headers(document)
 
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:
@@ -366,80 +361,82 @@ class Ximilar:
         await self.aclose()
 
     async def _rows_since(self, bound: datetime) -> list[Row]:
-        """The jobs made since then, the newest first; those without a time come before all others.
+        """Return the jobs made since then, newest first, behind all that have no time.
 
-        Nothing is known of the list's order, so it is read to its end unless it proves to be newest first.
+        The list's order is undocumented, so it is read to its end unless it proves to be newest first.
         """
-        found: list[Row] = []
+        undated: list[Row] = []
+        recent: list[Row] = []
         first = last = None
         falling = True
         async with contextlib.aclosing(self.rows()) as rows:
             async for row in rows:
                 if row.type not in (None, "upscaler"):
                     continue
-                if row.created is None or row.created >= bound:
-                    found.append(row)
                 if row.created is None:
+                    undated.append(row)
                     falling = False
                     continue
+                if row.created >= bound:
+                    recent.append(row)
                 first = first or row.created
                 falling = falling and (last is None or row.created <= last)
                 last = row.created
                 if falling and last < bound and last < first:
                     break
-        newest_first = sorted((row for row in found if row.created), key=_created, reverse=True)
-        return [row for row in found if row.created is None] + newest_first
+        return undated + sorted(recent, key=attrgetter("created"), reverse=True)
 
     async def _document(self, job_id: str) -> dict[str, Any]:
-        return await self._call(_Ask(_path(job_id), limit=MAX_JOB_BYTES, about_a_job=True))
+        return await self._call(_Call(_path(job_id), max_bytes=MAX_JOB_BYTES, about_a_job=True))
 
-    async def _call(self, ask: _Ask) -> dict[str, Any]:
-        """The answer's JSON object, after as many attempts as are harmless.
+    async def _call(self, call: _Call) -> dict[str, Any]:
+        """Return the answer's JSON object, after as many attempts as are harmless.
 
         Raises:
             ProviderError: there is none.
         """
         try:
-            document = await self._attempts(ask)
+            document = await self._retried(call)
         except ProviderError as error:
-            self._heard(error.reason)
+            self._on_result(error.reason)
             raise
-        self._heard(None)
+        self._on_result(None)
         return document
 
-    async def _attempts(self, ask: _Ask) -> dict[str, Any]:
+    async def _retried(self, call: _Call) -> dict[str, Any]:
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._once(ask)
+                return await self._attempt(call)
             except _FailedAttemptError as failed:
                 ceiling = doubled(FIRST_WAIT_SECONDS, attempt - 1)
-                asked_for = failed.error.retry_after or 0.0
-                if not failed.again or attempt == ATTEMPTS or asked_for > ceiling:
-                    # From None: what a library says of a failure may repeat what was sent.
+                retry_after = failed.error.retry_after or 0.0
+                if not failed.again or attempt == ATTEMPTS or retry_after > ceiling:
+                    # From None: a library's text about a failure may repeat what was sent.
                     raise failed.error from None
-            await self._sleep(max(asked_for, self._jitter() * ceiling))
+            await self._sleep(max(retry_after, self._jitter() * ceiling))
 
-    async def _once(self, ask: _Ask) -> dict[str, Any]:
-        submitting = ask.content is not None
-        if self._turn is not None:
-            await self._turn()
+    async def _attempt(self, call: _Call) -> dict[str, Any]:
+        submitting = call.content is not None
+        if self._before_attempt is not None:
+            await self._before_attempt()
         try:
             async with (
-                asyncio.timeout(SUBMIT_SECONDS if submitting else ASK_SECONDS),
+                asyncio.timeout(SUBMIT_SECONDS if submitting else QUERY_SECONDS),
                 self._client.stream(
                     "POST" if submitting else "GET",
-                    ask.path,
-                    content=ask.content,
+                    call.path,
+                    content=call.content,
                     headers={"Content-Type": "application/json"} if submitting else None,
-                    timeout=_submit_timeout() if submitting else httpx.USE_CLIENT_DEFAULT,
+                    timeout=_SUBMIT_TIMEOUT if submitting else httpx.USE_CLIENT_DEFAULT,
                 ) as answer,
             ):
+                if self._on_headers is not None:
+                    self._on_headers(answer.headers)
                 if not answer.is_success:
-                    body = await _beginning(answer)
-                    self._refuse(ask, answer, body)
-                document = await _read(answer, ask.limit)
+                    self._refuse(call, answer, await _read_error(answer))
+                return await _read(answer, call.max_bytes)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError) as error:
             nothing_sent = isinstance(error, _NOTHING_SENT)
             raise _FailedAttemptError(
@@ -453,56 +450,50 @@ class Ximilar:
             raise _FailedAttemptError(
                 UnavailableError(f"The provider's answer {error}.", maybe_sent=submitting), again=False
             ) from None
-        return document
 
-    def _refuse(self, ask: _Ask, answer: httpx.Response, body: bytes) -> NoReturn:
-        error = refusal(
+    def _refuse(self, call: _Call, answer: httpx.Response, body: bytes) -> NoReturn:
+        error = api_error(
             answer.status_code,
             answer.headers,
             body,
-            ours=(self._token, *ask.ours),
-            submitting=ask.content is not None,
-            about_a_job=ask.about_a_job,
+            secrets=(self._token, *call.secrets),
+            submitting=call.content is not None,
+            about_a_job=call.about_a_job,
             now=self._clock(),
         )
-        if ask.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
+        if call.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
             error = _PastTheEndError(error.detail)
-        raise _FailedAttemptError(error, again=ask.content is None and answer.status_code in _REPEATED)
+        raise _FailedAttemptError(error, again=call.content is None and answer.status_code in _RETRIED)
 
 
-def _submit_timeout() -> httpx.Timeout:
-    return httpx.Timeout(SILENT_SECONDS, connect=CONNECT_SECONDS, read=SUBMIT_SILENT_SECONDS)
-
-
-async def _beginning(answer: httpx.Response) -> bytes:
-    """The beginning of a refusal's body. That it breaks off does not make it less of a refusal."""
+async def _read_error(answer: httpx.Response) -> bytes:
+    """Return the beginning of an error's body. A body that breaks off is no other failure."""
     body = bytearray()
     if _is_encoded(answer):
         return b""
     with contextlib.suppress(httpx.HTTPError):
         async for chunk in answer.aiter_bytes():
             body += chunk
-            if len(body) >= MAX_REFUSAL_BYTES:
+            if len(body) >= MAX_ERROR_BYTES:
                 break
-    return bytes(body[:MAX_REFUSAL_BYTES])
+    return bytes(body[:MAX_ERROR_BYTES])
 
 
-async def _read(answer: httpx.Response, limit: int) -> dict[str, Any]:
-    """The JSON object of an answer.
+async def _read(answer: httpx.Response, max_bytes: int) -> dict[str, Any]:
+    """Return the JSON object of an answer.
 
     Raises:
-        _UnreadableError: it is none, or larger than the limit.
+        _UnreadableError: it is none, or too large.
     """
     if _is_encoded(answer):
         raise _UnreadableError("is encoded, which was not asked for")
     body = bytearray()
     async for chunk in answer.aiter_bytes():
         body += chunk
-        if len(body) > limit:
-            raise _UnreadableError(f"is larger than {limit} bytes")
-    return (
-        await asyncio.to_thread(_decoded, bytes(body)) if len(body) > LARGE_BYTES else _decoded(bytes(body))
-    )
+        if len(body) > max_bytes:
+            raise _UnreadableError(f"is larger than {max_bytes} bytes")
+    content = bytes(body)
+    return await asyncio.to_thread(_decoded, content) if len(content) > LARGE_BYTES else _decoded(content)
 
 
 def _is_encoded(answer: httpx.Response) -> bool:
@@ -511,7 +502,7 @@ def _is_encoded(answer: httpx.Response) -> bool:
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
-    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_PARTS:
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
         raise _UnreadableError("has more parts than an answer can have")
     try:
         document = json.loads(body.decode("utf-8-sig"))
@@ -527,25 +518,19 @@ def _encoded(upscale: Upscale) -> bytes:
 
 
 def _secrets(upscale: Upscale) -> list[str]:
-    """What of a submission must not come back in an error's detail."""
     image = upscale.image
-    ours = [image if isinstance(image, str) else base64.b64encode(image[:ECHOED_BYTES]).decode("ascii")]
-    if upscale.webhook is not None:
-        ours += [upscale.webhook.endpoint, *upscale.webhook.headers.values()]
-    return ours
+    if isinstance(image, bytes):
+        image = base64.b64encode(image[:REDACTED_IMAGE_BYTES]).decode("ascii")
+    webhook = upscale.webhook
+    return [image] if webhook is None else [image, webhook.endpoint, *webhook.headers.values()]
 
 
-def _path(job_id: str, more: str = "") -> str:
-    """The path of a job. What can be no id never becomes part of one.
+def _path(job_id: str, suffix: str = "") -> str:
+    """Return the path of a job. Text that cannot be an id never becomes part of a path.
 
     Raises:
-        UnknownJobError: it can be no id.
+        UnknownJobError: it cannot be an id.
     """
     if not is_job_id(job_id):
         raise UnknownJobError("This can be no job's id.")
-    return f"/request/{job_id}{more}"
-
-
-def _created(row: Row) -> datetime:
-    assert row.created is not None
-    return row.created
+    return f"/request/{job_id}{suffix}"

@@ -9,25 +9,25 @@ from receiver.core.completion import MAX_SIDE, MAX_URL, Completion, Failure, is_
 from receiver.core.errors import BodyError
 
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
-"""Job states after which the provider will never deliver an image."""
+"""Statuses after which the provider never delivers an image."""
 
 ENDED_STATUSES = FAILED_STATUSES | {"DONE"}
-"""Job states that do not change any more. Every other one, unknown words included, is asked about again."""
+"""Final statuses. A job with any other one, unknown words included, is still running."""
 
 
 def _no_constant(name: str) -> NoReturn:
-    # NaN and Infinity, which Python reads and JSON does not know (RFC 8259, 6).
+    # Python reads NaN and Infinity, which are not JSON (RFC 8259, 6).
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # made once: json.loads() would make one each time
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # json.loads() would make one for each call
 
 
 def parse(body: bytes) -> Completion:
-    """Reads the body of a delivery.
+    """Read the body of a delivery.
 
     Raises:
-        BodyError: ``body.not_json``, or ``body.not_a_completion`` with what is amiss.
+        BodyError: ``body.not_json``, or ``body.not_a_completion`` with the problem.
     """
     try:
         document = _DECODER.decode(body.decode(json.detect_encoding(body)))
@@ -37,13 +37,13 @@ def parse(body: bytes) -> Completion:
 
 
 def read(document: Any) -> Completion:
-    """Reads a completion from decoded JSON: a delivery's body, or the provider's answer to a GET.
+    """Read a completion from decoded JSON: a delivery's body, or the provider's answer to a GET.
 
-    A job's id is the top-level ``id``. The ``request_id`` in a record's ``_status`` is another number, and
-    the record's ``_id`` a third.
+    The job's id is the top-level ``id``, neither ``request_id`` in a record's ``_status`` nor the record's
+    ``_id``.
 
     Raises:
-        BodyError: ``body.not_a_completion`` with what is amiss.
+        BodyError: ``body.not_a_completion`` with the problem.
     """
     if not isinstance(document, dict):
         _refuse("it is no JSON object")
@@ -57,8 +57,8 @@ def read(document: Any) -> Completion:
         _refuse("status is missing")
     record = _record(document.get("response"))
     if status in FAILED_STATUSES:
-        words = _words(record.get("_status")) if record else ""
-        detail = f"{status}: {words}" if words else status
+        text = _status_text(record.get("_status")) if record else ""
+        detail = f"{status}: {text}" if text else status
         return Completion(job, None, failure=Failure("provider.job_failed", detail))
     if status != "DONE":
         _refuse(f"status is {_short(status)}, which is no end")
@@ -73,13 +73,8 @@ def read(document: Any) -> Completion:
     return Completion(job, image_url, _url(record, "_url"), width, height)
 
 
-def modified_at(document: Mapping[str, Any]) -> datetime | None:
-    """When the provider's answer to a GET says that the job was completed; the image URL lives from then."""
-    return time_at(document, "modified")
-
-
 def time_at(document: Mapping[str, Any], name: str) -> datetime | None:
-    """A time that the provider states, in UTC also where it names no zone; ``None`` where it states none."""
+    """Return a time of a document, in UTC where it names no zone; ``None`` where it cannot be read."""
     try:
         when = datetime.fromisoformat(document[name])
         return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
@@ -95,20 +90,20 @@ def _record(response: Any) -> dict[str, Any] | None:
 
 
 def _record_failure(record: dict[str, Any]) -> Failure | None:
-    # A job can be DONE although its one record failed: the record's own code decides.
+    # A job can be DONE although its one record failed.
     status = record.get("_status")
     code = status.get("code") if isinstance(status, dict) else None
     if code in (None, 200, "200"):
         return None
-    return Failure("provider.record_failed", _words(status))
+    return Failure("provider.record_failed", _status_text(status))
 
 
-def _words(status: Any) -> str:
-    """``503 Service Unavailable`` of a ``_status`` map, in one short line."""
+def _status_text(status: Any) -> str:
+    """Return the text of a ``_status`` map in one short line, such as ``503 Service Unavailable``."""
     if not isinstance(status, dict):
         return ""
-    words = (status.get("code"), status.get("text"))
-    return _short(" ".join(str(word) for word in words if isinstance(word, str | int)))
+    parts = (status.get("code"), status.get("text"))
+    return _short(" ".join(str(part) for part in parts if isinstance(part, str | int)))
 
 
 def _short(text: str) -> str:
@@ -122,7 +117,7 @@ def _url(record: dict[str, Any], name: str) -> str | None:
         return None
     if not isinstance(value, str) or not 0 < len(value) <= MAX_URL or not value.isprintable():
         if name == "_url":
-            return None  # the source is kept for people only; a strange one is no reason to lose the image
+            return None  # the source is only shown to people: a strange one must not lose the image
         _refuse(f"{name} is no URL")
     return value
 
@@ -138,5 +133,5 @@ def _side(record: dict[str, Any], name: str) -> int | None:
     return value
 
 
-def _refuse(what: str) -> NoReturn:
-    raise BodyError("body.not_a_completion", f"The body is no completion: {what}.")
+def _refuse(problem: str) -> NoReturn:
+    raise BodyError("body.not_a_completion", f"The body is no completion: {problem}.")

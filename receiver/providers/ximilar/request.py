@@ -1,4 +1,4 @@
-"""What a job is asked for with: one image, and the options of the provider's page."""
+"""The request for a job: one image, and the options that the provider documents."""
 
 import base64
 import re
@@ -7,6 +7,7 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal, NoReturn, get_args
 from urllib.parse import urlsplit
 
+from receiver.core.completion import MAX_URL
 from receiver.core.errors import InvalidRequestError
 
 Factor = Literal[2, 4, 8]
@@ -14,19 +15,17 @@ Mode = Literal["artifact_removal", "ironed_out", "high_fidelity"]
 ModelType = Literal["classic", "gan"]
 ImageFormat = Literal["png", "jpg", "webp"]
 
-MAX_URL = 8192
-
-# RFC 9110: token (5.6.2), field-value (5.5) without obs-text, and not empty, as nothing is proved by nothing.
+# RFC 9110: token (5.6.2), field-value (5.5) without obs-text. Empty values are refused: they prove nothing.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where a completion is to be sent, and with which headers, which may prove the sender.
+    """Where the provider sends the completion, with headers that can prove the sender.
 
     Raises:
-        InvalidRequestError: it cannot be sent like this; the field is named, and its value is not.
+        InvalidRequestError: names the invalid field, without its value.
     """
 
     endpoint: str
@@ -49,16 +48,13 @@ class Upscale:
 
     Attributes:
         image: a URL that the provider can reach, or the bytes themselves.
-        factor: how many times larger each side is to be.
-        webhook: who is to be told.
-        mode: how the result is treated.
-        model_type: which model upscales.
+        factor: of each side.
         image_format: of the result.
         image_quality: 1 to 100; only together with a format.
         tune_colors: whether the result's colours are matched to the image's.
 
     Raises:
-        InvalidRequestError: the provider would not take it; the field is named.
+        InvalidRequestError: names the field that the provider would not accept.
     """
 
     image: str | bytes = field(repr=False)
@@ -92,7 +88,7 @@ class Upscale:
             _refuse("webhook", "is no Webhook")
 
     def body(self) -> dict[str, Any]:
-        """The request's JSON. With bytes as the image it is a third larger than they, and takes its time."""
+        """Return the request as JSON values. Bytes of an image become base64, a third larger."""
         if isinstance(self.image, bytes):
             record = {"_base64": base64.b64encode(self.image).decode("ascii")}
         else:
@@ -132,6 +128,6 @@ def _check_url(name: str, value: object) -> None:
         _refuse(name, "is no http(s) URL")
 
 
-def _refuse(name: str, what: str) -> NoReturn:
-    # From None: what a library says of a value may repeat it.
-    raise InvalidRequestError(f"{name} {what}.") from None
+def _refuse(name: str, problem: str) -> NoReturn:
+    # From None: a library's text about a value may repeat it.
+    raise InvalidRequestError(f"{name} {problem}.") from None

@@ -1,4 +1,4 @@
-"""The provider's answers, read with suspicion: what is not as its page has it is an error, and no bug."""
+"""Reads the provider's answers. They are untrusted: one that is not as documented is an error."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -8,15 +8,14 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from receiver.core import url_expiry
-from receiver.core.completion import Completion, is_job_id
+from receiver.core.completion import MAX_URL, Completion, is_job_id
 from receiver.core.errors import BodyError, UnavailableError
 from receiver.providers.ximilar import completions
-from receiver.providers.ximilar.completions import FAILED_STATUSES
-from receiver.providers.ximilar.refusals import WINDOW, without
-from receiver.providers.ximilar.request import MAX_URL
+from receiver.providers.ximilar.api_errors import SECRET_RUN, redact
+from receiver.providers.ximilar.completions import ENDED_STATUSES
 
-MAX_KEPT_BYTES = 256 * 1024
-"""Of a job's answer without its request: as much as a delivery may have by default."""
+MAX_BODY_BYTES = 256 * 1024
+"""Of a job's answer without its request: as large as a delivery may be by default."""
 
 MASK = "**********"
 
@@ -25,18 +24,17 @@ MAX_WORD = 64
 
 MAX_QUERY = 2048
 
-_OURS = frozenset({"request", "webhook"})
-"""What of an answer is our own: secrets among it, and whole images."""
+_ECHOED = frozenset({"request", "webhook"})
+"""Parts of an answer that repeat what was sent: secrets among it, and whole images."""
 
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job that the provider has taken.
+    """A job that the provider has accepted.
 
     Attributes:
-        id: the provider's id of it.
-        status: CREATED, as the page has it; other words are kept.
-        created: when, by the provider's clock, where it says so.
+        status: CREATED, as documented; other words are kept.
+        created: by the provider's clock, where it states it.
     """
 
     id: str
@@ -48,7 +46,7 @@ class Submitted:
 class Row:
     """A job in the list. ``type`` can be another than the upscaler's: the list is the whole account's.
 
-    A row that does not say its status has an empty one, so that it costs none of the others.
+    A row without a status has an empty one, so that it does not spoil its page.
     """
 
     id: str
@@ -63,9 +61,9 @@ class Listing:
     """A page of the list.
 
     Attributes:
-        rows: of the page, in the provider's order, which its page does not state.
+        rows: in the provider's order, which is undocumented.
         next: the query string of the next page, without the question mark; ``None`` on the last one.
-        count: how many rows all pages have together, where the provider says so.
+        count: of the rows of all pages, where the provider states it.
     """
 
     rows: tuple[Row, ...]
@@ -78,16 +76,15 @@ class Report:
     """The provider's present answer on a job.
 
     Attributes:
-        id: of the job.
-        status: as the provider says it; unknown words are kept.
+        status: in the provider's word; unknown words are kept.
         completion: set if and only if the job has ended.
-        created: by the provider's clock, where it says so.
-        modified: likewise; of a job that has ended, when it did.
+        created: by the provider's clock, where it states it.
+        modified: the same; the end of a job that has ended.
         headers: of the webhook in the request. They are our own secrets: neither logged nor stored.
-        endpoint: what was asked for, such as ``upscale_2x``.
+        endpoint: the kind of upscaling, such as ``upscale_2x``.
         source_url: the image that was submitted, where it was a URL.
-        body: the answer as JSON without what it echoes of our request, to be kept; of one that is larger than
-            a delivery can be, no more than its words.
+        body: the answer as JSON without what it echoes of our request. Of an answer that is larger than a
+            delivery may be, only the short texts are kept.
     """
 
     id: str
@@ -101,20 +98,20 @@ class Report:
     body: bytes = field(default=b"{}", repr=False)
 
     def deadline(self, *, now: int, lifetime: timedelta) -> int:
-        """When the image URL's life ends, ms since the epoch.
+        """Return when the image URL expires, ms since the epoch.
 
         Args:
             now: ms since the epoch.
-            lifetime: of URLs that do not say, counted from ``modified``, or else from now.
+            lifetime: of URLs that state no expiry, counted from ``modified``, or else from now.
         """
-        # A completion that lies in the future is a matter of clocks, and must not lengthen a life.
+        # A completion in the future comes from a wrong clock, and must not lengthen a life.
         since = now if self.modified is None else min(now, int(self.modified.timestamp() * 1000))
         url = self.completion.image_url if self.completion is not None else None
         return url_expiry.deadline(url, since=since, lifetime=lifetime)
 
 
 def read_submitted(document: Mapping[str, Any]) -> Submitted:
-    """Reads the answer to a submission.
+    """Read the answer to a submission.
 
     Raises:
         UnavailableError: it names no job.
@@ -122,16 +119,16 @@ def read_submitted(document: Mapping[str, Any]) -> Submitted:
     job_id = document.get("id")
     if not is_job_id(job_id):
         _refuse("it names no job")
-    # The id is all that counts: a job that was taken must not be lost for a missing word.
+    # Only the id matters: an accepted job must not be lost for a missing word.
     status = _word(document, "status") or "CREATED"
     return Submitted(job_id, status, completions.time_at(document, "created"))
 
 
 def read_status(document: Mapping[str, Any], job_id: str) -> str:
-    """Reads a job's status; the page shows no such answer, so the id may be missing.
+    """Read a job's status. This answer is undocumented, so the id may be missing.
 
     Raises:
-        UnavailableError: it is not there, or of another job.
+        UnavailableError: there is no status, or it is another job's.
     """
     if document.get("id", job_id) != job_id:
         _refuse("it is about another job")
@@ -142,7 +139,7 @@ def read_status(document: Mapping[str, Any], job_id: str) -> str:
 
 
 def read_report(document: Mapping[str, Any], job_id: str) -> Report:
-    """Reads the answer on a job.
+    """Read the answer on a job.
 
     Raises:
         UnavailableError: it is about another job, or not readable.
@@ -150,37 +147,37 @@ def read_report(document: Mapping[str, Any], job_id: str) -> Report:
     if document.get("id") != job_id:
         _refuse("it is about another job")
     status = read_status(document, job_id)
-    ended = None
-    if status == "DONE" or status in FAILED_STATUSES:
+    completion = None
+    if status in ENDED_STATUSES:
         try:
-            ended = completions.read(document)
+            completion = completions.read(document)
         except BodyError as error:
             _refuse(error.detail)
     request, headers = _map(document, "request"), read_headers(document)
-    if ended is not None and ended.failure is not None:
-        words = without(ended.failure.detail, headers.values())
-        ended = replace(ended, failure=replace(ended.failure, detail=words))
+    if completion is not None and completion.failure is not None:
+        detail = redact(completion.failure.detail, headers.values())
+        completion = replace(completion, failure=replace(completion.failure, detail=detail))
     return Report(
         id=job_id,
         status=status,
-        completion=ended,
+        completion=completion,
         created=completions.time_at(document, "created"),
-        modified=completions.modified_at(document),
+        modified=completions.time_at(document, "modified"),
         headers=headers,
         endpoint=_word(request, "endpoint"),
         source_url=_source(request),
-        body=_kept(document, headers.values()),
+        body=_body(document, headers.values()),
     )
 
 
 def read_headers(document: Mapping[str, Any]) -> Mapping[str, str]:
-    """The webhook's headers in the answer on a job; none where there are none, or none that can be read."""
+    """Return the webhook's headers in the answer on a job, as far as they can be read."""
     headers = _map(_map(_map(document, "request"), "webhook"), "headers")
     return {name: value for name, value in headers.items() if isinstance(value, str)}
 
 
 def read_listing(document: Mapping[str, Any]) -> Listing:
-    """Reads a page of the list. What names no job is left out, as it cannot be asked for.
+    """Read a page of the list. Rows without a job's id are left out.
 
     Raises:
         UnavailableError: it is no page of a list.
@@ -223,20 +220,20 @@ def _source(request: Mapping[str, Any]) -> str | None:
     record = records[0] if isinstance(records, list) and records else None
     url = record.get("_url") if isinstance(record, dict) else None
     if not isinstance(url, str) or not 0 < len(url) <= MAX_URL or not url.isprintable():
-        return None  # for people only, like the source of a completion
+        return None  # only shown to people, like the source of a completion
     return url
 
 
-def _kept(document: Mapping[str, Any], secrets: Iterable[str]) -> bytes:
-    kept = {name: value for name, value in document.items() if name not in _OURS}
+def _body(document: Mapping[str, Any], secrets: Iterable[str]) -> bytes:
+    kept = {name: value for name, value in document.items() if name not in _ECHOED}
     text = json.dumps(kept)
-    if len(text) > MAX_KEPT_BYTES:
-        # It may echo a whole image, and must not cost the completion, which has been read.
+    if len(text) > MAX_BODY_BYTES:
+        # It may echo a whole image. The completion, which was read, must not be lost for that.
         text = json.dumps({name: word for name in kept if (word := _word(kept, name)) is not None})
     for secret in secrets:
-        if len(secret) >= WINDOW:
+        if len(secret) >= SECRET_RUN:
             text = text.replace(json.dumps(secret)[1:-1], MASK)
-    return text.encode("ascii") if len(text) <= MAX_KEPT_BYTES else b"{}"
+    return text.encode("ascii") if len(text) <= MAX_BODY_BYTES else b"{}"
 
 
 def _map(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -249,7 +246,7 @@ def _word(document: Mapping[str, Any], name: str) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= MAX_WORD and value.isprintable() else None
 
 
-def _refuse(what: str) -> NoReturn:
-    # From None: what a library says of an answer may repeat what the answer echoes of ours.
-    what = what.removeprefix("The body is no completion: ").removesuffix(".")
-    raise UnavailableError(f"The provider's answer: {what}.") from None
+def _refuse(problem: str) -> NoReturn:
+    # From None: a library's text about an answer may repeat what the answer echoes of ours.
+    problem = problem.removeprefix("The body is no completion: ").removesuffix(".")
+    raise UnavailableError(f"The provider's answer: {problem}.") from None
