@@ -1,6 +1,6 @@
 """Every bad image through the whole receiver: none is archived, nothing breaks, and good ones come through.
 
-What each verdict is, `tests/unit/test_verify.py` shows; here it is shown that the verdicts are obeyed.
+What each verdict is, `tests/unit/test_verifier.py` shows; here it is shown that the verdicts are obeyed.
 """
 
 import asyncio

@@ -337,13 +337,13 @@ def test_an_idle_child_that_died_costs_no_verdict(loop: type, small: Path, endle
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from receiver.verify import Limits, Promise, Verifier
+from receiver.verify.verifier import ExpectedSize, Limits, Verifier
 
 async def main():
     async with Verifier(Limits(1_000_000)) as verifier:
-        await verifier.verify(Path(sys.argv[1]), Promise())
+        await verifier.verify(Path(sys.argv[1]), ExpectedSize())
         print(*verifier.pids, flush=True)
-        await verifier.verify(Path(sys.argv[2]), Promise())
+        await verifier.verify(Path(sys.argv[2]), ExpectedSize())
 
 try:
     asyncio.run(main())
