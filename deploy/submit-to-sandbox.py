@@ -14,6 +14,7 @@ import httpx
 from PIL import Image
 
 from receiver.config import load
+from receiver.core.paths import WEBHOOK_PATH
 
 config = load(os.environ)
 token = config.ximilar_api_token
@@ -26,7 +27,7 @@ body = {
     "endpoint": "upscale_2x",
     "records": [{"_base64": base64.b64encode(picture.getvalue()).decode()}],
     "webhook": {
-        "endpoint": f"http://127.0.0.1:{config.port}/webhooks/ximilar",
+        "endpoint": f"http://127.0.0.1:{config.port}{WEBHOOK_PATH}",
         "headers": {
             **{name: values[0].get_secret_value() for name, values in config.webhook_headers.items()},
             "X-Receiver-Ref": "gradient",

@@ -28,6 +28,7 @@ from pydantic import (
 )
 
 from receiver.core.errors import ConfigError
+from receiver.core.paths import WEBHOOK_PATH
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WORDS = {
@@ -345,7 +346,7 @@ class Config(BaseModel):
         None,
         alias="RECEIVER_PUBLIC_URL",
         description="The address by which the provider reaches this receiver, such as"
-        " `https://receiver.example.com`. `submit` gives the provider this address with `/webhooks/ximilar`"
+        f" `https://receiver.example.com`. `submit` gives the provider this address with `{WEBHOOK_PATH}`"
         " behind it.",
     )
     host: str = Field(

@@ -24,7 +24,7 @@ from receiver.core.references import REF
 from receiver.intake.authentication import TICKET_HEADER
 from receiver.ledger import NOTIFICATION_OUTCOMES, RECONCILED
 from receiver.providers.ximilar.completions import FAILED_STATUSES
-from receiver.web.problem import STATUS
+from receiver.web.problem import STATUS, status_of
 
 Json = dict[str, Any]
 
@@ -125,7 +125,7 @@ def _problems(reasons: Iterable[str]) -> Json:
     """Return the problem responses for these reasons, and for a ledger that cannot be used."""
     by_status: dict[int, list[str]] = {}
     for reason in (*reasons, "ledger.unavailable"):
-        by_status.setdefault(STATUS.get(reason, 503), []).append(reason)
+        by_status.setdefault(status_of(reason), []).append(reason)
     answers: Json = {
         str(status): {
             "description": " ".join(REASONS[reason] for reason in found),

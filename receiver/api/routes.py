@@ -25,8 +25,8 @@ from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
 from receiver.core.references import is_ref
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER
-from receiver.web.refusals import Refusals
-from receiver.web.waiter_limit import Seats
+from receiver.web.refusals import RefusalCounter
+from receiver.web.waiter_limit import WaiterLimit
 
 log = structlog.get_logger("receiver.api")
 
@@ -72,7 +72,7 @@ class Api:
         stopping: set when the server is to end; whoever waits is answered then.
         checks: what readiness depends on.
         refusals: of deliveries, counted.
-        seats: for those who wait.
+        waiters: caps the clients that wait.
         body_seconds: how long an asker may take to send a body.
         prove: answers a challenge as no other installation can; ``None`` where it is none.
     """
@@ -83,8 +83,8 @@ class Api:
     now: Callable[[], int]
     stopping: asyncio.Event
     checks: Sequence[Check]
-    refusals: Refusals
-    seats: Seats
+    refusals: RefusalCounter
+    waiters: WaiterLimit
     body_seconds: float = BODY_SECONDS
     prove: Callable[[str], str | None] = lambda _: None
 
@@ -124,8 +124,8 @@ class Api:
         with self.ledger.changes_of(job_id) as changed:
             job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
             if seconds > 0 and not self._awaited(job, answer, known):
-                self.seats.check()
-                with self.seats.taken():
+                self.waiters.check()
+                with self.waiters.waiting():
                     while not self._awaited(job, answer, known) and (left := _left(until)) > 0:
                         await _first(changed, self.stopping, within=left)
                         changed.clear()

@@ -21,7 +21,7 @@ from receiver.api import params
 from receiver.core.errors import BodyError, LedgerError
 from receiver.events.feed import Change, Feed, News
 from receiver.ledger import Ledger
-from receiver.web.waiter_limit import Seats
+from receiver.web.waiter_limit import WaiterLimit
 
 log = structlog.get_logger("receiver.stream")
 
@@ -58,13 +58,13 @@ class Stream:
     Attributes:
         ledger: knows where the history ends.
         feed: of the transitions.
-        seats: for those who listen.
+        waiters: caps the clients that wait.
         heartbeat: seconds; the longest silence.
     """
 
     ledger: Ledger
     feed: Feed
-    seats: Seats
+    waiters: WaiterLimit
     heartbeat: float = HEARTBEAT_SECONDS
 
     def routes(self) -> list[Route]:
@@ -80,7 +80,7 @@ class Stream:
                 "body.invalid_query",
                 f"{wanted.said_by} is {wanted.after}, ahead of the ledger, whose last line is {last}.",
             )
-        self.seats.check()
+        self.waiters.check()
         if request.method == "HEAD":
             return Response(media_type=_Events.media_type, headers=HEADERS)
         return _Events(self._events(wanted, last), headers=HEADERS)
@@ -90,7 +90,7 @@ class Stream:
         # Even before the first event the client learns its place, and comes back to it when it is cut off.
         yield f"retry: {RETRY_MS}\nid: {after}\n\n"
         until = None if wanted.wait is None else asyncio.get_running_loop().time() + wanted.wait
-        with self.seats.taken():
+        with self.waiters.waiting():
             listening = self.feed.listen(after, patience=lambda: self._patience(until))
             try:
                 async with aclosing(listening):

@@ -6,6 +6,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 
 from prometheus_client import CollectorRegistry
@@ -23,6 +24,7 @@ from receiver.config import Config
 from receiver.core.clock import monotonic_clock, wall_clock
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import Instrumentation, Step
+from receiver.core.paths import WEBHOOK_PATHS
 from receiver.dashboard import Page, Sources, Work
 from receiver.events.feed import Feed
 from receiver.intake.authentication import Authenticator
@@ -36,12 +38,12 @@ from receiver.pipeline.worker import Worker
 from receiver.reconcile.reconciler import Reconciler
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import Tracing, from_environment
-from receiver.web.challenge import Challenged, installation_key
-from receiver.web.middleware import WEBHOOK_PATHS, guarded
-from receiver.web.refusals import Refusals, Refused, untold
-from receiver.web.waiter_limit import Seats
+from receiver.web.challenge import installation_key, prove
+from receiver.web.middleware import application
+from receiver.web.refusals import OnRefusal, RefusalCounter, ignore_refusal
+from receiver.web.waiter_limit import WaiterLimit
 
-LISTENERS = 1_200
+MAX_WAITERS = 1_200
 """Clients that may wait for changes at a time, where the server does not say how many it has room for."""
 
 
@@ -57,7 +59,7 @@ class Receiver:
 
     app: Starlette
     stopping: asyncio.Event
-    refused: Refused = untold
+    refused: OnRefusal = ignore_refusal
 
 
 @asynccontextmanager
@@ -66,7 +68,7 @@ async def open_receiver(
     environ: Mapping[str, str],
     failpoint: Failpoint = no_failpoint,
     *,
-    seats_for_listeners: int = LISTENERS,
+    max_waiters: int = MAX_WAITERS,
 ) -> AsyncIterator[Receiver]:
     """Opens ledger, spool and archive, starts the worker, and yields the routes; then closes all of it.
 
@@ -74,7 +76,7 @@ async def open_receiver(
         config: as it passed `opening.check`.
         environ: where the AWS SDK's variables are looked up beside the process's own.
         failpoint: for tests.
-        seats_for_listeners: how many may wait for changes at a time.
+        max_waiters: how many may wait for changes at a time.
 
     Raises:
         LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.
@@ -86,11 +88,11 @@ async def open_receiver(
         feed = await stack.enter_async_context(Feed(works.ledger, stopping))
         await factories.open_notifier(config, works.ledger, feed, stack)
         stack.callback(stopping.set)
-        refusals = Refusals()
-        seats = Seats(seats_for_listeners)
-        routes = await _routes(config, works, _Front(stopping, feed, refusals, seats, failpoint), stack)
+        refusals = RefusalCounter()
+        waiters = WaiterLimit(max_waiters)
+        routes = await _routes(config, works, _Front(stopping, feed, refusals, waiters, failpoint), stack)
         tokens = [token.get_secret_value() for token in config.api_tokens]
-        yield Receiver(guarded(routes, tokens, refusals), stopping, refusals.count)
+        yield Receiver(application(routes, tokens, refusals), stopping, refusals.count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +128,14 @@ class _Front:
         stopping: set when no more is to be accepted.
         feed: of the transitions.
         refusals: counted.
-        seats: for those who wait.
+        waiters: for those who wait.
         failpoint: for tests.
     """
 
     stopping: asyncio.Event
     feed: Feed
-    refusals: Refusals
-    seats: Seats
+    refusals: RefusalCounter
+    waiters: WaiterLimit
     failpoint: Failpoint
 
 
@@ -233,8 +235,8 @@ async def _routes(config: Config, works: _Works, front: _Front, stack: AsyncExit
         stopping=front.stopping,
         checks=looks,
         refusals=front.refusals,
-        prove=Challenged(installation_key(config.data_dir)).prove,
-        seats=front.seats,
+        prove=partial(prove, installation_key(config.data_dir)),
+        waiters=front.waiters,
     )
     page = Page(
         ledger=works.ledger,
@@ -249,7 +251,7 @@ async def _routes(config: Config, works: _Works, front: _Front, stack: AsyncExit
         now=wall_clock,
     )
     await stack.enter_async_context(factories.kept(page))
-    stream = Stream(works.ledger, front.feed, front.seats)
+    stream = Stream(works.ledger, front.feed, front.waiters)
     look = {check.name: check.look for check in looks}
     metrics = Metrics(
         collectors=works.collectors,

@@ -19,7 +19,7 @@ from receiver.bootstrap.factories import bound, check
 from receiver.config import Config
 from receiver.core.failpoints import from_environment
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
-from receiver.web.protocol import KEEP_ALIVE_SECONDS, AnswerStopped, CloseUnread, telling
+from receiver.web.protocol import KEEP_ALIVE_SECONDS, AnswerCancelled, CloseUnread, limited_protocol
 
 log = structlog.get_logger("receiver.serve")
 
@@ -33,7 +33,7 @@ MAX_CONNECTIONS = 2_000
 """Beyond these, silent ones are closed; where none is silent, uvicorn itself answers with a plain 503."""
 
 
-SHARE_OF_LISTENERS = 0.6
+SHARE_OF_WAITERS = 0.6
 """Of the connections: clients that wait for changes shall never keep a sender out."""
 
 YOUNG_OBJECTS = 10_000
@@ -123,19 +123,19 @@ async def serve_until(
 
     listener = bound(config)
     connections = _connections_allowed()
-    seats = int(connections * SHARE_OF_LISTENERS)
-    async with open_receiver(config, environ, failpoint, seats_for_listeners=seats) as receiver:
+    max_waiters = int(connections * SHARE_OF_WAITERS)
+    async with open_receiver(config, environ, failpoint, max_waiters=max_waiters) as receiver:
         _say_what_is_amiss(config)
         server = _Server(
             uvicorn.Config(
-                CloseUnread(AnswerStopped(receiver.app)),
+                CloseUnread(AnswerCancelled(receiver.app)),
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 date_header=True,
                 proxy_headers=False,
-                http=telling(receiver.refused),
+                http=limited_protocol(receiver.refused),
                 ws="none",
                 limit_concurrency=connections,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,

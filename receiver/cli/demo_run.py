@@ -25,6 +25,7 @@ from PIL import Image
 
 from receiver.core.errors import LedgerError, ReceiverError
 from receiver.core.jobs import FINAL, State
+from receiver.core.paths import WEBHOOK_PATH
 from receiver.intake.authentication import REF_HEADER
 from receiver.ledger import DirectoryLock
 from receiver.providers.ximilar import Factor, Upscale, Webhook, Ximilar
@@ -248,7 +249,7 @@ async def submit(run: Running, pictures: Sequence[Picture]) -> dict[str, Picture
     ):
         for picture in pictures:
             headers = {SECRET_HEADER: run.secret, REF_HEADER: picture.name}
-            webhook = Webhook(f"{run.address}/webhooks/ximilar", headers)
+            webhook = Webhook(run.address + WEBHOOK_PATH, headers)
             try:
                 taken = await provider.submit(Upscale(picture.data, picture.factor, webhook))
             except ReceiverError as error:

@@ -22,7 +22,7 @@ from receiver.dashboard.templates import Static, Templates
 from receiver.dashboard.throughput import Throughput, chart
 from receiver.dashboard.thumbnails import Thumbnails
 from receiver.ledger import Filter, Ledger
-from receiver.web.problem import RETRY_AFTER_SECONDS, STATUS, problem
+from receiver.web.problem import problem, retry_headers, status_of
 
 log = structlog.get_logger("receiver.page")
 
@@ -230,12 +230,12 @@ class Page:
         return show_error
 
     async def _error(self, error: ReceiverError) -> Response:
-        status = STATUS.get(error.reason, 503)
+        status = status_of(error.reason)
         ours = status == 503
         return self._templates.answer(
             "error",
             status=status,
-            headers={"Retry-After": str(RETRY_AFTER_SECONDS)} if ours else None,
+            headers=retry_headers(status),
             # What is wrong with us is said; what is wrong with a question has nothing to do with it.
             failing=await self._failing() if ours else {},
             title=HTTPStatus(status).phrase,

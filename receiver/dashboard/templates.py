@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from receiver.core import serializers
 from receiver.core.jobs import State
+from receiver.core.paths import WEBHOOK_PATH
 from receiver.dashboard import presenters, throughput
 
 if TYPE_CHECKING:
@@ -122,6 +123,7 @@ class Templates:
         )
         environment.globals.update(
             static=self._static.url,
+            webhook_path=WEBHOOK_PATH,
             State=State,
             meanings=presenters.MEANINGS,
             short=presenters.SHORT,

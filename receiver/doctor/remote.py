@@ -28,11 +28,12 @@ from receiver.core.errors import (
     RateLimitedError,
     TokenRefusedError,
 )
+from receiver.core.paths import WEBHOOK_PATH
 from receiver.doctor.machine import obstacle
 from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, not_looked_at, well
 from receiver.ledger import FILE_NAME, LedgerReader
 from receiver.providers.ximilar import Ximilar
-from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER, Challenged, fresh, read_key
+from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER, new_challenge, prove, read_key
 
 CLOCK_DOUBTFUL, CLOCK_BROKEN = 10.0, 60.0
 """Seconds that two clocks may differ by."""
@@ -41,7 +42,6 @@ SET_CLOCK = "Let this machine's clock be set by NTP (timedatectl set-ntp true), 
 
 CLOSE_SECONDS = 2.0
 MAX_ANSWER = 64 * 1024
-WEBHOOK_PATH = "/webhooks/ximilar"
 
 BEHIND_A_PROXY = frozenset({502, 503, 504, *range(520, 528), 530})
 """What proxies answer where nothing answers them; those from 520 on are Cloudflare's."""
@@ -316,12 +316,12 @@ async def look_at_public_url(config: Config, *, serving: bool) -> list[Verdict]:
             )
         )
     key = read_key(config.data_dir)
-    challenge = fresh()
+    challenge = new_challenge()
     try:
         answer = await ask(f"{url}/healthz", {CHALLENGE_HEADER: challenge})
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return [*found, unreached(error, url, serving=serving)]
-    proof = None if key is None else Challenged(key).prove(challenge)
+    proof = None if key is None else prove(key, challenge)
     verdict = judged(answer, url, proof, serving=serving)
     found.append(verdict)
     if verdict.level is Level.OK:

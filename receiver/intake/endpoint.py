@@ -22,7 +22,7 @@ from receiver.intake.authentication import Authenticator, Proof
 from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
 from receiver.providers.ximilar import completions
 from receiver.web.problem import problem
-from receiver.web.refusals import Refusals
+from receiver.web.refusals import RefusalCounter
 
 BODY_SECONDS = 20
 """How long a sender may take to send a body of at most a few hundred KiB."""
@@ -51,7 +51,7 @@ class WebhookEndpoint:
     max_bytes: int
     url_lifetime: timedelta
     now: Callable[[], int]
-    refusals: Refusals
+    refusals: RefusalCounter
     confirm: bool = False
     instrumentation: Instrumentation = NO_INSTRUMENTATION
     failpoint: Failpoint = no_failpoint
@@ -71,11 +71,11 @@ class WebhookEndpoint:
             return await self._record(request, body, proof, step)
         except AuthError as error:
             step.reason = error.reason
-            self.refusals.note(error.reason)
+            self.refusals.count_and_log(error.reason)
             return problem(error.reason)
         except BodyError as error:
             step.reason = error.reason
-            self.refusals.note(error.reason)
+            self.refusals.count_and_log(error.reason)
             return problem(error.reason, error.detail)
         except LedgerError as error:
             step.reason = error.reason

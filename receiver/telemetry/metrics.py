@@ -26,7 +26,7 @@ from receiver.core.errors import REASONS, LedgerError, SpoolError
 from receiver.core.instrumentation import Step, Work
 from receiver.core.jobs import State, overdue_cutoff
 from receiver.ledger import COUNTED_TO, NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Gauges, Ledger
-from receiver.web.refusals import Refusals
+from receiver.web.refusals import RefusalCounter
 
 T = TypeVar("T")
 
@@ -210,7 +210,7 @@ class Metrics:
     ledger: Ledger
     overdue_after: timedelta
     now: Callable[[], int]
-    refusals: Refusals
+    refusals: RefusalCounter
     in_progress: Callable[[], Mapping[str, int]]
     spool_room: Callable[[int], int]
     workers_alive: Look

@@ -1,1 +1,1 @@
-"""What all routes share: problem documents, guards, protocol fixes, limits."""
+"""What all routes share: problem documents, middleware, the HTTP protocol's limits, counters of refusals."""

@@ -1,8 +1,8 @@
-"""Is it this very installation that answers at an address? A challenge that no other one can answer.
+"""Proves that an address leads to this very installation.
 
-The key lies in the data directory, and whoever runs a command beside the server reads it there. It proves
-nothing else and opens nothing, so strangers may have as many answers as they like; and nothing secret is sent
-to whoever may really stand at the address.
+The key lies in the data directory, where a command that runs beside the server reads it. It proves nothing
+else and opens nothing, so anyone may have any number of proofs; and nothing secret is sent to whatever
+program really answers at the address.
 """
 
 import hashlib
@@ -22,33 +22,23 @@ _CHALLENGE = re.compile(r"[A-Za-z0-9_-]{22,64}")
 _PURPOSE = b"upscale-receiver.challenge:"
 
 
-class Challenged:
-    """Answers challenges.
-
-    Args:
-        key: of this installation.
-    """
-
-    def __init__(self, key: bytes) -> None:
-        self._key = key
-
-    def prove(self, challenge: str) -> str | None:
-        """The answer; ``None`` where this is no challenge."""
-        if not _CHALLENGE.fullmatch(challenge):
-            return None
-        return hmac.digest(self._key, _PURPOSE + challenge.encode("ascii"), hashlib.sha256).hex()
-
-
-def fresh() -> str:
-    """A challenge that nobody has seen."""
+def new_challenge() -> str:
+    """Return a random challenge."""
     return secrets.token_urlsafe(32)
 
 
-def installation_key(data_dir: Path) -> bytes:
-    """The key of this data directory, made where there is none; the caller holds the directory's lock.
+def prove(key: bytes, challenge: str) -> str | None:
+    """Return the proof for a challenge, or ``None`` where the text is no challenge."""
+    if not _CHALLENGE.fullmatch(challenge):
+        return None
+    return hmac.digest(key, _PURPOSE + challenge.encode("ascii"), hashlib.sha256).hex()
 
-    Where it can be neither read nor written, it is one of this process alone: nothing depends on it but that
-    somebody wants to know.
+
+def installation_key(data_dir: Path) -> bytes:
+    """Return the key of a data directory, whose lock the caller holds; make one where there is none.
+
+    Where the key can be neither read nor written, the process gets one of its own: only the proof depends on
+    it.
     """
     path = data_dir / KEY_NAME
     try:
@@ -65,7 +55,7 @@ def installation_key(data_dir: Path) -> bytes:
 
 
 def read_key(data_dir: Path) -> bytes | None:
-    """The key of this data directory; ``None`` where there is none.
+    """Return the key of a data directory, or ``None`` where there is none.
 
     Raises:
         OSError: it cannot be read.

@@ -32,23 +32,32 @@ STATUS: Mapping[str, int] = MappingProxyType(
         "ledger.wrong_state": 409,
     }
 )
-"""The HTTP status of each reason that is the asker's; every other one is ours, and a 503."""
+"""The HTTP status of each reason that lies with the client."""
 
 RETRY_AFTER_SECONDS = 5
+
+
+def status_of(reason: str) -> int:
+    """Return the HTTP status of a reason: 503 where it lies with the receiver, not with the client."""
+    return STATUS.get(reason, 503)
+
+
+def retry_headers(status: int) -> dict[str, str]:
+    """Return the header ``Retry-After`` for a 503, and no header for any other status."""
+    return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
 
 
 def problem(
     reason: str, detail: str | None = None, *, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """A refusal.
+    """Return a refusal.
 
     Args:
         reason: one of ``errors.REASONS``; its sentence is the detail where none is given.
-        detail: what happened and what to do, for the asker. Never a secret.
-        headers: further headers; a 503 gets its ``Retry-After`` by itself.
+        detail: what happened and what to do, for the client. Never a secret.
+        headers: beside ``Retry-After``.
     """
-    status = STATUS.get(reason, 503)
-    retry = {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
+    status = status_of(reason)
     return JSONResponse(
         {
             "type": f"urn:upscale-receiver:{reason}",
@@ -58,19 +67,19 @@ def problem(
             "detail": detail or REASONS[reason],
         },
         status_code=status,
-        headers={**retry, **(headers or {})},
+        headers={**retry_headers(status), **(headers or {})},
         media_type="application/problem+json",
     )
 
 
-async def for_our_error(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the form of a handler
-    """The answer where a route raised an error of ours."""
+async def on_receiver_error(request: Request, error: Exception) -> Response:  # noqa: ARG001 - the form of a handler
+    """Answer where a route raised a `ReceiverError`."""
     assert isinstance(error, ReceiverError)
     return problem(error.reason, error.detail)
 
 
-async def for_no_route(request: Request, error: Exception) -> Response:
-    """The answer where no route takes the path, or not with this method."""
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Answer where no route takes the path, or not with this method."""
     assert isinstance(error, HTTPException)
     if error.status_code == 405:
         return problem("body.not_allowed", f"{request.method} is not for this path.", headers=error.headers)

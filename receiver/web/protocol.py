@@ -1,4 +1,4 @@
-"""What uvicorn leaves open on a connection: its silence, the size of a head, the rest of an unread body."""
+"""Limits on a connection that uvicorn does not set: idle time, the size of a head, an unread body."""
 
 import asyncio
 from collections import deque
@@ -8,18 +8,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from receiver.web.problem import problem
-from receiver.web.refusals import Refused, untold
+from receiver.web.refusals import OnRefusal, ignore_refusal
 
 HEAD_SECONDS = 10
-"""How long a new connection may take to bring the head of its first request."""
+"""From a new connection to the whole head of its first request."""
 
 KEEP_ALIVE_SECONDS = 75
 """From an answer to the whole head of the next request: longer than common proxies keep a connection, because
-one that is closed under a proxy's hands can cost a delivery."""
+one that is closed while a proxy uses it can cost a delivery."""
 
-TAKE_SECONDS = 30
-TAKE_BYTES = 16 * 1024
-"""So much of an answer that waits for its peer must be taken in so many seconds."""
+WRITE_SECONDS = 30
+WRITE_BYTES = 16 * 1024
+"""The least that a peer must take of an answer that waits for it, and in how many seconds."""
 
 MAX_HEAD_BYTES = 64 * 1024
 """Of one request, all that is not its body: its head, the framing of its chunks, its trailers."""
@@ -27,36 +27,49 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_HEADERS = 100
 """Of one request, its trailers included. A provider's has a dozen headers."""
 
-MAX_WAITING = 16
+MAX_PIPELINED = 16
 """Requests that may wait on a connection for the answer to another; hardly a client sends even one."""
 
 
-class ImpatientProtocol(HttpToolsProtocol):
-    """uvicorn's parser, but it takes no head that is too long, or too long in coming.
+class LimitedProtocol(HttpToolsProtocol):
+    """uvicorn's HTTP protocol with limits on time and size.
 
-    And where there are as many connections as there may be, the one that has been silent the longest makes
-    room for a new one: idle strangers shall not keep a sender out.
+    uvicorn alone waits without end for a first head, for the rest of any other, and for a peer to take its
+    answer, and it gathers heads, trailers and pipelined requests of any size. As many idle connections as it
+    accepts at all would keep every sender out: where there are that many, the one that has been idle the
+    longest is closed for a new one.
 
-    uvicorn alone waits for ever for a first head, for the rest of any other, and for a peer to take its
-    answer. So many connections as it takes at all, opened and left alone, would keep every sender out. And it
-    gathers heads and trailers of any size, and any number of requests that are sent at once.
-
-    Connections end by ``abort`` where a peer's time is over: ``close`` first waits until all is taken.
+    A peer whose time is over is cut off by ``abort``, because ``close`` first waits until all is taken.
     """
 
+    on_refusal: OnRefusal = staticmethod(ignore_refusal)
     head_seconds: float = HEAD_SECONDS
-    idle_seconds: float = KEEP_ALIVE_SECONDS
-    refused: Refused = staticmethod(untold)
-    take_seconds: float = TAKE_SECONDS
-    _patience: asyncio.TimerHandle | None = None
-    _untaken: asyncio.TimerHandle | None = None
-    silent_since: float | None = None
+    keep_alive_seconds: float = KEEP_ALIVE_SECONDS
+    write_seconds: float = WRITE_SECONDS
+    idle_since: float | None = None
+    _idle_timer: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _head_too_large = False
-    _unanswered: deque[RequestResponseCycle]
+    _cycles: deque[RequestResponseCycle]
+    """The requests without a whole answer, oldest first."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
+        """Begin to wait for the first head."""
+        self._cycles = deque()
+        super().connection_made(transport)
+        self._expect_head_within(self.head_seconds)
+        self._close_longest_idle()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End all waiting."""
+        self._expect_head_within(None)
+        self._cancel_write_timer()
+        self._disconnect_cycles()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Counts what is no body."""
+        """Count all bytes; `on_body` takes those of the body off again."""
         self._head_bytes += len(data)
         super().data_received(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
@@ -64,150 +77,136 @@ class ImpatientProtocol(HttpToolsProtocol):
             self.send_400_response("")
 
     def on_body(self, body: bytes) -> None:
-        """The size of a body is the affair of who reads it."""
+        """Leave the size of a body to the route."""
         # Not below zero: where requests follow each other at once, some of this was not counted here.
         self._head_bytes = max(self._head_bytes - len(body), 0)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """What follows is another request."""
+        """Begin to count the next request."""
         self._head_bytes = 0
         super().on_message_complete()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Refuses one header too many; the parser makes a 400 of the error."""
+        """Refuse one header too many; the parser makes a 400 of the error."""
         super().on_header(name, value)
         if len(self.headers) > MAX_HEADERS:
             self._head_too_large = True
             raise ValueError("too many headers")
 
+    def on_headers_complete(self) -> None:
+        """Stop the timer: how long a body may take is up to the route."""
+        self._expect_head_within(None)
+        super().on_headers_complete()
+        self._cycles.append(self.cycle)
+        if len(self._cycles) > 1 + MAX_PIPELINED:
+            raise ValueError("too many requests at once")
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next head, unless it is there already."""
+        self._cycles.popleft()
+        super().on_response_complete()
+        if not self._cycles:
+            self._expect_head_within(self.keep_alive_seconds)
+
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's own form of it
-        """Answers a head that cannot be taken, in the form of every refusal."""
+        """Answer a head that cannot be taken, in the form of every refusal."""
         reason = "body.head_too_large" if self._head_too_large else "body.bad_request"
-        self.refused(reason)
+        self.on_refusal(reason)
         refusal = problem(reason)
-        self._give_up()
+        self._disconnect_cycles()
         phrase = HTTPStatus(refusal.status_code).phrase
         head = [f"HTTP/1.1 {refusal.status_code} {phrase}".encode()]
         head += [name + b": " + value for name, value in refusal.raw_headers]
         self.transport.write(b"\r\n".join([*head, b"connection: close", b"", bytes(refusal.body)]))
-        self._wait(self.take_seconds)
+        self._expect_head_within(self.write_seconds)
         self.transport.close()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
-        """Waits for the first head."""
-        self._unanswered = deque()
-        super().connection_made(transport)
-        self._wait(self.head_seconds)
-        self._make_room()
-
-    def on_headers_complete(self) -> None:
-        """Waits no longer: how long a body may take is the affair of who reads it."""
-        self._wait(None)
-        super().on_headers_complete()
-        self._unanswered.append(self.cycle)
-        if len(self._unanswered) > 1 + MAX_WAITING:
-            raise ValueError("too many requests at once")
-
-    def on_response_complete(self) -> None:
-        """Waits for the next head, unless it is there already."""
-        self._unanswered.popleft()
-        super().on_response_complete()
-        if not self._unanswered:
-            self._wait(self.idle_seconds)
-
     def pause_writing(self) -> None:
-        """The peer takes nothing more for now; it is not waited for without end."""
+        """Begin to watch whether the peer takes its answer."""
         super().pause_writing()
-        self._expect_less(self.transport.get_write_buffer_size() - TAKE_BYTES)
+        self._expect_buffer_below(self.transport.get_write_buffer_size() - WRITE_BYTES)
 
     def resume_writing(self) -> None:
-        """It does again."""
-        self._is_taken()
+        """Stop watching: the peer takes its answer."""
+        self._cancel_write_timer()
         super().resume_writing()
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Waits no longer."""
-        self._wait(None)
-        self._is_taken()
-        self._give_up()
-        super().connection_lost(exc)
-
-    def _give_up(self) -> None:
-        """Tells all who answer that nobody listens; uvicorn alone tells the last of them, and too late."""
-        for cycle in self._unanswered:
+    def _disconnect_cycles(self) -> None:
+        """End every request under way; uvicorn alone ends the last of them, and too late."""
+        for cycle in self._cycles:
             cycle.disconnected = True
             cycle.message_event.set()
 
-    def _make_room(self) -> None:
-        most = self.config.limit_concurrency
-        if most is None or len(self.connections) < most:
+    def _close_longest_idle(self) -> None:
+        limit = self.config.limit_concurrency
+        if limit is None or len(self.connections) < limit:
             return
-        silent = [
+        idle = [
             other
             for other in self.connections
-            if isinstance(other, ImpatientProtocol) and other is not self and other.silent_since is not None
+            if isinstance(other, LimitedProtocol) and other is not self and other.idle_since is not None
         ]
-        if silent:
-            longest = min(silent, key=lambda other: other.silent_since or 0.0)
+        if idle:
+            longest = min(idle, key=lambda other: other.idle_since or 0.0)
             self.connections.discard(longest)  # at once, since uvicorn counts them before it is gone
             longest.transport.abort()
 
-    def _expect_less(self, than: int) -> None:
-        def look() -> None:
+    def _expect_buffer_below(self, limit: int) -> None:
+        def check() -> None:
             left = self.transport.get_write_buffer_size()
-            if left > than:
+            if left > limit:
                 self.transport.abort()
             else:
-                self._expect_less(left - TAKE_BYTES)
+                self._expect_buffer_below(left - WRITE_BYTES)
 
-        self._untaken = self.loop.call_later(self.take_seconds, look)
+        self._write_timer = self.loop.call_later(self.write_seconds, check)
 
-    def _is_taken(self) -> None:
-        if self._untaken is not None:
-            self._untaken.cancel()
-            self._untaken = None
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
-    def _wait(self, seconds: float | None) -> None:
-        if self._patience is not None:
-            self._patience.cancel()
-        self.silent_since = None if seconds is None else self.loop.time()
-        self._patience = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+    def _expect_head_within(self, seconds: float | None) -> None:
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+        self.idle_since = None if seconds is None else self.loop.time()
+        self._idle_timer = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
 
-class AnswerStopped:
-    """Answers a request that a stop cuts off, such as one whose body does not come, as any other refusal.
+def limited_protocol(on_refusal: OnRefusal) -> type[LimitedProtocol]:
+    """Return the protocol with a callback; uvicorn takes a class, and makes its objects itself."""
+    return type("LimitedProtocol", (LimitedProtocol,), {"on_refusal": staticmethod(on_refusal)})
 
-    uvicorn cancels what is still under way when its patience ends, and alone would answer with a bare 500.
+
+class AnswerCancelled:
+    """Answers a request that a stop cancels, such as one whose body does not come, with a 503.
+
+    uvicorn cancels what is still under way when its grace period ends, and alone would answer a bare 500.
 
     Args:
-        app: what may be cut off.
+        app: the application behind it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes everything on, and answers 503 in the place of what was cancelled before it answered."""
-        begun = False
+        """Pass everything on, and answer 503 for what was cancelled before it answered."""
+        started = False
 
-        async def answering(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def send_and_note(message: Message) -> None:
+            nonlocal started
+            started = True
             await send(message)
 
         try:
-            await self._app(scope, receive, answering)
+            await self._app(scope, receive, send_and_note)
         except asyncio.CancelledError:
-            if begun:
+            if started:
                 raise
             # Not raised again: nothing else waits for this task, and uvicorn would log it as a bug.
             await problem("ledger.stopping")(scope, receive, send)
-
-
-def telling(refused: Refused) -> type[ImpatientProtocol]:
-    """The protocol, but it tells what it refuses; uvicorn makes its objects itself, and takes a class."""
-    return type("TellingProtocol", (ImpatientProtocol,), {"refused": staticmethod(refused)})
 
 
 class CloseUnread:
@@ -216,26 +215,26 @@ class CloseUnread:
     uvicorn alone would read on and drop what comes, for as long as the sender likes.
 
     Args:
-        app: what answers.
+        app: the application behind it.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes everything on, and adds ``Connection: close`` where it is due."""
+        """Pass everything on, and add ``Connection: close`` where it is due."""
         headers = dict(scope["headers"])
         unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
 
-        async def reading() -> Message:
+        async def receive_and_note() -> Message:
             nonlocal unread
             message = await receive()
             unread = message.get("more_body", False)
             return message
 
-        async def answering(message: Message) -> None:
+        async def send_with_close(message: Message) -> None:
             if unread and message["type"] == "http.response.start":
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
-        await self._app(scope, reading, answering)
+        await self._app(scope, receive_and_note, send_with_close)

@@ -1,4 +1,4 @@
-"""Refusals, counted, and logged at a bounded rate: who knocks a thousand times shall not fill the log."""
+"""Counts refusals, and logs them at a bounded rate, so that a thousand of them do not fill the log."""
 
 import time
 from collections import Counter
@@ -11,16 +11,15 @@ log = structlog.get_logger("receiver.intake")
 LOG_SECONDS = 10.0
 """Between two log lines of the same reason."""
 
-
-Refused = Callable[[str], None]
-"""Told the reason of each refusal."""
-
-
-def untold(reason: str) -> None:
-    """Nobody wants to know."""
+OnRefusal = Callable[[str], None]
+"""Called with the reason of each refusal."""
 
 
-class Refusals:
+def ignore_refusal(reason: str) -> None:
+    """Do nothing."""
+
+
+class RefusalCounter:
     """Counts refusals by reason since the start.
 
     Args:
@@ -30,7 +29,7 @@ class Refusals:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._counts: Counter[str] = Counter()
-        self._told: dict[str, tuple[float, int]] = {}
+        self._logged: dict[str, tuple[float, int]] = {}
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -38,14 +37,14 @@ class Refusals:
         return dict(self._counts)
 
     def count(self, reason: str) -> None:
-        """Counts one that is logged elsewhere, or not at all."""
+        """Count a refusal that is logged elsewhere, or not at all."""
         self._counts[reason] += 1
 
-    def note(self, reason: str) -> None:
-        """Counts one, and logs it, with all that were not logged since the last line."""
+    def count_and_log(self, reason: str) -> None:
+        """Count a refusal, and log it with all that were not logged since the last line."""
         self.count(reason)
-        at, told = self._told.get(reason, (float("-inf"), 0))
+        at, logged = self._logged.get(reason, (float("-inf"), 0))
         now = self._clock()
         if now - at >= LOG_SECONDS:
-            self._told[reason] = (now, self._counts[reason])
-            log.warning("delivery refused", reason=reason, times=self._counts[reason] - told)
+            self._logged[reason] = (now, self._counts[reason])
+            log.warning("delivery refused", reason=reason, times=self._counts[reason] - logged)

@@ -1,4 +1,4 @@
-"""How many may wait at a time: who only listens shall never take the place of a sender."""
+"""Caps long polls and SSE clients so that they cannot starve webhook senders."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,18 +6,18 @@ from contextlib import contextmanager
 from receiver.core.errors import LedgerError
 
 
-class Seats:
-    """Counts those who wait.
+class WaiterLimit:
+    """Counts the clients that wait.
 
     Args:
-        number: so many at a time.
+        number: how many may wait at a time.
     """
 
     def __init__(self, number: int) -> None:
         self._free = number
 
     def check(self) -> None:
-        """Looks whether one is free.
+        """Check that one more may wait.
 
         Raises:
             LedgerError: ``ledger.crowded``.
@@ -26,8 +26,8 @@ class Seats:
             raise LedgerError("ledger.crowded")
 
     @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Takes one for the time of the block, whether or not one is free: that was looked at before."""
+    def waiting(self) -> Iterator[None]:
+        """Count one client for the time of the block. `check` came before: an answer may have begun since."""
         self._free -= 1
         try:
             yield

@@ -32,7 +32,7 @@ from receiver.intake.authentication import Authenticator
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import Ledger
 from receiver.telemetry.metrics import Meters
-from receiver.web.refusals import Refusals
+from receiver.web.refusals import RefusalCounter
 
 CONNECTIONS = 64
 PATH = "/webhooks/ximilar"
@@ -81,7 +81,7 @@ async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, 
             2**18,
             timedelta(hours=24),
             wall_clock,
-            Refusals(),
+            RefusalCounter(),
             instrumentation=instrumentation,
         )
         endpoint = intake.deliver if kind == "durable" else bare

@@ -12,7 +12,7 @@ from receiver.bootstrap.app import open_receiver
 from receiver.config import SETTINGS, Config, load
 from receiver.core.errors import REASONS, BodyError, ConfigError
 from receiver.core.jobs import FINAL, MOVES, State
-from receiver.web.middleware import OPEN_TO_ALL
+from receiver.web.middleware import PUBLIC_PATHS
 from receiver.web.problem import STATUS
 from tests.docs.readme import README, ROOT, blocks, code, codes, section, table
 
@@ -65,7 +65,7 @@ async def test_the_routes_table_names_every_route_and_whether_it_asks_for_a_toke
     config = load({"RECEIVER_DATA_DIR": str(tmp_path)})
     async with open_receiver(config, {}) as receiver:
         served = {
-            f"{method} {route.path.rstrip('/') or '/'}": "no" if route.path in OPEN_TO_ALL else "yes"
+            f"{method} {route.path.rstrip('/') or '/'}": "no" if route.path in PUBLIC_PATHS else "yes"
             for route in receiver.app.routes
             if isinstance(route, Route)
             for method in (route.methods or set()) - {"HEAD"}

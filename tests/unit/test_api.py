@@ -22,9 +22,9 @@ from receiver.core.errors import BodyError, ReceiverError
 from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Delivery, Ledger, Submission
 from receiver.web.middleware import RequireToken
-from receiver.web.problem import for_no_route, for_our_error
-from receiver.web.refusals import Refusals
-from receiver.web.waiter_limit import Seats
+from receiver.web.problem import on_http_exception, on_receiver_error
+from receiver.web.refusals import RefusalCounter
+from receiver.web.waiter_limit import WaiterLimit
 from tests.support.clock import NOW, Clock
 
 TOKEN = "tokën"
@@ -57,8 +57,8 @@ async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api
         clock,
         asyncio.Event(),
         [Check("well", well)],
-        Refusals(),
-        Seats(10),
+        RefusalCounter(),
+        WaiterLimit(10),
     )
     await archive.aclose()
 
@@ -66,8 +66,8 @@ async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api
 def client_of(api: Api) -> httpx.AsyncClient:
     app = Starlette(
         routes=api.routes(),
-        middleware=[Middleware(RequireToken, tokens=[TOKEN], open_to_all={"/healthz", "/readyz"})],
-        exception_handlers={HTTPException: for_no_route, ReceiverError: for_our_error},
+        middleware=[Middleware(RequireToken, tokens=[TOKEN], public={"/healthz", "/readyz"})],
+        exception_handlers={HTTPException: on_http_exception, ReceiverError: on_receiver_error},
     )
     headers = {b"Authorization": b"Bearer " + TOKEN.encode()}
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver", headers=headers)
@@ -311,7 +311,7 @@ async def test_those_who_wait_ask_the_ledger_only_when_their_job_changed(api: Ap
     for job_id in ("job", "other"):
         await ledger.expect(Submission(job_id))
     stopping = Watched()
-    patient = replace(api, stopping=stopping, seats=Seats(crowd))
+    patient = replace(api, stopping=stopping, waiters=WaiterLimit(crowd))
     async with client_of(patient) as client:
         waiting = [asyncio.create_task(client.get("/jobs/job", params={"wait": "60"})) for _ in range(crowd)]
         before = ledger.reads

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.web.challenge import KEY_NAME, Challenged, fresh, installation_key, read_key
+from receiver.web.challenge import KEY_NAME, installation_key, new_challenge, prove, read_key
 
 
 def test_each_installation_has_a_key_of_its_own_and_keeps_it(tmp_path: Path) -> None:
@@ -29,13 +29,13 @@ def test_a_directory_that_cannot_be_written_costs_nothing_but_the_proof(tmp_path
 
 
 def test_only_the_same_key_gives_the_same_proof() -> None:
-    challenge = fresh()
-    proof = Challenged(b"k" * 32).prove(challenge)
-    assert proof == Challenged(b"k" * 32).prove(challenge)
-    assert proof != Challenged(b"K" * 32).prove(challenge)
-    assert proof != Challenged(b"k" * 32).prove(fresh())
+    challenge = new_challenge()
+    proof = prove(b"k" * 32, challenge)
+    assert proof == prove(b"k" * 32, challenge)
+    assert proof != prove(b"K" * 32, challenge)
+    assert proof != prove(b"k" * 32, new_challenge())
 
 
 @pytest.mark.parametrize("text", ["", "short", "x" * 21, "x" * 65, "é" * 30, "x" * 30 + "\n", "x y" * 10])
 def test_what_is_no_challenge_has_no_proof(text: str) -> None:
-    assert Challenged(b"k" * 32).prove(text) is None
+    assert prove(b"k" * 32, text) is None

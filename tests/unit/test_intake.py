@@ -19,7 +19,7 @@ from receiver.core.jobs import State
 from receiver.intake.authentication import Authenticator
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import Filter, Ledger
-from receiver.web.refusals import Refusals
+from receiver.web.refusals import RefusalCounter
 
 CAP = 10_000
 NOW = 1_763_890_200_000  # 2025-11-23T09:30:00Z
@@ -41,7 +41,7 @@ def intake(ledger: Ledger) -> WebhookEndpoint:
         max_bytes=CAP,
         url_lifetime=timedelta(hours=24),
         now=lambda: NOW,
-        refusals=Refusals(),
+        refusals=RefusalCounter(),
     )
 
 

@@ -22,8 +22,8 @@ from receiver.core.jobs import State
 from receiver.ledger import FILE_NAME, Answer, AuditFinding, Ledger, Submission
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.telemetry.metrics import Meters, Metrics
-from receiver.web.problem import for_no_route, for_our_error
-from receiver.web.refusals import Refusals
+from receiver.web.problem import on_http_exception, on_receiver_error
+from receiver.web.refusals import RefusalCounter
 from tests.ledger.deeds import brought_to, delivery
 from tests.support.clock import HOUR, NOW, Clock
 
@@ -68,7 +68,7 @@ def metrics(ledger: Ledger, clock: Clock, meters: Meters, registry: CollectorReg
         ledger=ledger,
         overdue_after=timedelta(minutes=10),
         now=clock,
-        refusals=Refusals(),
+        refusals=RefusalCounter(),
         in_progress=lambda: {"fetch": 3, "archive": 0},
         spool_room=lambda held: ROOM - held,
         workers_alive=well,
@@ -79,7 +79,7 @@ def metrics(ledger: Ledger, clock: Clock, meters: Meters, registry: CollectorReg
 async def scraped(metrics: Metrics, accept: str = "") -> httpx.Response:
     app = Starlette(
         routes=[Route("/metrics", metrics.answer)],
-        exception_handlers={HTTPException: for_no_route, ReceiverError: for_our_error},
+        exception_handlers={HTTPException: on_http_exception, ReceiverError: on_receiver_error},
     )
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
@@ -382,7 +382,7 @@ async def test_two_registries_share_nothing(metrics: Metrics, meters: Meters) ->
 
 async def test_a_parameter_is_refused_as_everywhere(metrics: Metrics) -> None:
     app = Starlette(
-        routes=[Route("/metrics", metrics.answer)], exception_handlers={ReceiverError: for_our_error}
+        routes=[Route("/metrics", metrics.answer)], exception_handlers={ReceiverError: on_receiver_error}
     )
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client:
         answer = await client.get("/metrics", params={"name": "receiver_jobs"})

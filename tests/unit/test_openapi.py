@@ -21,7 +21,7 @@ from receiver.core.errors import REASONS, BodyError
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.intake.authentication import REF_HEADER
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER
-from receiver.web.middleware import OPEN_TO_ALL
+from receiver.web.middleware import PUBLIC_PATHS
 from receiver.web.problem import STATUS, problem
 from tests.support.clock import NOW
 
@@ -64,7 +64,7 @@ async def test_every_route_is_described_and_no_other(tmp_path: Path) -> None:
 
 def test_the_routes_without_a_token_are_those_that_need_none() -> None:
     without = {path for path, _, operation in operations() if "security" in operation}
-    assert without == {path for path in OPEN_TO_ALL if not path.endswith("/")}
+    assert without == {path for path in PUBLIC_PATHS if not path.endswith("/")}
     (webhook,) = DOCUMENT["paths"]["/webhooks/ximilar"]["post"]["security"]
     headers = [DOCUMENT["components"]["securitySchemes"][name]["name"] for name in webhook]
     assert headers == ["X-Webhook-Secret", "X-Other", "X-Receiver-Job"]

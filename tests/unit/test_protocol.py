@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from receiver.web.protocol import ImpatientProtocol
+from receiver.web.protocol import LimitedProtocol
 
 GET = b"GET / HTTP/1.1\r\nHost: receiver\r\n\r\n"
 NEVER = 600.0
@@ -40,10 +40,10 @@ async def door(
 ) -> AsyncIterator[int]:
     """A server with these patiences; gives its port, and sets ``lost`` when a connection is gone."""
 
-    class Protocol(ImpatientProtocol):
+    class Protocol(LimitedProtocol):
         head_seconds = head
-        idle_seconds = idle
-        take_seconds = take
+        keep_alive_seconds = idle
+        write_seconds = take
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)

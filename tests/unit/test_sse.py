@@ -12,7 +12,7 @@ from receiver.api.sse import Stream
 from receiver.core.jobs import State
 from receiver.events.feed import Feed
 from receiver.ledger import Ledger, Submission
-from receiver.web.waiter_limit import Seats
+from receiver.web.waiter_limit import WaiterLimit
 from tests.support.clock import Clock
 
 
@@ -27,7 +27,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 async def stream(ledger: Ledger) -> AsyncIterator[Stream]:
     stopping = asyncio.Event()
     async with Feed(ledger, stopping) as feed:
-        yield Stream(ledger, feed, Seats(1), heartbeat=0.05)
+        yield Stream(ledger, feed, WaiterLimit(1), heartbeat=0.05)
         stopping.set()
 
 
@@ -51,7 +51,7 @@ async def test_the_place_moves_on_over_what_is_not_wanted(ledger: Ledger, stream
             assert block.startswith(":\nid: ")
 
 
-async def test_a_ledger_that_cannot_be_read_ends_the_stream_and_frees_the_seat(
+async def test_a_ledger_that_cannot_be_read_ends_the_stream_and_frees_its_place(
     ledger: Ledger, stream: Stream
 ) -> None:
     events = stream._events(params.Changes(after=0), 0)
@@ -59,4 +59,4 @@ async def test_a_ledger_that_cannot_be_read_ends_the_stream_and_frees_the_seat(
         await anext(events)
         await ledger.close()
         assert [block async for block in events] == []
-    stream.seats.check()
+    stream.waiters.check()

@@ -234,8 +234,8 @@ def test_nothing_is_traced_without_an_endpoint() -> None:
 
 LOADS = """
 import sys
-import receiver.cli, receiver.serve
-from receiver.tracing import from_environment
+import receiver.cli, receiver.bootstrap.serve
+from receiver.telemetry.tracing import from_environment
 assert from_environment({}) is None
 assert not [name for name in sys.modules if name.partition(".")[0] == "opentelemetry"]
 """
@@ -245,7 +245,7 @@ import sys
 sys.meta_path.insert(0, type("Missing", (), {"find_spec": staticmethod(
     lambda name, *_: (_ for _ in ()).throw(ModuleNotFoundError(name)) if name == "opentelemetry" else None
 )})())
-from receiver.tracing import from_environment
+from receiver.telemetry.tracing import from_environment
 assert from_environment({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}) is None
 """
 

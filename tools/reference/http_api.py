@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from receiver.core.errors import REASONS
-from receiver.web.problem import STATUS
+from receiver.web.problem import STATUS, status_of
 from tools.reference.markdown import code, codes, table
 
 Json = Mapping[str, Any]
@@ -39,7 +39,7 @@ def page(document: Json) -> str:
     )
     parts = [table(("route", "token", "summary"), overview)]
     stated = {reason for _, operation, _ in operations for reason in _reasons(operation)}
-    everywhere = ((str(_status(reason)), code(reason), REASONS[reason]) for reason in _everywhere(stated))
+    everywhere = ((str(status_of(reason)), code(reason), REASONS[reason]) for reason in _everywhere(stated))
     parts += ["## Answers of any route", table(("status", "reason", "when"), everywhere)]
     parts.append("## Routes")
     for route, operation, shared in operations:
@@ -59,11 +59,7 @@ def anchor(heading: str) -> str:
 
 def _everywhere(stated: set[str]) -> list[str]:
     """The reasons that are no route's own, by status."""
-    return sorted({*SHARED, *(STATUS.keys() - stated)}, key=lambda reason: (_status(reason), reason))
-
-
-def _status(reason: str) -> int:
-    return STATUS.get(reason, 503)
+    return sorted({*SHARED, *(STATUS.keys() - stated)}, key=lambda reason: (status_of(reason), reason))
 
 
 def _reasons(operation: Json) -> list[str]:
