@@ -19,7 +19,7 @@ from starlette.types import Send
 
 from receiver.api import params
 from receiver.core.errors import BodyError, LedgerError
-from receiver.events.feed import Change, Feed, News
+from receiver.events.feed import Batch, Change, Feed
 from receiver.ledger import Ledger
 from receiver.web.waiter_limit import WaiterLimit
 
@@ -91,7 +91,7 @@ class Stream:
         yield f"retry: {RETRY_MS}\nid: {after}\n\n"
         until = None if wanted.wait is None else asyncio.get_running_loop().time() + wanted.wait
         with self.waiters.waiting():
-            listening = self.feed.listen(after, patience=lambda: self._patience(until))
+            listening = self.feed.subscribe(after, heartbeat=lambda: self._patience(until))
             try:
                 async with aclosing(listening):
                     async for news in listening:
@@ -110,7 +110,7 @@ class Stream:
         return min(self.heartbeat, max(until - asyncio.get_running_loop().time(), 0))
 
 
-def _text(news: News, wanted: params.Changes, after: int) -> str:
+def _text(news: Batch, wanted: params.Changes, after: int) -> str:
     """What is new as events. The last id is told even where nothing is wanted, so that the place moves on."""
     events = [_event(change) for change in news.changes if wanted.takes(change.transition)]
     if news.gap is not None:

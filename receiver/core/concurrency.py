@@ -43,6 +43,16 @@ async def cancel(tasks: Iterable[asyncio.Task[object]]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait for an event, but so many seconds at most; ``None`` is no limit. Return whether it was set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 async def run_forever(
     step: Callable[[], Awaitable[float | None]],
     log: FilteringBoundLogger,

@@ -1,1 +1,1 @@
-"""What is told to others: the feed of transitions, and outgoing webhooks."""
+"""The feed of transitions, and the outgoing webhooks that follow it."""

@@ -1,8 +1,8 @@
-"""The history as it grows, read once for all who listen.
+"""The history as it grows, read once for all subscribers.
 
-A commit rings, what is new is read in one question, and the listeners take it from memory. Who is further
-behind than that memory goes (because it comes back after a while, or reads slowly) reads the ledger itself,
-in bounded pieces and one listener at a time; so no listener costs memory, and a thousand cost one question.
+After a commit the new lines are read with one query, and subscribers take them from memory. A subscriber that
+is further behind than that memory goes reads the ledger itself, in pages and one subscriber at a time. So no
+subscriber costs memory, and a thousand cost one query.
 """
 
 import asyncio
@@ -17,43 +17,40 @@ from typing import Self
 import structlog
 
 from receiver.core import serializers
-from receiver.core.errors import LedgerError
+from receiver.core.concurrency import cancel, run_forever, set_within
 from receiver.ledger import Ledger, Transition
 
 log = structlog.get_logger("receiver.feed")
 
-PIECE = 500
+PAGE_SIZE = 500
 """Lines of the history that are read at once."""
 
 RECENT = 2_000
 """Transitions that are kept in memory."""
 
-INSIST_SECONDS = 1.0
-"""Between two attempts to read a ledger that cannot be read."""
-
 
 @dataclass(frozen=True)
 class Change:
-    """A transition, and the form in which it is sent, which is made once for all."""
+    """A transition and its JSON, which is rendered once for all subscribers."""
 
     transition: Transition
 
     @cached_property
     def json(self) -> str:
-        """As the API gives it, in one line."""
-        said = self.transition
-        document = {"seq": said.seq, "id": said.id, "ref": said.ref, **serializers.event(said.event)}
+        """The API's form of the transition, in one line."""
+        it = self.transition
+        document = {"seq": it.seq, "id": it.id, "ref": it.ref, **serializers.event(it.event)}
         return json.dumps(document, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
-class News:
-    """What a listener is given.
+class Batch:
+    """What a subscriber receives.
 
     Attributes:
-        changes: oldest first; none where nothing happened for the listener's patience.
-        until: the line of the history up to which it knows everything now.
-        gap: up to this line there may have been others, which were removed before the listener came to them.
+        changes: oldest first; none where nothing happened for the subscriber's heartbeat.
+        until: the line of the history up to which the subscriber knows everything now.
+        gap: lines up to this one may be missing: they were removed before the subscriber came to them.
     """
 
     changes: Sequence[Change]
@@ -62,84 +59,79 @@ class News:
 
 
 class Feed:
-    """Reads what is new whenever a commit rings, and wakes the listeners.
-
-    While nobody listens nothing is read.
+    """Reads new lines after each commit, and wakes the subscribers. Without subscribers it reads nothing.
 
     Args:
         ledger: whose history it is.
-        stopping: ends all listening when it is set.
+        stopping: ends all subscriptions when it is set.
     """
 
     def __init__(self, ledger: Ledger, stopping: asyncio.Event) -> None:
         self._ledger = ledger
         self._stopping = stopping
-        self._listeners = 0
+        self._subscribers = 0
         self._recent: list[Change] = []
-        self._begin = 0  # what came after this line and moved a job, up to `_end`, is in `_recent`
+        self._begin = 0  # `_recent` holds what came after this line and moved a job, up to `_end`
         self._end = 0
         self._stale = True
         self._reading = asyncio.Lock()
-        self._behind = asyncio.Lock()
+        self._catching_up = asyncio.Lock()
         self._news = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._close())]
+        self._tasks = [asyncio.create_task(self._follow()), asyncio.create_task(self._wake_at_stop())]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await cancel(self._tasks)
         self._wake()
 
-    async def listen(
-        self, after: int, *, patience: Callable[[], float] | None = None
-    ) -> AsyncGenerator[News]:
-        """All transitions after a line of the history, without a gap and each once, as they come.
+    async def subscribe(
+        self, after: int, *, heartbeat: Callable[[], float] | None = None
+    ) -> AsyncGenerator[Batch]:
+        """Yield all transitions after a line of the history as they come, each once and without a gap.
 
-        Ends when the server is to end.
+        The subscription ends when the server stops.
 
         Args:
-            after: the last line that the listener knows.
-            patience: gives seconds; where nothing happens for so long, that is told.
+            after: the last line that the subscriber knows.
+            heartbeat: returns the seconds without a change after which an empty batch is yielded.
 
         Raises:
             LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``, where the past cannot be read.
         """
-        with self._listening():
-            await self._begin_to_listen()
+        with self._subscription():
+            await self._start_reading()
             known, pruned = after, after
             while not self._stopping.is_set():
                 gap = None
                 if known < self._begin:
-                    async with self._behind:  # the ledger's few readers are there for others as well
-                        stretch = await self._ledger.transitions(after=known, limit=PIECE)
-                    found: Sequence[Change] = [Change(transition) for transition in stretch.transitions]
-                    if stretch.pruned > max(known, pruned):  # told once, however many pieces are read
-                        gap = pruned = stretch.pruned
+                    async with self._catching_up:  # others need the ledger's few readers, too
+                        page = await self._ledger.transitions(after=known, limit=PAGE_SIZE)
+                    found: Sequence[Change] = [Change(transition) for transition in page.transitions]
+                    if page.pruned > max(known, pruned):  # reported once, however many pages are read
+                        gap = pruned = page.pruned
                     # There is always a line there, unless somebody emptied the ledger by hand.
-                    known = stretch.until if stretch.until > known else self._begin
+                    known = page.until if page.until > known else self._begin
                 elif known < self._end:
                     found = self._since(known)
-                    known = found[-1].transition.seq if len(found) == PIECE else self._end
+                    known = found[-1].transition.seq if len(found) == PAGE_SIZE else self._end
                 else:
-                    news = self._news
-                    if await _within(None if patience is None else patience(), news):
+                    if await set_within(self._news, None if heartbeat is None else heartbeat()):
                         continue
                     found = ()
-                yield News(found, known, gap)
+                yield Batch(found, known, gap)
 
     @contextmanager
-    def _listening(self) -> Iterator[None]:
-        self._listeners += 1
+    def _subscription(self) -> Iterator[None]:
+        self._subscribers += 1
         try:
             yield
         finally:
-            self._listeners -= 1
+            self._subscribers -= 1
 
-    async def _begin_to_listen(self) -> None:
+    async def _start_reading(self) -> None:
         async with self._reading:
             if self._stale:
                 self._begin = self._end = await self._ledger.last_history_seq()
@@ -148,62 +140,46 @@ class Feed:
 
     def _since(self, line: int) -> Sequence[Change]:
         first = bisect_right(self._recent, line, key=lambda change: change.transition.seq)
-        return self._recent[first : first + PIECE]
+        return self._recent[first : first + PAGE_SIZE]
 
     async def _follow(self) -> None:
         with self._ledger.changes() as changed:
-            while True:
+
+            async def read() -> float:
                 await changed.wait()
                 changed.clear()
-                async with self._reading:
-                    if self._listeners == 0:
-                        self._stale = True
-                    if self._stale:
-                        continue
-                    try:
-                        await self._read_on()
-                    except LedgerError as error:
-                        if error.reason == "ledger.stopping":
-                            return
-                        log.error("ledger cannot be read", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
-                        changed.set()
-                        await asyncio.sleep(INSIST_SECONDS)
-                    except Exception:
-                        log.exception("unexpected error")  # a bug of ours must not leave all waiting for ever
-                        changed.set()
-                        await asyncio.sleep(INSIST_SECONDS)
+                try:
+                    async with self._reading:
+                        self._stale = self._stale or self._subscribers == 0
+                        if not self._stale:
+                            await self._read_on()
+                except Exception:
+                    changed.set()  # what could not be read is read again
+                    raise
+                return 0
+
+            await run_forever(read, log, ledger_trouble="ledger cannot be read")
 
     async def _read_on(self) -> None:
         more = True
         while more:
-            stretch = await self._ledger.transitions(after=self._end, limit=PIECE)
-            more = stretch.more
-            if (
-                stretch.pruned > self._end
-            ):  # what nobody had read: each listener is to find that in the ledger
-                self._recent, self._begin = [], stretch.until
+            page = await self._ledger.transitions(after=self._end, limit=PAGE_SIZE)
+            more = page.more
+            if page.pruned > self._end:  # lines are gone unread: each subscriber finds that in the ledger
+                self._recent, self._begin = [], page.until
             else:
-                self._recent += map(Change, stretch.transitions)
-            self._end = stretch.until
+                self._recent += map(Change, page.transitions)
+            self._end = page.until
             if len(self._recent) > 2 * RECENT:
                 self._begin = self._recent[-RECENT - 1].transition.seq
                 del self._recent[:-RECENT]
             self._wake()
 
-    async def _close(self) -> None:
+    async def _wake_at_stop(self) -> None:
         await self._stopping.wait()
         self._wake()
 
     def _wake(self) -> None:
-        # An event of its own for each piece of news: nobody has to clear it, however late he looks.
+        # A new event each time: no subscriber has to clear it, however late it looks.
         self._news.set()
         self._news = asyncio.Event()
-
-
-async def _within(patience: float | None, event: asyncio.Event) -> bool:
-    try:
-        async with asyncio.timeout(patience):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True

@@ -1,8 +1,8 @@
-"""Tells another program of each job that became final, by the Standard Webhooks (standardwebhooks.com).
+"""Outgoing webhooks: a Standard Webhooks POST (standardwebhooks.com) for each job that becomes final.
 
-What is to be told is taken from the history and kept in the ledger until it was taken, so a restart loses
-and repeats nothing; only a crash between the endpoint's answer and its record sends something twice, under
-the same id. Each waits on its own, so that one which is refused delays none but later ones of its own job.
+Notifications are taken from the history and kept in the ledger until the endpoint has accepted them, so a
+restart loses and repeats nothing. Only a crash between the endpoint's answer and its record sends one twice,
+under the same id. Each waits on its own: one that is refused delays only later ones of its own job.
 """
 
 import asyncio
@@ -19,31 +19,30 @@ from standardwebhooks import Webhook
 
 from receiver.core import retry_after, serializers
 from receiver.core.backoff import notification_retry_at
-from receiver.core.concurrency import persist
-from receiver.core.errors import LedgerError
+from receiver.core.concurrency import cancel, persist, run_forever, set_within
 from receiver.core.jobs import FINAL, Event, Job
 from receiver.events.feed import Feed
 from receiver.ledger import Ledger, Notification
 
 log = structlog.get_logger("receiver.notify")
 
-HANDS = 4
-"""Notifications under way at a time."""
+CONCURRENCY = 4
+"""Notifications in progress at a time."""
 
-SECONDS = 15.0
+TOTAL_SECONDS = 15.0
 """How long one may take altogether; the scheme recommends 15 to 30."""
 
 GIVE_UP_AFTER_MS = 24 * 60 * 60 * 1000
 """An attempt that fails so long after the job became final was the last."""
 
-TICK_SECONDS = 1.0
+MAX_SLEEP_SECONDS = 1.0
 """The longest that the end of a wait goes unnoticed."""
 
 GRACE_SECONDS = 1.0
-"""How long what is under way may go on at a stop."""
+"""How long notifications in progress may go on at a stop."""
 
 MARK_EVERY = 10_000
-"""Lines of the history without an end, after which the place is noted all the same."""
+"""Lines of the history without a final state, after which the place is recorded all the same."""
 
 MAX_ANSWER_BYTES = 64 * 1024
 """Of an answer's body, which is read only so that the connection can be used again."""
@@ -52,16 +51,16 @@ _NAMESPACE = uuid.UUID("6f1c7a52-1d0e-5b8e-9c55-5f9f6b6c0a3d")
 
 
 class OutgoingWebhooks:
-    """Notes what is to be told, and sends it, until it is stopped.
+    """Queues a notification for each job that becomes final, and sends it, until it is stopped.
 
     Args:
-        ledger: keeps what is to be told.
-        feed: tells what happens.
+        ledger: keeps the queue.
+        feed: of the transitions.
         url: the endpoint: the operator's own choice, so that it may be anywhere.
         secret: signs; ``whsec_`` and base64.
-        user_agent: how we introduce ourselves.
+        user_agent: sent with each request.
         now: the wall clock, ms since the epoch.
-        jitter: gives a number in [0, 1).
+        jitter: returns a number in [0, 1).
         transport: for tests.
     """
 
@@ -85,103 +84,74 @@ class OutgoingWebhooks:
         self._jitter = jitter
         self._client = httpx.AsyncClient(
             headers={"Content-Type": "application/json", "User-Agent": user_agent},
-            timeout=SECONDS,
+            timeout=TOTAL_SECONDS,
             follow_redirects=False,
-            limits=httpx.Limits(max_connections=HANDS),
+            limits=httpx.Limits(max_connections=CONCURRENCY),
             transport=transport,
         )
         self._place = 0
-        self._collected = False
         self._wake = asyncio.Event()
         self._gone = False
         self._running: dict[asyncio.Task[None], int] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._loops: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Begins.
+        """Begin.
 
         Raises:
             LedgerError: ``ledger.unavailable``.
         """
         self._place = await self._ledger.start_notifications()
-        self._tasks = [asyncio.create_task(self._collect()), asyncio.create_task(self._send_on())]
+        loops = (
+            run_forever(self._queue, log, retry=MAX_SLEEP_SECONDS),
+            run_forever(self._send_due, log, retry=MAX_SLEEP_SECONDS),
+        )
+        self._loops = [asyncio.create_task(loop) for loop in loops]
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Begins nothing more, and gives what is under way a short grace."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """Begin nothing more, and give what is in progress a short grace."""
+        await cancel(self._loops)
         if self._running:
             await asyncio.wait(self._running, timeout=GRACE_SECONDS)
-        left = list(self._running)
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await cancel(self._running)
         await self._client.aclose()
 
-    async def _collect(self) -> None:
-        """Notes what is to be told, until the server is to end."""
-        while not self._collected:
-            try:
-                await self._note()
-                self._collected = True
-            except LedgerError as error:
-                if error.reason == "ledger.stopping":
-                    return
-                log.error("ledger cannot be used", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
-                await asyncio.sleep(TICK_SECONDS)
-            except Exception:
-                log.exception("unexpected error")  # a bug of ours must not end the telling
-                await asyncio.sleep(TICK_SECONDS)
-
-    async def _note(self) -> None:
-        noted = self._place
-        async with aclosing(self._feed.listen(noted)) as listening:
-            async for news in listening:
-                ended = any(change.transition.event.after in FINAL for change in news.changes)
-                if ended or news.until - noted >= MARK_EVERY:
-                    await self._ledger.enqueue_notifications(until=news.until, render=_render)
-                    self._place = noted = news.until
+    async def _queue(self) -> None:
+        """Queue notifications until the server stops."""
+        queued = self._place
+        async with aclosing(self._feed.subscribe(queued)) as batches:
+            async for batch in batches:
+                ended = any(change.transition.event.after in FINAL for change in batch.changes)
+                if ended or batch.until - queued >= MARK_EVERY:
+                    await self._ledger.enqueue_notifications(until=batch.until, render=_render)
+                    self._place = queued = batch.until
                     self._wake.set()
 
-    async def _send_on(self) -> None:
-        """Sends what is due, as it becomes due."""
-        while True:
-            self._wake.clear()
-            wait: float | None = TICK_SECONDS
-            try:
-                await self._begin_due()
-                due = await self._ledger.next_notification_at()
-                if due is None:
-                    wait = None
-                elif due > self._now():
-                    wait = min(wait or 0, (due - self._now()) / 1000)
-            except LedgerError as error:
-                if error.reason == "ledger.stopping":
-                    return
-                log.error("ledger cannot be used", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
-            except Exception:
-                log.exception("unexpected error")  # a bug of ours must not end the telling
-            try:
-                async with asyncio.timeout(wait):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
+    async def _send_due(self) -> float:
+        """Start what is due, then wait until something else is."""
+        self._wake.clear()
+        await self._start_due()
+        due = await self._ledger.next_notification_at()
+        wait: float | None = None
+        if due is not None:
+            left = (due - self._now()) / 1000
+            wait = min(MAX_SLEEP_SECONDS, left) if left > 0 else MAX_SLEEP_SECONDS
+        await set_within(self._wake, wait)
+        return 0
 
-    async def _begin_due(self) -> None:
+    async def _start_due(self) -> None:
         if self._gone:
             if await self._ledger.give_up_old_notifications(before=self._now() - GIVE_UP_AFTER_MS):
                 log.error("notifications given up", detail="The endpoint wants none.")
             return
-        under_way = set(self._running.values())
-        if len(under_way) >= HANDS:
+        in_progress = set(self._running.values())
+        if len(in_progress) >= CONCURRENCY:
             return
-        for notification in await self._ledger.notifications_due(
-            by=self._now(), limit=HANDS + len(under_way)
-        ):
-            if notification.seq not in under_way and len(self._running) < HANDS:
-                task = asyncio.create_task(self._tell(notification), name=f"notify-{notification.seq}")
+        limit = CONCURRENCY + len(in_progress)
+        for notification in await self._ledger.notifications_due(by=self._now(), limit=limit):
+            if notification.seq not in in_progress and len(self._running) < CONCURRENCY:
+                task = asyncio.create_task(self._deliver(notification), name=f"notify-{notification.seq}")
                 self._running[task] = notification.seq
                 task.add_done_callback(self._done)
 
@@ -191,38 +161,38 @@ class OutgoingWebhooks:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("unexpected error", exc_info=error)
 
-    async def _tell(self, notification: Notification) -> None:
-        """Sends one, and records what became of it."""
+    async def _deliver(self, notification: Notification) -> None:
+        """Send one, and record the outcome."""
         wait: float | None = None
         try:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(TOTAL_SECONDS):
                 answer = await self._post(notification)
-            met = f"The endpoint answers {answer.status_code}."
+            detail = f"The endpoint answers {answer.status_code}."
             wait = retry_after.parse(answer.headers.get("retry-after", ""))
         except (httpx.HTTPError, TimeoutError, OSError) as error:
-            # The error's own words may hold the address, and that a secret of its operator's.
-            answer, met = None, f"The endpoint does not answer ({type(error).__name__})."
+            # The error's own words may hold the address, and with it a secret of its operator.
+            answer, detail = None, f"The endpoint does not answer ({type(error).__name__})."
         except Exception as bug:
-            # A bug of ours is a failure like any other: it waits, and does not come again at once.
+            # A bug is a failure like any other: the notification waits, and is not sent again at once.
             log.exception("unexpected error", job=notification.job)
-            answer, met = None, f"{type(bug).__name__}: see the log."
+            answer, detail = None, f"{type(bug).__name__}: see the log."
         if answer is not None and answer.is_success:
             await persist(lambda: self._ledger.notification_sent(notification.seq), log)
             log.info("notified", job=notification.job, attempts=notification.attempts + 1)
             return
         now = self._now()
-        said = {"job": notification.job, "attempts": notification.attempts + 1, "detail": met}
+        failed = {"job": notification.job, "attempts": notification.attempts + 1, "detail": detail}
         gone = answer is not None and answer.status_code == 410
         if gone and not self._gone:
             self._gone = True
             log.error("the endpoint wants no more notifications; none is sent until the next start")
         if gone or now - notification.at >= GIVE_UP_AFTER_MS:
-            await persist(lambda: self._ledger.give_up_notification(notification.seq, met), log)
-            log.error("notification given up", **said)
+            await persist(lambda: self._ledger.give_up_notification(notification.seq, detail), log)
+            log.error("notification given up", **failed)
             return
         at = notification_retry_at(now, notification.attempts + 1, self._jitter, wait)
-        await persist(lambda: self._ledger.notification_failed(notification.seq, met, at=at), log)
-        log.warning("not notified", **said, next_attempt_at=serializers.time(at))
+        await persist(lambda: self._ledger.notification_failed(notification.seq, detail, at=at), log)
+        log.warning("not notified", **failed, next_attempt_at=serializers.time(at))
 
     async def _post(self, notification: Notification) -> httpx.Response:
         at = datetime.fromtimestamp(self._now() // 1000, UTC)
@@ -242,9 +212,9 @@ class OutgoingWebhooks:
 
 
 def message_id(notification: Notification) -> str:
-    """The name of a notification: the same for each attempt, and no other's. It holds no full stop."""
-    said = f"{notification.job}/{notification.seq}/{notification.at}"
-    return f"msg_{uuid.uuid5(_NAMESPACE, said).hex}"
+    """Return a notification's id: the same for each attempt, and no other's. It holds no full stop."""
+    name = f"{notification.job}/{notification.seq}/{notification.at}"
+    return f"msg_{uuid.uuid5(_NAMESPACE, name).hex}"
 
 
 def _render(job: Job, event: Event) -> bytes:
@@ -257,7 +227,7 @@ def _render(job: Job, event: Event) -> bytes:
 
 
 async def _drain(answer: httpx.Response) -> None:
-    """Reads a short body; what becomes of it changes nothing, since the status is known."""
+    """Read a short body. An error changes nothing, since the status is known."""
     size = 0
     try:
         async with asyncio.timeout(GRACE_SECONDS):

@@ -47,7 +47,7 @@ class Listener:
         self.task = asyncio.create_task(self._take(feed, after))
 
     async def _take(self, feed: Feed, after: int) -> None:
-        async with aclosing(feed.listen(after)) as listening:
+        async with aclosing(feed.subscribe(after)) as listening:
             async for news in listening:
                 self.most = max(self.most, len(news.changes))
                 self.gaps += [] if news.gap is None else [news.gap]
@@ -95,7 +95,7 @@ async def test_while_nobody_listens_nothing_is_read(ledger: Ledger, feed: Feed) 
 async def test_listeners_who_come_and_go_at_any_time_miss_nothing_and_see_nothing_twice(
     ledger: Ledger, feed: Feed
 ) -> None:
-    total = 3 * feeds.PIECE
+    total = 3 * feeds.PAGE_SIZE
     writing = asyncio.create_task(write_on(ledger, total))
     known: list[int] = []
     while len(known) < total:
@@ -129,35 +129,35 @@ async def test_who_is_slow_is_served_from_the_ledger_in_pieces_and_costs_no_memo
 
     gate.set()
     assert await slow.until(total) == list(range(1, total + 1))
-    assert slow.most <= feeds.PIECE
+    assert slow.most <= feeds.PAGE_SIZE
 
 
 async def test_what_is_pruned_before_a_slow_listener_has_come_to_it_is_told_as_a_gap(
     ledger: Ledger, feed: Feed, tmp_path: Path
 ) -> None:
-    total = 3 * feeds.PIECE
-    for first in range(0, total, feeds.PIECE):
-        await announce(ledger, first, first + feeds.PIECE)
+    total = 3 * feeds.PAGE_SIZE
+    for first in range(0, total, feeds.PAGE_SIZE):
+        await announce(ledger, first, first + feeds.PAGE_SIZE)
     gate = asyncio.Event()
     slow = Listener(feed, 0, slow=gate)
-    await slow.until(feeds.PIECE)
-    assert (slow.lines[-1], slow.gaps) == (feeds.PIECE, [])
+    await slow.until(feeds.PAGE_SIZE)
+    assert (slow.lines[-1], slow.gaps) == (feeds.PAGE_SIZE, [])
 
     with sqlite3.connect(tmp_path / FILE_NAME) as db:
         db.execute("DELETE FROM history WHERE seq BETWEEN 10 AND ?", (total - 100,))
     db.close()
     gate.set()
 
-    assert (await slow.until(total))[feeds.PIECE :] == list(range(total - 99, total + 1))
+    assert (await slow.until(total))[feeds.PAGE_SIZE :] == list(range(total - 99, total + 1))
     assert slow.gaps == [total - 100]
 
 
 async def test_a_gap_is_told_once_however_many_pieces_are_read(
     ledger: Ledger, feed: Feed, tmp_path: Path
 ) -> None:
-    total = 3 * feeds.PIECE
-    for first in range(0, total, feeds.PIECE):
-        await announce(ledger, first, first + feeds.PIECE)
+    total = 3 * feeds.PAGE_SIZE
+    for first in range(0, total, feeds.PAGE_SIZE):
+        await announce(ledger, first, first + feeds.PAGE_SIZE)
     with sqlite3.connect(tmp_path / FILE_NAME) as db:
         db.execute("DELETE FROM history WHERE seq IN (1, ?)", (total - 1,))
     db.close()
@@ -214,7 +214,7 @@ async def test_all_are_let_go_when_the_server_is_to_end(
 
 async def test_silence_is_told_to_who_has_no_patience(ledger: Ledger, feed: Feed) -> None:
     await announce(ledger, 0, 1)
-    async with aclosing(feed.listen(1, patience=lambda: 0.01)) as listening:
+    async with aclosing(feed.subscribe(1, heartbeat=lambda: 0.01)) as listening:
         news = await anext(listening)
     assert (news.changes, news.until) == ((), 1)
 
