@@ -21,9 +21,9 @@ def main() -> None:
             signal.signal(number, lambda *_: os._exit(0))
     elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, leave_at_once)
-    from receiver.cli.commands import run  # noqa: PLC0415 - only now can its import be interrupted in order
+    from receiver.cli.commands import start  # noqa: PLC0415 - only now can its import be interrupted in order
 
-    run()
+    start()
 
 
 def leave_at_once(_number: int, _frame: FrameType | None) -> NoReturn:

@@ -5,14 +5,14 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module, metadata
 from typing import Annotated
 
 import typer
 
 from receiver.cli import INTERRUPTED, interruption, leave_at_once
-from receiver.cli.common import fail
+from receiver.cli.common import INVOCATION, Invocation, fail, leave_process
 from receiver.core.errors import ConfigError, ReceiverError
 from receiver.telemetry import logs
 
@@ -85,18 +85,24 @@ def commands(typed: str = "") -> typer.Typer:
     return app
 
 
-def run() -> None:
-    """Runs the command. Every error that was foreseen becomes one line and exit code 1, an interruption one
+def start() -> None:
+    """Run the command that was typed, in this process alone."""
+    logs.configure("auto", least=logging.CRITICAL)
+    run(sys.argv[1:], Invocation(os.environ, leave_process))
+
+
+def run(arguments: Sequence[str], invocation: Invocation) -> None:
+    """Run a command. Every error that was foreseen becomes one line and exit code 1, an interruption one
     line and `INTERRUPTED`.
     """
-    logs.configure("auto", least=logging.CRITICAL)
-    command = commands(next(iter(sys.argv[1:]), ""))
+    INVOCATION.set(invocation)
+    command = commands(next(iter(arguments), ""))
     interruptible = signal.getsignal(signal.SIGINT) is leave_at_once
     try:
         try:
             if interruptible:
                 signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it ends in order
-            command(prog_name="receiver")
+            command(arguments, prog_name="receiver")
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can still be told from an error
             if interruptible:

@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -27,13 +29,30 @@ Counted = Callable[[int, int | None], None]
 """Called with how much is done, and of how much, where that is known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Invocation:
+    """What a command runs in.
+
+    Attributes:
+        environ: the variables that it was started with.
+        leave: ends it at once with an exit code, whatever its threads wait for.
+    """
+
+    environ: Mapping[str, str]
+    leave: Callable[[int], NoReturn]
+
+
+INVOCATION: ContextVar[Invocation] = ContextVar("invocation")
+"""Set by `commands.run`, so that tests can run a command in their own process."""
+
+
 def opened() -> tuple[Config, Mapping[str, str]]:
     """The settings, and the environment that they come from.
 
     Raises:
         ConfigError: one line that names the setting.
     """
-    environ = settings.environment(os.environ, DOTENV)
+    environ = settings.environment(INVOCATION.get().environ, DOTENV)
     return settings.load(environ), environ
 
 
@@ -105,7 +124,12 @@ async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process at once: what may be left is a thread that waits for a disk, a name or a store which
+    """End the command at once, without waiting for its threads."""
+    INVOCATION.get().leave(code)
+
+
+def leave_process(code: int) -> NoReturn:
+    """End the process at once: what may be left is a thread that waits for a disk, a name or a store which
     does not answer, and the interpreter would wait for it.
     """
     sys.stdout.flush()

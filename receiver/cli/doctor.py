@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from receiver.cli import INTERRUPTED, interruption, output
-from receiver.cli.common import DOTENV, AsJson, give_to_sdk, leave, say, until_signal
+from receiver.cli.common import DOTENV, INVOCATION, AsJson, give_to_sdk, leave, say, until_signal
 from receiver.config import environment
 from receiver.core.errors import ConfigError
 from receiver.doctor import Level, Report, diagnose
@@ -39,7 +38,7 @@ def doctor(
 
 
 async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoReturn:
-    own = dict(os.environ)
+    own = dict(INVOCATION.get().environ)
     with contextlib.suppress(ConfigError):  # it is told among the findings
         give_to_sdk(environment(own, DOTENV))
     with _waiting(quiet=as_json) as waiting:

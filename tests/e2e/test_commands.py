@@ -18,7 +18,17 @@ import pytest
 
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
-from tests.support.processes import PATIENCE, PROOF, Programs, Receiver, command, completion, environment, run
+from tests.support.processes import (
+    PATIENCE,
+    PROOF,
+    Programs,
+    Receiver,
+    command,
+    completion,
+    environment,
+    run,
+    run_process,
+)
 from tests.support.processes import settings as settings_of
 from tests.support.terminal import on_a_terminal
 
@@ -221,7 +231,7 @@ def test_the_shell_completes_commands_states_reasons_and_ids(desk: Desk, ref: st
             "COMP_WORDS": " ".join(["receiver", *words]),
             "COMP_CWORD": str(len(words)),
         }
-        said = run([], desk.folder, values)
+        said = run_process([], desk.folder, values)
         assert said.stderr == ""
         return said.stdout.split()
 
@@ -230,7 +240,7 @@ def test_the_shell_completes_commands_states_reasons_and_ids(desk: Desk, ref: st
     assert completed("jobs", "--reason", "image.trunc") == ["image.truncated"]
     assert completed("job", "completed-") == [job_id]
     assert completed("retry", "no-such") == []
-    script = run(["--show-completion", "bash"], desk.folder, {**desk.values, "SHELL": "/bin/bash"})
+    script = run_process(["--show-completion", "bash"], desk.folder, {**desk.values, "SHELL": "/bin/bash"})
     assert "_RECEIVER_COMPLETE" in script.stdout
 
 

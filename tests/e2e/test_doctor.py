@@ -1,7 +1,9 @@
 """``receiver doctor`` as a process: at a good installation, and at many that lack something."""
 
+import asyncio
 import json
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +26,7 @@ from tests.support.processes import (
     Receiver,
     Sandbox,
     run,
+    run_process,
     settings,
 )
 from tests.support.s3_standin import standin
@@ -54,8 +57,16 @@ class Found:
         return {check for level, check, _, _ in self.lines if level == "failure"}
 
 
+def _run(
+    arguments: Sequence[str], folder: Path, values: Mapping[str, str], under: Sequence[str]
+) -> "subprocess.CompletedProcess[str]":
+    if under:
+        return run_process(arguments, folder, values, under=under)
+    return run(arguments, folder, values)
+
+
 def examined(folder: Path, values: Mapping[str, str], *options: str, under: Sequence[str] = ()) -> Found:
-    said = run(["doctor", *options], folder, values, under=under)
+    said = _run(["doctor", *options], folder, values, under)
     lines = [line.split("\t") for line in said.stdout.splitlines()]
     for secret in (*SECRETS, *(value for name, value in values.items() if "SECRET" in name)):
         assert secret not in said.stdout + said.stderr
@@ -207,21 +218,25 @@ def test_a_damaged_ledger_is_told(programs: Programs) -> None:
     assert "restore a backup" in found.of("ledger", "failure")[0]
 
 
+async def _make_ledger(data: Path) -> None:
+    await (await Ledger.serve(data)).close()
+
+
 def refused(folder: Path, values: Mapping[str, str], under: Sequence[str] = ()) -> str:
     """What serve says where it does not start."""
-    said = run(["serve"], folder, values, under=under)
+    said = _run(["serve"], folder, values, under)
     assert said.returncode == 1
     return said.stderr
 
 
 @pytest.mark.parametrize("change", ["CREATE TABLE x (y)", "DROP INDEX jobs_by_ref"])
 @pytest.mark.parametrize("options", [(), ("--deep",)])
-async def test_a_ledger_that_serve_refuses_for_its_structure_is_told(
+def test_a_ledger_that_serve_refuses_for_its_structure_is_told(
     programs: Programs, change: str, options: tuple[str, ...]
 ) -> None:
     values = settings(programs.folder)
     (programs.folder / "data").mkdir(mode=0o700)
-    await (await Ledger.serve(programs.folder / "data")).close()
+    asyncio.run(_make_ledger(programs.folder / "data"))
     with file_of(programs.folder / "data") as db:
         db.execute(change)
     found = examined(programs.folder, values, *options)
@@ -234,12 +249,12 @@ async def test_a_ledger_that_serve_refuses_for_its_structure_is_told(
 @pytest.mark.parametrize(
     ("name", "mode"), [(FILE_NAME, 0o400), (FILE_NAME, 0), ("serve.lock", 0), ("spool", 0o500)]
 )
-async def test_files_that_serve_cannot_write_are_told(programs: Programs, name: str, mode: int) -> None:
+def test_files_that_serve_cannot_write_are_told(programs: Programs, name: str, mode: int) -> None:
     values = settings(programs.folder)
     data = programs.folder / "data"
     (data / "spool").mkdir(mode=0o700, parents=True)
     data.chmod(0o700)
-    await (await Ledger.serve(data)).close()
+    asyncio.run(_make_ledger(data))
     DirectoryLock(data).release()
     (data / name).chmod(mode)
     found = examined(programs.folder, values, under=POWERLESS)

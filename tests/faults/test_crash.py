@@ -23,7 +23,16 @@ from tests.faults.steps import archive_of, at, deliver, once, sums
 from tests.faults.workshop import at_work
 from tests.support.clock import HOUR
 from tests.support.gallery import gallery
-from tests.support.processes import PATIENCE, PROOF, Programs, Receiver, completion, run, settings
+from tests.support.processes import (
+    PATIENCE,
+    PROOF,
+    Programs,
+    Receiver,
+    completion,
+    run,
+    run_process,
+    settings,
+)
 from tests.support.proxy import Proxy, proxy
 from tests.support.seaweed import Seaweed, seaweed
 from tests.support.source import SIZE, Answer, Source, picture, sha256, spooled
@@ -481,7 +490,7 @@ def test_an_image_that_was_whole_before_a_kill_is_safe_though_its_url_ends_befor
 
 def test_the_container_refuses_to_be_cut(tmp_path: Path) -> None:
     values = settings(tmp_path, RECEIVER_CUT_AT="spooled", RECEIVER_CONTAINER="1")
-    ended = run(["serve"], tmp_path, values)
+    ended = run_process(["serve"], tmp_path, values)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert "RECEIVER_CUT_AT" in ended.stderr
     assert not (tmp_path / "data").exists()

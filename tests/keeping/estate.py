@@ -8,7 +8,6 @@ import base64
 import hashlib
 import json
 import random
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -22,15 +21,13 @@ from receiver.core.completion import Completion
 from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Delivery, Ledger
 from tests.support.clock import HOUR, NOW, SECOND, Clock
-from tests.support.processes import command, environment
+from tests.support.processes import run
 from tests.support.seaweed import Seaweed
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 HANDS = 16
-LONGEST = 110
-"""Seconds that a command may take on a machine that has other things to do."""
 
 
 @dataclass(frozen=True)
@@ -171,16 +168,7 @@ class Said:
 
 def say(arguments: Sequence[str], folder: Path, values: Mapping[str, str]) -> Said:
     """Runs a command with ``--json`` to its end."""
-    done = subprocess.run(
-        command(*arguments, "--json"),
-        cwd=folder,
-        env=environment(folder, values),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LONGEST,
-        check=False,
-    )
+    done = run([*arguments, "--json"], folder, values)
     assert "Traceback" not in done.stderr, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     summary = lines.pop()["summary"] if lines else {}

@@ -9,6 +9,7 @@ answers), never by the clock; `PATIENCE` bounds a wait in vain.
 
 import asyncio
 import contextlib
+import contextvars
 import dataclasses
 import io
 import json
@@ -25,7 +26,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Self, TextIO, cast
+from typing import IO, Any, NoReturn, Self, TextIO, cast
 
 import httpx
 import typer
@@ -33,6 +34,8 @@ import uvicorn
 
 from receiver import config
 from receiver.bootstrap.serve import loop_factory, serve_until
+from receiver.cli.commands import run as run_command
+from receiver.cli.common import Invocation
 from receiver.cli.sandbox import sandbox as sandbox_command
 from receiver.sandbox.app import create_app
 from receiver.sandbox.faults import Faults
@@ -94,9 +97,66 @@ POWERLESS = ("setpriv", "--bounding-set=-all", "--inh-caps=-all", "--") if os.ge
 
 
 def run(
+    arguments: Sequence[str], folder: Path, values: Mapping[str, str]
+) -> "subprocess.CompletedProcess[str]":
+    """Runs a command of the receiver to its end, in the tests' own process.
+
+    A ``serve`` must refuse to start.
+    """
+    assert threading.current_thread() is threading.main_thread()  # whose streams these are
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(3)]
+    environ, umask = dict(os.environ), os.umask(0o022)
+    code: object = 0
+    try:
+        with (
+            contextlib.chdir(folder),
+            contextlib.redirect_stdout(streams[1]),
+            contextlib.redirect_stderr(streams[2]),
+        ):
+            stdin, sys.stdin = sys.stdin, streams[0]
+            try:
+                contextvars.copy_context().run(
+                    run_command, arguments, Invocation(environment(folder, values), leave)
+                )
+            except (SystemExit, _Left) as end:
+                code = end.code
+            finally:
+                sys.stdin = stdin
+    finally:
+        os.umask(umask)
+        os.environ.clear()
+        os.environ.update(environ)
+        if "serve" in arguments:
+            logs.configure("json", cast("TextIO", _ROUTED))
+    output, errors = (stream.buffer.getvalue().decode() for stream in streams[1:])
+    assert code is None or isinstance(code, int)
+    return subprocess.CompletedProcess(arguments, code or 0, output, errors)
+
+
+class _Left(Exception):  # noqa: N818 - an end, and no error
+    """A command has ended at once."""
+
+    def __init__(self, code: int) -> None:
+        super().__init__(code)
+        self.code = code
+
+
+def leave(code: int) -> NoReturn:
+    """Ends a command that runs in the tests' own process."""
+    raise _Left(code)
+
+
+def run_process(
     arguments: Sequence[str], folder: Path, values: Mapping[str, str], *, under: Sequence[str] = ()
 ) -> "subprocess.CompletedProcess[str]":
-    """Runs a command of the receiver to its end; ``under`` is what its command line begins with."""
+    """Runs a command of the receiver to its end, in a process of its own.
+
+    Args:
+        arguments: of the command.
+        folder: its working directory.
+        values: its environment, beside what `environment` gives.
+        under: what its command line begins with.
+    """
     return subprocess.run(
         [*under, *command(*arguments)],
         cwd=folder,
