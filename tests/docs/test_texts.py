@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.docs.readme import ROOT
+from tests.docs.documents import ROOT
 
 THIS_FILE = Path(__file__).relative_to(ROOT).as_posix()
 

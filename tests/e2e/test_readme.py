@@ -1,6 +1,6 @@
-"""Every command line of the README, typed as it stands there beside a live receiver.
+"""Every command line of the README and of docs/, typed as it stands there beside a live receiver.
 
-A line that is new in the README is run without further ado, and fails here until it works.
+A line that is new there is run without further ado, and fails here until it works.
 """
 
 import json
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from receiver.sandbox.pictures import draw
-from tests.docs.readme import blocks
+from tests.docs.documents import blocks
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour, neighbour
 from tests.support.processes import (
@@ -33,12 +33,14 @@ from tests.support.waiting import eventually
 IDS = ("d13e8a4c-5f0e-4c0b-9e57-6a9b7b1d2c01", "8e5848d5-256f-4775-a2a5-969f3cb5b87e")
 """Jobs that the README's examples speak of."""
 
-LINES = [
-    line
-    for block in blocks("sh")
-    for line in block.splitlines()
-    if re.search(r"(?:^|[;&|(])\s*receiver\s", line)
-]
+LINES = list(
+    dict.fromkeys(
+        line
+        for block in blocks("sh")
+        for line in block.splitlines()
+        if re.search(r"(?:^|[;&|(])\s*receiver\s", line)
+    )
+)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from receiver.intake.authentication import Authenticator
-from tests.docs.readme import README
+from tests.docs.documents import blocks
 from tests.e2e.conftest import SIZE
 from tests.support.processes import (
     API_TOKEN,
@@ -234,7 +234,8 @@ def test_a_terminal_of_80_columns_shows_state_ref_image_and_reason_whole_and_a_w
 
 
 def test_the_readmes_line_keeps_the_secrets_to_their_owner(tmp_path: Path) -> None:
-    (line,) = [line for line in README.splitlines() if re.search(r"receiver init +> \.env", line)]
+    shown = {line for block in blocks("sh") for line in block.splitlines()}
+    (line,) = (line for line in shown if re.search(r"receiver init +> \.env", line))
     script = line.replace("receiver init", shlex.join(command("init")))
 
     subprocess.run(["/bin/sh", "-c", script], cwd=tmp_path, env=environment(tmp_path, {}), check=True)

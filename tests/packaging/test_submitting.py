@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from receiver.cli.demo_run import SECRET_HEADER, Running, running
-from tests.docs.readme import ROOT, blocks
+from tests.docs.documents import ROOT, blocks
 
 
 @pytest.fixture

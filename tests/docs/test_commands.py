@@ -9,9 +9,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from receiver.cli.commands import commands
-from tests.docs.readme import README, ROOT, blocks, code, codes, section, table
+from tests.docs.documents import DOCUMENTS, ROOT, blocks, located_blocks
 
-DOCUMENTS = {"README.md": README, "deploy/README.md": (ROOT / "deploy/README.md").read_text()}
 FOREIGN = {
     "env",
     ".",
@@ -40,13 +39,12 @@ COMMANDS = {name: command for name, command in GROUP.commands.items() if isinsta
 
 
 def lines() -> Iterator[tuple[str, str]]:
-    for name, text in DOCUMENTS.items():
-        for block in blocks("sh", text):
-            for line in block.splitlines():
-                yield from ((name, part.strip(" ()")) for part in re.split("&&|;", line))
+    for name, block in located_blocks("sh", DOCUMENTS):
+        for line in block.replace("\\\n", " ").splitlines():
+            yield from ((name, part.strip(" ()")) for part in re.split("&&|;", line.partition("  #")[0]))
 
 
-@pytest.mark.parametrize(("document", "line"), list(lines()))
+@pytest.mark.parametrize(("document", "line"), sorted(set(lines())))
 def test_a_command_line_of_the_documents_can_be_run(document: str, line: str) -> None:
     words = shlex.split(line)
     program = words[0]
@@ -70,21 +68,10 @@ def test_a_command_line_with_an_unknown_option_would_be_noticed() -> None:
         assert_takes(COMMANDS["demo"], ["--no-such-option"])
 
 
-def test_the_commands_table_names_every_command_and_its_options() -> None:
-    rows = table(section("Commands"))
-    assert {code(command).removeprefix("receiver ") for command, _, _ in rows} == set(COMMANDS)
-    for command, options, _ in rows:
-        name = code(command).removeprefix("receiver ")
-        if options.endswith("and more"):
-            assert set(codes(options)) < options_of(COMMANDS[name])
-        else:
-            assert set(codes(options)) == options_of(COMMANDS[name]), name
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_run_as_a_process(name: str) -> None:
-    """By a line of the README, which tests/e2e/test_readme.py runs, or by a test of its own."""
-    by_readme = any(
+    """By a line of the documents, which tests/e2e/test_readme.py runs, or by a test of its own."""
+    by_document = any(
         re.search(rf"\breceiver {re.escape(name)}\b", line)
         for block in blocks("sh")
         for line in block.splitlines()
@@ -92,19 +79,13 @@ def test_every_command_is_run_as_a_process(name: str) -> None:
     started = rf'\b(?:command|run|both)\(\s*[\[(]?\s*"{re.escape(name)}"'
     own = ("tests/e2e/*.py", "tests/sandbox/test_sandbox_command.py", "tests/support/processes.py")
     sources = [path for pattern in own for path in ROOT.glob(pattern)]
-    assert by_readme or any(re.search(started, path.read_text()) for path in sources)
+    assert by_document or any(re.search(started, path.read_text()) for path in sources)
 
 
 def test_every_command_that_the_documents_name_exists() -> None:
     for text in DOCUMENTS.values():
         for name in re.findall(r"`receiver ([a-z][a-z-]*)", text):
             assert name in COMMANDS, name
-
-
-def test_documents_that_are_linked_exist() -> None:
-    for path in [*ROOT.glob("*.md"), ROOT / "deploy/README.md"]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
-            assert (path.parent / target).exists(), f"{path.name} links to {target}"
 
 
 def options_of(command: TyperCommand | TyperGroup) -> set[str]:
