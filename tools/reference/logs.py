@@ -127,23 +127,32 @@ def _levels(expression: ast.expr) -> list[str]:
 
 
 def _events(argument: ast.expr, function: Function, modules: list[ast.Module]) -> Iterator[str]:
-    """The texts that an event may be; a parameter's are its default and those with which it is called."""
+    """The texts that an event may be."""
     match argument:
         case ast.Constant(value=str(text)):
             yield text
-        case ast.Name(id=name) if name in _parameters(function):
-            for keyword, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-                if keyword.arg == name and default is not None:
-                    yield from _events(default, function, modules)
-            position = _parameters(function).index(name)
-            for call in (call for module in modules for call in _calls(module, function)):
-                given = {keyword.arg: keyword.value for keyword in call.keywords}
-                if name in given:
-                    yield from _events(given[name], function, modules)
-                elif position < len(call.args):
-                    yield from _events(call.args[position], function, modules)
+        case ast.IfExp(body=first, orelse=second):
+            for value in (first, second):
+                yield from _events(value, function, modules)
+        case ast.Name(id=name):
+            for value in _assigned(function, {name}) or _given(function, name, modules):
+                yield from _events(value, function, modules)
         case _:
             raise ValueError(f"line {argument.lineno}: the event is no text: {ast.unparse(argument)}")
+
+
+def _given(function: Function, parameter: str, modules: list[ast.Module]) -> Iterator[ast.expr]:
+    """What a parameter may be: its default, and what the calls of the function give."""
+    for keyword, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
+        if keyword.arg == parameter and default is not None:
+            yield default
+    position = _parameters(function).index(parameter)
+    for call in (call for module in modules for call in _calls(module, function)):
+        given = {keyword.arg: keyword.value for keyword in call.keywords}
+        if parameter in given:
+            yield given[parameter]
+        elif position < len(call.args):
+            yield call.args[position]
 
 
 def _fields(call: ast.Call, function: ast.AST) -> Iterator[str]:
@@ -161,14 +170,19 @@ def _fields(call: ast.Call, function: ast.AST) -> Iterator[str]:
 def _keys(expression: ast.expr, function: ast.AST) -> Iterator[str]:
     """The keys of the dictionaries in an expression, and in what its function assigned to the names in it."""
     names = {node.id for node in ast.walk(expression) if isinstance(node, ast.Name)}
-    assigned = [
+    assigned = _assigned(function, names)
+    for found in (expression, *assigned):
+        for node in ast.walk(found):
+            if isinstance(node, ast.Dict):
+                yield from (str(key.value) for key in node.keys if isinstance(key, ast.Constant))
+
+
+def _assigned(function: ast.AST, names: set[str]) -> list[ast.expr]:
+    """What a function assigns to these names."""
+    return [
         node.value
         for node in ast.walk(function)
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name) and target.id in names
     ]
-    for found in (expression, *assigned):
-        for node in ast.walk(found):
-            if isinstance(node, ast.Dict):
-                yield from (str(key.value) for key in node.keys if isinstance(key, ast.Constant))
