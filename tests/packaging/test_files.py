@@ -343,7 +343,7 @@ def test_the_audit_runs_as_the_receiver_does_and_needs_no_other_secret(tmp_path:
         (line,) = re.findall(rf"^{name}=.+$", unit, re.MULTILINE)
         assert f"\n{line}\n" in audit
     (words,) = re.findall(r"^ExecStart=/opt/upscale-receiver/bin/receiver (.+)$", audit, re.MULTILINE)
-    assert f"receiver {words}\n" in (ROOT / "deploy/README.md").read_text()
+    assert f"receiver {words}\n" in (ROOT / "docs/operations/deploy.md").read_text()
     done = run(words.split(), tmp_path, {"RECEIVER_DATA_DIR": str(tmp_path)})
     assert (done.returncode, done.stdout) == (1, "")
     assert "There is no ledger" in done.stderr  # it was understood, and no setting was missing

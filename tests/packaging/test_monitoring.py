@@ -20,7 +20,7 @@ RULES: list[dict[str, Any]] = yaml.safe_load((ROOT / "deploy/prometheus/rules.ya
     0
 ]["rules"]
 DASHBOARD: dict[str, Any] = json.loads((ROOT / "deploy/grafana/dashboard.json").read_text())
-EXPLAINED = (ROOT / "deploy/README.md").read_text()
+EXPLAINED = (ROOT / "docs/operations/monitoring.md").read_text()
 HISTOGRAM = re.compile(r"_(?:bucket|sum|count)$")
 
 
@@ -125,9 +125,9 @@ def test_the_panels_have_their_own_places_and_names() -> None:
 def test_each_alert_names_the_section_that_explains_it(rule: dict[str, Any]) -> None:
     assert rule["labels"]["severity"] in {"page", "ticket"}
     assert rule["annotations"]["summary"]
-    assert rule["annotations"]["runbook"] == f"deploy/README.md#{rule['alert'].lower()}"
+    assert rule["annotations"]["runbook"] == f"docs/operations/monitoring.md#{rule['alert'].lower()}"
     section = re.search(rf"^### {rule['alert']}\n\n(.+?)(?=^##|\Z)", EXPLAINED, re.MULTILINE | re.DOTALL)
-    assert section is not None, "deploy/README.md has no such section"
+    assert section is not None, "docs/operations/monitoring.md has no such section"
     assert len(section[1].split()) > 15
 
 

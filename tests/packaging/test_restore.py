@@ -27,7 +27,7 @@ from tests.support.seaweed import Seaweed, seaweed
 LITESTREAM = f"{sysconfig.get_path('scripts')}/litestream"
 CONFIG = ROOT / "deploy/litestream.yml"
 COMPOSE: Any = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
-EXPLAINED = (ROOT / "deploy/README.md").read_text()
+EXPLAINED = (ROOT / "docs/operations/backup-and-restore.md").read_text()
 BEFORE = [f"before-{number}" for number in range(12)]
 AFTER = [f"after-{number}" for number in range(3)]
 
@@ -86,7 +86,7 @@ class Copy:
         return self._run(program, *(self._here(argument) for argument in arguments))
 
     def try_it(self, file: Path) -> str:
-        """What deploy/README.md says to try before it is needed."""
+        """What docs/operations/backup-and-restore.md says to try before it is needed."""
         (line,) = re.findall(r"^docker compose run --rm restore (restore .+)$", EXPLAINED, re.MULTILINE)
         arguments = line.replace("/tmp/trial.sqlite3", str(file)).split()
         return self._run(*(self._here(argument) for argument in arguments))
