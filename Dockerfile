@@ -2,7 +2,7 @@
 #
 #     docker build --tag upscale-receiver --build-arg REVISION="$(git rev-parse HEAD)" .
 #
-# deploy/README.md says how to run it. Not by `docker run --env-file`, which keeps the quotes that stand in a .env.
+# docs/operations/deploy.md says how to run it. Not by `docker run --env-file`, which keeps the quotes that stand in a .env.
 #
 # Which SQLite: Debian's is 3.40.1, and one from 3.51.3 on is free of the WAL-reset fault. No Debian release has
 # that yet, and a package of its testing branch is not kept for a later build. So the ledger brings its own: the

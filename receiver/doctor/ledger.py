@@ -15,7 +15,7 @@ CHECK_SECONDS = 5.0
 LONG_WAIT = 3_600_000
 """ms after which a received image should have been archived."""
 
-RESTORED = "restore a backup (deploy/README.md)."
+RESTORED = "restore a backup (docs/operations/backup-and-restore.md)."
 RESTORE = f"Stop serve, copy the files away, and {RESTORED}"
 
 

@@ -312,7 +312,7 @@ async def look_at_public_url(config: Config, *, serving: bool) -> list[Verdict]:
                 "public URL",
                 "RECEIVER_PUBLIC_URL is not https: who is on the way reads the secret header of each"
                 " delivery",
-                "Put TLS in front (deploy/README.md), and set the https address.",
+                "Put TLS in front (docs/operations/deploy.md), and set the https address.",
             )
         )
     key = read_key(config.data_dir)

@@ -57,7 +57,7 @@ class WebhookEndpoint:
     failpoint: Failpoint = no_failpoint
 
     async def deliver(self, request: Request) -> Response:
-        """Takes one delivery. The answers are those of the README's table."""
+        """Takes one delivery. docs/reference/http-api.md lists the answers."""
         with self.instrumentation.step("delivery") as step:
             return await self._deliver(request, step)
 
