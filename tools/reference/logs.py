@@ -51,10 +51,10 @@ def lines(package: Path) -> dict[str, Line]:
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             for call, levels in _log_calls(function):
-                for event in _events(call.args[0], function, modules):
+                for event, logger in _events(call.args[0], function, module, modules):
                     line = found.setdefault(event, Line())
                     line.levels.update(levels)
-                    line.loggers.update(_loggers(function, module, modules))
+                    line.loggers.add(logger)
                     line.fields.update(dict.fromkeys(_fields(call, function)))
     return found
 
@@ -69,14 +69,7 @@ def _row(event: str, line: Line, meaning: str) -> tuple[str, ...]:
     )
 
 
-def _loggers(function: Function, module: ast.Module, modules: list[ast.Module]) -> set[str]:
-    """The module's logger; or where the function takes one, those of the modules that call it."""
-    if "log" in _parameters(function):
-        return {name for caller in modules if _calls(caller, function) for name in _own_logger(caller)}
-    return set(_own_logger(module))
-
-
-def _own_logger(module: ast.Module) -> Iterator[str]:
+def _logger(module: ast.Module) -> str:
     """The name in ``log = structlog.get_logger("name")``."""
     for node in module.body:
         match node:
@@ -84,7 +77,8 @@ def _own_logger(module: ast.Module) -> Iterator[str]:
                 targets=[ast.Name(id="log")],
                 value=ast.Call(func=ast.Attribute(attr="get_logger"), args=[ast.Constant(value=str(name))]),
             ):
-                yield name
+                return name
+    raise ValueError("a log line in a module without a logger")
 
 
 def _calls(scope: ast.AST, function: Function) -> list[ast.Call]:
@@ -126,33 +120,43 @@ def _levels(expression: ast.expr) -> list[str]:
     return []
 
 
-def _events(argument: ast.expr, function: Function, modules: list[ast.Module]) -> Iterator[str]:
-    """The texts that an event may be."""
-    match argument:
+def _events(
+    event: ast.expr, function: Function, module: ast.Module, modules: list[ast.Module]
+) -> Iterator[tuple[str, str]]:
+    """Each text that an event may be, with its logger; those that the function is given, by its calls."""
+    parameters = _parameters(function)
+    name = event.id if isinstance(event, ast.Name) and event.id in parameters else None
+    if name is None and "log" not in parameters:
+        for text in _texts(event, function):
+            yield text, _logger(module)
+        return
+    for caller in modules:
+        for call in _calls(caller, function):
+            logger = _logger(caller if "log" in parameters else module)
+            for text in _texts(_argument(call, function, name) if name else event, function):
+                yield text, logger
+
+
+def _texts(event: ast.expr, function: Function) -> Iterator[str]:
+    match event:
         case ast.Constant(value=str(text)):
             yield text
         case ast.IfExp(body=first, orelse=second):
-            for value in (first, second):
-                yield from _events(value, function, modules)
+            yield from (*_texts(first, function), *_texts(second, function))
         case ast.Name(id=name):
-            for value in _assigned(function, {name}) or _given(function, name, modules):
-                yield from _events(value, function, modules)
+            for value in _assigned(function, {name}):
+                yield from _texts(value, function)
         case _:
-            raise ValueError(f"line {argument.lineno}: the event is no text: {ast.unparse(argument)}")
+            raise ValueError(f"line {event.lineno}: the event is no text: {ast.unparse(event)}")
 
 
-def _given(function: Function, parameter: str, modules: list[ast.Module]) -> Iterator[ast.expr]:
-    """What a parameter may be: its default, and what the calls of the function give."""
-    for keyword, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-        if keyword.arg == parameter and default is not None:
-            yield default
-    position = _parameters(function).index(parameter)
-    for call in (call for module in modules for call in _calls(module, function)):
-        given = {keyword.arg: keyword.value for keyword in call.keywords}
-        if parameter in given:
-            yield given[parameter]
-        elif position < len(call.args):
-            yield call.args[position]
+def _argument(call: ast.Call, function: Function, parameter: str) -> ast.expr:
+    """What a call gives for a parameter, or its default."""
+    defaults = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    found = {keyword.arg: default for keyword, default in defaults if default is not None}
+    found |= dict(zip(_parameters(function), call.args, strict=False))
+    found |= {keyword.arg: keyword.value for keyword in call.keywords if keyword.arg is not None}
+    return found[parameter]
 
 
 def _fields(call: ast.Call, function: ast.AST) -> Iterator[str]:
