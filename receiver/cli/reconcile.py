@@ -48,7 +48,7 @@ def reconcile(
         output.print_json(_document(summary))
     else:
         _tell(summary)
-    if summary.trouble is not None:
+    if summary.error is not None:
         raise typer.Exit(1)
 
 
@@ -66,15 +66,15 @@ async def _round(config: Config, *, quiet: bool) -> Summary:
             # Jobs that were asked about a moment ago, and are due again within that time, are taken in too.
             later = now + int(config.url_lifetime.total_seconds() * 1000)
             return await reconciler.round(
-                submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, progress=told
+                submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=told
             )
 
 
 def _document(summary: Summary) -> dict[str, Any]:
-    trouble = summary.trouble
+    error = summary.error
     return {
-        **{name: value for name, value in asdict(summary).items() if name != "trouble"},
-        "error": trouble and {"reason": trouble.reason, "detail": trouble.detail},
+        **{name: value for name, value in asdict(summary).items() if name != "error"},
+        "error": error and {"reason": error.reason, "detail": error.detail},
     }
 
 
@@ -89,5 +89,5 @@ def _tell(summary: Summary) -> None:
     ]
     for number, what in lines:
         typer.echo(f"{number:>7}  {what}")
-    if summary.trouble is not None:
-        say(f"cut short with {summary.left} left: {summary.trouble}; run it again later")
+    if summary.error is not None:
+        say(f"cut short with {summary.left} left: {summary.error}; run it again later")

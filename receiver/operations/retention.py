@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import structlog
 
-from receiver.core.errors import LedgerError
+from receiver.core.concurrency import cancel, run_forever
 from receiver.intake.authentication import TICKET_LIFETIME
 from receiver.ledger import Ledger, LedgerReader, RecordKind
 
@@ -60,8 +60,7 @@ class Pruner:
     async def stop(self) -> None:
         """Ends it; a round can be cut off anywhere."""
         if self._running is not None:
-            self._running.cancel()
-            await asyncio.gather(self._running, return_exceptions=True)
+            await cancel([self._running])
 
     async def round(self, told: Told | None = None) -> Mapping[str, int]:
         """Removes all that is old. Gives how many rows went, by table.
@@ -85,16 +84,13 @@ class Pruner:
         return gone
 
     async def _run(self) -> None:
-        while True:
-            try:
-                gone = await self.round()
-                if sum(gone.values()):
-                    log.info("pruned", **gone)
-            except LedgerError as error:
-                log.error("ledger cannot be used", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
-            except Exception:
-                log.exception("unexpected error")  # a bug of ours must not end the pruning
-            await self._sleep(EVERY_SECONDS)
+        async def step() -> float:
+            gone = await self.round()
+            if sum(gone.values()):
+                log.info("pruned", **gone)
+            return EVERY_SECONDS
+
+        await run_forever(step, log, retry=EVERY_SECONDS, sleep=self._sleep)
 
 
 async def would_go(ledger: LedgerReader, keep: timedelta, now: int) -> Mapping[str, int]:

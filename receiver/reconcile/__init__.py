@@ -1,1 +1,1 @@
-"""Asks the provider about jobs whose completion did not come."""
+"""Asking the provider about jobs whose completion did not come."""

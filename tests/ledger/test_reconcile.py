@@ -11,7 +11,14 @@ from receiver.core.errors import UnavailableError
 from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Intent, Ledger, Submission
-from receiver.reconcile.reconciler import LEAST_HOLD, LONGEST_HOLD, PAGES_AT_A_TIME, Plan, Reconciler, Summary
+from receiver.reconcile.reconciler import (
+    FIRST_PAUSE,
+    LONGEST_PAUSE,
+    PAGES_PER_ROUND,
+    Plan,
+    Reconciler,
+    Summary,
+)
 from tests.ledger.deeds import delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.desk import Desk
@@ -58,7 +65,7 @@ class Asking:
     async def settled(self) -> int:
         return 0
 
-    async def round(self, pages: int = PAGES_AT_A_TIME) -> Summary:
+    async def round(self, pages: int = PAGES_PER_ROUND) -> Summary:
         """One look as the server makes it, with so many pages of the list."""
         now = self.clock()
         return await self.reconciler.round(submitted_before=now - OVERDUE, ask_by=now, pages=pages)
@@ -285,7 +292,7 @@ async def test_submissions_that_cannot_be_looked_for_keep_no_job_from_being_aske
     asking.clock.forward(OVERDUE + 1)
     summary = await asking.round()
     assert (summary.found, summary.left) == (1, 0)
-    assert summary.trouble is not None
+    assert summary.error is not None
 
 
 async def test_a_round_that_is_cut_short_says_how_many_it_did_not_ask_about(asking: Asking) -> None:
@@ -386,7 +393,7 @@ async def test_a_list_that_breaks_off_in_a_later_part_is_begun_anew(asking: Aski
         asking.desk.put(f"old-{number}", "DONE", NOW - 20 * HOUR + number * MINUTE)
     assert (await asking.round(pages=2)).adopted == 6
     asking.desk.broken = {"list"}
-    assert (await asking.round(pages=2)).trouble is not None
+    assert (await asking.round(pages=2)).error is not None
     asking.desk.broken = set()
     asking.desk.calls()
     assert [(await asking.round(pages=2)).adopted for _ in range(3)] == [0, 6, 0]
@@ -466,7 +473,7 @@ async def test_a_list_that_breaks_off_does_not_keep_what_it_showed_from_being_ad
     answer = asking.desk._page
     asking.desk._page = lambda number: answer(number) if number < 3 else {}  # type: ignore[method-assign]
     summary = await asking.round()
-    assert (summary.adopted, summary.trouble and summary.trouble.reason) == (6, "provider.unavailable")
+    assert (summary.adopted, summary.error and summary.error.reason) == (6, "provider.unavailable")
     asking.desk._page = answer  # type: ignore[method-assign]
     assert (await asking.round()).adopted == 3
 
@@ -516,12 +523,12 @@ async def test_a_refusal_ends_the_round_at_once_and_loses_nothing(
     asking.desk.refuses = status
     asking.clock.forward(OVERDUE + 1)
     summary = await asking.round()
-    assert (summary.asked, summary.left, summary.trouble and summary.trouble.reason) == (1, 1, reason)
-    assert asking.reconciler.trouble is summary.trouble
+    assert (summary.asked, summary.left, summary.error and summary.error.reason) == (1, 1, reason)
+    assert asking.reconciler.error is summary.error
     asking.desk.refuses = None
     asking.clock.forward(2 * MINUTE)
     assert (await asking.round()).found == 2
-    assert asking.reconciler.trouble is None
+    assert asking.reconciler.error is None
 
 
 async def test_a_token_that_is_wrong_for_an_hour_costs_few_questions_and_no_job(
@@ -556,8 +563,8 @@ async def test_a_token_that_is_wrong_for_an_hour_costs_few_questions_and_no_job(
     with pytest.raises(Found):
         await reconciler._run()
     assert asked_while_wrong < 25
-    assert max(asking.waits) <= LONGEST_HOLD
-    assert asking.waits[0] == max(LEAST_HOLD, 60.0)
+    assert max(asking.waits) <= LONGEST_PAUSE
+    assert asking.waits[0] == max(FIRST_PAUSE, 60.0)
     await asking.provider.aclose()
 
 
@@ -565,10 +572,10 @@ async def test_a_round_without_a_question_is_no_sign_that_the_provider_answers_a
     await asking.expect("job-1")
     asking.desk.refuses = 401
     asking.clock.forward(2 * HOUR)
-    assert (await asking.round()).trouble is not None
+    assert (await asking.round()).error is not None
     asking.clock.forward(MINUTE)
     assert (await asking.round()).asked == 0
-    assert asking.reconciler.trouble is not None
+    assert asking.reconciler.error is not None
 
 
 async def test_retry_after_is_honoured(ledger: Ledger, clock: Clock) -> None:
