@@ -1,31 +1,33 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
-from receiver.ledger.commands import (
-    ADOPTED,
-    ASKED,
-    FOUND,
-    LATE,
-    OTHER_URL,
-    OTHER_URLS,
-    RECONCILED,
+from receiver.ledger.archived_objects import RELOCATED, ArchivedJob, AuditFinding
+from receiver.ledger.commands.deliveries import OTHER_URL, OTHER_URLS
+from receiver.ledger.commands.rebuild import REBUILT, Rebuilt
+from receiver.ledger.counters import ADOPTED, ASKED, FOUND, LATE, RECONCILED
+from receiver.ledger.ledger import Ledger, LedgerReader
+from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
+from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
+from receiver.ledger.queries.aggregates import COUNTED_TO, Stats
+from receiver.ledger.queries.dashboard import Overview
+from receiver.ledger.queries.search import Filter, Page
+from receiver.ledger.queries.unread import UnreadDelivery, UnreadPage
+from receiver.ledger.retention import PruneBatch, RecordKind
+from receiver.ledger.sqlite.backup import Copy, back_up
+from receiver.ledger.sqlite.database import FILE_NAME
+from receiver.ledger.sqlite.lock import LOCK_NAME, DirectoryLock, ListLock, holder, open_for_owner
+from receiver.ledger.sqlite.schema import SAFE_SQLITE, unsafe_sqlite
+from receiver.ledger.types import (
     Answer,
     Claim,
     Delivery,
+    Intent,
+    Notification,
+    PendingJob,
     Recorded,
     Submission,
+    Transition,
+    TransitionPage,
 )
-from receiver.ledger.ledger import FILE_NAME, Ledger, LedgerReader
-from receiver.ledger.maintenance import REBUILT, RELOCATED, ArchivedJob, AuditFinding, Rebuilt
-from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
-from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
-from receiver.ledger.overview import Overview
-from receiver.ledger.queries import Filter, Page, Stats, UnreadDelivery, UnreadPage
-from receiver.ledger.readings import COUNTED_TO, Gauges
-from receiver.ledger.retention import PruneBatch, RecordKind
-from receiver.ledger.sqlite.backup import Copy, back_up
-from receiver.ledger.sqlite.lock import LOCK_NAME, DirectoryLock, ListLock, holder, open_for_owner
-from receiver.ledger.sqlite.schema import SAFE_SQLITE, unsafe_sqlite
-from receiver.ledger.types import Intent, Notification, PendingJob, Transition, TransitionPage
 
 __all__ = [
     "ADOPTED",
@@ -51,7 +53,6 @@ __all__ = [
     "Delivery",
     "DirectoryLock",
     "Filter",
-    "Gauges",
     "Intent",
     "Ledger",
     "LedgerReader",

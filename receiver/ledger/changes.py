@@ -1,4 +1,4 @@
-"""Tells whoever listens which jobs a durable commit has changed."""
+"""Wakes tasks that wait for changes of jobs, after the commit is durable."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -6,45 +6,45 @@ from contextlib import contextmanager
 
 
 class ChangeNotifier:
-    """Events for those who wait: one that rings for every commit, and one for each watched job.
+    """Sets events after commits: some for every change, some for the changes of one job.
 
     Attributes:
-        commits: how many were announced so far.
+        commits: how many commits were published so far.
     """
 
     def __init__(self) -> None:
         self.commits = 0
-        self._anything: set[asyncio.Event] = set()
-        self._jobs: dict[str, set[asyncio.Event]] = {}
+        self._any_job: set[asyncio.Event] = set()
+        self._one_job: dict[str, set[asyncio.Event]] = {}
 
-    def announce(self, jobs: Sequence[str]) -> None:
-        """Rings for these jobs' ids."""
+    def publish(self, jobs: Sequence[str]) -> None:
+        """Wake all that wait for a change of one of these jobs, by id."""
         self.commits += 1
-        for event in self._anything:
+        for event in self._any_job:
             event.set()
         for job in jobs:
-            for event in self._jobs.get(job, ()):
+            for event in self._one_job.get(job, ()):
                 event.set()
 
     @contextmanager
-    def anything(self) -> Iterator[asyncio.Event]:
-        """An event that is set after each commit; whoever listens clears it."""
+    def any_job(self) -> Iterator[asyncio.Event]:
+        """Provide an event that is set after each commit; the waiting task clears it."""
         event = asyncio.Event()
-        self._anything.add(event)
+        self._any_job.add(event)
         try:
             yield event
         finally:
-            self._anything.discard(event)
+            self._any_job.discard(event)
 
     @contextmanager
     def job(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set after each commit that changed the job; whoever listens clears it."""
+        """Provide an event that is set after each commit that changed the job; the waiting task clears it."""
         event = asyncio.Event()
-        self._jobs.setdefault(job_id, set()).add(event)
+        self._one_job.setdefault(job_id, set()).add(event)
         try:
             yield event
         finally:
-            listeners = self._jobs[job_id]
-            listeners.discard(event)
-            if not listeners:
-                del self._jobs[job_id]
+            waiting = self._one_job[job_id]
+            waiting.discard(event)
+            if not waiting:
+                del self._one_job[job_id]

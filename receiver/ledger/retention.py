@@ -1,40 +1,35 @@
-"""What is old enough to go: found by those who read, in windows, and removed by the writer in small pieces.
+"""Finds records that are old enough to be removed, and removes them in small transactions.
 
-A line of the history is never the last one when it goes: SQLite gives the highest number out again, and
-whoever follows the history remembers numbers. The same holds for deliveries that could not be read.
+The last entry of the history is never removed: SQLite would give its number out again, and the change feed's
+clients remember numbers. The same holds for deliveries that could not be read.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from receiver.ledger.group_commit import Transaction
 from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.transaction import Transaction
 
 
 class RecordKind(StrEnum):
-    """What can be pruned."""
+    """Kinds of records that can be pruned."""
 
-    HISTORY = "history"
-    """History and raw bodies of archived jobs; the jobs themselves stay."""
-    DELIVERIES = "deliveries"
-    """Deliveries that could not be read."""
-    TICKETS = "tickets"
-    """Tickets that are accepted no more."""
-    SUBMISSIONS = "submissions"
-    """What was submitted, where its job is known."""
-    NOTIFICATIONS = "notifications"
-    """Notifications that were given up."""
+    HISTORY = "history"  # and raw bodies, of archived jobs; the jobs themselves stay
+    DELIVERIES = "deliveries"  # that could not be read
+    TICKETS = "tickets"  # that have expired
+    SUBMISSIONS = "submissions"  # whose job is known
+    NOTIFICATIONS = "notifications"  # that were given up
 
 
 @dataclass(frozen=True, slots=True)
 class PruneBatch:
-    """A piece of what was looked through.
+    """What one scan found.
 
     Attributes:
-        old: keys of what can go.
+        old: keys of what can be removed.
         rows: how many rows that are, by table.
-        next: where the next window begins; ``None`` at the end.
+        next: where the next scan begins; ``None`` at the end.
     """
 
     old: Sequence[int | str]
@@ -42,17 +37,17 @@ class PruneBatch:
     next: int | str | None
 
 
-def window(
+def prunable(
     db: sqlite3.Connection, kind: RecordKind, after: int | str | None, before: int, size: int
 ) -> PruneBatch:
-    """Looks through rows for what is older than ``before`` (ms since the epoch), ``size`` of them at most."""
+    """Scan at most ``size`` rows for what is older than ``before`` (ms since the epoch)."""
     if kind is RecordKind.NOTIFICATIONS and not _has(db, kind):
         return PruneBatch((), {}, None)
     start = (
         after if after is not None else ("" if kind in (RecordKind.TICKETS, RecordKind.SUBMISSIONS) else 0)
     )
-    found = db.execute(_LOOKS[kind], {"after": start, "before": before, "size": size}).fetchall()
-    # These are in the order of their time, so behind a window with nothing old in it nothing old follows.
+    found = db.execute(_SCANS[kind], {"after": start, "before": before, "size": size}).fetchall()
+    # These are in the order of their time: after a scan that found nothing old, nothing old follows.
     young = kind in (RecordKind.HISTORY, RecordKind.DELIVERIES) and not any(
         row["at"] < before for row in found
     )
@@ -65,8 +60,8 @@ def window(
     return PruneBatch(keys, rows, None if ended else found[-1]["place"])
 
 
-def remove(tx: Transaction, kind: RecordKind, old: Sequence[int | str], before: int) -> Mapping[str, int]:
-    """Removes what `window` found, if it is still so. Gives how many rows of each table went."""
+def prune(tx: Transaction, kind: RecordKind, old: Sequence[int | str], *, before: int) -> Mapping[str, int]:
+    """Remove what `prunable` found, where it is still old, and return the removed rows of each table."""
     removed: dict[str, int] = {}
     for table, statement in _REMOVALS[kind].items():
         done = tx.db.executemany(statement, [{"key": key, "before": before} for key in old])
@@ -76,12 +71,13 @@ def remove(tx: Transaction, kind: RecordKind, old: Sequence[int | str], before: 
 
 _ARCHIVED = "SELECT 1 FROM jobs WHERE seq = :key AND state = 'archived' AND archived_at < :before"
 
-_LOOKS: Mapping[RecordKind, str] = {
+
+_SCANS: Mapping[RecordKind, str] = {
     RecordKind.HISTORY: (
         "SELECT history.seq AS place, history.at AS at, history.job AS key, history.at < :before"
         " AND jobs.state = 'archived' AND jobs.archived_at < :before"
         " AND history.seq < (SELECT max(seq) FROM history) AS old,"
-        # The first line of a job goes together with its body.
+        # The body is removed with the first entry of its job.
         " history.before IS NULL AND EXISTS (SELECT 1 FROM bodies WHERE job = history.job) AS body"
         " FROM history JOIN jobs ON jobs.seq = history.job"
         " WHERE history.seq > :after ORDER BY history.seq LIMIT :size"
@@ -103,6 +99,7 @@ _LOOKS: Mapping[RecordKind, str] = {
         " FROM notifications WHERE seq > :after ORDER BY seq LIMIT :size"
     ),
 }
+
 
 _REMOVALS: Mapping[RecordKind, Mapping[str, str]] = {
     RecordKind.HISTORY: {

@@ -1,9 +1,82 @@
-"""Rows of the ledger as the rest of the program knows them."""
+"""Arguments and results of the ledger's commands and queries. Times are ms since the epoch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.core.completion import Completion
+from receiver.core.jobs import Event, Job, State
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A completion, and how it came.
+
+    Attributes:
+        deadline: when the image URL expires.
+        ref: the submitter's own reference.
+        ticket: the number of the ticket that authenticated it.
+        endpoint: such as ``upscale_2x``.
+        found: whether the provider was asked for it, and did not deliver it.
+        mark: the `Intent.mark` that came back with it.
+    """
+
+    completion: Completion
+    body: bytes
+    deadline: int
+    ref: str | None = None
+    ticket: str | None = None
+    endpoint: str | None = None
+    found: bool = False
+    mark: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of a delivery.
+
+    Attributes:
+        state: of the job now.
+        duplicate: whether the delivery changed nothing.
+        received_at: when the completion that counts was recorded.
+        events: that the job's history got.
+    """
+
+    state: State
+    duplicate: bool
+    received_at: int | None = field(default=None, compare=False)
+    events: tuple[str, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A job that was submitted to the provider, by this program or by another."""
+
+    id: str
+    ref: str | None = None
+    endpoint: str | None = None
+    source_url: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The provider's answer about a job that has not ended, or why there was none.
+
+    Attributes:
+        status: the provider's own word for the job's state.
+        reason: one of ``errors.REASONS`` where there was no answer.
+        detail: a sentence for the operator.
+    """
+
+    status: str | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to work on a job until a lease ends; ``holder`` names the claim in the ledger."""
+
+    job: Job
+    holder: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,13 +84,10 @@ class Intent:
     """What is about to be submitted, or was.
 
     Attributes:
-        key: names it: one image of one list, or of one call.
-        mark: goes along in a header, and is found again in the provider's list.
-        ref: the submitter's own reference.
-        endpoint: such as ``upscale_2x``.
-        source_url: the image, where it is a URL.
-        at: when it was first about to be sent, ms since the epoch.
-        job: the provider's id, once it is known.
+        key: names one image of one list, or of one call.
+        mark: is sent in a header, and found again in the provider's list.
+        at: when it was first about to be sent.
+        job: the provider's id of the job, once that is known.
     """
 
     key: str
@@ -34,11 +104,9 @@ class PendingJob:
     """A submitted job without a completion.
 
     Attributes:
-        id: the provider's id of the job.
-        submitted_at: ms since the epoch.
-        asks: how often the provider was asked about it and had no completion.
-        ask_at: when it is due to be asked about, ms since the epoch.
-        unanswered: whether the last question about it had no answer at all.
+        asks: how many requests to the provider found no completion.
+        ask_at: when the next request is due.
+        unanswered: whether the last request had no answer.
     """
 
     id: str
@@ -50,14 +118,7 @@ class PendingJob:
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """A job that came or moved: one line of the history, as those who listen know it.
-
-    Attributes:
-        seq: its place in the one order of all lines.
-        id: the provider's id of the job.
-        ref: the submitter's own reference.
-        event: what happened.
-    """
+    """A history entry that created a job or changed its state; ``seq`` is the cursor of the change feed."""
 
     seq: int
     id: str
@@ -67,13 +128,12 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class TransitionPage:
-    """A part of the history, oldest first.
+    """A page of the change feed, oldest first.
 
     Attributes:
-        transitions: the jobs that came or moved.
-        until: the last line that was read, whether or not it was a transition.
-        more: whether there may be more behind it.
-        pruned: the last line of the history that was removed, at the moment of reading; 0 where none was.
+        until: the last entry that was read, whether or not it was a transition.
+        more: whether there may be later entries.
+        pruned: the last entry that was removed by now; 0 without one.
     """
 
     transitions: tuple[Transition, ...]
@@ -84,15 +144,14 @@ class TransitionPage:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What is to be told of a job that became final.
+    """A notification of a job that became final.
 
     Attributes:
-        seq: the history's line in which it did.
+        seq: the history entry in which it became final.
         job: the provider's id of the job.
-        at: when it did, ms since the epoch.
-        body: what is sent.
-        attempts: how often that was tried and failed.
-        detail: what the last attempt met.
+        at: when it became final.
+        attempts: that failed.
+        detail: of the last failure.
     """
 
     seq: int
@@ -101,92 +160,3 @@ class Notification:
     body: bytes
     attempts: int
     detail: str | None
-
-
-def job(row: sqlite3.Row) -> Job:
-    """A row of ``jobs`` as a ``Job``."""
-    image = stored = problem = None
-    if row["sha256"] is not None:
-        image = Image(row["format"], row["width"], row["height"], row["bytes"], row["sha256"])
-    if row["uri"] is not None:
-        stored = StoredObject(row["uri"], row["etag"], row["version"])
-    if row["reason"] is not None:
-        problem = Problem(row["reason"], row["detail"] or "", row["reason_at"])
-    return Job(
-        id=row["id"],
-        state=State(row["state"]),
-        ref=row["ref"],
-        endpoint=row["endpoint"],
-        attempts=row["attempts"],
-        refreshes=row["refreshes"],
-        next_attempt_at=row["next_attempt_at"],
-        deadline=row["deadline"],
-        confirmed_at=row["confirmed_at"],
-        image_url=row["image_url"],
-        source_url=row["source_url"],
-        promised_width=row["promised_width"],
-        promised_height=row["promised_height"],
-        image=image,
-        suspect=row["suspect"],
-        spool=row["spool"],
-        stored=stored,
-        problem=problem,
-        submitted_at=row["submitted_at"],
-        received_at=row["received_at"],
-        fetched_at=row["fetched_at"],
-        archived_at=row["archived_at"],
-        updated_at=row["updated_at"],
-    )
-
-
-def event(row: sqlite3.Row) -> Event:
-    """A row of ``history`` as an ``Event``."""
-    return Event(
-        at=row["at"],
-        event=row["event"],
-        before=State(row["before"]) if row["before"] else None,
-        after=State(row["after"]),
-        reason=row["reason"],
-        detail=row["detail"],
-    )
-
-
-def line(row: sqlite3.Row) -> Event:
-    """The line of ``history`` in a row that it shares with its job."""
-    return Event(
-        at=row["line_at"],
-        event=row["line_event"],
-        before=State(row["before"]) if row["before"] else None,
-        after=State(row["after"]),
-        reason=row["line_reason"],
-        detail=row["line_detail"],
-    )
-
-
-def transition(row: sqlite3.Row) -> Transition:
-    """A row of ``history`` with its job's ``id`` and ``ref`` as a ``Transition``."""
-    return Transition(row["seq"], row["id"], row["ref"], event(row))
-
-
-def notification(row: sqlite3.Row) -> Notification:
-    """A row of ``notifications`` as a ``Notification``."""
-    return Notification(row["seq"], row["job"], row["at"], row["body"], row["attempts"], row["detail"])
-
-
-def intent(row: sqlite3.Row) -> Intent:
-    """A row of ``submissions`` as an ``Intent``."""
-    return Intent(
-        key=row["key"],
-        mark=row["mark"],
-        ref=row["ref"],
-        endpoint=row["endpoint"],
-        source_url=row["source_url"],
-        at=row["at"],
-        job=row["job"],
-    )
-
-
-def silent(row: sqlite3.Row) -> PendingJob:
-    """A row of ``jobs`` as a ``PendingJob``."""
-    unanswered = row["reason"] is not None
-    return PendingJob(row["id"], row["submitted_at"], row["asks"], row["ask_at"], unanswered)

@@ -159,7 +159,7 @@ class Worker:
 
     async def _check_leases(self) -> float:
         """Void leases that have ended, and log jobs that are at risk."""
-        await self._ledger.release_overdue_leases()
+        await self._ledger.release_expired_leases()
         for job_id in await self._ledger.mark_at_risk():
             log.error("at risk: little of the image URL's life is left", job=job_id)
         return LEASE_CHECK_SECONDS

@@ -25,7 +25,7 @@ from receiver.api import params
 from receiver.core.errors import REASONS, LedgerError, SpoolError
 from receiver.core.instrumentation import Step, Work
 from receiver.core.jobs import State, overdue_cutoff
-from receiver.ledger import COUNTED_TO, NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Gauges, Ledger
+from receiver.ledger import COUNTED_TO, NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Stats
 from receiver.web.refusals import RefusalCounter
 
 T = TypeVar("T")
@@ -226,7 +226,7 @@ class Metrics:
     async def page(self) -> Collector:
         """Everything as it is now."""
         read, writable, workers, archive = await asyncio.gather(
-            self._patiently("ledger", self._gauges()),
+            self._patiently("ledger", self._stats()),
             self._patiently("ledger", self._writable()),
             self.workers_alive(),
             self.archive_up(),
@@ -240,7 +240,7 @@ class Metrics:
                 _gauge(
                     "receiver_spool_room_bytes",
                     "Bytes that the spool still takes, by its limit and by the free room of its disk.",
-                    None if read is None else self._room(read.spool_bytes),
+                    None if read is None else self._room(read.bytes[State.FETCHED]),
                 ),
                 _gauge(
                     "receiver_ledger_writable",
@@ -260,8 +260,10 @@ class Metrics:
             ]
         )
 
-    async def _gauges(self) -> Gauges:
-        return await self.ledger.gauges(overdue_before=overdue_cutoff(self.now(), self.overdue_after))
+    async def _stats(self) -> Stats:
+        return await self.ledger.stats(
+            overdue_before=overdue_cutoff(self.now(), self.overdue_after), counted_to=COUNTED_TO
+        )
 
     async def _writable(self) -> bool:
         await self.ledger.check_writable()
@@ -314,7 +316,7 @@ class Metrics:
             self.meters.provider_up,
         )
 
-    def _queues(self, read: Gauges | None) -> Iterable[Metric]:
+    def _queues(self, read: Stats | None) -> Iterable[Metric]:
         depth = GaugeMetricFamily(
             "receiver_queue_depth",
             "What waits: writes for the ledger's next commit, jobs for a download, images for the archive.",
@@ -327,7 +329,7 @@ class Metrics:
         yield depth
 
 
-def _of_the_ledger(read: Gauges | None, now: int) -> Iterable[Metric]:
+def _of_the_ledger(read: Stats | None, now: int) -> Iterable[Metric]:
     jobs = GaugeMetricFamily("receiver_jobs", "Jobs by state.", labels=["state"])
     reconcile = CounterMetricFamily(
         "receiver_reconcile",
@@ -361,7 +363,7 @@ def _of_the_ledger(read: Gauges | None, now: int) -> Iterable[Metric]:
         yield _gauge(name, text, values.get(name))
 
 
-def _of_notifications(read: Gauges | None) -> Iterable[Metric]:
+def _of_notifications(read: Stats | None) -> Iterable[Metric]:
     told = CounterMetricFamily(
         "receiver_notifications",
         "Attempts to notify RECEIVER_NOTIFY_URL of a final job, by outcome.",
@@ -378,7 +380,7 @@ def _of_notifications(read: Gauges | None) -> Iterable[Metric]:
     )
 
 
-def _values(read: Gauges, now: int) -> dict[str, float | None]:
+def _values(read: Stats, now: int) -> dict[str, float | None]:
     deadline, oldest = read.soonest_deadline, read.oldest_waiting_at
     return {
         "receiver_soonest_deadline_seconds": None if deadline is None else (deadline - now) / 1000,
@@ -386,7 +388,7 @@ def _values(read: Gauges, now: int) -> dict[str, float | None]:
         "receiver_jobs_overdue": read.overdue,
         "receiver_jobs_at_risk": read.at_risk,
         "receiver_images_lost": read.jobs[State.EXPIRED] + read.damaged.get("archive.missing", 0),
-        "receiver_spool_bytes": read.spool_bytes,
+        "receiver_spool_bytes": read.bytes[State.FETCHED],
     }
 
 

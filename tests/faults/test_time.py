@@ -92,7 +92,7 @@ async def test_a_download_under_way_keeps_its_lease_and_is_not_made_twice(
         await shop.until("runs", lambda _: images.asked)
         try:
             shop.wall.forward(jump)
-            await shop.ledger.release_overdue_leases()
+            await shop.ledger.release_expired_leases()
             assert await shop.ledger.claim_to_fetch(1, again=1, lease=HOUR) == []
         finally:
             images.gate.set()

@@ -105,13 +105,13 @@ async def test_a_lease_ends_by_the_monotonic_clock_and_by_no_other(
     await claimed(ledger)
     for hours in (500, -600):
         clock.forward(hours * HOUR)
-        await ledger.release_overdue_leases()
+        await ledger.release_expired_leases()
         assert await ledger.claim_to_fetch(1, again=1, lease=LEASE) == []
     monotonic.forward(LEASE)
-    await ledger.release_overdue_leases()
+    await ledger.release_expired_leases()
     assert await ledger.claim_to_fetch(1, again=1, lease=LEASE) == []
     monotonic.forward(1)
-    await ledger.release_overdue_leases()
+    await ledger.release_expired_leases()
     assert (await claimed(ledger)).job.attempts == 2
 
 
@@ -120,7 +120,7 @@ async def test_a_lease_does_not_end_over_an_outcome_that_the_ledger_could_not_ta
 ) -> None:
     await ledger.record(delivery(deadline=NOW + HOUR))
     claim = await claimed(ledger)
-    await ledger._writer._door.run(lambda db: db.execute("PRAGMA busy_timeout = 1"))
+    await ledger._database.writer.run(lambda db: db.execute("PRAGMA busy_timeout = 1"))
     with file_of(tmp_path) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerError):
@@ -129,7 +129,7 @@ async def test_a_lease_does_not_end_over_an_outcome_that_the_ledger_could_not_ta
             each.forward(2 * HOUR)
         other.execute("ROLLBACK")
     # The rounds of the worker may come before its next attempt to record what it did.
-    await ledger.release_overdue_leases()
+    await ledger.release_expired_leases()
     assert await ledger.expire() == []
     assert await ledger.fetched(claim, IMAGE, "spool")
     assert (await the_job(ledger)).state is State.FETCHED

@@ -22,7 +22,8 @@ from receiver.core.backoff import UPLOAD_MAX
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import AuthError, FetchError, LedgerError, SpoolError
 from receiver.core.jobs import MOVES, Event, Image, Job, State, StoredObject
-from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission, queries
+from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission
+from receiver.ledger.queries import aggregates, scheduling, search
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.deeds import file_of, kept_totals, recounted_totals
 from tests.support.clock import HOUR, NOW, SECOND, Clock
@@ -123,7 +124,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def leases_end(self) -> None:
         self.monotonic.forward(LEASE // 2)
-        self.run(self.ledger.release_overdue_leases())
+        self.run(self.ledger.release_expired_leases())
         for job in self.jobs.values():
             if job.lease_until < self.monotonic():
                 job.holder = None
@@ -458,9 +459,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def the_file_holds_what_the_model_holds(self) -> None:
         with file_of(self.folder) as db:
-            assert {job.id for job in queries.jobs(db, Filter(), None, 100).jobs} == set(self.jobs)
+            assert {job.id for job in search.jobs(db, Filter()).jobs} == set(self.jobs)
             for name, job in self.jobs.items():
-                found = queries.job_with_history(db, name)
+                found = search.job_with_history(db, name)
                 assert found is not None
                 self.compare(job, *found)
             assert kept_totals(db) == recounted_totals(db)
@@ -485,15 +486,15 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def compare_numbers(self, db: sqlite3.Connection) -> None:
         jobs = self.jobs.values()
-        stats = queries.stats(db, 0)
+        stats = aggregates.stats(db, overdue_before=0)
         assert stats.jobs == {state: sum(job.state is state for job in jobs) for state in State}
         received = [job for job in jobs if job.state is State.RECEIVED]
         deadlines = [job.deadline for job in received]
         assert stats.soonest_deadline == min(deadlines, default=None)
         assert stats.at_risk == sum(job.at_risk for job in received)
-        assert queries.spool_names(db) == {job.spool for job in jobs if job.state is State.FETCHED}
+        assert scheduling.spool_names(db) == {job.spool for job in jobs if job.state is State.FETCHED}
         waits = [job.waits_until for job in jobs if job.waits_until is not None]
-        assert queries.next_event_at(db) == min([*waits, *deadlines], default=None)
+        assert scheduling.next_event_at(db) == min([*waits, *deadlines], default=None)
 
 
 TestLedgerModel = LedgerMachine.TestCase

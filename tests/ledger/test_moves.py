@@ -187,7 +187,7 @@ async def test_whoever_comes_after_the_end_of_its_lease_changes_nothing(
     await ledger.record(delivery())
     old = await claimed(ledger)
     monotonic.forward(LEASE + 1)
-    await ledger.release_overdue_leases()
+    await ledger.release_expired_leases()
     new = await claimed(ledger)
     before = await ledger.job_with_history("job-1")
     assert not await DEEDS[late](ledger, old)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from receiver.core.completion import Completion
-from receiver.core.errors import BodyError, LedgerError
+from receiver.core.errors import BodyError, LedgerError, SpoolError
 from receiver.core.jobs import State
 from receiver.ledger import (
     FILE_NAME,
@@ -17,15 +17,16 @@ from receiver.ledger import (
     Ledger,
     LedgerReader,
     Submission,
-    commands,
     holder,
-    overview,
-    queries,
 )
-from receiver.ledger.commands import Claim, Lease
-from receiver.ledger.group_commit import Transaction
+from receiver.ledger.commands import claims, deliveries, outcomes, scheduling, submissions
+from receiver.ledger.commands.claims import Lease
+from receiver.ledger.queries import aggregates, dashboard, search, unread
+from receiver.ledger.queries import scheduling as due
 from receiver.ledger.sqlite import schema
+from receiver.ledger.sqlite.database import write_nothing
 from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.transaction import Transaction
 from tests.ledger.deeds import (
     IMAGE,
     STORED,
@@ -154,7 +155,7 @@ async def test_a_view_beside_the_server_sees_what_is_committed_and_writes_nothin
     await ledger.record(delivery("job-2"))
     assert await all_pages(view, Filter(), 10) == ["job-2", "job-1"]
     with pytest.raises(LedgerError, match="SQLITE_READONLY"):
-        await view._readers.ask(lambda db: db.execute("DELETE FROM jobs"))
+        await view._readers.read(lambda db: db.execute("DELETE FROM jobs"))
     await view.close()
     await ledger.record(delivery("job-3"))
 
@@ -198,7 +199,7 @@ def explaining(tmp_path: Path) -> Iterator[Explaining]:
 
 def fill(db: sqlite3.Connection, done: int) -> None:
     """A small living crowd in the midst of so many jobs that are done."""
-    tx = Transaction(db)
+    tx = Transaction(db, NOW)
     db.execute("BEGIN")
     for number in range(done):
         if number == done // 2:
@@ -208,19 +209,19 @@ def fill(db: sqlite3.Connection, done: int) -> None:
             " VALUES (?, ?, 'x', 'fetch.timeout', 'order 8', ?, ?, ?, ?)",
             (f"done-{number}", ("archived", "failed", "rejected")[number % 3], NOW, NOW, NOW, NOW + HOUR),
         )
-        commands.record_unread(tx, "body.not_json", "", b"x", NOW)
+        deliveries.record_unread(tx, BodyError("body.not_json"), b"x")
     db.execute("COMMIT")
 
 
 def _fill_living(tx: Transaction) -> None:
     for number in range(12):
-        commands.expect(tx, Submission(f"silent-{number}"), NOW)
-        commands.record(tx, delivery(f"job-{number}", deadline=NOW + number * SECOND, ref="order 7"), NOW)
-    claims = commands.claim_to_fetch(tx, Lease("a", 1, 8), NOW, again=8)
-    for claim in claims[:4]:
-        commands.retry_later(tx, claim, NOW + HOUR, TIMEOUT, NOW, suspect=None)
-    for claim in claims[4:6]:
-        commands.fetched(tx, claim, IMAGE, claim.job.id, NOW)
+        submissions.expect(tx, Submission(f"silent-{number}"))
+        deliveries.record(tx, delivery(f"job-{number}", deadline=NOW + number * SECOND, ref="order 7"))
+    taken = claims.claim_to_fetch(tx, Lease("a", 1), 8, again=8)
+    for claim in taken[:4]:
+        outcomes.retry_later(tx, claim, NOW + HOUR, TIMEOUT)
+    for claim in taken[4:6]:
+        outcomes.fetched(tx, claim, IMAGE, claim.job.id)
 
 
 FILTERS = [
@@ -244,49 +245,50 @@ def ask_everything(db: sqlite3.Connection) -> None:
     """Every question there is, with every kind of filter."""
     for before in (None, 10**6):
         for wanted in FILTERS:
-            queries.jobs(db, wanted, before, 5)
+            search.jobs(db, wanted, before=before, limit=5)
         for outcome in (None, "body.not_json"):
-            queries.unread_deliveries(db, outcome, before, 5)
-    queries.job(db, "job-1")
-    queries.job_with_history(db, "job-1")
-    queries.stats(db, NOW + 1)
-    overview.overview(db, NOW + 1, 5)
-    overview.archived_lately(db, 5)
-    queries.spool_names(db)
-    queries.spool_bytes(db)
-    queries.next_event_at(db)
-    queries.newly_at_risk(db, NOW, 5)
+            unread.unread_deliveries(db, outcome, before=before, limit=5)
+    search.job(db, "job-1")
+    search.job_with_history(db, "job-1")
+    aggregates.stats(db, overdue_before=NOW + 1)
+    dashboard.overview(db, overdue_before=NOW + 1, limit=5)
+    dashboard.archived_lately(db, 5)
+    due.spool_names(db)
+    due.spool_bytes(db)
+    due.next_event_at(db)
+    due.newly_at_risk(db, NOW, 5)
 
 
 def do_everything(db: sqlite3.Connection) -> None:
     """Every verb there is, on the jobs of `fill`."""
-    tx, terms = Transaction(db), Lease("b", 1, 2)
+    tx, lease = Transaction(db, NOW), Lease("b", 1)
+    late_tx = Transaction(db, NOW + 99 * HOUR)
     said = Completion("job-1", "https://host/2.png")
-    commands.record(tx, delivery("new", ticket="number"), NOW)
-    commands.record(tx, delivery("new", url="https://host/2.png"), NOW)
-    commands.record(tx, failure("silent-0"), NOW)
-    commands.record(tx, delivery("silent-0"), NOW)
-    commands.expect(tx, Submission("silent-1"), NOW)
-    (one, two) = commands.claim_to_fetch(tx, terms, NOW, again=2)
-    commands.release(tx, one)
-    commands.rejected(tx, two, TIMEOUT, NOW)
-    commands.retry(tx, two.job.id, NOW)
-    (one, two) = commands.claim_to_fetch(tx, terms, NOW, again=2)
-    commands.retry_later(tx, two, NOW, TIMEOUT, NOW, suspect=None)
-    confirmed = commands.confirmed(tx, one, said, NOW, NOW)
-    assert isinstance(confirmed, Claim)
-    commands.url_refreshed(tx, one, said, NOW, at=NOW, now=NOW)
-    (late, *_) = commands.claim_past_deadline(tx, terms, NOW + 99 * HOUR)
-    commands.expired(tx, late, NOW)
-    (one, two) = commands.claim_to_archive(tx, terms, NOW)
-    commands.archived(tx, one, STORED, NOW)
-    commands.spool_lost(tx, two, "", NOW)
-    commands.release_overdue_leases(tx, 2)
-    commands.release_all(tx, NOW)
-    commands.mark_at_risk(tx, ["job-9"], NOW)
-    commands.shift_waits(tx, 5, NOW)
-    commands.touch(tx)
-    assert commands.expire(tx, NOW + 99 * HOUR, 5)
+    deliveries.record(tx, delivery("new", ticket="number"))
+    deliveries.record(tx, delivery("new", url="https://host/2.png"))
+    deliveries.record(tx, failure("silent-0"))
+    deliveries.record(tx, delivery("silent-0"))
+    submissions.expect(tx, Submission("silent-1"))
+    (one, two) = claims.claim_to_fetch(tx, lease, 2, again=2)
+    claims.release(tx, one)
+    outcomes.rejected(tx, two, TIMEOUT)
+    scheduling.retry(tx, two.job.id)
+    (one, two) = claims.claim_to_fetch(tx, lease, 2, again=2)
+    outcomes.retry_later(tx, two, NOW, TIMEOUT)
+    confirmed = outcomes.confirmed(tx, one, said, NOW)
+    assert confirmed is not None
+    outcomes.url_refreshed(tx, one, said, NOW, NOW)
+    (late, *_) = claims.claim_past_deadline(late_tx, lease, 2)
+    outcomes.expired(tx, late)
+    (one, two) = claims.claim_to_archive(tx, lease, 2)
+    outcomes.archived(tx, one, STORED)
+    outcomes.spool_lost(tx, two, SpoolError("spool.lost"))
+    claims.release_expired_leases(tx, 2)
+    claims.release_all(tx)
+    scheduling.mark_at_risk(tx, ["job-9"])
+    scheduling.shift_waits(tx, 5)
+    write_nothing(tx)
+    assert scheduling.expire(late_tx, 5)
 
 
 SMALL = (

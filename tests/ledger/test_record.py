@@ -9,7 +9,7 @@ import pytest
 from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.jobs import Event, State
 from receiver.ledger import Ledger, Recorded, Submission
-from receiver.ledger.commands import OTHERS_KEPT
+from receiver.ledger.commands.deliveries import OTHERS_KEPT
 from tests.ledger.deeds import (
     IMAGE,
     TIMEOUT,

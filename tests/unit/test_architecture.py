@@ -56,7 +56,6 @@ OWNERS = {
     "botocore": {"receiver.archive.s3"},
     "sqlite3": {"receiver.ledger.sqlite.driver"},
     "pysqlite3": {"receiver.ledger.sqlite.driver"},
-    "aiosqlite": {"receiver.ledger"},
     "itsdangerous": {"receiver.intake.authentication"},
     "httpcore": {"receiver.fetch"},
     "pydantic": {"receiver.config"},

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from receiver.core.errors import LedgerError
 from receiver.ledger.sqlite import schema
-from receiver.ledger.sqlite.connections import Door, open_to_read, translate
+from receiver.ledger.sqlite.connections import Connection, ledger_error, open_to_read
 from receiver.ledger.sqlite.driver import sqlite3
 
 LOOK_SECONDS = 0.2
@@ -88,7 +88,7 @@ def _finish(part: Path, target: Path, *, overwrite: bool) -> Copy:
             schema.check(db, part)
             (jobs,) = db.execute("SELECT count(*) FROM jobs").fetchone()
     except sqlite3.Error as error:
-        raise translate(error, part) from error
+        raise ledger_error(error, part) from error
     copy = Copy(target, version, jobs, part.stat().st_size)
     if overwrite:
         part.replace(target)
@@ -103,28 +103,28 @@ def _finish(part: Path, target: Path, *, overwrite: bool) -> Copy:
 
 
 async def _vacuum(ledger: Path, part: Path, on_progress: Progress) -> None:
-    door = await open_to_read(ledger)
+    connection = await open_to_read(ledger)
     copying = None
     try:
-        size = await _ask(door, ledger, lambda db: _size(db, ledger))
-        copying = asyncio.create_task(_ask(door, ledger, lambda db: _copy(db, part)))
+        size = await _ask(connection, ledger, lambda db: _size(db, ledger))
+        copying = asyncio.create_task(_ask(connection, ledger, lambda db: _copy(db, part)))
         while not copying.done():
             await asyncio.wait({copying}, timeout=LOOK_SECONDS)
             on_progress((await asyncio.to_thread(part.stat)).st_size, size)
         await copying
     finally:
         if copying is not None and not copying.done():
-            await door.interrupt()
+            connection.interrupt()
             with contextlib.suppress(LedgerError):
                 await copying
-        await door.close()
+        await connection.close()
 
 
-async def _ask(door: Door, path: Path, question: Callable[[sqlite3.Connection], int]) -> int:
+async def _ask(connection: Connection, path: Path, question: Callable[[sqlite3.Connection], int]) -> int:
     try:
-        return await door.run(question)
+        return await connection.run(question)
     except sqlite3.Error as error:
-        raise translate(error, path) from error
+        raise ledger_error(error, path) from error
 
 
 def _size(db: sqlite3.Connection, path: Path) -> int:

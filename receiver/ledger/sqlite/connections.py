@@ -1,12 +1,10 @@
-"""A connection whose work is done in one hop to its thread."""
+"""SQLite connections, each with a thread of its own, and what SQLite's errors mean."""
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
-
-import aiosqlite
+from typing import Self, TypeVar
 
 from receiver.core.errors import LedgerError
 from receiver.ledger.sqlite.driver import sqlite3
@@ -17,24 +15,48 @@ BUSY_MS = 5000
 """How long a statement waits for another process, such as a command beside the server, to end its write."""
 
 
-class Door(aiosqlite.Connection):
-    """An aiosqlite connection that also runs a whole function on its thread.
+class Connection:
+    """A SQLite connection with a thread of its own, because SQLite's calls block."""
 
-    aiosqlite's public calls make one hop to the thread for each statement, and a batch of a hundred
-    deliveries is several hundred statements. ``_execute`` is what all of its own calls are made of.
-    """
+    def __init__(self, db: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+        self._db = db
+        self._thread = thread
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, connect: Callable[[], sqlite3.Connection]) -> Self:
+        """Open a connection by calling ``connect`` on the new thread.
+
+        Raises:
+            LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``.
+        """
+        thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
+        try:
+            return cls(await asyncio.get_running_loop().run_in_executor(thread, connect), thread)
+        except BaseException as error:
+            await asyncio.to_thread(thread.shutdown)
+            if isinstance(error, sqlite3.Error):
+                raise ledger_error(error, path) from error
+            raise
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Runs ``work`` with the raw connection on the connection's thread, and returns what it gives."""
-        result: T = await self._execute(partial(self._with_connection, work))  # type: ignore[no-untyped-call]
-        return result
+        """Run a whole function on the thread: one hop, however many statements it executes."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work, self._db)
 
-    def _with_connection(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        return work(self._conn)
+    def interrupt(self) -> None:
+        """Abort the statement that is running."""
+        self._db.interrupt()
+
+    async def close(self) -> None:
+        """Finish queued work, close the connection and end the thread."""
+        if not self._closed:
+            self._closed = True
+            await self.run(lambda db: db.close())
+            self._thread.shutdown()
 
 
-async def open_to_write(path: Path) -> Door:
-    """Opens the ledger's one writing connection, and makes the file where there is none.
+async def open_to_write(path: Path) -> Connection:
+    """Open the ledger's one writing connection, and create the file where there is none.
 
     Raises:
         LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``.
@@ -55,11 +77,11 @@ async def open_to_write(path: Path) -> Door:
         )
         return db
 
-    return await _open(path, connect)
+    return await Connection.open(path, connect)
 
 
-async def open_to_read(path: Path) -> Door:
-    """Opens a connection that cannot write.
+async def open_to_read(path: Path) -> Connection:
+    """Open a connection that cannot write.
 
     Raises:
         LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``.
@@ -73,24 +95,11 @@ async def open_to_read(path: Path) -> Door:
         db.execute("PRAGMA cache_size = -16384")
         return db
 
-    return await _open(path, connect)
+    return await Connection.open(path, connect)
 
 
-async def _open(path: Path, connect: Callable[[], sqlite3.Connection]) -> Door:
-    door = Door(connect, iter_chunk_size=64)
-    try:
-        await door
-    except BaseException as error:
-        # aiosqlite tells its thread to end and does not wait: that may find the loop closed, and say so.
-        await asyncio.to_thread(door._thread.join)  # noqa: SLF001 - there is no public way
-        if isinstance(error, sqlite3.Error):
-            raise translate(error, path) from error
-        raise
-    return door
-
-
-def translate(error: sqlite3.Error, path: Path | None = None) -> LedgerError:
-    """What an error of SQLite means to the rest of the program."""
+def ledger_error(error: sqlite3.Error, path: Path | None = None) -> LedgerError:
+    """Translate an error of SQLite."""
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     where = f" ({path})" if path else ""
     if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):

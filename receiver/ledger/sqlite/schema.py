@@ -121,7 +121,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
         )
 
 
-def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool) -> bool:
+def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool = False) -> bool:
     """Runs SQLite's quick check, or the whole one. Gives whether it ended within so many seconds.
 
     Raises:

@@ -1,0 +1,125 @@
+"""Archived jobs and their objects: listed, audited and relocated; and checkpoints of such long runs."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+
+from receiver.core.jobs import Job, StoredObject
+from receiver.ledger import rows
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.transaction import Transaction
+
+RELOCATED = "relocated"
+"""Event: the image is at another URI now."""
+
+
+@dataclass(frozen=True, slots=True)
+class ArchivedJob:
+    """An archived job and its position in the ledger."""
+
+    seq: int
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFinding:
+    """What is wrong with an archived object; ``seq`` is its job's position in the ledger."""
+
+    seq: int
+    reason: str
+    detail: str
+
+
+def archived_jobs(db: sqlite3.Connection, *, after: int, limit: int) -> tuple[ArchivedJob, ...]:
+    """Return archived jobs after a position, in the order of arrival."""
+    found = db.execute(
+        "SELECT * FROM jobs INDEXED BY jobs_by_state WHERE state = 'archived' AND seq > ? ORDER BY seq"
+        " LIMIT ?",
+        (after, limit),
+    )
+    return tuple(ArchivedJob(row["seq"], rows.job(row)) for row in found)
+
+
+def archive_uris(db: sqlite3.Connection, ids: Iterable[str]) -> dict[str, str]:
+    """Return the URIs of the images of those jobs that are archived, by id."""
+    found: dict[str, str] = {}
+    for job_id in ids:
+        row = db.execute("SELECT uri FROM jobs WHERE id = ? AND state = 'archived'", (job_id,)).fetchone()
+        if row is not None:
+            found[job_id] = row["uri"]
+    return found
+
+
+def damaged(db: sqlite3.Connection, counted_to: int | None = None) -> dict[str, int]:
+    """Return how many objects the last audit found damaged, by reason; counts at most ``counted_to``."""
+    found = db.execute(
+        "SELECT reason, count(*) AS jobs FROM (SELECT reason FROM findings LIMIT coalesce(?, -1))"
+        " GROUP BY reason",
+        (counted_to,),
+    )
+    return {row["reason"]: row["jobs"] for row in found}
+
+
+def damaged_jobs(db: sqlite3.Connection, limit: int) -> tuple[tuple[Job, AuditFinding], ...]:
+    """Return jobs whose object the last audit found damaged, the newest first."""
+    found = db.execute(
+        "SELECT jobs.*, findings.reason AS found, findings.detail AS found_detail"
+        " FROM findings CROSS JOIN jobs ON jobs.seq = findings.job ORDER BY findings.job DESC LIMIT ?",
+        (limit,),
+    )
+    return tuple(
+        (rows.job(row), AuditFinding(row["seq"], row["found"], row["found_detail"]))
+        for row in found.fetchall()
+    )
+
+
+def finding_of(db: sqlite3.Connection, job_id: str) -> AuditFinding | None:
+    """Return what the last audit found wrong with a job's object; ``None`` where it is sound."""
+    row = db.execute(
+        "SELECT findings.* FROM jobs JOIN findings ON findings.job = jobs.seq WHERE jobs.id = ?", (job_id,)
+    ).fetchone()
+    return None if row is None else AuditFinding(row["job"], row["reason"], row["detail"])
+
+
+def checkpoint(db: sqlite3.Connection, name: str) -> str | None:
+    """Return the saved state of a long run, such as an audit."""
+    row = db.execute("SELECT state FROM runs WHERE name = ?", (name,)).fetchone()
+    return None if row is None else str(row["state"])
+
+
+def save_checkpoint(tx: Transaction, name: str, state: str) -> None:
+    """Save the state of a long run."""
+    tx.db.execute(
+        "INSERT INTO runs (name, state) VALUES (?, ?)"
+        " ON CONFLICT (name) DO UPDATE SET state = excluded.state",
+        (name, state),
+    )
+
+
+def record_audit(tx: Transaction, sound: Sequence[int], findings: Sequence[AuditFinding]) -> None:
+    """Record what an audit found of these jobs, and delete earlier findings of those that are sound."""
+    tx.db.executemany("DELETE FROM findings WHERE job = ?", [(seq,) for seq in sound])
+    tx.db.executemany(
+        "INSERT INTO findings (job, reason, detail, at) VALUES (?, ?, ?, ?) ON CONFLICT (job) DO UPDATE"
+        " SET at = CASE reason WHEN excluded.reason THEN at ELSE excluded.at END,"
+        " reason = excluded.reason, detail = excluded.detail",
+        [(found.seq, found.reason, found.detail, tx.now) for found in findings],
+    )
+
+
+def relocated(tx: Transaction, job_id: str, before: StoredObject, after: StoredObject) -> bool:
+    """Record that the image was proved to be at another URI too. False: the job has changed meanwhile."""
+    done = tx.db.execute(
+        "UPDATE jobs SET uri = :uri, etag = :etag, version = :version, event = :event, detail = :detail,"
+        " updated_at = :now WHERE id = :id AND state = 'archived' AND uri = :before",
+        {
+            **asdict(after),
+            "event": RELOCATED,
+            "detail": f"From {before.uri} to {after.uri}.",
+            "now": tx.now,
+            "id": job_id,
+            "before": before.uri,
+        },
+    )
+    if done.rowcount == 1:
+        tx.changed.append(job_id)
+    return done.rowcount == 1

@@ -1,0 +1,145 @@
+"""Claims jobs for work. A claim is void once its lease has ended or another process has started."""
+
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from receiver.core.backoff import UPLOAD_MAX, crash_retry_at
+from receiver.ledger import rows
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.transaction import Transaction
+from receiver.ledger.types import Claim
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What all claims of one call share.
+
+    Attributes:
+        holder: begins the names of the claims.
+        until: when the lease ends: ms, on the holder's monotonic clock.
+    """
+
+    holder: str
+    until: int
+
+
+FRESH = "INDEXED BY jobs_to_fetch WHERE attempts = 0"
+RETRIED = "INDEXED BY jobs_to_fetch_again WHERE attempts > 0"
+
+
+def claim_to_fetch(tx: Transaction, lease: Lease, limit: int, *, again: int) -> list[Claim]:
+    """Claim jobs to download, the earliest deadline first; at most ``again`` of them were tried before.
+
+    A job whose deadline passed before its first attempt is still tried once, because that costs nothing; but
+    only by workers that no job before its deadline needs.
+    """
+    _end_waits(tx)
+    alive = ready(tx, FRESH, "deadline > ?", limit)
+    alive += ready(tx, RETRIED, "deadline > ?", min(again, limit))
+    alive.sort(key=lambda row: row["deadline"])
+    chosen = alive[:limit]
+    chosen += ready(tx, FRESH, "deadline <= ?", limit - len(chosen))
+    return _claim(tx, lease, chosen)
+
+
+def claim_past_deadline(tx: Transaction, lease: Lease, limit: int) -> list[Claim]:
+    """Claim jobs that were tried and whose deadline has passed, except those that wait."""
+    _end_waits(tx)
+    return _claim(tx, lease, ready(tx, RETRIED, "deadline <= ?", limit))
+
+
+def claim_to_archive(tx: Transaction, lease: Lease, limit: int) -> list[Claim]:
+    """Claim jobs to upload: those tried least, and of them the longest waiting.
+
+    In this order a few jobs that the archive never takes do not hold up all others.
+    """
+    _end_waits(tx)
+    found = tx.db.execute(
+        "SELECT seq FROM jobs INDEXED BY jobs_to_archive WHERE state = 'fetched' AND next_attempt_at IS NULL"
+        " AND holder IS NULL ORDER BY attempts, fetched_at LIMIT ?",
+        (max(limit, 0),),
+    ).fetchall()
+    return _claim(tx, lease, found)
+
+
+def release(tx: Transaction, claim: Claim) -> bool:
+    """Give an unused claim back. Return False where it was void."""
+    done = tx.db.execute(
+        "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = attempts - 1"
+        " WHERE id = ? AND holder = ?",
+        (claim.job.id, claim.holder),
+    )
+    return done.rowcount == 1
+
+
+def release_all(tx: Transaction) -> list[str]:
+    """Void every claim, and return the ids of jobs whose download was interrupted.
+
+    Only for a start, whose lock proves that no other process holds a claim. The first interruptions of a job
+    do not count as attempts, so that it is still tried after its deadline; a job that is interrupted again
+    and again waits, and its attempts count. Waits for the archive that are longer than any that an outage
+    causes end: they come from a clock that was set since, or from a key that was taken.
+    """
+    interrupted = tx.db.execute(
+        "SELECT seq, id, deadline,"
+        " (SELECT count(*) FROM history WHERE job = jobs.seq AND event = 'cut_off') AS before"
+        " FROM jobs WHERE holder IS NOT NULL AND state = 'received'"
+    ).fetchall()
+    for row in interrupted:
+        again_at = crash_retry_at(tx.now, row["before"], row["deadline"])
+        tx.db.execute(
+            "UPDATE jobs SET holder = NULL, lease_until = NULL, event = 'cut_off', updated_at = :now,"
+            " attempts = max(attempts - :none, 0), next_attempt_at = :at WHERE seq = :seq",
+            {"seq": row["seq"], "none": again_at is None, "at": again_at, "now": tx.now},
+        )
+    tx.db.execute(
+        "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = max(attempts - 1, 0)"
+        " WHERE holder IS NOT NULL"
+    )
+    tx.db.execute(
+        "UPDATE jobs SET next_attempt_at = NULL WHERE state = 'fetched' AND next_attempt_at > ?",
+        (tx.now + UPLOAD_MAX,),
+    )
+    return [row["id"] for row in interrupted]
+
+
+def release_expired_leases(tx: Transaction, monotonic: int, kept: Collection[str] = ()) -> None:
+    """Void claims whose lease ended before ``monotonic`` (ms), except those of the holders in ``kept``."""
+    tx.db.execute(
+        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?"
+        " AND holder NOT IN (SELECT value FROM json_each(?))",
+        (monotonic, json.dumps(list(kept))),
+    )
+
+
+def ready(tx: Transaction, source: str, condition: str, limit: int) -> list[sqlite3.Row]:
+    """Return jobs that can be fetched, from one of the indexes above, the earliest deadline first."""
+    return tx.db.execute(
+        f"SELECT seq, deadline FROM jobs {source} AND state = 'received' AND next_attempt_at IS NULL"  # noqa: S608 - constants
+        f" AND holder IS NULL AND {condition} ORDER BY deadline LIMIT ?",
+        (tx.now, max(limit, 0)),
+    ).fetchall()
+
+
+def _end_waits(tx: Transaction) -> None:
+    """Put jobs whose wait is over back into the indexes that claims are taken from."""
+    tx.db.execute(
+        "UPDATE jobs SET next_attempt_at = NULL WHERE seq IN"
+        " (SELECT seq FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at <= ? ORDER BY next_attempt_at"
+        " LIMIT 1000)",
+        (tx.now,),
+    )
+
+
+def _claim(tx: Transaction, lease: Lease, chosen: Sequence[sqlite3.Row]) -> list[Claim]:
+    claims = []
+    for number, row in enumerate(chosen):
+        holder = f"{lease.holder}:{number}"
+        claimed = tx.db.execute(
+            "UPDATE jobs SET holder = ?, lease_until = ?, attempts = attempts + 1, next_attempt_at = NULL"
+            " WHERE seq = ? RETURNING *",
+            (holder, lease.until, row["seq"]),
+        ).fetchone()
+        claims.append(Claim(rows.job(claimed), holder))
+    return claims

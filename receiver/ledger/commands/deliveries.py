@@ -1,0 +1,201 @@
+"""Records what the webhook received: completions, and bodies that are none."""
+
+from typing import NamedTuple
+
+from receiver.core.completion import Completion
+from receiver.core.errors import ReceiverError
+from receiver.core.jobs import UNSUCCESSFUL, State
+from receiver.ledger.commands.submissions import confirm_by_mark
+from receiver.ledger.counters import ADOPTED, FOUND, LATE, count
+from receiver.ledger.transaction import Transaction
+from receiver.ledger.types import Delivery, Recorded
+
+OTHER_URL = "other_url"
+"""Event: a later delivery named another URL, and the first one stands."""
+
+OTHER_URLS = "other_urls"
+"""Event: further URLs were named than are kept; its entry has their number."""
+
+OTHERS_KEPT = 20
+"""Other URLs that the history of one job keeps: a sender with the secret can name new ones without end."""
+
+
+def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
+    """Record a completion; return ``None``, and change nothing, where its ticket belongs to another job.
+
+    An exception here would have the whole batch committed again, one command at a time.
+    """
+    completion = delivery.completion
+    if delivery.ticket is not None and not _bind_ticket(tx, delivery.ticket, completion.id):
+        return None
+    events: list[str] = []
+    if delivery.mark is not None and confirm_by_mark(tx, delivery.mark, completion.id):
+        events.append("submitted")
+    state = State.FAILED if completion.failure else State.RECEIVED
+    columns = _columns(delivery, state, tx.now)
+    if delivery.found:
+        columns = columns._replace(event=ADOPTED)
+    inserted = tx.db.execute(_INSERT_COMPLETED, columns)
+    if inserted.rowcount == 1:
+        assert inserted.lastrowid is not None
+        _keep_body(tx, inserted.lastrowid, delivery)
+        if delivery.found:
+            count(tx, ADOPTED)
+        return Recorded(state, False, tx.now, (*events, columns.event))
+    known = tx.db.execute(
+        "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?",
+        (completion.id,),
+    ).fetchone()
+    before = State(known["state"])
+    if _is_news(completion, before, known["image_url"]):
+        if delivery.found:
+            columns = columns._replace(event=FOUND)
+            count(tx, FOUND, completion.failure.reason if completion.failure else "")
+        tx.db.execute(_UPDATE_COMPLETED, {"seq": known["seq"], **columns._asdict()})
+        _keep_body(tx, known["seq"], delivery)
+        return Recorded(state, False, tx.now, (*events, columns.event))
+    if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
+        events.append(_record_late(tx, known["seq"], before))
+    if completion.image_url is not None and completion.image_url != known["image_url"]:
+        events += _record_other_url(tx, known["seq"], before, completion.image_url)
+    return Recorded(before, True, known["received_at"], tuple(events))
+
+
+def record_unread(tx: Transaction, error: ReceiverError, body: bytes) -> None:
+    """Keep an authenticated body that is no completion, for an operator to inspect."""
+    tx.db.execute(
+        "INSERT INTO unread (at, outcome, detail, body) VALUES (?, ?, ?, ?)",
+        (tx.now, error.reason, error.detail, body),
+    )
+
+
+def _bind_ticket(tx: Transaction, number: str, job_id: str) -> bool:
+    """Bind a ticket to the first job that uses it, and return whether that is this job."""
+    tx.db.execute(
+        "INSERT INTO tickets (number, job, at) VALUES (?, ?, ?) ON CONFLICT (number) DO NOTHING",
+        (number, job_id, tx.now),
+    )
+    (owner,) = tx.db.execute("SELECT job FROM tickets WHERE number = ?", (number,)).fetchone()
+    return bool(owner == job_id)
+
+
+class _Columns(NamedTuple):
+    """A completion as the columns of its job, in the order in which they are inserted."""
+
+    id: str
+    ref: str | None
+    source_url: str | None
+    endpoint: str | None
+    created_at: int
+    confirmed_at: int | None
+    state: State
+    event: str
+    reason: str | None
+    detail: str | None
+    reason_at: int | None
+    image_url: str | None
+    promised_width: int | None
+    promised_height: int | None
+    deadline: int | None
+    found_at: int | None
+    received_at: int
+    updated_at: int
+
+
+# OR ROLLBACK: the writer rolls back the transaction of a failed command anyway, so SQLite need not keep
+# copies of pages to undo this statement alone.
+_INSERT_COMPLETED = (
+    f"INSERT OR ROLLBACK INTO jobs ({', '.join(_Columns._fields)})"  # noqa: S608 - the names above
+    f" VALUES ({', '.join('?' for _ in _Columns._fields)}) ON CONFLICT (id) DO NOTHING"
+)
+
+
+_UPDATE_COMPLETED = (
+    "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"
+    " reason_at = :reason_at, image_url = :image_url, promised_width = :promised_width,"
+    " promised_height = :promised_height, deadline = :deadline, found_at = :found_at,"
+    " received_at = :received_at, updated_at = :updated_at, confirmed_at = :confirmed_at,"
+    " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url),"
+    " endpoint = coalesce(endpoint, :endpoint), late_at = NULL, attempts = 0,"
+    " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL,"
+    " at_risk_at = NULL, refreshes = 0 WHERE seq = :seq"
+)
+
+
+def _columns(delivery: Delivery, state: State, now: int) -> _Columns:
+    completion = delivery.completion
+    failure = completion.failure
+    found_at = now if delivery.found else None
+    return _Columns(
+        id=completion.id,
+        ref=delivery.ref,
+        source_url=completion.source_url,
+        endpoint=delivery.endpoint,
+        created_at=now,
+        confirmed_at=found_at,
+        state=state,
+        event="failed" if failure else "received",
+        reason=failure.reason if failure else None,
+        detail=failure.detail if failure else None,
+        reason_at=now if failure else None,
+        image_url=completion.image_url,
+        promised_width=completion.width,
+        promised_height=completion.height,
+        deadline=None if failure else delivery.deadline,
+        found_at=found_at,
+        received_at=now,
+        updated_at=now,
+    )
+
+
+def _keep_body(tx: Transaction, seq: int, delivery: Delivery) -> None:
+    tx.db.execute("INSERT OR REPLACE INTO bodies (job, body) VALUES (?, ?)", (seq, delivery.body))
+    tx.changed.append(delivery.completion.id)
+
+
+def _is_news(completion: Completion, state: State, image_url: str | None) -> bool:
+    """Return whether a completion moves a known job."""
+    if state is State.SUBMITTED:
+        return True
+    if completion.image_url is None or state not in UNSUCCESSFUL:
+        return False
+    return state is State.FAILED or completion.image_url != image_url
+
+
+_FURTHER = "Deliveries since then that named further URLs, of which only the number is kept: "
+"""StoredObject before the number, which is read back: a change of it needs a migration."""
+
+
+def _record_other_url(tx: Transaction, seq: int, state: State, url: str) -> list[str]:
+    # Written without the trigger, because the job itself does not change; and once for each URL.
+    entries = tx.db.execute(
+        "SELECT seq, event, detail FROM history WHERE job = ? AND event IN (?, ?)",
+        (seq, OTHER_URL, OTHER_URLS),
+    ).fetchall()
+    kept = {row["detail"] for row in entries if row["event"] == OTHER_URL}
+    if url in kept:
+        return []
+    event, detail = (OTHER_URL, url) if len(kept) < OTHERS_KEPT else (OTHER_URLS, f"{_FURTHER}1")
+    counted = next((row for row in entries if row["event"] == OTHER_URLS), None)
+    if event == OTHER_URLS and counted is not None:
+        before = int(counted["detail"].removeprefix(_FURTHER))
+        tx.db.execute(
+            "UPDATE history SET detail = ? WHERE seq = ?", (f"{_FURTHER}{before + 1}", counted["seq"])
+        )
+    else:
+        tx.db.execute(
+            "INSERT INTO history (job, at, event, before, after, reason, detail)"
+            " VALUES (?, ?, ?, ?, ?, 'ledger.other_url', ?)",
+            (seq, tx.now, event, state, state, detail),
+        )
+    return [event]
+
+
+def _record_late(tx: Transaction, seq: int, state: State) -> str:
+    tx.db.execute("UPDATE jobs SET late_at = ? WHERE seq = ?", (tx.now, seq))
+    tx.db.execute(
+        "INSERT INTO history (job, at, event, before, after) VALUES (?, ?, 'late_delivery', ?, ?)",
+        (seq, tx.now, state, state),
+    )
+    count(tx, LATE)
+    return "late_delivery"

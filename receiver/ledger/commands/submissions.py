@@ -1,0 +1,108 @@
+"""Records what is submitted to the provider, and what the provider says of jobs that have not ended."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from receiver.ledger import rows
+from receiver.ledger.counters import ASKED, count
+from receiver.ledger.transaction import Transaction
+from receiver.ledger.types import Answer, Intent, Submission
+
+
+def expect(tx: Transaction, submission: Submission, *, at: int | None = None) -> bool:
+    """Record a submitted job, and return whether it was unknown.
+
+    ``at`` is when it was submitted (ms since the epoch), where that was not just now.
+    """
+    values = {**asdict(submission), "now": tx.now, "at": tx.now if at is None else at}
+    inserted = tx.db.execute(
+        "INSERT INTO jobs (id, state, ref, endpoint, source_url, event, created_at, submitted_at, updated_at,"
+        " ask_at) VALUES (:id, 'submitted', :ref, :endpoint, :source_url, 'submitted', :now, :at, :now,"
+        " :now) ON CONFLICT (id) DO NOTHING RETURNING seq",
+        values,
+    ).fetchone()
+    if inserted is None:
+        # The completion can arrive before the answer to the submission.
+        tx.db.execute(
+            "UPDATE jobs SET ref = coalesce(ref, :ref), endpoint = coalesce(endpoint, :endpoint),"
+            " source_url = coalesce(source_url, :source_url), submitted_at ="
+            " coalesce(submitted_at, min(:at, coalesce(received_at, created_at))) WHERE id = :id",
+            values,
+        )
+    tx.changed.append(submission.id)
+    return inserted is not None
+
+
+def record_intent(tx: Transaction, intent: Intent) -> Intent:
+    """Record what is about to be submitted; return what was recorded for its key before, if anything was."""
+    tx.db.execute(
+        "INSERT INTO submissions (key, mark, ref, endpoint, source_url, at)"
+        " VALUES (:key, :mark, :ref, :endpoint, :source_url, :at) ON CONFLICT (key) DO NOTHING",
+        {**asdict(intent), "at": tx.now},
+    )
+    return rows.intent(tx.db.execute("SELECT * FROM submissions WHERE key = ?", (intent.key,)).fetchone())
+
+
+def confirm_intent(tx: Transaction, key: str, job_id: str) -> bool:
+    """Record the job that the provider made of an intent, and return whether the job was unknown."""
+    row = tx.db.execute("UPDATE submissions SET job = ? WHERE key = ? RETURNING *", (job_id, key)).fetchone()
+    if row is None:  # withdrawn meanwhile as far too old: the job counts all the same
+        return expect(tx, Submission(job_id))
+    return expect(tx, Submission(job_id, row["ref"], row["endpoint"], row["source_url"]), at=row["at"])
+
+
+def withdraw_intent(tx: Transaction, key: str) -> None:
+    """Delete an intent that the provider certainly did not accept."""
+    tx.db.execute("DELETE FROM submissions WHERE key = ? AND job IS NULL", (key,))
+
+
+def confirm_by_mark(tx: Transaction, mark: str, job_id: str) -> bool:
+    """Confirm the open intent whose mark came back with a completion; return whether the job was unknown."""
+    row = tx.db.execute("SELECT key FROM submissions WHERE mark = ? AND job IS NULL", (mark,)).fetchone()
+    return row is not None and confirm_intent(tx, row["key"], job_id)
+
+
+def record_answer(tx: Transaction, job_id: str, answer: Answer, *, ask_at: int) -> bool:
+    """Record that the provider had no completion for a pending job; the next request is due at ``ask_at``.
+
+    Returns:
+        Whether the history got an entry: only an answer that differs from the last one is entered.
+    """
+    count(tx, ASKED, answer.reason or "")
+    return _record(tx, job_id, answer, ask_at)
+
+
+def record_listed(tx: Transaction, statuses: Mapping[str, str], *, ask_at: int) -> list[str]:
+    """Record the running jobs of the provider's list; the next requests are due at ``ask_at``.
+
+    Returns:
+        The ids of the jobs whose status is new.
+    """
+    return [
+        job_id
+        for job_id, status in statuses.items()
+        if _record(tx, job_id, Answer(status, detail=f"The provider says {status}."), ask_at)
+    ]
+
+
+def _record(tx: Transaction, job_id: str, answer: Answer, ask_at: int) -> bool:
+    last = tx.db.execute(
+        "SELECT seq, provider_status, reason FROM jobs WHERE id = ? AND state = 'submitted'", (job_id,)
+    ).fetchone()
+    if last is None:
+        return False
+    values = {**asdict(answer), "seq": last["seq"], "ask_at": ask_at, "now": tx.now}
+    tx.db.execute(
+        "UPDATE jobs SET ask_at = :ask_at, asks = asks + 1, provider_status = coalesce(:status,"
+        " provider_status) WHERE seq = :seq",
+        values,
+    )
+    if (answer.reason, answer.status or last["provider_status"]) == (last["reason"], last["provider_status"]):
+        return False
+    tx.db.execute(
+        "UPDATE jobs SET event = 'asked', reason = :reason, detail = :detail, reason_at ="
+        " CASE WHEN :reason IS NULL THEN NULL ELSE :now END, updated_at = :now WHERE seq = :seq",
+        values,
+    )
+    tx.changed.append(job_id)
+    return True

@@ -1,0 +1,36 @@
+"""Durable counters of what happened, by name and reason."""
+
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.transaction import Transaction
+
+FOUND = "found"
+"""Event and counter: the provider, when asked, had a completion that was not delivered."""
+
+ADOPTED = "adopted"
+"""Event and counter: the same, of a job that was not announced."""
+
+LATE = "late"
+"""Counter: a completion was delivered after it had been found."""
+
+ASKED = "asked"
+"""Counter: requests about pending jobs that found no completion, by the reason where there was no answer."""
+
+RECONCILED = (ASKED, FOUND, LATE, ADOPTED)
+"""All counters of reconciliation."""
+
+
+def count(tx: Transaction, name: str, reason: str = "", by: int = 1) -> None:
+    """Increase a counter."""
+    tx.db.execute(
+        "INSERT INTO counters (name, reason, count) VALUES (?, ?, ?)"
+        " ON CONFLICT (name, reason) DO UPDATE SET count = count + excluded.count",
+        (name, reason, by),
+    )
+
+
+def counters(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
+    """Return all counters by name and reason; an empty reason stands for none."""
+    found: dict[str, dict[str, int]] = {}
+    for row in db.execute("SELECT * FROM counters"):
+        found.setdefault(row["name"], {})[row["reason"]] = row["count"]
+    return found

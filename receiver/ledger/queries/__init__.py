@@ -1,0 +1,1 @@
+"""Queries: what can be read from the ledger. Each is bounded by an index, however many jobs there are."""

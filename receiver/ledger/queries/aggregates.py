@@ -1,0 +1,80 @@
+"""The ledger in numbers."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from receiver.core.jobs import State
+from receiver.ledger import archived_objects
+from receiver.ledger.counters import counters
+from receiver.ledger.queries.reconciliation import OVERDUE
+from receiver.ledger.queries.scheduling import oldest_waiting_at, soonest_deadline
+from receiver.ledger.sqlite.driver import sqlite3
+
+COUNTED_TO = 10_000
+"""Where a scrape stops counting along an index, so that it costs the same however many jobs there are."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """The ledger in numbers, on one snapshot. Times are ms since the epoch, or ``None`` without such a job.
+
+    Attributes:
+        jobs: by state.
+        bytes: of the jobs' images, by state.
+        oldest_waiting_at: when the longest-waiting job whose image is not archived yet was received.
+        soonest_deadline: of the jobs whose image is not safe yet.
+        overdue: see `core.jobs.overdue_cutoff`.
+        at_risk: jobs whose image is not safe yet and whose deadline is close.
+        unread: deliveries that were no completions.
+        claimed: jobs that are being worked on, by state.
+        counters: by name and reason.
+        damaged: archived objects that the last audit found missing or altered, by reason.
+        notifications_pending: notifications that are still to be sent.
+    """
+
+    jobs: Mapping[State, int]
+    bytes: Mapping[State, int]
+    oldest_waiting_at: int | None
+    soonest_deadline: int | None
+    overdue: int
+    at_risk: int
+    unread: int
+    claimed: Mapping[State, int] = field(default_factory=dict)
+    counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    damaged: Mapping[str, int] = field(default_factory=dict)
+    notifications_pending: int = 0
+
+    def unclaimed(self, state: State) -> int:
+        """Return how many jobs of a state are not being worked on."""
+        return self.jobs[state] - self.claimed.get(state, 0)
+
+
+def stats(db: sqlite3.Connection, *, overdue_before: int, counted_to: int | None = None) -> Stats:
+    """Return the ledger in numbers.
+
+    What is counted along an index is counted up to ``counted_to``; without, to the end.
+    """
+
+    def count(source: str, *values: int) -> int:
+        if counted_to is not None:
+            source = f"(SELECT 1 FROM {source} LIMIT {counted_to:d})"  # noqa: S608 - constants
+        (number,) = db.execute(f"SELECT count(*) FROM {source}", values).fetchone()  # noqa: S608 - constants
+        return int(number)
+
+    totals = db.execute("SELECT * FROM totals").fetchall()
+    # There are never more claims than workers.
+    claimed = db.execute("SELECT state FROM jobs INDEXED BY jobs_claimed WHERE holder IS NOT NULL")
+    return Stats(
+        jobs={State(row["state"]): row["jobs"] for row in totals},
+        bytes={State(row["state"]): row["bytes"] for row in totals},
+        oldest_waiting_at=oldest_waiting_at(db),
+        soonest_deadline=soonest_deadline(db),
+        overdue=count(f"jobs INDEXED BY jobs_silent WHERE {OVERDUE}", overdue_before),
+        at_risk=count("jobs INDEXED BY jobs_at_risk WHERE state = 'received' AND at_risk_at IS NOT NULL"),
+        unread=count("unread"),
+        claimed=Counter(State(row["state"]) for row in claimed),
+        counters=counters(db),
+        damaged=archived_objects.damaged(db, counted_to),
+        notifications_pending=count("notifications INDEXED BY notifications_due WHERE given_up_at IS NULL"),
+    )

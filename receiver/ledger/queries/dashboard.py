@@ -1,0 +1,89 @@
+"""What the status page shows, on one snapshot."""
+
+from dataclasses import dataclass
+
+from receiver.core.jobs import UNSUCCESSFUL, Job
+from receiver.ledger import archived_objects, rows
+from receiver.ledger.archived_objects import AuditFinding
+from receiver.ledger.queries.aggregates import Stats, stats
+from receiver.ledger.queries.reconciliation import OVERDUE
+from receiver.ledger.queries.scheduling import UNSAFE, UNSAFE_CLAIMED
+from receiver.ledger.sqlite.driver import sqlite3
+
+
+@dataclass(frozen=True, slots=True)
+class Overview:
+    """What the status page shows.
+
+    Attributes:
+        unsafe: jobs whose image is not safe yet, the earliest deadline first.
+        at_risk: ids of those among them whose deadline is close.
+        overdue: overdue jobs, the longest overdue first.
+        troubled: jobs with an error, the latest error first.
+        damaged: archived jobs with what the last audit found wrong with their objects.
+    """
+
+    stats: Stats
+    unsafe: tuple[Job, ...]
+    at_risk: frozenset[str]
+    overdue: tuple[Job, ...]
+    troubled: tuple[Job, ...]
+    damaged: tuple[tuple[Job, AuditFinding], ...] = ()
+
+
+def overview(db: sqlite3.Connection, *, overdue_before: int, limit: int) -> Overview:
+    """Return the overview, with at most ``limit`` jobs in each list."""
+    overdue = db.execute(
+        f"SELECT * FROM jobs INDEXED BY jobs_silent WHERE {OVERDUE} ORDER BY submitted_at LIMIT ?",  # noqa: S608 - a constant
+        (overdue_before, limit),
+    )
+    unsafe = _unsafe(db, limit)
+    return Overview(
+        stats=stats(db, overdue_before=overdue_before),
+        unsafe=tuple(rows.job(row) for row in unsafe),
+        at_risk=frozenset(row["id"] for row in unsafe if row["at_risk_at"] is not None),
+        overdue=tuple(rows.job(row) for row in overdue),
+        troubled=_troubled(db, limit),
+        damaged=archived_objects.damaged_jobs(db, limit),
+    )
+
+
+def archived_lately(db: sqlite3.Connection, limit: int) -> tuple[int, tuple[int, ...]]:
+    """Return how many jobs are archived, and when (ms since the epoch) the newest ``limit`` of them were."""
+    (total,) = db.execute("SELECT jobs FROM totals WHERE state = 'archived'").fetchone()
+    found = db.execute(
+        "SELECT coalesce(archived_at, updated_at) AS at FROM jobs INDEXED BY jobs_by_state"
+        " WHERE state = 'archived' ORDER BY seq DESC LIMIT ?",
+        (limit,),
+    )
+    return int(total), tuple(int(row["at"]) for row in found)
+
+
+def _unsafe(db: sqlite3.Connection, limit: int) -> list[sqlite3.Row]:
+    """Merge the first jobs of each index, so that never all of them are sorted."""
+    found = db.execute(f"SELECT * FROM {UNSAFE_CLAIMED}").fetchall()  # noqa: S608 - a constant
+    for source in UNSAFE:
+        found += db.execute(f"SELECT * FROM {source} ORDER BY deadline LIMIT ?", (limit,))  # noqa: S608 - constants
+    return sorted(found, key=lambda row: row["deadline"])[:limit]
+
+
+def _troubled(db: sqlite3.Connection, limit: int) -> tuple[Job, ...]:
+    """Return the newest unsuccessful jobs, and those that wait after a failed attempt.
+
+    An index by the time of the error would cost every attempt. Within a state the order of arrival is close
+    enough to it; the few jobs found are then sorted by the time of their errors.
+    """
+    found: list[sqlite3.Row] = []
+    for state in UNSUCCESSFUL:
+        found += db.execute(
+            "SELECT * FROM jobs INDEXED BY jobs_by_state WHERE state = ? ORDER BY seq DESC LIMIT ?",
+            (state, limit),
+        )
+    found += db.execute(
+        "SELECT * FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
+        " ORDER BY next_attempt_at LIMIT ?",
+        (limit,),
+    )
+    troubled = [row for row in found if row["reason"] is not None]
+    troubled.sort(key=lambda row: row["reason_at"] or row["updated_at"], reverse=True)
+    return tuple(rows.job(row) for row in troubled[:limit])

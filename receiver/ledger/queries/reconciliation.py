@@ -1,0 +1,67 @@
+"""What the provider is asked about: pending jobs, and submissions whose job is not known."""
+
+from collections.abc import Sequence
+
+from receiver.ledger import rows
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.types import Intent, PendingJob
+
+OVERDUE = "state = 'submitted' AND submitted_at < ?"
+"""The condition of an overdue job; its value comes from `core.jobs.overdue_cutoff`."""
+
+
+def pending(
+    db: sqlite3.Connection, *, submitted_before: int, ask_by: int, limit: int
+) -> tuple[PendingJob, ...]:
+    """Return pending jobs to ask the provider about, those first whose request is due longest.
+
+    Args:
+        db: the connection.
+        submitted_before: ms since the epoch.
+        ask_by: ms since the epoch: the request is due at this time or earlier.
+        limit: of the jobs returned.
+    """
+    found = db.execute(
+        "SELECT id, submitted_at, asks, ask_at, reason FROM jobs INDEXED BY jobs_to_ask"  # noqa: S608 - a constant
+        f" WHERE ask_at IS NOT NULL AND ask_at <= ? AND {OVERDUE} ORDER BY ask_at LIMIT ?",
+        (ask_by, submitted_before, limit),
+    )
+    return tuple(rows.pending_job(row) for row in found)
+
+
+def pending_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, PendingJob | None]:
+    """Return those of these jobs that the ledger knows, by id; ``None`` for those that are not pending."""
+    found: dict[str, PendingJob | None] = {}
+    for job_id in ids:
+        row = db.execute(
+            "SELECT id, state, submitted_at, asks, ask_at, reason FROM jobs WHERE id = ?", (job_id,)
+        ).fetchone()
+        if row is not None:
+            found[job_id] = rows.pending_job(row) if row["state"] == "submitted" else None
+    return found
+
+
+def open_intents(db: sqlite3.Connection, *, before: int, limit: int = 100) -> tuple[Intent, ...]:
+    """Return intents from before a time (ms since the epoch) whose job is not known, oldest first."""
+    found = db.execute(
+        "SELECT * FROM submissions INDEXED BY submissions_open WHERE job IS NULL AND at < ?"
+        " ORDER BY at LIMIT ?",
+        (before, limit),
+    )
+    return tuple(rows.intent(row) for row in found)
+
+
+def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Intent]:
+    """Return the intents of these keys, open or not, by key."""
+    found = {}
+    for key in keys:
+        row = db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone()
+        if row is not None:
+            found[key] = rows.intent(row)
+    return found
+
+
+def job_ids_submitted_since(db: sqlite3.Connection, at: int) -> frozenset[str]:
+    """Return the ids of jobs whose intent is from this time (ms since the epoch) or later."""
+    found = db.execute("SELECT job FROM submissions WHERE at >= ? AND job IS NOT NULL", (at,))
+    return frozenset(row["job"] for row in found)

@@ -1,0 +1,69 @@
+"""What is due next: deadlines, ends of waits, and the spool."""
+
+from collections.abc import Sequence
+
+from receiver.core.backoff import AT_RISK_SHARE
+from receiver.ledger.sqlite.driver import sqlite3
+
+_LONGEST_LIFE = 7 * 86_400_000  # ms: of a URL that S3 presigns
+
+_READY = "state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
+UNSAFE = (
+    f"jobs INDEXED BY jobs_to_fetch WHERE {_READY} AND attempts = 0",
+    f"jobs INDEXED BY jobs_to_fetch_again WHERE {_READY} AND attempts > 0",
+    "jobs INDEXED BY jobs_waiting_to_fetch WHERE state = 'received' AND next_attempt_at IS NOT NULL",
+)
+"""All unclaimed jobs whose image is not safe yet: in each index they are ordered by deadline."""
+UNSAFE_CLAIMED = "jobs INDEXED BY jobs_claimed WHERE state = 'received' AND holder IS NOT NULL"
+"""All claimed jobs whose image is not safe yet: as many as there are workers."""
+
+
+def next_event_at(db: sqlite3.Connection) -> int | None:
+    """Return when a wait or a deadline ends next, ms since the epoch: no commit announces that."""
+    (due,) = db.execute(
+        "SELECT min(next_attempt_at) FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
+    ).fetchone()
+    times = [int(t) for t in (due, soonest_deadline(db)) if t is not None]
+    return min(times, default=None)
+
+
+def soonest_deadline(db: sqlite3.Connection) -> int | None:
+    """Return the earliest deadline of all jobs whose image is not safe yet, ms since the epoch."""
+    minima = [f"SELECT min(deadline) AS deadline FROM {source}" for source in (*UNSAFE, UNSAFE_CLAIMED)]  # noqa: S608 - constants
+    (deadline,) = db.execute(f"SELECT min(deadline) FROM ({' UNION ALL '.join(minima)})").fetchone()  # noqa: S608
+    return None if deadline is None else int(deadline)
+
+
+def oldest_waiting_at(db: sqlite3.Connection) -> int | None:
+    """Return when the longest-waiting job that is not archived yet was received, ms since the epoch."""
+    (oldest,) = db.execute(
+        "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
+        " WHERE state IN ('received', 'fetched')"
+    ).fetchone()
+    return None if oldest is None else int(oldest)
+
+
+def newly_at_risk(db: sqlite3.Connection, now: int, limit: int) -> Sequence[str]:
+    """Return ids of unmarked jobs that less than ``1 / AT_RISK_SHARE`` of their life is left to."""
+    found: list[str] = []
+    for source in (*UNSAFE, UNSAFE_CLAIMED):
+        found += (
+            row["id"]
+            for row in db.execute(
+                f"SELECT id FROM {source} AND at_risk_at IS NULL"  # noqa: S608 - constants
+                " AND deadline < ? AND (deadline - ?) * ? < deadline - received_at LIMIT ?",
+                (now + _LONGEST_LIFE // AT_RISK_SHARE, now, AT_RISK_SHARE, limit - len(found)),
+            )
+        )
+    return found
+
+
+def spool_names(db: sqlite3.Connection) -> frozenset[str]:
+    """Return the names of all spool files that jobs depend on."""
+    return frozenset(row["spool"] for row in db.execute("SELECT spool FROM jobs WHERE state = 'fetched'"))
+
+
+def spool_bytes(db: sqlite3.Connection) -> int:
+    """Return the bytes of all images that wait in the spool."""
+    (size,) = db.execute("SELECT bytes FROM totals WHERE state = 'fetched'").fetchone()
+    return int(size)

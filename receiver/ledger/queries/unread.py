@@ -1,0 +1,53 @@
+"""Lists deliveries that were no completions."""
+
+from dataclasses import dataclass
+
+from receiver.ledger.sqlite.driver import sqlite3
+
+_PAGE_BYTES = 4 * 2**20  # of bodies, which JSON may make six times as long
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadDelivery:
+    """An authenticated body that was no completion."""
+
+    seq: int
+    at: int
+    outcome: str
+    detail: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadPage:
+    """Such deliveries, newest first, and where the next page begins."""
+
+    deliveries: tuple[UnreadDelivery, ...]
+    next: int | None
+
+
+def unread_deliveries(
+    db: sqlite3.Connection, outcome: str | None = None, *, before: int | None = None, limit: int = 100
+) -> UnreadPage:
+    """Return deliveries that were no completions, newest first; fewer than ``limit`` if they are large."""
+    conditions: list[str] = []
+    values: list[str | int] = []
+    if outcome is not None:
+        conditions.append("outcome = ?")
+        values.append(outcome)
+    if before is not None:
+        conditions.append("seq < ?")
+        values.append(before)
+    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    found = db.execute(
+        f"SELECT * FROM unread {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - constants
+        (*values, limit + 1),
+    )
+    page: list[UnreadDelivery] = []
+    size = 0
+    for r in found:
+        size += len(r["body"])
+        if page and (len(page) == limit or size > _PAGE_BYTES):
+            return UnreadPage(tuple(page), page[-1].seq)
+        page.append(UnreadDelivery(r["seq"], r["at"], r["outcome"], r["detail"], r["body"]))
+    return UnreadPage(tuple(page), None)

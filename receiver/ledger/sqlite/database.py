@@ -1,0 +1,233 @@
+"""The ledger's file: how it is opened, checked and committed to."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from receiver.core.errors import LedgerError
+from receiver.ledger.sqlite import schema
+from receiver.ledger.sqlite.connections import Connection, ledger_error, open_to_read, open_to_write
+from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.sqlite.lock import DirectoryLock, open_for_owner
+from receiver.ledger.sqlite.readers import ReaderPool, on_snapshot
+from receiver.ledger.transaction import Command, Outcome, Transaction
+
+FILE_NAME = "ledger.sqlite3"
+READERS = 2
+
+_ENDS_THE_BATCH = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+"""Errors of the file, and of no single command."""
+
+
+class Database:
+    """An open ledger file: one connection that writes, and a pool that reads.
+
+    Args:
+        path: the file, which exists.
+        writer: the writing connection.
+        readers: the reading ones.
+        now: the wall clock, ms since the epoch.
+    """
+
+    def __init__(
+        self, path: Path, writer: Connection, readers: ReaderPool, *, now: Callable[[], int]
+    ) -> None:
+        self.writer = writer
+        self.readers = readers
+        self._path = path
+        self._opened = path.stat()
+        self._now = now
+
+    async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Outcome]:
+        """Run commands in one transaction, and return an outcome for each after the commit is durable.
+
+        Raises:
+            LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``: none was committed.
+        """
+
+        def run(db: sqlite3.Connection) -> Sequence[Outcome]:
+            self._check_in_place()
+            return _commit(db, commands, self._now)
+
+        try:
+            return await self.writer.run(run)
+        except sqlite3.Error as error:
+            raise ledger_error(error) from error
+
+    def _check_in_place(self) -> None:
+        # An open file that was moved away or replaced takes commits as before, and no start would read them.
+        try:
+            present = self._path.stat()
+        except OSError as error:
+            raise LedgerError(
+                "ledger.unavailable", f"The ledger's file is gone ({self._path}: {error.strerror})."
+            ) from None
+        if not os.path.samestat(present, self._opened):
+            raise LedgerError(
+                "ledger.unavailable",
+                f"Another file stands where the ledger was opened ({self._path}). Restart the receiver to use"
+                " it, or put the former one back.",
+            )
+
+
+def _commit(
+    db: sqlite3.Connection, commands: Sequence[Command[Any]], now: Callable[[], int]
+) -> list[Outcome]:
+    """Commit all commands in one transaction; if one fails, each gets a transaction of its own instead."""
+    try:
+        # IMMEDIATE: a transaction that read before it wrote could fail at once, without waiting for the lock.
+        db.execute("BEGIN IMMEDIATE")
+        outcomes = []
+        for command in commands:
+            transaction = Transaction(db, now())
+            result = command(transaction)
+            outcomes.append(Outcome(result, changed=transaction.changed))
+        db.execute("COMMIT")
+    except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        ends_the_batch = str(getattr(error, "sqlite_errorname", "")).startswith(_ENDS_THE_BATCH)
+        if len(commands) > 1 and not ends_the_batch:
+            return [_commit(db, [command], now)[0] for command in commands]
+        reported = ledger_error(error) if isinstance(error, sqlite3.Error) else error
+        return [Outcome(error=reported) for _ in commands]
+    return outcomes
+
+
+async def open_to_serve(data_dir: Path, *, now: Callable[[], int]) -> Database:
+    """Open the ledger for the server, and create or migrate it; the caller holds the directory's lock.
+
+    Raises:
+        LedgerError: ``ledger.unavailable``; ``ledger.corrupt`` or ``ledger.newer``, with an unchanged file.
+    """
+    path = data_dir / FILE_NAME
+
+    async def prepare(writer: Connection) -> None:
+        await writer.run(lambda db: schema.prepare(db, path))
+
+    return await _open(path, schema.check, prepare, readers=READERS, now=now)
+
+
+async def open_beside(data_dir: Path, *, make: bool, now: Callable[[], int]) -> Database:
+    """Open the ledger for a command that writes, beside a server or without one.
+
+    The file is created or migrated only where no server holds it.
+
+    Args:
+        data_dir: the data directory.
+        make: whether a missing ledger is created.
+        now: the wall clock, ms since the epoch.
+
+    Raises:
+        LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.newer``; ``ledger.in_use`` where
+            the ledger is older than this program and a server holds it.
+    """
+    path = data_dir / FILE_NAME
+    if not make and not path.exists():
+        raise _missing(data_dir)
+
+    async def prepare(writer: Connection) -> None:
+        if await writer.run(lambda db: schema.is_older(db, path)):
+            lock = DirectoryLock(data_dir)
+            try:
+                await writer.run(lambda db: schema.prepare(db, path))
+            finally:
+                lock.release()
+
+    return await _open(path, schema.check_structure, prepare, readers=1, now=now)
+
+
+async def open_read_only(data_dir: Path) -> ReaderPool:
+    """Open an existing ledger to read.
+
+    Raises:
+        LedgerError: ``ledger.unavailable`` where there is none of the present version, ``ledger.newer``,
+            ``ledger.corrupt``.
+    """
+    path = data_dir / FILE_NAME
+    if not path.is_file():
+        raise _missing(data_dir)
+    readers = await ReaderPool.open(path, 1)
+    try:
+        await readers.read(lambda db: schema.check_present(db, path))
+    except BaseException:  # an interruption, too: a thread that is left would outlive its event loop
+        await readers.close()
+        raise
+    return readers
+
+
+async def _open(
+    path: Path,
+    check: Callable[[sqlite3.Connection, Path], None],
+    prepare: Callable[[Connection], Awaitable[None]],
+    *,
+    readers: int,
+    now: Callable[[], int],
+) -> Database:
+    await asyncio.to_thread(_create, path)
+    await _check(path, check)
+    writer = await open_to_write(path)
+    try:
+        await prepare(writer)
+        return Database(path, writer, await ReaderPool.open(path, readers), now=now)
+    except BaseException as error:
+        await writer.close()
+        if isinstance(error, sqlite3.Error):
+            raise ledger_error(error, path) from error
+        raise
+
+
+def _create(path: Path) -> None:
+    if not path.exists():
+        os.close(open_for_owner(path))
+
+
+async def _check(path: Path, check: Callable[[sqlite3.Connection, Path], None]) -> None:
+    # Through a connection that cannot write: opening to write would change a file that may be no ledger.
+    connection = await open_to_read(path)
+    try:
+        # On one snapshot: a server that starts at the same time may be migrating the file.
+        await connection.run(partial(on_snapshot, lambda db: check(db, path)))
+    except sqlite3.Error as error:
+        raise ledger_error(error, path) from error
+    finally:
+        await connection.close()
+
+
+def _missing(data_dir: Path) -> LedgerError:
+    return LedgerError(
+        "ledger.unavailable", f"There is no ledger in {data_dir}; RECEIVER_DATA_DIR says where to look."
+    )
+
+
+def write_nothing(tx: Transaction) -> None:
+    """Make a durable commit that changes nothing, to find out whether the file can be written."""
+    # An UPDATE to the same values would not do: SQLite compares, and leaves the page and the disk alone.
+    (version,) = tx.db.execute("PRAGMA user_version").fetchone()
+    tx.db.execute(f"PRAGMA user_version = {version:d}")
+
+
+def changed_by_others(tx: Transaction, data_version: int | None, last_seq: int) -> tuple[int, int]:
+    """Mark the jobs as changed that other processes have changed since the last call.
+
+    Args:
+        tx: the transaction.
+        data_version: SQLite's counter of other connections' commits then; ``None`` at the first call.
+        last_seq: the last entry of the history then.
+
+    Returns:
+        Both as they are now.
+    """
+    (present,) = tx.db.execute("PRAGMA data_version").fetchone()
+    (newest,) = tx.db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
+    if data_version is not None and present != data_version:
+        changed = tx.db.execute(
+            "SELECT DISTINCT jobs.id FROM history JOIN jobs ON jobs.seq = history.job WHERE history.seq > ?",
+            (last_seq,),
+        )
+        # Wake the waiting in any case: a wait may have been set that has no entry in the history.
+        tx.changed.extend([row["id"] for row in changed] or [""])
+    return present, newest

@@ -1,0 +1,36 @@
+"""A command of the ledger, the transaction that it runs in, and its outcome."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from receiver.ledger.sqlite.driver import sqlite3
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Transaction:
+    """What a command works on.
+
+    Attributes:
+        db: the connection, in a transaction.
+        now: the wall clock, ms since the epoch.
+        changed: ids of jobs that the command changed; published once the commit is durable.
+    """
+
+    db: sqlite3.Connection
+    now: int
+    changed: list[str] = field(default_factory=list)
+
+
+Command = Callable[[Transaction], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a command returned or raised, and the ids of the jobs that it changed."""
+
+    result: Any = None
+    error: Exception | None = None
+    changed: Sequence[str] = ()
