@@ -401,6 +401,10 @@ def test_serve_is_content_with_either_proof_of_the_sender(proof: dict[str, str])
     load({**proof, "RECEIVER_API_TOKENS": "t"}).check_serve()
 
 
+def test_serve_confirms_deliveries_with_a_token_of_the_provider() -> None:
+    load({**SERVABLE, "RECEIVER_CONFIRM": "on", "XIMILAR_API_TOKEN": "t"}).check_serve()
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [
