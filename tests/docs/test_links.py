@@ -42,7 +42,7 @@ def test_a_file_that_a_document_names_exists(document: str) -> None:
     for text in code(DOCUMENTS[document]):
         path = re.fullmatch(r"((?:receiver|tests|deploy|tools|docs)/[\w./-]*)(?::\d+)?", text)
         if path is not None and document != "CHANGELOG.md":  # which speaks of former ones too
-            pattern = re.sub(r"NAME|(?<=v)N\b", "*", path[1])  # placeholders
+            pattern = re.sub(r"NAME|(?<=[v_])N\b", "*", path[1])  # placeholders
             assert any(ROOT.glob(pattern)), f"{document} names {text}"
 
 
