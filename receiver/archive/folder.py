@@ -1,7 +1,7 @@
-"""The archive in a folder: an image is put at its key once, whole and durable, and is never overwritten.
+"""The archive in a folder: each image is put at its key once, whole and durable, and is never overwritten.
 
-Its metadata lies beside it as ``.<name>.json``; no part of a key begins with a dot, so the two cannot meet.
-Files and folders are their owner's alone (0600, 0700): who else may read is the operator's own decision.
+Its metadata lies beside it as ``.<name>.json``; no part of a key begins with a dot, so the two cannot
+collide. Files and folders are their owner's alone (0600, 0700); an operator may open them to others.
 """
 
 import asyncio
@@ -20,26 +20,19 @@ from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from receiver.archive import metadata
+from receiver.archive import metadata, spool_file
 from receiver.archive.base import Depth, Item, ListedObject, ObjectInfo, ProbeResult
 from receiver.archive.key import check_key
-from receiver.archive.spool_file import (
-    BLOCK,
-    SpoolFile,
-    check_spool_file,
-    digest,
-    open_spool_file,
-    unreadable,
-)
+from receiver.archive.spool_file import BLOCK, SpoolFile, digest
 from receiver.core.errors import ArchiveError, SpoolError
 from receiver.core.jobs import Image, StoredObject
 
 T = TypeVar("T")
 
 NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
-"""What ``link(2)`` says between file systems, at one that has no hard links, and past a file's most links."""
+"""Errors of ``link(2)`` between file systems, on one without hard links, and past a file's most links."""
 
-REFUSALS = {
+ERRORS = {
     errno.ENOSPC: ("archive.full", False),
     errno.EDQUOT: ("archive.full", False),
     errno.EFBIG: ("archive.too_large", True),
@@ -50,31 +43,29 @@ REFUSALS = {
     errno.ENOTDIR: ("archive.misconfigured", True),
     errno.EISDIR: ("archive.misconfigured", True),
 }
-"""What the disk says, as a reason, and whether it will say the same of every image until someone mends it."""
-
+"""The reason for an error of the disk, and whether every image would fail alike until an operator acts."""
 
 PART = re.compile(r"\.[0-9a-f]{16}\.part")
-"""The name of a file under way; no part of a key begins with a dot."""
+"""The name of an unfinished file."""
+
+PART_LIFETIME = 3600
+"""Seconds without a write after which an unfinished file is one that a crash left behind."""
 
 PAGE = 1_000
 """Objects to a page of a listing."""
 
 MAX_METADATA = 64 * 1024
-"""Bytes of a file of metadata that are read; ours has a few hundred."""
-
-PART_LIFETIME = 3600
-"""Seconds without a write after which a file under way is one that a crash left behind."""
+"""Bytes of a metadata file that are read; ours has a few hundred."""
 
 
 class FolderArchive:
     """An archive below one folder.
 
-    A file system that is not mounted must not be mistaken for an empty archive: what is put into the folder
-    that then stands in its place, nobody finds again once it is mounted.
+    A file system that is not mounted must not be mistaken for an empty archive: images put into the mount
+    point would be hidden once it is mounted.
 
     Args:
-        root: the folder; the first `probe` makes it if its parent is there. `put` never does, nor does any
-            probe where there was an archive before.
+        root: the folder. Only `probe` makes it, if its parent exists and there was no archive before.
         uploads: how many images are put at a time.
         used: whether images were put into it before.
     """
@@ -93,23 +84,32 @@ class FolderArchive:
         return self._root.as_uri()
 
     async def probe(self) -> tuple[ProbeResult, ...]:
-        """Tries a small file, and removes what crashes left. See `Archive.probe`."""
+        """Try a small file, and remove what crashes left. See `Archive.probe`."""
         return await self._run(self._probe)
 
     async def put(self, item: Item) -> StoredObject:
-        """Links the spooled file, or copies it from another file system. See `Archive.put`."""
+        """Link the spooled file, or copy it from another file system. See `Archive.put`."""
         check_key(item.key)
         return await self._run(lambda: self._put(item))
 
     async def locate(self, stored: StoredObject, image: Image) -> Path:  # noqa: ARG002 - S3 needs the image
-        """The image's file. See `ImageReader.locate`."""
+        """Return the image's file. See `ImageReader.locate`."""
         path = self._path(stored)
         if not await self._run(path.is_file):
             raise self._missing(stored)
         return path
 
+    async def local_file(
+        self,
+        stored: StoredObject,
+        image: Image,
+        scratch: Path,  # noqa: ARG002 - S3 needs it
+    ) -> Path:
+        """Return the image's file. See `ImageReader.local_file`."""
+        return await self.locate(stored, image)
+
     async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[ListedObject]]:
-        """All files but hidden ones, folder by folder, sorted. See `Inventory.entries`."""
+        """List all files but hidden ones, folder by folder, sorted. See `Inventory.entries`."""
         behind = () if after is None else self._path(StoredObject(after)).relative_to(self._root).parts
         walk = self._walk(self._root, behind)
 
@@ -125,16 +125,16 @@ class FolderArchive:
             yield found
 
     def object_at(self, key: str) -> StoredObject:
-        """The file's address. See `Inventory.object_at`."""
+        """See `Inventory.object_at`."""
         return StoredObject((self._root / key).as_uri())
 
     async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
-        """The file's state, and its hash unless only a quick look is wanted. See `Inventory.inspect`."""
+        """Hash the file unless the depth is quick. See `Inventory.inspect`."""
         path = self._path(stored)
-        return await self._run(lambda: self._look(stored, path, depth))
+        return await self._run(lambda: self._inspect(stored, path, depth))
 
     async def remove(self, stored: StoredObject) -> None:
-        """Removes the file and its metadata. See `Inventory.remove`."""
+        """Remove the file and its metadata. See `Inventory.remove`."""
         path = self._path(stored)
 
         def remove() -> None:
@@ -144,23 +144,14 @@ class FolderArchive:
 
         await self._run(remove)
 
-    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:  # noqa: ARG002 - S3 needs it
-        """The image's file. See `ImageReader.local_file`."""
-        return await self.locate(stored, image)
-
     async def aclose(self) -> None:
-        """Waits for the puts under way. See `Archive.aclose`."""
+        """See `Archive.aclose`."""
         await asyncio.to_thread(self._pool.shutdown)
 
     async def _run(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _path(self, stored: StoredObject) -> Path:
-        """Where a file of this archive lies.
-
-        Raises:
-            ArchiveError: ``archive.missing`` if it lies elsewhere.
-        """
         path = Path(url2pathname(urlsplit(stored.uri).path))
         if not stored.uri.startswith("file://") or not path.is_relative_to(self._root) or ".." in path.parts:
             raise self._missing(stored)
@@ -170,7 +161,7 @@ class FolderArchive:
         return ArchiveError("archive.missing", f"{stored.uri} is not in the archive {self.uri}.")
 
     def _walk(self, folder: Path, behind: tuple[str, ...]) -> Iterator[ListedObject]:
-        """The files below a folder whose path, part by part, comes after this one's."""
+        """Yield the files below a folder whose path, part by part, comes after this one."""
         with os.scandir(folder) as found:
             names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
         first, rest = (behind[0], behind[1:]) if behind else ("", ())
@@ -186,28 +177,30 @@ class FolderArchive:
                 except FileNotFoundError:  # removed meanwhile
                     continue
 
-    def _look(self, stored: StoredObject, path: Path, depth: Depth) -> ObjectInfo:
+    def _inspect(self, stored: StoredObject, path: Path, depth: Depth) -> ObjectInfo:
         try:
             with self._translated(path.name), path.open("rb", buffering=0) as file:
                 state = os.fstat(file.fileno())
-                kind = _format(file.read(12))
+                image_format = _format(file.read(12))
                 sha256 = None if depth is Depth.QUICK else digest(file).hex()
         except ArchiveError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
                 raise self._missing(stored) from error
             raise
         modified_at = datetime.fromtimestamp(state.st_mtime, UTC)
-        kept = _read_metadata(metadata_path(path))
-        return ObjectInfo(StoredObject(stored.uri), state.st_size, sha256, kind, modified_at, kept)
+        pairs = _read_metadata(metadata_path(path))
+        return ObjectInfo(StoredObject(stored.uri), state.st_size, sha256, image_format, modified_at, pairs)
+
+    # Writing
 
     def _put(self, item: Item) -> StoredObject:
         try:
-            return self._put_spool_file(item)
+            self._put_spool_file(item)
         except SpoolError as error:
             # Perhaps it was put before, and a crash came before that was recorded.
-            if error.reason == "spool.lost" and self._holds(item):
-                return self.object_at(item.key)
-            raise
+            if error.reason != "spool.lost" or not self._holds(item):
+                raise
+        return self.object_at(item.key)
 
     def _holds(self, item: Item) -> bool:
         target = self._root / item.key
@@ -215,27 +208,24 @@ class FolderArchive:
             with self._translated(item.key):
                 self._check_same(item, target)
                 self._write_metadata(item, target)
-                _sync_folder(target.parent)
         except ArchiveError:
             return False
         return True
 
-    def _put_spool_file(self, item: Item) -> StoredObject:
+    def _put_spool_file(self, item: Item) -> None:
         target = self._root / item.key
-        with open_spool_file(item) as spooled:
-            check_spool_file(item, spooled)  # always: a link of a file that rotted would be rotten as well
+        with spool_file.opened(item) as spooled:
+            spool_file.check(item, spooled)  # always: a link of a file that rotted would be rotten as well
             with self._translated(item.key):
                 self._make_parents(target.parent)
                 if not self._create(item, spooled, target):
                     self._check_same(item, target)
-                # Beside the image only after it is known to be this one: who loses a race to other bytes must
-                # not describe them. The image counts as archived when both are durable.
+                # Only once the image is known to be this one: the loser of a race must not describe it. The
+                # image counts as archived when both are durable.
                 self._write_metadata(item, target)
-                _sync_folder(target.parent)
-        return self.object_at(item.key)
 
     def _create(self, item: Item, spooled: SpoolFile, target: Path) -> bool:
-        """Makes the target once, whole and durable; False if something stands there already."""
+        """Make the target once, whole and durable. Return False if something stands there already."""
         try:
             os.fsync(spooled.fileno())
             os.link(item.path, target)
@@ -251,7 +241,7 @@ class FolderArchive:
         return True
 
     def _copy(self, item: Item, spooled: SpoolFile, target: Path) -> bool:
-        """Copies, reads the copy again, then gives it its name; False if something has that name already."""
+        """Copy, read the copy again, then name it. Return False if something has that name already."""
         spooled.seek(0)
         with _temporary(target) as (path, file):
             while block := _read(item, spooled):
@@ -267,7 +257,7 @@ class FolderArchive:
                 return False
             except OSError as error:
                 if error.errno in NO_LINK:
-                    raise _no_hard_links(self.uri) from error
+                    raise self._no_hard_links() from error
                 raise
         return True
 
@@ -277,7 +267,7 @@ class FolderArchive:
                 os.fstat(file.fileno()).st_size == item.image.bytes
                 and digest(file).hex() == item.image.sha256
             )
-            # Whoever put it may have been cut before it did this; and other bytes may be the job's own, too.
+            # The put that made it may have been cut off before it did this, even one of the same job.
             os.fsync(file.fileno())
             _sync_folder(target.parent)
         if not same:
@@ -290,16 +280,19 @@ class FolderArchive:
             file.write(json.dumps(metadata.write(item), indent=1).encode() + b"\n")
             _sync(file)
             path.replace(metadata_path(target))
+        _sync_folder(target.parent)
 
     def _make_parents(self, folder: Path) -> None:
-        """Makes the folders down to this one, each durable in its parent; never the root itself."""
-        if not self._is_there():
+        """Make the folders down to this one, each durable in its parent; never the root itself."""
+        if not self._exists():
             raise self._gone()
         at = self._root
         for part in folder.relative_to(self._root).parts:
             parent, at = at, at / part
             at.mkdir(mode=0o700, exist_ok=True)
             _sync_folder(parent)  # even if it was there: another put may have made it just now, unsynced
+
+    # Probing
 
     def _probe(self) -> tuple[ProbeResult, ...]:
         with self._translated(".receiver-probe"):
@@ -309,12 +302,12 @@ class FolderArchive:
             with _temporary(target) as (path, file):
                 file.write(content)
                 _sync(file)
-                # Told by the disk, for a file server's clock need not be this machine's.
+                # By the disk's clock: a file server's need not be this machine's.
                 now = os.fstat(file.fileno()).st_mtime
                 try:
                     os.link(path, target)
                 except OSError as error:
-                    raise _no_hard_links(self.uri) from error
+                    raise self._no_hard_links() from error
                 try:
                     once = _refuses_second_link(path, target)
                     _sync_folder(self._root)
@@ -332,15 +325,13 @@ class FolderArchive:
             ProbeResult("write", True, "Files are written, synced and linked."),
             ProbeResult("conditional-writes", True, "A name that is taken is not overwritten."),
             ProbeResult("read-back", True, "What is read is what was written."),
-            ProbeResult("delete", True, "The probe's file was removed.")
-            if not stuck
-            else ProbeResult(
-                "delete", False, f"Files that a crash left cannot be removed, such as {stuck[0]}."
-            ),
+            ProbeResult("delete", False, f"Files that a crash left cannot be removed, such as {stuck[0]}.")
+            if stuck
+            else ProbeResult("delete", True, "The probe's file was removed."),
         )
 
     def _find_or_make(self) -> None:
-        if self._is_there():
+        if self._exists():
             if self._used and not any(self._root.iterdir()):
                 raise self._gone()
             return
@@ -353,18 +344,19 @@ class FolderArchive:
         self._root.mkdir(mode=0o700, exist_ok=True)
         _sync_folder(self._root.parent)
 
-    def _is_there(self) -> bool:
+    def _exists(self) -> bool:
         return self._root.is_dir() and (self._root.is_mount() or not self._was_mount)
 
     def _gone(self) -> ArchiveError:
-        return ArchiveError(
-            "archive.no_bucket",
-            f"The archive's folder {self.uri} is not there any more, or is empty, or not mounted.",
-            pause=True,
-        )
+        detail = f"The archive's folder {self.uri} is not there any more, or is empty, or not mounted."
+        return ArchiveError("archive.no_bucket", detail, pause=True)
+
+    def _no_hard_links(self) -> ArchiveError:
+        detail = f"The file system of {self.uri} has no hard links."
+        return ArchiveError("archive.misconfigured", detail, pause=True)
 
     def _sweep(self, before: float) -> list[Path]:
-        """Removes files under way that nobody wrote to since then; returns those that cannot be removed."""
+        """Remove unfinished files without a write since then. Return those that cannot be removed."""
         stuck = []
         for folder, _, names in os.walk(self._root):
             for path in (Path(folder, name) for name in names if PART.fullmatch(name)):
@@ -373,41 +365,40 @@ class FolderArchive:
                         path.unlink(missing_ok=True)
                 except FileNotFoundError:  # its put ended just now
                     continue
-                except OSError:  # no reason to refuse the archive; the finding tells it
+                except OSError:  # the archive can be used all the same
                     stuck.append(path)
         return stuck
 
     @contextmanager
     def _translated(self, key: str) -> Iterator[None]:
-        """Turns what the disk says into an ArchiveError that names the key."""
+        """Raise errors of the disk as an ArchiveError that names the key."""
         try:
             yield
         except OSError as error:
-            reason, pause = REFUSALS.get(error.errno or 0, ("archive.unavailable", False))
-            raise ArchiveError(
-                reason, f"{self.uri}/{key}: {error.strerror or error}.", pause=pause
-            ) from error
+            reason, pause = ERRORS.get(error.errno or 0, ("archive.unavailable", False))
+            detail = f"{self.uri}/{key}: {error.strerror or error}."
+            raise ArchiveError(reason, detail, pause=pause) from error
 
 
 def metadata_path(target: Path) -> Path:
-    """Where the metadata of an image in a folder lies."""
+    """Return where the metadata of an image lies."""
     return target.with_name(f".{target.name}.json")
 
 
 def _read_metadata(path: Path) -> Mapping[str, str]:
-    """What lies beside an image; nothing where that is not what a put has written."""
+    """Return an image's metadata; empty unless a put can have written it."""
     try:
         with path.open("rb") as file:
-            found = json.loads(file.read(MAX_METADATA))
-        if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
-            return metadata.decode_all(found)
+            pairs = json.loads(file.read(MAX_METADATA))
+        if isinstance(pairs, dict) and all(isinstance(value, str) for value in pairs.values()):
+            return metadata.decode_all(pairs)
     except (OSError, ValueError, RecursionError):
         pass
     return {}
 
 
 def _format(head: bytes) -> str | None:
-    """The kind of image that a file begins like."""
+    """Return the image format of a file's first bytes."""
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -417,7 +408,7 @@ def _format(head: bytes) -> str | None:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    """A new hidden file beside a target, its owner's alone; its name is gone afterwards."""
+    """Make a hidden file beside a target, readable by its owner alone; its name is gone afterwards."""
     path = target.with_name(f".{secrets.token_hex(8)}.part")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
     try:
@@ -428,11 +419,11 @@ def _temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
 
 
 def _read(item: Item, spooled: SpoolFile) -> bytes:
-    """The next block of the spool's; its faults are the spool's, not the archive's."""
+    """Read the next block. Its errors are the spool's, not the archive's."""
     try:
         return spooled.read(BLOCK)
     except OSError as error:
-        raise unreadable(item, error) from error
+        raise spool_file.unreadable(item, error) from error
 
 
 def _refuses_second_link(path: Path, target: Path) -> bool:
@@ -449,13 +440,9 @@ def _sync(file: BinaryIO) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes a folder's entries durable: a synced file without a synced name is lost with the power."""
+    """Make a folder's entries durable: a synced file without a synced name is lost with the power."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def _no_hard_links(uri: str) -> ArchiveError:
-    return ArchiveError("archive.misconfigured", f"The file system of {uri} has no hard links.", pause=True)

@@ -1,8 +1,8 @@
-"""Where an image is kept: a template with a job's values in it. No value can lead a key out of its prefix.
+"""An image's key: a template filled with the job's values. No value can lead a key out of its prefix.
 
-Ids, refs and endpoints are other people's text. Each is spelled with letters, digits, dot, dash and
-underscore alone; what is not already so is shortened to those and ends in ``!`` and half of its SHA-256, so
-that two ids never share a spelling. ``!`` is among the characters that S3 calls safe, and none of those.
+Ids, refs and endpoints are untrusted text. A value of letters, digits, dot, dash and underscore stands as it
+is. Any other is reduced to those and ends in ``!`` and half of its SHA-256, so that two ids never share a
+spelling. ``!`` is none of those characters, and one that S3 calls safe.
 """
 
 import hashlib
@@ -18,14 +18,14 @@ MAX_KEY = 768
 """Bytes of a key without the bucket's prefix."""
 
 MAX_COMPONENT = 240
-"""Bytes between two slashes: file systems end at 255, and a folder archive adds a few of its own."""
+"""Bytes between two slashes. File systems take 255, and the folder archive adds a few of its own."""
 
 MAX_VALUE = 64
 """Characters of an id, a ref or an endpoint within a key."""
 
 FIELDS = frozenset({"id", "ext", "ref", "sha256", "endpoint", "received"})
 DIRECTIVES = frozenset("YmdHMSjyGVu")
-"""strftime's directives that give digits alone, whatever the locale."""
+"""Those of strftime that give only digits in every locale."""
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
@@ -37,8 +37,8 @@ class _Field:
 
     Attributes:
         name: one of ``FIELDS``.
-        spec: what stands behind its colon.
-        taboo: characters that its value may not hold here, for they border the id.
+        spec: the text behind its colon.
+        taboo: characters that its value may not hold here, because they border the id.
     """
 
     name: str
@@ -50,10 +50,10 @@ _Component = tuple[str | _Field, ...]
 
 
 def check_template(template: str) -> None:
-    """Refuses a template that could name one key for two jobs, or a key that a store cannot take.
+    """Check that a template gives every job a key of its own, which every store accepts.
 
     Raises:
-        ConfigError: with a line for the operator.
+        ConfigError: it does not.
     """
     _parse(template)
 
@@ -68,19 +68,19 @@ def render_key(
     endpoint: str,
     received_at: datetime,
 ) -> str:
-    """The key of a job's image: at most ``MAX_KEY`` bytes of UTF-8, a relative path without ``.`` and ``..``.
+    """Return the key of a job's image: a relative path without ``.`` and ``..``, at most ``MAX_KEY`` bytes.
 
     Args:
         template: one that `check_template` accepts.
-        job_id: the job's id; two ids never give the same key under one template.
+        job_id: two ids never give the same key under one template.
         ref: the submitter's reference; ``none`` stands for a missing one, as for an empty endpoint.
         sha256: of the image, hex.
-        extension: the image's usual ending, without the dot: ``jpg``, ``png`` or ``webp``.
-        endpoint: what the job was, such as ``upscale_2x``.
+        extension: without the dot: ``jpg``, ``png`` or ``webp``.
+        endpoint: the kind of upscaling, such as ``upscale_2x``.
         received_at: when the completion was recorded.
 
     Raises:
-        ConfigError: the template is none.
+        ConfigError: the template is invalid.
     """
     values = {
         "id": job_id,
@@ -104,7 +104,7 @@ def render_key(
 
 
 def check_key(key: str) -> None:
-    """The last look before a key is used: whatever made it, it stays below its prefix.
+    """Check, right before its use, that a key stays below its prefix.
 
     Raises:
         ArchiveError: ``archive.misconfigured``.
@@ -118,7 +118,7 @@ def check_key(key: str) -> None:
 
 
 def _spell(text: str, taboo: frozenset[str] = frozenset()) -> str:
-    """A spelling of any text that is safe in a path: its own where it can be, and never another's."""
+    """Return a spelling that is safe in a path and no other text's: the text itself where possible."""
     if len(text) <= MAX_VALUE and PLAIN.fullmatch(text) and taboo.isdisjoint(text):
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
@@ -128,7 +128,11 @@ def _spell(text: str, taboo: frozenset[str] = frozenset()) -> str:
 
 @lru_cache(maxsize=8)
 def _parse(template: str) -> tuple[_Component, ...]:
-    """The template's path components, each a row of literals and fields; raises ConfigError if it is none."""
+    """Return the template's path components, each a row of literals and fields.
+
+    Raises:
+        ConfigError: the template is invalid.
+    """
     try:
         pieces = list(string.Formatter().parse(template))
     except ValueError:
@@ -140,7 +144,7 @@ def _parse(template: str) -> tuple[_Component, ...]:
         components.extend([part] for part in rest)
         if name is None:
             continue
-        # str.format would also follow attributes and indexes ({id.__class__}): only a bare name is taken.
+        # Only a bare name: str.format would also follow attributes and indexes ({id.__class__}).
         if name not in FIELDS or conversion:
             raise _refusal("its fields are {id} {ext} {ref} {sha256} {endpoint} {received:%Y/%m/%d}")
         for part, text in enumerate(_split_spec(name, spec or "")):
@@ -156,7 +160,7 @@ def _parse(template: str) -> tuple[_Component, ...]:
 
 
 def _split_spec(name: str, spec: str) -> list[str]:
-    """A field's format, cut at its slashes: ``{received:%Y/%m}`` is two components."""
+    """Split a field's format at its slashes: ``{received:%Y/%m}`` is two components."""
     if name != "received":
         if spec:
             raise _refusal(f"{{{name}}} takes no format")
@@ -168,10 +172,10 @@ def _split_spec(name: str, spec: str) -> list[str]:
 
 
 def _guard_id(row: list[str | _Field]) -> _Component:
-    """Keeps the id of a component recognisable between its neighbours.
+    """Keep the id recognisable between its neighbours.
 
-    ``{ref}-{id}`` would be one key for ("a-b", "c") and ("a", "b-c"). Where the other values may not hold
-    the characters that border the id, it can be read back from the component: two ids never give the same.
+    ``{ref}-{id}`` would be one key for ("a-b", "c") and ("a", "b-c"). If no other value may hold the characters
+    that border the id, the id can be read back from the component, so two ids never give the same.
     """
     taboo: set[str] = set()
     for place, part in enumerate(row):
@@ -195,7 +199,7 @@ def _guard_id(row: list[str | _Field]) -> _Component:
 
 
 def _check_lengths(parsed: tuple[_Component, ...]) -> None:
-    """Refuses components that are no plain names, or that could grow too long with the longest of values."""
+    """Refuse components that are no plain names, or that the longest values make too long."""
     widest = {"id": MAX_VALUE, "ref": MAX_VALUE, "endpoint": MAX_VALUE, "sha256": 64, "ext": 8}
     total = len(parsed) - 1
     for row in parsed:

@@ -1,4 +1,4 @@
-"""Files as the archive reads them: in blocks, so that memory does not grow with the size of an image."""
+"""Spooled files as the archive reads them: in blocks, so that memory does not grow with an image's size."""
 
 import errno
 import hashlib
@@ -16,7 +16,7 @@ BLOCK = 1 << 20
 
 
 def digest(file: BinaryIO | io.FileIO, algorithm: str = "sha256") -> bytes:
-    """The hash of a file from its start to its end; the file stands at its start again afterwards."""
+    """Return the hash of a whole file, and rewind it."""
     file.seek(0)
     value = hashlib.new(algorithm, usedforsecurity=algorithm != "md5")
     while block := file.read(BLOCK):
@@ -26,16 +26,12 @@ def digest(file: BinaryIO | io.FileIO, algorithm: str = "sha256") -> bytes:
 
 
 class SpoolFile(io.FileIO):
-    """A spooled file that remembers an error of its disk: a library between may tell of another.
-
-    Attributes:
-        failed: what the last read that failed ended in.
-    """
+    """A spooled file that remembers a failed read, which a library may report as another error."""
 
     failed: OSError | None = None
 
     def read(self, size: int | None = -1, /) -> bytes | Any:
-        """Reads at most so many bytes."""
+        """Read at most so many bytes."""
         try:
             return super().read(-1 if size is None else size)
         except OSError as error:
@@ -44,8 +40,8 @@ class SpoolFile(io.FileIO):
 
 
 @contextmanager
-def open_spool_file(item: Item) -> Iterator[SpoolFile]:
-    """Opens an item's spooled file, which must have the size that was recorded.
+def opened(item: Item) -> Iterator[SpoolFile]:
+    """Open an item's spooled file, which must have the size that was recorded.
 
     Raises:
         SpoolError: ``spool.lost`` if it vanished or changed, ``spool.disk`` if it cannot be read.
@@ -53,9 +49,8 @@ def open_spool_file(item: Item) -> Iterator[SpoolFile]:
     try:
         file = SpoolFile(item.path)
     except FileNotFoundError as error:
-        raise SpoolError(
-            "spool.lost", f"The spooled file of job {item.job_id} is not there any more."
-        ) from error
+        detail = f"The spooled file of job {item.job_id} is not there any more."
+        raise SpoolError("spool.lost", detail) from error
     except OSError as error:
         raise unreadable(item, error) from error
     with file:
@@ -64,8 +59,12 @@ def open_spool_file(item: Item) -> Iterator[SpoolFile]:
         yield file
 
 
-def check_spool_file(item: Item, file: SpoolFile) -> None:
-    """Hashes a spooled file anew; raises SpoolError (``spool.lost``) if it is not what was verified."""
+def check(item: Item, file: SpoolFile) -> None:
+    """Hash a spooled file again.
+
+    Raises:
+        SpoolError: ``spool.lost`` if it is not what was verified, ``spool.disk`` if it cannot be read.
+    """
     try:
         found = digest(file)
     except OSError as error:
@@ -75,12 +74,12 @@ def check_spool_file(item: Item, file: SpoolFile) -> None:
 
 
 def changed(item: Item) -> SpoolError:
-    """The spooled file is another than the one that was verified."""
+    """Return the error for a spooled file that is not the one that was verified."""
     return SpoolError("spool.lost", f"The spooled file of job {item.job_id} changed after it was verified.")
 
 
 def unreadable(item: Item, error: OSError) -> SpoolError:
-    """The spool's disk failed; where it says that these bytes cannot be read, they are lost."""
+    """Return the error for a failed disk. Bytes that it cannot read (EIO) are lost."""
     return SpoolError(
         "spool.lost" if error.errno == errno.EIO else "spool.disk",
         f"The spooled file of job {item.job_id} cannot be read: {error.strerror}.",
