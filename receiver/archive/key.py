@@ -174,8 +174,8 @@ def _split_spec(name: str, spec: str) -> list[str]:
 def _guard_id(row: list[str | _Field]) -> _Component:
     """Keep the id recognisable between its neighbours.
 
-    ``{ref}-{id}`` would be one key for ("a-b", "c") and ("a", "b-c"). If no other value may hold the characters
-    that border the id, the id can be read back from the component, so two ids never give the same.
+    ``{ref}-{id}`` would be one key for ("a-b", "c") and ("a", "b-c"). If no other value may hold the
+    characters that border the id, the id can be read back, so two ids never give the same component.
     """
     taboo: set[str] = set()
     for place, part in enumerate(row):

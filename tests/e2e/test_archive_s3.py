@@ -446,7 +446,7 @@ def test_the_sdk_s_variables_of_a_dotenv_file_reach_it(store: Seaweed, prefix: s
     }
     (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in variables.items()))
     values = settings(tmp_path, RECEIVER_ARCHIVE=f"s3://{store.bucket}/{prefix}")
-    with Programs(tmp_path).receiver(values) as receiver:
+    with Programs(tmp_path).receiver_process(values) as receiver:
         receiver.program.until_event("archive probed", what="write", honoured=True)
 
 
