@@ -9,7 +9,7 @@ from receiver.core.errors import REASONS
 from receiver.core.instrumentation import StepName
 from receiver.core.jobs import FINAL, State
 from receiver.web.problem import STATUS
-from tests.docs.documents import DOCUMENTS, README, ROOT, code
+from tests.docs.documents import DOCUMENTS, ROOT, code
 from tests.unit.test_architecture import PACKAGES
 
 CHECKS = {"ledger", "workers", "spool", "archive", "serving"}
@@ -36,10 +36,6 @@ def linked_from(document: str) -> Iterator[str]:
     for target in re.findall(r"\]\(([^)\s#:]+)(?:#[^)]*)?\)", DOCUMENTS[document]):
         path = (ROOT / document).parent.joinpath(target).resolve()
         yield path.relative_to(ROOT).as_posix()
-
-
-def test_the_readme_is_short() -> None:
-    assert len(README.splitlines()) <= 150
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/README.md"])
