@@ -1,16 +1,13 @@
 """What the documents say of the code is what the code says."""
 
 import re
-from typing import get_args
 
 import pytest
 
 from receiver.config import NO_SETTINGS, SETTINGS
 from receiver.core.errors import REASONS
-from receiver.core.instrumentation import StepName
 from receiver.core.jobs import FINAL, MOVES, State
-from tests.docs.documents import DOCUMENTS, MANUAL, ROOT, blocks, code
-from tools.reference.logs import lines
+from tests.docs.documents import DOCUMENTS, MANUAL, blocks, code
 
 METRICS = set(re.findall(r"^\| `(receiver_\w+)`", DOCUMENTS["docs/reference/metrics.md"], re.MULTILINE))
 FAMILIES = "|".join(sorted({reason.partition(".")[0] for reason in REASONS}))
@@ -44,17 +41,3 @@ def test_the_diagram_shows_exactly_the_legal_moves() -> None:
         state.value for state in FINAL if not MOVES[state]
     }
     assert {state.value for state in State} <= {name for arrow in arrows() for name in arrow}
-
-
-def test_the_messages_that_troubleshooting_explains_exist() -> None:
-    checks = {"ledger", "workers", "spool", "archive", "serving"}
-    table = DOCUMENTS["docs/operations/troubleshooting.md"].partition("| message |")[2]
-    named = {name for row in table.splitlines() for name in code(row.partition("|")[2].partition("|")[0])}
-    assert checks < named
-    assert named - checks - set(REASONS) <= set(lines(ROOT / "receiver"))
-
-
-def test_the_spans_are_those_of_the_code() -> None:
-    text = " ".join(DOCUMENTS["docs/operations/monitoring.md"].split())
-    named = text.partition("The spans are ")[2].partition(", sent as")[0]
-    assert code(named) == set(get_args(StepName))
