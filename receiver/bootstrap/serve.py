@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AsyncExitStack
 
 import structlog
 import uvicorn
@@ -121,10 +122,13 @@ async def serve_until(
         log.info("serving", address=address)
         on_ready(address)
 
-    listener = bound(config)
     connections = _connections_allowed()
     max_waiters = int(connections * SHARE_OF_WAITERS)
-    async with open_receiver(config, environ, failpoint, max_waiters=max_waiters) as receiver:
+    async with AsyncExitStack() as stack:
+        listener = stack.enter_context(bound(config))
+        receiver = await stack.enter_async_context(
+            open_receiver(config, environ, failpoint, max_waiters=max_waiters)
+        )
         _say_what_is_amiss(config)
         server = _Server(
             uvicorn.Config(

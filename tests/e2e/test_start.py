@@ -29,6 +29,7 @@ from tests.support.processes import (
     completion,
     environment,
     run,
+    run_process,
     settings,
 )
 
@@ -215,7 +216,7 @@ def test_a_terminal_of_80_columns_shows_state_ref_image_and_reason_whole_and_a_w
     def lines(columns: int, ref: str = "order 4711") -> list[str]:
         terminal = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": str(columns)}
         values = {**settings(shared_programs.folder), **terminal}
-        printed = run(("jobs", "--ref", ref), shared_programs.folder, values).stdout
+        printed = run_process(("jobs", "--ref", ref), shared_programs.folder, values).stdout
         return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in printed.splitlines()]
 
     _, *narrow = lines(80)
