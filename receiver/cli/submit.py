@@ -129,7 +129,7 @@ async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
         list_name=asked.list_name,
         rate=asked.rate,
         stopping=stopping,
-        notice=_each_once(),
+        on_wait=_each_once(),
     ) as submitter:
         show = _line if not asked.as_json and not Console().is_terminal else _nothing
         taken = 0

@@ -1,7 +1,7 @@
-"""What is to be submitted: images named one by one or in a list, each with a key that the ledger knows it by.
+"""The images to be submitted: named one by one or in a list, each with a key that the ledger knows it by.
 
-A key of a list is made of what its line says, and not of where it stands: so the same list goes on where it
-stopped, also when lines were added.
+The key of a list's image depends on what its line says, and not on the line's place. So a list continues
+where it stopped, also when lines were added.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ import secrets
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 
 from PIL import Image
@@ -27,14 +27,17 @@ ImageLike = str | os.PathLike[str] | bytes
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
-"""Pillow's names of the formats that the provider takes, except for HEIC, which Pillow does not know."""
+"""Pillow's names of the formats that the provider takes; HEIC is another, which Pillow does not know."""
 
 _HEIC = re.compile(rb"....ftyp(?:heic|heix|hevc|heim|heis|mif1|msf1)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How images are to be upscaled. What is ``None`` is left to the provider."""
+    """How images are to be upscaled; ``None`` leaves it to the provider.
+
+    The keys of a list's images hold all fields, in this order.
+    """
 
     scale: Factor = 2
     model: ModelType | None = None
@@ -45,14 +48,14 @@ class Options:
 
     @property
     def endpoint(self) -> str:
-        """The provider's word for the factor."""
+        """The provider's name for the factor."""
         return f"upscale_{self.scale}x"
 
     def upscale(self, image: str | bytes, webhook: Webhook | None = None) -> Upscale:
-        """The request for one image.
+        """Return the request for one image.
 
         Raises:
-            InvalidRequestError: the provider would not take it.
+            InvalidRequestError: the provider would refuse it.
         """
         return Upscale(
             image,
@@ -65,17 +68,13 @@ class Options:
             tune_colors=self.tune_colors,
         )
 
-    def words(self) -> Sequence[object]:
-        """All of it, as JSON can tell it apart from others."""
-        return [self.scale, self.model, self.mode, self.format, self.quality, self.tune_colors]
-
 
 @dataclass(frozen=True, slots=True)
 class Item:
     """One image to be submitted.
 
     Attributes:
-        key: names it in the ledger.
+        key: its name in the ledger.
         name: as the user gave it.
         image: a URL, a file, or the bytes.
         ref: the submitter's own reference.
@@ -101,7 +100,7 @@ class Line:
 
 
 def named(images: Sequence[ImageLike], ref: str | None) -> list[Item]:
-    """Images that were named one by one; each time they are, they are other ones.
+    """Return images that were named one by one. They have new keys in each call.
 
     Raises:
         InvalidRequestError: one is neither an http(s) URL nor a file that begins like an image.
@@ -122,30 +121,30 @@ def _named(key: str, given: ImageLike, ref: str | None) -> Item:
 
 
 def listed(lines: Sequence[Line], name: str, options: Options, ref: str | None) -> list[Item]:
-    """The images of a list, whose keys are always the same.
+    """Return the images of a list. Their keys are the same in each call with the same name and options.
 
     Args:
         lines: of the list.
         name: of the list.
-        options: images that are upscaled otherwise are other ones.
+        options: part of the keys.
         ref: of lines that have none.
     """
     times: Counter[Line] = Counter()
     items = []
-    for line in lines:
-        said = Line(line.url, ref if line.ref is None else line.ref)
-        times[said] += 1
-        what = json.dumps([name, said.url, said.ref, options.words(), times[said]])
-        key = f"list:{hashlib.sha256(what.encode()).hexdigest()}"
-        items.append(Item(key, said.url, said.url, said.ref))
+    for given in lines:
+        line = Line(given.url, ref if given.ref is None else given.ref)
+        times[line] += 1
+        identity = json.dumps([name, line.url, line.ref, list(astuple(options)), times[line]])
+        key = f"list:{hashlib.sha256(identity.encode()).hexdigest()}"
+        items.append(Item(key, line.url, line.url, line.ref))
     return items
 
 
 def read_list(path: Path) -> list[Line]:
-    """A file of URLs: one to a line, and behind a tab its reference; blank lines and ``#`` are passed over.
+    """Read a file of URLs: one to a line, and behind a tab its reference; blank lines and ``#`` are skipped.
 
     Raises:
-        InvalidRequestError: it cannot be read, or a line is neither; it is named.
+        InvalidRequestError: it cannot be read, or a line is neither; the text names it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -156,11 +155,10 @@ def read_list(path: Path) -> list[Line]:
 
 
 def _lines(path: Path, text: str) -> Iterator[Line]:
-    for number, line in enumerate(text.split("\n"), 1):
-        said = line.strip()
-        if not said or said.startswith("#"):
+    for number, line in enumerate((line.strip() for line in text.split("\n")), 1):
+        if not line or line.startswith("#"):
             continue
-        url, *refs = (part.strip() for part in said.split("\t", 1))
+        url, *refs = (part.strip() for part in line.split("\t", 1))
         ref = refs[0] if refs else None
         _check_url(f"{path}: line {number}", url)
         if ref is not None and not is_ref(ref):
@@ -178,19 +176,19 @@ def _check_url(where: str, url: str) -> None:
 
 
 def _check_file(path: Path) -> None:
-    """Looks at a file's beginning, so that nothing is sent and billed that is surely no image."""
+    """Check a file's beginning, so that nothing is sent and billed that is surely no image."""
     try:
         with path.open("rb") as file:
             if _HEIC.match(file.read(12)):
                 return
             file.seek(0)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is only looked at
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is not decoded
                 Image.open(file, formats=READABLE).close()
     except FileNotFoundError:
         raise InvalidRequestError(f"{path}: there is no such file.") from None
     except Image.DecompressionBombError:
-        return  # how large it may be is the provider's to say
+        return  # the provider decides how large it may be
     except OSError as error:
         why = (
             f"cannot be read ({error.strerror})" if error.strerror else "is no image that the provider takes"

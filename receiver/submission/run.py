@@ -1,4 +1,4 @@
-"""Submits many images at once: opens what that takes, ends in order, and follows the jobs to their ends."""
+"""Submits many images at once, and follows the jobs to their ends."""
 
 import asyncio
 import contextlib
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from receiver import config as settings
 from receiver.config import Config
+from receiver.core.concurrency import set_within
 from receiver.core.errors import ConfigError, InvalidRequestError, ProviderError
 from receiver.core.jobs import FINAL, Job
 from receiver.core.rate_limit import RateLimiter
@@ -21,14 +22,14 @@ from receiver.submission.images import ImageLike, Item, Options
 from receiver.submission.submitter import PATIENCE, Fate, Outcome, Submitter
 from receiver.submission.webhook_template import WebhookTemplate
 
-AT_ONCE = 4
-"""Submissions under way at a time: so many images are in memory at most."""
+CONCURRENCY = 4
+"""Submissions at a time: so many images are in memory at most."""
 
 STOP_SECONDS = 10.0
-"""How long a run that is to end waits for answers to what it has sent."""
+"""How long a run that is to end waits for the answers to what it has sent."""
 
-FOLLOW_SECONDS = 0.5
-"""Between two looks into the ledger, which other processes write."""
+POLL_SECONDS = 0.5
+"""Between two reads of the ledger, which other processes write."""
 
 
 def prepare(
@@ -39,12 +40,12 @@ def prepare(
     from_file: Path | None = None,
     list_name: str | None = None,
 ) -> list[Item]:
-    """What is to be submitted. It reads files, so it is no work for an event loop.
+    """Return what is to be submitted. Blocks: it reads files.
 
     Raises:
-        InvalidRequestError: something of it cannot be submitted; nothing is.
+        InvalidRequestError: an option or an image is wrong; nothing is submitted.
     """
-    options.upscale("https://host/")  # to judge the options alone
+    options.upscale("https://host/")  # checks the options alone
     if ref is not None and not is_ref(ref):
         raise InvalidRequestError("ref is not 1 to 200 printable ASCII characters.")
     items = images.named(given, ref)
@@ -55,12 +56,12 @@ def prepare(
 
 
 def name_of(list_file: Path) -> str:
-    """What a list is called that was given no name: where it lies."""
+    """Return the name of a list that was given none: its path."""
     return str(list_file.resolve())
 
 
 def named_again(name: str, at: datetime) -> str:
-    """A name for the same list that nothing was submitted by yet; it has to be given to go on with it."""
+    """Return a new name for the same list; it has to be given to continue that run."""
     return f"{name} again at {at.astimezone(UTC).isoformat(timespec='milliseconds')}"
 
 
@@ -73,9 +74,9 @@ async def submitting(
     rate: float | None = None,
     patience: timedelta = PATIENCE,
     stopping: asyncio.Event | None = None,
-    notice: Callable[[ProviderError], None] = lambda _: None,
+    on_wait: Callable[[ProviderError], None] = lambda _: None,
 ) -> AsyncIterator[Submitter]:
-    """Opens the ledger and the provider's API.
+    """Open the ledger and the provider's API.
 
     Args:
         config: the settings, the same as of `receiver serve`.
@@ -84,7 +85,7 @@ async def submitting(
         rate: the most submissions a second.
         patience: how long one image waits for a provider that is away.
         stopping: see `Submitter`.
-        notice: see `Submitter`.
+        on_wait: see `Submitter`.
 
     Raises:
         ConfigError: a setting is missing.
@@ -114,33 +115,35 @@ async def submitting(
             rate_limiter=RateLimiter(rate),
             patience=patience,
             stopping=stopping or asyncio.Event(),
-            notice=notice,
+            on_wait=on_wait,
         )
 
 
 async def submit_all(
-    submitter: Submitter, items: Sequence[Item], tell: Callable[[Outcome], None] = lambda _: None
+    submitter: Submitter,
+    items: Sequence[Item],
+    on_outcome: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Submits images, a few at a time. Gives what became of each, in their order.
+    """Submit images, a few at a time. Return the outcome of each, in their order.
 
-    Where one meets what all others would meet too, or where ``submitter.stopping`` is set, nothing more is
-    begun. What was sent then has a few seconds to be answered, and is open otherwise.
+    Where one fails in a way that all others would, or where ``submitter.stopping`` is set, nothing more is
+    begun. What was sent by then has a few seconds to be answered, and is open otherwise.
 
     Args:
-        submitter: does one.
+        submitter: submits one.
         items: the images.
-        tell: called with each outcome as it is known.
+        on_outcome: called with each outcome as it is known.
     """
     outcomes = [Outcome(item.name, item.ref, Fate.UNSENT) for item in items]
     left = iter(enumerate(items))
 
-    async def work() -> None:
+    async def worker() -> None:
         for index, item in left:
             if submitter.stopping.is_set():
                 return
-            outcomes[index] = replace(outcomes[index], fate=Fate.OPEN)  # where this is cut off
+            outcomes[index] = replace(outcomes[index], fate=Fate.OPEN)  # where this is cancelled
             outcomes[index] = outcome = await submitter.submit(item)
-            tell(outcome)
+            on_outcome(outcome)
             if outcome.ends_the_run:
                 submitter.stopping.set()
 
@@ -148,7 +151,7 @@ async def submit_all(
         await submitter.stopping.wait()
         await asyncio.sleep(STOP_SECONDS)
 
-    workers = [asyncio.create_task(work()) for _ in range(min(AT_ONCE, len(items)))]
+    workers = [asyncio.create_task(worker()) for _ in range(min(CONCURRENCY, len(items)))]
     if not workers:
         return []
     ended = asyncio.create_task(asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION))
@@ -158,59 +161,50 @@ async def submit_all(
     finally:
         for task in (ended, end, *workers):
             task.cancel()
-        ends = await asyncio.gather(*workers, return_exceptions=True)
-    for error in ends:
-        if isinstance(error, Exception):
-            raise error
+        results = await asyncio.gather(*workers, return_exceptions=True)
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
     return outcomes
 
 
 async def follow(
     ledger: LedgerReader,
     outcomes: Sequence[Outcome],
-    tell: Callable[[Sequence[Job]], None] = lambda _: None,
+    on_change: Callable[[Sequence[Job]], None] = lambda _: None,
     *,
     until: asyncio.Event | None = None,
 ) -> list[Outcome]:
-    """Waits until the jobs have ended. Gives the outcomes with their jobs.
+    """Wait until the jobs have ended. Return the outcomes with their jobs.
 
     Args:
-        ledger: which some server writes.
+        ledger: which a server writes.
         outcomes: those without an id have no job to wait for.
-        tell: called with the jobs that have changed.
+        on_change: called with the jobs that have changed.
         until: ends the wait earlier.
     """
     jobs: dict[str, Job] = {}
     waiting = {outcome.id for outcome in outcomes if outcome.id is not None}
     until = until or asyncio.Event()
     while True:
-        found = await look(ledger, waiting)
+        found = await read_jobs(ledger, waiting)
         changed = [job for job in found.values() if jobs.get(job.id) != job]
         jobs.update(found)
         if changed:
-            tell(changed)
+            on_change(changed)
         waiting -= {job.id for job in changed if job.state in FINAL}
         if not waiting or until.is_set():
-            return with_jobs(outcomes, jobs)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FOLLOW_SECONDS):
-                await until.wait()
+            return [replace(it, job=jobs.get(it.id)) if it.id is not None else it for it in outcomes]
+        await set_within(until, POLL_SECONDS)
 
 
-async def look(ledger: LedgerReader, ids: Iterable[str]) -> Mapping[str, Job]:
-    """The jobs of these ids, as they are now."""
+async def read_jobs(ledger: LedgerReader, ids: Iterable[str]) -> Mapping[str, Job]:
+    """Return the jobs of these ids, as they are now."""
     ids = list(ids)
     found: dict[str, Job] = {}
-    for start in range(0, len(ids), 500):  # so that no question holds a reader for long
+    for start in range(0, len(ids), 500):  # so that no query holds a reader for long
         found |= await ledger.jobs_among(ids[start : start + 500])
     return found
-
-
-def with_jobs(outcomes: Sequence[Outcome], jobs: Mapping[str, Job]) -> list[Outcome]:
-    """The outcomes, each with its job."""
-    return [
-        outcome if outcome.id is None else replace(outcome, job=jobs.get(outcome.id)) for outcome in outcomes
-    ]
 
 
 async def submit(
@@ -231,13 +225,13 @@ async def submit(
     config: Config | Mapping[str, str] | None = None,
     tell: Callable[[Outcome], None] = lambda _: None,
 ) -> list[Outcome]:
-    """Submits images to the provider, which will call the receiver with each result.
+    """Submit images to the provider, which will call the receiver with each result.
 
     A program without an event loop runs it as ``asyncio.run(submit("photo.jpg"))``.
 
-    Images may have been taken and billed when others fail. So this raises only before anything is sent; what
-    becomes of each image stands in its outcome: its ``id``, or its ``error``. Cancelled, it leaves what was
-    under way open in the ledger, where a receiver that serves finds out what became of it.
+    Images may have been taken and billed when others fail. So this raises only before anything is sent. Each
+    image has an outcome with its ``id`` or its ``error``. Cancelled, this leaves submissions in progress open
+    in the ledger, where a running receiver resolves them.
 
     Args:
         given: URLs, files, or bytes.
@@ -248,14 +242,14 @@ async def submit(
         quality: 1 to 100, together with a format.
         tune_colors: whether a result's colours are matched to the image's.
         ref: your own reference, 1 to 200 printable ASCII characters.
-        from_file: a list of URLs, of which only those are submitted that no earlier call has.
-        list_name: what the list is known by; where it lies, by default.
-        again: whether all of the list is submitted, also what was before.
+        from_file: a list of URLs; those that an earlier call has submitted are left out.
+        list_name: the list's name; its path, by default.
+        again: whether the whole list is submitted again.
         rate: the most submissions a second.
         wait: whether to wait until all jobs have ended; a receiver must be serving.
         patience: how long one image waits for a provider that is away.
-        config: the settings of the receiver: loaded, or as variables; by default the environment's, and those
-            of a ``.env`` file.
+        config: the receiver's settings: loaded, or as variables; by default those of the environment and of a
+            ``.env`` file.
         tell: called with each outcome as it is known.
 
     Returns:

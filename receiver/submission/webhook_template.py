@@ -1,4 +1,4 @@
-"""What goes along with each image: where its completion is to go, and the headers that it is to come with."""
+"""The webhook that is submitted with each image: where its completion goes, and with which headers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ class WebhookTemplate:
     """Makes the webhook of each job.
 
     Attributes:
-        endpoint: the URL of our own webhook, as the provider reaches it.
-        headers: the custom headers, each with the value that is accepted first.
+        endpoint: this receiver's webhook, as the provider reaches it.
+        headers: the custom headers, each with its first accepted value.
         authenticator: issues tickets; ``None`` where none are asked for.
     """
 
@@ -26,10 +26,10 @@ class WebhookTemplate:
 
     @classmethod
     def from_config(cls, config: Config) -> "WebhookTemplate":
-        """The envelope that the settings describe.
+        """Make the template from the settings.
 
         Raises:
-            ConfigError: a setting is missing, or is none that can be sent.
+            ConfigError: a setting is missing, or cannot be sent.
         """
         if config.public_url is None:
             raise ConfigError(
@@ -58,10 +58,10 @@ class WebhookTemplate:
         return template
 
     def webhook(self, mark: str, ref: str | None) -> Webhook:
-        """The webhook of one job.
+        """Return the webhook of one job.
 
         Args:
-            mark: of the submission; it is found again in the provider's list, and comes with the completion.
+            mark: of the submission; the provider's list shows it, and the completion brings it.
             ref: the submitter's own reference.
         """
         headers = {**self.headers, SUBMISSION_HEADER: mark}

@@ -1,0 +1,127 @@
+"""Resolves submissions whose answer was lost, by asking the provider for the jobs that carry their marks."""
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import structlog
+
+from receiver.intake.authentication import SUBMISSION_HEADER
+from receiver.ledger import Intent, Ledger
+from receiver.providers.ximilar import Ximilar
+
+log = structlog.get_logger("receiver.submitting")
+
+GRACE_MS = int(timedelta(minutes=20).total_seconds() * 1000)
+"""Age from which on a submission is not in progress any more, and one answer that there is no such job is
+believed: longer than the provider's client ever waits for an answer."""
+
+MAX_OPEN = 1000
+"""Open submissions that are resolved at a time."""
+
+
+async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> str | None:
+    """Return the id of an intent's job; ``None`` where the provider has none.
+
+    Raises:
+        ProviderError: the provider does not answer.
+    """
+    return await provider.find(
+        SUBMISSION_HEADER,
+        intent.mark,
+        since=_datetime(intent.at),
+        others=await ledger.job_ids_submitted_since(intent.at - GRACE_MS),
+    )
+
+
+@dataclass(slots=True)
+class SettleProgress:
+    """What earlier calls of `settle` have found; kept by its caller.
+
+    Attributes:
+        asked: when each submission was looked for last, by its key; ms since the epoch.
+        strangers: ids of jobs that are none of them, whose headers need not be asked for again.
+    """
+
+    asked: dict[str, int] = field(default_factory=dict)
+    strangers: set[str] = field(default_factory=set)
+
+    def take_due(self, intents: Sequence[Intent], now: int, lifetime: timedelta) -> list[Intent]:
+        """Return those of all open intents that are due now, and record that they were looked for."""
+        keys = {intent.key for intent in intents}
+        self.asked = {key: at for key, at in self.asked.items() if key in keys}
+        if not keys:
+            self.strangers.clear()
+        due = [intent for intent in intents if self._is_due(intent, now, lifetime)]
+        self.asked |= {intent.key: now for intent in due}
+        return due
+
+    def _is_due(self, intent: Intent, now: int, lifetime: timedelta) -> bool:
+        last = self.asked.get(intent.key)
+        if last is None:
+            return True
+        wait = GRACE_MS if intent.at < now - lifetime.total_seconds() * 1000 else last - intent.at
+        return now - last >= wait
+
+
+async def settle(
+    ledger: Ledger,
+    provider: Ximilar,
+    *,
+    now: int,
+    lifetime: timedelta = timedelta(hours=24),
+    progress: SettleProgress | None = None,
+) -> int:
+    """Resolve submissions whose answer was lost and whose process is gone. Return how many.
+
+    Those that the provider knows become jobs. Those that it does not know are withdrawn once an image URL's
+    life is over, when no image could be fetched any more. All are looked for in one pass through the jobs
+    since then, with a question for each job that is not known.
+
+    Args:
+        ledger: this program's own.
+        provider: of one account.
+        now: ms since the epoch.
+        lifetime: of an image URL.
+        progress: of earlier calls; updated here. With it a submission is looked for again when it is twice as
+            old; without it, every time.
+
+    Raises:
+        ProviderError: the provider does not answer.
+        LedgerError: the ledger cannot be used.
+    """
+    progress = progress or SettleProgress()
+    intents = await ledger.open_intents(before=now - GRACE_MS, limit=MAX_OPEN)
+    left = {intent.mark: intent for intent in progress.take_due(intents, now, lifetime)}
+    if not left:
+        return 0
+    since = min(intent.at for intent in left.values())
+    others = progress.strangers | await ledger.job_ids_submitted_since(since - GRACE_MS)
+    settled = 0
+    async with contextlib.aclosing(provider.sent_since(_datetime(since), others)) as jobs:
+        async for job_id, headers in jobs:
+            mark = _mark(headers or {})
+            if mark in left:
+                if await ledger.confirm_intent(left.pop(mark).key, job_id):
+                    log.info("announced", job=job_id)
+                settled += 1
+            elif headers is not None:
+                progress.strangers.add(job_id)
+            if not left:
+                break
+    over = now - int(lifetime.total_seconds() * 1000)
+    for intent in left.values():
+        if intent.at < over:
+            await ledger.withdraw_intent(intent.key)
+            settled += 1
+    return settled
+
+
+def _mark(headers: Mapping[str, str]) -> str | None:
+    name = SUBMISSION_HEADER.lower()
+    return next((value for key, value in headers.items() if key.lower() == name), None)
+
+
+def _datetime(at: int) -> datetime:
+    return datetime.fromtimestamp(at / 1000, UTC)
