@@ -29,10 +29,10 @@ from typing import ClassVar
 REASONS: Mapping[str, str] = MappingProxyType(
     {
         "auth.refused": "The custom headers do not prove the sender.",
-        "auth.cross_origin": "A browser sent this from a page of another site.",
+        "auth.cross_origin": "A browser sent the request from a page of another site.",
         "auth.token_refused": "The request carries no valid API token.",
         "body.too_large": "The body is larger than RECEIVER_MAX_WEBHOOK_BYTES.",
-        "body.bad_request": "The request is not HTTP as it is spoken here.",
+        "body.bad_request": "The request is not valid HTTP.",
         "body.head_too_large": "The request's headers are too many or too long.",
         "body.not_json": "The body is not JSON.",
         "body.not_a_completion": "The body is JSON, but no completion of an upscaling job.",
@@ -42,7 +42,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "body.invalid_query": "A query parameter is unknown or has a value that it cannot have.",
         "body.invalid": "The body of the request does not have the form that this route takes.",
         "body.too_slow": "The sender took too long to send the body.",
-        "body.cut_short": "The sender went away before the body was whole.",
+        "body.cut_short": "The sender disconnected before the body was whole.",
         "provider.job_failed": "The provider reports that the job failed.",
         "provider.record_failed": "The provider reports that the job's one record failed.",
         "provider.unknown_job": "The provider knows no job of this id.",
@@ -50,7 +50,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "provider.no_credits": "The provider's account has no credits left.",
         "provider.rate_limited": "The provider asks for fewer requests.",
         "provider.invalid_request": "The provider refuses the request as invalid.",
-        "provider.unavailable": "The provider does not answer, or not in a way that can be read.",
+        "provider.unavailable": "The provider does not answer, or its answer cannot be read.",
         "url.malformed": "The image URL is no plain http(s) URL.",
         "url.scheme": "The image URL is not https, and its host is not in RECEIVER_IMAGE_NETWORKS.",
         "url.userinfo": "The image URL carries a user name or a password.",
@@ -62,8 +62,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "fetch.connect": "The image's host could not be reached.",
         "fetch.tls": "The image's host did not prove its name.",
         "fetch.protocol": "The image's host broke the HTTP protocol.",
-        "fetch.timeout": "The download did not end in its time.",
-        "fetch.too_slow": "The download fell below the least rate.",
+        "fetch.timeout": "The download did not end in time.",
+        "fetch.too_slow": "The download fell below the minimum rate.",
         "fetch.cut_short": "The connection ended before the image was whole.",
         "fetch.empty": "The answer had no body.",
         "fetch.gone": "The image URL answers that it is not valid any more.",
@@ -75,8 +75,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "image.unknown_format": "The bytes are no JPEG, PNG or WebP.",
         "image.truncated": "The image ends before its end mark.",
         "image.corrupt": "The image's structure or pixels are damaged.",
-        "image.trailing_data": "Something stands behind the image's end mark.",
-        "image.polyglot": "Inside of the image stands what another program takes for a file of its own.",
+        "image.trailing_data": "There is data after the image's end mark.",
+        "image.polyglot": "The image holds data that another program would open as a file of its own kind.",
         "image.animated": "The file holds more than one frame.",
         "image.wrong_size": "Width and height are not the promised ones.",
         "image.too_many_pixels": "The image has more pixels than RECEIVER_MAX_IMAGE_PIXELS.",
@@ -84,7 +84,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "archive.unavailable": "The archive does not answer, or asks to come back later.",
         "archive.denied": "The archive refuses the credentials or lacks a right.",
         "archive.no_bucket": "The archive's bucket or folder does not exist.",
-        "archive.misconfigured": "The archive refuses for a reason that lies in the settings.",
+        "archive.misconfigured": "The archive refuses because of a wrong setting.",
         "archive.clock_skew": "This machine's clock is too far from the archive's.",
         "archive.full": "The archive has no room.",
         "archive.too_large": "The archive does not take an object of this size.",
@@ -97,8 +97,8 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "archive.duplicate": "The archive holds another object of a job that is archived elsewhere.",
         "archive.foreign": "The archive holds an object that belongs to no job of the ledger.",
         "ledger.unavailable": "The ledger cannot be written.",
-        "ledger.overloaded": "More deliveries wait for the ledger than it takes at a time.",
-        "ledger.crowded": "More clients wait for changes than may at a time.",
+        "ledger.overloaded": "Too many deliveries wait for the ledger.",
+        "ledger.crowded": "Too many clients wait for changes.",
         "ledger.stopping": "The receiver is shutting down.",
         "ledger.corrupt": "The ledger's file is damaged.",
         "ledger.newer": "The ledger was written by a newer version.",
@@ -209,7 +209,7 @@ class InvalidRequestError(_FixedProviderError):
 
 
 class UnavailableError(_FixedProviderError):
-    """The provider does not answer, or not in a way that can be read."""
+    """The provider does not answer, or its answer cannot be read."""
 
     REASON = "provider.unavailable"
 

@@ -36,7 +36,7 @@ def test_every_setting_is_read() -> None:
         assert re.search(rf"\bconfig\.{field}(_uri)?\b", sources), f"nothing reads {setting}"
 
 
-async def test_a_metric_without_samples_is_said_to_be_absent(tmp_path: Path) -> None:
+async def test_a_metric_without_samples_is_documented_as_absent(tmp_path: Path) -> None:
     for name, metric in (await look(tmp_path)).metrics.items():
         assert ("absent" in metric.documentation) == (not metric.samples), name
 

@@ -14,6 +14,7 @@ from string import Template
 from receiver.cli import INTERRUPTED
 from receiver.cli.selection import LEAST_PREFIX
 from receiver.web.problem import RETRY_AFTER_SECONDS
+from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS
 from tools.reference import commands, http_api, logs, metrics, reasons, settings
 from tools.reference.live import look
 
@@ -49,5 +50,9 @@ def outdated() -> list[str]:
 def _introduction(name: str) -> str:
     template = Template((INTRODUCTIONS / name).read_text(encoding="utf-8"))
     return template.substitute(
-        interrupted=INTERRUPTED, least_prefix=LEAST_PREFIX, retry_after=RETRY_AFTER_SECONDS
+        interrupted=INTERRUPTED,
+        least_prefix=LEAST_PREFIX,
+        max_head=MAX_HEAD_BYTES // 1024,
+        max_headers=MAX_HEADERS,
+        retry_after=RETRY_AFTER_SECONDS,
     ).strip()

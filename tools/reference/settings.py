@@ -63,6 +63,8 @@ def values(field: FieldInfo) -> str:
     for part, name in (
         ("dict", "JSON object"),
         ("Network", "list of networks"),
+        ("tuple[pydantic.types.SecretStr", "list of secrets"),
+        ("SecretStr", "secret"),
         ("tuple", "list"),
         ("timedelta", "duration"),
         ("HttpUrl", "URL"),
