@@ -1,7 +1,6 @@
-"""Do these headers prove the sender? Custom headers with accepted values, and tickets for submitted jobs.
+"""Authentication of deliveries: custom headers with accepted values, and tickets for submitted jobs.
 
-The provider sends no signature: what the submitter put into the webhook's headers is the only proof that a
-delivery carries. Everything here is compared as bytes and in constant time, and every refusal is the same.
+The provider sends no signature: the headers that the submitter gave to the webhook are the only proof. Values are compared as bytes and in constant time, and every refusal is the same.
 """
 
 import hashlib
@@ -25,16 +24,16 @@ SUBMISSION_HEADER = "X-Receiver-Submission"
 _TICKET, _REFERENCE, _SUBMISSION = (
     name.lower().encode() for name in (TICKET_HEADER, REF_HEADER, SUBMISSION_HEADER)
 )
-"""As they arrive."""
+"""The names as ASGI gives them."""
 
 TICKET_LIFETIME = timedelta(days=7)
-"""How long a ticket is accepted: far longer than a job takes, far shorter than a leak is remembered."""
+"""How long a ticket is accepted: far longer than a job takes, and short enough to make a leak harmless."""
 
 CLOCK_SLACK = timedelta(minutes=5)
-"""How far ahead a ticket's time may be: a clock that was set back between must not cost an image."""
+"""How far ahead a ticket's time may be: a clock that was set back since must not cost an image."""
 
 _REF = re.compile(REF.encode("ascii"))
-_LEAST_SECRET = 8
+_MIN_SECRET = 8
 _MASK = b"**********"
 _SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{43}")
 """A ticket: 16 random bytes, the seconds since the epoch while four bytes hold them, and an HMAC-SHA-256."""
@@ -49,9 +48,9 @@ class Proof:
     """What the headers of an accepted delivery say.
 
     Attributes:
-        ticket: the ticket's own number, to be bound to the first job that uses it; ``None`` without tickets.
+        ticket: the ticket's number, to be bound to the first job that uses it; ``None`` without tickets.
         ref: the submitter's own reference.
-        mark: of the submission, where we submitted it ourselves.
+        mark: of the submission, where `receiver submit` made it.
     """
 
     ticket: str | None
@@ -60,21 +59,22 @@ class Proof:
 
 
 class Authenticator:
-    """Knows the accepted header values and the signing keys of this installation."""
+    """Checks deliveries against this installation's header values and signing keys."""
 
     def __init__(self, headers: Mapping[str, Sequence[str]], signing_keys: Sequence[str] = ()) -> None:
         self._accepted = {
             name.lower().encode("ascii"): tuple({v for value in values for v in _spellings(value)})
             for name, values in headers.items()
         }
-        # Shorter ones would be found by chance, and what they replaced could not be read any more.
-        self._told = _longest_first(
+        # Shorter ones occur by chance, and would make a body unreadable.
+        found = {
             v
             for values in headers.values()
             for value in values
             for v in _spellings(value) | _in_json(value)
-            if len(v) >= _LEAST_SECRET
-        )
+            if len(v) >= _MIN_SECRET
+        }
+        self._secrets = sorted(found, key=len, reverse=True)
         # itsdangerous signs with the last key and verifies with all; the setting names the newest first.
         self._signer = (
             TimestampSigner(list(reversed(signing_keys)), salt=_SALT, digest_method=hashlib.sha256)
@@ -84,24 +84,24 @@ class Authenticator:
 
     @classmethod
     def from_config(cls, config: Config) -> "Authenticator":
-        """The sender that the settings describe."""
+        """Make the authenticator from the settings."""
         return cls(
             {name: [v.get_secret_value() for v in values] for name, values in config.webhook_headers.items()},
             [key.get_secret_value() for key in config.signing_keys],
         )
 
     def check(self, headers: RawHeaders) -> Proof:
-        """Decides whether a delivery comes from a sender that we gave our headers to.
+        """Check that a delivery carries the headers that were given to the provider.
 
-        Every configured header must be there exactly once, with one of its accepted values. All of them are
-        compared, whatever the first comparison gave, so that the time taken tells nothing.
+        Every configured header must be there exactly once, with one of its accepted values. All are compared,
+        whatever the first comparison gave, so that the time taken reveals nothing.
 
         Raises:
             AuthError: ``auth.refused``; the same whether a header is missing, wrong or unknown.
         """
         given: dict[bytes, bytes] = {}
         for name, value in headers:
-            # A repeated header proves nothing, as a missing one and the empty value do.
+            # A repeated header proves as little as a missing or an empty one.
             given[name] = b"" if name in given else value
         proved = bool(self._accepted or self._signer)
         for name, accepted in self._accepted.items():
@@ -112,21 +112,17 @@ class Authenticator:
             proved &= ticket is not None
         if not proved:
             raise AuthError("auth.refused")
-        return Proof(
-            ticket,
-            _label(given.get(_REFERENCE, b"")),
-            _label(given.get(_SUBMISSION, b"")),
-        )
+        return Proof(ticket, _label(given.get(_REFERENCE, b"")), _label(given.get(_SUBMISSION, b"")))
 
     def redact(self, body: bytes) -> bytes:
-        """A body without our own secrets, which the provider's API echoes in ``webhook.headers``."""
-        for secret in self._told:
+        """Return a body without this installation's secrets, which the provider's API echoes."""
+        for secret in self._secrets:
             body = body.replace(secret, _MASK)
-        # Of a ticket the signature alone is the secret; its number stands in the ledger.
+        # Of a ticket only the signature is secret; its number is in the ledger.
         return body if self._signer is None else _SIGNATURE.sub(rb"\1" + _MASK, body)
 
     def issue_ticket(self) -> str:
-        """A fresh value for the ticket header of one job to be submitted.
+        """Return a new ticket, for the header of one job to be submitted.
 
         Raises:
             AuthError: ``auth.refused`` where no signing key is configured.
@@ -154,16 +150,12 @@ def _spellings(value: str) -> set[bytes]:
 
 
 def _in_json(value: str) -> set[bytes]:
-    # As a string in JSON, whose writers differ in what they escape beyond what they must.
+    # The forms of a JSON string: encoders differ in what they escape beyond what they must.
     found = set()
     for ascii_alone in (True, False):
         text = json.dumps(value, ensure_ascii=ascii_alone)[1:-1]
         found |= {text.encode(), text.replace("/", "\\/").encode()}
     return found
-
-
-def _longest_first(secrets: Iterable[bytes]) -> Sequence[bytes]:
-    return sorted(set(secrets), key=len, reverse=True)
 
 
 def _any_equal(value: bytes, accepted: Sequence[bytes]) -> bool:
@@ -174,5 +166,5 @@ def _any_equal(value: bytes, accepted: Sequence[bytes]) -> bool:
 
 
 def _label(value: bytes) -> str | None:
-    # What breaks the rule is dropped, and not the delivery: the image matters more than its label.
+    # An invalid label is dropped, and not the delivery: the image matters more.
     return value.decode("ascii") if _REF.fullmatch(value) else None

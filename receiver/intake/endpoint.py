@@ -1,7 +1,6 @@
-"""The webhook: cap the body, check the sender, parse, record, answer. It knows nothing of the worker.
+"""The webhook: caps the body, checks the sender, parses, records, answers. It knows nothing of the worker.
 
-The steps stand in the order in which they cost: nothing is read that the cap forbids, nothing is parsed for a
-stranger, and 200 leaves only after the commit.
+The cheapest step comes first: nothing is read beyond the cap, and nothing is parsed without proof. The 200 leaves only after the commit.
 """
 
 import asyncio
@@ -36,13 +35,13 @@ class WebhookEndpoint:
 
     Attributes:
         ledger: where completions are recorded.
-        authenticator: knows who may deliver.
+        authenticator: checks the sender.
         max_bytes: of a body.
         url_lifetime: how long an image URL lives that does not say so itself.
         now: the time, ms since the epoch.
-        refusals: counts them.
-        confirm: whether the provider itself is asked before anything that is delivered counts.
-        instrumentation: told of deliveries.
+        refusals: counts refused deliveries.
+        confirm: whether a delivery counts only once the provider has confirmed it.
+        instrumentation: of deliveries.
         failpoint: for tests.
     """
 
@@ -57,7 +56,7 @@ class WebhookEndpoint:
     failpoint: Failpoint = no_failpoint
 
     async def deliver(self, request: Request) -> Response:
-        """Takes one delivery. docs/reference/http-api.md lists the answers."""
+        """Answer one delivery. docs/reference/http-api.md lists the answers."""
         with self.instrumentation.step("delivery") as step:
             return await self._deliver(request, step)
 
@@ -80,7 +79,7 @@ class WebhookEndpoint:
         except LedgerError as error:
             step.reason = error.reason
             self.refusals.count(error.reason)
-            log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - no bug of ours
+            log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - not a bug
             return problem(error.reason)
 
     def _proof(self, request: Request) -> Proof | None:
@@ -90,11 +89,11 @@ class WebhookEndpoint:
             return None
 
     async def _body(self, request: Request, *, keep: bool) -> bytes:
-        """The whole body, read only as far as the cap allows, whether or not a length was declared.
+        """Read the body as far as the cap allows, whether or not a length was declared.
 
         Args:
             request: the delivery.
-            keep: whether the bytes are wanted; a stranger's are counted and dropped.
+            keep: whether the bytes are wanted; without proof they are counted and dropped.
 
         Raises:
             BodyError: ``body.too_large``, ``body.too_slow`` or ``body.cut_short``.
@@ -122,44 +121,44 @@ class WebhookEndpoint:
     async def _record(self, request: Request, body: bytes, proof: Proof, step: Step) -> Response:
         try:
             _check_type(request)
-            said = completions.parse(body)
+            completion = completions.parse(body)
         except BodyError as error:
             await self.ledger.record_unread(error, self.authenticator.redact(body))
             step.outcome = "unread"
             log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
             raise
-        if self.confirm and said.failure is not None:
-            # A forged failure is as cheap as a forged image: the job waits for the provider's own word on it.
-            said = Completion(said.id, None, said.source_url)
-        if said.failure is not None:
-            words = self.authenticator.redact(said.failure.detail.encode()).decode("utf-8", "replace")
-            said = replace(said, failure=replace(said.failure, detail=words))
-        deadline = url_expiry.deadline(said.image_url, since=self.now(), lifetime=self.url_lifetime)
+        if self.confirm and completion.failure is not None:
+            # A failure is as cheap to forge as an image: the job waits until the provider confirms it.
+            completion = Completion(completion.id, None, completion.source_url)
+        if completion.failure is not None:
+            detail = self.authenticator.redact(completion.failure.detail.encode()).decode("utf-8", "replace")
+            completion = replace(completion, failure=replace(completion.failure, detail=detail))
+        deadline = url_expiry.deadline(completion.image_url, since=self.now(), lifetime=self.url_lifetime)
         delivery = Delivery(
-            said, self.authenticator.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark
+            completion, self.authenticator.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark
         )
-        with self.instrumentation.step("record", said.id) as recording:
+        with self.instrumentation.step("record", completion.id) as recording:
             recorded = await self.ledger.record(delivery)
             recording.received_at = recorded.received_at
         self.failpoint("recorded")
-        step.job, step.received_at = said.id, recorded.received_at
+        step.job, step.received_at = completion.id, recorded.received_at
         step.outcome = "duplicate" if recorded.duplicate else "recorded"
-        why = said.failure.reason if said.failure else None
+        reason = completion.failure.reason if completion.failure else None
         if {OTHER_URL, OTHER_URLS} & set(recorded.events):
-            why = "ledger.other_url"
+            reason = "ledger.other_url"
         log.info(
             "delivery",
-            job=said.id,
+            job=completion.id,
             state=recorded.state,
             duplicate=recorded.duplicate,
             noted=recorded.events,
-            **({"reason": why} if why else {}),
+            **({"reason": reason} if reason else {}),
         )
-        return JSONResponse({"id": said.id, "state": recorded.state, "duplicate": recorded.duplicate})
+        return JSONResponse({"id": completion.id, "state": recorded.state, "duplicate": recorded.duplicate})
 
 
 def _check_type(request: Request) -> None:
-    """Refuses a declared type that is not JSON; none declared is taken for JSON."""
+    """Refuse a declared type that is not JSON. A body without a type is taken for JSON."""
     declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if declared and declared != "application/json" and not declared.endswith("+json"):
         raise BodyError("body.unsupported_type")
