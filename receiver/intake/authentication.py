@@ -1,6 +1,7 @@
 """Authentication of deliveries: custom headers with accepted values, and tickets for submitted jobs.
 
-The provider sends no signature: the headers that the submitter gave to the webhook are the only proof. Values are compared as bytes and in constant time, and every refusal is the same.
+The provider sends no signature: the headers that the submitter gave to the webhook are the only proof. Values
+are compared as bytes and in constant time, and every refusal is the same.
 """
 
 import hashlib
