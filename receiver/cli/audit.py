@@ -43,7 +43,7 @@ def audit(
         bool, typer.Option("--json", help="Print a JSON line for each finding, and the sum.")
     ] = False,
 ) -> None:
-    """Check every archived image: is it there, whole and labelled as its job's? And what has no job?
+    """Check every archived job against its object, and every object against the ledger.
 
     Nothing in the archive is changed, and no job. A run that was cut off goes on where it was. Exit 1 if
     anything was found.

@@ -32,7 +32,7 @@ def doctor(
     """Check everything that an installation needs, and say how to repair what fails.
 
     Works beside a running serve and without one. Secrets are neither shown, nor sent to strangers.
-    Exit 1 if something fails; a warning does not. Ctrl-C ends it with what is known until then.
+    Exit 1 if something fails; a warning does not. Ctrl-C ends it and shows what is known by then.
     """
     until_signal(partial(_doctor, deep=deep, as_json=as_json), "nothing is shown of what was looked at")
 

@@ -12,7 +12,7 @@ from receiver.cli.common import AsJson
 def init(*, as_json: AsJson = False) -> None:
     """Print a ready .env with fresh secrets.
 
-    They are for your eyes alone: (umask 077; receiver init > .env)
+    Keep them private: (umask 077; receiver init > .env)
     """
     values = {
         "RECEIVER_WEBHOOK_HEADERS": f'{{"X-Webhook-Secret": "{secrets.token_urlsafe(32)}"}}',

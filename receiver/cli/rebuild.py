@@ -41,7 +41,7 @@ def rebuild(
         bool, typer.Option("--json", help="Print a JSON line for each object not used, and the sum.")
     ] = False,
 ) -> None:
-    """Add to the ledger every job that the archive's objects tell of. What it knows is not overwritten.
+    """Add to the ledger every job that the archive's objects name. Known jobs are not overwritten.
 
     It works on an empty data directory, and beside a running serve. A known job that has not been archived,
     and whose object is there and proved, is taken to archived. Exit 1 if an object was refused or left, or

@@ -33,7 +33,7 @@ def reconcile(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask the provider about every job that has not been heard of, overdue or not.
+    """Ask the provider about every job without a completion, overdue or not.
 
     What is found is fetched by a running serve, or by the next one.
     """

@@ -76,9 +76,9 @@ def retry(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Try jobs again now: those of the ids, or all that the options choose.
+    """Try jobs again now: those with these ids, or all that the options select.
 
-    What the options choose is shown first, and done after a yes; in a pipe only with --yes. A running serve
+    Selected jobs are shown first, and tried after a yes; in a pipe only with --yes. A running serve
     takes the jobs up within a second; without one, the next start does.
     """
     by_filter = any(value is not None and value != [] for value in (state, reason, ref, since, until))

@@ -99,7 +99,7 @@ def sandbox(
     retry_after: Annotated[int | None, whole("Seconds that a 429 names.", 0, panel=_CALLS)] = None,
     outage: Annotated[float, _share(_CALLS, "Bad gateway (502).")] = 0.0,
 ) -> None:
-    """Stands in for Ximilar's upscaling API on this machine. It is no AI: pictures are merely resized.
+    """Stand in for Ximilar's upscaling API on this machine. Pictures are resized, not upscaled by AI.
 
     It fetches from and calls back to loopback only.
     """

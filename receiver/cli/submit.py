@@ -84,7 +84,7 @@ def submit(
 ) -> None:
     """Submit images to the provider, which will call this receiver with each result.
 
-    A list goes on where it stopped: the same command again submits only what no earlier one has.
+    A list continues where it stopped: the same command again submits only lines without a job.
     """
     options = Options(int(scale), model, mode, format, quality, False if no_tune_colors else None)  # type: ignore[arg-type] # judged above
     if quality is not None and format is None:
