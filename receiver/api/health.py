@@ -1,26 +1,33 @@
-"""What readiness depends on, and how each of it is looked at."""
+"""The checks that readiness depends on."""
 
-from receiver.api.routes import Check
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
 from receiver.core.errors import REASONS, LedgerError, ReceiverError, SpoolError
 from receiver.ledger import Ledger
 from receiver.pipeline.worker import Worker
 from receiver.reconcile.reconciler import Reconciler
 
+Probe = Callable[[], Awaitable[str | None]]
+"""Returns what is wrong in a sentence, or ``None``."""
 
-def checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
-    """The checks, in the order in which they are named.
 
-    Args:
-        ledger: takes a commit for it.
-        worker: knows its stages, the spool's room, and what the archive said.
-        reconciler: works too; ``None`` where there is none.
-    """
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One thing that readiness depends on."""
+
+    name: str
+    probe: Probe
+
+
+def readiness_checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
+    """Return the checks, in the order in which ``/readyz`` names them. That of the ledger commits."""
 
     async def ledger_writable() -> str | None:
         try:
             await ledger.check_writable()
         except LedgerError as error:
-            return _for_strangers(error)
+            return _without_secrets(error)
         return None
 
     async def workers_alive() -> str | None:
@@ -31,12 +38,10 @@ def checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> lis
         try:
             return None if await worker.spool_has_room() else "No download fits any more."
         except (LedgerError, SpoolError) as error:
-            return _for_strangers(error)
+            return _without_secrets(error)
 
     async def archive_reachable() -> str | None:
-        # Nobody has to show a token here, and the error's own words name the bucket and its host.
-        trouble = worker.archive_error
-        return None if trouble is None else _for_strangers(trouble)
+        return None if worker.archive_error is None else _without_secrets(worker.archive_error)
 
     return [
         Check("ledger", ledger_writable),
@@ -46,6 +51,6 @@ def checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> lis
     ]
 
 
-def _for_strangers(error: ReceiverError) -> str:
-    """What is wrong, without paths, buckets and a store's own words: those stand in the log alone."""
+def _without_secrets(error: ReceiverError) -> str:
+    """Return what is wrong without the detail: ``/readyz`` is public, and details name paths and hosts."""
     return f"{error.reason}: {REASONS[error.reason]}"

@@ -1,4 +1,4 @@
-"""The query strings of the API, read strictly: what is unknown or cannot be is refused by name."""
+"""Validates the query parameters of the routes. Each unknown parameter or wrong value is refused by name."""
 
 import base64
 import binascii
@@ -23,26 +23,21 @@ MAX_WAIT = 60
 MAX_LINE_DIGITS = 18
 
 UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
-"""What ``GET /deliveries`` can be asked for."""
+"""The outcomes that ``GET /deliveries`` can be narrowed to."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Which page is wanted.
-
-    Attributes:
-        before: the position that the page before ended at.
-        limit: at most so many rows.
-    """
+    """Which page is wanted: at most ``limit`` rows, older than the position ``before``."""
 
     before: int | None
     limit: int
 
 
 def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
-    """The parameters of ``GET /jobs``.
+    """Parse the parameters of ``GET /jobs``.
 
     Args:
         query: as given.
@@ -52,13 +47,13 @@ def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
         BodyError: ``body.invalid_query``, naming the parameter.
     """
     _only_known(query, {"state", "ref", "reason", "since", "until", "overdue", "limit", "cursor"}, {"state"})
-    overdue = _one(query, "overdue", _choice({"true": True, "false": False}), default=None)
+    overdue = _optional(query, "overdue", _choice({"true": True, "false": False}), default=None)
     wanted = Filter(
         states=_states(query),
-        ref=_one(query, "ref", _ref, default=None),
-        reason=_one(query, "reason", _choice({reason: reason for reason in REASONS}), default=None),
-        since=_one(query, "since", moment, default=None),
-        until=_one(query, "until", moment, default=None),
+        ref=_optional(query, "ref", _ref, default=None),
+        reason=_optional(query, "reason", _choice({reason: reason for reason in REASONS}), default=None),
+        since=_optional(query, "since", moment, default=None),
+        until=_optional(query, "until", moment, default=None),
         overdue_before=overdue_before if overdue is True else None,
         not_overdue_before=overdue_before if overdue is False else None,
     )
@@ -66,33 +61,33 @@ def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
 
 
 def deliveries(query: QueryParams, outcomes: Iterable[str]) -> tuple[str | None, Window]:
-    """The parameters of ``GET /deliveries``.
+    """Parse the parameters of ``GET /deliveries``.
 
     Raises:
         BodyError: ``body.invalid_query``, naming the parameter.
     """
     _only_known(query, {"outcome", "limit", "cursor"})
-    outcome = _one(query, "outcome", _choice({o: o for o in outcomes}), default=None)
+    outcome = _optional(query, "outcome", _choice({o: o for o in outcomes}), default=None)
     return outcome, _window(query)
 
 
 def wait(query: QueryParams) -> float:
-    """The parameters of ``GET /jobs/{id}``: seconds to wait for the job's end, 0 to 60.
+    """Parse the parameters of ``GET /jobs/{id}``: seconds to wait for the job's end, 0 to 60.
 
     Raises:
         BodyError: ``body.invalid_query``, naming the parameter.
     """
     _only_known(query, {"wait"})
-    return _one(query, "wait", _seconds, default=0.0)
+    return _optional(query, "wait", _seconds, default=0.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Which transitions are wanted; what is ``None`` or empty does not narrow.
+    """Which transitions are wanted. What is ``None`` or empty does not narrow.
 
     Attributes:
-        after: the last line of the history that the client knows; ``None``: it wants what comes from now on.
-        said_by: the header or the parameter that said so.
+        after: the last line of the history that the client knows; ``None``: only what comes from now on.
+        after_source: the header or the parameter that named it.
         wait: seconds after which the stream ends; ``None``: never.
         states: moves into any of these.
         ref: of jobs with exactly this reference.
@@ -100,7 +95,7 @@ class Changes:
     """
 
     after: int | None = None
-    said_by: str = "after"
+    after_source: str = "after"
     wait: float | None = None
     states: tuple[State, ...] = ()
     ref: str | None = None
@@ -112,7 +107,7 @@ class Changes:
         return not self.states and self.ref is None and self.id is None
 
     def takes(self, transition: Transition) -> bool:
-        """Whether a transition is wanted."""
+        """Return whether a transition is wanted."""
         return (
             (not self.states or transition.event.after in self.states)
             and (self.ref is None or transition.ref == self.ref)
@@ -121,35 +116,35 @@ class Changes:
 
 
 def changes(query: QueryParams, last_event_ids: Sequence[str]) -> Changes:
-    """The parameters of ``GET /jobs/changes``.
+    """Parse the parameters of ``GET /jobs/changes``.
 
     Args:
         query: as given.
-        last_event_ids: the headers ``Last-Event-ID``. They win over ``after``, because a browser that comes
-            back sends both, and the address is the one that it began with.
+        last_event_ids: the headers ``Last-Event-ID``. They win over ``after``: a browser that reconnects
+            sends both, and its address is the first one.
 
     Raises:
         BodyError: ``body.invalid_query``, naming the parameter or the header.
     """
     _only_known(query, {"after", "wait", "state", "ref", "id"}, {"state"})
-    after, said_by = _one(query, "after", _line, default=None), "after"
+    after, source = _optional(query, "after", _line, default=None), "after"
     if last_event_ids:
-        said_by = "Last-Event-ID"
+        source = "Last-Event-ID"
         if len(last_event_ids) > 1:
-            raise BodyError("body.invalid_query", f"{said_by} is given more than once.")
-        after = _read(said_by, last_event_ids[0], _line)
+            raise BodyError("body.invalid_query", f"{source} is given more than once.")
+        after = _parse(source, last_event_ids[0], _line)
     return Changes(
         after=after,
-        said_by=said_by,
-        wait=_one(query, "wait", _seconds, default=None),
+        after_source=source,
+        wait=_optional(query, "wait", _seconds, default=None),
         states=_states(query),
-        ref=_one(query, "ref", _ref, default=None),
-        id=_one(query, "id", _id, default=None),
+        ref=_optional(query, "ref", _ref, default=None),
+        id=_optional(query, "id", _id, default=None),
     )
 
 
 def nothing(query: QueryParams) -> None:
-    """For routes that take no parameters.
+    """Refuse every parameter.
 
     Raises:
         BodyError: ``body.invalid_query``, naming the parameter.
@@ -158,17 +153,17 @@ def nothing(query: QueryParams) -> None:
 
 
 def cursor(position: int | None) -> str | None:
-    """A position as it is given out: opaque, so that nobody builds on it."""
+    """Return a position as clients see it: opaque, so that none of them depends on it."""
     if position is None:
         return None
     return base64.urlsafe_b64encode(b"1:%d" % position).decode("ascii").rstrip("=")
 
 
 def moment(text: str) -> int:
-    """A time as the parameters name it, in ms since the epoch.
+    """Parse a time; return ms since the epoch.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no time.
     """
     try:
         # A plus sign that was not percent-encoded arrives as a blank.
@@ -182,14 +177,14 @@ def moment(text: str) -> int:
 
 def _window(query: QueryParams) -> Window:
     return Window(
-        before=_one(query, "cursor", _position, default=None),
-        limit=_one(query, "limit", _limit, default=DEFAULT_LIMIT),
+        before=_optional(query, "cursor", _position, default=None),
+        limit=_optional(query, "limit", _limit, default=DEFAULT_LIMIT),
     )
 
 
 def _states(query: QueryParams) -> tuple[State, ...]:
     return tuple(
-        _read("state", value, State, "is none of " + ", ".join(State)) for value in query.getlist("state")
+        _parse("state", value, State, "is none of " + ", ".join(State)) for value in query.getlist("state")
     )
 
 
@@ -246,12 +241,12 @@ def _choice(values: dict[str, T]) -> Callable[[str], T]:
     return choose
 
 
-def _one(query: QueryParams, name: str, read: Callable[[str], T], *, default: T) -> T:
+def _optional(query: QueryParams, name: str, read: Callable[[str], T], *, default: T) -> T:
     text = query.get(name)
-    return default if text is None else _read(name, text, read)
+    return default if text is None else _parse(name, text, read)
 
 
-def _read(name: str, text: str, read: Callable[[str], T], complaint: str | None = None) -> T:
+def _parse(name: str, text: str, read: Callable[[str], T], complaint: str | None = None) -> T:
     try:
         return read(text)
     except ValueError as error:

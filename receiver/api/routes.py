@@ -1,11 +1,11 @@
-"""What can be asked over HTTP, by people and programs with an API token."""
+"""The routes for programs and people with an API token, and those for health checks."""
 
 import asyncio
 import base64
 import hashlib
 import json
 import re
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -17,6 +17,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from receiver.api import params
+from receiver.api.health import Check
 from receiver.archive import ImageReader
 from receiver.core import serializers
 from receiver.core.completion import is_job_id
@@ -34,7 +35,7 @@ MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 20.0
 
 IMAGE_HEADERS = {
-    # The bytes are a stranger's: whatever a browser makes of them, it may run and load nothing.
+    # The bytes are untrusted: whatever a browser makes of them, it may run and load nothing.
     "X-Content-Type-Options": "nosniff",
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "Cache-Control": "private, no-store",
@@ -42,39 +43,23 @@ IMAGE_HEADERS = {
 }
 
 JOB_HEADERS = {"Cache-Control": "private, no-cache"}
-"""May be kept by who asked, and has to be asked for again each time."""
+"""The client may keep the answer, and must revalidate it each time."""
 
 _ENTITY_TAG = re.compile(r'"[^"]*"')
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that readiness depends on.
-
-    Attributes:
-        name: what is checked.
-        look: gives what is wrong in a sentence, or ``None``.
-    """
-
-    name: str
-    look: Callable[[], Awaitable[str | None]]
-
-
-@dataclass(frozen=True, slots=True)
 class Api:
-    """The query routes.
+    """The routes.
 
     Attributes:
-        ledger: what is asked.
-        archive: where images are read from.
-        overdue_after: how long a submitted job may be silent.
+        overdue_after: how long a submitted job may stay without a completion.
         now: the time, ms since the epoch.
-        stopping: set when the server is to end; whoever waits is answered then.
+        stopping: set when the server is to end; waiting clients are answered then.
         checks: what readiness depends on.
-        refusals: of deliveries, counted.
         waiters: caps the clients that wait.
-        body_seconds: how long an asker may take to send a body.
-        prove: answers a challenge as no other installation can; ``None`` where it is none.
+        body_seconds: how long a client may take to send a body.
+        prove: returns this installation's proof for a challenge; ``None`` where the text is no challenge.
     """
 
     ledger: Ledger
@@ -89,7 +74,7 @@ class Api:
     prove: Callable[[str], str | None] = lambda _: None
 
     def routes(self) -> list[Route]:
-        """All routes."""
+        """Return all routes."""
         return [
             Route("/healthz", self.healthz, methods=["GET"]),
             Route("/readyz", self.readyz, methods=["GET"]),
@@ -114,8 +99,8 @@ class Api:
     async def job(self, request: Request) -> Response:
         """``GET /jobs/{id}``: one job with its history.
 
-        With ``wait``, as soon as the job has ended; or, where the client says what it has, as soon as that is
-        not the present answer any more.
+        With ``wait`` it answers when the job has ended. With ``If-None-Match`` too it answers as soon as the
+        answer is another one.
         """
         seconds = params.wait(request.query_params)
         known = request.headers.get("if-none-match")
@@ -123,22 +108,22 @@ class Api:
         until = asyncio.get_running_loop().time() + seconds
         with self.ledger.changes_of(job_id) as changed:
             job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
-            if seconds > 0 and not self._awaited(job, answer, known):
+            if seconds > 0 and not self._is_due(job, answer, known):
                 self.waiters.check()
                 with self.waiters.waiting():
-                    while not self._awaited(job, answer, known) and (left := _left(until)) > 0:
+                    while not self._is_due(job, answer, known) and (left := _left(until)) > 0:
                         await _first(changed, self.stopping, within=left)
                         changed.clear()
                         job, answer = _with_tag(job_id, await self.ledger.job_with_history_shared(job_id))
         return _unless_known(answer, known)
 
-    def _awaited(self, job: Job, answer: Response, known: str | None) -> bool:
-        """Whether this is what a client waits for, or nobody is to wait any more."""
+    def _is_due(self, job: Job, answer: Response, known: str | None) -> bool:
+        """Return whether to end the wait: the job has ended, the answer is new, or the server stops."""
         news = known is not None and not _is_known(answer, known)
         return job.state in FINAL or news or self.stopping.is_set()
 
     async def image(self, request: Request) -> Response:
-        """``GET /jobs/{id}/image``: the archived image, or where it can be had for a while."""
+        """``GET /jobs/{id}/image``: the archived image, or a redirect to a URL that gives it for a while."""
         params.nothing(request.query_params)
         job_id = request.path_params["id"]
         job = await self.ledger.job(job_id)
@@ -162,14 +147,14 @@ class Api:
         )
 
     async def retry(self, request: Request) -> Response:
-        """``POST /jobs/{id}/retry``: an operator wants the job tried again now."""
+        """``POST /jobs/{id}/retry``: try the job again now."""
         params.nothing(request.query_params)
         job = await self.ledger.retry(request.path_params["id"])
         log.info("retried", job=job.id, state=job.state)
         return JSONResponse(serializers.job(job), 202)
 
     async def announce(self, request: Request) -> Response:
-        """``POST /jobs``: another program submitted a job; its silence is to be noticed."""
+        """``POST /jobs``: announce a job that another program submitted, so that it can become overdue."""
         params.nothing(request.query_params)
         submission = _submission(await _json(request, self.body_seconds))
         new = await self.ledger.expect(submission)
@@ -180,7 +165,7 @@ class Api:
         return JSONResponse(serializers.job(job), 201 if new else 200)
 
     async def deliveries(self, request: Request) -> Response:
-        """``GET /deliveries``: what came to the webhook and was no completion, newest first."""
+        """``GET /deliveries``: the deliveries that were no completions, newest first."""
         outcome, window = params.deliveries(request.query_params, params.UNREAD_OUTCOMES)
         page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
         rows = [
@@ -200,7 +185,7 @@ class Api:
         params.nothing(request.query_params)
         stats = await self.ledger.stats(overdue_before=self._overdue_before())
         oldest = stats.oldest_waiting_at
-        told = stats.counters.get(NOTIFICATIONS, {})
+        notifications = stats.counters.get(NOTIFICATIONS, {})
         return JSONResponse(
             {
                 "states": {state.value: stats.jobs[state] for state in State},
@@ -216,13 +201,13 @@ class Api:
                 "reconcile": {name: _counted(stats.counters.get(name, {})) for name in RECONCILED},
                 "notifications": {
                     "pending": stats.notifications_pending,
-                    **{outcome: told.get(outcome, 0) for outcome in NOTIFICATION_OUTCOMES},
+                    **{outcome: notifications.get(outcome, 0) for outcome in NOTIFICATION_OUTCOMES},
                 },
             }
         )
 
     async def healthz(self, request: Request) -> Response:
-        """``GET /healthz``: the process answers; and a challenge, as only this installation can."""
+        """``GET /healthz``: the process answers, and proves its installation where it is challenged."""
         proof = self.prove(request.headers.get(CHALLENGE_HEADER, ""))
         return JSONResponse({"status": "ok"}, headers={PROOF_HEADER: proof} if proof else {})
 
@@ -234,10 +219,10 @@ class Api:
         )
 
     async def failing(self) -> dict[str, str]:
-        """Each check that fails, with what is wrong in a sentence."""
+        """Return each check that fails, with what is wrong in a sentence."""
         failing = {}
         for check in self.checks:
-            wrong = await check.look()
+            wrong = await check.probe()
             if wrong is not None:
                 failing[check.name] = wrong
         if self.stopping.is_set():
@@ -249,7 +234,7 @@ class Api:
 
 
 def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[Job, Response]:
-    """The job, and the answer that shows it with its history, and says when it is another one.
+    """Return the job, and the answer with its history and its ETag.
 
     Raises:
         LedgerError: ``ledger.unknown_job``.
@@ -260,13 +245,13 @@ def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[J
     answer = JSONResponse(
         {**serializers.job(job), "history": [serializers.event(e) for e in history]}, headers=JOB_HEADERS
     )
-    # Of the bytes themselves: no list of what may change has to be kept.
+    # A hash of the bytes, so that no list of what may change has to be kept.
     answer.headers["ETag"] = f'"{hashlib.sha256(answer.body).hexdigest()[:32]}"'
     return job, answer
 
 
 def _is_known(answer: Response, known: str) -> bool:
-    """Whether an ``If-None-Match`` names this answer (RFC 9110, 13.1.2: weak comparison)."""
+    """Return whether an ``If-None-Match`` names this answer (RFC 9110, 13.1.2: weak comparison)."""
     return known.strip() == "*" or answer.headers["ETag"] in _ENTITY_TAG.findall(known)
 
 
@@ -281,7 +266,7 @@ def _left(until: float) -> float:
 
 
 async def _first(*events: asyncio.Event, within: float) -> None:
-    """Waits until one of the events is set, for at most so many seconds."""
+    """Wait until one of the events is set, for at most so many seconds."""
     waits = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(waits, timeout=within, return_when=asyncio.FIRST_COMPLETED)
@@ -320,7 +305,7 @@ def _submission(document: Any) -> Submission:
 
 
 def _counted(by_reason: Mapping[str, int]) -> dict[str, Any]:
-    """How often something happened, and how often for each reason that was given."""
+    """Return the total, and the number for each reason."""
     return {
         "total": sum(by_reason.values()),
         "reasons": {reason: times for reason, times in by_reason.items() if reason},
@@ -328,7 +313,7 @@ def _counted(by_reason: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _body(raw: bytes) -> dict[str, str]:
-    """A raw body as JSON can carry it: as text where it is UTF-8, else as base64."""
+    """Return a raw body as JSON can carry it: as text where it is UTF-8, else as base64."""
     try:
         return {"body": raw.decode("utf-8")}
     except UnicodeDecodeError:

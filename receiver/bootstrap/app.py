@@ -1,4 +1,4 @@
-"""Builds everything and hands it in."""
+"""Builds a receiver: opens everything in order, and passes each part to those that need it."""
 
 import asyncio
 import os
@@ -14,18 +14,19 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from receiver.api import openapi, params
-from receiver.api.health import checks
+from receiver.api.health import readiness_checks
 from receiver.api.routes import Api
-from receiver.api.sse import Stream
+from receiver.api.sse import ChangeStream
 from receiver.archive import open_archive
 from receiver.archive.locator import ArchiveLocator
 from receiver.bootstrap import factories
 from receiver.config import Config
 from receiver.core.clock import monotonic_clock, wall_clock
+from receiver.core.concurrency import cancel
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import Instrumentation, Step
 from receiver.core.paths import WEBHOOK_PATHS
-from receiver.dashboard import Page, Sources, Work
+from receiver.dashboard import Dashboard, LiveStatus, Work
 from receiver.events.feed import Feed
 from receiver.intake.authentication import Authenticator
 from receiver.intake.endpoint import WebhookEndpoint
@@ -44,7 +45,7 @@ from receiver.web.refusals import OnRefusal, RefusalCounter, ignore_refusal
 from receiver.web.waiter_limit import WaiterLimit
 
 MAX_WAITERS = 1_200
-"""Clients that may wait for changes at a time, where the server does not say how many it has room for."""
+"""Clients that may wait for changes at a time, unless the caller sets another limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,14 @@ class Receiver:
     """A receiver that is open and working.
 
     Attributes:
-        app: the routes.
-        stopping: to be set when no more is to be accepted, so that those who wait are answered.
-        refused: to be told the reason of what is refused before it reaches a route.
+        app: the routes behind the middleware.
+        stopping: to be set when no more is to be accepted, so that waiting clients are answered.
+        on_refusal: to be called with the reason of what is refused before it reaches the application.
     """
 
     app: Starlette
     stopping: asyncio.Event
-    refused: OnRefusal = ignore_refusal
+    on_refusal: OnRefusal = ignore_refusal
 
 
 @asynccontextmanager
@@ -70,79 +71,47 @@ async def open_receiver(
     *,
     max_waiters: int = MAX_WAITERS,
 ) -> AsyncIterator[Receiver]:
-    """Opens ledger, spool and archive, starts the worker, and yields the routes; then closes all of it.
+    """Open ledger, spool and archive, start the worker, and yield the routes; then close all of it.
 
     Args:
-        config: as it passed `opening.check`.
+        config: as it passed `factories.check_settings`.
         environ: where the AWS SDK's variables are looked up beside the process's own.
         failpoint: for tests.
-        max_waiters: how many may wait for changes at a time.
+        max_waiters: how many clients may wait for changes at a time.
 
     Raises:
         LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.
         SpoolError: the spool cannot be read.
     """
     async with AsyncExitStack() as stack:
-        works = await _start(config, environ, failpoint, stack)
-        stopping = asyncio.Event()
-        feed = await stack.enter_async_context(Feed(works.ledger, stopping))
-        await factories.open_notifier(config, works.ledger, feed, stack)
-        stack.callback(stopping.set)
-        refusals = RefusalCounter()
-        waiters = WaiterLimit(max_waiters)
-        routes = await _routes(config, works, _Front(stopping, feed, refusals, waiters, failpoint), stack)
+        services = await _open_services(config, environ, failpoint, stack)
+        routes = await _routes(config, services, WaiterLimit(max_waiters), failpoint, stack)
         tokens = [token.get_secret_value() for token in config.api_tokens]
-        yield Receiver(application(routes, tokens, refusals), stopping, refusals.count)
+        refusals = services.refusals
+        yield Receiver(application(routes, tokens, refusals), services.stopping, refusals.count)
 
 
 @dataclass(frozen=True, slots=True)
-class _Works:
-    """What works whether or not anybody asks.
-
-    Attributes:
-        ledger: of all jobs.
-        places: where archived images are read.
-        spool: images on their way.
-        worker: fetches and archives.
-        reconciler: asks about silent jobs; ``None`` without a token.
-        collectors: where all is measured.
-        meters: what is counted while it happens.
-        instrumentation: told of every step of a job's way.
-    """
+class _Services:
+    """What works whether or not a request comes; the routes are built on it."""
 
     ledger: Ledger
-    places: ArchiveLocator
+    locator: ArchiveLocator
     spool: Spool
     worker: Worker
     reconciler: Reconciler | None
+    feed: Feed
     collectors: CollectorRegistry
     meters: Meters
-    instrumentation: Instrumentation
-
-
-@dataclass(frozen=True, slots=True)
-class _Front:
-    """What the routes share.
-
-    Attributes:
-        stopping: set when no more is to be accepted.
-        feed: of the transitions.
-        refusals: counted.
-        waiters: for those who wait.
-        failpoint: for tests.
-    """
-
-    stopping: asyncio.Event
-    feed: Feed
     refusals: RefusalCounter
-    waiters: WaiterLimit
-    failpoint: Failpoint
+    instrumentation: Instrumentation
+    stopping: asyncio.Event
 
 
-async def _start(
+async def _open_services(
     config: Config, environ: Mapping[str, str], failpoint: Failpoint, stack: AsyncExitStack
-) -> _Works:
-    """Opens ledger, archive and spool, and starts all that works on jobs."""
+) -> _Services:
+    """Open ledger, archive and spool, and start the worker and the loops."""
     factories.make_data_dir(config)
     lock = DirectoryLock(config.data_dir)
     stack.callback(lock.release)
@@ -151,19 +120,19 @@ async def _start(
     tracing = from_environment(os.environ)
     if tracing is not None:
         stack.push_async_callback(tracing.aclose)
-    instrumentation = Instrumentation(_both(meters, tracing), meters.failed)
-    ledger = await Ledger.serve(config.data_dir, on_commit=meters.committed)
+    instrumentation = Instrumentation(_on_step(meters, tracing), meters.on_failed_attempt)
+    ledger = await Ledger.serve(config.data_dir, on_commit=meters.on_commit)
     stack.push_async_callback(ledger.close)
     archive = open_archive(
         config.archive_uri,
         uploads=config.uploads,
         environ=environ,
-        used=await factories.was_used(ledger, config.archive_uri),
+        used=await factories.is_archive_used(ledger, config.archive_uri),
     )
     stack.push_async_callback(archive.aclose)
-    places = ArchiveLocator(archive, environ)
-    stack.push_async_callback(places.aclose)
-    verifier = await stack.enter_async_context(factories.verifier(config))
+    locator = ArchiveLocator(archive, environ)
+    stack.push_async_callback(locator.aclose)
+    verifier = await stack.enter_async_context(factories.new_verifier(config))
     spool = Spool(
         config.data_dir / "spool",
         max_bytes=config.max_spool_bytes,
@@ -171,10 +140,10 @@ async def _start(
     )
     fetch_stage = FetchStage(
         ledger=ledger,
-        fetcher=await stack.enter_async_context(factories.fetcher(config)),
+        fetcher=await stack.enter_async_context(factories.new_fetcher(config)),
         verifier=verifier,
         spool=spool,
-        provider=await factories.open_provider(config, stack, meters.heard),
+        provider=await factories.open_provider(config, stack, meters.on_provider_result),
         plan=FetchPlan(config.fetches, factories.FETCH_TIME, config.url_lifetime, config.confirm),
         now=wall_clock,
         jitter=random.random,
@@ -203,102 +172,118 @@ async def _start(
     )
     await worker.start()
     stack.push_async_callback(worker.stop)
-    reconciler = await factories.open_reconciler(config, ledger, stack, meters.heard, instrumentation)
+    reconciler = await factories.open_reconciler(
+        config, ledger, stack, meters.on_provider_result, instrumentation
+    )
     if reconciler is not None:
         reconciler.start()
         stack.push_async_callback(reconciler.stop)
     pruner = Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock)
     pruner.start()
     stack.push_async_callback(pruner.stop)
-    return _Works(ledger, places, spool, worker, reconciler, collectors, meters, instrumentation)
+    stopping = asyncio.Event()
+    feed = await stack.enter_async_context(Feed(ledger, stopping))
+    await factories.open_outgoing_webhooks(config, ledger, feed, stack)
+    stack.callback(stopping.set)
+    return _Services(
+        ledger=ledger,
+        locator=locator,
+        spool=spool,
+        worker=worker,
+        reconciler=reconciler,
+        feed=feed,
+        collectors=collectors,
+        meters=meters,
+        refusals=RefusalCounter(),
+        instrumentation=instrumentation,
+        stopping=stopping,
+    )
 
 
-async def _routes(config: Config, works: _Works, front: _Front, stack: AsyncExitStack) -> Sequence[Route]:
-    """All that can be asked for, in the order in which the routes are tried."""
-    looks = checks(works.ledger, works.worker, works.reconciler)
-    intake = WebhookEndpoint(
-        ledger=works.ledger,
+async def _routes(
+    config: Config, services: _Services, waiters: WaiterLimit, failpoint: Failpoint, stack: AsyncExitStack
+) -> Sequence[Route]:
+    """Return all routes, in the order in which they are tried."""
+    ledger = services.ledger
+    checks = readiness_checks(ledger, services.worker, services.reconciler)
+    webhook = WebhookEndpoint(
+        ledger=ledger,
         authenticator=Authenticator.from_config(config),
         max_bytes=config.max_webhook_bytes,
         url_lifetime=config.url_lifetime,
         now=wall_clock,
-        refusals=front.refusals,
+        refusals=services.refusals,
         confirm=config.confirm,
-        instrumentation=works.instrumentation,
-        failpoint=front.failpoint,
+        instrumentation=services.instrumentation,
+        failpoint=failpoint,
     )
     api = Api(
-        ledger=works.ledger,
-        archive=works.places,
+        ledger=ledger,
+        archive=services.locator,
         overdue_after=config.overdue_after,
         now=wall_clock,
-        stopping=front.stopping,
-        checks=looks,
-        refusals=front.refusals,
+        stopping=services.stopping,
+        checks=checks,
+        refusals=services.refusals,
         prove=partial(prove, installation_key(config.data_dir)),
-        waiters=front.waiters,
+        waiters=waiters,
     )
-    page = Page(
-        ledger=works.ledger,
-        thumbnails=await factories.open_thumbnails(config, works.places, stack),
-        sources=Sources(
+    dashboard = Dashboard(
+        ledger=ledger,
+        thumbnails=await factories.open_thumbnails(config, services.locator, stack),
+        status=LiveStatus(
             failing=api.failing,
-            working=lambda: _working(works.worker),
-            unasked=lambda: _unasked(config, works.meters),
+            working=lambda: [Work(stage, claim.job, age) for stage, claim, age in services.worker.under_way],
+            unasked=lambda: _why_provider_is_not_asked(config, services.meters),
         ),
         overdue_after=config.overdue_after,
         outcomes=params.UNREAD_OUTCOMES,
         now=wall_clock,
     )
-    await stack.enter_async_context(factories.kept(page))
-    stream = Stream(works.ledger, front.feed, front.waiters)
-    look = {check.name: check.look for check in looks}
+    counting = asyncio.create_task(dashboard.count_archived(), name="throughput")
+    stack.push_async_callback(cancel, [counting])
+    probes = {check.name: check.probe for check in checks}
     metrics = Metrics(
-        collectors=works.collectors,
-        meters=works.meters,
-        ledger=works.ledger,
+        collectors=services.collectors,
+        meters=services.meters,
+        ledger=ledger,
         overdue_after=config.overdue_after,
         now=wall_clock,
-        refusals=front.refusals,
-        in_progress=works.worker.in_progress,
-        spool_room=works.spool.room_bytes,
-        workers_alive=look["workers"],
-        archive_up=look["archive"],
+        refusals=services.refusals,
+        in_progress=services.worker.in_progress,
+        spool_room=services.spool.room_bytes,
+        workers_alive=probes["workers"],
+        archive_up=probes["archive"],
+    )
+    document = openapi.document(
+        metadata.version("upscale-receiver"),
+        tuple(config.webhook_headers),
+        tickets=bool(config.signing_keys),
     )
     return [
-        # The provider tries once: a slash too many in the submitter's settings must not cost the image.
-        *(Route(path, intake.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
-        *stream.routes(),
-        *page.routes(),
+        *(Route(path, webhook.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
+        ChangeStream(ledger, services.feed, waiters).route(),  # before /jobs/{id}, which would take its path
+        *dashboard.routes(),
         *api.routes(),
-        openapi.route(_document(config)),
+        openapi.route(document),
         Route("/metrics", metrics.answer, methods=["GET"]),
     ]
 
 
-def _both(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:
+def _on_step(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:
     if tracing is None:
-        return meters.ended
+        return meters.on_step
 
-    def ended(step: Step) -> None:
-        meters.ended(step)
-        tracing.ended(step)
+    def on_step(step: Step) -> None:
+        meters.on_step(step)
+        tracing.on_step(step)
 
-    return ended
-
-
-def _working(worker: Worker) -> Sequence[Work]:
-    return [Work(stage, claim.job, seconds) for stage, claim, seconds in worker.under_way]
+    return on_step
 
 
-def _unasked(config: Config, meters: Meters) -> str | None:
+def _why_provider_is_not_asked(config: Config, meters: Meters) -> str | None:
     if config.ximilar_api_token is None:
         return "XIMILAR_API_TOKEN is not set: the provider is not asked about silent jobs."
     if meters.provider_up is False:
         return "The provider gave no answer when it was last asked, or refused the token: the log says which."
     return None
-
-
-def _document(config: Config) -> openapi.Json:
-    version = metadata.version("upscale-receiver")
-    return openapi.document(version, tuple(config.webhook_headers), tickets=bool(config.signing_keys))

@@ -1,12 +1,11 @@
-"""Opens the rooms that need more than their arguments, each from the settings; who opened it closes it."""
+"""Builds parts from the settings, and checks settings that only those parts can judge."""
 
-import asyncio
 import errno
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +18,7 @@ from receiver.core.errors import ConfigError
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter
-from receiver.dashboard import THUMBNAIL_MEMORY, Page, Thumbnails
+from receiver.dashboard import THUMBNAIL_MEMORY, Thumbnails
 from receiver.events.feed import Feed
 from receiver.events.outgoing_webhooks import OutgoingWebhooks
 from receiver.fetch import download
@@ -34,26 +33,26 @@ FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
 
-def check(config: Config) -> None:
-    """Checks the settings that only their own rooms can judge, before anything is opened or made.
+def check_settings(config: Config) -> None:
+    """Check the settings that `Config` cannot judge alone, before anything is opened or made.
 
     Raises:
         ConfigError: one line that names the setting.
     """
-    for line in faults(config):
+    for line in wrong_settings(config):
         raise ConfigError(line)
 
 
-def faults(config: Config) -> Iterator[str]:
-    """What `check` would say of each setting: a line for each that is wrong."""
-    looks: tuple[Callable[[], object], ...] = (
+def wrong_settings(config: Config) -> Iterator[str]:
+    """Yield a line for each setting that `check_settings` would refuse."""
+    checks: tuple[Callable[[], object], ...] = (
         lambda: check_template(config.archive_key),
         lambda: Sources.parse(config.image_sources),
         lambda: open_archive(config.archive_uri),
     )
-    for look in looks:
+    for check in checks:
         try:
-            look()
+            check()
         except ConfigError as error:
             yield str(error)
     if config.max_spool_bytes < config.max_image_bytes:
@@ -61,7 +60,7 @@ def faults(config: Config) -> Iterator[str]:
 
 
 def make_data_dir(config: Config) -> None:
-    """Makes the data directory where there is none.
+    """Make the data directory where there is none.
 
     Raises:
         ConfigError: it cannot be made, or it or what lies in it cannot be used.
@@ -71,14 +70,14 @@ def make_data_dir(config: Config) -> None:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"RECEIVER_DATA_DIR: cannot be made ({error.strerror})") from None
-    for path in unusable(config.data_dir):
+    for path in unwritable(config.data_dir):
         raise ConfigError(
             f"RECEIVER_DATA_DIR: {path} cannot be written by this user; `receiver doctor` says more"
         )
 
 
-def unusable(data_dir: Path) -> Iterator[Path]:
-    """What serve writes to in a data directory that is there, and this user may not."""
+def unwritable(data_dir: Path) -> Iterator[Path]:
+    """Yield the paths in an existing data directory that serve writes to and this user may not."""
     needs = {
         data_dir: os.R_OK | os.W_OK | os.X_OK,
         **{data_dir / name: os.R_OK | os.W_OK | os.X_OK for name in ("spool", "aside")},
@@ -90,10 +89,8 @@ def unusable(data_dir: Path) -> Iterator[Path]:
             yield path
 
 
-def bound(config: Config) -> socket.socket:
-    """A socket that has the address, and listens only when the receiver is open.
-
-    One that never listens keeps no other from doing so.
+def bind(config: Config) -> socket.socket:
+    """Return a socket that is bound to the address. The server lets it listen when the receiver is open.
 
     Raises:
         ConfigError: the address cannot be had.
@@ -117,14 +114,14 @@ def bound(config: Config) -> socket.socket:
     return listener
 
 
-async def was_used(ledger: LedgerReader, archive: str) -> bool:
-    """Whether the newest of the jobs that are archived has its image in this archive."""
+async def is_archive_used(ledger: LedgerReader, archive: str) -> bool:
+    """Return whether the newest of the jobs that are archived has its image in this archive."""
     newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
     return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
 
 
-def fetcher(config: Config) -> download.Fetcher:
-    """What downloads images."""
+def new_fetcher(config: Config) -> download.Fetcher:
+    """Return what downloads images."""
     return download.Fetcher(
         sources=Sources.parse(config.image_sources),
         networks=config.image_networks,
@@ -133,13 +130,13 @@ def fetcher(config: Config) -> download.Fetcher:
     )
 
 
-def verifier(config: Config) -> Verifier:
-    """What tells whether an image is the promised one."""
+def new_verifier(config: Config) -> Verifier:
+    """Return what checks that an image is the promised one."""
     return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
 
 
 async def open_provider(config: Config, stack: AsyncExitStack, on_result: OnResult) -> Ximilar | None:
-    """What asks the provider for fresh URLs; ``None`` where there is no token to ask with.
+    """Return the client that asks the provider for fresh URLs; ``None`` without a token.
 
     Args:
         config: the settings.
@@ -161,18 +158,18 @@ async def open_reconciler(
     on_result: OnResult = ignore_result,
     instrumentation: Instrumentation = NO_INSTRUMENTATION,
 ) -> Reconciler | None:
-    """What asks the provider about silent jobs; ``None`` where there is no token to ask with.
+    """Return the loop that asks the provider about silent jobs; ``None`` without a token.
 
     Args:
         config: the settings.
-        ledger: which jobs are silent, and where what was found is recorded.
+        ledger: holds the silent jobs, and takes what is found.
         stack: closes the connections.
         on_result: called after each call to the provider.
-        instrumentation: told of what is found.
+        instrumentation: what is found is reported to it.
     """
     if config.ximilar_api_token is None:
         return None
-    # A client of its own: its pace must not hold up the questions of downloads whose URL has died.
+    # A client of its own: its rate limit must not delay downloads that need a fresh URL.
     provider = await stack.enter_async_context(
         Ximilar(
             str(config.ximilar_api_url),
@@ -200,19 +197,19 @@ async def open_reconciler(
     )
 
 
-async def open_notifier(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
-    """Begins to tell of jobs that become final, where somebody is to be told.
+async def open_outgoing_webhooks(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
+    """Start the loop that notifies of final jobs, where ``RECEIVER_NOTIFY_URL`` is set.
 
     Args:
         config: the settings.
-        ledger: keeps what is to be told.
-        feed: tells what happens.
-        stack: ends it.
+        ledger: keeps the notifications that are to be sent.
+        feed: yields the transitions.
+        stack: ends the loop.
     """
     if config.notify_url is None or config.notify_secret is None:
         await ledger.stop_notifications()
         return
-    notifier = OutgoingWebhooks(
+    webhooks = OutgoingWebhooks(
         ledger=ledger,
         feed=feed,
         url=str(config.notify_url),
@@ -221,35 +218,23 @@ async def open_notifier(config: Config, ledger: Ledger, feed: Feed, stack: Async
         now=wall_clock,
         jitter=random.random,
     )
-    await stack.enter_async_context(notifier)
+    await stack.enter_async_context(webhooks)
 
 
 async def open_thumbnails(config: Config, archive: ImageReader, stack: AsyncExitStack) -> Thumbnails:
-    """What makes the page's small pictures.
+    """Return what makes the dashboard's thumbnails.
 
     Args:
         config: the settings.
         archive: where images are read.
         stack: ends what is under way, and the child process.
     """
-    # A child of its own: the page's pictures shall not stand in line before images with a deadline.
+    # A child process of its own, so that thumbnails never delay images with a deadline.
     limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
-    own = await stack.enter_async_context(Verifier(limits, processes=1))
-    thumbnails = Thumbnails(config.data_dir / "thumbnails", archive, own)
+    verifier = await stack.enter_async_context(Verifier(limits, processes=1))
+    thumbnails = Thumbnails(config.data_dir / "thumbnails", archive, verifier)
     stack.push_async_callback(thumbnails.aclose)
     return thumbnails
-
-
-@asynccontextmanager
-async def kept(page: Page) -> AsyncIterator[None]:
-    """The page counts what is archived for as long as the block lasts."""
-    keeping = asyncio.create_task(page.keep())
-    try:
-        yield
-    finally:
-        keeping.cancel()
-        with suppress(asyncio.CancelledError):
-            await keeping
 
 
 def _user_agent() -> str:

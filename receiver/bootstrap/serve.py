@@ -1,4 +1,4 @@
-"""Serves a receiver over HTTP until it is told to stop."""
+"""Serves a receiver over HTTP until it is stopped."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ import structlog
 import uvicorn
 
 from receiver.bootstrap.app import open_receiver
-from receiver.bootstrap.factories import bound, check
+from receiver.bootstrap.factories import bind, check_settings
 from receiver.config import Config
 from receiver.core.failpoints import from_environment
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
@@ -28,39 +28,38 @@ DRAIN_SECONDS = 3
 """How long requests under way may go on after SIGTERM; the worker's own grace comes on top."""
 
 STOP_SECONDS = 9
-"""How long a stop may take altogether; those who stop processes commonly wait for 10."""
+"""How long a stop may take altogether; service managers commonly wait for 10."""
 
 MAX_CONNECTIONS = 2_000
-"""Beyond these, silent ones are closed; where none is silent, uvicorn itself answers with a plain 503."""
-
+"""Beyond these, idle ones are closed; where none is idle, uvicorn itself answers a plain 503."""
 
 SHARE_OF_WAITERS = 0.6
-"""Of the connections: clients that wait for changes shall never keep a sender out."""
+"""Of the connections: clients that wait for changes must never keep a sender out."""
 
 YOUNG_OBJECTS = 10_000
-"""So many new objects have Python look for cycles, instead of 700: a burst of deliveries makes thousands that
-all live until their commit, and leaves no cycle behind."""
+"""New objects between two garbage collections, instead of 700: a burst of deliveries makes thousands that all
+live until their commit, and leaves no cycle behind."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but it says when it takes connections, and leaves signals alone.
+    """uvicorn with a callback when it listens, and without signal handlers.
 
     uvicorn raises the signals that it caught again at its end, and the process would die of them.
     """
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[int], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_listen: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._on_listen = on_listen
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begins to listen, then tells the port."""
+        """Begin to listen, then call back."""
         await super().startup(sockets)
         if self.started:
-            self._ready(self.servers[0].sockets[0].getsockname()[1])
+            self._on_listen()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leaves signals to `serve`."""
+        """Leave signals to `serve`."""
         yield
 
 
@@ -81,7 +80,7 @@ def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], 
 
     def stop() -> None:
         stopping.set()
-        _leave_after(STOP_SECONDS)
+        _exit_after(STOP_SECONDS)
 
     def on_open() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -114,22 +113,23 @@ async def serve_until(
         ReceiverError: the ledger or the spool cannot be used.
     """
     config.check_serve()
-    check(config)
+    check_settings(config)
     failpoint = from_environment(environ)
 
-    def announce(port: int) -> None:
+    def announce() -> None:
+        port = listener.getsockname()[1]
         address = f"http://{f'[{config.host}]' if ':' in config.host else config.host}:{port}"
         log.info("serving", address=address)
         on_ready(address)
 
-    connections = _connections_allowed()
+    connections = _max_connections()
     max_waiters = int(connections * SHARE_OF_WAITERS)
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(bound(config))
+        listener = stack.enter_context(bind(config))
         receiver = await stack.enter_async_context(
             open_receiver(config, environ, failpoint, max_waiters=max_waiters)
         )
-        _say_what_is_amiss(config)
+        _log_warnings(config)
         server = _Server(
             uvicorn.Config(
                 CloseUnread(AnswerCancelled(receiver.app)),
@@ -139,7 +139,7 @@ async def serve_until(
                 server_header=False,
                 date_header=True,
                 proxy_headers=False,
-                http=limited_protocol(receiver.refused),
+                http=limited_protocol(receiver.on_refusal),
                 ws="none",
                 limit_concurrency=connections,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,
@@ -184,8 +184,8 @@ def freeze_startup_objects() -> None:
     gc.enable()
 
 
-def _connections_allowed() -> int:
-    """As many as may be, and at most half of the file descriptors: downloads and ledger need some too."""
+def _max_connections() -> int:
+    """Return the limit of connections: half of the file descriptors at most, since downloads need some."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 4 * MAX_CONNECTIONS
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -194,7 +194,7 @@ def _connections_allowed() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
 
 
-def _say_what_is_amiss(config: Config) -> None:
+def _log_warnings(config: Config) -> None:
     for name in config.unknown:
         log.warning("setting unknown", setting=name)
     if config.ximilar_api_token is None:
@@ -209,17 +209,17 @@ def _say_what_is_amiss(config: Config) -> None:
         )
 
 
-def _leave_after(seconds: float) -> None:
-    """Ends the process if it is still there by then.
+def _exit_after(seconds: float) -> None:
+    """End the process if it still runs after so many seconds.
 
     A thread that waits for an archive which does not answer can be neither cancelled nor left behind. What
     was acknowledged is on the disk by then, as it would be if the process were killed.
     """
 
-    def leave() -> None:
+    def exit_now() -> None:
         log.warning("still not stopped; leaving all the same", seconds=seconds)
         os._exit(0)
 
-    timer = threading.Timer(seconds, leave)
+    timer = threading.Timer(seconds, exit_now)
     timer.daemon = True
     timer.start()

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from receiver.bootstrap.factories import check
+from receiver.bootstrap.factories import check_settings
 from receiver.cli import common
 from receiver.cli.options import decimal
 from receiver.cli.output import safe
@@ -34,7 +34,7 @@ def opened() -> tuple[Config, Mapping[str, str]]:
         ConfigError: one line that names the setting.
     """
     config, environ = common.opened()
-    check(config)
+    check_settings(config)
     common.give_to_sdk(environ)
     os.umask(0o077)  # whatever is made here is the owner's alone
     return config, environ

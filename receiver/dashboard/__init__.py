@@ -1,7 +1,7 @@
-"""The status page: is my image safe, and if not, why and until when?"""
+"""The status page: shows whether each image is safe, and if not, why and until when."""
 
 from receiver.dashboard.presenters import Work
-from receiver.dashboard.routes import Page, Sources
+from receiver.dashboard.routes import Dashboard, LiveStatus
 from receiver.dashboard.thumbnails import THUMBNAIL_MEMORY, Thumbnails
 
-__all__ = ["THUMBNAIL_MEMORY", "Page", "Sources", "Thumbnails", "Work"]
+__all__ = ["THUMBNAIL_MEMORY", "Dashboard", "LiveStatus", "Thumbnails", "Work"]

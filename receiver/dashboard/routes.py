@@ -1,4 +1,4 @@
-"""The routes that a browser asks for."""
+"""The routes of the status page."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -27,25 +27,25 @@ from receiver.web.problem import problem, retry_headers, status_of
 log = structlog.get_logger("receiver.page")
 
 ROWS = 50
-"""Jobs on a page that does not say how many."""
+"""Jobs on a page without ``limit``."""
 
 BODIES = 20
-"""Deliveries on a page that does not say how many."""
+"""Deliveries on a page without ``limit``."""
 
 GLANCE = 8
 """Jobs in each list of the overview."""
 
 NEWEST = 2_000
-"""Archived jobs whose times are read once, at the start."""
+"""Archived jobs whose times are read at the start."""
 
-LOOK_SECONDS = 15.0
-"""Between two looks at how many jobs are archived."""
+COUNT_SECONDS = 15.0
+"""Between two readings of how many jobs are archived."""
 
 CHECK_SECONDS = 3.0
 """How long the checks of readiness may take before the page is shown without them."""
 
 THUMBNAIL_HEADERS = {
-    # The pixels were decoded and coded anew, so that nothing of the stranger's file is left but what is seen.
+    # The pixels were decoded and encoded anew, so that nothing else of the untrusted file is left.
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
 }
@@ -54,8 +54,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """Where the page learns what is not in the ledger.
+class LiveStatus:
+    """What the page shows that is not in the ledger.
 
     Attributes:
         failing: the checks of readiness that fail, each with a sentence.
@@ -68,14 +68,11 @@ class Sources:
     unasked: Callable[[], str | None]
 
 
-class Page:
+class Dashboard:
     """The status page.
 
     Args:
-        ledger: what is asked.
-        thumbnails: small pictures of archived images.
-        sources: of what is not in the ledger.
-        overdue_after: how long a submitted job may be silent.
+        overdue_after: how long a submitted job may stay without a completion.
         outcomes: of deliveries that were no completions.
         now: the time, ms since the epoch.
     """
@@ -85,14 +82,14 @@ class Page:
         *,
         ledger: Ledger,
         thumbnails: Thumbnails,
-        sources: Sources,
+        status: LiveStatus,
         overdue_after: timedelta,
         outcomes: Sequence[str],
         now: Callable[[], int],
     ) -> None:
         self._ledger = ledger
         self._thumbnails = thumbnails
-        self._sources = sources
+        self._status = status
         self._overdue_after = overdue_after
         self._outcomes = outcomes
         self._now = now
@@ -101,30 +98,30 @@ class Page:
         self._throughput = Throughput()
 
     def routes(self) -> list[Route]:
-        """All routes."""
+        """Return all routes."""
         return [
-            Route("/", self._shown(self.overview), methods=["GET"]),
-            Route("/page/jobs/{id}", self._shown(self.job), methods=["GET"]),
+            Route("/", self._with_error_pages(self.overview), methods=["GET"]),
+            Route("/page/jobs/{id}", self._with_error_pages(self.job), methods=["GET"]),
             Route("/page/jobs/{id}/thumbnail", self.thumbnail, methods=["GET"]),
-            Route("/page/jobs/{id}/retry", self._shown(self.retry), methods=["POST"]),
-            Route("/page/deliveries", self._shown(self.deliveries), methods=["GET"]),
+            Route("/page/jobs/{id}/retry", self._with_error_pages(self.retry), methods=["POST"]),
+            Route("/page/deliveries", self._with_error_pages(self.deliveries), methods=["GET"]),
             Route("/static/{name}", self.static, methods=["GET"]),
         ]
 
-    async def keep(self) -> None:
-        """Counts what is archived by minute, until cancelled."""
+    async def count_archived(self) -> None:
+        """Count archived jobs by minute, until cancelled."""
         begun = False
         while True:
             try:
                 total, newest = await self._ledger.archived_lately(0 if begun else NEWEST)
                 if begun:
-                    self._throughput.look(total, self._now())
+                    self._throughput.add(total, self._now())
                 else:
                     self._throughput.begin(total, newest, NEWEST, self._now())
                     begun = True
             except LedgerError as error:  # the minutes stay unknown
                 log.warning("the ledger cannot be read", reason=error.reason, detail=error.detail)
-            await asyncio.sleep(LOOK_SECONDS)
+            await asyncio.sleep(COUNT_SECONDS)
 
     async def overview(self, request: Request) -> Response:
         """``GET /``: the overview, and a table of jobs with the filters of ``GET /jobs``."""
@@ -134,15 +131,15 @@ class Page:
         glance = await self._ledger.overview(overdue_before=self._overdue_before(), limit=GLANCE)
         page = await self._ledger.jobs(wanted, before=window.before, limit=window.limit)
         now = self._now()
-        self._throughput.look(glance.stats.jobs[State.ARCHIVED], now)
+        self._throughput.add(glance.stats.jobs[State.ARCHIVED], now)
         narrowed = [(name, value) for name, value in given.multi_items() if name != "cursor"]
         return self._templates.answer(
             "overview",
             headline=presenters.headline(glance, failing),
             failing=failing,
             overview=glance,
-            working=self._sources.working(),
-            unasked=self._sources.unasked(),
+            working=self._status.working(),
+            unasked=self._status.unasked(),
             chart=chart(self._throughput.last_hour(now), now),
             jobs=page.jobs,
             wanted=wanted,
@@ -163,7 +160,7 @@ class Page:
         if found is None:
             raise LedgerError("ledger.unknown_job", f"There is no job {presenters.visible(job_id)}.")
         job, history = found
-        work = [work for work in self._sources.working() if work.job.id == job.id]
+        work = [work for work in self._status.working() if work.job.id == job.id]
         return self._templates.answer(
             "job",
             failing=failing,
@@ -175,7 +172,7 @@ class Page:
         )
 
     async def deliveries(self, request: Request) -> Response:
-        """``GET /page/deliveries``: what came to the webhook and was no completion, newest first."""
+        """``GET /page/deliveries``: the deliveries that were no completions, newest first."""
         given = _filled(request.query_params)
         outcome, window = params.deliveries(_with_limit(given, BODIES), self._outcomes)
         failing = await self._failing()
@@ -194,7 +191,7 @@ class Page:
         )
 
     async def retry(self, request: Request) -> Response:
-        """``POST /page/jobs/{id}/retry``: an operator wants the job tried again now."""
+        """``POST /page/jobs/{id}/retry``: try the job again now."""
         params.nothing(request.query_params)
         job_id = request.path_params["id"]
         job = await self._ledger.retry(job_id)
@@ -202,41 +199,41 @@ class Page:
         return RedirectResponse(f"/page/jobs/{quote(job_id, safe='')}", 303)
 
     async def thumbnail(self, request: Request) -> Response:
-        """``GET /page/jobs/{id}/thumbnail``: a small picture of the archived image, or a placeholder."""
+        """``GET /page/jobs/{id}/thumbnail``: a thumbnail of the archived image, or a placeholder."""
         params.nothing(request.query_params)
         job = await self._ledger.job(request.path_params["id"])
         if job is None:
             raise LedgerError("ledger.unknown_job")
-        picture = await self._thumbnails.of(job)
-        if picture is None:
+        thumbnail = await self._thumbnails.of(job)
+        if thumbnail is None:
             headers = {**THUMBNAIL_HEADERS, "Cache-Control": "private, max-age=60"}
             return Response(self._static.content("nothing.svg"), media_type="image/svg+xml", headers=headers)
         headers = {**THUMBNAIL_HEADERS, "Cache-Control": "private, max-age=86400, immutable"}
-        return Response(picture, media_type="image/webp", headers=headers)
+        return Response(thumbnail, media_type="image/webp", headers=headers)
 
     async def static(self, request: Request) -> Response:
         """``GET /static/{name}``: style, script and signs of the page."""
         return self._static.answer(request) or problem("body.no_such_route")
 
-    def _shown(self, handler: Handler) -> Handler:
-        """The handler, with its refusals as pages too."""
+    def _with_error_pages(self, handler: Handler) -> Handler:
+        """Return the handler with its errors as pages."""
 
-        async def show_error(request: Request) -> Response:
+        async def with_error_page(request: Request) -> Response:
             try:
                 return await handler(request)
             except ReceiverError as error:
-                return await self._error(error)
+                return await self._error_page(error)
 
-        return show_error
+        return with_error_page
 
-    async def _error(self, error: ReceiverError) -> Response:
+    async def _error_page(self, error: ReceiverError) -> Response:
         status = status_of(error.reason)
         ours = status == 503
         return self._templates.answer(
             "error",
             status=status,
             headers=retry_headers(status),
-            # What is wrong with us is said; what is wrong with a question has nothing to do with it.
+            # The checks explain the receiver's own errors; they have nothing to do with a wrong request.
             failing=await self._failing() if ours else {},
             title=HTTPStatus(status).phrase,
             code=status,
@@ -248,7 +245,7 @@ class Page:
     async def _failing(self) -> Mapping[str, str]:
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                return await self._sources.failing()
+                return await self._status.failing()
         except TimeoutError:
             return {"checks": f"The checks did not end within {CHECK_SECONDS:g} seconds."}
 
@@ -257,7 +254,7 @@ class Page:
 
 
 def _filled(given: QueryParams) -> QueryParams:
-    """A form sends its empty fields too; they ask for nothing."""
+    """Return the parameters with a value: a form sends its empty fields too."""
     return QueryParams([(name, value) for name, value in given.multi_items() if value])
 
 

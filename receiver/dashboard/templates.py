@@ -1,4 +1,4 @@
-"""Templates and static files, loaded once. Everything that a template prints is escaped."""
+"""Renders the templates, and serves the static files. Everything that a template prints is escaped."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -46,7 +46,7 @@ class File:
 
 
 class Static:
-    """The static files, under names that change with their content, so that browsers keep them for good."""
+    """The static files, under names that change with their content, so that browsers cache them for good."""
 
     def __init__(self) -> None:
         self._files: dict[str, File] = {}
@@ -59,15 +59,15 @@ class Static:
             self._files[name] = File(content, TYPES[path.suffix], f'"{digest}"')
 
     def url(self, name: str) -> str:
-        """Where a file is served."""
+        """Return the path that a file is served at."""
         return f"/static/{self._names[name]}"
 
     def content(self, name: str) -> bytes:
-        """A file's bytes."""
+        """Return a file's bytes."""
         return self._files[self._names[name]].content
 
     def answer(self, request: Request) -> Response | None:
-        """The file that is asked for; ``None`` where there is none of this name."""
+        """Return the requested file; ``None`` where there is none of this name."""
         file = self._files.get(request.path_params["name"])
         if file is None:
             return None
@@ -78,12 +78,7 @@ class Static:
 
 
 class Templates:
-    """The pages.
-
-    Args:
-        static: where their style and script are served.
-        now: ms since the epoch.
-    """
+    """Renders the pages; ``now`` returns ms since the epoch."""
 
     def __init__(self, static: Static, now: Callable[[], int]) -> None:
         self._static = static
@@ -92,14 +87,13 @@ class Templates:
     def answer(
         self, name: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
     ) -> Response:
-        """Return a page as an answer."""
+        """Return a rendered page."""
         text = self._environment.get_template(f"{name}.html").render(now=self._now(), **values)
         return HTMLResponse(text, status, {**PAGE_HEADERS, **(headers or {})})
 
     @cached_property
     def _environment(self) -> "Environment":
-        # Many receivers are never looked at: they start sooner without Jinja, as the first page compiles its
-        # template anyway.
+        # Not at the start: many receivers never show a page, and the first one compiles its template anyway.
         from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415
 
         environment = Environment(

@@ -1,4 +1,4 @@
-"""How many images were archived in each minute of the last hour."""
+"""Counts the images that were archived in each minute of the last hour."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 MINUTES = 60
 MINUTE = 60_000
 LONGEST_GAP = 90_000
-"""ms: what was archived between two looks further apart than this cannot be told to belong to a minute."""
+"""ms: what was archived between two readings further apart than this belongs to no known minute."""
 
 
 class Throughput:
-    """Counts by minute, from looks at one number that only grows: how many jobs are archived.
+    """Counts by minute, from readings of one number that only grows: how many jobs are archived.
 
-    The history is never searched. At the start the times of the newest archived jobs are read, a bounded
-    number of them; from then on each look costs one row of totals, with a hundred jobs as with ten million.
-    Minutes of which nothing is known stay unknown, and are not shown as if nothing had happened.
+    The history is never searched. At the start the times of a bounded number of the newest archived jobs are
+    read; from then on each reading costs one row of totals, with a hundred jobs as with ten million. Minutes
+    without a reading stay unknown, and are not shown as empty.
     """
 
     def __init__(self) -> None:
@@ -23,15 +23,15 @@ class Throughput:
         self._known_since = 0
         self._unknown: set[int] = set()
         self._total: int | None = None
-        self._looked_at = 0
+        self._read_at = 0
 
     def begin(self, total: int, newest: Sequence[int], limit: int, now: int) -> None:
-        """The first look.
+        """Take the first reading.
 
         Args:
             total: how many jobs are archived.
             newest: when the newest of them were, ms since the epoch.
-            limit: how many of them were asked for: so many mean that there may be more.
+            limit: how many of them were read at most; with as many there may be more.
             now: ms since the epoch.
         """
         self._counts.update(at // MINUTE for at in newest)
@@ -40,37 +40,37 @@ class Throughput:
         else:
             # Arrival order is not the order of archiving: the oldest of these minutes may be incomplete.
             self._known_since = min(newest) // MINUTE + 1
-        self._total, self._looked_at = total, now
+        self._total, self._read_at = total, now
 
-    def look(self, total: int, now: int) -> None:
-        """A further look: what is archived now and was not before belongs to this minute."""
+    def add(self, total: int, now: int) -> None:
+        """Take a further reading: what was archived since the last one belongs to this minute."""
         if self._total is None:
-            return  # before the first look everything is unknown
-        if now - self._looked_at > LONGEST_GAP:
-            self._unknown.update(range(self._looked_at // MINUTE, now // MINUTE + 1))
+            return  # before the first reading everything is unknown
+        if now - self._read_at > LONGEST_GAP:
+            self._unknown.update(range(self._read_at // MINUTE, now // MINUTE + 1))
         else:
             self._counts[now // MINUTE] += max(total - self._total, 0)
-        self._total, self._looked_at = total, now
+        self._total, self._read_at = total, now
         oldest = now // MINUTE - 2 * MINUTES
         for minute in [minute for minute in self._counts if minute < oldest]:
             del self._counts[minute]
         self._unknown = {minute for minute in self._unknown if minute >= oldest}
 
     def last_hour(self, now: int) -> list[int | None]:
-        """The counts of the last 60 minutes, the present one last; ``None`` where it is not known."""
+        """Return the counts of the last 60 minutes, the present one last; ``None`` where it is not known."""
         present = now // MINUTE
         return [
-            None if self._unknowable(minute) else self._counts[minute]
+            None if self._is_unknown(minute) else self._counts[minute]
             for minute in range(present - MINUTES + 1, present + 1)
         ]
 
-    def _unknowable(self, minute: int) -> bool:
+    def _is_unknown(self, minute: int) -> bool:
         return self._total is None or minute < self._known_since or minute in self._unknown
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One minute in the drawing. All lengths are in the drawing's own units."""
+    """One minute of the chart, in the chart's own units."""
 
     x: int
     y: float
@@ -80,7 +80,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Five minutes in the table beside the drawing; ``count`` is ``None`` where a minute is not known."""
+    """Five minutes of the table beside the chart; ``count`` is ``None`` where a minute is not known."""
 
     begin: int
     count: int | None
@@ -88,7 +88,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Chart:
-    """A drawing of the last hour, and the same as a table.
+    """A bar chart of the last hour, and the same as a table.
 
     Attributes:
         bars: the oldest minute first, each `STEP` units wide.
@@ -111,7 +111,7 @@ SPAN = 5
 
 
 def chart(counts: Sequence[int | None], now: int) -> Chart:
-    """Draws counts by minute, of which the last is that of ``now``, ms since the epoch."""
+    """Draw counts by minute, of which the last is that of ``now``, ms since the epoch."""
     peak = max((count for count in counts if count is not None), default=0)
     bars = []
     for number, count in enumerate(counts):

@@ -1,4 +1,4 @@
-"""Small pictures of archived images: made when first asked for, and kept in a folder of bounded size."""
+"""Thumbnails of archived images: made at the first request, and kept in a folder of bounded size."""
 
 import asyncio
 import os
@@ -13,6 +13,7 @@ import structlog
 from anyio import to_thread
 
 from receiver.archive import ImageReader
+from receiver.core.concurrency import cancel
 from receiver.core.errors import ArchiveError, ImageError, ReceiverError, SpoolError
 from receiver.core.jobs import Image, Job, State
 from receiver.verify.verifier import Verifier
@@ -20,13 +21,13 @@ from receiver.verify.verifier import Verifier
 log = structlog.get_logger("receiver.page")
 
 SIDE = 320
-"""The most pixels that a picture is wide and high."""
+"""The most pixels that a thumbnail is wide and high."""
 
 THUMBNAIL_MEMORY = 1 << 30
-"""Bytes that the decoding of one image may take; larger ones have no picture."""
+"""Bytes that the decoding of one image may take; larger images have no thumbnail."""
 
 MAX_SOURCE_BYTES = 64 << 20
-"""Larger images have no picture: they may have to be brought from the bucket."""
+"""Larger images have no thumbnail: they may have to be downloaded from the bucket."""
 
 MAX_FILES = 2_000
 """Of some 10 KB each. Beyond them the oldest tenth is removed."""
@@ -35,28 +36,29 @@ MIN_FREE = 512 << 20
 """Bytes of the disk that stay free: the ledger and images with a deadline need them more."""
 
 MAX_WAITING = 100
-"""Pictures that may wait to be made; who asks for one more gets none."""
+"""Thumbnails that may wait to be made; a request for one more gets none."""
 
-PATIENCE_SECONDS = 3.0
-"""How long who asks waits for a picture to be made. A browser has six connections for us: where an archive
-hangs, they must not all wait for it, or the page could not be asked for either."""
+WAIT_SECONDS = 3.0
+"""How long a request waits for a thumbnail to be made. A browser opens six connections to a host: where an
+archive hangs, they must not all wait for it, or the page could not be loaded either."""
 
-TRY_AGAIN_SECONDS = 300.0
+RETRY_SECONDS = 300.0
+"""Until a thumbnail that could not be made is tried again."""
 
 
 class Thumbnails:
-    """Makes and keeps the pictures.
+    """Makes and keeps the thumbnails.
 
-    They are made one after the other, in a child process like every decoding, so that looking at the page
-    takes at most one core and never holds up a webhook.
+    They are made one after the other, in a child process like every decoding, so that the dashboard takes at
+    most one core and never delays a webhook.
 
     Args:
         folder: where they are kept; made when first needed.
         archive: where images are read.
-        verifier: decodes, with limits of its own and not among those images that are waited for.
+        verifier: decodes; not the one that decodes images with a deadline.
         max_files: how many are kept.
         min_free: bytes of the disk; with less, none are made.
-        patience: seconds that who asks waits; the picture is made on, for the next one.
+        wait: seconds that a request waits; the thumbnail is still made, for the next request.
         monotonic: seconds.
     """
 
@@ -68,7 +70,7 @@ class Thumbnails:
         *,
         max_files: int = MAX_FILES,
         min_free: int = MIN_FREE,
-        patience: float = PATIENCE_SECONDS,
+        wait: float = WAIT_SECONDS,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder = folder
@@ -76,14 +78,14 @@ class Thumbnails:
         self._verifier = verifier
         self._max_files = max_files
         self._min_free = min_free
-        self._patience = patience
+        self._wait = wait
         self._monotonic = monotonic
-        self._one_at_a_time = asyncio.Lock()
-        self._making: dict[str, asyncio.Task[bytes | None]] = {}
-        self._in_vain: dict[str, float] = {}
+        self._lock = asyncio.Lock()
+        self._tasks: dict[str, asyncio.Task[bytes | None]] = {}
+        self._failed_at: dict[str, float] = {}
 
     async def of(self, job: Job) -> bytes | None:
-        """The picture of an archived job, as WebP; ``None`` where there is none, or none just now."""
+        """Return the thumbnail of an archived job, as WebP; ``None`` where there is none, or none yet."""
         if job.state is not State.ARCHIVED or job.stored is None or job.image is None:
             return None
         digest = job.image.sha256
@@ -92,29 +94,26 @@ class Thumbnails:
             return kept
         if job.image.bytes > MAX_SOURCE_BYTES or self._failed_lately(digest):
             return None
-        making = self._making.get(digest)
-        if making is None:
-            if len(self._making) >= MAX_WAITING:
+        task = self._tasks.get(digest)
+        if task is None:
+            if len(self._tasks) >= MAX_WAITING:
                 return None
-            making = asyncio.create_task(self._in_turn(job, job.image, path), name="thumbnail")
-            self._making[digest] = making
-            making.add_done_callback(lambda _: self._making.pop(digest))
-        await asyncio.wait([making], timeout=self._patience)
-        return making.result() if making.done() and not making.cancelled() else None
+            task = asyncio.create_task(self._in_turn(job, job.image, path), name="thumbnail")
+            self._tasks[digest] = task
+            task.add_done_callback(lambda _: self._tasks.pop(digest))
+        await asyncio.wait([task], timeout=self._wait)
+        return task.result() if task.done() and not task.cancelled() else None
 
     async def aclose(self) -> None:
-        """Makes no more."""
-        making = list(self._making.values())
-        for task in making:
-            task.cancel()
-        await asyncio.gather(*making, return_exceptions=True)
+        """End what is under way."""
+        await cancel(self._tasks.values())
 
     async def _in_turn(self, job: Job, image: Image, path: Path) -> bytes | None:
-        async with self._one_at_a_time:
+        async with self._lock:
             try:
                 return await self._make(job, image, path)
             except Exception:
-                log.exception("unexpected error", job=job.id)  # a bug of ours costs only the picture
+                log.exception("unexpected error", job=job.id)  # a bug costs only the thumbnail
                 return None
 
     async def _make(self, job: Job, image: Image, path: Path) -> bytes | None:
@@ -136,26 +135,26 @@ class Thumbnails:
             await to_thread.run_sync(_remove, scratch, part)
 
     def _prepare(self) -> None:
-        """Makes the folder, and room in it. Blocks."""
+        """Make the folder, and room in it. Blocks."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         if shutil.disk_usage(self._folder).free < self._min_free:
             raise SpoolError("spool.full", "The disk has no room for small pictures.")
         with os.scandir(self._folder) as entries:
             kept = sorted(entries, key=lambda entry: entry.stat().st_mtime)
-        # What a crash left behind is among the oldest too.
+        # The oldest go first; files that a crash left behind are among them.
         if len(kept) >= self._max_files:
             for entry in kept[: len(kept) - self._max_files + self._max_files // 10 + 1]:
                 _remove(Path(entry.path))
 
     def _failed_lately(self, digest: str) -> bool:
-        at = self._in_vain.get(digest)
-        return at is not None and self._monotonic() - at < TRY_AGAIN_SECONDS
+        at = self._failed_at.get(digest)
+        return at is not None and self._monotonic() - at < RETRY_SECONDS
 
     def _note_failure(self, job: Job, digest: str, error: ReceiverError) -> None:
         log.info("no thumbnail", job=job.id, reason=error.reason, detail=error.detail)
-        if len(self._in_vain) >= self._max_files:
-            self._in_vain.clear()
-        self._in_vain[digest] = self._monotonic()
+        if len(self._failed_at) >= self._max_files:
+            self._failed_at.clear()
+        self._failed_at[digest] = self._monotonic()
 
 
 def _read(path: Path) -> bytes | None:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from receiver.bootstrap.factories import bound, unusable
+from receiver.bootstrap.factories import bind, unwritable
 from receiver.config import Config
 from receiver.core.errors import ConfigError
 from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
@@ -129,7 +129,7 @@ def _look_at_rights(folder: Path, user: int, owner: Callable[[Path], int]) -> It
         yield doubtful(
             name, f"{folder} is user {whose}'s, and this runs as user {user}", give[0].upper() + give[1:]
         )
-    kept_out = set(unusable(folder))
+    kept_out = set(unwritable(folder))
     for path in sorted(kept_out):
         if owner(path) == user:
             said, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
@@ -168,7 +168,7 @@ def _inside(folder: Path) -> set[Path]:
 def look_at_address(config: Config) -> Verdict:
     """Whether a serve could listen where it shall, while none runs."""
     try:
-        bound(config).close()
+        bind(config).close()
     except ConfigError as error:
         return broken(
             "address", str(error), "Stop what has it (ss -ltnp shows that), or set another one that is free."

@@ -100,7 +100,7 @@ async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Ve
         archive = await in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
     except ConfigError as error:
         # Among the settings it is told what is wrong with it; here only where that depends on `environ`.
-        if str(error) in await in_thread(lambda: [*factories.faults(config)]):
+        if str(error) in await in_thread(lambda: [*factories.wrong_settings(config)]):
             return [not_looked_at("archive", str(error).partition(":")[0])]
         return [broken("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
     try:
@@ -164,7 +164,7 @@ async def _used(config: Config) -> bool:
     except LedgerError:
         return False  # told elsewhere
     try:
-        return await factories.was_used(ledger, config.archive_uri)
+        return await factories.is_archive_used(ledger, config.archive_uri)
     except LedgerError:
         return False
     finally:

@@ -48,7 +48,9 @@ def look_at_settings(
     # Nothing of what may only be missing, or not fit, because it is wrong.
     astray = named(wrong)
     faults = [
-        line for line in (*config.lacking(), *factories.faults(config)) if not any(n in line for n in astray)
+        line
+        for line in (*config.lacking(), *factories.wrong_settings(config))
+        if not any(n in line for n in astray)
     ]
     found += [broken("settings", fault, MEND) for fault in (*wrong, *faults)]
     if not found:

@@ -1,4 +1,4 @@
-"""Every log line in one form: ours, uvicorn's, and those of the libraries."""
+"""Writes every log line in one form: the receiver's, uvicorn's, and those of the libraries."""
 
 import logging
 import sys
@@ -10,14 +10,14 @@ from typing import Literal, TextIO
 import structlog
 from structlog.typing import Processor
 
-SELDOM_SECONDS = 10.0
-"""Between two lines of uvicorn's that say the same."""
+REPEAT_SECONDS = 10.0
+"""Between two lines of uvicorn's with the same text."""
 
 
-class Seldom(logging.Filter):
-    """Lets a logger's warning through once in a while, with the number of those that it stands for.
+class RepeatFilter(logging.Filter):
+    """Passes the same warning once in a while, with the number of those that it stands for.
 
-    uvicorn warns of each request that is none, and any stranger can send a thousand of them a second.
+    uvicorn warns of each request that is none, and anybody can send a thousand of them a second.
 
     Args:
         clock: monotonic seconds.
@@ -29,12 +29,12 @@ class Seldom(logging.Filter):
         self._held: dict[str, tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether this record is to be logged; what is no warning always is."""
+        """Return whether to log this record; all but warnings are logged."""
         if record.levelno != logging.WARNING or not isinstance(record.msg, str):
             return True
         at, times = self._held.get(record.msg, (float("-inf"), 0))
         now = self._clock()
-        if now - at < SELDOM_SECONDS:
+        if now - at < REPEAT_SECONDS:
             self._held[record.msg] = (at, times + 1)
             return False
         self._held[record.msg] = (now, 0)
@@ -43,13 +43,13 @@ class Seldom(logging.Filter):
         return True
 
 
-class Lines:
-    """Where the lines of one of our own loggers go: to the handler's stream, past `logging` itself.
+class LineLogger:
+    """Writes the lines of one of the receiver's own loggers to a handler's stream, past `logging` itself.
 
     `logging` looks for each line's place in the source, which no line names, and makes a record and a copy of
     it: as much work again as the line itself, in the event loop, for every delivery.
 
-    As with `logging`, a line that cannot be written is lost, and costs nothing but itself.
+    As with `logging`, a line that cannot be written is lost, and nothing else is.
 
     Args:
         handler: of the lines of the libraries, whose stream and lock are shared.
@@ -61,7 +61,7 @@ class Lines:
         self._handler = handler
 
     def msg(self, line: str) -> None:
-        """Writes the line."""
+        """Write the line."""
         self._handler.acquire()
         try:
             self._handler.stream.write(line + "\n")
@@ -77,20 +77,20 @@ class Lines:
 def configure(
     form: Literal["auto", "json", "text"], stream: TextIO = sys.stderr, *, least: int = logging.INFO
 ) -> None:
-    """Sets up logging for the process.
+    """Set up logging for the process.
 
     Args:
         form: ``json``: one object to a line; ``text``: for people; ``auto``: text on a terminal, else JSON.
         stream: where the lines go.
-        least: the level from which on there are lines. Commands say themselves what they have to say.
+        least: the level from which on there are lines. Commands print their own errors.
     """
     as_text = form == "text" or (form == "auto" and stream.isatty())
-    said: list[Processor] = [
+    common: list[Processor] = [
         structlog.stdlib.add_logger_name,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    rendered: list[Processor] = (
+    renderers: list[Processor] = (
         # Tracebacks without the frames' local variables, among which secrets would be.
         [
             structlog.dev.ConsoleRenderer(
@@ -103,13 +103,13 @@ def configure(
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*said, structlog.processors.StackInfoRenderer()],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendered],
+            foreign_pre_chain=[*common, structlog.processors.StackInfoRenderer()],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     structlog.configure(
-        processors=[*said, *rendered],
-        logger_factory=partial(Lines, handler),
+        processors=[*common, *renderers],
+        logger_factory=partial(LineLogger, handler),
         wrapper_class=structlog.make_filtering_bound_logger(least),
         cache_logger_on_first_use=True,
     )
@@ -119,6 +119,6 @@ def configure(
     if least > logging.WARNING:
         return
     server = logging.getLogger("uvicorn.error")
-    server.filters = [Seldom()]
-    for talkative in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "uvicorn.access"):
-        logging.getLogger(talkative).setLevel(logging.WARNING)
+    server.filters = [RepeatFilter()]
+    for noisy in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "uvicorn.access"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -1,10 +1,10 @@
-"""``GET /metrics``: counters that the rooms feed, and gauges that are asked of the ledger at each scrape.
+"""``GET /metrics``: counters of what happens, and gauges that are read from the ledger at each scrape.
 
-Everything hangs on a registry that is passed in; the library's own global one is left alone.
+Every meter belongs to a registry that is passed in; the library's global one stays empty.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from importlib import metadata
@@ -22,6 +22,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.api import params
+from receiver.api.health import Probe
 from receiver.core.errors import REASONS, LedgerError, SpoolError
 from receiver.core.instrumentation import Step, Work
 from receiver.core.jobs import State, overdue_cutoff
@@ -32,8 +33,8 @@ T = TypeVar("T")
 
 log = structlog.get_logger("receiver.metrics")
 
-PATIENCE_SECONDS = 3.0
-"""How long a scrape waits for an answer. Prometheus itself waits for 10 seconds, and then knows nothing."""
+LEDGER_SECONDS = 3.0
+"""How long a scrape waits for the ledger. Prometheus itself waits for 10 seconds, and then has nothing."""
 
 LONG_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -67,100 +68,82 @@ LEDGER_GAUGES = {
 NO_ANSWER = frozenset({"provider.unavailable", "provider.token_refused"})
 """Reasons with which a provider is taken to be down; any other word of it is an answer."""
 
-Look = Callable[[], Awaitable[str | None]]
-"""Gives what is wrong in a sentence, or ``None``."""
-
 
 class Meters:
-    """What is counted while it happens. Its methods are what a `Instrumentation` and the ledger call.
+    """Counts what happens, as it happens. Its methods are the callbacks of `Instrumentation` and the ledger.
 
     Args:
         collectors: where the meters are registered, with those of the process and of Python.
     """
 
     def __init__(self, collectors: CollectorRegistry) -> None:
-        self._deliveries = Counter(
+        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
+            meter = Counter(name, text, labels, registry=None)
+            collectors.register(_WithoutCreated(meter))
+            return meter
+
+        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
+            meter = Histogram(name, text, buckets=buckets, registry=None)
+            collectors.register(_WithoutCreated(meter))
+            return meter
+
+        deliveries = counter(
             "receiver_deliveries",
             "Deliveries of proved senders, by outcome; a duplicate changed nothing, and an unread one was no"
             " completion.",
             ["outcome"],
-            registry=None,
         )
-        self._delivered = {outcome: self._deliveries.labels(outcome) for outcome in DELIVERED}
-        self._fetch_failures = Counter(
+        self._deliveries = {outcome: deliveries.labels(outcome) for outcome in DELIVERED}
+        self._fetch_failures = counter(
             "receiver_fetch_failures",
             "Failed attempts to bring a verified image to the receiver's disk, by reason.",
             ["reason"],
-            registry=None,
         )
-        self._upload_failures = Counter(
+        self._upload_failures = counter(
             "receiver_upload_failures",
             "Failed attempts to bring an image from the receiver's disk to the archive, by reason.",
             ["reason"],
-            registry=None,
         )
-        self._fetch_seconds = Histogram(
+        self._fetch_seconds = histogram(
             "receiver_fetch_duration_seconds",
             "Duration of downloads that came whole.",
-            buckets=LONG_SECONDS,
-            registry=None,
+            LONG_SECONDS,
         )
-        self._fetched_bytes = Counter(
-            "receiver_fetched_bytes", "Bytes of downloads that came whole.", registry=None
-        )
-        self._verify_seconds = Histogram(
+        self._fetched_bytes = counter("receiver_fetched_bytes", "Bytes of downloads that came whole.")
+        self._verify_seconds = histogram(
             "receiver_verify_duration_seconds",
             "Duration of verifying that an image is the promised one.",
-            buckets=LONG_SECONDS,
-            registry=None,
+            LONG_SECONDS,
         )
-        self._upload_seconds = Histogram(
+        self._upload_seconds = histogram(
             "receiver_upload_duration_seconds",
             "Duration of putting an image into the archive and proving it there.",
-            buckets=LONG_SECONDS,
-            registry=None,
+            LONG_SECONDS,
         )
-        self._archived_bytes = Counter(
-            "receiver_archived_bytes", "Bytes of images that were archived and proved.", registry=None
+        self._archived_bytes = counter(
+            "receiver_archived_bytes", "Bytes of images that were archived and proved."
         )
-        self._batch_size = Histogram(
-            "receiver_commit_batch_size",
-            "Writes that shared one commit of the ledger.",
-            buckets=BATCH_SIZES,
-            registry=None,
+        self._batch_size = histogram(
+            "receiver_commit_batch_size", "Writes that shared one commit of the ledger.", BATCH_SIZES
         )
-        self._commit_seconds = Histogram(
+        self._commit_seconds = histogram(
             "receiver_commit_duration_seconds",
             "Duration of a commit of the ledger, until it was durable.",
-            buckets=SHORT_SECONDS,
-            registry=None,
+            SHORT_SECONDS,
         )
         self.provider_up: bool | None = None
         """Whether the provider answered when it was last asked; ``None`` before the first question."""
-        for meter in (
-            self._deliveries,
-            self._fetch_failures,
-            self._upload_failures,
-            self._fetch_seconds,
-            self._fetched_bytes,
-            self._verify_seconds,
-            self._upload_seconds,
-            self._archived_bytes,
-            self._batch_size,
-            self._commit_seconds,
-        ):
-            collectors.register(_Plain(meter))
         ProcessCollector(registry=collectors)
         PlatformCollector(registry=collectors)
         GCCollector(registry=collectors)
 
-    def ended(self, step: Step) -> None:
-        """A step of a job's way has ended."""
+    def on_step(self, step: Step) -> None:
+        """Count a step that has ended."""
         match step.name:
             case "delivery" if step.outcome is not None:
-                self._delivered[step.outcome].inc()
+                self._deliveries[step.outcome].inc()
             case "confirm" | "ask":
-                self.heard(step.reason)
+                self.on_provider_result(step.reason)
             case "fetch" if step.reason is None:
                 self._fetch_seconds.observe(step.seconds)
                 self._fetched_bytes.inc(step.bytes or 0)
@@ -170,39 +153,32 @@ class Meters:
                 self._upload_seconds.observe(step.seconds)
                 self._archived_bytes.inc(step.bytes or 0)
 
-    def failed(self, work: Work, reason: str) -> None:
-        """An attempt at a job failed."""
+    def on_failed_attempt(self, work: Work, reason: str) -> None:
+        """Count an attempt that failed."""
         meter = self._fetch_failures if work == "fetch" else self._upload_failures
         meter.labels(reason).inc()
 
-    def heard(self, reason: str | None) -> None:
-        """The provider was asked; the reason says why it gave no answer, if it gave none."""
+    def on_provider_result(self, reason: str | None) -> None:
+        """Note whether the provider answered; the reason says why it did not."""
         self.provider_up = reason not in NO_ANSWER
 
-    def committed(self, size: int, seconds: float) -> None:
-        """The ledger has committed so many writes at once."""
+    def on_commit(self, size: int, seconds: float) -> None:
+        """Count a commit of the ledger: its writes and its time."""
         self._batch_size.observe(size)
         self._commit_seconds.observe(seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """The page that Prometheus reads.
-
-    What cannot be known at the moment is left out; no zero stands for it.
+    """The endpoint that Prometheus scrapes. A value that cannot be read is left out, not shown as zero.
 
     Attributes:
         collectors: the registry of the meters.
-        meters: asked for the provider.
-        ledger: asked for the gauges.
-        overdue_after: how long a submitted job may be silent.
+        overdue_after: how long a submitted job may stay without a completion.
         now: the time, ms since the epoch.
-        refusals: of deliveries and requests, counted.
         in_progress: how many jobs each stage works on.
         spool_room: the bytes that the spool still takes beside so many that it holds.
-        workers_alive: what is wrong with the workers.
-        archive_up: what is wrong with the archive.
-        patience: seconds that the ledger is given to answer.
+        timeout: seconds that the ledger has to answer.
     """
 
     collectors: CollectorRegistry
@@ -213,46 +189,46 @@ class Metrics:
     refusals: RefusalCounter
     in_progress: Callable[[], Mapping[str, int]]
     spool_room: Callable[[int], int]
-    workers_alive: Look
-    archive_up: Look
-    patience: float = PATIENCE_SECONDS
+    workers_alive: Probe
+    archive_up: Probe
+    timeout: float = LEDGER_SECONDS
 
     async def answer(self, request: Request) -> Response:
         """``GET /metrics``."""
         params.nothing(request.query_params)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return Response(encode(await self.page()), headers={"Content-Type": content_type})
+        return Response(encode(await self.collect()), headers={"Content-Type": content_type})
 
-    async def page(self) -> Collector:
-        """Everything as it is now."""
-        read, writable, workers, archive = await asyncio.gather(
-            self._patiently("ledger", self._stats()),
-            self._patiently("ledger", self._writable()),
+    async def collect(self) -> Collector:
+        """Return all metrics as they are now."""
+        stats, writable, workers, archive = await asyncio.gather(
+            self._within_timeout(self._stats()),
+            self._within_timeout(self._writable()),
             self.workers_alive(),
             self.archive_up(),
         )
-        return _Page(
+        return _Families(
             [
                 *self.collectors.collect(),
                 *self._of_the_process(),
-                *self._queues(read),
-                *_of_the_ledger(read, self.now()),
-                _gauge(
+                self._queues(stats),
+                *_of_the_ledger(stats, self.now()),
+                GaugeMetricFamily(
                     "receiver_spool_room_bytes",
                     "Bytes that the spool still takes, by its limit and by the free room of its disk.",
-                    None if read is None else self._room(read.bytes[State.FETCHED]),
+                    None if stats is None else self._room(stats.bytes[State.FETCHED]),
                 ),
-                _gauge(
+                GaugeMetricFamily(
                     "receiver_ledger_writable",
                     "Whether the ledger can be read, and took a commit for this scrape.",
-                    read is not None and writable is True,
+                    stats is not None and writable is True,
                 ),
-                _gauge(
+                GaugeMetricFamily(
                     "receiver_workers_alive",
                     "Whether all workers run, and can claim work.",
                     workers is None,
                 ),
-                _gauge(
+                GaugeMetricFamily(
                     "receiver_archive_up",
                     "Whether the archive took something when it was last tried.",
                     archive is None,
@@ -269,15 +245,15 @@ class Metrics:
         await self.ledger.check_writable()
         return True
 
-    async def _patiently(self, what: str, question: Awaitable[T]) -> T | None:
-        """The answer, or ``None`` where it fails or takes too long."""
+    async def _within_timeout(self, question: Awaitable[T]) -> T | None:
+        """Return the ledger's answer, or ``None`` where it fails or takes too long."""
         try:
-            async with asyncio.timeout(self.patience):
+            async with asyncio.timeout(self.timeout):
                 return await question
         except LedgerError as error:
-            log.warning("not measured", what=what, reason=error.reason, detail=error.detail)
+            log.warning("not measured", what="ledger", reason=error.reason, detail=error.detail)
         except TimeoutError:
-            log.warning("not measured", what=what, detail=f"No answer within {self.patience:g} seconds.")
+            log.warning("not measured", what="ledger", detail=f"No answer within {self.timeout:g} seconds.")
         return None
 
     def _room(self, held: int) -> int | None:
@@ -288,49 +264,59 @@ class Metrics:
             return None
 
     def _of_the_process(self) -> Iterable[Metric]:
+        # The common reasons stand there from the beginning, so that their first burst is an increase.
+        refusals = {"auth.refused": 0, "auth.token_refused": 0, **self.refusals.counts}
         yield InfoMetricFamily(
             "receiver_build", "The running version.", {"version": metadata.version("upscale-receiver")}
         )
-        refusals = CounterMetricFamily(
-            "receiver_refusals",
-            "Refused requests, by reason: deliveries, requests without an API token, and what is no HTTP.",
-            labels=["reason"],
+        yield _labelled(
+            CounterMetricFamily(
+                "receiver_refusals",
+                "Refused requests, by reason: deliveries, requests without an API token, and what is no"
+                " HTTP.",
+                labels=["reason"],
+            ),
+            sorted(refusals.items()),
         )
-        # The common ones stand there from the beginning, so that their first burst is an increase.
-        counts = {"auth.refused": 0, "auth.token_refused": 0, **self.refusals.counts}
-        for reason, times in sorted(counts.items()):
-            refusals.add_metric([reason], times)
-        yield refusals
-        in_progress = GaugeMetricFamily(
-            "receiver_in_progress",
-            "Jobs that each stage is working on; the stage ask exists only with a token of the provider.",
-            labels=["stage"],
+        yield _labelled(
+            GaugeMetricFamily(
+                "receiver_in_progress",
+                "Jobs that each stage is working on; the stage ask exists only with a token of the provider.",
+                labels=["stage"],
+            ),
+            self.in_progress().items(),
         )
-        for stage, jobs in self.in_progress().items():
-            in_progress.add_metric([stage], jobs)
-        yield in_progress
-        yield _gauge(
+        yield GaugeMetricFamily(
             "receiver_provider_up",
             "Whether the provider answered when it was last asked; absent without a token, and before the"
             " first question.",
             self.meters.provider_up,
         )
 
-    def _queues(self, read: Stats | None) -> Iterable[Metric]:
-        depth = GaugeMetricFamily(
-            "receiver_queue_depth",
-            "What waits: writes for the ledger's next commit, jobs for a download, images for the archive.",
-            labels=["queue"],
+    def _queues(self, stats: Stats | None) -> Metric:
+        depths = {"ledger": self.ledger.waiting}
+        if stats is not None:
+            depths |= {
+                "fetch": stats.unclaimed(State.RECEIVED),
+                "archive": stats.unclaimed(State.FETCHED),
+            }
+        return _labelled(
+            GaugeMetricFamily(
+                "receiver_queue_depth",
+                "What waits: writes for the ledger's next commit, jobs for a download, images for the"
+                " archive.",
+                labels=["queue"],
+            ),
+            depths.items(),
         )
-        depth.add_metric(["ledger"], self.ledger.waiting)
-        if read is not None:
-            depth.add_metric(["fetch"], read.unclaimed(State.RECEIVED))
-            depth.add_metric(["archive"], read.unclaimed(State.FETCHED))
-        yield depth
 
 
-def _of_the_ledger(read: Stats | None, now: int) -> Iterable[Metric]:
-    jobs = GaugeMetricFamily("receiver_jobs", "Jobs by state.", labels=["state"])
+def _of_the_ledger(stats: Stats | None, now: int) -> Iterable[Metric]:
+    """Return the families of the ledger's values; without samples where there are none."""
+    yield _labelled(
+        GaugeMetricFamily("receiver_jobs", "Jobs by state.", labels=["state"]),
+        [] if stats is None else [(state.value, stats.jobs[state]) for state in State],
+    )
     reconcile = CounterMetricFamily(
         "receiver_reconcile",
         "What came of asking the provider about jobs without a completion: found, one that no delivery had"
@@ -338,67 +324,64 @@ def _of_the_ledger(read: Stats | None, now: int) -> Iterable[Metric]:
         " adopted, a job that nobody had announced.",
         labels=["outcome", "reason"],
     )
-    if read is not None:
-        for state in State:
-            jobs.add_metric([state.value], read.jobs[state])
-        for outcome in RECONCILED:
-            # Those without a reason stand there from the beginning, so that their first one is an increase.
-            for reason, times in sorted({"": 0, **read.counters.get(outcome, {})}.items()):
-                if not reason or reason in REASONS:  # an older version may have had others
-                    reconcile.add_metric([outcome, reason], times)
-    yield jobs
+    counters = {} if stats is None else stats.counters
+    for outcome in [] if stats is None else RECONCILED:
+        # Those without a reason stand there from the beginning, so that their first one is an increase.
+        for reason, times in sorted({"": 0, **counters.get(outcome, {})}.items()):
+            if not reason or reason in REASONS:  # an older version may have had others
+                reconcile.add_metric([outcome, reason], times)
     yield reconcile
-    yield from _of_notifications(read)
-    damaged = GaugeMetricFamily(
-        "receiver_objects_damaged",
-        "Archived objects that the last audit found missing, altered, unproved or mislabelled, by reason."
-        " Must be 0.",
-        labels=["reason"],
+    notifications = counters.get(NOTIFICATIONS, {})
+    yield _labelled(
+        CounterMetricFamily(
+            "receiver_notifications",
+            "Attempts to notify RECEIVER_NOTIFY_URL of a final job, by outcome.",
+            labels=["outcome"],
+        ),
+        [] if stats is None else [(name, notifications.get(name, 0)) for name in NOTIFICATION_OUTCOMES],
     )
-    for reason, objects in sorted({} if read is None else {"archive.missing": 0, **read.damaged}.items()):
-        damaged.add_metric([reason], objects)
-    yield damaged
-    values = {} if read is None else _values(read, now)
-    for name, text in LEDGER_GAUGES.items():
-        yield _gauge(name, text, values.get(name))
-
-
-def _of_notifications(read: Stats | None) -> Iterable[Metric]:
-    told = CounterMetricFamily(
-        "receiver_notifications",
-        "Attempts to notify RECEIVER_NOTIFY_URL of a final job, by outcome.",
-        labels=["outcome"],
-    )
-    if read is not None:
-        for outcome in NOTIFICATION_OUTCOMES:
-            told.add_metric([outcome], read.counters.get(NOTIFICATIONS, {}).get(outcome, 0))
-    yield told
-    yield _gauge(
+    yield GaugeMetricFamily(
         "receiver_notifications_pending",
         f"Notifications that are still to be sent; counted up to {COUNTED_TO}.",
-        None if read is None else read.notifications_pending,
+        None if stats is None else stats.notifications_pending,
     )
+    yield _labelled(
+        GaugeMetricFamily(
+            "receiver_objects_damaged",
+            "Archived objects that the last audit found missing, altered, unproved or mislabelled, by reason."
+            " Must be 0.",
+            labels=["reason"],
+        ),
+        [] if stats is None else sorted({"archive.missing": 0, **stats.damaged}.items()),
+    )
+    values = {} if stats is None else _values(stats, now)
+    for name, text in LEDGER_GAUGES.items():
+        yield GaugeMetricFamily(name, text, values.get(name))
 
 
-def _values(read: Stats, now: int) -> dict[str, float | None]:
-    deadline, oldest = read.soonest_deadline, read.oldest_waiting_at
+def _labelled(
+    family: CounterMetricFamily | GaugeMetricFamily, samples: Iterable[tuple[str, float]]
+) -> Metric:
+    """Add a sample for each value of the family's one label."""
+    for label, value in samples:
+        family.add_metric([label], value)
+    return family
+
+
+def _values(stats: Stats, now: int) -> dict[str, float | None]:
+    deadline, oldest = stats.soonest_deadline, stats.oldest_waiting_at
     return {
         "receiver_soonest_deadline_seconds": None if deadline is None else (deadline - now) / 1000,
         "receiver_oldest_waiting_seconds": 0 if oldest is None else max(now - oldest, 0) / 1000,
-        "receiver_jobs_overdue": read.overdue,
-        "receiver_jobs_at_risk": read.at_risk,
-        "receiver_images_lost": read.jobs[State.EXPIRED] + read.damaged.get("archive.missing", 0),
-        "receiver_spool_bytes": read.bytes[State.FETCHED],
+        "receiver_jobs_overdue": stats.overdue,
+        "receiver_jobs_at_risk": stats.at_risk,
+        "receiver_images_lost": stats.jobs[State.EXPIRED] + stats.damaged.get("archive.missing", 0),
+        "receiver_spool_bytes": stats.bytes[State.FETCHED],
     }
 
 
-def _gauge(name: str, text: str, value: float | None) -> Metric:
-    """A gauge; without a sample where its value is not known."""
-    return GaugeMetricFamily(name, text, value)
-
-
-class _Page(Collector):
-    """Families that were gathered already."""
+class _Families(Collector):
+    """Metrics that were collected already."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = list(families)
@@ -407,7 +390,7 @@ class _Page(Collector):
         return self._families
 
 
-class _Plain(Collector):
+class _WithoutCreated(Collector):
     """A meter without its ``_created`` samples, which only a switch of the whole process turns off."""
 
     def __init__(self, meter: Counter | Histogram) -> None:

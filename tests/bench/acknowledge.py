@@ -72,9 +72,9 @@ async def bare(request: Request) -> JSONResponse:
 async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, None]") -> None:
     with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder:
         meters = Meters(CollectorRegistry())  # counting is part of the price
-        ledger = await Ledger.serve(Path(folder), on_commit=meters.committed)
+        ledger = await Ledger.serve(Path(folder), on_commit=meters.on_commit)
         authenticator = Authenticator({"X-Webhook-Secret": ["bench"]})
-        instrumentation = Instrumentation(meters.ended, meters.failed)
+        instrumentation = Instrumentation(meters.on_step, meters.on_failed_attempt)
         intake = WebhookEndpoint(
             ledger,
             authenticator,

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from receiver.archive import open_archive
 from receiver.core.errors import BodyError, FetchError
 from receiver.core.jobs import State
-from receiver.dashboard import THUMBNAIL_MEMORY, Page, Sources, Thumbnails, Work
+from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, LiveStatus, Thumbnails, Work
 from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
 from receiver.verify.verifier import Limits, Verifier
@@ -56,13 +56,13 @@ async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture
-async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> AsyncIterator[Page]:
+async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> AsyncIterator[Dashboard]:
     archive = open_archive((tmp_path / "archive").as_uri())
     async with Verifier(Limits(1_000_000, 20, THUMBNAIL_MEMORY), processes=1) as verifier:
-        yield Page(
+        yield Dashboard(
             ledger=ledger,
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
-            sources=Sources(around.checks, lambda: around.work, lambda: around.unasked),
+            status=LiveStatus(around.checks, lambda: around.work, lambda: around.unasked),
             overdue_after=timedelta(minutes=10),
             outcomes=OUTCOMES,
             now=clock,
@@ -71,7 +71,7 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
 
 
 @pytest.fixture
-async def client(page: Page) -> AsyncIterator[httpx.AsyncClient]:
+async def client(page: Dashboard) -> AsyncIterator[httpx.AsyncClient]:
     transport = httpx.ASGITransport(Starlette(routes=page.routes()))
     async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
         yield client
@@ -113,13 +113,13 @@ async def test_a_ledger_that_cannot_be_read_is_a_503_that_shows_no_number(
 
 
 async def test_checks_that_do_not_end_do_not_hold_up_the_page(
-    client: httpx.AsyncClient, page: Page, around: Around
+    client: httpx.AsyncClient, page: Dashboard, around: Around
 ) -> None:
     async def never() -> dict[str, str]:
         await asyncio.Event().wait()
         raise AssertionError
 
-    page._sources = Sources(never, lambda: around.work, lambda: None)
+    page._status = LiveStatus(never, lambda: around.work, lambda: None)
     answer = await client.get("/")
 
     assert answer.status_code == 200
@@ -311,11 +311,11 @@ async def test_pages_of_deliveries_follow_one_another(client: httpx.AsyncClient,
 
 
 async def test_what_is_archived_is_counted_while_the_page_is_kept(
-    client: httpx.AsyncClient, page: Page, ledger: Ledger
+    client: httpx.AsyncClient, page: Dashboard, ledger: Ledger
 ) -> None:
     before = await client.get("/")
     assert "in the minutes that are known" in text(before)
-    keeping = asyncio.create_task(page.keep())
+    keeping = asyncio.create_task(page.count_archived())
     try:
         while "in the minutes that are known" in text(before):
             before = await client.get("/")

@@ -16,7 +16,7 @@ def counted(times: list[int], limit: int = 100) -> Throughput:
 
 def test_before_the_first_look_nothing_is_known() -> None:
     throughput = Throughput()
-    throughput.look(1_000, START)
+    throughput.add(1_000, START)
 
     assert throughput.last_hour(START) == [None] * MINUTES
 
@@ -35,17 +35,17 @@ def test_where_there_may_be_more_than_were_read_the_minutes_before_are_unknown()
 
 def test_each_look_adds_what_is_new_to_its_minute() -> None:
     throughput = counted([])
-    throughput.look(1_004, START + 20 * SECOND)
-    throughput.look(1_004, START + 60 * SECOND)
-    throughput.look(1_005, START + 61 * SECOND)
+    throughput.add(1_004, START + 20 * SECOND)
+    throughput.add(1_004, START + 60 * SECOND)
+    throughput.add(1_005, START + 61 * SECOND)
 
     assert throughput.last_hour(START + 61 * SECOND)[-2:] == [4, 1]
 
 
 def test_what_came_between_looks_far_apart_belongs_to_no_minute() -> None:
     throughput = counted([])
-    throughput.look(1_500, START + 5 * MINUTE)
-    throughput.look(1_501, START + 6 * MINUTE)
+    throughput.add(1_500, START + 5 * MINUTE)
+    throughput.add(1_501, START + 6 * MINUTE)
 
     assert throughput.last_hour(START + 6 * MINUTE)[-8:] == [0, *[None] * 6, 1]
 
@@ -53,14 +53,14 @@ def test_what_came_between_looks_far_apart_belongs_to_no_minute() -> None:
 def test_what_is_long_ago_is_forgotten() -> None:
     throughput = counted([START])
     for minute in range(200):
-        throughput.look(1_001 + minute, START + minute * MINUTE)
+        throughput.add(1_001 + minute, START + minute * MINUTE)
 
     assert len(throughput._counts) <= 2 * MINUTES + 1
 
 
 def test_a_clock_that_was_set_back_breaks_nothing() -> None:
     throughput = counted([START])
-    throughput.look(1_003, START - 10 * MINUTE)
+    throughput.add(1_003, START - 10 * MINUTE)
 
     assert throughput.last_hour(START - 10 * MINUTE)[-1] == 3
 

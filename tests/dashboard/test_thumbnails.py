@@ -14,7 +14,7 @@ from PIL import Image as Picture
 from receiver.archive import Archive, Item, open_archive
 from receiver.core.errors import ImageError, SpoolError
 from receiver.core.jobs import Image, Job, State, StoredObject
-from receiver.dashboard.thumbnails import SIDE, THUMBNAIL_MEMORY, TRY_AGAIN_SECONDS, Thumbnails
+from receiver.dashboard.thumbnails import RETRY_SECONDS, SIDE, THUMBNAIL_MEMORY, Thumbnails
 from receiver.sandbox.pictures import draw
 from receiver.verify.verifier import Limits, Verifier
 from tests.support import images
@@ -88,7 +88,7 @@ async def test_where_none_can_be_made_it_is_not_tried_again_at_once(
     (tmp_path / "archive" / "a.png").write_bytes(sound)
 
     assert await thumbnails.of(job) is None
-    now = TRY_AGAIN_SECONDS
+    now = RETRY_SECONDS
     assert opened(await thumbnails.of(job)).size == (64, 48)
     assert len(files(tmp_path)) == 1
 
@@ -119,7 +119,7 @@ async def test_an_archive_that_hangs_keeps_nobody_waiting_and_the_picture_is_the
     tmp_path: Path, archive: Archive, verifier: Verifier
 ) -> None:
     hanging = Hanging(archive)
-    thumbnails = Thumbnails(tmp_path / "small", hanging, verifier, patience=0.05)
+    thumbnails = Thumbnails(tmp_path / "small", hanging, verifier, wait=0.05)
     jobs = [kept(tmp_path, draw(seed, (32, 32), "png"), str(seed)) for seed in range(6)]
     async with asyncio.timeout(30):
         assert await asyncio.gather(*(thumbnails.of(job) for job in jobs)) == [None] * 6
@@ -131,7 +131,7 @@ async def test_an_archive_that_hangs_keeps_nobody_waiting_and_the_picture_is_the
 
 
 async def test_a_stop_waits_for_no_picture(tmp_path: Path, archive: Archive, verifier: Verifier) -> None:
-    thumbnails = Thumbnails(tmp_path / "small", Hanging(archive), verifier, patience=0.05)
+    thumbnails = Thumbnails(tmp_path / "small", Hanging(archive), verifier, wait=0.05)
     assert await thumbnails.of(kept(tmp_path, draw(1, (32, 32), "png"))) is None
     async with asyncio.timeout(30):
         await thumbnails.aclose()

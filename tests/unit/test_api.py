@@ -15,7 +15,8 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.types import Message
 
-from receiver.api.routes import Api, Check
+from receiver.api.health import Check
+from receiver.api.routes import Api
 from receiver.archive import open_archive
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import BodyError, ReceiverError

@@ -4,7 +4,7 @@ import io
 import logging
 import os
 
-from receiver.telemetry.logs import SELDOM_SECONDS, Lines, Seldom
+from receiver.telemetry.logs import REPEAT_SECONDS, LineLogger, RepeatFilter
 
 
 def warning(text: str, level: int = logging.WARNING) -> logging.LogRecord:
@@ -13,25 +13,25 @@ def warning(text: str, level: int = logging.WARNING) -> logging.LogRecord:
 
 def test_the_same_warning_a_thousand_times_is_a_line_now_and_then_that_counts_them() -> None:
     now = 0.0
-    seldom = Seldom(lambda: now)
+    repeats = RepeatFilter(lambda: now)
 
-    assert [seldom.filter(warning("no request")) for _ in range(1000)] == [True] + [False] * 999
-    assert seldom.filter(warning("another"))
-    now += SELDOM_SECONDS
+    assert [repeats.filter(warning("no request")) for _ in range(1000)] == [True] + [False] * 999
+    assert repeats.filter(warning("another"))
+    now += REPEAT_SECONDS
     later = warning("no request")
-    assert seldom.filter(later)
+    assert repeats.filter(later)
     assert later.getMessage() == "no request (999 more since the last line)"
 
 
 def test_an_error_is_always_logged() -> None:
-    seldom = Seldom(lambda: 0.0)
-    assert all(seldom.filter(warning("broken", logging.ERROR)) for _ in range(3))
+    repeats = RepeatFilter(lambda: 0.0)
+    assert all(repeats.filter(warning("broken", logging.ERROR)) for _ in range(3))
 
 
 def test_a_line_that_nobody_takes_any_more_costs_nothing_but_itself() -> None:
     read, write = os.pipe()
     with io.TextIOWrapper(io.FileIO(write, "w"), write_through=True) as stream:
-        lines = Lines(logging.StreamHandler(stream), "receiver.test")
+        lines = LineLogger(logging.StreamHandler(stream), "receiver.test")
         lines.info("taken")
         assert os.read(read, 100) == b"taken\n"
 

@@ -55,7 +55,7 @@ def meters(registry: CollectorRegistry) -> Meters:
 
 @pytest.fixture
 async def ledger(tmp_path: Path, clock: Clock, meters: Meters) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=clock, on_commit=meters.committed)
+    ledger = await Ledger.serve(tmp_path, now=clock, on_commit=meters.on_commit)
     yield ledger
     await ledger.close()
 
@@ -104,7 +104,7 @@ async def samples(metrics: Metrics) -> dict[str, float]:
 
 def took(meters: Meters, name: StepName, *, size: int = 0, error: Exception | None = None) -> None:
     """One step, as a room takes it."""
-    instrumentation = Instrumentation(meters.ended, meters.failed)
+    instrumentation = Instrumentation(meters.on_step, meters.on_failed_attempt)
     try:
         with instrumentation.step(name, "job", NOW) as step:
             step.bytes = size
@@ -198,7 +198,7 @@ async def test_a_ledger_that_only_cannot_be_written_still_says_what_is_in_it(
     try:
         other.execute("BEGIN IMMEDIATE")
 
-        found = await samples(replace(metrics, patience=0.2))
+        found = await samples(replace(metrics, timeout=0.2))
 
         other.execute("ROLLBACK")
     finally:
@@ -230,8 +230,8 @@ async def test_steps_that_came_to_their_end_are_measured_and_failed_attempts_are
     took(meters, "fetch", size=50, error=FetchError("fetch.timeout"))
     took(meters, "verify", size=100)
     took(meters, "archive", size=100)
-    meters.failed("fetch", "fetch.timeout")
-    meters.failed("archive", "archive.unavailable")
+    meters.on_failed_attempt("fetch", "fetch.timeout")
+    meters.on_failed_attempt("archive", "archive.unavailable")
 
     found = await samples(metrics)
 
@@ -330,8 +330,8 @@ async def test_an_archived_image_that_an_audit_did_not_find_is_lost(metrics: Met
 
 async def test_every_reason_that_stands_in_a_label_is_one_of_ours(metrics: Metrics, meters: Meters) -> None:
     metrics.refusals.count("auth.refused")
-    meters.failed("fetch", "image.corrupt")
-    meters.failed("archive", "archive.full")
+    meters.on_failed_attempt("fetch", "image.corrupt")
+    meters.on_failed_attempt("archive", "archive.full")
 
     reasons = {
         sample.labels["reason"]

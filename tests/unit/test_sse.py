@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from receiver.api import params
-from receiver.api.sse import Stream
+from receiver.api.sse import ChangeStream
 from receiver.core.jobs import State
 from receiver.events.feed import Feed
 from receiver.ledger import Ledger, Submission
@@ -24,14 +24,16 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 
 @pytest.fixture
-async def stream(ledger: Ledger) -> AsyncIterator[Stream]:
+async def stream(ledger: Ledger) -> AsyncIterator[ChangeStream]:
     stopping = asyncio.Event()
     async with Feed(ledger, stopping) as feed:
-        yield Stream(ledger, feed, WaiterLimit(1), heartbeat=0.05)
+        yield ChangeStream(ledger, feed, WaiterLimit(1), heartbeat=0.05)
         stopping.set()
 
 
-async def test_silence_is_filled_with_comments_that_tell_the_place(ledger: Ledger, stream: Stream) -> None:
+async def test_silence_is_filled_with_comments_that_name_the_position(
+    ledger: Ledger, stream: ChangeStream
+) -> None:
     await ledger.expect(Submission("job"))
     events = stream._events(params.Changes(), 1)
     async with aclosing(events), asyncio.timeout(30):  # type: ignore[type-var] # it is a generator
@@ -40,7 +42,7 @@ async def test_silence_is_filled_with_comments_that_tell_the_place(ledger: Ledge
         assert await anext(events) == ":\nid: 1\n\n"
 
 
-async def test_the_place_moves_on_over_what_is_not_wanted(ledger: Ledger, stream: Stream) -> None:
+async def test_the_place_moves_on_over_what_is_not_wanted(ledger: Ledger, stream: ChangeStream) -> None:
     events = stream._events(params.Changes(after=0, states=(State.FAILED,)), 0)
     async with aclosing(events), asyncio.timeout(30):  # type: ignore[type-var] # it is a generator
         await anext(events)
@@ -52,7 +54,7 @@ async def test_the_place_moves_on_over_what_is_not_wanted(ledger: Ledger, stream
 
 
 async def test_a_ledger_that_cannot_be_read_ends_the_stream_and_frees_its_place(
-    ledger: Ledger, stream: Stream
+    ledger: Ledger, stream: ChangeStream
 ) -> None:
     events = stream._events(params.Changes(after=0), 0)
     async with aclosing(events), asyncio.timeout(30):  # type: ignore[type-var] # it is a generator

@@ -54,7 +54,7 @@ def take(
 
     with (
         suppress(FetchError, ValueError),
-        Instrumentation(spans.ended, failed).step(name, job, received_at, attempt=2) as step,
+        Instrumentation(spans.on_step, failed).step(name, job, received_at, attempt=2) as step,
     ):
         step.outcome, step.url, step.bytes = outcome, url, 7
         if error is not None:

@@ -54,8 +54,8 @@ def _failures() -> dict[str, Metric]:
     """The metrics of failures, which have no samples before the first one of a reason."""
     collectors = CollectorRegistry()
     meters = Meters(collectors)
-    meters.failed("fetch", "fetch.gone")
-    meters.failed("archive", "archive.full")
+    meters.on_failed_attempt("fetch", "fetch.gone")
+    meters.on_failed_attempt("archive", "archive.full")
     return {_name(family): family for family in collectors.collect() if family.name.endswith("_failures")}
 
 

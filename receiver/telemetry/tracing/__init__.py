@@ -1,7 +1,7 @@
-"""One trace for each job, from its delivery to the archive, for those who collect traces.
+"""Traces each job from its delivery to the archive.
 
 It needs the extra ``tracing`` and OpenTelemetry's own variables. Without them nothing of OpenTelemetry is
-imported, and nobody listens to the steps of a job's way.
+imported.
 """
 
 from collections.abc import Mapping
@@ -20,15 +20,15 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 class Tracing(Protocol):
     """Makes spans of steps."""
 
-    def ended(self, step: Step) -> None:
-        """A step of a job's way has ended."""
+    def on_step(self, step: Step) -> None:
+        """Make a span of a step that has ended."""
 
     async def aclose(self) -> None:
-        """Sends what is left, for a short while."""
+        """Send what is left, for a short while."""
 
 
 def from_environment(environ: Mapping[str, str]) -> Tracing | None:
-    """Tracing to the collector that the SDK's variables name; ``None`` where they name none.
+    """Return tracing to the collector that the SDK's variables name; ``None`` where they name none.
 
     Args:
         environ: the process's own environment, because that is where the SDK looks.

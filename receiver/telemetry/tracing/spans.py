@@ -1,11 +1,11 @@
 """Spans of OpenTelemetry, made of steps that have ended.
 
-The chain meets at the ledger: between a delivery and its archived image there may be a restart, or a day. A
-trace's context is therefore not carried along: it follows from what the ledger knows of the job anyway, its
-id and the time at which it was received. The trace's id and the id of its first span, the delivery, are taken
-from a hash of both. So whoever works on the job, in whichever process, names the same trace and the same
-parent; no column is needed, and where tracing is off nothing is computed. A job that is received anew, such
-as with a fresh URL after it expired, begins a new trace; an operator's retry goes on with the old one.
+Between a delivery and its archived image there may be a restart, or a day, so a trace's context cannot be
+carried along. It follows from what the ledger knows of the job: a hash of its id and of the time at which it
+was received gives the id of the trace and that of its first span, the delivery. Every process that works on
+the job names the same trace and the same parent; no column is needed, and where tracing is off nothing is
+computed. A job that is received anew, such as with a fresh URL after it expired, begins a new trace; an
+operator's retry continues the old one.
 """
 
 import asyncio
@@ -49,21 +49,17 @@ KINDS = {
 
 
 class Spans:
-    """Makes spans of steps, and hands them to a processor.
-
-    Args:
-        processor: takes the spans.
-    """
+    """Makes spans of steps, and passes them to a processor."""
 
     def __init__(self, processor: SpanProcessor) -> None:
         self._ids = _Ids()
-        # The provider is ours alone: no global one is set, and the process's end is left to `aclose`.
+        # No global provider is set, and the end of the process is left to `aclose`.
         self._provider = TracerProvider(resource=_resource(), id_generator=self._ids, shutdown_on_exit=False)
         self._provider.add_span_processor(processor)
         self._tracer = self._provider.get_tracer("receiver")
 
-    def ended(self, step: Step) -> None:
-        """A step of a job's way has ended. Those of no known job belong to no trace."""
+    def on_step(self, step: Step) -> None:
+        """Make a span of a step that has ended; a step of no known job belongs to no trace."""
         if step.job is None or step.received_at is None:
             return
         trace, root = _derived(step.job, step.received_at)
@@ -82,13 +78,13 @@ class Spans:
         span.end(step.started_at + int(step.seconds * 1e9))
 
     async def aclose(self) -> None:
-        """Sends what is left, for at most `CLOSE_SECONDS`."""
+        """Send what is left, for at most `CLOSE_SECONDS`."""
         # A collector that does not answer would keep a stop waiting for as long as the exporter retries.
         loop, closed = asyncio.get_running_loop(), asyncio.Event()
 
         def close() -> None:
             self._provider.shutdown()
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            with suppress(RuntimeError):  # the loop is closed: nothing waits any more
                 loop.call_soon_threadsafe(closed.set)
 
         threading.Thread(target=close, name="tracing-close", daemon=True).start()
@@ -105,7 +101,7 @@ class Spans:
 
 
 class _Ids(RandomIdGenerator):
-    """Ids by chance, but for a trace and its first span that are given."""
+    """Makes random ids, except for a trace and its first span that are given."""
 
     given: tuple[int, int] | None = None
 
@@ -117,19 +113,19 @@ class _Ids(RandomIdGenerator):
 
 
 def to_collector() -> Spans:
-    """Spans for the collector that the SDK's own variables name."""
+    """Return spans for the collector that the SDK's own variables name."""
     return Spans(BatchSpanProcessor(OTLPSpanExporter()))
 
 
 def _derived(job: str, received_at: int) -> tuple[int, int]:
-    """The ids of a job's trace and of its first span."""
+    """Return the ids of a job's trace and of its first span."""
     digest = hashlib.sha256(f"{job}\n{received_at}".encode()).digest()
     # Neither may be 0, which means none.
     return int.from_bytes(digest[:16]) or 1, int.from_bytes(digest[16:24]) or 1
 
 
 def _attributes(step: Step) -> dict[str, str | int]:
-    said = {
+    found = {
         "receiver.job": step.job,
         "receiver.attempt": step.attempt,
         "receiver.bytes": step.bytes,
@@ -137,11 +133,11 @@ def _attributes(step: Step) -> dict[str, str | int]:
         "url.full": None if step.url is None else _without_secrets(step.url),
         "error.type": step.reason,
     }
-    return {name: value for name, value in said.items() if value is not None}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _without_secrets(url: str) -> str:
-    """A URL without its query, which may be signed, and without a password, if somebody put one there."""
+    """Return a URL without its query, which may be signed, and without a password."""
     try:
         parts = urlsplit(url)
         host, port = parts.hostname or "", parts.port
@@ -151,9 +147,9 @@ def _without_secrets(url: str) -> str:
 
 
 def _resource() -> Resource:
-    # What the environment says of the service wins over our own name for it.
+    # The environment's name for the service wins over the receiver's own.
     found = Resource.create()
     if not str(found.attributes[SERVICE_NAME]).startswith("unknown_service"):
         return found
-    ours = {SERVICE_NAME: "upscale-receiver", SERVICE_VERSION: metadata.version("upscale-receiver")}
-    return found.merge(Resource(ours))
+    own = {SERVICE_NAME: "upscale-receiver", SERVICE_VERSION: metadata.version("upscale-receiver")}
+    return found.merge(Resource(own))
