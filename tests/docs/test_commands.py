@@ -70,7 +70,7 @@ def test_a_command_line_with_an_unknown_option_would_be_noticed() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_is_run_as_a_process(name: str) -> None:
-    """By a line of the documents, which tests/e2e/test_readme.py runs, or by a test of its own."""
+    """By a line of the documents, which tests/e2e/test_documents.py runs, or by a test of its own."""
     by_document = any(
         re.search(rf"\breceiver {re.escape(name)}\b", line)
         for block in blocks("sh")

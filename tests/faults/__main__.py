@@ -1,4 +1,4 @@
-"""``python -m tests.faults``: runs every fault test, and prints the matrix for the README.
+"""``python -m tests.faults``: runs every fault test, and prints the matrix of docs/evidence/faults.md.
 
 The run itself goes to standard error, the table alone to standard output. Arguments are pytest's.
 """

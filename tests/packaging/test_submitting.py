@@ -55,11 +55,11 @@ async def test_the_script_of_deploy_submits_a_picture_that_is_archived(run: Runn
     assert (job["state"], job["ref"]) == ("archived", "gradient")
 
 
-async def test_the_readmes_submission_is_archived_with_its_reference(run: Running) -> None:
+async def test_the_quickstarts_submission_is_archived_with_its_reference(run: Running) -> None:
     (body,) = (document for document in map(json.loads, blocks("json")) if "webhook" in document)
     picture = io.BytesIO()
     Image.linear_gradient("L").save(picture, "PNG")
-    # The names of all fields are the README's; only what leads to other machines is replaced.
+    # The names of all fields are the quickstart's; only what leads to other machines is replaced.
     body["records"] = [{"_base64": base64.b64encode(picture.getvalue()).decode()}]
     assert body["webhook"]["endpoint"].endswith("/webhooks/ximilar")
     body["webhook"]["endpoint"] = f"{run.address}/webhooks/ximilar"

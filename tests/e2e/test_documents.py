@@ -31,7 +31,7 @@ from tests.support.seaweed import seaweed
 from tests.support.waiting import eventually
 
 IDS = ("d13e8a4c-5f0e-4c0b-9e57-6a9b7b1d2c01", "8e5848d5-256f-4775-a2a5-969f3cb5b87e")
-"""Jobs that the README's examples speak of."""
+"""Jobs that the documents' examples speak of."""
 
 LINES = list(
     dict.fromkeys(
@@ -52,7 +52,7 @@ class Place:
         values: the environment.
         bucket: what stands in the environment where a bucket is the archive.
         receiver: the one that runs.
-        replaced: what stands in the README for things of the reader's own, and what is there in its place.
+        replaced: what stands in the documents for things of the reader's own, and what is there in its place.
     """
 
     folder: Path
@@ -85,7 +85,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs) -> Iterator[Place]:
-    folder = tmp_path_factory.mktemp("readme")
+    folder = tmp_path_factory.mktemp("documents")
     (folder / "bin").mkdir()
     (folder / "bin" / "receiver").write_text(f'#!/bin/sh\nexec {sys.executable} -m receiver "$@"\n')
     (folder / "bin" / "receiver").chmod(0o755)
@@ -124,7 +124,7 @@ def made(receiver: Receiver, near: Neighbour) -> None:
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line != "receiver serve"])
-def test_a_line_of_the_readme_does_what_it_says(place: Place, line: str) -> None:
+def test_a_line_of_the_documents_does_what_it_says(place: Place, line: str) -> None:
     said = place.typed(line)
     assert said.returncode == 0, f"{line}\n{said.stdout}\n{said.stderr}"
     assert "Traceback" not in said.stderr
@@ -139,7 +139,7 @@ def test_serve_is_typed_as_it_stands_there(place: Place, programs: Programs) -> 
         assert program.stop()[0] == 0
 
 
-def test_the_readme_shows_what_the_lines_print(place: Place) -> None:
+def test_the_documents_show_what_the_lines_print(place: Place) -> None:
     """That its examples find the jobs which they speak of."""
     assert IDS[0] in place.typed("receiver job d13e").stdout
     jobs = json.loads(place.typed("receiver jobs --all --json").stdout)["jobs"]
