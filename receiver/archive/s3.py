@@ -17,11 +17,14 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.loaders
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -161,7 +164,7 @@ def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str
     options = _options(environ)
 
     def connect() -> "S3Client":
-        session = boto3.session.Session()
+        session = _session()
         client = _client(session, options, uploads, signed_payload=True)
         if client.meta.endpoint_url.startswith("https:"):
             # TLS protects the body on its way, and the store checks its SHA-256 at the end. botocore need not
@@ -197,6 +200,21 @@ def _options(environ: Mapping[str, str]) -> dict[str, str]:
         raise ConfigError(f"{unseen[0]}: the AWS SDK reads it from the process's environment alone")
     variables = environ if own else {"AWS_REGION": os.environ.get("AWS_REGION", "")}
     return {option: variables[name] for name, option in CLIENT_VARIABLES.items() if variables.get(name)}
+
+
+def _session() -> boto3.session.Session:
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _models(session.get_config_variable("data_path")))
+    return boto3.session.Session(botocore_session=session)
+
+
+@cache
+def _models(data_path: str | None) -> botocore.loaders.Loader:
+    """Return the SDK's descriptions of services.
+
+    They never change. Each session would read megabytes of JSON anew: a tenth of a second for each client.
+    """
+    return botocore.loaders.create_loader(data_path)
 
 
 def _wrong_address(environ: Mapping[str, str]) -> str | None:

@@ -41,6 +41,7 @@ class Seaweed:
     access_key: str = "test"
     secret_key: str = "testsecret"
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _session: boto3.session.Session = field(default_factory=boto3.session.Session, repr=False)
 
     @property
     def https_url(self) -> str:
@@ -126,7 +127,7 @@ class Seaweed:
 
     def client(self) -> "S3Client":
         """A client of the server's own, for tests to look behind the archive's back; the caller closes it."""
-        client: S3Client = boto3.session.Session().client(
+        client: S3Client = self._session.client(
             "s3",
             endpoint_url=self.https_url,
             verify=str(self.ca_bundle),
