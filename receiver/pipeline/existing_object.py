@@ -1,8 +1,8 @@
-"""Another image stands at a job's key: is it the job's own, put there before?
+"""Checks whether an object that has a job's key already is the job's own image, archived before.
 
-So it is after a crash between an object's proof and the record of it, or with a ledger that was restored,
-where the image had to be fetched again since and other bytes came. The ledger knows nothing of the object any
-more: everything that it counts on is proved anew.
+So it is after a crash between an object's proof and the record of it. So it is, too, with a restored ledger,
+where the image was fetched again and other bytes came. The ledger knows nothing of the object any more:
+everything is proved again.
 """
 
 import asyncio
@@ -18,13 +18,7 @@ from receiver.verify.verifier import Verifier
 
 
 class ExistingObjectVerifier:
-    """Tells a job's own image in the archive from any other.
-
-    Args:
-        archive: where it stands.
-        spool: has room for one image that is looked at.
-        verifier: judges it.
-    """
+    """Proves that an object is a job's image. One object is read at a time."""
 
     def __init__(self, *, archive: Inventory, spool: Spool, verifier: Verifier) -> None:
         self._archive = archive
@@ -33,11 +27,11 @@ class ExistingObjectVerifier:
         self._one_at_a_time = asyncio.Lock()
 
     async def verify(self, claim: Claim, stored: StoredObject) -> ArchivedImage:
-        """Reads an object whole and finds that it is the promised image of a job.
+        """Read a whole object and prove that it is the promised image of a job.
 
         Raises:
-            ArchiveError: ``archive.occupied`` if it is not; any other reason if it could not be seen.
-            SpoolError: our own disk has no room to look at it, or fails.
+            ArchiveError: ``archive.occupied`` if it is not; any other reason if it could not be read.
+            SpoolError: the disk has no room for it, or fails.
         """
         info = await self._archive.inspect(stored, Depth.QUICK)
         archived = metadata.read(info)
@@ -49,7 +43,7 @@ class ExistingObjectVerifier:
 
     async def _prove(self, claim: Claim, archived: ArchivedImage) -> None:
         image, job = archived.image, claim.job
-        # What RECEIVER_MAX_SPOOL_BYTES allows may be taken up by the very jobs that wait for this.
+        # Held bytes do not count: the very jobs that wait for this may take up RECEIVER_MAX_SPOOL_BYTES.
         if image.bytes > self._spool.room_bytes(0):
             raise SpoolError("spool.full", f"The disk has no room to look at {archived.stored.uri}.")
         part = self._spool.part(f"{claim.holder}:archived")

@@ -29,7 +29,7 @@ from receiver.pipeline import outcomes
 from receiver.pipeline.failures import FailureRecorder
 from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
-from receiver.pipeline.spool import Spool, Whole
+from receiver.pipeline.spool import Spool, SpoolFile
 from receiver.providers.ximilar import Ximilar
 from receiver.verify.verifier import ExpectedSize, Verifier
 
@@ -144,7 +144,7 @@ class FetchStage:
 
     async def _fetch(self, claim: Claim) -> None:
         part = self._spool.part(claim.holder)
-        whole: Whole | None = None
+        whole: SpoolFile | None = None
         try:
             claim = await self._confirmed(claim)
             whole = await self._recovered_file(claim.job.id) or await self._download(claim, part)
@@ -184,7 +184,7 @@ class FetchStage:
         log.info("confirmed", job=claim.job.id)
         return confirmed
 
-    async def _recovered_file(self, job_id: str) -> Whole | None:
+    async def _recovered_file(self, job_id: str) -> SpoolFile | None:
         name = self.recovered_files.get(job_id)
         if name is None:
             return None
@@ -194,7 +194,7 @@ class FetchStage:
             del self.recovered_files[job_id]
         return whole
 
-    async def _download(self, claim: Claim, part: Path) -> Whole:
+    async def _download(self, claim: Claim, part: Path) -> SpoolFile:
         assert claim.job.image_url is not None
         # The URL's end is no limit here: the host checks it when the request comes, and a body that flows by
         # then flows on. A job whose time is over before its first attempt is tried all the same.
@@ -203,16 +203,16 @@ class FetchStage:
             step.url = claim.job.image_url
             got = await self._fetcher.fetch(claim.job.image_url, part, seconds=seconds)
             step.bytes = got.bytes
-        return Whole(got.path, got.bytes, got.sha256)
+        return SpoolFile(got.path, got.bytes, got.sha256)
 
-    async def _verified(self, claim: Claim, whole: Whole) -> Image:
+    async def _verified(self, claim: Claim, whole: SpoolFile) -> Image:
         promise = ExpectedSize(claim.job.promised_width, claim.job.promised_height)
         with self._step("verify", claim) as step:
             step.bytes = whole.bytes
             found = await self._verifier.verify(whole.path, promise)
         return Image(found.format, found.width, found.height, whole.bytes, whole.sha256)
 
-    async def _set_aside(self, claim: Claim, whole: Whole) -> None:
+    async def _set_aside(self, claim: Claim, whole: SpoolFile) -> None:
         try:
             await self._spool.set_aside(whole.path, claim.job.id, whole.sha256)
         except SpoolError as error:

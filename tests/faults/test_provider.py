@@ -11,7 +11,7 @@ import pytest
 from receiver.core.errors import ImageError
 from receiver.core.jobs import FINAL, State
 from receiver.ledger import Submission
-from receiver.pipeline.spool import ASIDE_FILES
+from receiver.pipeline.spool import MAX_ASIDE_FILES
 from receiver.providers.ximilar import Ximilar
 from receiver.sandbox.pictures import draw
 from receiver.verify.verifier import ExpectedSize, Header, Limits, Verifier
@@ -126,7 +126,7 @@ def test_bad_bytes_aside_are_capped_and_the_newest_stay(
 ) -> None:
     other = draw(1, (SIZE[0] // 2, SIZE[1] // 2), "png")
     url = host.offer("other", other)
-    names = [f"job-{number}" for number in range(ASIDE_FILES + 5)]
+    names = [f"job-{number}" for number in range(MAX_ASIDE_FILES + 5)]
     with programs.receiver(settings(programs.folder, RECEIVER_FETCHES="1")) as receiver:
         for name in names:
             deliver(receiver, name, url)
@@ -135,7 +135,7 @@ def test_bad_bytes_aside_are_capped_and_the_newest_stay(
 
     assert states == ["rejected"] * len(names)
     kept = {path.name.partition(".")[0] for path in aside(programs.folder)}
-    assert len(kept) == ASIDE_FILES
+    assert len(kept) == MAX_ASIDE_FILES
     assert names[-1] in kept
     assert names[0] not in kept
 

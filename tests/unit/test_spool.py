@@ -10,7 +10,7 @@ import pytest
 
 from receiver.core.errors import SpoolError
 from receiver.core.jobs import Image
-from receiver.pipeline.spool import ASIDE_BYTES, ASIDE_FILES, Spool, Whole, job_and_sha256
+from receiver.pipeline.spool import MAX_ASIDE_BYTES, MAX_ASIDE_FILES, Spool, SpoolFile, job_and_sha256
 
 BYTES = b"the bytes of an image"
 SHA256 = hashlib.sha256(BYTES).hexdigest()
@@ -45,7 +45,7 @@ async def test_a_verified_download_gets_a_name_that_proves_it(spool: Spool) -> N
     assert name == f"job-1.{SHA256}.jpg"
     assert await spool.names() == [name]
     assert spool.path(name).read_bytes() == BYTES
-    assert await spool.check(name) == Whole(spool.path(name), len(BYTES), SHA256)
+    assert await spool.check(name) == SpoolFile(spool.path(name), len(BYTES), SHA256)
 
 
 async def test_to_keep_what_is_kept_already_changes_nothing(spool: Spool) -> None:
@@ -106,31 +106,31 @@ async def test_bytes_that_are_not_the_image_are_kept_aside(spool: Spool) -> None
 
 async def test_asides_that_come_at_once_make_room_one_after_the_other(spool: Spool) -> None:
     spool.aside.mkdir()
-    for number in range(ASIDE_FILES):
+    for number in range(MAX_ASIDE_FILES):
         put(spool.aside / f"old-{number:03}", 1, number)
     files = [put(spool.part(f"new-{number}"), 1, 10**9) for number in range(30)]
     await asyncio.gather(*(spool.set_aside(file, file.stem, SHA256) for file in files))
-    assert len(asides(spool)) == ASIDE_FILES
+    assert len(asides(spool)) == MAX_ASIDE_FILES
     assert len([name for name in asides(spool) if name.startswith("new-")]) == 30
 
 
 async def test_the_oldest_asides_make_room_by_number_and_by_size(spool: Spool) -> None:
     spool.aside.mkdir()
-    for number in range(ASIDE_FILES):
+    for number in range(MAX_ASIDE_FILES):
         put(spool.aside / f"old-{number:03}", 1, number)
     await spool.set_aside(download(spool), "job-1", SHA256)
     kept = asides(spool)
-    assert len(kept) == ASIDE_FILES
+    assert len(kept) == MAX_ASIDE_FILES
     assert "old-000" not in kept
     assert "old-001" in kept
-    await spool.set_aside(put(spool.part("big"), ASIDE_BYTES - 10, 10**9), "job-2", SHA256)
-    assert sum(path.stat().st_size for path in spool.aside.iterdir()) <= ASIDE_BYTES
+    await spool.set_aside(put(spool.part("big"), MAX_ASIDE_BYTES - 10, 10**9), "job-2", SHA256)
+    assert sum(path.stat().st_size for path in spool.aside.iterdir()) <= MAX_ASIDE_BYTES
     assert f"job-2.{SHA256[:16]}" in asides(spool)
 
 
 async def test_what_is_too_large_to_be_kept_aside_pushes_nothing_else_out(spool: Spool) -> None:
     await spool.set_aside(download(spool), "job-1", SHA256)
-    await spool.set_aside(put(spool.part("huge"), ASIDE_BYTES + 1, 10**9), "job-2", SHA256)
+    await spool.set_aside(put(spool.part("huge"), MAX_ASIDE_BYTES + 1, 10**9), "job-2", SHA256)
     assert asides(spool) == [f"job-1.{SHA256[:16]}"]
 
 
