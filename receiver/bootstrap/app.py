@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 
+import httpx
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
@@ -138,12 +139,14 @@ async def _open_services(
         max_bytes=config.max_spool_bytes,
         max_image_bytes=config.max_image_bytes,
     )
+    # One TLS context for both clients of the provider: to load the authorities takes 20 ms.
+    verify = httpx.create_ssl_context() if config.ximilar_api_token else True
     fetch_stage = FetchStage(
         ledger=ledger,
         fetcher=await stack.enter_async_context(factories.new_fetcher(config)),
         verifier=verifier,
         spool=spool,
-        provider=await factories.open_provider(config, stack, meters.on_provider_result),
+        provider=await factories.open_provider(config, stack, meters.on_provider_result, verify=verify),
         plan=FetchPlan(config.fetches, factories.FETCH_TIME, config.url_lifetime, config.confirm),
         now=wall_clock,
         jitter=random.random,
@@ -173,7 +176,7 @@ async def _open_services(
     await worker.start()
     stack.push_async_callback(worker.stop)
     reconciler = await factories.open_reconciler(
-        config, ledger, stack, meters.on_provider_result, instrumentation
+        config, ledger, stack, meters.on_provider_result, instrumentation, verify=verify
     )
     if reconciler is not None:
         reconciler.start()

@@ -4,7 +4,8 @@ import errno
 import os
 import random
 import socket
-from collections.abc import Callable, Iterator
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from importlib import metadata
@@ -135,18 +136,23 @@ def new_verifier(config: Config) -> Verifier:
     return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
 
 
-async def open_provider(config: Config, stack: AsyncExitStack, on_result: OnResult) -> Ximilar | None:
-    """Return the client that asks the provider for fresh URLs; ``None`` without a token.
-
-    Args:
-        config: the settings.
-        stack: closes the connections.
-        on_result: called after each call to the provider.
-    """
+async def open_provider(
+    config: Config,
+    stack: AsyncExitStack,
+    on_result: OnResult = ignore_result,
+    *,
+    before_attempt: Callable[[], Awaitable[object]] | None = None,
+    verify: ssl.SSLContext | bool = True,
+) -> Ximilar | None:
+    """Return a client of the provider; ``None`` without a token. The arguments are those of `Ximilar`."""
     if config.ximilar_api_token is None:
         return None
     client = Ximilar(
-        str(config.ximilar_api_url), config.ximilar_api_token.get_secret_value(), on_result=on_result
+        str(config.ximilar_api_url),
+        config.ximilar_api_token.get_secret_value(),
+        before_attempt=before_attempt,
+        on_result=on_result,
+        verify=verify,
     )
     return await stack.enter_async_context(client)
 
@@ -157,28 +163,17 @@ async def open_reconciler(
     stack: AsyncExitStack,
     on_result: OnResult = ignore_result,
     instrumentation: Instrumentation = NO_INSTRUMENTATION,
+    *,
+    verify: ssl.SSLContext | bool = True,
 ) -> Reconciler | None:
     """Return the loop that asks the provider about silent jobs; ``None`` without a token.
 
-    Args:
-        config: the settings.
-        ledger: holds the silent jobs, and takes what is found.
-        stack: closes the connections.
-        on_result: called after each call to the provider.
-        instrumentation: what is found is reported to it.
+    It has a client of its own, whose rate limit does not delay downloads that need a fresh URL.
     """
-    if config.ximilar_api_token is None:
+    rate_limiter = RateLimiter(config.reconcile_rate)
+    provider = await open_provider(config, stack, on_result, before_attempt=rate_limiter.wait, verify=verify)
+    if provider is None:
         return None
-    # A client of its own: its rate limit must not delay downloads that need a fresh URL.
-    provider = await stack.enter_async_context(
-        Ximilar(
-            str(config.ximilar_api_url),
-            config.ximilar_api_token.get_secret_value(),
-            before_attempt=RateLimiter(config.reconcile_rate).wait,
-            on_result=on_result,
-        )
-    )
-
     progress = submission.SettleProgress()
 
     async def settle() -> int:
@@ -198,14 +193,7 @@ async def open_reconciler(
 
 
 async def open_outgoing_webhooks(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
-    """Start the loop that notifies of final jobs, where ``RECEIVER_NOTIFY_URL`` is set.
-
-    Args:
-        config: the settings.
-        ledger: keeps the notifications that are to be sent.
-        feed: yields the transitions.
-        stack: ends the loop.
-    """
+    """Start the loop that notifies of final jobs, where ``RECEIVER_NOTIFY_URL`` is set."""
     if config.notify_url is None or config.notify_secret is None:
         await ledger.stop_notifications()
         return
@@ -224,12 +212,8 @@ async def open_outgoing_webhooks(config: Config, ledger: Ledger, feed: Feed, sta
 async def open_thumbnails(config: Config, archive: ImageReader, stack: AsyncExitStack) -> Thumbnails:
     """Return what makes the dashboard's thumbnails.
 
-    Args:
-        config: the settings.
-        archive: where images are read.
-        stack: ends what is under way, and the child process.
+    It has a child process of its own, so that thumbnails never delay images with a deadline.
     """
-    # A child process of its own, so that thumbnails never delay images with a deadline.
     limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
     verifier = await stack.enter_async_context(Verifier(limits, processes=1))
     thumbnails = Thumbnails(config.data_dir / "thumbnails", archive, verifier)

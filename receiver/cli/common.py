@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from receiver import config as settings
 from receiver.cli import INTERRUPTED
@@ -79,6 +78,15 @@ def counting(what: str, *, quiet: bool = False) -> Iterator[Counted]:
     if quiet or not console.is_terminal:
         yield lambda _done, _total: None
         return
+    # Only here, since no other command waits for this import.
+    from rich.progress import (  # noqa: PLC0415
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     # Rich would take what is printed meanwhile to the terminal, away from the file that it is meant for.
     aside = sys.stdout.isatty()

@@ -5,6 +5,7 @@ import base64
 import contextlib
 import json
 import random
+import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -152,6 +153,7 @@ class Ximilar:
     Args:
         url: the API's base, such as ``https://api.ximilar.com/account/v2``.
         token: of the account.
+        verify: the TLS context, where several clients share one.
         transport: for tests.
         jitter: gives a number in [0, 1), to spread repeated calls.
         sleep: waits so many seconds.
@@ -166,6 +168,7 @@ class Ximilar:
         url: str,
         token: str,
         *,
+        verify: ssl.SSLContext | bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
         jitter: Callable[[], float] = random.random,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
@@ -192,6 +195,7 @@ class Ximilar:
             },
             timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS),
+            verify=verify,
             transport=transport,
             # The operator chose this address, unlike that of an image, and many networks let nothing out but
             # through their proxy. No proxy leads to this machine itself, where the sandbox is.
