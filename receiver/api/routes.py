@@ -106,7 +106,7 @@ class Api:
         known = request.headers.get("if-none-match")
         job_id = request.path_params["id"]
         until = asyncio.get_running_loop().time() + seconds
-        with self.ledger.changes_of(job_id) as changed:
+        with self.ledger.changes(job_id) as changed:
             job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
             if seconds > 0 and not self._is_due(job, answer, known):
                 self.waiters.check()

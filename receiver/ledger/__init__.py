@@ -3,15 +3,14 @@
 from receiver.ledger.archived_objects import RELOCATED, ArchivedJob, AuditFinding
 from receiver.ledger.commands.deliveries import OTHER_URL, OTHER_URLS
 from receiver.ledger.commands.rebuild import REBUILT, Rebuilt
-from receiver.ledger.counters import ADOPTED, ASKED, FOUND, LATE, RECONCILED
+from receiver.ledger.counters import RECONCILED
 from receiver.ledger.ledger import Ledger, LedgerReader
 from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
 from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
 from receiver.ledger.queries.aggregates import COUNTED_TO, Stats
 from receiver.ledger.queries.dashboard import Overview
-from receiver.ledger.queries.search import Filter, Page
-from receiver.ledger.queries.unread import UnreadDelivery, UnreadPage
-from receiver.ledger.retention import PruneBatch, RecordKind
+from receiver.ledger.queries.search import Filter
+from receiver.ledger.retention import RecordKind
 from receiver.ledger.sqlite.backup import Copy, back_up
 from receiver.ledger.sqlite.database import FILE_NAME
 from receiver.ledger.sqlite.lock import LOCK_NAME, DirectoryLock, ListLock, holder, open_for_owner
@@ -26,16 +25,11 @@ from receiver.ledger.types import (
     Recorded,
     Submission,
     Transition,
-    TransitionPage,
 )
 
 __all__ = [
-    "ADOPTED",
-    "ASKED",
     "COUNTED_TO",
     "FILE_NAME",
-    "FOUND",
-    "LATE",
     "LOCK_NAME",
     "NOTIFICATIONS",
     "NOTIFICATION_OUTCOMES",
@@ -59,18 +53,13 @@ __all__ = [
     "ListLock",
     "Notification",
     "Overview",
-    "Page",
     "PendingJob",
-    "PruneBatch",
     "Rebuilt",
     "RecordKind",
     "Recorded",
     "Stats",
     "Submission",
     "Transition",
-    "TransitionPage",
-    "UnreadDelivery",
-    "UnreadPage",
     "back_up",
     "holder",
     "open_for_owner",

@@ -41,12 +41,9 @@ def archived_jobs(db: sqlite3.Connection, *, after: int, limit: int) -> tuple[Ar
 
 def archive_uris(db: sqlite3.Connection, ids: Iterable[str]) -> dict[str, str]:
     """Return the URIs of the images of those jobs that are archived, by id."""
-    found: dict[str, str] = {}
-    for job_id in ids:
-        row = db.execute("SELECT uri FROM jobs WHERE id = ? AND state = 'archived'", (job_id,)).fetchone()
-        if row is not None:
-            found[job_id] = row["uri"]
-    return found
+    query = "SELECT id, uri FROM jobs WHERE id = ? AND state = 'archived'"
+    found = (db.execute(query, (job_id,)).fetchone() for job_id in ids)
+    return {row["id"]: row["uri"] for row in found if row is not None}
 
 
 def damaged(db: sqlite3.Connection, counted_to: int | None = None) -> dict[str, int]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 
 class ChangeNotifier:
-    """Sets events after commits: some for every change, some for the changes of one job.
+    """Sets events after commits that changed jobs.
 
     Attributes:
         commits: how many commits were published so far.
@@ -14,37 +14,23 @@ class ChangeNotifier:
 
     def __init__(self) -> None:
         self.commits = 0
-        self._any_job: set[asyncio.Event] = set()
-        self._one_job: dict[str, set[asyncio.Event]] = {}
+        self._events: dict[str | None, set[asyncio.Event]] = {}
 
     def publish(self, jobs: Sequence[str]) -> None:
-        """Wake all that wait for a change of one of these jobs, by id."""
+        """Wake all that wait for a change of one of these jobs, by id, or of any job."""
         self.commits += 1
-        for event in self._any_job:
-            event.set()
-        for job in jobs:
-            for event in self._one_job.get(job, ()):
+        for job_id in (None, *jobs):
+            for event in self._events.get(job_id, ()):
                 event.set()
 
     @contextmanager
-    def any_job(self) -> Iterator[asyncio.Event]:
-        """Provide an event that is set after each commit; the waiting task clears it."""
+    def subscribe(self, job_id: str | None = None) -> Iterator[asyncio.Event]:
+        """Provide an event that is set after each change of the job, or of any job; the task clears it."""
         event = asyncio.Event()
-        self._any_job.add(event)
+        self._events.setdefault(job_id, set()).add(event)
         try:
             yield event
         finally:
-            self._any_job.discard(event)
-
-    @contextmanager
-    def job(self, job_id: str) -> Iterator[asyncio.Event]:
-        """Provide an event that is set after each commit that changed the job; the waiting task clears it."""
-        event = asyncio.Event()
-        self._one_job.setdefault(job_id, set()).add(event)
-        try:
-            yield event
-        finally:
-            waiting = self._one_job[job_id]
-            waiting.discard(event)
-            if not waiting:
-                del self._one_job[job_id]
+            self._events[job_id].discard(event)
+            if not self._events[job_id]:
+                del self._events[job_id]

@@ -91,8 +91,7 @@ class LedgerReader:
         """Open an existing ledger.
 
         Raises:
-            LedgerError: ``ledger.unavailable`` where there is none of the present version,
-                ``ledger.newer``, ``ledger.corrupt``.
+            LedgerError: as `database.open_read_only`.
         """
         return cls(await database.open_read_only(data_dir))
 
@@ -142,7 +141,10 @@ class LedgerReader:
 
 
 class Ledger(LedgerReader):
-    """The ledger with its one writer."""
+    """The ledger with its one writer.
+
+    Its clocks are ``now``, the wall clock in ms since the epoch, and ``monotonic``, in ms, which nobody sets.
+    """
 
     def __init__(
         self,
@@ -180,15 +182,8 @@ class Ledger(LedgerReader):
 
         The caller holds the data directory's lock.
 
-        Args:
-            data_dir: the data directory.
-            now: the wall clock, ms since the epoch.
-            monotonic: ms, of a clock that nobody sets.
-            on_commit: called after each commit.
-
         Raises:
-            LedgerError: ``ledger.unavailable``; ``ledger.corrupt`` or ``ledger.newer``, and the file is
-                unchanged.
+            LedgerError: as `database.open_to_serve`.
         """
         opened = await database.open_to_serve(data_dir, now=now)
         ledger = cls(opened, on_commit=on_commit, now=now, monotonic=monotonic)
@@ -210,15 +205,8 @@ class Ledger(LedgerReader):
     ) -> "Ledger":
         """Open the ledger for a command that writes, beside a server or without one; claims stand.
 
-        Args:
-            data_dir: the data directory.
-            make: whether a missing ledger is created.
-            now: the wall clock, ms since the epoch.
-            monotonic: ms, of a clock that nobody sets.
-
         Raises:
-            LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.newer``; ``ledger.in_use``
-                where the ledger is older than this program and a server holds it.
+            LedgerError: as `database.open_beside`.
         """
         opened = await database.open_beside(data_dir, make=make, now=now)
         return cls(opened, now=now, monotonic=monotonic)
@@ -236,13 +224,9 @@ class Ledger(LedgerReader):
 
     check_writable = _command(database.write_nothing)
 
-    def changes(self) -> AbstractContextManager[asyncio.Event]:
-        """Provide an event that is set after each commit that changed a job."""
-        return self._notifier.any_job()
-
-    def changes_of(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
-        """Provide an event that is set after each commit that changed this job."""
-        return self._notifier.job(job_id)
+    def changes(self, job_id: str | None = None) -> AbstractContextManager[asyncio.Event]:
+        """Provide an event that is set after each commit that changed the job, or any job."""
+        return self._notifier.subscribe(job_id)
 
     async def job_with_history_shared(self, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
         """Return what `job_with_history` does; tasks that one commit has woken share one read."""

@@ -1,8 +1,12 @@
 """Converts rows of the ledger's tables to the program's types."""
 
+from dataclasses import fields
+
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.types import Intent, Notification, PendingJob, Transition
+
+_SAME_IN_BOTH = [f.name for f in fields(Job) if f.name not in ("state", "image", "stored", "problem")]
 
 
 def job(row: sqlite3.Row) -> Job:
@@ -14,31 +18,8 @@ def job(row: sqlite3.Row) -> Job:
         stored = StoredObject(row["uri"], row["etag"], row["version"])
     if row["reason"] is not None:
         problem = Problem(row["reason"], row["detail"] or "", row["reason_at"])
-    return Job(
-        id=row["id"],
-        state=State(row["state"]),
-        ref=row["ref"],
-        endpoint=row["endpoint"],
-        attempts=row["attempts"],
-        refreshes=row["refreshes"],
-        next_attempt_at=row["next_attempt_at"],
-        deadline=row["deadline"],
-        confirmed_at=row["confirmed_at"],
-        image_url=row["image_url"],
-        source_url=row["source_url"],
-        promised_width=row["promised_width"],
-        promised_height=row["promised_height"],
-        image=image,
-        suspect=row["suspect"],
-        spool=row["spool"],
-        stored=stored,
-        problem=problem,
-        submitted_at=row["submitted_at"],
-        received_at=row["received_at"],
-        fetched_at=row["fetched_at"],
-        archived_at=row["archived_at"],
-        updated_at=row["updated_at"],
-    )
+    same = {name: row[name] for name in _SAME_IN_BOTH}
+    return Job(**same, state=State(row["state"]), image=image, stored=stored, problem=problem)
 
 
 def event(row: sqlite3.Row, prefix: str = "") -> Event:

@@ -204,8 +204,8 @@ async def test_what_another_process_writes_wakes_those_who_wait_for_it(
     finally:
         await beside.close()
     with (
-        ledger.changes_of("job-1") as changed,
-        ledger.changes_of("job-2") as unchanged,
+        ledger.changes("job-1") as changed,
+        ledger.changes("job-2") as unchanged,
         ledger.changes() as anything,
     ):
         await ledger.detect_foreign_commits()

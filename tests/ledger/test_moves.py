@@ -283,7 +283,7 @@ async def test_there_is_nothing_to_retry_in_some_states(ledger: Ledger) -> None:
 
 
 async def test_watchers_hear_of_their_own_job_after_its_commit(ledger: Ledger) -> None:
-    with ledger.changes() as anything, ledger.changes_of("job-2") as mine:
+    with ledger.changes() as anything, ledger.changes("job-2") as mine:
         await ledger.record(delivery("job-1"))
         assert anything.is_set()
         assert not mine.is_set()

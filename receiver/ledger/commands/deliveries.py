@@ -1,6 +1,6 @@
 """Records what the webhook received: completions, and bodies that are none."""
 
-from typing import NamedTuple
+from typing import Any
 
 from receiver.core.completion import Completion
 from receiver.core.errors import ReceiverError
@@ -34,14 +34,14 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
     state = State.FAILED if completion.failure else State.RECEIVED
     columns = _columns(delivery, state, tx.now)
     if delivery.found:
-        columns = columns._replace(event=ADOPTED)
+        columns["event"] = ADOPTED
     inserted = tx.db.execute(_INSERT_COMPLETED, columns)
     if inserted.rowcount == 1:
         assert inserted.lastrowid is not None
         _keep_body(tx, inserted.lastrowid, delivery)
         if delivery.found:
             count(tx, ADOPTED)
-        return Recorded(state, False, tx.now, (*events, columns.event))
+        return Recorded(state, False, tx.now, (*events, columns["event"]))
     known = tx.db.execute(
         "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?",
         (completion.id,),
@@ -49,11 +49,11 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
     before = State(known["state"])
     if _is_news(completion, before, known["image_url"]):
         if delivery.found:
-            columns = columns._replace(event=FOUND)
+            columns["event"] = FOUND
             count(tx, FOUND, completion.failure.reason if completion.failure else "")
-        tx.db.execute(_UPDATE_COMPLETED, {"seq": known["seq"], **columns._asdict()})
+        tx.db.execute(_UPDATE_COMPLETED, {"seq": known["seq"], **columns})
         _keep_body(tx, known["seq"], delivery)
-        return Recorded(state, False, tx.now, (*events, columns.event))
+        return Recorded(state, False, tx.now, (*events, columns["event"]))
     if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
         events.append(_record_late(tx, known["seq"], before))
     if completion.image_url is not None and completion.image_url != known["image_url"]:
@@ -79,37 +79,16 @@ def _bind_ticket(tx: Transaction, number: str, job_id: str) -> bool:
     return bool(owner == job_id)
 
 
-class _Columns(NamedTuple):
-    """A completion as the columns of its job, in the order in which they are inserted."""
-
-    id: str
-    ref: str | None
-    source_url: str | None
-    endpoint: str | None
-    created_at: int
-    confirmed_at: int | None
-    state: State
-    event: str
-    reason: str | None
-    detail: str | None
-    reason_at: int | None
-    image_url: str | None
-    promised_width: int | None
-    promised_height: int | None
-    deadline: int | None
-    found_at: int | None
-    received_at: int
-    updated_at: int
-
-
+_COLUMNS = (
+    "id, ref, source_url, endpoint, created_at, confirmed_at, state, event, reason, detail, reason_at, image_url,"
+    " promised_width, promised_height, deadline, found_at, received_at, updated_at"
+)
 # OR ROLLBACK: the writer rolls back the transaction of a failed command anyway, so SQLite need not keep
 # copies of pages to undo this statement alone.
 _INSERT_COMPLETED = (
-    f"INSERT OR ROLLBACK INTO jobs ({', '.join(_Columns._fields)})"  # noqa: S608 - the names above
-    f" VALUES ({', '.join('?' for _ in _Columns._fields)}) ON CONFLICT (id) DO NOTHING"
+    f"INSERT OR ROLLBACK INTO jobs ({_COLUMNS})"  # noqa: S608 - the names above
+    f" VALUES (:{_COLUMNS.replace(', ', ', :')}) ON CONFLICT (id) DO NOTHING"
 )
-
-
 _UPDATE_COMPLETED = (
     "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"
     " reason_at = :reason_at, image_url = :image_url, promised_width = :promised_width,"
@@ -122,30 +101,30 @@ _UPDATE_COMPLETED = (
 )
 
 
-def _columns(delivery: Delivery, state: State, now: int) -> _Columns:
+def _columns(delivery: Delivery, state: State, now: int) -> dict[str, Any]:
     completion = delivery.completion
     failure = completion.failure
     found_at = now if delivery.found else None
-    return _Columns(
-        id=completion.id,
-        ref=delivery.ref,
-        source_url=completion.source_url,
-        endpoint=delivery.endpoint,
-        created_at=now,
-        confirmed_at=found_at,
-        state=state,
-        event="failed" if failure else "received",
-        reason=failure.reason if failure else None,
-        detail=failure.detail if failure else None,
-        reason_at=now if failure else None,
-        image_url=completion.image_url,
-        promised_width=completion.width,
-        promised_height=completion.height,
-        deadline=None if failure else delivery.deadline,
-        found_at=found_at,
-        received_at=now,
-        updated_at=now,
-    )
+    return {
+        "id": completion.id,
+        "ref": delivery.ref,
+        "source_url": completion.source_url,
+        "endpoint": delivery.endpoint,
+        "created_at": now,
+        "confirmed_at": found_at,
+        "state": state,
+        "event": "failed" if failure else "received",
+        "reason": failure.reason if failure else None,
+        "detail": failure.detail if failure else None,
+        "reason_at": now if failure else None,
+        "image_url": completion.image_url,
+        "promised_width": completion.width,
+        "promised_height": completion.height,
+        "deadline": None if failure else delivery.deadline,
+        "found_at": found_at,
+        "received_at": now,
+        "updated_at": now,
+    }
 
 
 def _keep_body(tx: Transaction, seq: int, delivery: Delivery) -> None:

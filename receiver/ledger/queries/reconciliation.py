@@ -53,12 +53,8 @@ def open_intents(db: sqlite3.Connection, *, before: int, limit: int = 100) -> tu
 
 def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Intent]:
     """Return the intents of these keys, open or not, by key."""
-    found = {}
-    for key in keys:
-        row = db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone()
-        if row is not None:
-            found[key] = rows.intent(row)
-    return found
+    found = (db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone() for key in keys)
+    return {row["key"]: rows.intent(row) for row in found if row is not None}
 
 
 def job_ids_submitted_since(db: sqlite3.Connection, at: int) -> frozenset[str]:

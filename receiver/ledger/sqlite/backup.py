@@ -1,4 +1,4 @@
-"""A copy of the ledger's file, of one moment, made while others write."""
+"""Backs up the ledger on one snapshot, while others write."""
 
 import asyncio
 import contextlib
@@ -14,23 +14,15 @@ from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.connections import Connection, ledger_error, open_to_read
 from receiver.ledger.sqlite.driver import sqlite3
 
-LOOK_SECONDS = 0.2
-"""Between two looks at how much is copied."""
+PROGRESS_SECONDS = 0.2
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are written, and about how many it will be."""
+"""Called with the bytes that are written, and about how many there will be."""
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A backup that was made and checked.
-
-    Attributes:
-        path: where.
-        version: of the ledger in it.
-        jobs: how many it holds.
-        bytes: its size.
-    """
+    """A backup that was made and checked, with the ledger's version and its number of jobs."""
 
     path: Path
     version: int
@@ -39,15 +31,9 @@ class Copy:
 
 
 async def back_up(ledger: Path, target: Path, *, overwrite: bool, on_progress: Progress) -> Copy:
-    """Copies a ledger of any version that this program knows, checks the copy, and gives it its name.
+    """Copy a ledger of any version that this program knows, and check the copy.
 
-    Nothing has the name before it is whole and on the disk; the file is its owner's alone.
-
-    Args:
-        ledger: the ledger's file.
-        target: the copy's.
-        overwrite: whether a file of that name may be replaced.
-        on_progress: called now and then.
+    The target appears only when it is complete and durable; only its owner can read it.
 
     Raises:
         LedgerError: ``ledger.unavailable``, ``ledger.corrupt``, ``ledger.newer``.
@@ -62,7 +48,7 @@ async def back_up(ledger: Path, target: Path, *, overwrite: bool, on_progress: P
 
 
 def _begin(ledger: Path, target: Path, *, overwrite: bool) -> Path:
-    """Makes the empty file that the copy is written to."""
+    """Create the empty file that the copy is written to."""
     if not ledger.is_file():
         raise LedgerError(
             "ledger.unavailable",
@@ -71,7 +57,7 @@ def _begin(ledger: Path, target: Path, *, overwrite: bool) -> Path:
     own = {ledger.resolve(), *(ledger.resolve().with_name(f"{ledger.name}-{end}") for end in ("wal", "shm"))}
     if target.resolve() in own:
         raise FileExistsError(errno.EEXIST, "That is the ledger itself", str(target))
-    if not overwrite and target.exists():  # found out again at the end, and here before the work is done
+    if not overwrite and target.exists():  # checked again at the end, and here before the work is done
         raise FileExistsError(errno.EEXIST, "It is there already, and --force was not given", str(target))
     part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
     os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
@@ -79,7 +65,7 @@ def _begin(ledger: Path, target: Path, *, overwrite: bool) -> Path:
 
 
 def _finish(part: Path, target: Path, *, overwrite: bool) -> Copy:
-    """Makes the copy durable, reads it as a restore would, and gives it its name."""
+    """Make the copy durable, read it as a restore would, and give it its name."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
     try:
@@ -109,7 +95,7 @@ async def _vacuum(ledger: Path, part: Path, on_progress: Progress) -> None:
         size = await _ask(connection, ledger, lambda db: _size(db, ledger))
         copying = asyncio.create_task(_ask(connection, ledger, lambda db: _copy(db, part)))
         while not copying.done():
-            await asyncio.wait({copying}, timeout=LOOK_SECONDS)
+            await asyncio.wait({copying}, timeout=PROGRESS_SECONDS)
             on_progress((await asyncio.to_thread(part.stat)).st_size, size)
         await copying
     finally:
@@ -130,7 +116,7 @@ async def _ask(connection: Connection, path: Path, question: Callable[[sqlite3.C
 def _size(db: sqlite3.Connection, path: Path) -> int:
     if schema.version(db, path) == 0:
         raise LedgerError("ledger.unavailable", f"{path} is empty; `receiver serve` makes a ledger of it.")
-    schema.check_structure(db, path)  # here, where its own name can still be told
+    schema.check_structure(db, path)  # here, so that the error names the ledger and not the copy
     (size,) = db.execute(
         "SELECT (page_count - freelist_count) * page_size"
         " FROM pragma_page_count, pragma_freelist_count, pragma_page_size"
@@ -139,6 +125,8 @@ def _size(db: sqlite3.Connection, path: Path) -> int:
 
 
 def _copy(db: sqlite3.Connection, part: Path) -> int:
-    db.execute("PRAGMA query_only = OFF")  # else no other file may be written either; this one cannot be
+    db.execute(
+        "PRAGMA query_only = OFF"
+    )  # it would forbid to write the copy, too; the ledger is opened read-only
     db.execute("VACUUM INTO ?", (str(part),))
     return 0

@@ -23,14 +23,7 @@ _ENDS_THE_BATCH = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONL
 
 
 class Database:
-    """An open ledger file: one connection that writes, and a pool that reads.
-
-    Args:
-        path: the file, which exists.
-        writer: the writing connection.
-        readers: the reading ones.
-        now: the wall clock, ms since the epoch.
-    """
+    """An open ledger file; ``now`` is the wall clock, ms since the epoch."""
 
     def __init__(
         self, path: Path, writer: Connection, readers: ReaderPool, *, now: Callable[[], int]
@@ -114,12 +107,7 @@ async def open_to_serve(data_dir: Path, *, now: Callable[[], int]) -> Database:
 async def open_beside(data_dir: Path, *, make: bool, now: Callable[[], int]) -> Database:
     """Open the ledger for a command that writes, beside a server or without one.
 
-    The file is created or migrated only where no server holds it.
-
-    Args:
-        data_dir: the data directory.
-        make: whether a missing ledger is created.
-        now: the wall clock, ms since the epoch.
+    The file is created (with ``make``) or migrated only where no server holds it.
 
     Raises:
         LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.newer``; ``ledger.in_use`` where

@@ -1,4 +1,4 @@
-"""One server to a data directory, and one run to a list that is submitted."""
+"""Locks: one server per data directory, and one run per submitted list."""
 
 import contextlib
 import fcntl
@@ -13,16 +13,13 @@ from receiver.core.errors import LedgerError
 LOCK_NAME = "serve.lock"
 
 _WHOLE_FILE = struct.Struct("hhqqi")
-"""Linux's ``struct flock``: kind, whence, start, length, process; all 0 but the kind is the whole file."""
+"""Linux's ``struct flock``: kind, whence, start, length, process; zeros mean the whole file."""
 
 
 def open_for_owner(path: Path) -> int:
-    """A file of the data directory, made where there is none: open, and its owner's alone.
+    """Open a file of the data directory that only its owner can read, and create it where there is none.
 
-    What root makes is the directory's owner's, as SQLite does it with its own: serve shall use it later.
-
-    Raises:
-        OSError: it cannot be made or opened.
+    What root creates is given to the directory's owner, as SQLite does with its own files.
     """
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     if os.geteuid() == 0:
@@ -33,13 +30,13 @@ def open_for_owner(path: Path) -> int:
 
 
 class DirectoryLock:
-    """Holds the data directory against a second server until it is released or the process ends.
+    """Excludes a second server from the data directory until it is released or the process ends.
 
-    The kernel drops the lock with the process, so a kill leaves nothing behind that someone has to remove.
+    The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
     """
 
     def __init__(self, directory: Path) -> None:
-        """Takes the lock.
+        """Take the lock.
 
         Raises:
             LedgerError: ``ledger.in_use`` where another process holds it.
@@ -55,23 +52,23 @@ class DirectoryLock:
                 f"Another process serves from {directory}; stop it, or set RECEIVER_DATA_DIR.",
             ) from None
         if sys.platform == "linux":
-            # A second lock of another kind, because nobody can ask for the first one without taking it.
+            # A second lock of another kind: the first one cannot be tested without being taken.
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _WHOLE_FILE.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
 
     def release(self) -> None:
-        """Lets the directory go."""
+        """Release the lock."""
         os.close(self._file)
 
 
 def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
-    """The process that serves from a data directory; ``None`` where none does, 0 where it cannot be named.
+    """Return the id of the process that serves from a data directory; ``None`` without, 0 if unknown.
 
-    No lock is tried where the kernel can be asked for it: a server that starts in that moment would be
-    refused. In another container none is found where this user may not read the lock's file.
+    Where the kernel can be asked, the lock is not taken to test it: a server that starts in that moment would
+    be refused. A server in another container is not found where this user may not read the lock's file.
 
     Raises:
-        OSError: the lock's file cannot be looked at.
+        OSError: the lock's file cannot be examined.
     """
     path = directory / LOCK_NAME
     try:
@@ -83,24 +80,24 @@ def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
         held = _is_held(path)
     except PermissionError:
         return named
-    # Another installation's lock can be listed with the same number, and one of another container is not.
+    # Another installation's lock can be listed under the same inode; that of another container is not listed.
     return (named or 0) if held else None
 
 
 def _listed(inode: int, locks: Path) -> int | None:
-    """The process that holds a lock on a file of this number, 0 where that is not told."""
+    """Return the process that holds a lock on a file of this inode, 0 where it is not named."""
     with contextlib.suppress(OSError):
         for line in locks.read_text(encoding="ascii", errors="replace").splitlines():
             # 1: FLOCK  ADVISORY  WRITE 12345 fd:01:131313 0 EOF
             words = line.split()
-            # The device is not compared: some file systems name another one here than in stat(2).
+            # The device is not compared: some file systems report another one here than in stat(2).
             if len(words) >= 6 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
                 return max(int(words[4]), 0)
     return None
 
 
 def _is_held(path: Path) -> bool:
-    """Whether somebody holds the lock, who may be in another namespace of processes."""
+    """Return whether a process holds the lock, possibly one of another PID namespace."""
     file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if sys.platform == "linux":
@@ -115,13 +112,10 @@ def _is_held(path: Path) -> bool:
 
 
 class ListLock:
-    """Holds a list that is being submitted against a second run of the same, until it is released.
-
-    Two runs would each take what the other is about to send for lost.
-    """
+    """Excludes a second run that submits the same list: each would take the other's open intents for lost."""
 
     def __init__(self, directory: Path, name: str) -> None:
-        """Takes the lock.
+        """Take the lock.
 
         Raises:
             LedgerError: ``ledger.in_use`` where another run holds it.
@@ -135,16 +129,16 @@ class ListLock:
             except BlockingIOError:
                 os.close(self._file)
                 raise LedgerError("ledger.in_use", f"{name} is being submitted by another process.") from None
-            if self._is_there():
+            if self._is_in_place():
                 return
-            os.close(self._file)  # whoever held it has taken the file away meanwhile
+            os.close(self._file)  # its former holder has removed the file meanwhile
 
     def release(self) -> None:
-        """Lets the list go, and leaves no file behind."""
+        """Release the lock, and remove its file."""
         self._path.unlink(missing_ok=True)
         os.close(self._file)
 
-    def _is_there(self) -> bool:
+    def _is_in_place(self) -> bool:
         try:
             return os.path.samestat(self._path.stat(), os.fstat(self._file))
         except FileNotFoundError:

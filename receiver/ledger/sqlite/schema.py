@@ -1,4 +1,8 @@
-"""The ledger's versions: what is in the file, and how an older one becomes the present one."""
+"""The ledger's versions: checks of the file, and migrations.
+
+Functions that take a path raise `LedgerError`: ``ledger.newer``, or ``ledger.corrupt`` where the file is no ledger
+of this program.
+"""
 
 import time
 from importlib import resources
@@ -7,33 +11,28 @@ from pathlib import Path
 from receiver.core.errors import LedgerError
 from receiver.ledger.sqlite.driver import sqlite3
 
-APPLICATION_ID = 0x75707372  # "upsr": tells a ledger from any other SQLite file
+APPLICATION_ID = 0x75707372  # "upsr": distinguishes a ledger from other SQLite files
 
 MIGRATIONS: tuple[str, ...] = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
-"""Scripts beside this module. The first makes version 1, each further one the version after it."""
+"""Scripts beside this module. The first creates version 1, each further one migrates to the next version."""
 
 SAFE_SQLITE = (3, 51, 3)
 """Older ones can, rarely, corrupt a WAL that two connections use (sqlite.org/wal.html, "WAL-reset bug")."""
 
 
 def unsafe_sqlite() -> str | None:
-    """The version of SQLite that this process has, where it is older than `SAFE_SQLITE`."""
+    """Return the version of SQLite in this process, where it is older than `SAFE_SQLITE`."""
     return sqlite3.sqlite_version if sqlite3.sqlite_version_info < SAFE_SQLITE else None
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
-    """Brings the file to the present version, each step in a transaction of its own.
-
-    Raises:
-        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger.
-    """
+    """Migrate the file to the present version, each step in a transaction of its own."""
     present = version(db, path)
     for number, name in enumerate(MIGRATIONS[present:], start=present + 1):
-        script = resources.files("receiver.ledger.sqlite").joinpath(name).read_text(encoding="utf-8")
         try:
-            # executescript() would commit before it begins; the transaction has to stand inside the script.
+            # executescript() commits before it begins; the transaction has to be inside the script.
             db.executescript(
-                f"BEGIN IMMEDIATE;\n{script}\n"
+                f"BEGIN IMMEDIATE;\n{_script(name)}\n"
                 f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};\nCOMMIT;"
             )
         except sqlite3.Error:
@@ -43,11 +42,7 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
 
 
 def version(db: sqlite3.Connection, path: Path) -> int:
-    """Reads the file's version, 0 for an empty file.
-
-    Raises:
-        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger.
-    """
+    """Return the file's version, 0 for an empty file."""
     (version,) = db.execute("PRAGMA user_version").fetchone()
     (application,) = db.execute("PRAGMA application_id").fetchone()
     (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -65,20 +60,15 @@ def version(db: sqlite3.Connection, path: Path) -> int:
 
 
 def is_older(db: sqlite3.Connection, path: Path) -> bool:
-    """Whether the file is empty or of an older version than this program.
-
-    Raises:
-        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger.
-    """
+    """Return whether the file is empty or older than this program."""
     return version(db, path) < len(MIGRATIONS)
 
 
 def check_present(db: sqlite3.Connection, path: Path) -> None:
-    """Looks whether the file is of the present version, for those who only read.
+    """Check that the file has the present version and structure.
 
     Raises:
-        LedgerError: ``ledger.newer``; ``ledger.unavailable`` where it is older; ``ledger.corrupt`` where it
-            is no ledger, or has not the structure of its version.
+        LedgerError: also ``ledger.unavailable`` where it is older.
     """
     if is_older(db, path):
         raise LedgerError(
@@ -89,12 +79,7 @@ def check_present(db: sqlite3.Connection, path: Path) -> None:
 
 
 def check_structure(db: sqlite3.Connection, path: Path) -> None:
-    """Looks whether the file is a ledger that this program knows; an older one is left to `prepare`.
-
-    Raises:
-        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger or has not the structure of
-            its version.
-    """
+    """Check that a file of the present version has its structure; an older one is left to `prepare`."""
     present = version(db, path)
     if present == len(MIGRATIONS) and _structure(db) != _structure_of_version(present):
         raise LedgerError(
@@ -105,24 +90,19 @@ def check_structure(db: sqlite3.Connection, path: Path) -> None:
 
 
 def check(db: sqlite3.Connection, path: Path) -> None:
-    """Looks whether the file can be served from.
-
-    Raises:
-        LedgerError: ``ledger.newer``, or ``ledger.corrupt`` where it is no ledger, has not the structure of
-            its version or does not pass SQLite's quick check.
-    """
+    """Check that the file has the structure of its version and passes SQLite's quick check."""
     check_structure(db, path)
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise LedgerError(
             "ledger.corrupt",
-            f"{path} is damaged ({' '.join(verdict.split())})."  # the verdict's own lines made one
+            f"{path} is damaged ({' '.join(verdict.split())})."
             " It was left as it is: copy it away, then restore a backup.",
         )
 
 
 def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool = False) -> bool:
-    """Runs SQLite's quick check, or the whole one. Gives whether it ended within so many seconds.
+    """Run SQLite's quick check, or with ``deep`` the full one; return whether it ended within the seconds.
 
     Raises:
         LedgerError: ``ledger.corrupt``.
@@ -143,9 +123,12 @@ def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool = F
     return True
 
 
+def _script(name: str) -> str:
+    return resources.files("receiver.ledger.sqlite").joinpath(name).read_text(encoding="utf-8")
+
+
 def _structure(db: sqlite3.Connection) -> list[tuple[str, str, str]]:
-    # Litestream keeps two small tables of its own in every database that it replicates, and SQLite some
-    # statistics once somebody has asked for them.
+    # Litestream keeps tables of its own in every database that it replicates, and SQLite may keep statistics.
     rows = db.execute(
         "SELECT type, name, sql FROM sqlite_schema"
         " WHERE sql IS NOT NULL AND name NOT GLOB '_litestream_*' AND name NOT GLOB 'sqlite_*' ORDER BY name"
@@ -157,9 +140,7 @@ def _structure_of_version(number: int) -> list[tuple[str, str, str]]:
     db = sqlite3.connect(":memory:", isolation_level=None)
     try:
         for name in MIGRATIONS[:number]:
-            db.executescript(
-                resources.files("receiver.ledger.sqlite").joinpath(name).read_text(encoding="utf-8")
-            )
+            db.executescript(_script(name))
         return _structure(db)
     finally:
         db.close()
