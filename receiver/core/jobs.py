@@ -1,4 +1,7 @@
-"""The states of a job and the legal moves between them. A state exists only if a restart treats it so."""
+"""Jobs, their states and the legal transitions between them.
+
+Work in progress is a lease and not a state: a state exists only if a restart treats it differently.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,22 +11,22 @@ from types import MappingProxyType
 
 
 class State(StrEnum):
-    """Where a job stands. Work in progress is a lease, not a state."""
+    """The state of a job."""
 
     SUBMITTED = "submitted"
-    """We asked the provider, or were told to expect the job; no completion yet."""
+    """The job was submitted or announced; there is no completion yet."""
     RECEIVED = "received"
     """A completion is durably recorded; the image is not safe yet; a deadline runs."""
     FETCHED = "fetched"
-    """The verified image lies on our own disk, fsynced; no deadline any more."""
+    """The verified image is on the local disk, fsynced; the deadline does not matter any more."""
     ARCHIVED = "archived"
-    """The object is in the archive and was proved to hold the same bytes."""
+    """The archive was proved to hold the same bytes."""
     FAILED = "failed"
     """The provider says that the job, or its one record, failed."""
     REJECTED = "rejected"
     """The URL is not allowed, or what it gave is not the promised image."""
     EXPIRED = "expired"
-    """The URL's life ended before the bytes were safe."""
+    """The URL expired before the image was safe."""
 
 
 MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
@@ -37,7 +40,7 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
         State.EXPIRED: frozenset({State.RECEIVED}),
     }
 )
-"""From each state, the states that it can leave to. The ledger's trigger refuses every other move."""
+"""The legal transitions from each state; the ledger's trigger refuses all others."""
 
 UNSUCCESSFUL = (State.FAILED, State.REJECTED, State.EXPIRED)
 """Final states of jobs whose image is not archived: a retry or new information moves them to ``received``."""
@@ -53,14 +56,14 @@ def overdue_cutoff(now: int, overdue_after: timedelta) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What the bytes themselves say of an image.
+    """What was read from an image's bytes.
 
     Attributes:
         format: ``jpeg``, ``png`` or ``webp``.
         width: pixels.
         height: pixels.
-        bytes: the file's size.
-        sha256: of the whole file, 64 lower-case hex digits.
+        bytes: of the file.
+        sha256: of the file, 64 lower-case hex digits.
     """
 
     format: str
@@ -71,12 +74,12 @@ class Image:
 
     @property
     def extension(self) -> str:
-        """The usual ending of a file of this format, without the dot."""
+        """The file name extension, without the dot."""
         return "jpg" if self.format == "jpeg" else self.format
 
     @property
     def content_type(self) -> str:
-        """The IANA media type of this format."""
+        """The IANA media type."""
         return f"image/{self.format}"
 
 
@@ -97,7 +100,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a job is where it is, or why its last attempt did not succeed.
+    """Why a job has its state, or why its last attempt failed.
 
     Attributes:
         reason: one of ``errors.REASONS``.
@@ -112,19 +115,20 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job as the ledger knows it. All times are whole milliseconds since the epoch, UTC.
+    """A job in the ledger. All times are whole milliseconds since the epoch, UTC.
 
     Attributes:
         id: the provider's id of the job.
-        endpoint: the kind of upscaling that was asked for, where we know it.
-        attempts: how often the present state's work was begun.
+        ref: the submitter's own reference.
+        endpoint: the kind of upscaling, such as ``upscale_2x``.
+        attempts: how often work was begun in the present state.
         refreshes: how many other URLs the provider has named since the delivery.
-        next_attempt_at: not before this time, while the job waits; ``None`` means as soon as can be.
-        deadline: when the image URL's life ends.
+        next_attempt_at: when the job's wait ends; ``None`` where it does not wait.
+        deadline: when the image URL expires.
         confirmed_at: when the provider itself confirmed what was delivered.
-        promised_width: pixels, as the completion says; ``None`` where it says nothing.
-        promised_height: likewise.
-        image: what was found in the verified bytes.
+        promised_width: pixels, as the completion says.
+        promised_height: pixels, as the completion says.
+        image: what was read from the verified bytes.
         suspect: checksum of the last bytes that came and were not the promised image.
         spool: the verified file's name in the spool, while the job is ``fetched``.
     """
@@ -156,12 +160,12 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One line of a job's history.
+    """An entry of a job's history.
 
     Attributes:
         at: ms since the epoch, UTC.
         event: what happened, in a word.
-        before: the state before, ``None`` at the beginning.
+        before: the state before; ``None`` in the first entry.
         after: the state after.
         reason: one of ``errors.REASONS`` where something went wrong.
         detail: a sentence for the operator.

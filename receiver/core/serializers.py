@@ -1,6 +1,7 @@
-"""A job as the outside sees it: plain JSON values, times in RFC 3339 with ``Z``."""
+"""Jobs as plain JSON values; times in RFC 3339 with ``Z``."""
 
 import re
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,7 +10,7 @@ from receiver.core.jobs import Event, Job
 
 
 def time(at: int | None) -> str | None:
-    """Milliseconds since the epoch as RFC 3339 in UTC, or ``None``."""
+    """Format milliseconds since the epoch as RFC 3339 in UTC."""
     if at is None:
         return None
     stamp = datetime.fromtimestamp(at // 1000, UTC).replace(microsecond=at % 1000 * 1000)
@@ -17,7 +18,7 @@ def time(at: int | None) -> str | None:
 
 
 def job(job: Job) -> dict[str, Any]:
-    """A job; what has no value yet is ``None``."""
+    """Return a job as JSON values; what has no value yet is ``None``."""
     image, stored, problem = job.image, job.stored, job.problem
     return {
         "id": job.id,
@@ -30,15 +31,8 @@ def job(job: Job) -> dict[str, Any]:
         "source_url": job.source_url,
         "endpoint": job.endpoint,
         "promised": {"width": job.promised_width, "height": job.promised_height},
-        "image": image
-        and {
-            "format": image.format,
-            "width": image.width,
-            "height": image.height,
-            "bytes": image.bytes,
-            "sha256": image.sha256,
-        },
-        "archive": stored and {"uri": stored.uri, "etag": stored.etag, "version": stored.version},
+        "image": image and asdict(image),
+        "archive": stored and asdict(stored),
         "error": problem and {"reason": problem.reason, "detail": problem.detail, "at": time(problem.at)},
         "submitted_at": time(job.submitted_at),
         "received_at": time(job.received_at),
@@ -49,7 +43,7 @@ def job(job: Job) -> dict[str, Any]:
 
 
 def event(event: Event) -> dict[str, Any]:
-    """One line of a job's history."""
+    """Return an entry of a job's history as JSON values."""
     return {
         "at": time(event.at),
         "event": event.event,
@@ -64,20 +58,20 @@ _USER = re.compile(r"^([^/?#]*//)[^/?#]*@")
 
 
 def plain_url(url: str) -> str:
-    """A URL without what may be a key to what stands there: its query, a user's name and password."""
+    """Return a URL without what may be a secret: its query, and a user's name and password."""
     head, mark, _ = url.partition("?")
     head = _USER.sub("\\1\N{HORIZONTAL ELLIPSIS}@", head)
     return f"{head}?\N{HORIZONTAL ELLIPSIS}" if mark else head.partition("#")[0]
 
 
 def detail_without_keys(event: Event) -> str | None:
-    """The detail of a line of a history; where it is a URL, a plain one."""
+    """Return the detail of a history entry; where it is a URL, without what may be a secret."""
     is_url = event.event == "other_url" and event.detail is not None
     return plain_url(event.detail or "") if is_url else event.detail
 
 
 def is_web(url: str | None) -> bool:
-    """Whether a link to this URL leads to a web server, and runs nothing."""
+    """Return whether a link to this URL leads to a web server, and runs no script."""
     try:
         return url is not None and urlsplit(url).scheme in {"http", "https"}
     except ValueError:

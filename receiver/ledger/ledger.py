@@ -1,8 +1,6 @@
 """The ledger of all jobs: the interface of its commands and queries. No caller sees SQL or rows."""
 
 import asyncio
-import os
-import secrets
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
@@ -15,7 +13,6 @@ from receiver.core.jobs import Event, Job
 from receiver.ledger import archived_objects, notifications, retention
 from receiver.ledger.changes import ChangeNotifier
 from receiver.ledger.commands import claims, deliveries, outcomes, rebuild, scheduling, submissions
-from receiver.ledger.commands.claims import Lease
 from receiver.ledger.counters import ASKED, count
 from receiver.ledger.group_commit import GroupCommit, OnCommit
 from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread
@@ -150,18 +147,12 @@ class Ledger(LedgerReader):
         self,
         database: Database,
         *,
-        now: Callable[[], int],
-        monotonic: Callable[[], int],
         on_commit: OnCommit | None = None,
     ) -> None:
         super().__init__(database.readers)
         self._database = database
         self._notifier = ChangeNotifier()
         self._writer = GroupCommit(database.commit, on_change=self._notifier.publish, on_commit=on_commit)
-        self._now = now
-        self._monotonic = monotonic
-        self._name = f"{os.getpid()}-{secrets.token_hex(4)}"
-        self._leases = 0
         self._data_version: int | None = None
         self._last_seq = 0
         self.interrupted: list[str] = []
@@ -185,8 +176,8 @@ class Ledger(LedgerReader):
         Raises:
             LedgerError: as `database.open_to_serve`.
         """
-        opened = await database.open_to_serve(data_dir, now=now)
-        ledger = cls(opened, on_commit=on_commit, now=now, monotonic=monotonic)
+        opened = await database.open_to_serve(data_dir, now=now, monotonic=monotonic)
+        ledger = cls(opened, on_commit=on_commit)
         try:
             ledger.interrupted = await ledger._writer.write(claims.release_all)
         except LedgerError:
@@ -208,8 +199,7 @@ class Ledger(LedgerReader):
         Raises:
             LedgerError: as `database.open_beside`.
         """
-        opened = await database.open_beside(data_dir, make=make, now=now)
-        return cls(opened, now=now, monotonic=monotonic)
+        return cls(await database.open_beside(data_dir, make=make, now=now, monotonic=monotonic))
 
     async def close(self) -> None:
         """Commit what waits, and close."""
@@ -277,34 +267,15 @@ class Ledger(LedgerReader):
         """Count a request to the provider that was about no pending job, and had no answer."""
         await self._writer.write(lambda tx: count(tx, ASKED, reason))
 
-    async def claim_to_fetch(self, limit: int, *, again: int, lease: int) -> list[Claim]:
-        """Claim jobs to download for ``lease`` ms, the earliest deadline first.
-
-        At most ``again`` of them were tried before.
-        """
-        terms = self._lease(lease)
-        return await self._writer.write(lambda tx: claims.claim_to_fetch(tx, terms, limit, again=again))
-
-    async def claim_past_deadline(self, limit: int, *, lease: int) -> list[Claim]:
-        """Claim jobs whose deadline has passed, to ask the provider once more before they expire."""
-        terms = self._lease(lease)
-        return await self._writer.write(lambda tx: claims.claim_past_deadline(tx, terms, limit))
-
-    async def claim_to_archive(self, limit: int, *, lease: int) -> list[Claim]:
-        """Claim jobs to upload for ``lease`` ms: those tried least, and of them the longest waiting."""
-        terms = self._lease(lease)
-        return await self._writer.write(lambda tx: claims.claim_to_archive(tx, terms, limit))
-
-    def _lease(self, duration: int) -> Lease:
-        self._leases += 1
-        return Lease(f"{self._name}:{self._leases}", self._monotonic() + duration)
-
+    claim_to_fetch = _command(claims.claim_to_fetch)
+    claim_past_deadline = _command(claims.claim_past_deadline)
+    claim_to_archive = _command(claims.claim_to_archive)
     release = _command(claims.release)
 
     async def release_expired_leases(self) -> None:
         """Void claims whose lease has ended, except those whose outcome could not be recorded yet."""
         kept = frozenset(self._unrecorded)
-        await self._writer.write(lambda tx: claims.release_expired_leases(tx, self._monotonic(), kept))
+        await self._writer.write(lambda tx: claims.release_expired_leases(tx, kept))
 
     async def release_orphans(self, data_dir: Path) -> None:
         """Void all claims if no server holds the ledger: those who held them are gone.
@@ -337,7 +308,7 @@ class Ledger(LedgerReader):
 
     async def mark_at_risk(self) -> Sequence[str]:
         """Find jobs of whose life less than a tenth is left, and return each id once."""
-        now = self._now()
+        now = self._database.now()
         found = await self._readers.read(lambda db: due.newly_at_risk(db, now, AT_RISK_BATCH))
         if found:
             await self._writer.write(lambda tx: scheduling.mark_at_risk(tx, found))

@@ -16,11 +16,13 @@ class Transaction:
     Attributes:
         db: the connection, in a transaction.
         now: the wall clock, ms since the epoch.
+        monotonic: the clock of leases, ms.
         changed: ids of jobs that the command changed; published once the commit is durable.
     """
 
     db: sqlite3.Connection
     now: int
+    monotonic: int
     changed: list[str] = field(default_factory=list)
 
 

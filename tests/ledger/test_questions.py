@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from receiver.ledger import (
     holder,
 )
 from receiver.ledger.commands import claims, deliveries, outcomes, scheduling, submissions
-from receiver.ledger.commands.claims import Lease
 from receiver.ledger.queries import aggregates, dashboard, search, unread
 from receiver.ledger.queries import scheduling as due
 from receiver.ledger.sqlite import schema
@@ -199,7 +199,7 @@ def explaining(tmp_path: Path) -> Iterator[Explaining]:
 
 def fill(db: sqlite3.Connection, done: int) -> None:
     """A small living crowd in the midst of so many jobs that are done."""
-    tx = Transaction(db, NOW)
+    tx = Transaction(db, NOW, 0)
     db.execute("BEGIN")
     for number in range(done):
         if number == done // 2:
@@ -217,7 +217,7 @@ def _fill_living(tx: Transaction) -> None:
     for number in range(12):
         submissions.expect(tx, Submission(f"silent-{number}"))
         deliveries.record(tx, delivery(f"job-{number}", deadline=NOW + number * SECOND, ref="order 7"))
-    taken = claims.claim_to_fetch(tx, Lease("a", 1), 8, again=8)
+    taken = claims.claim_to_fetch(tx, 8, again=8, lease=1)
     for claim in taken[:4]:
         outcomes.retry_later(tx, claim, NOW + HOUR, TIMEOUT)
     for claim in taken[4:6]:
@@ -261,29 +261,29 @@ def ask_everything(db: sqlite3.Connection) -> None:
 
 def do_everything(db: sqlite3.Connection) -> None:
     """Every verb there is, on the jobs of `fill`."""
-    tx, lease = Transaction(db, NOW), Lease("b", 1)
-    late_tx = Transaction(db, NOW + 99 * HOUR)
+    tx = Transaction(db, NOW, 0)
+    late_tx = Transaction(db, NOW + 99 * HOUR, 0)
     said = Completion("job-1", "https://host/2.png")
     deliveries.record(tx, delivery("new", ticket="number"))
     deliveries.record(tx, delivery("new", url="https://host/2.png"))
     deliveries.record(tx, failure("silent-0"))
     deliveries.record(tx, delivery("silent-0"))
     submissions.expect(tx, Submission("silent-1"))
-    (one, two) = claims.claim_to_fetch(tx, lease, 2, again=2)
+    (one, two) = claims.claim_to_fetch(tx, 2, again=2, lease=1)
     claims.release(tx, one)
     outcomes.rejected(tx, two, TIMEOUT)
     scheduling.retry(tx, two.job.id)
-    (one, two) = claims.claim_to_fetch(tx, lease, 2, again=2)
+    (one, two) = claims.claim_to_fetch(tx, 2, again=2, lease=1)
     outcomes.retry_later(tx, two, NOW, TIMEOUT)
     confirmed = outcomes.confirmed(tx, one, said, NOW)
     assert confirmed is not None
     outcomes.url_refreshed(tx, one, said, NOW, NOW)
-    (late, *_) = claims.claim_past_deadline(late_tx, lease, 2)
+    (late, *_) = claims.claim_past_deadline(late_tx, 2, lease=1)
     outcomes.expired(tx, late)
-    (one, two) = claims.claim_to_archive(tx, lease, 2)
+    (one, two) = claims.claim_to_archive(tx, 2, lease=1)
     outcomes.archived(tx, one, STORED)
     outcomes.spool_lost(tx, two, SpoolError("spool.lost"))
-    claims.release_expired_leases(tx, 2)
+    claims.release_expired_leases(replace(tx, monotonic=2))
     claims.release_all(tx)
     scheduling.mark_at_risk(tx, ["job-9"])
     scheduling.shift_waits(tx, 5)

@@ -45,7 +45,7 @@ class Bench:
     def __init__(self, path: Path, connection: GatedConnection) -> None:
         self.connection = connection
         self.published: list[str] = []
-        database = Database(path, connection, ReaderPool([]), now=lambda: 0)
+        database = Database(path, connection, ReaderPool([]), now=lambda: 0, monotonic=lambda: 0)
         self.writer = GroupCommit(database.commit, on_change=self.published.extend)
 
     async def rows(self) -> list[str]:
@@ -118,9 +118,9 @@ async def test_a_hundred_acknowledgements_share_their_commits(
     tmp_path: Path, clock: Clock, monotonic: Clock
 ) -> None:
     statements: list[str] = []
-    database = await open_to_serve(tmp_path, now=clock)
+    database = await open_to_serve(tmp_path, now=clock, monotonic=monotonic)
     await database.writer.run(lambda db: db.set_trace_callback(statements.append))
-    ledger = Ledger(database, now=clock, monotonic=monotonic)
+    ledger = Ledger(database)
     await asyncio.gather(*(ledger.record(delivery(f"job-{n}")) for n in range(100)))
     assert len((await ledger.jobs(Filter())).jobs) == 100
     await ledger.close()

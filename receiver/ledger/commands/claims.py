@@ -1,8 +1,9 @@
 """Claims jobs for work. A claim is void once its lease has ended or another process has started."""
 
 import json
+import os
+import secrets
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 
 from receiver.core.backoff import UPLOAD_MAX, crash_retry_at
 from receiver.ledger import rows
@@ -10,26 +11,12 @@ from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Claim
 
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """What all claims of one call share.
-
-    Attributes:
-        holder: begins the names of the claims.
-        until: when the lease ends: ms, on the holder's monotonic clock.
-    """
-
-    holder: str
-    until: int
-
-
 FRESH = "INDEXED BY jobs_to_fetch WHERE attempts = 0"
 RETRIED = "INDEXED BY jobs_to_fetch_again WHERE attempts > 0"
 
 
-def claim_to_fetch(tx: Transaction, lease: Lease, limit: int, *, again: int) -> list[Claim]:
-    """Claim jobs to download, the earliest deadline first; at most ``again`` of them were tried before.
+def claim_to_fetch(tx: Transaction, limit: int, *, again: int, lease: int) -> list[Claim]:
+    """Claim jobs to download for ``lease`` ms, the earliest deadline first; at most ``again`` are retries.
 
     A job whose deadline passed before its first attempt is still tried once, because that costs nothing; but
     only by workers that no job before its deadline needs.
@@ -40,17 +27,17 @@ def claim_to_fetch(tx: Transaction, lease: Lease, limit: int, *, again: int) -> 
     alive.sort(key=lambda row: row["deadline"])
     chosen = alive[:limit]
     chosen += ready(tx, FRESH, "deadline <= ?", limit - len(chosen))
-    return _claim(tx, lease, chosen)
+    return _claim(tx, chosen, lease)
 
 
-def claim_past_deadline(tx: Transaction, lease: Lease, limit: int) -> list[Claim]:
-    """Claim jobs that were tried and whose deadline has passed, except those that wait."""
+def claim_past_deadline(tx: Transaction, limit: int, *, lease: int) -> list[Claim]:
+    """Claim jobs that were tried and whose deadline has passed, to ask the provider before they expire."""
     _end_waits(tx)
-    return _claim(tx, lease, ready(tx, RETRIED, "deadline <= ?", limit))
+    return _claim(tx, ready(tx, RETRIED, "deadline <= ?", limit), lease)
 
 
-def claim_to_archive(tx: Transaction, lease: Lease, limit: int) -> list[Claim]:
-    """Claim jobs to upload: those tried least, and of them the longest waiting.
+def claim_to_archive(tx: Transaction, limit: int, *, lease: int) -> list[Claim]:
+    """Claim jobs to upload for ``lease`` ms: those tried least, and of them the longest waiting.
 
     In this order a few jobs that the archive never takes do not hold up all others.
     """
@@ -60,7 +47,7 @@ def claim_to_archive(tx: Transaction, lease: Lease, limit: int) -> list[Claim]:
         " AND holder IS NULL ORDER BY attempts, fetched_at LIMIT ?",
         (max(limit, 0),),
     ).fetchall()
-    return _claim(tx, lease, found)
+    return _claim(tx, found, lease)
 
 
 def release(tx: Transaction, claim: Claim) -> bool:
@@ -104,12 +91,12 @@ def release_all(tx: Transaction) -> list[str]:
     return [row["id"] for row in interrupted]
 
 
-def release_expired_leases(tx: Transaction, monotonic: int, kept: Collection[str] = ()) -> None:
-    """Void claims whose lease ended before ``monotonic`` (ms), except those of the holders in ``kept``."""
+def release_expired_leases(tx: Transaction, kept: Collection[str] = ()) -> None:
+    """Void claims whose lease has ended, except those of the holders in ``kept``."""
     tx.db.execute(
         "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?"
         " AND holder NOT IN (SELECT value FROM json_each(?))",
-        (monotonic, json.dumps(list(kept))),
+        (tx.monotonic, json.dumps(list(kept))),
     )
 
 
@@ -132,14 +119,14 @@ def _end_waits(tx: Transaction) -> None:
     )
 
 
-def _claim(tx: Transaction, lease: Lease, chosen: Sequence[sqlite3.Row]) -> list[Claim]:
+def _claim(tx: Transaction, chosen: Sequence[sqlite3.Row], lease: int) -> list[Claim]:
     claims = []
-    for number, row in enumerate(chosen):
-        holder = f"{lease.holder}:{number}"
+    for row in chosen:
+        holder = f"{os.getpid()}-{secrets.token_hex(8)}"
         claimed = tx.db.execute(
             "UPDATE jobs SET holder = ?, lease_until = ?, attempts = attempts + 1, next_attempt_at = NULL"
             " WHERE seq = ? RETURNING *",
-            (holder, lease.until, row["seq"]),
+            (holder, tx.monotonic + lease, row["seq"]),
         ).fetchone()
         claims.append(Claim(rows.job(claimed), holder))
     return claims

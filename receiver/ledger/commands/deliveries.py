@@ -80,8 +80,8 @@ def _bind_ticket(tx: Transaction, number: str, job_id: str) -> bool:
 
 
 _COLUMNS = (
-    "id, ref, source_url, endpoint, created_at, confirmed_at, state, event, reason, detail, reason_at, image_url,"
-    " promised_width, promised_height, deadline, found_at, received_at, updated_at"
+    "id, ref, source_url, endpoint, created_at, confirmed_at, state, event, reason, detail, reason_at,"
+    " image_url, promised_width, promised_height, deadline, found_at, received_at, updated_at"
 )
 # OR ROLLBACK: the writer rolls back the transaction of a failed command anyway, so SQLite need not keep
 # copies of pages to undo this statement alone.

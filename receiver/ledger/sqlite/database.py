@@ -18,21 +18,32 @@ from receiver.ledger.transaction import Command, Outcome, Transaction
 FILE_NAME = "ledger.sqlite3"
 READERS = 2
 
+Clock = Callable[[], int]
+
 _ENDS_THE_BATCH = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 """Errors of the file, and of no single command."""
 
 
 class Database:
-    """An open ledger file; ``now`` is the wall clock, ms since the epoch."""
+    """An open ledger file.
+
+    Args:
+        path: of the file, which exists.
+        writer: the one connection that writes.
+        readers: connections that only read.
+        now: the wall clock, ms since the epoch.
+        monotonic: a clock that nobody sets, ms.
+    """
 
     def __init__(
-        self, path: Path, writer: Connection, readers: ReaderPool, *, now: Callable[[], int]
+        self, path: Path, writer: Connection, readers: ReaderPool, *, now: Clock, monotonic: Clock
     ) -> None:
         self.writer = writer
         self.readers = readers
         self._path = path
         self._opened = path.stat()
-        self._now = now
+        self.now = now
+        self._monotonic = monotonic
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Outcome]:
         """Run commands in one transaction, and return an outcome for each after the commit is durable.
@@ -43,12 +54,33 @@ class Database:
 
         def run(db: sqlite3.Connection) -> Sequence[Outcome]:
             self._check_in_place()
-            return _commit(db, commands, self._now)
+            return self._commit(db, commands)
 
         try:
             return await self.writer.run(run)
         except sqlite3.Error as error:
             raise ledger_error(error) from error
+
+    def _commit(self, db: sqlite3.Connection, commands: Sequence[Command[Any]]) -> list[Outcome]:
+        """Commit all commands in one transaction; if one fails, each gets a transaction of its own."""
+        try:
+            # IMMEDIATE: a transaction that read before it wrote could fail without waiting for the lock.
+            db.execute("BEGIN IMMEDIATE")
+            outcomes = []
+            for command in commands:
+                transaction = Transaction(db, self.now(), self._monotonic())
+                result = command(transaction)
+                outcomes.append(Outcome(result, changed=transaction.changed))
+            db.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            ends_the_batch = str(getattr(error, "sqlite_errorname", "")).startswith(_ENDS_THE_BATCH)
+            if len(commands) > 1 and not ends_the_batch:
+                return [self._commit(db, [command])[0] for command in commands]
+            reported = ledger_error(error) if isinstance(error, sqlite3.Error) else error
+            return [Outcome(error=reported) for _ in commands]
+        return outcomes
 
     def _check_in_place(self) -> None:
         # An open file that was moved away or replaced takes commits as before, and no start would read them.
@@ -66,31 +98,7 @@ class Database:
             )
 
 
-def _commit(
-    db: sqlite3.Connection, commands: Sequence[Command[Any]], now: Callable[[], int]
-) -> list[Outcome]:
-    """Commit all commands in one transaction; if one fails, each gets a transaction of its own instead."""
-    try:
-        # IMMEDIATE: a transaction that read before it wrote could fail at once, without waiting for the lock.
-        db.execute("BEGIN IMMEDIATE")
-        outcomes = []
-        for command in commands:
-            transaction = Transaction(db, now())
-            result = command(transaction)
-            outcomes.append(Outcome(result, changed=transaction.changed))
-        db.execute("COMMIT")
-    except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
-        if db.in_transaction:
-            db.execute("ROLLBACK")
-        ends_the_batch = str(getattr(error, "sqlite_errorname", "")).startswith(_ENDS_THE_BATCH)
-        if len(commands) > 1 and not ends_the_batch:
-            return [_commit(db, [command], now)[0] for command in commands]
-        reported = ledger_error(error) if isinstance(error, sqlite3.Error) else error
-        return [Outcome(error=reported) for _ in commands]
-    return outcomes
-
-
-async def open_to_serve(data_dir: Path, *, now: Callable[[], int]) -> Database:
+async def open_to_serve(data_dir: Path, *, now: Clock, monotonic: Clock) -> Database:
     """Open the ledger for the server, and create or migrate it; the caller holds the directory's lock.
 
     Raises:
@@ -101,10 +109,10 @@ async def open_to_serve(data_dir: Path, *, now: Callable[[], int]) -> Database:
     async def prepare(writer: Connection) -> None:
         await writer.run(lambda db: schema.prepare(db, path))
 
-    return await _open(path, schema.check, prepare, readers=READERS, now=now)
+    return await _open(path, schema.check, prepare, readers=READERS, now=now, monotonic=monotonic)
 
 
-async def open_beside(data_dir: Path, *, make: bool, now: Callable[[], int]) -> Database:
+async def open_beside(data_dir: Path, *, make: bool, now: Clock, monotonic: Clock) -> Database:
     """Open the ledger for a command that writes, beside a server or without one.
 
     The file is created (with ``make``) or migrated only where no server holds it.
@@ -125,7 +133,7 @@ async def open_beside(data_dir: Path, *, make: bool, now: Callable[[], int]) -> 
             finally:
                 lock.release()
 
-    return await _open(path, schema.check_structure, prepare, readers=1, now=now)
+    return await _open(path, schema.check_structure, prepare, readers=1, now=now, monotonic=monotonic)
 
 
 async def open_read_only(data_dir: Path) -> ReaderPool:
@@ -153,14 +161,15 @@ async def _open(
     prepare: Callable[[Connection], Awaitable[None]],
     *,
     readers: int,
-    now: Callable[[], int],
+    now: Clock,
+    monotonic: Clock,
 ) -> Database:
     await asyncio.to_thread(_create, path)
     await _check(path, check)
     writer = await open_to_write(path)
     try:
         await prepare(writer)
-        return Database(path, writer, await ReaderPool.open(path, readers), now=now)
+        return Database(path, writer, await ReaderPool.open(path, readers), now=now, monotonic=monotonic)
     except BaseException as error:
         await writer.close()
         if isinstance(error, sqlite3.Error):

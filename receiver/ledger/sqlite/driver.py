@@ -1,8 +1,8 @@
 """The newer SQLite of two: Python's own and that of the package pysqlite3.
 
 Python's module is linked to the system's SQLite, which on Debian and Ubuntu is for years older than
-`schema.SAFE_SQLITE`. pysqlite3 is the same module with a recent SQLite inside; pyproject.toml says where it is
-installed.
+`schema.SAFE_SQLITE`. pysqlite3 is the same module with a recent SQLite inside; pyproject.toml says where it
+is installed.
 
 The whole program must take it from here: each copy of SQLite in a process takes its own locks on a file, and
 when one of two copies closes the file, POSIX releases the locks of the other.

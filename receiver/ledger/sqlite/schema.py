@@ -1,7 +1,7 @@
 """The ledger's versions: checks of the file, and migrations.
 
-Functions that take a path raise `LedgerError`: ``ledger.newer``, or ``ledger.corrupt`` where the file is no ledger
-of this program.
+Functions that take a path raise `LedgerError`: ``ledger.newer``, or ``ledger.corrupt`` where the file is no
+ledger of this program.
 """
 
 import time
