@@ -1,8 +1,7 @@
-"""The download: from a URL that a stranger sent to a file on our disk, its hash taken on the way.
+"""Downloads an untrusted URL into a spool file, and hashes it on the way.
 
-Nothing that the other side does may cost more than ``Limits`` say: every wait, the rate, every size and
-every hop has its bound, and the body is never decoded. httpx speaks HTTP; each request has a connection of
-its own, through the guarded backend, which ends with it.
+``Limits`` bound what a hostile host can cost: every wait, the rate, every size and the number of hops. The
+body is never decoded. Each request has a connection of its own, through the guarded network backend.
 """
 
 import asyncio
@@ -31,22 +30,22 @@ from receiver.fetch.sources import Sources, Target, check_url
 _T = TypeVar("_T")
 
 _BLOCK = 1024 * 1024
-"""Bytes that are gathered before they go to the disk and into the hash: one hop to a thread for each."""
+"""Bytes that are gathered for one write, since each write is handed to a thread."""
 
 _MAX_HEAD = 256 * 1024
-"""Bytes of an answer's head and of interim ones before it; the last read can hold 64 KiB of the body."""
+"""Bytes of an answer's head and the interim ones before it; the last read can hold 64 KiB of the body."""
 
-_PIECES = 1024
-_LEAST_PIECE = 128
-"""Bytes that so many pieces of a body must hold on average. A chunk of one byte costs as much work as one of
-64 KiB, and what is busy with these acknowledges no deliveries meanwhile."""
+_CHUNKS = 1024
+_MIN_CHUNK = 128
+"""Bytes that so many chunks of a body must hold on average. A chunk of one byte costs as much work as one of
+64 KiB, and the event loop acknowledges no deliveries meanwhile."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({403, 404, 410})
-# httpx's client acts on these by itself, even where it is told to follow nothing: it keeps cookies, and it
-# parses a Location in its own way. So the transport takes them away; ``_Transport`` says where they go.
+# httpx's client acts on these even where it follows no redirects: it keeps cookies, and parses a Location in
+# its own way. So ``_Transport`` removes them.
 _HIDDEN = frozenset({b"location", b"set-cookie"})
-# What h11 and httpcore say when the other side closes in the middle; they have no type of its own for it.
+# h11 and httpcore have no exception type for a connection that the other side closes in the middle.
 _CLOSED_EARLY = ("peer closed connection", "Server disconnected")
 
 
@@ -56,14 +55,13 @@ class Limits:
 
     Attributes:
         max_bytes: of the body.
-        total_seconds: from the first look-up to the last byte, all hops together.
+        total_seconds: from the first look-up to the last byte, over all hops.
         resolve_seconds: for one look-up.
-        connect_seconds: for TCP, all addresses of the host together, and again for TLS.
-        answer_seconds: from the look-up to the end of the answer's head, for one hop.
+        connect_seconds: for TCP, to all addresses of the host together, and again for TLS.
+        answer_seconds: for one hop, from the look-up to the end of the answer's head.
         idle_seconds: between two reads.
         min_rate: bytes a second, averaged over each ``rate_window``; the first window is the grace.
         rate_window: seconds.
-        max_redirects: that are followed.
     """
 
     max_bytes: int
@@ -79,13 +77,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A whole body on the disk, fsynced; its folder is not, since the caller renames the file.
-
-    Attributes:
-        path: of the file.
-        bytes: its size.
-        sha256: of the whole file, 64 lower-case hex digits.
-    """
+    """A whole body on the disk, fsynced. Its folder is not synced, since the caller renames the file."""
 
     path: Path
     bytes: int
@@ -93,15 +85,15 @@ class Download:
 
 
 class Fetcher:
-    """Downloads images. One for the whole process; any number of downloads at a time.
+    """Downloads images, any number at a time.
 
     Args:
         sources: URL prefixes that are allowed.
         networks: networks that are allowed although they are not public.
         limits: for each download.
         resolver: names to addresses.
-        backend: what really connects; it gets judged addresses, never names.
-        ssl_context: by default the system's authorities, or those of ``SSL_CERT_FILE``.
+        backend: connects to checked addresses, never to names.
+        ssl_context: by default with the system's authorities, or those of ``SSL_CERT_FILE``.
         clock: monotonic seconds, for the rate.
         wall_clock: seconds since the epoch, to read a Retry-After that is a date.
         user_agent: name and version for the header.
@@ -138,7 +130,7 @@ class Fetcher:
 
         self._client = httpx.AsyncClient(
             transport=_Transport(ssl_context or ssl.create_default_context(), guarded),
-            # A proxy from the environment would see the name, and dial what it likes.
+            # A proxy from the environment would resolve the name itself, and dial any address.
             trust_env=False,
             follow_redirects=False,
             headers={
@@ -148,44 +140,44 @@ class Fetcher:
             },
             timeout=httpx.Timeout(limits.idle_seconds, connect=limits.connect_seconds),
         )
-        # The disk's own threads, so that a slow disk holds up nothing else that waits for a thread.
+        # A pool of its own, so that a slow disk holds up nothing else that waits for a thread.
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
 
     async def fetch(
         self, url: str, into: Path, *, seconds: float | None = None, max_bytes: int | None = None
     ) -> Download:
-        """Downloads a URL into a new file of mode 0600. On any failure or cancellation no file stays.
+        """Download a URL into a new file of mode 0600. A failure or cancellation leaves no file.
 
         Args:
-            url: as it came; nothing of it is believed.
+            url: untrusted.
             into: the file to create; it must not exist.
-            seconds: what is left for this job, if less than the limits give.
-            max_bytes: what may come for this job, if less than the limits give.
+            seconds: left for this job, if fewer than the limits give.
+            max_bytes: allowed for this job, if fewer than the limits give.
 
         Raises:
             UrlError: the URL, one that it redirects to, or an address is not allowed.
-            FetchError: it did not come.
-            SpoolError: the disk did not take it.
+            FetchError: the download failed.
+            SpoolError: the file could not be written.
         """
         limits = self._limits
         seconds = limits.total_seconds if seconds is None else min(seconds, limits.total_seconds)
         max_bytes = limits.max_bytes if max_bytes is None else min(max_bytes, limits.max_bytes)
-        file = _SpoolFile(into)
+        file = _DownloadFile(into)
         try:
             try:
-                async with asyncio.timeout(seconds), self._answer(url) as (target, response):
+                async with asyncio.timeout(seconds), self._open(url) as (target, response):
                     await self._receive(target, response, file, max_bytes)
             except TimeoutError as exc:
                 raise FetchError("fetch.timeout", f"not whole after {seconds:.0f} s") from exc
-            # The bytes are here: no deadline holds for the disk.
+            # All bytes have come, so the deadline does not bound the disk.
             return await self._on_disk(file.finish)
         except BaseException:
-            # Behind whatever of this file is still under way in a thread.
+            # Shielded: it waits for writes of this file that still run in a thread.
             await asyncio.shield(self._on_disk(file.discard))
             raise
 
     async def aclose(self) -> None:
-        """Closes what is open, and waits for the disk's threads. No download may be under way."""
+        """Close connections and threads. No download may be running."""
         await self._client.aclose()
         await asyncio.to_thread(self._disk.shutdown)
 
@@ -196,11 +188,11 @@ class Fetcher:
         await self.aclose()
 
     @contextlib.asynccontextmanager
-    async def _answer(self, url: str) -> AsyncIterator[tuple[Target, httpx.Response]]:
-        """The first answer that is no redirect, its body unread. Bodies of redirects are never read."""
+    async def _open(self, url: str) -> AsyncIterator[tuple[Target, httpx.Response]]:
+        """Follow redirects, whose bodies are never read, to the first other answer, its body unread."""
         target = check_url(url, self._sources, self._networks)
         for _ in range(self._limits.max_redirects + 1):
-            response = await self._ask(target)
+            response = await self._send(target)
             try:
                 if response.status_code not in _REDIRECTS:
                     yield target, response
@@ -210,13 +202,13 @@ class Fetcher:
                 await response.aclose()
         raise UrlError("url.redirects", f"more than {self._limits.max_redirects}, at last to {target.shown}")
 
-    async def _ask(self, target: Target) -> httpx.Response:
-        """One request, up to the end of the answer's head."""
+    async def _send(self, target: Target) -> httpx.Response:
+        """Send one request and read the answer's head."""
         request = self._client.build_request(
             "GET",
-            # httpx sees the origin alone: it would rewrite path and query, and it logs what it sees.
+            # The origin alone: httpx would rewrite path and query, and log them.
             target.origin + "/",
-            # Given, because httpx would decode the name for it, and fails at A-labels that decode to nothing.
+            # httpx would decode the name for this header, and fail at A-labels that decode to nothing.
             headers={"Host": target.origin.partition("://")[2]},
             extensions={"target": target.request_target.encode("ascii"), "confined": bool(target.confined)},
         )
@@ -231,17 +223,17 @@ class Fetcher:
                 raise UrlError(target.confined, exc.detail) from exc
             raise
         except FetchError as exc:
-            # A name that no setting vouches for must show at once that it lies in the allowed networks.
+            # A name that no setting allows must resolve into the allowed networks at the first attempt.
             if exc.reason == "fetch.resolve" and target.confined and not self._sources.entries:
                 raise UrlError(target.confined, exc.detail) from exc
             raise
 
     def _redirected(self, target: Target, response: httpx.Response) -> Target:
-        """Where a redirect leads, judged anew from its text on."""
+        """Return the target of a redirect, checked like the first URL."""
         location = response.extensions["location"].decode("latin-1")
         if not location:
             raise FetchError("fetch.status", f"{target.shown} answers {response.status_code} to nowhere")
-        # Judged as it stands before it is joined, since joining drops and rewrites characters.
+        # Checked before it is joined, since joining drops and rewrites characters.
         if not location.isascii() or not location.isprintable() or "\\" in location or " " in location:
             raise UrlError("url.malformed", f"{target.shown} redirects to what is no plain URL")
         try:
@@ -254,10 +246,10 @@ class Fetcher:
         return found
 
     async def _receive(
-        self, target: Target, response: httpx.Response, file: "_SpoolFile", max_bytes: int
+        self, target: Target, response: httpx.Response, file: "_DownloadFile", max_bytes: int
     ) -> None:
-        """Streams the body into the file."""
-        self._judge_head(target, response)
+        """Stream the body into the file."""
+        self._check_head(target, response)
         declared = _declared_length(response)
         if declared is not None and declared > max_bytes:
             raise FetchError("fetch.too_large", f"{target.shown} declares {declared} of {max_bytes} bytes")
@@ -278,7 +270,7 @@ class Fetcher:
             raise FetchError("fetch.empty", f"{target.shown} sent no bytes")
         await self._on_disk(file.write, block)
 
-    def _judge_head(self, target: Target, response: httpx.Response) -> None:
+    def _check_head(self, target: Target, response: httpx.Response) -> None:
         status = response.status_code
         if status in _GONE:
             raise FetchError("fetch.gone", f"{target.shown} answers {status}")
@@ -292,13 +284,10 @@ class Fetcher:
             raise FetchError("fetch.encoded", f"{target.shown} answers with Content-Encoding {coding[:40]!r}")
 
     async def _at_least_rate(self, response: httpx.Response) -> AsyncIterator[bytes]:
-        """The body as it comes on the wire, while it comes fast enough.
-
-        Only the time that the other side lets us wait counts, not that of our own disk.
-        """
+        """Yield the raw body while it comes fast enough. The time of our own disk does not count."""
         limits = self._limits
         waited, received = 0.0, 0
-        pieces, held = 0, 0
+        chunks, size = 0, 0
         body = response.aiter_raw()
         while True:
             before = self._clock()
@@ -307,11 +296,11 @@ class Fetcher:
                 return
             waited += self._clock() - before
             received += len(chunk)
-            pieces, held = pieces + 1, held + len(chunk)
-            if pieces == _PIECES:
-                if held < _PIECES * _LEAST_PIECE:
-                    raise FetchError("fetch.protocol", f"the body comes in pieces of {held // pieces} bytes")
-                pieces, held = 0, 0
+            chunks, size = chunks + 1, size + len(chunk)
+            if chunks == _CHUNKS:
+                if size < _CHUNKS * _MIN_CHUNK:
+                    raise FetchError("fetch.protocol", f"the body comes in pieces of {size // chunks} bytes")
+                chunks, size = 0, 0
             if waited >= limits.rate_window:
                 if received < limits.min_rate * waited:
                     raise FetchError("fetch.too_slow", f"{received} bytes in {waited:.0f} s")
@@ -322,11 +311,11 @@ class Fetcher:
         return await asyncio.wrap_future(self._disk.submit(work, *args))
 
 
-class _SpoolFile:
+class _DownloadFile:
     """The file of one download; its methods block, so they run in a thread.
 
-    A cancelled task cannot stop a thread that is already writing for it. So each method takes the lock, and
-    none does anything once the file is discarded.
+    A cancelled task cannot stop a thread that already writes for it. So each method takes the lock, and does
+    nothing once the file is discarded.
     """
 
     def __init__(self, path: Path) -> None:
@@ -363,10 +352,10 @@ class _SpoolFile:
             return Download(self._path, self._size, self._hash.hexdigest())
 
     def discard(self) -> None:
-        """Removes the file, if it was this download that created it."""
+        """Remove the file, if this download created it."""
         with self._lock:
             self._discarded = True
-            # The error that led here is the one to tell; a file that stays is an orphan for the next start.
+            # The first error is the one to report; the next start removes a file that stays.
             with contextlib.suppress(OSError):
                 if self._descriptor is not None:
                     self._close(self._descriptor)
@@ -375,7 +364,7 @@ class _SpoolFile:
                     self._path.unlink()
 
     def _close(self, descriptor: int) -> None:
-        # Forgotten first: after an error of close() the number may already be another file's.
+        # Cleared first: after an error of close() the number may already be another file's.
         self._descriptor = None
         os.close(descriptor)
 
@@ -385,20 +374,18 @@ def _disk_errors() -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        full = exc.errno in {errno.ENOSPC, errno.EDQUOT}
-        raise SpoolError(
-            "spool.full" if full else "spool.disk", f"the download's file: {exc.strerror}"
-        ) from exc
+        reason = "spool.full" if exc.errno in {errno.ENOSPC, errno.EDQUOT} else "spool.disk"
+        raise SpoolError(reason, f"the download's file: {exc.strerror}") from exc
 
 
 class _Transport(httpx.AsyncBaseTransport):
-    """One guarded connection for each request, and errors of our own tree.
+    """Opens one guarded connection for each request, and raises errors of our own tree.
 
-    Connections are not kept: no state is shared between downloads, each is judged when it is dialled, and
-    none turns out to have been closed meanwhile.
+    Connections are not kept: downloads share no state, each address is checked when it is dialled, and none
+    turns out to have been closed meanwhile.
 
-    Takes the request extensions ``target``, the bytes of the request line's target, and ``confined``. Gives
-    the response extension ``location``, the bytes of that header or none.
+    Request extensions: ``target``, the bytes of the request line's target, and ``confined``. Response
+    extension: ``location``, the bytes of that header or none.
     """
 
     def __init__(
@@ -421,7 +408,7 @@ class _Transport(httpx.AsyncBaseTransport):
             ssl_context=self._ssl_context,
             network_backend=self._guarded(request.extensions["confined"], head.count),
         )
-        with _foreign_errors(where):
+        with _library_errors(where):
             answer = await connection.handle_async_request(
                 httpcore.Request(
                     request.method,
@@ -444,7 +431,7 @@ class _Transport(httpx.AsyncBaseTransport):
 
 
 class _Head:
-    """Bounds what comes before an answer's body: h11 bounds one head, and lets interim ones (1xx) go on."""
+    """Bounds the bytes before an answer's body: h11 bounds each head, but not their number (1xx)."""
 
     def __init__(self, where: str) -> None:
         self._where = where
@@ -452,14 +439,13 @@ class _Head:
         self.ended = False
 
     def count(self, size: int) -> None:
-        """So many bytes came."""
         self._size += size
         if not self.ended and self._size > _MAX_HEAD:
             raise FetchError("fetch.protocol", f"{self._where}: no answer within {_MAX_HEAD} bytes")
 
 
 class _Body(httpx.AsyncByteStream):
-    """A body whose connection ends with it."""
+    """A body that closes its connection."""
 
     def __init__(
         self, connection: httpcore.AsyncHTTPConnection, answer: httpcore.Response, where: str
@@ -469,7 +455,7 @@ class _Body(httpx.AsyncByteStream):
         self._where = where
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _foreign_errors(self._where):
+        with _library_errors(self._where):
             async for chunk in self._answer.aiter_stream():
                 yield chunk
 
@@ -478,32 +464,32 @@ class _Body(httpx.AsyncByteStream):
 
 
 @contextlib.contextmanager
-def _foreign_errors(where: str) -> Iterator[None]:
-    """Translates what httpcore, h11, ssl and the system raise; the guard's own errors pass."""
+def _library_errors(where: str) -> Iterator[None]:
+    """Translate the errors of httpcore, h11, ssl and the system; the guard's own errors pass."""
     try:
         yield
     except ReceiverError:
         raise
     except (httpcore.ConnectError, ssl.SSLError) as exc:
-        # The guard has words of its own for TCP, so what is left of connecting is TLS.
-        raise FetchError("fetch.tls", _told(where, exc)) from exc
+        # The guard raises its own errors for TCP, so this one is about TLS.
+        raise FetchError("fetch.tls", _described(where, exc)) from exc
     except httpcore.TimeoutException as exc:
-        raise FetchError("fetch.timeout", _told(where, exc)) from exc
+        raise FetchError("fetch.timeout", _described(where, exc)) from exc
     except httpcore.ProtocolError as exc:
         early = str(exc).startswith(_CLOSED_EARLY)
-        raise FetchError("fetch.cut_short" if early else "fetch.protocol", _told(where, exc)) from exc
+        raise FetchError("fetch.cut_short" if early else "fetch.protocol", _described(where, exc)) from exc
     except (httpcore.NetworkError, OSError) as exc:
-        raise FetchError("fetch.cut_short", _told(where, exc)) from exc
+        raise FetchError("fetch.cut_short", _described(where, exc)) from exc
 
 
-def _told(where: str, exc: Exception) -> str:
-    """What a library says, in one short line: it may quote the other side."""
+def _described(where: str, exc: Exception) -> str:
+    """Return a library's error text in one short line: it may quote the other side."""
     text = "".join(c if c.isprintable() else "?" for c in str(exc))[:160]
     return f"{where}: {text or type(exc).__name__}"
 
 
 def _declared_length(response: httpx.Response) -> int | None:
-    """Content-Length, unless chunks overrule it (RFC 9112, 6.3)."""
+    """Return the Content-Length, unless chunks overrule it (RFC 9112, 6.3)."""
     if "transfer-encoding" in response.headers:
         return None
     length = response.headers.get("content-length")

@@ -1,8 +1,7 @@
-"""Which addresses may be dialled, and the network backend that dials no other.
+"""Checks addresses before they are dialled.
 
-The address that is judged is the address that is dialled: a name is resolved once, every answer is judged,
-and the connection goes to one of these answers as a literal. Between the judgement and the connection there
-is no second look-up that could answer differently (DNS rebinding).
+A name is resolved once, every resolved address is checked, and the connection goes to one of those addresses
+as a literal. There is no second look-up that could answer differently (DNS rebinding).
 """
 
 import asyncio
@@ -10,6 +9,7 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from ssl import SSLContext
@@ -24,13 +24,16 @@ Networks = tuple[IPv4Network | IPv6Network, ...]
 """Networks that are allowed although they are not public."""
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""Host name and port to addresses; raises OSError where it cannot."""
+"""Host name and port to addresses; raises OSError."""
 
-_MOST_DIALLED = 8
-"""Addresses of one name that are tried: a name with a thousand must not make us knock at each."""
+OnRead = Callable[[int], object]
+"""Called with the number of bytes of each read."""
 
-# IANA IPv4 Special-Purpose Address Registry (RFC 6890), whole, with the blocks that it calls globally
-# reachable too: they are anycast services of the network, and no image lives there.
+_MAX_DIALLED = 8
+"""Addresses of one name that are tried: a name with a thousand must not make us dial each."""
+
+# IANA IPv4 Special-Purpose Address Registry (RFC 6890), with the blocks that it calls globally reachable too:
+# they are anycast services of the network, which host no images.
 # https://www.iana.org/assignments/iana-ipv4-special-registry
 _SPECIAL_V4: Mapping[IPv4Network, str] = {
     IPv4Network("0.0.0.0/8"): "this network",
@@ -75,11 +78,7 @@ _ISATAP = frozenset({0x00005EFE, 0x02005EFE})  # RFC 5214, 6.1: bits 64 to 95 of
 
 
 def check_address(address: str, networks: Networks) -> None:
-    """Lets a public address pass, or one in ``networks``.
-
-    Args:
-        address: an IPv4 or IPv6 address as text.
-        networks: networks that are allowed although they are not public.
+    """Check that an address is public, or in ``networks``.
 
     Raises:
         UrlError: url.address; its detail names the block.
@@ -108,7 +107,7 @@ def in_networks(address: str, networks: Networks) -> bool:
 
 
 def _special_block(ip: IPv4Address | IPv6Address) -> str | None:
-    """The block that makes an address not public, or None."""
+    """Return the block that makes an address not public, or None."""
     if isinstance(ip, IPv4Address):
         return next((f"{block}, {use}" for block, use in _SPECIAL_V4.items() if ip in block), None)
     if ip.scope_id is not None:
@@ -117,21 +116,21 @@ def _special_block(ip: IPv4Address | IPv6Address) -> str | None:
     if ip.ipv4_mapped:
         return _special_block(ip.ipv4_mapped)
     if ip in _NAT64:
-        return _special_block(_last_four(ip))
+        return _special_block(_embedded_v4(ip))
     if ip not in _GLOBAL_V6:
         return f"outside of {_GLOBAL_V6}"
-    # The prefix before the interface's id: ISATAP below 6to4 is two tunnels, and both are judged.
+    # The prefix before the interface's id: ISATAP below 6to4 is two tunnels, and both are checked.
     if found := next((f"{block}, {use}" for block, use in _SPECIAL_V6.items() if ip in block), None):
         return found
-    return _special_block(_last_four(ip)) if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP else None
+    return _special_block(_embedded_v4(ip)) if int(ip) >> 32 & 0xFFFFFFFF in _ISATAP else None
 
 
-def _last_four(ip: IPv6Address) -> IPv4Address:
+def _embedded_v4(ip: IPv6Address) -> IPv4Address:
     return IPv4Address(int(ip) & 0xFFFFFFFF)
 
 
 async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Asks the system's resolver, by getaddrinfo.
+    """Resolve a name by the system's getaddrinfo.
 
     A look-up cannot be cancelled, and a stalled one lasts for half a minute. On a daemon thread of its own it
     holds up neither other look-ups, nor the loop's executor, nor the end of the process.
@@ -139,53 +138,35 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
     Raises:
         OSError: the look-up failed.
     """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Sequence[str]] = loop.create_future()
-
-    def settle(addresses: Sequence[str], error: OSError | None) -> None:
-        if answer.done():
-            return
-        if error:
-            answer.set_exception(error)
-        else:
-            answer.set_result(addresses)
+    answer: Future[Sequence[str]] = Future()
+    answer.set_running_or_notify_cancel()  # from now on a cancelled caller does not cancel it
 
     def look_up() -> None:
-        addresses: list[str] = []
-        error: OSError | None = None
         try:
-            # As bytes, so that Python's IDNA 2003 codec has no say.
+            # As bytes, so that Python does not encode the name by IDNA 2003.
             found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-            addresses = [str(sockaddr[0]) for *_, sockaddr in found]
         except OSError as exc:
-            error = exc
-        with suppress(RuntimeError):  # the loop was closed meanwhile; nobody waits any more
-            loop.call_soon_threadsafe(settle, addresses, error)
+            answer.set_exception(exc)
+        else:
+            answer.set_result([str(sockaddr[0]) for *_, sockaddr in found])
 
     threading.Thread(target=look_up, name="resolve", daemon=True).start()
-    return await answer
-
-
-OnRead = Callable[[int], None]
-
-
-def _unwatched(size: int) -> None:
-    pass
+    return await asyncio.wrap_future(answer)
 
 
 class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """Dials judged addresses only.
+    """A network backend that dials checked addresses only.
 
     Args:
         networks: networks that are allowed although they are not public.
         confined: dial nothing outside of ``networks``.
         resolver: names to addresses.
         resolve_seconds: for one look-up.
-        inner: the backend that really connects; it gets addresses, never names.
-        on_read: told how many bytes came with each read; what it raises ends the read.
+        inner: connects to addresses, never to names.
+        on_read: its errors end the read.
 
     ``connect_tcp`` raises UrlError url.address, and FetchError fetch.resolve or fetch.connect. Unix sockets
-    stay refused, as the interface has it where nothing else is said.
+    stay refused, the interface's default.
     """
 
     def __init__(
@@ -196,7 +177,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         resolver: Resolver = system_resolver,
         resolve_seconds: float = 10,
         inner: httpcore.AsyncNetworkBackend | None = None,
-        on_read: OnRead = _unwatched,
+        on_read: OnRead = lambda _: None,
     ) -> None:
         self._networks = networks
         self._confined = confined
@@ -213,12 +194,12 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        """Resolves, judges every answer, and connects to the first that takes the connection.
+        """Resolve a name, check every address, and connect to the first that accepts.
 
-        ``timeout`` is for all of them together: each gets its share of what is left, so that one dead
-        address cannot use up the others' time.
+        They share ``timeout``: each gets an equal part of the time left, so that one dead address cannot use
+        up the others' time.
         """
-        addresses = await self._judged(host, port)
+        addresses = await self._checked_addresses(host, port)
         loop = asyncio.get_running_loop()
         end = loop.time() + timeout if timeout is not None else None
         failure: Exception | None = None
@@ -234,20 +215,19 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         raise FetchError("fetch.connect", f"{host} port {port} at {tried} did not answer") from failure
 
     async def sleep(self, seconds: float) -> None:
-        """Waits, for httpcore's own retries, of which there are none here."""
+        """Sleep. httpcore's interface needs it for retries, which are not used here."""
         await self._inner.sleep(seconds)
 
-    async def _judged(self, host: str, port: int) -> Sequence[str]:
-        """The addresses to try, all of them judged."""
+    async def _checked_addresses(self, host: str, port: int) -> Sequence[str]:
         addresses = list(dict.fromkeys(await self._resolve(host, port)))
         if not addresses:
             raise FetchError("fetch.resolve", f"{host} has no address")
-        # All before the first is dialled: one bad answer condemns the name.
+        # All of them before the first is dialled: one forbidden address makes the name untrustworthy.
         for address in addresses:
             if self._confined and not in_networks(address, self._networks):
                 raise UrlError("url.address", f"{host} has {address}, which RECEIVER_IMAGE_NETWORKS lacks")
             check_address(address, self._networks)
-        return addresses[:_MOST_DIALLED]
+        return addresses[:_MAX_DIALLED]
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:
         with suppress(ValueError):
@@ -262,7 +242,7 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
 
 
 class _Stream(httpcore.AsyncNetworkStream):
-    """A stream that is closed when it is cancelled in the TLS handshake: httpcore closes on errors only."""
+    """A stream that also closes when the TLS handshake is cancelled: httpcore closes on errors only."""
 
     def __init__(self, inner: httpcore.AsyncNetworkStream, on_read: OnRead) -> None:
         self._inner = inner

@@ -1,7 +1,7 @@
-"""The text of an image URL: is it one plain URL, and one that the operator allows? Pure; no look-ups.
+"""Checks an image URL's text: whether it is one plain URL, which the operator allows. Pure; no look-ups.
 
-The text is taken apart here once, strictly, and what was taken apart is what goes on the wire: no other
-parser, with other opinions on the same text, stands between the judgement and the request.
+The URL is parsed once, strictly, and the request is built from these parts. No second parser, which could
+read the same text in another way, stands between the check and the request.
 """
 
 import ipaddress
@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import unquote
 
+from receiver.core.completion import MAX_URL
 from receiver.core.errors import ConfigError, UrlError
 from receiver.fetch.network_guard import Networks, in_networks
-
-MAX_URL_LENGTH = 8192
-"""Characters. RFC 9110 (4.1) asks for 8,000 at least; presigned URLs stay below 4,000."""
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _SHOWN_LENGTH = 200
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
-# RFC 3986, appendix B, without its leniency: scheme and authority must be there.
+# RFC 3986, appendix B, but scheme and authority are required.
 _URL = re.compile(r"[^:/?#]+://(?P<authority>[^/?#]*)(?P<path>[^?#]*)(?P<query>\?[^#]*)?(?:#.*)?")
 _AUTHORITY = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\[\]:]*)(?::(?P<port>[^:]*))?")
 _PORT = re.compile(r"[1-9][0-9]{0,4}")
@@ -33,16 +31,15 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One URL whose text was judged, in the parts that go on the wire.
+    """The parts of a checked URL.
 
     Attributes:
         scheme: ``https`` or ``http``.
-        host: a name in lower case, or an address in its one canonical spelling, without brackets.
-        port: to dial.
+        host: a name in lower case, or an address in its canonical spelling, without brackets.
         path: as it was written, ``/`` at least.
         query: as it was written, with its ``?``, or empty. It may be a signature, so it is never shown.
-        confined: where only ``networks`` may be dialled, as for plain http, the reason to give for any
-            other address; else None.
+        confined: if only ``networks`` may be dialled, as for plain http, the reason for refusing any other
+            address; else None.
     """
 
     scheme: str
@@ -61,19 +58,19 @@ class Target:
 
     @property
     def request_target(self) -> str:
-        """Path and query as they stand in the request line (RFC 9112, 3.2.1)."""
+        """Path and query for the request line (RFC 9112, 3.2.1)."""
         return self.path + self.query
 
     @property
     def shown(self) -> str:
-        """The URL for logs and messages: without its query, and not longer than a line."""
+        """The URL for logs and messages, without its query and at most a line long."""
         text = self.origin + self.path
         return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """One allowed prefix. ``subdomains`` stands for ``*.``: one label or more in front of ``host``."""
+    """One allowed prefix. ``subdomains`` is ``*.``: one label or more in front of ``host``."""
 
     scheme: str
     subdomains: bool
@@ -81,12 +78,12 @@ class _Source:
     port: int
     path: str
 
-    def names_host(self, scheme: str, host: str) -> bool:
+    def matches_host(self, scheme: str, host: str) -> bool:
         if scheme != self.scheme:
             return False
         return host.endswith("." + self.host) if self.subdomains else host == self.host
 
-    def holds_path(self, path: str) -> bool:
+    def covers(self, path: str) -> bool:
         if self.path == "/":
             return True
         if not _is_plain(path):
@@ -97,28 +94,28 @@ class _Source:
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """The places that images may come from. Without entries: any public https host."""
+    """The allowed origins of images. Without entries: any public https host."""
 
     entries: tuple[_Source, ...] = ()
 
     @classmethod
     def parse(cls, prefixes: Sequence[str]) -> Self:
-        """Reads ``RECEIVER_IMAGE_SOURCES``.
+        """Read ``RECEIVER_IMAGE_SOURCES``.
 
         Args:
             prefixes: URL prefixes such as ``https://*.example.com/`` or ``https://host/path/``. A path that
-                ends in a slash allows what lies below it; one that does not, itself too.
+                ends in a slash allows the paths below it; any other path also allows itself.
 
         Raises:
             ConfigError: names the entry by its place in the list.
         """
         return cls(tuple(_parse_source(prefix, place) for place, prefix in enumerate(prefixes, 1)))
 
-    def judge(self, scheme: str, host: str, port: int, path: str) -> None:
-        """Raises UrlError url.source or url.port if these parts of a URL are under no entry."""
+    def check(self, scheme: str, host: str, port: int, path: str) -> None:
+        """Raise UrlError url.source or url.port if no entry allows these parts of a URL."""
         if not self.entries:
             return
-        places = [s for s in self.entries if s.names_host(scheme, host) and s.holds_path(path)]
+        places = [s for s in self.entries if s.matches_host(scheme, host) and s.covers(path)]
         if not places:
             raise UrlError("url.source", f"{scheme}://{host} with this path is in no entry of the list")
         if all(place.port != port for place in places):
@@ -126,15 +123,10 @@ class Sources:
 
 
 def check_url(url: str, sources: Sources, networks: Networks) -> Target:
-    """Judges a URL by its text alone. The addresses of its host are judged when it is dialled.
+    """Check a URL's text. The addresses of its host are checked when it is dialled.
 
-    Plain http, and a port that neither is the default nor stands in ``sources``, are for ``networks`` only:
-    an address outside of them is refused here, a name gets ``Target.confined``.
-
-    Args:
-        url: as it came.
-        sources: the prefixes that are allowed.
-        networks: networks that are allowed although they are not public.
+    Plain http, and a port that is neither the default nor in ``sources``, are for ``networks`` only. Another
+    address is refused here, and a name gets ``Target.confined``.
 
     Raises:
         UrlError: url.malformed, url.scheme, url.userinfo, url.port or url.source.
@@ -147,15 +139,15 @@ def check_url(url: str, sources: Sources, networks: Networks) -> Target:
         confined = "url.port"
     if confined and not (in_networks(host, networks) if _is_address(host) else networks):
         raise UrlError(confined, f"{scheme} on port {port} of {host}: only RECEIVER_IMAGE_NETWORKS allow it")
-    sources.judge(scheme, host, port, path)
+    sources.check(scheme, host, port, path)
     return Target(scheme, host, port, path, query, confined)
 
 
 def _split(url: str) -> tuple[str, str, int, str, str]:
-    """Scheme, host, port, path and query of a URL; raises UrlError."""
-    if len(url) > MAX_URL_LENGTH:
-        raise UrlError("url.malformed", f"longer than {MAX_URL_LENGTH} characters")
-    # Every parser reads these characters in a way of its own: "http://127.0.0.1\@example.com".
+    """Return scheme, host, port, path and query of a URL, or raise UrlError."""
+    if len(url) > MAX_URL:
+        raise UrlError("url.malformed", f"longer than {MAX_URL} characters")
+    # Parsers disagree about these characters: "http://127.0.0.1\@example.com".
     if not _PRINTABLE.fullmatch(url) or "\\" in url:
         raise UrlError("url.malformed", "white space, a backslash, or something that is not printable ASCII")
     named = _SCHEME.match(url)
@@ -183,17 +175,17 @@ def _parse_port(text: str) -> int:
 
 
 def _parse_host(text: str) -> str:
-    """A host in its one spelling; raises UrlError."""
+    """Return a host in its canonical spelling, or raise UrlError."""
     try:
         if text.startswith("["):
-            # A zone id (RFC 6874) names an interface of this machine: never a stranger's business.
+            # A zone id (RFC 6874) names an interface of this machine.
             if "%" in text:
                 raise UrlError("url.malformed", "the address has a zone id")
             return str(ipaddress.IPv6Address(text[1:-1]))
         host = text.lower()
         labels = host.split(".")
-        # WHATWG URL, "ends in a number": such a host is an IPv4 address, and inet_aton would take it in
-        # octal, in hex, or with parts left out. Only four decimal numbers mean the same to everyone.
+        # WHATWG URL, "ends in a number": such a host is an IPv4 address, which inet_aton would also read in
+        # octal, in hex, or with parts left out. All parsers agree only about four decimal numbers.
         if _NUMBER.fullmatch(labels[-1]):
             return str(ipaddress.IPv4Address(host))
     except ipaddress.AddressValueError as exc:
@@ -208,10 +200,10 @@ def _is_address(host: str) -> bool:
 
 
 def _is_plain(path: str) -> bool:
-    """Whether no server can read the path as one that lies elsewhere: by dot segments, or hidden slashes.
+    """Whether no server can read the path as another one, because of dot segments or encoded slashes.
 
-    Everything is decoded until nothing is left to decode, since some servers decode twice; and ``;…`` is
-    no part of a segment's name to others.
+    The path is decoded until nothing is left to decode, since some servers decode twice. Others drop ``;…``
+    from a segment.
     """
     decoded = path
     while (once_more := unquote(decoded)) != decoded:

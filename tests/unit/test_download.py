@@ -19,7 +19,7 @@ import pytest
 import trustme
 
 from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
-from receiver.fetch.download import Fetcher, Limits, _SpoolFile
+from receiver.fetch.download import Fetcher, Limits, _DownloadFile
 from receiver.fetch.sources import Sources
 from tests.support.hostile import Behaviour, Peer, Recorder, answer, redirect, says, serve
 
@@ -669,7 +669,7 @@ async def test_a_file_that_exists_is_neither_overwritten_nor_removed(into: Path)
 
 
 def test_a_thread_that_comes_too_late_creates_nothing_for_a_discarded_download(into: Path) -> None:
-    file = _SpoolFile(into)
+    file = _DownloadFile(into)
     file.discard()
     file.create()
     file.write(bytearray(b"late"))

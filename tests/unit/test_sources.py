@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from receiver.core.completion import MAX_URL
 from receiver.core.errors import ConfigError, UrlError
 from receiver.fetch.network_guard import Networks
-from receiver.fetch.sources import MAX_URL_LENGTH, Sources, check_url
+from receiver.fetch.sources import Sources, check_url
 
 ANYWHERE = Sources()
 LOOPBACK = (ip_network("127.0.0.1/32"), ip_network("::1/128"))
@@ -105,7 +106,7 @@ def test_what_is_shown_of_a_url_never_holds_its_query() -> None:
         "https://[127.0.0.1]/",
         "https://[::1]:80:80/",
         "https://a:b:443/",
-        "https://example.com/" + "a" * MAX_URL_LENGTH,
+        "https://example.com/" + "a" * MAX_URL,
     ],
 )
 def test_what_is_no_plain_url_is_malformed(url: str) -> None:
