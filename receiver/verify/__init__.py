@@ -1,1 +1,1 @@
-"""Proves that bytes are the promised image: structure, then decoding."""
+"""Proves that a file is the promised image: structure, then decoding."""

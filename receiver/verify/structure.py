@@ -1,8 +1,8 @@
-"""Is the file, from its first byte to its last, one whole JPEG, PNG or WebP image?
+"""Checks that a file is, from its first byte to its last, one whole JPEG, PNG or WebP image.
 
-Decoders forgive: a missing last byte, a wrong height, a ZIP glued behind the end mark. So the structure is
-walked here by the formats' own rules, strictly, in blocks: memory does not grow with the file. On the way
-everything but the pixels is searched for what another program would take for a file of its own.
+Decoders tolerate a missing last byte, a wrong height, or a ZIP appended to the image. So the structure is
+checked here by the formats' own rules, strictly, in blocks: memory does not grow with the file. Everything
+but the pixels is searched for the marks of other file types.
 
 The standards: ITU-T T.81 (JPEG), W3C PNG third edition, RFC 9649 (WebP).
 """
@@ -11,8 +11,9 @@ import os
 import re
 import struct
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import BinaryIO
 
 from receiver.core.errors import ImageError
@@ -28,22 +29,22 @@ _FOREIGN = re.compile(
     rb"|%PDF-|PK(?:\x01\x02|\x03\x04|\x05\x06)|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|ustar(?:\x0000|  \x00)"
     rb"|__HALT_COMPILER"
 )
-"""What lets another program read an image as its own kind of file, although it does not begin so: pages and
-scripts, PDF, the records of ZIP (so of JAR and of office formats), RAR, 7z, tar, PHAR. It is searched for in
-the raw bytes, which is what such programs see: compressed texts stay compressed. XMP is XML, but none of
-these. In coded pixels the short ones stand by chance; there `_reject_whole_files` has to do."""
+"""Marks that let another program read an image as a file of its own type: pages and scripts, PDF, the records
+of ZIP (so of JAR and office formats), RAR, 7z, tar, PHAR. The raw bytes are searched, as such programs read
+them, without decompressing texts. XMP is XML, but has none of these marks. In coded pixels the short marks
+occur by chance, so `_reject_whole_files` checks those."""
 _LONGEST_FOREIGN = len(b"__HALT_COMPILER")
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What an image's own header says.
+    """An image's own header.
 
     Attributes:
         format: ``jpeg``, ``png`` or ``webp``.
         width: pixels, at least 1.
         height: pixels, at least 1.
-        multiscan: a JPEG in several scans: a decoder has to hold all its coefficients at once.
+        multiscan: whether a JPEG has several scans, so that its decoder holds all coefficients at once.
     """
 
     format: str
@@ -53,15 +54,15 @@ class Header:
 
 
 OnHeader = Callable[[Header], object]
-"""Told the header before the first pixel is read; raises to refuse."""
+"""Called with the header before the first pixel is read; raises to refuse the image."""
 
 
 def scan(file: BinaryIO, on_header: OnHeader = lambda _: None) -> Header:
-    """Walks the whole structure of an image file.
+    """Check the whole structure of an image file.
 
     Args:
         file: seekable; read from its start.
-        on_header: told the header before the first pixel is read, so that a bomb can be refused unread.
+        on_header: can refuse a decompression bomb before any pixel is read.
 
     Raises:
         ImageError: ``image.unknown_format``, ``image.truncated``, ``image.corrupt``, ``image.trailing_data``,
@@ -85,15 +86,15 @@ def scan(file: BinaryIO, on_header: OnHeader = lambda _: None) -> Header:
 
 _ZIP_END = b"PK\x05\x06"
 _ZIP_REACH = 22 + 0xFFFF
-"""Bytes before a file's end in which readers look for a ZIP's end record: it, and the longest comment."""
+"""Bytes before a file's end in which readers search for a ZIP's end record: it, and the longest comment."""
 _PDF_REACH = 1024
-"""Bytes from a file's start within which readers look for a PDF's first line."""
+"""Bytes from a file's start within which readers search for a PDF's first line."""
 
 
 def _reject_whole_files(file: BinaryIO) -> None:
-    """Refuses what stands in the pixels too and is found there by its place: a PDF's start, a ZIP's end.
+    """Refuse a PDF's start and a ZIP's end, which other programs find by their place even among the pixels.
 
-    Decoders pass over what follows the last pixel within a scan or a chunk, and stored pixels are any bytes.
+    Decoders ignore what follows the last pixel within a scan or a chunk, and stored pixels can be any bytes.
     """
     file.seek(0)
     if b"%PDF-" in file.read(_PDF_REACH):
@@ -104,14 +105,14 @@ def _reject_whole_files(file: BinaryIO) -> None:
     at = tail.find(_ZIP_END)
     while at >= 0:
         record = tail[at : at + 22]
-        # The mark stands in pixels by chance; not so with a first disk behind it, or a directory before it.
+        # The mark can stand in pixels by chance, but not with a first disk behind it or a directory before.
         if record[4:8] == bytes(4) or _is_directory(file, size - len(tail) + at, record):
             raise ImageError("image.polyglot", "The file ends as a ZIP does.")
         at = tail.find(_ZIP_END, at + 1)
 
 
 def _is_directory(file: BinaryIO, at: int, record: bytes) -> bool:
-    """Whether a ZIP's directory, of the size that its end record states, stands right before that record."""
+    """Whether a ZIP's directory, of the size that its end record states, ends where that record begins."""
     length = int.from_bytes(record[12:16], "little")
     if len(record) < 16 or length > at:
         return False
@@ -120,10 +121,10 @@ def _is_directory(file: BinaryIO, at: int, record: bytes) -> bool:
 
 
 class _Source:
-    """A file read from front to back. To ask for more than is left is ``image.truncated``.
+    """A file read from front to back. Reading beyond its end is ``image.truncated``.
 
-    What is taken is searched for `_FOREIGN`, lengths and types and all: ``<`` can be the length of a chunk
-    that calls itself ``html``. What is peeked at, skipped or read as pixels is not.
+    `take` and `blocks` search for `_FOREIGN`, in lengths and types too: ``<`` can be the length of a chunk of
+    type ``html``. `peek`, `skip` and `pixels` do not.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -134,19 +135,19 @@ class _Source:
 
     @property
     def left(self) -> int:
-        """Bytes that were not read yet."""
+        """Bytes not read yet."""
         return self._size - self._file.tell()
 
     def peek(self, count: int) -> bytes:
-        """Up to ``count`` bytes, which stay unread."""
+        """Return up to ``count`` bytes, which stay unread."""
         data = self._file.read(count)
         self._file.seek(-len(data), os.SEEK_CUR)
         return data
 
     def take(self, count: int) -> bytes:
-        """Exactly ``count`` bytes; for small counts."""
+        """Return exactly ``count`` bytes; for small counts."""
         data = self._exactly(count)
-        # With the end of what came before: it may be the first half of something.
+        # With the end of the bytes before, which may be the first half of a mark.
         seen = self._searched + data
         if found := _FOREIGN.search(seen):
             raise ImageError("image.polyglot", f"Outside of the pixels stands {found[0]!r}.")
@@ -154,18 +155,18 @@ class _Source:
         return data
 
     def skip(self, count: int) -> None:
-        """Passes over ``count`` bytes."""
+        """Skip ``count`` bytes."""
         if count > self.left:
             raise ImageError("image.truncated")
         self._file.seek(count, os.SEEK_CUR)
         self._searched = b""
 
     def blocks(self, count: int) -> Iterator[bytes]:
-        """The next ``count`` bytes, in blocks."""
+        """Yield the next ``count`` bytes, in blocks."""
         return _in_blocks(self.take, count)
 
     def pixels(self, count: int) -> Iterator[bytes]:
-        """The next ``count`` bytes, in blocks, not searched."""
+        """Yield the next ``count`` bytes, in blocks, not searched."""
         self._searched = b""
         return _in_blocks(self._exactly, count)
 
@@ -198,31 +199,31 @@ def _sized(header: Header) -> Header:
 _EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
 _RESTARTS = range(0xD0, 0xD8)
 _FRAMES = {0xC0: False, 0xC1: False, 0xC2: True, 0xC9: False, 0xCA: True}
-"""Frame headers that can stand alone in a file, and whether they are progressive. The lossless, differential
-and hierarchical ones have no place on the web."""
+"""Frame headers that can stand alone in a file, and whether they are progressive. Lossless, differential and
+hierarchical ones are not used on the web."""
 _SEGMENTS = frozenset({*_FRAMES, _SOS, _DRI, 0xC4, 0xCC, 0xDB, 0xFE, *range(0xE0, 0xF0)})
-"""The last are tables, comments and application data: DHT, DAC, DQT, COM, APPn. Not here: DNL, a height that
-comes behind the pixels, which hardly a decoder knows."""
+"""The last are tables, comments and application data: DHT, DAC, DQT, COM, APPn. DNL, a height that follows
+the pixels, is not accepted: hardly any decoder supports it."""
 _IN_SCAN_MARKER = re.compile(rb"\xff[^\x00\xff]")
 """In coded data FF 00 stands for a data byte FF, and FF FF is fill (T.81, B.1.1.2 and B.1.1.5)."""
 
 
 def _scan_jpeg(source: _Source, on_header: OnHeader) -> Header:
     source.skip(2)  # SOI
-    frame: _Frame | None = None
+    frame: Header | None = None
     header: Header | None = None
+    components = 0
     for marker, content in _jpeg_segments(source):
         if marker in _FRAMES:
             if frame:
                 raise _corrupt("The JPEG has two frame headers.")
-            frame = _read_frame(content, progressive=_FRAMES[marker])
+            frame, components = _read_frame(content, progressive=_FRAMES[marker])
         elif marker == _SOS:
             if not frame:
                 raise _corrupt("A JPEG scan comes before the frame header.")
-            components = _read_scan_header(content)
+            in_scan = _read_scan_header(content)
             if not header:
-                multiscan = frame.progressive or components < frame.components
-                header = Header("jpeg", frame.width, frame.height, multiscan)
+                header = replace(frame, multiscan=frame.multiscan or in_scan < components)
                 on_header(header)
     if not header:
         raise _corrupt("The JPEG holds no scan.")
@@ -230,7 +231,7 @@ def _scan_jpeg(source: _Source, on_header: OnHeader) -> Header:
 
 
 def _jpeg_segments(source: _Source) -> Iterator[tuple[int, bytes]]:
-    """Marker and content of each segment up to EOI; asking for the next one passes a scan's coded data."""
+    """Yield marker and content of each segment up to EOI, and skip the coded data of scans."""
     restart_interval = 0
     while (marker := _next_marker(source)) != _EOI:
         if marker not in _SEGMENTS:
@@ -243,27 +244,19 @@ def _jpeg_segments(source: _Source) -> Iterator[tuple[int, bytes]]:
         if marker == _DRI:
             restart_interval = int.from_bytes(content)
         elif marker == _SOS:
-            _pass_coded_data(source, restart_interval)
+            _skip_coded_data(source, restart_interval)
 
 
-@dataclass(frozen=True, slots=True)
-class _Frame:
-    width: int
-    height: int
-    components: int
-    progressive: bool
-
-
-def _read_frame(content: bytes, *, progressive: bool) -> _Frame:
+def _read_frame(content: bytes, *, progressive: bool) -> tuple[Header, int]:
+    """Return the header and the number of components."""
     if len(content) < 6 or len(content) != 6 + 3 * content[5] or not content[5]:
         raise _corrupt("The JPEG frame header has a wrong length.")
     height, width, components = struct.unpack_from(">HHB", content, 1)
-    _sized(Header("jpeg", width, height))
-    return _Frame(width, height, components, progressive)
+    return _sized(Header("jpeg", width, height, progressive)), components
 
 
 def _read_scan_header(segment: bytes) -> int:
-    """The number of components that the scan holds."""
+    """Return the number of components in the scan."""
     if not segment or len(segment) != 4 + 2 * segment[0]:
         raise _corrupt("A JPEG scan header has a wrong length.")
     return segment[0]
@@ -277,8 +270,8 @@ def _next_marker(source: _Source) -> int:
     return code
 
 
-def _pass_coded_data(source: _Source, restart_interval: int) -> None:
-    """Leaves the source before the marker that ends the scan; restart markers must count up from 0 to 7."""
+def _skip_coded_data(source: _Source, restart_interval: int) -> None:
+    """Skip to the marker that ends the scan; restart markers must count up from 0 to 7."""
     restarts = 0
     while True:
         block = source.peek(_BLOCK)
@@ -294,7 +287,7 @@ def _pass_coded_data(source: _Source, restart_interval: int) -> None:
             restarts += 1
         if len(block) < 2:
             raise ImageError("image.truncated")
-        # The last byte is read again with the next block: it may be the first half of a marker.
+        # The last byte is read again, as it may be the first half of a marker.
         source.skip(len(block) - 1)
 
 
@@ -302,9 +295,9 @@ def _pass_coded_data(source: _Source, restart_interval: int) -> None:
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-"""Samples a pixel, by colour type."""
+"""Samples per pixel, by colour type."""
 _DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 16}}
-"""Bits a sample, by colour type."""
+"""Bits per sample, by colour type."""
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column, first row, column step and row step of the seven interlace passes."""
 _APNG = frozenset({b"acTL", b"fcTL", b"fdAT"})
@@ -329,15 +322,14 @@ def _scan_png(source: _Source, on_header: OnHeader) -> Header:
                 pixels.feed(block)
         else:
             palette = palette or kind == b"PLTE"
-            for _ in blocks:
-                pass
+            deque(blocks, maxlen=0)
         previous = kind
     pixels.finish()
     return header
 
 
 def _read_ihdr(source: _Source) -> tuple[Header, bool, int]:
-    """The first chunk: the header, whether a palette must follow, the bytes of all rows uncompressed."""
+    """Return the header, whether a palette must follow, and the uncompressed size of all rows in bytes."""
     if source.take(8) != b"\0\0\0\x0dIHDR":
         raise _corrupt("The PNG does not begin with its header.")
     data = b"".join(_checked(source, b"IHDR", source.blocks(13)))
@@ -350,7 +342,7 @@ def _read_ihdr(source: _Source) -> tuple[Header, bool, int]:
 
 
 def _png_chunks(source: _Source) -> Iterator[tuple[bytes, Iterator[bytes]]]:
-    """Type and content of each chunk from the second to IEND; a content must be read before the next one."""
+    """Yield type and content of each chunk from the second to IEND; read each content before the next."""
     kind = b""
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", source.take(8))
@@ -362,14 +354,12 @@ def _png_chunks(source: _Source) -> Iterator[tuple[bytes, Iterator[bytes]]]:
             raise _corrupt("The PNG's end mark is not empty.")
         if kind not in (b"PLTE", b"IDAT", b"IEND") and kind[:1].isupper():  # lower case: may be ignored
             raise _corrupt("The PNG holds a critical chunk that is not known.")
-        yield (
-            kind,
-            _checked(source, kind, source.pixels(length) if kind == b"IDAT" else source.blocks(length)),
-        )
+        data = source.pixels(length) if kind == b"IDAT" else source.blocks(length)
+        yield kind, _checked(source, kind, data)
 
 
 def _checked(source: _Source, kind: bytes, data: Iterator[bytes]) -> Iterator[bytes]:
-    """A chunk's data in blocks; raises after the last one if the CRC does not fit."""
+    """Yield a chunk's data in blocks; raise after the last one if the CRC does not match."""
     crc = zlib.crc32(kind)
     for block in data:
         crc = zlib.crc32(block, crc)
@@ -379,7 +369,7 @@ def _checked(source: _Source, kind: bytes, data: Iterator[bytes]) -> Iterator[by
 
 
 def _png_data_size(width: int, height: int, bits_per_pixel: int, *, interlaced: bool) -> int:
-    """Bytes of all rows before compression, each with its filter byte; empty passes have no rows."""
+    """Return the uncompressed size of all rows, each with its filter byte; empty passes have no rows."""
     passes = [(width, height)]
     if interlaced:
         passes = [(-((x - width) // dx), -((y - height) // dy)) for x, y, dx, dy in _ADAM7]
@@ -387,14 +377,14 @@ def _png_data_size(width: int, height: int, bits_per_pixel: int, *, interlaced: 
 
 
 class _Inflated:
-    """Inflates a zlib stream for its length alone: this is what finds a wrong height, which no CRC does."""
+    """Inflates a zlib stream to learn its length, which reveals a wrong height. No CRC does."""
 
     def __init__(self, size: int) -> None:
         self._missing = size
         self._zlib = zlib.decompressobj()
 
     def feed(self, data: bytes) -> None:
-        """Takes the next part of the stream."""
+        """Inflate the next part of the stream."""
         while data:
             if self._zlib.eof:
                 raise ImageError("image.trailing_data", "Something stands behind the PNG's pixels.")
@@ -402,14 +392,14 @@ class _Inflated:
             data = self._zlib.unconsumed_tail or self._zlib.unused_data
 
     def finish(self) -> None:
-        """Call it behind the last part."""
+        """Check that the stream has ended."""
         while not self._zlib.eof and self._inflate(b""):
             pass
         if self._missing or not self._zlib.eof:
             raise _corrupt("The PNG holds fewer rows than its header says.")
 
     def _inflate(self, data: bytes) -> int:
-        """Returns the number of bytes that came out: a block at most, since a bomb would fill the memory."""
+        """Return the number of inflated bytes, at most a block, since a bomb would fill the memory."""
         try:
             rows = self._zlib.decompress(data, _BLOCK)
         except zlib.error as error:
@@ -451,7 +441,7 @@ def _scan_webp(source: _Source, on_header: OnHeader) -> Header:
 
 
 def _webp_chunks(source: _Source) -> Iterator[tuple[bytes, bytes]]:
-    """Type and first bytes of each chunk, to the end that the file's header states."""
+    """Yield type and first bytes of each chunk, to the end that the file's header states."""
     source.skip(4)
     size = int.from_bytes(source.take(4), "little")
     if size % 2:
@@ -473,8 +463,7 @@ def _webp_chunks(source: _Source) -> Iterator[tuple[bytes, bytes]]:
         if kind in _WEBP_PIXELS:
             source.skip(length - len(head))
         else:
-            for _ in source.blocks(length - len(head)):
-                pass
+            deque(source.blocks(length - len(head)), maxlen=0)
         if length % 2 and source.take(1) != b"\0":
             raise _corrupt("The WebP pads a chunk with something else than zero.")
 
@@ -488,7 +477,7 @@ def _read_vp8x(data: bytes) -> Header:
 
 
 def _read_vp8(data: bytes) -> Header:
-    """A lossy frame's header (RFC 6386, 9.1): a key frame's tag, its start code, 14 bits for each side."""
+    """Read a lossy frame's header (RFC 6386, 9.1): a key frame's tag, its start code, 14 bits per side."""
     if len(data) < 10 or data[0] & 1 or data[3:6] != b"\x9d\x01\x2a":
         raise _corrupt("The WebP's lossy image has no frame header.")
     width, height = struct.unpack_from("<HH", data, 6)
@@ -496,7 +485,7 @@ def _read_vp8(data: bytes) -> Header:
 
 
 def _read_vp8l(data: bytes) -> Header:
-    """A lossless image's header (RFC 9649, 3.4): a signature, then 14 bits for each side less one."""
+    """Read a lossless image's header (RFC 9649, 3.4): a signature, then 14 bits per side less one."""
     if len(data) < 5 or data[0] != 0x2F or data[4] >> 5:
         raise _corrupt("The WebP's lossless image has no header.")
     bits = int.from_bytes(data[1:5], "little")

@@ -1,8 +1,7 @@
-"""Is this file the image that was promised? Decided in child processes, so that no image can harm another.
+"""Verifies in child processes that a file is the promised image, so that no image can harm another.
 
-Not ``anyio.to_process``: its worker runs the parent's main module again (here the whole command line),
-inherits the terminal's Ctrl-C and answers with a KeyboardInterrupt, ends by itself only between two calls,
-and its pool cannot be closed. What is needed is small enough to stand here whole.
+``anyio.to_process`` does not do: its worker runs the parent's main module again (here the whole command
+line), inherits the terminal's Ctrl-C, ends by itself only between two calls, and its pool cannot be closed.
 """
 
 import asyncio
@@ -25,11 +24,11 @@ _START_SECONDS = 30
 
 
 class Verifier:
-    """Inspects images in up to ``processes`` warm child processes, which are started when first needed.
+    """Inspects images in child processes, which are started on demand and reused.
 
     Args:
-        limits: what one image may cost.
-        processes: how many images are inspected at a time; more wait.
+        limits: for each image.
+        processes: how many images are inspected at a time.
     """
 
     def __init__(self, limits: Limits, *, processes: int = 2) -> None:
@@ -41,51 +40,50 @@ class Verifier:
 
     @property
     def pids(self) -> frozenset[int]:
-        """The process ids of the living children."""
+        """Of the living children."""
         return frozenset(child.pid for child in self._children)
 
-    async def verify(self, path: Path, promise: ExpectedSize) -> Header:
-        """Inspects one file; cancelling it kills the child that is at it.
+    async def verify(self, path: Path, expected: ExpectedSize) -> Header:
+        """Inspect one file. Cancelling it kills the child that does it.
 
         Raises:
             ImageError: the file is not the promised image, or its decoding took too much time or memory.
             SpoolError: the file cannot be read, or no child can be started (``spool.no_decoder``).
         """
-        return await self._answer({"path": str(path), "promise": asdict(promise)})
+        return await self._answer({"path": str(path), "expected": asdict(expected)})
 
     async def thumbnail(self, path: Path, target: Path, side: int) -> Header:
-        """Writes a small picture of an image, as WebP; cancelling it kills the child that is at it.
+        """Write a WebP thumbnail to the target. Cancelling it kills the child that does it.
 
         Args:
             path: the image.
             target: the file to write.
-            side: the most pixels that the picture may be wide and high.
+            side: pixels of the longer side, at most.
 
         Raises:
             ImageError: the image cannot be decoded within the limits.
             SpoolError: a file cannot be read or written, or no child can be started.
         """
-        return await self._answer({"path": str(path), "small": str(target), "side": side})
+        return await self._answer({"path": str(path), "thumbnail": str(target), "side": side})
 
-    async def _answer(self, what: Mapping[str, object]) -> Header:
-        request = {**what, "limits": asdict(self._limits)}
+    async def _answer(self, task: Mapping[str, object]) -> Header:
+        request = {**task, "limits": asdict(self._limits)}
         async with self._slots:
             child = self._idle.pop() if self._idle else await self._start()
             try:
                 return await self._ask(child, request)
             except _ChildDiedError:
-                # Perhaps it was not this image: an idle child can be killed too, and the system's hunt for
-                # memory takes the largest process. A fresh one decides.
+                # It need not have been this image: an idle child can be killed too, and the out-of-memory
+                # killer takes the largest process. A fresh one decides.
                 child = await self._start()
             try:
                 return await self._ask(child, request)
             except _ChildDiedError as error:
-                raise ImageError(
-                    "image.undecodable", "The image ends the process that decodes it."
-                ) from error
+                detail = "The image ends the process that decodes it."
+                raise ImageError("image.undecodable", detail) from error
 
     async def aclose(self) -> None:
-        """Kills all children and returns when they are gone. Nothing can be verified afterwards."""
+        """Kill all children and wait for their end. Nothing can be verified afterwards."""
         self._closed = True
         self._idle.clear()
         for child in list(self._children):
@@ -105,7 +103,7 @@ class Verifier:
             raise SpoolError("spool.no_decoder", f"No decoder can be started: {error.strerror}.") from error
         self._children.add(child)
         try:
-            self._assert_open()  # again: the close may have come while the child was being started
+            self._assert_open()  # again: it may have been closed while the child was being started
             async with asyncio.timeout(_START_SECONDS):
                 await child.ready()
         except (_ChildDiedError, TimeoutError) as error:
@@ -131,7 +129,7 @@ class Verifier:
             detail = f"The image was not decoded within {self._limits.max_seconds:g} seconds."
             raise ImageError("image.undecodable", detail) from error
         except BaseException:
-            # Cancelled, or dead: in neither case is its next line the answer to the next request.
+            # Cancelled, or dead: its next line would not be the answer to the next request.
             await self._end(child)
             raise
         self._idle.append(child)
@@ -146,7 +144,7 @@ class Verifier:
 
 
 class _ChildDiedError(Exception):
-    """The child ended, or wrote what is no answer."""
+    """The child ended, or wrote something that is no answer."""
 
 
 class _Child:
@@ -157,12 +155,12 @@ class _Child:
         self.pid = process.pid
 
     async def ready(self) -> None:
-        """Returns when the child takes requests."""
+        """Wait until the child takes requests."""
         if await self._line() != b"ready\n":
             raise _ChildDiedError
 
     async def ask(self, request: object) -> Header | ImageError | SpoolError:
-        """Sends one request and returns its answer."""
+        """Send one request and return its answer."""
         assert self._process.stdin
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -172,12 +170,12 @@ class _Child:
         return _parse(await self._line())
 
     def kill(self) -> None:
-        """Ends the child now, whatever it does."""
+        """End the child now."""
         if self._process.returncode is None:
             self._process.kill()
 
     async def gone(self) -> None:
-        """Returns when the killed child was reaped."""
+        """Wait until the killed child was reaped."""
         await self._process.wait()
 
     async def _line(self) -> bytes:
@@ -192,7 +190,7 @@ class _Child:
 
 
 def _parse(line: bytes) -> Header | ImageError | SpoolError:
-    """Reads an answer. A child that a hostile image took over may write anything: it counts as dead."""
+    """Read an answer. A child that a hostile image took over may write anything, and counts as dead."""
     try:
         answer = json.loads(line)
         if "header" in answer:
@@ -204,9 +202,9 @@ def _parse(line: bytes) -> Header | ImageError | SpoolError:
 
 
 async def _spawn() -> Process:
-    # The parent's own module path, so that the child finds the same code however the parent was started; of
-    # the rest only what the loader and the file names' encoding need. No secret reaches a process that reads
-    # what strangers wrote.
+    # The parent's module path, so that the child finds the same code however the parent was started, and the
+    # variables that the loader and the encoding of file names need. No secret reaches a process that reads
+    # untrusted files.
     kept = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
