@@ -1,4 +1,4 @@
-"""What a provider says when a job has ended, in the product's own words."""
+"""A provider's completion of a job, independent of the provider's own format."""
 
 import re
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _ID = re.compile(JOB_ID)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """The provider's own words for a job that gave no image.
+    """Why a job has no image.
 
     Attributes:
         reason: ``provider.job_failed`` or ``provider.record_failed``.
@@ -28,15 +28,14 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the provider says when a job has ended.
+    """The end of a job, as the provider reports it.
 
     Attributes:
         id: the provider's id of the job.
-        image_url: where the upscaled image lies; ``None`` if the job failed, or if only the provider may say.
-        source_url: the image that was submitted, where it was a URL.
-        width: pixels of the upscaled image, as promised; ``None`` where nothing is promised.
-        height: likewise.
-        failure: why there is no image.
+        image_url: of the upscaled image; ``None`` if the job failed, or if only the provider may say.
+        source_url: of the submitted image, where it was a URL.
+        width: promised pixels of the upscaled image; ``None`` where nothing is promised.
+        height: as width.
     """
 
     id: str
@@ -50,6 +49,6 @@ class Completion:
 def is_job_id(value: object) -> TypeGuard[str]:
     """Whether this can be a job's id: 1 to 128 letters, digits, dots, dashes and underscores.
 
-    Neither a dot nor a dash comes first, so that an id is a plain name for a file and an argument.
+    It begins with neither a dot nor a dash, so that it can name a file and be a command's argument.
     """
     return isinstance(value, str) and _ID.fullmatch(value) is not None

@@ -1,25 +1,25 @@
-"""The exception tree, and every ``reason`` that the program can give, with a sentence each.
+"""The exception tree, and every ``reason`` with a sentence.
 
     ConfigError          a setting is missing or wrong; the start stops
     ReceiverError        everything else, with a reason
-    ├── AuthError        auth.*      the sender or the asker is not who it must be
-    ├── BodyError        body.*      what was sent cannot be read
-    ├── ProviderError    provider.*  the provider says no, or says nothing
+    ├── AuthError        auth.*      the sender or the client is not authenticated
+    ├── BodyError        body.*      the request cannot be read
+    ├── ProviderError    provider.*  the provider refuses or does not answer
     │   ├── TokenRefusedError        it refuses the token
     │   ├── NoCreditsError           the account has no credits left
     │   ├── RateLimitedError         it asks for fewer requests
     │   ├── UnknownJobError          it knows no such job
-    │   ├── InvalidRequestError      what was asked for cannot be
-    │   └── UnavailableError         it says nothing, or nothing that can be read
+    │   ├── InvalidRequestError      it refuses the request as invalid
+    │   └── UnavailableError         it does not answer, or not readably
     ├── UrlError         url.*       the image may not be fetched from there
-    ├── FetchError       fetch.*     the image did not come
-    ├── ImageError       image.*     what came is not what was promised
-    ├── ArchiveError     archive.*   the store did not take or did not prove it
-    ├── LedgerError      ledger.*    the ledger cannot take it, or knows better
-    └── SpoolError       spool.*     our own disk
+    ├── FetchError       fetch.*     the download failed
+    ├── ImageError       image.*     the bytes are not the promised image
+    ├── ArchiveError     archive.*   the object was not archived, or not proved
+    ├── LedgerError      ledger.*    the ledger cannot be written, or its state forbids it
+    └── SpoolError       spool.*     our own disk is full, or failed
 
-Errors of libraries are translated into this tree where they enter a room, so that no caller needs to
-know what a room is built from.
+Each package translates the errors of its libraries into this tree, so that callers need not know the
+libraries.
 """
 
 from collections.abc import Mapping
@@ -112,11 +112,11 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "spool.no_decoder": "The process that decodes images cannot be started.",
     }
 )
-"""Every reason that stands in an HTTP answer, the ledger, a log line or a metric."""
+"""Every reason in HTTP answers, the ledger, log lines and metrics."""
 
 
 class ReceiverError(Exception):
-    """The root of all errors that the program raises on purpose.
+    """The base of all errors that the program raises on purpose.
 
     Args:
         reason: one of ``REASONS``.
@@ -131,7 +131,7 @@ class ReceiverError(Exception):
         super().__init__(f"{reason}: {self.detail}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Carries reason and detail through pickling, from a child process to its parent."""
+        """Keep reason and detail in pickling, from a child process to its parent."""
         return (type(self), (self.reason, self.detail), self.__dict__)
 
 
@@ -140,19 +140,19 @@ class ConfigError(Exception):
 
 
 class AuthError(ReceiverError):
-    """The sender or the asker is not who it must be."""
+    """The sender or the client is not authenticated."""
 
 
 class BodyError(ReceiverError):
-    """What was sent cannot be read."""
+    """The request cannot be read."""
 
 
 class ProviderError(ReceiverError):
     """The provider refuses or does not answer.
 
     Args:
-        retry_after: seconds that the provider asks to wait, if it said so.
-        maybe_sent: whether a job may have been made all the same; only after a submission can it be true.
+        retry_after: seconds that the provider asks to wait, if it does.
+        maybe_sent: whether a submission may have made a job all the same.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class ProviderError(ReceiverError):
 
 
 class _FixedProviderError(ProviderError):
-    """A class of the provider's refusals, which all have one reason."""
+    """A ProviderError whose class has one reason."""
 
     REASON: ClassVar[str]
 
@@ -174,12 +174,12 @@ class _FixedProviderError(ProviderError):
         super().__init__(self.REASON, detail, retry_after=retry_after, maybe_sent=maybe_sent)
 
     def __reduce__(self) -> tuple[object, ...]:
-        """Like its parent's, without the reason, which the class gives."""
+        """The class gives the reason."""
         return (type(self), (self.detail,), self.__dict__)
 
 
 class TokenRefusedError(_FixedProviderError):
-    """The provider refuses the token. Every call will fail alike until someone mends it."""
+    """The provider refuses the token. Every call fails alike until an operator replaces it."""
 
     REASON = "provider.token_refused"
 
@@ -191,7 +191,7 @@ class NoCreditsError(_FixedProviderError):
 
 
 class RateLimitedError(_FixedProviderError):
-    """The provider asks for fewer requests; ``retry_after`` says for how long, where it said so."""
+    """The provider asks for fewer requests, for ``retry_after`` seconds if that is set."""
 
     REASON = "provider.rate_limited"
 
@@ -203,7 +203,7 @@ class UnknownJobError(_FixedProviderError):
 
 
 class InvalidRequestError(_FixedProviderError):
-    """What was asked for cannot be; asking again cannot help. Raised before anything is sent, too."""
+    """The request is invalid, and repeating it cannot help. Also raised before anything is sent."""
 
     REASON = "provider.invalid_request"
 
@@ -215,14 +215,14 @@ class UnavailableError(_FixedProviderError):
 
 
 class UrlError(ReceiverError):
-    """The image may not be fetched from this URL; asking again cannot help."""
+    """The image may not be fetched from this URL, and repeating it cannot help."""
 
 
 class FetchError(ReceiverError):
-    """The image did not come.
+    """The download failed.
 
     Args:
-        retry_after: seconds that the host asks to wait, if it said so.
+        retry_after: seconds that the host asks to wait, if it does.
     """
 
     def __init__(self, reason: str, detail: str = "", *, retry_after: float | None = None) -> None:
@@ -231,14 +231,14 @@ class FetchError(ReceiverError):
 
 
 class ImageError(ReceiverError):
-    """What came is not the image that was promised."""
+    """The bytes are not the promised image."""
 
 
 class ArchiveError(ReceiverError):
-    """The archive did not take the object, or did not prove that it did.
+    """The object was not archived, or not proved.
 
     Args:
-        pause: whether it will fail alike for every object until someone mends it.
+        pause: whether every object would fail alike until an operator acts.
     """
 
     def __init__(self, reason: str, detail: str = "", *, pause: bool = False) -> None:
@@ -247,7 +247,7 @@ class ArchiveError(ReceiverError):
 
 
 class LedgerError(ReceiverError):
-    """The ledger cannot take it, or knows better."""
+    """The ledger cannot be written, or its state forbids the change."""
 
 
 class SpoolError(ReceiverError):

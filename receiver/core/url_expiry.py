@@ -11,18 +11,15 @@ _HINT = re.compile(r"[?&](?:x-amz-expires|x-goog-expires|expires|policy|se)=", r
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 
 
-def of(url: str) -> datetime | None:
-    """Reads the expiry that the URL's signature carries.
+def stated_expiry(url: str) -> datetime | None:
+    """Return the expiry in a URL's signature, UTC; ``None`` where the URL carries none that can be read.
 
-    Known are: AWS Signature Version 4 (``X-Amz-Date`` + ``X-Amz-Expires``) and Google's V4
-    (``X-Goog-Date`` + ``X-Goog-Expires``); the older query signatures of S3 and Google (``Expires``, seconds
-    since the epoch, beside ``Signature``); CloudFront's canned (``Expires``) and custom policy (``Policy``);
-    Azure's shared access signature (``se`` beside ``sig``).
-
-    Returns:
-        The time in UTC, or ``None`` where the URL carries none that can be read.
+    Supported: AWS Signature Version 4 (``X-Amz-Date`` + ``X-Amz-Expires``) and Google's V4 (``X-Goog-Date`` +
+    ``X-Goog-Expires``); the older query signatures of S3 and Google (``Expires``, seconds since the epoch,
+    beside ``Signature``); CloudFront's canned (``Expires``) and custom policy (``Policy``); Azure's shared
+    access signature (``se`` beside ``sig``).
     """
-    if _HINT.search(url) is None:  # most URLs carry none, and taking one apart costs much more than a look
+    if _HINT.search(url) is None:  # most URLs carry none, and parsing costs much more than this search
         return None
     try:
         query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True, max_num_fields=100))
@@ -37,20 +34,17 @@ def of(url: str) -> datetime | None:
 
 
 def deadline(url: str | None, *, since: int, lifetime: timedelta) -> int:
-    """When an image URL's life ends: at the time that it carries itself, else a lifetime after ``since``.
+    """Return when an image URL expires, ms since the epoch: as it states, else a lifetime after ``since``.
 
     Args:
         url: of the image, if there is one.
-        since: ms since the epoch: the completion, or else the receipt of it.
-        lifetime: of URLs that do not say.
-
-    Returns:
-        ms since the epoch.
+        since: ms since the epoch: the completion, or else its receipt.
+        lifetime: of URLs that state no expiry.
     """
-    stated = of(url) if url is not None else None
+    stated = stated_expiry(url) if url is not None else None
     if stated is not None:
         return int(stated.timestamp() * 1000)
-    # The provider's clock may say anything; a time that no calendar has could not be shown any more.
+    # The provider's clock may be wrong, and a time beyond the calendar could not be shown.
     return min(since + int(lifetime.total_seconds() * 1000), int(_LATEST.timestamp() * 1000))
 
 
@@ -73,7 +67,7 @@ def _epoch(query: Mapping[str, str]) -> datetime | None:
 def _policy(query: Mapping[str, str]) -> datetime | None:
     if "Policy" not in query or "Signature" not in query:
         return None
-    # CloudFront's own alphabet for base64 in URLs: + = / become - _ ~.
+    # CloudFront's own base64 alphabet for URLs: - _ ~ for + = /.
     text = query["Policy"].translate(str.maketrans("-_~", "+=/"))
     statement = json.loads(base64.b64decode(text, validate=True))["Statement"][0]
     return datetime.fromtimestamp(int(statement["Condition"]["DateLessThan"]["AWS:EpochTime"]), UTC)

@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from receiver.core import serializers
-from receiver.core.url_expiry import deadline, of
+from receiver.core.url_expiry import deadline, stated_expiry
 
 END = datetime(2026, 11, 23, 9, 30, 0, tzinfo=UTC)
 EPOCH = str(int(END.timestamp()))
@@ -62,13 +62,13 @@ def policy(end: Any) -> str:
     ],
 )
 def test_a_signed_url_says_when_it_ends(presigned: str) -> None:
-    when = of(presigned)
+    when = stated_expiry(presigned)
     assert when == END
     assert when.utcoffset() == timedelta(0)
 
 
 def test_an_azure_end_without_a_time_is_midnight_in_utc() -> None:
-    assert of("https://host/?se=2026-11-23&sig=a") == datetime(2026, 11, 23, tzinfo=UTC)
+    assert stated_expiry("https://host/?se=2026-11-23&sig=a") == datetime(2026, 11, 23, tzinfo=UTC)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_an_azure_end_without_a_time_is_midnight_in_utc() -> None:
     ],
 )
 def test_a_url_without_a_readable_end_says_nothing(unsigned: str) -> None:
-    assert of(unsigned) is None
+    assert stated_expiry(unsigned) is None
 
 
 parameters = st.sampled_from(
@@ -133,7 +133,7 @@ values = (
 @given(st.dictionaries(parameters, values))
 @example({"se": "0001-01-01T00:00:00+14:00"})
 def test_nothing_in_a_query_raises_and_what_is_read_is_a_time_in_utc(query: dict[str, str]) -> None:
-    when = of(
+    when = stated_expiry(
         "https://host/?" + "sig=a&" + "&".join(f"{name}={quote(value)}" for name, value in query.items())
     )
     if when is not None:
@@ -143,7 +143,7 @@ def test_nothing_in_a_query_raises_and_what_is_read_is_a_time_in_utc(query: dict
 
 @given(st.text())
 def test_no_text_raises(text: str) -> None:
-    of(text)
+    stated_expiry(text)
 
 
 statements: st.SearchStrategy[Any] = st.recursive(
@@ -160,7 +160,7 @@ statements: st.SearchStrategy[Any] = st.recursive(
 
 @given(statements | statements.map(lambda s: {"Statement": [{"Condition": s}]}))
 def test_no_policy_raises(document: Any) -> None:
-    of(cloudfront(json.dumps(document)))
+    stated_expiry(cloudfront(json.dumps(document)))
 
 
 def test_a_completion_at_the_end_of_all_calendars_has_a_deadline_that_can_be_shown() -> None:
