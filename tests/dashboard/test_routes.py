@@ -20,7 +20,7 @@ from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
 from receiver.verify.verifier import Limits, Verifier
 from tests.dashboard.stories import HOSTILE
-from tests.ledger.deeds import TIMEOUT, brought_to, claimed, delivery
+from tests.ledger.actions import TIMEOUT, brought_to, claimed, delivery
 from tests.support.clock import HOUR, NOW, Clock
 
 OUTCOMES = ("body.not_json", "body.not_a_completion")

@@ -16,7 +16,7 @@ import pytest
 
 from receiver.cli import INTERRUPTED
 from receiver.ledger import FILE_NAME, DirectoryLock, Ledger
-from tests.ledger.deeds import file_of
+from tests.ledger.actions import file_of
 from tests.support.processes import (
     API_TOKEN,
     POWERLESS,

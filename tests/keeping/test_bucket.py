@@ -15,7 +15,7 @@ import pytest
 
 from receiver.ledger import FILE_NAME
 from tests.keeping.estate import Bucket, Said, Thing, filled, lay_out, say, things
-from tests.ledger.deeds import file_of
+from tests.ledger.actions import file_of
 from tests.support.gallery import gallery
 from tests.support.processes import Program, Programs, Receiver, command, run, settings
 from tests.support.seaweed import Seaweed, seaweed

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.keeping.estate import Thing, filled, lay_out, say, things
-from tests.ledger.deeds import file_of
+from tests.ledger.actions import file_of
 from tests.support.processes import Programs, run, settings
 from tests.support.waiting import eventually
 

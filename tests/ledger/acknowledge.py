@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from receiver.ledger import DirectoryLock, Ledger
-from tests.ledger.deeds import delivery
+from tests.ledger.actions import delivery
 
 AT_ONCE = 20
 

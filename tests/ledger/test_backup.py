@@ -1,4 +1,4 @@
-"""Copies of the ledger: of one moment, checked, and never half of one under its name."""
+"""Backups: one snapshot, checked, and never an incomplete file under the target's name."""
 
 import asyncio
 import shutil
@@ -10,10 +10,10 @@ from receiver.core.errors import LedgerError
 from receiver.ledger import FILE_NAME, Filter, Ledger, back_up
 from receiver.ledger.sqlite import schema
 from tests.faults.ledgers import make
-from tests.ledger.deeds import delivery, file_of, kept_totals, recounted_totals
+from tests.ledger.actions import delivery, file_of, kept_totals, recounted_totals
 
 
-def silent(_done: int, _total: int) -> None:
+def ignored(_done: int, _total: int) -> None:
     """Nobody looks."""
 
 
@@ -52,7 +52,7 @@ async def test_a_copy_of_a_busy_ledger_is_of_one_moment_and_opens(tmp_path: Path
             await until(100 * (number + 1))
             acknowledged = written
             copy = await back_up(
-                tmp_path / FILE_NAME, tmp_path / f"{number}", overwrite=False, on_progress=silent
+                tmp_path / FILE_NAME, tmp_path / f"{number}", overwrite=False, on_progress=ignored
             )
             later = written
             assert copy.version == len(schema.MIGRATIONS)
@@ -84,9 +84,9 @@ async def test_a_file_that_is_there_is_not_replaced_unless_that_is_wanted(tmp_pa
     path = await a_ledger(tmp_path)
     (tmp_path / "copy").write_text("precious")
     with pytest.raises(FileExistsError):
-        await back_up(path, tmp_path / "copy", overwrite=False, on_progress=silent)
+        await back_up(path, tmp_path / "copy", overwrite=False, on_progress=ignored)
     assert (tmp_path / "copy").read_text() == "precious"
-    await back_up(path, tmp_path / "copy", overwrite=True, on_progress=silent)
+    await back_up(path, tmp_path / "copy", overwrite=True, on_progress=ignored)
     await (await restored(tmp_path / "copy", tmp_path / "restored")).close()
     assert names_in(tmp_path) == ["copy", "restored"]
 
@@ -94,7 +94,7 @@ async def test_a_file_that_is_there_is_not_replaced_unless_that_is_wanted(tmp_pa
 async def test_a_ledger_of_an_older_version_is_copied_as_it_is(tmp_path: Path) -> None:
     with file_of(tmp_path) as db:
         db.executescript((Path(make.__file__).parent / "v1.sql").read_text())
-    copy = await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=silent)
+    copy = await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=ignored)
     assert (copy.version, copy.jobs) == (1, len(make.JOBS))
     with file_of(tmp_path) as db:
         assert db.execute("PRAGMA user_version").fetchone()[0] == 1
@@ -108,7 +108,7 @@ async def test_what_is_no_ledger_is_not_copied(tmp_path: Path, content: bytes | 
     if content is not None:
         (tmp_path / FILE_NAME).write_bytes(content)
     with pytest.raises(LedgerError) as refusal:
-        await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=silent)
+        await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=ignored)
     assert refusal.value.reason == f"ledger.{reason}"
     assert names_in(tmp_path) == []
 
@@ -124,7 +124,7 @@ async def test_a_damaged_ledger_leaves_no_copy(tmp_path: Path) -> None:
         content[page : page + 200] = b"\xa5" * 200
     path.write_bytes(content)
     with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
-        await back_up(path, tmp_path / "copy", overwrite=False, on_progress=silent)
+        await back_up(path, tmp_path / "copy", overwrite=False, on_progress=ignored)
     assert names_in(tmp_path) == []
 
 
@@ -133,7 +133,7 @@ async def test_a_ledger_of_another_structure_is_named_itself_and_not_its_copy(tm
     with file_of(tmp_path) as other:
         other.execute("CREATE TABLE strange (x)")
     with pytest.raises(LedgerError) as refused:
-        await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=silent)
+        await back_up(tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=ignored)
     assert refused.value.reason == "ledger.corrupt"
     assert refused.value.detail.startswith(f"{tmp_path / FILE_NAME} has not the structure")
     assert names_in(tmp_path) == []
@@ -142,4 +142,4 @@ async def test_a_ledger_of_another_structure_is_named_itself_and_not_its_copy(tm
 async def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = await a_ledger(tmp_path)
     with pytest.raises(FileNotFoundError):
-        await back_up(path, tmp_path / "nowhere" / "copy", overwrite=False, on_progress=silent)
+        await back_up(path, tmp_path / "nowhere" / "copy", overwrite=False, on_progress=ignored)

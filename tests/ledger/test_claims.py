@@ -1,4 +1,4 @@
-"""Who gets which job, and for how long."""
+"""Claims: which jobs are claimed, in which order, and when a claim ends."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,7 +9,17 @@ import pytest
 from receiver.core.errors import ArchiveError, LedgerError
 from receiver.core.jobs import State
 from receiver.ledger import Claim, Ledger
-from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of, history, the_job
+from tests.ledger.actions import (
+    IMAGE,
+    LEASE,
+    TIMEOUT,
+    brought_to,
+    claimed,
+    delivery,
+    file_of,
+    history,
+    the_job,
+)
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 

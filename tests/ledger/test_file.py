@@ -1,4 +1,4 @@
-"""The ledger's file: made, refused, locked, and found again after a kill."""
+"""The ledger's file: created, refused, locked, and complete after a kill."""
 
 import os
 import pwd
@@ -15,7 +15,7 @@ from receiver.core.errors import LedgerError
 from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerReader
 from receiver.ledger.sqlite import lock, schema
 from receiver.ledger.sqlite.driver import sqlite3
-from tests.ledger.deeds import delivery, file_of, kept_totals, recounted_totals
+from tests.ledger.actions import delivery, file_of, kept_totals, recounted_totals
 from tests.support.clock import NOW
 
 ROOT = Path(__file__).parents[2]

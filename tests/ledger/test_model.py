@@ -1,6 +1,6 @@
-"""The ledger against a simple model of it: any verbs in any order, with crashes between any two of them.
+"""The ledger against a simple model of it: any commands in any order, with crashes between any two of them.
 
-The model is a dictionary of small records and says in plain Python what each verb is meant to do. Whatever
+The model is a dictionary of small records and says in plain Python what each command is meant to do. Whatever
 Hypothesis makes up, the ledger must answer as the model does, hold what the model holds, and have kept both
 through a crash: the files as they lie on the disk at that moment are copied and opened again.
 """
@@ -25,7 +25,7 @@ from receiver.core.jobs import MOVES, Event, Image, Job, State, StoredObject
 from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission
 from receiver.ledger.queries import aggregates, scheduling, search
 from receiver.ledger.sqlite.driver import sqlite3
-from tests.ledger.deeds import file_of, kept_totals, recounted_totals
+from tests.ledger.actions import file_of, kept_totals, recounted_totals
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 T = TypeVar("T")
@@ -36,7 +36,7 @@ LEASE = HOUR
 NAMES = st.sampled_from(["a", "b", "c"])
 URLS = st.sampled_from(["https://host/1", "https://host/2", "https://host/3"])
 LIVES = st.sampled_from([5 * HOUR, 2 * HOUR, 10 * MINUTE, -HOUR])
-HANDS = st.sampled_from([4, 2, 1, 0])
+LIMITS = st.sampled_from([4, 2, 1, 0])
 WHICH = st.sampled_from([0, 0, 0, 1, 2, 3, 5])
 """Which claim is used: mostly the newest, sometimes one that may be void long since."""
 
@@ -244,7 +244,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # Claims.
 
-    @rule(limit=HANDS, again=HANDS)
+    @rule(limit=LIMITS, again=LIMITS)
     def claim_to_fetch(self, limit: int, again: int) -> None:
         self.promote()
         ready = [n for n, job in self.jobs.items() if job.state is State.RECEIVED and job.ready]
@@ -258,7 +258,7 @@ class LedgerMachine(RuleBasedStateMachine):
         found = self.run(self.ledger.claim_to_fetch(limit, again=again, lease=LEASE))
         self.taken(found, chosen)
 
-    @rule(limit=HANDS)
+    @rule(limit=LIMITS)
     def claim_to_archive(self, limit: int) -> None:
         self.promote()
         ready = {name for name, job in self.jobs.items() if job.state is State.FETCHED and job.ready}
@@ -272,7 +272,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert all(since[-1] <= other for other in left if since)
         self.taken(found, names)
 
-    @rule(limit=HANDS)
+    @rule(limit=LIMITS)
     def claim_past_deadline(self, limit: int) -> None:
         self.promote()
         over = {name for name in self.over() if self.jobs[name].ready}

@@ -1,4 +1,4 @@
-"""What the ledger keeps to tell of jobs that became final, and places in the history of those who listen."""
+"""Notifications of final jobs: queued, sent, given up; and the change feed's cursors."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from receiver.core.errors import UrlError
 from receiver.core.jobs import FINAL, Event, Job, State
 from receiver.ledger import Ledger, Submission, notifications
-from tests.ledger.deeds import brought_to, claimed, delivery, failure, file_of, the_job
+from tests.ledger.actions import brought_to, claimed, delivery, failure, file_of, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 

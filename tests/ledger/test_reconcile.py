@@ -19,7 +19,7 @@ from receiver.reconcile.reconciler import (
     Reconciler,
     Summary,
 )
-from tests.ledger.deeds import delivery, file_of, history, the_job
+from tests.ledger.actions import delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.desk import Desk
 

@@ -24,7 +24,7 @@ from receiver.ledger.sqlite.driver import sqlite3
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.web.problem import on_http_exception, on_receiver_error
 from receiver.web.refusals import RefusalCounter
-from tests.ledger.deeds import brought_to, delivery
+from tests.ledger.actions import brought_to, delivery
 from tests.support.clock import HOUR, NOW, Clock
 
 ROOM = 12_345

@@ -11,7 +11,7 @@ from receiver.core.backoff import NOTIFY_MAX, notification_retry_at
 from receiver.events.feed import Feed
 from receiver.events.outgoing_webhooks import GIVE_UP_AFTER_MS, OutgoingWebhooks
 from receiver.ledger import Delivery, Ledger
-from tests.ledger.deeds import failure
+from tests.ledger.actions import failure
 from tests.support.clock import NOW, SECOND, Clock
 from tests.support.endpoint import SECRET, Endpoint, endpoint
 from tests.support.processes import PATIENCE

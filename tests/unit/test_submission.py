@@ -43,7 +43,7 @@ from receiver.submission import (
 from receiver.submission.images import Item, Line, listed, named
 from receiver.submission.run import named_again
 from receiver.submission.webhook_template import WebhookTemplate
-from tests.ledger.deeds import delivery
+from tests.ledger.actions import delivery
 from tests.support.clock import HOUR, NOW, Clock
 from tests.support.processes import ROOT
 

@@ -28,7 +28,7 @@ JOBS = ("submitted", "received", "waiting", "fetched", "archived", "failed", "re
 
 
 async def write(data: Path) -> None:
-    """Brings one job into each state, by the ledger's own verbs."""
+    """Brings one job into each state, by the ledger's own commands."""
     clock = Clock()
     ledger = await Ledger.serve(data, now=clock, monotonic=Clock(0))
     try:

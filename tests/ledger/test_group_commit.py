@@ -16,7 +16,7 @@ from receiver.ledger.sqlite.database import Database, open_to_serve
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.sqlite.readers import ReaderPool
 from receiver.ledger.transaction import Command, Transaction
-from tests.ledger.deeds import delivery, file_of
+from tests.ledger.actions import delivery, file_of
 from tests.support.clock import Clock
 
 T = TypeVar("T")

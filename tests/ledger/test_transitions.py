@@ -1,4 +1,4 @@
-"""Moves: which are legal, what they leave in the history, and who may make them."""
+"""Transitions: which are legal, what they enter in the history, and which claims may make them."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from itertools import pairwise, product
@@ -12,7 +12,7 @@ from receiver.core.jobs import MOVES, Image, State
 from receiver.ledger import FILE_NAME, Claim, Ledger
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.driver import sqlite3
-from tests.ledger.deeds import (
+from tests.ledger.actions import (
     IMAGE,
     LEASE,
     STORED,

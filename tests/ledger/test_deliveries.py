@@ -1,4 +1,4 @@
-"""What a delivery changes, and what it does not."""
+"""Deliveries: what they change, and what they do not."""
 
 import asyncio
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.jobs import Event, State
 from receiver.ledger import Ledger, Recorded, Submission
 from receiver.ledger.commands.deliveries import OTHERS_KEPT
-from tests.ledger.deeds import (
+from tests.ledger.actions import (
     IMAGE,
     TIMEOUT,
     brought_to,

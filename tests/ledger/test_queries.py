@@ -1,4 +1,4 @@
-"""What can be asked of the ledger, and that no answer costs more for jobs that are done."""
+"""Queries: what they return, and that finished jobs make none of them slower."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.database import write_nothing
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Transaction
-from tests.ledger.deeds import (
+from tests.ledger.actions import (
     IMAGE,
     STORED,
     TIMEOUT,
@@ -198,12 +198,12 @@ def explaining(tmp_path: Path) -> Iterator[Explaining]:
 
 
 def fill(db: sqlite3.Connection, done: int) -> None:
-    """A small living crowd in the midst of so many jobs that are done."""
+    """A few unfinished jobs amid so many finished ones."""
     tx = Transaction(db, NOW, 0)
     db.execute("BEGIN")
     for number in range(done):
         if number == done // 2:
-            _fill_living(tx)
+            _fill_unfinished(tx)
         db.execute(
             "INSERT INTO jobs (id, state, event, reason, ref, created_at, updated_at, received_at, deadline)"
             " VALUES (?, ?, 'x', 'fetch.timeout', 'order 8', ?, ?, ?, ?)",
@@ -213,7 +213,7 @@ def fill(db: sqlite3.Connection, done: int) -> None:
     db.execute("COMMIT")
 
 
-def _fill_living(tx: Transaction) -> None:
+def _fill_unfinished(tx: Transaction) -> None:
     for number in range(12):
         submissions.expect(tx, Submission(f"silent-{number}"))
         deliveries.record(tx, delivery(f"job-{number}", deadline=NOW + number * SECOND, ref="order 7"))
@@ -241,8 +241,8 @@ FILTERS = [
 ]
 
 
-def ask_everything(db: sqlite3.Connection) -> None:
-    """Every question there is, with every kind of filter."""
+def run_every_query(db: sqlite3.Connection) -> None:
+    """Every query, with every kind of filter."""
     for before in (None, 10**6):
         for wanted in FILTERS:
             search.jobs(db, wanted, before=before, limit=5)
@@ -259,8 +259,8 @@ def ask_everything(db: sqlite3.Connection) -> None:
     due.newly_at_risk(db, NOW, 5)
 
 
-def do_everything(db: sqlite3.Connection) -> None:
-    """Every verb there is, on the jobs of `fill`."""
+def run_every_command(db: sqlite3.Connection) -> None:
+    """Every command, on the jobs of `fill`."""
     tx = Transaction(db, NOW, 0)
     late_tx = Transaction(db, NOW + 99 * HOUR, 0)
     said = Completion("job-1", "https://host/2.png")
@@ -300,7 +300,7 @@ SMALL = (
     "jobs_waiting_to_fetch",
     "jobs_to_archive",
 )
-"""Indexes over what lives now; to walk one whole is no walk over all jobs."""
+"""Indexes over unfinished jobs: a scan of one is no scan of all jobs."""
 
 
 def complaint(sql: str, lines: list[str]) -> str | None:
@@ -309,24 +309,24 @@ def complaint(sql: str, lines: list[str]) -> str | None:
         if line.startswith("SCAN ") and walk.split(" ")[0] in ("jobs", "history", "bodies", "tickets"):
             bounded = "WHERE" not in sql and "LIMIT" in sql
             if not bounded and not walk.endswith(SMALL):
-                return f"walks over everything: {line}"
+                return f"scans everything: {line}"
         if "TEMP B-TREE" in line and not above.startswith("SCAN (subquery"):
             return f"sorts more than the pages of its states: {line}"
     return None
 
 
-def test_no_statement_walks_over_all_jobs_or_sorts_them(explaining: Explaining) -> None:
+def test_no_statement_scans_all_jobs_or_sorts_them(explaining: Explaining) -> None:
     fill(explaining, 20)
     explaining.plans = []
-    ask_everything(explaining)
-    do_everything(explaining)
+    run_every_query(explaining)
+    run_every_command(explaining)
     assert len(explaining.plans) > 100
     complaints = {(why, sql) for sql, lines in explaining.plans if (why := complaint(sql, lines))}
     assert complaints == set()
 
 
 def steps(path: Path, done: int, work: Callable[[sqlite3.Connection], None]) -> int:
-    """How many steps of SQLite's machine the work takes beside so many jobs that are done; in tens."""
+    """Return the steps of SQLite's virtual machine that the work takes, in tens."""
     with file_of(path) as db:
         schema.prepare(db, path / FILE_NAME)
         fill(db, done)
@@ -343,7 +343,7 @@ def steps(path: Path, done: int, work: Callable[[sqlite3.Connection], None]) -> 
     return count
 
 
-@pytest.mark.parametrize("work", [ask_everything, do_everything])
+@pytest.mark.parametrize("work", [run_every_query, run_every_command])
 def test_the_work_does_not_grow_with_the_jobs_that_are_done(
     tmp_path: Path, work: Callable[[sqlite3.Connection], None]
 ) -> None:

@@ -1,4 +1,4 @@
-"""What is old goes, a little at a time; what others count on stays."""
+"""Retention: old records are removed in small transactions; what is still needed stays."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,7 +10,7 @@ from receiver.core.jobs import State
 from receiver.intake.authentication import TICKET_LIFETIME
 from receiver.ledger import Intent, Ledger, Submission
 from receiver.operations.retention import WINDOW, Pruner, would_go
-from tests.ledger.deeds import STORED, brought_to, delivery, file_of, history, the_job
+from tests.ledger.actions import STORED, brought_to, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, Clock
 
 DAY = 24 * HOUR

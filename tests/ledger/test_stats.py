@@ -1,4 +1,4 @@
-"""What a scrape asks of the ledger: it is true, and its cost does not grow with the ledger."""
+"""Bounded statistics: they are right, and their cost does not grow with the ledger."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from receiver.core.jobs import State
 from receiver.ledger import Ledger
 from receiver.ledger.queries.aggregates import stats
 from receiver.ledger.sqlite.driver import sqlite3
-from tests.ledger.deeds import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of
+from tests.ledger.actions import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of
 from tests.support.clock import HOUR, NOW, Clock
 
 FEW, MANY = 100, 20_000
@@ -44,7 +44,7 @@ def crowd(db: sqlite3.Connection, each: int) -> None:
 
 
 def steps(db: sqlite3.Connection) -> int:
-    """How many instructions of SQLite's machine one reading takes."""
+    """Return how many instructions of SQLite's virtual machine the bounded statistics take."""
     taken = 0
 
     def one() -> None:
@@ -57,7 +57,7 @@ def steps(db: sqlite3.Connection) -> int:
     return taken
 
 
-async def test_a_reading_costs_the_same_in_a_small_ledger_and_in_a_large_one(tmp_path: Path) -> None:
+async def test_a_scrape_costs_the_same_in_a_small_ledger_and_in_a_large_one(tmp_path: Path) -> None:
     taken = {}
     for each in (FEW, MANY):
         folder = tmp_path / str(each)
@@ -70,7 +70,7 @@ async def test_a_reading_costs_the_same_in_a_small_ledger_and_in_a_large_one(tmp
     assert taken[MANY] == taken[FEW]
 
 
-async def test_a_reading_counts_only_so_far_along_an_index(tmp_path: Path) -> None:
+async def test_a_scrape_counts_only_so_far_along_an_index(tmp_path: Path) -> None:
     await (await Ledger.serve(tmp_path)).close()
     with file_of(tmp_path) as db:
         crowd(db, FEW)

@@ -1,9 +1,9 @@
-"""The ledger at a glance: what comes first in each list, and that each list is short."""
+"""The status page's overview: the order of each list, and that each list is bounded."""
 
 from receiver.core.completion import Completion
 from receiver.core.jobs import State
 from receiver.ledger import Delivery, Ledger, Submission
-from tests.ledger.deeds import IMAGE, LEASE, STORED, TIMEOUT, brought_to, claimed, delivery
+from tests.ledger.actions import IMAGE, LEASE, STORED, TIMEOUT, brought_to, claimed, delivery
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 

@@ -1,4 +1,4 @@
-"""Archived jobs: gone through, noted as damaged, moved to another place, rebuilt from their objects."""
+"""Archived jobs: listed, audited, relocated, and rebuilt from their objects."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.jobs import MOVES, Image, State, StoredObject
 from receiver.ledger import AuditFinding, Ledger, LedgerReader, Rebuilt
-from tests.ledger.deeds import (
+from tests.ledger.actions import (
     IMAGE,
     LEASE,
     STORED,

@@ -1,4 +1,4 @@
-"""What happens to a ledger: deliveries and images to hand in, and a look past it at the file."""
+"""Steps of tests with a ledger: deliveries, jobs in each state, and direct access to the file."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,27 +38,27 @@ def failure(job: str = "job-1") -> Delivery:
 
 
 async def the_job(ledger: Ledger, job_id: str = "job-1") -> Job:
-    """The job, which must be there."""
+    """Return a job that must exist."""
     job = await ledger.job(job_id)
     assert job is not None
     return job
 
 
 async def history(ledger: Ledger, job_id: str = "job-1") -> tuple[Event, ...]:
-    """The job's history."""
+    """Return a job's history."""
     found = await ledger.job_with_history(job_id)
     assert found is not None
     return found[1]
 
 
 async def claimed(ledger: Ledger) -> Claim:
-    """The one job that waits to be downloaded, claimed."""
+    """Claim the one job that waits to be downloaded."""
     (claim,) = await ledger.claim_to_fetch(1, again=1, lease=LEASE)
     return claim
 
 
 async def brought_to(ledger: Ledger, state: State, job_id: str = "job-1") -> None:
-    """Brings a new job to a state by the ways that lead there. No other job may wait meanwhile."""
+    """Bring a new job to a state by legal transitions. No other job may wait meanwhile."""
     if state is State.SUBMITTED:
         await ledger.expect(Submission(job_id))
         return
@@ -79,7 +79,7 @@ async def brought_to(ledger: Ledger, state: State, job_id: str = "job-1") -> Non
 
 @contextmanager
 def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
-    """The ledger's file, past the ledger."""
+    """Open the ledger's file directly."""
     db = sqlite3.connect(folder / FILE_NAME, isolation_level=None)
     db.row_factory = sqlite3.Row
     try:
@@ -89,11 +89,11 @@ def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
 
 
 def kept_totals(db: sqlite3.Connection) -> dict[str, tuple[int, int]]:
-    """What the triggers have counted: jobs and bytes of each state."""
+    """Return what the triggers have counted: jobs and bytes of each state."""
     return {row["state"]: (row["jobs"], row["bytes"]) for row in db.execute("SELECT * FROM totals")}
 
 
 def recounted_totals(db: sqlite3.Connection) -> dict[str, tuple[int, int]]:
-    """The same, counted anew."""
+    """Return the same, counted from the jobs."""
     found = db.execute("SELECT state, count(*), coalesce(sum(bytes), 0) FROM jobs GROUP BY state")
     return {**dict.fromkeys(map(str, State), (0, 0)), **{state: (jobs, size) for state, jobs, size in found}}

@@ -1,4 +1,4 @@
-"""What asking the provider changes, what was submitted, and what other processes write."""
+"""Intents, announced jobs, answers of the provider, and commits of other processes."""
 
 import asyncio
 from dataclasses import replace
@@ -9,14 +9,14 @@ import pytest
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import State
 from receiver.ledger import Answer, DirectoryLock, Intent, Ledger, PendingJob, Recorded, Submission
-from tests.ledger.deeds import brought_to, delivery, failure, file_of, history, the_job
+from tests.ledger.actions import brought_to, delivery, failure, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 MINUTE = 60 * SECOND
 INTENT = Intent("list:1", "mark-1", "order 7", "upscale_2x", "https://host/in.png")
 
 
-async def silent(ledger: Ledger, *, since: int = NOW + HOUR, by: int = NOW + HOUR) -> list[str]:
+async def pending_ids(ledger: Ledger, *, since: int = NOW + HOUR, by: int = NOW + HOUR) -> list[str]:
     return [job.id for job in await ledger.pending(submitted_before=since, ask_by=by, limit=100)]
 
 
@@ -24,10 +24,10 @@ async def test_a_submitted_job_is_asked_for_once_it_is_overdue(ledger: Ledger, c
     await ledger.expect(Submission("job-1"))
     clock.forward(MINUTE)
     await ledger.expect(Submission("job-2"))
-    assert await silent(ledger, since=NOW) == []
-    assert await silent(ledger, since=NOW + 1) == ["job-1"]
-    assert await silent(ledger, since=NOW + HOUR) == ["job-1", "job-2"]
-    assert await silent(ledger, by=NOW - 1) == []
+    assert await pending_ids(ledger, since=NOW) == []
+    assert await pending_ids(ledger, since=NOW + 1) == ["job-1"]
+    assert await pending_ids(ledger, since=NOW + HOUR) == ["job-1", "job-2"]
+    assert await pending_ids(ledger, by=NOW - 1) == []
 
 
 async def test_a_job_that_was_asked_for_waits_and_comes_last(ledger: Ledger, clock: Clock) -> None:
@@ -35,8 +35,8 @@ async def test_a_job_that_was_asked_for_waits_and_comes_last(ledger: Ledger, clo
         await ledger.expect(Submission(job))
     clock.forward(SECOND)
     assert await ledger.record_answer("job-1", Answer("PROCESSING"), ask_at=NOW + MINUTE)
-    assert await silent(ledger, by=NOW + SECOND) == ["job-2"]
-    assert await silent(ledger, by=NOW + MINUTE) == ["job-2", "job-1"]
+    assert await pending_ids(ledger, by=NOW + SECOND) == ["job-2"]
+    assert await pending_ids(ledger, by=NOW + MINUTE) == ["job-2", "job-1"]
     (first, _) = await ledger.pending(submitted_before=NOW + HOUR, ask_by=NOW + MINUTE, limit=2)
     assert first == PendingJob("job-2", NOW, 0, NOW, unanswered=False)
 
@@ -73,7 +73,7 @@ async def test_what_the_list_says_of_jobs_puts_off_asking_for_each(ledger: Ledge
     for job in ("job-1", "job-2"):
         await ledger.expect(Submission(job))
     await ledger.record_listed({"job-1": "PROCESSING", "unknown": "CREATED"}, ask_at=NOW + MINUTE)
-    assert await silent(ledger, by=NOW) == ["job-2"]
+    assert await pending_ids(ledger, by=NOW) == ["job-2"]
 
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.SUBMITTED])
@@ -82,7 +82,7 @@ async def test_an_answer_that_came_too_late_changes_nothing(ledger: Ledger, stat
     before = await ledger.job_with_history("job-1")
     assert not await ledger.record_answer("job-1", Answer("PROCESSING"), ask_at=NOW)
     assert await ledger.job_with_history("job-1") == before
-    assert await silent(ledger) == []
+    assert await pending_ids(ledger) == []
 
 
 async def test_a_completion_that_was_found_is_told_from_one_that_came(ledger: Ledger) -> None:
@@ -164,7 +164,7 @@ async def test_a_completion_that_was_faster_than_the_submits_answer_stands(ledge
     assert not await ledger.confirm_intent("list:1", "job-1")
     job = await the_job(ledger)
     assert (job.state, job.ref, job.endpoint) == (State.RECEIVED, "order 7", "upscale_2x")
-    assert await silent(ledger) == []
+    assert await pending_ids(ledger) == []
 
 
 async def test_an_intent_that_was_refused_is_forgotten_and_one_that_was_taken_is_not(ledger: Ledger) -> None:
