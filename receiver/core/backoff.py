@@ -7,8 +7,11 @@ together do not come back together. See "Exponential Backoff And Jitter", AWS Ar
 from collections.abc import Callable
 from math import inf
 
+Jitter = Callable[[], float]
+"""Returns a number in [0, 1)."""
+
 SECOND = 1000
-"""All times and spans here are whole milliseconds, except in `DoublingWait`."""
+"""Times are ms since the epoch, spans whole milliseconds, except where seconds are named."""
 
 FETCH_BASE = 2 * SECOND
 FETCH_MAX = 15 * 60 * SECOND
@@ -65,32 +68,24 @@ class DoublingWait:
 
 
 def fetch_retry_at(
-    now: int, attempts: int, deadline: int, jitter: Callable[[], float], retry_after: float | None = None
+    now: int, attempts: int, deadline: int, jitter: Jitter, retry_after: float | None = None
 ) -> int:
-    """Return when a failed download is tried again, in ms since the epoch.
+    """Return when a failed download is tried again.
 
-    The time is never at or after the deadline while at least twice the least wait is left.
-
-    Args:
-        now: ms since the epoch.
-        attempts: how many were made, at least 1.
-        deadline: ms since the epoch.
-        jitter: returns a number in [0, 1).
-        retry_after: seconds that the host asks to wait; honoured as far as half of the time left.
+    The time is never at or after the deadline while at least twice the least wait is left. ``attempts`` is at
+    least 1. ``retry_after``, in seconds, is honoured as far as half of the time left.
     """
     left = max(deadline - now, 0)
     ceiling = min(doubled(FETCH_BASE, attempts, FETCH_MAX), left // SHARE_OF_TIME_LEFT)
     return now + _drawn(ceiling, jitter, retry_after, left // 2)
 
 
-def upload_retry_at(now: int, attempts: int, jitter: Callable[[], float], longest: int = UPLOAD_MAX) -> int:
+def upload_retry_at(now: int, attempts: int, jitter: Jitter, longest: int = UPLOAD_MAX) -> int:
     """Return when a failed upload is tried again. No deadline runs, so the ceiling is a constant."""
     return now + _drawn(doubled(UPLOAD_BASE, attempts, longest), jitter)
 
 
-def notification_retry_at(
-    now: int, attempts: int, jitter: Callable[[], float], retry_after: float | None = None
-) -> int:
+def notification_retry_at(now: int, attempts: int, jitter: Jitter, retry_after: float | None = None) -> int:
     """Return when a refused notification is sent again; not earlier than the endpoint asks."""
     return now + _drawn(doubled(NOTIFY_BASE, attempts, NOTIFY_MAX), jitter, retry_after, NOTIFY_MAX)
 
@@ -98,10 +93,7 @@ def notification_retry_at(
 def next_question_at(now: int, submitted_at: int, every: int) -> int:
     """Return when the provider is asked again about a job that has not ended: the rarer the older it is.
 
-    Args:
-        now: ms since the epoch.
-        submitted_at: ms since the epoch.
-        every: the least wait between two questions about the same job, ms.
+    ``every`` is the least wait between two questions about the same job.
     """
     age = max(now - submitted_at, 0)
     return now + max(every, min(age // QUESTION_SHARE, QUESTION_MAX))
@@ -113,13 +105,8 @@ def crash_retry_at(now: int, before: int, deadline: int) -> int | None:
     One image can end each process that decodes it, by the memory that this takes. If it went first after each
     start, nothing else would ever be done.
 
-    Args:
-        now: ms since the epoch.
-        before: how many of its attempts had ended so before this one.
-        deadline: ms since the epoch.
-
-    Returns:
-        ms since the epoch; ``None``: at once, and the attempt does not count.
+    ``before`` is how many of its attempts had ended so before this one. ``None``: the job is tried at once,
+    and the attempt does not count.
     """
     if before < FREE_CRASHES:
         return None
@@ -127,8 +114,6 @@ def crash_retry_at(now: int, before: int, deadline: int) -> int | None:
     return now + max(int(min(doubled(SECOND, before, FETCH_MAX), left // SHARE_OF_TIME_LEFT)), MIN_WAIT)
 
 
-def _drawn(
-    ceiling: float, jitter: Callable[[], float], retry_after: float | None = None, most_asked: int = 0
-) -> int:
+def _drawn(ceiling: float, jitter: Jitter, retry_after: float | None = None, most_asked: int = 0) -> int:
     wait = max(int(jitter() * ceiling), MIN_WAIT)
     return wait if retry_after is None else max(wait, int(min(retry_after * SECOND, most_asked)))

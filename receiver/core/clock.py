@@ -1,6 +1,10 @@
 """The process's clocks. Each is passed to its users, so that a test can pass another."""
 
 import time
+from collections.abc import Callable
+
+Clock = Callable[[], int]
+"""Returns ms: since the epoch, or of a monotonic clock."""
 
 
 def wall_clock() -> int:

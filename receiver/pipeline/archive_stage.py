@@ -1,11 +1,13 @@
 """The second stage: from the spool to a proved object in the archive."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import structlog
 
 from receiver.archive import Inventory, Item, render_key
+from receiver.core.backoff import Jitter
+from receiver.core.clock import Clock
 from receiver.core.concurrency import persist
 from receiver.core.errors import ArchiveError, ReceiverError, SpoolError
 from receiver.core.failpoints import Failpoint, no_failpoint
@@ -26,53 +28,34 @@ LEASE_MS = int(timedelta(hours=1).total_seconds() * 1000)
 """Far longer than an upload takes; each of its reads and writes has a limit of its own."""
 
 
+@dataclass(kw_only=True, eq=False)
 class ArchiveStage:
     """Claims jobs whose image is in the spool, the longest waiting first, and archives it.
 
-    Args:
-        ledger: where jobs are claimed and outcomes recorded.
-        archive: where images go.
-        spool: where they come from.
-        verifier: checks an image that has a job's key already.
-        concurrency: uploads at a time.
-        key: the template of the archive's keys.
-        now: the time, ms since the epoch.
-        jitter: returns a number in [0, 1), to spread retries.
-        instrumentation: of uploads.
-        failpoint: for tests.
+    ``key`` is the template of the archive's keys. ``verifier`` checks an image that has a job's key already.
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        archive: Inventory,
-        spool: Spool,
-        verifier: Verifier,
-        concurrency: int,
-        key: str,
-        now: Callable[[], int],
-        jitter: Callable[[], float],
-        instrumentation: Instrumentation = NO_INSTRUMENTATION,
-        failpoint: Failpoint = no_failpoint,
-    ) -> None:
-        self._ledger = ledger
-        self._archive = archive
-        self._spool = spool
-        self._key = key
-        self._now = now
-        self._jitter = jitter
-        self._instrumentation = instrumentation
-        self._failpoint = failpoint
-        self._failures = FailureRecorder(ledger, spool)
-        self._existing_object = ExistingObjectVerifier(archive=archive, spool=spool, verifier=verifier)
-        self.pool = WorkerPool("archive", concurrency, self._claim, self._archive_image, self._on_bug)
-        self.breaker = CircuitBreaker(archive, on_recovery=self.pool.wake.set)
+    ledger: Ledger
+    archive: Inventory
+    spool: Spool
+    verifier: Verifier
+    concurrency: int
+    key: str
+    now: Clock
+    jitter: Jitter
+    instrumentation: Instrumentation = NO_INSTRUMENTATION
+    failpoint: Failpoint = no_failpoint
+
+    def __post_init__(self) -> None:
+        self._failures = FailureRecorder(self.ledger, self.spool)
+        self._existing_object = ExistingObjectVerifier(self.archive, self.spool, self.verifier)
+        self.pool = WorkerPool("archive", self.concurrency, self._claim, self._archive_image, self._on_bug)
+        self.breaker = CircuitBreaker(self.archive, on_recovery=self.pool.wake.set)
 
     async def _claim(self, limit: int) -> list[Claim]:
         if not self.breaker.allows_uploads:
             return []
-        return await self._ledger.claim_to_archive(limit, lease=LEASE_MS)
+        return await self.ledger.claim_to_archive(limit, lease=LEASE_MS)
 
     async def _archive_image(self, claim: Claim) -> None:
         try:
@@ -85,23 +68,23 @@ class ArchiveStage:
         assert job.image is not None
         item = self._item(claim)
         try:
-            with self._instrumentation.step("archive", job.id, job.received_at, attempt=job.attempts) as step:
-                stored = await self._archive.put(item)
+            with self.instrumentation.step("archive", job.id, job.received_at, attempt=job.attempts) as step:
+                stored = await self.archive.put(item)
                 step.bytes = job.image.bytes
         except ArchiveError as error:
             if self._decide(claim, error).action is not Action.EXAMINE:
                 raise
-            shown = await self._existing_object.verify(claim, self._archive.object_at(item.key))
-            if await persist(lambda: self._ledger.recognised(claim, shown), log):
+            shown = await self._existing_object.verify(claim, self.archive.object_at(item.key))
+            if await persist(lambda: self.ledger.recognised(claim, shown), log):
                 log.warning("recognised", job=job.id, uri=shown.stored.uri, sha256=shown.image.sha256)
-                await self._spool.remove(item.path)
+                await self.spool.remove(item.path)
             return
         self.breaker.record_success()
-        self._failpoint("stored")
-        if await persist(lambda: self._ledger.archived(claim, stored), log):
-            self._failpoint("archived")
+        self.failpoint("stored")
+        if await persist(lambda: self.ledger.archived(claim, stored), log):
+            self.failpoint("archived")
             log.info("archived", job=job.id, uri=stored.uri)
-            await self._spool.remove(item.path)
+            await self.spool.remove(item.path)
 
     def _item(self, claim: Claim) -> Item:
         job = claim.job
@@ -110,7 +93,7 @@ class ArchiveStage:
         assert job.received_at is not None
         received = datetime.fromtimestamp(job.received_at / 1000, UTC)
         key = render_key(
-            self._key,
+            self.key,
             job_id=job.id,
             ref=job.ref,
             sha256=job.image.sha256,
@@ -118,17 +101,17 @@ class ArchiveStage:
             endpoint=job.endpoint or "",
             received_at=received,
         )
-        return Item(job.id, self._spool.path(job.spool), job.image, key, job.ref, received)
+        return Item(job.id, self.spool.path(job.spool), job.image, key, job.ref, received)
 
     async def _failed(self, claim: Claim, error: ReceiverError) -> None:
-        self._instrumentation.on_failed_attempt("archive", error.reason)
+        self.instrumentation.on_failed_attempt("archive", error.reason)
         decision = self._decide(claim, error, examined=True)
         if decision.pause and isinstance(error, ArchiveError):
             self.breaker.record_failure(error)
         await self._failures.record(claim, decision, error)
 
     def _decide(self, claim: Claim, error: ReceiverError, *, examined: bool = False) -> outcomes.Decision:
-        return outcomes.after_upload(error, claim.job, self._now(), self._jitter, examined=examined)
+        return outcomes.after_upload(error, claim.job, self.now(), self.jitter, examined=examined)
 
     async def _on_bug(self, claim: Claim, bug: Exception) -> None:
         await self._failed(claim, ArchiveError("archive.unexpected", f"{type(bug).__name__}: see the log."))

@@ -20,7 +20,7 @@ from receiver.verify.verifier import Verifier
 class ExistingObjectVerifier:
     """Proves that an object is a job's image. One object is read at a time."""
 
-    def __init__(self, *, archive: Inventory, spool: Spool, verifier: Verifier) -> None:
+    def __init__(self, archive: Inventory, spool: Spool, verifier: Verifier) -> None:
         self._archive = archive
         self._spool = spool
         self._verifier = verifier

@@ -1,7 +1,6 @@
 """The first stage: from the provider's URL to a verified image in the spool."""
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Literal
 
 import structlog
 
+from receiver.core.backoff import Jitter
+from receiver.core.clock import Clock
 from receiver.core.completion import Completion
 from receiver.core.concurrency import persist
 from receiver.core.errors import (
@@ -64,52 +65,31 @@ class FetchPlan:
     asking: timedelta = timedelta(minutes=1)
 
 
+@dataclass(kw_only=True, eq=False)
 class FetchStage:
-    """Claims jobs whose image is not safe yet, the earliest deadline first, and makes it safe.
+    """Claims jobs whose image is not safe yet, the earliest deadline first, and brings it to the spool.
 
-    Args:
-        ledger: where jobs are claimed and outcomes recorded.
-        fetcher: downloads.
-        verifier: checks what came.
-        spool: keeps it.
-        provider: asked for confirmations and fresh URLs; ``None`` where there is no token.
-        plan: how many at a time, and how long.
-        now: the time, ms since the epoch.
-        jitter: returns a number in [0, 1), to spread retries.
-        instrumentation: of questions, downloads and verifications.
-        failpoint: for tests.
+    ``provider`` is asked for confirmations and fresh URLs; it is ``None`` where there is no token.
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        fetcher: Fetcher,
-        verifier: Verifier,
-        spool: Spool,
-        provider: Ximilar | None,
-        plan: FetchPlan,
-        now: Callable[[], int],
-        jitter: Callable[[], float],
-        instrumentation: Instrumentation = NO_INSTRUMENTATION,
-        failpoint: Failpoint = no_failpoint,
-    ) -> None:
-        self._ledger = ledger
-        self._fetcher = fetcher
-        self._verifier = verifier
-        self._spool = spool
-        self._provider = provider
-        self._plan = plan
-        self._now = now
-        self._jitter = jitter
-        self._instrumentation = instrumentation
-        self._failpoint = failpoint
-        self._failures = FailureRecorder(ledger, spool)
+    ledger: Ledger
+    fetcher: Fetcher
+    verifier: Verifier
+    spool: Spool
+    provider: Ximilar | None
+    plan: FetchPlan
+    now: Clock
+    jitter: Jitter
+    instrumentation: Instrumentation = NO_INSTRUMENTATION
+    failpoint: Failpoint = no_failpoint
+
+    def __post_init__(self) -> None:
+        self._failures = FailureRecorder(self.ledger, self.spool)
         self._spool_was_full = False
-        self._lease = _ms(plan.longest + LEASE_SLACK)
+        self._lease = _ms(self.plan.longest + LEASE_SLACK)
         self.recovered_files: dict[str, str] = {}
         """By job, the name of a whole file that a crash left in the spool before the ledger knew of it."""
-        self._pool = WorkerPool("fetch", plan.concurrency, self._claim, self._fetch, self._on_bug)
+        self._pool = WorkerPool("fetch", self.plan.concurrency, self._claim, self._fetch, self._on_bug)
         self.pools = [self._pool]
         if self._at_deadline is Action.ASK:
             self.pools.append(
@@ -118,7 +98,7 @@ class FetchStage:
 
     @property
     def _at_deadline(self) -> Action:
-        return outcomes.at_deadline(can_ask=self._provider is not None)
+        return outcomes.at_deadline(can_ask=self.provider is not None)
 
     async def expire(self) -> None:
         """Expire the jobs whose time is over, except where the provider is asked first.
@@ -127,33 +107,33 @@ class FetchStage:
             LedgerError: the ledger cannot be used.
         """
         if self._at_deadline is Action.EXPIRE:
-            for job_id in await self._ledger.expire():
+            for job_id in await self.ledger.expire():
                 log.error("expired", job=job_id, reason="fetch.expired")
 
     async def _claim(self, limit: int) -> list[Claim]:
         busy = self._pool.claims
-        room = self._spool.room(await self._ledger.spool_bytes(), len(busy))
+        room = self.spool.room(await self.ledger.spool_bytes(), len(busy))
         if not room and not self._spool_was_full:
             log.error("spool is full; downloads pause", reason="spool.full")
         self._spool_was_full = not room
         if not room:
             return []
         tried = sum(claim.job.attempts > 1 for claim in busy)
-        again = self._plan.concurrency - self._plan.concurrency // FRESH_SHARE - tried
-        return await self._ledger.claim_to_fetch(min(limit, room), again=again, lease=self._lease)
+        again = self.plan.concurrency - self.plan.concurrency // FRESH_SHARE - tried
+        return await self.ledger.claim_to_fetch(min(limit, room), again=again, lease=self._lease)
 
     async def _fetch(self, claim: Claim) -> None:
-        part = self._spool.part(claim.holder)
+        part = self.spool.part(claim.holder)
         whole: SpoolFile | None = None
         try:
             claim = await self._confirmed(claim)
             whole = await self._recovered_file(claim.job.id) or await self._download(claim, part)
             image = await self._verified(claim, whole)
-            name = await self._spool.keep(whole.path, claim.job.id, image)
-            self._failpoint("spooled")
-            if await persist(lambda: self._ledger.fetched(claim, image, name), log):
+            name = await self.spool.keep(whole.path, claim.job.id, image)
+            self.failpoint("spooled")
+            if await persist(lambda: self.ledger.fetched(claim, image, name), log):
                 self.recovered_files.pop(claim.job.id, None)
-                self._failpoint("fetched")
+                self.failpoint("fetched")
                 log.info("fetched", job=claim.job.id, bytes=image.bytes, sha256=image.sha256)
         except ImageError as error:
             assert whole is not None
@@ -170,15 +150,15 @@ class FetchStage:
         Raises:
             ProviderError: the provider does not confirm it, or does not answer.
         """
-        believed = claim.job.confirmed_at is not None or not self._plan.confirm
+        believed = claim.job.confirmed_at is not None or not self.plan.confirm
         if believed and claim.job.image_url is not None:
             return claim
-        if self._provider is None:  # it was asked when the job came, and the settings have changed
+        if self.provider is None:  # it was asked when the job came, and the settings have changed
             raise ProviderError("provider.unavailable", "XIMILAR_API_TOKEN is not set, so it cannot confirm.")
-        completion, deadline = await self._ask(self._provider, claim, "confirm")
+        completion, deadline = await self._ask(self.provider, claim, "confirm")
         if completion.failure is not None:
             raise ProviderError(completion.failure.reason, completion.failure.detail)
-        confirmed = await self._ledger.confirmed(claim, completion, deadline)
+        confirmed = await self.ledger.confirmed(claim, completion, deadline)
         if confirmed is None:
             raise UnavailableError("The claim ended while the provider was asked.")
         log.info("confirmed", job=claim.job.id)
@@ -188,9 +168,9 @@ class FetchStage:
         name = self.recovered_files.get(job_id)
         if name is None:
             return None
-        whole = await self._spool.check(name)
+        whole = await self.spool.check(name)
         if whole is None:
-            await self._spool.remove(self._spool.path(name))
+            await self.spool.remove(self.spool.path(name))
             del self.recovered_files[job_id]
         return whole
 
@@ -198,10 +178,10 @@ class FetchStage:
         assert claim.job.image_url is not None
         # The URL's end is no limit here: the host checks it when the request comes, and a body that flows by
         # then flows on. A job whose time is over before its first attempt is tried all the same.
-        seconds = self._plan.longest.total_seconds()
+        seconds = self.plan.longest.total_seconds()
         with self._step("fetch", claim) as step:
             step.url = claim.job.image_url
-            got = await self._fetcher.fetch(claim.job.image_url, part, seconds=seconds)
+            got = await self.fetcher.fetch(claim.job.image_url, part, seconds=seconds)
             step.bytes = got.bytes
         return SpoolFile(got.path, got.bytes, got.sha256)
 
@@ -209,26 +189,26 @@ class FetchStage:
         promise = ExpectedSize(claim.job.promised_width, claim.job.promised_height)
         with self._step("verify", claim) as step:
             step.bytes = whole.bytes
-            found = await self._verifier.verify(whole.path, promise)
+            found = await self.verifier.verify(whole.path, promise)
         return Image(found.format, found.width, found.height, whole.bytes, whole.sha256)
 
     async def _set_aside(self, claim: Claim, whole: SpoolFile) -> None:
         try:
-            await self._spool.set_aside(whole.path, claim.job.id, whole.sha256)
+            await self.spool.set_aside(whole.path, claim.job.id, whole.sha256)
         except SpoolError as error:
             # The file is kept for a person to look at: what becomes of the job does not depend on it.
             log.warning("not kept aside", job=claim.job.id, reason=error.reason, detail=error.detail)
 
     async def _discard(self, part: Path) -> None:
         try:
-            await self._spool.remove(part)
+            await self.spool.remove(part)
         except SpoolError as error:
             # The job's outcome is recorded by now, and stands; the next start removes the file.
             log.warning("left in the spool", file=part.name, reason=error.reason, detail=error.detail)
 
     async def _failed(self, claim: Claim, error: ReceiverError, *, sha256: str | None = None) -> None:
-        self._instrumentation.on_failed_attempt("fetch", error.reason)
-        decision = self._decide(claim, error, sha256, can_ask=self._provider is not None)
+        self.instrumentation.on_failed_attempt("fetch", error.reason)
+        decision = self._decide(claim, error, sha256, can_ask=self.provider is not None)
         if decision.action is Action.ASK:
             try:
                 if await self._took_fresh_url(claim):
@@ -241,9 +221,7 @@ class FetchStage:
     def _decide(
         self, claim: Claim, error: ReceiverError, sha256: str | None, *, can_ask: bool
     ) -> outcomes.Decision:
-        return outcomes.after_fetch(
-            error, claim.job, self._now(), self._jitter, sha256=sha256, can_ask=can_ask
-        )
+        return outcomes.after_fetch(error, claim.job, self.now(), self.jitter, sha256=sha256, can_ask=can_ask)
 
     async def _on_bug(self, claim: Claim, bug: Exception) -> None:
         await self._failed(claim, FetchError("fetch.unexpected", f"{type(bug).__name__}: see the log."))
@@ -251,7 +229,7 @@ class FetchStage:
     # Asking the provider.
 
     async def _claim_expiring(self, limit: int) -> list[Claim]:
-        return await self._ledger.claim_past_deadline(limit, lease=self._lease)
+        return await self.ledger.claim_past_deadline(limit, lease=self._lease)
 
     async def _ask_last(self, claim: Claim) -> None:
         """Ask for a fresh URL of a job whose time is over, and let the job expire where there is none."""
@@ -262,7 +240,7 @@ class FetchStage:
         except ProviderError as error:
             log.warning("no fresh URL", job=claim.job.id, reason=error.reason, detail=error.detail)
             refusal = error
-        decision = outcomes.after_last_question(refusal, claim.job, self._now(), self._jitter)
+        decision = outcomes.after_last_question(refusal, claim.job, self.now(), self.jitter)
         await self._failures.record(claim, decision, refusal or FetchError("fetch.expired"))
 
     async def _took_fresh_url(self, claim: Claim) -> bool:
@@ -271,12 +249,12 @@ class FetchStage:
         Raises:
             ProviderError: the provider does not answer, or knows of no image.
         """
-        assert self._provider is not None
-        completion, deadline = await self._ask(self._provider, claim, "ask")
+        assert self.provider is not None
+        completion, deadline = await self._ask(self.provider, claim, "ask")
         if completion.image_url is None or completion.image_url == claim.job.image_url:
             return False
-        at = outcomes.fresh_url_at(claim.job, deadline, self._now(), self._jitter)
-        taken = await persist(lambda: self._ledger.url_refreshed(claim, completion, deadline, at), log)
+        at = outcomes.fresh_url_at(claim.job, deadline, self.now(), self.jitter)
+        taken = await persist(lambda: self.ledger.url_refreshed(claim, completion, deadline, at), log)
         if taken:
             log.info("fresh URL", job=claim.job.id)
         return taken
@@ -290,7 +268,7 @@ class FetchStage:
             ProviderError: it does not answer, does not know the job, or the job has not ended.
         """
         with self._step(why, claim):
-            seconds = self._plan.asking.total_seconds()
+            seconds = self.plan.asking.total_seconds()
             try:
                 # The client bounds each of its attempts, and makes several.
                 async with asyncio.timeout(seconds):
@@ -299,11 +277,11 @@ class FetchStage:
                 raise UnavailableError(f"The provider's answer was not whole after {seconds:g} s.") from error
         if report.completion is None:
             raise UnavailableError(f"The provider's answer: status is {report.status}, which is no end.")
-        return report.completion, report.deadline(now=self._now(), lifetime=self._plan.url_lifetime)
+        return report.completion, report.deadline(now=self.now(), lifetime=self.plan.url_lifetime)
 
     def _step(self, name: StepName, claim: Claim) -> Step:
         job = claim.job
-        return self._instrumentation.step(name, job.id, job.received_at, attempt=job.attempts)
+        return self.instrumentation.step(name, job.id, job.received_at, attempt=job.attempts)
 
 
 def _ms(span: timedelta) -> int:

@@ -1,20 +1,21 @@
 """What a failure means for its job. Pure: one function for each situation, over the tables below.
 
-To change what a reason leads to, change its row here and in ``tests/unit/test_outcomes.py``.
+To change what a reason leads to, change its row here and in ``tests/unit/test_outcomes.py``. Times are ms
+since the epoch; ``job`` is the job as it was claimed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 from typing import TypeVar
 
 from receiver.core import backoff
+from receiver.core.backoff import Jitter
 from receiver.core.errors import FetchError, ProviderError, ReceiverError
 from receiver.core.jobs import Job
 
 T = TypeVar("T")
-Jitter = Callable[[], float]
 
 ASK_ON_MS = 60 * 60 * backoff.SECOND
 """How long a silent provider is asked on for a fresh URL, beyond the old URL's end."""
@@ -39,12 +40,7 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """An action and its circumstances.
-
-    Attributes:
-        at: when the work is done again, ms since the epoch.
-        pause: whether uploads of all jobs pause until a probe succeeds.
-    """
+    """What is done, when it is done again, and whether all uploads pause until a probe succeeds."""
 
     action: Action
     at: int = 0
@@ -123,13 +119,8 @@ def after_fetch(
 ) -> Decision:
     """Decide what follows when an image was not brought to the spool.
 
-    Args:
-        error: why.
-        job: as it was claimed.
-        now: ms since the epoch.
-        jitter: returns a number in [0, 1).
-        sha256: of bytes that came and are not the promised image.
-        can_ask: whether there is a provider that was not asked in this attempt.
+    ``sha256`` is of bytes that came and are not the promised image. ``can_ask`` says whether there is a
+    provider that was not asked in this attempt.
     """
     action = _row(FETCH, error.reason)
     if sha256 is not None and sha256 == job.suspect and job.attempts >= _row(SAME_BYTES, error.reason):
@@ -151,11 +142,7 @@ def at_deadline(*, can_ask: bool) -> Action:
 def after_last_question(refusal: ProviderError | None, job: Job, now: int, jitter: Jitter) -> Decision:
     """Decide what follows when the provider was asked about a job whose time is over, and gave no fresh URL.
 
-    Args:
-        refusal: why there was no answer; ``None`` where there was one.
-        job: as it was claimed.
-        now: ms since the epoch.
-        jitter: returns a number in [0, 1).
+    ``refusal`` is ``None`` where the provider answered.
     """
     assert job.deadline is not None
     action = Action.EXPIRE if refusal is None else _row(LAST_QUESTION, refusal.reason)
@@ -165,7 +152,7 @@ def after_last_question(refusal: ProviderError | None, job: Job, now: int, jitte
 
 
 def fresh_url_at(job: Job, deadline: int, now: int, jitter: Jitter) -> int:
-    """Return when a fresh URL is fetched, ms since the epoch.
+    """Return when a fresh URL is fetched.
 
     That is soon, but the later the more URLs were named: a provider may name another dead one each time.
     """
@@ -180,12 +167,7 @@ def after_upload(
 ) -> Decision:
     """Decide what follows when an image was not archived.
 
-    Args:
-        error: why.
-        job: as it was claimed.
-        now: ms since the epoch.
-        jitter: returns a number in [0, 1).
-        examined: whether the object that has the job's key was read already.
+    ``examined`` says whether the object that has the job's key was read already.
     """
     action = _row(UPLOAD, error.reason)
     if action is Action.FETCH_AGAIN or (action is Action.EXAMINE and not examined):

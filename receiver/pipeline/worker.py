@@ -5,12 +5,14 @@ a retry from the command line, a crash) is found in the ledger and needs no code
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
+from receiver.core.clock import Clock
 from receiver.core.concurrency import cancel, run_forever
 from receiver.core.errors import ArchiveError, LedgerError
 from receiver.core.jobs import State
@@ -34,35 +36,19 @@ GRACE = timedelta(seconds=4)
 """How long jobs in progress may go on when the worker is stopped."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Worker:
-    """Runs both stages until it is stopped.
+    """Runs both stages until it is stopped. ``now`` is the wall clock, which somebody may set."""
 
-    Args:
-        ledger: where jobs are claimed.
-        spool: checked at the start.
-        fetch_stage: brings images to the spool.
-        archive_stage: brings them to the archive.
-        now: the wall clock, ms since the epoch.
-        monotonic: ms, of a clock that nobody sets.
-    """
+    ledger: Ledger
+    spool: Spool
+    fetch_stage: FetchStage
+    archive_stage: ArchiveStage
+    now: Clock
+    monotonic: Clock
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        spool: Spool,
-        fetch_stage: FetchStage,
-        archive_stage: ArchiveStage,
-        now: Callable[[], int],
-        monotonic: Callable[[], int],
-    ) -> None:
-        self._ledger = ledger
-        self._spool = spool
-        self._fetch_stage = fetch_stage
-        self._archive_stage = archive_stage
-        self._now = now
-        self._monotonic = monotonic
-        self._pools = [*fetch_stage.pools, archive_stage.pool]
+    def __post_init__(self) -> None:
+        self._pools = [*self.fetch_stage.pools, self.archive_stage.pool]
         self._clock_offset = 0
         self._stopping = asyncio.Event()
         self._pool_tasks: list[asyncio.Task[None]] = []
@@ -71,7 +57,7 @@ class Worker:
     @property
     def archive_error(self) -> ArchiveError | None:
         """Why nothing is uploaded now, if so: the archive's last error."""
-        return self._archive_stage.breaker.error
+        return self.archive_stage.breaker.error
 
     @property
     def under_way(self) -> Sequence[tuple[str, Claim, float]]:
@@ -84,7 +70,7 @@ class Worker:
 
     async def spool_has_room(self) -> bool:
         """Return whether the spool takes downloads, those in progress aside."""
-        return self._spool.room(await self._ledger.spool_bytes(), 0) > 0
+        return self.spool.room(await self.ledger.spool_bytes(), 0) > 0
 
     def alive(self) -> bool:
         """Return whether every stage and the clock are running, and can claim work."""
@@ -99,16 +85,16 @@ class Worker:
             SpoolError: ``spool.disk``.
             LedgerError: where the ledger cannot be read.
         """
-        for job_id in self._ledger.interrupted:
+        for job_id in self.ledger.interrupted:
             log.warning("cut off in its download", job=job_id)
         await self._check_spool()
-        self._clock_offset = self._now() - self._monotonic()
+        self._clock_offset = self.now() - self.monotonic()
         self._pool_tasks = [asyncio.create_task(pool.run(self._stopping)) for pool in self._pools]
         loops = (
             self._wake_on_commits(),
             run_forever(self._follow_time, log, retry=MAX_SLEEP_SECONDS),
             run_forever(self._check_leases, log, retry=LEASE_CHECK_SECONDS),
-            self._archive_stage.breaker.run(),
+            self.archive_stage.breaker.run(),
         )
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
@@ -122,14 +108,14 @@ class Worker:
         left = await asyncio.gather(*(pool.finish(GRACE) for pool in self._pools))
         with suppress(LedgerError):  # the next start voids every claim
             for claim in [claim for claims in left for claim in claims]:
-                await self._ledger.release(claim)
+                await self.ledger.release(claim)
 
     def _wake(self) -> None:
         for pool in self._pools:
             pool.wake.set()
 
     async def _wake_on_commits(self) -> None:
-        with self._ledger.changes() as changed:
+        with self.ledger.changes() as changed:
             while True:
                 await changed.wait()
                 changed.clear()
@@ -139,42 +125,42 @@ class Worker:
         """Wake the stages and expire jobs whose time is over. Return the seconds until the next wait ends."""
         try:
             await self._follow_clock()
-            await self._ledger.detect_foreign_commits()
-            due = await self._ledger.next_event_at()
-            if due is not None and due > self._now():
-                return min(MAX_SLEEP_SECONDS, (due - self._now()) / 1000)
+            await self.ledger.detect_foreign_commits()
+            due = await self.ledger.next_event_at()
+            if due is not None and due > self.now():
+                return min(MAX_SLEEP_SECONDS, (due - self.now()) / 1000)
             if due is not None:
-                await self._fetch_stage.expire()
+                await self.fetch_stage.expire()
             return MAX_SLEEP_SECONDS
         finally:
             self._wake()
 
     async def _follow_clock(self) -> None:
         """Move waits along when the wall clock was set, so that none lasts an hour longer for it."""
-        offset = self._now() - self._monotonic()
+        offset = self.now() - self.monotonic()
         if abs(offset - self._clock_offset) > CLOCK_TOLERANCE_MS:
             log.warning("the clock was set", by_seconds=(offset - self._clock_offset) / 1000)
-            await self._ledger.shift_waits(offset - self._clock_offset)
+            await self.ledger.shift_waits(offset - self._clock_offset)
         self._clock_offset = offset
 
     async def _check_leases(self) -> float:
         """Void leases that have ended, and log jobs that are at risk."""
-        await self._ledger.release_expired_leases()
-        for job_id in await self._ledger.mark_at_risk():
+        await self.ledger.release_expired_leases()
+        for job_id in await self.ledger.mark_at_risk():
             log.error("at risk: little of the image URL's life is left", job=job_id)
         return LEASE_CHECK_SECONDS
 
     async def _check_spool(self) -> None:
         """Remove files that no job waits for, and keep those that a crash left whole for their jobs."""
-        awaited = await self._ledger.spool_names()
-        for name in await self._spool.names():
+        awaited = await self.ledger.spool_names()
+        for name in await self.spool.names():
             if name in awaited:
                 continue
             parts = job_and_sha256(name)
-            job = await self._ledger.job(parts[0]) if parts is not None else None
+            job = await self.ledger.job(parts[0]) if parts is not None else None
             if job is not None and job.state is State.RECEIVED:
-                self._fetch_stage.recovered_files[job.id] = name
-                await self._ledger.spool_file_recovered(job.id)
+                self.fetch_stage.recovered_files[job.id] = name
+                await self.ledger.spool_file_recovered(job.id)
             else:
-                await self._spool.remove(self._spool.path(name))
+                await self.spool.remove(self.spool.path(name))
                 log.info("orphan removed from the spool", file=name)

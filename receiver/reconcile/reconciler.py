@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from receiver.core import backoff
+from receiver.core.clock import Clock
 from receiver.core.completion import Completion, Failure
 from receiver.core.concurrency import cancel, run_forever
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
@@ -93,44 +94,29 @@ Progress = Callable[[int, int], None]
 """Called with the number of questions asked and of those that are known to be needed."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Reconciler:
     """Finds completions that were never delivered.
 
-    Args:
-        ledger: which jobs are pending, and where what was found is recorded.
-        provider: is asked, at the rate that it was made with.
-        plan: how.
-        settle: resolves submissions whose outcome is unknown; returns how many.
-        now: the time, ms since the epoch.
-        instrumentation: of what is found.
-        sleep: waits so many seconds.
+    ``settle`` resolves submissions whose outcome is unknown, and returns how many.
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        provider: Ximilar,
-        plan: Plan,
-        settle: Callable[[], Awaitable[int]],
-        now: Callable[[], int],
-        instrumentation: Instrumentation = NO_INSTRUMENTATION,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._ledger = ledger
-        self._provider = provider
-        self._plan = plan
-        self._settle = settle
-        self._now = now
-        self._instrumentation = instrumentation
-        self._sleep = sleep
+    ledger: Ledger
+    provider: Ximilar
+    plan: Plan
+    settle: Callable[[], Awaitable[int]]
+    now: Clock
+    instrumentation: Instrumentation = NO_INSTRUMENTATION
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+
+    def __post_init__(self) -> None:
         self._pause = backoff.DoublingWait(FIRST_PAUSE, LONGEST_PAUSE)
         self._error: ProviderError | None = None
         self._answers: bool | None = None
         self._read_back_to = 0
         self._reading: Reading | None = None
         self._to_adopt: dict[str, Candidate] = {}
-        self._every_ms = _ms(plan.every)
+        self._every_ms = _ms(self.plan.every)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -154,15 +140,15 @@ class Reconciler:
             await self._reading.pages.aclose()
 
     async def _run(self) -> None:
-        every = self._plan.every.total_seconds()
+        every = self.plan.every.total_seconds()
 
         async def step() -> float:
-            summary = await self.round(submitted_before=self._overdue_before(), ask_by=self._now())
+            summary = await self.round(submitted_before=self._overdue_before(), ask_by=self.now())
             if summary.error is not None:
                 return max(every, self._pause_after(summary.error))
             return 0 if summary.left else every
 
-        await run_forever(step, log, retry=every, sleep=self._sleep)
+        await run_forever(step, log, retry=every, sleep=self.sleep)
 
     async def round(
         self,
@@ -195,8 +181,8 @@ class Reconciler:
                 due = await self._pending(submitted_before, ask_by, limit)
             beyond = len(due[limit:])
             queue = [Candidate.of(job) for job in due[:limit]]
-            if self._plan.adopt or len(queue) >= MIN_JOBS_FOR_LIST:
-                wanted = pages if self._plan.adopt else min(pages, len(queue))
+            if self.plan.adopt or len(queue) >= MIN_JOBS_FOR_LIST:
+                wanted = pages if self.plan.adopt else min(pages, len(queue))
                 queue, unlisted = await self._read_list(queue, submitted_before, wanted, summary)
             adoptable, more = await self._due_to_adopt(ask_by, limit)
             queue += adoptable
@@ -204,7 +190,7 @@ class Reconciler:
             await self._ask_all(sorted(queue), summary, on_progress)
             if unsettled is not None:
                 raise unsettled
-            if unlisted is not None and self._plan.adopt:
+            if unlisted is not None and self.plan.adopt:
                 raise unlisted
         except ProviderError as error:
             summary.error = error
@@ -225,12 +211,12 @@ class Reconciler:
 
     async def _pending(self, submitted_before: int, ask_by: int, limit: int) -> Sequence[PendingJob]:
         """Return one job more than the limit, where there are more."""
-        return await self._ledger.pending(submitted_before=submitted_before, ask_by=ask_by, limit=limit + 1)
+        return await self.ledger.pending(submitted_before=submitted_before, ask_by=ask_by, limit=limit + 1)
 
     async def _settle_submissions(self, summary: Summary) -> ProviderError | None:
         """Resolve submissions without an answer. Return why that could not be done."""
         try:
-            summary.settled = await self._settle()
+            summary.settled = await self.settle()
         except ProviderError as error:
             await self._tolerate("lost submissions cannot be looked for", error)
             return error
@@ -242,7 +228,7 @@ class Reconciler:
         Raises:
             RateLimitedError: the refusal, where the provider wants fewer questions of any kind.
         """
-        await self._ledger.count_unanswered(error.reason)
+        await self.ledger.count_unanswered(error.reason)
         if isinstance(error, RateLimitedError):
             raise error
         log.warning(text, reason=error.reason, detail=error.detail)
@@ -261,15 +247,15 @@ class Reconciler:
         Returns:
             The queue, and why the list could not be read so far.
         """
-        reading = self._reading or Reading(self._provider.pages(), self._now())
+        reading = self._reading or Reading(self.provider.pages(), self.now())
         scan = Scan({candidate.id: candidate for candidate in queue}, submitted_before, reading)
         refusal = self._reading = None
         try:
             if await self._read_on(scan, self._horizon(queue), pages):
                 self._read_back_to = min(
-                    [overdue_cutoff(reading.began, self._plan.overdue_after), *reading.unended]
+                    [overdue_cutoff(reading.began, self.plan.overdue_after), *reading.unended]
                 )
-            elif self._plan.adopt:
+            elif self.plan.adopt:
                 self._reading = reading
         except ProviderError as error:
             await self._tolerate("the provider's list cannot be read", error)
@@ -279,7 +265,7 @@ class Reconciler:
         finally:
             if self._reading is None:
                 await reading.pages.aclose()
-        for job_id in await self._ledger.record_listed(scan.running, ask_at=self._now() + self._every_ms):
+        for job_id in await self.ledger.record_listed(scan.running, ask_at=self.now() + self._every_ms):
             log.info("asked", job=job_id, status=scan.running[job_id])
         summary.running += len(scan.running)
         return [it for it in scan.wanted.values() if it.id not in scan.running], refusal
@@ -292,12 +278,12 @@ class Reconciler:
                 return True
             self._answers = True
             await self._scan_page(page, scan)
-            if scan.reading.order.all_before(horizon) or not (self._plan.adopt or scan.unseen):
+            if scan.reading.order.all_before(horizon) or not (self.plan.adopt or scan.unseen):
                 return True
         return False
 
     async def _scan_page(self, page: list[Row], scan: Scan) -> None:
-        known = await self._ledger.pending_among([row.id for row in page])
+        known = await self.ledger.pending_among([row.id for row in page])
         for row in page:
             created, ended, job = _since_epoch(row.created), row.status in ENDED_STATUSES, known.get(row.id)
             scan.reading.order.see(created)
@@ -316,21 +302,21 @@ class Reconciler:
 
     def _horizon(self, queue: list[Candidate]) -> int:
         """Return the time (ms) before which rows do not matter: their URLs have ended, or they were seen."""
-        oldest = min((candidate.since for candidate in queue), default=self._now())
-        wanted = min(oldest, self._read_back_to) if self._plan.adopt else oldest
+        oldest = min((candidate.since for candidate in queue), default=self.now())
+        wanted = min(oldest, self._read_back_to) if self.plan.adopt else oldest
         return max(wanted - SLACK_MS, self._dead_before())
 
     def _may_adopt(self, row: Row, created: int) -> bool:
         is_upscaler = row.type in (None, "upscaler")
         # The completions of younger jobs may still be delivered.
-        return self._plan.adopt and is_upscaler and self._dead_before() <= created < self._overdue_before()
+        return self.plan.adopt and is_upscaler and self._dead_before() <= created < self._overdue_before()
 
     async def _due_to_adopt(self, ask_by: int, limit: int) -> tuple[list[Candidate], int]:
         """Return so many of the jobs to adopt that are due, and how many more there are."""
         dead = self._dead_before()
         self._to_adopt = {key: it for key, it in self._to_adopt.items() if it.since >= dead}
         due = sorted(it for it in self._to_adopt.values() if it.turn <= ask_by)
-        known = await self._ledger.pending_among([it.id for it in due[:limit]])
+        known = await self.ledger.pending_among([it.id for it in due[:limit]])
         for key in known:  # it was delivered, or announced, since the list was read
             del self._to_adopt[key]
         return [it for it in due[:limit] if it.id not in known], len(due[limit:])
@@ -349,7 +335,7 @@ class Reconciler:
             summary.asked += 1
             summary.left -= 1
             try:
-                report = await self._provider.get(candidate.id)
+                report = await self.provider.get(candidate.id)
             except UnknownJobError as error:
                 unanswered, self._answers = 0, True
                 await self._unknown(candidate, error, summary)
@@ -371,7 +357,7 @@ class Reconciler:
             return False
         if self._answers is None and not isinstance(refusal, UnavailableError):
             try:
-                await self._provider.page()
+                await self.provider.page()
             except ProviderError:
                 return False
             self._answers = True
@@ -396,14 +382,14 @@ class Reconciler:
         delivery = Delivery(
             completion,
             report.body,
-            report.deadline(now=self._now(), lifetime=self._plan.url_lifetime),
+            report.deadline(now=self.now(), lifetime=self.plan.url_lifetime),
             ref=ref if is_ref(ref) else None,
             endpoint=report.endpoint,
             found=True,
             mark=headers.get(SUBMISSION_HEADER.lower()),
         )
-        with self._instrumentation.step("record", completion.id) as step:
-            recorded = await self._ledger.record(delivery)
+        with self.instrumentation.step("record", completion.id) as step:
+            recorded = await self.ledger.record(delivery)
             step.received_at = recorded.received_at
             step.outcome = "duplicate" if recorded.duplicate else "found"
         self._to_adopt.pop(candidate.id, None)
@@ -429,37 +415,37 @@ class Reconciler:
         summary.unanswered += 1
         if candidate.pending is None:
             return
-        if self._now() - candidate.pending.submitted_at < _ms(self._plan.url_lifetime):
+        if self.now() - candidate.pending.submitted_at < _ms(self.plan.url_lifetime):
             await self._unanswered(candidate, error)
             return
         completion = Completion(candidate.id, None, failure=Failure(error.reason, error.detail))
-        recorded = await self._ledger.record(Delivery(completion, b"", self._now(), found=True))
+        recorded = await self.ledger.record(Delivery(completion, b"", self.now(), found=True))
         summary.found += 1
         summary.failed += 1
         log.warning("given up", job=candidate.id, reason=error.reason, noted=recorded.events)
 
     async def _unanswered(self, candidate: Candidate, error: ProviderError) -> None:
         if candidate.pending is None:
-            await self._ledger.count_unanswered(error.reason)
+            await self.ledger.count_unanswered(error.reason)
             self._postpone(candidate)
             return
         await self._record_answer(candidate.pending, Answer(reason=error.reason, detail=error.detail))
 
     async def _record_answer(self, job: PendingJob, answer: Answer) -> None:
-        again_at = backoff.next_question_at(self._now(), job.submitted_at, self._every_ms)
-        if await self._ledger.record_answer(job.id, answer, ask_at=again_at):
+        again_at = backoff.next_question_at(self.now(), job.submitted_at, self._every_ms)
+        if await self.ledger.record_answer(job.id, answer, ask_at=again_at):
             fields = {"status": answer.status, "reason": answer.reason, "detail": answer.detail}
             log.info("asked", job=job.id, **{name: value for name, value in fields.items() if value})
 
     def _postpone(self, candidate: Candidate) -> None:
-        again_at = backoff.next_question_at(self._now(), candidate.since, self._every_ms)
+        again_at = backoff.next_question_at(self.now(), candidate.since, self._every_ms)
         self._to_adopt[candidate.id] = replace(candidate, turn=again_at)
 
     def _dead_before(self) -> int:
-        return self._now() - _ms(self._plan.url_lifetime) - SLACK_MS
+        return self.now() - _ms(self.plan.url_lifetime) - SLACK_MS
 
     def _overdue_before(self) -> int:
-        return overdue_cutoff(self._now(), self._plan.overdue_after)
+        return overdue_cutoff(self.now(), self.plan.overdue_after)
 
     # Whether the provider answers.
 

@@ -49,7 +49,7 @@ async def verifier() -> AsyncIterator[Verifier]:
 @pytest.fixture
 def existing_object(archive: Inventory, verifier: Verifier, tmp_path: Path) -> ExistingObjectVerifier:
     spool = Spool(tmp_path / "spool", max_bytes=MIB, max_image_bytes=MIB, reserve=0)
-    return ExistingObjectVerifier(archive=archive, spool=spool, verifier=verifier)
+    return ExistingObjectVerifier(archive, spool, verifier)
 
 
 async def put(archive: Inventory, folder: Path, content: bytes = CONTENT, job_id: str = "job-1") -> None:
