@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from PIL import Image as Picture
 
 from receiver.archive import Archive, Item, open_archive
@@ -21,14 +22,16 @@ from tests.support import images
 from tests.support.images import Good
 from tests.support.s3_standin import standin
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-@pytest.fixture
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def verifier() -> AsyncIterator[Verifier]:
     async with Verifier(Limits(50_000_000, 20, THUMBNAIL_MEMORY), processes=1) as verifier:
         yield verifier
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def archive(tmp_path: Path) -> AsyncIterator[Archive]:
     archive = open_archive((tmp_path / "archive").as_uri())
     await archive.probe()
