@@ -36,7 +36,6 @@ class _Field:
     """One ``{…}`` of a template.
 
     Attributes:
-        name: one of ``FIELDS``.
         spec: the text behind its colon.
         taboo: characters that its value may not hold here, because they border the id.
     """
@@ -128,11 +127,7 @@ def _spell(text: str, taboo: frozenset[str] = frozenset()) -> str:
 
 @lru_cache(maxsize=8)
 def _parse(template: str) -> tuple[_Component, ...]:
-    """Return the template's path components, each a row of literals and fields.
-
-    Raises:
-        ConfigError: the template is invalid.
-    """
+    """Return the template's path components, each a row of literals and fields, or raise ConfigError."""
     try:
         pieces = list(string.Formatter().parse(template))
     except ValueError:

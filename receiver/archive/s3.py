@@ -128,12 +128,7 @@ NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetriev
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What the store honours in a put: everything, until a probe finds otherwise.
-
-    Attributes:
-        conditional: ``If-None-Match: *`` protects an existing object.
-        sha256: an announced SHA-256 is checked.
-    """
+    """Whether the store honours ``If-None-Match: *`` and checks an announced SHA-256."""
 
     conditional: bool = True
     sha256: bool = True
@@ -150,13 +145,7 @@ class _Address(NamedTuple):
 
 
 def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str]) -> "S3Archive":
-    """Open a bucket with the AWS SDK's own settings; no request is made yet.
-
-    Args:
-        bucket: its name.
-        prefix: of all keys, without a slash at either end; may be empty.
-        uploads: how many objects are put at a time.
-        environ: those of ``CLIENT_VARIABLES`` that hold beside the process's own.
+    """Open a bucket with the AWS SDK's own settings, as `open_archive` says; no request is made yet.
 
     Raises:
         ConfigError: the SDK cannot use its settings, or would not see one of them.
@@ -552,9 +541,6 @@ class S3Archive:
 
         An operator who restores a deleted image by a copy makes a new version. The archived version goes with
         the bucket's lifecycle, and the copy stays.
-
-        Raises:
-            ArchiveError: ``archive.missing`` if there is neither.
         """
         at = self._address(stored.uri)
         try:
@@ -686,11 +672,6 @@ class S3Archive:
         return _Address(self._bucket, f"{self._prefix}/{key}" if self._prefix else key)
 
     def _address(self, uri: str) -> _Address:
-        """Read the address of an object, in whichever bucket.
-
-        Raises:
-            ArchiveError: ``archive.missing`` if it is none of an object in S3.
-        """
         bucket, _, key = uri.removeprefix("s3://").partition("/")
         if not uri.startswith("s3://") or not key:
             raise ArchiveError("archive.missing", f"{uri} is not in the archive {self.uri}.")

@@ -98,10 +98,7 @@ class _Call:
     """One call.
 
     Attributes:
-        path: with the query string.
         content: of a submission; ``None`` for a query.
-        max_bytes: of the answer.
-        about_a_job: whether the path names one.
         is_next_page: whether the path names a page that the list itself has named.
         secrets: what must not come back in an error's detail, beside the token.
     """
@@ -115,12 +112,7 @@ class _Call:
 
 
 class _FailedAttemptError(Exception):
-    """One attempt has failed.
-
-    Args:
-        error: for the caller, if no further attempt is made.
-        again: whether another attempt is harmless, and may help.
-    """
+    """One attempt has failed; ``again`` if another one is harmless, and may help."""
 
     def __init__(self, error: ProviderError, *, again: bool) -> None:
         super().__init__()
@@ -148,7 +140,8 @@ class Ximilar:
     """A client of one account.
 
     The provider's answers are untrusted: they are read up to a size, and one that is not as documented is an
-    error (``provider.unavailable``). Details of errors hold nothing that was sent.
+    error (``provider.unavailable``). Every call raises ProviderError where the provider refuses, does not
+    answer, or not readably. Its detail holds nothing that was sent.
 
     Args:
         url: the API's base, such as ``https://api.ximilar.com/account/v2``.
@@ -221,19 +214,11 @@ class Ximilar:
             raise UnavailableError(error.detail, maybe_sent=True) from None
 
     async def get(self, job_id: str) -> Report:
-        """Return the provider's present answer on a job.
-
-        Raises:
-            ProviderError: the job is unknown (`UnknownJobError`), or the provider does not answer.
-        """
+        """Return the provider's present answer on a job. An unknown one raises `UnknownJobError`."""
         return responses.read_report(await self._document(job_id), job_id)
 
     async def status(self, job_id: str) -> str:
-        """Return a job's present status, in the provider's word.
-
-        Raises:
-            ProviderError: the job is unknown (`UnknownJobError`), or the provider does not answer.
-        """
+        """Return a job's present status, in the provider's word. An unknown one raises `UnknownJobError`."""
         document = await self._call(_Call(_path(job_id, "/status"), about_a_job=True))
         return responses.read_status(document, job_id)
 
@@ -243,9 +228,6 @@ class Ximilar:
         Args:
             query: the query string of a page's ``next``; without it the first page is read.
             status: of the jobs on the first page.
-
-        Raises:
-            ProviderError: the provider does not answer.
         """
         text = urlencode({} if status is None else {"status": status}) if query is None else query
         call = _Call(f"/request?{text}" if text else "/request", is_next_page=query is not None)
@@ -257,12 +239,6 @@ class Ximilar:
         Rows move from page to page while the list changes. One that moves to a later page is recognised by
         its id. One that moves to an earlier page can be missed, which happens where jobs leave the list, as
         they do where it is filtered by a status that passes.
-
-        Args:
-            status: of the jobs.
-
-        Raises:
-            ProviderError: the provider does not answer.
         """
         async with contextlib.aclosing(self.pages(status=status)) as pages:
             async for page in pages:
@@ -327,15 +303,7 @@ class Ximilar:
     ) -> AsyncGenerator[tuple[str, Mapping[str, str] | None], None]:
         """Yield jobs' ids and the headers of their webhooks, newest first, by one query each.
 
-        Args:
-            since: see `find`.
-            others: see `find`.
-
-        Yields:
-            ``None`` as the headers of a job for which there is no answer.
-
-        Raises:
-            ProviderError: the provider does not answer.
+        The parameters are those of `find`. The headers of a job for which there is no answer are ``None``.
         """
         unread_in_a_row = 0
         for row in await self._rows_since(since - MAX_CLOCK_SKEW):
@@ -394,11 +362,7 @@ class Ximilar:
         return await self._call(_Call(_path(job_id), max_bytes=MAX_JOB_BYTES, about_a_job=True))
 
     async def _call(self, call: _Call) -> dict[str, Any]:
-        """Return the answer's JSON object, after as many attempts as are harmless.
-
-        Raises:
-            ProviderError: there is none.
-        """
+        """Return the answer's JSON object, after as many attempts as are harmless."""
         try:
             document = await self._retried(call)
         except ProviderError as error:
@@ -484,11 +448,7 @@ async def _read_error(answer: httpx.Response) -> bytes:
 
 
 async def _read(answer: httpx.Response, max_bytes: int) -> dict[str, Any]:
-    """Return the JSON object of an answer.
-
-    Raises:
-        _UnreadableError: it is none, or too large.
-    """
+    """Return the JSON object of an answer, or raise _UnreadableError."""
     if _is_encoded(answer):
         raise _UnreadableError("is encoded, which was not asked for")
     body = bytearray()
@@ -530,11 +490,7 @@ def _secrets(upscale: Upscale) -> list[str]:
 
 
 def _path(job_id: str, suffix: str = "") -> str:
-    """Return the path of a job. Text that cannot be an id never becomes part of a path.
-
-    Raises:
-        UnknownJobError: it cannot be an id.
-    """
+    """Return the path of a job. Text that cannot be an id raises UnknownJobError."""
     if not is_job_id(job_id):
         raise UnknownJobError("This can be no job's id.")
     return f"/request/{job_id}{suffix}"

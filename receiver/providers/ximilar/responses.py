@@ -1,4 +1,4 @@
-"""Reads the provider's answers. They are untrusted: one that is not as documented is an error."""
+"""Reads the provider's answers. They are untrusted: one that is not as documented is an UnavailableError."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -58,10 +58,9 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """A page of the list.
+    """A page of the list, in the provider's order, which is undocumented.
 
     Attributes:
-        rows: in the provider's order, which is undocumented.
         next: the query string of the next page, without the question mark; ``None`` on the last one.
         count: of the rows of all pages, where the provider states it.
     """
@@ -111,11 +110,7 @@ class Report:
 
 
 def read_submitted(document: Mapping[str, Any]) -> Submitted:
-    """Read the answer to a submission.
-
-    Raises:
-        UnavailableError: it names no job.
-    """
+    """Read the answer to a submission."""
     job_id = document.get("id")
     if not is_job_id(job_id):
         _refuse("it names no job")
@@ -125,11 +120,7 @@ def read_submitted(document: Mapping[str, Any]) -> Submitted:
 
 
 def read_status(document: Mapping[str, Any], job_id: str) -> str:
-    """Read a job's status. This answer is undocumented, so the id may be missing.
-
-    Raises:
-        UnavailableError: there is no status, or it is another job's.
-    """
+    """Read a job's status. This answer is undocumented, so the id may be missing."""
     if document.get("id", job_id) != job_id:
         _refuse("it is about another job")
     status = _word(document, "status")
@@ -139,11 +130,7 @@ def read_status(document: Mapping[str, Any], job_id: str) -> str:
 
 
 def read_report(document: Mapping[str, Any], job_id: str) -> Report:
-    """Read the answer on a job.
-
-    Raises:
-        UnavailableError: it is about another job, or not readable.
-    """
+    """Read the answer on a job."""
     if document.get("id") != job_id:
         _refuse("it is about another job")
     status = read_status(document, job_id)
@@ -177,11 +164,7 @@ def read_headers(document: Mapping[str, Any]) -> Mapping[str, str]:
 
 
 def read_listing(document: Mapping[str, Any]) -> Listing:
-    """Read a page of the list. Rows without a job's id are left out.
-
-    Raises:
-        UnavailableError: it is no page of a list.
-    """
+    """Read a page of the list. Rows without a job's id are left out."""
     results = document.get("results")
     if not isinstance(results, list):
         _refuse("results is no list of jobs")
