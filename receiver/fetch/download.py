@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import urljoin
@@ -24,7 +25,7 @@ import httpx
 
 from receiver.core import retry_after
 from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
-from receiver.fetch.network_guard import GuardedBackend, Networks, OnRead, Resolver, system_resolver
+from receiver.fetch.network_guard import GuardedBackend, Networks, Resolver, system_resolver
 from receiver.fetch.sources import Sources, Target, check_url
 
 _T = TypeVar("_T")
@@ -117,17 +118,13 @@ class Fetcher:
         self._limits = limits
         self._clock = clock
         self._wall_clock = wall_clock
-
-        def guarded(confined: bool, on_read: OnRead) -> GuardedBackend:  # noqa: FBT001 - a Callable has no names
-            return GuardedBackend(
-                networks,
-                confined=confined,
-                resolver=resolver,
-                resolve_seconds=limits.resolve_seconds,
-                inner=backend,
-                on_read=on_read,
-            )
-
+        guarded = partial(
+            GuardedBackend,
+            networks,
+            resolver=resolver,
+            resolve_seconds=limits.resolve_seconds,
+            inner=backend,
+        )
         self._client = httpx.AsyncClient(
             transport=_Transport(ssl_context or ssl.create_default_context(), guarded),
             # A proxy from the environment would resolve the name itself, and dial any address.
@@ -388,9 +385,7 @@ class _Transport(httpx.AsyncBaseTransport):
     extension: ``location``, the bytes of that header or none.
     """
 
-    def __init__(
-        self, ssl_context: ssl.SSLContext, guarded: Callable[[bool, OnRead], GuardedBackend]
-    ) -> None:
+    def __init__(self, ssl_context: ssl.SSLContext, guarded: Callable[..., GuardedBackend]) -> None:
         self._ssl_context = ssl_context
         self._guarded = guarded
 
@@ -406,7 +401,7 @@ class _Transport(httpx.AsyncBaseTransport):
         connection = httpcore.AsyncHTTPConnection(
             url.origin,
             ssl_context=self._ssl_context,
-            network_backend=self._guarded(request.extensions["confined"], head.count),
+            network_backend=self._guarded(confined=request.extensions["confined"], on_read=head.count),
         )
         with _library_errors(where):
             answer = await connection.handle_async_request(
