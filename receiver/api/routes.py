@@ -18,7 +18,7 @@ from starlette.routing import Route
 
 from receiver.api import params
 from receiver.api.health import Check
-from receiver.archive import ImageReader
+from receiver.archive.base import ImageReader
 from receiver.core import serializers
 from receiver.core.completion import is_job_id
 from receiver.core.errors import ArchiveError, BodyError, LedgerError

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from receiver.archive import Depth, Inventory, ObjectInfo, open_archive
+from receiver.archive.base import Depth, Inventory, ObjectInfo, open_archive
 from receiver.core.errors import ArchiveError, ConfigError
 from receiver.core.jobs import Image, StoredObject
 

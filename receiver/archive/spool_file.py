@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from receiver.archive import Item
+from receiver.archive.base import Item
 from receiver.core.errors import SpoolError
 
 BLOCK = 1 << 20

@@ -12,7 +12,8 @@ from importlib import metadata
 from pathlib import Path
 
 from receiver import submission
-from receiver.archive import ImageReader, check_template, open_archive
+from receiver.archive.base import ImageReader, open_archive
+from receiver.archive.key import check_template
 from receiver.config import Config
 from receiver.core.clock import wall_clock
 from receiver.core.errors import ConfigError
@@ -25,9 +26,9 @@ from receiver.events.outgoing_webhooks import OutgoingWebhooks
 from receiver.fetch import download
 from receiver.fetch.sources import Sources
 from receiver.ledger import FILE_NAME, LOCK_NAME, Filter, Ledger, LedgerReader
-from receiver.providers.ximilar import OnResult, Ximilar, ignore_result
+from receiver.providers.ximilar.client import OnResult, Ximilar, ignore_result
 from receiver.reconcile.reconciler import Plan, Reconciler
-from receiver.verify.verifier import Limits as VerifyLimits
+from receiver.verify.decoder import Limits as VerifyLimits
 from receiver.verify.verifier import Verifier
 
 FETCH_TIME = timedelta(minutes=10)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.archive import Depth, open_archive
+from receiver.archive.base import Depth, open_archive
 from receiver.archive.locator import ArchiveLocator
 from receiver.cli.common import counting
 from receiver.cli.maintenance import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns

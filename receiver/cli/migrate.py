@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.archive import open_archive
+from receiver.archive.base import open_archive
 from receiver.cli.common import counting
 from receiver.cli.maintenance import Rate, opened, print_counts, print_findings, print_lines, turns
 from receiver.config import Config

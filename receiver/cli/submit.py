@@ -22,7 +22,7 @@ from receiver.core import serializers
 from receiver.core.errors import InvalidRequestError, ProviderError
 from receiver.core.jobs import FINAL, Job, State
 from receiver.core.references import is_ref
-from receiver.providers.ximilar import ImageFormat, Mode, ModelType
+from receiver.providers.ximilar.request import ImageFormat, Mode, ModelType
 from receiver.submission import Fate, Item, Options, Outcome, Submitter
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")

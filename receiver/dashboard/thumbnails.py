@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 from anyio import to_thread
 
-from receiver.archive import ImageReader
+from receiver.archive.base import ImageReader
 from receiver.core.concurrency import cancel
 from receiver.core.errors import ArchiveError, ImageError, ReceiverError, SpoolError
 from receiver.core.jobs import Image, Job, State

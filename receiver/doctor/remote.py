@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from receiver.archive import ProbeResult, open_archive
+from receiver.archive.base import ProbeResult, open_archive
 from receiver.bootstrap import factories
 from receiver.config import Config
 from receiver.core.errors import (
@@ -32,7 +32,7 @@ from receiver.core.paths import WEBHOOK_PATH
 from receiver.doctor.machine import obstacle
 from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, not_looked_at, well
 from receiver.ledger import FILE_NAME, LedgerReader
-from receiver.providers.ximilar import Ximilar
+from receiver.providers.ximilar.client import Ximilar
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER, new_challenge, prove, read_key
 
 CLOCK_DOUBTFUL, CLOCK_BROKEN = 10.0, 60.0

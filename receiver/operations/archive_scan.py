@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from urllib.parse import unquote
 
-from receiver.archive import Inventory, ListedObject, ObjectInfo
+from receiver.archive.base import Inventory, ListedObject, ObjectInfo
 from receiver.core.errors import ArchiveError
 from receiver.ledger import Ledger
 from receiver.operations.checkpoint import Finding, Journal

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from receiver.archive import Depth, ListedObject, ObjectInfo
+from receiver.archive.base import Depth, ListedObject, ObjectInfo
 from receiver.archive.locator import ArchiveLocator
 from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-from receiver.archive import Depth, Inventory, Item, ListedObject, ObjectInfo
+from receiver.archive.base import Depth, Inventory, Item, ListedObject, ObjectInfo
 from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError, SpoolError
 from receiver.core.jobs import Job, State, StoredObject

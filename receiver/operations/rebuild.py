@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from receiver.archive import Depth, ListedObject, ObjectInfo, metadata
+from receiver.archive import metadata
+from receiver.archive.base import Depth, ListedObject, ObjectInfo
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError

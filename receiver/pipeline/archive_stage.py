@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver.archive import Inventory, Item, render_key
+from receiver.archive.base import Inventory, Item
+from receiver.archive.key import render_key
 from receiver.core.backoff import Jitter
 from receiver.core.clock import Clock
 from receiver.core.concurrency import persist

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import structlog
 
-from receiver.archive import Archive
+from receiver.archive.base import Archive
 from receiver.core.backoff import DoublingWait
 from receiver.core.errors import ArchiveError
 

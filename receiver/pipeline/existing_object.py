@@ -7,7 +7,8 @@ everything is proved again.
 
 import asyncio
 
-from receiver.archive import Depth, Inventory, metadata
+from receiver.archive import metadata
+from receiver.archive.base import Depth, Inventory
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.errors import ArchiveError, ImageError, SpoolError
 from receiver.core.jobs import StoredObject

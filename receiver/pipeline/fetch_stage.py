@@ -31,8 +31,9 @@ from receiver.pipeline.failures import FailureRecorder
 from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
 from receiver.pipeline.spool import Spool, SpoolFile
-from receiver.providers.ximilar import Ximilar
-from receiver.verify.verifier import ExpectedSize, Verifier
+from receiver.providers.ximilar.client import Ximilar
+from receiver.verify.decoder import ExpectedSize
+from receiver.verify.verifier import Verifier
 
 log = structlog.get_logger("receiver.worker")
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from receiver.ledger import PendingJob
-from receiver.providers.ximilar import Row
+from receiver.providers.ximilar.responses import Row
 
 SLACK_MS = int(timedelta(hours=1).total_seconds() * 1000)
 """What a job may take from its submission to its end, and by how much clocks may differ."""

@@ -21,8 +21,9 @@ from receiver.core.jobs import overdue_cutoff
 from receiver.core.references import is_ref
 from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER
 from receiver.ledger import Answer, Delivery, Ledger, PendingJob
-from receiver.providers.ximilar import Report, Row, Ximilar
+from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.completions import ENDED_STATUSES
+from receiver.providers.ximilar.responses import Report, Row
 from receiver.reconcile.listing import SLACK_MS, Candidate, Reading, Scan
 
 log = structlog.get_logger("receiver.reconcile")

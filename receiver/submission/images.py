@@ -19,7 +19,7 @@ from PIL import Image
 
 from receiver.core.errors import InvalidRequestError
 from receiver.core.references import is_ref
-from receiver.providers.ximilar import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
+from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
 
 ImageLike = str | os.PathLike[str] | bytes
 """A URL, a file, or the bytes of an image."""

@@ -16,7 +16,8 @@ from receiver.core.jobs import FINAL, Job
 from receiver.core.rate_limit import RateLimiter
 from receiver.core.references import is_ref
 from receiver.ledger import Ledger, LedgerReader, ListLock
-from receiver.providers.ximilar import Factor, ImageFormat, Mode, ModelType, Ximilar
+from receiver.providers.ximilar.client import Ximilar
+from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType
 from receiver.submission import images
 from receiver.submission.images import ImageLike, Item, Options
 from receiver.submission.submitter import PATIENCE, Fate, Outcome, Submitter

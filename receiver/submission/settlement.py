@@ -9,7 +9,7 @@ import structlog
 
 from receiver.intake.authentication import SUBMISSION_HEADER
 from receiver.ledger import Intent, Ledger
-from receiver.providers.ximilar import Ximilar
+from receiver.providers.ximilar.client import Ximilar
 
 log = structlog.get_logger("receiver.submitting")
 

@@ -29,7 +29,7 @@ from receiver.core.errors import (
 from receiver.core.jobs import Job
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Intent, Ledger
-from receiver.providers.ximilar import Ximilar
+from receiver.providers.ximilar.client import Ximilar
 from receiver.submission.images import Item, Options
 from receiver.submission.settlement import GRACE_MS, find
 from receiver.submission.webhook_template import WebhookTemplate

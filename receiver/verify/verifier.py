@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Self
 
 from receiver.core.errors import ImageError, SpoolError
-from receiver.verify.decoder import ExpectedSize, Limits, inspect
-from receiver.verify.structure import Header, scan
-
-__all__ = ["ExpectedSize", "Header", "Limits", "Verifier", "inspect", "scan"]
+from receiver.verify.decoder import ExpectedSize, Limits
+from receiver.verify.structure import Header
 
 _START_SECONDS = 30
 

@@ -12,13 +12,14 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from receiver.archive import open_archive
+from receiver.archive.base import open_archive
 from receiver.core.errors import BodyError, FetchError
 from receiver.core.jobs import State
 from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, LiveStatus, Thumbnails, Work
 from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
-from receiver.verify.verifier import Limits, Verifier
+from receiver.verify.decoder import Limits
+from receiver.verify.verifier import Verifier
 from tests.dashboard.stories import HOSTILE
 from tests.ledger.actions import TIMEOUT, brought_to, claimed, delivery
 from tests.support.clock import HOUR, NOW, Clock

@@ -12,12 +12,13 @@ import pytest
 import pytest_asyncio
 from PIL import Image as Picture
 
-from receiver.archive import Archive, Item, open_archive
+from receiver.archive.base import Archive, Item, open_archive
 from receiver.core.errors import ImageError, SpoolError
 from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.dashboard.thumbnails import RETRY_SECONDS, SIDE, THUMBNAIL_MEMORY, Thumbnails
 from receiver.sandbox.pictures import draw
-from receiver.verify.verifier import Limits, Verifier
+from receiver.verify.decoder import Limits
+from receiver.verify.verifier import Verifier
 from tests.support import images
 from tests.support.images import Good
 from tests.support.s3_standin import standin

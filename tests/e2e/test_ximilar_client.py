@@ -22,8 +22,10 @@ from receiver.core.errors import (
     UnavailableError,
     UnknownJobError,
 )
-from receiver.providers.ximilar import Submitted, Upscale, Webhook, Ximilar, completions
-from receiver.providers.ximilar.client import ATTEMPTS
+from receiver.providers.ximilar import completions
+from receiver.providers.ximilar.client import ATTEMPTS, Ximilar
+from receiver.providers.ximilar.request import Upscale, Webhook
+from receiver.providers.ximilar.responses import Submitted
 from receiver.sandbox.faults import Faults
 from receiver.sandbox.options import ErrorShape, Options
 from receiver.sandbox.pictures import draw

@@ -12,9 +12,11 @@ from receiver.core.errors import ImageError
 from receiver.core.jobs import FINAL, State
 from receiver.ledger import Submission
 from receiver.pipeline.spool import MAX_ASIDE_FILES
-from receiver.providers.ximilar import Ximilar
+from receiver.providers.ximilar.client import Ximilar
 from receiver.sandbox.pictures import draw
-from receiver.verify.verifier import ExpectedSize, Header, Limits, Verifier
+from receiver.verify.decoder import ExpectedSize, Limits
+from receiver.verify.structure import Header
+from receiver.verify.verifier import Verifier
 from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, deliver, events, once, question, says
 from tests.faults.workshop import PLAN, at_work

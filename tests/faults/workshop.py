@@ -9,7 +9,7 @@ from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
-from receiver.archive import open_archive
+from receiver.archive.base import open_archive
 from receiver.core.jobs import FINAL, UNSUCCESSFUL, Job, State
 from receiver.fetch.download import Fetcher, Limits
 from receiver.fetch.sources import Sources
@@ -18,9 +18,9 @@ from receiver.pipeline.archive_stage import ArchiveStage
 from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
 from receiver.pipeline.spool import Spool
 from receiver.pipeline.worker import Worker
-from receiver.providers.ximilar import Ximilar
+from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.completions import parse
-from receiver.verify.verifier import Limits as VerifyLimits
+from receiver.verify.decoder import Limits as VerifyLimits
 from receiver.verify.verifier import Verifier
 from tests.faults.matrix import Tally, in_folder
 from tests.support.clock import Clock

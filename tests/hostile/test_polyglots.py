@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from receiver.core.errors import ImageError
+from receiver.verify.decoder import ExpectedSize, Limits, inspect
 from receiver.verify.structure import scan
-from receiver.verify.verifier import ExpectedSize, Limits, inspect
 from tests.support.images import MAX_PIXELS, SIGNATURE, Bad, Good, chunk, chunks, png
 from tests.support.polyglots import PLACES, a_zip, innocents, polyglots
 

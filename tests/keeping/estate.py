@@ -16,7 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from receiver.archive import Item, metadata
+from receiver.archive import metadata
+from receiver.archive.base import Item
 from receiver.core.completion import Completion
 from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Delivery, Ledger

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from receiver.core.rate_limit import RateLimiter
-from receiver.providers.ximilar import Ximilar
+from receiver.providers.ximilar.client import Ximilar
 from tests.support.processes import completion
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from receiver.verify.verifier import ExpectedSize
+from receiver.verify.decoder import ExpectedSize
 
 MAX_PIXELS = 1_000_000
 """The cap under which the corpus is judged."""

@@ -5,7 +5,7 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from receiver.archive import Item
+from receiver.archive.base import Item
 from receiver.core.jobs import Image
 
 RECEIVED = datetime(2026, 3, 9, 23, 30, 5, tzinfo=UTC)

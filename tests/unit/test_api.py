@@ -17,7 +17,7 @@ from starlette.types import Message
 
 from receiver.api.health import Check
 from receiver.api.routes import Api
-from receiver.archive import open_archive
+from receiver.archive.base import open_archive
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import BodyError, ReceiverError
 from receiver.core.jobs import Image, StoredObject

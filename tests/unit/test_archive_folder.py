@@ -14,7 +14,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from receiver.archive import Archive, open_archive
+from receiver.archive.base import Archive, open_archive
 from receiver.archive.folder import FolderArchive, metadata_path
 from receiver.archive.metadata import decode, decode_all, encode, write
 from receiver.core.errors import ArchiveError, ConfigError, SpoolError

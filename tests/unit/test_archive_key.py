@@ -7,8 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from receiver.archive import check_template, render_key
-from receiver.archive.key import MAX_COMPONENT, MAX_KEY, check_key
+from receiver.archive.key import MAX_COMPONENT, MAX_KEY, check_key, check_template, render_key
 from receiver.core.errors import ArchiveError, ConfigError
 
 DEFAULT = "{received:%Y/%m/%d}/{id}.{ext}"

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
-from receiver.archive import Item, ProbeResult
+from receiver.archive.base import Item, ProbeResult
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, StoredObject
 from receiver.pipeline.circuit_breaker import LONGEST_WAIT, CircuitBreaker

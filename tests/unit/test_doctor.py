@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver.archive import ProbeResult
+from receiver.archive.base import ProbeResult
 from receiver.config import Config, load, load_partly, origins
 from receiver.core.errors import ConfigError
 from receiver.core.jobs import State

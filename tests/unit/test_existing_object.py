@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive import Inventory, Item, open_archive
+from receiver.archive.base import Inventory, Item, open_archive
 from receiver.archive.folder import metadata_path
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State
 from receiver.ledger import Claim
 from receiver.pipeline.existing_object import ExistingObjectVerifier
 from receiver.pipeline.spool import Spool
-from receiver.verify.verifier import Limits, Verifier
+from receiver.verify.decoder import Limits
+from receiver.verify.verifier import Verifier
 from tests.support.images import HEIGHT, WIDTH, png
 
 MIB = 1 << 20

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive import Depth, Inventory, Item, ObjectInfo, open_archive
+from receiver.archive.base import Depth, Inventory, Item, ObjectInfo, open_archive
 from receiver.archive.folder import FolderArchive
 from receiver.archive.locator import ArchiveLocator
 from receiver.archive.metadata import read

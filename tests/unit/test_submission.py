@@ -28,7 +28,7 @@ from receiver.core.rate_limit import RateLimiter
 from receiver.intake.authentication import Authenticator
 from receiver.ledger import FILE_NAME, Delivery, Intent, Ledger
 from receiver.ledger.sqlite.driver import sqlite3
-from receiver.providers.ximilar import Ximilar
+from receiver.providers.ximilar.client import Ximilar
 from receiver.submission import (
     Fate,
     Options,

@@ -19,7 +19,9 @@ import uvloop
 
 from receiver.core.errors import ImageError, SpoolError
 from receiver.verify import structure
-from receiver.verify.verifier import ExpectedSize, Header, Limits, Verifier, inspect, scan
+from receiver.verify.decoder import ExpectedSize, Limits, inspect
+from receiver.verify.structure import Header, scan
+from receiver.verify.verifier import Verifier
 from tests.support import images
 from tests.support.images import Bad, Good
 
@@ -337,7 +339,8 @@ def test_an_idle_child_that_died_costs_no_verdict(loop: type, small: Path, endle
 PARENT = """
 import asyncio, sys
 from pathlib import Path
-from receiver.verify.verifier import ExpectedSize, Limits, Verifier
+from receiver.verify.decoder import ExpectedSize, Limits
+from receiver.verify.verifier import Verifier
 
 async def main():
     async with Verifier(Limits(1_000_000)) as verifier:

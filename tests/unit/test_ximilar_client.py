@@ -20,9 +20,17 @@ from receiver.core.errors import (
     UnavailableError,
     UnknownJobError,
 )
-from receiver.providers.ximilar import Report, Upscale, Webhook, Ximilar, completions
+from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.api_errors import MAX_EXPLANATION, api_error, explanation
-from receiver.providers.ximilar.client import ATTEMPTS, MAX_OTHER_BYTES, MAX_REPEATED_PAGES, MAX_VALUES
+from receiver.providers.ximilar.client import (
+    ATTEMPTS,
+    MAX_OTHER_BYTES,
+    MAX_REPEATED_PAGES,
+    MAX_VALUES,
+    Ximilar,
+)
+from receiver.providers.ximilar.request import Upscale, Webhook
+from receiver.providers.ximilar.responses import Report
 
 URL = "https://api.example/account/v2"
 TOKEN = "canary-of-the-token"
