@@ -140,15 +140,10 @@ class LedgerReader:
 class Ledger(LedgerReader):
     """The ledger with its one writer.
 
-    Its clocks are ``now``, the wall clock in ms since the epoch, and ``monotonic``, in ms, which nobody sets.
+    Its clocks are ``now``, the wall clock in ms since the epoch, and ``monotonic``, in ms, for leases.
     """
 
-    def __init__(
-        self,
-        database: Database,
-        *,
-        on_commit: OnCommit | None = None,
-    ) -> None:
+    def __init__(self, database: Database, *, on_commit: OnCommit | None = None) -> None:
         super().__init__(database.readers)
         self._database = database
         self._notifier = ChangeNotifier()

@@ -17,7 +17,6 @@ COUNTER = "notifications"
 KEPT = 10_000
 """Given-up notifications that are kept for inspection; the oldest are removed first."""
 
-
 Render = Callable[[Job, Event], bytes]
 """Makes the body to send from the job as it is now and the event that made it final."""
 

@@ -41,17 +41,12 @@ def prunable(
     db: sqlite3.Connection, kind: RecordKind, after: int | str | None, before: int, size: int
 ) -> PruneBatch:
     """Scan at most ``size`` rows for what is older than ``before`` (ms since the epoch)."""
-    if kind is RecordKind.NOTIFICATIONS and not _has(db, kind):
-        return PruneBatch((), {}, None)
-    start = (
-        after if after is not None else ("" if kind in (RecordKind.TICKETS, RecordKind.SUBMISSIONS) else 0)
-    )
-    found = db.execute(_SCANS[kind], {"after": start, "before": before, "size": size}).fetchall()
-    # These are in the order of their time: after a scan that found nothing old, nothing old follows.
-    young = kind in (RecordKind.HISTORY, RecordKind.DELIVERIES) and not any(
-        row["at"] < before for row in found
-    )
-    ended = young or len(found) < size
+    if after is None:
+        after = "" if kind in (RecordKind.TICKETS, RecordKind.SUBMISSIONS) else 0
+    found = db.execute(_SCANS[kind], {"after": after, "before": before, "size": size}).fetchall()
+    # The history and deliveries are in the order of their time: after a scan without old rows none follow.
+    in_order = kind in (RecordKind.HISTORY, RecordKind.DELIVERIES)
+    ended = len(found) < size or (in_order and all(row["at"] >= before for row in found))
     old = [row for row in found if row["old"]]
     rows = dict.fromkeys(_REMOVALS[kind], len(old))
     if kind is RecordKind.HISTORY:
@@ -70,7 +65,6 @@ def prune(tx: Transaction, kind: RecordKind, old: Sequence[int | str], *, before
 
 
 _ARCHIVED = "SELECT 1 FROM jobs WHERE seq = :key AND state = 'archived' AND archived_at < :before"
-
 
 _SCANS: Mapping[RecordKind, str] = {
     RecordKind.HISTORY: (
@@ -100,7 +94,6 @@ _SCANS: Mapping[RecordKind, str] = {
     ),
 }
 
-
 _REMOVALS: Mapping[RecordKind, Mapping[str, str]] = {
     RecordKind.HISTORY: {
         "bodies": f"DELETE FROM bodies WHERE job = :key AND EXISTS ({_ARCHIVED})",  # noqa: S608 - a constant
@@ -119,8 +112,3 @@ _REMOVALS: Mapping[RecordKind, Mapping[str, str]] = {
         "notifications": "DELETE FROM notifications WHERE seq = :key AND given_up_at < :before"
     },
 }
-
-
-def _has(db: sqlite3.Connection, table: str) -> bool:
-    row = db.execute("SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = ?", (table,)).fetchone()
-    return row is not None

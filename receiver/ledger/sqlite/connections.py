@@ -1,4 +1,7 @@
-"""SQLite connections, each with a thread of its own, and what SQLite's errors mean."""
+"""SQLite connections, each with a thread of its own, and SQLite's errors.
+
+Opening one raises `LedgerError`: ``ledger.unavailable`` or ``ledger.corrupt``.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -25,11 +28,7 @@ class Connection:
 
     @classmethod
     async def open(cls, path: Path, connect: Callable[[], sqlite3.Connection]) -> Self:
-        """Open a connection by calling ``connect`` on the new thread.
-
-        Raises:
-            LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``.
-        """
+        """Open a connection by calling ``connect`` on the new thread."""
         thread = ThreadPoolExecutor(1, thread_name_prefix="ledger")
         try:
             return cls(await asyncio.get_running_loop().run_in_executor(thread, connect), thread)
@@ -56,11 +55,7 @@ class Connection:
 
 
 async def open_to_write(path: Path) -> Connection:
-    """Open the ledger's one writing connection, and create the file where there is none.
-
-    Raises:
-        LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``.
-    """
+    """Open the ledger's one writing connection, and create the file where there is none."""
 
     def connect() -> sqlite3.Connection:
         db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)
@@ -81,11 +76,7 @@ async def open_to_write(path: Path) -> Connection:
 
 
 async def open_to_read(path: Path) -> Connection:
-    """Open a connection that cannot write.
-
-    Raises:
-        LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``.
-    """
+    """Open a connection that cannot write."""
 
     def connect() -> sqlite3.Connection:
         uri = f"{path.resolve().as_uri()}?mode=ro"

@@ -32,7 +32,7 @@ class Database:
         writer: the one connection that writes.
         readers: connections that only read.
         now: the wall clock, ms since the epoch.
-        monotonic: a clock that nobody sets, ms.
+        monotonic: the clock of leases, ms.
     """
 
     def __init__(
