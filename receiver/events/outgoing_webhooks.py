@@ -8,7 +8,6 @@ under the same id. Each waits on its own: one that is refused delays only later 
 import asyncio
 import json
 import uuid
-from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Self
@@ -18,7 +17,8 @@ import structlog
 from standardwebhooks import Webhook
 
 from receiver.core import retry_after, serializers
-from receiver.core.backoff import notification_retry_at
+from receiver.core.backoff import Jitter, notification_retry_at
+from receiver.core.clock import Clock
 from receiver.core.concurrency import cancel, persist, run_forever, set_within
 from receiver.core.jobs import FINAL, Event, Job
 from receiver.events.feed import Feed
@@ -53,15 +53,7 @@ _NAMESPACE = uuid.UUID("6f1c7a52-1d0e-5b8e-9c55-5f9f6b6c0a3d")
 class OutgoingWebhooks:
     """Queues a notification for each job that becomes final, and sends it, until it is stopped.
 
-    Args:
-        ledger: keeps the queue.
-        feed: of the transitions.
-        url: the endpoint: the operator's own choice, so that it may be anywhere.
-        secret: signs; ``whsec_`` and base64.
-        user_agent: sent with each request.
-        now: the wall clock, ms since the epoch.
-        jitter: returns a number in [0, 1).
-        transport: for tests.
+    The secret that signs is ``whsec_`` and base64. The URL is the operator's choice, and may be any address.
     """
 
     def __init__(
@@ -72,9 +64,8 @@ class OutgoingWebhooks:
         url: str,
         secret: str,
         user_agent: str,
-        now: Callable[[], int],
-        jitter: Callable[[], float],
-        transport: httpx.AsyncBaseTransport | None = None,
+        now: Clock,
+        jitter: Jitter,
     ) -> None:
         self._ledger = ledger
         self._feed = feed
@@ -87,7 +78,6 @@ class OutgoingWebhooks:
             timeout=TOTAL_SECONDS,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=CONCURRENCY),
-            transport=transport,
         )
         self._place = 0
         self._wake = asyncio.Event()

@@ -5,7 +5,6 @@ leaves only after the commit.
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from receiver.core import url_expiry
+from receiver.core.clock import Clock
 from receiver.core.completion import Completion
 from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.failpoints import Failpoint, no_failpoint
@@ -35,22 +35,16 @@ class WebhookEndpoint:
     """The endpoint of the webhook.
 
     Attributes:
-        ledger: where completions are recorded.
-        authenticator: checks the sender.
         max_bytes: of a body.
         url_lifetime: how long an image URL lives that does not say so itself.
-        now: the time, ms since the epoch.
-        refusals: counts refused deliveries.
         confirm: whether a delivery counts only once the provider has confirmed it.
-        instrumentation: of deliveries.
-        failpoint: for tests.
     """
 
     ledger: Ledger
     authenticator: Authenticator
     max_bytes: int
     url_lifetime: timedelta
-    now: Callable[[], int]
+    now: Clock
     refusals: RefusalCounter
     confirm: bool = False
     instrumentation: Instrumentation = NO_INSTRUMENTATION

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from receiver import config as settings
 from receiver.config import Config
-from receiver.core.concurrency import set_within
+from receiver.core.concurrency import cancel, map_concurrently, set_within
 from receiver.core.errors import ConfigError, InvalidRequestError, ProviderError
 from receiver.core.jobs import FINAL, Job
 from receiver.core.rate_limit import RateLimiter
@@ -79,14 +79,8 @@ async def submitting(
 ) -> AsyncIterator[Submitter]:
     """Open the ledger and the provider's API.
 
-    Args:
-        config: the settings, the same as of `receiver serve`.
-        options: how images are to be upscaled.
-        list_name: of a list, which no other process may submit at the same time.
-        rate: the most submissions a second.
-        patience: how long one image waits for a provider that is away.
-        stopping: see `Submitter`.
-        on_wait: see `Submitter`.
+    The settings must be those of `receiver serve`. ``rate`` is the most submissions a second. No other
+    process may submit a list of the same name at the same time.
 
     Raises:
         ConfigError: a setting is missing.
@@ -129,43 +123,30 @@ async def submit_all(
 
     Where one fails in a way that all others would, or where ``submitter.stopping`` is set, nothing more is
     begun. What was sent by then has a few seconds to be answered, and is open otherwise.
-
-    Args:
-        submitter: submits one.
-        items: the images.
-        on_outcome: called with each outcome as it is known.
     """
     outcomes = [Outcome(item.name, item.ref, Fate.UNSENT) for item in items]
-    left = iter(enumerate(items))
 
-    async def worker() -> None:
-        for index, item in left:
-            if submitter.stopping.is_set():
-                return
-            outcomes[index] = replace(outcomes[index], fate=Fate.OPEN)  # where this is cancelled
-            outcomes[index] = outcome = await submitter.submit(item)
-            on_outcome(outcome)
-            if outcome.ends_the_run:
-                submitter.stopping.set()
+    async def submit_one(index: int) -> None:
+        if submitter.stopping.is_set():
+            return
+        outcomes[index] = replace(outcomes[index], fate=Fate.OPEN)  # where this is cancelled
+        outcomes[index] = outcome = await submitter.submit(items[index])
+        on_outcome(outcome)
+        if outcome.ends_the_run:
+            submitter.stopping.set()
 
-    async def stopped() -> None:
+    async def cutoff() -> None:
         await submitter.stopping.wait()
         await asyncio.sleep(STOP_SECONDS)
 
-    workers = [asyncio.create_task(worker()) for _ in range(min(CONCURRENCY, len(items)))]
-    if not workers:
-        return []
-    ended = asyncio.create_task(asyncio.wait(workers, return_when=asyncio.FIRST_EXCEPTION))
-    end = asyncio.create_task(stopped())
+    run = asyncio.create_task(map_concurrently(range(len(items)), CONCURRENCY, submit_one))
+    end = asyncio.create_task(cutoff())
     try:
-        await asyncio.wait((ended, end), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((run, end), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in (ended, end, *workers):
-            task.cancel()
-        results = await asyncio.gather(*workers, return_exceptions=True)
-    for result in results:
-        if isinstance(result, Exception):
-            raise result
+        await cancel((run, end))
+    if not run.cancelled():
+        run.result()  # raises what a bug has raised
     return outcomes
 
 
@@ -176,14 +157,7 @@ async def follow(
     *,
     until: asyncio.Event | None = None,
 ) -> list[Outcome]:
-    """Wait until the jobs have ended. Return the outcomes with their jobs.
-
-    Args:
-        ledger: which a server writes.
-        outcomes: those without an id have no job to wait for.
-        on_change: called with the jobs that have changed.
-        until: ends the wait earlier.
-    """
+    """Wait until the jobs have ended, or ``until`` is set. Return the outcomes with their jobs."""
     jobs: dict[str, Job] = {}
     waiting = {outcome.id for outcome in outcomes if outcome.id is not None}
     until = until or asyncio.Event()

@@ -80,8 +80,8 @@ async def settle(
     since then, with a question for each job that is not known.
 
     Args:
-        ledger: this program's own.
-        provider: of one account.
+        ledger: holds the submissions.
+        provider: is asked.
         now: ms since the epoch.
         lifetime: of an image URL.
         progress: of earlier calls; updated here. With it a submission is looked for again when it is twice as

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from receiver.core.backoff import DoublingWait
-from receiver.core.clock import wall_clock
+from receiver.core.clock import Clock, wall_clock
 from receiver.core.concurrency import set_within
 from receiver.core.errors import (
     InvalidRequestError,
@@ -128,15 +128,9 @@ class Submitter:
     """Submits images through the provider, and records them in the ledger.
 
     Attributes:
-        ledger: this program's own.
-        provider: of one account.
-        template: makes the webhooks.
-        options: how images are to be upscaled.
-        rate_limiter: of the submissions.
         patience: how long one image waits for a provider that is away.
         lag: between two answers that there is no such job.
         clock: monotonic seconds.
-        now: the time, ms since the epoch.
         stopping: once it is set, nothing more is begun; what waits gives up, and what was sent is still
             answered.
         on_wait: called with the error that an image waits out.
@@ -150,7 +144,7 @@ class Submitter:
     patience: timedelta = PATIENCE
     lag: timedelta = LAG
     clock: Callable[[], float] = time.monotonic
-    now: Callable[[], int] = wall_clock
+    now: Clock = wall_clock
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     on_wait: Callable[[ProviderError], None] = lambda _: None
 
