@@ -209,7 +209,7 @@ def open_archive(
         folder = Path(url2pathname(parts.path))
         if parts.netloc not in {"", "localhost"} or not folder.is_absolute() or "\0" in str(folder):
             raise ConfigError("RECEIVER_ARCHIVE: a folder is written file:///folder, with its whole path")
-        from receiver.archive.folder import FolderArchive  # noqa: PLC0415 - loaded by those who use it
+        from receiver.archive.folder import FolderArchive  # noqa: PLC0415 - loaded on demand
 
         return FolderArchive(folder, uploads=uploads, used=used)
     if parts.scheme == "s3":

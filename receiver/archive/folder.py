@@ -55,7 +55,7 @@ PAGE = 1_000
 """Objects to a page of a listing."""
 
 MAX_METADATA = 64 * 1024
-"""Bytes of a metadata file that are read; ours has a few hundred."""
+"""Bytes of a metadata file that are read; a put writes a few hundred."""
 
 
 class FolderArchive:

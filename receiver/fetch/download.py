@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import io
 import os
 import ssl
 import threading
@@ -259,8 +260,8 @@ class Fetcher:
                 raise FetchError("fetch.too_large", f"{target.shown} sends more than {max_bytes} bytes")
             block += chunk
             if len(block) >= _BLOCK:
-                full, block = block, bytearray()
-                await self._on_disk(file.write, full)
+                await self._on_disk(file.write, block)
+                block = bytearray()
         if declared is not None and total != declared:
             raise FetchError("fetch.cut_short", f"{target.shown} sent {total} of {declared} bytes")
         if not total:
@@ -318,8 +319,7 @@ class _DownloadFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lock = threading.Lock()
-        self._descriptor: int | None = None
-        self._created = False
+        self._file: io.FileIO | None = None
         self._discarded = False
         self._hash = hashlib.sha256()
         self._size = 0
@@ -327,43 +327,37 @@ class _DownloadFile:
     def create(self) -> None:
         with self._lock, _disk_errors():
             if not self._discarded:
-                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                self._created = True
+                descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                self._file = io.FileIO(descriptor, "wb")
 
     def write(self, block: bytearray) -> None:
         with self._lock, _disk_errors():
-            if self._descriptor is None:
+            if self._discarded or self._file is None:
                 return
             self._hash.update(block)
             self._size += len(block)
             rest = memoryview(block)
             while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+                rest = rest[self._file.write(rest) :]
 
     def finish(self) -> Download:
         with self._lock, _disk_errors():
-            if self._descriptor is None:
+            if self._discarded or self._file is None:
                 raise SpoolError("spool.lost", "the download was discarded before it was whole")
-            os.fsync(self._descriptor)
-            self._close(self._descriptor)
+            os.fsync(self._file.fileno())
+            self._file.close()
             return Download(self._path, self._size, self._hash.hexdigest())
 
     def discard(self) -> None:
         """Remove the file, if this download created it."""
         with self._lock:
             self._discarded = True
-            # The first error is the one to report; the next start removes a file that stays.
-            with contextlib.suppress(OSError):
-                if self._descriptor is not None:
-                    self._close(self._descriptor)
-            with contextlib.suppress(OSError):
-                if self._created:
+            if self._file is not None:
+                # The first error is the one to report; the next start removes a file that stays.
+                with contextlib.suppress(OSError):
+                    self._file.close()
+                with contextlib.suppress(OSError):
                     self._path.unlink()
-
-    def _close(self, descriptor: int) -> None:
-        # Cleared first: after an error of close() the number may already be another file's.
-        self._descriptor = None
-        os.close(descriptor)
 
 
 @contextlib.contextmanager
@@ -397,11 +391,19 @@ class _Transport(httpx.AsyncBaseTransport):
             target=request.extensions["target"],
         )
         where = str(request.url)
-        head = _Head(where)
+        head_size, head_ended = 0, False
+
+        def bound_head(size: int) -> None:
+            # h11 bounds each head, but not the number of interim ones (1xx).
+            nonlocal head_size
+            head_size += size
+            if not head_ended and head_size > _MAX_HEAD:
+                raise FetchError("fetch.protocol", f"{where}: no answer within {_MAX_HEAD} bytes")
+
         connection = httpcore.AsyncHTTPConnection(
             url.origin,
             ssl_context=self._ssl_context,
-            network_backend=self._guarded(confined=request.extensions["confined"], on_read=head.count),
+            network_backend=self._guarded(confined=request.extensions["confined"], on_read=bound_head),
         )
         with _library_errors(where):
             answer = await connection.handle_async_request(
@@ -413,7 +415,7 @@ class _Transport(httpx.AsyncBaseTransport):
                     extensions=request.extensions,
                 )
             )
-        head.ended = True
+        head_ended = True
         return httpx.Response(
             answer.status,
             headers=[(name, value) for name, value in answer.headers if name.lower() not in _HIDDEN],
@@ -423,20 +425,6 @@ class _Transport(httpx.AsyncBaseTransport):
                 "location": next((v for name, v in answer.headers if name.lower() == b"location"), b""),
             },
         )
-
-
-class _Head:
-    """Bounds the bytes before an answer's body: h11 bounds each head, but not their number (1xx)."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-        self._size = 0
-        self.ended = False
-
-    def count(self, size: int) -> None:
-        self._size += size
-        if not self.ended and self._size > _MAX_HEAD:
-            raise FetchError("fetch.protocol", f"{self._where}: no answer within {_MAX_HEAD} bytes")
 
 
 class _Body(httpx.AsyncByteStream):

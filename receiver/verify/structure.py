@@ -22,7 +22,7 @@ _BLOCK = 256 * 1024
 
 _FOREIGN = re.compile(
     rb"(?i:<(?:script|html|!doctype|svg|iframe|\?php)"  # wherever browsers and PHP look for a beginning
-    # What runs a script without one, in a page that a browser was told to see.
+    # Elements that run a script without one, in a file that a browser opens as a page.
     rb"|<(?:img|body|object|embed|video|audio|style|link|meta|math|form|input|base|details)[\s/>])"
     # The short tags of PHP, ASP and JSP; so short that a text must follow.
     rb"|<!--#|<(?:\?[=\s]|%)[\t\n\r -~]{10}"

@@ -65,7 +65,7 @@ REDACTED_IMAGE_BYTES = 3000
 """Of a submitted image: the part that is redacted from the provider's errors."""
 
 MAX_CLOCK_SKEW = timedelta(minutes=10)
-"""Between the provider's clock and ours."""
+"""Between the provider's clock and this machine's."""
 
 MAX_REPEATED_PAGES = 100
 """Pages in a row without a new row, after which a list is taken to have no end."""

@@ -230,6 +230,6 @@ def _word(document: Mapping[str, Any], name: str) -> str | None:
 
 
 def _refuse(problem: str) -> NoReturn:
-    # From None: a library's text about an answer may repeat what the answer echoes of ours.
+    # From None: a library's text about an answer may repeat what the answer echoes of the request.
     problem = problem.removeprefix("The body is no completion: ").removesuffix(".")
     raise UnavailableError(f"The provider's answer: {problem}.") from None
