@@ -1,112 +1,93 @@
-"""What the page says, as plain values: pure, so that words and order can be tested without a browser."""
+"""The texts of the status page as plain values, so that wording and order are tested without a browser."""
 
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import MappingProxyType
 
 from receiver.core.errors import REASONS
 from receiver.core.jobs import Event, Job, State
 from receiver.core.serializers import detail_without_keys
 from receiver.ledger import Overview, Stats
 
-MEANINGS: Mapping[State, str] = MappingProxyType(
-    {
-        State.SUBMITTED: "The provider is at it; no completion has come yet.",
-        State.RECEIVED: "The completion is recorded; the image is not safe yet, and its URL will end.",
-        State.FETCHED: "The image is safe on this machine's disk, verified; it waits for the archive.",
-        State.ARCHIVED: "The image lies in the archive, proved to be the one that was verified.",
-        State.FAILED: "The provider says that it failed. There is no image.",
-        State.REJECTED: "The image was not taken: it may not be fetched, or is not what was promised.",
-        State.EXPIRED: "The image URL ended before the image was safe. It is lost, unless a fresh URL comes.",
-    }
-)
+MEANINGS: Mapping[State, str] = {
+    State.SUBMITTED: "The provider is at it; no completion has come yet.",
+    State.RECEIVED: "The completion is recorded; the image is not safe yet, and its URL will end.",
+    State.FETCHED: "The image is safe on this machine's disk, verified; it waits for the archive.",
+    State.ARCHIVED: "The image lies in the archive, proved to be the one that was verified.",
+    State.FAILED: "The provider says that it failed. There is no image.",
+    State.REJECTED: "The image was not taken: it may not be fetched, or is not what was promised.",
+    State.EXPIRED: "The image URL ended before the image was safe. It is lost, unless a fresh URL comes.",
+}
 
-SHORT: Mapping[State, str] = MappingProxyType(
-    {
-        State.SUBMITTED: "at the provider",
-        State.RECEIVED: "not safe yet",
-        State.FETCHED: "safe on this disk",
-        State.ARCHIVED: "safe in the archive",
-        State.FAILED: "by the provider",
-        State.REJECTED: "not the image",
-        State.EXPIRED: "lost",
-    }
-)
+SHORT: Mapping[State, str] = {
+    State.SUBMITTED: "at the provider",
+    State.RECEIVED: "not safe yet",
+    State.FETCHED: "safe on this disk",
+    State.ARCHIVED: "safe in the archive",
+    State.FAILED: "by the provider",
+    State.REJECTED: "not the image",
+    State.EXPIRED: "lost",
+}
 
-SIGNS: Mapping[State, str] = MappingProxyType(
-    {
-        State.SUBMITTED: "\N{HORIZONTAL ELLIPSIS}",
-        State.RECEIVED: "\N{DOWNWARDS ARROW}",
-        State.FETCHED: "\N{UPWARDS ARROW}",
-        State.ARCHIVED: "\N{CHECK MARK}",
-        State.FAILED: "\N{BALLOT X}",
-        State.REJECTED: "\N{CIRCLED DIVISION SLASH}",
-        State.EXPIRED: "!",
-    }
-)
-"""Beside each colour, for those who do not see it."""
+SIGNS: Mapping[State, str] = {
+    State.SUBMITTED: "\N{HORIZONTAL ELLIPSIS}",
+    State.RECEIVED: "\N{DOWNWARDS ARROW}",
+    State.FETCHED: "\N{UPWARDS ARROW}",
+    State.ARCHIVED: "\N{CHECK MARK}",
+    State.FAILED: "\N{BALLOT X}",
+    State.REJECTED: "\N{CIRCLED DIVISION SLASH}",
+    State.EXPIRED: "!",
+}
+"""Shown beside each colour, for people who do not see it."""
 
-EVENTS: Mapping[str, str] = MappingProxyType(
-    {
-        "submitted": "Announced",
-        "received": "Completion recorded",
-        "found": "Completion found by asking the provider",
-        "adopted": "Completion found by asking the provider, and never announced",
-        "late_delivery": "The delivery of what had been found came after all",
-        "confirmed": "Confirmed by the provider itself",
-        "asked": "The provider was asked, and had no completion",
-        "url_refreshed": "The provider named a fresh URL",
-        "other_url": "A later delivery named another URL; the first one stands",
-        "other_urls": "Further deliveries named other URLs, and are only counted",
-        "at_risk": "Little of the image URL's life is left",
-        "attempt_failed": "An attempt did not succeed",
-        "fetched": "Fetched and verified",
-        "cut_off": "The receiver ended in the middle of an attempt",
-        "spool_lost": "The file on this disk was lost; it is fetched again",
-        "archived": "Archived, and proved to be there",
-        "recognised": "The archive held its image already; proved anew, and it stands",
-        "rejected": "Rejected",
-        "expired": "The image URL has ended",
-        "failed": "The provider says that it failed",
-        "retried": "Retried by an operator",
-        "relocated": "Lies in another place of the archive now",
-        "rebuilt": "Known from its object in the archive",
-    }
-)
+EVENTS: Mapping[str, str] = {
+    "submitted": "Announced",
+    "received": "Completion recorded",
+    "found": "Completion found by asking the provider",
+    "adopted": "Completion found by asking the provider, and never announced",
+    "late_delivery": "The delivery of what had been found came after all",
+    "confirmed": "Confirmed by the provider itself",
+    "asked": "The provider was asked, and had no completion",
+    "url_refreshed": "The provider named a fresh URL",
+    "other_url": "A later delivery named another URL; the first one stands",
+    "other_urls": "Further deliveries named other URLs, and are only counted",
+    "at_risk": "Little of the image URL's life is left",
+    "attempt_failed": "An attempt did not succeed",
+    "fetched": "Fetched and verified",
+    "cut_off": "The receiver ended in the middle of an attempt",
+    "spool_lost": "The file on this disk was lost; it is fetched again",
+    "archived": "Archived, and proved to be there",
+    "recognised": "The archive held its image already; proved anew, and it stands",
+    "rejected": "Rejected",
+    "expired": "The image URL has ended",
+    "failed": "The provider says that it failed",
+    "retried": "Retried by an operator",
+    "relocated": "Lies in another place of the archive now",
+    "rebuilt": "Known from its object in the archive",
+}
 
-STAGES: Mapping[str, str] = MappingProxyType(
-    {
-        "fetch": "downloading and verifying",
-        "ask": "asking the provider for a fresh URL",
-        "archive": "storing in the archive",
-    }
-)
+STAGES: Mapping[str, str] = {
+    "fetch": "downloading and verifying",
+    "ask": "asking the provider for a fresh URL",
+    "archive": "storing in the archive",
+}
 
 
-DAMAGE: Mapping[str, str] = MappingProxyType(
-    {
-        "archive.missing": "the object is not there any more",
-        "archive.altered": "the object holds other bytes than were archived",
-        "archive.mislabelled": "the object's metadata are not those of its job",
-    }
-)
+DAMAGE: Mapping[str, str] = {
+    "archive.missing": "the object is not there any more",
+    "archive.altered": "the object holds other bytes than were archived",
+    "archive.mislabelled": "the object's metadata are not those of its job",
+}
 
 LOST = frozenset({"archive.missing", "archive.altered"})
-"""What an audit may find after which an image is not safe any more."""
+"""Findings of an audit after which an image is not safe any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Something that is being worked on.
-
-    Attributes:
-        stage: ``fetch``, ``ask`` or ``archive``.
-        job: as it was when it was claimed.
-        seconds: for how long already.
-    """
+    """A job that a stage (``fetch``, ``ask`` or ``archive``) has been working on for so many seconds."""
 
     stage: str
     job: Job
@@ -114,18 +95,17 @@ class Work:
 
     @property
     def words(self) -> str:
-        """What is being done."""
+        """What the stage does."""
         return STAGES.get(self.stage, self.stage)
 
 
 @dataclass(frozen=True, slots=True)
 class Headline:
-    """The answer to the one question.
+    """Whether every image is safe, in a sentence.
 
     Attributes:
         tone: ``good``, ``busy``, ``idle``, ``warn`` or ``bad``.
-        text: a sentence.
-        more: what else is to be known.
+        more: further sentences.
         until: when the first image URL ends, ms since the epoch, where images are not safe.
     """
 
@@ -136,7 +116,7 @@ class Headline:
 
     @property
     def sign(self) -> str:
-        """Beside the colour."""
+        """Shown beside the colour."""
         return _TONE_SIGNS[self.tone]
 
 
@@ -150,12 +130,7 @@ _TONE_SIGNS = {
 
 
 def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
-    """Is every image safe, and if not, until when?
-
-    Args:
-        overview: the ledger.
-        failing: the checks of readiness that fail.
-    """
+    """Return whether every image is safe, and if not, until when. The failing readiness checks count too."""
     jobs, stats = overview.stats.jobs, overview.stats
     unsafe, waiting = jobs[State.RECEIVED], jobs[State.FETCHED]
     damaged = sum(number for reason, number in stats.damaged.items() if reason in LOST)
@@ -163,21 +138,21 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     more = [*_found(stats.damaged), *_ended(jobs)]
     if stats.overdue:
         silent = "no completion has come in time"
-        more.append(f"{_many(stats.overdue, 'job')} {_is(stats.overdue)} overdue: {silent}.")
+        more.append(f"{_many(stats.overdue, 'job', 'is', 'are')} overdue: {silent}.")
     helpless = {"ledger", "workers", "spool"} & set(failing)
     if unsafe:
-        text = f"{_many(unsafe, 'image')} {_is(unsafe)} not safe yet."
+        text = f"{_many(unsafe, 'image', 'is', 'are')} not safe yet."
         if stats.at_risk:
-            text = f"{_many(stats.at_risk, 'image')} {_is(stats.at_risk)} at risk."
+            text = f"{_many(stats.at_risk, 'image', 'is', 'are')} at risk."
             if others := unsafe - stats.at_risk:
-                more.insert(0, f"{_many(others, 'other')} {_is(others)} not safe yet.")
+                more.insert(0, f"{_many(others, 'other', 'is', 'are')} not safe yet.")
         if helpless:
             text += " Nothing can be fetched now."
         tone = "bad" if stats.at_risk or helpless else _tone(stats, failing, "busy")
         return Headline(tone, text, tuple(more), stats.soonest_deadline)
     if waiting:
         which = "Every other image that came is safe" if missing else "Every image that came is safe"
-        text = f"{which}; {waiting:,} {_wait(waiting)} on this disk for the archive."
+        text = f"{which}; {waiting:,} {'waits' if waiting == 1 else 'wait'} on this disk for the archive."
         return Headline(_tone(stats, failing, "busy"), text, tuple(more))
     if jobs[State.ARCHIVED]:
         text = "Every other image that came is archived." if missing else "Every image that came is archived."
@@ -185,8 +160,8 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     if missing or jobs[State.FAILED]:
         return Headline(_tone(stats, failing, "warn"), "No image is archived.", tuple(more))
     if jobs[State.SUBMITTED]:
-        number = _many(jobs[State.SUBMITTED], "job")
-        text = f"No image has come yet. {number} {_is(jobs[State.SUBMITTED])} at the provider."
+        number = _many(jobs[State.SUBMITTED], "job", "is", "are")
+        text = f"No image has come yet. {number} at the provider."
         return Headline(_tone(stats, failing, "warn" if stats.overdue else "idle"), text, tuple(more))
     return Headline(_tone(stats, failing, "idle"), "Nothing has come yet.", tuple(more))
 
@@ -196,44 +171,34 @@ def _tone(stats: Stats, failing: Mapping[str, str], at_best: str) -> str:
         return "bad"
     if stats.jobs[State.REJECTED] or stats.damaged or failing:
         return "warn"
-    # What the provider failed at is said below: no image came, and none is unsafe.
+    # Jobs that failed at the provider do not count: no image came, and none is unsafe.
     return at_best
 
 
 def _found(damaged: Mapping[str, int]) -> list[str]:
-    """What the last audit found, of which the states say nothing: an archived job stays archived."""
-    said = []
+    """Return what the last audit found; the states do not show it, since an archived job stays archived."""
+    found = []
     for reason, number in sorted(damaged.items()):
         what = DAMAGE.get(reason, f"the object is not as it was archived ({reason})")
-        said.append(f"{_many(number, 'archived image')}: {what}, as the last audit found.")
-    return said
+        found.append(f"{_many(number, 'archived image')}: {what}, as the last audit found.")
+    return found
 
 
 def _ended(jobs: Mapping[State, int]) -> list[str]:
-    said = []
+    found = []
     if lost := jobs[State.EXPIRED]:
-        said.append(f"{_many(lost, 'image')} {_was(lost)} lost: the URL ended before the image was safe.")
+        found.append(f"{_many(lost, 'image', 'was', 'were')} lost: the URL ended before the image was safe.")
     if rejected := jobs[State.REJECTED]:
-        said.append(f"{_many(rejected, 'image')} {_was(rejected)} rejected.")
+        found.append(f"{_many(rejected, 'image', 'was', 'were')} rejected.")
     if failed := jobs[State.FAILED]:
-        said.append(f"{_many(failed, 'job')} failed at the provider.")
-    return said
+        found.append(f"{_many(failed, 'job')} failed at the provider.")
+    return found
 
 
-def _many(number: int, one: str, several: str | None = None) -> str:
-    return f"{number:,} {one if number == 1 else several or one + 's'}"
-
-
-def _is(number: int) -> str:
-    return "is" if number == 1 else "are"
-
-
-def _was(number: int) -> str:
-    return "was" if number == 1 else "were"
-
-
-def _wait(number: int) -> str:
-    return "waits" if number == 1 else "wait"
+def _many(number: int, noun: str, one: str = "", several: str = "") -> str:
+    """Return such as ``1 image is`` or ``2 images are``, given both forms of the verb."""
+    words = f"{noun} {one}" if number == 1 else f"{noun}s {several}"
+    return f"{number:,} {words}".rstrip()
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +214,7 @@ class Step:
 
 
 def timeline(history: Sequence[Event]) -> list[Step]:
-    """A job's history in words, oldest first. A state is named where it was entered."""
+    """Return a job's history in words, oldest first. A state is named where it was entered."""
     return [
         Step(
             at=event.at,
@@ -264,50 +229,47 @@ def timeline(history: Sequence[Event]) -> list[Step]:
 
 
 def words(event: str) -> str:
-    """What happened, in words; the event's own name where there are none."""
+    """Return an event in words; an unknown one by its own name."""
     return EVENTS.get(event, event.replace("_", " ").capitalize())
 
 
 def sentence(reason: str | None) -> str | None:
-    """What a reason means."""
+    """Return the sentence of a reason."""
     return REASONS.get(reason, "") if reason else None
 
 
 def _beyond(reason: str | None, detail: str | None) -> str | None:
-    """The detail, where it says more than the reason's own sentence."""
+    """Return the detail, where it says more than the reason's own sentence."""
     return detail if detail and detail != sentence(reason) else None
 
 
 def detail(job: Job) -> str | None:
-    """What is said of a job's problem beyond its reason's sentence."""
+    """Return the detail of a job's problem, where it says more than the reason's own sentence."""
     return _beyond(job.problem.reason, job.problem.detail) if job.problem else None
 
 
 def can_retry(job: Job) -> bool:
-    """Whether a retry would be taken. The ledger decides; this only offers the button."""
+    """Return whether to offer a retry; the ledger decides."""
     return job.state not in {State.SUBMITTED, State.ARCHIVED} and job.image_url is not None
 
 
-# How values are written ----------------------------------------------------------------------------------
-
-
 def moment(at: int) -> str:
-    """A time as the page shows it: UTC, to the second."""
+    """Format a time: UTC, to the second."""
     return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def clock(at: int) -> str:
-    """The time of day: UTC, to the minute."""
+    """Format the time of day: UTC, to the minute."""
     return datetime.fromtimestamp(at // 1000, UTC).strftime("%H:%M")
 
 
 def field_time(at: int) -> str:
-    """A time as a form's field takes it."""
+    """Format a time as a form's field takes it."""
     return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def span(seconds: float) -> str:
-    """A span of time in its two largest units."""
+    """Format a span of time in its two largest units."""
     left = int(seconds)
     if left < 60:
         return f"{left} s"
@@ -321,7 +283,7 @@ def span(seconds: float) -> str:
 
 
 def size(number: int) -> str:
-    """Bytes in the largest unit that leaves a number above one."""
+    """Format bytes in the largest unit that leaves a number above one."""
     value = float(number)
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if value < 1024:
@@ -330,19 +292,18 @@ def size(number: int) -> str:
     return f"{value:,.1f} TiB"
 
 
-UNSEEN = re.compile(r"[^\n\t\x20-\x7e]")
+NOT_PLAIN = re.compile(r"[^\n\t\x20-\x7e]")
 
 
 def visible(text: str) -> str:
-    """A stranger's text with everything spelled out that is not seen, or that changes how others are seen.
+    """Escape invisible characters of untrusted text, and those that change how others are seen.
 
-    So no control sequence, no mark that turns the direction of what follows, and no blank that is none gets
-    onto the page as itself.
+    No control sequence, no mark of text direction and no unusual blank gets onto the page as itself.
     """
-    return UNSEEN.sub(_spelled, text.replace("\r\n", "\n"))
+    return NOT_PLAIN.sub(_escaped, text.replace("\r\n", "\n"))
 
 
-def _spelled(match: re.Match[str]) -> str:
+def _escaped(match: re.Match[str]) -> str:
     character = match[0]
     if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
         return f"\\u{{{ord(character):04X}}}"
@@ -350,18 +311,18 @@ def _spelled(match: re.Match[str]) -> str:
 
 
 BODY_SHOWN = 4_000
-"""Characters of a raw body; the API has all of it."""
+"""Characters of a raw body that are shown; the API has all of it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A raw body as text; ``cut`` is how many characters more there are."""
+    """A raw body as text; ``cut`` is the number of further characters."""
 
     text: str
     cut: int
 
 
 def body(raw: bytes) -> Body:
-    """A raw body, whatever it is; bytes that are no UTF-8 are spelled."""
+    """Return any raw body as text; bytes that are no UTF-8 are escaped."""
     text = raw.decode("utf-8", "backslashreplace")
     return Body(visible(text[:BODY_SHOWN]), max(len(text) - BODY_SHOWN, 0))

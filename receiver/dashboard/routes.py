@@ -58,9 +58,9 @@ class LiveStatus:
     """What the page shows that is not in the ledger.
 
     Attributes:
-        failing: the checks of readiness that fail, each with a sentence.
-        working: what is being worked on.
-        unasked: why the provider cannot be asked about silent jobs, in a sentence; ``None`` where it can.
+        failing: returns the readiness checks that fail, each with a sentence.
+        working: returns the jobs that are being worked on.
+        unasked: returns why the provider is not asked about silent jobs, in a sentence.
     """
 
     failing: Callable[[], Awaitable[Mapping[str, str]]]
@@ -132,7 +132,6 @@ class Dashboard:
         page = await self._ledger.jobs(wanted, before=window.before, limit=window.limit)
         now = self._now()
         self._throughput.add(glance.stats.jobs[State.ARCHIVED], now)
-        narrowed = [(name, value) for name, value in given.multi_items() if name != "cursor"]
         return self._templates.answer(
             "overview",
             headline=presenters.headline(glance, failing),
@@ -146,9 +145,7 @@ class Dashboard:
             reasons=REASONS,
             overdue=given.get("overdue"),
             narrow=wanted != Filter(),
-            first=_link("/", narrowed) if window.before is not None else None,
-            next=_link("/", [*narrowed, ("cursor", params.cursor(page.next))]) if page.next else None,
-            json=_link("/jobs", given.multi_items()),
+            **_links("/", "/jobs", given, window, page.next),
         )
 
     async def job(self, request: Request) -> Response:
@@ -177,17 +174,13 @@ class Dashboard:
         outcome, window = params.deliveries(_with_limit(given, BODIES), self._outcomes)
         failing = await self._failing()
         page = await self._ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
-        narrowed = [(name, value) for name, value in given.multi_items() if name != "cursor"]
-        following = [*narrowed, ("cursor", params.cursor(page.next))]
         return self._templates.answer(
             "deliveries",
             failing=failing,
             deliveries=[(unread, presenters.body(unread.body)) for unread in page.deliveries],
             outcome=outcome,
             outcomes=self._outcomes,
-            first=_link("/page/deliveries", narrowed) if window.before is not None else None,
-            next=_link("/page/deliveries", following) if page.next else None,
-            json=_link("/deliveries", given.multi_items()),
+            **_links("/page/deliveries", "/deliveries", given, window, page.next),
         )
 
     async def retry(self, request: Request) -> Response:
@@ -260,6 +253,19 @@ def _filled(given: QueryParams) -> QueryParams:
 
 def _with_limit(given: QueryParams, limit: int) -> QueryParams:
     return given if "limit" in given else QueryParams([*given.multi_items(), ("limit", str(limit))])
+
+
+def _links(
+    path: str, api_path: str, given: QueryParams, window: params.Window, next_position: int | None
+) -> dict[str, Any]:
+    """Return the links of a page of rows: to the first page, the next one, and the same rows as JSON."""
+    filters = [(name, value) for name, value in given.multi_items() if name != "cursor"]
+    following = [*filters, ("cursor", params.cursor(next_position))]
+    return {
+        "first": _link(path, filters) if window.before is not None else None,
+        "next": _link(path, following) if next_position else None,
+        "json": _link(api_path, given.multi_items()),
+    }
 
 
 def _link(path: str, parameters: Sequence[tuple[str, Any]]) -> str:
