@@ -45,12 +45,7 @@ def doubled(base: float, attempts: int, ceiling: float = inf) -> float:
 
 
 class DoublingWait:
-    """A wait that doubles each time, from a first value up to a longest one.
-
-    Args:
-        first: seconds.
-        longest: seconds.
-    """
+    """A wait in seconds that doubles each time, from a first value up to a longest one."""
 
     def __init__(self, first: float, longest: float) -> None:
         self._first = first

@@ -11,7 +11,7 @@ class RateLimiter:
     Args:
         rate: calls a second; ``None`` for no limit.
         sleep: waits so many seconds.
-        clock: monotonic seconds.
+        clock: returns monotonic seconds.
     """
 
     def __init__(

@@ -52,9 +52,8 @@ class FetchPlan:
     """How images are fetched.
 
     Attributes:
-        concurrency: downloads at a time.
         longest: that one download may take.
-        url_lifetime: how long an image URL lives that does not say so itself.
+        url_lifetime: of an image URL that does not state its end.
         confirm: whether the provider itself must confirm each delivery first.
         asking: the longest that one question to the provider may take, its answer included.
     """

@@ -85,8 +85,5 @@ class Scan:
     wanted: dict[str, Candidate]
     submitted_before: int
     reading: Reading
-    unseen: set[str] = field(init=False)
+    unseen: set[str]
     running: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.unseen = set(self.wanted)

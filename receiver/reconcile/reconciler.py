@@ -51,11 +51,8 @@ be the fault of its job."""
 class Plan:
     """How the provider is asked.
 
-    Attributes:
-        overdue_after: how long a submitted job may be silent.
-        every: between two rounds, and between two questions about the same job.
-        url_lifetime: how long an image URL lives that does not say so itself.
-        adopt: whether completed jobs that nobody announced are taken in.
+    ``every`` is the time between two rounds, and between two questions about the same job. With ``adopt``,
+    completed jobs that nobody announced are taken in.
     """
 
     overdue_after: timedelta
@@ -163,10 +160,10 @@ class Reconciler:
         """Ask once about each pending job, and read the list where that says more.
 
         Args:
-            submitted_before: ms since the epoch: jobs submitted before this time are asked about.
-            ask_by: ms since the epoch: of them those that are due by then.
-            limit: at most so many of them; ``left`` tells whether there are more.
-            pages: at most so many of the list; the next round goes on there.
+            submitted_before: ms since the epoch: later jobs are left alone.
+            ask_by: ms since the epoch: jobs that are due later are left alone.
+            limit: jobs of the ledger, at most.
+            pages: of the list, at most; the next round goes on behind them.
             on_progress: called before each question.
 
         Raises:
@@ -249,7 +246,8 @@ class Reconciler:
             The queue, and why the list could not be read so far.
         """
         reading = self._reading or Reading(self.provider.pages(), self.now())
-        scan = Scan({candidate.id: candidate for candidate in queue}, submitted_before, reading)
+        wanted = {candidate.id: candidate for candidate in queue}
+        scan = Scan(wanted, submitted_before, reading, unseen=set(wanted))
         refusal = self._reading = None
         try:
             if await self._read_on(scan, self._horizon(queue), pages):

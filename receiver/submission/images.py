@@ -71,14 +71,7 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image to be submitted.
-
-    Attributes:
-        key: its name in the ledger.
-        name: as the user gave it.
-        image: a URL, a file, or the bytes.
-        ref: the submitter's own reference.
-    """
+    """One image to be submitted: a URL, a file or bytes. Its key is its name in the ledger."""
 
     key: str
     name: str
@@ -123,11 +116,7 @@ def _named(key: str, given: ImageLike, ref: str | None) -> Item:
 def listed(lines: Sequence[Line], name: str, options: Options, ref: str | None) -> list[Item]:
     """Return the images of a list. Their keys are the same in each call with the same name and options.
 
-    Args:
-        lines: of the list.
-        name: of the list.
-        options: part of the keys.
-        ref: of lines that have none.
+    ``ref`` is the reference of lines that have none.
     """
     times: Counter[Line] = Counter()
     items = []

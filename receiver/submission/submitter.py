@@ -71,7 +71,6 @@ class Outcome:
         image: as the user gave it.
         ref: the submitter's own reference.
         id: the provider's id of the job.
-        error: why there is no job.
         job: the ledger's last state of it; ``None`` where it was not read.
     """
 
@@ -164,11 +163,7 @@ class Submitter:
 
 
 class _Submission:
-    """The submission of one image.
-
-    Attributes:
-        lost: an intent that the provider may have taken without an answer.
-    """
+    """The submission of one image. ``lost`` is an intent that the provider may have taken unanswered."""
 
     def __init__(self, submitter: Submitter, item: Item) -> None:
         self._submitter = submitter
