@@ -20,19 +20,19 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(0))
     elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, leave_at_once)
+        signal.signal(signal.SIGINT, exit_interrupted)
     from receiver.cli.commands import start  # noqa: PLC0415 - only now can its import be interrupted in order
 
     start()
 
 
-def leave_at_once(_number: int, _frame: FrameType | None) -> NoReturn:
+def exit_interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
     """What Ctrl-C does while nothing is begun yet, or all is done: one line, where Python has a traceback."""
-    os.write(2, interruption().encode())
+    os.write(2, interrupted_line().encode())
     os._exit(INTERRUPTED)
 
 
-def interruption() -> str:
+def interrupted_line() -> str:
     """The last word of a command that was interrupted; a terminal shows the ``^C`` on a line of its own."""
     return ("\n" if os.isatty(2) else "") + "receiver: interrupted\n"
 

@@ -1,25 +1,22 @@
-"""``receiver audit``: every archived job against its object, and every object against the ledger."""
+"""``receiver audit``."""
 
 import asyncio
-import contextlib
-from collections import Counter
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Annotated, Any
 
 import typer
 
 from receiver.archive.base import Depth, open_archive
 from receiver.archive.locator import ArchiveLocator
-from receiver.cli.common import counting
-from receiver.cli.maintenance import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.common import closing, progress_bar
+from receiver.cli.maintenance import FromStart, Rate, archive_scan, load_checked_config, print_report
 from receiver.config import Config
 from receiver.core import serializers
-from receiver.core.clock import wall_clock
 from receiver.core.jobs import State
 from receiver.ledger import Ledger
-from receiver.operations.archive_scan import Walk
 from receiver.operations.audit import Auditor
-from receiver.operations.checkpoint import Journal
+from receiver.operations.checkpoint import Checkpoint
 
 WRONG = {
     "archive.missing": "archived images that are not there",
@@ -51,7 +48,7 @@ def audit(
     if deep and quick:
         raise typer.BadParameter("--deep and --quick exclude each other")
     depth = Depth.DEEP if deep else Depth.QUICK if quick else Depth.PROVED
-    config, environ = opened()
+    config, environ = load_checked_config()
     sound = asyncio.run(_audit(config, environ, depth, rate, from_start=from_start, as_json=as_json))
     if not sound:
         raise typer.Exit(1)
@@ -66,63 +63,36 @@ async def _audit(
     from_start: bool,
     as_json: bool,
 ) -> bool:
-    async with contextlib.AsyncExitStack() as stack:
-        ledger = await Ledger.open_beside(config.data_dir, make=False)
-        stack.push_async_callback(ledger.close)
-        plan = {"archive": config.archive_uri, "depth": depth.value}
-        journal = stack.enter_context(
-            await Journal.open(
-                ledger, config.data_dir, "audit", plan=plan, now=wall_clock(), from_start=from_start
-            )
-        )
-        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
-        stack.push_async_callback(archive.aclose)
-        places = ArchiveLocator(archive, environ)
-        stack.push_async_callback(places.aclose)
-        walk = Walk(
-            ledger=ledger,
-            archive=archive,
-            journal=journal,
-            hands=config.uploads,
-            turn=turns(rate),
-            now=wall_clock,
-        )
-        auditor = Auditor(walk, places, depth)
+    plan = {"archive": config.archive_uri, "depth": depth.value}
+    async with (
+        closing(await Ledger.open_beside(config.data_dir, make=False)) as ledger,
+        aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as archive,
+        aclosing(ArchiveLocator(archive, environ)) as locator,
+        archive_scan("audit", config, ledger, archive, plan=plan, rate=rate, from_start=from_start) as scan,
+    ):
+        checkpoint, counts = scan.checkpoint, scan.checkpoint.counts
         jobs = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
-        if journal.resumed and not as_json:
-            typer.echo(
-                f"Going on after {journal.counts['jobs']} jobs and {journal.counts['objects']} objects.",
-                err=True,
+        if checkpoint.resumed and not as_json:
+            typer.echo(f"Going on after {counts['jobs']} jobs and {counts['objects']} objects.", err=True)
+        with progress_bar("audited", quiet=as_json) as on_progress:
+            await Auditor(scan, locator, depth).run(
+                lambda unit, done: on_progress(done if unit == "jobs" else jobs + done, 2 * jobs)
             )
-        with counting("audited", quiet=as_json) as told:
-            await auditor.run(lambda what, done: told(done if what == "jobs" else jobs + done, 2 * jobs))
-        counts = journal.counts
-        if as_json:
-            print_lines(journal.findings())
-            print_lines([{"summary": _summary(journal)}])
-        else:
-            print_findings(journal.findings())
-            print_counts(
-                [
-                    (counts["jobs"], "archived jobs checked"),
-                    (counts["objects"], "objects listed"),
-                    *((counts[reason], what) for reason, what in WRONG.items() if counts[reason]),
-                ]
-            )
-        return not found(counts)
+        lines = [
+            (counts["jobs"], "archived jobs checked"),
+            (counts["objects"], "objects listed"),
+            *((counts[reason], text) for reason, text in WRONG.items() if counts[reason]),
+        ]
+        print_report(checkpoint.findings(), lines, _summary(checkpoint), as_json=as_json)
+        return not any(counts[reason] for reason in WRONG)
 
 
-def found(counts: Counter[str]) -> int:
-    """How many things are wrong."""
-    return sum(counts[reason] for reason in WRONG)
-
-
-def _summary(journal: Journal) -> dict[str, Any]:
+def _summary(checkpoint: Checkpoint) -> dict[str, Any]:
     return {
-        **journal.plan,
-        "began_at": serializers.time(journal.began_at),
-        "finished_at": serializers.time(journal.finished_at),
-        "jobs": journal.counts["jobs"],
-        "objects": journal.counts["objects"],
-        "found": {reason: journal.counts[reason] for reason in WRONG},
+        **checkpoint.plan,
+        "began_at": serializers.time(checkpoint.began_at),
+        "finished_at": serializers.time(checkpoint.finished_at),
+        "jobs": checkpoint.counts["jobs"],
+        "objects": checkpoint.counts["objects"],
+        "found": {reason: checkpoint.counts[reason] for reason in WRONG},
     }

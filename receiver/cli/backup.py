@@ -1,4 +1,4 @@
-"""``receiver backup``: a copy of the ledger, made beside a running server."""
+"""``receiver backup``."""
 
 import asyncio
 from pathlib import Path
@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from receiver.cli import output
-from receiver.cli.common import counting
-from receiver.cli.maintenance import opened
+from receiver.cli.common import progress_bar
+from receiver.cli.maintenance import load_checked_config
 from receiver.ledger import FILE_NAME, Copy, back_up
 
 
@@ -27,7 +27,7 @@ def backup(
     ledger.sqlite3-shm away, copy FILE to ledger.sqlite3, run `receiver rebuild` for what was archived since,
     and start serve.
     """
-    config, _ = opened()
+    config, _ = load_checked_config()
     copy = asyncio.run(_backup(config.data_dir / FILE_NAME, file, force=force, quiet=as_json))
     if as_json:
         output.print_json(
@@ -40,5 +40,5 @@ def backup(
 
 
 async def _backup(ledger: Path, file: Path, *, force: bool, quiet: bool) -> Copy:
-    with counting("bytes copied", quiet=quiet) as told:
-        return await back_up(ledger, file, overwrite=force, on_progress=told)
+    with progress_bar("bytes copied", quiet=quiet) as on_progress:
+        return await back_up(ledger, file, overwrite=force, on_progress=on_progress)

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import INTERRUPTED, interruption, leave_at_once
-from receiver.cli.common import INVOCATION, Invocation, fail, leave_process
+from receiver.cli import INTERRUPTED, exit_interrupted, interrupted_line
+from receiver.cli.common import INVOCATION, Invocation, exit_process, fail
 from receiver.core.errors import ConfigError, ReceiverError
 from receiver.telemetry import logs
 
@@ -88,16 +88,16 @@ def commands(typed: str = "") -> typer.Typer:
 def start() -> None:
     """Run the command that was typed, in this process alone."""
     logs.configure("auto", least=logging.CRITICAL)
-    run(sys.argv[1:], Invocation(os.environ, leave_process))
+    run(sys.argv[1:], Invocation(os.environ, exit_process))
 
 
 def run(arguments: Sequence[str], invocation: Invocation) -> None:
-    """Run a command. Every error that was foreseen becomes one line and exit code 1, an interruption one
+    """Run a command. Every error that was foreseen becomes one line and exit code 1, an interrupted_line one
     line and `INTERRUPTED`.
     """
     INVOCATION.set(invocation)
     command = commands(next(iter(arguments), ""))
-    interruptible = signal.getsignal(signal.SIGINT) is leave_at_once
+    interruptible = signal.getsignal(signal.SIGINT) is exit_interrupted
     try:
         try:
             if interruptible:
@@ -106,13 +106,13 @@ def run(arguments: Sequence[str], invocation: Invocation) -> None:
         finally:
             sys.stdout.flush()  # here, where a reader that has gone can still be told from an error
             if interruptible:
-                signal.signal(signal.SIGINT, leave_at_once)
+                signal.signal(signal.SIGINT, exit_interrupted)
     except KeyboardInterrupt:
-        sys.stderr.write(interruption())
+        sys.stderr.write(interrupted_line())
         raise SystemExit(INTERRUPTED) from None
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            sys.stderr.write(interruption())
+            sys.stderr.write(interrupted_line())
         raise
     except (ConfigError, ReceiverError) as error:
         fail(str(error))

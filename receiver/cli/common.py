@@ -1,15 +1,15 @@
-"""What all commands do alike: settings, last words, progress, signals, and how they end."""
+"""What commands share: settings, messages, progress, signals, and exits."""
 
 import asyncio
 import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Protocol, TypeVar
 
 import typer
 from rich.console import Console
@@ -22,10 +22,20 @@ from receiver.config import Config
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 DOTENV = Path(".env")
-"""Where settings stand beside the environment, in the working folder."""
+"""The file with further settings, in the working directory."""
 
-Counted = Callable[[int, int | None], None]
-"""Called with how much is done, and of how much, where that is known."""
+OnProgress = Callable[[int, int | None], None]
+"""Called with how much is done, and the total if it is known."""
+
+
+class Closable(Protocol):
+    """A ledger, or a reader of one."""
+
+    async def close(self) -> None:
+        """Close it."""
+
+
+C = TypeVar("C", bound=Closable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,20 +43,20 @@ class Invocation:
     """What a command runs in.
 
     Attributes:
-        environ: the variables that it was started with.
-        leave: ends it at once with an exit code, whatever its threads wait for.
+        environ: the environment variables that it was started with.
+        exit: ends it at once with an exit code, whatever its threads wait for.
     """
 
     environ: Mapping[str, str]
-    leave: Callable[[int], NoReturn]
+    exit: Callable[[int], NoReturn]
 
 
 INVOCATION: ContextVar[Invocation] = ContextVar("invocation")
 """Set by `commands.run`, so that tests can run a command in their own process."""
 
 
-def opened() -> tuple[Config, Mapping[str, str]]:
-    """The settings, and the environment that they come from.
+def load_config() -> tuple[Config, Mapping[str, str]]:
+    """Return the settings, and the environment that they come from.
 
     Raises:
         ConfigError: one line that names the setting.
@@ -55,25 +65,34 @@ def opened() -> tuple[Config, Mapping[str, str]]:
     return settings.load(environ), environ
 
 
-def give_to_sdk(environ: Mapping[str, str]) -> None:
-    """Hands the AWS SDK its variables: it reads dozens, some of them late, and all from the process alone."""
+def export_aws_variables(environ: Mapping[str, str]) -> None:
+    """Put the AWS SDK's variables into the process's environment, from which alone it reads them."""
     os.environ.update({name: value for name, value in environ.items() if name.startswith("AWS_")})
 
 
-def say(message: str) -> None:
-    """One line for whoever typed the command, beside what a pipe takes."""
-    print(f"receiver: {safe(message)}", file=sys.stderr)  # noqa: T201 - for whoever typed the command
+@contextlib.asynccontextmanager
+async def closing(ledger: C) -> AsyncIterator[C]:
+    """Close a ledger at the end."""
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+def print_message(text: str) -> None:
+    """Print a line for the user on stderr, so that it does not go into a pipe."""
+    print(f"receiver: {safe(text)}", file=sys.stderr)  # noqa: T201 - a command's message
 
 
 def fail(message: str) -> NoReturn:
-    """Ends the command as not done."""
-    say(message)
+    """Print a message and exit with 1."""
+    print_message(message)
     raise SystemExit(1)
 
 
 @contextlib.contextmanager
-def counting(what: str, *, quiet: bool = False) -> Iterator[Counted]:
-    """A progress bar on a terminal, on the standard error; elsewhere nothing."""
+def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[OnProgress]:
+    """Show a progress bar on stderr, if that is a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda _done, _total: None
@@ -88,31 +107,33 @@ def counting(what: str, *, quiet: bool = False) -> Iterator[Counted]:
     )
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # Rich would take what is printed meanwhile to the terminal, away from the file that it is meant for.
-    aside = sys.stdout.isatty()
-    with Progress(*columns, console=console, transient=True, redirect_stdout=aside) as progress:
-        task = progress.add_task(what, total=None)
+    # Rich would send stdout to the terminal too, also where it is redirected to a file.
+    redirect = sys.stdout.isatty()
+    with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as progress:
+        task = progress.add_task(unit, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], cut_off: str) -> None:
-    """Does it. The first SIGINT or SIGTERM sets the event, so that it ends in order; a second cuts it off.
+def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], if_aborted: str) -> None:
+    """Run work. The first SIGINT or SIGTERM sets its event, so that it ends in order; a second cancels it.
 
     Args:
-        work: gives whether all of it was done.
-        cut_off: what is then to be known.
+        work: returns whether everything was done.
+        if_aborted: what to tell the user after a second signal.
 
     Raises:
-        typer.Exit: not all was done; with `INTERRUPTED` after a signal, else with 1.
+        typer.Exit: not everything was done; with `INTERRUPTED` after a signal, else with 1.
     """
-    if code := asyncio.run(_until_signal(work, cut_off)):
+    if code := asyncio.run(_run_until_signal(work, if_aborted)):
         raise typer.Exit(code)
 
 
-async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], cut_off: str) -> int:
+async def _run_until_signal(
+    work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], if_aborted: str
+) -> int:
     stopping = asyncio.Event()
     task = asyncio.create_task(work(stopping))
-    code = 1  # the work may stop by itself, too
+    code = 1  # work may also stop by itself
 
     def stop() -> None:
         nonlocal code
@@ -126,19 +147,19 @@ async def _until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool
     try:
         done = await task
     except asyncio.CancelledError:
-        say(f"cut off; {cut_off}")
+        print_message(f"cut off; {if_aborted}")
         return INTERRUPTED
     return 0 if done else code
 
 
-def leave(code: int) -> NoReturn:
+def exit_now(code: int) -> NoReturn:
     """End the command at once, without waiting for its threads."""
-    INVOCATION.get().leave(code)
+    INVOCATION.get().exit(code)
 
 
-def leave_process(code: int) -> NoReturn:
-    """End the process at once: what may be left is a thread that waits for a disk, a name or a store which
-    does not answer, and the interpreter would wait for it.
+def exit_process(code: int) -> NoReturn:
+    """End the process at once. The interpreter would wait for threads, and a thread may wait for ever for a
+    disk, a name server or a store.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -13,8 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from receiver.cli import INTERRUPTED, interruption, output
-from receiver.cli.common import DOTENV, INVOCATION, AsJson, give_to_sdk, leave, say, until_signal
+from receiver.cli import INTERRUPTED, interrupted_line, output
+from receiver.cli.common import (
+    DOTENV,
+    INVOCATION,
+    AsJson,
+    exit_now,
+    export_aws_variables,
+    print_message,
+    run_until_signal,
+)
 from receiver.config import environment
 from receiver.core.errors import ConfigError
 from receiver.doctor import Level, Report, diagnose
@@ -34,26 +42,27 @@ def doctor(
     Works beside a running serve and without one. Secrets are neither shown, nor sent to strangers.
     Exit 1 if something fails; a warning does not. Ctrl-C ends it and shows what is known by then.
     """
-    until_signal(partial(_doctor, deep=deep, as_json=as_json), "nothing is shown of what was looked at")
+    run_until_signal(partial(_doctor, deep=deep, as_json=as_json), "nothing is shown of what was looked at")
 
 
 async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoReturn:
     own = dict(INVOCATION.get().environ)
     with contextlib.suppress(ConfigError):  # it is told among the findings
-        give_to_sdk(environment(own, DOTENV))
-    with _waiting(quiet=as_json) as waiting:
-        report = await diagnose(own, DOTENV, deep=deep, stopping=stopping, waiting=waiting)
+        export_aws_variables(environment(own, DOTENV))
+    with _waiting(quiet=as_json) as on_waiting:
+        report = await diagnose(own, DOTENV, deep=deep, stopping=stopping, on_waiting=on_waiting)
     if as_json:
         output.print_json(_document(report))
     else:
         _show(report)
-    levels = Counter(verdict.level for verdict in report.verdicts)
+    levels = Counter(result.level for result in report.results)
     early = "" if report.finished else "stopped before the end: "
-    say(f"{early}{_number(levels[Level.FAILURE], 'failure')}, {_number(levels[Level.WARNING], 'warning')}")
+    failures, warnings = levels[Level.FAILURE], levels[Level.WARNING]
+    print_message(f"{early}{_number(failures, 'failure')}, {_number(warnings, 'warning')}")
     if not report.finished:
-        sys.stderr.write(interruption())
-        leave(INTERRUPTED)
-    leave(0 if report.good else 1)
+        sys.stderr.write(interrupted_line())
+        exit_now(INTERRUPTED)
+    exit_now(0 if report.good else 1)
 
 
 @contextlib.contextmanager
@@ -70,16 +79,16 @@ def _waiting(*, quiet: bool) -> Iterator[Callable[[Sequence[str]], None]]:
 def _show(report: Report) -> None:
     console = Console(highlight=False)
     if not console.is_terminal:
-        for verdict in report.verdicts:
-            output.print_line([verdict.level, verdict.check, verdict.detail, verdict.remedy or ""])
+        for result in report.results:
+            output.print_line([result.level, result.check, result.detail, result.remedy or ""])
         return
     grid = Table.grid(padding=(0, 2))
-    for verdict in report.verdicts:
-        said = Text(f"{verdict.check}: ", style="bold")
-        said.append(output.safe(verdict.detail), style="not bold")
-        grid.add_row(Text(verdict.level, style=STYLES[verdict.level]), said)
-        if verdict.remedy:
-            grid.add_row("", Text(f"→ {output.safe(verdict.remedy)}"))
+    for result in report.results:
+        said = Text(f"{result.check}: ", style="bold")
+        said.append(output.safe(result.detail), style="not bold")
+        grid.add_row(Text(result.level, style=STYLES[result.level]), said)
+        if result.remedy:
+            grid.add_row("", Text(f"→ {output.safe(result.remedy)}"))
     console.print(grid)
 
 
@@ -88,7 +97,7 @@ def _document(report: Report) -> dict[str, Any]:
         "ok": report.good,
         "checks": [
             {"check": v.check, "level": v.level.value, "detail": v.detail, "remedy": v.remedy}
-            for v in report.verdicts
+            for v in report.results
         ],
         "settings": list(report.settings),
     }

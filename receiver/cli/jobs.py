@@ -1,22 +1,21 @@
-"""``receiver jobs`` and ``receiver job``: what the ledger knows."""
+"""``receiver jobs`` and ``receiver job``."""
 
 import asyncio
-import contextlib
 from typing import Annotated
 
 import typer
 
 from receiver.api.params import MAX_LIMIT
 from receiver.cli import output
-from receiver.cli.common import AsJson, fail, opened
+from receiver.cli.common import AsJson, closing, fail, load_config
 from receiver.cli.options import whole
-from receiver.cli.selection import Reason, Ref, Since, States, Until, chosen, complete_id, the_job
+from receiver.cli.selection import Reason, Ref, Since, States, Until, complete_id, find_job, job_filter
 from receiver.core.errors import LedgerError
 from receiver.ledger import LedgerReader
 
 LIMIT = 20
 PAGE = 500
-"""Jobs that are read at a time where all are listed: a server beside is held up by no long look."""
+"""Jobs in one query of ``--all``, so that no query takes long beside a running server."""
 
 
 def jobs(
@@ -40,8 +39,8 @@ def jobs(
     if all_of_them and limit is not None:
         raise typer.BadParameter("--all and --limit exclude each other")
     size = PAGE if all_of_them else limit or LIMIT
-    config, _ = opened()
-    wanted, window = chosen(
+    config, _ = load_config()
+    wanted, window = job_filter(
         config,
         state,
         ref=ref,
@@ -53,21 +52,19 @@ def jobs(
         cursor=cursor,
     )
 
-    async def ask() -> None:
-        view = await LedgerReader.open(config.data_dir)
-        async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(view.close)
-            shown = output.Jobs(as_json=as_json)
+    async def show() -> None:
+        async with closing(await LedgerReader.open(config.data_dir)) as reader:
+            listing = output.JobList(as_json=as_json)
             before = window.before
             while True:
-                page = await view.jobs(wanted, before=before, limit=size)
-                shown.page(page.jobs)
+                page = await reader.jobs(wanted, before=before, limit=size)
+                listing.page(page.jobs)
                 before = page.next
                 if before is None or not all_of_them:
                     break
-            shown.end(before)
+            listing.end(before)
 
-    asyncio.run(ask())
+    asyncio.run(show())
 
 
 def job(
@@ -83,19 +80,16 @@ def job(
     as_json: AsJson = False,
 ) -> None:
     """Show one job and its history."""
-    config, _ = opened()
+    config, _ = load_config()
 
-    async def ask() -> None:
-        view = await LedgerReader.open(config.data_dir)
-        try:
-            meant = await the_job(view, job_id)
-            found = await view.job_with_history(meant.id)
-        finally:
-            await view.close()
-        assert found is not None, "nobody removes a job"
+    async def show() -> None:
+        async with closing(await LedgerReader.open(config.data_dir)) as reader:
+            meant = await find_job(reader, job_id)
+            found = await reader.job_with_history(meant.id)
+        assert found is not None, "jobs are never removed"
         output.job(*found, as_json=as_json)
 
     try:
-        asyncio.run(ask())
+        asyncio.run(show())
     except LedgerError as error:
         fail(error.detail if error.reason == "ledger.unknown_job" else str(error))

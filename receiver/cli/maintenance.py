@@ -1,87 +1,106 @@
-"""What the commands that keep ledger and archive have in common."""
+"""What the maintenance commands share: settings, the scan of the archive, and their report."""
 
+import contextlib
+import itertools
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from receiver.archive.base import Inventory
 from receiver.bootstrap.factories import check_settings
 from receiver.cli import common
 from receiver.cli.options import decimal
-from receiver.cli.output import safe
+from receiver.cli.output import print_line, table
 from receiver.config import Config
+from receiver.core.clock import wall_clock
 from receiver.core.rate_limit import RateLimiter
-from receiver.operations.checkpoint import Finding
+from receiver.ledger import Ledger
+from receiver.operations.archive_scan import ArchiveScan
+from receiver.operations.checkpoint import Checkpoint, Finding
 
 Rate = Annotated[float | None, decimal("At most so many objects a second.", 0.001, 100_000)]
 FromStart = Annotated[
     bool, typer.Option("--from-start", help="Begin anew, and not where the last run was cut off.")
 ]
 
-SHOWN = 200
-"""Findings in a table on a terminal; in a pipe and as JSON it is all of them."""
+MAX_ROWS = 200
+"""Findings in a table on a terminal; a pipe and JSON get all of them."""
 
 
-def opened() -> tuple[Config, Mapping[str, str]]:
-    """The settings, checked, and the environment that they come from.
+def load_checked_config() -> tuple[Config, Mapping[str, str]]:
+    """Return the settings, checked as `serve` checks them, and the environment that they come from.
 
     Raises:
         ConfigError: one line that names the setting.
     """
-    config, environ = common.opened()
+    config, environ = common.load_config()
     check_settings(config)
-    common.give_to_sdk(environ)
-    os.umask(0o077)  # whatever is made here is the owner's alone
+    common.export_aws_variables(environ)
+    os.umask(0o077)  # whatever is created here is readable by its owner alone
     return config, environ
 
 
-def turns(rate: float | None) -> Callable[[], Awaitable[None]]:
-    """Waits for the next object's turn: so many a second, where a rate is given."""
-    return _at_once if rate is None else RateLimiter(rate).wait
+@contextlib.asynccontextmanager
+async def archive_scan(
+    name: str,
+    config: Config,
+    ledger: Ledger,
+    archive: Inventory,
+    *,
+    plan: Mapping[str, str],
+    rate: float | None,
+    from_start: bool,
+) -> AsyncIterator[ArchiveScan]:
+    """Open the checkpoint of a run, and a scan that continues after it."""
+    with await Checkpoint.open(
+        ledger, config.data_dir, name, plan=plan, now=wall_clock(), from_start=from_start
+    ) as checkpoint:
+        yield ArchiveScan(
+            ledger=ledger,
+            archive=archive,
+            checkpoint=checkpoint,
+            concurrency=config.uploads,
+            throttle=RateLimiter(rate).wait,
+            now=wall_clock,
+        )
 
 
-async def _at_once() -> None:
-    """The turn of a run without a rate."""
-
-
-def print_lines(documents: Iterable[Mapping[str, Any]]) -> None:
-    """JSON lines."""
-    for document in documents:
-        print(json.dumps(document, ensure_ascii=False))  # noqa: T201 - a command's output
+def print_report(
+    findings: Iterable[Finding],
+    counts: Iterable[tuple[int, str]],
+    summary: Mapping[str, Any],
+    *,
+    as_json: bool,
+) -> None:
+    """Print findings and counts as text, or findings and summary as JSON lines."""
+    if as_json:
+        for document in (*findings, {"summary": summary}):
+            print(json.dumps(document, ensure_ascii=False))  # noqa: T201 - a command's output
+        return
+    print_findings(findings)
+    print_counts(counts)
 
 
 def print_findings(findings: Iterable[Finding]) -> None:
-    """A table on a terminal, tab-separated lines in a pipe."""
+    """Print findings as a table on a terminal, as tab-separated lines in a pipe."""
     console = Console()
+    rows = ([one["job"] or "", one["reason"], one["uri"] or "", one["detail"]] for one in findings)
     if not console.is_terminal:
-        for finding in findings:
-            typer.echo("\t".join(safe(cell) for cell in _cells(finding)))
+        for row in rows:
+            print_line(row)
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in ("job", "reason", "object", "detail"):
-        table.add_column(name, overflow="fold")
-    more = 0
-    for finding in findings:
-        if table.row_count < SHOWN:
-            table.add_row(*(Text(safe(cell)) for cell in _cells(finding)))
-        else:
-            more += 1
-    if table.row_count:
-        console.print(table)
-    if more:
+    shown = list(itertools.islice(rows, MAX_ROWS))
+    if shown:
+        console.print(table(("job", "reason", "object", "detail"), shown))
+    if more := sum(1 for _ in rows):
         console.print(f"… and {more} more; --json gives all of them.", style="dim")
 
 
-def print_counts(lines: Iterable[tuple[int, str]]) -> None:
-    """How many of what."""
-    for number, what in lines:
+def print_counts(counts: Iterable[tuple[int, str]]) -> None:
+    """Print numbers with what they count."""
+    for number, what in counts:
         typer.echo(f"{number:>9}  {what}")
-
-
-def _cells(finding: Finding) -> tuple[str, ...]:
-    return (finding["job"] or "", finding["reason"], finding["uri"] or "", finding["detail"])

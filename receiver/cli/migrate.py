@@ -1,18 +1,19 @@
-"""``receiver archive-migrate``: archived images from a folder to the bucket."""
+"""``receiver archive-migrate``."""
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Annotated
 
 import typer
 
 from receiver.archive.base import open_archive
-from receiver.cli.common import counting
-from receiver.cli.maintenance import Rate, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.common import closing, progress_bar
+from receiver.cli.maintenance import Rate, load_checked_config, print_report
 from receiver.config import Config
 from receiver.core.errors import ConfigError
 from receiver.core.jobs import State
+from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Ledger
 from receiver.operations.migrate import Migrator
 
@@ -47,7 +48,7 @@ def archive_migrate(
     A run that was cut off is begun again. Files stay where they are, unless --remove is given. Exit 1 if an
     image could not be moved.
     """
-    config, environ = opened()
+    config, environ = load_checked_config()
     folder = source or (config.data_dir.resolve() / "archive").as_uri()
     if not config.archive_uri.startswith("s3://"):
         raise ConfigError("RECEIVER_ARCHIVE: must name the bucket to move to, s3://bucket/prefix")
@@ -66,35 +67,32 @@ async def _migrate(
     remove: bool,
     as_json: bool,
 ) -> bool:
-    async with contextlib.AsyncExitStack() as stack:
-        ledger = await Ledger.open_beside(config.data_dir, make=False)
-        stack.push_async_callback(ledger.close)
-        source = open_archive(folder, uploads=config.uploads)
-        stack.push_async_callback(source.aclose)
-        target = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
-        stack.push_async_callback(target.aclose)
-        await target.probe()  # tells what the store does not honour, so that puts do without
+    async with (
+        closing(await Ledger.open_beside(config.data_dir, make=False)) as ledger,
+        aclosing(open_archive(folder, uploads=config.uploads)) as source,
+        aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as target,
+    ):
+        await target.probe()  # finds what the store does not honour, so that puts do without it
         migrator = Migrator(
             ledger=ledger,
             source=source,
             target=target,
-            hands=config.uploads,
-            turn=turns(rate),
+            concurrency=config.uploads,
+            throttle=RateLimiter(rate).wait,
         )
         jobs = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
-        with counting("images", quiet=as_json) as told:
-            await migrator.move(lambda _, done: told(done, jobs))
+        with progress_bar("images", quiet=as_json) as on_progress:
+            await migrator.move(lambda done: on_progress(done, jobs))
         if remove:
-            with counting("files", quiet=as_json) as told:
-                await migrator.remove(lambda _, done: told(done, None))
-        counts = migrator.counts
-        if as_json:
-            print_lines(migrator.findings)
-            summary = {"from": folder, "to": config.archive_uri, "bytes": counts["bytes"]}
-            print_lines([{"summary": {**summary, **{name: counts[name] for name in DONE}}}])
-        else:
-            print_findings(migrator.findings)
-            print_counts(
-                (counts[name], what) for name, what in DONE.items() if counts[name] or name == "moved"
-            )
-        return not migrator.findings
+            with progress_bar("files", quiet=as_json) as on_progress:
+                await migrator.remove(lambda done: on_progress(done, None))
+    counts = migrator.counts
+    lines = [(counts[name], text) for name, text in DONE.items() if counts[name] or name == "moved"]
+    summary = {
+        "from": folder,
+        "to": config.archive_uri,
+        "bytes": counts["bytes"],
+        **{name: counts[name] for name in DONE},
+    }
+    print_report(migrator.findings, lines, summary, as_json=as_json)
+    return not migrator.findings

@@ -1,14 +1,12 @@
-"""What commands print: tables on a terminal, plain lines in a pipe, JSON where it is asked for."""
+"""What commands print: tables on a terminal, tab-separated lines in a pipe, JSON with ``--json``."""
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -29,80 +27,83 @@ COLOURS: Mapping[State, str] = {
 }
 
 
+JobDocument = Mapping[str, Any]
+"""A job as the API returns it."""
+
+
 def print_json(value: Any) -> None:
-    """One JSON document, as it is; what a terminal would obey is escaped, as JSON lets every character be."""
+    """Print one JSON document. Control characters are escaped, so that no text drives the terminal."""
     print(json_text(value))  # noqa: T201 - a command's output
 
 
 def json_text(value: Any) -> str:
-    """What `print_json` prints."""
+    """Return what `print_json` prints."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
 def dotenv(values: Mapping[str, str]) -> str:
-    """The text of a ``.env`` file. JSON values stand in single quotes, which keep them as they are."""
+    """Return the text of a ``.env`` file. Single quotes keep JSON values as they are."""
     return "\n".join(f"{name}='{value}'" for name, value in values.items())
 
 
 class JsonJobs:
-    """Prints one JSON document, ``{…, "jobs": […], …}``, as its jobs come, so that no list is too long.
+    """Prints one JSON document, ``{…, "jobs": […], …}``, job by job, so that a list can have any length.
 
     Args:
-        head: what stands before the list.
+        head: members in front of the list.
     """
 
     def __init__(self, **head: Any) -> None:
-        self._lead = "{\n" + "".join(map(_member, head.items())) + '  "jobs": ['
+        self._lead = "{\n" + "".join(f"  {_member(each)},\n" for each in head.items()) + '  "jobs": ['
         self._close = "]"
 
-    def add(self, job: Mapping[str, Any]) -> None:
-        """Prints a job."""
+    def add(self, job: JobDocument) -> None:
+        """Print a job."""
         print(f"{self._lead}\n{indent(json_text(job), '    ')}", end="")  # noqa: T201 - a command's output
         self._lead, self._close = ",", "\n  ]"
 
     def end(self, **tail: Any) -> None:
-        """Ends the document; ``tail`` stands behind the list."""
-        begun = "" if self._lead == "," else self._lead
-        members = "".join(f",\n{_member(each)[:-2]}" for each in tail.items())
-        print(f"{begun}{self._close}{members}\n}}")  # noqa: T201 - a command's output
+        """Print the members after the list, and end the document."""
+        lead = "" if self._lead == "," else self._lead
+        members = "".join(f",\n  {_member(each)}" for each in tail.items())
+        print(f"{lead}{self._close}{members}\n}}")  # noqa: T201 - a command's output
 
 
-def _member(named: tuple[str, Any]) -> str:
-    name, value = named
-    return f"  {json_text(name)}: {json_text(value)},\n"
+def _member(item: tuple[str, Any]) -> str:
+    name, value = item
+    return f"{json_text(name)}: {json_text(value)}"
 
 
-class Jobs:
-    """Prints pages of jobs as they come, so that no list is too long to be printed.
+class JobList:
+    """Prints jobs page by page, so that a list can have any length.
 
     Args:
-        as_json: one document, ``{"jobs": […], "next": …}``.
+        as_json: print one document, ``{"jobs": […], "next": …}``.
     """
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = JsonJobs() if as_json else None
         self._console = Console()
-        self._head: Sequence[str] = ()
+        self._has_header = False
 
     def page(self, found: Sequence[Job]) -> None:
-        """Prints some jobs."""
-        shown = [serializers.job(job) for job in found]
-        if self._json is not None:
-            for job in shown:
+        """Print a page of jobs."""
+        documents = [serializers.job(job) for job in found]
+        if self._json is None and self._console.is_terminal and documents:
+            page = job_table(documents)
+            page.show_header = not self._has_header
+            self._has_header = True
+            self._console.print(page)
+            return
+        for job in documents:
+            if self._json is not None:
                 self._json.add(job)
-        elif not self._console.is_terminal:
-            for job in shown:
+            else:
                 print_line(row(job))
-        elif shown:
-            table = job_table(shown, self._console)
-            names = [str(column.header) for column in table.columns]
-            table.show_header = names != self._head
-            self._head = names
-            self._console.print(table)
 
     def end(self, following: int | None) -> None:
-        """Ends the list; ``following`` is where the next page begins, if there is one."""
+        """End the list; ``following`` is where the next page begins, if there is one."""
         cursor = params.cursor(following)
         if self._json is not None:
             self._json.end(next=cursor)
@@ -113,73 +114,34 @@ class Jobs:
 
 
 def print_line(cells: Sequence[str]) -> None:
-    """One line for a pipe, with tabs between the cells."""
-    print("\t".join(safe(cell) for cell in cells))  # noqa: T201 - a command's output
+    """Print one line for a pipe, with tabs between the cells."""
+    print("\t".join(map(safe, cells)), flush=True)  # noqa: T201 - a command's output
 
 
-SHORT_ID = 9
-"""Characters: the first group of a UUID, and a sign that there is more."""
-
-KEPT: Mapping[str, int] = {"ref": 8, "image": 14, "obstacle": 20}
-"""Columns that give way where a terminal is narrow, each with the characters that it keeps."""
-
-SPARED = ("image", "updated", "reason", "ref", "was")
-"""Columns that are left out where a terminal is narrower still, those first that are missed least."""
-
-Shown = Mapping[str, Any]
-"""A job as the API gives it."""
+STATE_COLUMNS = frozenset({"state", "was", "is"})
 
 
-def job_table(found: Sequence[Shown], console: Console) -> Table:
-    """A table of jobs for a terminal."""
-    return fitting_table(("job", "state", "ref", "image", "updated", "reason"), map(row, found), console)
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """Return a table for a terminal. In a narrow one, cells are folded, and none is cut."""
+    grid = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+    for name in names:
+        grid.add_column(name, overflow="fold", no_wrap=name in STATE_COLUMNS)
+    for cells in rows:
+        grid.add_row(*(Text(safe(cell), _style(name, cell)) for name, cell in zip(names, cells, strict=True)))
+    return grid
 
 
-def fitting_table(names: Sequence[str], rows: Iterable[Sequence[str]], console: Console) -> Table:
-    """A table that a terminal has room for; an id keeps in any case what it is known by.
-
-    Args:
-        names: of the columns; ``job`` is an id, ``updated`` a time, ``state``, ``was`` and ``is`` are states.
-        rows: their cells.
-        console: the terminal.
-    """
-    lines = [[safe(cell) for cell in cells] for cells in rows]
-    columns = {name: [cells[place] for cells in lines] for place, name in enumerate(names)}
-    if _width(columns, {}) > console.width:
-        columns["job"] = [
-            cell if len(cell) <= SHORT_ID else f"{cell[: SHORT_ID - 1]}…" for cell in columns["job"]
-        ]
-        if "updated" in columns:
-            columns["updated"] = [cell[11:19] for cell in columns["updated"]]
-    for name in SPARED:
-        if _width(columns, KEPT) > console.width:
-            columns.pop(name, None)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for name in columns:
-        table.add_column(name, no_wrap=name not in KEPT)
-    for cells in zip(*columns.values(), strict=True):
-        table.add_row(*map(_styled, columns, cells))
-    return table
+def _style(name: str, cell: str) -> str:
+    return COLOURS[State(cell)] if name in STATE_COLUMNS and cell in set(State) else ""
 
 
-def _width(columns: Mapping[str, Sequence[str]], kept: Mapping[str, int]) -> int:
-    widths = [
-        min(max(map(cell_len, (name, *cells))), kept.get(name, sys.maxsize))
-        for name, cells in columns.items()
-    ]
-    return sum(widths) + len(widths) - 1
+def job_table(found: Sequence[JobDocument]) -> Table:
+    """Return a table of jobs for a terminal."""
+    return table(("job", "state", "ref", "image", "updated", "reason"), map(row, found))
 
 
-def _styled(name: str, cell: str) -> Text:
-    is_state = name in {"state", "was", "is"} and cell in list(State)
-    style = COLOURS[State(cell)] if is_state else ""
-    return Text(
-        cell, style, no_wrap=name != "obstacle", overflow="fold" if name == "obstacle" else "ellipsis"
-    )
-
-
-def row(job: Shown) -> Sequence[str]:
-    """One job in short: id, state, ref, image, time of the last change, reason."""
+def row(job: JobDocument) -> Sequence[str]:
+    """Return a job's id, state, ref, image, time of the last change, and reason."""
     image, error = job["image"], job["error"]
     size = f"{image['width']}x{image['height']} {image['format']}" if image else ""
     return (
@@ -193,28 +155,28 @@ def row(job: Shown) -> Sequence[str]:
 
 
 @contextmanager
-def live_jobs(*, quiet: bool) -> Iterator[Callable[[Sequence[Shown]], None]]:
-    """Gives a function that shows jobs: in a live table on a terminal, else a line for each change."""
+def live_jobs(*, quiet: bool) -> Iterator[Callable[[Sequence[JobDocument]], None]]:
+    """Yield a function that shows jobs: in a live table on a terminal, else as a line for each change."""
     console = Console()
     if quiet:
         yield lambda _: None
     elif console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            yield lambda found: live.update(job_table(found, console), refresh=True)
+            yield lambda found: live.update(job_table(found), refresh=True)
     else:
-        said: dict[str, str] = {}
+        states: dict[str, str] = {}
 
-        def tell(found: Sequence[Shown]) -> None:
+        def show(found: Sequence[JobDocument]) -> None:
             for job in found:
-                if said.get(job["id"]) != job["state"]:
-                    said[job["id"]] = job["state"]
-                    print("\t".join(safe(cell) for cell in row(job)), flush=True)  # noqa: T201 - a command's output
+                if states.get(job["id"]) != job["state"]:
+                    states[job["id"]] = job["state"]
+                    print_line(row(job))
 
-        yield tell
+        yield show
 
 
 def demo_end(address: str, token: str, archive: Path, *, archived: bool, stays: bool, as_json: bool) -> None:
-    """Where the demo's results are, and how to ask for more."""
+    """Print where the demo's results are."""
     if as_json:
         print_json({"archived": archived, "archive": str(archive), "address": address, "token": token})
         return
@@ -227,7 +189,7 @@ def demo_end(address: str, token: str, archive: Path, *, archived: bool, stays: 
 
 
 def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:
-    """One job with its history."""
+    """Print a job and its history."""
     if as_json:
         print_json({**serializers.job(job), "history": [serializers.event(event) for event in history]})
         return
@@ -241,7 +203,7 @@ def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:
             print_line([line[name] or "" for name in ("at", "event", "from", "to", "reason", "detail")])
         return
     for name, text in known:
-        # Somebody may look over the shoulder: keys are shown to programs alone, as on the page.
+        # A screen may be watched: keys in URLs are shown to programs alone, as on the status page.
         plain = serializers.plain_url(text) if name.endswith("_url") else text
         shown = Text(safe(plain), style=COLOURS[job.state] if name == "state" else "")
         console.print(Text(f"{name:<18}", style="dim"), shown)
@@ -253,7 +215,7 @@ def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:
 
 
 def safe(text: str) -> str:
-    """Text of strangers without what a terminal would obey."""
+    """Return a text without the control characters that would drive a terminal."""
     return "".join(c if c.isprintable() else "�" for c in text)
 
 

@@ -1,4 +1,4 @@
-"""``receiver prune``: removes what is older than it is to be kept, now."""
+"""``receiver prune``."""
 
 import asyncio
 from collections.abc import Mapping
@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from receiver.cli import output
-from receiver.cli.common import counting
-from receiver.cli.maintenance import opened, print_counts
+from receiver.cli.common import closing, progress_bar
+from receiver.cli.maintenance import load_checked_config, print_counts
 from receiver.config import Config, duration
 from receiver.core.clock import wall_clock
 from receiver.ledger import Ledger, LedgerReader
-from receiver.operations.retention import Pruner, would_go
+from receiver.operations.retention import Pruner, count_prunable
 
 NAMES = {
     "history": "lines of the history of archived jobs",
@@ -38,34 +38,26 @@ def prune(
 
     A running serve does the same by itself once an hour.
     """
-    config, _ = opened()
-    keep = config.keep_history if older_than is None else _span(older_than)
-    gone = asyncio.run(_prune(config, keep, dry_run=dry_run, quiet=as_json))
+    config, _ = load_checked_config()
+    keep = config.keep_history if older_than is None else _duration(older_than)
+    removed = asyncio.run(_prune(config, keep, dry_run=dry_run, quiet=as_json))
     if as_json:
-        output.print_json({"dry_run": dry_run, "rows": {name: gone.get(name, 0) for name in NAMES}})
+        output.print_json({"dry_run": dry_run, "rows": {name: removed.get(name, 0) for name in NAMES}})
     else:
-        print_counts((gone.get(name, 0), what) for name, what in NAMES.items())
+        print_counts((removed.get(name, 0), what) for name, what in NAMES.items())
 
 
 async def _prune(config: Config, keep: timedelta, *, dry_run: bool, quiet: bool) -> Mapping[str, int]:
     if dry_run:
-        view = await LedgerReader.open(config.data_dir)
-        try:
-            return await would_go(view, keep, wall_clock())
-        finally:
-            await view.close()
-    # Opening to write would make a ledger where there is none.
-    await (await LedgerReader.open(config.data_dir)).close()
-    ledger = await Ledger.open_beside(config.data_dir)
-    try:
-        with counting("rows removed", quiet=quiet) as told:
+        async with closing(await LedgerReader.open(config.data_dir)) as reader:
+            return await count_prunable(reader, keep, wall_clock())
+    async with closing(await Ledger.open_beside(config.data_dir, make=False)) as ledger:
+        with progress_bar("rows removed", quiet=quiet) as on_progress:
             pruner = Pruner(ledger=ledger, keep=keep, now=wall_clock)
-            return await pruner.round(lambda gone: told(sum(gone.values()), None))
-    finally:
-        await ledger.close()
+            return await pruner.round(lambda removed: on_progress(sum(removed.values()), None))
 
 
-def _span(text: str) -> timedelta:
+def _duration(text: str) -> timedelta:
     try:
         return duration(text)
     except ValueError as error:

@@ -1,25 +1,23 @@
-"""``receiver rebuild``: the ledger from the archive alone."""
+"""``receiver rebuild``."""
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
+from contextlib import AsyncExitStack, aclosing
 from typing import Annotated
 
 import typer
 
 from receiver.archive.base import open_archive
 from receiver.bootstrap.factories import make_data_dir
-from receiver.cli.common import counting
-from receiver.cli.maintenance import FromStart, Rate, opened, print_counts, print_findings, print_lines, turns
+from receiver.cli.common import closing, progress_bar
+from receiver.cli.maintenance import FromStart, Rate, archive_scan, load_checked_config, print_report
 from receiver.config import Config
-from receiver.core.clock import wall_clock
 from receiver.core.errors import ConfigError
 from receiver.ledger import Ledger, Rebuilt
-from receiver.operations.archive_scan import Walk, be_there
-from receiver.operations.checkpoint import Journal
+from receiver.operations.archive_scan import has_objects
 from receiver.operations.rebuild import Rebuilder
 
-BECAME = {
+BECAME: dict[str, str] = {
     Rebuilt.KNOWN: "known already",
     Rebuilt.ADDED: "jobs added",
     Rebuilt.MOVED: "known jobs taken to archived",
@@ -47,7 +45,7 @@ def rebuild(
     and whose object is there and proved, is taken to archived. Exit 1 if an object was refused or left, or
     if nothing lies in the archive.
     """
-    config, environ = opened()
+    config, environ = load_checked_config()
     if not asyncio.run(_rebuild(config, environ, rate, from_start=from_start, as_json=as_json)):
         raise typer.Exit(1)
 
@@ -55,44 +53,33 @@ def rebuild(
 async def _rebuild(
     config: Config, environ: Mapping[str, str], rate: float | None, *, from_start: bool, as_json: bool
 ) -> bool:
-    async with contextlib.AsyncExitStack() as stack:
+    plan = {"archive": config.archive_uri}
+    async with AsyncExitStack() as stack:
         archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
-        stack.push_async_callback(archive.aclose)
-        if not await be_there(archive):
-            # A mistyped place would pass for a rebuild, and an empty ledger for the restored
-            # one, by Litestream as well as by an operator.
+        await stack.enter_async_context(aclosing(archive))
+        if not await has_objects(archive):
+            # With a wrong RECEIVER_ARCHIVE, an empty ledger would pass for the rebuilt one.
             raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to rebuild a ledger from")
         make_data_dir(config)
-        ledger = await Ledger.open_beside(config.data_dir)
-        stack.push_async_callback(ledger.close)
+        ledger = await stack.enter_async_context(closing(await Ledger.open_beside(config.data_dir)))
         await ledger.release_orphans(config.data_dir)
-        plan = {"archive": config.archive_uri}
-        journal = stack.enter_context(
-            await Journal.open(
-                ledger, config.data_dir, "rebuild", plan=plan, now=wall_clock(), from_start=from_start
-            )
+        scan = await stack.enter_async_context(
+            archive_scan("rebuild", config, ledger, archive, plan=plan, rate=rate, from_start=from_start)
         )
-        walk = Walk(
-            ledger=ledger,
-            archive=archive,
-            journal=journal,
-            hands=config.uploads,
-            turn=turns(rate),
-            now=wall_clock,
-        )
-        if journal.resumed and not as_json:
-            typer.echo(f"Going on after {journal.counts['objects']} objects.", err=True)
-        with counting("objects", quiet=as_json) as told:
-            await Rebuilder(walk).run(lambda done: told(done, None))
-        counts = journal.counts
-        if as_json:
-            print_lines(journal.findings())
-            names = {what.value: counts[what] for what in BECAME}
-            unused = {reason: counts[reason] for reason in UNUSED}
-            print_lines([{"summary": {**plan, "objects": counts["objects"], **names, "unused": unused}}])
-        else:
-            print_findings(journal.findings())
-            print_counts([(counts["objects"], "objects")])
-            print_counts((counts[what], text) for what, text in BECAME.items() if counts[what])
-            print_counts((counts[what], text) for what, text in UNUSED.items() if counts[what])
+        checkpoint, counts = scan.checkpoint, scan.checkpoint.counts
+        if checkpoint.resumed and not as_json:
+            typer.echo(f"Going on after {counts['objects']} objects.", err=True)
+        with progress_bar("objects", quiet=as_json) as on_progress:
+            await Rebuilder(scan).run(lambda done: on_progress(done, None))
+        lines = [
+            (counts["objects"], "objects"),
+            *((counts[name], text) for name, text in (BECAME | UNUSED).items() if counts[name]),
+        ]
+        summary = {
+            **plan,
+            "objects": counts["objects"],
+            **{outcome: counts[outcome] for outcome in BECAME},
+            "unused": {reason: counts[reason] for reason in UNUSED},
+        }
+        print_report(checkpoint.findings(), lines, summary, as_json=as_json)
         return not (counts["archive.altered"] or counts["archive.mislabelled"] or counts[Rebuilt.BUSY])

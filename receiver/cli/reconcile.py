@@ -9,7 +9,7 @@ import typer
 
 from receiver.bootstrap.factories import make_data_dir, open_reconciler
 from receiver.cli import output
-from receiver.cli.common import AsJson, counting, opened, say
+from receiver.cli.common import AsJson, load_config, print_message, progress_bar
 from receiver.cli.options import decimal
 from receiver.config import Config
 from receiver.core.clock import wall_clock
@@ -37,7 +37,7 @@ def reconcile(
 
     What is found is fetched by a running serve, or by the next one.
     """
-    config, _ = opened()
+    config, _ = load_config()
     if config.ximilar_api_token is None:
         raise ConfigError("XIMILAR_API_TOKEN: is needed to ask the provider with")
     chosen = {
@@ -61,7 +61,7 @@ async def _round(config: Config, *, quiet: bool) -> Summary:
         stack.push_async_callback(ledger.close)
         reconciler = await open_reconciler(config, ledger, stack)
         assert reconciler is not None, "there is a token"
-        with counting("asked", quiet=quiet) as told:
+        with progress_bar("asked", quiet=quiet) as told:
             now = wall_clock()
             # Jobs that were asked about a moment ago, and are due again within that time, are taken in too.
             later = now + int(config.url_lifetime.total_seconds() * 1000)
@@ -90,4 +90,4 @@ def _tell(summary: Summary) -> None:
     for number, what in lines:
         typer.echo(f"{number:>7}  {what}")
     if summary.error is not None:
-        say(f"cut short with {summary.left} left: {summary.error}; run it again later")
+        print_message(f"cut short with {summary.left} left: {summary.error}; run it again later")

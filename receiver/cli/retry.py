@@ -1,7 +1,6 @@
-"""``receiver retry``: jobs that shall be tried again now, by id or by filter."""
+"""``receiver retry``: tries jobs again now, by id or by filter."""
 
 import asyncio
-import contextlib
 import shlex
 import sys
 from collections import Counter
@@ -14,38 +13,36 @@ import typer
 from rich.console import Console
 
 from receiver.cli import output
-from receiver.cli.common import AsJson, counting, opened, say, until_signal
-from receiver.cli.selection import Reason, Ref, Since, States, Until, chosen, complete_id, the_job
+from receiver.cli.common import AsJson, closing, load_config, print_message, progress_bar, run_until_signal
+from receiver.cli.selection import Reason, Ref, Since, States, Until, complete_id, find_job, job_filter
 from receiver.config import Config
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import UNSUCCESSFUL, Job, State
 from receiver.core.serializers import is_web, plain_url
 from receiver.ledger import Filter, Ledger, LedgerReader
 
-RETRIED = (State.RECEIVED, State.FETCHED, *UNSUCCESSFUL)
-"""States in which there is something to try."""
+RETRIABLE = (State.RECEIVED, State.FETCHED, *UNSUCCESSFUL)
 
 PAGE = 500
-AT_A_TIME = 50
-"""Jobs that share a commit. A server beside waits for one commit, and never for all of them."""
+CHUNK = 50
+"""Jobs in one commit. A running server waits for one commit, and not for all of them."""
 
-SHOWN = 20
-"""Rows of a table on a terminal, where the rest is told in numbers."""
+MAX_ROWS = 20
+"""Rows in a table on a terminal; a pipe and JSON get all of them."""
 
 NO_IMAGE = "the provider has named no image to fetch"
 
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One job, what is wanted of it, and what came of that.
+    """One job and the result of its retry.
 
     Attributes:
-        id: as it was found, or as it was typed where none was found.
-        ref: its reference.
-        before: its state, where it was found.
-        reason: why it is in it.
-        after: its state once it was told to be tried again.
-        obstacle: why it cannot be, and what can be done instead.
+        id: of the job, or as it was typed if there is no such job.
+        before: its state before the retry.
+        reason: why it is in that state.
+        after: its state after the retry.
+        obstacle: why it cannot be tried again, and what can be done instead.
     """
 
     id: str
@@ -87,11 +84,11 @@ def retry(
             "name jobs by their ids, or choose them with options such as --state rejected"
         )
     for each in state or ():
-        if each not in RETRIED:
+        if each not in RETRIABLE:
             raise typer.BadParameter(f"there is nothing to try again of jobs that are {each}")
-    config, _ = opened()
+    config, _ = load_config()
     if by_filter:
-        wanted, _ = chosen(config, state or RETRIED, ref=ref, reason=reason, since=since, until=until)
+        wanted, _ = job_filter(config, state or RETRIABLE, ref=ref, reason=reason, since=since, until=until)
         found = _matching(config, wanted)
     else:
         found = _named(config, ids or ())
@@ -104,55 +101,46 @@ def retry(
     asyncio.run(_each_page(found, rows.extend, quiet=False))
     if by_filter and any(row.obstacle is None for row in rows) and not yes:
         _confirm(rows, as_json=as_json)
-    until_signal(
+    run_until_signal(
         partial(_retry, config, rows, _Output(as_json=as_json, dry_run=False), by_filter=by_filter),
         "what was committed is tried again, and the same command takes up the rest",
     )
 
 
-# Which ------------------------------------------------------------------------------------------------------
-
-
 async def _each_page(
     pages: AsyncIterator[Sequence[_Row]], take: Callable[[Sequence[_Row]], None], *, quiet: bool
 ) -> None:
-    with counting("looked at", quiet=quiet) as counted:
+    with progress_bar("looked at", quiet=quiet) as on_progress:
         done = 0
         async for rows in pages:
             take(rows)
             done += len(rows)
-            counted(done, None)
+            on_progress(done, None)
 
 
 async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_Row]]:
-    view = await LedgerReader.open(config.data_dir)
-    try:
+    async with closing(await LedgerReader.open(config.data_dir)) as reader:
         before: int | None = None
         while True:
-            page = await view.jobs(wanted, before=before, limit=PAGE)
+            page = await reader.jobs(wanted, before=before, limit=PAGE)
             yield [_row(job) for job in page.jobs]
             before = page.next
             if before is None:
                 return
-    finally:
-        await view.close()
 
 
 async def _named(config: Config, ids: Sequence[str]) -> AsyncIterator[Sequence[_Row]]:
-    view = await LedgerReader.open(config.data_dir)
-    try:
-        rows: dict[str, _Row] = {}  # by what was found: one job may be named twice, short and whole
+    async with closing(await LedgerReader.open(config.data_dir)) as reader:
+        rows: dict[str, _Row] = {}  # by the found id: a job may be named twice, in short and in full
         for text in ids:
             try:
-                row = _row(await the_job(view, text))
+                row = _row(await find_job(reader, text))
             except LedgerError as error:
                 if error.reason != "ledger.unknown_job":
                     raise
                 row = _Row(text, obstacle=error.detail)
             rows[row.id] = row
         yield list(rows.values())
-    finally:
-        await view.close()
 
 
 def _row(job: Job) -> _Row:
@@ -161,12 +149,12 @@ def _row(job: Job) -> _Row:
 
 
 def _obstacle(job: Job) -> str | None:
-    if job.state not in RETRIED:
+    if job.state not in RETRIABLE:
         what = "the provider has not completed it yet; `receiver reconcile` asks about it"
         done = "its image lies in the archive already"
         return f"it is {job.state}: {what if job.state is State.SUBMITTED else done}"
     if job.image_url is None:
-        # The text of a stranger: what is no URL could be an option, or a file of this machine.
+        # The URL is untrusted: another text could be an option, or a file of this machine.
         source = job.source_url or ""
         again = (
             f": receiver submit {shlex.quote(source)}"
@@ -177,23 +165,20 @@ def _obstacle(job: Job) -> str | None:
     return None
 
 
-# Whether ----------------------------------------------------------------------------------------------------
-
-
 def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
-    """Shows what would be done, and asks where somebody can answer.
+    """Show what would be done, and on a terminal ask whether to do it.
 
     Raises:
-        typer.Exit: it is not wanted, or nobody can say so.
+        typer.Exit: the answer is no, or there is no terminal to ask on.
     """
     asks = sys.stdin.isatty() and sys.stderr.isatty()
-    # What is asked about stands where the question does: the output is what comes of it, and that alone.
+    # The preview goes where the question goes; the output is the result alone.
     preview = _Output(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
     preview.add(rows)
     preview.end()
     if asks and _is_wanted(f"Try {_count(preview.done)} again? [y/N] "):
         return
-    say("nothing was done" if asks else "nothing was done; --yes does it")
+    print_message("nothing was done" if asks else "nothing was done; --yes does it")
     raise typer.Exit(1)
 
 
@@ -202,31 +187,27 @@ def _is_wanted(question: str) -> bool:
     try:
         answer = console.input(question, markup=False)
     except EOFError:
-        console.print()  # the question's line was not ended
+        console.print()  # end the question's line
         return False
     return answer.strip().lower() in {"y", "yes"}
-
-
-# And what came of it ----------------------------------------------------------------------------------------
 
 
 async def _retry(
     config: Config, rows: Sequence[_Row], output: "_Output", stopping: asyncio.Event, *, by_filter: bool
 ) -> bool:
-    """Tries them again. Gives whether all was done that was asked for: a filter asks for what can be done."""
+    """Try the jobs again. Return whether all were; those that a filter selected need not be retriable."""
     interrupted = False
-    async with contextlib.AsyncExitStack() as stack:
-        ledger = await Ledger.open_beside(config.data_dir)
-        stack.push_async_callback(ledger.close)
-        counted = stack.enter_context(counting("tried again", quiet=output.as_json or len(rows) <= AT_A_TIME))
-        for begin in range(0, len(rows), AT_A_TIME):
-            chunk = rows[begin : begin + AT_A_TIME]
-            if stopping.is_set():
-                interrupted = True
-                output.add([replace(row, obstacle=row.obstacle or "not begun") for row in chunk])
-            else:
-                output.add(await asyncio.gather(*(_retry_one(ledger, row) for row in chunk)))
-                counted(begin + len(chunk), len(rows))
+    quiet = output.as_json or len(rows) <= CHUNK
+    async with closing(await Ledger.open_beside(config.data_dir)) as ledger:
+        with progress_bar("tried again", quiet=quiet) as on_progress:
+            for begin in range(0, len(rows), CHUNK):
+                chunk = rows[begin : begin + CHUNK]
+                if stopping.is_set():
+                    interrupted = True
+                    output.add([replace(row, obstacle=row.obstacle or "not begun") for row in chunk])
+                else:
+                    output.add(await asyncio.gather(*(_retry_one(ledger, row) for row in chunk)))
+                    on_progress(begin + len(chunk), len(rows))
     output.end()
     return not interrupted and (by_filter or not output.left)
 
@@ -239,23 +220,20 @@ async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
     except LedgerError as error:
         if error.reason != "ledger.wrong_state":
             raise
-        return replace(row, obstacle=error.detail)  # it has moved on since it was looked at
-
-
-# What is shown ----------------------------------------------------------------------------------------------
+        return replace(row, obstacle=error.detail)  # its state has changed since it was read
 
 
 class _Output:
-    """Prints rows as they come, and at last how many there were; on a terminal the first rows, in a table.
+    """Prints rows as they come, and a summary; on a terminal the first rows, in a table.
 
     Args:
-        as_json: as one document.
-        dry_run: whether the rows are only looked at.
+        as_json: print one document.
+        dry_run: whether the rows are only previewed.
         console: where a table goes.
 
     Attributes:
         done: rows that are, or would be, tried again.
-        left: rows that are not, or could not be.
+        left: rows that are not, or would not be.
     """
 
     def __init__(self, *, as_json: bool, dry_run: bool, console: Console | None = None) -> None:
@@ -269,8 +247,8 @@ class _Output:
         self._obstacles = Counter[str]()
 
     def add(self, rows: Sequence[_Row]) -> None:
-        """Takes some rows."""
-        self._first += rows[: SHOWN - len(self._first)]
+        """Print some rows."""
+        self._first += rows[: MAX_ROWS - len(self._first)]
         for row in rows:
             if row.obstacle is None:
                 self.done += 1
@@ -283,33 +261,37 @@ class _Output:
                 output.print_line(self._cells(row))
 
     def end(self) -> None:
-        """Ends the output."""
+        """Print the table and the summary."""
         if self.as_json:
             self._json.end()
         elif self._console.is_terminal and self._first:
             names = ("job", "ref", "state", "reason", "obstacle")
             if not self._dry_run:
                 names = ("job", "ref", "was", "is", "obstacle")
-            self._console.print(output.fitting_table(names, map(self._cells, self._first), self._console))
-            if self.done + self.left > SHOWN:
-                say(f"and {self.done + self.left - SHOWN} more; --json or a pipe gives all of them")
-        say(self._summary())
+            self._console.print(output.table(names, map(self._cells, self._first)))
+            if self.done + self.left > MAX_ROWS:
+                print_message(
+                    f"and {self.done + self.left - MAX_ROWS} more; --json or a pipe gives all of them"
+                )
+        print_message(self._summary())
 
     def _cells(self, row: _Row) -> Sequence[str]:
         fourth = row.reason if self._dry_run else row.after
         return row.id, row.ref or "", row.before or "", fourth or "", row.obstacle or ""
 
     def _summary(self) -> str:
-        said = f"{_count(self.done)} {'would be' if self._dry_run else _is(self.done)} tried again"
+        done = f"{_count(self.done)} {'would be' if self._dry_run else _is(self.done)} tried again"
         if not self.left:
-            return said
-        told = [f"{what} ({times})" if times > 1 else what for what, times in self._obstacles.most_common(3)]
+            return done
+        causes = [
+            f"{what} ({times})" if times > 1 else what for what, times in self._obstacles.most_common(3)
+        ]
         if self.done + self.left == 1:
-            told = [row.obstacle for row in self._first if row.obstacle]  # in full, with what to do instead
-        if len(self._obstacles) > len(told):
-            told.append(f"{len(self._obstacles) - len(told)} other obstacles")
+            causes = [row.obstacle for row in self._first if row.obstacle]  # with what to do instead
+        if len(self._obstacles) > len(causes):
+            causes.append(f"{len(self._obstacles) - len(causes)} other obstacles")
         cannot = "cannot" if self._dry_run else f"{_is(self.left)} not"
-        return f"{said}; {self.left} {cannot}: {'; '.join(told)}"
+        return f"{done}; {self.left} {cannot}: {'; '.join(causes)}"
 
 
 def _document(row: _Row) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which jobs are meant: the options and arguments that say so, and help where they say it wrongly."""
+"""Options and arguments that select jobs, and help where they are mistyped."""
 
 import asyncio
 import contextlib
@@ -12,7 +12,7 @@ import typer
 from starlette.datastructures import QueryParams
 
 from receiver.api import params
-from receiver.cli.common import opened
+from receiver.cli.common import closing, load_config
 from receiver.cli.options import SUGGESTED, choice
 from receiver.config import Config
 from receiver.core.clock import wall_clock
@@ -21,26 +21,26 @@ from receiver.core.jobs import Job, State, overdue_cutoff
 from receiver.ledger import Filter, LedgerReader
 
 LEAST_PREFIX = 4
-"""Characters of an id that may stand for the whole."""
+"""Characters of an id that are enough to name a job."""
 
-LOOKED_AT = 50
-COMPLETED = 50
+CANDIDATES = 50
+MAX_COMPLETIONS = 50
 
 _AGO = re.compile(r"(\d{1,18})\s*([smhd])", re.ASCII)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
 def complete_id(incomplete: str) -> Iterator[str]:
-    """Ids for the shell: those that begin so; the newest where nothing was typed yet."""
-    with contextlib.suppress(Exception):  # a shell shows nothing rather than our trouble
-        yield from asyncio.run(_ids(opened()[0], incomplete))
+    """Yield ids for the shell: those with this prefix, or the newest if nothing was typed yet."""
+    with contextlib.suppress(Exception):  # a shell must not show errors here
+        yield from asyncio.run(_ids(load_config()[0], incomplete))
 
 
-def moment(text: str) -> str:
-    """A time as the API reads it; ``2h`` is two hours ago.
+def parse_time(text: str) -> str:
+    """Return a time as the API reads it; ``2h`` is two hours ago.
 
     Raises:
-        typer.BadParameter: it is none.
+        typer.BadParameter: the text is no time.
     """
     try:
         if (ago := _AGO.fullmatch(text.strip())) is not None:
@@ -72,17 +72,17 @@ Reason = Annotated[
 Since = Annotated[
     str | None,
     typer.Option(
-        parser=moment,
+        parser=parse_time,
         metavar="TIME",
         help="Only jobs first heard of then or later: 2026-11-23T09:30:00Z, or 2h for 2 h ago.",
     ),
 ]
 Until = Annotated[
-    str | None, typer.Option(parser=moment, metavar="TIME", help="Only jobs first heard of before then.")
+    str | None, typer.Option(parser=parse_time, metavar="TIME", help="Only jobs first heard of before then.")
 ]
 
 
-def chosen(
+def job_filter(
     config: Config,
     states: Sequence[State] | None,
     *,
@@ -107,43 +107,43 @@ def chosen(
         raise typer.BadParameter(error.detail) from None
 
 
-async def the_job(view: LedgerReader, text: str) -> Job:
-    """The job that is meant by an id, or by the beginning of one.
+async def find_job(reader: LedgerReader, text: str) -> Job:
+    """Return the job with an id, or with an id that begins so.
 
     Raises:
-        LedgerError: ``ledger.unknown_job``, with what may have been meant.
+        LedgerError: ``ledger.unknown_job``, with suggestions.
     """
     if not text or not text.isprintable():
         raise LedgerError("ledger.unknown_job", "there is no job of this id")
     for spelling in dict.fromkeys((text, text.lower())):
-        if (job := await view.job(spelling)) is not None:
+        if (job := await reader.job(spelling)) is not None:
             return job
         if len(spelling) < LEAST_PREFIX:
             continue
-        found = await view.jobs_with_prefix(spelling, SUGGESTED + 1)
+        found = await reader.jobs_with_prefix(spelling, SUGGESTED + 1)
         if len(found) == 1:
             return found[0]
         if found:
             raise LedgerError(
                 "ledger.unknown_job", f"{text} begins several jobs: {_named(found)}; type more of the id"
             )
-    near = _nearest(text, await view.similar_jobs(text, LOOKED_AT))
+    near = _most_similar(text, await reader.similar_jobs(text, CANDIDATES))
     if near:
         raise LedgerError("ledger.unknown_job", f"there is no job {text}; did you mean {_named(near)}?")
     least = f"; the first {LEAST_PREFIX} characters of an id are enough" if len(text) < LEAST_PREFIX else ""
     raise LedgerError("ledger.unknown_job", f"there is no job {text}{least}")
 
 
-def _nearest(text: str, jobs: Sequence[Job]) -> Sequence[Job]:
-    """Those that look most like the text; a job with exactly this reference looks like it the most."""
+def _most_similar(text: str, jobs: Sequence[Job]) -> Sequence[Job]:
+    """Return the jobs whose id or reference is most similar to a text."""
 
-    def likeness(job: Job) -> float:
+    def similarity(job: Job) -> float:
         by_id = difflib.SequenceMatcher(None, text.lower(), job.id[: len(text)].lower()).ratio()
         by_ref = difflib.SequenceMatcher(None, text, (job.ref or "")[: len(text)]).ratio()
         return max(by_id, by_ref)
 
-    alike = sorted({job.id: job for job in jobs}.values(), key=likeness, reverse=True)
-    return [job for job in alike if likeness(job) >= 0.6][:SUGGESTED]
+    alike = sorted({job.id: job for job in jobs}.values(), key=similarity, reverse=True)
+    return [job for job in alike if similarity(job) >= 0.6][:SUGGESTED]
 
 
 def _named(jobs: Sequence[Job]) -> str:
@@ -155,10 +155,7 @@ def _named(jobs: Sequence[Job]) -> str:
 
 
 async def _ids(config: Config, incomplete: str) -> list[str]:
-    view = await LedgerReader.open(config.data_dir)
-    try:
+    async with closing(await LedgerReader.open(config.data_dir)) as reader:
         if incomplete:
-            return [job.id for job in await view.jobs_with_prefix(incomplete, COMPLETED)]
-        return [job.id for job in (await view.jobs(Filter(), limit=COMPLETED)).jobs]
-    finally:
-        await view.close()
+            return [job.id for job in await reader.jobs_with_prefix(incomplete, MAX_COMPLETIONS)]
+        return [job.id for job in (await reader.jobs(Filter(), limit=MAX_COMPLETIONS)).jobs]

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from receiver.bootstrap.serve import serve as serve_until_stopped
-from receiver.cli.common import give_to_sdk, leave, opened
+from receiver.cli.common import exit_now, export_aws_variables, load_config
 from receiver.telemetry import logs
 
 
@@ -15,8 +15,8 @@ def serve(
     as_json: Annotated[bool, typer.Option("--json", help="Announce the address as JSON on stdout.")] = False,
 ) -> None:
     """Accept deliveries, archive images and answer questions, until SIGTERM."""
-    config, environ = opened()
-    give_to_sdk(environ)
+    config, environ = load_config()
+    export_aws_variables(environ)
     logs.configure(config.log)
 
     def ready(address: str) -> None:
@@ -25,6 +25,6 @@ def serve(
 
     try:
         serve_until_stopped(config, environ, ready=ready)
-        leave(0)  # everything is recorded and closed
-    except SystemExit:  # uvicorn's way to say that it could not listen; its own line says why
+        exit_now(0)  # everything is recorded and closed
+    except SystemExit:  # uvicorn could not listen, and has logged why
         raise typer.Exit(1) from None

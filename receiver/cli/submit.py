@@ -16,7 +16,7 @@ from rich.console import Console
 
 from receiver import submission
 from receiver.cli import output
-from receiver.cli.common import AsJson, counting, opened, say, until_signal
+from receiver.cli.common import AsJson, load_config, print_message, progress_bar, run_until_signal
 from receiver.cli.options import choice, whole
 from receiver.core import serializers
 from receiver.core.errors import InvalidRequestError, ProviderError
@@ -101,7 +101,7 @@ def submit(
     try:
         items = submission.prepare(images or [], options, ref=ref, from_file=from_file, list_name=name)
     except InvalidRequestError as error:
-        say(error.detail)
+        print_message(error.detail)
         raise typer.Exit(1) from None
     asked = _Asked(
         items=items,
@@ -113,8 +113,8 @@ def submit(
         go_on=None if name is None else _go_on(name if again else None),
     )
     if again and asked.go_on is not None:
-        say(f"should this be interrupted, {asked.go_on} goes on")
-    until_signal(
+        print_message(f"should this be interrupted, {asked.go_on} goes on")
+    run_until_signal(
         partial(_submit, asked),
         "what was under way is open in the ledger, and is looked for before it is sent again",
     )
@@ -122,7 +122,7 @@ def submit(
 
 async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
     """Does it, and gives whether all of it was done."""
-    config, _ = opened()
+    config, _ = load_config()
     async with submission.submitting(
         config,
         asked.options,
@@ -133,7 +133,7 @@ async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
     ) as submitter:
         show = _line if not asked.as_json and not Console().is_terminal else _nothing
         taken = 0
-        with counting("submitted", quiet=len(asked.items) < 2) as counted:
+        with progress_bar("submitted", quiet=len(asked.items) < 2) as counted:
 
             def told(outcome: Outcome) -> None:
                 nonlocal taken
@@ -157,7 +157,7 @@ async def _follow(
     shown = set()
     ended = 0
 
-    with counting("ended", quiet=not of_job) as counted:
+    with progress_bar("ended", quiet=not of_job) as counted:
         counted(0, len(of_job))
 
         def told(jobs: Sequence[Job]) -> None:
@@ -206,7 +206,7 @@ def _each_once() -> Callable[[ProviderError], None]:
     def notice(error: ProviderError) -> None:
         if error.reason not in told:
             told.add(error.reason)
-            say(f"waiting: {error.detail}")
+            print_message(f"waiting: {error.detail}")
 
     return notice
 
@@ -246,10 +246,10 @@ def _end(asked: _Asked, outcomes: Sequence[Outcome]) -> None:
         _table(outcomes)
     reasons = dict.fromkeys(f"{o.image}: {o.error.detail}" for o in outcomes if o.error is not None)
     for reason in list(reasons)[:MOST_REASONS]:
-        say(reason)
+        print_message(reason)
     fates = Counter(outcome.fate for outcome in outcomes)
     if fates[Fate.OPEN] or fates[Fate.UNSENT]:
-        say(_left(asked, fates))
+        print_message(_left(asked, fates))
 
 
 def _left(asked: _Asked, fates: Counter[Fate]) -> str:
@@ -289,4 +289,4 @@ def _table(outcomes: Sequence[Outcome]) -> None:
     if not console.is_terminal:
         return
     names = ("job", "ref", "state", "image", "reason")
-    console.print(output.fitting_table(names, map(_row, outcomes), console))
+    console.print(output.table(names, map(_row, outcomes)))

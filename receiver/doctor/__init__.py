@@ -1,7 +1,7 @@
-"""Whether an installation has everything that it needs, and how to mend what it lacks.
+"""Diagnosis of an installation: whether it has everything that it needs, and how to repair what fails.
 
-Nothing stays changed: the archive's own probe, and a folder that is made for a moment where one has to be,
-are removed again. No secret is said, or sent to who does not know it.
+Nothing stays changed: the archive's probe and folders made to try whether they can be are removed again.
+Secrets are neither printed nor sent to anyone who does not know them.
 """
 
 import asyncio
@@ -14,35 +14,35 @@ from typing import Any
 from receiver.config import Config, environment, load_partly, named, origins
 from receiver.core.clock import wall_clock
 from receiver.core.errors import ConfigError
-from receiver.doctor.ledger import look_at_ledger, look_at_server
-from receiver.doctor.machine import look_at_address, look_at_directory, look_at_disk, look_at_versions
+from receiver.doctor.checks import Check, Level, Result, failure, ignore, run_checks, run_in_thread, warning
+from receiver.doctor.ledger import check_ledger, check_server
+from receiver.doctor.machine import check_address, check_directory, check_disk, check_versions
 from receiver.doctor.remote import (
-    look_at_archive,
-    look_at_no_public_url,
-    look_at_provider,
-    look_at_public_url,
-    look_at_readiness,
+    check_archive,
+    check_provider,
+    check_public_url,
+    check_readiness,
+    missing_public_url,
 )
 from receiver.doctor.settings import (
-    MEND,
-    hidden,
-    look_at_dotenv,
-    look_at_secret_files,
-    look_at_secrets,
-    look_at_settings,
-    shown,
+    FIX_SETTING,
+    check_dotenv,
+    check_secret_files,
+    check_secrets,
+    check_settings,
+    secret_values,
+    settings_report,
 )
-from receiver.doctor.verdict import Check, Level, Verdict, broken, doubtful, examine, in_thread, unheard
 from receiver.ledger import holder, unsafe_sqlite
 
-__all__ = ["Level", "Report", "Verdict", "diagnose"]
+__all__ = ["Level", "Report", "Result", "diagnose"]
 
 MOUNTS = Path("/proc/self/mounts")
 
 STORE_SECONDS = 20.0
 """How long the archive's probe may take, which asks the store several times."""
 
-NOT_LOOKED_AT = doubtful(
+REST_SKIPPED = warning(
     "the rest",
     "was not looked at, because the settings cannot be read",
     "Correct that, and look again.",
@@ -51,22 +51,21 @@ NOT_LOOKED_AT = doubtful(
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What all checks came to.
+    """The results of all checks.
 
     Attributes:
-        verdicts: one for each thing that was looked at.
-        settings: each setting without its secrets, and where it comes from; empty where none can be read.
-        finished: whether all checks came to their end.
+        settings: each setting with its source and without its secrets; empty if none can be read.
+        finished: whether all checks were completed.
     """
 
-    verdicts: Sequence[Verdict]
+    results: Sequence[Result]
     settings: Sequence[Mapping[str, Any]]
     finished: bool = True
 
     @property
     def good(self) -> bool:
-        """Whether all was looked at, and nothing fails."""
-        return self.finished and all(verdict.level is not Level.FAILURE for verdict in self.verdicts)
+        """Whether all checks were completed, and none failed."""
+        return self.finished and all(result.level is not Level.FAILURE for result in self.results)
 
 
 async def diagnose(
@@ -76,76 +75,77 @@ async def diagnose(
     deep: bool = False,
     now: Callable[[], int] = wall_clock,
     stopping: asyncio.Event | None = None,
-    waiting: Callable[[Sequence[str]], None] = unheard,
+    on_waiting: Callable[[Sequence[str]], None] = ignore,
 ) -> Report:
-    """Makes all checks at once.
+    """Run all checks at once.
 
     Args:
         own: the process's environment.
-        dotenv: where more of it is written.
-        deep: whether all of the ledger is read, however long that takes.
+        dotenv: a file with further settings.
+        deep: read all of the ledger, however long that takes.
         now: ms since the epoch.
-        stopping: has it end with what is known when it is set.
-        waiting: is told the names of the checks that are not through, whenever one is.
+        stopping: ends the checks when it is set.
+        on_waiting: called with the names of the unfinished checks whenever one finishes.
     """
     stopping = stopping or asyncio.Event()
     alone = [
-        Check("versions", _at_once(lambda: look_at_versions(unsafe_sqlite()))),
-        Check(".env", _in_thread(lambda: look_at_dotenv(dotenv))),
+        Check("versions", _immediate(lambda: check_versions(unsafe_sqlite()))),
+        Check(".env", _threaded(lambda: check_dotenv(dotenv))),
     ]
     try:
         environ = environment(own, dotenv)
         given = origins(own, dotenv)
         config, wrong = load_partly(environ)
     except ConfigError as error:
-        return Report([broken("settings", str(error), MEND), *await examine(alone), NOT_LOOKED_AT], ())
+        unreadable = failure("settings", str(error), FIX_SETTING)
+        return Report([unreadable, *await run_checks(alone), REST_SKIPPED], ())
     checks = [
-        Check("settings", _in_thread(lambda: look_at_settings(config, given, wrong))),
-        Check("secrets", _at_once(lambda: look_at_secrets(config, environ))),
-        Check("secret files", _in_thread(lambda: _look_at_secret_files(environ))),
+        Check("settings", _threaded(lambda: check_settings(config, given, wrong))),
+        Check("secrets", _immediate(lambda: check_secrets(config, environ))),
+        Check("secret files", _threaded(lambda: _check_secret_files(environ))),
         *alone,
-        *_here(config, now=now, deep=deep),
-        *_beyond(config, environ),
+        *_local_checks(config, now=now, deep=deep),
+        *_remote_checks(config, environ),
     ]
-    verdicts = await examine(
-        [check.without(named(wrong)) for check in checks],
-        hidden(config, environ),
+    results = await run_checks(
+        [check.skip_if_wrong(named(wrong)) for check in checks],
+        secret_values(config, environ),
         stopping=stopping,
-        waiting=waiting,
+        on_waiting=on_waiting,
     )
-    return Report(verdicts, shown(config, given, wrong), finished=not stopping.is_set())
+    return Report(results, settings_report(config, given, wrong), finished=not stopping.is_set())
 
 
-def _look_at_secret_files(environ: Mapping[str, str]) -> list[Verdict]:
+def _check_secret_files(environ: Mapping[str, str]) -> list[Result]:
     folder = environ.get("RECEIVER_SECRETS_DIR")
-    return look_at_secret_files(Path(folder), _mounts()) if folder else []
+    return check_secret_files(Path(folder), _mounts()) if folder else []
 
 
 def _mounts() -> str:
     return MOUNTS.read_text(encoding="utf-8", errors="replace") if MOUNTS.exists() else ""
 
 
-def _here(config: Config, *, now: Callable[[], int], deep: bool) -> list[Check]:
-    """What is looked at on this machine."""
+def _local_checks(config: Config, *, now: Callable[[], int], deep: bool) -> list[Check]:
+    """Return the checks of this machine."""
 
-    def directory() -> list[Verdict]:
-        return look_at_directory(config, user=os.geteuid(), mounts=_mounts())
+    def directory() -> list[Result]:
+        return check_directory(config, user=os.geteuid(), mounts=_mounts())
 
-    async def ledger() -> list[Verdict]:
-        serving = await _server(config) is not None
-        return await look_at_ledger(config, now=now(), deep=deep, serving=serving)
+    async def ledger() -> list[Result]:
+        serving = await _server_pid(config) is not None
+        return await check_ledger(config, now=now(), deep=deep, serving=serving)
 
-    async def serve() -> list[Verdict]:
-        pid = await _server(config)
+    async def serve() -> list[Result]:
+        pid = await _server_pid(config)
         if pid is None:
-            return [look_at_server(None), await in_thread(lambda: look_at_address(config))]
-        return [look_at_server(pid), *await look_at_readiness(config, elsewhere=pid == 0)]
+            return [check_server(None), await run_in_thread(lambda: check_address(config))]
+        return [check_server(pid), *await check_readiness(config, elsewhere=pid == 0)]
 
     return [
-        Check("data directory", _in_thread(directory)),
+        Check("data directory", _threaded(directory)),
         Check(
             "disk",
-            _in_thread(lambda: look_at_disk(config)),
+            _threaded(lambda: check_disk(config)),
             needs=frozenset({"RECEIVER_MAX_SPOOL_BYTES", "RECEIVER_MAX_IMAGE_BYTES"}),
         ),
         Check(
@@ -158,25 +158,25 @@ def _here(config: Config, *, now: Callable[[], int], deep: bool) -> list[Check]:
     ]
 
 
-def _beyond(config: Config, environ: Mapping[str, str]) -> list[Check]:
-    """What is looked at beyond this machine, or by a way that leads there."""
+def _remote_checks(config: Config, environ: Mapping[str, str]) -> list[Check]:
+    """Return the checks of remote systems, and of addresses that may lead there."""
 
-    async def public() -> list[Verdict]:
+    async def public() -> list[Result]:
         if config.public_url is None:
-            return look_at_no_public_url(config)
-        return await look_at_public_url(config, serving=await _server(config) is not None)
+            return missing_public_url(config)
+        return await check_public_url(config, serving=await _server_pid(config) is not None)
 
     return [
         Check(
             "archive",
-            lambda: look_at_archive(config, environ),
+            lambda: check_archive(config, environ),
             STORE_SECONDS,
             "Does the store answer at all?",
             frozenset({"RECEIVER_ARCHIVE"}),
         ),
         Check(
             "provider",
-            lambda: look_at_provider(config),
+            lambda: check_provider(config),
             remedy="May this machine reach XIMILAR_API_URL?",
             needs=frozenset({"XIMILAR_API_TOKEN", "XIMILAR_API_URL"}),
         ),
@@ -189,17 +189,17 @@ def _beyond(config: Config, environ: Mapping[str, str]) -> list[Check]:
     ]
 
 
-async def _server(config: Config) -> int | None:
-    """The process that serves from the data directory, as `holder` tells it."""
-    return await in_thread(lambda: holder(config.data_dir))
+async def _server_pid(config: Config) -> int | None:
+    """Return the process that serves from the data directory, as `holder` does."""
+    return await run_in_thread(lambda: holder(config.data_dir))
 
 
-def _at_once(look: Callable[[], Sequence[Verdict]]) -> Callable[[], Any]:
-    async def made() -> Sequence[Verdict]:
-        return look()
+def _immediate(check: Callable[[], Sequence[Result]]) -> Callable[[], Any]:
+    async def call() -> Sequence[Result]:
+        return check()
 
-    return made
+    return call
 
 
-def _in_thread(look: Callable[[], Sequence[Verdict]]) -> Callable[[], Any]:
-    return lambda: in_thread(look)
+def _threaded(check: Callable[[], Sequence[Result]]) -> Callable[[], Any]:
+    return lambda: run_in_thread(check)

@@ -6,20 +6,20 @@ from receiver.config import Config
 from receiver.core import serializers
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import State, overdue_cutoff
-from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
+from receiver.doctor.checks import RUN_AS_SERVE, Result, failure, ok, warning
 from receiver.ledger import FILE_NAME, LedgerReader, Stats
 
 CHECK_SECONDS = 5.0
 """How long the look for damage may take where no thorough one is asked for."""
 
-LONG_WAIT = 3_600_000
+MAX_WAIT = 3_600_000
 """ms after which a received image should have been archived."""
 
 RESTORED = "restore a backup (docs/operations/backup-and-restore.md)."
 RESTORE = f"Stop serve, copy the files away, and {RESTORED}"
 
 
-async def look_at_ledger(config: Config, *, now: int, deep: bool, serving: bool = False) -> list[Verdict]:
+async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = False) -> list[Result]:
     """Whether the file can be used, and is whole; and which jobs wait too long.
 
     Args:
@@ -30,30 +30,30 @@ async def look_at_ledger(config: Config, *, now: int, deep: bool, serving: bool 
     """
     path = config.data_dir / FILE_NAME
     if not path.exists():
-        return [_gone(path) if serving else well("ledger", "there is none yet")]
+        return [_missing_file(path) if serving else ok("ledger", "there is none yet")]
     if not path.is_file():
         return [
-            broken("ledger", f"{path} is no file", "Move it away; if it took a ledger's place, " + RESTORED)
+            failure("ledger", f"{path} is no file", "Move it away; if it took a ledger's place, " + RESTORED)
         ]
     try:
         ledger = await LedgerReader.open(config.data_dir)
     except LedgerError as error:
-        return [_unusable(error, config.data_dir)]
+        return [_unusable_ledger(error, config.data_dir)]
     try:
         cutoff = overdue_cutoff(now, config.overdue_after)
-        jobs = look_at_jobs(await ledger.stats(overdue_before=cutoff), now)
+        jobs = check_jobs(await ledger.stats(overdue_before=cutoff), now)
         whole = await ledger.check_whole(seconds=None if deep else CHECK_SECONDS, deep=deep)
     except LedgerError as error:
-        return [_unusable(error, config.data_dir)]
+        return [_unusable_ledger(error, config.data_dir)]
     finally:
         await ledger.close()
     found = (
-        well(
+        ok(
             "ledger",
             "is of this version, and whole" if deep else "is of this version, and no damage was found",
         )
         if whole
-        else doubtful(
+        else warning(
             "ledger",
             f"is of this version; the look for damage was not finished in {CHECK_SECONDS:g} seconds",
             "`receiver doctor --deep` reads all of it.",
@@ -62,12 +62,12 @@ async def look_at_ledger(config: Config, *, now: int, deep: bool, serving: bool 
     return [found, *jobs]
 
 
-def look_at_jobs(stats: Stats, now: int) -> list[Verdict]:
+def check_jobs(stats: Stats, now: int) -> list[Result]:
     """What the ledger's numbers say."""
-    found: list[Verdict] = []
+    found: list[Result] = []
     if stats.at_risk:
         found.append(
-            broken(
+            failure(
                 "jobs",
                 f"{stats.at_risk} are at risk: less than a tenth of their image URL's life is left, to"
                 f" {serializers.time(stats.soonest_deadline)}",
@@ -76,53 +76,53 @@ def look_at_jobs(stats: Stats, now: int) -> list[Verdict]:
         )
     if stats.overdue:
         found.append(
-            doubtful(
+            warning(
                 "jobs",
                 f"{stats.overdue} are overdue: submitted, and never heard of",
                 "`receiver jobs --overdue` lists them, `receiver reconcile` asks the provider about them.",
             )
         )
-    waiting = 0 if stats.oldest_waiting_at is None else now - stats.oldest_waiting_at
-    if waiting > LONG_WAIT:
+    on_waiting = 0 if stats.oldest_waiting_at is None else now - stats.oldest_waiting_at
+    if on_waiting > MAX_WAIT:
         found.append(
-            doubtful(
+            warning(
                 "jobs",
-                f"one has waited for {waiting // 60_000} minutes to be archived",
+                f"one has waited for {on_waiting // 60_000} minutes to be archived",
                 "Is serve running? `receiver jobs --state received --state fetched` says what they met.",
             )
         )
     if lost := stats.jobs[State.EXPIRED]:
         found.append(
-            doubtful(
+            warning(
                 "jobs",
                 f"{lost} expired before their image was safe",
                 "`receiver jobs --state expired` lists them; submit their pictures again.",
             )
         )
     total = sum(stats.jobs.values())
-    return found or [well("jobs", f"{total} are known, and none waits too long")]
+    return found or [ok("jobs", f"{total} are known, and none waits too long")]
 
 
-def look_at_server(pid: int | None) -> Verdict:
+def check_server(pid: int | None) -> Result:
     """Whether a server holds the data directory: its process, 0 where it cannot be named."""
     if pid is None:
-        return doubtful("serve", "no serve runs on this data directory", "Start it: receiver serve")
-    return well("serve", f"runs on this data directory{f', as process {pid}' if pid else ''}")
+        return warning("serve", "no serve runs on this data directory", "Start it: receiver serve")
+    return ok("serve", f"runs on this data directory{f', as process {pid}' if pid else ''}")
 
 
-def _gone(path: Path) -> Verdict:
-    return broken(
+def _missing_file(path: Path) -> Result:
+    return failure(
         "ledger",
         f"{path} is not there, though serve runs: it was moved away or removed, and nothing is accepted",
         f"Put it back under this name while serve runs, or stop serve and {RESTORED}",
     )
 
 
-def _unusable(error: LedgerError, folder: Path) -> Verdict:
+def _unusable_ledger(error: LedgerError, folder: Path) -> Result:
     if error.reason == "ledger.corrupt":
-        return broken("ledger", error.detail, RESTORE)
+        return failure("ledger", error.detail, RESTORE)
     if error.reason == "ledger.newer":
-        return broken("ledger", error.detail, "Start the newer program.")
+        return failure("ledger", error.detail, "Start the newer program.")
     if error.__cause__ is not None:  # SQLite's own: what lies there can be neither read nor judged
-        return broken("ledger", error.detail, f"Mend the rights of what lies in {folder}. {AS_SERVE}")
-    return doubtful("ledger", error.detail, f"Start serve once; if it says the same, look at {folder}.")
+        return failure("ledger", error.detail, f"Mend the rights of what lies in {folder}. {RUN_AS_SERVE}")
+    return warning("ledger", error.detail, f"Start serve once; if it says the same, look at {folder}.")

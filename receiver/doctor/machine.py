@@ -13,11 +13,11 @@ from pathlib import Path
 from receiver.bootstrap.factories import bind, unwritable
 from receiver.config import Config
 from receiver.core.errors import ConfigError
-from receiver.doctor.verdict import AS_SERVE, Verdict, broken, doubtful, well
+from receiver.doctor.checks import RUN_AS_SERVE, Result, failure, ok, warning
 from receiver.ledger import FILE_NAME, SAFE_SQLITE
 from receiver.pipeline.spool import DISK_RESERVE
 
-NETWORK = frozenset(
+NETWORK_FS = frozenset(
     {
         *(
             "9p",
@@ -48,24 +48,24 @@ NETWORK = frozenset(
 )
 """File systems on which SQLite's WAL does not work, or whose fsync is nobody's promise."""
 
-PASSING = frozenset({"tmpfs", "ramfs"})
+IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 LAYERED = frozenset({"overlay", "aufs"})
 
 MIB = 2**20
 
-NAMED = 3
+MAX_NAMED = 3
 """So many files are named where there may be thousands."""
 
 
-def look_at_versions(old_sqlite: str | None) -> list[Verdict]:
+def check_versions(old_sqlite: str | None) -> list[Result]:
     """Python's and SQLite's versions; ``old_sqlite`` is the latter's, where it is too old."""
-    found = [well("python", f"Python {platform.python_version()}")]
+    found = [ok("python", f"Python {platform.python_version()}")]
     if old_sqlite is None:
-        return [*found, well("sqlite", "SQLite is free of the WAL-reset fault")]
+        return [*found, ok("sqlite", "SQLite is free of the WAL-reset fault")]
     wanted = ".".join(map(str, SAFE_SQLITE))
     return [
         *found,
-        doubtful(
+        warning(
             "sqlite",
             f"SQLite {old_sqlite} has the rare WAL-reset fault, which can damage a ledger",
             f"Use a Python with SQLite {wanted} or newer, and keep backups.",
@@ -77,9 +77,9 @@ def _owner(path: Path) -> int:
     return path.stat().st_uid
 
 
-def look_at_directory(
+def check_directory(
     config: Config, *, user: int, mounts: str, owner: Callable[[Path], int] = _owner
-) -> list[Verdict]:
+) -> list[Result]:
     """The data directory: is it there, whose is it and what lies in it, and what does it lie on?
 
     Args:
@@ -93,40 +93,42 @@ def look_at_directory(
     try:
         there = folder.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return _look_at_place(folder)
+        return _check_parent(folder)
     except PermissionError:
-        return [broken(name, f"{folder} cannot be reached by this user", AS_SERVE)]
+        return [failure(name, f"{folder} cannot be reached by this user", RUN_AS_SERVE)]
     if not stat.S_ISDIR(there.st_mode):
-        return [broken(name, f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
-    on = mounted(folder.resolve(), mounts)
+        return [failure(name, f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
+    on = mount_of(folder.resolve(), mounts)
     if on is not None and on.read_only:
         return [
-            broken(
+            failure(
                 name,
                 f"{folder} lies on a file system that is mounted read-only ({on.point})",
                 f"Mount it so that it can be written: mount -o remount,rw {on.point}; or, in a container,"
                 " the volume without :ro.",
             )
         ]
-    found = [*_look_at_rights(folder, user, owner)]
+    found = [*_check_ownership(folder, user, owner)]
     if there.st_mode & 0o022:
-        found.append(broken(name, f"other users can write in {folder}", f"Shut them out: chmod 700 {folder}"))
+        found.append(
+            failure(name, f"other users can write in {folder}", f"Shut them out: chmod 700 {folder}")
+        )
     elif there.st_mode & 0o077:
         found.append(
-            doubtful(name, f"other users can look into {folder}", f"Shut them out: chmod 700 {folder}")
+            warning(name, f"other users can look into {folder}", f"Shut them out: chmod 700 {folder}")
         )
-    found += _look_at_file_system(folder, on)
-    return found or [well(name, f"{folder} is there, and this user's alone")]
+    found += _check_file_system(folder, on)
+    return found or [ok(name, f"{folder} is there, and this user's alone")]
 
 
-def _look_at_rights(folder: Path, user: int, owner: Callable[[Path], int]) -> Iterator[Verdict]:
+def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> Iterator[Result]:
     """Whether all that serve writes to is its own; a restore by another user leaves that user's files."""
     name = "data directory"
     whose = owner(folder)
     give = f"chown -R {user} {folder}"
     if whose != user:
         give = f"run serve, and this, as user {whose}, or: {give}"
-        yield doubtful(
+        yield warning(
             name, f"{folder} is user {whose}'s, and this runs as user {user}", give[0].upper() + give[1:]
         )
     kept_out = set(unwritable(folder))
@@ -135,7 +137,7 @@ def _look_at_rights(folder: Path, user: int, owner: Callable[[Path], int]) -> It
             said, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
         else:
             said, remedy = f"for it is user {owner(path)}'s", f"Give all of it to the user of serve: {give}"
-        yield broken(name, f"{path} cannot be read and written by user {user}, {said}", remedy)
+        yield failure(name, f"{path} cannot be read and written by user {user}, {said}", remedy)
     if folder in kept_out:
         return  # nothing in it can be looked at
     strange = []
@@ -144,16 +146,16 @@ def _look_at_rights(folder: Path, user: int, owner: Callable[[Path], int]) -> It
             if owner(path) != whose:
                 strange.append(path)
     if strange:
-        named = ", ".join(path.relative_to(folder).as_posix() for path in strange[:NAMED])
-        more = f" and {len(strange) - NAMED} more" if len(strange) > NAMED else ""
-        yield doubtful(
+        named = ", ".join(path.relative_to(folder).as_posix() for path in strange[:MAX_NAMED])
+        more = f" and {len(strange) - MAX_NAMED} more" if len(strange) > MAX_NAMED else ""
+        yield warning(
             name,
             f"{folder} is user {whose}'s, and not all that lies in it: {named}{more}",
             f"Give all of it to the user of serve: chown -R {whose} {folder}",
         )
     ledger = folder / FILE_NAME
     if ledger not in kept_out and ledger.exists() and ledger.stat().st_mode & 0o077:
-        yield doubtful(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*")
+        yield warning(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*")
 
 
 def _inside(folder: Path) -> set[Path]:
@@ -165,18 +167,18 @@ def _inside(folder: Path) -> set[Path]:
     return found
 
 
-def look_at_address(config: Config) -> Verdict:
+def check_address(config: Config) -> Result:
     """Whether a serve could listen where it shall, while none runs."""
     try:
         bind(config).close()
     except ConfigError as error:
-        return broken(
+        return failure(
             "address", str(error), "Stop what has it (ss -ltnp shows that), or set another one that is free."
         )
-    return well("address", f"{config.host}, port {config.port} is free for serve")
+    return ok("address", f"{config.host}, port {config.port} is free for serve")
 
 
-def look_at_disk(config: Config, *, room: Callable[[Path], int] | None = None) -> list[Verdict]:
+def check_disk(config: Config, *, room: Callable[[Path], int] | None = None) -> list[Result]:
     """Whether the disk has room for what may come.
 
     Args:
@@ -191,7 +193,7 @@ def look_at_disk(config: Config, *, room: Callable[[Path], int] | None = None) -
     more = "Make room, or put RECEIVER_DATA_DIR on a larger disk."
     if free < DISK_RESERVE:
         return [
-            broken(
+            failure(
                 "disk",
                 f"{said}, less than the {DISK_RESERVE // MIB} MiB that are kept for the ledger: downloads"
                 " stand still, and deliveries will be refused once all is used up",
@@ -200,25 +202,25 @@ def look_at_disk(config: Config, *, room: Callable[[Path], int] | None = None) -
         ]
     if free < DISK_RESERVE + config.max_image_bytes:
         return [
-            broken(
+            failure(
                 "disk",
                 f"{said}: no download fits beside the {DISK_RESERVE // MIB} MiB that are kept for the ledger"
                 " (RECEIVER_MAX_IMAGE_BYTES)",
                 more,
             )
         ]
-    held = _held(config.data_dir / "spool")
+    held = _spool_bytes(config.data_dir / "spool")
     wanted = DISK_RESERVE + max(config.max_spool_bytes - held, 0)
     if free < wanted:
         return [
-            doubtful(
+            warning(
                 "disk",
                 f"{said}, and RECEIVER_MAX_SPOOL_BYTES with the ledger's reserve wants {wanted // MIB} MiB:"
                 " while the archive is away, downloads stop before that",
                 f"{more[:-1]}, or lower RECEIVER_MAX_SPOOL_BYTES.",
             )
         ]
-    return [well("disk", said)]
+    return [ok("disk", said)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ class Mount:
     read_only: bool = False
 
 
-def mounted(path: Path, mounts: str) -> Mount | None:
+def mount_of(path: Path, mounts: str) -> Mount | None:
     """The mount that a path lies on, by the text of /proc/self/mounts."""
     best: Mount | None = None
     for line in mounts.splitlines():
@@ -244,7 +246,7 @@ def mounted(path: Path, mounts: str) -> Mount | None:
     return best
 
 
-def obstacle(folder: Path) -> str | None:
+def cannot_create(folder: Path) -> str | None:
     """Why a folder that is not there cannot be made by this user; ``None`` where it can.
 
     Another one is made in its place for a moment: rights alone do not tell of a file system that takes none.
@@ -259,33 +261,33 @@ def obstacle(folder: Path) -> str | None:
         return f"this user cannot make a folder in {place}: {error.strerror}"
 
 
-def _look_at_place(folder: Path) -> list[Verdict]:
-    if why := obstacle(folder):
+def _check_parent(folder: Path) -> list[Result]:
+    if why := cannot_create(folder):
         return [
-            broken(
+            failure(
                 "data directory",
                 f"{folder} is not there, and {why}",
                 "Correct RECEIVER_DATA_DIR, or make it and give it to this user:"
                 f" install -d -m 700 -o {os.geteuid()} {folder}",
             )
         ]
-    return [well("data directory", f"{folder} is not there yet; serve makes it")]
+    return [ok("data directory", f"{folder} is not there yet; serve makes it")]
 
 
-def _look_at_file_system(folder: Path, on: Mount | None) -> list[Verdict]:
-    found: list[Verdict] = []
+def _check_file_system(folder: Path, on: Mount | None) -> list[Result]:
+    found: list[Result] = []
     kind = on.kind if on else ""
-    if kind in NETWORK:
+    if kind in NETWORK_FS:
         found.append(
-            broken(
+            failure(
                 "data directory",
                 f"it lies on a network file system ({kind}), where SQLite's WAL does not work",
                 "Put RECEIVER_DATA_DIR on a local disk. The archive may lie elsewhere.",
             )
         )
-    elif kind in PASSING:
+    elif kind in IN_MEMORY:
         found.append(
-            doubtful(
+            warning(
                 "data directory",
                 f"it lies in memory ({kind}): ledger and images are gone when the machine restarts",
                 "Put RECEIVER_DATA_DIR on a disk.",
@@ -293,7 +295,7 @@ def _look_at_file_system(folder: Path, on: Mount | None) -> list[Verdict]:
         )
     elif kind in LAYERED:
         found.append(
-            doubtful(
+            warning(
                 "data directory",
                 f"it lies in the container's own layer ({kind}), and is gone with the container",
                 "Mount a volume at RECEIVER_DATA_DIR.",
@@ -302,7 +304,7 @@ def _look_at_file_system(folder: Path, on: Mount | None) -> list[Verdict]:
     spool = folder / "spool"
     if spool.exists() and spool.stat().st_dev != folder.stat().st_dev:
         found.append(
-            doubtful(
+            warning(
                 "data directory",
                 "the spool lies on another file system than the ledger, whose room nobody keeps for it then",
                 "Let both lie in one file system.",
@@ -311,7 +313,7 @@ def _look_at_file_system(folder: Path, on: Mount | None) -> list[Verdict]:
     return found
 
 
-def _held(spool: Path) -> int:
+def _spool_bytes(spool: Path) -> int:
     try:
         with os.scandir(spool) as entries:
             return sum(entry.stat().st_size for entry in entries if entry.is_file())

@@ -29,13 +29,13 @@ from receiver.core.errors import (
     TokenRefusedError,
 )
 from receiver.core.paths import WEBHOOK_PATH
-from receiver.doctor.machine import obstacle
-from receiver.doctor.verdict import Level, Verdict, broken, doubtful, in_thread, not_looked_at, well
+from receiver.doctor.checks import Level, Result, failure, ok, run_in_thread, skipped, warning
+from receiver.doctor.machine import cannot_create
 from receiver.ledger import FILE_NAME, LedgerReader
 from receiver.providers.ximilar.client import Ximilar
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER, new_challenge, prove, read_key
 
-CLOCK_DOUBTFUL, CLOCK_BROKEN = 10.0, 60.0
+CLOCK_WARNING, CLOCK_FAILURE = 10.0, 60.0
 """Seconds that two clocks may differ by."""
 
 SET_CLOCK = "Let this machine's clock be set by NTP (timedatectl set-ntp true), and look again."
@@ -43,10 +43,10 @@ SET_CLOCK = "Let this machine's clock be set by NTP (timedatectl set-ntp true), 
 CLOSE_SECONDS = 2.0
 MAX_ANSWER = 64 * 1024
 
-BEHIND_A_PROXY = frozenset({502, 503, 504, *range(520, 528), 530})
+PROXY_ERRORS = frozenset({502, 503, 504, *range(520, 528), 530})
 """What proxies answer where nothing answers them; those from 520 on are Cloudflare's."""
 
-START_AND_LOOK = "Start `receiver serve`, and look again."
+START_SERVE = "Start `receiver serve`, and look again."
 REPORT = "The log says why. If it stays, report it as a bug."
 
 _WRONG_PATH = frozenset({"auth.token_refused", "body.no_such_route"})
@@ -74,7 +74,7 @@ _ARCHIVE_REMEDIES: Mapping[str, str] = {
     " Images wait on this disk meanwhile.",
 }
 
-_SHORT_OF: Mapping[str, tuple[str, str]] = {
+_MISSING_FEATURES: Mapping[str, tuple[str, str]] = {
     "conditional-writes": ("Nothing is overwritten all the same.", "Let nothing else write to the prefix."),
     "sha256": ("The MD5 takes its place.", "A store that checks SHA-256 spares that work."),
     "checksum-kept": ("It costs traffic.", "A store that keeps SHA-256 checksums spares that."),
@@ -88,21 +88,21 @@ _SHORT_OF: Mapping[str, tuple[str, str]] = {
 # The archive ------------------------------------------------------------------------------------------------
 
 
-async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Verdict]:
+async def check_archive(config: Config, environ: Mapping[str, str]) -> list[Result]:
     """Writes, reads, compares and removes a small object, as serve does when it starts."""
     uri = config.archive_uri
     folder = Path(urlsplit(uri).path) if uri.startswith("file:") else None
-    used = await _used(config)
+    used = await _was_used(config)
     if folder is not None and not used and not folder.exists():
         # Not made here: whoever runs this need not be the user that serve runs as.
-        return [await in_thread(lambda: _look_at_place(folder, config.data_dir.resolve()))]
+        return [await run_in_thread(lambda: _check_parent(folder, config.data_dir.resolve()))]
     try:
-        archive = await in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
+        archive = await run_in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
     except ConfigError as error:
         # Among the settings it is told what is wrong with it; here only where that depends on `environ`.
-        if str(error) in await in_thread(lambda: [*factories.wrong_settings(config)]):
-            return [not_looked_at("archive", str(error).partition(":")[0])]
-        return [broken("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
+        if str(error) in await run_in_thread(lambda: [*factories.wrong_settings(config)]):
+            return [skipped("archive", str(error).partition(":")[0])]
+        return [failure("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
     try:
         findings = await archive.probe()
     except ArchiveError as error:
@@ -111,52 +111,52 @@ async def look_at_archive(config: Config, environ: Mapping[str, str]) -> list[Ve
             remedy = (
                 "Give the folder to the user that runs serve; if it is mounted read-only, mount it to write."
             )
-        return [broken("archive", f"{error.reason}: {error.detail}", remedy)]
+        return [failure("archive", f"{error.reason}: {error.detail}", remedy)]
     finally:
         # A store that has not answered until now need not be waited for again.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await archive.aclose()
-    return look_at_findings(archive.uri, findings)
+    return probe_results(archive.uri, findings)
 
 
-def _look_at_place(folder: Path, data_dir: Path) -> Verdict:
+def _check_parent(folder: Path, data_dir: Path) -> Result:
     # Serve makes the data directory before, and no other parent: it may be a mount that is away.
     made = data_dir == folder.parent or folder.parent in data_dir.parents
     if not made and not folder.parent.exists():
-        return broken(
+        return failure(
             "archive",
             f"{folder} is not there, nor {folder.parent} that it should be made in",
             _ARCHIVE_REMEDIES["archive.no_bucket"],
         )
-    if why := obstacle(folder):
-        return broken(
+    if why := cannot_create(folder):
+        return failure(
             "archive",
             f"{folder} is not there, and {why}",
             "Correct RECEIVER_ARCHIVE, or make the folder and give it to the user that runs serve.",
         )
-    return well("archive", f"{folder} is not there yet; serve makes it")
+    return ok("archive", f"{folder} is not there yet; serve makes it")
 
 
-def look_at_findings(uri: str, findings: tuple[ProbeResult, ...]) -> list[Verdict]:
+def probe_results(uri: str, findings: tuple[ProbeResult, ...]) -> list[Result]:
     """What a store does, and what that means."""
-    found = [well("archive", f"{uri}: written, verified, read and removed a small object")]
+    found = [ok("archive", f"{uri}: written, verified, read and removed a small object")]
     for finding in findings:
         if finding.name == "clock":
             found.append(
-                well("clock", finding.detail)
+                ok("clock", finding.detail)
                 if finding.honoured
-                else broken("clock", finding.detail, SET_CLOCK)
+                else failure("clock", finding.detail, SET_CLOCK)
             )
         elif not finding.honoured:
-            means, remedy = _SHORT_OF.get(
+            means, remedy = _MISSING_FEATURES.get(
                 finding.name, ("", "See docs/reference/settings.md, RECEIVER_ARCHIVE.")
             )
-            found.append(doubtful("archive", f"{finding.detail} {means}".strip(), remedy))
+            found.append(warning("archive", f"{finding.detail} {means}".strip(), remedy))
     return found
 
 
-async def _used(config: Config) -> bool:
+async def _was_used(config: Config) -> bool:
     if not (config.data_dir / FILE_NAME).exists():
         return False
     try:
@@ -179,13 +179,13 @@ class _Clock:
     """By how much another machine's clock is ahead of ours, by what it said last."""
 
     asked: float = field(default_factory=time.time)
-    ahead: float | None = None
+    clock_offset: float | None = None
 
     def read(self, headers: httpx.Headers) -> None:
-        self.ahead = ahead(headers.get("date", ""), self.asked, time.time())
+        self.clock_offset = clock_offset(headers.get("date", ""), self.asked, time.time())
 
 
-def ahead(date: str, asked: float, answered: float) -> float | None:
+def clock_offset(date: str, asked: float, answered: float) -> float | None:
     """Seconds by which a clock is ahead, or below 0 behind; ``None`` where it said nothing.
 
     Args:
@@ -200,23 +200,23 @@ def ahead(date: str, asked: float, answered: float) -> float | None:
     return max(said - answered, 0.0) + min(said + 1 - asked, 0.0)
 
 
-def look_at_clock(whose: str, difference: float | None) -> list[Verdict]:
+def check_clock(whose: str, difference: float | None) -> list[Result]:
     """What a difference means."""
     if difference is None:
         return []
     size = abs(difference)
-    if size < CLOCK_DOUBTFUL:
-        return [well("clock", f"agrees with {whose}'s")]
+    if size < CLOCK_WARNING:
+        return [ok("clock", f"agrees with {whose}'s")]
     side = "behind" if difference > 0 else "ahead of"
-    level = broken if size >= CLOCK_BROKEN else doubtful
+    level = failure if size >= CLOCK_FAILURE else warning
     return [level("clock", f"this machine's clock is {size:.0f} seconds {side} {whose}'s", SET_CLOCK)]
 
 
-async def look_at_provider(config: Config) -> list[Verdict]:
+async def check_provider(config: Config) -> list[Result]:
     """Asks the provider for its list of jobs, which costs nothing."""
     if config.ximilar_api_token is None:
         return [
-            doubtful(
+            warning(
                 "provider",
                 "XIMILAR_API_TOKEN is not set: jobs that stay silent are not asked for, nor fresh URLs for"
                 " dead ones, and `receiver submit` does not work",
@@ -230,24 +230,24 @@ async def look_at_provider(config: Config) -> list[Verdict]:
         async with Ximilar(url, token, on_headers=clock.read) as provider:
             await provider.page()
     except ProviderError as error:
-        found = await _refused(error, url)
+        found = await _provider_failure(error, url)
     else:
-        found = well("provider", f"{origin(url)} takes the token")
-    return [found, *look_at_clock("the provider", clock.ahead)]
+        found = ok("provider", f"{origin(url)} takes the token")
+    return [found, *check_clock("the provider", clock.clock_offset)]
 
 
-async def _refused(error: ProviderError, url: str) -> Verdict:
+async def _provider_failure(error: ProviderError, url: str) -> Result:
     said = f"{error.reason}: {error.detail}"
     if isinstance(error, TokenRefusedError):
-        return broken(
+        return failure(
             "provider", said, "Set XIMILAR_API_TOKEN to the token of your account, as it stands there."
         )
     if isinstance(error, NoCreditsError):
-        return broken("provider", said, "Buy credits; what was submitted already is received all the same.")
+        return failure("provider", said, "Buy credits; what was submitted already is received all the same.")
     if isinstance(error, RateLimitedError):
-        return doubtful("provider", said, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
-    why = await _why_unreachable(url)
-    return broken(
+        return warning("provider", said, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
+    why = await _connection_error(url)
+    return failure(
         "provider",
         f"{said}{f' {why}' if why else ''}",
         f"Is {origin(url)} right (XIMILAR_API_URL), and may this machine reach it?",
@@ -272,12 +272,12 @@ class Answer:
     body: bytes
 
 
-def look_at_no_public_url(config: Config) -> list[Verdict]:
+def missing_public_url(config: Config) -> list[Result]:
     """What it means that RECEIVER_PUBLIC_URL is not set."""
     if config.ximilar_api_token is None:
-        return [well("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
+        return [ok("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
     return [
-        doubtful(
+        warning(
             "public URL",
             "RECEIVER_PUBLIC_URL is not set, so `receiver submit` does not work",
             "Set it to the address that the provider reaches this receiver by.",
@@ -285,7 +285,7 @@ def look_at_no_public_url(config: Config) -> list[Verdict]:
     ]
 
 
-async def look_at_public_url(config: Config, *, serving: bool) -> list[Verdict]:
+async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
     """Whether RECEIVER_PUBLIC_URL leads to this very installation.
 
     It is asked to answer a challenge, so that nothing secret goes to whoever may stand there. What is seen
@@ -299,16 +299,16 @@ async def look_at_public_url(config: Config, *, serving: bool) -> list[Verdict]:
     parts = urlsplit(url)
     if parts.path.endswith(WEBHOOK_PATH):
         return [
-            broken(
+            failure(
                 "public URL",
                 f"RECEIVER_PUBLIC_URL ends with {WEBHOOK_PATH}, which is added to it",
                 "Leave that away at its end.",
             )
         ]
-    found = look_at_name(config, parts.hostname or "")
+    found = check_hostname(config, parts.hostname or "")
     if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
         found.append(
-            doubtful(
+            warning(
                 "public URL",
                 "RECEIVER_PUBLIC_URL is not https: who is on the way reads the secret header of each"
                 " delivery",
@@ -320,33 +320,33 @@ async def look_at_public_url(config: Config, *, serving: bool) -> list[Verdict]:
     try:
         answer = await ask(f"{url}/healthz", {CHALLENGE_HEADER: challenge})
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        return [*found, unreached(error, url, serving=serving)]
+        return [*found, unreachable(error, url, serving=serving)]
     proof = None if key is None else prove(key, challenge)
-    verdict = judged(answer, url, proof, serving=serving)
-    found.append(verdict)
-    if verdict.level is Level.OK:
-        found.append(await _webhook(url))
+    result = interpret_answer(answer, url, proof, serving=serving)
+    found.append(result)
+    if result.level is Level.OK:
+        found.append(await _check_webhook(url))
     return found
 
 
-def look_at_name(config: Config, host: str) -> list[Verdict]:
+def check_hostname(config: Config, host: str) -> list[Result]:
     """Whether the provider can reach a host of this name at all."""
     provider = config.ximilar_api_url.host or ""
-    if not _is_inside(host) or _is_inside(provider):
+    if not _is_private(host) or _is_private(provider):
         return []
     said = f"{host} is an address of this machine or its network, where {provider} never gets to"
     remedy = "Set RECEIVER_PUBLIC_URL to the address that the provider reaches this receiver by."
     # Without a token nothing is submitted from here, and so nobody is told the address.
     certain = _is_loopback(host) and config.ximilar_api_token is not None
-    return [(broken if certain else doubtful)("public URL", said, remedy)]
+    return [(failure if certain else warning)("public URL", said, remedy)]
 
 
-def unreached(error: BaseException, url: str, *, serving: bool) -> Verdict:
+def unreachable(error: BaseException, url: str, *, serving: bool) -> Result:
     """What it means that nothing answers at the address."""
-    said = f"{origin(url)} is not reached from here: {explained(error)}"
-    if not serving and not isinstance(error, httpx.InvalidURL) and _may_be_idle(error):
-        return doubtful("public URL", said, START_AND_LOOK)
-    return broken(
+    said = f"{origin(url)} is not reached from here: {explain(error)}"
+    if not serving and not isinstance(error, httpx.InvalidURL) and _may_be_stopped(error):
+        return warning("public URL", said, START_SERVE)
+    return failure(
         "public URL",
         said,
         "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads"
@@ -354,7 +354,7 @@ def unreached(error: BaseException, url: str, *, serving: bool) -> Verdict:
     )
 
 
-def judged(answer: Answer, url: str, proof: str | None, *, serving: bool = True) -> Verdict:
+def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bool = True) -> Result:
     """What the answer to a challenge means.
 
     Args:
@@ -366,45 +366,45 @@ def judged(answer: Answer, url: str, proof: str | None, *, serving: bool = True)
     where = origin(url)
     if 300 <= answer.status < 400:
         target = origin(answer.headers.get("location", "")) or "nowhere"
-        return broken(
+        return failure(
             "public URL",
             f"{where} answers with a redirect ({answer.status}) to {target}, which a POST may not follow",
             f"Set RECEIVER_PUBLIC_URL to where it really is: {target}",
         )
     if answer.status in (401, 403, 404) and _reason(answer) in _WRONG_PATH:
-        return broken(
+        return failure(
             "public URL",
             f"a receiver answers at {where}, but knows no such path as RECEIVER_PUBLIC_URL names there",
             f"Correct its path, or let the proxy take it away; without one it is {where}",
         )
     if answer.status in (401, 403, 407):
-        return broken(
+        return failure(
             "public URL",
             f"{where} asks for a login ({answer.status}), which the provider does not have",
             f"Let the proxy pass {WEBHOOK_PATH} and /healthz on without one; the receiver asks by itself.",
         )
-    if answer.status in BEHIND_A_PROXY:
+    if answer.status in PROXY_ERRORS:
         said = f"something answers at {where}, but does not reach the receiver behind it ({answer.status})"
         if not serving:
-            return doubtful("public URL", said, START_AND_LOOK)
-        return broken(
+            return warning("public URL", said, START_SERVE)
+        return failure(
             "public URL",
             said,
             "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT.",
         )
     if answer.status != 200 or PROOF_HEADER.lower() not in answer.headers:
-        return broken(
+        return failure(
             "public URL",
             f"something else than this receiver answers at {where} ({answer.status})",
             "Correct RECEIVER_PUBLIC_URL, or the proxy's rules. If it is a receiver, its version is older.",
         )
     if proof is None or answer.headers[PROOF_HEADER.lower()] != proof:
-        return broken(
+        return failure(
             "public URL",
             f"another installation of the receiver answers at {where}",
             "Correct RECEIVER_PUBLIC_URL, or the proxy's target; or RECEIVER_DATA_DIR is another's.",
         )
-    return well("public URL", f"{where} leads to this installation")
+    return ok("public URL", f"{where} leads to this installation")
 
 
 def _reason(answer: Answer) -> str:
@@ -414,22 +414,22 @@ def _reason(answer: Answer) -> str:
     return ""
 
 
-async def _webhook(url: str) -> Verdict:
+async def _check_webhook(url: str) -> Result:
     # A GET, which is refused before anything is looked at: a POST would be counted among the refusals.
     try:
         answer = await ask(url + WEBHOOK_PATH, {})
     except (httpx.HTTPError, OSError) as error:
-        return broken("webhook", f"is not reached: {explained(error)}", "Look at the proxy.")
+        return failure("webhook", f"is not reached: {explain(error)}", "Look at the proxy.")
     if answer.status == 405 and _reason(answer) == "body.not_allowed":
-        return well("webhook", f"{origin(url)} passes {WEBHOOK_PATH} on")
-    return broken(
+        return ok("webhook", f"{origin(url)} passes {WEBHOOK_PATH} on")
+    return failure(
         "webhook",
         f"{origin(url)} answers {answer.status} at {WEBHOOK_PATH}, and not as the receiver does",
         f"Let the proxy pass {WEBHOOK_PATH} on as it is.",
     )
 
 
-async def look_at_readiness(config: Config, *, elsewhere: bool) -> list[Verdict]:
+async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:
     """What the server that runs here says of itself.
 
     Args:
@@ -444,19 +444,19 @@ async def look_at_readiness(config: Config, *, elsewhere: bool) -> list[Verdict]
         answer = await ask(f"{url}/readyz", {})
         failing: Mapping[str, str] = json.loads(answer.body)["failing"]
         found = [
-            broken("serve", f"is not ready: {name}: {why}", _READINESS_REMEDIES.get(name, REPORT))
+            failure("serve", f"is not ready: {name}: {why}", _READINESS_REMEDIES.get(name, REPORT))
             for name, why in failing.items()
         ]
     except (httpx.HTTPError, OSError) as error:
-        said = f"does not answer at {url}: {explained(error)}"
+        said = f"does not answer at {url}: {explain(error)}"
     except (ValueError, KeyError, AttributeError, TypeError):
         said = f"something else answers at {url}"
     else:
-        return found or [well("serve", "is ready")]
+        return found or [ok("serve", "is ready")]
     if elsewhere:
-        return [doubtful("serve", said, "If it runs in another container, run this there.")]
+        return [warning("serve", said, "If it runs in another container, run this there.")]
     return [
-        broken(
+        failure(
             "serve",
             said,
             "If it was started just now, look again. Else: do RECEIVER_HOST and RECEIVER_PORT fit?",
@@ -485,15 +485,15 @@ async def ask(url: str, headers: Mapping[str, str]) -> Answer:
         return Answer(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, bytes(body))
 
 
-async def _why_unreachable(url: str) -> str:
+async def _connection_error(url: str) -> str:
     try:
         await ask(url, {})
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        return f"({explained(error)})"
+        return f"({explain(error)})"
     return ""
 
 
-def explained(error: BaseException) -> str:
+def explain(error: BaseException) -> str:
     """What a failed connection met, in words."""
     chain = list(_causes(error))
     for cause in chain:
@@ -539,7 +539,7 @@ def _is_loopback(host: str) -> bool:
     return host in ("localhost", "[::1]", "::1") or host.endswith(".localhost") or host.startswith("127.")
 
 
-def _is_inside(host: str) -> bool:
+def _is_private(host: str) -> bool:
     """Whether only this machine or its network gets to a host, as far as its name tells."""
     if _is_loopback(host):
         return True
@@ -549,7 +549,7 @@ def _is_inside(host: str) -> bool:
         return False
 
 
-def _may_be_idle(error: BaseException) -> bool:
+def _may_be_stopped(error: BaseException) -> bool:
     """Whether somebody who begins to listen would cure this: nothing listens, or a proxy waits in vain."""
     cured = (httpx.TimeoutException, httpx.RemoteProtocolError, ConnectionRefusedError, ConnectionResetError)
     incurable = (socket.gaierror, ssl.SSLError)

@@ -9,8 +9,8 @@ from urllib.parse import urlsplit
 
 from receiver.bootstrap import factories
 from receiver.config import SETTINGS, Config, named
-from receiver.doctor.machine import PASSING, mounted
-from receiver.doctor.verdict import Verdict, broken, doubtful, well
+from receiver.doctor.checks import Result, failure, ok, warning
+from receiver.doctor.machine import IN_MEMORY, mount_of
 
 GUESSED = re.compile(
     r"(?i)(change.?me|replace.?me|secret|password|passwort|passw0rd|token|test|example|default|admin|insecure"
@@ -24,16 +24,14 @@ LEAST_ONLINE, GOOD_ONLINE = 8, 16
 LEAST_OFFLINE, GOOD_OFFLINE = 16, 32
 """Characters of a key whose signatures others hold, and can try guesses against by themselves."""
 
-LEAST_KINDS = 6
+MIN_DISTINCT = 6
 """Different characters in a secret."""
 
 FRESH = "`receiver init` prints fresh ones; while you rotate, a list takes the old one too."
-MEND = "Correct it where it is set: the environment, .env, or a file in RECEIVER_SECRETS_DIR."
+FIX_SETTING = "Correct it where it is set: the environment, .env, or a file in RECEIVER_SECRETS_DIR."
 
 
-def look_at_settings(
-    config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()
-) -> list[Verdict]:
+def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()) -> list[Result]:
     """Are the settings understood, do they fit together, and does each mean something?
 
     Args:
@@ -42,7 +40,7 @@ def look_at_settings(
         wrong: a line for each of the others.
     """
     found = [
-        doubtful("settings", f"{name} means nothing here", "Correct its name, or remove it.")
+        warning("settings", f"{name} means nothing here", "Correct its name, or remove it.")
         for name in config.unknown
     ]
     # Nothing of what may only be missing, or not fit, because it is wrong.
@@ -52,33 +50,33 @@ def look_at_settings(
         for line in (*config.lacking(), *factories.wrong_settings(config))
         if not any(n in line for n in astray)
     ]
-    found += [broken("settings", fault, MEND) for fault in (*wrong, *faults)]
+    found += [failure("settings", fault, FIX_SETTING) for fault in (*wrong, *faults)]
     if not found:
-        found.append(well("settings", f"{len(origins)} are set, and all are understood"))
+        found.append(ok("settings", f"{len(origins)} are set, and all are understood"))
     if not config.image_sources and "RECEIVER_IMAGE_SOURCES" not in astray:
         found.append(
-            doubtful(
+            warning(
                 "image sources",
                 "RECEIVER_IMAGE_SOURCES is empty: images are fetched from any public https host",
                 "Set it to the hosts that your results come from: `receiver jobs --json` shows them.",
             )
         )
-    return [*found, *_look_at_notify(config)]
+    return [*found, *_check_notify(config)]
 
 
-def look_at_secrets(config: Config, environ: Mapping[str, str]) -> list[Verdict]:
+def check_secrets(config: Config, environ: Mapping[str, str]) -> list[Result]:
     """Whether a stranger could guess a secret, or somebody knows one who need not."""
-    online, offline = _online(config), _offline(config)
-    found: list[Verdict] = []
+    online, offline = _online_secrets(config), _offline_keys(config)
+    found: list[Result] = []
     for secrets, least, good in ((online, LEAST_ONLINE, GOOD_ONLINE), (offline, LEAST_OFFLINE, GOOD_OFFLINE)):
         for name, secret in secrets:
             level, what = weakness(secret, least=least, good=good)
             if what:
-                found.append((broken if level else doubtful)("secrets", f"{name}: {what}", FRESH))
-    kept = [*online, *offline, *_others(config, environ)]
-    for name, other in _shared(kept):
+                found.append((failure if level else warning)("secrets", f"{name}: {what}", FRESH))
+    kept = [*online, *offline, *_other_secrets(config, environ)]
+    for name, other in _duplicates(kept):
         found.append(
-            broken(
+            failure(
                 "secrets",
                 f"{name} and {other} share a value, so who must know the one knows the other",
                 "Give each a value of its own; `receiver init` prints fresh ones.",
@@ -86,7 +84,7 @@ def look_at_secrets(config: Config, environ: Mapping[str, str]) -> list[Verdict]
         )
     if not online and not offline:
         return found  # that some have to be set is told among the settings
-    return found or [well("secrets", f"{len(online) + len(offline)} are long enough, and none stands twice")]
+    return found or [ok("secrets", f"{len(online) + len(offline)} are long enough, and none stands twice")]
 
 
 def weakness(secret: str, *, least: int, good: int) -> tuple[bool, str]:
@@ -95,25 +93,25 @@ def weakness(secret: str, *, least: int, good: int) -> tuple[bool, str]:
         return True, "looks like a value from an example"
     if len(secret) < least:
         return True, f"is shorter than {least} characters"
-    if len(set(secret)) < LEAST_KINDS:
-        return True, f"has fewer than {LEAST_KINDS} different characters"
+    if len(set(secret)) < MIN_DISTINCT:
+        return True, f"has fewer than {MIN_DISTINCT} different characters"
     if len(secret) < good:
         return False, f"is shorter than {good} characters"
     return False, ""
 
 
-def look_at_dotenv(path: Path) -> list[Verdict]:
+def check_dotenv(path: Path) -> list[Result]:
     """Whether others on this machine can read the secrets in .env."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
         return []
     if mode & 0o077:
-        return [doubtful(".env", "can be read by other users of this machine", f"chmod 600 {path}")]
-    return [well(".env", "is its owner's alone")]
+        return [warning(".env", "can be read by other users of this machine", f"chmod 600 {path}")]
+    return [ok(".env", "is its owner's alone")]
 
 
-def look_at_secret_files(folder: Path, mounts: str) -> list[Verdict]:
+def check_secret_files(folder: Path, mounts: str) -> list[Result]:
     """Whether others on this machine can read the files in RECEIVER_SECRETS_DIR.
 
     What a container or systemd mounts there is readable within it by design, and nobody else gets there.
@@ -127,31 +125,33 @@ def look_at_secret_files(folder: Path, mounts: str) -> list[Verdict]:
     open_to_all = [
         name
         for name in SETTINGS
-        if (file := folder / name).is_file() and file.stat().st_mode & 0o004 and not _handed_in(file, mounts)
+        if (file := folder / name).is_file() and file.stat().st_mode & 0o004 and not _is_mounted(file, mounts)
     ]
     if not open_to_all:
         return []
     names = ", ".join(open_to_all)
     said = f"other users of this machine can read files in RECEIVER_SECRETS_DIR: {names}"
-    return [doubtful("secret files", said, f"chmod 700 {folder}")]
+    return [warning("secret files", said, f"chmod 700 {folder}")]
 
 
-def _handed_in(file: Path, mounts: str) -> bool:
+def _is_mounted(file: Path, mounts: str) -> bool:
     """Whether a file was mounted for this process's sake: by itself, with its folder, or from memory."""
-    on = mounted(file.resolve(), mounts)
+    on = mount_of(file.resolve(), mounts)
     return on is not None and (
-        on.kind in PASSING or on.point in (str(file.resolve()), str(file.parent.resolve()))
+        on.kind in IN_MEMORY or on.point in (str(file.resolve()), str(file.parent.resolve()))
     )
 
 
-def shown(config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()) -> list[dict[str, Any]]:
+def settings_report(
+    config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()
+) -> list[dict[str, Any]]:
     """Every setting: its value, without secrets and unless it is wrong, and where it comes from."""
     astray = named(wrong)
     fields = {field.alias: name for name, field in Config.model_fields.items() if field.alias}
     return [
         {
             "name": name,
-            "value": None if name in astray else _plain(getattr(config, fields[name])),
+            "value": None if name in astray else _public_value(getattr(config, fields[name])),
             "from": origins.get(name, "default"),
         }
         for name in SETTINGS
@@ -159,12 +159,15 @@ def shown(config: Config, origins: Mapping[str, str], wrong: Collection[str] = (
     ]
 
 
-def hidden(config: Config, environ: Mapping[str, str]) -> list[str]:
+def secret_values(config: Config, environ: Mapping[str, str]) -> list[str]:
     """All values that must not be said."""
-    return [secret for _, secret in [*_online(config), *_offline(config), *_others(config, environ)]]
+    return [
+        secret
+        for _, secret in [*_online_secrets(config), *_offline_keys(config), *_other_secrets(config, environ)]
+    ]
 
 
-def _online(config: Config) -> list[tuple[str, str]]:
+def _online_secrets(config: Config) -> list[tuple[str, str]]:
     """Secrets that a stranger can only guess by asking us, each behind its setting."""
     headers = (value for values in config.webhook_headers.values() for value in values)
     return [
@@ -173,12 +176,12 @@ def _online(config: Config) -> list[tuple[str, str]]:
     ]
 
 
-def _offline(config: Config) -> list[tuple[str, str]]:
+def _offline_keys(config: Config) -> list[tuple[str, str]]:
     """Keys that guesses can be tried against by who has seen a signature."""
     return [("RECEIVER_SIGNING_KEYS", key.get_secret_value()) for key in config.signing_keys]
 
 
-def _others(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _other_secrets(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     if config.ximilar_api_token is not None:
         yield "XIMILAR_API_TOKEN", config.ximilar_api_token.get_secret_value()
     if config.notify_secret is not None:
@@ -188,7 +191,7 @@ def _others(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, s
             yield name, environ[name]
 
 
-def _shared(secrets: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _duplicates(secrets: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     owner: dict[str, str] = {}
     for name, secret in secrets:
         first = owner.setdefault(secret, name)
@@ -196,12 +199,12 @@ def _shared(secrets: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
             yield first, name
 
 
-def _look_at_notify(config: Config) -> list[Verdict]:
+def _check_notify(config: Config) -> list[Result]:
     if config.notify_url is None:
         return []
     if config.notify_url.scheme != "https":
         return [
-            doubtful(
+            warning(
                 "notify",
                 "RECEIVER_NOTIFY_URL is not https: what is told can be read and changed on the way",
                 "Use https, unless it never leaves this machine.",
@@ -209,17 +212,17 @@ def _look_at_notify(config: Config) -> list[Verdict]:
         ]
     if config.notify_secret is None:
         return []  # told among what is lacking
-    return [well("notify", f"finished jobs are told to {config.notify_url.host}")]
+    return [ok("notify", f"finished jobs are told to {config.notify_url.host}")]
 
 
-def _plain(value: Any) -> Any:
+def _public_value(value: Any) -> Any:
     """A value as it may be shown."""
     if hasattr(value, "get_secret_value"):
         return "set"
     if isinstance(value, dict):
-        return {name: [_plain(each) for each in values] for name, values in value.items()}
+        return {name: [_public_value(each) for each in values] for name, values in value.items()}
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+        return [_public_value(each) for each in value]
     text = str(value)
     if "://" in text:  # such an address can carry a password, or be a secret itself
         parts = urlsplit(text)

@@ -1,7 +1,4 @@
-"""A walk through an archive: object after object, patiently, and with a journal of what it finds.
-
-What an audit, a rebuild and a migration have in common.
-"""
+"""A scan of an archive: page after page of its objects, with a checkpoint of what was found."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
@@ -12,117 +9,113 @@ from urllib.parse import unquote
 from receiver.archive.base import Inventory, ListedObject, ObjectInfo
 from receiver.core.errors import ArchiveError
 from receiver.ledger import Ledger
-from receiver.operations.checkpoint import Finding, Journal
+from receiver.operations.checkpoint import Checkpoint, Finding
 
-WAITS = (1.0, 5.0)
-"""Seconds before an object is looked at again, of which an archive that does not answer was asked."""
+RETRY_AFTER = (1.0, 5.0)
+"""Seconds between attempts to inspect an object while the archive does not answer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Walk:
-    """What goes through the archive, and with what.
+class ArchiveScan:
+    """An archive, the ledger it is compared with, and how to go through it.
 
     Attributes:
-        ledger: says which job is archived where.
-        archive: is gone through.
-        journal: how far it is, and what it found.
-        hands: objects at a time.
-        turn: waits until the next object may be looked at.
-        now: the time, ms since the epoch.
+        concurrency: objects at a time.
+        throttle: waits until the next object may be inspected.
+        now: ms since the epoch.
         sleep: waits so many seconds.
     """
 
     ledger: Ledger
     archive: Inventory
-    journal: Journal
-    hands: int
-    turn: Callable[[], Awaitable[None]]
+    checkpoint: Checkpoint
+    concurrency: int
+    throttle: Callable[[], Awaitable[None]]
     now: Callable[[], int]
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
     async def pages(
-        self, told: Callable[[int], None]
+        self, on_progress: Callable[[int], None]
     ) -> AsyncIterator[tuple[Sequence[ListedObject], list[ListedObject]]]:
-        """Goes on where the journal says, page by page, and keeps how far it is when a page was done.
+        """Continue the listing after the checkpoint, which is saved after each page.
 
         Args:
-            told: called with how many objects are done.
+            on_progress: called with the number of objects done.
 
         Yields:
-            All objects of a page, and those of them whose name tells no job that is archived there.
+            All objects of a page, and those among them that `_unknown` returns.
 
         Raises:
             ArchiveError: the archive cannot be listed.
-            LedgerError: the ledger cannot be asked or written.
+            LedgerError: the ledger cannot be read or written.
         """
-        journal = self.journal
-        async for page in self.archive.entries(journal.place.get("after_object")):
-            yield page, await _without_job(self.ledger, page)
-            journal.counts["objects"] += len(page)
-            journal.place["after_object"] = page[-1].uri
-            await journal.save()
-            told(journal.counts["objects"])
+        checkpoint = self.checkpoint
+        async for page in self.archive.entries(checkpoint.position.get("after_object")):
+            yield page, await _unknown(self.ledger, page)
+            checkpoint.counts["objects"] += len(page)
+            checkpoint.position["after_object"] = page[-1].uri
+            await checkpoint.save()
+            on_progress(checkpoint.counts["objects"])
 
-    async def look(self, look: Callable[[], Awaitable[ObjectInfo]]) -> ObjectInfo:
-        """Looks at an object when its turn has come. See `patiently`."""
-        await self.turn()
-        return await patiently(look, self.sleep)
+    async def inspect(self, inspect: Callable[[], Awaitable[ObjectInfo]]) -> ObjectInfo:
+        """Inspect an object within the rate limit. Retry and raise as `retry_unavailable` does."""
+        await self.throttle()
+        return await retry_unavailable(inspect, self.sleep)
 
-    def note(self, job_id: str | None, uri: str | None, reason: str, detail: str) -> None:
-        """Notes and counts what was found."""
-        self.journal.note(finding(job_id, uri, reason, detail))
-        self.journal.counts[reason] += 1
+    def report(self, job_id: str | None, uri: str | None, reason: str, detail: str) -> None:
+        """Record and count a finding."""
+        self.checkpoint.add(finding(job_id, uri, reason, detail))
+        self.checkpoint.counts[reason] += 1
 
 
 def finding(job_id: str | None, uri: str | None, reason: str, detail: str) -> Finding:
-    """A line of the journal."""
+    """Return a finding as it is recorded and printed."""
     return {"job": job_id, "uri": uri, "reason": reason, "detail": detail}
 
 
-async def be_there(archive: Inventory) -> bool:
-    """Lists a first page: of a bucket or a folder that is away, every single object would seem to be lost.
+async def has_objects(archive: Inventory) -> bool:
+    """List a first page and return whether it has an object.
 
-    Returns:
-        Whether anything lies there.
+    If a bucket or folder is unreachable, every object would look lost.
 
     Raises:
-        ArchiveError: it is not there, or cannot be listed.
+        ArchiveError: the archive is missing, or cannot be listed.
     """
     async for _ in archive.entries():
         return True
     return False
 
 
-async def patiently(
-    look: Callable[[], Awaitable[ObjectInfo]], sleep: Callable[[float], Awaitable[object]]
+async def retry_unavailable(
+    inspect: Callable[[], Awaitable[ObjectInfo]], sleep: Callable[[float], Awaitable[object]]
 ) -> ObjectInfo:
-    """Looks, and where the archive does not answer, looks again after a while.
+    """Inspect an object, again after a while if the archive does not answer.
 
     Raises:
-        ArchiveError: the object is missing, or the archive refuses or does not answer for good.
+        ArchiveError: the object is missing, or the archive refuses or still does not answer.
     """
-    for wait in WAITS:
+    for seconds in RETRY_AFTER:
         try:
-            return await look()
+            return await inspect()
         except ArchiveError as error:
             if error.reason != "archive.unavailable" or error.pause:
                 raise
-        await sleep(wait)
-    return await look()
+        await sleep(seconds)
+    return await inspect()
 
 
-async def _without_job(ledger: Ledger, page: Sequence[ListedObject]) -> list[ListedObject]:
-    """Those objects whose name tells no job that is archived there.
+async def _unknown(ledger: Ledger, page: Sequence[ListedObject]) -> list[ListedObject]:
+    """Return the objects whose key does not name a job that is archived at that key.
 
-    An object's key nearly always tells its job, and asking the ledger for that is a thousand times cheaper
-    than asking the store; for the others it takes a look at their metadata.
+    The key nearly always names the job, and asking the ledger is a thousand times cheaper than asking the
+    store. Only the metadata of the returned objects have to be read.
     """
-    names = {entry.uri: _ids(entry.uri) for entry in page}
-    known = await ledger.archive_uris({name for found in names.values() for name in found})
-    return [entry for entry in page if entry.uri not in {known.get(name) for name in names[entry.uri]}]
+    ids = {entry.uri: _possible_ids(entry.uri) for entry in page}
+    known = await ledger.archive_uris({job_id for found in ids.values() for job_id in found})
+    return [entry for entry in page if entry.uri not in {known.get(job_id) for job_id in ids[entry.uri]}]
 
 
-def _ids(uri: str) -> Collection[str]:
-    """What may be the job's id in an address: a part of the path, or its last one without its ending."""
+def _possible_ids(uri: str) -> Collection[str]:
+    """Return what may be a job's id in a URI: its last part with and without suffix, and the part before."""
     path = PurePosixPath(unquote(uri) if uri.startswith("file:") else uri)
     return {path.stem, path.name, path.parent.name}

@@ -1,4 +1,7 @@
-"""Every archived job against its object, and every object against the ledger. The archive is only read."""
+"""The audit: every archived job against its object, and every object against the ledger.
+
+The archive is only read.
+"""
 
 from collections.abc import Callable
 
@@ -8,104 +11,100 @@ from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.ledger import ArchivedJob, AuditFinding
-from receiver.operations.archive_scan import Walk, be_there
+from receiver.operations.archive_scan import ArchiveScan, has_objects
 
 PAGE = 500
-"""Jobs to a commit, and to a save of how far the audit is."""
+"""Jobs in one commit."""
 
-Told = Callable[[str, int], None]
-"""Called with what is gone through (``jobs``, ``objects``) and how many of them are done."""
+OnProgress = Callable[[str, int], None]
+"""Called with what is checked (``jobs``, ``objects``) and how many of them are done."""
 
 
 class Auditor:
-    """Goes through the ledger, then through the archive.
+    """Checks the ledger's archived jobs, then the archive's objects. Changes no job.
 
     Args:
-        walk: through the archive, which is listed for objects without a job, and the ledger, where what is
-            found is noted and no job is changed.
-        places: where objects are looked at, wherever their job says that they lie.
-        depth: how closely they are.
+        locator: inspects the objects, wherever their jobs are archived.
+        depth: how thoroughly they are inspected.
     """
 
-    def __init__(self, walk: Walk, places: ArchiveLocator, depth: Depth) -> None:
-        self._walk = walk
-        self._ledger = walk.ledger
-        self._archive = walk.archive
-        self._journal = walk.journal
-        self._places = places
+    def __init__(self, scan: ArchiveScan, locator: ArchiveLocator, depth: Depth) -> None:
+        self._scan = scan
+        self._ledger = scan.ledger
+        self._archive = scan.archive
+        self._checkpoint = scan.checkpoint
+        self._locator = locator
         self._depth = depth
 
-    async def run(self, told: Told) -> None:
-        """Goes on where the journal says, to the end.
+    async def run(self, on_progress: OnProgress) -> None:
+        """Continue after the checkpoint, to the end.
 
         Raises:
-            ArchiveError: the archive cannot be asked; what was done is kept, and the next run goes on there.
-            LedgerError: likewise of the ledger.
+            ArchiveError: the archive cannot be read; the next run continues here.
+            LedgerError: the ledger cannot be read or written; the next run continues here.
         """
-        await be_there(self._archive)
-        if not self._journal.place.get("jobs_done"):
-            await self._jobs(told)
-        await self._objects(told)
-        await self._journal.save(finished_at=self._walk.now())
+        await has_objects(self._archive)  # raises if it is unreachable
+        if not self._checkpoint.position.get("jobs_done"):
+            await self._check_jobs(on_progress)
+        await self._check_objects(on_progress)
+        await self._checkpoint.save(finished_at=self._scan.now())
 
-    # The jobs.
-
-    async def _jobs(self, told: Told) -> None:
-        journal = self._journal
+    async def _check_jobs(self, on_progress: OnProgress) -> None:
+        counts, position = self._checkpoint.counts, self._checkpoint.position
         while True:
-            told("jobs", journal.counts["jobs"])
-            page = await self._ledger.archived_jobs(after=journal.place.get("after_job", 0), limit=PAGE)
+            on_progress("jobs", counts["jobs"])
+            page = await self._ledger.archived_jobs(after=position.get("after_job", 0), limit=PAGE)
             if not page:
                 break
-            found = await map_concurrently(page, self._walk.hands, self._check)
-            damage = [one for one in found if one is not None]
-            broken = {one.seq for one in damage}
-            await self._ledger.record_audit([one.seq for one in page if one.seq not in broken], damage)
-            by_seq = {one.seq: one.job for one in page}
-            for one in damage:
-                job = by_seq[one.seq]
-                self._walk.note(job.id, job.stored.uri if job.stored else None, one.reason, one.detail)
-            journal.counts["jobs"] += len(page)
-            journal.place["after_job"] = page[-1].seq
-            await journal.save()
-        journal.place["jobs_done"] = True
-        await journal.save()
+            found = await map_concurrently(page, self._scan.concurrency, self._check_job)
+            damage = {one.seq: one for one in found if one is not None}
+            sound = [one.seq for one in page if one.seq not in damage]
+            await self._ledger.record_audit(sound, list(damage.values()))
+            for numbered in page:
+                if (wrong := damage.get(numbered.seq)) is not None:
+                    job = numbered.job
+                    assert job.stored is not None
+                    self._scan.report(job.id, job.stored.uri, wrong.reason, wrong.detail)
+            counts["jobs"] += len(page)
+            position["after_job"] = page[-1].seq
+            await self._checkpoint.save()
+        position["jobs_done"] = True
+        await self._checkpoint.save()
 
-    async def _check(self, numbered: ArchivedJob) -> AuditFinding | None:
+    async def _check_job(self, numbered: ArchivedJob) -> AuditFinding | None:
         job = numbered.job
         while True:
-            found = await self._judge(job)
+            found = await self._compare(job)
             if found is None:
                 return None
             present = await self._ledger.job(job.id)
             if present is None or present.stored == job.stored:
                 return AuditFinding(numbered.seq, *found)
-            job = present  # moved to another place meanwhile
+            job = present  # its image was moved meanwhile
 
-    async def _judge(self, job: Job) -> tuple[str, str] | None:
+    async def _compare(self, job: Job) -> tuple[str, str] | None:
         assert job.stored is not None
         assert job.image is not None
         stored = job.stored
         try:
-            info = await self._walk.look(lambda: self._places.inspect(stored, self._depth))
+            info = await self._scan.inspect(lambda: self._locator.inspect(stored, self._depth))
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
             return error.reason, error.detail
-        return judge(info, job.id, job.image, stored)
+        return mismatch(info, job.id, job.image, stored)
 
-    # The objects.
-
-    async def _objects(self, told: Told) -> None:
-        async for _, strangers in self._walk.pages(lambda done: told("objects", done)):
-            for found in await map_concurrently(strangers, self._walk.hands, self._stranger):
+    async def _check_objects(self, on_progress: OnProgress) -> None:
+        async for _, unknown in self._scan.pages(lambda done: on_progress("objects", done)):
+            for found in await map_concurrently(unknown, self._scan.concurrency, self._check_object):
                 if found is not None:
-                    self._walk.note(*found)
+                    self._scan.report(*found)
 
-    async def _stranger(self, listed: ListedObject) -> tuple[str | None, str, str, str] | None:
-        """What an object is whose name tells no archived job that lies there."""
+    async def _check_object(self, listed: ListedObject) -> tuple[str | None, str, str, str] | None:
+        """Return what is wrong with an object whose key names no job archived there: a finding's fields."""
+        stored = StoredObject(listed.uri)
         try:
-            info = await self._walk.look(lambda: self._archive.inspect(StoredObject(listed.uri), Depth.QUICK))
+            info = await self._scan.inspect(lambda: self._archive.inspect(stored, Depth.QUICK))
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
@@ -123,29 +122,29 @@ class Auditor:
             detail = f"Job {job_id} is archived as {job.stored.uri}."
             return job_id, listed.uri, "archive.duplicate", detail
         if job.state is State.FETCHED:
-            return None  # on its way at this moment
+            return None  # being archived at this moment
         detail = f"It names job {job_id}, which is {job.state}; `receiver rebuild` takes it in."
         return job_id, listed.uri, "archive.foreign", detail
 
 
-def judge(info: ObjectInfo, job_id: str, image: Image, stored: StoredObject) -> tuple[str, str] | None:
-    """Whether an object is the image of its job: ``None``, or a reason and a sentence."""
-    kept = info.metadata
+def mismatch(info: ObjectInfo, job_id: str, image: Image, stored: StoredObject) -> tuple[str, str] | None:
+    """Return why an object is not the image of its job, as reason and sentence; ``None`` if it is."""
+    metadata = info.metadata
     if info.bytes != image.bytes:
         return "archive.altered", f"It has {info.bytes} bytes instead of {image.bytes}."
     if info.sha256 is not None and info.sha256 != image.sha256:
         return "archive.altered", f"Its SHA-256 is {info.sha256} instead of {image.sha256}."
-    if info.sha256 is None and not kept.get("sha256"):
+    if info.sha256 is None and not metadata.get("sha256"):
         return "archive.unproved", "The store keeps no SHA-256 of it, and its metadata name none; see --deep."
     if info.sha256 is None and stored.etag and info.stored.etag != stored.etag:
         return "archive.unproved", "It was written anew, and the store keeps no SHA-256 of it; see --deep."
-    wanted = {
+    expected = {
         "job-id": job_id,
         "sha256": image.sha256,
         "width": str(image.width),
         "height": str(image.height),
     }
-    wrong = [name for name, value in wanted.items() if kept.get(name) != value]
+    wrong = [name for name, value in expected.items() if metadata.get(name) != value]
     if wrong:
         return "archive.mislabelled", f"Its metadata are others than its job's: {', '.join(wrong)}."
     return None

@@ -1,9 +1,8 @@
-"""How far a long run has come, and what it has found, so that the next one goes on after any end of it.
+"""The checkpoint of a long run: its position and findings, so that the next run resumes it.
 
-How far it is stands in the ledger, because that is what it is about: a ledger that is made anew or restored
-knows of no run that it has not seen. Findings are appended to a file in the data directory, one JSON object
-to a line, and are durable before the place that they belong to; what stands behind the last known place is
-cut off, because it will be found again.
+The position is kept in the ledger: a new or restored ledger does not know runs that it has not seen.
+Findings are appended to a file in the data directory as JSON lines, and are durable before the position that
+they belong to. Lines behind the last saved position are cut off, because they will be found again.
 """
 
 import fcntl
@@ -21,26 +20,26 @@ Finding = Mapping[str, Any]
 """``job``, ``uri``, ``reason`` and ``detail``; the first two can be ``None``."""
 
 
-class Journal:
-    """The journal of one kind of run.
+class Checkpoint:
+    """The checkpoint of one kind of run.
 
     Args:
-        ledger: keeps how far it is.
+        ledger: keeps the position.
         name: of the run.
-        found: the file of the findings, locked; closed with the journal.
+        file: descriptor of the findings, locked; closed with the checkpoint.
     """
 
-    def __init__(self, ledger: Ledger, name: str, found: int) -> None:
+    def __init__(self, ledger: Ledger, name: str, file: int) -> None:
         self._ledger = ledger
         self._name = name
-        self._found = found
-        self._waiting = b""
+        self._file = file
+        self._unsaved = b""
         self._end = 0
         self.resumed = False
         self.plan: Mapping[str, str] = {}
         self.began_at = 0
         self.finished_at: int | None = None
-        self.place: dict[str, Any] = {}
+        self.position: dict[str, Any] = {}
         self.counts: Counter[str] = Counter()
 
     @classmethod
@@ -54,88 +53,87 @@ class Journal:
         now: int,
         from_start: bool,
     ) -> Self:
-        """Begins a run, or goes on with the one that was cut off.
+        """Begin a run, or resume the one that was interrupted.
 
         Args:
-            ledger: keeps how far it is.
+            ledger: keeps the position.
             folder: the data directory.
-            name: of the run: ``audit`` or ``rebuild``.
-            plan: what the run is about; one with another plan does not go on with it.
+            name: ``audit`` or ``rebuild``.
+            plan: the run's parameters; a run with others is not resumed.
             now: ms since the epoch.
-            from_start: whether to begin anew in any case.
+            from_start: begin anew in any case.
 
         Raises:
-            LedgerError: ``ledger.in_use``: the same run is under way in another process;
-                ``ledger.unavailable``: the file of the findings is another user's.
-            OSError: the file of the findings cannot be written.
+            LedgerError: ``ledger.in_use``: the same run is active in another process;
+                ``ledger.unavailable``: the file of findings belongs to another user.
+            OSError: the file of findings cannot be written.
         """
-        journal = cls(ledger, name, _locked(folder, name))
+        checkpoint = cls(ledger, name, _open_locked(folder, name))
         try:
-            kept = None if from_start else await ledger.checkpoint(name)
-            journal._begin(json.loads(kept or "{}"), dict(plan), now)
+            saved = None if from_start else await ledger.checkpoint(name)
+            checkpoint._begin(json.loads(saved or "{}"), dict(plan), now)
         except BaseException:
-            os.close(journal._found)
+            os.close(checkpoint._file)
             raise
-        return journal
+        return checkpoint
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._found)  # and the lock with it
+        os.close(self._file)  # which releases the lock
 
-    def note(self, finding: Finding) -> None:
-        """Notes a finding; it is kept with the next `save`."""
-        self._waiting += json.dumps(finding, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+    def add(self, finding: Finding) -> None:
+        """Add a finding; the next `save` makes it durable."""
+        self._unsaved += json.dumps(finding, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
     async def save(self, *, finished_at: int | None = None) -> None:
-        """Keeps what was noted, counted and reached so far.
+        """Save findings, counts and position.
 
         Raises:
             LedgerError: the ledger cannot be written.
-            OSError: the file of the findings cannot be.
+            OSError: the file of findings cannot be written.
         """
-        while self._waiting:
-            written = os.pwrite(self._found, self._waiting, self._end)
-            self._waiting, self._end = self._waiting[written:], self._end + written
-        os.fsync(self._found)
+        while self._unsaved:
+            written = os.pwrite(self._file, self._unsaved, self._end)
+            self._unsaved, self._end = self._unsaved[written:], self._end + written
+        os.fsync(self._file)
         self.finished_at = finished_at
         state = {
             "plan": self.plan,
             "began_at": self.began_at,
             "finished_at": finished_at,
-            "place": self.place,
+            "place": self.position,
             "counts": self.counts,
             "findings_bytes": self._end,
         }
         await self._ledger.save_checkpoint(self._name, json.dumps(state))
 
     def findings(self) -> Iterator[Finding]:
-        """All that was found since the run began, also before it was interrupted."""
-        with open(os.dup(self._found), "rb") as file:  # noqa: PTH123 - takes a descriptor, not a path
+        """Read all findings since the run began, including those before an interruption."""
+        with open(os.dup(self._file), "rb") as file:  # noqa: PTH123 - takes a descriptor, not a path
             file.seek(0)
             for line in file:
                 yield json.loads(line)
 
-    def _begin(self, kept: Mapping[str, Any], plan: Mapping[str, str], now: int) -> None:
-        there = os.fstat(self._found).st_size
+    def _begin(self, saved: Mapping[str, Any], plan: Mapping[str, str], now: int) -> None:
+        size = os.fstat(self._file).st_size
         self.resumed = (
-            kept.get("plan") == plan and kept["finished_at"] is None and kept["findings_bytes"] <= there
+            saved.get("plan") == plan and saved["finished_at"] is None and saved["findings_bytes"] <= size
         )
         self.plan, self.began_at = plan, now
         if self.resumed:
-            self.began_at = kept["began_at"]
-            self.place = kept["place"]
-            self.counts = Counter(kept["counts"])
-            self._end = kept["findings_bytes"]
-        os.ftruncate(self._found, self._end)
+            self.began_at = saved["began_at"]
+            self.position = saved["place"]
+            self.counts = Counter(saved["counts"])
+            self._end = saved["findings_bytes"]
+        os.ftruncate(self._file, self._end)
 
 
-def _locked(folder: Path, name: str) -> int:
-    """The file of the findings, open and held."""
+def _open_locked(folder: Path, name: str) -> int:
     path = folder / f"{name}.jsonl"
     try:
-        found = open_for_owner(path)
+        file = open_for_owner(path)
     except PermissionError:
         raise LedgerError(
             "ledger.unavailable",
@@ -143,10 +141,10 @@ def _locked(folder: Path, name: str) -> int:
             " give it to this one with chown, or remove it",
         ) from None
     try:
-        fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(found)
+        os.close(file)
         raise LedgerError(
             "ledger.in_use", f"Another process runs `receiver {name}` on {folder} already."
         ) from None
-    return found
+    return file

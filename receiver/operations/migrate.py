@@ -1,7 +1,7 @@
-"""Moves archived images from a folder to a bucket, while they are asked for.
+"""The migration of archived images from a folder to a bucket, beside a running server.
 
-Each is put like a fresh upload, proved, and only then recorded at its new place; so the ledger alone says how
-far it is, and a run that was cut off anywhere is simply begun again.
+Each image is put like a fresh upload, proved, and only then recorded at its new place. So the ledger is the
+checkpoint, and an interrupted run is simply started again.
 """
 
 import asyncio
@@ -16,31 +16,31 @@ from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError, SpoolError
 from receiver.core.jobs import Job, State, StoredObject
 from receiver.ledger import ArchivedJob, Ledger
-from receiver.operations.archive_scan import be_there, finding, patiently
-from receiver.operations.audit import judge
+from receiver.operations.archive_scan import finding, has_objects, retry_unavailable
+from receiver.operations.audit import mismatch
 from receiver.operations.checkpoint import Finding
 
 PAGE = 500
 
-ABOUT_ONE_IMAGE = frozenset({"archive.missing", "archive.occupied", "archive.unproved", "archive.too_large"})
-"""Reasons for which the others go on."""
+SINGLE_IMAGE_REASONS = frozenset(
+    {"archive.missing", "archive.occupied", "archive.unproved", "archive.too_large"}
+)
+"""Reasons that concern one image; the migration continues with the others."""
 
-WAITS = (1.0, 5.0, 20.0)
-"""Seconds before an image is put again that the archive did not take just now."""
+RETRY_AFTER = (1.0, 5.0, 20.0)
+"""Seconds between attempts to put an image while the archive does not answer."""
 
-Told = Callable[[str, int], None]
-"""Called with what is done (``images``, ``files``) and how many were gone through."""
+OnProgress = Callable[[int], None]
+"""Called with the number of images or files done."""
 
 
 class Migrator:
-    """Moves what lies in one archive to another.
+    """Moves images from one archive to another.
 
     Args:
-        ledger: says what lies where.
         source: the folder.
-        target: where to.
-        hands: images at a time.
-        turn: waits until the next image may be put.
+        concurrency: images at a time.
+        throttle: waits until the next image may be put.
         sleep: waits so many seconds.
     """
 
@@ -50,46 +50,46 @@ class Migrator:
         ledger: Ledger,
         source: Inventory,
         target: Inventory,
-        hands: int,
-        turn: Callable[[], Awaitable[None]],
+        concurrency: int,
+        throttle: Callable[[], Awaitable[None]],
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         self._ledger = ledger
         self._source = source
         self._target = target
-        self._hands = hands
-        self._turn = turn
+        self._concurrency = concurrency
+        self._throttle = throttle
         self._sleep = sleep
         self.counts: Counter[str] = Counter()
         self.findings: list[Finding] = []
 
-    async def move(self, told: Told) -> None:
-        """Copies, proves and records every image that lies in the source.
+    async def move(self, on_progress: OnProgress) -> None:
+        """Put, prove and record every image of the source in the target.
 
         Raises:
-            ArchiveError: the target does not take anything.
-            LedgerError: what was put cannot be recorded.
+            ArchiveError: the target accepts nothing.
+            LedgerError: an image that was put cannot be recorded.
         """
-        await be_there(self._source)
+        await has_objects(self._source)  # raises if it is unreachable
         after = 0
         while page := await self._ledger.archived_jobs(after=after, limit=PAGE):
-            waiting = [one for one in page if _is_below(one.job, self._source)]
-            self.counts["elsewhere"] += len(page) - len(waiting)
-            await map_concurrently(waiting, self._hands, self._move)
+            pending = [one for one in page if _lies_in(one.job, self._source)]
+            self.counts["elsewhere"] += len(page) - len(pending)
+            await map_concurrently(pending, self._concurrency, self._move)
             after = page[-1].seq
-            told("images", self.counts["elsewhere"] + sum(self.counts[name] for name in ("moved", "failed")))
+            on_progress(sum(self.counts[name] for name in ("elsewhere", "moved", "failed")))
 
-    async def remove(self, told: Told) -> None:
-        """Removes those files from the source whose image is recorded, and now proved, to lie in the target.
+    async def remove(self, on_progress: OnProgress) -> None:
+        """Remove each file of the source whose image is recorded and proved in the target.
 
         Raises:
             ArchiveError: the target cannot be asked, or a file cannot be removed.
         """
         done = 0
         async for page in self._source.entries():
-            await map_concurrently(page, self._hands, self._remove)
+            await map_concurrently(page, self._concurrency, self._remove)
             done += len(page)
-            told("files", done)
+            on_progress(done)
 
     async def _move(self, numbered: ArchivedJob) -> None:
         job = numbered.job
@@ -98,10 +98,10 @@ class Migrator:
             stored = await self._put(await self._item(job))
         except (ArchiveError, SpoolError) as error:
             reason, detail = error.reason, error.detail
-            if isinstance(error, SpoolError):  # which is what a file that is about to be put is to an archive
+            if isinstance(error, SpoolError):  # to the target archive, the source's file is a spool file
                 reason = "archive.altered" if error.reason == "spool.lost" else "archive.unavailable"
                 detail = f"{job.stored.uri} cannot be read, or does not hold what was archived."
-            elif error.reason not in ABOUT_ONE_IMAGE:
+            elif error.reason not in SINGLE_IMAGE_REASONS:
                 raise
             self.counts["failed"] += 1
             self.findings.append(finding(job.id, job.stored.uri, reason, detail))
@@ -115,40 +115,39 @@ class Migrator:
         assert job.image is not None
         path = await self._source.locate(job.stored, job.image)
         assert isinstance(path, Path), "the source is a folder"
-        # The same key as in the folder, whatever template is set now: a run that is begun again finds it.
+        # The key of the folder, whatever RECEIVER_ARCHIVE_KEY is now, so that a second run finds the object.
         key = unquote(job.stored.uri.removeprefix(_root(self._source)))
         received = datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC)
         return Item(job.id, path, job.image, key, job.ref, received)
 
     async def _put(self, item: Item) -> StoredObject:
-        for wait in WAITS:
-            await self._turn()
+        for seconds in RETRY_AFTER:
+            await self._throttle()
             try:
                 return await self._target.put(item)
             except ArchiveError as error:
                 if error.reason != "archive.unavailable" or error.pause:
                     raise
-            await self._sleep(wait)
+            await self._sleep(seconds)
         return await self._target.put(item)
 
     async def _remove(self, listed: ListedObject) -> None:
-        """Removes one file, if its image lies in the target: as the ledger says, and as both prove."""
-        lying = StoredObject(listed.uri)
+        file = StoredObject(listed.uri)
         try:
-            info = await self._source.inspect(lying, Depth.PROVED)
+            info = await self._source.inspect(file, Depth.PROVED)
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
             return  # removed meanwhile
         try:
             job = await self._ledger.job(info.metadata.get("job-id", ""))
-            if job is None or job.state is not State.ARCHIVED or not _is_below(job, self._target):
+            if job is None or job.state is not State.ARCHIVED or not _lies_in(job, self._target):
                 self.counts["left"] += 1
                 return
             assert job.stored is not None
             assert job.image is not None
-            wrong = judge(info, job.id, job.image, lying)
-            wrong = wrong or judge(await self._proof(job.stored), job.id, job.image, job.stored)
+            wrong = mismatch(info, job.id, job.image, file)
+            wrong = wrong or mismatch(await self._inspect(job.stored), job.id, job.image, job.stored)
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
@@ -157,18 +156,19 @@ class Migrator:
             self.counts["left"] += 1
             self.findings.append(finding(info.metadata.get("job-id"), listed.uri, *wrong))
             return
-        await self._source.remove(lying)
+        await self._source.remove(file)
         self.counts["removed"] += 1
 
-    async def _proof(self, stored: StoredObject) -> ObjectInfo:
-        await self._turn()
-        info = await patiently(lambda: self._target.inspect(stored, Depth.PROVED), self._sleep)
+    async def _inspect(self, stored: StoredObject) -> ObjectInfo:
+        """Inspect an object of the target, down to its bytes if nothing less proves them."""
+        await self._throttle()
+        info = await retry_unavailable(lambda: self._target.inspect(stored, Depth.PROVED), self._sleep)
         if info.sha256 is None:
-            info = await patiently(lambda: self._target.inspect(stored, Depth.DEEP), self._sleep)
+            info = await retry_unavailable(lambda: self._target.inspect(stored, Depth.DEEP), self._sleep)
         return info
 
 
-def _is_below(job: Job, archive: Inventory) -> bool:
+def _lies_in(job: Job, archive: Inventory) -> bool:
     return job.stored is not None and job.stored.uri.startswith(_root(archive))
 
 

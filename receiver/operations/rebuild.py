@@ -1,4 +1,4 @@
-"""The ledger from the archive alone: each object says itself which job it is of."""
+"""The rebuild: the ledger from the metadata of the archive's objects."""
 
 import asyncio
 from collections.abc import Callable
@@ -11,15 +11,12 @@ from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject
 from receiver.ledger import Rebuilt
-from receiver.operations.archive_scan import Walk
-
-Told = Callable[[int], None]
-"""Called with how many objects are done."""
+from receiver.operations.archive_scan import ArchiveScan
 
 
 @dataclass(frozen=True, slots=True)
 class _Refused:
-    """An object of which no job was made."""
+    """An object from which no job was rebuilt."""
 
     uri: str
     job_id: str | None
@@ -28,69 +25,67 @@ class _Refused:
 
 
 class Rebuilder:
-    """Goes through the archive and adds to the ledger what it lacks.
+    """Adds the jobs of the archive's objects to the ledger. Jobs that it knows are not overwritten."""
 
-    Args:
-        walk: through the archive, and the ledger that is added to; what that knows already stands.
-    """
+    def __init__(self, scan: ArchiveScan) -> None:
+        self._scan = scan
+        self._ledger = scan.ledger
+        self._counts = scan.checkpoint.counts
 
-    def __init__(self, walk: Walk) -> None:
-        self._walk = walk
-        self._ledger = walk.ledger
-        self._counts = walk.journal.counts
+    async def run(self, on_progress: Callable[[int], None]) -> None:
+        """Continue after the checkpoint, to the end.
 
-    async def run(self, told: Told) -> None:
-        """Goes on where the journal says, to the end.
+        Args:
+            on_progress: called with the number of objects done.
 
         Raises:
-            ArchiveError: the archive cannot be asked; what was done is kept, and the next run goes on there.
-            LedgerError: likewise of the ledger.
+            ArchiveError: the archive cannot be read; the next run continues here.
+            LedgerError: the ledger cannot be read or written; the next run continues here.
         """
-        async for page, unknown in self._walk.pages(told):
+        async for page, unknown in self._scan.pages(on_progress):
             self._counts[Rebuilt.KNOWN] += len(page) - len(unknown)
-            seen = [
-                one for one in await map_concurrently(unknown, self._walk.hands, self._see) if one is not None
-            ]
-            # In the archive's order, whoever was seen first: of two objects of a job the first is the job's.
-            jobs = [one for one in seen if isinstance(one, ArchivedImage)]
-            outcomes = await asyncio.gather(*(self._ledger.rebuild(archived) for archived in jobs))
-            for archived, outcome in zip(jobs, outcomes, strict=True):
-                self._count(archived, outcome)
-            for one in seen:
+            found = await map_concurrently(unknown, self._scan.concurrency, self._read)
+            # In the archive's order, whichever was read first: of two objects of a job the first is taken.
+            images = [one for one in found if isinstance(one, ArchivedImage)]
+            outcomes = await asyncio.gather(*(self._ledger.rebuild(image) for image in images))
+            for image, outcome in zip(images, outcomes, strict=True):
+                self._count(image, outcome)
+            for one in found:
                 if isinstance(one, _Refused):
-                    self._walk.note(one.job_id, one.uri, one.reason, one.detail)
-        await self._walk.journal.save(finished_at=self._walk.now())
+                    self._scan.report(one.job_id, one.uri, one.reason, one.detail)
+        await self._scan.checkpoint.save(finished_at=self._scan.now())
 
-    async def _see(self, listed: ListedObject) -> "ArchivedImage | _Refused | None":
+    async def _read(self, listed: ListedObject) -> "ArchivedImage | _Refused | None":
         try:
-            info = await self._look(listed, Depth.PROVED)
-            archived = metadata.read(info)
-            if archived is not None and info.sha256 is None:
-                info = await self._look(listed, Depth.DEEP)
+            info = await self._inspect(listed, Depth.PROVED)
+            image = metadata.read(info)
+            if image is not None and info.sha256 is None:
+                info = await self._inspect(listed, Depth.DEEP)
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
             return None  # removed meanwhile
         job_id = info.metadata.get("job-id")
-        if archived is None:
+        if image is None:
             if job_id is None:
                 return _Refused(listed.uri, None, "archive.foreign", "It names no job.")
             return _Refused(
                 listed.uri, job_id, "archive.mislabelled", "Its metadata are not those of an archived image."
             )
-        if info.sha256 != archived.image.sha256:
-            detail = f"Its SHA-256 is {info.sha256} instead of {archived.image.sha256}."
+        if info.sha256 != image.image.sha256:
+            detail = f"Its SHA-256 is {info.sha256} instead of {image.image.sha256}."
             return _Refused(listed.uri, job_id, "archive.altered", detail)
-        return archived
+        return image
 
-    async def _look(self, listed: ListedObject, depth: Depth) -> ObjectInfo:
-        return await self._walk.look(lambda: self._walk.archive.inspect(StoredObject(listed.uri), depth))
+    async def _inspect(self, listed: ListedObject, depth: Depth) -> ObjectInfo:
+        stored = StoredObject(listed.uri)
+        return await self._scan.inspect(lambda: self._scan.archive.inspect(stored, depth))
 
-    def _count(self, archived: ArchivedImage, outcome: Rebuilt) -> None:
+    def _count(self, image: ArchivedImage, outcome: Rebuilt) -> None:
         self._counts[outcome] += 1
         if outcome is Rebuilt.DUPLICATE:
-            detail = f"Job {archived.id} is archived elsewhere."
-            self._walk.note(archived.id, archived.stored.uri, "archive.duplicate", detail)
+            detail = f"Job {image.id} is archived elsewhere."
+            self._scan.report(image.id, image.stored.uri, "archive.duplicate", detail)
         elif outcome is Rebuilt.CONFLICT:
-            detail = f"The ledger knows another image of job {archived.id}."
-            self._walk.note(archived.id, archived.stored.uri, "archive.mislabelled", detail)
+            detail = f"The ledger knows another image of job {image.id}."
+            self._scan.report(image.id, image.stored.uri, "archive.mislabelled", detail)

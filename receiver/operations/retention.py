@@ -1,4 +1,4 @@
-"""Removes what is older than it is to be kept, a little at a time, so that nobody waits for it."""
+"""Retention: removes old records from the ledger, a little at a time, so that no other write waits long."""
 
 import asyncio
 from collections import Counter
@@ -17,25 +17,24 @@ EVERY_SECONDS = 3600.0
 """Between two rounds of the server."""
 
 WINDOW = 200
-"""Rows to look through at a time, and so the most that one commit has to remove of jobs' histories."""
+"""Rows to look at in one query, and so the most histories of jobs that one commit removes."""
 
 PAUSE_SECONDS = 0.05
-"""After each commit that removed something, and the writer's to spend on deliveries."""
+"""After each commit that removed something, so that the writer can serve deliveries."""
 
 TICKET_SLACK = timedelta(days=1)
-"""What clocks may have been off by when a ticket was used."""
+"""How far the clock may have been off when a ticket was used."""
 
-Told = Callable[[Mapping[str, int]], None]
-"""Called with the rows that went, or would go, so far, by table."""
+OnProgress = Callable[[Mapping[str, int]], None]
+"""Called with the rows removed so far, by table."""
 
 
 class Pruner:
-    """Goes through the ledger for what is old.
+    """Removes old records, once an hour or on demand.
 
     Args:
-        ledger: what is pruned.
         keep: how long history is kept.
-        now: the time, ms since the epoch.
+        now: ms since the epoch.
         sleep: waits so many seconds.
     """
 
@@ -51,72 +50,72 @@ class Pruner:
         self._keep = keep
         self._now = now
         self._sleep = sleep
-        self._running: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        """Begins, with a round at once."""
-        self._running = asyncio.create_task(self._run(), name="pruning")
+        """Start the hourly rounds; the first begins at once."""
+        self._task = asyncio.create_task(self._run(), name="pruning")
 
     async def stop(self) -> None:
-        """Ends it; a round can be cut off anywhere."""
-        if self._running is not None:
-            await cancel([self._running])
+        """Stop; a round can be interrupted anywhere."""
+        if self._task is not None:
+            await cancel([self._task])
 
-    async def round(self, told: Told | None = None) -> Mapping[str, int]:
-        """Removes all that is old. Gives how many rows went, by table.
+    async def round(self, on_progress: OnProgress | None = None) -> Mapping[str, int]:
+        """Remove everything old. Return the number of removed rows by table.
 
         Raises:
             LedgerError: the ledger cannot be read or written.
         """
-        gone: Counter[str] = Counter()
-        for kind, before in _ages(self._keep, self._now()).items():
+        removed: Counter[str] = Counter()
+        for kind, before in _cutoffs(self._keep, self._now()).items():
             after: int | str | None = None
             while True:
                 window = await self._ledger.prunable(kind, after=after, before=before, size=WINDOW)
                 if window.old:
-                    gone.update(await self._ledger.prune(kind, window.old, before=before))
-                    if told is not None:
-                        told(gone)
+                    removed.update(await self._ledger.prune(kind, window.old, before=before))
+                    if on_progress is not None:
+                        on_progress(removed)
                     await self._sleep(PAUSE_SECONDS)
                 if window.next is None:
                     break
                 after = window.next
-        return gone
+        return removed
 
     async def _run(self) -> None:
         async def step() -> float:
-            gone = await self.round()
-            if sum(gone.values()):
-                log.info("pruned", **gone)
+            removed = await self.round()
+            if sum(removed.values()):
+                log.info("pruned", **removed)
             return EVERY_SECONDS
 
         await run_forever(step, log, retry=EVERY_SECONDS, sleep=self._sleep)
 
 
-async def would_go(ledger: LedgerReader, keep: timedelta, now: int) -> Mapping[str, int]:
-    """How many rows a round would remove at this time (ms since the epoch), by table.
+async def count_prunable(ledger: LedgerReader, keep: timedelta, now: int) -> Mapping[str, int]:
+    """Return the number of rows by table that a round would remove now (ms since the epoch).
 
     Raises:
         LedgerError: the ledger cannot be read.
     """
-    old: Counter[str] = Counter()
-    for kind, before in _ages(keep, now).items():
+    rows: Counter[str] = Counter()
+    for kind, before in _cutoffs(keep, now).items():
         after: int | str | None = None
         while True:
             window = await ledger.prunable(kind, after=after, before=before, size=WINDOW)
-            old.update(window.rows)
+            rows.update(window.rows)
             if window.next is None:
                 break
             after = window.next
-    return old
+    return rows
 
 
-def _ages(keep: timedelta, now: int) -> Mapping[RecordKind, int]:
-    """For each kind the time (ms since the epoch) before which it is old."""
+def _cutoffs(keep: timedelta, now: int) -> Mapping[RecordKind, int]:
+    """Return for each kind the time (ms since the epoch) before which a record is old."""
     before = now - _ms(keep)
-    # A ticket that could still be accepted has to stay bound to its job, and no other has to.
-    dead = now - _ms(TICKET_LIFETIME + TICKET_SLACK)
-    return {kind: dead if kind is RecordKind.TICKETS else before for kind in RecordKind}
+    # A ticket that could still be accepted must stay bound to its job.
+    expired = now - _ms(TICKET_LIFETIME + TICKET_SLACK)
+    return {kind: expired if kind is RecordKind.TICKETS else before for kind in RecordKind}
 
 
 def _ms(span: timedelta) -> int:

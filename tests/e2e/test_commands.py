@@ -10,12 +10,14 @@ import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import dropwhile
 from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
 import pytest
 
+from receiver.cli.selection import LEAST_PREFIX
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
 from tests.support.processes import (
@@ -281,21 +283,21 @@ def test_jobs_are_listed_by_time_and_by_silence(desk: Desk, ref: str) -> None:
 
 
 def test_a_table_on_a_terminal_has_colours_a_head_and_columns_that_fit(desk: Desk, ref: str) -> None:
-    desk.announce(f"shown-{uuid.uuid4()}", ref=ref)
+    job_id = f"shown-{uuid.uuid4()}"
+    desk.announce(job_id, ref=ref)
     code, wide = desk.typed("jobs", "--ref", ref)
     assert code == 0
     assert wide.splitlines()[0].split() == ["job", "state", "ref", "image", "updated", "reason"]
+    assert job_id in wide
     assert ref in wide
-    _, narrow = desk.typed("jobs", "--ref", ref, columns=60)
-    assert "shown-" in narrow
-    assert max(len(line.rstrip()) for line in narrow.splitlines()) <= 60
-    _, narrower = desk.typed("jobs", "--ref", ref, columns=40)
-    assert max(len(line.rstrip()) for line in narrower.splitlines()) <= 40
-    head, line = narrower.splitlines()[:2]
-    assert head.split()[:3] == ["job", "state", "ref"]
-    assert line.startswith("shown-")
-    assert line.index("…") >= 8
-    assert ref[:8] in line
+    for columns in (80, 60, 40):
+        _, narrow = desk.typed("jobs", "--ref", ref, columns=columns)
+        assert max(len(line.rstrip()) for line in narrow.splitlines()) <= columns
+        lines = list(dropwhile(lambda line: not line.startswith("job"), narrow.splitlines()))
+        head = lines.pop(0)
+        assert head.split()[:3] == ["job", "state", "ref"]
+        assert "".join(line[: head.index("state")].rstrip() for line in lines) == job_id
+        assert lines[0].startswith(job_id[:LEAST_PREFIX])
     coloured = on_a_terminal(["jobs", "--ref", ref], desk.folder, desk.values, colours=True)[1]
     assert "\x1b[36msubmitted" in coloured
 
@@ -491,21 +493,18 @@ def test_the_look_at_many_jobs_shows_how_far_it_is(desk: Desk, ref: str) -> None
         assert "looked at" in desk.typed("retry", "--ref", ref, *more)[1]
 
 
-def test_a_narrow_terminal_keeps_ids_and_folds_obstacles_little(
-    desk: Desk, near: Neighbour, picture: bytes, ref: str
-) -> None:
+def test_a_narrow_terminal_keeps_ids_whole(desk: Desk, near: Neighbour, picture: bytes, ref: str) -> None:
     first, second = desk.rejected(near, 2, ref)
     missing = desk.failed(ref)
     for job_id in (first, second):
         near.serve(picture, job_id)
-    _, dry = desk.typed("retry", "--ref", ref, "--dry-run", columns=40)
-    _, done = desk.typed("retry", first, second, missing, columns=40)
+    _, dry = desk.typed("retry", "--ref", ref, "--dry-run", columns=60)
+    _, done = desk.typed("retry", first, second, missing, columns=60)
     for shown in (dry, done):
-        for job_id in (first, second, missing):
-            assert sum(line.startswith(f"{job_id[:8]}…") for line in shown.splitlines()) == 1
-        table = shown[shown.index("job  ") : shown.index("\nreceiver: ")].splitlines()
-        assert len(table) <= 1 + 2 + 6
-        assert max(len(line.rstrip()) for line in table) <= 40
+        head, *lines = shown[shown.index("job  ") : shown.index("\nreceiver: ")].splitlines()
+        ids = "".join(line[: head.index("ref")].rstrip() for line in lines)
+        assert all(job_id in ids for job_id in (first, second, missing))
+        assert max(len(line.rstrip()) for line in (head, *lines)) <= 60
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from receiver.core.errors import BodyError
 from receiver.core.jobs import State
 from receiver.intake.authentication import TICKET_LIFETIME
 from receiver.ledger import Intent, Ledger, Submission
-from receiver.operations.retention import WINDOW, Pruner, would_go
+from receiver.operations.retention import WINDOW, Pruner, count_prunable
 from tests.ledger.actions import STORED, brought_to, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, Clock
 
@@ -45,7 +45,7 @@ async def test_old_archived_jobs_keep_their_row_and_lose_history_and_body(
     others = {state: await history(ledger, state.value) for state in State if state is not State.ARCHIVED}
     clock.forward(91 * DAY)
     await brought_to(ledger, State.ARCHIVED, "young")
-    expected = await would_go(ledger, KEEP, clock())
+    expected = await count_prunable(ledger, KEEP, clock())
     assert (expected["history"], expected["bodies"]) == (3, 1)
     assert rows(tmp_path, "bodies") == 7  # of the submitted one there is none
 

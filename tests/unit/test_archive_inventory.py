@@ -11,7 +11,7 @@ from receiver.archive.base import Depth, Inventory, open_archive
 from receiver.archive.locator import ArchiveLocator
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject
-from receiver.operations.audit import judge
+from receiver.operations.audit import mismatch
 from tests.support.items import spooled
 
 
@@ -61,7 +61,7 @@ async def test_a_look_at_a_file_tells_what_it_is(archive: Inventory, tmp_path: P
     held = await archive.inspect(stored)
     assert (held.bytes, held.sha256, held.format) == (108, item.image.sha256, "png")
     assert held.metadata["ref"] == "žluť"
-    assert judge(held, "job-1", item.image, stored) is None
+    assert mismatch(held, "job-1", item.image, stored) is None
     assert (await archive.inspect(stored, Depth.QUICK)).sha256 is None
 
 
@@ -101,7 +101,7 @@ async def test_damage_of_a_file_is_seen(
     path = root / "x" / "1.png"
     _unlinked(path)
     damage(path)
-    found = judge(await archive.inspect(stored), "job-1", item.image, stored)
+    found = mismatch(await archive.inspect(stored), "job-1", item.image, stored)
     assert found is not None
     assert found[0] == reason
 

@@ -21,38 +21,38 @@ from receiver.config import Config, load, load_partly, origins
 from receiver.core.errors import ConfigError
 from receiver.core.jobs import State
 from receiver.doctor import diagnose
-from receiver.doctor.ledger import look_at_jobs, look_at_ledger, look_at_server
+from receiver.doctor.checks import Check, Level, Result, failure, ok, run_checks, run_in_thread
+from receiver.doctor.ledger import check_jobs, check_ledger, check_server
 from receiver.doctor.machine import (
-    look_at_address,
-    look_at_directory,
-    look_at_disk,
-    look_at_versions,
-    mounted,
-    obstacle,
+    cannot_create,
+    check_address,
+    check_directory,
+    check_disk,
+    check_versions,
+    mount_of,
 )
 from receiver.doctor.remote import (
     Answer,
-    ahead,
-    explained,
-    judged,
-    look_at_archive,
-    look_at_clock,
-    look_at_findings,
-    look_at_name,
-    look_at_public_url,
-    look_at_readiness,
+    check_archive,
+    check_clock,
+    check_hostname,
+    check_public_url,
+    check_readiness,
+    clock_offset,
+    explain,
+    interpret_answer,
     origin,
-    unreached,
+    probe_results,
+    unreachable,
 )
 from receiver.doctor.settings import (
-    look_at_dotenv,
-    look_at_secret_files,
-    look_at_secrets,
-    look_at_settings,
-    shown,
+    check_dotenv,
+    check_secret_files,
+    check_secrets,
+    check_settings,
+    settings_report,
     weakness,
 )
-from receiver.doctor.verdict import Check, Level, Verdict, broken, examine, in_thread, well
 from receiver.ledger import FILE_NAME, Ledger, Stats, holder
 from receiver.web.challenge import PROOF_HEADER, read_key
 from tests.support.clock import HOUR, NOW
@@ -68,20 +68,20 @@ def config(**more: str) -> Config:
     return load({**GOOD, **more})
 
 
-def levels(verdicts: list[Verdict]) -> set[Level]:
-    return {verdict.level for verdict in verdicts}
+def levels(results: list[Result]) -> set[Level]:
+    return {result.level for result in results}
 
 
-def said(verdicts: list[Verdict]) -> str:
-    return "\n".join(f"{v.level} {v.check} {v.detail} {v.remedy}" for v in verdicts)
+def said(results: list[Result]) -> str:
+    return "\n".join(f"{v.level} {v.check} {v.detail} {v.remedy}" for v in results)
 
 
 # Settings
 
 
-def settings_looked_at(environ: Mapping[str, str]) -> list[Verdict]:
+def settings_looked_at(environ: Mapping[str, str]) -> list[Result]:
     given, wrong = load_partly(environ)
-    return look_at_settings(given, {}, wrong)
+    return check_settings(given, {}, wrong)
 
 
 def test_every_wrong_setting_is_told_and_not_only_the_first() -> None:
@@ -111,18 +111,18 @@ def test_every_wrong_setting_is_told_and_not_only_the_first() -> None:
 async def test_what_does_not_depend_on_a_wrong_setting_is_looked_at(tmp_path: Path) -> None:
     wrong = {**GOOD, "RECEIVER_PORT": "many", "RECEIVER_DATA_DIR": str(tmp_path / "data")}
     report = await diagnose(wrong, tmp_path / ".env")
-    found = {verdict.check: verdict for verdict in report.verdicts}
+    found = {result.check: result for result in report.results}
     assert found["serve"].detail == "was not looked at, because RECEIVER_PORT is wrong"
     assert found["serve"].level is Level.WARNING
     assert {"data directory", "disk", "ledger", "archive", "provider", "public URL"} <= found.keys()
-    assert "not looked at" not in said([v for v in report.verdicts if v.check != "serve"])
+    assert "not looked at" not in said([v for v in report.results if v.check != "serve"])
     shown_settings = {line["name"]: line["value"] for line in report.settings}
     assert (shown_settings["RECEIVER_PORT"], shown_settings["RECEIVER_FETCHES"]) == (None, 16)
     assert not report.good
 
 
 def test_all_that_a_server_lacks_is_told() -> None:
-    found = look_at_settings(load({"RECEIVER_ARCHIVE_KEY": "x", "RECEIVER_MAX_SPOOL_BYTES": "1"}), {})
+    found = check_settings(load({"RECEIVER_ARCHIVE_KEY": "x", "RECEIVER_MAX_SPOOL_BYTES": "1"}), {})
     assert [v.detail.partition(":")[0] for v in found if v.level is Level.FAILURE] == [
         "RECEIVER_WEBHOOK_HEADERS",
         "RECEIVER_API_TOKENS",
@@ -132,7 +132,7 @@ def test_all_that_a_server_lacks_is_told() -> None:
 
 
 def test_no_secrets_are_not_called_good_ones() -> None:
-    assert look_at_secrets(load({}), {}) == []
+    assert check_secrets(load({}), {}) == []
 
 
 def test_where_folders_cannot_be_reading_them_finds_none(tmp_path: Path) -> None:
@@ -145,7 +145,7 @@ def test_where_folders_cannot_be_reading_them_finds_none(tmp_path: Path) -> None
 
 
 def test_good_settings_are_told_to_be_good() -> None:
-    assert levels(look_at_settings(config(), {})) == {Level.OK}
+    assert levels(check_settings(config(), {})) == {Level.OK}
 
 
 @pytest.mark.parametrize(
@@ -162,7 +162,7 @@ def test_good_settings_are_told_to_be_good() -> None:
     ],
 )
 def test_settings_that_do_not_fit_are_told(more: dict[str, str], level: Level, words: str) -> None:
-    found = look_at_settings(config(**more), {})
+    found = check_settings(config(**more), {})
     assert [v for v in found if v.level is level and words in v.detail and v.remedy], said(found)
 
 
@@ -178,14 +178,14 @@ def test_secrets_are_measured_by_who_can_try_guesses() -> None:
     assert weakness("q8Zs0lB1vJ", least=8, good=16) == (False, "is shorter than 16 characters")
     assert weakness("ab" * 20, least=8, good=16) == (True, "has fewer than 6 different characters")
     assert weakness("q8Zs0lB1vJx4mT7nWcYd", least=8, good=16) == (False, "")
-    assert levels(look_at_secrets(config(), {})) == {Level.OK}
-    assert levels(look_at_secrets(config(RECEIVER_SIGNING_KEYS="q8Zs0lB1vJx4"), {})) == {Level.FAILURE}
-    assert levels(look_at_secrets(config(RECEIVER_SIGNING_KEYS="q8Zs0lB1vJx4mT7nWc"), {})) == {Level.WARNING}
+    assert levels(check_secrets(config(), {})) == {Level.OK}
+    assert levels(check_secrets(config(RECEIVER_SIGNING_KEYS="q8Zs0lB1vJx4"), {})) == {Level.FAILURE}
+    assert levels(check_secrets(config(RECEIVER_SIGNING_KEYS="q8Zs0lB1vJx4mT7nWc"), {})) == {Level.WARNING}
 
 
 def test_a_value_that_stands_twice_is_told() -> None:
     shared = "q8Zs0lB1vJx4mT7nWcYd"
-    found = look_at_secrets(config(RECEIVER_API_TOKENS=shared, XIMILAR_API_TOKEN=shared), {})
+    found = check_secrets(config(RECEIVER_API_TOKENS=shared, XIMILAR_API_TOKEN=shared), {})
     assert levels(found) == {Level.FAILURE}
     assert "RECEIVER_WEBHOOK_HEADERS and RECEIVER_API_TOKENS share" in said(found)
     assert "RECEIVER_WEBHOOK_HEADERS and XIMILAR_API_TOKEN share" in said(found)
@@ -194,11 +194,11 @@ def test_a_value_that_stands_twice_is_told() -> None:
 
 def test_a_dotenv_that_others_can_read_is_told(tmp_path: Path) -> None:
     path = tmp_path / ".env"
-    assert look_at_dotenv(path) == []
+    assert check_dotenv(path) == []
     path.touch(mode=0o600)
-    assert levels(look_at_dotenv(path)) == {Level.OK}
+    assert levels(check_dotenv(path)) == {Level.OK}
     path.chmod(0o644)
-    (found,) = look_at_dotenv(path)
+    (found,) = check_dotenv(path)
     assert (found.level, found.remedy) == (Level.WARNING, f"chmod 600 {path}")
 
 
@@ -209,17 +209,17 @@ def test_secret_files_that_others_can_read_are_told_but_not_those_that_were_hand
     file = folder / "RECEIVER_API_TOKENS"
     file.write_text("canary")
     file.chmod(0o644)
-    (found,) = look_at_secret_files(folder, "x / ext4 rw 0 0\n")
+    (found,) = check_secret_files(folder, "x / ext4 rw 0 0\n")
     assert (found.level, found.remedy) == (Level.WARNING, f"chmod 700 {folder}")
     assert "RECEIVER_API_TOKENS" in found.detail
     assert "canary" not in said([found])
     for mount in (f"x {tmp_path} tmpfs rw", f"x {folder} ext4 ro", f"x {file} ext4 ro"):
-        assert look_at_secret_files(folder, f"x / ext4 rw 0 0\n{mount} 0 0\n") == []
+        assert check_secret_files(folder, f"x / ext4 rw 0 0\n{mount} 0 0\n") == []
     file.chmod(0o640)
-    assert look_at_secret_files(folder, "") == []
+    assert check_secret_files(folder, "") == []
     file.chmod(0o644)
     folder.chmod(0o700)
-    assert look_at_secret_files(folder, "") == []
+    assert check_secret_files(folder, "") == []
 
 
 def test_every_setting_is_shown_with_its_origin_and_without_its_secrets(tmp_path: Path) -> None:
@@ -234,7 +234,9 @@ def test_every_setting_is_shown_with_its_origin_and_without_its_secrets(tmp_path
         "RECEIVER_NOTIFY_URL": "https://user:canary-4@hooks.example.com/canary-5?canary-6",
     }
     given = origins(environ, tmp_path / ".env")
-    settings = {line["name"]: line for line in shown(load({"RECEIVER_FETCHES": "3", **environ}), given)}
+    settings = {
+        line["name"]: line for line in settings_report(load({"RECEIVER_FETCHES": "3", **environ}), given)
+    }
     assert settings["RECEIVER_FETCHES"]["from"] == ".env"
     assert settings["RECEIVER_UPLOADS"]["from"] == "environment"
     assert settings["XIMILAR_API_TOKEN"] == {
@@ -252,13 +254,13 @@ def test_every_setting_is_shown_with_its_origin_and_without_its_secrets(tmp_path
 
 
 def test_an_old_sqlite_is_told() -> None:
-    assert levels(look_at_versions(None)) == {Level.OK}
-    assert "SQLite 3.40.1" in said(look_at_versions("3.40.1"))
-    assert Level.WARNING in levels(look_at_versions("3.40.1"))
+    assert levels(check_versions(None)) == {Level.OK}
+    assert "SQLite 3.40.1" in said(check_versions("3.40.1"))
+    assert Level.WARNING in levels(check_versions("3.40.1"))
 
 
-def look(folder: Path, *, user: int | None = None, mounts: str = "", **more: Any) -> list[Verdict]:
-    return look_at_directory(
+def look(folder: Path, *, user: int | None = None, mounts: str = "", **more: Any) -> list[Result]:
+    return check_directory(
         config(RECEIVER_DATA_DIR=str(folder)),
         user=os.geteuid() if user is None else user,
         mounts=mounts,
@@ -327,11 +329,11 @@ def test_whether_serve_could_listen_is_told() -> None:
         port = str(taken.getsockname()[1])
         # Another start that has the address, and does not listen yet, is not disturbed.
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        assert look_at_address(config(RECEIVER_PORT=port)).level is Level.OK
+        assert check_address(config(RECEIVER_PORT=port)).level is Level.OK
         taken.listen()
-        found = look_at_address(config(RECEIVER_PORT=port))
+        found = check_address(config(RECEIVER_PORT=port))
     assert (found.level, found.detail.partition(":")[0]) == (Level.FAILURE, "RECEIVER_PORT")
-    assert look_at_address(config(RECEIVER_HOST="203.0.113.7")).detail.startswith("RECEIVER_HOST: ")
+    assert check_address(config(RECEIVER_HOST="203.0.113.7")).detail.startswith("RECEIVER_HOST: ")
 
 
 @pytest.mark.parametrize(
@@ -348,15 +350,15 @@ def test_a_data_directory_that_nobody_can_make_is_told(tmp_path: Path, place: st
 
 
 def test_a_folder_that_is_to_come_leaves_nothing_where_it_was_tried(tmp_path: Path) -> None:
-    assert obstacle(tmp_path / "to" / "come") is None
+    assert cannot_create(tmp_path / "to" / "come") is None
     assert list(tmp_path.iterdir()) == []
 
 
 async def test_an_archive_folder_is_made_by_serve_only_where_it_can_be(tmp_path: Path) -> None:
     data = tmp_path / "data"
 
-    async def look_at(archive: str) -> Verdict:
-        (found,) = await look_at_archive(config(RECEIVER_DATA_DIR=str(data), RECEIVER_ARCHIVE=archive), {})
+    async def look_at(archive: str) -> Result:
+        (found,) = await check_archive(config(RECEIVER_DATA_DIR=str(data), RECEIVER_ARCHIVE=archive), {})
         return found
 
     for folder in (data / "archive", tmp_path / "archive"):
@@ -389,7 +391,7 @@ server:/more /srv/data nfs rw 0 0
     ],
 )
 def test_what_a_folder_lies_on(path: str, kind: str) -> None:
-    found = mounted(Path(path), MOUNTS)
+    found = mount_of(Path(path), MOUNTS)
     assert found is not None
     assert found.kind == kind
 
@@ -422,7 +424,7 @@ def test_a_disk_that_keeps_no_promises_is_told(tmp_path: Path, kind: str, level:
 )
 def test_the_disks_room_is_measured_by_what_may_come(tmp_path: Path, free: int, level: Level) -> None:
     given = config(RECEIVER_DATA_DIR=str(tmp_path / "data"))
-    assert levels(look_at_disk(given, room=lambda _: free)) == {level}
+    assert levels(check_disk(given, room=lambda _: free)) == {level}
 
 
 def test_what_the_spool_holds_already_needs_no_further_room(tmp_path: Path) -> None:
@@ -431,7 +433,7 @@ def test_what_the_spool_holds_already_needs_no_further_room(tmp_path: Path) -> N
     with (spool / "a").open("wb") as file:
         file.truncate(9 * 2**30)
     given = config(RECEIVER_DATA_DIR=str(tmp_path))
-    assert levels(look_at_disk(given, room=lambda _: 2 * 2**30)) == {Level.OK}
+    assert levels(check_disk(given, room=lambda _: 2 * 2**30)) == {Level.OK}
 
 
 # The ledger
@@ -452,8 +454,8 @@ def stats(**more: Any) -> Stats:
 
 
 def test_jobs_that_wait_too_long_are_told() -> None:
-    assert levels(look_at_jobs(stats(), NOW)) == {Level.OK}
-    found = look_at_jobs(
+    assert levels(check_jobs(stats(), NOW)) == {Level.OK}
+    found = check_jobs(
         stats(
             at_risk=2,
             soonest_deadline=NOW + 1000,
@@ -470,30 +472,30 @@ def test_jobs_that_wait_too_long_are_told() -> None:
 
 async def test_a_ledger_is_looked_at_beside_its_server(tmp_path: Path) -> None:
     given = config(RECEIVER_DATA_DIR=str(tmp_path))
-    assert levels(await look_at_ledger(given, now=NOW, deep=False)) == {Level.OK}
+    assert levels(await check_ledger(given, now=NOW, deep=False)) == {Level.OK}
     ledger = await Ledger.serve(tmp_path)
     for deep in (False, True):
-        assert levels(await look_at_ledger(given, now=NOW, deep=deep)) == {Level.OK}
+        assert levels(await check_ledger(given, now=NOW, deep=deep)) == {Level.OK}
     await ledger.close()
     (tmp_path / FILE_NAME).write_bytes(b"this is no ledger " * 1000)
-    assert levels(await look_at_ledger(given, now=NOW, deep=False)) == {Level.FAILURE}
+    assert levels(await check_ledger(given, now=NOW, deep=False)) == {Level.FAILURE}
 
 
 async def test_what_is_no_ledger_or_was_one_is_told(tmp_path: Path) -> None:
     given = config(RECEIVER_DATA_DIR=str(tmp_path))
-    (gone,) = await look_at_ledger(given, now=NOW, deep=False, serving=True)
+    (gone,) = await check_ledger(given, now=NOW, deep=False, serving=True)
     assert gone.level is Level.FAILURE
     assert "though serve runs" in gone.detail
     assert "Put it back" in (gone.remedy or "")
     (tmp_path / FILE_NAME).mkdir()
-    (folder,) = await look_at_ledger(given, now=NOW, deep=False)
+    (folder,) = await check_ledger(given, now=NOW, deep=False)
     assert (folder.level, "is no file" in folder.detail) == (Level.FAILURE, True)
 
 
 def test_whether_a_server_runs_is_told() -> None:
-    assert look_at_server(7).detail == "runs on this data directory, as process 7"
-    assert look_at_server(0).level is Level.OK
-    assert look_at_server(None).level is Level.WARNING
+    assert check_server(7).detail == "runs on this data directory, as process 7"
+    assert check_server(0).level is Level.OK
+    assert check_server(None).level is Level.WARNING
 
 
 # Beyond this machine
@@ -505,13 +507,13 @@ def test_whether_a_server_runs_is_told() -> None:
 def test_a_clock_is_compared_with_the_time_between_question_and_answer(
     date: float, difference: float
 ) -> None:
-    assert ahead(formatdate(date, usegmt=True), 100, 102) == difference
+    assert clock_offset(formatdate(date, usegmt=True), 100, 102) == difference
 
 
 def test_a_clock_that_says_nothing_is_not_compared() -> None:
-    assert ahead("", 100, 102) is None
-    assert ahead("yesterday", 100, 102) is None
-    assert look_at_clock("x", None) == []
+    assert clock_offset("", 100, 102) is None
+    assert clock_offset("yesterday", 100, 102) is None
+    assert check_clock("x", None) == []
 
 
 @pytest.mark.parametrize(
@@ -519,7 +521,7 @@ def test_a_clock_that_says_nothing_is_not_compared() -> None:
     [(0, Level.OK), (-9, Level.OK), (20, Level.WARNING), (-20, Level.WARNING), (600, Level.FAILURE)],
 )
 def test_a_clock_that_is_off_is_told(difference: float, level: Level) -> None:
-    (found,) = look_at_clock("the provider", difference)
+    (found,) = check_clock("the provider", difference)
     assert found.level is level
     assert (found.remedy is None) == (level is Level.OK)
 
@@ -530,13 +532,13 @@ def test_what_a_store_does_not_do_is_told_with_what_it_means() -> None:
         ProbeResult("sha256", False, "SHA-256 is ignored."),
         ProbeResult("clock", False, "The store's clock is 600 seconds behind this machine's."),
     )
-    found = look_at_findings("s3://b", findings)
+    found = probe_results("s3://b", findings)
     assert [(v.check, v.level) for v in found] == [
         ("archive", Level.OK),
         ("archive", Level.WARNING),
         ("clock", Level.FAILURE),
     ]
-    assert levels(look_at_findings("s3://b", (ProbeResult("clock", True, "agrees"),))) == {Level.OK}
+    assert levels(probe_results("s3://b", (ProbeResult("clock", True, "agrees"),))) == {Level.OK}
 
 
 @contextlib.contextmanager
@@ -569,7 +571,7 @@ PROOF = {PROOF_HEADER.lower(): "right"}
     ],
 )
 def test_an_address_that_leads_elsewhere_is_told(answer: Answer, words: str) -> None:
-    found = judged(answer, "https://me.example/base", "right")
+    found = interpret_answer(answer, "https://me.example/base", "right")
     assert found.level is Level.FAILURE
     assert words in found.detail
     assert found.remedy
@@ -582,7 +584,7 @@ def test_an_address_that_leads_elsewhere_is_told(answer: Answer, words: str) -> 
     + [(status, Level.FAILURE) for status in (200, 301, 401, 404)],
 )
 def test_before_the_first_start_only_what_a_start_cures_is_excused(status: int, level: Level) -> None:
-    found = judged(Answer(status, {}, b""), "https://me.example", None, serving=False)
+    found = interpret_answer(Answer(status, {}, b""), "https://me.example", None, serving=False)
     assert found.level is level
     assert ("Start `receiver serve`" in (found.remedy or "")) == (level is Level.WARNING)
 
@@ -601,8 +603,8 @@ def test_before_the_first_start_only_what_a_start_cures_is_excused(status: int, 
 def test_before_the_first_start_only_silence_is_excused(cause: Exception, level: Level) -> None:
     error = httpx.ConnectError("x")
     error.__cause__ = cause
-    assert unreached(error, "https://me.example", serving=False).level is level
-    assert unreached(error, "https://me.example", serving=True).level is Level.FAILURE
+    assert unreachable(error, "https://me.example", serving=False).level is level
+    assert unreachable(error, "https://me.example", serving=True).level is Level.FAILURE
 
 
 @pytest.mark.parametrize(
@@ -620,13 +622,13 @@ def test_before_the_first_start_only_silence_is_excused(cause: Exception, level:
 def test_an_address_that_the_provider_never_reaches_is_told(
     host: str, more: dict[str, str], level: Level | None
 ) -> None:
-    assert levels(look_at_name(config(**more), host)) == ({level} if level else set())
+    assert levels(check_hostname(config(**more), host)) == ({level} if level else set())
 
 
 async def test_an_address_on_this_machine_is_told_to_who_submits_to_a_provider_elsewhere() -> None:
     with free_port() as port:
         given = config(XIMILAR_API_TOKEN="x", RECEIVER_PUBLIC_URL=f"http://localhost:{port}")
-        found = await look_at_public_url(given, serving=False)
+        found = await check_public_url(given, serving=False)
     assert [v.level for v in found] == [Level.FAILURE, Level.WARNING]
     assert "where api.ximilar.com never gets to" in found[0].detail
     assert "Start `receiver serve`" in (found[1].remedy or "")
@@ -635,20 +637,20 @@ async def test_an_address_on_this_machine_is_told_to_who_submits_to_a_provider_e
 @pytest.mark.parametrize(("elsewhere", "level"), [(True, Level.WARNING), (False, Level.FAILURE)])
 async def test_a_server_of_another_container_need_not_answer_here(*, elsewhere: bool, level: Level) -> None:
     with free_port() as port:
-        (found,) = await look_at_readiness(config(RECEIVER_PORT=str(port)), elsewhere=elsewhere)
+        (found,) = await check_readiness(config(RECEIVER_PORT=str(port)), elsewhere=elsewhere)
     assert found.level is level
 
 
 def test_only_the_right_proof_is_this_installation() -> None:
-    assert judged(Answer(200, PROOF, b""), "https://me.example", "right").level is Level.OK
-    assert judged(Answer(200, PROOF, b""), "https://me.example", None).level is Level.FAILURE
+    assert interpret_answer(Answer(200, PROOF, b""), "https://me.example", "right").level is Level.OK
+    assert interpret_answer(Answer(200, PROOF, b""), "https://me.example", None).level is Level.FAILURE
 
 
 def test_failures_of_connections_are_told_in_words() -> None:
     def raised(cause: Exception) -> str:
         error = httpx.ConnectError("x")
         error.__cause__ = cause
-        return explained(error)
+        return explain(error)
 
     expired = ssl.SSLCertVerificationError()
     expired.verify_message = "certificate has expired"
@@ -659,8 +661,8 @@ def test_failures_of_connections_are_told_in_words() -> None:
         == "nothing listens there (connection refused)"
     )
     assert raised(OSError(errno.ENETUNREACH, "x")) == "no way leads there from this network"
-    assert explained(httpx.ConnectTimeout("x")) == "no answer in time"
-    assert explained(httpx.ReadError("canary")) == "ReadError"
+    assert explain(httpx.ConnectTimeout("x")) == "no answer in time"
+    assert explain(httpx.ReadError("canary")) == "ReadError"
 
 
 def test_an_address_is_shown_without_what_may_be_secret() -> None:
@@ -674,21 +676,21 @@ def test_an_address_is_shown_without_what_may_be_secret() -> None:
 async def test_checks_run_at_once_and_one_that_hangs_or_breaks_does_not_stop_the_others() -> None:
     both = asyncio.Barrier(2)
 
-    async def together() -> list[Verdict]:
+    async def together() -> list[Result]:
         await both.wait()
-        return [well("a", "fine")]
+        return [ok("a", "fine")]
 
-    async def hang() -> list[Verdict]:
+    async def hang() -> list[Result]:
         await asyncio.Event().wait()
         return []
 
-    async def bug() -> list[Verdict]:
+    async def bug() -> list[Result]:
         raise ValueError("canary")
 
-    async def disk() -> list[Verdict]:
+    async def disk() -> list[Result]:
         raise OSError(5, "Input/output error")
 
-    found = await examine(
+    found = await run_checks(
         [
             Check("one", together),
             Check("two", together),
@@ -711,14 +713,14 @@ async def test_checks_run_at_once_and_one_that_hangs_or_breaks_does_not_stop_the
 async def test_a_look_that_cannot_even_be_cut_off_is_left_behind() -> None:
     ended = asyncio.Event()
 
-    async def stubborn() -> list[Verdict]:
+    async def stubborn() -> list[Result]:
         try:
             await asyncio.Event().wait()
         finally:
             await ended.wait()
         return []
 
-    (found,) = await examine([Check("stubborn", stubborn, 0.01)])
+    (found,) = await run_checks([Check("stubborn", stubborn, 0.01)])
     assert "no answer within 0.01 seconds" in found.detail
     ended.set()
 
@@ -727,29 +729,31 @@ async def test_who_stops_it_is_told_what_is_known() -> None:
     stopping = asyncio.Event()
     told: list[list[str]] = []
 
-    async def quick() -> list[Verdict]:
-        return [well("quick", "fine")]
+    async def quick() -> list[Result]:
+        return [ok("quick", "fine")]
 
-    async def hang() -> list[Verdict]:
+    async def hang() -> list[Result]:
         await asyncio.Event().wait()
         return []
 
-    def waiting(names: Sequence[str]) -> None:
+    def on_waiting(names: Sequence[str]) -> None:
         told.append([*names])
         if "quick" not in names:
             stopping.set()
 
-    found = await examine([Check("hangs", hang), Check("quick", quick)], stopping=stopping, waiting=waiting)
+    found = await run_checks(
+        [Check("hangs", hang), Check("quick", quick)], stopping=stopping, on_waiting=on_waiting
+    )
     assert [(v.check, v.level) for v in found] == [("hangs", Level.WARNING), ("quick", Level.OK)]
     assert "not looked at to the end" in found[0].detail
     assert (told[0], told[-1]) == (["hangs", "quick"], ["hangs"])
 
 
 async def test_secrets_are_masked_wherever_they_stand() -> None:
-    async def leak() -> list[Verdict]:
-        return [broken("x", "says canary-long and canary", "undo canary-long")]
+    async def leak() -> list[Result]:
+        return [failure("x", "says canary-long and canary", "undo canary-long")]
 
-    (found,) = await examine([Check("x", leak)], ["canary", "canary-long", "no"])
+    (found,) = await run_checks([Check("x", leak)], ["canary", "canary-long", "no"])
     assert found.detail == "says ********** and **********"
     assert found.remedy == "undo **********"
 
@@ -758,11 +762,11 @@ async def test_a_thread_that_never_ends_is_not_waited_for() -> None:
     never = threading.Event()
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
-            await in_thread(never.wait)
+            await run_in_thread(never.wait)
     never.set()
-    assert await in_thread(lambda: 7) == 7
+    assert await run_in_thread(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        await in_thread(lambda: 1 // 0)
+        await run_in_thread(lambda: 1 // 0)
 
 
 def test_a_thread_that_ends_after_the_loop_disturbs_nobody() -> None:
@@ -775,7 +779,7 @@ def test_a_thread_that_ends_after_the_loop_disturbs_nobody() -> None:
     async def given_up() -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.01):
-                await in_thread(work)
+                await run_in_thread(work)
 
     asyncio.run(given_up())
     before = threading.enumerate()

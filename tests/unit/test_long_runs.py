@@ -14,9 +14,9 @@ from receiver.archive.metadata import read
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import State, StoredObject
 from receiver.ledger import Ledger
-from receiver.operations.archive_scan import Walk
+from receiver.operations.archive_scan import ArchiveScan
 from receiver.operations.audit import Auditor
-from receiver.operations.checkpoint import Journal
+from receiver.operations.checkpoint import Checkpoint
 from receiver.operations.migrate import Migrator
 from receiver.operations.rebuild import Rebuilder
 from tests.keeping.estate import Thing, fill, lay_out, things
@@ -77,22 +77,22 @@ async def test_a_rebuild_that_was_cut_off_looks_at_nothing_twice_but_its_last_pa
     lay_out(root, estate)
     ledger = await Ledger.serve(tmp_path)
 
-    async def run(turns: Turns) -> Journal:
-        journal = await Journal.open(
+    async def run(turns: Turns) -> Checkpoint:
+        checkpoint = await Checkpoint.open(
             ledger, tmp_path, "rebuild", plan={"archive": archive.uri}, now=NOW, from_start=False
         )
-        with journal:
-            walk = Walk(
+        with checkpoint:
+            scan = ArchiveScan(
                 ledger=ledger,
                 archive=archive,
-                journal=journal,
-                hands=4,
-                turn=turns.turn,
+                checkpoint=checkpoint,
+                concurrency=4,
+                throttle=turns.turn,
                 now=lambda: NOW,
                 sleep=at_once,
             )
-            await Rebuilder(walk).run(nobody)
-        return journal
+            await Rebuilder(scan).run(nobody)
+        return checkpoint
 
     try:
         with pytest.raises(CutOffError):
@@ -100,9 +100,9 @@ async def test_a_rebuild_that_was_cut_off_looks_at_nothing_twice_but_its_last_pa
         known = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
         assert known == 1_000
         rest = Turns(MANY)
-        journal = await run(rest)
+        checkpoint = await run(rest)
         assert rest.taken == MANY - known
-        assert (journal.counts["objects"], journal.counts["added"]) == (MANY, MANY)
+        assert (checkpoint.counts["objects"], checkpoint.counts["added"]) == (MANY, MANY)
         assert (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED] == MANY
     finally:
         await ledger.close()
@@ -146,19 +146,19 @@ async def audited(
     places = ArchiveLocator(archive, {})
     try:
         plan = {"archive": archive.uri, "depth": "proved"}
-        journal = await Journal.open(ledger, folder, "audit", plan=plan, now=NOW, from_start=False)
-        with journal:
-            walk = Walk(
+        checkpoint = await Checkpoint.open(ledger, folder, "audit", plan=plan, now=NOW, from_start=False)
+        with checkpoint:
+            scan = ArchiveScan(
                 ledger=ledger,
                 archive=archive,
-                journal=journal,
-                hands=4,
-                turn=turn,
+                checkpoint=checkpoint,
+                concurrency=4,
+                throttle=turn,
                 now=lambda: NOW,
                 sleep=at_once,
             )
-            await Auditor(walk, places, Depth.PROVED).run(nobody)
-        return journal.counts, (await ledger.stats(overdue_before=0)).damaged
+            await Auditor(scan, places, Depth.PROVED).run(nobody)
+        return checkpoint.counts, (await ledger.stats(overdue_before=0)).damaged
     finally:
         await places.aclose()
         await ledger.close()
@@ -210,7 +210,12 @@ class Moved:
 
     def __init__(self, ledger: Ledger, source: Inventory, target: Inventory) -> None:
         self.migrator = Migrator(
-            ledger=ledger, source=source, target=target, hands=4, turn=Turns(9_999).turn, sleep=at_once
+            ledger=ledger,
+            source=source,
+            target=target,
+            concurrency=4,
+            throttle=Turns(9_999).turn,
+            sleep=at_once,
         )
 
     async def run(self) -> Mapping[str, int]:

@@ -10,10 +10,10 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-AS_SERVE = "Run this as the user that runs serve, whose all of the data directory must be."
+RUN_AS_SERVE = "Run this as the user that runs serve, whose all of the data directory must be."
 
 MASK = "**********"
-LEAST_HIDDEN = 6
+MIN_MASKED = 6
 """Characters from which on a secret is looked for in what is said; a shorter one would stand in any word."""
 
 
@@ -26,7 +26,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Result:
     """What was found of one thing.
 
     Attributes:
@@ -42,24 +42,24 @@ class Verdict:
     remedy: str | None = None
 
 
-def well(check: str, detail: str) -> Verdict:
+def ok(check: str, detail: str) -> Result:
     """It stands well."""
-    return Verdict(check, Level.OK, detail)
+    return Result(check, Level.OK, detail)
 
 
-def doubtful(check: str, detail: str, remedy: str) -> Verdict:
+def warning(check: str, detail: str, remedy: str) -> Result:
     """It works, or may, and should be looked at."""
-    return Verdict(check, Level.WARNING, detail, remedy)
+    return Result(check, Level.WARNING, detail, remedy)
 
 
-def broken(check: str, detail: str, remedy: str) -> Verdict:
+def failure(check: str, detail: str, remedy: str) -> Result:
     """It does not work."""
-    return Verdict(check, Level.FAILURE, detail, remedy)
+    return Result(check, Level.FAILURE, detail, remedy)
 
 
-def not_looked_at(check: str, setting: str) -> Verdict:
+def skipped(check: str, setting: str) -> Result:
     """It needs a setting that is wrong."""
-    return doubtful(check, f"was not looked at, because {setting} is wrong", "Correct that, and look again.")
+    return warning(check, f"was not looked at, because {setting} is wrong", "Correct that, and look again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,58 +75,58 @@ class Check:
     """
 
     name: str
-    look: Callable[[], Awaitable[Sequence[Verdict]]]
+    look: Callable[[], Awaitable[Sequence[Result]]]
     seconds: float | None = 10.0
     remedy: str = "Look whether the disk, the network and the name server answer at all."
     needs: frozenset[str] = frozenset()
 
-    def without(self, wrong: frozenset[str]) -> "Check":
+    def skip_if_wrong(self, wrong: frozenset[str]) -> "Check":
         """The same look, but where it needs one of the settings that are wrong it says so and no more."""
         missed = self.needs & wrong
-        return replace(self, look=lambda: _passed_over(self.name, missed)) if missed else self
+        return replace(self, look=lambda: _skip(self.name, missed)) if missed else self
 
 
-async def _passed_over(name: str, wrong: frozenset[str]) -> Sequence[Verdict]:
-    return [not_looked_at(name, " and ".join(sorted(wrong)))]
+async def _skip(name: str, wrong: frozenset[str]) -> Sequence[Result]:
+    return [skipped(name, " and ".join(sorted(wrong)))]
 
 
-def unheard(_: Sequence[str]) -> None:
+def ignore(_: Sequence[str]) -> None:
     """Says nothing."""
 
 
-async def examine(
+async def run_checks(
     checks: Sequence[Check],
     hidden: Iterable[str] = (),
     *,
     stopping: asyncio.Event | None = None,
-    waiting: Callable[[Sequence[str]], None] = unheard,
-) -> list[Verdict]:
+    on_waiting: Callable[[Sequence[str]], None] = ignore,
+) -> list[Result]:
     """Makes all checks at once and gives what was found, in their order.
 
     Args:
         checks: what to look at.
         hidden: secrets; whatever repeats one says it masked.
         stopping: ends the looks that are not through when it is set.
-        waiting: is told the names of the checks that are not through, whenever one is.
+        on_waiting: is told the names of the checks that are not through, whenever one is.
     """
-    secrets = sorted({secret for secret in hidden if len(secret) >= LEAST_HIDDEN}, key=len, reverse=True)
-    looks = [asyncio.create_task(_made(check)) for check in checks]
+    secrets = sorted({secret for secret in hidden if len(secret) >= MIN_MASKED}, key=len, reverse=True)
+    looks = [asyncio.create_task(_run(check)) for check in checks]
     stopped = asyncio.create_task((stopping or asyncio.Event()).wait())
     while not stopped.done() and (left := [look for look in looks if not look.done()]):
-        waiting([check.name for check, look in zip(checks, looks, strict=True) if look in left])
+        on_waiting([check.name for check, look in zip(checks, looks, strict=True) if look in left])
         await asyncio.wait({stopped, *left}, return_when=asyncio.FIRST_COMPLETED)
     found = [
         look.result()
         if look.done()
-        else [doubtful(check.name, "was not looked at to the end", "Look again, and let it come to its end.")]
+        else [warning(check.name, "was not looked at to the end", "Look again, and let it come to its end.")]
         for check, look in zip(checks, looks, strict=True)
     ]
     for task in (stopped, *looks):
         task.cancel()
-    return [_masked(verdict, secrets) for verdicts in found for verdict in verdicts]
+    return [_mask(result, secrets) for results in found for result in results]
 
 
-async def in_thread(work: Callable[[], T]) -> T:
+async def run_in_thread(work: Callable[[], T]) -> T:
     """Runs work that blocks in a thread of its own, which nothing waits for where its caller has gone.
 
     The loop's own threads would be waited for at the end, and a disk may never answer.
@@ -155,36 +155,36 @@ async def in_thread(work: Callable[[], T]) -> T:
     return await outcome
 
 
-async def _made(check: Check) -> Sequence[Verdict]:
+async def _run(check: Check) -> Sequence[Result]:
     look = asyncio.ensure_future(check.look())
     try:
         # One that does not end even when it is cut off, as it closes a file of a dead disk, is left behind.
         await asyncio.wait({look}, timeout=check.seconds)
     finally:
-        look.add_done_callback(_seen)
+        look.add_done_callback(_consume)
         look.cancel()
     if not look.done():
-        return [broken(check.name, f"no answer within {check.seconds:g} seconds", check.remedy)]
+        return [failure(check.name, f"no answer within {check.seconds:g} seconds", check.remedy)]
     try:
         return look.result()
     except OSError as error:
         said = f"cannot be looked at: {error.strerror or type(error).__name__}"
         where = f" ({error.filename})" if error.filename else ""
-        remedy = AS_SERVE if isinstance(error, PermissionError) else check.remedy
-        return [broken(check.name, said + where, remedy)]
+        remedy = RUN_AS_SERVE if isinstance(error, PermissionError) else check.remedy
+        return [failure(check.name, said + where, remedy)]
     except Exception as bug:  # noqa: BLE001 - the other checks have something to say, too
         # Without its text: nobody knows what stands in there.
-        return [broken(check.name, f"the check itself failed ({type(bug).__name__})", "Report it as a bug.")]
+        return [failure(check.name, f"the check itself failed ({type(bug).__name__})", "Report it as a bug.")]
 
 
-def _seen(look: "asyncio.Future[Sequence[Verdict]]") -> None:
+def _consume(look: "asyncio.Future[Sequence[Result]]") -> None:
     if not look.cancelled():
         look.exception()
 
 
-def _masked(verdict: Verdict, secrets: Sequence[str]) -> Verdict:
-    detail, remedy = verdict.detail, verdict.remedy
+def _mask(result: Result, secrets: Sequence[str]) -> Result:
+    detail, remedy = result.detail, result.remedy
     for secret in secrets:
         detail = detail.replace(secret, MASK)
         remedy = remedy and remedy.replace(secret, MASK)
-    return replace(verdict, detail=detail, remedy=remedy)
+    return replace(result, detail=detail, remedy=remedy)
