@@ -143,6 +143,11 @@ class _Address(NamedTuple):
     def __str__(self) -> str:
         return f"s3://{self.bucket}/{self.key}"
 
+    def arguments(self, version: str | None = None) -> dict[str, Any]:
+        """Return the arguments of a call of the SDK."""
+        of_version = {"VersionId": version} if version else {}
+        return {"Bucket": self.bucket, "Key": self.key, **of_version}
+
 
 def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str]) -> "S3Archive":
     """Open a bucket with the AWS SDK's own settings, as `open_archive` says; no request is made yet.
@@ -387,7 +392,7 @@ class S3Archive:
         with spool_file.opened(item) as spooled:
             if not capabilities.conditional and (head := self._head_or_none(at)) is not None:
                 return self._compare(item, at, head)
-            arguments: dict[str, Any] = {}
+            arguments = at.arguments()
             if capabilities.conditional:
                 arguments["IfNoneMatch"] = "*"
             if capabilities.sha256:
@@ -397,8 +402,6 @@ class S3Archive:
                 arguments["ContentMD5"] = _base64(digest(spooled, "md5"))
             try:
                 answer = self._client.put_object(
-                    Bucket=at.bucket,
-                    Key=at.key,
                     Body=spooled,
                     ContentLength=item.image.bytes,
                     ContentType=item.image.content_type,
@@ -440,7 +443,7 @@ class S3Archive:
 
     def _delete(self, at: _Address) -> None:
         with self._translated(at):
-            self._client.delete_object(Bucket=at.bucket, Key=at.key)
+            self._client.delete_object(**at.arguments())
 
     # Reading
 
@@ -448,9 +451,7 @@ class S3Archive:
         self, at: _Address, version: str | None = None, *, missing: str = "archive.unavailable"
     ) -> "HeadObjectOutputTypeDef":
         with self._translated(at, missing):
-            return self._client.head_object(
-                Bucket=at.bucket, Key=at.key, ChecksumMode="ENABLED", **_version(version)
-            )
+            return self._client.head_object(ChecksumMode="ENABLED", **at.arguments(version))
 
     def _head_or_none(self, at: _Address) -> "HeadObjectOutputTypeDef | None":
         """``None`` also where the store does not say, as S3 does without s3:ListBucket."""
@@ -503,7 +504,7 @@ class S3Archive:
 
     def _blocks(self, at: _Address, version: str | None) -> Generator[bytes, None, None]:
         """Yield the bytes of an object; the generator is to be closed."""
-        body = self._client.get_object(Bucket=at.bucket, Key=at.key, **_version(version))["Body"]
+        body = self._client.get_object(**at.arguments(version))["Body"]
         try:
             yield from body.iter_chunks(BLOCK)
         finally:
@@ -558,16 +559,10 @@ class S3Archive:
 
     def _presign(self, stored: StoredObject, image: Image) -> str:
         at = self._address(stored.uri)
-        parameters = {
-            "Bucket": at.bucket,
-            "Key": at.key,
-            "ResponseContentType": image.content_type,
-            **_version(self._readable_version(stored, image)),
-        }
+        arguments = at.arguments(self._readable_version(stored, image))
+        arguments["ResponseContentType"] = image.content_type
         with self._translated(at):
-            return self._client.generate_presigned_url(
-                "get_object", Params=parameters, ExpiresIn=URL_LIFETIME
-            )
+            return self._client.generate_presigned_url("get_object", Params=arguments, ExpiresIn=URL_LIFETIME)
 
     # Probing
 
@@ -645,19 +640,15 @@ class S3Archive:
     def _write(
         self, at: _Address, content: bytes, capabilities: Capabilities, *, announced: bytes | None = None
     ) -> None:
-        arguments: dict[str, Any] = {"IfNoneMatch": "*"} if capabilities.conditional else {}
+        arguments = at.arguments()
+        if capabilities.conditional:
+            arguments["IfNoneMatch"] = "*"
         if capabilities.sha256:
             arguments["ChecksumSHA256"] = _base64(hashlib.sha256(announced or content).digest())
         else:
             arguments["ContentMD5"] = _base64(hashlib.md5(content, usedforsecurity=False).digest())
         with self._translated(at):
-            self._client.put_object(
-                Bucket=at.bucket,
-                Key=at.key,
-                Body=content,
-                ContentType="application/octet-stream",
-                **arguments,
-            )
+            self._client.put_object(Body=content, ContentType="application/octet-stream", **arguments)
 
     def _try_to_delete(self, at: _Address) -> bool:
         try:
@@ -747,10 +738,6 @@ def _checksum(head: "HeadObjectOutputTypeDef") -> str | None:
     """The store's own SHA-256, base64. A dash marks the checksum of a multipart object's checksums."""
     checksum = head.get("ChecksumSHA256")
     return checksum if checksum and "-" not in checksum else None
-
-
-def _version(version: str | None) -> dict[str, Any]:
-    return {"VersionId": version} if version else {}
 
 
 def _base64(digest_: bytes) -> str:

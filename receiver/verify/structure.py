@@ -135,7 +135,6 @@ class _Source:
 
     @property
     def left(self) -> int:
-        """Bytes not read yet."""
         return self._size - self._file.tell()
 
     def peek(self, count: int) -> bytes:
@@ -155,7 +154,6 @@ class _Source:
         return data
 
     def skip(self, count: int) -> None:
-        """Skip ``count`` bytes."""
         if count > self.left:
             raise ImageError("image.truncated")
         self._file.seek(count, os.SEEK_CUR)
@@ -384,7 +382,6 @@ class _Inflated:
         self._zlib = zlib.decompressobj()
 
     def feed(self, data: bytes) -> None:
-        """Inflate the next part of the stream."""
         while data:
             if self._zlib.eof:
                 raise ImageError("image.trailing_data", "Something stands behind the PNG's pixels.")

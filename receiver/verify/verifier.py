@@ -136,9 +136,8 @@ class Verifier:
         raise answer
 
     async def _end(self, child: "_Child") -> None:
-        child.kill()
         self._children.discard(child)
-        await child.gone()
+        await child.end()
 
 
 class _ChildDiedError(Exception):
@@ -153,12 +152,10 @@ class _Child:
         self.pid = process.pid
 
     async def ready(self) -> None:
-        """Wait until the child takes requests."""
         if await self._line() != b"ready\n":
             raise _ChildDiedError
 
     async def ask(self, request: object) -> Header | ImageError | SpoolError:
-        """Send one request and return its answer."""
         assert self._process.stdin
         try:
             self._process.stdin.write(json.dumps(request).encode() + b"\n")
@@ -167,13 +164,9 @@ class _Child:
             raise _ChildDiedError from error
         return _parse(await self._line())
 
-    def kill(self) -> None:
-        """End the child now."""
+    async def end(self) -> None:
         if self._process.returncode is None:
             self._process.kill()
-
-    async def gone(self) -> None:
-        """Wait until the killed child was reaped."""
         await self._process.wait()
 
     async def _line(self) -> bytes:
