@@ -157,7 +157,7 @@ def test_a_wrong_secret_is_mended_by_rotating_the_credentials_file_without_a_res
     credentials(file, store, secret="not the secret")
     values = settings(programs.folder, **archive_in(store, "rotated"), AWS_SHARED_CREDENTIALS_FILE=str(file))
     del values["AWS_ACCESS_KEY_ID"], values["AWS_SECRET_ACCESS_KEY"]
-    with programs.receiver(values) as receiver:
+    with programs.receiver_process(values) as receiver:
         refused = receiver.program.until_event("archive refuses; uploads pause", reason="archive.denied")
         assert "SignatureDoesNotMatch" in refused["detail"]
         job_ids = delivered(receiver, images, "rotated", 10)
