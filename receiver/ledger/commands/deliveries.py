@@ -142,7 +142,7 @@ def _is_news(completion: Completion, state: State, image_url: str | None) -> boo
 
 
 _FURTHER = "Deliveries since then that named further URLs, of which only the number is kept: "
-"""StoredObject before the number, which is read back: a change of it needs a migration."""
+"""Stored before the number, which is read back: a change of it needs a migration."""
 
 
 def _record_other_url(tx: Transaction, seq: int, state: State, url: str) -> list[str]:
