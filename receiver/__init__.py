@@ -1,7 +1,7 @@
 """The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image.
 
-For programs that submit: ``submit``, what it gives (``Outcome``, ``Fate``), and the errors that it raises or
-gives. They are loaded when they are first asked for, so that importing the package alone costs nothing.
+For programs that submit: ``submit``, what it returns (``Outcome``, ``Fate``), and the errors that it raises
+or returns. They are imported when they are first used, so that importing the package alone costs nothing.
 """
 
 from importlib import import_module
@@ -38,9 +38,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """Loads what a program asks for (PEP 562)."""
+    """Import a public name when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = "receiver.core.errors" if name.endswith("Error") else "receiver.submission"
-    found: object = getattr(import_module(room), name)
+    module = "receiver.core.errors" if name.endswith("Error") else "receiver.submission"
+    found: object = getattr(import_module(module), name)
     return found

@@ -52,7 +52,7 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110
 
 
 def _duration(value: Any) -> Any:
-    """``90``, ``90s``, ``10m``, ``24h``, ``90d`` → timedelta."""
+    """Parse ``90``, ``90s``, ``10m``, ``24h`` or ``90d``."""
     if isinstance(value, timedelta):
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
@@ -65,9 +65,7 @@ def _duration(value: Any) -> Any:
 
 
 def _size(value: Any) -> Any:
-    """``256MiB``, ``1.5 GB``, ``64k`` or ``1000`` → bytes. Pydantic's ByteSize would repeat a unit that it
-    does not know.
-    """
+    """Parse ``256MiB``, ``1.5 GB``, ``64k`` or ``1000``. Pydantic's ByteSize would repeat an unknown unit."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*(?:([KMGT])(I?))?B?", str(value).strip().upper())
     if match is None:
         raise ValueError("must be a size such as 256MiB, 10GB or 1000")
@@ -76,7 +74,7 @@ def _size(value: Any) -> Any:
 
 
 def _count(value: Any) -> Any:
-    """``512M`` or ``512000000`` → int."""
+    """Parse ``512M`` or ``512000000``."""
     match = re.fullmatch(r"(\d{1,15})\s*([KMG]?)", str(value).strip())
     if match is None:
         raise ValueError("must be a number such as 512M or 512000000")
@@ -84,7 +82,7 @@ def _count(value: Any) -> Any:
 
 
 def _list(value: Any) -> Any:
-    """A JSON list, or words with commas between them → list."""
+    """Parse a JSON list, or words with commas between them."""
     if not isinstance(value, str):
         return value
     text = value.strip()
@@ -102,7 +100,7 @@ def _list(value: Any) -> Any:
 
 
 def _headers(value: Any) -> Any:
-    """A JSON object of header names to one accepted value or a list of them."""
+    """Parse a JSON object of header names to one accepted value or a list of them."""
     if not isinstance(value, str):
         return value
     twice = False
@@ -155,7 +153,7 @@ def _sent_in_a_header(secret: SecretStr | None) -> SecretStr | None:
 
 
 def _webhook_secret(secret: SecretStr | None) -> SecretStr | None:
-    """A symmetric secret in the form that the Standard Webhooks give it."""
+    """Check a symmetric secret in the form of the Standard Webhooks."""
     if secret is None:
         return None
     prefix, text = "whsec_", secret.get_secret_value()
@@ -228,7 +226,7 @@ class Config(BaseModel):
         description="The folder of the ledger, the spool and, where no other archive is named, the archive."
         " A second `serve` on the same folder refuses to start.",
     )
-    """Absolute, so that whatever names it says where it is."""
+    """Absolute, so that messages that name it say where it is."""
     archive: Annotated[str, AfterValidator(_archive)] = Field(
         "",
         alias="RECEIVER_ARCHIVE",
@@ -365,17 +363,17 @@ class Config(BaseModel):
     )
 
     unknown: tuple[str, ...] = Field((), exclude=True)
-    """``RECEIVER_*`` variables that mean nothing here, each with what it may have been meant to be."""
+    """Unknown ``RECEIVER_*`` variables, each with the setting that it may stand for."""
 
     @property
     def archive_uri(self) -> str:
         """Where images are kept: ``s3://bucket/prefix`` or ``file:///folder``."""
         return self.archive or (self.data_dir.resolve() / "archive").as_uri()
 
-    def lacking(self) -> tuple[str, ...]:
-        """What only the server needs, and is not there: a line for each that names the setting.
+    def missing_for_serve(self) -> tuple[str, ...]:
+        """Return a line for each missing setting that only the server needs.
 
-        Without it the server would let anyone in, or could not do what it was told to.
+        Without them the server would admit anyone, or could not do what other settings ask for.
         """
         found = []
         if not self.webhook_headers and not self.signing_keys:
@@ -398,12 +396,12 @@ class Config(BaseModel):
         return tuple(found)
 
     def check_serve(self) -> None:
-        """Raises the first thing that is `lacking`.
+        """Check that no setting is `missing_for_serve`.
 
         Raises:
             ConfigError: one line that names the setting.
         """
-        for line in self.lacking():
+        for line in self.missing_for_serve():
             raise ConfigError(line)
 
 
@@ -411,25 +409,25 @@ SETTINGS: tuple[str, ...] = (
     *(field.alias for field in Config.model_fields.values() if field.alias),
     "RECEIVER_SECRETS_DIR",
 )
-"""The names of all environment variables that mean something to the program."""
+"""The names of all environment variables that are settings."""
 
 
 NO_SETTINGS = ("RECEIVER_CUT_AT", "RECEIVER_CONTAINER")
-"""Variables of the tests and of the container, which are nobody's to set."""
+"""Variables of the tests and of the container, which users do not set."""
 
 
 def duration(text: str) -> timedelta:
-    """A span of time as settings write it: ``90s``, ``10m``, ``24h``, ``90d``.
+    """Parse a span of time as settings write it: ``90s``, ``10m``, ``24h``, ``90d``.
 
     Raises:
-        ValueError: it is none; the message says what it must be.
+        ValueError: the text is no span of time; the message says what it must be.
     """
     found: timedelta = _duration(text)
     return found
 
 
 def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
-    """The environment with what a ``.env`` file adds to it; empty values count as none.
+    """Return the environment with what a ``.env`` file adds to it; empty values count as none.
 
     Raises:
         ConfigError: the file cannot be read, or one of its lines is no setting.
@@ -439,37 +437,37 @@ def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
 
 
 def load(environ: Mapping[str, str]) -> Config:
-    """Builds the configuration from an environment; what is not there, from ``RECEIVER_SECRETS_DIR``.
+    """Build the configuration from an environment and, for the rest, from ``RECEIVER_SECRETS_DIR``.
 
     Raises:
         ConfigError: one line that names the first wrong setting.
     """
     try:
-        return _built(environ)
+        return _build(environ)
     except ValidationError as error:
-        raise ConfigError(_complaints(error)[0]) from None
+        raise ConfigError(_messages(error)[0]) from None
 
 
 def load_partly(environ: Mapping[str, str]) -> tuple[Config, tuple[str, ...]]:
-    """Builds the configuration without the wrong settings, and gives a line for each of those.
+    """Build the configuration without the wrong settings, and return a line for each of those.
 
     Raises:
         ConfigError: what is set cannot be read, so that nothing is known of any setting.
     """
     try:
-        return _built(environ), ()
+        return _build(environ), ()
     except ValidationError as error:
-        wrong = _complaints(error)
-        return _built(environ, without=named(wrong)), wrong
+        wrong = _messages(error)
+        return _build(environ, without=named(wrong)), wrong
 
 
 def named(lines: Collection[str]) -> frozenset[str]:
-    """The settings that are named in front of such lines."""
+    """Return the settings that such lines begin with."""
     return frozenset(line.partition(":")[0] for line in lines)
 
 
 def origins(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
-    """Where each setting that is set comes from: ``environment``, ``.env`` or ``RECEIVER_SECRETS_DIR``.
+    """Return the origin of each setting that is set: ``environment``, ``.env`` or ``RECEIVER_SECRETS_DIR``.
 
     Raises:
         ConfigError: a file cannot be read.
@@ -482,25 +480,25 @@ def origins(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     return {name: found[name] for name in SETTINGS if name in found}
 
 
-def _built(environ: Mapping[str, str], without: Collection[str] = ()) -> Config:
+def _build(environ: Mapping[str, str], without: Collection[str] = ()) -> Config:
     given = {**_read_secrets(environ.get("RECEIVER_SECRETS_DIR")), **{k: v for k, v in environ.items() if v}}
     values: dict[str, Any] = {name: given[name] for name in SETTINGS if name in given and name not in without}
     values.pop("RECEIVER_SECRETS_DIR", None)
     known = {*SETTINGS, *NO_SETTINGS}
     strangers = sorted(name for name in given if name.startswith("RECEIVER_") and name not in known)
-    return Config(**values, unknown=tuple(_meant(name) for name in strangers))
+    return Config(**values, unknown=tuple(_with_suggestion(name) for name in strangers))
 
 
-def _complaints(error: ValidationError) -> tuple[str, ...]:
-    said: dict[str, str] = {}
+def _messages(error: ValidationError) -> tuple[str, ...]:
+    found: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_input=False):
         name = str(fault["loc"][0]) if fault["loc"] else "settings"
-        said.setdefault(name, _words(fault["type"], fault["msg"], fault.get("ctx", {})))
-    return tuple(f"{name}: {message}" for name, message in said.items())
+        found.setdefault(name, _words(fault["type"], fault["msg"], fault.get("ctx", {})))
+    return tuple(f"{name}: {message}" for name, message in found.items())
 
 
 def _words(kind: str, message: str, bounds: Mapping[str, Any]) -> str:
-    """What is wrong with a value, in the words of all other messages; pydantic's own speak to programmers."""
+    """Return what is wrong with a value in words for users; pydantic's own are for programmers."""
     own = _WORDS.get(kind)
     return own.format_map(bounds) if own else message.removeprefix("Value error, ")
 
@@ -543,7 +541,7 @@ def _read_secrets(directory: str | None) -> dict[str, str]:
     return found
 
 
-def _meant(name: str) -> str:
+def _with_suggestion(name: str) -> str:
     # Without the prefix, which would make any name resemble any other.
     words = {setting.removeprefix("RECEIVER_"): setting for setting in SETTINGS}
     close = difflib.get_close_matches(name.removeprefix("RECEIVER_"), words, n=1)

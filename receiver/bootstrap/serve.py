@@ -63,18 +63,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], None]) -> None:
-    """Open the receiver and serve until SIGTERM or SIGINT; then drain and return.
-
-    Args:
-        config: the settings.
-        environ: where the AWS SDK's variables are looked up.
-        ready: called with the address once deliveries are accepted.
-
-    Raises:
-        ConfigError: a setting is wrong.
-        ReceiverError: the ledger or the spool cannot be used.
-    """
+def serve(config: Config, environ: Mapping[str, str], *, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or SIGINT, with the arguments and errors of `serve_until`."""
     os.umask(0o077)  # whatever is made here is the owner's alone
     stopping = asyncio.Event()
 
@@ -88,7 +78,7 @@ def serve(config: Config, environ: Mapping[str, str], *, ready: Callable[[str], 
         freeze_startup_objects()
 
     with asyncio.Runner(loop_factory=loop_factory()) as runner:
-        runner.run(serve_until(stopping, config, environ, on_open=on_open, on_ready=ready))
+        runner.run(serve_until(stopping, config, environ, on_open=on_open, on_ready=on_ready))
 
 
 async def serve_until(
@@ -102,7 +92,7 @@ async def serve_until(
     """Serve until the event is set; then drain and return. The process itself is left as it is.
 
     Args:
-        stopping: set on the running event loop to end it.
+        stopping: set on the running event loop.
         config: the settings.
         environ: where the AWS SDK's variables are looked up.
         on_open: called once the receiver is open, before it listens.

@@ -24,7 +24,7 @@ def serve(
             print(json.dumps({"address": address}), flush=True)  # noqa: T201 - for the program that started it
 
     try:
-        serve_until_stopped(config, environ, ready=ready)
+        serve_until_stopped(config, environ, on_ready=ready)
         exit_now(0)  # everything is recorded and closed
     except SystemExit:  # uvicorn could not listen, and has logged why
         raise typer.Exit(1) from None

@@ -47,7 +47,7 @@ def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection
     astray = named(wrong)
     faults = [
         line
-        for line in (*config.lacking(), *factories.wrong_settings(config))
+        for line in (*config.missing_for_serve(), *factories.wrong_settings(config))
         if not any(n in line for n in astray)
     ]
     found += [failure("settings", fault, FIX_SETTING) for fault in (*wrong, *faults)]
