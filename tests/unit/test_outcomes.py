@@ -7,6 +7,7 @@ import pytest
 
 from receiver.core.errors import REASONS, FetchError, ProviderError, ReceiverError
 from receiver.core.jobs import Job, State
+from receiver.pipeline import outcomes
 from receiver.pipeline.outcomes import (
     ASK_ON_MS,
     Action,
@@ -43,6 +44,12 @@ def test_no_reason_that_can_reach_a_stage_is_without_a_row() -> None:
     assert set(FETCH) == reasons_of("url", "fetch", "image", "spool", "provider") - {"fetch.expired"}
     assert set(LAST_QUESTION) == reasons_of("provider")
     assert set(UPLOAD) == reasons_of("archive", "spool")
+
+
+@pytest.mark.parametrize("table", ["FETCH", "SAME_BYTES", "LAST_QUESTION", "UPLOAD", "PAUSES"])
+def test_the_rules_name_only_reasons_and_families_that_exist(table: str) -> None:
+    families = {reason.partition(".")[0] for reason in REASONS}
+    assert set(getattr(outcomes, table)) <= families | set(REASONS)
 
 
 # A confirmation, a download or a verification failed.
