@@ -99,12 +99,7 @@ class FolderArchive:
             raise self._missing(stored)
         return path
 
-    async def local_file(
-        self,
-        stored: StoredObject,
-        image: Image,
-        scratch: Path,  # noqa: ARG002 - S3 needs it
-    ) -> Path:
+    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:  # noqa: ARG002 - S3
         """Return the image's file. See `ImageReader.local_file`."""
         return await self.locate(stored, image)
 
@@ -228,9 +223,8 @@ class FolderArchive:
         """Make the target once, whole and durable. Return False if something stands there already."""
         try:
             os.fsync(spooled.fileno())
-            os.link(item.path, target)
-        except FileExistsError:
-            return False
+            if not _link(item.path, target):
+                return False
         except OSError as error:
             if error.errno not in NO_LINK:
                 raise
@@ -252,14 +246,11 @@ class FolderArchive:
                     "archive.unproved", f"{item.key}: the copy reads otherwise than the original."
                 )
             try:
-                os.link(path, target)
-            except FileExistsError:
-                return False
+                return _link(path, target)
             except OSError as error:
                 if error.errno in NO_LINK:
                     raise self._no_hard_links() from error
                 raise
-        return True
 
     def _check_same(self, item: Item, target: Path) -> None:
         with target.open("rb", buffering=0) as file:
@@ -309,7 +300,7 @@ class FolderArchive:
                 except OSError as error:
                     raise self._no_hard_links() from error
                 try:
-                    once = _refuses_second_link(path, target)
+                    once = not _link(path, target)
                     _sync_folder(self._root)
                     same = target.read_bytes() == content
                 finally:
@@ -426,12 +417,13 @@ def _read(item: Item, spooled: SpoolFile) -> bytes:
         raise spool_file.unreadable(item, error) from error
 
 
-def _refuses_second_link(path: Path, target: Path) -> bool:
+def _link(path: Path, target: Path) -> bool:
+    """Give a file another name. Return False if something has that name already."""
     try:
         os.link(path, target)
     except FileExistsError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _sync(file: BinaryIO) -> None:

@@ -1,4 +1,4 @@
-"""The client against the sandbox, which was written from the provider's page and shares no code with it."""
+"""The client against the sandbox, which follows the provider's documentation and shares no code with it."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""Files that are an image and something else at once: the something else is found wherever it can stand."""
+"""Images that are also a file of another type: the foreign part is found wherever it stands."""
 
 import io
 import tracemalloc

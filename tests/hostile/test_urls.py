@@ -1,4 +1,4 @@
-"""The corpus of URLs against the whole download: what counts is what was dialled, not the verdict alone."""
+"""A corpus of URLs against the whole download, judged by the addresses that were dialled."""
 
 # ruff: noqa: ASYNC240 - a test may look at a file between two awaits; nobody else waits for its loop
 

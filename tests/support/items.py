@@ -1,4 +1,4 @@
-"""Spooled images to archive. An archive looks at bytes alone, so any bytes will do."""
+"""Spooled items for the archive's tests. The archive decodes nothing, so any bytes do."""
 
 import hashlib
 import os

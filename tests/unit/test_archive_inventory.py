@@ -1,4 +1,4 @@
-"""Archives gone through: what is listed, how closely an object is looked at, and where it is read from."""
+"""Archives: listing, inspecting and locating objects."""
 
 import asyncio
 import os

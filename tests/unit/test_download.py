@@ -1,4 +1,4 @@
-"""The download, against servers on real sockets that mean harm."""
+"""Downloads from hostile servers on real sockets."""
 
 # ruff: noqa: ASYNC240 - a test may look at a file between two awaits; nobody else waits for its loop
 

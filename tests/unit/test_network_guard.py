@@ -1,4 +1,4 @@
-"""The addresses that may be dialled, and a backend that dials no other."""
+"""Which addresses are allowed, and a network backend that dials no others."""
 
 import asyncio
 import socket

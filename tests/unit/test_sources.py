@@ -1,4 +1,4 @@
-"""The text of a URL: what is taken apart, what is refused, and under which reason."""
+"""Parsing and checking of URLs, with the reason of each refusal."""
 
 from ipaddress import ip_network
 

@@ -1,4 +1,4 @@
-"""The life of a URL, read from the URL itself."""
+"""The expiry that a URL states."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What counts as the promised image, and what a hostile one can do to the process that looks at it."""
+"""What counts as the promised image, and what a hostile image can do to the decoding process."""
 
 import asyncio
 import contextlib

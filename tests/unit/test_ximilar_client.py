@@ -1,4 +1,4 @@
-"""The client's pure parts, and what it makes of answers that no sandbox gives."""
+"""The client's pure parts, and answers that the sandbox never gives."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""What counts as a completion: the provider's own page word for word, and everything that is none."""
+"""What counts as a completion: the documented answers word for word, and everything that is none."""
 
 import json
 from typing import Any
