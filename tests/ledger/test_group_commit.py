@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,8 +24,8 @@ T = TypeVar("T")
 class GatedConnection(Connection):
     """Counts the functions that it runs; while a test holds its gate closed, commands gather before it."""
 
-    def __init__(self, db: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
-        super().__init__(db, thread)
+    def __init__(self, path: Path) -> None:
+        super().__init__(lambda: sqlite3.connect(path, isolation_level=None), iter_chunk_size=64)
         self.passed = 0
         self.arrived = asyncio.Event()
         self.gate = asyncio.Event()
@@ -85,7 +84,8 @@ def fail(error: Exception) -> Command[str]:
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     path = tmp_path / "names.sqlite3"
-    connection = await GatedConnection.open(path, lambda: sqlite3.connect(path, isolation_level=None))
+    connection = GatedConnection(path)
+    await connection
     await connection.run(lambda db: db.execute("CREATE TABLE names (name TEXT UNIQUE)"))
     bench = Bench(path, connection)
     yield bench

@@ -55,6 +55,7 @@ OWNERS = {
     "boto3": {"receiver.archive.s3"},
     "botocore": {"receiver.archive.s3"},
     "sqlite3": {"receiver.ledger.sqlite.driver"},
+    "aiosqlite": {"receiver.ledger.sqlite.connections"},
     "pysqlite3": {"receiver.ledger.sqlite.driver"},
     "itsdangerous": {"receiver.intake.authentication"},
     "httpcore": {"receiver.fetch"},

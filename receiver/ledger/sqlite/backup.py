@@ -100,7 +100,7 @@ async def _vacuum(ledger: Path, part: Path, on_progress: Progress) -> None:
         await copying
     finally:
         if copying is not None and not copying.done():
-            connection.interrupt()
+            await connection.interrupt()
             with contextlib.suppress(LedgerError):
                 await copying
         await connection.close()
