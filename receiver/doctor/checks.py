@@ -1,4 +1,4 @@
-"""What a check comes to, and how checks are run: all at once, each within its time."""
+"""Checks and their results. Checks run all at once, each within its time limit."""
 
 import asyncio
 import contextlib
@@ -14,11 +14,11 @@ RUN_AS_SERVE = "Run this as the user that runs serve, whose all of the data dire
 
 MASK = "**********"
 MIN_MASKED = 6
-"""Characters from which on a secret is looked for in what is said; a shorter one would stand in any word."""
+"""Characters of a secret that is masked in results; a shorter one would occur in ordinary words."""
 
 
 class Level(StrEnum):
-    """How well a thing stands."""
+    """The level of a result."""
 
     OK = "OK"
     WARNING = "warning"
@@ -27,13 +27,12 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was found of one thing.
+    """What a check found.
 
     Attributes:
-        check: the thing's name.
-        level: how it stands.
+        check: the check's name.
         detail: a sentence.
-        remedy: what to do, where it does not stand well.
+        remedy: what to do, unless the level is OK.
     """
 
     check: str
@@ -43,47 +42,46 @@ class Result:
 
 
 def ok(check: str, detail: str) -> Result:
-    """It stands well."""
+    """Return a result without a problem."""
     return Result(check, Level.OK, detail)
 
 
 def warning(check: str, detail: str, remedy: str) -> Result:
-    """It works, or may, and should be looked at."""
+    """Return a result that may be a problem."""
     return Result(check, Level.WARNING, detail, remedy)
 
 
 def failure(check: str, detail: str, remedy: str) -> Result:
-    """It does not work."""
+    """Return a result that is a problem."""
     return Result(check, Level.FAILURE, detail, remedy)
 
 
 def skipped(check: str, setting: str) -> Result:
-    """It needs a setting that is wrong."""
+    """Return the result of a check that needs a wrong setting."""
     return warning(check, f"was not looked at, because {setting} is wrong", "Correct that, and look again.")
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One look at something.
+    """One check.
 
     Attributes:
-        name: of the thing.
-        look: gives what was found.
-        seconds: how long it may take; without, as long as it takes.
-        remedy: what to do where it takes longer.
-        needs: the settings without which there is nothing to look at.
+        run: returns the results.
+        seconds: the time limit; ``None`` for none.
+        remedy: what to do if it exceeds the time limit.
+        needs: the settings that it depends on.
     """
 
     name: str
-    look: Callable[[], Awaitable[Sequence[Result]]]
+    run: Callable[[], Awaitable[Sequence[Result]]]
     seconds: float | None = 10.0
     remedy: str = "Look whether the disk, the network and the name server answer at all."
     needs: frozenset[str] = frozenset()
 
     def skip_if_wrong(self, wrong: frozenset[str]) -> "Check":
-        """The same look, but where it needs one of the settings that are wrong it says so and no more."""
+        """Return this check, or one that only reports which of its settings are wrong."""
         missed = self.needs & wrong
-        return replace(self, look=lambda: _skip(self.name, missed)) if missed else self
+        return replace(self, run=lambda: _skip(self.name, missed)) if missed else self
 
 
 async def _skip(name: str, wrong: frozenset[str]) -> Sequence[Result]:
@@ -91,7 +89,7 @@ async def _skip(name: str, wrong: frozenset[str]) -> Sequence[Result]:
 
 
 def ignore(_: Sequence[str]) -> None:
-    """Says nothing."""
+    """Ignore the names of unfinished checks."""
 
 
 async def run_checks(
@@ -101,35 +99,35 @@ async def run_checks(
     stopping: asyncio.Event | None = None,
     on_waiting: Callable[[Sequence[str]], None] = ignore,
 ) -> list[Result]:
-    """Makes all checks at once and gives what was found, in their order.
+    """Run all checks at once. Return their results in the checks' order.
 
     Args:
-        checks: what to look at.
-        hidden: secrets; whatever repeats one says it masked.
-        stopping: ends the looks that are not through when it is set.
-        on_waiting: is told the names of the checks that are not through, whenever one is.
+        checks: to run.
+        hidden: secrets to mask in the results.
+        stopping: cancels the unfinished checks when it is set.
+        on_waiting: called with the names of the unfinished checks whenever one finishes.
     """
     secrets = sorted({secret for secret in hidden if len(secret) >= MIN_MASKED}, key=len, reverse=True)
-    looks = [asyncio.create_task(_run(check)) for check in checks]
+    tasks = [asyncio.create_task(_run(check)) for check in checks]
     stopped = asyncio.create_task((stopping or asyncio.Event()).wait())
-    while not stopped.done() and (left := [look for look in looks if not look.done()]):
-        on_waiting([check.name for check, look in zip(checks, looks, strict=True) if look in left])
+    while not stopped.done() and (left := [task for task in tasks if not task.done()]):
+        on_waiting([check.name for check, task in zip(checks, tasks, strict=True) if task in left])
         await asyncio.wait({stopped, *left}, return_when=asyncio.FIRST_COMPLETED)
     found = [
-        look.result()
-        if look.done()
+        task.result()
+        if task.done()
         else [warning(check.name, "was not looked at to the end", "Look again, and let it come to its end.")]
-        for check, look in zip(checks, looks, strict=True)
+        for check, task in zip(checks, tasks, strict=True)
     ]
-    for task in (stopped, *looks):
-        task.cancel()
+    for each in (stopped, *tasks):
+        each.cancel()
     return [_mask(result, secrets) for results in found for result in results]
 
 
 async def run_in_thread(work: Callable[[], T]) -> T:
-    """Runs work that blocks in a thread of its own, which nothing waits for where its caller has gone.
+    """Run blocking work in a thread of its own, which nothing waits for after a cancellation.
 
-    The loop's own threads would be waited for at the end, and a disk may never answer.
+    The loop would wait for its own threads at the end, and a disk may never answer.
     """
     loop = asyncio.get_running_loop()
     outcome: asyncio.Future[T] = loop.create_future()
@@ -139,13 +137,13 @@ async def run_in_thread(work: Callable[[], T]) -> T:
             if not outcome.done():
                 give()
 
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(late)
 
     def run() -> None:
         try:
             result = work()
-        except BaseException as error:  # noqa: BLE001 - it is raised where it is waited for
+        except BaseException as error:  # noqa: BLE001 - raised in the caller
             failure = error
             settle(lambda: outcome.set_exception(failure))
         else:
@@ -156,30 +154,30 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
 
 async def _run(check: Check) -> Sequence[Result]:
-    look = asyncio.ensure_future(check.look())
+    task = asyncio.ensure_future(check.run())
     try:
-        # One that does not end even when it is cut off, as it closes a file of a dead disk, is left behind.
-        await asyncio.wait({look}, timeout=check.seconds)
+        # A check may not end even when cancelled, as when it closes a file of a dead disk: it is abandoned.
+        await asyncio.wait({task}, timeout=check.seconds)
     finally:
-        look.add_done_callback(_consume)
-        look.cancel()
-    if not look.done():
+        task.add_done_callback(_consume)
+        task.cancel()
+    if not task.done():
         return [failure(check.name, f"no answer within {check.seconds:g} seconds", check.remedy)]
     try:
-        return look.result()
+        return task.result()
     except OSError as error:
-        said = f"cannot be looked at: {error.strerror or type(error).__name__}"
+        detail = f"cannot be looked at: {error.strerror or type(error).__name__}"
         where = f" ({error.filename})" if error.filename else ""
         remedy = RUN_AS_SERVE if isinstance(error, PermissionError) else check.remedy
-        return [failure(check.name, said + where, remedy)]
-    except Exception as bug:  # noqa: BLE001 - the other checks have something to say, too
-        # Without its text: nobody knows what stands in there.
+        return [failure(check.name, detail + where, remedy)]
+    except Exception as bug:  # noqa: BLE001 - the other checks' results are shown
+        # Without its text, which may hold a secret.
         return [failure(check.name, f"the check itself failed ({type(bug).__name__})", "Report it as a bug.")]
 
 
-def _consume(look: "asyncio.Future[Sequence[Result]]") -> None:
-    if not look.cancelled():
-        look.exception()
+def _consume(task: "asyncio.Future[Sequence[Result]]") -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def _mask(result: Result, secrets: Sequence[str]) -> Result:

@@ -1,5 +1,6 @@
-"""The ledger, and what its jobs are waiting for."""
+"""Checks of the ledger and its jobs."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from receiver.config import Config
@@ -10,7 +11,7 @@ from receiver.doctor.checks import RUN_AS_SERVE, Result, failure, ok, warning
 from receiver.ledger import FILE_NAME, LedgerReader, Stats
 
 CHECK_SECONDS = 5.0
-"""How long the look for damage may take where no thorough one is asked for."""
+"""Time limit of the integrity check without --deep."""
 
 MAX_WAIT = 3_600_000
 """ms after which a received image should have been archived."""
@@ -20,12 +21,12 @@ RESTORE = f"Stop serve, copy the files away, and {RESTORED}"
 
 
 async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = False) -> list[Result]:
-    """Whether the file can be used, and is whole; and which jobs wait too long.
+    """Check that the ledger can be opened and is undamaged, and that no job waits too long.
 
     Args:
         config: the settings.
         now: ms since the epoch.
-        deep: whether the look for damage goes through all of the file, however long that takes.
+        deep: check all of the file, however long that takes.
         serving: whether a server runs on the data directory.
     """
     path = config.data_dir / FILE_NAME
@@ -47,64 +48,50 @@ async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = 
         return [_unusable_ledger(error, config.data_dir)]
     finally:
         await ledger.close()
-    found = (
-        ok(
-            "ledger",
-            "is of this version, and whole" if deep else "is of this version, and no damage was found",
-        )
-        if whole
-        else warning(
-            "ledger",
-            f"is of this version; the look for damage was not finished in {CHECK_SECONDS:g} seconds",
-            "`receiver doctor --deep` reads all of it.",
-        )
-    )
-    return [found, *jobs]
+    if not whole:
+        detail = f"is of this version; the look for damage was not finished in {CHECK_SECONDS:g} seconds"
+        return [warning("ledger", detail, "`receiver doctor --deep` reads all of it."), *jobs]
+    undamaged = "whole" if deep else "no damage was found"
+    return [ok("ledger", f"is of this version, and {undamaged}"), *jobs]
 
 
 def check_jobs(stats: Stats, now: int) -> list[Result]:
-    """What the ledger's numbers say."""
-    found: list[Result] = []
+    """Check the ledger's counts for jobs that need attention."""
+    total = sum(stats.jobs.values())
+    return [*_jobs_at_risk(stats, now)] or [ok("jobs", f"{total} are known, and none waits too long")]
+
+
+def _jobs_at_risk(stats: Stats, now: int) -> Iterator[Result]:
     if stats.at_risk:
-        found.append(
-            failure(
-                "jobs",
-                f"{stats.at_risk} are at risk: less than a tenth of their image URL's life is left, to"
-                f" {serializers.time(stats.soonest_deadline)}",
-                "`receiver jobs --state received` lists them, `receiver job ID` says what each met.",
-            )
+        yield failure(
+            "jobs",
+            f"{stats.at_risk} are at risk: less than a tenth of their image URL's life is left, to"
+            f" {serializers.time(stats.soonest_deadline)}",
+            "`receiver jobs --state received` lists them, `receiver job ID` says what each met.",
         )
     if stats.overdue:
-        found.append(
-            warning(
-                "jobs",
-                f"{stats.overdue} are overdue: submitted, and never heard of",
-                "`receiver jobs --overdue` lists them, `receiver reconcile` asks the provider about them.",
-            )
+        yield warning(
+            "jobs",
+            f"{stats.overdue} are overdue: submitted, and never heard of",
+            "`receiver jobs --overdue` lists them, `receiver reconcile` asks the provider about them.",
         )
-    on_waiting = 0 if stats.oldest_waiting_at is None else now - stats.oldest_waiting_at
-    if on_waiting > MAX_WAIT:
-        found.append(
-            warning(
-                "jobs",
-                f"one has waited for {on_waiting // 60_000} minutes to be archived",
-                "Is serve running? `receiver jobs --state received --state fetched` says what they met.",
-            )
+    waiting = 0 if stats.oldest_waiting_at is None else now - stats.oldest_waiting_at
+    if waiting > MAX_WAIT:
+        yield warning(
+            "jobs",
+            f"one has waited for {waiting // 60_000} minutes to be archived",
+            "Is serve running? `receiver jobs --state received --state fetched` says what they met.",
         )
     if lost := stats.jobs[State.EXPIRED]:
-        found.append(
-            warning(
-                "jobs",
-                f"{lost} expired before their image was safe",
-                "`receiver jobs --state expired` lists them; submit their pictures again.",
-            )
+        yield warning(
+            "jobs",
+            f"{lost} expired before their image was safe",
+            "`receiver jobs --state expired` lists them; submit their pictures again.",
         )
-    total = sum(stats.jobs.values())
-    return found or [ok("jobs", f"{total} are known, and none waits too long")]
 
 
 def check_server(pid: int | None) -> Result:
-    """Whether a server holds the data directory: its process, 0 where it cannot be named."""
+    """Check that a server holds the data directory. ``pid`` is 0 if the process cannot be named."""
     if pid is None:
         return warning("serve", "no serve runs on this data directory", "Start it: receiver serve")
     return ok("serve", f"runs on this data directory{f', as process {pid}' if pid else ''}")
@@ -123,6 +110,6 @@ def _unusable_ledger(error: LedgerError, folder: Path) -> Result:
         return failure("ledger", error.detail, RESTORE)
     if error.reason == "ledger.newer":
         return failure("ledger", error.detail, "Start the newer program.")
-    if error.__cause__ is not None:  # SQLite's own: what lies there can be neither read nor judged
+    if error.__cause__ is not None:  # SQLite's own: the file cannot be read
         return failure("ledger", error.detail, f"Mend the rights of what lies in {folder}. {RUN_AS_SERVE}")
     return warning("ledger", error.detail, f"Start serve once; if it says the same, look at {folder}.")

@@ -1,4 +1,4 @@
-"""The machine: Python, SQLite, the data directory and its disk."""
+"""Checks of the machine: Python, SQLite, the data directory, its disk, and the address of `serve`."""
 
 import os
 import platform
@@ -19,34 +19,12 @@ from receiver.pipeline.spool import DISK_RESERVE
 
 NETWORK_FS = frozenset(
     {
-        *(
-            "9p",
-            "afs",
-            "beegfs",
-            "ceph",
-            "cifs",
-            "davfs",
-            "gfs2",
-            "glusterfs",
-            "lustre",
-            "nfs",
-            "nfs4",
-            "ocfs2",
-        ),
-        *(
-            "smb3",
-            "smbfs",
-            "vboxsf",
-            "virtiofs",
-            "fuse.ceph",
-            "fuse.davfs2",
-            "fuse.gcsfuse",
-            "fuse.glusterfs",
-        ),
-        *("fuse.mount-s3", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
+        *("9p", "afs", "beegfs", "ceph", "cifs", "davfs", "gfs2", "glusterfs", "lustre", "nfs", "nfs4"),
+        *("ocfs2", "smb3", "smbfs", "vboxsf", "virtiofs", "fuse.ceph", "fuse.davfs2", "fuse.gcsfuse"),
+        *("fuse.glusterfs", "fuse.mount-s3", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
     }
 )
-"""File systems on which SQLite's WAL does not work, or whose fsync is nobody's promise."""
+"""File systems on which SQLite's WAL does not work, or whose fsync guarantees nothing."""
 
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 LAYERED = frozenset({"overlay", "aufs"})
@@ -54,11 +32,11 @@ LAYERED = frozenset({"overlay", "aufs"})
 MIB = 2**20
 
 MAX_NAMED = 3
-"""So many files are named where there may be thousands."""
+"""Files that are named, of possibly thousands."""
 
 
 def check_versions(old_sqlite: str | None) -> list[Result]:
-    """Python's and SQLite's versions; ``old_sqlite`` is the latter's, where it is too old."""
+    """Check the versions of Python and SQLite; ``old_sqlite`` is the latter if it is too old."""
     found = [ok("python", f"Python {platform.python_version()}")]
     if old_sqlite is None:
         return [*found, ok("sqlite", "SQLite is free of the WAL-reset fault")]
@@ -80,13 +58,13 @@ def _owner(path: Path) -> int:
 def check_directory(
     config: Config, *, user: int, mounts: str, owner: Callable[[Path], int] = _owner
 ) -> list[Result]:
-    """The data directory: is it there, whose is it and what lies in it, and what does it lie on?
+    """Check the data directory: its existence, owner, permissions and file system.
 
     Args:
         config: the settings.
-        user: the id of the user that this process runs as.
-        mounts: the text of /proc/self/mounts; empty where there is none.
-        owner: the id of a file's owner; for tests.
+        user: the id of this process's user.
+        mounts: the text of /proc/self/mounts; empty if there is none.
+        owner: returns the id of a file's owner.
     """
     folder = config.data_dir
     name = "data directory"
@@ -122,7 +100,7 @@ def check_directory(
 
 
 def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> Iterator[Result]:
-    """Whether all that serve writes to is its own; a restore by another user leaves that user's files."""
+    """Check that all files are the server's; after a restore by another user, they are that user's."""
     name = "data directory"
     whose = owner(folder)
     give = f"chown -R {user} {folder}"
@@ -134,15 +112,15 @@ def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> I
     kept_out = set(unwritable(folder))
     for path in sorted(kept_out):
         if owner(path) == user:
-            said, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
+            detail, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
         else:
-            said, remedy = f"for it is user {owner(path)}'s", f"Give all of it to the user of serve: {give}"
-        yield failure(name, f"{path} cannot be read and written by user {user}, {said}", remedy)
+            detail, remedy = f"for it is user {owner(path)}'s", f"Give all of it to the user of serve: {give}"
+        yield failure(name, f"{path} cannot be read and written by user {user}, {detail}", remedy)
     if folder in kept_out:
-        return  # nothing in it can be looked at
+        return  # nothing in it can be read
     strange = []
     for path in sorted(_inside(folder) - kept_out):
-        with suppress(OSError):  # a server beside has just removed it
+        with suppress(OSError):  # a running server has just removed it
             if owner(path) != whose:
                 strange.append(path)
     if strange:
@@ -159,7 +137,7 @@ def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> I
 
 
 def _inside(folder: Path) -> set[Path]:
-    """What lies in the data directory; of the archive its folder alone."""
+    """Return the files in the data directory, without those of the archive."""
     found: set[Path] = set()
     for place in (folder, *(folder / name for name in ("spool", "aside", "thumbnails"))):
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
@@ -168,7 +146,7 @@ def _inside(folder: Path) -> set[Path]:
 
 
 def check_address(config: Config) -> Result:
-    """Whether a serve could listen where it shall, while none runs."""
+    """Check that `serve` could listen on its address, while it does not run."""
     try:
         bind(config).close()
     except ConfigError as error:
@@ -179,53 +157,44 @@ def check_address(config: Config) -> Result:
 
 
 def check_disk(config: Config, *, room: Callable[[Path], int] | None = None) -> list[Result]:
-    """Whether the disk has room for what may come.
+    """Check that the disk has room for downloads.
 
     Args:
         config: the settings.
-        room: free bytes of the disk that a folder lies on; for tests.
+        room: returns the free bytes of a folder's disk.
     """
     folder = next(
         path for path in (config.data_dir.resolve(), *config.data_dir.resolve().parents) if path.exists()
     )
     free = room(folder) if room else shutil.disk_usage(folder).free
-    said = f"{free // MIB} MiB are free"
-    more = "Make room, or put RECEIVER_DATA_DIR on a larger disk."
+    detail = f"{free // MIB} MiB are free"
+    remedy = "Make room, or put RECEIVER_DATA_DIR on a larger disk."
+    reserve = DISK_RESERVE // MIB
     if free < DISK_RESERVE:
-        return [
-            failure(
-                "disk",
-                f"{said}, less than the {DISK_RESERVE // MIB} MiB that are kept for the ledger: downloads"
-                " stand still, and deliveries will be refused once all is used up",
-                more,
-            )
-        ]
+        detail += (
+            f", less than the {reserve} MiB that are kept for the ledger: downloads"
+            " stand still, and deliveries will be refused once all is used up"
+        )
+        return [failure("disk", detail, remedy)]
     if free < DISK_RESERVE + config.max_image_bytes:
-        return [
-            failure(
-                "disk",
-                f"{said}: no download fits beside the {DISK_RESERVE // MIB} MiB that are kept for the ledger"
-                " (RECEIVER_MAX_IMAGE_BYTES)",
-                more,
-            )
-        ]
-    held = _spool_bytes(config.data_dir / "spool")
-    wanted = DISK_RESERVE + max(config.max_spool_bytes - held, 0)
+        detail += (
+            f": no download fits beside the {reserve} MiB that are kept for the ledger"
+            " (RECEIVER_MAX_IMAGE_BYTES)"
+        )
+        return [failure("disk", detail, remedy)]
+    wanted = DISK_RESERVE + max(config.max_spool_bytes - _spool_bytes(config.data_dir / "spool"), 0)
     if free < wanted:
-        return [
-            warning(
-                "disk",
-                f"{said}, and RECEIVER_MAX_SPOOL_BYTES with the ledger's reserve wants {wanted // MIB} MiB:"
-                " while the archive is away, downloads stop before that",
-                f"{more[:-1]}, or lower RECEIVER_MAX_SPOOL_BYTES.",
-            )
-        ]
-    return [ok("disk", said)]
+        detail += (
+            f", and RECEIVER_MAX_SPOOL_BYTES with the ledger's reserve wants {wanted // MIB} MiB:"
+            " while the archive is away, downloads stop before that"
+        )
+        return [warning("disk", detail, f"{remedy[:-1]}, or lower RECEIVER_MAX_SPOOL_BYTES.")]
+    return [ok("disk", detail)]
 
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """What a path lies on."""
+    """A mount point and its file system."""
 
     point: str
     kind: str
@@ -233,7 +202,7 @@ class Mount:
 
 
 def mount_of(path: Path, mounts: str) -> Mount | None:
-    """The mount that a path lies on, by the text of /proc/self/mounts."""
+    """Return the mount that a path lies on, from the text of /proc/self/mounts."""
     best: Mount | None = None
     for line in mounts.splitlines():
         words = line.split(" ")
@@ -247,9 +216,9 @@ def mount_of(path: Path, mounts: str) -> Mount | None:
 
 
 def cannot_create(folder: Path) -> str | None:
-    """Why a folder that is not there cannot be made by this user; ``None`` where it can.
+    """Return why this user cannot create a missing folder; ``None`` if it can.
 
-    Another one is made in its place for a moment: rights alone do not tell of a file system that takes none.
+    A temporary folder is created in its place: permissions alone do not reveal every obstacle.
     """
     place = next(path for path in folder.resolve().parents if path.exists())
     if not place.is_dir():
@@ -274,43 +243,34 @@ def _check_parent(folder: Path) -> list[Result]:
     return [ok("data directory", f"{folder} is not there yet; serve makes it")]
 
 
-def _check_file_system(folder: Path, on: Mount | None) -> list[Result]:
-    found: list[Result] = []
-    kind = on.kind if on else ""
+def _check_file_system(folder: Path, mount: Mount | None) -> Iterator[Result]:
+    kind = mount.kind if mount else ""
+    name = "data directory"
     if kind in NETWORK_FS:
-        found.append(
-            failure(
-                "data directory",
-                f"it lies on a network file system ({kind}), where SQLite's WAL does not work",
-                "Put RECEIVER_DATA_DIR on a local disk. The archive may lie elsewhere.",
-            )
+        yield failure(
+            name,
+            f"it lies on a network file system ({kind}), where SQLite's WAL does not work",
+            "Put RECEIVER_DATA_DIR on a local disk. The archive may lie elsewhere.",
         )
     elif kind in IN_MEMORY:
-        found.append(
-            warning(
-                "data directory",
-                f"it lies in memory ({kind}): ledger and images are gone when the machine restarts",
-                "Put RECEIVER_DATA_DIR on a disk.",
-            )
+        yield warning(
+            name,
+            f"it lies in memory ({kind}): ledger and images are gone when the machine restarts",
+            "Put RECEIVER_DATA_DIR on a disk.",
         )
     elif kind in LAYERED:
-        found.append(
-            warning(
-                "data directory",
-                f"it lies in the container's own layer ({kind}), and is gone with the container",
-                "Mount a volume at RECEIVER_DATA_DIR.",
-            )
+        yield warning(
+            name,
+            f"it lies in the container's own layer ({kind}), and is gone with the container",
+            "Mount a volume at RECEIVER_DATA_DIR.",
         )
     spool = folder / "spool"
     if spool.exists() and spool.stat().st_dev != folder.stat().st_dev:
-        found.append(
-            warning(
-                "data directory",
-                "the spool lies on another file system than the ledger, whose room nobody keeps for it then",
-                "Let both lie in one file system.",
-            )
+        yield warning(
+            name,
+            "the spool lies on another file system than the ledger, whose room nobody keeps for it then",
+            "Let both lie in one file system.",
         )
-    return found
 
 
 def _spool_bytes(spool: Path) -> int:

@@ -1,4 +1,4 @@
-"""What lies beyond this machine: the archive, the provider, and the way from the provider to us."""
+"""Checks of remote systems: the archive, the provider, and the receiver as the provider reaches it."""
 
 import asyncio
 import contextlib
@@ -44,13 +44,13 @@ CLOSE_SECONDS = 2.0
 MAX_ANSWER = 64 * 1024
 
 PROXY_ERRORS = frozenset({502, 503, 504, *range(520, 528), 530})
-"""What proxies answer where nothing answers them; those from 520 on are Cloudflare's."""
+"""Answers of proxies that do not reach their target; those from 520 on are Cloudflare's."""
 
 START_SERVE = "Start `receiver serve`, and look again."
 REPORT = "The log says why. If it stays, report it as a bug."
 
 _WRONG_PATH = frozenset({"auth.token_refused", "body.no_such_route"})
-"""What a receiver says of a path that is none of its own."""
+"""A receiver's reasons for a path that it does not know."""
 
 _READINESS_REMEDIES: Mapping[str, str] = {
     "ledger": "Make room on the disk, or mend the rights of RECEIVER_DATA_DIR; if the ledger's file was moved"
@@ -85,21 +85,18 @@ _MISSING_FEATURES: Mapping[str, tuple[str, str]] = {
 }
 
 
-# The archive ------------------------------------------------------------------------------------------------
-
-
 async def check_archive(config: Config, environ: Mapping[str, str]) -> list[Result]:
-    """Writes, reads, compares and removes a small object, as serve does when it starts."""
+    """Write, read, compare and remove a small object, as `serve` does at its start."""
     uri = config.archive_uri
     folder = Path(urlsplit(uri).path) if uri.startswith("file:") else None
     used = await _was_used(config)
     if folder is not None and not used and not folder.exists():
-        # Not made here: whoever runs this need not be the user that serve runs as.
+        # Not created here: `serve` may run as another user.
         return [await run_in_thread(lambda: _check_parent(folder, config.data_dir.resolve()))]
     try:
         archive = await run_in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
     except ConfigError as error:
-        # Among the settings it is told what is wrong with it; here only where that depends on `environ`.
+        # `check_settings` reports wrong settings; here only what depends on `environ` is reported.
         if str(error) in await run_in_thread(lambda: [*factories.wrong_settings(config)]):
             return [skipped("archive", str(error).partition(":")[0])]
         return [failure("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
@@ -113,7 +110,7 @@ async def check_archive(config: Config, environ: Mapping[str, str]) -> list[Resu
             )
         return [failure("archive", f"{error.reason}: {error.detail}", remedy)]
     finally:
-        # A store that has not answered until now need not be waited for again.
+        # Do not wait again for a store that does not answer.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_SECONDS):
                 await archive.aclose()
@@ -121,7 +118,7 @@ async def check_archive(config: Config, environ: Mapping[str, str]) -> list[Resu
 
 
 def _check_parent(folder: Path, data_dir: Path) -> Result:
-    # Serve makes the data directory before, and no other parent: it may be a mount that is away.
+    # `serve` creates the data directory, but no other parent, which may be a mount that is missing.
     made = data_dir == folder.parent or folder.parent in data_dir.parents
     if not made and not folder.parent.exists():
         return failure(
@@ -139,7 +136,7 @@ def _check_parent(folder: Path, data_dir: Path) -> Result:
 
 
 def probe_results(uri: str, findings: tuple[ProbeResult, ...]) -> list[Result]:
-    """What a store does, and what that means."""
+    """Return the results of the archive's probe."""
     found = [ok("archive", f"{uri}: written, verified, read and removed a small object")]
     for finding in findings:
         if finding.name == "clock":
@@ -162,7 +159,7 @@ async def _was_used(config: Config) -> bool:
     try:
         ledger = await LedgerReader.open(config.data_dir)
     except LedgerError:
-        return False  # told elsewhere
+        return False  # `check_ledger` reports it
     try:
         return await factories.is_archive_used(ledger, config.archive_uri)
     except LedgerError:
@@ -171,12 +168,9 @@ async def _was_used(config: Config) -> bool:
         await ledger.close()
 
 
-# The provider -----------------------------------------------------------------------------------------------
-
-
 @dataclass
 class _Clock:
-    """By how much another machine's clock is ahead of ours, by what it said last."""
+    """The offset of another machine's clock, from its last answer."""
 
     asked: float = field(default_factory=time.time)
     clock_offset: float | None = None
@@ -186,22 +180,22 @@ class _Clock:
 
 
 def clock_offset(date: str, asked: float, answered: float) -> float | None:
-    """Seconds by which a clock is ahead, or below 0 behind; ``None`` where it said nothing.
+    """Return the seconds by which a clock is ahead, negative if it is behind; ``None`` if unknown.
 
     Args:
-        date: the Date header of an answer, which has whole seconds.
-        asked: when the question left, seconds since the epoch.
+        date: the Date header of an answer, in whole seconds.
+        asked: when the request was sent, seconds since the epoch.
         answered: when the answer came.
     """
     try:
-        said = parsedate_to_datetime(date).timestamp()
+        seconds = parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError):
         return None
-    return max(said - answered, 0.0) + min(said + 1 - asked, 0.0)
+    return max(seconds - answered, 0.0) + min(seconds + 1 - asked, 0.0)
 
 
 def check_clock(whose: str, difference: float | None) -> list[Result]:
-    """What a difference means."""
+    """Check the difference between two clocks, in seconds; ``None`` if unknown."""
     if difference is None:
         return []
     size = abs(difference)
@@ -213,7 +207,7 @@ def check_clock(whose: str, difference: float | None) -> list[Result]:
 
 
 async def check_provider(config: Config) -> list[Result]:
-    """Asks the provider for its list of jobs, which costs nothing."""
+    """Ask the provider for its list of jobs, which is free."""
     if config.ximilar_api_token is None:
         return [
             warning(
@@ -237,35 +231,28 @@ async def check_provider(config: Config) -> list[Result]:
 
 
 async def _provider_failure(error: ProviderError, url: str) -> Result:
-    said = f"{error.reason}: {error.detail}"
+    detail = f"{error.reason}: {error.detail}"
     if isinstance(error, TokenRefusedError):
         return failure(
-            "provider", said, "Set XIMILAR_API_TOKEN to the token of your account, as it stands there."
+            "provider", detail, "Set XIMILAR_API_TOKEN to the token of your account, as it stands there."
         )
     if isinstance(error, NoCreditsError):
-        return failure("provider", said, "Buy credits; what was submitted already is received all the same.")
+        return failure(
+            "provider", detail, "Buy credits; what was submitted already is received all the same."
+        )
     if isinstance(error, RateLimitedError):
-        return warning("provider", said, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
+        return warning("provider", detail, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
     why = await _connection_error(url)
     return failure(
         "provider",
-        f"{said}{f' {why}' if why else ''}",
+        f"{detail}{f' {why}' if why else ''}",
         f"Is {origin(url)} right (XIMILAR_API_URL), and may this machine reach it?",
     )
 
 
-# From the provider to us ------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What an address answered.
-
-    Attributes:
-        status: of HTTP.
-        headers: of the answer.
-        body: its beginning.
-    """
+    """An HTTP answer, with the beginning of its body."""
 
     status: int
     headers: Mapping[str, str]
@@ -273,7 +260,7 @@ class Answer:
 
 
 def missing_public_url(config: Config) -> list[Result]:
-    """What it means that RECEIVER_PUBLIC_URL is not set."""
+    """Return the result of a check without RECEIVER_PUBLIC_URL."""
     if config.ximilar_api_token is None:
         return [ok("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
     return [
@@ -286,13 +273,13 @@ def missing_public_url(config: Config) -> list[Result]:
 
 
 async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
-    """Whether RECEIVER_PUBLIC_URL leads to this very installation.
+    """Check that RECEIVER_PUBLIC_URL leads to this installation.
 
-    It is asked to answer a challenge, so that nothing secret goes to whoever may stand there. What is seen
-    is the way from this machine; the provider's is another.
+    The installation proves itself by answering a challenge, so that no secret is sent to another server. The
+    check uses the route from this machine; the provider's may differ.
 
     Args:
-        config: the settings, with RECEIVER_PUBLIC_URL among them.
+        config: the settings, with RECEIVER_PUBLIC_URL.
         serving: whether a server runs on the data directory, and so can answer.
     """
     url = str(config.public_url).rstrip("/")
@@ -330,38 +317,38 @@ async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
 
 
 def check_hostname(config: Config, host: str) -> list[Result]:
-    """Whether the provider can reach a host of this name at all."""
+    """Check that the provider could reach a host of this name."""
     provider = config.ximilar_api_url.host or ""
     if not _is_private(host) or _is_private(provider):
         return []
-    said = f"{host} is an address of this machine or its network, where {provider} never gets to"
+    detail = f"{host} is an address of this machine or its network, where {provider} never gets to"
     remedy = "Set RECEIVER_PUBLIC_URL to the address that the provider reaches this receiver by."
-    # Without a token nothing is submitted from here, and so nobody is told the address.
+    # Without a token nothing is submitted from here, so the provider does not learn the address.
     certain = _is_loopback(host) and config.ximilar_api_token is not None
-    return [(failure if certain else warning)("public URL", said, remedy)]
+    return [(failure if certain else warning)("public URL", detail, remedy)]
 
 
 def unreachable(error: BaseException, url: str, *, serving: bool) -> Result:
-    """What it means that nothing answers at the address."""
-    said = f"{origin(url)} is not reached from here: {explain(error)}"
+    """Return the result of a connection that failed."""
+    detail = f"{origin(url)} is not reached from here: {explain(error)}"
     if not serving and not isinstance(error, httpx.InvalidURL) and _may_be_stopped(error):
-        return warning("public URL", said, START_SERVE)
+        return warning("public URL", detail, START_SERVE)
     return failure(
         "public URL",
-        said,
+        detail,
         "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads"
         " nothing back inside), look from another one.",
     )
 
 
 def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bool = True) -> Result:
-    """What the answer to a challenge means.
+    """Return the result of the answer to a challenge.
 
     Args:
-        answer: of the address.
-        url: the address.
-        proof: what this installation would have answered.
-        serving: whether it could have.
+        answer: to the challenge.
+        url: the address that was asked.
+        proof: the answer of this installation.
+        serving: whether this installation can answer.
     """
     where = origin(url)
     if 300 <= answer.status < 400:
@@ -384,12 +371,12 @@ def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bo
             f"Let the proxy pass {WEBHOOK_PATH} and /healthz on without one; the receiver asks by itself.",
         )
     if answer.status in PROXY_ERRORS:
-        said = f"something answers at {where}, but does not reach the receiver behind it ({answer.status})"
+        detail = f"something answers at {where}, but does not reach the receiver behind it ({answer.status})"
         if not serving:
-            return warning("public URL", said, START_SERVE)
+            return warning("public URL", detail, START_SERVE)
         return failure(
             "public URL",
-            said,
+            detail,
             "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT.",
         )
     if answer.status != 200 or PROOF_HEADER.lower() not in answer.headers:
@@ -408,14 +395,14 @@ def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bo
 
 
 def _reason(answer: Answer) -> str:
-    """The receiver's own reason for a refusal; empty where somebody else answered."""
+    """Return the reason in a receiver's error; an empty text if the answer is no such error."""
     with contextlib.suppress(ValueError, AttributeError):
         return str(json.loads(answer.body).get("reason", ""))
     return ""
 
 
 async def _check_webhook(url: str) -> Result:
-    # A GET, which is refused before anything is looked at: a POST would be counted among the refusals.
+    # A GET, because metrics would count a POST as a refused delivery.
     try:
         answer = await ask(url + WEBHOOK_PATH, {})
     except (httpx.HTTPError, OSError) as error:
@@ -430,11 +417,11 @@ async def _check_webhook(url: str) -> Result:
 
 
 async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:
-    """What the server that runs here says of itself.
+    """Check the readiness that the running server reports.
 
     Args:
         config: the settings.
-        elsewhere: whether it may run in another container, so that its address means nothing here.
+        elsewhere: whether it may run in another container, where its address is not reachable from here.
     """
     if config.port == 0:
         return []
@@ -448,27 +435,24 @@ async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:
             for name, why in failing.items()
         ]
     except (httpx.HTTPError, OSError) as error:
-        said = f"does not answer at {url}: {explain(error)}"
+        detail = f"does not answer at {url}: {explain(error)}"
     except (ValueError, KeyError, AttributeError, TypeError):
-        said = f"something else answers at {url}"
+        detail = f"something else answers at {url}"
     else:
         return found or [ok("serve", "is ready")]
     if elsewhere:
-        return [warning("serve", said, "If it runs in another container, run this there.")]
+        return [warning("serve", detail, "If it runs in another container, run this there.")]
     return [
         failure(
             "serve",
-            said,
+            detail,
             "If it was started just now, look again. Else: do RECEIVER_HOST and RECEIVER_PORT fit?",
         )
     ]
 
 
-# HTTP -------------------------------------------------------------------------------------------------------
-
-
 async def ask(url: str, headers: Mapping[str, str]) -> Answer:
-    """GETs an address; no redirect is followed, and no more is read than the beginning.
+    """GET an address. Follow no redirect, and read only the beginning of the body.
 
     Raises:
         httpx.HTTPError, httpx.InvalidURL, OSError: there is no answer.
@@ -494,7 +478,7 @@ async def _connection_error(url: str) -> str:
 
 
 def explain(error: BaseException) -> str:
-    """What a failed connection met, in words."""
+    """Return in words why a connection failed."""
     chain = list(_causes(error))
     for cause in chain:
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -530,7 +514,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def origin(url: str) -> str:
-    """Scheme, host and port of an address, which are no secret; empty where it has none."""
+    """Return scheme, host and port of a URL, without credentials; an empty text if it has none."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
 
@@ -540,7 +524,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _is_private(host: str) -> bool:
-    """Whether only this machine or its network gets to a host, as far as its name tells."""
+    """Return whether a host is private to this machine or its network, judging by its name."""
     if _is_loopback(host):
         return True
     try:
@@ -550,10 +534,15 @@ def _is_private(host: str) -> bool:
 
 
 def _may_be_stopped(error: BaseException) -> bool:
-    """Whether somebody who begins to listen would cure this: nothing listens, or a proxy waits in vain."""
-    cured = (httpx.TimeoutException, httpx.RemoteProtocolError, ConnectionRefusedError, ConnectionResetError)
+    """Return whether starting the server could help: nothing listens, or a proxy gets no answer."""
+    curable = (
+        httpx.TimeoutException,
+        httpx.RemoteProtocolError,
+        ConnectionRefusedError,
+        ConnectionResetError,
+    )
     incurable = (socket.gaierror, ssl.SSLError)
     causes = list(_causes(error))
     return not any(isinstance(cause, incurable) for cause in causes) and any(
-        isinstance(cause, cured) for cause in causes
+        isinstance(cause, curable) for cause in causes
     )

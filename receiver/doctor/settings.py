@@ -1,4 +1,4 @@
-"""The settings: are they understood, do they fit together, and are the secrets worth the name."""
+"""Checks of the settings: they are known, fit together, and their secrets are strong and private."""
 
 import json
 import re
@@ -16,34 +16,34 @@ GUESSED = re.compile(
     r"(?i)(change.?me|replace.?me|secret|password|passwort|passw0rd|token|test|example|default|admin|insecure"
     r"|your.*|.*(from|in) \.env|the value.*|x+|<.*>|\*+|\.+|1234\d*|abc\w{0,5}|foo|bar|todo|fixme)[-_!0-9]*"
 )
-"""What stands in examples and in the first guesses of a stranger."""
+"""Values from examples, and the first guesses of an attacker."""
 
 LEAST_ONLINE, GOOD_ONLINE = 8, 16
-"""Characters of a secret that can only be guessed by asking us."""
+"""Characters of a secret that can only be guessed by requests to the receiver."""
 
 LEAST_OFFLINE, GOOD_OFFLINE = 16, 32
-"""Characters of a key whose signatures others hold, and can try guesses against by themselves."""
+"""Characters of a signing key, which can be guessed offline against a signature."""
 
 MIN_DISTINCT = 6
-"""Different characters in a secret."""
+"""Distinct characters in a secret."""
 
 FRESH = "`receiver init` prints fresh ones; while you rotate, a list takes the old one too."
 FIX_SETTING = "Correct it where it is set: the environment, .env, or a file in RECEIVER_SECRETS_DIR."
 
 
 def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()) -> list[Result]:
-    """Are the settings understood, do they fit together, and does each mean something?
+    """Check that the settings are known, valid and fit together.
 
     Args:
-        config: those that are right each for itself.
-        origins: where each that is set comes from.
-        wrong: a line for each of the others.
+        config: the settings that are valid each for itself.
+        origins: where each setting comes from.
+        wrong: one line for each of the others.
     """
     found = [
         warning("settings", f"{name} means nothing here", "Correct its name, or remove it.")
         for name in config.unknown
     ]
-    # Nothing of what may only be missing, or not fit, because it is wrong.
+    # Without those that are missing, or do not fit, only because a setting is wrong.
     astray = named(wrong)
     faults = [
         line
@@ -65,7 +65,7 @@ def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection
 
 
 def check_secrets(config: Config, environ: Mapping[str, str]) -> list[Result]:
-    """Whether a stranger could guess a secret, or somebody knows one who need not."""
+    """Check that no secret can be guessed, and that no two settings share one."""
     online, offline = _online_secrets(config), _offline_keys(config)
     found: list[Result] = []
     for secrets, least, good in ((online, LEAST_ONLINE, GOOD_ONLINE), (offline, LEAST_OFFLINE, GOOD_OFFLINE)):
@@ -83,12 +83,12 @@ def check_secrets(config: Config, environ: Mapping[str, str]) -> list[Result]:
             )
         )
     if not online and not offline:
-        return found  # that some have to be set is told among the settings
+        return found  # `check_settings` reports that some are required
     return found or [ok("secrets", f"{len(online) + len(offline)} are long enough, and none stands twice")]
 
 
 def weakness(secret: str, *, least: int, good: int) -> tuple[bool, str]:
-    """What is wrong with a secret, and whether it is as good as none; an empty text where it is good."""
+    """Return whether a secret is as weak as none, and why; an empty text if it is strong."""
     if GUESSED.fullmatch(secret):
         return True, "looks like a value from an example"
     if len(secret) < least:
@@ -101,7 +101,7 @@ def weakness(secret: str, *, least: int, good: int) -> tuple[bool, str]:
 
 
 def check_dotenv(path: Path) -> list[Result]:
-    """Whether others on this machine can read the secrets in .env."""
+    """Check that no other user of this machine can read .env."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -112,13 +112,13 @@ def check_dotenv(path: Path) -> list[Result]:
 
 
 def check_secret_files(folder: Path, mounts: str) -> list[Result]:
-    """Whether others on this machine can read the files in RECEIVER_SECRETS_DIR.
+    """Check that no other user of this machine can read the files in RECEIVER_SECRETS_DIR.
 
-    What a container or systemd mounts there is readable within it by design, and nobody else gets there.
+    Files that a container or systemd mounts there are readable by design, and by no other user.
 
     Args:
-        folder: where they lie.
-        mounts: the text of /proc/self/mounts; empty where there is none.
+        folder: of the files.
+        mounts: the text of /proc/self/mounts; empty if there is none.
     """
     if not folder.stat().st_mode & 0o001:
         return []
@@ -130,12 +130,12 @@ def check_secret_files(folder: Path, mounts: str) -> list[Result]:
     if not open_to_all:
         return []
     names = ", ".join(open_to_all)
-    said = f"other users of this machine can read files in RECEIVER_SECRETS_DIR: {names}"
-    return [warning("secret files", said, f"chmod 700 {folder}")]
+    detail = f"other users of this machine can read files in RECEIVER_SECRETS_DIR: {names}"
+    return [warning("secret files", detail, f"chmod 700 {folder}")]
 
 
 def _is_mounted(file: Path, mounts: str) -> bool:
-    """Whether a file was mounted for this process's sake: by itself, with its folder, or from memory."""
+    """Return whether a file was mounted for this process: by itself, with its folder, or in memory."""
     on = mount_of(file.resolve(), mounts)
     return on is not None and (
         on.kind in IN_MEMORY or on.point in (str(file.resolve()), str(file.parent.resolve()))
@@ -160,7 +160,7 @@ def settings_report(
 
 
 def secret_values(config: Config, environ: Mapping[str, str]) -> list[str]:
-    """All values that must not be said."""
+    """Return all values that must not be printed."""
     return [
         secret
         for _, secret in [*_online_secrets(config), *_offline_keys(config), *_other_secrets(config, environ)]
@@ -168,7 +168,7 @@ def secret_values(config: Config, environ: Mapping[str, str]) -> list[str]:
 
 
 def _online_secrets(config: Config) -> list[tuple[str, str]]:
-    """Secrets that a stranger can only guess by asking us, each behind its setting."""
+    """Return the secrets that can only be guessed by requests, each with its setting."""
     headers = (value for values in config.webhook_headers.values() for value in values)
     return [
         *(("RECEIVER_WEBHOOK_HEADERS", value.get_secret_value()) for value in headers),
@@ -177,7 +177,7 @@ def _online_secrets(config: Config) -> list[tuple[str, str]]:
 
 
 def _offline_keys(config: Config) -> list[tuple[str, str]]:
-    """Keys that guesses can be tried against by who has seen a signature."""
+    """Return the keys that can be guessed offline against a signature."""
     return [("RECEIVER_SIGNING_KEYS", key.get_secret_value()) for key in config.signing_keys]
 
 
@@ -211,12 +211,12 @@ def _check_notify(config: Config) -> list[Result]:
             )
         ]
     if config.notify_secret is None:
-        return []  # told among what is lacking
+        return []  # `check_settings` reports it
     return [ok("notify", f"finished jobs are told to {config.notify_url.host}")]
 
 
 def _public_value(value: Any) -> Any:
-    """A value as it may be shown."""
+    """Return a value without secrets."""
     if hasattr(value, "get_secret_value"):
         return "set"
     if isinstance(value, dict):
@@ -224,7 +224,7 @@ def _public_value(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_public_value(each) for each in value]
     text = str(value)
-    if "://" in text:  # such an address can carry a password, or be a secret itself
+    if "://" in text:  # a URL can hold a password, or be a secret itself
         parts = urlsplit(text)
         text = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         return text + (

@@ -20,15 +20,11 @@ from receiver.sandbox.provider import Provider
 from receiver.sandbox.validation import InvalidRequestError, parse
 
 _EARLY_WITHIN = 60.0
-"""Seconds for which an answer waits for its own completion to overtake it."""
+"""Seconds for which the answer to a submit waits for its own completion."""
 
 
 class Api:
-    """The provider's API. Each route exists with and without a slash at its end, and neither redirects.
-
-    Args:
-        provider: runs the jobs.
-    """
+    """The provider's API. Each route exists with and without a trailing slash, and neither redirects."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
@@ -36,7 +32,7 @@ class Api:
         self._errors = Errors(provider.options.error_shape)
 
     def routes(self, prefix: str = "/account/v2/request") -> list[Route]:
-        """The routes under the prefix."""
+        """Return the routes under the prefix."""
         paths: list[tuple[str, str, Callable[[Request], Awaitable[Response]]]] = [
             (prefix, "POST", self.submit),
             (prefix, "GET", self.list),
@@ -50,7 +46,7 @@ class Api:
         ]
 
     async def submit(self, request: Request) -> Response:
-        """``POST /request``: creates a job."""
+        """Create a job: ``POST /request``."""
         body = await request.body()
         try:
             submission = await to_thread.run_sync(parse, body, self._options.max_source_bytes)
@@ -67,7 +63,7 @@ class Api:
         return await _with_request(job.submitted, body, 201)
 
     async def list(self, request: Request) -> Response:
-        """``GET /request``: pages of all jobs, by ``type`` and ``status`` where these are given."""
+        """List jobs in pages, filtered by ``type`` and ``status``: ``GET /request``."""
         query = request.query_params
         try:
             page = int(query.get("page", "1"))
@@ -93,7 +89,7 @@ class Api:
         )
 
     async def get(self, request: Request) -> Response:
-        """``GET /request/{id}``: the whole job."""
+        """Return the whole job: ``GET /request/{id}``."""
         job = self._job(request)
         self._provider.renew_url(job)
         try:
@@ -103,7 +99,10 @@ class Api:
         return await _with_request(job.full, body, 200)
 
     async def status(self, request: Request) -> Response:
-        """``GET /request/{id}/status``. The page shows no answer; the vendor's client reads ``status``."""
+        """Return the status: ``GET /request/{id}/status``.
+
+        The page shows no answer; the vendor's client reads ``status``.
+        """
         job = self._job(request)
         return JSONResponse({"id": job.id, "status": job.status})
 
@@ -151,7 +150,7 @@ def _bad_gateway() -> Response:
 
 
 async def _with_request(shape: Callable[[Any], dict[str, Any]], body: bytes, status: int) -> Response:
-    """A job together with its request, which may hold a whole picture: so this is no work for the loop."""
+    """Return a job with its request. That may hold a whole picture, so it is encoded in a thread."""
 
     def content() -> bytes:
         return json.dumps(shape(json.loads(body))).encode()

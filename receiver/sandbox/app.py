@@ -18,11 +18,11 @@ from receiver.sandbox.results import Results
 
 
 def create_app(options: Options, clock: Clock = time.time) -> Starlette:
-    """A sandbox without jobs, whose lifespan can be run once and leaves nothing behind.
+    """Return a sandbox without jobs. Its lifespan can be run once, and removes all files at the end.
 
     Args:
         options: how it behaves.
-        clock: seconds since the epoch; it rules timestamps and the life of URLs, not the delays.
+        clock: decides timestamps and the expiry of URLs, not the delays.
     """
     files = Files()
     client = _client()
@@ -46,10 +46,10 @@ def create_app(options: Options, clock: Clock = time.time) -> Starlette:
 
 
 def _client() -> httpx.AsyncClient:
-    """No proxies from the environment: loopback is dialled straight. Callers set the time limits."""
+    """Return a client that uses no proxy, since it connects to loopback only. Callers limit the time."""
     return httpx.AsyncClient(
         trust_env=False,
         follow_redirects=False,
-        timeout=None,  # noqa: S113 - every call stands under one asyncio.timeout, which bounds drips as well
+        timeout=None,  # noqa: S113 - every call has an asyncio.timeout, which also bounds slow bodies
         headers={"User-Agent": "ximilar-sandbox", "Accept-Encoding": "identity"},
     )

@@ -1,4 +1,4 @@
-"""The completion POST: one attempt and no retry, since the provider's page promises none."""
+"""Sends completions: one attempt each, since the provider's page promises no retry."""
 
 import asyncio
 import logging
@@ -12,12 +12,11 @@ from receiver.sandbox.options import Options
 logger = logging.getLogger(__name__)
 
 
-class Postman:
-    """Carries completions to their webhooks, in the way that the job's plan says.
+class CompletionSender:
+    """Sends completions to their webhooks, as the job's plan says.
 
     Args:
-        client: dials loopback only, since the endpoints were judged at the submit; follows no redirects.
-        options: ``late_by`` and ``reorder_within``.
+        client: follows no redirects, which could lead off this machine; endpoints were checked at submit.
     """
 
     def __init__(self, client: httpx.AsyncClient, options: Options) -> None:
@@ -26,7 +25,7 @@ class Postman:
         self._next_sent = asyncio.Event()
 
     async def deliver(self, job: Job) -> None:
-        """Sends the job's completion, if it has a webhook; returns when that has worked or failed."""
+        """Send the job's completion, if it has a webhook. Return when that has succeeded or failed."""
         fault = job.plan.completion
         if job.submission.webhook is None:
             return
@@ -36,12 +35,12 @@ class Postman:
         if fault is CompletionFault.LATE:
             await asyncio.sleep(self._options.late_by)
         if fault is CompletionFault.REORDER:
-            await self._be_overtaken()
+            await self._wait_to_be_overtaken()
         for _ in range(2 if fault is CompletionFault.TWICE else 1):
             await self._post(job)
 
-    async def _be_overtaken(self) -> None:
-        # A job that no other follows must not wait for ever.
+    async def _wait_to_be_overtaken(self) -> None:
+        # There may be no other completion.
         try:
             async with asyncio.timeout(self._options.reorder_within):
                 await self._next_sent.wait()
@@ -52,7 +51,7 @@ class Postman:
         webhook = job.submission.webhook
         assert webhook is not None
         try:
-            # Streamed and left unread: only the status is of interest, whatever the body's size.
+            # Streamed, so that a body of any size is left unread.
             async with (
                 asyncio.timeout(self._options.call_timeout),
                 self._client.stream(

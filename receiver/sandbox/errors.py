@@ -1,7 +1,7 @@
-"""The answers that are none: refusals in any of the forms that such APIs have, and an answer that breaks off.
+"""Error answers in any of the forms that such APIs have, and an answer that breaks off.
 
-All forms are guesses. ``{"detail": …}``, in the words of the framework that the vendor's answers look like,
-and ``{"status": {"code", "text", "request_id"}}`` are both expected by the vendor's own client.
+All forms are guesses. The vendor's own client expects both ``{"detail": …}`` (Django REST framework's form)
+and ``{"status": {"code", "text", "request_id"}}``.
 """
 
 import html
@@ -18,22 +18,18 @@ from receiver.sandbox.validation import InvalidRequestError
 
 
 class Errors:
-    """Puts refusals into one form.
-
-    Args:
-        shape: the form.
-    """
+    """Builds error answers in one form."""
 
     def __init__(self, shape: ErrorShape) -> None:
         self._shape = shape
 
     def invalid(self, error: InvalidRequestError) -> Response:
-        """The answer to a submit that cannot be taken."""
+        """Return the answer to an invalid submit."""
         guess = ErrorShape.STATUS if error.readable else ErrorShape.DETAIL
         return self._answer(400, error.text, guess)
 
     async def refused(self, _request: Request, error: Exception) -> Response:
-        """Every refusal by route, method, token or rate."""
+        """Return the answer to a request that is refused for its route, method, token or rate."""
         assert isinstance(error, HTTPException)
         return self._answer(error.status_code, error.detail, ErrorShape.DETAIL, error.headers)
 
@@ -42,8 +38,8 @@ class Errors:
     ) -> Response:
         match guess if self._shape is ErrorShape.GUESSED else self._shape:
             case ErrorShape.STATUS:
-                said = {"code": status, "text": text, "request_id": str(uuid.uuid4())}
-                return JSONResponse({"status": said}, status, headers)
+                status_body = {"code": status, "text": text, "request_id": str(uuid.uuid4())}
+                return JSONResponse({"status": status_body}, status, headers)
             case ErrorShape.FIELDS:
                 field, colon, rest = text.partition(": ")
                 return JSONResponse({field if colon else "non_field_errors": [rest or text]}, status, headers)
@@ -58,10 +54,10 @@ class Errors:
 
 
 class CutAnswer(Response):
-    """Begins an answer of which nothing follows; the server then closes the connection."""
+    """An answer that breaks off; the server then closes the connection."""
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Leaves the response unfinished on purpose: ASGI knows no other way to break a promise of length."""
+        """Leave the response unfinished, which is ASGI's only way to send less than Content-Length."""
         headers = [(b"content-type", b"application/json"), (b"content-length", b"500")]
         await send({"type": "http.response.start", "status": 201, "headers": headers})
         await send({"type": "http.response.body", "body": b'{"id": "', "more_body": True})

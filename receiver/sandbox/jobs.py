@@ -1,4 +1,4 @@
-"""What the sandbox remembers: jobs and links to results in memory, bodies and pictures on disk."""
+"""The sandbox's state: jobs and links to results in memory, requests and results on disk."""
 
 import uuid
 from collections import OrderedDict
@@ -44,19 +44,13 @@ class Job:
     """One job.
 
     Attributes:
-        id: a UUID.
-        submission: what was asked for.
-        plan: what goes wrong with it.
-        base_url: the sandbox's own address, as the submitter called it, without a slash at its end.
-        workspace: the workspace identifier.
+        base_url: the sandbox's address as the submitter used it, without a trailing slash.
         created: seconds since the epoch.
         modified: seconds since the epoch.
-        status: see ``Status``.
-        record: the outcome of the record; None before there is one.
-        result: the picture; None where there is none.
-        url: where the picture is to be had at present.
-        announced_url: the URL that goes into the completion.
-        downloads: how often its picture was asked for.
+        record: the record's outcome, once there is one.
+        url: the result's current URL.
+        announced_url: the URL in the completion.
+        downloads: how often the result was requested.
     """
 
     id: str
@@ -74,7 +68,7 @@ class Job:
     downloads: int = 0
 
     def row(self) -> dict[str, Any]:
-        """The job in the list."""
+        """Return the job as in the list."""
         return {
             "id": self.id,
             "status": self.status,
@@ -84,7 +78,7 @@ class Job:
         }
 
     def submitted(self, request: Any) -> dict[str, Any]:
-        """The answer to the submit, with the request as it came."""
+        """Return the answer to the submit, with the request's body."""
         return {
             "id": self.id,
             "request": request,
@@ -95,7 +89,7 @@ class Job:
         }
 
     def full(self, request: Any) -> dict[str, Any]:
-        """The whole job, with the request as it came."""
+        """Return the whole job, with the request's body."""
         answer: dict[str, Any] = {
             "id": self.id,
             "created": timestamp(self.created),
@@ -107,7 +101,7 @@ class Job:
         return answer | {"type": "upscaler", "status": self.status, "workspace": self.workspace}
 
     def completion(self) -> dict[str, Any]:
-        """The body of the completion POST: other than the whole job, its record has an ``_id``."""
+        """Return the body of the completion. Unlike the whole job's, its record has an ``_id``."""
         answer: dict[str, Any] = {"status": self.status, "id": self.id, "type": "upscaler"}
         if self.record is not None:
             record_id = self.submission.record_id or str(uuid.uuid5(uuid.UUID(self.id), "record"))
@@ -140,9 +134,8 @@ class Link:
     """One URL of a result.
 
     Attributes:
-        job: whose result.
         expires: seconds since the epoch.
-        dead: whether it never worked.
+        dead: whether it never works.
     """
 
     job: Job
@@ -151,10 +144,10 @@ class Link:
 
 
 class Jobs:
-    """The jobs, newest last, and the links by their name. It forgets the oldest.
+    """The jobs, newest last, and the links by name.
 
     Args:
-        keep: how many jobs are kept.
+        keep: how many jobs are kept; the oldest are forgotten.
     """
 
     def __init__(self, keep: int) -> None:
@@ -163,7 +156,7 @@ class Jobs:
         self._links: OrderedDict[str, Link] = OrderedDict()
 
     def add(self, job: Job) -> list[Job]:
-        """Takes a job in, and returns those that were forgotten for it."""
+        """Add a job, and return those that are forgotten for it."""
         self._jobs[job.id] = job
         forgotten = []
         while len(self._jobs) > self._keep:
@@ -171,40 +164,40 @@ class Jobs:
         return forgotten
 
     def get(self, job_id: str) -> Job | None:
-        """The job of this id."""
+        """Return a job."""
         return self._jobs.get(job_id)
 
     def listed(self, *, oldest_first: bool) -> Iterator[Job]:
-        """All jobs. The page says nothing of the order; newest first would be a guess."""
+        """Iterate over all jobs. The page does not state the order; both are guesses."""
         return iter(self._jobs.values()) if oldest_first else reversed(self._jobs.values())
 
     def link(self, job: Job, expires: float, *, dead: bool = False) -> str:
-        """A new URL for the job's result."""
+        """Return a new URL for the job's result."""
         assert job.result is not None
         name = f"{uuid.uuid4()}{job.result.path.suffix}"
         self._links[name] = Link(job, expires, dead)
         return f"{job.base_url}/ximilar-tmp-images/{name}"
 
     def linked(self, name: str) -> Link | None:
-        """The link of this name, also when it has expired."""
+        """Return a link, expired or not."""
         return self._links.get(name)
 
     def prune_links(self, now: float) -> list[Link]:
-        """Takes out the links whose time is over, and returns them. All links live equally long."""
-        over = []
+        """Remove the expired links, and return them. All links have the same lifetime."""
+        expired = []
         while self._links:
             name, link = next(iter(self._links.items()))
             if link.expires > now and link.job.id in self._jobs:
                 break
             del self._links[name]
-            over.append(link)
-        return over
+            expired.append(link)
+        return expired
 
 
 class Files:
-    """The files of the jobs: the request as it came, and the result. Every call may block.
+    """The files of the jobs: request bodies and results, in a folder that the context removes at its end.
 
-    As a context manager: the folder is temporary, and goes with everything in it at the end.
+    Every call may block.
     """
 
     def __init__(self) -> None:
@@ -220,16 +213,16 @@ class Files:
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """The folder of the files."""
         assert self._temporary is not None, "the files are open only inside of the with block"
         return Path(self._temporary.name)
 
     def write_request(self, job_id: str, body: bytes) -> None:
-        """Keeps the body of the submit."""
+        """Save the body of a submit."""
         self._request(job_id).write_bytes(body)
 
     def read_request(self, job_id: str) -> bytes:
-        """The body of the submit.
+        """Read the body of a submit.
 
         Raises:
             FileNotFoundError: the job was forgotten meanwhile.
@@ -237,13 +230,13 @@ class Files:
         return self._request(job_id).read_bytes()
 
     def remove(self, jobs: Sequence[Job]) -> None:
-        """Drops everything of these jobs."""
+        """Remove all files of these jobs."""
         for job in jobs:
             self._request(job.id).unlink(missing_ok=True)
         self.remove_results(jobs)
 
     def remove_results(self, jobs: Sequence[Job]) -> None:
-        """Drops the pictures of these jobs."""
+        """Remove the results of these jobs."""
         for job in jobs:
             if job.result is not None:
                 job.result.path.unlink(missing_ok=True)
@@ -253,5 +246,5 @@ class Files:
 
 
 def timestamp(seconds: float) -> str:
-    """A time as the provider writes it: UTC, with microseconds always, and a Z."""
+    """Return a time as the provider writes it: UTC, always with microseconds, and a Z."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

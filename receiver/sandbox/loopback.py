@@ -1,4 +1,4 @@
-"""The sandbox speaks to this machine only, so that a trial can never call or fetch from anyone else."""
+"""The check that the sandbox connects to this machine only."""
 
 import ipaddress
 
@@ -6,10 +6,10 @@ import httpx
 
 
 def loopback_url(text: str) -> httpx.URL:
-    """The URL of something on this machine.
+    """Parse a URL on this machine.
 
-    Judged is the host that httpx itself parsed, since it is httpx that dials it. Names are not resolved;
-    ``localhost`` alone is loopback by definition (RFC 6761, section 6.3).
+    The host is checked as httpx parses it, because httpx connects to it. Names are not resolved; only
+    ``localhost`` is loopback by definition (RFC 6761, section 6.3).
 
     Raises:
         ValueError: it is no http(s) URL, or its host is not loopback.
@@ -26,7 +26,7 @@ def loopback_url(text: str) -> httpx.URL:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, a literal address or a name, is this machine: 127.0.0.0/8, ::1 or localhost."""
+    """Return whether a host is 127.0.0.0/8, ::1 or localhost."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,4 +1,4 @@
-"""What a sandbox is told when it starts."""
+"""The options of the sandbox."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,7 +10,7 @@ MIB = 1024 * 1024
 
 
 class ErrorShape(StrEnum):
-    """The form of error bodies, of which nothing is documented."""
+    """The form of error bodies, which is undocumented."""
 
     GUESSED = "guessed"
     """``detail``, and ``status`` where a field of a submit is wrong."""
@@ -33,24 +33,22 @@ class Options:
     """How a sandbox behaves.
 
     Attributes:
-        token: the API token that it takes; None takes any.
+        token: the only API token that it accepts; ``None`` accepts any.
         delay: seconds from submit to DONE, resizing not counted.
         url_lifetime: seconds for which a result's URL works, from DONE on.
-        renew_urls: whether ``GET /request/{id}`` gives a fresh URL once the former one is dead.
-        workspace: the workspace identifier in answers, where the submitter names none.
+        renew_urls: whether ``GET /request/{id}`` renews an expired URL.
+        workspace: the default workspace of a job.
         page_size: rows on a page of the list.
-        oldest_first: the order of the list, which the page does not state; newest first where false.
-        link_base: scheme and host of the list's links to other pages; None for those that were asked.
-        error_shape: of all error bodies, but the gateway's own 502.
+        oldest_first: the order of the list, which the page does not state.
+        link_base: scheme and host of the list's links to other pages, if not those of the request.
+        error_shape: of all error bodies but the gateway's 502.
         keep_jobs: the oldest jobs beyond this number are forgotten, with their files.
-        faults: the shares of what goes wrong.
-        seed: makes what goes wrong repeat from run to run.
-        late_by: seconds that a late completion is late.
-        reorder_within: seconds after which a completion that waits to be overtaken waits no longer.
-        flaky_times: how often a flaky result answers 503 before it gives the image.
+        seed: repeats the same faults from run to run.
+        late_by: seconds by which a late completion is late.
+        reorder_within: seconds for which a completion waits to be overtaken.
+        flaky_times: how often a flaky result answers 503 first.
         slow_rate: bytes a second of a slow result.
-        retry_after: seconds named in the Retry-After of a 429; None for none, as nothing is known of one.
-        max_source_bytes: size of a source image.
+        retry_after: seconds in the Retry-After of a 429; ``None`` sends none.
         max_result_pixels: width times height of a result.
         call_timeout: seconds for one POST of a completion, or one fetch of a source.
 
@@ -83,14 +81,8 @@ class Options:
         for name in ("delay", "url_lifetime", "late_by", "reorder_within", "flaky_times"):
             if not getattr(self, name) >= 0:
                 raise ValueError(f"{name} is 0 or more")
-        for name in (
-            "page_size",
-            "keep_jobs",
-            "slow_rate",
-            "max_source_bytes",
-            "max_result_pixels",
-            "call_timeout",
-        ):
+        positive = ("page_size", "keep_jobs", "slow_rate", "max_source_bytes", "max_result_pixels")
+        for name in (*positive, "call_timeout"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is more than 0")
         if self.token == "":
@@ -105,5 +97,5 @@ class Options:
 
     @property
     def max_body_bytes(self) -> int:
-        """The size of a request's body: a source image in base64, a third longer, and its options."""
+        """The limit of a request's body: a source image in base64, a third longer, and its options."""
         return self.max_source_bytes * 4 // 3 + MIB

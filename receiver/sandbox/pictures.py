@@ -1,4 +1,4 @@
-"""Pictures to try things with, drawn by code: a sky with a sun, hills and a word, each seed another."""
+"""Sample pictures, drawn by code: a sky with a sun, hills and a number, different for each seed."""
 
 import random
 from dataclasses import dataclass
@@ -12,16 +12,7 @@ Format = Literal["jpg", "png", "png-alpha", "webp", "webp-alpha"]
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A picture of the demo, and how often it shall be enlarged.
-
-    Attributes:
-        name: a file's name.
-        seed: which picture.
-        width: in pixels.
-        height: in pixels.
-        format: file format, with or without an alpha channel.
-        factor: 2, 4 or 8.
-    """
+    """A picture of the demo, and the factor by which it is upscaled."""
 
     name: str
     seed: int
@@ -31,7 +22,7 @@ class Sample:
     factor: Literal[2, 4, 8]
 
     def draw(self) -> bytes:
-        """The file."""
+        """Draw the file."""
         return draw(self.seed, (self.width, self.height), self.format)
 
 
@@ -43,14 +34,14 @@ SAMPLES = (
     Sample("sticker.webp", 5, 128, 96, "webp-alpha", 2),
     Sample("ridge.jpg", 6, 120, 80, "jpg", 8),
 )
-"""Six pictures of differing format, size and factor."""
+"""Six pictures with different formats, sizes and factors."""
 
 
 def draw(seed: int, size: tuple[int, int], file_format: Format) -> bytes:
-    """One small landscape as a file; the same arguments give the same pixels.
+    """Draw a small landscape as a file. The same arguments give the same pixels.
 
     Args:
-        seed: which picture: colours, hills and the number written on it.
+        seed: decides colours and hills, and is written on the picture.
         size: width and height in pixels, each at least 16.
         file_format: with ``-alpha``, the corners are transparent.
     """

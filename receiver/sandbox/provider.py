@@ -1,4 +1,4 @@
-"""The life of a job: created, waits, is resized, and its completion sent."""
+"""Runs jobs: each is created, waits, is resized, and its completion is sent."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from typing import Self
 import httpx
 from anyio import CapacityLimiter, to_thread
 
-from receiver.sandbox.completions import Postman
+from receiver.sandbox.completions import CompletionSender
 from receiver.sandbox.faults import Dice, JobFault, ResultFault
 from receiver.sandbox.jobs import Clock, Files, Job, Jobs, RecordStatus, Status
 from receiver.sandbox.loopback import loopback_url
@@ -19,7 +19,7 @@ from receiver.sandbox.validation import Submission, source_of
 
 logger = logging.getLogger(__name__)
 
-_BAD_ENDS = {
+_FINAL_STATUS = {
     JobFault.FAILED: Status.FAILED,
     JobFault.FAILED_TOLD: Status.FAILED,
     JobFault.LIMIT: Status.API_LIMIT_EXCEEDED,
@@ -28,13 +28,10 @@ _BAD_ENDS = {
 
 
 class Provider:
-    """Runs jobs in the background, each in a task of its own. As a context manager, it ends them.
+    """Runs each job in a task of its own, and cancels the tasks at the end of its context.
 
     Args:
-        options: delay, lifetime and limits.
-        files: where bodies and results go.
-        client: for sources and completions; must follow no redirects, as they could lead off this machine.
-        clock: the time of day.
+        client: must follow no redirects, which could lead off this machine.
     """
 
     def __init__(self, options: Options, files: Files, client: httpx.AsyncClient, clock: Clock) -> None:
@@ -44,15 +41,15 @@ class Provider:
         self.clock = clock
         self.dice = Dice(options.faults, options.seed)
         self._client = client
-        self._postman = Postman(client, options)
+        self._sender = CompletionSender(client, options)
         self._tasks: set[asyncio.Task[None]] = set()
-        # Two pictures at a time bound the memory, and leave the machine to what is being tried on it.
+        # Two pictures at a time bound the memory, and leave CPU to the program under test.
         self._resizing = CapacityLimiter(2)
 
     async def accept(
         self, submission: Submission, body: bytes, base_url: str
     ) -> tuple[Job, asyncio.Task[None]]:
-        """Creates a job and starts it; returns it with its task, which ends when its completion was sent."""
+        """Create and start a job. Return it with its task, which ends when its completion was sent."""
         now = self.clock()
         plan = self.dice.plan()
         job = Job(
@@ -82,7 +79,7 @@ class Provider:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def renew_url(self, job: Job) -> None:
-        """Gives the job a fresh URL, where the sandbox renews them and the last one's time is over."""
+        """Give the job a new URL if the last one has expired, and the sandbox renews URLs."""
         if not self.options.renew_urls or job.url is None:
             return
         link = self.jobs.linked(job.url.rsplit("/", 1)[-1])
@@ -101,13 +98,13 @@ class Provider:
         await asyncio.sleep(self.options.delay / 2)
         if fault is JobFault.STUCK:
             return
-        if fault in _BAD_ENDS:
-            self._move(job, _BAD_ENDS[fault])
+        if fault in _FINAL_STATUS:
+            self._move(job, _FINAL_STATUS[fault])
             if fault is JobFault.FAILED_TOLD:
-                await self._postman.deliver(job)
+                await self._sender.deliver(job)
             return
         await self._finish(job)
-        await self._postman.deliver(job)
+        await self._sender.deliver(job)
 
     async def _finish(self, job: Job) -> None:
         try:
@@ -161,7 +158,7 @@ class Provider:
             raise UnusableSourceError(f"the source could not be fetched: {type(error).__name__}") from error
 
     async def _publish(self, job: Job) -> None:
-        """Gives the result its URL, and drops results whose URLs are dead."""
+        """Give the result its URL, and remove results whose URLs have expired."""
         now = self.clock()
         expires = now + self.options.url_lifetime
         if job.plan.result is ResultFault.STALE:
@@ -169,9 +166,9 @@ class Provider:
             job.url = self.jobs.link(job, expires)
         else:
             job.url = job.announced_url = self.jobs.link(job, expires)
-        over = [link.job for link in self.jobs.prune_links(now)]
+        expired = [link.job for link in self.jobs.prune_links(now)]
         if not self.options.renew_urls:
-            await to_thread.run_sync(self.files.remove_results, over)
+            await to_thread.run_sync(self.files.remove_results, expired)
 
     def _move(self, job: Job, status: Status) -> None:
         job.status = status

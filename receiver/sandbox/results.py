@@ -1,7 +1,7 @@
-"""What the URLs of results give: the picture while it lives, and whatever the job's plan says instead.
+"""The route of results: the picture until its URL expires, or the fault of the job's plan.
 
-It answers like the S3 bucket that results of this vendor were seen in: XML errors, 403 for what is over, and
-``binary/octet-stream`` whatever the picture's format.
+It answers like the S3 bucket in which the vendor's results were seen: XML errors, 403 for expired URLs, and
+``binary/octet-stream`` for every format.
 """
 
 from collections.abc import AsyncIterator
@@ -21,24 +21,20 @@ _CHUNK = 64 * 1024
 
 
 class Results:
-    """The route of the results. It takes no token, like the links of the vendor.
-
-    Args:
-        provider: knows the links and the time.
-    """
+    """The route of results. Like the vendor's, it needs no token."""
 
     def __init__(self, provider: Provider) -> None:
         self._provider = provider
 
     async def get(self, request: Request) -> Response:
-        """``GET /ximilar-tmp-images/{name}``."""
+        """Return a result: ``GET /ximilar-tmp-images/{name}``."""
         link = self._provider.jobs.linked(request.path_params["name"])
         if link is None or link.dead or link.expires <= self._provider.clock() or link.job.result is None:
             return _forbidden()
         job, path = link.job, link.job.result.path
         job.downloads += 1
-        if (wrong := self._instead(job)) is not None:
-            return wrong
+        if (fault := self._fault(job)) is not None:
+            return fault
         try:
             size = (await anyio.Path(path).stat()).st_size
         except FileNotFoundError:
@@ -47,11 +43,11 @@ class Results:
             case ResultFault.CUT:
                 return CutShort(path, size)
             case ResultFault.SLOW:
-                return _dripping(path, size, self._provider.options.slow_rate)
+                return _slow(path, size, self._provider.options.slow_rate)
         return FileResponse(path, media_type=_MEDIA_TYPE)
 
-    def _instead(self, job: Job) -> Response | None:
-        """What is answered without a look at the picture; None if the picture is to be sent."""
+    def _fault(self, job: Job) -> Response | None:
+        """Return the answer of a fault that does not need the picture; ``None`` to send it."""
         match job.plan.result:
             case ResultFault.GONE:
                 return _forbidden()
@@ -69,12 +65,7 @@ class Results:
 
 
 class CutShort(Response):
-    """Promises a file's whole length and sends half of it; the server then closes the connection.
-
-    Args:
-        path: the file.
-        size: in bytes.
-    """
+    """Half of a file, with the Content-Length of all; the server then closes the connection."""
 
     def __init__(self, path: Path, size: int) -> None:
         super().__init__(media_type=_MEDIA_TYPE)
@@ -83,7 +74,7 @@ class CutShort(Response):
         self._left = size // 2
 
     async def __call__(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        """Leaves the response unfinished on purpose: ASGI knows no other way to break a promise of length."""
+        """Leave the response unfinished, which is ASGI's only way to send less than Content-Length."""
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async with await anyio.open_file(self._path, "rb") as file:
             while self._left > 0:
@@ -92,14 +83,14 @@ class CutShort(Response):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
 
-def _dripping(path: Path, size: int, rate: int) -> Response:
-    async def drops() -> AsyncIterator[bytes]:
+def _slow(path: Path, size: int, rate: int) -> Response:
+    async def chunks() -> AsyncIterator[bytes]:
         async with await anyio.open_file(path, "rb") as file:
-            while drop := await file.read(max(rate // 10, 1)):
-                yield drop
-                await anyio.sleep(len(drop) / rate)
+            while chunk := await file.read(max(rate // 10, 1)):
+                yield chunk
+                await anyio.sleep(len(chunk) / rate)
 
-    return StreamingResponse(drops(), media_type=_MEDIA_TYPE, headers={"content-length": str(size)})
+    return StreamingResponse(chunks(), media_type=_MEDIA_TYPE, headers={"content-length": str(size)})
 
 
 def _forbidden() -> Response:

@@ -14,38 +14,41 @@ from receiver.sandbox.options import Options
 
 
 class Server(uvicorn.Server):
-    """A server that says when it takes connections.
+    """A server that reports when it accepts connections.
 
     Args:
-        config: uvicorn's.
-        ready: called once, on the event loop, when a client can connect.
+        on_ready: called once, on the event loop.
     """
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
-        self._ready = ready
+        self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Starts the lifespan and the listener, then calls ``ready``."""
+        """Start the lifespan and the listener, then call ``on_ready``."""
         await super().startup(sockets)
-        self._ready()
+        self._on_ready()
 
 
-def say(url: str) -> None:
-    """Prints the address as the one line that programs wait for."""
+def print_address(url: str) -> None:
+    """Print the address, in the one line that programs wait for."""
     print(f"sandbox listens on {url}", flush=True)  # noqa: T201 - this line is the command's output
 
 
 def run(
-    options: Options, host: str = "127.0.0.1", port: int = 8090, *, announce: Callable[[str], None] = say
+    options: Options,
+    host: str = "127.0.0.1",
+    port: int = 8090,
+    *,
+    on_ready: Callable[[str], None] = print_address,
 ) -> None:
-    """Serves until SIGINT or SIGTERM, and then returns.
+    """Serve until SIGINT or SIGTERM.
 
     Args:
         options: how the sandbox behaves.
         host: a loopback address, or localhost.
         port: 0 for any free one.
-        announce: called with the sandbox's URL, without a slash at its end, once it takes connections.
+        on_ready: called with the sandbox's URL, without a trailing slash, once it accepts connections.
 
     Raises:
         ValueError: the host is not loopback.
@@ -61,17 +64,17 @@ def run(
             log_config=None,
             access_log=False,
             proxy_headers=False,
-            # Drips and held answers would keep a stop waiting for as long as they last.
+            # Slow results and held answers would delay the stop for as long as they last.
             timeout_graceful_shutdown=1,
         )
         logging.getLogger("uvicorn").setLevel(logging.WARNING)
-        logging.getLogger("uvicorn.error").addFilter(_not_on_purpose)
-        # uvicorn ends gracefully and then raises the signal again: both shall mean a return from here.
+        logging.getLogger("uvicorn.error").addFilter(_is_unexpected)
+        # uvicorn ends gracefully and then raises the signal again, which must not end the process.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
-            Server(config, lambda: announce(url)).run(sockets=[listener])
+            Server(config, lambda: on_ready(url)).run(sockets=[listener])
 
 
-def _not_on_purpose(record: logging.LogRecord) -> bool:
-    """Drops uvicorn's complaint about results that were cut short on purpose."""
+def _is_unexpected(record: logging.LogRecord) -> bool:
+    """Drop uvicorn's error about results that are cut short on purpose."""
     return "without completing response" not in record.getMessage()

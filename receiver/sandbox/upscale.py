@@ -1,7 +1,7 @@
-"""Makes a picture larger. This is no AI and no super-resolution: Pillow resizes, and that is all.
+"""Resizes pictures with Pillow, without AI.
 
-Modes choose Pillow's filter, ``gan`` sharpens afterwards and ``tune_colors`` does nothing, since resizing
-leaves the colours as they are.
+The mode selects Pillow's filter, ``gan`` sharpens afterwards, and ``tune_colors`` has no effect, since
+resizing does not change the colours.
 """
 
 import struct
@@ -21,7 +21,7 @@ _FILTERS: Mapping[str, Image.Resampling] = {
     "high_fidelity": Image.Resampling.LANCZOS,
 }
 _PILLOW_NAMES: Mapping[str, str] = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
-# What Pillow raises for a damaged or unknown file; its plugins are not of one mind.
+# What Pillow's plugins raise for a damaged or unknown file.
 _PILLOW_ERRORS = (
     OSError,
     SyntaxError,
@@ -34,7 +34,7 @@ _PILLOW_ERRORS = (
 
 
 class UnusableSourceError(Exception):
-    """The record's picture cannot be had or upscaled; the job is DONE all the same, with a bad record."""
+    """The source cannot be fetched or upscaled; the job is DONE all the same, with a bad record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +42,11 @@ class Upscaled:
     """A result on disk.
 
     Attributes:
-        path: the file; its ending is the format: jpg, png or webp.
+        path: its suffix is the format: jpg, png or webp.
         width: of the source, in pixels.
         height: of the source, in pixels.
-        upscaled_width: as promised to the submitter, in pixels.
-        upscaled_height: as promised to the submitter, in pixels.
+        upscaled_width: as in the completion, in pixels.
+        upscaled_height: as in the completion, in pixels.
     """
 
     path: Path
@@ -59,17 +59,17 @@ class Upscaled:
 def upscale(
     source: bytes, submission: Submission, stem: Path, *, max_pixels: int, fault: ResultFault | None
 ) -> Upscaled:
-    """Resizes one picture into a file. It takes its time: call it in a thread.
+    """Resize a picture into a file. It takes long: call it in a thread.
 
     Args:
-        source: a file of any format that Pillow reads; of several frames, the first counts.
+        source: a file of any format that Pillow reads; of several frames, the first is taken.
         submission: factor, mode, model, format and quality.
-        stem: the result's path without its ending, which is the format that it gets.
+        stem: the result's path without its suffix, which is the format.
         max_pixels: of the result.
-        fault: ``CORRUPT`` and ``WRONG_SIZE`` are made here, in the file itself.
+        fault: ``CORRUPT`` and ``WRONG_SIZE`` change the file itself.
 
     Raises:
-        UnusableSourceError: it is no picture, or too large a one.
+        UnusableSourceError: it is no picture, or too large.
     """
     try:
         with Image.open(BytesIO(source)) as picture:
@@ -100,30 +100,29 @@ def upscale(
 
 
 def _auto(picture: Image.Image) -> str:
-    """The page's rule: pictures with an alpha channel become png, all others jpg."""
+    """Return the format by the page's rule: png with an alpha channel, else jpg."""
     return "png" if picture.mode == "RGBA" else "jpg"
 
 
 def _save(picture: Image.Image, path: Path, ending: str, quality: int) -> None:
     if ending == "jpg" and picture.mode == "RGBA":
-        # JPEG has no alpha channel; white is what a page shows behind a picture.
+        # JPEG has no alpha channel; white is the background of most pages.
         opaque = Image.new("RGB", picture.size, "white")
         opaque.paste(picture, mask=picture.getchannel("A"))
         picture = opaque
     if ending == "png":
-        # Quick rather than small: zlib's default level is most of the whole job's time.
+        # zlib's default level takes most of the whole job's time.
         picture.save(path, "PNG", compress_level=1)
     else:
         picture.save(path, _PILLOW_NAMES[ending], quality=quality)
 
 
 def corrupted(data: bytes) -> bytes:
-    """The same number of bytes, with a hole of zeros that no decoder of the three formats can pass over.
+    """Return the same number of bytes, with zeros that no decoder of the three formats accepts.
 
-    A hole amid the pixels would not do: decoders of JPEG and lossy WebP paint something over it and are
-    content. So it lies in the first table of a JPEG, the frame header of a WebP and, behind the IHDR, in the
-    first IDAT of a PNG.
+    Decoders of JPEG and lossy WebP tolerate zeros amid the pixels. So they lie in the first table of a JPEG,
+    the frame header of a WebP and, behind the IHDR, in the first IDAT of a PNG.
     """
     start = 33 if data.startswith(b"\x89PNG") else 20
-    hole = len(data[start : start + 64])
-    return data[:start] + bytes(hole) + data[start + hole :]
+    zeros = len(data[start : start + 64])
+    return data[:start] + bytes(zeros) + data[start + zeros :]

@@ -1,4 +1,4 @@
-"""The body of a submit: what the provider's page allows, and nothing else."""
+"""Validates the body of a submit: it may be what the provider's page allows, and nothing else."""
 
 import base64
 import binascii
@@ -19,15 +19,15 @@ FORMATS = ("auto", "png", "jpg", "webp")
 # RFC 9110: token (section 5.6.2), field-value (5.5) without obs-text.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?|")
-_OUR_OWN_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
+_CLIENT_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
 
 
 class InvalidRequestError(Exception):
-    """The submit is refused.
+    """The submit is invalid.
 
     Args:
-        text: what is wrong, for the submitter.
-        readable: whether the body was JSON at all; it can decide the answer's shape.
+        text: why, for the submitter.
+        readable: whether the body was JSON; it can decide the answer's shape.
     """
 
     def __init__(self, text: str, *, readable: bool = True) -> None:
@@ -38,7 +38,7 @@ class InvalidRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """Where the completion goes, and the submitter's headers that go with it."""
+    """The endpoint of the completion, and the headers to send with it."""
 
     endpoint: str
     headers: Mapping[str, str]
@@ -46,19 +46,17 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """A valid submit, less the picture itself where it came as base64.
+    """A valid submit, without a picture in base64.
 
     Attributes:
         factor: 2, 4 or 8.
-        mode: one of ``MODES``. The page names two defaults; its table's one is taken.
+        mode: one of ``MODES``. The page names two defaults; the sandbox takes its table's.
         model: one of ``MODELS``.
         format: one of ``FORMATS``.
         quality: 1 to 100.
-        url: the source's URL; None where it came as base64.
-        record_id: the record's ``_id``, where the submitter gave one.
-        workspace: likewise.
-        webhook: None where nobody waits for the completion.
-        plan: the faults that the record's ``_sandbox`` asks for; None where it does not say.
+        url: the source's URL; ``None`` for a picture in base64.
+        record_id: the record's ``_id``.
+        plan: the faults that the record's ``_sandbox`` names.
     """
 
     factor: int
@@ -74,10 +72,10 @@ class Submission:
 
 
 def parse(body: bytes, max_source_bytes: int) -> Submission:
-    """Reads the body of a submit. It may hold a whole picture, so it is no work for the event loop.
+    """Parse the body of a submit. It may hold a whole picture: call it in a thread.
 
     Raises:
-        InvalidRequestError: it is not what the provider's page allows.
+        InvalidRequestError: the provider's page does not allow it.
     """
     try:
         data = json.loads(body, parse_constant=_no_constant)
@@ -107,12 +105,12 @@ def parse(body: bytes, max_source_bytes: int) -> Submission:
 
 
 def _no_constant(name: str) -> None:
-    """Python reads NaN and Infinity, which are no JSON (RFC 8259, section 6)."""
+    """Refuse NaN and Infinity, which Python reads although they are no JSON (RFC 8259, section 6)."""
     raise ValueError(f"{name} is no JSON")
 
 
 def source_of(body: bytes) -> bytes:
-    """The picture in the ``_base64`` of a body that ``parse`` has accepted."""
+    """Return the picture in the ``_base64`` of a body that `parse` has accepted."""
     return base64.b64decode(json.loads(body)["records"][0]["_base64"])
 
 
@@ -183,7 +181,7 @@ def _webhook(data: object) -> Webhook | None:
     if not isinstance(headers, dict):
         raise InvalidRequestError("webhook.headers: must be a dictionary of strings")
     for name, value in headers.items():
-        if not _HEADER_NAME.fullmatch(name) or name.lower() in _OUR_OWN_HEADERS:
+        if not _HEADER_NAME.fullmatch(name) or name.lower() in _CLIENT_HEADERS:
             raise InvalidRequestError("webhook.headers: a name is not allowed")
         if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
             raise InvalidRequestError("webhook.headers: a value is not printable ASCII")

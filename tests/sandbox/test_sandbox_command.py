@@ -1,5 +1,4 @@
 import ast
-import dataclasses
 import inspect
 import json
 import os
@@ -17,8 +16,8 @@ from PIL import Image
 
 import receiver
 import receiver.sandbox
-from receiver.cli.sandbox import sandbox, seconds
-from receiver.sandbox.faults import CallFault, CompletionFault, Faults, JobFault, ResultFault, SubmitFault
+from receiver.cli.sandbox import options_of, sandbox, seconds
+from receiver.sandbox.faults import CallFault, CompletionFault, JobFault, ResultFault, SubmitFault
 from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import SAMPLES, draw
 from receiver.sandbox.server import run
@@ -108,10 +107,13 @@ def test_run_refuses_to_listen_elsewhere_than_on_loopback() -> None:
 
 
 def test_the_command_has_a_switch_for_every_fault_and_every_fault_a_share() -> None:
-    shares = {field.name for field in dataclasses.fields(Faults)}
     groups = (JobFault, ResultFault, CompletionFault, SubmitFault, CallFault)
-    assert shares == {fault.value for group in groups for fault in group}
-    assert shares <= set(inspect.signature(sandbox).parameters)
+    names = [fault.value for group in groups for fault in group]
+    assert set(names) <= set(inspect.signature(sandbox).parameters)
+    for group in groups:
+        for fault in group:
+            faults = options_of({**dict.fromkeys(names, 0.0), fault.value: 0.5}).faults
+            assert [each for each in group if faults.share(each)] == [fault]
 
 
 @pytest.mark.parametrize(

@@ -261,14 +261,16 @@ def test_shares_of_one_always_befall_and_shares_of_zero_never() -> None:
     assert {never.throw(ResultFault) for _ in range(500)} == {None}
 
 
-@pytest.mark.parametrize("shares", [{"cut": -0.1}, {"cut": 1.1}, {"cut": 0.6, "empty": 0.6}])
+@pytest.mark.parametrize(
+    "shares", [{"cut": -0.1}, {"cut": 1.1}, {"cut": 0.6, "empty": 0.6}, {"unknown": 0.1}]
+)
 def test_shares_that_cannot_be_are_refused(shares: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"share|more than 1"):
+    with pytest.raises(ValueError, match=r"share|more than 1|no such fault"):
         Faults(**shares)
 
 
 def test_shares_of_several_groups_do_not_add_up() -> None:
-    assert Faults(cut=1, drop=1, early=1).drop == 1
+    assert Faults(cut=1, drop=1, early=1).share(CompletionFault.DROP) == 1
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ answers), never by the clock; `PATIENCE` bounds a wait in vain.
 import asyncio
 import contextlib
 import contextvars
-import dataclasses
 import io
 import json
 import logging
@@ -36,9 +35,9 @@ from receiver import config
 from receiver.bootstrap.serve import loop_factory, serve_until
 from receiver.cli.commands import run as run_command
 from receiver.cli.common import Invocation
+from receiver.cli.sandbox import options_of
 from receiver.cli.sandbox import sandbox as sandbox_command
 from receiver.sandbox.app import create_app
-from receiver.sandbox.faults import Faults
 from receiver.sandbox.options import Options
 from receiver.sandbox.server import Server as SandboxServer
 from receiver.telemetry import logs
@@ -453,11 +452,7 @@ def sandbox_options(options: Sequence[str]) -> Options:
     app.command()(sandbox_command)
     given = ["--token", PROVIDER_TOKEN, "--delay", "0", *options]
     values = typer.main.get_command(app).make_context("sandbox", given).params
-    shares = {field.name: values[field.name] for field in dataclasses.fields(Faults)}
-    return Options(
-        **{field.name: values[field.name] for field in dataclasses.fields(Options) if field.name in values},
-        faults=Faults(**shares),
-    )
+    return options_of(values)
 
 
 class Receiver(httpx.Client):
