@@ -1,4 +1,4 @@
-"""The command line; the commands themselves are in ``commands``, which takes a while to import."""
+"""The command line. The commands are in ``commands``, which takes long to import."""
 
 import gc
 import os
@@ -12,11 +12,11 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Runs the command that was typed."""
+    """Run the command of `sys.argv`."""
     _open_streams()
     if sys.argv[1:2] == ["serve"]:
-        gc.disable()  # a start leaves next to no garbage, and looking for it is a tenth of its work
-        # Until the server handles them itself, nothing is begun that would have to be ended in order.
+        gc.disable()  # a start creates almost no garbage, and looking for it takes a tenth of its time
+        # Until the server handles these signals, nothing has to be ended in order.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: os._exit(0))
     elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -27,18 +27,18 @@ def main() -> None:
 
 
 def exit_interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
-    """What Ctrl-C does while nothing is begun yet, or all is done: one line, where Python has a traceback."""
+    """End the process with one line instead of a traceback, while no work is active."""
     os.write(2, interrupted_line().encode())
     os._exit(INTERRUPTED)
 
 
 def interrupted_line() -> str:
-    """The last word of a command that was interrupted; a terminal shows the ``^C`` on a line of its own."""
+    """Return the last line of an interrupted command, below the ``^C`` that a terminal shows."""
     return ("\n" if os.isatty(2) else "") + "receiver: interrupted\n"
 
 
 def _open_streams() -> None:
-    """Whoever closed a stream wants nothing of it: it leads nowhere, and no file of ours gets its number."""
+    """Open /dev/null for closed standard streams, so that no other file gets their descriptors."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115, PTH123 - stays open

@@ -1,4 +1,4 @@
-"""All commands by their names, and how each of them ends."""
+"""The table of commands, and how a command is run."""
 
 import contextlib
 import logging
@@ -38,7 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "demo": (TRYING, "receiver.cli.demo"),
     "sandbox": (TRYING, "receiver.cli.sandbox"),
 }
-"""Each command with its group in the help, and the module that holds the function of its name."""
+"""Each command with its group in the help, and the module of its function."""
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - the form that Typer calls
@@ -64,11 +64,11 @@ def _receiver(
 
 
 def commands(typed: str = "") -> typer.Typer:
-    """The command line.
+    """Return the command line.
 
     Args:
-        typed: the first word. If it names a command, that one alone is loaded, since loading all takes longer
-            than most of them run. All are there for the help, the shell's completion and whoever mistypes.
+        typed: the first argument. If it names a command, only that one is imported, since importing all takes
+            longer than most commands run.
     """
     app = typer.Typer(
         name="receiver",
@@ -86,7 +86,7 @@ def commands(typed: str = "") -> typer.Typer:
 
 
 def start() -> None:
-    """Run the command that was typed, in this process alone."""
+    """Run the command of `sys.argv`, with this process's environment."""
     logs.configure("auto", least=logging.CRITICAL)
     run(sys.argv[1:], Invocation(os.environ, exit_process))
 
@@ -101,10 +101,10 @@ def run(arguments: Sequence[str], invocation: Invocation) -> None:
     try:
         try:
             if interruptible:
-                signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on it ends in order
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on, cleanup runs
             command(arguments, prog_name="receiver")
         finally:
-            sys.stdout.flush()  # here, where a reader that has gone can still be told from an error
+            sys.stdout.flush()  # here, where a broken pipe is handled
             if interruptible:
                 signal.signal(signal.SIGINT, exit_interrupted)
     except KeyboardInterrupt:
@@ -117,7 +117,7 @@ def run(arguments: Sequence[str], invocation: Invocation) -> None:
     except (ConfigError, ReceiverError) as error:
         fail(str(error))
     except BrokenPipeError:
-        # Whoever read has seen enough. The interpreter would complain that the rest could not be written.
+        # The reader has gone. At exit the interpreter would report that the rest could not be written.
         with contextlib.suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise SystemExit(1) from None

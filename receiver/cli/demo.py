@@ -1,4 +1,4 @@
-"""``receiver demo``: all of it on one machine."""
+"""``receiver demo``."""
 
 import asyncio
 import contextlib
@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import INTERRUPTED, output
-from receiver.cli import demo_run as demonstration
+from receiver.cli import INTERRUPTED, demo_run, output
 from receiver.cli.common import AsJson, fail
 from receiver.cli.options import whole
 
@@ -24,11 +23,11 @@ def demo(
 ) -> None:
     """Run sandbox, receiver and folder archive on this machine, with a few images through all of it."""
     try:
-        pictures = demonstration.read_pictures(images) if images else demonstration.own_pictures()
+        pictures = demo_run.read_pictures(images) if images else demo_run.sample_pictures()
         archived = asyncio.run(
-            demonstration.until_signal(_demo(pictures, folder, port, leave=leave, as_json=as_json))
+            demo_run.until_signal(_demo(pictures, folder, port, leave=leave, as_json=as_json))
         )
-    except demonstration.DemoError as error:
+    except demo_run.DemoError as error:
         fail(str(error))
     if archived is None:
         raise typer.Exit(INTERRUPTED)
@@ -37,15 +36,20 @@ def demo(
 
 
 async def _demo(
-    pictures: Sequence[demonstration.Picture], folder: Path, port: int, *, leave: bool, as_json: bool
+    pictures: Sequence[demo_run.Picture], folder: Path, port: int, *, leave: bool, as_json: bool
 ) -> bool:
-    async with demonstration.running(folder, port) as run:
+    async with demo_run.running_demo(folder, port) as running:
         with output.live_jobs(quiet=as_json) as show:
-            archived = await run.unless_lost(demonstration.send(run, pictures, show))
+            archived = await running.run(demo_run.send(running, pictures, show))
         output.demo_end(
-            run.address, run.token, run.archive, archived=archived, stays=not leave, as_json=as_json
+            running.address,
+            running.token,
+            running.archive,
+            archived=archived,
+            stays=not leave,
+            as_json=as_json,
         )
         if not leave:
-            with contextlib.suppress(asyncio.CancelledError):  # the signal that it stays up for
-                await run.lost()
+            with contextlib.suppress(asyncio.CancelledError):  # a signal ends it
+                await running.wait_for_exit()
     return archived

@@ -1,7 +1,7 @@
-"""The whole thing on one machine: the sandbox, a receiver with a folder archive, and images through both.
+"""The demo: a sandbox and a receiver with a folder archive on this machine, and images through both.
 
-Sandbox and receiver are processes of their own, and everything goes over HTTP, as it would in earnest. Run as
-a program, this module is one of the two: the command ``receiver``, which ends when the demo does.
+Sandbox and receiver are processes of their own and talk HTTP, as in production. Run as a program, this module
+is one of them: the command ``receiver``, which ends when the demo does.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 import httpx
 from PIL import Image
 
+from receiver.core.concurrency import cancel
 from receiver.core.errors import LedgerError, ReceiverError
 from receiver.core.jobs import FINAL, State
 from receiver.core.paths import WEBHOOK_PATH
@@ -35,7 +36,7 @@ from receiver.sandbox.pictures import SAMPLES
 T = TypeVar("T")
 
 Show = Callable[[Sequence[Mapping[str, Any]]], None]
-"""Shows jobs, as the API gives them."""
+"""Shows jobs as the API returns them."""
 
 START_SECONDS = 30.0
 REFRESH_SECONDS = 0.2
@@ -49,13 +50,7 @@ class DemoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image to send through.
-
-    Attributes:
-        name: for people; it becomes the job's ref.
-        data: the file's bytes.
-        factor: how many times larger each side is to be.
-    """
+    """An image to upscale. Its name becomes the job's ref."""
 
     name: str
     data: bytes
@@ -64,31 +59,22 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A process that the demo started.
-
-    Attributes:
-        name: for people.
-        process: it itself.
-        said: the file that takes what it says.
-    """
+    """A process of the demo, with the file of its log."""
 
     name: str
     process: Process
-    said: Path
+    log: Path
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
-    """A receiver and a sandbox that run.
+class Demo:
+    """A running receiver and sandbox.
 
     Attributes:
         address: of the receiver.
         provider: the address of the sandbox's API.
-        provider_token: what the sandbox takes.
         token: the receiver's API token.
         secret: the value of the webhook's header.
-        archive: the folder that images end up in.
-        children: the processes.
     """
 
     address: str
@@ -99,11 +85,11 @@ class Running:
     archive: Path
     children: Sequence[Child] = ()
 
-    async def lost(self) -> NoReturn:
-        """Waits for the end of a child.
+    async def wait_for_exit(self) -> NoReturn:
+        """Wait until a process has ended.
 
         Raises:
-            DemoError: it has come.
+            DemoError: always, with the process's name.
         """
         ends = {asyncio.create_task(child.process.wait()): child for child in self.children}
         try:
@@ -112,31 +98,29 @@ class Running:
             for end in ends:
                 end.cancel()
         child = ends[ended.pop()]
-        raise DemoError(f"the {child.name} has ended by itself; what it said is in {child.said}")
+        raise DemoError(f"the {child.name} has ended by itself; what it said is in {child.log}")
 
-    async def unless_lost(self, work: Coroutine[Any, Any, T]) -> T:
-        """Does the work, for as long as all children live, and gives its result.
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of work, which is cancelled if a process ends.
 
         Raises:
-            DemoError: a child has ended.
+            DemoError: a process has ended.
         """
-        working, losing = asyncio.create_task(work), asyncio.create_task(self.lost())
+        task, exit_ = asyncio.create_task(work), asyncio.create_task(self.wait_for_exit())
         try:
-            await asyncio.wait((working, losing), return_when=asyncio.FIRST_COMPLETED)
-            # Work that failed in the same moment failed of the loss.
-            return await (losing if losing.done() else working)
+            await asyncio.wait((task, exit_), return_when=asyncio.FIRST_COMPLETED)
+            # Work that failed at the same moment failed because of the exit.
+            return await (exit_ if exit_.done() else task)
         finally:
-            working.cancel()
-            losing.cancel()
-            await asyncio.gather(working, losing, return_exceptions=True)
+            await cancel((task, exit_))
 
 
 async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
-    """Does the work and gives its result; cancels it at SIGINT, SIGTERM or SIGHUP, and gives ``None``."""
+    """Return the result of work, or ``None`` if SIGINT, SIGTERM or SIGHUP cancelled it."""
     task = asyncio.create_task(work)
 
     def stop() -> None:
-        if not task.cancelling():  # a second signal does not hurry what ends in order
+        if not task.cancelling():  # a second signal must not interrupt the cleanup
             task.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -147,16 +131,16 @@ async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
         return None
 
 
-def own_pictures() -> list[Picture]:
-    """Six drawn pictures of different format, size and factor."""
+def sample_pictures() -> list[Picture]:
+    """Return the six sample pictures."""
     return [Picture(sample.name, sample.draw(), sample.factor) for sample in SAMPLES]
 
 
 def read_pictures(paths: Sequence[Path]) -> list[Picture]:
-    """The user's own files, to be made twice as large.
+    """Read the user's own files, to upscale them by 2.
 
     Raises:
-        DemoError: one cannot be read, or is no image.
+        DemoError: a file cannot be read, or is no image.
     """
     pictures = []
     for path in paths:
@@ -171,86 +155,74 @@ def read_pictures(paths: Sequence[Path]) -> list[Picture]:
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, port: int) -> AsyncIterator[Running]:
-    """Starts the sandbox and a receiver, and stops both at the end.
+async def running_demo(folder: Path, port: int) -> AsyncIterator[Demo]:
+    """Start a sandbox and a receiver, and stop both at the end.
 
     Args:
         folder: the receiver's data directory.
         port: of the receiver; 0 for any free one.
 
     Raises:
-        DemoError: the folder or the port is in use, or one of them did not start.
+        DemoError: the folder or the port is in use, or a process did not start.
     """
     token, secret, provider_token = (secrets.token_urlsafe(16) for _ in range(3))
-    # Settings of the surroundings, such as a real account's token, have no place in a demo; nor has a proxy,
-    # for all of it is on loopback.
+    # Without the user's settings, such as a real account's token, and without a proxy, since all of it is on
+    # loopback.
     clean = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("RECEIVER_", "XIMILAR_", "AWS_")) and not name.lower().endswith("_proxy")
     }
-    folder = _made(folder)
+    folder = _create(folder)
     _check_free(folder, port)
-    async with contextlib.AsyncExitStack() as stack:
-        sandbox = await stack.enter_async_context(
-            _process(
-                "sandbox",
-                ["sandbox", "--port", "0", "--delay", "1", "--json"],
-                {**clean, "XIMILAR_API_TOKEN": provider_token},
-                folder,
-            )
-        )
+    sandbox_environ = {**clean, "XIMILAR_API_TOKEN": provider_token}
+    sandbox_arguments = ["sandbox", "--port", "0", "--delay", "1", "--json"]
+    async with _process("sandbox", sandbox_arguments, sandbox_environ, folder) as sandbox:
         provider = await _address(sandbox, "url") + "/account/v2"
-        receiver = await stack.enter_async_context(
-            _process(
-                "receiver",
-                ["serve", "--json"],
-                {
-                    **clean,
-                    "RECEIVER_WEBHOOK_HEADERS": json.dumps({SECRET_HEADER: secret}),
-                    "RECEIVER_API_TOKENS": token,
-                    "RECEIVER_DATA_DIR": str(folder),
-                    "RECEIVER_ARCHIVE": (folder / "archive").as_uri(),
-                    "RECEIVER_IMAGE_NETWORKS": "127.0.0.1/32",
-                    "RECEIVER_HOST": "127.0.0.1",
-                    "RECEIVER_PORT": str(port),
-                    "RECEIVER_LOG": "text",
-                    "XIMILAR_API_TOKEN": provider_token,
-                    "XIMILAR_API_URL": provider,
-                },
-                folder,
-            )
-        )
-        address = await _address(receiver, "address")
-        children = (sandbox, receiver)
-        yield Running(address, provider, provider_token, token, secret, folder / "archive", children)
+        environ = {
+            **clean,
+            "RECEIVER_WEBHOOK_HEADERS": json.dumps({SECRET_HEADER: secret}),
+            "RECEIVER_API_TOKENS": token,
+            "RECEIVER_DATA_DIR": str(folder),
+            "RECEIVER_ARCHIVE": (folder / "archive").as_uri(),
+            "RECEIVER_IMAGE_NETWORKS": "127.0.0.1/32",
+            "RECEIVER_HOST": "127.0.0.1",
+            "RECEIVER_PORT": str(port),
+            "RECEIVER_LOG": "text",
+            "XIMILAR_API_TOKEN": provider_token,
+            "XIMILAR_API_URL": provider,
+        }
+        async with _process("receiver", ["serve", "--json"], environ, folder) as receiver:
+            address = await _address(receiver, "address")
+            children = (sandbox, receiver)
+            yield Demo(address, provider, provider_token, token, secret, folder / "archive", children)
 
 
-async def send(run: Running, pictures: Sequence[Picture], show: Show) -> bool:
-    """Sends pictures through, and shows their jobs until each has ended. Gives whether all are archived.
+async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
+    """Submit pictures, and show their jobs until each has ended. Return whether all are archived.
 
     Raises:
         DemoError: the sandbox refuses a picture, or one of the two does not answer.
     """
-    return await follow(run, await submit(run, pictures), show)
+    return await follow(demo, await submit(demo, pictures), show)
 
 
-async def submit(run: Running, pictures: Sequence[Picture]) -> dict[str, Picture]:
-    """Asks the sandbox for a job a picture, each of which tells the receiver. Gives the jobs' ids.
+async def submit(demo: Demo, pictures: Sequence[Picture]) -> dict[str, Picture]:
+    """Submit each picture to the sandbox, and announce its job to the receiver. Return pictures by job id.
 
     Raises:
         DemoError: the sandbox refuses a picture, or one of the two does not answer.
     """
     jobs = {}
-    # With a transport of its own the client takes no proxy from the environment.
+    # A client with its own transport uses no proxy from the environment.
     direct = httpx.AsyncHTTPTransport()
     async with (
-        Ximilar(run.provider, run.provider_token, transport=direct) as provider,
-        _client(run) as client,
+        Ximilar(demo.provider, demo.provider_token, transport=direct) as provider,
+        _client(demo) as client,
     ):
         for picture in pictures:
-            headers = {SECRET_HEADER: run.secret, REF_HEADER: picture.name}
-            webhook = Webhook(run.address + WEBHOOK_PATH, headers)
+            headers = {SECRET_HEADER: demo.secret, REF_HEADER: picture.name}
+            webhook = Webhook(demo.address + WEBHOOK_PATH, headers)
             try:
                 taken = await provider.submit(Upscale(picture.data, picture.factor, webhook))
             except ReceiverError as error:
@@ -260,13 +232,13 @@ async def submit(run: Running, pictures: Sequence[Picture]) -> dict[str, Picture
     return jobs
 
 
-async def follow(run: Running, ids: Collection[str], show: Show) -> bool:
-    """Shows the jobs, the oldest first, until each has ended. Gives whether all are archived.
+async def follow(demo: Demo, ids: Collection[str], show: Show) -> bool:
+    """Show jobs, oldest first, until each has ended. Return whether all are archived.
 
     Raises:
         DemoError: the receiver does not answer.
     """
-    async with _client(run) as client:
+    async with _client(demo) as client:
         while True:
             jobs = await _jobs(client, ids)
             show(jobs)
@@ -276,7 +248,7 @@ async def follow(run: Running, ids: Collection[str], show: Show) -> bool:
 
 
 async def _jobs(client: httpx.AsyncClient, ids: Collection[str]) -> Sequence[Mapping[str, Any]]:
-    """Those of the jobs that the receiver knows, the oldest first; asks for no more pages than it takes."""
+    """Return the jobs with these ids that the receiver knows, oldest first. Request only the pages needed."""
     found: list[Mapping[str, Any]] = []
     page = {"limit": "1000"}
     while True:
@@ -294,9 +266,9 @@ async def _ask(client: httpx.AsyncClient, method: str, **request: Any) -> Any:
         raise DemoError(f"the receiver does not answer as it should ({type(error).__name__})") from None
 
 
-def _client(run: Running) -> httpx.AsyncClient:
+def _client(demo: Demo) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        base_url=run.address, headers={"Authorization": f"Bearer {run.token}"}, trust_env=False, timeout=30
+        base_url=demo.address, headers={"Authorization": f"Bearer {demo.token}"}, trust_env=False, timeout=30
     )
 
 
@@ -304,23 +276,23 @@ def _client(run: Running) -> httpx.AsyncClient:
 async def _process(
     name: str, arguments: Sequence[str], environ: Mapping[str, str], folder: Path
 ) -> AsyncIterator[Child]:
-    """Runs a command of ours; what it says goes to a file in the folder."""
-    said = folder / f"{name}.log"
-    with said.open("wb") as log:
+    """Run a command of the receiver, with a log file in the folder."""
+    path = folder / f"{name}.log"
+    with path.open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             __name__,
             *arguments,
-            stdin=PIPE,  # nothing is written to it: its end tells that the demo is no more
+            stdin=PIPE,  # never written to: it closes when the demo ends
             stdout=PIPE,
             stderr=log,
             env=environ,
-            cwd=folder,  # a .env of the surroundings has no place here either
-            start_new_session=True,  # a Ctrl-C is the demo's to pass on, in order
+            cwd=folder,  # so that no .env of the user is read
+            start_new_session=True,  # so that Ctrl-C reaches the demo alone, which ends it in order
         )
     try:
-        yield Child(name, process, said)
+        yield Child(name, process, path)
     finally:
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
@@ -328,18 +300,18 @@ async def _process(
 
 
 async def _address(child: Child, key: str) -> str:
-    """The address that a process announces as JSON in its first line."""
+    """Return the address that a process announces as JSON in its first line."""
     assert child.process.stdout is not None
     try:
         line = await asyncio.wait_for(child.process.stdout.readline(), START_SECONDS)
         return str(json.loads(line)[key])
     except (TimeoutError, ValueError, KeyError):
-        why = _last_line(child.said) or "it said nothing"
+        why = _last_line(child.log) or "it said nothing"
         raise DemoError(f"the {child.name} did not start: {why}") from None
 
 
 def _check_free(folder: Path, port: int) -> None:
-    """Looks before anything is started, since here alone it is known which options would help."""
+    """Check folder and port before the start, since here the error can name the option that helps."""
     try:
         DirectoryLock(folder).release()
     except LedgerError:
@@ -352,7 +324,7 @@ def _check_free(folder: Path, port: int) -> None:
         ) from None
 
 
-def _made(folder: Path) -> Path:
+def _create(folder: Path) -> Path:
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -360,8 +332,8 @@ def _made(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _last_line(said: Path) -> str:
-    return said.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+def _last_line(log: Path) -> str:
+    return log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
 
 
 def _ref(name: str) -> str:
@@ -369,7 +341,7 @@ def _ref(name: str) -> str:
 
 
 def _end_with_the_demo() -> None:
-    """Ends this process with its standard input, whose other end the kernel takes even from a killed demo."""
+    """End this process when its standard input closes, which happens even if the demo is killed."""
     while os.read(0, 1):
         pass
     os._exit(1)

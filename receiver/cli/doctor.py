@@ -1,10 +1,11 @@
-"""``receiver doctor``: does the installation have everything that it needs?"""
+"""``receiver doctor``."""
 
 import asyncio
 import contextlib
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any, NoReturn
 
@@ -47,7 +48,7 @@ def doctor(
 
 async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoReturn:
     own = dict(INVOCATION.get().environ)
-    with contextlib.suppress(ConfigError):  # it is told among the findings
+    with contextlib.suppress(ConfigError):  # `diagnose` reports it
         export_aws_variables(environment(own, DOTENV))
     with _waiting(quiet=as_json) as on_waiting:
         report = await diagnose(own, DOTENV, deep=deep, stopping=stopping, on_waiting=on_waiting)
@@ -67,7 +68,7 @@ async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoRe
 
 @contextlib.contextmanager
 def _waiting(*, quiet: bool) -> Iterator[Callable[[Sequence[str]], None]]:
-    """Gives a function that shows what is waited for: on a terminal, on the standard error."""
+    """Yield a function that shows the unfinished checks, on stderr if that is a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
         yield lambda _: None
@@ -84,9 +85,9 @@ def _show(report: Report) -> None:
         return
     grid = Table.grid(padding=(0, 2))
     for result in report.results:
-        said = Text(f"{result.check}: ", style="bold")
-        said.append(output.safe(result.detail), style="not bold")
-        grid.add_row(Text(result.level, style=STYLES[result.level]), said)
+        detail = Text(f"{result.check}: ", style="bold")
+        detail.append(output.safe(result.detail), style="not bold")
+        grid.add_row(Text(result.level, style=STYLES[result.level]), detail)
         if result.remedy:
             grid.add_row("", Text(f"→ {output.safe(result.remedy)}"))
     console.print(grid)
@@ -95,10 +96,7 @@ def _show(report: Report) -> None:
 def _document(report: Report) -> dict[str, Any]:
     return {
         "ok": report.good,
-        "checks": [
-            {"check": v.check, "level": v.level.value, "detail": v.detail, "remedy": v.remedy}
-            for v in report.results
-        ],
+        "checks": [asdict(result) for result in report.results],
         "settings": list(report.settings),
     }
 

@@ -1,4 +1,4 @@
-"""``receiver init``: fresh secrets."""
+"""``receiver init``."""
 
 import base64
 import secrets

@@ -1,6 +1,6 @@
-"""Options that take a word or a number, and help where they are given another.
+"""Options that take a word or a number, with helpful errors.
 
-Typer's own forms refuse with the words of the library beneath ("Value error, …", "Input should be …").
+Typer's own types show the texts of other libraries ("Value error, …", "Input should be …").
 """
 
 import difflib
@@ -14,19 +14,19 @@ W = TypeVar("W", bound=str)
 
 SUGGESTED = 3
 LISTED = 10
-"""How many words are suggested where one may be meant, and how many are all told where none is near."""
+"""Suggestions for a mistyped word, and the most words that are listed without one."""
 
 _NUMBER = re.compile(r"\d{1,18}(?P<fraction>\.\d{1,18})?", re.ASCII)
 
 
 def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None) -> Any:  # noqa: A002 - Typer's own name for it
-    """An option that takes one of a few words.
+    """Return an option that takes one of a few words.
 
     Args:
         name: of the option, with its dashes.
         known: the words.
         help: what the option does.
-        metavar: what stands for the word in the help; without, all of them.
+        metavar: stands for the words in the help; without it, all are shown.
     """
     what = name.removeprefix("--")
 
@@ -52,39 +52,39 @@ def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None)
 
 def whole(
     help: str,  # noqa: A002 - Typer's own name for it
-    least: int,
-    most: int | None = None,
+    minimum: int,
+    maximum: int | None = None,
     *,
     panel: str | None = None,
 ) -> Any:
-    """An option that takes a whole number from ``least`` to ``most``; ``panel`` is its group in the help."""
-    read = _reader(int, "a whole number", least, most)
+    """Return an option that takes a whole number; ``panel`` is its group in the help."""
+    read = _reader(int, "a whole number", minimum, maximum)
     return typer.Option(parser=read, metavar="N", help=help, rich_help_panel=panel)
 
 
 def decimal(
     help: str,  # noqa: A002 - Typer's own name for it
-    least: float,
-    most: float,
+    minimum: float,
+    maximum: float,
     *,
     metavar: str = "N",
     panel: str | None = None,
 ) -> Any:
-    """An option that takes a number from ``least`` to ``most``, which may have a fraction."""
-    read = _reader(float, "a number", least, most)
+    """Return an option that takes a number, which may have a fraction."""
+    read = _reader(float, "a number", minimum, maximum)
     return typer.Option(parser=read, metavar=metavar, help=help, rich_help_panel=panel)
 
 
 def _reader(
-    kind: type[int] | type[float], what: str, least: float, most: float | None
+    kind: type[int] | type[float], what: str, minimum: float, maximum: float | None
 ) -> Callable[[Any], Any]:
-    span = f"from {least:g} to {most:g}" if most is not None else f"of at least {least:g}"
+    span = f"from {minimum:g} to {maximum:g}" if maximum is not None else f"of at least {minimum:g}"
 
-    def read(text: str | float) -> float:  # the default comes as the number that it is
+    def read(text: str | float) -> float:  # Typer passes the default as a number
         match = _NUMBER.fullmatch(str(text).strip())
         if match is not None and not (kind is int and match["fraction"]):
             value = kind(match[0])
-            if least <= value and (most is None or value <= most):
+            if minimum <= value and (maximum is None or value <= maximum):
                 return value
         raise typer.BadParameter(f"{text} is not {what} {span}")
 

@@ -1,4 +1,4 @@
-"""``receiver reconcile``: one full round of asking the provider, by hand."""
+"""``receiver reconcile``."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from receiver.ledger import Ledger
 from receiver.reconcile.reconciler import Summary
 
 ALL = 1_000_000
-"""Pending jobs of one round by hand: as good as all."""
+"""The limit of jobs and pages in one round: practically none."""
 
 
 def reconcile(
@@ -47,7 +47,7 @@ def reconcile(
     if as_json:
         output.print_json(_document(summary))
     else:
-        _tell(summary)
+        _print(summary)
     if summary.error is not None:
         raise typer.Exit(1)
 
@@ -56,17 +56,17 @@ async def _round(config: Config, *, quiet: bool) -> Summary:
     if config.adopt:
         make_data_dir(config)
     async with contextlib.AsyncExitStack() as stack:
-        # Where no ledger is, nothing is silent: in a wrong place, all would look well.
+        # Without a ledger, as with a wrong data directory, a round would find nothing and report success.
         ledger = await Ledger.open_beside(config.data_dir, make=config.adopt)
         stack.push_async_callback(ledger.close)
         reconciler = await open_reconciler(config, ledger, stack)
         assert reconciler is not None, "there is a token"
-        with progress_bar("asked", quiet=quiet) as told:
+        with progress_bar("asked", quiet=quiet) as on_progress:
             now = wall_clock()
-            # Jobs that were asked about a moment ago, and are due again within that time, are taken in too.
+            # Includes jobs that were asked about a moment ago, and are due again within this time.
             later = now + int(config.url_lifetime.total_seconds() * 1000)
             return await reconciler.round(
-                submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=told
+                submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=on_progress
             )
 
 
@@ -78,7 +78,7 @@ def _document(summary: Summary) -> dict[str, Any]:
     }
 
 
-def _tell(summary: Summary) -> None:
+def _print(summary: Summary) -> None:
     lines = [
         (summary.asked, "asked about"),
         (summary.found, f"found that were never delivered, {summary.failed} of them failures"),

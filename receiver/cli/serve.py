@@ -1,4 +1,4 @@
-"""``receiver serve``: the receiver itself."""
+"""``receiver serve``."""
 
 import json
 from typing import Annotated
@@ -25,6 +25,6 @@ def serve(
 
     try:
         serve_until_stopped(config, environ, on_ready=ready)
-        exit_now(0)  # everything is recorded and closed
+        exit_now(0)  # without waiting for threads
     except SystemExit:  # uvicorn could not listen, and has logged why
         raise typer.Exit(1) from None

@@ -1,4 +1,4 @@
-"""``receiver submit``: images to the provider, and what becomes of them."""
+"""``receiver submit``."""
 
 import asyncio
 import re
@@ -28,13 +28,13 @@ from receiver.submission import Fate, Item, Options, Outcome, Submitter
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
 
-MOST_REASONS = 10
-"""Errors that are told in full; the rest stand in the table."""
+MAX_ERRORS = 10
+"""Errors printed in full; the table has the reasons of all."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
-    """What was asked for, beside the images and their options."""
+class _Request:
+    """What the command line asks for."""
 
     items: Sequence[Item]
     options: Options
@@ -42,8 +42,8 @@ class _Asked:
     wait: bool
     as_json: bool
     list_name: str | None
-    go_on: str | None
-    """The command that goes on with the list; ``None`` where there is no list."""
+    resume: str | None
+    """The command that continues the list; ``None`` without a list."""
 
 
 def submit(
@@ -103,73 +103,73 @@ def submit(
     except InvalidRequestError as error:
         print_message(error.detail)
         raise typer.Exit(1) from None
-    asked = _Asked(
+    request = _Request(
         items=items,
         options=options,
         rate=_rate(rate),
         wait=wait,
         as_json=as_json,
         list_name=name,
-        go_on=None if name is None else _go_on(name if again else None),
+        resume=None if name is None else _resume(name if again else None),
     )
-    if again and asked.go_on is not None:
-        print_message(f"should this be interrupted, {asked.go_on} goes on")
+    if again and request.resume is not None:
+        print_message(f"should this be interrupted, {request.resume} goes on")
     run_until_signal(
-        partial(_submit, asked),
+        partial(_submit, request),
         "what was under way is open in the ledger, and is looked for before it is sent again",
     )
 
 
-async def _submit(asked: _Asked, stopping: asyncio.Event) -> bool:
-    """Does it, and gives whether all of it was done."""
+async def _submit(request: _Request, stopping: asyncio.Event) -> bool:
+    """Submit the images. Return whether all were submitted; with --wait, whether all are archived."""
     config, _ = load_config()
     async with submission.submitting(
         config,
-        asked.options,
-        list_name=asked.list_name,
-        rate=asked.rate,
+        request.options,
+        list_name=request.list_name,
+        rate=request.rate,
         stopping=stopping,
-        on_wait=_each_once(),
+        on_wait=_print_once(),
     ) as submitter:
-        show = _line if not asked.as_json and not Console().is_terminal else _nothing
+        show = _line if not request.as_json and not Console().is_terminal else _nothing
         taken = 0
-        with progress_bar("submitted", quiet=len(asked.items) < 2) as counted:
+        with progress_bar("submitted", quiet=len(request.items) < 2) as on_progress:
 
-            def told(outcome: Outcome) -> None:
+            def on_outcome(outcome: Outcome) -> None:
                 nonlocal taken
                 taken += 1
-                counted(taken, len(asked.items))
-                if not asked.wait:
+                on_progress(taken, len(request.items))
+                if not request.wait:
                     show(outcome)
 
-            outcomes = await submission.submit_all(submitter, asked.items, told)
-        if asked.wait:
+            outcomes = await submission.submit_all(submitter, request.items, on_outcome)
+        if request.wait:
             outcomes = await _follow(submitter, outcomes, show)
-    _end(asked, outcomes)
-    return all(map(_archived if asked.wait else _done, outcomes))
+    _end(request, outcomes)
+    return all(map(_archived if request.wait else _done, outcomes))
 
 
 async def _follow(
     submitter: Submitter, outcomes: Sequence[Outcome], show: Callable[[Outcome], None]
 ) -> list[Outcome]:
-    """Waits for the ends of the jobs, and shows each as it comes, and at last those that have none."""
+    """Wait for the jobs to end. Show each one that ends, and finally those without a job."""
     of_job = {outcome.id: outcome for outcome in outcomes if outcome.id is not None}
     shown = set()
     ended = 0
 
-    with progress_bar("ended", quiet=not of_job) as counted:
-        counted(0, len(of_job))
+    with progress_bar("ended", quiet=not of_job) as on_progress:
+        on_progress(0, len(of_job))
 
-        def told(jobs: Sequence[Job]) -> None:
+        def on_jobs(jobs: Sequence[Job]) -> None:
             nonlocal ended
             for job in jobs:
                 if job.state in FINAL:
                     ended += 1
-                    counted(ended, len(of_job))
+                    on_progress(ended, len(of_job))
                     show(replace(of_job[job.id], job=job))
                     shown.add(job.id)
 
-        found = await submission.follow(submitter.ledger, outcomes, told, until=submitter.stopping)
+        found = await submission.follow(submitter.ledger, outcomes, on_jobs, until=submitter.stopping)
     for outcome in found:
         if outcome.id not in shown:
             show(outcome)
@@ -193,39 +193,39 @@ def _rate(text: str | None) -> float | None:
     return float(match[1]) / _SECONDS[match[2]]
 
 
-def _go_on(name: str | None) -> str:
+def _resume(name: str | None) -> str:
     if name is None:
         return "the same command"
     return f"the same command with --list-name {shlex.quote(name)} instead of --again"
 
 
-def _each_once() -> Callable[[ProviderError], None]:
-    """Tells what is being waited out, once for each reason."""
-    told: set[str] = set()
+def _print_once() -> Callable[[ProviderError], None]:
+    """Return a function that prints why the command waits, once for each reason."""
+    printed: set[str] = set()
 
     def notice(error: ProviderError) -> None:
-        if error.reason not in told:
-            told.add(error.reason)
+        if error.reason not in printed:
+            printed.add(error.reason)
             print_message(f"waiting: {error.detail}")
 
     return notice
 
 
 def _nothing(_: Outcome) -> None:
-    """Shows nothing yet: a table or JSON follows."""
+    """Print nothing: a table or JSON follows."""
 
 
 def _line(outcome: Outcome) -> None:
-    print("\t".join(output.safe(cell) for cell in _row(outcome)), flush=True)  # noqa: T201 - a command's output
+    output.print_line(_row(outcome))
 
 
 def _row(outcome: Outcome) -> Sequence[str]:
-    """Id, ref, state, image, and why."""
+    """Return id, ref, state, image and reason."""
     return outcome.id or "", outcome.ref or "", _state(outcome), outcome.image, _why(outcome)
 
 
 def _state(outcome: Outcome) -> str:
-    """The job's state; where there is no job, what became of the image."""
+    """Return the job's state; without a job, the outcome of the submission."""
     if outcome.job is not None:
         return outcome.job.state.value
     return State.SUBMITTED.value if outcome.id is not None else outcome.fate.value
@@ -239,21 +239,21 @@ def _why(outcome: Outcome) -> str:
     return "already submitted" if outcome.fate is Fate.KNOWN else ""
 
 
-def _end(asked: _Asked, outcomes: Sequence[Outcome]) -> None:
-    if asked.as_json:
+def _end(request: _Request, outcomes: Sequence[Outcome]) -> None:
+    if request.as_json:
         output.print_json({"jobs": [_document(outcome) for outcome in outcomes]})
     else:
         _table(outcomes)
     reasons = dict.fromkeys(f"{o.image}: {o.error.detail}" for o in outcomes if o.error is not None)
-    for reason in list(reasons)[:MOST_REASONS]:
+    for reason in list(reasons)[:MAX_ERRORS]:
         print_message(reason)
     fates = Counter(outcome.fate for outcome in outcomes)
     if fates[Fate.OPEN] or fates[Fate.UNSENT]:
-        print_message(_left(asked, fates))
+        print_message(_left(request, fates))
 
 
-def _left(asked: _Asked, fates: Counter[Fate]) -> str:
-    """One line on what is not done, and how to go on."""
+def _left(request: _Request, fates: Counter[Fate]) -> str:
+    """Return a line on what is not done, and how to continue."""
     done = fates[Fate.SUBMITTED] + fates[Fate.KNOWN]
     parts = [f"{done} of {fates.total()} are submitted"]
     if fates[Fate.REFUSED]:
@@ -264,7 +264,7 @@ def _left(asked: _Asked, fates: Counter[Fate]) -> str:
         )
     if fates[Fate.UNSENT]:
         parts.append(f"{fates[Fate.UNSENT]} not begun")
-    return "; ".join([*parts, f"{asked.go_on} goes on from here"] if asked.go_on else parts)
+    return "; ".join([*parts, f"{request.resume} goes on from here"] if request.resume else parts)
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import pytest
 
 from receiver.api.params import MAX_LIMIT
 from receiver.cli import INTERRUPTED
-from receiver.cli.demo_run import Running, follow
+from receiver.cli.demo_run import Demo, follow
 from receiver.ledger import DirectoryLock
 from tests.e2e.conftest import SIZE
 from tests.support.processes import API_TOKEN, PATIENCE, Program, Programs, command, completion, run, settings
@@ -152,7 +152,7 @@ async def test_a_job_with_more_than_a_page_of_newer_ones_is_followed_to_its_end(
             receiver.post("/jobs", json={"id": f"newer-{number}"}).raise_for_status()
 
         async with asyncio.timeout(PATIENCE):
-            run = Running(receiver.address, "", "", API_TOKEN, "", programs.folder)
+            run = Demo(receiver.address, "", "", API_TOKEN, "", programs.folder)
             assert await follow(run, {"behind-a-page"}, shown.append)
 
     assert [job["id"] for job in shown[-1]] == ["behind-a-page"]

@@ -13,17 +13,17 @@ import httpx
 import pytest
 from PIL import Image
 
-from receiver.cli.demo_run import SECRET_HEADER, Running, running
+from receiver.cli.demo_run import SECRET_HEADER, Demo, running_demo
 from tests.docs.documents import ROOT, blocks
 
 
 @pytest.fixture
-async def run(tmp_path: Path) -> AsyncIterator[Running]:
-    async with running(tmp_path, 0) as run:
+async def run(tmp_path: Path) -> AsyncIterator[Demo]:
+    async with running_demo(tmp_path, 0) as run:
         yield run
 
 
-async def ended(run: Running, job_id: str) -> dict[str, Any]:
+async def ended(run: Demo, job_id: str) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {run.token}"}
     async with httpx.AsyncClient(
         base_url=run.address, headers=headers, trust_env=False, timeout=90
@@ -36,7 +36,7 @@ async def ended(run: Running, job_id: str) -> dict[str, Any]:
     return found
 
 
-async def test_the_script_of_deploy_submits_a_picture_that_is_archived(run: Running) -> None:
+async def test_the_script_of_deploy_submits_a_picture_that_is_archived(run: Demo) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         ROOT / "deploy/submit-to-sandbox.py",
@@ -55,7 +55,7 @@ async def test_the_script_of_deploy_submits_a_picture_that_is_archived(run: Runn
     assert (job["state"], job["ref"]) == ("archived", "gradient")
 
 
-async def test_the_quickstarts_submission_is_archived_with_its_reference(run: Running) -> None:
+async def test_the_quickstarts_submission_is_archived_with_its_reference(run: Demo) -> None:
     (body,) = (document for document in map(json.loads, blocks("json")) if "webhook" in document)
     picture = io.BytesIO()
     Image.linear_gradient("L").save(picture, "PNG")
