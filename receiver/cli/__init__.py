@@ -21,7 +21,7 @@ def main() -> None:
             signal.signal(number, lambda *_: os._exit(0))
     elif signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, exit_interrupted)
-    from receiver.cli.commands import start  # noqa: PLC0415 - only now can its import be interrupted in order
+    from receiver.cli.commands import start  # noqa: PLC0415 - after the signal handlers
 
     start()
 

@@ -92,8 +92,11 @@ def start() -> None:
 
 
 def run(arguments: Sequence[str], invocation: Invocation) -> None:
-    """Run a command. Every error that was foreseen becomes one line and exit code 1, an interrupted_line one
-    line and `INTERRUPTED`.
+    """Run a command. An expected error becomes one line and exit code 1, an interruption one line and
+    `INTERRUPTED`.
+
+    Raises:
+        SystemExit: with the exit code, unless that is 0.
     """
     INVOCATION.set(invocation)
     command = commands(next(iter(arguments), ""))
