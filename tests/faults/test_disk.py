@@ -13,7 +13,7 @@ from receiver.pipeline.spool import DISK_RESERVE, Spool
 from tests.faults.matrix import Matrix, audit, in_bucket, in_folder
 from tests.support.disk import can_mount, disk, kinds, tmpfs
 from tests.support.gallery import Gallery, gallery
-from tests.support.processes import Programs, Receiver, run, settings
+from tests.support.processes import Programs, Receiver, run_process, settings
 from tests.support.seaweed import Seaweed, seaweed
 from tests.support.waiting import eventually
 
@@ -221,7 +221,7 @@ async def test_a_damaged_ledger_is_refused_in_one_line_and_left_as_it_is(
     damage(file)
     before = hashlib.sha256(file.read_bytes()).digest()
 
-    done = await asyncio.to_thread(run, ["serve"], tmp_path, settings(tmp_path))
+    done = await asyncio.to_thread(run_process, ["serve"], tmp_path, settings(tmp_path))
 
     said = [line for line in done.stderr.splitlines() if line.startswith("receiver: ")]
     assert (done.returncode, len(said)) == (1, 1)
