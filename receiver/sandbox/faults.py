@@ -140,7 +140,7 @@ class Faults:
         return self._shares.get(fault, 0.0)
 
 
-class Dice:
+class FaultPicker:
     """Chooses faults at random, the same in every run with the same seed.
 
     Each group has its own generator, so that calls of the API, whose number depends on timing, do not change
@@ -160,13 +160,13 @@ class Dice:
     def plan(self) -> Plan:
         """Choose the faults of the next job."""
         return Plan(
-            job=self.throw(JobFault),
-            result=self.throw(ResultFault),
-            completion=self.throw(CompletionFault),
-            submit=self.throw(SubmitFault),
+            job=self.pick(JobFault),
+            result=self.pick(ResultFault),
+            completion=self.pick(CompletionFault),
+            submit=self.pick(SubmitFault),
         )
 
-    def throw(self, group: type[F]) -> F | None:
+    def pick(self, group: type[F]) -> F | None:
         """Choose at most one fault of a group, each with the probability of its share."""
         point = self._generators[group].random()
         for fault in group:

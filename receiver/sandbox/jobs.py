@@ -1,14 +1,12 @@
-"""The sandbox's state: jobs and links to results in memory, requests and results on disk."""
+"""The jobs and the links to their results, kept in memory."""
 
 import uuid
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any
 
 from receiver.sandbox.faults import Plan
 from receiver.sandbox.upscale import Upscaled
@@ -32,7 +30,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RecordStatus:
-    """The ``_status`` of a job's one record. Its request_id is another id than the job's."""
+    """The ``_status`` of a job's one record. Its request_id differs from the job's id."""
 
     code: int
     text: str
@@ -41,16 +39,16 @@ class RecordStatus:
 
 @dataclass(slots=True)
 class Job:
-    """One job.
+    """One job and its JSON forms.
 
     Attributes:
+        id: a UUID.
         base_url: the sandbox's address as the submitter used it, without a trailing slash.
         created: seconds since the epoch.
         modified: seconds since the epoch.
-        record: the record's outcome, once there is one.
-        url: the result's current URL.
+        url: the result's present URL.
         announced_url: the URL in the completion.
-        downloads: how often the result was requested.
+        downloads: the number of requests for the result.
     """
 
     id: str
@@ -68,7 +66,7 @@ class Job:
     downloads: int = 0
 
     def row(self) -> dict[str, Any]:
-        """Return the job as in the list."""
+        """Return the job as the list shows it."""
         return {
             "id": self.id,
             "status": self.status,
@@ -78,7 +76,7 @@ class Job:
         }
 
     def submitted(self, request: Any) -> dict[str, Any]:
-        """Return the answer to the submit, with the request's body."""
+        """Return the answer to the submit, which holds the request's JSON."""
         return {
             "id": self.id,
             "request": request,
@@ -89,7 +87,7 @@ class Job:
         }
 
     def full(self, request: Any) -> dict[str, Any]:
-        """Return the whole job, with the request's body."""
+        """Return the whole job, which holds the request's JSON."""
         answer: dict[str, Any] = {
             "id": self.id,
             "created": timestamp(self.created),
@@ -97,30 +95,26 @@ class Job:
             "request": request,
         }
         if self.record is not None:
-            answer["response"] = {"records": [self._record(self.url)]}
+            answer["response"] = {"records": [self._record(self.record, self.url)]}
         return answer | {"type": "upscaler", "status": self.status, "workspace": self.workspace}
 
     def completion(self) -> dict[str, Any]:
-        """Return the body of the completion. Unlike the whole job's, its record has an ``_id``."""
+        """Return the body of the completion POST. Unlike elsewhere, its record has an ``_id``."""
         answer: dict[str, Any] = {"status": self.status, "id": self.id, "type": "upscaler"}
         if self.record is not None:
             record_id = self.submission.record_id or str(uuid.uuid5(uuid.UUID(self.id), "record"))
-            answer["response"] = {"records": [{"_id": record_id} | self._record(self.announced_url)]}
+            record = {"_id": record_id} | self._record(self.record, self.announced_url)
+            answer["response"] = {"records": [record]}
         return answer
 
-    def _record(self, url: str | None) -> dict[str, Any]:
-        assert self.record is not None
+    def _record(self, status: RecordStatus, url: str | None) -> dict[str, Any]:
         record: dict[str, Any] = {}
         if self.submission.url is not None:
             record["_url"] = self.submission.url
         if self.result is not None:
             record |= {"_width": self.result.width, "_height": self.result.height}
-        record["_status"] = {
-            "code": self.record.code,
-            "text": self.record.text,
-            "request_id": self.record.request_id,
-        }
-        if self.result is not None and self.record.code == 200:
+        record["_status"] = {"code": status.code, "text": status.text, "request_id": status.request_id}
+        if self.result is not None and status.code == 200:
             record |= {
                 "_upscaled_width": self.result.upscaled_width,
                 "_upscaled_height": self.result.upscaled_height,
@@ -135,7 +129,7 @@ class Link:
 
     Attributes:
         expires: seconds since the epoch.
-        dead: whether it never works.
+        dead: whether it never worked.
     """
 
     job: Job
@@ -144,11 +138,7 @@ class Link:
 
 
 class Jobs:
-    """The jobs, newest last, and the links by name.
-
-    Args:
-        keep: how many jobs are kept; the oldest are forgotten.
-    """
+    """The newest ``keep`` jobs, and the links by name."""
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
@@ -156,7 +146,7 @@ class Jobs:
         self._links: OrderedDict[str, Link] = OrderedDict()
 
     def add(self, job: Job) -> list[Job]:
-        """Add a job, and return those that are forgotten for it."""
+        """Add a job, and return those that were forgotten for it."""
         self._jobs[job.id] = job
         forgotten = []
         while len(self._jobs) > self._keep:
@@ -164,26 +154,26 @@ class Jobs:
         return forgotten
 
     def get(self, job_id: str) -> Job | None:
-        """Return a job."""
+        """Return the job of this id."""
         return self._jobs.get(job_id)
 
-    def listed(self, *, oldest_first: bool) -> Iterator[Job]:
-        """Iterate over all jobs. The page does not state the order; both are guesses."""
+    def all(self, *, oldest_first: bool) -> Iterator[Job]:
+        """Iterate over the jobs. The page does not state the order; newest first would be a guess."""
         return iter(self._jobs.values()) if oldest_first else reversed(self._jobs.values())
 
-    def link(self, job: Job, expires: float, *, dead: bool = False) -> str:
+    def add_link(self, job: Job, expires: float, *, dead: bool = False) -> str:
         """Return a new URL for the job's result."""
         assert job.result is not None
         name = f"{uuid.uuid4()}{job.result.path.suffix}"
         self._links[name] = Link(job, expires, dead)
         return f"{job.base_url}/ximilar-tmp-images/{name}"
 
-    def linked(self, name: str) -> Link | None:
-        """Return a link, expired or not."""
+    def get_link(self, name: str) -> Link | None:
+        """Return the link of this name, expired or not."""
         return self._links.get(name)
 
     def prune_links(self, now: float) -> list[Link]:
-        """Remove the expired links, and return them. All links have the same lifetime."""
+        """Remove the expired links, and return them. All links live equally long."""
         expired = []
         while self._links:
             name, link = next(iter(self._links.items()))
@@ -194,57 +184,6 @@ class Jobs:
         return expired
 
 
-class Files:
-    """The files of the jobs: request bodies and results, in a folder that the context removes at its end.
-
-    Every call may block.
-    """
-
-    def __init__(self) -> None:
-        self._temporary: TemporaryDirectory[str] | None = None
-
-    def __enter__(self) -> Self:
-        self._temporary = TemporaryDirectory(prefix="sandbox-")
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        assert self._temporary is not None
-        self._temporary.cleanup()
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the files."""
-        assert self._temporary is not None, "the files are open only inside of the with block"
-        return Path(self._temporary.name)
-
-    def write_request(self, job_id: str, body: bytes) -> None:
-        """Save the body of a submit."""
-        self._request(job_id).write_bytes(body)
-
-    def read_request(self, job_id: str) -> bytes:
-        """Read the body of a submit.
-
-        Raises:
-            FileNotFoundError: the job was forgotten meanwhile.
-        """
-        return self._request(job_id).read_bytes()
-
-    def remove(self, jobs: Sequence[Job]) -> None:
-        """Remove all files of these jobs."""
-        for job in jobs:
-            self._request(job.id).unlink(missing_ok=True)
-        self.remove_results(jobs)
-
-    def remove_results(self, jobs: Sequence[Job]) -> None:
-        """Remove the results of these jobs."""
-        for job in jobs:
-            if job.result is not None:
-                job.result.path.unlink(missing_ok=True)
-
-    def _request(self, job_id: str) -> Path:
-        return self.folder / f"{job_id}.request"
-
-
 def timestamp(seconds: float) -> str:
-    """Return a time as the provider writes it: UTC, always with microseconds, and a Z."""
+    """Format a time as the provider does: UTC, always with microseconds, and a Z."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

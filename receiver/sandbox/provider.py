@@ -1,21 +1,23 @@
-"""Runs jobs: each is created, waits, is resized, and its completion is sent."""
+"""The life of a job: created, waits, is resized, and its completion sent."""
 
 import asyncio
 import logging
 import uuid
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import Self
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 from anyio import CapacityLimiter, to_thread
 
-from receiver.sandbox.completions import CompletionSender
-from receiver.sandbox.faults import Dice, JobFault, ResultFault
-from receiver.sandbox.jobs import Clock, Files, Job, Jobs, RecordStatus, Status
+from receiver.sandbox.faults import CompletionFault, FaultPicker, JobFault, ResultFault
+from receiver.sandbox.jobs import Clock, Job, Jobs, RecordStatus, Status
 from receiver.sandbox.loopback import loopback_url
 from receiver.sandbox.options import Options
 from receiver.sandbox.upscale import UnusableSourceError, Upscaled, upscale
-from receiver.sandbox.validation import Submission, source_of
+from receiver.sandbox.validation import Submission, Webhook, source_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,30 +30,46 @@ _FINAL_STATUS = {
 
 
 class Provider:
-    """Runs each job in a task of its own, and cancels the tasks at the end of its context.
+    """Runs each job in a background task of its own, with its request and its result as files."""
 
-    Args:
-        client: must follow no redirects, which could lead off this machine.
-    """
-
-    def __init__(self, options: Options, files: Files, client: httpx.AsyncClient, clock: Clock) -> None:
+    def __init__(self, options: Options, clock: Clock) -> None:
         self.options = options
         self.jobs = Jobs(options.keep_jobs)
-        self.files = files
         self.clock = clock
-        self.dice = Dice(options.faults, options.seed)
-        self._client = client
-        self._sender = CompletionSender(client, options)
+        self.faults = FaultPicker(options.faults, options.seed)
+        self._folder: Path
+        # Loopback is dialled without a proxy, and a redirect could lead away from it.
+        self._client = httpx.AsyncClient(
+            trust_env=False,
+            follow_redirects=False,
+            timeout=None,  # noqa: S113 - one asyncio.timeout bounds each whole call, drips included
+            headers={"User-Agent": "ximilar-sandbox", "Accept-Encoding": "identity"},
+        )
         self._tasks: set[asyncio.Task[None]] = set()
-        # Two pictures at a time bound the memory, and leave CPU to the program under test.
+        self._next_sent = asyncio.Event()
+        # Two pictures at a time bound the memory, and leave processors to the program under trial.
         self._resizing = CapacityLimiter(2)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keep the files in a temporary folder. At the end, cancel the jobs and remove the folder."""
+        with TemporaryDirectory(prefix="sandbox-") as folder:
+            self._folder = Path(folder)
+            async with self._client:
+                try:
+                    yield
+                finally:
+                    tasks = tuple(self._tasks)
+                    for task in tasks:
+                        task.cancel()
+                    await asyncio.gather(*tasks, return_exceptions=True)
 
     async def accept(
         self, submission: Submission, body: bytes, base_url: str
     ) -> tuple[Job, asyncio.Task[None]]:
         """Create and start a job. Return it with its task, which ends when its completion was sent."""
         now = self.clock()
-        plan = self.dice.plan()
+        plan = self.faults.plan()
         job = Job(
             id=str(uuid.uuid4()),
             submission=submission,
@@ -61,30 +79,29 @@ class Provider:
             created=now,
             modified=now,
         )
-        await to_thread.run_sync(self.files.write_request, job.id, body)
+        await to_thread.run_sync(self._request_file(job).write_bytes, body)
         forgotten = self.jobs.add(job)
         task = asyncio.create_task(self._run(job), name=job.id)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
-        await to_thread.run_sync(self.files.remove, forgotten)
+        await to_thread.run_sync(self._remove, forgotten)
         return job, task
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def read_request(self, job: Job) -> bytes:
+        """Return the body of the submit.
 
-    async def __aexit__(self, *_: object) -> None:
-        tasks = tuple(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        Raises:
+            FileNotFoundError: the job was forgotten meanwhile.
+        """
+        return await to_thread.run_sync(self._request_file(job).read_bytes)
 
     def renew_url(self, job: Job) -> None:
-        """Give the job a new URL if the last one has expired, and the sandbox renews URLs."""
+        """Give the job a fresh URL if the last one has expired and ``renew_urls`` is set."""
         if not self.options.renew_urls or job.url is None:
             return
-        link = self.jobs.linked(job.url.rsplit("/", 1)[-1])
+        link = self.jobs.get_link(job.url.rsplit("/", 1)[-1])
         if link is None or link.expires <= self.clock():
-            job.url = self.jobs.link(job, self.clock() + self.options.url_lifetime)
+            job.url = self.jobs.add_link(job, self.clock() + self.options.url_lifetime)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -101,10 +118,10 @@ class Provider:
         if fault in _FINAL_STATUS:
             self._move(job, _FINAL_STATUS[fault])
             if fault is JobFault.FAILED_TOLD:
-                await self._sender.deliver(job)
+                await self._send_completion(job)
             return
         await self._finish(job)
-        await self._sender.deliver(job)
+        await self._send_completion(job)
 
     async def _finish(self, job: Job) -> None:
         try:
@@ -125,7 +142,7 @@ class Provider:
                 upscale,
                 source,
                 job.submission,
-                self.files.folder / job.id,
+                self._folder / job.id,
                 max_pixels=self.options.max_result_pixels,
                 fault=job.plan.result,
             )
@@ -134,7 +151,7 @@ class Provider:
     async def _source(self, job: Job) -> bytes:
         if job.submission.url is None:
             try:
-                body = await to_thread.run_sync(self.files.read_request, job.id)
+                body = await self.read_request(job)
             except FileNotFoundError as error:
                 raise UnusableSourceError("the job was forgotten for newer ones") from error
             return await to_thread.run_sync(source_of, body)
@@ -162,14 +179,59 @@ class Provider:
         now = self.clock()
         expires = now + self.options.url_lifetime
         if job.plan.result is ResultFault.STALE:
-            job.announced_url = self.jobs.link(job, expires, dead=True)
-            job.url = self.jobs.link(job, expires)
+            job.announced_url = self.jobs.add_link(job, expires, dead=True)
+            job.url = self.jobs.add_link(job, expires)
         else:
-            job.url = job.announced_url = self.jobs.link(job, expires)
+            job.url = job.announced_url = self.jobs.add_link(job, expires)
         expired = [link.job for link in self.jobs.prune_links(now)]
         if not self.options.renew_urls:
-            await to_thread.run_sync(self.files.remove_results, expired)
+            await to_thread.run_sync(partial(self._remove, expired, keep_requests=True))
 
     def _move(self, job: Job, status: Status) -> None:
         job.status = status
         job.modified = self.clock()
+
+    async def _send_completion(self, job: Job) -> None:
+        """Send the completion if the job has a webhook: one attempt, since the page promises no retry."""
+        fault = job.plan.completion
+        if job.submission.webhook is None:
+            return
+        if fault is CompletionFault.DROP:
+            logger.info("job %s: completion dropped", job.id)
+            return
+        if fault is CompletionFault.LATE:
+            await asyncio.sleep(self.options.late_by)
+        if fault is CompletionFault.REORDER:
+            try:
+                async with asyncio.timeout(self.options.reorder_within):
+                    await self._next_sent.wait()
+            except TimeoutError:
+                logger.info("a completion waited to be overtaken, and no other came")
+        for _ in range(2 if fault is CompletionFault.TWICE else 1):
+            await self._post(job, job.submission.webhook)
+
+    async def _post(self, job: Job, webhook: Webhook) -> None:
+        headers = dict(webhook.headers)
+        try:
+            # Streamed and left unread: only the status is of interest, whatever the body's size.
+            async with (
+                asyncio.timeout(self.options.call_timeout),
+                self._client.stream(
+                    "POST", webhook.endpoint, json=job.completion(), headers=headers
+                ) as answer,
+            ):
+                logger.info("job %s: completion answered with %d", job.id, answer.status_code)
+        except (httpx.HTTPError, TimeoutError) as error:
+            logger.warning("job %s: completion lost, %s: %s", job.id, type(error).__name__, error)
+        sent, self._next_sent = self._next_sent, asyncio.Event()
+        sent.set()
+
+    def _request_file(self, job: Job) -> Path:
+        return self._folder / f"{job.id}.request"
+
+    def _remove(self, jobs: Sequence[Job], *, keep_requests: bool = False) -> None:
+        for job in jobs:
+            if not keep_requests:
+                self._request_file(job).unlink(missing_ok=True)
+            if job.result is not None:
+                job.result.path.unlink(missing_ok=True)

@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from receiver.sandbox.faults import CallFault, CompletionFault, Dice, Faults, ResultFault, plan_of
+from receiver.sandbox.faults import CallFault, CompletionFault, FaultPicker, Faults, ResultFault, plan_of
 from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import draw
 from tests.sandbox.harness import TOKEN, Neighbour, Sandbox, opened, sandbox
@@ -227,12 +227,12 @@ def test_every_fault_of_results_also_comes_by_share_and_yields_to_the_requests_o
         assert is_as_promised(box, befallen) == (fault in {ResultFault.SLOW, ResultFault.STALE})
 
 
-def test_dice_of_one_seed_fall_alike_and_others_otherwise() -> None:
+def test_pickers_of_one_seed_agree_and_others_differ() -> None:
     faults = Faults(drop=0.3, twice=0.3, cut=0.5, throttle=0.5)
 
     def series(seed: int | None) -> list[object]:
-        dice = Dice(faults, seed)
-        return [dice.plan() for _ in range(200)]
+        picker = FaultPicker(faults, seed)
+        return [picker.plan() for _ in range(200)]
 
     assert series(1) == series(1)
     assert series(1) != series(2)
@@ -240,25 +240,25 @@ def test_dice_of_one_seed_fall_alike_and_others_otherwise() -> None:
 
 
 def test_calls_of_the_api_do_not_change_what_befalls_the_jobs() -> None:
-    quiet, busy = (Dice(Faults(drop=0.5, throttle=0.5), 3) for _ in range(2))
+    quiet, busy = (FaultPicker(Faults(drop=0.5, throttle=0.5), 3) for _ in range(2))
     for _ in range(50):
         for _ in range(7):
-            busy.throw(CallFault)
+            busy.pick(CallFault)
         assert quiet.plan() == busy.plan()
 
 
-def test_dice_give_each_fault_its_share() -> None:
-    dice = Dice(Faults(drop=0.5, twice=0.1), 4)
-    thrown = [dice.throw(CompletionFault) for _ in range(2000)]
-    assert 900 < thrown.count(CompletionFault.DROP) < 1100
-    assert 150 < thrown.count(CompletionFault.TWICE) < 250
-    assert thrown.count(CompletionFault.LATE) == 0
+def test_a_picker_gives_each_fault_its_share() -> None:
+    picker = FaultPicker(Faults(drop=0.5, twice=0.1), 4)
+    picked = [picker.pick(CompletionFault) for _ in range(2000)]
+    assert 900 < picked.count(CompletionFault.DROP) < 1100
+    assert 150 < picked.count(CompletionFault.TWICE) < 250
+    assert picked.count(CompletionFault.LATE) == 0
 
 
 def test_shares_of_one_always_befall_and_shares_of_zero_never() -> None:
-    always, never = Dice(Faults(empty=1), None), Dice(Faults(), None)
-    assert {always.throw(ResultFault) for _ in range(500)} == {ResultFault.EMPTY}
-    assert {never.throw(ResultFault) for _ in range(500)} == {None}
+    always, never = FaultPicker(Faults(empty=1), None), FaultPicker(Faults(), None)
+    assert {always.pick(ResultFault) for _ in range(500)} == {ResultFault.EMPTY}
+    assert {never.pick(ResultFault) for _ in range(500)} == {None}
 
 
 @pytest.mark.parametrize(
