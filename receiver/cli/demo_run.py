@@ -332,8 +332,8 @@ def _create(folder: Path) -> Path:
     return folder.resolve()
 
 
-def _last_line(log: Path) -> str:
-    return log.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
+def _last_line(log_file: Path) -> str:
+    return log_file.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
 
 
 def _ref(name: str) -> str:
