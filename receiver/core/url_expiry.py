@@ -1,83 +1,228 @@
-"""The time at which a presigned URL stops working, read from the URL itself."""
+"""Reads the time at which a signed URL stops working from the URL itself.
+
+Each form that signers write is a row or a small function below. A form counts only beside the signature that
+belongs to it, so that a word such as ``expires`` alone says nothing. Where a URL states several ends, the
+earliest counts. What cannot be read for certain gives no end.
+
+Sources: the public documentation and SDKs of the services named beside each form, November 2026.
+"""
 
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
-from urllib.parse import parse_qsl, urlsplit
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
-_HINT = re.compile(r"[?&](?:x-amz-expires|x-goog-expires|expires|policy|se)=", re.IGNORECASE)
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+_MS_FROM = 10**11
+"""A number from here on counts milliseconds: as seconds it would lie after the year 5138."""
+
+MAX_QUERY = 8192
+"""Characters of a query that are looked at. No signer writes more."""
+
+_HINT = re.compile(r"exp|sign|token|auth|policy|jwt|eyj|time|valid|(?<![a-z])(?:se|ex|t|e|ik-t|_upt|pbe)=|/[0-9a-f]{32}/", re.I)
+_HASH_PATH = re.compile(r"^/[0-9a-f]{32}/([0-9a-f]{8})/", re.ASCII)
+_JWT = re.compile(r"eyJ[\w-]+\.(eyJ[\w-]+)\.[\w-]*", re.ASCII)
+_SPAN = re.compile(r"x-(?:[a-z0-9]+-)?expires")
+_LIST_END = re.compile(r"(?:^|[/=~])exp=(\d{9,13})(?=~|$)", re.ASCII)
+_LIST_PROOF = re.compile(r"(?:^|[/=~])hmac=")
+_EDGE = re.compile(r"edge-cache-token=(?:[^/?]*?[~&])?expires=(\d{9,13})(?=[~&/]|$)", re.I | re.ASCII)
+_BUNNY = re.compile(r"/bcdn_token=[^/]*?&expires=(\d{9,13})(?=[&/]|$)", re.ASCII)
+
+_SIGNATURES = frozenset({"signature", "sig", "s", "sign", "token", "md5", "hmac", "hash", "st"})
 
 
-def stated_expiry(url: str) -> datetime | None:
-    """Return the expiry in a URL's signature, UTC; ``None`` where the URL carries none that can be read.
-
-    Supported: AWS Signature Version 4 (``X-Amz-Date`` + ``X-Amz-Expires``) and Google's V4 (``X-Goog-Date`` +
-    ``X-Goog-Expires``); the older query signatures of S3 and Google (``Expires``, seconds since the epoch,
-    beside ``Signature``); CloudFront's canned (``Expires``) and custom policy (``Policy``); Azure's shared
-    access signature (``se`` beside ``sig``).
-    """
-    if _HINT.search(url) is None:  # most URLs carry none, and parsing costs much more than this search
-        return None
+def of(url: str) -> datetime | None:
+    """Return the end of life that a URL states, in UTC and whole seconds; ``None`` where it states none."""
+    if _HINT.search(url) is None:
+        return None  # most URLs state none, and taking one apart costs much more than a look
     try:
-        query = dict(parse_qsl(urlsplit(url).query, keep_blank_values=True, max_num_fields=100))
+        parts = urlsplit(url)
     except ValueError:
         return None
-    try:
-        when = _signed_span(query) or _epoch(query) or _policy(query) or _azure(query)
-        when = when and when.astimezone(UTC)
-    except (ValueError, OverflowError, OSError, LookupError, TypeError, RecursionError):
-        return None
-    return when if when is not None and when < _LATEST else None
+    if "://" in parts.path or len(parts.query) > MAX_QUERY:
+        return None  # a proxy's URL: the query belongs to the URL that is nested in the path
+    ends = []
+    query = _query(parts.query)
+    for form in _FORMS:
+        try:
+            ends += [end for end in form(query, parts.path) if end is not None]
+        except (ValueError, OverflowError, OSError, LookupError, TypeError, RecursionError):
+            continue
+    end = min(ends, default=None)
+    return end.replace(microsecond=0) if end is not None and end < _LATEST else None
 
 
-def deadline(url: str | None, *, since: int, lifetime: timedelta) -> int:
-    """Return when an image URL expires, ms since the epoch: as it states, else a lifetime after ``since``.
+def _query(text: str) -> Mapping[str, str]:
+    """Return the parameters by their name in lower case; of a name that is repeated, the first.
 
-    Args:
-        url: of the image, if there is one.
-        since: ms since the epoch: the completion, or else its receipt.
-        lifetime: of URLs that state no expiry.
+    A plus stays a plus. A parameter that holds a whole URL unescaped ends the reading: what follows it may
+    belong to the nested URL.
     """
-    stated = stated_expiry(url) if url is not None else None
-    if stated is not None:
-        return int(stated.timestamp() * 1000)
-    # The provider's clock may be wrong, and a time beyond the calendar could not be shown.
-    return min(since + int(lifetime.total_seconds() * 1000), int(_LATEST.timestamp() * 1000))
+    query: dict[str, str] = {}
+    for part in text.split("&")[:100]:
+        name, _, value = part.partition("=")
+        if "://" in value and "?" in value:
+            break
+        query.setdefault(unquote(name).lower(), unquote(value))
+    return query
 
 
-def _signed_span(query: Mapping[str, str]) -> datetime | None:
-    lowered = {name.lower(): value for name, value in query.items()}
-    for brand in ("amz", "goog"):
-        date, span = lowered.get(f"x-{brand}-date"), lowered.get(f"x-{brand}-expires")
-        if date is not None and span is not None:
-            begin = datetime.strptime(date, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
-            return begin + timedelta(seconds=int(span))
+# How one value is read.
+
+
+def _moment(text: str) -> datetime | None:
+    """Return the time of seconds or milliseconds since the epoch, of a date, or of an ISO 8601 time."""
+    if re.fullmatch(r"-?\d{1,16}", text, re.ASCII):
+        number = int(text)
+        return datetime.fromtimestamp(number / 1000 if number >= _MS_FROM else number, UTC)
+    if text[:4].isdigit() and "-" in text:
+        end = datetime.fromisoformat(text)
+        return end.replace(tzinfo=UTC) if end.tzinfo is None else end.astimezone(UTC)
+    return None  # `inf` and other words
+
+
+def _seconds(number: Any) -> datetime:
+    return datetime.fromtimestamp(int(number), UTC)
+
+
+def _hex(text: str) -> datetime | None:
+    return _seconds(int(text, 16)) if re.fullmatch(r"[0-9a-fA-F]{8}", text) else None
+
+
+def _hex_or_moment(text: str) -> datetime | None:
+    return _hex(text) or _moment(text)
+
+
+def _compact(text: str) -> datetime:
+    return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def _decoded(text: str) -> Any:
+    """Return the JSON in a value of base64, in the plain, the URL-safe or CloudFront's alphabet."""
+    plain = text.rstrip("=_~.").translate(str.maketrans("-_~", "+/=")) if "_" in text or "-" in text else text
+    # CloudFront writes - for +, _ for = and ~ for /; elsewhere - and _ stand for + and /.
+    for candidate in (text.translate(str.maketrans("-_~", "+=/")), plain):
+        try:
+            body = candidate.rstrip("=")
+            return json.loads(base64.b64decode(body + "=" * (-len(body) % 4), validate=True))
+        except ValueError:
+            continue
     return None
 
 
-def _epoch(query: Mapping[str, str]) -> datetime | None:
-    if "Expires" in query and "Signature" in query:
-        return datetime.fromtimestamp(int(query["Expires"]), UTC)
-    return None
+# The forms.
+
+_MOMENTS: tuple[tuple[str, frozenset[str], Callable[[str], datetime | None]], ...] = (
+    ("expires", _SIGNATURES, _moment),  # S3 V2, GCS V2, CloudFront, OSS V1, OBS, KS3, imgix, Bunny, Intercom
+    ("exp", frozenset({"sig"}), _moment),  # Ideogram, Cloudflare Images, Civitai, Bytescale
+    ("se", frozenset({"sig"}), _moment),  # Azure
+    ("ske", frozenset({"sig"}), _moment),  # Azure, the end of a user delegation key
+    ("expires_at", frozenset({"signature"}), _moment),  # Cloudinary's API
+    ("expiry", frozenset({"signature"}), _moment),  # Sanity
+    ("expirationtimestamp", frozenset({"signature"}), _moment),  # Notion, ms
+    ("e", frozenset({"token", "st"}), _moment),  # Qiniu, nginx's secure links
+    ("ik-t", frozenset({"ik-s"}), _moment),  # ImageKit
+    ("pbe", frozenset({"pbs", "pbt"}), _moment),  # Pixelbin
+    ("vercel-blob-valid-until", frozenset({"vercel-blob-signature"}), _moment),  # ms
+    ("ex", frozenset({"hm"}), _hex),  # Discord
+    ("kstime", frozenset({"kssecret"}), _hex),  # Kling
+    ("t", frozenset({"sign"}), _hex_or_moment),  # Qiniu's CDN; others begin a life of the console's length
+)
+"""Name, the names of which one must stand beside it, and how it is read."""
 
 
-def _policy(query: Mapping[str, str]) -> datetime | None:
-    if "Policy" not in query or "Signature" not in query:
-        return None
-    # CloudFront's own base64 alphabet for URLs: - _ ~ for + = /.
-    text = query["Policy"].translate(str.maketrans("-_~", "+=/"))
-    statement = json.loads(base64.b64decode(text, validate=True))["Statement"][0]
-    return datetime.fromtimestamp(int(statement["Condition"]["DateLessThan"]["AWS:EpochTime"]), UTC)
+def _moments(query: Mapping[str, str], _: str) -> Iterator[datetime | None]:
+    for name, companions, read in _MOMENTS:
+        if name in query and not companions.isdisjoint(query):
+            yield read(query[name])
 
 
-def _azure(query: Mapping[str, str]) -> datetime | None:
-    if "se" not in query or "sig" not in query:
-        return None
-    end = query["se"]
-    if re.fullmatch(r"\d{4}-\d\d-\d\d", end):
-        end += "T00:00Z"
-    when = datetime.fromisoformat(end)
-    return when if when.tzinfo else when.replace(tzinfo=UTC)
+def _signed_spans(query: Mapping[str, str], _: str) -> Iterator[datetime | None]:
+    """Signature Version 4 and its relatives: AWS, Google, OSS, TOS, OBS; ByteDance's hosts; Pinata.
+
+    Beside a date the value is a span of seconds, else a moment. ``v2`` and ``OSS2`` make it a moment too.
+    """
+    for name in query:
+        if not _SPAN.fullmatch(name):
+            continue
+        brand, value = name.removesuffix("expires"), query[name]
+        date = query.get(f"{brand}date")
+        if query.get(f"{brand}algorithm") == "v2" or query.get(f"{brand}signature-version") == "OSS2":
+            date = None
+        if date is not None:
+            begin = _compact(date) if "T" in date else _moment(date)
+            yield begin and begin + timedelta(seconds=int(value))
+        elif f"{brand}signature" in query:
+            yield _moment(value)
+
+
+def _policies(query: Mapping[str, str], _: str) -> Iterator[datetime | None]:
+    """A policy in base64: CloudFront, Huawei OBS, Kingsoft, Filestack, Vercel Blob."""
+    for name in ("policy", "fs-policy", "x-kss-policy", "x-obs-policy"):
+        policy = _decoded(query[name]) if name in query else None
+        if not isinstance(policy, dict):
+            continue
+        for statement in policy.get("Statement", ()):
+            yield _seconds(statement["Condition"]["DateLessThan"]["AWS:EpochTime"])
+        if "expiration" in policy:
+            yield _moment(str(policy["expiration"]))
+        if "expiry" in policy:
+            yield _moment(str(policy["expiry"]))
+    if "vercel-blob-delegation" in query:
+        yield _moment(str(_decoded(query["vercel-blob-delegation"].partition(".")[0])["validUntil"]))
+
+
+def _tencent_cos(query: Mapping[str, str], _: str) -> Iterator[datetime | None]:
+    nested = _query(query["sign"]) if "q-sign-time=" in query.get("sign", "") else query
+    for name in ("q-sign-time", "q-key-time"):
+        if name in nested:
+            yield _seconds(nested[name].split(";")[1])
+
+
+def _token_lists(query: Mapping[str, str], path: str) -> Iterator[datetime | None]:
+    """``exp=…~hmac=…``: Akamai, Cloudinary, Uploadcare, Freepik; under any name, or none."""
+    for text in (*(f"{name}={value}" for name, value in query.items()), unquote(path)):
+        ends = set(_LIST_END.findall(text))
+        if len(ends) == 1 and _LIST_PROOF.search(text):
+            yield _moment(ends.pop())
+
+
+def _json_web_tokens(query: Mapping[str, str], path: str) -> Iterator[datetime | None]:
+    """The claim ``exp`` counts seconds, always (RFC 7519, 4.1.4): Supabase, Runway, Cloudflare Stream."""
+    for text in (*(query.get(name, "") for name in ("token", "_jwt", "jwt")), *path.split("/")):
+        if match := _JWT.fullmatch(text):
+            yield _seconds(_decoded(match[1])["exp"])
+
+
+def _listed(query: Mapping[str, str], _: str) -> Iterator[datetime | None]:
+    """Ends inside a list of a service's own."""
+    if (fields := query.get("authorization", "").split("/"))[0].startswith("bce-auth-v"):  # Baidu BOS
+        span = int(fields[3])
+        begin = _moment(fields[2])
+        yield begin + timedelta(seconds=span) if begin is not None and span != -1 else None  # -1 never ends
+    if len(fields := query.get("authorization", "").split("_")) > 5 and fields[0] == "3":  # Backblaze B2
+        yield datetime.strptime(fields[5], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    if match := re.fullmatch(r"[0-9a-f]{8}(\d{10})", query.get("_upt", ""), re.ASCII):  # UpYun
+        yield _seconds(match[1])
+    for name in ("auth_key", "sign"):  # CDNs of Aliyun and Tencent, type A
+        fields = query.get(name, "").split("-")
+        ends = {field for field in fields[:2] if re.fullmatch(r"\d{10}", field, re.ASCII)}
+        if len(fields) == 4 and len(ends) == 1:
+            yield _seconds(ends.pop())
+
+
+def _paths(query: Mapping[str, str], path: str) -> Iterator[datetime | None]:
+    """Ends in the path: Bunny, Google Media CDN, CDNs of type C."""
+    for pattern, text in ((_BUNNY, path), (_EDGE, path)):
+        if match := pattern.search(text):
+            yield _moment(match[1])
+    if match := _EDGE.search("edge-cache-token=" + query.get("edge-cache-token", "")):
+        yield _moment(match[1])
+    if match := _HASH_PATH.search(path):
+        yield _hex(match[1])
+
+
+_FORMS = (_moments, _signed_spans, _policies, _tencent_cos, _token_lists, _json_web_tokens, _listed, _paths)
