@@ -11,30 +11,38 @@ import base64
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
-_MS_FROM = 10**11
-"""A number from here on counts milliseconds: as seconds it would lie after the year 5138."""
+_MS_FROM = 10**12
+"""A number from here on counts milliseconds: as seconds it would lie after the year 33,000."""
+
+BELIEVED_LIVES = 7
+"""A stated end is believed up to this multiple of the provider's own life of URLs. Of one day, that is seven
+days: the longest that Signature Version 4 allows."""
 
 MAX_QUERY = 8192
 """Characters of a query that are looked at. No signer writes more."""
 
-_HINT = re.compile(r"exp|sign|token|auth|policy|jwt|eyj|time|valid|(?<![a-z])(?:se|ex|t|e|ik-t|_upt|pbe)=|/[0-9a-f]{32}/", re.I)
+_HINT = re.compile(
+    r"exp|sign|token|auth|policy|jwt|eyj|time|valid|(?<![a-z])(?:se|ex|t|e|ik-t|_upt|pbe)=|/[0-9a-f]{32}/",
+    re.IGNORECASE,
+)
 _HASH_PATH = re.compile(r"^/[0-9a-f]{32}/([0-9a-f]{8})/", re.ASCII)
 _JWT = re.compile(r"eyJ[\w-]+\.(eyJ[\w-]+)\.[\w-]*", re.ASCII)
 _SPAN = re.compile(r"x-(?:[a-z0-9]+-)?expires")
 _LIST_END = re.compile(r"(?:^|[/=~])exp=(\d{9,13})(?=~|$)", re.ASCII)
 _LIST_PROOF = re.compile(r"(?:^|[/=~])hmac=")
-_EDGE = re.compile(r"edge-cache-token=(?:[^/?]*?[~&])?expires=(\d{9,13})(?=[~&/]|$)", re.I | re.ASCII)
+_EDGE = re.compile(r"edge-cache-token=(?:[^/?]*?[~&])?expires=([0-9]{9,13})(?=[~&/]|$)", re.IGNORECASE)
 _BUNNY = re.compile(r"/bcdn_token=[^/]*?&expires=(\d{9,13})(?=[&/]|$)", re.ASCII)
 
 _SIGNATURES = frozenset({"signature", "sig", "s", "sign", "token", "md5", "hmac", "hash", "st"})
 
 
-def of(url: str) -> datetime | None:
+def stated_expiry(url: str) -> datetime | None:
     """Return the end of life that a URL states, in UTC and whole seconds; ``None`` where it states none."""
     if _HINT.search(url) is None:
         return None  # most URLs state none, and taking one apart costs much more than a look
@@ -53,6 +61,41 @@ def of(url: str) -> datetime | None:
             continue
     end = min(ends, default=None)
     return end.replace(microsecond=0) if end is not None and end < _LATEST else None
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """When an image URL's life ends.
+
+    Attributes:
+        at: ms since the epoch.
+        disbelieved: the end that the URL states, in UTC, where that is not the one that counts.
+    """
+
+    at: int
+    disbelieved: datetime | None = None
+
+
+def deadline(url: str | None, *, since: int, now: int, lifetime: timedelta) -> Deadline:
+    """Return when an image URL's life ends: at the end that it states, else a lifetime after ``since``.
+
+    A stated end in the past, or absurdly far, is not believed: a wrong clock or signer must not cost the
+    image, and only the host can say that a URL is dead.
+
+    Args:
+        url: of the image, if there is one.
+        since: ms since the epoch: the completion, or else the receipt of it.
+        now: ms since the epoch.
+        lifetime: of URLs that state no end.
+    """
+    life = int(lifetime.total_seconds() * 1000)
+    # The provider's clock may say anything; a time that no calendar has could not be shown any more.
+    own = min(since + life, int(_LATEST.timestamp() * 1000))
+    stated = stated_expiry(url) if url is not None else None
+    if stated is None:
+        return Deadline(own)
+    at = int(stated.timestamp() * 1000)
+    return Deadline(at) if now < at <= since + BELIEVED_LIVES * life else Deadline(own, stated)
 
 
 def _query(text: str) -> Mapping[str, str]:

@@ -128,9 +128,13 @@ class WebhookEndpoint:
         if completion.failure is not None:
             detail = self.authenticator.redact(completion.failure.detail.encode()).decode("utf-8", "replace")
             completion = replace(completion, failure=replace(completion.failure, detail=detail))
-        deadline = url_expiry.deadline(completion.image_url, since=self.now(), lifetime=self.url_lifetime)
+        # Where the provider must confirm the delivery, the end that counts is that of the confirmed URL.
+        url, now = None if self.confirm else completion.image_url, self.now()
+        deadline = url_expiry.deadline(url, since=now, now=now, lifetime=self.url_lifetime)
+        if deadline.disbelieved is not None:
+            log.warning("stated end not believed", job=completion.id, end=deadline.disbelieved.isoformat())
         delivery = Delivery(
-            completion, self.authenticator.redact(body), deadline, proof.ref, proof.ticket, mark=proof.mark
+            completion, self.authenticator.redact(body), deadline.at, proof.ref, proof.ticket, mark=proof.mark
         )
         with self.instrumentation.step("record", completion.id) as recording:
             recorded = await self.ledger.record(delivery)

@@ -277,7 +277,7 @@ class FetchStage:
                 raise UnavailableError(f"The provider's answer was not whole after {seconds:g} s.") from error
         if report.completion is None:
             raise UnavailableError(f"The provider's answer: status is {report.status}, which is no end.")
-        return report.completion, report.deadline(now=self.now(), lifetime=self.plan.url_lifetime)
+        return report.completion, report.deadline(now=self.now(), lifetime=self.plan.url_lifetime).at
 
     def _step(self, name: StepName, claim: Claim) -> Step:
         job = claim.job

@@ -381,7 +381,7 @@ class Reconciler:
         delivery = Delivery(
             completion,
             report.body,
-            report.deadline(now=self.now(), lifetime=self.plan.url_lifetime),
+            report.deadline(now=self.now(), lifetime=self.plan.url_lifetime).at,
             ref=ref if is_ref(ref) else None,
             endpoint=report.endpoint,
             found=True,

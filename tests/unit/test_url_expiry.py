@@ -3,6 +3,7 @@
 import base64
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -165,7 +166,96 @@ def test_no_policy_raises(document: Any) -> None:
 
 def test_a_completion_at_the_end_of_all_calendars_has_a_deadline_that_can_be_shown() -> None:
     since = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp() * 1000)
-    assert (
-        serializers.time(deadline(None, since=since, lifetime=timedelta(days=36_500)))
-        == "9999-01-01T00:00:00.000Z"
-    )
+    found = deadline(None, since=since, now=since, lifetime=timedelta(days=36_500))
+    assert serializers.time(found.at) == "9999-01-01T00:00:00.000Z"
+
+
+VECTORS = json.loads((Path(__file__).parent / "data" / "url_expiry.json").read_text(encoding="utf-8"))
+"""URLs that real SDKs signed at 2031-05-06T07:08:09Z with dummy keys; each names its package and version."""
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=lambda v: f"{v['package']}-{v['variant']}")
+def test_the_end_in_a_url_of_a_real_signer_is_read(vector: dict[str, str | None]) -> None:
+    assert vector["url"] is not None
+    end = stated_expiry(vector["url"])
+    assert (end and end.strftime("%Y-%m-%dT%H:%M:%SZ")) == vector["expected_end_utc"]
+
+
+H = "https://host/a.png?"
+E = "1935818289"
+SEEN = "2031-05-06T07:18:09+00:00"
+
+
+@pytest.mark.parametrize(
+    ("url", "end"),
+    [
+        # The same name, once a span and once a moment.
+        (f"{H}X-Tos-Algorithm=v2&X-Tos-Expires={E}&X-Tos-Signature=x", SEEN),
+        (f"{H}X-Tos-Algorithm=v2&X-Tos-Date=20310506T070809Z&X-Tos-Expires={E}&X-Tos-Signature=x", SEEN),
+        (f"{H}X-Date=1935817689&X-Expires=600&X-Signature=x", SEEN),  # Pinata
+        (f"{H}x-expires={E}&x-signature=abc%3D", SEEN),  # ByteDance's image hosts
+        # Two ends, of which the earlier counts.
+        (f"{H}Expires={E}&Policy=eyJleHBpcmF0aW9uIjoiMjA0MC0wMS0wMVQwMDowMDowMFoifQ&Signature=x", SEEN),
+        (f"{H}se=2031-05-07&ske=2031-05-06T07:18:09Z&sig=x", SEEN),
+        (f"{H}q-sign-time=1;1935818300&q-key-time=1;{E}&q-signature=x", SEEN),
+        (f"{H}sign=q-sign-algorithm%3Dsha1%26q-sign-time%3D1%3B{E}%26q-key-time%3D1%3B{E}", SEEN),
+        # Seconds, milliseconds, hex, a time, and never.
+        (f"{H}expires={E}000&md5=x", SEEN),
+        (f"{H}exp={E}000&sig=x", SEEN),
+        (f"{H}exp=2031-05-06T07:18:09.5Z&sig=x", SEEN),
+        (f"{H}exp=inf&sig=x", None),
+        (f"{H}ex=73623e31&is=1&hm=x", SEEN),  # Discord
+        (f"{H}ksTime=73623e31&ksSecret=x", SEEN),  # Kling
+        (f"{H}_upt=abcdef12{E}", SEEN),  # UpYun
+        (f"{H}authorization=bce-auth-v1/AK/2031-05-06T07:08:09Z/-1/host/x", None),  # Baidu: never
+        (f"{H}Authorization=3_20310506070809_a_b_000_20310506071809_0006_dnld", SEEN),  # Backblaze B2
+        (f"{H}e={E}&token=AK:x", SEEN),  # Qiniu
+        (f"{H}pbs=x&pbe={E}&pbt=y", SEEN),  # Pixelbin
+        # A list with ~, under any name or none, in the path too.
+        (f"{H}hdnea=st=1~exp={E}~acl=/*~hmac=ab", SEEN),
+        (f"{H}exp={E}~acl=/*~hmac=ab", SEEN),
+        (f"https://host/token=exp={E}~acl=/*~hmac=ab/a.png", SEEN),
+        (f"{H}token=exp={E}~data=exp=1000000000~hmac=ab", None),  # two ends: neither is certain
+        (f"{H}token=exp={E}~acl=/*", None),  # nothing proves it
+        # A JWT counts seconds, even thirteen digits of them, which no calendar has.
+        (f"{H}token=eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE5MzU4MTgyODl9.x", SEEN),
+        (f"{H}token=eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE5MzU4MTgyODkwMDB9.x", None),
+        # Somebody else's end: of a nested URL.
+        (f"https://proxy/resize/https://host/a.png?Expires={E}&Signature=x", None),
+        (f"https://proxy/?url=https://host/a.png?w=1&Expires={E}&Signature=x", None),
+        (f"https://proxy/?url=https%3A%2F%2Fhost%2Fa.png%3FExpires%3D{E}%26Signature%3Dx", None),
+        (f"https://proxy/?Expires={E}&Signature=x&url=https://host/a.png?Expires=1&Signature=y", SEEN),
+        (f"{H}response-expires=Sun%2C%2001%20Jan%202040%2000%3A00%3A00%20GMT&Signature=x", None),
+        # No signature, no end.
+        (f"{H}exp={E}", None),
+        (f"{H}t=73623e31", None),
+    ],
+)
+def test_a_form_is_read_with_its_trap(url: str, end: str | None) -> None:
+    found = stated_expiry(url)
+    assert (found and found.isoformat()) == end
+
+
+NOW = int(END.timestamp() * 1000)
+DAY = timedelta(days=1)
+DAY_MS = 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("stated", "at", "believed"),
+    [
+        (None, NOW + DAY_MS, True),
+        (NOW + 60_000, NOW + 60_000, True),
+        (NOW + 7 * DAY_MS, NOW + 7 * DAY_MS, True),
+        (NOW + 8 * DAY_MS, NOW + DAY_MS, False),
+        (NOW, NOW + DAY_MS, False),
+        (NOW - 10 * DAY_MS, NOW + DAY_MS, False),
+    ],
+)
+def test_an_end_in_the_past_or_absurdly_far_is_not_believed(
+    stated: int | None, at: int, *, believed: bool
+) -> None:
+    link = None if stated is None else f"{H}Expires={stated // 1000}&Signature=x"
+    found = deadline(link, since=NOW, now=NOW, lifetime=DAY)
+    assert found.at == at
+    assert (found.disbelieved is None) == believed

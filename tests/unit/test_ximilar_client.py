@@ -299,7 +299,7 @@ def ms(when: datetime) -> int:
 
 async def test_the_deadline_counts_from_the_completion_and_the_urls_own_word_wins() -> None:
     day, now = timedelta(hours=24), ms(datetime(2025, 4, 12, 20, tzinfo=UTC))
-    signed = "https://r.example/b?X-Amz-Date=20250412T120000Z&X-Amz-Expires=60"
+    signed = "https://r.example/b?X-Amz-Date=20250412T120000Z&X-Amz-Expires=30000"
     own = DONE | {
         "response": {"records": [{"_status": {"code": 200}, "_upscaled_image_url": signed}]},
     }
@@ -314,13 +314,13 @@ async def test_the_deadline_counts_from_the_completion_and_the_urls_own_word_win
     found = []
     for document in documents:
         async with client(answering(ok(document))) as subject:
-            found.append((await subject.get("job-1")).deadline(now=now, lifetime=day))
+            found.append((await subject.get("job-1")).deadline(now=now, lifetime=day).at)
     lifetime = 24 * 3600 * 1000
     assert found == [
         completed + lifetime,
         now + lifetime,
         now + lifetime,  # it cannot have been completed later than now
-        ms(datetime(2025, 4, 12, 12, 1, tzinfo=UTC)),
+        ms(datetime(2025, 4, 12, 20, 20, tzinfo=UTC)),
         completed + lifetime,
     ]
 

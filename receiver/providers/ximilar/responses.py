@@ -96,8 +96,8 @@ class Report:
     source_url: str | None = None
     body: bytes = field(default=b"{}", repr=False)
 
-    def deadline(self, *, now: int, lifetime: timedelta) -> int:
-        """Return when the image URL expires, ms since the epoch.
+    def deadline(self, *, now: int, lifetime: timedelta) -> url_expiry.Deadline:
+        """Return when the image URL's life ends.
 
         Args:
             now: ms since the epoch.
@@ -106,7 +106,7 @@ class Report:
         # A completion in the future comes from a wrong clock, and must not lengthen a life.
         since = now if self.modified is None else min(now, int(self.modified.timestamp() * 1000))
         url = self.completion.image_url if self.completion is not None else None
-        return url_expiry.deadline(url, since=since, lifetime=lifetime)
+        return url_expiry.deadline(url, since=since, now=now, lifetime=lifetime)
 
 
 def read_submitted(document: Mapping[str, Any]) -> Submitted:
