@@ -122,7 +122,7 @@ async def serve_until(
         _log_warnings(config)
         server = _Server(
             uvicorn.Config(
-                CloseUnread(AnswerCancelled(receiver.app)),
+                AnswerCancelled(CloseUnread(receiver.app)),
                 lifespan="off",
                 log_config=None,
                 access_log=False,

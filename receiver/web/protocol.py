@@ -1,9 +1,11 @@
 """Limits on a connection that uvicorn does not set: idle time, the size of a head, an unread body."""
 
 import asyncio
+import contextlib
 from collections import deque
 from http import HTTPStatus
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -30,6 +32,12 @@ MAX_HEADERS = 100
 MAX_PIPELINED = 16
 """Requests that may wait on a connection for the answer to another; hardly a client sends even one."""
 
+UNREAD_BYTES = 16 * 1024 * 1024
+UNREAD_SECONDS = 20
+UNREAD_PAUSE_SECONDS = 1
+"""How much of a body is read behind an early answer, for how long in all, and for how long if nothing comes.
+A proxy whose connection ends while it still sends answers 502 or 504 instead of the receiver's own status."""
+
 
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with limits on time and size.
@@ -40,6 +48,9 @@ class LimitedProtocol(HttpToolsProtocol):
     longest is closed for a new one.
 
     A peer whose time is over is cut off by ``abort``, because ``close`` first waits until all is taken.
+
+    An offered upgrade is declined: Java's HttpClient and ``curl --http2`` offer ``h2c`` with every first
+    request, and httptools alone drops the body of such a request.
     """
 
     on_refusal: OnRefusal = staticmethod(ignore_refusal)
@@ -57,6 +68,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Begin to wait for the first head."""
         self._cycles = deque()
+        self.parser = _DecliningParser(self)
         super().connection_made(transport)
         self._expect_head_within(self.head_seconds)
         self._close_longest_idle()
@@ -84,6 +96,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Begin to count the next request."""
+        if self._offers_upgrade():
+            return
         self._head_bytes = 0
         super().on_message_complete()
 
@@ -96,11 +110,25 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Stop the timer: how long a body may take is up to the route."""
+        if self._offers_upgrade():
+            return
         self._expect_head_within(None)
         super().on_headers_complete()
         self._cycles.append(self.cycle)
         if len(self._cycles) > 1 + MAX_PIPELINED:
             raise ValueError("too many requests at once")
+
+    def decline_upgrade(self, rest: bytes) -> None:
+        """Parse the request again without its offer of an upgrade; the connection ends behind the answer.
+
+        Args:
+            rest: what came behind the head.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version()
+        lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode()), b"connection: close"]
+        lines += [b"%s: %s" % field for field in self.headers if field[0] not in (b"connection", b"upgrade")]
+        self.parser = _DecliningParser(self)
+        self.parser.feed_data(b"\r\n".join([*lines, b"", rest]))
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next head, unless it is there already."""
@@ -131,6 +159,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Stop watching: the peer takes its answer."""
         self._cancel_write_timer()
         super().resume_writing()
+
+    def _offers_upgrade(self) -> bool:
+        """Return whether a head asks for another protocol; CONNECT, which does too, is left to the routes."""
+        return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
 
     def _disconnect_cycles(self) -> None:
         """End every request under way; uvicorn alone ends the last of them, and too late."""
@@ -174,6 +206,29 @@ class LimitedProtocol(HttpToolsProtocol):
         self._idle_timer = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
 
 
+class _DecliningParser(HttpRequestParser):
+    """A parser that has its protocol decline each upgrade that is offered.
+
+    Args:
+        protocol: whose callbacks are called.
+    """
+
+    def __init__(self, protocol: LimitedProtocol) -> None:
+        super().__init__(protocol)
+        self._protocol = protocol
+        with contextlib.suppress(AttributeError):  # httptools < 0.6.3
+            self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override] # uvicorn gives nothing else
+        """Parse data, and what is left of it after an offer of an upgrade."""
+        try:
+            super().feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            if self.get_method() == b"CONNECT":
+                raise
+            self._protocol.decline_upgrade(data[upgrade.args[0] :])
+
+
 def limited_protocol(on_refusal: OnRefusal) -> type[LimitedProtocol]:
     """Return the protocol with a callback; uvicorn takes a class, and makes its objects itself."""
     return type("LimitedProtocol", (LimitedProtocol,), {"on_refusal": staticmethod(on_refusal)})
@@ -212,29 +267,59 @@ class AnswerCancelled:
 class CloseUnread:
     """Ends the connection behind an answer that comes before the request's body is whole (RFC 9112, 9.3).
 
-    uvicorn alone would read on and drop what comes, for as long as the sender likes.
+    Before that it reads on, up to a bound: a proxy or client that still sends when the connection ends may
+    never read the answer. uvicorn alone would read on and drop what comes, for as long as the sender likes.
 
     Args:
         app: the application behind it.
+        max_bytes: of a body, its first part included.
+        max_seconds: from the answer to the end.
+        max_pause: seconds in which nothing comes.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        max_bytes: int = UNREAD_BYTES,
+        max_seconds: float = UNREAD_SECONDS,
+        max_pause: float = UNREAD_PAUSE_SECONDS,
+    ) -> None:
         self._app = app
+        self._max_bytes = max_bytes
+        self._max_seconds = max_seconds
+        self._max_pause = max_pause
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on, and add ``Connection: close`` where it is due."""
         headers = dict(scope["headers"])
         unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
+        left = self._max_bytes
+        closing = False
 
         async def receive_and_note() -> Message:
-            nonlocal unread
+            nonlocal unread, left
             message = await receive()
             unread = message.get("more_body", False)
+            left -= len(message.get("body", b""))
             return message
 
-        async def send_with_close(message: Message) -> None:
+        async def read_on() -> None:
+            # A stop cancels it; the answer is out, and the connection ends in order.
+            with contextlib.suppress(TimeoutError, asyncio.CancelledError):
+                async with asyncio.timeout(self._max_seconds):
+                    while unread and left > 0:
+                        await asyncio.wait_for(receive_and_note(), self._max_pause)
+
+        async def send_and_close(message: Message) -> None:
+            nonlocal closing
             if unread and message["type"] == "http.response.start":
+                closing = True
                 message["headers"] = [*message["headers"], (b"connection", b"close")]
+            if closing and message["type"] == "http.response.body" and not message.get("more_body", False):
+                await send({**message, "more_body": True})
+                await read_on()
+                message = {"type": "http.response.body"}
             await send(message)
 
-        await self._app(scope, receive_and_note, send_with_close)
+        await self._app(scope, receive_and_note, send_and_close)

@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from receiver.web.protocol import LimitedProtocol
+from receiver.web.protocol import AnswerCancelled, CloseUnread, LimitedProtocol
 
 GET = b"GET / HTTP/1.1\r\nHost: receiver\r\n\r\n"
 NEVER = 600.0
@@ -29,6 +29,11 @@ async def large(request: Request) -> Response:
     return PlainTextResponse(bytes(int(request.path_params["size"])))
 
 
+async def refused(request: Request) -> Response:
+    """Answers without a look at the body."""
+    return PlainTextResponse("refused", 413)
+
+
 @asynccontextmanager
 async def door(
     *,
@@ -37,8 +42,12 @@ async def door(
     take: float = NEVER,
     connections: int | None = None,
     lost: asyncio.Event | None = None,
+    read_on: tuple[int, float, float] = (0, 0, 0),
 ) -> AsyncIterator[int]:
-    """A server with these patiences; gives its port, and sets ``lost`` when a connection is gone."""
+    """A server with these patiences; gives its port, and sets ``lost`` when a connection is gone.
+
+    ``read_on`` is how many bytes are read behind an early answer, for how many seconds, and with which pause.
+    """
 
     class Protocol(LimitedProtocol):
         head_seconds = head
@@ -50,13 +59,20 @@ async def door(
             if lost is not None:
                 lost.set()
 
-    app = Starlette(routes=[Route("/", slow, methods=["GET", "POST"]), Route("/large/{size}", large)])
+    app = Starlette(
+        routes=[
+            Route("/", slow, methods=["GET", "POST"]),
+            Route("/large/{size}", large),
+            Route("/refused", refused, methods=["POST"]),
+        ]
+    )
     config = uvicorn.Config(
-        app,
+        AnswerCancelled(CloseUnread(app, max_bytes=read_on[0], max_seconds=read_on[1], max_pause=read_on[2])),
         http=Protocol,
         lifespan="off",
         log_config=None,
         timeout_keep_alive=600,
+        timeout_graceful_shutdown=0,
         limit_concurrency=connections,
     )
     config.load()
@@ -162,3 +178,76 @@ async def test_a_slow_peer_that_takes_its_answer_has_the_time_that_it_needs() ->
             taken += len(came)
         assert taken > 8_000_000
         writer.close()
+
+
+# Answers before the body is whole
+
+BLOCK = b"x" * 65536
+REFUSED = b"POST /refused HTTP/1.1\r\nHost: r\r\n"
+CHUNKED = REFUSED + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def announced(size: int, more: bytes = b"") -> bytes:
+    return REFUSED + b"%sContent-Length: %d\r\n\r\n" % (more, size)
+
+
+def chunk(data: bytes) -> bytes:
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
+@pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
+async def test_the_rest_of_a_body_is_read_behind_an_early_answer(*, chunked: bool) -> None:
+    async with door(read_on=(100 * len(BLOCK), NEVER, NEVER)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(CHUNKED if chunked else announced(50 * len(BLOCK)))
+        answer = await asyncio.wait_for(reader.readuntil(b"refused"), WITHIN)
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert b"connection: close" in answer
+        for _ in range(50):
+            writer.write(chunk(BLOCK) if chunked else BLOCK)
+            await writer.drain()
+        if chunked:
+            writer.write(b"0\r\n\r\n")
+        assert await end_of(reader) == b""  # an end, and no reset
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "read_on",
+    [(len(BLOCK), NEVER, NEVER), (2**40, 0.05, NEVER), (2**40, NEVER, 0.05)],
+    ids=["bytes", "seconds", "pause"],
+)
+async def test_an_endless_body_is_read_up_to_the_bound(read_on: tuple[int, float, float]) -> None:
+    async with door(read_on=read_on) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(announced(2**40) + BLOCK)
+        assert (await end_of(reader)).endswith(b"refused")
+        writer.close()
+
+
+async def test_a_sender_that_expects_an_answer_is_not_asked_for_its_body() -> None:
+    async with door(read_on=(2**40, NEVER, NEVER)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(announced(9, b"Expect: 100-continue\r\n"))
+        answer = await asyncio.wait_for(reader.readuntil(b"refused"), WITHIN)
+        assert answer.startswith(b"HTTP/1.1 413")
+        writer.close()
+
+
+async def test_a_sender_that_leaves_ends_the_reading() -> None:
+    lost = asyncio.Event()
+    async with door(read_on=(2**40, NEVER, NEVER), lost=lost) as port:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(announced(2**40) + BLOCK)
+        await writer.drain()
+        writer.close()
+        await asyncio.wait_for(lost.wait(), WITHIN)
+
+
+async def test_a_stop_ends_the_reading() -> None:
+    async with door(read_on=(2**40, NEVER, NEVER)) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(announced(2**40) + BLOCK)
+        await asyncio.wait_for(reader.readuntil(b"refused"), WITHIN)
+    assert await end_of(reader) == b""
+    writer.close()
