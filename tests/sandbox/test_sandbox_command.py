@@ -22,6 +22,7 @@ from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import SAMPLES, draw
 from receiver.sandbox.server import run
 from tests.support.processes import command
+from tests.support.processes import run as run_command
 
 SANDBOX = command("sandbox")
 
@@ -82,11 +83,10 @@ def test_the_command_speaks_json_and_takes_its_switches(tmp_path: Path) -> None:
 def test_wrong_usage_is_refused_in_words(
     tmp_path: Path, arguments: list[str], text: str, status: int
 ) -> None:
-    with process(tmp_path, "--port", "0", *arguments) as running:
-        output, errors = running.communicate(timeout=30)
-        assert running.returncode == status
-        assert text in " ".join(errors.split())
-        assert output == ""
+    ended = run_command(["sandbox", "--port", "0", *arguments], tmp_path, {})
+    assert ended.returncode == status
+    assert text in " ".join(ended.stderr.split())
+    assert ended.stdout == ""
 
 
 def test_a_port_that_is_taken_ends_in_one_line(tmp_path: Path) -> None:
