@@ -8,7 +8,16 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
-from tests.support.processes import API_TOKEN, PATIENCE, SECRETS, Programs, Receiver, completion, settings
+from tests.support.processes import (
+    API_TOKEN,
+    PATIENCE,
+    SECRETS,
+    TRUST,
+    Programs,
+    Receiver,
+    completion,
+    settings,
+)
 
 
 def scraped(receiver: Receiver) -> dict[str, float]:
@@ -26,14 +35,14 @@ def scraped(receiver: Receiver) -> dict[str, float]:
 @pytest.mark.parametrize("authorization", [None, "Bearer wrong"])
 def test_metrics_are_for_who_has_a_token(receiver: Receiver, authorization: str | None) -> None:
     headers = {} if authorization is None else {"Authorization": authorization}
-    answer = httpx.get(f"{receiver.address}/metrics", headers=headers, trust_env=False)
+    answer = httpx.get(f"{receiver.address}/metrics", headers=headers, verify=TRUST, trust_env=False)
 
     assert (answer.status_code, answer.json()["reason"]) == (401, "auth.token_refused")
 
 
 def test_prometheus_own_bearer_token_is_taken(receiver: Receiver) -> None:
     headers = {"Authorization": f"Bearer {API_TOKEN}"}
-    answer = httpx.get(f"{receiver.address}/metrics", headers=headers, trust_env=False)
+    answer = httpx.get(f"{receiver.address}/metrics", headers=headers, verify=TRUST, trust_env=False)
 
     assert answer.status_code == 200
     assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
@@ -52,9 +61,12 @@ def test_a_receiver_s_life_can_be_read_from_its_metrics(
         receiver.ended("wrong")
         receiver.deliver(b"{}")
         receiver.deliver(good, {})
-        httpx.get(f"{receiver.address}/jobs", trust_env=False)
+        httpx.get(f"{receiver.address}/jobs", verify=TRUST, trust_env=False)
         httpx.post(
-            f"{receiver.address}/jobs", headers={"Origin": "https://elsewhere.example"}, trust_env=False
+            f"{receiver.address}/jobs",
+            headers={"Origin": "https://elsewhere.example"},
+            verify=TRUST,
+            trust_env=False,
         )
         with socket.create_connection(("127.0.0.1", receiver.port), PATIENCE) as stranger:
             stranger.sendall(b"no HTTP\r\n\r\n")

@@ -14,7 +14,16 @@ import pytest
 
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
-from tests.support.processes import API_TOKEN, PATIENCE, PROOF, Programs, Receiver, completion, settings
+from tests.support.processes import (
+    API_TOKEN,
+    PATIENCE,
+    PROOF,
+    TRUST,
+    Programs,
+    Receiver,
+    completion,
+    settings,
+)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +73,9 @@ def basic(user: str, password: str) -> str:
     ],
 )
 def test_a_token_admits_as_bearer_and_as_the_password_of_basic(asked: Receiver, authorization: str) -> None:
-    answer = httpx.get(f"{asked.address}/jobs", headers={"Authorization": authorization}, trust_env=False)
+    answer = httpx.get(
+        f"{asked.address}/jobs", headers={"Authorization": authorization}, verify=TRUST, trust_env=False
+    )
 
     assert answer.status_code == 200
 
@@ -91,7 +102,7 @@ def test_nothing_else_admits_and_every_refusal_is_the_same(
 ) -> None:
     headers: dict[str, str | bytes] = {} if authorization is None else {"Authorization": authorization}
     for path in ("/jobs", "/jobs/x", "/jobs/x/image", "/stats", "/deliveries", "/nowhere", "/jobs/"):
-        answer = httpx.get(asked.address + path, headers=headers, trust_env=False)  # type: ignore[arg-type]
+        answer = httpx.get(asked.address + path, headers=headers, verify=TRUST, trust_env=False)  # type: ignore[arg-type]
 
         assert is_problem(answer, 401, "auth.token_refused")
         # A line each: Chromium asks for no password where both stand on one.
@@ -101,7 +112,7 @@ def test_nothing_else_admits_and_every_refusal_is_the_same(
 
 
 def test_the_custom_headers_of_the_webhook_admit_to_nothing_else(asked: Receiver) -> None:
-    answer = httpx.get(f"{asked.address}/jobs", headers=PROOF, trust_env=False)
+    answer = httpx.get(f"{asked.address}/jobs", headers=PROOF, verify=TRUST, trust_env=False)
 
     assert is_problem(answer, 401, "auth.token_refused")
 
@@ -109,12 +120,14 @@ def test_the_custom_headers_of_the_webhook_admit_to_nothing_else(asked: Receiver
 def test_two_authorizations_admit_nobody(asked: Receiver) -> None:
     headers = [("Authorization", f"Bearer {API_TOKEN}"), ("Authorization", "Bearer x")]
 
-    assert httpx.get(f"{asked.address}/jobs", headers=headers, trust_env=False).status_code == 401
+    assert (
+        httpx.get(f"{asked.address}/jobs", headers=headers, verify=TRUST, trust_env=False).status_code == 401
+    )
 
 
 def test_health_and_readiness_are_open_to_all(asked: Receiver) -> None:
     for path in ("/healthz", "/readyz"):
-        assert httpx.get(asked.address + path, trust_env=False).status_code == 200
+        assert httpx.get(asked.address + path, verify=TRUST, trust_env=False).status_code == 200
 
 
 # The form of refusals

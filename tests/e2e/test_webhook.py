@@ -17,6 +17,7 @@ from tests.e2e.conftest import SIZE
 from tests.support.processes import (
     PATIENCE,
     PROOF,
+    TRUST,
     WEBHOOK,
     WEBHOOK_SECRET,
     Programs,
@@ -159,7 +160,9 @@ def test_json_by_any_name_and_a_body_without_a_type_are_taken(
 ) -> None:
     headers = {**PROOF} if declared is None else {**PROOF, "Content-Type": declared}
 
-    answer = httpx.post(receiver.webhook, content=json.dumps(good), headers=headers, trust_env=False)
+    answer = httpx.post(
+        receiver.webhook, content=json.dumps(good), headers=headers, verify=TRUST, trust_env=False
+    )
 
     assert answer.status_code == 200
 
@@ -187,7 +190,7 @@ def test_whatever_fails_to_prove_the_sender_gets_the_very_same_answer(
     body = json.dumps(good).encode()
     answers = {}
     for name, headers in IMPOSTORS.items():
-        with httpx.Client(trust_env=False) as client:
+        with httpx.Client(verify=TRUST, trust_env=False) as client:
             raw: list[tuple[bytes, bytes]] = [
                 (key.encode(), value if isinstance(value, bytes) else value.encode())
                 for key, value in headers
@@ -265,7 +268,11 @@ def test_a_declared_type_that_is_not_json_is_refused_and_the_body_kept(
     body = json.dumps(good)
 
     answer = httpx.post(
-        receiver.webhook, content=body, headers={**PROOF, "Content-Type": "text/plain"}, trust_env=False
+        receiver.webhook,
+        content=body,
+        headers={**PROOF, "Content-Type": "text/plain"},
+        verify=TRUST,
+        trust_env=False,
     )
 
     assert (answer.status_code, answer.json()["reason"]) == (415, "body.unsupported_type")
@@ -275,7 +282,7 @@ def test_a_declared_type_that_is_not_json_is_refused_and_the_body_kept(
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS"])
 def test_the_webhook_takes_posts_alone(receiver: Receiver, method: str) -> None:
-    answer = httpx.request(method, receiver.webhook, headers=PROOF, trust_env=False)
+    answer = httpx.request(method, receiver.webhook, headers=PROOF, verify=TRUST, trust_env=False)
 
     assert answer.status_code == 405
     assert answer.headers["allow"] == "POST"
@@ -373,7 +380,7 @@ def test_no_route_reads_on_for_a_stranger(receiver: Receiver, path: str) -> None
 
 
 def test_two_deliveries_over_one_connection_are_both_answered(receiver: Receiver, hosted: str) -> None:
-    with httpx.Client(trust_env=False) as client:
+    with httpx.Client(verify=TRUST, trust_env=False) as client:
         for _ in range(2):
             body = completion(str(uuid.uuid4()), hosted, *SIZE)
             answer = client.post(receiver.webhook, json=body, headers=PROOF)

@@ -18,6 +18,7 @@ from PIL import Image
 from receiver.sandbox.app import create_app
 from receiver.sandbox.options import Options
 from receiver.sandbox.server import Server
+from tests.support.processes import TRUST
 
 TOKEN = "sandbox-token"
 PATIENCE = 30.0
@@ -103,6 +104,7 @@ class Sandbox(httpx.Client):
         super().__init__(
             base_url=f"{own}/account/v2",
             headers={"Authorization": f"Token {TOKEN}"},
+            verify=TRUST,
             trust_env=False,
             timeout=60,
         )

@@ -13,6 +13,7 @@ from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import SAMPLES, draw
 from receiver.sandbox.validation import InvalidRequestError, parse
 from tests.sandbox.harness import TOKEN, Neighbour, Sandbox, opened, sandbox
+from tests.support.processes import TRUST
 
 PICTURE = draw(1, (40, 30), "jpg")
 AS_BASE64 = {"_base64": base64.b64encode(PICTURE).decode()}
@@ -41,7 +42,7 @@ def test_nothing_is_answered_without_the_token(
     any_box: Sandbox, method: str, path: str, header: str | None, detail: str
 ) -> None:
     headers = {} if header is None else {b"Authorization": header.encode()}
-    with httpx.Client(base_url=any_box.base_url, trust_env=False) as stranger:
+    with httpx.Client(base_url=any_box.base_url, verify=TRUST, trust_env=False) as stranger:
         answer = stranger.request(method, path, headers=headers)
     assert (answer.status_code, answer.json()) == (401, {"detail": detail})
 
@@ -49,7 +50,7 @@ def test_nothing_is_answered_without_the_token(
 def test_without_a_token_of_its_own_the_sandbox_takes_any() -> None:
     with sandbox(Options(delay=0)) as box:
         assert box.get("/request").status_code == 200
-        assert httpx.get(f"{box.base_url}request", trust_env=False).status_code == 401
+        assert httpx.get(f"{box.base_url}request", verify=TRUST, trust_env=False).status_code == 401
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
@@ -189,7 +190,7 @@ def test_pictures_are_really_resized_by_the_factor_and_alpha_decides_the_format(
     size = (sample.width * sample.factor, sample.height * sample.factor)
     assert (record["_width"], record["_height"]) == (sample.width, sample.height)
     assert (record["_upscaled_width"], record["_upscaled_height"]) == size
-    picture = opened(httpx.get(record["_upscaled_image_url"], trust_env=False).content)
+    picture = opened(httpx.get(record["_upscaled_image_url"], verify=TRUST, trust_env=False).content)
     assert picture.size == size
     assert picture.format == ("PNG" if "alpha" in sample.format else "JPEG")
 
@@ -331,15 +332,15 @@ def test_a_results_url_dies_with_its_lifetime_like_one_of_s3() -> None:
         job_id = box.submit(dict(AS_BASE64), "early")["id"]
         url = box.job(job_id)["response"]["records"][0]["_upscaled_image_url"]
         clock.now += 24 * 3600 - 0.001
-        alive = httpx.get(url, trust_env=False)
+        alive = httpx.get(url, verify=TRUST, trust_env=False)
         assert (alive.status_code, alive.headers["content-type"]) == (200, "binary/octet-stream")
         clock.now += 0.001
-        dead = httpx.get(url, trust_env=False)
+        dead = httpx.get(url, verify=TRUST, trust_env=False)
         assert dead.status_code == 403
         assert "<Code>AccessDenied</Code>" in dead.text
         # The next result sweeps; the dead one stays dead, and the job still names its URL.
         box.submit(dict(AS_BASE64), "early")
-        assert httpx.get(url, trust_env=False).status_code == 403
+        assert httpx.get(url, verify=TRUST, trust_env=False).status_code == 403
         assert box.job(job_id)["response"]["records"][0]["_upscaled_image_url"] == url
 
 

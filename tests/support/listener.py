@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import httpx
 
-from tests.support.processes import API_TOKEN, PATIENCE
+from tests.support.processes import API_TOKEN, PATIENCE, TRUST
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Listener:
         self.ended = False
         self._news = threading.Condition()
         self._cut = False
-        self._client = httpx.Client(trust_env=False, timeout=PATIENCE)
+        self._client = httpx.Client(verify=TRUST, trust_env=False, timeout=PATIENCE)
         self._request = self._client.build_request(
             "GET",
             f"{address}/jobs/changes",
