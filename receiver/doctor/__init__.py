@@ -6,7 +6,7 @@ Secrets are neither printed nor sent to anyone who does not know them.
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,8 @@ MOUNTS = Path("/proc/self/mounts")
 
 STORE_SECONDS = 20.0
 """How long the archive's probe may take, which asks the store several times."""
+
+DISK_SETTINGS = {"RECEIVER_MAX_SPOOL_BYTES", "RECEIVER_MAX_IMAGE_BYTES"}
 
 REST_SKIPPED = warning(
     "the rest",
@@ -89,7 +91,7 @@ async def diagnose(
     """
     stopping = stopping or asyncio.Event()
     alone = [
-        Check("versions", _immediate(lambda: check_versions(unsafe_sqlite()))),
+        Check("versions", _threaded(lambda: check_versions(unsafe_sqlite()))),
         Check(".env", _threaded(lambda: check_dotenv(dotenv))),
     ]
     try:
@@ -101,7 +103,7 @@ async def diagnose(
         return Report([unreadable, *await run_checks(alone), REST_SKIPPED], ())
     checks = [
         Check("settings", _threaded(lambda: check_settings(config, given, wrong))),
-        Check("secrets", _immediate(lambda: check_secrets(config, environ))),
+        Check("secrets", _threaded(lambda: check_secrets(config, environ))),
         Check("secret files", _threaded(lambda: _check_secret_files(environ))),
         *alone,
         *_local_checks(config, now=now, deep=deep),
@@ -143,18 +145,9 @@ def _local_checks(config: Config, *, now: Callable[[], int], deep: bool) -> list
 
     return [
         Check("data directory", _threaded(directory)),
-        Check(
-            "disk",
-            _threaded(lambda: check_disk(config)),
-            needs=frozenset({"RECEIVER_MAX_SPOOL_BYTES", "RECEIVER_MAX_IMAGE_BYTES"}),
-        ),
-        Check(
-            "ledger",
-            ledger,
-            None if deep else 10.0,
-            needs=frozenset({"RECEIVER_OVERDUE_AFTER"}),
-        ),
-        Check("serve", serve, needs=frozenset({"RECEIVER_HOST", "RECEIVER_PORT"})),
+        Check("disk", _threaded(lambda: check_disk(config)), needs=DISK_SETTINGS),
+        Check("ledger", ledger, None if deep else 10.0, needs={"RECEIVER_OVERDUE_AFTER"}),
+        Check("serve", serve, needs={"RECEIVER_HOST", "RECEIVER_PORT"}),
     ]
 
 
@@ -172,19 +165,19 @@ def _remote_checks(config: Config, environ: Mapping[str, str]) -> list[Check]:
             lambda: check_archive(config, environ),
             STORE_SECONDS,
             "Does the store answer at all?",
-            frozenset({"RECEIVER_ARCHIVE"}),
+            {"RECEIVER_ARCHIVE"},
         ),
         Check(
             "provider",
             lambda: check_provider(config),
             remedy="May this machine reach XIMILAR_API_URL?",
-            needs=frozenset({"XIMILAR_API_TOKEN", "XIMILAR_API_URL"}),
+            needs={"XIMILAR_API_TOKEN", "XIMILAR_API_URL"},
         ),
         Check(
             "public URL",
             public,
             remedy="Does RECEIVER_PUBLIC_URL answer at all?",
-            needs=frozenset({"RECEIVER_PUBLIC_URL", "XIMILAR_API_URL"}),
+            needs={"RECEIVER_PUBLIC_URL", "XIMILAR_API_URL"},
         ),
     ]
 
@@ -194,12 +187,5 @@ async def _server_pid(config: Config) -> int | None:
     return await run_in_thread(lambda: holder(config.data_dir))
 
 
-def _immediate(check: Callable[[], Sequence[Result]]) -> Callable[[], Any]:
-    async def call() -> Sequence[Result]:
-        return check()
-
-    return call
-
-
-def _threaded(check: Callable[[], Sequence[Result]]) -> Callable[[], Any]:
+def _threaded(check: Callable[[], list[Result]]) -> Callable[[], Awaitable[list[Result]]]:
     return lambda: run_in_thread(check)

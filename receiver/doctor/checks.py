@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
@@ -76,11 +76,11 @@ class Check:
     run: Callable[[], Awaitable[Sequence[Result]]]
     seconds: float | None = 10.0
     remedy: str = "Look whether the disk, the network and the name server answer at all."
-    needs: frozenset[str] = frozenset()
+    needs: Collection[str] = ()
 
     def skip_if_wrong(self, wrong: frozenset[str]) -> "Check":
         """Return this check, or one that only reports which of its settings are wrong."""
-        missed = self.needs & wrong
+        missed = wrong.intersection(self.needs)
         return replace(self, run=lambda: _skip(self.name, missed)) if missed else self
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -73,6 +74,8 @@ _ARCHIVE_REMEDIES: Mapping[str, str] = {
     "archive.unavailable": "Is it up, and does AWS_ENDPOINT_URL_S3 (or RECEIVER_ARCHIVE) name it rightly?"
     " Images wait on this disk meanwhile.",
 }
+
+_SEE_REFERENCE = "See docs/reference/settings.md, RECEIVER_ARCHIVE."
 
 _MISSING_FEATURES: Mapping[str, tuple[str, str]] = {
     "conditional-writes": ("Nothing is overwritten all the same.", "Let nothing else write to the prefix."),
@@ -139,17 +142,13 @@ def probe_results(uri: str, findings: tuple[ProbeResult, ...]) -> list[Result]:
     """Return the results of the archive's probe."""
     found = [ok("archive", f"{uri}: written, verified, read and removed a small object")]
     for finding in findings:
-        if finding.name == "clock":
-            found.append(
-                ok("clock", finding.detail)
-                if finding.honoured
-                else failure("clock", finding.detail, SET_CLOCK)
-            )
-        elif not finding.honoured:
-            means, remedy = _MISSING_FEATURES.get(
-                finding.name, ("", "See docs/reference/settings.md, RECEIVER_ARCHIVE.")
-            )
-            found.append(warning("archive", f"{finding.detail} {means}".strip(), remedy))
+        if finding.honoured:
+            found += [ok("clock", finding.detail)] if finding.name == "clock" else []
+        elif finding.name == "clock":
+            found.append(failure("clock", finding.detail, SET_CLOCK))
+        else:
+            effect, remedy = _MISSING_FEATURES.get(finding.name, ("", _SEE_REFERENCE))
+            found.append(warning("archive", f"{finding.detail} {effect}".strip(), remedy))
     return found
 
 
@@ -158,14 +157,12 @@ async def _was_used(config: Config) -> bool:
         return False
     try:
         ledger = await LedgerReader.open(config.data_dir)
+        try:
+            return await factories.is_archive_used(ledger, config.archive_uri)
+        finally:
+            await ledger.close()
     except LedgerError:
         return False  # `check_ledger` reports it
-    try:
-        return await factories.is_archive_used(ledger, config.archive_uri)
-    except LedgerError:
-        return False
-    finally:
-        await ledger.close()
 
 
 @dataclass
@@ -233,21 +230,16 @@ async def check_provider(config: Config) -> list[Result]:
 async def _provider_failure(error: ProviderError, url: str) -> Result:
     detail = f"{error.reason}: {error.detail}"
     if isinstance(error, TokenRefusedError):
-        return failure(
-            "provider", detail, "Set XIMILAR_API_TOKEN to the token of your account, as it stands there."
-        )
-    if isinstance(error, NoCreditsError):
-        return failure(
-            "provider", detail, "Buy credits; what was submitted already is received all the same."
-        )
-    if isinstance(error, RateLimitedError):
+        remedy = "Set XIMILAR_API_TOKEN to the token of your account, as it stands there."
+    elif isinstance(error, NoCreditsError):
+        remedy = "Buy credits; what was submitted already is received all the same."
+    elif isinstance(error, RateLimitedError):
         return warning("provider", detail, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
-    why = await _connection_error(url)
-    return failure(
-        "provider",
-        f"{detail}{f' {why}' if why else ''}",
-        f"Is {origin(url)} right (XIMILAR_API_URL), and may this machine reach it?",
-    )
+    else:
+        remedy = f"Is {origin(url)} right (XIMILAR_API_URL), and may this machine reach it?"
+        if why := await _connection_error(url):
+            detail += f" {why}"
+    return failure("provider", detail, remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,13 +251,16 @@ class Answer:
     body: bytes
 
 
+_url_failure = partial(failure, "public URL")
+_url_warning = partial(warning, "public URL")
+
+
 def missing_public_url(config: Config) -> list[Result]:
     """Return the result of a check without RECEIVER_PUBLIC_URL."""
     if config.ximilar_api_token is None:
         return [ok("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
     return [
-        warning(
-            "public URL",
+        _url_warning(
             "RECEIVER_PUBLIC_URL is not set, so `receiver submit` does not work",
             "Set it to the address that the provider reaches this receiver by.",
         )
@@ -286,8 +281,7 @@ async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
     parts = urlsplit(url)
     if parts.path.endswith(WEBHOOK_PATH):
         return [
-            failure(
-                "public URL",
+            _url_failure(
                 f"RECEIVER_PUBLIC_URL ends with {WEBHOOK_PATH}, which is added to it",
                 "Leave that away at its end.",
             )
@@ -295,8 +289,7 @@ async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
     found = check_hostname(config, parts.hostname or "")
     if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
         found.append(
-            warning(
-                "public URL",
+            _url_warning(
                 "RECEIVER_PUBLIC_URL is not https: who is on the way reads the secret header of each"
                 " delivery",
                 "Put TLS in front (docs/operations/deploy.md), and set the https address.",
@@ -325,16 +318,15 @@ def check_hostname(config: Config, host: str) -> list[Result]:
     remedy = "Set RECEIVER_PUBLIC_URL to the address that the provider reaches this receiver by."
     # Without a token nothing is submitted from here, so the provider does not learn the address.
     certain = _is_loopback(host) and config.ximilar_api_token is not None
-    return [(failure if certain else warning)("public URL", detail, remedy)]
+    return [(_url_failure if certain else _url_warning)(detail, remedy)]
 
 
 def unreachable(error: BaseException, url: str, *, serving: bool) -> Result:
     """Return the result of a connection that failed."""
     detail = f"{origin(url)} is not reached from here: {explain(error)}"
     if not serving and not isinstance(error, httpx.InvalidURL) and _may_be_stopped(error):
-        return warning("public URL", detail, START_SERVE)
-    return failure(
-        "public URL",
+        return _url_warning(detail, START_SERVE)
+    return _url_failure(
         detail,
         "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads"
         " nothing back inside), look from another one.",
@@ -353,41 +345,35 @@ def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bo
     where = origin(url)
     if 300 <= answer.status < 400:
         target = origin(answer.headers.get("location", "")) or "nowhere"
-        return failure(
-            "public URL",
+        return _url_failure(
             f"{where} answers with a redirect ({answer.status}) to {target}, which a POST may not follow",
             f"Set RECEIVER_PUBLIC_URL to where it really is: {target}",
         )
     if answer.status in (401, 403, 404) and _reason(answer) in _WRONG_PATH:
-        return failure(
-            "public URL",
+        return _url_failure(
             f"a receiver answers at {where}, but knows no such path as RECEIVER_PUBLIC_URL names there",
             f"Correct its path, or let the proxy take it away; without one it is {where}",
         )
     if answer.status in (401, 403, 407):
-        return failure(
-            "public URL",
+        return _url_failure(
             f"{where} asks for a login ({answer.status}), which the provider does not have",
             f"Let the proxy pass {WEBHOOK_PATH} and /healthz on without one; the receiver asks by itself.",
         )
     if answer.status in PROXY_ERRORS:
         detail = f"something answers at {where}, but does not reach the receiver behind it ({answer.status})"
         if not serving:
-            return warning("public URL", detail, START_SERVE)
-        return failure(
-            "public URL",
+            return _url_warning(detail, START_SERVE)
+        return _url_failure(
             detail,
             "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT.",
         )
     if answer.status != 200 or PROOF_HEADER.lower() not in answer.headers:
-        return failure(
-            "public URL",
+        return _url_failure(
             f"something else than this receiver answers at {where} ({answer.status})",
             "Correct RECEIVER_PUBLIC_URL, or the proxy's rules. If it is a receiver, its version is older.",
         )
     if proof is None or answer.headers[PROOF_HEADER.lower()] != proof:
-        return failure(
-            "public URL",
+        return _url_failure(
             f"another installation of the receiver answers at {where}",
             "Correct RECEIVER_PUBLIC_URL, or the proxy's target; or RECEIVER_DATA_DIR is another's.",
         )
