@@ -9,7 +9,7 @@ import typer
 
 from receiver.archive.base import Depth, open_archive
 from receiver.archive.locator import ArchiveLocator
-from receiver.cli.common import closing, progress_bar
+from receiver.cli.common import progress_bar
 from receiver.cli.maintenance import FromStart, Rate, archive_scan, load_checked_config, print_report
 from receiver.config import Config
 from receiver.core import serializers
@@ -65,7 +65,7 @@ async def _audit(
 ) -> bool:
     plan = {"archive": config.archive_uri, "depth": depth.value}
     async with (
-        closing(await Ledger.open_beside(config.data_dir, make=False)) as ledger,
+        await Ledger.open_beside(config.data_dir, make=False) as ledger,
         aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as archive,
         aclosing(ArchiveLocator(archive, environ)) as locator,
         archive_scan("audit", config, ledger, archive, plan=plan, rate=rate, from_start=from_start) as scan,

@@ -5,11 +5,11 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,16 +26,6 @@ DOTENV = Path(".env")
 
 OnProgress = Callable[[int, int | None], None]
 """Called with how much is done, and the total if it is known."""
-
-
-class Closable(Protocol):
-    """A ledger, or a reader of one."""
-
-    async def close(self) -> None:
-        """Close it."""
-
-
-C = TypeVar("C", bound=Closable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +58,6 @@ def load_config() -> tuple[Config, Mapping[str, str]]:
 def export_aws_variables(environ: Mapping[str, str]) -> None:
     """Put the AWS SDK's variables into the process's environment, from which alone it reads them."""
     os.environ.update({name: value for name, value in environ.items() if name.startswith("AWS_")})
-
-
-@contextlib.asynccontextmanager
-async def closing(ledger: C) -> AsyncIterator[C]:
-    """Close a ledger at the end."""
-    try:
-        yield ledger
-    finally:
-        await ledger.close()
 
 
 def print_message(text: str) -> None:

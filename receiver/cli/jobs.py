@@ -7,7 +7,7 @@ import typer
 
 from receiver.api.params import MAX_LIMIT
 from receiver.cli import output
-from receiver.cli.common import AsJson, closing, fail, load_config
+from receiver.cli.common import AsJson, fail, load_config
 from receiver.cli.options import whole
 from receiver.cli.selection import Reason, Ref, Since, States, Until, complete_id, find_job, job_filter
 from receiver.core.errors import LedgerError
@@ -53,7 +53,7 @@ def jobs(
     )
 
     async def show() -> None:
-        async with closing(await LedgerReader.open(config.data_dir)) as reader:
+        async with await LedgerReader.open(config.data_dir) as reader:
             listing = output.JobList(as_json=as_json)
             before = window.before
             while True:
@@ -83,7 +83,7 @@ def job(
     config, _ = load_config()
 
     async def show() -> None:
-        async with closing(await LedgerReader.open(config.data_dir)) as reader:
+        async with await LedgerReader.open(config.data_dir) as reader:
             meant = await find_job(reader, job_id)
             found = await reader.job_with_history(meant.id)
         assert found is not None, "jobs are never removed"

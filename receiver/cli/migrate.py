@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from receiver.archive.base import open_archive
-from receiver.cli.common import closing, progress_bar
+from receiver.cli.common import progress_bar
 from receiver.cli.maintenance import Rate, load_checked_config, print_report
 from receiver.config import Config
 from receiver.core.errors import ConfigError
@@ -68,7 +68,7 @@ async def _migrate(
     as_json: bool,
 ) -> bool:
     async with (
-        closing(await Ledger.open_beside(config.data_dir, make=False)) as ledger,
+        await Ledger.open_beside(config.data_dir, make=False) as ledger,
         aclosing(open_archive(folder, uploads=config.uploads)) as source,
         aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as target,
     ):

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from receiver.cli import output
-from receiver.cli.common import closing, progress_bar
+from receiver.cli.common import progress_bar
 from receiver.cli.maintenance import load_checked_config, print_counts
 from receiver.config import Config, duration
 from receiver.core.clock import wall_clock
@@ -49,9 +49,9 @@ def prune(
 
 async def _prune(config: Config, keep: timedelta, *, dry_run: bool, quiet: bool) -> Mapping[str, int]:
     if dry_run:
-        async with closing(await LedgerReader.open(config.data_dir)) as reader:
+        async with await LedgerReader.open(config.data_dir) as reader:
             return await count_prunable(reader, keep, wall_clock())
-    async with closing(await Ledger.open_beside(config.data_dir, make=False)) as ledger:
+    async with await Ledger.open_beside(config.data_dir, make=False) as ledger:
         with progress_bar("rows removed", quiet=quiet) as on_progress:
             pruner = Pruner(ledger=ledger, keep=keep, now=wall_clock)
             return await pruner.round(lambda removed: on_progress(sum(removed.values()), None))

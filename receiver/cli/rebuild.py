@@ -9,7 +9,7 @@ import typer
 
 from receiver.archive.base import open_archive
 from receiver.bootstrap.factories import make_data_dir
-from receiver.cli.common import closing, progress_bar
+from receiver.cli.common import progress_bar
 from receiver.cli.maintenance import FromStart, Rate, archive_scan, load_checked_config, print_report
 from receiver.config import Config
 from receiver.core.errors import ConfigError
@@ -61,7 +61,7 @@ async def _rebuild(
             # With a wrong RECEIVER_ARCHIVE, an empty ledger would pass for the rebuilt one.
             raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to rebuild a ledger from")
         make_data_dir(config)
-        ledger = await stack.enter_async_context(closing(await Ledger.open_beside(config.data_dir)))
+        ledger = await stack.enter_async_context(await Ledger.open_beside(config.data_dir))
         await ledger.release_orphans(config.data_dir)
         scan = await stack.enter_async_context(
             archive_scan("rebuild", config, ledger, archive, plan=plan, rate=rate, from_start=from_start)

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from receiver.cli import output
-from receiver.cli.common import AsJson, closing, load_config, print_message, progress_bar, run_until_signal
+from receiver.cli.common import AsJson, load_config, print_message, progress_bar, run_until_signal
 from receiver.cli.selection import Reason, Ref, Since, States, Until, complete_id, find_job, job_filter
 from receiver.config import Config
 from receiver.core.errors import LedgerError
@@ -119,7 +119,7 @@ async def _each_page(
 
 
 async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_Row]]:
-    async with closing(await LedgerReader.open(config.data_dir)) as reader:
+    async with await LedgerReader.open(config.data_dir) as reader:
         before: int | None = None
         while True:
             page = await reader.jobs(wanted, before=before, limit=PAGE)
@@ -130,7 +130,7 @@ async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_R
 
 
 async def _named(config: Config, ids: Sequence[str]) -> AsyncIterator[Sequence[_Row]]:
-    async with closing(await LedgerReader.open(config.data_dir)) as reader:
+    async with await LedgerReader.open(config.data_dir) as reader:
         rows: dict[str, _Row] = {}  # by the found id: a job may be named twice, in short and in full
         for text in ids:
             try:
@@ -198,7 +198,7 @@ async def _retry(
     """Try the jobs again. Return whether all were; those that a filter selected need not be retriable."""
     interrupted = False
     quiet = output.as_json or len(rows) <= CHUNK
-    async with closing(await Ledger.open_beside(config.data_dir)) as ledger:
+    async with await Ledger.open_beside(config.data_dir) as ledger:
         with progress_bar("tried again", quiet=quiet) as on_progress:
             for begin in range(0, len(rows), CHUNK):
                 chunk = rows[begin : begin + CHUNK]

@@ -12,7 +12,7 @@ import typer
 from starlette.datastructures import QueryParams
 
 from receiver.api import params
-from receiver.cli.common import closing, load_config
+from receiver.cli.common import load_config
 from receiver.cli.options import SUGGESTED, choice
 from receiver.config import Config
 from receiver.core.clock import wall_clock
@@ -155,7 +155,7 @@ def _named(jobs: Sequence[Job]) -> str:
 
 
 async def _ids(config: Config, incomplete: str) -> list[str]:
-    async with closing(await LedgerReader.open(config.data_dir)) as reader:
+    async with await LedgerReader.open(config.data_dir) as reader:
         if incomplete:
             return [job.id for job in await reader.jobs_with_prefix(incomplete, MAX_COMPLETIONS)]
         return [job.id for job in (await reader.jobs(Filter(), limit=MAX_COMPLETIONS)).jobs]

@@ -36,18 +36,13 @@ async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = 
         return [
             failure("ledger", f"{path} is no file", "Move it away; if it took a ledger's place, " + RESTORED)
         ]
+    cutoff = overdue_cutoff(now, config.overdue_after)
     try:
-        ledger = await LedgerReader.open(config.data_dir)
+        async with await LedgerReader.open(config.data_dir) as ledger:
+            jobs = check_jobs(await ledger.stats(overdue_before=cutoff), now)
+            whole = await ledger.check_whole(seconds=None if deep else CHECK_SECONDS, deep=deep)
     except LedgerError as error:
         return [_unusable_ledger(error, config.data_dir)]
-    try:
-        cutoff = overdue_cutoff(now, config.overdue_after)
-        jobs = check_jobs(await ledger.stats(overdue_before=cutoff), now)
-        whole = await ledger.check_whole(seconds=None if deep else CHECK_SECONDS, deep=deep)
-    except LedgerError as error:
-        return [_unusable_ledger(error, config.data_dir)]
-    finally:
-        await ledger.close()
     if not whole:
         detail = f"is of this version; the look for damage was not finished in {CHECK_SECONDS:g} seconds"
         return [warning("ledger", detail, "`receiver doctor --deep` reads all of it."), *jobs]

@@ -156,11 +156,8 @@ async def _was_used(config: Config) -> bool:
     if not (config.data_dir / FILE_NAME).exists():
         return False
     try:
-        ledger = await LedgerReader.open(config.data_dir)
-        try:
+        async with await LedgerReader.open(config.data_dir) as ledger:
             return await factories.is_archive_used(ledger, config.archive_uri)
-        finally:
-            await ledger.close()
     except LedgerError:
         return False  # `check_ledger` reports it
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from receiver.core.clock import monotonic_clock, wall_clock
 from receiver.core.errors import AuthError, LedgerError
@@ -91,6 +91,12 @@ class LedgerReader:
             LedgerError: as `database.open_read_only`.
         """
         return cls(await database.open_read_only(data_dir))
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         """Close the connections."""
