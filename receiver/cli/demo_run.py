@@ -63,7 +63,7 @@ class Child:
 
     name: str
     process: Process
-    log: Path
+    log_file: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +98,7 @@ class Demo:
             for end in ends:
                 end.cancel()
         child = ends[ended.pop()]
-        raise DemoError(f"the {child.name} has ended by itself; what it said is in {child.log}")
+        raise DemoError(f"the {child.name} has ended by itself; what it said is in {child.log_file}")
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of work, which is cancelled if a process ends.
@@ -306,7 +306,7 @@ async def _address(child: Child, key: str) -> str:
         line = await asyncio.wait_for(child.process.stdout.readline(), START_SECONDS)
         return str(json.loads(line)[key])
     except (TimeoutError, ValueError, KeyError):
-        why = _last_line(child.log) or "it said nothing"
+        why = _last_line(child.log_file) or "it said nothing"
         raise DemoError(f"the {child.name} did not start: {why}") from None
 
 

@@ -69,70 +69,70 @@ def check_directory(
     folder = config.data_dir
     name = "data directory"
     try:
-        there = folder.stat()
+        status = folder.stat()
     except (FileNotFoundError, NotADirectoryError):
         return _check_parent(folder)
     except PermissionError:
         return [failure(name, f"{folder} cannot be reached by this user", RUN_AS_SERVE)]
-    if not stat.S_ISDIR(there.st_mode):
+    if not stat.S_ISDIR(status.st_mode):
         return [failure(name, f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
-    on = mount_of(folder.resolve(), mounts)
-    if on is not None and on.read_only:
+    mount = mount_of(folder.resolve(), mounts)
+    if mount is not None and mount.read_only:
         return [
             failure(
                 name,
-                f"{folder} lies on a file system that is mounted read-only ({on.point})",
-                f"Mount it so that it can be written: mount -o remount,rw {on.point}; or, in a container,"
+                f"{folder} lies on a file system that is mounted read-only ({mount.point})",
+                f"Mount it so that it can be written: mount -o remount,rw {mount.point}; or, in a container,"
                 " the volume without :ro.",
             )
         ]
     found = [*_check_ownership(folder, user, owner)]
-    if there.st_mode & 0o022:
+    if status.st_mode & 0o022:
         found.append(
             failure(name, f"other users can write in {folder}", f"Shut them out: chmod 700 {folder}")
         )
-    elif there.st_mode & 0o077:
+    elif status.st_mode & 0o077:
         found.append(
             warning(name, f"other users can look into {folder}", f"Shut them out: chmod 700 {folder}")
         )
-    found += _check_file_system(folder, on)
+    found += _check_file_system(folder, mount)
     return found or [ok(name, f"{folder} is there, and this user's alone")]
 
 
 def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> Iterator[Result]:
     """Check that all files are the server's; after a restore by another user, they are that user's."""
     name = "data directory"
-    whose = owner(folder)
+    uid = owner(folder)
     give = f"chown -R {user} {folder}"
-    if whose != user:
-        give = f"run serve, and this, as user {whose}, or: {give}"
+    if uid != user:
+        give = f"run serve, and this, as user {uid}, or: {give}"
         yield warning(
-            name, f"{folder} is user {whose}'s, and this runs as user {user}", give[0].upper() + give[1:]
+            name, f"{folder} is user {uid}'s, and this runs as user {user}", give[0].upper() + give[1:]
         )
-    kept_out = set(unwritable(folder))
-    for path in sorted(kept_out):
+    unusable = set(unwritable(folder))
+    for path in sorted(unusable):
         if owner(path) == user:
             detail, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
         else:
             detail, remedy = f"for it is user {owner(path)}'s", f"Give all of it to the user of serve: {give}"
         yield failure(name, f"{path} cannot be read and written by user {user}, {detail}", remedy)
-    if folder in kept_out:
+    if folder in unusable:
         return  # nothing in it can be read
-    strange = []
-    for path in sorted(_inside(folder) - kept_out):
+    foreign = []
+    for path in sorted(_inside(folder) - unusable):
         with suppress(OSError):  # a running server has just removed it
-            if owner(path) != whose:
-                strange.append(path)
-    if strange:
-        named = ", ".join(path.relative_to(folder).as_posix() for path in strange[:MAX_NAMED])
-        more = f" and {len(strange) - MAX_NAMED} more" if len(strange) > MAX_NAMED else ""
+            if owner(path) != uid:
+                foreign.append(path)
+    if foreign:
+        named = ", ".join(path.relative_to(folder).as_posix() for path in foreign[:MAX_NAMED])
+        more = f" and {len(foreign) - MAX_NAMED} more" if len(foreign) > MAX_NAMED else ""
         yield warning(
             name,
-            f"{folder} is user {whose}'s, and not all that lies in it: {named}{more}",
-            f"Give all of it to the user of serve: chown -R {whose} {folder}",
+            f"{folder} is user {uid}'s, and not all that lies in it: {named}{more}",
+            f"Give all of it to the user of serve: chown -R {uid} {folder}",
         )
     ledger = folder / FILE_NAME
-    if ledger not in kept_out and ledger.exists() and ledger.stat().st_mode & 0o077:
+    if ledger not in unusable and ledger.exists() and ledger.stat().st_mode & 0o077:
         yield warning(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*")
 
 

@@ -188,16 +188,16 @@ def clock_offset(date: str, asked: float, answered: float) -> float | None:
     return max(seconds - answered, 0.0) + min(seconds + 1 - asked, 0.0)
 
 
-def check_clock(whose: str, difference: float | None) -> list[Result]:
+def check_clock(peer: str, difference: float | None) -> list[Result]:
     """Check the difference between two clocks, in seconds; ``None`` if unknown."""
     if difference is None:
         return []
     size = abs(difference)
     if size < CLOCK_WARNING:
-        return [ok("clock", f"agrees with {whose}'s")]
+        return [ok("clock", f"agrees with {peer}'s")]
     side = "behind" if difference > 0 else "ahead of"
     level = failure if size >= CLOCK_FAILURE else warning
-    return [level("clock", f"this machine's clock is {size:.0f} seconds {side} {whose}'s", SET_CLOCK)]
+    return [level("clock", f"this machine's clock is {size:.0f} seconds {side} {peer}'s", SET_CLOCK)]
 
 
 async def check_provider(config: Config) -> list[Result]:

@@ -44,16 +44,16 @@ def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection
         for name in config.unknown
     ]
     # Without those that are missing, or do not fit, only because a setting is wrong.
-    astray = named(wrong)
+    wrong_names = named(wrong)
     faults = [
         line
         for line in (*config.missing_for_serve(), *factories.wrong_settings(config))
-        if not any(n in line for n in astray)
+        if not any(n in line for n in wrong_names)
     ]
     found += [failure("settings", fault, FIX_SETTING) for fault in (*wrong, *faults)]
     if not found:
         found.append(ok("settings", f"{len(origins)} are set, and all are understood"))
-    if not config.image_sources and "RECEIVER_IMAGE_SOURCES" not in astray:
+    if not config.image_sources and "RECEIVER_IMAGE_SOURCES" not in wrong_names:
         found.append(
             warning(
                 "image sources",
@@ -145,13 +145,13 @@ def _is_mounted(file: Path, mounts: str) -> bool:
 def settings_report(
     config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()
 ) -> list[dict[str, Any]]:
-    """Every setting: its value, without secrets and unless it is wrong, and where it comes from."""
-    astray = named(wrong)
+    """Return every setting with its source and its value, without secrets; ``None`` if it is wrong."""
+    wrong_names = named(wrong)
     fields = {field.alias: name for name, field in Config.model_fields.items() if field.alias}
     return [
         {
             "name": name,
-            "value": None if name in astray else _public_value(getattr(config, fields[name])),
+            "value": None if name in wrong_names else _public_value(getattr(config, fields[name])),
             "from": origins.get(name, "default"),
         }
         for name in SETTINGS

@@ -14,8 +14,16 @@ import httpx
 import pytest
 
 from receiver.ledger import FILE_NAME
-from tests.keeping.estate import Bucket, Said, Thing, filled, lay_out, say, things
 from tests.ledger.actions import file_of
+from tests.operations.archived_jobs import (
+    Bucket,
+    JsonOutput,
+    Sample,
+    filled,
+    lay_out,
+    make_samples,
+    run_json,
+)
 from tests.support.gallery import gallery
 from tests.support.processes import Program, Programs, Receiver, command, run, settings
 from tests.support.seaweed import Seaweed, seaweed
@@ -37,8 +45,8 @@ def store() -> Iterator[Seaweed]:
 
 
 @pytest.fixture(scope="module")
-def estate() -> list[Thing]:
-    return things(COUNT)
+def images() -> list[Sample]:
+    return make_samples(COUNT)
 
 
 def values(store: Seaweed, folder: Path, bucket: Bucket) -> dict[str, str]:
@@ -57,20 +65,20 @@ class Sound:
 
     bucket: Bucket
     data: Path
-    audit: Said
+    audit: JsonOutput
     rebuilt: Path
-    anew: Said
-    again: Said
+    anew: JsonOutput
+    again: JsonOutput
 
 
 @pytest.fixture(scope="module")
-def sound(store: Seaweed, estate: list[Thing], tmp_path_factory: pytest.TempPathFactory) -> Sound:
+def sound(store: Seaweed, images: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> Sound:
     bucket = Bucket(store, "archive")
     folder, other = tmp_path_factory.mktemp("sound"), tmp_path_factory.mktemp("rebuilt")
-    filled(folder / "data", estate, bucket.put_all(estate))
+    filled(folder / "data", images, bucket.put_all(images))
     given, elsewhere = values(store, folder, bucket), values(store, other, bucket)
-    audit = say(["audit"], folder, given)
-    anew, again = (say(["rebuild"], other, elsewhere) for _ in range(2))
+    audit = run_json(["audit"], folder, given)
+    anew, again = (run_json(["rebuild"], other, elsewhere) for _ in range(2))
     return Sound(bucket, folder / "data", audit, other / "data", anew, again)
 
 
@@ -86,10 +94,10 @@ def test_a_sound_bucket_is_found_sound_and_rebuilt_to_an_equal_ledger(sound: Sou
 class Damage:
     """Harm done on purpose to a bucket; each list names the jobs, or the objects, that it was done to."""
 
-    def __init__(self, bucket: Bucket, estate: list[Thing]) -> None:
-        left = iter(estate[7::20])  # spread over all of the bucket
+    def __init__(self, bucket: Bucket, images: list[Sample]) -> None:
+        left = iter(images[7::20])  # spread over all of the bucket
 
-        def take(count: int) -> list[Thing]:
+        def take(count: int) -> list[Sample]:
             return [next(left) for _ in range(count)]
 
         with closing(bucket.client()) as client:
@@ -117,7 +125,7 @@ class Damage:
             for one in self.doubled:
                 bucket.put(one, key=f"elsewhere/{one.job_id}.png", client=client)
             self.foreign = [
-                bucket.put(estate[0], key=f"2026/foreign-{n}.png", metadata={}, client=client).uri
+                bucket.put(images[0], key=f"2026/foreign-{n}.png", metadata={}, client=client).uri
                 for n in range(6)
             ]
             self.unknown = [replace(one, job_id=f"unknown-{n}") for n, one in enumerate(take(2))]
@@ -125,20 +133,20 @@ class Damage:
                 bucket.put(one, client=client)
 
 
-def other_bytes(thing: Thing) -> bytes:
-    return thing.content[:-1] + bytes([thing.content[-1] ^ 1])
+def other_bytes(image: Sample) -> bytes:
+    return image.content[:-1] + bytes([image.content[-1] ^ 1])
 
 
-def ids(*lists: list[Thing]) -> list[str]:
+def ids(*lists: list[Sample]) -> list[str]:
     return sorted(one.job_id for some in lists for one in some)
 
 
 def test_all_damage_that_was_done_is_found_also_by_an_audit_that_was_killed_and_goes_on(
-    programs: Programs, store: Seaweed, estate: list[Thing], sound: Sound, tmp_path: Path
+    programs: Programs, store: Seaweed, images: list[Sample], sound: Sound, tmp_path: Path
 ) -> None:
     bucket, data = sound.bucket, tmp_path / "data"
     shutil.copytree(sound.data, data, ignore=shutil.ignore_patterns("audit.*"))
-    done = Damage(bucket, estate)
+    done = Damage(bucket, images)
     given = values(store, tmp_path, bucket)
 
     with Program("audit", command("audit", "--rate", "200"), tmp_path, given) as program:
@@ -146,7 +154,7 @@ def test_all_damage_that_was_done_is_found_also_by_an_audit_that_was_killed_and_
         program.kill()
     assert 0 < audited(data) < COUNT
 
-    found = say(["audit"], tmp_path, given)
+    found = run_json(["audit"], tmp_path, given)
     assert found.code == 1, found.errors
     assert found.of("archive.missing") == ids(done.missing)
     assert found.of("archive.altered") == ids(done.truncated, done.altered)
@@ -157,7 +165,7 @@ def test_all_damage_that_was_done_is_found_also_by_an_audit_that_was_killed_and_
     assert found.summary["jobs"] == COUNT
     assert sum(found.summary["found"].values()) == len(found.findings)
 
-    deep = say(["audit", "--deep"], tmp_path, given)
+    deep = run_json(["audit", "--deep"], tmp_path, given)
     assert deep.of("archive.altered") == ids(done.truncated, done.altered, done.unproved)
     assert deep.of("archive.unproved") == []
 
@@ -174,14 +182,14 @@ def test_all_damage_that_was_done_is_found_also_by_an_audit_that_was_killed_and_
     # The ledger of the same bucket: what its objects prove, and no more.
     folder = tmp_path / "rebuilt"
     folder.mkdir()
-    anew = say(["rebuild"], folder, values(store, folder, bucket))
+    anew = run_json(["rebuild"], folder, values(store, folder, bucket))
     lost = ids(done.missing, done.truncated, done.altered, done.unproved, done.unlabelled)
     assert anew.code == 1, anew.errors
     assert anew.of("archive.altered") == ids(done.truncated, done.altered, done.unproved)
     assert anew.of("archive.duplicate") == ids(done.doubled)
     assert len(anew.of("archive.foreign")) == 6 + len(done.unlabelled)
     rebuilt = {row[0] for row in told(folder / "data")}
-    assert rebuilt == {one.job_id for one in estate} - set(lost) | set(ids(done.unknown))
+    assert rebuilt == {one.job_id for one in images} - set(lost) | set(ids(done.unknown))
     assert anew.summary["added"] == len(rebuilt)
 
 
@@ -202,11 +210,11 @@ def relocated(data: Path) -> int:
 class Asker:
     """Asks for images again and again, whichever way they come, and notes what was wrong."""
 
-    def __init__(self, receiver: Receiver, store: Seaweed, estate: list[Thing]) -> None:
+    def __init__(self, receiver: Receiver, store: Seaweed, images: list[Sample]) -> None:
         self.ways: dict[int, int] = {}
         self.wrong: list[str] = []
         self._stop = threading.Event()
-        self._receiver, self._estate = receiver, estate
+        self._receiver, self._images = receiver, images
         self._trusting = ssl.create_default_context(cafile=str(store.ca_bundle))
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -215,15 +223,15 @@ class Asker:
         with httpx.Client(trust_env=False, verify=self._trusting, timeout=30) as client:
             number = 0
             while not self._stop.wait(0.01):  # a hundred a second at most: it asks, and is no load
-                thing = self._estate[number * 37 % len(self._estate)]
+                image = self._images[number * 37 % len(self._images)]
                 number += 1
-                answer = self._receiver.get(f"/jobs/{thing.job_id}/image")
+                answer = self._receiver.get(f"/jobs/{image.job_id}/image")
                 self.ways[answer.status_code] = self.ways.get(answer.status_code, 0) + 1
                 content = answer.content
                 if answer.status_code == 302:
                     content = client.get(answer.headers["location"]).content
-                if content != thing.content:
-                    self.wrong.append(f"{thing.job_id}: {answer.status_code} {content[:100]!r}")
+                if content != image.content:
+                    self.wrong.append(f"{image.job_id}: {answer.status_code} {content[:100]!r}")
 
     def stop(self) -> None:
         self._stop.set()
@@ -231,17 +239,17 @@ class Asker:
 
 
 def test_a_folder_moves_to_the_bucket_over_a_kill_and_every_image_is_served_all_the_time(
-    programs: Programs, store: Seaweed, estate: list[Thing], tmp_path: Path
+    programs: Programs, store: Seaweed, images: list[Sample], tmp_path: Path
 ) -> None:
     bucket = Bucket(store, "moved")
     data = tmp_path / "data"
     root = data / "archive"
-    stored = lay_out(root, estate)
-    filled(data, estate, stored)
-    lost, rotten = estate[11], estate[12]
+    stored = lay_out(root, images)
+    filled(data, images, stored)
+    lost, rotten = images[11], images[12]
     (root / lost.key).unlink()
     (root / rotten.key).write_bytes(other_bytes(rotten))
-    whole = [one for one in estate if one not in (lost, rotten)]
+    whole = [one for one in images if one not in (lost, rotten)]
     given = values(store, tmp_path, bucket)
     in_folder = {**given, "RECEIVER_ARCHIVE": root.as_uri()}
 
@@ -254,14 +262,14 @@ def test_a_folder_moves_to_the_bucket_over_a_kill_and_every_image_is_served_all_
                 program.kill()
             reached = relocated(data)
             assert 100 <= reached < COUNT
-            assert (root / estate[0].key).exists()  # files stay, unless told otherwise
+            assert (root / images[0].key).exists()  # files stay, unless told otherwise
 
-            rest = say(["archive-migrate", "--remove"], tmp_path, given)
+            rest = run_json(["archive-migrate", "--remove"], tmp_path, given)
         finally:
             asker.stop()
         assert asker.wrong == []
         assert set(asker.ways) == {200, 302}, asker.ways
-        history = receiver.job(estate[5].job_id)["history"]
+        history = receiver.job(images[5].job_id)["history"]
         assert [line["event"] for line in history] == ["received", "fetched", "archived", "relocated"]
 
     assert rest.code == 1, rest.errors
@@ -274,7 +282,7 @@ def test_a_folder_moves_to_the_bucket_over_a_kill_and_every_image_is_served_all_
         for one in whole[::100]:
             assert bucket.read(one, client=client) == one.content
 
-    found = say(["audit"], tmp_path, given)
+    found = run_json(["audit"], tmp_path, given)
     assert [(one["job"], one["reason"]) for one in found.findings] == [
         (lost.job_id, "archive.missing"),
         (rotten.job_id, "archive.altered"),
@@ -315,7 +323,7 @@ def test_a_backup_beside_a_busy_server_and_what_came_after_it_are_restored_toget
         shutil.rmtree(data)
         data.mkdir()
         shutil.copy(tmp_path / "copy", data / FILE_NAME)
-        found = say(["rebuild"], tmp_path, given)
+        found = run_json(["rebuild"], tmp_path, given)
         assert found.code == 0, found.errors
         assert (found.summary["known"], found.summary["added"], found.summary["moved"]) == (
             len(before),
@@ -328,7 +336,7 @@ def test_a_backup_beside_a_busy_server_and_what_came_after_it_are_restored_toget
                 assert receiver.get(f"/jobs/{job_id}/image").status_code == 302
             # What was announced after the copy, and is not archived, is what a restore loses.
             assert receiver.get("/jobs/announced").status_code == 404
-    assert say(["audit"], tmp_path, given).findings == []
+    assert run_json(["audit"], tmp_path, given).findings == []
 
 
 def said_once(arguments: list[str], folder: Path, given: dict[str, str]) -> dict[str, Any]:

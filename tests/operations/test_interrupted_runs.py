@@ -19,7 +19,7 @@ from receiver.operations.audit import Auditor
 from receiver.operations.checkpoint import Checkpoint
 from receiver.operations.migrate import Migrator
 from receiver.operations.rebuild import Rebuilder
-from tests.keeping.estate import Thing, fill, lay_out, things
+from tests.operations.archived_jobs import Sample, fill, lay_out, make_samples
 from tests.support.clock import NOW
 
 MANY = 1_100
@@ -73,8 +73,8 @@ async def archive(root: Path) -> AsyncIterator[Inventory]:
 async def test_a_rebuild_that_was_cut_off_looks_at_nothing_twice_but_its_last_page(
     tmp_path: Path, root: Path, archive: Inventory
 ) -> None:
-    estate = things(MANY)
-    lay_out(root, estate)
+    images = make_samples(MANY)
+    lay_out(root, images)
     ledger = await Ledger.serve(tmp_path)
 
     async def run(turns: Turns) -> Checkpoint:
@@ -165,8 +165,8 @@ async def audited(
 
 
 async def test_an_archive_that_is_away_for_a_moment_is_no_damage(tmp_path: Path, root: Path) -> None:
-    estate = things(20)
-    await fill(tmp_path, estate, lay_out(root, estate))
+    images = make_samples(20)
+    await fill(tmp_path, images, lay_out(root, images))
     archive = Moody(root, [AWAY, None, AWAY, None])
     counts, damaged = await audited(tmp_path, archive, Turns(99).turn)
     assert (counts["jobs"], damaged) == (20, {})
@@ -177,8 +177,8 @@ async def test_an_archive_that_is_away_for_a_moment_is_no_damage(tmp_path: Path,
 async def test_an_archive_that_refuses_ends_the_audit_and_no_image_is_called_lost(
     tmp_path: Path, root: Path, mood: ArchiveError
 ) -> None:
-    estate = things(20)
-    await fill(tmp_path, estate, lay_out(root, estate))
+    images = make_samples(20)
+    await fill(tmp_path, images, lay_out(root, images))
     archive = Moody(root, [mood] * 99)
     with pytest.raises(ArchiveError) as refusal:
         await audited(tmp_path, archive, Turns(999).turn)
@@ -192,9 +192,9 @@ async def test_an_archive_that_refuses_ends_the_audit_and_no_image_is_called_los
 async def test_an_audit_that_was_cut_off_goes_on_with_what_it_has_found(
     tmp_path: Path, root: Path, archive: Inventory
 ) -> None:
-    estate = things(600)
-    await fill(tmp_path, estate, lay_out(root, estate))
-    for lost in (estate[3], estate[550]):
+    images = make_samples(600)
+    await fill(tmp_path, images, lay_out(root, images))
+    for lost in (images[3], images[550]):
         (root / lost.key).unlink()
     with pytest.raises(CutOffError):
         await audited(tmp_path, archive, Turns(560).turn)
@@ -234,8 +234,8 @@ def target_root(tmp_path: Path) -> Path:
 async def test_a_target_that_is_away_for_a_moment_is_asked_again_and_one_that_refuses_ends_it(
     tmp_path: Path, root: Path, target_root: Path, archive: Inventory
 ) -> None:
-    estate = things(10)
-    await fill(tmp_path, estate, lay_out(root, estate))
+    images = make_samples(10)
+    await fill(tmp_path, images, lay_out(root, images))
     ledger = await Ledger.serve(tmp_path)
     refusing, moody = Moody(target_root, [None, DENIED]), Moody(target_root, [AWAY, AWAY, None, AWAY])
     try:
@@ -246,7 +246,7 @@ async def test_a_target_that_is_away_for_a_moment_is_asked_again_and_one_that_re
         assert counts["failed"] == 0
         assert counts["removed"] == 10
         assert pictures(root) == {}
-        assert set(pictures(target_root).values()) == {one.content for one in estate}
+        assert set(pictures(target_root).values()) == {one.content for one in images}
     finally:
         await ledger.close()
         await refusing.aclose()
@@ -256,17 +256,17 @@ async def test_a_target_that_is_away_for_a_moment_is_asked_again_and_one_that_re
 async def test_a_file_is_removed_only_while_its_image_is_proved_to_lie_in_the_target(
     tmp_path: Path, root: Path, target_root: Path, archive: Inventory
 ) -> None:
-    estate = things(6)
-    await fill(tmp_path, estate, lay_out(root, estate))
+    images = make_samples(6)
+    await fill(tmp_path, images, lay_out(root, images))
     (root / "foreign.png").write_bytes(b"foreign")
-    unknown = Thing("unknown", None, NOW, b"unknown")
+    unknown = Sample("unknown", None, NOW, b"unknown")
     lay_out(root, [unknown])
     ledger = await Ledger.serve(tmp_path)
     target = open_archive(target_root.as_uri())
     try:
         moved = Moved(ledger, archive, target)
         await moved.migrator.move(nobody)
-        gone, rotten = estate[0], estate[1]
+        gone, rotten = images[0], images[1]
         (target_root / gone.key).unlink()
         (target_root / rotten.key).unlink()
         (target_root / rotten.key).write_bytes(b"rotten")
@@ -288,8 +288,8 @@ async def test_a_file_is_removed_only_while_its_image_is_proved_to_lie_in_the_ta
 async def test_a_source_that_is_not_there_ends_it(
     tmp_path: Path, root: Path, target_root: Path, archive: Inventory
 ) -> None:
-    estate = things(3)
-    await fill(tmp_path, estate, lay_out(root, estate))
+    images = make_samples(3)
+    await fill(tmp_path, images, lay_out(root, images))
     await asyncio.to_thread(root.rename, tmp_path / "unmounted")
     ledger = await Ledger.serve(tmp_path)
     target = open_archive(target_root.as_uri())

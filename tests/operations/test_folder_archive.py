@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.keeping.estate import Thing, filled, lay_out, say, things
 from tests.ledger.actions import file_of
+from tests.operations.archived_jobs import Sample, filled, lay_out, make_samples, run_json
 from tests.support.processes import Programs, run, settings
 from tests.support.waiting import eventually
 
@@ -14,15 +14,15 @@ COUNT = 60
 
 
 @pytest.fixture
-def estate() -> list[Thing]:
-    return things(COUNT, seed=2)
+def images() -> list[Sample]:
+    return make_samples(COUNT, seed=2)
 
 
 @pytest.fixture
-def root(tmp_path: Path, estate: list[Thing]) -> Path:
+def root(tmp_path: Path, images: list[Sample]) -> Path:
     """The archive of a data directory."""
     root = tmp_path / "data" / "archive"
-    filled(tmp_path / "data", estate, lay_out(root, estate))
+    filled(tmp_path / "data", images, lay_out(root, images))
     return root
 
 
@@ -31,44 +31,44 @@ def flipped(content: bytes) -> bytes:
 
 
 def test_damage_in_a_folder_is_found_and_a_quick_look_finds_what_it_can(
-    tmp_path: Path, root: Path, estate: list[Thing]
+    tmp_path: Path, root: Path, images: list[Sample]
 ) -> None:
     given = settings(tmp_path)
-    sound = say(["audit"], tmp_path, given)
+    sound = run_json(["audit"], tmp_path, given)
     assert (sound.code, sound.findings, sound.summary["objects"]) == (0, [], COUNT), sound.errors
 
-    (root / estate[1].key).unlink()
-    (root / estate[2].key).write_bytes(estate[2].content[:-1])
-    (root / estate[3].key).write_bytes(flipped(estate[3].content))
-    labels = root / estate[4].key
+    (root / images[1].key).unlink()
+    (root / images[2].key).write_bytes(images[2].content[:-1])
+    (root / images[3].key).write_bytes(flipped(images[3].content))
+    labels = root / images[4].key
     labels.with_name(f".{labels.name}.json").unlink()
     (root / "foreign.png").write_bytes(b"foreign")
-    lay_out(root, [Thing("unknown", None, estate[0].received_at, b"unknown")])
+    lay_out(root, [Sample("unknown", None, images[0].received_at, b"unknown")])
 
-    found = say(["audit"], tmp_path, given)
+    found = run_json(["audit"], tmp_path, given)
     assert found.code == 1
-    assert found.of("archive.missing") == [estate[1].job_id]
-    assert found.of("archive.altered") == [estate[2].job_id, estate[3].job_id]
-    assert found.of("archive.mislabelled") == [estate[4].job_id]
+    assert found.of("archive.missing") == [images[1].job_id]
+    assert found.of("archive.altered") == [images[2].job_id, images[3].job_id]
+    assert found.of("archive.mislabelled") == [images[4].job_id]
     assert found.of("archive.foreign") == [(root / "foreign.png").as_uri(), "unknown"]
-    quick = say(["audit", "--quick"], tmp_path, given)
-    assert quick.of("archive.altered") == [estate[2].job_id]
+    quick = run_json(["audit", "--quick"], tmp_path, given)
+    assert quick.of("archive.altered") == [images[2].job_id]
     plain = run(["audit"], tmp_path, given)
     assert plain.returncode == 1
-    assert f"{estate[1].job_id}\tarchive.missing\t" in plain.stdout
+    assert f"{images[1].job_id}\tarchive.missing\t" in plain.stdout
 
 
-def test_a_folder_gives_its_ledger_back(tmp_path: Path, root: Path, estate: list[Thing]) -> None:
+def test_a_folder_gives_its_ledger_back(tmp_path: Path, root: Path, images: list[Sample]) -> None:
     with file_of(tmp_path / "data") as db:
         wanted = [tuple(row) for row in db.execute("SELECT id, ref, sha256, uri, received_at FROM jobs")]
     for path in (tmp_path / "data").glob("ledger.sqlite3*"):
         path.unlink()
-    anew = say(["rebuild"], tmp_path, settings(tmp_path))
+    anew = run_json(["rebuild"], tmp_path, settings(tmp_path))
     assert (anew.code, anew.summary["added"]) == (0, COUNT), anew.errors
     with file_of(tmp_path / "data") as db:
         found = [tuple(row) for row in db.execute("SELECT id, ref, sha256, uri, received_at FROM jobs")]
     assert sorted(found, key=str) == sorted(wanted, key=str)
-    assert say(["audit"], tmp_path, settings(tmp_path)).code == 0
+    assert run_json(["audit"], tmp_path, settings(tmp_path)).code == 0
 
 
 def old(data: Path) -> None:
@@ -151,10 +151,10 @@ def test_what_cannot_be_meant_is_refused(
 
 def test_an_archive_that_is_not_there_is_no_lost_archive(tmp_path: Path, root: Path) -> None:
     root.rename(tmp_path / "unmounted")
-    found = say(["rebuild"], tmp_path, settings(tmp_path))
+    found = run_json(["rebuild"], tmp_path, settings(tmp_path))
     assert (found.code, found.findings) == (1, [])
     assert "archive.no_bucket" in found.errors
-    audited = say(["audit"], tmp_path, settings(tmp_path))
+    audited = run_json(["audit"], tmp_path, settings(tmp_path))
     assert (audited.code, audited.findings) == (1, [])
     assert "archive.no_bucket" in audited.errors
     with file_of(tmp_path / "data") as db:

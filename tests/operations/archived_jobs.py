@@ -28,11 +28,11 @@ from tests.support.seaweed import Seaweed
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-HANDS = 16
+CONCURRENCY = 16
 
 
 @dataclass(frozen=True)
-class Thing:
+class Sample:
     """One archived job and its bytes."""
 
     job_id: str
@@ -56,7 +56,7 @@ class Thing:
         return datetime.fromtimestamp(self.received_at / 1000, UTC)
 
 
-def things(count: int, seed: int = 1) -> list[Thing]:
+def make_samples(count: int, seed: int = 1) -> list[Sample]:
     """So many jobs of the last weeks, oldest first; every third has a ref, some of them in other scripts."""
     dice = random.Random(seed)
     made = []
@@ -64,24 +64,24 @@ def things(count: int, seed: int = 1) -> list[Thing]:
         ref = [None, f"order {number}", None][number % 3]
         content = b"\x89PNG\r\n\x1a\n" + dice.randbytes(dice.randrange(100, 1500))
         made.append(
-            Thing(f"{number:05}-{dice.randbytes(6).hex()}", ref, NOW + number * 600 * SECOND, content)
+            Sample(f"{number:05}-{dice.randbytes(6).hex()}", ref, NOW + number * 600 * SECOND, content)
         )
     return made
 
 
-async def fill(data: Path, estate: Sequence[Thing], stored: Mapping[str, StoredObject]) -> None:
+async def fill(data: Path, images: Sequence[Sample], stored: Mapping[str, StoredObject]) -> None:
     """Makes a ledger in which each job is archived where it is stored."""
     clock = Clock()
     ledger = await Ledger.serve(data, now=clock, monotonic=Clock(0))
-    by_id = {thing.job_id: thing for thing in estate}
+    by_id = {sample.job_id: sample for sample in images}
     try:
-        for thing in estate:
-            clock.now = thing.received_at
-            said = Completion(thing.job_id, "https://host/1.png", None, 64, 48)
-            await ledger.record(Delivery(said, b"{}", clock.now + HOUR, thing.ref))
-        for claim in await ledger.claim_to_fetch(len(estate), again=0, lease=HOUR):
+        for sample in images:
+            clock.now = sample.received_at
+            said = Completion(sample.job_id, "https://host/1.png", None, 64, 48)
+            await ledger.record(Delivery(said, b"{}", clock.now + HOUR, sample.ref))
+        for claim in await ledger.claim_to_fetch(len(images), again=0, lease=HOUR):
             await ledger.fetched(claim, by_id[claim.job.id].image, f"{claim.job.id}.spool")
-        for claim in await ledger.claim_to_archive(len(estate), lease=HOUR):
+        for claim in await ledger.claim_to_archive(len(images), lease=HOUR):
             await ledger.archived(claim, stored[claim.job.id])
     finally:
         await ledger.close()
@@ -102,15 +102,15 @@ class Bucket:
     def client(self) -> "S3Client":
         return self._store.client()
 
-    def put_all(self, estate: Iterable[Thing]) -> dict[str, StoredObject]:
+    def put_all(self, images: Iterable[Sample]) -> dict[str, StoredObject]:
         """Puts every job's object; gives where."""
-        with closing(self.client()) as client, ThreadPoolExecutor(HANDS) as pool:
-            put = list(pool.map(lambda one: (one.job_id, self.put(one, client=client)), estate))
+        with closing(self.client()) as client, ThreadPoolExecutor(CONCURRENCY) as pool:
+            put = list(pool.map(lambda one: (one.job_id, self.put(one, client=client)), images))
         return dict(put)
 
     def put(
         self,
-        thing: Thing,
+        sample: Sample,
         *,
         client: "S3Client",
         key: str | None = None,
@@ -119,43 +119,43 @@ class Bucket:
         checksum: bool = True,
     ) -> StoredObject:
         """Puts a job's object, or something else in its stead."""
-        body = thing.content if content is None else content
+        body = sample.content if content is None else content
         said = (
             {"ChecksumSHA256": base64.b64encode(hashlib.sha256(body).digest()).decode()} if checksum else {}
         )
         answer = client.put_object(
             Bucket=self._store.bucket,
-            Key=f"{self._prefix}/{key or thing.key}",
+            Key=f"{self._prefix}/{key or sample.key}",
             Body=body,
             ContentType="image/png",
-            Metadata=dict(thing.metadata() if metadata is None else metadata),
+            Metadata=dict(sample.metadata() if metadata is None else metadata),
             **said,  # type: ignore[arg-type]
         )
-        return StoredObject(f"{self.uri}/{key or thing.key}", answer["ETag"].strip('"'))
+        return StoredObject(f"{self.uri}/{key or sample.key}", answer["ETag"].strip('"'))
 
-    def delete(self, thing: Thing, *, client: "S3Client") -> None:
-        client.delete_object(Bucket=self._store.bucket, Key=f"{self._prefix}/{thing.key}")
+    def delete(self, sample: Sample, *, client: "S3Client") -> None:
+        client.delete_object(Bucket=self._store.bucket, Key=f"{self._prefix}/{sample.key}")
 
-    def read(self, thing: Thing, *, client: "S3Client") -> bytes:
-        key = f"{self._prefix}/{thing.key}"
+    def read(self, sample: Sample, *, client: "S3Client") -> bytes:
+        key = f"{self._prefix}/{sample.key}"
         return client.get_object(Bucket=self._store.bucket, Key=key)["Body"].read()
 
 
-def lay_out(root: Path, estate: Iterable[Thing]) -> dict[str, StoredObject]:
+def lay_out(root: Path, images: Iterable[Sample]) -> dict[str, StoredObject]:
     """A folder archive with every job's file and what lies beside it; gives where."""
     stored = {}
-    for thing in estate:
-        path = root / thing.key
+    for sample in images:
+        path = root / sample.key
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(thing.content)
-        path.with_name(f".{path.name}.json").write_text(json.dumps(thing.metadata()))
-        stored[thing.job_id] = StoredObject(path.as_uri())
+        path.write_bytes(sample.content)
+        path.with_name(f".{path.name}.json").write_text(json.dumps(sample.metadata()))
+        stored[sample.job_id] = StoredObject(path.as_uri())
     return stored
 
 
 @dataclass
-class Said:
-    """What a command with ``--json`` said."""
+class JsonOutput:
+    """The output of a command with ``--json``."""
 
     code: int
     errors: str
@@ -167,16 +167,16 @@ class Said:
         return sorted(one["job"] or one["uri"] for one in self.findings if one["reason"] == reason)
 
 
-def say(arguments: Sequence[str], folder: Path, values: Mapping[str, str]) -> Said:
-    """Runs a command with ``--json`` to its end."""
+def run_json(arguments: Sequence[str], folder: Path, values: Mapping[str, str]) -> JsonOutput:
+    """Run a command with ``--json`` to its end."""
     done = run([*arguments, "--json"], folder, values)
     assert "Traceback" not in done.stderr, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     summary = lines.pop()["summary"] if lines else {}
-    return Said(done.returncode, done.stderr, lines, summary)
+    return JsonOutput(done.returncode, done.stderr, lines, summary)
 
 
-def filled(data: Path, estate: Sequence[Thing], stored: Mapping[str, StoredObject]) -> None:
+def filled(data: Path, images: Sequence[Sample], stored: Mapping[str, StoredObject]) -> None:
     """`fill` in a new folder, for tests without an event loop."""
     data.mkdir(parents=True, exist_ok=True)
-    asyncio.run(fill(data, estate, stored))
+    asyncio.run(fill(data, images, stored))
