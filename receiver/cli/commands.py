@@ -72,7 +72,6 @@ def commands(typed: str = "") -> typer.Typer:
     """
     app = typer.Typer(
         name="receiver",
-        help="The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",

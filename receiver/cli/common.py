@@ -78,21 +78,19 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[OnProgress]:
     if quiet or not console.is_terminal:
         yield lambda _done, _total: None
         return
-    # Only here, since no other command waits for this import.
-    from rich.progress import (  # noqa: PLC0415
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-    )
+    from rich import progress  # noqa: PLC0415 - only here, since no other command needs it
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        progress.TimeRemainingColumn(),
+    )
     # Rich would send stdout to the terminal too, also where it is redirected to a file.
     redirect = sys.stdout.isatty()
-    with Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as progress:
-        task = progress.add_task(unit, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with progress.Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:
+        task = bar.add_task(unit, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], if_aborted: str) -> None:

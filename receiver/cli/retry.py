@@ -93,16 +93,16 @@ def retry(
     else:
         found = _named(config, ids or ())
     if dry_run:
-        output = _Output(as_json=as_json, dry_run=True)
-        asyncio.run(_each_page(found, output.add, quiet=as_json))
-        output.end()
-        raise typer.Exit(1 if output.left and not by_filter else 0)
+        printer = _Printer(as_json=as_json, dry_run=True)
+        asyncio.run(_each_page(found, printer.add, quiet=as_json))
+        printer.end()
+        raise typer.Exit(1 if printer.left and not by_filter else 0)
     rows: list[_Row] = []
     asyncio.run(_each_page(found, rows.extend, quiet=False))
     if by_filter and any(row.obstacle is None for row in rows) and not yes:
         _confirm(rows, as_json=as_json)
     run_until_signal(
-        partial(_retry, config, rows, _Output(as_json=as_json, dry_run=False), by_filter=by_filter),
+        partial(_retry, config, rows, _Printer(as_json=as_json, dry_run=False), by_filter=by_filter),
         "what was committed is tried again, and the same command takes up the rest",
     )
 
@@ -173,7 +173,7 @@ def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
     """
     asks = sys.stdin.isatty() and sys.stderr.isatty()
     # The preview goes where the question goes; the output is the result alone.
-    preview = _Output(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
+    preview = _Printer(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
     preview.add(rows)
     preview.end()
     if asks and _is_wanted(f"Try {_count(preview.done)} again? [y/N] "):
@@ -193,23 +193,23 @@ def _is_wanted(question: str) -> bool:
 
 
 async def _retry(
-    config: Config, rows: Sequence[_Row], output: "_Output", stopping: asyncio.Event, *, by_filter: bool
+    config: Config, rows: Sequence[_Row], printer: "_Printer", stopping: asyncio.Event, *, by_filter: bool
 ) -> bool:
     """Try the jobs again. Return whether all were; those that a filter selected need not be retriable."""
     interrupted = False
-    quiet = output.as_json or len(rows) <= CHUNK
+    quiet = printer.as_json or len(rows) <= CHUNK
     async with await Ledger.open_beside(config.data_dir) as ledger:
         with progress_bar("tried again", quiet=quiet) as on_progress:
             for begin in range(0, len(rows), CHUNK):
                 chunk = rows[begin : begin + CHUNK]
                 if stopping.is_set():
                     interrupted = True
-                    output.add([replace(row, obstacle=row.obstacle or "not begun") for row in chunk])
+                    printer.add([replace(row, obstacle=row.obstacle or "not begun") for row in chunk])
                 else:
-                    output.add(await asyncio.gather(*(_retry_one(ledger, row) for row in chunk)))
+                    printer.add(await asyncio.gather(*(_retry_one(ledger, row) for row in chunk)))
                     on_progress(begin + len(chunk), len(rows))
-    output.end()
-    return not interrupted and (by_filter or not output.left)
+    printer.end()
+    return not interrupted and (by_filter or not printer.left)
 
 
 async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
@@ -223,7 +223,7 @@ async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
         return replace(row, obstacle=error.detail)  # its state has changed since it was read
 
 
-class _Output:
+class _Printer:
     """Prints rows as they come, and a summary; on a terminal the first rows, in a table.
 
     Args:

@@ -91,10 +91,10 @@ def job_filter(
     overdue: bool | None = None,
     **parameters: str | None,
 ) -> tuple[Filter, params.Window]:
-    """Options as ``GET /jobs`` reads them.
+    """Return the filter and the page that options select, as ``GET /jobs`` reads them.
 
     Raises:
-        typer.BadParameter: as it refuses them.
+        typer.BadParameter: ``GET /jobs`` would refuse them.
     """
     given = [("state", state.value) for state in states or ()]
     given += [(name, text) for name, text in (("since", since), ("until", until)) if text is not None]

@@ -86,7 +86,7 @@ def submit(
 
     A list continues where it stopped: the same command again submits only lines without a job.
     """
-    options = Options(int(scale), model, mode, format, quality, False if no_tune_colors else None)  # type: ignore[arg-type] # judged above
+    options = Options(int(scale), model, mode, format, quality, False if no_tune_colors else None)  # type: ignore[arg-type] # `choice` checks it
     if quality is not None and format is None:
         raise typer.BadParameter("--quality needs --format")
     if ref is not None and not is_ref(ref):

@@ -14,25 +14,8 @@ from typing import Any
 from receiver.config import Config, environment, load_partly, named, origins
 from receiver.core.clock import wall_clock
 from receiver.core.errors import ConfigError
+from receiver.doctor import ledger, machine, remote, settings
 from receiver.doctor.checks import Check, Level, Result, failure, ignore, run_checks, run_in_thread, warning
-from receiver.doctor.ledger import check_ledger, check_server
-from receiver.doctor.machine import check_address, check_directory, check_disk, check_versions
-from receiver.doctor.remote import (
-    check_archive,
-    check_provider,
-    check_public_url,
-    check_readiness,
-    missing_public_url,
-)
-from receiver.doctor.settings import (
-    FIX_SETTING,
-    check_dotenv,
-    check_secret_files,
-    check_secrets,
-    check_settings,
-    secret_values,
-    settings_report,
-)
 from receiver.ledger import holder, unsafe_sqlite
 
 __all__ = ["Level", "Report", "Result", "diagnose"]
@@ -91,19 +74,19 @@ async def diagnose(
     """
     stopping = stopping or asyncio.Event()
     alone = [
-        Check("versions", _threaded(lambda: check_versions(unsafe_sqlite()))),
-        Check(".env", _threaded(lambda: check_dotenv(dotenv))),
+        Check("versions", _threaded(lambda: machine.check_versions(unsafe_sqlite()))),
+        Check(".env", _threaded(lambda: settings.check_dotenv(dotenv))),
     ]
     try:
         environ = environment(own, dotenv)
         given = origins(own, dotenv)
         config, wrong = load_partly(environ)
     except ConfigError as error:
-        unreadable = failure("settings", str(error), FIX_SETTING)
+        unreadable = failure("settings", str(error), settings.FIX_SETTING)
         return Report([unreadable, *await run_checks(alone), REST_SKIPPED], ())
     checks = [
-        Check("settings", _threaded(lambda: check_settings(config, given, wrong))),
-        Check("secrets", _threaded(lambda: check_secrets(config, environ))),
+        Check("settings", _threaded(lambda: settings.check_settings(config, given, wrong))),
+        Check("secrets", _threaded(lambda: settings.check_secrets(config, environ))),
         Check("secret files", _threaded(lambda: _check_secret_files(environ))),
         *alone,
         *_local_checks(config, now=now, deep=deep),
@@ -111,16 +94,16 @@ async def diagnose(
     ]
     results = await run_checks(
         [check.skip_if_wrong(named(wrong)) for check in checks],
-        secret_values(config, environ),
+        settings.secret_values(config, environ),
         stopping=stopping,
         on_waiting=on_waiting,
     )
-    return Report(results, settings_report(config, given, wrong), finished=not stopping.is_set())
+    return Report(results, settings.settings_report(config, given, wrong), finished=not stopping.is_set())
 
 
 def _check_secret_files(environ: Mapping[str, str]) -> list[Result]:
     folder = environ.get("RECEIVER_SECRETS_DIR")
-    return check_secret_files(Path(folder), _mounts()) if folder else []
+    return settings.check_secret_files(Path(folder), _mounts()) if folder else []
 
 
 def _mounts() -> str:
@@ -131,22 +114,22 @@ def _local_checks(config: Config, *, now: Callable[[], int], deep: bool) -> list
     """Return the checks of this machine."""
 
     def directory() -> list[Result]:
-        return check_directory(config, user=os.geteuid(), mounts=_mounts())
+        return machine.check_directory(config, user=os.geteuid(), mounts=_mounts())
 
-    async def ledger() -> list[Result]:
+    async def check_ledger() -> list[Result]:
         serving = await _server_pid(config) is not None
-        return await check_ledger(config, now=now(), deep=deep, serving=serving)
+        return await ledger.check_ledger(config, now=now(), deep=deep, serving=serving)
 
     async def serve() -> list[Result]:
         pid = await _server_pid(config)
         if pid is None:
-            return [check_server(None), await run_in_thread(lambda: check_address(config))]
-        return [check_server(pid), *await check_readiness(config, elsewhere=pid == 0)]
+            return [ledger.check_server(None), await run_in_thread(lambda: machine.check_address(config))]
+        return [ledger.check_server(pid), *await remote.check_readiness(config, elsewhere=pid == 0)]
 
     return [
         Check("data directory", _threaded(directory)),
-        Check("disk", _threaded(lambda: check_disk(config)), needs=DISK_SETTINGS),
-        Check("ledger", ledger, None if deep else 10.0, needs={"RECEIVER_OVERDUE_AFTER"}),
+        Check("disk", _threaded(lambda: machine.check_disk(config)), needs=DISK_SETTINGS),
+        Check("ledger", check_ledger, None if deep else 10.0, needs={"RECEIVER_OVERDUE_AFTER"}),
         Check("serve", serve, needs={"RECEIVER_HOST", "RECEIVER_PORT"}),
     ]
 
@@ -156,20 +139,20 @@ def _remote_checks(config: Config, environ: Mapping[str, str]) -> list[Check]:
 
     async def public() -> list[Result]:
         if config.public_url is None:
-            return missing_public_url(config)
-        return await check_public_url(config, serving=await _server_pid(config) is not None)
+            return remote.missing_public_url(config)
+        return await remote.check_public_url(config, serving=await _server_pid(config) is not None)
 
     return [
         Check(
             "archive",
-            lambda: check_archive(config, environ),
+            lambda: remote.check_archive(config, environ),
             STORE_SECONDS,
             "Does the store answer at all?",
             {"RECEIVER_ARCHIVE"},
         ),
         Check(
             "provider",
-            lambda: check_provider(config),
+            lambda: remote.check_provider(config),
             remedy="May this machine reach XIMILAR_API_URL?",
             needs={"XIMILAR_API_TOKEN", "XIMILAR_API_URL"},
         ),
