@@ -113,9 +113,9 @@ class JobList:
             )
 
 
-def print_line(cells: Sequence[str]) -> None:
+def print_line(cells: Sequence[str], *, flush: bool = False) -> None:
     """Print one line for a pipe, with tabs between the cells."""
-    print("\t".join(map(safe, cells)), flush=True)  # noqa: T201 - a command's output
+    print("\t".join(map(safe, cells)), flush=flush)  # noqa: T201 - a command's output
 
 
 STATE_COLUMNS = frozenset({"state", "was", "is"})
@@ -170,7 +170,7 @@ def live_jobs(*, quiet: bool) -> Iterator[Callable[[Sequence[JobDocument]], None
             for job in found:
                 if states.get(job["id"]) != job["state"]:
                     states[job["id"]] = job["state"]
-                    print_line(row(job))
+                    print_line(row(job), flush=True)
 
         yield show
 

@@ -216,7 +216,7 @@ def _nothing(_: Outcome) -> None:
 
 
 def _line(outcome: Outcome) -> None:
-    output.print_line(_row(outcome))
+    output.print_line(_row(outcome), flush=True)
 
 
 def _row(outcome: Outcome) -> Sequence[str]:
