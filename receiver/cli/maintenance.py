@@ -78,7 +78,7 @@ def print_report(
 ) -> None:
     """Print findings and counts as text, or findings and summary as JSON lines."""
     if as_json:
-        for document in (*findings, {"summary": summary}):
+        for document in itertools.chain(findings, [{"summary": summary}]):
             print(json.dumps(document, ensure_ascii=False))  # noqa: T201 - a command's output
         return
     print_findings(findings)
