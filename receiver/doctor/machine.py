@@ -78,23 +78,18 @@ def check_directory(
         return [failure(name, f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
     mount = mount_of(folder.resolve(), mounts)
     if mount is not None and mount.read_only:
-        return [
-            failure(
-                name,
-                f"{folder} lies on a file system that is mounted read-only ({mount.point})",
-                f"Mount it so that it can be written: mount -o remount,rw {mount.point}; or, in a container,"
-                " the volume without :ro.",
-            )
-        ]
+        remedy = (
+            f"Mount it so that it can be written: mount -o remount,rw {mount.point}; or, in a container,"
+            " the volume without :ro."
+        )
+        detail = f"{folder} lies on a file system that is mounted read-only ({mount.point})"
+        return [failure(name, detail, remedy)]
     found = [*_check_ownership(folder, user, owner)]
+    shut_out = f"Shut them out: chmod 700 {folder}"
     if status.st_mode & 0o022:
-        found.append(
-            failure(name, f"other users can write in {folder}", f"Shut them out: chmod 700 {folder}")
-        )
+        found.append(failure(name, f"other users can write in {folder}", shut_out))
     elif status.st_mode & 0o077:
-        found.append(
-            warning(name, f"other users can look into {folder}", f"Shut them out: chmod 700 {folder}")
-        )
+        found.append(warning(name, f"other users can look into {folder}", shut_out))
     found += _check_file_system(folder, mount)
     return found or [ok(name, f"{folder} is there, and this user's alone")]
 
@@ -231,16 +226,14 @@ def cannot_create(folder: Path) -> str | None:
 
 
 def _check_parent(folder: Path) -> list[Result]:
+    name = "data directory"
     if why := cannot_create(folder):
-        return [
-            failure(
-                "data directory",
-                f"{folder} is not there, and {why}",
-                "Correct RECEIVER_DATA_DIR, or make it and give it to this user:"
-                f" install -d -m 700 -o {os.geteuid()} {folder}",
-            )
-        ]
-    return [ok("data directory", f"{folder} is not there yet; serve makes it")]
+        remedy = (
+            "Correct RECEIVER_DATA_DIR, or make it and give it to this user:"
+            f" install -d -m 700 -o {os.geteuid()} {folder}"
+        )
+        return [failure(name, f"{folder} is not there, and {why}", remedy)]
+    return [ok(name, f"{folder} is not there yet; serve makes it")]
 
 
 def _check_file_system(folder: Path, mount: Mount | None) -> Iterator[Result]:

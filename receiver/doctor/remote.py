@@ -203,14 +203,11 @@ def check_clock(peer: str, difference: float | None) -> list[Result]:
 async def check_provider(config: Config) -> list[Result]:
     """Ask the provider for its list of jobs, which is free."""
     if config.ximilar_api_token is None:
-        return [
-            warning(
-                "provider",
-                "XIMILAR_API_TOKEN is not set: jobs that stay silent are not asked for, nor fresh URLs for"
-                " dead ones, and `receiver submit` does not work",
-                "Set it to your account's token.",
-            )
-        ]
+        detail = (
+            "XIMILAR_API_TOKEN is not set: jobs that stay silent are not asked for, nor fresh URLs for"
+            " dead ones, and `receiver submit` does not work"
+        )
+        return [warning("provider", detail, "Set it to your account's token.")]
     url = str(config.ximilar_api_url)
     clock = _Clock()
     token = config.ximilar_api_token.get_secret_value()
@@ -277,12 +274,8 @@ async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
     url = str(config.public_url).rstrip("/")
     parts = urlsplit(url)
     if parts.path.endswith(WEBHOOK_PATH):
-        return [
-            _url_failure(
-                f"RECEIVER_PUBLIC_URL ends with {WEBHOOK_PATH}, which is added to it",
-                "Leave that away at its end.",
-            )
-        ]
+        detail = f"RECEIVER_PUBLIC_URL ends with {WEBHOOK_PATH}, which is added to it"
+        return [_url_failure(detail, "Leave that away at its end.")]
     found = check_hostname(config, parts.hostname or "")
     if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
         found.append(
