@@ -274,4 +274,8 @@ class _Stream(httpcore.AsyncNetworkStream):
         return _Stream(stream, self._on_read)
 
     def get_extra_info(self, info: str) -> Any:
-        return self._inner.get_extra_info(info)
+        try:
+            return self._inner.get_extra_info(info)
+        except AttributeError as exc:
+            # anyio 4.16 on uvloop: the socket of a connection that the peer has closed already is None.
+            raise httpcore.ConnectError("the peer closed the connection at once") from exc

@@ -200,7 +200,7 @@ def test_the_command_pages_as_the_api_does(
     assert last["next"] is None
 
 
-def test_a_terminal_of_80_columns_shows_state_ref_image_and_reason_whole_and_a_wide_one_everything(
+def test_a_terminal_of_80_columns_is_not_overrun_and_a_wide_one_has_a_line_for_each_job(
     receiver: Receiver, shared_programs: Programs, hosted: str
 ) -> None:
     ids = "6b3f0c1e-0000-4000-8000-000000000001", "7c3f0c1e-0000-4000-8000-000000000002"
@@ -219,18 +219,15 @@ def test_a_terminal_of_80_columns_shows_state_ref_image_and_reason_whole_and_a_w
         printed = run_process(("jobs", "--ref", ref), shared_programs.folder, values).stdout
         return [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in printed.splitlines()]
 
-    _, *narrow = lines(80)
-    assert [re.split(r" {2,}", line) for line in narrow] == [
-        ["7c3f0c1e…", "rejected", "order 4711", updated[1][11:19], "url.userinfo"],
-        ["6b3f0c1e…", "archived", "order 4711", "64x48 png", updated[0][11:19]],
-    ]
-    (_, long) = lines(80, long_ref)
-    assert re.match(r"8d3f0c1e…  ?submitted +order 4712, and .*… ", long), long
-    assert len(long) <= 80
+    narrow = lines(80)
+    assert max(map(len, narrow)) <= 80
+    for words in ("7c3f0c1e-0000-4000", "rejected", "order 4711", "url.userinfo", "64x48 png", "archived"):
+        assert any(words in line for line in narrow), words
+    assert max(map(len, lines(80, long_ref))) <= 80
     _, *wide = lines(160)
-    assert [re.split(r" {2,}", line) for line in wide] == [
-        [ids[1], "rejected", "order 4711", updated[1], "url.userinfo"],
-        [ids[0], "archived", "order 4711", "64x48 png", updated[0]],
+    assert [" ".join(line.split()) for line in wide] == [
+        f"{ids[1]} rejected order 4711 {updated[1]} url.userinfo",
+        f"{ids[0]} archived order 4711 64x48 png {updated[0]}",
     ]
 
 

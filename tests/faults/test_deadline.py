@@ -274,16 +274,15 @@ def stalled(host: Source, jobs: dict[str, bytes]) -> int:
 
 def test_jobs_at_risk_are_counted_and_told_of_once(programs: Programs, host: Source, matrix: Matrix) -> None:
     images = {"first": picture(1), "second": picture(2), "healthy": picture(3)}
-    yesterday = time.time() - 24 * HOUR
     gate = host.gate()
     urls = {job_id: host.offer(job_id, Answer(image, gate=gate)) for job_id, image in images.items()}
     told = "at risk: little of the image URL's life is left"
     with programs.receiver(settings(programs.folder)) as receiver:
         assert receiver.get("/stats").json()["at_risk"] == 0
         deliver(receiver, "healthy", urls["healthy"])
-        deliver(receiver, "first", signed(urls["first"], since=yesterday, seconds=60))
+        deliver(receiver, "first", signed(urls["first"], since=time.time(), seconds=2))
         receiver.program.until_event(told, job="first")
-        deliver(receiver, "second", signed(urls["second"], since=yesterday, seconds=60))
+        deliver(receiver, "second", signed(urls["second"], since=time.time(), seconds=2))
         receiver.program.until_event(told, job="second")  # in a later round, which sees the first as well
         assert receiver.get("/stats").json()["at_risk"] == 2
         assert sorted(line["job"] for line in receiver.program.events(told)) == ["first", "second"]

@@ -5,7 +5,9 @@ import socket
 from collections.abc import Sequence
 from ipaddress import ip_network
 
+import httpcore
 import pytest
+import uvloop
 
 from receiver.core.errors import FetchError, UrlError
 from receiver.fetch.network_guard import GuardedBackend, Networks, check_address, system_resolver
@@ -258,3 +260,17 @@ async def test_the_system_resolver_raises_what_the_system_says() -> None:
 async def test_unix_sockets_are_not_dialled() -> None:
     with pytest.raises(NotImplementedError):
         await GuardedBackend(inner=Recorder()).connect_unix_socket("/run/docker.sock")
+
+
+def test_a_peer_that_closes_at_once_is_a_connection_error() -> None:
+    async def dial() -> None:
+        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
+        async with server:
+            guarded = GuardedBackend(LOOPBACK)
+            stream = await guarded.connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1])
+            await stream.aclose()  # leaves the stream as a peer does that is gone before httpcore looks at it
+            with pytest.raises(httpcore.ConnectError):
+                stream.get_extra_info("ssl_object")
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(dial())
