@@ -69,7 +69,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         "fetch.gone": "The image URL answers that it is not valid any more.",
         "fetch.status": "The image URL answers with an error.",
         "fetch.too_large": "The image is larger than RECEIVER_MAX_IMAGE_BYTES.",
-        "fetch.encoded": "The answer is content-encoded, which was not asked for.",
+        "fetch.encoded": "The answer has a Content-Encoding that does not decode to an image.",
         "fetch.unexpected": "An error of the receiver itself ended the download.",
         "fetch.expired": "The image URL's life ended before the image was safe.",
         "image.unknown_format": "The bytes are no JPEG, PNG or WebP.",

@@ -1,7 +1,7 @@
 """Downloads an untrusted URL into a spool file, and hashes it on the way.
 
-``Limits`` bound what a hostile host can cost: every wait, the rate, every size and the number of hops. The
-body is never decoded. Each request has a connection of its own, through the guarded network backend.
+``Limits`` bound what a hostile host can cost: every wait, the rate, every size and the number of hops. Each
+request has a connection of its own, through the guarded network backend.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ import httpx
 
 from receiver.core import retry_after
 from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
+from receiver.fetch.content_coding import ContentDecoder
 from receiver.fetch.network_guard import GuardedBackend, Networks, Resolver, system_resolver
 from receiver.fetch.sources import Sources, Target, check_url
 
@@ -56,7 +57,7 @@ class Limits:
     """What one download may cost.
 
     Attributes:
-        max_bytes: of the body.
+        max_bytes: of the body, as it is sent and as it is decoded.
         total_seconds: from the first look-up to the last byte, over all hops.
         resolve_seconds: for one look-up.
         connect_seconds: for TCP, to all addresses of the host together, and again for TLS.
@@ -251,7 +252,9 @@ class Fetcher:
         declared = _declared_length(response)
         if declared is not None and declared > max_bytes:
             raise FetchError("fetch.too_large", f"{target.shown} declares {declared} of {max_bytes} bytes")
-        await self._on_disk(file.create)
+        await self._on_disk(
+            file.create, ContentDecoder(response.headers.get("content-encoding", ""), max_bytes)
+        )
         total = 0
         block = bytearray()
         async for chunk in self._at_least_rate(response):
@@ -278,8 +281,6 @@ class Fetcher:
             header = response.headers.get("retry-after", "") if status in {429, 503} else ""
             wait = retry_after.parse(header, self._wall_clock())
             raise FetchError("fetch.status", f"{target.shown} answers {status}", retry_after=wait)
-        if coding := response.headers.get("content-encoding"):
-            raise FetchError("fetch.encoded", f"{target.shown} answers with Content-Encoding {coding[:40]!r}")
 
     async def _at_least_rate(self, response: httpx.Response) -> AsyncIterator[bytes]:
         """Yield the raw body while it comes fast enough. The time of our own disk does not count."""
@@ -321,29 +322,33 @@ class _DownloadFile:
         self._lock = threading.Lock()
         self._file: io.FileIO | None = None
         self._discarded = False
+        self._decoder: ContentDecoder | None = None
         self._hash = hashlib.sha256()
         self._size = 0
 
-    def create(self) -> None:
+    def create(self, decoder: ContentDecoder) -> None:
         with self._lock, _disk_errors():
             if not self._discarded:
+                self._decoder = decoder
                 descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 self._file = io.FileIO(descriptor, "wb")
 
     def write(self, block: bytearray) -> None:
         with self._lock, _disk_errors():
-            if self._discarded or self._file is None:
+            if self._discarded or self._file is None or self._decoder is None:
                 return
-            self._hash.update(block)
-            self._size += len(block)
-            rest = memoryview(block)
-            while rest:
-                rest = rest[self._file.write(rest) :]
+            for piece in self._decoder.decode(block):
+                self._hash.update(piece)
+                self._size += len(piece)
+                rest = memoryview(piece)
+                while rest:
+                    rest = rest[self._file.write(rest) :]
 
     def finish(self) -> Download:
         with self._lock, _disk_errors():
-            if self._discarded or self._file is None:
+            if self._discarded or self._file is None or self._decoder is None:
                 raise SpoolError("spool.lost", "the download was discarded before it was whole")
+            self._decoder.finish()
             os.fsync(self._file.fileno())
             self._file.close()
             return Download(self._path, self._size, self._hash.hexdigest())

@@ -59,6 +59,7 @@ OWNERS = {
     "pysqlite3": {"receiver.ledger.sqlite.driver"},
     "itsdangerous": {"receiver.intake.authentication"},
     "httpcore": {"receiver.fetch"},
+    "brotli": {"receiver.fetch.content_coding"},
     "pydantic": {"receiver.config"},
     "dotenv": {"receiver.config"},
     "standardwebhooks": {"receiver.events.outgoing_webhooks"},

@@ -5,20 +5,26 @@
 import asyncio
 import contextlib
 import dataclasses
+import gzip
 import hashlib
 import itertools
 import logging
+import random
 import ssl
 import stat
 import tracemalloc
+import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
 
+import brotli
 import pytest
 import trustme
 
 from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
+from receiver.fetch.content_coding import ContentDecoder
 from receiver.fetch.download import Fetcher, Limits, _DownloadFile
 from receiver.fetch.sources import Sources
 from tests.support.hostile import Behaviour, Peer, Recorder, answer, redirect, says, serve
@@ -173,12 +179,6 @@ async def test_retry_after_counts_only_where_it_is_meant(into: Path) -> None:
     assert error.retry_after is None
 
 
-@pytest.mark.parametrize("coding", ["gzip", "br", "deflate", "gzip, gzip", "identity", "x"])
-async def test_a_coded_body_is_refused_unread(into: Path, coding: str) -> None:
-    async with serve(says(answer(BODY, f"Content-Encoding: {coding}"))) as server:
-        assert (await refusal(server.url, into)).reason == "fetch.encoded"
-
-
 async def test_a_declared_length_over_the_cap_is_refused_unread(into: Path) -> None:
     async def behave(peer: Peer) -> None:
         await peer.send(answer(b"", length=LIMITS.max_bytes + 1))
@@ -297,6 +297,91 @@ async def test_an_endless_answer_takes_no_memory(into: Path) -> None:
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
+    assert peak < 8 * 1024 * 1024
+
+
+# What is coded
+
+
+IMAGE = b"\x89PNG\r\n\x1a\n" + BODY
+GZIP = partial(gzip.compress, mtime=0)
+CODED: Mapping[str, Callable[[bytes], bytes]] = {
+    "gzip": GZIP,
+    "GZIP": GZIP,
+    "x-gzip": GZIP,
+    "gzip, identity": GZIP,
+    "aws-chunked,gzip": GZIP,
+    "br": partial(brotli.compress, quality=5),
+    "deflate": zlib.compress,
+    "deflate, none": lambda body: zlib.compress(body, wbits=-15),
+}
+"""Bodies as gzip and zlib of Python and Google's Brotli make them."""
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        *("identity", "identity, identity", "none", "utf-8", "UTF-8", "binary", "aws-chunked", ""),
+        *("gzip", "br", "deflate", "gzip, gzip", "aws-chunked, gzip", "x"),
+    ],
+)
+async def test_an_image_is_taken_as_it_is_whatever_its_label(into: Path, label: str) -> None:
+    async with serve(says(answer(IMAGE, f"Content-Encoding: {label}"))) as server, fetcher() as subject:
+        download = await subject.fetch(server.url, into)
+    assert into.read_bytes() == IMAGE
+    assert download.sha256 == hashlib.sha256(IMAGE).hexdigest()
+
+
+@pytest.mark.parametrize("label", ["identity", "utf-8", "binary,identity"])
+async def test_a_label_that_names_no_coding_is_no_reason_to_refuse(into: Path, label: str) -> None:
+    async with serve(says(answer(BODY, f"Content-Encoding: {label}"))) as server, fetcher() as subject:
+        assert (await subject.fetch(server.url, into)).bytes == len(BODY)
+
+
+@pytest.mark.parametrize("label", CODED)
+@pytest.mark.parametrize("size", [1, 3 * 1024 * 1024 + 1])
+async def test_a_coded_image_is_decoded(into: Path, label: str, size: int) -> None:
+    image = IMAGE + random.Random(1).randbytes(size)
+    body = CODED[label](image)
+    answered, cap = says(answer(body, f"Content-Encoding: {label}")), limits(max_bytes=len(image) + 1024)
+    async with serve(answered) as server, fetcher(cap) as subject:
+        download = await subject.fetch(server.url, into)
+    assert into.read_bytes() == image
+    assert (download.bytes, download.sha256) == (len(image), hashlib.sha256(image).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("label", "body"),
+    [
+        *[("gzip", BODY), ("br", BODY), ("deflate", BODY), ("x", BODY), ("zstd", BODY)],
+        *[("gzip", GZIP(BODY)), ("br", brotli.compress(BODY)), ("deflate", zlib.compress(BODY))],
+        *[("gzip", GZIP(b"")), ("br", brotli.compress(b""))],
+        *[("gzip", GZIP(IMAGE)[:-1]), ("br", brotli.compress(IMAGE)[:-1])],
+        *[("gzip", GZIP(IMAGE) + b"x"), ("br", brotli.compress(IMAGE) + b"x")],
+        *[("gzip", GZIP(IMAGE)[:-5] + b"wrong"), ("gzip", b"\x1f"), ("br", b"\x00")],
+        *[("gzip, gzip", GZIP(GZIP(IMAGE))), ("gzip, br", GZIP(IMAGE))],
+    ],
+    ids=lambda value: None if isinstance(value, str) else "",
+)
+async def test_a_coded_body_that_is_no_whole_image_is_refused(into: Path, label: str, body: bytes) -> None:
+    async with serve(says(answer(body, f"Content-Encoding: {label}"))) as server:
+        assert (await refusal(server.url, into)).reason == "fetch.encoded"
+
+
+@pytest.mark.parametrize("label", ["gzip", "br", "deflate"])
+async def test_a_body_that_decodes_to_more_than_the_cap_takes_neither_memory_nor_disk(
+    into: Path, label: str
+) -> None:
+    body = CODED[label](IMAGE + bytes(64 * 1024 * 1024))
+    assert len(body) < LIMITS.max_bytes * 2
+    async with serve(says(answer(body, f"Content-Encoding: {label}"))) as server:
+        tracemalloc.start()
+        try:
+            error = await refusal(server.url, into, limits(max_bytes=1024 * 1024))
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert error.reason == "fetch.too_large"
     assert peak < 8 * 1024 * 1024
 
 
@@ -671,7 +756,7 @@ async def test_a_file_that_exists_is_neither_overwritten_nor_removed(into: Path)
 def test_a_thread_that_comes_too_late_creates_nothing_for_a_discarded_download(into: Path) -> None:
     file = _DownloadFile(into)
     file.discard()
-    file.create()
+    file.create(ContentDecoder("", 100))
     file.write(bytearray(b"late"))
     assert not into.exists()
     with pytest.raises(SpoolError):
