@@ -26,6 +26,7 @@ import httpx
 
 from receiver.core import retry_after
 from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
+from receiver.core.urls import percent_encoded
 from receiver.fetch.content_coding import ContentDecoder
 from receiver.fetch.network_guard import GuardedBackend, Networks, Resolver, system_resolver
 from receiver.fetch.sources import Sources, Target, check_url
@@ -229,7 +230,7 @@ class Fetcher:
 
     def _redirected(self, target: Target, response: httpx.Response) -> Target:
         """Return the target of a redirect, checked like the first URL."""
-        location = response.extensions["location"].decode("latin-1")
+        location = percent_encoded(response.extensions["location"])
         if not location:
             raise FetchError("fetch.status", f"{target.shown} answers {response.status_code} to nowhere")
         # Checked before it is joined, since joining drops and rewrites characters.

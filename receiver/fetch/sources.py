@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from receiver.core.completion import MAX_URL
 from receiver.core.errors import ConfigError, UrlError
+from receiver.core.urls import percent_encoded
 from receiver.fetch.network_guard import Networks, in_networks
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
@@ -36,8 +37,8 @@ class Target:
     Attributes:
         scheme: ``https`` or ``http``.
         host: a name in lower case, or an address in its canonical spelling, without brackets.
-        path: as it was written, ``/`` at least.
-        query: as it was written, with its ``?``, or empty. It may be a signature, so it is never shown.
+        path: ASCII, else as it was written, ``/`` at least.
+        query: as path, with its ``?``, or empty. It may be a signature, so it is never shown.
         confined: if only ``networks`` may be dialled, as for plain http, the reason for refusing any other
             address; else None.
     """
@@ -145,11 +146,12 @@ def check_url(url: str, sources: Sources, networks: Networks) -> Target:
 
 def _split(url: str) -> tuple[str, str, int, str, str]:
     """Return scheme, host, port, path and query of a URL, or raise UrlError."""
+    url = percent_encoded(url)
     if len(url) > MAX_URL:
         raise UrlError("url.malformed", f"longer than {MAX_URL} characters")
     # Parsers disagree about these characters: "http://127.0.0.1\@example.com".
     if not _PRINTABLE.fullmatch(url) or "\\" in url:
-        raise UrlError("url.malformed", "white space, a backslash, or something that is not printable ASCII")
+        raise UrlError("url.malformed", "a backslash, a control character, or a host that is not ASCII")
     named = _SCHEME.match(url)
     if not named:
         raise UrlError("url.malformed", "no scheme")

@@ -230,8 +230,8 @@ def _international() -> Iterator[str]:
         "\u0660.\u0660.\u0660.\u0660",
     ):
         yield f"https://{host}/a"
-    yield "https://public.example/\u00fc"
-    yield "https://public.example/a?\u00fc"
+    yield "https://ex\u00e4mple.com/\u00fc"
+    yield "https://ex%C3%A4mple.com/a?\u00fc"
     yield "https://public.example\uff1a443/"
     yield "https:\uff0f\uff0fpublic.example/"
     yield "https://public.example\uff03@127.0.0.1/"
@@ -342,11 +342,14 @@ def _texts() -> Iterator[str]:
         yield f"https://public.example:443\\@{inner}:443/"
         yield f"https://public.example\r\n{inner}/"
     for char in (*range(0x21), 0x7F, 0x80, 0xA0, 0xAD):
-        yield f"https://public.example/a{chr(char)}b"
+        if char not in {0x20, 0xA0, 0xAD}:  # in a path these are percent-encoded
+            yield f"https://public.example/a{chr(char)}b"
         yield f"https://public{chr(char)}.example/a"
     for char in "!\"$&'()*+,;<=>^`{|}~":
         yield f"https://pub{char}lic.example/"
-    yield from (" https://public.example/", "https://public.example/ ", "https://public.example/\n")
+    yield from ("\nhttps://public.example/", "https://public.example/\t", "https://public.example/\n")
+    yield from (" https://public.example /", "https: //public.example/", "https:// public.example/")
+    yield from (" https://127.0.0.1\\@public.example/ ", " https://a@public.example/ ", " //public.example/")
     yield "https://public.example/ HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
     yield "https://public.example/\r\nX-Injected: 1"
     yield "https://public.example/?a=\r\nSet-Cookie: b"
@@ -458,6 +461,16 @@ def welcome() -> list[Welcome]:
     """URLs that are strange, and do no harm, where any public https host is allowed."""
     name, paths = "public.example", ("/", "/a", "/a/b.png", "/a//b", "/a/../b", "/./a", "/%2e%2e/a", "/a%2Fb")
     more = ("/a;b=c", "/@a", "/a:b", "/~a", "/{a}", "/a|b", "/'a'", "/a%00b", "/a%0d%0ab", "/[a]", "/a+b%20c")
+    raw = {
+        "/a b": "/a%20b",
+        "/B\u00fccher/\u732b.png?t=\u00fc b#\u00fc": "/B%C3%BCcher/%E7%8C%AB.png?t=%C3%BC%20b",
+        "/\u00fc?a/../b": "/%C3%BC?a/../b",
+        "/a\u00a0\u00ad\u200bb": "/a%C2%A0%C2%AD%E2%80%8Bb",
+        "/\uff0e\uff0e/\uff20": "/%EF%BC%8E%EF%BC%8E/%EF%BC%A0",
+        "/100%\u00fc%zz": "/100%%C3%BC%zz",
+        "?q=\u00fc": "/?q=%C3%BC",
+    }
+    """What is percent-encoded by the URL standard (url.spec.whatwg.org), and is not ASCII or a blank."""
     queries = (
         "?",
         "?a=b",
@@ -485,6 +498,7 @@ def welcome() -> list[Welcome]:
     }
     return [
         *(Welcome(f"https://{name}{path}", PUBLIC, 443, path) for path in (*paths, *more)),
+        *(Welcome(f" https://{name}{path} ", PUBLIC, 443, sent) for path, sent in raw.items()),
         *(Welcome(f"https://{name}/{query}", PUBLIC, 443, f"/{query}") for query in queries),
         *(Welcome(f"https://{host}/a", address, 443, "/a") for host, address in hosts.items()),
         Welcome(f"HTTPS://{name}/a", PUBLIC, 443, "/a"),

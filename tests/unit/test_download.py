@@ -529,7 +529,10 @@ async def test_redirects_are_followed_by_hand_up_to_three(into: Path) -> None:
         ("gopher://127.0.0.1/", "url.scheme"),
         ("\\\\169.254.169.254/", "url.malformed"),
         ("/a\\b", "url.malformed"),
-        ("/a b", "url.malformed"),
+        ("/a\tb", "url.malformed"),
+        ("/a\u0085b", "url.malformed"),
+        ("https://ex\u00e4mple.com/", "url.malformed"),
+        ("https://public.example /", "url.malformed"),
         ("https://[::1/", "url.malformed"),
         ("//[", "url.malformed"),
         ("/" + "a" * 9000, "url.malformed"),
@@ -548,9 +551,40 @@ async def test_each_hop_is_judged_anew_and_nothing_refused_is_dialled(
     assert recorder.dialled == [("127.0.0.1", server.port)]
 
 
-async def test_a_location_in_raw_bytes_is_refused(into: Path) -> None:
-    async with serve(says(b"HTTP/1.1 302 X\r\nLocation: http://127.0.0.1/\xc3\xbc\r\n\r\n")) as server:
-        assert (await refusal(server.url, into)).reason == "url.malformed"
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        (b"/a b", b"/a%20b"),
+        (b"  a  b ", b"/from/a%20%20b"),
+        (b"/B\xc3\xbccher?\xc3\xbc=1 2#\xc3\xbc", b"/B%C3%BCcher?%C3%BC=1%202"),
+        (b"/B\xfccher?\xe4 b", b"/B%FCcher?%E4%20b"),
+        (b"b\xfc:c", b"/from/b%FC:c"),
+        (b"?\xfc", b"/from/?%FC"),
+    ],
+)
+async def test_a_location_in_raw_bytes_is_read_as_browsers_read_it(
+    into: Path, location: bytes, target: bytes
+) -> None:
+    """curl 7.88 asks for the same, with small hex digits and ``+`` for a blank in a query."""
+
+    async def behave(peer: Peer) -> None:
+        first = len(server.heads) == 1
+        moved = b"HTTP/1.1 302 X\r\nContent-Length: 0\r\nLocation: " + location + b"\r\n\r\n"
+        await peer.send(moved if first else answer(BODY))
+
+    async with serve(behave) as server, fetcher() as subject:
+        assert (await subject.fetch(server.url + "from/", into)).bytes == len(BODY)
+    assert server.heads[1].split(b" ")[1] == target
+
+
+async def test_a_location_in_raw_bytes_is_judged_as_any_other(into: Path) -> None:
+    async with serve(says(b"HTTP/1.1 302 X\r\nLocation: https://127.0.0.1/\xc3\xbc\r\n\r\n")) as server:
+        recorder = Recorder({("127.0.0.1", server.port): server.port})
+        assert (
+            await refusal(server.url, into, networks=LOOPBACK, backend=recorder)
+        ).reason == "fetch.connect"
+        sources = Sources.parse([server.url + "in/"])
+        assert (await refusal(server.url + "in/", into, sources=sources)).reason.startswith("url.")
 
 
 async def test_a_redirect_to_nowhere_is_an_error(into: Path) -> None:

@@ -256,6 +256,17 @@ def test_what_is_no_completion_is_refused_with_what_is_amiss(document: Any, said
     assert said in refusal(document)
 
 
+def test_blanks_and_umlauts_in_an_image_url_are_read_as_browsers_read_them() -> None:
+    for raw, url in {
+        f" {URL}  ": URL,
+        "https://host/Bücher/a b.png?q=ü\xa0c": "https://host/B%C3%BCcher/a%20b.png?q=%C3%BC%C2%A0c",
+        "https://hôst/a": "https://hôst/a",  # for the guard to judge
+    }.items():
+        assert read(done(_upscaled_image_url=raw)).image_url == url
+    for raw in (" ", "https://host/ü\n", "https://host/a\x85b", "https://host/" + "ü" * 1500):
+        assert "no URL" in refusal(done(_upscaled_image_url=raw))
+
+
 def test_a_strange_source_is_dropped_and_not_the_image() -> None:
     for source in (7, "", "a\nb", "x" * 9000, ["https://host/"]):
         assert read(done(_url=source)) == Completion("job-1", URL, None, 424, 348)

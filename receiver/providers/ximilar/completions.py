@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 
 from receiver.core.completion import MAX_SIDE, MAX_URL, Completion, Failure, is_job_id
 from receiver.core.errors import BodyError
+from receiver.core.urls import percent_encoded
 
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Statuses after which the provider never delivers an image."""
@@ -65,12 +66,10 @@ def read(document: Any) -> Completion:
     if record is None:
         _refuse("response.records does not hold exactly one record")
     if (failure := _record_failure(record)) is not None:
-        return Completion(job, None, source_url=_url(record, "_url"), failure=failure)
-    image_url = _url(record, "_upscaled_image_url")
-    if image_url is None:
-        _refuse("the record has no _upscaled_image_url")
+        return Completion(job, None, source_url=_source_url(record), failure=failure)
+    image_url = _image_url(record)
     width, height = _side(record, "_upscaled_width"), _side(record, "_upscaled_height")
-    return Completion(job, image_url, _url(record, "_url"), width, height)
+    return Completion(job, image_url, _source_url(record), width, height)
 
 
 def time_at(document: Mapping[str, Any], name: str) -> datetime | None:
@@ -111,14 +110,21 @@ def _short(text: str) -> str:
     return line if len(line) <= 200 else line[:199] + "…"
 
 
-def _url(record: dict[str, Any], name: str) -> str | None:
-    value = record.get(name)
+def _image_url(record: dict[str, Any]) -> str:
+    value = record.get("_upscaled_image_url")
     if value is None:
-        return None
+        _refuse("the record has no _upscaled_image_url")
+    url = percent_encoded(value) if isinstance(value, str) else ""
+    if not 0 < len(url) <= MAX_URL or not url.isprintable():
+        _refuse("_upscaled_image_url is no URL")
+    return url
+
+
+def _source_url(record: dict[str, Any]) -> str | None:
+    # It is only shown to people: a strange one must not lose the image.
+    value = record.get("_url")
     if not isinstance(value, str) or not 0 < len(value) <= MAX_URL or not value.isprintable():
-        if name == "_url":
-            return None  # the source is only shown to people: a strange one must not lose the image
-        _refuse(f"{name} is no URL")
+        return None
     return value
 
 
