@@ -17,12 +17,14 @@ def percent_encoded(url: str | bytes) -> str:
     Args:
         url: text, or the bytes of a header, which need not be UTF-8.
     """
-    if isinstance(url, bytes):
-        try:
-            url = url.decode()
-        except UnicodeDecodeError:
-            url = _NO_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), url).decode("ascii")
-    url = url.strip(" ")
-    start = _BEFORE_PATH.match(url)
+    text = _decoded(url).strip(" ") if isinstance(url, bytes) else url.strip(" ")
+    start = _BEFORE_PATH.match(text)
     path_at = start.end() if start else 0
-    return url[:path_at] + _RAW.sub(lambda raw: quote(raw[0]), url[path_at:])
+    return text[:path_at] + _RAW.sub(lambda raw: quote(raw[0]), text[path_at:])
+
+
+def _decoded(header: bytes) -> str:
+    try:
+        return header.decode()
+    except UnicodeDecodeError:
+        return _NO_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), header).decode("ascii")
