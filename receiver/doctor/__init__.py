@@ -6,8 +6,9 @@ Secrets are neither printed nor sent to anyone who does not know them.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from receiver.config import Config, environment, load_partly, named, origins
 from receiver.core.clock import wall_clock
 from receiver.core.errors import ConfigError
 from receiver.doctor import ledger, machine, remote, settings
-from receiver.doctor.checks import Check, Level, Result, failure, ignore, run_checks, run_in_thread, warning
+from receiver.doctor.checks import Check, Level, Result, failure, ignore, run_checks, run_in_thread, skipped
 from receiver.ledger import holder, unsafe_sqlite
 
 __all__ = ["Level", "Report", "Result", "diagnose"]
@@ -27,20 +28,12 @@ STORE_SECONDS = 20.0
 
 DISK_SETTINGS = {"RECEIVER_MAX_SPOOL_BYTES", "RECEIVER_MAX_IMAGE_BYTES"}
 
-REST_SKIPPED = warning(
-    "the rest",
-    "was not looked at, because the settings cannot be read",
-    "Correct that, and look again.",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The results of all checks.
+    """The results of all checks, and each setting with its source and without its secrets.
 
-    Attributes:
-        settings: each setting with its source and without its secrets; empty if none can be read.
-        finished: whether all checks were completed.
+    ``settings`` is empty if none can be read; ``finished`` tells whether all checks were completed.
     """
 
     results: Sequence[Result]
@@ -62,20 +55,15 @@ async def diagnose(
     stopping: asyncio.Event | None = None,
     on_waiting: Callable[[Sequence[str]], None] = ignore,
 ) -> Report:
-    """Run all checks at once.
+    """Run all checks at once, with the settings of the environment and of a file.
 
-    Args:
-        own: the process's environment.
-        dotenv: a file with further settings.
-        deep: read all of the ledger, however long that takes.
-        now: ms since the epoch.
-        stopping: ends the checks when it is set.
-        on_waiting: called with the names of the unfinished checks whenever one finishes.
+    ``deep`` reads all of the ledger, however long that takes. ``stopping`` ends the checks when it is set.
+    ``on_waiting`` is called with the names of the unfinished checks whenever one finishes.
     """
     stopping = stopping or asyncio.Event()
     alone = [
-        Check("versions", _threaded(lambda: machine.check_versions(unsafe_sqlite()))),
-        Check(".env", _threaded(lambda: settings.check_dotenv(dotenv))),
+        Check("versions", partial(run_in_thread, lambda: machine.check_versions(unsafe_sqlite()))),
+        Check(".env", partial(run_in_thread, lambda: settings.check_dotenv(dotenv))),
     ]
     try:
         environ = environment(own, dotenv)
@@ -83,14 +71,14 @@ async def diagnose(
         config, wrong = load_partly(environ)
     except ConfigError as error:
         unreadable = failure("settings", str(error), settings.FIX_SETTING)
-        return Report([unreadable, *await run_checks(alone), REST_SKIPPED], ())
+        rest = skipped("the rest", "the settings cannot be read")
+        return Report([unreadable, *await run_checks(alone), rest], ())
     checks = [
-        Check("settings", _threaded(lambda: settings.check_settings(config, given, wrong))),
-        Check("secrets", _threaded(lambda: settings.check_secrets(config, environ))),
-        Check("secret files", _threaded(lambda: _check_secret_files(environ))),
+        Check("settings", partial(run_in_thread, lambda: settings.check_settings(config, given, wrong))),
+        Check("secrets", partial(run_in_thread, lambda: settings.check_secrets(config, environ))),
+        Check("secret files", partial(run_in_thread, lambda: _check_secret_files(environ))),
         *alone,
-        *_local_checks(config, now=now, deep=deep),
-        *_remote_checks(config, environ),
+        *_checks(config, environ, now=now, deep=deep),
     ]
     results = await run_checks(
         [check.skip_if_wrong(named(wrong)) for check in checks],
@@ -110,39 +98,35 @@ def _mounts() -> str:
     return MOUNTS.read_text(encoding="utf-8", errors="replace") if MOUNTS.exists() else ""
 
 
-def _local_checks(config: Config, *, now: Callable[[], int], deep: bool) -> list[Check]:
-    """Return the checks of this machine."""
+def _checks(config: Config, environ: Mapping[str, str], *, now: Callable[[], int], deep: bool) -> list[Check]:
+    """Return the checks of this machine, then those of remote systems and of addresses that lead there."""
 
     def directory() -> list[Result]:
         return machine.check_directory(config, user=os.geteuid(), mounts=_mounts())
 
+    async def server_pid() -> int | None:
+        return await run_in_thread(lambda: holder(config.data_dir))
+
     async def check_ledger() -> list[Result]:
-        serving = await _server_pid(config) is not None
+        serving = await server_pid() is not None
         return await ledger.check_ledger(config, now=now(), deep=deep, serving=serving)
 
     async def serve() -> list[Result]:
-        pid = await _server_pid(config)
+        pid = await server_pid()
         if pid is None:
             return [ledger.check_server(None), await run_in_thread(lambda: machine.check_address(config))]
         return [ledger.check_server(pid), *await remote.check_readiness(config, elsewhere=pid == 0)]
 
-    return [
-        Check("data directory", _threaded(directory)),
-        Check("disk", _threaded(lambda: machine.check_disk(config)), needs=DISK_SETTINGS),
-        Check("ledger", check_ledger, None if deep else 10.0, needs={"RECEIVER_OVERDUE_AFTER"}),
-        Check("serve", serve, needs={"RECEIVER_HOST", "RECEIVER_PORT"}),
-    ]
-
-
-def _remote_checks(config: Config, environ: Mapping[str, str]) -> list[Check]:
-    """Return the checks of remote systems, and of addresses that may lead there."""
-
     async def public() -> list[Result]:
         if config.public_url is None:
             return remote.missing_public_url(config)
-        return await remote.check_public_url(config, serving=await _server_pid(config) is not None)
+        return await remote.check_public_url(config, serving=await server_pid() is not None)
 
     return [
+        Check("data directory", partial(run_in_thread, directory)),
+        Check("disk", partial(run_in_thread, lambda: machine.check_disk(config)), needs=DISK_SETTINGS),
+        Check("ledger", check_ledger, None if deep else 10.0, needs={"RECEIVER_OVERDUE_AFTER"}),
+        Check("serve", serve, needs={"RECEIVER_HOST", "RECEIVER_PORT"}),
         Check(
             "archive",
             lambda: remote.check_archive(config, environ),
@@ -163,12 +147,3 @@ def _remote_checks(config: Config, environ: Mapping[str, str]) -> list[Check]:
             needs={"RECEIVER_PUBLIC_URL", "XIMILAR_API_URL"},
         ),
     ]
-
-
-async def _server_pid(config: Config) -> int | None:
-    """Return the process that serves from the data directory, as `holder` does."""
-    return await run_in_thread(lambda: holder(config.data_dir))
-
-
-def _threaded(check: Callable[[], list[Result]]) -> Callable[[], Awaitable[list[Result]]]:
-    return lambda: run_in_thread(check)

@@ -1,9 +1,9 @@
 """Checks and their results. Checks run all at once, each within its time limit."""
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import TypeVar
@@ -27,13 +27,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a check found.
-
-    Attributes:
-        check: the check's name.
-        detail: a sentence.
-        remedy: what to do, unless the level is OK.
-    """
+    """What a check found, in a sentence; and what to do, unless the level is OK."""
 
     check: str
     level: Level
@@ -56,9 +50,9 @@ def failure(check: str, detail: str, remedy: str) -> Result:
     return Result(check, Level.FAILURE, detail, remedy)
 
 
-def skipped(check: str, setting: str) -> Result:
-    """Return the result of a check that needs a wrong setting."""
-    return warning(check, f"was not looked at, because {setting} is wrong", "Correct that, and look again.")
+def skipped(check: str, why: str) -> Result:
+    """Return the result of a check that is impossible with the present settings."""
+    return warning(check, f"was not looked at, because {why}", "Correct that, and look again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +79,7 @@ class Check:
 
 
 async def _skip(name: str, wrong: frozenset[str]) -> Sequence[Result]:
-    return [skipped(name, " and ".join(sorted(wrong)))]
+    return [skipped(name, f"{' and '.join(sorted(wrong))} is wrong")]
 
 
 def ignore(_: Sequence[str]) -> None:
@@ -99,13 +93,10 @@ async def run_checks(
     stopping: asyncio.Event | None = None,
     on_waiting: Callable[[Sequence[str]], None] = ignore,
 ) -> list[Result]:
-    """Run all checks at once. Return their results in the checks' order.
+    """Run all checks at once. Return their results in the checks' order, with the secrets ``hidden`` masked.
 
-    Args:
-        checks: to run.
-        hidden: secrets to mask in the results.
-        stopping: cancels the unfinished checks when it is set.
-        on_waiting: called with the names of the unfinished checks whenever one finishes.
+    ``stopping`` cancels the unfinished checks when it is set. ``on_waiting`` is called with their names
+    whenever a check finishes.
     """
     secrets = sorted({secret for secret in hidden if len(secret) >= MIN_MASKED}, key=len, reverse=True)
     tasks = [asyncio.create_task(_run(check)) for check in checks]
@@ -129,28 +120,17 @@ async def run_in_thread(work: Callable[[], T]) -> T:
 
     The loop would wait for its own threads at the end, and a disk may never answer.
     """
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[T] = loop.create_future()
-
-    def settle(give: Callable[[], None]) -> None:
-        def late() -> None:
-            if not outcome.done():
-                give()
-
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(late)
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()  # from here on it takes a result, also after a cancellation
 
     def run() -> None:
         try:
-            result = work()
+            outcome.set_result(work())
         except BaseException as error:  # noqa: BLE001 - raised in the caller
-            failure = error
-            settle(lambda: outcome.set_exception(failure))
-        else:
-            settle(lambda: outcome.set_result(result))
+            outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
-    return await outcome
+    return await asyncio.wrap_future(outcome)
 
 
 async def _run(check: Check) -> Sequence[Result]:

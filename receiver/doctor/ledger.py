@@ -23,11 +23,8 @@ RESTORE = f"Stop serve, copy the files away, and {RESTORED}"
 async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = False) -> list[Result]:
     """Check that the ledger can be opened and is undamaged, and that no job waits too long.
 
-    Args:
-        config: the settings.
-        now: ms since the epoch.
-        deep: check all of the file, however long that takes.
-        serving: whether a server runs on the data directory.
+    ``now`` is ms since the epoch. ``deep`` checks all of the file, however long that takes. ``serving`` tells
+    whether a server runs on the data directory.
     """
     path = config.data_dir / FILE_NAME
     if not path.exists():

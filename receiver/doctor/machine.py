@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from receiver.bootstrap.factories import bind, unwritable
@@ -28,6 +29,10 @@ NETWORK_FS = frozenset(
 
 IN_MEMORY = frozenset({"tmpfs", "ramfs"})
 LAYERED = frozenset({"overlay", "aufs"})
+
+_DIRECTORY = "data directory"
+_directory_failure = partial(failure, _DIRECTORY)
+_directory_warning = partial(warning, _DIRECTORY)
 
 MIB = 2**20
 
@@ -51,31 +56,23 @@ def check_versions(old_sqlite: str | None) -> list[Result]:
     ]
 
 
-def _owner(path: Path) -> int:
-    return path.stat().st_uid
-
-
 def check_directory(
-    config: Config, *, user: int, mounts: str, owner: Callable[[Path], int] = _owner
+    config: Config, *, user: int, mounts: str, owner: Callable[[Path], int] = lambda path: path.stat().st_uid
 ) -> list[Result]:
     """Check the data directory: its existence, owner, permissions and file system.
 
-    Args:
-        config: the settings.
-        user: the id of this process's user.
-        mounts: the text of /proc/self/mounts; empty if there is none.
-        owner: returns the id of a file's owner.
+    ``user`` is the id of this process's user. ``mounts`` is the text of /proc/self/mounts, empty if there is
+    none. ``owner`` returns the id of a file's owner.
     """
     folder = config.data_dir
-    name = "data directory"
     try:
         status = folder.stat()
     except (FileNotFoundError, NotADirectoryError):
         return _check_parent(folder)
     except PermissionError:
-        return [failure(name, f"{folder} cannot be reached by this user", RUN_AS_SERVE)]
+        return [_directory_failure(f"{folder} cannot be reached by this user", RUN_AS_SERVE)]
     if not stat.S_ISDIR(status.st_mode):
-        return [failure(name, f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
+        return [_directory_failure(f"{folder} is no folder", "Move it away, or set RECEIVER_DATA_DIR.")]
     mount = mount_of(folder.resolve(), mounts)
     if mount is not None and mount.read_only:
         remedy = (
@@ -83,34 +80,32 @@ def check_directory(
             " the volume without :ro."
         )
         detail = f"{folder} lies on a file system that is mounted read-only ({mount.point})"
-        return [failure(name, detail, remedy)]
+        return [_directory_failure(detail, remedy)]
     found = [*_check_ownership(folder, user, owner)]
     shut_out = f"Shut them out: chmod 700 {folder}"
     if status.st_mode & 0o022:
-        found.append(failure(name, f"other users can write in {folder}", shut_out))
+        found.append(_directory_failure(f"other users can write in {folder}", shut_out))
     elif status.st_mode & 0o077:
-        found.append(warning(name, f"other users can look into {folder}", shut_out))
+        found.append(_directory_warning(f"other users can look into {folder}", shut_out))
     found += _check_file_system(folder, mount)
-    return found or [ok(name, f"{folder} is there, and this user's alone")]
+    return found or [ok(_DIRECTORY, f"{folder} is there, and this user's alone")]
 
 
 def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> Iterator[Result]:
     """Check that all files are the server's; after a restore by another user, they are that user's."""
-    name = "data directory"
     uid = owner(folder)
     give = f"chown -R {user} {folder}"
     if uid != user:
         give = f"run serve, and this, as user {uid}, or: {give}"
-        yield warning(
-            name, f"{folder} is user {uid}'s, and this runs as user {user}", give[0].upper() + give[1:]
-        )
+        detail = f"{folder} is user {uid}'s, and this runs as user {user}"
+        yield _directory_warning(detail, give[0].upper() + give[1:])
     unusable = set(unwritable(folder))
     for path in sorted(unusable):
         if owner(path) == user:
             detail, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
         else:
             detail, remedy = f"for it is user {owner(path)}'s", f"Give all of it to the user of serve: {give}"
-        yield failure(name, f"{path} cannot be read and written by user {user}, {detail}", remedy)
+        yield _directory_failure(f"{path} cannot be read and written by user {user}, {detail}", remedy)
     if folder in unusable:
         return  # nothing in it can be read
     foreign = []
@@ -121,14 +116,13 @@ def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> I
     if foreign:
         named = ", ".join(path.relative_to(folder).as_posix() for path in foreign[:MAX_NAMED])
         more = f" and {len(foreign) - MAX_NAMED} more" if len(foreign) > MAX_NAMED else ""
-        yield warning(
-            name,
+        yield _directory_warning(
             f"{folder} is user {uid}'s, and not all that lies in it: {named}{more}",
             f"Give all of it to the user of serve: chown -R {uid} {folder}",
         )
     ledger = folder / FILE_NAME
     if ledger not in unusable and ledger.exists() and ledger.stat().st_mode & 0o077:
-        yield warning(name, "other users can read the ledger", f"Shut them out: chmod 600 {ledger}*")
+        yield _directory_warning("other users can read the ledger", f"Shut them out: chmod 600 {ledger}*")
 
 
 def _inside(folder: Path) -> set[Path]:
@@ -151,17 +145,12 @@ def check_address(config: Config) -> Result:
     return ok("address", f"{config.host}, port {config.port} is free for serve")
 
 
-def check_disk(config: Config, *, room: Callable[[Path], int] | None = None) -> list[Result]:
-    """Check that the disk has room for downloads.
-
-    Args:
-        config: the settings.
-        room: returns the free bytes of a folder's disk.
-    """
-    folder = next(
-        path for path in (config.data_dir.resolve(), *config.data_dir.resolve().parents) if path.exists()
-    )
-    free = room(folder) if room else shutil.disk_usage(folder).free
+def check_disk(
+    config: Config, *, room: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free
+) -> list[Result]:
+    """Check that the disk has room for downloads. ``room`` returns the free bytes of a folder's disk."""
+    folder = config.data_dir.resolve()
+    free = room(next(path for path in (folder, *folder.parents) if path.exists()))
     detail = f"{free // MIB} MiB are free"
     remedy = "Make room, or put RECEIVER_DATA_DIR on a larger disk."
     reserve = DISK_RESERVE // MIB
@@ -226,41 +215,35 @@ def cannot_create(folder: Path) -> str | None:
 
 
 def _check_parent(folder: Path) -> list[Result]:
-    name = "data directory"
     if why := cannot_create(folder):
         remedy = (
             "Correct RECEIVER_DATA_DIR, or make it and give it to this user:"
             f" install -d -m 700 -o {os.geteuid()} {folder}"
         )
-        return [failure(name, f"{folder} is not there, and {why}", remedy)]
-    return [ok(name, f"{folder} is not there yet; serve makes it")]
+        return [_directory_failure(f"{folder} is not there, and {why}", remedy)]
+    return [ok(_DIRECTORY, f"{folder} is not there yet; serve makes it")]
 
 
 def _check_file_system(folder: Path, mount: Mount | None) -> Iterator[Result]:
     kind = mount.kind if mount else ""
-    name = "data directory"
     if kind in NETWORK_FS:
-        yield failure(
-            name,
+        yield _directory_failure(
             f"it lies on a network file system ({kind}), where SQLite's WAL does not work",
             "Put RECEIVER_DATA_DIR on a local disk. The archive may lie elsewhere.",
         )
     elif kind in IN_MEMORY:
-        yield warning(
-            name,
+        yield _directory_warning(
             f"it lies in memory ({kind}): ledger and images are gone when the machine restarts",
             "Put RECEIVER_DATA_DIR on a disk.",
         )
     elif kind in LAYERED:
-        yield warning(
-            name,
+        yield _directory_warning(
             f"it lies in the container's own layer ({kind}), and is gone with the container",
             "Mount a volume at RECEIVER_DATA_DIR.",
         )
     spool = folder / "spool"
     if spool.exists() and spool.stat().st_dev != folder.stat().st_dev:
-        yield warning(
-            name,
+        yield _directory_warning(
             "the spool lies on another file system than the ledger, whose room nobody keeps for it then",
             "Let both lie in one file system.",
         )

@@ -9,7 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
@@ -33,7 +33,7 @@ from receiver.core.paths import WEBHOOK_PATH
 from receiver.doctor.checks import Level, Result, failure, ok, run_in_thread, skipped, warning
 from receiver.doctor.machine import cannot_create
 from receiver.ledger import FILE_NAME, LedgerReader
-from receiver.providers.ximilar.client import Ximilar
+from receiver.providers.ximilar.client import DIRECT, Ximilar
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER, new_challenge, prove, read_key
 
 CLOCK_WARNING, CLOCK_FAILURE = 10.0, 60.0
@@ -61,8 +61,6 @@ _READINESS_REMEDIES: Mapping[str, str] = {
     "archive": "Mend what the reason names; serve looks again by itself. Images wait on this disk meanwhile.",
     "serving": "It is shutting down; start it again.",
 }
-
-_DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
 
 _ARCHIVE_REMEDIES: Mapping[str, str] = {
     "archive.denied": "Look at the credentials (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the SDK's"
@@ -101,7 +99,7 @@ async def check_archive(config: Config, environ: Mapping[str, str]) -> list[Resu
     except ConfigError as error:
         # `check_settings` reports wrong settings; here only what depends on `environ` is reported.
         if str(error) in await run_in_thread(lambda: [*factories.wrong_settings(config)]):
-            return [skipped("archive", str(error).partition(":")[0])]
+            return [skipped("archive", f"{str(error).partition(':')[0]} is wrong")]
         return [failure("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
     try:
         findings = await archive.probe()
@@ -124,17 +122,11 @@ def _check_parent(folder: Path, data_dir: Path) -> Result:
     # `serve` creates the data directory, but no other parent, which may be a mount that is missing.
     made = data_dir == folder.parent or folder.parent in data_dir.parents
     if not made and not folder.parent.exists():
-        return failure(
-            "archive",
-            f"{folder} is not there, nor {folder.parent} that it should be made in",
-            _ARCHIVE_REMEDIES["archive.no_bucket"],
-        )
+        detail = f"{folder} is not there, nor {folder.parent} that it should be made in"
+        return failure("archive", detail, _ARCHIVE_REMEDIES["archive.no_bucket"])
     if why := cannot_create(folder):
-        return failure(
-            "archive",
-            f"{folder} is not there, and {why}",
-            "Correct RECEIVER_ARCHIVE, or make the folder and give it to the user that runs serve.",
-        )
+        remedy = "Correct RECEIVER_ARCHIVE, or make the folder and give it to the user that runs serve."
+        return failure("archive", f"{folder} is not there, and {why}", remedy)
     return ok("archive", f"{folder} is not there yet; serve makes it")
 
 
@@ -162,24 +154,11 @@ async def _was_used(config: Config) -> bool:
         return False  # `check_ledger` reports it
 
 
-@dataclass
-class _Clock:
-    """The offset of another machine's clock, from its last answer."""
-
-    asked: float = field(default_factory=time.time)
-    clock_offset: float | None = None
-
-    def read(self, headers: httpx.Headers) -> None:
-        self.clock_offset = clock_offset(headers.get("date", ""), self.asked, time.time())
-
-
 def clock_offset(date: str, asked: float, answered: float) -> float | None:
     """Return the seconds by which a clock is ahead, negative if it is behind; ``None`` if unknown.
 
-    Args:
-        date: the Date header of an answer, in whole seconds.
-        asked: when the request was sent, seconds since the epoch.
-        answered: when the answer came.
+    ``date`` is an answer's Date header, in whole seconds. The request was sent at ``asked`` and answered at
+    ``answered``, in seconds since the epoch.
     """
     try:
         seconds = parsedate_to_datetime(date).timestamp()
@@ -209,16 +188,22 @@ async def check_provider(config: Config) -> list[Result]:
         )
         return [warning("provider", detail, "Set it to your account's token.")]
     url = str(config.ximilar_api_url)
-    clock = _Clock()
-    token = config.ximilar_api_token.get_secret_value()
+    asked = time.time()
+    offsets: list[float | None] = [None]
+
+    def read_clock(headers: httpx.Headers) -> None:
+        offsets.append(clock_offset(headers.get("date", ""), asked, time.time()))
+
     try:
-        async with Ximilar(url, token, on_headers=clock.read) as provider:
+        async with Ximilar(
+            url, config.ximilar_api_token.get_secret_value(), on_headers=read_clock
+        ) as provider:
             await provider.page()
     except ProviderError as error:
         found = await _provider_failure(error, url)
     else:
         found = ok("provider", f"{origin(url)} takes the token")
-    return [found, *check_clock("the provider", clock.clock_offset)]
+    return [found, *check_clock("the provider", offsets[-1])]
 
 
 async def _provider_failure(error: ProviderError, url: str) -> Result:
@@ -265,11 +250,8 @@ async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
     """Check that RECEIVER_PUBLIC_URL leads to this installation.
 
     The installation proves itself by answering a challenge, so that no secret is sent to another server. The
-    check uses the route from this machine; the provider's may differ.
-
-    Args:
-        config: the settings, with RECEIVER_PUBLIC_URL.
-        serving: whether a server runs on the data directory, and so can answer.
+    check uses the route from this machine; the provider's may differ. ``serving`` tells whether a server runs
+    on the data directory, and so can answer.
     """
     url = str(config.public_url).rstrip("/")
     parts = urlsplit(url)
@@ -324,14 +306,7 @@ def unreachable(error: BaseException, url: str, *, serving: bool) -> Result:
 
 
 def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bool = True) -> Result:
-    """Return the result of the answer to a challenge.
-
-    Args:
-        answer: to the challenge.
-        url: the address that was asked.
-        proof: the answer of this installation.
-        serving: whether this installation can answer.
-    """
+    """Return the result of the answer to a challenge, which this installation would answer with ``proof``."""
     where = origin(url)
     if 300 <= answer.status < 400:
         target = origin(answer.headers.get("location", "")) or "nowhere"
@@ -395,9 +370,7 @@ async def _check_webhook(url: str) -> Result:
 async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:
     """Check the readiness that the running server reports.
 
-    Args:
-        config: the settings.
-        elsewhere: whether it may run in another container, where its address is not reachable from here.
+    ``elsewhere`` tells whether it may run in another container, where its address is not reachable from here.
     """
     if config.port == 0:
         return []
@@ -418,13 +391,8 @@ async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:
         return found or [ok("serve", "is ready")]
     if elsewhere:
         return [warning("serve", detail, "If it runs in another container, run this there.")]
-    return [
-        failure(
-            "serve",
-            detail,
-            "If it was started just now, look again. Else: do RECEIVER_HOST and RECEIVER_PORT fit?",
-        )
-    ]
+    remedy = "If it was started just now, look again. Else: do RECEIVER_HOST and RECEIVER_PORT fit?"
+    return [failure("serve", detail, remedy)]
 
 
 async def ask(url: str, headers: Mapping[str, str]) -> Answer:
@@ -434,7 +402,7 @@ async def ask(url: str, headers: Mapping[str, str]) -> Answer:
         httpx.HTTPError, httpx.InvalidURL, OSError: there is no answer.
     """
     async with (
-        httpx.AsyncClient(timeout=8, trust_env=True, mounts=_DIRECT) as client,
+        httpx.AsyncClient(timeout=8, trust_env=True, mounts=DIRECT) as client,
         client.stream("GET", url, headers={"Accept-Encoding": "identity", **headers}) as answer,
     ):
         body = bytearray()
@@ -511,14 +479,8 @@ def _is_private(host: str) -> bool:
 
 def _may_be_stopped(error: BaseException) -> bool:
     """Return whether starting the server could help: nothing listens, or a proxy gets no answer."""
-    curable = (
-        httpx.TimeoutException,
-        httpx.RemoteProtocolError,
-        ConnectionRefusedError,
-        ConnectionResetError,
-    )
-    incurable = (socket.gaierror, ssl.SSLError)
     causes = list(_causes(error))
-    return not any(isinstance(cause, incurable) for cause in causes) and any(
-        isinstance(cause, curable) for cause in causes
-    )
+    if any(isinstance(cause, socket.gaierror | ssl.SSLError) for cause in causes):
+        return False
+    no_answer = httpx.TimeoutException | httpx.RemoteProtocolError
+    return any(isinstance(it, no_answer | ConnectionRefusedError | ConnectionResetError) for it in causes)

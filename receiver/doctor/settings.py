@@ -34,10 +34,7 @@ FIX_SETTING = "Correct it where it is set: the environment, .env, or a file in R
 def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()) -> list[Result]:
     """Check that the settings are known, valid and fit together.
 
-    Args:
-        config: the settings that are valid each for itself.
-        origins: where each setting comes from.
-        wrong: one line for each of the others.
+    ``config`` holds the settings that are valid each for itself; ``wrong`` has a line for each other one.
     """
     found = [
         warning("settings", f"{name} means nothing here", "Correct its name, or remove it.")
@@ -54,13 +51,9 @@ def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection
     if not found:
         found.append(ok("settings", f"{len(origins)} are set, and all are understood"))
     if not config.image_sources and "RECEIVER_IMAGE_SOURCES" not in wrong_names:
-        found.append(
-            warning(
-                "image sources",
-                "RECEIVER_IMAGE_SOURCES is empty: images are fetched from any public https host",
-                "Set it to the hosts that your results come from: `receiver jobs --json` shows them.",
-            )
-        )
+        detail = "RECEIVER_IMAGE_SOURCES is empty: images are fetched from any public https host"
+        remedy = "Set it to the hosts that your results come from: `receiver jobs --json` shows them."
+        found.append(warning("image sources", detail, remedy))
     return [*found, *_check_notify(config)]
 
 
@@ -73,15 +66,10 @@ def check_secrets(config: Config, environ: Mapping[str, str]) -> list[Result]:
             level, what = weakness(secret, least=least, good=good)
             if what:
                 found.append((failure if level else warning)("secrets", f"{name}: {what}", FRESH))
-    kept = [*online, *offline, *_other_secrets(config, environ)]
-    for name, other in _duplicates(kept):
-        found.append(
-            failure(
-                "secrets",
-                f"{name} and {other} share a value, so who must know the one knows the other",
-                "Give each a value of its own; `receiver init` prints fresh ones.",
-            )
-        )
+    remedy = "Give each a value of its own; `receiver init` prints fresh ones."
+    for name, other in _duplicates([*online, *offline, *_other_secrets(config, environ)]):
+        detail = f"{name} and {other} share a value, so who must know the one knows the other"
+        found.append(failure("secrets", detail, remedy))
     if not online and not offline:
         return found  # `check_settings` reports that some are required
     return found or [ok("secrets", f"{len(online) + len(offline)} are long enough, and none stands twice")]
@@ -114,11 +102,8 @@ def check_dotenv(path: Path) -> list[Result]:
 def check_secret_files(folder: Path, mounts: str) -> list[Result]:
     """Check that no other user of this machine can read the files in RECEIVER_SECRETS_DIR.
 
-    Files that a container or systemd mounts there are readable by design, and by no other user.
-
-    Args:
-        folder: of the files.
-        mounts: the text of /proc/self/mounts; empty if there is none.
+    Files that a container or systemd mounts there are readable by design, and by no other user. ``mounts`` is
+    the text of /proc/self/mounts; empty if there is none.
     """
     if not folder.stat().st_mode & 0o001:
         return []
@@ -161,10 +146,8 @@ def settings_report(
 
 def secret_values(config: Config, environ: Mapping[str, str]) -> list[str]:
     """Return all values that must not be printed."""
-    return [
-        secret
-        for _, secret in [*_online_secrets(config), *_offline_keys(config), *_other_secrets(config, environ)]
-    ]
+    named_secrets = [*_online_secrets(config), *_offline_keys(config), *_other_secrets(config, environ)]
+    return [secret for _, secret in named_secrets]
 
 
 def _online_secrets(config: Config) -> list[tuple[str, str]]:
@@ -203,13 +186,8 @@ def _check_notify(config: Config) -> list[Result]:
     if config.notify_url is None:
         return []
     if config.notify_url.scheme != "https":
-        return [
-            warning(
-                "notify",
-                "RECEIVER_NOTIFY_URL is not https: what is told can be read and changed on the way",
-                "Use https, unless it never leaves this machine.",
-            )
-        ]
+        detail = "RECEIVER_NOTIFY_URL is not https: what is told can be read and changed on the way"
+        return [warning("notify", detail, "Use https, unless it never leaves this machine.")]
     if config.notify_secret is None:
         return []  # `check_settings` reports it
     return [ok("notify", f"finished jobs are told to {config.notify_url.host}")]

@@ -75,7 +75,8 @@ MAX_PAGES = 10_000
 MAX_UNREAD_JOBS = 3
 """Jobs in a row without an answer after which a search is given up. One alone may be the fault of its job."""
 
-_DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+"""Mounts of an httpx client: no proxy leads to this machine itself."""
 
 _RETRIED = frozenset({502, 503, 504})
 
@@ -191,9 +192,9 @@ class Ximilar:
             verify=verify,
             transport=transport,
             # The operator chose this address, unlike that of an image, and many networks let nothing out but
-            # through their proxy. No proxy leads to this machine itself, where the sandbox is.
+            # through their proxy.
             trust_env=True,
-            mounts=_DIRECT,
+            mounts=DIRECT,
         )
 
     async def submit(self, upscale: Upscale) -> Submitted:
