@@ -4,9 +4,10 @@ Every meter belongs to a registry that is passed in; the library's global one st
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from importlib import metadata
 from typing import TypeVar
 
@@ -42,29 +43,6 @@ BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
 DELIVERED = ("recorded", "duplicate", "unread")
 
-LEDGER_GAUGES = {
-    "receiver_soonest_deadline_seconds": (
-        "Seconds until the first URL ends whose image is not safe yet; below zero when it has ended; absent"
-        " where there is none."
-    ),
-    "receiver_oldest_waiting_seconds": (
-        "Age of the job that waits the longest for its image to be archived."
-    ),
-    "receiver_jobs_overdue": (
-        "Submitted jobs without a completion for longer than RECEIVER_OVERDUE_AFTER; counted up to"
-        f" {COUNTED_TO}."
-    ),
-    "receiver_jobs_at_risk": (
-        "Jobs whose image is not safe yet while less than a tenth of its URL's life is left; counted up to"
-        f" {COUNTED_TO}."
-    ),
-    "receiver_images_lost": (
-        "Acknowledged jobs whose image is gone: its URL ended before it was safe, or the last audit did not"
-        " find its object. Must be 0."
-    ),
-    "receiver_spool_bytes": "Bytes of the images on the receiver's disk that wait for the archive.",
-}
-
 NO_ANSWER = frozenset({"provider.unavailable", "provider.token_refused"})
 """Reasons with which a provider is taken to be down; any other word of it is an answer."""
 
@@ -77,16 +55,8 @@ class Meters:
     """
 
     def __init__(self, collectors: CollectorRegistry) -> None:
-        def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-            meter = Counter(name, text, labels, registry=None)
-            collectors.register(_WithoutCreated(meter))
-            return meter
-
-        def histogram(name: str, text: str, buckets: Sequence[float]) -> Histogram:
-            meter = Histogram(name, text, buckets=buckets, registry=None)
-            collectors.register(_WithoutCreated(meter))
-            return meter
-
+        counter = partial(Counter, registry=collectors)
+        histogram = partial(Histogram, registry=collectors)
         deliveries = counter(
             "receiver_deliveries",
             "Deliveries of proved senders, by outcome; a duplicate changed nothing, and an unread one was no"
@@ -107,29 +77,29 @@ class Meters:
         self._fetch_seconds = histogram(
             "receiver_fetch_duration_seconds",
             "Duration of downloads that came whole.",
-            LONG_SECONDS,
+            buckets=LONG_SECONDS,
         )
         self._fetched_bytes = counter("receiver_fetched_bytes", "Bytes of downloads that came whole.")
         self._verify_seconds = histogram(
             "receiver_verify_duration_seconds",
             "Duration of verifying that an image is the promised one.",
-            LONG_SECONDS,
+            buckets=LONG_SECONDS,
         )
         self._upload_seconds = histogram(
             "receiver_upload_duration_seconds",
             "Duration of putting an image into the archive and proving it there.",
-            LONG_SECONDS,
+            buckets=LONG_SECONDS,
         )
         self._archived_bytes = counter(
             "receiver_archived_bytes", "Bytes of images that were archived and proved."
         )
         self._batch_size = histogram(
-            "receiver_commit_batch_size", "Writes that shared one commit of the ledger.", BATCH_SIZES
+            "receiver_commit_batch_size", "Writes that shared one commit of the ledger.", buckets=BATCH_SIZES
         )
         self._commit_seconds = histogram(
             "receiver_commit_duration_seconds",
             "Duration of a commit of the ledger, until it was durable.",
-            SHORT_SECONDS,
+            buckets=SHORT_SECONDS,
         )
         self.provider_up: bool | None = None
         """Whether the provider answered when it was last asked; ``None`` before the first question."""
@@ -207,34 +177,46 @@ class Metrics:
             self.workers_alive(),
             self.archive_up(),
         )
-        return _Families(
-            [
-                *self.collectors.collect(),
-                *self._of_the_process(),
-                self._queues(stats),
-                *_of_the_ledger(stats, self.now()),
+        families = [
+            *_without_created(self.collectors.collect()),
+            *self._of_the_process(),
+            GaugeMetricFamily(
+                "receiver_ledger_writable",
+                "Whether the ledger can be read, and took a commit for this scrape.",
+                stats is not None and writable is True,
+            ),
+            GaugeMetricFamily(
+                "receiver_workers_alive", "Whether all workers run, and can claim work.", workers is None
+            ),
+            GaugeMetricFamily(
+                "receiver_archive_up",
+                "Whether the archive took something when it was last tried.",
+                archive is None,
+            ),
+        ]
+        depths = {"ledger": self.ledger.waiting}
+        if stats is not None:
+            depths["fetch"] = stats.unclaimed(State.RECEIVED)
+            depths["archive"] = stats.unclaimed(State.FETCHED)
+            families += _of_the_ledger(stats, self.now())
+            families.append(
                 GaugeMetricFamily(
                     "receiver_spool_room_bytes",
                     "Bytes that the spool still takes, by its limit and by the free room of its disk.",
-                    None if stats is None else self._room(stats.bytes[State.FETCHED]),
-                ),
-                GaugeMetricFamily(
-                    "receiver_ledger_writable",
-                    "Whether the ledger can be read, and took a commit for this scrape.",
-                    stats is not None and writable is True,
-                ),
-                GaugeMetricFamily(
-                    "receiver_workers_alive",
-                    "Whether all workers run, and can claim work.",
-                    workers is None,
-                ),
-                GaugeMetricFamily(
-                    "receiver_archive_up",
-                    "Whether the archive took something when it was last tried.",
-                    archive is None,
-                ),
-            ]
+                    self._room(stats.bytes[State.FETCHED]),
+                )
+            )
+        families.append(
+            _labelled(
+                GaugeMetricFamily,
+                "receiver_queue_depth",
+                "What waits: writes for the ledger's next commit, jobs for a download, images for the"
+                " archive.",
+                "queue",
+                depths,
+            )
         )
+        return _Families(families)
 
     async def _stats(self) -> Stats:
         return await self.ledger.stats(
@@ -270,21 +252,18 @@ class Metrics:
             "receiver_build", "The running version.", {"version": metadata.version("upscale-receiver")}
         )
         yield _labelled(
-            CounterMetricFamily(
-                "receiver_refusals",
-                "Refused requests, by reason: deliveries, requests without an API token, and what is no"
-                " HTTP.",
-                labels=["reason"],
-            ),
-            sorted(refusals.items()),
+            CounterMetricFamily,
+            "receiver_refusals",
+            "Refused requests, by reason: deliveries, requests without an API token, and what is no HTTP.",
+            "reason",
+            dict(sorted(refusals.items())),
         )
         yield _labelled(
-            GaugeMetricFamily(
-                "receiver_in_progress",
-                "Jobs that each stage is working on; the stage ask exists only with a token of the provider.",
-                labels=["stage"],
-            ),
-            self.in_progress().items(),
+            GaugeMetricFamily,
+            "receiver_in_progress",
+            "Jobs that each stage is working on; the stage ask exists only with a token of the provider.",
+            "stage",
+            self.in_progress(),
         )
         yield GaugeMetricFamily(
             "receiver_provider_up",
@@ -293,29 +272,14 @@ class Metrics:
             self.meters.provider_up,
         )
 
-    def _queues(self, stats: Stats | None) -> Metric:
-        depths = {"ledger": self.ledger.waiting}
-        if stats is not None:
-            depths |= {
-                "fetch": stats.unclaimed(State.RECEIVED),
-                "archive": stats.unclaimed(State.FETCHED),
-            }
-        return _labelled(
-            GaugeMetricFamily(
-                "receiver_queue_depth",
-                "What waits: writes for the ledger's next commit, jobs for a download, images for the"
-                " archive.",
-                labels=["queue"],
-            ),
-            depths.items(),
-        )
 
-
-def _of_the_ledger(stats: Stats | None, now: int) -> Iterable[Metric]:
-    """Return the families of the ledger's values; without samples where there are none."""
+def _of_the_ledger(stats: Stats, now: int) -> Iterable[Metric]:
     yield _labelled(
-        GaugeMetricFamily("receiver_jobs", "Jobs by state.", labels=["state"]),
-        [] if stats is None else [(state.value, stats.jobs[state]) for state in State],
+        GaugeMetricFamily,
+        "receiver_jobs",
+        "Jobs by state.",
+        "state",
+        {state.value: stats.jobs[state] for state in State},
     )
     reconcile = CounterMetricFamily(
         "receiver_reconcile",
@@ -324,79 +288,96 @@ def _of_the_ledger(stats: Stats | None, now: int) -> Iterable[Metric]:
         " adopted, a job that nobody had announced.",
         labels=["outcome", "reason"],
     )
-    counters = {} if stats is None else stats.counters
-    for outcome in [] if stats is None else RECONCILED:
+    for outcome in RECONCILED:
         # Those without a reason stand there from the beginning, so that their first one is an increase.
-        for reason, times in sorted({"": 0, **counters.get(outcome, {})}.items()):
+        for reason, times in sorted({"": 0, **stats.counters.get(outcome, {})}.items()):
             if not reason or reason in REASONS:  # an older version may have had others
                 reconcile.add_metric([outcome, reason], times)
     yield reconcile
-    notifications = counters.get(NOTIFICATIONS, {})
+    notifications = stats.counters.get(NOTIFICATIONS, {})
     yield _labelled(
-        CounterMetricFamily(
-            "receiver_notifications",
-            "Attempts to notify RECEIVER_NOTIFY_URL of a final job, by outcome.",
-            labels=["outcome"],
-        ),
-        [] if stats is None else [(name, notifications.get(name, 0)) for name in NOTIFICATION_OUTCOMES],
+        CounterMetricFamily,
+        "receiver_notifications",
+        "Attempts to notify RECEIVER_NOTIFY_URL of a final job, by outcome.",
+        "outcome",
+        {outcome: notifications.get(outcome, 0) for outcome in NOTIFICATION_OUTCOMES},
+    )
+    yield _labelled(
+        GaugeMetricFamily,
+        "receiver_objects_damaged",
+        "Archived objects that the last audit found missing, altered, unproved or mislabelled, by reason."
+        " Must be 0.",
+        "reason",
+        dict(sorted({"archive.missing": 0, **stats.damaged}.items())),
     )
     yield GaugeMetricFamily(
         "receiver_notifications_pending",
         f"Notifications that are still to be sent; counted up to {COUNTED_TO}.",
-        None if stats is None else stats.notifications_pending,
+        stats.notifications_pending,
     )
-    yield _labelled(
-        GaugeMetricFamily(
-            "receiver_objects_damaged",
-            "Archived objects that the last audit found missing, altered, unproved or mislabelled, by reason."
-            " Must be 0.",
-            labels=["reason"],
-        ),
-        [] if stats is None else sorted({"archive.missing": 0, **stats.damaged}.items()),
+    deadline = stats.soonest_deadline
+    yield GaugeMetricFamily(
+        "receiver_soonest_deadline_seconds",
+        "Seconds until the first URL ends whose image is not safe yet; below zero when it has ended; absent"
+        " where there is none.",
+        None if deadline is None else (deadline - now) / 1000,
     )
-    values = {} if stats is None else _values(stats, now)
-    for name, text in LEDGER_GAUGES.items():
-        yield GaugeMetricFamily(name, text, values.get(name))
+    oldest = stats.oldest_waiting_at
+    yield GaugeMetricFamily(
+        "receiver_oldest_waiting_seconds",
+        "Age of the job that waits the longest for its image to be archived.",
+        0 if oldest is None else max(now - oldest, 0) / 1000,
+    )
+    yield GaugeMetricFamily(
+        "receiver_jobs_overdue",
+        "Submitted jobs without a completion for longer than RECEIVER_OVERDUE_AFTER; counted up to"
+        f" {COUNTED_TO}.",
+        stats.overdue,
+    )
+    yield GaugeMetricFamily(
+        "receiver_jobs_at_risk",
+        "Jobs whose image is not safe yet while less than a tenth of its URL's life is left; counted up to"
+        f" {COUNTED_TO}.",
+        stats.at_risk,
+    )
+    yield GaugeMetricFamily(
+        "receiver_images_lost",
+        "Acknowledged jobs whose image is gone: its URL ended before it was safe, or the last audit did not"
+        " find its object. Must be 0.",
+        stats.jobs[State.EXPIRED] + stats.damaged.get("archive.missing", 0),
+    )
+    yield GaugeMetricFamily(
+        "receiver_spool_bytes",
+        "Bytes of the images on the receiver's disk that wait for the archive.",
+        stats.bytes[State.FETCHED],
+    )
 
 
 def _labelled(
-    family: CounterMetricFamily | GaugeMetricFamily, samples: Iterable[tuple[str, float]]
+    kind: type[CounterMetricFamily | GaugeMetricFamily],
+    name: str,
+    text: str,
+    label: str,
+    samples: Mapping[str, float],
 ) -> Metric:
-    """Add a sample for each value of the family's one label."""
-    for label, value in samples:
-        family.add_metric([label], value)
+    family = kind(name, text, labels=[label])
+    for value, number in samples.items():
+        family.add_metric([value], number)
     return family
 
 
-def _values(stats: Stats, now: int) -> dict[str, float | None]:
-    deadline, oldest = stats.soonest_deadline, stats.oldest_waiting_at
-    return {
-        "receiver_soonest_deadline_seconds": None if deadline is None else (deadline - now) / 1000,
-        "receiver_oldest_waiting_seconds": 0 if oldest is None else max(now - oldest, 0) / 1000,
-        "receiver_jobs_overdue": stats.overdue,
-        "receiver_jobs_at_risk": stats.at_risk,
-        "receiver_images_lost": stats.jobs[State.EXPIRED] + stats.damaged.get("archive.missing", 0),
-        "receiver_spool_bytes": stats.bytes[State.FETCHED],
-    }
+def _without_created(families: Iterable[Metric]) -> Iterable[Metric]:
+    """Leave out the ``_created`` samples, which only a switch of the whole process turns off."""
+    for family in families:
+        family.samples = [s for s in family.samples if not s.name.endswith("_created")]
+        yield family
 
 
 class _Families(Collector):
     """Metrics that were collected already."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = list(families)
+        self._families = families
 
     def collect(self) -> Iterable[Metric]:
         return self._families
-
-
-class _WithoutCreated(Collector):
-    """A meter without its ``_created`` samples, which only a switch of the whole process turns off."""
-
-    def __init__(self, meter: Counter | Histogram) -> None:
-        self._meter = meter
-
-    def collect(self) -> Iterable[Metric]:
-        for family in self._meter.collect():
-            family.samples = [s for s in family.samples if not s.name.endswith("_created")]
-            yield family
