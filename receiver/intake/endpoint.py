@@ -1,6 +1,6 @@
 """The webhook: caps the body, checks the sender, parses, records, answers. It knows nothing of the worker.
 
-The cheapest step comes first: nothing is read beyond the cap, and nothing is parsed without proof. The 200
+The cheapest step comes first: nothing is kept beyond the cap, and nothing is parsed without proof. The 200
 leaves only after the commit.
 """
 

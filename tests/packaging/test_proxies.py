@@ -160,6 +160,16 @@ def test_a_body_over_the_limit_is_not_sent_to_the_receiver_again_and_again(
     assert sum(line["times"] for line in refused if line["reason"] != "body.not_a_completion") <= 1
 
 
+def test_a_delivery_that_offers_http_2_passes(receiver: Receiver, client: httpx.Client) -> None:
+    offer = {
+        "Connection": "Upgrade, HTTP2-Settings",
+        "Upgrade": "h2c",
+        "HTTP2-Settings": "AAMAAABkAAQCAAAAAAIAAAAA",
+    }
+    answer = client.post(WEBHOOK, json=completion("job", NOWHERE, 8, 8), headers={**PROOF, **offer})
+    assert (answer.status_code, answer.http_version) == (200, "HTTP/1.1")
+
+
 def test_an_event_passes_at_once(receiver: Receiver, client: httpx.Client) -> None:
     with client.stream("GET", "/jobs/changes", headers=TOKEN) as stream:
         lines = stream.iter_lines()
