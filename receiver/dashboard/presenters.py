@@ -1,85 +1,21 @@
 """The texts of the status page as plain values, so that wording and order are tested without a browser."""
 
 import re
+import tomllib
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from receiver.core.errors import REASONS
 from receiver.core.jobs import Event, Job, State
 from receiver.core.serializers import detail_without_keys
 from receiver.ledger import Overview, Stats
 
-MEANINGS: Mapping[State, str] = {
-    State.SUBMITTED: "The provider is at it; no completion has come yet.",
-    State.RECEIVED: "The completion is recorded; the image is not safe yet, and its URL will end.",
-    State.FETCHED: "The image is safe on this machine's disk, verified; it waits for the archive.",
-    State.ARCHIVED: "The image lies in the archive, proved to be the one that was verified.",
-    State.FAILED: "The provider says that it failed. There is no image.",
-    State.REJECTED: "The image was not taken: it may not be fetched, or is not what was promised.",
-    State.EXPIRED: "The image URL ended before the image was safe. It is lost, unless a fresh URL comes.",
-}
-
-SHORT: Mapping[State, str] = {
-    State.SUBMITTED: "at the provider",
-    State.RECEIVED: "not safe yet",
-    State.FETCHED: "safe on this disk",
-    State.ARCHIVED: "safe in the archive",
-    State.FAILED: "by the provider",
-    State.REJECTED: "not the image",
-    State.EXPIRED: "lost",
-}
-
-SIGNS: Mapping[State, str] = {
-    State.SUBMITTED: "\N{HORIZONTAL ELLIPSIS}",
-    State.RECEIVED: "\N{DOWNWARDS ARROW}",
-    State.FETCHED: "\N{UPWARDS ARROW}",
-    State.ARCHIVED: "\N{CHECK MARK}",
-    State.FAILED: "\N{BALLOT X}",
-    State.REJECTED: "\N{CIRCLED DIVISION SLASH}",
-    State.EXPIRED: "!",
-}
-"""Shown beside each colour, for people who do not see it."""
-
-EVENTS: Mapping[str, str] = {
-    "submitted": "Announced",
-    "received": "Completion recorded",
-    "found": "Completion found by asking the provider",
-    "adopted": "Completion found by asking the provider, and never announced",
-    "late_delivery": "The delivery of what had been found came after all",
-    "confirmed": "Confirmed by the provider itself",
-    "asked": "The provider was asked, and had no completion",
-    "url_refreshed": "The provider named a fresh URL",
-    "other_url": "A later delivery named another URL; the first one stands",
-    "other_urls": "Further deliveries named other URLs, and are only counted",
-    "at_risk": "Little of the image URL's life is left",
-    "attempt_failed": "An attempt did not succeed",
-    "fetched": "Fetched and verified",
-    "cut_off": "The receiver ended in the middle of an attempt",
-    "spool_lost": "The file on this disk was lost; it is fetched again",
-    "archived": "Archived, and proved to be there",
-    "recognised": "The archive held its image already; proved anew, and it stands",
-    "rejected": "Rejected",
-    "expired": "The image URL has ended",
-    "failed": "The provider says that it failed",
-    "retried": "Retried by an operator",
-    "relocated": "Lies in another place of the archive now",
-    "rebuilt": "Known from its object in the archive",
-}
-
-STAGES: Mapping[str, str] = {
-    "fetch": "downloading and verifying",
-    "ask": "asking the provider for a fresh URL",
-    "archive": "storing in the archive",
-}
-
-
-DAMAGE: Mapping[str, str] = {
-    "archive.missing": "the object is not there any more",
-    "archive.altered": "the object holds other bytes than were archived",
-    "archive.mislabelled": "the object's metadata are not those of its job",
-}
+TEXTS: Mapping[str, Mapping[str, str]] = tomllib.loads(
+    Path(__file__).with_name("texts.toml").read_text(encoding="utf-8")
+)
 
 LOST = frozenset({"archive.missing", "archive.altered"})
 """Findings of an audit after which an image is not safe any more."""
@@ -96,7 +32,7 @@ class Work:
     @property
     def words(self) -> str:
         """What the stage does."""
-        return STAGES.get(self.stage, self.stage)
+        return TEXTS["stages"].get(self.stage, self.stage)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +115,7 @@ def _found(damaged: Mapping[str, int]) -> list[str]:
     """Return what the last audit found; the states do not show it, since an archived job stays archived."""
     found = []
     for reason, number in sorted(damaged.items()):
-        what = DAMAGE.get(reason, f"the object is not as it was archived ({reason})")
+        what = TEXTS["damage"].get(reason, f"the object is not as it was archived ({reason})")
         found.append(f"{_many(number, 'archived image')}: {what}, as the last audit found.")
     return found
 
@@ -230,7 +166,7 @@ def timeline(history: Sequence[Event]) -> list[Step]:
 
 def words(event: str) -> str:
     """Return an event in words; an unknown one by its own name."""
-    return EVENTS.get(event, event.replace("_", " ").capitalize())
+    return TEXTS["events"].get(event, event.replace("_", " ").capitalize())
 
 
 def sentence(reason: str | None) -> str | None:

@@ -226,7 +226,9 @@ def test_every_event_that_the_ledger_writes_has_words() -> None:
     }
     assert {"late_delivery"} <= set(re.findall(r"'([a-z_]+)'", commands)) | written
 
-    assert written | {"late_delivery", OTHER_URL, OTHER_URLS, REBUILT, RELOCATED} == set(presenters.EVENTS)
+    assert written | {"late_delivery", OTHER_URL, OTHER_URLS, REBUILT, RELOCATED} == set(
+        presenters.TEXTS["events"]
+    )
 
 
 def test_an_event_of_a_newer_version_is_named_as_it_is() -> None:
@@ -234,8 +236,9 @@ def test_an_event_of_a_newer_version_is_named_as_it_is() -> None:
 
 
 def test_every_state_has_a_meaning_a_word_and_a_sign_of_its_own() -> None:
-    assert set(presenters.MEANINGS) == set(presenters.SHORT) == set(presenters.SIGNS) == set(State)
-    assert len(set(presenters.SIGNS.values())) == len(State)
+    meanings, short, signs = (presenters.TEXTS[name] for name in ("meanings", "short", "signs"))
+    assert set(meanings) == set(short) == set(signs) == set(State)
+    assert len(set(signs.values())) == len(State)
 
 
 def test_a_timeline_names_a_state_where_it_is_entered_and_no_sentence_twice() -> None:
