@@ -19,7 +19,8 @@ if TYPE_CHECKING:
         TokenRefusedError,
         UnavailableError,
     )
-    from receiver.submission import Fate, Outcome, submit
+    from receiver.submission.run import submit
+    from receiver.submission.submitter import Fate, Outcome
 
 __all__ = [
     "ConfigError",
@@ -41,6 +42,6 @@ def __getattr__(name: str) -> object:
     """Import a public name when it is first used (PEP 562)."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "receiver.core.errors" if name.endswith("Error") else "receiver.submission"
+    module = "receiver.core.errors" if name.endswith("Error") else "receiver.submission.run"
     found: object = getattr(import_module(module), name)
     return found

@@ -11,7 +11,6 @@ from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 
-from receiver import submission
 from receiver.archive.base import ImageReader, open_archive
 from receiver.archive.key import check_template
 from receiver.config import Config
@@ -26,8 +25,9 @@ from receiver.events.outgoing_webhooks import OutgoingWebhooks
 from receiver.fetch import download
 from receiver.fetch.sources import Sources
 from receiver.ledger import FILE_NAME, LOCK_NAME, Filter, Ledger, LedgerReader
-from receiver.providers.ximilar.client import OnResult, Ximilar, ignore_result
+from receiver.providers.ximilar.client import OnResult, Ximilar
 from receiver.reconcile.reconciler import Plan, Reconciler
+from receiver.submission import settlement
 from receiver.verify.decoder import Limits as VerifyLimits
 from receiver.verify.verifier import Verifier
 
@@ -140,7 +140,7 @@ def new_verifier(config: Config) -> Verifier:
 async def open_provider(
     config: Config,
     stack: AsyncExitStack,
-    on_result: OnResult = ignore_result,
+    on_result: OnResult = lambda _: None,
     *,
     before_attempt: Callable[[], Awaitable[object]] | None = None,
     verify: ssl.SSLContext | bool = True,
@@ -162,7 +162,7 @@ async def open_reconciler(
     config: Config,
     ledger: Ledger,
     stack: AsyncExitStack,
-    on_result: OnResult = ignore_result,
+    on_result: OnResult = lambda _: None,
     instrumentation: Instrumentation = NO_INSTRUMENTATION,
     *,
     verify: ssl.SSLContext | bool = True,
@@ -175,10 +175,10 @@ async def open_reconciler(
     provider = await open_provider(config, stack, on_result, before_attempt=rate_limiter.wait, verify=verify)
     if provider is None:
         return None
-    progress = submission.SettleProgress()
+    progress = settlement.SettleProgress()
 
     async def settle() -> int:
-        return await submission.settle(
+        return await settlement.settle(
             ledger, provider, now=wall_clock(), lifetime=config.url_lifetime, progress=progress
         )
 

@@ -12,7 +12,7 @@ from receiver.cli import output
 from receiver.cli.common import AsJson, load_config, print_message, progress_bar
 from receiver.cli.options import decimal
 from receiver.config import Config
-from receiver.core.clock import wall_clock
+from receiver.core.clock import milliseconds, wall_clock
 from receiver.core.errors import ConfigError
 from receiver.ledger import Ledger
 from receiver.reconcile.reconciler import Summary
@@ -64,7 +64,7 @@ async def _round(config: Config, *, quiet: bool) -> Summary:
         with progress_bar("asked", quiet=quiet) as on_progress:
             now = wall_clock()
             # Includes jobs that were asked about a moment ago, and are due again within this time.
-            later = now + int(config.url_lifetime.total_seconds() * 1000)
+            later = now + milliseconds(config.url_lifetime)
             return await reconciler.round(
                 submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=on_progress
             )

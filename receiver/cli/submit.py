@@ -14,7 +14,6 @@ from typing import Annotated, Any, get_args
 import typer
 from rich.console import Console
 
-from receiver import submission
 from receiver.cli import output
 from receiver.cli.common import AsJson, load_config, print_message, progress_bar, run_until_signal
 from receiver.cli.options import choice, whole
@@ -23,7 +22,9 @@ from receiver.core.errors import InvalidRequestError, ProviderError
 from receiver.core.jobs import FINAL, Job, State
 from receiver.core.references import is_ref
 from receiver.providers.ximilar.request import ImageFormat, Mode, ModelType
-from receiver.submission import Fate, Item, Options, Outcome, Submitter
+from receiver.submission import run
+from receiver.submission.images import Item, Options
+from receiver.submission.submitter import Fate, Outcome, Submitter
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
@@ -95,11 +96,11 @@ def submit(
         raise typer.BadParameter("name an image, or a list with --from")
     name = None
     if from_file is not None:
-        name = list_name or submission.name_of(from_file)
+        name = list_name or run.name_of(from_file)
         if again:
-            name = submission.named_again(name, datetime.now(UTC))
+            name = run.named_again(name, datetime.now(UTC))
     try:
-        items = submission.prepare(images or [], options, ref=ref, from_file=from_file, list_name=name)
+        items = run.prepare(images or [], options, ref=ref, from_file=from_file, list_name=name)
     except InvalidRequestError as error:
         print_message(error.detail)
         raise typer.Exit(1) from None
@@ -123,7 +124,7 @@ def submit(
 async def _submit(request: _Request, stopping: asyncio.Event) -> bool:
     """Submit the images. Return whether all were submitted; with --wait, whether all are archived."""
     config, _ = load_config()
-    async with submission.submitting(
+    async with run.submitting(
         config,
         request.options,
         list_name=request.list_name,
@@ -142,7 +143,7 @@ async def _submit(request: _Request, stopping: asyncio.Event) -> bool:
                 if not request.wait:
                     show(outcome)
 
-            outcomes = await submission.submit_all(submitter, request.items, on_outcome)
+            outcomes = await run.submit_all(submitter, request.items, on_outcome)
         if request.wait:
             outcomes = await _follow(submitter, outcomes, show)
     _end(request, outcomes)
@@ -169,7 +170,7 @@ async def _follow(
                     show(replace(of_job[job.id], job=job))
                     shown.add(job.id)
 
-        found = await submission.follow(submitter.ledger, outcomes, on_jobs, until=submitter.stopping)
+        found = await run.follow(submitter.ledger, outcomes, on_jobs, until=submitter.stopping)
     for outcome in found:
         if outcome.id not in shown:
             show(outcome)

@@ -2,9 +2,15 @@
 
 import time
 from collections.abc import Callable
+from datetime import timedelta
 
 Clock = Callable[[], int]
 """Returns ms: since the epoch, or of a monotonic clock."""
+
+
+def milliseconds(span: timedelta) -> int:
+    """Return a span in whole ms."""
+    return int(span.total_seconds() * 1000)
 
 
 def wall_clock() -> int:

@@ -9,6 +9,8 @@ from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
 
+from receiver.core.clock import milliseconds
+
 
 class State(StrEnum):
     """The state of a job."""
@@ -51,7 +53,7 @@ FINAL = (State.ARCHIVED, *UNSUCCESSFUL)
 
 def overdue_cutoff(now: int, overdue_after: timedelta) -> int:
     """Return the time before which a job that is still ``submitted`` is overdue; ms since the epoch."""
-    return now - int(overdue_after.total_seconds() * 1000)
+    return now - milliseconds(overdue_after)
 
 
 @dataclass(frozen=True, slots=True)

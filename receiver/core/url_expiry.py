@@ -16,6 +16,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from receiver.core.clock import milliseconds
+
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
 _MS_FROM = 10**12
 """A number from here on counts milliseconds: as seconds it would lie after the year 33,000."""
@@ -88,7 +90,7 @@ def deadline(url: str | None, *, since: int, now: int, lifetime: timedelta) -> D
         now: ms since the epoch.
         lifetime: of URLs that state no end.
     """
-    life = int(lifetime.total_seconds() * 1000)
+    life = milliseconds(lifetime)
     # The provider's clock may say anything; a time that no calendar has could not be shown any more.
     own = min(since + life, int(_LATEST.timestamp() * 1000))
     stated = stated_expiry(url) if url is not None else None

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import structlog
 
+from receiver.core.clock import milliseconds
 from receiver.core.concurrency import cancel, run_forever
 from receiver.intake.authentication import TICKET_LIFETIME
 from receiver.ledger import Ledger, LedgerReader, RecordKind
@@ -112,11 +113,7 @@ async def count_prunable(ledger: LedgerReader, keep: timedelta, now: int) -> Map
 
 def _cutoffs(keep: timedelta, now: int) -> Mapping[RecordKind, int]:
     """Return for each kind the time (ms since the epoch) before which a record is old."""
-    before = now - _ms(keep)
+    before = now - milliseconds(keep)
     # A ticket that could still be accepted must stay bound to its job.
-    expired = now - _ms(TICKET_LIFETIME + TICKET_SLACK)
+    expired = now - milliseconds(TICKET_LIFETIME + TICKET_SLACK)
     return {kind: expired if kind is RecordKind.TICKETS else before for kind in RecordKind}
-
-
-def _ms(span: timedelta) -> int:
-    return int(span.total_seconds() * 1000)

@@ -8,7 +8,7 @@ import structlog
 from receiver.archive.base import Inventory, Item
 from receiver.archive.key import render_key
 from receiver.core.backoff import Jitter
-from receiver.core.clock import Clock
+from receiver.core.clock import Clock, milliseconds
 from receiver.core.concurrency import persist
 from receiver.core.errors import ArchiveError, ReceiverError, SpoolError
 from receiver.core.failpoints import Failpoint, no_failpoint
@@ -25,7 +25,7 @@ from receiver.verify.verifier import Verifier
 
 log = structlog.get_logger("receiver.worker")
 
-LEASE_MS = int(timedelta(hours=1).total_seconds() * 1000)
+LEASE_MS = milliseconds(timedelta(hours=1))
 """Far longer than an upload takes; each of its reads and writes has a limit of its own."""
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import structlog
 
 from receiver.core.backoff import Jitter
-from receiver.core.clock import Clock
+from receiver.core.clock import Clock, milliseconds
 from receiver.core.completion import Completion
 from receiver.core.concurrency import persist
 from receiver.core.errors import (
@@ -86,7 +86,7 @@ class FetchStage:
     def __post_init__(self) -> None:
         self._failures = FailureRecorder(self.ledger, self.spool)
         self._spool_was_full = False
-        self._lease = _ms(self.plan.longest + LEASE_SLACK)
+        self._lease = milliseconds(self.plan.longest + LEASE_SLACK)
         self.recovered_files: dict[str, str] = {}
         """By job, the name of a whole file that a crash left in the spool before the ledger knew of it."""
         self._pool = WorkerPool("fetch", self.plan.concurrency, self._claim, self._fetch, self._on_bug)
@@ -282,7 +282,3 @@ class FetchStage:
     def _step(self, name: StepName, claim: Claim) -> Step:
         job = claim.job
         return self.instrumentation.step(name, job.id, job.received_at, attempt=job.attempts)
-
-
-def _ms(span: timedelta) -> int:
-    return int(span.total_seconds() * 1000)

@@ -4,10 +4,11 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from receiver.core.clock import milliseconds
 from receiver.ledger import PendingJob
 from receiver.providers.ximilar.responses import Row
 
-SLACK_MS = int(timedelta(hours=1).total_seconds() * 1000)
+SLACK_MS = milliseconds(timedelta(hours=1))
 """What a job may take from its submission to its end, and by how much clocks may differ."""
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from receiver.core import backoff
-from receiver.core.clock import Clock
+from receiver.core.clock import Clock, milliseconds
 from receiver.core.completion import Completion, Failure
 from receiver.core.concurrency import cancel, run_forever
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
@@ -114,7 +114,7 @@ class Reconciler:
         self._read_back_to = 0
         self._reading: Reading | None = None
         self._to_adopt: dict[str, Candidate] = {}
-        self._every_ms = _ms(self.plan.every)
+        self._every_ms = milliseconds(self.plan.every)
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -414,7 +414,7 @@ class Reconciler:
         summary.unanswered += 1
         if candidate.pending is None:
             return
-        if self.now() - candidate.pending.submitted_at < _ms(self.plan.url_lifetime):
+        if self.now() - candidate.pending.submitted_at < milliseconds(self.plan.url_lifetime):
             await self._unanswered(candidate, error)
             return
         completion = Completion(candidate.id, None, failure=Failure(error.reason, error.detail))
@@ -441,7 +441,7 @@ class Reconciler:
         self._to_adopt[candidate.id] = replace(candidate, turn=again_at)
 
     def _dead_before(self) -> int:
-        return self.now() - _ms(self.plan.url_lifetime) - SLACK_MS
+        return self.now() - milliseconds(self.plan.url_lifetime) - SLACK_MS
 
     def _overdue_before(self) -> int:
         return overdue_cutoff(self.now(), self.plan.overdue_after)
@@ -467,7 +467,3 @@ class Reconciler:
 
 def _since_epoch(when: datetime | None) -> int:
     return 0 if when is None else int(when.astimezone(UTC).timestamp() * 1000)
-
-
-def _ms(span: timedelta) -> int:
-    return int(span.total_seconds() * 1000)

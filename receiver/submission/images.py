@@ -11,9 +11,10 @@ import re
 import secrets
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
@@ -46,17 +47,8 @@ class Options:
     quality: int | None = None
     tune_colors: bool | None = None
 
-    @property
-    def endpoint(self) -> str:
-        """The provider's name for the factor."""
-        return f"upscale_{self.scale}x"
-
     def upscale(self, image: str | bytes, webhook: Webhook | None = None) -> Upscale:
-        """Return the request for one image.
-
-        Raises:
-            InvalidRequestError: the provider would refuse it.
-        """
+        """Return the request for one image; raise `InvalidRequestError` if the provider would refuse it."""
         return Upscale(
             image,
             self.scale,
@@ -84,8 +76,7 @@ class Item:
         return self.image if isinstance(self.image, str) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A line of a list."""
 
     url: str
@@ -140,10 +131,7 @@ def read_list(path: Path) -> list[Line]:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
         raise InvalidRequestError(f"{path}: cannot be read ({why}).") from None
-    return list(_lines(path, text))
-
-
-def _lines(path: Path, text: str) -> Iterator[Line]:
+    lines = []
     for number, line in enumerate((line.strip() for line in text.split("\n")), 1):
         if not line or line.startswith("#"):
             continue
@@ -151,10 +139,10 @@ def _lines(path: Path, text: str) -> Iterator[Line]:
         ref = refs[0] if refs else None
         _check_url(f"{path}: line {number}", url)
         if ref is not None and not is_ref(ref):
-            raise InvalidRequestError(
-                f"{path}: line {number}: a reference is 1 to 200 printable ASCII characters."
-            )
-        yield Line(url, ref)
+            problem = "a reference is 1 to 200 printable ASCII characters."
+            raise InvalidRequestError(f"{path}: line {number}: {problem}")
+        lines.append(Line(url, ref))
+    return lines
 
 
 def _check_url(where: str, url: str) -> None:
@@ -178,10 +166,7 @@ def _check_file(path: Path) -> None:
         raise InvalidRequestError(f"{path}: there is no such file.") from None
     except Image.DecompressionBombError:
         return  # the provider decides how large it may be
-    except OSError as error:
-        why = (
-            f"cannot be read ({error.strerror})" if error.strerror else "is no image that the provider takes"
-        )
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        why = f"cannot be read ({reason})" if reason else "is no image that the provider takes"
         raise InvalidRequestError(f"{path}: {why}.") from None
-    except (SyntaxError, ValueError, EOFError):
-        raise InvalidRequestError(f"{path}: is no image that the provider takes.") from None

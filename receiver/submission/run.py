@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -44,7 +44,7 @@ def prepare(
     """Return what is to be submitted. Blocks: it reads files.
 
     Raises:
-        InvalidRequestError: an option or an image is wrong; nothing is submitted.
+        InvalidRequestError: an option or an image is wrong.
     """
     options.upscale("https://host/")  # checks the options alone
     if ref is not None and not is_ref(ref):
@@ -162,7 +162,10 @@ async def follow(
     waiting = {outcome.id for outcome in outcomes if outcome.id is not None}
     until = until or asyncio.Event()
     while True:
-        found = await read_jobs(ledger, waiting)
+        ids = list(waiting)
+        found: dict[str, Job] = {}
+        for start in range(0, len(ids), 500):  # so that no query holds a reader for long
+            found |= await ledger.jobs_among(ids[start : start + 500])
         changed = [job for job in found.values() if jobs.get(job.id) != job]
         jobs.update(found)
         if changed:
@@ -171,15 +174,6 @@ async def follow(
         if not waiting or until.is_set():
             return [replace(it, job=jobs.get(it.id)) if it.id is not None else it for it in outcomes]
         await set_within(until, POLL_SECONDS)
-
-
-async def read_jobs(ledger: LedgerReader, ids: Iterable[str]) -> Mapping[str, Job]:
-    """Return the jobs of these ids, as they are now."""
-    ids = list(ids)
-    found: dict[str, Job] = {}
-    for start in range(0, len(ids), 500):  # so that no query holds a reader for long
-        found |= await ledger.jobs_among(ids[start : start + 500])
-    return found
 
 
 async def submit(

@@ -7,13 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
+from receiver.core.clock import milliseconds
 from receiver.intake.authentication import SUBMISSION_HEADER
 from receiver.ledger import Intent, Ledger
 from receiver.providers.ximilar.client import Ximilar
 
 log = structlog.get_logger("receiver.submitting")
 
-GRACE_MS = int(timedelta(minutes=20).total_seconds() * 1000)
+GRACE_MS = milliseconds(timedelta(minutes=20))
 """Age from which on a submission is not in progress any more, and one answer that there is no such job is
 believed: longer than the provider's client ever waits for an answer."""
 
@@ -22,11 +23,7 @@ MAX_OPEN = 1000
 
 
 async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> str | None:
-    """Return the id of an intent's job; ``None`` where the provider has none.
-
-    Raises:
-        ProviderError: the provider does not answer.
-    """
+    """Return the id of an intent's job; ``None`` where the provider has none."""
     return await provider.find(
         SUBMISSION_HEADER,
         intent.mark,
@@ -61,7 +58,7 @@ class SettleProgress:
         last = self.asked.get(intent.key)
         if last is None:
             return True
-        wait = GRACE_MS if intent.at < now - lifetime.total_seconds() * 1000 else last - intent.at
+        wait = GRACE_MS if intent.at < now - milliseconds(lifetime) else last - intent.at
         return now - last >= wait
 
 
@@ -77,19 +74,12 @@ async def settle(
 
     Those that the provider knows become jobs. Those that it does not know are withdrawn once an image URL's
     life is over, when no image could be fetched any more. All are looked for in one pass through the jobs
-    since then, with a question for each job that is not known.
-
-    Args:
-        ledger: holds the submissions.
-        provider: is asked.
-        now: ms since the epoch.
-        lifetime: of an image URL.
-        progress: of earlier calls; updated here. With it a submission is looked for again when it is twice as
-            old; without it, every time.
+    since then, with a question for each job that is not known. With the ``progress`` of earlier calls, which
+    is updated, a submission is looked for again when it is twice as old; without it, every time. ``now`` is
+    ms since the epoch.
 
     Raises:
         ProviderError: the provider does not answer.
-        LedgerError: the ledger cannot be used.
     """
     progress = progress or SettleProgress()
     intents = await ledger.open_intents(before=now - GRACE_MS, limit=MAX_OPEN)
@@ -110,9 +100,8 @@ async def settle(
                 progress.strangers.add(job_id)
             if not left:
                 break
-    over = now - int(lifetime.total_seconds() * 1000)
     for intent in left.values():
-        if intent.at < over:
+        if intent.at < now - milliseconds(lifetime):
             await ledger.withdraw_intent(intent.key)
             settled += 1
     return settled

@@ -65,13 +65,9 @@ class Fate(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The outcome of an image's submission.
+    """The outcome of an image's submission, with the provider's id of its job.
 
-    Attributes:
-        image: as the user gave it.
-        ref: the submitter's own reference.
-        id: the provider's id of the job.
-        job: the ledger's last state of it; ``None`` where it was not read.
+    ``job`` is the ledger's last state of it; ``None`` where it was not read.
     """
 
     image: str
@@ -94,9 +90,7 @@ class _StoppedError(Exception):
 class _Patience:
     """How long one image may go on waiting, from the first error on.
 
-    Args:
-        seconds: in all; waits that the provider itself asks for do not count.
-        clock: monotonic seconds.
+    Waits that the provider itself asks for do not count. The clock gives monotonic seconds.
     """
 
     def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
@@ -127,8 +121,6 @@ class Submitter:
     """Submits images through the provider, and records them in the ledger.
 
     Attributes:
-        patience: how long one image waits for a provider that is away.
-        lag: between two answers that there is no such job.
         clock: monotonic seconds.
         stopping: once it is set, nothing more is begun; what waits gives up, and what was sent is still
             answered.
@@ -194,7 +186,9 @@ class _Submission:
                 mark, self.lost = noted.mark, None
             image = await self._image()
             await self._pause(self._submitter.rate_limiter.reserve())
-            noted = await self._ledger.record_intent(self._intent(mark))
+            endpoint = f"upscale_{self._submitter.options.scale}x"
+            intent = Intent(self._item.key, mark, self._item.ref, endpoint, self._item.url)
+            noted = await self._ledger.record_intent(intent)
             if noted.mark != mark:
                 continue  # another process has begun to submit the same image
             self.lost = noted
@@ -236,9 +230,6 @@ class _Submission:
 
     def _outcome(self, fate: Fate, job_id: str) -> Outcome:
         return Outcome(self._item.name, self._item.ref, fate, job_id)
-
-    def _intent(self, mark: str) -> Intent:
-        return Intent(self._item.key, mark, self._item.ref, self._submitter.options.endpoint, self._item.url)
 
     async def _image(self) -> str | bytes:
         if not isinstance(self._item.image, Path):

@@ -12,13 +12,7 @@ from receiver.providers.ximilar.request import Webhook
 
 @dataclass(frozen=True, slots=True)
 class WebhookTemplate:
-    """Makes the webhook of each job.
-
-    Attributes:
-        endpoint: this receiver's webhook, as the provider reaches it.
-        headers: the custom headers, each with its first accepted value.
-        authenticator: issues tickets; ``None`` where none are asked for.
-    """
+    """Makes the webhook of each job; its ticket, too, where an authenticator issues them."""
 
     endpoint: str
     headers: Mapping[str, str] = field(repr=False)
@@ -26,11 +20,7 @@ class WebhookTemplate:
 
     @classmethod
     def from_config(cls, config: Config) -> "WebhookTemplate":
-        """Make the template from the settings.
-
-        Raises:
-            ConfigError: a setting is missing, or cannot be sent.
-        """
+        """Make the template; raise `ConfigError` if a setting is missing, or cannot be sent."""
         if config.public_url is None:
             raise ConfigError(
                 "RECEIVER_PUBLIC_URL: not set, so the provider would not know where to send completions;"
@@ -52,18 +42,12 @@ class WebhookTemplate:
         try:
             template.webhook("mark", None)
         except InvalidRequestError as error:
-            raise ConfigError(
-                f"RECEIVER_WEBHOOK_HEADERS: cannot be sent by the provider: {error.detail}"
-            ) from None
+            problem = f"cannot be sent by the provider: {error.detail}"
+            raise ConfigError(f"RECEIVER_WEBHOOK_HEADERS: {problem}") from None
         return template
 
     def webhook(self, mark: str, ref: str | None) -> Webhook:
-        """Return the webhook of one job.
-
-        Args:
-            mark: of the submission; the provider's list shows it, and the completion brings it.
-            ref: the submitter's own reference.
-        """
+        """Return the webhook of one job. The provider's list shows its mark, and the completion brings it."""
         headers = {**self.headers, SUBMISSION_HEADER: mark}
         if self.authenticator is not None:
             headers[TICKET_HEADER] = self.authenticator.issue_ticket()

@@ -22,7 +22,7 @@ import pytest
 
 import receiver as package
 from receiver.core.errors import TokenRefusedError
-from receiver.submission import Fate
+from receiver.submission.submitter import Fate
 from tests.sandbox.harness import Neighbour
 from tests.support.processes import (
     PROVIDER_TOKEN,

@@ -29,19 +29,10 @@ from receiver.intake.authentication import Authenticator
 from receiver.ledger import FILE_NAME, Delivery, Intent, Ledger
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.providers.ximilar.client import Ximilar
-from receiver.submission import (
-    Fate,
-    Options,
-    Outcome,
-    SettleProgress,
-    Submitter,
-    prepare,
-    read_list,
-    settle,
-    submit_all,
-)
-from receiver.submission.images import Item, Line, listed, named
-from receiver.submission.run import named_again
+from receiver.submission.images import Item, Line, Options, listed, named, read_list
+from receiver.submission.run import named_again, prepare, submit_all
+from receiver.submission.settlement import SettleProgress, settle
+from receiver.submission.submitter import Fate, Outcome, Submitter
 from receiver.submission.webhook_template import WebhookTemplate
 from tests.ledger.actions import delivery
 from tests.support.clock import HOUR, NOW, Clock

@@ -55,16 +55,11 @@ def api_error(
     about_a_job: bool,
     now: float,
 ) -> ProviderError:
-    """Return the error that an answer other than 2xx stands for.
+    """Return the error that an answer other than 2xx stands for, without ``secrets`` in its detail.
 
-    Args:
-        status: of the answer.
-        headers: of the answer, by lower-case names.
-        body: as much of it as was read.
-        secrets: what was sent and must not stand in the detail.
-        submitting: whether the call was to make a job.
-        about_a_job: whether the call named a job, so that a 404 can be about it.
-        now: seconds since the epoch, to read a ``Retry-After`` that is a date.
+    The headers have lower-case names. ``submitting`` tells whether the call was to make a job, and
+    ``about_a_job`` whether it named one, so that a 404 can be about it. ``now``, in seconds since the epoch,
+    is needed for a ``Retry-After`` that is a date.
     """
     detail = f"The provider answers {status}: {explanation(body, secrets)}"
     wait = retry_after.parse(headers.get("retry-after", ""), now)

@@ -25,7 +25,6 @@ from receiver.providers.ximilar.request import Upscale
 from receiver.providers.ximilar.responses import Listing, Report, Row, Submitted
 
 CONNECT_SECONDS = 10.0
-
 IDLE_SECONDS = 30.0
 """How long one read or write may wait."""
 
@@ -53,7 +52,6 @@ MAX_JOB_BYTES = 64 * 1024 * 1024
 
 MAX_OTHER_BYTES = 4 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
-"""How much of an error's body is read."""
 
 MAX_VALUES = 200_000
 """Values of an answer's JSON. A few megabytes of empty lists would become hundreds as objects."""
@@ -129,12 +127,8 @@ class _PastTheEndError(UnavailableError):
     """The list has no page of this number any more."""
 
 
-OnResult = Callable[[str | None], None]
+OnResult = Callable[[str | None], object]
 """Called after a call with the reason of its failure, or ``None``."""
-
-
-def ignore_result(reason: str | None) -> None:
-    """Do nothing."""
 
 
 class Ximilar:
@@ -146,14 +140,10 @@ class Ximilar:
 
     Args:
         url: the API's base, such as ``https://api.ximilar.com/account/v2``.
-        token: of the account.
-        verify: the TLS context, where several clients share one.
-        transport: for tests.
-        jitter: gives a number in [0, 1), to spread repeated calls.
+        jitter: returns a number in [0, 1), to spread repeated calls.
         sleep: waits so many seconds.
-        clock: seconds since the epoch, to read a ``Retry-After`` that is a date.
+        clock: returns seconds since the epoch, to read a ``Retry-After`` that is a date.
         before_attempt: awaited before each attempt at a call.
-        on_result: called after each call.
         on_headers: called with the headers of each answer.
     """
 
@@ -168,7 +158,7 @@ class Ximilar:
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         clock: Callable[[], float] = time.time,
         before_attempt: Callable[[], Awaitable[object]] | None = None,
-        on_result: OnResult = ignore_result,
+        on_result: OnResult = lambda _: None,
         on_headers: Callable[[httpx.Headers], object] | None = None,
     ) -> None:
         self._token = token
@@ -226,9 +216,8 @@ class Ximilar:
     async def page(self, *, query: str | None = None, status: str | None = None) -> Listing:
         """Return one page of the list of all the account's jobs.
 
-        Args:
-            query: the query string of a page's ``next``; without it the first page is read.
-            status: of the jobs on the first page.
+        ``query`` is the query string of a page's ``next``. Without it the first page is read: of all jobs, or
+        of those with a status.
         """
         text = urlencode({} if status is None else {"status": status}) if query is None else query
         call = _Call(f"/request?{text}" if text else "/request", is_next_page=query is not None)
@@ -238,8 +227,8 @@ class Ximilar:
         """Yield all rows of the list, each job once.
 
         Rows move from page to page while the list changes. One that moves to a later page is recognised by
-        its id. One that moves to an earlier page can be missed, which happens where jobs leave the list, as
-        they do where it is filtered by a status that passes.
+        its id. One that moves to an earlier page can be missed, as where jobs leave the list because it is
+        filtered by a status that passes.
         """
         async with contextlib.aclosing(self.pages(status=status)) as pages:
             async for page in pages:
@@ -276,14 +265,8 @@ class Ximilar:
         """Return the id of the job whose webhook carries this header, after a submission of unknown fate.
 
         A job that the provider is still about to make is not found yet. After a lost answer, search again
-        after a while before submitting again.
-
-        Args:
-            header: its name, in any case.
-            value: of the header.
-            since: when the job was submitted, by our clock. Older jobs are not asked for, except within
-                ``MAX_CLOCK_SKEW``.
-            others: ids of jobs that are known to be others; they are not asked for.
+        after a while before submitting again. Jobs are not asked for that are older than ``since`` by this
+        machine's clock, except within ``MAX_CLOCK_SKEW``, nor those with the ids ``others``.
 
         Raises:
             ProviderError: the provider does not answer, or not for each candidate.
@@ -364,26 +347,21 @@ class Ximilar:
 
     async def _call(self, call: _Call) -> dict[str, Any]:
         """Return the answer's JSON object, after as many attempts as are harmless."""
-        try:
-            document = await self._retried(call)
-        except ProviderError as error:
-            self._on_result(error.reason)
-            raise
-        self._on_result(None)
-        return document
-
-    async def _retried(self, call: _Call) -> dict[str, Any]:
         attempt = 0
         while True:
             attempt += 1
             try:
-                return await self._attempt(call)
+                document = await self._attempt(call)
             except _FailedAttemptError as failed:
                 ceiling = doubled(FIRST_WAIT_SECONDS, attempt - 1)
                 retry_after = failed.error.retry_after or 0.0
                 if not failed.again or attempt == ATTEMPTS or retry_after > ceiling:
+                    self._on_result(failed.error.reason)
                     # From None: a library's text about a failure may repeat what was sent.
                     raise failed.error from None
+            else:
+                self._on_result(None)
+                return document
             await self._sleep(max(retry_after, self._jitter() * ceiling))
 
     async def _attempt(self, call: _Call) -> dict[str, Any]:
@@ -408,17 +386,14 @@ class Ximilar:
                 return await _read(answer, call.max_bytes)
         except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError) as error:
             nothing_sent = isinstance(error, _NOTHING_SENT)
+            detail = f"The provider does not answer ({type(error).__name__})."
             raise _FailedAttemptError(
-                UnavailableError(
-                    f"The provider does not answer ({type(error).__name__}).",
-                    maybe_sent=submitting and not nothing_sent,
-                ),
+                UnavailableError(detail, maybe_sent=submitting and not nothing_sent),
                 again=nothing_sent or (not submitting and isinstance(error, _LOST)),
             ) from None
         except _UnreadableError as error:
-            raise _FailedAttemptError(
-                UnavailableError(f"The provider's answer {error}.", maybe_sent=submitting), again=False
-            ) from None
+            unreadable = UnavailableError(f"The provider's answer {error}.", maybe_sent=submitting)
+            raise _FailedAttemptError(unreadable, again=False) from None
 
     def _refuse(self, call: _Call, answer: httpx.Response, body: bytes) -> NoReturn:
         error = api_error(
@@ -437,9 +412,9 @@ class Ximilar:
 
 async def _read_error(answer: httpx.Response) -> bytes:
     """Return the beginning of an error's body. A body that breaks off is no other failure."""
-    body = bytearray()
     if _is_encoded(answer):
         return b""
+    body = bytearray()
     with contextlib.suppress(httpx.HTTPError):
         async for chunk in answer.aiter_bytes():
             body += chunk

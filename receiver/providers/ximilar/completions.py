@@ -66,10 +66,10 @@ def read(document: Any) -> Completion:
     if record is None:
         _refuse("response.records does not hold exactly one record")
     if (failure := _record_failure(record)) is not None:
-        return Completion(job, None, source_url=_source_url(record), failure=failure)
+        return Completion(job, None, source_url=source_url(record), failure=failure)
     image_url = _image_url(record)
     width, height = _side(record, "_upscaled_width"), _side(record, "_upscaled_height")
-    return Completion(job, image_url, _source_url(record), width, height)
+    return Completion(job, image_url, source_url(record), width, height)
 
 
 def time_at(document: Mapping[str, Any], name: str) -> datetime | None:
@@ -120,8 +120,8 @@ def _image_url(record: dict[str, Any]) -> str:
     return url
 
 
-def _source_url(record: dict[str, Any]) -> str | None:
-    # It is only shown to people: a strange one must not lose the image.
+def source_url(record: Mapping[str, Any]) -> str | None:
+    """Return the submitted image's URL. It is only shown to people: a strange one must not lose the image."""
     value = record.get("_url")
     if not isinstance(value, str) or not 0 < len(value) <= MAX_URL or not value.isprintable():
         return None

@@ -15,6 +15,9 @@ Mode = Literal["artifact_removal", "ironed_out", "high_fidelity"]
 ModelType = Literal["classic", "gan"]
 ImageFormat = Literal["png", "jpg", "webp"]
 
+_CHOICES = {"mode": get_args(Mode), "model_type": get_args(ModelType), "image_format": get_args(ImageFormat)}
+_OPTIONS = (*_CHOICES, "image_quality", "tune_colors")
+
 # RFC 9110: token (5.6.2), field-value (5.5) without obs-text. Empty values are refused: they prove nothing.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
@@ -48,8 +51,6 @@ class Upscale:
 
     Attributes:
         image: a URL that the provider can reach, or the bytes themselves.
-        factor: of each side.
-        image_format: of the result.
         image_quality: 1 to 100; only together with a format.
         tune_colors: whether the result's colours are matched to the image's.
 
@@ -74,9 +75,8 @@ class Upscale:
             _refuse("image", "is neither a URL nor the bytes of an image")
         if type(self.factor) is not int or self.factor not in get_args(Factor):
             _refuse("factor", "is none of 2, 4, 8")
-        _check_choice("mode", self.mode, get_args(Mode))
-        _check_choice("model_type", self.model_type, get_args(ModelType))
-        _check_choice("image_format", self.image_format, get_args(ImageFormat))
+        for name, allowed in _CHOICES.items():
+            _check_choice(name, getattr(self, name), allowed)
         if self.image_quality is not None:
             if type(self.image_quality) is not int or not 1 <= self.image_quality <= 100:
                 _refuse("image_quality", "is no whole number from 1 to 100")
@@ -93,13 +93,7 @@ class Upscale:
             record = {"_base64": base64.b64encode(self.image).decode("ascii")}
         else:
             record = {"_url": self.image}
-        options = {
-            "mode": self.mode,
-            "model_type": self.model_type,
-            "image_format": self.image_format,
-            "image_quality": self.image_quality,
-            "tune_colors": self.tune_colors,
-        }
+        options = {name: getattr(self, name) for name in _OPTIONS}
         body: dict[str, Any] = {
             "type": "upscaler",
             "endpoint": f"upscale_{self.factor}x",

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from receiver.core import url_expiry
-from receiver.core.completion import MAX_URL, Completion, is_job_id
+from receiver.core.completion import Completion, is_job_id
 from receiver.core.errors import BodyError, UnavailableError
 from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.api_errors import SECRET_RUN, redact
@@ -30,12 +30,7 @@ _ECHOED = frozenset({"request", "webhook"})
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """A job that the provider has accepted.
-
-    Attributes:
-        status: CREATED, as documented; other words are kept.
-        created: by the provider's clock, where it states it.
-    """
+    """A job that the provider has accepted. Its status is CREATED, as documented; other words are kept."""
 
     id: str
     status: str
@@ -60,9 +55,7 @@ class Row:
 class Listing:
     """A page of the list, in the provider's order, which is undocumented.
 
-    Attributes:
-        next: the query string of the next page, without the question mark; ``None`` on the last one.
-        count: of the rows of all pages, where the provider states it.
+    ``next`` is the query string of the next page, without the question mark; ``count`` is that of all pages.
     """
 
     rows: tuple[Row, ...]
@@ -77,11 +70,9 @@ class Report:
     Attributes:
         status: in the provider's word; unknown words are kept.
         completion: set if and only if the job has ended.
-        created: by the provider's clock, where it states it.
-        modified: the same; the end of a job that has ended.
-        headers: of the webhook in the request. They are our own secrets: neither logged nor stored.
+        modified: by the provider's clock; the end of a job that has ended.
+        headers: of the webhook in the request. They are secrets, and are neither logged nor stored.
         endpoint: the kind of upscaling, such as ``upscale_2x``.
-        source_url: the image that was submitted, where it was a URL.
         body: the answer as JSON without what it echoes of our request. Of an answer that is larger than a
             delivery may be, only the short texts are kept.
     """
@@ -97,11 +88,9 @@ class Report:
     body: bytes = field(default=b"{}", repr=False)
 
     def deadline(self, *, now: int, lifetime: timedelta) -> url_expiry.Deadline:
-        """Return when the image URL's life ends.
+        """Return when the image URL's life ends; ``now`` is ms since the epoch.
 
-        Args:
-            now: ms since the epoch.
-            lifetime: of URLs that state no expiry, counted from ``modified``, or else from now.
+        The life of a URL that states no expiry is counted from ``modified``, or else from now.
         """
         # A completion in the future comes from a wrong clock, and must not lengthen a life.
         since = now if self.modified is None else min(now, int(self.modified.timestamp() * 1000))
@@ -201,10 +190,7 @@ def _next(value: object) -> str | None:
 def _source(request: Mapping[str, Any]) -> str | None:
     records = request.get("records")
     record = records[0] if isinstance(records, list) and records else None
-    url = record.get("_url") if isinstance(record, dict) else None
-    if not isinstance(url, str) or not 0 < len(url) <= MAX_URL or not url.isprintable():
-        return None  # only shown to people, like the source of a completion
-    return url
+    return completions.source_url(record) if isinstance(record, dict) else None
 
 
 def _body(document: Mapping[str, Any], secrets: Iterable[str]) -> bytes:
