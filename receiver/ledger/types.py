@@ -1,5 +1,6 @@
 """Arguments and results of the ledger's commands and queries. Times are ms since the epoch."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from receiver.core.completion import Completion
@@ -73,10 +74,32 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to work on a job until a lease ends; ``holder`` names the claim in the ledger."""
+    """The right to work on a job until a lease ends.
+
+    Attributes:
+        holder: names the claim in the ledger.
+        host: host and port of the job's image URL, empty where it has none.
+    """
 
     job: Job
     holder: str
+    host: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class HostLimits:
+    """How many downloads of one host may run at a time.
+
+    Attributes:
+        running: downloads in progress, by host.
+        most: of hosts for which it is another number than ``default``.
+        share: of any host, while jobs of other hosts wait.
+    """
+
+    running: Mapping[str, int]
+    most: Mapping[str, int]
+    default: int
+    share: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from receiver.core.completion import Completion
 from receiver.core.errors import ArchiveError, LedgerError
 from receiver.core.jobs import State
-from receiver.ledger import Claim, Ledger
+from receiver.ledger import Claim, Delivery, HostLimits, Ledger
 from tests.ledger.actions import (
     IMAGE,
     LEASE,
@@ -86,6 +87,63 @@ async def test_a_job_that_came_too_late_is_tried_once_with_hands_that_no_living_
     clock.forward(2 * SECOND)
     assert await ledger.claim_to_fetch(2, again=2, lease=LEASE) == []
     assert await ledger.expire() == ["late"]
+
+
+def limits(share: int, most: int = 9, **running: int) -> HostLimits:
+    return HostLimits(running, {}, most, share)
+
+
+async def hosted(ledger: Ledger, *urls: str) -> None:
+    """Records a job for each URL, named by it, the earliest deadline first."""
+    for hours, url in enumerate(urls, 1):
+        await ledger.record(delivery(url, f"https://{url}", deadline=NOW + hours * HOUR))
+
+
+async def test_a_host_that_has_its_share_lets_others_go_first(ledger: Ledger) -> None:
+    await hosted(ledger, *(f"crowd/{n}" for n in range(5)), "b/1", "c/1", "b/2", "crowd/5")
+    claims = await ledger.claim_to_fetch(4, again=4, lease=LEASE, hosts=limits(2))
+    assert ids(claims) == ["crowd/0", "crowd/1", "b/1", "c/1"]
+    assert [claim.host for claim in claims] == ["crowd", "crowd", "b", "c"]
+    busy = limits(2, crowd=2)
+    assert ids(await ledger.claim_to_fetch(2, again=2, lease=LEASE, hosts=busy)) == ["b/2", "crowd/2"]
+    assert ids(await ledger.claim_to_fetch(9, again=9, lease=LEASE, hosts=busy)) == [
+        f"crowd/{n}" for n in (3, 4, 5)
+    ]
+
+
+async def test_a_host_never_gets_more_than_its_limit(ledger: Ledger, clock: Clock) -> None:
+    await hosted(ledger, *(f"a/{n}" for n in range(5)), "b/1")
+    two_more = HostLimits({"a": 1}, {"a": 3}, default=9, share=9)
+    assert ids(await ledger.claim_to_fetch(9, again=9, lease=LEASE, hosts=two_more)) == ["a/0", "a/1", "b/1"]
+    clock.forward(100 * HOUR)
+    assert ids(await ledger.claim_to_fetch(9, again=9, lease=LEASE, hosts=limits(9, 1, a=1))) == []
+
+
+async def test_further_attempts_are_limited_among_hosts_too(ledger: Ledger) -> None:
+    for name in ("a", "b", "c"):
+        await ledger.record(delivery(name, f"https://{name}/"))
+    for claim in await ledger.claim_to_fetch(3, again=0, lease=LEASE):
+        await ledger.retry_later(claim, NOW, TIMEOUT)
+    busy = limits(1, a=1)
+    assert ids(await ledger.claim_to_fetch(9, again=1, lease=LEASE, hosts=busy)) == ["b"]
+    assert ids(await ledger.claim_to_fetch(9, again=0, lease=LEASE, hosts=busy)) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("https://Host.Example/a", "host.example"),
+        ("https://host:8443?a=https://other/", "host:8443"),
+        ("http://[::1]:80#a", "[::1]:80"),
+        ("https://host", "host"),
+        (None, ""),
+    ],
+)
+async def test_a_host_is_what_stands_between_the_scheme_and_the_path(
+    ledger: Ledger, url: str | None, host: str
+) -> None:
+    await ledger.record(Delivery(Completion("job-1", url), b"{}", NOW + HOUR))
+    assert (await claimed(ledger)).host == host
 
 
 async def test_a_waiting_job_is_not_claimed_before_its_time(ledger: Ledger, clock: Clock) -> None:

@@ -3,31 +3,47 @@
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from receiver.core.backoff import UPLOAD_MAX, crash_retry_at
 from receiver.ledger import rows
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Transaction
-from receiver.ledger.types import Claim
+from receiver.ledger.types import Claim, HostLimits
 
 FRESH = "INDEXED BY jobs_to_fetch WHERE attempts = 0"
 RETRIED = "INDEXED BY jobs_to_fetch_again WHERE attempts > 0"
+BY_HOST = (
+    "INDEXED BY jobs_to_fetch_by_host WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
+)
+
+MAX_HOSTS = 64
+"""Hosts that are looked at when one of them has its share."""
 
 
-def claim_to_fetch(tx: Transaction, limit: int, *, again: int, lease: int) -> list[Claim]:
+def claim_to_fetch(
+    tx: Transaction, limit: int, *, again: int, lease: int, hosts: HostLimits | None = None
+) -> list[Claim]:
     """Claim jobs to download for ``lease`` ms, the earliest deadline first; at most ``again`` are retries.
 
     A job whose deadline passed before its first attempt is still tried once, because that costs nothing; but
-    only by workers that no job before its deadline needs.
+    only by workers that no job before its deadline needs. Where ``hosts`` are limited, a host that has its
+    share lets jobs of other hosts go first, whatever their deadlines are.
     """
     _end_waits(tx)
-    alive = ready(tx, FRESH, "deadline > ?", limit)
-    alive += ready(tx, RETRIED, "deadline > ?", min(again, limit))
-    alive.sort(key=lambda row: row["deadline"])
-    chosen = alive[:limit]
-    chosen += ready(tx, FRESH, "deadline <= ?", limit - len(chosen))
-    return _claim(tx, chosen, lease)
+    chosen = _Selection(limit, again, hosts or HostLimits({}, {}, limit, limit))
+    soonest = ready(tx, FRESH, "deadline > ?", limit)
+    soonest += ready(tx, RETRIED, "deadline > ?", min(again, limit))
+    soonest.sort(key=lambda row: row["deadline"])
+    chosen.take(soonest, within_share=True)
+    if chosen.passed_over:
+        others = [row for host in _waiting_hosts(tx) for row in _ready_of(tx, host, chosen.room(host))]
+        others.sort(key=lambda row: row["deadline"])
+        chosen.take(others, within_share=True)
+        chosen.take(soonest)
+    chosen.take(ready(tx, FRESH, "deadline <= ?", limit - len(chosen.rows)))
+    return _claim(tx, chosen.rows, lease)
 
 
 def claim_past_deadline(tx: Transaction, limit: int, *, lease: int) -> list[Claim]:
@@ -100,12 +116,71 @@ def release_expired_leases(tx: Transaction, kept: Collection[str] = ()) -> None:
     )
 
 
+class _Selection:
+    """The jobs that are claimed, within the limits of all and of each host."""
+
+    def __init__(self, limit: int, again: int, hosts: HostLimits) -> None:
+        self.rows: list[sqlite3.Row] = []
+        self.passed_over = False
+        """Whether a job was left because its host has its share."""
+        self._limit = limit
+        self._again = again
+        self._hosts = hosts
+        self._running = Counter(hosts.running)
+        self._taken: set[int] = set()
+
+    def room(self, host: str) -> int:
+        """Return how many jobs of a host may be taken within its share."""
+        most = min(self._hosts.most.get(host, self._hosts.default), self._hosts.share)
+        return min(most - self._running[host], self._limit - len(self.rows))
+
+    def take(self, rows: Sequence[sqlite3.Row], *, within_share: bool = False) -> None:
+        """Take the rows that the limits allow, in their order."""
+        for row in rows:
+            host = row["host"]
+            most = self._hosts.most.get(host, self._hosts.default)
+            if within_share:
+                most = min(most, self._hosts.share)
+            retried = row["attempts"] > 0
+            if row["seq"] in self._taken or len(self.rows) >= self._limit or (retried and self._again <= 0):
+                continue
+            if self._running[host] >= most:
+                self.passed_over = True
+                continue
+            self.rows.append(row)
+            self._taken.add(row["seq"])
+            self._running[host] += 1
+            self._again -= retried
+
+
 def ready(tx: Transaction, source: str, condition: str, limit: int) -> list[sqlite3.Row]:
     """Return jobs that can be fetched, from one of the indexes above, the earliest deadline first."""
     return tx.db.execute(
-        f"SELECT seq, deadline FROM jobs {source} AND state = 'received' AND next_attempt_at IS NULL"  # noqa: S608 - constants
-        f" AND holder IS NULL AND {condition} ORDER BY deadline LIMIT ?",
+        f"SELECT seq, deadline, attempts, host FROM jobs {source} AND state = 'received'"  # noqa: S608 - constants
+        f" AND next_attempt_at IS NULL AND holder IS NULL AND {condition} ORDER BY deadline LIMIT ?",
         (tx.now, max(limit, 0)),
+    ).fetchall()
+
+
+def _waiting_hosts(tx: Transaction) -> list[str]:
+    """Return hosts of which jobs can be fetched, with one step in the index for each host, not each job."""
+    found = tx.db.execute(
+        f"WITH RECURSIVE hosts (host) AS (SELECT min(host) FROM jobs {BY_HOST}"  # noqa: S608 - constants
+        f" UNION ALL SELECT (SELECT min(host) FROM jobs {BY_HOST} AND host > hosts.host) FROM hosts"
+        " WHERE host IS NOT NULL LIMIT ?) SELECT host FROM hosts WHERE host IS NOT NULL",
+        (MAX_HOSTS,),
+    )
+    return [row["host"] for row in found]
+
+
+def _ready_of(tx: Transaction, host: str, limit: int) -> list[sqlite3.Row]:
+    """Return jobs of one host that can be fetched before their deadline, the earliest deadline first."""
+    if limit <= 0:
+        return []
+    return tx.db.execute(
+        f"SELECT seq, deadline, attempts, host FROM jobs {BY_HOST}"  # noqa: S608 - constants
+        " AND host = ? AND deadline > ? ORDER BY deadline LIMIT ?",
+        (host, tx.now, limit),
     ).fetchall()
 
 
@@ -128,5 +203,5 @@ def _claim(tx: Transaction, chosen: Sequence[sqlite3.Row], lease: int) -> list[C
             " WHERE seq = ? RETURNING *",
             (holder, tx.monotonic + lease, row["seq"]),
         ).fetchone()
-        claims.append(Claim(rows.job(claimed), holder))
+        claims.append(Claim(rows.job(claimed), holder, claimed["host"]))
     return claims

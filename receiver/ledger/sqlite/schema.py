@@ -13,7 +13,13 @@ from receiver.ledger.sqlite.driver import sqlite3
 
 APPLICATION_ID = 0x75707372  # "upsr": distinguishes a ledger from other SQLite files
 
-MIGRATIONS: tuple[str, ...] = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
+MIGRATIONS: tuple[str, ...] = (
+    "schema.sql",
+    "schema_2.sql",
+    "schema_3.sql",
+    "schema_4.sql",
+    "schema_5.sql",
+)
 """Scripts beside this module. The first creates version 1, each further one migrates to the next version."""
 
 SAFE_SQLITE = (3, 51, 3)
