@@ -1,69 +1,39 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
-from receiver.ledger.archived_objects import RELOCATED, ArchivedJob, AuditFinding
-from receiver.ledger.commands.deliveries import OTHER_URL, OTHER_URLS
-from receiver.ledger.commands.rebuild import REBUILT, Rebuilt
-from receiver.ledger.counters import RECONCILED
-from receiver.ledger.ledger import Ledger, LedgerReader
-from receiver.ledger.notifications import COUNTER as NOTIFICATIONS
-from receiver.ledger.notifications import OUTCOMES as NOTIFICATION_OUTCOMES
-from receiver.ledger.queries.aggregates import COUNTED_TO, Stats
-from receiver.ledger.queries.dashboard import Overview
-from receiver.ledger.queries.search import Filter
-from receiver.ledger.retention import RecordKind
-from receiver.ledger.sqlite.backup import Copy, back_up
-from receiver.ledger.sqlite.database import FILE_NAME
-from receiver.ledger.sqlite.lock import LOCK_NAME, DirectoryLock, ListLock, holder, open_for_owner
-from receiver.ledger.sqlite.schema import SAFE_SQLITE, unsafe_sqlite
-from receiver.ledger.types import (
-    Answer,
-    Claim,
-    Delivery,
-    HostLimits,
-    Intent,
-    Notification,
-    PendingJob,
-    Recorded,
-    Submission,
-    Transition,
-)
-
-__all__ = [
-    "COUNTED_TO",
-    "FILE_NAME",
-    "LOCK_NAME",
-    "NOTIFICATIONS",
-    "NOTIFICATION_OUTCOMES",
-    "OTHER_URL",
-    "OTHER_URLS",
-    "REBUILT",
-    "RECONCILED",
-    "RELOCATED",
-    "SAFE_SQLITE",
-    "Answer",
-    "ArchivedJob",
-    "AuditFinding",
-    "Claim",
-    "Copy",
-    "Delivery",
-    "DirectoryLock",
-    "Filter",
-    "HostLimits",
-    "Intent",
-    "Ledger",
-    "LedgerReader",
-    "ListLock",
-    "Notification",
-    "Overview",
-    "PendingJob",
-    "Rebuilt",
-    "RecordKind",
-    "Recorded",
-    "Stats",
-    "Submission",
-    "Transition",
-    "back_up",
-    "holder",
-    "open_for_owner",
-    "unsafe_sqlite",
-]
+from receiver.ledger.archived_objects import RELOCATED as RELOCATED
+from receiver.ledger.archived_objects import ArchivedJob as ArchivedJob
+from receiver.ledger.archived_objects import AuditFinding as AuditFinding
+from receiver.ledger.commands.deliveries import OTHER_URL as OTHER_URL
+from receiver.ledger.commands.deliveries import OTHER_URLS as OTHER_URLS
+from receiver.ledger.commands.rebuild import REBUILT as REBUILT
+from receiver.ledger.commands.rebuild import Rebuilt as Rebuilt
+from receiver.ledger.counters import RECONCILED as RECONCILED
+from receiver.ledger.ledger import Ledger as Ledger
+from receiver.ledger.ledger import LedgerReader as LedgerReader
+from receiver.ledger.notifications import NOTIFICATION_OUTCOMES as NOTIFICATION_OUTCOMES
+from receiver.ledger.notifications import NOTIFICATIONS as NOTIFICATIONS
+from receiver.ledger.queries.aggregates import COUNTED_TO as COUNTED_TO
+from receiver.ledger.queries.aggregates import Stats as Stats
+from receiver.ledger.queries.dashboard import Overview as Overview
+from receiver.ledger.queries.search import Filter as Filter
+from receiver.ledger.retention import RecordKind as RecordKind
+from receiver.ledger.sqlite.backup import Copy as Copy
+from receiver.ledger.sqlite.backup import back_up as back_up
+from receiver.ledger.sqlite.database import FILE_NAME as FILE_NAME
+from receiver.ledger.sqlite.lock import LOCK_NAME as LOCK_NAME
+from receiver.ledger.sqlite.lock import DirectoryLock as DirectoryLock
+from receiver.ledger.sqlite.lock import ListLock as ListLock
+from receiver.ledger.sqlite.lock import holder as holder
+from receiver.ledger.sqlite.lock import open_for_owner as open_for_owner
+from receiver.ledger.sqlite.schema import SAFE_SQLITE as SAFE_SQLITE
+from receiver.ledger.sqlite.schema import unsafe_sqlite as unsafe_sqlite
+from receiver.ledger.types import Answer as Answer
+from receiver.ledger.types import Claim as Claim
+from receiver.ledger.types import Delivery as Delivery
+from receiver.ledger.types import HostLimits as HostLimits
+from receiver.ledger.types import Intent as Intent
+from receiver.ledger.types import Notification as Notification
+from receiver.ledger.types import PendingJob as PendingJob
+from receiver.ledger.types import Recorded as Recorded
+from receiver.ledger.types import Submission as Submission
+from receiver.ledger.types import Transition as Transition

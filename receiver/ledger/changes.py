@@ -6,11 +6,7 @@ from contextlib import contextmanager
 
 
 class ChangeNotifier:
-    """Sets events after commits that changed jobs.
-
-    Attributes:
-        commits: how many commits were published so far.
-    """
+    """Sets events after commits that changed jobs, and counts these commits."""
 
     def __init__(self) -> None:
         self.commits = 0

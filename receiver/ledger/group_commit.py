@@ -7,7 +7,6 @@ gathers; so the more deliveries come, the less each of them costs, and none wait
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from receiver.core.errors import LedgerError
@@ -28,19 +27,10 @@ OnCommit = Callable[[int, float], None]
 """Called after each commit with the number of its commands and its duration in seconds."""
 
 
-@dataclass(slots=True)
-class _Waiting:
-    command: Command[Any]
-    result: "asyncio.Future[Any]"
-
-
 class GroupCommit:
     """Commits commands in batches, in the order in which they came.
 
-    Args:
-        commit: commits a batch.
-        on_change: called with the ids of jobs that a durable commit has changed.
-        on_commit: called after each commit.
+    ``on_change`` is called with the ids of jobs that a durable commit has changed.
     """
 
     def __init__(
@@ -49,7 +39,7 @@ class GroupCommit:
         self._commit = commit
         self._on_change = on_change
         self._on_commit = on_commit
-        self._waiting: list[_Waiting] = []
+        self._waiting: list[tuple[Command[Any], asyncio.Future[Any]]] = []
         self._wake = asyncio.Event()
         self._closing = False
         self._loop = asyncio.create_task(self._commit_until_closed(), name="ledger-writer")
@@ -62,18 +52,15 @@ class GroupCommit:
     async def write(self, command: Command[T]) -> T:
         """Run a command in a transaction, and return its result after the commit is durable.
 
-        Cancelling the caller does not withdraw the command: it may be committed already.
-
-        Raises:
-            LedgerError: ``ledger.unavailable``, ``ledger.overloaded`` or ``ledger.stopping``: nothing was
-                recorded; or the command's own error, and then nothing of the command was recorded.
+        Cancelling the caller does not withdraw the command: it may be committed already. After an error, the
+        command's own or a `LedgerError`, nothing of the command is recorded.
         """
         if self._closing:
             raise LedgerError("ledger.stopping")
         if len(self._waiting) >= MAX_WAITING:
             raise LedgerError("ledger.overloaded")
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Waiting(command, result))
+        self._waiting.append((command, result))
         self._wake.set()
         return await result
 
@@ -89,7 +76,16 @@ class GroupCommit:
             self._wake.clear()
             while self._waiting:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                self._resolve(batch, await self._outcomes([waiting.command for waiting in batch]))
+                outcomes = await self._outcomes([command for command, _ in batch])
+                for (_, result), outcome in zip(batch, outcomes, strict=True):
+                    if result.done():  # its caller was cancelled
+                        continue
+                    if outcome.error is not None:
+                        result.set_exception(outcome.error)
+                    else:
+                        result.set_result(outcome.result)
+                if changed := [job for outcome in outcomes for job in outcome.changed]:
+                    self._on_change(changed)
 
     async def _outcomes(self, commands: Sequence[Command[Any]]) -> Sequence[Outcome]:
         began = time.perf_counter()
@@ -100,15 +96,3 @@ class GroupCommit:
         if self._on_commit is not None and any(outcome.error is None for outcome in outcomes):
             self._on_commit(len(commands), time.perf_counter() - began)
         return outcomes
-
-    def _resolve(self, batch: Sequence[_Waiting], outcomes: Sequence[Outcome]) -> None:
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            if waiting.result.done():  # its caller was cancelled
-                continue
-            if outcome.error is not None:
-                waiting.result.set_exception(outcome.error)
-            else:
-                waiting.result.set_result(outcome.result)
-        changed = [job for outcome in outcomes for job in outcome.changed]
-        if changed:
-            self._on_change(changed)

@@ -7,7 +7,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from receiver.core.clock import monotonic_clock, wall_clock
+from receiver.core.clock import Clock, monotonic_clock, wall_clock
 from receiver.core.errors import AuthError, LedgerError
 from receiver.core.jobs import Event, Job
 from receiver.ledger import archived_objects, notifications, retention
@@ -27,8 +27,7 @@ from receiver.ledger.types import Claim, Delivery, Recorded
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-AT_RISK_BATCH = 500
+History = tuple[Job, tuple[Event, ...]]
 
 
 def _query(
@@ -58,10 +57,9 @@ def _command(
 def _outcome(
     command: Callable[Concatenate[Transaction, Claim, P], bool],
 ) -> Callable[Concatenate["Ledger", Claim, P], Coroutine[Any, Any, bool]]:
-    """Make a command that records the outcome of a claim a method. It returns False where the claim is void.
+    """Make a command that records the outcome of a claim a method.
 
-    While the outcome cannot be recorded, the claim's lease does not end: the work is done, and the holder
-    tries again to record it.
+    While it cannot be recorded, the claim's lease does not end: the work is done, and the holder tries again.
     """
 
     @wraps(command)
@@ -85,11 +83,7 @@ class LedgerReader:
 
     @classmethod
     async def open(cls, data_dir: Path) -> "LedgerReader":
-        """Open an existing ledger.
-
-        Raises:
-            LedgerError: as `database.open_read_only`.
-        """
+        """Open an existing ledger; raise what `database.open_read_only` raises."""
         return cls(await database.open_read_only(data_dir))
 
     async def __aenter__(self) -> Self:
@@ -159,23 +153,20 @@ class Ledger(LedgerReader):
         self.interrupted: list[str] = []
         """Jobs whose download was interrupted by the end of an earlier process."""
         self._unrecorded: set[str] = set()
-        self._shared: dict[str, tuple[int, asyncio.Task[tuple[Job, tuple[Event, ...]] | None]]] = {}
+        self._shared: dict[str, tuple[int, asyncio.Task[History | None]]] = {}
 
     @classmethod
     async def serve(
         cls,
         data_dir: Path,
         *,
-        now: Callable[[], int] = wall_clock,
-        monotonic: Callable[[], int] = monotonic_clock,
+        now: Clock = wall_clock,
+        monotonic: Clock = monotonic_clock,
         on_commit: OnCommit | None = None,
     ) -> "Ledger":
         """Open the ledger for the server, create or migrate it, and void the claims of earlier processes.
 
-        The caller holds the data directory's lock.
-
-        Raises:
-            LedgerError: as `database.open_to_serve`.
+        The caller holds the data directory's lock. Raise what `database.open_to_serve` raises.
         """
         opened = await database.open_to_serve(data_dir, now=now, monotonic=monotonic)
         ledger = cls(opened, on_commit=on_commit)
@@ -188,18 +179,9 @@ class Ledger(LedgerReader):
 
     @classmethod
     async def open_beside(
-        cls,
-        data_dir: Path,
-        *,
-        make: bool = True,
-        now: Callable[[], int] = wall_clock,
-        monotonic: Callable[[], int] = monotonic_clock,
+        cls, data_dir: Path, *, make: bool = True, now: Clock = wall_clock, monotonic: Clock = monotonic_clock
     ) -> "Ledger":
-        """Open the ledger for a command that writes, beside a server or without one; claims stand.
-
-        Raises:
-            LedgerError: as `database.open_beside`.
-        """
+        """Do what `database.open_beside` does; claims stand."""
         return cls(await database.open_beside(data_dir, make=make, now=now, monotonic=monotonic))
 
     async def close(self) -> None:
@@ -219,7 +201,7 @@ class Ledger(LedgerReader):
         """Provide an event that is set after each commit that changed the job, or any job."""
         return self._notifier.subscribe(job_id)
 
-    async def job_with_history_shared(self, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
+    async def job_with_history_shared(self, job_id: str) -> History | None:
         """Return what `job_with_history` does; tasks that one commit has woken share one read."""
         commits = self._notifier.commits
         began, task = self._shared.get(job_id, (-1, None))
@@ -229,7 +211,7 @@ class Ledger(LedgerReader):
             task.add_done_callback(lambda done: self._forget_shared(job_id, done))
         return await asyncio.shield(task)
 
-    def _forget_shared(self, job_id: str, task: "asyncio.Task[tuple[Job, tuple[Event, ...]] | None]") -> None:
+    def _forget_shared(self, job_id: str, task: "asyncio.Task[History | None]") -> None:
         if self._shared.get(job_id, (0, None))[1] is task:
             del self._shared[job_id]
         if not task.cancelled():
@@ -242,12 +224,7 @@ class Ledger(LedgerReader):
         )
 
     async def record(self, delivery: Delivery) -> Recorded:
-        """Record a completion durably.
-
-        Raises:
-            AuthError: ``auth.refused`` where its ticket belongs to another job.
-            LedgerError: it could not be recorded.
-        """
+        """Record a completion durably. Raise `AuthError` where its ticket belongs to another job."""
         recorded = await self._writer.write(lambda tx: deliveries.record(tx, delivery))
         if recorded is None:
             raise AuthError(
@@ -279,10 +256,7 @@ class Ledger(LedgerReader):
         await self._writer.write(lambda tx: claims.release_expired_leases(tx, kept))
 
     async def release_orphans(self, data_dir: Path) -> None:
-        """Void all claims if no server holds the ledger: those who held them are gone.
-
-        A ledger that was restored from a backup of a running server has such claims.
-        """
+        """Void the claims of a server that is gone, such as in a restored backup, where none is running."""
         try:
             lock = DirectoryLock(data_dir)
         except LedgerError:
@@ -310,7 +284,7 @@ class Ledger(LedgerReader):
     async def mark_at_risk(self) -> Sequence[str]:
         """Find jobs of whose life less than a tenth is left, and return each id once."""
         now = self._database.now()
-        found = await self._readers.read(lambda db: due.newly_at_risk(db, now, AT_RISK_BATCH))
+        found = await self._readers.read(lambda db: due.newly_at_risk(db, now, 500))
         if found:
             await self._writer.write(lambda tx: scheduling.mark_at_risk(tx, found))
         return found

@@ -10,8 +10,8 @@ from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Notification
 
 SENT, FAILED, GIVEN_UP = "sent", "failed", "given_up"
-OUTCOMES = (SENT, FAILED, GIVEN_UP)
-COUNTER = "notifications"
+NOTIFICATION_OUTCOMES = (SENT, FAILED, GIVEN_UP)
+NOTIFICATIONS = "notifications"
 """Counter of attempts to notify, by outcome."""
 
 KEPT = 10_000
@@ -61,7 +61,7 @@ def enqueue(tx: Transaction, *, until: int, render: Render) -> int:
 def sent(tx: Transaction, seq: int) -> None:
     """Record that a notification was accepted."""
     tx.db.execute("DELETE FROM notifications WHERE seq = ?", (seq,))
-    count(tx, COUNTER, SENT)
+    count(tx, NOTIFICATIONS, SENT)
 
 
 def failed(tx: Transaction, seq: int, detail: str, *, at: int) -> None:
@@ -70,7 +70,7 @@ def failed(tx: Transaction, seq: int, detail: str, *, at: int) -> None:
         "UPDATE notifications SET attempts = attempts + 1, next_attempt_at = ?, detail = ? WHERE seq = ?",
         (at, detail, seq),
     )
-    count(tx, COUNTER, FAILED)
+    count(tx, NOTIFICATIONS, FAILED)
 
 
 def give_up(tx: Transaction, seq: int, detail: str) -> None:
@@ -79,8 +79,8 @@ def give_up(tx: Transaction, seq: int, detail: str) -> None:
         "UPDATE notifications SET attempts = attempts + 1, detail = ?, given_up_at = ? WHERE seq = ?",
         (detail, tx.now, seq),
     )
-    count(tx, COUNTER, FAILED)
-    count(tx, COUNTER, GIVEN_UP)
+    count(tx, NOTIFICATIONS, FAILED)
+    count(tx, NOTIFICATIONS, GIVEN_UP)
     _make_room(tx)
 
 
@@ -90,7 +90,7 @@ def give_up_old(tx: Transaction, *, before: int) -> int:
         "UPDATE notifications SET given_up_at = ? WHERE given_up_at IS NULL AND at < ?", (tx.now, before)
     ).rowcount
     if done:
-        count(tx, COUNTER, GIVEN_UP, by=done)
+        count(tx, NOTIFICATIONS, GIVEN_UP, by=done)
         _make_room(tx)
     return done
 

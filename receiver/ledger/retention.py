@@ -24,12 +24,9 @@ class RecordKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PruneBatch:
-    """What one scan found.
+    """The keys of what one scan found old, the number of their rows by table, and where the next scan begins.
 
-    Attributes:
-        old: keys of what can be removed.
-        rows: how many rows that are, by table.
-        next: where the next scan begins; ``None`` at the end.
+    ``next`` is ``None`` at the end.
     """
 
     old: Sequence[int | str]

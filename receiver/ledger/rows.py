@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.ledger.sqlite.driver import sqlite3
-from receiver.ledger.types import Intent, Notification, PendingJob, Transition
+from receiver.ledger.types import Notification, PendingJob
 
 _SAME_IN_BOTH = [f.name for f in fields(Job) if f.name not in ("state", "image", "stored", "problem")]
 
@@ -34,19 +34,9 @@ def event(row: sqlite3.Row, prefix: str = "") -> Event:
     )
 
 
-def transition(row: sqlite3.Row) -> Transition:
-    """Convert a row of ``history`` with its job's ``id`` and ``ref``."""
-    return Transition(row["seq"], row["id"], row["ref"], event(row))
-
-
 def notification(row: sqlite3.Row) -> Notification:
     """Convert a row of ``notifications``."""
     return Notification(row["seq"], row["job"], row["at"], row["body"], row["attempts"], row["detail"])
-
-
-def intent(row: sqlite3.Row) -> Intent:
-    """Convert a row of ``submissions``."""
-    return Intent(**row)
 
 
 def pending_job(row: sqlite3.Row) -> PendingJob:

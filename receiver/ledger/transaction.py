@@ -11,13 +11,9 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Transaction:
-    """What a command works on.
+    """What a command works on: the connection, the wall clock's time, and that of leases, both in ms.
 
-    Attributes:
-        db: the connection, in a transaction.
-        now: the wall clock, ms since the epoch.
-        monotonic: the clock of leases, ms.
-        changed: ids of jobs that the command changed; published once the commit is durable.
+    ``changed`` takes the ids of jobs that the command changed; they are published after the durable commit.
     """
 
     db: sqlite3.Connection

@@ -1,4 +1,7 @@
-"""Arguments and results of the ledger's commands and queries. Times are ms since the epoch."""
+"""Arguments and results of the ledger's commands and queries.
+
+Times are ms since the epoch. Fields that have the name of a field of `Job` mean the same.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,15 +12,9 @@ from receiver.core.jobs import Event, Job, State
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A completion, and how it came.
+    """A completion, and how it came: with a ticket of this number, or the `Intent.mark` that was sent.
 
-    Attributes:
-        deadline: when the image URL expires.
-        ref: the submitter's own reference.
-        ticket: the number of the ticket that authenticated it.
-        endpoint: such as ``upscale_2x``.
-        found: whether the provider was asked for it, and did not deliver it.
-        mark: the `Intent.mark` that came back with it.
+    ``found``: the provider was asked for it, and did not deliver it.
     """
 
     completion: Completion
@@ -32,13 +29,9 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of a delivery.
+    """What became of a delivery: the job's state now, and the events that its history got.
 
-    Attributes:
-        state: of the job now.
-        duplicate: whether the delivery changed nothing.
-        received_at: when the completion that counts was recorded.
-        events: that the job's history got.
+    ``received_at`` is of the completion that counts; ``duplicate``: the delivery changed nothing.
     """
 
     state: State
@@ -59,13 +52,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The provider's answer about a job that has not ended, or why there was none.
-
-    Attributes:
-        status: the provider's own word for the job's state.
-        reason: one of ``errors.REASONS`` where there was no answer.
-        detail: a sentence for the operator.
-    """
+    """The provider's own word for the state of a job that has not ended, or why there was no answer."""
 
     status: str | None = None
     reason: str | None = None
@@ -104,13 +91,10 @@ class HostLimits:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What is about to be submitted, or was.
+    """What is about to be submitted, or was; ``at`` is when it was first about to be sent.
 
-    Attributes:
-        key: names one image of one list, or of one call.
-        mark: is sent in a header, and found again in the provider's list.
-        at: when it was first about to be sent.
-        job: the provider's id of the job, once that is known.
+    ``key`` names one image of one list, or of one call. ``mark`` is sent in a header, and found again in the
+    provider's list.
     """
 
     key: str
@@ -124,12 +108,9 @@ class Intent:
 
 @dataclass(frozen=True, slots=True)
 class PendingJob:
-    """A submitted job without a completion.
+    """A submitted job without a completion; ``asks`` requests to the provider found none.
 
-    Attributes:
-        asks: how many requests to the provider found no completion.
-        ask_at: when the next request is due.
-        unanswered: whether the last request had no answer.
+    The next one is due at ``ask_at``; ``unanswered``: the last one had no answer.
     """
 
     id: str
@@ -151,12 +132,9 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class TransitionPage:
-    """A page of the change feed, oldest first.
+    """A page of the change feed, oldest first, up to the last entry that was read, a transition or not.
 
-    Attributes:
-        until: the last entry that was read, whether or not it was a transition.
-        more: whether there may be later entries.
-        pruned: the last entry that was removed by now; 0 without one.
+    ``more``: there may be later ones. ``pruned`` is the last entry that was removed by now; 0 without one.
     """
 
     transitions: tuple[Transition, ...]
@@ -167,14 +145,9 @@ class TransitionPage:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """A notification of a job that became final.
+    """A notification of a job that became final, with its failed attempts and the last one's detail.
 
-    Attributes:
-        seq: the history entry in which it became final.
-        job: the provider's id of the job.
-        at: when it became final.
-        attempts: that failed.
-        detail: of the last failure.
+    ``seq`` is the history entry in which the job became final, and ``at`` its time.
     """
 
     seq: int

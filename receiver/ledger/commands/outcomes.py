@@ -12,6 +12,7 @@ from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Claim
 
 NO_ERROR = "reason = NULL, detail = NULL, reason_at = NULL"
+ERROR = "reason = :reason, detail = :detail, reason_at = :now"
 IMAGE = "format = :format, width = :width, height = :height, bytes = :bytes, sha256 = :sha256"
 STORED = "spool = NULL, uri = :uri, etag = :etag, version = :version"
 EXPIRED = (
@@ -21,21 +22,12 @@ EXPIRED = (
 
 
 def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: int) -> Claim | None:
-    """Replace what was delivered by what the provider itself says of the job; the claim stays.
-
-    Returns:
-        The claim with the job as it is now; ``None`` where the claim is void.
-    """
+    """Replace what was delivered by what the provider itself says; return the claim, ``None`` if void."""
     row = tx.db.execute(
         "UPDATE jobs SET image_url = :url, promised_width = :width, promised_height = :height,"
         " deadline = :deadline, confirmed_at = :now, event = 'confirmed', updated_at = :now"
         " WHERE id = :id AND state = 'received' AND holder = :holder RETURNING *",
-        {
-            **_promise(completion, deadline),
-            "now": tx.now,
-            "id": claim.job.id,
-            "holder": claim.holder,
-        },
+        {**_promise(completion, deadline), "now": tx.now, "id": claim.job.id, "holder": claim.holder},
     ).fetchone()
     if row is None:
         return None
@@ -45,16 +37,12 @@ def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: i
 
 def url_refreshed(tx: Transaction, claim: Claim, completion: Completion, deadline: int, at: int) -> bool:
     """Record that the provider names another URL, to be tried at ``at`` (ms since the epoch)."""
-    return _move(
-        tx,
-        claim,
-        State.RECEIVED,
+    assignments = (
         "event = 'url_refreshed', image_url = :url, promised_width = :width, promised_height = :height,"
         " attempts = 0, refreshes = refreshes + 1, deadline = :deadline, next_attempt_at = :at,"
-        " suspect = NULL, at_risk_at = NULL",
-        at=at,
-        **_promise(completion, deadline),
+        " suspect = NULL, at_risk_at = NULL"
     )
+    return _move(tx, claim, State.RECEIVED, assignments, at=at, **_promise(completion, deadline))
 
 
 def expired(tx: Transaction, claim: Claim) -> bool:
@@ -64,53 +52,37 @@ def expired(tx: Transaction, claim: Claim) -> bool:
 
 def fetched(tx: Transaction, claim: Claim, image: Image, spool: str) -> bool:
     """Record that the verified image lies in the spool under this name, fsynced."""
-    return _move(
-        tx,
-        claim,
-        State.RECEIVED,
+    assignments = (
         f"state = 'fetched', event = 'fetched', {NO_ERROR}, attempts = 0, at_risk_at = NULL,"
-        f" fetched_at = :now, spool = :spool, {IMAGE}",
-        spool=spool,
-        **asdict(image),
+        f" fetched_at = :now, spool = :spool, {IMAGE}"
     )
+    return _move(tx, claim, State.RECEIVED, assignments, spool=spool, **asdict(image))
 
 
 def archived(tx: Transaction, claim: Claim, stored: StoredObject) -> bool:
     """Record that the archive has proved to hold the image."""
-    return _move(
-        tx,
-        claim,
-        State.FETCHED,
-        f"state = 'archived', event = 'archived', {NO_ERROR}, archived_at = :now, {STORED}",
-        **asdict(stored),
-    )
+    assignments = f"state = 'archived', event = 'archived', {NO_ERROR}, archived_at = :now, {STORED}"
+    return _move(tx, claim, State.FETCHED, assignments, **asdict(stored))
 
 
 def recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
     """Record that an object that was in the archive before was proved to be the job's image."""
-    return _move(
-        tx,
-        claim,
-        State.FETCHED,
+    assignments = (
         "state = 'archived', event = 'recognised', reason = NULL, detail = :detail, reason_at = NULL,"
-        f" archived_at = :now, {STORED}, {IMAGE}",
-        detail="The archive held an image of this job already, put before and proved now. It stands;"
-        f" what was fetched since (SHA-256 {claim.job.image and claim.job.image.sha256}) was let go.",
-        **asdict(found.stored),
-        **asdict(found.image),
+        f" archived_at = :now, {STORED}, {IMAGE}"
     )
+    detail = (
+        "The archive held an image of this job already, put before and proved now. It stands;"
+        f" what was fetched since (SHA-256 {claim.job.image and claim.job.image.sha256}) was let go."
+    )
+    found_values = asdict(found.stored) | asdict(found.image)
+    return _move(tx, claim, State.FETCHED, assignments, detail=detail, **found_values)
 
 
 def rejected(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
     """Record that the image may not be fetched, or is not what was promised."""
-    return _move(
-        tx,
-        claim,
-        State.RECEIVED,
-        "state = 'rejected', event = 'rejected', reason = :reason, detail = :detail, reason_at = :now",
-        reason=error.reason,
-        detail=error.detail,
-    )
+    assignments = f"state = 'rejected', event = 'rejected', {ERROR}"
+    return _move(tx, claim, State.RECEIVED, assignments, reason=error.reason, detail=error.detail)
 
 
 def retry_later(
@@ -120,39 +92,26 @@ def retry_later(
 
     ``suspect`` is the checksum of bytes that came and were not the promised image.
     """
-    return _move(
-        tx,
-        claim,
-        claim.job.state,
-        "event = 'attempt_failed', reason = :reason, detail = :detail, reason_at = :now,"
-        " next_attempt_at = :at, suspect = coalesce(:suspect, suspect)",
-        at=at,
-        reason=error.reason,
-        detail=error.detail,
-        suspect=suspect,
+    assignments = (
+        f"event = 'attempt_failed', {ERROR}, next_attempt_at = :at, suspect = coalesce(:suspect, suspect)"
     )
+    reported = {"reason": error.reason, "detail": error.detail}
+    return _move(tx, claim, claim.job.state, assignments, at=at, suspect=suspect, **reported)
 
 
 def spool_lost(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
     """Record that the spooled image is missing or damaged; the job is fetched again."""
-    return _move(
-        tx,
-        claim,
-        State.FETCHED,
+    assignments = (
         "state = 'received', event = 'spool_lost', reason = 'spool.lost', detail = :detail, reason_at = :now,"
         " attempts = 0, fetched_at = NULL, spool = NULL, format = NULL, width = NULL, height = NULL,"
-        " bytes = NULL, sha256 = NULL",
-        detail=error.detail,
+        " bytes = NULL, sha256 = NULL"
     )
+    return _move(tx, claim, State.FETCHED, assignments, detail=error.detail)
 
 
 def _promise(completion: Completion, deadline: int) -> dict[str, Any]:
-    return {
-        "url": completion.image_url,
-        "width": completion.width,
-        "height": completion.height,
-        "deadline": deadline,
-    }
+    size = {"width": completion.width, "height": completion.height}
+    return {"url": completion.image_url, **size, "deadline": deadline}
 
 
 def _move(tx: Transaction, claim: Claim, state: State, assignments: str, **values: str | int | None) -> bool:

@@ -35,9 +35,8 @@ def rebuild(tx: Transaction, archived: ArchivedImage) -> Rebuilt:
         return Rebuilt.ADDED
     job = rows.job(row)
     if job.state is State.ARCHIVED:
-        if job.stored is not None and job.stored.uri == archived.stored.uri:
-            return Rebuilt.KNOWN
-        return Rebuilt.DUPLICATE
+        same = job.stored is not None and job.stored.uri == archived.stored.uri
+        return Rebuilt.KNOWN if same else Rebuilt.DUPLICATE
     promised = (job.promised_width, job.promised_height)
     other_size = None not in promised and promised != (archived.image.width, archived.image.height)
     if other_size or (job.image is not None and job.image.sha256 != archived.image.sha256):

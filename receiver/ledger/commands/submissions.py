@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
-from receiver.ledger import rows
 from receiver.ledger.counters import ASKED, count
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Answer, Intent, Submission
@@ -40,7 +39,7 @@ def record_intent(tx: Transaction, intent: Intent) -> Intent:
         " VALUES (:key, :mark, :ref, :endpoint, :source_url, :at) ON CONFLICT (key) DO NOTHING",
         {**asdict(intent), "at": tx.now},
     )
-    return rows.intent(tx.db.execute("SELECT * FROM submissions WHERE key = ?", (intent.key,)).fetchone())
+    return Intent(**tx.db.execute("SELECT * FROM submissions WHERE key = ?", (intent.key,)).fetchone())
 
 
 def confirm_intent(tx: Transaction, key: str, job_id: str) -> bool:
@@ -65,19 +64,14 @@ def confirm_by_mark(tx: Transaction, mark: str, job_id: str) -> bool:
 def record_answer(tx: Transaction, job_id: str, answer: Answer, *, ask_at: int) -> bool:
     """Record that the provider had no completion for a pending job; the next request is due at ``ask_at``.
 
-    Returns:
-        Whether the history got an entry: only an answer that differs from the last one is entered.
+    Return whether the history got an entry: only an answer that differs from the last one is entered.
     """
     count(tx, ASKED, answer.reason or "")
     return _record(tx, job_id, answer, ask_at)
 
 
 def record_listed(tx: Transaction, statuses: Mapping[str, str], *, ask_at: int) -> list[str]:
-    """Record the running jobs of the provider's list; the next requests are due at ``ask_at``.
-
-    Returns:
-        The ids of the jobs whose status is new.
-    """
+    """Record the running jobs of the provider's list, and return the ids of those whose status is new."""
     return [
         job_id
         for job_id, status in statuses.items()

@@ -19,18 +19,9 @@ COUNTED_TO = 10_000
 class Stats:
     """The ledger in numbers, on one snapshot. Times are ms since the epoch, or ``None`` without such a job.
 
-    Attributes:
-        jobs: by state.
-        bytes: of the jobs' images, by state.
-        oldest_waiting_at: when the longest-waiting job whose image is not archived yet was received.
-        soonest_deadline: of the jobs whose image is not safe yet.
-        overdue: see `core.jobs.overdue_cutoff`.
-        at_risk: jobs whose image is not safe yet and whose deadline is close.
-        unread: deliveries that were no completions.
-        claimed: jobs that are being worked on, by state.
-        counters: by name and reason.
-        damaged: archived objects that the last audit found missing or altered, by reason.
-        notifications_pending: notifications that are still to be sent.
+    ``oldest_waiting_at`` is when the longest-waiting job that is not archived yet was received. ``overdue``
+    follows `core.jobs.overdue_cutoff`; ``claimed`` jobs are being worked on; ``damaged`` counts, by reason,
+    the archived objects that the last audit found missing or altered.
     """
 
     jobs: Mapping[State, int]

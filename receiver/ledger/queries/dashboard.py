@@ -13,14 +13,10 @@ from receiver.ledger.sqlite.driver import sqlite3
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """What the status page shows.
+    """What the status page shows; ``at_risk`` are ids of unsafe jobs whose deadline is close.
 
-    Attributes:
-        unsafe: jobs whose image is not safe yet, the earliest deadline first.
-        at_risk: ids of those among them whose deadline is close.
-        overdue: overdue jobs, the longest overdue first.
-        troubled: jobs with an error, the latest error first.
-        damaged: archived jobs with what the last audit found wrong with their objects.
+    Unsafe jobs come with the earliest deadline first, overdue ones with the longest overdue, troubled ones
+    (jobs with an error) with the latest error.
     """
 
     stats: Stats

@@ -2,7 +2,7 @@
 
 from receiver.ledger import rows
 from receiver.ledger.sqlite.driver import sqlite3
-from receiver.ledger.types import TransitionPage
+from receiver.ledger.types import Transition, TransitionPage
 
 
 def transitions(db: sqlite3.Connection, *, after: int, limit: int) -> TransitionPage:
@@ -14,7 +14,11 @@ def transitions(db: sqlite3.Connection, *, after: int, limit: int) -> Transition
     ).fetchall()
     pruned = db.execute("SELECT seq FROM marks WHERE name = 'pruned'").fetchone()
     return TransitionPage(
-        tuple(rows.transition(row) for row in found if row["before"] != row["after"]),
+        tuple(
+            Transition(row["seq"], row["id"], row["ref"], rows.event(row))
+            for row in found
+            if row["before"] != row["after"]
+        ),
         until=found[-1]["seq"] if found else after,
         more=len(found) == limit,
         pruned=0 if pruned is None else int(pruned["seq"]),

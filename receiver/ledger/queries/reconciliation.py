@@ -13,14 +13,7 @@ OVERDUE = "state = 'submitted' AND submitted_at < ?"
 def pending(
     db: sqlite3.Connection, *, submitted_before: int, ask_by: int, limit: int
 ) -> tuple[PendingJob, ...]:
-    """Return pending jobs to ask the provider about, those first whose request is due longest.
-
-    Args:
-        db: the connection.
-        submitted_before: ms since the epoch.
-        ask_by: ms since the epoch: the request is due at this time or earlier.
-        limit: of the jobs returned.
-    """
+    """Return pending jobs whose request to the provider is due by ``ask_by``, the longest due first."""
     found = db.execute(
         "SELECT id, submitted_at, asks, ask_at, reason FROM jobs INDEXED BY jobs_to_ask"  # noqa: S608 - a constant
         f" WHERE ask_at IS NOT NULL AND ask_at <= ? AND {OVERDUE} ORDER BY ask_at LIMIT ?",
@@ -48,13 +41,13 @@ def open_intents(db: sqlite3.Connection, *, before: int, limit: int = 100) -> tu
         " ORDER BY at LIMIT ?",
         (before, limit),
     )
-    return tuple(rows.intent(row) for row in found)
+    return tuple(Intent(**row) for row in found)
 
 
 def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Intent]:
     """Return the intents of these keys, open or not, by key."""
     found = (db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone() for key in keys)
-    return {row["key"]: rows.intent(row) for row in found if row is not None}
+    return {row["key"]: Intent(**row) for row in found if row is not None}
 
 
 def job_ids_submitted_since(db: sqlite3.Connection, at: int) -> frozenset[str]:

@@ -19,13 +19,8 @@ _WITHOUT_INDEX = {"ref = ?": "+ref = ?", "reason = ?": "+reason = ?"}
 class Filter:
     """Selects jobs; a field that is ``None`` or empty does not restrict. Times are ms since the epoch.
 
-    Attributes:
-        states: any of these.
-        reason: of the job's present error.
-        since: the job became known at this time or later.
-        until: the job became known before this time.
-        overdue_before: only overdue jobs; see `core.jobs.overdue_cutoff`.
-        not_overdue_before: all jobs but those.
+    ``since`` (inclusive) and ``until`` (exclusive) bound the time at which the job became known. The value of
+    ``overdue_before``, and of ``not_overdue_before`` for all other jobs, is `core.jobs.overdue_cutoff`.
     """
 
     states: tuple[State, ...] = ()

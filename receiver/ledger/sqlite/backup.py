@@ -14,8 +14,6 @@ from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.connections import Connection, ledger_error, open_to_read
 from receiver.ledger.sqlite.driver import sqlite3
 
-PROGRESS_SECONDS = 0.2
-
 Progress = Callable[[int, int], None]
 """Called with the bytes that are written, and about how many there will be."""
 
@@ -95,7 +93,7 @@ async def _vacuum(ledger: Path, part: Path, on_progress: Progress) -> None:
         size = await _ask(connection, ledger, lambda db: _size(db, ledger))
         copying = asyncio.create_task(_ask(connection, ledger, lambda db: _copy(db, part)))
         while not copying.done():
-            await asyncio.wait({copying}, timeout=PROGRESS_SECONDS)
+            await asyncio.wait({copying}, timeout=0.2)
             on_progress((await asyncio.to_thread(part.stat)).st_size, size)
         await copying
     finally:
@@ -125,8 +123,7 @@ def _size(db: sqlite3.Connection, path: Path) -> int:
 
 
 def _copy(db: sqlite3.Connection, part: Path) -> int:
-    db.execute(
-        "PRAGMA query_only = OFF"
-    )  # it would forbid to write the copy, too; the ledger is opened read-only
+    # It would forbid to write the copy, too; the ledger is opened read-only.
+    db.execute("PRAGMA query_only = OFF")
     db.execute("VACUUM INTO ?", (str(part),))
     return 0

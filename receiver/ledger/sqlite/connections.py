@@ -33,7 +33,14 @@ class Connection(aiosqlite.Connection):
         return result
 
 
-async def _open(path: Path, connect: Callable[[], sqlite3.Connection]) -> Connection:
+async def _open(path: Path, mode: str, pragmas: str) -> Connection:
+    def connect() -> sqlite3.Connection:
+        uri = f"{path.resolve().as_uri()}?mode={mode}"
+        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_MS / 1000)
+        db.row_factory = sqlite3.Row
+        db.executescript(pragmas)
+        return db
+
     connection = Connection(connect, iter_chunk_size=64)
     try:
         await connection
@@ -46,39 +53,24 @@ async def _open(path: Path, connect: Callable[[], sqlite3.Connection]) -> Connec
     return connection
 
 
+# FULL: a commit returns after the WAL was fsynced. NORMAL loses acknowledged rows in a power cut.
+_TO_WRITE = """
+    PRAGMA journal_mode = WAL;
+    PRAGMA synchronous = FULL;
+    PRAGMA wal_autocheckpoint = 4000;
+    PRAGMA cache_size = -65536;
+    PRAGMA temp_store = MEMORY;
+"""
+
+
 async def open_to_write(path: Path) -> Connection:
     """Open the ledger's one writing connection, and create the file where there is none."""
-
-    def connect() -> sqlite3.Connection:
-        db = sqlite3.connect(path, isolation_level=None, timeout=BUSY_MS / 1000)
-        db.row_factory = sqlite3.Row
-        # FULL: a commit returns after the WAL was fsynced. NORMAL loses acknowledged rows in a power cut.
-        db.executescript(
-            """
-            PRAGMA journal_mode = WAL;
-            PRAGMA synchronous = FULL;
-            PRAGMA wal_autocheckpoint = 4000;
-            PRAGMA cache_size = -65536;
-            PRAGMA temp_store = MEMORY;
-            """
-        )
-        return db
-
-    return await _open(path, connect)
+    return await _open(path, "rwc", _TO_WRITE)
 
 
 async def open_to_read(path: Path) -> Connection:
     """Open a connection that cannot write."""
-
-    def connect() -> sqlite3.Connection:
-        uri = f"{path.resolve().as_uri()}?mode=ro"
-        db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=BUSY_MS / 1000)
-        db.row_factory = sqlite3.Row
-        db.execute("PRAGMA query_only = ON")
-        db.execute("PRAGMA cache_size = -16384")
-        return db
-
-    return await _open(path, connect)
+    return await _open(path, "ro", "PRAGMA query_only = ON; PRAGMA cache_size = -16384;")
 
 
 def ledger_error(error: sqlite3.Error, path: Path | None = None) -> LedgerError:

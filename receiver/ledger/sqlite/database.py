@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from receiver.core.clock import Clock
 from receiver.core.errors import LedgerError
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.connections import Connection, ledger_error, open_to_read, open_to_write
@@ -18,22 +19,12 @@ from receiver.ledger.transaction import Command, Outcome, Transaction
 FILE_NAME = "ledger.sqlite3"
 READERS = 2
 
-Clock = Callable[[], int]
-
 _ENDS_THE_BATCH = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN")
 """Errors of the file, and of no single command."""
 
 
 class Database:
-    """An open ledger file.
-
-    Args:
-        path: of the file, which exists.
-        writer: the one connection that writes.
-        readers: connections that only read.
-        now: the wall clock, ms since the epoch.
-        monotonic: the clock of leases, ms.
-    """
+    """An open ledger file, with one connection that writes and others that only read."""
 
     def __init__(
         self, path: Path, writer: Connection, readers: ReaderPool, *, now: Clock, monotonic: Clock
@@ -47,6 +38,8 @@ class Database:
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Outcome]:
         """Run commands in one transaction, and return an outcome for each after the commit is durable.
+
+        If a command fails, each gets a transaction of its own.
 
         Raises:
             LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``: none was committed.
@@ -62,7 +55,6 @@ class Database:
             raise ledger_error(error) from error
 
     def _commit(self, db: sqlite3.Connection, commands: Sequence[Command[Any]]) -> list[Outcome]:
-        """Commit all commands in one transaction; if one fails, each gets a transaction of its own."""
         try:
             # IMMEDIATE: a transaction that read before it wrote could fail without waiting for the lock.
             db.execute("BEGIN IMMEDIATE")
@@ -101,8 +93,7 @@ class Database:
 async def open_to_serve(data_dir: Path, *, now: Clock, monotonic: Clock) -> Database:
     """Open the ledger for the server, and create or migrate it; the caller holds the directory's lock.
 
-    Raises:
-        LedgerError: ``ledger.unavailable``; ``ledger.corrupt`` or ``ledger.newer``, with an unchanged file.
+    Raise `LedgerError`; where it is ``ledger.corrupt`` or ``ledger.newer``, the file is unchanged.
     """
     path = data_dir / FILE_NAME
 
@@ -137,12 +128,7 @@ async def open_beside(data_dir: Path, *, make: bool, now: Clock, monotonic: Cloc
 
 
 async def open_read_only(data_dir: Path) -> ReaderPool:
-    """Open an existing ledger to read.
-
-    Raises:
-        LedgerError: ``ledger.unavailable`` where there is none of the present version, ``ledger.newer``,
-            ``ledger.corrupt``.
-    """
+    """Open an existing ledger to read. Raise `LedgerError` where there is none of the present version."""
     path = data_dir / FILE_NAME
     if not path.is_file():
         raise _missing(data_dir)
@@ -164,7 +150,8 @@ async def _open(
     now: Clock,
     monotonic: Clock,
 ) -> Database:
-    await asyncio.to_thread(_create, path)
+    if not await asyncio.to_thread(path.exists):
+        os.close(await asyncio.to_thread(open_for_owner, path))
     await _check(path, check)
     writer = await open_to_write(path)
     try:
@@ -175,11 +162,6 @@ async def _open(
         if isinstance(error, sqlite3.Error):
             raise ledger_error(error, path) from error
         raise
-
-
-def _create(path: Path) -> None:
-    if not path.exists():
-        os.close(open_for_owner(path))
 
 
 async def _check(path: Path, check: Callable[[sqlite3.Connection, Path], None]) -> None:
@@ -210,13 +192,8 @@ def write_nothing(tx: Transaction) -> None:
 def changed_by_others(tx: Transaction, data_version: int | None, last_seq: int) -> tuple[int, int]:
     """Mark the jobs as changed that other processes have changed since the last call.
 
-    Args:
-        tx: the transaction.
-        data_version: SQLite's counter of other connections' commits then; ``None`` at the first call.
-        last_seq: the last entry of the history then.
-
-    Returns:
-        Both as they are now.
+    Take and return SQLite's counter of other connections' commits, ``None`` at the first call, and the last
+    entry of the history.
     """
     (present,) = tx.db.execute("PRAGMA data_version").fetchone()
     (newest,) = tx.db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()

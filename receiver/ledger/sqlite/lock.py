@@ -32,15 +32,11 @@ def open_for_owner(path: Path) -> int:
 class DirectoryLock:
     """Excludes a second server from the data directory until it is released or the process ends.
 
-    The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
+    The kernel drops the lock with the process, so that a kill leaves nothing to clean up. Where another
+    process holds it, `LedgerError` is raised (``ledger.in_use``).
     """
 
     def __init__(self, directory: Path) -> None:
-        """Take the lock.
-
-        Raises:
-            LedgerError: ``ledger.in_use`` where another process holds it.
-        """
         path = directory / LOCK_NAME
         self._file = open_for_owner(path)
         try:
@@ -72,10 +68,9 @@ def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
     """
     path = directory / LOCK_NAME
     try:
-        inode = path.stat().st_ino
+        named = _listed(path.stat().st_ino, locks)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    named = _listed(inode, locks)
     try:
         held = _is_held(path)
     except PermissionError:
@@ -112,14 +107,12 @@ def _is_held(path: Path) -> bool:
 
 
 class ListLock:
-    """Excludes a second run that submits the same list: each would take the other's open intents for lost."""
+    """Excludes a second run that submits the same list: each would take the other's open intents for lost.
+
+    Where another run holds the lock, `LedgerError` is raised (``ledger.in_use``).
+    """
 
     def __init__(self, directory: Path, name: str) -> None:
-        """Take the lock.
-
-        Raises:
-            LedgerError: ``ledger.in_use`` where another run holds it.
-        """
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         self._path = directory / f"submit-{digest}.lock"
         while True:

@@ -14,11 +14,7 @@ T = TypeVar("T")
 
 
 class ReaderPool:
-    """Read-only connections, so that no query waits for a commit.
-
-    Attributes:
-        reads: how many queries were run so far.
-    """
+    """Read-only connections, so that no query waits for a commit; ``reads`` counts the queries."""
 
     def __init__(self, connections: Sequence[Connection]) -> None:
         self.reads = 0

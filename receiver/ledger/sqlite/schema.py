@@ -1,7 +1,7 @@
 """The ledger's versions: checks of the file, and migrations.
 
-Functions that take a path raise `LedgerError`: ``ledger.newer``, or ``ledger.corrupt`` where the file is no
-ledger of this program.
+They raise `LedgerError`: ``ledger.newer``, or ``ledger.corrupt`` where the file is damaged or no ledger of
+this program.
 """
 
 import time
@@ -49,9 +49,10 @@ def prepare(db: sqlite3.Connection, path: Path) -> None:
 
 def version(db: sqlite3.Connection, path: Path) -> int:
     """Return the file's version, 0 for an empty file."""
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    (application,) = db.execute("PRAGMA application_id").fetchone()
-    (tables,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    version, application, tables = db.execute(
+        "SELECT user_version, application_id, (SELECT count(*) FROM sqlite_schema)"
+        " FROM pragma_user_version, pragma_application_id"
+    ).fetchone()
     if version == 0 and tables == 0:
         return 0
     if application != APPLICATION_ID:
@@ -71,11 +72,7 @@ def is_older(db: sqlite3.Connection, path: Path) -> bool:
 
 
 def check_present(db: sqlite3.Connection, path: Path) -> None:
-    """Check that the file has the present version and structure.
-
-    Raises:
-        LedgerError: also ``ledger.unavailable`` where it is older.
-    """
+    """Check that the file has the present version (else ``ledger.unavailable``) and its structure."""
     if is_older(db, path):
         raise LedgerError(
             "ledger.unavailable",
@@ -108,11 +105,7 @@ def check(db: sqlite3.Connection, path: Path) -> None:
 
 
 def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool = False) -> bool:
-    """Run SQLite's quick check, or with ``deep`` the full one; return whether it ended within the seconds.
-
-    Raises:
-        LedgerError: ``ledger.corrupt``.
-    """
+    """Run SQLite's quick check, or with ``deep`` the full one; return whether it ended within the seconds."""
     until = None if seconds is None else time.monotonic() + seconds
     if until is not None:
         db.set_progress_handler(lambda: time.monotonic() > until, 1000)
