@@ -31,10 +31,7 @@ LEASE_MS = milliseconds(timedelta(hours=1))
 
 @dataclass(kw_only=True, eq=False)
 class ArchiveStage:
-    """Claims jobs whose image is in the spool, the longest waiting first, and archives it.
-
-    ``key`` is the template of the archive's keys. ``verifier`` checks an image that has a job's key already.
-    """
+    """Claims jobs whose image is in the spool, and archives it; ``key`` is the template of its key."""
 
     ledger: Ledger
     archive: Inventory

@@ -11,8 +11,7 @@ from receiver.core.errors import ArchiveError
 
 log = structlog.get_logger("receiver.worker")
 
-FIRST_WAIT = 1.0
-LONGEST_WAIT = 120.0
+FIRST_WAIT, LONGEST_WAIT = 1.0, 120.0
 """Seconds between two probes of an archive that refuses."""
 
 
@@ -20,11 +19,7 @@ class CircuitBreaker:
     """Allows uploads while the archive is known to take them.
 
     After a failed upload, probes in growing intervals find out when uploads may go on: thousands of jobs need
-    not each find out alone.
-
-    Args:
-        archive: is probed.
-        on_recovery: called when uploads may begin again.
+    not each find out alone. ``on_recovery`` is called when uploads may begin again.
     """
 
     def __init__(self, archive: Archive, on_recovery: Callable[[], None]) -> None:
@@ -32,18 +27,14 @@ class CircuitBreaker:
         self._on_recovery = on_recovery
         self._tripped = asyncio.Event()
         self._tripped.set()
-        self._error: ArchiveError | None = None
+        self.error: ArchiveError | None = None
+        """Of the last probe or upload; ``None`` where it succeeded."""
         self._wait = DoublingWait(FIRST_WAIT, LONGEST_WAIT)
 
     @property
     def allows_uploads(self) -> bool:
         """Whether uploads may begin."""
         return not self._tripped.is_set()
-
-    @property
-    def error(self) -> ArchiveError | None:
-        """The error of the last probe or upload; ``None`` where it succeeded."""
-        return self._error
 
     def record_failure(self, error: ArchiveError) -> None:
         """Allow no more uploads: one failed for a reason that is not its object's own."""
@@ -61,7 +52,7 @@ class CircuitBreaker:
             await asyncio.sleep(self._wait.seconds)
             self._wait.grow()
             if await self._probe():
-                self._error = None
+                self.error = None
                 self._tripped.clear()
                 self._on_recovery()
 
@@ -82,7 +73,7 @@ class CircuitBreaker:
         return True
 
     def _note(self, error: ArchiveError) -> None:
-        if self._error is None or self._error.reason != error.reason:
+        if self.error is None or self.error.reason != error.reason:
             note = log.error if error.pause else log.warning
             note("archive refuses; uploads pause", reason=error.reason, detail=error.detail)
-        self._error = error
+        self.error = error

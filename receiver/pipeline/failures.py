@@ -26,11 +26,8 @@ class FailureRecorder:
     ) -> None:
         """Apply a decision, however long the ledger cannot be written.
 
-        Args:
-            claim: ends with it.
-            decision: neither `Action.ASK` nor `Action.EXAMINE`, which the stages do themselves.
-            error: the failure.
-            sha256: of bytes that came and are not the promised image.
+        It is neither `Action.ASK` nor `Action.EXAMINE`, which the stages do themselves. ``sha256`` is of
+        bytes that came and are not the promised image.
         """
         if decision.action is Action.FETCH_AGAIN and claim.job.spool is not None:
             # Before the record: after it the image may be fetched anew, and lies under the same name.
@@ -39,12 +36,10 @@ class FailureRecorder:
         if await persist(lambda: self._write(claim, decision, error, sha256), log):
             _log(claim.job, decision.action, error)
 
-    async def _write(
-        self, claim: Claim, decision: Decision, error: ReceiverError, sha256: str | None
-    ) -> bool:
+    async def _write(self, claim: Claim, decision: Decision, error: ReceiverError, sha: str | None) -> bool:
         match decision.action:
             case Action.RETRY | Action.ASK_AGAIN:
-                return await self._ledger.retry_later(claim, decision.at, error, suspect=sha256)
+                return await self._ledger.retry_later(claim, decision.at, error, suspect=sha)
             case Action.REJECT:
                 return await self._ledger.rejected(claim, error)
             case Action.EXPIRE:

@@ -49,13 +49,10 @@ FRESH_SHARE = 4
 
 @dataclass(frozen=True, slots=True)
 class FetchPlan:
-    """How images are fetched.
+    """How images are fetched, and how long one download, or one question to the provider, may take.
 
-    Attributes:
-        longest: that one download may take.
-        url_lifetime: of an image URL that does not state its end.
-        confirm: whether the provider itself must confirm each delivery first.
-        asking: the longest that one question to the provider may take, its answer included.
+    ``url_lifetime`` is of URLs that do not state their end. With ``confirm``, the provider itself confirms
+    each delivery first.
     """
 
     concurrency: int
@@ -91,21 +88,14 @@ class FetchStage:
         """By job, the name of a whole file that a crash left in the spool before the ledger knew of it."""
         self._pool = WorkerPool("fetch", self.plan.concurrency, self._claim, self._fetch, self._on_bug)
         self.pools = [self._pool]
+        self._at_deadline = outcomes.at_deadline(can_ask=self.provider is not None)
         if self._at_deadline is Action.ASK:
             self.pools.append(
                 WorkerPool("ask", CONCURRENT_QUESTIONS, self._claim_expiring, self._ask_last, self._on_bug)
             )
 
-    @property
-    def _at_deadline(self) -> Action:
-        return outcomes.at_deadline(can_ask=self.provider is not None)
-
     async def expire(self) -> None:
-        """Expire the jobs whose time is over, except where the provider is asked first.
-
-        Raises:
-            LedgerError: the ledger cannot be used.
-        """
+        """Expire the jobs whose time is over, except where the provider is asked first."""
         if self._at_deadline is Action.EXPIRE:
             for job_id in await self.ledger.expire():
                 log.error("expired", job=job_id, reason="fetch.expired")
@@ -137,7 +127,10 @@ class FetchStage:
                 log.info("fetched", job=claim.job.id, bytes=image.bytes, sha256=image.sha256)
         except ImageError as error:
             assert whole is not None
-            await self._set_aside(claim, whole)
+            try:
+                await self.spool.set_aside(whole.path, claim.job.id, whole.sha256)
+            except SpoolError as trouble:  # what becomes of the job does not depend on the file
+                log.warning("not kept aside", job=claim.job.id, reason=trouble.reason, detail=trouble.detail)
             await self._failed(claim, error, sha256=whole.sha256)
         except (UrlError, FetchError, SpoolError, ProviderError) as error:
             await self._failed(claim, error)
@@ -145,11 +138,7 @@ class FetchStage:
             await self._discard(part)
 
     async def _confirmed(self, claim: Claim) -> Claim:
-        """Replace what was delivered by what the provider itself says, where the settings want it so.
-
-        Raises:
-            ProviderError: the provider does not confirm it, or does not answer.
-        """
+        """Replace what was delivered by what the provider itself says, where the settings want it so."""
         believed = claim.job.confirmed_at is not None or not self.plan.confirm
         if believed and claim.job.image_url is not None:
             return claim
@@ -186,18 +175,11 @@ class FetchStage:
         return SpoolFile(got.path, got.bytes, got.sha256)
 
     async def _verified(self, claim: Claim, whole: SpoolFile) -> Image:
-        promise = ExpectedSize(claim.job.promised_width, claim.job.promised_height)
+        promised = ExpectedSize(claim.job.promised_width, claim.job.promised_height)
         with self._step("verify", claim) as step:
             step.bytes = whole.bytes
-            found = await self.verifier.verify(whole.path, promise)
+            found = await self.verifier.verify(whole.path, promised)
         return Image(found.format, found.width, found.height, whole.bytes, whole.sha256)
-
-    async def _set_aside(self, claim: Claim, whole: SpoolFile) -> None:
-        try:
-            await self.spool.set_aside(whole.path, claim.job.id, whole.sha256)
-        except SpoolError as error:
-            # The file is kept for a person to look at: what becomes of the job does not depend on it.
-            log.warning("not kept aside", job=claim.job.id, reason=error.reason, detail=error.detail)
 
     async def _discard(self, part: Path) -> None:
         try:
@@ -210,11 +192,9 @@ class FetchStage:
         self.instrumentation.on_failed_attempt("fetch", error.reason)
         decision = self._decide(claim, error, sha256, can_ask=self.provider is not None)
         if decision.action is Action.ASK:
-            try:
-                if await self._took_fresh_url(claim):
-                    return
-            except ProviderError as refusal:
-                log.warning("no fresh URL", job=claim.job.id, reason=refusal.reason, detail=refusal.detail)
+            taken, _ = await self._took_fresh_url(claim)
+            if taken:
+                return
             decision = self._decide(claim, error, sha256, can_ask=False)
         await self._failures.record(claim, decision, error, sha256=sha256)
 
@@ -233,40 +213,32 @@ class FetchStage:
 
     async def _ask_last(self, claim: Claim) -> None:
         """Ask for a fresh URL of a job whose time is over, and let the job expire where there is none."""
-        refusal: ProviderError | None = None
-        try:
-            if await self._took_fresh_url(claim):
-                return
-        except ProviderError as error:
-            log.warning("no fresh URL", job=claim.job.id, reason=error.reason, detail=error.detail)
-            refusal = error
+        taken, refusal = await self._took_fresh_url(claim)
+        if taken:
+            return
         decision = outcomes.after_last_question(refusal, claim.job, self.now(), self.jitter)
         await self._failures.record(claim, decision, refusal or FetchError("fetch.expired"))
 
-    async def _took_fresh_url(self, claim: Claim) -> bool:
-        """Ask the provider for the job's present URL, and take it where it is another.
-
-        Raises:
-            ProviderError: the provider does not answer, or knows of no image.
-        """
+    async def _took_fresh_url(self, claim: Claim) -> tuple[bool, ProviderError | None]:
+        """Ask the provider for the job's present URL, and take another than the one known."""
         assert self.provider is not None
-        completion, deadline = await self._ask(self.provider, claim, "ask")
+        try:
+            completion, deadline = await self._ask(self.provider, claim, "ask")
+        except ProviderError as refusal:
+            log.warning("no fresh URL", job=claim.job.id, reason=refusal.reason, detail=refusal.detail)
+            return False, refusal
         if completion.image_url is None or completion.image_url == claim.job.image_url:
-            return False
+            return False, None
         at = outcomes.fresh_url_at(claim.job, deadline, self.now(), self.jitter)
         taken = await persist(lambda: self.ledger.url_refreshed(claim, completion, deadline, at), log)
         if taken:
             log.info("fresh URL", job=claim.job.id)
-        return taken
+        return taken, None
 
     async def _ask(
         self, provider: Ximilar, claim: Claim, why: Literal["confirm", "ask"]
     ) -> tuple[Completion, int]:
-        """Return the provider's own completion of the job, and its URL's deadline, ms since the epoch.
-
-        Raises:
-            ProviderError: it does not answer, does not know the job, or the job has not ended.
-        """
+        """Return the provider's own completion of the job, and its URL's deadline, ms since the epoch."""
         with self._step(why, claim):
             seconds = self.plan.asking.total_seconds()
             try:

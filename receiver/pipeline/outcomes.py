@@ -7,7 +7,6 @@ since the epoch; ``job`` is the job as it was claimed.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from types import MappingProxyType
 from typing import TypeVar
 
 from receiver.core import backoff
@@ -49,68 +48,58 @@ class Decision:
 
 # Each table is read by reason, and where it has no row for the reason, by the reason's family.
 
-FETCH: Mapping[str, Action] = MappingProxyType(
-    {
-        "url": Action.REJECT,
-        "fetch": Action.RETRY,
-        "fetch.gone": Action.ASK,
-        "fetch.too_large": Action.REJECT,
-        "image": Action.RETRY,
-        "image.wrong_size": Action.REJECT,
-        "image.too_many_pixels": Action.REJECT,
-        "image.animated": Action.REJECT,
-        "image.trailing_data": Action.REJECT,
-        "image.polyglot": Action.REJECT,
-        "spool": Action.RETRY,
-        "provider": Action.RETRY,
-        "provider.unknown_job": Action.REJECT,
-        "provider.job_failed": Action.REJECT,
-        "provider.record_failed": Action.REJECT,
-    }
-)
+FETCH: Mapping[str, Action] = {
+    "url": Action.REJECT,
+    "fetch": Action.RETRY,
+    "fetch.gone": Action.ASK,
+    "fetch.too_large": Action.REJECT,
+    "image": Action.RETRY,
+    "image.wrong_size": Action.REJECT,
+    "image.too_many_pixels": Action.REJECT,
+    "image.animated": Action.REJECT,
+    "image.trailing_data": Action.REJECT,
+    "image.polyglot": Action.REJECT,
+    "spool": Action.RETRY,
+    "provider": Action.RETRY,
+    "provider.unknown_job": Action.REJECT,
+    "provider.job_failed": Action.REJECT,
+    "provider.record_failed": Action.REJECT,
+}
 """What a failed confirmation, download or verification leads to."""
 
-SAME_BYTES: Mapping[str, int] = MappingProxyType(
-    {
-        "image": 2,
-        # A machine that is short of memory or time for a while ends decoders, too. That must not cost a sound
-        # image.
-        "image.undecodable": 10,
-    }
-)
+SAME_BYTES: Mapping[str, int] = {
+    "image": 2,
+    # A machine that is short of memory or time for a while ends decoders, too. That must not cost a sound
+    # image.
+    "image.undecodable": 10,
+}
 """Attempts after which bytes that came before, too, are rejected: they are no accident of the network."""
 
-LAST_QUESTION: Mapping[str, Action] = MappingProxyType(
-    {
-        "provider": Action.EXPIRE,
-        "provider.unavailable": Action.ASK_AGAIN,
-        "provider.rate_limited": Action.ASK_AGAIN,
-        "provider.token_refused": Action.ASK_AGAIN,
-    }
-)
+LAST_QUESTION: Mapping[str, Action] = {
+    "provider": Action.EXPIRE,
+    "provider.unavailable": Action.ASK_AGAIN,
+    "provider.rate_limited": Action.ASK_AGAIN,
+    "provider.token_refused": Action.ASK_AGAIN,
+}
 """What a provider's refusal leads to once a job's time is over. A silence says nothing of the job."""
 
-UPLOAD: Mapping[str, Action] = MappingProxyType(
-    {
-        "archive": Action.RETRY,
-        "archive.occupied": Action.EXAMINE,
-        "spool": Action.RETRY,
-        "spool.lost": Action.FETCH_AGAIN,
-    }
-)
+UPLOAD: Mapping[str, Action] = {
+    "archive": Action.RETRY,
+    "archive.occupied": Action.EXAMINE,
+    "spool": Action.RETRY,
+    "spool.lost": Action.FETCH_AGAIN,
+}
 """What a failed upload leads to."""
 
-PAUSES: Mapping[str, bool] = MappingProxyType(
-    {
-        "archive": True,
-        "archive.occupied": False,
-        "archive.missing": False,
-        "archive.too_large": False,
-        "archive.unproved": False,
-        "archive.unexpected": False,
-        "spool": False,
-    }
-)
+PAUSES: Mapping[str, bool] = {
+    "archive": True,
+    "archive.occupied": False,
+    "archive.missing": False,
+    "archive.too_large": False,
+    "archive.unproved": False,
+    "archive.unexpected": False,
+    "spool": False,
+}
 """Whether a failed upload means that uploads of other objects would fail, too."""
 
 
@@ -140,10 +129,7 @@ def at_deadline(*, can_ask: bool) -> Action:
 
 
 def after_last_question(refusal: ProviderError | None, job: Job, now: int, jitter: Jitter) -> Decision:
-    """Decide what follows when the provider was asked about a job whose time is over, and gave no fresh URL.
-
-    ``refusal`` is ``None`` where the provider answered.
-    """
+    """Decide what follows when the provider refused or gave no fresh URL of a job whose time is over."""
     assert job.deadline is not None
     action = Action.EXPIRE if refusal is None else _row(LAST_QUESTION, refusal.reason)
     if action is Action.EXPIRE or now >= job.deadline + ASK_ON_MS:
@@ -165,10 +151,7 @@ def fresh_url_at(job: Job, deadline: int, now: int, jitter: Jitter) -> int:
 def after_upload(
     error: ReceiverError, job: Job, now: int, jitter: Jitter, *, examined: bool = False
 ) -> Decision:
-    """Decide what follows when an image was not archived.
-
-    ``examined`` says whether the object that has the job's key was read already.
-    """
+    """Decide what follows when an image was not archived; ``examined``: the object at its key was read."""
     action = _row(UPLOAD, error.reason)
     if action is Action.FETCH_AGAIN or (action is Action.EXAMINE and not examined):
         return Decision(action)

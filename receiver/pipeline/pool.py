@@ -14,14 +14,9 @@ log = structlog.get_logger("receiver.worker")
 
 
 class WorkerPool:
-    """Claims jobs whenever it is woken, and processes so many at a time.
+    """Claims jobs whenever it is woken, and processes ``size`` at a time.
 
-    Args:
-        name: for the log.
-        size: jobs at a time.
-        claim: claims at most so many jobs.
-        work: processes one, and records its outcome.
-        on_bug: records that ``work`` ended in an unexpected error.
+    ``work`` records its job's outcome, and ``on_bug`` that it ended in an unexpected error.
     """
 
     def __init__(

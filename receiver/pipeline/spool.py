@@ -41,11 +41,8 @@ class SpoolFile:
 class Spool:
     """A folder of images that are not archived yet. All its methods raise `SpoolError` (``spool.disk``).
 
-    Args:
-        folder: made where it does not exist.
-        max_bytes: what the folder may hold.
-        max_image_bytes: what one download may take; so much is reserved for each in progress.
-        reserve: bytes of the disk that stay free.
+    It is made where it does not exist. ``max_image_bytes`` are reserved for each download in progress, and
+    ``reserve`` bytes of the disk stay free.
     """
 
     def __init__(
@@ -61,17 +58,12 @@ class Spool:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def room(self, held: int, in_progress: int) -> int:
-        """Return how many more downloads may begin now.
-
-        Args:
-            held: bytes of the images that wait for the archive.
-            in_progress: downloads that have begun.
-        """
+        """Return how many more downloads may begin, where ``held`` bytes wait for the archive."""
         reserved = in_progress * self._max_image_bytes
         return max((self._free(held) - reserved) // self._max_image_bytes, 0)
 
     def room_bytes(self, held: int) -> int:
-        """Return how many more bytes fit, beside those that wait for the archive and without downloads."""
+        """Return how many more bytes fit, beside the ``held`` ones and without downloads."""
         return max(self._free(held), 0)
 
     def _free(self, held: int) -> int:
@@ -103,13 +95,7 @@ class Spool:
 
     async def set_aside(self, path: Path, job: str, sha256: str) -> None:
         """Keep bytes that are not the promised image for a person to look at; the oldest make room."""
-        name = f"{job}.{sha256[:16]}"
-
-        def alone() -> None:
-            with self._tidying:  # two threads would each remove what the other has just counted
-                self._set_aside(path, name)
-
-        await _in_thread(alone)
+        await _in_thread(lambda: self._set_aside(path, f"{job}.{sha256[:16]}"))
 
     async def remove(self, path: Path) -> None:
         """Remove a file, if it exists."""
@@ -134,14 +120,15 @@ class Spool:
         if size > MAX_ASIDE_BYTES:
             return  # it would never fit
         self.aside.mkdir(mode=0o700, exist_ok=True)
-        kept = sorted(self.aside.iterdir(), key=lambda entry: entry.stat().st_mtime)
-        held = sum(entry.stat().st_size for entry in kept)
-        for oldest in kept:
-            if held + size <= MAX_ASIDE_BYTES and len(list(self.aside.iterdir())) < MAX_ASIDE_FILES:
-                break
-            held -= oldest.stat().st_size
-            oldest.unlink()
-        path.rename(self.aside / name)
+        with self._tidying:  # two threads would each remove what the other has just counted
+            kept = sorted(self.aside.iterdir(), key=lambda entry: entry.stat().st_mtime)
+            held = sum(entry.stat().st_size for entry in kept)
+            for oldest in kept:
+                if held + size <= MAX_ASIDE_BYTES and len(list(self.aside.iterdir())) < MAX_ASIDE_FILES:
+                    break
+                held -= oldest.stat().st_size
+                oldest.unlink()
+            path.rename(self.aside / name)
 
     def _check(self, name: str) -> SpoolFile | None:
         expected = job_and_sha256(name)

@@ -79,12 +79,7 @@ class Worker:
         return not ended and not any(pool.broken for pool in self._pools)
 
     async def start(self) -> None:
-        """Check the spool, then begin.
-
-        Raises:
-            SpoolError: ``spool.disk``.
-            LedgerError: where the ledger cannot be read.
-        """
+        """Check the spool, then begin. Raise `SpoolError` or `LedgerError` where either cannot be read."""
         for job_id in self.ledger.interrupted:
             log.warning("cut off in its download", job=job_id)
         await self._check_spool()
