@@ -17,10 +17,9 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.api import params
-from receiver.core.completion import JOB_ID, MAX_SIDE, MAX_URL
+from receiver.core.completion import JOB_ID, MAX_SIDE, MAX_URL, REF
 from receiver.core.errors import REASONS
 from receiver.core.jobs import FINAL, State
-from receiver.core.references import REF
 from receiver.intake.authentication import TICKET_HEADER
 from receiver.ledger import NOTIFICATION_OUTCOMES, RECONCILED
 from receiver.providers.ximilar.completions import FAILED_STATUSES

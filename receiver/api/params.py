@@ -9,10 +9,9 @@ from typing import TypeVar
 
 from starlette.datastructures import QueryParams
 
-from receiver.core.completion import is_job_id
+from receiver.core.completion import is_job_id, is_ref
 from receiver.core.errors import REASONS, BodyError
 from receiver.core.jobs import State
-from receiver.core.references import is_ref
 from receiver.ledger import Filter, Transition
 
 T = TypeVar("T")

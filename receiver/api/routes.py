@@ -20,10 +20,9 @@ from receiver.api import params
 from receiver.api.health import Check
 from receiver.archive.base import ImageReader
 from receiver.core import serializers
-from receiver.core.completion import is_job_id
+from receiver.core.completion import is_job_id, is_ref
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
 from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
-from receiver.core.references import is_ref
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.web.refusals import RefusalCounter

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from receiver.archive.base import Item, ObjectInfo
-from receiver.core.completion import is_job_id
+from receiver.core.completion import is_job_id, is_ref
 from receiver.core.jobs import Image, StoredObject
-from receiver.core.references import is_ref
 
 PROVIDER = "ximilar"
 

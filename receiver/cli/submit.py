@@ -18,9 +18,9 @@ from receiver.cli import output
 from receiver.cli.common import AsJson, load_config, print_message, progress_bar, run_until_signal
 from receiver.cli.options import choice, whole
 from receiver.core import serializers
+from receiver.core.completion import is_ref
 from receiver.core.errors import InvalidRequestError, ProviderError
 from receiver.core.jobs import FINAL, Job, State
-from receiver.core.references import is_ref
 from receiver.providers.ximilar.request import ImageFormat, Mode, ModelType
 from receiver.submission import run
 from receiver.submission.images import Item, Options

@@ -65,10 +65,10 @@ class DoublingWait:
 def fetch_retry_at(
     now: int, attempts: int, deadline: int, jitter: Jitter, retry_after: float | None = None
 ) -> int:
-    """Return when a failed download is tried again.
+    """Return when a failed download is tried again, which ``attempts`` times (at least 1) was begun.
 
-    The time is never at or after the deadline while at least twice the least wait is left. ``attempts`` is at
-    least 1. ``retry_after``, in seconds, is honoured as far as half of the time left.
+    That is before the deadline while at least twice the least wait is left. ``retry_after``, in seconds, is
+    honoured as far as half of the time left.
     """
     left = max(deadline - now, 0)
     ceiling = min(doubled(FETCH_BASE, attempts, FETCH_MAX), left // SHARE_OF_TIME_LEFT)
@@ -95,13 +95,10 @@ def next_question_at(now: int, submitted_at: int, every: int) -> int:
 
 
 def crash_retry_at(now: int, before: int, deadline: int) -> int | None:
-    """Return when a job is tried again whose attempt ended with the process.
+    """Return when a job is tried again whose attempt, and ``before`` earlier ones, ended with the process.
 
-    One image can end each process that decodes it, by the memory that this takes. If it went first after each
-    start, nothing else would ever be done.
-
-    ``before`` is how many of its attempts had ended so before this one. ``None``: the job is tried at once,
-    and the attempt does not count.
+    ``None``: it is tried at once, and the attempt does not count. One image can end each process that decodes
+    it, by the memory that this takes; if it went first after each start, nothing else would ever be done.
     """
     if before < FREE_CRASHES:
         return None

@@ -1,26 +1,20 @@
-"""A provider's completion of a job, independent of the provider's own format."""
+"""A provider's completion of a job, independent of the provider's own format; ids and references of jobs."""
 
 import re
 from dataclasses import dataclass
 from typing import TypeGuard
 
 JOB_ID = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+REF = r"[\x20-\x7e]{1,200}"
 MAX_URL = 8192
 """Characters of an image URL."""
 MAX_SIDE = 2**31 - 1
 """Pixels."""
 
-_ID = re.compile(JOB_ID)
-
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job has no image.
-
-    Attributes:
-        reason: ``provider.job_failed`` or ``provider.record_failed``.
-        detail: the provider's code and text.
-    """
+    """Why a job has no image: ``provider.job_failed`` or ``provider.record_failed``; the provider's text."""
 
     reason: str
     detail: str
@@ -28,14 +22,9 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The end of a job, as the provider reports it.
+    """The end of a job, as the provider reports it; ``width`` and ``height`` are the promised pixels.
 
-    Attributes:
-        id: the provider's id of the job.
-        image_url: of the upscaled image; ``None`` if the job failed, or if only the provider may say.
-        source_url: of the submitted image, where it was a URL.
-        width: promised pixels of the upscaled image; ``None`` where nothing is promised.
-        height: as width.
+    ``image_url`` is ``None`` if the job failed, or if only the provider may say.
     """
 
     id: str
@@ -51,4 +40,9 @@ def is_job_id(value: object) -> TypeGuard[str]:
 
     It begins with neither a dot nor a dash, so that it can name a file and be a command's argument.
     """
-    return isinstance(value, str) and _ID.fullmatch(value) is not None
+    return isinstance(value, str) and re.fullmatch(JOB_ID, value) is not None
+
+
+def is_ref(value: object) -> TypeGuard[str]:
+    """Whether this can be a submitter's reference: 1 to 200 printable ASCII characters."""
+    return isinstance(value, str) and re.fullmatch(REF, value) is not None

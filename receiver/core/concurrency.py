@@ -63,14 +63,8 @@ async def run_forever(
 ) -> None:
     """Call ``step`` again and again. An error is logged and does not end the loop.
 
-    The loop ends when ``step`` returns ``None``, and when the ledger is closed (``ledger.stopping``).
-
-    Args:
-        step: returns the seconds to wait before it is called again.
-        log: takes errors.
-        retry: seconds to wait after an error.
-        sleep: waits so many seconds.
-        ledger_trouble: the log's text for an error of the ledger.
+    ``step`` returns the seconds to wait before it is called again; after an error that is ``retry``. The loop
+    ends when it returns ``None``, and when the ledger is closed (``ledger.stopping``).
     """
     while True:
         seconds: float | None = retry
@@ -88,14 +82,7 @@ async def run_forever(
 
 
 async def persist(write: Callable[[], Awaitable[T]], log: FilteringBoundLogger) -> T:
-    """Repeat a write until the ledger takes it, so that work that is done need not be done again.
-
-    Returns:
-        What the write returns; for a claim that became void meanwhile, False.
-
-    Raises:
-        LedgerError: ``ledger.stopping``.
-    """
+    """Repeat a write until the ledger takes it or stops, so that work that is done need not be done again."""
     while True:
         try:
             return await write()

@@ -23,104 +23,99 @@ libraries.
 """
 
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import ClassVar
 
-REASONS: Mapping[str, str] = MappingProxyType(
-    {
-        "auth.refused": "The custom headers do not prove the sender.",
-        "auth.cross_origin": "A browser sent the request from a page of another site.",
-        "auth.token_refused": "The request carries no valid API token.",
-        "body.too_large": "The body is larger than RECEIVER_MAX_WEBHOOK_BYTES.",
-        "body.bad_request": "The request is not valid HTTP.",
-        "body.head_too_large": "The request's headers are too many or too long.",
-        "body.not_json": "The body is not JSON.",
-        "body.not_a_completion": "The body is JSON, but no completion of an upscaling job.",
-        "body.unsupported_type": "The declared content type is not JSON.",
-        "body.not_allowed": "The route does not take this method.",
-        "body.no_such_route": "There is nothing at this path.",
-        "body.invalid_query": "A query parameter is unknown or has a value that it cannot have.",
-        "body.invalid": "The body of the request does not have the form that this route takes.",
-        "body.too_slow": "The sender took too long to send the body.",
-        "body.cut_short": "The sender disconnected before the body was whole.",
-        "provider.job_failed": "The provider reports that the job failed.",
-        "provider.record_failed": "The provider reports that the job's one record failed.",
-        "provider.unknown_job": "The provider knows no job of this id.",
-        "provider.token_refused": "The provider refuses XIMILAR_API_TOKEN.",
-        "provider.no_credits": "The provider's account has no credits left.",
-        "provider.rate_limited": "The provider asks for fewer requests.",
-        "provider.invalid_request": "The provider refuses the request as invalid.",
-        "provider.unavailable": "The provider does not answer, or its answer cannot be read.",
-        "url.malformed": "The image URL is no plain http(s) URL.",
-        "url.scheme": "The image URL is not https, and its host is not in RECEIVER_IMAGE_NETWORKS.",
-        "url.userinfo": "The image URL carries a user name or a password.",
-        "url.port": "The image URL names a port that is not allowed.",
-        "url.source": "The image URL is under none of RECEIVER_IMAGE_SOURCES.",
-        "url.address": "The image's host has an address that is not public.",
-        "url.redirects": "The image URL redirects more often than is followed.",
-        "fetch.resolve": "The image's host name could not be resolved.",
-        "fetch.connect": "The image's host could not be reached.",
-        "fetch.tls": "The image's host did not prove its name.",
-        "fetch.protocol": "The image's host broke the HTTP protocol.",
-        "fetch.timeout": "The download did not end in time.",
-        "fetch.too_slow": "The download fell below the minimum rate.",
-        "fetch.cut_short": "The connection ended before the image was whole.",
-        "fetch.empty": "The answer had no body.",
-        "fetch.gone": "The image URL answers that it is not valid any more.",
-        "fetch.status": "The image URL answers with an error.",
-        "fetch.too_large": "The image is larger than RECEIVER_MAX_IMAGE_BYTES.",
-        "fetch.encoded": "The answer has a Content-Encoding that does not decode to an image.",
-        "fetch.unexpected": "An error of the receiver itself ended the download.",
-        "fetch.expired": "The image URL's life ended before the image was safe.",
-        "image.unknown_format": "The bytes are no JPEG, PNG or WebP.",
-        "image.truncated": "The image ends before its end mark.",
-        "image.corrupt": "The image's structure or pixels are damaged.",
-        "image.trailing_data": "There is data after the image's end mark.",
-        "image.polyglot": "The image holds data that another program would open as a file of its own kind.",
-        "image.animated": "The file holds more than one frame.",
-        "image.wrong_size": "Width and height are not the promised ones.",
-        "image.too_many_pixels": "The image has more pixels than RECEIVER_MAX_IMAGE_PIXELS.",
-        "image.undecodable": "The image needs more memory or time to decode than it is given.",
-        "archive.unavailable": "The archive does not answer, or asks to come back later.",
-        "archive.denied": "The archive refuses the credentials or lacks a right.",
-        "archive.no_bucket": "The archive's bucket or folder does not exist.",
-        "archive.misconfigured": "The archive refuses because of a wrong setting.",
-        "archive.clock_skew": "This machine's clock is too far from the archive's.",
-        "archive.full": "The archive has no room.",
-        "archive.too_large": "The archive does not take an object of this size.",
-        "archive.occupied": "Another object, with other bytes, stands at the job's key.",
-        "archive.unproved": "The archive did not confirm the bytes that were sent.",
-        "archive.unexpected": "An error of the receiver itself ended the upload.",
-        "archive.missing": "The archived object is not there.",
-        "archive.altered": "The archived object holds other bytes than were archived.",
-        "archive.mislabelled": "The archived object's metadata are not those of its job.",
-        "archive.duplicate": "The archive holds another object of a job that is archived elsewhere.",
-        "archive.foreign": "The archive holds an object that belongs to no job of the ledger.",
-        "ledger.unavailable": "The ledger cannot be written.",
-        "ledger.overloaded": "Too many deliveries wait for the ledger.",
-        "ledger.crowded": "Too many clients wait for changes.",
-        "ledger.stopping": "The receiver is shutting down.",
-        "ledger.corrupt": "The ledger's file is damaged.",
-        "ledger.newer": "The ledger was written by a newer version.",
-        "ledger.in_use": "Another process serves from this data directory.",
-        "ledger.unknown_job": "There is no job of this id.",
-        "ledger.wrong_state": "The job's state does not allow this.",
-        "ledger.other_url": "A later delivery named another image URL; the first one stands.",
-        "spool.full": "The spool, or the disk that it lies on, has no room for another download.",
-        "spool.disk": "The spool's disk cannot be written or read.",
-        "spool.lost": "A spooled image vanished or changed before it was archived.",
-        "spool.no_decoder": "The process that decodes images cannot be started.",
-    }
-)
+REASONS: Mapping[str, str] = {
+    "auth.refused": "The custom headers do not prove the sender.",
+    "auth.cross_origin": "A browser sent the request from a page of another site.",
+    "auth.token_refused": "The request carries no valid API token.",
+    "body.too_large": "The body is larger than RECEIVER_MAX_WEBHOOK_BYTES.",
+    "body.bad_request": "The request is not valid HTTP.",
+    "body.head_too_large": "The request's headers are too many or too long.",
+    "body.not_json": "The body is not JSON.",
+    "body.not_a_completion": "The body is JSON, but no completion of an upscaling job.",
+    "body.unsupported_type": "The declared content type is not JSON.",
+    "body.not_allowed": "The route does not take this method.",
+    "body.no_such_route": "There is nothing at this path.",
+    "body.invalid_query": "A query parameter is unknown or has a value that it cannot have.",
+    "body.invalid": "The body of the request does not have the form that this route takes.",
+    "body.too_slow": "The sender took too long to send the body.",
+    "body.cut_short": "The sender disconnected before the body was whole.",
+    "provider.job_failed": "The provider reports that the job failed.",
+    "provider.record_failed": "The provider reports that the job's one record failed.",
+    "provider.unknown_job": "The provider knows no job of this id.",
+    "provider.token_refused": "The provider refuses XIMILAR_API_TOKEN.",
+    "provider.no_credits": "The provider's account has no credits left.",
+    "provider.rate_limited": "The provider asks for fewer requests.",
+    "provider.invalid_request": "The provider refuses the request as invalid.",
+    "provider.unavailable": "The provider does not answer, or its answer cannot be read.",
+    "url.malformed": "The image URL is no plain http(s) URL.",
+    "url.scheme": "The image URL is not https, and its host is not in RECEIVER_IMAGE_NETWORKS.",
+    "url.userinfo": "The image URL carries a user name or a password.",
+    "url.port": "The image URL names a port that is not allowed.",
+    "url.source": "The image URL is under none of RECEIVER_IMAGE_SOURCES.",
+    "url.address": "The image's host has an address that is not public.",
+    "url.redirects": "The image URL redirects more often than is followed.",
+    "fetch.resolve": "The image's host name could not be resolved.",
+    "fetch.connect": "The image's host could not be reached.",
+    "fetch.tls": "The image's host did not prove its name.",
+    "fetch.protocol": "The image's host broke the HTTP protocol.",
+    "fetch.timeout": "The download did not end in time.",
+    "fetch.too_slow": "The download fell below the minimum rate.",
+    "fetch.cut_short": "The connection ended before the image was whole.",
+    "fetch.empty": "The answer had no body.",
+    "fetch.gone": "The image URL answers that it is not valid any more.",
+    "fetch.status": "The image URL answers with an error.",
+    "fetch.too_large": "The image is larger than RECEIVER_MAX_IMAGE_BYTES.",
+    "fetch.encoded": "The answer has a Content-Encoding that does not decode to an image.",
+    "fetch.unexpected": "An error of the receiver itself ended the download.",
+    "fetch.expired": "The image URL's life ended before the image was safe.",
+    "image.unknown_format": "The bytes are no JPEG, PNG or WebP.",
+    "image.truncated": "The image ends before its end mark.",
+    "image.corrupt": "The image's structure or pixels are damaged.",
+    "image.trailing_data": "There is data after the image's end mark.",
+    "image.polyglot": "The image holds data that another program would open as a file of its own kind.",
+    "image.animated": "The file holds more than one frame.",
+    "image.wrong_size": "Width and height are not the promised ones.",
+    "image.too_many_pixels": "The image has more pixels than RECEIVER_MAX_IMAGE_PIXELS.",
+    "image.undecodable": "The image needs more memory or time to decode than it is given.",
+    "archive.unavailable": "The archive does not answer, or asks to come back later.",
+    "archive.denied": "The archive refuses the credentials or lacks a right.",
+    "archive.no_bucket": "The archive's bucket or folder does not exist.",
+    "archive.misconfigured": "The archive refuses because of a wrong setting.",
+    "archive.clock_skew": "This machine's clock is too far from the archive's.",
+    "archive.full": "The archive has no room.",
+    "archive.too_large": "The archive does not take an object of this size.",
+    "archive.occupied": "Another object, with other bytes, stands at the job's key.",
+    "archive.unproved": "The archive did not confirm the bytes that were sent.",
+    "archive.unexpected": "An error of the receiver itself ended the upload.",
+    "archive.missing": "The archived object is not there.",
+    "archive.altered": "The archived object holds other bytes than were archived.",
+    "archive.mislabelled": "The archived object's metadata are not those of its job.",
+    "archive.duplicate": "The archive holds another object of a job that is archived elsewhere.",
+    "archive.foreign": "The archive holds an object that belongs to no job of the ledger.",
+    "ledger.unavailable": "The ledger cannot be written.",
+    "ledger.overloaded": "Too many deliveries wait for the ledger.",
+    "ledger.crowded": "Too many clients wait for changes.",
+    "ledger.stopping": "The receiver is shutting down.",
+    "ledger.corrupt": "The ledger's file is damaged.",
+    "ledger.newer": "The ledger was written by a newer version.",
+    "ledger.in_use": "Another process serves from this data directory.",
+    "ledger.unknown_job": "There is no job of this id.",
+    "ledger.wrong_state": "The job's state does not allow this.",
+    "ledger.other_url": "A later delivery named another image URL; the first one stands.",
+    "spool.full": "The spool, or the disk that it lies on, has no room for another download.",
+    "spool.disk": "The spool's disk cannot be written or read.",
+    "spool.lost": "A spooled image vanished or changed before it was archived.",
+    "spool.no_decoder": "The process that decodes images cannot be started.",
+}
 """Every reason in HTTP answers, the ledger, log lines and metrics."""
 
 
 class ReceiverError(Exception):
     """The base of all errors that the program raises on purpose.
 
-    Args:
-        reason: one of ``REASONS``.
-        detail: a sentence for the operator: what happened, to what, what to do. Never a secret.
+    ``detail`` is a sentence for the operator: what happened, to what, what to do. Never a secret.
     """
 
     def __init__(self, reason: str, detail: str = "") -> None:
@@ -148,11 +143,9 @@ class BodyError(ReceiverError):
 
 
 class ProviderError(ReceiverError):
-    """The provider refuses or does not answer.
+    """The provider refuses or does not answer; it may ask to wait ``retry_after`` seconds.
 
-    Args:
-        retry_after: seconds that the provider asks to wait, if it does.
-        maybe_sent: whether a submission may have made a job all the same.
+    ``maybe_sent``: a submission may have made a job all the same.
     """
 
     def __init__(
@@ -219,11 +212,7 @@ class UrlError(ReceiverError):
 
 
 class FetchError(ReceiverError):
-    """The download failed.
-
-    Args:
-        retry_after: seconds that the host asks to wait, if it does.
-    """
+    """The download failed; the host may ask to wait ``retry_after`` seconds."""
 
     def __init__(self, reason: str, detail: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(reason, detail)
@@ -235,11 +224,7 @@ class ImageError(ReceiverError):
 
 
 class ArchiveError(ReceiverError):
-    """The object was not archived, or not proved.
-
-    Args:
-        pause: whether every object would fail alike until an operator acts.
-    """
+    """The object was not archived, or not proved. ``pause``: all would fail until an operator acts."""
 
     def __init__(self, reason: str, detail: str = "", *, pause: bool = False) -> None:
         super().__init__(reason, detail)

@@ -18,15 +18,9 @@ UNFORESEEN = "unforeseen"
 class Step:
     """One step, which lasts as long as its ``with`` block. The block fills in what becomes known.
 
-    Attributes:
-        on_end: called with the step when it has ended.
-        received_at: of the job, ms since the epoch.
-        attempt: of the job's present work, beginning with 1.
-        url: the address that was used; may carry a signature, which is a secret.
-        started_at: ns since the epoch.
-        bytes: that were moved.
-        outcome: a word for how it ended, where it succeeded.
-        reason: why it failed: one of ``errors.REASONS``, or `UNFORESEEN`; ``None`` where it succeeded.
+    ``received_at`` of the job is in ms, ``started_at`` in ns since the epoch; attempts are counted from 1.
+    ``url`` may carry a signature, which is a secret. A step has an ``outcome`` where it succeeded, else a
+    ``reason``: one of ``errors.REASONS``, or `UNFORESEEN`.
     """
 
     on_end: "Callable[[Step], None]"

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from types import MappingProxyType
 
 from receiver.core.clock import milliseconds
 
@@ -31,17 +30,15 @@ class State(StrEnum):
     """The URL expired before the image was safe."""
 
 
-MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
-    {
-        State.SUBMITTED: frozenset({State.RECEIVED, State.FAILED}),
-        State.RECEIVED: frozenset({State.FETCHED, State.REJECTED, State.EXPIRED}),
-        State.FETCHED: frozenset({State.ARCHIVED, State.RECEIVED}),
-        State.ARCHIVED: frozenset(),
-        State.FAILED: frozenset({State.RECEIVED}),
-        State.REJECTED: frozenset({State.RECEIVED}),
-        State.EXPIRED: frozenset({State.RECEIVED}),
-    }
-)
+MOVES: Mapping[State, frozenset[State]] = {
+    State.SUBMITTED: frozenset({State.RECEIVED, State.FAILED}),
+    State.RECEIVED: frozenset({State.FETCHED, State.REJECTED, State.EXPIRED}),
+    State.FETCHED: frozenset({State.ARCHIVED, State.RECEIVED}),
+    State.ARCHIVED: frozenset(),
+    State.FAILED: frozenset({State.RECEIVED}),
+    State.REJECTED: frozenset({State.RECEIVED}),
+    State.EXPIRED: frozenset({State.RECEIVED}),
+}
 """The legal transitions from each state; the ledger's trigger refuses all others."""
 
 UNSUCCESSFUL = (State.FAILED, State.REJECTED, State.EXPIRED)
@@ -58,14 +55,9 @@ def overdue_cutoff(now: int, overdue_after: timedelta) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What was read from an image's bytes.
+    """What was read from an image's bytes: ``jpeg``, ``png`` or ``webp``, its pixels and the file's size.
 
-    Attributes:
-        format: ``jpeg``, ``png`` or ``webp``.
-        width: pixels.
-        height: pixels.
-        bytes: of the file.
-        sha256: of the file, 64 lower-case hex digits.
+    ``sha256`` is of the file, 64 lower-case hex digits.
     """
 
     format: str
@@ -87,13 +79,7 @@ class Image:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """Where an object lies in the archive.
-
-    Attributes:
-        uri: ``s3://bucket/key`` or ``file:///path``.
-        etag: the store's own entity tag, where it has one.
-        version: the store's version id, where it keeps versions.
-    """
+    """Where an object lies in the archive: ``s3://bucket/key`` or ``file:///path``."""
 
     uri: str
     etag: str | None = None
@@ -102,13 +88,7 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Why a job has its state, or why its last attempt failed.
-
-    Attributes:
-        reason: one of ``errors.REASONS``.
-        detail: a sentence for the operator.
-        at: ms since the epoch, UTC.
-    """
+    """Why a job has its state, or why its last attempt failed, at ``at`` (ms since the epoch)."""
 
     reason: str
     detail: str
@@ -125,12 +105,9 @@ class Job:
         endpoint: the kind of upscaling, such as ``upscale_2x``.
         attempts: how often work was begun in the present state.
         refreshes: how many other URLs the provider has named since the delivery.
-        next_attempt_at: when the job's wait ends; ``None`` where it does not wait.
         deadline: when the image URL expires.
         confirmed_at: when the provider itself confirmed what was delivered.
-        promised_width: pixels, as the completion says.
-        promised_height: pixels, as the completion says.
-        image: what was read from the verified bytes.
+        promised_width: pixels, as the completion says; so the height.
         suspect: checksum of the last bytes that came and were not the promised image.
         spool: the verified file's name in the spool, while the job is ``fetched``.
     """
@@ -162,16 +139,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """An entry of a job's history.
-
-    Attributes:
-        at: ms since the epoch, UTC.
-        event: what happened, in a word.
-        before: the state before; ``None`` in the first entry.
-        after: the state after.
-        reason: one of ``errors.REASONS`` where something went wrong.
-        detail: a sentence for the operator.
-    """
+    """An entry of a job's history at ``at``, ms since the epoch; the first has no state before it."""
 
     at: int
     event: str

@@ -6,13 +6,7 @@ from collections.abc import Awaitable, Callable
 
 
 class RateLimiter:
-    """Spaces calls evenly, in the order in which they come.
-
-    Args:
-        rate: calls a second; ``None`` for no limit.
-        sleep: waits so many seconds.
-        clock: returns monotonic seconds.
-    """
+    """Spaces calls evenly, in the order in which they come: ``rate`` a second, ``None`` for no limit."""
 
     def __init__(
         self,

@@ -6,11 +6,9 @@ MAX_SECONDS = 24 * 3600.0
 
 
 def parse(text: str, now: float | None = None) -> float | None:
-    """Return the seconds to wait, from 0 to a day; ``None`` where the text does not say.
+    """Return the seconds to wait, from 0 to a day; ``None`` where the header's text does not say.
 
-    Args:
-        text: the header's value, empty if there is none.
-        now: seconds since the epoch; without it the form that is a date is ignored.
+    Without ``now``, seconds since the epoch, the form that is a date is ignored.
     """
     text = text.strip()
     if text.isascii() and text.isdigit():

@@ -67,12 +67,7 @@ def stated_expiry(url: str) -> datetime | None:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """When an image URL's life ends.
-
-    Attributes:
-        at: ms since the epoch.
-        disbelieved: the end that the URL states, in UTC, where that is not the one that counts.
-    """
+    """When an image URL's life ends, ms since the epoch; and the end that it states, if that is another."""
 
     at: int
     disbelieved: datetime | None = None
@@ -81,14 +76,9 @@ class Deadline:
 def deadline(url: str | None, *, since: int, now: int, lifetime: timedelta) -> Deadline:
     """Return when an image URL's life ends: at the end that it states, else a lifetime after ``since``.
 
-    A stated end in the past, or absurdly far, is not believed: a wrong clock or signer must not cost the
-    image, and only the host can say that a URL is dead.
-
-    Args:
-        url: of the image, if there is one.
-        since: ms since the epoch: the completion, or else the receipt of it.
-        now: ms since the epoch.
-        lifetime: of URLs that state no end.
+    ``since`` is of the completion, or else the receipt of it; ms since the epoch, as ``now``. A stated end in
+    the past, or absurdly far, is not believed: a wrong clock or signer must not cost the image, and only the
+    host can say that a URL is dead.
     """
     life = milliseconds(lifetime)
     # The provider's clock may say anything; a time that no calendar has could not be shown any more.

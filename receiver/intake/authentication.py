@@ -16,8 +16,8 @@ from datetime import timedelta
 from itsdangerous import BadData, TimestampSigner
 
 from receiver.config import Config
+from receiver.core.completion import REF
 from receiver.core.errors import AuthError
-from receiver.core.references import REF
 
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"

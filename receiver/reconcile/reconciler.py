@@ -13,12 +13,11 @@ import structlog
 
 from receiver.core import backoff
 from receiver.core.clock import Clock, milliseconds
-from receiver.core.completion import Completion, Failure
+from receiver.core.completion import Completion, Failure, is_ref
 from receiver.core.concurrency import cancel, run_forever
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import overdue_cutoff
-from receiver.core.references import is_ref
 from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER
 from receiver.ledger import Answer, Delivery, Ledger, PendingJob
 from receiver.providers.ximilar.client import Ximilar

@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from receiver.core.completion import is_ref
 from receiver.core.errors import InvalidRequestError
-from receiver.core.references import is_ref
 from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
 
 ImageLike = str | os.PathLike[str] | bytes

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from receiver import config as settings
 from receiver.config import Config
+from receiver.core.completion import is_ref
 from receiver.core.concurrency import cancel, map_concurrently, set_within
 from receiver.core.errors import ConfigError, InvalidRequestError, ProviderError
 from receiver.core.jobs import FINAL, Job
 from receiver.core.rate_limit import RateLimiter
-from receiver.core.references import is_ref
 from receiver.ledger import Ledger, LedgerReader, ListLock
 from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from itsdangerous import TimestampSigner
 
 from receiver.config import load
+from receiver.core.completion import is_ref
 from receiver.core.errors import AuthError
-from receiver.core.references import is_ref
 from receiver.intake.authentication import TICKET_LIFETIME, Authenticator, Proof
 
 SALT = b"upscale-receiver.ticket"
