@@ -28,7 +28,6 @@ from pydantic import (
 )
 
 from receiver.core.errors import ConfigError
-from receiver.core.paths import WEBHOOK_PATH
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WORDS = {
@@ -192,175 +191,102 @@ Headers = Annotated[
 ]
 
 
+def _variable(name: str) -> str:
+    return name.upper() if name.startswith("ximilar_") else f"RECEIVER_{name.upper()}"
+
+
 class Config(BaseModel):
     """Every setting of the program, checked. The aliases are the environment variables' names.
 
-    Durations are ``timedelta``; sizes are bytes; secrets show as ``**********`` wherever they are printed.
+    The text below a field is its description in ``docs/reference/settings.md``. Durations are ``timedelta``;
+    sizes are bytes; secrets show as ``**********`` wherever they are printed.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        alias_generator=_variable,
+        populate_by_name=True,
+        hide_input_in_errors=True,
+    )
 
-    webhook_headers: Headers = Field(
-        {},
-        alias="RECEIVER_WEBHOOK_HEADERS",
-        description="The headers that prove the webhook's sender, each with its accepted value, or with a"
-        ' list of them during a rotation: `{"X-Webhook-Secret": ["new", "old"]}`. A delivery must carry all'
-        " of these headers. `serve` needs this setting or `RECEIVER_SIGNING_KEYS`.",
-    )
-    signing_keys: Secrets = Field(
-        (),
-        alias="RECEIVER_SIGNING_KEYS",
-        description="With keys, each delivery must also carry a ticket in `X-Receiver-Job` that one of them"
-        " signed. The first key signs, all verify. `receiver submit` issues the tickets; leave this unset"
-        " where other programs submit.",
-    )
-    api_tokens: Secrets = Field(
-        (),
-        alias="RECEIVER_API_TOKENS",
-        description="The tokens that open the HTTP API and the status page. `serve` does not start without.",
-    )
-    data_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(
-        Path("./data"),
-        alias="RECEIVER_DATA_DIR",
-        validate_default=True,
-        description="The folder of the ledger, the spool and, where no other archive is named, the archive."
-        " A second `serve` on the same folder refuses to start.",
-    )
-    """Absolute, so that messages that name it say where it is."""
-    archive: Annotated[str, AfterValidator(_archive)] = Field(
-        "",
-        alias="RECEIVER_ARCHIVE",
-        description="Where images are archived: `s3://bucket/prefix` or `file:///folder`; unset: the folder"
-        " `archive` in the data directory. The endpoint, region and credentials of S3 are the AWS SDK's own:"
-        " all of its `AWS_` variables work, in the environment and in `.env`, and so do its files.",
-    )
-    archive_key: str = Field(
-        "{received:%Y/%m/%d}/{id}.{ext}",
-        alias="RECEIVER_ARCHIVE_KEY",
-        description="The object's key in the archive. It must hold `{id}`; `{ref}`, `{sha256}` and"
-        " `{endpoint}` are known too.",
-    )
-    image_sources: Words = Field(
-        (),
-        alias="RECEIVER_IMAGE_SOURCES",
-        description="URL prefixes from which images may come; the first label may be `*.`:"
-        " `https://*.ximilar.com/`, `https://host/path/`. Unset: any public `https` host.",
-    )
-    image_networks: Networks = Field(
-        (),
-        alias="RECEIVER_IMAGE_NETWORKS",
-        description="Networks from which images may come although they are not public, such as"
-        " `127.0.0.1/32`. Plain `http` is allowed only there.",
-    )
-    url_lifetime: Duration = Field(
-        timedelta(hours=24),
-        alias="RECEIVER_URL_LIFETIME",
-        description="How long an image URL works that does not state its own end.",
-    )
-    max_image_bytes: Size = Field(
-        256 * 2**20, alias="RECEIVER_MAX_IMAGE_BYTES", ge=1, description="The largest image, as a file."
-    )
-    max_image_pixels: Annotated[int, BeforeValidator(_count)] = Field(
-        512 * 10**6,
-        alias="RECEIVER_MAX_IMAGE_PIXELS",
-        ge=1,
-        description="The largest image, as width times height.",
-    )
-    max_webhook_bytes: Size = Field(
-        256 * 2**10, alias="RECEIVER_MAX_WEBHOOK_BYTES", ge=1, description="The largest body of a delivery."
-    )
-    max_spool_bytes: Size = Field(
-        10 * 2**30,
-        alias="RECEIVER_MAX_SPOOL_BYTES",
-        ge=1,
-        description="The most that images may take on disk while they wait for the archive. Downloads pause"
-        " while no further one fits: each may take `RECEIVER_MAX_IMAGE_BYTES`, and 256 MiB of the disk stay"
-        " free for the ledger.",
-    )
-    fetches: int = Field(16, alias="RECEIVER_FETCHES", ge=1, le=256, description="Downloads at a time.")
-    uploads: int = Field(8, alias="RECEIVER_UPLOADS", ge=1, le=256, description="Uploads at a time.")
-    overdue_after: Duration = Field(
-        timedelta(minutes=10),
-        alias="RECEIVER_OVERDUE_AFTER",
-        description="How long a submitted job may wait for its completion before it counts as overdue.",
-    )
-    reconcile_every: Duration = Field(
-        timedelta(minutes=1),
-        alias="RECEIVER_RECONCILE_EVERY",
-        description="The time between two rounds of asking the provider about overdue jobs, and the least"
-        " time between two questions about one job.",
-    )
-    reconcile_rate: float = Field(
-        1.0,
-        alias="RECEIVER_RECONCILE_RATE",
-        gt=0,
-        le=1000,
-        description="The most questions a second to the provider about jobs without a completion.",
-    )
-    keep_history: Duration = Field(
-        timedelta(days=90),
-        alias="RECEIVER_KEEP_HISTORY",
-        description="How long history is kept. Older archived jobs lose their history and the raw body of"
-        " their delivery; older unreadable deliveries and settled submissions are removed. Jobs stay.",
-    )
-    ximilar_api_token: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = Field(
-        None,
-        alias="XIMILAR_API_TOKEN",
-        description="The API token of your account at the provider. `submit` needs it. With it, the provider"
-        " is asked about overdue jobs, and for a fresh URL before a job expires. `receiver sandbox` takes it"
-        " as its own token.",
-    )
-    ximilar_api_url: HttpUrl = Field(
-        HttpUrl("https://api.ximilar.com/account/v2"),
-        alias="XIMILAR_API_URL",
-        description="The base of the provider's API.",
-    )
-    adopt: Switch = Field(
-        False,
-        alias="RECEIVER_ADOPT",
-        description="`on`: completed jobs of the account that nobody announced are taken in too, once they"
-        " are as old as `RECEIVER_OVERDUE_AFTER`.",
-    )
-    notify_url: HttpUrl | None = Field(
-        None,
-        alias="RECEIVER_NOTIFY_URL",
-        description="Gets a signed POST for each job that becomes final. It may be anywhere, loopback and"
-        " private networks included. Needs `RECEIVER_NOTIFY_SECRET`.",
-    )
-    notify_secret: Annotated[SecretStr | None, AfterValidator(_webhook_secret)] = Field(
-        None,
-        alias="RECEIVER_NOTIFY_SECRET",
-        description="Signs the notifications: `whsec_` and the base64 of 24 to 64 random bytes."
-        " `receiver init` prints a fresh one.",
-    )
-    confirm: Switch = Field(
-        False,
-        alias="RECEIVER_CONFIRM",
-        description="`on`: a delivery, a failure too, is only a hint; the image URL and size come from the"
-        " provider's own answer. A failure that it confirms is `rejected` as `provider.job_failed`. Needs"
-        " `XIMILAR_API_TOKEN`.",
-    )
-    public_url: HttpUrl | None = Field(
-        None,
-        alias="RECEIVER_PUBLIC_URL",
-        description="The address by which the provider reaches this receiver, such as"
-        f" `https://receiver.example.com`. `submit` gives the provider this address with `{WEBHOOK_PATH}`"
-        " behind it.",
-    )
-    host: str = Field(
-        "127.0.0.1",
-        alias="RECEIVER_HOST",
-        min_length=1,
-        description="The address to listen on. The container image sets `0.0.0.0`.",
-    )
-    port: int = Field(
-        8080, alias="RECEIVER_PORT", ge=0, le=65535, description="The port to listen on; 0: any free one."
-    )
-    log: Literal["auto", "json", "text"] = Field(
-        "auto",
-        alias="RECEIVER_LOG",
-        description="The form of log lines; `auto`: text on a terminal, else JSON.",
-    )
+    webhook_headers: Headers = {}
+    """The headers that prove the webhook's sender, each with its accepted value, or with a list of them
+    during a rotation: `{"X-Webhook-Secret": ["new", "old"]}`. A delivery must carry all of these headers.
+    `serve` needs this setting or `RECEIVER_SIGNING_KEYS`."""
+    signing_keys: Secrets = ()
+    """With keys, each delivery must also carry a ticket in `X-Receiver-Job` that one of them signed. The
+    first key signs, all verify. `receiver submit` issues the tickets; leave this unset where other programs
+    submit."""
+    api_tokens: Secrets = ()
+    """The tokens that open the HTTP API and the status page. `serve` does not start without."""
+    data_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(Path("./data"), validate_default=True)
+    """The folder of the ledger, the spool and, where no other archive is named, the archive. A second `serve`
+    on the same folder refuses to start."""  # absolute, so that messages that name it say where it is
+    archive: Annotated[str, AfterValidator(_archive)] = ""
+    """Where images are archived: `s3://bucket/prefix` or `file:///folder`; unset: the folder `archive` in the
+    data directory. The endpoint, region and credentials of S3 are the AWS SDK's own: all of its `AWS_`
+    variables work, in the environment and in `.env`, and so do its files."""
+    archive_key: str = "{received:%Y/%m/%d}/{id}.{ext}"
+    """The object's key in the archive. It must hold `{id}`; `{ref}`, `{sha256}` and `{endpoint}` are known
+    too."""
+    image_sources: Words = ()
+    """URL prefixes from which images may come; the first label may be `*.`: `https://*.ximilar.com/`,
+    `https://host/path/`. Unset: any public `https` host."""
+    image_networks: Networks = ()
+    """Networks from which images may come although they are not public, such as `127.0.0.1/32`. Plain `http`
+    is allowed only there."""
+    url_lifetime: Duration = timedelta(hours=24)
+    """How long an image URL works that does not state its own end."""
+    max_image_bytes: Size = Field(256 * 2**20, ge=1)
+    """The largest image, as a file."""
+    max_image_pixels: Annotated[int, BeforeValidator(_count)] = Field(512 * 10**6, ge=1)
+    """The largest image, as width times height."""
+    max_webhook_bytes: Size = Field(256 * 2**10, ge=1)
+    """The largest body of a delivery."""
+    max_spool_bytes: Size = Field(10 * 2**30, ge=1)
+    """The most that images may take on disk while they wait for the archive. Downloads pause while no further
+    one fits: each may take `RECEIVER_MAX_IMAGE_BYTES`, and 256 MiB of the disk stay free for the ledger."""
+    fetches: int = Field(16, ge=1, le=256)
+    """Downloads at a time."""
+    uploads: int = Field(8, ge=1, le=256)
+    """Uploads at a time."""
+    overdue_after: Duration = timedelta(minutes=10)
+    """How long a submitted job may wait for its completion before it counts as overdue."""
+    reconcile_every: Duration = timedelta(minutes=1)
+    """The time between two rounds of asking the provider about overdue jobs, and the least time between two
+    questions about one job."""
+    reconcile_rate: float = Field(1.0, gt=0, le=1000)
+    """The most questions a second to the provider about jobs without a completion."""
+    keep_history: Duration = timedelta(days=90)
+    """How long history is kept. Older archived jobs lose their history and the raw body of their delivery;
+    older unreadable deliveries and settled submissions are removed. Jobs stay."""
+    ximilar_api_token: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = None
+    """The API token of your account at the provider. `submit` needs it. With it, the provider is asked about
+    overdue jobs, and for a fresh URL before a job expires. `receiver sandbox` takes it as its own token."""
+    ximilar_api_url: HttpUrl = HttpUrl("https://api.ximilar.com/account/v2")
+    """The base of the provider's API."""
+    adopt: Switch = False
+    """`on`: completed jobs of the account that nobody announced are taken in too, once they are as old as
+    `RECEIVER_OVERDUE_AFTER`."""
+    notify_url: HttpUrl | None = None
+    """Gets a signed POST for each job that becomes final. It may be anywhere, loopback and private networks
+    included. Needs `RECEIVER_NOTIFY_SECRET`."""
+    notify_secret: Annotated[SecretStr | None, AfterValidator(_webhook_secret)] = None
+    """Signs the notifications: `whsec_` and the base64 of 24 to 64 random bytes. `receiver init` prints a
+    fresh one."""
+    confirm: Switch = False
+    """`on`: a delivery, a failure too, is only a hint; the image URL and size come from the provider's own
+    answer. A failure that it confirms is `rejected` as `provider.job_failed`. Needs `XIMILAR_API_TOKEN`."""
+    public_url: HttpUrl | None = None
+    """The address by which the provider reaches this receiver, such as `https://receiver.example.com`.
+    `submit` gives the provider this address with `/webhooks/ximilar` behind it."""
+    host: str = Field("127.0.0.1", min_length=1)
+    """The address to listen on. The container image sets `0.0.0.0`."""
+    port: int = Field(8080, ge=0, le=65535)
+    """The port to listen on; 0: any free one."""
+    log: Literal["auto", "json", "text"] = "auto"
+    """The form of log lines; `auto`: text on a terminal, else JSON."""
 
     unknown: tuple[str, ...] = Field((), exclude=True)
     """Unknown ``RECEIVER_*`` variables, each with the setting that it may stand for."""
@@ -406,7 +332,7 @@ class Config(BaseModel):
 
 
 SETTINGS: tuple[str, ...] = (
-    *(field.alias for field in Config.model_fields.values() if field.alias),
+    *(_variable(name) for name, field in Config.model_fields.items() if not field.exclude),
     "RECEIVER_SECRETS_DIR",
 )
 """The names of all environment variables that are settings."""

@@ -132,7 +132,7 @@ def settings_report(
 ) -> list[dict[str, Any]]:
     """Return every setting with its source and its value, without secrets; ``None`` if it is wrong."""
     wrong_names = named(wrong)
-    fields = {field.alias: name for name, field in Config.model_fields.items() if field.alias}
+    fields = {field.alias: name for name, field in Config.model_fields.items() if not field.exclude}
     return [
         {
             "name": name,

@@ -124,9 +124,9 @@ WRONG: dict[str, tuple[str, ...]] = {
 
 def by_alias(config: Config) -> dict[str, Any]:
     return {
-        field.alias: getattr(config, name)
+        str(field.alias): getattr(config, name)
         for name, field in Config.model_fields.items()
-        if field.alias is not None
+        if not field.exclude
     }
 
 

@@ -1,12 +1,15 @@
 """The page of settings, from the fields of ``Config``."""
 
-from collections.abc import Sequence
+import ast
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
+from receiver import config as config_module
 from receiver.config import Config
 from tools.reference.markdown import code, codes, table
 
@@ -20,14 +23,30 @@ SECRETS_DIR = (
 
 def page() -> str:
     """Return the page."""
-    rows = [row(field) for field in Config.model_fields.values() if field.alias]
+    meanings = _descriptions()
+    rows = [row(field, meanings[name]) for name, field in Config.model_fields.items() if not field.exclude]
     return table(("setting", "value", "default", "meaning"), [*rows, SECRETS_DIR])
 
 
-def row(field: FieldInfo) -> Sequence[str]:
+def row(field: FieldInfo, meaning: str) -> Sequence[str]:
     """Return the row of a setting."""
-    assert field.description, f"{field.alias} has no description"
-    return code(field.alias), values(field), code(default(field)), field.description
+    assert field.alias is not None
+    return code(field.alias), values(field), code(default(field)), meaning
+
+
+def _descriptions() -> Mapping[str, str]:
+    """Return the text below each field of ``Config``."""
+    (config,) = (
+        node
+        for node in ast.parse(Path(config_module.__file__).read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef) and node.name == Config.__name__
+    )
+    found = {}
+    for field, text in pairwise(config.body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(meaning))):
+                found[name] = " ".join(meaning.split())
+    return found
 
 
 def default(field: FieldInfo) -> str:
