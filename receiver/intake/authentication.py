@@ -48,10 +48,8 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 class Proof:
     """What the headers of an accepted delivery say.
 
-    Attributes:
-        ticket: the ticket's number, to be bound to the first job that uses it; ``None`` without tickets.
-        ref: the submitter's own reference.
-        mark: of the submission, where `receiver submit` made it.
+    ``ticket`` is the ticket's number, to be bound to the first job that uses it; ``None`` without tickets.
+    ``mark`` is that of the submission, where `receiver submit` made it.
     """
 
     ticket: str | None
@@ -106,7 +104,7 @@ class Authenticator:
             given[name] = b"" if name in given else value
         proved = bool(self._accepted or self._signer)
         for name, accepted in self._accepted.items():
-            proved &= _any_equal(given.get(name, b""), accepted)
+            proved &= sum(hmac.compare_digest(given.get(name, b""), value) for value in accepted) > 0
         ticket = None
         if self._signer is not None:
             ticket = self._ticket(self._signer, given.get(_TICKET, b""))
@@ -123,11 +121,7 @@ class Authenticator:
         return body if self._signer is None else _SIGNATURE.sub(rb"\1" + _MASK, body)
 
     def issue_ticket(self) -> str:
-        """Return a new ticket, for the header of one job to be submitted.
-
-        Raises:
-            AuthError: ``auth.refused`` where no signing key is configured.
-        """
+        """Return a new ticket for the header of one job; raise `AuthError` without a signing key."""
         if self._signer is None:
             raise AuthError("auth.refused", "RECEIVER_SIGNING_KEYS is not set, so no ticket can be signed.")
         return self._signer.sign(secrets.token_urlsafe(16)).decode("ascii")
@@ -157,13 +151,6 @@ def _in_json(value: str) -> set[bytes]:
         text = json.dumps(value, ensure_ascii=ascii_alone)[1:-1]
         found |= {text.encode(), text.replace("/", "\\/").encode()}
     return found
-
-
-def _any_equal(value: bytes, accepted: Sequence[bytes]) -> bool:
-    equal = False
-    for candidate in accepted:
-        equal |= hmac.compare_digest(value, candidate)
-    return equal
 
 
 def _label(value: bytes) -> str | None:

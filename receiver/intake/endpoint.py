@@ -5,6 +5,7 @@ leaves only after the commit.
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -57,38 +58,28 @@ class WebhookEndpoint:
 
     async def _deliver(self, request: Request, step: Step) -> Response:
         try:
-            proof = self._proof(request)
+            proof: Proof | None = None
+            with contextlib.suppress(AuthError):  # answered once the body has been read
+                proof = self.authenticator.check(request.headers.raw)
             body = await self._body(request, keep=proof is not None)
             if proof is None:
                 # The answer is the same for every cause.
                 raise AuthError("auth.refused")  # noqa: TRY301 - answered below, like a ticket that is not its job's
             return await self._record(request, body, proof, step)
-        except AuthError as error:
+        except (AuthError, BodyError) as error:
             step.reason = error.reason
             self.refusals.count_and_log(error.reason)
-            return problem(error.reason)
-        except BodyError as error:
-            step.reason = error.reason
-            self.refusals.count_and_log(error.reason)
-            return problem(error.reason, error.detail)
+            return problem(error.reason, error.detail if isinstance(error, BodyError) else None)
         except LedgerError as error:
             step.reason = error.reason
             self.refusals.count(error.reason)
             log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - not a bug
             return problem(error.reason)
 
-    def _proof(self, request: Request) -> Proof | None:
-        try:
-            return self.authenticator.check(request.headers.raw)
-        except AuthError:
-            return None
-
     async def _body(self, request: Request, *, keep: bool) -> bytes:
         """Read the body as far as the cap allows, whether or not a length was declared.
 
-        Args:
-            request: the delivery.
-            keep: whether the bytes are wanted; without proof they are counted and dropped.
+        Unless they are to be kept, the bytes are counted and dropped.
 
         Raises:
             BodyError: ``body.too_large``, ``body.too_slow`` or ``body.cut_short``.

@@ -17,12 +17,8 @@ class Candidate:
     """A job to be asked about. Candidates sort by age, since the oldest job's image ends first.
 
     Jobs that gave no answer the last time come after all others, and take turns: otherwise a few that never
-    give one would be what each round begins with, and ends with.
-
-    Attributes:
-        turn: 0, or when the job is due again.
-        since: when the job was submitted.
-        pending: the ledger's job; ``None`` where the list alone knows it.
+    give one would be what each round begins with, and ends with. ``turn`` is when such a job is due again,
+    or 0; ``since`` is when the job was submitted. ``pending`` is ``None`` where the list alone knows it.
     """
 
     turn: int
@@ -60,10 +56,7 @@ class RowOrder:
 class Reading:
     """The list, read over as many rounds as that takes.
 
-    Attributes:
-        pages: those still to be read.
-        began: when the first was read.
-        unended: when jobs to be adopted later were created.
+    ``pages`` are still to be read. ``unended`` has the times when jobs to be adopted later were created.
     """
 
     pages: AsyncGenerator[list[Row], None]
@@ -76,11 +69,8 @@ class Reading:
 class Scan:
     """The result of one round's part of the reading.
 
-    Attributes:
-        wanted: jobs to be asked about, by id.
-        submitted_before: jobs submitted before this time are asked about.
-        unseen: ids of the jobs wanted at first that no page has shown.
-        running: the statuses of jobs that have not ended, by id.
+    ``wanted`` are the jobs to be asked about, by id, submitted before ``submitted_before``. No page has shown
+    the ``unseen`` of those wanted at first. ``running`` has the statuses of jobs that have not ended.
     """
 
     wanted: dict[str, Candidate]

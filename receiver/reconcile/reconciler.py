@@ -69,8 +69,6 @@ class Summary:
         found: completions that no delivery had brought, failures among them.
         failed: those of them that say that the job failed.
         adopted: completions of jobs that nobody had announced.
-        running: jobs that have not ended.
-        unanswered: questions without an answer.
         settled: submissions whose outcome was unknown, and is known now.
         left: jobs that were not asked about, because the round ended early or has its limit.
         error: what ended it early, or kept a part of it from being done.
@@ -95,7 +93,8 @@ Progress = Callable[[int, int], None]
 class Reconciler:
     """Finds completions that were never delivered.
 
-    ``settle`` resolves submissions whose outcome is unknown, and returns how many.
+    ``settle`` resolves submissions whose outcome is unknown, and returns how many. ``error`` is why the
+    provider is left alone now, if so.
     """
 
     ledger: Ledger
@@ -108,18 +107,13 @@ class Reconciler:
 
     def __post_init__(self) -> None:
         self._pause = backoff.DoublingWait(FIRST_PAUSE, LONGEST_PAUSE)
-        self._error: ProviderError | None = None
+        self.error: ProviderError | None = None
         self._answers: bool | None = None
         self._read_back_to = 0
         self._reading: Reading | None = None
         self._to_adopt: dict[str, Candidate] = {}
         self._every_ms = milliseconds(self.plan.every)
         self._task: asyncio.Task[None] | None = None
-
-    @property
-    def error(self) -> ProviderError | None:
-        """Why the provider is left alone now, if so."""
-        return self._error
 
     def alive(self) -> bool:
         """Return whether it has begun and has not ended."""
@@ -158,12 +152,9 @@ class Reconciler:
     ) -> Summary:
         """Ask once about each pending job, and read the list where that says more.
 
-        Args:
-            submitted_before: ms since the epoch: later jobs are left alone.
-            ask_by: ms since the epoch: jobs that are due later are left alone.
-            limit: jobs of the ledger, at most.
-            pages: of the list, at most; the next round goes on behind them.
-            on_progress: called before each question.
+        Jobs are left alone that were submitted or are due later than these times, in ms since the epoch. At
+        most ``limit`` jobs of the ledger and ``pages`` of the list are taken; the next round goes on behind
+        them. ``on_progress`` is called before each question.
 
         Raises:
             LedgerError: what was found cannot be recorded.
@@ -220,17 +211,11 @@ class Reconciler:
         return None
 
     async def _tolerate(self, text: str, error: ProviderError) -> None:
-        """Log a refusal that need not keep single jobs from being asked about.
-
-        Raises:
-            RateLimitedError: the refusal, where the provider wants fewer questions of any kind.
-        """
+        """Log a refusal that need not keep single jobs from being asked about. Raise a `RateLimitedError`."""
         await self.ledger.count_unanswered(error.reason)
         if isinstance(error, RateLimitedError):
             raise error
         log.warning(text, reason=error.reason, detail=error.detail)
-
-    # The list.
 
     async def _read_list(
         self, queue: list[Candidate], submitted_before: int, pages: int, summary: Summary
@@ -239,10 +224,7 @@ class Reconciler:
 
         The list changes while it is read. What moves on to a later page is seen twice, which does no harm.
         What is missed is asked for by itself, or seen when the list is read again. Where jobs are adopted,
-        the next round goes on where this one ends.
-
-        Returns:
-            The queue, and why the list could not be read so far.
+        the next round goes on where this one ends. Return the queue, and why the list could not be read.
         """
         reading = self._reading or Reading(self.provider.pages(), self.now())
         wanted = {candidate.id: candidate for candidate in queue}
@@ -250,9 +232,8 @@ class Reconciler:
         refusal = self._reading = None
         try:
             if await self._read_on(scan, self._horizon(queue), pages):
-                self._read_back_to = min(
-                    [overdue_cutoff(reading.began, self.plan.overdue_after), *reading.unended]
-                )
+                overdue = overdue_cutoff(reading.began, self.plan.overdue_after)
+                self._read_back_to = min([overdue, *reading.unended])
             elif self.plan.adopt:
                 self._reading = reading
         except ProviderError as error:
@@ -319,14 +300,8 @@ class Reconciler:
             del self._to_adopt[key]
         return [it for it in due[:limit] if it.id not in known], len(due[limit:])
 
-    # The single jobs.
-
     async def _ask_all(self, queue: list[Candidate], summary: Summary, on_progress: Progress) -> None:
-        """Ask about each.
-
-        Raises:
-            ProviderError: the provider is to be left alone.
-        """
+        """Ask about each; raise the `ProviderError` after which the provider is to be left alone."""
         unanswered = 0
         for number, candidate in enumerate(queue):
             on_progress(number, len(queue))
@@ -445,22 +420,20 @@ class Reconciler:
     def _overdue_before(self) -> int:
         return overdue_cutoff(self.now(), self.plan.overdue_after)
 
-    # Whether the provider answers.
-
     def _pause_after(self, error: ProviderError) -> float:
         if self._answers and not isinstance(error, RateLimitedError):
             self._pause.reset()  # it answers, except for some jobs
         return max(self._pause.grow(), min(error.retry_after or 0.0, LONGEST_PAUSE))
 
     def _note_error(self, error: ProviderError) -> None:
-        if self._error is None or self._error.reason != error.reason:
+        if self.error is None or self.error.reason != error.reason:
             log.error("the provider does not answer our questions", reason=error.reason, detail=error.detail)
-        self._error = error
+        self.error = error
 
     def _note_recovery(self) -> None:
-        if self._error is not None:
+        if self.error is not None:
             log.info("the provider answers again")
-        self._error = None
+        self.error = None
         self._pause.reset()
 
 

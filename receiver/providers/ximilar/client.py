@@ -94,12 +94,10 @@ _SUBMIT_TIMEOUT = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, read=SUBM
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """One call.
+    """One call: a submission with its content, or a query without.
 
-    Attributes:
-        content: of a submission; ``None`` for a query.
-        is_next_page: whether the path names a page that the list itself has named.
-        secrets: what must not come back in an error's detail, beside the token.
+    ``is_next_page`` tells whether the list itself has named the path's page. ``secrets``, beside the token,
+    must not come back in an error's detail.
     """
 
     path: str
