@@ -154,7 +154,7 @@ def test_a_body_over_the_limit_is_not_sent_to_the_receiver_again_and_again(
     once = {**PROOF, "Connection": "close"}
     with contextlib.suppress(httpx.TransportError):  # it may hang up on a client that goes on sending
         answer = client.post(WEBHOOK, content=b"x" * 3_000_000, headers=once)
-        assert answer.status_code in {413, 502}
+        assert answer.status_code == 413
     assert client.post(WEBHOOK, json={}, headers=PROOF).status_code == 422
     refused = receiver.program.events("delivery refused")
     assert sum(line["times"] for line in refused if line["reason"] != "body.not_a_completion") <= 1

@@ -146,8 +146,8 @@ def front(name: str, folder: Path) -> Iterator[Front]:
         OTHERS[name](place)
         eventually(lambda: _serves_tls(place, trust))
         if name == "traefik":  # serves TLS a moment before it knows its routes
-            url = f"https://localhost:{place.port}/jobs"
-            eventually(lambda: httpx.get(url, verify=trust, trust_env=False).status_code != 404)
+            with httpx.Client(verify=trust, trust_env=False, timeout=PATIENCE) as client:
+                eventually(lambda: client.get(f"https://localhost:{place.port}/jobs").status_code != 404)
         yield Front(name, f"https://localhost:{place.port}", trust, receiver, place.programs)
 
 
