@@ -16,7 +16,7 @@ from datetime import timedelta
 from itsdangerous import BadData, TimestampSigner
 
 from receiver.config import Config
-from receiver.core.completion import REF
+from receiver.core.completion import is_ref
 from receiver.core.errors import AuthError
 
 TICKET_HEADER = "X-Receiver-Job"
@@ -33,7 +33,6 @@ TICKET_LIFETIME = timedelta(days=7)
 CLOCK_SLACK = timedelta(minutes=5)
 """How far ahead a ticket's time may be: a clock that was set back since must not cost an image."""
 
-_REF = re.compile(REF.encode("ascii"))
 _MIN_SECRET = 8
 _MASK = b"**********"
 _SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{43}")
@@ -155,4 +154,5 @@ def _in_json(value: str) -> set[bytes]:
 
 def _label(value: bytes) -> str | None:
     # An invalid label is dropped, and not the delivery: the image matters more.
-    return value.decode("ascii") if _REF.fullmatch(value) else None
+    text = value.decode("latin-1")
+    return text if is_ref(text) else None

@@ -33,12 +33,9 @@ log = structlog.get_logger("receiver.intake")
 
 @dataclass(frozen=True, slots=True)
 class WebhookEndpoint:
-    """The endpoint of the webhook.
+    """The endpoint of the webhook, with the life of URLs that state none.
 
-    Attributes:
-        max_bytes: of a body.
-        url_lifetime: how long an image URL lives that does not say so itself.
-        confirm: whether a delivery counts only once the provider has confirmed it.
+    With ``confirm``, a delivery counts only once the provider has confirmed it.
     """
 
     ledger: Ledger

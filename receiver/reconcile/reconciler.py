@@ -7,7 +7,7 @@ silent, and its list is read for jobs that have ended without a delivery.
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import structlog
 
@@ -264,7 +264,8 @@ class Reconciler:
     async def _scan_page(self, page: list[Row], scan: Scan) -> None:
         known = await self.ledger.pending_among([row.id for row in page])
         for row in page:
-            created, ended, job = _since_epoch(row.created), row.status in ENDED_STATUSES, known.get(row.id)
+            created = 0 if row.created is None else int(row.created.timestamp() * 1000)
+            ended, job = row.status in ENDED_STATUSES, known.get(row.id)
             scan.reading.order.see(created)
             scan.unseen.discard(row.id)
             if row.id in scan.wanted:
@@ -435,7 +436,3 @@ class Reconciler:
             log.info("the provider answers again")
         self.error = None
         self._pause.reset()
-
-
-def _since_epoch(when: datetime | None) -> int:
-    return 0 if when is None else int(when.astimezone(UTC).timestamp() * 1000)

@@ -70,11 +70,6 @@ class Item:
     image: str | Path | bytes = field(repr=False)
     ref: str | None = None
 
-    @property
-    def url(self) -> str | None:
-        """The image's URL, if it has one."""
-        return self.image if isinstance(self.image, str) else None
-
 
 class Line(NamedTuple):
     """A line of a list."""

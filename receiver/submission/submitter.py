@@ -187,7 +187,8 @@ class _Submission:
             image = await self._image()
             await self._pause(self._submitter.rate_limiter.reserve())
             endpoint = f"upscale_{self._submitter.options.scale}x"
-            intent = Intent(self._item.key, mark, self._item.ref, endpoint, self._item.url)
+            url = image if isinstance(image, str) else None
+            intent = Intent(self._item.key, mark, self._item.ref, endpoint, url)
             noted = await self._ledger.record_intent(intent)
             if noted.mark != mark:
                 continue  # another process has begun to submit the same image

@@ -159,19 +159,19 @@ def read_listing(document: Mapping[str, Any]) -> Listing:
         _refuse("results is no list of jobs")
     count = document.get("count")
     return Listing(
-        rows=tuple(_row(row) for row in results if isinstance(row, dict) and is_job_id(row.get("id"))),
+        rows=tuple(
+            Row(
+                row["id"],
+                _word(row, "status") or "",
+                _word(row, "type"),
+                completions.time_at(row, "created"),
+                _word(row, "workspace"),
+            )
+            for row in results
+            if isinstance(row, dict) and is_job_id(row.get("id"))
+        ),
         next=_next(document.get("next")),
         count=count if type(count) is int and count >= 0 else None,
-    )
-
-
-def _row(row: dict[str, Any]) -> Row:
-    return Row(
-        row["id"],
-        _word(row, "status") or "",
-        _word(row, "type"),
-        completions.time_at(row, "created"),
-        _word(row, "workspace"),
     )
 
 
