@@ -180,6 +180,12 @@ def _archive(uri: str) -> str:
     return uri
 
 
+def _endpoint(url: HttpUrl | None) -> HttpUrl | None:
+    if url is not None and (url.query or url.fragment or url.username or url.password):
+        raise ValueError("must be a URL such as https://host or http://host:port")
+    return url
+
+
 Duration = Annotated[timedelta, BeforeValidator(_duration)]
 Size = Annotated[int, BeforeValidator(_size)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
@@ -227,6 +233,9 @@ class Config(BaseModel):
     """Where images are archived: `s3://bucket/prefix` or `file:///folder`; unset: the folder `archive` in the
     data directory. The endpoint, region and credentials of S3 are the AWS SDK's own: all of its `AWS_`
     variables work, in the environment and in `.env`, and so do its files."""
+    public_archive_url: Annotated[HttpUrl | None, AfterValidator(_endpoint)] = None
+    """The endpoint of S3 under which people reach the store, such as `https://s3.example.com`, where that is
+    another than this receiver's own. The URLs of images lead there."""
     archive_key: str = "{received:%Y/%m/%d}/{id}.{ext}"
     """The object's key in the archive. It must hold `{id}`; `{ref}`, `{sha256}` and `{endpoint}` are known
     too."""

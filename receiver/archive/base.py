@@ -183,7 +183,12 @@ class Inventory(Archive, Protocol):
 
 
 def open_archive(
-    uri: str, *, uploads: int = 8, environ: Mapping[str, str] | None = None, used: bool = False
+    uri: str,
+    *,
+    uploads: int = 8,
+    environ: Mapping[str, str] | None = None,
+    used: bool = False,
+    public_url: str | None = None,
 ) -> Inventory:
     """Open the archive at an address. Uses neither the disk nor the network: `Archive.probe` does.
 
@@ -193,6 +198,7 @@ def open_archive(
         environ: variables of the AWS SDK (``AWS_…``) that hold beside those of the process: endpoint, region,
             access key and CA bundle. All others the SDK takes from the process alone.
         used: whether images were put there before; a folder that has vanished is then not made again.
+        public_url: the endpoint of S3 for presigned URLs, if people reach the store by another one.
 
     Raises:
         ConfigError: the address is no such thing, or the SDK cannot use its variables.
@@ -226,5 +232,5 @@ def open_archive(
             )
         from receiver.archive.s3 import open_s3  # noqa: PLC0415 - boto3 takes a quarter of a second to load
 
-        return open_s3(bucket, prefix, uploads=uploads, environ=environ or {})
+        return open_s3(bucket, prefix, uploads=uploads, environ=environ or {}, public_url=public_url)
     raise ConfigError("RECEIVER_ARCHIVE: must begin with file:// or s3://")

@@ -39,9 +39,9 @@ ERRORS = {
     errno.EACCES: ("archive.denied", True),
     errno.EPERM: ("archive.denied", True),
     errno.EROFS: ("archive.denied", True),
-    errno.ENAMETOOLONG: ("archive.misconfigured", True),
-    errno.ENOTDIR: ("archive.misconfigured", True),
-    errno.EISDIR: ("archive.misconfigured", True),
+    errno.ENAMETOOLONG: ("archive.refused", False),
+    errno.ENOTDIR: ("archive.refused", False),
+    errno.EISDIR: ("archive.refused", False),
 }
 """The reason for an error of the disk, and whether every image would fail alike until an operator acts."""
 

@@ -106,14 +106,14 @@ def check_key(key: str) -> None:
     """Check, right before its use, that a key stays below its prefix.
 
     Raises:
-        ArchiveError: ``archive.misconfigured``.
+        ArchiveError: ``archive.refused``.
     """
     if (
         not key.isprintable()
         or "\\" in key
         or any(part.startswith(".") or not part for part in key.split("/"))
     ):
-        raise ArchiveError("archive.misconfigured", "A key must be a plain relative path.")
+        raise ArchiveError("archive.refused", "A key must be a plain relative path.")
 
 
 def _spell(text: str, taboo: frozenset[str] = frozenset()) -> str:

@@ -24,11 +24,15 @@ class ArchiveLocator:
     Args:
         archive: of new images; it is not closed here.
         environ: the AWS SDK's variables, for a bucket.
+        public_url: as for `open_archive`.
     """
 
-    def __init__(self, archive: Inventory, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, archive: Inventory, environ: Mapping[str, str], *, public_url: str | None = None
+    ) -> None:
         self._archive = archive
         self._environ = environ
+        self._public_url = public_url
         self._others: dict[str, Inventory] = {}
         self._opening = asyncio.Lock()
 
@@ -60,7 +64,13 @@ class ArchiveLocator:
                 try:
                     # In a thread: boto3 takes a while to load.
                     opened = await asyncio.to_thread(
-                        partial(open_archive, uri, uploads=READS, environ=self._environ)
+                        partial(
+                            open_archive,
+                            uri,
+                            uploads=READS,
+                            environ=self._environ,
+                            public_url=self._public_url,
+                        )
                     )
                 except ConfigError as error:
                     raise ArchiveError("archive.misconfigured", f"{stored.uri}: {error}") from None

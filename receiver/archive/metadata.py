@@ -6,9 +6,10 @@ the form in which S3 itself returns it.
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from urllib.parse import quote
 
 from receiver.archive.base import Item, ObjectInfo
 from receiver.core.completion import is_job_id, is_ref
@@ -19,6 +20,10 @@ PROVIDER = "ximilar"
 MAX_SIDE = 10_000_000
 """Pixels. More than any image has, and far less than the ledger can hold."""
 
+MAX_VALUE = 256
+"""Bytes of a value that every store takes: Swift's limit, which it counts percent-encoded."""
+
+_PART = re.compile(r"(.+)-part([1-9])")
 _ENCODED_WORD = re.compile(r"=\?UTF-8\?B\?([A-Za-z0-9+/]*={0,2})\?=")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SIDE = re.compile(r"[0-9]{1,8}")
@@ -47,7 +52,7 @@ def write(item: Item) -> dict[str, str]:
         "received-at": item.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "provider": item.provider,
     }
-    return {name: encode(value) for name, value in pairs.items() if value is not None}
+    return encode_all({name: value for name, value in pairs.items() if value is not None})
 
 
 def read(info: ObjectInfo) -> ArchivedImage | None:
@@ -99,13 +104,37 @@ def decode(value: str) -> str:
     return base64.b64decode(word[1]).decode("utf-8", "surrogatepass") if word else value
 
 
+def encode_all(pairs: Mapping[str, str]) -> dict[str, str]:
+    """Encode each value; one that is too long for some stores in several parts: ``ref``, ``ref-part2``, …"""
+    encoded = {}
+    for name, value in pairs.items():
+        size = len(value)
+        while any(len(quote(encode(part), safe="")) > MAX_VALUE for part in _slices(value, size)):
+            size = (size + 1) // 2
+        for number, part in enumerate(_slices(value, size), start=1):
+            encoded[name if number == 1 else f"{name}-part{number}"] = encode(part)
+    return encoded
+
+
 def decode_all(values: Mapping[str, str]) -> dict[str, str]:
-    """Decode each value of an object's metadata.
+    """Decode each value of an object's metadata, and put together what `encode_all` split.
 
     Raises:
         ValueError: a value that `encode` did not make.
     """
-    return {name: decode(value) for name, value in values.items()}
+    pairs: dict[str, str] = {}
+    # A part sorts behind the name that it belongs to, and behind the parts before it.
+    for name, value in sorted(values.items()):
+        part = _PART.fullmatch(name)
+        if part is not None and part[1] in pairs:
+            pairs[part[1]] += decode(value)
+        else:
+            pairs[name] = decode(value)
+    return pairs
+
+
+def _slices(text: str, size: int) -> Iterator[str]:
+    return (text[at : at + size] for at in range(0, max(len(text), 1), max(size, 1)))
 
 
 def _side(text: str) -> int | None:

@@ -10,6 +10,8 @@ import base64
 import hashlib
 import os
 import secrets
+import ssl
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from urllib.parse import urlsplit
 import boto3
 import botocore.loaders
 import botocore.session
+import httpx
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -59,6 +62,12 @@ CLOCK_SECONDS = 60.0
 URL_LIFETIME = 300
 """Seconds that a presigned URL works."""
 
+WRITERS = 4
+"""How many write to one key at once in the probe."""
+
+ROUNDS = 5
+"""How often they do. Of 20 rounds, Swift 2.38 let several of four writers win in 12, and in 19."""
+
 FORMATS = {f"image/{name}": name for name in ("jpeg", "png", "webp")}
 """Image formats by the content types of objects."""
 
@@ -86,8 +95,8 @@ ERROR_CODES: Mapping[tuple[str, bool], str] = {
         "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException InvalidBucketName "
         "MissingContentLength NotImplemented MethodNotAllowed 301 405 411 501"
     ),
-    # These can concern one object alone, so the others are not made to wait.
-    ("archive.misconfigured", False): "InvalidRequest InvalidArgument KeyTooLongError MetadataTooLarge",
+    # These concern one object alone, so the others are not made to wait.
+    ("archive.refused", False): "InvalidRequest InvalidArgument KeyTooLongError MetadataTooLarge",
     ("archive.full", False): "QuotaExceeded InsufficientCapacity InsufficientStorage XMinioStorageFull 507",
 }
 """The store's error codes, or else statuses, by reason and by whether every object would fail alike.
@@ -108,13 +117,21 @@ PROBE_DETAILS = {
         "A key that is taken is not overwritten.",
         "If-None-Match is ignored or refused: each put asks first whether the key is free.",
     ),
+    "simultaneous-writes": (
+        "Of several writes to one key at once, one succeeds.",
+        "Of several writes to one key at once, more than one succeeds: the last one overwrites the others.",
+    ),
+    "metadata": (
+        "Metadata come back as they were written.",
+        "Metadata do not come back: `rebuild` cannot work with this store, and `audit` proves nothing.",
+    ),
     "sha256": (
         "Bytes that differ from their SHA-256 are refused.",
         "SHA-256 is ignored or refused: each file is hashed again here, and sent with its MD5.",
     ),
     "checksum-kept": (
         "The store's own SHA-256 proves each object.",
-        "The store keeps no SHA-256: each object is read again whole to prove it.",
+        "The store keeps no SHA-256 that it has checked: each object is read again whole to prove it.",
     ),
     "delete": (
         "The probe's objects were removed.",
@@ -122,6 +139,12 @@ PROBE_DETAILS = {
     ),
 }
 """What a probe found, where the store honours it and where it does not."""
+
+PROBE_METADATA = {"job-id": "probe", "received-at": "1970-01-01T00:00:00Z", "ref": " é / % " + "r" * 180}
+"""Names and values such as a put writes."""
+
+PRESIGNED_TIMEOUT = 5.0
+"""Seconds to connect to the host of a presigned URL, and between two reads there."""
 
 NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError)
 
@@ -132,6 +155,20 @@ class Capabilities:
 
     conditional: bool = True
     sha256: bool = True
+
+
+class _Clients(NamedTuple):
+    """The SDK's clients of one archive.
+
+    Attributes:
+        store: makes all requests.
+        presigner: signs the URLs that are handed out; it makes no request.
+        verify: what proves the store's name: a file of certificates, or ``True`` for the usual ones.
+    """
+
+    store: "S3Client"
+    presigner: "S3Client"
+    verify: str | bool
 
 
 class _Address(NamedTuple):
@@ -149,7 +186,9 @@ class _Address(NamedTuple):
         return {"Bucket": self.bucket, "Key": self.key, **of_version}
 
 
-def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str]) -> "S3Archive":
+def open_s3(
+    bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str], public_url: str | None = None
+) -> "S3Archive":
     """Open a bucket with the AWS SDK's own settings, as `open_archive` says; no request is made yet.
 
     Raises:
@@ -157,24 +196,28 @@ def open_s3(bucket: str, prefix: str, *, uploads: int, environ: Mapping[str, str
     """
     options = _options(environ)
 
-    def connect() -> "S3Client":
-        session = _session()
+    def connect() -> _Clients:
+        session, ca_bundle = _session()
         client = _client(session, options, uploads, signed_payload=True)
         if client.meta.endpoint_url.startswith("https:"):
             # TLS protects the body on its way, and the store checks its SHA-256 at the end. botocore need not
             # read and hash every file once more. Only a client knows its endpoint.
             client.close()
             client = _client(session, options, uploads, signed_payload=False)
-        return client
+        presigner = client
+        if public_url is not None:
+            presigner = _client(session, {**options, "endpoint_url": public_url}, 1, signed_payload=True)
+        verify = options.get("verify") or ca_bundle or True
+        return _Clients(client, presigner, verify)
 
     try:
-        client = connect()
+        clients = connect()
     except (BotoCoreError, ValueError, OSError) as error:
         if (name := _wrong_address(environ)) is not None:
             raise ConfigError(f"{name}: must be a URL such as https://host or http://host:port") from None
         # The kind alone: the SDK's text may quote a credentials file.
         raise ConfigError(f"AWS_*: the AWS SDK cannot use its settings ({type(error).__name__})") from None
-    return S3Archive(bucket, prefix, client=client, connect=connect, uploads=uploads)
+    return S3Archive(bucket, prefix, clients=clients, connect=connect, uploads=uploads)
 
 
 def _options(environ: Mapping[str, str]) -> dict[str, str]:
@@ -196,10 +239,11 @@ def _options(environ: Mapping[str, str]) -> dict[str, str]:
     return {option: variables[name] for name, option in CLIENT_VARIABLES.items() if variables.get(name)}
 
 
-def _session() -> boto3.session.Session:
+def _session() -> tuple[boto3.session.Session, str | None]:
+    """Return a new session, and the file of certificates that its settings name."""
     session = botocore.session.get_session()
     session.register_component("data_loader", _models(session.get_config_variable("data_path")))
-    return boto3.session.Session(botocore_session=session)
+    return boto3.session.Session(botocore_session=session), session.get_config_variable("ca_bundle")
 
 
 @cache
@@ -233,7 +277,7 @@ def _client(
             retries={"mode": "standard", "total_max_attempts": 3},
             connect_timeout=5,
             read_timeout=30,
-            max_pool_connections=uploads,
+            max_pool_connections=max(uploads, WRITERS),
             s3={} if signed_payload else {"payload_signing_enabled": False},
         ),
         **options,
@@ -247,20 +291,21 @@ class S3Archive:
     Args:
         bucket: its name.
         prefix: of all keys, without a slash at either end; may be empty.
-        client: as `open_s3` makes it; closed with the archive.
-        connect: makes another one, with the credentials that the SDK finds then.
+        clients: as `open_s3` makes them; closed with the archive.
+        connect: makes others, with the credentials that the SDK finds then.
         uploads: how many objects are put at a time.
     """
 
     def __init__(
-        self, bucket: str, prefix: str, *, client: "S3Client", connect: Callable[[], "S3Client"], uploads: int
+        self, bucket: str, prefix: str, *, clients: _Clients, connect: Callable[[], _Clients], uploads: int
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix
         self._connect = connect
         self._clock_offset: float | None = None
-        self._client = self._watched(client)
+        self._use(clients)
         self._capabilities = Capabilities()
+        self._asks_for_checksum = True
         # A pool of its own: the default executor also resolves names, and must not wait for uploads.
         self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
         self._running: set[asyncio.Future[Any]] = set()
@@ -310,9 +355,17 @@ class S3Archive:
             ]
             if found:
                 yield found
-            token = page.get("NextContinuationToken")
-            if not page.get("IsTruncated") or not token:
+            if not page.get("IsTruncated"):
                 return
+            token = page.get("NextContinuationToken")
+            if not token or token == arguments.get("ContinuationToken"):
+                # Taken for the end, it would hide all further objects.
+                raise ArchiveError(
+                    "archive.misconfigured",
+                    f"{self.uri}: the store says that its listing goes on, and not how"
+                    " (IsTruncated without a new NextContinuationToken).",
+                    pause=True,
+                )
             arguments["ContinuationToken"] = token
 
     def object_at(self, key: str) -> StoredObject:
@@ -339,6 +392,7 @@ class S3Archive:
             await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
+        self._clients.presigner.close()
 
     async def _run(self, work: Callable[[], T]) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._pool, work)
@@ -354,11 +408,12 @@ class S3Archive:
 
     def _reconnect(self) -> None:
         with suppress(BotoCoreError, ValueError, OSError):  # the old client then stays, and stays refused
-            self._client = self._watched(self._connect())
+            self._use(self._connect())
 
-    def _watched(self, client: "S3Client") -> "S3Client":
-        client.meta.events.register("after-call.s3", self._note_clock)
-        return client
+    def _use(self, clients: _Clients) -> None:
+        clients.store.meta.events.register("after-call.s3", self._note_clock)
+        self._clients = clients
+        self._client = clients.store
 
     def _note_clock(self, http_response: Any, **_: Any) -> None:
         """Note by how many seconds the store's clock is ahead of ours, whatever the answer."""
@@ -382,54 +437,97 @@ class S3Archive:
         with suppress(
             ArchiveError
         ):  # a deadline runs again, so a store that does not answer is not waited for
-            if (head := self._head_or_none(at)) is not None:
-                return self._compare(item, at, head)
+            if (head := self._head_or_none(at)) is not None and self._holds(
+                item.image, at, head, head.get("VersionId")
+            ):
+                return _stored(at, head)
         return None
 
     def _put_spool_file(self, item: Item) -> StoredObject:
         at = self._at(item.key)
-        capabilities = self._capabilities
+        conditional = self._capabilities.conditional
         with spool_file.opened(item) as spooled:
-            if not capabilities.conditional and (head := self._head_or_none(at)) is not None:
-                return self._compare(item, at, head)
-            arguments = at.arguments()
-            if capabilities.conditional:
-                arguments["IfNoneMatch"] = "*"
-            if capabilities.sha256:
-                arguments["ChecksumSHA256"] = _base64(bytes.fromhex(item.image.sha256))
-            else:
-                spool_file.check(item, spooled)  # the store will not compare with what was verified
-                arguments["ContentMD5"] = _base64(digest(spooled, "md5"))
-            try:
-                answer = self._client.put_object(
-                    Body=spooled,
-                    ContentLength=item.image.bytes,
-                    ContentType=item.image.content_type,
-                    Metadata=metadata.write(item),
-                    **arguments,
-                )
-            except (ClientError, BotoCoreError, OSError) as error:
-                if spooled.failed is not None:  # the SDK reports this as a lost connection
-                    raise spool_file.unreadable(item, spooled.failed) from error
-                if not isinstance(error, ClientError | BotoCoreError):
-                    raise
-                if _status(error) == 412:
-                    # Perhaps our own first attempt, whose answer was lost: what is there decides.
-                    return self._compare(item, at, self._head(at))
-                if _code(error) in BAD_DIGEST:
-                    raise self._digest_refused(item, spooled, at, error) from error
-                raise self._translate(error, at) from error
+            head = None if conditional else self._head_or_none(at)
+            if head is None:
+                stored = self._send(item, spooled, at, {"IfNoneMatch": "*"} if conditional else {})
+                if stored is not None:
+                    return stored
+                # Perhaps our own first attempt, whose answer was lost: what is there decides.
+                head = self._head(at)
+            if self._holds(item.image, at, head, head.get("VersionId")):
+                return _stored(at, head)
+            if self._is_cut(item, spooled, at, head):
+                stored = self._replace(item, spooled, at, head)
+                if stored is not None:
+                    return stored
+        raise ArchiveError("archive.occupied", f"{at} holds other bytes than job {item.job_id}.")
+
+    def _send(
+        self, item: Item, spooled: SpoolFile, at: _Address, condition: Mapping[str, str]
+    ) -> StoredObject | None:
+        """Put the image and prove it. Return ``None`` where the condition does not hold."""
+        arguments = {**at.arguments(), **condition}
+        if self._capabilities.sha256:
+            spooled.seek(0)
+            arguments["ChecksumSHA256"] = _base64(bytes.fromhex(item.image.sha256))
+        else:
+            spool_file.check(item, spooled)  # the store will not compare with what was verified
+            arguments["ContentMD5"] = _base64(digest(spooled, "md5"))
+        try:
+            answer = self._client.put_object(
+                Body=spooled,
+                ContentLength=item.image.bytes,
+                ContentType=item.image.content_type,
+                Metadata=metadata.write(item),
+                **arguments,
+            )
+        except (ClientError, BotoCoreError, OSError) as error:
+            if spooled.failed is not None:  # the SDK reports this as a lost connection
+                raise spool_file.unreadable(item, spooled.failed) from error
+            if not isinstance(error, ClientError | BotoCoreError):
+                raise
+            if _status(error) == 412:
+                return None
+            if _code(error) in BAD_DIGEST:
+                raise self._digest_refused(item, spooled, at, error) from error
+            raise self._translate(error, at) from error
         version = answer.get("VersionId")
         head = self._head(at, version, missing="archive.unproved")
         if not self._holds(item.image, at, head, version):
             raise ArchiveError("archive.unproved", f"{at} does not hold the bytes that were sent.")
         return _stored(at, head)
 
-    def _compare(self, item: Item, at: _Address, head: "HeadObjectOutputTypeDef") -> StoredObject:
-        """Return the object that stands at the key already, if it is the same, byte for byte."""
-        if not self._holds(item.image, at, head, head.get("VersionId")):
-            raise ArchiveError("archive.occupied", f"{at} holds other bytes than job {item.job_id}.")
-        return _stored(at, head)
+    def _is_cut(self, item: Item, spooled: SpoolFile, at: _Address, head: "HeadObjectOutputTypeDef") -> bool:
+        """Whether an object is a part of this very image: some stores keep what came before a kill."""
+        if head["ContentLength"] == item.image.bytes:
+            return False
+        pairs = _metadata(head)
+        if (pairs.get("job-id"), pairs.get("sha256")) == (item.job_id, item.image.sha256):
+            return True
+        if head["ContentLength"] > item.image.bytes:
+            return False
+        try:
+            spooled.seek(0)
+            with self._translated(at), closing(self._blocks(at, head.get("VersionId"))) as blocks:
+                return all(spooled.read(len(block)) == block for block in blocks)
+        except OSError as error:
+            raise spool_file.unreadable(item, error) from error
+
+    def _replace(
+        self, item: Item, spooled: SpoolFile, at: _Address, before: "HeadObjectOutputTypeDef"
+    ) -> StoredObject | None:
+        """Put the image in the place of a cut object; ``None`` if that has changed meanwhile."""
+        # The store may ignore If-Match, so the object is looked at once more, right before the write.
+        head = self._head(at)
+        seen = [(one.get("ETag"), one["ContentLength"], one.get("LastModified")) for one in (before, head)]
+        if seen[0] != seen[1]:
+            return None
+        try:
+            return self._send(item, spooled, at, {"IfMatch": head.get("ETag", "*")})
+        except ArchiveError as error:
+            if not _is_answer(error, 400, 501):
+                raise
+        return self._send(item, spooled, at, {})
 
     def _digest_refused(self, item: Item, spooled: SpoolFile, at: _Address, error: Exception) -> Exception:
         """Return why the store got other bytes than were verified: a rotten spool, or damage on the way."""
@@ -451,7 +549,15 @@ class S3Archive:
         self, at: _Address, version: str | None = None, *, missing: str = "archive.unavailable"
     ) -> "HeadObjectOutputTypeDef":
         with self._translated(at, missing):
-            return self._client.head_object(ChecksumMode="ENABLED", **at.arguments(version))
+            if self._asks_for_checksum:
+                try:
+                    return self._client.head_object(ChecksumMode="ENABLED", **at.arguments(version))
+                except ClientError as error:
+                    if _status(error) not in {400, 405, 501}:
+                        raise
+            head = self._client.head_object(**at.arguments(version))
+            self._asks_for_checksum = False  # its header is what the store refused
+            return head
 
     def _head_or_none(self, at: _Address) -> "HeadObjectOutputTypeDef | None":
         """``None`` also where the store does not say, as S3 does without s3:ListBucket."""
@@ -468,9 +574,17 @@ class S3Archive:
         """Whether an object is the image: by the store's own checksum, else by reading all of it again."""
         if head["ContentLength"] != image.bytes:
             return False
-        if checksum := _checksum(head):
+        if checksum := self._checksum(head):
             return checksum == _base64(bytes.fromhex(image.sha256))
         return self._sha256(at, version) == image.sha256
+
+    def _checksum(self, head: "HeadObjectOutputTypeDef") -> str | None:
+        """Return the store's own SHA-256, base64; ``None`` also where it only repeats what it was told.
+
+        A dash marks the checksum of a multipart object's checksums.
+        """
+        checksum = head.get("ChecksumSHA256")
+        return checksum if checksum and "-" not in checksum and self._capabilities.sha256 else None
 
     def _list(self, arguments: Mapping[str, Any]) -> "ListObjectsV2OutputTypeDef":
         with self._translated(_Address(arguments["Bucket"], arguments["Prefix"])):
@@ -490,17 +604,15 @@ class S3Archive:
             if error.reason != "archive.denied" or self._is_listed(at):
                 raise
             raise ArchiveError("archive.missing", f"{at} is not there.") from error
-        checksum = _checksum(head)
+        checksum = self._checksum(head)
         sha256 = base64.b64decode(checksum).hex() if checksum else None
         if depth is Depth.DEEP:
             sha256 = self._sha256(at, head.get("VersionId"))
-        try:
-            pairs = metadata.decode_all(head["Metadata"])
-        except ValueError:
-            pairs = {}
         image_format = FORMATS.get(head.get("ContentType", ""))
         modified_at = head["LastModified"].astimezone(UTC)
-        return ObjectInfo(_stored(at, head), head["ContentLength"], sha256, image_format, modified_at, pairs)
+        return ObjectInfo(
+            _stored(at, head), head["ContentLength"], sha256, image_format, modified_at, _metadata(head)
+        )
 
     def _blocks(self, at: _Address, version: str | None) -> Generator[bytes, None, None]:
         """Yield the bytes of an object; the generator is to be closed."""
@@ -562,7 +674,12 @@ class S3Archive:
         arguments = at.arguments(self._readable_version(stored, image))
         arguments["ResponseContentType"] = image.content_type
         with self._translated(at):
-            return self._client.generate_presigned_url("get_object", Params=arguments, ExpiresIn=URL_LIFETIME)
+            return self._presigned(arguments)
+
+    def _presigned(self, arguments: Mapping[str, Any]) -> str:
+        return self._clients.presigner.generate_presigned_url(
+            "get_object", Params=arguments, ExpiresIn=URL_LIFETIME
+        )
 
     # Probing
 
@@ -570,6 +687,7 @@ class S3Archive:
         at = self._at(f".receiver-probe/{secrets.token_hex(8)}")
         content = secrets.token_bytes(64)
         written = [at]
+        simultaneous = True
         try:
             capabilities = self._negotiate(at, content)
             if capabilities.conditional and not self._refuses(
@@ -584,18 +702,65 @@ class S3Archive:
                     capabilities = replace(capabilities, sha256=False)
             if self._sha256(at, None) != hashlib.sha256(content).hexdigest():
                 raise ArchiveError("archive.unproved", f"{at} reads otherwise than written.", pause=True)
-            keeps_checksum = bool(self._head(at).get("ChecksumSHA256"))
+            head = self._head(at)
+            presigned = self._try_presigned(at, content)
+            if capabilities.conditional:
+                written += (races := [_Address(at.bucket, f"{at.key}-{n}") for n in range(ROUNDS)])
+                simultaneous = all(self._wins_once(one, capabilities) for one in races)
         finally:
             deleted = [self._try_to_delete(one) for one in written]
         self._capabilities = capabilities
+        checksum = head.get("ChecksumSHA256")
+        if checksum and not capabilities.sha256:
+            detail = "The store repeats an announced SHA-256 even if it is false, so it proves nothing:"
+            kept = ProbeResult("checksum-kept", False, f"{detail} each object is read again whole.")
+        else:
+            kept = _result("checksum-kept", bool(checksum))
         return (
             ProbeResult("write", True, f"Objects are written to {self.uri}."),
             ProbeResult("read-back", True, "What is read is what was written."),
             _result("conditional-writes", capabilities.conditional),
+            *([_result("simultaneous-writes", simultaneous)] if capabilities.conditional else []),
             _result("sha256", capabilities.sha256),
-            _result("checksum-kept", keeps_checksum),
+            kept,
+            _result("metadata", PROBE_METADATA.items() <= _metadata(head).items()),
+            presigned,
             _result("delete", all(deleted)),
             *self._clock(),
+        )
+
+    def _wins_once(self, at: _Address, capabilities: Capabilities) -> bool:
+        """Whether of several writes to a key at once no more than one succeeds."""
+        ready = threading.Barrier(WRITERS)
+
+        def write(_: int) -> bool:
+            ready.wait()
+            try:
+                self._write(at, secrets.token_bytes(64), capabilities)
+            except ArchiveError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(WRITERS) as pool:
+            return sum(pool.map(write, range(WRITERS))) <= 1
+
+    def _try_presigned(self, at: _Address, content: bytes) -> ProbeResult:
+        """Read an object as a person does who was sent there."""
+        url = self._presigned(at.arguments())
+        parts = urlsplit(url)
+        verify = self._clients.verify
+        context = ssl.create_default_context(cafile=verify) if isinstance(verify, str) else True
+        try:
+            with httpx.stream("GET", url, verify=context, timeout=PRESIGNED_TIMEOUT) as answer:
+                works = answer.status_code == 200 and next(answer.iter_raw(len(content) + 1), b"") == content
+                how = "works" if works else f"is answered {answer.status_code}"
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            works, how = False, f"is not answered ({type(error).__name__})"
+        detail = f"A presigned URL to {parts.scheme}://{parts.netloc} {how}"
+        return ProbeResult(
+            "presigned-urls",
+            works,
+            f"{detail}." if works else f"{detail}: nobody gets an image by `GET /jobs/ID/image`.",
         )
 
     def _clock(self) -> tuple[ProbeResult, ...]:
@@ -648,7 +813,12 @@ class S3Archive:
         else:
             arguments["ContentMD5"] = _base64(hashlib.md5(content, usedforsecurity=False).digest())
         with self._translated(at):
-            self._client.put_object(Body=content, ContentType="application/octet-stream", **arguments)
+            self._client.put_object(
+                Body=content,
+                ContentType="application/octet-stream",
+                Metadata=metadata.encode_all(PROBE_METADATA),
+                **arguments,
+            )
 
     def _try_to_delete(self, at: _Address) -> bool:
         try:
@@ -691,7 +861,7 @@ class S3Archive:
                 "archive.denied", f"{at}: the AWS SDK has no credentials ({kind}).", pause=True
             )
         if isinstance(error, ParamValidationError):
-            return ArchiveError("archive.misconfigured", f"{at}: the AWS SDK refuses the request.")
+            return ArchiveError("archive.refused", f"{at}: the AWS SDK refuses the request.")
         endpoint = urlsplit(self._client.meta.endpoint_url)
         where = f"{endpoint.scheme}://{endpoint.netloc.rpartition('@')[2]}"
         if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
@@ -734,10 +904,17 @@ def _stored(at: _Address, head: "HeadObjectOutputTypeDef") -> StoredObject:
     return StoredObject(str(at), etag=etag or None, version=head.get("VersionId"))
 
 
-def _checksum(head: "HeadObjectOutputTypeDef") -> str | None:
-    """The store's own SHA-256, base64. A dash marks the checksum of a multipart object's checksums."""
-    checksum = head.get("ChecksumSHA256")
-    return checksum if checksum and "-" not in checksum else None
+def _metadata(head: "HeadObjectOutputTypeDef") -> Mapping[str, str]:
+    """Return an object's metadata; empty unless a put can have written them.
+
+    Header names have no case, and Ceph turns an underscore into a dash.
+    """
+    try:
+        return metadata.decode_all(
+            {name.lower().replace("_", "-"): value for name, value in head["Metadata"].items()}
+        )
+    except ValueError:
+        return {}
 
 
 def _base64(digest_: bytes) -> str:

@@ -129,9 +129,10 @@ async def _open_services(
         uploads=config.uploads,
         environ=environ,
         used=await factories.is_archive_used(ledger, config.archive_uri),
+        public_url=factories.public_endpoint(config),
     )
     stack.push_async_callback(archive.aclose)
-    locator = ArchiveLocator(archive, environ)
+    locator = ArchiveLocator(archive, environ, public_url=factories.public_endpoint(config))
     stack.push_async_callback(locator.aclose)
     verifier = await stack.enter_async_context(factories.new_verifier(config))
     spool = Spool(

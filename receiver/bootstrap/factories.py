@@ -116,6 +116,11 @@ def bind(config: Config) -> socket.socket:
     return listener
 
 
+def public_endpoint(config: Config) -> str | None:
+    """Return the endpoint of presigned URLs, where it is another than the receiver's own."""
+    return str(config.public_archive_url).rstrip("/") if config.public_archive_url else None
+
+
 async def is_archive_used(ledger: LedgerReader, archive: str) -> bool:
     """Return whether the newest of the jobs that are archived has its image in this archive."""
     newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs

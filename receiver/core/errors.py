@@ -83,6 +83,7 @@ REASONS: Mapping[str, str] = {
     "archive.denied": "The archive refuses the credentials or lacks a right.",
     "archive.no_bucket": "The archive's bucket or folder does not exist.",
     "archive.misconfigured": "The archive refuses because of a wrong setting.",
+    "archive.refused": "The archive refuses this one object, for its key or its metadata.",
     "archive.clock_skew": "This machine's clock is too far from the archive's.",
     "archive.full": "The archive has no room.",
     "archive.too_large": "The archive does not take an object of this size.",

@@ -77,6 +77,18 @@ _SEE_REFERENCE = "See docs/reference/settings.md, RECEIVER_ARCHIVE."
 
 _MISSING_FEATURES: Mapping[str, tuple[str, str]] = {
     "conditional-writes": ("Nothing is overwritten all the same.", "Let nothing else write to the prefix."),
+    "simultaneous-writes": (
+        "One receiver alone never writes a key twice at once.",
+        "Let nothing else write to the prefix, and no second receiver.",
+    ),
+    "metadata": (
+        "",
+        "Use a store that keeps metadata (the JuiceFS gateway: --object-meta), or back up the ledger well.",
+    ),
+    "presigned-urls": (
+        "This machine tried it; others may reach it.",
+        "Set RECEIVER_PUBLIC_ARCHIVE_URL to the address under which people reach the store.",
+    ),
     "sha256": ("The MD5 takes its place.", "A store that checks SHA-256 spares that work."),
     "checksum-kept": ("It costs traffic.", "A store that keeps SHA-256 checksums spares that."),
     "delete": (
@@ -95,7 +107,11 @@ async def check_archive(config: Config, environ: Mapping[str, str]) -> list[Resu
         # Not created here: `serve` may run as another user.
         return [await run_in_thread(lambda: _check_parent(folder, config.data_dir.resolve()))]
     try:
-        archive = await run_in_thread(lambda: open_archive(uri, uploads=1, environ=environ, used=used))
+        archive = await run_in_thread(
+            lambda: open_archive(
+                uri, uploads=1, environ=environ, used=used, public_url=factories.public_endpoint(config)
+            )
+        )
     except ConfigError as error:
         # `check_settings` reports wrong settings; here only what depends on `environ` is reported.
         if str(error) in await run_in_thread(lambda: [*factories.wrong_settings(config)]):

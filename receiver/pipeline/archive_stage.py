@@ -105,7 +105,7 @@ class ArchiveStage:
         self.instrumentation.on_failed_attempt("archive", error.reason)
         decision = self._decide(claim, error, examined=True)
         if decision.pause and isinstance(error, ArchiveError):
-            self.breaker.record_failure(error)
+            self.breaker.record_failure(error, claim.job.id)
         await self._failures.record(claim, decision, error)
 
     def _decide(self, claim: Claim, error: ReceiverError, *, examined: bool = False) -> outcomes.Decision:

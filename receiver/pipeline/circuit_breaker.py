@@ -28,7 +28,8 @@ class CircuitBreaker:
         self._tripped = asyncio.Event()
         self._tripped.set()
         self.error: ArchiveError | None = None
-        """Of the last probe or upload; ``None`` where it succeeded."""
+        """Why the archive refuses; ``None`` unless the last probe failed, or uploads of several jobs."""
+        self._failed: set[str] = set()  # jobs whose upload failed since one succeeded
         self._wait = DoublingWait(FIRST_WAIT, LONGEST_WAIT)
 
     @property
@@ -36,14 +37,20 @@ class CircuitBreaker:
         """Whether uploads may begin."""
         return not self._tripped.is_set()
 
-    def record_failure(self, error: ArchiveError) -> None:
-        """Allow no more uploads: one failed for a reason that is not its object's own."""
-        self._note(error)
+    def record_failure(self, error: ArchiveError, job_id: str) -> None:
+        """Allow no more uploads: one failed for a reason that need not be its object's own.
+
+        Only once a second job's upload fails, or a probe, is the archive said to refuse.
+        """
+        self._failed.add(job_id)
+        if len(self._failed) > 1:
+            self._note(error)
         self._tripped.set()
 
     def record_success(self) -> None:
         """Begin the intervals anew: an upload succeeded."""
         self._wait.reset()
+        self._failed.clear()
 
     async def run(self) -> None:
         """Probe whenever uploads are not allowed, until cancelled."""

@@ -97,6 +97,7 @@ PAUSES: Mapping[str, bool] = {
     "archive.missing": False,
     "archive.too_large": False,
     "archive.unproved": False,
+    "archive.refused": False,
     "archive.unexpected": False,
     "spool": False,
 }

@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, closing
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -276,8 +277,11 @@ async def test_the_probe_finds_all_honoured_and_leaves_nothing(archive: Archive,
         "write",
         "read-back",
         "conditional-writes",
+        "simultaneous-writes",
         "sha256",
         "checksum-kept",
+        "metadata",
+        "presigned-urls",
         "delete",
         "clock",
     ]
@@ -524,7 +528,7 @@ async def test_an_attempt_that_came_through_unheard_is_recognised(
     fake.lost = 1
     stored = await fake_archive.put(spooled(tmp_path, "a.png"))
     assert [method for method, _, _ in fake.requests] == ["PUT", "PUT", "HEAD"]
-    assert stored == StoredObject("s3://bucket/prefix/a.png", etag="tag")
+    assert stored.uri == "s3://bucket/prefix/a.png"
 
 
 @pytest.mark.parametrize(
@@ -544,7 +548,8 @@ async def test_an_attempt_that_came_through_unheard_is_recognised(
         ((400, "EntityTooLarge"), ("archive.too_large", True)),
         ((411, "MissingContentLength"), ("archive.misconfigured", True)),
         ((400, "AuthorizationHeaderMalformed"), ("archive.misconfigured", True)),
-        ((400, "KeyTooLongError"), ("archive.misconfigured", False)),
+        ((400, "KeyTooLongError"), ("archive.refused", False)),
+        ((400, "MetadataTooLarge"), ("archive.refused", False)),
         ((400, "BadDigest"), ("archive.unavailable", False)),
     ],
 )
@@ -591,6 +596,8 @@ async def test_without_conditional_writes_a_put_looks_first_and_overwrites_nothi
         "conditional-writes": False,
         "sha256": True,
         "checksum-kept": True,
+        "metadata": True,
+        "presigned-urls": True,
         "delete": True,
         "clock": True,
     }
@@ -650,6 +657,152 @@ async def test_a_store_that_mends_its_ways_is_believed_at_the_next_probe(
     assert not all(finding.honoured for finding in await fake_archive.probe())
     fake.sha256 = fake.conditional = "honour"
     assert all(finding.honoured for finding in await fake_archive.probe())
+
+
+async def unsupported(archive: Archive) -> dict[str, str]:
+    """What the probe says that the store does not give."""
+    return {finding.name: finding.detail for finding in await archive.probe() if not finding.honoured}
+
+
+async def test_a_store_like_rclones_has_its_names_read_and_its_echoed_checksum_believed_by_nobody(
+    fake_archive: Inventory, fake: Standin, tmp_path: Path
+) -> None:
+    fake.metadata, fake.sha256, fake.conditional = "Title", "echo", "ignore"  # rclone serve s3 1.75.2
+    found = await unsupported(fake_archive)
+    assert found.keys() == {"conditional-writes", "sha256", "checksum-kept"}
+    assert "repeats an announced SHA-256 even if it is false" in found["checksum-kept"]
+
+    item = spooled(tmp_path, "a.png")
+    stored = await fake_archive.put(item)
+    body, kept = fake.objects["/bucket/prefix/a.png"]
+    fake.objects["/bucket/prefix/a.png"] = (body[::-1], {**kept, "x-amz-checksum-sha256": sha256_of(body)})
+    error = await refusal(fake_archive, item)
+    assert error.reason == "archive.occupied"
+    info = await fake_archive.inspect(stored)
+    assert (info.sha256, info.metadata["job-id"]) == (None, "job-1")
+
+
+def sha256_of(content: bytes) -> str:
+    return base64.b64encode(hashlib.sha256(content).digest()).decode()
+
+
+async def test_a_store_that_drops_metadata_or_refuses_signed_urls_is_named_with_what_that_costs(
+    fake_archive: Archive, fake: Standin
+) -> None:
+    fake.metadata, fake.presigned = "none", False  # the JuiceFS gateway 1.4.2, and pys3local
+    found = await unsupported(fake_archive)
+    assert found.keys() == {"metadata", "presigned-urls"}
+    assert "`rebuild` cannot work with this store" in found["metadata"]
+    assert found["presigned-urls"].startswith(f"A presigned URL to {fake.url} is answered 403: ")
+
+
+async def test_conditions_that_do_not_hold_at_once_are_found_by_writing_at_once(
+    fake_archive: Archive, fake: Standin
+) -> None:
+    fake.conditional = "apart"  # Swift 2.38.3
+    assert (await unsupported(fake_archive)).keys() == {"simultaneous-writes"}
+    assert fake.objects == {}
+
+
+async def test_a_store_that_refuses_to_be_asked_for_a_checksum_is_not_asked(
+    fake_archive: Inventory, fake: Standin, tmp_path: Path
+) -> None:
+    fake.checksum_mode = False
+    stored = await fake_archive.put(spooled(tmp_path, "a.png"))
+    assert (await fake_archive.inspect(stored)).metadata["job-id"] == "job-1"
+    heads = [headers for method, key, headers in fake.requests if method == "HEAD" and key.endswith(".png")]
+    asked = ["x-amz-checksum-mode" in headers for headers in heads]
+    assert asked == [True, False, False]
+    with pytest.raises(ArchiveError, match=r"^archive\.missing"):
+        await fake_archive.inspect(StoredObject("s3://bucket/prefix/none.png"))
+
+
+@pytest.mark.parametrize("listing", ["no token", "same token"])
+async def test_a_listing_that_says_that_it_goes_on_and_not_how_is_an_error_and_no_end(
+    fake_archive: Inventory, fake: Standin, tmp_path: Path, listing: str
+) -> None:
+    await fake_archive.put(spooled(tmp_path, "a.png"))
+    fake.listing = listing
+    with pytest.raises(ArchiveError, match=r"^archive\.misconfigured: .*goes on, and not how"):
+        async for _ in fake_archive.entries():
+            pass
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        {},
+        {"if_match": "ignore", "metadata": "none"},
+        {"if_match": "refuse", "metadata": "none"},
+        {"if_match": "refuse", "conditional": "ignore"},
+    ],
+)
+async def test_an_object_that_a_kill_cut_off_is_replaced_by_the_whole_image(
+    fake_archive: Archive, fake: Standin, tmp_path: Path, kind: dict[str, str]
+) -> None:
+    for name, value in kind.items():
+        setattr(fake, name, value)
+    await fake_archive.probe()
+    item = spooled(tmp_path, "a.png")
+    fake.cut = 40_000
+    await fake_archive.put(item)
+    assert fake.objects["/bucket/prefix/a.png"][0] == item.path.read_bytes()
+
+
+async def test_what_is_no_part_of_the_image_is_not_replaced(
+    fake_archive: Archive, fake: Standin, tmp_path: Path
+) -> None:
+    item = spooled(tmp_path, "a.png")
+    content = item.path.read_bytes()
+    foreign: list[tuple[bytes, dict[str, str]]] = [
+        (content[1:], {}),  # shorter, and no beginning
+        (content + b"more", {}),  # longer, and it does not say whose it is
+        (content[::-1], {"x-amz-meta-job-id": "job-1", "x-amz-meta-sha256": item.image.sha256}),  # as long
+        (b"other", {"x-amz-meta-job-id": "job-1", "x-amz-meta-sha256": "0" * 64}),  # another image of it
+    ]
+    for body, headers in foreign:
+        fake.objects["/bucket/prefix/a.png"] = (body, headers)
+        assert (await refusal(fake_archive, item)).reason == "archive.occupied"
+        assert fake.objects["/bucket/prefix/a.png"] == (body, headers)
+
+
+async def test_a_cut_object_of_a_real_store_is_replaced(
+    archive: Archive, bucket: Bucket, tmp_path: Path
+) -> None:
+    item = spooled(tmp_path, "a.png")
+    bucket.write("a.png", item.path.read_bytes()[:-1])
+    await archive.put(item)
+    assert bucket.read("a.png") == item.path.read_bytes()
+
+
+async def test_presigned_urls_are_of_version_4_and_lead_to_the_public_endpoint(
+    store: Seaweed, prefix: str, tmp_path: Path
+) -> None:
+    environ = {**store.environment(tls=False), "AWS_REGION": "eu-west-1"}
+    uri = f"s3://{store.bucket}/{prefix}"
+    public = store.https_url.replace("127.0.0.1", "localhost")
+    async with aclosing(open_archive(uri, environ=environ, public_url=public)) as archive:
+        assert await unsupported(archive) == {}
+        item = spooled(tmp_path, "a.png")
+        url = await archive.locate(await archive.put(item), item.image)
+    assert isinstance(url, str)
+    assert url.startswith(f"{public}/{store.bucket}/")
+    assert httpx.URL(url).params["X-Amz-Algorithm"] == "AWS4-HMAC-SHA256"
+    context = ssl.create_default_context(cafile=store.ca_bundle)
+    async with httpx.AsyncClient(verify=context, trust_env=False) as client:
+        assert (await client.get(url)).content == item.path.read_bytes()
+
+
+async def test_a_long_reference_is_kept_in_parts_that_every_store_takes(
+    archive: Inventory, bucket: Bucket, tmp_path: Path
+) -> None:
+    for number, ref in enumerate(["%" * 200, " " + "é" * 99, "a" * 200, "a b " * 50]):
+        item = spooled(tmp_path, f"{number}.png", ref=ref)
+        stored = await archive.put(item)
+        head = bucket.head(f"{number}.png")
+        assert isinstance(head["Metadata"], dict)
+        assert max(len(quote(value, safe="")) for value in head["Metadata"].values()) <= 256
+        assert (await archive.inspect(stored)).metadata["ref"] == ref
 
 
 async def test_no_more_connections_are_used_than_uploads(fake: Standin, tmp_path: Path) -> None:

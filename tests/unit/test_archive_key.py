@@ -153,4 +153,4 @@ def test_no_template_escapes_by_another_error(text: str) -> None:
 def test_a_key_that_is_no_plain_relative_path_is_not_used(key: str) -> None:
     with pytest.raises(ArchiveError) as caught:
         check_key(key)
-    assert caught.value.reason == "archive.misconfigured"
+    assert caught.value.reason == "archive.refused"

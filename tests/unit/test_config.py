@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "RECEIVER_NOTIFY_SECRET": None,
     "RECEIVER_CONFIRM": False,
     "RECEIVER_PUBLIC_URL": None,
+    "RECEIVER_PUBLIC_ARCHIVE_URL": None,
     "RECEIVER_HOST": "127.0.0.1",
     "RECEIVER_PORT": 8080,
     "RECEIVER_LOG": "auto",
