@@ -86,10 +86,7 @@ def notification_retry_at(now: int, attempts: int, jitter: Jitter, retry_after: 
 
 
 def next_question_at(now: int, submitted_at: int, every: int) -> int:
-    """Return when the provider is asked again about a job that has not ended: the rarer the older it is.
-
-    ``every`` is the least wait between two questions about the same job.
-    """
+    """Return when the provider is asked again about a job: ``every`` ms later, or rarer the older it is."""
     age = max(now - submitted_at, 0)
     return now + max(every, min(age // QUESTION_SHARE, QUESTION_MAX))
 

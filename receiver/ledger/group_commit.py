@@ -28,10 +28,7 @@ OnCommit = Callable[[int, float], None]
 
 
 class GroupCommit:
-    """Commits commands in batches, in the order in which they came.
-
-    ``on_change`` is called with the ids of jobs that a durable commit has changed.
-    """
+    """Commits commands in batches, in the order in which they came."""
 
     def __init__(
         self, commit: Commit, *, on_change: Callable[[Sequence[str]], None], on_commit: OnCommit | None = None

@@ -138,10 +138,7 @@ class LedgerReader:
 
 
 class Ledger(LedgerReader):
-    """The ledger with its one writer.
-
-    Its clocks are ``now``, the wall clock in ms since the epoch, and ``monotonic``, in ms, for leases.
-    """
+    """The ledger with its one writer; its clocks are the wall clock, and a monotonic one for leases."""
 
     def __init__(self, database: Database, *, on_commit: OnCommit | None = None) -> None:
         super().__init__(database.readers)

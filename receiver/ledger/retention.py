@@ -24,10 +24,7 @@ class RecordKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PruneBatch:
-    """The keys of what one scan found old, the number of their rows by table, and where the next scan begins.
-
-    ``next`` is ``None`` at the end.
-    """
+    """What one scan found old, as keys and as rows by table; ``next`` is where the next one begins."""
 
     old: Sequence[int | str]
     rows: Mapping[str, int]

@@ -28,12 +28,7 @@ class ExistingObjectVerifier:
         self._one_at_a_time = asyncio.Lock()
 
     async def verify(self, claim: Claim, stored: StoredObject) -> ArchivedImage:
-        """Read a whole object and prove that it is the promised image of a job.
-
-        Raises:
-            ArchiveError: ``archive.occupied`` if it is not; any other reason if it could not be read.
-            SpoolError: the disk has no room for it, or fails.
-        """
+        """Read a whole object. Raise ``archive.occupied`` where it is not the promised image of a job."""
         info = await self._archive.inspect(stored, Depth.QUICK)
         archived = metadata.read(info)
         if archived is None or archived.id != claim.job.id:

@@ -26,8 +26,7 @@ class FailureRecorder:
     ) -> None:
         """Apply a decision, however long the ledger cannot be written.
 
-        It is neither `Action.ASK` nor `Action.EXAMINE`, which the stages do themselves. ``sha256`` is of
-        bytes that came and are not the promised image.
+        It is neither `Action.ASK` nor `Action.EXAMINE`, which the stages do themselves.
         """
         if decision.action is Action.FETCH_AGAIN and claim.job.spool is not None:
             # Before the record: after it the image may be fetched anew, and lies under the same name.

@@ -109,8 +109,7 @@ def after_fetch(
 ) -> Decision:
     """Decide what follows when an image was not brought to the spool.
 
-    ``sha256`` is of bytes that came and are not the promised image. ``can_ask`` says whether there is a
-    provider that was not asked in this attempt.
+    ``sha256`` is of bytes that are not the promised image; ``can_ask``: a provider was not asked yet.
     """
     action = _row(FETCH, error.reason)
     if sha256 is not None and sha256 == job.suspect and job.attempts >= _row(SAME_BYTES, error.reason):
@@ -119,9 +118,8 @@ def after_fetch(
         return Decision(action)
     assert job.deadline is not None
     retry_after = error.retry_after if isinstance(error, FetchError | ProviderError) else None
-    return Decision(
-        Action.RETRY, backoff.fetch_retry_at(now, job.attempts, job.deadline, jitter, retry_after)
-    )
+    at = backoff.fetch_retry_at(now, job.attempts, job.deadline, jitter, retry_after)
+    return Decision(Action.RETRY, at)
 
 
 def at_deadline(*, can_ask: bool) -> Action:
@@ -139,10 +137,7 @@ def after_last_question(refusal: ProviderError | None, job: Job, now: int, jitte
 
 
 def fresh_url_at(job: Job, deadline: int, now: int, jitter: Jitter) -> int:
-    """Return when a fresh URL is fetched.
-
-    That is soon, but the later the more URLs were named: a provider may name another dead one each time.
-    """
+    """Return when a fresh URL is fetched: the later the more were named, for each may be another dead one."""
     times = job.refreshes + 1
     if deadline > now:
         return backoff.fetch_retry_at(now, times, deadline, jitter)

@@ -14,10 +14,7 @@ log = structlog.get_logger("receiver.worker")
 
 
 class WorkerPool:
-    """Claims jobs whenever it is woken, and processes ``size`` at a time.
-
-    ``work`` records its job's outcome, and ``on_bug`` that it ended in an unexpected error.
-    """
+    """Claims jobs whenever woken, and processes ``size`` at a time; ``on_bug`` records unexpected errors."""
 
     def __init__(
         self,

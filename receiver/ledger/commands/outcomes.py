@@ -88,10 +88,7 @@ def rejected(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
 def retry_later(
     tx: Transaction, claim: Claim, at: int, error: ReceiverError, *, suspect: str | None = None
 ) -> bool:
-    """Record that the attempt failed; the job waits until ``at``, ms since the epoch.
-
-    ``suspect`` is the checksum of bytes that came and were not the promised image.
-    """
+    """Record that the attempt failed; the job waits until ``at``, ms since the epoch."""
     assignments = (
         f"event = 'attempt_failed', {ERROR}, next_attempt_at = :at, suspect = coalesce(:suspect, suspect)"
     )

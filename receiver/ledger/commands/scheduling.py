@@ -11,11 +11,7 @@ from receiver.ledger.transaction import Transaction
 
 
 def retry(tx: Transaction, job_id: str) -> Job:
-    """Let a job be tried again now.
-
-    Raises:
-        LedgerError: ``ledger.unknown_job``, or ``ledger.wrong_state`` where there is nothing to try.
-    """
+    """Let a job be tried again now; raise `LedgerError` where it is unknown or there is nothing to try."""
     row = tx.db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
     if row is None:
         raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")

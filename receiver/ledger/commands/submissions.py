@@ -9,10 +9,7 @@ from receiver.ledger.types import Answer, Intent, Submission
 
 
 def expect(tx: Transaction, submission: Submission, *, at: int | None = None) -> bool:
-    """Record a submitted job, and return whether it was unknown.
-
-    ``at`` is when it was submitted (ms since the epoch), where that was not just now.
-    """
+    """Record a job submitted ``at`` (ms since the epoch; by default now); return whether it was unknown."""
     values = {**asdict(submission), "now": tx.now, "at": tx.now if at is None else at}
     inserted = tx.db.execute(
         "INSERT INTO jobs (id, state, ref, endpoint, source_url, event, created_at, submitted_at, updated_at,"
@@ -62,10 +59,7 @@ def confirm_by_mark(tx: Transaction, mark: str, job_id: str) -> bool:
 
 
 def record_answer(tx: Transaction, job_id: str, answer: Answer, *, ask_at: int) -> bool:
-    """Record that the provider had no completion for a pending job; the next request is due at ``ask_at``.
-
-    Return whether the history got an entry: only an answer that differs from the last one is entered.
-    """
+    """Record that the provider had no completion; return whether its answer is new, and so in the history."""
     count(tx, ASKED, answer.reason or "")
     return _record(tx, job_id, answer, ask_at)
 

@@ -42,10 +42,7 @@ class Stats:
 
 
 def stats(db: sqlite3.Connection, *, overdue_before: int, counted_to: int | None = None) -> Stats:
-    """Return the ledger in numbers.
-
-    What is counted along an index is counted up to ``counted_to``; without, to the end.
-    """
+    """Return the ledger in numbers; what is counted along an index, up to ``counted_to`` or the end."""
 
     def count(source: str, *values: int) -> int:
         if counted_to is not None:

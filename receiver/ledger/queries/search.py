@@ -91,10 +91,7 @@ def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[J
 
 
 def similar_jobs(db: sqlite3.Connection, text: str, limit: int) -> tuple[Job, ...]:
-    """Return jobs that may be meant by a text that is no id.
-
-    These are jobs whose reference begins with it, and jobs whose ids share the longest beginning with it.
-    """
+    """Return jobs whose reference begins with a text, and those whose ids share its longest beginning."""
     by_ref = db.execute(
         "SELECT * FROM jobs WHERE ref >= ? AND ref < ? ORDER BY ref, seq LIMIT ?", (text, text + _LAST, limit)
     )

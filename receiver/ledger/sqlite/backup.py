@@ -31,11 +31,8 @@ class Copy:
 async def back_up(ledger: Path, target: Path, *, overwrite: bool, on_progress: Progress) -> Copy:
     """Copy a ledger of any version that this program knows, and check the copy.
 
-    The target appears only when it is complete and durable; only its owner can read it.
-
-    Raises:
-        LedgerError: ``ledger.unavailable``, ``ledger.corrupt``, ``ledger.newer``.
-        OSError: the target's folder cannot be written; FileExistsError where its name is taken.
+    The target appears only when it is complete and durable; only its owner can read it. Raise `OSError` where
+    its folder cannot be written, `FileExistsError` where its name is taken.
     """
     part = await asyncio.to_thread(_begin, ledger, target, overwrite=overwrite)
     try:

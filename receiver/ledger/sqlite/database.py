@@ -39,10 +39,7 @@ class Database:
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Outcome]:
         """Run commands in one transaction, and return an outcome for each after the commit is durable.
 
-        If a command fails, each gets a transaction of its own.
-
-        Raises:
-            LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``: none was committed.
+        If a command fails, each gets a transaction of its own. After a `LedgerError`, none was committed.
         """
 
         def run(db: sqlite3.Connection) -> Sequence[Outcome]:
@@ -106,11 +103,8 @@ async def open_to_serve(data_dir: Path, *, now: Clock, monotonic: Clock) -> Data
 async def open_beside(data_dir: Path, *, make: bool, now: Clock, monotonic: Clock) -> Database:
     """Open the ledger for a command that writes, beside a server or without one.
 
-    The file is created (with ``make``) or migrated only where no server holds it.
-
-    Raises:
-        LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.newer``; ``ledger.in_use`` where
-            the ledger is older than this program and a server holds it.
+    The file is created (with ``make``) or migrated only where no server holds it, else that is
+    ``ledger.in_use``.
     """
     path = data_dir / FILE_NAME
     if not make and not path.exists():

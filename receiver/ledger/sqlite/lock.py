@@ -62,9 +62,6 @@ def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
 
     Where the kernel can be asked, the lock is not taken to test it: a server that starts in that moment would
     be refused. A server in another container is not found where this user may not read the lock's file.
-
-    Raises:
-        OSError: the lock's file cannot be examined.
     """
     path = directory / LOCK_NAME
     try:
@@ -107,10 +104,7 @@ def _is_held(path: Path) -> bool:
 
 
 class ListLock:
-    """Excludes a second run that submits the same list: each would take the other's open intents for lost.
-
-    Where another run holds the lock, `LedgerError` is raised (``ledger.in_use``).
-    """
+    """Excludes a second run that submits the same list: each would take the other's open intents for lost."""
 
     def __init__(self, directory: Path, name: str) -> None:
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]

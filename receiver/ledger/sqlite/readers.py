@@ -30,11 +30,7 @@ class ReaderPool:
         return cls([await open_to_read(path) for _ in range(size)])
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a query on one snapshot of the ledger.
-
-        Raises:
-            LedgerError: ``ledger.unavailable``, ``ledger.corrupt`` or ``ledger.stopping``.
-        """
+        """Run a query on one snapshot of the ledger, or raise `LedgerError`."""
         connection = await self._idle.get()
         try:
             if self._closing:
