@@ -76,10 +76,8 @@ class WebhookEndpoint:
     async def _body(self, request: Request, *, keep: bool) -> bytes:
         """Read the body as far as the cap allows, whether or not a length was declared.
 
-        Unless they are to be kept, the bytes are counted and dropped.
-
-        Raises:
-            BodyError: ``body.too_large``, ``body.too_slow`` or ``body.cut_short``.
+        Unless they are to be kept, the bytes are counted and dropped. Raise `BodyError`
+        ``body.too_large``, ``body.too_slow`` or ``body.cut_short``.
         """
         declared = request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self.max_bytes:

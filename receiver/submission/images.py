@@ -79,10 +79,9 @@ class Line(NamedTuple):
 
 
 def named(images: Sequence[ImageLike], ref: str | None) -> list[Item]:
-    """Return images that were named one by one. They have new keys in each call.
+    """Return images that were named one by one, with new keys in each call.
 
-    Raises:
-        InvalidRequestError: one is neither an http(s) URL nor a file that begins like an image.
+    Raise `InvalidRequestError` if one is neither an http(s) URL nor a file that begins like an image.
     """
     call = secrets.token_hex(16)
     return [_named(f"call:{call}:{number}", image, ref) for number, image in enumerate(images)]

@@ -41,11 +41,7 @@ def prepare(
     from_file: Path | None = None,
     list_name: str | None = None,
 ) -> list[Item]:
-    """Return what is to be submitted. Blocks: it reads files.
-
-    Raises:
-        InvalidRequestError: an option or an image is wrong.
-    """
+    """Return what is to be submitted; raise `InvalidRequestError` if any of it is wrong. Reads files."""
     options.upscale("https://host/")  # checks the options alone
     if ref is not None and not is_ref(ref):
         raise InvalidRequestError("ref is not 1 to 200 printable ASCII characters.")

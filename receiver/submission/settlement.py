@@ -36,9 +36,8 @@ async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> str | None:
 class SettleProgress:
     """What earlier calls of `settle` have found; kept by its caller.
 
-    Attributes:
-        asked: when each submission was looked for last, by its key; ms since the epoch.
-        strangers: ids of jobs that are none of them, whose headers need not be asked for again.
+    ``asked`` has when each submission was looked for last, by its key; ms since the epoch. ``strangers`` are
+    the ids of jobs that are none of them, whose headers need not be asked for again.
     """
 
     asked: dict[str, int] = field(default_factory=dict)

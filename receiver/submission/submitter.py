@@ -100,11 +100,7 @@ class _Patience:
         self._wait = DoublingWait(FIRST_WAIT, LONGEST_WAIT)
 
     def wait_after(self, error: ProviderError) -> float:
-        """Return the seconds to wait before the next attempt.
-
-        Raises:
-            ProviderError: the error, where waiting does not help or there is no patience left.
-        """
+        """Return the seconds to wait, or raise the error if that does not help or patience is used up."""
         now = self._clock()
         if self._until is None:
             self._until = now + self._seconds
@@ -120,11 +116,8 @@ class _Patience:
 class Submitter:
     """Submits images through the provider, and records them in the ledger.
 
-    Attributes:
-        clock: monotonic seconds.
-        stopping: once it is set, nothing more is begun; what waits gives up, and what was sent is still
-            answered.
-        on_wait: called with the error that an image waits out.
+    Once ``stopping`` is set, nothing more is begun; what waits gives up, and what was sent is still answered.
+    ``on_wait`` is called with the error that an image waits out. ``clock`` gives monotonic seconds.
     """
 
     ledger: Ledger
@@ -167,9 +160,8 @@ class _Submission:
     async def run(self) -> Outcome:
         """Submit the image.
 
-        Raises:
-            ReceiverError: it was not submitted; or, where ``lost`` is set, it is unknown whether it was.
-            _StoppedError: the same, because the run is to end.
+        A `ReceiverError`, or a `_StoppedError` where the run is to end, means that it was not submitted; or,
+        where ``lost`` is set, that it is unknown whether it was.
         """
         noted = (await self._ledger.intents_among([self._item.key])).get(self._item.key)
         mark = secrets.token_urlsafe(16)

@@ -25,11 +25,7 @@ _DECODER = json.JSONDecoder(parse_constant=_no_constant)  # json.loads() would m
 
 
 def parse(body: bytes) -> Completion:
-    """Read the body of a delivery.
-
-    Raises:
-        BodyError: ``body.not_json``, or ``body.not_a_completion`` with the problem.
-    """
+    """Read the body of a delivery. Raise `BodyError` if it is no JSON or, as `read` does, no completion."""
     try:
         document = _DECODER.decode(body.decode(json.detect_encoding(body)))
     except (ValueError, RecursionError):
@@ -40,8 +36,7 @@ def parse(body: bytes) -> Completion:
 def read(document: Any) -> Completion:
     """Read a completion from decoded JSON: a delivery's body, or the provider's answer to a GET.
 
-    The job's id is the top-level ``id``, neither ``request_id`` in a record's ``_status`` nor the record's
-    ``_id``.
+    The job's id is the top-level ``id``, not a record's ``_id`` nor the ``request_id`` in its ``_status``.
 
     Raises:
         BodyError: ``body.not_a_completion`` with the problem.
