@@ -257,7 +257,11 @@ class Config(BaseModel):
     """The most that images may take on disk while they wait for the archive. Downloads pause while no further
     one fits: each may take `RECEIVER_MAX_IMAGE_BYTES`, and 256 MiB of the disk stay free for the ledger."""
     fetches: int = Field(16, ge=1, le=256)
-    """Downloads at a time."""
+    """The most downloads at a time. Each host begins with 4, and gets more as the line carries them; while
+    images of other hosts wait, it gets half of this number at most."""
+    least_rate: Size = Field(16 * 2**10, ge=1)
+    """Bytes a second below which a download is given up, over each 20 seconds, and tried again later. A host
+    gets no further download at a time unless each gets twice this rate."""
     uploads: int = Field(8, ge=1, le=256)
     """Uploads at a time."""
     overdue_after: Duration = timedelta(minutes=10)

@@ -132,7 +132,11 @@ def new_fetcher(config: Config) -> download.Fetcher:
     return download.Fetcher(
         sources=Sources.parse(config.image_sources),
         networks=config.image_networks,
-        limits=download.Limits(max_bytes=config.max_image_bytes, total_seconds=FETCH_TIME.total_seconds()),
+        limits=download.Limits(
+            max_bytes=config.max_image_bytes,
+            total_seconds=FETCH_TIME.total_seconds(),
+            min_rate=config.least_rate,
+        ),
         user_agent=_user_agent(),
     )
 

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import math
 import os
 import ssl
 import threading
@@ -88,6 +89,19 @@ class Download:
     sha256: str
 
 
+@dataclass(slots=True, eq=False)
+class Progress:
+    """What has come of a body so far, in seconds of waiting for it."""
+
+    bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Bytes a second."""
+        return self.bytes / self.seconds if self.seconds > 0 else math.inf
+
+
 class Fetcher:
     """Downloads images, any number at a time.
 
@@ -143,8 +157,19 @@ class Fetcher:
         # A pool of its own, so that a slow disk holds up nothing else that waits for a thread.
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
 
+    @property
+    def least_rate(self) -> int:
+        """The rate below which a download is given up, bytes a second."""
+        return self._limits.min_rate
+
     async def fetch(
-        self, url: str, into: Path, *, seconds: float | None = None, max_bytes: int | None = None
+        self,
+        url: str,
+        into: Path,
+        *,
+        seconds: float | None = None,
+        max_bytes: int | None = None,
+        progress: Progress | None = None,
     ) -> Download:
         """Download a URL into a new file of mode 0600. A failure or cancellation leaves no file.
 
@@ -153,6 +178,7 @@ class Fetcher:
             into: the file to create; it must not exist.
             seconds: left for this job, if fewer than the limits give.
             max_bytes: allowed for this job, if fewer than the limits give.
+            progress: is kept up to date.
 
         Raises:
             UrlError: the URL, one that it redirects to, or an address is not allowed.
@@ -166,7 +192,7 @@ class Fetcher:
         try:
             try:
                 async with asyncio.timeout(seconds), self._open(url) as (target, response):
-                    await self._receive(target, response, file, max_bytes)
+                    await self._receive(target, response, file, max_bytes, progress or Progress())
             except TimeoutError as exc:
                 raise FetchError("fetch.timeout", f"not whole after {seconds:.0f} s") from exc
             # All bytes have come, so the deadline does not bound the disk.
@@ -246,7 +272,12 @@ class Fetcher:
         return found
 
     async def _receive(
-        self, target: Target, response: httpx.Response, file: "_DownloadFile", max_bytes: int
+        self,
+        target: Target,
+        response: httpx.Response,
+        file: "_DownloadFile",
+        max_bytes: int,
+        progress: Progress,
     ) -> None:
         """Stream the body into the file."""
         self._check_head(target, response)
@@ -258,7 +289,7 @@ class Fetcher:
         )
         total = 0
         block = bytearray()
-        async for chunk in self._at_least_rate(response):
+        async for chunk in self._at_least_rate(response, progress):
             total += len(chunk)
             if total > max_bytes:
                 raise FetchError("fetch.too_large", f"{target.shown} sends more than {max_bytes} bytes")
@@ -283,7 +314,7 @@ class Fetcher:
             wait = retry_after.parse(header, self._wall_clock())
             raise FetchError("fetch.status", f"{target.shown} answers {status}", retry_after=wait)
 
-    async def _at_least_rate(self, response: httpx.Response) -> AsyncIterator[bytes]:
+    async def _at_least_rate(self, response: httpx.Response, progress: Progress) -> AsyncIterator[bytes]:
         """Yield the raw body while it comes fast enough. The time of our own disk does not count."""
         limits = self._limits
         waited, received = 0.0, 0
@@ -294,8 +325,9 @@ class Fetcher:
             chunk = await anext(body, None)
             if chunk is None:
                 return
-            waited += self._clock() - before
-            received += len(chunk)
+            seconds = self._clock() - before
+            waited, received = waited + seconds, received + len(chunk)
+            progress.seconds, progress.bytes = progress.seconds + seconds, progress.bytes + len(chunk)
             chunks, size = chunks + 1, size + len(chunk)
             if chunks == _CHUNKS:
                 if size < _CHUNKS * _MIN_CHUNK:

@@ -28,6 +28,7 @@ from receiver.fetch.download import Fetcher
 from receiver.ledger import Claim, Ledger
 from receiver.pipeline import outcomes
 from receiver.pipeline.failures import FailureRecorder
+from receiver.pipeline.fetch_windows import FetchWindows
 from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
 from receiver.pipeline.spool import Spool, SpoolFile
@@ -82,6 +83,7 @@ class FetchStage:
 
     def __post_init__(self) -> None:
         self._failures = FailureRecorder(self.ledger, self.spool)
+        self._windows = FetchWindows(self.plan.concurrency, self.fetcher.least_rate)
         self._spool_was_full = False
         self._lease = milliseconds(self.plan.longest + LEASE_SLACK)
         self.recovered_files: dict[str, str] = {}
@@ -110,7 +112,8 @@ class FetchStage:
             return []
         tried = sum(claim.job.attempts > 1 for claim in busy)
         again = self.plan.concurrency - self.plan.concurrency // FRESH_SHARE - tried
-        return await self.ledger.claim_to_fetch(min(limit, room), again=again, lease=self._lease)
+        hosts = self._windows.limits(claim.host for claim in busy)
+        return await self.ledger.claim_to_fetch(min(limit, room), again=again, lease=self._lease, hosts=hosts)
 
     async def _fetch(self, claim: Claim) -> None:
         part = self.spool.part(claim.holder)
@@ -168,9 +171,9 @@ class FetchStage:
         # The URL's end is no limit here: the host checks it when the request comes, and a body that flows by
         # then flows on. A job whose time is over before its first attempt is tried all the same.
         seconds = self.plan.longest.total_seconds()
-        with self._step("fetch", claim) as step:
+        with self._step("fetch", claim) as step, self._windows.download(claim.host) as progress:
             step.url = claim.job.image_url
-            got = await self.fetcher.fetch(claim.job.image_url, part, seconds=seconds)
+            got = await self.fetcher.fetch(claim.job.image_url, part, seconds=seconds, progress=progress)
             step.bytes = got.bytes
         return SpoolFile(got.path, got.bytes, got.sha256)
 

@@ -32,7 +32,7 @@ def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: i
     if row is None:
         return None
     tx.changed.append(claim.job.id)
-    return Claim(rows.job(row), claim.holder)
+    return Claim(rows.job(row), claim.holder, claim.host)
 
 
 def url_refreshed(tx: Transaction, claim: Claim, completion: Completion, deadline: int, at: int) -> bool:
