@@ -24,6 +24,7 @@ from receiver.archive import metadata, spool_file
 from receiver.archive.base import Depth, Item, ListedObject, ObjectInfo, ProbeResult
 from receiver.archive.key import check_key
 from receiver.archive.spool_file import BLOCK, SpoolFile, digest
+from receiver.core.disk import sync_directory
 from receiver.core.errors import ArchiveError, SpoolError
 from receiver.core.jobs import Image, StoredObject
 
@@ -260,7 +261,7 @@ class FolderArchive:
             )
             # The put that made it may have been cut off before it did this, even one of the same job.
             os.fsync(file.fileno())
-            _sync_folder(target.parent)
+            sync_directory(target.parent)
         if not same:
             raise ArchiveError(
                 "archive.occupied", f"{target.as_uri()} holds other bytes than job {item.job_id}."
@@ -271,7 +272,7 @@ class FolderArchive:
             file.write(json.dumps(metadata.write(item), indent=1).encode() + b"\n")
             _sync(file)
             path.replace(metadata_path(target))
-        _sync_folder(target.parent)
+        sync_directory(target.parent)
 
     def _make_parents(self, folder: Path) -> None:
         """Make the folders down to this one, each durable in its parent; never the root itself."""
@@ -281,7 +282,7 @@ class FolderArchive:
         for part in folder.relative_to(self._root).parts:
             parent, at = at, at / part
             at.mkdir(mode=0o700, exist_ok=True)
-            _sync_folder(parent)  # even if it was there: another put may have made it just now, unsynced
+            sync_directory(parent)  # even if it was there: another put may have made it just now, unsynced
 
     # Probing
 
@@ -301,7 +302,7 @@ class FolderArchive:
                     raise self._no_hard_links() from error
                 try:
                     once = not _link(path, target)
-                    _sync_folder(self._root)
+                    sync_directory(self._root)
                     same = target.read_bytes() == content
                 finally:
                     target.unlink()
@@ -333,7 +334,7 @@ class FolderArchive:
                 "archive.no_bucket", f"Neither {self.uri} nor its parent is there.", pause=True
             )
         self._root.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(self._root.parent)
+        sync_directory(self._root.parent)
 
     def _exists(self) -> bool:
         return self._root.is_dir() and (self._root.is_mount() or not self._was_mount)
@@ -429,12 +430,3 @@ def _link(path: Path, target: Path) -> bool:
 def _sync(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a folder's entries durable: a synced file without a synced name is lost with the power."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

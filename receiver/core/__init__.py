@@ -1,1 +1,1 @@
-"""What every package speaks of: jobs, errors, times and waits. Pure; imports nothing else of ours."""
+"""What every package speaks of: jobs, errors, times and waits. It imports no other package."""

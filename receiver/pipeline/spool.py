@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import anyio.to_thread
 
+from receiver.core.disk import sync_directory
 from receiver.core.errors import SpoolError
 from receiver.core.jobs import Image
 
@@ -109,11 +110,7 @@ class Spool:
 
     def _rename(self, part: Path, name: str) -> None:
         part.rename(self.folder / name)
-        directory = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)  # the name is on the disk only with the folder
-        finally:
-            os.close(directory)
+        sync_directory(self.folder)
 
     def _set_aside(self, path: Path, name: str) -> None:
         size = path.stat().st_size

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from receiver.core.disk import sync_directory
 from receiver.core.errors import LedgerError
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.connections import Connection, ledger_error, open_to_read
@@ -45,10 +46,7 @@ async def back_up(ledger: Path, target: Path, *, overwrite: bool, on_progress: P
 def _begin(ledger: Path, target: Path, *, overwrite: bool) -> Path:
     """Create the empty file that the copy is written to."""
     if not ledger.is_file():
-        raise LedgerError(
-            "ledger.unavailable",
-            f"There is no ledger in {ledger.parent}; RECEIVER_DATA_DIR says where to look.",
-        )
+        raise schema.no_ledger(ledger.parent)
     own = {ledger.resolve(), *(ledger.resolve().with_name(f"{ledger.name}-{end}") for end in ("wal", "shm"))}
     if target.resolve() in own:
         raise FileExistsError(errno.EEXIST, "That is the ledger itself", str(target))
@@ -75,11 +73,7 @@ def _finish(part: Path, target: Path, *, overwrite: bool) -> Copy:
         part.replace(target)
     else:
         os.link(part, target)
-    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_directory(target.parent)
     return copy
 
 

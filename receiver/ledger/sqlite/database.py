@@ -108,7 +108,7 @@ async def open_beside(data_dir: Path, *, make: bool, now: Clock, monotonic: Cloc
     """
     path = data_dir / FILE_NAME
     if not make and not path.exists():
-        raise _missing(data_dir)
+        raise schema.no_ledger(data_dir)
 
     async def prepare(writer: Connection) -> None:
         if await writer.run(lambda db: schema.is_older(db, path)):
@@ -125,7 +125,7 @@ async def open_read_only(data_dir: Path) -> ReaderPool:
     """Open an existing ledger to read. Raise `LedgerError` where there is none of the present version."""
     path = data_dir / FILE_NAME
     if not path.is_file():
-        raise _missing(data_dir)
+        raise schema.no_ledger(data_dir)
     readers = await ReaderPool.open(path, 1)
     try:
         await readers.read(lambda db: schema.check_present(db, path))
@@ -168,12 +168,6 @@ async def _check(path: Path, check: Callable[[sqlite3.Connection, Path], None]) 
         raise ledger_error(error, path) from error
     finally:
         await connection.close()
-
-
-def _missing(data_dir: Path) -> LedgerError:
-    return LedgerError(
-        "ledger.unavailable", f"There is no ledger in {data_dir}; RECEIVER_DATA_DIR says where to look."
-    )
 
 
 def write_nothing(tx: Transaction) -> None:

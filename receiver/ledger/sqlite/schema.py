@@ -31,6 +31,13 @@ def unsafe_sqlite() -> str | None:
     return sqlite3.sqlite_version if sqlite3.sqlite_version_info < SAFE_SQLITE else None
 
 
+def no_ledger(data_dir: Path) -> LedgerError:
+    """Return the error of a data directory without a ledger."""
+    return LedgerError(
+        "ledger.unavailable", f"There is no ledger in {data_dir}; RECEIVER_DATA_DIR says where to look."
+    )
+
+
 def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Migrate the file to the present version, each step in a transaction of its own."""
     present = version(db, path)
