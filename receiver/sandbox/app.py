@@ -96,11 +96,14 @@ class Api:
             page = int(query.get("page", "1"))
         except ValueError:
             page = 0
+        # The page does not state the order; newest first is a guess.
         jobs = [
             job
-            for job in self._provider.jobs.all(oldest_first=self._options.oldest_first)
+            for job in self._provider.jobs.values()
             if query.get("type", "upscaler") == "upscaler" and query.get("status", job.status) == job.status
         ]
+        if not self._options.oldest_first:
+            jobs.reverse()
         size = self._options.page_size
         pages = max(1, -(-len(jobs) // size))
         if not 1 <= page <= pages:

@@ -1,9 +1,8 @@
-"""The jobs and the links to their results, kept in memory."""
+"""The jobs in their JSON forms, and the links to their results."""
 
 import uuid
-from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -42,13 +41,10 @@ class Job:
     """One job and its JSON forms.
 
     Attributes:
-        id: a UUID.
         base_url: the sandbox's address as the submitter used it, without a trailing slash.
-        created: seconds since the epoch.
-        modified: seconds since the epoch.
+        created, modified: seconds since the epoch.
         url: the result's present URL.
         announced_url: the URL in the completion.
-        downloads: the number of requests for the result.
     """
 
     id: str
@@ -113,7 +109,7 @@ class Job:
             record["_url"] = self.submission.url
         if self.result is not None:
             record |= {"_width": self.result.width, "_height": self.result.height}
-        record["_status"] = {"code": status.code, "text": status.text, "request_id": status.request_id}
+        record["_status"] = asdict(status)
         if self.result is not None and status.code == 200:
             record |= {
                 "_upscaled_width": self.result.upscaled_width,
@@ -135,53 +131,6 @@ class Link:
     job: Job
     expires: float
     dead: bool = False
-
-
-class Jobs:
-    """The newest ``keep`` jobs, and the links by name."""
-
-    def __init__(self, keep: int) -> None:
-        self._keep = keep
-        self._jobs: OrderedDict[str, Job] = OrderedDict()
-        self._links: OrderedDict[str, Link] = OrderedDict()
-
-    def add(self, job: Job) -> list[Job]:
-        """Add a job, and return those that were forgotten for it."""
-        self._jobs[job.id] = job
-        forgotten = []
-        while len(self._jobs) > self._keep:
-            forgotten.append(self._jobs.popitem(last=False)[1])
-        return forgotten
-
-    def get(self, job_id: str) -> Job | None:
-        """Return the job of this id."""
-        return self._jobs.get(job_id)
-
-    def all(self, *, oldest_first: bool) -> Iterator[Job]:
-        """Iterate over the jobs. The page does not state the order; newest first would be a guess."""
-        return iter(self._jobs.values()) if oldest_first else reversed(self._jobs.values())
-
-    def add_link(self, job: Job, expires: float, *, dead: bool = False) -> str:
-        """Return a new URL for the job's result."""
-        assert job.result is not None
-        name = f"{uuid.uuid4()}{job.result.path.suffix}"
-        self._links[name] = Link(job, expires, dead)
-        return f"{job.base_url}/ximilar-tmp-images/{name}"
-
-    def get_link(self, name: str) -> Link | None:
-        """Return the link of this name, expired or not."""
-        return self._links.get(name)
-
-    def prune_links(self, now: float) -> list[Link]:
-        """Remove the expired links, and return them. All links live equally long."""
-        expired = []
-        while self._links:
-            name, link = next(iter(self._links.items()))
-            if link.expires > now and link.job.id in self._jobs:
-                break
-            del self._links[name]
-            expired.append(link)
-        return expired
 
 
 def timestamp(seconds: float) -> str:

@@ -37,17 +37,14 @@ class Options:
         delay: seconds from submit to DONE, resizing not counted.
         url_lifetime: seconds for which a result's URL works, from DONE on.
         renew_urls: whether ``GET /request/{id}`` renews an expired URL.
-        workspace: the default workspace of a job.
-        page_size: rows on a page of the list.
         oldest_first: the order of the list, which the page does not state.
         link_base: scheme and host of the list's links to other pages, if not those of the request.
         error_shape: of all error bodies but the gateway's 502.
         keep_jobs: the oldest jobs beyond this number are forgotten, with their files.
         seed: repeats the same faults from run to run.
-        late_by: seconds by which a late completion is late.
+        late_by: seconds.
         reorder_within: seconds for which a completion waits to be overtaken.
-        flaky_times: how often a flaky result answers 503 first.
-        slow_rate: bytes a second of a slow result.
+        slow_rate: bytes a second.
         retry_after: seconds in the Retry-After of a 429; ``None`` sends none.
         max_result_pixels: width times height of a result.
         call_timeout: seconds for one POST of a completion, or one fetch of a source.

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import uuid
+from collections import OrderedDict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -13,7 +14,7 @@ import httpx
 from anyio import CapacityLimiter, to_thread
 
 from receiver.sandbox.faults import CompletionFault, FaultPicker, JobFault, ResultFault
-from receiver.sandbox.jobs import Clock, Job, Jobs, RecordStatus, Status
+from receiver.sandbox.jobs import Clock, Job, Link, RecordStatus, Status
 from receiver.sandbox.loopback import loopback_url
 from receiver.sandbox.options import Options
 from receiver.sandbox.upscale import UnusableSourceError, Upscaled, upscale
@@ -30,11 +31,17 @@ _FINAL_STATUS = {
 
 
 class Provider:
-    """Runs each job in a background task of its own, with its request and its result as files."""
+    """Runs each job in a background task of its own, with its request and its result as files.
+
+    Attributes:
+        jobs: the newest ``keep_jobs`` jobs by id, oldest first.
+        links: by the name in the URL, oldest first; all live equally long.
+    """
 
     def __init__(self, options: Options, clock: Clock) -> None:
         self.options = options
-        self.jobs = Jobs(options.keep_jobs)
+        self.jobs: OrderedDict[str, Job] = OrderedDict()
+        self.links: OrderedDict[str, Link] = OrderedDict()
         self.clock = clock
         self.faults = FaultPicker(options.faults, options.seed)
         self._folder: Path
@@ -80,7 +87,10 @@ class Provider:
             modified=now,
         )
         await to_thread.run_sync(self._request_file(job).write_bytes, body)
-        forgotten = self.jobs.add(job)
+        self.jobs[job.id] = job
+        forgotten = []
+        while len(self.jobs) > self.options.keep_jobs:
+            forgotten.append(self.jobs.popitem(last=False)[1])
         task = asyncio.create_task(self._run(job), name=job.id)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
@@ -99,9 +109,9 @@ class Provider:
         """Give the job a fresh URL if the last one has expired and ``renew_urls`` is set."""
         if not self.options.renew_urls or job.url is None:
             return
-        link = self.jobs.get_link(job.url.rsplit("/", 1)[-1])
+        link = self.links.get(job.url.rsplit("/", 1)[-1])
         if link is None or link.expires <= self.clock():
-            job.url = self.jobs.add_link(job, self.clock() + self.options.url_lifetime)
+            job.url = self._new_url(job)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
@@ -176,16 +186,24 @@ class Provider:
 
     async def _publish(self, job: Job) -> None:
         """Give the result its URL, and remove results whose URLs have expired."""
-        now = self.clock()
-        expires = now + self.options.url_lifetime
+        job.url = job.announced_url = self._new_url(job)
         if job.plan.result is ResultFault.STALE:
-            job.announced_url = self.jobs.add_link(job, expires, dead=True)
-            job.url = self.jobs.add_link(job, expires)
-        else:
-            job.url = job.announced_url = self.jobs.add_link(job, expires)
-        expired = [link.job for link in self.jobs.prune_links(now)]
+            job.announced_url = self._new_url(job, dead=True)
+        expired = []
+        while self.links:
+            link = next(iter(self.links.values()))
+            if link.expires > self.clock() and link.job.id in self.jobs:
+                break
+            self.links.popitem(last=False)
+            expired.append(link.job)
         if not self.options.renew_urls:
             await to_thread.run_sync(partial(self._remove, expired, keep_requests=True))
+
+    def _new_url(self, job: Job, *, dead: bool = False) -> str:
+        assert job.result is not None
+        name = f"{uuid.uuid4()}{job.result.path.suffix}"
+        self.links[name] = Link(job, self.clock() + self.options.url_lifetime, dead)
+        return f"{job.base_url}/ximilar-tmp-images/{name}"
 
     def _move(self, job: Job, status: Status) -> None:
         job.status = status

@@ -28,7 +28,7 @@ class Results:
 
     async def get(self, request: Request) -> Response:
         """``GET /ximilar-tmp-images/{name}``."""
-        link = self._provider.jobs.get_link(request.path_params["name"])
+        link = self._provider.links.get(request.path_params["name"])
         if link is None or link.dead or link.expires <= self._provider.clock() or link.job.result is None:
             return _forbidden()
         job, path = link.job, link.job.result.path

@@ -43,10 +43,8 @@ class Upscaled:
 
     Attributes:
         path: its suffix is the format: jpg, png or webp.
-        width: of the source, in pixels.
-        height: of the source, in pixels.
-        upscaled_width: as in the completion, in pixels.
-        upscaled_height: as in the completion, in pixels.
+        width, height: of the source, in pixels.
+        upscaled_width, upscaled_height: as in the completion, in pixels.
     """
 
     path: Path
@@ -63,7 +61,7 @@ def upscale(
 
     Args:
         source: a file of any format that Pillow reads; of several frames, the first is taken.
-        submission: factor, mode, model, format and quality.
+        submission: how to resize it, and the result's format.
         stem: the result's path without its suffix, which is the format.
         max_pixels: of the result.
         fault: ``CORRUPT`` and ``WRONG_SIZE`` change the file itself.
@@ -88,7 +86,9 @@ def upscale(
     if submission.model == "gan":
         large = large.filter(ImageFilter.UnsharpMask())
 
-    ending = submission.format if submission.format != "auto" else _auto(large)
+    ending = submission.format
+    if ending == "auto":  # by the page's rule
+        ending = "png" if large.mode == "RGBA" else "jpg"
     path = stem.with_name(f"{stem.name}.{ending}")
     try:
         _save(large, path, ending, submission.quality)
@@ -97,11 +97,6 @@ def upscale(
     if fault is ResultFault.CORRUPT:
         path.write_bytes(corrupted(path.read_bytes()))
     return Upscaled(path, width, height, *size)
-
-
-def _auto(picture: Image.Image) -> str:
-    """Return the format by the page's rule: png with an alpha channel, else jpg."""
-    return "png" if picture.mode == "RGBA" else "jpg"
 
 
 def _save(picture: Image.Image, path: Path, ending: str, quality: int) -> None:

@@ -49,12 +49,8 @@ class Submission:
     """A valid submit, without a picture in base64.
 
     Attributes:
-        factor: 2, 4 or 8.
-        mode: one of ``MODES``. The page names two defaults; the sandbox takes its table's.
-        model: one of ``MODELS``.
-        format: one of ``FORMATS``.
-        quality: 1 to 100.
-        url: the source's URL; ``None`` for a picture in base64.
+        mode: the page names two defaults; the sandbox takes its table's.
+        url: of the source; ``None`` for a picture in base64.
         record_id: the record's ``_id``.
         plan: the faults that the record's ``_sandbox`` names.
     """
