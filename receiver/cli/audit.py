@@ -1,7 +1,6 @@
 """``receiver audit``."""
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Annotated, Any
 
@@ -9,9 +8,8 @@ import typer
 
 from receiver.archive.base import Depth, open_archive
 from receiver.archive.locator import ArchiveLocator
+from receiver.cli import maintenance
 from receiver.cli.common import progress_bar
-from receiver.cli.maintenance import FromStart, Rate, archive_scan, load_checked_config, print_report
-from receiver.config import Config
 from receiver.core import serializers
 from receiver.core.jobs import State
 from receiver.ledger import Ledger
@@ -34,11 +32,9 @@ def audit(
     quick: Annotated[
         bool, typer.Option("--quick", help="Compare size and metadata, and read no file of a folder.")
     ] = False,
-    rate: Rate = None,
-    from_start: FromStart = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON line for each finding, and the sum.")
-    ] = False,
+    rate: maintenance.Rate = None,
+    from_start: maintenance.FromStart = False,
+    as_json: Annotated[bool, maintenance.json_lines("finding")] = False,
 ) -> None:
     """Check every archived job against its object, and every object against the ledger.
 
@@ -48,43 +44,36 @@ def audit(
     if deep and quick:
         raise typer.BadParameter("--deep and --quick exclude each other")
     depth = Depth.DEEP if deep else Depth.QUICK if quick else Depth.PROVED
-    config, environ = load_checked_config()
-    sound = asyncio.run(_audit(config, environ, depth, rate, from_start=from_start, as_json=as_json))
-    if not sound:
-        raise typer.Exit(1)
-
-
-async def _audit(
-    config: Config,
-    environ: Mapping[str, str],
-    depth: Depth,
-    rate: float | None,
-    *,
-    from_start: bool,
-    as_json: bool,
-) -> bool:
+    config, environ = maintenance.load_checked_config()
     plan = {"archive": config.archive_uri, "depth": depth.value}
-    async with (
-        await Ledger.open_beside(config.data_dir, make=False) as ledger,
-        aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as archive,
-        aclosing(ArchiveLocator(archive, environ)) as locator,
-        archive_scan("audit", config, ledger, archive, plan=plan, rate=rate, from_start=from_start) as scan,
-    ):
-        checkpoint, counts = scan.checkpoint, scan.checkpoint.counts
-        jobs = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
-        if checkpoint.resumed and not as_json:
-            typer.echo(f"Going on after {counts['jobs']} jobs and {counts['objects']} objects.", err=True)
-        with progress_bar("audited", quiet=as_json) as on_progress:
-            await Auditor(scan, locator, depth).run(
-                lambda unit, done: on_progress(done if unit == "jobs" else jobs + done, 2 * jobs)
-            )
-        lines = [
-            (counts["jobs"], "archived jobs checked"),
-            (counts["objects"], "objects listed"),
-            *((counts[reason], text) for reason, text in WRONG.items() if counts[reason]),
-        ]
-        print_report(checkpoint.findings(), lines, _summary(checkpoint), as_json=as_json)
-        return not any(counts[reason] for reason in WRONG)
+
+    async def run() -> bool:
+        async with (
+            await Ledger.open_beside(config.data_dir, make=False) as ledger,
+            aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as archive,
+            aclosing(ArchiveLocator(archive, environ)) as locator,
+            maintenance.archive_scan(
+                "audit", config, ledger, archive, plan=plan, rate=rate, from_start=from_start
+            ) as scan,
+        ):
+            checkpoint, counts = scan.checkpoint, scan.checkpoint.counts
+            jobs = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
+            if checkpoint.resumed and not as_json:
+                typer.echo(f"Going on after {counts['jobs']} jobs and {counts['objects']} objects.", err=True)
+            with progress_bar("audited", quiet=as_json) as on_progress:
+                await Auditor(scan, locator, depth).run(
+                    lambda unit, done: on_progress(done if unit == "jobs" else jobs + done, 2 * jobs)
+                )
+            lines = [
+                (counts["jobs"], "archived jobs checked"),
+                (counts["objects"], "objects listed"),
+                *((counts[reason], text) for reason, text in WRONG.items() if counts[reason]),
+            ]
+            maintenance.print_report(checkpoint.findings(), lines, _summary(checkpoint), as_json=as_json)
+            return not any(counts[reason] for reason in WRONG)
+
+    if not asyncio.run(run()):
+        raise typer.Exit(1)
 
 
 def _summary(checkpoint: Checkpoint) -> dict[str, Any]:

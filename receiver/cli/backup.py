@@ -7,16 +7,16 @@ from typing import Annotated
 import typer
 
 from receiver.cli import output
-from receiver.cli.common import progress_bar
+from receiver.cli.common import AsJson, progress_bar
 from receiver.cli.maintenance import load_checked_config
-from receiver.ledger import FILE_NAME, Copy, back_up
+from receiver.ledger import FILE_NAME, back_up
 
 
 def backup(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The copy, in a folder that exists.")],
     *,
     force: Annotated[bool, typer.Option("--force", help="Replace FILE if it exists.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Copy the ledger to FILE, as it is at one moment, while a serve runs or without one.
 
@@ -28,7 +28,10 @@ def backup(
     and start serve.
     """
     config, _ = load_checked_config()
-    copy = asyncio.run(_backup(config.data_dir / FILE_NAME, file, force=force, quiet=as_json))
+    with progress_bar("bytes copied", quiet=as_json) as on_progress:
+        copy = asyncio.run(
+            back_up(config.data_dir / FILE_NAME, file, overwrite=force, on_progress=on_progress)
+        )
     if as_json:
         output.print_json(
             {"file": str(copy.path), "version": copy.version, "jobs": copy.jobs, "bytes": copy.bytes}
@@ -37,8 +40,3 @@ def backup(
         typer.echo(
             f"{copy.path}: {copy.jobs} jobs, {copy.bytes} bytes, ledger version {copy.version}; checked"
         )
-
-
-async def _backup(ledger: Path, file: Path, *, force: bool, quiet: bool) -> Copy:
-    with progress_bar("bytes copied", quiet=quiet) as on_progress:
-        return await back_up(ledger, file, overwrite=force, on_progress=on_progress)

@@ -103,32 +103,29 @@ def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]],
     Raises:
         typer.Exit: not everything was done; with `INTERRUPTED` after a signal, else with 1.
     """
-    if code := asyncio.run(_run_until_signal(work, if_aborted)):
+
+    async def run() -> int:
+        stopping = asyncio.Event()
+        task = asyncio.create_task(work(stopping))
+        code = 1  # work may also stop by itself
+
+        def stop() -> None:
+            nonlocal code
+            if code == INTERRUPTED:
+                task.cancel()
+            code = INTERRUPTED
+            stopping.set()
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop)
+        try:
+            return 0 if await task else code
+        except asyncio.CancelledError:
+            print_message(f"cut off; {if_aborted}")
+            return INTERRUPTED
+
+    if code := asyncio.run(run()):
         raise typer.Exit(code)
-
-
-async def _run_until_signal(
-    work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], if_aborted: str
-) -> int:
-    stopping = asyncio.Event()
-    task = asyncio.create_task(work(stopping))
-    code = 1  # work may also stop by itself
-
-    def stop() -> None:
-        nonlocal code
-        if code == INTERRUPTED:
-            task.cancel()
-        code = INTERRUPTED
-        stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    try:
-        done = await task
-    except asyncio.CancelledError:
-        print_message(f"cut off; {if_aborted}")
-        return INTERRUPTED
-    return 0 if done else code
 
 
 def exit_now(code: int) -> NoReturn:

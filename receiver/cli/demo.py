@@ -23,10 +23,9 @@ def demo(
 ) -> None:
     """Run sandbox, receiver and folder archive on this machine, with a few images through all of it."""
     try:
-        pictures = demo_run.read_pictures(images) if images else demo_run.sample_pictures()
-        archived = asyncio.run(
-            demo_run.until_signal(_demo(pictures, folder, port, leave=leave, as_json=as_json))
-        )
+        pictures = demo_run.read_pictures(images or [])
+        run = _demo(pictures, folder, port, leave=leave, as_json=as_json)
+        archived = asyncio.run(demo_run.until_signal(run))
     except demo_run.DemoError as error:
         fail(str(error))
     if archived is None:

@@ -71,9 +71,8 @@ class Demo:
     """A running receiver and sandbox.
 
     Attributes:
-        address: of the receiver.
+        address, token: of the receiver.
         provider: the address of the sandbox's API.
-        token: the receiver's API token.
         secret: the value of the webhook's header.
     """
 
@@ -131,17 +130,14 @@ async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
         return None
 
 
-def sample_pictures() -> list[Picture]:
-    """Return the six sample pictures."""
-    return [Picture(sample.name, sample.draw(), sample.factor) for sample in SAMPLES]
-
-
 def read_pictures(paths: Sequence[Path]) -> list[Picture]:
-    """Read the user's own files, to upscale them by 2.
+    """Read the user's own files, to upscale them by 2; without any, draw the samples.
 
     Raises:
         DemoError: a file cannot be read, or is no image.
     """
+    if not paths:
+        return [Picture(sample.name, sample.draw(), sample.factor) for sample in SAMPLES]
     pictures = []
     for path in paths:
         try:
@@ -150,7 +146,8 @@ def read_pictures(paths: Sequence[Path]) -> list[Picture]:
             data = path.read_bytes()
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DemoError(f"{path}: cannot be read as an image ({type(error).__name__})") from None
-        pictures.append(Picture(_ref(path.name), data, 2))
+        ref = "".join(c if 32 <= ord(c) < 127 else "_" for c in path.name)[:200]
+        pictures.append(Picture(ref, data, 2))
     return pictures
 
 
@@ -173,8 +170,7 @@ async def running_demo(folder: Path, port: int) -> AsyncIterator[Demo]:
         for name, value in os.environ.items()
         if not name.startswith(("RECEIVER_", "XIMILAR_", "AWS_")) and not name.lower().endswith("_proxy")
     }
-    folder = _create(folder)
-    _check_free(folder, port)
+    folder = _prepare(folder, port)
     sandbox_environ = {**clean, "XIMILAR_API_TOKEN": provider_token}
     sandbox_arguments = ["sandbox", "--port", "0", "--delay", "1", "--json"]
     async with _process("sandbox", sandbox_arguments, sandbox_environ, folder) as sandbox:
@@ -204,16 +200,7 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
     Raises:
         DemoError: the sandbox refuses a picture, or one of the two does not answer.
     """
-    return await follow(demo, await submit(demo, pictures), show)
-
-
-async def submit(demo: Demo, pictures: Sequence[Picture]) -> dict[str, Picture]:
-    """Submit each picture to the sandbox, and announce its job to the receiver. Return pictures by job id.
-
-    Raises:
-        DemoError: the sandbox refuses a picture, or one of the two does not answer.
-    """
-    jobs = {}
+    ids = []
     # A client with its own transport uses no proxy from the environment.
     direct = httpx.AsyncHTTPTransport()
     async with (
@@ -228,8 +215,8 @@ async def submit(demo: Demo, pictures: Sequence[Picture]) -> dict[str, Picture]:
             except ReceiverError as error:
                 raise DemoError(f"{picture.name}: {error.detail}") from None
             await _ask(client, "POST", json={"id": taken.id, "ref": picture.name})
-            jobs[taken.id] = picture
-    return jobs
+            ids.append(taken.id)
+    return await follow(demo, ids, show)
 
 
 async def follow(demo: Demo, ids: Collection[str], show: Show) -> bool:
@@ -306,12 +293,18 @@ async def _address(child: Child, key: str) -> str:
         line = await asyncio.wait_for(child.process.stdout.readline(), START_SECONDS)
         return str(json.loads(line)[key])
     except (TimeoutError, ValueError, KeyError):
-        why = _last_line(child.log_file) or "it said nothing"
+        text = child.log_file.read_text(encoding="utf-8", errors="replace").strip()
+        why = text.rpartition("\n")[2] or "it said nothing"
         raise DemoError(f"the {child.name} did not start: {why}") from None
 
 
-def _check_free(folder: Path, port: int) -> None:
-    """Check folder and port before the start, since here the error can name the option that helps."""
+def _prepare(folder: Path, port: int) -> Path:
+    """Create the folder; check it and the port here, where the error can name the option that helps."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"{folder}: cannot be made ({error.strerror})") from None
+    folder = folder.resolve()
     try:
         DirectoryLock(folder).release()
     except LedgerError:
@@ -322,22 +315,7 @@ def _check_free(folder: Path, port: int) -> None:
         raise DemoError(
             f"port {port} cannot be listened on ({error.strerror}); --port 0 takes any free one"
         ) from None
-
-
-def _create(folder: Path) -> Path:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise DemoError(f"{folder}: cannot be made ({error.strerror})") from None
-    return folder.resolve()
-
-
-def _last_line(log_file: Path) -> str:
-    return log_file.read_text(encoding="utf-8", errors="replace").strip().rpartition("\n")[2]
-
-
-def _ref(name: str) -> str:
-    return "".join(c if 32 <= ord(c) < 127 else "_" for c in name)[:200]
+    return folder
 
 
 def _end_with_the_demo() -> None:

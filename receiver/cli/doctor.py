@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -53,7 +53,8 @@ async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoRe
     with _waiting(quiet=as_json) as on_waiting:
         report = await diagnose(own, DOTENV, deep=deep, stopping=stopping, on_waiting=on_waiting)
     if as_json:
-        output.print_json(_document(report))
+        checks = [asdict(result) for result in report.results]
+        output.print_json({"ok": report.good, "checks": checks, "settings": list(report.settings)})
     else:
         _show(report)
     levels = Counter(result.level for result in report.results)
@@ -91,14 +92,6 @@ def _show(report: Report) -> None:
         if result.remedy:
             grid.add_row("", Text(f"→ {output.safe(result.remedy)}"))
     console.print(grid)
-
-
-def _document(report: Report) -> dict[str, Any]:
-    return {
-        "ok": report.good,
-        "checks": [asdict(result) for result in report.results],
-        "settings": list(report.settings),
-    }
 
 
 def _number(count: int, what: str) -> str:

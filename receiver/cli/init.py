@@ -22,4 +22,5 @@ def init(*, as_json: AsJson = False) -> None:
     if as_json:
         output.print_json(values)
     else:
-        typer.echo(output.dotenv(values))
+        for name, value in values.items():
+            typer.echo(f"{name}='{value}'")  # single quotes keep JSON as it is

@@ -47,7 +47,7 @@ def jobs(
         reason=reason,
         since=since,
         until=until,
-        overdue=overdue,
+        overdue=None if overdue is None else str(overdue).lower(),
         limit=str(size),
         cursor=cursor,
     )

@@ -23,12 +23,18 @@ from receiver.operations.archive_scan import ArchiveScan
 from receiver.operations.checkpoint import Checkpoint, Finding
 
 Rate = Annotated[float | None, decimal("At most so many objects a second.", 0.001, 100_000)]
+AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON line for each finding, and the sum.")]
 FromStart = Annotated[
     bool, typer.Option("--from-start", help="Begin anew, and not where the last run was cut off.")
 ]
 
 MAX_ROWS = 200
 """Findings in a table on a terminal; a pipe and JSON get all of them."""
+
+
+def json_lines(each: str) -> Any:
+    """Return the option for JSON lines, each of which is one of these things."""
+    return typer.Option("--json", help=f"Print a JSON line for each {each}, and the sum.")
 
 
 def load_checked_config() -> tuple[Config, Mapping[str, str]]:
@@ -76,28 +82,24 @@ def print_report(
     *,
     as_json: bool,
 ) -> None:
-    """Print findings and counts as text, or findings and summary as JSON lines."""
+    """Print findings and counts as text, or findings and summary as JSON lines.
+
+    Findings are a table on a terminal, and tab-separated lines in a pipe.
+    """
     if as_json:
         for document in itertools.chain(findings, [{"summary": summary}]):
             print(json.dumps(document, ensure_ascii=False))  # noqa: T201 - a command's output
         return
-    print_findings(findings)
-    print_counts(counts)
-
-
-def print_findings(findings: Iterable[Finding]) -> None:
-    """Print findings as a table on a terminal, as tab-separated lines in a pipe."""
     console = Console()
     rows = ([one["job"] or "", one["reason"], one["uri"] or "", one["detail"]] for one in findings)
     if not console.is_terminal:
         for row in rows:
             print_line(row)
-        return
-    shown = list(itertools.islice(rows, MAX_ROWS))
-    if shown:
+    elif shown := list(itertools.islice(rows, MAX_ROWS)):
         console.print(table(("job", "reason", "object", "detail"), shown))
-    if more := sum(1 for _ in rows):
-        console.print(f"… and {more} more; --json gives all of them.", style="dim")
+        if more := sum(1 for _ in rows):
+            console.print(f"… and {more} more; --json gives all of them.", style="dim")
+    print_counts(counts)
 
 
 def print_counts(counts: Iterable[tuple[int, str]]) -> None:

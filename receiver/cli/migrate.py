@@ -1,7 +1,6 @@
 """``receiver archive-migrate``."""
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import aclosing
 from typing import Annotated
 
@@ -9,8 +8,7 @@ import typer
 
 from receiver.archive.base import open_archive
 from receiver.cli.common import progress_bar
-from receiver.cli.maintenance import Rate, load_checked_config, print_report
-from receiver.config import Config
+from receiver.cli.maintenance import Rate, json_lines, load_checked_config, print_report
 from receiver.core.errors import ConfigError
 from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter
@@ -38,9 +36,7 @@ def archive_migrate(
         bool, typer.Option("--remove", help="Then remove each file whose image lies in the bucket, proved.")
     ] = False,
     rate: Rate = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON line for each image not moved, and the sum.")
-    ] = False,
+    as_json: Annotated[bool, json_lines("image not moved")] = False,
 ) -> None:
     """Move archived images from a folder to the bucket that RECEIVER_ARCHIVE names.
 
@@ -54,38 +50,30 @@ def archive_migrate(
         raise ConfigError("RECEIVER_ARCHIVE: must name the bucket to move to, s3://bucket/prefix")
     if not folder.startswith("file:///"):
         raise typer.BadParameter("must be file:///folder", param_hint="--from")
-    if not asyncio.run(_migrate(config, environ, folder, rate, remove=remove, as_json=as_json)):
-        raise typer.Exit(1)
 
+    async def run() -> Migrator:
+        async with (
+            await Ledger.open_beside(config.data_dir, make=False) as ledger,
+            aclosing(open_archive(folder, uploads=config.uploads)) as origin,
+            aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as target,
+        ):
+            await target.probe()  # finds what the store does not honour, so that puts do without it
+            migrator = Migrator(
+                ledger=ledger,
+                source=origin,
+                target=target,
+                concurrency=config.uploads,
+                throttle=RateLimiter(rate).wait,
+            )
+            jobs = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
+            with progress_bar("images", quiet=as_json) as on_progress:
+                await migrator.move(lambda done: on_progress(done, jobs))
+            if remove:
+                with progress_bar("files", quiet=as_json) as on_progress:
+                    await migrator.remove(lambda done: on_progress(done, None))
+        return migrator
 
-async def _migrate(
-    config: Config,
-    environ: Mapping[str, str],
-    folder: str,
-    rate: float | None,
-    *,
-    remove: bool,
-    as_json: bool,
-) -> bool:
-    async with (
-        await Ledger.open_beside(config.data_dir, make=False) as ledger,
-        aclosing(open_archive(folder, uploads=config.uploads)) as source,
-        aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as target,
-    ):
-        await target.probe()  # finds what the store does not honour, so that puts do without it
-        migrator = Migrator(
-            ledger=ledger,
-            source=source,
-            target=target,
-            concurrency=config.uploads,
-            throttle=RateLimiter(rate).wait,
-        )
-        jobs = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
-        with progress_bar("images", quiet=as_json) as on_progress:
-            await migrator.move(lambda done: on_progress(done, jobs))
-        if remove:
-            with progress_bar("files", quiet=as_json) as on_progress:
-                await migrator.remove(lambda done: on_progress(done, None))
+    migrator = asyncio.run(run())
     counts = migrator.counts
     lines = [(counts[name], text) for name, text in DONE.items() if counts[name] or name == "moved"]
     summary = {
@@ -95,4 +83,5 @@ async def _migrate(
         **{name: counts[name] for name in DONE},
     }
     print_report(migrator.findings, lines, summary, as_json=as_json)
-    return not migrator.findings
+    if migrator.findings:
+        raise typer.Exit(1)

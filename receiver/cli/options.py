@@ -20,14 +20,7 @@ _NUMBER = re.compile(r"\d{1,18}(?P<fraction>\.\d{1,18})?", re.ASCII)
 
 
 def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None) -> Any:  # noqa: A002 - Typer's own name for it
-    """Return an option that takes one of a few words.
-
-    Args:
-        name: of the option, with its dashes.
-        known: the words.
-        help: what the option does.
-        metavar: stands for the words in the help; without it, all are shown.
-    """
+    """Return an option that takes one of the known words, for which ``metavar`` may stand in the help."""
     what = name.removeprefix("--")
 
     def read(text: str) -> W:
@@ -37,10 +30,10 @@ def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None)
         names: list[str] = [*known]
         if near := difflib.get_close_matches(text, names, n=SUGGESTED):
             more = f"; did you mean {' or '.join(near)}?"
+        elif len(known) <= LISTED:
+            more = f"; there are {', '.join(known)}"
         else:
-            more = (
-                f"; there are {', '.join(known)}" if len(known) <= LISTED else "; docs/reference/ lists them"
-            )
+            more = "; docs/reference/ lists them"
         raise typer.BadParameter(f"there is no {what} {text}{more}")
 
     def complete(incomplete: str) -> list[str]:
@@ -50,13 +43,7 @@ def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None)
     return typer.Option(name, metavar=shown, parser=read, autocompletion=complete, help=help)
 
 
-def whole(
-    help: str,  # noqa: A002 - Typer's own name for it
-    minimum: int,
-    maximum: int | None = None,
-    *,
-    panel: str | None = None,
-) -> Any:
+def whole(help: str, minimum: int, maximum: int | None = None, *, panel: str | None = None) -> Any:  # noqa: A002 - Typer's own name for it
     """Return an option that takes a whole number; ``panel`` is its group in the help."""
     read = _reader(int, "a whole number", minimum, maximum)
     return typer.Option(parser=read, metavar="N", help=help, rich_help_panel=panel)

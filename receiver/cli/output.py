@@ -42,11 +42,6 @@ def json_text(value: Any) -> str:
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
-def dotenv(values: Mapping[str, str]) -> str:
-    """Return the text of a ``.env`` file. Single quotes keep JSON values as they are."""
-    return "\n".join(f"{name}='{value}'" for name, value in values.items())
-
-
 class JsonJobs:
     """Prints one JSON document, ``{…, "jobs": […], …}``, job by job, so that a list can have any length.
 
@@ -55,7 +50,7 @@ class JsonJobs:
     """
 
     def __init__(self, **head: Any) -> None:
-        self._lead = "{\n" + "".join(f"  {_member(each)},\n" for each in head.items()) + '  "jobs": ['
+        self._lead = "{\n" + "".join(f"  {_member(*each)},\n" for each in head.items()) + '  "jobs": ['
         self._close = "]"
 
     def add(self, job: JobDocument) -> None:
@@ -66,12 +61,11 @@ class JsonJobs:
     def end(self, **tail: Any) -> None:
         """Print the members after the list, and end the document."""
         lead = "" if self._lead == "," else self._lead
-        members = "".join(f",\n  {_member(each)}" for each in tail.items())
+        members = "".join(f",\n  {_member(*each)}" for each in tail.items())
         print(f"{lead}{self._close}{members}\n}}")  # noqa: T201 - a command's output
 
 
-def _member(item: tuple[str, Any]) -> str:
-    name, value = item
+def _member(name: str, value: Any) -> str:
     return f"{json_text(name)}: {json_text(value)}"
 
 
@@ -90,17 +84,17 @@ class JobList:
     def page(self, found: Sequence[Job]) -> None:
         """Print a page of jobs."""
         documents = [serializers.job(job) for job in found]
-        if self._json is None and self._console.is_terminal and documents:
-            page = job_table(documents)
+        if self._json is not None:
+            for job in documents:
+                self._json.add(job)
+        elif not self._console.is_terminal:
+            for job in documents:
+                print_line(_row(job))
+        elif documents:
+            page = _job_table(documents)
             page.show_header = not self._has_header
             self._has_header = True
             self._console.print(page)
-            return
-        for job in documents:
-            if self._json is not None:
-                self._json.add(job)
-            else:
-                print_line(row(job))
 
     def end(self, following: int | None) -> None:
         """End the list; ``following`` is where the next page begins, if there is one."""
@@ -135,23 +129,15 @@ def _style(name: str, cell: str) -> str:
     return COLOURS[State(cell)] if name in STATE_COLUMNS and cell in set(State) else ""
 
 
-def job_table(found: Sequence[JobDocument]) -> Table:
-    """Return a table of jobs for a terminal."""
-    return table(("job", "state", "ref", "image", "updated", "reason"), map(row, found))
+def _job_table(found: Sequence[JobDocument]) -> Table:
+    return table(("job", "state", "ref", "image", "updated", "reason"), map(_row, found))
 
 
-def row(job: JobDocument) -> Sequence[str]:
-    """Return a job's id, state, ref, image, time of the last change, and reason."""
-    image, error = job["image"], job["error"]
+def _row(job: JobDocument) -> Sequence[str]:
+    image = job["image"]
     size = f"{image['width']}x{image['height']} {image['format']}" if image else ""
-    return (
-        job["id"],
-        job["state"],
-        job["ref"] or "",
-        size,
-        job["updated_at"],
-        error["reason"] if error else "",
-    )
+    reason = job["error"]["reason"] if job["error"] else ""
+    return job["id"], job["state"], job["ref"] or "", size, job["updated_at"], reason
 
 
 @contextmanager
@@ -162,7 +148,7 @@ def live_jobs(*, quiet: bool) -> Iterator[Callable[[Sequence[JobDocument]], None
         yield lambda _: None
     elif console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            yield lambda found: live.update(job_table(found), refresh=True)
+            yield lambda found: live.update(_job_table(found), refresh=True)
     else:
         states: dict[str, str] = {}
 
@@ -170,7 +156,7 @@ def live_jobs(*, quiet: bool) -> Iterator[Callable[[Sequence[JobDocument]], None
             for job in found:
                 if states.get(job["id"]) != job["state"]:
                     states[job["id"]] = job["state"]
-                    print_line(row(job), flush=True)
+                    print_line(_row(job), flush=True)
 
         yield show
 

@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from receiver.cli import output
-from receiver.cli.common import progress_bar
+from receiver.cli.common import AsJson, progress_bar
 from receiver.cli.maintenance import load_checked_config, print_counts
-from receiver.config import Config, duration
+from receiver.config import duration
 from receiver.core.clock import wall_clock
 from receiver.ledger import Ledger, LedgerReader
 from receiver.operations.retention import Pruner, count_prunable
@@ -32,7 +32,7 @@ def prune(
         typer.Option(help="Remove what is older, such as 30d; else as RECEIVER_KEEP_HISTORY says."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only count what would go.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Remove history and raw bodies of archived jobs, and other old records. The jobs themselves stay.
 
@@ -40,21 +40,21 @@ def prune(
     """
     config, _ = load_checked_config()
     keep = config.keep_history if older_than is None else _duration(older_than)
-    removed = asyncio.run(_prune(config, keep, dry_run=dry_run, quiet=as_json))
+
+    async def run() -> Mapping[str, int]:
+        if dry_run:
+            async with await LedgerReader.open(config.data_dir) as reader:
+                return await count_prunable(reader, keep, wall_clock())
+        async with await Ledger.open_beside(config.data_dir, make=False) as ledger:
+            with progress_bar("rows removed", quiet=as_json) as on_progress:
+                pruner = Pruner(ledger=ledger, keep=keep, now=wall_clock)
+                return await pruner.round(lambda removed: on_progress(sum(removed.values()), None))
+
+    removed = asyncio.run(run())
     if as_json:
         output.print_json({"dry_run": dry_run, "rows": {name: removed.get(name, 0) for name in NAMES}})
     else:
         print_counts((removed.get(name, 0), what) for name, what in NAMES.items())
-
-
-async def _prune(config: Config, keep: timedelta, *, dry_run: bool, quiet: bool) -> Mapping[str, int]:
-    if dry_run:
-        async with await LedgerReader.open(config.data_dir) as reader:
-            return await count_prunable(reader, keep, wall_clock())
-    async with await Ledger.open_beside(config.data_dir, make=False) as ledger:
-        with progress_bar("rows removed", quiet=quiet) as on_progress:
-            pruner = Pruner(ledger=ledger, keep=keep, now=wall_clock)
-            return await pruner.round(lambda removed: on_progress(sum(removed.values()), None))
 
 
 def _duration(text: str) -> timedelta:

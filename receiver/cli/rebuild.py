@@ -1,7 +1,6 @@
 """``receiver rebuild``."""
 
 import asyncio
-from collections.abc import Mapping
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated
 
@@ -9,9 +8,8 @@ import typer
 
 from receiver.archive.base import open_archive
 from receiver.bootstrap.factories import make_data_dir
+from receiver.cli import maintenance
 from receiver.cli.common import progress_bar
-from receiver.cli.maintenance import FromStart, Rate, archive_scan, load_checked_config, print_report
-from receiver.config import Config
 from receiver.core.errors import ConfigError
 from receiver.ledger import Ledger, Rebuilt
 from receiver.operations.archive_scan import has_objects
@@ -33,11 +31,9 @@ UNUSED = {
 
 def rebuild(
     *,
-    rate: Rate = None,
-    from_start: FromStart = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print a JSON line for each object not used, and the sum.")
-    ] = False,
+    rate: maintenance.Rate = None,
+    from_start: maintenance.FromStart = False,
+    as_json: Annotated[bool, maintenance.json_lines("object not used")] = False,
 ) -> None:
     """Add to the ledger every job that the archive's objects name. Known jobs are not overwritten.
 
@@ -45,41 +41,41 @@ def rebuild(
     and whose object is there and proved, is taken to archived. Exit 1 if an object was refused or left, or
     if nothing lies in the archive.
     """
-    config, environ = load_checked_config()
-    if not asyncio.run(_rebuild(config, environ, rate, from_start=from_start, as_json=as_json)):
-        raise typer.Exit(1)
-
-
-async def _rebuild(
-    config: Config, environ: Mapping[str, str], rate: float | None, *, from_start: bool, as_json: bool
-) -> bool:
+    config, environ = maintenance.load_checked_config()
     plan = {"archive": config.archive_uri}
-    async with AsyncExitStack() as stack:
-        archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
-        await stack.enter_async_context(aclosing(archive))
-        if not await has_objects(archive):
-            # With a wrong RECEIVER_ARCHIVE, an empty ledger would pass for the rebuilt one.
-            raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to rebuild a ledger from")
-        make_data_dir(config)
-        ledger = await stack.enter_async_context(await Ledger.open_beside(config.data_dir))
-        await ledger.release_orphans(config.data_dir)
-        scan = await stack.enter_async_context(
-            archive_scan("rebuild", config, ledger, archive, plan=plan, rate=rate, from_start=from_start)
-        )
-        checkpoint, counts = scan.checkpoint, scan.checkpoint.counts
-        if checkpoint.resumed and not as_json:
-            typer.echo(f"Going on after {counts['objects']} objects.", err=True)
-        with progress_bar("objects", quiet=as_json) as on_progress:
-            await Rebuilder(scan).run(lambda done: on_progress(done, None))
-        lines = [
-            (counts["objects"], "objects"),
-            *((counts[name], text) for name, text in (BECAME | UNUSED).items() if counts[name]),
-        ]
-        summary = {
-            **plan,
-            "objects": counts["objects"],
-            **{outcome: counts[outcome] for outcome in BECAME},
-            "unused": {reason: counts[reason] for reason in UNUSED},
-        }
-        print_report(checkpoint.findings(), lines, summary, as_json=as_json)
-        return not (counts["archive.altered"] or counts["archive.mislabelled"] or counts[Rebuilt.BUSY])
+
+    async def run() -> bool:
+        async with AsyncExitStack() as stack:
+            archive = open_archive(config.archive_uri, uploads=config.uploads, environ=environ)
+            await stack.enter_async_context(aclosing(archive))
+            if not await has_objects(archive):
+                # With a wrong RECEIVER_ARCHIVE, an empty ledger would pass for the rebuilt one.
+                raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to rebuild a ledger from")
+            make_data_dir(config)
+            ledger = await stack.enter_async_context(await Ledger.open_beside(config.data_dir))
+            await ledger.release_orphans(config.data_dir)
+            scan = await stack.enter_async_context(
+                maintenance.archive_scan(
+                    "rebuild", config, ledger, archive, plan=plan, rate=rate, from_start=from_start
+                )
+            )
+            checkpoint, counts = scan.checkpoint, scan.checkpoint.counts
+            if checkpoint.resumed and not as_json:
+                typer.echo(f"Going on after {counts['objects']} objects.", err=True)
+            with progress_bar("objects", quiet=as_json) as on_progress:
+                await Rebuilder(scan).run(lambda done: on_progress(done, None))
+            lines = [
+                (counts["objects"], "objects"),
+                *((counts[name], text) for name, text in (BECAME | UNUSED).items() if counts[name]),
+            ]
+            summary = {
+                **plan,
+                "objects": counts["objects"],
+                **{outcome: counts[outcome] for outcome in BECAME},
+                "unused": {reason: counts[reason] for reason in UNUSED},
+            }
+            maintenance.print_report(checkpoint.findings(), lines, summary, as_json=as_json)
+            return not (counts["archive.altered"] or counts["archive.mislabelled"] or counts[Rebuilt.BUSY])
+
+    if not asyncio.run(run()):
+        raise typer.Exit(1)

@@ -2,14 +2,15 @@
 
 import asyncio
 import contextlib
-from dataclasses import asdict
-from typing import Annotated, Any
+from dataclasses import asdict, replace
+from typing import Annotated
 
 import typer
 
 from receiver.bootstrap.factories import make_data_dir, open_reconciler
 from receiver.cli import output
 from receiver.cli.common import AsJson, load_config, print_message, progress_bar
+from receiver.cli.maintenance import print_counts
 from receiver.cli.options import decimal
 from receiver.config import Config
 from receiver.core.clock import milliseconds, wall_clock
@@ -44,11 +45,23 @@ def reconcile(
         name: value for name, value in (("adopt", adopt), ("reconcile_rate", rate)) if value is not None
     }
     summary = asyncio.run(_round(config.model_copy(update=chosen), quiet=as_json))
+    error = summary.error
     if as_json:
-        output.print_json(_document(summary))
+        reason = error and {"reason": error.reason, "detail": error.detail}
+        output.print_json({**asdict(replace(summary, error=None)), "error": reason})
     else:
-        _print(summary)
-    if summary.error is not None:
+        lines = [
+            (summary.asked, "asked about"),
+            (summary.found, f"found that were never delivered, {summary.failed} of them failures"),
+            (summary.adopted, "adopted that nobody had announced"),
+            (summary.running, "still running"),
+            (summary.unanswered, "without an answer"),
+            (summary.settled, "submits settled whose answer was lost"),
+        ]
+        print_counts(lines)
+        if error is not None:
+            print_message(f"cut short with {summary.left} left: {error}; run it again later")
+    if error is not None:
         raise typer.Exit(1)
 
 
@@ -68,26 +81,3 @@ async def _round(config: Config, *, quiet: bool) -> Summary:
             return await reconciler.round(
                 submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=on_progress
             )
-
-
-def _document(summary: Summary) -> dict[str, Any]:
-    error = summary.error
-    return {
-        **{name: value for name, value in asdict(summary).items() if name != "error"},
-        "error": error and {"reason": error.reason, "detail": error.detail},
-    }
-
-
-def _print(summary: Summary) -> None:
-    lines = [
-        (summary.asked, "asked about"),
-        (summary.found, f"found that were never delivered, {summary.failed} of them failures"),
-        (summary.adopted, "adopted that nobody had announced"),
-        (summary.running, "still running"),
-        (summary.unanswered, "without an answer"),
-        (summary.settled, "submits settled whose answer was lost"),
-    ]
-    for number, what in lines:
-        typer.echo(f"{number:>7}  {what}")
-    if summary.error is not None:
-        print_message(f"cut short with {summary.left} left: {summary.error}; run it again later")

@@ -35,13 +35,11 @@ NO_IMAGE = "the provider has named no image to fetch"
 
 @dataclass(frozen=True, slots=True)
 class _Row:
-    """One job and the result of its retry.
+    """One job, with its states before and after the retry.
 
     Attributes:
         id: of the job, or as it was typed if there is no such job.
-        before: its state before the retry.
-        reason: why it is in that state.
-        after: its state after the retry.
+        reason: why it was in the state before.
         obstacle: why it cannot be tried again, and what can be done instead.
     """
 
@@ -156,11 +154,8 @@ def _obstacle(job: Job) -> str | None:
     if job.image_url is None:
         # The URL is untrusted: another text could be an option, or a file of this machine.
         source = job.source_url or ""
-        again = (
-            f": receiver submit {shlex.quote(source)}"
-            if is_web(source) and plain_url(source) == source
-            else ""
-        )
+        harmless = is_web(source) and plain_url(source) == source
+        again = f": receiver submit {shlex.quote(source)}" if harmless else ""
         return f"it is {job.state}, and {NO_IMAGE}; submit the picture again{again}"
     return None
 
@@ -226,14 +221,9 @@ async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
 class _Printer:
     """Prints rows as they come, and a summary; on a terminal the first rows, in a table.
 
-    Args:
-        as_json: print one document.
-        dry_run: whether the rows are only previewed.
-        console: where a table goes.
-
     Attributes:
-        done: rows that are, or would be, tried again.
-        left: rows that are not, or would not be.
+        done: how many are, or would be, tried again.
+        left: how many are not, or would not be.
     """
 
     def __init__(self, *, as_json: bool, dry_run: bool, console: Console | None = None) -> None:
@@ -265,14 +255,11 @@ class _Printer:
         if self.as_json:
             self._json.end()
         elif self._console.is_terminal and self._first:
-            names = ("job", "ref", "state", "reason", "obstacle")
-            if not self._dry_run:
-                names = ("job", "ref", "was", "is", "obstacle")
+            third, fourth = ("state", "reason") if self._dry_run else ("was", "is")
+            names = ("job", "ref", third, fourth, "obstacle")
             self._console.print(output.table(names, map(self._cells, self._first)))
-            if self.done + self.left > MAX_ROWS:
-                print_message(
-                    f"and {self.done + self.left - MAX_ROWS} more; --json or a pipe gives all of them"
-                )
+            if (more := self.done + self.left - MAX_ROWS) > 0:
+                print_message(f"and {more} more; --json or a pipe gives all of them")
         print_message(self._summary())
 
     def _cells(self, row: _Row) -> Sequence[str]:

@@ -83,13 +83,7 @@ Until = Annotated[
 
 
 def job_filter(
-    config: Config,
-    states: Sequence[State] | None,
-    *,
-    since: str | None,
-    until: str | None,
-    overdue: bool | None = None,
-    **parameters: str | None,
+    config: Config, states: Sequence[State] | None, **parameters: str | None
 ) -> tuple[Filter, params.Window]:
     """Return the filter and the page that options select, as ``GET /jobs`` reads them.
 
@@ -97,8 +91,6 @@ def job_filter(
         typer.BadParameter: ``GET /jobs`` would refuse them.
     """
     given = [("state", state.value) for state in states or ()]
-    given += [(name, text) for name, text in (("since", since), ("until", until)) if text is not None]
-    given += [("overdue", str(overdue).lower())] if overdue is not None else []
     given += [(name, value) for name, value in parameters.items() if value is not None]
     overdue_before = overdue_cutoff(wall_clock(), config.overdue_after)
     try:
@@ -147,11 +139,8 @@ def _most_similar(text: str, jobs: Sequence[Job]) -> Sequence[Job]:
 
 
 def _named(jobs: Sequence[Job]) -> str:
-    names = [
-        f"{job.id} ({job.state}{f', reference {job.ref}' if job.ref else ''})" for job in jobs[:SUGGESTED]
-    ]
-    more = ["others"] if len(jobs) > SUGGESTED else []
-    return " or ".join([*names, *more])
+    names = [f"{j.id} ({j.state}{f', reference {j.ref}' if j.ref else ''})" for j in jobs[:SUGGESTED]]
+    return " or ".join(names if len(jobs) <= SUGGESTED else [*names, "others"])
 
 
 async def _ids(config: Config, incomplete: str) -> list[str]:

@@ -5,9 +5,8 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -15,7 +14,7 @@ import typer
 from rich.console import Console
 
 from receiver.cli import output
-from receiver.cli.common import AsJson, load_config, print_message, progress_bar, run_until_signal
+from receiver.cli.common import AsJson, fail, load_config, print_message, progress_bar, run_until_signal
 from receiver.cli.options import choice, whole
 from receiver.core import serializers
 from receiver.core.completion import is_ref
@@ -31,20 +30,6 @@ _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
 
 MAX_ERRORS = 10
 """Errors printed in full; the table has the reasons of all."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Request:
-    """What the command line asks for."""
-
-    items: Sequence[Item]
-    options: Options
-    rate: float | None
-    wait: bool
-    as_json: bool
-    list_name: str | None
-    resume: str | None
-    """The command that continues the list; ``None`` without a list."""
 
 
 def submit(
@@ -94,60 +79,55 @@ def submit(
         raise typer.BadParameter("--ref is 1 to 200 printable ASCII characters")
     if not images and from_file is None:
         raise typer.BadParameter("name an image, or a list with --from")
-    name = None
+    name = resume = None
     if from_file is not None:
-        name = list_name or run.name_of(from_file)
+        name, resume = list_name or run.name_of(from_file), "the same command"
         if again:
             name = run.named_again(name, datetime.now(UTC))
+            resume = f"{resume} with --list-name {shlex.quote(name)} instead of --again"
     try:
         items = run.prepare(images or [], options, ref=ref, from_file=from_file, list_name=name)
     except InvalidRequestError as error:
-        print_message(error.detail)
-        raise typer.Exit(1) from None
-    request = _Request(
-        items=items,
-        options=options,
-        rate=_rate(rate),
-        wait=wait,
-        as_json=as_json,
-        list_name=name,
-        resume=None if name is None else _resume(name if again else None),
-    )
-    if again and request.resume is not None:
-        print_message(f"should this be interrupted, {request.resume} goes on")
+        fail(error.detail)
+    if again and resume is not None:
+        print_message(f"should this be interrupted, {resume} goes on")
+    a_second = _rate(rate)
+
+    async def work(stopping: asyncio.Event) -> bool:
+        config, _ = load_config()
+        async with run.submitting(
+            config, options, list_name=name, rate=a_second, stopping=stopping, on_wait=_print_once()
+        ) as submitter:
+            outcomes = await _submit(submitter, items, wait=wait, quiet=as_json)
+        _end(outcomes, resume, as_json=as_json)
+        return all(_state(o) == State.ARCHIVED if wait else o.id is not None for o in outcomes)
+
     run_until_signal(
-        partial(_submit, request),
-        "what was under way is open in the ledger, and is looked for before it is sent again",
+        work, "what was under way is open in the ledger, and is looked for before it is sent again"
     )
 
 
-async def _submit(request: _Request, stopping: asyncio.Event) -> bool:
-    """Submit the images. Return whether all were submitted; with --wait, whether all are archived."""
-    config, _ = load_config()
-    async with run.submitting(
-        config,
-        request.options,
-        list_name=request.list_name,
-        rate=request.rate,
-        stopping=stopping,
-        on_wait=_print_once(),
-    ) as submitter:
-        show = _line if not request.as_json and not Console().is_terminal else _nothing
-        taken = 0
-        with progress_bar("submitted", quiet=len(request.items) < 2) as on_progress:
+async def _submit(
+    submitter: Submitter, items: Sequence[Item], *, wait: bool, quiet: bool
+) -> Sequence[Outcome]:
+    """Submit the images, and wait for their jobs if asked to. In a pipe, print a line for each image."""
 
-            def on_outcome(outcome: Outcome) -> None:
-                nonlocal taken
-                taken += 1
-                on_progress(taken, len(request.items))
-                if not request.wait:
-                    show(outcome)
+    def show(outcome: Outcome) -> None:
+        if not quiet and not Console().is_terminal:  # else a table or JSON follows
+            output.print_line(_row(outcome), flush=True)
 
-            outcomes = await run.submit_all(submitter, request.items, on_outcome)
-        if request.wait:
-            outcomes = await _follow(submitter, outcomes, show)
-    _end(request, outcomes)
-    return all(map(_archived if request.wait else _done, outcomes))
+    taken = 0
+    with progress_bar("submitted", quiet=len(items) < 2) as on_progress:
+
+        def on_outcome(outcome: Outcome) -> None:
+            nonlocal taken
+            taken += 1
+            on_progress(taken, len(items))
+            if not wait:
+                show(outcome)
+
+        outcomes = await run.submit_all(submitter, items, on_outcome)
+    return await _follow(submitter, outcomes, show) if wait else outcomes
 
 
 async def _follow(
@@ -177,14 +157,6 @@ async def _follow(
     return found
 
 
-def _done(outcome: Outcome) -> bool:
-    return outcome.id is not None
-
-
-def _archived(outcome: Outcome) -> bool:
-    return outcome.job is not None and outcome.job.state is State.ARCHIVED
-
-
 def _rate(text: str | None) -> float | None:
     if text is None:
         return None
@@ -192,12 +164,6 @@ def _rate(text: str | None) -> float | None:
     if match is None or not float(match[1]):
         raise typer.BadParameter("--rate is a number such as 2/s, 30/m or 100/h")
     return float(match[1]) / _SECONDS[match[2]]
-
-
-def _resume(name: str | None) -> str:
-    if name is None:
-        return "the same command"
-    return f"the same command with --list-name {shlex.quote(name)} instead of --again"
 
 
 def _print_once() -> Callable[[ProviderError], None]:
@@ -212,16 +178,7 @@ def _print_once() -> Callable[[ProviderError], None]:
     return notice
 
 
-def _nothing(_: Outcome) -> None:
-    """Print nothing: a table or JSON follows."""
-
-
-def _line(outcome: Outcome) -> None:
-    output.print_line(_row(outcome), flush=True)
-
-
 def _row(outcome: Outcome) -> Sequence[str]:
-    """Return id, ref, state, image and reason."""
     return outcome.id or "", outcome.ref or "", _state(outcome), outcome.image, _why(outcome)
 
 
@@ -240,20 +197,21 @@ def _why(outcome: Outcome) -> str:
     return "already submitted" if outcome.fate is Fate.KNOWN else ""
 
 
-def _end(request: _Request, outcomes: Sequence[Outcome]) -> None:
-    if request.as_json:
+def _end(outcomes: Sequence[Outcome], resume: str | None, *, as_json: bool) -> None:
+    console = Console()
+    if as_json:
         output.print_json({"jobs": [_document(outcome) for outcome in outcomes]})
-    else:
-        _table(outcomes)
+    elif console.is_terminal:
+        console.print(output.table(("job", "ref", "state", "image", "reason"), map(_row, outcomes)))
     reasons = dict.fromkeys(f"{o.image}: {o.error.detail}" for o in outcomes if o.error is not None)
     for reason in list(reasons)[:MAX_ERRORS]:
         print_message(reason)
     fates = Counter(outcome.fate for outcome in outcomes)
     if fates[Fate.OPEN] or fates[Fate.UNSENT]:
-        print_message(_left(request, fates))
+        print_message(_left(fates, resume))
 
 
-def _left(request: _Request, fates: Counter[Fate]) -> str:
+def _left(fates: Counter[Fate], resume: str | None) -> str:
     """Return a line on what is not done, and how to continue."""
     done = fates[Fate.SUBMITTED] + fates[Fate.KNOWN]
     parts = [f"{done} of {fates.total()} are submitted"]
@@ -265,16 +223,15 @@ def _left(request: _Request, fates: Counter[Fate]) -> str:
         )
     if fates[Fate.UNSENT]:
         parts.append(f"{fates[Fate.UNSENT]} not begun")
-    return "; ".join([*parts, f"{request.resume} goes on from here"] if request.resume else parts)
+    return "; ".join([*parts, f"{resume} goes on from here"] if resume else parts)
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:
     error: dict[str, Any] | None = None
     if outcome.error is not None:
         error = {"reason": outcome.error.reason, "detail": outcome.error.detail}
-    elif outcome.job is not None and outcome.job.problem is not None:
-        problem = outcome.job.problem
-        error = {"reason": problem.reason, "detail": problem.detail, "at": serializers.time(problem.at)}
+    elif outcome.job is not None:
+        error = serializers.job(outcome.job)["error"]
     return {
         "id": outcome.id,
         "ref": outcome.ref,
@@ -283,11 +240,3 @@ def _document(outcome: Outcome) -> dict[str, Any]:
         "already": outcome.fate is Fate.KNOWN,
         "error": error,
     }
-
-
-def _table(outcomes: Sequence[Outcome]) -> None:
-    console = Console()
-    if not console.is_terminal:
-        return
-    names = ("job", "ref", "state", "image", "reason")
-    console.print(output.table(names, map(_row, outcomes)))
