@@ -1,16 +1,21 @@
 """Reads each image from where its job says that it lies, whichever archive new ones go to.
 
-The two differ while a folder is being moved to a bucket, and after ``RECEIVER_ARCHIVE`` has changed.
+The two differ while a folder is being moved to a bucket, and after ``RECEIVER_ARCHIVE`` has changed. An image
+that is not there any more is looked for in the archive of new ones: the whole archive may have been moved.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
+from receiver.archive import moved
 from receiver.archive.base import Depth, Inventory, ObjectInfo, open_archive
 from receiver.core.errors import ArchiveError, ConfigError
 from receiver.core.jobs import Image, StoredObject
+
+T = TypeVar("T")
 
 READS = 4
 """Reads at a time from an archive that gets no new images."""
@@ -38,11 +43,13 @@ class ArchiveLocator:
 
     async def locate(self, stored: StoredObject, image: Image) -> Path | str:
         """See `ImageReader.locate`."""
-        return await (await self._archive_of(stored)).locate(stored, image)
+        return await self._read(stored, image, lambda archive, found: archive.locate(found, image))
 
     async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
         """See `ImageReader.local_file`."""
-        return await (await self._archive_of(stored)).local_file(stored, image, scratch)
+        return await self._read(
+            stored, image, lambda archive, found: archive.local_file(found, image, scratch)
+        )
 
     async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
         """See `Inventory.inspect`."""
@@ -52,6 +59,24 @@ class ArchiveLocator:
         """Close the other archives."""
         for other in self._others.values():
             await other.aclose()
+
+    async def _read(
+        self,
+        stored: StoredObject,
+        image: Image,
+        read: Callable[[Inventory, StoredObject], Awaitable[T]],
+    ) -> T:
+        """Read an image from where it was put, or else from where its archive was moved to."""
+        archive = await self._archive_of(stored)
+        try:
+            return await read(archive, stored)
+        except ArchiveError:
+            if archive is self._archive:
+                raise
+            found = await moved.find(self._archive, stored, image)
+            if found is None:
+                raise
+        return await read(self._archive, found[1])
 
     async def _archive_of(self, stored: StoredObject) -> Inventory:
         if stored.uri.startswith(f"{self._archive.uri}/"):

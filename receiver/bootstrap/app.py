@@ -32,6 +32,7 @@ from receiver.events.feed import Feed
 from receiver.intake.authentication import Authenticator
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
+from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
 from receiver.pipeline.archive_stage import ArchiveStage
 from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
@@ -185,6 +186,9 @@ async def _open_services(
     pruner = Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock)
     pruner.start()
     stack.push_async_callback(pruner.stop)
+    relocator = Relocator(ledger, archive, locator)
+    relocator.start()
+    stack.push_async_callback(relocator.stop)
     stopping = asyncio.Event()
     feed = await stack.enter_async_context(Feed(ledger, stopping))
     await factories.open_outgoing_webhooks(config, ledger, feed, stack)

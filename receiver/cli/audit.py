@@ -56,6 +56,7 @@ def audit(
                 "audit", config, ledger, archive, plan=plan, rate=rate, from_start=from_start
             ) as scan,
         ):
+            await maintenance.settle_moved_archive(ledger, archive, environ)
             checkpoint, counts = scan.checkpoint, scan.checkpoint.counts
             jobs = (await ledger.stats(overdue_before=0)).jobs[State.ARCHIVED]
             if checkpoint.resumed and not as_json:

@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rebuild": (KEEPING, "receiver.cli.rebuild"),
     "prune": (KEEPING, "receiver.cli.prune"),
     "archive-migrate": (KEEPING, "receiver.cli.migrate"),
+    "archive-move": (KEEPING, "receiver.cli.archive_move"),
     "demo": (TRYING, "receiver.cli.demo"),
     "sandbox": (TRYING, "receiver.cli.sandbox"),
 }

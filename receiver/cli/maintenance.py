@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from receiver.archive.base import Inventory
+from receiver.archive.locator import ArchiveLocator
 from receiver.bootstrap.factories import check_settings
 from receiver.cli import common
 from receiver.cli.options import decimal
@@ -21,6 +22,7 @@ from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Ledger
 from receiver.operations.archive_scan import ArchiveScan
 from receiver.operations.checkpoint import Checkpoint, Finding
+from receiver.operations.relocate import Relocator
 
 Rate = Annotated[float | None, decimal("At most so many objects a second.", 0.001, 100_000)]
 AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON line for each finding, and the sum.")]
@@ -48,6 +50,13 @@ def load_checked_config() -> tuple[Config, Mapping[str, str]]:
     common.export_aws_variables(environ)
     os.umask(0o077)  # whatever is created here is readable by its owner alone
     return config, environ
+
+
+async def settle_moved_archive(ledger: Ledger, archive: Inventory, environ: Mapping[str, str]) -> None:
+    """Record where the images of the archive lie, if it was moved, and tell of it."""
+    async with contextlib.aclosing(ArchiveLocator(archive, environ)) as locator:
+        if count := await Relocator(ledger, archive, locator).settle():
+            typer.echo(f"The archive was moved: {count} images are recorded in {archive.uri} now.", err=True)
 
 
 @contextlib.asynccontextmanager

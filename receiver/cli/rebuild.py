@@ -54,6 +54,7 @@ def rebuild(
             make_data_dir(config)
             ledger = await stack.enter_async_context(await Ledger.open_beside(config.data_dir))
             await ledger.release_orphans(config.data_dir)
+            await maintenance.settle_moved_archive(ledger, archive, environ)
             scan = await stack.enter_async_context(
                 maintenance.archive_scan(
                     "rebuild", config, ledger, archive, plan=plan, rate=rate, from_start=from_start
@@ -75,7 +76,7 @@ def rebuild(
                 "unused": {reason: counts[reason] for reason in UNUSED},
             }
             maintenance.print_report(checkpoint.findings(), lines, summary, as_json=as_json)
-            return not (counts["archive.altered"] or counts["archive.mislabelled"] or counts[Rebuilt.BUSY])
+            return not any(counts[name] for name in (*UNUSED, Rebuilt.BUSY))
 
     if not asyncio.run(run()):
         raise typer.Exit(1)

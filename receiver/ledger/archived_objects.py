@@ -29,12 +29,25 @@ class AuditFinding:
     detail: str
 
 
-def archived_jobs(db: sqlite3.Connection, *, after: int, limit: int) -> tuple[ArchivedJob, ...]:
-    """Return archived jobs after a position, in the order of arrival."""
+def archived_jobs(
+    db: sqlite3.Connection,
+    *,
+    after: int,
+    limit: int,
+    inside: str | None = None,
+    outside: str | None = None,
+    newest_first: bool = False,
+) -> tuple[ArchivedJob, ...]:
+    """Return archived jobs after a position, in the order of arrival.
+
+    ``inside`` and ``outside`` are beginnings of URIs that the images' own must have, or must not have.
+    """
     found = db.execute(
-        "SELECT * FROM jobs INDEXED BY jobs_by_state WHERE state = 'archived' AND seq > ? ORDER BY seq"
-        " LIMIT ?",
-        (after, limit),
+        "SELECT * FROM jobs INDEXED BY jobs_by_state WHERE state = 'archived' AND seq > :after"  # noqa: S608 - a constant
+        " AND (:inside IS NULL OR substr(uri, 1, length(:inside)) = :inside)"
+        " AND (:outside IS NULL OR substr(uri, 1, length(:outside)) <> :outside)"
+        f" ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT :limit",
+        {"after": after, "limit": limit, "inside": inside, "outside": outside},
     )
     return tuple(ArchivedJob(row["seq"], rows.job(row)) for row in found)
 
@@ -120,3 +133,17 @@ def relocated(tx: Transaction, job_id: str, before: StoredObject, after: StoredO
     if done.rowcount == 1:
         tx.changed.append(job_id)
     return done.rowcount == 1
+
+
+def readdress(tx: Transaction, addresses: Sequence[tuple[int, str, str]]) -> int:
+    """Record that images lie elsewhere, with their archive: each job's position, former and present URI.
+
+    Neither ETag nor version are those of the new place. The jobs' histories tell nothing of it, since nothing
+    happened to them. Return how many were changed.
+    """
+    done = tx.db.executemany(
+        "UPDATE jobs SET uri = :after, etag = NULL, version = NULL, updated_at = :now"
+        " WHERE seq = :seq AND state = 'archived' AND uri = :before",
+        [{"seq": seq, "before": before, "after": after, "now": tx.now} for seq, before, after in addresses],
+    )
+    return done.rowcount

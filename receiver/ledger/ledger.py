@@ -297,5 +297,6 @@ class Ledger(LedgerReader):
     save_checkpoint = _command(archived_objects.save_checkpoint)
     record_audit = _command(archived_objects.record_audit)
     relocated = _command(archived_objects.relocated)
+    readdress = _command(archived_objects.readdress)
     rebuild = _command(rebuild.rebuild)
     prune = _command(retention.prune)

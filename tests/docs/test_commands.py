@@ -77,7 +77,12 @@ def test_every_command_is_run_as_a_process(name: str) -> None:
         for line in block.splitlines()
     )
     started = rf'\b(?:command|run|both)\(\s*[\[(]?\s*"{re.escape(name)}"'
-    own = ("tests/e2e/*.py", "tests/sandbox/test_sandbox_command.py", "tests/support/processes.py")
+    own = (
+        "tests/e2e/*.py",
+        "tests/operations/*.py",
+        "tests/sandbox/test_sandbox_command.py",
+        "tests/support/processes.py",
+    )
     sources = [path for pattern in own for path in ROOT.glob(pattern)]
     assert by_document or any(re.search(started, path.read_text()) for path in sources)
 

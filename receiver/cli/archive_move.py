@@ -1,0 +1,75 @@
+"""``receiver archive-move``."""
+
+import asyncio
+from collections.abc import Mapping
+from contextlib import aclosing
+from typing import Annotated
+
+import typer
+
+from receiver.archive.base import Inventory, open_archive
+from receiver.cli.common import progress_bar
+from receiver.cli.maintenance import json_lines, load_checked_config, print_report
+from receiver.config import Config
+from receiver.core.errors import ConfigError
+from receiver.ledger import Ledger
+from receiver.operations.relocate import SAMPLE, move
+
+
+def archive_move(
+    former: Annotated[
+        str,
+        typer.Argument(metavar="FROM", help="Where the images lay: s3://bucket/prefix or file:///folder."),
+    ],
+    present: Annotated[str, typer.Argument(metavar="TO", help="Where they lie now, under the same keys.")],
+    *,
+    check_all: Annotated[
+        bool, typer.Option("--all", help=f"Read all images, and not only {SAMPLE}.")
+    ] = False,
+    as_json: Annotated[bool, json_lines("image not found")] = False,
+) -> None:
+    """Record in the ledger that the images of FROM, an archive that was moved as a whole, lie in TO now.
+
+    It moves no image. A sample of them is read first, or all with --all; if one is not there, or holds other
+    bytes, the ledger is left as it is and the exit code is 1. A serve that has TO as its RECEIVER_ARCHIVE
+    notices such a move by itself.
+    """
+    config, environ = load_checked_config()
+    source = _opened(former, "FROM", environ)
+    target = _opened(present, "TO", environ)
+    if source.uri == target.uri:
+        raise typer.BadParameter("FROM and TO are the same", param_hint="TO")
+    if not asyncio.run(_move(config, source, target, check_all=check_all, as_json=as_json)):
+        raise typer.Exit(1)
+
+
+def _opened(uri: str, name: str, environ: Mapping[str, str]) -> Inventory:
+    try:
+        return open_archive(uri, environ=environ)
+    except ConfigError as error:
+        raise typer.BadParameter(str(error).partition(": ")[2], param_hint=name) from None
+
+
+async def _move(
+    config: Config, source: Inventory, target: Inventory, *, check_all: bool, as_json: bool
+) -> bool:
+    async with (
+        await Ledger.open_beside(config.data_dir, make=False) as ledger,
+        aclosing(source),
+        aclosing(target),
+    ):
+        with progress_bar("images", quiet=as_json) as on_progress:
+            checked, changed, findings = await move(
+                ledger,
+                f"{source.uri}/",
+                target,
+                sample=None if check_all else SAMPLE,
+                concurrency=config.uploads,
+                on_progress=lambda done: on_progress(done, None),
+            )
+        if not checked:
+            raise ConfigError(f"FROM: the ledger knows of no image in {source.uri}")
+    lines = [(checked, "images looked at"), (changed, "images recorded at their new place")]
+    summary = {"from": source.uri, "to": target.uri, "checked": checked, "changed": changed}
+    print_report(findings, lines, summary, as_json=as_json)
+    return not findings

@@ -1,0 +1,136 @@
+"""Archives that were moved as a whole: from folder to folder, to a bucket, and with their data directory."""
+
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from receiver.archive import moved
+from tests.ledger.actions import file_of
+from tests.operations.archived_jobs import Bucket, Sample, filled, lay_out, make_samples, run_json
+from tests.support.processes import Programs, run, settings
+from tests.support.seaweed import seaweed
+from tests.support.waiting import eventually
+
+COUNT = 30
+
+
+@pytest.fixture
+def images() -> list[Sample]:
+    return make_samples(COUNT, seed=3)
+
+
+@pytest.fixture
+def data(tmp_path: Path, images: list[Sample]) -> Path:
+    """A data directory with its archive in it."""
+    data = tmp_path / "the first place"  # a blank in a folder's address is written %20
+    filled(data, images, lay_out(data / "archive", images))
+    return data
+
+
+def uris(data: Path) -> set[str]:
+    with file_of(data) as db:
+        return {uri for (uri,) in db.execute("SELECT uri FROM jobs")}
+
+
+def below(root: Path, images: list[Sample]) -> set[str]:
+    return {(root / sample.key).as_uri() for sample in images}
+
+
+def test_an_audit_follows_a_data_directory_that_was_moved(
+    tmp_path: Path, data: Path, images: list[Sample]
+) -> None:
+    present = data.rename(tmp_path / "data")
+    audit = run_json(["audit"], tmp_path, settings(tmp_path))
+    assert (audit.code, audit.findings, audit.summary["objects"]) == (0, [], COUNT), audit.errors
+    assert uris(present) == below(present / "archive", images)
+
+
+def test_a_server_shows_the_images_of_a_moved_data_directory_and_learns_where_they_are(
+    programs: Programs, tmp_path: Path, data: Path, images: list[Sample]
+) -> None:
+    present = data.rename(tmp_path / "data")
+    with programs.receiver_process(settings(tmp_path)) as receiver:
+        for sample in (images[0], images[-1]):
+            assert receiver.get(f"/jobs/{sample.job_id}/image").content == sample.content
+        receiver.program.until_event("archive moved", images=COUNT)
+        eventually(lambda: uris(present) == below(present / "archive", images))
+        shown = receiver.get(f"/jobs/{images[0].job_id}").json()["archive"]["uri"]
+        assert shown == (present / "archive" / images[0].key).as_uri()
+        assert receiver.get(f"/jobs/{images[0].job_id}/image").content == images[0].content
+
+
+def test_an_archive_that_still_lies_where_it_lay_or_is_only_partly_here_was_not_moved(
+    tmp_path: Path, data: Path, images: list[Sample]
+) -> None:
+    given = settings(tmp_path, RECEIVER_DATA_DIR=str(data), RECEIVER_ARCHIVE=(tmp_path / "new").as_uri())
+    lay_out(tmp_path / "new", images)  # copied, and not moved: as while `archive-migrate` runs
+    run_json(["audit"], tmp_path, given)
+    assert uris(data) == below(data / "archive", images)
+
+    (data / "archive").rename(data / "away")
+    (tmp_path / "new" / images[17].key).unlink()
+    audit = run_json(["audit"], tmp_path, given)
+    assert uris(data) == below(data / "archive", images)
+    assert len(audit.of("archive.missing")) == COUNT
+
+
+@pytest.mark.parametrize("extent", [[], ["--all"]])
+def test_the_command_records_a_move_only_if_what_it_looks_at_is_there(
+    tmp_path: Path, data: Path, images: list[Sample], extent: list[str]
+) -> None:
+    given = settings(tmp_path, RECEIVER_DATA_DIR=str(data))
+    former, present = data / "archive", tmp_path / "umgezogen nach ü"
+    former.rename(present)
+    command = ["archive-move", *extent, former.as_uri(), present.as_uri()]
+    (present / images[3].key).write_bytes(images[4].content)
+    (present / images[5].key).unlink()
+    failed = run_json(command, tmp_path, given)
+    assert (failed.code, failed.summary["changed"]) == (1, 0)
+    assert failed.of("archive.altered") == [images[3].job_id]
+    assert failed.of("archive.missing") == [images[5].job_id]
+    assert uris(data) == below(former, images)
+
+    lay_out(present, images)
+    done = run_json(command, tmp_path, given)
+    assert (done.code, done.findings, done.summary["changed"]) == (0, [], COUNT), done.errors
+    assert uris(data) == below(present, images)
+    audit = run_json(["audit"], tmp_path, {**given, "RECEIVER_ARCHIVE": present.as_uri()})
+    assert audit.code == 0
+
+    again = run(command, tmp_path, given)
+    assert (again.returncode, "the ledger knows of no image in" in again.stderr) == (1, True)
+
+
+def test_a_folder_may_become_a_bucket_and_the_bucket_another_prefix(
+    tmp_path: Path, data: Path, images: list[Sample]
+) -> None:
+    with seaweed() as store:
+        first, second = Bucket(store, "first"), Bucket(store, "first/second")
+        given = settings(tmp_path, RECEIVER_DATA_DIR=str(data), **store.environment())
+        first.put_all(images)
+        former = (data / "archive").as_uri()
+        done = run_json(["archive-move", former, first.uri], tmp_path, given)
+        assert (done.code, done.summary["changed"]) == (0, COUNT), done.errors
+        assert run_json(["audit"], tmp_path, {**given, "RECEIVER_ARCHIVE": first.uri}).code == 0
+
+        second.put_all(images)
+        with closing(first.client()) as client:
+            for sample in images:
+                first.delete(sample, client=client)
+        audit = run_json(["audit"], tmp_path, {**given, "RECEIVER_ARCHIVE": second.uri})
+        assert (audit.code, audit.findings) == (0, []), audit.errors
+        assert uris(data) == {f"{second.uri}/{sample.key}" for sample in images}
+
+
+@pytest.mark.parametrize("arguments", [["file:///a", "file:///a/"], ["nowhere", "file:///a"]])
+def test_a_move_that_cannot_be_meant_is_a_wrong_use(tmp_path: Path, data: Path, arguments: list[str]) -> None:
+    done = run(["archive-move", *arguments], tmp_path, settings(tmp_path, RECEIVER_DATA_DIR=str(data)))
+    assert done.returncode == 2
+
+
+def test_an_address_is_split_into_root_and_key() -> None:
+    assert moved.split("s3://b/p/a%20b/c.png", 2) == ("s3://b/p/", "a%20b/c.png")
+    assert moved.split("file:///p%20q/a%20b/c.png", 2) == ("file:///p%20q/", "a b/c.png")
+    assert moved.key_below("file:///p%20q/", "file:///p%20q/a%20b/c.png") == "a b/c.png"
+    assert moved.key_below("s3://b/", "s3://b/c.png") == "c.png"
