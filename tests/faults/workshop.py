@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -96,6 +97,8 @@ async def at_work(
     plan: FetchPlan = PLAN,
     provider: Ximilar | None = None,
     verifier: Verifier | None = None,
+    max_bytes: int = MIB,
+    clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Workshop]:
     """A worker that is started, and stopped at the end.
 
@@ -105,6 +108,8 @@ async def at_work(
         plan: how they are fetched.
         provider: is asked, where there is one.
         verifier: judges images; a real one where none is given.
+        max_bytes: of an image.
+        clock: seconds, for the rate of downloads.
     """
     wall, monotonic = Clock(), Clock(0)
     async with AsyncExitStack() as stack:
@@ -112,11 +117,12 @@ async def at_work(
         stack.push_async_callback(ledger.close)
         archive = open_archive((folder / "archive").as_uri())
         stack.push_async_callback(archive.aclose)
-        spool = Spool(folder / "spool", max_bytes=100 * MIB, max_image_bytes=MIB, reserve=0)
+        spool = Spool(folder / "spool", max_bytes=100 * MIB, max_image_bytes=max_bytes, reserve=0)
         fetcher = Fetcher(
             sources=Sources.parse(()),
             networks=(ip_network("127.0.0.1/32"),),
-            limits=Limits(max_bytes=MIB),
+            limits=Limits(max_bytes=max_bytes),
+            clock=clock,
             user_agent="test",
         )
         judge = await stack.enter_async_context(verifier or Verifier(VerifyLimits(max_pixels=MIB)))
