@@ -26,13 +26,10 @@ class Line:
 
     Attributes:
         now: seconds; they pass only while bytes are carried.
-        open: connections at present, and the most there were.
     """
 
     rate: float
     now: float = 0.0
-    open: int = 0
-    most: int = 0
     turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def carry(self, writer: asyncio.StreamWriter, data: bytes) -> None:
@@ -53,14 +50,11 @@ async def host(line: Line) -> AsyncIterator[Gallery]:
     images = Gallery(padding=PADDING)
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line.open += 1
-        line.most = max(line.most, line.open)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
             head = await reader.readuntil(b"\r\n\r\n")
             picture = images.picture(head.split(b" ")[1].decode().removeprefix("/"))
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(picture))
             await line.carry(writer, picture)
-        line.open -= 1
         writer.close()
 
     async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
@@ -68,10 +62,8 @@ async def host(line: Line) -> AsyncIterator[Gallery]:
         yield images
 
 
-@pytest.mark.parametrize(("rate", "most"), [(150e3, 4), (80e3, 4), (1e6, 10)])
-async def test_images_over_a_slow_line_take_the_time_that_the_line_takes(
-    tmp_path: Path, rate: float, most: int
-) -> None:
+@pytest.mark.parametrize("rate", [80e3, 150e3, 1e6])
+async def test_images_over_a_slow_line_take_the_time_that_the_line_takes(tmp_path: Path, rate: float) -> None:
     """16 at a time, none of 16 images of 1.2 MB was whole after 170 s at 150 KB/s."""
     line = Line(rate)
     plan = FetchPlan(16, timedelta(minutes=10), timedelta(hours=24))
@@ -85,4 +77,3 @@ async def test_images_over_a_slow_line_take_the_time_that_the_line_takes(
 
     assert {job.state for job in jobs} == {State.ARCHIVED}
     assert line.now < 1.05 * IMAGES * PADDING / rate
-    assert line.most <= most
