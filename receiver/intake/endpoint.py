@@ -65,12 +65,17 @@ class WebhookEndpoint:
             return await self._record(request, body, proof, step)
         except (AuthError, BodyError) as error:
             step.reason = error.reason
-            self.refusals.count_and_log(error.reason)
+            if step.outcome != "unread":
+                self.refusals.count_and_log(error.reason)
+            elif times := self.refusals.count_to_log(error.reason):
+                log.warning(
+                    "delivery is no completion", reason=error.reason, detail=error.detail, times=times
+                )
             return problem(error.reason, error.detail if isinstance(error, BodyError) else None)
         except LedgerError as error:
             step.reason = error.reason
-            self.refusals.count(error.reason)
-            log.error("delivery not recorded", reason=error.reason, detail=error.detail)  # noqa: TRY400 - not a bug
+            if times := self.refusals.count_to_log(error.reason):
+                log.error("delivery not recorded", reason=error.reason, detail=error.detail, times=times)  # noqa: TRY400 - not a bug
             return problem(error.reason)
 
     async def _body(self, request: Request, *, keep: bool) -> bytes:
@@ -79,8 +84,10 @@ class WebhookEndpoint:
         Unless they are to be kept, the bytes are counted and dropped. Raise `BodyError`
         ``body.too_large``, ``body.too_slow`` or ``body.cut_short``.
         """
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > self.max_bytes:
+        # The parser lets any number of leading zeros pass, and Python reads no number of thousands of digits.
+        declared = request.headers.get("content-length", "").lstrip("0")
+        digits = len(str(self.max_bytes))
+        if declared.isdecimal() and (len(declared) > digits or int(declared) > self.max_bytes):
             raise BodyError("body.too_large")
         body, size, more = bytearray(), 0, True
         try:
@@ -106,7 +113,6 @@ class WebhookEndpoint:
         except BodyError as error:
             await self.ledger.record_unread(error, self.authenticator.redact(body))
             step.outcome = "unread"
-            log.warning("delivery is no completion", reason=error.reason, detail=error.detail)
             raise
         if self.confirm and completion.failure is not None:
             # A failure is as cheap to forge as an image: the job waits until the provider confirms it.
@@ -117,8 +123,6 @@ class WebhookEndpoint:
         # Where the provider must confirm the delivery, the end that counts is that of the confirmed URL.
         url, now = None if self.confirm else completion.image_url, self.now()
         deadline = url_expiry.deadline(url, since=now, now=now, lifetime=self.url_lifetime)
-        if deadline.disbelieved is not None:
-            log.warning("stated end not believed", job=completion.id, end=deadline.disbelieved.isoformat())
         delivery = Delivery(
             completion, self.authenticator.redact(body), deadline.at, proof.ref, proof.ticket, mark=proof.mark
         )
@@ -138,6 +142,7 @@ class WebhookEndpoint:
             duplicate=recorded.duplicate,
             noted=recorded.events,
             **({"reason": reason} if reason else {}),
+            **({"end_not_believed": deadline.disbelieved.isoformat()} if deadline.disbelieved else {}),
         )
         return JSONResponse({"id": completion.id, "state": recorded.state, "duplicate": recorded.duplicate})
 

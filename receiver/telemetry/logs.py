@@ -15,9 +15,10 @@ REPEAT_SECONDS = 10.0
 
 
 class RepeatFilter(logging.Filter):
-    """Passes the same warning once in a while, with the number of those that it stands for.
+    """Passes the same warning or traceback once in a while, with the number of those that it stands for.
 
-    uvicorn warns of each request that is none, and anybody can send a thousand of them a second.
+    uvicorn warns of each request that is none, and anybody can send a thousand of them a second. Of each
+    request that meets a bug it writes a traceback.
 
     Args:
         clock: monotonic seconds.
@@ -26,18 +27,20 @@ class RepeatFilter(logging.Filter):
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._clock = clock
-        self._held: dict[str, tuple[float, int]] = {}
+        self._held: dict[tuple[str, type[BaseException] | None], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Return whether to log this record; all but warnings are logged."""
-        if record.levelno != logging.WARNING or not isinstance(record.msg, str):
+        """Return whether to log this record; all but warnings and tracebacks are logged."""
+        bug = record.exc_info[0] if record.exc_info else None
+        if (bug is None and record.levelno != logging.WARNING) or not isinstance(record.msg, str):
             return True
-        at, times = self._held.get(record.msg, (float("-inf"), 0))
+        key = (record.msg, bug)
+        at, times = self._held.get(key, (float("-inf"), 0))
         now = self._clock()
         if now - at < REPEAT_SECONDS:
-            self._held[record.msg] = (at, times + 1)
+            self._held[key] = (at, times + 1)
             return False
-        self._held[record.msg] = (now, 0)
+        self._held[key] = (now, 0)
         if times:
             record.msg = f"{record.msg} ({times} more since the last line)"
         return True

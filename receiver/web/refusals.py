@@ -42,9 +42,15 @@ class RefusalCounter:
 
     def count_and_log(self, reason: str) -> None:
         """Count a refusal, and log it with all that were not logged since the last line."""
+        if times := self.count_to_log(reason):
+            log.warning("delivery refused", reason=reason, times=times)
+
+    def count_to_log(self, reason: str) -> int:
+        """Count a refusal; return for how many a line is due now, this one included, or 0 for no line."""
         self.count(reason)
         at, logged = self._logged.get(reason, (float("-inf"), 0))
         now = self._clock()
-        if now - at >= LOG_SECONDS:
-            self._logged[reason] = (now, self._counts[reason])
-            log.warning("delivery refused", reason=reason, times=self._counts[reason] - logged)
+        if now - at < LOG_SECONDS:
+            return 0
+        self._logged[reason] = (now, self._counts[reason])
+        return self._counts[reason] - logged

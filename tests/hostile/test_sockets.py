@@ -257,6 +257,43 @@ def test_a_thousand_requests_that_are_none_do_not_fill_the_log(receiver: Receive
     assert len(receiver.program.lines) - before < 50
 
 
+@pytest.mark.parametrize("secret", [WEBHOOK_SECRET, "wrong"])
+@pytest.mark.parametrize(("digits", "status"), [("0" * 6000 + "2", None), ("0" * 6000 + "9" * 18, 413)])
+def test_a_length_of_thousands_of_digits_is_a_number_like_any_other(
+    receiver: Receiver, secret: str, digits: str, status: int | None
+) -> None:
+    """llhttp (httptools 0.8) lets leading zeros pass, and Python reads no more than 4,300 digits."""
+    lines = [f"POST {WEBHOOK} HTTP/1.1", "Host: r", "Connection: close", f"X-Webhook-Secret: {secret}"]
+    data = "\r\n".join([*lines, f"Content-Length: {digits}", "", "{}"]).encode()
+    with connected(receiver) as connection:
+        connection.sendall(data)
+        if status is not None:  # the answer is there; the receiver reads on until the rest has come
+            connection.shutdown(socket.SHUT_WR)
+        came = said(connection)
+    assert statuses(came) == [status or (422 if secret == WEBHOOK_SECRET else 401)]
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (["X-Webhook-Secret: wrong"], 401),
+        ([f"X-Webhook-Secret: {WEBHOOK_SECRET}"], 422),
+        ([f"X-Webhook-Secret: {WEBHOOK_SECRET}", "Content-Type: text/plain"], 415),
+        (["Transfer-Encoding: chunked, identity"], 400),
+    ],
+    ids=["unproved", "no-completion", "wrong-type", "no-request"],
+)
+def test_requests_of_one_kind_share_a_line_of_the_log(
+    receiver: ReceiverProcess, head: list[str], status: int
+) -> None:
+    lines = [f"POST {WEBHOOK} HTTP/1.1", "Host: r", "Connection: close", "Content-Length: 2", *head]
+    data = "\r\n".join([*lines, "", "{}"]).encode()
+    before = len(receiver.program.lines)
+    for _ in range(100):
+        assert statuses(exchanged(receiver, data)) == [status]
+    assert len(receiver.program.lines) - before < 20
+
+
 def smuggled(job_id: str) -> dict[str, bytes]:
     """Requests whose length two servers in a row may see differently; in the difference is a delivery."""
     inner = delivery(job_id)

@@ -28,6 +28,17 @@ def test_an_error_is_always_logged() -> None:
     assert all(repeats.filter(warning("broken", logging.ERROR)) for _ in range(3))
 
 
+def test_the_tracebacks_of_one_kind_of_bug_share_a_line() -> None:
+    def bug(error: Exception) -> logging.LogRecord:
+        record = warning("Exception in ASGI application\n", logging.ERROR)
+        record.exc_info = (type(error), error, None)
+        return record
+
+    repeats = RepeatFilter(lambda: 0.0)
+    passed = [repeats.filter(bug(error)) for error in (ValueError(), ValueError(), KeyError())]
+    assert passed == [True, False, True]
+
+
 def test_a_line_that_nobody_takes_any_more_costs_nothing_but_itself() -> None:
     read, write = os.pipe()
     with io.TextIOWrapper(io.FileIO(write, "w"), write_through=True) as stream:
