@@ -15,7 +15,6 @@ from starlette.responses import JSONResponse, Response
 
 from receiver.core import url_expiry
 from receiver.core.clock import Clock
-from receiver.core.completion import Completion
 from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step
@@ -114,9 +113,9 @@ class WebhookEndpoint:
             await self.ledger.record_unread(error, self.authenticator.redact(body))
             step.outcome = "unread"
             raise
-        if self.confirm and completion.failure is not None:
+        if self.confirm:
             # A failure is as cheap to forge as an image: the job waits until the provider confirms it.
-            completion = Completion(completion.id, None, completion.source_url)
+            completion = replace(completion, source_url=None, failure=None)
         if completion.failure is not None:
             detail = self.authenticator.redact(completion.failure.detail.encode()).decode("utf-8", "replace")
             completion = replace(completion, failure=replace(completion.failure, detail=detail))

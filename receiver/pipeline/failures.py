@@ -38,7 +38,9 @@ class FailureRecorder:
     async def _write(self, claim: Claim, decision: Decision, error: ReceiverError, sha: str | None) -> bool:
         match decision.action:
             case Action.RETRY | Action.ASK_AGAIN:
-                return await self._ledger.retry_later(claim, decision.at, error, suspect=sha)
+                return await self._ledger.retry_later(
+                    claim, decision.at, error, suspect=sha, deadline=decision.deadline
+                )
             case Action.REJECT:
                 return await self._ledger.rejected(claim, error)
             case Action.EXPIRE:

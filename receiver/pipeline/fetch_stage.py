@@ -23,7 +23,7 @@ from receiver.core.errors import (
 )
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step, StepName
-from receiver.core.jobs import Image
+from receiver.core.jobs import Image, Job
 from receiver.fetch.download import Fetcher
 from receiver.ledger import Claim, Ledger
 from receiver.pipeline import outcomes
@@ -46,6 +46,10 @@ CONCURRENT_QUESTIONS = 2
 
 FRESH_SHARE = 4
 """One worker in so many is kept for first attempts, so that failing jobs cannot keep fresh ones waiting."""
+
+
+class _RunningError(UnavailableError):
+    """The provider says that the job has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,8 +146,7 @@ class FetchStage:
 
     async def _confirmed(self, claim: Claim) -> Claim:
         """Replace what was delivered by what the provider itself says, where the settings want it so."""
-        believed = claim.job.confirmed_at is not None or not self.plan.confirm
-        if believed and claim.job.image_url is not None:
+        if not self._is_hint(claim.job) and claim.job.image_url is not None:
             return claim
         if self.provider is None:  # it was asked when the job came, and the settings have changed
             raise ProviderError("provider.unavailable", "XIMILAR_API_TOKEN is not set, so it cannot confirm.")
@@ -155,6 +158,10 @@ class FetchStage:
             raise UnavailableError("The claim ended while the provider was asked.")
         log.info("confirmed", job=claim.job.id)
         return confirmed
+
+    def _is_hint(self, job: Job) -> bool:
+        """Return whether the provider must confirm what was delivered, and has not done so yet."""
+        return self.plan.confirm and job.confirmed_at is None
 
     async def _recovered_file(self, job_id: str) -> SpoolFile | None:
         name = self.recovered_files.get(job_id)
@@ -204,6 +211,9 @@ class FetchStage:
     def _decide(
         self, claim: Claim, error: ReceiverError, sha256: str | None, *, can_ask: bool
     ) -> outcomes.Decision:
+        if isinstance(error, _RunningError) and self._is_hint(claim.job):
+            life = milliseconds(self.plan.url_lifetime)
+            return outcomes.while_running(claim.job, self.now(), self.jitter, life=life)
         return outcomes.after_fetch(error, claim.job, self.now(), self.jitter, sha256=sha256, can_ask=can_ask)
 
     async def _on_bug(self, claim: Claim, bug: Exception) -> None:
@@ -219,7 +229,10 @@ class FetchStage:
         taken, refusal = await self._took_fresh_url(claim)
         if taken:
             return
-        decision = outcomes.after_last_question(refusal, claim.job, self.now(), self.jitter)
+        if isinstance(refusal, _RunningError) and self._is_hint(claim.job):
+            decision = self._decide(claim, refusal, None, can_ask=False)
+        else:
+            decision = outcomes.after_last_question(refusal, claim.job, self.now(), self.jitter)
         await self._failures.record(claim, decision, refusal or FetchError("fetch.expired"))
 
     async def _took_fresh_url(self, claim: Claim) -> tuple[bool, ProviderError | None]:
@@ -230,7 +243,8 @@ class FetchStage:
         except ProviderError as refusal:
             log.warning("no fresh URL", job=claim.job.id, reason=refusal.reason, detail=refusal.detail)
             return False, refusal
-        if completion.image_url is None or completion.image_url == claim.job.image_url:
+        known = None if self._is_hint(claim.job) else claim.job.image_url
+        if completion.image_url is None or completion.image_url == known:
             return False, None
         at = outcomes.fresh_url_at(claim.job, deadline, self.now(), self.jitter)
         taken = await persist(lambda: self.ledger.url_refreshed(claim, completion, deadline, at), log)
@@ -251,7 +265,7 @@ class FetchStage:
             except TimeoutError as error:
                 raise UnavailableError(f"The provider's answer was not whole after {seconds:g} s.") from error
         if report.completion is None:
-            raise UnavailableError(f"The provider's answer: status is {report.status}, which is no end.")
+            raise _RunningError(f"The provider's answer: status is {report.status}, which is no end.")
         return report.completion, report.deadline(now=self.now(), lifetime=self.plan.url_lifetime).at
 
     def _step(self, name: StepName, claim: Claim) -> Step:

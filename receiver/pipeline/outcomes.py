@@ -39,11 +39,15 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is done, when it is done again, and whether all uploads pause until a probe succeeds."""
+    """What is done, when it is done again, and whether all uploads pause until a probe succeeds.
+
+    ``deadline`` is the job's new one, if it gets one.
+    """
 
     action: Action
     at: int = 0
     pause: bool = False
+    deadline: int | None = None
 
 
 # Each table is read by reason, and where it has no row for the reason, by the reason's family.
@@ -120,6 +124,15 @@ def after_fetch(
     retry_after = error.retry_after if isinstance(error, FetchError | ProviderError) else None
     at = backoff.fetch_retry_at(now, job.attempts, job.deadline, jitter, retry_after)
     return Decision(Action.RETRY, at)
+
+
+def while_running(job: Job, now: int, jitter: Jitter, *, life: int) -> Decision:
+    """Decide what follows when a delivery is only a hint, and the provider says that its job still runs.
+
+    The provider is asked again, and no end of the hint counts: the life of the URL, in ms, has not begun.
+    """
+    at = backoff.fetch_retry_at(now, job.attempts, now + life, jitter)
+    return Decision(Action.RETRY, at, deadline=now + life)
 
 
 def at_deadline(*, can_ask: bool) -> Action:

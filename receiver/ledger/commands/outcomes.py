@@ -25,9 +25,15 @@ def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: i
     """Replace what was delivered by what the provider itself says; return the claim, ``None`` if void."""
     row = tx.db.execute(
         "UPDATE jobs SET image_url = :url, promised_width = :width, promised_height = :height,"
-        " deadline = :deadline, confirmed_at = :now, event = 'confirmed', updated_at = :now"
+        " source_url = coalesce(:source, source_url), deadline = :deadline, confirmed_at = :now, event = 'confirmed', updated_at = :now"
         " WHERE id = :id AND state = 'received' AND holder = :holder RETURNING *",
-        {**_promise(completion, deadline), "now": tx.now, "id": claim.job.id, "holder": claim.holder},
+        {
+            **_promise(completion, deadline),
+            "source": completion.source_url,
+            "now": tx.now,
+            "id": claim.job.id,
+            "holder": claim.holder,
+        },
     ).fetchone()
     if row is None:
         return None
@@ -86,14 +92,25 @@ def rejected(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
 
 
 def retry_later(
-    tx: Transaction, claim: Claim, at: int, error: ReceiverError, *, suspect: str | None = None
+    tx: Transaction,
+    claim: Claim,
+    at: int,
+    error: ReceiverError,
+    *,
+    suspect: str | None = None,
+    deadline: int | None = None,
 ) -> bool:
-    """Record that the attempt failed; the job waits until ``at``, ms since the epoch."""
+    """Record that the attempt failed; the job waits until ``at``, ms since the epoch.
+
+    A new ``deadline`` replaces the present one.
+    """
     assignments = (
-        f"event = 'attempt_failed', {ERROR}, next_attempt_at = :at, suspect = coalesce(:suspect, suspect)"
+        f"event = 'attempt_failed', {ERROR}, next_attempt_at = :at, suspect = coalesce(:suspect, suspect),"
+        " at_risk_at = iif(:deadline IS NULL, at_risk_at, NULL), deadline = coalesce(:deadline, deadline)"
     )
     reported = {"reason": error.reason, "detail": error.detail}
-    return _move(tx, claim, claim.job.state, assignments, at=at, suspect=suspect, **reported)
+    waits = {"at": at, "suspect": suspect, "deadline": deadline}
+    return _move(tx, claim, claim.job.state, assignments, **waits, **reported)
 
 
 def spool_lost(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
