@@ -810,7 +810,7 @@ async def test_no_more_connections_are_used_than_uploads(fake: Standin, tmp_path
     items = [spooled(tmp_path, f"{n}.png") for n in range(6)]
     await asyncio.gather(*(archive.put(item) for item in items))
     await archive.aclose()
-    assert fake.connections == 2
+    assert 1 <= fake.connections <= 2  # one, where the first upload ends before the second begins
     assert {hashlib.sha256(body).hexdigest() for body, _ in fake.objects.values()} == {
         item.image.sha256 for item in items
     }
