@@ -3,6 +3,8 @@
 import base64
 import hmac
 from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -14,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from receiver.core.errors import ReceiverError
 from receiver.core.paths import WEBHOOK_PATHS
 from receiver.web.problem import on_http_exception, on_receiver_error, problem
-from receiver.web.refusals import OnRefusal, RefusalCounter, ignore_refusal
+from receiver.web.refusals import OnRefusal, RefusalCounter
 
 PUBLIC_PATHS = frozenset({*WEBHOOK_PATHS, "/healthz", "/readyz"})
 """Paths that need no API token; the webhook has a proof of its own."""
@@ -28,13 +30,7 @@ SECURITY_HEADERS = (
 
 
 def application(routes: Sequence[Route], tokens: Sequence[str], refusals: RefusalCounter) -> Starlette:
-    """Return the routes behind the middleware.
-
-    Args:
-        routes: in the order in which they are tried.
-        tokens: the API tokens.
-        refusals: counts the requests that the middleware refuses.
-    """
+    """Return the routes, which are tried in this order, behind the middleware."""
     app = Starlette(
         routes=routes,
         middleware=[
@@ -48,21 +44,17 @@ def application(routes: Sequence[Route], tokens: Sequence[str], refusals: Refusa
     return app
 
 
+@dataclass(frozen=True, slots=True)
 class RequireSameOrigin:
     """Refuses requests that another site's page made a browser send, and sets `SECURITY_HEADERS`.
 
-    A browser that has once been given the token sends it with every request, whichever page asks.
-
-    Args:
-        app: the application behind it.
-        exempt: paths that are not checked, because no browser can send what proves their senders.
-        on_refusal: called with the reason of each refusal.
+    A browser that has once been given the token sends it with every request, whichever page asks. The paths
+    in ``exempt`` are not checked, because no browser can send what proves their senders.
     """
 
-    def __init__(self, app: ASGIApp, exempt: Collection[str], on_refusal: OnRefusal = ignore_refusal) -> None:
-        self._app = app
-        self._exempt = exempt
-        self._on_refusal = on_refusal
+    app: ASGIApp
+    exempt: Collection[str]
+    on_refusal: OnRefusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403."""
@@ -74,9 +66,9 @@ class RequireSameOrigin:
                 message["headers"] = [*message["headers"], *missing]
             await send(message)
 
-        app = self._app
-        if scope["path"] not in self._exempt and _is_cross_origin(scope["method"], Headers(scope=scope)):
-            self._on_refusal("auth.cross_origin")
+        app = self.app
+        if scope["path"] not in self.exempt and _is_cross_origin(scope["method"], Headers(scope=scope)):
+            self.on_refusal("auth.cross_origin")
             app = problem("auth.cross_origin")
         await app(scope, receive, send_with_headers)
 
@@ -97,34 +89,24 @@ def _is_cross_origin(method: str, headers: Headers) -> bool:
     return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
+@dataclass(frozen=True, slots=True)
 class RequireToken:
     """Refuses requests without one of the API tokens, as Bearer or as the password of HTTP Basic.
 
-    Args:
-        app: the application behind it.
-        tokens: each of them is accepted.
-        public: the paths that need none; every other path does, whether or not there is such a route.
-        on_refusal: called with the reason of each refusal.
+    Only the paths in ``public`` need none: every other path does, whether or not there is such a route.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        tokens: Sequence[str],
-        public: Collection[str],
-        on_refusal: OnRefusal = ignore_refusal,
-    ) -> None:
-        self._app = app
-        self._tokens = [token.encode() for token in tokens]
-        self._public = public
-        self._on_refusal = on_refusal
+    app: ASGIApp
+    tokens: Sequence[str]
+    public: Collection[str]
+    on_refusal: OnRefusal = lambda _: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["path"] in self._public or self._admits(Headers(scope=scope)):
-            await self._app(scope, receive, send)
+        if scope["path"] in self.public or self._admits(Headers(scope=scope)):
+            await self.app(scope, receive, send)
             return
-        self._on_refusal("auth.token_refused")
+        self.on_refusal("auth.token_refused")
         refusal = problem("auth.token_refused")
         # A line each: Chromium reads one challenge to a line, and does not ask at all if more follows.
         for challenge in ('Basic realm="upscale-receiver", charset="UTF-8"', "Bearer"):
@@ -134,8 +116,8 @@ class RequireToken:
     def _admits(self, headers: Headers) -> bool:
         given = _token(headers.getlist("authorization"))
         admitted = False
-        for token in self._tokens:  # all of them, so that the time does not tell which one came close
-            admitted |= hmac.compare_digest(given, token)
+        for token in self.tokens:  # all of them, so that the time does not tell which one came close
+            admitted |= hmac.compare_digest(given, token.encode())
         return admitted
 
 
@@ -147,8 +129,6 @@ def _token(authorization: Sequence[str]) -> bytes:
     if scheme.lower() == "bearer":
         return credentials
     if scheme.lower() == "basic":
-        try:
+        with suppress(ValueError):
             return base64.b64decode(credentials, validate=True).partition(b":")[2]
-        except ValueError:
-            return b""
     return b""

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from types import MappingProxyType
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -10,28 +9,26 @@ from starlette.responses import JSONResponse, Response
 
 from receiver.core.errors import REASONS, ReceiverError
 
-STATUS: Mapping[str, int] = MappingProxyType(
-    {
-        "auth.refused": 401,
-        "auth.token_refused": 401,
-        "auth.cross_origin": 403,
-        "body.bad_request": 400,
-        "body.head_too_large": 431,
-        "body.too_large": 413,
-        "body.too_slow": 408,
-        "body.cut_short": 400,
-        "body.not_json": 400,
-        "body.unsupported_type": 415,
-        "body.not_allowed": 405,
-        "body.no_such_route": 404,
-        "body.not_a_completion": 422,
-        "body.invalid_query": 422,
-        "body.invalid": 422,
-        "archive.missing": 404,
-        "ledger.unknown_job": 404,
-        "ledger.wrong_state": 409,
-    }
-)
+STATUS: Mapping[str, int] = {
+    "auth.refused": 401,
+    "auth.token_refused": 401,
+    "auth.cross_origin": 403,
+    "body.bad_request": 400,
+    "body.head_too_large": 431,
+    "body.too_large": 413,
+    "body.too_slow": 408,
+    "body.cut_short": 400,
+    "body.not_json": 400,
+    "body.unsupported_type": 415,
+    "body.not_allowed": 405,
+    "body.no_such_route": 404,
+    "body.not_a_completion": 422,
+    "body.invalid_query": 422,
+    "body.invalid": 422,
+    "archive.missing": 404,
+    "ledger.unknown_job": 404,
+    "ledger.wrong_state": 409,
+}
 """The HTTP status of each reason that lies with the client."""
 
 RETRY_AFTER_SECONDS = 5

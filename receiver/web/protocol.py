@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections import deque
+from dataclasses import dataclass
 from http import HTTPStatus
 
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -10,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from receiver.web.problem import problem
-from receiver.web.refusals import OnRefusal, ignore_refusal
+from receiver.web.refusals import OnRefusal
 
 HEAD_SECONDS = 10
 """From a new connection to the whole head of its first request."""
@@ -53,7 +54,7 @@ class LimitedProtocol(HttpToolsProtocol):
     request, and httptools alone drops the body of such a request.
     """
 
-    on_refusal: OnRefusal = staticmethod(ignore_refusal)
+    on_refusal: OnRefusal = staticmethod(lambda _: None)
     head_seconds: float = HEAD_SECONDS
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     write_seconds: float = WRITE_SECONDS
@@ -119,10 +120,9 @@ class LimitedProtocol(HttpToolsProtocol):
             raise ValueError("too many requests at once")
 
     def decline_upgrade(self, rest: bytes) -> None:
-        """Parse the request again without its offer of an upgrade; the connection ends behind the answer.
+        """Parse the request again without its offer of an upgrade; ``rest`` is what came behind the head.
 
-        Args:
-            rest: what came behind the head.
+        The connection ends behind the answer.
         """
         method, version = self.parser.get_method(), self.parser.get_http_version()
         lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode()), b"connection: close"]
@@ -207,11 +207,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 class _DecliningParser(HttpRequestParser):
-    """A parser that has its protocol decline each upgrade that is offered.
-
-    Args:
-        protocol: whose callbacks are called.
-    """
+    """A parser that has its protocol decline each upgrade that is offered."""
 
     def __init__(self, protocol: LimitedProtocol) -> None:
         super().__init__(protocol)
@@ -234,17 +230,14 @@ def limited_protocol(on_refusal: OnRefusal) -> type[LimitedProtocol]:
     return type("LimitedProtocol", (LimitedProtocol,), {"on_refusal": staticmethod(on_refusal)})
 
 
+@dataclass(frozen=True, slots=True)
 class AnswerCancelled:
     """Answers a request that a stop cancels, such as one whose body does not come, with a 503.
 
     uvicorn cancels what is still under way when its grace period ends, and alone would answer a bare 500.
-
-    Args:
-        app: the application behind it.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on, and answer 503 for what was cancelled before it answered."""
@@ -256,7 +249,7 @@ class AnswerCancelled:
             await send(message)
 
         try:
-            await self._app(scope, receive, send_and_note)
+            await self.app(scope, receive, send_and_note)
         except asyncio.CancelledError:
             if started:
                 raise
@@ -264,37 +257,29 @@ class AnswerCancelled:
             await problem("ledger.stopping")(scope, receive, send)
 
 
+@dataclass(frozen=True, slots=True)
 class CloseUnread:
     """Ends the connection behind an answer that comes before the request's body is whole (RFC 9112, 9.3).
 
     Before that it reads on, up to a bound: a proxy or client that still sends when the connection ends may
     never read the answer. uvicorn alone would read on and drop what comes, for as long as the sender likes.
 
-    Args:
-        app: the application behind it.
+    Attributes:
         max_bytes: of a body, its first part included.
         max_seconds: from the answer to the end.
         max_pause: seconds in which nothing comes.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        max_bytes: int = UNREAD_BYTES,
-        max_seconds: float = UNREAD_SECONDS,
-        max_pause: float = UNREAD_PAUSE_SECONDS,
-    ) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-        self._max_seconds = max_seconds
-        self._max_pause = max_pause
+    app: ASGIApp
+    max_bytes: int = UNREAD_BYTES
+    max_seconds: float = UNREAD_SECONDS
+    max_pause: float = UNREAD_PAUSE_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on, and add ``Connection: close`` where it is due."""
         headers = dict(scope["headers"])
         unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
-        left = self._max_bytes
+        left = self.max_bytes
         closing = False
 
         async def receive_and_note() -> Message:
@@ -307,9 +292,9 @@ class CloseUnread:
         async def read_on() -> None:
             # A stop cancels it; the answer is out, and the connection ends in order.
             with contextlib.suppress(TimeoutError, asyncio.CancelledError):
-                async with asyncio.timeout(self._max_seconds):
+                async with asyncio.timeout(self.max_seconds):
                     while unread and left > 0:
-                        await asyncio.wait_for(receive_and_note(), self._max_pause)
+                        await asyncio.wait_for(receive_and_note(), self.max_pause)
 
         async def send_and_close(message: Message) -> None:
             nonlocal closing
@@ -322,4 +307,4 @@ class CloseUnread:
                 message = {"type": "http.response.body"}
             await send(message)
 
-        await self._app(scope, receive_and_note, send_and_close)
+        await self.app(scope, receive_and_note, send_and_close)

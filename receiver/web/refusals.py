@@ -15,16 +15,8 @@ OnRefusal = Callable[[str], None]
 """Called with the reason of each refusal."""
 
 
-def ignore_refusal(reason: str) -> None:
-    """Do nothing."""
-
-
 class RefusalCounter:
-    """Counts refusals by reason since the start.
-
-    Args:
-        clock: monotonic seconds.
-    """
+    """Counts refusals by reason since the start; ``clock`` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock

@@ -7,11 +7,7 @@ from receiver.core.errors import LedgerError
 
 
 class WaiterLimit:
-    """Counts the clients that wait.
-
-    Args:
-        number: how many may wait at a time.
-    """
+    """Counts the clients that wait, of which ``number`` may at a time."""
 
     def __init__(self, number: int) -> None:
         self._free = number
