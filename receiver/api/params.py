@@ -1,7 +1,9 @@
-"""Validates the query parameters of the routes. Each unknown parameter or wrong value is refused by name."""
+"""Validates the query parameters of the routes.
+
+Each unknown parameter or wrong value raises a `BodyError`, ``body.invalid_query``, that names it.
+"""
 
 import base64
-import binascii
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -38,46 +40,33 @@ class Window:
 def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
     """Parse the parameters of ``GET /jobs``.
 
-    Args:
-        query: as given.
-        overdue_before: ms since the epoch: jobs submitted before it and still silent are overdue.
-
-    Raises:
-        BodyError: ``body.invalid_query``, naming the parameter.
+    Jobs submitted before ``overdue_before``, ms since the epoch, and still silent are overdue.
     """
     _only_known(query, {"state", "ref", "reason", "since", "until", "overdue", "limit", "cursor"}, {"state"})
-    overdue = _optional(query, "overdue", _choice({"true": True, "false": False}), default=None)
+    overdue = _optional(query, "overdue", _choice({"true": True, "false": False}))
     wanted = Filter(
         states=_states(query),
-        ref=_optional(query, "ref", _ref, default=None),
-        reason=_optional(query, "reason", _choice({reason: reason for reason in REASONS}), default=None),
-        since=_optional(query, "since", moment, default=None),
-        until=_optional(query, "until", moment, default=None),
+        ref=_optional(query, "ref", _ref),
+        reason=_optional(query, "reason", _choice({reason: reason for reason in REASONS})),
+        since=_optional(query, "since", moment),
+        until=_optional(query, "until", moment),
         overdue_before=overdue_before if overdue is True else None,
         not_overdue_before=overdue_before if overdue is False else None,
     )
     return wanted, _window(query)
 
 
-def deliveries(query: QueryParams, outcomes: Iterable[str]) -> tuple[str | None, Window]:
-    """Parse the parameters of ``GET /deliveries``.
-
-    Raises:
-        BodyError: ``body.invalid_query``, naming the parameter.
-    """
+def deliveries(query: QueryParams) -> tuple[str | None, Window]:
+    """Parse the parameters of ``GET /deliveries``."""
     _only_known(query, {"outcome", "limit", "cursor"})
-    outcome = _optional(query, "outcome", _choice({o: o for o in outcomes}), default=None)
+    outcome = _optional(query, "outcome", _choice({o: o for o in UNREAD_OUTCOMES}))
     return outcome, _window(query)
 
 
 def wait(query: QueryParams) -> float:
-    """Parse the parameters of ``GET /jobs/{id}``: seconds to wait for the job's end, 0 to 60.
-
-    Raises:
-        BodyError: ``body.invalid_query``, naming the parameter.
-    """
+    """Parse the parameters of ``GET /jobs/{id}``: seconds to wait for the job's end, 0 to 60."""
     _only_known(query, {"wait"})
-    return _optional(query, "wait", _seconds, default=0.0)
+    return _optional(query, "wait", _seconds) or 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +78,6 @@ class Changes:
         after_source: the header or the parameter that named it.
         wait: seconds after which the stream ends; ``None``: never.
         states: moves into any of these.
-        ref: of jobs with exactly this reference.
-        id: of this job.
     """
 
     after: int | None = None
@@ -117,16 +104,11 @@ class Changes:
 def changes(query: QueryParams, last_event_ids: Sequence[str]) -> Changes:
     """Parse the parameters of ``GET /jobs/changes``.
 
-    Args:
-        query: as given.
-        last_event_ids: the headers ``Last-Event-ID``. They win over ``after``: a browser that reconnects
-            sends both, and its address is the first one.
-
-    Raises:
-        BodyError: ``body.invalid_query``, naming the parameter or the header.
+    The headers ``Last-Event-ID`` win over ``after``: a browser that reconnects sends both, and its address is
+    the first one.
     """
     _only_known(query, {"after", "wait", "state", "ref", "id"}, {"state"})
-    after, source = _optional(query, "after", _line, default=None), "after"
+    after, source = _optional(query, "after", _line), "after"
     if last_event_ids:
         source = "Last-Event-ID"
         if len(last_event_ids) > 1:
@@ -135,19 +117,15 @@ def changes(query: QueryParams, last_event_ids: Sequence[str]) -> Changes:
     return Changes(
         after=after,
         after_source=source,
-        wait=_optional(query, "wait", _seconds, default=None),
+        wait=_optional(query, "wait", _seconds),
         states=_states(query),
-        ref=_optional(query, "ref", _ref, default=None),
-        id=_optional(query, "id", _id, default=None),
+        ref=_optional(query, "ref", _ref),
+        id=_optional(query, "id", _id),
     )
 
 
 def nothing(query: QueryParams) -> None:
-    """Refuse every parameter.
-
-    Raises:
-        BodyError: ``body.invalid_query``, naming the parameter.
-    """
+    """Refuse every parameter."""
     _only_known(query, set())
 
 
@@ -176,15 +154,14 @@ def moment(text: str) -> int:
 
 def _window(query: QueryParams) -> Window:
     return Window(
-        before=_optional(query, "cursor", _position, default=None),
-        limit=_optional(query, "limit", _limit, default=DEFAULT_LIMIT),
+        before=_optional(query, "cursor", _position),
+        limit=_optional(query, "limit", _limit) or DEFAULT_LIMIT,
     )
 
 
 def _states(query: QueryParams) -> tuple[State, ...]:
-    return tuple(
-        _parse("state", value, State, "is none of " + ", ".join(State)) for value in query.getlist("state")
-    )
+    state = _choice({state.value: state for state in State})
+    return tuple(_parse("state", value, state) for value in query.getlist("state"))
 
 
 def _line(text: str) -> int:
@@ -202,9 +179,9 @@ def _id(text: str) -> str:
 def _position(text: str) -> int:
     try:
         version, _, number = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).partition(b":")
-    except (ValueError, binascii.Error):
+    except ValueError:
         raise ValueError("is no cursor that was given out") from None
-    if version != b"1" or not number.isdigit() or len(number) > 18:
+    if version != b"1" or not number.isdigit() or len(number) > MAX_LINE_DIGITS:
         raise ValueError("is no cursor that was given out")
     return int(number)
 
@@ -240,16 +217,16 @@ def _choice(values: dict[str, T]) -> Callable[[str], T]:
     return choose
 
 
-def _optional(query: QueryParams, name: str, read: Callable[[str], T], *, default: T) -> T:
+def _optional(query: QueryParams, name: str, read: Callable[[str], T]) -> T | None:
     text = query.get(name)
-    return default if text is None else _parse(name, text, read)
+    return None if text is None else _parse(name, text, read)
 
 
-def _parse(name: str, text: str, read: Callable[[str], T], complaint: str | None = None) -> T:
+def _parse(name: str, text: str, read: Callable[[str], T]) -> T:
     try:
         return read(text)
     except ValueError as error:
-        raise BodyError("body.invalid_query", f"{name} {complaint or error}.") from None
+        raise BodyError("body.invalid_query", f"{name} {error}.") from None
 
 
 def _only_known(query: QueryParams, known: set[str], repeatable: Iterable[str] = ()) -> None:

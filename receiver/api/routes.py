@@ -55,8 +55,6 @@ class Api:
         overdue_after: how long a submitted job may stay without a completion.
         now: the time, ms since the epoch.
         stopping: set when the server is to end; waiting clients are answered then.
-        checks: what readiness depends on.
-        waiters: caps the clients that wait.
         body_seconds: how long a client may take to send a body.
         prove: returns this installation's proof for a challenge; ``None`` where the text is no challenge.
     """
@@ -104,17 +102,20 @@ class Api:
         seconds = params.wait(request.query_params)
         known = request.headers.get("if-none-match")
         job_id = request.path_params["id"]
-        until = asyncio.get_running_loop().time() + seconds
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
         with self.ledger.changes(job_id) as changed:
             job, answer = _with_tag(job_id, await self.ledger.job_with_history(job_id))
             if seconds > 0 and not self._is_due(job, answer, known):
                 self.waiters.check()
                 with self.waiters.waiting():
-                    while not self._is_due(job, answer, known) and (left := _left(until)) > 0:
+                    while not self._is_due(job, answer, known) and (left := until - loop.time()) > 0:
                         await _first(changed, self.stopping, within=left)
                         changed.clear()
                         job, answer = _with_tag(job_id, await self.ledger.job_with_history_shared(job_id))
-        return _unless_known(answer, known)
+        if known is None or not _is_known(answer, known):
+            return answer
+        return Response(status_code=304, headers={**JOB_HEADERS, "ETag": answer.headers["ETag"]})
 
     def _is_due(self, job: Job, answer: Response, known: str | None) -> bool:
         """Return whether to end the wait: the job has ended, the answer is new, or the server stops."""
@@ -165,7 +166,7 @@ class Api:
 
     async def deliveries(self, request: Request) -> Response:
         """``GET /deliveries``: the deliveries that were no completions, newest first."""
-        outcome, window = params.deliveries(request.query_params, params.UNREAD_OUTCOMES)
+        outcome, window = params.deliveries(request.query_params)
         page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
         rows = [
             {
@@ -219,11 +220,8 @@ class Api:
 
     async def failing(self) -> dict[str, str]:
         """Return each check that fails, with what is wrong in a sentence."""
-        failing = {}
-        for check in self.checks:
-            wrong = await check.probe()
-            if wrong is not None:
-                failing[check.name] = wrong
+        probed = {check.name: await check.probe() for check in self.checks}
+        failing = {name: wrong for name, wrong in probed.items() if wrong is not None}
         if self.stopping.is_set():
             failing["serving"] = "The receiver is shutting down."
         return failing
@@ -233,11 +231,7 @@ class Api:
 
 
 def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[Job, Response]:
-    """Return the job, and the answer with its history and its ETag.
-
-    Raises:
-        LedgerError: ``ledger.unknown_job``.
-    """
+    """Return the job, and the answer with its history and its ETag."""
     if found is None:
         raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
     job, history = found
@@ -252,16 +246,6 @@ def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[J
 def _is_known(answer: Response, known: str) -> bool:
     """Return whether an ``If-None-Match`` names this answer (RFC 9110, 13.1.2: weak comparison)."""
     return known.strip() == "*" or answer.headers["ETag"] in _ENTITY_TAG.findall(known)
-
-
-def _unless_known(answer: Response, known: str | None) -> Response:
-    if known is None or not _is_known(answer, known):
-        return answer
-    return Response(status_code=304, headers={**JOB_HEADERS, "ETag": answer.headers["ETag"]})
-
-
-def _left(until: float) -> float:
-    return until - asyncio.get_running_loop().time()
 
 
 async def _first(*events: asyncio.Event, within: float) -> None:

@@ -19,7 +19,7 @@ from starlette.types import Send
 
 from receiver.api import params
 from receiver.core.errors import BodyError, LedgerError
-from receiver.events.feed import Batch, Change, Feed
+from receiver.events.feed import Batch, Feed
 from receiver.ledger import Ledger
 from receiver.web.waiter_limit import WaiterLimit
 
@@ -53,13 +53,7 @@ class _EventStream(StreamingResponse):
 
 @dataclass(frozen=True, slots=True)
 class ChangeStream:
-    """The route.
-
-    Attributes:
-        feed: yields the transitions.
-        waiters: caps the clients that wait.
-        heartbeat: seconds; the longest silence.
-    """
+    """The route; ``heartbeat`` is the longest silence in seconds."""
 
     ledger: Ledger
     feed: Feed
@@ -111,14 +105,14 @@ class ChangeStream:
 
 def _rendered(batch: Batch, wanted: params.Changes, after: int) -> str:
     """Return the wanted transitions as events. The last id is sent anyway, so that the position moves."""
-    events = [_event(change) for change in batch.changes if wanted.takes(change.transition)]
+    events = [
+        f"id: {change.transition.seq}\nevent: {TRANSITION}\ndata: {change.json}\n\n"
+        for change in batch.changes
+        if wanted.takes(change.transition)
+    ]
     if batch.gap is not None:
         events.insert(0, f"event: {GAP}\ndata: {json.dumps({'after': after, 'until': batch.gap})}\n\n")
     last = batch.changes[-1].transition.seq if batch.changes else 0
     if not events or last < batch.until or not wanted.takes_all:
         events.append(f":\nid: {batch.until}\n\n")
     return "".join(events)
-
-
-def _event(change: Change) -> str:
-    return f"id: {change.transition.seq}\nevent: {TRANSITION}\ndata: {change.json}\n\n"

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from receiver.api import openapi, params
+from receiver.api import openapi
 from receiver.api.health import readiness_checks
 from receiver.api.routes import Api
 from receiver.api.sse import ChangeStream
@@ -27,7 +27,7 @@ from receiver.core.concurrency import cancel
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import Instrumentation, Step
 from receiver.core.paths import WEBHOOK_PATHS
-from receiver.dashboard import Dashboard, LiveStatus, Work
+from receiver.dashboard import Dashboard, Work
 from receiver.events.feed import Feed
 from receiver.intake.authentication import Authenticator
 from receiver.intake.endpoint import WebhookEndpoint
@@ -43,7 +43,7 @@ from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import Tracing, from_environment
 from receiver.web.challenge import installation_key, prove
 from receiver.web.middleware import application
-from receiver.web.refusals import OnRefusal, RefusalCounter, ignore_refusal
+from receiver.web.refusals import OnRefusal, RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
 
 MAX_WAITERS = 1_200
@@ -62,7 +62,7 @@ class Receiver:
 
     app: Starlette
     stopping: asyncio.Event
-    on_refusal: OnRefusal = ignore_refusal
+    on_refusal: OnRefusal
 
 
 @asynccontextmanager
@@ -239,13 +239,10 @@ async def _routes(
     dashboard = Dashboard(
         ledger=ledger,
         thumbnails=await factories.open_thumbnails(config, services.locator, stack),
-        status=LiveStatus(
-            failing=api.failing,
-            working=lambda: [Work(stage, claim.job, age) for stage, claim, age in services.worker.under_way],
-            unasked=lambda: _why_provider_is_not_asked(config, services.meters),
-        ),
+        failing=api.failing,
+        working=lambda: [Work(stage, claim.job, age) for stage, claim, age in services.worker.under_way],
+        unasked=lambda: _why_provider_is_not_asked(config, services.meters),
         overdue_after=config.overdue_after,
-        outcomes=params.UNREAD_OUTCOMES,
         now=wall_clock,
     )
     counting = asyncio.create_task(dashboard.count_archived(), name="throughput")

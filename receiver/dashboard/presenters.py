@@ -50,20 +50,6 @@ class Headline:
     more: tuple[str, ...] = ()
     until: int | None = None
 
-    @property
-    def sign(self) -> str:
-        """Shown beside the colour."""
-        return _TONE_SIGNS[self.tone]
-
-
-_TONE_SIGNS = {
-    "good": "\N{CHECK MARK}",
-    "busy": "\N{DOWNWARDS ARROW}",
-    "idle": "\N{HORIZONTAL ELLIPSIS}",
-    "warn": "!",
-    "bad": "!",
-}
-
 
 def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     """Return whether every image is safe, and if not, until when. The failing readiness checks count too."""
@@ -73,8 +59,7 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     missing = jobs[State.EXPIRED] + jobs[State.REJECTED] + damaged
     more = [*_found(stats.damaged), *_ended(jobs)]
     if stats.overdue:
-        silent = "no completion has come in time"
-        more.append(f"{_many(stats.overdue, 'job', 'is', 'are')} overdue: {silent}.")
+        more.append(f"{_many(stats.overdue, 'job', 'is', 'are')} overdue: no completion has come in time.")
     helpless = {"ledger", "workers", "spool"} & set(failing)
     if unsafe:
         text = f"{_many(unsafe, 'image', 'is', 'are')} not safe yet."
@@ -240,10 +225,8 @@ def visible(text: str) -> str:
 
 
 def _escaped(match: re.Match[str]) -> str:
-    character = match[0]
-    if unicodedata.category(character) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}:
-        return f"\\u{{{ord(character):04X}}}"
-    return character
+    invisible = unicodedata.category(match[0]) in {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+    return f"\\u{{{ord(match[0]):04X}}}" if invisible else match[0]
 
 
 BODY_SHOWN = 4_000

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
 from typing import Any
@@ -22,7 +22,7 @@ from receiver.dashboard.templates import Static, Templates
 from receiver.dashboard.throughput import Throughput, chart
 from receiver.dashboard.thumbnails import Thumbnails
 from receiver.ledger import Filter, Ledger
-from receiver.web.problem import problem, retry_headers, status_of
+from receiver.web.problem import retry_headers, status_of
 
 log = structlog.get_logger("receiver.page")
 
@@ -53,49 +53,30 @@ THUMBNAIL_HEADERS = {
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-@dataclass(frozen=True, slots=True)
-class LiveStatus:
-    """What the page shows that is not in the ledger.
+@dataclass(kw_only=True, eq=False)
+class Dashboard:
+    """The status page.
 
     Attributes:
         failing: returns the readiness checks that fail, each with a sentence.
         working: returns the jobs that are being worked on.
         unasked: returns why the provider is not asked about silent jobs, in a sentence.
-    """
-
-    failing: Callable[[], Awaitable[Mapping[str, str]]]
-    working: Callable[[], Sequence[presenters.Work]]
-    unasked: Callable[[], str | None]
-
-
-class Dashboard:
-    """The status page.
-
-    Args:
         overdue_after: how long a submitted job may stay without a completion.
-        outcomes: of deliveries that were no completions.
         now: the time, ms since the epoch.
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        thumbnails: Thumbnails,
-        status: LiveStatus,
-        overdue_after: timedelta,
-        outcomes: Sequence[str],
-        now: Callable[[], int],
-    ) -> None:
-        self._ledger = ledger
-        self._thumbnails = thumbnails
-        self._status = status
-        self._overdue_after = overdue_after
-        self._outcomes = outcomes
-        self._now = now
-        self._static = Static()
-        self._templates = Templates(self._static, now)
-        self._throughput = Throughput()
+    ledger: Ledger
+    thumbnails: Thumbnails
+    failing: Callable[[], Awaitable[Mapping[str, str]]]
+    working: Callable[[], Sequence[presenters.Work]]
+    unasked: Callable[[], str | None]
+    overdue_after: timedelta
+    now: Callable[[], int]
+    _static: Static = field(default_factory=Static, init=False)
+    _throughput: Throughput = field(default_factory=Throughput, init=False)
+
+    def __post_init__(self) -> None:
+        self._templates = Templates(self._static, self.now)
 
     def routes(self) -> list[Route]:
         """Return all routes."""
@@ -105,7 +86,7 @@ class Dashboard:
             Route("/page/jobs/{id}/thumbnail", self.thumbnail, methods=["GET"]),
             Route("/page/jobs/{id}/retry", self._with_error_pages(self.retry), methods=["POST"]),
             Route("/page/deliveries", self._with_error_pages(self.deliveries), methods=["GET"]),
-            Route("/static/{name}", self.static, methods=["GET"]),
+            Route("/static/{name}", self._static.answer, methods=["GET"]),
         ]
 
     async def count_archived(self) -> None:
@@ -113,11 +94,11 @@ class Dashboard:
         begun = False
         while True:
             try:
-                total, newest = await self._ledger.archived_lately(0 if begun else NEWEST)
+                total, newest = await self.ledger.archived_lately(0 if begun else NEWEST)
                 if begun:
-                    self._throughput.add(total, self._now())
+                    self._throughput.add(total, self.now())
                 else:
-                    self._throughput.begin(total, newest, NEWEST, self._now())
+                    self._throughput.begin(total, newest, NEWEST, self.now())
                     begun = True
             except LedgerError as error:  # the minutes stay unknown
                 log.warning("the ledger cannot be read", reason=error.reason, detail=error.detail)
@@ -128,17 +109,17 @@ class Dashboard:
         given = _filled(request.query_params)
         wanted, window = params.jobs(_with_limit(given, ROWS), overdue_before=self._overdue_before())
         failing = await self._failing()
-        glance = await self._ledger.overview(overdue_before=self._overdue_before(), limit=GLANCE)
-        page = await self._ledger.jobs(wanted, before=window.before, limit=window.limit)
-        now = self._now()
+        glance = await self.ledger.overview(overdue_before=self._overdue_before(), limit=GLANCE)
+        page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
+        now = self.now()
         self._throughput.add(glance.stats.jobs[State.ARCHIVED], now)
         return self._templates.answer(
             "overview",
             headline=presenters.headline(glance, failing),
             failing=failing,
             overview=glance,
-            working=self._status.working(),
-            unasked=self._status.unasked(),
+            working=self.working(),
+            unasked=self.unasked(),
             chart=chart(self._throughput.last_hour(now), now),
             jobs=page.jobs,
             wanted=wanted,
@@ -153,17 +134,17 @@ class Dashboard:
         params.nothing(request.query_params)
         job_id = request.path_params["id"]
         failing = await self._failing()
-        found = await self._ledger.job_with_history(job_id)
+        found = await self.ledger.job_with_history(job_id)
         if found is None:
             raise LedgerError("ledger.unknown_job", f"There is no job {presenters.visible(job_id)}.")
         job, history = found
-        work = [work for work in self._status.working() if work.job.id == job.id]
+        work = [work for work in self.working() if work.job.id == job.id]
         return self._templates.answer(
             "job",
             failing=failing,
             job=job,
             work=work[0] if work else None,
-            damage=await self._ledger.finding_of(job_id),
+            damage=await self.ledger.finding_of(job_id),
             steps=presenters.timeline(history),
             json=f"/jobs/{quote(job_id, safe='')}",
         )
@@ -171,15 +152,15 @@ class Dashboard:
     async def deliveries(self, request: Request) -> Response:
         """``GET /page/deliveries``: the deliveries that were no completions, newest first."""
         given = _filled(request.query_params)
-        outcome, window = params.deliveries(_with_limit(given, BODIES), self._outcomes)
+        outcome, window = params.deliveries(_with_limit(given, BODIES))
         failing = await self._failing()
-        page = await self._ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
+        page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
         return self._templates.answer(
             "deliveries",
             failing=failing,
             deliveries=[(unread, presenters.body(unread.body)) for unread in page.deliveries],
             outcome=outcome,
-            outcomes=self._outcomes,
+            outcomes=params.UNREAD_OUTCOMES,
             **_links("/page/deliveries", "/deliveries", given, window, page.next),
         )
 
@@ -187,26 +168,22 @@ class Dashboard:
         """``POST /page/jobs/{id}/retry``: try the job again now."""
         params.nothing(request.query_params)
         job_id = request.path_params["id"]
-        job = await self._ledger.retry(job_id)
+        job = await self.ledger.retry(job_id)
         log.info("retried", job=job.id, state=job.state)
         return RedirectResponse(f"/page/jobs/{quote(job_id, safe='')}", 303)
 
     async def thumbnail(self, request: Request) -> Response:
         """``GET /page/jobs/{id}/thumbnail``: a thumbnail of the archived image, or a placeholder."""
         params.nothing(request.query_params)
-        job = await self._ledger.job(request.path_params["id"])
+        job = await self.ledger.job(request.path_params["id"])
         if job is None:
             raise LedgerError("ledger.unknown_job")
-        thumbnail = await self._thumbnails.of(job)
+        thumbnail = await self.thumbnails.of(job)
         if thumbnail is None:
             headers = {**THUMBNAIL_HEADERS, "Cache-Control": "private, max-age=60"}
             return Response(self._static.content("nothing.svg"), media_type="image/svg+xml", headers=headers)
         headers = {**THUMBNAIL_HEADERS, "Cache-Control": "private, max-age=86400, immutable"}
         return Response(thumbnail, media_type="image/webp", headers=headers)
-
-    async def static(self, request: Request) -> Response:
-        """``GET /static/{name}``: style, script and signs of the page."""
-        return self._static.answer(request) or problem("body.no_such_route")
 
     def _with_error_pages(self, handler: Handler) -> Handler:
         """Return the handler with its errors as pages."""
@@ -215,35 +192,32 @@ class Dashboard:
             try:
                 return await handler(request)
             except ReceiverError as error:
-                return await self._error_page(error)
+                status = status_of(error.reason)
+                ours = status == 503
+                return self._templates.answer(
+                    "error",
+                    status=status,
+                    headers=retry_headers(status),
+                    # The checks explain the receiver's own errors; a wrong request is none of them.
+                    failing=await self._failing() if ours else {},
+                    title=HTTPStatus(status).phrase,
+                    code=status,
+                    ours=ours,
+                    reason=error.reason,
+                    error=error.detail,
+                )
 
         return with_error_page
-
-    async def _error_page(self, error: ReceiverError) -> Response:
-        status = status_of(error.reason)
-        ours = status == 503
-        return self._templates.answer(
-            "error",
-            status=status,
-            headers=retry_headers(status),
-            # The checks explain the receiver's own errors; they have nothing to do with a wrong request.
-            failing=await self._failing() if ours else {},
-            title=HTTPStatus(status).phrase,
-            code=status,
-            ours=ours,
-            reason=error.reason,
-            error=error.detail,
-        )
 
     async def _failing(self) -> Mapping[str, str]:
         try:
             async with asyncio.timeout(CHECK_SECONDS):
-                return await self._status.failing()
+                return await self.failing()
         except TimeoutError:
             return {"checks": f"The checks did not end within {CHECK_SECONDS:g} seconds."}
 
     def _overdue_before(self) -> int:
-        return overdue_cutoff(self._now(), self._overdue_after)
+        return overdue_cutoff(self.now(), self.overdue_after)
 
 
 def _filled(given: QueryParams) -> QueryParams:

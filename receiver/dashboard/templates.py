@@ -15,6 +15,7 @@ from receiver.core import serializers
 from receiver.core.jobs import State
 from receiver.core.paths import WEBHOOK_PATH
 from receiver.dashboard import presenters, throughput
+from receiver.web.problem import problem
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -66,11 +67,11 @@ class Static:
         """Return a file's bytes."""
         return self._files[self._names[name]].content
 
-    def answer(self, request: Request) -> Response | None:
-        """Return the requested file; ``None`` where there is none of this name."""
+    async def answer(self, request: Request) -> Response:
+        """``GET /static/{name}``: style, script and signs of the page."""
         file = self._files.get(request.path_params["name"])
         if file is None:
-            return None
+            return problem("body.no_such_route")
         headers = {"ETag": file.etag, "Cache-Control": FOREVER}
         if file.etag in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)

@@ -26,18 +26,12 @@ class Throughput:
         self._read_at = 0
 
     def begin(self, total: int, newest: Sequence[int], limit: int, now: int) -> None:
-        """Take the first reading.
+        """Take the first reading: how many jobs are archived, and when the newest of them were.
 
-        Args:
-            total: how many jobs are archived.
-            newest: when the newest of them were, ms since the epoch.
-            limit: how many of them were read at most; with as many there may be more.
-            now: ms since the epoch.
+        Times are ms since the epoch; with as many as ``limit`` of them there may be more.
         """
         self._counts.update(at // MINUTE for at in newest)
-        if len(newest) < limit:
-            self._known_since = 0
-        else:
+        if len(newest) >= limit:
             # Arrival order is not the order of archiving: the oldest of these minutes may be incomplete.
             self._known_since = min(newest) // MINUTE + 1
         self._total, self._read_at = total, now
@@ -93,9 +87,8 @@ class Chart:
     Attributes:
         bars: the oldest minute first, each `STEP` units wide.
         rows: the newest five minutes first.
-        total: of all minutes that are known.
+        total: of all minutes that are known, and ``complete`` if that is every minute.
         peak: of the busiest minute.
-        complete: whether every minute is known.
     """
 
     bars: tuple[Bar, ...]

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -46,50 +47,38 @@ RETRY_SECONDS = 300.0
 """Until a thumbnail that could not be made is tried again."""
 
 
+@dataclass(eq=False)
 class Thumbnails:
     """Makes and keeps the thumbnails.
 
     They are made one after the other, in a child process like every decoding, so that the dashboard takes at
     most one core and never delays a webhook.
 
-    Args:
+    Attributes:
         folder: where they are kept; made when first needed.
-        archive: where images are read.
         verifier: decodes; not the one that decodes images with a deadline.
-        max_files: how many are kept.
         min_free: bytes of the disk; with less, none are made.
         wait: seconds that a request waits; the thumbnail is still made, for the next request.
         monotonic: seconds.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        archive: ImageReader,
-        verifier: Verifier,
-        *,
-        max_files: int = MAX_FILES,
-        min_free: int = MIN_FREE,
-        wait: float = WAIT_SECONDS,
-        monotonic: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._folder = folder
-        self._archive = archive
-        self._verifier = verifier
-        self._max_files = max_files
-        self._min_free = min_free
-        self._wait = wait
-        self._monotonic = monotonic
-        self._lock = asyncio.Lock()
-        self._tasks: dict[str, asyncio.Task[bytes | None]] = {}
-        self._failed_at: dict[str, float] = {}
+    folder: Path
+    archive: ImageReader
+    verifier: Verifier
+    max_files: int = MAX_FILES
+    min_free: int = MIN_FREE
+    wait: float = WAIT_SECONDS
+    monotonic: Callable[[], float] = time.monotonic
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    _tasks: dict[str, asyncio.Task[bytes | None]] = field(default_factory=dict, init=False)
+    _failed_at: dict[str, float] = field(default_factory=dict, init=False)
 
     async def of(self, job: Job) -> bytes | None:
         """Return the thumbnail of an archived job, as WebP; ``None`` where there is none, or none yet."""
         if job.state is not State.ARCHIVED or job.stored is None or job.image is None:
             return None
         digest = job.image.sha256
-        path = self._folder / f"{digest}.webp"
+        path = self.folder / f"{digest}.webp"
         if (kept := await to_thread.run_sync(_read, path)) is not None:
             return kept
         if job.image.bytes > MAX_SOURCE_BYTES or self._failed_lately(digest):
@@ -101,7 +90,7 @@ class Thumbnails:
             task = asyncio.create_task(self._in_turn(job, job.image, path), name="thumbnail")
             self._tasks[digest] = task
             task.add_done_callback(lambda _: self._tasks.pop(digest))
-        await asyncio.wait([task], timeout=self._wait)
+        await asyncio.wait([task], timeout=self.wait)
         return task.result() if task.done() and not task.cancelled() else None
 
     async def aclose(self) -> None:
@@ -119,11 +108,11 @@ class Thumbnails:
     async def _make(self, job: Job, image: Image, path: Path) -> bytes | None:
         assert job.stored is not None
         name = secrets.token_hex(8)
-        scratch, part = self._folder / f"{name}.image", self._folder / f"{name}.part"
+        scratch, part = self.folder / f"{name}.image", self.folder / f"{name}.part"
         try:
             await to_thread.run_sync(self._prepare)
-            source = await self._archive.local_file(job.stored, image, scratch)
-            await self._verifier.thumbnail(source, part, SIDE)
+            source = await self.archive.local_file(job.stored, image, scratch)
+            await self.verifier.thumbnail(source, part, SIDE)
             return await to_thread.run_sync(lambda: part.replace(path).read_bytes())
         except (ArchiveError, ImageError, SpoolError) as error:
             self._note_failure(job, image.sha256, error)
@@ -136,25 +125,25 @@ class Thumbnails:
 
     def _prepare(self) -> None:
         """Make the folder, and room in it. Blocks."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        if shutil.disk_usage(self._folder).free < self._min_free:
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        if shutil.disk_usage(self.folder).free < self.min_free:
             raise SpoolError("spool.full", "The disk has no room for small pictures.")
-        with os.scandir(self._folder) as entries:
+        with os.scandir(self.folder) as entries:
             kept = sorted(entries, key=lambda entry: entry.stat().st_mtime)
         # The oldest go first; files that a crash left behind are among them.
-        if len(kept) >= self._max_files:
-            for entry in kept[: len(kept) - self._max_files + self._max_files // 10 + 1]:
+        if len(kept) >= self.max_files:
+            for entry in kept[: len(kept) - self.max_files + self.max_files // 10 + 1]:
                 _remove(Path(entry.path))
 
     def _failed_lately(self, digest: str) -> bool:
         at = self._failed_at.get(digest)
-        return at is not None and self._monotonic() - at < RETRY_SECONDS
+        return at is not None and self.monotonic() - at < RETRY_SECONDS
 
     def _note_failure(self, job: Job, digest: str, error: ReceiverError) -> None:
         log.info("no thumbnail", job=job.id, reason=error.reason, detail=error.detail)
-        if len(self._failed_at) >= self._max_files:
+        if len(self._failed_at) >= self.max_files:
             self._failed_at.clear()
-        self._failed_at[digest] = self._monotonic()
+        self._failed_at[digest] = self.monotonic()
 
 
 def _read(path: Path) -> bytes | None:

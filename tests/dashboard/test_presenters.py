@@ -78,7 +78,7 @@ def test_the_headline_answers_and_never_calls_safe_what_is_not(
     said = presenters.headline(overview(**jobs), dict.fromkeys(failing, "why"))
 
     assert (said.tone, said.text) == (tone, text)
-    assert said.sign
+    assert presenters.TEXTS["tones"][said.tone]
     assert said.until == (NOW if "received" in jobs else None)
 
 

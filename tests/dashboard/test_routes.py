@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from receiver.archive.base import open_archive
 from receiver.core.errors import BodyError, FetchError
 from receiver.core.jobs import State
-from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, LiveStatus, Thumbnails, Work
+from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, Thumbnails, Work
 from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
 from receiver.verify.decoder import Limits
@@ -23,8 +23,6 @@ from receiver.verify.verifier import Verifier
 from tests.dashboard.stories import HOSTILE
 from tests.ledger.actions import TIMEOUT, brought_to, claimed, delivery
 from tests.support.clock import HOUR, NOW, Clock
-
-OUTCOMES = ("body.not_json", "body.not_a_completion")
 
 
 @dataclass
@@ -63,9 +61,10 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
         yield Dashboard(
             ledger=ledger,
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
-            status=LiveStatus(around.checks, lambda: around.work, lambda: around.unasked),
+            failing=around.checks,
+            working=lambda: around.work,
+            unasked=lambda: around.unasked,
             overdue_after=timedelta(minutes=10),
-            outcomes=OUTCOMES,
             now=clock,
         )
     await archive.aclose()
@@ -120,7 +119,7 @@ async def test_checks_that_do_not_end_do_not_hold_up_the_page(
         await asyncio.Event().wait()
         raise AssertionError
 
-    page._status = LiveStatus(never, lambda: around.work, lambda: None)
+    page.failing = never
     answer = await client.get("/")
 
     assert answer.status_code == 200
