@@ -25,7 +25,8 @@ def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: i
     """Replace what was delivered by what the provider itself says; return the claim, ``None`` if void."""
     row = tx.db.execute(
         "UPDATE jobs SET image_url = :url, promised_width = :width, promised_height = :height,"
-        " source_url = coalesce(:source, source_url), deadline = :deadline, confirmed_at = :now, event = 'confirmed', updated_at = :now"
+        " source_url = coalesce(:source, source_url), deadline = :deadline, confirmed_at = :now,"
+        " event = 'confirmed', updated_at = :now"
         " WHERE id = :id AND state = 'received' AND holder = :holder RETURNING *",
         {
             **_promise(completion, deadline),
