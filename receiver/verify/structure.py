@@ -21,19 +21,24 @@ from receiver.core.errors import ImageError
 _BLOCK = 256 * 1024
 
 _FOREIGN = re.compile(
-    rb"(?i:<(?:script|html|!doctype|svg|iframe|\?php)"  # wherever browsers and PHP look for a beginning
-    # Elements that run a script without one, in a file that a browser opens as a page.
-    rb"|<(?:img|body|object|embed|video|audio|style|link|meta|math|form|input|base|details)[\s/>])"
-    # The short tags of PHP, ASP and JSP; so short that a text must follow.
-    rb"|<!--#|<(?:\?[=\s]|%)[\t\n\r -~]{10}"
+    rb"(?i:<script[\s/>]|<\?php"
+    # Attributes that run a script, in a file that a browser opens as a page.
+    rb"|<[a-z][^<>]{0,200}?(?:[\s/\"']on[a-z]{3,20}\s{0,9}=|=[\s\"']{0,9}javascript:)"
+    # PHP behind its short tags, where it names a variable, runs a command or calls a function.
+    rb"|<\?[=\s][\t\n\r -~]{0,200}?(?:\$[a-z_]|`|[a-z_]\w{0,30}\s?\()"
+    rb"|<%[\t\n\r -~]{1,200}?%>|<!--\#[a-z])"  # ASP, JSP and server-side includes
     rb"|%PDF-|PK(?:\x01\x02|\x03\x04|\x05\x06)|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|ustar(?:\x0000|  \x00)"
     rb"|__HALT_COMPILER"
 )
-"""Marks that let another program read an image as a file of its own type: pages and scripts, PDF, the records
+"""Marks that let another program run or unpack an image as a file of its own type: scripts, PDF, the records
 of ZIP (so of JAR and office formats), RAR, 7z, tar, PHAR. The raw bytes are searched, as such programs read
-them, without decompressing texts. XMP is XML, but has none of these marks. In coded pixels the short marks
-occur by chance, so `_reject_whole_files` checks those."""
-_LONGEST_FOREIGN = len(b"__HALT_COMPILER")
+them, without decompressing texts. Markup that runs nothing is text: captions, prompts and the icons of C2PA
+hold some, and tables of colour profiles look like a tag of PHP. In coded pixels the short marks occur by
+chance, so `_reject_whole_files` checks those."""
+_LONGEST_FOREIGN = 256
+
+_HARMLESS = b"\0\t\n\v\f\r\x1a "
+"""What tools leave behind an end mark: zeros, white space, the end mark of DOS."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +49,17 @@ class Header:
         format: ``jpeg``, ``png`` or ``webp``.
         width: pixels, at least 1.
         height: pixels, at least 1.
-        multiscan: whether a JPEG has several scans, so that its decoder holds all coefficients at once.
+        multiscan: whether the decoder holds all of it at once: a JPEG of several scans, an interlaced PNG.
+        orientation: as EXIF states it, 1 to 8; from 5 on, width and height change places when it is shown.
+        trailing: harmless bytes behind the end mark.
     """
 
     format: str
     width: int
     height: int
     multiscan: bool = False
+    orientation: int = 1
+    trailing: int = 0
 
 
 OnHeader = Callable[[Header], object]
@@ -78,10 +87,23 @@ def scan(file: BinaryIO, on_header: OnHeader = lambda _: None) -> Header:
         header = _scan_webp(source, on_header)
     else:
         raise ImageError("image.unknown_format")
+    trailing = _skip_harmless(source)
     if source.left:
         raise ImageError("image.trailing_data", f"{source.left} bytes stand behind the image's end mark.")
     _reject_whole_files(file)
-    return header
+    return replace(header, trailing=trailing)
+
+
+def _skip_harmless(source: "_Source") -> int:
+    """Return the number of harmless bytes that were skipped."""
+    before = source.left
+    while source.left:
+        block = source.peek(_BLOCK)
+        rest = len(block.lstrip(_HARMLESS))
+        source.skip(len(block) - rest)
+        if rest:
+            break
+    return before - source.left
 
 
 _ZIP_END = b"PK\x05\x06"
@@ -137,6 +159,10 @@ class _Source:
     def left(self) -> int:
         return self._size - self._file.tell()
 
+    @property
+    def position(self) -> int:
+        return self._file.tell()
+
     def peek(self, count: int) -> bytes:
         """Return up to ``count`` bytes, which stay unread."""
         data = self._file.read(count)
@@ -151,6 +177,14 @@ class _Source:
         if found := _FOREIGN.search(seen):
             raise ImageError("image.polyglot", f"Outside of the pixels stands {found[0]!r}.")
         self._searched = seen[1 - _LONGEST_FOREIGN :]
+        return data
+
+    def last(self, count: int) -> bytes:
+        """Return the file's last bytes, which stay unread."""
+        at = self._file.tell()
+        self._file.seek(-count, os.SEEK_END)
+        data = self._file.read(count)
+        self._file.seek(at)
         return data
 
     def skip(self, count: int) -> None:
@@ -182,6 +216,13 @@ def _in_blocks(read: Callable[[int], bytes], count: int) -> Iterator[bytes]:
         yield block
 
 
+def _first(blocks: Iterator[bytes]) -> bytes:
+    """Read all blocks, and return the first one."""
+    first = next(blocks, b"")
+    deque(blocks, maxlen=0)
+    return first
+
+
 def _corrupt(detail: str) -> ImageError:
     return ImageError("image.corrupt", detail)
 
@@ -194,43 +235,100 @@ def _sized(header: Header) -> Header:
 
 # JPEG: segments up to the first scan, then scans with tables between them, then EOI.
 
-_EOI, _SOS, _DRI = 0xD9, 0xDA, 0xDD
+_EOI, _SOS, _DRI, _DHT, _APP1, _APP2 = 0xD9, 0xDA, 0xDD, 0xC4, 0xE1, 0xE2
+_SOI = b"\xff\xd8\xff"
 _RESTARTS = range(0xD0, 0xD8)
 _FRAMES = {0xC0: False, 0xC1: False, 0xC2: True, 0xC9: False, 0xCA: True}
 """Frame headers that can stand alone in a file, and whether they are progressive. Lossless, differential and
 hierarchical ones are not used on the web."""
-_SEGMENTS = frozenset({*_FRAMES, _SOS, _DRI, 0xC4, 0xCC, 0xDB, 0xFE, *range(0xE0, 0xF0)})
+_ARITHMETIC = (0xC9, 0xCA)
+_SEGMENTS = frozenset({*_FRAMES, _SOS, _DRI, _DHT, 0xCC, 0xDB, 0xFE, *range(0xE0, 0xF0)})
 """The last are tables, comments and application data: DHT, DAC, DQT, COM, APPn. DNL, a height that follows
 the pixels, is not accepted: hardly any decoder supports it."""
 _IN_SCAN_MARKER = re.compile(rb"\xff[^\x00\xff]")
 """In coded data FF 00 stands for a data byte FF, and FF FF is fill (T.81, B.1.1.2 and B.1.1.5)."""
 
 
+_ZEROS = bytes(256)
+"""A run of zeros that no coder writes, where it does not stand for empty blocks. A decoder takes any."""
+_ORIENTATION, _NUMBER_OF_IMAGES = 0x0112, 0xB001
+
+
 def _scan_jpeg(source: _Source, on_header: OnHeader) -> Header:
+    header, pictures = _scan_one_jpeg(source, on_header)
+    _skip_mask(source, header)
+    trailing = 0
+    # A multi-picture file: a second view, a preview or a gain map, each a whole JPEG (CIPA DC-007).
+    while pictures > 1 and source.left:
+        trailing = _skip_harmless(source)
+        if source.peek(len(_SOI)) != _SOI:
+            break
+        _scan_one_jpeg(source)
+        trailing = 0
+        pictures -= 1
+    return replace(header, trailing=trailing)
+
+
+def _scan_one_jpeg(source: _Source, on_header: OnHeader = lambda _: None) -> tuple[Header, int]:
+    """Return the header and the number of pictures that the file states to hold."""
     source.skip(2)  # SOI
     frame: Header | None = None
     header: Header | None = None
     components = 0
+    orientation = pictures = 1
     for marker, content in _jpeg_segments(source):
         if marker in _FRAMES:
             if frame:
                 raise _corrupt("The JPEG has two frame headers.")
             frame, components = _read_frame(content, progressive=_FRAMES[marker])
+        elif marker == _APP1 and content.startswith(b"Exif\0"):
+            orientation = _tiff_number(content[6:], _ORIENTATION) or orientation
+        elif marker == _APP2 and content.startswith(b"MPF\0"):
+            pictures = _tiff_number(content[4:], _NUMBER_OF_IMAGES) or pictures
         elif marker == _SOS:
             if not frame:
                 raise _corrupt("A JPEG scan comes before the frame header.")
             in_scan = _read_scan_header(content)
             if not header:
-                header = replace(frame, multiscan=frame.multiscan or in_scan < components)
+                multiscan = frame.multiscan or in_scan < components
+                header = replace(frame, multiscan=multiscan, orientation=orientation)
                 on_header(header)
     if not header:
         raise _corrupt("The JPEG holds no scan.")
-    return header
+    return header, pictures
+
+
+def _tiff_number(data: bytes, tag: int) -> int:
+    """Return what the first directory of a TIFF structure holds under a tag; 0 where it holds no number."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    try:
+        if order:
+            (at,) = struct.unpack_from(f"{order}I", data, 4)
+            (count,) = struct.unpack_from(f"{order}H", data, at)
+            for entry in range(at + 2, at + 2 + 12 * count, 12):
+                name, kind = struct.unpack_from(f"{order}HH", data, entry)
+                if name == tag:
+                    return int(struct.unpack_from(order + ("I" if kind == 4 else "H"), data, entry + 8)[0])
+    except struct.error:
+        pass
+    return 0
+
+
+def _skip_mask(source: _Source, header: Header) -> None:
+    """Skip the mask that GDAL writes behind the end mark: a deflated bit for each pixel, then its offset."""
+    length = source.left - 4
+    if length > 0 and source.last(4) == source.position.to_bytes(8, "little")[:4]:
+        mask = _Inflated("JPEG's mask", (header.width + 7) // 8 * header.height)
+        for block in source.pixels(length):
+            mask.feed(block)
+        mask.finish()
+        source.skip(4)
 
 
 def _jpeg_segments(source: _Source) -> Iterator[tuple[int, bytes]]:
     """Yield marker and content of each segment up to EOI, and skip the coded data of scans."""
     restart_interval = 0
+    tables: dict[int, int] | None = {}
     while (marker := _next_marker(source)) != _EOI:
         if marker not in _SEGMENTS:
             raise _corrupt(f"JPEG marker FF{marker:02X} has no place here.")
@@ -241,8 +339,35 @@ def _jpeg_segments(source: _Source) -> Iterator[tuple[int, bytes]]:
         yield marker, content
         if marker == _DRI:
             restart_interval = int.from_bytes(content)
+        elif marker in _ARITHMETIC:
+            tables = None
+        elif marker == _DHT and tables is not None:
+            tables.update(_read_huffman_tables(content))
         elif marker == _SOS:
-            _skip_coded_data(source, restart_interval)
+            zeros = tables is None or _may_hold_zeros(content, tables)
+            _skip_coded_data(source, restart_interval, zeros=zeros)
+
+
+def _read_huffman_tables(content: bytes) -> Iterator[tuple[int, int]]:
+    """Yield class and number of each table, and the symbol whose code is all zeros."""
+    at = 0
+    while at + 17 < len(content):
+        yield content[at], content[at + 17]
+        at += 17 + sum(content[at + 1 : at + 17])
+
+
+def _may_hold_zeros(scan_header: bytes, tables: dict[int, int]) -> bool:
+    """Tell whether a long run of zeros can be a picture, and refuse a scan whose tables are missing."""
+    *components, start, end, approximation = scan_header[1:]
+    numbers = components[1::2]
+    refined = approximation >> 4
+    needed = [number >> 4 for number in numbers if not start and not refined]
+    needed += [0x10 | number & 0x0F for number in numbers if end]
+    if not tables.keys() >= set(needed):
+        raise _corrupt("A JPEG scan uses a table that is not there.")
+    # The code of zeros must end blocks (T.81, F.1.2.2.1 and G.1.2.2); else it makes all coefficients alike.
+    # Bits that refine coefficients have no table.
+    return bool(refined) or not any(tables[table] & 0x0F for table in needed if table & 0x10)
 
 
 def _read_frame(content: bytes, *, progressive: bool) -> tuple[Header, int]:
@@ -268,16 +393,18 @@ def _next_marker(source: _Source) -> int:
     return code
 
 
-def _skip_coded_data(source: _Source, restart_interval: int) -> None:
+def _skip_coded_data(source: _Source, restart_interval: int, *, zeros: bool) -> None:
     """Skip to the marker that ends the scan; restart markers must count up from 0 to 7."""
     restarts = 0
     while True:
         block = source.peek(_BLOCK)
+        run = -1 if zeros else block.find(_ZEROS)
         at = 0
         while found := _IN_SCAN_MARKER.search(block, at):
             at = found.end()
             marker = block[at - 1]
             if marker not in _RESTARTS:
+                _reject_zeros(run, at)
                 source.skip(at - 2)
                 return
             if not restart_interval or marker != _RESTARTS[restarts % 8]:
@@ -285,8 +412,14 @@ def _skip_coded_data(source: _Source, restart_interval: int) -> None:
             restarts += 1
         if len(block) < 2:
             raise ImageError("image.truncated")
+        _reject_zeros(run, len(block))
         # The last byte is read again, as it may be the first half of a marker.
         source.skip(len(block) - 1)
+
+
+def _reject_zeros(run: int, end: int) -> None:
+    if 0 <= run < end:
+        raise _corrupt("Zeros stand in the JPEG's pixels, which no coder writes.")
 
 
 # PNG: chunks with a CRC each; the pixels are one zlib stream, spread over consecutive IDAT chunks.
@@ -298,7 +431,6 @@ _DEPTHS = {0: {1, 2, 4, 8, 16}, 2: {8, 16}, 3: {1, 2, 4, 8}, 4: {8, 16}, 6: {8, 
 """Bits per sample, by colour type."""
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 """First column, first row, column step and row step of the seven interlace passes."""
-_APNG = frozenset({b"acTL", b"fcTL", b"fdAT"})
 
 
 def _scan_png(source: _Source, on_header: OnHeader) -> Header:
@@ -306,8 +438,9 @@ def _scan_png(source: _Source, on_header: OnHeader) -> Header:
     header, palette_needed, data_size = _read_ihdr(source)
     on_header(header)
 
-    pixels = _Inflated(data_size)
+    pixels = _Inflated("PNG", data_size)
     palette = begun = False
+    orientation = 1
     previous = b"IHDR"
     for kind, blocks in _png_chunks(source):
         if kind == b"IDAT":
@@ -320,10 +453,15 @@ def _scan_png(source: _Source, on_header: OnHeader) -> Header:
                 pixels.feed(block)
         else:
             palette = palette or kind == b"PLTE"
-            deque(blocks, maxlen=0)
+            content = _first(blocks)
+            if kind == b"eXIf":
+                orientation = _tiff_number(content, _ORIENTATION) or orientation
+            # An animation of one frame shows the picture itself; frames beside it stand in fdAT.
+            elif kind == b"fdAT" or (kind == b"acTL" and content[:4] != b"\0\0\0\1"):
+                raise ImageError("image.animated")
         previous = kind
     pixels.finish()
-    return header
+    return replace(header, orientation=orientation)
 
 
 def _read_ihdr(source: _Source) -> tuple[Header, bool, int]:
@@ -334,7 +472,7 @@ def _read_ihdr(source: _Source) -> tuple[Header, bool, int]:
     width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", data)
     if depth not in _DEPTHS.get(colour, ()) or compression or filtering or interlace > 1:
         raise _corrupt("The PNG header names a pixel layout that does not exist.")
-    header = _sized(Header("png", width, height))
+    header = _sized(Header("png", width, height, multiscan=bool(interlace)))
     size = _png_data_size(width, height, depth * _SAMPLES[colour], interlaced=bool(interlace))
     return header, colour == 3, size
 
@@ -346,8 +484,6 @@ def _png_chunks(source: _Source) -> Iterator[tuple[bytes, Iterator[bytes]]]:
         length, kind = struct.unpack(">I4s", source.take(8))
         if length >= 1 << 31 or not (kind.isascii() and kind.isalpha()):
             raise _corrupt("A PNG chunk has an impossible length or type.")
-        if kind in _APNG:
-            raise ImageError("image.animated")
         if kind == b"IEND" and length:
             raise _corrupt("The PNG's end mark is not empty.")
         if kind not in (b"PLTE", b"IDAT", b"IEND") and kind[:1].isupper():  # lower case: may be ignored
@@ -375,16 +511,22 @@ def _png_data_size(width: int, height: int, bits_per_pixel: int, *, interlaced: 
 
 
 class _Inflated:
-    """Inflates a zlib stream to learn its length, which reveals a wrong height. No CRC does."""
+    """Inflates a zlib stream to learn its length, which reveals a wrong height. No CRC does.
 
-    def __init__(self, size: int) -> None:
+    Args:
+        name: what is inflated, for messages.
+        size: in bytes, once inflated.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        self._name = name
         self._missing = size
         self._zlib = zlib.decompressobj()
 
     def feed(self, data: bytes) -> None:
         while data:
             if self._zlib.eof:
-                raise ImageError("image.trailing_data", "Something stands behind the PNG's pixels.")
+                raise ImageError("image.trailing_data", f"Something stands behind the {self._name}'s pixels.")
             self._inflate(data)
             data = self._zlib.unconsumed_tail or self._zlib.unused_data
 
@@ -393,84 +535,126 @@ class _Inflated:
         while not self._zlib.eof and self._inflate(b""):
             pass
         if self._missing or not self._zlib.eof:
-            raise _corrupt("The PNG holds fewer rows than its header says.")
+            raise _corrupt(f"The {self._name} holds fewer rows than its header says.")
 
     def _inflate(self, data: bytes) -> int:
         """Return the number of inflated bytes, at most a block, since a bomb would fill the memory."""
         try:
             rows = self._zlib.decompress(data, _BLOCK)
         except zlib.error as error:
-            raise _corrupt(f"The PNG's pixels cannot be inflated: {error}.") from error
+            raise _corrupt(f"The {self._name}'s pixels cannot be inflated: {error}.") from error
         self._missing -= len(rows)
         if self._missing < 0:
-            raise _corrupt("The PNG holds more rows than its header says.")
+            raise _corrupt(f"The {self._name} holds more rows than its header says.")
         return len(rows)
 
 
 # WebP: a RIFF list of chunks, each padded to an even length.
 
 _WEBP_PIXELS = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
+_FRAME_HEADER = 16
+"""Bytes of an ANMF chunk before the chunks of its frame."""
 
 
 def _scan_webp(source: _Source, on_header: OnHeader) -> Header:
-    canvas: Header | None = None
-    image: Header | None = None
+    webp = _WebP(on_header)
     for kind, head in _webp_chunks(source):
-        if image and not canvas:
+        webp.add(kind, head)
+    return webp.header()
+
+
+class _WebP:
+    """What was read of a WebP so far."""
+
+    def __init__(self, on_header: OnHeader) -> None:
+        self._on_header = on_header
+        self._canvas: Header | None = None
+        self._frame: Header | None = None
+        self._image: Header | None = None
+        self._animated = False
+        self._orientation = 1
+
+    def add(self, kind: bytes, head: bytes) -> None:
+        """Add a chunk by its type and first bytes."""
+        if self._image and not self._canvas and kind != b"C2PA":  # which c2pa writes behind a plain image
             raise ImageError("image.trailing_data", "Something stands behind the WebP's only chunk.")
         if kind == b"VP8X":
-            if canvas:
+            if self._canvas:
                 raise _corrupt("The WebP holds two extended headers.")
-            canvas = _read_vp8x(head)
-            on_header(canvas)
+            self._canvas, self._animated = _read_vp8x(head)
+            self._on_header(self._canvas)
+        elif kind == b"ANMF":
+            if self._image or self._frame or not self._animated or not self._canvas:
+                raise ImageError("image.animated")
+            self._frame = _read_frame_size(head, self._canvas)
         elif kind in (b"VP8 ", b"VP8L"):
-            if image:
-                raise _corrupt("The WebP holds two images.")
-            image = _read_vp8(head) if kind == b"VP8 " else _read_vp8l(head)
-            if canvas and image != canvas:
-                raise _corrupt("The WebP's image does not fill its canvas.")
-            on_header(image)
-        elif not canvas:
+            self._add_image(_read_vp8(head) if kind == b"VP8 " else _read_vp8l(head))
+        elif not self._canvas and not self._image:
             raise _corrupt("The WebP does not begin with an image or an extended header.")
-    if not image:
-        raise _corrupt("The WebP holds no image.")
-    return image
+        elif kind == b"EXIF":
+            number = _tiff_number(head.removeprefix(b"Exif\0\0"), _ORIENTATION)
+            self._orientation = number or self._orientation
+
+    def _add_image(self, image: Header) -> None:
+        if self._image:
+            raise _corrupt("The WebP holds two images.")
+        if self._animated and not self._frame:
+            raise ImageError("image.animated")
+        if (self._frame or self._canvas or image) != image:
+            raise _corrupt("The WebP's image does not fill its canvas.")
+        self._image = image
+        self._on_header(image)
+
+    def header(self) -> Header:
+        """Return the whole file's header."""
+        if not self._image:
+            raise _corrupt("The WebP holds no image.")
+        return replace(self._canvas or self._image, orientation=self._orientation)
 
 
 def _webp_chunks(source: _Source) -> Iterator[tuple[bytes, bytes]]:
-    """Yield type and first bytes of each chunk, to the end that the file's header states."""
+    """Yield type and beginning of each chunk, also within a frame, up to the length that the file states."""
     source.skip(4)
     size = int.from_bytes(source.take(4), "little")
-    if size % 2:
-        raise _corrupt("The WebP states an odd length.")
-    if size > source.left:
+    if size > source.left + size % 2:
         raise ImageError("image.truncated")
-    behind = source.left - size
+    behind = max(source.left - size, 0)
     source.skip(4)
     while source.left > behind:
         if source.left - behind < 8:
             raise _corrupt("The WebP ends within a chunk.")
         kind, length = struct.unpack("<4sI", source.take(8))
-        if length + length % 2 > source.left - behind:
+        if length > source.left - behind:
             raise _corrupt("A WebP chunk is longer than its file.")
-        if kind in (b"ANIM", b"ANMF"):
-            raise ImageError("image.animated")
-        head = source.take(min(length, 10))
-        yield kind, head
+        if kind == b"ANMF" and length >= _FRAME_HEADER:
+            yield kind, source.take(_FRAME_HEADER)
+            continue
         if kind in _WEBP_PIXELS:
+            head = source.take(min(length, 10))
             source.skip(length - len(head))
         else:
-            deque(source.blocks(length - len(head)), maxlen=0)
-        if length % 2 and source.take(1) != b"\0":
-            raise _corrupt("The WebP pads a chunk with something else than zero.")
+            head = _first(source.blocks(length))
+        yield kind, head
+        # Not every tool pads with zero, and some leave out the last chunk's byte.
+        if length % 2 and source.left > behind:
+            source.skip(1)
 
 
-def _read_vp8x(data: bytes) -> Header:
+def _read_vp8x(data: bytes) -> tuple[Header, bool]:
+    """Return the canvas, and whether it is animated."""
     if len(data) < 10:
         raise _corrupt("The WebP's extended header is too short.")
-    if data[0] & 0x02:
-        raise ImageError("image.animated")
-    return Header("webp", 1 + int.from_bytes(data[4:7], "little"), 1 + int.from_bytes(data[7:10], "little"))
+    width, height = int.from_bytes(data[4:7], "little"), int.from_bytes(data[7:10], "little")
+    return Header("webp", 1 + width, 1 + height), bool(data[0] & 0x02)
+
+
+def _read_frame_size(data: bytes, canvas: Header) -> Header:
+    """Read a frame's place and size (RFC 9649, 2.7.1.1): it may be smaller than its canvas."""
+    x, y, width, height = (int.from_bytes(data[at : at + 3], "little") for at in (0, 3, 6, 9))
+    frame = Header("webp", 1 + width, 1 + height)
+    if 2 * x + frame.width > canvas.width or 2 * y + frame.height > canvas.height:
+        raise _corrupt("The WebP's frame lies outside of its canvas.")
+    return frame
 
 
 def _read_vp8(data: bytes) -> Header:

@@ -199,6 +199,8 @@ async def _spawn() -> Process:
     kept = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "LANG", "LC_ALL", "LC_CTYPE")
     environment = {name: os.environ[name] for name in kept if name in os.environ}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+    # Each thread of libvips would else reserve address space of its own, which the limit of memory counts.
+    environment["MALLOC_ARENA_MAX"] = "1"
     return await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # the working directory is no place to import from

@@ -194,6 +194,13 @@ def _good_jpegs() -> Iterator[Good]:
         "fill-bytes": swap(swap(plain, b"\xff\xdb", b"\xff\xff\xff\xdb"), b"\xff\xda", b"\xff\xff\xda"),
         "fill-bytes-before-the-end": plain[:-2] + b"\xff\xff\xff\xd9",
         "empty-comment": plain[:2] + b"\xff\xfe\x00\x02" + plain[2:],
+        "multi-picture": _multi_picture(),
+        "zeros-behind": plain + bytes(70_000),
+        "newline-behind": plain + b"\r\n",
+        "application-data-short": plain[:2]
+        + b"\xff\xe0\0\2\xff\xe0\0\x07JFIF\0\xff\xee\0\x07Adobe"
+        + plain[2:],
+        "jfif-revision-9": swap(plain, b"JFIF\0\1", b"JFIF\0\x09"),
     }.items():
         yield Good(f"jpeg-{name}", data, "jpeg")
     yield Good("jpeg-one-pixel", encode(picture(width=1, height=1), "JPEG"), "jpeg", 1, 1)
@@ -226,10 +233,19 @@ def _good_pngs() -> Iterator[Good]:
         "stored": encode(picture("RGBA"), "PNG", compress_level=0),
         "many-idats": png(idats=17),
         "empty-idat": swap(png(), chunk(b"IEND"), chunk(b"IDAT") + chunk(b"IEND")),
+        "newline-behind": png() + b"\n",
+        "gamma-and-density-short": _with_chunks(chunk(b"gAMA", b"\0"), chunk(b"pHYs", bytes(3))),
+        "text-long": _with_chunks(chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(3_000_000)))),
+        "profile-bogus": _with_chunks(chunk(b"iCCP", b"icc\0\0" + zlib.compress(b"none"))),
         "private-chunk": swap(png(), chunk(b"IEND"), chunk(b"prVt", b"x") + chunk(b"IEND")),
     }.items():
         yield Good(f"png-{name}", data, "png")
     yield Good("png-blocks", encode(Image.effect_noise((900, 900), 90), "PNG"), "png", 900, 900)
+
+
+def _with_chunks(*parts: bytes) -> bytes:
+    head, *rest = chunks(png())
+    return b"".join([SIGNATURE, head, *parts, *rest])
 
 
 def _good_webps() -> Iterator[Good]:
@@ -245,6 +261,8 @@ def _good_webps() -> Iterator[Good]:
         "icc": webp(icc_profile=bytes(901)),
         "all": webp("RGBA", exif=exif, xmp=b"<x:xmpmeta/>", icc_profile=bytes(901), lossless=True),
         "unknown-chunk": riff(*riff_parts(webp("RGBA")), (b"ABCD", b"odd")),
+        "padding-not-zero": riff(*riff_parts(webp("RGBA")), (b"ABCD", b"odd"))[:-1] + b"x",
+        "newline-behind": webp() + b"\n",
     }.items():
         yield Good(f"webp-{name}", data, "webp")
     yield Good("webp-one-pixel", encode(picture(width=1, height=1), "WEBP"), "webp", 1, 1)
@@ -318,15 +336,20 @@ def _glued() -> Iterator[Bad]:
     tails = {
         "zip": _zip(),
         "html": b"<html><script>1</script>",
-        "nul": b"\0",
-        "newline": b"\n",
+        "pdf": b"%PDF-1.7\n",
+        "script": b"\n\n#!/bin/sh\n",
         "jpeg": jpeg(),
     }
     for name, data in _plain().items():
         for kind, tail in tails.items():
             yield Bad(f"glued-{name}-{kind}", data + tail, "image.trailing_data")
-    mpo = encode(picture(), "MPO", save_all=True, append_images=[picture().rotate(90)])
-    yield Bad("glued-multi-picture-jpeg", mpo, "image.trailing_data")
+    mpo = _multi_picture()
+    yield Bad("glued-one-picture-too-many", mpo + jpeg(), "image.trailing_data")
+    yield Bad("cut-multi-picture-jpeg", mpo[:-2], "image.truncated")
+
+
+def _multi_picture() -> bytes:
+    return encode(picture(), "MPO", save_all=True, append_images=[picture().rotate(90)])
 
 
 def _bad_jpegs() -> Iterator[Bad]:
@@ -426,7 +449,6 @@ def _bad_webps() -> Iterator[Bad]:
     ((_, frame),) = riff_parts(lossy)
     ((_, coded),) = riff_parts(lossless)
     canvas = vp8x(WIDTH, HEIGHT)
-    padded = riff(canvas, (b"VP8 ", frame), (b"ABCD", b"x"))
     for name, data in {
         "canvas-taller": riff(vp8x(WIDTH, HEIGHT * 2), (b"VP8 ", frame)),
         "canvas-smaller": riff(vp8x(WIDTH, HEIGHT // 2), (b"VP8L", coded)),
@@ -446,7 +468,6 @@ def _bad_webps() -> Iterator[Bad]:
         "lossless-cut-inside": riff((b"VP8L", coded[: len(coded) // 2])),
         "odd-length": lossy[:4] + struct.pack("<I", len(lossy) - 9) + lossy[8:],
         "chunk-too-long": lossy[:16] + struct.pack("<I", len(frame) + 2) + lossy[20:],
-        "padding-not-zero": padded[:-1] + b"x",
         "half-a-chunk": riff(canvas, (b"VP8 ", frame))[:4]
         + struct.pack("<I", len(riff(canvas, (b"VP8 ", frame))) - 8 + 4)
         + riff(canvas, (b"VP8 ", frame))[8:]

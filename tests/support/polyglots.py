@@ -48,8 +48,7 @@ CONTENTS = {
     "php-upper": b"<?PHP echo 1;",
     "phar": b"#!/usr/bin/env php\n__HALT_COMPILER(); ?>\r\n",
     "html": b"--><html><body onload=alert(1)>",
-    "html-mixed": b"*/=1;--><HtMl>",
-    "doctype": b"<!DOCTYPE html><p>",
+    "html-mixed": b"*/=1;--><HtMl><a HREF = ' javascript:alert(1)'>",
     "script": b"</title><script src=//evil.example></script>",
     "script-upper": b"<SCRIPT\n>alert(1)</SCRIPT>",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
@@ -184,7 +183,7 @@ PIXELS: dict[str, Callable[[bytes], bytes]] = {
 }
 HIDDEN_IN_PIXELS = {
     "a-zip": a_zip(),
-    "a-zip-with-a-comment": a_zip()[:-2] + b"\x40\x9c" + bytes(40_000),
+    "a-zip-with-a-comment": a_zip()[:-2] + b"\x40\x9c" + b"c" * 40_000,
     "a-zip-of-another-disk": a_zip()[:-18] + b"\1\0" + a_zip()[-16:],
     "an-empty-zip": b"PK\x05\x06" + bytes(18),
 }
@@ -202,14 +201,8 @@ def _across_borders() -> Iterator[Bad]:
 
 def _made_of_structure() -> Iterator[Bad]:
     """Lengths, types and contents of chunks that are harmless each, and something else in a row."""
-    head, *rest = png_chunks(png())
-    html = chunk(b"html", b">".ljust(ord("<")))
-    assert b"<html>" in html
-    yield Bad("png-length-and-type-are-html", SIGNATURE + b"".join([head, html, *rest]), REASON)
-
     ((_, frame),) = riff_parts(webp())
     for name, kind, size in (
-        ("html", b"<htm", ord("l")),
         ("pdf", b"%PDF", ord("-")),
         ("zip", b"PK\x05\x06", 0),
         ("php", b"<?ph", ord("p")),
@@ -253,6 +246,12 @@ def _innocents() -> Iterator[Good]:
         b"PK\x01\x04",
         b"<?xml version='1.0'?>",
         b"Rar!",
+        # Markup that runs nothing, and what looks like a short tag of PHP in a table of numbers.
+        b"<!DOCTYPE html><html><p>",
+        b'<img src="x.jpg"> caption',
+        b"<svg xmlns='http://www.w3.org/2000/svg'><style>a{}</style></svg>",
+        b"<?=>?@ABBCDEEFG",
+        b"<% 20 % off",
     ]
     yield Good("jpeg-all", jpeg(exif=exif, icc_profile=profile, xmp=_XMP, comment=b"".join(near)), "jpeg")
     yield Good("webp-all", webp(exif=exif, icc_profile=profile, xmp=_XMP), "webp")
@@ -277,7 +276,7 @@ def _innocents() -> Iterator[Good]:
 
 
 def _with_coded(data: bytes, mark: bytes) -> bytes:
-    """A JPEG whose coded data begin with other bytes: decoders take any."""
+    """A JPEG with other bytes in its coded data, at a place where they decode all the same."""
     at = data.index(b"\xff\xda")
-    at += 2 + int.from_bytes(data[at + 2 : at + 4]) + 100
+    at += 2 + int.from_bytes(data[at + 2 : at + 4]) + 25
     return data[:at] + mark + data[at + len(mark) :]
