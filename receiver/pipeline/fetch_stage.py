@@ -28,7 +28,7 @@ from receiver.fetch.download import Fetcher
 from receiver.ledger import Claim, Ledger
 from receiver.pipeline import outcomes
 from receiver.pipeline.failures import FailureRecorder
-from receiver.pipeline.fetch_windows import FetchWindows
+from receiver.pipeline.fetch_windows import FRESH_SHARE, FetchWindows
 from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
 from receiver.pipeline.spool import Spool, SpoolFile
@@ -43,9 +43,6 @@ LEASE_SLACK = timedelta(minutes=5)
 
 CONCURRENT_QUESTIONS = 2
 """Jobs whose time is over that the provider is asked about at a time."""
-
-FRESH_SHARE = 4
-"""One worker in so many is kept for first attempts, so that failing jobs cannot keep fresh ones waiting."""
 
 
 class _RunningError(UnavailableError):
@@ -116,7 +113,7 @@ class FetchStage:
             return []
         tried = sum(claim.job.attempts > 1 for claim in busy)
         again = self.plan.concurrency - self.plan.concurrency // FRESH_SHARE - tried
-        hosts = self._windows.limits(claim.host for claim in busy)
+        hosts = self._windows.limits(busy)
         return await self.ledger.claim_to_fetch(min(limit, room), again=again, lease=self._lease, hosts=hosts)
 
     async def _fetch(self, claim: Claim) -> None:

@@ -5,14 +5,14 @@ whole. So each host has a window, as TCP has for its packets (RFC 5681).
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
 
 from receiver.core.errors import FetchError
 from receiver.fetch.download import Progress
-from receiver.ledger import HostLimits
+from receiver.ledger import Claim, HostLimits
 
 FIRST = 4
 """Downloads of a host that nothing is known of."""
@@ -20,6 +20,9 @@ FIRST = 4
 LEAST = 2
 HEALTHY = 2
 """Times the least rate: what each download must get before there is one more."""
+
+FRESH_SHARE = 4
+"""One worker in so many is kept for first attempts, so that failing jobs cannot keep fresh ones waiting."""
 
 JUDGED_AFTER = 1.0
 """Seconds of a body before its rate means anything."""
@@ -80,13 +83,15 @@ class FetchWindows:
         self._windows: dict[str, Window] = {}
         self._running: dict[str, list[Progress]] = {}
 
-    def limits(self, running: Iterable[str]) -> HostLimits:
-        """Return what may be claimed while downloads of these hosts are in progress."""
+    def limits(self, claims: Sequence[Claim]) -> HostLimits:
+        """Return what may be claimed while these claims are in progress."""
         return HostLimits(
-            running=Counter(running),
+            running=Counter(claim.host for claim in claims),
+            retried=Counter(claim.host for claim in claims if claim.job.attempts > 1),
             most={host: window.size for host, window in self._windows.items()},
             default=self._new().size,
             share=max(self._largest // 2, 1),
+            fresh=FRESH_SHARE,
         )
 
     @contextmanager

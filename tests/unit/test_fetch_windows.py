@@ -8,7 +8,9 @@ from math import inf
 import pytest
 
 from receiver.core.errors import FetchError
+from receiver.core.jobs import Job, State
 from receiver.fetch.download import Limits, Progress
+from receiver.ledger import Claim
 from receiver.pipeline.fetch_windows import FIRST, LEAST, FetchWindows, Window
 
 RATE = 1000
@@ -44,7 +46,7 @@ def carry(
     waiting, outcome = list(images), Outcome()
     running: list[Running] = []
     while waiting or running:
-        limits = windows and windows.limits(each.host for each in running)
+        limits = windows and windows.limits([])
         most = limits.most.get("host", limits.default) if limits else 16
         while waiting and len(running) < most:
             end = contextlib.ExitStack()
@@ -153,8 +155,9 @@ def test_hosts_have_windows_of_their_own_and_a_share() -> None:
     subject = windows()
     with subject.download("a") as progress:
         progress.bytes = 10**9
-    limits = subject.limits(["a", "b", "b"])
-    assert (limits.running, limits.most) == ({"a": 1, "b": 2}, {"a": 5})
+    first, again = (Job("job", State.RECEIVED, attempts=attempts) for attempts in (1, 2))
+    limits = subject.limits([Claim(first, "1", "a"), Claim(again, "2", "b"), Claim(first, "3", "b")])
+    assert (limits.running, limits.retried, limits.most) == ({"a": 1, "b": 2}, {"b": 1}, {"a": 5})
     assert (limits.default, limits.share) == (4, 8)
 
 

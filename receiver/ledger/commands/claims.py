@@ -32,13 +32,18 @@ def claim_to_fetch(
     share lets jobs of other hosts go first, whatever their deadlines are.
     """
     _end_waits(tx)
-    chosen = _Selection(limit, again, hosts or HostLimits({}, {}, limit, limit))
+    chosen = _Selection(limit, again, hosts or _no_limits(limit))
     soonest = ready(tx, FRESH, "deadline > ?", limit)
     soonest += ready(tx, RETRIED, "deadline > ?", min(again, limit))
     soonest.sort(key=lambda row: row["deadline"])
     chosen.take(soonest, within_share=True)
     if chosen.passed_over:
-        others = [row for host in _waiting_hosts(tx) for row in _ready_of(tx, host, chosen.room(host))]
+        others = [
+            row
+            for host in _waiting_hosts(tx)
+            for retried in (False, True)
+            for row in _ready_of(tx, host, chosen.room(host), retried=retried)
+        ]
         others.sort(key=lambda row: row["deadline"])
         chosen.take(others, within_share=True)
         chosen.take(soonest)
@@ -116,6 +121,10 @@ def release_expired_leases(tx: Transaction, kept: Collection[str] = ()) -> None:
     )
 
 
+def _no_limits(limit: int) -> HostLimits:
+    return HostLimits({}, {}, {}, default=limit, share=limit, fresh=limit + 1)
+
+
 class _Selection:
     """The jobs that are claimed, within the limits of all and of each host."""
 
@@ -127,6 +136,7 @@ class _Selection:
         self._again = again
         self._hosts = hosts
         self._running = Counter(hosts.running)
+        self._retried = Counter(hosts.retried)
         self._taken: set[int] = set()
 
     def room(self, host: str) -> int:
@@ -144,12 +154,15 @@ class _Selection:
             retried = row["attempts"] > 0
             if row["seq"] in self._taken or len(self.rows) >= self._limit or (retried and self._again <= 0):
                 continue
-            if self._running[host] >= most:
+            if self._running[host] >= most or (
+                retried and self._retried[host] >= most - most // self._hosts.fresh
+            ):
                 self.passed_over = True
                 continue
             self.rows.append(row)
             self._taken.add(row["seq"])
             self._running[host] += 1
+            self._retried[host] += retried
             self._again -= retried
 
 
@@ -173,14 +186,14 @@ def _waiting_hosts(tx: Transaction) -> list[str]:
     return [row["host"] for row in found]
 
 
-def _ready_of(tx: Transaction, host: str, limit: int) -> list[sqlite3.Row]:
+def _ready_of(tx: Transaction, host: str, limit: int, *, retried: bool) -> list[sqlite3.Row]:
     """Return jobs of one host that can be fetched before their deadline, the earliest deadline first."""
     if limit <= 0:
         return []
     return tx.db.execute(
         f"SELECT seq, deadline, attempts, host FROM jobs {BY_HOST}"  # noqa: S608 - constants
-        " AND host = ? AND deadline > ? ORDER BY deadline LIMIT ?",
-        (host, tx.now, limit),
+        " AND host = ? AND (attempts > 0) = ? AND deadline > ? ORDER BY deadline LIMIT ?",
+        (host, retried, tx.now, limit),
     ).fetchall()
 
 

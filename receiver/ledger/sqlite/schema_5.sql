@@ -7,5 +7,5 @@ ALTER TABLE jobs ADD COLUMN host TEXT AS (coalesce(lower(substr(
     instr(substr(replace(replace(image_url, '?', '/'), '#', '/') || '/', instr(image_url, '://') + 3), '/') - 1
 )), ''));
 
-CREATE INDEX jobs_to_fetch_by_host ON jobs (host, deadline)
+CREATE INDEX jobs_to_fetch_by_host ON jobs (host, (attempts > 0), deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL;

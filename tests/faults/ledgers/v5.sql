@@ -216,7 +216,7 @@ CREATE INDEX notifications_due ON notifications (next_attempt_at) WHERE given_up
 CREATE INDEX notifications_of_job ON notifications (job, seq) WHERE given_up_at IS NULL;
 CREATE INDEX notifications_given_up ON notifications (seq) WHERE given_up_at IS NOT NULL;
 CREATE INDEX findings_by_reason ON findings (reason);
-CREATE INDEX jobs_to_fetch_by_host ON jobs (host, deadline)
+CREATE INDEX jobs_to_fetch_by_host ON jobs (host, (attempts > 0), deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL;
 COMMIT;
 PRAGMA application_id = 1970303858;
