@@ -73,10 +73,15 @@ class Depth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """One object of a listing."""
+    """One object of a listing.
+
+    Attributes:
+        unreadable: why it, or all of a folder, cannot be read; ``None`` for every sound object.
+    """
 
     uri: str
     bytes: int
+    unreadable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

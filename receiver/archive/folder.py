@@ -6,10 +6,12 @@ collide. Files and folders are their owner's alone (0600, 0700); an operator may
 
 import asyncio
 import errno
+import io
 import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -40,6 +42,7 @@ ERRORS = {
     errno.EACCES: ("archive.denied", True),
     errno.EPERM: ("archive.denied", True),
     errno.EROFS: ("archive.denied", True),
+    errno.ENXIO: ("archive.occupied", False),  # no regular file
     errno.ENAMETOOLONG: ("archive.refused", False),
     errno.ENOTDIR: ("archive.refused", False),
     errno.EISDIR: ("archive.refused", False),
@@ -96,7 +99,12 @@ class FolderArchive:
     async def locate(self, stored: StoredObject, image: Image) -> Path:  # noqa: ARG002 - S3 needs the image
         """Return the image's file. See `ImageReader.locate`."""
         path = self._path(stored)
-        if not await self._run(path.is_file):
+
+        def is_there() -> bool:
+            with self._translated(path.name):
+                return path.is_file()
+
+        if not await self._run(is_there):
             raise self._missing(stored)
         return path
 
@@ -158,30 +166,35 @@ class FolderArchive:
 
     def _walk(self, folder: Path, behind: tuple[str, ...]) -> Iterator[ListedObject]:
         """Yield the files below a folder whose path, part by part, comes after this one."""
-        with os.scandir(folder) as found:
-            names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+        try:
+            with os.scandir(folder) as found:
+                names = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in found)
+        except OSError as error:
+            if folder == self._root:
+                raise
+            if not isinstance(error, FileNotFoundError):  # removed meanwhile
+                yield ListedObject(folder.as_uri(), 0, f"The folder cannot be read: {error.strerror}.")
+            return
         first, rest = (behind[0], behind[1:]) if behind else ("", ())
         for name, is_folder in names:
             if name.startswith(".") or name < first:
                 continue
-            path = folder / name
             if is_folder:
-                yield from self._walk(path, rest if name == first else ())
-            elif name > first:
-                try:
-                    yield ListedObject(path.as_uri(), path.lstat().st_size)
-                except FileNotFoundError:  # removed meanwhile
-                    continue
+                yield from self._walk(folder / name, rest if name == first else ())
+            elif name > first and (listed := _listed(folder / name)) is not None:
+                yield listed
 
     def _inspect(self, stored: StoredObject, path: Path, depth: Depth) -> ObjectInfo:
         try:
-            with self._translated(path.name), path.open("rb", buffering=0) as file:
+            with self._translated(path.name), _open_regular(path) as file:
                 state = os.fstat(file.fileno())
                 image_format = _format(file.read(12))
                 sha256 = None if depth is Depth.QUICK else digest(file).hex()
         except ArchiveError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
                 raise self._missing(stored) from error
+            if error.reason in {"archive.denied", "archive.occupied"}:
+                raise ArchiveError("archive.unreadable", error.detail) from error
             raise
         modified_at = datetime.fromtimestamp(state.st_mtime, UTC)
         pairs = _read_metadata(metadata_path(path))
@@ -254,7 +267,7 @@ class FolderArchive:
                 raise
 
     def _check_same(self, item: Item, target: Path) -> None:
-        with target.open("rb", buffering=0) as file:
+        with _open_regular(target) as file:
             same = (
                 os.fstat(file.fileno()).st_size == item.image.bytes
                 and digest(file).hex() == item.image.sha256
@@ -380,13 +393,40 @@ def metadata_path(target: Path) -> Path:
 def _read_metadata(path: Path) -> Mapping[str, str]:
     """Return an image's metadata; empty unless a put can have written it."""
     try:
-        with path.open("rb") as file:
+        with _open_regular(path) as file:
             pairs = json.loads(file.read(MAX_METADATA))
         if isinstance(pairs, dict) and all(isinstance(value, str) for value in pairs.values()):
             return metadata.decode_all(pairs)
     except (OSError, ValueError, RecursionError):
         pass
     return {}
+
+
+def _listed(path: Path) -> ListedObject | None:
+    """Return a file as an object of a listing; ``None`` if it was removed meanwhile."""
+    try:
+        size, is_file = path.lstat().st_size, path.is_file()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return ListedObject(path.as_uri(), 0, f"It cannot be read: {error.strerror}.")
+    return ListedObject(path.as_uri(), size, None if is_file else "It is no regular file.")
+
+
+def _open_regular(path: Path) -> io.FileIO:
+    """Open a file to read it. A FIFO would make its reader wait until somebody writes to it.
+
+    Raises:
+        OSError: ``ENXIO`` for what is no regular file.
+    """
+    file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
+    mode = os.fstat(file.fileno()).st_mode
+    if stat.S_ISREG(mode):
+        return file
+    file.close()
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    raise OSError(errno.ENXIO, "It is no regular file", str(path))
 
 
 def _format(head: bytes) -> str | None:

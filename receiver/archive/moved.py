@@ -42,7 +42,7 @@ async def find(archive: Inventory, stored: StoredObject, image: Image) -> tuple[
             if await holds(archive, found, image):
                 return root, found
         except ArchiveError as error:
-            if error.reason not in {"archive.missing", "archive.refused"}:
+            if error.reason not in {"archive.missing", "archive.refused", "archive.unreadable"}:
                 raise
     return None
 

@@ -18,6 +18,7 @@ from receiver.operations.checkpoint import Checkpoint
 
 WRONG = {
     "archive.missing": "archived images that are not there",
+    "archive.unreadable": "files and folders that cannot be read, or archived images in them",
     "archive.altered": "that hold other bytes",
     "archive.unproved": "that nothing proves",
     "archive.mislabelled": "whose metadata are others than their job's",

@@ -22,6 +22,7 @@ BECAME: dict[str, str] = {
     Rebuilt.BUSY: "left alone, since their job is being worked on; run it again",
 }
 UNUSED = {
+    "archive.unreadable": "passed over: files and folders that cannot be read",
     "archive.altered": "refused: other bytes than their metadata say",
     "archive.mislabelled": "refused: metadata that are not those of an archived image, or of another one",
     "archive.duplicate": "left aside: further objects of a job",

@@ -92,6 +92,7 @@ REASONS: Mapping[str, str] = {
     "archive.unexpected": "An error of the receiver itself ended the upload.",
     "archive.missing": "The archived object is not there.",
     "archive.altered": "The archived object holds other bytes than were archived.",
+    "archive.unreadable": "A file or folder of the archive cannot be read, or is no regular file.",
     "archive.mislabelled": "The archived object's metadata are not those of its job.",
     "archive.duplicate": "The archive holds another object of a job that is archived elsewhere.",
     "archive.foreign": "The archive holds an object that belongs to no job of the ledger.",

@@ -15,6 +15,10 @@ RETRY_AFTER = (1.0, 5.0)
 """Seconds between attempts to inspect an object while the archive does not answer."""
 
 
+UNREADABLE = frozenset({"archive.missing", "archive.unreadable"})
+"""Reasons for which an object cannot be inspected, and others can."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveScan:
     """An archive, the ledger it is compared with, and how to go through it.
@@ -43,7 +47,8 @@ class ArchiveScan:
             on_progress: called with the number of objects done.
 
         Yields:
-            All objects of a page, and those among them that `_unknown` returns.
+            All objects of a page that can be read, and those among them that `_unknown` returns. What cannot
+            be read is reported.
 
         Raises:
             ArchiveError: the archive cannot be listed.
@@ -51,7 +56,13 @@ class ArchiveScan:
         """
         checkpoint = self.checkpoint
         async for page in self.archive.entries(checkpoint.position.get("after_object")):
-            yield page, await _unknown(self.ledger, page)
+            readable = []
+            for listed in page:
+                if listed.unreadable is None:
+                    readable.append(listed)
+                else:
+                    self.report(None, listed.uri, "archive.unreadable", listed.unreadable)
+            yield readable, await _unknown(self.ledger, readable)
             checkpoint.counts["objects"] += len(page)
             checkpoint.position["after_object"] = page[-1].uri
             await checkpoint.save()

@@ -11,7 +11,7 @@ from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.ledger import ArchivedJob, AuditFinding
-from receiver.operations.archive_scan import ArchiveScan, has_objects
+from receiver.operations.archive_scan import UNREADABLE, ArchiveScan, has_objects
 
 PAGE = 500
 """Jobs in one commit."""
@@ -89,7 +89,7 @@ class Auditor:
         try:
             info = await self._scan.inspect(lambda: self._locator.inspect(stored, self._depth))
         except ArchiveError as error:
-            if error.reason != "archive.missing":
+            if error.reason not in UNREADABLE:
                 raise
             return error.reason, error.detail
         return mismatch(info, job.id, job.image, stored)
@@ -106,6 +106,8 @@ class Auditor:
         try:
             info = await self._scan.inspect(lambda: self._archive.inspect(stored, Depth.QUICK))
         except ArchiveError as error:
+            if error.reason == "archive.unreadable":
+                return None, listed.uri, error.reason, error.detail
             if error.reason != "archive.missing":
                 raise
             return None  # removed meanwhile

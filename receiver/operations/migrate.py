@@ -132,6 +132,10 @@ class Migrator:
         return await self._target.put(item)
 
     async def _remove(self, listed: ListedObject) -> None:
+        if listed.unreadable is not None:
+            self.counts["left"] += 1
+            self.findings.append(finding(None, listed.uri, "archive.unreadable", listed.unreadable))
+            return
         file = StoredObject(listed.uri)
         try:
             info = await self._source.inspect(file, Depth.PROVED)

@@ -62,6 +62,8 @@ class Rebuilder:
             if image is not None and info.sha256 is None:
                 info = await self._inspect(listed, Depth.DEEP)
         except ArchiveError as error:
+            if error.reason == "archive.unreadable":
+                return _Refused(listed.uri, None, error.reason, error.detail)
             if error.reason != "archive.missing":
                 raise
             return None  # removed meanwhile

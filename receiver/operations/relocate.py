@@ -16,7 +16,7 @@ from receiver.core.concurrency import cancel, map_concurrently, run_forever
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject
 from receiver.ledger import ArchivedJob, Ledger
-from receiver.operations.archive_scan import finding
+from receiver.operations.archive_scan import UNREADABLE, finding
 from receiver.operations.checkpoint import Finding
 
 log = structlog.get_logger("receiver.archive")
@@ -115,6 +115,8 @@ class Relocator:
         try:
             await self._locator.inspect(stored, Depth.QUICK)
         except ArchiveError as error:
+            if error.reason == "archive.unreadable":
+                return None
             if error.reason not in GONE:
                 raise
             found = await moved.find(self._archive, stored, image)
@@ -160,7 +162,7 @@ async def move(
             if not await moved.holds(target, there, one.job.image):
                 findings.append(finding(one.job.id, there.uri, "archive.altered", "It holds other bytes."))
         except ArchiveError as error:
-            if error.reason != "archive.missing":
+            if error.reason not in UNREADABLE:
                 raise
             findings.append(finding(one.job.id, there.uri, error.reason, error.detail))
 

@@ -102,6 +102,7 @@ PAUSES: Mapping[str, bool] = {
     "archive.too_large": False,
     "archive.unproved": False,
     "archive.refused": False,
+    "archive.unreadable": False,
     "archive.unexpected": False,
     "spool": False,
 }

@@ -1,6 +1,8 @@
 """Backups: one snapshot, checked, and never an incomplete file under the target's name."""
 
 import asyncio
+import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -89,6 +91,38 @@ async def test_a_file_that_is_there_is_not_replaced_unless_that_is_wanted(tmp_pa
     await back_up(path, tmp_path / "copy", overwrite=True, on_progress=ignored)
     await (await restored(tmp_path / "copy", tmp_path / "restored")).close()
     assert names_in(tmp_path) == ["copy", "restored"]
+
+
+async def test_a_copy_is_made_where_there_are_no_hard_links_and_replaces_nothing_there(
+    tmp_path: Path,
+) -> None:
+    def refused(_part: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(target))  # as VFAT and SMB say
+
+    path = await a_ledger(tmp_path)
+    await back_up(path, tmp_path / "copy", overwrite=False, on_progress=ignored, link=refused)
+    await (await restored(tmp_path / "copy", tmp_path / "restored")).close()
+
+    def late(part: Path, target: Path) -> None:
+        target.write_text("precious")
+        refused(part, target)
+
+    with pytest.raises(FileExistsError):
+        await back_up(path, tmp_path / "other", overwrite=False, on_progress=ignored, link=late)
+    assert (tmp_path / "other").read_text() == "precious"
+    assert names_in(tmp_path) == ["copy", "other", "restored"]
+
+
+@pytest.mark.parametrize("overwrite", [True, False])
+async def test_what_is_no_regular_file_is_never_replaced(tmp_path: Path, *, overwrite: bool) -> None:
+    path = await a_ledger(tmp_path)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    for name in ("fifo", "folder", "link"):
+        with pytest.raises(FileExistsError, match="no regular file"):
+            await back_up(path, tmp_path / name, overwrite=overwrite, on_progress=ignored)
+    assert names_in(tmp_path) == ["fifo", "folder", "link"]
 
 
 async def test_a_ledger_of_an_older_version_is_copied_as_it_is(tmp_path: Path) -> None:

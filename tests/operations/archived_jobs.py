@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from receiver.core.completion import Completion
 from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Delivery, Ledger
 from tests.support.clock import HOUR, NOW, SECOND, Clock
-from tests.support.processes import run
+from tests.support.processes import run, run_process
 from tests.support.seaweed import Seaweed
 
 if TYPE_CHECKING:
@@ -167,9 +168,12 @@ class JsonOutput:
         return sorted(one["job"] or one["uri"] for one in self.findings if one["reason"] == reason)
 
 
-def run_json(arguments: Sequence[str], folder: Path, values: Mapping[str, str]) -> JsonOutput:
+def run_json(
+    arguments: Sequence[str], folder: Path, values: Mapping[str, str], under: Sequence[str] = ()
+) -> JsonOutput:
     """Run a command with ``--json`` to its end."""
-    done = run([*arguments, "--json"], folder, values)
+    run_it = partial(run_process, under=under) if under else run
+    done = run_it([*arguments, "--json"], folder, values)
     assert "Traceback" not in done.stderr, done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     summary = lines.pop()["summary"] if lines else {}

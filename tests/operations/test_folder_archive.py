@@ -1,13 +1,16 @@
 """The same of a folder archive, and what the commands refuse."""
 
 import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.ledger.actions import file_of
 from tests.operations.archived_jobs import Sample, filled, lay_out, make_samples, run_json
-from tests.support.processes import Programs, run, settings
+from tests.support.clock import HOUR
+from tests.support.processes import POWERLESS, Programs, run, settings
 from tests.support.waiting import eventually
 
 COUNT = 60
@@ -69,6 +72,44 @@ def test_a_folder_gives_its_ledger_back(tmp_path: Path, root: Path, images: list
         found = [tuple(row) for row in db.execute("SELECT id, ref, sha256, uri, received_at FROM jobs")]
     assert sorted(found, key=str) == sorted(wanted, key=str)
     assert run_json(["audit"], tmp_path, settings(tmp_path)).code == 0
+
+
+def test_what_cannot_be_read_is_named_and_passed_over(tmp_path: Path, images: list[Sample]) -> None:
+    root, given = tmp_path / "data" / "archive", settings(tmp_path)
+    images = [replace(images[n], received_at=images[n].received_at - 24 * HOUR) for n in range(3)] + images[
+        3:
+    ]
+    filled(tmp_path / "data", images, lay_out(root, images))
+    os.mkfifo(root / "fifo")
+    closed = (root / images[0].key).parent
+    inside = sorted(sample.job_id for sample in images if (root / sample.key).parent == closed)
+    assert len(inside) == 3
+    (root / images[-1].key).unlink()
+    os.mkfifo(root / images[-1].key)
+    closed.chmod(0)
+    try:
+        audit = run_json(["audit"], tmp_path, given, under=POWERLESS)
+        for path in (tmp_path / "data").glob("ledger.sqlite3*"):
+            path.unlink()
+        anew = run_json(["rebuild"], tmp_path, given, under=POWERLESS)
+    finally:
+        closed.chmod(0o700)
+    unreadable = sorted([closed.as_uri(), (root / "fifo").as_uri(), (root / images[-1].key).as_uri()])
+    assert (audit.code, anew.code) == (1, 1), audit.errors
+    assert audit.of("archive.unreadable") == sorted([*inside, images[-1].job_id, *unreadable])
+    assert len(audit.findings) == len(inside) + 1 + len(unreadable)
+    assert anew.of("archive.unreadable") == unreadable
+    assert anew.summary["added"] == COUNT - len(inside) - 1
+
+
+def test_a_rebuild_that_leaves_an_object_aside_says_so_by_its_exit_code(
+    tmp_path: Path, root: Path, images: list[Sample]
+) -> None:
+    (root / "foreign.png").write_bytes(b"foreign")
+    anew = run_json(["rebuild"], tmp_path, settings(tmp_path))
+    assert (anew.code, anew.of("archive.foreign")) == (1, [(root / "foreign.png").as_uri()])
+    (root / "foreign.png").unlink()
+    assert run_json(["rebuild"], tmp_path, settings(tmp_path)).code == 0
 
 
 def old(data: Path) -> None:
@@ -134,7 +175,9 @@ def test_without_a_ledger_nothing_is_done_and_none_is_made(tmp_path: Path, comma
         ("archive-migrate", 1, "RECEIVER_ARCHIVE"),
         ("audit --rate 0", 2, "rate"),
         ("backup", 2, "FILE"),
-        ("backup data/archive", 1, "--force"),
+        ("backup data/archive", 1, "no regular file"),
+        ("backup data/archive --force", 1, "no regular file"),
+        ("backup data/archive.json", 1, "--force"),
         ("backup data/ledger.sqlite3 --force", 1, "the ledger itself"),
         ("backup data/ledger.sqlite3-wal --force", 1, "the ledger itself"),
         ("backup nowhere/copy", 1, "nowhere"),
@@ -143,6 +186,7 @@ def test_without_a_ledger_nothing_is_done_and_none_is_made(tmp_path: Path, comma
 def test_what_cannot_be_meant_is_refused(
     tmp_path: Path, root: Path, command: str, code: int, why: str
 ) -> None:
+    (tmp_path / "data" / "archive.json").touch()
     done = run(command.split(), tmp_path, settings(tmp_path))
     assert done.returncode == code, done.stderr
     assert why in done.stderr

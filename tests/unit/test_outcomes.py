@@ -195,6 +195,7 @@ UPLOAD: Mapping[str, tuple[Action, bool]] = {
     "archive.no_bucket": (RETRY, True),
     "archive.misconfigured": (RETRY, True),
     "archive.refused": (RETRY, False),
+    "archive.unreadable": (RETRY, False),
     "archive.clock_skew": (RETRY, True),
     "archive.full": (RETRY, True),
     "archive.too_large": (RETRY, False),

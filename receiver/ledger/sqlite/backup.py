@@ -5,6 +5,7 @@ import contextlib
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,10 @@ Progress = Callable[[int, int], None]
 """Called with the bytes that are written, and about how many there will be."""
 
 
+NO_LINKS = frozenset({errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+"""Errors of ``link(2)`` on a file system without hard links."""
+
+
 @dataclass(frozen=True, slots=True)
 class Copy:
     """A backup that was made and checked, with the ledger's version and its number of jobs."""
@@ -29,7 +34,14 @@ class Copy:
     bytes: int
 
 
-async def back_up(ledger: Path, target: Path, *, overwrite: bool, on_progress: Progress) -> Copy:
+async def back_up(
+    ledger: Path,
+    target: Path,
+    *,
+    overwrite: bool,
+    on_progress: Progress,
+    link: Callable[[Path, Path], None] = os.link,
+) -> Copy:
     """Copy a ledger of any version that this program knows, and check the copy.
 
     The target appears only when it is complete and durable; only its owner can read it. Raise `OSError` where
@@ -38,7 +50,7 @@ async def back_up(ledger: Path, target: Path, *, overwrite: bool, on_progress: P
     part = await asyncio.to_thread(_begin, ledger, target, overwrite=overwrite)
     try:
         await _vacuum(ledger, part, on_progress)
-        return await asyncio.to_thread(_finish, part, target, overwrite=overwrite)
+        return await asyncio.to_thread(_finish, part, target, link, overwrite=overwrite)
     finally:
         await asyncio.to_thread(lambda: part.unlink(missing_ok=True))
 
@@ -50,6 +62,7 @@ def _begin(ledger: Path, target: Path, *, overwrite: bool) -> Path:
     own = {ledger.resolve(), *(ledger.resolve().with_name(f"{ledger.name}-{end}") for end in ("wal", "shm"))}
     if target.resolve() in own:
         raise FileExistsError(errno.EEXIST, "That is the ledger itself", str(target))
+    _check_regular(target)
     if not overwrite and target.exists():  # checked again at the end, and here before the work is done
         raise FileExistsError(errno.EEXIST, "It is there already, and --force was not given", str(target))
     part = target.with_name(f".{target.name}.{secrets.token_hex(8)}.part")
@@ -57,7 +70,29 @@ def _begin(ledger: Path, target: Path, *, overwrite: bool) -> Path:
     return part
 
 
-def _finish(part: Path, target: Path, *, overwrite: bool) -> Copy:
+def _check_regular(target: Path) -> None:
+    """Check that what has the target's name, if anything, is a regular file: no link, device or FIFO."""
+    try:
+        mode = target.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode):
+        raise FileExistsError(errno.EEXIST, "It is there already, and is no regular file", str(target))
+
+
+def _name_once(part: Path, target: Path, link: Callable[[Path, Path], None]) -> None:
+    """Give the copy its name, unless something has that already."""
+    try:
+        link(part, target)
+    except OSError as error:
+        if error.errno not in NO_LINKS:
+            raise
+        # The file system has no hard links: the name is taken first, for a moment by an empty file.
+        os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        part.replace(target)
+
+
+def _finish(part: Path, target: Path, link: Callable[[Path, Path], None], *, overwrite: bool) -> Copy:
     """Make the copy durable, read it as a restore would, and give it its name."""
     with part.open("rb") as file:
         os.fsync(file.fileno())
@@ -70,9 +105,10 @@ def _finish(part: Path, target: Path, *, overwrite: bool) -> Copy:
         raise ledger_error(error, part) from error
     copy = Copy(target, version, jobs, part.stat().st_size)
     if overwrite:
+        _check_regular(target)
         part.replace(target)
     else:
-        os.link(part, target)
+        _name_once(part, target, link)
     sync_directory(target.parent)
     return copy
 
