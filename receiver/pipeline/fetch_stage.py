@@ -186,6 +186,8 @@ class FetchStage:
         with self._step("verify", claim) as step:
             step.bytes = whole.bytes
             found = await self.verifier.verify(whole.path, promised)
+        if found.trailing:
+            log.info("bytes behind the image", job=claim.job.id, bytes=found.trailing)
         return Image(found.format, found.width, found.height, whole.bytes, whole.sha256)
 
     async def _discard(self, part: Path) -> None:
