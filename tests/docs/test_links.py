@@ -9,8 +9,11 @@ import pytest
 from tests.docs.documents import DOCUMENTS, MANUAL, README, ROOT, anchors, code, prose
 from tools.reference.logs import lines
 
-LOGGERS = {logger for line in lines(ROOT / "receiver").values() for logger in line.loggers}
-"""Names with dots that are no modules."""
+
+@pytest.fixture(scope="module")
+def loggers() -> set[str]:
+    """Names with dots that are no modules."""
+    return {logger for line in lines(ROOT / "receiver").values() for logger in line.loggers}
 
 
 def links() -> Iterator[tuple[str, str]]:
@@ -47,8 +50,8 @@ def test_a_file_that_a_document_names_exists(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", MANUAL)
-def test_a_module_or_name_that_a_page_names_exists(document: str) -> None:
-    for text in code(MANUAL[document]) - LOGGERS:
+def test_a_module_or_name_that_a_page_names_exists(document: str, loggers: set[str]) -> None:
+    for text in code(MANUAL[document]) - loggers:
         if re.fullmatch(r"(?:receiver|tests|tools)(?:\.\w+)+(?:\(\))?", text):
             assert exists(text.removesuffix("()")), f"{document} names {text}"
 

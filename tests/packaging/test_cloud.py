@@ -1,6 +1,7 @@
 """Terraform files and the rights in them, held against what the program asks of a store."""
 
 import fnmatch
+import functools
 import itertools
 import json
 import re
@@ -180,27 +181,32 @@ def bare(value: Any) -> Any:
     return value.strip('"') if isinstance(value, str) else value
 
 
-FILES = {path.name: bare(hcl2.loads(path.read_text())) for path in sorted(FOLDER.glob("*.tf"))}
-RESOURCES = {
-    (kind, name): body
-    for file in FILES.values()
-    for block in file.get("resource", [])
-    for kind, named in block.items()
-    for name, body in named.items()
-}
+@functools.cache
+def files() -> dict[str, Any]:
+    return {path.name: bare(hcl2.loads(path.read_text())) for path in sorted(FOLDER.glob("*.tf"))}
+
+
+def resources() -> dict[tuple[str, str], Any]:
+    return {
+        (kind, name): body
+        for file in files().values()
+        for block in file.get("resource", [])
+        for kind, named in block.items()
+        for name, body in named.items()
+    }
 
 
 def resource(kind: str) -> Any:
-    (found,) = (body for (of, _), body in RESOURCES.items() if of == kind)
+    (found,) = (body for (of, _), body in resources().items() if of == kind)
     return found
 
 
 def test_every_reference_leads_somewhere() -> None:
     text = "\n".join(path.read_text() for path in FOLDER.glob("*.tf"))
-    variables = {name for file in FILES.values() for block in file.get("variable", []) for name in block}
+    variables = {name for file in files().values() for block in file.get("variable", []) for name in block}
     assert set(re.findall(r"\bvar\.(\w+)", text)) == variables
     for kind, name in set(re.findall(r"\b(aws_\w+)\.(\w+)", text)):
-        assert (kind, name) in RESOURCES
+        assert (kind, name) in resources()
 
 
 def test_the_bucket_is_private_encrypted_and_keeps_what_is_deleted() -> None:

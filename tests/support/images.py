@@ -165,9 +165,10 @@ def swap(data: bytes, old: bytes, new: bytes) -> bytes:
     return data.replace(old, new, 1)
 
 
-def good() -> list[Good]:
+@functools.cache
+def good() -> tuple[Good, ...]:
     """Images of which none may be refused."""
-    return [*_good_jpegs(), *_good_pngs(), *_good_webps()]
+    return (*_good_jpegs(), *_good_pngs(), *_good_webps())
 
 
 def _good_jpegs() -> Iterator[Good]:
@@ -268,9 +269,10 @@ def _good_webps() -> Iterator[Good]:
     yield Good("webp-one-pixel", encode(picture(width=1, height=1), "WEBP"), "webp", 1, 1)
 
 
-def bad() -> list[Bad]:
+@functools.cache
+def bad() -> tuple[Bad, ...]:
     """Images that must be refused, each with the reason."""
-    return [
+    return (
         *_foreign(),
         *_cut(),
         *_glued(),
@@ -279,7 +281,7 @@ def bad() -> list[Bad]:
         *_bad_webps(),
         *_bombs(),
         *_not_promised(),
-    ]
+    )
 
 
 def _plain() -> dict[str, bytes]:

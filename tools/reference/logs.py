@@ -1,7 +1,9 @@
 """The page of log lines, from the calls that write them."""
 
 import ast
+import functools
 import tomllib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +14,7 @@ MEANINGS = Path(__file__).with_name("log_events.toml")
 LEVELS = {"info": "info", "warning": "warning", "error": "error", "exception": "error"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
+Calls = dict[str, list[tuple[ast.Module, ast.Call]]]
 
 
 @dataclass(slots=True)
@@ -42,16 +45,18 @@ def page(root: Path) -> str:
     return "\n\n".join(parts)
 
 
+@functools.cache
 def lines(package: Path) -> dict[str, Line]:
     """Return all log lines that the package writes, by their events."""
     modules = [ast.parse(path.read_text(encoding="utf-8")) for path in sorted(package.rglob("*.py"))]
+    calls = _calls(modules)
     found: dict[str, Line] = {}
     for module in modules:
         for function in ast.walk(module):
             if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             for call, levels in _log_calls(function):
-                for event, logger in _events(call.args[0], function, module, modules):
+                for event, logger in _events(call.args[0], function, module, calls):
                     line = found.setdefault(event, Line())
                     line.levels.update(levels)
                     line.loggers.add(logger)
@@ -81,14 +86,15 @@ def _logger(module: ast.Module) -> str:
     raise ValueError("a log line in a module without a logger")
 
 
-def _calls(scope: ast.AST, function: Function) -> list[ast.Call]:
-    """The calls of a function or method of this name."""
-    return [
-        node
-        for node in ast.walk(scope)
-        if isinstance(node, ast.Call)
-        and function.name in (getattr(node.func, "id", None), getattr(node.func, "attr", None))
-    ]
+def _calls(modules: list[ast.Module]) -> Calls:
+    """The calls of each function or method by its name, with the module that each stands in."""
+    found: Calls = defaultdict(list)
+    for module in modules:
+        for node in ast.walk(module):
+            match node:
+                case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)):
+                    found[name].append((module, node))
+    return found
 
 
 def _parameters(function: Function) -> list[str]:
@@ -121,7 +127,7 @@ def _levels(expression: ast.expr) -> list[str]:
 
 
 def _events(
-    event: ast.expr, function: Function, module: ast.Module, modules: list[ast.Module]
+    event: ast.expr, function: Function, module: ast.Module, calls: Calls
 ) -> Iterator[tuple[str, str]]:
     """Each text that an event may be, with its logger; those that the function is given, by its calls."""
     parameters = _parameters(function)
@@ -130,11 +136,10 @@ def _events(
         for text in _texts(event, function):
             yield text, _logger(module)
         return
-    for caller in modules:
-        for call in _calls(caller, function):
-            logger = _logger(caller if "log" in parameters else module)
-            for text in _texts(_argument(call, function, name) if name else event, function):
-                yield text, logger
+    for caller, call in calls.get(function.name, []):
+        logger = _logger(caller if "log" in parameters else module)
+        for text in _texts(_argument(call, function, name) if name else event, function):
+            yield text, logger
 
 
 def _texts(event: ast.expr, function: Function) -> Iterator[str]:
