@@ -35,8 +35,9 @@ CLOCK_SLACK = timedelta(minutes=5)
 
 _MIN_SECRET = 8
 _MASK = b"**********"
-_SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{43}")
-"""A ticket: 16 random bytes, the seconds since the epoch while four bytes hold them, and an HMAC-SHA-256."""
+_SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}(?:~[A-Za-z0-9_-]{1,64})?\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{43}")
+"""A ticket: 16 random bytes, the mark of its submission where it has one, the seconds since the epoch while
+four bytes hold them, and an HMAC-SHA-256."""
 _SALT = b"upscale-receiver.ticket"
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -47,7 +48,7 @@ RawHeaders = Iterable[tuple[bytes, bytes]]
 class Proof:
     """What the headers of an accepted delivery say.
 
-    ``ticket`` is the ticket's number, to be bound to the first job that uses it; ``None`` without tickets.
+    ``ticket`` is the ticket's number, which is bound to one job; ``None`` without tickets.
     ``mark`` is that of the submission, where `receiver submit` made it.
     """
 
@@ -119,11 +120,16 @@ class Authenticator:
         # Of a ticket only the signature is secret; its number is in the ledger.
         return body if self._signer is None else _SIGNATURE.sub(rb"\1" + _MASK, body)
 
-    def issue_ticket(self) -> str:
-        """Return a new ticket for the header of one job; raise `AuthError` without a signing key."""
+    def issue_ticket(self, mark: str | None = None) -> str:
+        """Return a new ticket for the header of one job; raise `AuthError` without a signing key.
+
+        With the mark of its submission, it is bound to the job that the provider names, and else to the first
+        one that uses it.
+        """
         if self._signer is None:
             raise AuthError("auth.refused", "RECEIVER_SIGNING_KEYS is not set, so no ticket can be signed.")
-        return self._signer.sign(secrets.token_urlsafe(16)).decode("ascii")
+        number = secrets.token_urlsafe(16)
+        return self._signer.sign(number if mark is None else f"{number}~{mark}").decode("ascii")
 
     @staticmethod
     def _ticket(signer: TimestampSigner, value: bytes) -> str | None:

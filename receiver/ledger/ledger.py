@@ -221,11 +221,12 @@ class Ledger(LedgerReader):
         )
 
     async def record(self, delivery: Delivery) -> Recorded:
-        """Record a completion durably. Raise `AuthError` where its ticket belongs to another job."""
+        """Record a completion durably. Raise `AuthError` where its ticket or mark belongs to another job."""
         recorded = await self._writer.write(lambda tx: deliveries.record(tx, delivery))
         if recorded is None:
             raise AuthError(
-                "auth.refused", f"The ticket that came with job {delivery.completion.id} is another's."
+                "auth.refused",
+                f"The ticket or mark that came with job {delivery.completion.id} is another's.",
             )
         return recorded
 

@@ -50,7 +50,7 @@ class WebhookTemplate:
         """Return the webhook of one job. The provider's list shows its mark, and the completion brings it."""
         headers = {**self.headers, SUBMISSION_HEADER: mark}
         if self.authenticator is not None:
-            headers[TICKET_HEADER] = self.authenticator.issue_ticket()
+            headers[TICKET_HEADER] = self.authenticator.issue_ticket(mark)
         if ref is not None:
             headers[REF_HEADER] = ref
         return Webhook(self.endpoint, headers)

@@ -21,12 +21,12 @@ OTHERS_KEPT = 20
 
 
 def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
-    """Record a completion; return ``None``, and change nothing, where its ticket belongs to another job.
+    """Record a completion; return ``None``, and change nothing, where ticket or mark is of another job.
 
     An exception here would have the whole batch committed again, one command at a time.
     """
     completion = delivery.completion
-    if delivery.ticket is not None and not _bind_ticket(tx, delivery.ticket, completion.id):
+    if not delivery.found and not _is_of_job(tx, delivery):
         return None
     events: list[str] = []
     if delivery.mark is not None and confirm_by_mark(tx, delivery.mark, completion.id):
@@ -67,6 +67,26 @@ def record_unread(tx: Transaction, error: ReceiverError, body: bytes) -> None:
         "INSERT INTO unread (at, outcome, detail, body) VALUES (?, ?, ?, ?)",
         (tx.now, error.reason, error.detail, body),
     )
+
+
+def _is_of_job(tx: Transaction, delivery: Delivery) -> bool:
+    """Return whether no other job is known to own the ticket or the mark that came with a delivery.
+
+    A ticket of a submission names its mark, and the submission's job is known once the provider has answered.
+    Until then, and for other tickets, the first job that uses a ticket owns it.
+    """
+    job_id, ticket = delivery.completion.id, delivery.ticket
+    signed = None if ticket is None else ticket.partition("~")[2]
+    known = {
+        row["mark"]: row["job"]
+        for row in tx.db.execute(
+            "SELECT mark, job FROM submissions WHERE mark IN (?, ?) AND job IS NOT NULL",
+            (signed, delivery.mark),
+        )
+    }
+    if any(owner != job_id for owner in known.values()):
+        return False
+    return ticket is None or signed in known or _bind_ticket(tx, ticket, job_id)
 
 
 def _bind_ticket(tx: Transaction, number: str, job_id: str) -> bool:
