@@ -253,6 +253,9 @@ def served(programs: Programs, fake: Standin) -> Iterator[Receiver]:
         yield receiver
 
 
+FINDINGS = 11
+"""Lines of a probe."""
+
 REFUSALS = {
     "passing": {
         "the store asks to slow down": ((503, "SlowDown"), "archive.unavailable"),
@@ -298,6 +301,22 @@ def test_each_refusal_pauses_all_uploads_behind_one_probe_and_one_alarm_and_ends
                 record=lambda tally: matrix(fault, tally),  # noqa: B023 - likewise
             )
             assert alarms(receiver)[heard:] == [reason], fault
+
+
+def test_one_image_that_the_store_refuses_neither_stops_the_others_nor_fails_readiness(
+    programs: Programs, images: Gallery
+) -> None:
+    with standin(programs.folder) as fake, served(programs, fake) as receiver:
+        fake.refused = "refused-0"
+        delivered(receiver, images, "refused", 1)
+        probes = 2  # the store is probed again, and found in order
+        receiver.program.until(lambda: len(receiver.program.events("archive probed")) >= probes * FINDINGS)
+        others = delivered(receiver, images, "other", 3)
+        assert [receiver.ended(job_id)["state"] for job_id in others] == ["archived"] * 3
+        refused = receiver.job("refused-0")
+        assert (refused["state"], refused["error"]["reason"]) == ("fetched", "archive.denied")
+        assert receiver.get("/readyz").status_code == 200
+        assert alarms(receiver) == []
 
 
 def kept(fake: Standin, job_ids: list[str]) -> Archive:

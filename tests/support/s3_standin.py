@@ -24,6 +24,7 @@ class Standin:
     Attributes:
         faults: answers (status, error code) to the next PUTs; the object is not kept.
         always: the answer to each PUT, as long as it is set; status 0 drops the connection instead.
+        refused: a part of the keys whose PUTs are answered 403.
         lost: how many of the next PUTs are kept and then answered with 500.
         conditional, sha256: "honour", "ignore" or "refuse" of If-None-Match and x-amz-checksum-sha256.
             Conditional writes that hold "apart" do so one after another, and not at once, as Swift 2.38.3's;
@@ -47,6 +48,7 @@ class Standin:
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     faults: list[tuple[int, str]] = field(default_factory=list)
     always: tuple[int, str] | None = None
+    refused: str | None = None
     lost: int = 0
     conditional: str = "honour"
     sha256: str = "honour"
@@ -116,6 +118,8 @@ class Standin:
     ) -> tuple[int, str] | None:
         if self.always is not None:
             return self.always
+        if self.refused is not None and self.refused in key:
+            return 403, "AccessDenied"
         if self.faults:
             return self.faults.pop(0)
         if "content-length" not in headers:
