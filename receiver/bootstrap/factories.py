@@ -11,11 +11,12 @@ from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 
-from receiver.archive.base import ImageReader, open_archive
+from receiver.archive.base import ImageReader, Inventory, open_archive
 from receiver.archive.key import check_template
 from receiver.config import Config
-from receiver.core.clock import wall_clock
+from receiver.core.clock import monotonic_clock, wall_clock
 from receiver.core.errors import ConfigError
+from receiver.core.failpoints import Failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter
@@ -25,6 +26,10 @@ from receiver.events.outgoing_webhooks import OutgoingWebhooks
 from receiver.fetch import download
 from receiver.fetch.sources import Sources
 from receiver.ledger import FILE_NAME, LOCK_NAME, Filter, Ledger, LedgerReader
+from receiver.pipeline.archive_stage import ArchiveStage
+from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
+from receiver.pipeline.spool import Spool
+from receiver.pipeline.worker import Worker
 from receiver.providers.ximilar.client import OnResult, Ximilar
 from receiver.reconcile.reconciler import Plan, Reconciler
 from receiver.submission import settlement
@@ -36,17 +41,13 @@ FETCH_TIME = timedelta(minutes=10)
 
 
 def check_settings(config: Config) -> None:
-    """Check the settings that `Config` cannot judge alone, before anything is opened or made.
-
-    Raises:
-        ConfigError: one line that names the setting.
-    """
+    """Raise `ConfigError` for the first of the `wrong_settings`, before anything is opened or made."""
     for line in wrong_settings(config):
         raise ConfigError(line)
 
 
 def wrong_settings(config: Config) -> Iterator[str]:
-    """Yield a line for each setting that `check_settings` would refuse."""
+    """Yield a line for each wrong setting that `Config` cannot judge alone."""
     checks: tuple[Callable[[], object], ...] = (
         lambda: check_template(config.archive_key),
         lambda: Sources.parse(config.image_sources),
@@ -62,11 +63,7 @@ def wrong_settings(config: Config) -> Iterator[str]:
 
 
 def make_data_dir(config: Config) -> None:
-    """Make the data directory where there is none.
-
-    Raises:
-        ConfigError: it cannot be made, or it or what lies in it cannot be used.
-    """
+    """Make the data directory where there is none. Raise `ConfigError` if it or a part of it is unusable."""
     # A folder that is there already may be shared with others, and keeps the rights that it has.
     try:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -92,10 +89,9 @@ def unwritable(data_dir: Path) -> Iterator[Path]:
 
 
 def bind(config: Config) -> socket.socket:
-    """Return a socket that is bound to the address. The server lets it listen when the receiver is open.
+    """Return a socket that is bound to the address, or raise `ConfigError`.
 
-    Raises:
-        ConfigError: the address cannot be had.
+    The server lets it listen when the receiver is open.
     """
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -104,11 +100,8 @@ def bind(config: Config) -> socket.socket:
         listener.bind((config.host, config.port))
     except (OSError, UnicodeError, OverflowError) as error:
         listener.close()
-        name = (
-            "RECEIVER_PORT"
-            if isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
-            else "RECEIVER_HOST"
-        )
+        taken = isinstance(error, OSError) and error.errno in (errno.EADDRINUSE, errno.EACCES)
+        name = "RECEIVER_PORT" if taken else "RECEIVER_HOST"
         what = error.strerror if isinstance(error, OSError) else "is no address"
         raise ConfigError(
             f"{name}: {config.host}, port {config.port} cannot be listened on ({what})"
@@ -127,9 +120,20 @@ async def is_archive_used(ledger: LedgerReader, archive: str) -> bool:
     return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
 
 
-def new_fetcher(config: Config) -> download.Fetcher:
-    """Return what downloads images."""
-    return download.Fetcher(
+async def start_worker(
+    config: Config,
+    ledger: Ledger,
+    stack: AsyncExitStack,
+    *,
+    archive: Inventory,
+    spool: Spool,
+    provider: Ximilar | None,
+    instrumentation: Instrumentation,
+    failpoint: Failpoint,
+) -> Worker:
+    """Start what fetches, verifies and archives. Raise `SpoolError` or `LedgerError` if it cannot begin."""
+    verifier = Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
+    fetcher = download.Fetcher(
         sources=Sources.parse(config.image_sources),
         networks=config.image_networks,
         limits=download.Limits(
@@ -139,11 +143,41 @@ def new_fetcher(config: Config) -> download.Fetcher:
         ),
         user_agent=_user_agent(),
     )
-
-
-def new_verifier(config: Config) -> Verifier:
-    """Return what checks that an image is the promised one."""
-    return Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
+    fetch_stage = FetchStage(
+        ledger=ledger,
+        fetcher=await stack.enter_async_context(fetcher),
+        verifier=await stack.enter_async_context(verifier),
+        spool=spool,
+        provider=provider,
+        plan=FetchPlan(config.fetches, FETCH_TIME, config.url_lifetime, config.confirm),
+        now=wall_clock,
+        jitter=random.random,
+        instrumentation=instrumentation,
+        failpoint=failpoint,
+    )
+    archive_stage = ArchiveStage(
+        ledger=ledger,
+        archive=archive,
+        spool=spool,
+        verifier=verifier,
+        concurrency=config.uploads,
+        key=config.archive_key,
+        now=wall_clock,
+        jitter=random.random,
+        instrumentation=instrumentation,
+        failpoint=failpoint,
+    )
+    worker = Worker(
+        ledger=ledger,
+        spool=spool,
+        fetch_stage=fetch_stage,
+        archive_stage=archive_stage,
+        now=wall_clock,
+        monotonic=monotonic_clock,
+    )
+    await worker.start()
+    stack.push_async_callback(worker.stop)
+    return worker
 
 
 async def open_provider(
@@ -191,11 +225,10 @@ async def open_reconciler(
             ledger, provider, now=wall_clock(), lifetime=config.url_lifetime, progress=progress
         )
 
-    plan = Plan(config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt)
     return Reconciler(
         ledger=ledger,
         provider=provider,
-        plan=plan,
+        plan=Plan(config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt),
         settle=settle,
         now=wall_clock,
         instrumentation=instrumentation,

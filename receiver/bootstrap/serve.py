@@ -7,13 +7,13 @@ import os
 import resource
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 
 import structlog
 import uvicorn
+import uvloop
 
 from receiver.bootstrap.app import open_receiver
 from receiver.bootstrap.factories import bind, check_settings
@@ -70,14 +70,16 @@ def serve(config: Config, environ: Mapping[str, str], *, on_ready: Callable[[str
 
     def stop() -> None:
         stopping.set()
-        _exit_after(STOP_SECONDS)
+        timer = threading.Timer(STOP_SECONDS, _exit_now)
+        timer.daemon = True
+        timer.start()
 
     def on_open() -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop)
         freeze_startup_objects()
 
-    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve_until(stopping, config, environ, on_open=on_open, on_ready=on_ready))
 
 
@@ -153,15 +155,6 @@ async def serve_until(
     log.info("stopped")
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """Return what makes uvloop's event loop, or ``None`` for Python's own where uvloop does not exist."""
-    if sys.platform == "win32":
-        return None
-    import uvloop  # noqa: PLC0415 - not to be had on Windows
-
-    return uvloop.new_event_loop
-
-
 def freeze_startup_objects() -> None:
     """Exempt what the start has made from garbage collection, and collect less often from here on.
 
@@ -199,17 +192,11 @@ def _log_warnings(config: Config) -> None:
         )
 
 
-def _exit_after(seconds: float) -> None:
-    """End the process if it still runs after so many seconds.
+def _exit_now() -> None:
+    """End the process, which still runs `STOP_SECONDS` after it was asked to stop.
 
     A thread that waits for an archive which does not answer can be neither cancelled nor left behind. What
     was acknowledged is on the disk by then, as it would be if the process were killed.
     """
-
-    def exit_now() -> None:
-        log.warning("still not stopped; leaving all the same", seconds=seconds)
-        os._exit(0)
-
-    timer = threading.Timer(seconds, exit_now)
-    timer.daemon = True
-    timer.start()
+    log.warning("still not stopped; leaving all the same", seconds=STOP_SECONDS)
+    os._exit(0)

@@ -30,9 +30,10 @@ from typing import IO, Any, NoReturn, Self, TextIO, cast
 import httpx
 import typer
 import uvicorn
+import uvloop
 
 from receiver import config
-from receiver.bootstrap.serve import loop_factory, serve_until
+from receiver.bootstrap.serve import serve_until
 from receiver.cli.commands import run as run_command
 from receiver.cli.common import Invocation
 from receiver.cli.sandbox import options_of
@@ -407,7 +408,7 @@ class Programs:
             environ = config.environment({"HOME": str(folder), **values}, folder / ".env")
             await serve_until(stopping, config.load(environ), environ, on_ready=lambda _address: None)
 
-        with ThreadServer("receiver", folder, values, work, loop_factory()) as server:
+        with ThreadServer("receiver", folder, values, work, uvloop.new_event_loop) as server:
             self.started.append(server)
             with Receiver(server, server.until_event("serving")["address"]) as receiver:
                 yield receiver
