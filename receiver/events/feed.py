@@ -8,8 +8,7 @@ subscriber costs memory, and a thousand cost one query.
 import asyncio
 import json
 from bisect import bisect_right
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
@@ -59,11 +58,9 @@ class Batch:
 
 
 class Feed:
-    """Reads new lines after each commit, and wakes the subscribers. Without subscribers it reads nothing.
+    """Reads new lines after each commit, and wakes the subscribers, until ``stopping`` is set.
 
-    Args:
-        ledger: whose history it is.
-        stopping: ends all subscriptions when it is set.
+    Without subscribers it reads nothing.
     """
 
     def __init__(self, ledger: Ledger, stopping: asyncio.Event) -> None:
@@ -101,7 +98,8 @@ class Feed:
         Raises:
             LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``, where the past cannot be read.
         """
-        with self._subscription():
+        self._subscribers += 1
+        try:
             await self._start_reading()
             known, pruned = after, after
             while not self._stopping.is_set():
@@ -115,19 +113,14 @@ class Feed:
                     # There is always a line there, unless somebody emptied the ledger by hand.
                     known = page.until if page.until > known else self._begin
                 elif known < self._end:
-                    found = self._since(known)
+                    first = bisect_right(self._recent, known, key=lambda change: change.transition.seq)
+                    found = self._recent[first : first + PAGE_SIZE]
                     known = found[-1].transition.seq if len(found) == PAGE_SIZE else self._end
                 else:
                     if await set_within(self._news, None if heartbeat is None else heartbeat()):
                         continue
                     found = ()
                 yield Batch(found, known, gap)
-
-    @contextmanager
-    def _subscription(self) -> Iterator[None]:
-        self._subscribers += 1
-        try:
-            yield
         finally:
             self._subscribers -= 1
 
@@ -137,10 +130,6 @@ class Feed:
                 self._begin = self._end = await self._ledger.last_history_seq()
                 self._recent = []
                 self._stale = False
-
-    def _since(self, line: int) -> Sequence[Change]:
-        first = bisect_right(self._recent, line, key=lambda change: change.transition.seq)
-        return self._recent[first : first + PAGE_SIZE]
 
     async def _follow(self) -> None:
         with self._ledger.changes() as changed:

@@ -9,6 +9,7 @@ import asyncio
 import json
 import uuid
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Self
 
@@ -50,31 +51,25 @@ MAX_ANSWER_BYTES = 64 * 1024
 _NAMESPACE = uuid.UUID("6f1c7a52-1d0e-5b8e-9c55-5f9f6b6c0a3d")
 
 
+@dataclass(kw_only=True, eq=False)
 class OutgoingWebhooks:
     """Queues a notification for each job that becomes final, and sends it, until it is stopped.
 
     The secret that signs is ``whsec_`` and base64. The URL is the operator's choice, and may be any address.
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        feed: Feed,
-        url: str,
-        secret: str,
-        user_agent: str,
-        now: Clock,
-        jitter: Jitter,
-    ) -> None:
-        self._ledger = ledger
-        self._feed = feed
-        self._url = url
-        self._signer = Webhook(secret)
-        self._now = now
-        self._jitter = jitter
+    ledger: Ledger
+    feed: Feed
+    url: str
+    secret: str = field(repr=False)
+    user_agent: str
+    now: Clock
+    jitter: Jitter
+
+    def __post_init__(self) -> None:
+        self._signer = Webhook(self.secret)
         self._client = httpx.AsyncClient(
-            headers={"Content-Type": "application/json", "User-Agent": user_agent},
+            headers={"Content-Type": "application/json", "User-Agent": self.user_agent},
             timeout=TOTAL_SECONDS,
             follow_redirects=False,
             limits=httpx.Limits(max_connections=CONCURRENCY),
@@ -86,12 +81,8 @@ class OutgoingWebhooks:
         self._loops: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
-        """Begin.
-
-        Raises:
-            LedgerError: ``ledger.unavailable``.
-        """
-        self._place = await self._ledger.start_notifications()
+        """Begin. Raise `LedgerError` where the ledger cannot be used."""
+        self._place = await self.ledger.start_notifications()
         loops = (
             run_forever(self._queue, log, retry=MAX_SLEEP_SECONDS),
             run_forever(self._send_due, log, retry=MAX_SLEEP_SECONDS),
@@ -110,11 +101,11 @@ class OutgoingWebhooks:
     async def _queue(self) -> None:
         """Queue notifications until the server stops."""
         queued = self._place
-        async with aclosing(self._feed.subscribe(queued)) as batches:
+        async with aclosing(self.feed.subscribe(queued)) as batches:
             async for batch in batches:
                 ended = any(change.transition.event.after in FINAL for change in batch.changes)
                 if ended or batch.until - queued >= MARK_EVERY:
-                    await self._ledger.enqueue_notifications(until=batch.until, render=_render)
+                    await self.ledger.enqueue_notifications(until=batch.until, render=_render)
                     self._place = queued = batch.until
                     self._wake.set()
 
@@ -122,24 +113,24 @@ class OutgoingWebhooks:
         """Start what is due, then wait until something else is."""
         self._wake.clear()
         await self._start_due()
-        due = await self._ledger.next_notification_at()
+        due = await self.ledger.next_notification_at()
         wait: float | None = None
         if due is not None:
-            left = (due - self._now()) / 1000
+            left = (due - self.now()) / 1000
             wait = min(MAX_SLEEP_SECONDS, left) if left > 0 else MAX_SLEEP_SECONDS
         await set_within(self._wake, wait)
         return 0
 
     async def _start_due(self) -> None:
         if self._gone:
-            if await self._ledger.give_up_old_notifications(before=self._now() - GIVE_UP_AFTER_MS):
+            if await self.ledger.give_up_old_notifications(before=self.now() - GIVE_UP_AFTER_MS):
                 log.error("notifications given up", detail="The endpoint wants none.")
             return
         in_progress = set(self._running.values())
         if len(in_progress) >= CONCURRENCY:
             return
         limit = CONCURRENCY + len(in_progress)
-        for notification in await self._ledger.notifications_due(by=self._now(), limit=limit):
+        for notification in await self.ledger.notifications_due(by=self.now(), limit=limit):
             if notification.seq not in in_progress and len(self._running) < CONCURRENCY:
                 task = asyncio.create_task(self._deliver(notification), name=f"notify-{notification.seq}")
                 self._running[task] = notification.seq
@@ -167,44 +158,38 @@ class OutgoingWebhooks:
             log.exception("unexpected error", job=notification.job)
             answer, detail = None, f"{type(bug).__name__}: see the log."
         if answer is not None and answer.is_success:
-            await persist(lambda: self._ledger.notification_sent(notification.seq), log)
+            await persist(lambda: self.ledger.notification_sent(notification.seq), log)
             log.info("notified", job=notification.job, attempts=notification.attempts + 1)
             return
-        now = self._now()
+        now = self.now()
         failed = {"job": notification.job, "attempts": notification.attempts + 1, "detail": detail}
         gone = answer is not None and answer.status_code == 410
         if gone and not self._gone:
             self._gone = True
             log.error("the endpoint wants no more notifications; none is sent until the next start")
         if gone or now - notification.at >= GIVE_UP_AFTER_MS:
-            await persist(lambda: self._ledger.give_up_notification(notification.seq, detail), log)
+            await persist(lambda: self.ledger.give_up_notification(notification.seq, detail), log)
             log.error("notification given up", **failed)
             return
-        at = notification_retry_at(now, notification.attempts + 1, self._jitter, wait)
-        await persist(lambda: self._ledger.notification_failed(notification.seq, detail, at=at), log)
+        at = notification_retry_at(now, notification.attempts + 1, self.jitter, wait)
+        await persist(lambda: self.ledger.notification_failed(notification.seq, detail, at=at), log)
         log.warning("not notified", **failed, next_attempt_at=serializers.time(at))
 
     async def _post(self, notification: Notification) -> httpx.Response:
-        at = datetime.fromtimestamp(self._now() // 1000, UTC)
-        name = message_id(notification)
+        at = datetime.fromtimestamp(self.now() // 1000, UTC)
+        # The same for each attempt, and no other notification's. It holds no full stop.
+        name = f"{notification.job}/{notification.seq}/{notification.at}"
+        message_id = f"msg_{uuid.uuid5(_NAMESPACE, name).hex}"
         headers = {
-            "webhook-id": name,
+            "webhook-id": message_id,
             "webhook-timestamp": str(int(at.timestamp())),
-            "webhook-signature": self._signer.sign(name, at, notification.body.decode()),
+            "webhook-signature": self._signer.sign(message_id, at, notification.body.decode()),
         }
-        request = self._client.build_request("POST", self._url, content=notification.body, headers=headers)
-        answer = await self._client.send(request, stream=True)
-        try:
+        async with self._client.stream(
+            "POST", self.url, content=notification.body, headers=headers
+        ) as answer:
             await _drain(answer)
-        finally:
-            await answer.aclose()
         return answer
-
-
-def message_id(notification: Notification) -> str:
-    """Return a notification's id: the same for each attempt, and no other's. It holds no full stop."""
-    name = f"{notification.job}/{notification.seq}/{notification.at}"
-    return f"msg_{uuid.uuid5(_NAMESPACE, name).hex}"
 
 
 def _render(job: Job, event: Event) -> bytes:
