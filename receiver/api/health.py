@@ -1,7 +1,6 @@
 """The checks that readiness depends on."""
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 
 from receiver.core.errors import REASONS, LedgerError, ReceiverError, SpoolError
 from receiver.ledger import Ledger
@@ -12,16 +11,8 @@ Probe = Callable[[], Awaitable[str | None]]
 """Returns what is wrong in a sentence, or ``None``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One thing that readiness depends on."""
-
-    name: str
-    probe: Probe
-
-
-def readiness_checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> list[Check]:
-    """Return the checks, in the order in which ``/readyz`` names them. That of the ledger commits."""
+def readiness_checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> Mapping[str, Probe]:
+    """Return the checks by name, in the order in which ``/readyz`` names them. That of the ledger commits."""
 
     async def ledger_writable() -> str | None:
         try:
@@ -43,12 +34,12 @@ def readiness_checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | No
     async def archive_reachable() -> str | None:
         return None if worker.archive_error is None else _without_secrets(worker.archive_error)
 
-    return [
-        Check("ledger", ledger_writable),
-        Check("workers", workers_alive),
-        Check("spool", spool_has_room),
-        Check("archive", archive_reachable),
-    ]
+    return {
+        "ledger": ledger_writable,
+        "workers": workers_alive,
+        "spool": spool_has_room,
+        "archive": archive_reachable,
+    }
 
 
 def _without_secrets(error: ReceiverError) -> str:

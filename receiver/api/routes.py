@@ -17,7 +17,7 @@ from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from receiver.api import params
-from receiver.api.health import Check
+from receiver.api.health import Probe
 from receiver.archive.base import ImageReader
 from receiver.core import serializers
 from receiver.core.completion import is_job_id, is_ref
@@ -64,7 +64,7 @@ class Api:
     overdue_after: timedelta
     now: Callable[[], int]
     stopping: asyncio.Event
-    checks: Sequence[Check]
+    checks: Mapping[str, Probe]
     refusals: RefusalCounter
     waiters: WaiterLimit
     body_seconds: float = BODY_SECONDS
@@ -220,7 +220,7 @@ class Api:
 
     async def failing(self) -> dict[str, str]:
         """Return each check that fails, with what is wrong in a sentence."""
-        probed = {check.name: await check.probe() for check in self.checks}
+        probed = {name: await probe() for name, probe in self.checks.items()}
         failing = {name: wrong for name, wrong in probed.items() if wrong is not None}
         if self.stopping.is_set():
             failing["serving"] = "The receiver is shutting down."

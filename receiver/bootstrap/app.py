@@ -33,7 +33,6 @@ from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
-from receiver.pipeline.spool import Spool
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import Tracing, from_environment
 from receiver.web.challenge import installation_key, prove
@@ -101,11 +100,6 @@ async def open_receiver(
         stack.push_async_callback(archive.aclose)
         locator = ArchiveLocator(archive, environ, public_url=factories.public_endpoint(config))
         stack.push_async_callback(locator.aclose)
-        spool = Spool(
-            config.data_dir / "spool",
-            max_bytes=config.max_spool_bytes,
-            max_image_bytes=config.max_image_bytes,
-        )
         # One TLS context for both clients of the provider: to load the authorities takes 20 ms.
         verify = httpx.create_ssl_context() if config.ximilar_api_token else True
         worker = await factories.start_worker(
@@ -113,7 +107,6 @@ async def open_receiver(
             ledger,
             stack,
             archive=archive,
-            spool=spool,
             provider=await factories.open_provider(config, stack, meters.on_provider_result, verify=verify),
             instrumentation=instrumentation,
             failpoint=failpoint,
@@ -171,7 +164,6 @@ async def open_receiver(
         )
         counting = asyncio.create_task(dashboard.count_archived(), name="throughput")
         stack.push_async_callback(cancel, [counting])
-        probes = {check.name: check.probe for check in checks}
         metrics = Metrics(
             collectors=collectors,
             meters=meters,
@@ -180,9 +172,9 @@ async def open_receiver(
             now=wall_clock,
             refusals=refusals,
             in_progress=worker.in_progress,
-            spool_room=spool.room_bytes,
-            workers_alive=probes["workers"],
-            archive_up=probes["archive"],
+            spool_room=worker.spool.room_bytes,
+            workers_alive=checks["workers"],
+            archive_up=checks["archive"],
         )
         document = openapi.document(
             metadata.version("upscale-receiver"),

@@ -126,12 +126,16 @@ async def start_worker(
     stack: AsyncExitStack,
     *,
     archive: Inventory,
-    spool: Spool,
     provider: Ximilar | None,
     instrumentation: Instrumentation,
     failpoint: Failpoint,
 ) -> Worker:
     """Start what fetches, verifies and archives. Raise `SpoolError` or `LedgerError` if it cannot begin."""
+    spool = Spool(
+        config.data_dir / "spool",
+        max_bytes=config.max_spool_bytes,
+        max_image_bytes=config.max_image_bytes,
+    )
     verifier = Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
     fetcher = download.Fetcher(
         sources=Sources.parse(config.image_sources),

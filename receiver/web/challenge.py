@@ -55,11 +55,7 @@ def installation_key(data_dir: Path) -> bytes:
 
 
 def read_key(data_dir: Path) -> bytes | None:
-    """Return the key of a data directory, or ``None`` where there is none.
-
-    Raises:
-        OSError: it cannot be read.
-    """
+    """Return the key of a data directory, or ``None`` where there is none. Raise `OSError` if unreadable."""
     try:
         found = (data_dir / KEY_NAME).read_bytes()
     except (FileNotFoundError, NotADirectoryError):

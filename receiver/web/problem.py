@@ -47,12 +47,9 @@ def retry_headers(status: int) -> dict[str, str]:
 def problem(
     reason: str, detail: str | None = None, *, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
-    """Return a refusal.
+    """Return a refusal for one of ``errors.REASONS``, whose sentence is the detail where none is given.
 
-    Args:
-        reason: one of ``errors.REASONS``; its sentence is the detail where none is given.
-        detail: what happened and what to do, for the client. Never a secret.
-        headers: beside ``Retry-After``.
+    The detail tells the client what happened and what to do, and never a secret.
     """
     status = status_of(reason)
     return JSONResponse(

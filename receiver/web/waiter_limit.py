@@ -13,11 +13,7 @@ class WaiterLimit:
         self._free = number
 
     def check(self) -> None:
-        """Check that one more may wait.
-
-        Raises:
-            LedgerError: ``ledger.crowded``.
-        """
+        """Raise `LedgerError`, ``ledger.crowded``, unless one more may wait."""
         if self._free <= 0:
             raise LedgerError("ledger.crowded")
 

@@ -15,7 +15,6 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.types import Message
 
-from receiver.api.health import Check
 from receiver.api.routes import Api
 from receiver.archive.base import open_archive
 from receiver.core.completion import Completion, Failure
@@ -57,7 +56,7 @@ async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api
         timedelta(minutes=10),
         clock,
         asyncio.Event(),
-        [Check("well", well)],
+        {"well": well},
         RefusalCounter(),
         WaiterLimit(10),
     )
@@ -119,7 +118,7 @@ async def test_readiness_names_every_check_that_fails_and_says_why(api: Api) -> 
     async def ill() -> str | None:
         return "It is ill."
 
-    checks = [Check("well", well), Check("ill", ill), Check("worse", ill)]
+    checks = {"well": well, "ill": ill, "worse": ill}
     async with client_of(replace(api, checks=checks)) as client:
         answer = await client.get("/readyz", headers={"Authorization": ""})
 
