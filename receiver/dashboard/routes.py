@@ -107,9 +107,10 @@ class Dashboard:
     async def overview(self, request: Request) -> Response:
         """``GET /``: the overview, and a table of jobs with the filters of ``GET /jobs``."""
         given = _filled(request.query_params)
-        wanted, window = params.jobs(_with_limit(given, ROWS), overdue_before=self._overdue_before())
+        overdue_before = overdue_cutoff(self.now(), self.overdue_after)
+        wanted, window = params.jobs(_with_limit(given, ROWS), overdue_before=overdue_before)
         failing = await self._failing()
-        glance = await self.ledger.overview(overdue_before=self._overdue_before(), limit=GLANCE)
+        glance = await self.ledger.overview(overdue_before=overdue_before, limit=GLANCE)
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
         now = self.now()
         self._throughput.add(glance.stats.jobs[State.ARCHIVED], now)
@@ -215,9 +216,6 @@ class Dashboard:
                 return await self.failing()
         except TimeoutError:
             return {"checks": f"The checks did not end within {CHECK_SECONDS:g} seconds."}
-
-    def _overdue_before(self) -> int:
-        return overdue_cutoff(self.now(), self.overdue_after)
 
 
 def _filled(given: QueryParams) -> QueryParams:

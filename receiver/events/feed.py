@@ -100,7 +100,10 @@ class Feed:
         """
         self._subscribers += 1
         try:
-            await self._start_reading()
+            async with self._reading:
+                if self._stale:
+                    self._begin = self._end = await self._ledger.last_history_seq()
+                    self._recent, self._stale = [], False
             known, pruned = after, after
             while not self._stopping.is_set():
                 gap = None
@@ -123,13 +126,6 @@ class Feed:
                 yield Batch(found, known, gap)
         finally:
             self._subscribers -= 1
-
-    async def _start_reading(self) -> None:
-        async with self._reading:
-            if self._stale:
-                self._begin = self._end = await self._ledger.last_history_seq()
-                self._recent = []
-                self._stale = False
 
     async def _follow(self) -> None:
         with self._ledger.changes() as changed:
