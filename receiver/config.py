@@ -298,6 +298,10 @@ class Config(BaseModel):
     """The address to listen on. The container image sets `0.0.0.0`."""
     port: int = Field(8080, ge=0, le=65535)
     """The port to listen on; 0: any free one."""
+    trusted_proxies: Networks = ()
+    """Networks of the proxies in front of this receiver, such as `127.0.0.1/32`. Where the peer is one of
+    them, limits for each client go by the last address in `X-Forwarded-For` that is none of them, and else by
+    the peer's."""
     log: Literal["auto", "json", "text"] = "auto"
     """The form of log lines; `auto`: text on a terminal, else JSON."""
 

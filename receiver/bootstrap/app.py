@@ -36,7 +36,8 @@ from receiver.operations.retention import Pruner
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import Tracing, from_environment
 from receiver.web.challenge import installation_key, prove
-from receiver.web.middleware import application
+from receiver.web.clients import RawHeaders, UnfinishedBodies
+from receiver.web.middleware import application, is_admitted
 from receiver.web.refusals import OnRefusal, RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
 
@@ -51,11 +52,13 @@ class Receiver:
     Attributes:
         app: the routes behind the middleware.
         stopping: to be set when no more is to be accepted, so that waiting clients are answered.
+        unfinished: limits the requests whose body does not come.
         on_refusal: to be called with the reason of what is refused before it reaches the application.
     """
 
     app: Starlette
     stopping: asyncio.Event
+    unfinished: UnfinishedBodies
     on_refusal: OnRefusal
 
 
@@ -131,9 +134,10 @@ async def open_receiver(
         refusals = RefusalCounter()
         waiters = WaiterLimit(max_waiters)
         checks = readiness_checks(ledger, worker, reconciler)
+        authenticator = Authenticator.from_config(config)
         webhook = WebhookEndpoint(
             ledger=ledger,
-            authenticator=Authenticator.from_config(config),
+            authenticator=authenticator,
             max_bytes=config.max_webhook_bytes,
             url_lifetime=config.url_lifetime,
             now=wall_clock,
@@ -190,7 +194,12 @@ async def open_receiver(
             Route("/metrics", metrics.answer, methods=["GET"]),
         ]
         tokens = [token.get_secret_value() for token in config.api_tokens]
-        yield Receiver(application(routes, tokens, refusals), stopping, refusals.count)
+
+        def is_proved(headers: RawHeaders) -> bool:
+            return authenticator.is_proved(headers) or is_admitted(tokens, headers)
+
+        unfinished = UnfinishedBodies(is_proved, config.trusted_proxies)
+        yield Receiver(application(routes, tokens, refusals), stopping, unfinished, refusals.count)
 
 
 def _on_step(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:

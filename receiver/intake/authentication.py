@@ -113,6 +113,14 @@ class Authenticator:
             raise AuthError("auth.refused")
         return Proof(ticket, _label(given.get(_REFERENCE, b"")), _label(given.get(_SUBMISSION, b"")))
 
+    def is_proved(self, headers: RawHeaders) -> bool:
+        """Return whether `check` would accept these headers."""
+        try:
+            self.check(headers)
+        except AuthError:
+            return False
+        return True
+
     def redact(self, body: bytes) -> bytes:
         """Return a body without this installation's secrets, which the provider's API echoes."""
         for secret in self._secrets:

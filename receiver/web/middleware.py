@@ -2,7 +2,7 @@
 
 import base64
 import hmac
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver.core.errors import ReceiverError
 from receiver.core.paths import WEBHOOK_PATHS
+from receiver.web.clients import RawHeaders
 from receiver.web.problem import on_http_exception, on_receiver_error, problem
 from receiver.web.refusals import OnRefusal, RefusalCounter
 
@@ -103,7 +104,7 @@ class RequireToken:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["path"] in self.public or self._admits(Headers(scope=scope)):
+        if scope["path"] in self.public or is_admitted(self.tokens, scope["headers"]):
             await self.app(scope, receive, send)
             return
         self.on_refusal("auth.token_refused")
@@ -113,12 +114,14 @@ class RequireToken:
             refusal.headers.append("WWW-Authenticate", challenge)
         await refusal(scope, receive, send)
 
-    def _admits(self, headers: Headers) -> bool:
-        given = _token(headers.getlist("authorization"))
-        admitted = False
-        for token in self.tokens:  # all of them, so that the time does not tell which one came close
-            admitted |= hmac.compare_digest(given, token.encode())
-        return admitted
+
+def is_admitted(tokens: Iterable[str], headers: RawHeaders) -> bool:
+    """Return whether the headers of a request carry one of the API tokens."""
+    given = _token([value.decode("latin-1") for name, value in headers if name == b"authorization"])
+    admitted = False
+    for token in tokens:  # all of them, so that the time does not tell which one came close
+        admitted |= hmac.compare_digest(given, token.encode())
+    return admitted
 
 
 def _token(authorization: Sequence[str]) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -10,6 +10,7 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from receiver.web.clients import UnfinishedBodies
 from receiver.web.problem import problem
 from receiver.web.refusals import OnRefusal
 
@@ -45,8 +46,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     uvicorn alone waits without end for a first head, for the rest of any other, and for a peer to take its
     answer, and it gathers heads, trailers and pipelined requests of any size. As many idle connections as it
-    accepts at all would keep every sender out: where there are that many, the one that has been idle the
-    longest is closed for a new one.
+    accepts at all would keep every sender out: where there are that many, one is closed for a new one. That
+    is the longest idle one of the address with the most idle ones, or else one whose request is unproved and
+    whose body is not whole.
 
     A peer whose time is over is cut off by ``abort``, because ``close`` first waits until all is taken.
 
@@ -55,6 +57,7 @@ class LimitedProtocol(HttpToolsProtocol):
     """
 
     on_refusal: OnRefusal = staticmethod(lambda _: None)
+    unfinished = UnfinishedBodies()
     head_seconds: float = HEAD_SECONDS
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     write_seconds: float = WRITE_SECONDS
@@ -72,10 +75,11 @@ class LimitedProtocol(HttpToolsProtocol):
         self.parser = _DecliningParser(self)
         super().connection_made(transport)
         self._expect_head_within(self.head_seconds)
-        self._close_longest_idle()
+        self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End all waiting."""
+        self.unfinished.discard(self)
         self._expect_head_within(None)
         self._cancel_write_timer()
         self._disconnect_cycles()
@@ -100,6 +104,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._offers_upgrade():
             return
         self._head_bytes = 0
+        self.unfinished.discard(self)
         super().on_message_complete()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -118,6 +123,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cycles.append(self.cycle)
         if len(self._cycles) > 1 + MAX_PIPELINED:
             raise ValueError("too many requests at once")
+        self.unfinished.add(self, self.peer, self.headers)
+
+    def end(self) -> None:
+        """Cut the peer off, and count the connection no more."""
+        self.connections.discard(self)  # at once, since uvicorn counts them before it is gone
+        self.transport.abort()
 
     def decline_upgrade(self, rest: bytes) -> None:
         """Parse the request again without its offer of an upgrade; ``rest`` is what came behind the head.
@@ -170,7 +181,12 @@ class LimitedProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
 
-    def _close_longest_idle(self) -> None:
+    @property
+    def peer(self) -> str:
+        """The address of the other end."""
+        return self.client[0] if self.client else ""
+
+    def _make_room(self) -> None:
         limit = self.config.limit_concurrency
         if limit is None or len(self.connections) < limit:
             return
@@ -180,9 +196,10 @@ class LimitedProtocol(HttpToolsProtocol):
             if isinstance(other, LimitedProtocol) and other is not self and other.idle_since is not None
         ]
         if idle:
-            longest = min(idle, key=lambda other: other.idle_since or 0.0)
-            self.connections.discard(longest)  # at once, since uvicorn counts them before it is gone
-            longest.transport.abort()
+            of_peer = Counter(other.peer for other in idle)
+            min(idle, key=lambda other: (-of_peer[other.peer], other.idle_since or 0.0)).end()
+        else:
+            self.unfinished.end_one()
 
     def _expect_buffer_below(self, limit: int) -> None:
         def check() -> None:
@@ -225,9 +242,10 @@ class _DecliningParser(HttpRequestParser):
             self._protocol.decline_upgrade(data[upgrade.args[0] :])
 
 
-def limited_protocol(on_refusal: OnRefusal) -> type[LimitedProtocol]:
-    """Return the protocol with a callback; uvicorn takes a class, and makes its objects itself."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"on_refusal": staticmethod(on_refusal)})
+def limited_protocol(on_refusal: OnRefusal, unfinished: UnfinishedBodies) -> type[LimitedProtocol]:
+    """Return the protocol with what its objects share; uvicorn takes a class, and makes them itself."""
+    shared = {"on_refusal": staticmethod(on_refusal), "unfinished": unfinished}
+    return type("LimitedProtocol", (LimitedProtocol,), shared)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import resource
 import socket
 import struct
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from receiver.web.clients import MAX_UNPROVED_BODIES
 from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS
 from tests.support.memory import MIB, resident
 from tests.support.processes import (
@@ -292,6 +294,58 @@ def test_requests_of_one_kind_share_a_line_of_the_log(
     for _ in range(100):
         assert statuses(exchanged(receiver, data)) == [status]
     assert len(receiver.program.lines) - before < 20
+
+
+# Bodies that do not end
+
+
+def slow(receiver: Receiver, stack: ExitStack, *headers: str) -> socket.socket:
+    """A connection with a request whose body does not come."""
+    connection = stack.enter_context(connected(receiver))
+    lines = [f"POST {WEBHOOK} HTTP/1.1", "Host: r", "Content-Length: 2", "Connection: close", *headers]
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    return connection
+
+
+def test_more_slow_bodies_than_connections_refuse_no_proved_sender(
+    receiver: Receiver, job_id: str, many_files: None
+) -> None:
+    with ExitStack() as stack:
+        proved = slow(receiver, stack, f"X-Webhook-Secret: {WEBHOOK_SECRET}")
+        for number in range(2_100):
+            slow(receiver, stack, "X-Webhook-Secret: wrong")
+            if number % 300 == 0:
+                assert statuses(exchanged(receiver, delivery(f"{job_id}-{number}", "Connection: close"))) == [
+                    200
+                ]
+        assert statuses(exchanged(receiver, delivery(job_id, "Connection: close"))) == [200]
+        proved.sendall(b"{}")
+        assert statuses(said(proved)) == [422]
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard if hard >= 0 else 8_192, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_the_slow_bodies_of_a_client_end_its_own_oldest_and_nobody_elses(
+    shared_programs: Programs, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    values = settings(tmp_path_factory.mktemp("proxied"), RECEIVER_TRUSTED_PROXIES="127.0.0.0/8")
+    with shared_programs.receiver(values) as receiver, ExitStack() as stack:
+        other = slow(receiver, stack, "X-Forwarded-For: 192.0.2.2")
+        # What a client says of itself stands before what the proxy says of it.
+        many = [
+            slow(receiver, stack, f"X-Forwarded-For: 198.51.100.{number}, 192.0.2.1, 127.0.0.9")
+            for number in range(MAX_UNPROVED_BODIES + 10)
+        ]
+        assert [said(connection) for connection in many[:10]] == [b""] * 10
+        for connection in (other, many[10], many[-1]):
+            connection.sendall(b"{}")
+            assert statuses(said(connection)) == [401]
 
 
 def smuggled(job_id: str) -> dict[str, bytes]:

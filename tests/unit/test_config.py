@@ -45,6 +45,7 @@ DEFAULTS: dict[str, Any] = {
     "RECEIVER_PUBLIC_ARCHIVE_URL": None,
     "RECEIVER_HOST": "127.0.0.1",
     "RECEIVER_PORT": 8080,
+    "RECEIVER_TRUSTED_PROXIES": (),
     "RECEIVER_LOG": "auto",
 }
 
@@ -121,6 +122,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     ),
     "RECEIVER_PUBLIC_URL": ("canary",),
     "RECEIVER_PORT": ("canary", "-1", "65536", "80.5"),
+    "RECEIVER_TRUSTED_PROXIES": ("canary", "127.0.0.1/canary"),
     "RECEIVER_LOG": ("canary", "JSON"),
 }
 
