@@ -1,8 +1,11 @@
 """Loaded here, because only here are they loaded by the process that prints the summary."""
 
+import gc
 import os
+from collections.abc import Generator
 
 import hypothesis
+import pytest
 
 pytest_plugins = ["tests.support.skips", "tests.faults.matrix"]
 
@@ -11,3 +14,14 @@ pytest_plugins = ["tests.support.skips", "tests.faults.matrix"]
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Collects no garbage among the thousands of tests, which all stay to the end."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()

@@ -80,10 +80,12 @@ async def fill(data: Path, images: Sequence[Sample], stored: Mapping[str, Stored
             clock.now = sample.received_at
             said = Completion(sample.job_id, "https://host/1.png", None, 64, 48)
             await ledger.record(Delivery(said, b"{}", clock.now + HOUR, sample.ref))
-        for claim in await ledger.claim_to_fetch(len(images), again=0, lease=HOUR):
-            await ledger.fetched(claim, by_id[claim.job.id].image, f"{claim.job.id}.spool")
-        for claim in await ledger.claim_to_archive(len(images), lease=HOUR):
-            await ledger.archived(claim, stored[claim.job.id])
+        claims = await ledger.claim_to_fetch(len(images), again=0, lease=HOUR)
+        await asyncio.gather(
+            *(ledger.fetched(each, by_id[each.job.id].image, f"{each.job.id}.spool") for each in claims)
+        )
+        claims = await ledger.claim_to_archive(len(images), lease=HOUR)
+        await asyncio.gather(*(ledger.archived(each, stored[each.job.id]) for each in claims))
     finally:
         await ledger.close()
 

@@ -1,6 +1,7 @@
 """Which package may import which: the order in which the product is read."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -75,8 +76,13 @@ MODULES = {
 }
 
 
-def imports(module: str, *, at_load_only: bool = False) -> Iterator[str]:
+@functools.cache
+def imports(module: str, *, at_load_only: bool = False) -> frozenset[str]:
     """The full names of all modules that a module imports; those of functions too, unless told otherwise."""
+    return frozenset(_imports(module, at_load_only=at_load_only))
+
+
+def _imports(module: str, *, at_load_only: bool) -> Iterator[str]:
     tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
     nodes = tree.body if at_load_only else ast.walk(tree)
     for node in nodes:

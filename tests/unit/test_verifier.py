@@ -13,8 +13,9 @@ import sys
 import tracemalloc
 import warnings
 import zlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 import uvloop
@@ -27,6 +28,12 @@ from receiver.verify.verifier import Verifier
 from tests.support import images
 from tests.support.images import Bad, Good
 from tests.support.memory import MIB, resident
+from tests.support.processes import PATIENCE
+
+T = TypeVar("T")
+
+PAUSE = 0.002
+"""Seconds between two questions, so that the asking is no load of its own."""
 
 LIMITS = Limits(images.MAX_PIXELS)
 ROOT = Path(__file__).parents[2]
@@ -245,13 +252,13 @@ async def refusal(verifier: Verifier, path: Path, promise: ExpectedSize | None =
     return refused.value.reason
 
 
-async def reader_of(path: Path, verifier: Verifier, besides: int = 0) -> int:
-    """Waits until a child has the file open, and returns its process id."""
-    while True:
-        for pid in verifier.pids - {besides}:
-            if _has_open(pid, path):
-                return pid
-        await asyncio.sleep(0)
+async def reader_of(path: Path, verifier: Verifier, task: "asyncio.Task[object]", besides: int = 0) -> int:
+    """Waits until a child has the file open for this task, and returns its process id."""
+
+    def readers() -> list[int]:
+        return [pid for pid in verifier.pids - {besides} if _has_open(pid, path)]
+
+    return (await _polled(readers, task))[0]
 
 
 def _has_open(pid: int, path: Path) -> bool:
@@ -261,11 +268,23 @@ def _has_open(pid: int, path: Path) -> bool:
         return False
 
 
-async def children(verifier: Verifier, count: int = 1) -> frozenset[int]:
-    """Waits until so many children were started, and returns their process ids."""
-    while len(verifier.pids) < count:  # noqa: ASYNC110 - the verifier tells nobody, and need not for a test
-        await asyncio.sleep(0)
-    return verifier.pids
+async def children(verifier: Verifier, *tasks: "asyncio.Task[object]") -> frozenset[int]:
+    """Waits until each of these tasks has a child, and returns the children's process ids."""
+    return await _polled(lambda: verifier.pids if len(verifier.pids) >= len(tasks) else frozenset(), *tasks)
+
+
+async def _polled(found: Callable[[], T], *tasks: "asyncio.Task[object]") -> T:
+    """What is found, asked again and again until it is true; the verifier tells nobody when it is.
+
+    Raises:
+        AssertionError: one of the tasks by which it becomes true has ended.
+    """
+    async with asyncio.timeout(PATIENCE):
+        while not (it := found()):
+            for task in tasks:
+                assert not task.done(), task
+            await asyncio.sleep(PAUSE)
+    return it
 
 
 async def test_many_at_once_get_each_its_own_verdict(verifier: Verifier, tmp_path: Path) -> None:
@@ -319,7 +338,7 @@ async def test_a_decode_that_does_not_end_is_killed_at_its_time(endless: Path, s
 async def test_a_cancelled_decode_leaves_no_process(endless: Path) -> None:
     async with Verifier(LIMITS) as verifier:
         task = asyncio.create_task(verifier.verify(endless, ExpectedSize()))
-        (pid,) = await children(verifier)
+        (pid,) = await children(verifier, task)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -331,7 +350,7 @@ async def test_a_cancelled_decode_leaves_no_process(endless: Path) -> None:
 async def test_more_images_than_processes_wait_for_their_turn(endless: Path, small: Path) -> None:
     async with Verifier(LIMITS, processes=2) as verifier:
         stuck = [asyncio.create_task(verifier.verify(endless, ExpectedSize())) for _ in range(2)]
-        await children(verifier, 2)
+        await children(verifier, *stuck)
         waiting = asyncio.create_task(verifier.verify(small, ExpectedSize()))
         while len(verifier.pids) == 2 and not waiting.done():
             stuck[0].cancel()  # its place, and no third one, is what the waiting image gets
@@ -345,16 +364,16 @@ async def test_more_images_than_processes_wait_for_their_turn(endless: Path, sma
 async def test_a_child_killed_in_mid_decode_is_replaced_and_the_image_judged(slow: Path) -> None:
     async with Verifier(Limits(200_000_000)) as verifier:
         task = asyncio.create_task(verifier.verify(slow, ExpectedSize()))
-        os.kill(await reader_of(slow, verifier), signal.SIGKILL)
+        os.kill(await reader_of(slow, verifier, task), signal.SIGKILL)
         assert (await task).width == 10_000
 
 
 async def test_an_image_that_ends_two_children_is_undecodable(slow: Path, small: Path) -> None:
     async with Verifier(Limits(200_000_000)) as verifier:
         task = asyncio.create_task(refusal(verifier, slow))
-        first = await reader_of(slow, verifier)
+        first = await reader_of(slow, verifier, task)
         os.kill(first, signal.SIGKILL)
-        os.kill(await reader_of(slow, verifier, besides=first), signal.SIGKILL)
+        os.kill(await reader_of(slow, verifier, task, besides=first), signal.SIGKILL)
         assert await task == "image.undecodable"
         assert (await verifier.verify(small, ExpectedSize())).format == "png"
 
@@ -362,7 +381,7 @@ async def test_an_image_that_ends_two_children_is_undecodable(slow: Path, small:
 async def test_nothing_is_verified_after_the_close(small: Path, endless: Path) -> None:
     verifier = Verifier(LIMITS)
     task = asyncio.create_task(verifier.verify(endless, ExpectedSize()))
-    await children(verifier)
+    await children(verifier, task)
     await verifier.aclose()
     assert not verifier.pids
     with pytest.raises((RuntimeError, SpoolError)):
