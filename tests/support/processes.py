@@ -21,7 +21,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -183,6 +183,7 @@ class Output:
         self.folder = folder
         self.values = values
         self.lines: list[str] = []
+        self._documents: list[dict[str, Any]] = []
         self._news = threading.Condition()
         self._ended = False
 
@@ -193,7 +194,7 @@ class Output:
 
     def events(self, event: str) -> list[dict[str, Any]]:
         """The JSON lines of this event so far."""
-        return [line for line in map(_json, list(self.lines)) if line.get("event") == event]
+        return [line for line in list(self._documents) if line.get("event") == event]
 
     def until(self, found: Callable[[], object]) -> None:
         """Returns when the condition holds; it is looked at for every line that the program writes.
@@ -214,10 +215,11 @@ class Output:
         self.until(matching)
         return matching()[0]
 
-    def add(self, lines: Iterable[str]) -> None:
+    def add(self, lines: Sequence[str]) -> None:
         """Adds lines, and wakes those who wait for them."""
         with self._news:
             self.lines.extend(lines)
+            self._documents.extend(map(_json, lines))
             self._news.notify_all()
 
     def end(self) -> None:

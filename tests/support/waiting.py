@@ -8,7 +8,7 @@ from tests.support.processes import PATIENCE
 
 T = TypeVar("T")
 
-PAUSE = 0.02
+PAUSE = 0.05
 """Seconds between two questions, so that the asking is no load of its own."""
 
 
