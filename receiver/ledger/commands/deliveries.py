@@ -16,6 +16,13 @@ OTHER_URL = "other_url"
 OTHER_URLS = "other_urls"
 """Event: further URLs were named than are kept; its entry has their number."""
 
+MAX_UNREAD = 10_000
+MAX_UNREAD_BYTES = 64 * 2**20
+"""How many deliveries that are no completions are kept, and how many bytes of them: the newest."""
+
+UNREAD_BATCH = 16
+"""So many may come beyond the limits before the oldest go, because it takes a scan of all."""
+
 OTHERS_KEPT = 20
 """Other URLs that the history of one job keeps: a sender with the secret can name new ones without end."""
 
@@ -62,11 +69,19 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
 
 
 def record_unread(tx: Transaction, error: ReceiverError, body: bytes) -> None:
-    """Keep an authenticated body that is no completion, for an operator to inspect."""
-    tx.db.execute(
+    """Keep an authenticated body that is no completion, for an operator to inspect; the oldest may go."""
+    seq = tx.db.execute(
         "INSERT INTO unread (at, outcome, detail, body) VALUES (?, ?, ?, ?)",
         (tx.now, error.reason, error.detail, body),
-    )
+    ).lastrowid
+    assert seq is not None
+    if seq % UNREAD_BATCH == 0:
+        tx.db.execute(
+            "DELETE FROM unread WHERE seq <> ? AND seq <= (SELECT max(seq) FROM (SELECT seq,"
+            " row_number() OVER newest AS number, sum(length(body)) OVER newest AS bytes"
+            " FROM unread WINDOW newest AS (ORDER BY seq DESC)) WHERE number > ? OR bytes > ?)",
+            (seq, MAX_UNREAD, MAX_UNREAD_BYTES),
+        )
 
 
 def _is_of_job(tx: Transaction, delivery: Delivery) -> bool:
