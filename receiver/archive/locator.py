@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from receiver.archive import moved
-from receiver.archive.base import Depth, Inventory, ObjectInfo, open_archive
+from receiver.archive.base import Depth, Inventory, ObjectInfo
+from receiver.archive.factory import open_archive
 from receiver.core.errors import ArchiveError, ConfigError
 from receiver.core.jobs import Image, StoredObject
 

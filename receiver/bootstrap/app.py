@@ -17,7 +17,7 @@ from receiver.api import openapi
 from receiver.api.health import readiness_checks
 from receiver.api.routes import Api
 from receiver.api.sse import ChangeStream
-from receiver.archive.base import open_archive
+from receiver.archive.factory import open_archive
 from receiver.archive.locator import ArchiveLocator
 from receiver.bootstrap import factories
 from receiver.config import Config

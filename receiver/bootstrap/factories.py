@@ -11,7 +11,8 @@ from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 
-from receiver.archive.base import ImageReader, Inventory, open_archive
+from receiver.archive.base import ImageReader, Inventory
+from receiver.archive.factory import open_archive
 from receiver.archive.key import check_template
 from receiver.config import Config
 from receiver.core.clock import monotonic_clock, wall_clock

@@ -4,11 +4,8 @@ import gc
 import os
 import signal
 import sys
-from types import FrameType
-from typing import NoReturn
 
-INTERRUPTED = 130
-"""The exit code of a command that was interrupted before it was done, as shells have it."""
+from receiver.cli.interruption import exit_interrupted
 
 
 def main() -> None:
@@ -24,17 +21,6 @@ def main() -> None:
     from receiver.cli.commands import start  # noqa: PLC0415 - after the signal handlers
 
     start()
-
-
-def exit_interrupted(_number: int, _frame: FrameType | None) -> NoReturn:
-    """End the process with one line instead of a traceback, while no work is active."""
-    os.write(2, interrupted_line().encode())
-    os._exit(INTERRUPTED)
-
-
-def interrupted_line() -> str:
-    """Return the last line of an interrupted command, below the ``^C`` that a terminal shows."""
-    return ("\n" if os.isatty(2) else "") + "receiver: interrupted\n"
 
 
 def _open_streams() -> None:

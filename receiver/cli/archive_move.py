@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from receiver.archive.base import Inventory, open_archive
+from receiver.archive.base import Inventory
+from receiver.archive.factory import open_archive
 from receiver.cli.common import progress_bar
 from receiver.cli.maintenance import json_lines, load_checked_config, print_report
 from receiver.config import Config

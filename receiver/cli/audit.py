@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from receiver.archive.base import Depth, open_archive
+from receiver.archive.base import Depth
+from receiver.archive.factory import open_archive
 from receiver.archive.locator import ArchiveLocator
 from receiver.cli import maintenance
 from receiver.cli.common import progress_bar

@@ -11,8 +11,8 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import INTERRUPTED, exit_interrupted, interrupted_line
 from receiver.cli.common import INVOCATION, Invocation, exit_process, fail
+from receiver.cli.interruption import INTERRUPTED, exit_interrupted, interrupted_line
 from receiver.core.errors import ConfigError, ReceiverError
 from receiver.telemetry import logs
 

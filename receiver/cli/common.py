@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from receiver import config as settings
-from receiver.cli import INTERRUPTED
+from receiver.cli.interruption import INTERRUPTED
 from receiver.cli.output import safe
 from receiver.config import Config
 

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from receiver.cli import INTERRUPTED, demo_run, output
+from receiver.cli import demo_run, output
 from receiver.cli.common import AsJson, fail
+from receiver.cli.interruption import INTERRUPTED
 from receiver.cli.options import whole
 
 

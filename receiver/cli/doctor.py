@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from receiver.cli import INTERRUPTED, interrupted_line, output
+from receiver.cli import output
 from receiver.cli.common import (
     DOTENV,
     INVOCATION,
@@ -24,6 +24,7 @@ from receiver.cli.common import (
     print_message,
     run_until_signal,
 )
+from receiver.cli.interruption import INTERRUPTED, interrupted_line
 from receiver.config import environment
 from receiver.core.errors import ConfigError
 from receiver.doctor import Level, Report, diagnose

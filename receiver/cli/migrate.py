@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.archive.base import open_archive
+from receiver.archive.factory import open_archive
 from receiver.cli.common import progress_bar
 from receiver.cli.maintenance import Rate, json_lines, load_checked_config, print_report
 from receiver.core.errors import ConfigError

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.archive.base import open_archive
+from receiver.archive.factory import open_archive
 from receiver.bootstrap.factories import make_data_dir
 from receiver.cli import maintenance
 from receiver.cli.common import progress_bar

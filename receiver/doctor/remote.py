@@ -17,7 +17,8 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from receiver.archive.base import ProbeResult, open_archive
+from receiver.archive.base import ProbeResult
+from receiver.archive.factory import open_archive
 from receiver.bootstrap import factories
 from receiver.config import Config
 from receiver.core.errors import (

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from starlette.applications import Starlette
 
-from receiver.archive.base import open_archive
+from receiver.archive.factory import open_archive
 from receiver.core.errors import BodyError, FetchError
 from receiver.core.jobs import State
 from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, Thumbnails, Work

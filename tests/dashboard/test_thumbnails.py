@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 from PIL import Image as Picture
 
-from receiver.archive.base import Archive, Item, open_archive
+from receiver.archive.base import Archive, Item
+from receiver.archive.factory import open_archive
 from receiver.core.errors import ImageError, SpoolError
 from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.dashboard.thumbnails import RETRY_SECONDS, SIDE, THUMBNAIL_MEMORY, Thumbnails

@@ -17,7 +17,8 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from receiver.archive.base import Archive, Depth, Inventory, open_archive
+from receiver.archive.base import Archive, Depth, Inventory
+from receiver.archive.factory import open_archive
 from receiver.archive.metadata import decode_all, write
 from receiver.core.errors import ArchiveError, ConfigError, SpoolError
 from receiver.core.jobs import StoredObject
@@ -399,7 +400,7 @@ PUT = """
 import asyncio, sys
 from dataclasses import replace
 from pathlib import Path
-from receiver.archive.base import open_archive
+from receiver.archive.factory import open_archive
 from tests.support.items import spooled
 
 async def main(uri, folder):
@@ -459,7 +460,7 @@ import asyncio, sys
 from dataclasses import replace
 from dataclasses import replace
 from pathlib import Path
-from receiver.archive.base import open_archive
+from receiver.archive.factory import open_archive
 from tests.support.items import spooled
 
 def peak():
@@ -847,7 +848,7 @@ def test_a_variable_that_the_sdk_would_not_see_is_refused_rather_than_ignored(
 
 def test_boto3_is_loaded_only_for_s3(tmp_path: Path) -> None:
     code = (
-        "import sys; from receiver.archive.base import open_archive; open_archive(sys.argv[1]);"
+        "import sys; from receiver.archive.factory import open_archive; open_archive(sys.argv[1]);"
         "sys.exit('boto3' in sys.modules or 'botocore' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path.as_uri()], check=False).returncode == 0

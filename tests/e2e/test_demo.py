@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from receiver.api.params import MAX_LIMIT
-from receiver.cli import INTERRUPTED
 from receiver.cli.demo_run import Demo, follow
+from receiver.cli.interruption import INTERRUPTED
 from receiver.ledger import DirectoryLock
 from tests.e2e.conftest import SIZE
 from tests.support.processes import API_TOKEN, PATIENCE, Program, Programs, command, completion, run, settings

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from receiver.cli import INTERRUPTED
+from receiver.cli.interruption import INTERRUPTED
 from receiver.ledger import FILE_NAME, DirectoryLock, Ledger
 from tests.ledger.actions import file_of
 from tests.support.processes import (

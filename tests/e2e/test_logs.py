@@ -171,7 +171,7 @@ def test_what_the_provider_is_asked_can_be_followed_too(programs: Programs, host
 
 
 def test_a_question_before_a_job_expires_can_be_followed_as_well(programs: Programs, host: Source) -> None:
-    url = url_of(host, "late", Answer(status=500), life=1)
+    url = url_of(host, "late", Answer(status=500), life=2)
     host.offer(question("late"), Answer(status=401), says("late", url))
     with programs.receiver(settings(programs.folder, **asking(host))) as receiver:
         receiver.deliver(completion("late", url, *SIZE))

@@ -10,7 +10,7 @@ from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
-from receiver.archive.base import open_archive
+from receiver.archive.factory import open_archive
 from receiver.core.jobs import FINAL, UNSUCCESSFUL, Job, State
 from receiver.fetch.download import Fetcher, Limits
 from receiver.fetch.sources import Sources

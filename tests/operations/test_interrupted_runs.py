@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive.base import Depth, Inventory, Item, ObjectInfo, open_archive
+from receiver.archive.base import Depth, Inventory, Item, ObjectInfo
+from receiver.archive.factory import open_archive
 from receiver.archive.folder import FolderArchive
 from receiver.archive.locator import ArchiveLocator
 from receiver.archive.metadata import read

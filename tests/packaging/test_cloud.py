@@ -14,7 +14,8 @@ import hcl2
 import httpx
 import pytest
 
-from receiver.archive.base import Depth, open_archive
+from receiver.archive.base import Depth
+from receiver.archive.factory import open_archive
 from receiver.archive.s3 import S3Archive
 from receiver.core.errors import ArchiveError
 from tests.support.items import spooled

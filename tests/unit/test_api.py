@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from receiver.api.routes import Api
-from receiver.archive.base import open_archive
+from receiver.archive.factory import open_archive
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import BodyError, ReceiverError
 from receiver.core.jobs import Image, StoredObject

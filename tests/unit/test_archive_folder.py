@@ -14,7 +14,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from receiver.archive.base import Archive, open_archive
+from receiver.archive.base import Archive
+from receiver.archive.factory import open_archive
 from receiver.archive.folder import FolderArchive, metadata_path
 from receiver.archive.metadata import decode, decode_all, encode, write
 from receiver.core.errors import ArchiveError, ConfigError, SpoolError

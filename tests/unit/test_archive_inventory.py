@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive.base import Depth, Inventory, open_archive
+from receiver.archive.base import Depth, Inventory
+from receiver.archive.factory import open_archive
 from receiver.archive.locator import ArchiveLocator
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive.base import Inventory, Item, open_archive
+from receiver.archive.base import Inventory, Item
+from receiver.archive.factory import open_archive
 from receiver.archive.folder import metadata_path
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State
