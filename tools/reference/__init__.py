@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from string import Template
 
-from receiver.cli import INTERRUPTED
+from receiver.cli.interruption import INTERRUPTED
 from receiver.cli.selection import LEAST_PREFIX
 from receiver.web.problem import RETRY_AFTER_SECONDS
 from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS
