@@ -397,18 +397,17 @@ def test_whatever_a_stranger_writes_is_shown_as_text(
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_axe_finds_nothing_in_either_scheme(busy: Scene, opened: Visit, path: str) -> None:
-    for scheme in SCHEMES:
-        with opened(busy.receiver, scheme=scheme) as page:
+def test_axe_finds_nothing_in_either_scheme_and_a_phone_scrolls_nothing_sideways(
+    busy: Scene, opened: Visit, path: str
+) -> None:
+    with opened(busy.receiver) as page:
+        for scheme in SCHEMES:
+            page.emulate_media(color_scheme=scheme)
             page.goto(paths(busy)[path])
             page.wait_for_load_state("networkidle")
             assert violations(page) == [], scheme
-
-
-@pytest.mark.parametrize("path", PATHS)
-def test_a_phone_scrolls_nothing_sideways(busy: Scene, opened: Visit, path: str) -> None:
-    with opened(busy.receiver, width=360, height=740) as page:
-        page.goto(paths(busy)[path])
+        page.set_viewport_size({"width": 360, "height": 740})
+        page.reload()
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
         assert page.evaluate(TOO_WIDE) == 0
 

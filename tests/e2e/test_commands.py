@@ -201,8 +201,18 @@ def test_a_reader_that_goes_early_ends_the_command_quietly(desk: Desk, ref: str,
         assert process.wait(PATIENCE) in (0, 1)
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
-@pytest.mark.parametrize("line", ["jobs", "retry --state rejected", "prune --dry-run", "doctor"])
+@pytest.mark.parametrize(
+    ("line", "closed"),
+    [
+        ("jobs", "<&-"),
+        ("jobs", ">&-"),
+        ("jobs", "2>&-"),
+        ("jobs", "<&- >&- 2>&-"),
+        ("retry --state rejected", "<&- >&- 2>&-"),
+        ("prune --dry-run", "<&- >&- 2>&-"),
+        ("doctor", "<&- >&- 2>&-"),
+    ],
+)
 def test_a_closed_stream_is_one_that_leads_nowhere(desk: Desk, line: str, closed: str) -> None:
     said = subprocess.run(
         ["sh", "-c", f"{shlex.join(command())} {line} {closed}"],
@@ -571,8 +581,16 @@ def test_many_are_tried_again_while_deliveries_go_on(
 INTERRUPTED = 130
 
 
-@pytest.mark.parametrize("module", ["typer", "pydantic", "receiver.config", "receiver.cli.output"])
-@pytest.mark.parametrize("name", ["jobs", "audit"])
+@pytest.mark.parametrize(
+    ("name", "module"),
+    [
+        ("jobs", "typer"),
+        ("jobs", "pydantic"),
+        ("jobs", "receiver.config"),
+        ("jobs", "receiver.cli.output"),
+        ("audit", "receiver.cli.output"),
+    ],
+)
 def test_a_command_can_be_interrupted_while_it_is_loaded(desk: Desk, name: str, module: str) -> None:
     python, *arguments = command(name)
     with subprocess.Popen(

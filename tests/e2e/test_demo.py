@@ -60,7 +60,7 @@ def said_last(program: Program) -> str:
     return line
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_demo_with_0_and_both_servers_in_order(programs: Programs, number: int) -> None:
     with demo(programs) as program:
         program.until(lambda: STAYS in program.lines)
@@ -71,7 +71,7 @@ def test_a_signal_ends_the_demo_with_0_and_both_servers_in_order(programs: Progr
     assert "stopped" in (programs.folder / "demo" / "receiver.log").read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_before_all_is_archived_interrupts_it(programs: Programs, number: int) -> None:
     with demo(programs, "--exit") as program:
         program.until(lambda: any("\tsubmitted\t" in line for line in program.lines))
@@ -82,29 +82,27 @@ def test_a_signal_before_all_is_archived_interrupts_it(programs: Programs, numbe
     assert "Traceback" not in program.log
 
 
-def test_servers_do_not_outlive_a_demo_that_is_killed_and_the_next_one_runs(programs: Programs) -> None:
+def test_servers_do_not_outlive_a_demo_that_is_killed_and_the_next_one_runs_and_asks_no_proxy(
+    programs: Programs,
+) -> None:
     with demo(programs) as program:
         program.until(lambda: STAYS in program.lines)
         servers = children(program)
         program.kill()
         assert_all_end(servers)
 
-    again = run(("demo", "--exit", "--port", "0", "--folder", "demo"), programs.folder, {})
-    assert (again.returncode, again.stderr) == (0, "")
-
-
-def test_the_demo_asks_no_proxy_of_the_surroundings(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
     values = {"HTTP_PROXY": f"http://127.0.0.1:{port}", "all_proxy": f"socks5://127.0.0.1:{port}"}
 
-    done = run(("demo", "--exit", "--port", "0", "--folder", "demo"), tmp_path, values)
+    again = run(("demo", "--exit", "--port", "0", "--folder", "demo"), programs.folder, values)
 
-    assert (done.returncode, done.stderr) == (0, "")
+    assert (again.returncode, again.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(("server", "name"), [("serve", "receiver"), ("sandbox", "sandbox")])
-@pytest.mark.parametrize("moment", ["\tsubmitted\t", STAYS])
+@pytest.mark.parametrize(
+    ("moment", "server", "name"), [("\tsubmitted\t", "sandbox", "sandbox"), (STAYS, "serve", "receiver")]
+)
 def test_a_server_that_dies_ends_the_demo_with_1_and_one_line(
     programs: Programs, moment: str, server: str, name: str
 ) -> None:

@@ -50,14 +50,14 @@ def histories(receiver: Receiver, ids: list[str]) -> dict[str, list[str]]:
 
 def test_with_every_completion_lost_all_jobs_are_archived_without_one_webhook(programs: Programs) -> None:
     with (
-        programs.sandbox("--drop", "1", "--page-size", "50") as box,
+        programs.sandbox("--drop", "1", "--page-size", "20") as box,
         programs.receiver(asking(programs.folder, box)) as receiver,
     ):
-        ids = announced(receiver, box, receiver.webhook, 200)
-        eventually(lambda: counts(receiver)["archived"] == 200, 60)
+        ids = announced(receiver, box, receiver.webhook, 80)
+        eventually(lambda: counts(receiver)["archived"] == 80, 60)
         numbers = receiver.get("/stats").json()["reconcile"]
         assert (numbers["found"]["total"], numbers["late"]["total"], numbers["adopted"]["total"]) == (
-            200,
+            80,
             0,
             0,
         )
