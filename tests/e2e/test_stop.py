@@ -16,6 +16,7 @@ from tests.support.processes import (
     API_TOKEN,
     PATIENCE,
     PROOF,
+    TRUST,
     WEBHOOK,
     WEBHOOK_SECRET,
     Programs,
@@ -64,6 +65,7 @@ class Load:
                     self._receiver.webhook,
                     json=completion(job_id, self._url, *SIZE),
                     headers=PROOF,
+                    verify=TRUST,
                     trust_env=False,
                     timeout=PATIENCE,
                 )
@@ -158,7 +160,7 @@ def test_a_stop_takes_no_new_connections_and_what_it_still_acknowledges_is_kept(
             refused = False
             while not refused:  # the listener closes a moment after the line
                 try:
-                    httpx.get(f"{receiver.address}/healthz", trust_env=False)
+                    httpx.get(f"{receiver.address}/healthz", verify=TRUST, trust_env=False)
                 except httpx.ConnectError:
                     refused = True
                 except httpx.TransportError:
