@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import TypeVar
 from urllib.parse import unquote
 
 from receiver.archive.base import Inventory, ListedObject, ObjectInfo
@@ -11,9 +12,10 @@ from receiver.core.errors import ArchiveError
 from receiver.ledger import Ledger
 from receiver.operations.checkpoint import Checkpoint, Finding
 
+T = TypeVar("T")
+
 RETRY_AFTER = (1.0, 5.0)
 """Seconds between attempts to inspect an object while the archive does not answer."""
-
 
 UNREADABLE = frozenset({"archive.missing", "archive.unreadable"})
 """Reasons for which an object cannot be inspected, and others can."""
@@ -27,7 +29,6 @@ class ArchiveScan:
         concurrency: objects at a time.
         throttle: waits until the next object may be inspected.
         now: ms since the epoch.
-        sleep: waits so many seconds.
     """
 
     ledger: Ledger
@@ -43,8 +44,7 @@ class ArchiveScan:
     ) -> AsyncIterator[tuple[Sequence[ListedObject], list[ListedObject]]]:
         """Continue the listing after the checkpoint, which is saved after each page.
 
-        Args:
-            on_progress: called with the number of objects done.
+        ``on_progress`` is called with the number of objects done.
 
         Yields:
             All objects of a page that can be read, and those among them that `_unknown` returns. What cannot
@@ -85,9 +85,7 @@ def finding(job_id: str | None, uri: str | None, reason: str, detail: str) -> Fi
 
 
 async def has_objects(archive: Inventory) -> bool:
-    """List a first page and return whether it has an object.
-
-    If a bucket or folder is unreachable, every object would look lost.
+    """List a first page and return whether it has an object: if unreachable, every object would look lost.
 
     Raises:
         ArchiveError: the archive is missing, or cannot be listed.
@@ -98,21 +96,23 @@ async def has_objects(archive: Inventory) -> bool:
 
 
 async def retry_unavailable(
-    inspect: Callable[[], Awaitable[ObjectInfo]], sleep: Callable[[float], Awaitable[object]]
-) -> ObjectInfo:
-    """Inspect an object, again after a while if the archive does not answer.
+    step: Callable[[], Awaitable[T]],
+    sleep: Callable[[float], Awaitable[object]],
+    waits: Sequence[float] = RETRY_AFTER,
+) -> T:
+    """Do a step, again after so many seconds if the archive does not answer.
 
     Raises:
-        ArchiveError: the object is missing, or the archive refuses or still does not answer.
+        ArchiveError: by the step, or because the archive still does not answer.
     """
-    for seconds in RETRY_AFTER:
+    for seconds in waits:
         try:
-            return await inspect()
+            return await step()
         except ArchiveError as error:
             if error.reason != "archive.unavailable" or error.pause:
                 raise
         await sleep(seconds)
-    return await inspect()
+    return await step()
 
 
 async def _unknown(ledger: Ledger, page: Sequence[ListedObject]) -> list[ListedObject]:

@@ -4,6 +4,7 @@ The archive is only read.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from receiver.archive.base import Depth, ListedObject, ObjectInfo
 from receiver.archive.locator import ArchiveLocator
@@ -20,21 +21,16 @@ OnProgress = Callable[[str, int], None]
 """Called with what is checked (``jobs``, ``objects``) and how many of them are done."""
 
 
+@dataclass(frozen=True, slots=True)
 class Auditor:
     """Checks the ledger's archived jobs, then the archive's objects. Changes no job.
 
-    Args:
-        locator: inspects the objects, wherever their jobs are archived.
-        depth: how thoroughly they are inspected.
+    ``locator`` inspects the objects, wherever their jobs are archived.
     """
 
-    def __init__(self, scan: ArchiveScan, locator: ArchiveLocator, depth: Depth) -> None:
-        self._scan = scan
-        self._ledger = scan.ledger
-        self._archive = scan.archive
-        self._checkpoint = scan.checkpoint
-        self._locator = locator
-        self._depth = depth
+    scan: ArchiveScan
+    locator: ArchiveLocator
+    depth: Depth
 
     async def run(self, on_progress: OnProgress) -> None:
         """Continue after the checkpoint, to the end.
@@ -43,33 +39,33 @@ class Auditor:
             ArchiveError: the archive cannot be read; the next run continues here.
             LedgerError: the ledger cannot be read or written; the next run continues here.
         """
-        await has_objects(self._archive)  # raises if it is unreachable
-        if not self._checkpoint.position.get("jobs_done"):
+        await has_objects(self.scan.archive)  # raises if it is unreachable
+        if not self.scan.checkpoint.position.get("jobs_done"):
             await self._check_jobs(on_progress)
         await self._check_objects(on_progress)
-        await self._checkpoint.save(finished_at=self._scan.now())
+        await self.scan.checkpoint.save(finished_at=self.scan.now())
 
     async def _check_jobs(self, on_progress: OnProgress) -> None:
-        counts, position = self._checkpoint.counts, self._checkpoint.position
+        counts, position = self.scan.checkpoint.counts, self.scan.checkpoint.position
         while True:
             on_progress("jobs", counts["jobs"])
-            page = await self._ledger.archived_jobs(after=position.get("after_job", 0), limit=PAGE)
+            page = await self.scan.ledger.archived_jobs(after=position.get("after_job", 0), limit=PAGE)
             if not page:
                 break
-            found = await map_concurrently(page, self._scan.concurrency, self._check_job)
+            found = await map_concurrently(page, self.scan.concurrency, self._check_job)
             damage = {one.seq: one for one in found if one is not None}
             sound = [one.seq for one in page if one.seq not in damage]
-            await self._ledger.record_audit(sound, list(damage.values()))
+            await self.scan.ledger.record_audit(sound, list(damage.values()))
             for numbered in page:
                 if (wrong := damage.get(numbered.seq)) is not None:
                     job = numbered.job
                     assert job.stored is not None
-                    self._scan.report(job.id, job.stored.uri, wrong.reason, wrong.detail)
+                    self.scan.report(job.id, job.stored.uri, wrong.reason, wrong.detail)
             counts["jobs"] += len(page)
             position["after_job"] = page[-1].seq
-            await self._checkpoint.save()
+            await self.scan.checkpoint.save()
         position["jobs_done"] = True
-        await self._checkpoint.save()
+        await self.scan.checkpoint.save()
 
     async def _check_job(self, numbered: ArchivedJob) -> AuditFinding | None:
         job = numbered.job
@@ -77,7 +73,7 @@ class Auditor:
             found = await self._compare(job)
             if found is None:
                 return None
-            present = await self._ledger.job(job.id)
+            present = await self.scan.ledger.job(job.id)
             if present is None or present.stored == job.stored:
                 return AuditFinding(numbered.seq, *found)
             job = present  # its image was moved meanwhile
@@ -87,7 +83,7 @@ class Auditor:
         assert job.image is not None
         stored = job.stored
         try:
-            info = await self._scan.inspect(lambda: self._locator.inspect(stored, self._depth))
+            info = await self.scan.inspect(lambda: self.locator.inspect(stored, self.depth))
         except ArchiveError as error:
             if error.reason not in UNREADABLE:
                 raise
@@ -95,16 +91,16 @@ class Auditor:
         return mismatch(info, job.id, job.image, stored)
 
     async def _check_objects(self, on_progress: OnProgress) -> None:
-        async for _, unknown in self._scan.pages(lambda done: on_progress("objects", done)):
-            for found in await map_concurrently(unknown, self._scan.concurrency, self._check_object):
+        async for _, unknown in self.scan.pages(lambda done: on_progress("objects", done)):
+            for found in await map_concurrently(unknown, self.scan.concurrency, self._check_object):
                 if found is not None:
-                    self._scan.report(*found)
+                    self.scan.report(*found)
 
     async def _check_object(self, listed: ListedObject) -> tuple[str | None, str, str, str] | None:
         """Return what is wrong with an object whose key names no job archived there: a finding's fields."""
         stored = StoredObject(listed.uri)
         try:
-            info = await self._scan.inspect(lambda: self._archive.inspect(stored, Depth.QUICK))
+            info = await self.scan.inspect(lambda: self.scan.archive.inspect(stored, Depth.QUICK))
         except ArchiveError as error:
             if error.reason == "archive.unreadable":
                 return None, listed.uri, error.reason, error.detail
@@ -114,7 +110,7 @@ class Auditor:
         job_id = info.metadata.get("job-id")
         if job_id is None:
             return None, listed.uri, "archive.foreign", "It names no job."
-        job = await self._ledger.job(job_id)
+        job = await self.scan.ledger.job(job_id)
         if job is None:
             detail = f"It names job {job_id}, which the ledger does not know; `receiver rebuild` takes it in."
             return job_id, listed.uri, "archive.foreign", detail

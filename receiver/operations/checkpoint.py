@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,27 +21,26 @@ Finding = Mapping[str, Any]
 """``job``, ``uri``, ``reason`` and ``detail``; the first two can be ``None``."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Checkpoint:
     """The checkpoint of one kind of run.
 
-    Args:
-        ledger: keeps the position.
-        name: of the run.
+    Attributes:
         file: descriptor of the findings, locked; closed with the checkpoint.
+        end: bytes of them that are saved.
     """
 
-    def __init__(self, ledger: Ledger, name: str, file: int) -> None:
-        self._ledger = ledger
-        self._name = name
-        self._file = file
-        self._unsaved = b""
-        self._end = 0
-        self.resumed = False
-        self.plan: Mapping[str, str] = {}
-        self.began_at = 0
-        self.finished_at: int | None = None
-        self.position: dict[str, Any] = {}
-        self.counts: Counter[str] = Counter()
+    ledger: Ledger
+    name: str
+    file: int
+    plan: Mapping[str, str]
+    resumed: bool
+    began_at: int
+    position: dict[str, Any]
+    counts: Counter[str]
+    end: int
+    finished_at: int | None = None
+    _unsaved: bytes = b""
 
     @classmethod
     async def open(
@@ -53,35 +53,47 @@ class Checkpoint:
         now: int,
         from_start: bool,
     ) -> Self:
-        """Begin a run, or resume the one that was interrupted.
+        """Begin a run at ``now``, ms since the epoch, or resume the one that was interrupted.
 
-        Args:
-            ledger: keeps the position.
-            folder: the data directory.
-            name: ``audit`` or ``rebuild``.
-            plan: the run's parameters; a run with others is not resumed.
-            now: ms since the epoch.
-            from_start: begin anew in any case.
+        A run with another ``plan``, its parameters, is not resumed; with ``from_start`` none is. ``folder``
+        is the data directory.
 
         Raises:
             LedgerError: ``ledger.in_use``: the same run is active in another process;
                 ``ledger.unavailable``: the file of findings belongs to another user.
             OSError: the file of findings cannot be written.
         """
-        checkpoint = cls(ledger, name, _open_locked(folder, name))
+        file = _open_locked(folder, name)
         try:
-            saved = None if from_start else await ledger.checkpoint(name)
-            checkpoint._begin(json.loads(saved or "{}"), dict(plan), now)
+            saved = {} if from_start else json.loads(await ledger.checkpoint(name) or "{}")
+            resumed = (
+                saved.get("plan") == plan
+                and saved["finished_at"] is None
+                and saved["findings_bytes"] <= os.fstat(file).st_size
+            )
+            if not resumed:
+                saved = {"began_at": now, "place": {}, "counts": {}, "findings_bytes": 0}
+            os.ftruncate(file, saved["findings_bytes"])
         except BaseException:
-            os.close(checkpoint._file)
+            os.close(file)
             raise
-        return checkpoint
+        return cls(
+            ledger=ledger,
+            name=name,
+            file=file,
+            plan=plan,
+            resumed=resumed,
+            began_at=saved["began_at"],
+            position=saved["place"],
+            counts=Counter(saved["counts"]),
+            end=saved["findings_bytes"],
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)  # which releases the lock
+        os.close(self.file)  # which releases the lock
 
     def add(self, finding: Finding) -> None:
         """Add a finding; the next `save` makes it durable."""
@@ -95,9 +107,9 @@ class Checkpoint:
             OSError: the file of findings cannot be written.
         """
         while self._unsaved:
-            written = os.pwrite(self._file, self._unsaved, self._end)
-            self._unsaved, self._end = self._unsaved[written:], self._end + written
-        os.fsync(self._file)
+            written = os.pwrite(self.file, self._unsaved, self.end)
+            self._unsaved, self.end = self._unsaved[written:], self.end + written
+        os.fsync(self.file)
         self.finished_at = finished_at
         state = {
             "plan": self.plan,
@@ -105,29 +117,16 @@ class Checkpoint:
             "finished_at": finished_at,
             "place": self.position,
             "counts": self.counts,
-            "findings_bytes": self._end,
+            "findings_bytes": self.end,
         }
-        await self._ledger.save_checkpoint(self._name, json.dumps(state))
+        await self.ledger.save_checkpoint(self.name, json.dumps(state))
 
     def findings(self) -> Iterator[Finding]:
         """Read all findings since the run began, including those before an interruption."""
-        with open(os.dup(self._file), "rb") as file:  # noqa: PTH123 - takes a descriptor, not a path
+        with open(os.dup(self.file), "rb") as file:  # noqa: PTH123 - takes a descriptor, not a path
             file.seek(0)
             for line in file:
                 yield json.loads(line)
-
-    def _begin(self, saved: Mapping[str, Any], plan: Mapping[str, str], now: int) -> None:
-        size = os.fstat(self._file).st_size
-        self.resumed = (
-            saved.get("plan") == plan and saved["finished_at"] is None and saved["findings_bytes"] <= size
-        )
-        self.plan, self.began_at = plan, now
-        if self.resumed:
-            self.began_at = saved["began_at"]
-            self.position = saved["place"]
-            self.counts = Counter(saved["counts"])
-            self._end = saved["findings_bytes"]
-        os.ftruncate(self._file, self._end)
 
 
 def _open_locked(folder: Path, name: str) -> int:

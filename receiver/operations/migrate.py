@@ -7,6 +7,7 @@ checkpoint, and an interrupted run is simply started again.
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
@@ -34,34 +35,21 @@ OnProgress = Callable[[int], None]
 """Called with the number of images or files done."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Migrator:
-    """Moves images from one archive to another.
+    """Moves images from a folder to another archive, ``concurrency`` at a time.
 
-    Args:
-        source: the folder.
-        concurrency: images at a time.
-        throttle: waits until the next image may be put.
-        sleep: waits so many seconds.
+    ``throttle`` waits until the next image may be put.
     """
 
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        source: Inventory,
-        target: Inventory,
-        concurrency: int,
-        throttle: Callable[[], Awaitable[None]],
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._ledger = ledger
-        self._source = source
-        self._target = target
-        self._concurrency = concurrency
-        self._throttle = throttle
-        self._sleep = sleep
-        self.counts: Counter[str] = Counter()
-        self.findings: list[Finding] = []
+    ledger: Ledger
+    source: Inventory
+    target: Inventory
+    concurrency: int
+    throttle: Callable[[], Awaitable[None]]
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    counts: Counter[str] = field(default_factory=Counter, init=False)
+    findings: list[Finding] = field(default_factory=list, init=False)
 
     async def move(self, on_progress: OnProgress) -> None:
         """Put, prove and record every image of the source in the target.
@@ -70,12 +58,12 @@ class Migrator:
             ArchiveError: the target accepts nothing.
             LedgerError: an image that was put cannot be recorded.
         """
-        await has_objects(self._source)  # raises if it is unreachable
+        await has_objects(self.source)  # raises if it is unreachable
         after = 0
-        while page := await self._ledger.archived_jobs(after=after, limit=PAGE):
-            pending = [one for one in page if _lies_in(one.job, self._source)]
+        while page := await self.ledger.archived_jobs(after=after, limit=PAGE):
+            pending = [one for one in page if _lies_in(one.job, self.source)]
             self.counts["elsewhere"] += len(page) - len(pending)
-            await map_concurrently(pending, self._concurrency, self._move)
+            await map_concurrently(pending, self.concurrency, self._move)
             after = page[-1].seq
             on_progress(sum(self.counts[name] for name in ("elsewhere", "moved", "failed")))
 
@@ -86,8 +74,8 @@ class Migrator:
             ArchiveError: the target cannot be asked, or a file cannot be removed.
         """
         done = 0
-        async for page in self._source.entries():
-            await map_concurrently(page, self._concurrency, self._remove)
+        async for page in self.source.entries():
+            await map_concurrently(page, self.concurrency, self._remove)
             done += len(page)
             on_progress(done)
 
@@ -106,30 +94,26 @@ class Migrator:
             self.counts["failed"] += 1
             self.findings.append(finding(job.id, job.stored.uri, reason, detail))
             return
-        if await self._ledger.relocated(job.id, job.stored, stored):
+        if await self.ledger.relocated(job.id, job.stored, stored):
             self.counts["moved"] += 1
             self.counts["bytes"] += job.image.bytes if job.image else 0
 
     async def _item(self, job: Job) -> Item:
         assert job.stored is not None
         assert job.image is not None
-        path = await self._source.locate(job.stored, job.image)
+        path = await self.source.locate(job.stored, job.image)
         assert isinstance(path, Path), "the source is a folder"
         # The key of the folder, whatever RECEIVER_ARCHIVE_KEY is now, so that a second run finds the object.
-        key = unquote(job.stored.uri.removeprefix(_root(self._source)))
+        key = unquote(job.stored.uri.removeprefix(_root(self.source)))
         received = datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC)
         return Item(job.id, path, job.image, key, job.ref, received)
 
     async def _put(self, item: Item) -> StoredObject:
-        for seconds in RETRY_AFTER:
-            await self._throttle()
-            try:
-                return await self._target.put(item)
-            except ArchiveError as error:
-                if error.reason != "archive.unavailable" or error.pause:
-                    raise
-            await self._sleep(seconds)
-        return await self._target.put(item)
+        async def put() -> StoredObject:
+            await self.throttle()
+            return await self.target.put(item)
+
+        return await retry_unavailable(put, self.sleep, RETRY_AFTER)
 
     async def _remove(self, listed: ListedObject) -> None:
         if listed.unreadable is not None:
@@ -138,14 +122,14 @@ class Migrator:
             return
         file = StoredObject(listed.uri)
         try:
-            info = await self._source.inspect(file, Depth.PROVED)
+            info = await self.source.inspect(file, Depth.PROVED)
         except ArchiveError as error:
             if error.reason != "archive.missing":
                 raise
             return  # removed meanwhile
         try:
-            job = await self._ledger.job(info.metadata.get("job-id", ""))
-            if job is None or job.state is not State.ARCHIVED or not _lies_in(job, self._target):
+            job = await self.ledger.job(info.metadata.get("job-id", ""))
+            if job is None or job.state is not State.ARCHIVED or not _lies_in(job, self.target):
                 self.counts["left"] += 1
                 return
             assert job.stored is not None
@@ -160,15 +144,15 @@ class Migrator:
             self.counts["left"] += 1
             self.findings.append(finding(info.metadata.get("job-id"), listed.uri, *wrong))
             return
-        await self._source.remove(file)
+        await self.source.remove(file)
         self.counts["removed"] += 1
 
     async def _inspect(self, stored: StoredObject) -> ObjectInfo:
         """Inspect an object of the target, down to its bytes if nothing less proves them."""
-        await self._throttle()
-        info = await retry_unavailable(lambda: self._target.inspect(stored, Depth.PROVED), self._sleep)
+        await self.throttle()
+        info = await retry_unavailable(lambda: self.target.inspect(stored, Depth.PROVED), self.sleep)
         if info.sha256 is None:
-            info = await retry_unavailable(lambda: self._target.inspect(stored, Depth.DEEP), self._sleep)
+            info = await retry_unavailable(lambda: self.target.inspect(stored, Depth.DEEP), self.sleep)
         return info
 
 

@@ -6,6 +6,7 @@ where they lay, and are found under the same keys in the archive that it has now
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import structlog
@@ -47,19 +48,14 @@ class Inspector(Protocol):
         """See `Inventory.inspect`."""
 
 
+@dataclass(eq=False)
 class Relocator:
-    """Records where images of a moved archive lie now.
+    """Records that images lie in the archive now; ``locator`` inspects them where they lay."""
 
-    Args:
-        archive: where they may lie now.
-        locator: inspects them where they lay.
-    """
-
-    def __init__(self, ledger: Ledger, archive: Inventory, locator: Inspector) -> None:
-        self._ledger = ledger
-        self._archive = archive
-        self._locator = locator
-        self._task: asyncio.Task[None] | None = None
+    ledger: Ledger
+    archive: Inventory
+    locator: Inspector
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     def start(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
         """Start the hourly rounds; the first begins at once."""
@@ -67,7 +63,7 @@ class Relocator:
         async def step() -> float:
             try:
                 if count := await self.settle():
-                    log.info("archive moved", images=count, to=self._archive.uri)
+                    log.info("archive moved", images=count, to=self.archive.uri)
             except ArchiveError:  # the worker's probes report it
                 return RETRY_SECONDS
             return EVERY_SECONDS
@@ -88,11 +84,11 @@ class Relocator:
             ArchiveError: an archive cannot be read.
             LedgerError: the ledger cannot be read or written.
         """
-        own = f"{self._archive.uri}/"
+        own = f"{self.archive.uri}/"
         roots: dict[str, bool] = {}
         misses = after = count = 0
         while misses < MISSES or any(roots.values()):
-            page = await self._ledger.archived_jobs(after=after, limit=PAGE, outside=own)
+            page = await self.ledger.archived_jobs(after=after, limit=PAGE, outside=own)
             if not page:
                 break
             after = page[-1].seq
@@ -104,7 +100,7 @@ class Relocator:
                         roots[root] = await self._all_moved(root)
                     misses += root is None or not roots[root]
             for root in (root for root, whole in roots.items() if whole):
-                count += await _record(self._ledger, self._archive, root, page)
+                count += await _record(self.ledger, self.archive, root, page)
         return count
 
     async def _former_root(self, one: ArchivedJob) -> str | None:
@@ -113,19 +109,19 @@ class Relocator:
         assert stored is not None
         assert image is not None
         try:
-            await self._locator.inspect(stored, Depth.QUICK)
+            await self.locator.inspect(stored, Depth.QUICK)
         except ArchiveError as error:
             if error.reason == "archive.unreadable":
                 return None
             if error.reason not in GONE:
                 raise
-            found = await moved.find(self._archive, stored, image)
+            found = await moved.find(self.archive, stored, image)
             return None if found is None else found[0]
         return None
 
     async def _all_moved(self, root: str) -> bool:
         """Whether a sample of what lay below a root is gone from there, and lies in the archive now."""
-        async for one in spread(self._ledger, root, SAMPLE):
+        async for one in spread(self.ledger, root, SAMPLE):
             if await self._former_root(one) != root:
                 return False
         return True

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
@@ -30,32 +31,28 @@ OnProgress = Callable[[Mapping[str, int]], None]
 """Called with the rows removed so far, by table."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Pruner:
-    """Removes old records, once an hour or on demand.
+    """Removes records older than ``keep``, once an hour or on demand; ``now`` returns ms since the epoch."""
 
-    Args:
-        keep: how long history is kept.
-        now: ms since the epoch.
-        sleep: waits so many seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        ledger: Ledger,
-        keep: timedelta,
-        now: Callable[[], int],
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-    ) -> None:
-        self._ledger = ledger
-        self._keep = keep
-        self._now = now
-        self._sleep = sleep
-        self._task: asyncio.Task[None] | None = None
+    ledger: Ledger
+    keep: timedelta
+    now: Callable[[], int]
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     def start(self) -> None:
         """Start the hourly rounds; the first begins at once."""
-        self._task = asyncio.create_task(self._run(), name="pruning")
+
+        async def step() -> float:
+            removed = await self.round()
+            if sum(removed.values()):
+                log.info("pruned", **removed)
+            return EVERY_SECONDS
+
+        self._task = asyncio.create_task(
+            run_forever(step, log, retry=EVERY_SECONDS, sleep=self.sleep), name="pruning"
+        )
 
     async def stop(self) -> None:
         """Stop; a round can be interrupted anywhere."""
@@ -69,28 +66,19 @@ class Pruner:
             LedgerError: the ledger cannot be read or written.
         """
         removed: Counter[str] = Counter()
-        for kind, before in _cutoffs(self._keep, self._now()).items():
+        for kind, before in _cutoffs(self.keep, self.now()).items():
             after: int | str | None = None
             while True:
-                window = await self._ledger.prunable(kind, after=after, before=before, size=WINDOW)
+                window = await self.ledger.prunable(kind, after=after, before=before, size=WINDOW)
                 if window.old:
-                    removed.update(await self._ledger.prune(kind, window.old, before=before))
+                    removed.update(await self.ledger.prune(kind, window.old, before=before))
                     if on_progress is not None:
                         on_progress(removed)
-                    await self._sleep(PAUSE_SECONDS)
+                    await self.sleep(PAUSE_SECONDS)
                 if window.next is None:
                     break
                 after = window.next
         return removed
-
-    async def _run(self) -> None:
-        async def step() -> float:
-            removed = await self.round()
-            if sum(removed.values()):
-                log.info("pruned", **removed)
-            return EVERY_SECONDS
-
-        await run_forever(step, log, retry=EVERY_SECONDS, sleep=self._sleep)
 
 
 async def count_prunable(ledger: LedgerReader, keep: timedelta, now: int) -> Mapping[str, int]:
