@@ -54,7 +54,7 @@ def _duration(value: Any) -> Any:
     """Parse ``90``, ``90s``, ``10m``, ``24h`` or ``90d``."""
     if isinstance(value, timedelta):
         return value
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip())
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip(), re.ASCII)
     if match is None:
         raise ValueError("must be a duration such as 90s, 10m, 24h or 90d")
     seconds = float(match[1]) * _UNITS[match[2] or "s"]

@@ -4,6 +4,7 @@ Each unknown parameter or wrong value raises a `BodyError`, ``body.invalid_query
 """
 
 import base64
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,6 +27,7 @@ MAX_LINE_DIGITS = 18
 UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
 """The outcomes that ``GET /deliveries`` can be narrowed to."""
 
+_SECONDS = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,3})?")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -199,10 +201,8 @@ def _limit(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
+    # Not what Python alone reads: other alphabets' digits, underscores, blanks, infinity.
+    seconds = float(text) if _SECONDS.fullmatch(text) else -1.0
     if not 0 <= seconds <= MAX_WAIT:
         raise ValueError(f"must be a number of seconds from 0 to {MAX_WAIT}")
     return seconds

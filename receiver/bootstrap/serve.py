@@ -17,6 +17,7 @@ import uvloop
 
 from receiver.bootstrap.app import open_receiver
 from receiver.bootstrap.factories import bind, check_settings
+from receiver.bootstrap.secrets import weak_secrets
 from receiver.config import Config
 from receiver.core.failpoints import from_environment
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
@@ -180,6 +181,12 @@ def _max_connections() -> int:
 def _log_warnings(config: Config) -> None:
     for name in config.unknown:
         log.warning("setting unknown", setting=name)
+    for setting, as_none, why in weak_secrets(config):
+        if as_none:
+            log.warning("secret can be guessed", setting=setting, detail=why)
+    for header in config.webhook_headers:
+        if "_" in header or "." in header:
+            log.warning("proxies may drop this header", header=header)
     if config.ximilar_api_token is None:
         log.warning(
             "XIMILAR_API_TOKEN is not set: the provider is not asked for a fresh URL before a job expires"

@@ -1,31 +1,16 @@
 """Checks of the settings: they are known, fit together, and their secrets are strong and private."""
 
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from receiver.bootstrap import factories
+from receiver.bootstrap.secrets import offline_keys, online_secrets, weak_secrets
 from receiver.config import SETTINGS, Config, named
 from receiver.doctor.checks import Result, failure, ok, warning
 from receiver.doctor.machine import IN_MEMORY, mount_of
-
-GUESSED = re.compile(
-    r"(?i)(change.?me|replace.?me|secret|password|passwort|passw0rd|token|test|example|default|admin|insecure"
-    r"|your.*|.*(from|in) \.env|the value.*|x+|<.*>|\*+|\.+|1234\d*|abc\w{0,5}|foo|bar|todo|fixme)[-_!0-9]*"
-)
-"""Values from examples, and the first guesses of an attacker."""
-
-LEAST_ONLINE, GOOD_ONLINE = 8, 16
-"""Characters of a secret that can only be guessed by requests to the receiver."""
-
-LEAST_OFFLINE, GOOD_OFFLINE = 16, 32
-"""Characters of a signing key, which can be guessed offline against a signature."""
-
-MIN_DISTINCT = 6
-"""Distinct characters in a secret."""
 
 FRESH = "`receiver init` prints fresh ones; while you rotate, a list takes the old one too."
 FIX_SETTING = "Correct it where it is set: the environment, .env, or a file in RECEIVER_SECRETS_DIR."
@@ -59,13 +44,11 @@ def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection
 
 def check_secrets(config: Config, environ: Mapping[str, str]) -> list[Result]:
     """Check that no secret can be guessed, and that no two settings share one."""
-    online, offline = _online_secrets(config), _offline_keys(config)
-    found: list[Result] = []
-    for secrets, least, good in ((online, LEAST_ONLINE, GOOD_ONLINE), (offline, LEAST_OFFLINE, GOOD_OFFLINE)):
-        for name, secret in secrets:
-            level, what = weakness(secret, least=least, good=good)
-            if what:
-                found.append((failure if level else warning)("secrets", f"{name}: {what}", FRESH))
+    online, offline = online_secrets(config), offline_keys(config)
+    found = [
+        (failure if as_none else warning)("secrets", f"{name}: {what}", FRESH)
+        for name, as_none, what in weak_secrets(config)
+    ]
     remedy = "Give each a value of its own; `receiver init` prints fresh ones."
     for name, other in _duplicates([*online, *offline, *_other_secrets(config, environ)]):
         detail = f"{name} and {other} share a value, so who must know the one knows the other"
@@ -73,19 +56,6 @@ def check_secrets(config: Config, environ: Mapping[str, str]) -> list[Result]:
     if not online and not offline:
         return found  # `check_settings` reports that some are required
     return found or [ok("secrets", f"{len(online) + len(offline)} are long enough, and none stands twice")]
-
-
-def weakness(secret: str, *, least: int, good: int) -> tuple[bool, str]:
-    """Return whether a secret is as weak as none, and why; an empty text if it is strong."""
-    if GUESSED.fullmatch(secret):
-        return True, "looks like a value from an example"
-    if len(secret) < least:
-        return True, f"is shorter than {least} characters"
-    if len(set(secret)) < MIN_DISTINCT:
-        return True, f"has fewer than {MIN_DISTINCT} different characters"
-    if len(secret) < good:
-        return False, f"is shorter than {good} characters"
-    return False, ""
 
 
 def check_dotenv(path: Path) -> list[Result]:
@@ -146,22 +116,8 @@ def settings_report(
 
 def secret_values(config: Config, environ: Mapping[str, str]) -> list[str]:
     """Return all values that must not be printed."""
-    named_secrets = [*_online_secrets(config), *_offline_keys(config), *_other_secrets(config, environ)]
+    named_secrets = [*online_secrets(config), *offline_keys(config), *_other_secrets(config, environ)]
     return [secret for _, secret in named_secrets]
-
-
-def _online_secrets(config: Config) -> list[tuple[str, str]]:
-    """Return the secrets that can only be guessed by requests, each with its setting."""
-    headers = (value for values in config.webhook_headers.values() for value in values)
-    return [
-        *(("RECEIVER_WEBHOOK_HEADERS", value.get_secret_value()) for value in headers),
-        *(("RECEIVER_API_TOKENS", token.get_secret_value()) for token in config.api_tokens),
-    ]
-
-
-def _offline_keys(config: Config) -> list[tuple[str, str]]:
-    """Return the keys that can be guessed offline against a signature."""
-    return [("RECEIVER_SIGNING_KEYS", key.get_secret_value()) for key in config.signing_keys]
 
 
 def _other_secrets(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:

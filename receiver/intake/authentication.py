@@ -10,7 +10,7 @@ import json
 import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from itsdangerous import BadData, TimestampSigner
@@ -49,12 +49,14 @@ class Proof:
     """What the headers of an accepted delivery say.
 
     ``ticket`` is the ticket's number, which is bound to one job; ``None`` without tickets.
-    ``mark`` is that of the submission, where `receiver submit` made it.
+    ``mark`` is that of the submission, where `receiver submit` made it. ``ref_dropped``: a
+    reference came that cannot be one.
     """
 
     ticket: str | None
     ref: str | None
     mark: str | None = None
+    ref_dropped: bool = field(default=False, compare=False)
 
 
 class Authenticator:
@@ -111,7 +113,9 @@ class Authenticator:
             proved &= ticket is not None
         if not proved:
             raise AuthError("auth.refused")
-        return Proof(ticket, _label(given.get(_REFERENCE, b"")), _label(given.get(_SUBMISSION, b"")))
+        ref = _label(given.get(_REFERENCE, b""))
+        dropped = ref is None and _REFERENCE in given
+        return Proof(ticket, ref, _label(given.get(_SUBMISSION, b"")), dropped)
 
     def is_proved(self, headers: RawHeaders) -> bool:
         """Return whether `check` would accept these headers."""

@@ -123,7 +123,13 @@ class WebhookEndpoint:
         url, now = None if self.confirm else completion.image_url, self.now()
         deadline = url_expiry.deadline(url, since=now, now=now, lifetime=self.url_lifetime)
         delivery = Delivery(
-            completion, self.authenticator.redact(body), deadline.at, proof.ref, proof.ticket, mark=proof.mark
+            completion,
+            self.authenticator.redact(body),
+            deadline.at,
+            proof.ref,
+            proof.ticket,
+            mark=proof.mark,
+            ref_dropped=proof.ref_dropped,
         )
         with self.instrumentation.step("record", completion.id) as recording:
             recorded = await self.ledger.record(delivery)

@@ -5,6 +5,7 @@ from receiver.ledger.archived_objects import ArchivedJob as ArchivedJob
 from receiver.ledger.archived_objects import AuditFinding as AuditFinding
 from receiver.ledger.commands.deliveries import OTHER_URL as OTHER_URL
 from receiver.ledger.commands.deliveries import OTHER_URLS as OTHER_URLS
+from receiver.ledger.commands.deliveries import REF_DROPPED as REF_DROPPED
 from receiver.ledger.commands.rebuild import REBUILT as REBUILT
 from receiver.ledger.commands.rebuild import Rebuilt as Rebuilt
 from receiver.ledger.counters import RECONCILED as RECONCILED

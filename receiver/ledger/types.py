@@ -14,7 +14,7 @@ from receiver.core.jobs import Event, Job, State
 class Delivery:
     """A completion, and how it came: with a ticket of this number, or the `Intent.mark` that was sent.
 
-    ``found``: the provider was asked for it, and did not deliver it.
+    ``found``: the provider was asked for it, and did not deliver it. ``ref_dropped``: its reference was none.
     """
 
     completion: Completion
@@ -25,6 +25,7 @@ class Delivery:
     endpoint: str | None = None
     found: bool = False
     mark: str | None = None
+    ref_dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

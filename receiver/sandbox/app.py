@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import html
 import json
+import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable
@@ -92,10 +93,8 @@ class Api:
     async def list(self, request: Request) -> Response:
         """``GET /request``: pages of all jobs, by ``type`` and ``status`` where these are given."""
         query = request.query_params
-        try:
-            page = int(query.get("page", "1"))
-        except ValueError:
-            page = 0
+        text = query.get("page", "1")
+        page = int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
         # The page does not state the order; newest first is a guess.
         jobs = [
             job

@@ -25,6 +25,7 @@ from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelT
 ImageLike = str | os.PathLike[str] | bytes
 """A URL, a file, or the bytes of an image."""
 
+_PASSWORD = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/?#@]*:[^/?#]*@")
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
@@ -140,6 +141,11 @@ def read_list(path: Path) -> list[Line]:
 
 
 def _check_url(where: str, url: str) -> None:
+    if _PASSWORD.match(url):
+        where = where.replace(url, _PASSWORD.sub(r"\1**********@", url))
+        raise InvalidRequestError(
+            f"{where}: carries a password, which the provider would get and keep; use a URL without one."
+        )
     try:
         Upscale(url)
     except InvalidRequestError as error:

@@ -13,7 +13,7 @@ from receiver.core import serializers
 from receiver.core.errors import REASONS
 from receiver.core.jobs import Event, Job, Problem, State
 from receiver.dashboard import presenters
-from receiver.ledger import OTHER_URL, OTHER_URLS, REBUILT, RELOCATED, Overview, Stats
+from receiver.ledger import OTHER_URL, OTHER_URLS, REBUILT, REF_DROPPED, RELOCATED, Overview, Stats
 from tests.dashboard.stories import HOSTILE
 from tests.support.clock import NOW
 
@@ -226,7 +226,7 @@ def test_every_event_that_the_ledger_writes_has_words() -> None:
     }
     assert {"late_delivery"} <= set(re.findall(r"'([a-z_]+)'", commands)) | written
 
-    assert written | {"late_delivery", OTHER_URL, OTHER_URLS, REBUILT, RELOCATED} == set(
+    assert written | {"late_delivery", OTHER_URL, OTHER_URLS, REBUILT, REF_DROPPED, RELOCATED} == set(
         presenters.TEXTS["events"]
     )
 

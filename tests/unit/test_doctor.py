@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 from receiver.archive.base import ProbeResult
+from receiver.bootstrap.secrets import weakness
 from receiver.config import Config, load, load_partly, origins
 from receiver.core.errors import ConfigError
 from receiver.core.jobs import State
@@ -51,7 +52,6 @@ from receiver.doctor.settings import (
     check_secrets,
     check_settings,
     settings_report,
-    weakness,
 )
 from receiver.ledger import FILE_NAME, Ledger, Stats, holder
 from receiver.web.challenge import PROOF_HEADER, read_key

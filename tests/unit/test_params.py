@@ -136,6 +136,8 @@ def test_a_job_is_waited_for_at_most_a_minute() -> None:
     assert params.wait(QueryParams("wait=0.5")) == 0.5
     for text in ("wait=61", "wait=-1", "wait=nan", "wait=inf", "wait=", "wait=1&wait=2", "seconds=1"):
         refusal(lambda text=text: params.wait(QueryParams(text)))  # type: ignore[misc]
+    for text in ("wait=\u0661", "wait=1_0", "wait= 1", "wait=\uff11", "wait=1e9"):
+        refusal(lambda text=text: params.wait(QueryParams(text)))  # type: ignore[misc]
 
 
 def test_deliveries_are_narrowed_by_their_outcome() -> None:

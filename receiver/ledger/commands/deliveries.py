@@ -23,6 +23,9 @@ MAX_UNREAD_BYTES = 64 * 2**20
 UNREAD_BATCH = 16
 """So many may come beyond the limits before the oldest go, because it takes a scan of all."""
 
+REF_DROPPED = "ref_dropped"
+"""Event: the delivery's reference was none, and the job has none from it."""
+
 OTHERS_KEPT = 20
 """Other URLs that the history of one job keeps: a sender with the secret can name new ones without end."""
 
@@ -46,6 +49,7 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
     if inserted.rowcount == 1:
         assert inserted.lastrowid is not None
         _keep_body(tx, inserted.lastrowid, delivery)
+        events += _note_dropped_ref(tx, inserted.lastrowid, state, delivery)
         if delivery.found:
             count(tx, ADOPTED)
         return Recorded(state, False, tx.now, (*events, columns["event"]))
@@ -60,6 +64,7 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
             count(tx, FOUND, completion.failure.reason if completion.failure else "")
         tx.db.execute(_UPDATE_COMPLETED, {"seq": known["seq"], **columns})
         _keep_body(tx, known["seq"], delivery)
+        events += _note_dropped_ref(tx, known["seq"], state, delivery)
         return Recorded(state, False, tx.now, (*events, columns["event"]))
     if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
         events.append(_record_late(tx, known["seq"], before))
@@ -203,6 +208,17 @@ def _record_other_url(tx: Transaction, seq: int, state: State, url: str) -> list
             (seq, tx.now, event, state, state, detail),
         )
     return [event]
+
+
+def _note_dropped_ref(tx: Transaction, seq: int, state: State, delivery: Delivery) -> list[str]:
+    if not delivery.ref_dropped:
+        return []
+    detail = "X-Receiver-Ref came twice, or is not 1 to 200 printable ASCII characters."
+    tx.db.execute(
+        "INSERT INTO history (job, at, event, before, after, detail) VALUES (?, ?, ?, ?, ?, ?)",
+        (seq, tx.now, REF_DROPPED, state, state, detail),
+    )
+    return [REF_DROPPED]
 
 
 def _record_late(tx: Transaction, seq: int, state: State) -> str:
