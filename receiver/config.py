@@ -247,6 +247,9 @@ class Config(BaseModel):
     is allowed only there."""
     url_lifetime: Duration = timedelta(hours=24)
     """How long an image URL works that does not state its own end."""
+    reject_after: Duration = timedelta(minutes=5)
+    """How long an image URL has to give the same wrong answer, three times at least, before its job is
+    `rejected`. Near the URL's end, half of the time left suffices."""
     max_image_bytes: Size = Field(256 * 2**20, ge=1)
     """The largest image, as a file."""
     max_image_pixels: Annotated[int, BeforeValidator(_count)] = Field(512 * 10**6, ge=1)

@@ -193,6 +193,7 @@ class Api:
                 "soonest_deadline": serializers.time(stats.soonest_deadline),
                 "overdue": stats.overdue,
                 "at_risk": stats.at_risk,
+                "refused": stats.refused,
                 "bytes_archived": stats.bytes[State.ARCHIVED],
                 "spool_bytes": stats.bytes[State.FETCHED],
                 "damaged": _counted(stats.damaged),

@@ -154,7 +154,7 @@ async def start_worker(
         verifier=await stack.enter_async_context(verifier),
         spool=spool,
         provider=provider,
-        plan=FetchPlan(config.fetches, FETCH_TIME, config.url_lifetime, config.confirm),
+        plan=FetchPlan(config.fetches, FETCH_TIME, config.url_lifetime, config.confirm, config.reject_after),
         now=wall_clock,
         jitter=random.random,
         instrumentation=instrumentation,

@@ -15,6 +15,8 @@ SECOND = 1000
 
 FETCH_BASE = 2 * SECOND
 FETCH_MAX = 15 * 60 * SECOND
+REFUSED_MAX = 60 * 60 * SECOND
+"""For a URL that answers with what is not the promised image: it may do so for long."""
 UPLOAD_BASE = SECOND
 UPLOAD_MAX = 3 * 60 * SECOND
 OCCUPIED_MAX = 60 * 60 * SECOND
@@ -63,7 +65,13 @@ class DoublingWait:
 
 
 def fetch_retry_at(
-    now: int, attempts: int, deadline: int, jitter: Jitter, retry_after: float | None = None
+    now: int,
+    attempts: int,
+    deadline: int,
+    jitter: Jitter,
+    retry_after: float | None = None,
+    *,
+    longest: int = FETCH_MAX,
 ) -> int:
     """Return when a failed download is tried again, which ``attempts`` times (at least 1) was begun.
 
@@ -71,7 +79,7 @@ def fetch_retry_at(
     honoured as far as half of the time left.
     """
     left = max(deadline - now, 0)
-    ceiling = min(doubled(FETCH_BASE, attempts, FETCH_MAX), left // SHARE_OF_TIME_LEFT)
+    ceiling = min(doubled(FETCH_BASE, attempts, longest), left // SHARE_OF_TIME_LEFT)
     return now + _drawn(ceiling, jitter, retry_after, left // 2)
 
 

@@ -210,7 +210,15 @@ class UnavailableError(_FixedProviderError):
 
 
 class UrlError(ReceiverError):
-    """The image may not be fetched from this URL, and repeating it cannot help."""
+    """The image may not be fetched from this URL.
+
+    ``final``: the job's own URL can never be allowed. Otherwise a redirect or an address was refused, which
+    may be another one at the next attempt.
+    """
+
+    def __init__(self, reason: str, detail: str = "", *, final: bool = False) -> None:
+        super().__init__(reason, detail)
+        self.final = final
 
 
 class FetchError(ReceiverError):

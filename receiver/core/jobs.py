@@ -108,7 +108,9 @@ class Job:
         deadline: when the image URL expires.
         confirmed_at: when the provider itself confirmed what was delivered.
         promised_width: pixels, as the completion says; so the height.
-        suspect: checksum of the last bytes that came and were not the promised image.
+        suspect: the last answer that was not the promised image: the bytes' checksum, or the refusal's text.
+        suspects: how often that answer came.
+        suspect_since: when it came first.
         spool: the verified file's name in the spool, while the job is ``fetched``.
     """
 
@@ -127,6 +129,8 @@ class Job:
     promised_height: int | None = None
     image: Image | None = None
     suspect: str | None = None
+    suspects: int = 0
+    suspect_since: int | None = None
     spool: str | None = None
     stored: StoredObject | None = None
     problem: Problem | None = None

@@ -57,7 +57,7 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     unsafe, waiting = jobs[State.RECEIVED], jobs[State.FETCHED]
     damaged = sum(number for reason, number in stats.damaged.items() if reason in LOST)
     missing = jobs[State.EXPIRED] + jobs[State.REJECTED] + damaged
-    more = [*_found(stats.damaged), *_ended(jobs)]
+    more = [*_refused(stats.refused), *_found(stats.damaged), *_ended(jobs)]
     if stats.overdue:
         more.append(f"{_many(stats.overdue, 'job', 'is', 'are')} overdue: no completion has come in time.")
     helpless = {"ledger", "workers", "spool"} & set(failing)
@@ -90,10 +90,17 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
 def _tone(stats: Stats, failing: Mapping[str, str], at_best: str) -> str:
     if stats.jobs[State.EXPIRED] or LOST & set(stats.damaged) or {"ledger", "workers"} & set(failing):
         return "bad"
-    if stats.jobs[State.REJECTED] or stats.damaged or failing:
+    if stats.jobs[State.REJECTED] or stats.refused or stats.damaged or failing:
         return "warn"
     # Jobs that failed at the provider do not count: no image came, and none is unsafe.
     return at_best
+
+
+def _refused(number: int) -> list[str]:
+    if not number:
+        return []
+    what = "the URL has answered with what is not the promised image, and is tried again"
+    return [f"{_many(number, 'image')}: {what}."]
 
 
 def _found(damaged: Mapping[str, int]) -> list[str]:

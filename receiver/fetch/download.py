@@ -181,7 +181,7 @@ class Fetcher:
             progress: is kept up to date.
 
         Raises:
-            UrlError: the URL, one that it redirects to, or an address is not allowed.
+            UrlError: the URL (then it is final), one that it redirects to, or an address is not allowed.
             FetchError: the download failed.
             SpoolError: the file could not be written.
         """
@@ -216,7 +216,11 @@ class Fetcher:
     @contextlib.asynccontextmanager
     async def _open(self, url: str) -> AsyncIterator[tuple[Target, httpx.Response]]:
         """Follow redirects, whose bodies are never read, to the first other answer, its body unread."""
-        target = check_url(url, self._sources, self._networks)
+        try:
+            target = check_url(url, self._sources, self._networks)
+        except UrlError as exc:
+            exc.final = True
+            raise
         for _ in range(self._limits.max_redirects + 1):
             response = await self._send(target)
             try:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 from receiver.core.completion import MAX_URL
 from receiver.core.errors import ConfigError, UrlError
 from receiver.core.urls import percent_encoded
-from receiver.fetch.network_guard import Networks, in_networks
+from receiver.fetch.network_guard import Networks, check_address, in_networks
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
 _SHOWN_LENGTH = 200
@@ -124,13 +124,13 @@ class Sources:
 
 
 def check_url(url: str, sources: Sources, networks: Networks) -> Target:
-    """Check a URL's text. The addresses of its host are checked when it is dialled.
+    """Check a URL's text. The addresses that its host's name resolves to are checked when it is dialled.
 
     Plain http, and a port that is neither the default nor in ``sources``, are for ``networks`` only. Another
     address is refused here, and a name gets ``Target.confined``.
 
     Raises:
-        UrlError: url.malformed, url.scheme, url.userinfo, url.port or url.source.
+        UrlError: url.malformed, url.scheme, url.userinfo, url.port, url.source or url.address.
     """
     scheme, host, port, path, query = _split(url)
     confined = None
@@ -141,6 +141,8 @@ def check_url(url: str, sources: Sources, networks: Networks) -> Target:
     if confined and not (in_networks(host, networks) if _is_address(host) else networks):
         raise UrlError(confined, f"{scheme} on port {port} of {host}: only RECEIVER_IMAGE_NETWORKS allow it")
     sources.check(scheme, host, port, path)
+    if _is_address(host):
+        check_address(host, networks)
     return Target(scheme, host, port, path, query, confined)
 
 

@@ -21,9 +21,7 @@ class FailureRecorder:
         self._ledger = ledger
         self._spool = spool
 
-    async def record(
-        self, claim: Claim, decision: Decision, error: ReceiverError, *, sha256: str | None = None
-    ) -> None:
+    async def record(self, claim: Claim, decision: Decision, error: ReceiverError) -> None:
         """Apply a decision, however long the ledger cannot be written.
 
         It is neither `Action.ASK` nor `Action.EXAMINE`, which the stages do themselves.
@@ -32,14 +30,14 @@ class FailureRecorder:
             # Before the record: after it the image may be fetched anew, and lies under the same name.
             with suppress(SpoolError):
                 await self._spool.remove(self._spool.path(claim.job.spool))
-        if await persist(lambda: self._write(claim, decision, error, sha256), log):
+        if await persist(lambda: self._write(claim, decision, error), log):
             _log(claim.job, decision.action, error)
 
-    async def _write(self, claim: Claim, decision: Decision, error: ReceiverError, sha: str | None) -> bool:
+    async def _write(self, claim: Claim, decision: Decision, error: ReceiverError) -> bool:
         match decision.action:
             case Action.RETRY | Action.ASK_AGAIN:
                 return await self._ledger.retry_later(
-                    claim, decision.at, error, suspect=sha, deadline=decision.deadline
+                    claim, decision.at, error, suspect=decision.suspect, deadline=decision.deadline
                 )
             case Action.REJECT:
                 return await self._ledger.rejected(claim, error)

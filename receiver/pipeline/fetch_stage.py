@@ -53,7 +53,8 @@ class _RunningError(UnavailableError):
 class FetchPlan:
     """How images are fetched, and how long one download, or one question to the provider, may take.
 
-    ``url_lifetime`` is of URLs that do not state their end. With ``confirm``, the provider itself confirms
+    ``url_lifetime`` is of URLs that do not state their end. ``reject_after`` is how long the same wrong
+    answer has to come. With ``confirm``, the provider itself confirms
     each delivery first.
     """
 
@@ -61,6 +62,7 @@ class FetchPlan:
     longest: timedelta
     url_lifetime: timedelta
     confirm: bool = False
+    reject_after: timedelta = timedelta(minutes=5)
     asking: timedelta = timedelta(minutes=1)
 
 
@@ -205,7 +207,7 @@ class FetchStage:
             if taken:
                 return
             decision = self._decide(claim, error, sha256, can_ask=False)
-        await self._failures.record(claim, decision, error, sha256=sha256)
+        await self._failures.record(claim, decision, error)
 
     def _decide(
         self, claim: Claim, error: ReceiverError, sha256: str | None, *, can_ask: bool
@@ -213,7 +215,15 @@ class FetchStage:
         if isinstance(error, _RunningError) and self._is_hint(claim.job):
             life = milliseconds(self.plan.url_lifetime)
             return outcomes.while_running(claim.job, self.now(), self.jitter, life=life)
-        return outcomes.after_fetch(error, claim.job, self.now(), self.jitter, sha256=sha256, can_ask=can_ask)
+        return outcomes.after_fetch(
+            error,
+            claim.job,
+            self.now(),
+            self.jitter,
+            sha256=sha256,
+            can_ask=can_ask,
+            reject_after=milliseconds(self.plan.reject_after),
+        )
 
     async def _on_bug(self, claim: Claim, bug: Exception) -> None:
         await self._failed(claim, FetchError("fetch.unexpected", f"{type(bug).__name__}: see the log."))

@@ -7,11 +7,12 @@ since the epoch; ``job`` is the job as it was claimed.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 from typing import TypeVar
 
 from receiver.core import backoff
 from receiver.core.backoff import Jitter
-from receiver.core.errors import FetchError, ProviderError, ReceiverError
+from receiver.core.errors import FetchError, ProviderError, ReceiverError, UrlError
 from receiver.core.jobs import Job
 
 T = TypeVar("T")
@@ -42,42 +43,48 @@ class Decision:
     """What is done, when it is done again, and whether all uploads pause until a probe succeeds.
 
     ``deadline`` is the job's new one, if it gets one.
+    ``suspect`` identifies an answer that was not the promised image: the bytes' checksum, or the refusal.
     """
 
     action: Action
     at: int = 0
     pause: bool = False
     deadline: int | None = None
+    suspect: str | None = None
 
 
 # Each table is read by reason, and where it has no row for the reason, by the reason's family.
 
 FETCH: Mapping[str, Action] = {
-    "url": Action.REJECT,
+    "url": Action.RETRY,
     "fetch": Action.RETRY,
     "fetch.gone": Action.ASK,
-    "fetch.too_large": Action.REJECT,
     "image": Action.RETRY,
-    "image.wrong_size": Action.REJECT,
-    "image.too_many_pixels": Action.REJECT,
-    "image.animated": Action.REJECT,
-    "image.trailing_data": Action.REJECT,
-    "image.polyglot": Action.REJECT,
     "spool": Action.RETRY,
     "provider": Action.RETRY,
     "provider.unknown_job": Action.REJECT,
     "provider.job_failed": Action.REJECT,
     "provider.record_failed": Action.REJECT,
 }
-"""What a failed confirmation, download or verification leads to."""
+"""What a failed confirmation, download or verification leads to, unless the job's own URL is refused."""
 
-SAME_BYTES: Mapping[str, int] = {
-    "image": 2,
+SAME_ANSWER: Mapping[str, float] = {
+    "url": 3,
+    "fetch": 0,
+    "fetch.too_large": 3,
+    "fetch.encoded": inf,
+    "image": 3,
     # A machine that is short of memory or time for a while ends decoders, too. That must not cost a sound
     # image.
     "image.undecodable": 10,
+    "spool": 0,
+    "provider": 0,
 }
-"""Attempts after which bytes that came before, too, are rejected: they are no accident of the network."""
+"""How often the same wrong answer has to come before it is rejected; 0 where none came.
+
+Hosts answer with maintenance pages and placeholders for a while, so it also has to come for as long as
+``reject_after`` says, or, where the deadline is near, for half of the time that was left.
+"""
 
 LAST_QUESTION: Mapping[str, Action] = {
     "provider": Action.EXPIRE,
@@ -110,21 +117,43 @@ PAUSES: Mapping[str, bool] = {
 
 
 def after_fetch(
-    error: ReceiverError, job: Job, now: int, jitter: Jitter, *, sha256: str | None = None, can_ask: bool
+    error: ReceiverError,
+    job: Job,
+    now: int,
+    jitter: Jitter,
+    *,
+    sha256: str | None = None,
+    can_ask: bool,
+    reject_after: int,
 ) -> Decision:
     """Decide what follows when an image was not brought to the spool.
 
-    ``sha256`` is of bytes that are not the promised image; ``can_ask``: a provider was not asked yet.
+    ``sha256`` is of bytes that are not the promised image; ``can_ask``: a provider was not asked yet;
+    ``reject_after``: how long the same wrong answer has to come, ms.
     """
     action = _row(FETCH, error.reason)
-    if sha256 is not None and sha256 == job.suspect and job.attempts >= _row(SAME_BYTES, error.reason):
+    if isinstance(error, UrlError) and error.final:
         action = Action.REJECT
     if action is Action.REJECT or (action is Action.ASK and can_ask):
         return Decision(action)
     assert job.deadline is not None
+    suspect = None
+    longest = backoff.FETCH_MAX
+    if times := _row(SAME_ANSWER, error.reason):
+        suspect = sha256 or f"{error.reason}: {error.detail}"
+        longest = backoff.REFUSED_MAX
+        if suspect == job.suspect and job.suspects + 1 >= times and _came_for(job, now, reject_after):
+            return Decision(Action.REJECT)
     retry_after = error.retry_after if isinstance(error, FetchError | ProviderError) else None
-    at = backoff.fetch_retry_at(now, job.attempts, job.deadline, jitter, retry_after)
-    return Decision(Action.RETRY, at)
+    at = backoff.fetch_retry_at(now, job.attempts, job.deadline, jitter, retry_after, longest=longest)
+    return Decision(Action.RETRY, at, suspect=suspect)
+
+
+def _came_for(job: Job, now: int, span: int) -> bool:
+    assert job.deadline is not None
+    if job.suspect_since is None:  # a ledger of an earlier version did not keep it
+        return False
+    return now - job.suspect_since >= min(span, (job.deadline - job.suspect_since) // 2)
 
 
 def while_running(job: Job, now: int, jitter: Jitter, *, life: int) -> Decision:

@@ -95,8 +95,11 @@ class Spool:
         return await _in_thread(lambda: _digest(path))
 
     async def set_aside(self, path: Path, job: str, sha256: str) -> None:
-        """Keep bytes that are not the promised image for a person to look at; the oldest make room."""
-        await _in_thread(lambda: self._set_aside(path, f"{job}.{sha256[:16]}"))
+        """Keep bytes that are not the promised image for a person to look at.
+
+        They replace what the same job gave before; the oldest of other jobs make room.
+        """
+        await _in_thread(lambda: self._set_aside(path, job, sha256[:16]))
 
     async def remove(self, path: Path) -> None:
         """Remove a file, if it exists."""
@@ -112,20 +115,20 @@ class Spool:
         part.rename(self.folder / name)
         sync_directory(self.folder)
 
-    def _set_aside(self, path: Path, name: str) -> None:
+    def _set_aside(self, path: Path, job: str, digest: str) -> None:
         size = path.stat().st_size
         if size > MAX_ASIDE_BYTES:
             return  # it would never fit
         self.aside.mkdir(mode=0o700, exist_ok=True)
         with self._tidying:  # two threads would each remove what the other has just counted
-            kept = sorted(self.aside.iterdir(), key=lambda entry: entry.stat().st_mtime)
-            held = sum(entry.stat().st_size for entry in kept)
-            for oldest in kept:
-                if held + size <= MAX_ASIDE_BYTES and len(list(self.aside.iterdir())) < MAX_ASIDE_FILES:
+            kept = sorted(self.aside.iterdir(), key=lambda entry: (_of(entry) != job, entry.stat().st_mtime))
+            held, files = sum(entry.stat().st_size for entry in kept), len(kept)
+            for entry in kept:
+                if _of(entry) != job and held + size <= MAX_ASIDE_BYTES and files < MAX_ASIDE_FILES:
                     break
-                held -= oldest.stat().st_size
-                oldest.unlink()
-            path.rename(self.aside / name)
+                held, files = held - entry.stat().st_size, files - 1
+                entry.unlink()
+            path.rename(self.aside / f"{job}.{digest}")
 
     def _check(self, name: str) -> SpoolFile | None:
         expected = job_and_sha256(name)
@@ -134,6 +137,11 @@ class Spool:
             return None
         digest = _digest(path)
         return SpoolFile(path, path.stat().st_size, digest) if digest == expected[1] else None
+
+
+def _of(aside: Path) -> str:
+    """Return the job that gave a file that is kept aside."""
+    return aside.name.rpartition(".")[0]
 
 
 def _digest(path: Path) -> str:

@@ -341,6 +341,12 @@ def _of_the_ledger(stats: Stats, now: int) -> Iterable[Metric]:
         stats.at_risk,
     )
     yield GaugeMetricFamily(
+        "receiver_jobs_refused",
+        "Jobs whose image is not safe yet and whose URL answered with what is not the promised image; counted"
+        f" up to {COUNTED_TO}.",
+        stats.refused,
+    )
+    yield GaugeMetricFamily(
         "receiver_images_lost",
         "Acknowledged jobs whose image is gone: its URL ended before it was safe, or the last audit did not"
         " find its object. Must be 0.",

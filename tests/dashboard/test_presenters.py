@@ -20,10 +20,10 @@ from tests.support.clock import NOW
 LEDGER = Path(receiver.ledger.__file__).parent
 
 
-def overview(*, at_risk: int = 0, overdue: int = 0, **jobs: int) -> Overview:
+def overview(*, at_risk: int = 0, overdue: int = 0, refused: int = 0, **jobs: int) -> Overview:
     counts = {state: jobs.get(state.value, 0) for state in State}
     deadline = NOW if counts[State.RECEIVED] else None
-    stats = Stats(counts, dict.fromkeys(State, 0), None, deadline, overdue, at_risk, 0)
+    stats = Stats(counts, dict.fromkeys(State, 0), None, deadline, overdue, at_risk, 0, refused=refused)
     return Overview(stats, (), frozenset(), (), ())
 
 
@@ -64,6 +64,7 @@ def overview(*, at_risk: int = 0, overdue: int = 0, **jobs: int) -> Overview:
         ({"received": 1, "expired": 1}, (), "bad", "1 image is not safe yet."),
         ({"received": 1, "rejected": 1}, (), "warn", "1 image is not safe yet."),
         ({"received": 1}, ("archive",), "warn", "1 image is not safe yet."),
+        ({"received": 2, "refused": 1}, (), "warn", "2 images are not safe yet."),
         (
             {"received": 5, "at_risk": 2},
             ("workers",),
@@ -84,11 +85,12 @@ def test_the_headline_answers_and_never_calls_safe_what_is_not(
 
 def test_what_else_is_to_be_known_stands_below() -> None:
     said = presenters.headline(
-        overview(received=3, at_risk=1, overdue=1, expired=2, rejected=1, failed=4), {}
+        overview(received=3, at_risk=1, refused=2, overdue=1, expired=2, rejected=1, failed=4), {}
     )
 
     assert said.more == (
         "2 others are not safe yet.",
+        "2 images: the URL has answered with what is not the promised image, and is tried again.",
         "2 images were lost: the URL ended before the image was safe.",
         "1 image was rejected.",
         "4 jobs failed at the provider.",

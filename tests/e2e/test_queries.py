@@ -296,7 +296,8 @@ def test_a_retry_is_202_where_there_is_something_to_try_and_else_409(
     asked: Receiver, near: Neighbour, picture: bytes, ref: str
 ) -> None:
     job_id = ref.removeprefix("ref ")
-    asked.deliver(completion(job_id, near.serve(picture), 1, 1))
+    url = near.serve(picture).replace("://", "://user@")  # refused at once
+    asked.deliver(completion(job_id, url, *SIZE))
     assert asked.ended(job_id)["state"] == "rejected"
 
     again = asked.post(f"/jobs/{job_id}/retry")

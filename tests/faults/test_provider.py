@@ -7,9 +7,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from receiver.core.errors import ImageError
-from receiver.core.jobs import FINAL, State
+from receiver.core.jobs import FINAL, Job, State
 from receiver.ledger import Submission
 from receiver.pipeline.spool import MAX_ASIDE_FILES
 from receiver.providers.ximilar.client import Ximilar
@@ -19,12 +20,14 @@ from receiver.verify.structure import Header
 from receiver.verify.verifier import Verifier
 from tests.faults.matrix import Matrix, audit
 from tests.faults.steps import archive_of, asking, deliver, events, once, question, says
-from tests.faults.workshop import PLAN, at_work
-from tests.support.clock import HOUR
+from tests.faults.workshop import PLAN, Workshop, at_work
+from tests.support.clock import HOUR, NOW, SECOND
 from tests.support.gallery import gallery
 from tests.support.hostile import Peer, serve
+from tests.support.images import encode
 from tests.support.processes import PROVIDER_TOKEN, Programs, settings
 from tests.support.source import SIZE, Answer, Source, picture, sha256
+from tests.support.waiting import eventually
 
 HTML = b"<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>"
 LIFETIME = "40s"
@@ -73,7 +76,92 @@ def test_what_a_retry_can_mend_is_archived(programs: Programs, host: Source, mat
     assert {name: host.asked(name) for name in bad} == {name: len(r) + 1 for name, r in reasons.items()}
 
 
-def test_the_same_bad_bytes_twice_are_rejected_and_kept_aside(
+def test_whatever_a_host_answers_for_a_while_the_image_is_archived_in_the_end(
+    programs: Programs, host: Source, matrix: Matrix
+) -> None:
+    """With the settings as they are, so that three times the same within seconds rejects nothing."""
+    host.offer("maintenance", HTML)
+    blank = Image.linear_gradient("L").resize(SIZE)
+    for_a_while: dict[str, Answer | bytes] = {
+        "maintenance": Answer(status=302, headers={"Location": "/maintenance"}),
+        "forbidden": Answer(status=302, headers={"Location": "http://169.254.169.254/sorry"}),
+        "userinfo": Answer(status=307, headers={"Location": "https://user@example.com/"}),
+        "malformed": Answer(status=302, headers={"Location": "/a\\b"}),
+        "round": Answer(status=302, headers={"Location": "/round"}),
+        "placeholder": draw(1, (1, 1), "png"),
+        "animated": encode(blank, "PNG", save_all=True, append_images=[blank.rotate(90)]),
+        "script": picture(1) + b"<script>alert(1)</script>",
+        "a-byte-too-many": picture(1) + b"x",
+        "large": Answer(bytes(2_000_000)),
+        "encoded": Answer(b"?", headers={"Content-Encoding": "zstd"}),
+    }
+    times = {"maintenance": 4, "placeholder": 4, "round": 8}  # of "round" each attempt follows three
+    images = {name: picture(number) for number, name in enumerate(for_a_while)}
+    values = settings(programs.folder, RECEIVER_URL_LIFETIME=LIFETIME, RECEIVER_MAX_IMAGE_BYTES="1MB")
+    del values["RECEIVER_REJECT_AFTER"]
+    with programs.receiver(values) as receiver:
+        for name, answer in for_a_while.items():
+            where = f"at-{name}" if name == "maintenance" else name
+            deliver(receiver, name, host.offer(where, *[answer] * times.get(name, 1), images[name]))
+        eventually(lambda: receiver.get("/stats").json()["refused"] > 0)
+        ends = {name: receiver.ended(name) for name in for_a_while}
+        held = archive_of(programs.folder)
+        for name, image in images.items():
+            matrix(f"for a while: {name}", audit(receiver, {name: sha256(image)}, held))
+        assert receiver.get("/stats").json()["refused"] == 0
+
+    assert {name: job["state"] for name, job in ends.items()} == dict.fromkeys(for_a_while, "archived")
+    assert held == once(images)
+    reasons = {
+        name: {event["reason"] for event in job["history"] if event["event"] == "attempt_failed"}
+        for name, job in ends.items()
+    }
+    assert reasons == {
+        "maintenance": {"image.unknown_format"},
+        "forbidden": {"url.scheme"},
+        "userinfo": {"url.userinfo"},
+        "malformed": {"url.malformed"},
+        "round": {"url.redirects"},
+        "placeholder": {"image.wrong_size"},
+        "animated": {"image.animated"},
+        "script": {"image.trailing_data"},
+        "a-byte-too-many": {"image.trailing_data"},
+        "large": {"fetch.too_large"},
+        "encoded": {"fetch.encoded"},
+    }
+
+
+@pytest.mark.parametrize("stays", [True, False], ids=["it stays", "the image comes"])
+async def test_what_a_host_answers_is_counted_over_a_restart_and_rejected_after_five_minutes(
+    tmp_path: Path,
+    stays: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    async def attempt(shop: Workshop, number: int, seconds: int) -> Job:
+        shop.pass_(seconds * SECOND)
+        await shop.ledger.expect(Submission(f"rings-{number}"))  # a commit wakes the worker at once
+        return await shop.until(
+            "job", lambda job: (job.attempts == number and job.next_attempt_at) or job.state in FINAL
+        )
+
+    with gallery() as images:
+        images.never["job"] = "page"
+        async with at_work(tmp_path, images) as shop:
+            await shop.deliver("job", 24 * HOUR)
+            for number, seconds in enumerate((0, 60, 60, 60), 1):
+                job = await attempt(shop, number, seconds)
+            assert (job.state, job.suspects, job.suspect_since) == (State.RECEIVED, 4, NOW)
+        async with at_work(tmp_path, images) as shop:  # its clock begins anew
+            job = await attempt(shop, 5, 235)
+            assert (job.state, job.suspects, job.suspect_since) == (State.RECEIVED, 5, NOW)
+            if not stays:
+                del images.never["job"]
+            await attempt(shop, 6, 65)
+            end = await shop.ended("job")
+    assert end.state is (State.REJECTED if stays else State.ARCHIVED)
+    assert len(images.asked) == 6
+
+
+def test_the_same_bad_bytes_again_and_again_are_rejected_and_kept_aside(
     programs: Programs, host: Source, matrix: Matrix
 ) -> None:
     bad = {"html": HTML, "half": picture(1)[:500]}
@@ -82,20 +170,20 @@ def test_the_same_bad_bytes_twice_are_rejected_and_kept_aside(
             deliver(receiver, name, host.offer(name, body))
         ends = {name: receiver.ended(name) for name in bad}
         held = archive_of(programs.folder)
-        matrix("the same bad bytes twice", audit(receiver, dict.fromkeys(bad), held))
+        matrix("the same bad bytes again and again", audit(receiver, dict.fromkeys(bad), held))
         assert receiver.program.stop()[0] == 0
 
     assert {name: (job["state"], job["error"]["reason"]) for name, job in ends.items()} == {
         "html": ("rejected", "image.unknown_format"),
         "half": ("rejected", "image.truncated"),
     }
-    assert {name: host.asked(name) for name in bad} == {"html": 2, "half": 2}
+    assert {name: host.asked(name) for name in bad} == {"html": 3, "half": 3}
     assert held == {}
     assert {path.name.partition(".")[0]: path.read_bytes() for path in aside(programs.folder)} == bad
     assert not list((programs.folder / "data" / "spool").iterdir())
 
 
-def test_another_image_s_dimensions_and_an_endless_body_are_rejected_at_once(
+def test_another_image_s_dimensions_and_an_endless_body_are_rejected_when_they_stay(
     programs: Programs, host: Source, matrix: Matrix
 ) -> None:
     other = draw(1, (SIZE[0] // 2, SIZE[1] // 2), "png")
@@ -117,7 +205,7 @@ def test_another_image_s_dimensions_and_an_endless_body_are_rejected_at_once(
         "endless": ("rejected", "fetch.too_large"),
         "declared": ("rejected", "fetch.too_large"),
     }
-    assert {name: host.asked(name) for name in urls} == dict.fromkeys(urls, 1)
+    assert {name: host.asked(name) for name in urls} == dict.fromkeys(urls, 3)
     assert held == {}
     assert [path.read_bytes() for path in aside(programs.folder)] == [other]
     assert not list((programs.folder / "data" / "spool").iterdir())
@@ -130,9 +218,11 @@ def test_bad_bytes_aside_are_capped_and_the_newest_stay(
     url = host.offer("other", other)
     names = [f"job-{number}" for number in range(MAX_ASIDE_FILES + 5)]
     with programs.receiver(settings(programs.folder, RECEIVER_FETCHES="1")) as receiver:
-        for name in names:
-            deliver(receiver, name, url)
-        states = [receiver.ended(name)["state"] for name in names]
+        states = []
+        for some in (names[:4], names[4:-1], names[-1:]):
+            for name in some:
+                deliver(receiver, name, url)
+            states += [receiver.ended(name)["state"] for name in some]
         matrix("more bad bytes than are kept", audit(receiver, dict.fromkeys(names), {}))
 
     assert states == ["rejected"] * len(names)

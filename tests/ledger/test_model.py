@@ -59,10 +59,16 @@ class Model:
     fetched_at: int = 0
     ref: str | None = None
     suspect: str | None = None
+    suspects: int = 0
+    suspect_since: int | None = None
     spool: str | None = None
     reason: str | None = None
     events: list[str] = field(default_factory=list)
     others: set[str] = field(default_factory=set)
+
+    def trust(self) -> None:
+        """Nothing is held against the job's URL any more."""
+        self.suspect, self.suspects, self.suspect_since = None, 0, None
 
     @property
     def ready(self) -> bool:
@@ -215,7 +221,8 @@ class LedgerMachine(RuleBasedStateMachine):
         job.source = said.source_url or job.source
         job.deadline = delivery.deadline
         job.ref = job.ref or delivery.ref
-        job.attempts, job.waits_until, job.holder, job.suspect, job.at_risk = 0, None, None, None, False
+        job.attempts, job.waits_until, job.holder, job.at_risk = 0, None, None, False
+        job.trust()
         job.reason = said.failure.reason if said.failure else None
         job.events.append("failed" if said.failure else "received")
 
@@ -238,7 +245,8 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         if job.state in (State.FAILED, State.REJECTED, State.EXPIRED):
             job.state, job.attempts = State.RECEIVED, 0
-        job.waits_until, job.suspect, job.reason, job.at_risk = None, None, None, False
+        job.waits_until, job.reason, job.at_risk = None, None, False
+        job.trust()
         job.events.append("retried")
         assert (answer.state, answer.attempts) == (job.state, job.attempts)
 
@@ -308,6 +316,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.run(self.ledger.fetched(claim, image, spool)) is (job is not None)
         if job is not None:
             job.state, job.holder, job.attempts, job.at_risk = State.FETCHED, None, 0, False
+            job.trust()
             job.spool, job.fetched_at, job.reason = spool, self.clock(), None
             job.events.append("fetched")
 
@@ -334,7 +343,9 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @a_claim
     @rule(
-        which=WHICH, wait=st.sampled_from([SECOND, 5 * MINUTE, HOUR]), suspect=st.none() | st.just("cd" * 32)
+        which=WHICH,
+        wait=st.sampled_from([SECOND, 5 * MINUTE, HOUR]),
+        suspect=st.sampled_from([None, "cd" * 32, "url.redirects: x"]),
     )
     def retry_later(self, which: int, wait: int, suspect: str | None) -> None:
         claim = self.claims[-1 - which % len(self.claims)]
@@ -345,7 +356,9 @@ class LedgerMachine(RuleBasedStateMachine):
         if job is not None:
             job.holder, job.waits_until, job.reason = None, at, "fetch.timeout"
             job.changed_at = self.clock()
-            job.suspect = suspect or job.suspect
+            if suspect is not None and suspect != job.suspect:
+                job.suspect, job.suspects, job.suspect_since = suspect, 0, self.clock()
+            job.suspects += suspect is not None
             job.events.append("attempt_failed")
 
     @a_claim
@@ -369,7 +382,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if job is not None:
             job.url, job.deadline, job.waits_until, job.holder = url, deadline, at, None
             job.changed_at, job.attempts = self.clock(), 0
-            job.suspect, job.at_risk = None, False
+            job.at_risk = False
+            job.trust()
             job.events.append("url_refreshed")
 
     @a_claim
@@ -474,7 +488,12 @@ class LedgerMachine(RuleBasedStateMachine):
             job.waits_until,
         )
         assert (found.image_url, found.source_url, found.ref) == (job.url, job.source, job.ref)
-        assert (found.suspect, found.spool) == (job.suspect, job.spool)
+        assert (found.suspect, found.suspects, found.suspect_since) == (
+            job.suspect,
+            job.suspects,
+            job.suspect_since,
+        )
+        assert found.spool == job.spool
         assert (found.problem.reason if found.problem else None) == job.reason
         assert job.state is not State.RECEIVED or found.deadline == job.deadline
         assert [event.event for event in events] == job.events
@@ -492,6 +511,7 @@ class LedgerMachine(RuleBasedStateMachine):
         deadlines = [job.deadline for job in received]
         assert stats.soonest_deadline == min(deadlines, default=None)
         assert stats.at_risk == sum(job.at_risk for job in received)
+        assert stats.refused == sum(job.suspect is not None for job in received)
         assert scheduling.spool_names(db) == {job.spool for job in jobs if job.state is State.FETCHED}
         waits = [job.waits_until for job in jobs if job.waits_until is not None]
         assert scheduling.next_event_at(db) == min([*waits, *deadlines], default=None)

@@ -294,6 +294,7 @@ def run_every_command(db: sqlite3.Connection) -> None:
 SMALL = (
     "jobs_claimed",
     "jobs_at_risk",
+    "jobs_refused",
     "jobs_waiting",
     "jobs_to_fetch",
     "jobs_to_fetch_again",

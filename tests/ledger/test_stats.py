@@ -26,6 +26,7 @@ CROWDS = {
     "state, submitted_at": "'submitted', n",
     "state, submitted_at, ask_at": "'submitted', :later + n, n",
     "state": "'expired'",
+    "state, received_at, deadline, suspect, suspect_since": "'received', n, :later + n, 'cd', n",
 }
 
 
@@ -77,10 +78,10 @@ async def test_a_scrape_counts_only_so_far_along_an_index(tmp_path: Path) -> Non
         short = stats(db, overdue_before=NOW, counted_to=COUNTED_TO)
         whole = stats(db, overdue_before=NOW)
 
-    assert (short.overdue, short.at_risk) == (COUNTED_TO, COUNTED_TO)
-    assert (whole.overdue, whole.at_risk) == (FEW, FEW)
-    assert whole.jobs[State.RECEIVED] == 4 * FEW
-    assert (whole.unclaimed(State.RECEIVED), whole.unclaimed(State.FETCHED)) == (4 * FEW - 2, 2 * FEW - 1)
+    assert (short.overdue, short.at_risk, short.refused) == (COUNTED_TO, COUNTED_TO, COUNTED_TO)
+    assert (whole.overdue, whole.at_risk, whole.refused) == (FEW, FEW, FEW)
+    assert whole.jobs[State.RECEIVED] == 5 * FEW
+    assert (whole.unclaimed(State.RECEIVED), whole.unclaimed(State.FETCHED)) == (5 * FEW - 2, 2 * FEW - 1)
     assert whole.bytes[State.FETCHED] == 2 * FEW * 10
     assert (whole.oldest_waiting_at, whole.soonest_deadline) == (1, NOW + 1)
 

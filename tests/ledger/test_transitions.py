@@ -137,6 +137,29 @@ async def test_the_way_of_an_image_from_delivery_to_archive(ledger: Ledger, cloc
     assert await ledger.spool_bytes() == 0
 
 
+async def test_the_same_wrong_answer_is_counted_from_its_first_time_on(
+    ledger: Ledger, clock: Clock, tmp_path: Path
+) -> None:
+    async def after(suspect: str | None) -> tuple[str | None, int, int | None]:
+        assert await ledger.retry_later(await claimed(ledger), clock(), TIMEOUT, suspect=suspect)
+        clock.forward(SECOND)
+        job = await the_job(ledger)
+        return job.suspect, job.suspects, job.suspect_since
+
+    await ledger.record(delivery())
+    assert await after(None) == (None, 0, None)
+    assert (await ledger.stats(overdue_before=0)).refused == 0
+    assert await after("page") == ("page", 1, NOW + SECOND)
+    assert await after("page") == ("page", 2, NOW + SECOND)
+    assert await after(None) == ("page", 2, NOW + SECOND)  # a failure between two of them is no other answer
+    assert await after("page") == ("page", 3, NOW + SECOND)
+    assert (await ledger.stats(overdue_before=0)).refused == 1
+    assert await after("other") == ("other", 1, NOW + 5 * SECOND)
+    job = await ledger.retry("job-1")
+    assert (job.suspect, job.suspects, job.suspect_since) == (None, 0, None)
+    assert (await ledger.stats(overdue_before=0)).refused == 0
+
+
 async def test_an_image_that_stood_in_the_archive_already_takes_the_place_of_the_fetched_one(
     ledger: Ledger, clock: Clock, tmp_path: Path
 ) -> None:

@@ -70,6 +70,7 @@ def settings(folder: Path, **more: str) -> dict[str, str]:
         "RECEIVER_IMAGE_NETWORKS": "127.0.0.1/32",
         "RECEIVER_PORT": "0",
         "RECEIVER_LOG": "json",
+        "RECEIVER_REJECT_AFTER": "1s",  # the same wrong answer three times, but not over minutes
         **more,
     }
 

@@ -547,8 +547,36 @@ async def test_each_hop_is_judged_anew_and_nothing_refused_is_dialled(
     async with serve(says(redirect(location))) as server:
         recorder = Recorder({("127.0.0.1", server.port): server.port})
         error = await refusal(server.url, into, resolver=resolver, backend=recorder)
-    assert error.reason == reason
+    assert isinstance(error, UrlError)
+    assert (error.reason, error.final) == (reason, False)  # the host may redirect elsewhere the next time
     assert recorder.dialled == [("127.0.0.1", server.port)]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason", "final"),
+    [
+        ("https://user@example.com/", "url.userinfo", True),
+        ("ftp://example.com/", "url.scheme", True),
+        ("https://example.com:22/", "url.port", False),  # within the networks it is allowed
+        ("https://169.254.169.254/", "url.address", True),
+        ("https://[::ffff:169.254.169.254]/", "url.address", True),
+        ("https://metadata.example/", "url.address", False),
+        ("http://metadata.example/", "url.scheme", False),
+    ],
+)
+async def test_only_what_no_answer_of_a_host_or_a_name_server_can_change_is_final(
+    into: Path,
+    url: str,
+    reason: str,
+    final: bool,  # noqa: FBT001 - a column
+) -> None:
+    async def resolver(host: str, port: int) -> Sequence[str]:
+        return ["169.254.169.254"]
+
+    recorder = Recorder()
+    error = await refusal(url, into, resolver=resolver, backend=recorder)
+    assert isinstance(error, UrlError)
+    assert (error.reason, error.final, recorder.dialled) == (reason, final, [])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from receiver.core.errors import REASONS, FetchError, ProviderError, ReceiverError
+from receiver.core.errors import REASONS, FetchError, ProviderError, ReceiverError, UrlError
 from receiver.core.jobs import Job, State
 from receiver.pipeline import outcomes
 from receiver.pipeline.outcomes import (
@@ -30,6 +30,7 @@ RETRY, ASK, ASK_AGAIN, REJECT, EXPIRE = (
 JOB = Job("job-1", State.RECEIVED, attempts=1, deadline=NOW + 24 * HOUR)
 NEVER = 10**9
 """More attempts than a job makes."""
+REJECT_AFTER = 5 * 60 * SECOND
 
 
 def half() -> float:
@@ -46,7 +47,7 @@ def test_no_reason_that_can_reach_a_stage_is_without_a_row() -> None:
     assert set(UPLOAD) == reasons_of("archive", "spool")
 
 
-@pytest.mark.parametrize("table", ["FETCH", "SAME_BYTES", "LAST_QUESTION", "UPLOAD", "PAUSES"])
+@pytest.mark.parametrize("table", ["FETCH", "SAME_ANSWER", "LAST_QUESTION", "UPLOAD", "PAUSES"])
 def test_the_rules_name_only_reasons_and_families_that_exist(table: str) -> None:
     families = {reason.partition(".")[0] for reason in REASONS}
     assert set(getattr(outcomes, table)) <= families | set(REASONS)
@@ -55,13 +56,13 @@ def test_the_rules_name_only_reasons_and_families_that_exist(table: str) -> None
 # A confirmation, a download or a verification failed.
 
 FETCH: Mapping[str, tuple[Action, int]] = {
-    "url.malformed": (REJECT, 1),
-    "url.scheme": (REJECT, 1),
-    "url.userinfo": (REJECT, 1),
-    "url.port": (REJECT, 1),
-    "url.source": (REJECT, 1),
-    "url.address": (REJECT, 1),
-    "url.redirects": (REJECT, 1),
+    "url.malformed": (RETRY, 3),
+    "url.scheme": (RETRY, 3),
+    "url.userinfo": (RETRY, 3),
+    "url.port": (RETRY, 3),
+    "url.source": (RETRY, 3),
+    "url.address": (RETRY, 3),
+    "url.redirects": (RETRY, 3),
     "fetch.resolve": (RETRY, NEVER),
     "fetch.connect": (RETRY, NEVER),
     "fetch.tls": (RETRY, NEVER),
@@ -72,17 +73,17 @@ FETCH: Mapping[str, tuple[Action, int]] = {
     "fetch.empty": (RETRY, NEVER),
     "fetch.gone": (ASK, NEVER),
     "fetch.status": (RETRY, NEVER),
-    "fetch.too_large": (REJECT, 1),
+    "fetch.too_large": (RETRY, 3),
     "fetch.encoded": (RETRY, NEVER),
     "fetch.unexpected": (RETRY, NEVER),
-    "image.unknown_format": (RETRY, 2),
-    "image.truncated": (RETRY, 2),
-    "image.corrupt": (RETRY, 2),
-    "image.trailing_data": (REJECT, 1),
-    "image.polyglot": (REJECT, 1),
-    "image.animated": (REJECT, 1),
-    "image.wrong_size": (REJECT, 1),
-    "image.too_many_pixels": (REJECT, 1),
+    "image.unknown_format": (RETRY, 3),
+    "image.truncated": (RETRY, 3),
+    "image.corrupt": (RETRY, 3),
+    "image.trailing_data": (RETRY, 3),
+    "image.polyglot": (RETRY, 3),
+    "image.animated": (RETRY, 3),
+    "image.wrong_size": (RETRY, 3),
+    "image.too_many_pixels": (RETRY, 3),
     "image.undecodable": (RETRY, 10),
     "spool.full": (RETRY, NEVER),
     "spool.disk": (RETRY, NEVER),
@@ -97,13 +98,27 @@ FETCH: Mapping[str, tuple[Action, int]] = {
     "provider.invalid_request": (RETRY, NEVER),
     "provider.unavailable": (RETRY, NEVER),
 }
-"""What follows at first, and from which attempt on the same bytes are rejected."""
+"""What follows at first, and how often the same answer comes before it is rejected."""
 
 
 def fetch(
-    reason: str, job: Job = JOB, sha256: str | None = None, *, can_ask: bool = True, now: int = NOW
+    error: str | ReceiverError,
+    job: Job = JOB,
+    sha256: str | None = None,
+    *,
+    can_ask: bool = True,
+    now: int = NOW,
 ) -> Decision:
-    return after_fetch(ReceiverError(reason), job, now, half, sha256=sha256, can_ask=can_ask)
+    if isinstance(error, str):
+        error = ReceiverError(error)
+    return after_fetch(error, job, now, half, sha256=sha256, can_ask=can_ask, reject_after=REJECT_AFTER)
+
+
+def suspected(answer: str, times: int, since: int, deadline: int = NOW + 24 * HOUR) -> Job:
+    """A job whose URL has given an answer so many times since then."""
+    return replace(
+        JOB, attempts=times + 1, suspect=answer, suspects=times, suspect_since=since, deadline=deadline
+    )
 
 
 @pytest.mark.parametrize(("reason", "action"), [(reason, action) for reason, (action, _) in FETCH.items()])
@@ -113,16 +128,56 @@ def test_a_failed_fetch(reason: str, action: Action) -> None:
     assert fetch(reason, now=NOW + 48 * HOUR).action is action
 
 
-@pytest.mark.parametrize(
-    ("reason", "attempts"),
-    [(reason, attempts) for reason, (_, attempts) in FETCH.items() if reason.startswith("image.")],
-)
-def test_bytes_that_come_again_are_rejected_after_so_many_attempts(reason: str, attempts: int) -> None:
-    at_last = replace(JOB, suspect="same", attempts=attempts)
-    assert fetch(reason, at_last, "same").action is REJECT
-    before = replace(at_last, attempts=attempts - 1)
-    assert fetch(reason, before, "same").action is FETCH[reason][0]
-    assert fetch(reason, at_last, "other").action is FETCH[reason][0]
+SAME = [(reason, times) for reason, (_, times) in FETCH.items() if 1 < times < NEVER]
+
+
+@pytest.mark.parametrize(("reason", "times"), SAME)
+def test_an_answer_is_rejected_when_it_came_so_often_over_some_minutes(reason: str, times: int) -> None:
+    sha256 = "same" if reason.startswith("image.") else None
+    answer = sha256 or f"{reason}: {REASONS[reason]}"
+    assert fetch(reason, sha256=sha256).suspect == answer
+    since = NOW - REJECT_AFTER
+    assert fetch(reason, suspected(answer, times - 1, since), sha256).action is REJECT
+    assert fetch(reason, suspected(answer, times - 2, since), sha256).action is RETRY
+    assert fetch(reason, suspected(answer, 1000, since + 1), sha256).action is RETRY
+    assert fetch(reason, suspected("other", 1000, since), sha256) == fetch(
+        reason, replace(JOB, attempts=1001), sha256
+    )
+
+
+def test_near_the_deadline_half_of_the_time_left_at_the_first_answer_suffices() -> None:
+    def after(seconds: int) -> Action:
+        job = suspected("same", 2, NOW - seconds * SECOND, NOW + (60 - seconds) * SECOND)
+        return fetch("image.wrong_size", job, "same").action
+
+    assert [after(29), after(30), after(59)] == [RETRY, REJECT, REJECT]
+
+
+def test_answers_that_a_ledger_of_an_earlier_version_does_not_date_are_not_rejected() -> None:
+    job = replace(suspected("same", 0, NOW), suspect_since=None, attempts=100)
+    assert fetch("image.corrupt", job, "same").action is RETRY
+
+
+def test_an_encoding_is_an_answer_too_and_never_rejected() -> None:
+    answer = fetch("fetch.encoded").suspect
+    assert answer is not None
+    assert fetch("fetch.encoded", suspected(answer, 1000, 0)).action is RETRY
+
+
+@pytest.mark.parametrize("reason", sorted(reasons_of("url")))
+def test_a_url_that_can_never_be_allowed_is_rejected_at_once(reason: str) -> None:
+    assert fetch(UrlError(reason, final=True)) == Decision(REJECT)
+
+
+@pytest.mark.parametrize("reason", ["fetch.timeout", "fetch.status", "spool.full", "provider.unavailable"])
+def test_a_failure_without_an_answer_is_no_evidence(reason: str) -> None:
+    assert fetch(reason).suspect is None
+
+
+def test_a_wrong_answer_is_asked_for_ever_more_rarely() -> None:
+    waits = [fetch("image.wrong_size", replace(JOB, attempts=n), "same").at - NOW for n in (1, 5, 9, 50)]
+    assert waits == [2 * SECOND, 32 * SECOND, 512 * SECOND, HOUR // 2]
+    assert fetch("fetch.timeout", replace(JOB, attempts=50)).at - NOW == 450 * SECOND
 
 
 def test_without_a_provider_a_url_that_is_gone_is_tried_again() -> None:
@@ -136,7 +191,7 @@ def test_a_fetch_is_tried_again_after_a_wait_that_doubles_and_not_before_the_hos
         FetchError("fetch.status", retry_after=60),
         ProviderError("provider.unavailable", retry_after=60),
     ):
-        assert after_fetch(error, JOB, NOW, half, can_ask=True).at == NOW + 60 * SECOND
+        assert fetch(error).at == NOW + 60 * SECOND
 
 
 # A job's time is over.

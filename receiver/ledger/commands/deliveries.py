@@ -5,6 +5,7 @@ from typing import Any
 from receiver.core.completion import Completion
 from receiver.core.errors import ReceiverError
 from receiver.core.jobs import UNSUCCESSFUL, State
+from receiver.ledger.commands.outcomes import NO_SUSPECT
 from receiver.ledger.commands.submissions import confirm_by_mark
 from receiver.ledger.counters import ADOPTED, FOUND, LATE, count
 from receiver.ledger.transaction import Transaction
@@ -130,14 +131,14 @@ _INSERT_COMPLETED = (
     f" VALUES (:{_COLUMNS.replace(', ', ', :')}) ON CONFLICT (id) DO NOTHING"
 )
 _UPDATE_COMPLETED = (
-    "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"
+    "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"  # noqa: S608 - a constant
     " reason_at = :reason_at, image_url = :image_url, promised_width = :promised_width,"
     " promised_height = :promised_height, deadline = :deadline, found_at = :found_at,"
     " received_at = :received_at, updated_at = :updated_at, confirmed_at = :confirmed_at,"
     " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url),"
     " endpoint = coalesce(endpoint, :endpoint), late_at = NULL, attempts = 0,"
-    " next_attempt_at = NULL, holder = NULL, lease_until = NULL, suspect = NULL,"
-    " at_risk_at = NULL, refreshes = 0 WHERE seq = :seq"
+    " next_attempt_at = NULL, holder = NULL, lease_until = NULL,"
+    f" {NO_SUSPECT}, at_risk_at = NULL, refreshes = 0 WHERE seq = :seq"
 )
 
 

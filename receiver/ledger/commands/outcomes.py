@@ -12,6 +12,7 @@ from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Claim
 
 NO_ERROR = "reason = NULL, detail = NULL, reason_at = NULL"
+NO_SUSPECT = "suspect = NULL, suspects = 0, suspect_since = NULL"
 ERROR = "reason = :reason, detail = :detail, reason_at = :now"
 IMAGE = "format = :format, width = :width, height = :height, bytes = :bytes, sha256 = :sha256"
 STORED = "spool = NULL, uri = :uri, etag = :etag, version = :version"
@@ -47,7 +48,7 @@ def url_refreshed(tx: Transaction, claim: Claim, completion: Completion, deadlin
     assignments = (
         "event = 'url_refreshed', image_url = :url, promised_width = :width, promised_height = :height,"
         " attempts = 0, refreshes = refreshes + 1, deadline = :deadline, next_attempt_at = :at,"
-        " suspect = NULL, at_risk_at = NULL"
+        f" {NO_SUSPECT}, at_risk_at = NULL"
     )
     return _move(tx, claim, State.RECEIVED, assignments, at=at, **_promise(completion, deadline))
 
@@ -60,7 +61,7 @@ def expired(tx: Transaction, claim: Claim) -> bool:
 def fetched(tx: Transaction, claim: Claim, image: Image, spool: str) -> bool:
     """Record that the verified image lies in the spool under this name, fsynced."""
     assignments = (
-        f"state = 'fetched', event = 'fetched', {NO_ERROR}, attempts = 0, at_risk_at = NULL,"
+        f"state = 'fetched', event = 'fetched', {NO_ERROR}, {NO_SUSPECT}, attempts = 0, at_risk_at = NULL,"
         f" fetched_at = :now, spool = :spool, {IMAGE}"
     )
     return _move(tx, claim, State.RECEIVED, assignments, spool=spool, **asdict(image))
@@ -103,12 +104,19 @@ def retry_later(
 ) -> bool:
     """Record that the attempt failed; the job waits until ``at``, ms since the epoch.
 
-    A new ``deadline`` replaces the present one.
+    ``suspect`` identifies an answer that was not the promised image. The same one is counted. A new
+    ``deadline`` replaces the present one.
     """
     assignments = (
-        f"event = 'attempt_failed', {ERROR}, next_attempt_at = :at, suspect = coalesce(:suspect, suspect),"
+        f"event = 'attempt_failed', {ERROR}, next_attempt_at = :at,"
         " at_risk_at = iif(:deadline IS NULL, at_risk_at, NULL), deadline = coalesce(:deadline, deadline)"
     )
+    if suspect is not None:
+        assignments += (
+            ", suspects = CASE WHEN suspect = :suspect THEN suspects + 1 ELSE 1 END,"
+            " suspect_since = CASE WHEN suspect = :suspect THEN coalesce(suspect_since, :now) ELSE :now END,"
+            " suspect = :suspect"
+        )
     reported = {"reason": error.reason, "detail": error.detail}
     waits = {"at": at, "suspect": suspect, "deadline": deadline}
     return _move(tx, claim, claim.job.state, assignments, **waits, **reported)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.jobs import State
 from receiver.ledger import rows
-from receiver.ledger.commands.outcomes import IMAGE, NO_ERROR, STORED
+from receiver.ledger.commands.outcomes import IMAGE, NO_ERROR, NO_SUSPECT, STORED
 from receiver.ledger.transaction import Transaction
 
 REBUILT = "rebuilt"
@@ -56,7 +56,7 @@ def rebuild(tx: Transaction, archived: ArchivedImage) -> Rebuilt:
 
 _ASSIGNMENTS: Mapping[State, str] = {
     State.RECEIVED: f"received_at = :received_at, {NO_ERROR}, attempts = 0",
-    State.FETCHED: f"{NO_ERROR}, attempts = 0, next_attempt_at = NULL, at_risk_at = NULL, suspect = NULL,"
+    State.FETCHED: f"{NO_ERROR}, attempts = 0, next_attempt_at = NULL, at_risk_at = NULL, {NO_SUSPECT},"
     f" {IMAGE}",
     State.ARCHIVED: f"{NO_ERROR}, next_attempt_at = NULL, archived_at = :archived_at, {STORED}",
 }

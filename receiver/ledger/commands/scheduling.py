@@ -6,7 +6,7 @@ from receiver.core.errors import LedgerError
 from receiver.core.jobs import UNSUCCESSFUL, Job, State
 from receiver.ledger import rows
 from receiver.ledger.commands.claims import RETRIED, ready
-from receiver.ledger.commands.outcomes import EXPIRED, NO_ERROR
+from receiver.ledger.commands.outcomes import EXPIRED, NO_ERROR, NO_SUSPECT
 from receiver.ledger.transaction import Transaction
 
 
@@ -27,7 +27,7 @@ def retry(tx: Transaction, job_id: str) -> Job:
         tx.db.execute(
             f"UPDATE jobs SET state = :state, event = 'retried', {NO_ERROR}, at_risk_at = NULL,"  # noqa: S608 - a constant
             " attempts = CASE WHEN :moves THEN 0 ELSE attempts END, next_attempt_at = NULL,"
-            " suspect = NULL, updated_at = :now WHERE seq = :seq",
+            f" {NO_SUSPECT}, updated_at = :now WHERE seq = :seq",
             {"state": State.RECEIVED if moves else state, "moves": moves, "now": tx.now, "seq": row["seq"]},
         )
         tx.changed.append(job_id)

@@ -20,7 +20,8 @@ class Stats:
     """The ledger in numbers, on one snapshot. Times are ms since the epoch, or ``None`` without such a job.
 
     ``oldest_waiting_at`` is when the longest-waiting job that is not archived yet was received. ``overdue``
-    follows `core.jobs.overdue_cutoff`; ``claimed`` jobs are being worked on; ``damaged`` counts, by reason,
+    follows `core.jobs.overdue_cutoff`; ``refused`` are unsafe jobs whose URL answered with what is not the
+    promised image; ``claimed`` jobs are being worked on; ``damaged`` counts, by reason,
     the archived objects that the last audit found missing or altered.
     """
 
@@ -35,6 +36,7 @@ class Stats:
     counters: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     damaged: Mapping[str, int] = field(default_factory=dict)
     notifications_pending: int = 0
+    refused: int = 0
 
     def unclaimed(self, state: State) -> int:
         """Return how many jobs of a state are not being worked on."""
@@ -65,4 +67,5 @@ def stats(db: sqlite3.Connection, *, overdue_before: int, counted_to: int | None
         counters=counters(db),
         damaged=archived_objects.damaged(db, counted_to),
         notifications_pending=count("notifications INDEXED BY notifications_due WHERE given_up_at IS NULL"),
+        refused=count("jobs INDEXED BY jobs_refused WHERE state = 'received' AND suspect IS NOT NULL"),
     )
