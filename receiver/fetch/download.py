@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
@@ -102,65 +102,51 @@ class Progress:
         return self.bytes / self.seconds if self.seconds > 0 else math.inf
 
 
+@dataclass(kw_only=True, eq=False)
 class Fetcher:
     """Downloads images, any number at a time.
 
-    Args:
-        sources: URL prefixes that are allowed.
-        networks: networks that are allowed although they are not public.
+    Attributes:
+        networks: allowed although they are not public.
         limits: for each download.
-        resolver: names to addresses.
         backend: connects to checked addresses, never to names.
         ssl_context: by default with the system's authorities, or those of ``SSL_CERT_FILE``.
         clock: monotonic seconds, for the rate.
         wall_clock: seconds since the epoch, to read a Retry-After that is a date.
-        user_agent: name and version for the header.
     """
 
-    def __init__(
-        self,
-        *,
-        sources: Sources,
-        networks: Networks,
-        limits: Limits,
-        resolver: Resolver = system_resolver,
-        backend: httpcore.AsyncNetworkBackend | None = None,
-        ssl_context: ssl.SSLContext | None = None,
-        clock: Callable[[], float] = time.monotonic,
-        wall_clock: Callable[[], float] = time.time,
-        user_agent: str = "upscale-receiver",
-    ) -> None:
-        self._sources = sources
-        self._networks = networks
-        self._limits = limits
-        self._clock = clock
-        self._wall_clock = wall_clock
+    sources: Sources
+    networks: Networks
+    limits: Limits
+    resolver: Resolver = system_resolver
+    backend: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
+    ssl_context: ssl.SSLContext = field(default_factory=ssl.create_default_context)
+    clock: Callable[[], float] = time.monotonic
+    wall_clock: Callable[[], float] = time.time
+    user_agent: str = "upscale-receiver"
+
+    def __post_init__(self) -> None:
         guarded = partial(
             GuardedBackend,
-            networks,
-            resolver=resolver,
-            resolve_seconds=limits.resolve_seconds,
-            inner=backend,
+            self.networks,
+            resolver=self.resolver,
+            resolve_seconds=self.limits.resolve_seconds,
+            inner=self.backend,
         )
         self._client = httpx.AsyncClient(
-            transport=_Transport(ssl_context or ssl.create_default_context(), guarded),
+            transport=_Transport(self.ssl_context, guarded),
             # A proxy from the environment would resolve the name itself, and dial any address.
             trust_env=False,
             follow_redirects=False,
             headers={
-                "User-Agent": user_agent,
+                "User-Agent": self.user_agent,
                 "Accept": "image/*, application/octet-stream;q=0.9, */*;q=0.1",
                 "Accept-Encoding": "identity",
             },
-            timeout=httpx.Timeout(limits.idle_seconds, connect=limits.connect_seconds),
+            timeout=httpx.Timeout(self.limits.idle_seconds, connect=self.limits.connect_seconds),
         )
         # A pool of its own, so that a slow disk holds up nothing else that waits for a thread.
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
-
-    @property
-    def least_rate(self) -> int:
-        """The rate below which a download is given up, bytes a second."""
-        return self._limits.min_rate
 
     async def fetch(
         self,
@@ -185,7 +171,7 @@ class Fetcher:
             FetchError: the download failed.
             SpoolError: the file could not be written.
         """
-        limits = self._limits
+        limits = self.limits
         seconds = limits.total_seconds if seconds is None else min(seconds, limits.total_seconds)
         max_bytes = limits.max_bytes if max_bytes is None else min(max_bytes, limits.max_bytes)
         file = _DownloadFile(into)
@@ -217,11 +203,11 @@ class Fetcher:
     async def _open(self, url: str) -> AsyncIterator[tuple[Target, httpx.Response]]:
         """Follow redirects, whose bodies are never read, to the first other answer, its body unread."""
         try:
-            target = check_url(url, self._sources, self._networks)
+            target = check_url(url, self.sources, self.networks)
         except UrlError as exc:
             exc.final = True
             raise
-        for _ in range(self._limits.max_redirects + 1):
+        for _ in range(self.limits.max_redirects + 1):
             response = await self._send(target)
             try:
                 if response.status_code not in _REDIRECTS:
@@ -230,7 +216,7 @@ class Fetcher:
                 target = self._redirected(target, response)
             finally:
                 await response.aclose()
-        raise UrlError("url.redirects", f"more than {self._limits.max_redirects}, at last to {target.shown}")
+        raise UrlError("url.redirects", f"more than {self.limits.max_redirects}, at last to {target.shown}")
 
     async def _send(self, target: Target) -> httpx.Response:
         """Send one request and read the answer's head."""
@@ -242,7 +228,7 @@ class Fetcher:
             headers={"Host": target.origin.partition("://")[2]},
             extensions={"target": target.request_target.encode("ascii"), "confined": bool(target.confined)},
         )
-        limit = self._limits.answer_seconds
+        limit = self.limits.answer_seconds
         try:
             async with asyncio.timeout(limit):
                 return await self._client.send(request, stream=True)
@@ -254,7 +240,7 @@ class Fetcher:
             raise
         except FetchError as exc:
             # A name that no setting allows must resolve into the allowed networks at the first attempt.
-            if exc.reason == "fetch.resolve" and target.confined and not self._sources.entries:
+            if exc.reason == "fetch.resolve" and target.confined and not self.sources.entries:
                 raise UrlError(target.confined, exc.detail) from exc
             raise
 
@@ -270,7 +256,7 @@ class Fetcher:
             joined = urljoin(target.origin + target.request_target, location)
         except ValueError as exc:
             raise UrlError("url.malformed", f"{target.shown} redirects to what is no plain URL") from exc
-        found = check_url(joined, self._sources, self._networks)
+        found = check_url(joined, self.sources, self.networks)
         if target.scheme == "https" and found.scheme != "https":
             raise UrlError("url.scheme", f"{target.shown} redirects from https to {found.shown}")
         return found
@@ -315,21 +301,21 @@ class Fetcher:
             raise FetchError("fetch.empty", f"{target.shown} answers 204")
         if status != 200:
             header = response.headers.get("retry-after", "") if status in {429, 503} else ""
-            wait = retry_after.parse(header, self._wall_clock())
+            wait = retry_after.parse(header, self.wall_clock())
             raise FetchError("fetch.status", f"{target.shown} answers {status}", retry_after=wait)
 
     async def _at_least_rate(self, response: httpx.Response, progress: Progress) -> AsyncIterator[bytes]:
         """Yield the raw body while it comes fast enough. The time of our own disk does not count."""
-        limits = self._limits
+        limits = self.limits
         waited, received = 0.0, 0
         chunks, size = 0, 0
         body = response.aiter_raw()
         while True:
-            before = self._clock()
+            before = self.clock()
             chunk = await anext(body, None)
             if chunk is None:
                 return
-            seconds = self._clock() - before
+            seconds = self.clock() - before
             waited, received = waited + seconds, received + len(chunk)
             progress.seconds, progress.bytes = progress.seconds + seconds, progress.bytes + len(chunk)
             chunks, size = chunks + 1, size + len(chunk)
@@ -411,6 +397,7 @@ def _disk_errors() -> Iterator[None]:
         raise SpoolError(reason, f"the download's file: {exc.strerror}") from exc
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Transport(httpx.AsyncBaseTransport):
     """Opens one guarded connection for each request, and raises errors of our own tree.
 
@@ -421,9 +408,8 @@ class _Transport(httpx.AsyncBaseTransport):
     extension: ``location``, the bytes of that header or none.
     """
 
-    def __init__(self, ssl_context: ssl.SSLContext, guarded: Callable[..., GuardedBackend]) -> None:
-        self._ssl_context = ssl_context
-        self._guarded = guarded
+    ssl_context: ssl.SSLContext
+    guarded: Callable[..., GuardedBackend]
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         url = httpcore.URL(
@@ -444,8 +430,8 @@ class _Transport(httpx.AsyncBaseTransport):
 
         connection = httpcore.AsyncHTTPConnection(
             url.origin,
-            ssl_context=self._ssl_context,
-            network_backend=self._guarded(confined=request.extensions["confined"], on_read=bound_head),
+            ssl_context=self.ssl_context,
+            network_backend=self.guarded(confined=request.extensions["confined"], on_read=bound_head),
         )
         with _library_errors(where):
             answer = await connection.handle_async_request(
@@ -469,23 +455,21 @@ class _Transport(httpx.AsyncBaseTransport):
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Body(httpx.AsyncByteStream):
     """A body that closes its connection."""
 
-    def __init__(
-        self, connection: httpcore.AsyncHTTPConnection, answer: httpcore.Response, where: str
-    ) -> None:
-        self._connection = connection
-        self._answer = answer
-        self._where = where
+    connection: httpcore.AsyncHTTPConnection
+    answer: httpcore.Response
+    where: str
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _library_errors(self._where):
-            async for chunk in self._answer.aiter_stream():
+        with _library_errors(self.where):
+            async for chunk in self.answer.aiter_stream():
                 yield chunk
 
     async def aclose(self) -> None:
-        await self._connection.aclose()
+        await self.connection.aclose()
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import KW_ONLY, dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from ssl import SSLContext
 from typing import Any
@@ -154,37 +155,27 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
     return await asyncio.wrap_future(answer)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class GuardedBackend(httpcore.AsyncNetworkBackend):
     """A network backend that dials checked addresses only.
 
-    Args:
-        networks: networks that are allowed although they are not public.
-        confined: dial nothing outside of ``networks``.
-        resolver: names to addresses.
+    ``connect_tcp`` raises UrlError url.address, and FetchError fetch.resolve or fetch.connect. Unix sockets
+    stay refused, the interface's default.
+
+    Attributes:
+        networks: allowed although they are not public; nothing else is, where ``confined`` is set.
         resolve_seconds: for one look-up.
         inner: connects to addresses, never to names.
         on_read: its errors end the read.
-
-    ``connect_tcp`` raises UrlError url.address, and FetchError fetch.resolve or fetch.connect. Unix sockets
-    stay refused, the interface's default.
     """
 
-    def __init__(
-        self,
-        networks: Networks = (),
-        *,
-        confined: bool = False,
-        resolver: Resolver = system_resolver,
-        resolve_seconds: float = 10,
-        inner: httpcore.AsyncNetworkBackend | None = None,
-        on_read: OnRead = lambda _: None,
-    ) -> None:
-        self._networks = networks
-        self._confined = confined
-        self._resolver = resolver
-        self._resolve_seconds = resolve_seconds
-        self._inner = inner or httpcore.AnyIOBackend()
-        self._on_read = on_read
+    networks: Networks = ()
+    _: KW_ONLY
+    confined: bool = False
+    resolver: Resolver = system_resolver
+    resolve_seconds: float = 10
+    inner: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
+    on_read: OnRead = lambda _: None
 
     async def connect_tcp(
         self,
@@ -206,17 +197,17 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
             share = max((end - loop.time()) / left, 0) if end is not None else None
             try:
-                stream = await self._inner.connect_tcp(address, port, share, local_address, socket_options)
+                stream = await self.inner.connect_tcp(address, port, share, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
                 failure = exc
             else:
-                return _Stream(stream, self._on_read)
+                return _Stream(stream, self.on_read)
         tried = ", ".join(addresses)
         raise FetchError("fetch.connect", f"{host} port {port} at {tried} did not answer") from failure
 
     async def sleep(self, seconds: float) -> None:
         """Sleep. httpcore's interface needs it for retries, which are not used here."""
-        await self._inner.sleep(seconds)
+        await self.inner.sleep(seconds)
 
     async def _checked_addresses(self, host: str, port: int) -> Sequence[str]:
         addresses = list(dict.fromkeys(await self._resolve(host, port)))
@@ -224,40 +215,40 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             raise FetchError("fetch.resolve", f"{host} has no address")
         # All of them before the first is dialled: one forbidden address makes the name untrustworthy.
         for address in addresses:
-            if self._confined and not in_networks(address, self._networks):
+            if self.confined and not in_networks(address, self.networks):
                 raise UrlError("url.address", f"{host} has {address}, which RECEIVER_IMAGE_NETWORKS lacks")
-            check_address(address, self._networks)
+            check_address(address, self.networks)
         return addresses[:_MAX_DIALLED]
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:
         with suppress(ValueError):
             return [str(ipaddress.ip_address(host))]
         try:
-            async with asyncio.timeout(self._resolve_seconds):
-                return await self._resolver(host, port)
+            async with asyncio.timeout(self.resolve_seconds):
+                return await self.resolver(host, port)
         except TimeoutError as exc:
-            raise FetchError("fetch.resolve", f"no answer for {host} in {self._resolve_seconds} s") from exc
+            raise FetchError("fetch.resolve", f"no answer for {host} in {self.resolve_seconds} s") from exc
         except OSError as exc:
             raise FetchError("fetch.resolve", f"{host}: {exc.strerror or exc}") from exc
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class _Stream(httpcore.AsyncNetworkStream):
     """A stream that also closes when the TLS handshake is cancelled: httpcore closes on errors only."""
 
-    def __init__(self, inner: httpcore.AsyncNetworkStream, on_read: OnRead) -> None:
-        self._inner = inner
-        self._on_read = on_read
+    inner: httpcore.AsyncNetworkStream
+    on_read: OnRead
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
-        data = await self._inner.read(max_bytes, timeout)
-        self._on_read(len(data))
+        data = await self.inner.read(max_bytes, timeout)
+        self.on_read(len(data))
         return data
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
-        await self._inner.write(buffer, timeout)
+        await self.inner.write(buffer, timeout)
 
     async def aclose(self) -> None:
-        await self._inner.aclose()
+        await self.inner.aclose()
 
     async def start_tls(
         self,
@@ -266,16 +257,16 @@ class _Stream(httpcore.AsyncNetworkStream):
         timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
     ) -> httpcore.AsyncNetworkStream:
         try:
-            stream = await self._inner.start_tls(ssl_context, server_hostname, timeout)
+            stream = await self.inner.start_tls(ssl_context, server_hostname, timeout)
         except BaseException:
             with anyio.CancelScope(shield=True):
-                await self._inner.aclose()
+                await self.inner.aclose()
             raise
-        return _Stream(stream, self._on_read)
+        return _Stream(stream, self.on_read)
 
     def get_extra_info(self, info: str) -> Any:
         try:
-            return self._inner.get_extra_info(info)
+            return self.inner.get_extra_info(info)
         except AttributeError as exc:
             # anyio 4.16 on uvloop: the socket of a connection that the peer has closed already is None.
             raise httpcore.ConnectError("the peer closed the connection at once") from exc

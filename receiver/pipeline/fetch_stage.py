@@ -86,7 +86,7 @@ class FetchStage:
 
     def __post_init__(self) -> None:
         self._failures = FailureRecorder(self.ledger, self.spool)
-        self._windows = FetchWindows(self.plan.concurrency, self.fetcher.least_rate)
+        self._windows = FetchWindows(self.plan.concurrency, self.fetcher.limits.min_rate)
         self._spool_was_full = False
         self._lease = milliseconds(self.plan.longest + LEASE_SLACK)
         self.recovered_files: dict[str, str] = {}

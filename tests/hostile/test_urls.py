@@ -31,7 +31,7 @@ TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def fetcher(
-    recorder: Recorder | None,
+    recorder: Recorder,
     *,
     sources: Sequence[str] = (),
     networks: Networks = (),

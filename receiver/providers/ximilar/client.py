@@ -8,7 +8,7 @@ import random
 import ssl
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, NoReturn, Self
@@ -129,6 +129,7 @@ OnResult = Callable[[str | None], object]
 """Called after a call with the reason of its failure, or ``None``."""
 
 
+@dataclass(eq=False)
 class Ximilar:
     """A client of one account.
 
@@ -136,40 +137,31 @@ class Ximilar:
     error (``provider.unavailable``). Every call raises ProviderError where the provider refuses, does not
     answer, or not readably. Its detail holds nothing that was sent.
 
-    Args:
+    Attributes:
         url: the API's base, such as ``https://api.ximilar.com/account/v2``.
         jitter: returns a number in [0, 1), to spread repeated calls.
-        sleep: waits so many seconds.
         clock: returns seconds since the epoch, to read a ``Retry-After`` that is a date.
         before_attempt: awaited before each attempt at a call.
         on_headers: called with the headers of each answer.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        *,
-        verify: ssl.SSLContext | bool = True,
-        transport: httpx.AsyncBaseTransport | None = None,
-        jitter: Callable[[], float] = random.random,
-        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
-        clock: Callable[[], float] = time.time,
-        before_attempt: Callable[[], Awaitable[object]] | None = None,
-        on_result: OnResult = lambda _: None,
-        on_headers: Callable[[httpx.Headers], object] | None = None,
-    ) -> None:
-        self._token = token
-        self._before_attempt = before_attempt
-        self._on_result = on_result
-        self._on_headers = on_headers
-        self._jitter = jitter
-        self._sleep = sleep
-        self._clock = clock
+    url: str
+    token: str = field(repr=False)
+    _: KW_ONLY
+    verify: ssl.SSLContext | bool = True
+    transport: httpx.AsyncBaseTransport | None = None
+    jitter: Callable[[], float] = random.random
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    clock: Callable[[], float] = time.time
+    before_attempt: Callable[[], Awaitable[object]] | None = None
+    on_result: OnResult = lambda _: None
+    on_headers: Callable[[httpx.Headers], object] = lambda _: None
+
+    def __post_init__(self) -> None:
         self._client = httpx.AsyncClient(
-            base_url=url.rstrip("/"),
+            base_url=self.url.rstrip("/"),
             headers={
-                "Authorization": f"Token {token}",
+                "Authorization": f"Token {self.token}",
                 "Accept": "application/json",
                 # A coded body could be a thousand times larger than what comes over the line.
                 "Accept-Encoding": "identity",
@@ -177,8 +169,8 @@ class Ximilar:
             },
             timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS),
-            verify=verify,
-            transport=transport,
+            verify=self.verify,
+            transport=self.transport,
             # The operator chose this address, unlike that of an image, and many networks let nothing out but
             # through their proxy.
             trust_env=True,
@@ -354,18 +346,18 @@ class Ximilar:
                 ceiling = doubled(FIRST_WAIT_SECONDS, attempt - 1)
                 retry_after = failed.error.retry_after or 0.0
                 if not failed.again or attempt == ATTEMPTS or retry_after > ceiling:
-                    self._on_result(failed.error.reason)
+                    self.on_result(failed.error.reason)
                     # From None: a library's text about a failure may repeat what was sent.
                     raise failed.error from None
             else:
-                self._on_result(None)
+                self.on_result(None)
                 return document
-            await self._sleep(max(retry_after, self._jitter() * ceiling))
+            await self.sleep(max(retry_after, self.jitter() * ceiling))
 
     async def _attempt(self, call: _Call) -> dict[str, Any]:
         submitting = call.content is not None
-        if self._before_attempt is not None:
-            await self._before_attempt()
+        if self.before_attempt is not None:
+            await self.before_attempt()
         try:
             async with (
                 asyncio.timeout(SUBMIT_SECONDS if submitting else QUERY_SECONDS),
@@ -377,8 +369,7 @@ class Ximilar:
                     timeout=_SUBMIT_TIMEOUT if submitting else httpx.USE_CLIENT_DEFAULT,
                 ) as answer,
             ):
-                if self._on_headers is not None:
-                    self._on_headers(answer.headers)
+                self.on_headers(answer.headers)
                 if not answer.is_success:
                     self._refuse(call, answer, await _read_error(answer))
                 return await _read(answer, call.max_bytes)
@@ -398,10 +389,10 @@ class Ximilar:
             answer.status_code,
             answer.headers,
             body,
-            secrets=(self._token, *call.secrets),
+            secrets=(self.token, *call.secrets),
             submitting=call.content is not None,
             about_a_job=call.about_a_job,
-            now=self._clock(),
+            now=self.clock(),
         )
         if call.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
             error = _PastTheEndError(error.detail)
