@@ -31,7 +31,6 @@ SOURCE = Path(__file__).with_suffix(".json")
 
 
 def route(document: Json) -> Route:
-    """Return the route that serves the document."""
     body = json.dumps(document, ensure_ascii=False).encode()
 
     async def openapi(request: Request) -> Response:

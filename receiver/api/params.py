@@ -91,11 +91,9 @@ class Changes:
 
     @property
     def takes_all(self) -> bool:
-        """Whether nothing is narrowed."""
         return not self.states and self.ref is None and self.id is None
 
     def takes(self, transition: Transition) -> bool:
-        """Return whether a transition is wanted."""
         return (
             (not self.states or transition.event.after in self.states)
             and (self.ref is None or transition.ref == self.ref)

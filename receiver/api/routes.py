@@ -71,7 +71,6 @@ class Api:
     prove: Callable[[str], str | None] = lambda _: None
 
     def routes(self) -> list[Route]:
-        """Return all routes."""
         return [
             Route("/healthz", self.healthz, methods=["GET"]),
             Route("/readyz", self.readyz, methods=["GET"]),

@@ -46,7 +46,6 @@ class _EventStream(StreamingResponse):
     media_type = "text/event-stream"
 
     async def stream_response(self, send: Send) -> None:
-        """Send all events."""
         async with aclosing(self.body_iterator):  # type: ignore[type-var] # it is given a generator below
             await super().stream_response(send)
 
@@ -61,7 +60,6 @@ class ChangeStream:
     heartbeat: float = HEARTBEAT_SECONDS
 
     def route(self) -> Route:
-        """Return the route."""
         return Route("/jobs/changes", self.changes, methods=["GET"])
 
     async def changes(self, request: Request) -> Response:

@@ -129,7 +129,6 @@ class FolderArchive:
             yield found
 
     def object_at(self, key: str) -> StoredObject:
-        """See `Inventory.object_at`."""
         return StoredObject((self._root / key).as_uri())
 
     async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
@@ -149,7 +148,6 @@ class FolderArchive:
         await self._run(remove)
 
     async def aclose(self) -> None:
-        """See `Archive.aclose`."""
         await asyncio.to_thread(self._pool.shutdown)
 
     async def _run(self, work: Callable[[], T]) -> T:

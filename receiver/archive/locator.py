@@ -43,17 +43,14 @@ class ArchiveLocator:
         self._opening = asyncio.Lock()
 
     async def locate(self, stored: StoredObject, image: Image) -> Path | str:
-        """See `ImageReader.locate`."""
         return await self._read(stored, image, lambda archive, found: archive.locate(found, image))
 
     async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
-        """See `ImageReader.local_file`."""
         return await self._read(
             stored, image, lambda archive, found: archive.local_file(found, image, scratch)
         )
 
     async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
-        """See `Inventory.inspect`."""
         return await (await self._archive_of(stored)).inspect(stored, depth)
 
     async def aclose(self) -> None:

@@ -369,7 +369,6 @@ class S3Archive:
             arguments["ContinuationToken"] = token
 
     def object_at(self, key: str) -> StoredObject:
-        """See `Inventory.object_at`."""
         return StoredObject(str(self._at(key)))
 
     async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:

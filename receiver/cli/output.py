@@ -54,7 +54,6 @@ class JsonJobs:
         self._close = "]"
 
     def add(self, job: JobDocument) -> None:
-        """Print a job."""
         print(f"{self._lead}\n{indent(json_text(job), '    ')}", end="")  # noqa: T201 - a command's output
         self._lead, self._close = ",", "\n  ]"
 
@@ -82,7 +81,6 @@ class JobList:
         self._has_header = False
 
     def page(self, found: Sequence[Job]) -> None:
-        """Print a page of jobs."""
         documents = [serializers.job(job) for job in found]
         if self._json is not None:
             for job in documents:
@@ -175,7 +173,6 @@ def demo_end(address: str, token: str, archive: Path, *, archived: bool, stays: 
 
 
 def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:
-    """Print a job and its history."""
     if as_json:
         print_json({**serializers.job(job), "history": [serializers.event(event) for event in history]})
         return

@@ -237,7 +237,6 @@ class _Printer:
         self._obstacles = Counter[str]()
 
     def add(self, rows: Sequence[_Row]) -> None:
-        """Print some rows."""
         self._first += rows[: MAX_ROWS - len(self._first)]
         for row in rows:
             if row.obstacle is None:

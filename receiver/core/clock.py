@@ -9,7 +9,6 @@ Clock = Callable[[], int]
 
 
 def milliseconds(span: timedelta) -> int:
-    """Return a span in whole ms."""
     return int(span.total_seconds() * 1000)
 
 

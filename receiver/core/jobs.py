@@ -12,8 +12,6 @@ from receiver.core.clock import milliseconds
 
 
 class State(StrEnum):
-    """The state of a job."""
-
     SUBMITTED = "submitted"
     """The job was submitted or announced; there is no completion yet."""
     RECEIVED = "received"
@@ -73,7 +71,6 @@ class Image:
 
     @property
     def content_type(self) -> str:
-        """The IANA media type."""
         return f"image/{self.format}"
 
 

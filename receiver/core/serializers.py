@@ -43,7 +43,6 @@ def job(job: Job) -> dict[str, Any]:
 
 
 def event(event: Event) -> dict[str, Any]:
-    """Return an entry of a job's history as JSON values."""
     return {
         "at": time(event.at),
         "event": event.event,

@@ -31,7 +31,6 @@ class Work:
 
     @property
     def words(self) -> str:
-        """What the stage does."""
         return TEXTS["stages"].get(self.stage, self.stage)
 
 
@@ -162,7 +161,6 @@ def words(event: str) -> str:
 
 
 def sentence(reason: str | None) -> str | None:
-    """Return the sentence of a reason."""
     return REASONS.get(reason, "") if reason else None
 
 

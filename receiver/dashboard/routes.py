@@ -79,7 +79,6 @@ class Dashboard:
         self._templates = Templates(self._static, self.now)
 
     def routes(self) -> list[Route]:
-        """Return all routes."""
         return [
             Route("/", self._with_error_pages(self.overview), methods=["GET"]),
             Route("/page/jobs/{id}", self._with_error_pages(self.job), methods=["GET"]),

@@ -39,8 +39,6 @@ FOREVER = "private, max-age=31536000, immutable"
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A static file."""
-
     content: bytes
     media_type: str
     etag: str
@@ -64,7 +62,6 @@ class Static:
         return f"/static/{self._names[name]}"
 
     def content(self, name: str) -> bytes:
-        """Return a file's bytes."""
         return self._files[self._names[name]].content
 
     async def answer(self, request: Request) -> Response:

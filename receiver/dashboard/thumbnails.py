@@ -94,7 +94,6 @@ class Thumbnails:
         return task.result() if task.done() and not task.cancelled() else None
 
     async def aclose(self) -> None:
-        """End what is under way."""
         await cancel(self._tasks.values())
 
     async def _in_turn(self, job: Job, image: Image, path: Path) -> bytes | None:

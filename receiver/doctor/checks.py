@@ -18,8 +18,6 @@ MIN_MASKED = 6
 
 
 class Level(StrEnum):
-    """The level of a result."""
-
     OK = "OK"
     WARNING = "warning"
     FAILURE = "failure"
@@ -36,17 +34,14 @@ class Result:
 
 
 def ok(check: str, detail: str) -> Result:
-    """Return a result without a problem."""
     return Result(check, Level.OK, detail)
 
 
 def warning(check: str, detail: str, remedy: str) -> Result:
-    """Return a result that may be a problem."""
     return Result(check, Level.WARNING, detail, remedy)
 
 
 def failure(check: str, detail: str, remedy: str) -> Result:
-    """Return a result that is a problem."""
     return Result(check, Level.FAILURE, detail, remedy)
 
 

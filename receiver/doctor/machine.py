@@ -178,8 +178,6 @@ def check_disk(
 
 @dataclass(frozen=True, slots=True)
 class Mount:
-    """A mount point and its file system."""
-
     point: str
     kind: str
     read_only: bool = False

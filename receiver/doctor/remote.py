@@ -148,7 +148,6 @@ def _check_parent(folder: Path, data_dir: Path) -> Result:
 
 
 def probe_results(uri: str, findings: tuple[ProbeResult, ...]) -> list[Result]:
-    """Return the results of the archive's probe."""
     found = [ok("archive", f"{uri}: written, verified, read and removed a small object")]
     for finding in findings:
         if finding.honoured:

@@ -99,7 +99,6 @@ class OutgoingWebhooks:
         await self._client.aclose()
 
     async def _queue(self) -> None:
-        """Queue notifications until the server stops."""
         queued = self._place
         async with aclosing(self.feed.subscribe(queued)) as batches:
             async for batch in batches:
@@ -143,7 +142,6 @@ class OutgoingWebhooks:
             log.error("unexpected error", exc_info=error)
 
     async def _deliver(self, notification: Notification) -> None:
-        """Send one, and record the outcome."""
         wait: float | None = None
         try:
             async with asyncio.timeout(TOTAL_SECONDS):

@@ -85,7 +85,6 @@ class Authenticator:
 
     @classmethod
     def from_config(cls, config: Config) -> "Authenticator":
-        """Make the authenticator from the settings."""
         return cls(
             {name: [v.get_secret_value() for v in values] for name, values in config.webhook_headers.items()},
             [key.get_secret_value() for key in config.signing_keys],

@@ -97,7 +97,6 @@ def checkpoint(db: sqlite3.Connection, name: str) -> str | None:
 
 
 def save_checkpoint(tx: Transaction, name: str, state: str) -> None:
-    """Save the state of a long run."""
     tx.db.execute(
         "INSERT INTO runs (name, state) VALUES (?, ?)"
         " ON CONFLICT (name) DO UPDATE SET state = excluded.state",

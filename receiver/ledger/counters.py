@@ -20,7 +20,6 @@ RECONCILED = (ASKED, FOUND, LATE, ADOPTED)
 
 
 def count(tx: Transaction, name: str, reason: str = "", by: int = 1) -> None:
-    """Increase a counter."""
     tx.db.execute(
         "INSERT INTO counters (name, reason, count) VALUES (?, ?, ?)"
         " ON CONFLICT (name, reason) DO UPDATE SET count = count + excluded.count",

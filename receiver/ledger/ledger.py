@@ -93,12 +93,10 @@ class LedgerReader:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections."""
         await self._readers.close()
 
     @property
     def reads(self) -> int:
-        """How many queries were run so far."""
         return self._readers.reads
 
     job = _query(search.job)

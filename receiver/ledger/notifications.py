@@ -59,7 +59,6 @@ def enqueue(tx: Transaction, *, until: int, render: Render) -> int:
 
 
 def sent(tx: Transaction, seq: int) -> None:
-    """Record that a notification was accepted."""
     tx.db.execute("DELETE FROM notifications WHERE seq = ?", (seq,))
     count(tx, NOTIFICATIONS, SENT)
 

@@ -10,7 +10,6 @@ _SAME_IN_BOTH = [f.name for f in fields(Job) if f.name not in ("state", "image",
 
 
 def job(row: sqlite3.Row) -> Job:
-    """Convert a row of ``jobs``."""
     image = stored = problem = None
     if row["sha256"] is not None:
         image = Image(row["format"], row["width"], row["height"], row["bytes"], row["sha256"])
@@ -35,11 +34,9 @@ def event(row: sqlite3.Row, prefix: str = "") -> Event:
 
 
 def notification(row: sqlite3.Row) -> Notification:
-    """Convert a row of ``notifications``."""
     return Notification(row["seq"], row["job"], row["at"], row["body"], row["attempts"], row["detail"])
 
 
 def pending_job(row: sqlite3.Row) -> PendingJob:
-    """Convert a row of ``jobs`` that is pending."""
     unanswered = row["reason"] is not None
     return PendingJob(row["id"], row["submitted_at"], row["asks"], row["ask_at"], unanswered)

@@ -74,13 +74,11 @@ class ArchiveScan:
         return await retry_unavailable(inspect, self.sleep)
 
     def report(self, job_id: str | None, uri: str | None, reason: str, detail: str) -> None:
-        """Record and count a finding."""
         self.checkpoint.add(finding(job_id, uri, reason, detail))
         self.checkpoint.counts[reason] += 1
 
 
 def finding(job_id: str | None, uri: str | None, reason: str, detail: str) -> Finding:
-    """Return a finding as it is recorded and printed."""
     return {"job": job_id, "uri": uri, "reason": reason, "detail": detail}
 
 

@@ -34,7 +34,6 @@ class CircuitBreaker:
 
     @property
     def allows_uploads(self) -> bool:
-        """Whether uploads may begin."""
         return not self._tripped.is_set()
 
     def record_failure(self, error: ArchiveError, job_id: str) -> None:

@@ -36,7 +36,6 @@ class WorkerPool:
 
     @property
     def claims(self) -> Sequence[Claim]:
-        """The jobs in progress."""
         return [claim for claim, _ in self._running.values()]
 
     @property

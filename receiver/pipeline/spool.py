@@ -73,11 +73,9 @@ class Spool:
         return min(self._max_bytes - held, free - self._reserve)
 
     def part(self, claim: str) -> Path:
-        """Return the path of a claim's download."""
         return self.folder / f"{claim.replace(':', '-')}.part"
 
     def path(self, name: str) -> Path:
-        """Return the path of the file of this name."""
         return self.folder / name
 
     async def keep(self, part: Path, job: str, image: Image) -> str:
@@ -102,7 +100,6 @@ class Spool:
         await _in_thread(lambda: self._set_aside(path, job, sha256[:16]))
 
     async def remove(self, path: Path) -> None:
-        """Remove a file, if it exists."""
         await _in_thread(lambda: path.unlink(missing_ok=True))
 
     async def names(self) -> list[str]:

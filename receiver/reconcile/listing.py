@@ -28,7 +28,6 @@ class Candidate:
 
     @classmethod
     def of(cls, job: PendingJob) -> "Candidate":
-        """Return the candidate for a job of the ledger."""
         return cls(job.ask_at if job.unanswered else 0, job.submitted_at, job.id, job)
 
 

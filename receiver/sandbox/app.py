@@ -59,7 +59,6 @@ class Api:
         self._options = provider.options
 
     def routes(self, prefix: str = "/account/v2/request") -> list[Route]:
-        """Return the routes under the prefix."""
         paths: list[tuple[str, str, Endpoint]] = [
             (prefix, "POST", self.submit),
             (prefix, "GET", self.list),

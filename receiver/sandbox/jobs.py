@@ -62,7 +62,6 @@ class Job:
     downloads: int = 0
 
     def row(self) -> dict[str, Any]:
-        """Return the job as the list shows it."""
         return {
             "id": self.id,
             "status": self.status,

@@ -64,7 +64,6 @@ class LineLogger:
         self._handler = handler
 
     def msg(self, line: str) -> None:
-        """Write the line."""
         self._handler.acquire()
         try:
             self._handler.stream.write(line + "\n")

@@ -108,7 +108,6 @@ class Meters:
         GCCollector(registry=collectors)
 
     def on_step(self, step: Step) -> None:
-        """Count a step that has ended."""
         match step.name:
             case "delivery" if step.outcome is not None:
                 self._deliveries[step.outcome].inc()
@@ -124,7 +123,6 @@ class Meters:
                 self._archived_bytes.inc(step.bytes or 0)
 
     def on_failed_attempt(self, work: Work, reason: str) -> None:
-        """Count an attempt that failed."""
         meter = self._fetch_failures if work == "fetch" else self._upload_failures
         meter.labels(reason).inc()
 
@@ -170,7 +168,6 @@ class Metrics:
         return Response(encode(await self.collect()), headers={"Content-Type": content_type})
 
     async def collect(self) -> Collector:
-        """Return all metrics as they are now."""
         stats, writable, workers, archive = await asyncio.gather(
             self._within_timeout(self._stats()),
             self._within_timeout(self._writable()),

@@ -23,7 +23,6 @@ _PURPOSE = b"upscale-receiver.challenge:"
 
 
 def new_challenge() -> str:
-    """Return a random challenge."""
     return secrets.token_urlsafe(32)
 
 

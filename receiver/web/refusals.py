@@ -25,7 +25,6 @@ class RefusalCounter:
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """How many there were of each reason."""
         return dict(self._counts)
 
     def count(self, reason: str) -> None:

@@ -69,12 +69,10 @@ async def open_to_write(path: Path) -> Connection:
 
 
 async def open_to_read(path: Path) -> Connection:
-    """Open a connection that cannot write."""
     return await _open(path, "ro", "PRAGMA query_only = ON; PRAGMA cache_size = -16384;")
 
 
 def ledger_error(error: sqlite3.Error, path: Path | None = None) -> LedgerError:
-    """Translate an error of SQLite."""
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     where = f" ({path})" if path else ""
     if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):

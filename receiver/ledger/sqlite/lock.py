@@ -53,7 +53,6 @@ class DirectoryLock:
                 fcntl.fcntl(self._file, fcntl.F_OFD_SETLK, _WHOLE_FILE.pack(fcntl.F_WRLCK, 0, 0, 0, 0))
 
     def release(self) -> None:
-        """Release the lock."""
         os.close(self._file)
 
 

@@ -26,7 +26,6 @@ class ReaderPool:
 
     @classmethod
     async def open(cls, path: Path, size: int) -> Self:
-        """Open so many connections."""
         return cls([await open_to_read(path) for _ in range(size)])
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:

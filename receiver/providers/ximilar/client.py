@@ -297,7 +297,6 @@ class Ximilar:
             yield row.id, responses.read_headers(document)
 
     async def aclose(self) -> None:
-        """Close the connections."""
         await self._client.aclose()
 
     async def __aenter__(self) -> Self:

@@ -99,7 +99,6 @@ class Report:
 
 
 def read_submitted(document: Mapping[str, Any]) -> Submitted:
-    """Read the answer to a submission."""
     job_id = document.get("id")
     if not is_job_id(job_id):
         _refuse("it names no job")
@@ -119,7 +118,6 @@ def read_status(document: Mapping[str, Any], job_id: str) -> str:
 
 
 def read_report(document: Mapping[str, Any], job_id: str) -> Report:
-    """Read the answer on a job."""
     if document.get("id") != job_id:
         _refuse("it is about another job")
     status = read_status(document, job_id)
