@@ -4,7 +4,7 @@ import base64
 import hmac
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -98,7 +98,7 @@ class RequireToken:
     """
 
     app: ASGIApp
-    tokens: Sequence[str]
+    tokens: Sequence[str] = field(repr=False)
     public: Collection[str]
     on_refusal: OnRefusal = lambda _: None
 
