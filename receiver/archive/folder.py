@@ -123,7 +123,7 @@ class FolderArchive:
 
         if not await self._run(self._root.is_dir):
             raise ArchiveError(
-                "archive.no_bucket", f"The archive's folder {self.uri} is not there.", pause=True
+                "archive.no_bucket", f"The archive's folder {self.uri} is not there.", permanent=True
             )
         while found := await self._run(page):
             yield found
@@ -319,7 +319,7 @@ class FolderArchive:
                     target.unlink()
         if not once or not same:
             raise ArchiveError(
-                "archive.unproved", f"{self.uri} does not keep files as they are written.", pause=True
+                "archive.unproved", f"{self.uri} does not keep files as they are written.", permanent=True
             )
         self._seen = True
         self._was_mount = self._was_mount or self._root.is_mount()
@@ -342,7 +342,7 @@ class FolderArchive:
             raise self._gone()
         if not self._root.parent.is_dir():
             raise ArchiveError(
-                "archive.no_bucket", f"Neither {self.uri} nor its parent is there.", pause=True
+                "archive.no_bucket", f"Neither {self.uri} nor its parent is there.", permanent=True
             )
         self._root.mkdir(mode=0o700, exist_ok=True)
         sync_directory(self._root.parent)
@@ -352,11 +352,11 @@ class FolderArchive:
 
     def _gone(self) -> ArchiveError:
         detail = f"The archive's folder {self.uri} is not there any more, or is empty, or not mounted."
-        return ArchiveError("archive.no_bucket", detail, pause=True)
+        return ArchiveError("archive.no_bucket", detail, permanent=True)
 
     def _no_hard_links(self) -> ArchiveError:
         detail = f"The file system of {self.uri} has no hard links."
-        return ArchiveError("archive.misconfigured", detail, pause=True)
+        return ArchiveError("archive.misconfigured", detail, permanent=True)
 
     def _sweep(self, before: float) -> list[Path]:
         """Remove unfinished files without a write since then. Return those that cannot be removed."""
@@ -378,9 +378,9 @@ class FolderArchive:
         try:
             yield
         except OSError as error:
-            reason, pause = ERRORS.get(error.errno or 0, ("archive.unavailable", False))
+            reason, permanent = ERRORS.get(error.errno or 0, ("archive.unavailable", False))
             detail = f"{self.uri}/{key}: {error.strerror or error}."
-            raise ArchiveError(reason, detail, pause=pause) from error
+            raise ArchiveError(reason, detail, permanent=permanent) from error
 
 
 def metadata_path(target: Path) -> Path:

@@ -364,7 +364,7 @@ class S3Archive:
                     "archive.misconfigured",
                     f"{self.uri}: the store says that its listing goes on, and not how"
                     " (IsTruncated without a new NextContinuationToken).",
-                    pause=True,
+                    permanent=True,
                 )
             arguments["ContinuationToken"] = token
 
@@ -700,7 +700,7 @@ class S3Archive:
                 if not self._refuses(written[-1], content, false, announced=content[::-1]):
                     capabilities = replace(capabilities, sha256=False)
             if self._sha256(at, None) != hashlib.sha256(content).hexdigest():
-                raise ArchiveError("archive.unproved", f"{at} reads otherwise than written.", pause=True)
+                raise ArchiveError("archive.unproved", f"{at} reads otherwise than written.", permanent=True)
             head = self._head(at)
             presigned = self._try_presigned(at, content)
             if capabilities.conditional:
@@ -851,13 +851,15 @@ class S3Archive:
         """Translate an error by codes and kinds alone: the other texts of stores can quote secrets."""
         if isinstance(error, ClientError):
             code, status = _code(error), _status(error)
-            reason, pause = BY_CODE.get(code) or BY_CODE.get(str(status)) or ("archive.unavailable", False)
+            reason, permanent = (
+                BY_CODE.get(code) or BY_CODE.get(str(status)) or ("archive.unavailable", False)
+            )
             detail = f"{at}: {error.operation_name} was answered {status} {code}."
-            return ArchiveError(reason, detail, pause=pause)
+            return ArchiveError(reason, detail, permanent=permanent)
         kind = type(error).__name__
         if isinstance(error, NO_CREDENTIALS):
             return ArchiveError(
-                "archive.denied", f"{at}: the AWS SDK has no credentials ({kind}).", pause=True
+                "archive.denied", f"{at}: the AWS SDK has no credentials ({kind}).", permanent=True
             )
         if isinstance(error, ParamValidationError):
             return ArchiveError("archive.refused", f"{at}: the AWS SDK refuses the request.")
@@ -865,10 +867,10 @@ class S3Archive:
         where = f"{endpoint.scheme}://{endpoint.netloc.rpartition('@')[2]}"
         if isinstance(error, SSLError) and "CERTIFICATE_VERIFY_FAILED" in str(error):
             detail = f"{at}: {where} did not prove its name; see AWS_CA_BUNDLE."
-            return ArchiveError("archive.misconfigured", detail, pause=True)
+            return ArchiveError("archive.misconfigured", detail, permanent=True)
         if isinstance(error, SSLError) and _lacks_bundle(error):
             detail = f"{at}: the file of AWS_CA_BUNDLE cannot be read, or holds no certificate."
-            return ArchiveError("archive.misconfigured", detail, pause=True)
+            return ArchiveError("archive.misconfigured", detail, permanent=True)
         return ArchiveError("archive.unavailable", f"{at}: {where} does not answer ({kind}).")
 
 

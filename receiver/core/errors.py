@@ -234,11 +234,11 @@ class ImageError(ReceiverError):
 
 
 class ArchiveError(ReceiverError):
-    """The object was not archived, or not proved. ``pause``: all would fail until an operator acts."""
+    """The object was not archived, or not proved. ``permanent``: it does not pass until somebody acts."""
 
-    def __init__(self, reason: str, detail: str = "", *, pause: bool = False) -> None:
+    def __init__(self, reason: str, detail: str = "", *, permanent: bool = False) -> None:
         super().__init__(reason, detail)
-        self.pause = pause
+        self.permanent = permanent
 
 
 class LedgerError(ReceiverError):

@@ -107,7 +107,7 @@ async def retry_unavailable(
         try:
             return await step()
         except ArchiveError as error:
-            if error.reason != "archive.unavailable" or error.pause:
+            if error.reason != "archive.unavailable" or error.permanent:
                 raise
         await sleep(seconds)
     return await step()

@@ -80,6 +80,6 @@ class CircuitBreaker:
 
     def _note(self, error: ArchiveError) -> None:
         if self.error is None or self.error.reason != error.reason:
-            note = log.error if error.pause else log.warning
+            note = log.error if error.permanent else log.warning
             note("archive refuses; uploads pause", reason=error.reason, detail=error.detail)
         self.error = error

@@ -169,7 +169,7 @@ async def test_other_bytes_at_the_key_are_never_overwritten(
 ) -> None:
     bucket.write("a.png", other)
     error = await refusal(archive, spooled(tmp_path, "a.png", b"bytes"))
-    assert (error.reason, error.pause) == ("archive.occupied", False)
+    assert (error.reason, error.permanent) == ("archive.occupied", False)
     assert bucket.read("a.png") == other
 
 
@@ -234,7 +234,7 @@ async def test_a_wrong_secret_is_denied_for_all_and_not_quoted(store: Seaweed, t
     with pytest.raises(ArchiveError, match=r"^archive\.denied"):
         await archive.probe()
     await archive.aclose()
-    assert (error.reason, error.pause) == ("archive.denied", True)
+    assert (error.reason, error.permanent) == ("archive.denied", True)
     assert error.detail == f"s3://{store.bucket}/a.png: PutObject was answered 403 SignatureDoesNotMatch."
 
 
@@ -242,7 +242,7 @@ async def test_a_missing_bucket_is_named_and_pauses(store: Seaweed, tmp_path: Pa
     archive = open_archive("s3://no-such-bucket/prefix", environ=store.environment())
     error = await refusal(archive, spooled(tmp_path, "a.png"))
     await archive.aclose()
-    assert (error.reason, error.pause) == ("archive.no_bucket", True)
+    assert (error.reason, error.permanent) == ("archive.no_bucket", True)
     assert "s3://no-such-bucket/prefix/a.png" in error.detail
 
 
@@ -252,7 +252,7 @@ async def test_a_store_with_an_unknown_certificate_is_not_spoken_to(store: Seawe
     archive = open_archive(f"s3://{store.bucket}", environ=environ)
     error = await refusal(archive, spooled(tmp_path, "a.png"))
     await archive.aclose()
-    assert (error.reason, error.pause) == ("archive.misconfigured", True)
+    assert (error.reason, error.permanent) == ("archive.misconfigured", True)
     assert "AWS_CA_BUNDLE" in error.detail
 
 
@@ -375,11 +375,11 @@ async def test_an_absent_object_is_missing_where_the_store_says_forbidden_of_it(
     fake.hides = True
     with pytest.raises(ArchiveError) as caught:
         await fake_archive.inspect(stored)
-    assert (caught.value.reason, caught.value.pause) == ("archive.missing", False)
+    assert (caught.value.reason, caught.value.permanent) == ("archive.missing", False)
     fake.lists = False
     with pytest.raises(ArchiveError) as caught:
         await fake_archive.inspect(stored)
-    assert (caught.value.reason, caught.value.pause) == ("archive.denied", True)
+    assert (caught.value.reason, caught.value.permanent) == ("archive.denied", True)
 
 
 async def test_a_store_that_was_killed_is_unavailable_and_works_again_when_it_is_back(tmp_path: Path) -> None:
@@ -389,7 +389,7 @@ async def test_a_store_that_was_killed_is_unavailable_and_works_again_when_it_is
         item = spooled(tmp_path, "a.png")
         store.kill()
         error = await refusal(archive, item)
-        assert (error.reason, error.pause) == ("archive.unavailable", False)
+        assert (error.reason, error.permanent) == ("archive.unavailable", False)
         assert store.https_url in error.detail
         store.start()
         await archive.put(item)
@@ -559,7 +559,7 @@ async def test_an_answer_has_a_reason_and_pauses_all_only_if_all_would_meet_it(
 ) -> None:
     fake.faults = [answer] * 3
     error = await refusal(fake_archive, spooled(tmp_path, "a.png"))
-    assert (error.reason, error.pause) == meaning
+    assert (error.reason, error.permanent) == meaning
     assert error.detail.startswith("s3://bucket/prefix/a.png: ")
     assert answer[1] in error.detail
     assert "secret words" not in str(error)
@@ -574,7 +574,7 @@ async def test_a_store_that_reads_back_other_bytes_proves_nothing(
     assert error.reason == "archive.unproved"
     with pytest.raises(ArchiveError) as caught:
         await fake_archive.probe()
-    assert (caught.value.reason, caught.value.pause) == ("archive.unproved", True)
+    assert (caught.value.reason, caught.value.permanent) == ("archive.unproved", True)
 
 
 async def test_without_a_checksum_of_the_stores_own_the_object_is_read_again(

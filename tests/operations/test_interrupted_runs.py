@@ -136,7 +136,7 @@ class Moody(FolderArchive):
 
 
 AWAY = ArchiveError("archive.unavailable", "Later.")
-DENIED = ArchiveError("archive.denied", "No.", pause=True)
+DENIED = ArchiveError("archive.denied", "No.", permanent=True)
 
 
 async def audited(

@@ -147,7 +147,7 @@ async def test_other_bytes_at_the_key_are_never_overwritten(
     await archive.put(spooled(spool, "a.png", b"bytes", job_id="first"))
     with pytest.raises(ArchiveError) as caught:
         await archive.put(spooled(spool, "a.png", other, job_id="second"))
-    assert (caught.value.reason, caught.value.pause) == ("archive.occupied", False)
+    assert (caught.value.reason, caught.value.permanent) == ("archive.occupied", False)
     assert (root / "a.png").read_bytes() == b"bytes"
     assert json.loads(metadata_path(root / "a.png").read_text())["job-id"] == "first"
 
@@ -282,7 +282,7 @@ async def test_a_folder_without_its_parent_is_no_archive(tmp_path: Path) -> None
     with pytest.raises(ArchiveError) as caught:
         await archive.probe()
     await archive.aclose()
-    assert (caught.value.reason, caught.value.pause) == ("archive.no_bucket", True)
+    assert (caught.value.reason, caught.value.permanent) == ("archive.no_bucket", True)
 
 
 async def test_a_folder_that_went_away_is_not_made_anew_by_a_put(
@@ -291,7 +291,7 @@ async def test_a_folder_that_went_away_is_not_made_anew_by_a_put(
     root.rmdir()
     with pytest.raises(ArchiveError) as caught:
         await archive.put(spooled(spool, "a.png"))
-    assert (caught.value.reason, caught.value.pause) == ("archive.no_bucket", True)
+    assert (caught.value.reason, caught.value.permanent) == ("archive.no_bucket", True)
     assert not root.exists()
 
 
@@ -361,7 +361,7 @@ async def test_what_the_disk_says_has_a_reason(root: Path, number: int, meaning:
     with pytest.raises(ArchiveError) as caught, archive._translated("a.png"):
         raise OSError(number, os.strerror(number))
     await archive.aclose()
-    assert (caught.value.reason, caught.value.pause) == meaning
+    assert (caught.value.reason, caught.value.permanent) == meaning
     assert os.strerror(number) in caught.value.detail
 
 

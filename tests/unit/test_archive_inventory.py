@@ -53,7 +53,7 @@ async def test_a_folder_that_is_not_there_is_no_empty_archive(root: Path, archiv
     await asyncio.to_thread(root.rmdir)
     with pytest.raises(ArchiveError) as refusal:
         await listed(archive)
-    assert (refusal.value.reason, refusal.value.pause) == ("archive.no_bucket", True)
+    assert (refusal.value.reason, refusal.value.permanent) == ("archive.no_bucket", True)
 
 
 async def test_a_look_at_a_file_tells_what_it_is(archive: Inventory, tmp_path: Path) -> None:

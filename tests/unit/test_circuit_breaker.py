@@ -12,7 +12,7 @@ from receiver.core.jobs import Image, StoredObject
 from receiver.pipeline.circuit_breaker import LONGEST_WAIT, CircuitBreaker
 from tests.support.clock import skipping
 
-DENIED = ArchiveError("archive.denied", "No.", pause=True)
+DENIED = ArchiveError("archive.denied", "No.", permanent=True)
 AWAY = ArchiveError("archive.unavailable", "Later.")
 
 
