@@ -47,7 +47,7 @@ ERRORS = {
     errno.ENOTDIR: ("archive.refused", False),
     errno.EISDIR: ("archive.refused", False),
 }
-"""The reason for an error of the disk, and whether every image would fail alike until an operator acts."""
+"""The reason for an error of the disk, and whether somebody must act before it passes."""
 
 PART = re.compile(r"\.[0-9a-f]{16}\.part")
 """The name of an unfinished file."""

@@ -95,14 +95,13 @@ ERROR_CODES: Mapping[tuple[str, bool], str] = {
         "PermanentRedirect AuthorizationHeaderMalformed IllegalLocationConstraintException InvalidBucketName "
         "MissingContentLength NotImplemented MethodNotAllowed 301 405 411 501"
     ),
-    # These concern one object alone, so the others are not made to wait.
     ("archive.refused", False): "InvalidRequest InvalidArgument KeyTooLongError MetadataTooLarge",
     ("archive.full", False): "QuotaExceeded InsufficientCapacity InsufficientStorage XMinioStorageFull 507",
 }
-"""The store's error codes, or else statuses, by reason and by whether every object would fail alike.
+"""The store's error codes, or else statuses, by reason and by whether somebody must act before it passes.
 
 Everything else (500, 503, SlowDown, 429, ConditionalRequestConflict and whatever is unknown) is
-``archive.unavailable``: that object is retried later, and no other waits for it.
+``archive.unavailable``. Which reasons pause the uploads of other objects is decided in `pipeline.outcomes`.
 """
 
 BY_CODE = {code: meaning for meaning, codes in ERROR_CODES.items() for code in codes.split()}
