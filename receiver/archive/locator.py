@@ -6,6 +6,7 @@ that is not there any more is looked for in the archive of new ones: the whole a
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,25 +23,23 @@ READS = 4
 """Reads at a time from an archive that gets no new images."""
 
 
+@dataclass(eq=False)
 class ArchiveLocator:
     """Reads from one archive, and from any other that the ledger names.
 
     Only addresses of the receiver's own archives are ever written to the ledger.
 
-    Args:
+    Attributes:
         archive: of new images; it is not closed here.
         environ: the AWS SDK's variables, for a bucket.
         public_url: as for `open_archive`.
     """
 
-    def __init__(
-        self, archive: Inventory, environ: Mapping[str, str], *, public_url: str | None = None
-    ) -> None:
-        self._archive = archive
-        self._environ = environ
-        self._public_url = public_url
-        self._others: dict[str, Inventory] = {}
-        self._opening = asyncio.Lock()
+    archive: Inventory
+    environ: Mapping[str, str] = field(repr=False)
+    public_url: str | None = None
+    _others: dict[str, Inventory] = field(default_factory=dict, init=False)
+    _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def locate(self, stored: StoredObject, image: Image) -> Path | str:
         return await self._read(stored, image, lambda archive, found: archive.locate(found, image))
@@ -69,16 +68,16 @@ class ArchiveLocator:
         try:
             return await read(archive, stored)
         except ArchiveError:
-            if archive is self._archive:
+            if archive is self.archive:
                 raise
-            found = await moved.find(self._archive, stored, image)
+            found = await moved.find(self.archive, stored, image)
             if found is None:
                 raise
-        return await read(self._archive, found[1])
+        return await read(self.archive, found[1])
 
     async def _archive_of(self, stored: StoredObject) -> Inventory:
-        if stored.uri.startswith(f"{self._archive.uri}/"):
-            return self._archive
+        if stored.uri.startswith(f"{self.archive.uri}/"):
+            return self.archive
         scheme, _, rest = stored.uri.partition("://")
         # One client reads all prefixes of a bucket, and one archive all folders.
         uri = f"s3://{rest.partition('/')[0]}" if scheme == "s3" else "file:///"
@@ -91,8 +90,8 @@ class ArchiveLocator:
                             open_archive,
                             uri,
                             uploads=READS,
-                            environ=self._environ,
-                            public_url=self._public_url,
+                            environ=self.environ,
+                            public_url=self.public_url,
                         )
                     )
                 except ConfigError as error:

@@ -72,11 +72,8 @@ async def open_receiver(
 ) -> AsyncIterator[Receiver]:
     """Open ledger, spool and archive, start the worker, and yield the routes; then close all of it.
 
-    Args:
-        config: as it passed `factories.check_settings`.
-        environ: where the AWS SDK's variables are looked up beside the process's own.
-        failpoint: for tests.
-        max_waiters: how many clients may wait for changes at a time.
+    The settings have passed `factories.check_settings`. In ``environ`` the AWS SDK's variables are looked up,
+    beside the process's own. ``max_waiters`` clients may wait for changes at a time.
 
     Raises:
         LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.

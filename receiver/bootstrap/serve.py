@@ -94,12 +94,9 @@ async def serve_until(
 ) -> None:
     """Serve until the event is set; then drain and return. The process itself is left as it is.
 
-    Args:
-        stopping: set on the running event loop.
-        config: the settings.
-        environ: where the AWS SDK's variables are looked up.
-        on_open: called once the receiver is open, before it listens.
-        on_ready: called with the address once deliveries are accepted.
+    The event is set on the running event loop. In ``environ`` the AWS SDK's variables are looked up.
+    ``on_open`` is called once the receiver is open, before it listens; ``on_ready`` with the address once
+    deliveries are accepted.
 
     Raises:
         ConfigError: a setting is wrong.

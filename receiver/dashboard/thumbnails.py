@@ -1,6 +1,7 @@
 """Thumbnails of archived images: made at the first request, and kept in a folder of bounded size."""
 
 import asyncio
+import math
 import os
 import secrets
 import shutil
@@ -16,7 +17,7 @@ from anyio import to_thread
 from receiver.archive.base import ImageReader
 from receiver.core.concurrency import cancel
 from receiver.core.errors import ArchiveError, ImageError, ReceiverError, SpoolError
-from receiver.core.jobs import Image, Job, State
+from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.verify.verifier import Verifier
 
 log = structlog.get_logger("receiver.page")
@@ -81,13 +82,14 @@ class Thumbnails:
         path = self.folder / f"{digest}.webp"
         if (kept := await to_thread.run_sync(_read, path)) is not None:
             return kept
-        if job.image.bytes > MAX_SOURCE_BYTES or self._failed_lately(digest):
+        failed_at = self._failed_at.get(digest, -math.inf)
+        if job.image.bytes > MAX_SOURCE_BYTES or self.monotonic() - failed_at < RETRY_SECONDS:
             return None
         task = self._tasks.get(digest)
         if task is None:
             if len(self._tasks) >= MAX_WAITING:
                 return None
-            task = asyncio.create_task(self._in_turn(job, job.image, path), name="thumbnail")
+            task = asyncio.create_task(self._make(job, job.stored, job.image, path), name="thumbnail")
             self._tasks[digest] = task
             task.add_done_callback(lambda _: self._tasks.pop(digest))
         await asyncio.wait([task], timeout=self.wait)
@@ -96,31 +98,24 @@ class Thumbnails:
     async def aclose(self) -> None:
         await cancel(self._tasks.values())
 
-    async def _in_turn(self, job: Job, image: Image, path: Path) -> bytes | None:
-        async with self._lock:
-            try:
-                return await self._make(job, image, path)
-            except Exception:
-                log.exception("unexpected error", job=job.id)  # a bug costs only the thumbnail
-                return None
-
-    async def _make(self, job: Job, image: Image, path: Path) -> bytes | None:
-        assert job.stored is not None
+    async def _make(self, job: Job, stored: StoredObject, image: Image, path: Path) -> bytes | None:
         name = secrets.token_hex(8)
         scratch, part = self.folder / f"{name}.image", self.folder / f"{name}.part"
-        try:
-            await to_thread.run_sync(self._prepare)
-            source = await self.archive.local_file(job.stored, image, scratch)
-            await self.verifier.thumbnail(source, part, SIDE)
-            return await to_thread.run_sync(lambda: part.replace(path).read_bytes())
-        except (ArchiveError, ImageError, SpoolError) as error:
-            self._note_failure(job, image.sha256, error)
-            return None
-        except OSError as error:
-            self._note_failure(job, image.sha256, SpoolError("spool.disk", f"{error.strerror}."))
-            return None
-        finally:
-            await to_thread.run_sync(_remove, scratch, part)
+        async with self._lock:
+            try:
+                await to_thread.run_sync(self._prepare)
+                source = await self.archive.local_file(stored, image, scratch)
+                await self.verifier.thumbnail(source, part, SIDE)
+                return await to_thread.run_sync(lambda: part.replace(path).read_bytes())
+            except (ArchiveError, ImageError, SpoolError) as error:
+                self._note_failure(job, image.sha256, error)
+            except OSError as error:
+                self._note_failure(job, image.sha256, SpoolError("spool.disk", f"{error.strerror}."))
+            except Exception:
+                log.exception("unexpected error", job=job.id)  # a bug costs only the thumbnail
+            finally:
+                await to_thread.run_sync(_remove, scratch, part)
+        return None
 
     def _prepare(self) -> None:
         """Make the folder, and room in it. Blocks."""
@@ -133,10 +128,6 @@ class Thumbnails:
         if len(kept) >= self.max_files:
             for entry in kept[: len(kept) - self.max_files + self.max_files // 10 + 1]:
                 _remove(Path(entry.path))
-
-    def _failed_lately(self, digest: str) -> bool:
-        at = self._failed_at.get(digest)
-        return at is not None and self.monotonic() - at < RETRY_SECONDS
 
     def _note_failure(self, job: Job, digest: str, error: ReceiverError) -> None:
         log.info("no thumbnail", job=job.id, reason=error.reason, detail=error.detail)

@@ -6,6 +6,7 @@ everything is proved again.
 """
 
 import asyncio
+from dataclasses import dataclass, field
 
 from receiver.archive import metadata
 from receiver.archive.base import Depth, Inventory
@@ -18,18 +19,18 @@ from receiver.verify.decoder import ExpectedSize
 from receiver.verify.verifier import Verifier
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class ExistingObjectVerifier:
     """Proves that an object is a job's image. One object is read at a time."""
 
-    def __init__(self, archive: Inventory, spool: Spool, verifier: Verifier) -> None:
-        self._archive = archive
-        self._spool = spool
-        self._verifier = verifier
-        self._one_at_a_time = asyncio.Lock()
+    archive: Inventory
+    spool: Spool
+    verifier: Verifier
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def verify(self, claim: Claim, stored: StoredObject) -> ArchivedImage:
         """Read a whole object. Raise ``archive.occupied`` where it is not the promised image of a job."""
-        info = await self._archive.inspect(stored, Depth.QUICK)
+        info = await self.archive.inspect(stored, Depth.QUICK)
         archived = metadata.read(info)
         if archived is None or archived.id != claim.job.id:
             raise _another(claim, stored, "its metadata do not say that it is the job's")
@@ -40,18 +41,18 @@ class ExistingObjectVerifier:
     async def _prove(self, claim: Claim, archived: ArchivedImage) -> None:
         image, job = archived.image, claim.job
         # Held bytes do not count: the very jobs that wait for this may take up RECEIVER_MAX_SPOOL_BYTES.
-        if image.bytes > self._spool.room_bytes(0):
+        if image.bytes > self.spool.room_bytes(0):
             raise SpoolError("spool.full", f"The disk has no room to look at {archived.stored.uri}.")
-        part = self._spool.part(f"{claim.holder}:archived")
+        part = self.spool.part(f"{claim.holder}:archived")
         try:
-            path = await self._archive.local_file(archived.stored, image, part)
-            if await self._spool.sha256(path) != image.sha256:
+            path = await self.archive.local_file(archived.stored, image, part)
+            if await self.spool.sha256(path) != image.sha256:
                 raise _another(claim, archived.stored, "its bytes are not those that its metadata name")
-            found = await self._verifier.verify(path, ExpectedSize(job.promised_width, job.promised_height))
+            found = await self.verifier.verify(path, ExpectedSize(job.promised_width, job.promised_height))
         except ImageError as error:
             raise _another(claim, archived.stored, f"it is not the promised image: {error.detail}") from error
         finally:
-            await self._spool.remove(part)
+            await self.spool.remove(part)
         if (found.format, found.width, found.height) != (image.format, image.width, image.height):
             raise _another(claim, archived.stored, "it is another image than its metadata say")
 

@@ -7,7 +7,7 @@ whole. So each host has a window, as TCP has for its packets (RFC 5681).
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import median
 
 from receiver.core.errors import FetchError
@@ -69,19 +69,17 @@ class Window:
             self.shrinks += 1
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class FetchWindows:
-    """The windows of all hosts.
+    """The windows of all hosts, with at most ``largest`` downloads at a time in all.
 
-    Args:
-        largest: downloads at a time, of all hosts.
-        least_rate: of a download that is not given up, bytes a second.
+    ``least_rate`` is that of a download that is not given up, bytes a second.
     """
 
-    def __init__(self, largest: int, least_rate: int) -> None:
-        self._largest = largest
-        self._least_rate = least_rate
-        self._windows: dict[str, Window] = {}
-        self._running: dict[str, list[Progress]] = {}
+    largest: int
+    least_rate: int
+    _windows: dict[str, Window] = field(default_factory=dict, init=False)
+    _running: dict[str, list[Progress]] = field(default_factory=dict, init=False)
 
     def limits(self, claims: Sequence[Claim]) -> HostLimits:
         """Return what may be claimed while these claims are in progress."""
@@ -90,7 +88,7 @@ class FetchWindows:
             retried=Counter(claim.host for claim in claims if claim.job.attempts > 1),
             most={host: window.size for host, window in self._windows.items()},
             default=self._new().size,
-            share=max(self._largest // 2, 1),
+            share=max(self.largest // 2, 1),
             fresh=FRESH_SHARE,
         )
 
@@ -124,4 +122,4 @@ class FetchWindows:
         return window
 
     def _new(self) -> Window:
-        return Window(self._largest, self._least_rate, min(FIRST, self._largest))
+        return Window(self.largest, self.least_rate, min(FIRST, self.largest))

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import structlog
@@ -13,26 +14,19 @@ from receiver.ledger import Claim
 log = structlog.get_logger("receiver.worker")
 
 
+@dataclass(eq=False)
 class WorkerPool:
     """Claims jobs whenever woken, and processes ``size`` at a time; ``on_bug`` records unexpected errors."""
 
-    def __init__(
-        self,
-        name: str,
-        size: int,
-        claim: Callable[[int], Awaitable[Sequence[Claim]]],
-        work: Callable[[Claim], Awaitable[None]],
-        on_bug: Callable[[Claim, Exception], Awaitable[None]],
-    ) -> None:
-        self.name = name
-        self.wake = asyncio.Event()
-        self.broken = False
-        """Whether the last claim ended in an unexpected error."""
-        self._size = size
-        self._claim = claim
-        self._work = work
-        self._on_bug = on_bug
-        self._running: dict[asyncio.Task[None], tuple[Claim, float]] = {}
+    name: str
+    size: int
+    claim: Callable[[int], Awaitable[Sequence[Claim]]]
+    work: Callable[[Claim], Awaitable[None]]
+    on_bug: Callable[[Claim, Exception], Awaitable[None]]
+    wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    broken: bool = field(default=False, init=False)
+    """Whether the last claim ended in an unexpected error."""
+    _running: dict[asyncio.Task[None], tuple[Claim, float]] = field(default_factory=dict, init=False)
 
     @property
     def claims(self) -> Sequence[Claim]:
@@ -60,11 +54,11 @@ class WorkerPool:
         return [claim for claim, _ in left.values()]
 
     async def _claim_free(self) -> None:
-        free = self._size - len(self._running)
+        free = self.size - len(self._running)
         if free <= 0:
             return
         try:
-            claims = await self._claim(free)
+            claims = await self.claim(free)
         except (LedgerError, SpoolError) as error:
             log.error("nothing can be claimed", stage=self.name, reason=error.reason, detail=error.detail)  # noqa: TRY400 - not a bug
             return
@@ -82,10 +76,10 @@ class WorkerPool:
 
     async def _process(self, claim: Claim) -> None:
         try:
-            await self._work(claim)
+            await self.work(claim)
         except Exception as bug:
             log.exception("unexpected error", stage=self.name, job=claim.job.id)
-            await self._on_bug(claim, bug)
+            await self.on_bug(claim, bug)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._running[task]

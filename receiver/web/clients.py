@@ -2,6 +2,7 @@
 
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 RawHeaders = Iterable[tuple[bytes, bytes]]
@@ -46,36 +47,31 @@ class Connection(Protocol):
         """End it."""
 
 
+@dataclass(eq=False)
 class UnfinishedBodies:
     """The requests whose body has not come whole yet, by client.
 
     Whether a request is proved is looked at only where a client has too many.
 
-    Args:
+    Attributes:
         is_proved: says which requests are never ended.
         trusted: networks of proxies that name their clients.
         most: unproved ones of one client.
     """
 
-    def __init__(
-        self,
-        is_proved: IsProved = lambda _headers: False,
-        trusted: Sequence[Network] = (),
-        most: int = MAX_UNPROVED_BODIES,
-    ) -> None:
-        self._is_proved = is_proved
-        self._trusted = trusted
-        self._most = most
-        self._by_client: dict[str, dict[Connection, RawHeaders]] = {}
-        self._clients: dict[Connection, str] = {}
+    is_proved: IsProved = lambda _headers: False
+    trusted: Sequence[Network] = ()
+    most: int = MAX_UNPROVED_BODIES
+    _by_client: dict[str, dict[Connection, RawHeaders]] = field(default_factory=dict, init=False, repr=False)
+    _clients: dict[Connection, str] = field(default_factory=dict, init=False)
 
     def add(self, connection: Connection, peer: str, headers: RawHeaders) -> None:
         """Count a request, and end the oldest unproved one of its client where that has too many."""
-        client = client_of(peer, headers, self._trusted)
+        client = client_of(peer, headers, self.trusted)
         unfinished = self._by_client.setdefault(client, {})
         unfinished[connection] = headers
         self._clients[connection] = client
-        if len(unfinished) > self._most:
+        if len(unfinished) > self.most:
             self._end_oldest(client)
 
     def discard(self, connection: Connection) -> None:
@@ -96,7 +92,7 @@ class UnfinishedBodies:
     def _end_oldest(self, client: str) -> bool:
         for connection, headers in list(self._by_client[client].items()):
             self.discard(connection)
-            if not self._is_proved(headers):
+            if not self.is_proved(headers):
                 connection.end()
                 return True
         return False
