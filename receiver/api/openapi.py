@@ -41,12 +41,9 @@ def route(document: Json) -> Route:
 
 
 def document(version: str, proof: Sequence[str], *, tickets: bool) -> Json:
-    """Return the whole document.
+    """Return the whole document, where the headers named in ``proof`` prove the webhook's sender.
 
-    Args:
-        version: of this program.
-        proof: names of the headers that prove the webhook's sender.
-        tickets: whether a delivery must carry a ticket too.
+    With ``tickets`` a delivery must carry a ticket too.
     """
     webhook = _webhook_schemes([*proof, *([TICKET_HEADER] if tickets else [])])
     values = {

@@ -52,10 +52,8 @@ class Api:
     """The routes.
 
     Attributes:
-        overdue_after: how long a submitted job may stay without a completion.
         now: the time, ms since the epoch.
         stopping: set when the server is to end; waiting clients are answered then.
-        body_seconds: how long a client may take to send a body.
         prove: returns this installation's proof for a challenge; ``None`` where the text is no challenge.
     """
 

@@ -50,7 +50,6 @@ class Receiver:
     """A receiver that is open and working.
 
     Attributes:
-        app: the routes behind the middleware.
         stopping: to be set when no more is to be accepted, so that waiting clients are answered.
         unfinished: limits the requests whose body does not come.
         on_refusal: to be called with the reason of what is refused before it reaches the application.

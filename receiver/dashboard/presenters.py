@@ -40,7 +40,6 @@ class Headline:
 
     Attributes:
         tone: ``good``, ``busy``, ``idle``, ``warn`` or ``bad``.
-        more: further sentences.
         until: when the first image URL ends, ms since the epoch, where images are not safe.
     """
 

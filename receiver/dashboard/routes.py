@@ -59,9 +59,7 @@ class Dashboard:
 
     Attributes:
         failing: returns the readiness checks that fail, each with a sentence.
-        working: returns the jobs that are being worked on.
         unasked: returns why the provider is not asked about silent jobs, in a sentence.
-        overdue_after: how long a submitted job may stay without a completion.
         now: the time, ms since the epoch.
     """
 

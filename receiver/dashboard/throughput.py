@@ -52,14 +52,13 @@ class Throughput:
 
     def last_hour(self, now: int) -> list[int | None]:
         """Return the counts of the last 60 minutes, the present one last; ``None`` where it is not known."""
+        if self._total is None:
+            return [None] * MINUTES
         present = now // MINUTE
         return [
-            None if self._is_unknown(minute) else self._counts[minute]
+            None if minute < self._known_since or minute in self._unknown else self._counts[minute]
             for minute in range(present - MINUTES + 1, present + 1)
         ]
-
-    def _is_unknown(self, minute: int) -> bool:
-        return self._total is None or minute < self._known_since or minute in self._unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +87,6 @@ class Chart:
         bars: the oldest minute first, each `STEP` units wide.
         rows: the newest five minutes first.
         total: of all minutes that are known, and ``complete`` if that is every minute.
-        peak: of the busiest minute.
     """
 
     bars: tuple[Bar, ...]

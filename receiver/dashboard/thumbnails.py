@@ -60,7 +60,6 @@ class Thumbnails:
         verifier: decodes; not the one that decodes images with a deadline.
         min_free: bytes of the disk; with less, none are made.
         wait: seconds that a request waits; the thumbnail is still made, for the next request.
-        monotonic: seconds.
     """
 
     folder: Path

@@ -89,11 +89,8 @@ class Feed:
     ) -> AsyncGenerator[Batch]:
         """Yield all transitions after a line of the history as they come, each once and without a gap.
 
-        The subscription ends when the server stops.
-
-        Args:
-            after: the last line that the subscriber knows.
-            heartbeat: returns the seconds without a change after which an empty batch is yielded.
+        The subscription ends when the server stops. ``heartbeat`` returns the seconds without a change after
+        which an empty batch is yielded.
 
         Raises:
             LedgerError: ``ledger.unavailable`` or ``ledger.corrupt``, where the past cannot be read.
