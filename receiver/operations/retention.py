@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -11,7 +11,7 @@ import structlog
 from receiver.core.clock import milliseconds
 from receiver.core.concurrency import cancel, run_forever
 from receiver.intake.authentication import TICKET_LIFETIME
-from receiver.ledger import Ledger, LedgerReader, RecordKind
+from receiver.ledger import Ledger, LedgerReader, PruneBatch, RecordKind
 
 log = structlog.get_logger("receiver.pruning")
 
@@ -66,18 +66,12 @@ class Pruner:
             LedgerError: the ledger cannot be read or written.
         """
         removed: Counter[str] = Counter()
-        for kind, before in _cutoffs(self.keep, self.now()).items():
-            after: int | str | None = None
-            while True:
-                window = await self.ledger.prunable(kind, after=after, before=before, size=WINDOW)
-                if window.old:
-                    removed.update(await self.ledger.prune(kind, window.old, before=before))
-                    if on_progress is not None:
-                        on_progress(removed)
-                    await self.sleep(PAUSE_SECONDS)
-                if window.next is None:
-                    break
-                after = window.next
+        async for kind, before, batch in _batches(self.ledger, self.keep, self.now()):
+            if batch.old:
+                removed.update(await self.ledger.prune(kind, batch.old, before=before))
+                if on_progress is not None:
+                    on_progress(removed)
+                await self.sleep(PAUSE_SECONDS)
         return removed
 
 
@@ -88,20 +82,23 @@ async def count_prunable(ledger: LedgerReader, keep: timedelta, now: int) -> Map
         LedgerError: the ledger cannot be read.
     """
     rows: Counter[str] = Counter()
-    for kind, before in _cutoffs(keep, now).items():
-        after: int | str | None = None
-        while True:
-            window = await ledger.prunable(kind, after=after, before=before, size=WINDOW)
-            rows.update(window.rows)
-            if window.next is None:
-                break
-            after = window.next
+    async for _, _, batch in _batches(ledger, keep, now):
+        rows.update(batch.rows)
     return rows
 
 
-def _cutoffs(keep: timedelta, now: int) -> Mapping[RecordKind, int]:
-    """Return for each kind the time (ms since the epoch) before which a record is old."""
-    before = now - milliseconds(keep)
-    # A ticket that could still be accepted must stay bound to its job.
-    expired = now - milliseconds(TICKET_LIFETIME + TICKET_SLACK)
-    return {kind: expired if kind is RecordKind.TICKETS else before for kind in RecordKind}
+async def _batches(
+    ledger: LedgerReader, keep: timedelta, now: int
+) -> AsyncIterator[tuple[RecordKind, int, PruneBatch]]:
+    """Yield all records batch by batch, each with the time (ms since the epoch) before which one is old."""
+    for kind in RecordKind:
+        # A ticket that could still be accepted must stay bound to its job.
+        age = TICKET_LIFETIME + TICKET_SLACK if kind is RecordKind.TICKETS else keep
+        before = now - milliseconds(age)
+        after: int | str | None = None
+        while True:
+            batch = await ledger.prunable(kind, after=after, before=before, size=WINDOW)
+            yield kind, before, batch
+            if batch.next is None:
+                break
+            after = batch.next
