@@ -59,11 +59,12 @@ class _Place:
 
     def write(self, name: str, **changes: str) -> Path:
         """Write a shipped file; each text that is changed must be in it."""
-        text = (SHIPPED / name).read_text().replace(TLS, str(self.folder))
+        text = (SHIPPED / name).read_text()
         for old, new in changes.items():
             assert old in text, f"{name}: {old}"
             text = text.replace(old, new)
-        (self.folder / name).write_text(text)
+        # The folder comes last: its own name may hold a number that stands for a port.
+        (self.folder / name).write_text(text.replace(TLS, str(self.folder)))
         return self.folder / name
 
     def run(self, name: str, *arguments: str) -> None:
