@@ -1,65 +1,78 @@
 """Many downloads over one slow line, whose time passes by the bytes that it carries."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
+import httpcore
 import pytest
 
 from receiver.core.jobs import State
 from receiver.pipeline.fetch_stage import FetchPlan
 from tests.faults.workshop import MIB, at_work
 from tests.support.clock import HOUR
-from tests.support.gallery import Gallery
+from tests.support.gallery import gallery
 
 IMAGES = 16
 PADDING = 1_200_000
 PIECE = 16 * 1024
 
 
-@dataclass
-class Line:
-    """Carries so many bytes a second for all connections in turn.
+@dataclass(eq=False)
+class Line(httpcore.AsyncNetworkBackend):
+    """Carries so many bytes a second for all connections together, each as fast as any other.
 
     Attributes:
-        now: seconds; they pass only while bytes are carried.
+        now: seconds. They pass once every open connection has bytes to carry, so neither the machine's
+            speed nor its disk favours one of them.
     """
 
     rate: float
     now: float = 0.0
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    open: set["Connection"] = field(default_factory=set)
+    waiting: list[tuple[int, asyncio.Event]] = field(default_factory=list)
+    inner: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
 
-    async def carry(self, writer: asyncio.StreamWriter, data: bytes) -> None:
-        """Sends a body in pieces; each waits for the turns of all other connections."""
-        for start in range(0, len(data), PIECE):
-            async with self.turn:
-                piece = data[start : start + PIECE]
-                self.now += len(piece) / self.rate
-                writer.write(piece)
-                await writer.drain()
-                for _ in range(4):  # the receiver, in the same loop, reads it
-                    await asyncio.sleep(0)
+    async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
+        connection = Connection(self, await self.inner.connect_tcp(*args, **options))
+        self.open.add(connection)
+        return connection
+
+    async def carry(self, size: int) -> None:
+        carried = asyncio.Event()
+        self.waiting.append((size, carried))
+        self.pass_on()
+        await carried.wait()
+
+    def pass_on(self) -> None:
+        if len(self.waiting) < len(self.open):
+            return
+        self.now += sum(size for size, _ in self.waiting) / self.rate
+        for _, carried in self.waiting:
+            carried.set()
+        self.waiting = []
 
 
-@contextlib.asynccontextmanager
-async def host(line: Line) -> AsyncIterator[Gallery]:
-    """A host of images behind the line."""
-    images = Gallery(padding=PADDING)
+@dataclass(eq=False)
+class Connection(httpcore.AsyncNetworkStream):
+    line: Line
+    inner: httpcore.AsyncNetworkStream
 
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-            head = await reader.readuntil(b"\r\n\r\n")
-            picture = images.picture(head.split(b" ")[1].decode().removeprefix("/"))
-            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(picture))
-            await line.carry(writer, picture)
-        writer.close()
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        data = await self.inner.read(min(max_bytes, PIECE), timeout)
+        if data:
+            await self.line.carry(len(data))
+        return data
 
-    async with await asyncio.start_server(accept, "127.0.0.1", 0) as server:
-        images.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        yield images
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
+        await self.inner.write(buffer, timeout)
+
+    async def aclose(self) -> None:
+        self.line.open.discard(self)
+        self.line.pass_on()
+        await self.inner.aclose()
 
 
 @pytest.mark.parametrize("rate", [80e3, 150e3, 1e6])
@@ -67,13 +80,13 @@ async def test_images_over_a_slow_line_take_the_time_that_the_line_takes(tmp_pat
     """16 at a time, none of 16 images of 1.2 MB was whole after 170 s at 150 KB/s."""
     line = Line(rate)
     plan = FetchPlan(16, timedelta(minutes=10), timedelta(hours=24))
-    async with (
-        host(line) as images,
-        at_work(tmp_path, images, plan=plan, max_bytes=2 * MIB, clock=lambda: line.now) as shop,
-    ):
-        for number in range(IMAGES):
-            await shop.deliver(f"job-{number}", 20 * HOUR)
-        jobs = [await shop.ended(f"job-{number}") for number in range(IMAGES)]
+    with gallery(padding=PADDING) as images:
+        async with at_work(
+            tmp_path, images, plan=plan, max_bytes=2 * MIB, line=line, clock=lambda: line.now
+        ) as shop:
+            for number in range(IMAGES):
+                await shop.deliver(f"job-{number}", 20 * HOUR)
+            jobs = [await shop.ended(f"job-{number}") for number in range(IMAGES)]
 
     assert {job.state for job in jobs} == {State.ARCHIVED}
     assert line.now < 1.05 * IMAGES * PADDING / rate

@@ -10,6 +10,8 @@ from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 
+import httpcore
+
 from receiver.archive.factory import open_archive
 from receiver.core.jobs import FINAL, UNSUCCESSFUL, Job, State
 from receiver.fetch.download import Fetcher, Limits
@@ -98,6 +100,7 @@ async def at_work(
     provider: Ximilar | None = None,
     verifier: Verifier | None = None,
     max_bytes: int = MIB,
+    line: httpcore.AsyncNetworkBackend | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[Workshop]:
     """A worker that is started, and stopped at the end.
@@ -109,6 +112,7 @@ async def at_work(
         provider: is asked, where there is one.
         verifier: judges images; a real one where none is given.
         max_bytes: of an image.
+        line: connects to hosts; loopback as it is where none is given.
         clock: seconds, for the rate of downloads.
     """
     wall, monotonic = Clock(), Clock(0)
@@ -122,6 +126,7 @@ async def at_work(
             sources=Sources.parse(()),
             networks=(ip_network("127.0.0.1/32"),),
             limits=Limits(max_bytes=max_bytes),
+            backend=line or httpcore.AnyIOBackend(),
             clock=clock,
             user_agent="test",
         )

@@ -61,7 +61,8 @@ class Tmpfs:
     def fill(self, pid: int) -> None:  # noqa: ARG002 - it is full for every process
         """See `Disk.fill`."""
         found = os.statvfs(self.folder)
-        self.resize((found.f_blocks - found.f_bfree) * found.f_frsize + (64 << 10))
+        # More than the process can write until the size is set: a size below what is in use is refused.
+        self.resize((found.f_blocks - found.f_bfree) * found.f_frsize + (8 << 20))
         with contextlib.suppress(OSError), (self.folder / "ballast").open("wb", buffering=0) as ballast:
             while True:
                 ballast.write(bytes(found.f_frsize))
