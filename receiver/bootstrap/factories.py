@@ -141,7 +141,7 @@ async def start_worker(
     fetcher = download.Fetcher(
         sources=Sources.parse(config.image_sources),
         networks=config.image_networks,
-        limits=download.Limits(
+        limits=download.DownloadLimits(
             max_bytes=config.max_image_bytes,
             total_seconds=FETCH_TIME.total_seconds(),
             min_rate=config.least_rate,

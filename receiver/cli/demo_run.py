@@ -211,11 +211,11 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
             headers = {SECRET_HEADER: demo.secret, REF_HEADER: picture.name}
             webhook = Webhook(demo.address + WEBHOOK_PATH, headers)
             try:
-                taken = await provider.submit(Upscale(picture.data, picture.factor, webhook))
+                job_id = await provider.submit(Upscale(picture.data, picture.factor, webhook))
             except ReceiverError as error:
                 raise DemoError(f"{picture.name}: {error.detail}") from None
-            await _ask(client, "POST", json={"id": taken.id, "ref": picture.name})
-            ids.append(taken.id)
+            await _ask(client, "POST", json={"id": job_id, "ref": picture.name})
+            ids.append(job_id)
     return await follow(demo, ids, show)
 
 

@@ -1,7 +1,8 @@
 """Downloads an untrusted URL into a spool file, and hashes it on the way.
 
-``Limits`` bound what a hostile host can cost: every wait, the rate, every size and the number of hops. Each
-request has a connection of its own, through the guarded network backend.
+``DownloadLimits`` bound what a hostile host can cost: waits, the rate, sizes and the number of hops. Each
+request has a connection of its own, through the guarded network backend. httpx's client is not used: it would
+rewrite paths, log queries, keep cookies and parse each Location in its own way.
 """
 
 import asyncio
@@ -17,7 +18,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 from urllib.parse import urljoin
@@ -47,15 +47,12 @@ _MIN_CHUNK = 128
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({403, 404, 410})
-# httpx's client acts on these even where it follows no redirects: it keeps cookies, and parses a Location in
-# its own way. So ``_Transport`` removes them.
-_HIDDEN = frozenset({b"location", b"set-cookie"})
 # h11 and httpcore have no exception type for a connection that the other side closes in the middle.
 _CLOSED_EARLY = ("peer closed connection", "Server disconnected")
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class DownloadLimits:
     """What one download may cost.
 
     Attributes:
@@ -82,7 +79,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """A whole body on the disk, fsynced. Its folder is not synced, since the caller renames the file."""
+    """A whole body in a file that is fsynced. Its folder is not, because the caller renames the file."""
 
     path: Path
     bytes: int
@@ -91,7 +88,7 @@ class Download:
 
 @dataclass(slots=True, eq=False)
 class Progress:
-    """What has come of a body so far, in seconds of waiting for it."""
+    """The bytes of a body that have come, and the seconds that were spent waiting for them."""
 
     bytes: int = 0
     seconds: float = 0.0
@@ -117,7 +114,7 @@ class Fetcher:
 
     sources: Sources
     networks: Networks
-    limits: Limits
+    limits: DownloadLimits
     resolver: Resolver = system_resolver
     backend: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
     ssl_context: ssl.SSLContext = field(default_factory=ssl.create_default_context)
@@ -126,25 +123,6 @@ class Fetcher:
     user_agent: str = "upscale-receiver"
 
     def __post_init__(self) -> None:
-        guarded = partial(
-            GuardedBackend,
-            self.networks,
-            resolver=self.resolver,
-            resolve_seconds=self.limits.resolve_seconds,
-            inner=self.backend,
-        )
-        self._client = httpx.AsyncClient(
-            transport=_Transport(self.ssl_context, guarded),
-            # A proxy from the environment would resolve the name itself, and dial any address.
-            trust_env=False,
-            follow_redirects=False,
-            headers={
-                "User-Agent": self.user_agent,
-                "Accept": "image/*, application/octet-stream;q=0.9, */*;q=0.1",
-                "Accept-Encoding": "identity",
-            },
-            timeout=httpx.Timeout(self.limits.idle_seconds, connect=self.limits.connect_seconds),
-        )
         # A pool of its own, so that a slow disk holds up nothing else that waits for a thread.
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
 
@@ -189,8 +167,7 @@ class Fetcher:
             raise
 
     async def aclose(self) -> None:
-        """Close connections and threads. No download may be running."""
-        await self._client.aclose()
+        """End the threads. No download may be running."""
         await asyncio.to_thread(self._disk.shutdown)
 
     async def __aenter__(self) -> Self:
@@ -200,7 +177,7 @@ class Fetcher:
         await self.aclose()
 
     @contextlib.asynccontextmanager
-    async def _open(self, url: str) -> AsyncIterator[tuple[Target, httpx.Response]]:
+    async def _open(self, url: str) -> AsyncIterator[tuple[Target, httpcore.Response]]:
         """Follow redirects, whose bodies are never read, to the first other answer, its body unread."""
         try:
             target = check_url(url, self.sources, self.networks)
@@ -208,30 +185,76 @@ class Fetcher:
             exc.final = True
             raise
         for _ in range(self.limits.max_redirects + 1):
-            response = await self._send(target)
-            try:
-                if response.status_code not in _REDIRECTS:
-                    yield target, response
+            async with self._answer(target) as answer:
+                if answer.status not in _REDIRECTS:
+                    yield target, answer
                     return
-                target = self._redirected(target, response)
-            finally:
-                await response.aclose()
+                target = self._redirected(target, answer)
         raise UrlError("url.redirects", f"more than {self.limits.max_redirects}, at last to {target.shown}")
 
-    async def _send(self, target: Target) -> httpx.Response:
-        """Send one request and read the answer's head."""
-        request = self._client.build_request(
+    @contextlib.asynccontextmanager
+    async def _answer(self, target: Target) -> AsyncIterator[httpcore.Response]:
+        """Send one request on a connection of its own, which is kept while the body may be read."""
+        limits = self.limits
+        head_size, head_ended = 0, False
+
+        def bound_head(size: int) -> None:
+            # h11 bounds each head, but not the number of interim ones (1xx).
+            nonlocal head_size
+            head_size += size
+            if not head_ended and head_size > _MAX_HEAD:
+                raise FetchError("fetch.protocol", f"{target.shown}: no answer within {_MAX_HEAD} bytes")
+
+        request = httpcore.Request(
             "GET",
-            # The origin alone: httpx would rewrite path and query, and log them.
-            target.origin + "/",
-            # httpx would decode the name for this header, and fail at A-labels that decode to nothing.
-            headers={"Host": target.origin.partition("://")[2]},
-            extensions={"target": target.request_target.encode("ascii"), "confined": bool(target.confined)},
+            httpcore.URL(
+                scheme=target.scheme.encode(),
+                host=target.host.encode(),
+                port=target.port,
+                target=target.request_target.encode(),
+            ),
+            headers={
+                "Host": target.origin.partition("://")[2],
+                "User-Agent": self.user_agent,
+                "Accept": "image/*, application/octet-stream;q=0.9, */*;q=0.1",
+                "Accept-Encoding": "identity",
+            },
+            extensions={
+                "timeout": {
+                    "connect": limits.connect_seconds,
+                    "read": limits.idle_seconds,
+                    "write": limits.idle_seconds,
+                }
+            },
         )
+        # Connections are not kept: downloads share no state, and each address is checked when it is dialled.
+        connection = httpcore.AsyncHTTPConnection(
+            request.url.origin,
+            ssl_context=self.ssl_context,
+            network_backend=GuardedBackend(
+                self.networks,
+                confined=bool(target.confined),
+                resolver=self.resolver,
+                resolve_seconds=limits.resolve_seconds,
+                inner=self.backend,
+                on_read=bound_head,
+            ),
+        )
+        try:
+            answer = await self._head(connection, request, target)
+            head_ended = True
+            yield answer
+        finally:
+            await connection.aclose()
+
+    async def _head(
+        self, connection: httpcore.AsyncHTTPConnection, request: httpcore.Request, target: Target
+    ) -> httpcore.Response:
         limit = self.limits.answer_seconds
         try:
             async with asyncio.timeout(limit):
-                return await self._client.send(request, stream=True)
+                with _library_errors(target):
+                    return await connection.handle_async_request(request)
         except TimeoutError as exc:
             raise FetchError("fetch.timeout", f"{target.shown}: no answer in {limit:.0f} s") from exc
         except UrlError as exc:
@@ -244,11 +267,13 @@ class Fetcher:
                 raise UrlError(target.confined, exc.detail) from exc
             raise
 
-    def _redirected(self, target: Target, response: httpx.Response) -> Target:
+    def _redirected(self, target: Target, answer: httpcore.Response) -> Target:
         """Return the target of a redirect, checked like the first URL."""
-        location = percent_encoded(response.extensions["location"])
+        location = percent_encoded(
+            next((value for name, value in answer.headers if name.lower() == b"location"), b"")
+        )
         if not location:
-            raise FetchError("fetch.status", f"{target.shown} answers {response.status_code} to nowhere")
+            raise FetchError("fetch.status", f"{target.shown} answers {answer.status} to nowhere")
         # Checked before it is joined, since joining drops and rewrites characters.
         if not location.isascii() or not location.isprintable() or "\\" in location or " " in location:
             raise UrlError("url.malformed", f"{target.shown} redirects to what is no plain URL")
@@ -264,22 +289,23 @@ class Fetcher:
     async def _receive(
         self,
         target: Target,
-        response: httpx.Response,
+        answer: httpcore.Response,
         file: "_DownloadFile",
         max_bytes: int,
         progress: Progress,
     ) -> None:
         """Stream the body into the file."""
-        self._check_head(target, response)
-        declared = _declared_length(response)
+        headers = httpx.Headers(answer.headers)
+        self._check_status(target, answer.status, headers)
+        # Chunks overrule a declared length (RFC 9112, 6.3).
+        length = None if "transfer-encoding" in headers else headers.get("content-length")
+        declared = None if length is None else int(length)
         if declared is not None and declared > max_bytes:
             raise FetchError("fetch.too_large", f"{target.shown} declares {declared} of {max_bytes} bytes")
-        await self._on_disk(
-            file.create, ContentDecoder(response.headers.get("content-encoding", ""), max_bytes)
-        )
+        await self._on_disk(file.create, ContentDecoder(headers.get("content-encoding", ""), max_bytes))
         total = 0
         block = bytearray()
-        async for chunk in self._at_least_rate(response, progress):
+        async for chunk in self._at_least_rate(target, answer, progress):
             total += len(chunk)
             if total > max_bytes:
                 raise FetchError("fetch.too_large", f"{target.shown} sends more than {max_bytes} bytes")
@@ -293,26 +319,28 @@ class Fetcher:
             raise FetchError("fetch.empty", f"{target.shown} sent no bytes")
         await self._on_disk(file.write, block)
 
-    def _check_head(self, target: Target, response: httpx.Response) -> None:
-        status = response.status_code
+    def _check_status(self, target: Target, status: int, headers: httpx.Headers) -> None:
         if status in _GONE:
             raise FetchError("fetch.gone", f"{target.shown} answers {status}")
         if status == 204:
             raise FetchError("fetch.empty", f"{target.shown} answers 204")
         if status != 200:
-            header = response.headers.get("retry-after", "") if status in {429, 503} else ""
+            header = headers.get("retry-after", "") if status in {429, 503} else ""
             wait = retry_after.parse(header, self.wall_clock())
             raise FetchError("fetch.status", f"{target.shown} answers {status}", retry_after=wait)
 
-    async def _at_least_rate(self, response: httpx.Response, progress: Progress) -> AsyncIterator[bytes]:
+    async def _at_least_rate(
+        self, target: Target, answer: httpcore.Response, progress: Progress
+    ) -> AsyncIterator[bytes]:
         """Yield the raw body while it comes fast enough. The time of our own disk does not count."""
         limits = self.limits
         waited, received = 0.0, 0
         chunks, size = 0, 0
-        body = response.aiter_raw()
+        body = answer.aiter_stream()
         while True:
             before = self.clock()
-            chunk = await anext(body, None)
+            with _library_errors(target):
+                chunk = await anext(body, None)
             if chunk is None:
                 return
             seconds = self.clock() - before
@@ -397,109 +425,25 @@ def _disk_errors() -> Iterator[None]:
         raise SpoolError(reason, f"the download's file: {exc.strerror}") from exc
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Transport(httpx.AsyncBaseTransport):
-    """Opens one guarded connection for each request, and raises errors of our own tree.
-
-    Connections are not kept: downloads share no state, each address is checked when it is dialled, and none
-    turns out to have been closed meanwhile.
-
-    Request extensions: ``target``, the bytes of the request line's target, and ``confined``. Response
-    extension: ``location``, the bytes of that header or none.
-    """
-
-    ssl_context: ssl.SSLContext
-    guarded: Callable[..., GuardedBackend]
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = httpcore.URL(
-            scheme=request.url.raw_scheme,
-            host=request.url.raw_host,
-            port=request.url.port,
-            target=request.extensions["target"],
-        )
-        where = str(request.url)
-        head_size, head_ended = 0, False
-
-        def bound_head(size: int) -> None:
-            # h11 bounds each head, but not the number of interim ones (1xx).
-            nonlocal head_size
-            head_size += size
-            if not head_ended and head_size > _MAX_HEAD:
-                raise FetchError("fetch.protocol", f"{where}: no answer within {_MAX_HEAD} bytes")
-
-        connection = httpcore.AsyncHTTPConnection(
-            url.origin,
-            ssl_context=self.ssl_context,
-            network_backend=self.guarded(confined=request.extensions["confined"], on_read=bound_head),
-        )
-        with _library_errors(where):
-            answer = await connection.handle_async_request(
-                httpcore.Request(
-                    request.method,
-                    url,
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
-            )
-        head_ended = True
-        return httpx.Response(
-            answer.status,
-            headers=[(name, value) for name, value in answer.headers if name.lower() not in _HIDDEN],
-            stream=_Body(connection, answer, where),
-            extensions={
-                **answer.extensions,
-                "location": next((v for name, v in answer.headers if name.lower() == b"location"), b""),
-            },
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Body(httpx.AsyncByteStream):
-    """A body that closes its connection."""
-
-    connection: httpcore.AsyncHTTPConnection
-    answer: httpcore.Response
-    where: str
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _library_errors(self.where):
-            async for chunk in self.answer.aiter_stream():
-                yield chunk
-
-    async def aclose(self) -> None:
-        await self.connection.aclose()
-
-
 @contextlib.contextmanager
-def _library_errors(where: str) -> Iterator[None]:
+def _library_errors(target: Target) -> Iterator[None]:
     """Translate the errors of httpcore, h11, ssl and the system; the guard's own errors pass."""
     try:
         yield
     except ReceiverError:
         raise
-    except (httpcore.ConnectError, ssl.SSLError) as exc:
-        # The guard raises its own errors for TCP, so this one is about TLS.
-        raise FetchError("fetch.tls", _described(where, exc)) from exc
-    except httpcore.TimeoutException as exc:
-        raise FetchError("fetch.timeout", _described(where, exc)) from exc
-    except httpcore.ProtocolError as exc:
-        early = str(exc).startswith(_CLOSED_EARLY)
-        raise FetchError("fetch.cut_short" if early else "fetch.protocol", _described(where, exc)) from exc
-    except (httpcore.NetworkError, OSError) as exc:
-        raise FetchError("fetch.cut_short", _described(where, exc)) from exc
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as exc:
+        # The library may quote the other side.
+        text = "".join(c if c.isprintable() else "?" for c in str(exc))[:160]
+        raise FetchError(_reason(exc), f"{target.shown}: {text or type(exc).__name__}") from exc
 
 
-def _described(where: str, exc: Exception) -> str:
-    """Return a library's error text in one short line: it may quote the other side."""
-    text = "".join(c if c.isprintable() else "?" for c in str(exc))[:160]
-    return f"{where}: {text or type(exc).__name__}"
-
-
-def _declared_length(response: httpx.Response) -> int | None:
-    """Return the Content-Length, unless chunks overrule it (RFC 9112, 6.3)."""
-    if "transfer-encoding" in response.headers:
-        return None
-    length = response.headers.get("content-length")
-    return None if length is None else int(length)
+def _reason(error: Exception) -> str:
+    match error:
+        case httpcore.ConnectError() | ssl.SSLError():
+            return "fetch.tls"  # the guard raises its own errors for TCP
+        case httpcore.TimeoutException():
+            return "fetch.timeout"
+        case httpcore.ProtocolError() if not str(error).startswith(_CLOSED_EARLY):
+            return "fetch.protocol"
+    return "fetch.cut_short"

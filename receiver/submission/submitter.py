@@ -187,7 +187,7 @@ class _Submission:
             self.lost = noted
             try:
                 webhook = self._submitter.template.webhook(mark, self._item.ref)
-                submitted = await self._submitter.provider.submit(
+                job_id = await self._submitter.provider.submit(
                     self._submitter.options.upscale(image, webhook)
                 )
             except ProviderError as error:
@@ -196,7 +196,7 @@ class _Submission:
                     self.lost = noted = None
                 await self._wait_out(error)
             else:
-                return await self._taken(submitted.id)
+                return await self._taken(job_id)
 
     async def _search(self, intent: Intent) -> str | None:
         """Return the id of the job that was submitted with this intent; ``None`` where there is none."""

@@ -14,7 +14,7 @@ import httpcore
 
 from receiver.archive.factory import open_archive
 from receiver.core.jobs import FINAL, UNSUCCESSFUL, Job, State
-from receiver.fetch.download import Fetcher, Limits
+from receiver.fetch.download import DownloadLimits, Fetcher
 from receiver.fetch.sources import Sources
 from receiver.ledger import Delivery, Ledger
 from receiver.pipeline.archive_stage import ArchiveStage
@@ -125,7 +125,7 @@ async def at_work(
         fetcher = Fetcher(
             sources=Sources.parse(()),
             networks=(ip_network("127.0.0.1/32"),),
-            limits=Limits(max_bytes=max_bytes),
+            limits=DownloadLimits(max_bytes=max_bytes),
             backend=line or httpcore.AnyIOBackend(),
             clock=clock,
             user_agent="test",

@@ -15,14 +15,14 @@ import pytest
 import trustme
 
 from receiver.core.errors import ReceiverError
-from receiver.fetch.download import Fetcher, Limits
+from receiver.fetch.download import DownloadLimits, Fetcher
 from receiver.fetch.network_guard import Networks, Resolver
 from receiver.fetch.sources import Sources
 from tests.hostile import urls
 from tests.hostile.urls import PUBLIC, PUBLIC_6, Hostile
 from tests.support.hostile import Peer, Recorder, answer, redirect, says, serve
 
-LIMITS = Limits(max_bytes=4096)
+LIMITS = DownloadLimits(max_bytes=4096)
 HOSTILE, BESIDE, WELCOME = urls.hostile(), urls.beside(), urls.welcome()
 KINDS = sorted({case.kind for case in HOSTILE})
 ORIGIN = "127.0.0.9"
@@ -36,7 +36,7 @@ def fetcher(
     sources: Sequence[str] = (),
     networks: Networks = (),
     resolver: Resolver | None = None,
-    limits: Limits = LIMITS,
+    limits: DownloadLimits = LIMITS,
     tls: ssl.SSLContext = TLS,
 ) -> Fetcher:
     return Fetcher(
@@ -241,7 +241,7 @@ async def _stalls(host: str, port: int) -> Sequence[str]:
 )
 async def test_without_an_answer_nothing_is_dialled(resolver: Resolver, tmp_path: Path) -> None:
     recorder = Recorder()
-    limits = Limits(max_bytes=4096, resolve_seconds=0.02)
+    limits = DownloadLimits(max_bytes=4096, resolve_seconds=0.02)
     async with fetcher(recorder, resolver=resolver, limits=limits) as subject:
         given = await reason(subject, "https://public.example/a", tmp_path)
     assert (recorder.dialled, given) == ([], "fetch.resolve")

@@ -25,26 +25,26 @@ import trustme
 
 from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
 from receiver.fetch.content_coding import ContentDecoder
-from receiver.fetch.download import Fetcher, Limits, _DownloadFile
+from receiver.fetch.download import DownloadLimits, Fetcher, _DownloadFile
 from receiver.fetch.sources import Sources
 from tests.support.hostile import Behaviour, Peer, Recorder, answer, redirect, says, serve
 
 PUBLIC = "93.184.216.34"
 LOOPBACK = (ip_network("127.0.0.1/32"),)
-LIMITS = Limits(max_bytes=64 * 1024)
+LIMITS = DownloadLimits(max_bytes=64 * 1024)
 BODY = bytes(range(256)) * 40
 
 
-def fetcher(limits: Limits = LIMITS, **changes: object) -> Fetcher:
+def fetcher(limits: DownloadLimits = LIMITS, **changes: object) -> Fetcher:
     settings: dict[str, object] = {"sources": Sources(), "networks": LOOPBACK, "limits": limits}
     return Fetcher(**(settings | changes))  # type: ignore[arg-type]
 
 
-def limits(**changes: object) -> Limits:
+def limits(**changes: object) -> DownloadLimits:
     return dataclasses.replace(LIMITS, **changes)  # type: ignore[arg-type]
 
 
-async def refusal(url: str, into: Path, limits: Limits = LIMITS, **changes: object) -> ReceiverError:
+async def refusal(url: str, into: Path, limits: DownloadLimits = LIMITS, **changes: object) -> ReceiverError:
     """The error that a download ends with; it must leave no file behind."""
     async with fetcher(limits, **changes) as subject:
         with pytest.raises(ReceiverError) as caught:

@@ -9,7 +9,7 @@ import pytest
 
 from receiver.core.errors import FetchError
 from receiver.core.jobs import Job, State
-from receiver.fetch.download import Limits, Progress
+from receiver.fetch.download import DownloadLimits, Progress
 from receiver.ledger import Claim
 from receiver.pipeline.fetch_windows import FIRST, LEAST, FetchWindows, Window
 
@@ -17,7 +17,7 @@ RATE = 1000
 """The least rate where a test needs none of its own."""
 TICK = 0.05
 TOO_SLOW = FetchError("fetch.too_slow")
-LIMITS = Limits(max_bytes=10**9)
+LIMITS = DownloadLimits(max_bytes=10**9)
 
 
 @dataclass(eq=False)

@@ -12,7 +12,6 @@ from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import Any, NoReturn, Self
-from urllib.parse import urlencode
 
 import httpx
 
@@ -22,7 +21,7 @@ from receiver.core.errors import ProviderError, RateLimitedError, UnavailableErr
 from receiver.providers.ximilar import responses
 from receiver.providers.ximilar.api_errors import api_error
 from receiver.providers.ximilar.request import Upscale
-from receiver.providers.ximilar.responses import Listing, Report, Row, Submitted
+from receiver.providers.ximilar.responses import Listing, Report, Row
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 30.0
@@ -117,10 +116,6 @@ class _FailedAttemptError(Exception):
         self.again = again
 
 
-class _UnreadableError(Exception):
-    """An answer cannot be read. The text continues "The provider's answer"."""
-
-
 class _PastTheEndError(UnavailableError):
     """The list has no page of this number any more."""
 
@@ -177,8 +172,8 @@ class Ximilar:
             mounts=DIRECT,
         )
 
-    async def submit(self, upscale: Upscale) -> Submitted:
-        """Submit a job. It is billed, so the call is repeated only where nothing was sent.
+    async def submit(self, upscale: Upscale) -> str:
+        """Submit a job and return its id. It is billed, so the call is repeated only where nothing was sent.
 
         Raises:
             ProviderError: it was refused, or did not arrive. Where ``maybe_sent`` is true, the job may exist
@@ -190,7 +185,7 @@ class Ximilar:
             _Call("/request", content=content, max_bytes=MAX_JOB_BYTES, secrets=_secrets(upscale))
         )
         try:
-            return responses.read_submitted(document)
+            return responses.read_id(document)
         except UnavailableError as error:
             raise UnavailableError(error.detail, maybe_sent=True) from None
 
@@ -198,48 +193,30 @@ class Ximilar:
         """Return the provider's present answer on a job. An unknown one raises `UnknownJobError`."""
         return responses.read_report(await self._document(job_id), job_id)
 
-    async def status(self, job_id: str) -> str:
-        """Return a job's present status, in the provider's word. An unknown one raises `UnknownJobError`."""
-        document = await self._call(_Call(_path(job_id, "/status"), about_a_job=True))
-        return responses.read_status(document, job_id)
-
-    async def page(self, *, query: str | None = None, status: str | None = None) -> Listing:
-        """Return one page of the list of all the account's jobs.
-
-        ``query`` is the query string of a page's ``next``. Without it the first page is read: of all jobs, or
-        of those with a status.
-        """
-        text = urlencode({} if status is None else {"status": status}) if query is None else query
-        call = _Call(f"/request?{text}" if text else "/request", is_next_page=query is not None)
+    async def page(self, query: str | None = None) -> Listing:
+        """Return a page of the list of all the account's jobs: the first, or that of a page's ``next``."""
+        call = _Call(f"/request?{query}" if query else "/request", is_next_page=query is not None)
         return responses.read_listing(await self._call(call))
 
-    async def rows(self, *, status: str | None = None) -> AsyncGenerator[Row, None]:
-        """Yield all rows of the list, each job once.
+    async def pages(self) -> AsyncGenerator[list[Row], None]:
+        """Yield the rows of the whole list, each job once, one page of the provider's at a time.
 
         Rows move from page to page while the list changes. One that moves to a later page is recognised by
-        its id. One that moves to an earlier page can be missed, as where jobs leave the list because it is
-        filtered by a status that passes.
+        its id. One that moves to an earlier page, because another job has left the list, can be missed.
         """
-        async with contextlib.aclosing(self.pages(status=status)) as pages:
-            async for page in pages:
-                for row in page:
-                    yield row
-
-    async def pages(self, *, status: str | None = None) -> AsyncGenerator[list[Row], None]:
-        """Yield the same as `rows`, one page of the provider's at a time."""
         seen: set[str] = set()
         requested: set[str] = set()
         query, repeated = None, 0
         for _ in range(MAX_PAGES):
             try:
-                listing = await self.page(query=query, status=status)
+                listing = await self.page(query)
             except _PastTheEndError:
                 if query is None:
                     raise
                 return  # the list has become shorter since its last page was named
             new = list({row.id: row for row in listing.rows if row.id not in seen}.values())
             seen.update(row.id for row in new)
-            yield [row for row in new if status in (None, row.status)]
+            yield new
             repeated = 0 if new else repeated + 1
             query = listing.next
             if query is None:
@@ -314,8 +291,8 @@ class Ximilar:
         recent: list[Row] = []
         first = last = None
         falling = True
-        async with contextlib.aclosing(self.rows()) as rows:
-            async for row in rows:
+        async with contextlib.aclosing(self.pages()) as pages:
+            async for row in (row async for page in pages for row in page):
                 if row.type not in (None, "upscaler"):
                     continue
                 if row.created is None:
@@ -332,7 +309,9 @@ class Ximilar:
         return undated + sorted(recent, key=attrgetter("created"), reverse=True)
 
     async def _document(self, job_id: str) -> dict[str, Any]:
-        return await self._call(_Call(_path(job_id), max_bytes=MAX_JOB_BYTES, about_a_job=True))
+        if not is_job_id(job_id):
+            raise UnknownJobError("This can be no job's id.")
+        return await self._call(_Call(f"/request/{job_id}", max_bytes=MAX_JOB_BYTES, about_a_job=True))
 
     async def _call(self, call: _Call) -> dict[str, Any]:
         """Return the answer's JSON object, after as many attempts as are harmless."""
@@ -379,9 +358,9 @@ class Ximilar:
                 UnavailableError(detail, maybe_sent=submitting and not nothing_sent),
                 again=nothing_sent or (not submitting and isinstance(error, _LOST)),
             ) from None
-        except _UnreadableError as error:
-            unreadable = UnavailableError(f"The provider's answer {error}.", maybe_sent=submitting)
-            raise _FailedAttemptError(unreadable, again=False) from None
+        except UnavailableError as error:
+            error.maybe_sent = submitting
+            raise _FailedAttemptError(error, again=False) from None
 
     def _refuse(self, call: _Call, answer: httpx.Response, body: bytes) -> NoReturn:
         error = api_error(
@@ -412,14 +391,14 @@ async def _read_error(answer: httpx.Response) -> bytes:
 
 
 async def _read(answer: httpx.Response, max_bytes: int) -> dict[str, Any]:
-    """Return the JSON object of an answer, or raise _UnreadableError."""
+    """Return the JSON object of an answer, or raise UnavailableError."""
     if _is_encoded(answer):
-        raise _UnreadableError("is encoded, which was not asked for")
+        raise UnavailableError("The provider's answer is encoded, which was not asked for.")
     body = bytearray()
     async for chunk in answer.aiter_bytes():
         body += chunk
         if len(body) > max_bytes:
-            raise _UnreadableError(f"is larger than {max_bytes} bytes")
+            raise UnavailableError(f"The provider's answer is larger than {max_bytes} bytes.")
     content = bytes(body)
     return await asyncio.to_thread(_decoded, content) if len(content) > LARGE_BYTES else _decoded(content)
 
@@ -431,13 +410,13 @@ def _is_encoded(answer: httpx.Response) -> bool:
 
 def _decoded(body: bytes) -> dict[str, Any]:
     if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
-        raise _UnreadableError("has more parts than an answer can have")
+        raise UnavailableError("The provider's answer has more parts than an answer can have.")
     try:
         document = json.loads(body.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         document = None
     if not isinstance(document, dict):
-        raise _UnreadableError("is no JSON object")
+        raise UnavailableError("The provider's answer is no JSON object.")
     return document
 
 
@@ -451,10 +430,3 @@ def _secrets(upscale: Upscale) -> list[str]:
         image = base64.b64encode(image[:REDACTED_IMAGE_BYTES]).decode("ascii")
     webhook = upscale.webhook
     return [image] if webhook is None else [image, webhook.endpoint, *webhook.headers.values()]
-
-
-def _path(job_id: str, suffix: str = "") -> str:
-    """Return the path of a job. Text that cannot be an id raises UnknownJobError."""
-    if not is_job_id(job_id):
-        raise UnknownJobError("This can be no job's id.")
-    return f"/request/{job_id}{suffix}"

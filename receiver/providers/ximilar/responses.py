@@ -29,15 +29,6 @@ _ECHOED = frozenset({"request", "webhook"})
 
 
 @dataclass(frozen=True, slots=True)
-class Submitted:
-    """A job that the provider has accepted. Its status is CREATED, as documented; other words are kept."""
-
-    id: str
-    status: str
-    created: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
     """A job in the list. ``type`` can be another than the upscaler's: the list is the whole account's.
 
@@ -48,19 +39,17 @@ class Row:
     status: str
     type: str | None
     created: datetime | None
-    workspace: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Listing:
     """A page of the list, in the provider's order, which is undocumented.
 
-    ``next`` is the query string of the next page, without the question mark; ``count`` is that of all pages.
+    ``next`` is the query string of the next page, without the question mark.
     """
 
     rows: tuple[Row, ...]
     next: str | None
-    count: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +69,6 @@ class Report:
     id: str
     status: str
     completion: Completion | None
-    created: datetime | None = None
     modified: datetime | None = None
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     endpoint: str | None = None
@@ -98,29 +86,20 @@ class Report:
         return url_expiry.deadline(url, since=since, now=now, lifetime=lifetime)
 
 
-def read_submitted(document: Mapping[str, Any]) -> Submitted:
+def read_id(document: Mapping[str, Any]) -> str:
+    """Return the id of a job that was submitted. Nothing else is read: an accepted job must not be lost."""
     job_id = document.get("id")
     if not is_job_id(job_id):
         _refuse("it names no job")
-    # Only the id matters: an accepted job must not be lost for a missing word.
-    status = _word(document, "status") or "CREATED"
-    return Submitted(job_id, status, completions.time_at(document, "created"))
-
-
-def read_status(document: Mapping[str, Any], job_id: str) -> str:
-    """Read a job's status. This answer is undocumented, so the id may be missing."""
-    if document.get("id", job_id) != job_id:
-        _refuse("it is about another job")
-    status = _word(document, "status")
-    if status is None:
-        _refuse("status is missing")
-    return status
+    return job_id
 
 
 def read_report(document: Mapping[str, Any], job_id: str) -> Report:
     if document.get("id") != job_id:
         _refuse("it is about another job")
-    status = read_status(document, job_id)
+    status = _word(document, "status")
+    if status is None:
+        _refuse("status is missing")
     completion = None
     if status in ENDED_STATUSES:
         try:
@@ -135,7 +114,6 @@ def read_report(document: Mapping[str, Any], job_id: str) -> Report:
         id=job_id,
         status=status,
         completion=completion,
-        created=completions.time_at(document, "created"),
         modified=completions.time_at(document, "modified"),
         headers=headers,
         endpoint=_word(request, "endpoint"),
@@ -155,7 +133,6 @@ def read_listing(document: Mapping[str, Any]) -> Listing:
     results = document.get("results")
     if not isinstance(results, list):
         _refuse("results is no list of jobs")
-    count = document.get("count")
     return Listing(
         rows=tuple(
             Row(
@@ -163,13 +140,11 @@ def read_listing(document: Mapping[str, Any]) -> Listing:
                 _word(row, "status") or "",
                 _word(row, "type"),
                 completions.time_at(row, "created"),
-                _word(row, "workspace"),
             )
             for row in results
             if isinstance(row, dict) and is_job_id(row.get("id"))
         ),
         next=_next(document.get("next")),
-        count=count if type(count) is int and count >= 0 else None,
     )
 
 
