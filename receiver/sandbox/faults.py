@@ -2,7 +2,6 @@
 
 import random
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Self, TypeVar
 
@@ -80,14 +79,8 @@ FAULTS: Mapping[str, Fault] = {fault.value: fault for group in GROUPS for fault 
 F = TypeVar("F", bound=Fault)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """The faults of one job: at most one of each group."""
-
-    job: JobFault | None = None
-    result: ResultFault | None = None
-    completion: CompletionFault | None = None
-    submit: SubmitFault | None = None
+Plan = frozenset[Fault]
+"""The faults of one job: at most one of each group."""
 
 
 def plan_of(names: Collection[str]) -> Plan:
@@ -99,19 +92,11 @@ def plan_of(names: Collection[str]) -> Plan:
     known = {fault for group in JOB_GROUPS for fault in group}
     if unknown := sorted(set(names) - known):
         raise ValueError(f"no such fault: {', '.join(unknown)}")
-    return Plan(
-        job=_single(JobFault, names),
-        result=_single(ResultFault, names),
-        completion=_single(CompletionFault, names),
-        submit=_single(SubmitFault, names),
-    )
-
-
-def _single(group: type[F], names: Collection[str]) -> F | None:
-    chosen = [fault for fault in group if fault in names]
-    if len(chosen) > 1:
-        raise ValueError(f"these exclude each other: {', '.join(chosen)}")
-    return chosen[0] if chosen else None
+    plan = frozenset(FAULTS[name] for name in names)
+    for group in JOB_GROUPS:
+        if len(chosen := [fault for fault in group if fault in plan]) > 1:
+            raise ValueError(f"these exclude each other: {', '.join(chosen)}")
+    return plan
 
 
 class Faults:
@@ -159,12 +144,7 @@ class FaultPicker:
 
     def plan(self) -> Plan:
         """Choose the faults of the next job."""
-        return Plan(
-            job=self.pick(JobFault),
-            result=self.pick(ResultFault),
-            completion=self.pick(CompletionFault),
-            submit=self.pick(SubmitFault),
-        )
+        return frozenset(fault for group in JOB_GROUPS if (fault := self.pick(group)))
 
     def pick(self, group: type[F]) -> F | None:
         """Choose at most one fault of a group, each with the probability of its share."""

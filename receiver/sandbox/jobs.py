@@ -97,15 +97,15 @@ class Job:
         """Return the body of the completion POST. Unlike elsewhere, its record has an ``_id``."""
         answer: dict[str, Any] = {"status": self.status, "id": self.id, "type": "upscaler"}
         if self.record is not None:
-            record_id = self.submission.record_id or str(uuid.uuid5(uuid.UUID(self.id), "record"))
+            record_id = self.submission.record.id or str(uuid.uuid5(uuid.UUID(self.id), "record"))
             record = {"_id": record_id} | self._record(self.record, self.announced_url)
             answer["response"] = {"records": [record]}
         return answer
 
     def _record(self, status: RecordStatus, url: str | None) -> dict[str, Any]:
         record: dict[str, Any] = {}
-        if self.submission.url is not None:
-            record["_url"] = self.submission.url
+        if self.submission.record.url is not None:
+            record["_url"] = self.submission.record.url
         if self.result is not None:
             record |= {"_width": self.result.width, "_height": self.result.height}
         record["_status"] = asdict(status)

@@ -4,7 +4,7 @@ import asyncio
 import logging
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 import httpx
 from anyio import CapacityLimiter, to_thread
 
-from receiver.sandbox.faults import CompletionFault, FaultPicker, JobFault, ResultFault
+from receiver.sandbox.faults import CompletionFault, Fault, FaultPicker, JobFault, ResultFault
 from receiver.sandbox.jobs import Clock, Job, Link, RecordStatus, Status
 from receiver.sandbox.loopback import loopback_url
 from receiver.sandbox.options import Options
@@ -22,7 +22,7 @@ from receiver.sandbox.validation import Submission, Webhook, source_of
 
 logger = logging.getLogger(__name__)
 
-_FINAL_STATUS = {
+_FINAL_STATUS: Mapping[Fault, Status] = {
     JobFault.FAILED: Status.FAILED,
     JobFault.FAILED_TOLD: Status.FAILED,
     JobFault.LIMIT: Status.API_LIMIT_EXCEEDED,
@@ -80,7 +80,7 @@ class Provider:
         job = Job(
             id=str(uuid.uuid4()),
             submission=submission,
-            plan=plan if submission.plan is None else submission.plan,
+            plan=plan if submission.record.plan is None else submission.record.plan,
             base_url=base_url,
             workspace=submission.workspace or self.options.workspace,
             created=now,
@@ -119,13 +119,12 @@ class Provider:
             logger.error("job %s: the sandbox itself failed", task.get_name(), exc_info=error)
 
     async def _run(self, job: Job) -> None:
-        fault = job.plan.job
         await asyncio.sleep(self.options.delay / 2)
-        self._move(job, Status.RETRY if fault is JobFault.RETRY else Status.PROCESSING)
+        self._move(job, Status.RETRY if JobFault.RETRY in job.plan else Status.PROCESSING)
         await asyncio.sleep(self.options.delay / 2)
-        if fault is JobFault.STUCK:
+        if JobFault.STUCK in job.plan:
             return
-        if fault in _FINAL_STATUS:
+        for fault in job.plan & _FINAL_STATUS.keys():
             self._move(job, _FINAL_STATUS[fault])
             if fault is JobFault.FAILED_TOLD:
                 await self._send_completion(job)
@@ -137,7 +136,7 @@ class Provider:
         try:
             job.result = await self._upscale(job)
             job.record = RecordStatus(200, "OK")
-            if job.plan.job is JobFault.RECORD:
+            if JobFault.RECORD in job.plan:
                 job.record = RecordStatus(500, "Internal error while upscaling the record.")
         except UnusableSourceError as error:
             job.record = RecordStatus(400, str(error))
@@ -154,18 +153,18 @@ class Provider:
                 job.submission,
                 self._folder / job.id,
                 max_pixels=self.options.max_result_pixels,
-                fault=job.plan.result,
+                plan=job.plan,
             )
             return await to_thread.run_sync(work)
 
     async def _source(self, job: Job) -> bytes:
-        if job.submission.url is None:
+        if job.submission.record.url is None:
             try:
                 body = await self.read_request(job)
             except FileNotFoundError as error:
                 raise UnusableSourceError("the job was forgotten for newer ones") from error
             return await to_thread.run_sync(source_of, body)
-        return await self._fetch(job.submission.url)
+        return await self._fetch(job.submission.record.url)
 
     async def _fetch(self, url: str) -> bytes:
         try:
@@ -187,7 +186,7 @@ class Provider:
     async def _publish(self, job: Job) -> None:
         """Give the result its URL, and remove results whose URLs have expired."""
         job.url = job.announced_url = self._new_url(job)
-        if job.plan.result is ResultFault.STALE:
+        if ResultFault.STALE in job.plan:
             job.announced_url = self._new_url(job, dead=True)
         expired = []
         while self.links:
@@ -211,31 +210,29 @@ class Provider:
 
     async def _send_completion(self, job: Job) -> None:
         """Send the completion if the job has a webhook: one attempt, since the page promises no retry."""
-        fault = job.plan.completion
         if job.submission.webhook is None:
             return
-        if fault is CompletionFault.DROP:
+        if CompletionFault.DROP in job.plan:
             logger.info("job %s: completion dropped", job.id)
             return
-        if fault is CompletionFault.LATE:
+        if CompletionFault.LATE in job.plan:
             await asyncio.sleep(self.options.late_by)
-        if fault is CompletionFault.REORDER:
+        if CompletionFault.REORDER in job.plan:
             try:
                 async with asyncio.timeout(self.options.reorder_within):
                     await self._next_sent.wait()
             except TimeoutError:
                 logger.info("a completion waited to be overtaken, and no other came")
-        for _ in range(2 if fault is CompletionFault.TWICE else 1):
+        for _ in range(2 if CompletionFault.TWICE in job.plan else 1):
             await self._post(job, job.submission.webhook)
 
     async def _post(self, job: Job, webhook: Webhook) -> None:
-        headers = dict(webhook.headers)
         try:
             # Streamed and left unread: only the status is of interest, whatever the body's size.
             async with (
                 asyncio.timeout(self.options.call_timeout),
                 self._client.stream(
-                    "POST", webhook.endpoint, json=job.completion(), headers=headers
+                    "POST", webhook.endpoint, json=job.completion(), headers=webhook.headers
                 ) as answer,
             ):
                 logger.info("job %s: completion answered with %d", job.id, answer.status_code)

@@ -4,7 +4,7 @@ It answers like the S3 bucket in which this vendor's results were seen: XML erro
 ``binary/octet-stream`` whatever the picture's format.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,18 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from receiver.sandbox.faults import ResultFault
+from receiver.sandbox.faults import Fault, ResultFault
 from receiver.sandbox.jobs import Job
 from receiver.sandbox.provider import Provider
 
 _MEDIA_TYPE = "binary/octet-stream"
+
+_XML_ERRORS: Mapping[Fault, tuple[int, str, str]] = {
+    ResultFault.GONE: (403, "AccessDenied", "Request has expired"),
+    ResultFault.MISSING: (404, "NoSuchKey", "The specified key does not exist."),
+    ResultFault.BROKEN: (500, "InternalError", "We encountered an internal error. Please try again."),
+    ResultFault.FLAKY: (503, "SlowDown", "Please reduce your request rate."),
+}
 
 
 class Results:
@@ -37,31 +44,24 @@ class Results:
             return error
         try:
             size = (await anyio.Path(path).stat()).st_size
-            if job.plan.result is ResultFault.CUT:
+            if ResultFault.CUT in job.plan:
                 half = (await anyio.Path(path).read_bytes())[: size // 2]
                 return CutResponse(half, length=size, media_type=_MEDIA_TYPE)
         except FileNotFoundError:
             return _forbidden()
-        if job.plan.result is ResultFault.SLOW:
+        if ResultFault.SLOW in job.plan:
             return _slow(path, size, self._provider.options.slow_rate)
         return FileResponse(path, media_type=_MEDIA_TYPE)
 
     def _error(self, job: Job) -> Response | None:
         """Return the answer that takes the picture's place; None if the picture is to be sent."""
-        match job.plan.result:
-            case ResultFault.GONE:
-                return _forbidden()
-            case ResultFault.MISSING:
-                return _xml(404, "NoSuchKey", "The specified key does not exist.")
-            case ResultFault.BROKEN:
-                return _xml(500, "InternalError", "We encountered an internal error. Please try again.")
-            case ResultFault.FLAKY if job.downloads <= self._provider.options.flaky_times:
-                return _xml(503, "SlowDown", "Please reduce your request rate.")
-            case ResultFault.HTML:
-                return HTMLResponse("<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>")
-            case ResultFault.EMPTY:
-                return Response(media_type=_MEDIA_TYPE)
-        return None
+        flaky = job.downloads <= self._provider.options.flaky_times
+        for fault in job.plan & _XML_ERRORS.keys():
+            if fault is not ResultFault.FLAKY or flaky:
+                return _xml(*_XML_ERRORS[fault])
+        if ResultFault.HTML in job.plan:
+            return HTMLResponse("<!doctype html><title>Sign in</title><h1>Sign in to continue</h1>")
+        return Response(media_type=_MEDIA_TYPE) if ResultFault.EMPTY in job.plan else None
 
 
 class CutResponse(Response):
@@ -89,7 +89,7 @@ def _slow(path: Path, size: int, rate: int) -> Response:
 
 
 def _forbidden() -> Response:
-    return _xml(403, "AccessDenied", "Request has expired")
+    return _xml(*_XML_ERRORS[ResultFault.GONE])
 
 
 def _xml(status: int, code: str, message: str) -> Response:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter
 
-from receiver.sandbox.faults import ResultFault
+from receiver.sandbox.faults import Plan, ResultFault
 from receiver.sandbox.validation import Submission
 
 _FILTERS: Mapping[str, Image.Resampling] = {
@@ -54,9 +54,7 @@ class Upscaled:
     upscaled_height: int
 
 
-def upscale(
-    source: bytes, submission: Submission, stem: Path, *, max_pixels: int, fault: ResultFault | None
-) -> Upscaled:
+def upscale(source: bytes, submission: Submission, stem: Path, *, max_pixels: int, plan: Plan) -> Upscaled:
     """Resize a picture into a file. It takes long: call it in a thread.
 
     Args:
@@ -64,7 +62,7 @@ def upscale(
         submission: how to resize it, and the result's format.
         stem: the result's path without its suffix, which is the format.
         max_pixels: of the result.
-        fault: ``CORRUPT`` and ``WRONG_SIZE`` change the file itself.
+        plan: of its faults, ``CORRUPT`` and ``WRONG_SIZE`` change the file itself.
 
     Raises:
         UnusableSourceError: it is no picture, or too large.
@@ -81,20 +79,21 @@ def upscale(
         raise UnusableSourceError("the source is no image that can be read") from error
 
     large = pixels.resize(
-        (width, height) if fault is ResultFault.WRONG_SIZE else size, _FILTERS[submission.mode]
+        (width, height) if ResultFault.WRONG_SIZE in plan else size,
+        _FILTERS[submission.mode or "artifact_removal"],
     )
-    if submission.model == "gan":
+    if submission.model_type == "gan":
         large = large.filter(ImageFilter.UnsharpMask())
 
-    ending = submission.format
-    if ending == "auto":  # by the page's rule
+    ending = submission.image_format
+    if ending in (None, "auto"):  # by the page's rule
         ending = "png" if large.mode == "RGBA" else "jpg"
     path = stem.with_name(f"{stem.name}.{ending}")
     try:
-        _save(large, path, ending, submission.quality)
+        _save(large, path, ending, submission.image_quality or 85)
     except _PILLOW_ERRORS as error:
         raise UnusableSourceError(f"the result does not fit into {ending}: {error}") from error
-    if fault is ResultFault.CORRUPT:
+    if ResultFault.CORRUPT in plan:
         path.write_bytes(corrupted(path.read_bytes()))
     return Upscaled(path, width, height, *size)
 
