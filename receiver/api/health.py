@@ -31,6 +31,9 @@ def readiness_checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | No
         except (LedgerError, SpoolError) as error:
             return _without_secrets(error)
 
+    async def decoder_starts() -> str | None:
+        return None if worker.decoder_error is None else _without_secrets(worker.decoder_error)
+
     async def archive_reachable() -> str | None:
         return None if worker.archive_error is None else _without_secrets(worker.archive_error)
 
@@ -38,6 +41,7 @@ def readiness_checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | No
         "ledger": ledger_writable,
         "workers": workers_alive,
         "spool": spool_has_room,
+        "decoder": decoder_starts,
         "archive": archive_reachable,
     }
 

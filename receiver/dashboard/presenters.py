@@ -58,7 +58,7 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     more = [*_refused(stats.refused), *_found(stats.damaged), *_ended(jobs)]
     if stats.overdue:
         more.append(f"{_many(stats.overdue, 'job', 'is', 'are')} overdue: no completion has come in time.")
-    helpless = {"ledger", "workers", "spool"} & set(failing)
+    helpless = {"ledger", "workers", "spool", "decoder"} & set(failing)
     if unsafe:
         text = f"{_many(unsafe, 'image', 'is', 'are')} not safe yet."
         if stats.at_risk:

@@ -1,6 +1,7 @@
 """The first stage: from the provider's URL to a verified image in the spool."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -40,6 +41,9 @@ log = structlog.get_logger("receiver.worker")
 
 LEASE_SLACK = timedelta(minutes=5)
 """What a lease lasts beyond the download's own limit, for verifying and recording."""
+
+DECODER_PROBE_SECONDS = 5.0
+"""Between two tries to start a decoder."""
 
 CONCURRENT_QUESTIONS = 2
 """Jobs whose time is over that the provider is asked about at a time."""
@@ -88,6 +92,7 @@ class FetchStage:
         self._failures = FailureRecorder(self.ledger, self.spool)
         self._windows = FetchWindows(self.plan.concurrency, self.fetcher.limits.min_rate)
         self._spool_was_full = False
+        self._decoder_was_missing = False
         self._lease = milliseconds(self.plan.longest + LEASE_SLACK)
         self.recovered_files: dict[str, str] = {}
         """By job, the name of a whole file that a crash left in the spool before the ledger knew of it."""
@@ -111,12 +116,27 @@ class FetchStage:
         if not room and not self._spool_was_full:
             log.error("spool is full; downloads pause", reason="spool.full")
         self._spool_was_full = not room
-        if not room:
+        if not room or not self._has_decoder():
             return []
         tried = sum(claim.job.attempts > 1 for claim in busy)
         again = self.plan.concurrency - self.plan.concurrency // FRESH_SHARE - tried
         hosts = self._windows.limits(busy)
         return await self.ledger.claim_to_fetch(min(limit, room), again=again, lease=self._lease, hosts=hosts)
+
+    def _has_decoder(self) -> bool:
+        """Return whether images can be verified: else the same ones would be downloaded again and again."""
+        error = self.verifier.error
+        if error is not None and not self._decoder_was_missing:
+            log.error("no decoder starts; downloads pause", reason=error.reason, detail=error.detail)
+        self._decoder_was_missing = error is not None
+        return error is None
+
+    async def probe_decoder(self) -> float:
+        """Try to start a decoder, where none could be started. Return the seconds until the next try."""
+        if self.verifier.error is not None:
+            with suppress(SpoolError):
+                await self.verifier.probe()
+        return DECODER_PROBE_SECONDS
 
     async def _fetch(self, claim: Claim) -> None:
         part = self.spool.part(claim.holder)

@@ -14,7 +14,7 @@ import structlog
 
 from receiver.core.clock import Clock
 from receiver.core.concurrency import cancel, run_forever
-from receiver.core.errors import ArchiveError, LedgerError
+from receiver.core.errors import ArchiveError, LedgerError, SpoolError
 from receiver.core.jobs import State
 from receiver.ledger import Claim, Ledger
 from receiver.pipeline.archive_stage import ArchiveStage
@@ -60,6 +60,11 @@ class Worker:
         return self.archive_stage.breaker.error
 
     @property
+    def decoder_error(self) -> SpoolError | None:
+        """Why nothing is downloaded now, if so: no decoder could be started."""
+        return self.fetch_stage.verifier.error
+
+    @property
     def under_way(self) -> Sequence[tuple[str, Claim, float]]:
         """The jobs in progress: the stage, the claim, and the seconds since its start."""
         return [(pool.name, *job) for pool in self._pools for job in pool.in_progress]
@@ -89,6 +94,7 @@ class Worker:
             self._wake_on_commits(),
             run_forever(self._follow_time, log, retry=MAX_SLEEP_SECONDS),
             run_forever(self._check_leases, log, retry=LEASE_CHECK_SECONDS),
+            run_forever(self.fetch_stage.probe_decoder, log, retry=LEASE_CHECK_SECONDS),
             self.archive_stage.breaker.run(),
         )
         self._loops = [asyncio.create_task(loop) for loop in loops]

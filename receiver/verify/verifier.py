@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Self
@@ -20,6 +20,13 @@ from receiver.verify.structure import Header
 
 _START_SECONDS = 30
 
+DECODER = (
+    sys.executable,
+    "-P",  # the working directory is no place to import from
+    "-m",
+    "receiver.verify.decoder",
+)
+
 
 class Verifier:
     """Inspects images in child processes, which are started on demand and reused.
@@ -27,10 +34,14 @@ class Verifier:
     Args:
         limits: for each image.
         processes: how many images are inspected at a time.
+        command: what starts a child.
     """
 
-    def __init__(self, limits: Limits, *, processes: int = 2) -> None:
+    def __init__(self, limits: Limits, *, processes: int = 2, command: Sequence[str] = DECODER) -> None:
         self._limits = limits
+        self._command = command
+        self.error: SpoolError | None = None
+        """Why no child could be started when one was last needed."""
         self._slots = asyncio.Semaphore(processes)
         self._idle: list[_Child] = []
         self._children: set[_Child] = set()
@@ -64,6 +75,12 @@ class Verifier:
         """
         return await self._answer({"path": str(path), "thumbnail": str(target), "side": side})
 
+    async def probe(self) -> None:
+        """Start a child, unless one is idle. Raise `SpoolError` if none can be started."""
+        async with self._slots:
+            if not self._idle:
+                self._idle.append(await self._start())
+
     async def _answer(self, task: Mapping[str, object]) -> Header:
         request = {**task, "limits": asdict(self._limits)}
         async with self._slots:
@@ -94,9 +111,18 @@ class Verifier:
         await self.aclose()
 
     async def _start(self) -> "_Child":
+        try:
+            child = await self._start_once()
+        except SpoolError as error:
+            self.error = error
+            raise
+        self.error = None
+        return child
+
+    async def _start_once(self) -> "_Child":
         self._assert_open()
         try:
-            child = _Child(await _spawn())
+            child = _Child(await _spawn(self._command))
         except OSError as error:
             raise SpoolError("spool.no_decoder", f"No decoder can be started: {error.strerror}.") from error
         self._children.add(child)
@@ -192,7 +218,7 @@ def _parse(line: bytes) -> Header | ImageError | SpoolError:
         raise _ChildDiedError from error
 
 
-async def _spawn() -> Process:
+async def _spawn(command: Sequence[str]) -> Process:
     # The parent's module path, so that the child finds the same code however the parent was started, and the
     # variables that the loader and the encoding of file names need. No secret reaches a process that reads
     # untrusted files.
@@ -202,10 +228,7 @@ async def _spawn() -> Process:
     # Each thread of libvips would else reserve address space of its own, which the limit of memory counts.
     environment["MALLOC_ARENA_MAX"] = "1"
     return await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-P",  # the working directory is no place to import from
-        "-m",
-        "receiver.verify.decoder",
+        *command,
         stdin=PIPE,
         stdout=PIPE,
         env=environment,

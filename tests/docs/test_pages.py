@@ -12,7 +12,7 @@ from receiver.web.problem import STATUS
 from tests.docs.documents import DOCUMENTS, ROOT, code
 from tests.unit.test_architecture import PACKAGES
 
-CHECKS = {"ledger", "workers", "spool", "archive", "serving"}
+CHECKS = {"ledger", "workers", "spool", "decoder", "archive", "serving"}
 """What `/readyz` looks at."""
 
 

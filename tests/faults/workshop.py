@@ -46,6 +46,7 @@ class Workshop:
     folder: Path
     wall: Clock
     monotonic: Clock
+    worker: Worker
 
     def pass_(self, span: int) -> None:
         """Lets time pass, ms: both clocks go."""
@@ -161,4 +162,4 @@ async def at_work(
         )
         await worker.start()
         stack.push_async_callback(worker.stop)
-        yield Workshop(ledger, images, folder, wall, monotonic)
+        yield Workshop(ledger, images, folder, wall, monotonic, worker)
