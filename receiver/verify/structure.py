@@ -1,8 +1,8 @@
 """Checks that a file is, from its first byte to its last, one whole JPEG, PNG or WebP image.
 
 Decoders tolerate a missing last byte, a wrong height, or a ZIP appended to the image. So the structure is
-checked here by the formats' own rules, strictly, in blocks: memory does not grow with the file. Everything
-but the pixels is searched for the marks of other file types.
+checked here by the formats' own rules, strictly, in blocks: memory does not grow with the file. What stands
+in metadata is not judged: images are served as images, so their text is never read as a page or a program.
 
 The standards: ITU-T T.81 (JPEG), W3C PNG third edition, RFC 9649 (WebP).
 """
@@ -19,23 +19,6 @@ from typing import BinaryIO
 from receiver.core.errors import ImageError
 
 _BLOCK = 256 * 1024
-
-_FOREIGN = re.compile(
-    rb"(?i:<script[\s/>]|<\?php"
-    # Attributes that run a script, in a file that a browser opens as a page.
-    rb"|<[a-z][^<>]{0,200}?(?:[\s/\"']on[a-z]{3,20}\s{0,9}=|=[\s\"']{0,9}javascript:)"
-    # PHP behind its short tags, where it names a variable, runs a command or calls a function.
-    rb"|<\?[=\s][\t\n\r -~]{0,200}?(?:\$[a-z_]|`|[a-z_]\w{0,30}\s?\()"
-    rb"|<%[\t\n\r -~]{1,200}?%>|<!--\#[a-z])"  # ASP, JSP and server-side includes
-    rb"|%PDF-|PK(?:\x01\x02|\x03\x04|\x05\x06)|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c|ustar(?:\x0000|  \x00)"
-    rb"|__HALT_COMPILER"
-)
-"""Marks that let another program run or unpack an image as a file of its own type: scripts, PDF, the records
-of ZIP (so of JAR and office formats), RAR, 7z, tar, PHAR. The raw bytes are searched, as such programs read
-them, without decompressing texts. Markup that runs nothing is text: captions, prompts and the icons of C2PA
-hold some, and tables of colour profiles look like a tag of PHP. In coded pixels the short marks occur by
-chance, so `_reject_whole_files` checks those."""
-_LONGEST_FOREIGN = 256
 
 _HARMLESS = b"\0\t\n\v\f\r\x1a "
 """What tools leave behind an end mark: zeros, white space, the end mark of DOS."""
@@ -114,7 +97,7 @@ _PDF_REACH = 1024
 
 
 def _reject_whole_files(file: BinaryIO) -> None:
-    """Refuse a PDF's start and a ZIP's end, which other programs find by their place even among the pixels.
+    """Refuse a PDF's start and a ZIP's end, which other programs find by their place alone.
 
     Decoders ignore what follows the last pixel within a scan or a chunk, and stored pixels can be any bytes.
     """
@@ -143,16 +126,11 @@ def _is_directory(file: BinaryIO, at: int, record: bytes) -> bool:
 
 
 class _Source:
-    """A file read from front to back. Reading beyond its end is ``image.truncated``.
-
-    `take` and `blocks` search for `_FOREIGN`, in lengths and types too: ``<`` can be the length of a chunk of
-    type ``html``. `peek`, `skip` and `pixels` do not.
-    """
+    """A file read from front to back. Reading beyond its end is ``image.truncated``."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._size = file.seek(0, os.SEEK_END)
-        self._searched = b""
         file.seek(0)
 
     @property
@@ -171,12 +149,9 @@ class _Source:
 
     def take(self, count: int) -> bytes:
         """Return exactly ``count`` bytes; for small counts."""
-        data = self._exactly(count)
-        # With the end of the bytes before, which may be the first half of a mark.
-        seen = self._searched + data
-        if found := _FOREIGN.search(seen):
-            raise ImageError("image.polyglot", f"Outside of the pixels stands {found[0]!r}.")
-        self._searched = seen[1 - _LONGEST_FOREIGN :]
+        data = self._file.read(count)
+        if len(data) < count:
+            raise ImageError("image.truncated")
         return data
 
     def last(self, count: int) -> bytes:
@@ -191,29 +166,13 @@ class _Source:
         if count > self.left:
             raise ImageError("image.truncated")
         self._file.seek(count, os.SEEK_CUR)
-        self._searched = b""
 
     def blocks(self, count: int) -> Iterator[bytes]:
         """Yield the next ``count`` bytes, in blocks."""
-        return _in_blocks(self.take, count)
-
-    def pixels(self, count: int) -> Iterator[bytes]:
-        """Yield the next ``count`` bytes, in blocks, not searched."""
-        self._searched = b""
-        return _in_blocks(self._exactly, count)
-
-    def _exactly(self, count: int) -> bytes:
-        data = self._file.read(count)
-        if len(data) < count:
-            raise ImageError("image.truncated")
-        return data
-
-
-def _in_blocks(read: Callable[[int], bytes], count: int) -> Iterator[bytes]:
-    while count:
-        block = read(min(count, _BLOCK))
-        count -= len(block)
-        yield block
+        while count:
+            block = self.take(min(count, _BLOCK))
+            count -= len(block)
+            yield block
 
 
 def _first(blocks: Iterator[bytes]) -> bytes:
@@ -319,7 +278,7 @@ def _skip_mask(source: _Source, header: Header) -> None:
     length = source.left - 4
     if length > 0 and source.last(4) == source.position.to_bytes(8, "little")[:4]:
         mask = _Inflated("JPEG's mask", (header.width + 7) // 8 * header.height)
-        for block in source.pixels(length):
+        for block in source.blocks(length):
             mask.feed(block)
         mask.finish()
         source.skip(4)
@@ -488,8 +447,7 @@ def _png_chunks(source: _Source) -> Iterator[tuple[bytes, Iterator[bytes]]]:
             raise _corrupt("The PNG's end mark is not empty.")
         if kind not in (b"PLTE", b"IDAT", b"IEND") and kind[:1].isupper():  # lower case: may be ignored
             raise _corrupt("The PNG holds a critical chunk that is not known.")
-        data = source.pixels(length) if kind == b"IDAT" else source.blocks(length)
-        yield kind, _checked(source, kind, data)
+        yield kind, _checked(source, kind, source.blocks(length))
 
 
 def _checked(source: _Source, kind: bytes, data: Iterator[bytes]) -> Iterator[bytes]:
@@ -551,7 +509,6 @@ class _Inflated:
 
 # WebP: a RIFF list of chunks, each padded to an even length.
 
-_WEBP_PIXELS = frozenset({b"VP8 ", b"VP8L", b"ALPH"})
 _FRAME_HEADER = 16
 """Bytes of an ANMF chunk before the chunks of its frame."""
 
@@ -576,11 +533,9 @@ class _WebP:
 
     def add(self, kind: bytes, head: bytes) -> None:
         """Add a chunk by its type and first bytes."""
-        if self._image and not self._canvas and kind != b"C2PA":  # which c2pa writes behind a plain image
-            raise ImageError("image.trailing_data", "Something stands behind the WebP's only chunk.")
         if kind == b"VP8X":
-            if self._canvas:
-                raise _corrupt("The WebP holds two extended headers.")
+            if self._canvas or self._image:
+                raise _corrupt("The WebP's extended header does not come first.")
             self._canvas, self._animated = _read_vp8x(head)
             self._on_header(self._canvas)
         elif kind == b"ANMF":
@@ -591,7 +546,7 @@ class _WebP:
             self._add_image(_read_vp8(head) if kind == b"VP8 " else _read_vp8l(head))
         elif not self._canvas and not self._image:
             raise _corrupt("The WebP does not begin with an image or an extended header.")
-        elif kind == b"EXIF":
+        elif kind == b"EXIF" and self._canvas:  # decoders ignore what stands behind a plain image
             number = _tiff_number(head.removeprefix(b"Exif\0\0"), _ORIENTATION)
             self._orientation = number or self._orientation
 
@@ -629,11 +584,8 @@ def _webp_chunks(source: _Source) -> Iterator[tuple[bytes, bytes]]:
         if kind == b"ANMF" and length >= _FRAME_HEADER:
             yield kind, source.take(_FRAME_HEADER)
             continue
-        if kind in _WEBP_PIXELS:
-            head = source.take(min(length, 10))
-            source.skip(length - len(head))
-        else:
-            head = _first(source.blocks(length))
+        head = source.take(min(length, _BLOCK))
+        source.skip(length - len(head))
         yield kind, head
         # Not every tool pads with zero, and some leave out the last chunk's byte.
         if length % 2 and source.left > behind:

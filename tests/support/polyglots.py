@@ -10,6 +10,7 @@ from PIL import Image, ImageCms
 
 from tests.support.images import (
     HEIGHT,
+    SIGNATURE,
     WIDTH,
     Bad,
     Good,
@@ -26,9 +27,6 @@ from tests.support.images import (
 from tests.support.images import chunks as png_chunks
 
 REASON = "image.polyglot"
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PIECES_END = 256 * 1024
-"""Bytes of a block of the scan: a mark that lies across two of them has to be seen, too."""
 
 
 def a_zip() -> bytes:
@@ -38,34 +36,28 @@ def a_zip() -> bytes:
     return file.getvalue()
 
 
-CONTENTS = {
+FILES = {
     "zip": a_zip(),
     "zip-without-beginning": a_zip()[a_zip().index(b"PK\x01\x02") :],
     "zip-empty": b"PK\x05\x06" + bytes(18),
-    "zip-local": b"PK\x03\x04" + bytes(26),
-    "pdf": b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\n%%EOF",
-    "php": b"<?php system($_GET['c']); __halt_compiler();",
-    "php-upper": b"<?PHP echo 1;",
-    "phar": b"#!/usr/bin/env php\n__HALT_COMPILER(); ?>\r\n",
-    "html": b"--><html><body onload=alert(1)>",
-    "html-mixed": b"*/=1;--><HtMl><a HREF = ' javascript:alert(1)'>",
-    "script": b"</title><script src=//evil.example></script>",
-    "script-upper": b"<SCRIPT\n>alert(1)</SCRIPT>",
-    "svg": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
-    "iframe": b"<iframe src=javascript:alert(1)>",
-    "img": b"<img src=x onerror=alert(1)>",
-    "body": b"<BODY onload=alert(1)>",
-    "video": b"<video/src=x onerror=alert(1)>",
-    "php-short": b"<?=`$_GET[0]`?>",
-    "php-open": b"<?\nsystem($_GET['c']);",
-    "jsp": b'<%Runtime.getRuntime().exec(request.getParameter("c"));%>',
-    "asp": b'<%@ Page Language="C#" %>',
-    "ssi": b'<!--#exec cmd="ls"-->',
-    "tar": b"ustar\x0000",
-    "rar": b"Rar!\x1a\x07\x01\x00" + bytes(20),
-    "7z": b"7z\xbc\xaf\x27\x1c\0\4" + bytes(24),
 }
-"""What stands inside: whole where a program really opens it, else what it looks for."""
+"""What programs open that look for it from the end of a file."""
+
+PDF = b"%PDF-1.7\n1 0 obj<</Type/Catalog>>endobj\n%%EOF"
+
+TEXTS = (
+    b"<?php system($_GET['c']); __halt_compiler();",
+    b"--><html><body onload=alert(1)>",
+    b"*/=1;--><HtMl><a HREF = ' javascript:alert(1)'>",
+    b"</title><script src=//example.com/x.js></script>",
+    b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
+    b"<?=`$_GET[0]`?>",
+    b'<%@ Page Language="C#" %>',
+    b'<!--#exec cmd="ls"-->',
+    b"#!/bin/sh\n",
+    b"ustar\x0000 Rar!\x1a\x07 7z\xbc\xaf\x27\x1c PK\x03\x04 PK\x05\x06 %PDF",
+)
+"""What a prompt or a caption can say. As an image it is served as an image, and none of it runs."""
 
 
 def stored(data: bytes) -> bytes:
@@ -147,9 +139,11 @@ def polyglots() -> list[Bad]:
     found = [
         Bad(f"{place}-holds-{name}", put(content), REASON)
         for place, put in PLACES.items()
-        for name, content in CONTENTS.items()
+        for name, content in FILES.items()
     ]
-    return [*found, *_across_borders(), *_made_of_structure(), *_in_pixels()]
+    near_the_start = [place for place in PLACES if not place.endswith(("before-the-end", "between-scans"))]
+    found += [Bad(f"{place}-holds-pdf", PLACES[place](PDF), REASON) for place in near_the_start]
+    return [*found, *_in_pixels()]
 
 
 def _in_pixels() -> Iterator[Bad]:
@@ -157,7 +151,7 @@ def _in_pixels() -> Iterator[Bad]:
     for name, hidden in HIDDEN_IN_PIXELS.items():
         for place, put in PIXELS.items():
             yield Bad(f"{place}-hold-{name}", put(hidden), REASON)
-    yield Bad("png-pixels-hold-a-pdf", _in_png_pixels(CONTENTS["pdf"]), REASON)
+    yield Bad("png-pixels-hold-a-pdf", _in_png_pixels(PDF), REASON)
 
 
 def _in_png_pixels(content: bytes) -> bytes:
@@ -189,33 +183,6 @@ HIDDEN_IN_PIXELS = {
 }
 
 
-def _across_borders() -> Iterator[Bad]:
-    for cut in (1, 3, 6):
-        mark = b"<script>"
-        # In PNG and WebP a long chunk comes in blocks; the first 10 bytes of WebP's come before them.
-        content = bytes(PIECES_END - cut) + mark
-        yield Bad(f"png-across-a-border-at-{cut}", _in_png(b"prVt")(content), REASON)
-        yield Bad(f"webp-across-a-border-at-{cut}", _in_webp(b"ABCD")(bytes(10) + content), REASON)
-        yield Bad(f"webp-across-the-head-at-{cut}", _in_webp(b"ABCD")(bytes(10 - cut) + mark), REASON)
-
-
-def _made_of_structure() -> Iterator[Bad]:
-    """Lengths, types and contents of chunks that are harmless each, and something else in a row."""
-    ((_, frame),) = riff_parts(webp())
-    for name, kind, size in (
-        ("pdf", b"%PDF", ord("-")),
-        ("zip", b"PK\x05\x06", 0),
-        ("php", b"<?ph", ord("p")),
-    ):
-        data = riff(vp8x(WIDTH, HEIGHT), (b"VP8 ", frame), (kind, b">".ljust(size)[:size]))
-        yield Bad(f"webp-type-and-length-are-{name}", data, REASON)
-
-    plain = jpeg()
-    size_is_mark = segment(0xFE, b"script>".ljust(0x3C - 2))
-    assert b"<script>" in size_is_mark
-    yield Bad("jpeg-length-and-content-are-script", plain[:2] + size_is_mark + plain[2:], REASON)
-
-
 def innocents() -> list[Good]:
     """Images with the metadata that cameras and editors write, and such as come close to a mark."""
     return list(_innocents())
@@ -237,35 +204,18 @@ def _innocents() -> Iterator[Good]:
     exif = Image.Exif()
     exif[0x010E], exif[0x010F], exif[0x0131] = "a <b> & c", "PK Cameras", "Editor 7z (PDF export)"
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    near = [
-        b"<scrip t>",
-        b"< html>",
-        b"<!--",
-        b"%PDF",
-        b"PK\x03",
-        b"PK\x01\x04",
-        b"<?xml version='1.0'?>",
-        b"Rar!",
-        # Markup that runs nothing, and what looks like a short tag of PHP in a table of numbers.
-        b"<!DOCTYPE html><html><p>",
-        b'<img src="x.jpg"> caption',
-        b"<svg xmlns='http://www.w3.org/2000/svg'><style>a{}</style></svg>",
-        b"<?=>?@ABBCDEEFG",
-        b"<% 20 % off",
-    ]
-    yield Good("jpeg-all", jpeg(exif=exif, icc_profile=profile, xmp=_XMP, comment=b"".join(near)), "jpeg")
+    for place, put in PLACES.items():
+        fmt = place.partition("-")[0]
+        yield Good(f"{place}-holds-texts", put(b"\n".join(TEXTS)), fmt)
+    yield Good("jpeg-all", jpeg(exif=exif, icc_profile=profile, xmp=_XMP, comment=b"<"), "jpeg")
     yield Good("webp-all", webp(exif=exif, icc_profile=profile, xmp=_XMP), "webp")
     parts = [
         chunk(b"iCCP", b"icc\0\0" + zlib.compress(profile)),
         chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0")),
         chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + _XMP),
-        *(chunk(b"tEXt", b"Comment\0" + text) for text in near),
     ]
     head, *rest = png_chunks(png())
     yield Good("png-all", SIGNATURE + b"".join([head, *parts, *rest]), "png")
-    # A mark that is cut by the end of its chunk stands in no program's way.
-    cut = [chunk(b"tEXt", b"Comment\0<scr"), chunk(b"tEXt", b"ipt>\0")]
-    yield Good("png-cut-in-two", SIGNATURE + b"".join([head, *cut, *rest]), "png")
     yield Good("jpeg-thumbnail", _in_jpeg(0xE1, b"Exif\0\0II*\0\x08\0\0\0\0\0\0\0\0\0")(jpeg()), "jpeg")
     # In pixels the short marks stand by chance, and the long ones would have to be searched for in vain.
     pixels = b"".join(b"\0" + b"PK\x05\x06<script>".ljust(WIDTH * 3, b"\0") for _ in range(HEIGHT))
