@@ -25,15 +25,16 @@ def archive_move(
     present: Annotated[str, typer.Argument(metavar="TO", help="Where they lie now, under the same keys.")],
     *,
     check_all: Annotated[
-        bool, typer.Option("--all", help=f"Read all images, and not only {SAMPLE}.")
+        bool, typer.Option("--all", help=f"Look at all images, and not only {SAMPLE}.")
     ] = False,
     as_json: Annotated[bool, json_lines("image not found")] = False,
 ) -> None:
     """Record in the ledger that the images of FROM, an archive that was moved as a whole, lie in TO now.
 
-    It moves no image. A sample of them is read first, or all with --all; if one is not there, or holds other
-    bytes, the ledger is left as it is and the exit code is 1. A serve that has TO as its RECEIVER_ARCHIVE
-    notices such a move by itself.
+    It moves no image. It compares a sample of them with the ledger, and records nothing if one is not there
+    or holds other bytes. With --all it compares each image, records those that are right, and names the
+    others. Exit 1 if one is wrong. A serve that has TO as its RECEIVER_ARCHIVE needs no command if nothing
+    is left in FROM: it notices at its start.
     """
     config, environ = load_checked_config()
     source = _opened(former, "FROM", environ)
@@ -64,7 +65,7 @@ async def _move(
                 ledger,
                 f"{source.uri}/",
                 target,
-                sample=None if check_all else SAMPLE,
+                check_all=check_all,
                 concurrency=config.uploads,
                 on_progress=lambda done: on_progress(done, None),
             )

@@ -40,8 +40,8 @@ def audit(
 ) -> None:
     """Check every archived job against its object, and every object against the ledger.
 
-    Nothing in the archive is changed, and no job. A run that was cut off goes on where it was. Exit 1 if
-    anything was found.
+    The archive is only read, and no job changes its state. If the archive was moved, the new addresses of its
+    images are recorded first. A run that was cut off goes on where it was. Exit 1 if anything was found.
     """
     if deep and quick:
         raise typer.BadParameter("--deep and --quick exclude each other")

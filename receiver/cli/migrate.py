@@ -8,7 +8,13 @@ import typer
 
 from receiver.archive.factory import open_archive
 from receiver.cli.common import progress_bar
-from receiver.cli.maintenance import Rate, json_lines, load_checked_config, print_report
+from receiver.cli.maintenance import (
+    Rate,
+    json_lines,
+    load_checked_config,
+    print_report,
+    settle_moved_archive,
+)
 from receiver.core.errors import ConfigError
 from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter
@@ -58,6 +64,7 @@ def archive_migrate(
             aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as target,
         ):
             await target.probe()  # finds what the store does not honour, so that puts do without it
+            await settle_moved_archive(ledger, origin, environ)  # or nothing would seem to lie in the folder
             migrator = Migrator(
                 ledger=ledger,
                 source=origin,

@@ -1,11 +1,11 @@
 """Archives that were moved as a whole: the ledger learns where their images lie now.
 
-A server notices by itself that its archive was moved, once an hour and at its start: the images are gone from
-where they lay, and are found under the same keys in the archive that it has now.
+A server looks once, at its start: images are gone from where they lay, and are found under the same keys in
+the archive that it has now. `ArchiveLocator` reads them from there meanwhile.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,9 +22,8 @@ from receiver.operations.checkpoint import Finding
 
 log = structlog.get_logger("receiver.archive")
 
-EVERY_SECONDS = 3600.0
 RETRY_SECONDS = 60.0
-"""Between two rounds, and after one that found the archive away."""
+"""After an attempt that found the archive away."""
 
 PAGE = 1000
 """Jobs in one commit."""
@@ -32,10 +31,10 @@ PAGE = 1000
 SAMPLE = 100
 """Images that are looked at before all of a former archive count as moved."""
 
-MISSES = 5
-"""Images of other archives that are not found here, after which no further one is looked for."""
+CONCURRENCY = 8
+"""Images that are looked at together where the sample shows that some are lost."""
 
-GONE = frozenset({"archive.missing", "archive.no_bucket", "archive.denied"})
+GONE = frozenset({"archive.missing", "archive.no_bucket", "archive.denied", "archive.misconfigured"})
 
 OnProgress = Callable[[int], None]
 """Called with the number of images done."""
@@ -58,73 +57,68 @@ class Relocator:
     _task: asyncio.Task[None] | None = field(default=None, init=False)
 
     def start(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
-        """Start the hourly rounds; the first begins at once."""
+        """Settle in the background, again and again until the archive answers."""
 
-        async def step() -> float:
+        async def step() -> float | None:
             try:
                 if count := await self.settle():
                     log.info("archive moved", images=count, to=self.archive.uri)
             except ArchiveError:  # the worker's probes report it
                 return RETRY_SECONDS
-            return EVERY_SECONDS
+            return None
 
         self._task = asyncio.create_task(
             run_forever(step, log, retry=RETRY_SECONDS, sleep=sleep), name="relocation"
         )
 
     async def stop(self) -> None:
-        """Stop; a round can be interrupted anywhere."""
+        """Stop; it can be interrupted anywhere."""
         if self._task is not None:
             await cancel([self._task])
 
     async def settle(self) -> int:
-        """Find out whether the archive was moved, and record it. Return how many images were.
+        """Find out whether archives were moved here, and record it. Return how many images were.
 
         Raises:
             ArchiveError: an archive cannot be read.
             LedgerError: the ledger cannot be read or written.
         """
-        own = f"{self.archive.uri}/"
-        roots: dict[str, bool] = {}
-        misses = after = count = 0
-        while misses < MISSES or any(roots.values()):
-            page = await self.ledger.archived_jobs(after=after, limit=PAGE, outside=own)
-            if not page:
-                break
-            after = page[-1].seq
-            for one in page:
-                root = _root_of(one, roots)
-                if root is None and misses < MISSES:
-                    root = await self._former_root(one)
-                    if root is not None:
-                        roots[root] = await self._all_moved(root)
-                    misses += root is None or not roots[root]
-            for root in (root for root, whole in roots.items() if whole):
-                count += await _record(self.ledger, self.archive, root, page)
+        roots: set[str] = set()
+        async for one in spread(self.ledger, "", self.archive):
+            if not _stored(one).uri.startswith(tuple(roots)):
+                _, root = await self._look(one)
+                roots |= {root} if root is not None else set()
+        return sum([await self._follow(root) for root in roots])
+
+    async def _follow(self, root: str) -> int:
+        """Record which images of a former archive lie here, unless some still lie where they lay."""
+        looked = [await self._look(one) async for one in spread(self.ledger, root, self.archive)]
+        if not all(gone for gone, _ in looked):
+            return 0
+        some_lost = any(found != root for _, found in looked)
+        count = 0
+        async for page in _pages(self.ledger, root, self.archive):
+            here: Sequence[ArchivedJob] = page
+            if some_lost:  # the former place may only be unreachable: what is not here keeps its address
+                looked = await map_concurrently(page, CONCURRENCY, self._look)
+                here = [one for one, (_, found) in zip(page, looked, strict=True) if found == root]
+            count += await _record(self.ledger, self.archive, root, here)
         return count
 
-    async def _former_root(self, one: ArchivedJob) -> str | None:
-        """Return the root of the archive from which an image was moved here, if it was."""
-        stored, image = one.job.stored, one.job.image
-        assert stored is not None
+    async def _look(self, one: ArchivedJob) -> tuple[bool, str | None]:
+        """Return whether an image is gone from where it lay, and from which root it was moved here, if so."""
+        stored, image = _stored(one), one.job.image
         assert image is not None
         try:
             await self.locator.inspect(stored, Depth.QUICK)
         except ArchiveError as error:
             if error.reason == "archive.unreadable":
-                return None
+                return False, None
             if error.reason not in GONE:
                 raise
             found = await moved.find(self.archive, stored, image)
-            return None if found is None else found[0]
-        return None
-
-    async def _all_moved(self, root: str) -> bool:
-        """Whether a sample of what lay below a root is gone from there, and lies in the archive now."""
-        async for one in spread(self.ledger, root, SAMPLE):
-            if await self._former_root(one) != root:
-                return False
-        return True
+            return True, None if found is None else found[0]
+        return False, None
 
 
 async def move(
@@ -132,17 +126,17 @@ async def move(
     root: str,
     target: Inventory,
     *,
-    sample: int | None,
+    check_all: bool,
     concurrency: int,
     on_progress: OnProgress,
 ) -> tuple[int, int, list[Finding]]:
-    """Record that what lay below a root lies in the target, if all that is looked at does.
+    """Record that what lay below a root, which ends with a slash, lies in the target.
 
-    ``root`` ends with a slash. ``sample`` says how many images are looked at; ``None``: all.
+    A sample is looked at, and nothing is recorded if something is wrong with it. With ``check_all`` each
+    image is looked at, and recorded if it is there.
 
     Returns:
-        How many images were looked at, for how many the ledger was changed, and what is wrong. With findings
-        nothing is changed.
+        How many images were looked at, for how many the ledger was changed, and what is wrong.
 
     Raises:
         ArchiveError: the target cannot be read.
@@ -150,39 +144,40 @@ async def move(
     """
     findings: list[Finding] = []
 
-    async def check(one: ArchivedJob) -> None:
-        assert one.job.stored is not None
+    async def is_there(one: ArchivedJob) -> bool:
         assert one.job.image is not None
-        there = target.object_at(moved.key_below(root, one.job.stored.uri))
+        there = target.object_at(moved.key_below(root, _stored(one).uri))
         try:
-            if not await moved.holds(target, there, one.job.image):
-                findings.append(finding(one.job.id, there.uri, "archive.altered", "It holds other bytes."))
+            if await moved.holds(target, there, one.job.image):
+                return True
+            findings.append(finding(one.job.id, there.uri, "archive.altered", "It holds other bytes."))
         except ArchiveError as error:
             if error.reason not in UNREADABLE:
                 raise
             findings.append(finding(one.job.id, there.uri, error.reason, error.detail))
+        return False
 
     checked = count = 0
-    if sample is None:
-        async for page in _pages(ledger, root, target):
-            await map_concurrently(page, concurrency, check)
+    if not check_all:
+        sample = [one async for one in spread(ledger, root, target)]
+        await map_concurrently(sample, concurrency, is_there)
+        checked = len(sample)
+        if findings:
+            return checked, 0, findings
+    async for page in _pages(ledger, root, target):
+        there: Sequence[ArchivedJob] = page
+        if check_all:
+            found = await map_concurrently(page, concurrency, is_there)
+            there = [one for one, is_so in zip(page, found, strict=True) if is_so]
             checked += len(page)
-            on_progress(checked)
-    else:
-        chosen = [one async for one in spread(ledger, root, sample, outside=f"{target.uri}/")]
-        await map_concurrently(chosen, concurrency, check)
-        checked = len(chosen)
-    if not findings:
-        async for page in _pages(ledger, root, target):
-            count += await _record(ledger, target, root, page)
-            on_progress(count)
+        count += await _record(ledger, target, root, there)
+        on_progress(checked if check_all else count)
     return checked, count, findings
 
 
-async def spread(
-    ledger: Ledger, root: str, sample: int, outside: str | None = None
-) -> AsyncIterator[ArchivedJob]:
-    """Yield jobs whose images lie below a root: the oldest, the newest, and some between them."""
+async def spread(ledger: Ledger, root: str, target: Inventory) -> AsyncIterator[ArchivedJob]:
+    """Yield jobs whose images lie below a root, not in the target: the oldest, the newest, some between."""
+    outside = f"{target.uri}/"
     oldest = await ledger.archived_jobs(after=0, limit=1, inside=root, outside=outside)
     newest = await ledger.archived_jobs(after=0, limit=1, inside=root, outside=outside, newest_first=True)
     if not oldest or not newest:
@@ -190,8 +185,8 @@ async def spread(
     yield oldest[0]
     first, last = oldest[0].seq, newest[0].seq
     at = first
-    for number in range(1, sample):
-        after = max(at, first + (last - first) * number // (sample - 1) - 1)
+    for number in range(1, SAMPLE):
+        after = max(at, first + (last - first) * number // (SAMPLE - 1) - 1)
         if after >= last:
             return
         (one,) = await ledger.archived_jobs(after=after, limit=1, inside=root, outside=outside)
@@ -206,16 +201,14 @@ async def _pages(ledger: Ledger, root: str, target: Inventory) -> AsyncIterator[
         after = page[-1].seq
 
 
-async def _record(ledger: Ledger, target: Inventory, root: str, page: tuple[ArchivedJob, ...]) -> int:
+async def _record(ledger: Ledger, target: Inventory, root: str, page: Sequence[ArchivedJob]) -> int:
     addresses = [
-        (one.seq, one.job.stored.uri, target.object_at(moved.key_below(root, one.job.stored.uri)).uri)
+        (one.seq, _stored(one).uri, target.object_at(moved.key_below(root, _stored(one).uri)).uri)
         for one in page
-        if one.job.stored is not None and one.job.stored.uri.startswith(root)
     ]
     return await ledger.readdress(addresses) if addresses else 0
 
 
-def _root_of(one: ArchivedJob, roots: dict[str, bool]) -> str | None:
+def _stored(one: ArchivedJob) -> StoredObject:
     assert one.job.stored is not None
-    uri = one.job.stored.uri
-    return next((root for root in roots if uri.startswith(root)), None)
+    return one.job.stored
