@@ -1,14 +1,14 @@
-"""Validates the query parameters of the routes.
+"""Validates the query parameters of the routes. `_PARSERS` has a row for each parameter.
 
 Each unknown parameter or wrong value raises a `BodyError`, ``body.invalid_query``, that names it.
 """
 
 import base64
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
+from typing import Any
 
 from starlette.datastructures import QueryParams
 
@@ -16,8 +16,6 @@ from receiver.core.completion import is_job_id, is_ref
 from receiver.core.errors import REASONS, BodyError
 from receiver.core.jobs import State
 from receiver.ledger import Filter, Transition
-
-T = TypeVar("T")
 
 MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
@@ -37,38 +35,6 @@ class Window:
 
     before: int | None
     limit: int
-
-
-def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
-    """Parse the parameters of ``GET /jobs``.
-
-    Jobs submitted before ``overdue_before``, ms since the epoch, and still silent are overdue.
-    """
-    _only_known(query, {"state", "ref", "reason", "since", "until", "overdue", "limit", "cursor"}, {"state"})
-    overdue = _optional(query, "overdue", _choice({"true": True, "false": False}))
-    wanted = Filter(
-        states=_states(query),
-        ref=_optional(query, "ref", _ref),
-        reason=_optional(query, "reason", _choice({reason: reason for reason in REASONS})),
-        since=_optional(query, "since", moment),
-        until=_optional(query, "until", moment),
-        overdue_before=overdue_before if overdue is True else None,
-        not_overdue_before=overdue_before if overdue is False else None,
-    )
-    return wanted, _window(query)
-
-
-def deliveries(query: QueryParams) -> tuple[str | None, Window]:
-    """Parse the parameters of ``GET /deliveries``."""
-    _only_known(query, {"outcome", "limit", "cursor"})
-    outcome = _optional(query, "outcome", _choice({o: o for o in UNREAD_OUTCOMES}))
-    return outcome, _window(query)
-
-
-def wait(query: QueryParams) -> float:
-    """Parse the parameters of ``GET /jobs/{id}``: seconds to wait for the job's end, 0 to 60."""
-    _only_known(query, {"wait"})
-    return _optional(query, "wait", _seconds) or 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,32 +67,54 @@ class Changes:
         )
 
 
+def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
+    """Parse the parameters of ``GET /jobs``.
+
+    Jobs submitted before ``overdue_before``, ms since the epoch, and still silent are overdue.
+    """
+    given = _parsed(query, "state", "ref", "reason", "since", "until", "overdue", "limit", "cursor")
+    wanted = Filter(
+        states=given["state"],
+        ref=given["ref"],
+        reason=given["reason"],
+        since=given["since"],
+        until=given["until"],
+        overdue_before=overdue_before if given["overdue"] is True else None,
+        not_overdue_before=overdue_before if given["overdue"] is False else None,
+    )
+    return wanted, Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
+
+
+def deliveries(query: QueryParams) -> tuple[str | None, Window]:
+    """Parse the parameters of ``GET /deliveries``."""
+    given = _parsed(query, "outcome", "limit", "cursor")
+    return given["outcome"], Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
+
+
+def wait(query: QueryParams) -> float:
+    """Parse the parameters of ``GET /jobs/{id}``: seconds to wait for the job's end, 0 to 60."""
+    return _parsed(query, "wait")["wait"] or 0.0
+
+
 def changes(query: QueryParams, last_event_ids: Sequence[str]) -> Changes:
     """Parse the parameters of ``GET /jobs/changes``.
 
     The headers ``Last-Event-ID`` win over ``after``: a browser that reconnects sends both, and its address is
     the first one.
     """
-    _only_known(query, {"after", "wait", "state", "ref", "id"}, {"state"})
-    after, source = _optional(query, "after", _line), "after"
+    given = _parsed(query, "after", "wait", "state", "ref", "id")
+    after, source = given["after"], "after"
     if last_event_ids:
         source = "Last-Event-ID"
         if len(last_event_ids) > 1:
             raise BodyError("body.invalid_query", f"{source} is given more than once.")
         after = _parse(source, last_event_ids[0], _line)
-    return Changes(
-        after=after,
-        after_source=source,
-        wait=_optional(query, "wait", _seconds),
-        states=_states(query),
-        ref=_optional(query, "ref", _ref),
-        id=_optional(query, "id", _id),
-    )
+    return Changes(after, source, given["wait"], given["state"], given["ref"], given["id"])
 
 
 def nothing(query: QueryParams) -> None:
     """Refuse every parameter."""
-    _only_known(query, set())
+    _parsed(query)
 
 
 def cursor(position: int | None) -> str | None:
@@ -152,44 +140,20 @@ def moment(text: str) -> int:
         raise ValueError("must be a time such as 2026-11-23T09:30:00Z") from None
 
 
-def _window(query: QueryParams) -> Window:
-    return Window(
-        before=_optional(query, "cursor", _position),
-        limit=_optional(query, "limit", _limit) or DEFAULT_LIMIT,
-    )
-
-
-def _states(query: QueryParams) -> tuple[State, ...]:
-    state = _choice({state.value: state for state in State})
-    return tuple(_parse("state", value, state) for value in query.getlist("state"))
-
-
 def _line(text: str) -> int:
     if not text.isascii() or not text.isdigit() or len(text) > MAX_LINE_DIGITS:
         raise ValueError("must be the id of an event that was given out, which is a whole number")
     return int(text)
 
 
-def _id(text: str) -> str:
-    if not is_job_id(text):
-        raise ValueError("is no job's id")
-    return text
-
-
 def _position(text: str) -> int:
     try:
         version, _, number = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)).partition(b":")
     except ValueError:
-        raise ValueError("is no cursor that was given out") from None
+        version, number = b"", b""
     if version != b"1" or not number.isdigit() or len(number) > MAX_LINE_DIGITS:
         raise ValueError("is no cursor that was given out")
     return int(number)
-
-
-def _ref(text: str) -> str:
-    if not is_ref(text):
-        raise ValueError("must be 1 to 200 printable ASCII characters")
-    return text
 
 
 def _limit(text: str) -> int:
@@ -206,8 +170,17 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _choice(values: dict[str, T]) -> Callable[[str], T]:
-    def choose(text: str) -> T:
+def _checked(is_valid: Callable[[str], bool], problem: str) -> Callable[[str], str]:
+    def check(text: str) -> str:
+        if not is_valid(text):
+            raise ValueError(problem)
+        return text
+
+    return check
+
+
+def _choice(values: Mapping[str, Any]) -> Callable[[str], Any]:
+    def choose(text: str) -> Any:
         if text not in values:
             raise ValueError("is none of " + ", ".join(values))
         return values[text]
@@ -215,24 +188,42 @@ def _choice(values: dict[str, T]) -> Callable[[str], T]:
     return choose
 
 
-def _optional(query: QueryParams, name: str, read: Callable[[str], T]) -> T | None:
-    text = query.get(name)
-    return None if text is None else _parse(name, text, read)
+_PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "state": _choice({state.value: state for state in State}),
+    "ref": _checked(is_ref, "must be 1 to 200 printable ASCII characters"),
+    "id": _checked(is_job_id, "is no job's id"),
+    "reason": _choice(dict(zip(REASONS, REASONS, strict=True))),
+    "outcome": _choice(dict(zip(UNREAD_OUTCOMES, UNREAD_OUTCOMES, strict=True))),
+    "since": moment,
+    "until": moment,
+    "overdue": _choice({"true": True, "false": False}),
+    "wait": _seconds,
+    "after": _line,
+    "limit": _limit,
+    "cursor": _position,
+}
+"""How each parameter is read; a ValueError's text continues its name."""
 
 
-def _parse(name: str, text: str, read: Callable[[str], T]) -> T:
-    try:
-        return read(text)
-    except ValueError as error:
-        raise BodyError("body.invalid_query", f"{name} {error}.") from None
-
-
-def _only_known(query: QueryParams, known: set[str], repeatable: Iterable[str] = ()) -> None:
+def _parsed(query: QueryParams, *known: str) -> dict[str, Any]:
+    """Return the value of each known parameter, or ``None``; of ``state``, which may be repeated, a tuple."""
     for name in query:
         if name not in known:
             takes = ", ".join(sorted(known)) or "no parameters"
             raise BodyError(
                 "body.invalid_query", f"{name[:50]!r} is no parameter here; the route takes {takes}."
             )
-        if name not in repeatable and len(query.getlist(name)) > 1:
+        if name != "state" and len(query.getlist(name)) > 1:
             raise BodyError("body.invalid_query", f"{name} is given more than once.")
+    values: dict[str, Any] = dict.fromkeys(known)
+    values |= {name: _parse(name, text, _PARSERS[name]) for name, text in query.items()}
+    return values | {
+        "state": tuple(_parse("state", text, _PARSERS["state"]) for text in query.getlist("state"))
+    }
+
+
+def _parse(name: str, text: str, read: Callable[[str], Any]) -> Any:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise BodyError("body.invalid_query", f"{name} {error}.") from None

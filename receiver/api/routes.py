@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
@@ -24,6 +24,7 @@ from receiver.core.completion import is_job_id, is_ref
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
 from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
+from receiver.web.body import read_body
 from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.web.refusals import RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
@@ -153,7 +154,7 @@ class Api:
     async def announce(self, request: Request) -> Response:
         """``POST /jobs``: announce a job that another program submitted, so that it can become overdue."""
         params.nothing(request.query_params)
-        submission = _submission(await _json(request, self.body_seconds))
+        submission = _submission(await read_body(request, MAX_BODY_BYTES, self.body_seconds))
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
@@ -256,25 +257,11 @@ async def _first(*events: asyncio.Event, within: float) -> None:
             wait.cancel()
 
 
-async def _json(request: Request, seconds: float) -> Any:
-    body = bytearray()
+def _submission(body: bytes) -> Submission:
     try:
-        async with asyncio.timeout(seconds):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MAX_BODY_BYTES:
-                    raise BodyError("body.too_large", f"The body is larger than {MAX_BODY_BYTES} bytes.")
-    except TimeoutError:
-        raise BodyError("body.too_slow") from None
-    except ClientDisconnect:
-        raise BodyError("body.cut_short") from None
-    try:
-        return json.loads(body)
+        document = json.loads(body)
     except (ValueError, RecursionError):
         raise BodyError("body.not_json") from None
-
-
-def _submission(document: Any) -> Submission:
     if not isinstance(document, dict) or not set(document) <= {"id", "ref"}:
         raise BodyError("body.invalid", 'The body must be an object such as {"id": "…", "ref": "…"}.')
     job_id, ref = document.get("id"), document.get("ref")

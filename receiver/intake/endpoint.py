@@ -4,7 +4,6 @@ The cheapest step comes first: nothing is kept beyond the cap, and nothing is pa
 leaves only after the commit.
 """
 
-import asyncio
 import contextlib
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -21,6 +20,7 @@ from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, S
 from receiver.intake.authentication import Authenticator, Proof
 from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
 from receiver.providers.ximilar import completions
+from receiver.web.body import read_body
 from receiver.web.problem import problem
 from receiver.web.refusals import RefusalCounter
 
@@ -57,7 +57,7 @@ class WebhookEndpoint:
             proof: Proof | None = None
             with contextlib.suppress(AuthError):  # answered once the body has been read
                 proof = self.authenticator.check(request.headers.raw)
-            body = await self._body(request, keep=proof is not None)
+            body = await read_body(request, self.max_bytes, BODY_SECONDS, keep=proof is not None)
             if proof is None:
                 # The answer is the same for every cause.
                 raise AuthError("auth.refused")  # noqa: TRY301 - answered below, like a ticket that is not its job's
@@ -76,34 +76,6 @@ class WebhookEndpoint:
             if times := self.refusals.count_to_log(error.reason):
                 log.error("delivery not recorded", reason=error.reason, detail=error.detail, times=times)  # noqa: TRY400 - not a bug
             return problem(error.reason)
-
-    async def _body(self, request: Request, *, keep: bool) -> bytes:
-        """Read the body as far as the cap allows, whether or not a length was declared.
-
-        Unless they are to be kept, the bytes are counted and dropped. Raise `BodyError`
-        ``body.too_large``, ``body.too_slow`` or ``body.cut_short``.
-        """
-        # The parser lets any number of leading zeros pass, and Python reads no number of thousands of digits.
-        declared = request.headers.get("content-length", "").lstrip("0")
-        digits = len(str(self.max_bytes))
-        if declared.isdecimal() and (len(declared) > digits or int(declared) > self.max_bytes):
-            raise BodyError("body.too_large")
-        body, size, more = bytearray(), 0, True
-        try:
-            async with asyncio.timeout(BODY_SECONDS):
-                while more:
-                    message = await request.receive()
-                    if message["type"] == "http.disconnect":
-                        raise BodyError("body.cut_short")
-                    chunk, more = message.get("body", b""), message.get("more_body", False)
-                    size += len(chunk)
-                    if size > self.max_bytes:
-                        raise BodyError("body.too_large")
-                    if keep:
-                        body += chunk
-        except TimeoutError:
-            raise BodyError("body.too_slow") from None
-        return bytes(body)
 
     async def _record(self, request: Request, body: bytes, proof: Proof, step: Step) -> Response:
         try:
