@@ -3,7 +3,7 @@
 import re
 import tomllib
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -53,72 +53,55 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     """Return whether every image is safe, and if not, until when. The failing readiness checks count too."""
     jobs, stats = overview.stats.jobs, overview.stats
     unsafe, waiting = jobs[State.RECEIVED], jobs[State.FETCHED]
-    damaged = sum(number for reason, number in stats.damaged.items() if reason in LOST)
+    damaged = sum(stats.damaged.get(reason, 0) for reason in LOST)
     missing = jobs[State.EXPIRED] + jobs[State.REJECTED] + damaged
-    more = [*_refused(stats.refused), *_found(stats.damaged), *_ended(jobs)]
-    if stats.overdue:
-        more.append(f"{_many(stats.overdue, 'job', 'is', 'are')} overdue: no completion has come in time.")
-    helpless = {"ledger", "workers", "spool", "decoder"} & set(failing)
+    every = "Every other image that came is" if missing else "Every image that came is"
+    until = None
     if unsafe:
-        text = f"{_many(unsafe, 'image', 'is', 'are')} not safe yet."
-        if stats.at_risk:
-            text = f"{_many(stats.at_risk, 'image', 'is', 'are')} at risk."
-            if others := unsafe - stats.at_risk:
-                more.insert(0, f"{_many(others, 'other', 'is', 'are')} not safe yet.")
-        if helpless:
+        number, what = (stats.at_risk, "at risk") if stats.at_risk else (unsafe, "not safe yet")
+        text, until = f"{_many(number, 'image', 'is', 'are')} {what}.", stats.soonest_deadline
+        if helpless := {"ledger", "workers", "spool", "decoder"} & set(failing):
             text += " Nothing can be fetched now."
-        tone = "bad" if stats.at_risk or helpless else _tone(stats, failing, "busy")
-        return Headline(tone, text, tuple(more), stats.soonest_deadline)
-    if waiting:
-        which = "Every other image that came is safe" if missing else "Every image that came is safe"
-        text = f"{which}; {waiting:,} {'waits' if waiting == 1 else 'wait'} on this disk for the archive."
-        return Headline(_tone(stats, failing, "busy"), text, tuple(more))
-    if jobs[State.ARCHIVED]:
-        text = "Every other image that came is archived." if missing else "Every image that came is archived."
-        return Headline(_tone(stats, failing, "good"), text, tuple(more))
-    if missing or jobs[State.FAILED]:
-        return Headline(_tone(stats, failing, "warn"), "No image is archived.", tuple(more))
-    if jobs[State.SUBMITTED]:
-        number = _many(jobs[State.SUBMITTED], "job", "is", "are")
-        text = f"No image has come yet. {number} at the provider."
-        return Headline(_tone(stats, failing, "warn" if stats.overdue else "idle"), text, tuple(more))
-    return Headline(_tone(stats, failing, "idle"), "Nothing has come yet.", tuple(more))
-
-
-def _tone(stats: Stats, failing: Mapping[str, str], at_best: str) -> str:
-    if stats.jobs[State.EXPIRED] or LOST & set(stats.damaged) or {"ledger", "workers"} & set(failing):
-        return "bad"
-    if stats.jobs[State.REJECTED] or stats.refused or stats.damaged or failing:
-        return "warn"
+        tone = "bad" if stats.at_risk or helpless else "busy"
+    elif waiting:
+        verb = "waits" if waiting == 1 else "wait"
+        text, tone = f"{every} safe; {waiting:,} {verb} on this disk for the archive.", "busy"
+    elif jobs[State.ARCHIVED]:
+        text, tone = f"{every} archived.", "good"
+    elif missing or jobs[State.FAILED]:
+        text, tone = "No image is archived.", "warn"
+    elif submitted := jobs[State.SUBMITTED]:
+        text = f"No image has come yet. {_many(submitted, 'job', 'is', 'are')} at the provider."
+        tone = "warn" if stats.overdue else "idle"
+    else:
+        text, tone = "Nothing has come yet.", "idle"
     # Jobs that failed at the provider do not count: no image came, and none is unsafe.
-    return at_best
+    if jobs[State.REJECTED] or stats.refused or stats.damaged or failing:
+        tone = "bad" if tone == "bad" else "warn"
+    if jobs[State.EXPIRED] or LOST & set(stats.damaged) or {"ledger", "workers"} & set(failing):
+        tone = "bad"
+    return Headline(tone, text, tuple(_more(stats)), until)
 
 
-def _refused(number: int) -> list[str]:
-    if not number:
-        return []
-    what = "the URL has answered with what is not the promised image, and is tried again"
-    return [f"{_many(number, 'image')}: {what}."]
-
-
-def _found(damaged: Mapping[str, int]) -> list[str]:
-    """Return what the last audit found; the states do not show it, since an archived job stays archived."""
-    found = []
-    for reason, number in sorted(damaged.items()):
+def _more(stats: Stats) -> Iterator[str]:
+    """Yield what else is wrong. The states do not show damage, since an archived job stays archived."""
+    jobs = stats.jobs
+    if stats.at_risk and (others := jobs[State.RECEIVED] - stats.at_risk):
+        yield f"{_many(others, 'other', 'is', 'are')} not safe yet."
+    if number := stats.refused:
+        what = "the URL has answered with what is not the promised image, and is tried again"
+        yield f"{_many(number, 'image')}: {what}."
+    for reason, number in sorted(stats.damaged.items()):
         what = TEXTS["damage"].get(reason, f"the object is not as it was archived ({reason})")
-        found.append(f"{_many(number, 'archived image')}: {what}, as the last audit found.")
-    return found
-
-
-def _ended(jobs: Mapping[State, int]) -> list[str]:
-    found = []
-    if lost := jobs[State.EXPIRED]:
-        found.append(f"{_many(lost, 'image', 'was', 'were')} lost: the URL ended before the image was safe.")
-    if rejected := jobs[State.REJECTED]:
-        found.append(f"{_many(rejected, 'image', 'was', 'were')} rejected.")
-    if failed := jobs[State.FAILED]:
-        found.append(f"{_many(failed, 'job')} failed at the provider.")
-    return found
+        yield f"{_many(number, 'archived image')}: {what}, as the last audit found."
+    if number := jobs[State.EXPIRED]:
+        yield f"{_many(number, 'image', 'was', 'were')} lost: the URL ended before the image was safe."
+    if number := jobs[State.REJECTED]:
+        yield f"{_many(number, 'image', 'was', 'were')} rejected."
+    if number := jobs[State.FAILED]:
+        yield f"{_many(number, 'job')} failed at the provider."
+    if number := stats.overdue:
+        yield f"{_many(number, 'job', 'is', 'are')} overdue: no completion has come in time."
 
 
 def _many(number: int, noun: str, one: str = "", several: str = "") -> str:
@@ -178,19 +161,9 @@ def can_retry(job: Job) -> bool:
     return job.state not in {State.SUBMITTED, State.ARCHIVED} and job.image_url is not None
 
 
-def moment(at: int) -> str:
-    """Format a time: UTC, to the second."""
-    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-def clock(at: int) -> str:
-    """Format the time of day: UTC, to the minute."""
-    return datetime.fromtimestamp(at // 1000, UTC).strftime("%H:%M")
-
-
-def field_time(at: int) -> str:
-    """Format a time as a form's field takes it."""
-    return datetime.fromtimestamp(at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+def moment(at: int, form: str = "%Y-%m-%d %H:%M:%S") -> str:
+    """Format a time in UTC."""
+    return datetime.fromtimestamp(at // 1000, UTC).strftime(form)
 
 
 def span(seconds: float) -> str:
@@ -237,15 +210,7 @@ BODY_SHOWN = 4_000
 """Characters of a raw body that are shown; the API has all of it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A raw body as text; ``cut`` is the number of further characters."""
-
-    text: str
-    cut: int
-
-
-def body(raw: bytes) -> Body:
-    """Return any raw body as text; bytes that are no UTF-8 are escaped."""
+def body(raw: bytes) -> tuple[str, int]:
+    """Return any raw body as text, its non-UTF-8 bytes escaped; and how many characters are left out."""
     text = raw.decode("utf-8", "backslashreplace")
-    return Body(visible(text[:BODY_SHOWN]), max(len(text) - BODY_SHOWN, 0))
+    return visible(text[:BODY_SHOWN]), max(len(text) - BODY_SHOWN, 0)

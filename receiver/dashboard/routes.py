@@ -156,7 +156,7 @@ class Dashboard:
         return self._templates.answer(
             "deliveries",
             failing=failing,
-            deliveries=[(unread, presenters.body(unread.body)) for unread in page.deliveries],
+            deliveries=[(unread, *presenters.body(unread.body)) for unread in page.deliveries],
             outcome=outcome,
             outcomes=params.UNREAD_OUTCOMES,
             **_links("/page/deliveries", "/deliveries", given, window, page.next),

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,45 +33,31 @@ PAGE_HEADERS = {
 
 TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
-FOREVER = "private, max-age=31536000, immutable"
-
-
-@dataclass(frozen=True, slots=True)
-class File:
-    content: bytes
-    media_type: str
-    etag: str
+FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 class Static:
     """The static files, under names that change with their content, so that browsers cache them for good."""
 
     def __init__(self) -> None:
-        self._files: dict[str, File] = {}
         self._names: dict[str, str] = {}
+        self._answers: dict[str, Response] = {}
         for path in sorted((HERE / "static").iterdir()):
             content = path.read_bytes()
-            digest = hashlib.sha256(content).hexdigest()[:16]
-            name = f"{path.stem}.{digest}{path.suffix}"
+            name = f"{path.stem}.{hashlib.sha256(content).hexdigest()[:16]}{path.suffix}"
             self._names[path.name] = name
-            self._files[name] = File(content, TYPES[path.suffix], f'"{digest}"')
+            self._answers[name] = Response(content, headers=FOREVER, media_type=TYPES[path.suffix])
 
     def url(self, name: str) -> str:
         """Return the path that a file is served at."""
         return f"/static/{self._names[name]}"
 
     def content(self, name: str) -> bytes:
-        return self._files[self._names[name]].content
+        return bytes(self._answers[self._names[name]].body)
 
     async def answer(self, request: Request) -> Response:
         """``GET /static/{name}``: style, script and signs of the page."""
-        file = self._files.get(request.path_params["name"])
-        if file is None:
-            return problem("body.no_such_route")
-        headers = {"ETag": file.etag, "Cache-Control": FOREVER}
-        if file.etag in request.headers.get("if-none-match", ""):
-            return Response(status_code=304, headers=headers)
-        return Response(file.content, media_type=file.media_type, headers=headers)
+        return self._answers.get(request.path_params["name"]) or problem("body.no_such_route")
 
 
 class Templates:
@@ -104,7 +89,7 @@ class Templates:
         )
         environment.filters.update(
             moment=presenters.moment,
-            clock=presenters.clock,
+            clock=lambda at: presenters.moment(at, "%H:%M"),
             span=presenters.span,
             size=presenters.size,
             iso=serializers.time,
@@ -122,7 +107,7 @@ class Templates:
             detail=presenters.detail,
             can_retry=presenters.can_retry,
             is_web=serializers.is_web,
-            field_time=presenters.field_time,
+            field_time=lambda at: presenters.moment(at, "%Y-%m-%dT%H:%M:%S"),
             STEP=throughput.STEP,
             HEIGHT=throughput.HEIGHT,
         )

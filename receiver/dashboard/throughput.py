@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 MINUTES = 60
 MINUTE = 60_000
@@ -61,39 +61,18 @@ class Throughput:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """One minute of the chart, in the chart's own units."""
-
-    x: int
-    y: float
-    height: float
-    known: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """Five minutes of the table beside the chart; ``count`` is ``None`` where a minute is not known."""
-
-    begin: int
-    count: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Chart:
+class Chart(NamedTuple):
     """A bar chart of the last hour, and the same as a table.
 
-    Attributes:
-        bars: the oldest minute first, each `STEP` units wide.
-        rows: the newest five minutes first.
-        total: of all minutes that are known, and ``complete`` if that is every minute.
+    ``bars`` are the heights of the minutes, the oldest first, and ``None`` where a count is not known.
+    ``rows`` are five minutes each, the newest first: their begin in ms and their count. ``total`` and
+    ``peak`` are of the minutes that are known.
     """
 
-    bars: tuple[Bar, ...]
-    rows: tuple[Row, ...]
+    bars: Sequence[float | None]
+    rows: Sequence[tuple[int, int | None]]
     total: int
     peak: int
-    complete: bool
 
 
 STEP = 10
@@ -103,22 +82,13 @@ SPAN = 5
 
 def chart(counts: Sequence[int | None], now: int) -> Chart:
     """Draw counts by minute, of which the last is that of ``now``, ms since the epoch."""
-    peak = max((count for count in counts if count is not None), default=0)
-    bars = []
-    for number, count in enumerate(counts):
-        # Something is never drawn as nothing.
-        height = 0.0 if not count else max(round(count / peak * HEIGHT, 1), 2.0)
-        bars.append(Bar(number * STEP, HEIGHT - height, height, count is not None))
+    known = [count for count in counts if count is not None]
+    peak = max(known, default=0)
     first = now // MINUTE - len(counts) + 1
-    rows = []
+    rows: list[tuple[int, int | None]] = []
     for start in range(0, len(counts), SPAN):
-        part = counts[start : start + SPAN]
-        known = [count for count in part if count is not None]
-        rows.append(Row((first + start) * MINUTE, sum(known) if len(known) == len(part) else None))
-    return Chart(
-        bars=tuple(bars),
-        rows=tuple(reversed(rows)),
-        total=sum(count for count in counts if count is not None),
-        peak=peak,
-        complete=None not in counts,
-    )
+        part = [count for count in counts[start : start + SPAN] if count is not None]
+        rows.insert(0, ((first + start) * MINUTE, sum(part) if len(part) == SPAN else None))
+    # Something is never drawn as nothing.
+    bars = [count and max(round(count / peak * HEIGHT, 1), 2.0) for count in counts]
+    return Chart(bars, rows, sum(known), peak)
