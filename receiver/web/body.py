@@ -13,11 +13,10 @@ async def read_body(request: Request, max_bytes: int, seconds: float, *, keep: b
     Raises:
         BodyError: ``body.too_large``, ``body.too_slow`` or ``body.cut_short``.
     """
-    too_large = BodyError("body.too_large", f"The body is larger than {max_bytes} bytes.")
     # The parser lets any number of leading zeros pass, and Python reads no number of thousands of digits.
     declared = request.headers.get("content-length", "").lstrip("0")
     if declared.isdecimal() and (len(declared) > len(str(max_bytes)) or int(declared) > max_bytes):
-        raise too_large
+        raise _too_large(max_bytes)
     body, size, more = bytearray(), 0, True
     try:
         async with asyncio.timeout(seconds):
@@ -28,9 +27,13 @@ async def read_body(request: Request, max_bytes: int, seconds: float, *, keep: b
                 chunk, more = message.get("body", b""), message.get("more_body", False)
                 size += len(chunk)
                 if size > max_bytes:
-                    raise too_large
+                    raise _too_large(max_bytes)
                 if keep:
                     body += chunk
     except TimeoutError:
         raise BodyError("body.too_slow") from None
     return bytes(body)
+
+
+def _too_large(max_bytes: int) -> BodyError:
+    return BodyError("body.too_large", f"The body is larger than {max_bytes} bytes.")
