@@ -125,11 +125,10 @@ class ReceiverError(Exception):
             raise ValueError(f"no such reason: {reason}")
         self.reason = reason
         self.detail = detail or REASONS[reason]
-        super().__init__(f"{reason}: {self.detail}")
+        super().__init__(reason, self.detail)  # these arguments make it again from a child process's pickle
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Keep reason and detail in pickling, from a child process to its parent."""
-        return (type(self), (self.reason, self.detail), self.__dict__)
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
 
 
 class ConfigError(Exception):
@@ -167,10 +166,7 @@ class _FixedProviderError(ProviderError):
         self, detail: str = "", *, retry_after: float | None = None, maybe_sent: bool = False
     ) -> None:
         super().__init__(self.REASON, detail, retry_after=retry_after, maybe_sent=maybe_sent)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        """The class gives the reason."""
-        return (type(self), (self.detail,), self.__dict__)
+        self.args = (self.detail,)
 
 
 class TokenRefusedError(_FixedProviderError):

@@ -59,8 +59,8 @@ _READINESS_REMEDIES: Mapping[str, str] = {
     " or replaced, put it back, or restart serve.",
     "workers": "Restart serve, keep its log, and report it as a bug.",
     "spool": "Mend the archive, make room on the disk, or raise RECEIVER_MAX_SPOOL_BYTES.",
-    "decoder": "The log says why none starts: the installation, memory, or the limit of processes. serve tries"
-    " again by itself.",
+    "decoder": "The log says why none starts: the installation, memory, or the limit of processes. serve"
+    " tries again by itself.",
     "archive": "Mend what the reason names; serve looks again by itself. Images wait on this disk meanwhile.",
     "serving": "It is shutting down; start it again.",
 }

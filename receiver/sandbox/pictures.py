@@ -22,7 +22,6 @@ class Sample:
     factor: Literal[2, 4, 8]
 
     def draw(self) -> bytes:
-        """Draw the file."""
         return draw(self.seed, (self.width, self.height), self.format)
 
 
@@ -48,19 +47,26 @@ def draw(seed: int, size: tuple[int, int], file_format: Format) -> bytes:
     width, height = size
     chance = random.Random(seed)  # noqa: S311 - pictures, not secrets
     hue = chance.randrange(360)
-    picture = _sky(size, hue)
+    top, bottom = (
+        Image.new("RGB", size, _colour(hue + turn, 65, light)) for turn, light in ((30, 85), (0, 50))
+    )
+    picture = Image.composite(top, bottom, Image.linear_gradient("L").resize(size))
     pen = ImageDraw.Draw(picture)
-    radius = min(size) // 7
     sun = (chance.randint(width // 5, width * 4 // 5), chance.randint(height // 5, height * 2 // 5))
-    pen.circle(sun, radius, fill="#fff3c4")
+    pen.circle(sun, min(size) // 7, fill="#fff3c4")
     for layer in range(3):
-        _hill(pen, size, chance, height * (5 + layer) // 8, _colour(hue + 40 * layer, 45, 45 - 12 * layer))
+        base, swing = height * (5 + layer) // 8, max(2, height // 10)
+        ridge = [(width * step // 6, base + chance.randint(-swing, swing)) for step in range(7)]
+        fill = _colour(hue + 40 * layer, 45, 45 - 12 * layer)
+        pen.polygon([(0, height), *ridge, (width, height)], fill=fill)
     font = ImageFont.load_default(max(10, height // 8))
     pen.text((width // 2, height * 7 // 8), f"No. {seed}", fill="white", font=font, anchor="mm")
 
     name, _, alpha = file_format.partition("-")
     if alpha:
-        picture.putalpha(_rounded(size))
+        mask = Image.new("L", size, 0)
+        ImageDraw.Draw(mask).rounded_rectangle((0, 0, width - 1, height - 1), min(size) // 4, fill=255)
+        picture.putalpha(mask)
     file = BytesIO()
     picture.save(file, {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}[name], quality=90)
     return file.getvalue()
@@ -68,29 +74,3 @@ def draw(seed: int, size: tuple[int, int], file_format: Format) -> bytes:
 
 def _colour(hue: int, saturation: int, lightness: int) -> tuple[int, ...]:
     return ImageColor.getrgb(f"hsl({hue % 360}, {saturation}%, {lightness}%)")
-
-
-def _sky(size: tuple[int, int], hue: int) -> Image.Image:
-    shade = Image.linear_gradient("L").resize(size)
-    return Image.composite(
-        Image.new("RGB", size, _colour(hue + 30, 70, 85)), Image.new("RGB", size, _colour(hue, 60, 50)), shade
-    )
-
-
-def _hill(
-    pen: ImageDraw.ImageDraw,
-    size: tuple[int, int],
-    chance: random.Random,
-    base: int,
-    colour: tuple[int, ...],
-) -> None:
-    width, height = size
-    swing = max(2, height // 10)
-    points = [(width * step // 6, base + chance.randint(-swing, swing)) for step in range(7)]
-    pen.polygon([(0, height), *points, (width, height)], fill=colour)
-
-
-def _rounded(size: tuple[int, int]) -> Image.Image:
-    mask = Image.new("L", size, 0)
-    ImageDraw.Draw(mask).rounded_rectangle((0, 0, size[0] - 1, size[1] - 1), min(size) // 4, fill=255)
-    return mask

@@ -23,13 +23,8 @@ _FILTERS: Mapping[str, Image.Resampling] = {
 _PILLOW_NAMES: Mapping[str, str] = {"jpg": "JPEG", "png": "PNG", "webp": "WEBP"}
 # What Pillow's plugins raise for a damaged or unknown file.
 _PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    struct.error,
-    Image.DecompressionBombError,
-    Image.DecompressionBombWarning,
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error),
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
 
 
