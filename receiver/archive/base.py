@@ -11,7 +11,7 @@ from receiver.core.jobs import Image, StoredObject
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class SpooledImage:
     """One image to archive.
 
     Attributes:
@@ -27,7 +27,6 @@ class Item:
     key: str
     ref: str | None
     received_at: datetime
-    provider: str = "ximilar"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +126,7 @@ class Archive(ImageReader, Protocol):
             ArchiveError: the archive cannot be used as it is.
         """
 
-    async def put(self, item: Item) -> StoredObject:
+    async def put(self, item: SpooledImage) -> StoredObject:
         """Archive an image. Return once the store has proved that it holds exactly these bytes.
 
         If the key holds the same bytes already, the put succeeds, even where the spooled file is lost.

@@ -66,7 +66,10 @@ def open_archive(
             raise ConfigError(
                 f"RECEIVER_ARCHIVE: the prefix must be plain text of at most {MAX_PREFIX} bytes"
             )
-        from receiver.archive.s3 import open_s3  # noqa: PLC0415 - boto3 takes a quarter of a second to load
+        # boto3 takes a quarter of a second to load.
+        from receiver.archive.s3.archive import S3Archive  # noqa: PLC0415
+        from receiver.archive.s3.client import Client  # noqa: PLC0415
 
-        return open_s3(bucket, prefix, uploads=uploads, environ=environ or {}, public_url=public_url)
+        client = Client(uploads=uploads, environ=environ or {}, public_url=public_url)
+        return S3Archive(bucket, prefix, client=client, uploads=uploads)
     raise ConfigError("RECEIVER_ARCHIVE: must begin with file:// or s3://")

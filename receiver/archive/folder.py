@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from receiver.archive import metadata, spool_file
-from receiver.archive.base import Depth, Item, ListedObject, ObjectInfo, ProbeResult
+from receiver.archive.base import Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
 from receiver.archive.key import check_key
 from receiver.archive.spool_file import BLOCK, SpoolFile, digest
 from receiver.core.disk import sync_directory
@@ -91,7 +91,7 @@ class FolderArchive:
         """Try a small file, and remove what crashes left. See `Archive.probe`."""
         return await self._run(self._probe)
 
-    async def put(self, item: Item) -> StoredObject:
+    async def put(self, item: SpooledImage) -> StoredObject:
         """Link the spooled file, or copy it from another file system. See `Archive.put`."""
         check_key(item.key)
         return await self._run(lambda: self._put(item))
@@ -200,7 +200,7 @@ class FolderArchive:
 
     # Writing
 
-    def _put(self, item: Item) -> StoredObject:
+    def _put(self, item: SpooledImage) -> StoredObject:
         try:
             self._put_spool_file(item)
         except SpoolError as error:
@@ -209,7 +209,7 @@ class FolderArchive:
                 raise
         return self.object_at(item.key)
 
-    def _holds(self, item: Item) -> bool:
+    def _holds(self, item: SpooledImage) -> bool:
         target = self._root / item.key
         try:
             with self._translated(item.key):
@@ -219,7 +219,7 @@ class FolderArchive:
             return False
         return True
 
-    def _put_spool_file(self, item: Item) -> None:
+    def _put_spool_file(self, item: SpooledImage) -> None:
         target = self._root / item.key
         with spool_file.opened(item) as spooled:
             spool_file.check(item, spooled)  # always: a link of a file that rotted would be rotten as well
@@ -231,7 +231,7 @@ class FolderArchive:
                 # image counts as archived when both are durable.
                 self._write_metadata(item, target)
 
-    def _create(self, item: Item, spooled: SpoolFile, target: Path) -> bool:
+    def _create(self, item: SpooledImage, spooled: SpoolFile, target: Path) -> bool:
         """Make the target once, whole and durable. Return False if something stands there already."""
         try:
             os.fsync(spooled.fileno())
@@ -246,7 +246,7 @@ class FolderArchive:
             raise ArchiveError("archive.unproved", f"{item.key}: the spooled file was exchanged meanwhile.")
         return True
 
-    def _copy(self, item: Item, spooled: SpoolFile, target: Path) -> bool:
+    def _copy(self, item: SpooledImage, spooled: SpoolFile, target: Path) -> bool:
         """Copy, read the copy again, then name it. Return False if something has that name already."""
         spooled.seek(0)
         with _temporary(target) as (path, file):
@@ -264,7 +264,7 @@ class FolderArchive:
                     raise self._no_hard_links() from error
                 raise
 
-    def _check_same(self, item: Item, target: Path) -> None:
+    def _check_same(self, item: SpooledImage, target: Path) -> None:
         with _open_regular(target) as file:
             same = (
                 os.fstat(file.fileno()).st_size == item.image.bytes
@@ -278,7 +278,7 @@ class FolderArchive:
                 "archive.occupied", f"{target.as_uri()} holds other bytes than job {item.job_id}."
             )
 
-    def _write_metadata(self, item: Item, target: Path) -> None:
+    def _write_metadata(self, item: SpooledImage, target: Path) -> None:
         with _temporary(target) as (path, file):
             file.write(json.dumps(metadata.write(item), indent=1).encode() + b"\n")
             _sync(file)
@@ -448,7 +448,7 @@ def _temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
         path.unlink(missing_ok=True)
 
 
-def _read(item: Item, spooled: SpoolFile) -> bytes:
+def _read(item: SpooledImage, spooled: SpoolFile) -> bytes:
     """Read the next block. Its errors are the spool's, not the archive's."""
     try:
         return spooled.read(BLOCK)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import quote
 
-from receiver.archive.base import Item, ObjectInfo
+from receiver.archive.base import ObjectInfo, SpooledImage
 from receiver.core.completion import is_job_id, is_ref
 from receiver.core.jobs import Image, StoredObject
 
@@ -41,7 +41,7 @@ class ArchivedImage:
     archived_at: int
 
 
-def write(item: Item) -> dict[str, str]:
+def write(item: SpooledImage) -> dict[str, str]:
     """Return the metadata to keep beside an image's bytes, encoded."""
     pairs = {
         "job-id": item.job_id,
@@ -50,7 +50,7 @@ def write(item: Item) -> dict[str, str]:
         "width": str(item.image.width),
         "height": str(item.image.height),
         "received-at": item.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "provider": item.provider,
+        "provider": PROVIDER,
     }
     return encode_all({name: value for name, value in pairs.items() if value is not None})
 

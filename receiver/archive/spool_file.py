@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from receiver.archive.base import Item
+from receiver.archive.base import SpooledImage
 from receiver.core.errors import SpoolError
 
 BLOCK = 1 << 20
@@ -40,7 +40,7 @@ class SpoolFile(io.FileIO):
 
 
 @contextmanager
-def opened(item: Item) -> Iterator[SpoolFile]:
+def opened(item: SpooledImage) -> Iterator[SpoolFile]:
     """Open an item's spooled file, which must have the size that was recorded.
 
     Raises:
@@ -59,7 +59,7 @@ def opened(item: Item) -> Iterator[SpoolFile]:
         yield file
 
 
-def check(item: Item, file: SpoolFile) -> None:
+def check(item: SpooledImage, file: SpoolFile) -> None:
     """Hash a spooled file again.
 
     Raises:
@@ -73,12 +73,12 @@ def check(item: Item, file: SpoolFile) -> None:
         raise changed(item)
 
 
-def changed(item: Item) -> SpoolError:
+def changed(item: SpooledImage) -> SpoolError:
     """Return the error for a spooled file that is not the one that was verified."""
     return SpoolError("spool.lost", f"The spooled file of job {item.job_id} changed after it was verified.")
 
 
-def unreadable(item: Item, error: OSError) -> SpoolError:
+def unreadable(item: SpooledImage, error: OSError) -> SpoolError:
     """Return the error for a failed disk. Bytes that it cannot read (EIO) are lost."""
     return SpoolError(
         "spool.lost" if error.errno == errno.EIO else "spool.disk",

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import unquote
 
-from receiver.archive.base import Depth, Inventory, Item, ListedObject, ObjectInfo
+from receiver.archive.base import Depth, Inventory, ListedObject, ObjectInfo, SpooledImage
 from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError, SpoolError
 from receiver.core.jobs import Job, State, StoredObject
@@ -98,7 +98,7 @@ class Migrator:
             self.counts["moved"] += 1
             self.counts["bytes"] += job.image.bytes if job.image else 0
 
-    async def _item(self, job: Job) -> Item:
+    async def _item(self, job: Job) -> SpooledImage:
         assert job.stored is not None
         assert job.image is not None
         path = await self.source.locate(job.stored, job.image)
@@ -106,9 +106,9 @@ class Migrator:
         # The key of the folder, whatever RECEIVER_ARCHIVE_KEY is now, so that a second run finds the object.
         key = unquote(job.stored.uri.removeprefix(_root(self.source)))
         received = datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC)
-        return Item(job.id, path, job.image, key, job.ref, received)
+        return SpooledImage(job.id, path, job.image, key, job.ref, received)
 
-    async def _put(self, item: Item) -> StoredObject:
+    async def _put(self, item: SpooledImage) -> StoredObject:
         async def put() -> StoredObject:
             await self.throttle()
             return await self.target.put(item)

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import structlog
 
-from receiver.archive.base import Inventory, Item
+from receiver.archive.base import Inventory, SpooledImage
 from receiver.archive.key import render_key
 from receiver.core.backoff import Jitter
 from receiver.core.clock import Clock, milliseconds
@@ -84,7 +84,7 @@ class ArchiveStage:
             log.info("archived", job=job.id, uri=stored.uri)
             await self.spool.remove(item.path)
 
-    def _item(self, claim: Claim) -> Item:
+    def _item(self, claim: Claim) -> SpooledImage:
         job = claim.job
         assert job.image is not None
         assert job.spool is not None
@@ -99,7 +99,7 @@ class ArchiveStage:
             endpoint=job.endpoint or "",
             received_at=received,
         )
-        return Item(job.id, self.spool.path(job.spool), job.image, key, job.ref, received)
+        return SpooledImage(job.id, self.spool.path(job.spool), job.image, key, job.ref, received)
 
     async def _failed(self, claim: Claim, error: ReceiverError) -> None:
         self.instrumentation.on_failed_attempt("archive", error.reason)

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from PIL import Image as Picture
 
-from receiver.archive.base import Archive, Item
+from receiver.archive.base import Archive, SpooledImage
 from receiver.archive.factory import open_archive
 from receiver.core.errors import ImageError, SpoolError
 from receiver.core.jobs import Image, Job, State, StoredObject
@@ -183,7 +183,7 @@ async def test_an_image_in_a_bucket_is_brought_and_not_left_behind(
     with standin() as store:
         archive = open_archive("s3://bucket/prefix", environ=store.environment())
         try:
-            item = Item("a", spooled, image, "a.jpg", None, datetime.now(UTC))
+            item = SpooledImage("a", spooled, image, "a.jpg", None, datetime.now(UTC))
             job = Job("a", State.ARCHIVED, image=image, stored=await archive.put(item))
             thumbnails = Thumbnails(tmp_path / "small", archive, verifier)
             assert opened(await thumbnails.of(job)).size == (SIDE, 200)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from receiver.archive import metadata
-from receiver.archive.base import Item
+from receiver.archive.base import SpooledImage
 from receiver.core.completion import Completion
 from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Delivery, Ledger
@@ -50,7 +50,9 @@ class Sample:
         return f"{self._received:%Y/%m/%d}/{self.job_id}.png"
 
     def metadata(self) -> dict[str, str]:
-        return metadata.write(Item(self.job_id, Path(), self.image, self.key, self.ref, self._received))
+        return metadata.write(
+            SpooledImage(self.job_id, Path(), self.image, self.key, self.ref, self._received)
+        )
 
     @property
     def _received(self) -> datetime:

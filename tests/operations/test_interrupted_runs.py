@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive.base import Depth, Inventory, Item, ObjectInfo
+from receiver.archive.base import Depth, Inventory, ObjectInfo, SpooledImage
 from receiver.archive.factory import open_archive
 from receiver.archive.folder import FolderArchive
 from receiver.archive.locator import ArchiveLocator
@@ -125,7 +125,7 @@ class Moody(FolderArchive):
         self._answer()
         return await super().inspect(stored, depth)
 
-    async def put(self, item: Item) -> StoredObject:
+    async def put(self, item: SpooledImage) -> StoredObject:
         self._answer()
         return await super().put(item)
 

@@ -16,7 +16,7 @@ import pytest
 
 from receiver.archive.base import Depth
 from receiver.archive.factory import open_archive
-from receiver.archive.s3 import S3Archive
+from receiver.archive.s3.archive import S3Archive
 from receiver.core.errors import ArchiveError
 from tests.support.items import spooled
 from tests.support.seaweed import Seaweed, seaweed
@@ -96,7 +96,7 @@ async def asked(store: Seaweed, tmp_path: Path) -> set[Asked]:
     def note(params: dict[str, Any], model: Any, **_: Any) -> None:
         seen.add(Asked(model.name, params.get("Key", params.get("Prefix", "")), params.get("VersionId")))
 
-    archive._client.meta.events.register("before-parameter-build.s3", note)
+    archive._client.sdk.meta.events.register("before-parameter-build.s3", note)
     try:
         await archive.probe()
         item = spooled(tmp_path, f"2026/11/24/{tmp_path.name}.png")

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
-from receiver.archive.base import Item, ProbeResult
+from receiver.archive.base import ProbeResult, SpooledImage
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, StoredObject
 from receiver.pipeline.circuit_breaker import LONGEST_WAIT, CircuitBreaker
@@ -37,7 +37,7 @@ class ProbedArchive:
             ProbeResult("conditions", honoured=False, detail=""),
         )
 
-    async def put(self, item: Item) -> StoredObject:  # noqa: ARG002 - a circuit breaker puts nothing
+    async def put(self, item: SpooledImage) -> StoredObject:  # noqa: ARG002 - a circuit breaker puts nothing
         raise AssertionError
 
     async def locate(self, stored: StoredObject, image: Image) -> Path | str:  # noqa: ARG002 - nor reads

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.archive.base import Inventory, Item
+from receiver.archive.base import Inventory, SpooledImage
 from receiver.archive.factory import open_archive
 from receiver.archive.folder import metadata_path
 from receiver.core.errors import ArchiveError
@@ -59,7 +59,7 @@ async def put(archive: Inventory, folder: Path, content: bytes = CONTENT, job_id
     path = folder / "spooled"
     path.write_bytes(content)
     image = Image("png", WIDTH, HEIGHT, len(content), hashlib.sha256(content).hexdigest())
-    await archive.put(Item(job_id, path, image, KEY, "order 7", datetime(2026, 3, 9, tzinfo=UTC)))
+    await archive.put(SpooledImage(job_id, path, image, KEY, "order 7", datetime(2026, 3, 9, tzinfo=UTC)))
 
 
 async def test_the_jobs_own_image_is_known_by_what_it_holds(

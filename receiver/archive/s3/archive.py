@@ -1,0 +1,370 @@
+"""The archive in a bucket.
+
+A put is one ``PutObject`` of the spooled file under ``If-None-Match: *``, so that nothing is overwritten,
+with its SHA-256, which the store checks. A ``HeadObject`` then proves what is there. A probe finds out what a
+store does not honour, and later puts do without.
+"""
+
+import asyncio
+import base64
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from datetime import UTC
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from receiver.archive import metadata, spool_file
+from receiver.archive.base import Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
+from receiver.archive.key import check_key
+from receiver.archive.s3.client import Address, Client, answer_behind, base64_of, metadata_of
+from receiver.archive.s3.probe import Capabilities, probe
+from receiver.archive.spool_file import SpoolFile, digest
+from receiver.core.errors import ArchiveError, SpoolError
+from receiver.core.jobs import Image, StoredObject
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef as Head
+
+T = TypeVar("T")
+
+CLOSE_SECONDS = 1.0
+
+FORMATS = {f"image/{name}": name for name in ("jpeg", "png", "webp")}
+"""Image formats by the content types of objects."""
+
+BAD_DIGEST = frozenset(
+    {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+)
+"""The store received other bytes than were announced."""
+
+
+class S3Archive:
+    """An archive below one bucket's prefix.
+
+    Args:
+        prefix: of all keys, without a slash at either end; may be empty.
+        client: closed with the archive.
+        uploads: how many objects are put at a time.
+    """
+
+    def __init__(self, bucket: str, prefix: str, *, client: Client, uploads: int) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._client = client
+        self._capabilities = Capabilities()
+        # A pool of its own: the default executor also resolves names, and must not wait for uploads.
+        self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
+        self._running: set[asyncio.Future[Any]] = set()
+
+    @property
+    def uri(self) -> str:
+        """``s3://bucket/prefix``."""
+        return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
+
+    async def probe(self) -> tuple[ProbeResult, ...]:
+        """Try with small objects below ``.receiver-probe/`` what a put relies on. See `Archive.probe`."""
+        try:
+            self._capabilities, results = await self._run(lambda: probe(self._client, self._at("")))
+        except ArchiveError as error:
+            if error.reason == "archive.denied":
+                # The SDK reads a credentials file once; it may have been rotated before the next probe.
+                await self._run(self._client.reconnect)
+            raise
+        return results
+
+    async def put(self, item: SpooledImage) -> StoredObject:
+        """PutObject and HeadObject. See `Archive.put`."""
+        check_key(item.key)
+        return await self._run(lambda: self._put(item))
+
+    async def locate(self, stored: StoredObject, image: Image) -> str:
+        """Presign a URL that serves the image as its own type. See `ImageReader.locate`."""
+        at = self._address(stored.uri)
+
+        def presign() -> str:
+            version = self._readable_version(stored, image)
+            return self._client.presign(at, version, ResponseContentType=image.content_type)
+
+        return await self._run(presign)
+
+    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
+        """Download the object. See `ImageReader.local_file`."""
+        await self._run(lambda: self._download(stored, image, scratch))
+        return scratch
+
+    async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[ListedObject]]:
+        """List the objects below the prefix in the store's order. See `Inventory.entries`."""
+        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix}
+        if after is not None:
+            arguments["StartAfter"] = self._address(after).key
+        while True:
+            page = await self._run(lambda: self._client.list(arguments))
+            found = [
+                ListedObject(str(Address(self._bucket, key)), listed["Size"])
+                for listed in page.get("Contents", [])
+                # No part of an image's key begins with a dot; some stores list their folders as well.
+                if not (key := listed["Key"]).removeprefix(self._prefix).startswith(".")
+                and not key.endswith("/")
+            ]
+            if found:
+                yield found
+            if not page.get("IsTruncated"):
+                return
+            token = page.get("NextContinuationToken")
+            if not token or token == arguments.get("ContinuationToken"):
+                # Taken for the end, it would hide all further objects.
+                raise ArchiveError(
+                    "archive.misconfigured",
+                    f"{self.uri}: the store says that its listing goes on, and not how"
+                    " (IsTruncated without a new NextContinuationToken).",
+                    permanent=True,
+                )
+            arguments["ContinuationToken"] = token
+
+    def object_at(self, key: str) -> StoredObject:
+        return StoredObject(str(self._at(key)))
+
+    async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
+        """HeadObject, and GetObject where all bytes are to be read. See `Inventory.inspect`.
+
+        It inspects the current version: one that was deleted or replaced lasts only as long as the bucket's
+        lifecycle lets it.
+        """
+        at = self._address(stored.uri)
+        return await self._run(lambda: self._inspect(at, depth))
+
+    async def remove(self, stored: StoredObject) -> None:
+        """DeleteObject. See `Inventory.remove`."""
+        at = self._address(stored.uri)
+        await self._run(lambda: self._client.delete(at))
+
+    async def aclose(self) -> None:
+        """Wait a moment for running puts; a store that hangs must not hold up a stop."""
+        if self._running:
+            await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._client.close()
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        self._running.add(running)
+        running.add_done_callback(self._ended)
+        # Shielded: a cancelled caller does not stop the thread, and `aclose` waits for threads.
+        return await asyncio.shield(running)
+
+    def _ended(self, running: "asyncio.Future[Any]") -> None:
+        self._running.discard(running)
+        if not running.cancelled():
+            running.exception()  # retrieved, even where the caller has gone
+
+    def _at(self, key: str) -> Address:
+        return Address(self._bucket, self._prefix + key)
+
+    def _address(self, uri: str) -> Address:
+        bucket, _, key = uri.removeprefix("s3://").partition("/")
+        if not uri.startswith("s3://") or not key:
+            raise ArchiveError("archive.missing", f"{uri} is not in the archive {self.uri}.")
+        return Address(bucket, key)
+
+    # Writing
+
+    def _put(self, item: SpooledImage) -> StoredObject:
+        at = self._at(item.key)
+        try:
+            return self._put_spool_file(item, at)
+        except SpoolError as error:
+            # Perhaps it was put before, and a crash came before that was recorded.
+            if error.reason == "spool.lost" and (stored := self._stored_before(item, at)) is not None:
+                return stored
+            raise
+
+    def _stored_before(self, item: SpooledImage, at: Address) -> StoredObject | None:
+        # A deadline runs again, so a store that does not answer is not waited for.
+        with suppress(ArchiveError):
+            head = self._client.head_or_none(at)
+            if head is not None and self._holds(item.image, at, head, head.get("VersionId")):
+                return _stored(at, head)
+        return None
+
+    def _put_spool_file(self, item: SpooledImage, at: Address) -> StoredObject:
+        conditional = self._capabilities.conditional
+        with spool_file.opened(item) as spooled:
+            head = None if conditional else self._client.head_or_none(at)
+            if head is None:
+                stored = self._send(item, spooled, at, {"IfNoneMatch": "*"} if conditional else {})
+                if stored is not None:
+                    return stored
+                # Perhaps our own first attempt, whose answer was lost: what is there decides.
+                head = self._client.head(at)
+            if self._holds(item.image, at, head, head.get("VersionId")):
+                return _stored(at, head)
+            if self._is_cut(item, spooled, at, head):
+                stored = self._replace(item, spooled, at, head)
+                if stored is not None:
+                    return stored
+        raise ArchiveError("archive.occupied", f"{at} holds other bytes than job {item.job_id}.")
+
+    def _send(
+        self, item: SpooledImage, spooled: SpoolFile, at: Address, condition: Mapping[str, str]
+    ) -> StoredObject | None:
+        """Put the image and prove it. Return ``None`` where the condition does not hold."""
+        if self._capabilities.sha256:
+            spooled.seek(0)
+            checksum = {"ChecksumSHA256": base64_of(bytes.fromhex(item.image.sha256))}
+        else:
+            spool_file.check(item, spooled)  # the store will not compare with what was verified
+            checksum = {"ContentMD5": base64_of(digest(spooled, "md5"))}
+        try:
+            version = self._client.put(
+                at,
+                spooled,
+                ContentLength=item.image.bytes,
+                ContentType=item.image.content_type,
+                Metadata=metadata.write(item),
+                **checksum,
+                **condition,
+            )
+        except (ArchiveError, OSError) as error:
+            if spooled.failed is not None:  # the SDK reports this as a lost connection
+                raise spool_file.unreadable(item, spooled.failed) from error
+            if answer_behind(error)[0] == 412:
+                return None
+            if answer_behind(error)[1] in BAD_DIGEST:
+                raise self._digest_refused(item, spooled, at, error) from error
+            raise
+        head = self._client.head(at, version, missing="archive.unproved")
+        if not self._holds(item.image, at, head, version):
+            raise ArchiveError("archive.unproved", f"{at} does not hold the bytes that were sent.")
+        return _stored(at, head)
+
+    def _is_cut(self, item: SpooledImage, spooled: SpoolFile, at: Address, head: "Head") -> bool:
+        """Whether an object is a part of this very image: some stores keep what came before a kill."""
+        if head["ContentLength"] == item.image.bytes:
+            return False
+        pairs = metadata_of(head)
+        if (pairs.get("job-id"), pairs.get("sha256")) == (item.job_id, item.image.sha256):
+            return True
+        if head["ContentLength"] > item.image.bytes:
+            return False
+        try:
+            spooled.seek(0)
+            blocks = self._client.blocks(at, head.get("VersionId"))
+            with self._client.translated(at), closing(blocks):
+                return all(spooled.read(len(block)) == block for block in blocks)
+        except OSError as error:
+            raise spool_file.unreadable(item, error) from error
+
+    def _replace(
+        self, item: SpooledImage, spooled: SpoolFile, at: Address, before: "Head"
+    ) -> StoredObject | None:
+        """Put the image in the place of a cut object; ``None`` if that has changed meanwhile."""
+        # The store may ignore If-Match, so the object is looked at once more, right before the write.
+        head = self._client.head(at)
+        if any(head.get(name) != before.get(name) for name in ("ETag", "ContentLength", "LastModified")):
+            return None
+        try:
+            return self._send(item, spooled, at, {"IfMatch": head.get("ETag", "*")})
+        except ArchiveError as error:
+            if answer_behind(error)[0] not in {400, 501}:
+                raise
+        return self._send(item, spooled, at, {})
+
+    def _digest_refused(
+        self, item: SpooledImage, spooled: SpoolFile, at: Address, error: Exception
+    ) -> Exception:
+        """Return why the store got other bytes than were verified: a rotten spool, or damage on the way."""
+        try:
+            intact = digest(spooled).hex() == item.image.sha256
+        except OSError:
+            intact = False
+        if not intact:
+            return spool_file.changed(item)
+        return ArchiveError("archive.unavailable", f"{at}: damaged on its way ({answer_behind(error)[1]}).")
+
+    # Reading
+
+    def _holds(self, image: Image, at: Address, head: "Head", version: str | None) -> bool:
+        """Whether an object is the image: by the store's own checksum, else by reading all of it again."""
+        if head["ContentLength"] != image.bytes:
+            return False
+        return (self._kept_sha256(head) or self._client.sha256(at, version)) == image.sha256
+
+    def _kept_sha256(self, head: "Head") -> str | None:
+        """Return the store's own SHA-256, hex; ``None`` also where it only repeats what was announced.
+
+        A dash marks the checksum of a multipart object's checksums.
+        """
+        checksum = head.get("ChecksumSHA256")
+        if not checksum or "-" in checksum or not self._capabilities.sha256:
+            return None
+        return base64.b64decode(checksum).hex()
+
+    def _is_listed(self, at: Address) -> bool:
+        """Whether a listing shows this key, which is the first of all that begin with it."""
+        page = self._client.list({"Bucket": at.bucket, "Prefix": at.key, "MaxKeys": 1})
+        return any(found["Key"] == at.key for found in page.get("Contents", []))
+
+    def _inspect(self, at: Address, depth: Depth) -> ObjectInfo:
+        try:
+            head = self._client.head(at, missing="archive.missing")
+        except ArchiveError as error:
+            # S3 answers "forbidden" for an absent object without s3:ListBucket, for which a condition on the
+            # prefix can be enough. The list tells the two cases apart.
+            if error.reason != "archive.denied" or self._is_listed(at):
+                raise
+            raise ArchiveError("archive.missing", f"{at} is not there.") from error
+        read = depth is Depth.DEEP
+        return ObjectInfo(
+            _stored(at, head),
+            head["ContentLength"],
+            self._client.sha256(at, head.get("VersionId")) if read else self._kept_sha256(head),
+            FORMATS.get(head.get("ContentType", "")),
+            head["LastModified"].astimezone(UTC),
+            metadata_of(head),
+        )
+
+    def _download(self, stored: StoredObject, image: Image, target: Path) -> None:
+        at = self._address(stored.uri)
+        blocks = self._client.blocks(at, self._readable_version(stored, image))
+        size = 0
+        try:
+            with (
+                self._client.translated(at, "archive.missing"),
+                closing(blocks),
+                target.open("wb") as file,
+            ):
+                for block in blocks:
+                    size += len(block)
+                    if size > image.bytes:  # not what was put, and it must not fill the disk
+                        break
+                    file.write(block)
+        except OSError as error:
+            raise SpoolError("spool.disk", f"{target.name} cannot be written: {error.strerror}.") from error
+        if size != image.bytes:
+            raise ArchiveError("archive.missing", f"{stored.uri} is not as long as what was put there.")
+
+    def _readable_version(self, stored: StoredObject, image: Image) -> str | None:
+        """Return the version to read: the job's own, or else the current one, if it is the same.
+
+        An operator who restores a deleted image by a copy makes a new version. The archived version goes with
+        the bucket's lifecycle, and the copy stays.
+        """
+        at = self._address(stored.uri)
+        try:
+            self._client.head(at, stored.version, missing="archive.missing")
+        except ArchiveError as error:
+            if stored.version is None or error.reason not in {"archive.missing", "archive.denied"}:
+                raise
+        else:
+            return stored.version
+        head = self._client.head(at, missing="archive.missing")
+        version = head.get("VersionId")
+        if not self._holds(image, at, head, version):
+            raise ArchiveError("archive.missing", f"{stored.uri} holds other bytes by now.")
+        return version
+
+
+def _stored(at: Address, head: "Head") -> StoredObject:
+    etag = head.get("ETag", "").strip('"')
+    return StoredObject(str(at), etag=etag or None, version=head.get("VersionId"))
