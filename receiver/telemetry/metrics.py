@@ -47,6 +47,59 @@ NO_ANSWER = frozenset({"provider.unavailable", "provider.token_refused"})
 """Reasons with which a provider is taken to be down; any other word of it is an answer."""
 
 
+COUNTERS = frozenset({"receiver_refusals", "receiver_reconcile", "receiver_notifications"})
+
+LABELS = {
+    "receiver_refusals": ["reason"],
+    "receiver_in_progress": ["stage"],
+    "receiver_queue_depth": ["queue"],
+    "receiver_jobs": ["state"],
+    "receiver_reconcile": ["outcome", "reason"],
+    "receiver_notifications": ["outcome"],
+    "receiver_objects_damaged": ["reason"],
+}
+
+SCRAPED: Mapping[str, str] = {
+    "receiver_refusals": "Refused requests, by reason: deliveries, requests without an API token, and what"
+    " is no HTTP.",
+    "receiver_in_progress": "Jobs that each stage is working on; the stage ask exists only with a token of"
+    " the provider.",
+    "receiver_provider_up": "Whether the provider answered when it was last asked; absent without a token,"
+    " and before the first question.",
+    "receiver_ledger_writable": "Whether the ledger can be read, and took a commit for this scrape.",
+    "receiver_workers_alive": "Whether all workers run, and can claim work.",
+    "receiver_archive_up": "Whether the archive took something when it was last tried.",
+    "receiver_queue_depth": "What waits: writes for the ledger's next commit, jobs for a download, images"
+    " for the archive.",
+    "receiver_spool_room_bytes": "Bytes that the spool still takes, by its limit and by the free room of its"
+    " disk.",
+    "receiver_jobs": "Jobs by state.",
+    "receiver_reconcile": "What came of asking the provider about jobs without a completion: found, one that"
+    " no delivery had brought; asked, none, and the reason if there was no answer; late, its delivery"
+    " came after all; adopted, a job that nobody had announced.",
+    "receiver_notifications": "Attempts to notify RECEIVER_NOTIFY_URL of a final job, by outcome.",
+    "receiver_objects_damaged": "Archived objects that the last audit found missing, altered, unproved or"
+    " mislabelled, by reason. Must be 0.",
+    "receiver_notifications_pending": f"Notifications that are still to be sent; counted up to {COUNTED_TO}.",
+    "receiver_soonest_deadline_seconds": "Seconds until the first URL ends whose image is not safe yet;"
+    " below zero when it has ended; absent where there is none.",
+    "receiver_oldest_waiting_seconds": "Age of the job that waits the longest for its image to be archived.",
+    "receiver_jobs_overdue": "Submitted jobs without a completion for longer than RECEIVER_OVERDUE_AFTER;"
+    f" counted up to {COUNTED_TO}.",
+    "receiver_jobs_at_risk": "Jobs whose image is not safe yet while less than a tenth of its URL's life is"
+    f" left; counted up to {COUNTED_TO}.",
+    "receiver_jobs_refused": "Jobs whose image is not safe yet and whose URL answered with what is not the"
+    f" promised image; counted up to {COUNTED_TO}.",
+    "receiver_images_lost": "Acknowledged jobs whose image is gone: its URL ended before it was safe, or the"
+    " last audit did not find its object. Must be 0.",
+    "receiver_spool_bytes": "Bytes of the images on the receiver's disk that wait for the archive.",
+}
+"""Texts of what is asked at each scrape: counters, and gauges."""
+
+Value = float | Mapping[str, float] | Mapping[tuple[str, ...], float] | None
+"""A sample, or samples by their labels; ``None`` for no sample."""
+
+
 class Meters:
     """Counts what happens, as it happens. Its methods are the callbacks of `Instrumentation` and the ledger.
 
@@ -174,46 +227,32 @@ class Metrics:
             self.workers_alive(),
             self.archive_up(),
         )
-        families = [
-            *_without_created(self.collectors.collect()),
-            *self._of_the_process(),
-            GaugeMetricFamily(
-                "receiver_ledger_writable",
-                "Whether the ledger can be read, and took a commit for this scrape.",
-                stats is not None and writable is True,
+        queues = {"ledger": self.ledger.waiting}
+        values: dict[str, Value] = {
+            # The common reasons stand there from the beginning, so that their first burst is an increase.
+            "receiver_refusals": _sorted(
+                {"auth.refused": 0, "auth.token_refused": 0, **self.refusals.counts}
             ),
-            GaugeMetricFamily(
-                "receiver_workers_alive", "Whether all workers run, and can claim work.", workers is None
-            ),
-            GaugeMetricFamily(
-                "receiver_archive_up",
-                "Whether the archive took something when it was last tried.",
-                archive is None,
-            ),
-        ]
-        depths = {"ledger": self.ledger.waiting}
+            "receiver_in_progress": self.in_progress(),
+            "receiver_provider_up": self.meters.provider_up,
+            "receiver_ledger_writable": stats is not None and writable is True,
+            "receiver_workers_alive": workers is None,
+            "receiver_archive_up": archive is None,
+            "receiver_queue_depth": queues,
+        }
         if stats is not None:
-            depths["fetch"] = stats.unclaimed(State.RECEIVED)
-            depths["archive"] = stats.unclaimed(State.FETCHED)
-            families += _of_the_ledger(stats, self.now())
-            families.append(
-                GaugeMetricFamily(
-                    "receiver_spool_room_bytes",
-                    "Bytes that the spool still takes, by its limit and by the free room of its disk.",
-                    self._room(stats.bytes[State.FETCHED]),
-                )
-            )
-        families.append(
-            _labelled(
-                GaugeMetricFamily,
-                "receiver_queue_depth",
-                "What waits: writes for the ledger's next commit, jobs for a download, images for the"
-                " archive.",
-                "queue",
-                depths,
-            )
+            queues["fetch"] = stats.unclaimed(State.RECEIVED)
+            queues["archive"] = stats.unclaimed(State.FETCHED)
+            values["receiver_spool_room_bytes"] = self._room(stats.bytes[State.FETCHED])
+            values |= _of_the_ledger(stats, self.now())
+        version = {"version": metadata.version("upscale-receiver")}
+        return _Families(
+            [
+                *_without_created(self.collectors.collect()),
+                InfoMetricFamily("receiver_build", "The running version.", version),
+                *(_family(name, value) for name, value in values.items()),
+            ]
         )
-        return _Families(families)
 
     async def _stats(self) -> Stats:
         return await self.ledger.stats(
@@ -242,131 +281,45 @@ class Metrics:
             log.warning("not measured", what="spool", reason=error.reason, detail=error.detail)
             return None
 
-    def _of_the_process(self) -> Iterable[Metric]:
-        # The common reasons stand there from the beginning, so that their first burst is an increase.
-        refusals = {"auth.refused": 0, "auth.token_refused": 0, **self.refusals.counts}
-        yield InfoMetricFamily(
-            "receiver_build", "The running version.", {"version": metadata.version("upscale-receiver")}
-        )
-        yield _labelled(
-            CounterMetricFamily,
-            "receiver_refusals",
-            "Refused requests, by reason: deliveries, requests without an API token, and what is no HTTP.",
-            "reason",
-            dict(sorted(refusals.items())),
-        )
-        yield _labelled(
-            GaugeMetricFamily,
-            "receiver_in_progress",
-            "Jobs that each stage is working on; the stage ask exists only with a token of the provider.",
-            "stage",
-            self.in_progress(),
-        )
-        yield GaugeMetricFamily(
-            "receiver_provider_up",
-            "Whether the provider answered when it was last asked; absent without a token, and before the"
-            " first question.",
-            self.meters.provider_up,
-        )
 
-
-def _of_the_ledger(stats: Stats, now: int) -> Iterable[Metric]:
-    yield _labelled(
-        GaugeMetricFamily,
-        "receiver_jobs",
-        "Jobs by state.",
-        "state",
-        {state.value: stats.jobs[state] for state in State},
-    )
-    reconcile = CounterMetricFamily(
-        "receiver_reconcile",
-        "What came of asking the provider about jobs without a completion: found, one that no delivery had"
-        " brought; asked, none, and the reason if there was no answer; late, its delivery came after all;"
-        " adopted, a job that nobody had announced.",
-        labels=["outcome", "reason"],
-    )
+def _of_the_ledger(stats: Stats, now: int) -> dict[str, Value]:
+    asked: dict[tuple[str, ...], float] = {}
     for outcome in RECONCILED:
         # Those without a reason stand there from the beginning, so that their first one is an increase.
         for reason, times in sorted({"": 0, **stats.counters.get(outcome, {})}.items()):
             if not reason or reason in REASONS:  # an older version may have had others
-                reconcile.add_metric([outcome, reason], times)
-    yield reconcile
+                asked[outcome, reason] = times
     notifications = stats.counters.get(NOTIFICATIONS, {})
-    yield _labelled(
-        CounterMetricFamily,
-        "receiver_notifications",
-        "Attempts to notify RECEIVER_NOTIFY_URL of a final job, by outcome.",
-        "outcome",
-        {outcome: notifications.get(outcome, 0) for outcome in NOTIFICATION_OUTCOMES},
-    )
-    yield _labelled(
-        GaugeMetricFamily,
-        "receiver_objects_damaged",
-        "Archived objects that the last audit found missing, altered, unproved or mislabelled, by reason."
-        " Must be 0.",
-        "reason",
-        dict(sorted({"archive.missing": 0, **stats.damaged}.items())),
-    )
-    yield GaugeMetricFamily(
-        "receiver_notifications_pending",
-        f"Notifications that are still to be sent; counted up to {COUNTED_TO}.",
-        stats.notifications_pending,
-    )
-    deadline = stats.soonest_deadline
-    yield GaugeMetricFamily(
-        "receiver_soonest_deadline_seconds",
-        "Seconds until the first URL ends whose image is not safe yet; below zero when it has ended; absent"
-        " where there is none.",
-        None if deadline is None else (deadline - now) / 1000,
-    )
-    oldest = stats.oldest_waiting_at
-    yield GaugeMetricFamily(
-        "receiver_oldest_waiting_seconds",
-        "Age of the job that waits the longest for its image to be archived.",
-        0 if oldest is None else max(now - oldest, 0) / 1000,
-    )
-    yield GaugeMetricFamily(
-        "receiver_jobs_overdue",
-        "Submitted jobs without a completion for longer than RECEIVER_OVERDUE_AFTER; counted up to"
-        f" {COUNTED_TO}.",
-        stats.overdue,
-    )
-    yield GaugeMetricFamily(
-        "receiver_jobs_at_risk",
-        "Jobs whose image is not safe yet while less than a tenth of its URL's life is left; counted up to"
-        f" {COUNTED_TO}.",
-        stats.at_risk,
-    )
-    yield GaugeMetricFamily(
-        "receiver_jobs_refused",
-        "Jobs whose image is not safe yet and whose URL answered with what is not the promised image; counted"
-        f" up to {COUNTED_TO}.",
-        stats.refused,
-    )
-    yield GaugeMetricFamily(
-        "receiver_images_lost",
-        "Acknowledged jobs whose image is gone: its URL ended before it was safe, or the last audit did not"
-        " find its object. Must be 0.",
-        stats.jobs[State.EXPIRED] + stats.damaged.get("archive.missing", 0),
-    )
-    yield GaugeMetricFamily(
-        "receiver_spool_bytes",
-        "Bytes of the images on the receiver's disk that wait for the archive.",
-        stats.bytes[State.FETCHED],
-    )
+    deadline, oldest = stats.soonest_deadline, stats.oldest_waiting_at
+    return {
+        "receiver_jobs": {state.value: stats.jobs[state] for state in State},
+        "receiver_reconcile": asked,
+        "receiver_notifications": {it: notifications.get(it, 0) for it in NOTIFICATION_OUTCOMES},
+        "receiver_objects_damaged": _sorted({"archive.missing": 0, **stats.damaged}),
+        "receiver_notifications_pending": stats.notifications_pending,
+        "receiver_soonest_deadline_seconds": None if deadline is None else (deadline - now) / 1000,
+        "receiver_oldest_waiting_seconds": 0 if oldest is None else max(now - oldest, 0) / 1000,
+        "receiver_jobs_overdue": stats.overdue,
+        "receiver_jobs_at_risk": stats.at_risk,
+        "receiver_jobs_refused": stats.refused,
+        "receiver_images_lost": stats.jobs[State.EXPIRED] + stats.damaged.get("archive.missing", 0),
+        "receiver_spool_bytes": stats.bytes[State.FETCHED],
+    }
 
 
-def _labelled(
-    kind: type[CounterMetricFamily | GaugeMetricFamily],
-    name: str,
-    text: str,
-    label: str,
-    samples: Mapping[str, float],
-) -> Metric:
-    family = kind(name, text, labels=[label])
-    for value, number in samples.items():
-        family.add_metric([value], number)
+def _family(name: str, value: Value) -> Metric:
+    kind = CounterMetricFamily if name in COUNTERS else GaugeMetricFamily
+    family = kind(name, SCRAPED[name], labels=LABELS.get(name, []))
+    if isinstance(value, Mapping):
+        for key, number in value.items():
+            family.add_metric([key] if isinstance(key, str) else key, number)
+    elif value is not None:
+        family.add_metric([], value)
     return family
+
+
+def _sorted(samples: Mapping[str, float]) -> Mapping[str, float]:
+    return dict(sorted(samples.items()))
 
 
 def _without_created(families: Iterable[Metric]) -> Iterable[Metric]:
