@@ -42,18 +42,13 @@ MAX_NAMED = 3
 
 def check_versions(old_sqlite: str | None) -> list[Result]:
     """Check the versions of Python and SQLite; ``old_sqlite`` is the latter if it is too old."""
-    found = [ok("python", f"Python {platform.python_version()}")]
     if old_sqlite is None:
-        return [*found, ok("sqlite", "SQLite is free of the WAL-reset fault")]
-    wanted = ".".join(map(str, SAFE_SQLITE))
-    return [
-        *found,
-        warning(
-            "sqlite",
-            f"SQLite {old_sqlite} has the rare WAL-reset fault, which can damage a ledger",
-            f"Use a Python with SQLite {wanted} or newer, and keep backups.",
-        ),
-    ]
+        sqlite = ok("sqlite", "SQLite is free of the WAL-reset fault")
+    else:
+        detail = f"SQLite {old_sqlite} has the rare WAL-reset fault, which can damage a ledger"
+        wanted = ".".join(map(str, SAFE_SQLITE))
+        sqlite = warning("sqlite", detail, f"Use a Python with SQLite {wanted} or newer, and keep backups.")
+    return [ok("python", f"Python {platform.python_version()}"), sqlite]
 
 
 def check_directory(
@@ -128,9 +123,9 @@ def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> I
 def _inside(folder: Path) -> set[Path]:
     """Return the files in the data directory, without those of the archive."""
     found: set[Path] = set()
-    for place in (folder, *(folder / name for name in ("spool", "aside", "thumbnails"))):
+    for part in (folder, *(folder / name for name in ("spool", "aside", "thumbnails"))):
         with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            found.update(place.iterdir())
+            found.update(part.iterdir())
     return found
 
 
@@ -153,18 +148,12 @@ def check_disk(
     free = room(next(path for path in (folder, *folder.parents) if path.exists()))
     detail = f"{free // MIB} MiB are free"
     remedy = "Make room, or put RECEIVER_DATA_DIR on a larger disk."
-    reserve = DISK_RESERVE // MIB
+    reserve = f"the {DISK_RESERVE // MIB} MiB that are kept for the ledger"
     if free < DISK_RESERVE:
-        detail += (
-            f", less than the {reserve} MiB that are kept for the ledger: downloads"
-            " stand still, and deliveries will be refused once all is used up"
-        )
-        return [failure("disk", detail, remedy)]
+        effect = "downloads stand still, and deliveries will be refused once all is used up"
+        return [failure("disk", f"{detail}, less than {reserve}: {effect}", remedy)]
     if free < DISK_RESERVE + config.max_image_bytes:
-        detail += (
-            f": no download fits beside the {reserve} MiB that are kept for the ledger"
-            " (RECEIVER_MAX_IMAGE_BYTES)"
-        )
+        detail += f": no download fits beside {reserve} (RECEIVER_MAX_IMAGE_BYTES)"
         return [failure("disk", detail, remedy)]
     wanted = DISK_RESERVE + max(config.max_spool_bytes - _spool_bytes(config.data_dir / "spool"), 0)
     if free < wanted:
@@ -202,14 +191,14 @@ def cannot_create(folder: Path) -> str | None:
 
     A temporary folder is created in its place: permissions alone do not reveal every obstacle.
     """
-    place = next(path for path in folder.resolve().parents if path.exists())
-    if not place.is_dir():
-        return f"{place} is no folder"
+    parent = next(path for path in folder.resolve().parents if path.exists())
+    if not parent.is_dir():
+        return f"{parent} is no folder"
     try:
-        with tempfile.TemporaryDirectory(prefix=".receiver-doctor-", dir=place):
+        with tempfile.TemporaryDirectory(prefix=".receiver-doctor-", dir=parent):
             return None
     except OSError as error:
-        return f"this user cannot make a folder in {place}: {error.strerror}"
+        return f"this user cannot make a folder in {parent}: {error.strerror}"
 
 
 def _check_parent(folder: Path) -> list[Result]:

@@ -325,42 +325,36 @@ def unreachable(error: BaseException, url: str, *, serving: bool) -> Result:
 
 def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bool = True) -> Result:
     """Return the result of the answer to a challenge, which this installation would answer with ``proof``."""
-    where = origin(url)
-    if 300 <= answer.status < 400:
+    where, status = origin(url), answer.status
+    given = answer.headers.get(PROOF_HEADER.lower())
+    if 300 <= status < 400:
         target = origin(answer.headers.get("location", "")) or "nowhere"
-        return _url_failure(
-            f"{where} answers with a redirect ({answer.status}) to {target}, which a POST may not follow",
-            f"Set RECEIVER_PUBLIC_URL to where it really is: {target}",
+        detail = f"{where} answers with a redirect ({status}) to {target}, which a POST may not follow"
+        remedy = f"Set RECEIVER_PUBLIC_URL to where it really is: {target}"
+    elif status in (401, 403, 404) and _reason(answer) in _WRONG_PATH:
+        detail = f"a receiver answers at {where}, but knows no such path as RECEIVER_PUBLIC_URL names there"
+        remedy = f"Correct its path, or let the proxy take it away; without one it is {where}"
+    elif status in (401, 403, 407):
+        detail = f"{where} asks for a login ({status}), which the provider does not have"
+        remedy = (
+            f"Let the proxy pass {WEBHOOK_PATH} and /healthz on without one; the receiver asks by itself."
         )
-    if answer.status in (401, 403, 404) and _reason(answer) in _WRONG_PATH:
-        return _url_failure(
-            f"a receiver answers at {where}, but knows no such path as RECEIVER_PUBLIC_URL names there",
-            f"Correct its path, or let the proxy take it away; without one it is {where}",
-        )
-    if answer.status in (401, 403, 407):
-        return _url_failure(
-            f"{where} asks for a login ({answer.status}), which the provider does not have",
-            f"Let the proxy pass {WEBHOOK_PATH} and /healthz on without one; the receiver asks by itself.",
-        )
-    if answer.status in PROXY_ERRORS:
-        detail = f"something answers at {where}, but does not reach the receiver behind it ({answer.status})"
+    elif status in PROXY_ERRORS:
+        detail = f"something answers at {where}, but does not reach the receiver behind it ({status})"
         if not serving:
             return _url_warning(detail, START_SERVE)
-        return _url_failure(
-            detail,
-            "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT.",
+        remedy = "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT."
+    elif status != 200 or given is None:
+        detail = f"something else than this receiver answers at {where} ({status})"
+        remedy = (
+            "Correct RECEIVER_PUBLIC_URL, or the proxy's rules. If it is a receiver, its version is older."
         )
-    if answer.status != 200 or PROOF_HEADER.lower() not in answer.headers:
-        return _url_failure(
-            f"something else than this receiver answers at {where} ({answer.status})",
-            "Correct RECEIVER_PUBLIC_URL, or the proxy's rules. If it is a receiver, its version is older.",
-        )
-    if proof is None or answer.headers[PROOF_HEADER.lower()] != proof:
-        return _url_failure(
-            f"another installation of the receiver answers at {where}",
-            "Correct RECEIVER_PUBLIC_URL, or the proxy's target; or RECEIVER_DATA_DIR is another's.",
-        )
-    return ok("public URL", f"{where} leads to this installation")
+    elif given != proof:
+        detail = f"another installation of the receiver answers at {where}"
+        remedy = "Correct RECEIVER_PUBLIC_URL, or the proxy's target; or RECEIVER_DATA_DIR is another's."
+    else:
+        return ok("public URL", f"{where} leads to this installation")
+    return _url_failure(detail, remedy)
 
 
 def _reason(answer: Answer) -> str:
@@ -397,16 +391,14 @@ async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:
     try:
         answer = await ask(f"{url}/readyz", {})
         failing: Mapping[str, str] = json.loads(answer.body)["failing"]
-        found = [
+        return [
             failure("serve", f"is not ready: {name}: {why}", _READINESS_REMEDIES.get(name, REPORT))
             for name, why in failing.items()
-        ]
+        ] or [ok("serve", "is ready")]
     except (httpx.HTTPError, OSError) as error:
         detail = f"does not answer at {url}: {explain(error)}"
     except (ValueError, KeyError, AttributeError, TypeError):
         detail = f"something else answers at {url}"
-    else:
-        return found or [ok("serve", "is ready")]
     if elsewhere:
         return [warning("serve", detail, "If it runs in another container, run this there.")]
     remedy = "If it was started just now, look again. Else: do RECEIVER_HOST and RECEIVER_PORT fit?"
@@ -441,8 +433,7 @@ async def _connection_error(url: str) -> str:
 
 def explain(error: BaseException) -> str:
     """Return in words why a connection failed."""
-    chain = list(_causes(error))
-    for cause in chain:
+    for cause in _causes(error):
         if isinstance(cause, ssl.SSLCertVerificationError):
             return f"TLS: its certificate does not prove its name ({cause.verify_message})"
         if isinstance(cause, ssl.SSLError):
@@ -453,26 +444,15 @@ def explain(error: BaseException) -> str:
             return "nothing listens there (connection refused)"
         if isinstance(cause, OSError) and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
             return "no way leads there from this network"
-    if isinstance(error, httpx.TimeoutException):
-        return "no answer in time"
-    text = str(chain[-1])
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        return "TLS: its certificate does not prove its name"
-    if "onnection refused" in text or "All connection attempts failed" in text:
-        return "nothing listens there (connection refused)"
-    return type(error).__name__
+    return "no answer in time" if isinstance(error, httpx.TimeoutException) else type(error).__name__
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    at: BaseException | None = error
-    while at is not None and id(at) not in seen:
-        seen.add(id(at))
-        yield at
-        if isinstance(at, BaseExceptionGroup):
-            for part in at.exceptions:
-                yield from _causes(part)
-        at = at.__cause__ or at.__context__
+    yield error
+    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+    for cause in (*parts, error.__cause__ or error.__context__):
+        if cause is not None:
+            yield from _causes(cause)
 
 
 def origin(url: str) -> str:
@@ -487,12 +467,9 @@ def _is_loopback(host: str) -> bool:
 
 def _is_private(host: str) -> bool:
     """Return whether a host is private to this machine or its network, judging by its name."""
-    if _is_loopback(host):
-        return True
-    try:
+    with contextlib.suppress(ValueError):
         return not ipaddress.ip_address(host.strip("[]")).is_global
-    except ValueError:
-        return False
+    return _is_loopback(host)
 
 
 def _may_be_stopped(error: BaseException) -> bool:
@@ -500,5 +477,5 @@ def _may_be_stopped(error: BaseException) -> bool:
     causes = list(_causes(error))
     if any(isinstance(cause, socket.gaierror | ssl.SSLError) for cause in causes):
         return False
-    no_answer = httpx.TimeoutException | httpx.RemoteProtocolError
-    return any(isinstance(it, no_answer | ConnectionRefusedError | ConnectionResetError) for it in causes)
+    silence = httpx.TimeoutException | httpx.RemoteProtocolError
+    return any(isinstance(it, silence | ConnectionRefusedError | ConnectionResetError) for it in causes)
