@@ -41,15 +41,16 @@ async def _demo(
     async with demo_run.running_demo(folder, port) as running:
         with output.live_jobs(quiet=as_json) as show:
             archived = await running.run(demo_run.send(running, pictures, show))
-        output.demo_end(
-            running.address,
-            running.token,
-            running.archive,
-            archived=archived,
-            stays=not leave,
-            as_json=as_json,
-        )
+        if as_json:
+            fields = {"archive": str(running.archive), "address": running.address, "token": running.token}
+            output.print_json({"archived": archived, **fields})
+        else:
+            typer.echo("\nAll images are archived." if archived else "\nNot all images are archived.")
+            typer.echo(f"The files:   {running.archive}")
         if not leave:
+            if not as_json:
+                typer.echo(f"The page:    {running.address}/   (any user name, password {running.token})")
+                typer.echo("Ctrl-C ends the demo.")
             with contextlib.suppress(asyncio.CancelledError):  # a signal ends it
                 await running.wait_for_exit()
     return archived

@@ -45,7 +45,7 @@ SECRET_HEADER = "X-Webhook-Secret"  # noqa: S105 - a header's name
 
 
 class DemoError(Exception):
-    """The demo could not run; its text says why."""
+    """The demo could not run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Demo:
             for end in ends:
                 end.cancel()
         child = ends[ended.pop()]
-        raise DemoError(f"the {child.name} has ended by itself; what it said is in {child.log_file}")
+        raise DemoError(f"the {child.name} has ended by itself; its log is {child.log_file}")
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Return the result of work, which is cancelled if a process ends.
@@ -214,41 +214,29 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
                 job_id = await provider.submit(Upscale(picture.data, picture.factor, webhook))
             except ReceiverError as error:
                 raise DemoError(f"{picture.name}: {error.detail}") from None
-            await _ask(client, "POST", json={"id": job_id, "ref": picture.name})
+            await _ask(client, "POST", "/jobs", json={"id": job_id, "ref": picture.name})
             ids.append(job_id)
     return await follow(demo, ids, show)
 
 
 async def follow(demo: Demo, ids: Collection[str], show: Show) -> bool:
-    """Show jobs, oldest first, until each has ended. Return whether all are archived.
+    """Show jobs until each has ended. Return whether all are archived.
 
     Raises:
         DemoError: the receiver does not answer.
     """
     async with _client(demo) as client:
         while True:
-            jobs = await _jobs(client, ids)
+            jobs = [await _ask(client, "GET", f"/jobs/{job_id}") for job_id in ids]
             show(jobs)
-            if len(jobs) == len(ids) and all(State(job["state"]) in FINAL for job in jobs):
+            if all(State(job["state"]) in FINAL for job in jobs):
                 return all(job["state"] == State.ARCHIVED for job in jobs)
             await asyncio.sleep(REFRESH_SECONDS)
 
 
-async def _jobs(client: httpx.AsyncClient, ids: Collection[str]) -> Sequence[Mapping[str, Any]]:
-    """Return the jobs with these ids that the receiver knows, oldest first. Request only the pages needed."""
-    found: list[Mapping[str, Any]] = []
-    page = {"limit": "1000"}
-    while True:
-        answer = await _ask(client, "GET", params=page)
-        found += [job for job in answer["jobs"] if job["id"] in ids]
-        if len(found) == len(ids) or answer["next"] is None:
-            return found[::-1]
-        page["cursor"] = answer["next"]
-
-
-async def _ask(client: httpx.AsyncClient, method: str, **request: Any) -> Any:
+async def _ask(client: httpx.AsyncClient, method: str, path: str, **request: Any) -> Any:
     try:
-        return (await client.request(method, "/jobs", **request)).raise_for_status().json()
+        return (await client.request(method, path, **request)).raise_for_status().json()
     except httpx.HTTPError as error:
         raise DemoError(f"the receiver does not answer as it should ({type(error).__name__})") from None
 
@@ -294,7 +282,7 @@ async def _address(child: Child, key: str) -> str:
         return str(json.loads(line)[key])
     except (TimeoutError, ValueError, KeyError):
         text = child.log_file.read_text(encoding="utf-8", errors="replace").strip()
-        why = text.rpartition("\n")[2] or "it said nothing"
+        why = text.rpartition("\n")[2] or "it printed nothing"
         raise DemoError(f"the {child.name} did not start: {why}") from None
 
 

@@ -25,7 +25,6 @@ from receiver.operations.checkpoint import Checkpoint, Finding
 from receiver.operations.relocate import Relocator
 
 Rate = Annotated[float | None, decimal("At most so many objects a second.", 0.001, 100_000)]
-AsJsonLines = Annotated[bool, typer.Option("--json", help="Print a JSON line for each finding, and the sum.")]
 FromStart = Annotated[
     bool, typer.Option("--from-start", help="Begin anew, and not where the last run was cut off.")
 ]
@@ -100,12 +99,12 @@ def print_report(
             print(json.dumps(document, ensure_ascii=False))  # noqa: T201 - a command's output
         return
     console = Console()
-    rows = ([one["job"] or "", one["reason"], one["uri"] or "", one["detail"]] for one in findings)
+    rows = ([it["job"] or "", it["reason"], it["uri"] or "", it["detail"]] for it in findings)
     if not console.is_terminal:
         for row in rows:
             print_line(row)
-    elif shown := list(itertools.islice(rows, MAX_ROWS)):
-        console.print(table(("job", "reason", "object", "detail"), shown))
+    elif first := list(itertools.islice(rows, MAX_ROWS)):
+        console.print(table(("job", "reason", "object", "detail"), first))
         if more := sum(1 for _ in rows):
             console.print(f"… and {more} more; --json gives all of them.", style="dim")
     print_counts(counts)

@@ -5,16 +5,16 @@ Typer's own types show the texts of other libraries ("Value error, …", "Input 
 
 import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import typer
 
 W = TypeVar("W", bound=str)
 
-SUGGESTED = 3
 LISTED = 10
-"""Suggestions for a mistyped word, and the most words that are listed without one."""
+"""The most words that are listed where none is like the mistyped one."""
 
 _NUMBER = re.compile(r"\d{1,18}(?P<fraction>\.\d{1,18})?", re.ASCII)
 
@@ -27,8 +27,7 @@ def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None)
         for word in known:
             if text == word:
                 return word
-        names: list[str] = [*known]
-        if near := difflib.get_close_matches(text, names, n=SUGGESTED):
+        if near := difflib.get_close_matches(text, map(str, known), n=3):
             more = f"; did you mean {' or '.join(near)}?"
         elif len(known) <= LISTED:
             more = f"; there are {', '.join(known)}"
@@ -39,32 +38,21 @@ def choice(name: str, known: Sequence[W], help: str, metavar: str | None = None)
     def complete(incomplete: str) -> list[str]:
         return [word for word in known if word.startswith(incomplete)]
 
-    shown = metavar or "|".join(known)
-    return typer.Option(name, metavar=shown, parser=read, autocompletion=complete, help=help)
+    metavar = metavar or "|".join(known)
+    return typer.Option(name, metavar=metavar, parser=read, autocompletion=complete, help=help)
 
 
-def whole(help: str, minimum: int, maximum: int | None = None, *, panel: str | None = None) -> Any:  # noqa: A002 - Typer's own name for it
-    """Return an option that takes a whole number; ``panel`` is its group in the help."""
-    read = _reader(int, "a whole number", minimum, maximum)
-    return typer.Option(parser=read, metavar="N", help=help, rich_help_panel=panel)
-
-
-def decimal(
+def number(
+    kind: type[int] | type[float],
     help: str,  # noqa: A002 - Typer's own name for it
     minimum: float,
-    maximum: float,
+    maximum: float | None = None,
     *,
     metavar: str = "N",
     panel: str | None = None,
 ) -> Any:
-    """Return an option that takes a number, which may have a fraction."""
-    read = _reader(float, "a number", minimum, maximum)
-    return typer.Option(parser=read, metavar=metavar, help=help, rich_help_panel=panel)
-
-
-def _reader(
-    kind: type[int] | type[float], what: str, minimum: float, maximum: float | None
-) -> Callable[[Any], Any]:
+    """Return an option that takes a number; ``panel`` is its group in the help."""
+    what = "a whole number" if kind is int else "a number"
     span = f"from {minimum:g} to {maximum:g}" if maximum is not None else f"of at least {minimum:g}"
 
     def read(text: str | float) -> float:  # Typer passes the default as a number
@@ -75,4 +63,8 @@ def _reader(
                 return value
         raise typer.BadParameter(f"{text} is not {what} {span}")
 
-    return read
+    return typer.Option(parser=read, metavar=metavar, help=help, rich_help_panel=panel)
+
+
+whole = partial(number, int)
+decimal = partial(number, float)

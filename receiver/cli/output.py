@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from textwrap import indent
 from typing import Any
 
@@ -157,19 +156,6 @@ def live_jobs(*, quiet: bool) -> Iterator[Callable[[Sequence[JobDocument]], None
                     print_line(_row(job), flush=True)
 
         yield show
-
-
-def demo_end(address: str, token: str, archive: Path, *, archived: bool, stays: bool, as_json: bool) -> None:
-    """Print where the demo's results are."""
-    if as_json:
-        print_json({"archived": archived, "archive": str(archive), "address": address, "token": token})
-        return
-    console = Console(soft_wrap=True, highlight=False)
-    console.print("\nAll images are archived." if archived else "\nNot all images are archived.")
-    console.print(f"The files:   {archive}")
-    if stays:
-        console.print(f"The page:    {address}/   (any user name, password {token})")
-        console.print("Ctrl-C ends the demo.")
 
 
 def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:

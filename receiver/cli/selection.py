@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,7 +12,7 @@ from starlette.datastructures import QueryParams
 
 from receiver.api import params
 from receiver.cli.common import load_config
-from receiver.cli.options import SUGGESTED, choice
+from receiver.cli.options import choice
 from receiver.config import Config
 from receiver.core.clock import wall_clock
 from receiver.core.errors import REASONS, BodyError, LedgerError
@@ -23,7 +22,9 @@ from receiver.ledger import Filter, LedgerReader
 LEAST_PREFIX = 4
 """Characters of an id that are enough to name a job."""
 
-CANDIDATES = 50
+MAX_NAMED = 3
+"""Jobs that are named of those whose ids begin alike."""
+
 MAX_COMPLETIONS = 50
 
 _AGO = re.compile(r"(\d{1,18})\s*([smhd])", re.ASCII)
@@ -112,35 +113,20 @@ async def find_job(reader: LedgerReader, text: str) -> Job:
             return job
         if len(spelling) < LEAST_PREFIX:
             continue
-        found = await reader.jobs_with_prefix(spelling, SUGGESTED + 1)
+        found = await reader.jobs_with_prefix(spelling, MAX_NAMED + 1)
         if len(found) == 1:
             return found[0]
         if found:
             raise LedgerError(
                 "ledger.unknown_job", f"{text} begins several jobs: {_named(found)}; type more of the id"
             )
-    near = _most_similar(text, await reader.similar_jobs(text, CANDIDATES))
-    if near:
-        raise LedgerError("ledger.unknown_job", f"there is no job {text}; did you mean {_named(near)}?")
     least = f"; the first {LEAST_PREFIX} characters of an id are enough" if len(text) < LEAST_PREFIX else ""
     raise LedgerError("ledger.unknown_job", f"there is no job {text}{least}")
 
 
-def _most_similar(text: str, jobs: Sequence[Job]) -> Sequence[Job]:
-    """Return the jobs whose id or reference is most similar to a text."""
-
-    def similarity(job: Job) -> float:
-        by_id = difflib.SequenceMatcher(None, text.lower(), job.id[: len(text)].lower()).ratio()
-        by_ref = difflib.SequenceMatcher(None, text, (job.ref or "")[: len(text)]).ratio()
-        return max(by_id, by_ref)
-
-    alike = sorted({job.id: job for job in jobs}.values(), key=similarity, reverse=True)
-    return [job for job in alike if similarity(job) >= 0.6][:SUGGESTED]
-
-
 def _named(jobs: Sequence[Job]) -> str:
-    names = [f"{j.id} ({j.state}{f', reference {j.ref}' if j.ref else ''})" for j in jobs[:SUGGESTED]]
-    return " or ".join(names if len(jobs) <= SUGGESTED else [*names, "others"])
+    names = [f"{j.id} ({j.state}{f', reference {j.ref}' if j.ref else ''})" for j in jobs[:MAX_NAMED]]
+    return " or ".join(names if len(jobs) <= MAX_NAMED else [*names, "others"])
 
 
 async def _ids(config: Config, incomplete: str) -> list[str]:

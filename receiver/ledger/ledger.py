@@ -104,7 +104,6 @@ class LedgerReader:
     jobs = _query(search.jobs)
     jobs_among = _query(search.jobs_among)
     jobs_with_prefix = _query(search.jobs_with_prefix)
-    similar_jobs = _query(search.similar_jobs)
     unread_deliveries = _query(unread.unread_deliveries)
 
     stats = _query(aggregates.stats)

@@ -370,23 +370,6 @@ async def test_a_job_is_found_by_the_beginning_of_its_id(ledger: Ledger) -> None
     assert await found("%") == []
 
 
-async def test_what_may_have_been_meant_is_found_by_reference_and_by_the_longest_beginning(
-    ledger: Ledger,
-) -> None:
-    await ledger.expect(Submission("abcdef-1", "order 7"))
-    await ledger.expect(Submission("abcxyz-2", "order 70"))
-    await ledger.expect(Submission("zzz", None))
-
-    async def near(text: str) -> list[str]:
-        return [job.id for job in await ledger.similar_jobs(text, 10)]
-
-    assert await near("order 7") == ["abcdef-1", "abcxyz-2"]
-    assert await near("abcdeg") == ["abcdef-1"]
-    assert await near("abcq") == ["abcdef-1", "abcxyz-2"]
-    assert await near("abq") == []
-    assert await near("a") == []
-
-
 async def test_the_look_for_damage_ends_in_its_time_and_finds_damage(ledger: Ledger, tmp_path: Path) -> None:
     for number in range(300):
         await ledger.record(delivery(f"job-{number}"))

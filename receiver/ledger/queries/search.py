@@ -10,7 +10,6 @@ from receiver.ledger.sqlite.driver import sqlite3
 
 _CLOCK_SLACK = 86_400_000  # ms
 _LAST = "\U0010ffff"  # after a prefix: the end of all that begins with it
-_MIN_SHARED = 3  # characters; with fewer, any two ids are alike by chance
 _SHORT_SCAN = 20_000  # jobs
 _WITHOUT_INDEX = {"ref = ?": "+ref = ?", "reason = ?": "+reason = ?"}
 
@@ -88,19 +87,6 @@ def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[J
         "SELECT * FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?", (prefix, prefix + _LAST, limit)
     )
     return tuple(rows.job(row) for row in found)
-
-
-def similar_jobs(db: sqlite3.Connection, text: str, limit: int) -> tuple[Job, ...]:
-    """Return jobs whose reference begins with a text, and those whose ids share its longest beginning."""
-    by_ref = db.execute(
-        "SELECT * FROM jobs WHERE ref >= ? AND ref < ? ORDER BY ref, seq LIMIT ?", (text, text + _LAST, limit)
-    )
-    found = [rows.job(row) for row in by_ref]
-    for length in range(len(text) - 1, _MIN_SHARED - 1, -1):
-        if alike := jobs_with_prefix(db, text[:length], limit):
-            found += alike
-            break
-    return tuple(found)
 
 
 def _conditions(db: sqlite3.Connection, wanted: Filter) -> tuple[list[str], list[str | int]]:
