@@ -8,7 +8,7 @@ spelling. ``!`` is none of those characters, and one that S3 calls safe.
 import hashlib
 import re
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -37,12 +37,12 @@ class _Field:
 
     Attributes:
         spec: the text behind its colon.
-        taboo: characters that its value may not hold here, because they border the id.
+        excluded: characters that its value may not hold here, because they border the id.
     """
 
     name: str
     spec: str
-    taboo: frozenset[str] = frozenset()
+    excluded: frozenset[str] = frozenset()
 
 
 _Component = tuple[str | _Field, ...]
@@ -89,17 +89,15 @@ def render_key(
         "endpoint": endpoint or "none",
     }
     moment = received_at.astimezone(UTC)
-    return "/".join(
-        "".join(
-            part
-            if isinstance(part, str)
-            else moment.strftime(part.spec)
-            if part.name == "received"
-            else _spell(values[part.name], part.taboo)
-            for part in component
-        )
-        for component in _parse(template)
-    )
+
+    def render(part: str | _Field) -> str:
+        if isinstance(part, str):
+            return part
+        if part.name == "received":
+            return moment.strftime(part.spec)
+        return _spell(values[part.name], part.excluded)
+
+    return "/".join("".join(map(render, component)) for component in _parse(template))
 
 
 def check_key(key: str) -> None:
@@ -116,12 +114,12 @@ def check_key(key: str) -> None:
         raise ArchiveError("archive.refused", "A key must be a plain relative path.")
 
 
-def _spell(text: str, taboo: frozenset[str] = frozenset()) -> str:
+def _spell(text: str, excluded: frozenset[str]) -> str:
     """Return a spelling that is safe in a path and no other text's: the text itself where possible."""
-    if len(text) <= MAX_VALUE and PLAIN.fullmatch(text) and taboo.isdisjoint(text):
+    if len(text) <= MAX_VALUE and PLAIN.fullmatch(text) and excluded.isdisjoint(text):
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-    kept = "".join(c for c in NOT_PLAIN.sub("", text) if c not in taboo).lstrip("._-")
+    kept = "".join(c for c in NOT_PLAIN.sub("", text) if c not in excluded).lstrip("._-")
     return f"{kept[: MAX_VALUE - 33]}!{digest}"
 
 
@@ -147,7 +145,7 @@ def _parse(template: str) -> tuple[_Component, ...]:
                 components.append([])
             if text or name != "received":  # "%Y//%m" leaves an empty component, which is refused below
                 components[-1].append(_Field(name, text))
-    if not any(isinstance(part, _Field) and part.name == "id" for row in components for part in row):
+    if not any(_is_id(part) for row in components for part in row):
         raise _refusal("without {id} two jobs could meet at one key")
     parsed = tuple(_guard_id([part for part in row if part != ""]) for row in components)
     _check_lengths(parsed)
@@ -172,25 +170,24 @@ def _guard_id(row: list[str | _Field]) -> _Component:
     ``{ref}-{id}`` would be one key for ("a-b", "c") and ("a", "b-c"). If no other value may hold the
     characters that border the id, the id can be read back, so two ids never give the same component.
     """
-    taboo: set[str] = set()
-    for place, part in enumerate(row):
-        if not (isinstance(part, _Field) and part.name == "id"):
+    borders: set[str] = set()
+    for before, part, after in zip(["/", *row], row, [*row[1:], "/"], strict=False):
+        if not _is_id(part):
             continue
-        before, after = row[place - 1] if place else "/", row[place + 1] if place + 1 < len(row) else "/"
         if isinstance(before, _Field) or isinstance(after, _Field):
             raise _refusal("something must stand between {id} and its neighbour, such as a slash")
-        taboo |= {before[-1], after[0]} - {"/"}
-    if (
-        any(c.isalnum() or c == "!" for c in taboo)
-        and len([part for part in row if isinstance(part, _Field)]) > 1
-    ):
+        borders |= {before[-1], after[0]} - {"/"}
+    fields = [part for part in row if isinstance(part, _Field)]
+    if any(c.isalnum() or c == "!" for c in borders) and len(fields) > 1:
         raise _refusal("put a slash, a dash, a dot or an underscore around {id}")
     return tuple(
-        _Field(part.name, part.spec, frozenset(taboo))
-        if isinstance(part, _Field) and part.name != "id"
-        else part
+        replace(part, excluded=frozenset(borders)) if isinstance(part, _Field) and not _is_id(part) else part
         for part in row
     )
+
+
+def _is_id(part: str | _Field) -> bool:
+    return isinstance(part, _Field) and part.name == "id"
 
 
 def _check_lengths(parsed: tuple[_Component, ...]) -> None:
@@ -198,20 +195,18 @@ def _check_lengths(parsed: tuple[_Component, ...]) -> None:
     widest = {"id": MAX_VALUE, "ref": MAX_VALUE, "endpoint": MAX_VALUE, "sha256": 64, "ext": 8}
     total = len(parsed) - 1
     for row in parsed:
-        literals = "".join(part if isinstance(part, str) else part.spec for part in row)
+        texts = [part if isinstance(part, str) else part.spec for part in row]
+        literals = "".join(texts)
         if not row or not literals.isprintable() or "\\" in literals:
             raise _refusal("it must be a relative path of printable characters, without empty parts")
-        first = row[0] if isinstance(row[0], str) else row[0].spec
-        if first.startswith("."):
+        if texts[0].startswith("."):
             raise _refusal("no part of it may begin with a dot")
-        size = sum(
-            len(part.encode())
-            if isinstance(part, str)
-            else 2 * len(part.spec.encode())  # %Y, two characters, gives four
-            if part.name == "received"
-            else widest[part.name]
-            for part in row
-        )
+        size = 0
+        for part, text in zip(row, texts, strict=True):
+            if isinstance(part, _Field) and part.name != "received":
+                size += widest[part.name]
+            else:  # %Y, two characters, gives four
+                size += len(text.encode()) * (1 if isinstance(part, str) else 2)
         if size > MAX_COMPONENT:
             raise _refusal(f"a part between slashes could exceed {MAX_COMPONENT} bytes")
         total += size

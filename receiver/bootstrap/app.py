@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -34,9 +34,9 @@ from receiver.ledger import DirectoryLock, Ledger
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
 from receiver.telemetry.metrics import Meters, Metrics
-from receiver.telemetry.tracing import Tracing, from_environment
+from receiver.telemetry.tracing import from_environment
 from receiver.web.challenge import installation_key, prove
-from receiver.web.clients import RawHeaders, UnfinishedBodies
+from receiver.web.clients import UnfinishedBodies
 from receiver.web.middleware import application, is_admitted
 from receiver.web.refusals import OnRefusal, RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
@@ -83,10 +83,11 @@ async def open_receiver(
         stack.callback(DirectoryLock(config.data_dir).release)
         collectors = CollectorRegistry()
         meters = Meters(collectors)
-        tracing = from_environment(os.environ)
-        if tracing is not None:
-            stack.push_async_callback(tracing.aclose)
-        instrumentation = Instrumentation(_on_step(meters, tracing), meters.on_failed_attempt)
+        observers = [meters.on_step]
+        if (spans := from_environment(os.environ)) is not None:
+            stack.push_async_callback(spans.aclose)
+            observers.append(spans.on_step)
+        instrumentation = Instrumentation(partial(_report, observers), meters.on_failed_attempt)
         ledger = await Ledger.serve(config.data_dir, on_commit=meters.on_commit)
         stack.push_async_callback(ledger.close)
         archive = open_archive(
@@ -190,23 +191,16 @@ async def open_receiver(
             Route("/metrics", metrics.answer, methods=["GET"]),
         ]
         tokens = [token.get_secret_value() for token in config.api_tokens]
-
-        def is_proved(headers: RawHeaders) -> bool:
-            return authenticator.is_proved(headers) or is_admitted(tokens, headers)
-
-        unfinished = UnfinishedBodies(is_proved, config.trusted_proxies)
+        unfinished = UnfinishedBodies(
+            lambda headers: authenticator.is_proved(headers) or is_admitted(tokens, headers),
+            config.trusted_proxies,
+        )
         yield Receiver(application(routes, tokens, refusals), stopping, unfinished, refusals.count)
 
 
-def _on_step(meters: Meters, tracing: Tracing | None) -> Callable[[Step], None]:
-    if tracing is None:
-        return meters.on_step
-
-    def on_step(step: Step) -> None:
-        meters.on_step(step)
-        tracing.on_step(step)
-
-    return on_step
+def _report(observers: Sequence[Callable[[Step], None]], step: Step) -> None:
+    for on_step in observers:
+        on_step(step)
 
 
 def _why_provider_is_not_asked(config: Config, meters: Meters) -> str | None:

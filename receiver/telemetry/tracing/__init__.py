@@ -5,11 +5,12 @@ imported.
 """
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import structlog
 
-from receiver.core.instrumentation import Step
+if TYPE_CHECKING:
+    from receiver.telemetry.tracing.spans import Spans
 
 log = structlog.get_logger("receiver.tracing")
 
@@ -17,17 +18,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 """Either one, set, turns tracing on. These and all further ``OTEL_`` variables are the SDK's own."""
 
 
-class Tracing(Protocol):
-    """Makes spans of steps."""
-
-    def on_step(self, step: Step) -> None:
-        """Make a span of a step that has ended."""
-
-    async def aclose(self) -> None:
-        """Send what is left, for a short while."""
-
-
-def from_environment(environ: Mapping[str, str]) -> Tracing | None:
+def from_environment(environ: Mapping[str, str]) -> "Spans | None":
     """Return tracing to the collector that the SDK's variables name; ``None`` where they name none.
 
     Args:
