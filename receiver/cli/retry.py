@@ -17,11 +17,17 @@ from receiver.cli.common import AsJson, load_config, print_message, progress_bar
 from receiver.cli.selection import Reason, Ref, Since, States, Until, complete_id, find_job, job_filter
 from receiver.config import Config
 from receiver.core.errors import LedgerError
-from receiver.core.jobs import UNSUCCESSFUL, Job, State
+from receiver.core.jobs import Job, State
 from receiver.core.serializers import is_web, plain_url
-from receiver.ledger import Filter, Ledger, LedgerReader
-
-RETRIABLE = (State.RECEIVED, State.FETCHED, *UNSUCCESSFUL)
+from receiver.ledger import (
+    NO_IMAGE,
+    RETRIABLE,
+    Filter,
+    Ledger,
+    LedgerReader,
+    NotRetriableError,
+    obstacle,
+)
 
 PAGE = 500
 CHUNK = 50
@@ -29,8 +35,6 @@ CHUNK = 50
 
 MAX_ROWS = 20
 """Rows in a table on a terminal; a pipe and JSON get all of them."""
-
-NO_IMAGE = "the provider has named no image to fetch"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,17 +151,17 @@ def _row(job: Job) -> _Row:
 
 
 def _obstacle(job: Job) -> str | None:
-    if job.state not in RETRIABLE:
-        what = "the provider has not completed it yet; `receiver reconcile` asks about it"
-        done = "its image lies in the archive already"
-        return f"it is {job.state}: {what if job.state is State.SUBMITTED else done}"
-    if job.image_url is None:
-        # The URL is untrusted: another text could be an option, or a file of this machine.
-        source = job.source_url or ""
-        harmless = is_web(source) and plain_url(source) == source
-        again = f": receiver submit {shlex.quote(source)}" if harmless else ""
-        return f"it is {job.state}, and {NO_IMAGE}; submit the picture again{again}"
-    return None
+    """Return why a job cannot be tried again, and what can be done instead."""
+    why = obstacle(job)
+    if why is None or job.state is State.ARCHIVED:
+        return why
+    if job.state is State.SUBMITTED:
+        return f"{why}; `receiver reconcile` asks about it"
+    # The URL is untrusted: another text could be an option, or a file of this machine.
+    source = job.source_url or ""
+    harmless = is_web(source) and plain_url(source) == source
+    again = f": receiver submit {shlex.quote(source)}" if harmless else ""
+    return f"{why}; submit the picture again{again}"
 
 
 def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
@@ -212,10 +216,8 @@ async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
         return row
     try:
         return replace(row, after=(await ledger.retry(row.id)).state)
-    except LedgerError as error:
-        if error.reason != "ledger.wrong_state":
-            raise
-        return replace(row, obstacle=error.detail)  # its state has changed since it was read
+    except NotRetriableError as error:  # its state has changed since it was read, or it is claimed
+        return replace(row, obstacle=error.obstacle)
 
 
 class _Printer:

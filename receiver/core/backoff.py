@@ -31,9 +31,6 @@ SHARE_OF_TIME_LEFT = 8
 FREE_CRASHES = 2
 """So many attempts that ended with the process do not count: a kill is no fault of the job's."""
 
-AT_RISK_SHARE = 10
-"""A job is at risk when less than this part of its life is left."""
-
 QUESTION_SHARE = 10
 """The provider is asked again about a silent job after another tenth of the job's age."""
 

@@ -3,11 +3,16 @@
 from receiver.ledger.archived_objects import RELOCATED as RELOCATED
 from receiver.ledger.archived_objects import ArchivedJob as ArchivedJob
 from receiver.ledger.archived_objects import AuditFinding as AuditFinding
+from receiver.ledger.commands.claims import most_further_attempts as most_further_attempts
 from receiver.ledger.commands.deliveries import OTHER_URL as OTHER_URL
 from receiver.ledger.commands.deliveries import OTHER_URLS as OTHER_URLS
 from receiver.ledger.commands.deliveries import REF_DROPPED as REF_DROPPED
 from receiver.ledger.commands.rebuild import REBUILT as REBUILT
 from receiver.ledger.commands.rebuild import Rebuilt as Rebuilt
+from receiver.ledger.commands.retries import NO_IMAGE as NO_IMAGE
+from receiver.ledger.commands.retries import RETRIABLE as RETRIABLE
+from receiver.ledger.commands.retries import NotRetriableError as NotRetriableError
+from receiver.ledger.commands.retries import obstacle as obstacle
 from receiver.ledger.counters import RECONCILED as RECONCILED
 from receiver.ledger.ledger import Ledger as Ledger
 from receiver.ledger.ledger import LedgerReader as LedgerReader

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from receiver.core.errors import LedgerError
-from receiver.ledger.transaction import Command, Outcome
+from receiver.ledger.transaction import Command, Result
 
 T = TypeVar("T")
 
@@ -20,8 +20,8 @@ MAX_BATCH = 2_000
 MAX_WAITING = 20_000
 """Commands that may wait. More are refused at once, so that the queue cannot exhaust the memory."""
 
-Commit = Callable[[Sequence[Command[Any]]], Awaitable[Sequence[Outcome]]]
-"""Runs commands in one durable transaction, and returns an outcome for each."""
+Commit = Callable[[Sequence[Command[Any]]], Awaitable[Sequence[Result]]]
+"""Runs commands in one durable transaction, and returns a result for each."""
 
 OnCommit = Callable[[int, float], None]
 """Called after each commit with the number of its commands and its duration in seconds."""
@@ -73,23 +73,23 @@ class GroupCommit:
             self._wake.clear()
             while self._waiting:
                 batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-                outcomes = await self._outcomes([command for command, _ in batch])
-                for (_, result), outcome in zip(batch, outcomes, strict=True):
-                    if result.done():  # its caller was cancelled
+                results = await self._commit_batch([command for command, _ in batch])
+                for (_, future), result in zip(batch, results, strict=True):
+                    if future.done():  # its caller was cancelled
                         continue
-                    if outcome.error is not None:
-                        result.set_exception(outcome.error)
+                    if result.error is not None:
+                        future.set_exception(result.error)
                     else:
-                        result.set_result(outcome.result)
-                if changed := [job for outcome in outcomes for job in outcome.changed]:
+                        future.set_result(result.value)
+                if changed := [job for result in results for job in result.changed]:
                     self._on_change(changed)
 
-    async def _outcomes(self, commands: Sequence[Command[Any]]) -> Sequence[Outcome]:
+    async def _commit_batch(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
         began = time.perf_counter()
         try:
-            outcomes = await self._commit(commands)
+            results = await self._commit(commands)
         except Exception as error:  # noqa: BLE001 - the connection itself broke: no caller may wait for ever
-            return [Outcome(error=error) for _ in commands]
-        if self._on_commit is not None and any(outcome.error is None for outcome in outcomes):
+            return [Result(error=error) for _ in commands]
+        if self._on_commit is not None and any(result.error is None for result in results):
             self._on_commit(len(commands), time.perf_counter() - began)
-        return outcomes
+        return results

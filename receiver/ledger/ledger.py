@@ -1,7 +1,7 @@
 """The ledger of all jobs: the interface of its commands and queries. No caller sees SQL or rows."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from functools import wraps
 from pathlib import Path
@@ -12,16 +12,23 @@ from receiver.core.errors import AuthError, LedgerError
 from receiver.core.jobs import Event, Job
 from receiver.ledger import archived_objects, notifications, retention
 from receiver.ledger.changes import ChangeNotifier
-from receiver.ledger.commands import claims, deliveries, outcomes, rebuild, scheduling, submissions
-from receiver.ledger.counters import ASKED, count
+from receiver.ledger.commands import (
+    attempts,
+    claims,
+    deadlines,
+    deliveries,
+    rebuild,
+    retries,
+    submissions,
+)
 from receiver.ledger.group_commit import GroupCommit, OnCommit
 from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread
-from receiver.ledger.queries import scheduling as due
+from receiver.ledger.queries import deadlines as due
 from receiver.ledger.sqlite import database, schema
+from receiver.ledger.sqlite.connections import ReaderPool
 from receiver.ledger.sqlite.database import Database
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.sqlite.lock import DirectoryLock
-from receiver.ledger.sqlite.readers import ReaderPool
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Claim, Delivery, Recorded
 
@@ -54,10 +61,10 @@ def _command(
     return method
 
 
-def _outcome(
+def _attempt(
     command: Callable[Concatenate[Transaction, Claim, P], bool],
 ) -> Callable[Concatenate["Ledger", Claim, P], Coroutine[Any, Any, bool]]:
-    """Make a command that records the outcome of a claim a method.
+    """Make a command that records how an attempt ended a method.
 
     While it cannot be recorded, the claim's lease does not end: the work is done, and the holder tries again.
     """
@@ -147,7 +154,7 @@ class Ledger(LedgerReader):
         self.interrupted: list[str] = []
         """Jobs whose download was interrupted by the end of an earlier process."""
         self._unrecorded: set[str] = set()
-        self._shared: dict[str, tuple[int, asyncio.Task[History | None]]] = {}
+        self._shared: dict[tuple[str, int], asyncio.Task[History | None]] = {}
 
     @classmethod
     async def serve(
@@ -197,19 +204,17 @@ class Ledger(LedgerReader):
 
     async def job_with_history_shared(self, job_id: str) -> History | None:
         """Return what `job_with_history` does; tasks that one commit has woken share one read."""
-        commits = self._notifier.commits
-        began, task = self._shared.get(job_id, (-1, None))
-        if task is None or began != commits:  # one that began before the last commit may have missed it
-            task = asyncio.create_task(self.job_with_history(job_id))
-            self._shared[job_id] = (commits, task)
-            task.add_done_callback(lambda done: self._forget_shared(job_id, done))
-        return await asyncio.shield(task)
+        key = (job_id, self._notifier.commits)  # a read that began before the last commit may have missed it
 
-    def _forget_shared(self, job_id: str, task: "asyncio.Task[History | None]") -> None:
-        if self._shared.get(job_id, (0, None))[1] is task:
-            del self._shared[job_id]
-        if not task.cancelled():
-            task.exception()  # marks it as retrieved: all who waited may have been cancelled
+        def forget(done: asyncio.Task[History | None]) -> None:
+            del self._shared[key]
+            if not done.cancelled():
+                done.exception()  # marks it as retrieved: all who waited may have been cancelled
+
+        if (task := self._shared.get(key)) is None:
+            task = self._shared[key] = asyncio.create_task(self.job_with_history(job_id))
+            task.add_done_callback(forget)
+        return await asyncio.shield(task)
 
     async def detect_foreign_commits(self) -> None:
         """Wake the waiting for what other processes, such as commands, have committed meanwhile."""
@@ -236,9 +241,7 @@ class Ledger(LedgerReader):
     record_answer = _command(submissions.record_answer)
     record_listed = _command(submissions.record_listed)
 
-    async def count_unanswered(self, reason: str) -> None:
-        """Count a request to the provider that was about no pending job, and had no answer."""
-        await self._writer.write(lambda tx: count(tx, ASKED, reason))
+    count_unanswered = _command(submissions.count_unanswered)
 
     claim_to_fetch = _command(claims.claim_to_fetch)
     claim_past_deadline = _command(claims.claim_past_deadline)
@@ -246,7 +249,7 @@ class Ledger(LedgerReader):
     release = _command(claims.release)
 
     async def release_expired_leases(self) -> None:
-        """Void claims whose lease has ended, except those whose outcome could not be recorded yet."""
+        """Void claims whose lease has ended, except those whose end could not be recorded yet."""
         kept = frozenset(self._unrecorded)
         await self._writer.write(lambda tx: claims.release_expired_leases(tx, kept))
 
@@ -261,28 +264,21 @@ class Ledger(LedgerReader):
         finally:
             lock.release()
 
-    confirmed = _command(outcomes.confirmed)
-    url_refreshed = _outcome(outcomes.url_refreshed)
-    expired = _outcome(outcomes.expired)
-    fetched = _outcome(outcomes.fetched)
-    archived = _outcome(outcomes.archived)
-    recognised = _outcome(outcomes.recognised)
-    rejected = _outcome(outcomes.rejected)
-    retry_later = _outcome(outcomes.retry_later)
-    spool_lost = _outcome(outcomes.spool_lost)
+    confirmed = _command(attempts.confirmed)
+    url_refreshed = _attempt(attempts.url_refreshed)
+    expired = _attempt(attempts.expired)
+    fetched = _attempt(attempts.fetched)
+    archived = _attempt(attempts.archived)
+    recognised = _attempt(attempts.recognised)
+    rejected = _attempt(attempts.rejected)
+    retry_later = _attempt(attempts.retry_later)
+    spool_lost = _attempt(attempts.spool_lost)
 
-    retry = _command(scheduling.retry)
-    spool_file_recovered = _command(scheduling.spool_file_recovered)
-    expire = _command(scheduling.expire)
-    shift_waits = _command(scheduling.shift_waits)
-
-    async def mark_at_risk(self) -> Sequence[str]:
-        """Find jobs of whose life less than a tenth is left, and return each id once."""
-        now = self._database.now()
-        found = await self._readers.read(lambda db: due.newly_at_risk(db, now, 500))
-        if found:
-            await self._writer.write(lambda tx: scheduling.mark_at_risk(tx, found))
-        return found
+    retry = _command(retries.retry)
+    spool_file_recovered = _command(retries.spool_file_recovered)
+    expire = _command(deadlines.expire)
+    mark_at_risk = _command(deadlines.mark_at_risk)
+    shift_waits = _command(deadlines.shift_waits)
 
     start_notifications = _command(notifications.start)
     stop_notifications = _command(notifications.stop)

@@ -37,72 +37,62 @@ def prunable(
     """Scan at most ``size`` rows for what is older than ``before`` (ms since the epoch)."""
     if after is None:
         after = "" if kind in (RecordKind.TICKETS, RecordKind.SUBMISSIONS) else 0
-    found = db.execute(_SCANS[kind], {"after": after, "before": before, "size": size}).fetchall()
+    found = db.execute(_scan(kind), {"after": after, "before": before, "size": size}).fetchall()
     # The history and deliveries are in the order of their time: after a scan without old rows none follow.
     in_order = kind in (RecordKind.HISTORY, RecordKind.DELIVERIES)
     ended = len(found) < size or (in_order and all(row["at"] >= before for row in found))
     old = [row for row in found if row["old"]]
-    rows = dict.fromkeys(_REMOVALS[kind], len(old))
+    rows = dict.fromkeys(_removals(kind), len(old))
     if kind is RecordKind.HISTORY:
         rows["bodies"] = sum(row["body"] for row in old)
     keys = list(dict.fromkeys(row["key"] for row in old))
-    return PruneBatch(keys, rows, None if ended else found[-1]["place"])
+    return PruneBatch(keys, rows, None if ended else found[-1]["position"])
 
 
 def prune(tx: Transaction, kind: RecordKind, old: Sequence[int | str], *, before: int) -> Mapping[str, int]:
     """Remove what `prunable` found, where it is still old, and return the removed rows of each table."""
-    removed: dict[str, int] = {}
-    for table, statement in _REMOVALS[kind].items():
-        done = tx.db.executemany(statement, [{"key": key, "before": before} for key in old])
-        removed[table] = done.rowcount
-    return removed
+    values = [{"key": key, "before": before} for key in old]
+    return {
+        table: tx.db.executemany(f"DELETE FROM {table} WHERE {condition}", values).rowcount  # noqa: S608 - constants
+        for table, condition in _removals(kind).items()
+    }
 
 
-_ARCHIVED = "SELECT 1 FROM jobs WHERE seq = :key AND state = 'archived' AND archived_at < :before"
-
-_SCANS: Mapping[RecordKind, str] = {
-    RecordKind.HISTORY: (
-        "SELECT history.seq AS place, history.at AS at, history.job AS key, history.at < :before"
-        " AND jobs.state = 'archived' AND jobs.archived_at < :before"
-        " AND history.seq < (SELECT max(seq) FROM history) AS old,"
-        # The body is removed with the first entry of its job.
-        " history.before IS NULL AND EXISTS (SELECT 1 FROM bodies WHERE job = history.job) AS body"
-        " FROM history JOIN jobs ON jobs.seq = history.job"
-        " WHERE history.seq > :after ORDER BY history.seq LIMIT :size"
-    ),
-    RecordKind.DELIVERIES: (
-        "SELECT seq AS place, at, seq AS key, at < :before AND seq < (SELECT max(seq) FROM unread) AS old"
-        " FROM unread WHERE seq > :after ORDER BY seq LIMIT :size"
-    ),
-    RecordKind.TICKETS: (
-        "SELECT number AS place, at, number AS key, at < :before AS old"
-        " FROM tickets WHERE number > :after ORDER BY number LIMIT :size"
-    ),
-    RecordKind.SUBMISSIONS: (
-        "SELECT key AS place, at, key, at < :before AND job IS NOT NULL AS old"
-        " FROM submissions WHERE key > :after ORDER BY key LIMIT :size"
-    ),
-    RecordKind.NOTIFICATIONS: (
-        "SELECT seq AS place, at, seq AS key, coalesce(given_up_at < :before, 0) AS old"
-        " FROM notifications WHERE seq > :after ORDER BY seq LIMIT :size"
-    ),
+_TABLES: Mapping[RecordKind, tuple[str, str, str]] = {
+    RecordKind.DELIVERIES: ("unread", "seq", "at < :before AND seq < (SELECT max(seq) FROM unread)"),
+    RecordKind.TICKETS: ("tickets", "number", "at < :before"),
+    RecordKind.SUBMISSIONS: ("submissions", "key", "at < :before AND job IS NOT NULL"),
+    RecordKind.NOTIFICATIONS: ("notifications", "seq", "coalesce(given_up_at < :before, 0)"),
 }
+"""Table, key and condition of all kinds but the history, whose records go with their jobs."""
 
-_REMOVALS: Mapping[RecordKind, Mapping[str, str]] = {
-    RecordKind.HISTORY: {
-        "bodies": f"DELETE FROM bodies WHERE job = :key AND EXISTS ({_ARCHIVED})",  # noqa: S608 - a constant
-        "history": f"DELETE FROM history WHERE job = :key AND at < :before AND EXISTS ({_ARCHIVED})"  # noqa: S608 - a constant
-        " AND seq < (SELECT max(seq) FROM history)",
-    },
-    RecordKind.DELIVERIES: {
-        "unread": "DELETE FROM unread WHERE seq = :key AND at < :before"
-        " AND seq < (SELECT max(seq) FROM unread)"
-    },
-    RecordKind.TICKETS: {"tickets": "DELETE FROM tickets WHERE number = :key AND at < :before"},
-    RecordKind.SUBMISSIONS: {
-        "submissions": "DELETE FROM submissions WHERE key = :key AND at < :before AND job IS NOT NULL"
-    },
-    RecordKind.NOTIFICATIONS: {
-        "notifications": "DELETE FROM notifications WHERE seq = :key AND given_up_at < :before"
-    },
-}
+
+def _scan(kind: RecordKind) -> str:
+    if kind is RecordKind.HISTORY:
+        return (
+            "SELECT history.seq AS position, history.at AS at, history.job AS key, history.at < :before"
+            " AND jobs.state = 'archived' AND jobs.archived_at < :before"
+            " AND history.seq < (SELECT max(seq) FROM history) AS old,"
+            # The body is removed with the first entry of its job.
+            " history.before IS NULL AND EXISTS (SELECT 1 FROM bodies WHERE job = history.job) AS body"
+            " FROM history JOIN jobs ON jobs.seq = history.job"
+            " WHERE history.seq > :after ORDER BY history.seq LIMIT :size"
+        )
+    table, key, condition = _TABLES[kind]
+    return (
+        f"SELECT {key} AS position, at, {key} AS key, {condition} AS old FROM {table}"  # noqa: S608 - constants
+        f" WHERE {key} > :after ORDER BY {key} LIMIT :size"
+    )
+
+
+def _removals(kind: RecordKind) -> Mapping[str, str]:
+    """Return the conditions of the rows to remove, by table."""
+    if kind is RecordKind.HISTORY:
+        old = (
+            "job = :key AND EXISTS (SELECT 1 FROM jobs"
+            " WHERE seq = :key AND state = 'archived' AND archived_at < :before)"
+        )
+        last = "(SELECT max(seq) FROM history)"
+        return {"bodies": old, "history": f"{old} AND at < :before AND seq < {last}"}
+    table, key, condition = _TABLES[kind]
+    return {table: f"{key} = :key AND {condition}"}

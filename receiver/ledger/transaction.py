@@ -1,4 +1,4 @@
-"""A command of the ledger, the transaction that it runs in, and its outcome."""
+"""A command of the ledger, the transaction that it runs in, and its result."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,9 +26,9 @@ Command = Callable[[Transaction], T]
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Result:
     """What a command returned or raised, and the ids of the jobs that it changed."""
 
-    result: Any = None
+    value: Any = None
     error: Exception | None = None
     changed: Sequence[str] = ()

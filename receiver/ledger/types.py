@@ -83,7 +83,6 @@ class HostLimits:
         retried: how many of them are further attempts.
         most: of hosts for which it is another number than ``default``.
         share: of any host, while jobs of other hosts wait.
-        fresh: one of so many is kept for first attempts.
     """
 
     running: Mapping[str, int]
@@ -91,7 +90,6 @@ class HostLimits:
     most: Mapping[str, int]
     default: int
     share: int
-    fresh: int
 
 
 @dataclass(frozen=True, slots=True)

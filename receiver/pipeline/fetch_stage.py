@@ -26,10 +26,10 @@ from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step, StepName
 from receiver.core.jobs import Image, Job
 from receiver.fetch.download import Fetcher
-from receiver.ledger import Claim, Ledger
+from receiver.ledger import Claim, Ledger, most_further_attempts
 from receiver.pipeline import outcomes
 from receiver.pipeline.failures import FailureRecorder
-from receiver.pipeline.fetch_windows import FRESH_SHARE, FetchWindows
+from receiver.pipeline.fetch_windows import FetchWindows
 from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
 from receiver.pipeline.spool import Spool, SpoolFile
@@ -119,7 +119,7 @@ class FetchStage:
         if not room or not self._has_decoder():
             return []
         tried = sum(claim.job.attempts > 1 for claim in busy)
-        again = self.plan.concurrency - self.plan.concurrency // FRESH_SHARE - tried
+        again = most_further_attempts(self.plan.concurrency) - tried
         hosts = self._windows.limits(busy)
         return await self.ledger.claim_to_fetch(min(limit, room), again=again, lease=self._lease, hosts=hosts)
 

@@ -21,9 +21,6 @@ LEAST = 2
 HEALTHY = 2
 """Times the least rate: what each download must get before there is one more."""
 
-FRESH_SHARE = 4
-"""One worker in so many is kept for first attempts, so that failing jobs cannot keep fresh ones waiting."""
-
 JUDGED_AFTER = 1.0
 """Seconds of a body before its rate means anything."""
 
@@ -35,7 +32,7 @@ class Window:
     """The window of one host.
 
     Attributes:
-        largest: that it may become.
+        largest: size that it may reach.
         least_rate: of a download that is not given up, bytes a second.
         size: downloads at a time.
         shrinks: so far. Downloads that began before the last one say nothing of the present size.
@@ -89,7 +86,6 @@ class FetchWindows:
             most={host: window.size for host, window in self._windows.items()},
             default=self._new().size,
             share=max(self.largest // 2, 1),
-            fresh=FRESH_SHARE,
         )
 
     @contextmanager

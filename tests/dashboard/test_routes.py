@@ -254,7 +254,7 @@ async def test_a_retry_leads_back_to_the_job_or_says_why_not(
     assert (taken.status_code, taken.headers["location"]) == (303, "/page/jobs/job-1")
     assert (await ledger.job("job-1")).next_attempt_at is None  # type: ignore[union-attr]
     assert (refused.status_code, unknown.status_code) == (409, 404)
-    assert "there is nothing to try again" in text(refused)
+    assert "is not tried again, because it is submitted" in text(refused)
 
 
 async def test_hostile_texts_are_text_wherever_they_stand(client: httpx.AsyncClient, ledger: Ledger) -> None:

@@ -90,7 +90,7 @@ async def test_a_job_that_came_too_late_is_tried_once_with_hands_that_no_living_
 
 
 def limits(share: int, most: int = 9, **running: int) -> HostLimits:
-    return HostLimits(running, {}, {}, most, share, fresh=9)
+    return HostLimits(running, {}, {}, most, share)
 
 
 async def hosted(ledger: Ledger, *urls: str) -> None:
@@ -113,7 +113,7 @@ async def test_a_host_that_has_its_share_lets_others_go_first(ledger: Ledger) ->
 
 async def test_a_host_never_gets_more_than_its_limit(ledger: Ledger, clock: Clock) -> None:
     await hosted(ledger, *(f"a/{n}" for n in range(5)), "b/1")
-    two_more = HostLimits({"a": 1}, {}, {"a": 3}, default=9, share=9, fresh=9)
+    two_more = HostLimits({"a": 1}, {}, {"a": 3}, default=9, share=9)
     assert ids(await ledger.claim_to_fetch(9, again=9, lease=LEASE, hosts=two_more)) == ["a/0", "a/1", "b/1"]
     clock.forward(100 * HOUR)
     assert ids(await ledger.claim_to_fetch(9, again=9, lease=LEASE, hosts=limits(9, 1, a=1))) == []
@@ -137,7 +137,7 @@ async def test_one_of_a_host_s_downloads_is_kept_for_first_attempts(ledger: Ledg
         await ledger.retry_later(claim, NOW, TIMEOUT)
     await ledger.record(delivery("fresh", "https://a/"))
     await ledger.record(delivery("other", "https://b/"))
-    hosts = HostLimits({"a": 2}, {"a": 2}, {}, default=4, share=4, fresh=4)
+    hosts = HostLimits({"a": 2}, {"a": 2}, {}, default=4, share=4)
     claims = await ledger.claim_to_fetch(9, again=9, lease=LEASE, hosts=hosts)
     assert sorted(ids(claims)) == ["fresh", "other", claims[0].job.id]
     assert claims[0].job.id in names

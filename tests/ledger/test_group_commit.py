@@ -10,10 +10,9 @@ import pytest
 from receiver.core.errors import LedgerError
 from receiver.ledger import Filter, Ledger
 from receiver.ledger.group_commit import MAX_BATCH, MAX_WAITING, GroupCommit
-from receiver.ledger.sqlite.connections import Connection, open_to_write
+from receiver.ledger.sqlite.connections import Connection, ReaderPool, open_to_write
 from receiver.ledger.sqlite.database import Database, open_to_serve
 from receiver.ledger.sqlite.driver import sqlite3
-from receiver.ledger.sqlite.readers import ReaderPool
 from receiver.ledger.transaction import Command, Transaction
 from tests.ledger.actions import delivery, file_of
 from tests.support.clock import Clock

@@ -23,7 +23,8 @@ from receiver.core.completion import Completion, Failure
 from receiver.core.errors import AuthError, FetchError, LedgerError, SpoolError
 from receiver.core.jobs import MOVES, Event, Image, Job, State, StoredObject
 from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission
-from receiver.ledger.queries import aggregates, scheduling, search
+from receiver.ledger.queries import aggregates, search
+from receiver.ledger.queries import deadlines as due
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.actions import file_of, kept_totals, recounted_totals
 from tests.support.clock import HOUR, NOW, SECOND, Clock
@@ -240,8 +241,8 @@ class LedgerMachine(RuleBasedStateMachine):
         if job is None:
             return
         possible = job.url is not None and job.state not in (State.SUBMITTED, State.ARCHIVED)
-        assert possible is (refused == "")
-        if not possible or job.holder is not None:
+        assert (possible and job.holder is None) is (refused == "")
+        if refused:
             return
         if job.state in (State.FAILED, State.REJECTED, State.EXPIRED):
             job.state, job.attempts = State.RECEIVED, 0
@@ -512,9 +513,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert stats.soonest_deadline == min(deadlines, default=None)
         assert stats.at_risk == sum(job.at_risk for job in received)
         assert stats.refused == sum(job.suspect is not None for job in received)
-        assert scheduling.spool_names(db) == {job.spool for job in jobs if job.state is State.FETCHED}
+        assert due.spool_names(db) == {job.spool for job in jobs if job.state is State.FETCHED}
         waits = [job.waits_until for job in jobs if job.waits_until is not None]
-        assert scheduling.next_event_at(db) == min([*waits, *deadlines], default=None)
+        assert due.next_event_at(db) == min([*waits, *deadlines], default=None)
 
 
 TestLedgerModel = LedgerMachine.TestCase

@@ -20,9 +20,9 @@ from receiver.ledger import (
     Submission,
     holder,
 )
-from receiver.ledger.commands import claims, deliveries, outcomes, scheduling, submissions
+from receiver.ledger.commands import attempts, claims, deadlines, deliveries, retries, submissions
 from receiver.ledger.queries import aggregates, dashboard, search, unread
-from receiver.ledger.queries import scheduling as due
+from receiver.ledger.queries import deadlines as due
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.database import write_nothing
 from receiver.ledger.sqlite.driver import sqlite3
@@ -219,9 +219,9 @@ def _fill_unfinished(tx: Transaction) -> None:
         deliveries.record(tx, delivery(f"job-{number}", deadline=NOW + number * SECOND, ref="order 7"))
     taken = claims.claim_to_fetch(tx, 8, again=8, lease=1)
     for claim in taken[:4]:
-        outcomes.retry_later(tx, claim, NOW + HOUR, TIMEOUT)
+        attempts.retry_later(tx, claim, NOW + HOUR, TIMEOUT)
     for claim in taken[4:6]:
-        outcomes.fetched(tx, claim, IMAGE, claim.job.id)
+        attempts.fetched(tx, claim, IMAGE, claim.job.id)
 
 
 FILTERS = [
@@ -256,7 +256,6 @@ def run_every_query(db: sqlite3.Connection) -> None:
     due.spool_names(db)
     due.spool_bytes(db)
     due.next_event_at(db)
-    due.newly_at_risk(db, NOW, 5)
 
 
 def run_every_command(db: sqlite3.Connection) -> None:
@@ -271,24 +270,24 @@ def run_every_command(db: sqlite3.Connection) -> None:
     submissions.expect(tx, Submission("silent-1"))
     (one, two) = claims.claim_to_fetch(tx, 2, again=2, lease=1)
     claims.release(tx, one)
-    outcomes.rejected(tx, two, TIMEOUT)
-    scheduling.retry(tx, two.job.id)
+    attempts.rejected(tx, two, TIMEOUT)
+    retries.retry(tx, two.job.id)
     (one, two) = claims.claim_to_fetch(tx, 2, again=2, lease=1)
-    outcomes.retry_later(tx, two, NOW, TIMEOUT)
-    confirmed = outcomes.confirmed(tx, one, said, NOW)
+    attempts.retry_later(tx, two, NOW, TIMEOUT)
+    confirmed = attempts.confirmed(tx, one, said, NOW)
     assert confirmed is not None
-    outcomes.url_refreshed(tx, one, said, NOW, NOW)
+    attempts.url_refreshed(tx, one, said, NOW, NOW)
     (late, *_) = claims.claim_past_deadline(late_tx, 2, lease=1)
-    outcomes.expired(tx, late)
+    attempts.expired(tx, late)
     (one, two) = claims.claim_to_archive(tx, 2, lease=1)
-    outcomes.archived(tx, one, STORED)
-    outcomes.spool_lost(tx, two, SpoolError("spool.lost"))
+    attempts.archived(tx, one, STORED)
+    attempts.spool_lost(tx, two, SpoolError("spool.lost"))
     claims.release_expired_leases(replace(tx, monotonic=2))
     claims.release_all(tx)
-    scheduling.mark_at_risk(tx, ["job-9"])
-    scheduling.shift_waits(tx, 5)
+    deadlines.mark_at_risk(late_tx)
+    deadlines.shift_waits(tx, 5)
     write_nothing(tx)
-    assert scheduling.expire(late_tx, 5)
+    assert deadlines.expire(late_tx, 5)
 
 
 SMALL = (

@@ -9,7 +9,7 @@ import pytest
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.errors import LedgerError, SpoolError
 from receiver.core.jobs import MOVES, Image, State
-from receiver.ledger import FILE_NAME, Claim, Ledger
+from receiver.ledger import FILE_NAME, Claim, Ledger, NotRetriableError
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.actions import (
@@ -287,10 +287,16 @@ async def test_an_operators_retry_ends_a_wait(ledger: Ledger, state: State) -> N
     assert len(await claims()) == 1
 
 
-async def test_an_operators_retry_of_what_is_being_worked_on_leaves_it_alone(ledger: Ledger) -> None:
+async def test_an_operators_retry_of_what_is_being_worked_on_is_refused_and_leaves_it_alone(
+    ledger: Ledger,
+) -> None:
     await ledger.record(delivery())
     claim = await claimed(ledger)
-    assert (await ledger.retry("job-1")).state is State.RECEIVED
+    before = await history(ledger)
+    with pytest.raises(NotRetriableError, match="it is being worked on at this moment") as refused:
+        await ledger.retry("job-1")
+    assert refused.value.reason == "ledger.wrong_state"
+    assert await history(ledger) == before
     assert await ledger.fetched(claim, IMAGE, "spool")
 
 

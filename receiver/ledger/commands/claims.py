@@ -21,6 +21,14 @@ BY_HOST = (
 MAX_HOSTS = 64
 """Hosts that are looked at when one of them has its share."""
 
+FRESH_SHARE = 4
+"""One worker in so many is kept for first attempts, so that failing jobs cannot keep fresh ones waiting."""
+
+
+def most_further_attempts(workers: int) -> int:
+    """Return how many workers, of all or of one host, may be busy with further attempts."""
+    return workers - workers // FRESH_SHARE
+
 
 def claim_to_fetch(
     tx: Transaction, limit: int, *, again: int, lease: int, hosts: HostLimits | None = None
@@ -32,7 +40,7 @@ def claim_to_fetch(
     share lets jobs of other hosts go first, whatever their deadlines are.
     """
     _end_waits(tx)
-    chosen = _Selection(limit, again, hosts or _no_limits(limit))
+    chosen = _Selection(limit, again, hosts or HostLimits({}, {}, {}, default=2 * limit, share=limit))
     soonest = ready(tx, FRESH, "deadline > ?", limit)
     soonest += ready(tx, RETRIED, "deadline > ?", min(again, limit))
     soonest.sort(key=lambda row: row["deadline"])
@@ -121,10 +129,6 @@ def release_expired_leases(tx: Transaction, kept: Collection[str] = ()) -> None:
     )
 
 
-def _no_limits(limit: int) -> HostLimits:
-    return HostLimits({}, {}, {}, default=limit, share=limit, fresh=limit + 1)
-
-
 class _Selection:
     """The jobs that are claimed, within the limits of all and of each host."""
 
@@ -141,21 +145,17 @@ class _Selection:
 
     def room(self, host: str) -> int:
         """Return how many jobs of a host may be taken within its share."""
-        most = min(self._hosts.most.get(host, self._hosts.default), self._hosts.share)
-        return min(most - self._running[host], self._limit - len(self.rows))
+        return min(self._most(host, within_share=True) - self._running[host], self._limit - len(self.rows))
 
     def take(self, rows: Sequence[sqlite3.Row], *, within_share: bool = False) -> None:
         """Take the rows that the limits allow, in their order."""
         for row in rows:
-            host = row["host"]
-            most = self._hosts.most.get(host, self._hosts.default)
-            if within_share:
-                most = min(most, self._hosts.share)
-            retried = row["attempts"] > 0
+            host, retried = row["host"], row["attempts"] > 0
             if row["seq"] in self._taken or len(self.rows) >= self._limit or (retried and self._again <= 0):
                 continue
+            most = self._most(host, within_share=within_share)
             if self._running[host] >= most or (
-                retried and self._retried[host] >= most - most // self._hosts.fresh
+                retried and self._retried[host] >= most_further_attempts(most)
             ):
                 self.passed_over = True
                 continue
@@ -164,6 +164,10 @@ class _Selection:
             self._running[host] += 1
             self._retried[host] += retried
             self._again -= retried
+
+    def _most(self, host: str, *, within_share: bool) -> int:
+        most = self._hosts.most.get(host, self._hosts.default)
+        return min(most, self._hosts.share) if within_share else most
 
 
 def ready(tx: Transaction, source: str, condition: str, limit: int) -> list[sqlite3.Row]:

@@ -5,9 +5,10 @@ from typing import Any
 from receiver.core.completion import Completion
 from receiver.core.errors import ReceiverError
 from receiver.core.jobs import UNSUCCESSFUL, State
-from receiver.ledger.commands.outcomes import NO_SUSPECT
+from receiver.ledger.commands.attempts import NO_SUSPECT
 from receiver.ledger.commands.submissions import confirm_by_mark
 from receiver.ledger.counters import ADOPTED, FOUND, LATE, count
+from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Delivery, Recorded
 
@@ -15,7 +16,7 @@ OTHER_URL = "other_url"
 """Event: a later delivery named another URL, and the first one stands."""
 
 OTHER_URLS = "other_urls"
-"""Event: further URLs were named than are kept; its entry has their number."""
+"""Event: further URLs were named than are kept; the history notes it once."""
 
 MAX_UNREAD = 10_000
 MAX_UNREAD_BYTES = 64 * 2**20
@@ -48,30 +49,42 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
         columns["event"] = ADOPTED
     inserted = tx.db.execute(_INSERT_COMPLETED, columns)
     if inserted.rowcount == 1:
-        assert inserted.lastrowid is not None
-        _keep_body(tx, inserted.lastrowid, delivery)
-        events += _note_dropped_ref(tx, inserted.lastrowid, state, delivery)
+        seq = inserted.lastrowid
+        assert seq is not None
         if delivery.found:
             count(tx, ADOPTED)
-        return Recorded(state, False, tx.now, (*events, columns["event"]))
-    known = tx.db.execute(
-        "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?",
-        (completion.id,),
-    ).fetchone()
-    before = State(known["state"])
-    if _is_news(completion, before, known["image_url"]):
+    else:
+        known = tx.db.execute(
+            "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?",
+            (completion.id,),
+        ).fetchone()
+        if not _is_news(completion, State(known["state"]), known["image_url"]):
+            return _recorded_duplicate(tx, delivery, known, events)
+        seq = known["seq"]
         if delivery.found:
             columns["event"] = FOUND
             count(tx, FOUND, completion.failure.reason if completion.failure else "")
-        tx.db.execute(_UPDATE_COMPLETED, {"seq": known["seq"], **columns})
-        _keep_body(tx, known["seq"], delivery)
-        events += _note_dropped_ref(tx, known["seq"], state, delivery)
-        return Recorded(state, False, tx.now, (*events, columns["event"]))
+        tx.db.execute(_UPDATE_COMPLETED, {"seq": seq, **columns})
+    tx.db.execute("INSERT OR REPLACE INTO bodies (job, body) VALUES (?, ?)", (seq, delivery.body))
+    tx.changed.append(completion.id)
+    if delivery.ref_dropped:
+        detail = "X-Receiver-Ref came twice, or is not 1 to 200 printable ASCII characters."
+        events.append(_note(tx, seq, state, REF_DROPPED, None, detail))
+    return Recorded(state, False, tx.now, (*events, columns["event"]))
+
+
+def _recorded_duplicate(
+    tx: Transaction, delivery: Delivery, known: sqlite3.Row, events: list[str]
+) -> Recorded:
+    """Note in the history what is new in a delivery that does not move its job."""
+    seq, state, url = known["seq"], State(known["state"]), delivery.completion.image_url
     if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
-        events.append(_record_late(tx, known["seq"], before))
-    if completion.image_url is not None and completion.image_url != known["image_url"]:
-        events += _record_other_url(tx, known["seq"], before, completion.image_url)
-    return Recorded(before, True, known["received_at"], tuple(events))
+        tx.db.execute("UPDATE jobs SET late_at = ? WHERE seq = ?", (tx.now, seq))
+        count(tx, LATE)
+        events.append(_note(tx, seq, state, "late_delivery"))
+    if url is not None and url != known["image_url"]:
+        events += _record_other_url(tx, seq, state, url)
+    return Recorded(state, True, known["received_at"], tuple(events))
 
 
 def record_unread(tx: Transaction, error: ReceiverError, body: bytes) -> None:
@@ -107,16 +120,13 @@ def _is_of_job(tx: Transaction, delivery: Delivery) -> bool:
     }
     if any(owner != job_id for owner in known.values()):
         return False
-    return ticket is None or signed in known or _bind_ticket(tx, ticket, job_id)
-
-
-def _bind_ticket(tx: Transaction, number: str, job_id: str) -> bool:
-    """Bind a ticket to the first job that uses it, and return whether that is this job."""
+    if ticket is None or signed in known:
+        return True
     tx.db.execute(
         "INSERT INTO tickets (number, job, at) VALUES (?, ?, ?) ON CONFLICT (number) DO NOTHING",
-        (number, job_id, tx.now),
+        (ticket, job_id, tx.now),
     )
-    (owner,) = tx.db.execute("SELECT job FROM tickets WHERE number = ?", (number,)).fetchone()
+    (owner,) = tx.db.execute("SELECT job FROM tickets WHERE number = ?", (ticket,)).fetchone()
     return bool(owner == job_id)
 
 
@@ -168,11 +178,6 @@ def _columns(delivery: Delivery, state: State, now: int) -> dict[str, Any]:
     }
 
 
-def _keep_body(tx: Transaction, seq: int, delivery: Delivery) -> None:
-    tx.db.execute("INSERT OR REPLACE INTO bodies (job, body) VALUES (?, ?)", (seq, delivery.body))
-    tx.changed.append(delivery.completion.id)
-
-
 def _is_news(completion: Completion, state: State, image_url: str | None) -> bool:
     """Return whether a completion moves a known job."""
     if state is State.SUBMITTED:
@@ -182,51 +187,27 @@ def _is_news(completion: Completion, state: State, image_url: str | None) -> boo
     return state is State.FAILED or completion.image_url != image_url
 
 
-_FURTHER = "Deliveries since then that named further URLs, of which only the number is kept: "
-"""Stored before the number, which is read back: a change of it needs a migration."""
-
-
 def _record_other_url(tx: Transaction, seq: int, state: State, url: str) -> list[str]:
-    # Written without the trigger, because the job itself does not change; and once for each URL.
+    """Note a URL that does not count, once for each URL, and of too many only that there were more."""
     entries = tx.db.execute(
-        "SELECT seq, event, detail FROM history WHERE job = ? AND event IN (?, ?)",
-        (seq, OTHER_URL, OTHER_URLS),
+        "SELECT event, detail FROM history WHERE job = ? AND event IN (?, ?)", (seq, OTHER_URL, OTHER_URLS)
     ).fetchall()
     kept = {row["detail"] for row in entries if row["event"] == OTHER_URL}
     if url in kept:
         return []
-    event, detail = (OTHER_URL, url) if len(kept) < OTHERS_KEPT else (OTHER_URLS, f"{_FURTHER}1")
-    counted = next((row for row in entries if row["event"] == OTHER_URLS), None)
-    if event == OTHER_URLS and counted is not None:
-        before = int(counted["detail"].removeprefix(_FURTHER))
-        tx.db.execute(
-            "UPDATE history SET detail = ? WHERE seq = ?", (f"{_FURTHER}{before + 1}", counted["seq"])
-        )
-    else:
-        tx.db.execute(
-            "INSERT INTO history (job, at, event, before, after, reason, detail)"
-            " VALUES (?, ?, ?, ?, ?, 'ledger.other_url', ?)",
-            (seq, tx.now, event, state, state, detail),
-        )
-    return [event]
+    if len(kept) < OTHERS_KEPT:
+        return [_note(tx, seq, state, OTHER_URL, "ledger.other_url", url)]
+    if len(kept) == len(entries):
+        detail = "Later deliveries named further URLs, which are not kept."
+        _note(tx, seq, state, OTHER_URLS, "ledger.other_url", detail)
+    return [OTHER_URLS]
 
 
-def _note_dropped_ref(tx: Transaction, seq: int, state: State, delivery: Delivery) -> list[str]:
-    if not delivery.ref_dropped:
-        return []
-    detail = "X-Receiver-Ref came twice, or is not 1 to 200 printable ASCII characters."
+def _note(tx: Transaction, seq: int, state: State, event: str, *why: str | None) -> str:
+    """Write an event that does not change the job, with reason and detail, into its history; return it."""
+    reason, detail = why or (None, None)
     tx.db.execute(
-        "INSERT INTO history (job, at, event, before, after, detail) VALUES (?, ?, ?, ?, ?, ?)",
-        (seq, tx.now, REF_DROPPED, state, state, detail),
+        "INSERT INTO history (job, at, event, before, after, reason, detail) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (seq, tx.now, event, state, state, reason, detail),
     )
-    return [REF_DROPPED]
-
-
-def _record_late(tx: Transaction, seq: int, state: State) -> str:
-    tx.db.execute("UPDATE jobs SET late_at = ? WHERE seq = ?", (tx.now, seq))
-    tx.db.execute(
-        "INSERT INTO history (job, at, event, before, after) VALUES (?, ?, 'late_delivery', ?, ?)",
-        (seq, tx.now, state, state),
-    )
-    count(tx, LATE)
-    return "late_delivery"
+    return event

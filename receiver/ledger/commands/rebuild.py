@@ -7,7 +7,7 @@ from enum import StrEnum
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.jobs import State
 from receiver.ledger import rows
-from receiver.ledger.commands.outcomes import IMAGE, NO_ERROR, NO_SUSPECT, STORED
+from receiver.ledger.commands.attempts import IMAGE, NO_ERROR, NO_SUSPECT, STORED
 from receiver.ledger.transaction import Transaction
 
 REBUILT = "rebuilt"

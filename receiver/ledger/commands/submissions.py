@@ -64,6 +64,11 @@ def record_answer(tx: Transaction, job_id: str, answer: Answer, *, ask_at: int) 
     return _record(tx, job_id, answer, ask_at)
 
 
+def count_unanswered(tx: Transaction, reason: str) -> None:
+    """Count a request to the provider that was about no pending job, and had no answer."""
+    count(tx, ASKED, reason)
+
+
 def record_listed(tx: Transaction, statuses: Mapping[str, str], *, ask_at: int) -> list[str]:
     """Record the running jobs of the provider's list, and return the ids of those whose status is new."""
     return [

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from receiver.core.jobs import State
 from receiver.ledger import archived_objects
 from receiver.ledger.counters import counters
+from receiver.ledger.queries.deadlines import oldest_waiting_at, soonest_deadline
 from receiver.ledger.queries.reconciliation import OVERDUE
-from receiver.ledger.queries.scheduling import oldest_waiting_at, soonest_deadline
 from receiver.ledger.sqlite.driver import sqlite3
 
 COUNTED_TO = 10_000

@@ -1,6 +1,6 @@
 """Finds jobs by id, by filter and by likeness."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from receiver.core.jobs import Event, Job, State
@@ -10,8 +10,6 @@ from receiver.ledger.sqlite.driver import sqlite3
 
 _CLOCK_SLACK = 86_400_000  # ms
 _LAST = "\U0010ffff"  # after a prefix: the end of all that begins with it
-_SHORT_SCAN = 20_000  # jobs
-_WITHOUT_INDEX = {"ref = ?": "+ref = ?", "reason = ?": "+reason = ?"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,16 +59,17 @@ def jobs_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Job]:
 
 def jobs(db: sqlite3.Connection, wanted: Filter, *, before: int | None = None, limit: int = 100) -> Page:
     """Return a page of jobs, newest first; ``before`` is the ``next`` of the previous page."""
-    conditions, values = _conditions(db, wanted)
-    if before is not None:
-        conditions.append("seq < ?")
-        values.append(before)
-    # One ordered scan for each state, and one merge: `state IN (…) ORDER BY seq` would sort whole states.
+    conditions, values = _conditions(db, wanted, before)
+    # One ordered scan for each state, and one merge: `state IN (…) ORDER BY seq` would sort whole states, and
+    # the indexes of references and reasons go by the state.
+    states: Iterable[State | None] = dict.fromkeys(wanted.states)
+    if not wanted.states and wanted.overdue_before is not None:
+        states = (State.SUBMITTED,)
+    elif not wanted.states:
+        states = (None,) if wanted.ref is None and wanted.reason is None else State
     scans, arguments = [], []
-    for state in dict.fromkeys(wanted.states) or (None,):
+    for state in states:
         own = [*conditions, "state = ?"] if state else conditions
-        if _prefers_state(db, wanted, state):
-            own = [_WITHOUT_INDEX.get(condition, condition) for condition in own]
         where = f"WHERE {' AND '.join(own)}" if own else ""
         scans.append(f"SELECT * FROM (SELECT * FROM jobs {where} ORDER BY seq DESC LIMIT ?)")  # noqa: S608 - constants
         arguments += [*values, *([state] if state else []), limit + 1]
@@ -89,54 +88,27 @@ def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[J
     return tuple(rows.job(row) for row in found)
 
 
-def _conditions(db: sqlite3.Connection, wanted: Filter) -> tuple[list[str], list[str | int]]:
-    conditions: list[str] = []
-    values: list[str | int] = []
-    for condition, value in (
+def _conditions(
+    db: sqlite3.Connection, wanted: Filter, before: int | None
+) -> tuple[list[str], list[str | int]]:
+    # Positions follow the clock, so the span's ends bound the scan over seq. They are widened by a day, for
+    # clocks that were wrong and were set; the exact conditions decide.
+    first = None if wanted.since is None else _seq_at(db, wanted.since - _CLOCK_SLACK)
+    if wanted.until is not None:
+        until = _seq_at(db, wanted.until + _CLOCK_SLACK)
+        before = until if before is None else min(before, until)
+    pairs = (
         ("ref = ?", wanted.ref),
         ("reason = ?", wanted.reason),
         ("created_at >= ?", wanted.since),
         ("created_at < ?", wanted.until),
         (OVERDUE, wanted.overdue_before),
         (f"NOT ({OVERDUE})", wanted.not_overdue_before),
-    ):
-        if value is not None:
-            conditions.append(condition)
-            values.append(value)
-    # Positions follow the clock, so the span's ends bound the scan over seq. They are widened by a day, for
-    # clocks that were wrong and were set; the exact conditions above decide.
-    if wanted.since is not None:
-        conditions.append("seq >= ?")
-        values.append(_seq_at(db, wanted.since - _CLOCK_SLACK))
-    if wanted.until is not None:
-        conditions.append("seq < ?")
-        values.append(_seq_at(db, wanted.until + _CLOCK_SLACK))
-    return conditions, values
-
-
-def _prefers_state(db: sqlite3.Connection, wanted: Filter, state: State | None) -> bool:
-    """Return whether fewer jobs are in the state than have the reference or the reason.
-
-    A whole catalogue may have one reference, and three of its jobs may have failed: SQLite does not know such
-    numbers, and would scan the catalogue.
-    """
-    if state is None and wanted.overdue_before is not None:
-        state = State.SUBMITTED
-    if state is None or (wanted.ref is None and wanted.reason is None):
-        return False
-    (in_state,) = db.execute("SELECT jobs FROM totals WHERE state = ?", (state,)).fetchone()
-    if in_state > _SHORT_SCAN:
-        return False
-    for column, value in (("ref", wanted.ref), ("reason", wanted.reason)):
-        if value is not None:
-            (found,) = db.execute(
-                f"SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_by_{column}"  # noqa: S608 - the names above
-                f" WHERE {column} = ? LIMIT ?)",
-                (value, in_state + 1),
-            ).fetchone()
-            if found <= in_state:
-                return False
-    return True
+        ("seq >= ?", first),
+        ("seq < ?", before),
+    )
+    found = [(condition, value) for condition, value in pairs if value is not None]
+    return [condition for condition, _ in found], [value for _, value in found]
 
 
 def _seq_at(db: sqlite3.Connection, at: int) -> int:

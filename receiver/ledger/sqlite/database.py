@@ -10,11 +10,17 @@ from typing import Any
 from receiver.core.clock import Clock
 from receiver.core.errors import LedgerError
 from receiver.ledger.sqlite import schema
-from receiver.ledger.sqlite.connections import Connection, ledger_error, open_to_read, open_to_write
+from receiver.ledger.sqlite.connections import (
+    Connection,
+    ReaderPool,
+    ledger_error,
+    on_snapshot,
+    open_to_read,
+    open_to_write,
+)
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.sqlite.lock import DirectoryLock, open_for_owner
-from receiver.ledger.sqlite.readers import ReaderPool, on_snapshot
-from receiver.ledger.transaction import Command, Outcome, Transaction
+from receiver.ledger.transaction import Command, Result, Transaction
 
 FILE_NAME = "ledger.sqlite3"
 READERS = 2
@@ -36,13 +42,13 @@ class Database:
         self.now = now
         self._monotonic = monotonic
 
-    async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Outcome]:
-        """Run commands in one transaction, and return an outcome for each after the commit is durable.
+    async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
+        """Run commands in one transaction, and return a result for each after the commit is durable.
 
         If a command fails, each gets a transaction of its own. After a `LedgerError`, none was committed.
         """
 
-        def run(db: sqlite3.Connection) -> Sequence[Outcome]:
+        def run(db: sqlite3.Connection) -> Sequence[Result]:
             self._check_in_place()
             return self._commit(db, commands)
 
@@ -51,15 +57,14 @@ class Database:
         except sqlite3.Error as error:
             raise ledger_error(error) from error
 
-    def _commit(self, db: sqlite3.Connection, commands: Sequence[Command[Any]]) -> list[Outcome]:
+    def _commit(self, db: sqlite3.Connection, commands: Sequence[Command[Any]]) -> list[Result]:
         try:
             # IMMEDIATE: a transaction that read before it wrote could fail without waiting for the lock.
             db.execute("BEGIN IMMEDIATE")
-            outcomes = []
+            results = []
             for command in commands:
-                transaction = Transaction(db, self.now(), self._monotonic())
-                result = command(transaction)
-                outcomes.append(Outcome(result, changed=transaction.changed))
+                tx = Transaction(db, self.now(), self._monotonic())
+                results.append(Result(command(tx), changed=tx.changed))
             db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
             if db.in_transaction:
@@ -68,8 +73,8 @@ class Database:
             if len(commands) > 1 and not ends_the_batch:
                 return [self._commit(db, [command])[0] for command in commands]
             reported = ledger_error(error) if isinstance(error, sqlite3.Error) else error
-            return [Outcome(error=reported) for _ in commands]
-        return outcomes
+            return [Result(error=reported) for _ in commands]
+        return results
 
     def _check_in_place(self) -> None:
         # An open file that was moved away or replaced takes commits as before, and no start would read them.

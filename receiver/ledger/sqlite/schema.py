@@ -102,16 +102,12 @@ def check_structure(db: sqlite3.Connection, path: Path) -> None:
 def check(db: sqlite3.Connection, path: Path) -> None:
     """Check that the file has the structure of its version and passes SQLite's quick check."""
     check_structure(db, path)
-    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-    if verdict != "ok":
-        raise LedgerError(
-            "ledger.corrupt",
-            f"{path} is damaged ({' '.join(verdict.split())})."
-            " It was left as it is: copy it away, then restore a backup.",
-        )
+    check_whole(db, name=str(path))
 
 
-def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool = False) -> bool:
+def check_whole(
+    db: sqlite3.Connection, *, seconds: float | None = None, deep: bool = False, name: str = "The ledger"
+) -> bool:
     """Run SQLite's quick check, or with ``deep`` the full one; return whether it ended within the seconds."""
     until = None if seconds is None else time.monotonic() + seconds
     if until is not None:
@@ -125,7 +121,11 @@ def check_whole(db: sqlite3.Connection, *, seconds: float | None, deep: bool = F
     finally:
         db.set_progress_handler(None, 0)
     if verdict != "ok":
-        raise LedgerError("ledger.corrupt", f"The ledger is damaged ({' '.join(verdict.split())}).")
+        raise LedgerError(
+            "ledger.corrupt",
+            f"{name} is damaged ({' '.join(verdict.split())})."
+            " It was left as it is: copy it away, then restore a backup.",
+        )
     return True
 
 

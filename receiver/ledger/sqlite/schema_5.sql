@@ -16,3 +16,14 @@ ALTER TABLE jobs ADD COLUMN suspects INTEGER NOT NULL DEFAULT 0;
 ALTER TABLE jobs ADD COLUMN suspect_since INTEGER;
 
 CREATE INDEX jobs_refused ON jobs (suspect_since) WHERE state = 'received' AND suspect IS NOT NULL;
+
+-- From when on a job is at risk: a tenth of the life of its image's URL is left.
+ALTER TABLE jobs ADD COLUMN at_risk_from INTEGER AS ((9 * deadline + received_at) / 10);
+
+CREATE INDEX jobs_not_at_risk ON jobs (at_risk_from) WHERE state = 'received' AND at_risk_at IS NULL;
+
+-- A whole catalogue may have one reference, and three of its jobs may have failed.
+DROP INDEX jobs_by_ref;
+DROP INDEX jobs_by_reason;
+CREATE INDEX jobs_by_ref ON jobs (ref, state, seq) WHERE ref IS NOT NULL;
+CREATE INDEX jobs_by_reason ON jobs (reason, state, seq) WHERE reason IS NOT NULL;

@@ -101,7 +101,7 @@ CREATE TABLE jobs (
     image_url,
     instr(image_url, '://') + 3,
     instr(substr(replace(replace(image_url, '?', '/'), '#', '/') || '/', instr(image_url, '://') + 3), '/') - 1
-)), '')), suspects INTEGER NOT NULL DEFAULT 0, suspect_since INTEGER) STRICT;
+)), '')), suspects INTEGER NOT NULL DEFAULT 0, suspect_since INTEGER, at_risk_from INTEGER AS ((9 * deadline + received_at) / 10)) STRICT;
 INSERT INTO "jobs" VALUES(1,'submitted','submitted','order 1','upscale_2x','https://example.com/a.jpg',NULL,NULL,NULL,NULL,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'submitted',NULL,NULL,NULL,1795000000000,1795000000000,NULL,NULL,NULL,1795000000000,1795000000000,0,NULL,NULL,NULL,0,NULL);
 INSERT INTO "jobs" VALUES(2,'expired','expired','ref of expired',NULL,'https://example.com/source.jpg','https://example.com/expired.png',64,48,1795000001000,NULL,NULL,1,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'expired','fetch.expired','The URL''s life ended. The last attempt said: fetch.timeout, The download did not end in time.',1795000002000,1795000000000,NULL,1795000000000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,0,NULL);
 INSERT INTO "jobs" VALUES(3,'failed','failed','ref of failed',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'failed','provider.job_failed','FAILED',1795000002000,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,0,NULL);
@@ -164,8 +164,6 @@ CREATE TABLE unread (
 ) STRICT;
 INSERT INTO "unread" VALUES(1,1795000000000,'body.not_json','The body is not JSON.',X'FF7B');
 CREATE INDEX jobs_by_state ON jobs (state, seq);
-CREATE INDEX jobs_by_ref ON jobs (ref, seq) WHERE ref IS NOT NULL;
-CREATE INDEX jobs_by_reason ON jobs (reason, seq) WHERE reason IS NOT NULL;
 CREATE INDEX jobs_not_archived ON jobs (received_at) WHERE state IN ('received', 'fetched');
 CREATE INDEX jobs_to_fetch ON jobs (deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts = 0;
@@ -219,6 +217,9 @@ CREATE INDEX findings_by_reason ON findings (reason);
 CREATE INDEX jobs_to_fetch_by_host ON jobs (host, (attempts > 0), deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL;
 CREATE INDEX jobs_refused ON jobs (suspect_since) WHERE state = 'received' AND suspect IS NOT NULL;
+CREATE INDEX jobs_not_at_risk ON jobs (at_risk_from) WHERE state = 'received' AND at_risk_at IS NULL;
+CREATE INDEX jobs_by_ref ON jobs (ref, state, seq) WHERE ref IS NOT NULL;
+CREATE INDEX jobs_by_reason ON jobs (reason, state, seq) WHERE reason IS NOT NULL;
 COMMIT;
 PRAGMA application_id = 1970303858;
 PRAGMA user_version = 5;

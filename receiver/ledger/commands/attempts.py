@@ -1,4 +1,4 @@
-"""Records what came of a claimed job. Each command returns False where the claim is void."""
+"""Records how an attempt at a claimed job ended. Each command returns False where the claim is void."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,6 +14,7 @@ from receiver.ledger.types import Claim
 NO_ERROR = "reason = NULL, detail = NULL, reason_at = NULL"
 NO_SUSPECT = "suspect = NULL, suspects = 0, suspect_since = NULL"
 ERROR = "reason = :reason, detail = :detail, reason_at = :now"
+PROMISE = "image_url = :url, promised_width = :width, promised_height = :height, deadline = :deadline"
 IMAGE = "format = :format, width = :width, height = :height, bytes = :bytes, sha256 = :sha256"
 STORED = "spool = NULL, uri = :uri, etag = :etag, version = :version"
 EXPIRED = (
@@ -25,16 +26,12 @@ EXPIRED = (
 def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: int) -> Claim | None:
     """Replace what was delivered by what the provider itself says; return the claim, ``None`` if void."""
     row = tx.db.execute(
-        "UPDATE jobs SET image_url = :url, promised_width = :width, promised_height = :height,"
-        " source_url = coalesce(:source, source_url), deadline = :deadline, confirmed_at = :now,"
-        " event = 'confirmed', updated_at = :now"
-        " WHERE id = :id AND state = 'received' AND holder = :holder RETURNING *",
+        f"UPDATE jobs SET {PROMISE}, source_url = coalesce(:source, source_url), confirmed_at = :now,"  # noqa: S608 - a constant
+        f" event = 'confirmed', updated_at = :now WHERE {_HELD} RETURNING *",
         {
             **_promise(completion, deadline),
             "source": completion.source_url,
-            "now": tx.now,
-            "id": claim.job.id,
-            "holder": claim.holder,
+            **_held(tx, claim, State.RECEIVED),
         },
     ).fetchone()
     if row is None:
@@ -46,9 +43,8 @@ def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: i
 def url_refreshed(tx: Transaction, claim: Claim, completion: Completion, deadline: int, at: int) -> bool:
     """Record that the provider names another URL, to be tried at ``at`` (ms since the epoch)."""
     assignments = (
-        "event = 'url_refreshed', image_url = :url, promised_width = :width, promised_height = :height,"
-        " attempts = 0, refreshes = refreshes + 1, deadline = :deadline, next_attempt_at = :at,"
-        f" {NO_SUSPECT}, at_risk_at = NULL"
+        f"event = 'url_refreshed', {PROMISE}, attempts = 0, refreshes = refreshes + 1,"
+        f" next_attempt_at = :at, {NO_SUSPECT}, at_risk_at = NULL"
     )
     return _move(tx, claim, State.RECEIVED, assignments, at=at, **_promise(completion, deadline))
 
@@ -90,7 +86,7 @@ def recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
 def rejected(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
     """Record that the image may not be fetched, or is not what was promised."""
     assignments = f"state = 'rejected', event = 'rejected', {ERROR}"
-    return _move(tx, claim, State.RECEIVED, assignments, reason=error.reason, detail=error.detail)
+    return _move(tx, claim, State.RECEIVED, assignments, **_reported(error))
 
 
 def retry_later(
@@ -117,19 +113,22 @@ def retry_later(
             " suspect_since = CASE WHEN suspect = :suspect THEN coalesce(suspect_since, :now) ELSE :now END,"
             " suspect = :suspect"
         )
-    reported = {"reason": error.reason, "detail": error.detail}
-    waits = {"at": at, "suspect": suspect, "deadline": deadline}
-    return _move(tx, claim, claim.job.state, assignments, **waits, **reported)
+    return _move(
+        tx, claim, claim.job.state, assignments, at=at, suspect=suspect, deadline=deadline, **_reported(error)
+    )
 
 
 def spool_lost(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
     """Record that the spooled image is missing or damaged; the job is fetched again."""
     assignments = (
-        "state = 'received', event = 'spool_lost', reason = 'spool.lost', detail = :detail, reason_at = :now,"
-        " attempts = 0, fetched_at = NULL, spool = NULL, format = NULL, width = NULL, height = NULL,"
-        " bytes = NULL, sha256 = NULL"
+        f"state = 'received', event = 'spool_lost', {ERROR}, attempts = 0, fetched_at = NULL, spool = NULL,"
+        " format = NULL, width = NULL, height = NULL, bytes = NULL, sha256 = NULL"
     )
-    return _move(tx, claim, State.FETCHED, assignments, detail=error.detail)
+    return _move(tx, claim, State.FETCHED, assignments, **_reported(error))
+
+
+def _reported(error: ReceiverError) -> dict[str, str]:
+    return {"reason": error.reason, "detail": error.detail}
 
 
 def _promise(completion: Completion, deadline: int) -> dict[str, Any]:
@@ -137,12 +136,18 @@ def _promise(completion: Completion, deadline: int) -> dict[str, Any]:
     return {"url": completion.image_url, **size, "deadline": deadline}
 
 
+_HELD = "id = :id AND state = :from AND holder = :holder"
+
+
+def _held(tx: Transaction, claim: Claim, state: State) -> dict[str, str | int]:
+    return {"now": tx.now, "id": claim.job.id, "from": state, "holder": claim.holder}
+
+
 def _move(tx: Transaction, claim: Claim, state: State, assignments: str, **values: str | int | None) -> bool:
     """Change the job and end the claim, if the job is in this state and the claim holds it."""
     done = tx.db.execute(
-        f"UPDATE jobs SET {assignments}, holder = NULL, lease_until = NULL, updated_at = :now"  # noqa: S608 - the callers above
-        " WHERE id = :id AND state = :from AND holder = :holder",
-        {**values, "now": tx.now, "id": claim.job.id, "from": state, "holder": claim.holder},
+        f"UPDATE jobs SET {assignments}, holder = NULL, lease_until = NULL, updated_at = :now WHERE {_HELD}",  # noqa: S608 - the callers above
+        {**values, **_held(tx, claim, state)},
     )
     if done.rowcount == 1:
         tx.changed.append(claim.job.id)

@@ -1,11 +1,6 @@
 """What is due next: deadlines, ends of waits, and the spool."""
 
-from collections.abc import Sequence
-
-from receiver.core.backoff import AT_RISK_SHARE
 from receiver.ledger.sqlite.driver import sqlite3
-
-_LONGEST_LIFE = 7 * 86_400_000  # ms: of a URL that S3 presigns
 
 _READY = "state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
 UNSAFE = (
@@ -41,21 +36,6 @@ def oldest_waiting_at(db: sqlite3.Connection) -> int | None:
         " WHERE state IN ('received', 'fetched')"
     ).fetchone()
     return None if oldest is None else int(oldest)
-
-
-def newly_at_risk(db: sqlite3.Connection, now: int, limit: int) -> Sequence[str]:
-    """Return ids of unmarked jobs that less than ``1 / AT_RISK_SHARE`` of their life is left to."""
-    found: list[str] = []
-    for source in (*UNSAFE, UNSAFE_CLAIMED):
-        found += (
-            row["id"]
-            for row in db.execute(
-                f"SELECT id FROM {source} AND at_risk_at IS NULL"  # noqa: S608 - constants
-                " AND deadline < ? AND (deadline - ?) * ? < deadline - received_at LIMIT ?",
-                (now + _LONGEST_LIFE // AT_RISK_SHARE, now, AT_RISK_SHARE, limit - len(found)),
-            )
-        )
-    return found
 
 
 def spool_names(db: sqlite3.Connection) -> frozenset[str]:

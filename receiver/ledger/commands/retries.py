@@ -1,0 +1,59 @@
+"""Retries that an operator asks for. Whether a job can be tried again is decided here."""
+
+from receiver.core.errors import LedgerError
+from receiver.core.jobs import UNSUCCESSFUL, Job, State
+from receiver.ledger import rows
+from receiver.ledger.commands.attempts import NO_ERROR, NO_SUSPECT
+from receiver.ledger.transaction import Transaction
+
+RETRIABLE = (State.RECEIVED, State.FETCHED, *UNSUCCESSFUL)
+"""States of jobs that can be tried again, where the provider has named an image."""
+
+NO_IMAGE = "the provider has named no image to fetch"
+
+
+class NotRetriableError(LedgerError):
+    """A job cannot be tried again; ``obstacle`` says why, and does not name the job."""
+
+    def __init__(self, job_id: str, obstacle: str) -> None:
+        super().__init__("ledger.wrong_state", f"Job {job_id} is not tried again, because {obstacle}.")
+        self.obstacle = obstacle
+
+
+def obstacle(job: Job) -> str | None:
+    """Return why a job cannot be tried again, unless it can or is merely being worked on."""
+    if job.state is State.SUBMITTED:
+        return "it is submitted: the provider has not completed it yet"
+    if job.state is State.ARCHIVED:
+        return "it is archived: its image lies in the archive already"
+    return None if job.image_url is not None else f"it is {job.state}, and {NO_IMAGE}"
+
+
+def retry(tx: Transaction, job_id: str) -> Job:
+    """Let a job be tried again now. Raise `LedgerError` if it is unknown, else `NotRetriableError`."""
+    row = tx.db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    if row is None:
+        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    job = rows.job(row)
+    if (why := obstacle(job)) is not None:
+        raise NotRetriableError(job_id, why)
+    if row["holder"] is not None:
+        raise NotRetriableError(job_id, "it is being worked on at this moment")
+    moves = job.state in UNSUCCESSFUL
+    row = tx.db.execute(
+        f"UPDATE jobs SET state = :state, event = 'retried', {NO_ERROR}, at_risk_at = NULL,"  # noqa: S608 - a constant
+        " attempts = CASE WHEN :moves THEN 0 ELSE attempts END, next_attempt_at = NULL,"
+        f" {NO_SUSPECT}, updated_at = :now WHERE seq = :seq RETURNING *",
+        {"state": State.RECEIVED if moves else job.state, "moves": moves, "now": tx.now, "seq": row["seq"]},
+    ).fetchone()
+    tx.changed.append(job_id)
+    return rows.job(row)
+
+
+def spool_file_recovered(tx: Transaction, job_id: str) -> None:
+    """Let a job whose complete file was found in the spool be taken next, even after its deadline."""
+    tx.db.execute(
+        "UPDATE jobs SET attempts = 0, next_attempt_at = NULL"
+        " WHERE id = ? AND state = 'received' AND holder IS NULL",
+        (job_id,),
+    )
