@@ -32,7 +32,7 @@ def checkout(tmp_path: Path) -> Path:
     project = tmp_path / "project"
     (project / "tools").mkdir(parents=True)
     shutil.copy(ROOT / "tools/venv", project / "tools/venv")
-    for name in ("pyproject.toml", "requirements.lock"):
+    for name in ("pyproject.toml", "requirements-build.lock", "requirements.lock"):
         shutil.copy(ROOT / name, project / name)
     (tmp_path / "bin").mkdir()
     return project
@@ -74,9 +74,10 @@ def said_to_install(checkout: Path) -> list[str]:
 def test_the_first_run_installs_by_hash_and_then_the_project(checkout: Path) -> None:
     add_python(checkout)
     assert venv(checkout).returncode == 0
-    first, second = said_to_install(checkout)
-    assert "--require-hashes --requirement requirements.lock" in first
-    assert "--no-deps --editable ." in second
+    tools, dependencies, project = said_to_install(checkout)
+    assert "--require-hashes --requirement requirements-build.lock" in tools
+    assert "--require-hashes --requirement requirements.lock" in dependencies
+    assert "--no-deps --no-build-isolation --editable ." in project
 
 
 def test_the_second_run_installs_nothing_and_says_nothing(checkout: Path) -> None:
@@ -84,16 +85,16 @@ def test_the_second_run_installs_nothing_and_says_nothing(checkout: Path) -> Non
     venv(checkout)
     again = venv(checkout)
     assert (again.returncode, again.stdout, again.stderr) == (0, "", "")
-    assert len(said_to_install(checkout)) == 2
+    assert len(said_to_install(checkout)) == 3
 
 
-@pytest.mark.parametrize("file", ["pyproject.toml", "requirements.lock"])
+@pytest.mark.parametrize("file", ["pyproject.toml", "requirements-build.lock", "requirements.lock"])
 def test_a_change_of_what_is_needed_installs_anew(checkout: Path, file: str) -> None:
     add_python(checkout)
     venv(checkout)
     (checkout / file).write_text((checkout / file).read_text() + "\n# changed\n")
     assert venv(checkout).returncode == 0
-    assert len(said_to_install(checkout)) == 4
+    assert len(said_to_install(checkout)) == 6
 
 
 def test_a_checkout_that_was_moved_is_installed_anew(checkout: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_checkout_that_was_moved_is_installed_anew(checkout: Path) -> None:
     venv(checkout)
     moved = checkout.rename(checkout.parent / "moved")
     assert venv(moved).returncode == 0
-    assert len(said_to_install(moved)) == 4
+    assert len(said_to_install(moved)) == 6
 
 
 def test_a_newer_interpreter_is_found_under_its_own_name(checkout: Path) -> None:
