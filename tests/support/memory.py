@@ -1,6 +1,7 @@
 """What a process and its children hold in memory, as the kernel counts it."""
 
 import re
+from contextlib import suppress
 from pathlib import Path
 
 MIB = 1 << 20
@@ -15,8 +16,11 @@ def resident(pid: int, figure: str = "VmRSS") -> int:
 
 def children(pid: int) -> list[int]:
     """The process ids of its living children."""
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return [int(child) for task in tasks for child in task.read_text("ascii").split()]
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended meanwhile
+            found.extend(map(int, task.read_text("ascii").split()))
+    return found
 
 
 def of_children(pid: int) -> int:

@@ -40,6 +40,7 @@ class Standin:
         hides: whether it says "forbidden" of what is not there.
         connections: how many were opened so far.
         ahead: seconds by which its clock is ahead of ours.
+        modified: when all its objects were written, as it says; a Last-Modified stays what it was.
     """
 
     url: str = ""
@@ -64,6 +65,7 @@ class Standin:
     hides: bool = False
     connections: int = 0
     ahead: float = 0
+    modified: float = field(default_factory=time.time)
     lock: threading.Lock = field(default_factory=threading.Lock)
     arrivals: dict[str, threading.Barrier] = field(default_factory=dict)
 
@@ -225,9 +227,8 @@ def _handler(store: Standin) -> Callable[..., BaseHTTPRequestHandler]:
                 self.answer(*((403, "AccessDenied") if store.hides else (404, "NoSuchKey")))
             else:
                 body = b"?" + found[0][1:] if store.corrupt else found[0]
-                self.answer(
-                    200, "", body, ETag=etag(found[0]), Last_Modified=self.date_time_string(), **found[1]
-                )
+                modified = self.date_time_string(store.modified)
+                self.answer(200, "", body, ETag=etag(found[0]), Last_Modified=modified, **found[1])
 
         def list(self, asked: dict[str, list[str]], paths: list[str]) -> None:
             if not store.lists:
