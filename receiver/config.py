@@ -46,12 +46,15 @@ _WORDS = {
 }
 """What pydantic's errors mean, by its name for their kind."""
 
-_COUNT_UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
 
 
-def _duration(value: Any) -> Any:
-    """Parse ``90``, ``90s``, ``10m``, ``24h`` or ``90d``."""
+def duration(value: Any) -> timedelta:
+    """Parse a span of time as settings write it: ``90``, ``90s``, ``10m``, ``24h`` or ``90d``.
+
+    Raises:
+        ValueError: the text is no span of time; the message says what it must be.
+    """
     if isinstance(value, timedelta):
         return value
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip(), re.ASCII)
@@ -74,10 +77,10 @@ def _size(value: Any) -> Any:
 
 def _count(value: Any) -> Any:
     """Parse ``512M`` or ``512000000``."""
-    match = re.fullmatch(r"(\d{1,15})\s*([KMG]?)", str(value).strip())
-    if match is None:
+    text = str(value).strip()
+    if re.fullmatch(r"\d{1,15}\s*[KMG]?", text) is None:
         raise ValueError("must be a number such as 512M or 512000000")
-    return int(match[1]) * _COUNT_UNITS[match[2]]
+    return _size(text)
 
 
 def _list(value: Any) -> Any:
@@ -102,22 +105,16 @@ def _headers(value: Any) -> Any:
     """Parse a JSON object of header names to one accepted value or a list of them."""
     if not isinstance(value, str):
         return value
-    twice = False
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal twice
-        twice |= len({name.lower() for name, _ in pairs}) < len(pairs)
-        return dict(pairs)
-
     try:
-        found = json.loads(value, object_pairs_hook=members)
+        pairs = json.loads(value, object_pairs_hook=list) if value.lstrip().startswith("{") else None
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ValueError('must be a JSON object such as {"X-Webhook-Secret": ["new", "old"]}')  # noqa: TRY004 - pydantic turns ValueErrors into messages
-    if twice:  # JSON itself would let the last one win, and deliveries with the first would be refused
+        pairs = None
+    if pairs is None:
+        raise ValueError('must be a JSON object such as {"X-Webhook-Secret": ["new", "old"]}')
+    if len({name.lower() for name, _ in pairs}) < len(pairs):
+        # JSON itself would let the last one win, and deliveries with the first would be refused.
         raise ValueError("names a header twice; several accepted values stand in a list")
-    lists = {name: [values] if isinstance(values, str) else values for name, values in found.items()}
+    lists = {name: [values] if isinstance(values, str) else values for name, values in pairs}
     for values in lists.values():
         if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
             raise ValueError("must give each header a string, or a list of strings")
@@ -186,7 +183,7 @@ def _endpoint(url: HttpUrl | None) -> HttpUrl | None:
     return url
 
 
-Duration = Annotated[timedelta, BeforeValidator(_duration)]
+Duration = Annotated[timedelta, BeforeValidator(duration)]
 Size = Annotated[int, BeforeValidator(_size)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_list)]
@@ -362,16 +359,6 @@ NO_SETTINGS = ("RECEIVER_CUT_AT", "RECEIVER_CONTAINER")
 """Variables of the tests and of the container, which users do not set."""
 
 
-def duration(text: str) -> timedelta:
-    """Parse a span of time as settings write it: ``90s``, ``10m``, ``24h``, ``90d``.
-
-    Raises:
-        ValueError: the text is no span of time; the message says what it must be.
-    """
-    found: timedelta = _duration(text)
-    return found
-
-
 def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     """Return the environment with what a ``.env`` file adds to it; empty values count as none.
 
@@ -419,10 +406,14 @@ def origins(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
         ConfigError: a file cannot be read.
     """
     written = environment({}, dotenv)
-    merged = {**written, **{name: value for name, value in environ.items() if value}}
-    found = dict.fromkeys(_read_secrets(merged.get("RECEIVER_SECRETS_DIR")), "RECEIVER_SECRETS_DIR")
-    found.update(dict.fromkeys(written, ".env"))
-    found.update({name: "environment" for name, value in environ.items() if value})
+    own = {name: value for name, value in environ.items() if value}
+    found = {
+        **dict.fromkeys(
+            _read_secrets({**written, **own}.get("RECEIVER_SECRETS_DIR")), "RECEIVER_SECRETS_DIR"
+        ),
+        **dict.fromkeys(written, ".env"),
+        **dict.fromkeys(own, "environment"),
+    }
     return {name: found[name] for name in SETTINGS if name in found}
 
 

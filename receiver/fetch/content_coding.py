@@ -7,7 +7,6 @@ decide: a body that begins as an image is taken as it is, whatever its label say
 import re
 import zlib
 from collections.abc import Iterator
-from typing import Protocol
 
 import brotli
 
@@ -37,7 +36,7 @@ class ContentDecoder:
         self._max_bytes = max_bytes
         self._decoded = 0
         self._first = True
-        self._stream: _Stream | None = None
+        self._stream: _Zlib | _Brotli | None = None
 
     def decode(self, block: Buffer) -> Iterator[Buffer]:
         """Yield what a block decodes to. The first block holds 12 bytes at least, or the whole body.
@@ -71,7 +70,7 @@ class ContentDecoder:
         if self._stream is not None and not (self._stream.ended and self._decoded):
             raise self._refused("and ends early")
 
-    def _open(self, block: Buffer) -> "_Stream":
+    def _open(self, block: Buffer) -> "_Zlib | _Brotli":
         match self._codings:
             case ["gzip" | "x-gzip"]:
                 return _Zlib(16 + zlib.MAX_WBITS)
@@ -87,15 +86,9 @@ class ContentDecoder:
         return FetchError("fetch.encoded", f"the body has the Content-Encoding {self._header!r}, {why}")
 
 
-class _Stream(Protocol):
-    @property
-    def ended(self) -> bool: ...
-
-    def decode(self, block: Buffer) -> Iterator[Buffer]:
-        """Yield what a block decodes to, in bounded pieces; bytes behind the end are an error."""
-
-
 class _Zlib:
+    """Decodes in bounded pieces; bytes behind the end are an error."""
+
     def __init__(self, wbits: int) -> None:
         self._zlib = zlib.decompressobj(wbits)
 

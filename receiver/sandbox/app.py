@@ -34,9 +34,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def create_app(options: Options, clock: Clock = time.time) -> Starlette:
     """Return a sandbox without jobs, whose lifespan can run once and leaves nothing behind.
 
-    Args:
-        options: how it behaves.
-        clock: for timestamps and the life of URLs, not for the delays.
+    The clock is for timestamps and the life of URLs, not for the delays.
     """
     provider = Provider(options, clock)
     api = Api(provider)

@@ -12,7 +12,6 @@ class Fault(StrEnum):
     text: str
 
     def __new__(cls, name: str, text: str) -> Self:
-        """Make the member of this name."""
         fault = str.__new__(cls, name)
         fault._value_ = name
         fault.text = text
@@ -121,7 +120,6 @@ class Faults:
                 raise ValueError(f"together more than 1: {', '.join(group)}")
 
     def share(self, fault: Fault) -> float:
-        """Return the share of a fault."""
         return self._shares.get(fault, 0.0)
 
 
@@ -130,9 +128,7 @@ class FaultPicker:
 
     Each group has its own generator, so that calls of the API, whose number depends on timing, do not change
     the faults of jobs.
-
-    Args:
-        seed: ``None`` for runs that differ.
+    Without a seed, runs differ.
     """
 
     def __init__(self, faults: Faults, seed: int | None) -> None:

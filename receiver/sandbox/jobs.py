@@ -120,12 +120,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One URL of a result.
-
-    Attributes:
-        expires: seconds since the epoch.
-        dead: whether it never worked.
-    """
+    """One URL of a result, which ends at ``expires``, seconds since the epoch; a dead one never worked."""
 
     job: Job
     expires: float

@@ -42,9 +42,7 @@ class Options:
         error_shape: of all error bodies but the gateway's 502.
         keep_jobs: the oldest jobs beyond this number are forgotten, with their files.
         seed: repeats the same faults from run to run.
-        late_by: seconds.
         reorder_within: seconds for which a completion waits to be overtaken.
-        slow_rate: bytes a second.
         retry_after: seconds in the Retry-After of a 429; ``None`` sends none.
         max_result_pixels: width times height of a result.
         call_timeout: seconds for one POST of a completion, or one fetch of a source.

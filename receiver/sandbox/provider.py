@@ -98,11 +98,7 @@ class Provider:
         return job, task
 
     async def read_request(self, job: Job) -> bytes:
-        """Return the body of the submit.
-
-        Raises:
-            FileNotFoundError: the job was forgotten meanwhile.
-        """
+        """Return the body of the submit; raise `FileNotFoundError` if the job was forgotten meanwhile."""
         return await to_thread.run_sync(self._request_file(job).read_bytes)
 
     def renew_url(self, job: Job) -> None:

@@ -14,18 +14,13 @@ from receiver.sandbox.options import Options
 
 
 class Server(uvicorn.Server):
-    """A server that reports when it accepts connections.
-
-    Args:
-        on_ready: called once, on the event loop.
-    """
+    """A server that calls ``on_ready``, on the event loop, when it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, on_ready: Callable[[], None]) -> None:
         super().__init__(config)
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start the lifespan and the listener, then call ``on_ready``."""
         await super().startup(sockets)
         self._on_ready()
 
@@ -42,13 +37,9 @@ def run(
     *,
     on_ready: Callable[[str], None] = print_address,
 ) -> None:
-    """Serve until SIGINT or SIGTERM.
+    """Serve until SIGINT or SIGTERM; port 0 is any free one.
 
-    Args:
-        options: how the sandbox behaves.
-        host: a loopback address, or localhost.
-        port: 0 for any free one.
-        on_ready: called with the sandbox's URL, without a trailing slash, once it accepts connections.
+    ``on_ready`` is called with the sandbox's URL, without a trailing slash, once it accepts connections.
 
     Raises:
         ValueError: the host is not loopback.

@@ -52,12 +52,8 @@ class Upscaled:
 def upscale(source: bytes, submission: Submission, stem: Path, *, max_pixels: int, plan: Plan) -> Upscaled:
     """Resize a picture into a file. It takes long: call it in a thread.
 
-    Args:
-        source: a file of any format that Pillow reads; of several frames, the first is taken.
-        submission: how to resize it, and the result's format.
-        stem: the result's path without its suffix, which is the format.
-        max_pixels: of the result.
-        plan: of its faults, ``CORRUPT`` and ``WRONG_SIZE`` change the file itself.
+    Of several frames, the first is taken. ``stem`` is the result's path without its suffix, which is the
+    format. Of the plan's faults, ``CORRUPT`` and ``WRONG_SIZE`` change the file itself.
 
     Raises:
         UnusableSourceError: it is no picture, or too large.

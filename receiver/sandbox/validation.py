@@ -21,12 +21,7 @@ _CLIENT_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
 
 
 class InvalidRequestError(Exception):
-    """The submit is invalid.
-
-    Args:
-        text: why, for the submitter.
-        readable: whether the body was JSON; it can decide the answer's shape.
-    """
+    """The submit is invalid; ``readable`` tells whether its body was JSON."""
 
     def __init__(self, text: str, *, readable: bool = True) -> None:
         super().__init__(text)

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -54,11 +54,11 @@ class Fate(StrEnum):
     SUBMITTED = "submitted"
     """The provider has taken it, and the ledger has its job."""
     KNOWN = "known"
-    """So it had in an earlier run."""
+    """An earlier run has submitted it."""
     REFUSED = "refused"
-    """It was certainly not taken."""
+    """The provider has certainly not taken it."""
     OPEN = "open"
-    """It may have been taken. The ledger remembers it, and `settle` or the next run finds out."""
+    """The provider may have taken it. The ledger remembers it, and `settle` or the next run finds out."""
     UNSENT = "unsent"
     """The run ended before its turn."""
 
@@ -87,37 +87,12 @@ class _StoppedError(Exception):
     """The run is to end."""
 
 
-class _Patience:
-    """How long one image may go on waiting, from the first error on.
-
-    Waits that the provider itself asks for do not count. The clock gives monotonic seconds.
-    """
-
-    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
-        self._seconds = seconds
-        self._clock = clock
-        self._until: float | None = None
-        self._wait = DoublingWait(FIRST_WAIT, LONGEST_WAIT)
-
-    def wait_after(self, error: ProviderError) -> float:
-        """Return the seconds to wait, or raise the error if that does not help or patience is used up."""
-        now = self._clock()
-        if self._until is None:
-            self._until = now + self._seconds
-        if not isinstance(error, _TRANSIENT) or now >= self._until:
-            raise error
-        if error.retry_after is not None:
-            self._until += error.retry_after
-            return error.retry_after
-        return min(self._wait.grow(), self._until - now)
-
-
 @dataclass(frozen=True, slots=True)
 class Submitter:
     """Submits images through the provider, and records them in the ledger.
 
-    Once ``stopping`` is set, nothing more is begun; what waits gives up, and what was sent is still answered.
-    ``on_wait`` is called with the error that an image waits out. ``clock`` gives monotonic seconds.
+    Once ``stopping`` is set, no image is begun and no wait goes on, but the answers to what was sent are
+    awaited. ``on_wait`` is called with the error that an image waits out. ``clock`` gives monotonic seconds.
     """
 
     ledger: Ledger
@@ -148,20 +123,21 @@ class Submitter:
 
 
 class _Submission:
-    """The submission of one image. ``lost`` is an intent that the provider may have taken unanswered."""
+    """The submission of one image. ``lost`` is an intent whose request was sent and not answered."""
 
     def __init__(self, submitter: Submitter, item: Item) -> None:
         self._submitter = submitter
         self._ledger = submitter.ledger
         self._item = item
-        self._patience = _Patience(submitter.patience.total_seconds(), submitter.clock)
+        self._backoff = DoublingWait(FIRST_WAIT, LONGEST_WAIT)
+        self._give_up_at: float | None = None
         self.lost: Intent | None = None
 
     async def run(self) -> Outcome:
         """Submit the image.
 
-        A `ReceiverError`, or a `_StoppedError` where the run is to end, means that it was not submitted; or,
-        where ``lost`` is set, that it is unknown whether it was.
+        After a `ReceiverError`, or a `_StoppedError` where the run is to end, it was not submitted, or it is
+        unknown whether it was: then ``lost`` is set.
         """
         noted = (await self._ledger.intents_among([self._item.key])).get(self._item.key)
         mark = secrets.token_urlsafe(16)
@@ -169,7 +145,7 @@ class _Submission:
             if noted is not None:
                 if noted.job is not None:
                     job = await self._ledger.job(noted.job)
-                    return replace(self._outcome(Fate.KNOWN, noted.job), job=job)
+                    return Outcome(self._item.name, self._item.ref, Fate.KNOWN, noted.job, job=job)
                 self.lost = noted
                 if found := await self._search(noted):
                     return await self._taken(found)
@@ -219,10 +195,7 @@ class _Submission:
 
     async def _taken(self, job_id: str) -> Outcome:
         await self._ledger.confirm_intent(self._item.key, job_id)
-        return self._outcome(Fate.SUBMITTED, job_id)
-
-    def _outcome(self, fate: Fate, job_id: str) -> Outcome:
-        return Outcome(self._item.name, self._item.ref, fate, job_id)
+        return Outcome(self._item.name, self._item.ref, Fate.SUBMITTED, job_id)
 
     async def _image(self) -> str | bytes:
         if not isinstance(self._item.image, Path):
@@ -233,10 +206,23 @@ class _Submission:
             raise InvalidRequestError(f"{self._item.name}: cannot be read ({error.strerror}).") from None
 
     async def _wait_out(self, error: ProviderError) -> None:
-        wait = self._patience.wait_after(error)
-        self._submitter.on_wait(error)
+        """Wait before the next try; raise the error if that does not help, or the image's patience is over.
+
+        Patience begins with the first error. Waits that the provider itself asks for do not count.
+        """
+        submitter, now = self._submitter, self._submitter.clock()
+        if self._give_up_at is None:
+            self._give_up_at = now + submitter.patience.total_seconds()
+        if not isinstance(error, _TRANSIENT) or now >= self._give_up_at:
+            raise error
+        if error.retry_after is None:
+            wait = min(self._backoff.grow(), self._give_up_at - now)
+        else:
+            wait = error.retry_after
+            self._give_up_at += wait
+        submitter.on_wait(error)
         if isinstance(error, RateLimitedError):
-            self._submitter.rate_limiter.hold(wait)
+            submitter.rate_limiter.hold(wait)
         await self._pause(wait)
 
     async def _pause(self, seconds: float) -> None:
