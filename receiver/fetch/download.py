@@ -190,7 +190,7 @@ class Fetcher:
                     yield target, answer
                     return
                 target = self._redirected(target, answer)
-        raise UrlError("url.redirects", f"more than {self.limits.max_redirects}, at last to {target.shown}")
+        raise UrlError("url.redirects", f"more than {self.limits.max_redirects}, at last to {target}")
 
     @contextlib.asynccontextmanager
     async def _answer(self, target: Target) -> AsyncIterator[httpcore.Response]:
@@ -203,7 +203,7 @@ class Fetcher:
             nonlocal head_size
             head_size += size
             if not head_ended and head_size > _MAX_HEAD:
-                raise FetchError("fetch.protocol", f"{target.shown}: no answer within {_MAX_HEAD} bytes")
+                raise FetchError("fetch.protocol", f"{target}: no answer within {_MAX_HEAD} bytes")
 
         request = httpcore.Request(
             "GET",
@@ -256,7 +256,7 @@ class Fetcher:
                 with _library_errors(target):
                     return await connection.handle_async_request(request)
         except TimeoutError as exc:
-            raise FetchError("fetch.timeout", f"{target.shown}: no answer in {limit:.0f} s") from exc
+            raise FetchError("fetch.timeout", f"{target}: no answer in {limit:.0f} s") from exc
         except UrlError as exc:
             if target.confined:
                 raise UrlError(target.confined, exc.detail) from exc
@@ -273,17 +273,17 @@ class Fetcher:
             next((value for name, value in answer.headers if name.lower() == b"location"), b"")
         )
         if not location:
-            raise FetchError("fetch.status", f"{target.shown} answers {answer.status} to nowhere")
+            raise FetchError("fetch.status", f"{target} answers {answer.status} to nowhere")
         # Checked before it is joined, since joining drops and rewrites characters.
         if not location.isascii() or not location.isprintable() or "\\" in location or " " in location:
-            raise UrlError("url.malformed", f"{target.shown} redirects to what is no plain URL")
+            raise UrlError("url.malformed", f"{target} redirects to what is no plain URL")
         try:
             joined = urljoin(target.origin + target.request_target, location)
         except ValueError as exc:
-            raise UrlError("url.malformed", f"{target.shown} redirects to what is no plain URL") from exc
+            raise UrlError("url.malformed", f"{target} redirects to what is no plain URL") from exc
         found = check_url(joined, self.sources, self.networks)
         if target.scheme == "https" and found.scheme != "https":
-            raise UrlError("url.scheme", f"{target.shown} redirects from https to {found.shown}")
+            raise UrlError("url.scheme", f"{target} redirects from https to {found}")
         return found
 
     async def _receive(
@@ -301,33 +301,33 @@ class Fetcher:
         length = None if "transfer-encoding" in headers else headers.get("content-length")
         declared = None if length is None else int(length)
         if declared is not None and declared > max_bytes:
-            raise FetchError("fetch.too_large", f"{target.shown} declares {declared} of {max_bytes} bytes")
+            raise FetchError("fetch.too_large", f"{target} declares {declared} of {max_bytes} bytes")
         await self._on_disk(file.create, ContentDecoder(headers.get("content-encoding", ""), max_bytes))
         total = 0
         block = bytearray()
         async for chunk in self._at_least_rate(target, answer, progress):
             total += len(chunk)
             if total > max_bytes:
-                raise FetchError("fetch.too_large", f"{target.shown} sends more than {max_bytes} bytes")
+                raise FetchError("fetch.too_large", f"{target} sends more than {max_bytes} bytes")
             block += chunk
             if len(block) >= _BLOCK:
                 await self._on_disk(file.write, block)
                 block = bytearray()
         if declared is not None and total != declared:
-            raise FetchError("fetch.cut_short", f"{target.shown} sent {total} of {declared} bytes")
+            raise FetchError("fetch.cut_short", f"{target} sent {total} of {declared} bytes")
         if not total:
-            raise FetchError("fetch.empty", f"{target.shown} sent no bytes")
+            raise FetchError("fetch.empty", f"{target} sent no bytes")
         await self._on_disk(file.write, block)
 
     def _check_status(self, target: Target, status: int, headers: httpx.Headers) -> None:
         if status in _GONE:
-            raise FetchError("fetch.gone", f"{target.shown} answers {status}")
+            raise FetchError("fetch.gone", f"{target} answers {status}")
         if status == 204:
-            raise FetchError("fetch.empty", f"{target.shown} answers 204")
+            raise FetchError("fetch.empty", f"{target} answers 204")
         if status != 200:
             header = headers.get("retry-after", "") if status in {429, 503} else ""
             wait = retry_after.parse(header, self.wall_clock())
-            raise FetchError("fetch.status", f"{target.shown} answers {status}", retry_after=wait)
+            raise FetchError("fetch.status", f"{target} answers {status}", retry_after=wait)
 
     async def _at_least_rate(
         self, target: Target, answer: httpcore.Response, progress: Progress
@@ -435,7 +435,7 @@ def _library_errors(target: Target) -> Iterator[None]:
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as exc:
         # The library may quote the other side.
         text = "".join(c if c.isprintable() else "?" for c in str(exc))[:160]
-        raise FetchError(_reason(exc), f"{target.shown}: {text or type(exc).__name__}") from exc
+        raise FetchError(_reason(exc), f"{target}: {text or type(exc).__name__}") from exc
 
 
 def _reason(error: Exception) -> str:

@@ -17,7 +17,7 @@ from receiver.core.urls import percent_encoded
 from receiver.fetch.network_guard import Networks, check_address, in_networks
 
 _DEFAULT_PORTS = {"https": 443, "http": 80}
-_SHOWN_LENGTH = 200
+_MAX_TEXT = 200
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 # RFC 3986, appendix B, but scheme and authority are required.
@@ -38,7 +38,7 @@ class Target:
         scheme: ``https`` or ``http``.
         host: a name in lower case, or an address in its canonical spelling, without brackets.
         path: ASCII, else as it was written, ``/`` at least.
-        query: as path, with its ``?``, or empty. It may be a signature, so it is never shown.
+        query: as path, with its ``?``, or empty. It may be a signature, so it is no part of the text.
         confined: if only ``networks`` may be dialled, as for plain http, the reason for refusing any other
             address; else None.
     """
@@ -62,11 +62,10 @@ class Target:
         """Path and query for the request line (RFC 9112, 3.2.1)."""
         return self.path + self.query
 
-    @property
-    def shown(self) -> str:
-        """The URL for logs and messages, without its query and at most a line long."""
+    def __str__(self) -> str:
+        """Return the URL for logs and messages, without its query and at most a line long."""
         text = self.origin + self.path
-        return text if len(text) <= _SHOWN_LENGTH else text[: _SHOWN_LENGTH - 1] + "…"
+        return text if len(text) <= _MAX_TEXT else text[: _MAX_TEXT - 1] + "…"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,14 +167,10 @@ def _split(url: str) -> tuple[str, str, int, str, str]:
     authority = _AUTHORITY.fullmatch(parts["authority"])
     if not authority:
         raise UrlError("url.malformed", "host and port cannot be told apart")
-    port = _DEFAULT_PORTS[scheme] if authority["port"] is None else _parse_port(authority["port"])
-    return scheme, _parse_host(authority["host"]), port, parts["path"] or "/", parts["query"] or ""
-
-
-def _parse_port(text: str) -> int:
-    if not _PORT.fullmatch(text) or int(text) > 65535:
+    port = str(_DEFAULT_PORTS[scheme]) if authority["port"] is None else authority["port"]
+    if not _PORT.fullmatch(port) or int(port) > 65535:
         raise UrlError("url.port", "the port is no number from 1 to 65535")
-    return int(text)
+    return scheme, _parse_host(authority["host"]), int(port), parts["path"] or "/", parts["query"] or ""
 
 
 def _parse_host(text: str) -> str:

@@ -9,7 +9,7 @@ import hmac
 import json
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -18,6 +18,7 @@ from itsdangerous import BadData, TimestampSigner
 from receiver.config import Config
 from receiver.core.completion import is_ref
 from receiver.core.errors import AuthError
+from receiver.web.clients import RawHeaders
 
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"
@@ -39,9 +40,6 @@ _SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}(?:~[A-Za-z0-9_-]{1,64})?\.[A-Za-z0
 """A ticket: 16 random bytes, the mark of its submission where it has one, the seconds since the epoch while
 four bytes hold them, and an HMAC-SHA-256."""
 _SALT = b"upscale-receiver.ticket"
-
-RawHeaders = Iterable[tuple[bytes, bytes]]
-"""Header names in lower case and values, as ASGI gives them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +65,9 @@ class Authenticator:
             name.lower().encode("ascii"): tuple({v for value in values for v in _spellings(value)})
             for name, values in headers.items()
         }
+        spelled = {v for vs in headers.values() for value in vs for v in _spellings(value) | _in_json(value)}
         # Shorter ones occur by chance, and would make a body unreadable.
-        found = {
-            v
-            for values in headers.values()
-            for value in values
-            for v in _spellings(value) | _in_json(value)
-            if len(v) >= _MIN_SECRET
-        }
-        self._secrets = sorted(found, key=len, reverse=True)
+        self._secrets = sorted((v for v in spelled if len(v) >= _MIN_SECRET), key=len, reverse=True)
         # itsdangerous signs with the last key and verifies with all; the setting names the newest first.
         self._signer = (
             TimestampSigner(list(reversed(signing_keys)), salt=_SALT, digest_method=hashlib.sha256)

@@ -15,8 +15,14 @@ Mode = Literal["artifact_removal", "ironed_out", "high_fidelity"]
 ModelType = Literal["classic", "gan"]
 ImageFormat = Literal["png", "jpg", "webp"]
 
-_CHOICES = {"mode": get_args(Mode), "model_type": get_args(ModelType), "image_format": get_args(ImageFormat)}
-_OPTIONS = (*_CHOICES, "image_quality", "tune_colors")
+_CHOICES = {
+    "factor": get_args(Factor),
+    "mode": (*get_args(Mode), None),
+    "model_type": (*get_args(ModelType), None),
+    "image_format": (*get_args(ImageFormat), None),
+    "tune_colors": (True, False, None),
+}
+_OPTIONS = ("mode", "model_type", "image_format", "image_quality", "tune_colors")
 
 # RFC 9110: token (5.6.2), field-value (5.5) without obs-text. Empty values are refused: they prove nothing.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -73,17 +79,17 @@ class Upscale:
             _check_url("image", self.image)
         elif not isinstance(self.image, bytes) or not self.image:
             _refuse("image", "is neither a URL nor the bytes of an image")
-        if type(self.factor) is not int or self.factor not in get_args(Factor):
-            _refuse("factor", "is none of 2, 4, 8")
         for name, allowed in _CHOICES.items():
-            _check_choice(name, getattr(self, name), allowed)
+            value = getattr(self, name)
+            if value not in allowed or type(value) not in map(type, allowed):
+                _refuse(
+                    name, f"is none of {', '.join(str(choice) for choice in allowed if choice is not None)}"
+                )
         if self.image_quality is not None:
             if type(self.image_quality) is not int or not 1 <= self.image_quality <= 100:
                 _refuse("image_quality", "is no whole number from 1 to 100")
             if self.image_format is None:
                 _refuse("image_quality", "is given without image_format")
-        if self.tune_colors is not None and not isinstance(self.tune_colors, bool):
-            _refuse("tune_colors", "is neither true nor false")
         if self.webhook is not None and not isinstance(self.webhook, Webhook):
             _refuse("webhook", "is no Webhook")
 
@@ -103,11 +109,6 @@ class Upscale:
         if self.webhook is not None:
             body["webhook"] = {"endpoint": self.webhook.endpoint, "headers": dict(self.webhook.headers)}
         return body
-
-
-def _check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value is not None and value not in allowed:
-        _refuse(name, f"is none of {', '.join(allowed)}")
 
 
 def _check_url(name: str, value: object) -> None:
