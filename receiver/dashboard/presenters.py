@@ -3,7 +3,7 @@
 import re
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,33 +110,6 @@ def _many(number: int, noun: str, one: str = "", several: str = "") -> str:
     return f"{number:,} {words}".rstrip()
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
-    """One line of a job's timeline."""
-
-    at: int
-    title: str
-    after: State | None
-    reason: str | None
-    sentence: str | None
-    detail: str | None
-
-
-def timeline(history: Sequence[Event]) -> list[Step]:
-    """Return a job's history in words, oldest first. A state is named where it was entered."""
-    return [
-        Step(
-            at=event.at,
-            title=words(event.event),
-            after=event.after if event.after is not event.before else None,
-            reason=event.reason,
-            sentence=sentence(event.reason),
-            detail=_beyond(event.reason, detail_without_keys(event)),
-        )
-        for event in history
-    ]
-
-
 def words(event: str) -> str:
     """Return an event in words; an unknown one by its own name."""
     return TEXTS["events"].get(event, event.replace("_", " ").capitalize())
@@ -151,9 +124,11 @@ def _beyond(reason: str | None, detail: str | None) -> str | None:
     return detail if detail and detail != sentence(reason) else None
 
 
-def detail(job: Job) -> str | None:
-    """Return the detail of a job's problem, where it says more than the reason's own sentence."""
-    return _beyond(job.problem.reason, job.problem.detail) if job.problem else None
+def detail(of: Job | Event) -> str | None:
+    """Return the detail of a job's problem or of an event, where it says more than the reason's sentence."""
+    if isinstance(of, Event):
+        return _beyond(of.reason, detail_without_keys(of))
+    return _beyond(of.problem.reason, of.problem.detail) if of.problem else None
 
 
 def can_retry(job: Job) -> bool:

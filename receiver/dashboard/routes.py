@@ -143,7 +143,7 @@ class Dashboard:
             job=job,
             work=work[0] if work else None,
             damage=await self.ledger.finding_of(job_id),
-            steps=presenters.timeline(history),
+            history=history,
             json=f"/jobs/{quote(job_id, safe='')}",
         )
 

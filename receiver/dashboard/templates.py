@@ -104,6 +104,7 @@ class Templates:
             State=State,
             texts=presenters.TEXTS,
             sentence=presenters.sentence,
+            words=presenters.words,
             detail=presenters.detail,
             can_retry=presenters.can_retry,
             is_web=serializers.is_web,

@@ -242,25 +242,15 @@ def test_every_state_has_a_meaning_a_word_and_a_sign_of_its_own() -> None:
     assert len(set(signs.values())) == len(State)
 
 
-def test_a_timeline_names_a_state_where_it_is_entered_and_no_sentence_twice() -> None:
-    reason = "fetch.timeout"
-    steps = presenters.timeline(
-        [
-            Event(1, "received", None, State.RECEIVED, None, None),
-            Event(2, "attempt_failed", State.RECEIVED, State.RECEIVED, reason, REASONS[reason]),
-            Event(3, "attempt_failed", State.RECEIVED, State.RECEIVED, reason, "It took 5 s."),
-            Event(4, "other_url", State.RECEIVED, State.RECEIVED, "ledger.other_url", "https://h/x?key=1"),
-            Event(5, "fetched", State.RECEIVED, State.FETCHED, None, None),
-        ]
-    )
+def test_an_events_detail_is_shown_where_it_says_more_and_without_keys() -> None:
+    def shown(event: str, reason: str, detail: str) -> str | None:
+        return presenters.detail(Event(1, event, State.RECEIVED, State.RECEIVED, reason, detail))
 
-    assert [step.after for step in steps] == [State.RECEIVED, None, None, None, State.FETCHED]
-    assert [step.detail for step in steps[1:4]] == [
-        None,
-        "It took 5 s.",
-        "https://h/x?\N{HORIZONTAL ELLIPSIS}",
-    ]
-    assert steps[1].sentence == REASONS[reason]
+    assert shown("attempt_failed", "fetch.timeout", REASONS["fetch.timeout"]) is None
+    assert shown("attempt_failed", "fetch.timeout", "It took 5 s.") == "It took 5 s."
+    assert (
+        shown("other_url", "ledger.other_url", "https://h/x?key=1") == "https://h/x?\N{HORIZONTAL ELLIPSIS}"
+    )
 
 
 @pytest.mark.parametrize("state", State)

@@ -271,6 +271,17 @@ async def test_hostile_texts_are_text_wherever_they_stand(client: httpx.AsyncCli
         assert not set(answer.text) & set("\x1b\u202e\u2066\u200b")
 
 
+async def test_a_timeline_names_a_state_where_it_is_entered(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    await brought_to(ledger, State.RECEIVED)
+    await ledger.record(delivery(url="https://host/other.png"))  # a line that enters no state
+    page = await client.get("/page/jobs/job-1")
+
+    timeline = page.text.partition('<ol class="timeline">')[2]
+    assert re.findall(r"<li(?: class=\"(\w+)\")?>", timeline) == ["received", ""]
+
+
 async def test_static_files_are_kept_for_good_under_names_that_change_with_them(
     client: httpx.AsyncClient,
 ) -> None:
