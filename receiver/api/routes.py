@@ -25,7 +25,6 @@ from receiver.core.errors import ArchiveError, BodyError, LedgerError
 from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.web.body import read_body
-from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER
 from receiver.web.refusals import RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
 
@@ -55,7 +54,6 @@ class Api:
     Attributes:
         now: the time, ms since the epoch.
         stopping: set when the server is to end; waiting clients are answered then.
-        prove: returns this installation's proof for a challenge; ``None`` where the text is no challenge.
     """
 
     ledger: Ledger
@@ -67,7 +65,6 @@ class Api:
     refusals: RefusalCounter
     waiters: WaiterLimit
     body_seconds: float = BODY_SECONDS
-    prove: Callable[[str], str | None] = lambda _: None
 
     def routes(self) -> list[Route]:
         return [
@@ -205,10 +202,9 @@ class Api:
             }
         )
 
-    async def healthz(self, request: Request) -> Response:
-        """``GET /healthz``: the process answers, and proves its installation where it is challenged."""
-        proof = self.prove(request.headers.get(CHALLENGE_HEADER, ""))
-        return JSONResponse({"status": "ok"}, headers={PROOF_HEADER: proof} if proof else {})
+    async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
+        """``GET /healthz``: the process answers."""
+        return JSONResponse({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
         """``GET /readyz``: 200, or 503 with each failing check."""

@@ -5,7 +5,6 @@ import os
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib import metadata
 
 import httpx
@@ -35,7 +34,7 @@ from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import from_environment
-from receiver.web.challenge import installation_key, prove
+from receiver.web.challenge import installation_key
 from receiver.web.clients import UnfinishedBodies
 from receiver.web.middleware import application, is_admitted
 from receiver.web.refusals import OnRefusal, RefusalCounter
@@ -151,7 +150,6 @@ async def open_receiver(
             stopping=stopping,
             checks=checks,
             refusals=refusals,
-            prove=partial(prove, installation_key(config.data_dir)),
             waiters=waiters,
         )
         dashboard = Dashboard(
@@ -195,7 +193,8 @@ async def open_receiver(
             lambda headers: authenticator.is_proved(headers) or is_admitted(tokens, headers),
             config.trusted_proxies,
         )
-        yield Receiver(application(routes, tokens, refusals), stopping, unfinished, refusals.count)
+        app = application(routes, tokens, refusals, installation_key(config.data_dir))
+        yield Receiver(app, stopping, unfinished, refusals.count)
 
 
 def _report(observers: Sequence[Callable[[Step], None]], step: Step) -> None:

@@ -33,9 +33,17 @@ from receiver.core.errors import (
 from receiver.core.paths import WEBHOOK_PATH
 from receiver.doctor.checks import Level, Result, failure, ok, run_in_thread, skipped, warning
 from receiver.doctor.machine import cannot_create
+from receiver.intake.authentication import TICKET_HEADER
 from receiver.ledger import FILE_NAME, LedgerReader
 from receiver.providers.ximilar.client import DIRECT, Ximilar
-from receiver.web.challenge import CHALLENGE_HEADER, PROOF_HEADER, new_challenge, prove, read_key
+from receiver.web.challenge import (
+    ARRIVED_HEADER,
+    CHALLENGE_HEADER,
+    PROOF_HEADER,
+    new_challenge,
+    prove,
+    read_key,
+)
 
 CLOCK_WARNING, CLOCK_FAILURE = 10.0, 60.0
 """Seconds that two clocks may differ by."""
@@ -288,14 +296,14 @@ async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
     key = read_key(config.data_dir)
     challenge = new_challenge()
     try:
-        answer = await ask(f"{url}/healthz", {CHALLENGE_HEADER: challenge})
+        answer = await ask(url + WEBHOOK_PATH, {CHALLENGE_HEADER: challenge})
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return [*found, unreachable(error, url, serving=serving)]
     proof = None if key is None else prove(key, challenge)
     result = interpret_answer(answer, url, proof, serving=serving)
     found.append(result)
     if result.level is Level.OK:
-        found.append(await _check_webhook(url))
+        found.append(await _check_headers(config, url))
     return found
 
 
@@ -336,19 +344,15 @@ def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bo
         remedy = f"Correct its path, or let the proxy take it away; without one it is {where}"
     elif status in (401, 403, 407):
         detail = f"{where} asks for a login ({status}), which the provider does not have"
-        remedy = (
-            f"Let the proxy pass {WEBHOOK_PATH} and /healthz on without one; the receiver asks by itself."
-        )
+        remedy = f"Let the proxy pass {WEBHOOK_PATH} on without one."
     elif status in PROXY_ERRORS:
         detail = f"something answers at {where}, but does not reach the receiver behind it ({status})"
         if not serving:
             return _url_warning(detail, START_SERVE)
         remedy = "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT."
-    elif status != 200 or given is None:
-        detail = f"something else than this receiver answers at {where} ({status})"
-        remedy = (
-            "Correct RECEIVER_PUBLIC_URL, or the proxy's rules. If it is a receiver, its version is older."
-        )
+    elif given is None:
+        detail = f"something else than this receiver answers at {where}{WEBHOOK_PATH} ({status})"
+        remedy = "Correct RECEIVER_PUBLIC_URL, or let the proxy pass that path on. A receiver there is too old."
     elif given != proof:
         detail = f"another installation of the receiver answers at {where}"
         remedy = "Correct RECEIVER_PUBLIC_URL, or the proxy's target; or RECEIVER_DATA_DIR is another's."
@@ -364,19 +368,32 @@ def _reason(answer: Answer) -> str:
     return ""
 
 
-async def _check_webhook(url: str) -> Result:
-    # A GET, because metrics would count a POST as a refused delivery.
+async def _check_headers(config: Config, url: str) -> Result:
+    """Check that the headers arrive that prove a sender, by made-up values."""
+    challenge = new_challenge()
+    names = [*config.webhook_headers, *([TICKET_HEADER] if config.signing_keys else [])]
+    headers = {**dict.fromkeys(names, challenge), CHALLENGE_HEADER: challenge}
     try:
-        answer = await ask(url + WEBHOOK_PATH, {})
+        answer = await ask(url + WEBHOOK_PATH, headers)
     except (httpx.HTTPError, OSError) as error:
         return failure("webhook", f"is not reached: {explain(error)}", "Look at the proxy.")
-    if answer.status == 405 and _reason(answer) == "body.not_allowed":
-        return ok("webhook", f"{origin(url)} passes {WEBHOOK_PATH} on")
-    return failure(
-        "webhook",
-        f"{origin(url)} answers {answer.status} at {WEBHOOK_PATH}, and not as the receiver does",
-        f"Let the proxy pass {WEBHOOK_PATH} on as it is.",
-    )
+    if ARRIVED_HEADER.lower() not in answer.headers:
+        return failure(
+            "webhook",
+            f"{origin(url)} answers {answer.status} to a request with the webhook's headers",
+            f"Let the proxy pass {WEBHOOK_PATH} on as it is.",
+        )
+    arrived = answer.headers[ARRIVED_HEADER.lower()].split(", ")
+    dropped = [name for name in names if name.lower() not in arrived]
+    if dropped:
+        return failure(
+            "webhook",
+            f"{origin(url)} drops the header {' and '.join(dropped)}, so each delivery is refused there",
+            "Name it with letters, digits and hyphens alone, in RECEIVER_WEBHOOK_HEADERS and where jobs are"
+            " submitted; or let the proxy pass it (nginx: underscores_in_headers on; ignore_invalid_headers"
+            " off;).",
+        )
+    return ok("webhook", f"{origin(url)} passes {WEBHOOK_PATH} on, with its headers")
 
 
 async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:

@@ -1,8 +1,11 @@
-"""Proves that an address leads to this very installation.
+"""Proves that an address leads to this very installation, and shows which headers arrive there.
 
 The key lies in the data directory, where a command that runs beside the server reads it. It proves nothing
 else and opens nothing, so anyone may have any number of proofs; and nothing secret is sent to whatever
 program really answers at the address.
+
+Proxies drop headers whose names they do not like, and say so nowhere. A header arrived if it brought the
+challenge as its value. That is said to anyone, because it depends on no setting of this installation.
 """
 
 import hashlib
@@ -12,8 +15,15 @@ import re
 import secrets
 from pathlib import Path
 
+from starlette.datastructures import Headers
+
 CHALLENGE_HEADER = "X-Receiver-Challenge"
 PROOF_HEADER = "X-Receiver-Proof"
+ARRIVED_HEADER = "X-Receiver-Arrived"
+"""The names of the headers whose value is the challenge, in lower case."""
+
+MAX_ARRIVED = 2000
+"""Characters: a proxy takes an answer with a head of some KiB for a fault of the receiver."""
 
 KEY_NAME = "installation.key"
 KEY_BYTES = 32
@@ -31,6 +41,16 @@ def prove(key: bytes, challenge: str) -> str | None:
     if not _CHALLENGE.fullmatch(challenge):
         return None
     return hmac.digest(key, _PURPOSE + challenge.encode("ascii"), hashlib.sha256).hex()
+
+
+def answer_challenge(key: bytes, headers: Headers) -> dict[str, str]:
+    """Return the headers that answer a request's challenge; none where it has none."""
+    challenge = headers.get(CHALLENGE_HEADER, "")
+    proof = prove(key, challenge)
+    if proof is None:
+        return {}
+    arrived = ", ".join(name for name, value in headers.items() if value == challenge)
+    return {PROOF_HEADER: proof, ARRIVED_HEADER: arrived[:MAX_ARRIVED]}
 
 
 def installation_key(data_dir: Path) -> bytes:

@@ -10,11 +10,14 @@ from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver.core.errors import ReceiverError
 from receiver.core.paths import WEBHOOK_PATHS
+from receiver.web.challenge import answer_challenge
 from receiver.web.clients import RawHeaders
 from receiver.web.problem import on_http_exception, on_receiver_error, problem
 from receiver.web.refusals import OnRefusal, RefusalCounter
@@ -30,15 +33,27 @@ SECURITY_HEADERS = (
 """On every answer that does not set them itself."""
 
 
-def application(routes: Sequence[Route], tokens: Sequence[str], refusals: RefusalCounter) -> Starlette:
-    """Return the routes, which are tried in this order, behind the middleware."""
+def application(
+    routes: Sequence[Route], tokens: Sequence[str], refusals: RefusalCounter, key: bytes
+) -> Starlette:
+    """Return the routes, which are tried in this order, behind the middleware.
+
+    The installation's key answers the challenges of `receiver doctor`. They come with a GET of the webhook,
+    which is a 405 for everyone: many a proxy passes no other path.
+    """
+
+    async def on_http_error(request: Request, error: Exception) -> Response:
+        answer = await on_http_exception(request, error)
+        answer.headers.update(answer_challenge(key, request.headers))
+        return answer
+
     app = Starlette(
         routes=routes,
         middleware=[
             Middleware(RequireSameOrigin, exempt=WEBHOOK_PATHS, on_refusal=refusals.count),
             Middleware(RequireToken, tokens=tokens, public=PUBLIC_PATHS, on_refusal=refusals.count),
         ],
-        exception_handlers={HTTPException: on_http_exception, ReceiverError: on_receiver_error},
+        exception_handlers={HTTPException: on_http_error, ReceiverError: on_receiver_error},
     )
     # A redirect would be built from the Host header, and would name http behind a proxy that speaks TLS.
     app.router.redirect_slashes = False

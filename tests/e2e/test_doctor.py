@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from receiver.cli.interruption import INTERRUPTED
@@ -22,6 +23,9 @@ from tests.support.processes import (
     POWERLESS,
     PROVIDER_TOKEN,
     SECRETS,
+    SIGNING_KEY,
+    WEBHOOK,
+    WEBHOOK_SECRET,
     Programs,
     Receiver,
     Sandbox,
@@ -33,8 +37,6 @@ from tests.support.s3_standin import standin
 from tests.support.seaweed import seaweed
 from tests.support.source import Answer, Source, source
 from tests.support.terminal import on_a_terminal
-
-CHALLENGE = "x-receiver-challenge"
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def test_a_good_installation_is_found_good_beside_its_server(programs: Programs,
         # The one thing that a test cannot choose.
         assert {check for level, check, _, _ in found.lines if level == "warning"} <= {"sqlite"}
         assert found.of("public URL") == [f"{receiver.address} leads to this installation "]
-        assert found.of("webhook") == [f"{receiver.address} passes /webhooks/ximilar on "]
+        assert found.of("webhook") == [f"{receiver.address} passes /webhooks/ximilar on, with its headers "]
         assert found.of("serve")[1:] == ["is ready "]
         assert f"as process {receiver.program.pid}" in found.of("serve")[0]
         assert found.of("clock") == ["agrees with the provider's "]
@@ -398,13 +400,16 @@ def test_an_address_that_leads_elsewhere_is_told_and_learns_no_secret(
             return "\n".join(found.of("public URL", "failure") + found.of("webhook", "failure"))
 
         assert "another installation of the receiver" in at(receiver.address)
-        host.offer("healthz", b'{"status": "ok"}')
+        host.offer("webhooks/ximilar", b'{"status": "ok"}')
         assert "something else than this receiver" in at(host.url)
-        host.offer("healthz", Answer(status=308, headers={"Location": "https://new.example/healthz"}))
+        host.offer(
+            "webhooks/ximilar",
+            Answer(status=308, headers={"Location": "https://new.example/webhooks/ximilar"}),
+        )
         assert "Set RECEIVER_PUBLIC_URL to where it really is: https://new.example" in at(host.url)
-        host.offer("healthz", Answer(status=502))
+        host.offer("webhooks/ximilar", Answer(status=502))
         assert "does not reach the receiver behind it (502)" in at(host.url)
-        host.offer("healthz", Answer(status=401))
+        host.offer("webhooks/ximilar", Answer(status=401))
         assert "asks for a login" in at(host.url)
         assert "nothing listens there" in at(f"http://127.0.0.1:{free_port()}")
         assert "which is added to it" in at(f"{host.url}/webhooks/ximilar")
@@ -413,15 +418,16 @@ def test_an_address_that_leads_elsewhere_is_told_and_learns_no_secret(
 
 
 @contextmanager
-def passing_on(receiver: Receiver, *paths: str) -> Iterator[str]:
-    """The address of a proxy that passes GETs of these paths on, and answers all others by itself."""
+def passing_on(receiver: Receiver, *paths: str, dropped: str = "") -> Iterator[str]:
+    """The address of a proxy that passes GETs of these paths on, but for one header, and no others."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             if self.path not in paths:
                 self.send_error(404)
                 return
-            answer = receiver.get(self.path, headers={CHALLENGE: self.headers.get(CHALLENGE, "")})
+            headers = {name: value for name, value in self.headers.items() if name.lower() != dropped}
+            answer = receiver.get(self.path, headers=headers)
             self.send_response(answer.status_code)
             for name, value in answer.headers.items():
                 self.send_header(name, value)
@@ -445,10 +451,43 @@ def test_a_proxy_that_keeps_the_webhook_to_itself_is_told(programs: Programs) ->
     with serving(programs) as (receiver, values):
         with passing_on(receiver, "/healthz") as url:
             found = examined(programs.folder, {**values, "RECEIVER_PUBLIC_URL": url})
-        assert found.failing() == {"webhook"}
-        assert "Let the proxy pass /webhooks/ximilar on" in found.of("webhook", "failure")[0]
-        with passing_on(receiver, "/healthz", "/webhooks/ximilar") as url:
+        assert found.failing() == {"public URL"}
+        assert "let the proxy pass that path on" in found.of("public URL", "failure")[0]
+        with passing_on(receiver, WEBHOOK) as url:  # the provider needs nothing else
             assert examined(programs.folder, {**values, "RECEIVER_PUBLIC_URL": url}).failing() == set()
+
+
+@pytest.mark.parametrize("dropped", ["X_Secret", "X-Receiver-Job"])
+def test_a_header_that_a_proxy_drops_is_named(programs: Programs, dropped: str) -> None:
+    more = {
+        "RECEIVER_WEBHOOK_HEADERS": json.dumps({"X-Other": "other-canary", "X_Secret": WEBHOOK_SECRET}),
+        "RECEIVER_SIGNING_KEYS": SIGNING_KEY,
+    }
+    with serving(programs, **more) as (receiver, values):
+        with passing_on(receiver, WEBHOOK, dropped=dropped.lower()) as url:
+            found = examined(programs.folder, {**values, "RECEIVER_PUBLIC_URL": url})
+        assert found.failing() == {"webhook"}
+        assert f"{url} drops the header {dropped}, so" in found.of("webhook", "failure")[0]
+        assert receiver.get("/stats").json()["refusals"] == {}
+
+
+def test_a_stranger_learns_nothing_of_the_names_of_headers(receiver: Receiver) -> None:
+    """The answer says which headers had the challenge as their value, and depends on nothing else."""
+    challenge = {"X-Receiver-Challenge": "x" * 32}
+    for name in ("X-Webhook-Secret", "X-Made-Up"):
+        answers = [
+            httpx.get(receiver.address + WEBHOOK, headers={**challenge, name: value}, trust_env=False)
+            for value in ("x" * 32, WEBHOOK_SECRET, "wrong")
+        ]
+        assert [answer.headers["x-receiver-arrived"] for answer in answers] == [
+            f"x-receiver-challenge, {name.lower()}",
+            "x-receiver-challenge",
+            "x-receiver-challenge",
+        ]
+    for unasked in ({}, {"X-Receiver-Challenge": "short"}):
+        answer = httpx.get(receiver.address + WEBHOOK, headers=unasked, trust_env=False)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert not [header for header in answer.headers if header.startswith("x-receiver")]
 
 
 def test_a_server_that_is_not_ready_is_told(programs: Programs, tmp_path: Path) -> None:

@@ -7,11 +7,13 @@ import asyncio
 import contextlib
 import json
 import re
+import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -27,6 +29,7 @@ from tests.support.processes import (
     Programs,
     Receiver,
     completion,
+    run_process,
     settings,
 )
 from tests.support.proxies import NAMES, SHIPPED, Front, front
@@ -198,17 +201,49 @@ def test_only_the_webhook_and_the_questions_pass(
         assert OF_THE_RECEIVER not in answer.headers, path
 
 
+def doctor(proxy: Front, values: Mapping[str, str], folder: Path) -> str:
+    """What the doctor says of the webhook through the proxy."""
+    trusted = folder / "authority.pem"
+    authorities = proxy.trust.get_ca_certs(binary_form=True)
+    trusted.write_text("".join(map(ssl.DER_cert_to_PEM_cert, authorities)))
+    more = {"RECEIVER_PUBLIC_URL": proxy.address, "SSL_CERT_FILE": str(trusted)}
+    said = run_process(["doctor"], folder, {**values, **more}).stdout
+    assert f"{proxy.address} leads to this installation" in said
+    (line,) = (line for line in said.splitlines() if line.split("\t")[1] == "webhook")
+    return line
+
+
 @pytest.mark.parametrize("name", ["X_Webhook_Secret", "X.Webhook.Secret"])
-def test_which_names_of_headers_pass(
+def test_which_names_of_headers_pass_and_the_doctor_says_so(
     proxy: Front, programs: Programs, client: httpx.Client, name: str
 ) -> None:
-    names = json.dumps({name: WEBHOOK_SECRET})
-    with receiver_behind(proxy, programs, RECEIVER_WEBHOOK_HEADERS=names) as receiver:
+    values = settings(programs.folder, RECEIVER_PORT=str(proxy.port))
+    values["RECEIVER_WEBHOOK_HEADERS"] = json.dumps({name: WEBHOOK_SECRET})
+    programs.started += proxy.programs
+    with programs.receiver(values) as receiver:
         body = completion("job", NOWHERE, 8, 8)
         assert receiver.deliver(body, {name: WEBHOOK_SECRET}).status_code == 200
         passes = proxy.name != "caddy"  # Caddy 2.11 drops both
         answer = client.post(WEBHOOK, json=body, headers={name: WEBHOOK_SECRET})
+        said = doctor(proxy, values, programs.folder)
     assert answer.status_code == (200 if passes else 401)
+    assert said.startswith("OK" if passes else "failure")
+    assert (f"drops the header {name}, so" in said) == (not passes)
+
+
+def test_the_doctor_names_the_header_that_an_nginx_with_its_usual_settings_drops(
+    programs: Programs, tmp_path: Path
+) -> None:
+    usual = ("underscores_in_headers on;", "ignore_invalid_headers off;")
+    values = settings(programs.folder)
+    values["RECEIVER_WEBHOOK_HEADERS"] = json.dumps({"X_Foo": WEBHOOK_SECRET, "X-Bar": "another canary"})
+    with front("nginx", tmp_path, *usual) as proxy:
+        programs.started += proxy.programs
+        values["RECEIVER_PORT"] = str(proxy.port)
+        with programs.receiver(values):
+            said = doctor(proxy, values, programs.folder)
+    assert said.startswith("failure")
+    assert "drops the header X_Foo, so" in said
 
 
 def seconds(name: str, pattern: str) -> list[float]:

@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,10 +56,12 @@ class _Place:
     receiver: int
     stack: ExitStack
     programs: list[Program]
+    without: Sequence[str]
 
     def write(self, name: str, **changes: str) -> Path:
         """Write a shipped file; each text that is changed must be in it."""
         text = (SHIPPED / name).read_text()
+        changes |= dict.fromkeys((line for line in self.without if line in text), "")
         for old, new in changes.items():
             assert old in text, f"{name}: {old}"
             text = text.replace(old, new)
@@ -126,8 +128,8 @@ NAMES = ("caddy", *OTHERS)
 
 
 @contextlib.contextmanager
-def front(name: str, folder: Path) -> Iterator[Front]:
-    """Run a proxy until the block ends."""
+def front(name: str, folder: Path, *without: str) -> Iterator[Front]:
+    """Run a proxy until the block ends, with its file as it is but for these texts."""
     receiver = free_port()
     if name == "caddy":
         with caddy(folder, f"127.0.0.1:{receiver}") as door:
@@ -143,7 +145,7 @@ def front(name: str, folder: Path) -> Iterator[Front]:
     trust = ssl.create_default_context()
     authority.configure_trust(trust)
     with ExitStack() as stack:
-        place = _Place(folder, free_port(), receiver, stack, [])
+        place = _Place(folder, free_port(), receiver, stack, [], without)
         OTHERS[name](place)
         eventually(lambda: _serves_tls(place, trust))
         if name == "traefik":  # serves TLS a moment before it knows its routes
