@@ -10,7 +10,7 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from receiver.web.clients import UnfinishedBodies
+from receiver.web.clients import UnfinishedBodies, client_of
 from receiver.web.problem import problem
 from receiver.web.refusals import OnRefusal
 
@@ -41,14 +41,19 @@ UNREAD_PAUSE_SECONDS = 1
 A proxy whose connection ends while it still sends answers 502 or 504 instead of the receiver's own status."""
 
 
+SHARE_OF_CLIENT = 0.5
+"""Of all connections, those that may be one client's: beyond them, a new one ends its longest idle one. A
+proxy is a client too, so this is more than common ones open."""
+
+
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with limits on time and size.
 
     uvicorn alone waits without end for a first head, for the rest of any other, and for a peer to take its
     answer, and it gathers heads, trailers and pipelined requests of any size. As many idle connections as it
-    accepts at all would keep every sender out: where there are that many, one is closed for a new one. That
-    is the longest idle one of the address with the most idle ones, or else one whose request is unproved and
-    whose body is not whole.
+    accepts at all would keep every sender out: where there are that many, or half as many of one client, one
+    is closed for a new one. That is the longest idle one of the client with the most idle ones, or else one
+    whose request is unproved and whose body is not whole.
 
     A peer whose time is over is cut off by ``abort``, because ``close`` first waits until all is taken.
 
@@ -64,6 +69,7 @@ class LimitedProtocol(HttpToolsProtocol):
     idle_since: float | None = None
     _idle_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
+    client_name = ""
     _head_bytes = 0
     _head_too_large = False
     _cycles: deque[RequestResponseCycle]
@@ -74,6 +80,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cycles = deque()
         self.parser = _DecliningParser(self)
         super().connection_made(transport)
+        self.client_name = client_of(self.peer, (), ())
         self._expect_head_within(self.head_seconds)
         self._make_room()
 
@@ -188,17 +195,20 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _make_room(self) -> None:
         limit = self.config.limit_concurrency
-        if limit is None or len(self.connections) < limit:
+        if limit is None or len(self.connections) <= limit * SHARE_OF_CLIENT:
             return
-        idle = [
-            other
-            for other in self.connections
-            if isinstance(other, LimitedProtocol) and other is not self and other.idle_since is not None
+        others = [
+            other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self
         ]
+        own = [other for other in others if other.client_name == self.client_name]
+        full = len(self.connections) >= limit
+        if not full and len(own) < limit * SHARE_OF_CLIENT:
+            return
+        idle = [other for other in (others if full else own) if other.idle_since is not None]
         if idle:
-            of_peer = Counter(other.peer for other in idle)
-            min(idle, key=lambda other: (-of_peer[other.peer], other.idle_since or 0.0)).end()
-        else:
+            of_client = Counter(other.client_name for other in idle)
+            min(idle, key=lambda other: (-of_client[other.client_name], other.idle_since or 0.0)).end()
+        elif full:
             self.unfinished.end_one()
 
     def _expect_buffer_below(self, limit: int) -> None:

@@ -39,8 +39,9 @@ NOWHERE = "https://10.0.0.1/never-asked-for"
 
 
 @contextlib.contextmanager
-def connected(receiver: Receiver) -> Iterator[socket.socket]:
-    with socket.create_connection(("127.0.0.1", receiver.port), timeout=PATIENCE) as connection:
+def connected(receiver: Receiver, source: str = "127.0.0.1") -> Iterator[socket.socket]:
+    address = ("127.0.0.1", receiver.port)
+    with socket.create_connection(address, PATIENCE, source_address=(source, 0)) as connection:
         yield connection
 
 
@@ -53,9 +54,9 @@ def said(connection: socket.socket) -> bytes:
     return came
 
 
-def exchanged(receiver: Receiver, data: bytes) -> bytes:
+def exchanged(receiver: Receiver, data: bytes, source: str = "127.0.0.1") -> bytes:
     """All that comes for these bytes, until the server ends the connection."""
-    with connected(receiver) as connection:
+    with connected(receiver, source) as connection:
         with contextlib.suppress(ConnectionError):
             connection.sendall(data)
         return said(connection)
@@ -310,15 +311,17 @@ def slow(receiver: Receiver, stack: ExitStack, *headers: str) -> socket.socket:
 def test_more_slow_bodies_than_connections_refuse_no_proved_sender(
     receiver: Receiver, job_id: str, many_files: None
 ) -> None:
+    """Neither at the same address nor at another one, and none waits until the slow ones' time is over."""
     with ExitStack() as stack:
         proved = slow(receiver, stack, f"X-Webhook-Secret: {WEBHOOK_SECRET}")
         for number in range(2_100):
-            slow(receiver, stack, "X-Webhook-Secret: wrong")
-            if number % 300 == 0:
-                assert statuses(exchanged(receiver, delivery(f"{job_id}-{number}", "Connection: close"))) == [
-                    200
-                ]
-        assert statuses(exchanged(receiver, delivery(job_id, "Connection: close"))) == [200]
+            newest = slow(receiver, stack, "X-Webhook-Secret: wrong")
+            if number % 300 == 299:
+                for source in ("127.0.0.1", "127.0.0.2"):
+                    whole = delivery(f"{job_id}-{number}-{source}", "Connection: close")
+                    assert statuses(exchanged(receiver, whole, source)) == [200]
+                newest.sendall(b"{}")
+                assert statuses(said(newest)) == [401]  # it was neither ended nor given up
         proved.sendall(b"{}")
         assert statuses(said(proved)) == [422]
 

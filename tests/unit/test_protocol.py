@@ -152,6 +152,22 @@ async def test_silent_connections_make_room_for_those_who_speak() -> None:
             writer.close()
 
 
+async def test_of_one_address_half_of_the_connections_may_be_idle_and_nobody_elses_is_ended() -> None:
+    async with door(connections=8) as port:
+
+        async def connect(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+            return await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+
+        other = await connect("127.0.0.2")
+        many = [await connect("127.0.0.1") for _ in range(6)]
+        assert [await end_of(reader) for reader, _ in many[:2]] == [b"", b""]
+        for reader, writer in (other, *many[2:]):
+            writer.write(GET)
+            assert (await reader.readuntil(b"empty")).startswith(b"HTTP/1.1 200")
+        for _, writer in (other, *many):
+            writer.close()
+
+
 @pytest.mark.parametrize(
     ("size", "take", "idle"),
     [(8_000_000, 0.05, NEVER), (60_000, NEVER, 0.05)],
