@@ -9,6 +9,7 @@ METRICS: dict[str, set[str]] = {
     "receiver_oldest_waiting_seconds": set(),
     "receiver_jobs_overdue": set(),
     "receiver_jobs_at_risk": set(),
+    "receiver_jobs_refused": set(),
     "receiver_images_lost": set(),
     "receiver_reconcile_total": {"outcome", "reason"},
     "receiver_fetch_duration_seconds": set(),
