@@ -352,7 +352,7 @@ def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bo
         remedy = "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT."
     elif given is None:
         detail = f"something else than this receiver answers at {where}{WEBHOOK_PATH} ({status})"
-        remedy = "Correct RECEIVER_PUBLIC_URL, or let the proxy pass that path on. A receiver there is too old."
+        remedy = "Correct RECEIVER_PUBLIC_URL, or let the proxy pass that path on. Is the receiver older?"
     elif given != proof:
         detail = f"another installation of the receiver answers at {where}"
         remedy = "Correct RECEIVER_PUBLIC_URL, or the proxy's target; or RECEIVER_DATA_DIR is another's."
