@@ -26,6 +26,7 @@ UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_t
 """The outcomes that ``GET /deliveries`` can be narrowed to."""
 
 _SECONDS = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,3})?")
+_SHA256 = re.compile("[0-9a-f]{64}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -94,6 +95,12 @@ def deliveries(query: QueryParams) -> tuple[str | None, Window]:
 def wait(query: QueryParams) -> float:
     """Parse the parameters of ``GET /jobs/{id}``: seconds to wait for the job's end, 0 to 60."""
     return _parsed(query, "wait")["wait"] or 0.0
+
+
+def accept(query: QueryParams) -> str:
+    """Parse the parameters of ``POST /jobs/{id}/accept``: the SHA-256 of the bytes to accept."""
+    sha256: str = _parsed(query, "sha256")["sha256"] or _parse("sha256", "", _PARSERS["sha256"])
+    return sha256
 
 
 def changes(query: QueryParams, last_event_ids: Sequence[str]) -> Changes:
@@ -197,6 +204,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "since": moment,
     "until": moment,
     "overdue": _choice({"true": True, "false": False}),
+    "sha256": _checked(lambda text: bool(_SHA256.fullmatch(text)), "must be 64 lower-case hex digits"),
     "wait": _seconds,
     "after": _line,
     "limit": _limit,

@@ -24,6 +24,8 @@ from receiver.core.completion import is_job_id, is_ref
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
 from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
+from receiver.operations import acceptance
+from receiver.pipeline.spool import Spool
 from receiver.web.body import read_body
 from receiver.web.refusals import RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
@@ -58,6 +60,7 @@ class Api:
 
     ledger: Ledger
     archive: ImageReader
+    spool: Spool
     overdue_after: timedelta
     now: Callable[[], int]
     stopping: asyncio.Event
@@ -74,6 +77,8 @@ class Api:
             Route("/jobs/{id}", self.job, methods=["GET"]),
             Route("/jobs/{id}/image", self.image, methods=["GET"]),
             Route("/jobs/{id}/retry", self.retry, methods=["POST"]),
+            Route("/jobs/{id}/refused", self.refused, methods=["GET"]),
+            Route("/jobs/{id}/accept", self.accept, methods=["POST"]),
             Route("/deliveries", self.deliveries, methods=["GET"]),
             Route("/stats", self.stats, methods=["GET"]),
         ]
@@ -136,7 +141,10 @@ class Api:
         if isinstance(place, Path):
             # Asked for a part, the whole is an honest answer too (RFC 9110, 14.2), and cannot be refused.
             request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
-            return FileResponse(place, media_type=job.image.content_type, headers=IMAGE_HEADERS)
+            name = f"{job_id}.{job.image.extension}" if job.image.accepted else None  # a download
+            return FileResponse(
+                place, media_type=job.image.content_type, headers=IMAGE_HEADERS, filename=name
+            )
         return RedirectResponse(
             place, 302, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
         )
@@ -146,6 +154,24 @@ class Api:
         params.nothing(request.query_params)
         job = await self.ledger.retry(request.path_params["id"])
         log.info("retried", job=job.id, state=job.state)
+        return JSONResponse(serializers.job(job), 202)
+
+    async def refused(self, request: Request) -> Response:
+        """``GET /jobs/{id}/refused``: the bytes that verification refused, as a download."""
+        params.nothing(request.query_params)
+        found = await acceptance.find_refused(self.ledger, self.spool, request.path_params["id"])
+        request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
+        return FileResponse(
+            found.path,
+            media_type="application/octet-stream",
+            headers={**IMAGE_HEADERS, "ETag": f'"{found.image.sha256}"'},
+            filename=f"{found.job.id}.bin",
+        )
+
+    async def accept(self, request: Request) -> Response:
+        """``POST /jobs/{id}/accept``: let refused bytes be archived as they are."""
+        sha256 = params.accept(request.query_params)
+        job = await acceptance.accept(self.ledger, self.spool, request.path_params["id"], sha256)
         return JSONResponse(serializers.job(job), 202)
 
     async def announce(self, request: Request) -> Response:

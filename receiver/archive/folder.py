@@ -28,7 +28,7 @@ from receiver.archive.key import check_key
 from receiver.archive.spool_file import BLOCK, SpoolFile, digest
 from receiver.core.disk import sync_directory
 from receiver.core.errors import ArchiveError, SpoolError
-from receiver.core.jobs import Image, StoredObject
+from receiver.core.jobs import Image, StoredObject, image_format
 
 T = TypeVar("T")
 
@@ -186,7 +186,7 @@ class FolderArchive:
         try:
             with self._translated(path.name), _open_regular(path) as file:
                 state = os.fstat(file.fileno())
-                image_format = _format(file.read(12))
+                found = image_format(file.read(12))
                 sha256 = None if depth is Depth.QUICK else digest(file).hex()
         except ArchiveError as error:
             if isinstance(error.__cause__, FileNotFoundError | NotADirectoryError | IsADirectoryError):
@@ -196,7 +196,7 @@ class FolderArchive:
             raise
         modified_at = datetime.fromtimestamp(state.st_mtime, UTC)
         pairs = _read_metadata(metadata_path(path))
-        return ObjectInfo(StoredObject(stored.uri), state.st_size, sha256, image_format, modified_at, pairs)
+        return ObjectInfo(StoredObject(stored.uri), state.st_size, sha256, found, modified_at, pairs)
 
     # Writing
 
@@ -425,15 +425,6 @@ def _open_regular(path: Path) -> io.FileIO:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     raise OSError(errno.ENXIO, "It is no regular file", str(path))
-
-
-def _format(head: bytes) -> str | None:
-    """Return the image format of a file's first bytes."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return "jpeg"
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "png"
-    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 from receiver.archive.base import ObjectInfo, SpooledImage
 from receiver.core.completion import is_job_id, is_ref
+from receiver.core.errors import REASONS
 from receiver.core.jobs import Image, StoredObject
 
 PROVIDER = "ximilar"
@@ -47,8 +48,9 @@ def write(item: SpooledImage) -> dict[str, str]:
         "job-id": item.job_id,
         "ref": item.ref,
         "sha256": item.image.sha256,
-        "width": str(item.image.width),
-        "height": str(item.image.height),
+        "width": str(item.image.width) if item.image.width else None,
+        "height": str(item.image.height) if item.image.height else None,
+        "accepted": item.image.accepted,
         "received-at": item.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "provider": PROVIDER,
     }
@@ -60,22 +62,21 @@ def read(info: ObjectInfo) -> ArchivedImage | None:
     pairs = info.metadata
     job_id, sha256 = pairs.get("job-id"), pairs.get("sha256", "")
     width, height = _side(pairs.get("width", "")), _side(pairs.get("height", ""))
-    received_at = _milliseconds(pairs.get("received-at", ""))
+    received_at, accepted = _milliseconds(pairs.get("received-at", "")), pairs.get("accepted")
     if (
         not is_job_id(job_id)
         or pairs.get("provider") != PROVIDER
         or not _SHA256.fullmatch(sha256)
-        or width is None
-        or height is None
         or received_at is None
-        or info.format is None
+        or accepted not in {None, *REASONS}
+        or (accepted is None and None in (width, height, info.format))
     ):
         return None
     ref = pairs.get("ref")
     return ArchivedImage(
         job_id,
         ref if is_ref(ref) else None,
-        Image(info.format, width, height, info.bytes, sha256),
+        Image(info.format, width, height, info.bytes, sha256, accepted),
         info.stored,
         received_at=received_at,
         archived_at=int(info.modified_at.timestamp() * 1000),

@@ -31,6 +31,7 @@ from receiver.events.feed import Feed
 from receiver.intake.authentication import Authenticator
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
+from receiver.operations import acceptance
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
 from receiver.telemetry.metrics import Meters, Metrics
@@ -146,6 +147,7 @@ async def open_receiver(
         api = Api(
             ledger=ledger,
             archive=locator,
+            spool=worker.spool,
             overdue_after=config.overdue_after,
             now=wall_clock,
             stopping=stopping,
@@ -155,6 +157,8 @@ async def open_receiver(
         )
         dashboard = Dashboard(
             ledger=ledger,
+            find_refused=partial(acceptance.find_refused, ledger, worker.spool),
+            accept_refused=partial(acceptance.accept, ledger, worker.spool),
             thumbnails=await factories.open_thumbnails(config, locator, stack),
             failing=api.failing,
             working=lambda: [Work(stage, claim.job, age) for stage, claim, age in worker.under_way],

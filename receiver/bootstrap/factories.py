@@ -121,6 +121,14 @@ async def is_archive_used(ledger: LedgerReader, archive: str) -> bool:
     return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
 
 
+def open_spool(config: Config) -> Spool:
+    return Spool(
+        config.data_dir / "spool",
+        max_bytes=config.max_spool_bytes,
+        max_image_bytes=config.max_image_bytes,
+    )
+
+
 async def start_worker(
     config: Config,
     ledger: Ledger,
@@ -132,11 +140,7 @@ async def start_worker(
     failpoint: Failpoint,
 ) -> Worker:
     """Start what fetches, verifies and archives. Raise `SpoolError` or `LedgerError` if it cannot begin."""
-    spool = Spool(
-        config.data_dir / "spool",
-        max_bytes=config.max_spool_bytes,
-        max_image_bytes=config.max_image_bytes,
-    )
+    spool = open_spool(config)
     verifier = Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
     fetcher = download.Fetcher(
         sources=Sources.parse(config.image_sources),

@@ -29,6 +29,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "jobs": (JOBS, "receiver.cli.jobs"),
     "job": (JOBS, "receiver.cli.jobs"),
     "retry": (JOBS, "receiver.cli.retry"),
+    "accept": (JOBS, "receiver.cli.accept"),
     "reconcile": (JOBS, "receiver.cli.reconcile"),
     "backup": (KEEPING, "receiver.cli.backup"),
     "audit": (KEEPING, "receiver.cli.audit"),

@@ -65,6 +65,17 @@ def print_message(text: str) -> None:
     print(f"receiver: {safe(text)}", file=sys.stderr)  # noqa: T201 - a command's message
 
 
+def is_wanted(question: str) -> bool:
+    """Ask on the terminal. Nothing but a yes is a yes."""
+    console = Console(stderr=True, highlight=False)
+    try:
+        answer = console.input(question, markup=False)
+    except EOFError:
+        console.print()  # end the question's line
+        return False
+    return answer.strip().lower() in {"y", "yes"}
+
+
 def fail(message: str) -> NoReturn:
     """Print a message and exit with 1."""
     print_message(message)

@@ -132,7 +132,8 @@ def _job_table(found: Sequence[JobDocument]) -> Table:
 
 def _row(job: JobDocument) -> Sequence[str]:
     image = job["image"]
-    size = f"{image['width']}x{image['height']} {image['format']}" if image else ""
+    pixels = f"{image['width']}x{image['height']} " if image and image["width"] else ""
+    size = f"{pixels}{image['format'] or '?'}" if image else ""
     reason = job["error"]["reason"] if job["error"] else ""
     return job["id"], job["state"], job["ref"] or "", size, job["updated_at"], reason
 
@@ -179,7 +180,8 @@ def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:
     console.print()
     for event in history:
         move = event.after.value if event.before in (None, event.after) else f"{event.before} → {event.after}"
-        why = f"  {event.reason}: {serializers.detail_without_keys(event)}" if event.reason else ""
+        said = ": ".join(filter(None, (event.reason, serializers.detail_without_keys(event))))
+        why = f"  {said}" if said else ""
         console.print(Text(f"{serializers.time(event.at)}  {event.event:<15} {move}{safe(why)}"))
 
 

@@ -13,7 +13,14 @@ import typer
 from rich.console import Console
 
 from receiver.cli import output
-from receiver.cli.common import AsJson, load_config, print_message, progress_bar, run_until_signal
+from receiver.cli.common import (
+    AsJson,
+    is_wanted,
+    load_config,
+    print_message,
+    progress_bar,
+    run_until_signal,
+)
 from receiver.cli.selection import Reason, Ref, Since, States, Until, complete_id, find_job, job_filter
 from receiver.config import Config
 from receiver.core.errors import LedgerError
@@ -175,20 +182,10 @@ def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
     preview = _Printer(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
     preview.add(rows)
     preview.end()
-    if asks and _is_wanted(f"Try {_count(preview.done)} again? [y/N] "):
+    if asks and is_wanted(f"Try {_count(preview.done)} again? [y/N] "):
         return
     print_message("nothing was done" if asks else "nothing was done; --yes does it")
     raise typer.Exit(1)
-
-
-def _is_wanted(question: str) -> bool:
-    console = Console(stderr=True, highlight=False)
-    try:
-        answer = console.input(question, markup=False)
-    except EOFError:
-        console.print()  # end the question's line
-        return False
-    return answer.strip().lower() in {"y", "yes"}
 
 
 async def _retry(

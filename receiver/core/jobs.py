@@ -55,23 +55,35 @@ def overdue_cutoff(now: int, overdue_after: timedelta) -> int:
 class Image:
     """What was read from an image's bytes: ``jpeg``, ``png`` or ``webp``, its pixels and the file's size.
 
-    ``sha256`` is of the file, 64 lower-case hex digits.
+    ``sha256`` is of the file, 64 lower-case hex digits. ``accepted`` is the reason for which verification
+    refused the bytes, where an operator took them all the same. Then the format is what their beginning says,
+    or ``None``, and the pixels are not known.
     """
 
-    format: str
-    width: int
-    height: int
+    format: str | None
+    width: int | None
+    height: int | None
     bytes: int
     sha256: str
+    accepted: str | None = None
 
     @property
     def extension(self) -> str:
         """The file name extension, without the dot."""
-        return "jpg" if self.format == "jpeg" else self.format
+        return "jpg" if self.format == "jpeg" else self.format or "bin"
 
     @property
     def content_type(self) -> str:
-        return f"image/{self.format}"
+        return f"image/{self.format}" if self.format else "application/octet-stream"
+
+
+def image_format(head: bytes) -> str | None:
+    """Return the image format of a file's first 12 bytes."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "png"
+    return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
 @dataclass(frozen=True, slots=True)

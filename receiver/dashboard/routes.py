@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
@@ -15,13 +16,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from receiver.api import params
-from receiver.core.errors import REASONS, LedgerError, ReceiverError
-from receiver.core.jobs import State, overdue_cutoff
+from receiver.core.errors import REASONS, LedgerError, ReceiverError, SpoolError
+from receiver.core.jobs import Job, State, overdue_cutoff
 from receiver.dashboard import presenters
 from receiver.dashboard.templates import Static, Templates
 from receiver.dashboard.throughput import Throughput, chart
 from receiver.dashboard.thumbnails import Thumbnails
 from receiver.ledger import Filter, Ledger
+from receiver.operations.acceptance import RefusedBytes
 from receiver.web.problem import retry_headers, status_of
 
 log = structlog.get_logger("receiver.page")
@@ -64,6 +66,8 @@ class Dashboard:
     """
 
     ledger: Ledger
+    accept_refused: Callable[[str, str], Awaitable[Job]]
+    find_refused: Callable[[str], Awaitable[RefusedBytes]]
     thumbnails: Thumbnails
     failing: Callable[[], Awaitable[Mapping[str, str]]]
     working: Callable[[], Sequence[presenters.Work]]
@@ -81,6 +85,7 @@ class Dashboard:
             Route("/", self._with_error_pages(self.overview), methods=["GET"]),
             Route("/page/jobs/{id}", self._with_error_pages(self.job), methods=["GET"]),
             Route("/page/jobs/{id}/thumbnail", self.thumbnail, methods=["GET"]),
+            Route("/page/jobs/{id}/accept", self._with_error_pages(self.accept), methods=["POST"]),
             Route("/page/jobs/{id}/retry", self._with_error_pages(self.retry), methods=["POST"]),
             Route("/page/deliveries", self._with_error_pages(self.deliveries), methods=["GET"]),
             Route("/static/{name}", self._static.answer, methods=["GET"]),
@@ -137,10 +142,14 @@ class Dashboard:
             raise LedgerError("ledger.unknown_job", f"There is no job {presenters.visible(job_id)}.")
         job, history = found
         work = [work for work in self.working() if work.job.id == job.id]
+        refused = None
+        with suppress(LedgerError, SpoolError):
+            refused = await self.find_refused(job_id)
         return self._templates.answer(
             "job",
             failing=failing,
             job=job,
+            refused=refused,
             work=work[0] if work else None,
             damage=await self.ledger.finding_of(job_id),
             history=history,
@@ -169,6 +178,11 @@ class Dashboard:
         job = await self.ledger.retry(job_id)
         log.info("retried", job=job.id, state=job.state)
         return RedirectResponse(f"/page/jobs/{quote(job_id, safe='')}", 303)
+
+    async def accept(self, request: Request) -> Response:
+        """``POST /page/jobs/{id}/accept``: let refused bytes be archived as they are."""
+        job = await self.accept_refused(request.path_params["id"], params.accept(request.query_params))
+        return RedirectResponse(f"/page/jobs/{quote(job.id, safe='')}", 303)
 
     async def thumbnail(self, request: Request) -> Response:
         """``GET /page/jobs/{id}/thumbnail``: a thumbnail of the archived image, or a placeholder."""

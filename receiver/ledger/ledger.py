@@ -120,6 +120,7 @@ class LedgerReader:
 
     transitions = _query(history.transitions)
     last_history_seq = _query(history.last_history_seq)
+    refusal_of = _query(history.refusal_of)
     notifications_due = _query(notifications.due)
     next_notification_at = _query(notifications.next_at)
     notifications_given_up = _query(notifications.given_up)
@@ -275,6 +276,7 @@ class Ledger(LedgerReader):
     spool_lost = _attempt(attempts.spool_lost)
 
     retry = _command(retries.retry)
+    accept = _command(retries.accept)
     spool_file_recovered = _command(retries.spool_file_recovered)
     expire = _command(deadlines.expire)
     mark_at_risk = _command(deadlines.mark_at_risk)

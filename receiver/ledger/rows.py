@@ -12,7 +12,9 @@ _SAME_IN_BOTH = [f.name for f in fields(Job) if f.name not in ("state", "image",
 def job(row: sqlite3.Row) -> Job:
     image = stored = problem = None
     if row["sha256"] is not None:
-        image = Image(row["format"], row["width"], row["height"], row["bytes"], row["sha256"])
+        image = Image(
+            row["format"], row["width"], row["height"], row["bytes"], row["sha256"], row["accepted"]
+        )
     if row["uri"] is not None:
         stored = StoredObject(row["uri"], row["etag"], row["version"])
     if row["reason"] is not None:

@@ -139,8 +139,9 @@ def mismatch(info: ObjectInfo, job_id: str, image: Image, stored: StoredObject) 
     expected = {
         "job-id": job_id,
         "sha256": image.sha256,
-        "width": str(image.width),
-        "height": str(image.height),
+        "width": str(image.width) if image.width else None,
+        "height": str(image.height) if image.height else None,
+        "accepted": image.accepted,
     }
     wrong = [name for name, value in expected.items() if metadata.get(name) != value]
     if wrong:

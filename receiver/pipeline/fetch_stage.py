@@ -16,6 +16,7 @@ from receiver.core.concurrency import persist
 from receiver.core.errors import (
     FetchError,
     ImageError,
+    LedgerError,
     ProviderError,
     ReceiverError,
     SpoolError,
@@ -144,18 +145,21 @@ class FetchStage:
         try:
             claim = await self._confirmed(claim)
             whole = await self._recovered_file(claim.job.id) or await self._download(claim, part)
-            image = await self._verified(claim, whole)
+            image, note = await self._verified(claim, whole)
             name = await self.spool.keep(whole.path, claim.job.id, image)
             self.failpoint("spooled")
-            if await persist(lambda: self.ledger.fetched(claim, image, name), log):
+            if await persist(lambda: self.ledger.fetched(claim, image, name, note), log):
                 self.recovered_files.pop(claim.job.id, None)
                 self.failpoint("fetched")
                 log.info("fetched", job=claim.job.id, bytes=image.bytes, sha256=image.sha256)
         except ImageError as error:
             assert whole is not None
             try:
-                await self.spool.set_aside(whole.path, claim.job.id, whole.sha256)
-            except SpoolError as trouble:  # what becomes of the job does not depend on the file
+                await self.spool.set_aside(whole.path, claim.job.id, whole.sha256, self.ledger.spool_names)
+            except (
+                SpoolError,
+                LedgerError,
+            ) as trouble:  # what becomes of the job does not depend on the file
                 log.warning("not kept aside", job=claim.job.id, reason=trouble.reason, detail=trouble.detail)
             await self._failed(claim, error, sha256=whole.sha256)
         except (UrlError, FetchError, SpoolError, ProviderError) as error:
@@ -203,14 +207,17 @@ class FetchStage:
             step.bytes = got.bytes
         return SpoolFile(got.path, got.bytes, got.sha256)
 
-    async def _verified(self, claim: Claim, whole: SpoolFile) -> Image:
+    async def _verified(self, claim: Claim, whole: SpoolFile) -> tuple[Image, str | None]:
+        """Return the image, and what its history should say of it beside."""
         promised = ExpectedSize(claim.job.promised_width, claim.job.promised_height)
         with self._step("verify", claim) as step:
             step.bytes = whole.bytes
             found = await self.verifier.verify(whole.path, promised)
+        note = None
         if found.trailing:
             log.info("bytes behind the image", job=claim.job.id, bytes=found.trailing)
-        return Image(found.format, found.width, found.height, whole.bytes, whole.sha256)
+            note = f"Harmless bytes stand behind the image's end mark: {found.trailing}."
+        return Image(found.format, found.width, found.height, whole.bytes, whole.sha256), note
 
     async def _discard(self, part: Path) -> None:
         try:

@@ -1,26 +1,33 @@
 """The spool: the local disk between the provider and the archive.
 
 A download is named ``….part``. Once it is verified it is renamed to ``JOB.SHA256.EXT``: such a file is always
-whole, so a crash before the ledger knew of it costs nothing but a check of the disk.
+whole, so a crash before the ledger knew of it costs nothing but a check of the disk. Bytes that are not the
+promised image lie beside it, as ``aside/JOB.SHA256``. The ledger names them so once an operator accepts them.
 """
 
+import asyncio
+import fcntl
 import hashlib
 import os
 import shutil
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import anyio.from_thread
 import anyio.to_thread
 
 from receiver.core.disk import sync_directory
 from receiver.core.errors import SpoolError
-from receiver.core.jobs import Image
+from receiver.core.jobs import Image, image_format
 
 T = TypeVar("T")
+Names = Callable[[], Coroutine[Any, Any, Collection[str]]]
+
+ASIDE = "aside/"
+"""Before the name of a file that was accepted, in the ledger."""
 
 MAX_ASIDE_FILES = 100
 MAX_ASIDE_BYTES = 256 * 2**20
@@ -54,7 +61,7 @@ class Spool:
         self._max_bytes = max_bytes
         self._max_image_bytes = max_image_bytes
         self._reserve = reserve
-        self._tidying = threading.Lock()
+        self._tidying = asyncio.Lock()
         with _as_spool_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
@@ -76,7 +83,8 @@ class Spool:
         return self.folder / f"{claim.replace(':', '-')}.part"
 
     def path(self, name: str) -> Path:
-        return self.folder / name
+        kept = name.removeprefix(ASIDE)
+        return (self.folder if kept == name else self.aside) / kept
 
     async def keep(self, part: Path, job: str, image: Image) -> str:
         """Make a verified and fsynced download durable under its final name, and return the name."""
@@ -92,12 +100,28 @@ class Spool:
         """Return the SHA-256 of any local file, hex."""
         return await _in_thread(lambda: _digest(path))
 
-    async def set_aside(self, path: Path, job: str, sha256: str) -> None:
-        """Keep bytes that are not the promised image for a person to look at.
+    async def set_aside(self, path: Path, job: str, sha256: str, awaited: Names) -> None:
+        """Keep bytes that are not the promised image for a person to look at, and to accept.
 
-        They replace what the same job gave before; the oldest of other jobs make room.
+        They replace what the same job gave before; the oldest of other jobs make room, except those that the
+        ledger awaits.
         """
-        await _in_thread(lambda: self._set_aside(path, job, sha256[:16]))
+        async with self._tidying:
+            await _in_thread(lambda: self._set_aside(path, job, sha256, awaited))
+
+    async def refused(self, job: str) -> tuple[Path, Image] | None:
+        """Return the newest bytes of a job that are kept aside, and what is known of them."""
+        return await _in_thread(lambda: self._refused(job))
+
+    async def hold_aside(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Do work while no process removes what lies aside."""
+
+        def hold() -> T:
+            with self._aside_lock():
+                return anyio.from_thread.run(work)
+
+        async with self._tidying:  # of those that wait for the lock, only one takes up a thread
+            return await _in_thread(hold)
 
     async def remove(self, path: Path) -> None:
         await _in_thread(lambda: path.unlink(missing_ok=True))
@@ -112,13 +136,14 @@ class Spool:
         part.rename(self.folder / name)
         sync_directory(self.folder)
 
-    def _set_aside(self, path: Path, job: str, digest: str) -> None:
+    def _set_aside(self, path: Path, job: str, digest: str, awaited: Names) -> None:
         size = path.stat().st_size
         if size > MAX_ASIDE_BYTES:
             return  # it would never fit
-        self.aside.mkdir(mode=0o700, exist_ok=True)
-        with self._tidying:  # two threads would each remove what the other has just counted
-            kept = sorted(self.aside.iterdir(), key=lambda entry: (_of(entry) != job, entry.stat().st_mtime))
+        with self._aside_lock():
+            spared = anyio.from_thread.run(awaited)
+            kept = [entry for entry in self.aside.iterdir() if ASIDE + entry.name not in spared]
+            kept.sort(key=lambda entry: (_of(entry) != job, entry.stat().st_mtime))
             held, files = sum(entry.stat().st_size for entry in kept), len(kept)
             for entry in kept:
                 if _of(entry) != job and held + size <= MAX_ASIDE_BYTES and files < MAX_ASIDE_FILES:
@@ -126,6 +151,32 @@ class Spool:
                 held, files = held - entry.stat().st_size, files - 1
                 entry.unlink()
             path.rename(self.aside / f"{job}.{digest}")
+            sync_directory(self.aside)
+
+    @contextmanager
+    def _aside_lock(self) -> Iterator[None]:
+        """Exclude other threads and processes, which would remove what is counted or accepted here."""
+        self.aside.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(self.aside, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def _refused(self, job: str) -> tuple[Path, Image] | None:
+        try:
+            kept = [entry for entry in self.aside.iterdir() if _of(entry) == job]
+            if not kept:
+                return None
+            path = max(kept, key=lambda entry: entry.stat().st_mtime)
+            with path.open("rb") as file:
+                found = image_format(file.read(12))
+            named = path.name.rpartition(".")[2]
+            digest = named if len(named) == 64 else _digest(path)  # earlier versions wrote 16 digits
+            return path, Image(found, None, None, path.stat().st_size, digest)
+        except FileNotFoundError:  # nothing is aside, or it made room just now
+            return None
 
     def _check(self, name: str) -> SpoolFile | None:
         expected = job_and_sha256(name)

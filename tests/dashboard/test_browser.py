@@ -15,7 +15,7 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 from tests.dashboard import stories
 from tests.dashboard.browsing import Scheme, Watch, start, violations, visit
 from tests.support.processes import API_TOKEN, PATIENCE, PROOF, Programs, Receiver, completion, settings
-from tests.support.source import SIZE, Answer, Source, picture, source
+from tests.support.source import SIZE, Answer, Source, picture, sha256, source
 
 SCHEMES: tuple[Scheme, ...] = ("light", "dark")
 
@@ -307,11 +307,42 @@ def test_a_rejected_job_is_retried_by_a_button(
     assert [event["event"] for event in fresh.job(job_id)["history"]].count("retried") == 1
 
 
-def test_another_sites_page_retries_nothing(fresh: Receiver, job_id: str) -> None:
+@pytest.mark.parametrize("script", [True, False], ids=["with script", "without script"])
+def test_refused_bytes_are_shown_and_accepted_by_a_button(
+    fresh: Receiver,
+    host: Source,
+    opened: Visit,
+    job_id: str,
+    script: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    content = b"<!doctype html><script>alert(1)</script>"
+    fresh.deliver(completion(job_id, host.offer(job_id, content), 1, 1)).raise_for_status()
+    assert fresh.ended(job_id)["state"] == "rejected"
+    with opened(fresh, script=script) as page:
+        page.goto(f"/page/jobs/{job_id}")
+        expect(page.locator("#images")).to_contain_text("no known format, 40 bytes")
+        expect(page.locator("#images")).to_contain_text(sha256(content))
+        with page.expect_download() as begun:
+            page.get_by_role("link", name="The refused bytes").click()
+        assert begun.value.path().read_bytes() == content
+        page.get_by_role("button", name="Accept, and archive as they are").click()
+        assert page.url == f"{fresh.address}/page/jobs/{job_id}"
+        expect(page.locator(".timeline")).to_contain_text("Accepted by an operator")
+        assert fresh.ended(job_id)["state"] == "archived"
+        page.reload()
+        expect(page.locator("#images")).to_contain_text("Accepted by an operator as it came")
+        with page.expect_download() as begun:
+            page.get_by_role("link", name="The archived image", exact=True).click()
+        assert begun.value.path().read_bytes() == content
+        assert page.url == f"{fresh.address}/page/jobs/{job_id}"
+
+
+def test_another_sites_page_retries_and_accepts_nothing(fresh: Receiver, job_id: str) -> None:
     fresh.post("/jobs", json={"id": job_id}).raise_for_status()
     for headers in ({"Sec-Fetch-Site": "cross-site"}, {"Origin": "https://evil.example"}, {"Origin": "null"}):
-        answer = fresh.post(f"/page/jobs/{job_id}/retry", headers=headers)
-        assert (answer.status_code, answer.json()["reason"]) == (403, "auth.cross_origin")
+        for button in ("retry", f"accept?sha256={'0' * 64}"):
+            answer = fresh.post(f"/page/jobs/{job_id}/{button}", headers=headers)
+            assert (answer.status_code, answer.json()["reason"]) == (403, "auth.cross_origin")
 
 
 # When something is wrong

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -18,6 +19,8 @@ from receiver.core.jobs import State
 from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, Thumbnails, Work
 from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
+from receiver.operations import acceptance
+from receiver.pipeline.spool import Spool
 from receiver.verify.decoder import Limits
 from receiver.verify.verifier import Verifier
 from tests.dashboard.stories import HOSTILE
@@ -57,9 +60,12 @@ async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
 @pytest.fixture
 async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> AsyncIterator[Dashboard]:
     archive = open_archive((tmp_path / "archive").as_uri())
+    spool = Spool(tmp_path / "spool", max_bytes=1000, max_image_bytes=100, reserve=0)
     async with Verifier(Limits(1_000_000, 20, THUMBNAIL_MEMORY), processes=1) as verifier:
         yield Dashboard(
             ledger=ledger,
+            find_refused=partial(acceptance.find_refused, ledger, spool),
+            accept_refused=partial(acceptance.accept, ledger, spool),
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
             failing=around.checks,
             working=lambda: around.work,

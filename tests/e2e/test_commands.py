@@ -102,7 +102,20 @@ def test_the_version_is_shown(desk: Desk) -> None:
 def test_help_names_every_command_in_its_group(desk: Desk) -> None:
     said = desk.run("--help").stdout
     assert [group for group in ("The receiver", "Jobs, beside", "Trying it out") if group not in said] == []
-    for name in ("serve", "init", "doctor", "submit", "jobs", "job", "retry", "reconcile", "demo", "sandbox"):
+    names = (
+        "serve",
+        "init",
+        "doctor",
+        "submit",
+        "jobs",
+        "job",
+        "retry",
+        "accept",
+        "reconcile",
+        "demo",
+        "sandbox",
+    )
+    for name in names:
         assert f" {name} " in said
         assert "Usage: receiver" in desk.run(name, "--help").stdout
 
@@ -173,7 +186,14 @@ def test_a_mistaken_word_gets_help(desk: Desk, arguments: Sequence[str], help: s
 
 
 @pytest.mark.parametrize(
-    "arguments", [["jobs"], ["job", "some-id"], ["retry", "some-id"], ["retry", "--state", "failed"]]
+    "arguments",
+    [
+        ["jobs"],
+        ["job", "some-id"],
+        ["retry", "some-id"],
+        ["retry", "--state", "failed"],
+        ["accept", "some-id"],
+    ],
 )
 def test_without_a_ledger_one_line_says_so_and_none_is_made(tmp_path: Path, arguments: Sequence[str]) -> None:
     said = run(arguments, tmp_path, settings_of(tmp_path, RECEIVER_DATA_DIR="data"))

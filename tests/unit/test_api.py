@@ -21,6 +21,7 @@ from receiver.core.completion import Completion, Failure
 from receiver.core.errors import BodyError, ReceiverError
 from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Delivery, Ledger, Submission
+from receiver.pipeline.spool import Spool
 from receiver.web.middleware import RequireToken
 from receiver.web.problem import on_http_exception, on_receiver_error
 from receiver.web.refusals import RefusalCounter
@@ -53,6 +54,7 @@ async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api
     yield Api(
         ledger,
         archive,
+        Spool(tmp_path / "spool", max_bytes=1000, max_image_bytes=100, reserve=0),
         timedelta(minutes=10),
         clock,
         asyncio.Event(),

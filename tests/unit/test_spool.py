@@ -1,6 +1,7 @@
 """Our own disk between the provider and the archive, with real files."""
 
 import asyncio
+import fcntl
 import hashlib
 import os
 import shutil
@@ -94,14 +95,18 @@ def put(path: Path, size: int, mtime: int) -> Path:
     return path
 
 
+async def nothing() -> frozenset[str]:
+    return frozenset()
+
+
 def asides(spool: Spool) -> list[str]:
     return sorted(path.name for path in spool.aside.iterdir())
 
 
 async def test_bytes_that_are_not_the_image_are_kept_aside(spool: Spool) -> None:
-    await spool.set_aside(download(spool), "job-1", SHA256)
+    await spool.set_aside(download(spool), "job-1", SHA256, nothing)
     assert await spool.names() == []
-    assert (spool.aside / f"job-1.{SHA256[:16]}").read_bytes() == BYTES
+    assert (spool.aside / f"job-1.{SHA256}").read_bytes() == BYTES
 
 
 async def test_asides_that_come_at_once_make_room_one_after_the_other(spool: Spool) -> None:
@@ -109,7 +114,7 @@ async def test_asides_that_come_at_once_make_room_one_after_the_other(spool: Spo
     for number in range(MAX_ASIDE_FILES):
         put(spool.aside / f"old-{number:03}", 1, number)
     files = [put(spool.part(f"new-{number}"), 1, 10**9) for number in range(30)]
-    await asyncio.gather(*(spool.set_aside(file, file.stem, SHA256) for file in files))
+    await asyncio.gather(*(spool.set_aside(file, file.stem, SHA256, nothing) for file in files))
     assert len(asides(spool)) == MAX_ASIDE_FILES
     assert len([name for name in asides(spool) if name.startswith("new-")]) == 30
 
@@ -118,20 +123,20 @@ async def test_the_oldest_asides_make_room_by_number_and_by_size(spool: Spool) -
     spool.aside.mkdir()
     for number in range(MAX_ASIDE_FILES):
         put(spool.aside / f"old-{number:03}", 1, number)
-    await spool.set_aside(download(spool), "job-1", SHA256)
+    await spool.set_aside(download(spool), "job-1", SHA256, nothing)
     kept = asides(spool)
     assert len(kept) == MAX_ASIDE_FILES
     assert "old-000" not in kept
     assert "old-001" in kept
-    await spool.set_aside(put(spool.part("big"), MAX_ASIDE_BYTES - 10, 10**9), "job-2", SHA256)
+    await spool.set_aside(put(spool.part("big"), MAX_ASIDE_BYTES - 10, 10**9), "job-2", SHA256, nothing)
     assert sum(path.stat().st_size for path in spool.aside.iterdir()) <= MAX_ASIDE_BYTES
-    assert f"job-2.{SHA256[:16]}" in asides(spool)
+    assert f"job-2.{SHA256}" in asides(spool)
 
 
 async def test_what_is_too_large_to_be_kept_aside_pushes_nothing_else_out(spool: Spool) -> None:
-    await spool.set_aside(download(spool), "job-1", SHA256)
-    await spool.set_aside(put(spool.part("huge"), MAX_ASIDE_BYTES + 1, 10**9), "job-2", SHA256)
-    assert asides(spool) == [f"job-1.{SHA256[:16]}"]
+    await spool.set_aside(download(spool), "job-1", SHA256, nothing)
+    await spool.set_aside(put(spool.part("huge"), MAX_ASIDE_BYTES + 1, 10**9), "job-2", SHA256, nothing)
+    assert asides(spool) == [f"job-1.{SHA256}"]
 
 
 def test_a_claims_download_has_a_name_of_its_own_that_no_whole_file_has(spool: Spool) -> None:
@@ -168,3 +173,45 @@ def test_downloads_leave_the_reserve_of_the_disk_alone(tmp_path: Path) -> None:
     half = Spool(tmp_path / "b", max_bytes=10**18, max_image_bytes=free // 4, reserve=free // 2)
     assert half.room(0, 0) in (1, 2)  # others write to this disk too
     assert half.room(0, 3) == 0
+
+
+async def test_what_is_being_accepted_makes_room_for_nothing_and_is_read_where_it_lies(spool: Spool) -> None:
+    spool.aside.mkdir()
+    for number in range(MAX_ASIDE_FILES + 1):
+        put(spool.aside / f"old-{number:03}.{SHA256}", 1, number)
+
+    async def awaited() -> frozenset[str]:
+        return frozenset({f"aside/old-000.{SHA256}"})
+
+    await spool.set_aside(download(spool), "job-1", SHA256, awaited)
+    kept = asides(spool)
+    assert f"old-000.{SHA256}" in kept
+    assert f"old-001.{SHA256}" not in kept
+    assert spool.path(f"aside/old-000.{SHA256}") == spool.aside / f"old-000.{SHA256}"
+
+
+async def test_what_lies_aside_is_locked_while_it_is_accepted_and_while_room_is_made(spool: Spool) -> None:
+    async def is_locked() -> frozenset[str]:
+        """Try the lock, as another process would."""
+        file = os.open(spool.aside, os.O_RDONLY)
+        try:
+            with pytest.raises(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        finally:
+            os.close(file)
+        return frozenset()
+
+    await spool.hold_aside(is_locked)
+    await spool.set_aside(download(spool), "job-1", SHA256, is_locked)
+    with pytest.raises(pytest.fail.Exception):
+        await is_locked()
+
+
+@pytest.mark.parametrize("name", [f"job-1.{SHA256}", f"job-1.{SHA256[:16]}"], ids=["now", "earlier version"])
+async def test_refused_bytes_are_told_by_their_job(spool: Spool, name: str) -> None:
+    assert await spool.refused("job-1") is None
+    spool.aside.mkdir()
+    assert await spool.refused("job-1") is None
+    (spool.aside / name).write_bytes(BYTES)
+    put(spool.aside / f"job-1.2.{SHA256}", 1, 1)
+    assert await spool.refused("job-1") == (spool.aside / name, Image(None, None, None, len(BYTES), SHA256))

@@ -15,7 +15,10 @@ NO_ERROR = "reason = NULL, detail = NULL, reason_at = NULL"
 NO_SUSPECT = "suspect = NULL, suspects = 0, suspect_since = NULL"
 ERROR = "reason = :reason, detail = :detail, reason_at = :now"
 PROMISE = "image_url = :url, promised_width = :width, promised_height = :height, deadline = :deadline"
-IMAGE = "format = :format, width = :width, height = :height, bytes = :bytes, sha256 = :sha256"
+IMAGE = (
+    "format = :format, width = :width, height = :height, bytes = :bytes, sha256 = :sha256,"
+    " accepted = :accepted"
+)
 STORED = "spool = NULL, uri = :uri, etag = :etag, version = :version"
 EXPIRED = (
     "state = 'expired', event = 'expired', reason = 'fetch.expired', reason_at = :now, detail ="
@@ -54,13 +57,13 @@ def expired(tx: Transaction, claim: Claim) -> bool:
     return _move(tx, claim, State.RECEIVED, EXPIRED)
 
 
-def fetched(tx: Transaction, claim: Claim, image: Image, spool: str) -> bool:
-    """Record that the verified image lies in the spool under this name, fsynced."""
+def fetched(tx: Transaction, claim: Claim, image: Image, spool: str, note: str | None = None) -> bool:
+    """Record that the verified image lies in the spool under this name, fsynced; a note goes to history."""
     assignments = (
-        f"state = 'fetched', event = 'fetched', {NO_ERROR}, {NO_SUSPECT}, attempts = 0, at_risk_at = NULL,"
-        f" fetched_at = :now, spool = :spool, {IMAGE}"
+        f"state = 'fetched', event = 'fetched', reason = NULL, detail = :note, reason_at = NULL,"
+        f" {NO_SUSPECT}, attempts = 0, at_risk_at = NULL, fetched_at = :now, spool = :spool, {IMAGE}"
     )
-    return _move(tx, claim, State.RECEIVED, assignments, spool=spool, **asdict(image))
+    return _move(tx, claim, State.RECEIVED, assignments, spool=spool, note=note, **asdict(image))
 
 
 def archived(tx: Transaction, claim: Claim, stored: StoredObject) -> bool:
@@ -122,7 +125,7 @@ def spool_lost(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
     """Record that the spooled image is missing or damaged; the job is fetched again."""
     assignments = (
         f"state = 'received', event = 'spool_lost', {ERROR}, attempts = 0, fetched_at = NULL, spool = NULL,"
-        " format = NULL, width = NULL, height = NULL, bytes = NULL, sha256 = NULL"
+        " format = NULL, width = NULL, height = NULL, bytes = NULL, sha256 = NULL, accepted = NULL"
     )
     return _move(tx, claim, State.FETCHED, assignments, **_reported(error))
 

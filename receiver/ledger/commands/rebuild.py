@@ -39,7 +39,9 @@ def rebuild(tx: Transaction, archived: ArchivedImage) -> Rebuilt:
         return Rebuilt.KNOWN if same else Rebuilt.DUPLICATE
     promised = (job.promised_width, job.promised_height)
     other_size = None not in promised and promised != (archived.image.width, archived.image.height)
-    if other_size or (job.image is not None and job.image.sha256 != archived.image.sha256):
+    if (other_size and not archived.image.accepted) or (
+        job.image is not None and job.image.sha256 != archived.image.sha256
+    ):
         return Rebuilt.CONFLICT
     if row["holder"] is not None:
         return Rebuilt.BUSY
@@ -66,10 +68,10 @@ def _insert(tx: Transaction, archived: ArchivedImage) -> None:
     # Positions follow created_at, and queries about a span of time rely on that: a job that is rebuilt late
     # must not be older than its predecessor.
     tx.db.execute(
-        "INSERT INTO jobs (id, state, ref, event, format, width, height, bytes, sha256, uri, etag, version,"
-        " received_at, archived_at, updated_at, created_at) VALUES (:id, 'archived', :ref, :event, :format,"
-        " :width, :height, :bytes, :sha256, :uri, :etag, :version, :received_at, :archived_at, :now,"
-        " max(min(:received_at, :now),"
+        "INSERT INTO jobs (id, state, ref, event, format, width, height, bytes, sha256, accepted, uri, etag,"
+        " version, received_at, archived_at, updated_at, created_at) VALUES (:id, 'archived', :ref, :event,"
+        " :format, :width, :height, :bytes, :sha256, :accepted, :uri, :etag, :version, :received_at,"
+        " :archived_at, :now, max(min(:received_at, :now),"
         " coalesce((SELECT created_at FROM jobs ORDER BY seq DESC LIMIT 1), 0)))",
         _values(archived, tx.now),
     )

@@ -1,9 +1,12 @@
-"""Retries that an operator asks for. Whether a job can be tried again is decided here."""
+"""Retries, and acceptances of refused bytes, that an operator asks for: what is possible is decided here."""
+
+from dataclasses import asdict
 
 from receiver.core.errors import LedgerError
-from receiver.core.jobs import UNSUCCESSFUL, Job, State
+from receiver.core.jobs import UNSUCCESSFUL, Image, Job, State
 from receiver.ledger import rows
-from receiver.ledger.commands.attempts import NO_ERROR, NO_SUSPECT
+from receiver.ledger.commands.attempts import ERROR, IMAGE, NO_ERROR, NO_SUSPECT
+from receiver.ledger.queries.history import refusal_of
 from receiver.ledger.transaction import Transaction
 
 RETRIABLE = (State.RECEIVED, State.FETCHED, *UNSUCCESSFUL)
@@ -46,6 +49,33 @@ def retry(tx: Transaction, job_id: str) -> Job:
         f" {NO_SUSPECT}, updated_at = :now WHERE seq = :seq RETURNING *",
         {"state": State.RECEIVED if moves else job.state, "moves": moves, "now": tx.now, "seq": row["seq"]},
     ).fetchone()
+    tx.changed.append(job_id)
+    return rows.job(row)
+
+
+def accept(tx: Transaction, job_id: str, image: Image, spool: str) -> Job:
+    """Let bytes that verification refused be archived as they are. Raise what `refusal_of` raises."""
+    job, refusal = refusal_of(tx.db, job_id)
+    if job.state is not State.RECEIVED:
+        retry(tx, job_id)
+    row = tx.db.execute(
+        f"UPDATE jobs SET state = 'fetched', event = 'accepted', {ERROR}, {NO_SUSPECT}, attempts = 0,"  # noqa: S608 - constants
+        f" next_attempt_at = NULL, at_risk_at = NULL, fetched_at = :now, spool = :spool, {IMAGE},"
+        " updated_at = :now WHERE id = :id AND holder IS NULL RETURNING *",
+        {
+            **asdict(image),
+            "accepted": refusal.reason,
+            "reason": refusal.reason,
+            "detail": refusal.detail,
+            "spool": spool,
+            "now": tx.now,
+            "id": job_id,
+        },
+    ).fetchone()
+    if row is None:
+        raise LedgerError(
+            "ledger.wrong_state", f"Job {job_id} is being fetched at this moment: wait a little."
+        )
     tx.changed.append(job_id)
     return rows.job(row)
 

@@ -1,5 +1,7 @@
-"""The change feed: transitions of jobs in the order of the history."""
+"""What the history says: transitions in their order, for the change feed, and why bytes were refused."""
 
+from receiver.core.errors import LedgerError
+from receiver.core.jobs import Job, Problem, State
 from receiver.ledger import rows
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.types import Transition, TransitionPage
@@ -29,3 +31,31 @@ def last_history_seq(db: sqlite3.Connection) -> int:
     """Return the number of the last history entry, 0 without one. No number is given out twice."""
     (seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
     return int(seq)
+
+
+def refusal_of(db: sqlite3.Connection, job_id: str) -> tuple[Job, Problem]:
+    """Return a job whose bytes verification refused last, and why.
+
+    Raises:
+        LedgerError: ``ledger.unknown_job``; ``ledger.wrong_state`` where no refused bytes may be accepted.
+    """
+    row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    if row is None:
+        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    job = rows.job(row)
+    if job.state not in (State.RECEIVED, State.REJECTED, State.EXPIRED):
+        raise LedgerError("ledger.wrong_state", f"Job {job_id} is {job.state}: there is nothing to accept.")
+    last = db.execute(
+        "SELECT at, reason, detail FROM history WHERE job = ? AND (reason LIKE 'image.%'"
+        " OR reason LIKE 'url.%' OR (event = 'rejected' AND reason LIKE 'provider.%'))"
+        " ORDER BY seq DESC LIMIT 1",
+        (row["seq"],),
+    ).fetchone()
+    if last is None:
+        raise LedgerError("ledger.wrong_state", f"Verification has refused no bytes of job {job_id}.")
+    if not last["reason"].startswith("image."):
+        raise LedgerError(
+            "ledger.wrong_state",
+            f"Job {job_id} was refused for {last['reason']}, and not for its bytes: that cannot be accepted.",
+        )
+    return job, Problem(last["reason"], last["detail"] or "", last["at"])

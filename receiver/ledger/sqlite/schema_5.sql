@@ -27,3 +27,6 @@ DROP INDEX jobs_by_ref;
 DROP INDEX jobs_by_reason;
 CREATE INDEX jobs_by_ref ON jobs (ref, state, seq) WHERE ref IS NOT NULL;
 CREATE INDEX jobs_by_reason ON jobs (reason, state, seq) WHERE reason IS NOT NULL;
+
+-- Why verification refused the image's bytes, where an operator took them all the same.
+ALTER TABLE jobs ADD COLUMN accepted TEXT;
