@@ -57,7 +57,7 @@ class DoublingWait:
         return self.seconds
 
     def reset(self) -> None:
-        """Begin again: there is no wait now, and the next one is the first."""
+        """Set the wait to nothing, so that the next one is the first."""
         self.seconds = 0.0
 
 

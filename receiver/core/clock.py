@@ -18,5 +18,5 @@ def wall_clock() -> int:
 
 
 def monotonic_clock() -> int:
-    """Return the ms of a clock that nobody can set."""
+    """Return the ms of a clock that cannot be set."""
     return time.monotonic_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""What the local disk needs so that a file survives a power cut."""
+"""Makes files on the local disk survive a power cut."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Instrumentation: each step of a job's way is reported when it ends, to counters, a tracer, or nobody."""
+"""Reports each step of a job when it ends: to counters, to a tracer, or to nobody."""
 
 import time
 from collections.abc import Callable

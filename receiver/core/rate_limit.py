@@ -1,4 +1,4 @@
-"""A limit of calls per second."""
+"""Limits calls per second."""
 
 import asyncio
 import time

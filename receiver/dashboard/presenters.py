@@ -131,11 +131,6 @@ def detail(of: Job | Event) -> str | None:
     return _beyond(of.problem.reason, of.problem.detail) if of.problem else None
 
 
-def can_retry(job: Job) -> bool:
-    """Return whether to offer a retry; the ledger decides."""
-    return job.state not in {State.SUBMITTED, State.ARCHIVED} and job.image_url is not None
-
-
 def moment(at: int, form: str = "%Y-%m-%d %H:%M:%S") -> str:
     """Format a time in UTC."""
     return datetime.fromtimestamp(at // 1000, UTC).strftime(form)

@@ -14,6 +14,7 @@ from receiver.core import serializers
 from receiver.core.jobs import State
 from receiver.core.paths import WEBHOOK_PATH
 from receiver.dashboard import presenters, throughput
+from receiver.ledger import obstacle
 from receiver.web.problem import problem
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ class Templates:
             sentence=presenters.sentence,
             words=presenters.words,
             detail=presenters.detail,
-            can_retry=presenters.can_retry,
+            obstacle=obstacle,
             is_web=serializers.is_web,
             field_time=lambda at: presenters.moment(at, "%Y-%m-%dT%H:%M:%S"),
             STEP=throughput.STEP,

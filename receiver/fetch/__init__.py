@@ -1,1 +1,1 @@
-"""Fetching an image from a URL that a stranger sent: what may be asked, what may be dialled, the download."""
+"""Fetches images from untrusted URLs: checks the URL and each address, and downloads."""

@@ -95,7 +95,6 @@ class Progress:
 
     @property
     def rate(self) -> float:
-        """Bytes a second."""
         return self.bytes / self.seconds if self.seconds > 0 else math.inf
 
 
@@ -166,15 +165,12 @@ class Fetcher:
             await asyncio.shield(self._on_disk(file.discard))
             raise
 
-    async def aclose(self) -> None:
-        """End the threads. No download may be running."""
-        await asyncio.to_thread(self._disk.shutdown)
-
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
+        """End the threads. No download may be running."""
+        await asyncio.to_thread(self._disk.shutdown)
 
     @contextlib.asynccontextmanager
     async def _open(self, url: str) -> AsyncIterator[tuple[Target, httpcore.Response]]:

@@ -205,10 +205,6 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
         tried = ", ".join(addresses)
         raise FetchError("fetch.connect", f"{host} port {port} at {tried} did not answer") from failure
 
-    async def sleep(self, seconds: float) -> None:
-        """Sleep. httpcore's interface needs it for retries, which are not used here."""
-        await self.inner.sleep(seconds)
-
     async def _checked_addresses(self, host: str, port: int) -> Sequence[str]:
         addresses = list(dict.fromkeys(await self._resolve(host, port)))
         if not addresses:

@@ -73,8 +73,6 @@ class Item:
 
 
 class Line(NamedTuple):
-    """A line of a list."""
-
     url: str
     ref: str | None = None
 

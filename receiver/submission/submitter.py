@@ -84,7 +84,7 @@ class Outcome:
 
 
 class _StoppedError(Exception):
-    """The run is to end."""
+    """The run was stopped."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from receiver.providers.ximilar.request import Webhook
 
 @dataclass(frozen=True, slots=True)
 class WebhookTemplate:
-    """Makes the webhook of each job; its ticket, too, where an authenticator issues them."""
+    """Makes the webhook of each job, with a ticket where an authenticator issues them."""
 
     endpoint: str
     headers: Mapping[str, str] = field(repr=False)

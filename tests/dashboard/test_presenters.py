@@ -253,14 +253,6 @@ def test_an_events_detail_is_shown_where_it_says_more_and_without_keys() -> None
     )
 
 
-@pytest.mark.parametrize("state", State)
-def test_a_retry_is_offered_where_the_ledger_takes_one(state: State) -> None:
-    job = Job("a", state, image_url="https://host/a.png")
-
-    assert presenters.can_retry(job) is (state not in {State.SUBMITTED, State.ARCHIVED})
-    assert not presenters.can_retry(replace(job, image_url=None))
-
-
 def test_a_problems_detail_is_shown_where_it_says_more() -> None:
     same = Job("a", State.REJECTED, problem=Problem("url.port", REASONS["url.port"], NOW))
 
