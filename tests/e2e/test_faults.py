@@ -9,7 +9,7 @@ import pytest
 from receiver.sandbox.pictures import draw
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
-from tests.support.processes import PROVIDER_TOKEN, Programs, Receiver, Sandbox, completion, settings
+from tests.support.processes import PROVIDER_TOKEN, Programs, Receiver, Sandbox, completion, run, settings
 
 URL_LIFETIME = "4s"
 """Long enough for an attempt and another, short enough to wait for the end."""
@@ -176,3 +176,19 @@ def test_a_job_whose_images_host_is_not_allowed_is_rejected_without_asking_it(
         job = receiver.ended(box.submit(SOURCE, receiver.webhook, "early"))
 
     assert (job["state"], job["error"]["reason"]) == ("rejected", "url.source")
+
+
+def test_a_job_that_expired_without_a_token_is_archived_by_a_retry_once_there_is_one(
+    programs: Programs, box: Sandbox
+) -> None:
+    values = settings(programs.folder, RECEIVER_URL_LIFETIME="3s")
+    with programs.receiver(values) as receiver:
+        job_id = box.submit(SOURCE, receiver.webhook, "stale", "early")
+        assert receiver.ended(job_id)["state"] == "expired"
+
+    values |= {"XIMILAR_API_TOKEN": PROVIDER_TOKEN, "XIMILAR_API_URL": str(box.base_url)}
+    with programs.receiver(values) as receiver:
+        assert run(["retry", job_id], programs.folder, values).returncode == 0
+        job = receiver.ended(job_id)
+        assert (job["state"], job["error"]) == ("archived", None)
+        assert job["image_url"] == box.record(job_id)["_upscaled_image_url"]

@@ -20,7 +20,17 @@ from receiver.ledger import FILE_NAME
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
 from tests.support.caddy import free_port
-from tests.support.processes import PATIENCE, ROOT, Program, Programs, completion, environment, settings
+from tests.support.processes import (
+    PATIENCE,
+    ROOT,
+    Program,
+    Programs,
+    Receiver,
+    completion,
+    environment,
+    run,
+    settings,
+)
 from tests.support.proxy import proxy
 from tests.support.seaweed import Seaweed, seaweed
 
@@ -203,6 +213,35 @@ def test_a_ledger_that_was_copied_is_served_from_again(
     with contextlib.closing(sqlite3.connect(copy.data / FILE_NAME)) as db:
         tables = {name for (name,) in db.execute("SELECT name FROM sqlite_schema")}
     assert "_litestream_seq" in tables
+
+
+def test_a_backup_that_is_put_back_beside_litestream_is_copied_on(
+    programs: Programs, store: Seaweed, hosted: str
+) -> None:
+    values = settings(programs.folder)
+    copy = Copy(programs, store)
+    backup = programs.folder / "backup.sqlite3"
+    job_ids = ["before", "since", "after"]
+
+    def archive(receiver: Receiver, job_id: str) -> None:
+        assert receiver.deliver(completion(job_id, hosted, *SIZE)).status_code == 200
+        assert receiver.ended(job_id)["state"] == "archived"
+        copy.caught_up()
+
+    with programs.receiver(values) as receiver, copy.running():
+        archive(receiver, "before")
+        assert run(["backup", str(backup)], programs.folder, values).returncode == 0
+        archive(receiver, "since")
+    for file in copy.data.glob(f"{FILE_NAME}*"):
+        file.unlink()
+    shutil.copy(backup, copy.data / FILE_NAME)
+    assert "database already exists" in copy.restore()
+    with programs.receiver(values) as receiver, copy.running():
+        assert run(["rebuild"], programs.folder, values).returncode == 0
+        archive(receiver, "after")
+        copy.try_it(programs.folder / "trial.sqlite3")
+    with contextlib.closing(sqlite3.connect(programs.folder / "trial.sqlite3")) as db:
+        assert db.execute("SELECT id, state FROM jobs").fetchall() == [(name, "archived") for name in job_ids]
 
 
 def test_the_metrics_of_litestream_that_an_alert_rests_on_are_there(
