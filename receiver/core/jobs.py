@@ -77,8 +77,8 @@ class Image:
         return f"image/{self.format}" if self.format else "application/octet-stream"
 
 
-def image_format(head: bytes) -> str | None:
-    """Return the image format of a file's first 12 bytes."""
+def image_format(head: bytes | bytearray) -> str | None:
+    """Return the image format of a file, by its first 12 bytes."""
     if head.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if head.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -4,17 +4,16 @@ Stores and proxies label plain bytes ``identity``, ``utf-8``, ``aws-chunked`` or
 decide: a body that begins as an image is taken as it is, whatever its label says.
 """
 
-import re
 import zlib
 from collections.abc import Iterator
 
 import brotli
 
 from receiver.core.errors import FetchError
+from receiver.core.jobs import image_format
 
 Buffer = bytes | bytearray
 
-_IMAGE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF.{4}WEBP", re.DOTALL)
 _NO_CODINGS = frozenset({"", "identity", "none", "utf-8", "binary", "aws-chunked"})
 _PIECE = 1024 * 1024
 """Decoded bytes at a time: a small body may decode to a huge one."""
@@ -44,7 +43,7 @@ class ContentDecoder:
         Raises:
             FetchError: ``fetch.encoded`` or ``fetch.too_large``.
         """
-        if self._first and self._codings and not _IMAGE.match(block):
+        if self._first and self._codings and image_format(block) is None:
             self._stream = self._open(block)
         self._first = False
         if self._stream is None:
@@ -52,7 +51,7 @@ class ContentDecoder:
             return
         try:
             for piece in self._stream.decode(block):
-                if not self._decoded and not _IMAGE.match(piece):
+                if not self._decoded and image_format(piece) is None:
                     raise self._refused("and decodes to no image")
                 self._decoded += len(piece)
                 if self._decoded > self._max_bytes:

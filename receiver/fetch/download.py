@@ -7,7 +7,6 @@ rewrite paths, log queries, keep cookies and parse each Location in its own way.
 
 import asyncio
 import contextlib
-import errno
 import hashlib
 import io
 import math
@@ -26,6 +25,7 @@ import httpcore
 import httpx
 
 from receiver.core import retry_after
+from receiver.core.disk import spool_errors
 from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
 from receiver.core.urls import percent_encoded
 from receiver.fetch.content_coding import ContentDecoder
@@ -374,14 +374,14 @@ class _DownloadFile:
         self._size = 0
 
     def create(self, decoder: ContentDecoder) -> None:
-        with self._lock, _disk_errors():
+        with self._lock, spool_errors():
             if not self._discarded:
                 self._decoder = decoder
                 descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 self._file = io.FileIO(descriptor, "wb")
 
     def write(self, block: bytearray) -> None:
-        with self._lock, _disk_errors():
+        with self._lock, spool_errors():
             if self._discarded or self._file is None or self._decoder is None:
                 return
             for piece in self._decoder.decode(block):
@@ -392,7 +392,7 @@ class _DownloadFile:
                     rest = rest[self._file.write(rest) :]
 
     def finish(self) -> Download:
-        with self._lock, _disk_errors():
+        with self._lock, spool_errors():
             if self._discarded or self._file is None or self._decoder is None:
                 raise SpoolError("spool.lost", "the download was discarded before it was whole")
             self._decoder.finish()
@@ -410,15 +410,6 @@ class _DownloadFile:
                     self._file.close()
                 with contextlib.suppress(OSError):
                     self._path.unlink()
-
-
-@contextlib.contextmanager
-def _disk_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as exc:
-        reason = "spool.full" if exc.errno in {errno.ENOSPC, errno.EDQUOT} else "spool.disk"
-        raise SpoolError(reason, f"the download's file: {exc.strerror}") from exc
 
 
 @contextlib.contextmanager

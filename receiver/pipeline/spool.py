@@ -19,8 +19,7 @@ from typing import Any, TypeVar
 import anyio.from_thread
 import anyio.to_thread
 
-from receiver.core.disk import sync_directory
-from receiver.core.errors import SpoolError
+from receiver.core.disk import spool_errors, sync_directory
 from receiver.core.jobs import Image, image_format
 
 T = TypeVar("T")
@@ -62,7 +61,7 @@ class Spool:
         self._max_image_bytes = max_image_bytes
         self._reserve = reserve
         self._tidying = asyncio.Lock()
-        with _as_spool_errors():
+        with spool_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def room(self, held: int, in_progress: int) -> int:
@@ -75,7 +74,7 @@ class Spool:
         return max(self._free(held), 0)
 
     def _free(self, held: int) -> int:
-        with _as_spool_errors():
+        with spool_errors():
             free = shutil.disk_usage(self.folder).free
         return min(self._max_bytes - held, free - self._reserve)
 
@@ -204,13 +203,5 @@ def job_and_sha256(name: str) -> tuple[str, str] | None:
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    with _as_spool_errors():
+    with spool_errors():
         return await anyio.to_thread.run_sync(work)
-
-
-@contextmanager
-def _as_spool_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise SpoolError("spool.disk", f"The spool's disk fails: {error.strerror}.") from error

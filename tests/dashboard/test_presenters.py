@@ -225,7 +225,7 @@ def test_every_event_that_the_ledger_writes_has_words() -> None:
         "adopted",
         "submitted",
     }
-    assert {"late_delivery"} <= set(re.findall(r"'([a-z_]+)'", commands)) | written
+    assert '"late_delivery"' in commands
 
     assert written | {"late_delivery", OTHER_URL, OTHER_URLS, REBUILT, REF_DROPPED, RELOCATED} == set(
         presenters.TEXTS["events"]
