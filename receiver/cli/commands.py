@@ -14,7 +14,6 @@ import typer
 from receiver.cli.common import INVOCATION, Invocation, exit_process, fail
 from receiver.cli.interruption import INTERRUPTED, exit_interrupted, interrupted_line
 from receiver.core.errors import ConfigError, ReceiverError
-from receiver.telemetry import logs
 
 RUNNING = "The receiver"
 JOBS = "Jobs, beside a running serve or without one"
@@ -41,6 +40,9 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "sandbox": (TRYING, "receiver.cli.sandbox"),
 }
 """Each command with its group in the help, and the module of its function."""
+
+SILENT = frozenset({"init", "jobs", "job", "retry"})
+"""Commands that run no code that logs, and so need no logging. To import it takes a sixth of their time."""
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - the form that Typer calls
@@ -88,7 +90,10 @@ def commands(typed: str = "") -> typer.Typer:
 
 def start() -> None:
     """Run the command of `sys.argv`, with this process's environment."""
-    logs.configure("auto", least=logging.CRITICAL)
+    if not SILENT.intersection(sys.argv[1:2]):
+        from receiver.telemetry import logs  # noqa: PLC0415 - structlog takes long to import
+
+        logs.configure("auto", least=logging.CRITICAL)
     run(sys.argv[1:], Invocation(os.environ, exit_process))
 
 

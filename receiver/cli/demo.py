@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.live import Live
 
 from receiver.cli import demo_run, output
 from receiver.cli.common import AsJson, fail
@@ -39,7 +41,7 @@ async def _demo(
     pictures: Sequence[demo_run.Picture], folder: Path, port: int, *, leave: bool, as_json: bool
 ) -> bool:
     async with demo_run.running_demo(folder, port) as running:
-        with output.live_jobs(quiet=as_json) as show:
+        with _live_jobs(quiet=as_json) as show:
             archived = await running.run(demo_run.send(running, pictures, show))
         if as_json:
             fields = {"archive": str(running.archive), "address": running.address, "token": running.token}
@@ -54,3 +56,24 @@ async def _demo(
             with contextlib.suppress(asyncio.CancelledError):  # a signal ends it
                 await running.wait_for_exit()
     return archived
+
+
+@contextlib.contextmanager
+def _live_jobs(*, quiet: bool) -> Iterator[demo_run.Show]:
+    """Yield a function that shows jobs: in a live table on a terminal, else as a line for each change."""
+    console = Console()
+    if quiet:
+        yield lambda _: None
+    elif console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda jobs: live.update(output.job_table(jobs), refresh=True)
+    else:
+        states: dict[str, str] = {}
+
+        def show(jobs: Sequence[output.JobDocument]) -> None:
+            for job in jobs:
+                if states.get(job["id"]) != job["state"]:
+                    states[job["id"]] = job["state"]
+                    output.print_line(output.job_row(job), flush=True)
+
+        yield show

@@ -1,13 +1,11 @@
 """What commands print: tables on a terminal, tab-separated lines in a pipe, JSON with ``--json``."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from textwrap import indent
 from typing import Any
 
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -86,9 +84,9 @@ class JobList:
                 self._json.add(job)
         elif not self._console.is_terminal:
             for job in documents:
-                print_line(_row(job))
+                print_line(job_row(job))
         elif documents:
-            page = _job_table(documents)
+            page = job_table(documents)
             page.show_header = not self._has_header
             self._has_header = True
             self._console.print(page)
@@ -118,7 +116,9 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for name in names:
         grid.add_column(name, overflow="fold", no_wrap=name in STATE_COLUMNS)
     for cells in rows:
-        grid.add_row(*(Text(safe(cell), _style(name, cell)) for name, cell in zip(names, cells, strict=True)))
+        grid.add_row(
+            *(Text(safe(cell), _style(name, cell)) for name, cell in zip(names, cells, strict=True))
+        )
     return grid
 
 
@@ -126,37 +126,16 @@ def _style(name: str, cell: str) -> str:
     return COLOURS[State(cell)] if name in STATE_COLUMNS and cell in set(State) else ""
 
 
-def _job_table(found: Sequence[JobDocument]) -> Table:
-    return table(("job", "state", "ref", "image", "updated", "reason"), map(_row, found))
+def job_table(found: Sequence[JobDocument]) -> Table:
+    return table(("job", "state", "ref", "image", "updated", "reason"), map(job_row, found))
 
 
-def _row(job: JobDocument) -> Sequence[str]:
+def job_row(job: JobDocument) -> Sequence[str]:
     image = job["image"]
     pixels = f"{image['width']}x{image['height']} " if image and image["width"] else ""
     size = f"{pixels}{image['format'] or '?'}" if image else ""
     reason = job["error"]["reason"] if job["error"] else ""
     return job["id"], job["state"], job["ref"] or "", size, job["updated_at"], reason
-
-
-@contextmanager
-def live_jobs(*, quiet: bool) -> Iterator[Callable[[Sequence[JobDocument]], None]]:
-    """Yield a function that shows jobs: in a live table on a terminal, else as a line for each change."""
-    console = Console()
-    if quiet:
-        yield lambda _: None
-    elif console.is_terminal:
-        with Live(console=console, auto_refresh=False) as live:
-            yield lambda found: live.update(_job_table(found), refresh=True)
-    else:
-        states: dict[str, str] = {}
-
-        def show(found: Sequence[JobDocument]) -> None:
-            for job in found:
-                if states.get(job["id"]) != job["state"]:
-                    states[job["id"]] = job["state"]
-                    print_line(_row(job), flush=True)
-
-        yield show
 
 
 def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:

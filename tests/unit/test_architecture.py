@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from receiver.cli.commands import COMMANDS, SILENT
+
 PACKAGE = Path(__file__).parents[2] / "receiver"
 
 PACKAGES = (
@@ -144,3 +146,14 @@ def test_a_library_is_imported_by_its_owner_alone(library: str, owners: set[str]
     }
     assert users
     assert {user for user in users if not user.startswith(tuple(owners))} == set()
+
+
+@pytest.mark.parametrize("command", sorted(SILENT))
+def test_a_command_without_logging_reaches_no_module_that_logs(command: str) -> None:
+    found, ahead = set(), {COMMANDS[command][1]}
+    while ahead:
+        module = ahead.pop()
+        found.add(module)
+        names = imports(module)
+        assert "structlog" not in names, module
+        ahead |= {name for name in names if name in MODULES} - found
