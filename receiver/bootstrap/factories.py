@@ -34,7 +34,7 @@ from receiver.pipeline.worker import Worker
 from receiver.providers.ximilar.client import OnResult, Ximilar
 from receiver.reconcile.reconciler import Plan, Reconciler
 from receiver.submission import settlement
-from receiver.verify.decoder import Limits as VerifyLimits
+from receiver.verify.decoder import Limits
 from receiver.verify.verifier import Verifier
 
 FETCH_TIME = timedelta(minutes=10)
@@ -141,7 +141,7 @@ async def start_worker(
 ) -> Worker:
     """Start what fetches, verifies and archives. Raise `SpoolError` or `LedgerError` if it cannot begin."""
     spool = open_spool(config)
-    verifier = Verifier(VerifyLimits(max_pixels=config.max_image_pixels))
+    verifier = Verifier(Limits(max_pixels=config.max_image_pixels))
     fetcher = download.Fetcher(
         sources=Sources.parse(config.image_sources),
         networks=config.image_networks,
@@ -266,7 +266,7 @@ async def open_thumbnails(config: Config, archive: ImageReader, stack: AsyncExit
 
     It has a child process of its own, so that thumbnails never delay images with a deadline.
     """
-    limits = VerifyLimits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
+    limits = Limits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
     verifier = await stack.enter_async_context(Verifier(limits, processes=1))
     thumbnails = Thumbnails(config.data_dir / "thumbnails", archive, verifier)
     stack.push_async_callback(thumbnails.aclose)

@@ -116,9 +116,7 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     for name in names:
         grid.add_column(name, overflow="fold", no_wrap=name in STATE_COLUMNS)
     for cells in rows:
-        grid.add_row(
-            *(Text(safe(cell), _style(name, cell)) for name, cell in zip(names, cells, strict=True))
-        )
+        grid.add_row(*(Text(safe(cell), _style(name, cell)) for name, cell in zip(names, cells, strict=True)))
     return grid
 
 

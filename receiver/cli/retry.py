@@ -4,7 +4,7 @@ import asyncio
 import shlex
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -26,15 +26,7 @@ from receiver.config import Config
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import Job, State
 from receiver.core.serializers import is_web, plain_url
-from receiver.ledger import (
-    NO_IMAGE,
-    RETRIABLE,
-    Filter,
-    Ledger,
-    LedgerReader,
-    NotRetriableError,
-    obstacle,
-)
+from receiver.ledger import NO_IMAGE, RETRIABLE, Filter, Ledger, LedgerReader, NotRetriableError, obstacle
 
 PAGE = 500
 CHUNK = 50
@@ -101,30 +93,27 @@ def retry(
         found = _matching(config, wanted)
     else:
         found = _named(config, ids or ())
+    rows = asyncio.run(_collect(found))
+    printer = _Printer(as_json=as_json, dry_run=dry_run)
     if dry_run:
-        printer = _Printer(as_json=as_json, dry_run=True)
-        asyncio.run(_each_page(found, printer.add, quiet=as_json))
+        printer.add(rows)
         printer.end()
         raise typer.Exit(1 if printer.left and not by_filter else 0)
-    rows: list[_Row] = []
-    asyncio.run(_each_page(found, rows.extend, quiet=False))
     if by_filter and any(row.obstacle is None for row in rows) and not yes:
         _confirm(rows, as_json=as_json)
     run_until_signal(
-        partial(_retry, config, rows, _Printer(as_json=as_json, dry_run=False), by_filter=by_filter),
+        partial(_retry, config, rows, printer, by_filter=by_filter),
         "what was committed is tried again, and the same command takes up the rest",
     )
 
 
-async def _each_page(
-    pages: AsyncIterator[Sequence[_Row]], take: Callable[[Sequence[_Row]], None], *, quiet: bool
-) -> None:
-    with progress_bar("looked at", quiet=quiet) as on_progress:
-        done = 0
-        async for rows in pages:
-            take(rows)
-            done += len(rows)
-            on_progress(done, None)
+async def _collect(pages: AsyncIterator[Sequence[_Row]]) -> list[_Row]:
+    rows: list[_Row] = []
+    with progress_bar("looked at") as on_progress:
+        async for page in pages:
+            rows += page
+            on_progress(len(rows), None)
+    return rows
 
 
 async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_Row]]:

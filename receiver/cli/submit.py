@@ -1,6 +1,7 @@
 """``receiver submit``."""
 
 import asyncio
+import itertools
 import re
 import shlex
 from collections import Counter
@@ -112,48 +113,43 @@ async def _submit(
 ) -> Sequence[Outcome]:
     """Submit the images, and wait for their jobs if asked to. In a pipe, print a line for each image."""
 
-    def show(outcome: Outcome) -> None:
+    def print_one(outcome: Outcome) -> None:
         if not quiet and not Console().is_terminal:  # else a table or JSON follows
             output.print_line(_row(outcome), flush=True)
 
-    taken = 0
+    numbers = itertools.count(1)
     with progress_bar("submitted", quiet=len(items) < 2) as on_progress:
 
         def on_outcome(outcome: Outcome) -> None:
-            nonlocal taken
-            taken += 1
-            on_progress(taken, len(items))
+            on_progress(next(numbers), len(items))
             if not wait:
-                show(outcome)
+                print_one(outcome)
 
         outcomes = await run.submit_all(submitter, items, on_outcome)
-    return await _follow(submitter, outcomes, show) if wait else outcomes
+    return await _follow(submitter, outcomes, print_one) if wait else outcomes
 
 
 async def _follow(
-    submitter: Submitter, outcomes: Sequence[Outcome], show: Callable[[Outcome], None]
+    submitter: Submitter, outcomes: Sequence[Outcome], print_one: Callable[[Outcome], None]
 ) -> list[Outcome]:
-    """Wait for the jobs to end. Show each one that ends, and finally those without a job."""
+    """Wait for the jobs to end. Print each one that ends, and finally those without a job."""
     of_job = {outcome.id: outcome for outcome in outcomes if outcome.id is not None}
-    shown = set()
-    ended = 0
+    ended: set[str] = set()
 
     with progress_bar("ended", quiet=not of_job) as on_progress:
         on_progress(0, len(of_job))
 
         def on_jobs(jobs: Sequence[Job]) -> None:
-            nonlocal ended
             for job in jobs:
                 if job.state in FINAL:
-                    ended += 1
-                    on_progress(ended, len(of_job))
-                    show(replace(of_job[job.id], job=job))
-                    shown.add(job.id)
+                    ended.add(job.id)
+                    on_progress(len(ended), len(of_job))
+                    print_one(replace(of_job[job.id], job=job))
 
         found = await run.follow(submitter.ledger, outcomes, on_jobs, until=submitter.stopping)
     for outcome in found:
-        if outcome.id not in shown:
-            show(outcome)
+        if outcome.id not in ended:
+            print_one(outcome)
     return found
 
 
@@ -214,23 +210,16 @@ def _end(outcomes: Sequence[Outcome], resume: str | None, *, as_json: bool) -> N
 def _left(fates: Counter[Fate], resume: str | None) -> str:
     """Return a line on what is not done, and how to continue."""
     done = fates[Fate.SUBMITTED] + fates[Fate.KNOWN]
+    looked_for = "open: the provider may have taken them, and they are looked for later"
+    texts = {Fate.REFUSED: "refused", Fate.OPEN: looked_for, Fate.UNSENT: "not begun"}
     parts = [f"{done} of {fates.total()} are submitted"]
-    if fates[Fate.REFUSED]:
-        parts.append(f"{fates[Fate.REFUSED]} refused")
-    if fates[Fate.OPEN]:
-        parts.append(
-            f"{fates[Fate.OPEN]} open: the provider may have taken them, and they are looked for later"
-        )
-    if fates[Fate.UNSENT]:
-        parts.append(f"{fates[Fate.UNSENT]} not begun")
+    parts += [f"{fates[fate]} {text}" for fate, text in texts.items() if fates[fate]]
     return "; ".join([*parts, f"{resume} goes on from here"] if resume else parts)
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:
-    error: dict[str, Any] | None = None
-    if outcome.error is not None:
-        error = {"reason": outcome.error.reason, "detail": outcome.error.detail}
-    elif outcome.job is not None:
+    error = outcome.error and {"reason": outcome.error.reason, "detail": outcome.error.detail}
+    if error is None and outcome.job is not None:
         error = serializers.job(outcome.job)["error"]
     return {
         "id": outcome.id,

@@ -23,7 +23,7 @@ from receiver.pipeline.spool import Spool
 from receiver.pipeline.worker import Worker
 from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.completions import parse
-from receiver.verify.decoder import Limits as VerifyLimits
+from receiver.verify.decoder import Limits
 from receiver.verify.verifier import Verifier
 from tests.faults.matrix import Tally, in_folder
 from tests.support.clock import Clock
@@ -131,7 +131,7 @@ async def at_work(
             clock=clock,
             user_agent="test",
         )
-        judge = await stack.enter_async_context(verifier or Verifier(VerifyLimits(max_pixels=MIB)))
+        judge = await stack.enter_async_context(verifier or Verifier(Limits(max_pixels=MIB)))
         fetch_stage = FetchStage(
             ledger=ledger,
             fetcher=await stack.enter_async_context(fetcher),
