@@ -100,13 +100,13 @@ class FolderArchive:
         """Return the image's file. See `ImageReader.locate`."""
         path = self._path(stored)
 
-        def is_there() -> bool:
+        def locate() -> Path:
             with self._translated(path.name):
-                return path.is_file()
+                if not path.is_file():
+                    raise self._missing(stored)
+            return path
 
-        if not await self._run(is_there):
-            raise self._missing(stored)
-        return path
+        return await self._run(locate)
 
     async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:  # noqa: ARG002 - S3
         """Return the image's file. See `ImageReader.local_file`."""

@@ -67,7 +67,7 @@ async def _move(
                 target,
                 check_all=check_all,
                 concurrency=config.uploads,
-                on_progress=lambda done: on_progress(done, None),
+                on_progress=on_progress,
             )
         if not checked:
             raise ConfigError(f"FROM: the ledger knows of no image in {source.uri}")

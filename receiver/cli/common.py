@@ -24,7 +24,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DOTENV = Path(".env")
 """The file with further settings, in the working directory."""
 
-OnProgress = Callable[[int, int | None], None]
+OnProgress = Callable[..., None]
 """Called with how much is done, and the total if it is known."""
 
 
@@ -87,7 +87,7 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[OnProgress]:
     """Show a progress bar on stderr, if that is a terminal."""
     console = Console(stderr=True)
     if quiet or not console.is_terminal:
-        yield lambda _done, _total: None
+        yield lambda _done, _total=None: None
         return
     from rich import progress  # noqa: PLC0415 - only here, since no other command needs it
 
@@ -101,7 +101,7 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[OnProgress]:
     redirect = sys.stdout.isatty()
     with progress.Progress(*columns, console=console, transient=True, redirect_stdout=redirect) as bar:
         task = bar.add_task(unit, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total=None: bar.update(task, completed=done, total=total)
 
 
 def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], if_aborted: str) -> None:

@@ -77,7 +77,7 @@ def archive_migrate(
                 await migrator.move(lambda done: on_progress(done, jobs))
             if remove:
                 with progress_bar("files", quiet=as_json) as on_progress:
-                    await migrator.remove(lambda done: on_progress(done, None))
+                    await migrator.remove(on_progress)
         return migrator
 
     migrator = asyncio.run(run())

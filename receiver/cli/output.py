@@ -47,22 +47,16 @@ class JsonJobs:
     """
 
     def __init__(self, **head: Any) -> None:
-        self._lead = "{\n" + "".join(f"  {_member(*each)},\n" for each in head.items()) + '  "jobs": ['
-        self._close = "]"
+        self._before = json_text({**head, "jobs": []}).removesuffix("]\n}")
 
     def add(self, job: JobDocument) -> None:
-        print(f"{self._lead}\n{indent(json_text(job), '    ')}", end="")  # noqa: T201 - a command's output
-        self._lead, self._close = ",", "\n  ]"
+        print(f"{self._before}\n{indent(json_text(job), '    ')}", end="")  # noqa: T201 - a command's output
+        self._before = ","
 
     def end(self, **tail: Any) -> None:
         """Print the members after the list, and end the document."""
-        lead = "" if self._lead == "," else self._lead
-        members = "".join(f",\n  {_member(*each)}" for each in tail.items())
-        print(f"{lead}{self._close}{members}\n}}")  # noqa: T201 - a command's output
-
-
-def _member(name: str, value: Any) -> str:
-    return f"{json_text(name)}: {json_text(value)}"
+        rest = json_text({"jobs": [], **tail}).partition("[")[2]
+        print(f"\n  {rest}" if self._before == "," else f"{self._before}{rest}")  # noqa: T201 - a command's output
 
 
 class JobList:

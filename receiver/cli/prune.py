@@ -48,7 +48,7 @@ def prune(
         async with await Ledger.open_beside(config.data_dir, make=False) as ledger:
             with progress_bar("rows removed", quiet=as_json) as on_progress:
                 pruner = Pruner(ledger=ledger, keep=keep, now=wall_clock)
-                return await pruner.round(lambda removed: on_progress(sum(removed.values()), None))
+                return await pruner.round(lambda removed: on_progress(sum(removed.values())))
 
     removed = asyncio.run(run())
     if as_json:

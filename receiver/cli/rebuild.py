@@ -65,7 +65,7 @@ def rebuild(
             if checkpoint.resumed and not as_json:
                 typer.echo(f"Going on after {counts['objects']} objects.", err=True)
             with progress_bar("objects", quiet=as_json) as on_progress:
-                await Rebuilder(scan).run(lambda done: on_progress(done, None))
+                await Rebuilder(scan).run(on_progress)
             lines = [
                 (counts["objects"], "objects"),
                 *((counts[name], text) for name, text in (BECAME | UNUSED).items() if counts[name]),

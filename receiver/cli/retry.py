@@ -112,7 +112,7 @@ async def _collect(pages: AsyncIterator[Sequence[_Row]]) -> list[_Row]:
     with progress_bar("looked at") as on_progress:
         async for page in pages:
             rows += page
-            on_progress(len(rows), None)
+            on_progress(len(rows))
     return rows
 
 
