@@ -84,8 +84,7 @@ class S3Archive:
 
         def presign() -> str:
             version = self._readable_version(stored, image)
-            more = {"ResponseContentDisposition": "attachment"} if image.accepted else {}
-            return self._client.presign(at, version, ResponseContentType=image.content_type, **more)
+            return self._client.presign(at, version, ResponseContentType=image.content_type)
 
         return await self._run(presign)
 
@@ -150,14 +149,10 @@ class S3Archive:
     async def _run(self, work: Callable[[], T]) -> T:
         running = asyncio.get_running_loop().run_in_executor(self._pool, work)
         self._running.add(running)
-        running.add_done_callback(self._ended)
+        running.add_done_callback(self._running.discard)
+        running.add_done_callback(_retrieve)
         # Shielded: a cancelled caller does not stop the thread, and `aclose` waits for threads.
         return await asyncio.shield(running)
-
-    def _ended(self, running: "asyncio.Future[Any]") -> None:
-        self._running.discard(running)
-        if not running.cancelled():
-            running.exception()  # retrieved, even where the caller has gone
 
     def _at(self, key: str) -> Address:
         return Address(self._bucket, self._prefix + key)
@@ -229,10 +224,12 @@ class S3Archive:
         except (ArchiveError, OSError) as error:
             if spooled.failed is not None:  # the SDK reports this as a lost connection
                 raise spool_file.unreadable(item, spooled.failed) from error
-            if answer_behind(error)[0] == 412:
+            status, code = answer_behind(error)
+            if status == 412:
                 return None
-            if answer_behind(error)[1] in BAD_DIGEST:
-                raise self._digest_refused(item, spooled, at, error) from error
+            if code in BAD_DIGEST:  # the spooled file is rotten, or its bytes were damaged on the way
+                spool_file.check(item, spooled)
+                raise ArchiveError("archive.unavailable", f"{at}: damaged on its way ({code}).") from error
             raise
         head = self._client.head(at, version, missing="archive.unproved")
         if not self._holds(item.image, at, head, version):
@@ -270,18 +267,6 @@ class S3Archive:
             if answer_behind(error)[0] not in {400, 501}:
                 raise
         return self._send(item, spooled, at, {})
-
-    def _digest_refused(
-        self, item: SpooledImage, spooled: SpoolFile, at: Address, error: Exception
-    ) -> Exception:
-        """Return why the store got other bytes than were verified: a rotten spool, or damage on the way."""
-        try:
-            intact = digest(spooled).hex() == item.image.sha256
-        except OSError:
-            intact = False
-        if not intact:
-            return spool_file.changed(item)
-        return ArchiveError("archive.unavailable", f"{at}: damaged on its way ({answer_behind(error)[1]}).")
 
     # Reading
 
@@ -369,3 +354,9 @@ class S3Archive:
 def _stored(at: Address, head: "Head") -> StoredObject:
     etag = head.get("ETag", "").strip('"')
     return StoredObject(str(at), etag=etag or None, version=head.get("VersionId"))
+
+
+def _retrieve(running: "asyncio.Future[Any]") -> None:
+    """Retrieve the exception, even where the caller has gone."""
+    if not running.cancelled():
+        running.exception()

@@ -213,16 +213,14 @@ class Client:
         """Translate an error by codes and kinds alone: the other texts of stores can quote secrets."""
         if isinstance(error, ClientError):
             status, code = answer_behind(error)
-            reason, permanent = (
-                BY_CODE.get(code) or BY_CODE.get(str(status)) or ("archive.unavailable", False)
-            )
+            meaning = BY_CODE.get(code) or BY_CODE.get(str(status))
+            reason, permanent = meaning or ("archive.unavailable", False)
             detail = f"{at}: {error.operation_name} was answered {status} {code}."
             return ArchiveError(reason, detail, permanent=permanent)
         kind = type(error).__name__
         if isinstance(error, NO_CREDENTIALS):
-            return ArchiveError(
-                "archive.denied", f"{at}: the AWS SDK has no credentials ({kind}).", permanent=True
-            )
+            detail = f"{at}: the AWS SDK has no credentials ({kind})."
+            return ArchiveError("archive.denied", detail, permanent=True)
         if isinstance(error, ParamValidationError):
             return ArchiveError("archive.refused", f"{at}: the AWS SDK refuses the request.")
         endpoint = urlsplit(self.sdk.meta.endpoint_url)
@@ -295,10 +293,9 @@ def metadata_of(head: "Head") -> Mapping[str, str]:
 
     Header names have no case, and Ceph turns an underscore into a dash.
     """
+    pairs = {name.lower().replace("_", "-"): value for name, value in head["Metadata"].items()}
     try:
-        return metadata.decode_all(
-            {name.lower().replace("_", "-"): value for name, value in head["Metadata"].items()}
-        )
+        return metadata.decode_all(pairs)
     except ValueError:
         return {}
 
@@ -347,6 +344,5 @@ def _lacks_bundle(error: SSLError) -> bool:
     """Whether TLS failed at our own file of certificates, before any request."""
     of_urllib3 = error.kwargs.get("error")
     cause = of_urllib3.args[0] if isinstance(of_urllib3, Exception) and of_urllib3.args else None
-    return isinstance(
-        cause, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
-    ) or "NO_CERTIFICATE_OR_CRL_FOUND" in str(cause)
+    unreadable = FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError
+    return isinstance(cause, unreadable) or "NO_CERTIFICATE_OR_CRL_FOUND" in str(cause)
