@@ -116,12 +116,20 @@ class Round:
     per_second: float
     p50_ms: float
     p99_ms: float
+    cpu_us: float
 
     def __str__(self) -> str:
-        return f"{self.per_second:8.0f}/s  p50 {self.p50_ms:6.2f} ms  p99 {self.p99_ms:6.2f} ms"
+        times = f"p50 {self.p50_ms:6.2f} ms  p99 {self.p99_ms:6.2f} ms  CPU {self.cpu_us:4.0f} µs"
+        return f"{self.per_second:8.0f}/s  {times}"
 
 
-async def load(port: int, requests: int) -> Round:
+def cpu_seconds(pid: int) -> float:
+    """The time that a process has spent on a CPU; other work on the machine hardly changes it."""
+    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
+
+async def load(port: int, pid: int, requests: int) -> Round:
     """Sends completions of new jobs over keep-alive connections, each of which waits for its answers."""
     took: list[float] = []
     messages = []
@@ -147,11 +155,12 @@ async def load(port: int, requests: int) -> Round:
             took.append(time.perf_counter() - begin)
         writer.close()
 
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), cpu_seconds(pid)
     await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
-    seconds = time.perf_counter() - begin
+    seconds, cpu = time.perf_counter() - begin, cpu_seconds(pid) - cpu
     took.sort()
-    return Round(requests / seconds, took[len(took) // 2] * 1000, took[int(len(took) * 0.99)] * 1000)
+    p50, p99 = (took[int(len(took) * share)] * 1000 for share in (0.5, 0.99))
+    return Round(requests / seconds, p50, p99, cpu / requests * 1e6)
 
 
 def main() -> None:
@@ -161,26 +170,29 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    servers, ports = [], {}
+    servers, ports = [], {}  # the port and the process of each kind
     try:
         for kind in ("bare", "durable"):
             port_from, port_to = spawn.Pipe(duplex=False)
             process = spawn.Process(target=run_server, args=(kind, port_to), daemon=True)
             process.start()
             servers.append(process)
-            ports[kind] = port_from.recv()
+            assert process.pid is not None
+            ports[kind] = (port_from.recv(), process.pid)
         rounds: dict[str, list[Round]] = {"bare": [], "durable": []}
-        for port in ports.values():
-            asyncio.run(load(port, options.requests // 10))  # warm
+        for port, pid in ports.values():
+            asyncio.run(load(port, pid, options.requests // 10))  # warm
         for _ in range(options.rounds):
-            for kind, port in ports.items():
-                found = asyncio.run(load(port, options.requests))
+            for kind, (port, pid) in ports.items():
+                found = asyncio.run(load(port, pid, options.requests))
                 rounds[kind].append(found)
                 print(f"{kind:8} {found}")
         median = {kind: statistics.median(r.per_second for r in found) for kind, found in rounds.items()}
         p99 = {kind: statistics.median(r.p99_ms for r in found) for kind, found in rounds.items()}
         print(f"durable / bare: {median['durable'] / median['bare']:.2f} of the throughput,", end=" ")
-        print(f"{p99['durable'] / p99['bare']:.1f} times the p99")
+        print(f"{p99['durable'] / p99['bare']:.1f} times the p99,", end=" ")
+        cpu = {kind: statistics.median(r.cpu_us for r in found) for kind, found in rounds.items()}
+        print(f"{cpu['durable'] / cpu['bare']:.1f} times the CPU")
     finally:
         for process in servers:
             process.terminate()
