@@ -9,9 +9,12 @@
 # wheel of pysqlite3, locked like every other one. It exists for x86-64; on other machines `serve` warns.
 
 # Debian with its own Python, which gets its security fixes as long as Debian 12 does, and is smaller than the
-# usual image of Python. Both move with such fixes, which is why a build takes --pull now and then; what is ours is
-# locked by hash.
-ARG BASE_IMAGE=debian:bookworm-slim
+# usual image of Python. It is named by date and digest; what is ours is locked by hash. For a newer one, which has
+# Debian's fixes of the meantime:
+#
+#     docker buildx imagetools inspect debian:bookworm-slim
+#     docker build --build-arg BASE_IMAGE=debian:bookworm-slim@sha256:... .
+ARG BASE_IMAGE=debian:bookworm-20261005-slim@sha256:7c7b2c966bc9ee8cedfeef67e0e279108992c77681fa595db4a9d65c06ccc587
 
 FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
