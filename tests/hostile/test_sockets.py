@@ -16,8 +16,10 @@ import pytest
 
 from receiver.web.clients import MAX_UNPROVED_BODIES
 from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS
+from receiver.web.refusals import LOG_SECONDS
 from tests.support.memory import MIB, resident
 from tests.support.processes import (
+    API_TOKEN,
     PATIENCE,
     WEBHOOK,
     WEBHOOK_SECRET,
@@ -295,6 +297,60 @@ def test_requests_of_one_kind_share_a_line_of_the_log(
     for _ in range(100):
         assert statuses(exchanged(receiver, data)) == [status]
     assert len(receiver.program.lines) - before < 20
+
+
+def bad(path: str, *headers: str, method: str = "POST", body: bytes = b"{}") -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "Host: r", "Connection: close", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*lines, *headers, "", ""]).encode() + body
+
+
+PROVED = f"X-Webhook-Secret: {WEBHOOK_SECRET}"
+TOKEN = f"Authorization: Bearer {API_TOKEN}"
+
+BAD = {
+    "unproved": bad(WEBHOOK, "X-Webhook-Secret: wrong"),
+    "no-json": bad(WEBHOOK, PROVED, body=b"{"),
+    "no-completion": bad(WEBHOOK, PROVED),
+    "wrong-type": bad(WEBHOOK, PROVED, "Content-Type: text/plain"),
+    "too-large": bad(WEBHOOK, PROVED, body=b"x" * 300_000),
+    "cut-short": POST + f"{PROVED}\r\nContent-Length: 9\r\n\r\nx".encode(),
+    "wrong-method": bad(WEBHOOK, method="PUT"),
+    "no-token": bad("/jobs", method="GET"),
+    "wrong-token": bad("/jobs", "Authorization: Bearer wrong", method="GET"),
+    "cross-origin": bad("/jobs", TOKEN, "Origin: https://evil.example"),
+    "no-such-route": bad("/none", TOKEN),
+    "no-such-job": bad("/jobs/none", TOKEN, method="GET"),
+    "wrong-query": bad("/jobs?none=1", TOKEN, method="GET"),
+    "wrong-announcement": bad("/jobs", TOKEN, body=b"[]"),
+    "no-request": b"EHLO evil.example\r\n\r\n",
+    "ambiguous": bad(WEBHOOK, "Transfer-Encoding: chunked, identity"),
+    "too-many-headers": bad(WEBHOOK, *["X-A: b"] * 101),
+    "head-too-large": bad(WEBHOOK, "X-A: " + "b" * 70_000),
+}
+
+
+UNCOUNTED = {"wrong-method", "no-such-route", "no-such-job", "wrong-query", "wrong-announcement"}
+"""Mistakes of who may ask, and of nobody in particular: they write no line at all."""
+
+
+def test_bad_requests_of_all_kinds_write_a_line_for_each_reason_now_and_then(
+    receiver: ReceiverProcess,
+) -> None:
+    times = 40
+    refused = sum(receiver.get("/stats").json()["refusals"].values())
+    before, began = len(receiver.program.lines), time.monotonic()
+    for _ in range(times):
+        for kind, data in BAD.items():
+            with connected(receiver) as connection:
+                with contextlib.suppress(ConnectionError):
+                    connection.sendall(data)
+                    connection.shutdown(socket.SHUT_WR)
+                assert all(400 <= status < 500 for status in statuses(said(connection))), kind
+    rounds = 2 + (time.monotonic() - began) // LOG_SECONDS
+    written = receiver.program.lines[before:]
+    assert len(written) <= len(BAD) * rounds, "\n".join(written)
+    counted = sum(receiver.get("/stats").json()["refusals"].values()) - refused
+    assert counted == times * len(BAD.keys() - UNCOUNTED)
 
 
 # Bodies that do not end
