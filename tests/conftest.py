@@ -7,7 +7,11 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
+from tests.support.trust import trust_nobody
+
 pytest_plugins = ["tests.support.skips", "tests.faults.matrix"]
+
+trust_nobody()
 
 # No deadline: how long an example takes says more of the machine than of the code. In CI the same examples
 # each time, so that what fails there fails again at a developer's.

@@ -9,6 +9,7 @@ import pytest
 
 from receiver.sandbox.pictures import draw
 from tests.sandbox.harness import TOKEN, Neighbour, Sandbox
+from tests.support.trust import OUTSIDE
 
 SCRIPT = """
 import sys
@@ -43,7 +44,7 @@ def test_the_vendors_client_submits_asks_and_lists(tmp_path: Path, box: Sandbox,
     venv.create(tmp_path / "venv", symlinks=True)
     python = tmp_path / "venv" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "install", "--no-cache-dir", "ximilar-client==1.39.0"], check=True)
+    subprocess.run([*pip, "install", "--no-cache-dir", "ximilar-client==1.39.0"], check=True, env=OUTSIDE)
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     source = near.serve(draw(1, (40, 30), "jpg"))

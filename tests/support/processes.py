@@ -42,6 +42,7 @@ from receiver.sandbox.app import create_app
 from receiver.sandbox.options import Options
 from receiver.sandbox.server import Server as SandboxServer
 from receiver.telemetry import logs
+from tests.support.trust import AUTHORITY
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
@@ -58,7 +59,7 @@ PROOF = {"X-Webhook-Secret": WEBHOOK_SECRET}
 WEBHOOK = "/webhooks/ximilar"
 
 TRUST = httpx.create_ssl_context()
-"""For all clients of the tests: to read the system's certificates takes longer than many a test."""
+"""For all clients of the tests: without it, httpx reads the hundred authorities of certifi."""
 
 
 def settings(folder: Path, **more: str) -> dict[str, str]:
@@ -83,6 +84,7 @@ def environment(folder: Path, values: Mapping[str, str]) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         "HOME": str(folder),
         "AWS_EC2_METADATA_DISABLED": "true",
+        "SSL_CERT_FILE": str(AUTHORITY),
         "TERM": "dumb",
         **values,
     }
