@@ -1,4 +1,4 @@
-"""Twelve hundred objects in a real store over TLS: audited, damaged on purpose, rebuilt, and moved there."""
+"""A thousand objects in a real store over TLS: audited, damaged on purpose, rebuilt, and moved there."""
 
 import json
 import shutil
@@ -29,10 +29,10 @@ from tests.support.processes import Program, Programs, Receiver, command, run, s
 from tests.support.seaweed import Seaweed, seaweed
 from tests.support.waiting import eventually
 
-COUNT = 1_200
+COUNT = 1_010
 """More than a store lists on one page, and more than two of the ledger's pages."""
 
-MOVED = 600
+MOVED = 510
 """More than a page of a migration."""
 
 TOLD_BY_OBJECTS = "id, state, ref, format, width, height, bytes, sha256, uri, received_at"
