@@ -120,7 +120,7 @@ def test_each_job_can_be_followed_to_its_end_by_its_id(programs: Programs, host:
         receiver.post("/jobs", json={"id": "good"}).raise_for_status()
         receiver.deliver(completion("good", good, *SIZE))
         receiver.deliver(completion("large", url_of(host, "large", picture(2)), 4000, 3000))
-        receiver.deliver(completion("late", url_of(host, "late", Answer(status=500), life=1), *SIZE))
+        receiver.deliver(completion("late", url_of(host, "late", Answer(status=500), life=3), *SIZE))
         receiver.deliver({"id": "failed", "status": "FAILED"})
         for job_id in ("good", "large", "late", "failed"):
             receiver.ended(job_id)
@@ -171,9 +171,10 @@ def test_what_the_provider_is_asked_can_be_followed_too(programs: Programs, host
 
 
 def test_a_question_before_a_job_expires_can_be_followed_as_well(programs: Programs, host: Source) -> None:
-    url = url_of(host, "late", Answer(status=500), life=2)
-    host.offer(question("late"), Answer(status=401), says("late", url))
     with programs.receiver(settings(programs.folder, **asking(host))) as receiver:
+        # Its life begins here: a URL that is dead when it comes is not believed to have had one.
+        url = url_of(host, "late", Answer(status=500), life=3)
+        host.offer(question("late"), Answer(status=401), says("late", url))
         receiver.deliver(completion("late", url, *SIZE))
         assert receiver.ended("late")["state"] == "expired"
 

@@ -228,8 +228,8 @@ def test_a_list_that_is_interrupted_at_any_point_is_submitted_exactly_once(
                 assert code == (130 if how is signal.SIGINT else -signal.SIGKILL)
             if how is signal.SIGINT:
                 assert any("the same command goes on from here" in line for line in program.lines)
-        with it.submitting("--from", str(path)) as program:
-            assert program.process.wait(60) == 0, program.log
+        rest = it.submit("--from", str(path))
+        assert rest.returncode == 0, rest.stderr
         assert it.urls_of_the_provider() == Counter(urls)
         if "--drop" not in faults:
             eventually(lambda: it.archived() == len(urls))

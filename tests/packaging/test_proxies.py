@@ -41,7 +41,9 @@ from tests.support.processes import (
 from tests.support.proxies import NAMES, SHIPPED, Front, front
 from tests.support.waiting import eventually
 
-RESTARTS = 5
+RESTARTS = 2
+"""The second shows what the first left behind; a third would show nothing else."""
+
 POSTS_A_SECOND = 20
 WHILE_UP, WHILE_DOWN = 8, 10
 """Deliveries between a start and a stop, and between a stop and a start."""
@@ -128,7 +130,7 @@ class Deliveries:
 
 
 @pytest.mark.timeout(300)
-def test_no_delivery_is_refused_over_five_restarts(proxy: Front, programs: Programs) -> None:
+def test_no_delivery_is_refused_over_restarts(proxy: Front, programs: Programs) -> None:
     deliveries = Deliveries(proxy)
     with ThreadPoolExecutor(1) as pool:
         try:
