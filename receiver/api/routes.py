@@ -139,12 +139,8 @@ class Api:
                 raise
             place = await self.archive.locate(moved.stored, job.image)
         if isinstance(place, Path):
-            # Asked for a part, the whole is an honest answer too (RFC 9110, 14.2), and cannot be refused.
-            request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
             name = f"{job_id}.{job.image.extension}" if job.image.accepted else None  # a download
-            return FileResponse(
-                place, media_type=job.image.content_type, headers=IMAGE_HEADERS, filename=name
-            )
+            return _whole_file(request, place, job.image.content_type, name)
         return RedirectResponse(
             place, 302, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
         )
@@ -160,13 +156,9 @@ class Api:
         """``GET /jobs/{id}/refused``: the bytes that verification refused, as a download."""
         params.nothing(request.query_params)
         found = await acceptance.find_refused(self.ledger, self.spool, request.path_params["id"])
-        request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
-        return FileResponse(
-            found.path,
-            media_type="application/octet-stream",
-            headers={**IMAGE_HEADERS, "ETag": f'"{found.image.sha256}"'},
-            filename=f"{found.job.id}.bin",
-        )
+        answer = _whole_file(request, found.path, "application/octet-stream", f"{found.job.id}.bin")
+        answer.headers["ETag"] = f'"{found.image.sha256}"'
+        return answer
 
     async def accept(self, request: Request) -> Response:
         """``POST /jobs/{id}/accept``: let refused bytes be archived as they are."""
@@ -249,6 +241,12 @@ class Api:
 
     def _overdue_before(self) -> int:
         return overdue_cutoff(self.now(), self.overdue_after)
+
+
+def _whole_file(request: Request, path: Path, media_type: str, download_as: str | None) -> Response:
+    # Asked for a part, the whole is an honest answer too (RFC 9110, 14.2), and cannot be refused.
+    request.scope["headers"] = [pair for pair in request.headers.raw if pair[0] != b"range"]
+    return FileResponse(path, media_type=media_type, headers=IMAGE_HEADERS, filename=download_as)
 
 
 def _with_tag(job_id: str, found: tuple[Job, Sequence[Event]] | None) -> tuple[Job, Response]:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.text import Text
 
 from receiver.bootstrap.factories import open_spool
 from receiver.cli import output
@@ -42,9 +41,7 @@ def accept(
     found = asyncio.run(_find(config, job_id))
     asks = not yes and not dry_run and sys.stdin.isatty() and sys.stderr.isatty()
     if asks or not as_json:
-        console = Console(stderr=asks, soft_wrap=True, highlight=False)
-        for name, value in _document(found).items():
-            console.print(Text(output.safe(f"{name:<11} {'unknown' if value is None else value}")))
+        output.facts(_document(found), Console(stderr=asks, soft_wrap=True))
     done = not dry_run and (yes or (asks and is_wanted("Archive these bytes as they are? [y/N] ")))
     if done:
         asyncio.run(_accept(config, found))

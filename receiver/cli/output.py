@@ -135,25 +135,32 @@ def job(job: Job, history: Sequence[Event], *, as_json: bool) -> None:
         print_json({**serializers.job(job), "history": [serializers.event(event) for event in history]})
         return
     console = Console(soft_wrap=True)
-    known = [(name, str(value)) for name, value in _flat(serializers.job(job)) if value is not None]
+    facts(serializers.job(job), console)
     if not console.is_terminal:
-        for pair in known:
-            print_line(pair)
         for event in history:
             line = serializers.event(event)
             print_line([line[name] or "" for name in ("at", "event", "from", "to", "reason", "detail")])
         return
-    for name, text in known:
-        # A screen may be watched: keys in URLs are shown to programs alone, as on the status page.
-        plain = serializers.plain_url(text) if name.endswith("_url") else text
-        shown = Text(safe(plain), style=COLOURS[job.state] if name == "state" else "")
-        console.print(Text(f"{name:<18}", style="dim"), shown)
     console.print()
     for event in history:
         move = event.after.value if event.before in (None, event.after) else f"{event.before} → {event.after}"
         said = ": ".join(filter(None, (event.reason, serializers.detail_without_keys(event))))
         why = f"  {said}" if said else ""
         console.print(Text(f"{serializers.time(event.at)}  {event.event:<15} {move}{safe(why)}"))
+
+
+def facts(document: Mapping[str, Any], console: Console) -> None:
+    """Print what is known of a thing, each fact on a line."""
+    for name, value in _flat(document):
+        if value is None:
+            continue
+        text = str(value)
+        if not console.is_terminal:
+            print_line((name, text))
+            continue
+        # A screen may be watched: keys in URLs are shown to programs alone, as on the status page.
+        plain = serializers.plain_url(text) if name.endswith("_url") else text
+        console.print(Text(f"{name:<18}", style="dim"), Text(safe(plain), style=_style(name, text)))
 
 
 def safe(text: str) -> str:

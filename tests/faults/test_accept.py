@@ -94,7 +94,7 @@ def test_refused_bytes_are_accepted_by_the_command_beside_the_server(
         "refused_at": refused["error"]["at"],
     }
     assert told.returncode == 1
-    assert sha256(content) in told.stdout
+    assert f"sha256\t{sha256(content)}\nreason\t{reason}\n" in told.stdout
     assert "nothing was done; --yes does it" in told.stderr
     assert (done.returncode, json.loads(done.stdout)["accepted"]) == (0, True)
     assert (again.returncode, again.stderr) == (
