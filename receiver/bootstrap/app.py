@@ -118,12 +118,11 @@ async def open_receiver(
         if reconciler is not None:
             reconciler.start()
             stack.push_async_callback(reconciler.stop)
-        pruner = Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock)
-        pruner.start()
-        stack.push_async_callback(pruner.stop)
-        relocator = Relocator(ledger, archive, locator)
-        relocator.start()
-        stack.push_async_callback(relocator.stop)
+        maintenance = (
+            Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock).run(),
+            Relocator(ledger, archive, locator).run(),
+        )
+        stack.push_async_callback(cancel, [asyncio.create_task(work) for work in maintenance])
         stopping = asyncio.Event()
         feed = await stack.enter_async_context(Feed(ledger, stopping))
         await factories.open_outgoing_webhooks(config, ledger, feed, stack)

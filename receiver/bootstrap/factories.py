@@ -32,7 +32,8 @@ from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
 from receiver.pipeline.spool import Spool
 from receiver.pipeline.worker import Worker
 from receiver.providers.ximilar.client import OnResult, Ximilar
-from receiver.reconcile.reconciler import Plan, Reconciler
+from receiver.reconcile.listing import Plan
+from receiver.reconcile.reconciler import Reconciler
 from receiver.submission import settlement
 from receiver.verify.decoder import Limits
 from receiver.verify.verifier import Verifier

@@ -54,7 +54,7 @@ def load_checked_config() -> tuple[Config, Mapping[str, str]]:
 async def settle_moved_archive(ledger: Ledger, archive: Inventory, environ: Mapping[str, str]) -> None:
     """Record where the images of the archive lie, if it was moved, and tell of it."""
     async with contextlib.aclosing(ArchiveLocator(archive, environ)) as locator:
-        if count := await Relocator(ledger, archive, locator).settle():
+        if count := await Relocator(ledger, archive, locator).record_moved():
             typer.echo(f"The archive was moved: {count} images are recorded in {archive.uri} now.", err=True)
 
 

@@ -7,8 +7,9 @@ from pathlib import PurePosixPath
 from typing import TypeVar
 from urllib.parse import unquote
 
-from receiver.archive.base import Inventory, ListedObject, ObjectInfo
+from receiver.archive.base import Depth, Inventory, ListedObject, ObjectInfo
 from receiver.core.errors import ArchiveError
+from receiver.core.jobs import StoredObject
 from receiver.ledger import Ledger
 from receiver.operations.checkpoint import Checkpoint, Finding
 
@@ -61,7 +62,7 @@ class ArchiveScan:
                 if listed.unreadable is None:
                     readable.append(listed)
                 else:
-                    self.report(None, listed.uri, "archive.unreadable", listed.unreadable)
+                    self.report(finding(None, listed.uri, "archive.unreadable", listed.unreadable))
             yield readable, await _unknown(self.ledger, readable)
             checkpoint.counts["objects"] += len(page)
             checkpoint.position["after_object"] = page[-1].uri
@@ -73,9 +74,20 @@ class ArchiveScan:
         await self.throttle()
         return await retry_unavailable(inspect, self.sleep)
 
-    def report(self, job_id: str | None, uri: str | None, reason: str, detail: str) -> None:
-        self.checkpoint.add(finding(job_id, uri, reason, detail))
-        self.checkpoint.counts[reason] += 1
+    async def inspect_listed(self, listed: ListedObject, depth: Depth) -> ObjectInfo | Finding | None:
+        """Inspect an object of a page. Return a finding if it is unreadable, ``None`` if it is gone."""
+        stored = StoredObject(listed.uri)
+        try:
+            return await self.inspect(lambda: self.archive.inspect(stored, depth))
+        except ArchiveError as error:
+            if error.reason not in UNREADABLE:
+                raise
+            gone = error.reason == "archive.missing"
+            return None if gone else finding(None, listed.uri, error.reason, error.detail)
+
+    def report(self, found: Finding) -> None:
+        self.checkpoint.add(found)
+        self.checkpoint.counts[found["reason"]] += 1
 
 
 def finding(job_id: str | None, uri: str | None, reason: str, detail: str) -> Finding:

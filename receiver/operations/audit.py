@@ -12,7 +12,8 @@ from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.ledger import ArchivedJob, AuditFinding
-from receiver.operations.archive_scan import UNREADABLE, ArchiveScan, has_objects
+from receiver.operations.archive_scan import UNREADABLE, ArchiveScan, finding, has_objects
+from receiver.operations.checkpoint import Finding
 
 PAGE = 500
 """Jobs in one commit."""
@@ -60,7 +61,7 @@ class Auditor:
                 if (wrong := damage.get(numbered.seq)) is not None:
                     job = numbered.job
                     assert job.stored is not None
-                    self.scan.report(job.id, job.stored.uri, wrong.reason, wrong.detail)
+                    self.scan.report(finding(job.id, job.stored.uri, wrong.reason, wrong.detail))
             counts["jobs"] += len(page)
             position["after_job"] = page[-1].seq
             await self.scan.checkpoint.save()
@@ -94,35 +95,27 @@ class Auditor:
         async for _, unknown in self.scan.pages(lambda done: on_progress("objects", done)):
             for found in await map_concurrently(unknown, self.scan.concurrency, self._check_object):
                 if found is not None:
-                    self.scan.report(*found)
+                    self.scan.report(found)
 
-    async def _check_object(self, listed: ListedObject) -> tuple[str | None, str, str, str] | None:
-        """Return what is wrong with an object whose key names no job archived there: a finding's fields."""
-        stored = StoredObject(listed.uri)
-        try:
-            info = await self.scan.inspect(lambda: self.scan.archive.inspect(stored, Depth.QUICK))
-        except ArchiveError as error:
-            if error.reason == "archive.unreadable":
-                return None, listed.uri, error.reason, error.detail
-            if error.reason != "archive.missing":
-                raise
-            return None  # removed meanwhile
+    async def _check_object(self, listed: ListedObject) -> Finding | None:
+        """Return what is wrong with an object whose key names no job archived there."""
+        info = await self.scan.inspect_listed(listed, Depth.QUICK)
+        if not isinstance(info, ObjectInfo):
+            return info
         job_id = info.metadata.get("job-id")
         if job_id is None:
-            return None, listed.uri, "archive.foreign", "It names no job."
+            return finding(None, listed.uri, "archive.foreign", "It names no job.")
         job = await self.scan.ledger.job(job_id)
-        if job is None:
-            detail = f"It names job {job_id}, which the ledger does not know; `receiver rebuild` takes it in."
-            return job_id, listed.uri, "archive.foreign", detail
-        if job.stored is not None and job.state is State.ARCHIVED:
+        if job is not None and job.state is State.ARCHIVED and job.stored is not None:
             if job.stored.uri == listed.uri:
                 return None
             detail = f"Job {job_id} is archived as {job.stored.uri}."
-            return job_id, listed.uri, "archive.duplicate", detail
-        if job.state is State.FETCHED:
+            return finding(job_id, listed.uri, "archive.duplicate", detail)
+        if job is not None and job.state is State.FETCHED:
             return None  # being archived at this moment
-        detail = f"It names job {job_id}, which is {job.state}; `receiver rebuild` takes it in."
-        return job_id, listed.uri, "archive.foreign", detail
+        what = "the ledger does not know" if job is None else f"is {job.state}"
+        detail = f"It names job {job_id}, which {what}; `receiver rebuild` takes it in."
+        return finding(job_id, listed.uri, "archive.foreign", detail)
 
 
 def mismatch(info: ObjectInfo, job_id: str, image: Image, stored: StoredObject) -> tuple[str, str] | None:

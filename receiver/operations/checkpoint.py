@@ -17,7 +17,7 @@ from typing import Any, Self
 from receiver.core.errors import LedgerError
 from receiver.ledger import Ledger, open_for_owner
 
-Finding = Mapping[str, Any]
+Finding = dict[str, Any]
 """``job``, ``uri``, ``reason`` and ``detail``; the first two can be ``None``."""
 
 
@@ -68,11 +68,12 @@ class Checkpoint:
             saved = {} if from_start else json.loads(await ledger.checkpoint(name) or "{}")
             resumed = (
                 saved.get("plan") == plan
+                and "position" in saved  # an earlier version called it otherwise
                 and saved["finished_at"] is None
                 and saved["findings_bytes"] <= os.fstat(file).st_size
             )
             if not resumed:
-                saved = {"began_at": now, "place": {}, "counts": {}, "findings_bytes": 0}
+                saved = {"began_at": now, "position": {}, "counts": {}, "findings_bytes": 0}
             os.ftruncate(file, saved["findings_bytes"])
         except BaseException:
             os.close(file)
@@ -84,7 +85,7 @@ class Checkpoint:
             plan=plan,
             resumed=resumed,
             began_at=saved["began_at"],
-            position=saved["place"],
+            position=saved["position"],
             counts=Counter(saved["counts"]),
             end=saved["findings_bytes"],
         )
@@ -115,7 +116,7 @@ class Checkpoint:
             "plan": self.plan,
             "began_at": self.began_at,
             "finished_at": finished_at,
-            "place": self.position,
+            "position": self.position,
             "counts": self.counts,
             "findings_bytes": self.end,
         }

@@ -8,10 +8,9 @@ from receiver.archive import metadata
 from receiver.archive.base import Depth, ListedObject, ObjectInfo
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.concurrency import map_concurrently
-from receiver.core.errors import ArchiveError
-from receiver.core.jobs import StoredObject
 from receiver.ledger import Rebuilt
-from receiver.operations.archive_scan import ArchiveScan
+from receiver.operations.archive_scan import ArchiveScan, finding
+from receiver.operations.checkpoint import Finding
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,41 +35,33 @@ class Rebuilder:
             outcomes = await asyncio.gather(*(self.scan.ledger.rebuild(image) for image in images))
             for image, outcome in zip(images, outcomes, strict=True):
                 counts[outcome] += 1
+                where = image.id, image.stored.uri
                 if outcome is Rebuilt.DUPLICATE:
                     detail = f"Job {image.id} is archived elsewhere."
-                    self.scan.report(image.id, image.stored.uri, "archive.duplicate", detail)
+                    self.scan.report(finding(*where, "archive.duplicate", detail))
                 elif outcome is Rebuilt.CONFLICT:
                     detail = f"The ledger knows another image of job {image.id}."
-                    self.scan.report(image.id, image.stored.uri, "archive.mislabelled", detail)
-            for one in found:
-                if isinstance(one, tuple):
-                    self.scan.report(*one)
+                    self.scan.report(finding(*where, "archive.mislabelled", detail))
+            for wrong in found:
+                if isinstance(wrong, dict):
+                    self.scan.report(wrong)
         await self.scan.checkpoint.save(finished_at=self.scan.now())
 
-    async def _read(self, listed: ListedObject) -> ArchivedImage | tuple[str | None, str, str, str] | None:
-        """Return the image that an object holds, or, where no job can be rebuilt, a finding's fields."""
-        try:
-            info = await self._inspect(listed, Depth.PROVED)
-            image = metadata.read(info)
-            if image is not None and info.sha256 is None:
-                info = await self._inspect(listed, Depth.DEEP)
-        except ArchiveError as error:
-            if error.reason == "archive.unreadable":
-                return None, listed.uri, error.reason, error.detail
-            if error.reason != "archive.missing":
-                raise
-            return None  # removed meanwhile
+    async def _read(self, listed: ListedObject) -> ArchivedImage | Finding | None:
+        """Return the image that an object holds, or why no job can be rebuilt from it."""
+        info = await self.scan.inspect_listed(listed, Depth.PROVED)
+        image = metadata.read(info) if isinstance(info, ObjectInfo) else None
+        if isinstance(info, ObjectInfo) and image is not None and info.sha256 is None:
+            info = await self.scan.inspect_listed(listed, Depth.DEEP)
+        if not isinstance(info, ObjectInfo):
+            return info
         job_id = info.metadata.get("job-id")
+        if image is None and job_id is None:
+            return finding(None, listed.uri, "archive.foreign", "It names no job.")
         if image is None:
-            if job_id is None:
-                return None, listed.uri, "archive.foreign", "It names no job."
             detail = "Its metadata are not those of an archived image."
-            return job_id, listed.uri, "archive.mislabelled", detail
+            return finding(job_id, listed.uri, "archive.mislabelled", detail)
         if info.sha256 != image.image.sha256:
             detail = f"Its SHA-256 is {info.sha256} instead of {image.image.sha256}."
-            return job_id, listed.uri, "archive.altered", detail
+            return finding(job_id, listed.uri, "archive.altered", detail)
         return image
-
-    async def _inspect(self, listed: ListedObject, depth: Depth) -> ObjectInfo:
-        stored = StoredObject(listed.uri)
-        return await self.scan.inspect(lambda: self.scan.archive.inspect(stored, depth))

@@ -4,16 +4,15 @@ A server looks once, at its start: images are gone from where they lay, and are 
 the archive that it has now. `ArchiveLocator` reads them from there meanwhile.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
 
 from receiver.archive import moved
 from receiver.archive.base import Depth, Inventory, ObjectInfo
-from receiver.core.concurrency import cancel, map_concurrently, run_forever
+from receiver.core.concurrency import map_concurrently, run_forever
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject
 from receiver.ledger import ArchivedJob, Ledger
@@ -54,29 +53,21 @@ class Relocator:
     ledger: Ledger
     archive: Inventory
     locator: Inspector
-    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
-    def start(self, sleep: Callable[[float], Awaitable[object]] = asyncio.sleep) -> None:
-        """Settle in the background, again and again until the archive answers."""
+    async def run(self) -> None:
+        """Look now, and again until the archives answer. It can be cancelled anywhere."""
 
         async def step() -> float | None:
             try:
-                if count := await self.settle():
+                if count := await self.record_moved():
                     log.info("archive moved", images=count, to=self.archive.uri)
             except ArchiveError:  # the worker's probes report it
                 return RETRY_SECONDS
             return None
 
-        self._task = asyncio.create_task(
-            run_forever(step, log, retry=RETRY_SECONDS, sleep=sleep), name="relocation"
-        )
+        await run_forever(step, log, retry=RETRY_SECONDS)
 
-    async def stop(self) -> None:
-        """Stop; it can be interrupted anywhere."""
-        if self._task is not None:
-            await cancel([self._task])
-
-    async def settle(self) -> int:
+    async def record_moved(self) -> int:
         """Find out whether archives were moved here, and record it. Return how many images were.
 
         Raises:
@@ -84,15 +75,15 @@ class Relocator:
             LedgerError: the ledger cannot be read or written.
         """
         roots: set[str] = set()
-        async for one in spread(self.ledger, "", self.archive):
-            if not _stored(one).uri.startswith(tuple(roots)):
-                _, root = await self._look(one)
+        async for archived in spread(self.ledger, "", self.archive):
+            if not _stored(archived).uri.startswith(tuple(roots)):
+                _, root = await self._look(archived)
                 roots |= {root} if root is not None else set()
         return sum([await self._follow(root) for root in roots])
 
     async def _follow(self, root: str) -> int:
         """Record which images of a former archive lie here, unless some still lie where they lay."""
-        looked = [await self._look(one) async for one in spread(self.ledger, root, self.archive)]
+        looked = [await self._look(archived) async for archived in spread(self.ledger, root, self.archive)]
         if not all(gone for gone, _ in looked):
             return 0
         some_lost = any(found != root for _, found in looked)
@@ -101,13 +92,13 @@ class Relocator:
             here: Sequence[ArchivedJob] = page
             if some_lost:  # the former place may only be unreachable: what is not here keeps its address
                 looked = await map_concurrently(page, CONCURRENCY, self._look)
-                here = [one for one, (_, found) in zip(page, looked, strict=True) if found == root]
+                here = [archived for archived, (_, found) in zip(page, looked, strict=True) if found == root]
             count += await _record(self.ledger, self.archive, root, here)
         return count
 
-    async def _look(self, one: ArchivedJob) -> tuple[bool, str | None]:
+    async def _look(self, archived: ArchivedJob) -> tuple[bool, str | None]:
         """Return whether an image is gone from where it lay, and from which root it was moved here, if so."""
-        stored, image = _stored(one), one.job.image
+        stored, image = _stored(archived), archived.job.image
         assert image is not None
         try:
             await self.locator.inspect(stored, Depth.QUICK)
@@ -144,22 +135,22 @@ async def move(
     """
     findings: list[Finding] = []
 
-    async def is_there(one: ArchivedJob) -> bool:
-        assert one.job.image is not None
-        there = target.object_at(moved.key_below(root, _stored(one).uri))
+    async def is_there(archived: ArchivedJob) -> bool:
+        assert archived.job.image is not None
+        there = target.object_at(moved.key_below(root, _stored(archived).uri))
         try:
-            if await moved.holds(target, there, one.job.image):
+            if await moved.holds(target, there, archived.job.image):
                 return True
-            findings.append(finding(one.job.id, there.uri, "archive.altered", "It holds other bytes."))
+            findings.append(finding(archived.job.id, there.uri, "archive.altered", "It holds other bytes."))
         except ArchiveError as error:
             if error.reason not in UNREADABLE:
                 raise
-            findings.append(finding(one.job.id, there.uri, error.reason, error.detail))
+            findings.append(finding(archived.job.id, there.uri, error.reason, error.detail))
         return False
 
     checked = count = 0
     if not check_all:
-        sample = [one async for one in spread(ledger, root, target)]
+        sample = [archived async for archived in spread(ledger, root, target)]
         await map_concurrently(sample, concurrency, is_there)
         checked = len(sample)
         if findings:
@@ -168,7 +159,7 @@ async def move(
         there: Sequence[ArchivedJob] = page
         if check_all:
             found = await map_concurrently(page, concurrency, is_there)
-            there = [one for one, is_so in zip(page, found, strict=True) if is_so]
+            there = [archived for archived, is_so in zip(page, found, strict=True) if is_so]
             checked += len(page)
         count += await _record(ledger, target, root, there)
         on_progress(checked if check_all else count)
@@ -189,9 +180,9 @@ async def spread(ledger: Ledger, root: str, target: Inventory) -> AsyncIterator[
         after = max(at, first + (last - first) * number // (SAMPLE - 1) - 1)
         if after >= last:
             return
-        (one,) = await ledger.archived_jobs(after=after, limit=1, inside=root, outside=outside)
-        yield one
-        at = one.seq
+        (archived,) = await ledger.archived_jobs(after=after, limit=1, inside=root, outside=outside)
+        yield archived
+        at = archived.seq
 
 
 async def _pages(ledger: Ledger, root: str, target: Inventory) -> AsyncIterator[tuple[ArchivedJob, ...]]:
@@ -203,12 +194,16 @@ async def _pages(ledger: Ledger, root: str, target: Inventory) -> AsyncIterator[
 
 async def _record(ledger: Ledger, target: Inventory, root: str, page: Sequence[ArchivedJob]) -> int:
     addresses = [
-        (one.seq, _stored(one).uri, target.object_at(moved.key_below(root, _stored(one).uri)).uri)
-        for one in page
+        (
+            archived.seq,
+            _stored(archived).uri,
+            target.object_at(moved.key_below(root, _stored(archived).uri)).uri,
+        )
+        for archived in page
     ]
     return await ledger.readdress(addresses) if addresses else 0
 
 
-def _stored(one: ArchivedJob) -> StoredObject:
-    assert one.job.stored is not None
-    return one.job.stored
+def _stored(archived: ArchivedJob) -> StoredObject:
+    assert archived.job.stored is not None
+    return archived.job.stored

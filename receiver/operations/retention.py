@@ -3,13 +3,13 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
 from receiver.core.clock import milliseconds
-from receiver.core.concurrency import cancel, run_forever
+from receiver.core.concurrency import run_forever
 from receiver.intake.authentication import TICKET_LIFETIME
 from receiver.ledger import Ledger, LedgerReader, PruneBatch, RecordKind
 
@@ -39,10 +39,9 @@ class Pruner:
     keep: timedelta
     now: Callable[[], int]
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    _task: asyncio.Task[None] | None = field(default=None, init=False)
 
-    def start(self) -> None:
-        """Start the hourly rounds; the first begins at once."""
+    async def run(self) -> None:
+        """Remove old records now, and once an hour until cancelled, at any point."""
 
         async def step() -> float:
             removed = await self.round()
@@ -50,14 +49,7 @@ class Pruner:
                 log.info("pruned", **removed)
             return EVERY_SECONDS
 
-        self._task = asyncio.create_task(
-            run_forever(step, log, retry=EVERY_SECONDS, sleep=self.sleep), name="pruning"
-        )
-
-    async def stop(self) -> None:
-        """Stop; a round can be interrupted anywhere."""
-        if self._task is not None:
-            await cancel([self._task])
+        await run_forever(step, log, retry=EVERY_SECONDS, sleep=self.sleep)
 
     async def round(self, on_progress: OnProgress | None = None) -> Mapping[str, int]:
         """Remove everything old. Return the number of removed rows by table.

@@ -14,10 +14,9 @@ from receiver.core.errors import ArchiveError, ReceiverError, SpoolError
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.ledger import Claim, Ledger
-from receiver.pipeline import outcomes
+from receiver.pipeline import failures, outcomes
 from receiver.pipeline.circuit_breaker import CircuitBreaker
 from receiver.pipeline.existing_object import ExistingObjectVerifier
-from receiver.pipeline.failures import FailureRecorder
 from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
 from receiver.pipeline.spool import Spool
@@ -45,7 +44,6 @@ class ArchiveStage:
     failpoint: Failpoint = no_failpoint
 
     def __post_init__(self) -> None:
-        self._failures = FailureRecorder(self.ledger, self.spool)
         self._existing_object = ExistingObjectVerifier(self.archive, self.spool, self.verifier)
         self.pool = WorkerPool("archive", self.concurrency, self._claim, self._archive_image, self._on_bug)
         self.breaker = CircuitBreaker(self.archive, on_recovery=self.pool.wake.set)
@@ -72,9 +70,9 @@ class ArchiveStage:
         except ArchiveError as error:
             if self._decide(claim, error).action is not Action.EXAMINE:
                 raise
-            shown = await self._existing_object.verify(claim, self.archive.object_at(item.key))
-            if await persist(lambda: self.ledger.recognised(claim, shown), log):
-                log.warning("recognised", job=job.id, uri=shown.stored.uri, sha256=shown.image.sha256)
+            found = await self._existing_object.verify(claim, self.archive.object_at(item.key))
+            if await persist(lambda: self.ledger.recognised(claim, found), log):
+                log.warning("recognised", job=job.id, uri=found.stored.uri, sha256=found.image.sha256)
                 await self.spool.remove(item.path)
             return
         self.breaker.record_success()
@@ -106,7 +104,7 @@ class ArchiveStage:
         decision = self._decide(claim, error, examined=True)
         if decision.pause and isinstance(error, ArchiveError):
             self.breaker.record_failure(error, claim.job.id)
-        await self._failures.record(claim, decision, error)
+        await failures.record(self.ledger, self.spool, claim, decision, error)
 
     def _decide(self, claim: Claim, error: ReceiverError, *, examined: bool = False) -> outcomes.Decision:
         return outcomes.after_upload(error, claim.job, self.now(), self.jitter, examined=examined)

@@ -25,8 +25,8 @@ class CircuitBreaker:
     def __init__(self, archive: Archive, on_recovery: Callable[[], None]) -> None:
         self._archive = archive
         self._on_recovery = on_recovery
-        self._tripped = asyncio.Event()
-        self._tripped.set()
+        self._paused = asyncio.Event()
+        self._paused.set()
         self.error: ArchiveError | None = None
         """Why the archive refuses; ``None`` unless the last probe failed, or uploads of several jobs."""
         self._failed: set[str] = set()  # jobs whose upload failed since one succeeded
@@ -34,7 +34,7 @@ class CircuitBreaker:
 
     @property
     def allows_uploads(self) -> bool:
-        return not self._tripped.is_set()
+        return not self._paused.is_set()
 
     def record_failure(self, error: ArchiveError, job_id: str) -> None:
         """Allow no more uploads: one failed for a reason that need not be its object's own.
@@ -44,7 +44,7 @@ class CircuitBreaker:
         self._failed.add(job_id)
         if len(self._failed) > 1:
             self._note(error)
-        self._tripped.set()
+        self._paused.set()
 
     def record_success(self) -> None:
         """Begin the intervals anew: an upload succeeded."""
@@ -54,12 +54,12 @@ class CircuitBreaker:
     async def run(self) -> None:
         """Probe whenever uploads are not allowed, until cancelled."""
         while True:
-            await self._tripped.wait()
+            await self._paused.wait()
             await asyncio.sleep(self._wait.seconds)
             self._wait.grow()
             if await self._probe():
                 self.error = None
-                self._tripped.clear()
+                self._paused.clear()
                 self._on_recovery()
 
     async def _probe(self) -> bool:

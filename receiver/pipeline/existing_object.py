@@ -1,8 +1,7 @@
 """Checks whether an object that has a job's key already is the job's own image, archived before.
 
-So it is after a crash between an object's proof and the record of it. So it is, too, with a restored ledger,
-where the image was fetched again and other bytes came. The ledger knows nothing of the object any more:
-everything is proved again.
+That happens after a crash between an upload and its record, and after an older ledger was restored. The
+ledger does not know the object then, so its metadata, bytes and pixels are all checked again.
 """
 
 import asyncio

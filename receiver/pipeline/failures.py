@@ -14,38 +14,34 @@ from receiver.pipeline.spool import Spool
 log = structlog.get_logger("receiver.worker")
 
 
-class FailureRecorder:
-    """Records decisions about failed attempts in the ledger."""
+async def record(
+    ledger: Ledger, spool: Spool, claim: Claim, decision: Decision, error: ReceiverError
+) -> None:
+    """Apply a decision, however long the ledger cannot be written.
 
-    def __init__(self, ledger: Ledger, spool: Spool) -> None:
-        self._ledger = ledger
-        self._spool = spool
+    It is neither `Action.ASK` nor `Action.EXAMINE`, which the stages do themselves.
+    """
 
-    async def record(self, claim: Claim, decision: Decision, error: ReceiverError) -> None:
-        """Apply a decision, however long the ledger cannot be written.
-
-        It is neither `Action.ASK` nor `Action.EXAMINE`, which the stages do themselves.
-        """
-        if decision.action is Action.FETCH_AGAIN and claim.job.spool is not None:
-            # Before the record: after it the image may be fetched anew, and lies under the same name.
-            with suppress(SpoolError):
-                await self._spool.remove(self._spool.path(claim.job.spool))
-        if await persist(lambda: self._write(claim, decision, error), log):
-            _log(claim.job, decision.action, error)
-
-    async def _write(self, claim: Claim, decision: Decision, error: ReceiverError) -> bool:
+    async def write() -> bool:
         match decision.action:
             case Action.RETRY | Action.ASK_AGAIN:
-                return await self._ledger.retry_later(
+                return await ledger.retry_later(
                     claim, decision.at, error, suspect=decision.suspect, deadline=decision.deadline
                 )
             case Action.REJECT:
-                return await self._ledger.rejected(claim, error)
+                return await ledger.rejected(claim, error)
             case Action.EXPIRE:
-                return await self._ledger.expired(claim)
+                return await ledger.expired(claim)
             case Action.FETCH_AGAIN:
-                return await self._ledger.spool_lost(claim, error)
+                return await ledger.spool_lost(claim, error)
         raise ValueError(f"a stage does this itself: {decision.action}")
+
+    if decision.action is Action.FETCH_AGAIN and claim.job.spool is not None:
+        # Before the record: after it the image may be fetched anew, and lies under the same name.
+        with suppress(SpoolError):
+            await spool.remove(spool.path(claim.job.spool))
+    if await persist(write, log):
+        _log(claim.job, decision.action, error)
 
 
 def _log(job: Job, action: Action, error: ReceiverError) -> None:

@@ -26,14 +26,13 @@ from receiver.core.errors import (
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step, StepName
 from receiver.core.jobs import Image, Job
-from receiver.fetch.download import Fetcher
+from receiver.fetch.download import Download, Fetcher
 from receiver.ledger import Claim, Ledger, most_further_attempts
-from receiver.pipeline import outcomes
-from receiver.pipeline.failures import FailureRecorder
+from receiver.pipeline import failures, outcomes
 from receiver.pipeline.fetch_windows import FetchWindows
 from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
-from receiver.pipeline.spool import Spool, SpoolFile
+from receiver.pipeline.spool import Spool
 from receiver.providers.ximilar.client import Ximilar
 from receiver.verify.decoder import ExpectedSize
 from receiver.verify.verifier import Verifier
@@ -59,8 +58,7 @@ class FetchPlan:
     """How images are fetched, and how long one download, or one question to the provider, may take.
 
     ``url_lifetime`` is of URLs that do not state their end. ``reject_after`` is how long the same wrong
-    answer has to come. With ``confirm``, the provider itself confirms
-    each delivery first.
+    answer has to come. With ``confirm``, the provider itself confirms each delivery first.
     """
 
     concurrency: int
@@ -90,7 +88,6 @@ class FetchStage:
     failpoint: Failpoint = no_failpoint
 
     def __post_init__(self) -> None:
-        self._failures = FailureRecorder(self.ledger, self.spool)
         self._windows = FetchWindows(self.plan.concurrency, self.fetcher.limits.min_rate)
         self._spool_was_full = False
         self._decoder_was_missing = False
@@ -141,7 +138,7 @@ class FetchStage:
 
     async def _fetch(self, claim: Claim) -> None:
         part = self.spool.part(claim.holder)
-        whole: SpoolFile | None = None
+        whole: Download | None = None
         try:
             claim = await self._confirmed(claim)
             whole = await self._recovered_file(claim.job.id) or await self._download(claim, part)
@@ -186,7 +183,7 @@ class FetchStage:
         """Return whether the provider must confirm what was delivered, and has not done so yet."""
         return self.plan.confirm and job.confirmed_at is None
 
-    async def _recovered_file(self, job_id: str) -> SpoolFile | None:
+    async def _recovered_file(self, job_id: str) -> Download | None:
         name = self.recovered_files.get(job_id)
         if name is None:
             return None
@@ -196,7 +193,7 @@ class FetchStage:
             del self.recovered_files[job_id]
         return whole
 
-    async def _download(self, claim: Claim, part: Path) -> SpoolFile:
+    async def _download(self, claim: Claim, part: Path) -> Download:
         assert claim.job.image_url is not None
         # The URL's end is no limit here: the host checks it when the request comes, and a body that flows by
         # then flows on. A job whose time is over before its first attempt is tried all the same.
@@ -205,9 +202,9 @@ class FetchStage:
             step.url = claim.job.image_url
             got = await self.fetcher.fetch(claim.job.image_url, part, seconds=seconds, progress=progress)
             step.bytes = got.bytes
-        return SpoolFile(got.path, got.bytes, got.sha256)
+        return got
 
-    async def _verified(self, claim: Claim, whole: SpoolFile) -> tuple[Image, str | None]:
+    async def _verified(self, claim: Claim, whole: Download) -> tuple[Image, str | None]:
         """Return the image, and what its history should say of it beside."""
         promised = ExpectedSize(claim.job.promised_width, claim.job.promised_height)
         with self._step("verify", claim) as step:
@@ -230,11 +227,11 @@ class FetchStage:
         self.instrumentation.on_failed_attempt("fetch", error.reason)
         decision = self._decide(claim, error, sha256, can_ask=self.provider is not None)
         if decision.action is Action.ASK:
-            taken, _ = await self._took_fresh_url(claim)
-            if taken:
-                return
+            with suppress(ProviderError):
+                if await self._refresh_url(claim):
+                    return
             decision = self._decide(claim, error, sha256, can_ask=False)
-        await self._failures.record(claim, decision, error)
+        await failures.record(self.ledger, self.spool, claim, decision, error)
 
     def _decide(
         self, claim: Claim, error: ReceiverError, sha256: str | None, *, can_ask: bool
@@ -262,31 +259,35 @@ class FetchStage:
 
     async def _ask_last(self, claim: Claim) -> None:
         """Ask for a fresh URL of a job whose time is over, and let the job expire where there is none."""
-        taken, refusal = await self._took_fresh_url(claim)
-        if taken:
-            return
+        refusal: ProviderError | None = None
+        try:
+            if await self._refresh_url(claim):
+                return
+        except ProviderError as error:
+            refusal = error
         if isinstance(refusal, _RunningError) and self._is_hint(claim.job):
             decision = self._decide(claim, refusal, None, can_ask=False)
         else:
             decision = outcomes.after_last_question(refusal, claim.job, self.now(), self.jitter)
-        await self._failures.record(claim, decision, refusal or FetchError("fetch.expired"))
+        why = refusal or FetchError("fetch.expired")
+        await failures.record(self.ledger, self.spool, claim, decision, why)
 
-    async def _took_fresh_url(self, claim: Claim) -> tuple[bool, ProviderError | None]:
-        """Ask the provider for the job's present URL, and take another than the one known."""
+    async def _refresh_url(self, claim: Claim) -> bool:
+        """Record the URL that the provider names now, if it is another. Raise the provider's refusal."""
         assert self.provider is not None
         try:
             completion, deadline = await self._ask(self.provider, claim, "ask")
         except ProviderError as refusal:
             log.warning("no fresh URL", job=claim.job.id, reason=refusal.reason, detail=refusal.detail)
-            return False, refusal
+            raise
         known = None if self._is_hint(claim.job) else claim.job.image_url
         if completion.image_url is None or completion.image_url == known:
-            return False, None
+            return False
         at = outcomes.fresh_url_at(claim.job, deadline, self.now(), self.jitter)
-        taken = await persist(lambda: self.ledger.url_refreshed(claim, completion, deadline, at), log)
-        if taken:
+        refreshed = await persist(lambda: self.ledger.url_refreshed(claim, completion, deadline, at), log)
+        if refreshed:
             log.info("fresh URL", job=claim.job.id)
-        return taken, None
+        return refreshed
 
     async def _ask(
         self, provider: Ximilar, claim: Claim, why: Literal["confirm", "ask"]

@@ -80,7 +80,7 @@ SAME_ANSWER: Mapping[str, float] = {
     "spool": 0,
     "provider": 0,
 }
-"""How often the same wrong answer has to come before it is rejected; 0 where none came.
+"""How often the same wrong answer has to come before its job is rejected; 0 if the error is no answer.
 
 Hosts answer with maintenance pages and placeholders for a while, so it also has to come for as long as
 ``reject_after`` says, or, where the deadline is near, for half of the time that was left.

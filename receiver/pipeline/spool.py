@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Coroutine, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +20,7 @@ import anyio.to_thread
 
 from receiver.core.disk import spool_errors, sync_directory
 from receiver.core.jobs import Image, image_format
+from receiver.fetch.download import Download
 
 T = TypeVar("T")
 Names = Callable[[], Coroutine[Any, Any, Collection[str]]]
@@ -34,15 +34,6 @@ MAX_ASIDE_BYTES = 256 * 2**20
 
 DISK_RESERVE = 256 * 2**20
 """Bytes of the disk that downloads leave alone, so that the ledger can always write."""
-
-
-@dataclass(frozen=True, slots=True)
-class SpoolFile:
-    """A whole file; the checksum is of all its bytes."""
-
-    path: Path
-    bytes: int
-    sha256: str
 
 
 class Spool:
@@ -66,17 +57,13 @@ class Spool:
 
     def room(self, held: int, in_progress: int) -> int:
         """Return how many more downloads may begin, where ``held`` bytes wait for the archive."""
-        reserved = in_progress * self._max_image_bytes
-        return max((self._free(held) - reserved) // self._max_image_bytes, 0)
+        return max(self.room_bytes(held) // self._max_image_bytes - in_progress, 0)
 
     def room_bytes(self, held: int) -> int:
         """Return how many more bytes fit, beside the ``held`` ones and without downloads."""
-        return max(self._free(held), 0)
-
-    def _free(self, held: int) -> int:
         with spool_errors():
             free = shutil.disk_usage(self.folder).free
-        return min(self._max_bytes - held, free - self._reserve)
+        return max(min(self._max_bytes - held, free - self._reserve), 0)
 
     def part(self, claim: str) -> Path:
         return self.folder / f"{claim.replace(':', '-')}.part"
@@ -88,10 +75,15 @@ class Spool:
     async def keep(self, part: Path, job: str, image: Image) -> str:
         """Make a verified and fsynced download durable under its final name, and return the name."""
         name = f"{job}.{image.sha256}.{image.extension}"
-        await _in_thread(lambda: self._rename(part, name))
+
+        def rename() -> None:
+            part.rename(self.folder / name)
+            sync_directory(self.folder)
+
+        await _in_thread(rename)
         return name
 
-    async def check(self, name: str) -> SpoolFile | None:
+    async def check(self, name: str) -> Download | None:
         """Hash a whole file again; ``None`` where it is missing, or is not what its name says any more."""
         return await _in_thread(lambda: self._check(name))
 
@@ -130,10 +122,6 @@ class Spool:
         return await _in_thread(
             lambda: sorted(entry.name for entry in os.scandir(self.folder) if not entry.is_dir())
         )
-
-    def _rename(self, part: Path, name: str) -> None:
-        part.rename(self.folder / name)
-        sync_directory(self.folder)
 
     def _set_aside(self, path: Path, job: str, digest: str, awaited: Names) -> None:
         size = path.stat().st_size
@@ -177,13 +165,12 @@ class Spool:
         except FileNotFoundError:  # nothing is aside, or it made room just now
             return None
 
-    def _check(self, name: str) -> SpoolFile | None:
+    def _check(self, name: str) -> Download | None:
         expected = job_and_sha256(name)
         path = self.folder / name
-        if expected is None or not path.is_file():
+        if expected is None or not path.is_file() or _digest(path) != expected[1]:
             return None
-        digest = _digest(path)
-        return SpoolFile(path, path.stat().st_size, digest) if digest == expected[1] else None
+        return Download(path, path.stat().st_size, expected[1])
 
 
 def _of(aside: Path) -> str:

@@ -6,8 +6,7 @@ silent, and its list is read for jobs that have ended without a delivery.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import dataclass
 
 import structlog
 
@@ -21,9 +20,8 @@ from receiver.core.jobs import overdue_cutoff
 from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER
 from receiver.ledger import Answer, Delivery, Ledger, PendingJob
 from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.completions import ENDED_STATUSES
-from receiver.providers.ximilar.responses import Report, Row
-from receiver.reconcile.listing import SLACK_MS, Candidate, Reading, Scan
+from receiver.providers.ximilar.responses import Report
+from receiver.reconcile.listing import Candidate, JobList, Plan, Scan
 
 log = structlog.get_logger("receiver.reconcile")
 
@@ -44,20 +42,6 @@ LONGEST_PAUSE = 900.0
 MAX_UNANSWERED = 3
 """Questions in a row without an answer after which the provider is left alone for a while. One alone may
 be the fault of its job."""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How the provider is asked.
-
-    ``every`` is the time between two rounds, and between two questions about the same job. With ``adopt``,
-    completed jobs that nobody announced are taken in.
-    """
-
-    overdue_after: timedelta
-    every: timedelta
-    url_lifetime: timedelta
-    adopt: bool
 
 
 @dataclass(slots=True)
@@ -108,10 +92,9 @@ class Reconciler:
     def __post_init__(self) -> None:
         self._pause = backoff.DoublingWait(FIRST_PAUSE, LONGEST_PAUSE)
         self.error: ProviderError | None = None
-        self._answers: bool | None = None
-        self._read_back_to = 0
-        self._reading: Reading | None = None
-        self._to_adopt: dict[str, Candidate] = {}
+        self._answered = False  # this round: a question, or for the list
+        self._list_refused = False  # this round
+        self._list = JobList(self.ledger, self.provider, self.plan, self.now)
         self._every_ms = milliseconds(self.plan.every)
         self._task: asyncio.Task[None] | None = None
 
@@ -127,14 +110,15 @@ class Reconciler:
         """End the rounds. What is not recorded by then is asked for again after the next start."""
         if self._task is not None:
             await cancel([self._task])
-        if self._reading is not None:
-            await self._reading.pages.aclose()
+        await self._list.close()
 
     async def _run(self) -> None:
         every = self.plan.every.total_seconds()
 
         async def step() -> float:
-            summary = await self.round(submitted_before=self._overdue_before(), ask_by=self.now())
+            summary = await self.round(
+                submitted_before=overdue_cutoff(self.now(), self.plan.overdue_after), ask_by=self.now()
+            )
             if summary.error is not None:
                 return max(every, self._pause_after(summary.error))
             return 0 if summary.left else every
@@ -160,42 +144,58 @@ class Reconciler:
             LedgerError: what was found cannot be recorded.
         """
         summary = Summary()
-        self._answers = None
+        self._answered = self._list_refused = False
         try:
-            due = await self._pending(submitted_before, ask_by, limit)
-            summary.left = len(due)
-            unsettled, unlisted = await self._settle_submissions(summary), None
-            if summary.settled or unsettled is not None:
-                due = await self._pending(submitted_before, ask_by, limit)
-            beyond = len(due[limit:])
-            queue = [Candidate.of(job) for job in due[:limit]]
-            if self.plan.adopt or len(queue) >= MIN_JOBS_FOR_LIST:
-                wanted = pages if self.plan.adopt else min(pages, len(queue))
-                queue, unlisted = await self._read_list(queue, submitted_before, wanted, summary)
-            adoptable, more = await self._due_to_adopt(ask_by, limit)
-            queue += adoptable
-            summary.left = len(queue) + beyond + more
-            await self._ask_all(sorted(queue), summary, on_progress)
-            if unsettled is not None:
-                raise unsettled
-            if unlisted is not None and self.plan.adopt:
-                raise unlisted
+            await self._look(
+                summary,
+                submitted_before=submitted_before,
+                ask_by=ask_by,
+                limit=limit,
+                pages=pages,
+                on_progress=on_progress,
+            )
         except ProviderError as error:
             summary.error = error
             self._note_error(error)
         else:
-            if self._answers:
+            if self._answered:
                 self._note_recovery()
         if summary.found or summary.adopted or summary.settled:
-            log.info(
-                "reconciled",
-                asked=summary.asked,
-                found=summary.found,
-                adopted=summary.adopted,
-                running=summary.running,
-                settled=summary.settled,
-            )
+            fields = ("asked", "found", "adopted", "running", "settled")
+            log.info("reconciled", **{name: getattr(summary, name) for name in fields})
         return summary
+
+    async def _look(  # noqa: PLR0917 - a round's arguments
+        self,
+        summary: Summary,
+        submitted_before: int,
+        ask_by: int,
+        limit: int,
+        pages: int,
+        on_progress: Progress,
+    ) -> None:
+        """Settle submissions, read the list, and ask about what is left. Raise why a part was not done."""
+        due = await self._pending(submitted_before, ask_by, limit)
+        summary.left = len(due)
+        unsettled, unlisted = await self._settle_submissions(summary), None
+        if summary.settled or unsettled is not None:
+            due = await self._pending(submitted_before, ask_by, limit)
+        beyond = len(due[limit:])
+        queue = [Candidate.of(job) for job in due[:limit]]
+        if self.plan.adopt or len(queue) >= MIN_JOBS_FOR_LIST:
+            scan = await self._list.read(
+                queue, submitted_before, pages if self.plan.adopt else min(pages, len(queue))
+            )
+            unlisted = await self._take_listed(scan, summary)
+            queue = [it for it in scan.wanted.values() if it.id not in scan.running]
+        adoptable, more = await self._list.due_to_adopt(ask_by, limit)
+        queue += adoptable
+        summary.left = len(queue) + beyond + more
+        await self._ask_all(sorted(queue), summary, on_progress)
+        if unsettled is not None:
+            raise unsettled
+        if unlisted is not None and self.plan.adopt:
+            raise unlisted
 
     async def _pending(self, submitted_before: int, ask_by: int, limit: int) -> Sequence[PendingJob]:
         """Return one job more than the limit, where there are more."""
@@ -217,89 +217,16 @@ class Reconciler:
             raise error
         log.warning(text, reason=error.reason, detail=error.detail)
 
-    async def _read_list(
-        self, queue: list[Candidate], submitted_before: int, pages: int, summary: Summary
-    ) -> tuple[list[Candidate], ProviderError | None]:
-        """Remove jobs from the queue that the list shows running, and add others that have ended.
-
-        The list changes while it is read. What moves on to a later page is seen twice, which does no harm.
-        What is missed is asked for by itself, or seen when the list is read again. Where jobs are adopted,
-        the next round goes on where this one ends. Return the queue, and why the list could not be read.
-        """
-        reading = self._reading or Reading(self.provider.pages(), self.now())
-        wanted = {candidate.id: candidate for candidate in queue}
-        scan = Scan(wanted, submitted_before, reading, unseen=set(wanted))
-        refusal = self._reading = None
-        try:
-            if await self._read_on(scan, self._horizon(queue), pages):
-                overdue = overdue_cutoff(reading.began, self.plan.overdue_after)
-                self._read_back_to = min([overdue, *reading.unended])
-            elif self.plan.adopt:
-                self._reading = reading
-        except ProviderError as error:
-            await self._tolerate("the provider's list cannot be read", error)
-            refusal = error
-            if self._answers is None and not isinstance(error, UnavailableError):
-                self._answers = False
-        finally:
-            if self._reading is None:
-                await reading.pages.aclose()
+    async def _take_listed(self, scan: Scan, summary: Summary) -> ProviderError | None:
+        """Record the running jobs of the list. Return why the list could not be read to its end."""
+        self._answered = scan.pages > 0
+        if scan.refusal is not None:
+            await self._tolerate("the provider's list cannot be read", scan.refusal)
+            self._list_refused = not isinstance(scan.refusal, UnavailableError)
         for job_id in await self.ledger.record_listed(scan.running, ask_at=self.now() + self._every_ms):
             log.info("asked", job=job_id, status=scan.running[job_id])
         summary.running += len(scan.running)
-        return [it for it in scan.wanted.values() if it.id not in scan.running], refusal
-
-    async def _read_on(self, scan: Scan, horizon: int, pages: int) -> bool:
-        """Read so many pages at most. Return whether nothing of interest is left behind them."""
-        for _ in range(pages):
-            page = await anext(scan.reading.pages, None)
-            if page is None:
-                return True
-            self._answers = True
-            await self._scan_page(page, scan)
-            if scan.reading.order.all_before(horizon) or not (self.plan.adopt or scan.unseen):
-                return True
-        return False
-
-    async def _scan_page(self, page: list[Row], scan: Scan) -> None:
-        known = await self.ledger.pending_among([row.id for row in page])
-        for row in page:
-            created = 0 if row.created is None else int(row.created.timestamp() * 1000)
-            ended, job = row.status in ENDED_STATUSES, known.get(row.id)
-            scan.reading.order.see(created)
-            scan.unseen.discard(row.id)
-            if row.id in scan.wanted:
-                if row.status and not ended:
-                    scan.running[row.id] = row.status
-            elif job is not None:
-                if ended and job.submitted_at < scan.submitted_before:
-                    scan.wanted[row.id] = Candidate.of(job)
-            elif row.id not in known and self._may_adopt(row, created):
-                if ended:
-                    self._to_adopt.setdefault(row.id, Candidate(0, created, row.id))
-                else:
-                    scan.reading.unended.append(created)
-
-    def _horizon(self, queue: list[Candidate]) -> int:
-        """Return the time (ms) before which rows do not matter: their URLs have ended, or they were seen."""
-        oldest = min((candidate.since for candidate in queue), default=self.now())
-        wanted = min(oldest, self._read_back_to) if self.plan.adopt else oldest
-        return max(wanted - SLACK_MS, self._dead_before())
-
-    def _may_adopt(self, row: Row, created: int) -> bool:
-        is_upscaler = row.type in (None, "upscaler")
-        # The completions of younger jobs may still be delivered.
-        return self.plan.adopt and is_upscaler and self._dead_before() <= created < self._overdue_before()
-
-    async def _due_to_adopt(self, ask_by: int, limit: int) -> tuple[list[Candidate], int]:
-        """Return so many of the jobs to adopt that are due, and how many more there are."""
-        dead = self._dead_before()
-        self._to_adopt = {key: it for key, it in self._to_adopt.items() if it.since >= dead}
-        due = sorted(it for it in self._to_adopt.values() if it.turn <= ask_by)
-        known = await self.ledger.pending_among([it.id for it in due[:limit]])
-        for key in known:  # it was delivered, or announced, since the list was read
-            del self._to_adopt[key]
-        return [it for it in due[:limit] if it.id not in known], len(due[limit:])
+        return scan.refusal
 
     async def _ask_all(self, queue: list[Candidate], summary: Summary, on_progress: Progress) -> None:
         """Ask about each; raise the `ProviderError` after which the provider is to be left alone."""
@@ -311,9 +238,9 @@ class Reconciler:
             try:
                 report = await self.provider.get(candidate.id)
             except UnknownJobError as error:
-                unanswered, self._answers = 0, True
+                unanswered, self._answered = 0, True
                 await self._unknown(candidate, error, summary)
-                self._to_adopt.pop(candidate.id, None)
+                self._list.to_adopt.pop(candidate.id, None)
             except ProviderError as error:
                 summary.unanswered += 1
                 unanswered += 1
@@ -321,29 +248,30 @@ class Reconciler:
                 if unanswered == MAX_UNANSWERED or not await self._is_about_the_job(error):
                     raise
             else:
-                unanswered, self._answers = 0, True
-                await self._answered(candidate, report, summary)
+                unanswered, self._answered = 0, True
+                await self._record_report(candidate, report, summary)
         on_progress(len(queue), len(queue))
 
     async def _is_about_the_job(self, refusal: ProviderError) -> bool:
         """Return whether others may be answered although one was refused, as another account's job may be."""
         if isinstance(refusal, RateLimitedError):
             return False
-        if self._answers is None and not isinstance(refusal, UnavailableError):
-            try:
-                await self.provider.page()
-            except ProviderError:
-                return False
-            self._answers = True
-        return self._answers is not False
+        if self._answered or self._list_refused or isinstance(refusal, UnavailableError):
+            return self._answered or not self._list_refused
+        try:
+            await self.provider.page()
+        except ProviderError:
+            return False
+        self._answered = True
+        return True
 
-    async def _answered(self, candidate: Candidate, report: Report, summary: Summary) -> None:
+    async def _record_report(self, candidate: Candidate, report: Report, summary: Summary) -> None:
         if report.completion is not None:
             await self._record(candidate, report.completion, report, summary)
             return
         summary.running += 1
         if candidate.pending is None:
-            self._postpone(candidate)
+            self._list.postpone(candidate, self._next_question_at(candidate.since))
         else:
             answer = Answer(report.status, detail=f"The provider says {report.status}.")
             await self._record_answer(candidate.pending, answer)
@@ -366,7 +294,7 @@ class Reconciler:
             recorded = await self.ledger.record(delivery)
             step.received_at = recorded.received_at
             step.outcome = "duplicate" if recorded.duplicate else "found"
-        self._to_adopt.pop(candidate.id, None)
+        self._list.to_adopt.pop(candidate.id, None)
         if recorded.duplicate:  # it was delivered while the provider was asked
             log.info("completion found that came by itself", job=completion.id, noted=recorded.events)
             return
@@ -401,28 +329,21 @@ class Reconciler:
     async def _unanswered(self, candidate: Candidate, error: ProviderError) -> None:
         if candidate.pending is None:
             await self.ledger.count_unanswered(error.reason)
-            self._postpone(candidate)
+            self._list.postpone(candidate, self._next_question_at(candidate.since))
             return
         await self._record_answer(candidate.pending, Answer(reason=error.reason, detail=error.detail))
 
     async def _record_answer(self, job: PendingJob, answer: Answer) -> None:
-        again_at = backoff.next_question_at(self.now(), job.submitted_at, self._every_ms)
+        again_at = self._next_question_at(job.submitted_at)
         if await self.ledger.record_answer(job.id, answer, ask_at=again_at):
             fields = {"status": answer.status, "reason": answer.reason, "detail": answer.detail}
             log.info("asked", job=job.id, **{name: value for name, value in fields.items() if value})
 
-    def _postpone(self, candidate: Candidate) -> None:
-        again_at = backoff.next_question_at(self.now(), candidate.since, self._every_ms)
-        self._to_adopt[candidate.id] = replace(candidate, turn=again_at)
-
-    def _dead_before(self) -> int:
-        return self.now() - milliseconds(self.plan.url_lifetime) - SLACK_MS
-
-    def _overdue_before(self) -> int:
-        return overdue_cutoff(self.now(), self.plan.overdue_after)
+    def _next_question_at(self, since: int) -> int:
+        return backoff.next_question_at(self.now(), since, self._every_ms)
 
     def _pause_after(self, error: ProviderError) -> float:
-        if self._answers and not isinstance(error, RateLimitedError):
+        if self._answered and not isinstance(error, RateLimitedError):
             self._pause.reset()  # it answers, except for some jobs
         return max(self._pause.grow(), min(error.retry_after or 0.0, LONGEST_PAUSE))
 

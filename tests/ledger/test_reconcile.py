@@ -11,11 +11,11 @@ from receiver.core.errors import UnavailableError
 from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Intent, Ledger, Submission
+from receiver.reconcile.listing import Plan
 from receiver.reconcile.reconciler import (
     FIRST_PAUSE,
     LONGEST_PAUSE,
     PAGES_PER_ROUND,
-    Plan,
     Reconciler,
     Summary,
 )

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 
+from receiver.core.concurrency import cancel
 from receiver.core.errors import BodyError
 from receiver.core.jobs import State
 from receiver.intake.authentication import TICKET_LIFETIME
@@ -203,8 +204,7 @@ async def test_the_server_prunes_by_itself_and_is_stopped_at_once(ledger: Ledger
             ended.set()
             await asyncio.Event().wait()
 
-    worker = pruner(ledger, clock, sleep)
-    worker.start()
+    pruning = asyncio.create_task(pruner(ledger, clock, sleep).run())
     await asyncio.wait_for(ended.wait(), 30)
     assert await history(ledger) == ()
-    await asyncio.wait_for(worker.stop(), 30)
+    await asyncio.wait_for(cancel([pruning]), 30)

@@ -11,7 +11,8 @@ import pytest
 
 from receiver.core.errors import SpoolError
 from receiver.core.jobs import Image
-from receiver.pipeline.spool import MAX_ASIDE_BYTES, MAX_ASIDE_FILES, Spool, SpoolFile, job_and_sha256
+from receiver.fetch.download import Download
+from receiver.pipeline.spool import MAX_ASIDE_BYTES, MAX_ASIDE_FILES, Spool, job_and_sha256
 
 BYTES = b"the bytes of an image"
 SHA256 = hashlib.sha256(BYTES).hexdigest()
@@ -46,7 +47,7 @@ async def test_a_verified_download_gets_a_name_that_proves_it(spool: Spool) -> N
     assert name == f"job-1.{SHA256}.jpg"
     assert await spool.names() == [name]
     assert spool.path(name).read_bytes() == BYTES
-    assert await spool.check(name) == SpoolFile(spool.path(name), len(BYTES), SHA256)
+    assert await spool.check(name) == Download(spool.path(name), len(BYTES), SHA256)
 
 
 async def test_to_keep_what_is_kept_already_changes_nothing(spool: Spool) -> None:
