@@ -165,13 +165,14 @@ class OutgoingWebhooks:
         if gone and not self._gone:
             self._gone = True
             log.error("the endpoint wants no more notifications; none is sent until the next start")
-        if gone or now - notification.at >= GIVE_UP_AFTER_MS:
-            await persist(lambda: self.ledger.give_up_notification(notification.seq, detail), log)
-            log.error("notification given up", **failed)
-            return
-        at = notification_retry_at(now, notification.attempts + 1, self.jitter, wait)
+        at = None
+        if not gone and now - notification.at < GIVE_UP_AFTER_MS:
+            at = notification_retry_at(now, notification.attempts + 1, self.jitter, wait)
         await persist(lambda: self.ledger.notification_failed(notification.seq, detail, at=at), log)
-        log.warning("not notified", **failed, next_attempt_at=serializers.time(at))
+        if at is None:
+            log.error("notification given up", **failed)
+        else:
+            log.warning("not notified", **failed, next_attempt_at=serializers.time(at))
 
     async def _post(self, notification: Notification) -> httpx.Response:
         at = datetime.fromtimestamp(self.now() // 1000, UTC)

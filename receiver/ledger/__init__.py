@@ -31,7 +31,7 @@ from receiver.ledger.sqlite.lock import LOCK_NAME as LOCK_NAME
 from receiver.ledger.sqlite.lock import DirectoryLock as DirectoryLock
 from receiver.ledger.sqlite.lock import ListLock as ListLock
 from receiver.ledger.sqlite.lock import holder as holder
-from receiver.ledger.sqlite.lock import open_for_owner as open_for_owner
+from receiver.ledger.sqlite.lock import take_lock as take_lock
 from receiver.ledger.sqlite.schema import SAFE_SQLITE as SAFE_SQLITE
 from receiver.ledger.sqlite.schema import unsafe_sqlite as unsafe_sqlite
 from receiver.ledger.types import Answer as Answer

@@ -287,7 +287,6 @@ class Ledger(LedgerReader):
     enqueue_notifications = _command(notifications.enqueue)
     notification_sent = _command(notifications.sent)
     notification_failed = _command(notifications.failed)
-    give_up_notification = _command(notifications.give_up)
     give_up_old_notifications = _command(notifications.give_up_old)
 
     save_checkpoint = _command(archived_objects.save_checkpoint)

@@ -63,24 +63,17 @@ def sent(tx: Transaction, seq: int) -> None:
     count(tx, NOTIFICATIONS, SENT)
 
 
-def failed(tx: Transaction, seq: int, detail: str, *, at: int) -> None:
-    """Record a failed attempt; the next one is at ``at``, ms since the epoch."""
+def failed(tx: Transaction, seq: int, detail: str, *, at: int | None) -> None:
+    """Record a failed attempt; the next one is at ``at`` (ms since the epoch), or it was the last."""
     tx.db.execute(
-        "UPDATE notifications SET attempts = attempts + 1, next_attempt_at = ?, detail = ? WHERE seq = ?",
-        (at, detail, seq),
+        "UPDATE notifications SET attempts = attempts + 1, detail = :detail, next_attempt_at ="
+        " coalesce(:at, next_attempt_at), given_up_at = iif(:at IS NULL, :now, NULL) WHERE seq = :seq",
+        {"seq": seq, "detail": detail, "at": at, "now": tx.now},
     )
     count(tx, NOTIFICATIONS, FAILED)
-
-
-def give_up(tx: Transaction, seq: int, detail: str) -> None:
-    """Record a failed attempt that was the last one."""
-    tx.db.execute(
-        "UPDATE notifications SET attempts = attempts + 1, detail = ?, given_up_at = ? WHERE seq = ?",
-        (detail, tx.now, seq),
-    )
-    count(tx, NOTIFICATIONS, FAILED)
-    count(tx, NOTIFICATIONS, GIVEN_UP)
-    _make_room(tx)
+    if at is None:
+        count(tx, NOTIFICATIONS, GIVEN_UP)
+        _make_room(tx)
 
 
 def give_up_old(tx: Transaction, *, before: int) -> int:

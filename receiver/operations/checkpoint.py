@@ -5,7 +5,6 @@ Findings are appended to a file in the data directory as JSON lines, and are dur
 they belong to. Lines behind the last saved position are cut off, because they will be found again.
 """
 
-import fcntl
 import json
 import os
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from receiver.core.errors import LedgerError
-from receiver.ledger import Ledger, open_for_owner
+from receiver.ledger import Ledger, take_lock
 
 Finding = dict[str, Any]
 """``job``, ``uri``, ``reason`` and ``detail``; the first two can be ``None``."""
@@ -133,18 +132,11 @@ class Checkpoint:
 def _open_locked(folder: Path, name: str) -> int:
     path = folder / f"{name}.jsonl"
     try:
-        file = open_for_owner(path)
+        file = take_lock(path, f"Another process runs `receiver {name}` on {folder} already.")
     except PermissionError:
         raise LedgerError(
             "ledger.unavailable",
             f"{path} belongs to another user, who ran this before;"
             " give it to this one with chown, or remove it",
-        ) from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(file)
-        raise LedgerError(
-            "ledger.in_use", f"Another process runs `receiver {name}` on {folder} already."
         ) from None
     return file

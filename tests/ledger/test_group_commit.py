@@ -30,11 +30,11 @@ class GatedConnection(Connection):
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+    async def run(self, work: Callable[[sqlite3.Connection], T], path: Path | None = None) -> T:
         self.arrived.set()
         await self.gate.wait()
         self.passed += 1
-        return await super().run(work)
+        return await super().run(work, path)
 
 
 class Bench:

@@ -116,7 +116,7 @@ async def test_what_is_given_up_is_kept_for_a_look_and_the_oldest_make_room(
         await note(ledger)
         clock.forward(SECOND)
     (first, *_) = await ledger.notifications_due(by=clock.now, limit=9)
-    await ledger.give_up_notification(first.seq, "The endpoint answers 500.")
+    await ledger.notification_failed(first.seq, "The endpoint answers 500.", at=None)
     assert await ledger.give_up_old_notifications(before=NOW + 2 * SECOND) == 1
     kept = await ledger.notifications_given_up()
     assert [(one.job, one.attempts, one.detail) for one in kept] == [

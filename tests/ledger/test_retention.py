@@ -149,7 +149,7 @@ async def test_notifications_that_were_given_up_go_and_those_to_be_sent_stay(
     )
     due = {one.job: one.seq for one in await ledger.notifications_due(by=clock(), limit=9)}
     await ledger.notification_sent(due["taken"])
-    await ledger.give_up_notification(due["given up"], "Nobody is there.")
+    await ledger.notification_failed(due["given up"], "Nobody is there.", at=None)
     clock.forward(91 * DAY)
     assert await pruner(ledger, clock).round() == {"notifications": 1}
     assert [one.job for one in await ledger.notifications_due(by=clock(), limit=9)] == ["waiting"]

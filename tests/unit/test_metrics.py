@@ -305,7 +305,7 @@ async def test_notifications_are_counted_by_what_became_of_them(metrics: Metrics
     sent, given_up, _ = await ledger.notifications_due(by=NOW, limit=9)
     await ledger.notification_sent(sent.seq)
     await ledger.notification_failed(given_up.seq, "It answers 500.", at=NOW)
-    await ledger.give_up_notification(given_up.seq, "It answers 500.")
+    await ledger.notification_failed(given_up.seq, "It answers 500.", at=None)
 
     found = await samples(metrics)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from receiver.core.disk import sync_directory
 from receiver.core.errors import LedgerError
 from receiver.ledger.sqlite import schema
-from receiver.ledger.sqlite.connections import Connection, ledger_error, open_to_read
+from receiver.ledger.sqlite.connections import ledger_error, open_to_read
 from receiver.ledger.sqlite.driver import sqlite3
 
 Progress = Callable[[int, int], None]
@@ -117,8 +117,8 @@ async def _vacuum(ledger: Path, part: Path, on_progress: Progress) -> None:
     connection = await open_to_read(ledger)
     copying = None
     try:
-        size = await _ask(connection, ledger, lambda db: _size(db, ledger))
-        copying = asyncio.create_task(_ask(connection, ledger, lambda db: _copy(db, part)))
+        size = await connection.run(lambda db: _size(db, ledger), ledger)
+        copying = asyncio.create_task(connection.run(lambda db: _copy(db, part), ledger))
         while not copying.done():
             await asyncio.wait({copying}, timeout=0.2)
             on_progress((await asyncio.to_thread(part.stat)).st_size, size)
@@ -129,13 +129,6 @@ async def _vacuum(ledger: Path, part: Path, on_progress: Progress) -> None:
             with contextlib.suppress(LedgerError):
                 await copying
         await connection.close()
-
-
-async def _ask(connection: Connection, path: Path, question: Callable[[sqlite3.Connection], int]) -> int:
-    try:
-        return await connection.run(question)
-    except sqlite3.Error as error:
-        raise ledger_error(error, path) from error
 
 
 def _size(db: sqlite3.Connection, path: Path) -> int:

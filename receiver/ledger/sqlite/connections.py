@@ -28,9 +28,15 @@ class Connection(aiosqlite.Connection):
     function. It is not public, so pyproject.toml bounds the version.
     """
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a whole function on the thread: one hop, however many statements it executes."""
-        result: T = await self._execute(lambda: work(self._conn))  # type: ignore[no-untyped-call]
+    async def run(self, work: Callable[[sqlite3.Connection], T], path: Path | None = None) -> T:
+        """Run a whole function on the thread: one hop, however many statements it executes.
+
+        Raise SQLite's errors as `LedgerError`, which names the path.
+        """
+        try:
+            result: T = await self._execute(lambda: work(self._conn))  # type: ignore[no-untyped-call]
+        except sqlite3.Error as error:
+            raise ledger_error(error, path) from error
         return result
 
 
@@ -106,8 +112,6 @@ class ReaderPool:
                 raise LedgerError("ledger.stopping")
             self.reads += 1
             return await connection.run(partial(on_snapshot, query))
-        except sqlite3.Error as error:
-            raise ledger_error(error) from error
         finally:
             self._idle.put_nowait(connection)
 

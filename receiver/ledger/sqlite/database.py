@@ -52,10 +52,7 @@ class Database:
             self._check_in_place()
             return self._commit(db, commands)
 
-        try:
-            return await self.writer.run(run)
-        except sqlite3.Error as error:
-            raise ledger_error(error) from error
+        return await self.writer.run(run)
 
     def _commit(self, db: sqlite3.Connection, commands: Sequence[Command[Any]]) -> list[Result]:
         try:
@@ -100,7 +97,7 @@ async def open_to_serve(data_dir: Path, *, now: Clock, monotonic: Clock) -> Data
     path = data_dir / FILE_NAME
 
     async def prepare(writer: Connection) -> None:
-        await writer.run(lambda db: schema.prepare(db, path))
+        await writer.run(lambda db: schema.prepare(db, path), path)
 
     return await _open(path, schema.check, prepare, readers=READERS, now=now, monotonic=monotonic)
 
@@ -116,10 +113,10 @@ async def open_beside(data_dir: Path, *, make: bool, now: Clock, monotonic: Cloc
         raise schema.no_ledger(data_dir)
 
     async def prepare(writer: Connection) -> None:
-        if await writer.run(lambda db: schema.is_older(db, path)):
+        if await writer.run(lambda db: schema.is_older(db, path), path):
             lock = DirectoryLock(data_dir)
             try:
-                await writer.run(lambda db: schema.prepare(db, path))
+                await writer.run(lambda db: schema.prepare(db, path), path)
             finally:
                 lock.release()
 
@@ -156,10 +153,8 @@ async def _open(
     try:
         await prepare(writer)
         return Database(path, writer, await ReaderPool.open(path, readers), now=now, monotonic=monotonic)
-    except BaseException as error:
+    except BaseException:
         await writer.close()
-        if isinstance(error, sqlite3.Error):
-            raise ledger_error(error, path) from error
         raise
 
 
@@ -168,9 +163,7 @@ async def _check(path: Path, check: Callable[[sqlite3.Connection, Path], None]) 
     connection = await open_to_read(path)
     try:
         # On one snapshot: a server that starts at the same time may be migrating the file.
-        await connection.run(partial(on_snapshot, lambda db: check(db, path)))
-    except sqlite3.Error as error:
-        raise ledger_error(error, path) from error
+        await connection.run(partial(on_snapshot, lambda db: check(db, path)), path)
     finally:
         await connection.close()
 

@@ -29,24 +29,26 @@ def open_for_owner(path: Path) -> int:
     return file
 
 
-class DirectoryLock:
-    """Excludes a second server from the data directory until it is released or the process ends.
+def take_lock(path: Path, refusal: str) -> int:
+    """Open and lock a file. Where another process holds it, raise ``ledger.in_use`` with the refusal's text.
 
-    The kernel drops the lock with the process, so that a kill leaves nothing to clean up. Where another
-    process holds it, `LedgerError` is raised (``ledger.in_use``).
+    The kernel drops the lock with the process, so that a kill leaves nothing to clean up.
     """
+    file = open_for_owner(path)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(file)
+        raise LedgerError("ledger.in_use", refusal) from None
+    return file
+
+
+class DirectoryLock:
+    """Excludes a second server from the data directory until it is released or the process ends."""
 
     def __init__(self, directory: Path) -> None:
-        path = directory / LOCK_NAME
-        self._file = open_for_owner(path)
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._file)
-            raise LedgerError(
-                "ledger.in_use",
-                f"Another process serves from {directory}; stop it, or set RECEIVER_DATA_DIR.",
-            ) from None
+        refusal = f"Another process serves from {directory}; stop it, or set RECEIVER_DATA_DIR."
+        self._file = take_lock(directory / LOCK_NAME, refusal)
         if sys.platform == "linux":
             # A second lock of another kind: the first one cannot be tested without being taken.
             with contextlib.suppress(OSError):
@@ -109,12 +111,7 @@ class ListLock:
         digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
         self._path = directory / f"submit-{digest}.lock"
         while True:
-            self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(self._file)
-                raise LedgerError("ledger.in_use", f"{name} is being submitted by another process.") from None
+            self._file = take_lock(self._path, f"{name} is being submitted by another process.")
             if self._is_in_place():
                 return
             os.close(self._file)  # its former holder has removed the file meanwhile
