@@ -130,7 +130,7 @@ def thumbnail(path: Path, target: Path, side: int, limits: Limits) -> Header:
         with path.open("rb") as file:
             header = scan(file, lambda header: _admit(header, ExpectedSize(), limits))
             with _decoding(file, header, limits) as data:
-                target.write_bytes(_libvips().thumbnail(data, side))
+                target.write_bytes(_libvips().thumbnail(data, header.format, side))
     except OSError as error:
         raise SpoolError("spool.disk", f"No small picture can be made: {error.strerror}.") from error
     return header

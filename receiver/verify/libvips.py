@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-_STRIP = 64
+_STRIP = 16
 """Rows that are decoded at a time."""
 _LOADERS = (b"VipsForeignLoadJpeg", b"VipsForeignLoadPng", b"VipsForeignLoadWebp")
 
@@ -51,7 +51,7 @@ class Libvips:
         Raises:
             VipsError: the image cannot be decoded.
         """
-        image = self._image(f"{fmt}load_source", f"access=sequential,{options}", data)
+        image = self._load(f"{fmt}load_source", f"access=sequential,{options}", data)
         region = self._owned(self._lib.vips_region_new(image))
         width, height = self._number(image, b"width"), self._number(image, b"height")
         size = self._ffi.new("size_t *")
@@ -63,17 +63,29 @@ class Libvips:
         self._check(not self._ffi.string(self._lib.vips_error_buffer()))
         return width, height
 
-    def thumbnail(self, data: Any, side: int) -> bytes:
-        """Return a WebP thumbnail, upright and without metadata.
+    def thumbnail(self, data: Any, fmt: str, side: int) -> bytes:
+        """Return a WebP thumbnail, upright and without metadata. It takes no more memory than `decode`.
 
         Args:
             data: the whole file, a writable buffer.
+            fmt: ``jpeg``, ``png`` or ``webp``.
             side: pixels of the longer side, at most.
 
         Raises:
             VipsError: the image cannot be decoded.
         """
-        image = self._image("thumbnail_source", f"width={side},height={side},size=down", data)
+        options = f"width={side},height={side},size=down"
+        if fmt == "png":
+            # The decoders of the other formats shrink. Of this one single pixels are taken, as a filter would
+            # hold many rows; then the decoder is let go.
+            image = self._load("pngload_source", "access=sequential", data)
+            step = 2 * max(self._number(image, b"width"), self._number(image, b"height")) // (3 * side) or 1
+            image = self._image("subsample", f"xfac={step},yfac={step}", b"input", image)
+            if step > 1:
+                image = self._owned(self._lib.vips_image_copy_memory(image))
+            image = self._image("thumbnail_image", options, b"in", image)
+        else:
+            image = self._load("thumbnail_source", options, data)
         self._lib.vips_error_clear()  # what could be decoded of a damaged picture is shown
         operation = self._owned(self._lib.vips_operation_new(b"webpsave_buffer"))
         self._set(operation, b"in", image)
@@ -81,11 +93,15 @@ class Libvips:
             size = self._ffi.new("size_t *")
             return bytes(self._ffi.buffer(self._lib.vips_value_get_blob(value, size), size[0]))
 
-    def _image(self, name: str, options: str, data: Any) -> Any:
+    def _load(self, name: str, options: str, data: Any) -> Any:
         """Return the image that an operation makes of a file's bytes."""
         source = self._lib.vips_source_new_from_memory(self._ffi.from_buffer(data), len(data))
+        return self._image(name, options, b"source", self._owned(source))
+
+    def _image(self, name: str, options: str, argument: bytes, thing: Any) -> Any:
+        """Return the image that an operation makes of its argument."""
         operation = self._owned(self._lib.vips_operation_new(name.encode("ascii")))
-        self._set(operation, b"source", self._owned(source))
+        self._set(operation, argument, thing)
         built = self._build(operation, options)
         with self._get(built, b"out", b"VipsImage") as value:
             image = self._ffi.cast("VipsImage *", self._lib.g_value_get_object(value))

@@ -227,6 +227,8 @@ async def _spawn(command: Sequence[str]) -> Process:
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
     # Each thread of libvips would else reserve address space of its own, which the limit of memory counts.
     environment["MALLOC_ARENA_MAX"] = "1"
+    # Strips of pixels go back to the system at once; glibc would else keep several times as many.
+    environment["MALLOC_MMAP_THRESHOLD_"] = str(128 << 10)
     return await asyncio.create_subprocess_exec(
         *command,
         stdin=PIPE,

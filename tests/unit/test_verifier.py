@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import resource
 import select
 import signal
 import subprocess
@@ -330,6 +331,42 @@ async def test_texts_of_any_size_take_no_memory(verifier: Verifier, tmp_path: Pa
 async def test_an_image_that_needs_more_memory_than_allowed_is_not_decoded(small: Path) -> None:
     async with Verifier(Limits(images.MAX_PIXELS, max_memory=1 << 20)) as verifier:
         assert await refusal(verifier, small) == "image.undecodable"
+
+
+async def test_a_decode_that_runs_out_of_memory_says_nothing_of_the_image(
+    small: Path, tmp_path: Path
+) -> None:
+    """It is not corrupt, and no reason to start another child: with memory the same one decodes it."""
+    path = tmp_path / "large.png"
+    path.write_bytes(
+        images.png(
+            4000,
+            4000,
+            interlace=1,
+            pixels=bytes(4000 * 4000 * 3 + sum(len(range(y, 4000, dy)) for _, y, _, dy in images.PASSES)),
+        )
+    )
+    async with Verifier(Limits(100_000_000), processes=1) as verifier:
+        await verifier.verify(small, ExpectedSize())
+        (pid,) = verifier.pids
+        had = resource.prlimit(pid, resource.RLIMIT_AS)
+        resource.prlimit(pid, resource.RLIMIT_AS, (resident(pid, "VmSize") + 16 * MIB, had[1]))
+        assert await refusal(verifier, path) == "image.undecodable"
+
+        resource.prlimit(pid, resource.RLIMIT_AS, had)
+        assert (await verifier.verify(path, ExpectedSize())).width == 4000
+        assert verifier.pids == {pid}
+
+
+async def test_wide_pictures_are_decoded_in_strips(small: Path, tmp_path: Path) -> None:
+    path = tmp_path / "wide.jpg"
+    Image.effect_noise((6000, 150), 60).resize((6000, 2400)).convert("RGB").save(path)
+    async with Verifier(Limits(100_000_000), processes=1) as verifier:
+        await verifier.verify(small, ExpectedSize())
+        (pid,) = verifier.pids
+        before = resident(pid, "VmHWM")
+        await verifier.verify(path, ExpectedSize())
+        assert resident(pid, "VmHWM") < before + 24 * MIB  # its pixels are 41 MiB
 
 
 async def test_a_decode_that_does_not_end_is_killed_at_its_time(endless: Path, small: Path) -> None:
