@@ -1,11 +1,15 @@
 """Archives that were moved as a whole: from folder to folder, to a bucket, and with their data directory."""
 
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from receiver.archive import moved
+from receiver.core.jobs import StoredObject
+from receiver.ledger import FILE_NAME
+from tests.faults.ledgers import make
 from tests.ledger.actions import file_of
 from tests.operations.archived_jobs import Bucket, Sample, filled, lay_out, make_samples, run_json
 from tests.support.processes import Programs, run, settings
@@ -13,6 +17,7 @@ from tests.support.seaweed import seaweed
 from tests.support.waiting import eventually
 
 COUNT = 30
+LEDGERS = Path(make.__file__).parent
 
 
 @pytest.fixture
@@ -137,6 +142,34 @@ def test_a_folder_may_become_a_bucket_and_the_bucket_another_prefix(
         audit = run_json(["audit"], tmp_path, {**given, "RECEIVER_ARCHIVE": second.uri})
         assert (audit.code, audit.findings) == (0, []), audit.errors
         assert uris(data) == {f"{second.uri}/{sample.key}" for sample in images}
+
+
+def test_a_bucket_may_become_a_folder_and_its_credentials_go(tmp_path: Path, images: list[Sample]) -> None:
+    data = tmp_path / "data"
+    filled(data, images, {one.job_id: StoredObject(f"s3://former/{one.key}") for one in images})
+    lay_out(data / "archive", images)
+    audit = run_json(["audit"], tmp_path, settings(tmp_path))
+    assert (audit.code, audit.findings) == (0, []), audit.errors
+    assert uris(data) == below(data / "archive", images)
+
+
+def test_an_archive_that_was_moved_before_its_ledger_was_upgraded_is_found(
+    tmp_path: Path, images: list[Sample]
+) -> None:
+    data, image = tmp_path / "data", images[0]
+    data.mkdir()
+    with closing(sqlite3.connect(data / FILE_NAME)) as db:
+        db.executescript((LEDGERS / "v4.sql").read_text(encoding="utf-8"))
+        db.execute(
+            "UPDATE jobs SET id = ?, uri = ?, bytes = ?, sha256 = ?, format = 'png', width = 64, height = 48"
+            " WHERE id = 'archived'",
+            (image.job_id, f"file:///former/{image.key}", image.image.bytes, image.image.sha256),
+        )
+        db.commit()
+        db.execute("PRAGMA journal_mode = WAL")
+    lay_out(data / "archive", [image])
+    audit = run_json(["audit"], tmp_path, settings(tmp_path))
+    assert (audit.code, audit.findings, audit.summary["jobs"]) == (0, [], 1), audit.errors
 
 
 @pytest.mark.parametrize("arguments", [["file:///a", "file:///a/"], ["nowhere", "file:///a"]])
