@@ -1,17 +1,14 @@
 """The first stage: from the provider's URL to a verified image in the spool."""
 
-import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
 
 import structlog
 
 from receiver.core.backoff import Jitter
 from receiver.core.clock import Clock, milliseconds
-from receiver.core.completion import Completion
 from receiver.core.concurrency import persist
 from receiver.core.errors import (
     FetchError,
@@ -20,18 +17,18 @@ from receiver.core.errors import (
     ProviderError,
     ReceiverError,
     SpoolError,
-    UnavailableError,
     UrlError,
 )
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step, StepName
-from receiver.core.jobs import Image, Job
+from receiver.core.jobs import Image
 from receiver.fetch.download import Download, Fetcher
 from receiver.ledger import Claim, Ledger, most_further_attempts
 from receiver.pipeline import failures, outcomes
 from receiver.pipeline.fetch_windows import FetchWindows
 from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
+from receiver.pipeline.provider_questions import ProviderQuestions, RunningError
 from receiver.pipeline.spool import Spool
 from receiver.providers.ximilar.client import Ximilar
 from receiver.verify.decoder import ExpectedSize
@@ -47,10 +44,6 @@ DECODER_PROBE_SECONDS = 5.0
 
 CONCURRENT_QUESTIONS = 2
 """Jobs whose time is over that the provider is asked about at a time."""
-
-
-class _RunningError(UnavailableError):
-    """The provider says that the job has not ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +81,16 @@ class FetchStage:
     failpoint: Failpoint = no_failpoint
 
     def __post_init__(self) -> None:
+        self._questions = ProviderQuestions(
+            ledger=self.ledger,
+            provider=self.provider,
+            confirm=self.plan.confirm,
+            url_lifetime=self.plan.url_lifetime,
+            asking=self.plan.asking,
+            now=self.now,
+            jitter=self.jitter,
+            instrumentation=self.instrumentation,
+        )
         self._windows = FetchWindows(self.plan.concurrency, self.fetcher.limits.min_rate)
         self._spool_was_full = False
         self._decoder_was_missing = False
@@ -140,7 +143,7 @@ class FetchStage:
         part = self.spool.part(claim.holder)
         whole: Download | None = None
         try:
-            claim = await self._confirmed(claim)
+            claim = await self._questions.confirmed(claim)
             whole = await self._recovered_file(claim.job.id) or await self._download(claim, part)
             image, note = await self._verified(claim, whole)
             name = await self.spool.keep(whole.path, claim.job.id, image)
@@ -153,35 +156,14 @@ class FetchStage:
             assert whole is not None
             try:
                 await self.spool.set_aside(whole.path, claim.job.id, whole.sha256, self.ledger.spool_names)
-            except (
-                SpoolError,
-                LedgerError,
-            ) as trouble:  # what becomes of the job does not depend on the file
+            except (SpoolError, LedgerError) as trouble:
+                # What becomes of the job does not depend on the file.
                 log.warning("not kept aside", job=claim.job.id, reason=trouble.reason, detail=trouble.detail)
             await self._failed(claim, error, sha256=whole.sha256)
         except (UrlError, FetchError, SpoolError, ProviderError) as error:
             await self._failed(claim, error)
         finally:
             await self._discard(part)
-
-    async def _confirmed(self, claim: Claim) -> Claim:
-        """Replace what was delivered by what the provider itself says, where the settings want it so."""
-        if not self._is_hint(claim.job) and claim.job.image_url is not None:
-            return claim
-        if self.provider is None:  # it was asked when the job came, and the settings have changed
-            raise ProviderError("provider.unavailable", "XIMILAR_API_TOKEN is not set, so it cannot confirm.")
-        completion, deadline = await self._ask(self.provider, claim, "confirm")
-        if completion.failure is not None:
-            raise ProviderError(completion.failure.reason, completion.failure.detail)
-        confirmed = await self.ledger.confirmed(claim, completion, deadline)
-        if confirmed is None:
-            raise UnavailableError("The claim ended while the provider was asked.")
-        log.info("confirmed", job=claim.job.id)
-        return confirmed
-
-    def _is_hint(self, job: Job) -> bool:
-        """Return whether the provider must confirm what was delivered, and has not done so yet."""
-        return self.plan.confirm and job.confirmed_at is None
 
     async def _recovered_file(self, job_id: str) -> Download | None:
         name = self.recovered_files.get(job_id)
@@ -228,7 +210,7 @@ class FetchStage:
         decision = self._decide(claim, error, sha256, can_ask=self.provider is not None)
         if decision.action is Action.ASK:
             with suppress(ProviderError):
-                if await self._refresh_url(claim):
+                if await self._questions.refresh_url(claim):
                     return
             decision = self._decide(claim, error, sha256, can_ask=False)
         await failures.record(self.ledger, self.spool, claim, decision, error)
@@ -236,7 +218,7 @@ class FetchStage:
     def _decide(
         self, claim: Claim, error: ReceiverError, sha256: str | None, *, can_ask: bool
     ) -> outcomes.Decision:
-        if isinstance(error, _RunningError) and self._is_hint(claim.job):
+        if isinstance(error, RunningError) and self._questions.is_hint(claim.job):
             life = milliseconds(self.plan.url_lifetime)
             return outcomes.while_running(claim.job, self.now(), self.jitter, life=life)
         return outcomes.after_fetch(
@@ -261,49 +243,16 @@ class FetchStage:
         """Ask for a fresh URL of a job whose time is over, and let the job expire where there is none."""
         refusal: ProviderError | None = None
         try:
-            if await self._refresh_url(claim):
+            if await self._questions.refresh_url(claim):
                 return
         except ProviderError as error:
             refusal = error
-        if isinstance(refusal, _RunningError) and self._is_hint(claim.job):
+        if isinstance(refusal, RunningError) and self._questions.is_hint(claim.job):
             decision = self._decide(claim, refusal, None, can_ask=False)
         else:
             decision = outcomes.after_last_question(refusal, claim.job, self.now(), self.jitter)
         why = refusal or FetchError("fetch.expired")
         await failures.record(self.ledger, self.spool, claim, decision, why)
-
-    async def _refresh_url(self, claim: Claim) -> bool:
-        """Record the URL that the provider names now, if it is another. Raise the provider's refusal."""
-        assert self.provider is not None
-        try:
-            completion, deadline = await self._ask(self.provider, claim, "ask")
-        except ProviderError as refusal:
-            log.warning("no fresh URL", job=claim.job.id, reason=refusal.reason, detail=refusal.detail)
-            raise
-        known = None if self._is_hint(claim.job) else claim.job.image_url
-        if completion.image_url is None or completion.image_url == known:
-            return False
-        at = outcomes.fresh_url_at(claim.job, deadline, self.now(), self.jitter)
-        refreshed = await persist(lambda: self.ledger.url_refreshed(claim, completion, deadline, at), log)
-        if refreshed:
-            log.info("fresh URL", job=claim.job.id)
-        return refreshed
-
-    async def _ask(
-        self, provider: Ximilar, claim: Claim, why: Literal["confirm", "ask"]
-    ) -> tuple[Completion, int]:
-        """Return the provider's own completion of the job, and its URL's deadline, ms since the epoch."""
-        with self._step(why, claim):
-            seconds = self.plan.asking.total_seconds()
-            try:
-                # The client bounds each of its attempts, and makes several.
-                async with asyncio.timeout(seconds):
-                    report = await provider.get(claim.job.id)
-            except TimeoutError as error:
-                raise UnavailableError(f"The provider's answer was not whole after {seconds:g} s.") from error
-        if report.completion is None:
-            raise _RunningError(f"The provider's answer: status is {report.status}, which is no end.")
-        return report.completion, report.deadline(now=self.now(), lifetime=self.plan.url_lifetime).at
 
     def _step(self, name: StepName, claim: Claim) -> Step:
         job = claim.job

@@ -1,5 +1,6 @@
 """The commands as processes, beside a real receiver: what they list, find, try again, and how they end."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -18,8 +19,12 @@ from typing import Any
 import pytest
 
 from receiver.cli.selection import LEAST_PREFIX
+from receiver.core.clock import wall_clock
+from receiver.ledger import Ledger
 from tests.e2e.conftest import SIZE
+from tests.ledger.actions import claimed, delivery
 from tests.sandbox.harness import Neighbour
+from tests.support.clock import HOUR
 from tests.support.processes import (
     PATIENCE,
     PROOF,
@@ -566,6 +571,20 @@ def test_without_a_server_the_next_start_takes_them_up(
     assert run(["retry", job_id[:8]], programs.folder, values).returncode == 0
     with programs.receiver(values) as receiver:
         assert receiver.ended(job_id)["state"] == "archived"
+
+
+def test_a_job_that_is_being_worked_on_is_not_counted_as_tried_again(tmp_path: Path) -> None:
+    async def claim() -> None:
+        ledger = await Ledger.serve(tmp_path)
+        await ledger.record(delivery("busy", deadline=wall_clock() + HOUR))
+        await claimed(ledger)
+        await ledger.close()
+
+    asyncio.run(claim())
+    said = run(["retry", "busy", "--json"], tmp_path, settings_of(tmp_path, RECEIVER_DATA_DIR=str(tmp_path)))
+    (row,) = json.loads(said.stdout)["jobs"]
+    assert (said.returncode, row["to"], row["obstacle"]) == (1, None, "it is being worked on at this moment")
+    assert "0 jobs are tried again; 1 is not" in said.stderr
 
 
 def test_many_are_tried_again_while_deliveries_go_on(

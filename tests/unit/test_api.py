@@ -331,3 +331,15 @@ async def test_those_who_wait_ask_the_ledger_only_when_their_job_changed(api: Ap
         answers = await asyncio.wait_for(asyncio.gather(*waiting), 60)
     assert {answer.json()["state"] for answer in answers} == {"failed"}
     assert ledger.reads - before <= 2
+
+
+async def test_a_retry_of_a_job_that_is_being_worked_on_is_refused_and_says_so(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    await ledger.record(Delivery(Completion("busy", "https://images.example/x.png"), b"{}", NOW + 1000))
+    await ledger.claim_to_fetch(1, again=1, lease=1000)
+
+    answer = await client.post("/jobs/busy/retry")
+
+    assert (answer.status_code, answer.json()["reason"]) == (409, "ledger.wrong_state")
+    assert "it is being worked on at this moment" in answer.json()["detail"]
