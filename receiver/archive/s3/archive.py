@@ -84,7 +84,8 @@ class S3Archive:
 
         def presign() -> str:
             version = self._readable_version(stored, image)
-            return self._client.presign(at, version, ResponseContentType=image.content_type)
+            more = {"ResponseContentDisposition": "attachment"} if image.accepted else {}
+            return self._client.presign(at, version, ResponseContentType=image.content_type, **more)
 
         return await self._run(presign)
 
