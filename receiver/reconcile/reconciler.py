@@ -161,8 +161,14 @@ class Reconciler:
             if self._answered:
                 self._note_recovery()
         if summary.found or summary.adopted or summary.settled:
-            fields = ("asked", "found", "adopted", "running", "settled")
-            log.info("reconciled", **{name: getattr(summary, name) for name in fields})
+            log.info(
+                "reconciled",
+                asked=summary.asked,
+                found=summary.found,
+                adopted=summary.adopted,
+                running=summary.running,
+                settled=summary.settled,
+            )
         return summary
 
     async def _look(  # noqa: PLR0917 - a round's arguments
