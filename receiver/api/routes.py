@@ -169,7 +169,9 @@ class Api:
     async def announce(self, request: Request) -> Response:
         """``POST /jobs``: announce a job that another program submitted, so that it can become overdue."""
         params.nothing(request.query_params)
-        submission = _submission(await read_body(request, MAX_BODY_BYTES, self.body_seconds))
+        too_large = f"The body is larger than {MAX_BODY_BYTES} bytes."
+        body = await read_body(request, MAX_BODY_BYTES, self.body_seconds, too_large=too_large)
+        submission = _submission(body)
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
