@@ -158,9 +158,12 @@ class ProviderError(ReceiverError):
 
 
 class _FixedProviderError(ProviderError):
-    """A ProviderError whose class has one reason."""
+    """A ProviderError whose class has one reason, which its own subclasses inherit."""
 
     REASON: ClassVar[str]
+
+    def __init_subclass__(cls, *, reason: str = "") -> None:
+        cls.REASON = reason or cls.REASON
 
     def __init__(
         self, detail: str = "", *, retry_after: float | None = None, maybe_sent: bool = False
@@ -169,40 +172,28 @@ class _FixedProviderError(ProviderError):
         self.args = (self.detail,)
 
 
-class TokenRefusedError(_FixedProviderError):
+class TokenRefusedError(_FixedProviderError, reason="provider.token_refused"):
     """The provider refuses the token. Every call fails alike until an operator replaces it."""
 
-    REASON = "provider.token_refused"
 
-
-class NoCreditsError(_FixedProviderError):
+class NoCreditsError(_FixedProviderError, reason="provider.no_credits"):
     """The provider's account has no credits left."""
 
-    REASON = "provider.no_credits"
 
-
-class RateLimitedError(_FixedProviderError):
+class RateLimitedError(_FixedProviderError, reason="provider.rate_limited"):
     """The provider asks for fewer requests, for ``retry_after`` seconds if that is set."""
 
-    REASON = "provider.rate_limited"
 
-
-class UnknownJobError(_FixedProviderError):
+class UnknownJobError(_FixedProviderError, reason="provider.unknown_job"):
     """The provider knows no job of this id."""
 
-    REASON = "provider.unknown_job"
 
-
-class InvalidRequestError(_FixedProviderError):
+class InvalidRequestError(_FixedProviderError, reason="provider.invalid_request"):
     """The request is invalid, and repeating it cannot help. Also raised before anything is sent."""
 
-    REASON = "provider.invalid_request"
 
-
-class UnavailableError(_FixedProviderError):
+class UnavailableError(_FixedProviderError, reason="provider.unavailable"):
     """The provider does not answer, or its answer cannot be read."""
-
-    REASON = "provider.unavailable"
 
 
 class UrlError(ReceiverError):
