@@ -9,8 +9,8 @@ from rich.console import Console
 
 from receiver.bootstrap.factories import open_spool
 from receiver.cli import output
-from receiver.cli.common import AsJson, is_wanted, load_config, print_message
-from receiver.cli.selection import complete_id, find_job
+from receiver.cli.common import AsJson, Yes, is_wanted, load_config, print_message
+from receiver.cli.selection import JobId, find_job
 from receiver.config import Config
 from receiver.core import serializers
 from receiver.ledger import Ledger, LedgerReader
@@ -19,17 +19,10 @@ from receiver.operations.acceptance import RefusedBytes
 
 
 def accept(
-    job_id: Annotated[
-        str,
-        typer.Argument(
-            metavar="ID",
-            help="The job's id, or its first four characters or more.",
-            autocompletion=complete_id,
-        ),
-    ],
+    job_id: JobId,
     *,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what it would be.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Archive the bytes of a job that verification refused, as they are.

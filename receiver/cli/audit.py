@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import aclosing
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -15,7 +15,6 @@ from receiver.core import serializers
 from receiver.core.jobs import State
 from receiver.ledger import Ledger
 from receiver.operations.audit import Auditor
-from receiver.operations.checkpoint import Checkpoint
 
 WRONG = {
     "archive.missing": "archived images that are not there",
@@ -72,19 +71,16 @@ def audit(
                 (counts["objects"], "objects listed"),
                 *((counts[reason], text) for reason, text in WRONG.items() if counts[reason]),
             ]
-            maintenance.print_report(checkpoint.findings(), lines, _summary(checkpoint), as_json=as_json)
+            summary = {
+                **plan,
+                "began_at": serializers.time(checkpoint.began_at),
+                "finished_at": serializers.time(checkpoint.finished_at),
+                "jobs": counts["jobs"],
+                "objects": counts["objects"],
+                "found": {reason: counts[reason] for reason in WRONG},
+            }
+            maintenance.print_report(checkpoint.findings(), lines, summary, as_json=as_json)
             return not any(counts[reason] for reason in WRONG)
 
     if not asyncio.run(run()):
         raise typer.Exit(1)
-
-
-def _summary(checkpoint: Checkpoint) -> dict[str, Any]:
-    return {
-        **checkpoint.plan,
-        "began_at": serializers.time(checkpoint.began_at),
-        "finished_at": serializers.time(checkpoint.finished_at),
-        "jobs": checkpoint.counts["jobs"],
-        "objects": checkpoint.counts["objects"],
-        "found": {reason: checkpoint.counts[reason] for reason in WRONG},
-    }

@@ -20,6 +20,7 @@ from receiver.cli.output import safe
 from receiver.config import Config
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
 
 DOTENV = Path(".env")
 """The file with further settings, in the working directory."""

@@ -9,7 +9,7 @@ from receiver.api.params import MAX_LIMIT
 from receiver.cli import output
 from receiver.cli.common import AsJson, fail, load_config
 from receiver.cli.options import whole
-from receiver.cli.selection import Reason, Ref, Since, States, Until, complete_id, find_job, job_filter
+from receiver.cli.selection import JobId, Reason, Ref, Since, States, Until, find_job, job_filter
 from receiver.core.errors import LedgerError
 from receiver.ledger import LedgerReader
 
@@ -68,14 +68,7 @@ def jobs(
 
 
 def job(
-    job_id: Annotated[
-        str,
-        typer.Argument(
-            metavar="ID",
-            help="The job's id, or its first four characters or more.",
-            autocompletion=complete_id,
-        ),
-    ],
+    job_id: JobId,
     *,
     as_json: AsJson = False,
 ) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import shlex
 import sys
-from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,6 +14,7 @@ from rich.console import Console
 from receiver.cli import output
 from receiver.cli.common import (
     AsJson,
+    Yes,
     is_wanted,
     load_config,
     print_message,
@@ -33,7 +33,8 @@ CHUNK = 50
 """Jobs in one commit. A running server waits for one commit, and not for all of them."""
 
 MAX_ROWS = 20
-"""Rows in a table on a terminal; a pipe and JSON get all of them."""
+MAX_CAUSES = 3
+"""Rows in a table on a terminal, and obstacles in the last line; a pipe and JSON get all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def retry(
     since: Since = None,
     until: Until = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which jobs it would be.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
+    yes: Yes = False,
     as_json: AsJson = False,
 ) -> None:
     """Try jobs again now: those with these ids, or all that the options select.
@@ -222,7 +223,7 @@ class _Printer:
         self._dry_run = dry_run
         self._console = console or Console()
         self._first: list[_Row] = []
-        self._obstacles = Counter[str]()
+        self._obstacles: dict[str, None] = {}  # each once, in their order
 
     def add(self, rows: Sequence[_Row]) -> None:
         self._first += rows[: MAX_ROWS - len(self._first)]
@@ -231,7 +232,7 @@ class _Printer:
                 self.done += 1
             else:
                 self.left += 1
-                self._obstacles[NO_IMAGE if NO_IMAGE in row.obstacle else row.obstacle] += 1
+                self._obstacles[NO_IMAGE if NO_IMAGE in row.obstacle else row.obstacle] = None
             if self.as_json:
                 self._json.add(_document(row))
             elif not self._console.is_terminal:
@@ -257,13 +258,9 @@ class _Printer:
         done = f"{_count(self.done)} {'would be' if self._dry_run else _is(self.done)} tried again"
         if not self.left:
             return done
-        causes = [
-            f"{what} ({times})" if times > 1 else what for what, times in self._obstacles.most_common(3)
-        ]
+        causes = list(self._obstacles)[:MAX_CAUSES]
         if self.done + self.left == 1:
             causes = [row.obstacle for row in self._first if row.obstacle]  # with what to do instead
-        if len(self._obstacles) > len(causes):
-            causes.append(f"{len(self._obstacles) - len(causes)} other obstacles")
         cannot = "cannot" if self._dry_run else f"{_is(self.left)} not"
         return f"{done}; {self.left} {cannot}: {'; '.join(causes)}"
 

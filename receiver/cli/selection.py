@@ -56,6 +56,12 @@ def parse_time(text: str) -> str:
     return text
 
 
+JobId = Annotated[
+    str,
+    typer.Argument(
+        metavar="ID", help="The job's id, or its first four characters or more.", autocompletion=complete_id
+    ),
+]
 States = Annotated[
     list[State] | None,
     choice(

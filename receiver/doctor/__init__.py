@@ -16,7 +16,7 @@ from receiver.config import Config, environment, load_partly, named, origins
 from receiver.core.clock import wall_clock
 from receiver.core.errors import ConfigError
 from receiver.doctor import ledger, machine, remote, settings
-from receiver.doctor.checks import Check, Level, Result, failure, ignore, run_checks, run_in_thread, skipped
+from receiver.doctor.checks import Check, Level, Result, failure, run_checks, run_in_thread, skipped
 from receiver.ledger import holder, unsafe_sqlite
 
 __all__ = ["Level", "Report", "Result", "diagnose"]
@@ -53,7 +53,7 @@ async def diagnose(
     deep: bool = False,
     now: Callable[[], int] = wall_clock,
     stopping: asyncio.Event | None = None,
-    on_waiting: Callable[[Sequence[str]], None] = ignore,
+    on_waiting: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Report:
     """Run all checks at once, with the settings of the environment and of a file.
 

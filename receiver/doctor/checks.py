@@ -77,16 +77,12 @@ async def _skip(name: str, wrong: frozenset[str]) -> Sequence[Result]:
     return [skipped(name, f"{' and '.join(sorted(wrong))} is wrong")]
 
 
-def ignore(_: Sequence[str]) -> None:
-    """Ignore the names of unfinished checks."""
-
-
 async def run_checks(
     checks: Sequence[Check],
     hidden: Iterable[str] = (),
     *,
     stopping: asyncio.Event | None = None,
-    on_waiting: Callable[[Sequence[str]], None] = ignore,
+    on_waiting: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> list[Result]:
     """Run all checks at once. Return their results in the checks' order, with the secrets ``hidden`` masked.
 

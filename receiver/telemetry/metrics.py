@@ -221,8 +221,9 @@ class Metrics:
         return Response(encode(await self.collect()), headers={"Content-Type": content_type})
 
     async def collect(self) -> Collector:
+        overdue_before = overdue_cutoff(self.now(), self.overdue_after)
         stats, writable, workers, archive = await asyncio.gather(
-            self._within_timeout(self._stats()),
+            self._within_timeout(self.ledger.stats(overdue_before=overdue_before, counted_to=COUNTED_TO)),
             self._within_timeout(self._writable()),
             self.workers_alive(),
             self.archive_up(),
@@ -252,11 +253,6 @@ class Metrics:
                 InfoMetricFamily("receiver_build", "The running version.", version),
                 *(_family(name, value) for name, value in values.items()),
             ]
-        )
-
-    async def _stats(self) -> Stats:
-        return await self.ledger.stats(
-            overdue_before=overdue_cutoff(self.now(), self.overdue_after), counted_to=COUNTED_TO
         )
 
     async def _writable(self) -> bool:

@@ -171,18 +171,14 @@ class S3Archive:
         try:
             return self._put_spool_file(item, at)
         except SpoolError as error:
-            # Perhaps it was put before, and a crash came before that was recorded.
-            if error.reason == "spool.lost" and (stored := self._stored_before(item, at)) is not None:
-                return stored
+            if error.reason == "spool.lost":
+                # Perhaps it was put before, and a crash came before that was recorded. A deadline runs again,
+                # so a store that does not answer is not waited for.
+                with suppress(ArchiveError):
+                    head = self._client.head_or_none(at)
+                    if head is not None and self._holds(item.image, at, head, head.get("VersionId")):
+                        return _stored(at, head)
             raise
-
-    def _stored_before(self, item: SpooledImage, at: Address) -> StoredObject | None:
-        # A deadline runs again, so a store that does not answer is not waited for.
-        with suppress(ArchiveError):
-            head = self._client.head_or_none(at)
-            if head is not None and self._holds(item.image, at, head, head.get("VersionId")):
-                return _stored(at, head)
-        return None
 
     def _put_spool_file(self, item: SpooledImage, at: Address) -> StoredObject:
         conditional = self._capabilities.conditional
