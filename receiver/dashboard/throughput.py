@@ -13,9 +13,8 @@ LONGEST_GAP = 90_000
 class Throughput:
     """Counts by minute, from readings of one number that only grows: how many jobs are archived.
 
-    The history is never searched. At the start the times of a bounded number of the newest archived jobs are
-    read; from then on each reading costs one row of totals, with a hundred jobs as with ten million. Minutes
-    without a reading stay unknown, and are not shown as empty.
+    At the start the times of a bounded number of the newest archived jobs are read. From then on each reading
+    costs one row of totals, whatever the number of jobs. Minutes without a reading stay unknown.
     """
 
     def __init__(self) -> None:

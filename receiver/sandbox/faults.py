@@ -77,7 +77,6 @@ FAULTS: Mapping[str, Fault] = {fault.value: fault for group in GROUPS for fault 
 
 F = TypeVar("F", bound=Fault)
 
-
 Plan = frozenset[Fault]
 """The faults of one job: at most one of each group."""
 
@@ -124,11 +123,10 @@ class Faults:
 
 
 class FaultPicker:
-    """Chooses faults at random, the same in every run with the same seed.
+    """Chooses faults at random, the same in every run with the same seed; without one, runs differ.
 
     Each group has its own generator, so that calls of the API, whose number depends on timing, do not change
     the faults of jobs.
-    Without a seed, runs differ.
     """
 
     def __init__(self, faults: Faults, seed: int | None) -> None:

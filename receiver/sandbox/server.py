@@ -26,8 +26,7 @@ class Server(uvicorn.Server):
 
 
 def print_address(url: str) -> None:
-    """Print the address, in the one line that programs wait for."""
-    print(f"sandbox listens on {url}", flush=True)  # noqa: T201 - this line is the command's output
+    print(f"sandbox listens on {url}", flush=True)  # noqa: T201 - the line that programs wait for
 
 
 def run(
