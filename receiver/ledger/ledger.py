@@ -123,7 +123,6 @@ class LedgerReader:
     refusal_of = _query(history.refusal_of)
     notifications_due = _query(notifications.due)
     next_notification_at = _query(notifications.next_at)
-    notifications_given_up = _query(notifications.given_up)
 
     next_event_at = _query(due.next_event_at)
     spool_names = _query(due.spool_names)

@@ -97,7 +97,10 @@ def due(db: sqlite3.Connection, *, by: int, limit: int) -> tuple[Notification, .
         " ORDER BY next_attempt_at LIMIT ?",
         (by, limit),
     )
-    return tuple(rows.notification(row) for row in found)
+    return tuple(
+        Notification(row["seq"], row["job"], row["at"], row["body"], row["attempts"], row["detail"])
+        for row in found
+    )
 
 
 def next_at(db: sqlite3.Connection) -> int | None:
@@ -107,16 +110,6 @@ def next_at(db: sqlite3.Connection) -> int | None:
         " WHERE given_up_at IS NULL"
     ).fetchone()
     return None if at is None else int(at)
-
-
-def given_up(db: sqlite3.Connection, *, limit: int = 100) -> tuple[Notification, ...]:
-    """Return given-up notifications, the newest first."""
-    found = db.execute(
-        "SELECT * FROM notifications INDEXED BY notifications_given_up WHERE given_up_at IS NOT NULL"
-        " ORDER BY seq DESC LIMIT ?",
-        (limit,),
-    )
-    return tuple(rows.notification(row) for row in found)
 
 
 def _make_room(tx: Transaction) -> None:

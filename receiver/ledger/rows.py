@@ -4,7 +4,7 @@ from dataclasses import fields
 
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.ledger.sqlite.driver import sqlite3
-from receiver.ledger.types import Notification, PendingJob
+from receiver.ledger.types import PendingJob
 
 _SAME_IN_BOTH = [f.name for f in fields(Job) if f.name not in ("state", "image", "stored", "problem")]
 
@@ -33,10 +33,6 @@ def event(row: sqlite3.Row, prefix: str = "") -> Event:
         reason=row[f"{prefix}reason"],
         detail=row[f"{prefix}detail"],
     )
-
-
-def notification(row: sqlite3.Row) -> Notification:
-    return Notification(row["seq"], row["job"], row["at"], row["body"], row["attempts"], row["detail"])
 
 
 def pending_job(row: sqlite3.Row) -> PendingJob:

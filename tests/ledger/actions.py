@@ -97,3 +97,9 @@ def recounted_totals(db: sqlite3.Connection) -> dict[str, tuple[int, int]]:
     """Return the same, counted from the jobs."""
     found = db.execute("SELECT state, count(*), coalesce(sum(bytes), 0) FROM jobs GROUP BY state")
     return {**dict.fromkeys(map(str, State), (0, 0)), **{state: (jobs, size) for state, jobs, size in found}}
+
+
+async def given_up_notifications(ledger: Ledger) -> list[sqlite3.Row]:
+    """Return what is kept of notifications that were given up, the newest first."""
+    query = "SELECT * FROM notifications WHERE given_up_at IS NOT NULL ORDER BY seq DESC"
+    return await ledger._readers.read(lambda db: db.execute(query).fetchall())

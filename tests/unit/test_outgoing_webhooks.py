@@ -11,7 +11,7 @@ from receiver.core.backoff import NOTIFY_MAX, notification_retry_at
 from receiver.events.feed import Feed
 from receiver.events.outgoing_webhooks import GIVE_UP_AFTER_MS, OutgoingWebhooks
 from receiver.ledger import Delivery, Ledger
-from tests.ledger.actions import failure
+from tests.ledger.actions import failure, given_up_notifications
 from tests.support.clock import NOW, SECOND, Clock
 from tests.support.endpoint import SECRET, Endpoint, endpoint
 from tests.support.processes import PATIENCE
@@ -81,8 +81,8 @@ async def test_what_nobody_takes_is_tried_for_a_day_then_given_up_and_kept(
     assert len({one.id for one in told.told}) == 1
     assert len({one.headers["webhook-timestamp"] for one in told.told}) == 3
     assert {str(one.said) for one in told.told} == {str(told.told[0].said)}
-    (kept,) = await ledger.notifications_given_up()
-    assert (kept.job, kept.attempts, kept.detail) == ("job-1", 3, "The endpoint answers 500.")
+    (kept,) = await given_up_notifications(ledger)
+    assert (kept["job"], kept["attempts"], kept["detail"]) == ("job-1", 3, "The endpoint answers 500.")
     assert (await ledger.stats(overdue_before=0)).notifications_pending == 0
 
 
