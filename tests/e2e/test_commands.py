@@ -254,22 +254,29 @@ def test_a_closed_stream_is_one_that_leads_nowhere(desk: Desk, line: str, closed
     assert "Error" not in said.stderr
 
 
-def test_the_shell_completes_commands_states_reasons_and_ids(desk: Desk, ref: str) -> None:
+def test_the_shell_completes_commands_states_reasons_and_ids(
+    desk: Desk, ref: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job_id = f"completed-{uuid.uuid4()}"
     desk.announce(job_id, ref=ref)
 
-    def completed(*words: str) -> list[str]:
-        values = {
-            **desk.values,
+    def asking(*words: str) -> dict[str, str]:
+        return {
             "_RECEIVER_COMPLETE": "complete_bash",
             "COMP_WORDS": " ".join(["receiver", *words]),
             "COMP_CWORD": str(len(words)),
         }
-        said = run_process([], desk.folder, values)
+
+    def completed(*words: str) -> list[str]:
+        for name, value in asking(*words).items():  # which the library reads from the process itself
+            monkeypatch.setenv(name, value)
+        said = desk.run()
         assert said.stderr == ""
         return said.stdout.split()
 
-    assert {"jobs", "job"} <= set(completed("jo"))
+    of_the_shell = run_process([], desk.folder, {**desk.values, **asking("jo")})
+    assert of_the_shell.stderr == ""
+    assert {"jobs", "job"} <= set(of_the_shell.stdout.split())
     assert completed("jobs", "--state", "rej") == ["rejected"]
     assert completed("jobs", "--reason", "image.trunc") == ["image.truncated"]
     assert completed("job", "completed-") == [job_id]
