@@ -114,6 +114,7 @@ async def test_a_body_that_lies_about_its_length_is_still_capped(intake: Webhook
     answer = await intake.deliver(request(sent, (b"content-length", b"1")))
 
     assert (answer.status_code, sent.asked) == (413, CAP // 1000 + 1)
+    assert b"RECEIVER_MAX_WEBHOOK_BYTES" in answer.body  # the setting that decides it
 
 
 async def test_a_sender_that_goes_away_leaves_nothing_recorded(
