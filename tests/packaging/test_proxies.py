@@ -179,11 +179,13 @@ def test_curl_reads_an_early_status_behind_the_proxy(
     done = subprocess.run(
         [*arguments, proxy.address + WEBHOOK], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    # HAProxy 2.8 resets some HTTP/2 streams behind the whole answer, where much of the body is unsent.
+    # HAProxy 2.8 resets some HTTP/2 streams behind the answer, where much of the body is unsent. Of such an
+    # answer curl gives what it had read by then.
     reset = done.returncode == 92 and (proxy.name, version) == ("haproxy", "--http2")
     assert done.returncode == 0 or reset, done.stderr
     body, _, status = done.stdout.rpartition("\n")
-    assert (status, json.loads(body)["reason"]) == ("413", "body.too_large")
+    assert status == "413"
+    assert (reset and not body) or json.loads(body)["reason"] == "body.too_large"
 
 
 def test_a_body_over_the_limit_is_not_sent_to_the_receiver_again_and_again(
