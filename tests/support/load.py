@@ -111,5 +111,5 @@ class _Sender:
 def _request(document: dict[str, Any]) -> bytes:
     body = json.dumps(document).encode()
     proof = "".join(f"{name}: {value}\r\n" for name, value in PROOF.items())
-    head = f"POST {WEBHOOK} HTTP/1.1\r\nHost: receiver\r\n{proof}Content-Length: {len(body)}\r\n\r\n"
-    return head.encode() + body
+    headers = f"{proof}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return f"POST {WEBHOOK} HTTP/1.1\r\nHost: receiver\r\n{headers}\r\n".encode() + body

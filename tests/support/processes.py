@@ -199,14 +199,14 @@ class Output:
         """The JSON lines of this event so far."""
         return [line for line in list(self._documents) if line.get("event") == event]
 
-    def until(self, found: Callable[[], object]) -> None:
+    def until(self, found: Callable[[], object], patience: float = PATIENCE) -> None:
         """Returns when the condition holds; it is looked at for every line that the program writes.
 
         Raises:
-            AssertionError: the program has ended, or wrote nothing of the kind within `PATIENCE`.
+            AssertionError: the program has ended, or wrote nothing of the kind within ``patience`` seconds.
         """
         with self._news:
-            self._news.wait_for(lambda: found() or self._ended, PATIENCE)
+            self._news.wait_for(lambda: found() or self._ended, patience)
             assert found(), f"{self.name} never wrote it:\n{self.log[-4000:]}"
 
     def until_event(self, event: str, **values: object) -> dict[str, Any]:
