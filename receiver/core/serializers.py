@@ -31,7 +31,7 @@ def job(job: Job) -> dict[str, Any]:
         "source_url": job.source_url,
         "endpoint": job.endpoint,
         "promised": {"width": job.promised_width, "height": job.promised_height},
-        "image": image and asdict(image),
+        "image": image and {k: v for k, v in asdict(image).items() if k != "accepted" or v},
         "archive": stored and asdict(stored),
         "error": problem and {"reason": problem.reason, "detail": problem.detail, "at": time(problem.at)},
         "submitted_at": time(job.submitted_at),

@@ -42,8 +42,8 @@ A proxy whose connection ends while it still sends answers 502 or 504 instead of
 
 
 SHARE_OF_CLIENT = 0.5
-"""Of all connections, those that may be one client's: beyond them, a new one ends its longest idle one. A
-proxy is a client too, so this is more than common ones open."""
+"""Of all connections, those of one client that may be idle: beyond them, a new one ends the longest idle
+one. A proxy is a client too, so this is more than common ones keep."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -51,9 +51,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     uvicorn alone waits without end for a first head, for the rest of any other, and for a peer to take its
     answer, and it gathers heads, trailers and pipelined requests of any size. As many idle connections as it
-    accepts at all would keep every sender out: where there are that many, or half as many of one client, one
-    is closed for a new one. That is the longest idle one of the client with the most idle ones, or else one
-    whose request is unproved and whose body is not whole.
+    accepts at all would keep every sender out: where there are that many, or half as many idle ones of one
+    client, one is closed for a new one. That is the longest idle one of the client with the most idle ones,
+    or else one whose request is unproved and whose body is not whole.
 
     A peer whose time is over is cut off by ``abort``, because ``close`` first waits until all is taken.
 
@@ -197,18 +197,19 @@ class LimitedProtocol(HttpToolsProtocol):
         limit = self.config.limit_concurrency
         if limit is None or len(self.connections) <= limit * SHARE_OF_CLIENT:
             return
-        others = [
-            other for other in self.connections if isinstance(other, LimitedProtocol) and other is not self
+        idle = [
+            other
+            for other in self.connections
+            if isinstance(other, LimitedProtocol) and other is not self and other.idle_since is not None
         ]
-        own = [other for other in others if other.client_name == self.client_name]
-        full = len(self.connections) >= limit
-        if not full and len(own) < limit * SHARE_OF_CLIENT:
-            return
-        idle = [other for other in (others if full else own) if other.idle_since is not None]
+        of_client = Counter(other.client_name for other in idle)
+        if len(self.connections) < limit:  # one that listens, or whose request is being answered, is not idle
+            if of_client[self.client_name] < limit * SHARE_OF_CLIENT:
+                return
+            idle = [other for other in idle if other.client_name == self.client_name]
         if idle:
-            of_client = Counter(other.client_name for other in idle)
             min(idle, key=lambda other: (-of_client[other.client_name], other.idle_since or 0.0)).end()
-        elif full:
+        else:
             self.unfinished.end_one()
 
     def _expect_buffer_below(self, limit: int) -> None:

@@ -31,6 +31,7 @@ from tests.support.seaweed import seaweed
 from tests.support.waiting import eventually
 
 IDS = ("d13e8a4c-5f0e-4c0b-9e57-6a9b7b1d2c01", "8e5848d5-256f-4775-a2a5-969f3cb5b87e")
+REFUSED = "5a1f0c1e-3b51-4d0e-9d5e-2f6f1a0c7b44"
 """Jobs that the documents' examples speak of."""
 
 LINES = list(
@@ -115,11 +116,12 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs) -
 
 
 def made(receiver: Receiver, near: Neighbour) -> None:
-    """The jobs that the examples speak of: both were rejected, and have an image by now."""
-    for job_id in IDS:
+    """The jobs that the examples speak of: all were rejected, and the first two have an image by now."""
+    for job_id in (*IDS, REFUSED):
         receiver.deliver(completion(job_id, near.serve(b"no image", job_id), *SIZE)).raise_for_status()
-    for job_id in IDS:
+    for job_id in (*IDS, REFUSED):
         assert receiver.ended(job_id)["state"] == "rejected"
+    for job_id in IDS:
         near.serve(draw(7, SIZE, "png"), job_id)
 
 
