@@ -41,7 +41,7 @@ from tests.support.processes import (
 from tests.support.proxies import NAMES, SHIPPED, Front, front
 from tests.support.waiting import eventually
 
-RESTARTS = 2
+RESTARTS = 5
 """The second shows what the first left behind; a third would show nothing else."""
 
 POSTS_A_SECOND = 20
