@@ -42,7 +42,7 @@ from tests.support.proxies import NAMES, SHIPPED, Front, front
 from tests.support.waiting import eventually
 
 RESTARTS = 5
-"""The second shows what the first left behind; a third would show nothing else."""
+"""So many as the configurations were measured with."""
 
 POSTS_A_SECOND = 20
 WHILE_UP, WHILE_DOWN = 8, 10
