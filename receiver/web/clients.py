@@ -83,11 +83,10 @@ class UnfinishedBodies:
             if not unfinished:
                 del self._by_client[client]
 
-    def end_one(self) -> None:
-        """End the oldest unproved request of the client that has the most, if there is one."""
-        for client in sorted(self._by_client, key=lambda client: len(self._by_client[client]), reverse=True):
-            if self._end_oldest(client):
-                return
+    def end_one(self) -> bool:
+        """End the oldest unproved request of the client that has the most; return whether there was one."""
+        clients = sorted(self._by_client, key=lambda client: len(self._by_client[client]), reverse=True)
+        return any(self._end_oldest(client) for client in clients)
 
     def _end_oldest(self, client: str) -> bool:
         for connection, headers in list(self._by_client[client].items()):

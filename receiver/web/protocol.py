@@ -45,6 +45,9 @@ SHARE_OF_CLIENT = 0.5
 """Of all connections, those of one client that may be idle: beyond them, a new one ends the longest idle
 one. A proxy is a client too, so this is more than common ones keep."""
 
+PROVED_SHARE = 1.25
+"""Of the limit on connections, what proved senders may fill: ended requests still count for a moment."""
+
 
 class LimitedProtocol(HttpToolsProtocol):
     """uvicorn's HTTP protocol with limits on time and size.
@@ -52,8 +55,9 @@ class LimitedProtocol(HttpToolsProtocol):
     uvicorn alone waits without end for a first head, for the rest of any other, and for a peer to take its
     answer, and it gathers heads, trailers and pipelined requests of any size. As many idle connections as it
     accepts at all would keep every sender out: where there are that many, or half as many idle ones of one
-    client, one is closed for a new one. That is the longest idle one of the client with the most idle ones,
-    or else one whose request is unproved and whose body is not whole.
+    client, one is closed for a new one. Where all are taken, that is one whose request is unproved and whose
+    body is not whole; else the longest idle one of the client with the most idle ones, which may have just
+    been opened.
 
     A peer whose time is over is cut off by ``abort``, because ``close`` first waits until all is taken.
 
@@ -126,7 +130,12 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._offers_upgrade():
             return
         self._expect_head_within(None)
+        limit = self.limit_concurrency
+        taken = max(len(self.connections), len(self.tasks))
+        if limit is not None and taken >= limit and self.unfinished.is_proved(self.headers):
+            self.limit_concurrency = int(limit * PROVED_SHARE)
         super().on_headers_complete()
+        self.limit_concurrency = limit
         self._cycles.append(self.cycle)
         if len(self._cycles) > 1 + MAX_PIPELINED:
             raise ValueError("too many requests at once")
@@ -197,20 +206,21 @@ class LimitedProtocol(HttpToolsProtocol):
         limit = self.config.limit_concurrency
         if limit is None or len(self.connections) <= limit * SHARE_OF_CLIENT:
             return
+        full = len(self.connections) >= limit
+        if full and self.unfinished.end_one():
+            return
         idle = [
             other
             for other in self.connections
             if isinstance(other, LimitedProtocol) and other is not self and other.idle_since is not None
         ]
         of_client = Counter(other.client_name for other in idle)
-        if len(self.connections) < limit:  # one that listens, or whose request is being answered, is not idle
+        if not full:  # one that listens, or whose request is being answered, is not idle
             if of_client[self.client_name] < limit * SHARE_OF_CLIENT:
                 return
             idle = [other for other in idle if other.client_name == self.client_name]
         if idle:
             min(idle, key=lambda other: (-of_client[other.client_name], other.idle_since or 0.0)).end()
-        else:
-            self.unfinished.end_one()
 
     def _expect_buffer_below(self, limit: int) -> None:
         def check() -> None:

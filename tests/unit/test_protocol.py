@@ -12,9 +12,11 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from receiver.web.clients import UnfinishedBodies
 from receiver.web.protocol import AnswerCancelled, CloseUnread, LimitedProtocol
 
 GET = b"GET / HTTP/1.1\r\nHost: receiver\r\n\r\n"
+SLOW = b"POST / HTTP/1.1\r\nHost: receiver\r\nContent-Length: 1\r\n\r\n"
 NEVER = 600.0
 WITHIN = 30
 
@@ -50,6 +52,7 @@ async def door(
     """
 
     class Protocol(LimitedProtocol):
+        unfinished = UnfinishedBodies(lambda headers: (b"proof", b"1") in headers)
         head_seconds = head
         keep_alive_seconds = idle
         write_seconds = take
@@ -165,6 +168,44 @@ async def test_of_one_address_half_of_the_connections_may_be_idle_and_nobody_els
             writer.write(GET)
             assert (await reader.readuntil(b"empty")).startswith(b"HTTP/1.1 200")
         for _, writer in (other, *many):
+            writer.close()
+
+
+async def test_unproved_bodies_make_room_before_a_connection_that_was_just_opened() -> None:
+    """However many addresses they come from, and however fast new ones are opened."""
+    async with door(connections=4) as port:
+        slow_ones = []
+        for address in ("127.0.0.2", "127.0.0.3", "127.0.0.4"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(address, 0))
+            writer.write(SLOW)
+            slow_ones.append((reader, writer))
+        fresh = await asyncio.open_connection("127.0.0.1", port)
+        assert await end_of(slow_ones[0][0]) == b""
+        newer = await asyncio.open_connection("127.0.0.1", port)
+        assert await end_of(slow_ones[1][0]) == b""
+        for reader, writer in (fresh, newer):
+            writer.write(GET)
+            assert (await reader.readuntil(b"empty")).startswith(b"HTTP/1.1 200")
+        for _, writer in (*slow_ones, fresh, newer):
+            writer.close()
+
+
+async def test_a_proved_sender_is_served_beside_as_many_slow_ones_as_there_may_be_connections() -> None:
+    proved = GET.replace(b"Host", b"Proof: 1\r\nHost")
+    async with door(connections=8) as port:
+        slow_ones = []
+        for number in range(8):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", port, local_addr=(f"127.0.0.{2 + number}", 0)
+            )
+            writer.write(SLOW.replace(b"Host", b"Proof: 1\r\nHost"))
+            slow_ones.append((reader, writer))
+        for head, status in ((proved, b"200"), (GET, b"503")):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(head)
+            assert (await asyncio.wait_for(reader.readline(), WITHIN)).split()[1] == status
+            writer.close()
+        for _, writer in slow_ones:
             writer.close()
 
 
