@@ -98,15 +98,18 @@ class Authenticator:
         proved = bool(self._accepted or self._signer)
         for name, accepted in self._accepted.items():
             proved &= sum(hmac.compare_digest(given.get(name, b""), value) for value in accepted) > 0
-        ticket = None
+        ticket, mark = None, _label(given.get(_SUBMISSION, b""))
         if self._signer is not None:
             ticket = self._ticket(self._signer, given.get(_TICKET, b""))
             proved &= ticket is not None
+            if signed := (ticket or "").partition("~")[2]:
+                proved &= mark in (None, signed)  # else the headers of two submissions are mixed
+                mark = signed
         if not proved:
             raise AuthError("auth.refused")
         ref = _label(given.get(_REFERENCE, b""))
         dropped = ref is None and _REFERENCE in given
-        return Proof(ticket, ref, _label(given.get(_SUBMISSION, b"")), dropped)
+        return Proof(ticket, ref, mark, dropped)
 
     def is_proved(self, headers: RawHeaders) -> bool:
         """Return whether `check` would accept these headers."""

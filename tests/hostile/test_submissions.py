@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from receiver.config import load
+from receiver.intake.authentication import SUBMISSION_HEADER
 from receiver.ledger import Intent, Ledger
 from receiver.submission.webhook_template import WebhookTemplate
 from tests.support.processes import SIGNING_KEY, Programs, completion, settings
@@ -62,6 +63,21 @@ def test_the_headers_of_one_job_do_not_deliver_another(programs: Programs, keys:
         assert receiver.job("job-2")["state"] == "submitted"
         assert receiver.deliver(done("job-1"), one).status_code == 200
         assert receiver.deliver(done("job-2"), two).status_code == 200
+
+
+def test_the_ticket_of_one_submission_with_the_mark_of_another_binds_neither(programs: Programs) -> None:
+    environ = settings(
+        programs.folder, RECEIVER_PUBLIC_URL="https://receiver.example", RECEIVER_SIGNING_KEYS=SIGNING_KEY
+    )
+    with programs.receiver(environ) as receiver:
+        submitter = Submitter(environ)
+        one, two = submitter.submit("one"), submitter.submit("two")
+        submitter.answered("one", "job-1")
+
+        mixed = {**one, SUBMISSION_HEADER: two[SUBMISSION_HEADER]}
+        assert receiver.deliver(done("job-1"), mixed).status_code == 401
+        assert receiver.deliver(done("job-2"), two).status_code == 200
+        assert receiver.deliver(done("job-1"), one).status_code == 200
 
 
 def test_a_ticket_that_was_used_before_the_answer_admits_its_own_job_after_it(programs: Programs) -> None:
