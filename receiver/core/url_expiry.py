@@ -19,6 +19,10 @@ from urllib.parse import unquote, urlsplit
 from receiver.core.clock import milliseconds
 
 _LATEST = datetime(9999, 1, 1, tzinfo=UTC)
+_SECONDS_FROM = 10**6
+"""A smaller number is a span, or says never, as 0 and -1 do: as seconds since the
+epoch it would lie in early January 1970."""
+
 _MS_FROM = 10**12
 """A number from here on counts milliseconds: as seconds it would lie after the year 33,000."""
 
@@ -38,7 +42,7 @@ _JWT = re.compile(r"eyJ[\w-]+\.(eyJ[\w-]+)\.[\w-]*", re.ASCII)
 _SPAN = re.compile(r"x-(?:[a-z0-9]+-)?expires")
 _LIST_END = re.compile(r"(?:^|[/=~])exp=(\d{9,13})(?=~|$)", re.ASCII)
 _LIST_PROOF = re.compile(r"(?:^|[/=~])hmac=")
-_EDGE = re.compile(r"edge-cache-token=(?:[^/?]*?[~&])?expires=([0-9]{9,13})(?=[~&/]|$)", re.IGNORECASE)
+_EDGE = re.compile(r"(?:^|/)edge-cache-token=(?:[^/?]*?[~&])?expires=([0-9]{9,13})(?=[~&/]|$)", re.IGNORECASE)
 _BUNNY = re.compile(r"/bcdn_token=[^/]*?&expires=(\d{9,13})(?=[&/]|$)", re.ASCII)
 
 _SIGNATURES = frozenset({"signature", "sig", "s", "sign", "token", "md5", "hmac", "hash", "st"})
@@ -52,7 +56,7 @@ def stated_expiry(url: str) -> datetime | None:
         parts = urlsplit(url)
     except ValueError:
         return None
-    if "://" in parts.path or len(parts.query) > MAX_QUERY:
+    if "http:/" in parts.path or "https:/" in parts.path or len(parts.query) > MAX_QUERY:
         return None  # a proxy's URL: the query belongs to the URL that is nested in the path
     ends = []
     query = _query(parts.query)
@@ -112,6 +116,8 @@ def _moment(text: str) -> datetime | None:
     """Return the time of seconds or milliseconds since the epoch, of a date, or of an ISO 8601 time."""
     if re.fullmatch(r"-?\d{1,16}", text, re.ASCII):
         number = int(text)
+        if number < _SECONDS_FROM:
+            return None
         return datetime.fromtimestamp(number / 1000 if number >= _MS_FROM else number, UTC)
     if text[:4].isdigit() and "-" in text:
         end = datetime.fromisoformat(text)

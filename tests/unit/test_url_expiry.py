@@ -204,6 +204,9 @@ SEEN = "2031-05-06T07:18:09+00:00"
         (f"{H}exp={E}000&sig=x", SEEN),
         (f"{H}exp=2031-05-06T07:18:09.5Z&sig=x", SEEN),
         (f"{H}exp=inf&sig=x", None),
+        (f"{H}expires=-1&s=x", None),
+        (f"{H}expires=0&s=x", None),
+        (f"{H}expires=3600&signature=x&se=2031-05-06T07:18:09Z&sig=y", SEEN),  # a span, from a time unknown
         (f"{H}ex=73623e31&is=1&hm=x", SEEN),  # Discord
         (f"{H}ksTime=73623e31&ksSecret=x", SEEN),  # Kling
         (f"{H}_upt=abcdef12{E}", SEEN),  # UpYun
@@ -222,6 +225,8 @@ SEEN = "2031-05-06T07:18:09+00:00"
         (f"{H}token=eyJhbGciOiJIUzI1NiJ9.eyJleHAiOjE5MzU4MTgyODkwMDB9.x", None),
         # Somebody else's end: of a nested URL.
         (f"https://proxy/resize/https://host/a.png?Expires={E}&Signature=x", None),
+        (f"https://proxy/resize/https:/host/a.png?Expires={E}&Signature=x", None),  # many merge slashes
+        (f"https://host//a.png?Expires={E}&Signature=x", SEEN),
         (f"https://proxy/?url=https://host/a.png?w=1&Expires={E}&Signature=x", None),
         (f"https://proxy/?url=https%3A%2F%2Fhost%2Fa.png%3FExpires%3D{E}%26Signature%3Dx", None),
         (f"https://proxy/?Expires={E}&Signature=x&url=https://host/a.png?Expires=1&Signature=y", SEEN),
