@@ -148,7 +148,7 @@ class Api:
     async def retry(self, request: Request) -> Response:
         """``POST /jobs/{id}/retry``: try the job again now."""
         params.nothing(request.query_params)
-        job = await self.ledger.retry(request.path_params["id"])
+        job = await self.ledger.try_now(request.path_params["id"])
         log.info("retried", job=job.id, state=job.state)
         return JSONResponse(serializers.job(job), 202)
 

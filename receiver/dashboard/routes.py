@@ -175,7 +175,7 @@ class Dashboard:
         """``POST /page/jobs/{id}/retry``: try the job again now."""
         params.nothing(request.query_params)
         job_id = request.path_params["id"]
-        job = await self.ledger.retry(job_id)
+        job = await self.ledger.try_now(job_id)
         log.info("retried", job=job.id, state=job.state)
         return RedirectResponse(f"/page/jobs/{quote(job_id, safe='')}", 303)
 

@@ -275,6 +275,16 @@ class Ledger(LedgerReader):
     spool_lost = _attempt(attempts.spool_lost)
 
     retry = _command(retries.retry)
+
+    async def try_now(self, job_id: str) -> Job:
+        """Do what `retry` does, but return a job that is being tried at this moment as it is."""
+        try:
+            return await self.retry(job_id)
+        except retries.NotRetriableError as error:
+            if error.in_progress is None:
+                raise
+            return error.in_progress
+
     accept = _command(retries.accept)
     spool_file_recovered = _command(retries.spool_file_recovered)
     expire = _command(deadlines.expire)

@@ -16,11 +16,15 @@ NO_IMAGE = "the provider has named no image to fetch"
 
 
 class NotRetriableError(LedgerError):
-    """A job cannot be tried again; ``obstacle`` says why, and does not name the job."""
+    """A job cannot be tried again; ``obstacle`` says why, and does not name the job.
 
-    def __init__(self, job_id: str, obstacle: str) -> None:
+    ``in_progress`` is the job where the reason is that it is being tried at this moment.
+    """
+
+    def __init__(self, job_id: str, obstacle: str, in_progress: Job | None = None) -> None:
         super().__init__("ledger.wrong_state", f"Job {job_id} is not tried again, because {obstacle}.")
         self.obstacle = obstacle
+        self.in_progress = in_progress
 
 
 def obstacle(job: Job) -> str | None:
@@ -41,7 +45,7 @@ def retry(tx: Transaction, job_id: str) -> Job:
     if (why := obstacle(job)) is not None:
         raise NotRetriableError(job_id, why)
     if row["holder"] is not None:
-        raise NotRetriableError(job_id, "it is being worked on at this moment")
+        raise NotRetriableError(job_id, "it is being worked on at this moment", job)
     moves = job.state in UNSUCCESSFUL
     row = tx.db.execute(
         f"UPDATE jobs SET state = :state, event = 'retried', {NO_ERROR}, at_risk_at = NULL,"  # noqa: S608 - a constant
