@@ -101,7 +101,7 @@ class FolderArchive:
         path = self._path(stored)
 
         def locate() -> Path:
-            with self._translated(path.name):
+            with self._translated(path):
                 if not path.is_file():
                     raise self._missing(stored)
             return path
@@ -141,7 +141,7 @@ class FolderArchive:
         path = self._path(stored)
 
         def remove() -> None:
-            with self._translated(path.name):
+            with self._translated(path):
                 path.unlink(missing_ok=True)
                 metadata_path(path).unlink(missing_ok=True)
 
@@ -184,7 +184,7 @@ class FolderArchive:
 
     def _inspect(self, stored: StoredObject, path: Path, depth: Depth) -> ObjectInfo:
         try:
-            with self._translated(path.name), _open_regular(path) as file:
+            with self._translated(path), _open_regular(path) as file:
                 state = os.fstat(file.fileno())
                 found = image_format(file.read(12))
                 sha256 = None if depth is Depth.QUICK else digest(file).hex()
@@ -373,13 +373,13 @@ class FolderArchive:
         return stuck
 
     @contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
-        """Raise errors of the disk as an ArchiveError that names the key."""
+    def _translated(self, key: str | Path) -> Iterator[None]:
+        """Raise errors of the disk as an ArchiveError that names the file; a path may stand for its key."""
         try:
             yield
         except OSError as error:
             reason, permanent = ERRORS.get(error.errno or 0, ("archive.unavailable", False))
-            detail = f"{self.uri}/{key}: {error.strerror or error}."
+            detail = f"{(self._root / key).as_uri()}: {error.strerror or error}."
             raise ArchiveError(reason, detail, permanent=permanent) from error
 
 

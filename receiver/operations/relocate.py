@@ -31,7 +31,7 @@ SAMPLE = 100
 """Images that are looked at before all of a former archive count as moved."""
 
 CONCURRENCY = 8
-"""Images that are looked at together where the sample shows that some are lost."""
+"""Images that are looked at together where the sample shows that not all were moved."""
 
 GONE = frozenset({"archive.missing", "archive.no_bucket", "archive.denied", "archive.misconfigured"})
 
@@ -77,39 +77,37 @@ class Relocator:
         roots: set[str] = set()
         async for archived in spread(self.ledger, "", self.archive):
             if not _stored(archived).uri.startswith(tuple(roots)):
-                _, root = await self._look(archived)
+                root = await self._former_root(archived)
                 roots |= {root} if root is not None else set()
         return sum([await self._follow(root) for root in roots])
 
     async def _follow(self, root: str) -> int:
-        """Record which images of a former archive lie here, unless some still lie where they lay."""
-        looked = [await self._look(archived) async for archived in spread(self.ledger, root, self.archive)]
-        if not all(gone for gone, _ in looked):
-            return 0
-        some_lost = any(found != root for _, found in looked)
+        """Record which images of a former archive lie here. One that still lies where it lay stays there."""
+        looked = [await self._former_root(one) async for one in spread(self.ledger, root, self.archive)]
+        some_elsewhere = any(found != root for found in looked)
         count = 0
         async for page in _pages(self.ledger, root, self.archive):
             here: Sequence[ArchivedJob] = page
-            if some_lost:  # the former place may only be unreachable: what is not here keeps its address
-                looked = await map_concurrently(page, CONCURRENCY, self._look)
-                here = [archived for archived, (_, found) in zip(page, looked, strict=True) if found == root]
+            if some_elsewhere:  # the former place may only be unreachable: what is not here keeps its address
+                looked = await map_concurrently(page, CONCURRENCY, self._former_root)
+                here = [archived for archived, found in zip(page, looked, strict=True) if found == root]
             count += await _record(self.ledger, self.archive, root, here)
         return count
 
-    async def _look(self, archived: ArchivedJob) -> tuple[bool, str | None]:
-        """Return whether an image is gone from where it lay, and from which root it was moved here, if so."""
+    async def _former_root(self, archived: ArchivedJob) -> str | None:
+        """Return from which root an image was moved here; ``None`` if it lies where it lay, or nowhere."""
         stored, image = _stored(archived), archived.job.image
         assert image is not None
         try:
             await self.locator.inspect(stored, Depth.QUICK)
         except ArchiveError as error:
             if error.reason == "archive.unreadable":
-                return False, None
+                return None
             if error.reason not in GONE:
                 raise
             found = await moved.find(self.archive, stored, image)
-            return True, None if found is None else found[0]
-        return False, None
+            return None if found is None else found[0]
+        return None
 
 
 async def move(

@@ -79,6 +79,7 @@ def test_what_cannot_be_read_is_named_and_passed_over(tmp_path: Path, images: li
     images = [replace(images[n], received_at=images[n].received_at - 24 * HOUR) for n in range(3)] + images[
         3:
     ]
+    locked = images[-2]
     filled(tmp_path / "data", images, lay_out(root, images))
     os.mkfifo(root / "fifo")
     closed = (root / images[0].key).parent
@@ -87,6 +88,7 @@ def test_what_cannot_be_read_is_named_and_passed_over(tmp_path: Path, images: li
     (root / images[-1].key).unlink()
     os.mkfifo(root / images[-1].key)
     closed.chmod(0)
+    (root / locked.key).chmod(0)
     try:
         audit = run_json(["audit"], tmp_path, given, under=POWERLESS)
         for path in (tmp_path / "data").glob("ledger.sqlite3*"):
@@ -94,12 +96,15 @@ def test_what_cannot_be_read_is_named_and_passed_over(tmp_path: Path, images: li
         anew = run_json(["rebuild"], tmp_path, given, under=POWERLESS)
     finally:
         closed.chmod(0o700)
+        (root / locked.key).chmod(0o600)
     unreadable = sorted([closed.as_uri(), (root / "fifo").as_uri(), (root / images[-1].key).as_uri()])
     assert (audit.code, anew.code) == (1, 1), audit.errors
-    assert audit.of("archive.unreadable") == sorted([*inside, images[-1].job_id, *unreadable])
-    assert len(audit.findings) == len(inside) + 1 + len(unreadable)
-    assert anew.of("archive.unreadable") == unreadable
-    assert anew.summary["added"] == COUNT - len(inside) - 1
+    assert audit.of("archive.unreadable") == sorted([*inside, locked.job_id, images[-1].job_id, *unreadable])
+    assert len(audit.findings) == len(inside) + 2 + len(unreadable)
+    assert anew.of("archive.unreadable") == sorted([*unreadable, (root / locked.key).as_uri()])
+    assert anew.summary["added"] == COUNT - len(inside) - 2
+    detail = f"{(root / locked.key).as_uri()}: Permission denied."
+    assert [one["detail"] for one in audit.findings if one["job"] == locked.job_id] == [detail]
 
 
 def test_a_rebuild_that_leaves_an_object_aside_says_so_by_its_exit_code(

@@ -81,6 +81,19 @@ def test_an_archive_that_still_lies_where_it_lay_was_not_moved_and_what_is_not_h
     assert [one["job"] for one in audit.findings] == [images[17].job_id]
 
 
+def test_of_an_archive_that_was_moved_in_part_the_rest_stays_readable_and_nothing_counts_as_lost(
+    tmp_path: Path, data: Path, images: list[Sample]
+) -> None:
+    given = settings(tmp_path, RECEIVER_DATA_DIR=str(data), RECEIVER_ARCHIVE=(tmp_path / "new").as_uri())
+    here, there = images[::2], images[1::2]
+    lay_out(tmp_path / "new", here)
+    for sample in here:
+        (data / "archive" / sample.key).unlink()
+    audit = run_json(["audit"], tmp_path, given)
+    assert (audit.code, audit.findings) == (0, []), audit.errors
+    assert uris(data) == below(tmp_path / "new", here) | below(data / "archive", there)
+
+
 def test_a_data_directory_that_was_moved_is_migrated_whole_without_a_server(
     tmp_path: Path, data: Path, images: list[Sample]
 ) -> None:
