@@ -43,7 +43,7 @@ def archived_jobs(
     ``inside`` and ``outside`` are beginnings of URIs that the images' own must have, or must not have.
     """
     found = db.execute(
-        "SELECT * FROM jobs INDEXED BY jobs_by_state WHERE state = 'archived' AND seq > :after"  # noqa: S608 - a constant
+        f"SELECT {rows.JOB}, seq FROM jobs INDEXED BY jobs_by_state WHERE state = 'archived' AND seq > :after"  # noqa: S608 - a constant
         " AND (:inside IS NULL OR substr(uri, 1, length(:inside)) = :inside)"
         " AND (:outside IS NULL OR substr(uri, 1, length(:outside)) <> :outside)"
         f" ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT :limit",
@@ -72,7 +72,7 @@ def damaged(db: sqlite3.Connection, counted_to: int | None = None) -> dict[str, 
 def damaged_jobs(db: sqlite3.Connection, limit: int) -> tuple[tuple[Job, AuditFinding], ...]:
     """Return jobs whose object the last audit found damaged, the newest first."""
     found = db.execute(
-        "SELECT jobs.*, findings.reason AS found, findings.detail AS found_detail"
+        f"SELECT {rows.JOB}, findings.job AS seq, findings.reason AS found, findings.detail AS found_detail"  # noqa: S608
         " FROM findings CROSS JOIN jobs ON jobs.seq = findings.job ORDER BY findings.job DESC LIMIT ?",
         (limit,),
     )

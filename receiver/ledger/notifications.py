@@ -42,7 +42,7 @@ def enqueue(tx: Transaction, *, until: int, render: Render) -> int:
     """Queue notifications of the jobs that became final up to a history entry, and return their number."""
     since = start(tx)
     found = tx.db.execute(
-        "SELECT jobs.*, history.seq AS line, history.at AS line_at, history.event AS line_event,"  # noqa: S608 - the states
+        f"SELECT {rows.JOB}, history.seq AS line, history.at AS line_at, history.event AS line_event,"  # noqa: S608 - the states
         " history.before, history.after, history.reason AS line_reason, history.detail AS line_detail"
         " FROM history JOIN jobs ON jobs.seq = history.job WHERE history.seq > ? AND history.seq <= ?"
         f" AND history.after IN ({_FINAL}) AND history.before IS NOT history.after ORDER BY history.seq",

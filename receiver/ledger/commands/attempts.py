@@ -1,6 +1,6 @@
 """Records how an attempt at a claimed job ended. Each command returns False where the claim is void."""
 
-from dataclasses import asdict
+import re
 from typing import Any
 
 from receiver.archive.metadata import ArchivedImage
@@ -14,7 +14,9 @@ from receiver.ledger.types import Claim
 NO_ERROR = "reason = NULL, detail = NULL, reason_at = NULL"
 NO_SUSPECT = "suspect = NULL, suspects = 0, suspect_since = NULL"
 ERROR = "reason = :reason, detail = :detail, reason_at = :now"
-PROMISE = "image_url = :url, promised_width = :width, promised_height = :height, deadline = :deadline"
+PROMISE = (
+    "image_url = :url, host = :host, promised_width = :width, promised_height = :height, deadline = :deadline"
+)
 IMAGE = (
     "format = :format, width = :width, height = :height, bytes = :bytes, sha256 = :sha256,"
     " accepted = :accepted"
@@ -26,11 +28,16 @@ EXPIRED = (
 )
 
 
+def host_of(url: str | None) -> str:
+    """Return host and port as they stand in a URL, in lower case; an empty text without one."""
+    return re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].lower() if url else ""
+
+
 def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: int) -> Claim | None:
     """Replace what was delivered by what the provider itself says; return the claim, ``None`` if void."""
     row = tx.db.execute(
         f"UPDATE jobs SET {PROMISE}, source_url = coalesce(:source, source_url), confirmed_at = :now,"  # noqa: S608 - a constant
-        f" event = 'confirmed', updated_at = :now WHERE {_HELD} RETURNING *",
+        f" event = 'confirmed', updated_at = :now WHERE {_HELD} RETURNING {rows.JOB}",
         {
             **_promise(completion, deadline),
             "source": completion.source_url,
@@ -40,7 +47,7 @@ def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: i
     if row is None:
         return None
     tx.changed.append(claim.job.id)
-    return Claim(rows.job(row), claim.holder, claim.host)
+    return Claim(rows.job(row), claim.holder, host_of(completion.image_url))
 
 
 def url_refreshed(tx: Transaction, claim: Claim, completion: Completion, deadline: int, at: int) -> bool:
@@ -63,13 +70,13 @@ def fetched(tx: Transaction, claim: Claim, image: Image, spool: str, note: str |
         f"state = 'fetched', event = 'fetched', reason = NULL, detail = :note, reason_at = NULL,"
         f" {NO_SUSPECT}, attempts = 0, at_risk_at = NULL, fetched_at = :now, spool = :spool, {IMAGE}"
     )
-    return _move(tx, claim, State.RECEIVED, assignments, spool=spool, note=note, **asdict(image))
+    return _move(tx, claim, State.RECEIVED, assignments, spool=spool, note=note, **rows.values(image))
 
 
 def archived(tx: Transaction, claim: Claim, stored: StoredObject) -> bool:
     """Record that the archive has proved to hold the image."""
     assignments = f"state = 'archived', event = 'archived', {NO_ERROR}, archived_at = :now, {STORED}"
-    return _move(tx, claim, State.FETCHED, assignments, **asdict(stored))
+    return _move(tx, claim, State.FETCHED, assignments, **rows.values(stored))
 
 
 def recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
@@ -82,7 +89,7 @@ def recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
         "The archive held an image of this job already, put before and proved now. It stands;"
         f" what was fetched since (SHA-256 {claim.job.image and claim.job.image.sha256}) was let go."
     )
-    found_values = asdict(found.stored) | asdict(found.image)
+    found_values = rows.values(found.stored) | rows.values(found.image)
     return _move(tx, claim, State.FETCHED, assignments, detail=detail, **found_values)
 
 
@@ -136,7 +143,7 @@ def _reported(error: ReceiverError) -> dict[str, str]:
 
 def _promise(completion: Completion, deadline: int) -> dict[str, Any]:
     size = {"width": completion.width, "height": completion.height}
-    return {"url": completion.image_url, **size, "deadline": deadline}
+    return {"url": completion.image_url, "host": host_of(completion.image_url), **size, "deadline": deadline}
 
 
 _HELD = "id = :id AND state = :from AND holder = :holder"

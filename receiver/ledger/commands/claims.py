@@ -216,8 +216,8 @@ def _claim(tx: Transaction, chosen: Sequence[sqlite3.Row], lease: int) -> list[C
     for row in chosen:
         holder = f"{os.getpid()}-{secrets.token_hex(8)}"
         claimed = tx.db.execute(
-            "UPDATE jobs SET holder = ?, lease_until = ?, attempts = attempts + 1, next_attempt_at = NULL"
-            " WHERE seq = ? RETURNING *",
+            "UPDATE jobs SET holder = ?, lease_until = ?, attempts = attempts + 1, next_attempt_at = NULL"  # noqa: S608
+            f" WHERE seq = ? RETURNING {rows.JOB}, host",
             (holder, tx.monotonic + lease, row["seq"]),
         ).fetchone()
         claims.append(Claim(rows.job(claimed), holder, claimed["host"]))

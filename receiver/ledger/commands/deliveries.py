@@ -5,7 +5,7 @@ from typing import Any
 from receiver.core.completion import Completion
 from receiver.core.errors import ReceiverError
 from receiver.core.jobs import UNSUCCESSFUL, State
-from receiver.ledger.commands.attempts import NO_SUSPECT
+from receiver.ledger.commands.attempts import NO_SUSPECT, host_of
 from receiver.ledger.commands.submissions import confirm_by_mark
 from receiver.ledger.counters import ADOPTED, FOUND, LATE, count
 from receiver.ledger.sqlite.driver import sqlite3
@@ -38,7 +38,8 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
     An exception here would have the whole batch committed again, one command at a time.
     """
     completion = delivery.completion
-    if not delivery.found and not _is_of_job(tx, delivery):
+    named = delivery.ticket is not None or delivery.mark is not None
+    if named and not delivery.found and not _is_of_job(tx, delivery):
         return None
     events: list[str] = []
     if delivery.mark is not None and confirm_by_mark(tx, delivery.mark, completion.id):
@@ -132,7 +133,7 @@ def _is_of_job(tx: Transaction, delivery: Delivery) -> bool:
 
 _COLUMNS = (
     "id, ref, source_url, endpoint, created_at, confirmed_at, state, event, reason, detail, reason_at,"
-    " image_url, promised_width, promised_height, deadline, found_at, received_at, updated_at"
+    " image_url, host, promised_width, promised_height, deadline, found_at, received_at, updated_at"
 )
 # OR ROLLBACK: the writer rolls back the transaction of a failed command anyway, so SQLite need not keep
 # copies of pages to undo this statement alone.
@@ -142,9 +143,10 @@ _INSERT_COMPLETED = (
 )
 _UPDATE_COMPLETED = (
     "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"  # noqa: S608 - a constant
-    " reason_at = :reason_at, image_url = :image_url, promised_width = :promised_width,"
-    " promised_height = :promised_height, deadline = :deadline, found_at = :found_at,"
-    " received_at = :received_at, updated_at = :updated_at, confirmed_at = :confirmed_at,"
+    " reason_at = :reason_at, image_url = :image_url, host = :host,"
+    " promised_width = :promised_width, promised_height = :promised_height,"
+    " deadline = :deadline, found_at = :found_at, received_at = :received_at,"
+    " updated_at = :updated_at, confirmed_at = :confirmed_at,"
     " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url),"
     " endpoint = coalesce(endpoint, :endpoint), late_at = NULL, attempts = 0,"
     " next_attempt_at = NULL, holder = NULL, lease_until = NULL,"
@@ -169,6 +171,7 @@ def _columns(delivery: Delivery, state: State, now: int) -> dict[str, Any]:
         "detail": failure.detail if failure else None,
         "reason_at": now if failure else None,
         "image_url": completion.image_url,
+        "host": host_of(completion.image_url),
         "promised_width": completion.width,
         "promised_height": completion.height,
         "deadline": None if failure else delivery.deadline,

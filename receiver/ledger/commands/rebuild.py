@@ -29,7 +29,7 @@ class Rebuilt(StrEnum):
 
 def rebuild(tx: Transaction, archived: ArchivedImage) -> Rebuilt:
     """Create a job from its object, or take a known one to ``archived`` by the legal transitions."""
-    row = tx.db.execute("SELECT * FROM jobs WHERE id = ?", (archived.id,)).fetchone()
+    row = tx.db.execute(f"SELECT {rows.JOB}, seq, holder FROM jobs WHERE id = ?", (archived.id,)).fetchone()  # noqa: S608
     if row is None:
         _insert(tx, archived)
         return Rebuilt.ADDED
@@ -65,8 +65,8 @@ _ASSIGNMENTS: Mapping[State, str] = {
 
 
 def _insert(tx: Transaction, archived: ArchivedImage) -> None:
-    # Positions follow created_at, and queries about a span of time rely on that: a job that is rebuilt late
-    # must not be older than its predecessor.
+    # Positions follow created_at, as if the clock was never set back: otherwise each rebuilt job could be one
+    # of `clock_steps`.
     tx.db.execute(
         "INSERT INTO jobs (id, state, ref, event, format, width, height, bytes, sha256, accepted, uri, etag,"
         " version, received_at, archived_at, updated_at, created_at) VALUES (:id, 'archived', :ref, :event,"

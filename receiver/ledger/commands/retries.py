@@ -38,7 +38,7 @@ def obstacle(job: Job) -> str | None:
 
 def retry(tx: Transaction, job_id: str) -> Job:
     """Let a job be tried again now. Raise `LedgerError` if it is unknown, else `NotRetriableError`."""
-    row = tx.db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    row = tx.db.execute(f"SELECT {rows.JOB}, seq, holder FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
     if row is None:
         raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
     job = rows.job(row)
@@ -50,7 +50,7 @@ def retry(tx: Transaction, job_id: str) -> Job:
     row = tx.db.execute(
         f"UPDATE jobs SET state = :state, event = 'retried', {NO_ERROR}, at_risk_at = NULL,"  # noqa: S608 - a constant
         " attempts = CASE WHEN :moves THEN 0 ELSE attempts END, next_attempt_at = NULL,"
-        f" {NO_SUSPECT}, updated_at = :now WHERE seq = :seq RETURNING *",
+        f" {NO_SUSPECT}, updated_at = :now WHERE seq = :seq RETURNING {rows.JOB}",
         {"state": State.RECEIVED if moves else job.state, "moves": moves, "now": tx.now, "seq": row["seq"]},
     ).fetchone()
     tx.changed.append(job_id)
@@ -65,7 +65,7 @@ def accept(tx: Transaction, job_id: str, image: Image, spool: str) -> Job:
     row = tx.db.execute(
         f"UPDATE jobs SET state = 'fetched', event = 'accepted', {ERROR}, {NO_SUSPECT}, attempts = 0,"  # noqa: S608 - constants
         f" next_attempt_at = NULL, at_risk_at = NULL, fetched_at = :now, spool = :spool, {IMAGE},"
-        " updated_at = :now WHERE id = :id AND holder IS NULL RETURNING *",
+        f" updated_at = :now WHERE id = :id AND holder IS NULL RETURNING {rows.JOB}",
         {
             **asdict(image),
             "accepted": refusal.reason,

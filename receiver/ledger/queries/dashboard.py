@@ -30,7 +30,7 @@ class Overview:
 def overview(db: sqlite3.Connection, *, overdue_before: int, limit: int) -> Overview:
     """Return the overview, with at most ``limit`` jobs in each list."""
     overdue = db.execute(
-        f"SELECT * FROM jobs INDEXED BY jobs_silent WHERE {OVERDUE} ORDER BY submitted_at LIMIT ?",  # noqa: S608 - a constant
+        f"SELECT {rows.JOB} FROM jobs INDEXED BY jobs_silent WHERE {OVERDUE} ORDER BY submitted_at LIMIT ?",  # noqa: S608 - a constant
         (overdue_before, limit),
     )
     unsafe = _unsafe(db, limit)
@@ -57,9 +57,10 @@ def archived_lately(db: sqlite3.Connection, limit: int) -> tuple[int, tuple[int,
 
 def _unsafe(db: sqlite3.Connection, limit: int) -> list[sqlite3.Row]:
     """Merge the first jobs of each index, so that never all of them are sorted."""
-    found = db.execute(f"SELECT * FROM {UNSAFE_CLAIMED}").fetchall()  # noqa: S608 - a constant
+    found = db.execute(f"SELECT {rows.JOB}, at_risk_at FROM {UNSAFE_CLAIMED}").fetchall()  # noqa: S608 - a constant
     for source in UNSAFE:
-        found += db.execute(f"SELECT * FROM {source} ORDER BY deadline LIMIT ?", (limit,))  # noqa: S608 - constants
+        unclaimed = f"SELECT {rows.JOB}, at_risk_at FROM {source} ORDER BY deadline LIMIT ?"  # noqa: S608
+        found += db.execute(unclaimed, (limit,))
     return sorted(found, key=lambda row: row["deadline"])[:limit]
 
 
@@ -72,11 +73,11 @@ def _troubled(db: sqlite3.Connection, limit: int) -> tuple[Job, ...]:
     found: list[sqlite3.Row] = []
     for state in UNSUCCESSFUL:
         found += db.execute(
-            "SELECT * FROM jobs INDEXED BY jobs_by_state WHERE state = ? ORDER BY seq DESC LIMIT ?",
+            f"SELECT {rows.JOB} FROM jobs INDEXED BY jobs_by_state WHERE state = ? ORDER BY seq DESC LIMIT ?",  # noqa: S608
             (state, limit),
         )
     found += db.execute(
-        "SELECT * FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
+        f"SELECT {rows.JOB} FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"  # noqa: S608
         " ORDER BY next_attempt_at LIMIT ?",
         (limit,),
     )

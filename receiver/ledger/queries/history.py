@@ -39,7 +39,7 @@ def refusal_of(db: sqlite3.Connection, job_id: str) -> tuple[Job, Problem]:
     Raises:
         LedgerError: ``ledger.unknown_job``; ``ledger.wrong_state`` where no refused bytes may be accepted.
     """
-    row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    row = db.execute(f"SELECT {rows.JOB}, seq FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
     if row is None:
         raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
     job = rows.job(row)

@@ -1,6 +1,6 @@
 """Finds jobs by id, by filter and by likeness."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from receiver.core.jobs import Event, Job, State
@@ -8,7 +8,6 @@ from receiver.ledger import rows
 from receiver.ledger.queries.reconciliation import OVERDUE
 from receiver.ledger.sqlite.driver import sqlite3
 
-_CLOCK_SLACK = 86_400_000  # ms
 _LAST = "\U0010ffff"  # after a prefix: the end of all that begins with it
 
 
@@ -39,13 +38,13 @@ class Page:
 
 def job(db: sqlite3.Connection, job_id: str) -> Job | None:
     """Return one job; ``None`` where there is none of this id."""
-    row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    row = db.execute(f"SELECT {rows.JOB} FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608 - a constant
     return rows.job(row) if row is not None else None
 
 
 def job_with_history(db: sqlite3.Connection, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
     """Return one job and its history, oldest first; ``None`` where there is none of this id."""
-    row = db.execute("SELECT * FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    row = db.execute(f"SELECT {rows.JOB}, seq FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
     if row is None:
         return None
     events = db.execute("SELECT * FROM history WHERE job = ? ORDER BY seq", (row["seq"],))
@@ -62,20 +61,23 @@ def jobs(db: sqlite3.Connection, wanted: Filter, *, before: int | None = None, l
     conditions, values = _conditions(db, wanted, before)
     # One ordered scan for each state, and one merge: `state IN (…) ORDER BY seq` would sort whole states, and
     # the indexes of references and reasons go by the state.
-    states: Iterable[State | None] = dict.fromkeys(wanted.states)
-    if not wanted.states and wanted.overdue_before is not None:
+    states: Sequence[State | None] = tuple(dict.fromkeys(wanted.states))
+    if not states and wanted.overdue_before is not None:
         states = (State.SUBMITTED,)
-    elif not wanted.states:
-        states = (None,) if wanted.ref is None and wanted.reason is None else State
+    elif not states:
+        states = (None,) if wanted.ref is None and wanted.reason is None else tuple(State)
+    columns = "seq" if len(states) > 1 else f"{rows.JOB}, seq"
     scans, arguments = [], []
     for state in states:
         own = [*conditions, "state = ?"] if state else conditions
         where = f"WHERE {' AND '.join(own)}" if own else ""
-        scans.append(f"SELECT * FROM (SELECT * FROM jobs {where} ORDER BY seq DESC LIMIT ?)")  # noqa: S608 - constants
+        scans.append(f"SELECT {columns} FROM jobs {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
         arguments += [*values, *([state] if state else []), limit + 1]
-    found = db.execute(
-        f"{' UNION ALL '.join(scans)} ORDER BY seq DESC LIMIT ?", (*arguments, limit + 1)
-    ).fetchall()
+    if len(states) > 1:
+        ends = " UNION ALL ".join(f"SELECT seq FROM ({scan})" for scan in scans)  # noqa: S608 - constants
+        scans = [f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({ends}) ORDER BY seq DESC LIMIT ?"]  # noqa: S608
+        arguments.append(limit + 1)
+    found = db.execute(scans[0], arguments).fetchall()
     more = len(found) > limit
     return Page(tuple(rows.job(row) for row in found[:limit]), found[limit - 1]["seq"] if more else None)
 
@@ -83,7 +85,8 @@ def jobs(db: sqlite3.Connection, wanted: Filter, *, before: int | None = None, l
 def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[Job, ...]:
     """Return jobs whose ids begin with a prefix, in the order of ids."""
     found = db.execute(
-        "SELECT * FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?", (prefix, prefix + _LAST, limit)
+        f"SELECT {rows.JOB} FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",  # noqa: S608 - a constant
+        (prefix, prefix + _LAST, limit),
     )
     return tuple(rows.job(row) for row in found)
 
@@ -91,12 +94,12 @@ def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[J
 def _conditions(
     db: sqlite3.Connection, wanted: Filter, before: int | None
 ) -> tuple[list[str], list[str | int]]:
-    # Positions follow the clock, so the span's ends bound the scan over seq. They are widened by a day, for
-    # clocks that were wrong and were set; the exact conditions decide.
-    first = None if wanted.since is None else _seq_at(db, wanted.since - _CLOCK_SLACK)
+    # Ordered scans over seq begin and end where the span does; the exact conditions decide in between, where
+    # the clock was set.
+    first = None if wanted.since is None else _first_since(db, wanted.since)
     if wanted.until is not None:
-        until = _seq_at(db, wanted.until + _CLOCK_SLACK)
-        before = until if before is None else min(before, until)
+        end = _end_before(db, wanted.until)
+        before = end if before is None else min(before, end)
     pairs = (
         ("ref = ?", wanted.ref),
         ("reason = ?", wanted.reason),
@@ -111,13 +114,31 @@ def _conditions(
     return [condition for condition, _ in found], [value for _, value in found]
 
 
-def _seq_at(db: sqlite3.Connection, at: int) -> int:
-    """Return the first position of a job that became known at this time or later.
+def _first_since(db: sqlite3.Connection, at: int) -> int:
+    """Return the first position of a job that became known at this time or later."""
+    (end,) = db.execute("SELECT min(seq) FROM clock_steps WHERE before >= ?", (at,)).fetchone()
+    (start,) = db.execute(
+        "SELECT coalesce(max(seq), 0) FROM clock_steps WHERE :end IS NULL OR seq < :end", {"end": end}
+    ).fetchone()
+    return _search(db, at, start, end)
 
-    A binary search takes a few dozen look-ups; an index on the time would cost every delivery.
+
+def _end_before(db: sqlite3.Connection, at: int) -> int:
+    """Return the position behind the last job that became known before this time."""
+    (start,) = db.execute("SELECT coalesce(max(seq), 0) FROM clock_steps WHERE at < ?", (at,)).fetchone()
+    (end,) = db.execute("SELECT min(seq) FROM clock_steps WHERE seq > ?", (start,)).fetchone()
+    return _search(db, at, start, end)
+
+
+def _search(db: sqlite3.Connection, at: int, low: int, high: int | None) -> int:
+    """Return the first position, of these, of a job that became known at this time or later.
+
+    Between two steps of the clock, jobs are in the order of their times. A binary search takes a few dozen
+    look-ups; an index on the time would cost every delivery.
     """
-    (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
-    low, high = 0, int(last) + 1
+    if high is None:
+        (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
+        high = int(last) + 1
     while low < high:
         middle = (low + high) // 2
         row = db.execute(

@@ -1,11 +1,13 @@
 -- Version 5: what real senders, hosts and stores do.
 
 -- Host and port of the image's URL, empty where there is none: no host gets all downloads while others wait.
-ALTER TABLE jobs ADD COLUMN host TEXT AS (coalesce(lower(substr(
+ALTER TABLE jobs ADD COLUMN host TEXT NOT NULL DEFAULT '';
+
+UPDATE jobs SET host = lower(substr(
     image_url,
     instr(image_url, '://') + 3,
     instr(substr(replace(replace(image_url, '?', '/'), '#', '/') || '/', instr(image_url, '://') + 3), '/') - 1
-)), ''));
+)) WHERE state IN ('submitted', 'received', 'fetched', 'failed', 'rejected', 'expired') AND image_url IS NOT NULL;
 
 CREATE INDEX jobs_to_fetch_by_host ON jobs (host, (attempts > 0), deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL;
@@ -27,6 +29,26 @@ DROP INDEX jobs_by_ref;
 DROP INDEX jobs_by_reason;
 CREATE INDEX jobs_by_ref ON jobs (ref, state, seq) WHERE ref IS NOT NULL;
 CREATE INDEX jobs_by_reason ON jobs (reason, state, seq) WHERE reason IS NOT NULL;
+CREATE INDEX jobs_by_ref_and_reason ON jobs (ref, reason, state, seq) WHERE ref IS NOT NULL AND reason IS NOT NULL;
+CREATE INDEX submissions_by_time ON submissions (at, job) WHERE job IS NOT NULL;
+
+-- Jobs that became known at an earlier time than the job before them: the clock was set back. Between two of
+-- these, jobs are in the order of their times, so that a time is found among them without an index.
+CREATE TABLE clock_steps (
+    seq INTEGER PRIMARY KEY,               -- jobs.seq
+    at INTEGER NOT NULL,                   -- when that job became known
+    before INTEGER NOT NULL                -- when the job before it did
+) STRICT;
+
+INSERT INTO clock_steps SELECT * FROM (
+    SELECT seq, created_at AS at, lag(created_at) OVER (ORDER BY seq) AS before FROM jobs
+) WHERE at < before;
+
+CREATE TRIGGER jobs_know_clock_steps AFTER INSERT ON jobs
+WHEN NEW.created_at < (SELECT created_at FROM jobs WHERE seq < NEW.seq ORDER BY seq DESC LIMIT 1) BEGIN
+    INSERT INTO clock_steps SELECT NEW.seq, NEW.created_at, created_at FROM jobs
+        WHERE seq < NEW.seq ORDER BY seq DESC LIMIT 1;
+END;
 
 -- Why verification refused the image's bytes, where an operator took them all the same.
 ALTER TABLE jobs ADD COLUMN accepted TEXT;
