@@ -47,6 +47,13 @@ _MIN_CHUNK = 128
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({403, 404, 410})
+_IN_WORDS = {
+    "fetch.tls": "no TLS connection could be made",
+    "fetch.timeout": "nothing came in time",
+    "fetch.protocol": "the answer breaks the rules of HTTP",
+    "fetch.cut_short": "the connection ended early",
+}
+"""What is said where the library says nothing, or nothing for users."""
 # h11 and httpcore have no exception type for a connection that the other side closes in the middle.
 _CLOSED_EARLY = ("peer closed connection", "Server disconnected")
 
@@ -420,9 +427,12 @@ def _library_errors(target: Target) -> Iterator[None]:
     except ReceiverError:
         raise
     except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as exc:
-        # The library may quote the other side.
-        text = "".join(c if c.isprintable() else "?" for c in str(exc))[:160]
-        raise FetchError(_reason(exc), f"{target}: {text or type(exc).__name__}") from exc
+        reason = _reason(exc)
+        # The library may quote the other side, or name its own classes.
+        text = "".join(c if c.isprintable() else "?" for c in str(exc).partition(": bytearray(")[0])[:160]
+        if not text or (reason == "fetch.protocol" and "_" in text):
+            text = _IN_WORDS[reason]
+        raise FetchError(reason, f"{target}: {text}") from exc
 
 
 def _reason(error: Exception) -> str:
