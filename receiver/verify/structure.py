@@ -415,8 +415,7 @@ def _scan_png(source: _Source, on_header: OnHeader) -> Header:
             content = _first(blocks)
             if kind == b"eXIf":
                 orientation = _tiff_number(content, _ORIENTATION) or orientation
-            # An animation of one frame shows the picture itself; frames beside it stand in fdAT.
-            elif kind == b"fdAT" or (kind == b"acTL" and content[:4] != b"\0\0\0\1"):
+            elif kind == b"fdAT":  # a frame beside the picture itself, whatever acTL counts
                 raise ImageError("image.animated")
         previous = kind
     pixels.finish()
