@@ -32,6 +32,7 @@ from receiver.intake.authentication import Authenticator
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
 from receiver.operations import acceptance
+from receiver.operations.integrity import look_for_damage
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
 from receiver.telemetry.metrics import Meters, Metrics
@@ -121,6 +122,7 @@ async def open_receiver(
         maintenance = (
             Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock).run(),
             Relocator(ledger, archive, locator).run(),
+            look_for_damage(ledger),
         )
         stack.push_async_callback(cancel, [asyncio.create_task(work) for work in maintenance])
         stopping = asyncio.Event()

@@ -196,6 +196,10 @@ class Ledger(LedgerReader):
         """How many commands wait for the next commit."""
         return self._writer.waiting
 
+    async def check_for_damage(self) -> None:
+        """Read all of the file; raise ``ledger.corrupt`` if it is damaged, and record nothing more then."""
+        await self._database.check_whole()
+
     check_writable = _command(database.write_nothing)
 
     def changes(self, job_id: str | None = None) -> AbstractContextManager[asyncio.Event]:

@@ -10,10 +10,11 @@ import pytest
 
 from receiver.ledger import FILE_NAME, Ledger, Submission
 from receiver.pipeline.spool import DISK_RESERVE, Spool
+from tests.bench.many_jobs import fill
 from tests.faults.matrix import Matrix, audit, in_bucket, in_folder
 from tests.support.disk import can_mount, disk, kinds, tmpfs
 from tests.support.gallery import Gallery, gallery
-from tests.support.processes import Programs, Receiver, run_process, settings
+from tests.support.processes import Programs, Receiver, completion, run_process, settings
 from tests.support.seaweed import Seaweed, seaweed
 from tests.support.waiting import eventually
 
@@ -229,3 +230,23 @@ async def test_a_damaged_ledger_is_refused_in_one_line_and_left_as_it_is(
     assert "backup" in said[0]
     assert "Traceback" not in done.stderr
     assert hashlib.sha256(file.read_bytes()).digest() == before
+
+
+def test_damage_that_is_found_after_the_start_of_a_large_ledger_ends_acknowledgements(
+    programs: Programs,
+) -> None:
+    file = programs.folder / "data" / FILE_NAME
+    file.parent.mkdir()
+    fill(file.parent, 30_000)
+    with file.open("r+b") as ledger:  # in the middle of what was archived long ago
+        ledger.seek(file.stat().st_size // 8 // 4096 * 4096)
+        ledger.write(os.urandom(4096))
+
+    with programs.receiver(settings(programs.folder)) as receiver:
+        assert "backup" in receiver.program.until_event("ledger is damaged")["detail"]
+
+        answer = receiver.deliver(completion("new", "https://results.example.com/new.png", 2, 2))
+        assert (answer.status_code, answer.json()["reason"]) == (503, "ledger.corrupt")
+        assert failing(receiver)["ledger"].startswith("ledger.corrupt: ")
+        assert "receiver_ledger_writable 0.0" in receiver.get("/metrics").text
+        assert len(receiver.get("/jobs").json()["jobs"]) == 100

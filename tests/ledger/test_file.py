@@ -1,10 +1,13 @@
 """The ledger's file: created, refused, locked, and complete after a kill."""
 
+import asyncio
 import os
 import pwd
+import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,8 +18,11 @@ from receiver.core.errors import LedgerError
 from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerReader
 from receiver.ledger.sqlite import lock, schema
 from receiver.ledger.sqlite.driver import sqlite3
+from tests.bench.many_jobs import fill
 from tests.ledger.actions import delivery, file_of, kept_totals, recounted_totals
 from tests.support.clock import NOW
+
+PAGE = 4096
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,6 +117,117 @@ async def test_a_damaged_ledger_is_not_even_tidied_up_after_a_crash(tmp_path: Pa
     assert f"{FILE_NAME}-wal" in before
     assert (await refusal(crashed)).reason == "ledger.corrupt"
     assert everything_in(crashed) == before
+
+
+LARGE = 30_000
+"""Jobs: more than are checked whole at a start."""
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("large")
+    fill(folder, LARGE)
+    content = (folder / FILE_NAME).read_bytes()
+    assert len(content) > schema.SMALL_PAGES * PAGE
+    return content
+
+
+def root_of(folder: Path, name: str) -> int:
+    """Return the number of the first page of a table or an index, from 0."""
+    with file_of(folder) as db:
+        (page,) = db.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (name,)).fetchone()
+    return int(page) - 1
+
+
+def overwrite(folder: Path, page: int, content: bytes) -> None:
+    with (folder / FILE_NAME).open("r+b") as file:
+        file.seek(page * PAGE)
+        file.write(content)
+
+
+@pytest.mark.parametrize("name", ["jobs", "sqlite_autoindex_jobs_1", "history", "history_by_job"])
+async def test_a_large_ledger_is_refused_where_its_newest_jobs_are_damaged(
+    tmp_path: Path, large: bytes, name: str
+) -> None:
+    (tmp_path / FILE_NAME).write_bytes(large)
+    overwrite(tmp_path, root_of(tmp_path, name), bytes(PAGE))
+    before = everything_in(tmp_path)
+    assert (await refusal(tmp_path)).reason == "ledger.corrupt"
+    assert everything_in(tmp_path) == before
+
+
+async def test_a_large_ledger_is_refused_where_an_index_lacks_its_newest_job(
+    tmp_path: Path, large: bytes
+) -> None:
+    (tmp_path / FILE_NAME).write_bytes(large)
+    with file_of(tmp_path) as db:
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute(  # a job is written while one index is taken for that of another table
+            "UPDATE sqlite_schema SET sql = replace(sql, 'ON jobs (state, seq)', 'ON jobs (state, seq)"
+            " WHERE 0') WHERE name = 'jobs_by_state'"
+        )
+    with file_of(tmp_path) as db:
+        db.execute(
+            "INSERT INTO jobs (id, state, event, created_at, updated_at)"
+            f" VALUES ('hidden', 'submitted', 'x', {2 * NOW}, 1)"
+        )
+        db.execute("PRAGMA writable_schema = ON")
+        db.execute("UPDATE sqlite_schema SET sql = replace(sql, ' WHERE 0', '') WHERE name = 'jobs_by_state'")
+    assert "contradict" in (await refusal(tmp_path)).detail
+
+
+@pytest.mark.parametrize("noise", [bytes(PAGE), random.Random(1).randbytes(PAGE)])
+async def test_a_damaged_page_of_a_large_ledger_never_leads_to_a_false_acknowledgement(
+    tmp_path: Path, large: bytes, noise: bytes
+) -> None:
+    outcomes: Counter[str] = Counter()
+    for page in random.Random(2).sample(range(1, len(large) // PAGE), 25):
+        folder = tmp_path / str(page)
+        folder.mkdir()
+        (folder / FILE_NAME).write_bytes(large)
+        overwrite(folder, page, noise)
+        try:
+            ledger = await Ledger.serve(folder)
+        except LedgerError as error:
+            outcomes[error.reason] += 1
+            continue
+        async with ledger:
+            try:
+                await ledger.record(delivery("new"))
+            except LedgerError as error:
+                outcomes[error.reason] += 1
+                continue
+            outcomes["acknowledged"] += 1
+            assert [job.id for job in (await ledger.jobs(Filter(), limit=1)).jobs] == ["new"]
+            assert [claim.job.id for claim in await ledger.claim_to_fetch(1, again=1, lease=1000)] == ["new"]
+            with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
+                await ledger.check_for_damage()
+            with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
+                await ledger.record(delivery("newer"))
+            assert await ledger.job_with_history("new") is not None
+            assert await ledger.job("newer") is None
+        shutil.rmtree(folder)
+    assert outcomes["acknowledged"] > 0
+    assert set(outcomes) <= {"acknowledged", "ledger.corrupt"}
+
+
+async def test_a_ledger_that_is_undamaged_is_served_from_after_it_was_read(
+    tmp_path: Path, large: bytes
+) -> None:
+    (tmp_path / FILE_NAME).write_bytes(large)
+    async with await Ledger.serve(tmp_path) as ledger:
+        await ledger.check_for_damage()
+        await ledger.record(delivery("new"))
+
+
+async def test_a_ledger_closes_at_once_while_it_is_being_read(tmp_path: Path, large: bytes) -> None:
+    (tmp_path / FILE_NAME).write_bytes(large)
+    async with await Ledger.serve(tmp_path) as ledger:
+        look = asyncio.create_task(ledger.check_for_damage())
+        await asyncio.sleep(0)
+        look.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await look
 
 
 @pytest.mark.parametrize("content", [b"no database at all" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])

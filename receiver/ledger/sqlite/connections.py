@@ -60,12 +60,15 @@ async def _open(path: Path, mode: str, pragmas: str) -> Connection:
     return connection
 
 
+# Caches are small, since the system keeps the file's pages anyway. cell_size_check: a page is looked through
+# when it is read, so that nothing is written to a damaged one.
 # FULL: a commit returns after the WAL was fsynced. NORMAL loses acknowledged rows in a power cut.
 _TO_WRITE = """
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
     PRAGMA wal_autocheckpoint = 4000;
-    PRAGMA cache_size = -65536;
+    PRAGMA cache_size = -16384;
+    PRAGMA cell_size_check = ON;
     PRAGMA temp_store = MEMORY;
 """
 
@@ -76,7 +79,7 @@ async def open_to_write(path: Path) -> Connection:
 
 
 async def open_to_read(path: Path) -> Connection:
-    return await _open(path, "ro", "PRAGMA query_only = ON; PRAGMA cache_size = -16384;")
+    return await _open(path, "ro", "PRAGMA query_only = ON; PRAGMA cache_size = -4096;")
 
 
 def ledger_error(error: sqlite3.Error, path: Path | None = None) -> LedgerError:

@@ -39,8 +39,21 @@ class Database:
         self.readers = readers
         self._path = path
         self._opened = path.stat()
+        self._damage: str | None = None
         self.now = now
         self._monotonic = monotonic
+
+    async def check_whole(self) -> None:
+        """Read all of the file. Raise ``ledger.corrupt`` if it is damaged: nothing is committed any more."""
+        connection = await open_to_read(self._path)
+        try:
+            await connection.run(partial(on_snapshot, schema.check_whole), self._path)
+        except LedgerError as error:
+            self._note_damage(error)
+            raise
+        finally:
+            await connection.interrupt()  # where the task was cancelled
+            await connection.close()
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
         """Run commands in one transaction, and return a result for each after the commit is durable.
@@ -49,7 +62,7 @@ class Database:
         """
 
         def run(db: sqlite3.Connection) -> Sequence[Result]:
-            self._check_in_place()
+            self._check_usable()
             return self._commit(db, commands)
 
         return await self.writer.run(run)
@@ -70,10 +83,18 @@ class Database:
             if len(commands) > 1 and not ends_the_batch:
                 return [self._commit(db, [command])[0] for command in commands]
             reported = ledger_error(error) if isinstance(error, sqlite3.Error) else error
+            self._note_damage(reported)
             return [Result(error=reported) for _ in commands]
         return results
 
-    def _check_in_place(self) -> None:
+    def _note_damage(self, error: Exception) -> None:
+        # What is written into a damaged file may be lost: the backup that is restored does not have it.
+        if isinstance(error, LedgerError) and error.reason == "ledger.corrupt":
+            self._damage = error.detail
+
+    def _check_usable(self) -> None:
+        if self._damage is not None:
+            raise LedgerError("ledger.corrupt", self._damage)
         # An open file that was moved away or replaced takes commits as before, and no start would read them.
         try:
             present = self._path.stat()

@@ -22,6 +22,12 @@ MIGRATIONS: tuple[str, ...] = (
 )
 """Scripts beside this module. The first creates version 1, each further one migrates to the next version."""
 
+SMALL_PAGES = 4096
+"""Pages of 4 KiB, so 16 MiB or some 25,000 jobs: so much is checked at a start, in a tenth of a second."""
+
+NEWEST = 1000
+"""Jobs, entries of the history and bodies that are checked at the start of a larger one."""
+
 SAFE_SQLITE = (3, 51, 3)
 """Older ones can, rarely, corrupt a WAL that two connections use (sqlite.org/wal.html, "WAL-reset bug")."""
 
@@ -100,9 +106,39 @@ def check_structure(db: sqlite3.Connection, path: Path) -> None:
 
 
 def check(db: sqlite3.Connection, path: Path) -> None:
-    """Check that the file has the structure of its version and passes SQLite's quick check."""
+    """Check what a start can check in little time, however many jobs there are.
+
+    That is the structure, and the whole of a small file or of one that is migrated. Of a large one it is the
+    newest jobs: a delivery is written beside them. `check_whole` reads the rest later.
+    """
     check_structure(db, path)
-    check_whole(db, name=str(path))
+    (pages,) = db.execute("PRAGMA page_count").fetchone()
+    if pages <= SMALL_PAGES or is_older(db, path):
+        check_whole(db, name=str(path))
+    elif any(db.execute(broken, {"newest": NEWEST}).fetchone() for broken in _BROKEN):
+        raise _damaged(str(path), "the newest jobs and their indexes contradict each other")
+
+
+_BROKEN = (
+    """
+    SELECT 1 FROM (SELECT seq, id, state FROM jobs ORDER BY seq DESC LIMIT :newest) AS job
+    WHERE NOT EXISTS (SELECT 1 FROM jobs AS other INDEXED BY sqlite_autoindex_jobs_1
+        WHERE other.id = job.id AND other.seq = job.seq)
+    OR NOT EXISTS (SELECT 1 FROM jobs AS other INDEXED BY jobs_by_state
+        WHERE other.state = job.state AND other.seq = job.seq)
+    """,
+    """
+    SELECT 1 FROM (SELECT seq, job FROM history ORDER BY seq DESC LIMIT :newest) AS entry
+    WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.seq = entry.job)
+    OR NOT EXISTS (SELECT 1 FROM history AS other INDEXED BY history_by_job
+        WHERE other.job = entry.job AND other.seq = entry.seq)
+    """,
+    """
+    SELECT 1 FROM (SELECT job FROM bodies ORDER BY job DESC LIMIT :newest) AS body
+    WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.seq = body.job)
+    """,
+)
+"""Queries that find a newest row which its index, or its job, does not know."""
 
 
 def check_whole(
@@ -121,12 +157,15 @@ def check_whole(
     finally:
         db.set_progress_handler(None, 0)
     if verdict != "ok":
-        raise LedgerError(
-            "ledger.corrupt",
-            f"{name} is damaged ({' '.join(verdict.split())})."
-            " It was left as it is: copy it away, then restore a backup.",
-        )
+        raise _damaged(name, " ".join(verdict.split()))
     return True
+
+
+def _damaged(name: str, verdict: str) -> LedgerError:
+    return LedgerError(
+        "ledger.corrupt",
+        f"{name} is damaged ({verdict}). It was left as it is: copy it away, then restore a backup.",
+    )
 
 
 def _script(name: str) -> str:
