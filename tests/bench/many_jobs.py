@@ -259,13 +259,14 @@ def start_seconds(folder: Path) -> float:
         return sum(map(int, times[11:13])) / os.sysconf("SC_CLK_TCK")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Fill both ledgers, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=300, help="of all queries")
+    parser.add_argument("--steps", type=int, default=1_000, help="jobs that are recorded and archived")
     parser.add_argument("--starts", type=int, default=5, help="of each ledger, in turns")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as name:
         folders = {jobs: Path(name) / str(jobs) / "data" for jobs in (FEW, options.jobs)}
         for jobs, folder in folders.items():
@@ -281,7 +282,7 @@ def main() -> None:
         few, many = (statistics.median(found) for found in starts.values())
         print(f"\nCPU time of a start: {few:.2f} s and {many:.2f} s, ratio {many / few:.2f}")
         print(f"\n{'step, µs of CPU time':32} {FEW:>9,} {options.jobs:>9,}  ratio")
-        steps = [asyncio.run(time_steps(folder, 1_000)) for folder in folders.values()]
+        steps = [asyncio.run(time_steps(folder, options.steps)) for folder in folders.values()]
         for step in steps[0]:
             few, many = (found[step] for found in steps)
             print(f"{step:32} {few:9.0f} {many:9.0f} {many / few:6.2f}")

@@ -27,6 +27,7 @@ from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.database import write_nothing
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Transaction
+from tests.bench import many_jobs
 from tests.ledger.actions import (
     IMAGE,
     STORED,
@@ -386,6 +387,13 @@ def test_the_work_does_not_grow_with_the_jobs_that_are_done(
     few.mkdir()
     many.mkdir()
     assert steps(many, 3000, work) < 1.3 * steps(few, 300, work)
+
+
+def test_the_benchmark_of_many_jobs_asks_every_query(capsys: pytest.CaptureFixture[str]) -> None:
+    many_jobs.main(["--jobs", "2000", "--rounds", "2", "--steps", "16", "--starts", "1"])
+    printed = capsys.readouterr().out
+    assert [query for query in many_jobs.QUERIES if query not in printed] == []
+    assert "CPU time of a start" in printed
 
 
 async def test_a_job_is_found_by_the_beginning_of_its_id(ledger: Ledger) -> None:
