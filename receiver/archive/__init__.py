@@ -1,1 +1,1 @@
-"""The archive: one interface over a folder and S3. It proves that it keeps what it was given."""
+"""The archive: one interface over a folder and S3. Each stored object is proved by its SHA-256."""

@@ -1,4 +1,4 @@
-"""Reads each image from where its job says that it lies, whichever archive new ones go to.
+"""Reads each image from the address in its job, even if new images go to another archive.
 
 The two differ while a folder is being moved to a bucket, and after ``RECEIVER_ARCHIVE`` has changed. An image
 that is not there any more is looked for in the archive of new ones: the whole archive may have been moved.

@@ -48,7 +48,7 @@ async def find(archive: Inventory, stored: StoredObject, image: Image) -> tuple[
 
 
 async def holds(archive: Inventory, stored: StoredObject, image: Image) -> bool:
-    """Whether an object is an image, byte for byte.
+    """Return whether an object has exactly an image's bytes.
 
     Raises:
         ArchiveError: ``archive.missing`` if it is not there; another reason if it could not be read.

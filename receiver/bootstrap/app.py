@@ -49,7 +49,7 @@ MAX_WAITERS = 1_200
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """A receiver that is open and working.
+    """A running receiver.
 
     Attributes:
         stopping: to be set when no more is to be accepted, so that waiting clients are answered.

@@ -197,7 +197,7 @@ def _log_warnings(config: Config) -> None:
 
 
 def _exit_now() -> None:
-    """End the process, which still runs `STOP_SECONDS` after it was asked to stop.
+    """End the process, because it still runs `STOP_SECONDS` after it was asked to stop.
 
     A thread that waits for an archive which does not answer can be neither cancelled nor left behind. What
     was acknowledged is on the disk by then, as it would be if the process were killed.

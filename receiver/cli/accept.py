@@ -1,4 +1,4 @@
-"""``receiver accept``: has bytes archived that verification refused."""
+"""``receiver accept``: archives bytes that verification refused."""
 
 import asyncio
 import sys

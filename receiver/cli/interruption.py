@@ -1,4 +1,4 @@
-"""How a command ends that is interrupted. Imports little, because it must work from the first moment."""
+"""Ends an interrupted command. Imports little, because it must work from the first moment."""
 
 import os
 from types import FrameType

@@ -1,4 +1,4 @@
-"""What commands print: tables on a terminal, tab-separated lines in a pipe, JSON with ``--json``."""
+"""Prints results: tables on a terminal, tab-separated lines in a pipe, JSON with ``--json``."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

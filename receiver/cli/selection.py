@@ -1,4 +1,4 @@
-"""Options and arguments that select jobs, and help where they are mistyped."""
+"""Options and arguments that select jobs, with suggestions for mistyped ones."""
 
 import asyncio
 import contextlib

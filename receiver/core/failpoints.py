@@ -1,4 +1,4 @@
-"""Failpoints: named points at which a test can have the process killed, as a power cut would.
+"""Failpoints: named points at which a test can kill the process.
 
 ``RECEIVER_CUT_AT`` arms one. Only tests set it, and the container refuses it. An unarmed failpoint is a call
 that does nothing.
@@ -21,7 +21,7 @@ Failpoint = Callable[[str], None]
 
 
 def no_failpoint(point: str) -> None:
-    """Do nothing, as in every process but a test's."""
+    """Do nothing: the failpoint of every process outside the tests."""
 
 
 def from_environment(environ: Mapping[str, str]) -> Failpoint:

@@ -1,4 +1,4 @@
-"""Paths of routes that more than one package names."""
+"""HTTP paths that more than one package uses."""
 
 WEBHOOK_PATH = "/webhooks/ximilar"
 

@@ -1,4 +1,4 @@
-"""Diagnosis of an installation: whether it has everything that it needs, and how to repair what fails.
+"""Checks an installation, and says how to repair what fails.
 
 Nothing stays changed: the archive's probe and folders made to try whether they can be are removed again.
 Secrets are neither printed nor sent to anyone who does not know them.

@@ -12,7 +12,7 @@ from receiver.core.jobs import Event, Job, State
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A completion, and how it came: with a ticket of this number, or the `Intent.mark` that was sent.
+    """A completion, and how it arrived: with a ticket of this number, or the `Intent.mark` that was sent.
 
     ``found``: the provider was asked for it, and did not deliver it. ``ref_dropped``: its reference was none.
     """
@@ -30,7 +30,7 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What became of a delivery: the job's state now, and the events that its history got.
+    """The result of a delivery: the job's state, and the events that were added to its history.
 
     ``received_at`` is of the completion that counts; ``duplicate``: the delivery changed nothing.
     """
@@ -94,7 +94,7 @@ class HostLimits:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """What is about to be submitted, or was; ``at`` is when it was first about to be sent.
+    """A submission that is about to be sent, or was sent; ``at`` is the time of the first try.
 
     ``key`` names one image of one list, or of one call. ``mark`` is sent in a header, and found again in the
     provider's list.

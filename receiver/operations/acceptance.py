@@ -1,4 +1,4 @@
-"""Accepts bytes that verification refused: an operator's word has them archived as they are.
+"""Accepts bytes that verification refused: at an operator's request they are archived unchanged.
 
 The bytes stay where they are until the archive has them, so that one commit is all that happens.
 """

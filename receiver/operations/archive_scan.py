@@ -15,7 +15,7 @@ from receiver.operations.checkpoint import Checkpoint, Finding
 
 T = TypeVar("T")
 
-RETRY_AFTER = (1.0, 5.0)
+RETRY_WAITS = (1.0, 5.0)
 """Seconds between attempts to inspect an object while the archive does not answer."""
 
 UNREADABLE = frozenset({"archive.missing", "archive.unreadable"})
@@ -108,9 +108,9 @@ async def has_objects(archive: Inventory) -> bool:
 async def retry_unavailable(
     step: Callable[[], Awaitable[T]],
     sleep: Callable[[float], Awaitable[object]],
-    waits: Sequence[float] = RETRY_AFTER,
+    waits: Sequence[float] = RETRY_WAITS,
 ) -> T:
-    """Do a step, again after so many seconds if the archive does not answer.
+    """Do a step; if the archive does not answer, repeat it after each of the waits.
 
     Raises:
         ArchiveError: by the step, or because the archive still does not answer.

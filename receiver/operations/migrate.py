@@ -28,7 +28,7 @@ SINGLE_IMAGE_REASONS = frozenset(
 )
 """Reasons that concern one image; the migration continues with the others."""
 
-RETRY_AFTER = (1.0, 5.0, 20.0)
+RETRY_WAITS = (1.0, 5.0, 20.0)
 """Seconds between attempts to put an image while the archive does not answer."""
 
 OnProgress = Callable[[int], None]
@@ -113,7 +113,7 @@ class Migrator:
             await self.throttle()
             return await self.target.put(item)
 
-        return await retry_unavailable(put, self.sleep, RETRY_AFTER)
+        return await retry_unavailable(put, self.sleep, RETRY_WAITS)
 
     async def _remove(self, listed: ListedObject) -> None:
         if listed.unreadable is not None:

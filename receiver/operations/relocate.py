@@ -1,4 +1,4 @@
-"""Archives that were moved as a whole: the ledger learns where their images lie now.
+"""Updates the addresses of images in the ledger after an archive was moved as a whole.
 
 A server looks once, at its start: images are gone from where they lay, and are found under the same keys in
 the archive that it has now. `ArchiveLocator` reads them from there meanwhile.
@@ -55,7 +55,7 @@ class Relocator:
     locator: Inspector
 
     async def run(self) -> None:
-        """Look now, and again until the archives answer. It can be cancelled anywhere."""
+        """Search now, and again until the archives answer. It can be cancelled at any point."""
 
         async def step() -> float | None:
             try:

@@ -1,4 +1,4 @@
-"""Checks whether an object that has a job's key already is the job's own image, archived before.
+"""Checks whether an object that is already at a job's key is the job's own image, archived before.
 
 That happens after a crash between an upload and its record, and after an older ledger was restored. The
 ledger does not know the object then, so its metadata, bytes and pixels are all checked again.

@@ -1,4 +1,4 @@
-"""How many downloads of each host run at a time, by what the line carries.
+"""Limits the downloads of each host at a time, by the measured throughput.
 
 Downloads that share a slow line starve each other: all of them end below the least rate, and nothing is ever
 whole. So each host has a window, as TCP has for its packets (RFC 5681).
@@ -44,7 +44,7 @@ class Window:
     shrinks: int = 0
 
     def succeeded(self, rate: float, beside: int) -> None:
-        """Grow by one if what the line carried is enough for one more download.
+        """Grow by one if the throughput suffices for one more download.
 
         Args:
             rate: of the download, bytes a second.

@@ -47,7 +47,7 @@ class ProviderQuestions:
         return self.confirm and job.confirmed_at is None
 
     async def confirmed(self, claim: Claim) -> Claim:
-        """Replace what was delivered by what the provider itself says, where the settings want it so."""
+        """Return the job with the provider's own answer in place of the delivery, if settings require it."""
         if not self.is_hint(claim.job) and claim.job.image_url is not None:
             return claim
         if self.provider is None:  # it was asked when the job came, and the settings have changed

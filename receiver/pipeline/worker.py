@@ -1,4 +1,4 @@
-"""The worker behind the ledger: both stages, and the clock that ends waits and deadlines.
+"""Runs both stages, and the loop that ends waits and applies deadlines.
 
 The stages meet at the ledger alone. A commit or the clock wakes them. Whatever happened meanwhile (a restart,
 a retry from the command line, a crash) is found in the ledger and needs no code of its own.

@@ -1,1 +1,1 @@
-"""Asking the provider about jobs whose completion did not come."""
+"""Asks the provider about jobs whose completion did not arrive."""

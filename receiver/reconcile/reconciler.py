@@ -1,4 +1,4 @@
-"""Asks the provider about jobs whose completion did not come, and records what it finds like a delivery.
+"""Asks the provider about jobs without a completion, and records the answers like deliveries.
 
 The provider documents no retry and no callback on failure. So it is asked about a submitted job that stays
 silent, and its list is read for jobs that have ended without a delivery.

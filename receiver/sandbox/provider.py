@@ -1,4 +1,4 @@
-"""The life of a job: created, waits, is resized, and its completion sent."""
+"""Runs each job: creates it, waits, resizes the image, and sends the completion."""
 
 import asyncio
 import logging

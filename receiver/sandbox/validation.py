@@ -1,4 +1,4 @@
-"""Validates the body of a submit: it may be what the provider's page allows, and nothing else."""
+"""Validates the body of a submission strictly against the provider's documentation."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The images to be submitted: named one by one or in a list, each with a key that the ledger knows it by.
+"""The images to submit: named one by one or in a list, each with the key that identifies it.
 
 The key of a list's image depends on what its line says, and not on the line's place. So a list continues
 where it stopped, also when lines were added.

@@ -1,4 +1,4 @@
-"""Submits many images at once, and follows the jobs to their ends."""
+"""Submits many images at once, and waits for their jobs to end."""
 
 import asyncio
 import contextlib

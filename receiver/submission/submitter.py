@@ -79,7 +79,7 @@ class Outcome:
 
     @property
     def ends_the_run(self) -> bool:
-        """Whether the next image would fail alike."""
+        """Return whether the next image would fail for the same reason."""
         return isinstance(self.error, (*_TRANSIENT, TokenRefusedError, NoCreditsError, LedgerError))
 
 

@@ -1,4 +1,4 @@
-"""Decodes images by libvips, a strip at a time where the format allows that.
+"""Decodes images with libvips, a strip at a time if the format allows it.
 
 pyvips is published as source only. This module calls the compiled interface of its companion pyvips-binary,
 of which there are wheels for glibc and musl, x86-64 and ARM.

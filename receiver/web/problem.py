@@ -1,4 +1,4 @@
-"""Refusals in the one form that every route gives them: RFC 9457, ``application/problem+json``."""
+"""The form of all refusals: problem documents of RFC 9457, ``application/problem+json``."""
 
 from collections.abc import Mapping
 from http import HTTPStatus

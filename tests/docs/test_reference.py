@@ -8,6 +8,7 @@ import pytest
 from receiver.config import Config, load
 from tests.docs.documents import ROOT
 from tests.e2e.test_logs import COMPLETIONS, LINES
+from tests.support.metric_names import METRICS
 from tools.reference import logs, outdated, settings
 from tools.reference.live import look
 
@@ -34,6 +35,11 @@ def test_every_setting_is_read() -> None:
     )
     for setting, field in FIELDS.items():
         assert re.search(rf"\bconfig\.{field}(_uri)?\b", sources), f"nothing reads {setting}"
+
+
+async def test_every_metric_is_listed_for_rules_and_dashboards(tmp_path: Path) -> None:
+    names = {name for name in (await look(tmp_path)).metrics if name.startswith("receiver_")}
+    assert names == set(METRICS), "list it in tests/support/metric_names.py"
 
 
 async def test_a_metric_without_samples_is_documented_as_absent(tmp_path: Path) -> None:

@@ -126,7 +126,13 @@ def released(version: str, data: Path) -> None:
 
 
 def test_there_is_a_ledger_of_each_version() -> None:
-    assert [f"v{number}" for number in range(1, len(MIGRATIONS) + 1)] == RELEASED
+    versions = [f"v{number}" for number in range(1, len(MIGRATIONS) + 1)]
+    assert sorted(versions) == RELEASED, "run `python -m tests.faults.ledgers.make`"
+
+
+def test_every_script_is_one_of_the_migrations() -> None:
+    scripts = (file.name for file in resources.files("receiver.ledger.sqlite").iterdir())
+    assert {name for name in scripts if name.endswith(".sql")} == set(MIGRATIONS)
 
 
 @pytest.mark.parametrize("version", RELEASED)

@@ -237,3 +237,7 @@ def test_every_reason_has_an_answer_in_the_form_of_rfc_9457(reason: str) -> None
 
 def test_only_known_reasons_have_a_status() -> None:
     assert set(STATUS) <= set(REASONS)
+
+
+def test_every_reason_that_lies_with_the_client_has_a_status() -> None:
+    assert {reason for reason in REASONS if reason.startswith(("auth.", "body."))} <= set(STATUS)

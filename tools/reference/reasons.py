@@ -22,6 +22,8 @@ FAMILIES = {
 def page() -> str:
     """Return the page."""
     parts: list[str] = []
+    if missing := {reason.partition(".")[0] for reason in REASONS} - FAMILIES.keys():
+        raise ValueError(f"tools/reference/reasons.py: FAMILIES has no title of {missing}")
     for family, found in groupby(REASONS.items(), lambda item: item[0].partition(".")[0]):
         rows = [(code(reason), str(STATUS.get(reason, "")), meaning) for reason, meaning in found]
         parts += [f"## `{family}.*`", f"{FAMILIES[family]}.", table(("reason", "status", "meaning"), rows)]

@@ -24,7 +24,10 @@ SECRETS_DIR = (
 def page() -> str:
     """Return the page."""
     meanings = _descriptions()
-    rows = [row(field, meanings[name]) for name, field in Config.model_fields.items() if not field.exclude]
+    fields = {name: field for name, field in Config.model_fields.items() if not field.exclude}
+    if missing := fields.keys() - meanings.keys():
+        raise ValueError(f"receiver/config.py: no description below {missing}")
+    rows = [row(field, meanings[name]) for name, field in fields.items()]
     return table(("setting", "value", "default", "meaning"), [*rows, SECRETS_DIR])
 
 

@@ -1,4 +1,4 @@
-"""Records how an attempt at a claimed job ended. Each command returns False where the claim is void."""
+"""Records how an attempt at a claimed job ended. Each command returns False if the claim is void."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""What time does to jobs: they are at risk, expire, and their waits follow a clock that was set."""
+"""Marks jobs at risk, expires jobs, and moves their waits when the clock was set."""
 
 from receiver.ledger.commands.attempts import EXPIRED
 from receiver.ledger.commands.claims import RETRIED, ready

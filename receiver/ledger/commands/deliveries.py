@@ -1,4 +1,4 @@
-"""Records what the webhook received: completions, and bodies that are none."""
+"""Records what the webhook received: completions, and bodies that are not completions."""
 
 from typing import Any
 

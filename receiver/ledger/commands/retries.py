@@ -1,4 +1,4 @@
-"""Retries, and acceptances of refused bytes, that an operator asks for: what is possible is decided here."""
+"""Decides which jobs an operator can retry and which refused bytes can be accepted, and records it."""
 
 from dataclasses import asdict
 

@@ -1,4 +1,4 @@
-"""Records what is submitted to the provider, and what the provider says of jobs that have not ended."""
+"""Records submissions to the provider, and its answers about jobs that have not ended."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

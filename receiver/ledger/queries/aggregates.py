@@ -1,4 +1,4 @@
-"""The ledger in numbers."""
+"""Counts and ages of jobs, for statistics and metrics."""
 
 from collections import Counter
 from collections.abc import Mapping

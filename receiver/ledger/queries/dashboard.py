@@ -1,4 +1,4 @@
-"""What the status page shows, on one snapshot."""
+"""Reads what the status page shows, from one snapshot."""
 
 from dataclasses import dataclass
 

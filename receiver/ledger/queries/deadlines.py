@@ -1,4 +1,4 @@
-"""What is due next: deadlines, ends of waits, and the spool."""
+"""Reads what is due next: deadlines, ends of waits, and files in the spool."""
 
 from receiver.ledger.sqlite.driver import sqlite3
 

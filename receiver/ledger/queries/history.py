@@ -1,4 +1,4 @@
-"""What the history says: transitions in their order, for the change feed, and why bytes were refused."""
+"""Reads the history: transitions in order, for the change feed, and why bytes were refused."""
 
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import Job, Problem, State

@@ -1,4 +1,4 @@
-"""What the provider is asked about: pending jobs, and submissions whose job is not known."""
+"""Lists what to ask the provider about: pending jobs, and submissions whose job is unknown."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Finds jobs by id, by filter and by likeness."""
+"""Finds jobs by id, by filter and by similar text."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

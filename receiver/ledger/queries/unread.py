@@ -1,4 +1,4 @@
-"""Lists deliveries that were no completions."""
+"""Lists deliveries that were not completions."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry, made of steps that have ended.
+"""Creates OpenTelemetry spans from steps that have ended.
 
 Between a delivery and its archived image there may be a restart, or a day, so a trace's context cannot be
 carried along. It follows from what the ledger knows of the job: a hash of its id and of the time at which it
