@@ -63,10 +63,10 @@ _WRONG_PATH = frozenset({"auth.token_refused", "body.no_such_route"})
 """A receiver's reasons for a path that it does not know."""
 
 _READINESS_REMEDIES: Mapping[str, str] = {
-    "ledger": "Make room on the disk, or repair the permissions of RECEIVER_DATA_DIR; if the ledger's file was moved"
-    " or replaced, put it back, or restart serve.",
+    "ledger": "Make room on the disk, or repair the rights of RECEIVER_DATA_DIR; if the ledger's file was"
+    " moved or replaced, put it back, or restart serve.",
     "workers": "Restart serve, keep its log, and report it as a bug.",
-    "spool": "Mend the archive, make room on the disk, or raise RECEIVER_MAX_SPOOL_BYTES.",
+    "spool": "Repair the archive, make room on the disk, or raise RECEIVER_MAX_SPOOL_BYTES.",
     "decoder": "The log says why none starts: the installation, memory, or the limit of processes. serve"
     " tries again by itself.",
     "archive": "Mend what the reason names; serve looks again by itself. Images wait on this disk meanwhile.",

@@ -84,7 +84,7 @@ class Spool:
         return name
 
     async def check(self, name: str) -> Download | None:
-        """Hash a whole file again. Return ``None`` if it is missing, or its bytes no longer match its name."""
+        """Hash a whole file again; ``None`` if it is missing, or its bytes do not match its name."""
         return await _in_thread(lambda: self._check(name))
 
     async def sha256(self, path: Path) -> str:
