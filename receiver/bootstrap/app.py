@@ -187,7 +187,7 @@ async def open_receiver(
             tickets=bool(config.signing_keys),
         )
         routes = [
-            *(Route(path, webhook.deliver, methods=["POST"]) for path in WEBHOOK_PATHS),
+            *(Route(path, webhook, methods=["POST"]) for path in WEBHOOK_PATHS),
             ChangeStream(ledger, feed, waiters).route(),  # before /jobs/{id}, which would take its path
             *dashboard.routes(),
             *api.routes(),

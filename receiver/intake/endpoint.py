@@ -10,7 +10,8 @@ from datetime import timedelta
 
 import structlog
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from receiver.core import url_expiry
 from receiver.core.clock import Clock
@@ -21,6 +22,7 @@ from receiver.intake.authentication import Authenticator, Proof
 from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
 from receiver.providers.ximilar import completions
 from receiver.web.body import read_body
+from receiver.web.middleware import SECURITY_HEADERS
 from receiver.web.problem import problem
 from receiver.web.refusals import RefusalCounter
 
@@ -46,6 +48,12 @@ class WebhookEndpoint:
     confirm: bool = False
     instrumentation: Instrumentation = NO_INSTRUMENTATION
     failpoint: Failpoint = no_failpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one delivery as an ASGI application."""
+        answer = await self.deliver(Request(scope, receive))
+        answer.raw_headers += SECURITY_HEADERS
+        await answer(scope, receive, send)
 
     async def deliver(self, request: Request) -> Response:
         """Answer one delivery. docs/reference/http-api.md lists the answers."""
@@ -121,7 +129,10 @@ class WebhookEndpoint:
             **({"reason": reason} if reason else {}),
             **({"end_not_believed": deadline.disbelieved.isoformat()} if deadline.disbelieved else {}),
         )
-        return JSONResponse({"id": completion.id, "state": recorded.state, "duplicate": recorded.duplicate})
+        # A job's id and a state need no escape in JSON.
+        duplicate = "true" if recorded.duplicate else "false"
+        content = f'{{"id":"{completion.id}","state":"{recorded.state}","duplicate":{duplicate}}}'
+        return Response(content, media_type="application/json")
 
 
 def _check_type(request: Request) -> None:

@@ -10,6 +10,7 @@ from httptools import HttpParserUpgrade, HttpRequestParser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from receiver.web.body import WHOLE
 from receiver.web.clients import UnfinishedBodies, client_of
 from receiver.web.problem import problem
 from receiver.web.refusals import OnRefusal
@@ -75,6 +76,7 @@ class LimitedProtocol(HttpToolsProtocol):
     _write_timer: asyncio.TimerHandle | None = None
     client_name = ""
     _head_bytes = 0
+    _body_expected = False
     _head_too_large = False
     _cycles: deque[RequestResponseCycle]
     """The requests without a whole answer, oldest first."""
@@ -100,6 +102,9 @@ class LimitedProtocol(HttpToolsProtocol):
         """Count all bytes; `on_body` takes those of the body off again."""
         self._head_bytes += len(data)
         super().data_received(data)
+        if self._body_expected:
+            self._body_expected = False
+            self.unfinished.add(self, self.peer, self.headers)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._head_too_large = True
             self.send_400_response("")
@@ -115,6 +120,8 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._offers_upgrade():
             return
         self._head_bytes = 0
+        self._body_expected = False
+        self.scope[WHOLE] = True  # type: ignore[literal-required] # a key of ours
         self.unfinished.discard(self)
         super().on_message_complete()
 
@@ -139,7 +146,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cycles.append(self.cycle)
         if len(self._cycles) > 1 + MAX_PIPELINED:
             raise ValueError("too many requests at once")
-        self.unfinished.add(self, self.peer, self.headers)
+        self._body_expected = True
 
     def end(self) -> None:
         """Cut the peer off, and count the connection no more."""
@@ -280,20 +287,14 @@ class AnswerCancelled:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on, and answer 503 for what was cancelled before it answered."""
-        started = False
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
         try:
-            await self.app(scope, receive, send_and_note)
-        except asyncio.CancelledError:
-            if started:
-                raise
+            await self.app(scope, receive, send)
+        except asyncio.CancelledError as cancelled:
             # Not raised again: nothing else waits for this task, and uvicorn would log it as a bug.
-            await problem("ledger.stopping")(scope, receive, send)
+            try:
+                await problem("ledger.stopping")(scope, receive, send)
+            except RuntimeError:  # uvicorn's: the answer has begun
+                raise cancelled from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +317,9 @@ class CloseUnread:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on, and add ``Connection: close`` where it is due."""
+        if WHOLE in scope:
+            await self.app(scope, receive, send)
+            return
         headers = dict(scope["headers"])
         unread = b"transfer-encoding" in headers or headers.get(b"content-length", b"0") != b"0"
         left = self.max_bytes

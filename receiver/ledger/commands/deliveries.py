@@ -111,6 +111,8 @@ def _is_of_job(tx: Transaction, delivery: Delivery) -> bool:
     Until then, and for other tickets, the first job that uses a ticket owns it.
     """
     job_id, ticket = delivery.completion.id, delivery.ticket
+    if ticket is None and delivery.mark is None:
+        return True
     signed = None if ticket is None else ticket.partition("~")[2]
     known = {
         row["mark"]: row["job"]
