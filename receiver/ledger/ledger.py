@@ -29,7 +29,7 @@ from receiver.ledger.sqlite.connections import ReaderPool
 from receiver.ledger.sqlite.database import Database
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.sqlite.lock import DirectoryLock
-from receiver.ledger.transaction import Transaction
+from receiver.ledger.transaction import Batched, Transaction
 from receiver.ledger.types import Claim, Delivery, Recorded
 
 P = ParamSpec("P")
@@ -228,7 +228,7 @@ class Ledger(LedgerReader):
 
     async def record(self, delivery: Delivery) -> Recorded:
         """Record a completion durably. Raise `AuthError` where its ticket or mark belongs to another job."""
-        recorded = await self._writer.write(lambda tx: deliveries.record(tx, delivery))
+        recorded = await self._writer.write(Batched(deliveries.record_all, delivery))
         if recorded is None:
             raise AuthError(
                 "auth.refused",

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from receiver.ledger.sqlite.driver import sqlite3
 
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -23,6 +24,17 @@ class Transaction:
 
 
 Command = Callable[[Transaction], T]
+
+
+@dataclass(frozen=True, slots=True)
+class Batched(Generic[A, T]):
+    """A command that runs together with its like beside it: ``run`` returns a result for each argument."""
+
+    run: Callable[[Transaction, Sequence[A]], Sequence[T]]
+    argument: A
+
+    def __call__(self, tx: Transaction) -> T:
+        return self.run(tx, [self.argument])[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,8 @@
 """Records what the webhook received: completions, and bodies that are not completions."""
 
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from receiver.core.completion import Completion
@@ -32,6 +35,36 @@ OTHERS_KEPT = 20
 """Other URLs that the history of one job keeps: a sender with the secret can name new ones without end."""
 
 
+MAX_ROWS = 32
+"""Rows that one statement inserts."""
+
+
+def record_all(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded | None]:
+    """Do what `record` does for each, while new jobs share their statements.
+
+    At each statement the thread gives up the interpreter, and waits for the event loop to get it back.
+    """
+    new: dict[str, Delivery] = {}
+    for delivery in deliveries:
+        if not (delivery.found or delivery.mark or delivery.ref_dropped) and _is_of_job(tx, delivery):
+            new.setdefault(delivery.completion.id, delivery)
+    known = "SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
+    for (job_id,) in tx.db.execute(known, (json.dumps(list(new)),)).fetchall():
+        del new[job_id]
+    jobs = {job_id: _columns(delivery, tx.now) for job_id, delivery in new.items()}
+    if jobs:
+        _insert(tx, list(jobs.values()), [delivery.body for delivery in new.values()])
+    tx.changed.extend(jobs)
+    recorded: list[Recorded | None] = []
+    for delivery in deliveries:
+        job_id = delivery.completion.id
+        if new.get(job_id) is delivery:
+            recorded.append(Recorded(jobs[job_id]["state"], False, tx.now, (jobs[job_id]["event"],)))
+        else:
+            recorded.append(record(tx, delivery))
+    return recorded
+
+
 def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
     """Record a completion; return ``None``, and change nothing, where ticket or mark is of another job.
 
@@ -44,21 +77,17 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
     events: list[str] = []
     if delivery.mark is not None and confirm_by_mark(tx, delivery.mark, completion.id):
         events.append("submitted")
-    state = State.FAILED if completion.failure else State.RECEIVED
-    columns = _columns(delivery, state, tx.now)
-    if delivery.found:
-        columns["event"] = ADOPTED
-    inserted = tx.db.execute(_INSERT_COMPLETED, columns)
-    if inserted.rowcount == 1:
-        seq = inserted.lastrowid
-        assert seq is not None
+    columns = _columns(delivery, tx.now)
+    known = tx.db.execute(
+        "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?",
+        (completion.id,),
+    ).fetchone()
+    if known is None:
         if delivery.found:
+            columns["event"] = ADOPTED
             count(tx, ADOPTED)
+        seq = _insert(tx, [columns], [delivery.body])
     else:
-        known = tx.db.execute(
-            "SELECT seq, state, image_url, received_at, found_at, late_at FROM jobs WHERE id = ?",
-            (completion.id,),
-        ).fetchone()
         if not _is_news(completion, State(known["state"]), known["image_url"]):
             return _recorded_duplicate(tx, delivery, known, events)
         seq = known["seq"]
@@ -66,12 +95,12 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
             columns["event"] = FOUND
             count(tx, FOUND, completion.failure.reason if completion.failure else "")
         tx.db.execute(_UPDATE_COMPLETED, {"seq": seq, **columns})
-    tx.db.execute("INSERT OR REPLACE INTO bodies (job, body) VALUES (?, ?)", (seq, delivery.body))
+        tx.db.execute("INSERT OR REPLACE INTO bodies (job, body) VALUES (?, ?)", (seq, delivery.body))
     tx.changed.append(completion.id)
     if delivery.ref_dropped:
         detail = "X-Receiver-Ref came twice, or is not 1 to 200 printable ASCII characters."
-        events.append(_note(tx, seq, state, REF_DROPPED, None, detail))
-    return Recorded(state, False, tx.now, (*events, columns["event"]))
+        events.append(_note(tx, seq, columns["state"], REF_DROPPED, None, detail))
+    return Recorded(columns["state"], False, tx.now, (*events, columns["event"]))
 
 
 def _recorded_duplicate(
@@ -137,12 +166,7 @@ _COLUMNS = (
     "id, ref, source_url, endpoint, created_at, confirmed_at, state, event, reason, detail, reason_at,"
     " image_url, host, promised_width, promised_height, deadline, found_at, received_at, updated_at"
 )
-# OR ROLLBACK: the writer rolls back the transaction of a failed command anyway, so SQLite need not keep
-# copies of pages to undo this statement alone.
-_INSERT_COMPLETED = (
-    f"INSERT OR ROLLBACK INTO jobs ({_COLUMNS})"  # noqa: S608 - the names above
-    f" VALUES (:{_COLUMNS.replace(', ', ', :')}) ON CONFLICT (id) DO NOTHING"
-)
+_COLUMN_COUNT = _COLUMNS.count(",") + 1
 _UPDATE_COMPLETED = (
     "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"  # noqa: S608 - a constant
     " reason_at = :reason_at, image_url = :image_url, host = :host,"
@@ -156,7 +180,36 @@ _UPDATE_COMPLETED = (
 )
 
 
-def _columns(delivery: Delivery, state: State, now: int) -> dict[str, Any]:
+def _insert(tx: Transaction, jobs: Sequence[Mapping[str, Any]], bodies: Sequence[bytes]) -> int:
+    """Insert new jobs, each with all of `_COLUMNS` in their order; return the number of the last."""
+    last, begin = 0, 0
+    while begin < len(jobs):
+        size = 1 << min(len(jobs) - begin, MAX_ROWS).bit_length() - 1  # few sizes, so that all stay prepared
+        insert_jobs, insert_bodies = _inserts(size)
+        values = [value for job in jobs[begin : begin + size] for value in job.values()]
+        inserted = tx.db.execute(insert_jobs, values).lastrowid
+        assert inserted is not None
+        # SQLite numbers new rows one up from the largest number.
+        first, last = inserted - size + 1, inserted
+        numbered = enumerate(bodies[begin : begin + size], first)
+        tx.db.execute(insert_bodies, [value for row in numbered for value in row])
+        begin += size
+    return last
+
+
+@cache
+def _inserts(rows: int) -> tuple[str, str]:
+    """Return the statements that insert so many jobs, and their bodies."""
+    job = f"({', '.join('?' * _COLUMN_COUNT)})"
+    # OR ROLLBACK: the writer rolls back the transaction of a failed command anyway, so SQLite need not keep
+    # copies of pages to undo this statement alone.
+    return (
+        f"INSERT OR ROLLBACK INTO jobs ({_COLUMNS}) VALUES {', '.join([job] * rows)}",  # noqa: S608 - constants
+        f"INSERT OR ROLLBACK INTO bodies (job, body) VALUES {', '.join(['(?, ?)'] * rows)}",  # noqa: S608
+    )
+
+
+def _columns(delivery: Delivery, now: int) -> dict[str, Any]:
     completion = delivery.completion
     failure = completion.failure
     found_at = now if delivery.found else None
@@ -167,7 +220,7 @@ def _columns(delivery: Delivery, state: State, now: int) -> dict[str, Any]:
         "endpoint": delivery.endpoint,
         "created_at": now,
         "confirmed_at": found_at,
-        "state": state,
+        "state": State.FAILED if failure else State.RECEIVED,
         "event": "failed" if failure else "received",
         "reason": failure.reason if failure else None,
         "detail": failure.detail if failure else None,

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from receiver.ledger.sqlite.connections import (
 )
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.sqlite.lock import DirectoryLock, open_for_owner
-from receiver.ledger.transaction import Command, Result, Transaction
+from receiver.ledger.transaction import Batched, Command, Result, Transaction
 
 FILE_NAME = "ledger.sqlite3"
 READERS = 2
@@ -71,10 +72,17 @@ class Database:
         try:
             # IMMEDIATE: a transaction that read before it wrote could fail without waiting for the lock.
             db.execute("BEGIN IMMEDIATE")
-            results = []
-            for command in commands:
-                tx = Transaction(db, self.now(), self._monotonic())
-                results.append(Result(command(tx), changed=tx.changed))
+            results: list[Result] = []
+            for run, group in groupby(commands, lambda each: each.run if isinstance(each, Batched) else None):
+                if run is None:
+                    for command in group:
+                        tx = Transaction(db, self.now(), self._monotonic())
+                        results.append(Result(command(tx), changed=tx.changed))
+                else:
+                    tx = Transaction(db, self.now(), self._monotonic())
+                    values = run(tx, [each.argument for each in group if isinstance(each, Batched)])
+                    results += [Result(value) for value in values[:-1]]
+                    results.append(Result(values[-1], changed=tx.changed))
             db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
             if db.in_transaction:
