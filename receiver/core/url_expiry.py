@@ -33,7 +33,7 @@ days: the longest that Signature Version 4 allows."""
 MAX_QUERY = 8192
 """Characters of a query that are looked at. No signer writes more."""
 
-_HINTS = ("exp", "sign", "token", "auth", "policy", "jwt", "eyj", "time", "valid")
+_HINTS = ("exp", "sign=", "token", "auth", "policy", "jwt", "eyj", "time", "valid")
 _SHORT_HINT = re.compile(r"(?<![a-z])(?:se|ex|t|e|ik-t|_upt|pbe)=|/[0-9a-f]{32}/")
 _HASH_PATH = re.compile(r"^/[0-9a-f]{32}/([0-9a-f]{8})/", re.ASCII)
 _JWT = re.compile(r"eyJ[\w-]+\.(eyJ[\w-]+)\.[\w-]*", re.ASCII)

@@ -1,5 +1,6 @@
 """Writes every log line in one form: the receiver's, uvicorn's, and those of the libraries."""
 
+import json
 import logging
 import sys
 import time
@@ -92,6 +93,7 @@ def configure(
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
+    encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode  # structlog's makes one for each line
     renderers: list[Processor] = (
         # Tracebacks without the frames' local variables, among which secrets would be.
         [
@@ -100,7 +102,7 @@ def configure(
             )
         ]
         if as_text
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(ensure_ascii=False)]
+        else [structlog.processors.format_exc_info, lambda _, __, event: encode(event)]
     )
     handler = logging.StreamHandler(stream)
     handler.setFormatter(

@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 from collections import Counter, deque
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from httptools import HttpParserUpgrade, HttpRequestParser
@@ -143,6 +144,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.limit_concurrency = int(limit * PROVED_SHARE)
         super().on_headers_complete()
         self.limit_concurrency = limit
+        self.cycle.transport = _HeadWithBody(self.transport, self.loop)  # type: ignore[assignment]
         self._cycles.append(self.cycle)
         if len(self._cycles) > 1 + MAX_PIPELINED:
             raise ValueError("too many requests at once")
@@ -249,6 +251,41 @@ class LimitedProtocol(HttpToolsProtocol):
             self._idle_timer.cancel()
         self.idle_since = None if seconds is None else self.loop.time()
         self._idle_timer = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+
+
+@dataclass(slots=True)
+class _HeadWithBody:
+    """A transport that sends the head of an answer along with the body, if that comes at once.
+
+    uvicorn writes them one by one: two system calls and two packets for the shortest answer.
+    """
+
+    transport: asyncio.Transport
+    loop: asyncio.AbstractEventLoop
+    is_closing: Callable[[], bool] = field(init=False)
+    head: bytes | None = None
+
+    def __post_init__(self) -> None:
+        self.is_closing = self.transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self.head is None:
+            self.head = data
+            self.loop.call_soon(self.flush)
+        elif self.head:
+            self.transport.write(self.head + data)
+            self.head = b""
+        else:
+            self.transport.write(data)
+
+    def flush(self) -> None:
+        if self.head:
+            self.transport.write(self.head)
+            self.head = b""
+
+    def close(self) -> None:
+        self.flush()
+        self.transport.close()
 
 
 class _DecliningParser(HttpRequestParser):
