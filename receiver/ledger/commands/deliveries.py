@@ -59,7 +59,8 @@ def record_all(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded
     for delivery in deliveries:
         job_id = delivery.completion.id
         if new.get(job_id) is delivery:
-            recorded.append(Recorded(jobs[job_id]["state"], False, tx.now, (jobs[job_id]["event"],)))
+            state, event = State(jobs[job_id]["state"]), jobs[job_id]["event"]
+            recorded.append(Recorded(state, False, tx.now, (event,)))
         else:
             recorded.append(record(tx, delivery))
     return recorded
@@ -99,8 +100,8 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
     tx.changed.append(completion.id)
     if delivery.ref_dropped:
         detail = "X-Receiver-Ref came twice, or is not 1 to 200 printable ASCII characters."
-        events.append(_note(tx, seq, columns["state"], REF_DROPPED, None, detail))
-    return Recorded(columns["state"], False, tx.now, (*events, columns["event"]))
+        events.append(_note(tx, seq, State(columns["state"]), REF_DROPPED, None, detail))
+    return Recorded(State(columns["state"]), False, tx.now, (*events, columns["event"]))
 
 
 def _recorded_duplicate(
@@ -220,7 +221,9 @@ def _columns(delivery: Delivery, now: int) -> dict[str, Any]:
         "endpoint": delivery.endpoint,
         "created_at": now,
         "confirmed_at": found_at,
-        "state": State.FAILED if failure else State.RECEIVED,
+        "state": (
+            State.FAILED if failure else State.RECEIVED
+        ).value,  # sqlite3 is slow with subclasses of str
         "event": "failed" if failure else "received",
         "reason": failure.reason if failure else None,
         "detail": failure.detail if failure else None,
