@@ -1,44 +1,74 @@
 """How much a durable acknowledgement costs: `python -m tests.bench.acknowledge`.
 
-Two servers take the same completions from the same load generator, in turns: the receiver's own intake over
-its ledger, which answers after the commit was fsynced; and a bare Starlette route that parses the body and
-answers 200. What counts is the ratio of the two; each figure alone says more of the machine.
+Three servers take the same completions from the same load generator, in turns: a bare Starlette route that
+parses the body and answers 200; `receiver serve` with all that it is made of, while the image host is silent;
+and the same while it archives images. One that has no turn is stopped. What counts is the ratios; each figure
+alone says more of the machine.
+
+The data directories are made in `BENCH_DIR`, where it is set.
 """
 
 import argparse
 import asyncio
+import contextlib
 import json
-import multiprocessing
 import os
+import signal
+import socket
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from functools import cache
 from pathlib import Path
 
-import uvicorn
-from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from receiver.bootstrap.serve import freeze_startup_objects
-from receiver.core.clock import wall_clock
-from receiver.core.instrumentation import Instrumentation
-from receiver.intake.authentication import Authenticator
-from receiver.intake.endpoint import WebhookEndpoint
-from receiver.ledger import Ledger
-from receiver.telemetry.metrics import Meters
-from receiver.web.refusals import RefusalCounter
+from tests.bench.footprint import cpu_seconds
+from tests.bench.pictures import KINDS
+from tests.support.caddy import free_port
+from tests.support.processes import environment, settings
 
 CONNECTIONS = 64
 PATH = "/webhooks/ximilar"
+PICTURE = KINDS[0]
 
 
-def completion(job_id: str) -> bytes:
+async def parse(request: Request) -> JSONResponse:
+    """Parses the body and answers."""
+    document = json.loads(await request.body())
+    return JSONResponse({"id": document["id"], "state": "received", "duplicate": False})
+
+
+async def keep_waiting(request: Request) -> Response:
+    """Answers once the client has gone."""
+    while not await request.is_disconnected():  # noqa: ASYNC110 - Starlette has no event for it
+        await asyncio.sleep(1)
+    return Response()
+
+
+@cache
+def picture() -> bytes:
+    return PICTURE.draw(0)
+
+
+async def send_picture(_: Request) -> Response:
+    return Response(picture(), media_type="image/png")
+
+
+bare = Starlette(routes=[Route(PATH, parse, methods=["POST"])])
+host = Starlette(routes=[Route("/silent/{name}", keep_waiting), Route("/picture/{name}", send_picture)])
+
+
+def completion(job_id: str, host_url: str) -> bytes:
     """The body of the provider's page, with a job's id in it."""
     return json.dumps(
         {
@@ -50,63 +80,17 @@ def completion(job_id: str) -> bytes:
                     {
                         "_id": str(uuid.uuid4()),
                         "_url": "https://images.example.com/originals/0001/photograph.jpg",
-                        "_width": 1024,
-                        "_height": 768,
+                        "_width": PICTURE.width // 2,
+                        "_height": PICTURE.height // 2,
                         "_status": {"code": 200, "text": "OK", "request_id": str(uuid.uuid4())},
-                        "_upscaled_width": 2048,
-                        "_upscaled_height": 1536,
-                        "_upscaled_image_url": f"https://results.example.com/upscaled/{job_id}.jpg?signature=0",
+                        "_upscaled_width": PICTURE.width,
+                        "_upscaled_height": PICTURE.height,
+                        "_upscaled_image_url": f"{host_url}/{job_id}.png?signature=0",
                     }
                 ]
             },
         }
     ).encode()
-
-
-async def bare(request: Request) -> JSONResponse:
-    """Parses the body and answers."""
-    document = json.loads(await request.body())
-    return JSONResponse({"id": document["id"], "state": "received", "duplicate": False})
-
-
-async def serve(kind: str, port_to: "multiprocessing.connection.Connection[int, None]") -> None:
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder:
-        meters = Meters(CollectorRegistry())  # counting is part of the price
-        ledger = await Ledger.serve(Path(folder), on_commit=meters.on_commit)
-        authenticator = Authenticator({"X-Webhook-Secret": ["bench"]})
-        instrumentation = Instrumentation(meters.on_step, meters.on_failed_attempt)
-        intake = WebhookEndpoint(
-            ledger,
-            authenticator,
-            2**18,
-            timedelta(hours=24),
-            wall_clock,
-            RefusalCounter(),
-            instrumentation=instrumentation,
-        )
-        endpoint = intake.deliver if kind == "durable" else bare
-        app = Starlette(routes=[Route(PATH, endpoint, methods=["POST"])])
-        config = uvicorn.Config(
-            app, port=0, loop="uvloop", http="httptools", lifespan="off", access_log=False, log_level="error"
-        )
-        server = uvicorn.Server(config)
-        task = asyncio.create_task(server.serve())
-        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
-            await asyncio.sleep(0.01)
-        freeze_startup_objects()  # as the product does, for both
-        port_to.send(server.servers[0].sockets[0].getsockname()[1])
-        await task
-        await ledger.close()
-
-
-def run_server(kind: str, port_to: "multiprocessing.connection.Connection[int, None]") -> None:
-    import structlog
-    import uvloop
-
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(50), cache_logger_on_first_use=True
-    )
-    uvloop.run(serve(kind, port_to))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,18 +107,29 @@ class Round:
         return f"{self.per_second:8.0f}/s  {times}"
 
 
-def cpu_seconds(pid: int) -> float:
-    """The time that a process has spent on a CPU; other work on the machine hardly changes it."""
-    times = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
-    return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that is measured, and where the images are that its completions name."""
+
+    pid: int
+    port: int
+    images: str
+
+    def take(self, requests: int) -> Round:
+        """Let it run for one round."""
+        os.kill(self.pid, signal.SIGCONT)
+        try:
+            return asyncio.run(load(self, requests))
+        finally:
+            os.kill(self.pid, signal.SIGSTOP)
 
 
-async def load(port: int, pid: int, requests: int) -> Round:
+async def load(server: Server, requests: int) -> Round:
     """Sends completions of new jobs over keep-alive connections, each of which waits for its answers."""
     took: list[float] = []
     messages = []
     for _ in range(requests):
-        body = completion(str(uuid.uuid4()))
+        body = completion(str(uuid.uuid4()), server.images)
         head = (
             f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Webhook-Secret: bench\r\n"
             f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -142,7 +137,7 @@ async def load(port: int, pid: int, requests: int) -> Round:
         messages.append(head.encode() + body)
 
     async def client() -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         while messages:
             message = messages.pop()
             begin = time.perf_counter()
@@ -155,48 +150,82 @@ async def load(port: int, pid: int, requests: int) -> Round:
             took.append(time.perf_counter() - begin)
         writer.close()
 
-    begin, cpu = time.perf_counter(), cpu_seconds(pid)
+    begin, cpu = time.perf_counter(), cpu_seconds(server.pid)
     await asyncio.gather(*(client() for _ in range(CONNECTIONS)))
-    seconds, cpu = time.perf_counter() - begin, cpu_seconds(pid) - cpu
+    seconds, cpu = time.perf_counter() - begin, cpu_seconds(server.pid) - cpu
     took.sort()
     p50, p99 = (took[int(len(took) * share)] * 1000 for share in (0.5, 0.99))
     return Round(requests / seconds, p50, p99, cpu / requests * 1e6)
 
 
-def main() -> None:
-    """Runs the rounds in turns, and prints each and the ratio of the medians."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=20_000, help="in each round")
-    parser.add_argument("--rounds", type=int, default=5)
-    options = parser.parse_args()
-    spawn = multiprocessing.get_context("spawn")
-    servers, ports = [], {}  # the port and the process of each kind
+@contextmanager
+def process(*arguments: str, env: Mapping[str, str] | None = None, port: int) -> Iterator[int]:
+    """Runs a Python module that listens on a port until the end; gives its process id."""
+    running = subprocess.Popen([sys.executable, "-m", *arguments], env=env, stderr=subprocess.DEVNULL)
     try:
-        for kind in ("bare", "durable"):
-            port_from, port_to = spawn.Pipe(duplex=False)
-            process = spawn.Process(target=run_server, args=(kind, port_to), daemon=True)
-            process.start()
-            servers.append(process)
-            assert process.pid is not None
-            ports[kind] = (port_from.recv(), process.pid)
-        rounds: dict[str, list[Round]] = {"bare": [], "durable": []}
-        for port, pid in ports.values():
-            asyncio.run(load(port, pid, options.requests // 10))  # warm
-        for _ in range(options.rounds):
-            for kind, (port, pid) in ports.items():
-                found = asyncio.run(load(port, pid, options.requests))
-                rounds[kind].append(found)
-                print(f"{kind:8} {found}")
-        median = {kind: statistics.median(r.per_second for r in found) for kind, found in rounds.items()}
-        p99 = {kind: statistics.median(r.p99_ms for r in found) for kind, found in rounds.items()}
-        print(f"durable / bare: {median['durable'] / median['bare']:.2f} of the throughput,", end=" ")
-        print(f"{p99['durable'] / p99['bare']:.1f} times the p99,", end=" ")
-        cpu = {kind: statistics.median(r.cpu_us for r in found) for kind, found in rounds.items()}
-        print(f"{cpu['durable'] / cpu['bare']:.1f} times the CPU")
+        while running.poll() is None:
+            with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port)):
+                break
+            time.sleep(0.05)
+        yield running.pid
     finally:
-        for process in servers:
-            process.terminate()
-            process.join()
+        running.kill()
+        running.wait()
+
+
+def start(stack: ExitStack) -> dict[str, Server]:
+    """Starts the three servers and the image host."""
+
+    def serve_app(name: str, port: int) -> int:
+        options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error"]
+        app = f"tests.bench.acknowledge:{name}"
+        return stack.enter_context(process("uvicorn", app, "--port", str(port), *options, port=port))
+
+    def serve_receiver(images: str) -> Server:
+        folder, port = Path(stack.enter_context(temporary_folder())), free_port()
+        secrets = {"RECEIVER_WEBHOOK_HEADERS": '{"X-Webhook-Secret": "bench"}', "RECEIVER_PORT": str(port)}
+        env = environment(folder, settings(folder, **secrets))
+        return Server(stack.enter_context(process("receiver", "serve", env=env, port=port)), port, images)
+
+    host_port, bare_port = free_port(), free_port()
+    serve_app("host", host_port)
+    silent, pictures = (f"http://127.0.0.1:{host_port}/{name}" for name in ("silent", "picture"))
+    return {
+        "bare": Server(serve_app("bare", bare_port), bare_port, silent),
+        "durable": serve_receiver(silent),
+        "archiving": serve_receiver(pictures),
+    }
+
+
+def temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the rounds in turns, and prints each and the ratios of the medians."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=10_000, help="in each round")
+    parser.add_argument("--rounds", type=int, default=5)
+    options = parser.parse_args(arguments)
+    with ExitStack() as stack:
+        servers = start(stack)
+        for server in servers.values():
+            server.take(max(options.requests // 10, CONNECTIONS))  # warm
+        rounds: dict[str, list[Round]] = {kind: [] for kind in servers}
+        for _ in range(options.rounds):
+            for kind, server in servers.items():
+                rounds[kind].append(server.take(options.requests))
+                print(f"{kind:9} {rounds[kind][-1]}", flush=True)
+
+    def ratio(one: str, other: str, figure: str) -> str:
+        """Of the medians."""
+        a, b = (statistics.median(getattr(each, figure) for each in rounds[kind]) for kind in (one, other))
+        return f"{a / b:.2f}"
+
+    print(f"durable / bare: {ratio('durable', 'bare', 'per_second')} of the throughput,", end=" ")
+    print(f"{ratio('durable', 'bare', 'p99_ms')} times the p99,", end=" ")
+    print(f"{ratio('durable', 'bare', 'cpu_us')} times the CPU")
+    print(f"archiving / durable: {ratio('archiving', 'durable', 'per_second')} of the throughput")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from receiver.web.clients import MAX_UNPROVED_BODIES
+from receiver.web.middleware import SECURITY_HEADERS
 from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS
 from receiver.web.refusals import LOG_SECONDS
 from tests.support.memory import MIB, resident
@@ -327,6 +328,34 @@ BAD = {
     "too-many-headers": bad(WEBHOOK, *["X-A: b"] * 101),
     "head-too-large": bad(WEBHOOK, "X-A: " + "b" * 70_000),
 }
+
+
+@pytest.mark.parametrize("kind", ["new", "known", "unproved", "no-json", "no-completion", "wrong-type"])
+def test_a_body_that_comes_behind_its_head_gets_the_answer_of_one_that_comes_with_it(
+    receiver: Receiver, kind: str
+) -> None:
+    name = f"parts-{uuid.uuid4()}"
+    answers = []
+    for part in ("whole", "parts"):
+        job_id = name if kind == "known" else f"{name}-{part}"
+        if kind == "known":
+            assert receiver.deliver(completion(job_id, NOWHERE, 8, 8)).status_code == 200
+        data = delivery(job_id, "Connection: close") if kind in ("new", "known") else BAD[kind]
+        head, _, body = data.partition(b"\r\n\r\n")
+        with connected(receiver) as connection:
+            if part == "whole":
+                connection.sendall(data)
+            else:
+                connection.sendall(head + b"\r\nExpect: 100-continue\r\n\r\n")
+                asked = connection.recv(65536)  # now the receiver waits for the body
+                assert asked == b"HTTP/1.1 100 Continue\r\n\r\n"
+                connection.sendall(body)
+            came = said(connection).replace(job_id.encode(), b"JOB")
+        status, *lines = came.partition(b"\r\n\r\n")[0].split(b"\r\n")
+        kept = sorted(line for line in lines if not line.startswith((b"date:", b"content-length:")))
+        answers.append((status, kept, came.partition(b"\r\n\r\n")[2]))
+    assert answers[0] == answers[1]
+    assert all(b": ".join(header) in answers[0][1] for header in SECURITY_HEADERS)
 
 
 UNCOUNTED = {"wrong-method", "no-such-route", "no-such-job", "wrong-query", "wrong-announcement"}

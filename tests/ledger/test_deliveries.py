@@ -2,14 +2,16 @@
 
 import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.jobs import Event, State
-from receiver.ledger import Ledger, Recorded, Submission
-from receiver.ledger.commands.deliveries import OTHERS_KEPT
+from receiver.ledger import Delivery, Intent, Ledger, Recorded, Submission
+from receiver.ledger.commands.deliveries import MAX_ROWS, OTHERS_KEPT
 from tests.ledger.actions import (
     IMAGE,
     TIMEOUT,
@@ -63,6 +65,51 @@ async def test_a_completion_that_the_file_does_not_take_costs_no_other_of_its_ba
     for number in range(4):
         assert words(await history(ledger, f"job-{number}")) == ["received"]
     assert await ledger.job("wrong") is None
+
+
+async def test_deliveries_of_one_batch_are_recorded_as_if_each_came_alone(tmp_path: Path) -> None:
+    def reported(job: str, **more: Any) -> Delivery:
+        return replace(delivery(job, f"https://host/{job}.png", body=job.encode()), **more)
+
+    new = [reported(f"job-{number}", ref=f"ref-{number}") for number in range(2 * MAX_ROWS + 7)]
+    odd = [
+        failure("failed"),
+        reported("known"),
+        reported("silent"),
+        reported("ticketed", ticket="ticket-1"),
+        reported("thief", ticket="ticket-1"),
+        reported("found", found=True),
+        reported("marked", mark="mark"),
+        reported("dropped", ref_dropped=True),
+        delivery("job-3", "https://host/other.png"),
+        reported("job-5"),
+        reported("failed"),
+    ]
+    came = [*new[:20], *odd[:6], *new[20:50], *odd[6:], *new[50:]]
+
+    async def told(folder: Path, *, together: bool) -> tuple[list[object], list[tuple[object, ...]]]:
+        ledger = await Ledger.serve(folder, now=Clock(), monotonic=Clock())
+        await ledger.record(reported("known"))
+        await ledger.expect(Submission("silent"))
+        await ledger.record_intent(Intent("key", "mark", "ref", None, None))
+        if together:
+            answers = await asyncio.gather(*map(ledger.record, came), return_exceptions=True)
+        else:
+            answers = [(await asyncio.gather(ledger.record(one), return_exceptions=True))[0] for one in came]
+        await ledger.close()
+        with file_of(folder) as db:
+            rows = db.execute(
+                "SELECT id, state, ref, image_url, source_url, deadline, promised_width, reason, received_at,"
+                " submitted_at, found_at, body, (SELECT group_concat(event || coalesce(detail, ''))"
+                " FROM history WHERE job = jobs.seq) FROM jobs LEFT JOIN bodies ON job = seq ORDER BY id"
+            ).fetchall()
+            return [repr(answer) for answer in answers], [tuple(row) for row in rows]
+
+    (tmp_path / "together").mkdir()
+    (tmp_path / "alone").mkdir()
+    together = await told(tmp_path / "together", together=True)
+    assert together == await told(tmp_path / "alone", together=False)
+    assert len(together[1]) == len(new) + len(odd) - 4  # of these, three are known, and one is refused
 
 
 async def test_of_a_hundred_deliveries_at_once_exactly_one_is_new(ledger: Ledger) -> None:

@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from receiver.web.clients import UnfinishedBodies
 from receiver.web.protocol import AnswerCancelled, CloseUnread, LimitedProtocol
@@ -29,6 +30,15 @@ async def slow(request: Request) -> Response:
 async def large(request: Request) -> Response:
     """Answers with so many bytes."""
     return PlainTextResponse(bytes(int(request.path_params["size"])))
+
+
+class Echo:
+    """Begins its answer before the body comes, which it then answers with."""
+
+    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        message = await receive()
+        await send({"type": "http.response.body", "body": message["body"]})
 
 
 async def refused(request: Request) -> Response:
@@ -67,6 +77,7 @@ async def door(
             Route("/", slow, methods=["GET", "POST"]),
             Route("/large/{size}", large),
             Route("/refused", refused, methods=["POST"]),
+            Route("/echo", Echo(), methods=["POST"]),
         ]
     )
     config = uvicorn.Config(
@@ -135,6 +146,27 @@ async def test_a_body_may_take_longer_than_a_head() -> None:
         silent.close()
         writer.write(b"dy")
         assert (await end_of(reader)).endswith(b"body")
+        writer.close()
+
+
+async def test_a_head_does_not_wait_for_a_body_that_comes_later() -> None:
+    async with door() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"POST /echo HTTP/1.1\r\nHost: r\r\nContent-Length: 4\r\n\r\n")
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WITHIN)
+        assert head.startswith(b"HTTP/1.1 200")
+        writer.write(b"body")
+        assert await end_of(reader) == b"4\r\nbody\r\n0\r\n\r\n"
+        writer.close()
+
+
+async def test_an_early_answer_to_a_body_that_is_whole_leaves_the_connection_open() -> None:
+    async with door() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(announced(2) + b"{}")
+        assert b"connection: close" not in await asyncio.wait_for(reader.readuntil(b"refused"), WITHIN)
+        writer.write(GET)
+        assert (await asyncio.wait_for(reader.readuntil(b"empty"), WITHIN)).startswith(b"HTTP/1.1 200")
         writer.close()
 
 
