@@ -163,11 +163,6 @@ def _is_of_job(tx: Transaction, delivery: Delivery) -> bool:
     return bool(owner == job_id)
 
 
-_COLUMNS = (
-    "id, ref, source_url, endpoint, created_at, confirmed_at, state, event, reason, detail, reason_at,"
-    " image_url, host, promised_width, promised_height, deadline, found_at, received_at, updated_at"
-)
-_COLUMN_COUNT = _COLUMNS.count(",") + 1
 _UPDATE_COMPLETED = (
     "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"  # noqa: S608 - a constant
     " reason_at = :reason_at, image_url = :image_url, host = :host,"
@@ -182,30 +177,32 @@ _UPDATE_COMPLETED = (
 
 
 def _insert(tx: Transaction, jobs: Sequence[Mapping[str, Any]], bodies: Sequence[bytes]) -> int:
-    """Insert new jobs, each with all of `_COLUMNS` in their order; return the number of the last."""
+    """Insert new jobs by their columns; return the number of the last."""
+    # sqlite3 takes 1 µs for each None and for bytes, and much less for a number, a text and a bytearray.
+    names = tuple(name for name in jobs[0] if any(job[name] is not None for job in jobs))
     last, begin = 0, 0
     while begin < len(jobs):
         size = 1 << min(len(jobs) - begin, MAX_ROWS).bit_length() - 1  # few sizes, so that all stay prepared
-        insert_jobs, insert_bodies = _inserts(size)
-        values = [value for job in jobs[begin : begin + size] for value in job.values()]
+        insert_jobs, insert_bodies = _inserts(names, size)
+        values = [job[name] for job in jobs[begin : begin + size] for name in names]
         inserted = tx.db.execute(insert_jobs, values).lastrowid
         assert inserted is not None
         # SQLite numbers new rows one up from the largest number.
         first, last = inserted - size + 1, inserted
-        numbered = enumerate(bodies[begin : begin + size], first)
+        numbered = enumerate(map(bytearray, bodies[begin : begin + size]), first)
         tx.db.execute(insert_bodies, [value for row in numbered for value in row])
         begin += size
     return last
 
 
 @cache
-def _inserts(rows: int) -> tuple[str, str]:
+def _inserts(columns: tuple[str, ...], rows: int) -> tuple[str, str]:
     """Return the statements that insert so many jobs, and their bodies."""
-    job = f"({', '.join('?' * _COLUMN_COUNT)})"
+    names, job = ", ".join(columns), f"({', '.join('?' * len(columns))})"
     # OR ROLLBACK: the writer rolls back the transaction of a failed command anyway, so SQLite need not keep
     # copies of pages to undo this statement alone.
     return (
-        f"INSERT OR ROLLBACK INTO jobs ({_COLUMNS}) VALUES {', '.join([job] * rows)}",  # noqa: S608 - constants
+        f"INSERT OR ROLLBACK INTO jobs ({names}) VALUES {', '.join([job] * rows)}",  # noqa: S608 - constants
         f"INSERT OR ROLLBACK INTO bodies (job, body) VALUES {', '.join(['(?, ?)'] * rows)}",  # noqa: S608
     )
 
