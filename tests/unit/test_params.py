@@ -195,7 +195,6 @@ def test_a_job_has_every_field_of_the_contract() -> None:
             "height": 348,
             "bytes": 1000,
             "sha256": "0" * 64,
-            "accepted": None,
         },
         "archive": {"uri": "s3://bucket/key", "etag": "etag", "version": "v1"},
         "error": {"reason": "fetch.timeout", "detail": "Too slow.", "at": "2026-11-18T11:06:40.000Z"},
