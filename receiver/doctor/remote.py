@@ -98,7 +98,8 @@ _MISSING_FEATURES: Mapping[str, tuple[str, str]] = {
     ),
     "presigned-urls": (
         "This machine tried it; others may reach it.",
-        "Set RECEIVER_PUBLIC_ARCHIVE_URL to the address under which people reach the store.",
+        "If people reach the store by another address, set RECEIVER_PUBLIC_ARCHIVE_URL to that. If it refuses"
+        " presigned URLs at its own address, too, no setting helps: use another store.",
     ),
     "sha256": ("The MD5 takes its place.", "A store that checks SHA-256 spares that work."),
     "checksum-kept": ("It costs traffic.", "A store that keeps SHA-256 checksums spares that."),

@@ -693,7 +693,7 @@ async def test_a_store_that_drops_metadata_or_refuses_signed_urls_is_named_with_
     fake.metadata, fake.presigned = "none", False  # the JuiceFS gateway 1.4.2, and pys3local
     found = await unsupported(fake_archive)
     assert found.keys() == {"metadata", "presigned-urls"}
-    assert "`rebuild` cannot work with this store" in found["metadata"]
+    assert "`rebuild` cannot work with this store, and `audit` faults each object" in found["metadata"]
     assert found["presigned-urls"].startswith(f"A presigned URL to {fake.url} is answered 403: ")
 
 

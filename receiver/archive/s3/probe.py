@@ -41,7 +41,7 @@ DETAILS = {
     ),
     "metadata": (
         "Metadata come back as they were written.",
-        "Metadata do not come back: `rebuild` cannot work with this store, and `audit` proves nothing.",
+        "Metadata do not come back: `rebuild` cannot work with this store, and `audit` faults each object.",
     ),
     "sha256": (
         "Bytes that differ from their SHA-256 are refused.",
