@@ -98,8 +98,7 @@ _MISSING_FEATURES: Mapping[str, tuple[str, str]] = {
     ),
     "presigned-urls": (
         "This machine tried it; others may reach it.",
-        "If people reach the store by another address, set RECEIVER_PUBLIC_ARCHIVE_URL to that. If it refuses"
-        " presigned URLs at its own address, too, no setting helps: use another store.",
+        "Set RECEIVER_PUBLIC_ARCHIVE_URL if people use another address. Else the store does not take them.",
     ),
     "sha256": ("The MD5 takes its place.", "A store that checks SHA-256 spares that work."),
     "checksum-kept": ("It costs traffic.", "A store that keeps SHA-256 checksums spares that."),

@@ -133,8 +133,8 @@ class FetchStage:
         return error is None
 
     async def probe_decoder(self) -> float:
-        """Try to start a decoder, where none could be started. Return the seconds until the next try."""
-        if self.verifier.error is not None:
+        """Try to start a decoder where none runs, as at the start. Return the seconds until the next try."""
+        if self.verifier.error is not None or not self.verifier.pids:
             with suppress(SpoolError):
                 await self.verifier.probe()
         return DECODER_PROBE_SECONDS
