@@ -95,6 +95,9 @@ def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> I
         detail = f"{folder} is user {uid}'s, and this runs as user {user}"
         yield _directory_warning(detail, give[0].upper() + give[1:])
     unusable = set(unwritable(folder))
+    if folder / FILE_NAME in unusable:
+        # SQLite gives these the rights of the ledger, and its check may have made them just now.
+        unusable -= {folder / f"{FILE_NAME}{end}" for end in ("-wal", "-shm")}
     for path in sorted(unusable):
         if owner(path) == user:
             detail, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
