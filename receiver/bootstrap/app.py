@@ -39,6 +39,7 @@ from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import from_environment
 from receiver.web.challenge import installation_key
 from receiver.web.clients import UnfinishedBodies
+from receiver.web.direct import Direct
 from receiver.web.middleware import application, is_admitted
 from receiver.web.refusals import OnRefusal, RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
@@ -55,12 +56,14 @@ class Receiver:
         stopping: to be set when no more is to be accepted, so that waiting clients are answered.
         unfinished: limits the requests whose body does not come.
         on_refusal: to be called with the reason of what is refused before it reaches the application.
+        direct: routes of the application that can be answered past it, by path.
     """
 
     app: Starlette
     stopping: asyncio.Event
     unfinished: UnfinishedBodies
     on_refusal: OnRefusal
+    direct: Mapping[bytes, Direct]
 
 
 @asynccontextmanager
@@ -200,7 +203,8 @@ async def open_receiver(
             config.trusted_proxies,
         )
         app = application(routes, tokens, refusals, installation_key(config.data_dir))
-        yield Receiver(app, stopping, unfinished, refusals.count)
+        direct = {path.encode(): webhook.answer for path in WEBHOOK_PATHS}
+        yield Receiver(app, stopping, unfinished, refusals.count, direct)
 
 
 def _report(observers: Sequence[Callable[[Step], None]], step: Step) -> None:

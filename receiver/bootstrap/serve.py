@@ -136,7 +136,7 @@ async def serve_until(
                 server_header=False,
                 date_header=True,
                 proxy_headers=False,
-                http=limited_protocol(receiver.on_refusal, receiver.unfinished),
+                http=limited_protocol(receiver.on_refusal, receiver.unfinished, receiver.direct),
                 ws="none",
                 limit_concurrency=connections,
                 timeout_keep_alive=KEEP_ALIVE_SECONDS,

@@ -4,7 +4,7 @@ The cheapest step comes first: nothing is kept beyond the cap, and nothing is pa
 leaves only after the commit.
 """
 
-import contextlib
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -22,12 +22,17 @@ from receiver.intake.authentication import Authenticator, Proof
 from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
 from receiver.providers.ximilar import completions
 from receiver.web.body import read_body
+from receiver.web.clients import RawHeaders
+from receiver.web.direct import json_response
 from receiver.web.middleware import SECURITY_HEADERS
 from receiver.web.problem import problem
 from receiver.web.refusals import RefusalCounter
 
 BODY_SECONDS = 20
 """How long a sender may take to send a body of at most a few hundred KiB."""
+
+ReadBody = Callable[[bool], Awaitable[bytes]]
+"""Reads a request's body within bounds, and keeps it where the argument says so."""
 
 log = structlog.get_logger("receiver.intake")
 
@@ -51,25 +56,39 @@ class WebhookEndpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one delivery as an ASGI application."""
-        answer = await self.deliver(Request(scope, receive))
-        answer.raw_headers += SECURITY_HEADERS
+        request = Request(scope, receive)
+        content = await self.answer(
+            scope["headers"],
+            lambda keep: read_body(request, self.max_bytes, BODY_SECONDS, keep=keep),
+        )
+        answer = content if isinstance(content, Response) else json_response(content)
         await answer(scope, receive, send)
 
-    async def deliver(self, request: Request) -> Response:
-        """Answer one delivery. docs/reference/http-api.md lists the answers."""
-        with self.instrumentation.step("delivery") as step:
-            return await self._deliver(request, step)
+    async def answer(self, headers: RawHeaders, body: bytes | ReadBody) -> bytes | Response:
+        """Return the JSON of a 200, or a refusal. docs/reference/http-api.md lists the answers.
 
-    async def _deliver(self, request: Request, step: Step) -> Response:
+        The body is there already, or is to be read.
+        """
+        with self.instrumentation.step("delivery") as step:
+            answer = await self._answer(headers, body, step)
+        if isinstance(answer, Response):
+            answer.raw_headers += SECURITY_HEADERS
+        return answer
+
+    async def _answer(self, headers: RawHeaders, body: bytes | ReadBody, step: Step) -> bytes | Response:
         try:
-            proof: Proof | None = None
-            with contextlib.suppress(AuthError):  # answered once the body has been read
-                proof = self.authenticator.check(request.headers.raw)
-            body = await read_body(request, self.max_bytes, BODY_SECONDS, keep=proof is not None)
+            try:
+                proof = self.authenticator.check(headers)
+            except AuthError:  # answered once the body has been read
+                proof = None
+            if not isinstance(body, bytes):
+                body = await body(proof is not None)
+            elif len(body) > self.max_bytes:
+                raise BodyError("body.too_large")  # noqa: TRY301 - answered below, like all others
             if proof is None:
                 # The answer is the same for every cause.
                 raise AuthError("auth.refused")  # noqa: TRY301 - answered below, like a ticket that is not its job's
-            return await self._record(request, body, proof, step)
+            return await self._record(headers, body, proof, step)
         except (AuthError, BodyError) as error:
             step.reason = error.reason
             if step.outcome != "unread":
@@ -85,9 +104,9 @@ class WebhookEndpoint:
                 log.error("delivery not recorded", reason=error.reason, detail=error.detail, times=times)  # noqa: TRY400 - not a bug
             return problem(error.reason)
 
-    async def _record(self, request: Request, body: bytes, proof: Proof, step: Step) -> Response:
+    async def _record(self, headers: RawHeaders, body: bytes, proof: Proof, step: Step) -> bytes:
         try:
-            _check_type(request)
+            _check_type(headers)
             completion = completions.parse(body)
         except BodyError as error:
             await self.ledger.record_unread(error, self.authenticator.redact(body))
@@ -117,26 +136,31 @@ class WebhookEndpoint:
         self.failpoint("recorded")
         step.job, step.received_at = completion.id, recorded.received_at
         step.outcome = "duplicate" if recorded.duplicate else "recorded"
-        reason = completion.failure.reason if completion.failure else None
-        if {OTHER_URL, OTHER_URLS} & set(recorded.events):
-            reason = "ledger.other_url"
+        details: dict[str, str] = {}
+        if completion.failure:
+            details["reason"] = completion.failure.reason
+        if OTHER_URL in recorded.events or OTHER_URLS in recorded.events:
+            details["reason"] = "ledger.other_url"
+        if deadline.disbelieved:
+            details["end_not_believed"] = deadline.disbelieved.isoformat()
         log.info(
             "delivery",
             job=completion.id,
             state=recorded.state,
             duplicate=recorded.duplicate,
             noted=recorded.events,
-            **({"reason": reason} if reason else {}),
-            **({"end_not_believed": deadline.disbelieved.isoformat()} if deadline.disbelieved else {}),
+            **details,
         )
         # A job's id and a state need no escape in JSON.
         duplicate = "true" if recorded.duplicate else "false"
-        content = f'{{"id":"{completion.id}","state":"{recorded.state}","duplicate":{duplicate}}}'
-        return Response(content, media_type="application/json")
+        return f'{{"id":"{completion.id}","state":"{recorded.state}","duplicate":{duplicate}}}'.encode()
 
 
-def _check_type(request: Request) -> None:
+def _check_type(headers: RawHeaders) -> None:
     """Refuse a declared type that is not JSON. A body without a type is taken for JSON."""
-    declared = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if declared and declared != "application/json" and not declared.endswith("+json"):
-        raise BodyError("body.unsupported_type")
+    for name, value in headers:
+        if name == b"content-type":  # the first counts
+            declared = value.partition(b";")[0].strip().lower()
+            if declared and declared != b"application/json" and not declared.endswith(b"+json"):
+                raise BodyError("body.unsupported_type")
+            return

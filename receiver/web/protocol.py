@@ -3,16 +3,17 @@
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
 
 from httptools import HttpParserUpgrade, HttpRequestParser
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from receiver.web.body import WHOLE
-from receiver.web.clients import UnfinishedBodies, client_of
+from receiver.web.clients import RawHeaders, UnfinishedBodies, client_of
+from receiver.web.direct import Direct, Exchange, rendered
 from receiver.web.problem import problem
 from receiver.web.refusals import OnRefusal
 
@@ -76,10 +77,14 @@ class LimitedProtocol(HttpToolsProtocol):
     _idle_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     client_name = ""
+    direct: Mapping[bytes, Direct] = {}
+    """What is answered past ASGI, by path, where the request comes in one piece."""
     _head_bytes = 0
     _body_expected = False
     _head_too_large = False
-    _cycles: deque[RequestResponseCycle]
+    _parts: list[bytes] | None = None
+    """What has come of the body of a request that is answered past ASGI if the rest comes along with it."""
+    _cycles: deque[RequestResponseCycle | Exchange]
     """The requests without a whole answer, oldest first."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
@@ -103,6 +108,11 @@ class LimitedProtocol(HttpToolsProtocol):
         """Count all bytes; `on_body` takes those of the body off again."""
         self._head_bytes += len(data)
         super().data_received(data)
+        if self._parts is not None and not self.transport.is_closing():
+            parts, self._parts = self._parts, None
+            self._begin_cycle()
+            for part in parts:
+                super().on_body(part)
         if self._body_expected:
             self._body_expected = False
             self.unfinished.add(self, self.peer, self.headers)
@@ -114,7 +124,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Leave the size of a body to the route."""
         # Not below zero: where requests follow each other at once, some of this was not counted here.
         self._head_bytes = max(self._head_bytes - len(body), 0)
-        super().on_body(body)
+        if self._parts is not None:
+            self._parts.append(body)
+        else:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Begin to count the next request."""
@@ -122,6 +135,10 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._head_bytes = 0
         self._body_expected = False
+        if self._parts is not None:
+            parts, self._parts = self._parts, None
+            self._start_direct(b"".join(parts))
+            return
         self.scope[WHOLE] = True  # type: ignore[literal-required] # a key of ours
         self.unfinished.discard(self)
         super().on_message_complete()
@@ -138,9 +155,15 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._offers_upgrade():
             return
         self._expect_head_within(None)
+        if self._may_be_direct():
+            self._parts = []
+        else:
+            self._begin_cycle()
+        self._body_expected = True
+
+    def _begin_cycle(self) -> None:
         limit = self.limit_concurrency
-        taken = max(len(self.connections), len(self.tasks))
-        if limit is not None and taken >= limit and self.unfinished.is_proved(self.headers):
+        if self._is_full() and limit is not None and self.unfinished.is_proved(self.headers):
             self.limit_concurrency = int(limit * PROVED_SHARE)
         super().on_headers_complete()
         self.limit_concurrency = limit
@@ -148,7 +171,56 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cycles.append(self.cycle)
         if len(self._cycles) > 1 + MAX_PIPELINED:
             raise ValueError("too many requests at once")
-        self._body_expected = True
+
+    def _is_full(self) -> bool:
+        limit = self.limit_concurrency
+        return limit is not None and max(len(self.connections), len(self.tasks)) >= limit
+
+    def _may_be_direct(self) -> bool:
+        """Return whether a head is a plain one, on a connection where no other request is under way."""
+        return (
+            self.url in self.direct
+            and not self._cycles
+            and not self.expect_100_continue
+            and self.parser.get_method() == b"POST"
+            and self.parser.get_http_version() == "1.1"
+            and self.parser.should_keep_alive()
+            and not self._is_full()
+        )
+
+    def _start_direct(self, body: bytes) -> None:
+        exchange = Exchange()
+        self.cycle = exchange  # type: ignore[assignment]
+        self._cycles.append(exchange)
+        answering = self._answer_directly(exchange, self.direct[self.url], self.headers, body)
+        task = self.loop.create_task(answering)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def _answer_directly(
+        self, exchange: Exchange, direct: Direct, headers: RawHeaders, body: bytes
+    ) -> None:
+        answer: bytes | Response
+        try:
+            answer = await direct(headers, body)
+        except asyncio.CancelledError:
+            answer = problem("ledger.stopping")  # as `AnswerCancelled` does
+        except Exception:  # a bug: what follows is what uvicorn does
+            self.logger.exception("Exception in ASGI application\n")
+            answer = Response("Internal Server Error", 500, media_type="text/plain")
+            exchange.keep_alive = False
+        if self.flow.write_paused and not exchange.disconnected:
+            await self.flow.drain()
+        if exchange.disconnected:
+            return
+        more = self.server_state.default_headers
+        if not exchange.keep_alive:
+            more = [*more, (b"connection", b"close")]
+        self.transport.write(rendered(answer, more))
+        exchange.response_complete = True
+        if not exchange.keep_alive:
+            self.transport.close()
+        self.on_response_complete()
 
     def end(self) -> None:
         """Cut the peer off, and count the connection no more."""
@@ -177,12 +249,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Answer a head that cannot be taken, in the form of every refusal."""
         reason = "body.head_too_large" if self._head_too_large else "body.bad_request"
         self.on_refusal(reason)
-        refusal = problem(reason)
         self._disconnect_cycles()
-        phrase = HTTPStatus(refusal.status_code).phrase
-        head = [f"HTTP/1.1 {refusal.status_code} {phrase}".encode()]
-        head += [name + b": " + value for name, value in refusal.raw_headers]
-        self.transport.write(b"\r\n".join([*head, b"connection: close", b"", bytes(refusal.body)]))
+        self.transport.write(rendered(problem(reason), [(b"connection", b"close")]))
         self._expect_head_within(self.write_seconds)
         self.transport.close()
 
@@ -307,9 +375,11 @@ class _DecliningParser(HttpRequestParser):
             self._protocol.decline_upgrade(data[upgrade.args[0] :])
 
 
-def limited_protocol(on_refusal: OnRefusal, unfinished: UnfinishedBodies) -> type[LimitedProtocol]:
+def limited_protocol(
+    on_refusal: OnRefusal, unfinished: UnfinishedBodies, direct: Mapping[bytes, Direct]
+) -> type[LimitedProtocol]:
     """Return the protocol with what its objects share; uvicorn takes a class, and makes them itself."""
-    shared = {"on_refusal": staticmethod(on_refusal), "unfinished": unfinished}
+    shared = {"on_refusal": staticmethod(on_refusal), "unfinished": unfinished, "direct": direct}
     return type("LimitedProtocol", (LimitedProtocol,), shared)
 
 

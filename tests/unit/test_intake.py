@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
@@ -47,7 +47,7 @@ def intake(ledger: Ledger) -> WebhookEndpoint:
 
 @pytest.fixture
 async def client(intake: WebhookEndpoint) -> AsyncIterator[httpx.AsyncClient]:
-    app = Starlette(routes=[Route("/", intake.deliver, methods=["POST"])])
+    app = Starlette(routes=[Route("/", intake, methods=["POST"])])
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://receiver", headers=PROOF
     ) as client:
@@ -70,15 +70,27 @@ class Sent:
         return next(self._messages)
 
 
-def request(receive: Receive, *headers: tuple[bytes, bytes]) -> Request:
+async def answer_to(
+    intake: WebhookEndpoint, receive: Receive, *headers: tuple[bytes, bytes], secret: bytes = b"secret"
+) -> Response:
+    """Returns the answer to a request whose body is read."""
     scope = {
         "type": "http",
         "method": "POST",
         "path": "/",
         "query_string": b"",
-        "headers": [(b"x-webhook-secret", b"secret"), *headers],
+        "headers": [(b"x-webhook-secret", secret), *headers],
     }
-    return Request(scope, receive)
+    start: Message = {}
+    content = b""
+
+    async def send(message: Message) -> None:
+        nonlocal content
+        start.update(message)
+        content += message.get("body", b"")
+
+    await intake(scope, receive, send)
+    return Response(content, start["status"])
 
 
 def chunk(data: bytes) -> Message:
@@ -90,7 +102,7 @@ async def test_a_declared_length_over_the_cap_is_refused_without_asking_for_a_by
 ) -> None:
     sent = Sent([])
 
-    answer = await intake.deliver(request(sent, (b"content-length", str(CAP + 1).encode())))
+    answer = await answer_to(intake, sent, (b"content-length", str(CAP + 1).encode()))
 
     assert (answer.status_code, sent.asked) == (413, 0)
 
@@ -100,10 +112,8 @@ async def test_an_undeclared_body_is_asked_for_up_to_the_cap_and_no_further(
     intake: WebhookEndpoint, secret: bytes
 ) -> None:
     sent = Sent(chunk(b" " * 1000) for _ in range(1000))
-    asking = request(sent)
-    asking.scope["headers"] = [(b"x-webhook-secret", secret)]
 
-    answer = await intake.deliver(asking)
+    answer = await answer_to(intake, sent, secret=secret)
 
     assert (answer.status_code, sent.asked) == (413, CAP // 1000 + 1)
 
@@ -111,7 +121,7 @@ async def test_an_undeclared_body_is_asked_for_up_to_the_cap_and_no_further(
 async def test_a_body_that_lies_about_its_length_is_still_capped(intake: WebhookEndpoint) -> None:
     sent = Sent(chunk(b" " * 1000) for _ in range(1000))
 
-    answer = await intake.deliver(request(sent, (b"content-length", b"1")))
+    answer = await answer_to(intake, sent, (b"content-length", b"1"))
 
     assert (answer.status_code, sent.asked) == (413, CAP // 1000 + 1)
     assert b"RECEIVER_MAX_WEBHOOK_BYTES" in answer.body  # the setting that decides it
@@ -123,7 +133,7 @@ async def test_a_sender_that_goes_away_leaves_nothing_recorded(
     whole = json.dumps(completion("gone")).encode()
     sent = Sent([chunk(whole[:-1]), {"type": "http.disconnect"}])
 
-    answer = await intake.deliver(request(sent))
+    answer = await answer_to(intake, sent)
 
     assert answer.status_code == 400
     assert b"body.cut_short" in answer.body
@@ -140,9 +150,9 @@ async def test_no_delivery_leaves_a_cycle_that_holds_its_body(
 ) -> None:
     async def deliver(number: int) -> None:
         whole = json.dumps(completion(f"job-{number}")).encode() if body is None else body
-        asking = request(Sent([{"type": "http.request", "body": whole, "more_body": False}]))
-        asking.scope["headers"] = [(b"x-webhook-secret", secret)]
-        await intake.deliver(asking)
+        sent = Sent([{"type": "http.request", "body": whole, "more_body": False}])
+        await answer_to(intake, sent, secret=secret)
+        await intake.answer([(b"x-webhook-secret", secret)], whole)
 
     await deliver(0)
     gc.collect()
@@ -248,7 +258,7 @@ async def test_a_failure_that_repeats_our_secret_is_recorded_without_it(
     intake: WebhookEndpoint, ledger: Ledger
 ) -> None:
     subject = replace(intake, authenticator=Authenticator({"X-Webhook-Secret": ["nobody guesses"]}))
-    app = Starlette(routes=[Route("/", subject.deliver, methods=["POST"])])
+    app = Starlette(routes=[Route("/", subject, methods=["POST"])])
     status = {"code": 500, "text": "refused with nobody guesses"}
     failed = {"id": "job-1", "status": "FAILED", "response": {"records": [{"_status": status}]}}
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://receiver") as client:

@@ -13,7 +13,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from receiver.web.clients import UnfinishedBodies
+from receiver.web.clients import RawHeaders, UnfinishedBodies
+from receiver.web.direct import Direct
 from receiver.web.protocol import AnswerCancelled, CloseUnread, LimitedProtocol
 
 GET = b"GET / HTTP/1.1\r\nHost: receiver\r\n\r\n"
@@ -55,13 +56,17 @@ async def door(
     connections: int | None = None,
     lost: asyncio.Event | None = None,
     read_on: tuple[int, float, float] = (0, 0, 0),
+    direct: Direct | None = None,
 ) -> AsyncIterator[int]:
     """A server with these patiences; gives its port, and sets ``lost`` when a connection is gone.
 
     ``read_on`` is how many bytes are read behind an early answer, for how many seconds, and with which pause.
+    ``direct`` answers a POST to ``/`` that comes in one piece.
     """
+    past_asgi = {} if direct is None else {b"/": direct}
 
     class Protocol(LimitedProtocol):
+        direct = past_asgi
         unfinished = UnfinishedBodies(lambda headers: (b"proof", b"1") in headers)
         head_seconds = head
         keep_alive_seconds = idle
@@ -340,3 +345,90 @@ async def test_a_stop_ends_the_reading() -> None:
         await asyncio.wait_for(reader.readuntil(b"refused"), WITHIN)
     assert await end_of(reader) == b""
     writer.close()
+
+
+# Past ASGI ------------------------------------------------------------------------------------------------
+
+
+def post(body: bytes, *headers: bytes) -> bytes:
+    head = [b"POST / HTTP/1.1", b"Host: receiver", *headers]
+    return b"\r\n".join([*head, b"Content-Length: %d" % len(body), b"", body])
+
+
+async def echo(_: RawHeaders, body: bytes) -> bytes | Response:
+    """Answers with the body at once; where that is a status, with a refusal."""
+    await asyncio.sleep(0)
+    return Response(body, int(body)) if body.isdigit() else b"direct " + body
+
+
+async def answers_to(sent: bytes, direct: Direct = echo) -> bytes:
+    """What comes for this in one piece, the last of which ends the connection."""
+    async with door(direct=direct) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(sent)
+        answers = await end_of(reader)
+        writer.close()
+    return answers
+
+
+async def test_a_post_in_one_piece_is_answered_past_asgi_and_in_several_through_it() -> None:
+    async with door(direct=echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(b"whole"))
+        head = await asyncio.wait_for(reader.readuntil(b"direct whole"), WITHIN)
+        # More than one read takes.
+        large = b"x" * 1_000_000
+        writer.write(post(large))
+        through = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WITHIN)
+        assert await asyncio.wait_for(reader.readexactly(len(large)), WITHIN) == large
+        writer.write(post(b"422"))
+        refused = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n422"), WITHIN)
+        writer.close()
+    assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n")
+    assert b"content-length: 12\r\n" in head
+    assert b"text/plain" in through
+    assert refused.startswith(b"HTTP/1.1 422 Unprocessable Entity\r\n")
+
+
+async def test_posts_at_once_are_answered_in_their_order() -> None:
+    answers = await answers_to(post(b"one") + GET + post(b"two") + post(b"three", b"Connection: close"))
+    bodies = [answer.rpartition(b"\r\n\r\n")[2] for answer in answers.split(b"HTTP/1.1 200 OK\r\n")[1:]]
+    assert [body.removeprefix(b"direct ") for body in bodies] == [b"one", b"empty", b"two", b"three"]
+
+
+async def test_a_body_in_chunks_of_one_piece_is_whole() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: receiver\r\nTransfer-Encoding: chunked\r\n\r\n"
+    answers = await answers_to(
+        head + b"2\r\nab\r\n1\r\nc\r\n0\r\n\r\n" + GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    )
+    assert b"\r\n\r\ndirect abc" in answers
+
+
+async def test_a_bug_behind_a_direct_answer_is_logged_and_ends_the_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def broken(_: RawHeaders, __: bytes) -> bytes:
+        raise RuntimeError("a bug")
+
+    answers = await answers_to(post(b"x"), broken)
+    assert answers.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert b"connection: close\r\n" in answers
+    assert "RuntimeError: a bug" in caplog.text
+
+
+async def test_a_stop_answers_what_is_under_way_with_a_503() -> None:
+    began = asyncio.Event()
+
+    async def endless(_: RawHeaders, __: bytes) -> bytes:
+        began.set()
+        await asyncio.Event().wait()
+        return b""
+
+    async with door(direct=endless) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(post(b"x"))
+        await asyncio.wait_for(began.wait(), WITHIN)
+    answer = await end_of(reader)
+    writer.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"ledger.stopping" in answer
