@@ -66,6 +66,20 @@ def duration(value: Any) -> timedelta:
     return timedelta(seconds=seconds)
 
 
+def _lifetimes(value: Any) -> Any:
+    """Parse ``24h``, or ``ximilar=24h,replicate=50m``; the name of a duration alone is empty."""
+    if not isinstance(value, str):
+        return value
+    found: dict[str, timedelta] = {}
+    for part in value.split(","):
+        name, named, span = part.rpartition("=")
+        name = name.strip()
+        if bool(named) != bool(name) or name in found:
+            raise ValueError("must be a duration such as 24h, or one for each provider: ximilar=24h,fal=5d")
+        found[name] = duration(span)
+    return found
+
+
 def _size(value: Any) -> Any:
     """Parse ``256MiB``, ``1.5 GB``, ``64k`` or ``1000``. Pydantic's ByteSize would repeat an unknown unit."""
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?)\s*(?:([KMGT])(I?))?B?", str(value).strip().upper())
@@ -164,6 +178,18 @@ def _webhook_secret(secret: SecretStr | None) -> SecretStr | None:
     return secret
 
 
+def _base64_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    """Check secrets whose keys are base64, as providers give them out: ``whsec_`` before it is no must."""
+    for secret in secrets:
+        try:
+            key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
+        except ValueError:
+            key = b""
+        if not key:
+            raise ValueError("has a value that is not whsec_ and base64")
+    return secrets
+
+
 def _switch(value: Any) -> Any:
     words = {"on": True, "off": False, True: True, False: False}
     if value not in words:
@@ -188,14 +214,25 @@ Size = Annotated[int, BeforeValidator(_size)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_list)]
 Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_list), AfterValidator(_sent_as_is)]
+Base64Secrets = Annotated[
+    tuple[SecretStr, ...],
+    BeforeValidator(_list),
+    AfterValidator(_sent_as_is),
+    AfterValidator(_base64_secrets),
+]
+Lifetimes = Annotated[dict[str, timedelta], BeforeValidator(_lifetimes)]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_list)]
 Headers = Annotated[
     dict[str, tuple[SecretStr, ...]], BeforeValidator(_headers), AfterValidator(_header_names)
 ]
 
 
+_OWN_NAMES = ("ximilar_", "replicate_", "fal_", "freepik_")
+"""Beginnings of the settings that belong to one provider, whose users know them by these names."""
+
+
 def _variable(name: str) -> str:
-    return name.upper() if name.startswith("ximilar_") else f"RECEIVER_{name.upper()}"
+    return name.upper() if name.startswith(_OWN_NAMES) else f"RECEIVER_{name.upper()}"
 
 
 class Config(BaseModel):
@@ -242,8 +279,11 @@ class Config(BaseModel):
     image_networks: Networks = ()
     """Networks from which images may come although they are not public, such as `127.0.0.1/32`. Plain `http`
     is allowed only there."""
-    url_lifetime: Duration = timedelta(hours=24)
-    """How long an image URL works that does not state its own end."""
+    url_lifetime: Lifetimes = {}
+    """How long an image URL works where neither it nor the completion states its end: `24h`, or one duration
+    for each provider: `ximilar=24h,replicate=50m`. A duration alone is for all providers, but does not
+    lengthen a life that a provider documents. Unset: Ximilar 24 h, Replicate 1 h from the job's end, fal 7 d,
+    Freepik 12 h."""
     reject_after: Duration = timedelta(minutes=5)
     """How long an image URL has to give the same wrong answer, three times at least, before its job is
     `rejected`. Near the URL's end, half of the time left suffices."""
@@ -279,6 +319,31 @@ class Config(BaseModel):
     overdue jobs, and for a fresh URL before a job expires. `receiver sandbox` takes it as its own token."""
     ximilar_api_url: HttpUrl = HttpUrl("https://api.ximilar.com/account/v2")
     """The base of the provider's API."""
+    replicate_webhook_secret: Base64Secrets = ()
+    """The signing secrets of your account at Replicate, each `whsec_…`; any of them proves a delivery.
+    Switches Replicate on."""
+    replicate_api_token: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = None
+    """For asking Replicate. It is also sent to Replicate's own file hosts, over https, and to no other."""
+    replicate_api_url: HttpUrl = HttpUrl("https://api.replicate.com/v1")
+    """The base of Replicate's API."""
+    fal_jwks: str = ""
+    """The keys that fal.ai signs with, pinned: the JSON of a JWKS, or a path to a file of it. This or
+    `FAL_JWKS_URL` switches fal on."""
+    fal_jwks_url: str = ""
+    """Where fal's keys are read; `default` is fal's own address. They are kept for 24 h at most, and the last
+    good ones serve while they cannot be read."""
+    fal_key: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = None
+    """For asking fal."""
+    fal_api_url: HttpUrl = HttpUrl("https://queue.fal.run")
+    """The base of fal's queue."""
+    freepik_webhook_secret: Secrets = ()
+    """The webhook secrets of your account at Freepik; any of them proves a delivery. Switches Freepik on."""
+    freepik_api_key: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = None
+    """For asking Freepik."""
+    freepik_api_url: HttpUrl = HttpUrl("https://api.freepik.com")
+    """The base of Freepik's API."""
+    providers: Words = ()
+    """Files in TOML that describe further providers, each as a path."""
     adopt: Switch = False
     """`on`: completed jobs of the account that nobody announced are taken in too, once they are as old as
     `RECEIVER_OVERDUE_AFTER`."""
@@ -312,6 +377,13 @@ class Config(BaseModel):
     def archive_uri(self) -> str:
         """Where images are kept: ``s3://bucket/prefix`` or ``file:///folder``."""
         return self.archive or (self.data_dir.resolve() / "archive").as_uri()
+
+    def url_lifetime_of(self, provider: str, own: timedelta, *, documented: bool = True) -> timedelta:
+        """Return the life of a provider's URLs; ``own`` without a setting, ``documented`` if it says so."""
+        if provider in self.url_lifetime:
+            return self.url_lifetime[provider]
+        every = self.url_lifetime.get("", own)
+        return min(every, own) if documented else every
 
     def missing_for_serve(self) -> tuple[str, ...]:
         """Return a line for each missing setting that only the server needs.

@@ -20,8 +20,8 @@ from receiver.api import params
 from receiver.core.completion import JOB_ID, MAX_SIDE, MAX_URL, REF
 from receiver.core.errors import REASONS
 from receiver.core.jobs import FINAL, State
-from receiver.intake.authentication import TICKET_HEADER
 from receiver.ledger import NOTIFICATION_OUTCOMES, RECONCILED
+from receiver.providers.ximilar.authentication import TICKET_HEADER
 from receiver.providers.ximilar.completions import FAILED_STATUSES
 from receiver.web.problem import STATUS, status_of
 

@@ -28,13 +28,13 @@ from receiver.core.instrumentation import Instrumentation, Step
 from receiver.core.paths import WEBHOOK_PATHS
 from receiver.dashboard import Dashboard, Work
 from receiver.events.feed import Feed
-from receiver.intake.authentication import Authenticator
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
 from receiver.operations import acceptance
 from receiver.operations.integrity import look_for_damage
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
+from receiver.providers.ximilar.authentication import Authenticator
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import from_environment
 from receiver.web.challenge import installation_key
@@ -141,7 +141,7 @@ async def open_receiver(
             ledger=ledger,
             authenticator=authenticator,
             max_bytes=config.max_webhook_bytes,
-            url_lifetime=config.url_lifetime,
+            url_lifetime=factories.url_lifetime(config),
             now=wall_clock,
             refusals=refusals,
             confirm=config.confirm,

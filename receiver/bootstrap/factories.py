@@ -122,6 +122,11 @@ async def is_archive_used(ledger: LedgerReader, archive: str) -> bool:
     return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
 
 
+def url_lifetime(config: Config) -> timedelta:
+    """Return the life of URLs that state no end."""
+    return config.url_lifetime_of("ximilar", timedelta(hours=24), documented=False)
+
+
 def open_spool(config: Config) -> Spool:
     return Spool(
         config.data_dir / "spool",
@@ -159,7 +164,13 @@ async def start_worker(
         verifier=await stack.enter_async_context(verifier),
         spool=spool,
         provider=provider,
-        plan=FetchPlan(config.fetches, FETCH_TIME, config.url_lifetime, config.confirm, config.reject_after),
+        plan=FetchPlan(
+            config.fetches,
+            FETCH_TIME,
+            url_lifetime(config),
+            config.confirm,
+            config.reject_after,
+        ),
         now=wall_clock,
         jitter=random.random,
         instrumentation=instrumentation,
@@ -232,13 +243,22 @@ async def open_reconciler(
 
     async def settle() -> int:
         return await settlement.settle(
-            ledger, provider, now=wall_clock(), lifetime=config.url_lifetime, progress=progress
+            ledger,
+            provider,
+            now=wall_clock(),
+            lifetime=url_lifetime(config),
+            progress=progress,
         )
 
     return Reconciler(
         ledger=ledger,
         provider=provider,
-        plan=Plan(config.overdue_after, config.reconcile_every, config.url_lifetime, adopt=config.adopt),
+        plan=Plan(
+            config.overdue_after,
+            config.reconcile_every,
+            url_lifetime(config),
+            adopt=config.adopt,
+        ),
         settle=settle,
         now=wall_clock,
         instrumentation=instrumentation,

@@ -27,8 +27,8 @@ from receiver.core.concurrency import cancel
 from receiver.core.errors import LedgerError, ReceiverError
 from receiver.core.jobs import FINAL, State
 from receiver.core.paths import WEBHOOK_PATH
-from receiver.intake.authentication import REF_HEADER
 from receiver.ledger import DirectoryLock
+from receiver.providers.ximilar.authentication import REF_HEADER
 from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.request import Factor, Upscale, Webhook
 from receiver.sandbox.pictures import SAMPLES

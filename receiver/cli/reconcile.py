@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.bootstrap.factories import make_data_dir, open_reconciler
+from receiver.bootstrap.factories import make_data_dir, open_reconciler, url_lifetime
 from receiver.cli import output
 from receiver.cli.common import AsJson, load_config, print_message, progress_bar
 from receiver.cli.maintenance import print_counts
@@ -77,7 +77,7 @@ async def _round(config: Config, *, quiet: bool) -> Summary:
         with progress_bar("asked", quiet=quiet) as on_progress:
             now = wall_clock()
             # Includes jobs that were asked about a moment ago, and are due again within this time.
-            later = now + milliseconds(config.url_lifetime)
+            later = now + milliseconds(url_lifetime(config))
             return await reconciler.round(
                 submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=on_progress
             )

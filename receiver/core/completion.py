@@ -1,20 +1,31 @@
-"""A provider's completion of a job, independent of the provider's own format; ids and references of jobs."""
+"""A provider's completion of a job, independent of the provider's own format; ids and references of jobs.
+
+A job of the provider whose ids are bare is known by the provider's own id, such as ``4f1c``. A job of any
+other provider is ``NAME:ID``, such as ``replicate:4f1c``. Further outputs of one run are jobs of their own:
+``NAME:ID~2``, ``NAME:ID~3``. No two of these forms can be the same text, and none can leave a folder or be
+taken for an option of a command.
+"""
 
 import re
 from dataclasses import dataclass
 from typing import TypeGuard
 
-JOB_ID = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}"
+PROVIDER = r"[a-z][a-z0-9_-]{0,31}"
+PROVIDER_ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
+BARE_ID = rf"(?!-){PROVIDER_ID}"
+JOB_ID = rf"{BARE_ID}|{PROVIDER}:{PROVIDER_ID}(?:~(?!1$)[1-9][0-9]{{0,2}})?"
 REF = r"[\x20-\x7e]{1,200}"
 MAX_URL = 8192
 """Characters of an image URL."""
 MAX_SIDE = 2**31 - 1
 """Pixels."""
+MAX_OUTPUTS = 500
+"""Outputs of one run. A body with more is refused and kept for an operator."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job has no image: ``provider.job_failed`` or ``provider.record_failed``; the provider's text."""
+    """Why a job has no image, with a reason of the family ``provider``; the provider's text."""
 
     reason: str
     detail: str
@@ -22,9 +33,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """The end of a job, as the provider reports it; ``width`` and ``height`` are the promised pixels.
+    """The end of a job, as the provider reports it; ``width``, ``height``, ``bytes`` and ``content_type`` are
+    promised.
 
-    ``image_url`` is ``None`` if the job failed, or if only the provider may say.
+    ``id`` is the job's. ``image_url`` is ``None`` if the job failed, or if only the provider may say.
     """
 
     id: str
@@ -33,14 +45,30 @@ class Completion:
     width: int | None = None
     height: int | None = None
     failure: Failure | None = None
+    bytes: int | None = None
+    content_type: str | None = None
 
 
 def is_job_id(value: object) -> TypeGuard[str]:
-    """Whether this can be a job's id: 1 to 128 letters, digits, dots, dashes and underscores.
+    """Whether this can be a job's id in the ledger: a bare id, ``NAME:ID``, or ``NAME:ID~N``.
 
     It begins with neither a dot nor a dash, so that it can name a file and be a command's argument.
     """
     return isinstance(value, str) and re.fullmatch(JOB_ID, value) is not None
+
+
+def is_bare_id(value: object) -> TypeGuard[str]:
+    """Whether this can be a job's id without a provider's name: as `is_provider_id`, but no dash first."""
+    return isinstance(value, str) and re.fullmatch(BARE_ID, value) is not None
+
+
+def is_provider_id(value: object) -> TypeGuard[str]:
+    """Whether this can be a provider's own id of a job: 1 to 128 letters, digits, dots, dashes, underscores.
+
+    It may begin with a dash, because a name stands before it, but not with a dot: a path of the provider's
+    API could not hold ``..``.
+    """
+    return isinstance(value, str) and re.fullmatch(PROVIDER_ID, value) is not None
 
 
 def is_ref(value: object) -> TypeGuard[str]:

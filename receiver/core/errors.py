@@ -26,7 +26,8 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 REASONS: Mapping[str, str] = {
-    "auth.refused": "The custom headers do not prove the sender.",
+    "auth.refused": "The headers do not prove the sender of this body.",
+    "auth.keys_unavailable": "The keys that prove the provider's deliveries cannot be had just now.",
     "auth.cross_origin": "A browser sent the request from a page of another site.",
     "auth.token_refused": "The request carries no valid API token.",
     "body.too_large": "The body is larger than RECEIVER_MAX_WEBHOOK_BYTES.",
@@ -43,8 +44,9 @@ REASONS: Mapping[str, str] = {
     "body.cut_short": "The sender disconnected before the body was whole.",
     "provider.job_failed": "The provider reports that the job failed.",
     "provider.record_failed": "The provider reports that the job's one record failed.",
+    "provider.no_output": "The provider reports that the job ended well, and names no such output.",
     "provider.unknown_job": "The provider knows no job of this id.",
-    "provider.token_refused": "The provider refuses XIMILAR_API_TOKEN.",
+    "provider.token_refused": "The provider refuses the token.",
     "provider.no_credits": "The provider's account has no credits left.",
     "provider.rate_limited": "The provider asks for fewer requests.",
     "provider.invalid_request": "The provider refuses the request as invalid.",
@@ -76,7 +78,8 @@ REASONS: Mapping[str, str] = {
     "image.trailing_data": "There is data after the image's end mark.",
     "image.polyglot": "The image holds data that another program would open as a file of its own kind.",
     "image.animated": "The file holds more than one frame.",
-    "image.wrong_size": "Width and height are not the promised ones.",
+    "image.wrong_size": "Width and height, or the bytes, are not as many as were promised.",
+    "image.wrong_type": "The image is of another format than was promised.",
     "image.too_many_pixels": "The image has more pixels than RECEIVER_MAX_IMAGE_PIXELS.",
     "image.undecodable": "The image needs more memory or time to decode than it is given.",
     "archive.unavailable": "The archive does not answer, or asks to come back later.",
@@ -217,7 +220,11 @@ class FetchError(ReceiverError):
 
 
 class ImageError(ReceiverError):
-    """The bytes are not the promised image."""
+    """The bytes are not the promised image. ``final``: the provider itself says that they are none."""
+
+    def __init__(self, reason: str, detail: str = "", *, final: bool = False) -> None:
+        super().__init__(reason, detail)
+        self.final = final
 
 
 class ArchiveError(ReceiverError):

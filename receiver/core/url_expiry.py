@@ -76,21 +76,26 @@ class Deadline:
     disbelieved: datetime | None = None
 
 
-def deadline(url: str | None, *, since: int, now: int, lifetime: timedelta) -> Deadline:
-    """Return when an image URL's life ends: at the end that it states, else a lifetime after ``since``.
+def deadline(
+    url: str | None, *, since: int, now: int, lifetime: timedelta, stated: int | None = None
+) -> Deadline:
+    """Return when an image URL's life ends: at the end that is stated, else a lifetime after ``since``.
 
-    ``since`` is of the completion, or else the receipt of it; ms since the epoch, as ``now``. A stated end in
-    the past, or absurdly far, is not believed: a wrong clock or signer must not cost the image, and only the
-    host can say that a URL is dead.
+    ``since`` is of the completion, or else the receipt of it; ms since the epoch, as ``now`` and ``stated``,
+    which is what the completion says beside the URL, and counts before what the URL says. A stated end in the
+    past, or absurdly far, is not believed: a wrong clock or signer must not cost the image, and only the host
+    can say that a URL is dead.
     """
     life = milliseconds(lifetime)
     # The provider's clock may say anything; a time that no calendar has could not be shown any more.
     own = min(since + life, _LATEST_MS)
-    stated = stated_expiry(url) if url is not None else None
-    if stated is None:
+    end = None if url is None else stated_expiry(url)
+    if stated is not None and 0 <= stated < _LATEST_MS:
+        end = datetime.fromtimestamp(stated / 1000, UTC)
+    if end is None:
         return Deadline(own)
-    at = int(stated.timestamp() * 1000)
-    return Deadline(at) if now < at <= since + BELIEVED_LIVES * life else Deadline(own, stated)
+    at = int(end.timestamp() * 1000)
+    return Deadline(at) if now < at <= since + BELIEVED_LIVES * life else Deadline(own, end)
 
 
 def _query(text: str) -> Mapping[str, str]:

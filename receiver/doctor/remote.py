@@ -33,9 +33,10 @@ from receiver.core.errors import (
 from receiver.core.paths import WEBHOOK_PATH
 from receiver.doctor.checks import Level, Result, failure, ok, run_in_thread, skipped, warning
 from receiver.doctor.machine import cannot_create
-from receiver.intake.authentication import TICKET_HEADER
 from receiver.ledger import FILE_NAME, LedgerReader
-from receiver.providers.ximilar.client import DIRECT, Ximilar
+from receiver.providers.api import DIRECT
+from receiver.providers.ximilar.authentication import TICKET_HEADER
+from receiver.providers.ximilar.client import Ximilar
 from receiver.web.challenge import (
     ARRIVED_HEADER,
     CHALLENGE_HEADER,

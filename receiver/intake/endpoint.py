@@ -17,12 +17,13 @@ from receiver.core import url_expiry
 from receiver.core.clock import Clock
 from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.failpoints import Failpoint, no_failpoint
+from receiver.core.headers import RawHeaders
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step
-from receiver.intake.authentication import Authenticator, Proof
 from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
+from receiver.providers.base import Proof
 from receiver.providers.ximilar import completions
+from receiver.providers.ximilar.authentication import Authenticator
 from receiver.web.body import read_body
-from receiver.web.clients import RawHeaders
 from receiver.web.direct import json_response
 from receiver.web.middleware import SECURITY_HEADERS
 from receiver.web.problem import problem

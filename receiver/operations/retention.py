@@ -10,8 +10,8 @@ import structlog
 
 from receiver.core.clock import milliseconds
 from receiver.core.concurrency import run_forever
-from receiver.intake.authentication import TICKET_LIFETIME
 from receiver.ledger import Ledger, LedgerReader, PruneBatch, RecordKind
+from receiver.providers.ximilar.authentication import TICKET_LIFETIME
 
 log = structlog.get_logger("receiver.pruning")
 

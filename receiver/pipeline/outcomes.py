@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from receiver.core import backoff
 from receiver.core.backoff import Jitter
-from receiver.core.errors import FetchError, ProviderError, ReceiverError, UrlError
+from receiver.core.errors import FetchError, ImageError, ProviderError, ReceiverError, UrlError
 from receiver.core.jobs import Job
 
 T = TypeVar("T")
@@ -65,6 +65,7 @@ FETCH: Mapping[str, Action] = {
     "provider.unknown_job": Action.REJECT,
     "provider.job_failed": Action.REJECT,
     "provider.record_failed": Action.REJECT,
+    "provider.no_output": Action.REJECT,
 }
 """What a failed confirmation, download or verification leads to, unless the job's own URL is refused."""
 
@@ -132,7 +133,7 @@ def after_fetch(
     ``reject_after``: how long the same wrong answer has to come, ms.
     """
     action = _row(FETCH, error.reason)
-    if isinstance(error, UrlError) and error.final:
+    if isinstance(error, UrlError | ImageError) and error.final:
         action = Action.REJECT
     if action is Action.REJECT or (action is Action.ASK and can_ask):
         return Decision(action)

@@ -17,8 +17,8 @@ from receiver.core.concurrency import cancel, run_forever
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import overdue_cutoff
-from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER
 from receiver.ledger import Answer, Delivery, Ledger, PendingJob
+from receiver.providers.ximilar.authentication import REF_HEADER, SUBMISSION_HEADER
 from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.responses import Report
 from receiver.reconcile.listing import Candidate, JobList, Plan, Scan

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import structlog
 
 from receiver.core.clock import milliseconds
-from receiver.intake.authentication import SUBMISSION_HEADER
 from receiver.ledger import Intent, Ledger
+from receiver.providers.ximilar.authentication import SUBMISSION_HEADER
 from receiver.providers.ximilar.client import Ximilar
 
 log = structlog.get_logger("receiver.submitting")

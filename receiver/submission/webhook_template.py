@@ -6,7 +6,12 @@ from dataclasses import dataclass, field
 from receiver.config import Config
 from receiver.core.errors import ConfigError, InvalidRequestError
 from receiver.core.paths import WEBHOOK_PATH
-from receiver.intake.authentication import REF_HEADER, SUBMISSION_HEADER, TICKET_HEADER, Authenticator
+from receiver.providers.ximilar.authentication import (
+    REF_HEADER,
+    SUBMISSION_HEADER,
+    TICKET_HEADER,
+    Authenticator,
+)
 from receiver.providers.ximilar.request import Webhook
 
 

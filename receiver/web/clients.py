@@ -1,12 +1,11 @@
 """Limits what one client can occupy with requests that prove nothing and whose bodies do not end."""
 
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-RawHeaders = Iterable[tuple[bytes, bytes]]
-"""Header names in lower case and values, as ASGI gives them."""
+from receiver.core.headers import RawHeaders
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

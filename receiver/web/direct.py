@@ -6,7 +6,7 @@ from http import HTTPStatus
 
 from starlette.responses import Response
 
-from receiver.web.clients import RawHeaders
+from receiver.core.headers import RawHeaders
 from receiver.web.middleware import SECURITY_HEADERS
 
 Direct = Callable[[RawHeaders, bytes], Awaitable[bytes | Response]]

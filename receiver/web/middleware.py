@@ -16,9 +16,9 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver.core.errors import ReceiverError
+from receiver.core.headers import RawHeaders
 from receiver.core.paths import WEBHOOK_PATHS
 from receiver.web.challenge import answer_challenge
-from receiver.web.clients import RawHeaders
 from receiver.web.problem import on_http_exception, on_receiver_error, problem
 from receiver.web.refusals import OnRefusal, RefusalCounter
 

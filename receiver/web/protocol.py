@@ -11,8 +11,9 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from receiver.core.headers import RawHeaders
 from receiver.web.body import WHOLE
-from receiver.web.clients import RawHeaders, UnfinishedBodies, client_of
+from receiver.web.clients import UnfinishedBodies, client_of
 from receiver.web.direct import Direct, Exchange, rendered
 from receiver.web.problem import problem
 from receiver.web.refusals import OnRefusal

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.intake.authentication import Authenticator
+from receiver.providers.ximilar.authentication import Authenticator
 from tests.docs.documents import blocks
 from tests.e2e.conftest import SIZE
 from tests.support.processes import (

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from receiver.intake.authentication import Authenticator
+from receiver.providers.ximilar.authentication import Authenticator
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
 from tests.support.processes import PROOF, SIGNING_KEY, Programs, Receiver, completion, settings

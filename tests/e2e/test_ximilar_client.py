@@ -21,8 +21,9 @@ from receiver.core.errors import (
     UnavailableError,
     UnknownJobError,
 )
+from receiver.providers.api import ATTEMPTS
 from receiver.providers.ximilar import completions
-from receiver.providers.ximilar.client import ATTEMPTS, Ximilar
+from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.request import Upscale, Webhook
 from receiver.sandbox.faults import Faults
 from receiver.sandbox.options import ErrorShape, Options

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from receiver.config import load
-from receiver.intake.authentication import SUBMISSION_HEADER
 from receiver.ledger import Intent, Ledger
+from receiver.providers.ximilar.authentication import SUBMISSION_HEADER
 from receiver.submission.webhook_template import WebhookTemplate
 from tests.support.processes import SIGNING_KEY, Programs, completion, settings
 

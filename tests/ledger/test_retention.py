@@ -8,9 +8,9 @@ from pathlib import Path
 from receiver.core.concurrency import cancel
 from receiver.core.errors import BodyError
 from receiver.core.jobs import State
-from receiver.intake.authentication import TICKET_LIFETIME
 from receiver.ledger import Intent, Ledger, Submission
 from receiver.operations.retention import WINDOW, Pruner, count_prunable
+from receiver.providers.ximilar.authentication import TICKET_LIFETIME
 from tests.ledger.actions import STORED, brought_to, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, Clock
 

@@ -24,7 +24,7 @@ DEFAULTS: dict[str, Any] = {
     "RECEIVER_ARCHIVE_KEY": "{received:%Y/%m/%d}/{id}.{ext}",
     "RECEIVER_IMAGE_SOURCES": (),
     "RECEIVER_IMAGE_NETWORKS": (),
-    "RECEIVER_URL_LIFETIME": timedelta(hours=24),
+    "RECEIVER_URL_LIFETIME": {},
     "RECEIVER_REJECT_AFTER": timedelta(minutes=5),
     "RECEIVER_MAX_IMAGE_BYTES": 256 * 1024 * 1024,
     "RECEIVER_MAX_IMAGE_PIXELS": 512_000_000,
@@ -38,6 +38,14 @@ DEFAULTS: dict[str, Any] = {
     "RECEIVER_RECONCILE_RATE": 1.0,
     "RECEIVER_KEEP_HISTORY": timedelta(days=90),
     "XIMILAR_API_TOKEN": None,
+    "REPLICATE_WEBHOOK_SECRET": (),
+    "REPLICATE_API_TOKEN": None,
+    "FAL_JWKS": "",
+    "FAL_JWKS_URL": "",
+    "FAL_KEY": None,
+    "FREEPIK_WEBHOOK_SECRET": (),
+    "FREEPIK_API_KEY": None,
+    "RECEIVER_PROVIDERS": (),
     "RECEIVER_ADOPT": False,
     "RECEIVER_NOTIFY_URL": None,
     "RECEIVER_NOTIFY_SECRET": None,
@@ -48,6 +56,13 @@ DEFAULTS: dict[str, Any] = {
     "RECEIVER_PORT": 8080,
     "RECEIVER_TRUSTED_PROXIES": (),
     "RECEIVER_LOG": "auto",
+}
+
+API_URLS = {
+    "XIMILAR_API_URL": "https://api.ximilar.com/account/v2",
+    "REPLICATE_API_URL": "https://api.replicate.com/v1",
+    "FAL_API_URL": "https://queue.fal.run/",
+    "FREEPIK_API_URL": "https://api.freepik.com/",
 }
 
 WRONG: dict[str, tuple[str, ...]] = {
@@ -93,7 +108,25 @@ WRONG: dict[str, tuple[str, ...]] = {
         "[5]",
         "{}",
     ),
-    "RECEIVER_URL_LIFETIME": ("canary", "0", "-1h", "1w", "1h canary", "0.0000001s", "9" * 400, "101y"),
+    "RECEIVER_URL_LIFETIME": (
+        "canary",
+        "0",
+        "-1h",
+        "1w",
+        "1h canary",
+        "0.0000001s",
+        "9" * 400,
+        "101y",
+        "a=1h,a=2h",
+        "=1h",
+        "a=",
+        "1h,2h",
+    ),
+    "REPLICATE_WEBHOOK_SECRET": ("canary!", "whsec_", "whsec_canary!", "whsec_canary,canary!"),
+    "REPLICATE_API_TOKEN": ("cana\nry",),
+    "FAL_KEY": ("canary ",),
+    "FREEPIK_WEBHOOK_SECRET": ('["canary"', '[" canary"]'),
+    "FREEPIK_API_KEY": ("canarÿ",),
     "RECEIVER_MAX_IMAGE_BYTES": ("canary", "0", "-1", "0.5", "1canary", "9" * 400 + "GB", "1e9"),
     "RECEIVER_MAX_IMAGE_PIXELS": ("canary", "0", "-1", "1.5M", "9" * 5000, "1canary"),
     "RECEIVER_MAX_WEBHOOK_BYTES": ("canary", "0", "256 canary"),
@@ -152,12 +185,12 @@ def refusal(environ: dict[str, str]) -> str:
 
 def test_an_empty_environment_gives_the_documented_defaults() -> None:
     found = by_alias(load({}))
-    assert str(found.pop("XIMILAR_API_URL")) == "https://api.ximilar.com/account/v2"
+    assert {name: str(found.pop(name)) for name in API_URLS} == API_URLS
     assert found == DEFAULTS
 
 
 def test_every_setting_has_a_default_here_and_the_secrets_folder_is_a_setting_too() -> None:
-    assert set(SETTINGS) == {*DEFAULTS, "XIMILAR_API_URL", "RECEIVER_SECRETS_DIR"}
+    assert set(SETTINGS) == {*DEFAULTS, *API_URLS, "RECEIVER_SECRETS_DIR"}
 
 
 def test_the_archive_is_a_folder_in_the_data_directory_unless_it_is_set(tmp_path: Path) -> None:
@@ -172,9 +205,10 @@ def test_the_archive_is_a_folder_in_the_data_directory_unless_it_is_set(tmp_path
         ("RECEIVER_IMAGE_SOURCES", '["https://a/", "https://b/,c"]', ("https://a/", "https://b/,c")),
         ("RECEIVER_IMAGE_NETWORKS", "127.0.0.1,::1/128", (ip_network("127.0.0.1"), ip_network("::1"))),
         ("RECEIVER_IMAGE_NETWORKS", '["10.0.0.0/8"]', (ip_network("10.0.0.0/8"),)),
-        ("RECEIVER_URL_LIFETIME", "90", timedelta(seconds=90)),
-        ("RECEIVER_URL_LIFETIME", "90s", timedelta(seconds=90)),
-        ("RECEIVER_URL_LIFETIME", "1.5 h", timedelta(minutes=90)),
+        ("RECEIVER_URL_LIFETIME", "90", {"": timedelta(seconds=90)}),
+        ("RECEIVER_URL_LIFETIME", "90s", {"": timedelta(seconds=90)}),
+        ("RECEIVER_URL_LIFETIME", "1.5 h", {"": timedelta(minutes=90)}),
+        ("RECEIVER_URL_LIFETIME", "a=1h, b=50m", {"a": timedelta(hours=1), "b": timedelta(minutes=50)}),
         ("RECEIVER_OVERDUE_AFTER", "15m", timedelta(minutes=15)),
         ("RECEIVER_KEEP_HISTORY", "7d", timedelta(days=7)),
         ("RECEIVER_MAX_IMAGE_BYTES", "64MiB", 64 * 1024 * 1024),
@@ -264,6 +298,19 @@ def test_secrets_show_nowhere_in_a_configuration() -> None:
     for shown in (str(config), repr(config), config.model_dump_json(), str(config.model_dump())):
         assert "canary" not in shown
         assert "X-Secret" in shown
+
+
+def test_a_duration_alone_is_for_all_providers_but_lengthens_no_documented_life() -> None:
+    hour, day, week = timedelta(hours=1), timedelta(days=1), timedelta(days=7)
+    unset, short, long, named = (
+        load({"RECEIVER_URL_LIFETIME": text}) for text in ("", "1h", "7d", "1h,b=7d")
+    )
+    assert unset.url_lifetime_of("a", day) == day
+    assert short.url_lifetime_of("a", day) == hour
+    assert long.url_lifetime_of("a", day) == day
+    assert long.url_lifetime_of("a", day, documented=False) == week
+    assert named.url_lifetime_of("a", day) == hour
+    assert named.url_lifetime_of("b", day) == week
 
 
 def test_a_configuration_cannot_be_changed() -> None:

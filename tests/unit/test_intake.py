@@ -16,9 +16,9 @@ from starlette.routing import Route
 from starlette.types import Message, Receive
 
 from receiver.core.jobs import State
-from receiver.intake.authentication import Authenticator
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import Filter, Ledger
+from receiver.providers.ximilar.authentication import Authenticator
 from receiver.web.refusals import RefusalCounter
 
 CAP = 10_000

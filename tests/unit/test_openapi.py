@@ -19,7 +19,7 @@ from receiver.config import load
 from receiver.core import serializers
 from receiver.core.errors import REASONS, BodyError
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
-from receiver.intake.authentication import REF_HEADER
+from receiver.providers.ximilar.authentication import REF_HEADER
 from receiver.web.middleware import PUBLIC_PATHS
 from receiver.web.problem import STATUS, problem
 from tests.support.clock import NOW

@@ -83,6 +83,7 @@ FETCH: Mapping[str, tuple[Action, int]] = {
     "image.polyglot": (RETRY, 3),
     "image.animated": (RETRY, 3),
     "image.wrong_size": (RETRY, 3),
+    "image.wrong_type": (RETRY, 3),
     "image.too_many_pixels": (RETRY, 3),
     "image.undecodable": (RETRY, 10),
     "spool.full": (RETRY, NEVER),
@@ -91,6 +92,7 @@ FETCH: Mapping[str, tuple[Action, int]] = {
     "spool.no_decoder": (RETRY, NEVER),
     "provider.job_failed": (REJECT, 1),
     "provider.record_failed": (REJECT, 1),
+    "provider.no_output": (REJECT, 1),
     "provider.unknown_job": (REJECT, 1),
     "provider.token_refused": (RETRY, NEVER),
     "provider.no_credits": (RETRY, NEVER),
@@ -199,6 +201,7 @@ def test_a_fetch_is_tried_again_after_a_wait_that_doubles_and_not_before_the_hos
 LAST_QUESTION: Mapping[str, Action] = {
     "provider.job_failed": EXPIRE,
     "provider.record_failed": EXPIRE,
+    "provider.no_output": EXPIRE,
     "provider.unknown_job": EXPIRE,
     "provider.token_refused": ASK_AGAIN,
     "provider.no_credits": EXPIRE,

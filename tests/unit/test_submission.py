@@ -25,9 +25,9 @@ from receiver.core.errors import (
 )
 from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter
-from receiver.intake.authentication import Authenticator
 from receiver.ledger import FILE_NAME, Delivery, Intent, Ledger
 from receiver.ledger.sqlite.driver import sqlite3
+from receiver.providers.ximilar.authentication import Authenticator
 from receiver.providers.ximilar.client import Ximilar
 from receiver.submission.images import Item, Line, Options, listed, named, read_list
 from receiver.submission.run import named_again, prepare, submit_all

@@ -20,15 +20,10 @@ from receiver.core.errors import (
     UnavailableError,
     UnknownJobError,
 )
+from receiver.providers.api import ATTEMPTS, MAX_ANSWER_BYTES, MAX_VALUES
+from receiver.providers.api_errors import MAX_EXPLANATION, api_error, explanation
 from receiver.providers.ximilar import completions
-from receiver.providers.ximilar.api_errors import MAX_EXPLANATION, api_error, explanation
-from receiver.providers.ximilar.client import (
-    ATTEMPTS,
-    MAX_OTHER_BYTES,
-    MAX_REPEATED_PAGES,
-    MAX_VALUES,
-    Ximilar,
-)
+from receiver.providers.ximilar.client import MAX_REPEATED_PAGES, Ximilar
 from receiver.providers.ximilar.request import Upscale, Webhook
 from receiver.providers.ximilar.responses import Report
 
@@ -771,7 +766,7 @@ async def test_an_endless_answer_is_read_to_a_size_and_no_further(status: int) -
         with pytest.raises(ProviderError) as failed:
             await subject.page("page=2")
     assert isinstance(failed.value, UnavailableError)
-    assert body.given <= MAX_OTHER_BYTES + 65536
+    assert body.given <= MAX_ANSWER_BYTES + 65536
 
 
 @pytest.mark.parametrize(

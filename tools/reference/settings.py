@@ -83,6 +83,7 @@ def values(field: FieldInfo) -> str:
             return "size"
         return f"number{_bounds(field)}"
     for part, name in (
+        ("datetime.timedelta]", "duration, or one for each provider"),
         ("dict", "JSON object"),
         ("Network", "list of networks"),
         ("tuple[pydantic.types.SecretStr", "list of secrets"),

@@ -7,56 +7,24 @@ import json
 import random
 import ssl
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
 import httpx
 
-from receiver.core.backoff import doubled
-from receiver.core.completion import is_job_id
+from receiver.core.completion import is_bare_id
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
+from receiver.providers.api import LARGE_BYTES, Call, JsonApi, PastTheEndError
+from receiver.providers.base import Calls
 from receiver.providers.ximilar import responses
-from receiver.providers.ximilar.api_errors import api_error
 from receiver.providers.ximilar.request import Upscale
 from receiver.providers.ximilar.responses import Listing, Report, Row
 
-CONNECT_SECONDS = 10.0
-IDLE_SECONDS = 30.0
-"""How long one read or write may wait."""
-
-SUBMIT_IDLE_SECONDS = 120.0
-"""The same for a submission's answer. Gateways wait less, and an early end may still leave a job."""
-
-QUERY_SECONDS = 60.0
-"""How long one query may take from the first byte to the last, so that a slow drip ends too."""
-
-SUBMIT_SECONDS = 600.0
-"""The same for a submission, which may carry a whole image over a slow line."""
-
-KEEP_ALIVE_SECONDS = 1.0
-"""How long a connection is kept for the next call. Servers close idle ones after a few seconds, and a
-submission that meets such a close has an unknown fate."""
-
-ATTEMPTS = 3
-"""Attempts at a call that can be repeated without harm."""
-
-FIRST_WAIT_SECONDS = 0.5
-"""The ceiling of the wait before the second attempt; it doubles."""
-
 MAX_JOB_BYTES = 64 * 1024 * 1024
 """Of an answer that echoes a request, which may hold a whole image as base64."""
-
-MAX_OTHER_BYTES = 4 * 1024 * 1024
-MAX_ERROR_BYTES = 64 * 1024
-
-MAX_VALUES = 200_000
-"""Values of an answer's JSON. A few megabytes of empty lists would become hundreds as objects."""
-
-LARGE_BYTES = 256 * 1024
-"""JSON of this size or more is read and written in a thread."""
 
 REDACTED_IMAGE_BYTES = 3000
 """Of a submitted image: the part that is redacted from the provider's errors."""
@@ -71,53 +39,6 @@ MAX_PAGES = 10_000
 
 MAX_UNREAD_JOBS = 3
 """Jobs in a row without an answer after which a search is given up. One alone may be the fault of its job."""
-
-DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
-"""Mounts of an httpx client: no proxy leads to this machine itself."""
-
-_RETRIED = frozenset({502, 503, 504})
-
-_NOTHING_SENT = (
-    httpx.ConnectError,  # DNS, refusals and failed TLS handshakes among them
-    httpx.ConnectTimeout,
-    httpx.PoolTimeout,
-    httpx.ProxyError,  # raised while a tunnel is asked for, so before anything goes through it
-    httpx.UnsupportedProtocol,
-)
-
-_LOST = (*_NOTHING_SENT, httpx.NetworkError, httpx.RemoteProtocolError)
-"""Failures of a connection, after which another may do better at once; timeouts are not among them."""
-
-_SUBMIT_TIMEOUT = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, read=SUBMIT_IDLE_SECONDS)
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """One call: a submission with its content, or a query without.
-
-    ``is_next_page`` tells whether the list itself has named the path's page. ``secrets``, beside the token,
-    must not come back in an error's detail.
-    """
-
-    path: str
-    content: bytes | None = None
-    max_bytes: int = MAX_OTHER_BYTES
-    about_a_job: bool = False
-    is_next_page: bool = False
-    secrets: Sequence[str] = ()
-
-
-class _FailedAttemptError(Exception):
-    """One attempt has failed; ``again`` if another one is harmless, and may help."""
-
-    def __init__(self, error: ProviderError, *, again: bool) -> None:
-        super().__init__()
-        self.error = error
-        self.again = again
-
-
-class _PastTheEndError(UnavailableError):
-    """The list has no page of this number any more."""
 
 
 OnResult = Callable[[str | None], object]
@@ -153,23 +74,15 @@ class Ximilar:
     on_headers: Callable[[httpx.Headers], object] = lambda _: None
 
     def __post_init__(self) -> None:
-        self._client = httpx.AsyncClient(
-            base_url=self.url.rstrip("/"),
-            headers={
-                "Authorization": f"Token {self.token}",
-                "Accept": "application/json",
-                # A coded body could be a thousand times larger than what comes over the line.
-                "Accept-Encoding": "identity",
-                "User-Agent": "upscale-receiver",
-            },
-            timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
-            limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS),
-            verify=self.verify,
-            transport=self.transport,
-            # The operator chose this address, unlike that of an image, and many networks let nothing out but
-            # through their proxy.
-            trust_env=True,
-            mounts=DIRECT,
+        self._api = JsonApi(
+            self.url,
+            {"Authorization": f"Token {self.token}"},
+            secrets=(self.token,),
+            url_setting="XIMILAR_API_URL",
+            calls=Calls(self.before_attempt, self.on_result, self.on_headers, self.verify, self.transport),
+            jitter=self.jitter,
+            sleep=self.sleep,
+            clock=self.clock,
         )
 
     async def submit(self, upscale: Upscale) -> str:
@@ -181,8 +94,8 @@ class Ximilar:
         """
         large = isinstance(upscale.image, bytes) and len(upscale.image) > LARGE_BYTES
         content = await asyncio.to_thread(_encoded, upscale) if large else _encoded(upscale)
-        document = await self._call(
-            _Call("/request", content=content, max_bytes=MAX_JOB_BYTES, secrets=_secrets(upscale))
+        document = await self._api.call(
+            Call("/request", content=content, max_bytes=MAX_JOB_BYTES, secrets=_secrets(upscale))
         )
         try:
             return responses.read_id(document)
@@ -195,8 +108,8 @@ class Ximilar:
 
     async def page(self, query: str | None = None) -> Listing:
         """Return a page of the list of all the account's jobs: the first, or that of a page's ``next``."""
-        call = _Call(f"/request?{query}" if query else "/request", is_next_page=query is not None)
-        return responses.read_listing(await self._call(call))
+        call = Call(f"/request?{query}" if query else "/request", is_next_page=query is not None)
+        return responses.read_listing(await self._api.call(call))
 
     async def pages(self) -> AsyncGenerator[list[Row], None]:
         """Yield the rows of the whole list, each job once, one page of the provider's at a time.
@@ -210,7 +123,7 @@ class Ximilar:
         for _ in range(MAX_PAGES):
             try:
                 listing = await self.page(query)
-            except _PastTheEndError:
+            except PastTheEndError:
                 if query is None:
                     raise
                 return  # the list has become shorter since its last page was named
@@ -274,7 +187,7 @@ class Ximilar:
             yield row.id, responses.read_headers(document)
 
     async def aclose(self) -> None:
-        await self._client.aclose()
+        await self._api.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -309,115 +222,9 @@ class Ximilar:
         return undated + sorted(recent, key=attrgetter("created"), reverse=True)
 
     async def _document(self, job_id: str) -> dict[str, Any]:
-        if not is_job_id(job_id):
+        if not is_bare_id(job_id):
             raise UnknownJobError("This can be no job's id.")
-        return await self._call(_Call(f"/request/{job_id}", max_bytes=MAX_JOB_BYTES, about_a_job=True))
-
-    async def _call(self, call: _Call) -> dict[str, Any]:
-        """Return the answer's JSON object, after as many attempts as are harmless."""
-        attempt = 0
-        while True:
-            attempt += 1
-            try:
-                document = await self._attempt(call)
-            except _FailedAttemptError as failed:
-                ceiling = doubled(FIRST_WAIT_SECONDS, attempt - 1)
-                retry_after = failed.error.retry_after or 0.0
-                if not failed.again or attempt == ATTEMPTS or retry_after > ceiling:
-                    self.on_result(failed.error.reason)
-                    # From None: a library's text about a failure may repeat what was sent.
-                    raise failed.error from None
-            else:
-                self.on_result(None)
-                return document
-            await self.sleep(max(retry_after, self.jitter() * ceiling))
-
-    async def _attempt(self, call: _Call) -> dict[str, Any]:
-        submitting = call.content is not None
-        if self.before_attempt is not None:
-            await self.before_attempt()
-        try:
-            async with (
-                asyncio.timeout(SUBMIT_SECONDS if submitting else QUERY_SECONDS),
-                self._client.stream(
-                    "POST" if submitting else "GET",
-                    call.path,
-                    content=call.content,
-                    headers={"Content-Type": "application/json"} if submitting else None,
-                    timeout=_SUBMIT_TIMEOUT if submitting else httpx.USE_CLIENT_DEFAULT,
-                ) as answer,
-            ):
-                self.on_headers(answer.headers)
-                if not answer.is_success:
-                    self._refuse(call, answer, await _read_error(answer))
-                return await _read(answer, call.max_bytes)
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError) as error:
-            nothing_sent = isinstance(error, _NOTHING_SENT)
-            detail = f"The provider does not answer ({type(error).__name__})."
-            raise _FailedAttemptError(
-                UnavailableError(detail, maybe_sent=submitting and not nothing_sent),
-                again=nothing_sent or (not submitting and isinstance(error, _LOST)),
-            ) from None
-        except UnavailableError as error:
-            error.maybe_sent = submitting
-            raise _FailedAttemptError(error, again=False) from None
-
-    def _refuse(self, call: _Call, answer: httpx.Response, body: bytes) -> NoReturn:
-        error = api_error(
-            answer.status_code,
-            answer.headers,
-            body,
-            secrets=(self.token, *call.secrets),
-            submitting=call.content is not None,
-            about_a_job=call.about_a_job,
-            now=self.clock(),
-        )
-        if call.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
-            error = _PastTheEndError(error.detail)
-        raise _FailedAttemptError(error, again=call.content is None and answer.status_code in _RETRIED)
-
-
-async def _read_error(answer: httpx.Response) -> bytes:
-    """Return the beginning of an error's body. A body that breaks off is no other failure."""
-    if _is_encoded(answer):
-        return b""
-    body = bytearray()
-    with contextlib.suppress(httpx.HTTPError):
-        async for chunk in answer.aiter_bytes():
-            body += chunk
-            if len(body) >= MAX_ERROR_BYTES:
-                break
-    return bytes(body[:MAX_ERROR_BYTES])
-
-
-async def _read(answer: httpx.Response, max_bytes: int) -> dict[str, Any]:
-    """Return the JSON object of an answer, or raise UnavailableError."""
-    if _is_encoded(answer):
-        raise UnavailableError("The provider's answer is encoded, which was not asked for.")
-    body = bytearray()
-    async for chunk in answer.aiter_bytes():
-        body += chunk
-        if len(body) > max_bytes:
-            raise UnavailableError(f"The provider's answer is larger than {max_bytes} bytes.")
-    content = bytes(body)
-    return await asyncio.to_thread(_decoded, content) if len(content) > LARGE_BYTES else _decoded(content)
-
-
-def _is_encoded(answer: httpx.Response) -> bool:
-    coding: str = answer.headers.get("content-encoding", "identity")
-    return coding.strip().lower() != "identity"
-
-
-def _decoded(body: bytes) -> dict[str, Any]:
-    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
-        raise UnavailableError("The provider's answer has more parts than an answer can have.")
-    try:
-        document = json.loads(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise UnavailableError("The provider's answer is no JSON object.")
-    return document
+        return await self._api.call(Call(f"/request/{job_id}", max_bytes=MAX_JOB_BYTES, about_a_job=True))
 
 
 def _encoded(upscale: Upscale) -> bytes:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NoReturn
 
-from receiver.core.completion import MAX_SIDE, MAX_URL, Completion, Failure, is_job_id
+from receiver.core.completion import MAX_SIDE, MAX_URL, Completion, Failure, is_bare_id
 from receiver.core.errors import BodyError
 from receiver.core.urls import percent_encoded
 
@@ -44,7 +44,7 @@ def read(document: Any) -> Completion:
     if not isinstance(document, dict):
         _refuse("it is no JSON object")
     job = document.get("id")
-    if not is_job_id(job):
+    if not is_bare_id(job):
         _refuse("id is no job's id")
     if document.get("type", "upscaler") != "upscaler":
         _refuse("type is not upscaler")

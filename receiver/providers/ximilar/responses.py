@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
 from receiver.core import url_expiry
-from receiver.core.completion import Completion, is_job_id
+from receiver.core.completion import Completion, is_bare_id
 from receiver.core.errors import BodyError, UnavailableError
+from receiver.providers.api_errors import SECRET_RUN, redact
 from receiver.providers.ximilar import completions
-from receiver.providers.ximilar.api_errors import SECRET_RUN, redact
 from receiver.providers.ximilar.completions import ENDED_STATUSES
 
 MAX_BODY_BYTES = 256 * 1024
@@ -89,7 +89,7 @@ class Report:
 def read_id(document: Mapping[str, Any]) -> str:
     """Return the id of a job that was submitted. Nothing else is read: an accepted job must not be lost."""
     job_id = document.get("id")
-    if not is_job_id(job_id):
+    if not is_bare_id(job_id):
         _refuse("it names no job")
     return job_id
 
@@ -128,6 +128,11 @@ def read_headers(document: Mapping[str, Any]) -> Mapping[str, str]:
     return {name: value for name, value in headers.items() if isinstance(value, str)}
 
 
+def header(headers: Mapping[str, str], name: str) -> str | None:
+    """Return the value of a header, whatever the case of its name."""
+    return next((value for key, value in headers.items() if key.lower() == name.lower()), None)
+
+
 def read_listing(document: Mapping[str, Any]) -> Listing:
     """Read a page of the list. Rows without a job's id are left out."""
     results = document.get("results")
@@ -142,7 +147,7 @@ def read_listing(document: Mapping[str, Any]) -> Listing:
                 completions.time_at(row, "created"),
             )
             for row in results
-            if isinstance(row, dict) and is_job_id(row.get("id"))
+            if isinstance(row, dict) and is_bare_id(row.get("id"))
         ),
         next=_next(document.get("next")),
     )

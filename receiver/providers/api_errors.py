@@ -1,6 +1,6 @@
-"""Turns the provider's error answers, whose forms are undocumented, into the errors of `core.errors`. Pure.
+"""Turns providers' error answers, which are mostly undocumented, into the errors of `core.errors`. Pure.
 
-The vendor's own client expects two forms: ``{"detail": …}`` and ``{"status": {"code", "text"}}``. APIs of
+Ximilar's own client expects two forms: ``{"detail": …}`` and ``{"status": {"code", "text"}}``. APIs of
 this kind also answer with a map of fields to complaints, a gateway's HTML page, plain text, or nothing at
 all.
 """
@@ -54,17 +54,18 @@ def api_error(
     submitting: bool,
     about_a_job: bool,
     now: float,
+    url_setting: str = "XIMILAR_API_URL",
 ) -> ProviderError:
     """Return the error that an answer other than 2xx stands for, without ``secrets`` in its detail.
 
     The headers have lower-case names. ``submitting`` tells whether the call was to make a job, and
     ``about_a_job`` whether it named one, so that a 404 can be about it. ``now``, in seconds since the epoch,
-    is needed for a ``Retry-After`` that is a date.
+    is needed for a ``Retry-After`` that is a date. ``url_setting`` is what an operator may have set wrong.
     """
     detail = f"The provider answers {status}: {explanation(body, secrets)}"
     wait = retry_after.parse(headers.get("retry-after", ""), now)
     if status == 404 and not about_a_job:
-        return UnavailableError(f"{detail} Is XIMILAR_API_URL right?")
+        return UnavailableError(f"{detail} Is {url_setting} right?")
     if known := _BY_STATUS.get(status):
         return known(detail, retry_after=wait)
     if 400 <= status < 500:

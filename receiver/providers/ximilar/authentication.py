@@ -10,7 +10,6 @@ import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 from itsdangerous import BadData, TimestampSigner
@@ -18,7 +17,8 @@ from itsdangerous import BadData, TimestampSigner
 from receiver.config import Config
 from receiver.core.completion import is_ref
 from receiver.core.errors import AuthError
-from receiver.web.clients import RawHeaders
+from receiver.core.headers import RawHeaders, single
+from receiver.providers.base import Proof
 
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"
@@ -40,21 +40,6 @@ _SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}(?:~[A-Za-z0-9_-]{1,64})?\.[A-Za-z0
 """A ticket: 16 random bytes, the mark of its submission where it has one, the seconds since the epoch while
 four bytes hold them, and an HMAC-SHA-256."""
 _SALT = b"upscale-receiver.ticket"
-
-
-@dataclass(frozen=True, slots=True)
-class Proof:
-    """What the headers of an accepted delivery say.
-
-    ``ticket`` is the ticket's number, which is bound to one job; ``None`` without tickets.
-    ``mark`` is that of the submission, where `receiver submit` made it. ``ref_dropped``: a
-    reference came that cannot be one.
-    """
-
-    ticket: str | None
-    ref: str | None
-    mark: str | None = None
-    ref_dropped: bool = field(default=False, compare=False)
 
 
 class Authenticator:
@@ -91,10 +76,7 @@ class Authenticator:
         Raises:
             AuthError: ``auth.refused``; the same whether a header is missing, wrong or unknown.
         """
-        given: dict[bytes, bytes] = {}
-        for name, value in headers:
-            # A repeated header proves as little as a missing or an empty one.
-            given[name] = b"" if name in given else value
+        given = single(headers)
         proved = bool(self._accepted or self._signer)
         for name, accepted in self._accepted.items():
             proved &= sum(hmac.compare_digest(given.get(name, b""), value) for value in accepted) > 0

@@ -1,0 +1,258 @@
+"""Calls a provider's JSON API: bounded, repeated where that is harmless, without secrets in errors."""
+
+import asyncio
+import contextlib
+import json
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, NoReturn
+
+import httpx
+
+from receiver.core.backoff import doubled
+from receiver.core.errors import ProviderError, UnavailableError
+from receiver.providers.api_errors import api_error
+from receiver.providers.base import Calls
+
+CONNECT_SECONDS = 10.0
+IDLE_SECONDS = 30.0
+"""How long one read or write may wait."""
+
+SUBMIT_IDLE_SECONDS = 120.0
+"""The same for a submission's answer. Gateways wait less, and an early end may still leave a job."""
+
+QUERY_SECONDS = 60.0
+"""How long one query may take from the first byte to the last, so that a slow drip ends too."""
+
+SUBMIT_SECONDS = 600.0
+"""The same for a submission, which may carry a whole image over a slow line."""
+
+KEEP_ALIVE_SECONDS = 1.0
+"""How long a connection is kept for the next call. Servers close idle ones after a few seconds, and a
+submission that meets such a close has an unknown fate."""
+
+ATTEMPTS = 3
+"""Attempts at a call that can be repeated without harm."""
+
+FIRST_WAIT_SECONDS = 0.5
+"""The ceiling of the wait before the second attempt; it doubles."""
+
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+MAX_ERROR_BYTES = 64 * 1024
+
+MAX_VALUES = 200_000
+"""Values of an answer's JSON. A few megabytes of empty lists would become hundreds as objects."""
+
+LARGE_BYTES = 256 * 1024
+"""JSON of this size or more is read and written in a thread."""
+
+DIRECT = dict.fromkeys(("all://localhost", "all://127.0.0.1", "all://[::1]"))
+"""Mounts of an httpx client: no proxy leads to this machine itself."""
+
+_RETRIED = frozenset({502, 503, 504})
+
+_NOTHING_SENT = (
+    httpx.ConnectError,  # DNS, refusals and failed TLS handshakes among them
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,  # raised while a tunnel is asked for, so before anything goes through it
+    httpx.UnsupportedProtocol,
+)
+
+_LOST = (*_NOTHING_SENT, httpx.NetworkError, httpx.RemoteProtocolError)
+"""Failures of a connection, after which another may do better at once; timeouts are not among them."""
+
+_SUBMIT_TIMEOUT = httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS, read=SUBMIT_IDLE_SECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call: a submission with its content, or a query without.
+
+    ``about_a_job`` tells whether the path names one, so that a 404 is about it; ``is_next_page`` whether the
+    list itself has named the path's page. ``secrets``, beside those of the API, must not come back in an
+    error's detail.
+    """
+
+    path: str
+    content: bytes | None = None
+    max_bytes: int = MAX_ANSWER_BYTES
+    about_a_job: bool = False
+    is_next_page: bool = False
+    secrets: Sequence[str] = ()
+
+
+class _FailedAttemptError(Exception):
+    """One attempt has failed; ``again`` if another one is harmless, and may help."""
+
+    def __init__(self, error: ProviderError, *, again: bool) -> None:
+        super().__init__()
+        self.error = error
+        self.again = again
+
+
+class PastTheEndError(UnavailableError):
+    """The list has no page of this number any more."""
+
+
+@dataclass(eq=False)
+class JsonApi:
+    """Calls one account's API. Every answer is untrusted: it is read up to a size, and must be a JSON object.
+
+    Every call raises ProviderError where the provider refuses, does not answer, or not readably. Its detail
+    holds nothing that was sent.
+
+    Attributes:
+        url: the API's base. A path of a call is put behind it.
+        headers: of every call, such as ``Authorization``.
+        secrets: in the headers; they are redacted from the details of errors.
+        url_setting: the setting of ``url``, for messages.
+        jitter: returns a number in [0, 1), to spread repeated calls.
+        clock: returns seconds since the epoch, to read a ``Retry-After`` that is a date.
+    """
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    _: KW_ONLY
+    secrets: Sequence[str] = field(default=(), repr=False)
+    url_setting: str
+    calls: Calls = field(default_factory=Calls)
+    jitter: Callable[[], float] = random.random
+    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+    clock: Callable[[], float] = time.time
+
+    def __post_init__(self) -> None:
+        self._client = httpx.AsyncClient(
+            base_url=self.url.rstrip("/"),
+            headers={
+                **self.headers,
+                "Accept": "application/json",
+                # A coded body could be a thousand times larger than what comes over the line.
+                "Accept-Encoding": "identity",
+                "User-Agent": "upscale-receiver",
+            },
+            timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS),
+            verify=self.calls.verify,
+            transport=self.calls.transport,
+            # The operator chose this address, unlike that of an image, and many networks let nothing out but
+            # through their proxy.
+            trust_env=True,
+            mounts=DIRECT,
+        )
+
+    async def get(self, path: str, *, about_a_job: bool = False) -> dict[str, Any]:
+        """Return the JSON object at a path."""
+        return await self.call(Call(path, about_a_job=about_a_job))
+
+    async def aclose(self) -> None:
+        await self._client.aclose()
+
+    async def call(self, call: Call) -> dict[str, Any]:
+        """Return the answer's JSON object, after as many attempts as are harmless."""
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                document = await self._attempt(call)
+            except _FailedAttemptError as failed:
+                ceiling = doubled(FIRST_WAIT_SECONDS, attempt - 1)
+                retry_after = failed.error.retry_after or 0.0
+                if not failed.again or attempt == ATTEMPTS or retry_after > ceiling:
+                    self.calls.on_result(failed.error.reason)
+                    # From None: a library's text about a failure may repeat what was sent.
+                    raise failed.error from None
+            else:
+                self.calls.on_result(None)
+                return document
+            await self.sleep(max(retry_after, self.jitter() * ceiling))
+
+    async def _attempt(self, call: Call) -> dict[str, Any]:
+        submitting = call.content is not None
+        if self.calls.before_attempt is not None:
+            await self.calls.before_attempt()
+        try:
+            async with (
+                asyncio.timeout(SUBMIT_SECONDS if submitting else QUERY_SECONDS),
+                self._client.stream(
+                    "POST" if submitting else "GET",
+                    call.path,
+                    content=call.content,
+                    headers={"Content-Type": "application/json"} if submitting else None,
+                    timeout=_SUBMIT_TIMEOUT if submitting else httpx.USE_CLIENT_DEFAULT,
+                ) as answer,
+            ):
+                self.calls.on_headers(answer.headers)
+                if not answer.is_success:
+                    self._refuse(call, answer, await _read_error(answer))
+                return await _read(answer, call.max_bytes)
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError) as error:
+            nothing_sent = isinstance(error, _NOTHING_SENT)
+            detail = f"The provider does not answer ({type(error).__name__})."
+            raise _FailedAttemptError(
+                UnavailableError(detail, maybe_sent=submitting and not nothing_sent),
+                again=nothing_sent or (not submitting and isinstance(error, _LOST)),
+            ) from None
+        except UnavailableError as error:
+            error.maybe_sent = submitting
+            raise _FailedAttemptError(error, again=False) from None
+
+    def _refuse(self, call: Call, answer: httpx.Response, body: bytes) -> NoReturn:
+        error = api_error(
+            answer.status_code,
+            answer.headers,
+            body,
+            secrets=(*self.secrets, *call.secrets),
+            submitting=call.content is not None,
+            about_a_job=call.about_a_job,
+            now=self.clock(),
+            url_setting=self.url_setting,
+        )
+        if call.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
+            error = PastTheEndError(error.detail)
+        raise _FailedAttemptError(error, again=call.content is None and answer.status_code in _RETRIED)
+
+
+async def _read_error(answer: httpx.Response) -> bytes:
+    """Return the beginning of an error's body. A body that breaks off is no other failure."""
+    if _is_encoded(answer):
+        return b""
+    body = bytearray()
+    with contextlib.suppress(httpx.HTTPError):
+        async for chunk in answer.aiter_bytes():
+            body += chunk
+            if len(body) >= MAX_ERROR_BYTES:
+                break
+    return bytes(body[:MAX_ERROR_BYTES])
+
+
+async def _read(answer: httpx.Response, max_bytes: int) -> dict[str, Any]:
+    """Return the JSON object of an answer, or raise UnavailableError."""
+    if _is_encoded(answer):
+        raise UnavailableError("The provider's answer is encoded, which was not asked for.")
+    body = bytearray()
+    async for chunk in answer.aiter_bytes():
+        body += chunk
+        if len(body) > max_bytes:
+            raise UnavailableError(f"The provider's answer is larger than {max_bytes} bytes.")
+    content = bytes(body)
+    return await asyncio.to_thread(_decoded, content) if len(content) > LARGE_BYTES else _decoded(content)
+
+
+def _is_encoded(answer: httpx.Response) -> bool:
+    coding: str = answer.headers.get("content-encoding", "identity")
+    return coding.strip().lower() != "identity"
+
+
+def _decoded(body: bytes) -> dict[str, Any]:
+    if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
+        raise UnavailableError("The provider's answer has more parts than an answer can have.")
+    try:
+        document = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise UnavailableError("The provider's answer is no JSON object.")
+    return document

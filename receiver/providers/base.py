@@ -1,0 +1,405 @@
+"""What a provider is: the interface of each package below, and the values that cross it.
+
+The rest of the program knows these types, and no provider by its name. docs/guide/adding-a-provider.md shows
+how a package is written. Nothing here does I/O but a `Client`. All times are whole ms since the epoch, UTC.
+"""
+
+import json
+import ssl
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, NoReturn
+
+import httpx
+
+from receiver.core import url_expiry
+from receiver.core.completion import MAX_OUTPUTS, MAX_SIDE, MAX_URL, Completion, Failure, is_provider_id
+from receiver.core.errors import BodyError
+from receiver.core.headers import RawHeaders
+from receiver.core.urls import percent_encoded
+
+# What a delivery proves.
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a proved delivery says beside its body. A provider without custom headers returns ``Proof()``.
+
+    ``ticket`` is the ticket's number, which is bound to one job; ``None`` without tickets.
+    ``mark`` is that of the submission, where `receiver submit` made it. ``ref_dropped``: a
+    reference came that cannot be one.
+    """
+
+    ticket: str | None = None
+    ref: str | None = None
+    mark: str | None = None
+    ref_dropped: bool = field(default=False, compare=False)
+
+
+# What a body says.
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One file of a job that ended well, and what is promised of it. Make it with `output_of`.
+
+    Attributes:
+        url: where the file is; ``None`` only for an output that is no file, such as a text.
+        bytes: of the file.
+        content_type: of the file, such as ``image/png``; what is not ``image/…`` is rejected unfetched.
+        ends_at: the end of the URL's life, where the body states one.
+    """
+
+    url: str | None
+    width: int | None = None
+    height: int | None = None
+    bytes: int | None = None
+    content_type: str | None = None
+    ends_at: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """The end of a job, as a delivery or an answer states it.
+
+    With ``failure`` it ended badly. With outputs it ended well. With neither, the body does not hold what
+    came of it, and the provider is asked for it.
+
+    Attributes:
+        id: the provider's own; `is_provider_id` holds, or, where ids are bare, `is_bare_id`.
+        ended_at: by the provider's clock: the life of the outputs' URLs is counted from then. Without it,
+            from the receipt.
+        source_url: of the submitted image; it is only shown.
+        endpoint: the model or kind of upscaling; `Client.get` gets it back.
+    """
+
+    id: str
+    outputs: Sequence[Output] = ()
+    failure: Failure | None = None
+    ended_at: int | None = None
+    source_url: str | None = None
+    endpoint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A body about a job that has not ended; ``status`` in the provider's word. Nothing of it is kept."""
+
+    id: str
+    status: str
+
+
+Reading = Ending | Running
+
+
+# What asking gives.
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The provider's present answer on a job.
+
+    Attributes:
+        status: in the provider's word; unknown words are kept.
+        ending: set if and only if the job has ended.
+        ref: the submitter's reference, where the answer repeats what was submitted; so ``mark``.
+        body: the answer as JSON without secrets and without what it echoes of the request, of at most
+            256 KiB; it is kept with the job.
+    """
+
+    id: str
+    status: str
+    ending: Ending | None = None
+    ref: str | None = None
+    mark: str | None = None
+    body: bytes = field(default=b"{}", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A job in the provider's list.
+
+    ``ended``: it will not change any more. ``adoptable``: it is of a kind whose images can be taken in.
+    """
+
+    id: str
+    status: str
+    created: int | None
+    ended: bool
+    adoptable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """A job of the provider's list with the mark of its submission, if it carries one.
+
+    ``read``: the provider has answered on it; otherwise its mark is not known.
+    """
+
+    id: str
+    mark: str | None
+    read: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """How a client calls out: the same for every provider.
+
+    Attributes:
+        before_attempt: awaited before each attempt at a call, to keep a rate.
+        on_result: called after each call with the reason of its failure, or ``None``.
+        on_headers: called with the headers of each answer.
+        verify: as httpx takes it.
+        transport: of tests.
+    """
+
+    before_attempt: Callable[[], Awaitable[object]] | None = None
+    on_result: Callable[[str | None], object] = lambda _: None
+    on_headers: Callable[[httpx.Headers], object] = lambda _: None
+    verify: ssl.SSLContext | bool = True
+    transport: httpx.AsyncBaseTransport | None = None
+
+
+class Client(ABC):
+    """Asks a provider's API. `providers.api.JsonApi` does the calls for most.
+
+    Every method raises `ProviderError` where the provider refuses, does not answer, or not readably. Details
+    hold no secret.
+    """
+
+    lists: ClassVar[bool] = False
+    """Whether `pages` works. Only then can jobs be adopted."""
+    finds_submissions: ClassVar[bool] = False
+    """Whether `submitted_since` works."""
+
+    @abstractmethod
+    async def get(self, job_id: str, endpoint: str | None = None) -> Report:
+        """Return the provider's answer on one job, by its own id. An unknown one raises `UnknownJobError`."""
+
+    @abstractmethod
+    async def probe(self) -> None:
+        """Ask something harmless: it returns if the token is good and the provider answers."""
+
+    def pages(self) -> AsyncGenerator[list[Listed], None]:
+        """Yield the account's jobs, each once, one page of the provider's at a time."""
+        raise NotImplementedError
+
+    def submitted_since(
+        self, since: datetime, others: Collection[str] = ()
+    ) -> AsyncGenerator[Submitted, None]:
+        """Yield the jobs that were submitted since then, newest first, but not the ``others``."""
+        raise NotImplementedError
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close the connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileAccess:
+    """The hosts of a provider's files that want a header. No other host gets it, and no redirect's target.
+
+    ``hosts`` are names in lower case; ``*.`` as the first label is any number of labels.
+    """
+
+    hosts: Sequence[str]
+    headers: Mapping[str, str] = field(repr=False)
+
+    def headers_for(self, scheme: str, host: str, port: int) -> Mapping[str, str]:
+        """Return the headers for a request that goes to this host: none unless over https on its own port."""
+        if scheme != "https" or port != 443 or not any(_is_host(host, pattern) for pattern in self.hosts):
+            return {}
+        return self.headers
+
+
+class Provider(ABC):
+    """One provider, as this installation's settings switch it on.
+
+    Attributes:
+        name: of the route, the job ids, the settings and the archive; it never changes.
+        title: for people.
+        url_lifetime: of URLs that state no end, and whose body states none.
+        bare_ids: whether jobs are known by the provider's own ids, without its name.
+        fresh_urls: whether asking can give a URL that works once the first one's life has ended. Otherwise
+            the provider is not asked then, and the job expires.
+        files: which file hosts want a header.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    bare_ids: ClassVar[bool] = False
+    fresh_urls: ClassVar[bool] = False
+    url_lifetime: timedelta
+    files: FileAccess | None = None
+
+    @abstractmethod
+    def admit(self, headers: RawHeaders) -> Proof | None:
+        """Judge a delivery by its headers, before its body is read.
+
+        Return the proof where the headers alone give it, and ``None`` where the body is needed. Raise
+        `AuthError` ``auth.refused`` where no body could make them a proof: missing, repeated or old ones.
+        """
+
+    @abstractmethod
+    def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
+        """Prove the sender of a body whose headers `admit` did not judge alone.
+
+        It is awaitable only where keys may have to be fetched. A wrong, old or foreign signature is the same
+        `AuthError` ``auth.refused`` without a detail. Keys that cannot be had are ``auth.keys_unavailable``,
+        which is a 503, so that the provider sends it again.
+        """
+
+    @abstractmethod
+    def read(self, body: bytes) -> Reading:
+        """Read a proved body. Raise `BodyError` for one that is not a job's; it is kept for an operator."""
+
+    def redact(self, body: bytes) -> bytes:
+        """Return a body without the secrets that it may echo, before it is kept."""
+        return body
+
+    @abstractmethod
+    def open_client(self, calls: Calls) -> Client | None:
+        """Return a new client; ``None`` where the provider cannot be asked, such as without a token."""
+
+    # What follows is the same for all.
+
+    def job_id(self, own_id: str, output: int = 1) -> str:
+        """Return the job's id in the ledger."""
+        first = own_id if self.bare_ids else f"{self.name}:{own_id}"
+        return first if output == 1 else f"{first}~{output}"
+
+    def completions(self, ending: Ending) -> list[Completion]:
+        """Return the completions of an ending: one for each output, and one where it has none."""
+        return [
+            Completion(
+                self.job_id(ending.id, number),
+                output.url if output else None,
+                ending.source_url,
+                output.width if output else None,
+                output.height if output else None,
+                ending.failure,
+                output.bytes if output else None,
+                output.content_type if output else None,
+            )
+            for number, output in enumerate(ending.outputs or (None,), start=1)
+        ]
+
+    def deadline(self, ending: Ending, number: int, now: int) -> url_expiry.Deadline:
+        """Return when the life of an output's URL ends: what the body states, the URL states, or the default.
+
+        The default is counted from the job's end. An end in the future comes from a wrong clock, and must not
+        lengthen a life.
+        """
+        since = now if ending.ended_at is None else min(now, ending.ended_at)
+        output = ending.outputs[number - 1] if number <= len(ending.outputs) else None
+        stated = output.ends_at if output else None
+        url = output.url if output else None
+        return url_expiry.deadline(url, since=since, now=now, lifetime=self.url_lifetime, stated=stated)
+
+
+Providers = Mapping[str, Provider]
+"""Those that are on, by name."""
+
+
+# Helpers for `Provider.read` and `Client.get`.
+
+
+def decode_json(body: bytes) -> Any:
+    """Return the JSON of a body of any encoding. Raise `BodyError` ``body.not_json``, however deep it is."""
+    try:
+        return _DECODER.decode(body.decode(json.detect_encoding(body)))
+    except (ValueError, RecursionError):
+        raise BodyError("body.not_json") from None
+
+
+def refuse(problem: str) -> NoReturn:
+    """Raise the `BodyError` of a body that is no completion; ``problem`` holds nothing of a secret."""
+    raise BodyError("body.not_a_completion", f"The body is no completion: {problem}.")
+
+
+def own_id(value: object, name: str = "id") -> str:
+    """Return a body's id of its job, or `refuse`: it must be a text that `is_provider_id`."""
+    if not is_provider_id(value):
+        refuse(f"{name} is no job's id")
+    return value
+
+
+def output_of(
+    url: object,
+    name: str = "the output",
+    *,
+    width: object = None,
+    height: object = None,
+    size: object = None,
+    content_type: object = None,
+    ends_at: int | None = None,
+) -> Output:
+    """Return an output of values of any type, or `refuse` a URL that is none; ``name`` is its place.
+
+    A promise that cannot be one counts as none, since only the URL matters to the image.
+    """
+    text = percent_encoded(url) if isinstance(url, str) else ""
+    if not 0 < len(text) <= MAX_URL or not text.isprintable():
+        refuse(f"{name} is no URL")
+    kind = content_type.partition(";")[0].strip().lower() if isinstance(content_type, str) else ""
+    plain = len(kind) <= MAX_WORD and kind.isascii() and kind.isprintable() and kind.count("/") == 1
+    return Output(
+        text,
+        _number(width, MAX_SIDE),
+        _number(height, MAX_SIDE),
+        _number(size, MAX_BYTES),
+        kind if plain else None,
+        ends_at,
+    )
+
+
+def bounded(outputs: Sequence[Output]) -> Sequence[Output]:
+    """Return the outputs, or `refuse` a body with more of them than are recorded together."""
+    if len(outputs) > MAX_OUTPUTS:
+        refuse(f"it has more than {MAX_OUTPUTS} outputs")
+    return outputs
+
+
+def time_at(value: object) -> int | None:
+    """Return an ISO 8601 time, in UTC where it names no zone; ``None`` for what is none."""
+    try:
+        when = datetime.fromisoformat(value if isinstance(value, str) else "")
+        return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+    except (ValueError, OverflowError):  # the last: at an end of the calendar
+        return None
+
+
+def short(text: object, longest: int = 200) -> str:
+    """Return a text of the provider as one short printable line; empty for what is no text."""
+    if not isinstance(text, str):
+        return ""
+    head = text[: longest * 10]
+    line = " ".join("".join(c if c.isprintable() else " " for c in head).split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
+
+
+MAX_WORD = 64
+"""Characters of a status or a media type."""
+
+MAX_BYTES = 2**53
+"""Of a promised size."""
+
+
+def _number(value: object, most: int) -> int | None:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= most else None
+
+
+def _no_constant(name: str) -> NoReturn:
+    # Python reads NaN and Infinity, which are not JSON (RFC 8259, 6).
+    raise ValueError(name)
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # json.loads() would make one for each call
+
+
+def _is_host(host: str, pattern: str) -> bool:
+    return host.endswith(pattern[1:]) if pattern.startswith("*.") else host == pattern

@@ -1,0 +1,50 @@
+"""The providers that there are. A new one is a package and a row here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from receiver.core.errors import ConfigError
+from receiver.providers.base import Provider, Providers
+from receiver.providers.setup import Setup
+from receiver.providers.ximilar import provider as ximilar
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One provider that can be switched on.
+
+    Attributes:
+        build: returns it, or ``None`` where its settings leave it off; a `ConfigError` names a wrong setting.
+        switches: the settings of which any switches it on.
+        token: the setting with which it is asked.
+    """
+
+    name: str
+    title: str
+    build: Callable[[Setup], Provider | None]
+    switches: Sequence[str]
+    token: str
+
+
+ENTRIES: Sequence[Entry] = (
+    Entry(
+        "ximilar",
+        "Ximilar",
+        ximilar.build,
+        ("RECEIVER_WEBHOOK_HEADERS", "RECEIVER_SIGNING_KEYS"),
+        "XIMILAR_API_TOKEN",
+    ),
+)
+
+
+def open_providers(setup: Setup) -> Providers:
+    """Return the providers that the settings switch on, by name, in the order of `ENTRIES`.
+
+    Raises:
+        ConfigError: a setting of one is wrong, or one names a provider that there is not.
+    """
+    found = {entry.name: provider for entry in ENTRIES if (provider := entry.build(setup)) is not None}
+    known = {*(entry.name for entry in ENTRIES), *found, ""}
+    if strangers := sorted(setup.config.url_lifetime.keys() - known):
+        raise ConfigError(f"RECEIVER_URL_LIFETIME: names {strangers[0]}, which is no provider")
+    return found

@@ -1,0 +1,1 @@
+"""Every provider over the whole program, and each against its vectors."""

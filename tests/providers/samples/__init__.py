@@ -1,0 +1,8 @@
+"""A sample of each provider, by its name."""
+
+from collections.abc import Mapping
+
+from tests.providers.sample import Sample
+from tests.providers.samples.ximilar import XimilarSample
+
+SAMPLES: Mapping[str, Sample] = {sample.name: sample for sample in (XimilarSample(),)}
