@@ -125,6 +125,9 @@ class Job:
 
     id: str
     state: State
+    image: Image | None = None
+    stored: StoredObject | None = None
+    problem: Problem | None = None
     ref: str | None = None
     endpoint: str | None = None
     attempts: int = 0
@@ -136,13 +139,10 @@ class Job:
     confirmed_at: int | None = None
     promised_width: int | None = None
     promised_height: int | None = None
-    image: Image | None = None
     suspect: str | None = None
     suspects: int = 0
     suspect_since: int | None = None
     spool: str | None = None
-    stored: StoredObject | None = None
-    problem: Problem | None = None
     submitted_at: int | None = None
     received_at: int | None = None
     fetched_at: int | None = None

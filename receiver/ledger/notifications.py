@@ -42,17 +42,16 @@ def enqueue(tx: Transaction, *, until: int, render: Render) -> int:
     """Queue notifications of the jobs that became final up to a history entry, and return their number."""
     since = start(tx)
     found = tx.db.execute(
-        f"SELECT {rows.JOB}, history.seq AS line, history.at AS line_at, history.event AS line_event,"  # noqa: S608 - the states
-        " history.before, history.after, history.reason AS line_reason, history.detail AS line_detail"
+        f"SELECT {rows.JOB}, history.seq AS line, {rows.EVENT}"  # noqa: S608 - the states
         " FROM history JOIN jobs ON jobs.seq = history.job WHERE history.seq > ? AND history.seq <= ?"
         f" AND history.after IN ({_FINAL}) AND history.before IS NOT history.after ORDER BY history.seq",
         (since, until),
     ).fetchall()
     for row in found:
-        body = render(rows.job(row), rows.event(row, "line_"))
+        job, event = rows.job(row), rows.event(row)
         tx.db.execute(
             "INSERT INTO notifications (seq, job, at, body, next_attempt_at) VALUES (?, ?, ?, ?, ?)",
-            (row["line"], row["id"], row["line_at"], body, tx.now),
+            (row["line"], job.id, event.at, render(job, event), tx.now),
         )
     tx.db.execute("UPDATE marks SET seq = max(seq, ?) WHERE name = 'notified'", (until,))
     return len(found)

@@ -7,27 +7,31 @@ from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.types import PendingJob
 
-_PARTS = (
-    *("state", "format", "width", "height", "bytes", "sha256", "accepted", "uri", "etag", "version"),
+_FIRST = (
+    *("id", "state", "format", "width", "height", "bytes", "sha256", "accepted", "uri", "etag", "version"),
     *("reason", "detail", "reason_at"),
 )
-_SAME_IN_BOTH = [f.name for f in fields(Job) if f.name not in ("state", "image", "stored", "problem")]
-_END = len(_PARTS) + len(_SAME_IN_BOTH)
+_REST = [f.name for f in fields(Job) if f.name not in ("id", "state", "image", "stored", "problem")]
+_END = len(_FIRST) + len(_REST)
 
-JOB = ", ".join(f"jobs.{name}" for name in (*_PARTS, *_SAME_IN_BOTH))
+JOB = ", ".join(f"jobs.{name}" for name in (*_FIRST, *_REST))
 """The columns of a row that `job` reads: its first ones, since to look each up by its name takes longer."""
+
+EVENT = ", ".join(f"history.{name}" for name in ("at", "event", "before", "after", "reason", "detail"))
+"""The columns of a row that `event` reads: its last ones."""
 
 
 def job(row: sqlite3.Row) -> Job:
-    state, format_, width, height, size, sha256, accepted, uri, etag, version, reason, detail, at, *same = (
+    id_, state, kind, width, height, size, sha256, accepted, uri, etag, version, reason, detail, at, *rest = (
         row[:_END]
     )
-    return Job(
-        **dict(zip(_SAME_IN_BOTH, same, strict=True)),
-        state=State(state),
-        image=None if sha256 is None else Image(format_, width, height, size, sha256, accepted),
-        stored=None if uri is None else StoredObject(uri, etag, version),
-        problem=None if reason is None else Problem(reason, detail or "", at),
+    return Job(  # by position: by name takes half as long again
+        id_,
+        State(state),
+        None if sha256 is None else Image(kind, width, height, size, sha256, accepted),
+        None if uri is None else StoredObject(uri, etag, version),
+        None if reason is None else Problem(reason, detail or "", at),
+        *rest,
     )
 
 
@@ -36,16 +40,9 @@ def values(part: Image | StoredObject) -> dict[str, Any]:
     return {name: getattr(part, name) for name in part.__slots__}
 
 
-def event(row: sqlite3.Row, prefix: str = "") -> Event:
-    """Convert a row of ``history``; where it is joined to its job, the shared columns have a prefix."""
-    return Event(
-        at=row[f"{prefix}at"],
-        event=row[f"{prefix}event"],
-        before=State(row["before"]) if row["before"] else None,
-        after=State(row["after"]),
-        reason=row[f"{prefix}reason"],
-        detail=row[f"{prefix}detail"],
-    )
+def event(row: sqlite3.Row) -> Event:
+    at, event, before, after, reason, detail = row[-6:]
+    return Event(at, event, State(before) if before else None, State(after), reason, detail)
 
 
 def pending_job(row: sqlite3.Row) -> PendingJob:

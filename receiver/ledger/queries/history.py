@@ -10,19 +10,16 @@ from receiver.ledger.types import Transition, TransitionPage
 def transitions(db: sqlite3.Connection, *, after: int, limit: int) -> TransitionPage:
     """Return transitions after an entry of the history; at most ``limit`` entries are read."""
     found = db.execute(
-        "SELECT history.*, jobs.id, jobs.ref FROM history JOIN jobs ON jobs.seq = history.job"
-        " WHERE history.seq > ? ORDER BY history.seq LIMIT ?",
+        f"SELECT history.seq, jobs.id, jobs.ref, {rows.EVENT} FROM history"  # noqa: S608 - a constant
+        " JOIN jobs ON jobs.seq = history.job WHERE history.seq > ? ORDER BY history.seq LIMIT ?",
         (after, limit),
     ).fetchall()
+    read = [Transition(row["seq"], row["id"], row["ref"], rows.event(row)) for row in found]
     pruned = db.execute("SELECT seq FROM marks WHERE name = 'pruned'").fetchone()
     return TransitionPage(
-        tuple(
-            Transition(row["seq"], row["id"], row["ref"], rows.event(row))
-            for row in found
-            if row["before"] != row["after"]
-        ),
-        until=found[-1]["seq"] if found else after,
-        more=len(found) == limit,
+        tuple(it for it in read if it.event.before is not it.event.after),
+        until=read[-1].seq if read else after,
+        more=len(read) == limit,
         pruned=0 if pruned is None else int(pruned["seq"]),
     )
 

@@ -47,7 +47,7 @@ def job_with_history(db: sqlite3.Connection, job_id: str) -> tuple[Job, tuple[Ev
     row = db.execute(f"SELECT {rows.JOB}, seq FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
     if row is None:
         return None
-    events = db.execute("SELECT * FROM history WHERE job = ? ORDER BY seq", (row["seq"],))
+    events = db.execute(f"SELECT {rows.EVENT} FROM history WHERE job = ? ORDER BY seq", (row["seq"],))  # noqa: S608
     return rows.job(row), tuple(rows.event(event) for event in events)
 
 
