@@ -13,7 +13,8 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from receiver.web.clients import RawHeaders, UnfinishedBodies
+from receiver.core.headers import RawHeaders
+from receiver.web.clients import UnfinishedBodies
 from receiver.web.direct import Direct
 from receiver.web.protocol import AnswerCancelled, CloseUnread, LimitedProtocol
 
