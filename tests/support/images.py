@@ -96,14 +96,19 @@ def png(
     interlace: int = 0,
     idats: int = 1,
     pixels: bytes | None = None,
+    window: int = 15,
+    level: int = -1,
 ) -> bytes:
+    """A PNG by hand; it states a window of two to the power of ``window`` whatever its coder used."""
     bits = depth * SAMPLES[colour]
     if pixels is None and interlace:
         columns_and_rows = ((len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in PASSES)
         pixels = b"".join(rows(c, r, bits) for c, r in columns_and_rows)
     elif pixels is None:
         pixels = rows(width, height, bits)
-    stream = zlib.compress(pixels)
+    stated = (window - 8) << 4 | 8
+    check = -(stated << 8) % 31
+    stream = bytes([stated, check]) + zlib.compress(pixels, level)[2:]
     step = -(-len(stream) // idats)
     parts = [chunk(b"IDAT", stream[at : at + step]) for at in range(0, len(stream), step)]
     palette = [chunk(b"PLTE", bytes(range(3)) * (1 << depth))] if colour == 3 else []
@@ -204,6 +209,10 @@ def _good_jpegs() -> Iterator[Good]:
         "jfif-revision-9": swap(plain, b"JFIF\0\1", b"JFIF\0\x09"),
     }.items():
         yield Good(f"jpeg-{name}", data, "jpeg")
+    for width, height in ((65_500, 9), (9, 65_500), (9, 65_497)):  # as large as decoders take
+        yield Good(
+            f"jpeg-{width}x{height}", encode(picture("L", width, height), "JPEG"), "jpeg", width, height
+        )
     yield Good("jpeg-one-pixel", encode(picture(width=1, height=1), "JPEG"), "jpeg", 1, 1)
     # Larger than a block of the scan, so that markers fall on its edges too.
     noise = Image.effect_noise((900, 900), 90)
@@ -229,6 +238,13 @@ def _good_pngs() -> Iterator[Good]:
         "text": encode(picture(), "PNG", pnginfo=text),
         "palette": encode(picture("P"), "PNG"),
         "palette-transparent": encode(picture("P"), "PNG", transparency=3),
+        "palette-of-one": indexed(bytes(3)),
+        "palette-full": indexed(bytes(768)),
+        "palette-that-grey-ignores": swap(png(colour=0), chunk(b"IEND"), chunk(b"PLTE") + chunk(b"IEND")),
+        "palettes-suggested": _with_chunks(chunk(b"PLTE", bytes(4)), chunk(b"PLTE", bytes(999))),
+        "palette-behind-the-pixels": swap(indexed(bytes(3)), chunk(b"IEND"), chunk(b"PLTE") + chunk(b"IEND")),
+        **{f"filter-{number}": png(pixels=rows(WIDTH, HEIGHT, 24, number)) for number in range(5)},
+        "window-of-a-row": png(window=8),
         "16-bit": encode(picture("L").convert("I;16"), "PNG"),
         "icc-exif-dpi": encode(picture(), "PNG", icc_profile=bytes(900), exif=Image.Exif(), dpi=(72, 72)),
         "stored": encode(picture("RGBA"), "PNG", compress_level=0),
@@ -244,6 +260,13 @@ def _good_pngs() -> Iterator[Good]:
     }.items():
         yield Good(f"png-{name}", data, "png")
     yield Good("png-blocks", encode(Image.effect_noise((900, 900), 90), "PNG"), "png", 900, 900)
+
+
+def indexed(*palettes: bytes) -> bytes:
+    """A PNG whose pixels are numbers of colours, with its palettes before them."""
+    pixels = chunks(png(depth=8, colour=3, pixels=bytes((WIDTH + 1) * HEIGHT)))[2:]
+    parts = [ihdr(WIDTH, HEIGHT, colour=3), *(chunk(b"PLTE", palette) for palette in palettes), *pixels]
+    return SIGNATURE + b"".join(parts)
 
 
 def _with_chunks(*parts: bytes) -> bytes:
@@ -438,6 +461,13 @@ def _bad_pngs() -> Iterator[Bad]:
         "stream-checksum": whole(head, chunk(b"IDAT", stream[:-4] + bytes(4)), end),
         "stream-garbage": whole(head, chunk(b"IDAT", b"<html>" * 9), end),
         "filter-unknown": png(pixels=rows(WIDTH, HEIGHT, 24, filter_type=9)),
+        "palette-empty": indexed(b""),
+        "palette-of-two-thirds": indexed(bytes(4)),
+        "palette-too-long": indexed(bytes(771)),
+        "palette-twice": indexed(bytes(3), bytes(3)),
+        "palette-suggested-empty": _with_chunks(chunk(b"PLTE")),
+        "window-too-large": png(window=16),
+        "window-shorter-than-a-distance": png(400, HEIGHT, window=8),
     }.items():
         yield Bad(f"png-{name}", content, "image.corrupt")
 

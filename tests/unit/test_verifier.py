@@ -122,6 +122,40 @@ def test_a_jpeg_whose_scan_was_cut_is_refused_though_it_ends_well(
     assert verdict(path, ExpectedSize()) == "image.corrupt"
 
 
+@pytest.mark.parametrize(("width", "height"), [(9, 65_500), (9, 65_497), (65_500, 9)])
+def test_a_cut_in_the_last_blocks_of_the_largest_jpegs_is_refused(
+    width: int, height: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "image"
+    data = images.encode(Image.effect_noise((width, height), 60), "JPEG")
+    path.write_bytes(data[:-20] + b"\xff\xd9")
+    assert verdict(path, ExpectedSize()) == "image.corrupt"
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+@pytest.mark.parametrize(
+    ("width", "height"), [(3, 2), (9, 9), (1, 5), (structure._BLOCK // 3, 3), (400, 700)]
+)
+def test_an_unknown_filter_is_seen_in_every_row(width: int, height: int, interlace: int) -> None:
+    passes = images.PASSES if interlace else ((0, 0, 1, 1),)
+    columns_and_rows = [(len(range(x, width, dx)), len(range(y, height, dy))) for x, y, dx, dy in passes]
+    lengths = [1 + columns * 3 for columns, rows in columns_and_rows if columns for _ in range(rows)]
+    # Pixels of 5 and more are no filters.
+    pixels = bytearray(b"".join(bytes([row % 5]) + b"\xff" * (n - 1) for row, n in enumerate(lengths)))
+
+    def scanned() -> Header:
+        data = images.png(width, height, interlace=interlace, pixels=bytes(pixels), level=0)
+        return scan(io.BytesIO(data))
+
+    assert (scanned().width, scanned().height) == (width, height)
+    starts = [sum(lengths[:row]) for row in range(len(lengths))]
+    for start in starts if len(starts) < 50 else [starts[0], starts[437], starts[-1]]:
+        kept, pixels[start] = pixels[start], 5
+        with pytest.raises(ImageError, match="filter"):
+            scanned()
+        pixels[start] = kept
+
+
 def test_the_corpora_are_as_large_as_they_are_meant_to_be() -> None:
     assert len({image.name for image in GOOD}) == len(GOOD) >= 60
     assert len({image.name for image in BAD}) == len(BAD) >= 80
@@ -245,8 +279,8 @@ def endless(tmp_path: Path) -> Path:
 @pytest.fixture
 def slow(tmp_path: Path) -> Path:
     """An image whose decode is long enough to be met in its midst."""
-    path = tmp_path / "slow.png"
-    path.write_bytes(images.png(10_000, 10_000, colour=0, pixels=bytes(10_000 * 10_001)))
+    path = tmp_path / "slow.jpg"
+    Image.new("L", (10_000, 10_000), 100).save(path, progressive=True)
     return path
 
 
@@ -328,24 +362,33 @@ async def test_texts_of_any_size_take_no_memory(verifier: Verifier, tmp_path: Pa
     assert resident(pid, "VmHWM") < before + 20 * MIB
 
 
-async def test_an_image_that_needs_more_memory_than_allowed_is_not_decoded(small: Path) -> None:
+async def test_an_image_that_needs_more_memory_than_allowed_is_not_decoded(tmp_path: Path) -> None:
     async with Verifier(Limits(images.MAX_PIXELS, max_memory=1 << 20)) as verifier:
-        assert await refusal(verifier, small) == "image.undecodable"
+        for data in (images.jpeg(), images.webp()):
+            (tmp_path / "image").write_bytes(data)
+            assert await refusal(verifier, tmp_path / "image") == "image.undecodable"
+
+
+@pytest.mark.parametrize("interlace", [0, 1])
+async def test_a_png_of_any_size_takes_no_memory(interlace: int, small: Path, tmp_path: Path) -> None:
+    columns_and_rows = [(len(range(x, 4000, dx)), len(range(y, 4000, dy))) for x, y, dx, dy in images.PASSES]
+    rows = sum(rows for _, rows in columns_and_rows) if interlace else 4000
+    path = tmp_path / "large.png"
+    path.write_bytes(images.png(4000, 4000, interlace=interlace, pixels=bytes(4000 * 4000 * 3 + rows)))
+    async with Verifier(Limits(100_000_000), processes=1) as verifier:
+        await verifier.verify(small, ExpectedSize())
+        (pid,) = verifier.pids
+        before = resident(pid, "VmHWM")
+        await verifier.verify(path, ExpectedSize(4000, 4000))
+        assert resident(pid, "VmHWM") < before + 4 * MIB  # its pixels are 46 MiB
 
 
 async def test_a_decode_that_runs_out_of_memory_says_nothing_of_the_image(
     small: Path, tmp_path: Path
 ) -> None:
     """It is not corrupt, and no reason to start another child: with memory the same one decodes it."""
-    path = tmp_path / "large.png"
-    path.write_bytes(
-        images.png(
-            4000,
-            4000,
-            interlace=1,
-            pixels=bytes(4000 * 4000 * 3 + sum(len(range(y, 4000, dy)) for _, y, _, dy in images.PASSES)),
-        )
-    )
+    path = tmp_path / "large.jpg"
+    Image.new("RGB", (4000, 4000), "teal").save(path, progressive=True)
     async with Verifier(Limits(100_000_000), processes=1) as verifier:
         await verifier.verify(small, ExpectedSize())
         (pid,) = verifier.pids
