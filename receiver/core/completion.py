@@ -15,6 +15,7 @@ PROVIDER_ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 BARE_ID = rf"(?!-){PROVIDER_ID}"
 JOB_ID = rf"{BARE_ID}|{PROVIDER}:{PROVIDER_ID}(?:~(?!1$)[1-9][0-9]{{0,2}})?"
 REF = r"[\x20-\x7e]{1,200}"
+_IS_JOB_ID, _IS_REF = re.compile(JOB_ID).fullmatch, re.compile(REF).fullmatch
 MAX_URL = 8192
 """Characters of an image URL."""
 MAX_SIDE = 2**31 - 1
@@ -54,7 +55,7 @@ def is_job_id(value: object) -> TypeGuard[str]:
 
     It begins with neither a dot nor a dash, so that it can name a file and be a command's argument.
     """
-    return isinstance(value, str) and re.fullmatch(JOB_ID, value) is not None
+    return isinstance(value, str) and _IS_JOB_ID(value) is not None
 
 
 def is_bare_id(value: object) -> TypeGuard[str]:
@@ -73,4 +74,4 @@ def is_provider_id(value: object) -> TypeGuard[str]:
 
 def is_ref(value: object) -> TypeGuard[str]:
     """Whether this can be a submitter's reference: 1 to 200 printable ASCII characters."""
-    return isinstance(value, str) and re.fullmatch(REF, value) is not None
+    return isinstance(value, str) and _IS_REF(value) is not None

@@ -34,7 +34,9 @@ MAX_QUERY = 8192
 """Characters of a query that are looked at. No signer writes more."""
 
 _HINTS = ("exp", "sign=", "token", "auth", "policy", "jwt", "eyj", "time", "valid")
-_SHORT_HINT = re.compile(r"(?<![a-z])(?:se|ex|t|e|ik-t|_upt|pbe)=|/[0-9a-f]{32}/")
+_SHORT_HINTS = ("se", "ex", "t", "e", "ik-t", "_upt", "pbe")
+_SHORT_HINT = re.compile(r"(?<![a-z])(?:se|ex|t|e|ik-t|_upt|pbe)$")
+_HASH_HINT = re.compile(r"/[0-9a-f]{32}/")
 _HASH_PATH = re.compile(r"^/[0-9a-f]{32}/([0-9a-f]{8})/", re.ASCII)
 _JWT = re.compile(r"eyJ[\w-]+\.(eyJ[\w-]+)\.[\w-]*", re.ASCII)
 _SPAN = re.compile(r"x-(?:[a-z0-9]+-)?expires")
@@ -48,8 +50,7 @@ _SIGNATURES = frozenset({"signature", "sig", "s", "sign", "token", "md5", "hmac"
 
 def stated_expiry(url: str) -> datetime | None:
     """Return the end of life that a URL states, in UTC and whole seconds; ``None`` where it states none."""
-    text = url.lower()
-    if not any(hint in text for hint in _HINTS) and _SHORT_HINT.search(text) is None:
+    if not _may_state_one(url.lower()):
         return None  # most URLs state none, and taking one apart costs much more than a look
     try:
         parts = urlsplit(url)
@@ -66,6 +67,16 @@ def stated_expiry(url: str) -> datetime | None:
             continue
     end = min(ends, default=None)
     return end.replace(microsecond=0) if end is not None and end < _LATEST else None
+
+
+def _may_state_one(text: str) -> bool:
+    for hint in _HINTS:
+        if hint in text:
+            return True
+    for name in text.split("=")[:-1]:  # to search all of the text for a short one takes much longer
+        if name.endswith(_SHORT_HINTS) and _SHORT_HINT.search(name[-5:]):
+            return True
+    return _HASH_HINT.search(text) is not None
 
 
 @dataclass(frozen=True, slots=True)

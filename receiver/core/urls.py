@@ -18,6 +18,8 @@ def percent_encoded(url: str | bytes) -> str:
         url: text, or the bytes of a header, which need not be UTF-8.
     """
     text = _decoded(url).strip(" ") if isinstance(url, bytes) else url.strip(" ")
+    if text.isascii() and " " not in text:
+        return text
     start = _BEFORE_PATH.match(text)
     path_at = start.end() if start else 0
     return text[:path_at] + _RAW.sub(lambda raw: quote(raw[0]), text[path_at:])

@@ -137,20 +137,17 @@ class WebhookEndpoint:
         self.failpoint("recorded")
         step.job, step.received_at = completion.id, recorded.received_at
         step.outcome = "duplicate" if recorded.duplicate else "recorded"
-        details: dict[str, str] = {}
-        if completion.failure:
-            details["reason"] = completion.failure.reason
+        reason = completion.failure.reason if completion.failure else None
         if OTHER_URL in recorded.events or OTHER_URLS in recorded.events:
-            details["reason"] = "ledger.other_url"
-        if deadline.disbelieved:
-            details["end_not_believed"] = deadline.disbelieved.isoformat()
+            reason = "ledger.other_url"
         log.info(
             "delivery",
             job=completion.id,
             state=recorded.state,
             duplicate=recorded.duplicate,
             noted=recorded.events,
-            **details,
+            **({"reason": reason} if reason else {}),
+            **({"end_not_believed": deadline.disbelieved.isoformat()} if deadline.disbelieved else {}),
         )
         # A job's id and a state need no escape in JSON.
         duplicate = "true" if recorded.duplicate else "false"

@@ -1,5 +1,6 @@
 """Writes every log line in one form: the receiver's, uvicorn's, and those of the libraries."""
 
+import asyncio
 import json
 import logging
 import sys
@@ -47,34 +48,53 @@ class RepeatFilter(logging.Filter):
         return True
 
 
-class LineLogger:
-    """Writes the lines of one of the receiver's own loggers to a handler's stream, past `logging` itself.
+class LineWriter:
+    """Writes lines to a handler's stream, those of one turn of an event loop together.
 
-    `logging` looks for each line's place in the source, which no line names, and makes a record and a copy of
-    it: as much work again as the line itself, in the event loop, for every delivery.
-
-    As with `logging`, a line that cannot be written is lost, and nothing else is.
+    At each write a thread gives up the interpreter, and waits for the others to get it back. As with
+    `logging`, a line that cannot be written is lost, and nothing else is.
 
     Args:
         handler: of the lines of the libraries, whose stream and lock are shared.
-        name: of the logger.
     """
 
-    def __init__(self, handler: "logging.StreamHandler[TextIO]", name: str) -> None:
-        self.name = name  # this is where structlog looks for it
+    def __init__(self, handler: "logging.StreamHandler[TextIO]") -> None:
         self._handler = handler
+        self._waiting: dict[asyncio.AbstractEventLoop, list[str]] = {}
 
-    def msg(self, line: str) -> None:
+    def write(self, line: str) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # a thread without one
+            self._write([line])
+            return
+        if (waiting := self._waiting.get(loop)) is None:
+            self._waiting[loop] = [line]
+            loop.call_soon(lambda: self._write(self._waiting.pop(loop)))
+        else:
+            waiting.append(line)
+
+    def _write(self, lines: list[str]) -> None:
         self._handler.acquire()
         try:
-            self._handler.stream.write(line + "\n")
+            self._handler.stream.write("\n".join([*lines, ""]))
             self._handler.flush()
         except (OSError, ValueError):
             pass
         finally:
             self._handler.release()
 
-    debug = info = warning = error = critical = msg
+
+class LineLogger:
+    """Writes the lines of one of the receiver's own loggers to a handler's stream, past `logging` itself.
+
+    `logging` looks for each line's place in the source, which no line names, and makes a record and a copy of
+    it: as much work again as the line itself, in the event loop, for every delivery.
+    """
+
+    def __init__(self, writer: LineWriter, name: str) -> None:
+        self.name = name  # this is where structlog looks for it
+        self.debug = self.info = self.warning = self.error = self.critical = writer.write
 
 
 def configure(
@@ -113,7 +133,7 @@ def configure(
     )
     structlog.configure(
         processors=[*common, *renderers],
-        logger_factory=partial(LineLogger, handler),
+        logger_factory=partial(LineLogger, LineWriter(handler)),
         wrapper_class=structlog.make_filtering_bound_logger(least),
         cache_logger_on_first_use=True,
     )

@@ -75,6 +75,7 @@ class LimitedProtocol(HttpToolsProtocol):
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     write_seconds: float = WRITE_SECONDS
     idle_since: float | None = None
+    _idle_until = 0.0
     _idle_timer: asyncio.TimerHandle | None = None
     _write_timer: asyncio.TimerHandle | None = None
     client_name = ""
@@ -100,7 +101,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """End all waiting."""
         self.unfinished.discard(self)
-        self._expect_head_within(None)
+        self._stop_idle_timer()
         self._cancel_write_timer()
         self._disconnect_cycles()
         super().connection_lost(exc)
@@ -146,7 +147,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Refuse one header too many; the parser makes a 400 of the error."""
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect":
+            super().on_header(name, value)
+        else:
+            self.headers.append((name, value))  # as uvicorn does
         if len(self.headers) > MAX_HEADERS:
             self._head_too_large = True
             raise ValueError("too many headers")
@@ -242,7 +247,11 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Begin to wait for the next head, unless it is there already."""
         self._cycles.popleft()
-        super().on_response_complete()
+        if self._cycles or self.transport.is_closing():
+            super().on_response_complete()
+        else:  # the same without uvicorn's own timer
+            self.server_state.total_requests += 1
+            self.flow.resume_reading()
         if not self._cycles:
             self._expect_head_within(self.keep_alive_seconds)
 
@@ -316,10 +325,36 @@ class LimitedProtocol(HttpToolsProtocol):
             self._write_timer = None
 
     def _expect_head_within(self, seconds: float | None) -> None:
+        """Cut the peer off after this time, or let it be until the next call.
+
+        A timer that runs for long enough is left to run: a new one for each request costs more than to look
+        again when it ends.
+        """
+        if seconds is None:
+            self.idle_since = None
+            return
+        self.idle_since = self.loop.time()
+        self._idle_until = self.idle_since + seconds
+        if self._idle_timer is not None and self._idle_timer.when() > self._idle_until:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_at(self._idle_until, self._end_if_idle)
+
+    def _end_if_idle(self) -> None:
+        self._idle_timer = None
+        if self.idle_since is None:
+            return
+        if self.loop.time() >= self._idle_until:
+            self.transport.abort()
+        else:
+            self._idle_timer = self.loop.call_at(self._idle_until, self._end_if_idle)
+
+    def _stop_idle_timer(self) -> None:
+        self._expect_head_within(None)
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        self.idle_since = None if seconds is None else self.loop.time()
-        self._idle_timer = None if seconds is None else self.loop.call_later(seconds, self.transport.abort)
+            self._idle_timer = None
 
 
 @dataclass(slots=True)

@@ -1,10 +1,12 @@
 """Log lines at a bounded rate, and those that cannot be written."""
 
+import asyncio
 import io
 import logging
 import os
+from typing import ClassVar
 
-from receiver.telemetry.logs import REPEAT_SECONDS, LineLogger, RepeatFilter
+from receiver.telemetry.logs import REPEAT_SECONDS, LineLogger, LineWriter, RepeatFilter
 
 
 def warning(text: str, level: int = logging.WARNING) -> logging.LogRecord:
@@ -42,7 +44,7 @@ def test_the_tracebacks_of_one_kind_of_bug_share_a_line() -> None:
 def test_a_line_that_nobody_takes_any_more_costs_nothing_but_itself() -> None:
     read, write = os.pipe()
     with io.TextIOWrapper(io.FileIO(write, "w"), write_through=True) as stream:
-        lines = LineLogger(logging.StreamHandler(stream), "receiver.test")
+        lines = LineLogger(LineWriter(logging.StreamHandler(stream)), "receiver.test")
         lines.info("taken")
         assert os.read(read, 100) == b"taken\n"
 
@@ -50,3 +52,23 @@ def test_a_line_that_nobody_takes_any_more_costs_nothing_but_itself() -> None:
         lines.info("not taken")
 
     lines.info("after the end")
+
+
+async def test_the_lines_of_one_turn_of_the_event_loop_are_one_write_in_their_order() -> None:
+    class Stream(io.StringIO):
+        writes: ClassVar[list[str]] = []
+
+        def write(self, text: str) -> int:
+            self.writes.append(text)
+            return len(text)
+
+    stream = Stream()
+    writer = LineWriter(logging.StreamHandler(stream))
+    first, second = LineLogger(writer, "receiver.first"), LineLogger(writer, "receiver.second")
+    first.info("one")
+    second.warning("two")
+    assert stream.writes == []
+    await asyncio.sleep(0)
+    assert stream.writes == ["one\ntwo\n"]
+    await asyncio.to_thread(second.info, "three")
+    assert stream.writes[1:] == ["three\n"]

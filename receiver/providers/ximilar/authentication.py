@@ -147,6 +147,8 @@ def _in_json(value: str) -> set[bytes]:
 
 
 def _label(value: bytes) -> str | None:
+    if not value:
+        return None
     # An invalid label is dropped, and not the delivery: the image matters more.
     text = value.decode("latin-1")
     return text if is_ref(text) else None
