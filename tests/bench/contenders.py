@@ -85,7 +85,7 @@ def receiver(work: Work) -> Cost:
         SSL_CERT_FILE=str(work.authority),
         **work.store,
     )
-    with Programs(work.folder).receiver_process(values) as server:
+    with Programs(work.folder).receiver_process(values, cold=True) as server:
         return _delivered(work, server.program, server.port, '"archived"')
 
 

@@ -254,7 +254,7 @@ async def time_steps(folder: Path, times: int) -> dict[str, float]:
 
 def start_seconds(folder: Path) -> float:
     """Return the CPU seconds of `receiver serve` until it is ready."""
-    with Programs(folder).receiver_process(settings(folder)) as receiver:
+    with Programs(folder).receiver_process(settings(folder), cold=True) as receiver:
         times = Path(f"/proc/{receiver.program.process.pid}/stat").read_text().rpartition(")")[2].split()
         return sum(map(int, times[11:13])) / os.sysconf("SC_CLK_TCK")
 

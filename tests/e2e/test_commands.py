@@ -9,8 +9,10 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from io import FileIO
 from itertools import dropwhile
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -25,6 +27,7 @@ from tests.e2e.conftest import SIZE
 from tests.ledger.actions import claimed, delivery
 from tests.sandbox.harness import Neighbour
 from tests.support.clock import HOUR
+from tests.support.forkserver import Forked
 from tests.support.processes import (
     PATIENCE,
     PROOF,
@@ -33,6 +36,7 @@ from tests.support.processes import (
     command,
     completion,
     environment,
+    fork,
     run,
     run_process,
 )
@@ -211,18 +215,10 @@ def test_without_a_ledger_one_line_says_so_and_none_is_made(tmp_path: Path, argu
 @pytest.mark.parametrize("more", [[], ["--json"]])
 def test_a_reader_that_goes_early_ends_the_command_quietly(desk: Desk, ref: str, more: Sequence[str]) -> None:
     desk.announce(*(f"{ref[4:12]}-{number}" for number in range(300)), ref=ref * 4)
-    with subprocess.Popen(
-        command("jobs", "--all", *more),
-        cwd=desk.folder,
-        env=environment(desk.folder, desk.values),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.read(1)
-        process.stdout.close()
-        assert process.stderr.read() == b""
+    with piped(desk, "jobs", "--all", *more) as (process, stdout, stderr):
+        stdout.read(1)
+        stdout.close()
+        assert stderr.read() == b""
         assert process.wait(PATIENCE) in (0, 1)
 
 
@@ -600,19 +596,12 @@ def test_many_are_tried_again_while_deliveries_go_on(
     ids = desk.rejected(near, 120, ref)  # more than share a commit
     for job_id in ids:
         near.serve(picture, job_id)
-    with subprocess.Popen(
-        command("retry", "--ref", ref, "--yes"),
-        cwd=desk.folder,
-        env=environment(desk.folder, desk.values),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    ) as process:
-        while process.poll() is None:
+    with ThreadPoolExecutor() as pool:
+        retrying = pool.submit(run_process, ["retry", "--ref", ref, "--yes"], desk.folder, desk.values)
+        while not retrying.done():
             assert desk.receiver.deliver(completion(str(uuid.uuid4()), hosted, *SIZE)).status_code == 200
-        assert process.stdout is not None
-        assert len(process.stdout.read().splitlines()) == len(ids)
-        assert process.returncode == 0
+    assert len(retrying.result().stdout.splitlines()) == len(ids)
+    assert retrying.result().returncode == 0
     for job_id in ids:
         assert desk.receiver.ended(job_id)["state"] == "archived"
 
@@ -654,18 +643,14 @@ def test_a_command_can_be_interrupted_while_it_is_loaded(desk: Desk, name: str, 
 
 def test_a_listing_that_is_interrupted_says_so(desk: Desk, ref: str) -> None:
     desk.announce(*(f"{ref[4:12]}-{number}" for number in range(300)), ref=ref * 4)
-    with reading(desk, "jobs", "--all") as process:
-        process.send_signal(signal.SIGINT)
-        assert ended(process) == (INTERRUPTED, ["receiver: interrupted"])
+    assert interrupted(desk, "jobs", "--all") == (INTERRUPTED, ["receiver: interrupted"])
 
 
 def test_jobs_are_tried_again_up_to_an_interruption(desk: Desk, ref: str) -> None:
     long_ref = (ref * 5)[:200]
     for _ in range(399):
         desk.failed(long_ref)
-    with reading(desk, "retry", "--ref", long_ref, "--yes") as process:
-        process.send_signal(signal.SIGINT)
-        code, said = ended(process)
+    code, said = interrupted(desk, "retry", "--ref", long_ref, "--yes")
     assert (code, said[-1]) == (INTERRUPTED, "receiver: interrupted")
 
 
@@ -678,22 +663,25 @@ def test_a_question_can_be_answered_by_an_interruption(desk: Desk, near: Neighbo
     assert desk.receiver.job(job_id)["state"] == "rejected"
 
 
+def interrupted(desk: Desk, *arguments: str) -> tuple[int, list[str]]:
+    """The exit code and last words of a command that is interrupted at its work.
+
+    It cannot go on while nobody reads more of it than the first byte.
+    """
+    with piped(desk, *arguments) as (process, stdout, stderr):
+        stdout.read(1)
+        process.send_signal(signal.SIGINT)
+        stdout.read()
+        return process.wait(PATIENCE), stderr.read().decode().splitlines()
+
+
 @contextlib.contextmanager
-def reading(desk: Desk, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
-    """A command that is at its work, and cannot go on while nobody reads more of it than the first byte."""
-    with subprocess.Popen(
-        command(*arguments),
-        cwd=desk.folder,
-        env=environment(desk.folder, desk.values),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        os.read(process.stdout.fileno(), 1)
-        yield process
-
-
-def ended(process: "subprocess.Popen[bytes]") -> tuple[int, list[str]]:
-    """The exit code of a command, and its last words."""
-    _, said = process.communicate(timeout=PATIENCE)
-    return process.returncode, said.decode().splitlines()
+def piped(desk: Desk, *arguments: str) -> Iterator[tuple[Forked, FileIO, FileIO]]:
+    """A command, and what it writes to its standard output and errors."""
+    (stdout, its_stdout), (stderr, its_stderr) = os.pipe(), os.pipe()
+    with FileIO(stdout) as output, FileIO(stderr) as errors, Path(os.devnull).open() as null:
+        process = fork(arguments, desk.folder, desk.values, [null.fileno(), its_stdout, its_stderr])
+        os.close(its_stdout)
+        os.close(its_stderr)
+        yield process, output, errors
+        process.kill()

@@ -17,15 +17,24 @@ from receiver.cli.demo_run import Demo, follow
 from receiver.cli.interruption import INTERRUPTED
 from receiver.ledger import DirectoryLock
 from tests.e2e.conftest import SIZE
-from tests.support.processes import API_TOKEN, PATIENCE, Program, Programs, command, completion, run, settings
+from tests.support.processes import (
+    API_TOKEN,
+    PATIENCE,
+    ForkedProgram,
+    Program,
+    Programs,
+    completion,
+    run,
+    settings,
+)
 
 STAYS = "Ctrl-C ends the demo."
 
 
 @contextmanager
 def demo(programs: Programs, *options: str) -> Iterator[Program]:
-    arguments = command("demo", "--port", "0", "--folder", "demo", *options)
-    with Program("demo", arguments, programs.folder, {}) as program:
+    arguments = ["demo", "--port", "0", "--folder", "demo", *options]
+    with ForkedProgram("demo", arguments, programs.folder, {}) as program:
         programs.started.append(program)
         yield program
 

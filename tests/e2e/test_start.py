@@ -271,7 +271,7 @@ def test_no_secret_shows_in_the_command_line_or_in_the_log(programs: Programs, h
         XIMILAR_API_URL="http://127.0.0.1:9/account/v2",  # where nobody answers
     )
     sender = Authenticator({}, [SIGNING_KEY])
-    with programs.receiver_process(values) as receiver:
+    with programs.receiver_process(values, cold=True) as receiver:
         for job_id, url in {
             "archived": hosted,
             "gone": f"{hosted}/gone?X-Amz-Signature={CANARY}",

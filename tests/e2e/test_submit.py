@@ -1,14 +1,10 @@
 """``receiver submit``, through a real sandbox and beside a real receiver: each image once, come what may."""
 
 import asyncio
-import contextlib
 import json
-import os
-import pty
 import random
 import re
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -28,15 +24,15 @@ from tests.support.processes import (
     PROVIDER_TOKEN,
     SECRETS,
     SIGNING_KEY,
+    ForkedProgram,
     Program,
     Programs,
     Receiver,
     Sandbox,
-    command,
-    environment,
     run,
     settings,
 )
+from tests.support.terminal import on_a_terminal
 from tests.support.waiting import eventually
 
 
@@ -55,9 +51,7 @@ class Both:
 
     @contextmanager
     def submitting(self, *arguments: str, **more: str) -> Iterator[Program]:
-        with Program(
-            "submit", command("submit", *arguments), self.folder, {**self.values, **more}
-        ) as program:
+        with ForkedProgram("submit", ["submit", *arguments], self.folder, {**self.values, **more}) as program:
             self.programs.started.append(program)
             yield program
 
@@ -297,28 +291,13 @@ def test_waiting_for_a_job_that_is_not_archived_is_no_success(programs: Programs
 
 def test_on_a_terminal_there_is_a_bar_and_a_table(programs: Programs, hosted: str) -> None:
     with both(programs) as it:
-        said = on_a_terminal(it, "submit", hosted, hosted, "--wait", "--ref", "order 7")
+        arguments = ["submit", hosted, hosted, "--wait", "--ref", "order 7"]
+        code, said = on_a_terminal(arguments, it.folder, it.values)
+        assert code == 0
         assert re.search(r"submitted .*2/2", said)
         assert re.search(r"ended .*2/2", said)
         assert re.search(r"job +ref +state +image +reason", said)
         assert len(re.findall(r"order 7 +archived", said)) == 2
-
-
-def on_a_terminal(it: Both, *arguments: str) -> str:
-    """What a command says to a terminal of 160 columns, without colours and moves of the cursor."""
-    own, its = pty.openpty()
-    values = {**environment(it.folder, it.values), "TERM": "xterm", "COLUMNS": "160"}
-    with subprocess.Popen(
-        command(*arguments), cwd=it.folder, env=values, stdin=its, stdout=its, stderr=its
-    ) as process:
-        os.close(its)
-        said = b""
-        with contextlib.suppress(OSError):  # Linux's way to say that the other end is closed
-            while part := os.read(own, 65536):
-                said += part
-        os.close(own)
-        assert process.wait(30) == 0
-    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", said.decode())
 
 
 def test_without_a_receiver_that_runs_the_jobs_are_in_the_ledger(

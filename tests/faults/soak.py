@@ -90,7 +90,7 @@ class Soak:
 
     def start(self) -> None:
         """Starts a receiver on the port of the one before."""
-        self.receiver = self.running.enter_context(self.programs.receiver_process(self.values))
+        self.receiver = self.running.enter_context(self.programs.receiver_process(self.values, cold=True))
         self.values["RECEIVER_PORT"] = str(self.receiver.port)
 
     def end(self, how: str) -> None:

@@ -66,7 +66,7 @@ def test_a_burst_that_goes_on_over_restarts_ends_whole_in_the_archive(
 ) -> None:
     values = settings(programs.folder)
     restarts = 3
-    with programs.receiver_process(values) as receiver:
+    with programs.receiver_process(values, cold=True) as receiver:
         port = receiver.port
         burst = Burst(port, images, 60 * (restarts + 1))
         eventually(lambda: len(burst.answers.acknowledged) >= 30)
@@ -76,13 +76,13 @@ def test_a_burst_that_goes_on_over_restarts_ends_whole_in_the_archive(
     values["RECEIVER_PORT"] = str(port)
     for _ in range(restarts):
         known = len(burst.answers.acknowledged)
-        with programs.receiver_process(values) as receiver:
+        with programs.receiver_process(values, cold=True) as receiver:
             eventually(lambda: len(burst.answers.acknowledged) >= min(known + 30, 240))  # noqa: B023 - called at once
             code, seconds = receiver.program.stop()
             assert (code, seconds < 10) == (0, True)
             assert "Traceback" not in receiver.program.log
 
-    with programs.receiver_process(values) as receiver:
+    with programs.receiver_process(values, cold=True) as receiver:
         job_ids = burst.ended()
         for job_id in job_ids:
             receiver.ended(job_id)

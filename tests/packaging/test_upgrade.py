@@ -83,18 +83,18 @@ def test_no_delivery_is_lost_or_refused_while_a_new_version_takes_over(
         deliveries = Deliveries(door, hosted)
         with ThreadPoolExecutor(SENDERS) as pool:
             try:
-                with programs.receiver_process(values) as receiver:
+                with programs.receiver_process(values, cold=True) as receiver:
                     senders = [pool.submit(deliveries.run, number) for number in range(SENDERS)]
                     deliveries.until_more(BEFORE_EACH)
                     code, _ = receiver.program.stop()
                     assert code == 0
                 for _ in range(UPGRADES):
                     # Nothing listens now. What is delivered meanwhile waits at Caddy for the next one.
-                    with programs.receiver_process(values) as receiver:
+                    with programs.receiver_process(values, cold=True) as receiver:
                         deliveries.until_more(BEFORE_EACH)
                         code, _ = receiver.program.stop()
                         assert code == 0
-                with programs.receiver_process(values) as receiver:
+                with programs.receiver_process(values, cold=True) as receiver:
                     deliveries.until_more(BEFORE_EACH)
                     deliveries.enough.set()
                     for sender in senders:

@@ -1,7 +1,8 @@
 """Real servers and commands for end-to-end tests, each with an environment of its own.
 
 Where no process is needed, servers run in a thread of the tests' own process: the product's own server on a
-real socket. Tests of kills, signals, limits and exit codes start a process instead.
+real socket. Tests of kills, signals, limits and exit codes start a process instead: a fork of one that has
+imported the receiver, unless the start itself is tested.
 
 A test starts a server in a ``with``, which ends it. Waiting is done on what a server writes (its lines, its
 answers), never by the clock; `PATIENCE` bounds a wait in vain.
@@ -10,6 +11,7 @@ answers), never by the clock; `PATIENCE` bounds a wait in vain.
 import asyncio
 import contextlib
 import contextvars
+import functools
 import io
 import json
 import logging
@@ -18,6 +20,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -42,6 +45,7 @@ from receiver.sandbox.app import create_app
 from receiver.sandbox.options import Options
 from receiver.sandbox.server import Server as SandboxServer
 from receiver.telemetry import logs
+from tests.support.forkserver import Forked, ForkServer
 from tests.support.trust import AUTHORITY
 
 ROOT = Path(__file__).parents[2]
@@ -160,16 +164,31 @@ def run_process(
         values: its environment, beside what `environment` gives.
         under: what its command line begins with.
     """
-    return subprocess.run(
-        [*under, *command(*arguments)],
-        cwd=folder,
-        env=environment(folder, values),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
+    if under:
+        return subprocess.run(
+            [*under, *command(*arguments)],
+            cwd=folder,
+            env=environment(folder, values),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+        )
+    with (
+        Path(os.devnull).open() as null,
+        tempfile.TemporaryFile("w+") as stdout,
+        tempfile.TemporaryFile("w+") as stderr,
+    ):
+        streams = [stream.fileno() for stream in (null, stdout, stderr)]
+        process = fork(arguments, folder, values, streams)
+        try:
+            code = process.wait(PATIENCE)
+        finally:
+            process.kill()
+        stdout.seek(0)
+        stderr.seek(0)
+        return subprocess.CompletedProcess(arguments, code, stdout.read(), stderr.read())
 
 
 class Output:
@@ -232,6 +251,31 @@ class Output:
             self._news.notify_all()
 
 
+def fork(
+    arguments: Sequence[str],
+    folder: Path,
+    values: Mapping[str, str],
+    streams: Sequence[int],
+    *,
+    terminal: bool = False,
+) -> Forked:
+    """Starts a command of the receiver in a process of its own, at a tenth of the price of a `command`.
+
+    Args:
+        arguments: of the command.
+        folder: its working directory.
+        values: its environment, beside what `environment` gives.
+        streams: its standard input, output and errors.
+        terminal: whether standard input is a terminal, which becomes its own.
+    """
+    return _fork_server().start(arguments, folder, environment(folder, values), streams, terminal=terminal)
+
+
+@functools.cache
+def _fork_server() -> ForkServer:
+    return ForkServer(environment(ROOT, {}))
+
+
 class Program(Output):
     """A running process, and every line that it has written so far, to both its streams.
 
@@ -244,22 +288,30 @@ class Program(Output):
 
     def __init__(self, name: str, arguments: Sequence[str], folder: Path, values: Mapping[str, str]) -> None:
         super().__init__(name, folder, values)
-        self.process = subprocess.Popen(
-            arguments,
-            cwd=folder,
-            env=environment(folder, values),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # a group of its own, so that one signal ends all of it
-        )
-        streams = [stream for stream in (self.process.stdout, self.process.stderr) if stream is not None]
-        self._open_streams = len(streams)
-        self._readers = [threading.Thread(target=self._read, args=(stream,)) for stream in streams]
+        pipes = os.pipe(), os.pipe()
+        with Path(os.devnull).open() as null:
+            streams = [null.fileno(), *(its for _, its in pipes)]
+            self.process = self._start(arguments, streams)
+        for _, its in pipes:
+            os.close(its)
+        self._open_streams = len(pipes)
+        self._readers = [
+            threading.Thread(target=self._read, args=(os.fdopen(own, errors="replace"),)) for own, _ in pipes
+        ]
         for reader in self._readers:
             reader.start()
+
+    def _start(self, arguments: Sequence[str], streams: Sequence[int]) -> "subprocess.Popen[bytes] | Forked":
+        stdin, stdout, stderr = streams
+        return subprocess.Popen(
+            arguments,
+            cwd=self.folder,
+            env=environment(self.folder, self.values),
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,  # a group of its own, so that one signal ends all of it
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -297,6 +349,13 @@ class Program(Output):
         self._open_streams -= 1
         if not self._open_streams:
             self.end()
+
+
+class ForkedProgram(Program):
+    """A command of the receiver with these arguments, started by `fork`."""
+
+    def _start(self, arguments: Sequence[str], streams: Sequence[int]) -> Forked:
+        return fork(arguments, self.folder, self.values, streams)
 
 
 class ThreadServer(Output):
@@ -420,10 +479,18 @@ class Programs:
 
     @contextlib.contextmanager
     def receiver_process(
-        self, values: Mapping[str, str], *, folder: Path | None = None
+        self, values: Mapping[str, str], *, folder: Path | None = None, cold: bool = False
     ) -> Iterator["ReceiverProcess"]:
-        """A receiver that serves in a process of its own: for kills, signals, limits and exit codes."""
-        with Program("receiver", command("serve"), folder or self.folder, values) as program:
+        """A receiver that serves in a process of its own: for kills, signals, limits and exit codes.
+
+        A ``cold`` one is started by the interpreter, as it is by its users.
+        """
+        folder = folder or self.folder
+        if cold:
+            program = Program("receiver", command("serve"), folder, values)
+        else:
+            program = ForkedProgram("receiver", ["serve"], folder, values)
+        with program:
             self.started.append(program)
             with ReceiverProcess(program, program.until_event("serving")["address"]) as receiver:
                 yield receiver

@@ -4,11 +4,10 @@ import contextlib
 import os
 import pty
 import re
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tests.support.processes import PATIENCE, command, environment
+from tests.support.processes import PATIENCE, fork
 
 
 def on_a_terminal(
@@ -35,20 +34,11 @@ def on_a_terminal(
         output: a file that takes the standard output, as behind a ``>``.
     """
     own, its = pty.openpty()
-    given = {**environment(folder, values), "TERM": "xterm-256color", "COLUMNS": str(columns)}
+    given = {**values, "TERM": "xterm-256color", "COLUMNS": str(columns)}
     with contextlib.ExitStack() as stack:
-        stdout = its if output is None else stack.enter_context(output.open("wb"))
-        process = stack.enter_context(
-            subprocess.Popen(
-                # The terminal is its own, so that Ctrl-C reaches it.
-                ["setsid", "--ctty", *command(*arguments)],
-                cwd=folder,
-                env=given,
-                stdin=its,
-                stdout=stdout,
-                stderr=its,
-            )
-        )
+        stdout = its if output is None else stack.enter_context(output.open("wb")).fileno()
+        process = fork(arguments, folder, given, [its, stdout, its], terminal=True)
+        stack.callback(process.kill)
         os.close(its)
         said = b""
         waiting = typed.encode()
