@@ -1,8 +1,7 @@
 """Downloads an untrusted URL into a spool file, and hashes it on the way.
 
-``DownloadLimits`` bound what a hostile host can cost: waits, the rate, sizes and the number of hops. Each
-request has a connection of its own, through the guarded network backend. httpx's client is not used: it would
-rewrite paths, log queries, keep cookies and parse each Location in its own way.
+``DownloadLimits`` bound what a hostile host can cost: waits, the rate, sizes and the number of hops. httpx's
+client is not used: it would rewrite paths, log queries, keep cookies and parse each Location in its own way.
 """
 
 import asyncio
@@ -22,28 +21,26 @@ from typing import Self, TypeVar
 from urllib.parse import urljoin
 
 import httpcore
-import httpx
+import httptools
 
 from receiver.core import retry_after
 from receiver.core.disk import spool_errors
-from receiver.core.errors import FetchError, ReceiverError, SpoolError, UrlError
+from receiver.core.errors import FetchError, SpoolError, UrlError
 from receiver.core.urls import percent_encoded
+from receiver.fetch.asyncio_backend import AsyncioBackend
+from receiver.fetch.connections import Connections
 from receiver.fetch.content_coding import ContentDecoder
-from receiver.fetch.network_guard import GuardedBackend, Networks, Resolver, system_resolver
+from receiver.fetch.http1 import Connection
+from receiver.fetch.network_guard import NetworkGuard, Networks, Resolver, system_resolver
 from receiver.fetch.sources import Sources, Target, check_url
 
 _T = TypeVar("_T")
 
-_BLOCK = 1024 * 1024
+_BLOCK = 256 * 1024
 """Bytes that are gathered for one write, since each write is handed to a thread."""
 
-_MAX_HEAD = 256 * 1024
-"""Bytes of an answer's head and the interim ones before it; the last read can hold 64 KiB of the body."""
-
-_CHUNKS = 1024
-_MIN_CHUNK = 128
-"""Bytes that so many chunks of a body must hold on average. A chunk of one byte costs as much work as one of
-64 KiB, and the event loop acknowledges no deliveries meanwhile."""
+_SIGNATURE = 12
+"""Bytes by which the format of an image is known."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _GONE = frozenset({403, 404, 410})
@@ -54,8 +51,15 @@ _IN_WORDS = {
     "fetch.cut_short": "the connection ended early",
 }
 """What is said where the library says nothing, or nothing for users."""
-# h11 and httpcore have no exception type for a connection that the other side closes in the middle.
-_CLOSED_EARLY = ("peer closed connection", "Server disconnected")
+
+_LIBRARY_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    httptools.HttpParserError,
+    httptools.HttpParserUpgrade,
+    ssl.SSLError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +126,7 @@ class Fetcher:
     networks: Networks
     limits: DownloadLimits
     resolver: Resolver = system_resolver
-    backend: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
+    backend: httpcore.AsyncNetworkBackend = field(default_factory=AsyncioBackend)
     ssl_context: ssl.SSLContext = field(default_factory=ssl.create_default_context)
     clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
@@ -131,6 +135,13 @@ class Fetcher:
     def __post_init__(self) -> None:
         # A pool of its own, so that a slow disk holds up nothing else that waits for a thread.
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
+        guard = NetworkGuard(
+            self.networks,
+            resolver=self.resolver,
+            resolve_seconds=self.limits.resolve_seconds,
+            backend=self.backend,
+        )
+        self._connections = Connections(guard, self.ssl_context, self.limits.connect_seconds)
 
     async def fetch(
         self,
@@ -161,12 +172,19 @@ class Fetcher:
         file = _DownloadFile(into)
         try:
             try:
-                async with asyncio.timeout(seconds), self._open(url) as (target, response):
-                    await self._receive(target, response, file, max_bytes, progress or Progress())
+                async with asyncio.timeout(seconds):
+                    target, connection = await self._open(url)
+                    try:
+                        with _library_errors(target):
+                            rest = await self._receive(
+                                target, connection, file, max_bytes, progress or Progress()
+                            )
+                    finally:
+                        await self._connections.release(connection)
             except TimeoutError as exc:
                 raise FetchError("fetch.timeout", f"not whole after {seconds:.0f} s") from exc
             # All bytes have come, so the deadline does not bound the disk.
-            return await self._on_disk(file.finish)
+            return await self._on_disk(file.finish, rest)
         except BaseException:
             # Shielded: it waits for writes of this file that still run in a thread.
             await asyncio.shield(self._on_disk(file.discard))
@@ -176,11 +194,11 @@ class Fetcher:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """End the threads. No download may be running."""
+        """Close idle connections, and end the threads. No download may be running."""
+        await self._connections.aclose()
         await asyncio.to_thread(self._disk.shutdown)
 
-    @contextlib.asynccontextmanager
-    async def _open(self, url: str) -> AsyncIterator[tuple[Target, httpcore.Response]]:
+    async def _open(self, url: str) -> tuple[Target, Connection]:
         """Follow redirects, whose bodies are never read, to the first other answer, its body unread."""
         try:
             target = check_url(url, self.sources, self.networks)
@@ -188,76 +206,22 @@ class Fetcher:
             exc.final = True
             raise
         for _ in range(self.limits.max_redirects + 1):
-            async with self._answer(target) as answer:
-                if answer.status not in _REDIRECTS:
-                    yield target, answer
-                    return
-                target = self._redirected(target, answer)
+            connection = await self._answer(target)
+            if connection.status not in _REDIRECTS:
+                return target, connection
+            try:
+                target = self._redirected(target, connection)
+            finally:
+                await self._connections.release(connection)
         raise UrlError("url.redirects", f"more than {self.limits.max_redirects}, at last to {target}")
 
-    @contextlib.asynccontextmanager
-    async def _answer(self, target: Target) -> AsyncIterator[httpcore.Response]:
-        """Send one request on a connection of its own, which is kept while the body may be read."""
-        limits = self.limits
-        head_size, head_ended = 0, False
-
-        def bound_head(size: int) -> None:
-            # h11 bounds each head, but not the number of interim ones (1xx).
-            nonlocal head_size
-            head_size += size
-            if not head_ended and head_size > _MAX_HEAD:
-                raise FetchError("fetch.protocol", f"{target}: no answer within {_MAX_HEAD} bytes")
-
-        request = httpcore.Request(
-            "GET",
-            httpcore.URL(
-                scheme=target.scheme.encode(),
-                host=target.host.encode(),
-                port=target.port,
-                target=target.request_target.encode(),
-            ),
-            headers={
-                "Host": target.origin.partition("://")[2],
-                "User-Agent": self.user_agent,
-                "Accept": "image/*, application/octet-stream;q=0.9, */*;q=0.1",
-                "Accept-Encoding": "identity",
-            },
-            extensions={
-                "timeout": {
-                    "connect": limits.connect_seconds,
-                    "read": limits.idle_seconds,
-                    "write": limits.idle_seconds,
-                }
-            },
-        )
-        # Connections are not kept: downloads share no state, and each address is checked when it is dialled.
-        connection = httpcore.AsyncHTTPConnection(
-            request.url.origin,
-            ssl_context=self.ssl_context,
-            network_backend=GuardedBackend(
-                self.networks,
-                confined=bool(target.confined),
-                resolver=self.resolver,
-                resolve_seconds=limits.resolve_seconds,
-                inner=self.backend,
-                on_read=bound_head,
-            ),
-        )
-        try:
-            answer = await self._head(connection, request, target)
-            head_ended = True
-            yield answer
-        finally:
-            await connection.aclose()
-
-    async def _head(
-        self, connection: httpcore.AsyncHTTPConnection, request: httpcore.Request, target: Target
-    ) -> httpcore.Response:
+    async def _answer(self, target: Target) -> Connection:
+        """Send the request for a target. Return the connection once the answer's head has come."""
         limit = self.limits.answer_seconds
         try:
             async with asyncio.timeout(limit):
                 with _library_errors(target):
-                    return await connection.handle_async_request(request)
+                    return await self._ask(target)
         except TimeoutError as exc:
             raise FetchError("fetch.timeout", f"{target}: no answer in {limit:.0f} s") from exc
         except UrlError as exc:
@@ -270,11 +234,29 @@ class Fetcher:
                 raise UrlError(target.confined, exc.detail) from exc
             raise
 
-    def _redirected(self, target: Target, answer: httpcore.Response) -> Target:
+    async def _ask(self, target: Target, *, fresh: bool = False) -> Connection:
+        connection = await self._connections.open(target, fresh=fresh)
+        kept = connection.answered
+        try:
+            await connection.ask(
+                f"GET {target.request_target} HTTP/1.1\r\n"
+                f"Host: {target.origin.partition('://')[2]}\r\n"
+                f"User-Agent: {self.user_agent}\r\n"
+                "Accept: image/*, application/octet-stream;q=0.9, */*;q=0.1\r\n"
+                "Accept-Encoding: identity\r\n\r\n".encode("ascii"),
+                self.limits.idle_seconds,
+            )
+        except BaseException as exc:
+            await connection.aclose()
+            # The host may close an idle connection at any time, and then has not seen the request.
+            if kept and not connection.answered and isinstance(exc, httpcore.NetworkError):
+                return await self._ask(target, fresh=True)
+            raise
+        return connection
+
+    def _redirected(self, target: Target, answer: Connection) -> Target:
         """Return the target of a redirect, checked like the first URL."""
-        location = percent_encoded(
-            next((value for name, value in answer.headers if name.lower() == b"location"), b"")
-        )
+        location = percent_encoded(answer.headers.get("location", b""))
         if not location:
             raise FetchError("fetch.status", f"{target} answers {answer.status} to nowhere")
         # Checked before it is joined, since joining drops and rewrites characters.
@@ -292,73 +274,61 @@ class Fetcher:
     async def _receive(
         self,
         target: Target,
-        answer: httpcore.Response,
+        answer: Connection,
         file: "_DownloadFile",
         max_bytes: int,
         progress: Progress,
-    ) -> None:
-        """Stream the body into the file."""
-        headers = httpx.Headers(answer.headers)
-        self._check_status(target, answer.status, headers)
+    ) -> list[bytes]:
+        """Stream the body into the file. Return the last of it, which is not written."""
+        self._check_status(target, answer)
         # Chunks overrule a declared length (RFC 9112, 6.3).
-        length = None if "transfer-encoding" in headers else headers.get("content-length")
-        declared = None if length is None else int(length)
-        if declared is not None and declared > max_bytes:
-            raise FetchError("fetch.too_large", f"{target} declares {declared} of {max_bytes} bytes")
-        await self._on_disk(file.create, ContentDecoder(headers.get("content-encoding", ""), max_bytes))
-        total = 0
-        block = bytearray()
-        async for chunk in self._at_least_rate(target, answer, progress):
-            total += len(chunk)
-            if total > max_bytes:
+        length = None if "transfer-encoding" in answer.headers else answer.headers.get("content-length")
+        if length is not None and int(length) > max_bytes:
+            raise FetchError("fetch.too_large", f"{target} declares {int(length)} of {max_bytes} bytes")
+        coding = answer.headers.get("content-encoding", b"").decode("latin-1")
+        file.decoder = ContentDecoder(coding, max_bytes)
+        total = size = 0
+        block: list[bytes] = []
+        async for pieces in self._at_least_rate(answer, progress):
+            block += pieces
+            size += sum(map(len, pieces))
+            if total + size > max_bytes:
                 raise FetchError("fetch.too_large", f"{target} sends more than {max_bytes} bytes")
-            block += chunk
-            if len(block) >= _BLOCK:
+            if size >= _BLOCK:
                 await self._on_disk(file.write, block)
-                block = bytearray()
-        if declared is not None and total != declared:
-            raise FetchError("fetch.cut_short", f"{target} sent {total} of {declared} bytes")
-        if not total:
+                total, size, block = total + size, 0, []
+        if not total + size:
             raise FetchError("fetch.empty", f"{target} sent no bytes")
-        await self._on_disk(file.write, block)
+        return block
 
-    def _check_status(self, target: Target, status: int, headers: httpx.Headers) -> None:
+    def _check_status(self, target: Target, answer: Connection) -> None:
+        status = answer.status
         if status in _GONE:
             raise FetchError("fetch.gone", f"{target} answers {status}")
         if status == 204:
             raise FetchError("fetch.empty", f"{target} answers 204")
         if status != 200:
-            header = headers.get("retry-after", "") if status in {429, 503} else ""
-            wait = retry_after.parse(header, self.wall_clock())
+            header = answer.headers.get("retry-after", b"") if status in {429, 503} else b""
+            wait = retry_after.parse(header.decode("latin-1"), self.wall_clock())
             raise FetchError("fetch.status", f"{target} answers {status}", retry_after=wait)
 
-    async def _at_least_rate(
-        self, target: Target, answer: httpcore.Response, progress: Progress
-    ) -> AsyncIterator[bytes]:
+    async def _at_least_rate(self, answer: Connection, progress: Progress) -> AsyncIterator[list[bytes]]:
         """Yield the raw body while it comes fast enough. The time of our own disk does not count."""
         limits = self.limits
         waited, received = 0.0, 0
-        chunks, size = 0, 0
-        body = answer.aiter_stream()
         while True:
             before = self.clock()
-            with _library_errors(target):
-                chunk = await anext(body, None)
-            if chunk is None:
+            pieces = await answer.read(limits.idle_seconds)
+            if not pieces:
                 return
-            seconds = self.clock() - before
-            waited, received = waited + seconds, received + len(chunk)
-            progress.seconds, progress.bytes = progress.seconds + seconds, progress.bytes + len(chunk)
-            chunks, size = chunks + 1, size + len(chunk)
-            if chunks == _CHUNKS:
-                if size < _CHUNKS * _MIN_CHUNK:
-                    raise FetchError("fetch.protocol", f"the body comes in pieces of {size // chunks} bytes")
-                chunks, size = 0, 0
+            seconds, size = self.clock() - before, sum(map(len, pieces))
+            waited, received = waited + seconds, received + size
+            progress.seconds, progress.bytes = progress.seconds + seconds, progress.bytes + size
             if waited >= limits.rate_window:
                 if received < limits.min_rate * waited:
                     raise FetchError("fetch.too_slow", f"{received} bytes in {waited:.0f} s")
                 waited, received = 0.0, 0
-            yield chunk
+            yield pieces
 
     async def _on_disk(self, work: Callable[..., _T], *args: object) -> _T:
         return await asyncio.wrap_future(self._disk.submit(work, *args))
@@ -372,40 +342,43 @@ class _DownloadFile:
     """
 
     def __init__(self, path: Path) -> None:
+        self.decoder = ContentDecoder("", 0)
         self._path = path
         self._lock = threading.Lock()
         self._file: io.FileIO | None = None
         self._discarded = False
-        self._decoder: ContentDecoder | None = None
         self._hash = hashlib.sha256()
         self._size = 0
 
-    def create(self, decoder: ContentDecoder) -> None:
+    def write(self, block: list[bytes]) -> None:
+        """Write pieces of the body. The first block holds its signature, or the whole body."""
         with self._lock, spool_errors():
             if not self._discarded:
-                self._decoder = decoder
-                descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                self._file = io.FileIO(descriptor, "wb")
+                self._write(block)
 
-    def write(self, block: bytearray) -> None:
+    def finish(self, block: list[bytes]) -> Download:
         with self._lock, spool_errors():
-            if self._discarded or self._file is None or self._decoder is None:
-                return
-            for piece in self._decoder.decode(block):
-                self._hash.update(piece)
-                self._size += len(piece)
-                rest = memoryview(piece)
+            if self._discarded:
+                raise SpoolError("spool.lost", "the download was discarded before it was whole")
+            file = self._write(block)
+            self.decoder.finish()
+            os.fsync(file.fileno())
+            file.close()
+            return Download(self._path, self._size, self._hash.hexdigest())
+
+    def _write(self, block: list[bytes]) -> io.FileIO:
+        if self._file is None:
+            self._file = io.FileIO(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+            if len(block[0]) < _SIGNATURE:
+                block = [b"".join(block)]
+        for piece in block:
+            for decoded in self.decoder.decode(piece):
+                self._hash.update(decoded)
+                self._size += len(decoded)
+                rest = memoryview(decoded)
                 while rest:
                     rest = rest[self._file.write(rest) :]
-
-    def finish(self) -> Download:
-        with self._lock, spool_errors():
-            if self._discarded or self._file is None or self._decoder is None:
-                raise SpoolError("spool.lost", "the download was discarded before it was whole")
-            self._decoder.finish()
-            os.fsync(self._file.fileno())
-            self._file.close()
-            return Download(self._path, self._size, self._hash.hexdigest())
+        return self._file
 
     def discard(self) -> None:
         """Remove the file, if this download created it."""
@@ -421,16 +394,14 @@ class _DownloadFile:
 
 @contextlib.contextmanager
 def _library_errors(target: Target) -> Iterator[None]:
-    """Translate the errors of httpcore, h11, ssl and the system; the guard's own errors pass."""
+    """Translate the errors of httpcore, httptools, ssl and the system; the receiver's own errors pass."""
     try:
         yield
-    except ReceiverError:
-        raise
-    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError) as exc:
+    except _LIBRARY_ERRORS as exc:
         reason = _reason(exc)
-        # The library may quote the other side, or name its own classes.
-        text = "".join(c if c.isprintable() else "?" for c in str(exc).partition(": bytearray(")[0])[:160]
-        if not text or (reason == "fetch.protocol" and "_" in text):
+        # The parser may name its own constants, or quote the other side.
+        text = "".join(c if c.isprintable() else "?" for c in str(exc))[:160]
+        if not text or isinstance(exc, httptools.HttpParserError | httptools.HttpParserUpgrade):
             text = _IN_WORDS[reason]
         raise FetchError(reason, f"{target}: {text}") from exc
 
@@ -441,6 +412,6 @@ def _reason(error: Exception) -> str:
             return "fetch.tls"  # the guard raises its own errors for TCP
         case httpcore.TimeoutException():
             return "fetch.timeout"
-        case httpcore.ProtocolError() if not str(error).startswith(_CLOSED_EARLY):
-            return "fetch.protocol"
-    return "fetch.cut_short"
+        case httpcore.NetworkError() | OSError():
+            return "fetch.cut_short"
+    return "fetch.protocol"

@@ -8,27 +8,22 @@ import asyncio
 import ipaddress
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
-from ssl import SSLContext
-from typing import Any
 
-import anyio
 import httpcore
 
 from receiver.core.errors import FetchError, UrlError
+from receiver.fetch.asyncio_backend import AsyncioBackend
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 """Networks that are allowed although they are not public."""
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """Host name and port to addresses; raises OSError."""
-
-OnRead = Callable[[int], object]
-"""Called with the number of bytes of each read."""
 
 _MAX_DIALLED = 8
 """Addresses of one name that are tried: a name with a thousand must not make us dial each."""
@@ -156,65 +151,65 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class GuardedBackend(httpcore.AsyncNetworkBackend):
-    """A network backend that dials checked addresses only.
-
-    ``connect_tcp`` raises UrlError url.address, and FetchError fetch.resolve or fetch.connect. Unix sockets
-    stay refused, the interface's default.
+class NetworkGuard:
+    """Resolves names, checks the addresses, and connects to checked ones only.
 
     Attributes:
-        networks: allowed although they are not public; nothing else is, where ``confined`` is set.
+        networks: allowed although they are not public.
         resolve_seconds: for one look-up.
-        inner: connects to addresses, never to names.
-        on_read: its errors end the read.
+        backend: connects to addresses, never to names.
     """
 
     networks: Networks = ()
     _: KW_ONLY
-    confined: bool = False
     resolver: Resolver = system_resolver
     resolve_seconds: float = 10
-    inner: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
-    on_read: OnRead = lambda _: None
+    backend: httpcore.AsyncNetworkBackend = field(default_factory=AsyncioBackend)
 
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Resolve a name, check every address, and connect to the first that accepts.
+    async def addresses(self, host: str, port: int, *, confined: bool = False) -> Sequence[str]:
+        """Resolve a name, and return the addresses to dial once every one of them is checked.
 
-        They share ``timeout``: each gets an equal part of the time left, so that one dead address cannot use
-        up the others' time.
+        Args:
+            host: a name, or an address, which is checked alike.
+            port: that will be dialled.
+            confined: allow no address outside of ``networks``.
+
+        Raises:
+            UrlError: url.address.
+            FetchError: fetch.resolve.
         """
-        addresses = await self._checked_addresses(host, port)
-        loop = asyncio.get_running_loop()
-        end = loop.time() + timeout if timeout is not None else None
-        failure: Exception | None = None
-        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
-            share = max((end - loop.time()) / left, 0) if end is not None else None
-            try:
-                stream = await self.inner.connect_tcp(address, port, share, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
-                failure = exc
-            else:
-                return _Stream(stream, self.on_read)
-        tried = ", ".join(addresses)
-        raise FetchError("fetch.connect", f"{host} port {port} at {tried} did not answer") from failure
-
-    async def _checked_addresses(self, host: str, port: int) -> Sequence[str]:
         addresses = list(dict.fromkeys(await self._resolve(host, port)))
         if not addresses:
             raise FetchError("fetch.resolve", f"{host} has no address")
         # All of them before the first is dialled: one forbidden address makes the name untrustworthy.
         for address in addresses:
-            if self.confined and not in_networks(address, self.networks):
+            if confined and not in_networks(address, self.networks):
                 raise UrlError("url.address", f"{host} has {address}, which RECEIVER_IMAGE_NETWORKS lacks")
             check_address(address, self.networks)
         return addresses[:_MAX_DIALLED]
+
+    async def connect(
+        self, host: str, port: int, addresses: Sequence[str], seconds: float
+    ) -> tuple[httpcore.AsyncNetworkStream, str]:
+        """Connect to the first of a host's checked addresses that accepts; return it with the stream.
+
+        They share the time: each gets an equal part of what is left, so that one dead address cannot use up
+        the others' time.
+
+        Raises:
+            FetchError: fetch.connect.
+        """
+        now = asyncio.get_running_loop().time
+        end = now() + seconds
+        failure: Exception | None = None
+        for left, address in zip(range(len(addresses), 0, -1), addresses, strict=True):
+            share = max((end - now()) / left, 0)
+            try:
+                return await self.backend.connect_tcp(address, port, share), address
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as exc:
+                failure = exc
+        tried = ", ".join(addresses)
+        raise FetchError("fetch.connect", f"{host} port {port} at {tried} did not answer") from failure
 
     async def _resolve(self, host: str, port: int) -> Sequence[str]:
         with suppress(ValueError):
@@ -226,43 +221,3 @@ class GuardedBackend(httpcore.AsyncNetworkBackend):
             raise FetchError("fetch.resolve", f"no answer for {host} in {self.resolve_seconds} s") from exc
         except OSError as exc:
             raise FetchError("fetch.resolve", f"{host}: {exc.strerror or exc}") from exc
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Stream(httpcore.AsyncNetworkStream):
-    """A stream that also closes when the TLS handshake is cancelled: httpcore closes on errors only."""
-
-    inner: httpcore.AsyncNetworkStream
-    on_read: OnRead
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
-        data = await self.inner.read(max_bytes, timeout)
-        self.on_read(len(data))
-        return data
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
-        await self.inner.write(buffer, timeout)
-
-    async def aclose(self) -> None:
-        await self.inner.aclose()
-
-    async def start_tls(
-        self,
-        ssl_context: SSLContext,
-        server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - httpcore's interface
-    ) -> httpcore.AsyncNetworkStream:
-        try:
-            stream = await self.inner.start_tls(ssl_context, server_hostname, timeout)
-        except BaseException:
-            with anyio.CancelScope(shield=True):
-                await self.inner.aclose()
-            raise
-        return _Stream(stream, self.on_read)
-
-    def get_extra_info(self, info: str) -> Any:
-        try:
-            return self.inner.get_extra_info(info)
-        except AttributeError as exc:
-            # anyio 4.16 on uvloop: the socket of a connection that the peer has closed already is None.
-            raise httpcore.ConnectError("the peer closed the connection at once") from exc

@@ -10,6 +10,7 @@ import httpcore
 import pytest
 
 from receiver.core.jobs import State
+from receiver.fetch.asyncio_backend import AsyncioBackend
 from receiver.pipeline.fetch_stage import FetchPlan
 from tests.faults.workshop import MIB, at_work
 from tests.support.clock import HOUR
@@ -33,7 +34,7 @@ class Line(httpcore.AsyncNetworkBackend):
     now: float = 0.0
     open: set["Connection"] = field(default_factory=set)
     waiting: list[tuple[int, asyncio.Event]] = field(default_factory=list)
-    inner: httpcore.AsyncNetworkBackend = field(default_factory=httpcore.AnyIOBackend)
+    inner: httpcore.AsyncNetworkBackend = field(default_factory=AsyncioBackend)
 
     async def connect_tcp(self, *args: Any, **options: Any) -> httpcore.AsyncNetworkStream:
         connection = Connection(self, await self.inner.connect_tcp(*args, **options))

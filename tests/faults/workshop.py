@@ -14,6 +14,7 @@ import httpcore
 
 from receiver.archive.factory import open_archive
 from receiver.core.jobs import FINAL, UNSUCCESSFUL, Job, State
+from receiver.fetch.asyncio_backend import AsyncioBackend
 from receiver.fetch.download import DownloadLimits, Fetcher
 from receiver.fetch.sources import Sources
 from receiver.ledger import Delivery, Ledger
@@ -127,7 +128,7 @@ async def at_work(
             sources=Sources.parse(()),
             networks=(ip_network("127.0.0.1/32"),),
             limits=DownloadLimits(max_bytes=max_bytes),
-            backend=line or httpcore.AnyIOBackend(),
+            backend=line or AsyncioBackend(),
             clock=clock,
             user_agent="test",
         )

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 import httpcore
 
+from receiver.fetch.asyncio_backend import AsyncioBackend
+
 
 @dataclass
 class Peer:
@@ -120,7 +122,7 @@ class Recorder(httpcore.AsyncNetworkBackend):
         self.dialled: list[tuple[str, int]] = []
         self.timeouts: list[float | None] = []
         self._routes = dict(routes or {})
-        self._inner = httpcore.AnyIOBackend()
+        self._inner = AsyncioBackend()
 
     async def connect_tcp(
         self,
@@ -137,6 +139,3 @@ class Recorder(httpcore.AsyncNetworkBackend):
         return await self._inner.connect_tcp(
             "127.0.0.1", self._routes[host, port], timeout, local_address, socket_options
         )
-
-    async def sleep(self, seconds: float) -> None:
-        await self._inner.sleep(seconds)

@@ -7,10 +7,9 @@ from ipaddress import ip_network
 
 import httpcore
 import pytest
-import uvloop
 
 from receiver.core.errors import FetchError, UrlError
-from receiver.fetch.network_guard import GuardedBackend, Networks, check_address, system_resolver
+from receiver.fetch.network_guard import NetworkGuard, Networks, check_address, system_resolver
 from tests.support.hostile import Recorder, says, serve
 
 PUBLIC = "93.184.216.34"
@@ -138,13 +137,20 @@ def test_a_zone_id_is_refused_even_in_a_network_that_is_named() -> None:
         check_address("fe80::1%eth0", (ip_network("fe80::/10"),))
 
 
-def backend(
-    *answers: str, networks: Networks = (), confined: bool = False, inner: Recorder
-) -> GuardedBackend:
+async def dial(
+    guard: NetworkGuard, host: str, port: int = 443, *, confined: bool = False, seconds: float = 5
+) -> httpcore.AsyncNetworkStream:
+    addresses = await guard.addresses(host, port, confined=confined)
+    stream, address = await guard.connect(host, port, addresses, seconds)
+    assert address in addresses
+    return stream
+
+
+def guard(*answers: str, networks: Networks = (), backend: Recorder) -> NetworkGuard:
     async def resolver(host: str, port: int) -> Sequence[str]:
         return answers
 
-    return GuardedBackend(networks, confined=confined, resolver=resolver, inner=inner)
+    return NetworkGuard(networks, resolver=resolver, backend=backend)
 
 
 @pytest.mark.parametrize(
@@ -162,24 +168,24 @@ def backend(
 async def test_one_bad_answer_condemns_the_name_and_nothing_is_dialled(answers: list[str]) -> None:
     recorder = Recorder()
     with pytest.raises(UrlError) as caught:
-        await backend(*answers, inner=recorder).connect_tcp("images.example", 443)
+        await dial(guard(*answers, backend=recorder), "images.example")
     assert caught.value.reason == "url.address"
     assert recorder.dialled == []
 
 
-async def test_a_confined_backend_refuses_even_public_addresses() -> None:
+async def test_a_confined_target_may_not_even_have_public_addresses() -> None:
     recorder = Recorder()
-    guarded = backend("127.0.0.1", PUBLIC, networks=LOOPBACK, confined=True, inner=recorder)
+    guarded = guard("127.0.0.1", PUBLIC, networks=LOOPBACK, backend=recorder)
     with pytest.raises(UrlError):
-        await guarded.connect_tcp("images.example", 80)
+        await dial(guarded, "images.example", 80, confined=True)
     assert recorder.dialled == []
 
 
 async def test_the_judged_addresses_are_dialled_as_literals_until_one_takes_the_connection() -> None:
     async with serve(says(b"")) as server:
         recorder = Recorder({("93.184.216.35", 443): server.port})
-        guarded = backend(PUBLIC_6, PUBLIC, PUBLIC, "93.184.216.35", "93.184.216.36", inner=recorder)
-        stream = await guarded.connect_tcp("images.example", 443, timeout=5)
+        guarded = guard(PUBLIC_6, PUBLIC, PUBLIC, "93.184.216.35", "93.184.216.36", backend=recorder)
+        stream = await dial(guarded, "images.example")
         await stream.aclose()
     assert recorder.dialled == [(PUBLIC_6, 443), (PUBLIC, 443), ("93.184.216.35", 443)]
 
@@ -188,7 +194,7 @@ async def test_a_name_with_a_thousand_addresses_is_not_dialled_a_thousand_times(
     recorder = Recorder()
     answers = [f"93.184.{n // 250}.{n % 250}" for n in range(1000)]
     with pytest.raises(FetchError) as caught:
-        await backend(*answers, inner=recorder).connect_tcp("images.example", 443)
+        await dial(guard(*answers, backend=recorder), "images.example")
     assert caught.value.reason == "fetch.connect"
     assert len(recorder.dialled) == 8
 
@@ -198,12 +204,12 @@ async def test_a_literal_is_judged_without_a_look_up() -> None:
         raise AssertionError("asked")
 
     recorder = Recorder()
-    guarded = GuardedBackend(resolver=resolver, inner=recorder)
+    guarded = NetworkGuard(resolver=resolver, backend=recorder)
     for host in ["127.0.0.1", "::1", "169.254.169.254"]:
         with pytest.raises(UrlError):
-            await guarded.connect_tcp(host, 443)
+            await dial(guarded, host)
     with pytest.raises(FetchError):
-        await guarded.connect_tcp(PUBLIC, 443)
+        await dial(guarded, PUBLIC)
     assert recorder.dialled == [(PUBLIC, 443)]
 
 
@@ -214,14 +220,14 @@ async def test_a_failing_resolver_fails_closed(error: OSError) -> None:
 
     recorder = Recorder()
     with pytest.raises(FetchError) as caught:
-        await GuardedBackend(resolver=resolver, inner=recorder).connect_tcp("images.example", 443)
+        await dial(NetworkGuard(resolver=resolver, backend=recorder), "images.example")
     assert caught.value.reason == "fetch.resolve"
     assert recorder.dialled == []
 
 
 async def test_a_resolver_without_an_answer_fails_closed() -> None:
     with pytest.raises(FetchError) as caught:
-        await backend(inner=Recorder()).connect_tcp("images.example", 443)
+        await dial(guard(backend=Recorder()), "images.example")
     assert caught.value.reason == "fetch.resolve"
 
 
@@ -231,9 +237,9 @@ async def test_a_stalled_resolver_is_given_up() -> None:
         return [PUBLIC]
 
     recorder = Recorder()
-    guarded = GuardedBackend(resolver=resolver, resolve_seconds=0.02, inner=recorder)
+    guarded = NetworkGuard(resolver=resolver, resolve_seconds=0.02, backend=recorder)
     with pytest.raises(FetchError) as caught:
-        await guarded.connect_tcp("images.example", 443)
+        await dial(guarded, "images.example")
     assert caught.value.reason == "fetch.resolve"
     assert recorder.dialled == []
 
@@ -241,7 +247,7 @@ async def test_a_stalled_resolver_is_given_up() -> None:
 async def test_a_dead_address_does_not_use_up_the_time_of_the_others() -> None:
     recorder = Recorder()
     with pytest.raises(FetchError):
-        await backend(PUBLIC, PUBLIC_6, inner=recorder).connect_tcp("images.example", 443, timeout=1000)
+        await dial(guard(PUBLIC, PUBLIC_6, backend=recorder), "images.example", seconds=1000)
     first, second = recorder.timeouts
     assert first is not None
     assert second is not None
@@ -255,22 +261,3 @@ async def test_the_system_resolver_knows_loopback() -> None:
 async def test_the_system_resolver_raises_what_the_system_says() -> None:
     with pytest.raises(socket.gaierror):
         await system_resolver("a..invalid", 80)
-
-
-async def test_unix_sockets_are_not_dialled() -> None:
-    with pytest.raises(NotImplementedError):
-        await GuardedBackend(inner=Recorder()).connect_unix_socket("/run/docker.sock")
-
-
-def test_a_peer_that_closes_at_once_is_a_connection_error() -> None:
-    async def dial() -> None:
-        server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0)
-        async with server:
-            guarded = GuardedBackend(LOOPBACK)
-            stream = await guarded.connect_tcp("127.0.0.1", server.sockets[0].getsockname()[1])
-            await stream.aclose()  # leaves the stream as a peer does that is gone before httpcore looks at it
-            with pytest.raises(httpcore.ConnectError):
-                stream.get_extra_info("ssl_object")
-
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(dial())

@@ -1,0 +1,127 @@
+"""The client's side of HTTP/1.1, as far as a GET needs it: one answer after another over one connection."""
+
+import httpcore
+import httptools
+
+_READ = 256 * 1024
+
+_MAX_OVERHEAD = 256 * 1024
+"""Bytes in a row that are no body: heads, interim heads, chunk extensions, trailers."""
+
+_PIECES = 1024
+_MIN_PIECE = 128
+"""Bytes that so many pieces of a body must hold on average. A chunk of one byte costs as much work as one of
+64 KiB, and the event loop acknowledges no deliveries meanwhile."""
+
+
+class Connection:
+    """A connection that carries one request at a time.
+
+    `ask` and `read` raise the errors of `httpcore` and of `httptools`.
+
+    Attributes:
+        origin: scheme, host and port, as a URL.
+        address: that was dialled.
+        status: of the answer; 0 until its head has come.
+        headers: of the answer, by their names in lower case. A name that comes again has its values joined.
+        answered: whether any byte of the answer has come.
+        complete: whether the answer's last byte has come.
+    """
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream, origin: str, address: str) -> None:
+        self.origin = origin
+        self.address = address
+        self._stream = stream
+        self._parser = httptools.HttpResponseParser(self)
+        # Chunks overrule a declared length (RFC 9112, 6.3), and a line may end in LF alone (2.2).
+        self._parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_optional_cr_before_lf=True)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.status = 0
+        self.headers: dict[str, bytes] = {}
+        self.answered = self.complete = False
+        self._keep = self._until_close = False
+        self._body: list[bytes] = []
+        self._overhead = self._pieces = self._size = 0
+
+    @property
+    def reusable(self) -> bool:
+        """Whether nothing but the next request can be meant by what is written next."""
+        return self.complete and self._keep and not self._stream.get_extra_info("is_readable")
+
+    async def ask(self, request: bytes, seconds: float) -> None:
+        """Send a request, and read its answer's head within so many seconds between two reads."""
+        self._begin()
+        await self._stream.write(request, seconds)
+        while not self.status:
+            await self._feed(seconds)
+
+    async def read(self, seconds: float) -> list[bytes]:
+        """Return what has come of the body, after so many seconds at most; nothing after its end."""
+        while not self._body and not self.complete:
+            await self._feed(seconds)
+        body, self._body = self._body, []
+        return body
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    async def _feed(self, seconds: float) -> None:
+        data = await self._stream.read(_READ, seconds)
+        if not data:
+            if not self._until_close:
+                raise httpcore.ReadError
+            self.complete = True
+            return
+        self.answered = True
+        self._overhead += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
+            if not self.complete:
+                raise exc.__context__ or exc from None  # the context of a callback's error is the error
+            self._keep = False  # what stands behind the answer is not read
+        if self._overhead > _MAX_OVERHEAD:
+            raise httpcore.RemoteProtocolError(f"{_MAX_OVERHEAD} bytes without one of the body")
+
+    # Called by the parser.
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise httptools.HttpParserError("bytes behind the answer")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self.status:
+            return  # a trailer
+        key = name.decode("latin-1").lower()
+        self.headers[key] = self.headers[key] + b", " + value if key in self.headers else value
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 100 or status == 101:
+            raise httpcore.RemoteProtocolError(f"the status is {status:03}")
+        if status < 200:
+            self.headers = {}
+            return
+        coding = self.headers.get("transfer-encoding", b"chunked").lower()
+        if coding != b"chunked":
+            raise httpcore.RemoteProtocolError("the transfer coding is not chunked alone")
+        self.status = status
+        self._keep = self._parser.should_keep_alive()
+        self._until_close = not {"transfer-encoding", "content-length"} & self.headers.keys()
+
+    def on_body(self, piece: bytes) -> None:
+        self._body.append(piece)
+        self._overhead = 0
+        self._pieces, self._size = self._pieces + 1, self._size + len(piece)
+        if self._pieces == _PIECES:
+            if self._size < _PIECES * _MIN_PIECE:
+                raise httpcore.RemoteProtocolError(
+                    f"the body comes in pieces of {self._size // _PIECES} bytes"
+                )
+            self._pieces = self._size = 0
+
+    def on_message_complete(self) -> None:
+        if self.status:
+            self.complete = True
