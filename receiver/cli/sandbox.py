@@ -2,8 +2,9 @@
 
 import json
 import logging
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -17,13 +18,24 @@ from receiver.sandbox.faults import (
     Fault,
     Faults,
     JobFault,
+    OutputFault,
+    ProofFault,
     ResultFault,
     SubmitFault,
 )
-from receiver.sandbox.options import ErrorShape, Options
+from receiver.sandbox.options import ErrorShape, Options, ProviderName
 from receiver.sandbox.server import print_address, run
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+_TOKENS: Mapping[ProviderName, str] = {
+    ProviderName.XIMILAR: "XIMILAR_API_TOKEN",
+    ProviderName.REPLICATE: "REPLICATE_API_TOKEN",
+    ProviderName.FAL: "FAL_KEY",
+    ProviderName.FREEPIK: "FREEPIK_API_KEY",
+}
+"""The variables of the tokens: those of the receiver's own settings."""
 
 
 def seconds(text: str | float) -> float:
@@ -47,10 +59,13 @@ def _time(help: str, default: str, panel: str | None = None) -> Any:  # noqa: A0
 _CALLS = "Shares of API calls that answer otherwise (0 to 1)"
 _RESULTS = "Shares of results that give otherwise (0 to 1)"
 _COMPLETIONS = "Shares of completions that travel otherwise (0 to 1)"
+_PROOFS = "Shares of jobs whose deliveries are signed otherwise (0 to 1)"
 _PANELS: Mapping[type[Fault], str] = {
     JobFault: "Shares of jobs that end otherwise (0 to 1)",
+    OutputFault: "Shares of jobs that make something else (0 to 1)",
     ResultFault: _RESULTS,
     CompletionFault: _COMPLETIONS,
+    ProofFault: _PROOFS,
     SubmitFault: _CALLS,
     CallFault: _CALLS,
 }
@@ -66,25 +81,40 @@ def options_of(values: Mapping[str, Any]) -> Options:
     Raises:
         ValueError: they do not fit together.
     """
-    names = {field.name for field in fields(Options)} & values.keys()
+    given = {field.name: values[field.name] for field in fields(Options) if field.name in values}
     shares = {name: values[name] for name in FAULTS}
-    return Options(**{name: values[name] for name in names}, faults=Faults(**shares))
+    return Options(**given, faults=Faults(**shares))
 
 
 def sandbox(
     *,
+    provider: Annotated[
+        ProviderName, choice("--provider", list(ProviderName), "The provider to stand in for.")
+    ] = ProviderName.XIMILAR,
     host: Annotated[str, typer.Option(help="The loopback address to listen on.")] = "127.0.0.1",
     port: Annotated[int, whole("The port; 0 for any free one.", 0, 65535)] = 8090,
     token: Annotated[
         str | None,
         typer.Option(
-            envvar="XIMILAR_API_TOKEN", show_envvar=True, help="The only token that it accepts; else any."
+            help=f"The only token that it accepts; else any. Also from {', '.join(_TOKENS.values())}."
         ),
     ] = None,
-    delay: Annotated[float, _time("The time from submit to DONE.", "1.5s")] = 1.5,
-    url_lifetime: Annotated[float, _time("How long a result's URL works.", "24h")] = 24 * 3600.0,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(help="Replicate, Freepik: the secret that signs. Several: all sign. Else it makes one."),
+    ] = None,
+    two_keys: Annotated[bool, typer.Option(help="Sign as while one key is changed for another.")] = False,
+    keys_late: Annotated[float, _time("fal.ai: how long its key set is away at first.", "0s")] = 0.0,
+    delay: Annotated[float, _time("The time from submit to the job's end.", "1.5s")] = 1.5,
+    url_lifetime: Annotated[float | None, _time("How long a result's URL works.", "the provider's")] = None,
     renew_urls: Annotated[bool, typer.Option(help="Asking for a job renews its dead URL.")] = False,
-    page_size: Annotated[int, whole("Rows on a page of the list.", 1)] = 20,
+    files_want_token: Annotated[
+        bool, typer.Option(help="Replicate: give files to holders of the token alone.")
+    ] = False,
+    retry_within: Annotated[
+        float | None, _time("How long a delivery is tried again.", "the provider's")
+    ] = None,
+    page_size: Annotated[int | None, whole("Rows on a page of the list; else as the provider.", 1)] = None,
     oldest_first: Annotated[bool, typer.Option(help="The list's order; else newest first.")] = False,
     link_base: Annotated[
         str | None, typer.Option(metavar="URL", help="Scheme and host that the list's links name.")
@@ -100,7 +130,13 @@ def sandbox(
     limit: Annotated[float, _share(JobFault.LIMIT)] = 0.0,
     unsupported: Annotated[float, _share(JobFault.UNSUPPORTED)] = 0.0,
     retry: Annotated[float, _share(JobFault.RETRY)] = 0.0,
+    canceled: Annotated[float, _share(JobFault.CANCELED)] = 0.0,
+    aborted: Annotated[float, _share(JobFault.ABORTED)] = 0.0,
     stuck: Annotated[float, _share(JobFault.STUCK)] = 0.0,
+    several: Annotated[float, _share(OutputFault.SEVERAL)] = 0.0,
+    mapped: Annotated[float, _share(OutputFault.MAPPED)] = 0.0,
+    video: Annotated[float, _share(OutputFault.VIDEO)] = 0.0,
+    payload_error: Annotated[float, _share(OutputFault.PAYLOAD_ERROR)] = 0.0,
     cut: Annotated[float, _share(ResultFault.CUT)] = 0.0,
     corrupt: Annotated[float, _share(ResultFault.CORRUPT)] = 0.0,
     wrong_size: Annotated[float, _share(ResultFault.WRONG_SIZE)] = 0.0,
@@ -116,9 +152,13 @@ def sandbox(
     stale: Annotated[float, _share(ResultFault.STALE)] = 0.0,
     drop: Annotated[float, _share(CompletionFault.DROP)] = 0.0,
     twice: Annotated[float, _share(CompletionFault.TWICE)] = 0.0,
+    replay: Annotated[float, _share(CompletionFault.REPLAY)] = 0.0,
     late: Annotated[float, _share(CompletionFault.LATE)] = 0.0,
     late_by: Annotated[float, _time("How late, with --late.", "30s", _COMPLETIONS)] = 30.0,
     reorder: Annotated[float, _share(CompletionFault.REORDER)] = 0.0,
+    altered: Annotated[float, _share(ProofFault.ALTERED)] = 0.0,
+    wrong_signature: Annotated[float, _share(ProofFault.WRONG_SIGNATURE)] = 0.0,
+    old_timestamp: Annotated[float, _share(ProofFault.OLD_TIMESTAMP)] = 0.0,
     early: Annotated[float, _share(SubmitFault.EARLY)] = 0.0,
     lost_answer: Annotated[float, _share(SubmitFault.LOST_ANSWER)] = 0.0,
     cut_answer: Annotated[float, _share(SubmitFault.CUT_ANSWER)] = 0.0,
@@ -127,11 +167,12 @@ def sandbox(
     retry_after: Annotated[int | None, whole("Seconds that a 429 names.", 0, panel=_CALLS)] = None,
     outage: Annotated[float, _share(CallFault.OUTAGE)] = 0.0,
 ) -> None:
-    """Stand in for Ximilar's upscaling API on this machine. Pictures are resized, not upscaled by AI.
+    """Stand in for a provider's upscaling API on this machine. Pictures are resized, not upscaled by AI.
 
     It fetches from and calls back to loopback only.
     """
-    given = locals()
+    token = token or os.environ.get(_TOKENS[provider])
+    given = {**locals(), "secrets": tuple(secret or ())}
     try:
         options = options_of(given)
         # To stderr, so that stdout holds the address alone.
@@ -145,5 +186,5 @@ def sandbox(
         raise typer.Exit(1) from error
 
 
-def _print_json(url: str) -> None:
-    typer.echo(json.dumps({"url": url}))
+def _print_json(url: str, secrets: Sequence[str]) -> None:
+    typer.echo(json.dumps({"url": url, "secrets": secrets}))

@@ -1,6 +1,6 @@
-"""A stand-in for Ximilar's asynchronous upscaling API, on loopback, for trials, the demo and tests.
+"""Stand-ins for the asynchronous APIs of providers, on loopback, for trials, the demo and tests.
 
-It resizes pictures with Pillow. It was written from the provider's page alone and imports nothing from the
-rest of the package, so that a misreading of that page is not repeated. Where the page says nothing (error
-bodies, ordering, further states), the sandbox guesses, and a comment marks the guess.
+They resize pictures with Pillow. They were written from the providers' documentation alone and import nothing
+from the rest of the package, so that a misreading of that documentation is not repeated. Where it says
+nothing, a stand-in guesses, and a comment marks the guess.
 """

@@ -1,7 +1,7 @@
 """The faults that the sandbox can simulate, and the random choice of the jobs and calls that meet them."""
 
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import Self, TypeVar
 
@@ -19,15 +19,26 @@ class Fault(StrEnum):
 
 
 class JobFault(Fault):
-    """How a job ends. The provider's page does not say whether a failed job calls the webhook."""
+    """How a job ends. Ximilar's page does not say whether a failed job calls the webhook."""
 
-    RECORD = "record", "DONE, but the one record carries an error."
-    FAILED = "failed", "FAILED, without a completion."
-    FAILED_TOLD = "failed_told", "FAILED, with a completion."
-    LIMIT = "limit", "API_LIMIT_EXCEEDED, without a completion."
-    UNSUPPORTED = "unsupported", "NOT_SUPPORTED, without a completion."
-    RETRY = "retry", "RETRY on the way to DONE."
-    STUCK = "stuck", "PROCESSING for ever."
+    RECORD = "record", "DONE, but the one record carries an error (Ximilar)."
+    FAILED = "failed", "Failed; without a completion (Ximilar), or with one (the others)."
+    FAILED_TOLD = "failed_told", "FAILED, with a completion (Ximilar)."
+    LIMIT = "limit", "API_LIMIT_EXCEEDED, without a completion (Ximilar)."
+    UNSUPPORTED = "unsupported", "NOT_SUPPORTED, without a completion (Ximilar)."
+    RETRY = "retry", "RETRY on the way to DONE (Ximilar)."
+    CANCELED = "canceled", "Canceled while it runs (Replicate)."
+    ABORTED = "aborted", "Aborted before it begins (Replicate)."
+    STUCK = "stuck", "In progress for ever."
+
+
+class OutputFault(Fault):
+    """What a job that ended well has made."""
+
+    SEVERAL = "several", "Three pictures (not Ximilar)."
+    MAPPED = "mapped", "Two pictures, by name (Replicate)."
+    VIDEO = "video", "A picture and a video (not Ximilar)."
+    PAYLOAD_ERROR = "payload_error", "No payload in the completion, but one for who asks (fal.ai)."
 
 
 class ResultFault(Fault):
@@ -41,18 +52,27 @@ class ResultFault(Fault):
     SLOW = "slow", "Drips at --slow-rate."
     FLAKY = "flaky", "503 for --flaky-times, then the image."
     BROKEN = "broken", "500, always."
-    GONE = "gone", "403 from the start."
+    GONE = "gone", "Like an expired URL, from the start."
     MISSING = "missing", "404, always."
-    STALE = "stale", "403 at the completion's URL; the API names a good one."
+    STALE = "stale", "A dead URL in the completion; the API names a good one."
 
 
 class CompletionFault(Fault):
     """How the completion is sent."""
 
     DROP = "drop", "Never sent."
-    TWICE = "twice", "Sent twice."
+    TWICE = "twice", "Sent twice, the second time signed anew."
+    REPLAY = "replay", "Sent twice, with the same signature."
     LATE = "late", "Sent later than the job is DONE, by --late-by."
     REORDER = "reorder", "Sent after another job's."
+
+
+class ProofFault(Fault):
+    """What is wrong with the signatures of a job's deliveries."""
+
+    ALTERED = "altered", "The body is altered behind the signature (not Ximilar)."
+    WRONG_SIGNATURE = "wrong_signature", "Signed with another key (not Ximilar)."
+    OLD_TIMESTAMP = "old_timestamp", "Signed an hour ago (not Ximilar)."
 
 
 class SubmitFault(Fault):
@@ -71,9 +91,28 @@ class CallFault(Fault):
     OUTAGE = "outage", "Bad gateway (502)."
 
 
-JOB_GROUPS = (JobFault, ResultFault, CompletionFault, SubmitFault)
+JOB_GROUPS = (JobFault, OutputFault, ResultFault, CompletionFault, ProofFault, SubmitFault)
 GROUPS = (*JOB_GROUPS, CallFault)
 FAULTS: Mapping[str, Fault] = {fault.value: fault for group in GROUPS for fault in group}
+
+_OF_XIMILAR = frozenset({"ximilar"})
+_OF_REPLICATE = frozenset({"replicate"})
+_OF_SIGNERS = frozenset({"replicate", "fal", "freepik"})
+PROVIDERS_OF: Mapping[Fault, frozenset[str]] = {
+    JobFault.RECORD: _OF_XIMILAR,
+    JobFault.FAILED_TOLD: _OF_XIMILAR,
+    JobFault.LIMIT: _OF_XIMILAR,
+    JobFault.UNSUPPORTED: _OF_XIMILAR,
+    JobFault.RETRY: _OF_XIMILAR,
+    JobFault.CANCELED: _OF_REPLICATE,
+    JobFault.ABORTED: _OF_REPLICATE,
+    OutputFault.SEVERAL: _OF_SIGNERS,
+    OutputFault.MAPPED: _OF_REPLICATE,
+    OutputFault.VIDEO: _OF_SIGNERS,
+    OutputFault.PAYLOAD_ERROR: frozenset({"fal"}),
+    **dict.fromkeys(ProofFault, _OF_SIGNERS),
+}
+"""The providers that know a fault; those not named here are known to all."""
 
 F = TypeVar("F", bound=Fault)
 
@@ -81,20 +120,28 @@ Plan = frozenset[Fault]
 """The faults of one job: at most one of each group."""
 
 
-def plan_of(names: Collection[str]) -> Plan:
+def plan_of(names: Collection[str], provider: str = "ximilar") -> Plan:
     """Return the plan with exactly these faults.
 
     Raises:
-        ValueError: a name is unknown, or two faults are of one group.
+        ValueError: a name is unknown, also to the provider, or two faults are of one group.
     """
     known = {fault for group in JOB_GROUPS for fault in group}
     if unknown := sorted(set(names) - known):
         raise ValueError(f"no such fault: {', '.join(unknown)}")
     plan = frozenset(FAULTS[name] for name in names)
+    check_provider(plan, provider)
     for group in JOB_GROUPS:
         if len(chosen := [fault for fault in group if fault in plan]) > 1:
             raise ValueError(f"these exclude each other: {', '.join(chosen)}")
     return plan
+
+
+def check_provider(faults: Iterable[Fault], provider: str) -> None:
+    """Raise `ValueError` if a provider does not know one of the faults."""
+    for fault in faults:
+        if provider not in PROVIDERS_OF.get(fault, {provider}):
+            raise ValueError(f"{provider} has no fault {fault}")
 
 
 class Faults:
@@ -117,6 +164,10 @@ class Faults:
             # The sum of decimal shares, such as ten times 0.1, may differ a little from 1.
             if sum(map(self.share, group)) > 1 + 1e-9:
                 raise ValueError(f"together more than 1: {', '.join(group)}")
+
+    @property
+    def chosen(self) -> list[Fault]:
+        return [FAULTS[name] for name, share in self._shares.items() if share]
 
     def share(self, fault: Fault) -> float:
         return self._shares.get(fault, 0.0)

@@ -1,132 +1,99 @@
-"""The jobs in their JSON forms, and the links to their results."""
+"""What a provider was asked to do, and how far it is."""
 
-import uuid
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Generic, TypeVar
 
 from receiver.sandbox.faults import Plan
-from receiver.sandbox.upscale import Upscaled
-from receiver.sandbox.validation import Submission
+from receiver.sandbox.upscale import Upscaled, Upscaling
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""
 
 
-class Status(StrEnum):
-    """A job's status. The page documents CREATED, PROCESSING and DONE; the others are known second-hand."""
+class State(StrEnum):
+    """How far a job is. Each provider has words of its own for them."""
 
-    CREATED = "CREATED"
-    PROCESSING = "PROCESSING"
-    RETRY = "RETRY"
-    DONE = "DONE"
-    FAILED = "FAILED"
-    API_LIMIT_EXCEEDED = "API_LIMIT_EXCEEDED"
-    NOT_SUPPORTED = "NOT_SUPPORTED"
+    WAITING = "waiting"
+    WORKING = "working"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    ABORTED = "aborted"
 
 
-@dataclass(frozen=True, slots=True)
-class RecordStatus:
-    """The ``_status`` of a job's one record. Its request_id differs from the job's id."""
+ENDED = frozenset({State.SUCCEEDED, State.FAILED, State.CANCELED, State.ABORTED})
 
-    code: int
-    text: str
-    request_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+class Event(StrEnum):
+    """A moment at which a provider may call the webhook."""
+
+    STARTED = "started"
+    OUTPUT = "output"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A valid submit.
+
+    Attributes:
+        source: the picture's URL; ``None`` if the body of the submit holds the picture itself.
+        webhook: the URL to call.
+        headers: those to call it with.
+        plan: the faults that the submit itself names.
+    """
+
+    source: str | None
+    upscaling: Upscaling
+    webhook: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    plan: Plan | None = None
+
+
+OrderT = TypeVar("OrderT", bound=Order)
 
 
 @dataclass(slots=True)
-class Job:
-    """One job and its JSON forms.
+class Output:
+    """One result of a job.
 
     Attributes:
-        base_url: the sandbox's address as the submitter used it, without a trailing slash.
-        created, modified: seconds since the epoch.
-        url: the result's present URL.
+        url: where it is at present; ``None`` if it is not given out.
         announced_url: the URL in the completion.
     """
 
-    id: str
-    submission: Submission
-    plan: Plan
-    base_url: str
-    workspace: str
-    created: float
-    modified: float
-    status: Status = Status.CREATED
-    record: RecordStatus | None = None
-    result: Upscaled | None = None
+    file: Upscaled
     url: str | None = None
     announced_url: str | None = None
+
+
+@dataclass(slots=True)
+class Job(Generic[OrderT]):
+    """One job.
+
+    Attributes:
+        base_url: the sandbox's address as the submitter used it, without a trailing slash.
+        created, started, ended, modified: seconds since the epoch.
+        error: why it failed.
+    """
+
+    id: str
+    order: OrderT
+    plan: Plan
+    base_url: str
+    created: float
+    modified: float
+    state: State = State.WAITING
+    started: float | None = None
+    ended: float | None = None
+    error: str | None = None
+    outputs: list[Output] = field(default_factory=list)
     downloads: int = 0
 
-    def row(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "status": self.status,
-            "type": "upscaler",
-            "created": timestamp(self.created),
-            "workspace": self.workspace,
-        }
 
-    def submitted(self, request: Any) -> dict[str, Any]:
-        """Return the answer to the submit, which holds the request's JSON."""
-        return {
-            "id": self.id,
-            "request": request,
-            "type": "upscaler",
-            "status": Status.CREATED,
-            "created": timestamp(self.created),
-            "workspace": self.workspace,
-        }
-
-    def full(self, request: Any) -> dict[str, Any]:
-        """Return the whole job, which holds the request's JSON."""
-        answer: dict[str, Any] = {
-            "id": self.id,
-            "created": timestamp(self.created),
-            "modified": timestamp(self.modified),
-            "request": request,
-        }
-        if self.record is not None:
-            answer["response"] = {"records": [self._record(self.record, self.url)]}
-        return answer | {"type": "upscaler", "status": self.status, "workspace": self.workspace}
-
-    def completion(self) -> dict[str, Any]:
-        """Return the body of the completion POST. Unlike elsewhere, its record has an ``_id``."""
-        answer: dict[str, Any] = {"status": self.status, "id": self.id, "type": "upscaler"}
-        if self.record is not None:
-            record_id = self.submission.record.id or str(uuid.uuid5(uuid.UUID(self.id), "record"))
-            record = {"_id": record_id} | self._record(self.record, self.announced_url)
-            answer["response"] = {"records": [record]}
-        return answer
-
-    def _record(self, status: RecordStatus, url: str | None) -> dict[str, Any]:
-        record: dict[str, Any] = {}
-        if self.submission.record.url is not None:
-            record["_url"] = self.submission.record.url
-        if self.result is not None:
-            record |= {"_width": self.result.width, "_height": self.result.height}
-        record["_status"] = asdict(status)
-        if self.result is not None and status.code == 200:
-            record |= {
-                "_upscaled_width": self.result.upscaled_width,
-                "_upscaled_height": self.result.upscaled_height,
-                "_upscaled_image_url": url,
-            }
-        return record
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One URL of a result, which ends at ``expires``, seconds since the epoch; a dead one never worked."""
-
-    job: Job
-    expires: float
-    dead: bool = False
-
-
-def timestamp(seconds: float) -> str:
-    """Format a time as the provider does: UTC, always with microseconds, and a Z."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def timestamp(seconds: float | None) -> str | None:
+    """Format a time in UTC, always with microseconds, and a Z."""
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

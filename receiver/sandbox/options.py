@@ -4,16 +4,25 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import urlsplit
 
-from receiver.sandbox.faults import Faults
+from receiver.sandbox.faults import Faults, check_provider
 
 MIB = 1024 * 1024
 
 
+class ProviderName(StrEnum):
+    """The providers for which the sandbox stands in."""
+
+    XIMILAR = "ximilar"
+    REPLICATE = "replicate"
+    FAL = "fal"
+    FREEPIK = "freepik"
+
+
 class ErrorShape(StrEnum):
-    """The form of error bodies, which is undocumented."""
+    """The form of error bodies."""
 
     GUESSED = "guessed"
-    """``detail``, and ``status`` where a field of a submit is wrong."""
+    """The provider's own, which for Ximilar is a guess."""
     DETAIL = "detail"
     """``{"detail": TEXT}``."""
     STATUS = "status"
@@ -34,9 +43,15 @@ class Options:
 
     Attributes:
         token: the only API token that it accepts; ``None`` accepts any.
-        delay: seconds from submit to DONE, resizing not counted.
-        url_lifetime: seconds for which a result's URL works, from DONE on.
-        renew_urls: whether ``GET /request/{id}`` renews an expired URL.
+        secrets: those that sign deliveries, where a provider has secrets; without any, it makes one.
+        two_keys: whether a second key is in use beside the first, as while keys are changed.
+        keys_late: seconds from the start for which the key set is not served.
+        delay: seconds from submit to the job's end, resizing not counted.
+        url_lifetime: seconds for which a result's URL works, from the job's end on; ``None``: the provider's.
+        page_size: jobs on a page of a list; ``None``: as the provider has it.
+        renew_urls: whether asking for a job renews an expired URL, where the provider could.
+        files_want_token: whether Replicate's files are given to holders of the API token alone.
+        retry_within: seconds in which a delivery is tried again; ``None``: the provider's.
         oldest_first: the order of the list, which the page does not state.
         link_base: scheme and host of the list's links to other pages, if not those of the request.
         error_shape: of all error bodies but the gateway's 502.
@@ -51,12 +66,18 @@ class Options:
         ValueError: a number is out of its range, or the links' base is no URL.
     """
 
+    provider: ProviderName = ProviderName.XIMILAR
     token: str | None = field(default=None, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    two_keys: bool = False
+    keys_late: float = 0.0
     delay: float = 1.5
-    url_lifetime: float = 24 * 3600.0
+    url_lifetime: float | None = None
     renew_urls: bool = False
+    files_want_token: bool = False
+    retry_within: float | None = None
     workspace: str = "5ab6d8a5-1b2c-4f0a-9a45-1d3e5f7a9b0c"
-    page_size: int = 20
+    page_size: int | None = None
     oldest_first: bool = False
     link_base: str | None = None
     error_shape: ErrorShape = ErrorShape.GUESSED
@@ -73,15 +94,17 @@ class Options:
     call_timeout: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("delay", "url_lifetime", "late_by", "reorder_within", "flaky_times"):
-            if not getattr(self, name) >= 0:
+        times = ("delay", "url_lifetime", "late_by", "reorder_within", "retry_within", "keys_late")
+        for name in (*times, "flaky_times"):
+            if (value := getattr(self, name)) is not None and not value >= 0:
                 raise ValueError(f"{name} is 0 or more")
         positive = ("page_size", "keep_jobs", "slow_rate", "max_source_bytes", "max_result_pixels")
         for name in (*positive, "call_timeout"):
-            if not getattr(self, name) > 0:
+            if (value := getattr(self, name)) is not None and not value > 0:
                 raise ValueError(f"{name} is more than 0")
         if self.token == "":
             raise ValueError("token is empty")
+        check_provider(self.faults.chosen, self.provider)
         if self.link_base is not None:
             try:
                 base = urlsplit(self.link_base)

@@ -3,12 +3,12 @@
 import logging
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import uvicorn
 
-from receiver.sandbox.app import create_app
+from receiver.sandbox.app import app_of, stand_in
 from receiver.sandbox.loopback import is_loopback
 from receiver.sandbox.options import Options
 
@@ -25,8 +25,10 @@ class Server(uvicorn.Server):
         self._on_ready()
 
 
-def print_address(url: str) -> None:
+def print_address(url: str, secrets: Sequence[str]) -> None:
     print(f"sandbox listens on {url}", flush=True)  # noqa: T201 - the line that programs wait for
+    for secret in secrets:
+        print(f"it signs with {secret}", flush=True)  # noqa: T201
 
 
 def run(
@@ -34,23 +36,25 @@ def run(
     host: str = "127.0.0.1",
     port: int = 8090,
     *,
-    on_ready: Callable[[str], None] = print_address,
+    on_ready: Callable[[str, Sequence[str]], None] = print_address,
 ) -> None:
     """Serve until SIGINT or SIGTERM; port 0 is any free one.
 
-    ``on_ready`` is called with the sandbox's URL, without a trailing slash, once it accepts connections.
+    Once it accepts connections, ``on_ready`` is called with its URL, without a trailing slash, and with the
+    secrets that it made.
 
     Raises:
-        ValueError: the host is not loopback.
+        ValueError: the host is not loopback, or a secret is none of the provider's.
         OSError: the port is taken.
     """
     if not is_loopback(host):
         raise ValueError(f"the sandbox listens on loopback only, and {host} is elsewhere")
+    provider = stand_in(options)
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
-            create_app(options),
+            app_of(provider),
             log_config=None,
             access_log=False,
             proxy_headers=False,
@@ -62,7 +66,7 @@ def run(
         # uvicorn ends gracefully and then raises the signal again, which must not end the process.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
-            Server(config, lambda: on_ready(url)).run(sockets=[listener])
+            Server(config, lambda: on_ready(url, provider.secrets)).run(sockets=[listener])
 
 
 def _is_unexpected(record: logging.LogRecord) -> bool:

@@ -16,8 +16,9 @@ import uvicorn
 from PIL import Image
 
 from receiver.sandbox.app import create_app
-from receiver.sandbox.options import Options
+from receiver.sandbox.options import Options, ProviderName
 from receiver.sandbox.server import Server
+from receiver.sandbox.submits import FAULTS_HEADER
 from tests.support.processes import TRUST
 
 TOKEN = "sandbox-token"
@@ -76,6 +77,8 @@ def neighbour() -> Iterator[Neighbour]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             it._deliveries.put(Delivery({k.lower(): v for k, v in self.headers.items()}, body))
+            if it.gate is not None:
+                it.gate.wait(PATIENCE)
             self._answer(it.answer, b"")
 
         def _answer(self, status: int, body: bytes) -> None:
@@ -131,9 +134,8 @@ class Sandbox(httpx.Client):
 
 
 @contextmanager
-def sandbox(
-    options: Options, clock: Callable[[], float] | None = None, *, port: int = 0
-) -> Iterator[Sandbox]:
+def serving(options: Options, clock: Callable[[], float] | None = None, *, port: int = 0) -> Iterator[str]:
+    """A running sandbox, by its address."""
     app = create_app(options) if clock is None else create_app(options, clock)
     ready = threading.Event()
     with socket.create_server(("127.0.0.1", port)) as listener:
@@ -143,11 +145,51 @@ def sandbox(
         thread.start()
         try:
             assert ready.wait(PATIENCE)
-            with Sandbox(f"http://127.0.0.1:{listener.getsockname()[1]}") as client:
-                yield client
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
+
+
+@contextmanager
+def sandbox(
+    options: Options, clock: Callable[[], float] | None = None, *, port: int = 0
+) -> Iterator[Sandbox]:
+    with serving(options, clock, port=port) as own, Sandbox(own) as client:
+        yield client
+
+
+@contextmanager
+def stand_in(
+    provider: ProviderName, clock: Callable[[], float] | None = None, **options: Any
+) -> Iterator[httpx.Client]:
+    """A client of the running stand-in of a provider that signs, with its token."""
+    options = {"token": TOKEN, "delay": 0, **options}
+    headers = {
+        ProviderName.REPLICATE: {"Authorization": f"Bearer {TOKEN}"},
+        ProviderName.FAL: {"Authorization": f"Key {TOKEN}"},
+        ProviderName.FREEPIK: {"x-freepik-api-key": TOKEN},
+    }[provider]
+    with (
+        serving(Options(provider=provider, **options), clock) as own,
+        httpx.Client(base_url=own, headers=headers, verify=TRUST, trust_env=False, timeout=60) as client,
+    ):
+        yield client
+
+
+def faults(*names: str) -> dict[str, str]:
+    """The header of a submit whose job meets these faults."""
+    return {FAULTS_HEADER: ",".join(names)}
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self, now: float = 1_780_000_000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def opened(data: bytes) -> Image.Image:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import SAMPLES, draw
-from receiver.sandbox.validation import InvalidRequestError, parse
+from receiver.sandbox.submits import InvalidRequestError
+from receiver.sandbox.ximilar.validation import parse
 from tests.sandbox.harness import TOKEN, Neighbour, Sandbox, opened, sandbox
 from tests.support.processes import TRUST
 
@@ -170,7 +171,7 @@ def test_no_body_whatever_brings_down_the_validation(
     for url in ({}, {"_url": f"http://{host}/"}):
         body = valid(webhook=webhook, records=[record | url]) | fields
         with suppress(InvalidRequestError):
-            parse(json.dumps(body).encode(), 1000)
+            parse(json.dumps(body).encode(), 1000, "workspace")
 
 
 def test_a_body_over_the_limit_is_refused_whether_or_not_it_declares_its_length() -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 import receiver
 import receiver.sandbox
 from receiver.cli.sandbox import options_of, sandbox, seconds
-from receiver.sandbox.faults import CallFault, CompletionFault, JobFault, ResultFault, SubmitFault
+from receiver.sandbox.faults import GROUPS, PROVIDERS_OF
 from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import SAMPLES, draw
 from receiver.sandbox.server import run
@@ -78,6 +78,9 @@ def test_the_command_speaks_json_and_takes_its_switches(tmp_path: Path) -> None:
         (["--delay", "soon"], "no time", 2),
         (["--cut", "0.6", "--html", "0.6"], "together more than 1", 2),
         (["--drop", "1.5"], "drop", 2),
+        (["--video", "0.5"], "ximilar has no fault video", 2),
+        (["--provider", "fal", "--aborted", "0.5"], "fal has no fault aborted", 2),
+        (["--provider", "replicate", "--secret", "no base64!"], "whsec_", 2),
     ],
 )
 def test_wrong_usage_is_refused_in_words(
@@ -107,12 +110,12 @@ def test_run_refuses_to_listen_elsewhere_than_on_loopback() -> None:
 
 
 def test_the_command_has_a_switch_for_every_fault_and_every_fault_a_share() -> None:
-    groups = (JobFault, ResultFault, CompletionFault, SubmitFault, CallFault)
-    names = [fault.value for group in groups for fault in group]
+    names = [fault.value for group in GROUPS for fault in group]
     assert set(names) <= set(inspect.signature(sandbox).parameters)
-    for group in groups:
+    for group in GROUPS:
         for fault in group:
-            faults = options_of({**dict.fromkeys(names, 0.0), fault.value: 0.5}).faults
+            provider = min(PROVIDERS_OF.get(fault, {"ximilar"}))
+            faults = options_of({**dict.fromkeys(names, 0.0), fault.value: 0.5, "provider": provider}).faults
             assert [each for each in group if faults.share(each)] == [fault]
 
 
@@ -133,7 +136,7 @@ def test_what_is_no_time_is_refused(text: str) -> None:
 def test_the_sandbox_imports_nothing_of_the_receivers_own() -> None:
     folder = Path(inspect.getfile(receiver.sandbox)).parent
     imported = set()
-    for path in folder.glob("*.py"):
+    for path in folder.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names}
@@ -142,7 +145,7 @@ def test_the_sandbox_imports_nothing_of_the_receivers_own() -> None:
                 imported.add(node.module or "")
     assert "receiver.sandbox.options" in imported
     ours = {name for name in imported if name.split(".")[0] == "receiver"}
-    assert {name for name in ours if not name.startswith("receiver.sandbox.")} == set()
+    assert {name for name in ours if not f"{name}.".startswith("receiver.sandbox.")} == set()
 
 
 def test_samples_differ_in_format_size_and_factor_and_are_what_they_say() -> None:

@@ -1,9 +1,10 @@
-"""Validates the body of a submission strictly against the provider's documentation."""
+"""Validates the body of a submit strictly against Ximilar's documentation."""
 
 import base64
-import json
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+from PIL import Image
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -16,17 +17,17 @@ from pydantic import (
 
 from receiver.sandbox.faults import Plan, plan_of
 from receiver.sandbox.loopback import loopback_url
+from receiver.sandbox.submits import InvalidRequestError, json_object
+from receiver.sandbox.upscale import Upscaling
+from receiver.sandbox.ximilar.forms import XimilarOrder
 
+_RESAMPLING: Mapping[str | None, Image.Resampling] = {
+    None: Image.Resampling.BICUBIC,
+    "artifact_removal": Image.Resampling.BICUBIC,
+    "ironed_out": Image.Resampling.BILINEAR,
+    "high_fidelity": Image.Resampling.LANCZOS,
+}
 _CLIENT_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
-
-
-class InvalidRequestError(Exception):
-    """The submit is invalid; ``readable`` tells whether its body was JSON."""
-
-    def __init__(self, text: str, *, readable: bool = True) -> None:
-        super().__init__(text)
-        self.text = text
-        self.readable = readable
 
 
 def _encodable(text: str) -> str:
@@ -118,29 +119,25 @@ class Submission(_Model):
             raise ValueError("image_quality: only available together with image_format")
         return self
 
-    @property
-    def record(self) -> Record:
-        return self.records[0]
+    def upscaling(self) -> Upscaling:
+        """Return what to do. ``tune_colors`` has no effect, since resizing does not change the colours."""
+        return Upscaling(
+            factor=int(self.endpoint[-2]),
+            resampling=_RESAMPLING[self.mode],
+            sharpen=self.model_type == "gan",
+            image_format=self.image_format or "auto",
+            image_quality=self.image_quality or 85,
+        )
 
-    @property
-    def factor(self) -> int:
-        return int(self.endpoint[-2])
 
-
-def parse(body: bytes, max_source_bytes: int) -> Submission:
+def parse(body: bytes, max_source_bytes: int, workspace: str) -> XimilarOrder:
     """Parse the body of a submit. It may hold a whole picture: call it in a thread.
 
     Raises:
         InvalidRequestError: the provider's page does not allow it.
     """
     try:
-        data = json.loads(body, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidRequestError(f"JSON parse error - {error}", readable=False) from error
-    if not isinstance(data, dict):
-        raise InvalidRequestError("Invalid data. Expected a dictionary.", readable=False)
-    try:
-        submission = Submission.model_validate(data)
+        submission = Submission.model_validate(json_object(body))
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         # Of the webhook, its header's name is left out, which may be any text.
@@ -148,16 +145,20 @@ def parse(body: bytes, max_source_bytes: int) -> Submission:
         name = ".".join(map(str, place or fault["loc"][:1]))
         message = fault["msg"].removeprefix("Value error, ")
         raise InvalidRequestError(f"{name}: {message}" if name else message) from error
-    if (submission.record.size or 0) > max_source_bytes:
+    (record,), webhook = submission.records, submission.webhook
+    if (record.size or 0) > max_source_bytes:
         raise InvalidRequestError(f"_base64: larger than {max_source_bytes} bytes")
-    return submission
+    return XimilarOrder(
+        source=record.url,
+        upscaling=submission.upscaling(),
+        webhook=None if webhook is None else webhook.endpoint,
+        headers={} if webhook is None else webhook.headers or {},
+        plan=record.plan,
+        workspace=submission.workspace or workspace,
+        record_id=record.id,
+    )
 
 
-def _no_constant(name: str) -> None:
-    """Refuse NaN and Infinity, which Python reads although they are no JSON (RFC 8259, section 6)."""
-    raise ValueError(f"{name} is no JSON")
-
-
-def source_of(body: bytes) -> bytes:
-    """Return the picture in the ``_base64`` of a body that `parse` has accepted."""
-    return base64.b64decode(json.loads(body)["records"][0]["_base64"])
+def source_of(request: Any) -> bytes:
+    """Return the picture in the ``_base64`` of a submit that `parse` has accepted."""
+    return base64.b64decode(request["records"][0]["_base64"])

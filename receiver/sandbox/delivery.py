@@ -1,0 +1,100 @@
+"""Sends what a provider has to tell to a webhook, with retries and the faults of the job's plan."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import httpx
+
+from receiver.sandbox.faults import CompletionFault, Plan, ProofFault
+from receiver.sandbox.jobs import Clock
+from receiver.sandbox.options import Options
+
+logger = logging.getLogger(__name__)
+
+_OLD = 3600
+"""Seconds by which an old timestamp is old."""
+
+Sign = Callable[[int, bool], Mapping[str, str]]
+"""Returns the headers of a delivery by its time, in seconds since the epoch, and whether its key is wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A body for a webhook. Each attempt is signed anew."""
+
+    job_id: str
+    url: str
+    body: bytes
+    sign: Sign
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """A provider's retries: so many, at doubling intervals, the last of them ``within`` seconds."""
+
+    count: int = 0
+    within: float = 0.0
+
+    def waits(self, within: float | None) -> list[float]:
+        first = (self.within if within is None else within) / max(2**self.count - 1, 1)
+        return [first * 2**number for number in range(self.count)]
+
+
+class Deliveries:
+    """Posts to webhooks, with the client given."""
+
+    def __init__(self, client: httpx.AsyncClient, options: Options, clock: Clock, patience: float) -> None:
+        self._client = client
+        self._options = options
+        self._clock = clock
+        self._patience = min(patience, options.call_timeout)
+        self._next_sent = asyncio.Event()
+
+    async def overtaken(self) -> None:
+        """Wait until another delivery was sent."""
+        try:
+            async with asyncio.timeout(self._options.reorder_within):
+                await self._next_sent.wait()
+        except TimeoutError:
+            logger.info("a completion waited to be overtaken, and no other came")
+
+    async def send(self, post: Post, plan: Plan, waits: Sequence[float] = ()) -> None:
+        """Send until a 2xx comes, or the retries are used up."""
+        headers = self._headers(post, plan)
+        answered = await self._send(post, headers, plan)
+        for wait in waits:
+            if answered:
+                break
+            await asyncio.sleep(wait)
+            headers = self._headers(post, plan)
+            answered = await self._send(post, headers, plan)
+        if CompletionFault.REPLAY in plan:
+            await self._send(post, headers, plan)
+        if CompletionFault.TWICE in plan:
+            await self._send(post, self._headers(post, plan), plan)
+
+    def _headers(self, post: Post, plan: Plan) -> Mapping[str, str]:
+        age = _OLD if ProofFault.OLD_TIMESTAMP in plan else 0
+        return post.sign(int(self._clock()) - age, ProofFault.WRONG_SIGNATURE in plan)
+
+    async def _send(self, post: Post, headers: Mapping[str, str], plan: Plan) -> bool:
+        # A blank changes no meaning, so that only a proof over the raw body can tell.
+        body = post.body + b" " if ProofFault.ALTERED in plan else post.body
+        answered = False
+        try:
+            # Streamed and left unread: only the status is of interest, whatever the body's size.
+            async with (
+                asyncio.timeout(self._patience),
+                self._client.stream(
+                    "POST", post.url, content=body, headers={"Content-Type": "application/json", **headers}
+                ) as answer,
+            ):
+                answered = answer.is_success
+                logger.info("job %s: completion answered with %d", post.job_id, answer.status_code)
+        except (httpx.HTTPError, TimeoutError) as error:
+            logger.warning("job %s: completion lost, %s: %s", post.job_id, type(error).__name__, error)
+        sent, self._next_sent = self._next_sent, asyncio.Event()
+        sent.set()
+        return answered
