@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from receiver.archive.base import SpooledImage
 from receiver.core.errors import SpoolError
 
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 """Bytes read at a time."""
 
 

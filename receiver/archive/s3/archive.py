@@ -71,6 +71,11 @@ class S3Archive:
                 # The SDK reads a credentials file once; it may have been rotated before the next probe.
                 await self._run(self._client.reconnect)
             raise
+        if self._capabilities.conditional and self._capabilities.sha256:
+            # The store itself has just refused to overwrite, and to take other bytes than were announced.
+            await self._run(lambda: self._client.open_direct(self._at("a")))
+        else:
+            self._client.close_direct()
         return results
 
     async def put(self, item: SpooledImage) -> StoredObject:
@@ -202,6 +207,17 @@ class S3Archive:
         self, item: SpooledImage, spooled: SpoolFile, at: Address, condition: Mapping[str, str]
     ) -> StoredObject | None:
         """Put the image and prove it. Return ``None`` where the condition does not hold."""
+        head = None
+        if "IfNoneMatch" in condition:
+            head = self._client.put_directly(at, spooled, item.image, metadata.write(item))
+        head = head or self._put_by_sdk(item, spooled, at, condition)
+        if head is not None and not self._holds(item.image, at, head, head.get("VersionId")):
+            raise ArchiveError("archive.unproved", f"{at} does not hold the bytes that were sent.")
+        return head and _stored(at, head)
+
+    def _put_by_sdk(
+        self, item: SpooledImage, spooled: SpoolFile, at: Address, condition: Mapping[str, str]
+    ) -> "Head | None":
         if self._capabilities.sha256:
             spooled.seek(0)
             checksum = {"ChecksumSHA256": base64_of(bytes.fromhex(item.image.sha256))}
@@ -228,10 +244,7 @@ class S3Archive:
                 spool_file.check(item, spooled)
                 raise ArchiveError("archive.unavailable", f"{at}: damaged on its way ({code}).") from error
             raise
-        head = self._client.head(at, version, missing="archive.unproved")
-        if not self._holds(item.image, at, head, version):
-            raise ArchiveError("archive.unproved", f"{at} does not hold the bytes that were sent.")
-        return _stored(at, head)
+        return self._client.head(at, version, missing="archive.unproved")
 
     def _is_cut(self, item: SpooledImage, spooled: SpoolFile, at: Address, head: "Head") -> bool:
         """Whether an object is a part of this very image: some stores keep what came before a kill."""
