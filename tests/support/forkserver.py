@@ -171,6 +171,8 @@ def _enter(folder: str, environ: Mapping[str, str], streams: Sequence[int], *, t
 
 
 if __name__ == "__main__":
+    import receiver.archive.s3.archive
+    import receiver.archive.s3.client
     import receiver.cli.commands
     import receiver.cli.serve  # noqa: F401 - loaded before the forks
     from receiver.cli import main
