@@ -13,12 +13,20 @@ from rich.live import Live
 from receiver.cli import demo_run, output
 from receiver.cli.common import AsJson, fail
 from receiver.cli.interruption import INTERRUPTED
-from receiver.cli.options import whole
+from receiver.cli.options import choice, whole
+from receiver.providers.registry import ENTRIES
+from receiver.sandbox.options import ProviderName
+from receiver.sandbox.trials import TRIALS, Trial
+
+_PROVIDERS = [name for name in ProviderName if name in {entry.name for entry in ENTRIES}]
 
 
 def demo(
     images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE", help="Your own pictures.")] = None,
     *,
+    provider: Annotated[
+        ProviderName, choice("--provider", _PROVIDERS, "The provider whose sandbox is used.")
+    ] = ProviderName.XIMILAR,
     folder: Annotated[Path, typer.Option(help="The folder for ledger and images.")] = Path("receiver-demo"),
     port: Annotated[int, whole("The receiver's port; 0 for any free one.", 0, 65535)] = 8080,
     leave: Annotated[bool, typer.Option("--exit", help="End when all images are archived.")] = False,
@@ -27,7 +35,7 @@ def demo(
     """Run sandbox, receiver and folder archive on this machine, with a few images through all of it."""
     try:
         pictures = demo_run.read_pictures(images or [])
-        run = _demo(pictures, folder, port, leave=leave, as_json=as_json)
+        run = _demo(TRIALS[provider](), pictures, folder, port, leave=leave, as_json=as_json)
         archived = asyncio.run(demo_run.until_signal(run))
     except demo_run.DemoError as error:
         fail(str(error))
@@ -38,9 +46,9 @@ def demo(
 
 
 async def _demo(
-    pictures: Sequence[demo_run.Picture], folder: Path, port: int, *, leave: bool, as_json: bool
+    trial: Trial, pictures: Sequence[demo_run.Picture], folder: Path, port: int, *, leave: bool, as_json: bool
 ) -> bool:
-    async with demo_run.running_demo(folder, port) as running:
+    async with demo_run.running_demo(trial, folder, port) as running:
         with _live_jobs(quiet=as_json) as show:
             archived = await running.run(demo_run.send(running, pictures, show))
         if as_json:

@@ -24,24 +24,23 @@ import httpx
 from PIL import Image
 
 from receiver.core.concurrency import cancel
-from receiver.core.errors import LedgerError, ReceiverError
+from receiver.core.errors import LedgerError
 from receiver.core.jobs import FINAL, State
-from receiver.core.paths import WEBHOOK_PATH
 from receiver.ledger import DirectoryLock
-from receiver.providers.ximilar.authentication import REF_HEADER
-from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.request import Factor, Upscale, Webhook
+from receiver.sandbox.options import ProviderName
 from receiver.sandbox.pictures import SAMPLES
+from receiver.sandbox.trials import Trial
 
 T = TypeVar("T")
 
 Show = Callable[[Sequence[Mapping[str, Any]]], None]
 """Shows jobs as the API returns them."""
 
+_SETTINGS = ("RECEIVER_", "AWS_", *(f"{name.upper()}_" for name in ProviderName))
+"""How the names of the user's own settings begin."""
+
 START_SECONDS = 30.0
 REFRESH_SECONDS = 0.2
-
-SECRET_HEADER = "X-Webhook-Secret"  # noqa: S105 - a header's name
 
 
 class DemoError(Exception):
@@ -54,7 +53,7 @@ class Picture:
 
     name: str
     data: bytes
-    factor: Factor
+    factor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,15 +71,13 @@ class Demo:
 
     Attributes:
         address, token: of the receiver.
-        provider: the address of the sandbox's API.
-        secret: the value of the webhook's header.
+        sandbox: its address.
     """
 
     address: str
-    provider: str
-    provider_token: str
     token: str
-    secret: str
+    sandbox: str
+    trial: Trial
     archive: Path
     children: Sequence[Child] = ()
 
@@ -152,32 +149,32 @@ def read_pictures(paths: Sequence[Path]) -> list[Picture]:
 
 
 @contextlib.asynccontextmanager
-async def running_demo(folder: Path, port: int) -> AsyncIterator[Demo]:
+async def running_demo(trial: Trial, folder: Path, port: int) -> AsyncIterator[Demo]:
     """Start a sandbox and a receiver, and stop both at the end.
 
     Args:
+        trial: the provider, with fresh secrets.
         folder: the receiver's data directory.
         port: of the receiver; 0 for any free one.
 
     Raises:
         DemoError: the folder or the port is in use, or a process did not start.
     """
-    token, secret, provider_token = (secrets.token_urlsafe(16) for _ in range(3))
+    token = secrets.token_urlsafe(16)
     # Without the user's settings, such as a real account's token, and without a proxy, since all of it is on
     # loopback.
     clean = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("RECEIVER_", "XIMILAR_", "AWS_")) and not name.lower().endswith("_proxy")
-    }
+        if not name.startswith(_SETTINGS) and not name.lower().endswith("_proxy")
+    } | trial.shared()
     folder = _prepare(folder, port)
-    sandbox_environ = {**clean, "XIMILAR_API_TOKEN": provider_token}
-    sandbox_arguments = ["sandbox", "--port", "0", "--delay", "1", "--json"]
-    async with _process("sandbox", sandbox_arguments, sandbox_environ, folder) as sandbox:
-        provider = await _address(sandbox, "url") + "/account/v2"
+    arguments = ["sandbox", "--provider", trial.provider, "--port", "0", "--delay", "1", "--json"]
+    async with _process("sandbox", arguments, clean, folder) as sandbox:
+        provider = await _address(sandbox, "url")
         environ = {
             **clean,
-            "RECEIVER_WEBHOOK_HEADERS": json.dumps({SECRET_HEADER: secret}),
+            **trial.settings(provider),
             "RECEIVER_API_TOKENS": token,
             "RECEIVER_DATA_DIR": str(folder),
             "RECEIVER_ARCHIVE": (folder / "archive").as_uri(),
@@ -185,13 +182,11 @@ async def running_demo(folder: Path, port: int) -> AsyncIterator[Demo]:
             "RECEIVER_HOST": "127.0.0.1",
             "RECEIVER_PORT": str(port),
             "RECEIVER_LOG": "text",
-            "XIMILAR_API_TOKEN": provider_token,
-            "XIMILAR_API_URL": provider,
         }
         async with _process("receiver", ["serve", "--json"], environ, folder) as receiver:
             address = await _address(receiver, "address")
             children = (sandbox, receiver)
-            yield Demo(address, provider, provider_token, token, secret, folder / "archive", children)
+            yield Demo(address, token, provider, trial, folder / "archive", children)
 
 
 async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
@@ -201,20 +196,29 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
         DemoError: the sandbox refuses a picture, or one of the two does not answer.
     """
     ids = []
-    # A client with its own transport uses no proxy from the environment.
-    direct = httpx.AsyncHTTPTransport()
+    trial = demo.trial
+    webhook = f"{demo.address}/webhooks/{trial.provider}"
     async with (
-        Ximilar(demo.provider, demo.provider_token, transport=direct) as provider,
+        httpx.AsyncClient(base_url=demo.sandbox, trust_env=False, timeout=30) as sandbox,
         _client(demo) as client,
     ):
         for picture in pictures:
-            headers = {SECRET_HEADER: demo.secret, REF_HEADER: picture.name}
-            webhook = Webhook(demo.address + WEBHOOK_PATH, headers)
+            submit = trial.submit(picture.data, picture.factor, webhook, picture.name)
             try:
-                job_id = await provider.submit(Upscale(picture.data, picture.factor, webhook))
-            except ReceiverError as error:
-                raise DemoError(f"{picture.name}: {error.detail}") from None
-            await _ask(client, "POST", "/jobs", json={"id": job_id, "ref": picture.name})
+                answer = await sandbox.post(
+                    submit.path, params=submit.query, headers=submit.headers, json=submit.body
+                )
+                job_id = trial.job_id(answer.raise_for_status().json())
+            except httpx.HTTPStatusError as error:
+                raise DemoError(f"{picture.name}: {error.response.text}") from None
+            except httpx.HTTPError as error:
+                raise DemoError(
+                    f"{picture.name}: the sandbox does not answer ({type(error).__name__})"
+                ) from None
+            announced = {"id": job_id, "ref": picture.name}
+            if trial.endpoint is not None:
+                announced["endpoint"] = trial.endpoint
+            await _ask(client, "POST", "/jobs", json=announced)
             ids.append(job_id)
     return await follow(demo, ids, show)
 

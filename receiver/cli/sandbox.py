@@ -23,19 +23,10 @@ from receiver.sandbox.faults import (
     ResultFault,
     SubmitFault,
 )
-from receiver.sandbox.options import ErrorShape, Options, ProviderName
+from receiver.sandbox.options import SECRET_VARIABLES, TOKEN_VARIABLES, ErrorShape, Options, ProviderName
 from receiver.sandbox.server import print_address, run
 
 _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-
-
-_TOKENS: Mapping[ProviderName, str] = {
-    ProviderName.XIMILAR: "XIMILAR_API_TOKEN",
-    ProviderName.REPLICATE: "REPLICATE_API_TOKEN",
-    ProviderName.FAL: "FAL_KEY",
-    ProviderName.FREEPIK: "FREEPIK_API_KEY",
-}
-"""The variables of the tokens: those of the receiver's own settings."""
 
 
 def seconds(text: str | float) -> float:
@@ -96,12 +87,15 @@ def sandbox(
     token: Annotated[
         str | None,
         typer.Option(
-            help=f"The only token that it accepts; else any. Also from {', '.join(_TOKENS.values())}."
+            help=f"The only token that it accepts; else any. Also from {', '.join(TOKEN_VARIABLES.values())}."
         ),
     ] = None,
     secret: Annotated[
         list[str] | None,
-        typer.Option(help="Replicate, Freepik: the secret that signs. Several: all sign. Else it makes one."),
+        typer.Option(
+            help="The secret that signs; several: all sign; else it makes one. "
+            f"Also from {', '.join(SECRET_VARIABLES.values())}."
+        ),
     ] = None,
     two_keys: Annotated[bool, typer.Option(help="Sign as while one key is changed for another.")] = False,
     keys_late: Annotated[float, _time("fal.ai: how long its key set is away at first.", "0s")] = 0.0,
@@ -171,8 +165,9 @@ def sandbox(
 
     It fetches from and calls back to loopback only.
     """
-    token = token or os.environ.get(_TOKENS[provider])
-    given = {**locals(), "secrets": tuple(secret or ())}
+    token = token or os.environ.get(TOKEN_VARIABLES[provider])
+    secret = secret or os.environ.get(SECRET_VARIABLES.get(provider, ""), "").split(",")
+    given = {**locals(), "secrets": tuple(text.strip() for text in secret if text.strip())}
     try:
         options = options_of(given)
         # To stderr, so that stdout holds the address alone.

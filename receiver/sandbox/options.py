@@ -1,5 +1,6 @@
 """The options of the sandbox."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import urlsplit
@@ -16,6 +17,21 @@ class ProviderName(StrEnum):
     REPLICATE = "replicate"
     FAL = "fal"
     FREEPIK = "freepik"
+
+
+TOKEN_VARIABLES: Mapping[ProviderName, str] = {
+    ProviderName.XIMILAR: "XIMILAR_API_TOKEN",
+    ProviderName.REPLICATE: "REPLICATE_API_TOKEN",
+    ProviderName.FAL: "FAL_KEY",
+    ProviderName.FREEPIK: "FREEPIK_API_KEY",
+}
+"""The environment's variables for the API tokens: the names of the receiver's settings."""
+
+SECRET_VARIABLES: Mapping[ProviderName, str] = {
+    ProviderName.REPLICATE: "REPLICATE_WEBHOOK_SECRET",
+    ProviderName.FREEPIK: "FREEPIK_WEBHOOK_SECRET",
+}
+"""Those for the secrets that sign, of the providers that have such, separated by commas."""
 
 
 class ErrorShape(StrEnum):

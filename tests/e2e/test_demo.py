@@ -16,6 +16,7 @@ import pytest
 from receiver.cli.demo_run import Demo, follow
 from receiver.cli.interruption import INTERRUPTED
 from receiver.ledger import DirectoryLock
+from receiver.sandbox.trials import XimilarTrial
 from tests.e2e.conftest import SIZE
 from tests.support.processes import (
     API_TOKEN,
@@ -154,7 +155,7 @@ async def test_jobs_are_followed_to_their_end_beside_others(programs: Programs, 
         receiver.post("/jobs", json={"id": "silent"}).raise_for_status()
 
         async with asyncio.timeout(PATIENCE):
-            run = Demo(receiver.address, "", "", API_TOKEN, "", programs.folder)
+            run = Demo(receiver.address, API_TOKEN, "", XimilarTrial(), programs.folder)
             assert await follow(run, {"followed"}, shown.append)
 
     assert [job["id"] for job in shown[-1]] == ["followed"]

@@ -13,13 +13,16 @@ import httpx
 import pytest
 from PIL import Image
 
-from receiver.cli.demo_run import SECRET_HEADER, Demo, running_demo
+from receiver.cli.demo_run import Demo, running_demo
+from receiver.sandbox.trials import XimilarTrial
 from tests.docs.documents import ROOT, blocks
+
+SECRET_HEADER = "X-Webhook-Secret"
 
 
 @pytest.fixture
 async def run(tmp_path: Path) -> AsyncIterator[Demo]:
-    async with running_demo(tmp_path, 0) as run:
+    async with running_demo(XimilarTrial(), tmp_path, 0) as run:
         yield run
 
 
@@ -40,11 +43,11 @@ async def test_the_script_of_deploy_submits_a_picture_that_is_archived(run: Demo
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         ROOT / "deploy/submit-to-sandbox.py",
-        run.provider,
+        f"{run.sandbox}/account/v2",
         env={
-            "RECEIVER_WEBHOOK_HEADERS": json.dumps({SECRET_HEADER: run.secret}),
+            "RECEIVER_WEBHOOK_HEADERS": json.dumps({SECRET_HEADER: run.trial.secret}),
             "RECEIVER_PORT": run.address.rpartition(":")[2],
-            "XIMILAR_API_TOKEN": run.provider_token,
+            "XIMILAR_API_TOKEN": run.trial.token,
         },
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -56,7 +59,7 @@ async def test_the_script_of_deploy_submits_a_picture_that_is_archived(run: Demo
 
 
 async def test_the_quickstarts_submission_is_archived_with_its_reference(run: Demo) -> None:
-    (body,) = (document for document in map(json.loads, blocks("json")) if "webhook" in document)
+    (body,) = (document for document in map(json.loads, blocks("json")) if "records" in document)
     picture = io.BytesIO()
     Image.linear_gradient("L").save(picture, "PNG")
     # The names of all fields are the quickstart's; only what leads to other machines is replaced.
@@ -64,10 +67,12 @@ async def test_the_quickstarts_submission_is_archived_with_its_reference(run: De
     assert body["webhook"]["endpoint"].endswith("/webhooks/ximilar")
     body["webhook"]["endpoint"] = f"{run.address}/webhooks/ximilar"
     assert SECRET_HEADER in body["webhook"]["headers"]
-    body["webhook"]["headers"][SECRET_HEADER] = run.secret
+    body["webhook"]["headers"][SECRET_HEADER] = run.trial.secret
     async with httpx.AsyncClient(trust_env=False) as client:
         answer = await client.post(
-            f"{run.provider}/request", json=body, headers={"Authorization": f"Token {run.provider_token}"}
+            f"{run.sandbox}/account/v2/request",
+            json=body,
+            headers={"Authorization": f"Token {run.trial.token}"},
         )
     job = await ended(run, answer.raise_for_status().json()["id"])
     assert (job["state"], job["ref"]) == ("archived", "order 4711")

@@ -1,0 +1,154 @@
+"""The other side of each stand-in: the settings of a receiver for it, and how a program submits to it."""
+
+import base64
+import json
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from receiver.sandbox.options import SECRET_VARIABLES, TOKEN_VARIABLES, ProviderName
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """A POST that creates a job, by its path behind the sandbox's address."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: Mapping[str, Any]
+    query: Mapping[str, str]
+
+
+class Trial(ABC):
+    """A sandbox and a receiver that share fresh secrets.
+
+    Attributes:
+        endpoint: the model, where a job cannot be asked for without it.
+    """
+
+    provider: ClassVar[ProviderName]
+    endpoint: ClassVar[str | None] = None
+
+    def __init__(self) -> None:
+        self.token = secrets.token_urlsafe(16)
+        self.secret = secrets.token_urlsafe(16)
+
+    def shared(self) -> dict[str, str]:
+        """Return the variables that sandbox and receiver have in common."""
+        variables = {TOKEN_VARIABLES[self.provider]: self.token}
+        if self.provider in SECRET_VARIABLES:
+            variables[SECRET_VARIABLES[self.provider]] = self.secret
+        return variables
+
+    @abstractmethod
+    def settings(self, sandbox: str) -> dict[str, str]:
+        """Return the receiver's settings beside the shared ones, by the sandbox's address."""
+
+    @abstractmethod
+    def submit(self, picture: bytes, factor: int, webhook: str, ref: str) -> Submit:
+        """Return the submit of a picture; ``webhook`` is the receiver's URL for this provider."""
+
+    def job_id(self, answer: Any) -> str:
+        """Return the job's id at the receiver, by the JSON of the answer to its submit."""
+        return f"{self.provider}:{self.own_id(answer)}"
+
+    @abstractmethod
+    def own_id(self, answer: Any) -> str:
+        """Return the provider's id of the job."""
+
+
+class XimilarTrial(Trial):
+    """Ximilar sends the headers of the submit, which prove the delivery and carry its reference."""
+
+    provider = ProviderName.XIMILAR
+
+    def settings(self, sandbox: str) -> dict[str, str]:
+        headers = json.dumps({"X-Webhook-Secret": self.secret})
+        return {"RECEIVER_WEBHOOK_HEADERS": headers, "XIMILAR_API_URL": f"{sandbox}/account/v2"}
+
+    def submit(self, picture: bytes, factor: int, webhook: str, ref: str) -> Submit:
+        headers = {"X-Webhook-Secret": self.secret, "X-Receiver-Ref": ref}
+        body = {
+            "type": "upscaler",
+            "endpoint": f"upscale_{factor}x",
+            "records": [{"_base64": base64.b64encode(picture).decode()}],
+            "webhook": {"endpoint": webhook, "headers": headers},
+        }
+        return Submit("/account/v2/request", {"Authorization": f"Token {self.token}"}, body, {})
+
+    def job_id(self, answer: Any) -> str:
+        return self.own_id(answer)
+
+    def own_id(self, answer: Any) -> str:
+        return str(answer["id"])
+
+
+class ReplicateTrial(Trial):
+    """Replicate posts the ends alone, since that is what it is asked for."""
+
+    provider = ProviderName.REPLICATE
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
+
+    def settings(self, sandbox: str) -> dict[str, str]:
+        return {"REPLICATE_API_URL": f"{sandbox}/v1"}
+
+    def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> Submit:
+        body = {
+            "version": "sandbox",
+            "input": {"image": _data_uri(picture), "scale": factor},
+            "webhook": webhook,
+            "webhook_events_filter": ["completed"],
+        }
+        return Submit("/v1/predictions", {"Authorization": f"Bearer {self.token}"}, body, {})
+
+    def own_id(self, answer: Any) -> str:
+        return str(answer["id"])
+
+
+class FalTrial(Trial):
+    """fal.ai signs with keys that the receiver reads from the sandbox."""
+
+    provider = ProviderName.FAL
+    endpoint = "fal-ai/esrgan"
+
+    def settings(self, sandbox: str) -> dict[str, str]:
+        return {"FAL_JWKS_URL": f"{sandbox}/.well-known/jwks.json", "FAL_API_URL": sandbox}
+
+    def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> Submit:
+        body = {"image_url": _data_uri(picture), "scale": factor}
+        headers = {"Authorization": f"Key {self.token}"}
+        return Submit(f"/{self.endpoint}", headers, body, {"fal_webhook": webhook})
+
+    def own_id(self, answer: Any) -> str:
+        return str(answer["request_id"])
+
+
+class FreepikTrial(Trial):
+    """Freepik posts each change of a task's status."""
+
+    provider = ProviderName.FREEPIK
+
+    def settings(self, sandbox: str) -> dict[str, str]:
+        return {"FREEPIK_API_URL": sandbox}
+
+    def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> Submit:
+        image = base64.b64encode(picture).decode()
+        body = {"image": image, "scale_factor": f"{factor}x", "webhook_url": webhook}
+        return Submit("/v1/ai/image-upscaler", {"x-freepik-api-key": self.token}, body, {})
+
+    def own_id(self, answer: Any) -> str:
+        return str(answer["data"]["task_id"])
+
+
+TRIALS: Mapping[ProviderName, type[Trial]] = {
+    trial.provider: trial for trial in (XimilarTrial, ReplicateTrial, FalTrial, FreepikTrial)
+}
+
+
+def _data_uri(picture: bytes) -> str:
+    return "data:application/octet-stream;base64," + base64.b64encode(picture).decode()
