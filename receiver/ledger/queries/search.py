@@ -1,7 +1,8 @@
 """Finds jobs by id, by filter and by similar text."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from receiver.core.jobs import Event, Job, State
 from receiver.ledger import rows
@@ -58,26 +59,13 @@ def jobs_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Job]:
 
 def jobs(db: sqlite3.Connection, wanted: Filter, *, before: int | None = None, limit: int = 100) -> Page:
     """Return a page of jobs, newest first; ``before`` is the ``next`` of the previous page."""
-    conditions, values = _conditions(db, wanted, before)
-    # One ordered scan for each state, and one merge: `state IN (…) ORDER BY seq` would sort whole states, and
-    # the indexes of references and reasons go by the state.
-    states: Sequence[State | None] = tuple(dict.fromkeys(wanted.states))
-    if not states and wanted.overdue_before is not None:
-        states = (State.SUBMITTED,)
-    elif not states:
-        states = (None,) if wanted.ref is None and wanted.reason is None else tuple(State)
-    columns = "seq" if len(states) > 1 else f"{rows.JOB}, seq"
-    scans, arguments = [], []
-    for state in states:
-        own = [*conditions, "state = ?"] if state else conditions
-        where = f"WHERE {' AND '.join(own)}" if own else ""
-        scans.append(f"SELECT {columns} FROM jobs {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
-        arguments += [*values, *([state] if state else []), limit + 1]
-    if len(states) > 1:
-        ends = " UNION ALL ".join(f"SELECT seq FROM ({scan})" for scan in scans)  # noqa: S608 - constants
-        scans = [f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({ends}) ORDER BY seq DESC LIMIT ?"]  # noqa: S608
-        arguments.append(limit + 1)
-    found = db.execute(scans[0], arguments).fetchall()
+    if not (scans := _scans(wanted)):
+        return Page((), None)
+    found: list[sqlite3.Row] = []
+    for low, high in _spans(db, wanted, before):
+        found += _newest(db, scans, low, high, limit + 1 - len(found))
+        if len(found) > limit:
+            break
     more = len(found) > limit
     return Page(tuple(rows.job(row) for row in found[:limit]), found[limit - 1]["seq"] if more else None)
 
@@ -91,54 +79,87 @@ def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[J
     return tuple(rows.job(row) for row in found)
 
 
-def _conditions(
-    db: sqlite3.Connection, wanted: Filter, before: int | None
-) -> tuple[list[str], list[str | int]]:
-    # Ordered scans over seq begin and end where the span does; the exact conditions decide in between, where
-    # the clock was set.
-    first = None if wanted.since is None else _first_since(db, wanted.since)
-    if wanted.until is not None:
-        end = _end_before(db, wanted.until)
-        before = end if before is None else min(before, end)
-    pairs = (
-        ("ref = ?", wanted.ref),
-        ("reason = ?", wanted.reason),
-        ("created_at >= ?", wanted.since),
-        ("created_at < ?", wanted.until),
-        (OVERDUE, wanted.overdue_before),
-        (f"NOT ({OVERDUE})", wanted.not_overdue_before),
-        ("seq >= ?", first),
-        ("seq < ?", before),
-    )
-    found = [(condition, value) for condition, value in pairs if value is not None]
-    return [condition for condition, _ in found], [value for _, value in found]
+_Scan = Sequence[tuple[str, str | int]]
+"""Conditions, each with its value, of jobs that one index holds in the order of their positions."""
 
 
-def _first_since(db: sqlite3.Connection, at: int) -> int:
-    """Return the first position of a job that became known at this time or later."""
-    (end,) = db.execute("SELECT min(seq) FROM clock_steps WHERE before >= ?", (at,)).fetchone()
-    (start,) = db.execute(
-        "SELECT coalesce(max(seq), 0) FROM clock_steps WHERE :end IS NULL OR seq < :end", {"end": end}
-    ).fetchone()
-    return _search(db, at, start, end)
+def _scans(wanted: Filter) -> Sequence[_Scan]:
+    """Return scans that find the wanted jobs of all times.
+
+    There is one for each state: `state IN (…) ORDER BY seq` would sort whole states, and the indexes of
+    references and reasons go by the state.
+    """
+    states: Sequence[State | None] = tuple(dict.fromkeys(wanted.states))
+    if wanted.overdue_before is not None:
+        states = [State.SUBMITTED] if State.SUBMITTED in (states or State) else []
+    elif not states:
+        states = (None,) if wanted.ref is None and wanted.reason is None else tuple(State)
+    scans = []
+    for state in states:
+        silent = state in (None, State.SUBMITTED)
+        conditions = (
+            ("ref = ?", wanted.ref),
+            ("reason = ?", wanted.reason),
+            ("state = ?", state),
+            (OVERDUE, wanted.overdue_before),
+            (f"NOT ({OVERDUE})", wanted.not_overdue_before if silent else None),
+        )
+        scans.append([(condition, value) for condition, value in conditions if value is not None])
+    return scans
 
 
-def _end_before(db: sqlite3.Connection, at: int) -> int:
-    """Return the position behind the last job that became known before this time."""
-    (start,) = db.execute("SELECT coalesce(max(seq), 0) FROM clock_steps WHERE at < ?", (at,)).fetchone()
-    (end,) = db.execute("SELECT min(seq) FROM clock_steps WHERE seq > ?", (start,)).fetchone()
-    return _search(db, at, start, end)
+def _newest(
+    db: sqlite3.Connection, scans: Sequence[_Scan], low: int, high: int, limit: int
+) -> list[sqlite3.Row]:
+    """Return the newest jobs that the scans find from a position on, and before another one."""
+    columns = f"{rows.JOB}, seq" if len(scans) == 1 else "seq"
+    queries, values = [], []
+    for scan in scans:
+        where = " AND ".join([*(condition for condition, _ in scan), "seq >= ?", "seq < ?"])
+        queries.append(f"SELECT {columns} FROM jobs WHERE {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
+        values += [*(value for _, value in scan), low, high, limit]
+    if len(queries) != 1:
+        ends = " UNION ALL ".join(f"SELECT seq FROM ({query})" for query in queries)  # noqa: S608 - constants
+        queries = [f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({ends}) ORDER BY seq DESC LIMIT ?"]  # noqa: S608
+        values.append(limit)
+    return db.execute(queries[0], values).fetchall()
 
 
-def _search(db: sqlite3.Connection, at: int, low: int, high: int | None) -> int:
+def _spans(db: sqlite3.Connection, wanted: Filter, before: int | None) -> Iterator[tuple[int, int]]:
+    """Yield where jobs are that became known in the wanted time: first position and end, newest first.
+
+    Between two steps of the clock, jobs are in the order of their times.
+    """
+    (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
+    high = newest + 1 if before is None else min(before, newest + 1)
+    if wanted.since is None and wanted.until is None:
+        yield 0, high
+        return
+    low = end = high
+    latest = None
+    steps = db.execute("SELECT seq, at, before FROM clock_steps WHERE seq < ? ORDER BY seq DESC", (high,))
+    for begin, earliest, latest_before in chain(steps, [(0, None, None)]):
+        first, behind = begin, end
+        if wanted.since is not None and (earliest is None or earliest < wanted.since):
+            first = _search(db, wanted.since, begin, end)
+        if wanted.until is not None and (latest is None or latest >= wanted.until):
+            behind = _search(db, wanted.until, first, end)
+        if first < behind:
+            if behind < low < high:
+                yield low, high
+            if behind < low:
+                high = behind
+            low = first
+        end, latest = begin, latest_before
+    yield low, high
+
+
+def _search(db: sqlite3.Connection, at: int, low: int, high: int) -> int:
     """Return the first position, of these, of a job that became known at this time or later.
 
-    Between two steps of the clock, jobs are in the order of their times. A binary search takes a few dozen
-    look-ups; an index on the time would cost every delivery.
+    No step of the clock is between them. A binary search takes a few dozen look-ups; an index on the time
+    would cost every delivery.
     """
-    if high is None:
-        (last,) = db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
-        high = int(last) + 1
     while low < high:
         middle = (low + high) // 2
         row = db.execute(
