@@ -8,7 +8,7 @@ store does not honour, and later puts do without.
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
 from datetime import UTC
 from pathlib import Path
@@ -55,7 +55,7 @@ class S3Archive:
         self._capabilities = Capabilities()
         # A pool of its own: the default executor also resolves names, and must not wait for uploads.
         self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
-        self._running: set[asyncio.Future[Any]] = set()
+        self._running: set[Future[Any]] = set()
 
     @property
     def uri(self) -> str:
@@ -147,18 +147,17 @@ class S3Archive:
 
     async def aclose(self) -> None:
         """Wait a moment for running puts; a store that hangs must not hold up a stop."""
-        if self._running:
-            await asyncio.wait(self._running, timeout=CLOSE_SECONDS)
+        if running := list(self._running):
+            await asyncio.to_thread(wait, running, CLOSE_SECONDS)
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
     async def _run(self, work: Callable[[], T]) -> T:
-        running = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        running = self._pool.submit(work)
         self._running.add(running)
         running.add_done_callback(self._running.discard)
-        running.add_done_callback(_retrieve)
-        # Shielded: a cancelled caller does not stop the thread, and `aclose` waits for threads.
-        return await asyncio.shield(running)
+        # A cancelled caller does not stop the thread, and `aclose` waits for threads.
+        return await asyncio.wrap_future(running)
 
     def _at(self, key: str) -> Address:
         return Address(self._bucket, self._prefix + key)
@@ -364,9 +363,3 @@ class S3Archive:
 def _stored(at: Address, head: "Head") -> StoredObject:
     etag = head.get("ETag", "").strip('"')
     return StoredObject(str(at), etag=etag or None, version=head.get("VersionId"))
-
-
-def _retrieve(running: "asyncio.Future[Any]") -> None:
-    """Retrieve the exception, even where the caller has gone."""
-    if not running.cancelled():
-        running.exception()
