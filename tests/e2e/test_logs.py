@@ -13,11 +13,10 @@ import pytest
 from tests.faults.steps import asking, question, says
 from tests.support.processes import (
     SECRETS,
+    ForkedProgram,
     Output,
-    Program,
     Programs,
     Receiver,
-    command,
     completion,
     settings,
 )
@@ -261,7 +260,7 @@ def test_uvicorn_s_own_lines_have_the_same_form(receiver: Receiver) -> None:
 
 def test_a_line_of_text_can_be_read_by_people(programs: Programs, host: Source) -> None:
     values = settings(programs.folder, RECEIVER_LOG="text")
-    with Program("receiver", command("serve"), programs.folder, values) as program:
+    with ForkedProgram("receiver", ["serve"], programs.folder, values) as program:
         programs.started.append(program)
         program.until(lambda: addresses(program))
         with Receiver(program, addresses(program)[0]) as receiver:
