@@ -36,7 +36,7 @@ from receiver.fetch.sources import Sources, Target, check_url
 
 _T = TypeVar("_T")
 
-_BLOCK = 256 * 1024
+_FIRST_BLOCK, _BLOCK = 256 * 1024, 1024 * 1024
 """Bytes that are gathered for one write, since each write is handed to a thread."""
 
 _SIGNATURE = 12
@@ -294,7 +294,7 @@ class Fetcher:
             size += sum(map(len, pieces))
             if total + size > max_bytes:
                 raise FetchError("fetch.too_large", f"{target} sends more than {max_bytes} bytes")
-            if size >= _BLOCK:
+            if size >= (_BLOCK if total else _FIRST_BLOCK):
                 await self._on_disk(file.write, block)
                 total, size, block = total + size, 0, []
         if not total + size:

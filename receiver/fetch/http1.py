@@ -32,18 +32,18 @@ class Connection:
         self.origin = origin
         self.address = address
         self._stream = stream
-        self._parser = httptools.HttpResponseParser(self)
-        # Chunks overrule a declared length (RFC 9112, 6.3), and a line may end in LF alone (2.2).
-        self._parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_optional_cr_before_lf=True)
         self._begin()
 
     def _begin(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        # Chunks overrule a declared length (RFC 9112, 6.3), and a line may end in LF alone (2.2).
+        self._parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_optional_cr_before_lf=True)
         self.status = 0
         self.headers: dict[str, bytes] = {}
         self.answered = self.complete = False
         self._keep = self._until_close = False
         self._body: list[bytes] = []
-        self._overhead = self._pieces = self._size = 0
+        self._left = self._overhead = self._pieces = self._size = 0
 
     @property
     def reusable(self) -> bool:
@@ -75,6 +75,12 @@ class Connection:
             self.complete = True
             return
         self.answered = True
+        if self._left > 0:  # of a body whose length is known; the parser would copy it
+            piece = data[: self._left]
+            self.on_body(piece)
+            self.complete = not self._left
+            self._keep = self._keep and len(piece) == len(data)
+            return
         self._overhead += len(data)
         try:
             self._parser.feed_data(data)
@@ -109,11 +115,13 @@ class Connection:
             raise httpcore.RemoteProtocolError("the transfer coding is not chunked alone")
         self.status = status
         self._keep = self._parser.should_keep_alive()
-        self._until_close = not {"transfer-encoding", "content-length"} & self.headers.keys()
+        if "transfer-encoding" not in self.headers:
+            self._left = int(self.headers.get("content-length", b"0"))
+            self._until_close = "content-length" not in self.headers
 
     def on_body(self, piece: bytes) -> None:
         self._body.append(piece)
-        self._overhead = 0
+        self._left, self._overhead = self._left - len(piece), 0
         self._pieces, self._size = self._pieces + 1, self._size + len(piece)
         if self._pieces == _PIECES:
             if self._size < _PIECES * _MIN_PIECE:

@@ -142,6 +142,7 @@ class FetchStage:
     async def _fetch(self, claim: Claim) -> None:
         part = self.spool.part(claim.holder)
         whole: Download | None = None
+        name: str | None = None
         try:
             claim = await self._questions.confirmed(claim)
             whole = await self._recovered_file(claim.job.id) or await self._download(claim, part)
@@ -163,7 +164,8 @@ class FetchStage:
         except (UrlError, FetchError, SpoolError, ProviderError) as error:
             await self._failed(claim, error)
         finally:
-            await self._discard(part)
+            if name is None:
+                await self._discard(part)
 
     async def _recovered_file(self, job_id: str) -> Download | None:
         name = self.recovered_files.get(job_id)

@@ -459,7 +459,8 @@ async def test_a_cancelled_download_leaves_no_file_and_no_connection(into: Path)
 
     async def behave(peer: Peer) -> None:
         await peer.send(answer(b"x" * 2**20, length=2**21))
-        await peer.reader.read()
+        with contextlib.suppress(ConnectionError):  # what was not read ends it with a reset
+            await peer.reader.read()
         hung_up.set()
 
     def clock() -> float:
