@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from receiver.ledger.sqlite.driver import sqlite3
 
@@ -37,8 +37,7 @@ class Batched(Generic[A, T]):
         return self.run(tx, [self.argument])[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
+class Result(NamedTuple):
     """What a command returned or raised, and the ids of the jobs that it changed."""
 
     value: Any = None

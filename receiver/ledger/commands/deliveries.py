@@ -55,12 +55,13 @@ def record_all(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded
     if jobs:
         _insert(tx, list(jobs.values()), [delivery.body for delivery in new.values()])
     tx.changed.extend(jobs)
+    received, failed = (
+        Recorded(state, False, tx.now, (state.value,)) for state in (State.RECEIVED, State.FAILED)
+    )
     recorded: list[Recorded | None] = []
     for delivery in deliveries:
-        job_id = delivery.completion.id
-        if new.get(job_id) is delivery:
-            state, event = State(jobs[job_id]["state"]), jobs[job_id]["event"]
-            recorded.append(Recorded(state, False, tx.now, (event,)))
+        if new.get(delivery.completion.id) is delivery:
+            recorded.append(failed if delivery.completion.failure else received)
         else:
             recorded.append(record(tx, delivery))
     return recorded
