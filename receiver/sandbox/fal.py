@@ -1,5 +1,6 @@
 """fal.ai's stand-in: the queue of any model, each of which upscales."""
 
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from starlette.routing import Route
 
 from receiver.sandbox import submits
 from receiver.sandbox.delivery import Retries
-from receiver.sandbox.faults import OutputFault
+from receiver.sandbox.faults import JobFault, OutputFault
 from receiver.sandbox.hosting import MEDIA_TYPES, Hosting
 from receiver.sandbox.jobs import ENDED, Clock, Event, Job, Order, Output, State
 from receiver.sandbox.options import Options
@@ -97,7 +98,8 @@ class Fal(StandIn[QueueRequest]):
         """Return the webhook's body; its words differ from the queue's, and there is none before the end."""
         if event is not Event.ENDED:
             return None
-        ids = {"request_id": job.id, "gateway_request_id": job.id}
+        tried_again = JobFault.RETRY in job.plan
+        ids = {"request_id": job.id, "gateway_request_id": str(uuid.uuid4()) if tried_again else job.id}
         if job.error is not None:
             payload = {"detail": _details("image_url", job.error)}
             return {**ids, "status": "ERROR", "error": "Invalid status code: 422", "payload": payload}

@@ -26,7 +26,7 @@ class JobFault(Fault):
     FAILED_TOLD = "failed_told", "FAILED, with a completion (Ximilar)."
     LIMIT = "limit", "API_LIMIT_EXCEEDED, without a completion (Ximilar)."
     UNSUPPORTED = "unsupported", "NOT_SUPPORTED, without a completion (Ximilar)."
-    RETRY = "retry", "RETRY on the way to DONE (Ximilar)."
+    RETRY = "retry", "RETRY on the way to DONE (Ximilar); tried again inside, under another id (fal.ai)."
     CANCELED = "canceled", "Canceled while it runs (Replicate)."
     ABORTED = "aborted", "Aborted before it begins (Replicate)."
     STUCK = "stuck", "In progress for ever."
@@ -103,7 +103,7 @@ PROVIDERS_OF: Mapping[Fault, frozenset[str]] = {
     JobFault.FAILED_TOLD: _OF_XIMILAR,
     JobFault.LIMIT: _OF_XIMILAR,
     JobFault.UNSUPPORTED: _OF_XIMILAR,
-    JobFault.RETRY: _OF_XIMILAR,
+    JobFault.RETRY: frozenset({"ximilar", "fal"}),
     JobFault.CANCELED: _OF_REPLICATE,
     JobFault.ABORTED: _OF_REPLICATE,
     OutputFault.SEVERAL: _OF_SIGNERS,

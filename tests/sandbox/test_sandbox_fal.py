@@ -155,6 +155,15 @@ def test_a_failed_request_is_an_error_for_the_webhook_and_completed_for_the_queu
     assert box.get(queued["response_url"]).status_code == 422
 
 
+def test_a_request_that_was_tried_again_inside_has_another_gateway_id(
+    box: httpx.Client, near: Neighbour
+) -> None:
+    queued = submit(box, near, "retry")
+    body = near.take().body
+    assert body["request_id"] == queued["request_id"]
+    assert body["gateway_request_id"] != queued["gateway_request_id"]
+
+
 def test_a_payload_that_is_no_json_is_null_and_can_be_asked_for(box: httpx.Client, near: Neighbour) -> None:
     queued = submit(box, near, "payload_error")
     body = near.take().body

@@ -5,10 +5,12 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
+from replicate.client import Client
 from replicate.webhook import Webhooks, WebhookSigningSecret
 from standardwebhooks import Webhook, WebhookVerificationError
 
@@ -16,6 +18,7 @@ from receiver.sandbox.faults import Faults
 from receiver.sandbox.options import Options, ProviderName
 from receiver.sandbox.pictures import draw
 from tests.sandbox.harness import TOKEN, Clock, Delivery, Neighbour, faults, opened, stand_in
+from tests.support.processes import TRUST
 
 PICTURE = draw(1, (40, 30), "jpg")
 DATA_URI = "data:image/jpeg;base64," + base64.b64encode(PICTURE).decode()
@@ -177,6 +180,41 @@ def test_files_can_want_the_token(near: Neighbour) -> None:
         assert "/delivery/" in url
         assert box.get(url).status_code == 200
         assert box.get(url, headers={"Authorization": ""}).status_code == 401
+
+
+@contextmanager
+def own_client(box: httpx.Client) -> Iterator[Client]:
+    with httpx.HTTPTransport(verify=TRUST) as transport:
+        client = Client(api_token=TOKEN, base_url=str(box.base_url), transport=transport)
+        client.poll_interval = 0.01
+        yield client
+
+
+def test_the_providers_client_submits_waits_lists_and_cancels(near: Neighbour) -> None:
+    with stand_in(ProviderName.REPLICATE, page_size=1) as box, own_client(box) as client:
+        prediction = client.predictions.create(
+            version=VERSION, input={"image": DATA_URI}, webhook=near.webhook
+        )
+        prediction.wait()
+        assert prediction.status == "succeeded"
+        assert prediction == client.predictions.get(prediction.id)
+        assert opened(box.get(str(prediction.output)).content).size == (80, 60)
+        other = client.predictions.create(version=VERSION, input={"image": "data:;base64,QUJD"})
+        other.wait()
+        assert (other.status, "no image" in (other.error or "")) == ("failed", True)
+        first = client.predictions.list()
+        assert first.next is not None
+        second = client.predictions.list(first.next)
+        assert [page.results[0].id for page in (first, second)] == [other.id, prediction.id]
+        assert second.next is None
+        key = client.webhooks.default.secret()
+        near.take()
+        delivery = near.take()
+        Webhooks.validate(headers=delivery.headers, body=delivery.raw.decode(), secret=key)
+    with stand_in(ProviderName.REPLICATE, delay=3600) as box, own_client(box) as client:
+        prediction = client.predictions.create(version=VERSION, input={"image": DATA_URI})
+        prediction.cancel()
+        assert prediction.status == "canceled"
 
 
 @pytest.mark.parametrize("two_keys", [False, True])
