@@ -19,7 +19,8 @@ from isal import isal_zlib
 
 from receiver.core.errors import ImageError
 
-_BLOCK = 256 * 1024
+_BLOCK = 96 * 1024
+"""Bytes read or inflated at a time: below what `verifier` has the allocator get from the system each time."""
 
 _HARMLESS = b"\0\t\n\v\f\r\x1a "
 """What tools leave behind an end mark: zeros, white space, the end mark of DOS."""
