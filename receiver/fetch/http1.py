@@ -36,8 +36,13 @@ class Connection:
 
     def _begin(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        # Chunks overrule a declared length (RFC 9112, 6.3), and a line may end in LF alone (2.2).
-        self._parser.set_dangerous_leniencies(lenient_chunked_length=True, lenient_optional_cr_before_lf=True)
+        # Chunks overrule a declared length (RFC 9112, 6.3), a line may end in LF alone (2.2), and some
+        # servers pad the size of a chunk.
+        self._parser.set_dangerous_leniencies(
+            lenient_chunked_length=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+        )
         self.status = 0
         self.headers: dict[str, bytes] = {}
         self.answered = self.complete = False

@@ -80,6 +80,24 @@ async def test_a_chunked_body_and_one_that_ends_with_the_connection_are_whole_to
         assert download.path.read_bytes() == b"abcdefg"
 
 
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 OK\nContent-Length: 3\n\nabc",
+        b"HTTP/1.1 200\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\nTransfer-Encoding: Chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3  \r\nabc\r\n0\r\nX: y\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nUpgrade: h2,h2c\r\nConnection: Upgrade\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nX: \xfc\r\nContent-Length: 3\r\n\r\nabc",
+    ],
+)
+async def test_what_servers_are_known_to_write_is_read(into: Path, raw: bytes) -> None:
+    for pieces in [[raw], [raw[at : at + 1] for at in range(len(raw))]]:
+        async with serve(says(*pieces)) as server, fetcher() as subject:
+            assert (await subject.fetch(server.url, into)).path.read_bytes() == b"abc"
+        into.unlink()
+
+
 async def test_the_request_is_what_was_judged_and_says_no_more_than_it_must(into: Path) -> None:
     async with serve(says(answer(BODY))) as server, fetcher(user_agent="upscale-receiver/9") as subject:
         await subject.fetch(f"{server.url}a//b%2f{{x}}/../c?X-Sig=a%2Bb|'&y", into)
