@@ -170,11 +170,8 @@ class Fal(StandIn[QueueRequest]):
 
     def _urls(self, job: Job[QueueRequest]) -> dict[str, str]:
         response = f"{job.base_url}/{job.order.app}/requests/{job.id}"
-        return {
-            "response_url": response,
-            "status_url": f"{response}/status",
-            "cancel_url": f"{response}/cancel",
-        }
+        further = {f"{name}_url": f"{response}/{name}" for name in ("status", "cancel")}
+        return {"response_url": response, **further}
 
     def _payload(self, job: Job[QueueRequest], *, announced: bool) -> dict[str, Any]:
         videos = [it for it in job.outputs if it.file.path.suffix == ".mp4"]

@@ -1,24 +1,20 @@
-"""Replicate's stand-in, against the facts of its documentation, and two independent verifiers."""
+"""Replicate's stand-in, against the facts of its documentation, and an independent verifier."""
 
 import base64
 import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
-from replicate.client import Client
-from replicate.webhook import Webhooks, WebhookSigningSecret
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver.sandbox.faults import Faults
 from receiver.sandbox.options import Options, ProviderName
 from receiver.sandbox.pictures import draw
 from tests.sandbox.harness import TOKEN, Clock, Delivery, Neighbour, faults, opened, stand_in
-from tests.support.processes import TRUST
 
 PICTURE = draw(1, (40, 30), "jpg")
 DATA_URI = "data:image/jpeg;base64," + base64.b64encode(PICTURE).decode()
@@ -182,68 +178,20 @@ def test_files_can_want_the_token(near: Neighbour) -> None:
         assert box.get(url, headers={"Authorization": ""}).status_code == 401
 
 
-@contextmanager
-def own_client(box: httpx.Client) -> Iterator[Client]:
-    with httpx.HTTPTransport(verify=TRUST) as transport:
-        client = Client(api_token=TOKEN, base_url=str(box.base_url), transport=transport)
-        client.poll_interval = 0.01
-        yield client
-
-
-def test_the_providers_client_submits_waits_lists_and_cancels(near: Neighbour) -> None:
-    with stand_in(ProviderName.REPLICATE, page_size=1) as box, own_client(box) as client:
-        prediction = client.predictions.create(
-            version=VERSION, input={"image": DATA_URI}, webhook=near.webhook
-        )
-        prediction.wait()
-        assert prediction.status == "succeeded"
-        assert prediction == client.predictions.get(prediction.id)
-        assert opened(box.get(str(prediction.output)).content).size == (80, 60)
-        other = client.predictions.create(version=VERSION, input={"image": "data:;base64,QUJD"})
-        other.wait()
-        assert (other.status, "no image" in (other.error or "")) == ("failed", True)
-        first = client.predictions.list()
-        assert first.next is not None
-        second = client.predictions.list(first.next)
-        assert [page.results[0].id for page in (first, second)] == [other.id, prediction.id]
-        assert second.next is None
-        key = client.webhooks.default.secret()
-        near.take()
-        delivery = near.take()
-        Webhooks.validate(headers=delivery.headers, body=delivery.raw.decode(), secret=key)
-    with stand_in(ProviderName.REPLICATE, delay=3600) as box, own_client(box) as client:
-        prediction = client.predictions.create(version=VERSION, input={"image": DATA_URI})
-        prediction.cancel()
-        assert prediction.status == "canceled"
-
-
 @pytest.mark.parametrize("two_keys", [False, True])
-def test_independent_verifiers_accept_the_deliveries(near: Neighbour, two_keys: bool) -> None:  # noqa: FBT001
+def test_the_package_accepts_the_deliveries(near: Neighbour, two_keys: bool) -> None:  # noqa: FBT001
     with stand_in(ProviderName.REPLICATE, time.time, two_keys=two_keys) as box:
         key, delivery = secret(box), ended(box, near)
     assert Webhook(key).verify(delivery.raw, delivery.headers) == delivery.body
-    Webhooks.validate(
-        headers=delivery.headers,
-        body=delivery.raw.decode(),
-        secret=WebhookSigningSecret(key=key),
-        tolerance=300,
-    )
     assert len(delivery.headers["webhook-signature"].split()) == 1 + two_keys
 
 
 @pytest.mark.parametrize("fault", ["altered", "wrong_signature", "old_timestamp"])
-def test_independent_verifiers_refuse_what_is_signed_wrongly(near: Neighbour, fault: str) -> None:
+def test_the_package_refuses_what_is_signed_wrongly(near: Neighbour, fault: str) -> None:
     with stand_in(ProviderName.REPLICATE) as box:
         key, delivery = secret(box), ended(box, near, fault)
     with pytest.raises(WebhookVerificationError):
         Webhook(key).verify(delivery.raw, delivery.headers)
-    with pytest.raises(ValueError, match=r"invalid|tolerance"):
-        Webhooks.validate(
-            headers=delivery.headers,
-            body=delivery.raw.decode(),
-            secret=WebhookSigningSecret(key=key),
-            tolerance=300,
-        )
     assert delivery.body["status"] == "succeeded"
 
 
