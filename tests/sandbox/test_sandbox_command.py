@@ -71,6 +71,23 @@ def test_the_command_speaks_json_and_takes_its_switches(tmp_path: Path) -> None:
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "9")
 
 
+def test_the_command_announces_the_secret_that_it_made_and_not_one_that_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freepik = ("--provider", "freepik", "--port", "0")
+    with process(tmp_path, *freepik) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline().startswith("sandbox listens on ")
+        assert running.stdout.readline().startswith("it signs with ")
+    with process(tmp_path, *freepik, "--json", "--two-keys") as running:
+        assert running.stdout is not None
+        assert len(set(json.loads(running.stdout.readline())["secrets"])) == 2
+    monkeypatch.setenv("FREEPIK_WEBHOOK_SECRET", "given, and another")
+    with process(tmp_path, *freepik, "--json") as running:
+        assert running.stdout is not None
+        assert json.loads(running.stdout.readline())["secrets"] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "text", "status"),
     [
