@@ -378,6 +378,11 @@ class Config(BaseModel):
         """Where images are kept: ``s3://bucket/prefix`` or ``file:///folder``."""
         return self.archive or (self.data_dir.resolve() / "archive").as_uri()
 
+    @property
+    def can_submit(self) -> bool:
+        """Whether `receiver submit` has what it asks the provider with."""
+        return self.ximilar_api_token is not None
+
     def url_lifetime_of(self, provider: str, own: timedelta, *, documented: bool = True) -> timedelta:
         """Return the life of a provider's URLs; ``own`` without a setting, ``documented`` if it says so."""
         if provider in self.url_lifetime:
@@ -391,18 +396,23 @@ class Config(BaseModel):
         Without them the server would admit anyone, or could not do what other settings ask for.
         """
         found = []
-        if not self.webhook_headers and not self.signing_keys:
+        on = [token for switches, token in _TOKENS.items() if any(getattr(self, it) for it in switches)]
+        if not on and not self.providers:
             found.append(
-                "RECEIVER_WEBHOOK_HEADERS: neither this nor RECEIVER_SIGNING_KEYS is set, so anyone could"
-                " deliver; `receiver init` prints a .env with fresh secrets"
+                "RECEIVER_WEBHOOK_HEADERS: neither this nor RECEIVER_SIGNING_KEYS is set, nor what switches"
+                " another provider on, so anyone could deliver; `receiver init` prints a .env with fresh"
+                " secrets"
             )
         if not self.api_tokens:
             found.append(
                 "RECEIVER_API_TOKENS: not set, so nobody could ask for a job;"
                 " `receiver init` prints a .env with fresh secrets"
             )
-        if self.confirm and self.ximilar_api_token is None:
-            found.append("RECEIVER_CONFIRM: is on, and needs XIMILAR_API_TOKEN to ask the provider with")
+        found += [
+            f"RECEIVER_CONFIRM: is on, and needs {_variable(token)} to ask the provider with"
+            for token in on
+            if self.confirm and getattr(self, token) is None
+        ]
         if self.notify_url is not None and self.notify_secret is None:
             found.append(
                 "RECEIVER_NOTIFY_SECRET: is needed to sign what goes to RECEIVER_NOTIFY_URL;"
@@ -419,6 +429,14 @@ class Config(BaseModel):
         for line in self.missing_for_serve():
             raise ConfigError(line)
 
+
+_TOKENS = {
+    ("webhook_headers", "signing_keys"): "ximilar_api_token",
+    ("replicate_webhook_secret",): "replicate_api_token",
+    ("fal_jwks", "fal_jwks_url"): "fal_key",
+    ("freepik_webhook_secret",): "freepik_api_key",
+}
+"""What switches each provider on, and with what it is asked."""
 
 SETTINGS: tuple[str, ...] = (
     *(_variable(name) for name, field in Config.model_fields.items() if not field.exclude),

@@ -1,6 +1,6 @@
 """The checks that readiness depends on."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from receiver.core.errors import REASONS, LedgerError, ReceiverError, SpoolError
 from receiver.ledger import Ledger
@@ -11,7 +11,9 @@ Probe = Callable[[], Awaitable[str | None]]
 """Returns what is wrong in a sentence, or ``None``."""
 
 
-def readiness_checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | None) -> Mapping[str, Probe]:
+def readiness_checks(
+    ledger: Ledger, worker: Worker, reconcilers: Sequence[Reconciler]
+) -> Mapping[str, Probe]:
     """Return the checks by name, in the order in which ``/readyz`` names them. That of the ledger commits."""
 
     async def ledger_writable() -> str | None:
@@ -22,7 +24,7 @@ def readiness_checks(ledger: Ledger, worker: Worker, reconciler: Reconciler | No
         return None
 
     async def workers_alive() -> str | None:
-        alive = worker.alive() and (reconciler is None or reconciler.alive())
+        alive = worker.alive() and all(it.alive() for it in reconcilers)
         return None if alive else "A worker has ended, or cannot claim work: the log says why."
 
     async def spool_has_room() -> str | None:

@@ -25,7 +25,7 @@ from receiver.core.clock import wall_clock
 from receiver.core.concurrency import cancel
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import Instrumentation, Step
-from receiver.core.paths import WEBHOOK_PATHS
+from receiver.core.paths import webhook_paths
 from receiver.dashboard import Dashboard, Work
 from receiver.events.feed import Feed
 from receiver.intake.endpoint import WebhookEndpoint
@@ -34,7 +34,9 @@ from receiver.operations import acceptance
 from receiver.operations.integrity import look_for_damage
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
-from receiver.providers.ximilar.authentication import Authenticator
+from receiver.providers.base import Providers, is_proved_by_headers
+from receiver.providers.registry import open_providers
+from receiver.providers.setup import Setup
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import from_environment
 from receiver.web.challenge import installation_key
@@ -53,6 +55,7 @@ class Receiver:
     """A running receiver.
 
     Attributes:
+        providers: those that are on.
         stopping: to be set when no more is to be accepted, so that waiting clients are answered.
         unfinished: limits the requests whose body does not come.
         on_refusal: to be called with the reason of what is refused before it reaches the application.
@@ -60,6 +63,7 @@ class Receiver:
     """
 
     app: Starlette
+    providers: Providers
     stopping: asyncio.Event
     unfinished: UnfinishedBodies
     on_refusal: OnRefusal
@@ -87,7 +91,8 @@ async def open_receiver(
         factories.make_data_dir(config)
         stack.callback(DirectoryLock(config.data_dir).release)
         collectors = CollectorRegistry()
-        meters = Meters(collectors)
+        providers = open_providers(Setup(config, environ))
+        meters = Meters(collectors, providers)
         observers = [meters.on_step]
         if (spans := from_environment(os.environ)) is not None:
             stack.push_async_callback(spans.aclose)
@@ -105,21 +110,28 @@ async def open_receiver(
         stack.push_async_callback(archive.aclose)
         locator = ArchiveLocator(archive, environ, public_url=factories.public_endpoint(config))
         stack.push_async_callback(locator.aclose)
-        # One TLS context for both clients of the provider: to load the authorities takes 20 ms.
-        verify = httpx.create_ssl_context() if config.ximilar_api_token else True
+        # One TLS context for all clients of providers: to load the authorities takes 20 ms.
+        is_any_asked = any(provider.has_token for provider in providers.values())
+        verify = httpx.create_ssl_context() if is_any_asked else True
         worker = await factories.start_worker(
             config,
             ledger,
             stack,
             archive=archive,
-            provider=await factories.open_provider(config, stack, meters.on_provider_result, verify=verify),
+            asked=await factories.open_asked(providers, stack, meters.on_provider_result, verify=verify),
             instrumentation=instrumentation,
             failpoint=failpoint,
         )
-        reconciler = await factories.open_reconciler(
-            config, ledger, stack, meters.on_provider_result, instrumentation, verify=verify
+        reconcilers = await factories.open_reconcilers(
+            config,
+            providers,
+            ledger,
+            stack,
+            meters.on_provider_result,
+            instrumentation=instrumentation,
+            verify=verify,
         )
-        if reconciler is not None:
+        for reconciler in reconcilers:
             reconciler.start()
             stack.push_async_callback(reconciler.stop)
         maintenance = (
@@ -135,19 +147,21 @@ async def open_receiver(
 
         refusals = RefusalCounter()
         waiters = WaiterLimit(max_waiters)
-        checks = readiness_checks(ledger, worker, reconciler)
-        authenticator = Authenticator.from_config(config)
-        webhook = WebhookEndpoint(
-            ledger=ledger,
-            authenticator=authenticator,
-            max_bytes=config.max_webhook_bytes,
-            url_lifetime=factories.url_lifetime(config),
-            now=wall_clock,
-            refusals=refusals,
-            confirm=config.confirm,
-            instrumentation=instrumentation,
-            failpoint=failpoint,
-        )
+        checks = readiness_checks(ledger, worker, reconcilers)
+        webhooks = {
+            path: WebhookEndpoint(
+                ledger=ledger,
+                provider=provider,
+                max_bytes=config.max_webhook_bytes,
+                now=wall_clock,
+                refusals=refusals,
+                confirm=config.confirm,
+                instrumentation=instrumentation,
+                failpoint=failpoint,
+            )
+            for provider in providers.values()
+            for path in webhook_paths(provider.name)
+        }
         api = Api(
             ledger=ledger,
             archive=locator,
@@ -166,9 +180,10 @@ async def open_receiver(
             thumbnails=await factories.open_thumbnails(config, locator, stack),
             failing=api.failing,
             working=lambda: [Work(stage, claim.job, age) for stage, claim, age in worker.under_way],
-            unasked=lambda: _why_provider_is_not_asked(config, meters),
+            unasked=lambda: _why_providers_are_not_asked(providers, meters),
             overdue_after=config.overdue_after,
             now=wall_clock,
+            providers=tuple(providers),
         )
         counting = asyncio.create_task(dashboard.count_archived(), name="throughput")
         stack.push_async_callback(cancel, [counting])
@@ -190,7 +205,7 @@ async def open_receiver(
             tickets=bool(config.signing_keys),
         )
         routes = [
-            *(Route(path, webhook, methods=["POST"]) for path in WEBHOOK_PATHS),
+            *(Route(path, webhook, methods=["POST"]) for path, webhook in webhooks.items()),
             ChangeStream(ledger, feed, waiters).route(),  # before /jobs/{id}, which would take its path
             *dashboard.routes(),
             *api.routes(),
@@ -199,12 +214,15 @@ async def open_receiver(
         ]
         tokens = [token.get_secret_value() for token in config.api_tokens]
         unfinished = UnfinishedBodies(
-            lambda headers: authenticator.is_proved(headers) or is_admitted(tokens, headers),
+            lambda headers: (
+                is_admitted(tokens, headers)
+                or any(is_proved_by_headers(provider, headers) for provider in providers.values())
+            ),
             config.trusted_proxies,
         )
         app = application(routes, tokens, refusals, installation_key(config.data_dir))
-        direct = {path.encode(): webhook.answer for path in WEBHOOK_PATHS}
-        yield Receiver(app, stopping, unfinished, refusals.count, direct)
+        direct = {path.encode(): webhook.answer for path, webhook in webhooks.items()}
+        yield Receiver(app, providers, stopping, unfinished, refusals.count, direct)
 
 
 def _report(observers: Sequence[Callable[[Step], None]], step: Step) -> None:
@@ -212,9 +230,11 @@ def _report(observers: Sequence[Callable[[Step], None]], step: Step) -> None:
         on_step(step)
 
 
-def _why_provider_is_not_asked(config: Config, meters: Meters) -> str | None:
-    if config.ximilar_api_token is None:
-        return "XIMILAR_API_TOKEN is not set: the provider is not asked about silent jobs."
-    if meters.provider_up is False:
-        return "The provider gave no answer when it was last asked, or refused the token: the log says which."
+def _why_providers_are_not_asked(providers: Providers, meters: Meters) -> str | None:
+    for provider in providers.values():
+        if not provider.has_token:
+            return f"{provider.token_setting} is not set: the provider is not asked about silent jobs."
+        if meters.provider_up.get(provider.name) is False:
+            answer = "The provider gave no answer when it was last asked, or refused the token"
+            return f"{answer}: the log says which."
     return None

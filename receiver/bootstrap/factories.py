@@ -5,9 +5,10 @@ import os
 import random
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -31,7 +32,9 @@ from receiver.pipeline.archive_stage import ArchiveStage
 from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
 from receiver.pipeline.spool import Spool
 from receiver.pipeline.worker import Worker
-from receiver.providers.ximilar.client import OnResult, Ximilar
+from receiver.providers.base import Asked, Calls, Providers
+from receiver.providers.registry import open_providers
+from receiver.providers.setup import Setup
 from receiver.reconcile.listing import Plan
 from receiver.reconcile.reconciler import Reconciler
 from receiver.submission import settlement
@@ -42,18 +45,19 @@ FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
 
 
-def check_settings(config: Config) -> None:
+def check_settings(config: Config, environ: Mapping[str, str]) -> None:
     """Raise `ConfigError` for the first of the `wrong_settings`, before anything is opened or made."""
-    for line in wrong_settings(config):
+    for line in wrong_settings(config, environ):
         raise ConfigError(line)
 
 
-def wrong_settings(config: Config) -> Iterator[str]:
+def wrong_settings(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
     """Yield a line for each wrong setting that `Config` cannot judge alone."""
     checks: tuple[Callable[[], object], ...] = (
         lambda: check_template(config.archive_key),
         lambda: Sources.parse(config.image_sources),
         lambda: open_archive(config.archive_uri),
+        lambda: open_providers(Setup(config, environ)),
     )
     for check in checks:
         try:
@@ -122,11 +126,6 @@ async def is_archive_used(ledger: LedgerReader, archive: str) -> bool:
     return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
 
 
-def url_lifetime(config: Config) -> timedelta:
-    """Return the life of URLs that state no end."""
-    return config.url_lifetime_of("ximilar", timedelta(hours=24), documented=False)
-
-
 def open_spool(config: Config) -> Spool:
     return Spool(
         config.data_dir / "spool",
@@ -141,7 +140,7 @@ async def start_worker(
     stack: AsyncExitStack,
     *,
     archive: Inventory,
-    provider: Ximilar | None,
+    asked: Mapping[str, Asked],
     instrumentation: Instrumentation,
     failpoint: Failpoint,
 ) -> Worker:
@@ -163,11 +162,10 @@ async def start_worker(
         fetcher=await stack.enter_async_context(fetcher),
         verifier=await stack.enter_async_context(verifier),
         spool=spool,
-        provider=provider,
+        asked=asked,
         plan=FetchPlan(
             config.fetches,
             FETCH_TIME,
-            url_lifetime(config),
             config.confirm,
             config.reject_after,
         ),
@@ -201,68 +199,75 @@ async def start_worker(
     return worker
 
 
-async def open_provider(
-    config: Config,
+OnProviderResult = Callable[[str, str | None], object]
+"""Called after a question with the provider's name, and the reason for which there was no answer."""
+
+
+async def open_asked(
+    providers: Providers,
     stack: AsyncExitStack,
-    on_result: OnResult = lambda _: None,
+    on_result: OnProviderResult = lambda _name, _reason: None,
     *,
-    before_attempt: Callable[[], Awaitable[object]] | None = None,
+    rate: float | None = None,
     verify: ssl.SSLContext | bool = True,
-) -> Ximilar | None:
-    """Return a client of the provider; ``None`` without a token. The arguments are those of `Ximilar`."""
-    if config.ximilar_api_token is None:
-        return None
-    client = Ximilar(
-        str(config.ximilar_api_url),
-        config.ximilar_api_token.get_secret_value(),
-        before_attempt=before_attempt,
-        on_result=on_result,
-        verify=verify,
-    )
-    return await stack.enter_async_context(client)
+) -> dict[str, Asked]:
+    """Return the providers that can be asked, each with a client of its own, by name.
+
+    With ``rate``, each is asked so many questions a second at most.
+    """
+    asked = {}
+    for name, provider in providers.items():
+        before = None if rate is None else RateLimiter(rate).wait
+        client = provider.open_client(Calls(before, partial(on_result, name), verify=verify))
+        if client is not None:
+            stack.push_async_callback(client.aclose)
+            asked[name] = Asked(provider, client)
+    return asked
 
 
-async def open_reconciler(
+async def open_reconcilers(
     config: Config,
+    providers: Providers,
     ledger: Ledger,
     stack: AsyncExitStack,
-    on_result: OnResult = lambda _: None,
-    instrumentation: Instrumentation = NO_INSTRUMENTATION,
+    on_result: OnProviderResult = lambda _name, _reason: None,
     *,
+    instrumentation: Instrumentation = NO_INSTRUMENTATION,
     verify: ssl.SSLContext | bool = True,
-) -> Reconciler | None:
-    """Return the loop that asks the provider about silent jobs; ``None`` without a token.
+) -> list[Reconciler]:
+    """Return a loop for each provider that can be asked about silent jobs.
 
-    It has a client of its own, whose rate limit does not delay downloads that need a fresh URL.
+    They have clients of their own, whose rate limits do not delay downloads that need a fresh URL.
     """
-    rate_limiter = RateLimiter(config.reconcile_rate)
-    provider = await open_provider(config, stack, on_result, before_attempt=rate_limiter.wait, verify=verify)
-    if provider is None:
-        return None
+    asked = await open_asked(providers, stack, on_result, rate=config.reconcile_rate, verify=verify)
+    return [
+        Reconciler(
+            ledger=ledger,
+            asked=one,
+            plan=Plan(config.overdue_after, config.reconcile_every, adopt=config.adopt),
+            settle=_settling(ledger, one),
+            now=wall_clock,
+            instrumentation=instrumentation,
+        )
+        for one in asked.values()
+    ]
+
+
+def _settling(ledger: Ledger, asked: Asked) -> Callable[[], Awaitable[int]]:
     progress = settlement.SettleProgress()
 
     async def settle() -> int:
+        if not asked.client.finds_submissions:
+            return 0
         return await settlement.settle(
             ledger,
-            provider,
+            asked.client,
             now=wall_clock(),
-            lifetime=url_lifetime(config),
+            lifetime=asked.provider.url_lifetime,
             progress=progress,
         )
 
-    return Reconciler(
-        ledger=ledger,
-        provider=provider,
-        plan=Plan(
-            config.overdue_after,
-            config.reconcile_every,
-            url_lifetime(config),
-            adopt=config.adopt,
-        ),
-        settle=settle,
-        now=wall_clock,
-        instrumentation=instrumentation,
-    )
+    return settle
 
 
 async def open_outgoing_webhooks(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:

@@ -23,6 +23,7 @@ from receiver.bootstrap.secrets import weak_secrets
 from receiver.config import Config
 from receiver.core.failpoints import from_environment
 from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
+from receiver.providers.base import Providers
 from receiver.web.protocol import KEEP_ALIVE_SECONDS, AnswerCancelled, CloseUnread, limited_protocol
 
 log = structlog.get_logger("receiver.serve")
@@ -118,7 +119,7 @@ async def serve_until(
         ReceiverError: the ledger or the spool cannot be used.
     """
     config.check_serve()
-    check_settings(config)
+    check_settings(config, environ)
     failpoint = from_environment(environ)
 
     def announce() -> None:
@@ -134,6 +135,7 @@ async def serve_until(
         receiver = await stack.enter_async_context(
             open_receiver(config, environ, failpoint, max_waiters=max_waiters)
         )
+        _log_providers(receiver.providers)
         _log_warnings(config)
         server = _Server(
             uvicorn.Config(
@@ -196,6 +198,17 @@ def _max_connections() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
 
 
+def _log_providers(providers: Providers) -> None:
+    log.info("providers that are on", providers=list(providers))
+    for provider in providers.values():
+        if not provider.has_token:
+            log.warning(
+                "without a token the provider is not asked for a fresh URL before a job expires",
+                provider=provider.name,
+                setting=provider.token_setting,
+            )
+
+
 def _log_warnings(config: Config) -> None:
     for name in config.unknown:
         log.warning("setting unknown", setting=name)
@@ -205,10 +218,6 @@ def _log_warnings(config: Config) -> None:
     for header in config.webhook_headers:
         if "_" in header or "." in header:
             log.warning("proxies may drop this header", header=header)
-    if config.ximilar_api_token is None:
-        log.warning(
-            "XIMILAR_API_TOKEN is not set: the provider is not asked for a fresh URL before a job expires"
-        )
     if (old := unsafe_sqlite()) is not None:
         log.warning(
             "SQLite is older than the version that is free of the WAL-reset fault",

@@ -45,7 +45,7 @@ def load_checked_config() -> tuple[Config, Mapping[str, str]]:
         ConfigError: one line that names the setting.
     """
     config, environ = common.load_config()
-    check_settings(config)
+    check_settings(config, environ)
     common.export_aws_variables(environ)
     os.umask(0o077)  # whatever is created here is readable by its owner alone
     return config, environ

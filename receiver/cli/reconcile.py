@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from receiver.bootstrap.factories import make_data_dir, open_reconciler, url_lifetime
+from receiver.bootstrap.factories import make_data_dir, open_reconcilers
 from receiver.cli import output
 from receiver.cli.common import AsJson, load_config, print_message, progress_bar
 from receiver.cli.maintenance import print_counts
@@ -16,6 +16,9 @@ from receiver.config import Config
 from receiver.core.clock import milliseconds, wall_clock
 from receiver.core.errors import ConfigError
 from receiver.ledger import Ledger
+from receiver.providers.base import Providers
+from receiver.providers.registry import ENTRIES, open_providers
+from receiver.providers.setup import Setup
 from receiver.reconcile.reconciler import Summary
 
 ALL = 1_000_000
@@ -38,13 +41,15 @@ def reconcile(
 
     What is found is fetched by a running serve, or by the next one.
     """
-    config, _ = load_config()
-    if config.ximilar_api_token is None:
-        raise ConfigError("XIMILAR_API_TOKEN: is needed to ask the provider with")
+    config, environ = load_config()
+    providers = open_providers(Setup(config, environ))
+    if not any(provider.has_token for provider in providers.values()):
+        tokens = " or ".join(entry.token for entry in ENTRIES if not providers or entry.name in providers)
+        raise ConfigError(f"{tokens}: is needed to ask the provider with")
     chosen = {
         name: value for name, value in (("adopt", adopt), ("reconcile_rate", rate)) if value is not None
     }
-    summary = asyncio.run(_round(config.model_copy(update=chosen), quiet=as_json))
+    summary = asyncio.run(_round(config.model_copy(update=chosen), providers, quiet=as_json))
     error = summary.error
     if as_json:
         reason = error and {"reason": error.reason, "detail": error.detail}
@@ -65,19 +70,21 @@ def reconcile(
         raise typer.Exit(1)
 
 
-async def _round(config: Config, *, quiet: bool) -> Summary:
+async def _round(config: Config, providers: Providers, *, quiet: bool) -> Summary:
     if config.adopt:
         make_data_dir(config)
     async with contextlib.AsyncExitStack() as stack:
         # Without a ledger, as with a wrong data directory, a round would find nothing and report success.
         ledger = await Ledger.open_beside(config.data_dir, make=config.adopt)
         stack.push_async_callback(ledger.close)
-        reconciler = await open_reconciler(config, ledger, stack)
-        assert reconciler is not None, "there is a token"
-        with progress_bar("asked", quiet=quiet) as on_progress:
-            now = wall_clock()
-            # Includes jobs that were asked about a moment ago, and are due again within this time.
-            later = now + milliseconds(url_lifetime(config))
-            return await reconciler.round(
-                submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=on_progress
-            )
+        reconcilers = await open_reconcilers(config, providers, ledger, stack)
+        sum_of_all = Summary()
+        for reconciler in reconcilers:
+            with progress_bar("asked", quiet=quiet) as on_progress:
+                now = wall_clock()
+                # Includes jobs that were asked about a moment ago, and are due again within this time.
+                later = now + milliseconds(reconciler.asked.provider.url_lifetime)
+                sum_of_all += await reconciler.round(
+                    submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=on_progress
+                )
+        return sum_of_all

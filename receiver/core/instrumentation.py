@@ -28,6 +28,7 @@ class Step:
     job: str | None = None
     received_at: int | None = None
     attempt: int | None = None
+    provider: str | None = None
     url: str | None = None
     started_at: int = 0
     seconds: float = 0.0

@@ -109,14 +109,16 @@ class Job:
     """A job in the ledger. All times are whole milliseconds since the epoch, UTC.
 
     Attributes:
-        id: the provider's id of the job.
+        id: of the job in the ledger; `core.completion` says how it is made.
+        provider: the provider's name; ``provider_id`` is its own id of the job, and ``output`` which of the
+            job's outputs this is, from 1.
         ref: the submitter's own reference.
         endpoint: the kind of upscaling, such as ``upscale_2x``.
         attempts: how often work was begun in the present state.
         refreshes: how many other URLs the provider has named since the delivery.
         deadline: when the image URL expires.
         confirmed_at: when the provider itself confirmed what was delivered.
-        promised_width: pixels, as the completion says; so the height.
+        promised_width: pixels, as the completion says; so the height, the file's bytes and its media type.
         suspect: the last answer that was not the promised image: the bytes' checksum, or the refusal's text.
         suspects: how often that answer came.
         suspect_since: when it came first.
@@ -128,6 +130,9 @@ class Job:
     image: Image | None = None
     stored: StoredObject | None = None
     problem: Problem | None = None
+    provider: str = ""
+    provider_id: str = ""
+    output: int = 1
     ref: str | None = None
     endpoint: str | None = None
     attempts: int = 0
@@ -139,6 +144,8 @@ class Job:
     confirmed_at: int | None = None
     promised_width: int | None = None
     promised_height: int | None = None
+    promised_bytes: int | None = None
+    promised_type: str | None = None
     suspect: str | None = None
     suspects: int = 0
     suspect_since: int | None = None

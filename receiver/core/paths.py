@@ -1,6 +1,17 @@
 """HTTP paths that more than one package uses."""
 
-WEBHOOK_PATH = "/webhooks/ximilar"
+WEBHOOKS = "/webhooks/"
+"""What the paths of all providers' webhooks begin with."""
 
-WEBHOOK_PATHS = (WEBHOOK_PATH, f"{WEBHOOK_PATH}/")
-"""The provider tries once: a slash too many in the submitter's settings must not cost the image."""
+
+def webhook_path(provider: str) -> str:
+    """Return the path of a provider's webhook."""
+    return WEBHOOKS + provider
+
+
+def webhook_paths(provider: str) -> tuple[str, str]:
+    """Return the paths at which a provider's webhook answers.
+
+    A provider may try once: a slash too many in the submitter's settings must not cost the image.
+    """
+    return webhook_path(provider), f"{webhook_path(provider)}/"

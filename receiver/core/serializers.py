@@ -23,6 +23,9 @@ def job(job: Job) -> dict[str, Any]:
     return {
         "id": job.id,
         "state": job.state.value,
+        "provider": job.provider,
+        "provider_id": job.provider_id,
+        "output": job.output,
         "ref": job.ref,
         "attempts": job.attempts,
         "next_attempt_at": time(job.next_attempt_at),
@@ -30,7 +33,7 @@ def job(job: Job) -> dict[str, Any]:
         "image_url": job.image_url,
         "source_url": job.source_url,
         "endpoint": job.endpoint,
-        "promised": {"width": job.promised_width, "height": job.promised_height},
+        "promised": _promised(job),
         "image": image and _image(image),
         "archive": stored and {"uri": stored.uri, "etag": stored.etag, "version": stored.version},
         "error": problem and {"reason": problem.reason, "detail": problem.detail, "at": time(problem.at)},
@@ -40,6 +43,15 @@ def job(job: Job) -> dict[str, Any]:
         "archived_at": time(job.archived_at),
         "updated_at": time(job.updated_at),
     }
+
+
+def _promised(job: Job) -> dict[str, Any]:
+    promised: dict[str, Any] = {"width": job.promised_width, "height": job.promised_height}
+    if job.promised_bytes is not None:
+        promised["bytes"] = job.promised_bytes
+    if job.promised_type is not None:
+        promised["type"] = job.promised_type
+    return promised
 
 
 def _image(image: Image) -> dict[str, Any]:

@@ -63,6 +63,7 @@ class Dashboard:
         failing: returns the readiness checks that fail, each with a sentence.
         unasked: returns why the provider is not asked about silent jobs, in a sentence.
         now: the time, ms since the epoch.
+        providers: the names of those that are on.
     """
 
     ledger: Ledger
@@ -74,11 +75,12 @@ class Dashboard:
     unasked: Callable[[], str | None]
     overdue_after: timedelta
     now: Callable[[], int]
+    providers: Sequence[str]
     _static: Static = field(default_factory=Static, init=False)
     _throughput: Throughput = field(default_factory=Throughput, init=False)
 
     def __post_init__(self) -> None:
-        self._templates = Templates(self._static, self.now)
+        self._templates = Templates(self._static, self.now, self.providers)
 
     def routes(self) -> list[Route]:
         return [

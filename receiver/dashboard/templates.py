@@ -1,7 +1,7 @@
 """Renders the templates, and serves the static files. Everything that a template prints is escaped."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, Response
 
 from receiver.core import serializers
 from receiver.core.jobs import State
-from receiver.core.paths import WEBHOOK_PATH
+from receiver.core.paths import webhook_path
 from receiver.dashboard import presenters, throughput
 from receiver.ledger import obstacle
 from receiver.web.problem import problem
@@ -62,10 +62,11 @@ class Static:
 
 
 class Templates:
-    """Renders the pages; ``now`` returns ms since the epoch."""
+    """Renders the pages; ``now`` returns ms since the epoch. ``providers`` are the names of those on."""
 
-    def __init__(self, static: Static, now: Callable[[], int]) -> None:
+    def __init__(self, static: Static, now: Callable[[], int], providers: Sequence[str]) -> None:
         self._static = static
+        self._providers = providers
         self._now = now
 
     def answer(
@@ -101,7 +102,7 @@ class Templates:
         )
         environment.globals.update(
             static=self._static.url,
-            webhook_path=WEBHOOK_PATH,
+            webhook_paths=[webhook_path(name) for name in self._providers],
             State=State,
             texts=presenters.TEXTS,
             sentence=presenters.sentence,

@@ -18,6 +18,9 @@ from receiver.core.errors import ConfigError
 from receiver.doctor import ledger, machine, remote, settings
 from receiver.doctor.checks import Check, Level, Result, failure, run_checks, run_in_thread, skipped
 from receiver.ledger import holder, unsafe_sqlite
+from receiver.providers.base import Provider
+from receiver.providers.registry import open_providers
+from receiver.providers.setup import Setup
 
 __all__ = ["Level", "Report", "Result", "diagnose"]
 
@@ -74,7 +77,9 @@ async def diagnose(
         rest = skipped("the rest", "the settings cannot be read")
         return Report([unreadable, *await run_checks(alone), rest], ())
     checks = [
-        Check("settings", partial(run_in_thread, lambda: settings.check_settings(config, given, wrong))),
+        Check(
+            "settings", partial(run_in_thread, lambda: settings.check_settings(config, given, wrong, environ))
+        ),
         Check("secrets", partial(run_in_thread, lambda: settings.check_secrets(config, environ))),
         Check("secret files", partial(run_in_thread, lambda: _check_secret_files(environ))),
         *alone,
@@ -117,10 +122,24 @@ def _checks(config: Config, environ: Mapping[str, str], *, now: Callable[[], int
             return [ledger.check_server(None), await run_in_thread(lambda: machine.check_address(config))]
         return [ledger.check_server(pid), *await remote.check_readiness(config, elsewhere=pid == 0)]
 
+    try:
+        providers = open_providers(Setup(config, environ))
+    except ConfigError:  # the check of the settings says so
+        providers = {}
+
     async def public() -> list[Result]:
         if config.public_url is None:
             return remote.missing_public_url(config)
-        return await remote.check_public_url(config, serving=await server_pid() is not None)
+        return await remote.check_public_url(config, providers, serving=await server_pid() is not None)
+
+    def provider_check(provider: Provider) -> Check:
+        name = "provider" if len(providers) == 1 else f"provider {provider.name}"
+        return Check(
+            name,
+            lambda: remote.check_provider(provider, name),
+            remedy=f"May this machine reach {provider.url_setting}?",
+            needs={provider.token_setting, provider.url_setting},
+        )
 
     return [
         Check("data directory", partial(run_in_thread, directory)),
@@ -134,16 +153,11 @@ def _checks(config: Config, environ: Mapping[str, str], *, now: Callable[[], int
             "Does the store answer at all?",
             {"RECEIVER_ARCHIVE"},
         ),
-        Check(
-            "provider",
-            lambda: remote.check_provider(config),
-            remedy="May this machine reach XIMILAR_API_URL?",
-            needs={"XIMILAR_API_TOKEN", "XIMILAR_API_URL"},
-        ),
+        *map(provider_check, providers.values()),
         Check(
             "public URL",
             public,
             remedy="Does RECEIVER_PUBLIC_URL answer at all?",
-            needs={"RECEIVER_PUBLIC_URL", "XIMILAR_API_URL"},
+            needs={"RECEIVER_PUBLIC_URL", *(provider.url_setting for provider in providers.values())},
         ),
     ]

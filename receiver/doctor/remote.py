@@ -30,13 +30,12 @@ from receiver.core.errors import (
     RateLimitedError,
     TokenRefusedError,
 )
-from receiver.core.paths import WEBHOOK_PATH
+from receiver.core.paths import WEBHOOKS, webhook_path
 from receiver.doctor.checks import Level, Result, failure, ok, run_in_thread, skipped, warning
 from receiver.doctor.machine import cannot_create
 from receiver.ledger import FILE_NAME, LedgerReader
 from receiver.providers.api import DIRECT
-from receiver.providers.ximilar.authentication import TICKET_HEADER
-from receiver.providers.ximilar.client import Ximilar
+from receiver.providers.base import Calls, Provider, Providers
 from receiver.web.challenge import (
     ARRIVED_HEADER,
     CHALLENGE_HEADER,
@@ -126,7 +125,7 @@ async def check_archive(config: Config, environ: Mapping[str, str]) -> list[Resu
         )
     except ConfigError as error:
         # `check_settings` reports wrong settings; here only what depends on `environ` is reported.
-        if str(error) in await run_in_thread(lambda: [*factories.wrong_settings(config)]):
+        if str(error) in await run_in_thread(lambda: [*factories.wrong_settings(config, environ)]):
             return [skipped("archive", f"{str(error).partition(':')[0]} is wrong")]
         return [failure("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
     try:
@@ -206,46 +205,45 @@ def check_clock(peer: str, difference: float | None) -> list[Result]:
     return [level("clock", f"this machine's clock is {size:.0f} seconds {side} {peer}'s", SET_CLOCK)]
 
 
-async def check_provider(config: Config) -> list[Result]:
-    """Ask the provider for its list of jobs, which is free."""
-    if config.ximilar_api_token is None:
+async def check_provider(provider: Provider, name: str) -> list[Result]:
+    """Ask a provider something that is free, such as for its list of jobs."""
+    if not provider.has_token:
         detail = (
-            "XIMILAR_API_TOKEN is not set: jobs that stay silent are not asked for, nor fresh URLs for"
-            " dead ones, and `receiver submit` does not work"
+            f"{provider.token_setting} is not set: jobs that stay silent are not asked for, nor fresh URLs"
+            " for dead ones"
         )
-        return [warning("provider", detail, "Set it to your account's token.")]
-    url = str(config.ximilar_api_url)
+        return [warning(name, detail, "Set it to your account's token.")]
     asked = time.time()
     offsets: list[float | None] = [None]
 
     def read_clock(headers: httpx.Headers) -> None:
         offsets.append(clock_offset(headers.get("date", ""), asked, time.time()))
 
+    client = provider.open_client(Calls(on_headers=read_clock))
+    assert client is not None
     try:
-        async with Ximilar(
-            url, config.ximilar_api_token.get_secret_value(), on_headers=read_clock
-        ) as provider:
-            await provider.page()
+        async with contextlib.aclosing(client):
+            await client.probe()
     except ProviderError as error:
-        found = await _provider_failure(error, url)
+        found = await _provider_failure(error, provider, name)
     else:
-        found = ok("provider", f"{origin(url)} takes the token")
+        found = ok(name, f"{origin(provider.api_url)} takes the token")
     return [found, *check_clock("the provider", offsets[-1])]
 
 
-async def _provider_failure(error: ProviderError, url: str) -> Result:
-    detail = f"{error.reason}: {error.detail}"
+async def _provider_failure(error: ProviderError, provider: Provider, name: str) -> Result:
+    detail, url = f"{error.reason}: {error.detail}", provider.api_url
     if isinstance(error, TokenRefusedError):
-        remedy = "Set XIMILAR_API_TOKEN to the token of your account, as it stands there."
+        remedy = f"Set {provider.token_setting} to the token of your account, as it stands there."
     elif isinstance(error, NoCreditsError):
         remedy = "Buy credits; what was submitted already is received all the same."
     elif isinstance(error, RateLimitedError):
-        return warning("provider", detail, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
+        return warning(name, detail, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
     else:
-        remedy = f"Is {origin(url)} right (XIMILAR_API_URL), and may this machine reach it?"
+        remedy = f"Is {origin(url)} right ({provider.url_setting}), and may this machine reach it?"
         if why := await _connection_error(url):
             detail += f" {why}"
-    return failure("provider", detail, remedy)
+    return failure(name, detail, remedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +261,7 @@ _url_warning = partial(warning, "public URL")
 
 def missing_public_url(config: Config) -> list[Result]:
     """Return the result of a check without RECEIVER_PUBLIC_URL."""
-    if config.ximilar_api_token is None:
+    if not config.can_submit:
         return [ok("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
     return [
         _url_warning(
@@ -273,7 +271,7 @@ def missing_public_url(config: Config) -> list[Result]:
     ]
 
 
-async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
+async def check_public_url(config: Config, providers: Providers, *, serving: bool) -> list[Result]:
     """Check that RECEIVER_PUBLIC_URL leads to this installation.
 
     The installation proves itself by answering a challenge, so that no secret is sent to another server. The
@@ -282,10 +280,14 @@ async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
     """
     url = str(config.public_url).rstrip("/")
     parts = urlsplit(url)
-    if parts.path.endswith(WEBHOOK_PATH):
-        detail = f"RECEIVER_PUBLIC_URL ends with {WEBHOOK_PATH}, which is added to it"
-        return [_url_failure(detail, "Leave that away at its end.")]
-    found = check_hostname(config, parts.hostname or "")
+    for provider in providers.values():
+        if parts.path.endswith(path := webhook_path(provider.name)):
+            detail = f"RECEIVER_PUBLIC_URL ends with {path}, which is added to it"
+            return [_url_failure(detail, "Leave that away at its end.")]
+    first = next(iter(providers.values()), None)
+    if first is None:
+        return [skipped("public URL", "no provider is on")]
+    found = check_hostname(config, parts.hostname or "", providers)
     if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
         found.append(
             _url_warning(
@@ -297,26 +299,27 @@ async def check_public_url(config: Config, *, serving: bool) -> list[Result]:
     key = read_key(config.data_dir)
     challenge = new_challenge()
     try:
-        answer = await ask(url + WEBHOOK_PATH, {CHALLENGE_HEADER: challenge})
+        answer = await ask(url + webhook_path(first.name), {CHALLENGE_HEADER: challenge})
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return [*found, unreachable(error, url, serving=serving)]
     proof = None if key is None else prove(key, challenge)
     result = interpret_answer(answer, url, proof, serving=serving)
     found.append(result)
     if result.level is Level.OK:
-        found.append(await _check_headers(config, url))
+        found += [await _check_headers(url, provider) for provider in providers.values()]
     return found
 
 
-def check_hostname(config: Config, host: str) -> list[Result]:
-    """Check that the provider could reach a host of this name."""
-    provider = config.ximilar_api_url.host or ""
-    if not _is_private(host) or _is_private(provider):
+def check_hostname(config: Config, host: str, providers: Providers) -> list[Result]:
+    """Check that the providers could reach a host of this name."""
+    hosts = [urlsplit(provider.api_url).hostname or "" for provider in providers.values()]
+    provider = next((name for name in hosts if not _is_private(name)), None)
+    if not _is_private(host) or provider is None:
         return []
     detail = f"{host} is an address of this machine or its network, where {provider} never gets to"
     remedy = "Set RECEIVER_PUBLIC_URL to the address that the provider reaches this receiver by."
     # Without a token nothing is submitted from here, so the provider does not learn the address.
-    certain = _is_loopback(host) and config.ximilar_api_token is not None
+    certain = _is_loopback(host) and config.can_submit
     return [(_url_failure if certain else _url_warning)(detail, remedy)]
 
 
@@ -345,14 +348,14 @@ def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bo
         remedy = f"Correct its path, or let the proxy take it away; without one it is {where}"
     elif status in (401, 403, 407):
         detail = f"{where} asks for a login ({status}), which the provider does not have"
-        remedy = f"Let the proxy pass {WEBHOOK_PATH} on without one."
+        remedy = f"Let the proxy pass {WEBHOOKS} on without one."
     elif status in PROXY_ERRORS:
         detail = f"something answers at {where}, but does not reach the receiver behind it ({status})"
         if not serving:
             return _url_warning(detail, START_SERVE)
         remedy = "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT."
     elif given is None:
-        detail = f"something else than this receiver answers at {where}{WEBHOOK_PATH} ({status})"
+        detail = f"something else than this receiver answers below {where}{WEBHOOKS} ({status})"
         remedy = "Correct RECEIVER_PUBLIC_URL, or let the proxy pass that path on. Is the receiver older?"
     elif given != proof:
         detail = f"another installation of the receiver answers at {where}"
@@ -369,20 +372,19 @@ def _reason(answer: Answer) -> str:
     return ""
 
 
-async def _check_headers(config: Config, url: str) -> Result:
+async def _check_headers(url: str, provider: Provider) -> Result:
     """Check that the headers arrive that prove a sender, by made-up values."""
-    challenge = new_challenge()
-    names = [*config.webhook_headers, *([TICKET_HEADER] if config.signing_keys else [])]
+    challenge, names, path = new_challenge(), provider.proof_headers, webhook_path(provider.name)
     headers = {**dict.fromkeys(names, challenge), CHALLENGE_HEADER: challenge}
     try:
-        answer = await ask(url + WEBHOOK_PATH, headers)
+        answer = await ask(url + path, headers)
     except (httpx.HTTPError, OSError) as error:
         return failure("webhook", f"is not reached: {explain(error)}", "Look at the proxy.")
     if ARRIVED_HEADER.lower() not in answer.headers:
         return failure(
             "webhook",
             f"{origin(url)} answers {answer.status} to a request with the webhook's headers",
-            f"Let the proxy pass {WEBHOOK_PATH} on as it is.",
+            f"Let the proxy pass {path} on as it is.",
         )
     arrived = answer.headers[ARRIVED_HEADER.lower()].split(", ")
     dropped = [name for name in names if name.lower() not in arrived]
@@ -394,7 +396,7 @@ async def _check_headers(config: Config, url: str) -> Result:
             " submitted; or let the proxy pass it (nginx: underscores_in_headers on; ignore_invalid_headers"
             " off;).",
         )
-    return ok("webhook", f"{origin(url)} passes {WEBHOOK_PATH} on, with its headers")
+    return ok("webhook", f"{origin(url)} passes {path} on, with its headers")
 
 
 async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:

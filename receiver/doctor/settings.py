@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +17,12 @@ FRESH = "`receiver init` prints fresh ones; while you rotate, a list takes the o
 FIX_SETTING = "Correct it where it is set: the environment, .env, or a file in RECEIVER_SECRETS_DIR."
 
 
-def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection[str] = ()) -> list[Result]:
+def check_settings(
+    config: Config,
+    origins: Mapping[str, str],
+    wrong: Collection[str] = (),
+    environ: Mapping[str, str] = MappingProxyType({}),
+) -> list[Result]:
     """Check that the settings are known, valid and fit together.
 
     ``config`` holds the settings that are valid each for itself; ``wrong`` has a line for each other one.
@@ -29,7 +35,7 @@ def check_settings(config: Config, origins: Mapping[str, str], wrong: Collection
     wrong_names = named(wrong)
     faults = [
         line
-        for line in (*config.missing_for_serve(), *factories.wrong_settings(config))
+        for line in (*config.missing_for_serve(), *factories.wrong_settings(config, environ))
         if not any(n in line for n in wrong_names)
     ]
     found += [failure("settings", fault, FIX_SETTING) for fault in (*wrong, *faults)]
@@ -121,10 +127,11 @@ def secret_values(config: Config, environ: Mapping[str, str]) -> list[str]:
 
 
 def _other_secrets(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    if config.ximilar_api_token is not None:
-        yield "XIMILAR_API_TOKEN", config.ximilar_api_token.get_secret_value()
-    if config.notify_secret is not None:
-        yield "RECEIVER_NOTIFY_SECRET", config.notify_secret.get_secret_value()
+    for name, field in Config.model_fields.items():
+        value = getattr(config, name)
+        for secret in value if isinstance(value, tuple) else (value,):
+            if hasattr(secret, "get_secret_value"):
+                yield field.alias or name, secret.get_secret_value()
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         if environ.get(name):
             yield name, environ[name]

@@ -6,23 +6,21 @@ leaves only after the commit.
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
-from datetime import timedelta
 
 import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from receiver.core import url_expiry
 from receiver.core.clock import Clock
+from receiver.core.completion import Completion
 from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.headers import RawHeaders
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step
+from receiver.core.url_expiry import Deadline
 from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
-from receiver.providers.base import Proof
-from receiver.providers.ximilar import completions
-from receiver.providers.ximilar.authentication import Authenticator
+from receiver.providers.base import Ending, Proof, Provider, Running
 from receiver.web.body import read_body
 from receiver.web.direct import json_response
 from receiver.web.middleware import SECURITY_HEADERS
@@ -40,15 +38,14 @@ log = structlog.get_logger("receiver.intake")
 
 @dataclass(frozen=True, slots=True)
 class WebhookEndpoint:
-    """The endpoint of the webhook, with the life of URLs that state none.
+    """The endpoint of one provider's webhook.
 
     With ``confirm``, a delivery counts only once the provider has confirmed it.
     """
 
     ledger: Ledger
-    authenticator: Authenticator
+    provider: Provider
     max_bytes: int
-    url_lifetime: timedelta
     now: Clock
     refusals: RefusalCounter
     confirm: bool = False
@@ -71,6 +68,7 @@ class WebhookEndpoint:
         The body is there already, or is to be read.
         """
         with self.instrumentation.step("delivery") as step:
+            step.provider = self.provider.name
             answer = await self._answer(headers, body, step)
         if isinstance(answer, Response):
             answer.raw_headers += SECURITY_HEADERS
@@ -78,17 +76,7 @@ class WebhookEndpoint:
 
     async def _answer(self, headers: RawHeaders, body: bytes | ReadBody, step: Step) -> bytes | Response:
         try:
-            try:
-                proof = self.authenticator.check(headers)
-            except AuthError:  # answered once the body has been read
-                proof = None
-            if not isinstance(body, bytes):
-                body = await body(proof is not None)
-            elif len(body) > self.max_bytes:
-                raise BodyError("body.too_large")  # noqa: TRY301 - answered below, like all others
-            if proof is None:
-                # The answer is the same for every cause.
-                raise AuthError("auth.refused")  # noqa: TRY301 - answered below, like a ticket that is not its job's
+            body, proof = await self._proved(headers, body)
             return await self._record(headers, body, proof, step)
         except (AuthError, BodyError) as error:
             step.reason = error.reason
@@ -105,53 +93,94 @@ class WebhookEndpoint:
                 log.error("delivery not recorded", reason=error.reason, detail=error.detail, times=times)  # noqa: TRY400 - not a bug
             return problem(error.reason)
 
+    async def _proved(self, headers: RawHeaders, body: bytes | ReadBody) -> tuple[bytes, Proof]:
+        """Return the whole body, and what proves its sender. What no body can prove is not kept."""
+        proof, is_admitted = None, True
+        try:
+            proof = self.provider.admit(headers)
+        except AuthError:  # answered once the body has been read, and alike for every cause
+            is_admitted = False
+        if not isinstance(body, bytes):
+            body = await body(is_admitted)
+        elif len(body) > self.max_bytes:
+            raise BodyError("body.too_large")
+        if not is_admitted:
+            raise AuthError("auth.refused")
+        if proof is None:
+            proving = self.provider.prove(headers, body)
+            proof = proving if isinstance(proving, Proof) else await proving
+        return body, proof
+
     async def _record(self, headers: RawHeaders, body: bytes, proof: Proof, step: Step) -> bytes:
+        provider = self.provider
         try:
             _check_type(headers)
-            completion = completions.parse(body)
+            reading = provider.read(body)
         except BodyError as error:
-            await self.ledger.record_unread(error, self.authenticator.redact(body))
+            await self.ledger.record_unread(error, provider.redact(body), provider.name)
             step.outcome = "unread"
             raise
-        if self.confirm:
-            # A failure is as cheap to forge as an image: the job waits until the provider confirms it.
-            completion = replace(completion, source_url=None, failure=None)
-        if completion.failure is not None:
-            detail = self.authenticator.redact(completion.failure.detail.encode()).decode("utf-8", "replace")
-            completion = replace(completion, failure=replace(completion.failure, detail=detail))
-        # Where the provider must confirm the delivery, the end that counts is that of the confirmed URL.
-        url, now = None if self.confirm else completion.image_url, self.now()
-        deadline = url_expiry.deadline(url, since=now, now=now, lifetime=self.url_lifetime)
-        delivery = Delivery(
-            completion,
-            self.authenticator.redact(body),
-            deadline.at,
-            proof.ref,
-            proof.ticket,
-            mark=proof.mark,
-            ref_dropped=proof.ref_dropped,
-        )
+        if isinstance(reading, Running):
+            step.outcome = "ignored"
+            return f'{{"id":"{provider.job_id(reading.id)}","state":null,"ignored":true}}'.encode()
+        completions = self._completions(reading)
+        kept = provider.redact(body)
+        # The body is kept with the first output alone: of a few hundred it would be as many copies.
+        deliveries = [
+            Delivery(
+                completion,
+                b"" if at else kept,
+                deadline.at,
+                proof.ref,
+                proof.ticket,
+                endpoint=reading.endpoint,
+                mark=proof.mark,
+                ref_dropped=proof.ref_dropped,
+            )
+            for at, (completion, deadline) in enumerate(completions)
+        ]
+        completion, deadline = completions[0]
         with self.instrumentation.step("record", completion.id) as recording:
-            recorded = await self.ledger.record(delivery)
-            recording.received_at = recorded.received_at
+            if len(deliveries) == 1:
+                recorded = [await self.ledger.record(deliveries[0])]
+            else:
+                recorded = await self.ledger.record_together(deliveries)
+            first = recorded[0]
+            recording.received_at = first.received_at
         self.failpoint("recorded")
-        step.job, step.received_at = completion.id, recorded.received_at
-        step.outcome = "duplicate" if recorded.duplicate else "recorded"
+        is_duplicate = all(it.duplicate for it in recorded)
+        step.job, step.received_at = completion.id, first.received_at
+        step.outcome = "duplicate" if is_duplicate else "recorded"
         reason = completion.failure.reason if completion.failure else None
-        if OTHER_URL in recorded.events or OTHER_URLS in recorded.events:
+        if any(OTHER_URL in it.events or OTHER_URLS in it.events for it in recorded):
             reason = "ledger.other_url"
         log.info(
             "delivery",
             job=completion.id,
-            state=recorded.state,
-            duplicate=recorded.duplicate,
-            noted=recorded.events,
+            state=first.state,
+            duplicate=is_duplicate,
+            noted=first.events,
+            **({"outputs": len(recorded)} if len(recorded) > 1 else {}),
             **({"reason": reason} if reason else {}),
             **({"end_not_believed": deadline.disbelieved.isoformat()} if deadline.disbelieved else {}),
         )
         # A job's id and a state need no escape in JSON.
-        duplicate = "true" if recorded.duplicate else "false"
-        return f'{{"id":"{completion.id}","state":"{recorded.state}","duplicate":{duplicate}}}'.encode()
+        duplicate = "true" if is_duplicate else "false"
+        return f'{{"id":"{completion.id}","state":"{first.state}","duplicate":{duplicate}}}'.encode()
+
+    def _completions(self, ending: Ending) -> list[tuple[Completion, Deadline]]:
+        """Return what counts of an ending, without this installation's secrets in its words."""
+        provider, now = self.provider, self.now()
+        if self.confirm:
+            # A failure is as cheap to forge as an image: the job waits until the provider confirms it. The
+            # end that counts is that of the confirmed URL.
+            ((_, deadline),) = provider.completions(Ending(ending.id), now)
+            hints = provider.completions(Ending(ending.id, ending.outputs), now)
+            return [(hint, deadline) for hint, _ in hints]
+        if ending.failure is not None:
+            detail = provider.redact(ending.failure.detail.encode()).decode("utf-8", "replace")
+            ending = replace(ending, failure=replace(ending.failure, detail=detail))
+        return provider.completions(ending, now)
 
 
 def _check_type(headers: RawHeaders) -> None:

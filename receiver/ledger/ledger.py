@@ -236,6 +236,7 @@ class Ledger(LedgerReader):
             )
         return recorded
 
+    record_together = _command(deliveries.record_together)
     record_unread = _command(deliveries.record_unread)
 
     expect = _command(submissions.expect)

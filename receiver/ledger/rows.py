@@ -17,6 +17,9 @@ _END = len(_FIRST) + len(_REST)
 JOB = ", ".join(f"jobs.{name}" for name in (*_FIRST, *_REST))
 """The columns of a row that `job` reads: its first ones, since to look each up by its name takes longer."""
 
+PENDING = "id, submitted_at, asks, ask_at, reason, provider_id, endpoint"
+"""The columns of a row that `pending_job` reads."""
+
 EVENT = ", ".join(f"history.{name}" for name in ("at", "event", "before", "after", "reason", "detail"))
 """The columns of a row that `event` reads: its last ones."""
 
@@ -46,5 +49,12 @@ def event(row: sqlite3.Row) -> Event:
 
 
 def pending_job(row: sqlite3.Row) -> PendingJob:
-    unanswered = row["reason"] is not None
-    return PendingJob(row["id"], row["submitted_at"], row["asks"], row["ask_at"], unanswered)
+    return PendingJob(
+        row["id"],
+        row["submitted_at"],
+        row["asks"],
+        row["ask_at"],
+        unanswered=row["reason"] is not None,
+        provider_id=row["provider_id"],
+        endpoint=row["endpoint"],
+    )

@@ -121,6 +121,8 @@ class PendingJob:
     asks: int
     ask_at: int
     unanswered: bool
+    provider_id: str = ""
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

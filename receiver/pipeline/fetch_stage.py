@@ -1,5 +1,6 @@
 """The first stage: from the provider's URL to a verified image in the spool."""
 
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,7 +22,7 @@ from receiver.core.errors import (
 )
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step, StepName
-from receiver.core.jobs import Image
+from receiver.core.jobs import Image, Job
 from receiver.fetch.download import Download, Fetcher
 from receiver.ledger import Claim, Ledger, most_further_attempts
 from receiver.pipeline import failures, outcomes
@@ -30,7 +31,7 @@ from receiver.pipeline.outcomes import Action
 from receiver.pipeline.pool import WorkerPool
 from receiver.pipeline.provider_questions import ProviderQuestions, RunningError
 from receiver.pipeline.spool import Spool
-from receiver.providers.ximilar.client import Ximilar
+from receiver.providers.base import Asked
 from receiver.verify.decoder import ExpectedSize
 from receiver.verify.verifier import Verifier
 
@@ -50,13 +51,12 @@ CONCURRENT_QUESTIONS = 2
 class FetchPlan:
     """How images are fetched, and how long one download, or one question to the provider, may take.
 
-    ``url_lifetime`` is of URLs that do not state their end. ``reject_after`` is how long the same wrong
-    answer has to come. With ``confirm``, the provider itself confirms each delivery first.
+    ``reject_after`` is how long the same wrong answer has to come. With ``confirm``, the provider itself
+    confirms each delivery first.
     """
 
     concurrency: int
     longest: timedelta
-    url_lifetime: timedelta
     confirm: bool = False
     reject_after: timedelta = timedelta(minutes=5)
     asking: timedelta = timedelta(minutes=1)
@@ -66,14 +66,14 @@ class FetchPlan:
 class FetchStage:
     """Claims jobs whose image is not safe yet, the earliest deadline first, and brings it to the spool.
 
-    ``provider`` is asked for confirmations and fresh URLs; it is ``None`` where there is no token.
+    ``asked`` are the providers that are asked for confirmations and fresh URLs, by name.
     """
 
     ledger: Ledger
     fetcher: Fetcher
     verifier: Verifier
     spool: Spool
-    provider: Ximilar | None
+    asked: Mapping[str, Asked]
     plan: FetchPlan
     now: Clock
     jitter: Jitter
@@ -83,9 +83,8 @@ class FetchStage:
     def __post_init__(self) -> None:
         self._questions = ProviderQuestions(
             ledger=self.ledger,
-            provider=self.provider,
+            asked=self.asked,
             confirm=self.plan.confirm,
-            url_lifetime=self.plan.url_lifetime,
             asking=self.plan.asking,
             now=self.now,
             jitter=self.jitter,
@@ -99,14 +98,14 @@ class FetchStage:
         """By job, the name of a whole file that a crash left in the spool before the ledger knew of it."""
         self._pool = WorkerPool("fetch", self.plan.concurrency, self._claim, self._fetch, self._on_bug)
         self.pools = [self._pool]
-        self._at_deadline = outcomes.at_deadline(can_ask=self.provider is not None)
+        self._at_deadline = outcomes.at_deadline(can_ask=bool(self.asked))
         if self._at_deadline is Action.ASK:
             self.pools.append(
                 WorkerPool("ask", CONCURRENT_QUESTIONS, self._claim_expiring, self._ask_last, self._on_bug)
             )
 
     async def expire(self) -> None:
-        """Expire the jobs whose time is over, except where the provider is asked first."""
+        """Expire the jobs whose time is over, except where a provider may be asked first."""
         if self._at_deadline is Action.EXPIRE:
             for job_id in await self.ledger.expire():
                 log.error("expired", job=job_id, reason="fetch.expired")
@@ -145,6 +144,7 @@ class FetchStage:
         name: str | None = None
         try:
             claim = await self._questions.confirmed(claim)
+            _check_promised_type(claim.job)
             whole = await self._recovered_file(claim.job.id) or await self._download(claim, part)
             image, note = await self._verified(claim, whole)
             name = await self.spool.keep(whole.path, claim.job.id, image)
@@ -154,18 +154,21 @@ class FetchStage:
                 self.failpoint("fetched")
                 log.info("fetched", job=claim.job.id, bytes=image.bytes, sha256=image.sha256)
         except ImageError as error:
-            assert whole is not None
-            try:
-                await self.spool.set_aside(whole.path, claim.job.id, whole.sha256, self.ledger.spool_names)
-            except (SpoolError, LedgerError) as trouble:
-                # What becomes of the job does not depend on the file.
-                log.warning("not kept aside", job=claim.job.id, reason=trouble.reason, detail=trouble.detail)
-            await self._failed(claim, error, sha256=whole.sha256)
+            if whole is not None:
+                await self._set_aside(claim, whole)
+            await self._failed(claim, error, sha256=whole.sha256 if whole else None)
         except (UrlError, FetchError, SpoolError, ProviderError) as error:
             await self._failed(claim, error)
         finally:
             if name is None:
                 await self._discard(part)
+
+    async def _set_aside(self, claim: Claim, whole: Download) -> None:
+        try:
+            await self.spool.set_aside(whole.path, claim.job.id, whole.sha256, self.ledger.spool_names)
+        except (SpoolError, LedgerError) as trouble:
+            # What becomes of the job does not depend on the file.
+            log.warning("not kept aside", job=claim.job.id, reason=trouble.reason, detail=trouble.detail)
 
     async def _recovered_file(self, job_id: str) -> Download | None:
         name = self.recovered_files.get(job_id)
@@ -194,6 +197,7 @@ class FetchStage:
         with self._step("verify", claim) as step:
             step.bytes = whole.bytes
             found = await self.verifier.verify(whole.path, promised)
+            _check_promise(claim.job, found.format, whole.bytes)
         note = None
         if found.trailing:
             log.info("bytes behind the image", job=claim.job.id, bytes=found.trailing)
@@ -209,7 +213,7 @@ class FetchStage:
 
     async def _failed(self, claim: Claim, error: ReceiverError, *, sha256: str | None = None) -> None:
         self.instrumentation.on_failed_attempt("fetch", error.reason)
-        decision = self._decide(claim, error, sha256, can_ask=self.provider is not None)
+        decision = self._decide(claim, error, sha256, can_ask=self._questions.can_ask(claim.job))
         if decision.action is Action.ASK:
             with suppress(ProviderError):
                 if await self._questions.refresh_url(claim):
@@ -221,7 +225,7 @@ class FetchStage:
         self, claim: Claim, error: ReceiverError, sha256: str | None, *, can_ask: bool
     ) -> outcomes.Decision:
         if isinstance(error, RunningError) and self._questions.is_hint(claim.job):
-            life = milliseconds(self.plan.url_lifetime)
+            life = milliseconds(self._questions.life(claim.job))
             return outcomes.while_running(claim.job, self.now(), self.jitter, life=life)
         return outcomes.after_fetch(
             error,
@@ -245,7 +249,7 @@ class FetchStage:
         """Ask for a fresh URL of a job whose time is over, and let the job expire where there is none."""
         refusal: ProviderError | None = None
         try:
-            if await self._questions.refresh_url(claim):
+            if self._questions.may_revive(claim.job) and await self._questions.refresh_url(claim):
                 return
         except ProviderError as error:
             refusal = error
@@ -259,3 +263,26 @@ class FetchStage:
     def _step(self, name: StepName, claim: Claim) -> Step:
         job = claim.job
         return self.instrumentation.step(name, job.id, job.received_at, attempt=job.attempts)
+
+
+def _check_promised_type(job: Job) -> None:
+    """Refuse an output that the provider itself says is no image, before anything is downloaded."""
+    kind = job.promised_type
+    if kind is not None and not kind.startswith("image/"):
+        raise ImageError("image.unknown_format", f"The provider says that it is {kind}.", final=True)
+
+
+def _check_promise(job: Job, found: str, size: int) -> None:
+    if job.promised_bytes not in {None, size}:
+        raise ImageError("image.wrong_size", f"{size} bytes instead of the promised {job.promised_bytes}.")
+    promised = job.promised_type
+    if promised is not None and promised not in _TYPES[found]:
+        raise ImageError("image.wrong_type", f"It is {found}, and {promised} was promised.")
+
+
+_TYPES: Mapping[str, frozenset[str]] = {
+    "jpeg": frozenset({"image/*", "image/jpeg", "image/jpg", "image/pjpeg"}),
+    "png": frozenset({"image/*", "image/png", "image/x-png"}),
+    "webp": frozenset({"image/*", "image/webp"}),
+}
+"""The media types that a promise may name for each format."""

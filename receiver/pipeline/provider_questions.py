@@ -1,6 +1,7 @@
 """Asks the provider about a claimed job: to confirm what was delivered, and for a fresh URL."""
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -14,9 +15,10 @@ from receiver.core.concurrency import persist
 from receiver.core.errors import ProviderError, UnavailableError
 from receiver.core.instrumentation import Instrumentation
 from receiver.core.jobs import Job
-from receiver.ledger import Claim, Ledger
+from receiver.core.url_expiry import Deadline
+from receiver.ledger import Claim, Delivery, Ledger
 from receiver.pipeline import outcomes
-from receiver.providers.ximilar.client import Ximilar
+from receiver.providers.base import Asked
 
 log = structlog.get_logger("receiver.worker")
 
@@ -27,70 +29,97 @@ class RunningError(UnavailableError):
 
 @dataclass(kw_only=True, eq=False)
 class ProviderQuestions:
-    """Asks the provider, and records what it says. Refusals are raised as `ProviderError`.
+    """Asks a job's provider, and records what it says. Refusals are raised as `ProviderError`.
 
-    ``provider`` is ``None`` where there is no token. With ``confirm``, each delivery must be confirmed.
+    ``asked`` are the providers that can be asked, by name. With ``confirm``, each delivery must be confirmed.
     ``asking`` is how long one question may take.
     """
 
     ledger: Ledger
-    provider: Ximilar | None
+    asked: Mapping[str, Asked]
     confirm: bool
-    url_lifetime: timedelta
     asking: timedelta
     now: Clock
     jitter: Jitter
     instrumentation: Instrumentation
+
+    def can_ask(self, job: Job) -> bool:
+        """Return whether the job's provider can be asked."""
+        return job.provider in self.asked
+
+    def may_revive(self, job: Job) -> bool:
+        """Return whether the provider may give a URL that works once the life of the first one is over."""
+        return self.can_ask(job) and (self.is_hint(job) or self.asked[job.provider].provider.fresh_urls)
+
+    def life(self, job: Job) -> timedelta:
+        """Return the life of the provider's URLs that state no end."""
+        return self.asked[job.provider].provider.url_lifetime
 
     def is_hint(self, job: Job) -> bool:
         """Return whether the provider must confirm what was delivered, and has not done so yet."""
         return self.confirm and job.confirmed_at is None
 
     async def confirmed(self, claim: Claim) -> Claim:
-        """Return the job with the provider's own answer in place of the delivery, if settings require it."""
-        if not self.is_hint(claim.job) and claim.job.image_url is not None:
+        """Return the job with the provider's own answer where settings, or a delivery without, require it."""
+        if not self.is_hint(claim.job) and (claim.job.image_url is not None or claim.job.promised_type):
             return claim
-        if self.provider is None:  # it was asked when the job came, and the settings have changed
-            raise ProviderError("provider.unavailable", "XIMILAR_API_TOKEN is not set, so it cannot confirm.")
-        completion, deadline = await self._ask(self.provider, claim, "confirm")
+        answer = await self._ask(claim, "confirm")
+        completion, deadline = answer.own
         if completion.failure is not None:
             raise ProviderError(completion.failure.reason, completion.failure.detail)
-        confirmed = await self.ledger.confirmed(claim, completion, deadline)
+        confirmed = await self.ledger.confirmed(claim, completion, deadline.at)
         if confirmed is None:
             raise UnavailableError("The claim ended while the provider was asked.")
         log.info("confirmed", job=claim.job.id)
+        if answer.others:  # of which the delivery may have said nothing
+            await self.ledger.record_together(
+                [Delivery(other, b"", end.at, ref=claim.job.ref, found=True) for other, end in answer.others]
+            )
         return confirmed
 
     async def refresh_url(self, claim: Claim) -> bool:
         """Record the URL that the provider names now, if it is another. Raise the provider's refusal."""
-        assert self.provider is not None
         try:
-            completion, deadline = await self._ask(self.provider, claim, "ask")
+            completion, end = (await self._ask(claim, "ask")).own
         except ProviderError as refusal:
             log.warning("no fresh URL", job=claim.job.id, reason=refusal.reason, detail=refusal.detail)
             raise
         known = None if self.is_hint(claim.job) else claim.job.image_url
         if completion.image_url is None or completion.image_url == known:
             return False
-        at = outcomes.fresh_url_at(claim.job, deadline, self.now(), self.jitter)
-        refreshed = await persist(lambda: self.ledger.url_refreshed(claim, completion, deadline, at), log)
+        at = outcomes.fresh_url_at(claim.job, end.at, self.now(), self.jitter)
+        refreshed = await persist(lambda: self.ledger.url_refreshed(claim, completion, end.at, at), log)
         if refreshed:
             log.info("fresh URL", job=claim.job.id)
         return refreshed
 
-    async def _ask(
-        self, provider: Ximilar, claim: Claim, why: Literal["confirm", "ask"]
-    ) -> tuple[Completion, int]:
-        """Return the provider's own completion of the job, and its URL's deadline, ms since the epoch."""
+    async def _ask(self, claim: Claim, why: Literal["confirm", "ask"]) -> "_Answer":
+        """Return what the provider itself says came of the job and of its other outputs."""
         job = claim.job
-        with self.instrumentation.step(why, job.id, job.received_at, attempt=job.attempts):
+        if not self.can_ask(job):  # it was asked when the job came, and the settings have changed
+            raise UnavailableError(f"There is no token to ask {job.provider} with.")
+        asked = self.asked[job.provider]
+        with self.instrumentation.step(why, job.id, job.received_at, attempt=job.attempts) as step:
+            step.provider = job.provider
             seconds = self.asking.total_seconds()
             try:
                 # The client bounds each of its attempts, and makes several.
                 async with asyncio.timeout(seconds):
-                    report = await provider.get(job.id)
+                    report = await asked.client.get(job.provider_id, job.endpoint)
             except TimeoutError as error:
                 raise UnavailableError(f"The provider's answer was not whole after {seconds:g} s.") from error
-        if report.completion is None:
+        if report.ending is None:
             raise RunningError(f"The provider's answer: status is {report.status}, which is no end.")
-        return report.completion, report.deadline(now=self.now(), lifetime=self.url_lifetime).at
+        found = asked.provider.completions(report.ending, self.now())
+        own = [it for it in found if it[0].id == job.id or it[0].failure is not None]
+        if not own:
+            raise ProviderError("provider.no_output")
+        return _Answer(own[0], [it for it in found if it is not own[0]] if job.output == 1 else [])
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """The completion of the job that was asked about, and those of the job's other outputs."""
+
+    own: tuple[Completion, Deadline]
+    others: list[tuple[Completion, Deadline]]

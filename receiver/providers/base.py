@@ -14,10 +14,10 @@ from typing import Any, ClassVar, NoReturn
 
 import httpx
 
-from receiver.core import url_expiry
 from receiver.core.completion import MAX_OUTPUTS, MAX_SIDE, MAX_URL, Completion, Failure, is_provider_id
-from receiver.core.errors import BodyError
+from receiver.core.errors import AuthError, BodyError
 from receiver.core.headers import RawHeaders
+from receiver.core.url_expiry import Deadline, deadline
 from receiver.core.urls import percent_encoded
 
 # What a delivery proves.
@@ -69,7 +69,7 @@ class Ending:
 
     Attributes:
         id: the provider's own; `is_provider_id` holds, or, where ids are bare, `is_bare_id`.
-        ended_at: by the provider's clock: the life of the outputs' URLs is counted from then. Without it,
+        ended_at: by the provider's clock. The life of the outputs' URLs is counted from then. Without it,
             from the receipt.
         source_url: of the submitted image; it is only shown.
         endpoint: the model or kind of upscaling; `Client.get` gets it back.
@@ -92,6 +92,8 @@ class Running:
 
 
 Reading = Ending | Running
+
+_NO_OUTPUT = Output(None)
 
 
 # What asking gives.
@@ -225,14 +227,26 @@ class Provider(ABC):
         fresh_urls: whether asking can give a URL that works once the first one's life has ended. Otherwise
             the provider is not asked then, and the job expires.
         files: which file hosts want a header.
+        proof_headers: which headers prove a delivery.
+        api_url: the base of its API, and ``url_setting`` the setting of that.
+        token_setting: the setting with which it is asked; ``has_token`` tells whether that is set.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     bare_ids: ClassVar[bool] = False
     fresh_urls: ClassVar[bool] = False
+    url_setting: str
+    token_setting: str
+    api_url: str
+    proof_headers: Sequence[str]
     url_lifetime: timedelta
     files: FileAccess | None = None
+
+    @property
+    @abstractmethod
+    def has_token(self) -> bool:
+        """Whether it can be asked."""
 
     @abstractmethod
     def admit(self, headers: RawHeaders) -> Proof | None:
@@ -270,37 +284,49 @@ class Provider(ABC):
         first = own_id if self.bare_ids else f"{self.name}:{own_id}"
         return first if output == 1 else f"{first}~{output}"
 
-    def completions(self, ending: Ending) -> list[Completion]:
-        """Return the completions of an ending: one for each output, and one where it has none."""
-        return [
-            Completion(
-                self.job_id(ending.id, number),
-                output.url if output else None,
-                ending.source_url,
-                output.width if output else None,
-                output.height if output else None,
-                ending.failure,
-                output.bytes if output else None,
-                output.content_type if output else None,
-            )
-            for number, output in enumerate(ending.outputs or (None,), start=1)
-        ]
+    def completions(self, ending: Ending, now: int) -> list[tuple[Completion, Deadline]]:
+        """Return the completions of an ending: one for each output, and one where it has none.
 
-    def deadline(self, ending: Ending, number: int, now: int) -> url_expiry.Deadline:
-        """Return when the life of an output's URL ends: what the body states, the URL states, or the default.
-
-        The default is counted from the job's end. An end in the future comes from a wrong clock, and must not
-        lengthen a life.
+        Beside each stands when the life of its URL ends: as the body states, else the URL, else a lifetime
+        after the job's end. An end in the future comes from a wrong clock, and must not lengthen a life.
         """
         since = now if ending.ended_at is None else min(now, ending.ended_at)
-        output = ending.outputs[number - 1] if number <= len(ending.outputs) else None
-        stated = output.ends_at if output else None
-        url = output.url if output else None
-        return url_expiry.deadline(url, since=since, now=now, lifetime=self.url_lifetime, stated=stated)
+        return [
+            (
+                Completion(
+                    self.job_id(ending.id, number),
+                    output.url,
+                    ending.source_url,
+                    output.width,
+                    output.height,
+                    ending.failure,
+                    output.bytes,
+                    output.content_type,
+                ),
+                deadline(output.url, since=since, now=now, lifetime=self.url_lifetime, stated=output.ends_at),
+            )
+            for number, output in enumerate(ending.outputs or (_NO_OUTPUT,), start=1)
+        ]
 
 
 Providers = Mapping[str, Provider]
 """Those that are on, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A provider that can be asked, and the client for it."""
+
+    provider: Provider
+    client: Client
+
+
+def is_proved_by_headers(provider: Provider, headers: RawHeaders) -> bool:
+    """Return whether a delivery's headers alone prove its sender."""
+    try:
+        return provider.admit(headers) is not None
+    except AuthError:
+        return False
 
 
 # Helpers for `Provider.read` and `Client.get`.
@@ -345,6 +371,8 @@ def output_of(
         refuse(f"{name} is no URL")
     kind = content_type.partition(";")[0].strip().lower() if isinstance(content_type, str) else ""
     plain = len(kind) <= MAX_WORD and kind.isascii() and kind.isprintable() and kind.count("/") == 1
+    if kind.endswith("/octet-stream"):  # which says nothing of the file
+        plain = False
     return Output(
         text,
         _number(width, MAX_SIDE),

@@ -8,9 +8,7 @@ from receiver.core.clock import Clock, milliseconds
 from receiver.core.errors import ProviderError
 from receiver.core.jobs import overdue_cutoff
 from receiver.ledger import Ledger, PendingJob
-from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.completions import ENDED_STATUSES
-from receiver.providers.ximilar.responses import Row
+from receiver.providers.base import Asked, Listed
 
 SLACK_MS = milliseconds(timedelta(hours=1))
 """What a job may take from its submission to its end, and by how much clocks may differ."""
@@ -26,7 +24,6 @@ class Plan:
 
     overdue_after: timedelta
     every: timedelta
-    url_lifetime: timedelta
     adopt: bool
 
 
@@ -37,16 +34,18 @@ class Candidate:
     Jobs that gave no answer the last time come after all others, and take turns: otherwise a few that never
     give one would be what each round begins with, and ends with. ``turn`` is when such a job is due again,
     or 0; ``since`` is when the job was submitted. ``pending`` is ``None`` where the list alone knows it.
+    ``own_id`` is the provider's.
     """
 
     turn: int
     since: int
     id: str
+    own_id: str = field(compare=False)
     pending: PendingJob | None = field(compare=False, default=None)
 
     @classmethod
     def of(cls, job: PendingJob) -> "Candidate":
-        return cls(job.ask_at if job.unanswered else 0, job.submitted_at, job.id, job)
+        return cls(job.ask_at if job.unanswered else 0, job.submitted_at, job.id, job.provider_id, job)
 
 
 class RowOrder:
@@ -76,7 +75,7 @@ class Reading:
     ``pages`` are still to be read. ``unended`` has the times when jobs to be adopted later were created.
     """
 
-    pages: AsyncGenerator[list[Row], None]
+    pages: AsyncGenerator[list[Listed], None]
     began: int
     order: RowOrder = field(default_factory=RowOrder)
     unended: list[int] = field(default_factory=list)
@@ -105,7 +104,7 @@ class JobList:
     """Reads the list, and keeps the ended jobs that are to be adopted, by id, until they are recorded."""
 
     ledger: Ledger
-    provider: Ximilar
+    asked: Asked
     plan: Plan
     now: Clock
     to_adopt: dict[str, Candidate] = field(default_factory=dict, init=False)
@@ -123,7 +122,7 @@ class JobList:
         What is missed is asked for by itself, or seen when the list is read again. Where jobs are adopted,
         the next call goes on where this one ends.
         """
-        reading = self._reading or Reading(self.provider.pages(), self.now())
+        reading = self._reading or Reading(self.asked.client.pages(), self.now())
         self._reading = None
         wanted = {candidate.id: candidate for candidate in queue}
         scan = Scan(wanted, submitted_before, reading, unseen=set(wanted))
@@ -165,22 +164,22 @@ class JobList:
                 return True
         return False
 
-    async def _scan_page(self, page: list[Row], scan: Scan) -> None:
-        known = await self.ledger.pending_among([row.id for row in page])
-        for row in page:
-            created = 0 if row.created is None else int(row.created.timestamp() * 1000)
-            ended, job = row.status in ENDED_STATUSES, known.get(row.id)
+    async def _scan_page(self, page: list[Listed], scan: Scan) -> None:
+        ids = [self.asked.provider.job_id(row.id) for row in page]
+        known = await self.ledger.pending_among(ids)
+        for job_id, row in zip(ids, page, strict=True):
+            created, job = row.created or 0, known.get(job_id)
             scan.reading.order.see(created)
-            scan.unseen.discard(row.id)
-            if row.id in scan.wanted:
-                if row.status and not ended:
-                    scan.running[row.id] = row.status
+            scan.unseen.discard(job_id)
+            if job_id in scan.wanted:
+                if row.status and not row.ended:
+                    scan.running[job_id] = row.status
             elif job is not None:
-                if ended and job.submitted_at < scan.submitted_before:
-                    scan.wanted[row.id] = Candidate.of(job)
-            elif row.id not in known and self._may_adopt(row, created):
-                if ended:
-                    self.to_adopt.setdefault(row.id, Candidate(0, created, row.id))
+                if row.ended and job.submitted_at < scan.submitted_before:
+                    scan.wanted[job_id] = Candidate.of(job)
+            elif job_id not in known and self._may_adopt(row, created):
+                if row.ended:
+                    self.to_adopt.setdefault(job_id, Candidate(0, created, job_id, row.id))
                 else:
                     scan.reading.unended.append(created)
 
@@ -190,17 +189,16 @@ class JobList:
         wanted = min(oldest, self._read_back_to) if self.plan.adopt else oldest
         return max(wanted - SLACK_MS, self._dead_before())
 
-    def _may_adopt(self, row: Row, created: int) -> bool:
-        is_upscaler = row.type in (None, "upscaler")
+    def _may_adopt(self, row: Listed, created: int) -> bool:
         # The completions of younger jobs may still be delivered.
         return (
             self.plan.adopt
-            and is_upscaler
+            and row.adoptable
             and self._dead_before() <= created < self._overdue_before(self.now())
         )
 
     def _dead_before(self) -> int:
-        return self.now() - milliseconds(self.plan.url_lifetime) - SLACK_MS
+        return self.now() - milliseconds(self.asked.provider.url_lifetime) - SLACK_MS
 
     def _overdue_before(self, now: int) -> int:
         return overdue_cutoff(now, self.plan.overdue_after)

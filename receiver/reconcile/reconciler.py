@@ -1,26 +1,25 @@
-"""Asks the provider about jobs without a completion, and records the answers like deliveries.
+"""Asks a provider about jobs without a completion, and records the answers like deliveries.
 
-The provider documents no retry and no callback on failure. So it is asked about a submitted job that stays
-silent, and its list is read for jobs that have ended without a delivery.
+A provider may not try again, or not call back on a failure. So it is asked about a submitted job that stays
+silent, and its list, where it has one, is read for jobs that have ended without a delivery.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import structlog
 
 from receiver.core import backoff
 from receiver.core.clock import Clock, milliseconds
-from receiver.core.completion import Completion, Failure, is_ref
+from receiver.core.completion import Completion, Failure
 from receiver.core.concurrency import cancel, run_forever
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import overdue_cutoff
 from receiver.ledger import Answer, Delivery, Ledger, PendingJob
-from receiver.providers.ximilar.authentication import REF_HEADER, SUBMISSION_HEADER
-from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.responses import Report
+from receiver.providers.base import Asked, Ending, Report
 from receiver.reconcile.listing import Candidate, JobList, Plan, Scan
 
 log = structlog.get_logger("receiver.reconcile")
@@ -68,6 +67,13 @@ class Summary:
     left: int = 0
     error: ProviderError | None = None
 
+    def __iadd__(self, other: "Summary") -> Self:
+        """Add the result of another provider's round."""
+        for name in ("asked", "found", "failed", "adopted", "running", "unanswered", "settled", "left"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.error = self.error or other.error
+        return self
+
 
 Progress = Callable[[int, int], None]
 """Called with the number of questions asked and of those that are known to be needed."""
@@ -75,14 +81,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(kw_only=True, eq=False)
 class Reconciler:
-    """Finds completions that were never delivered.
+    """Finds completions of one provider that were never delivered.
 
     ``settle`` resolves submissions whose outcome is unknown, and returns how many. ``error`` is why the
     provider is left alone now, if so.
     """
 
     ledger: Ledger
-    provider: Ximilar
+    asked: Asked
     plan: Plan
     settle: Callable[[], Awaitable[int]]
     now: Clock
@@ -94,7 +100,7 @@ class Reconciler:
         self.error: ProviderError | None = None
         self._answered = False  # this round: a question, or for the list
         self._list_refused = False  # this round
-        self._list = JobList(self.ledger, self.provider, self.plan, self.now)
+        self._list = JobList(self.ledger, self.asked, self.plan, self.now)
         self._every_ms = milliseconds(self.plan.every)
         self._task: asyncio.Task[None] | None = None
 
@@ -104,7 +110,7 @@ class Reconciler:
 
     def start(self) -> None:
         """Begin one round after the other."""
-        self._task = asyncio.create_task(self._run(), name="reconcile")
+        self._task = asyncio.create_task(self._run(), name=f"reconcile {self.asked.provider.name}")
 
     async def stop(self) -> None:
         """End the rounds. What is not recorded by then is asked for again after the next start."""
@@ -188,7 +194,7 @@ class Reconciler:
             due = await self._pending(submitted_before, ask_by, limit)
         beyond = len(due[limit:])
         queue = [Candidate.of(job) for job in due[:limit]]
-        if self.plan.adopt or len(queue) >= MIN_JOBS_FOR_LIST:
+        if self.asked.client.lists and (self.plan.adopt or len(queue) >= MIN_JOBS_FOR_LIST):
             scan = await self._list.read(
                 queue, submitted_before, pages if self.plan.adopt else min(pages, len(queue))
             )
@@ -205,7 +211,9 @@ class Reconciler:
 
     async def _pending(self, submitted_before: int, ask_by: int, limit: int) -> Sequence[PendingJob]:
         """Return one job more than the limit, where there are more."""
-        return await self.ledger.pending(submitted_before=submitted_before, ask_by=ask_by, limit=limit + 1)
+        return await self.ledger.pending(
+            self.asked.provider.name, submitted_before=submitted_before, ask_by=ask_by, limit=limit + 1
+        )
 
     async def _settle_submissions(self, summary: Summary) -> ProviderError | None:
         """Resolve submissions without an answer. Return why that could not be done."""
@@ -242,7 +250,8 @@ class Reconciler:
             summary.asked += 1
             summary.left -= 1
             try:
-                report = await self.provider.get(candidate.id)
+                endpoint = candidate.pending.endpoint if candidate.pending else None
+                report = await self.asked.client.get(candidate.own_id, endpoint)
             except UnknownJobError as error:
                 unanswered, self._answered = 0, True
                 await self._unknown(candidate, error, summary)
@@ -265,15 +274,15 @@ class Reconciler:
         if self._answered or self._list_refused or isinstance(refusal, UnavailableError):
             return self._answered or not self._list_refused
         try:
-            await self.provider.page()
+            await self.asked.client.probe()
         except ProviderError:
             return False
         self._answered = True
         return True
 
     async def _record_report(self, candidate: Candidate, report: Report, summary: Summary) -> None:
-        if report.completion is not None:
-            await self._record(candidate, report.completion, report, summary)
+        if report.ending is not None and (report.ending.outputs or report.ending.failure):
+            await self._record(candidate, report.ending, report, summary)
             return
         summary.running += 1
         if candidate.pending is None:
@@ -282,22 +291,22 @@ class Reconciler:
             answer = Answer(report.status, detail=f"The provider says {report.status}.")
             await self._record_answer(candidate.pending, answer)
 
-    async def _record(
-        self, candidate: Candidate, completion: Completion, report: Report, summary: Summary
-    ) -> None:
-        headers = {name.lower(): value for name, value in report.headers.items()}
-        ref = headers.get(REF_HEADER.lower())
-        delivery = Delivery(
-            completion,
-            report.body,
-            report.deadline(now=self.now(), lifetime=self.plan.url_lifetime).at,
-            ref=ref if is_ref(ref) else None,
-            endpoint=report.endpoint,
-            found=True,
-            mark=headers.get(SUBMISSION_HEADER.lower()),
-        )
+    async def _record(self, candidate: Candidate, ending: Ending, report: Report, summary: Summary) -> None:
+        deliveries = [
+            Delivery(
+                completion,
+                b"" if at else report.body,
+                end.at,
+                ref=report.ref,
+                endpoint=ending.endpoint,
+                found=True,
+                mark=report.mark,
+            )
+            for at, (completion, end) in enumerate(self.asked.provider.completions(ending, self.now()))
+        ]
+        completion = deliveries[0].completion
         with self.instrumentation.step("record", completion.id) as step:
-            recorded = await self.ledger.record(delivery)
+            recorded = (await self.ledger.record_together(deliveries))[0]
             step.received_at = recorded.received_at
             step.outcome = "duplicate" if recorded.duplicate else "found"
         self._list.to_adopt.pop(candidate.id, None)
@@ -323,7 +332,7 @@ class Reconciler:
         summary.unanswered += 1
         if candidate.pending is None:
             return
-        if self.now() - candidate.pending.submitted_at < milliseconds(self.plan.url_lifetime):
+        if self.now() - candidate.pending.submitted_at < milliseconds(self.asked.provider.url_lifetime):
             await self._unanswered(candidate, error)
             return
         completion = Completion(candidate.id, None, failure=Failure(error.reason, error.detail))

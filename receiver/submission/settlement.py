@@ -1,7 +1,7 @@
 """Resolves submissions whose answer was lost, by asking the provider for the jobs that carry their marks."""
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -9,6 +9,7 @@ import structlog
 
 from receiver.core.clock import milliseconds
 from receiver.ledger import Intent, Ledger
+from receiver.providers.base import Client
 from receiver.providers.ximilar.authentication import SUBMISSION_HEADER
 from receiver.providers.ximilar.client import Ximilar
 
@@ -63,7 +64,7 @@ class SettleProgress:
 
 async def settle(
     ledger: Ledger,
-    provider: Ximilar,
+    provider: Client,
     *,
     now: int,
     lifetime: timedelta = timedelta(hours=24),
@@ -88,15 +89,14 @@ async def settle(
     since = min(intent.at for intent in left.values())
     others = progress.strangers | await ledger.job_ids_submitted_since(since - GRACE_MS)
     settled = 0
-    async with contextlib.aclosing(provider.sent_since(_datetime(since), others)) as jobs:
-        async for job_id, headers in jobs:
-            mark = _mark(headers or {})
-            if mark in left:
-                if await ledger.confirm_intent(left.pop(mark).key, job_id):
-                    log.info("announced", job=job_id)
+    async with contextlib.aclosing(provider.submitted_since(_datetime(since), others)) as jobs:
+        async for found in jobs:
+            if found.mark in left:
+                if await ledger.confirm_intent(left.pop(found.mark).key, found.id):
+                    log.info("announced", job=found.id)
                 settled += 1
-            elif headers is not None:
-                progress.strangers.add(job_id)
+            elif found.read:
+                progress.strangers.add(found.id)
             if not left:
                 break
     for intent in left.values():
@@ -104,11 +104,6 @@ async def settle(
             await ledger.withdraw_intent(intent.key)
             settled += 1
     return settled
-
-
-def _mark(headers: Mapping[str, str]) -> str | None:
-    name = SUBMISSION_HEADER.lower()
-    return next((value for key, value in headers.items() if key.lower() == name), None)
 
 
 def _datetime(at: int) -> datetime:

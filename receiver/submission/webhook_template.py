@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from receiver.config import Config
 from receiver.core.errors import ConfigError, InvalidRequestError
-from receiver.core.paths import WEBHOOK_PATH
+from receiver.core.paths import webhook_path
 from receiver.providers.ximilar.authentication import (
     REF_HEADER,
     SUBMISSION_HEADER,
@@ -40,7 +40,7 @@ class WebhookTemplate:
             )
         headers = {name: values[0].get_secret_value() for name, values in config.webhook_headers.items()}
         template = cls(
-            str(config.public_url).rstrip("/") + WEBHOOK_PATH,
+            str(config.public_url).rstrip("/") + webhook_path("ximilar"),
             headers,
             Authenticator.from_config(config) if config.signing_keys else None,
         )

@@ -41,7 +41,7 @@ LONG_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 SHORT_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 BATCH_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 
-DELIVERED = ("recorded", "duplicate", "unread")
+DELIVERED = ("recorded", "duplicate", "unread", "ignored")
 
 NO_ANSWER = frozenset({"provider.unavailable", "provider.token_refused"})
 """Reasons with which a provider is taken to be down; any other word of it is an answer."""
@@ -51,6 +51,7 @@ COUNTERS = frozenset({"receiver_refusals", "receiver_reconcile", "receiver_notif
 
 LABELS = {
     "receiver_refusals": ["reason"],
+    "receiver_provider_up": ["provider"],
     "receiver_in_progress": ["stage"],
     "receiver_queue_depth": ["queue"],
     "receiver_jobs": ["state"],
@@ -64,7 +65,7 @@ SCRAPED: Mapping[str, str] = {
     " is no HTTP.",
     "receiver_in_progress": "Jobs that each stage is working on; the stage ask exists only with a token of"
     " the provider.",
-    "receiver_provider_up": "Whether the provider answered when it was last asked; absent without a token,"
+    "receiver_provider_up": "Whether each provider answered when it was last asked; absent without a token,"
     " and before the first question.",
     "receiver_ledger_writable": "Whether the ledger can be read, and took a commit for this scrape.",
     "receiver_workers_alive": "Whether all workers run, and can claim work.",
@@ -105,18 +106,23 @@ class Meters:
 
     Args:
         collectors: where the meters are registered, with those of the process and of Python.
+        providers: the names of those that are on.
     """
 
-    def __init__(self, collectors: CollectorRegistry) -> None:
+    def __init__(self, collectors: CollectorRegistry, providers: Iterable[str] = ()) -> None:
         counter = partial(Counter, registry=collectors)
         histogram = partial(Histogram, registry=collectors)
         deliveries = counter(
             "receiver_deliveries",
-            "Deliveries of proved senders, by outcome; a duplicate changed nothing, and an unread one was no"
-            " completion.",
-            ["outcome"],
+            "Deliveries of proved senders, by outcome and provider; a duplicate changed nothing, an unread"
+            " one was no completion, and an ignored one told of a job that has not ended.",
+            ["outcome", "provider"],
         )
-        self._deliveries = {outcome: deliveries.labels(outcome) for outcome in DELIVERED}
+        self._deliveries = {
+            (outcome, provider): deliveries.labels(outcome, provider)
+            for provider in providers
+            for outcome in DELIVERED
+        }
         self._fetch_failures = counter(
             "receiver_fetch_failures",
             "Failed attempts to bring a verified image to the receiver's disk, by reason.",
@@ -154,8 +160,8 @@ class Meters:
             "Duration of a commit of the ledger, until it was durable.",
             buckets=SHORT_SECONDS,
         )
-        self.provider_up: bool | None = None
-        """Whether the provider answered when it was last asked; ``None`` before the first question."""
+        self.provider_up: dict[str, bool] = {}
+        """Whether each provider answered when it was last asked."""
         ProcessCollector(registry=collectors)
         PlatformCollector(registry=collectors)
         GCCollector(registry=collectors)
@@ -163,9 +169,9 @@ class Meters:
     def on_step(self, step: Step) -> None:
         match step.name:
             case "delivery" if step.outcome is not None:
-                self._deliveries[step.outcome].inc()
+                self._deliveries[step.outcome, step.provider or ""].inc()
             case "confirm" | "ask":
-                self.on_provider_result(step.reason)
+                self.on_provider_result(step.provider or "", step.reason)
             case "fetch" if step.reason is None:
                 self._fetch_seconds.observe(step.seconds)
                 self._fetched_bytes.inc(step.bytes or 0)
@@ -179,9 +185,9 @@ class Meters:
         meter = self._fetch_failures if work == "fetch" else self._upload_failures
         meter.labels(reason).inc()
 
-    def on_provider_result(self, reason: str | None) -> None:
-        """Note whether the provider answered; the reason says why it did not."""
-        self.provider_up = reason not in NO_ANSWER
+    def on_provider_result(self, provider: str, reason: str | None) -> None:
+        """Note whether a provider answered; the reason says why it did not."""
+        self.provider_up[provider] = reason not in NO_ANSWER
 
     def on_commit(self, size: int, seconds: float) -> None:
         """Count a commit of the ledger: its writes and its time."""
@@ -235,7 +241,7 @@ class Metrics:
                 {"auth.refused": 0, "auth.token_refused": 0, **self.refusals.counts}
             ),
             "receiver_in_progress": self.in_progress(),
-            "receiver_provider_up": self.meters.provider_up,
+            "receiver_provider_up": dict(self.meters.provider_up),
             "receiver_ledger_writable": stats is not None and writable is True,
             "receiver_workers_alive": workers is None,
             "receiver_archive_up": archive is None,

@@ -17,13 +17,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from receiver.core.errors import ReceiverError
 from receiver.core.headers import RawHeaders
-from receiver.core.paths import WEBHOOK_PATHS
+from receiver.core.paths import WEBHOOKS
 from receiver.web.challenge import answer_challenge
 from receiver.web.problem import on_http_exception, on_receiver_error, problem
 from receiver.web.refusals import OnRefusal, RefusalCounter
 
-PUBLIC_PATHS = frozenset({*WEBHOOK_PATHS, "/healthz", "/readyz"})
-"""Paths that need no API token; the webhook has a proof of its own."""
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
+"""Paths that need no API token, beside those of the webhooks, which have proofs of their own."""
 
 SECURITY_HEADERS = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
@@ -65,14 +65,14 @@ def application(
     app = _Application(
         routes=routes,
         middleware=[
-            Middleware(RequireSameOrigin, exempt=WEBHOOK_PATHS, on_refusal=refusals.count),
+            Middleware(RequireSameOrigin, exempt=WEBHOOKS, on_refusal=refusals.count),
             Middleware(RequireToken, tokens=tokens, public=PUBLIC_PATHS, on_refusal=refusals.count),
         ],
         exception_handlers={HTTPException: on_http_error, ReceiverError: on_receiver_error},
     )
     # A redirect would be built from the Host header, and would name http behind a proxy that speaks TLS.
     app.router.redirect_slashes = False
-    app.webhooks = {route.path: route.app for route in routes if route.path in WEBHOOK_PATHS}
+    app.webhooks = {route.path: route.app for route in routes if route.path.startswith(WEBHOOKS)}
     return app
 
 
@@ -81,11 +81,11 @@ class RequireSameOrigin:
     """Refuses requests that another site's page made a browser send, and sets `SECURITY_HEADERS`.
 
     A browser that has once been given the token sends it with every request, whichever page asks. The paths
-    in ``exempt`` are not checked, because no browser can send what proves their senders.
+    that begin with ``exempt`` are not checked, because no browser can send what proves their senders.
     """
 
     app: ASGIApp
-    exempt: Collection[str]
+    exempt: str
     on_refusal: OnRefusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +99,9 @@ class RequireSameOrigin:
             await send(message)
 
         app = self.app
-        if scope["path"] not in self.exempt and _is_cross_origin(scope["method"], Headers(scope=scope)):
+        if not scope["path"].startswith(self.exempt) and _is_cross_origin(
+            scope["method"], Headers(scope=scope)
+        ):
             self.on_refusal("auth.cross_origin")
             app = problem("auth.cross_origin")
         await app(scope, receive, send_with_headers)
@@ -125,7 +127,8 @@ def _is_cross_origin(method: str, headers: Headers) -> bool:
 class RequireToken:
     """Refuses requests without one of the API tokens, as Bearer or as the password of HTTP Basic.
 
-    Only the paths in ``public`` need none: every other path does, whether or not there is such a route.
+    Only the paths in ``public`` and the webhooks' need none: every other path does, whether or not there is
+    such a route.
     """
 
     app: ASGIApp
@@ -135,7 +138,8 @@ class RequireToken:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if scope["path"] in self.public or is_admitted(self.tokens, scope["headers"]):
+        path = scope["path"]
+        if path in self.public or path.startswith(WEBHOOKS) or is_admitted(self.tokens, scope["headers"]):
             await self.app(scope, receive, send)
             return
         self.on_refusal("auth.token_refused")

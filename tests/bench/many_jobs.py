@@ -146,7 +146,9 @@ QUERIES: dict[str, Query] = {
     "GET /stats": lambda ledger, _: ledger.stats(overdue_before=CUTOFF),
     "GET /metrics": lambda ledger, _: ledger.stats(overdue_before=CUTOFF, counted_to=COUNTED_TO),
     "GET /": lambda ledger, _: ledger.overview(overdue_before=CUTOFF, limit=10),
-    "reconciler, pending": lambda ledger, _: ledger.pending(submitted_before=CUTOFF, ask_by=NOW, limit=200),
+    "reconciler, pending": lambda ledger, _: ledger.pending(
+        "ximilar", submitted_before=CUTOFF, ask_by=NOW, limit=200
+    ),
     "reconciler, intents": lambda ledger, _: ledger.open_intents(before=NOW),
     "reconciler, submitted": lambda ledger, _: ledger.job_ids_submitted_since(NOW - 60_000),
     "worker, next event": lambda ledger, _: ledger.next_event_at(),

@@ -26,6 +26,7 @@ from receiver.verify.verifier import Verifier
 from tests.dashboard.stories import HOSTILE
 from tests.ledger.actions import TIMEOUT, brought_to, claimed, delivery
 from tests.support.clock import HOUR, NOW, Clock
+from tests.support.providers import NAME
 
 
 @dataclass
@@ -72,6 +73,7 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
             unasked=lambda: around.unasked,
             overdue_after=timedelta(minutes=10),
             now=clock,
+            providers=(NAME,),
         )
     await archive.aclose()
 

@@ -23,7 +23,7 @@ def images() -> Iterator[Gallery]:
 
 
 async def failing(shop: Workshop) -> dict[str, str]:
-    checks = readiness_checks(shop.ledger, shop.worker, None)
+    checks = readiness_checks(shop.ledger, shop.worker, ())
     found = {name: await probe() for name, probe in checks.items()}
     return {name: wrong for name, wrong in found.items() if wrong is not None}
 

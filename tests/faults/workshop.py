@@ -30,12 +30,13 @@ from tests.faults.matrix import Tally, in_folder
 from tests.support.clock import Clock
 from tests.support.gallery import Gallery
 from tests.support.processes import PATIENCE
+from tests.support.providers import NAME, asked
 
 MIB = 1 << 20
 LATEST = 0.999
 """Dice that make each wait as long as it can be."""
 
-PLAN = FetchPlan(4, timedelta(minutes=10), timedelta(hours=24))
+PLAN = FetchPlan(4, timedelta(minutes=10))
 
 
 @dataclass
@@ -138,7 +139,7 @@ async def at_work(
             fetcher=await stack.enter_async_context(fetcher),
             verifier=judge,
             spool=spool,
-            provider=provider,
+            asked={} if provider is None else {NAME: asked(provider)},
             plan=plan,
             now=wall,
             jitter=lambda: LATEST,

@@ -287,7 +287,7 @@ def run_every_query(db: sqlite3.Connection) -> None:
     search.jobs_with_prefix(db, "job-1", 5)
     history.transitions(db, after=10, limit=5)
     history.last_history_seq(db)
-    reconciliation.pending(db, submitted_before=NOW + 1, ask_by=NOW + 1, limit=5)
+    reconciliation.pending(db, "ximilar", submitted_before=NOW + 1, ask_by=NOW + 1, limit=5)
     reconciliation.open_intents(db, before=NOW + 1)
     reconciliation.job_ids_submitted_since(db, NOW + 1)
 

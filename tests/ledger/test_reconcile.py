@@ -22,16 +22,16 @@ from receiver.reconcile.reconciler import (
 from tests.ledger.actions import delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.desk import Desk
+from tests.support.providers import NAME, asked
 
 MINUTE = 60 * SECOND
 OVERDUE = 10 * MINUTE
 PLAN = Plan(
     overdue_after=timedelta(milliseconds=OVERDUE),
     every=timedelta(minutes=1),
-    url_lifetime=timedelta(hours=24),
     adopt=False,
 )
-ADOPTING = Plan(PLAN.overdue_after, PLAN.every, PLAN.url_lifetime, adopt=True)
+ADOPTING = Plan(PLAN.overdue_after, PLAN.every, adopt=True)
 
 
 class Asking:
@@ -55,7 +55,7 @@ class Asking:
         if self._made is None:
             self._made = Reconciler(
                 ledger=self.ledger,
-                provider=self.provider,
+                asked=asked(self.provider),
                 plan=self.plan,
                 settle=self.settled,
                 now=self.clock,
@@ -87,7 +87,7 @@ class Asking:
 
         self._made = Reconciler(
             ledger=self.ledger,
-            provider=self.provider,
+            asked=asked(self.provider),
             plan=self.plan,
             settle=self.settled,
             now=self.clock,
@@ -199,7 +199,7 @@ async def test_a_webhook_that_comes_while_it_is_asked_is_no_missed_one(asking: A
     await asking.expect("job-1")
     asking.desk.put("job-1", "DONE", NOW)
     asking.clock.forward(OVERDUE + 1)
-    due = await asking.ledger.pending(submitted_before=asking.clock(), ask_by=asking.clock(), limit=9)
+    due = await asking.ledger.pending(NAME, submitted_before=asking.clock(), ask_by=asking.clock(), limit=9)
     await asking.ledger.record(delivery())
     assert len(due) == 1
     assert await asking.round() == Summary()
@@ -558,7 +558,7 @@ async def test_a_token_that_is_wrong_for_an_hour_costs_few_questions_and_no_job(
             raise Found
 
     reconciler = Reconciler(
-        ledger=ledger, provider=asking.provider, plan=PLAN, settle=asking.settled, now=clock, sleep=sleep
+        ledger=ledger, asked=asked(asking.provider), plan=PLAN, settle=asking.settled, now=clock, sleep=sleep
     )
     with pytest.raises(Found):
         await reconciler._run()
@@ -589,7 +589,7 @@ async def test_retry_after_is_honoured(ledger: Ledger, clock: Clock) -> None:
         raise EOFError
 
     reconciler = Reconciler(
-        ledger=ledger, provider=asking.provider, plan=PLAN, settle=asking.settled, now=clock, sleep=sleep
+        ledger=ledger, asked=asked(asking.provider), plan=PLAN, settle=asking.settled, now=clock, sleep=sleep
     )
     with pytest.raises(EOFError):
         await reconciler._run()

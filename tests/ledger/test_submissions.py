@@ -17,7 +17,7 @@ INTENT = Intent("list:1", "mark-1", "order 7", "upscale_2x", "https://host/in.pn
 
 
 async def pending_ids(ledger: Ledger, *, since: int = NOW + HOUR, by: int = NOW + HOUR) -> list[str]:
-    return [job.id for job in await ledger.pending(submitted_before=since, ask_by=by, limit=100)]
+    return [job.id for job in await ledger.pending("ximilar", submitted_before=since, ask_by=by, limit=100)]
 
 
 async def test_a_submitted_job_is_asked_for_once_it_is_overdue(ledger: Ledger, clock: Clock) -> None:
@@ -37,8 +37,8 @@ async def test_a_job_that_was_asked_for_waits_and_comes_last(ledger: Ledger, clo
     assert await ledger.record_answer("job-1", Answer("PROCESSING"), ask_at=NOW + MINUTE)
     assert await pending_ids(ledger, by=NOW + SECOND) == ["job-2"]
     assert await pending_ids(ledger, by=NOW + MINUTE) == ["job-2", "job-1"]
-    (first, _) = await ledger.pending(submitted_before=NOW + HOUR, ask_by=NOW + MINUTE, limit=2)
-    assert first == PendingJob("job-2", NOW, 0, NOW, unanswered=False)
+    (first, _) = await ledger.pending("ximilar", submitted_before=NOW + HOUR, ask_by=NOW + MINUTE, limit=2)
+    assert first == PendingJob("job-2", NOW, 0, NOW, unanswered=False, provider_id="job-2")
 
 
 async def test_whether_a_question_had_an_answer_is_known_of_a_silent_job(ledger: Ledger) -> None:
@@ -48,7 +48,7 @@ async def test_whether_a_question_had_an_answer_is_known_of_a_silent_job(ledger:
         (Answer("PROCESSING"), False),
     ):
         await ledger.record_answer("job-1", answer, ask_at=NOW + MINUTE)
-        (job,) = await ledger.pending(submitted_before=NOW + HOUR, ask_by=NOW + MINUTE, limit=1)
+        (job,) = await ledger.pending("ximilar", submitted_before=NOW + HOUR, ask_by=NOW + MINUTE, limit=1)
         assert (job.ask_at, job.unanswered) == (NOW + MINUTE, unanswered)
 
 
@@ -132,7 +132,8 @@ async def test_of_ids_the_ledger_knows_which_are_silent(ledger: Ledger) -> None:
     await ledger.expect(Submission("silent"))
     await ledger.record(delivery("heard"))
     known = await ledger.pending_among(["silent", "heard", "unknown"])
-    assert known == {"silent": PendingJob("silent", NOW, 0, NOW, unanswered=False), "heard": None}
+    silent = PendingJob("silent", NOW, 0, NOW, unanswered=False, provider_id="silent")
+    assert known == {"silent": silent, "heard": None}
 
 
 async def test_an_intent_is_kept_with_what_it_was_at_first(ledger: Ledger, clock: Clock) -> None:

@@ -54,6 +54,8 @@ from receiver.doctor.settings import (
     settings_report,
 )
 from receiver.ledger import FILE_NAME, Ledger, Stats, holder
+from receiver.providers.registry import open_providers
+from receiver.providers.setup import Setup
 from receiver.web.challenge import PROOF_HEADER, read_key
 from tests.support.clock import HOUR, NOW
 
@@ -622,13 +624,16 @@ def test_before_the_first_start_only_silence_is_excused(cause: Exception, level:
 def test_an_address_that_the_provider_never_reaches_is_told(
     host: str, more: dict[str, str], level: Level | None
 ) -> None:
-    assert levels(check_hostname(config(**more), host)) == ({level} if level else set())
+    given = config(**more)
+    assert levels(check_hostname(given, host, open_providers(Setup(given, {})))) == (
+        {level} if level else set()
+    )
 
 
 async def test_an_address_on_this_machine_is_told_to_who_submits_to_a_provider_elsewhere() -> None:
     with free_port() as port:
         given = config(XIMILAR_API_TOKEN="x", RECEIVER_PUBLIC_URL=f"http://localhost:{port}")
-        found = await check_public_url(given, serving=False)
+        found = await check_public_url(given, open_providers(Setup(given, {})), serving=False)
     assert [v.level for v in found] == [Level.FAILURE, Level.WARNING]
     assert "where api.ximilar.com never gets to" in found[0].detail
     assert "Start `receiver serve`" in (found[1].remedy or "")

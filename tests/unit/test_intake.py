@@ -4,7 +4,6 @@ import gc
 import json
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,8 @@ from starlette.types import Message, Receive
 from receiver.core.jobs import State
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import Filter, Ledger
-from receiver.providers.ximilar.authentication import Authenticator
 from receiver.web.refusals import RefusalCounter
+from tests.support.providers import provider
 
 CAP = 10_000
 NOW = 1_763_890_200_000  # 2025-11-23T09:30:00Z
@@ -37,9 +36,8 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 def intake(ledger: Ledger) -> WebhookEndpoint:
     return WebhookEndpoint(
         ledger=ledger,
-        authenticator=Authenticator({"X-Webhook-Secret": ["secret"]}),
+        provider=provider(),
         max_bytes=CAP,
-        url_lifetime=timedelta(hours=24),
         now=lambda: NOW,
         refusals=RefusalCounter(),
     )
@@ -257,7 +255,7 @@ async def test_two_refs_are_none(client: httpx.AsyncClient, ledger: Ledger) -> N
 async def test_a_failure_that_repeats_our_secret_is_recorded_without_it(
     intake: WebhookEndpoint, ledger: Ledger
 ) -> None:
-    subject = replace(intake, authenticator=Authenticator({"X-Webhook-Secret": ["nobody guesses"]}))
+    subject = replace(intake, provider=provider({"X-Webhook-Secret": ["nobody guesses"]}))
     app = Starlette(routes=[Route("/", subject, methods=["POST"])])
     status = {"code": 500, "text": "refused with nobody guesses"}
     failed = {"id": "job-1", "status": "FAILED", "response": {"records": [{"_status": status}]}}

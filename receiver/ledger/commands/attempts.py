@@ -15,7 +15,8 @@ NO_ERROR = "reason = NULL, detail = NULL, reason_at = NULL"
 NO_SUSPECT = "suspect = NULL, suspects = 0, suspect_since = NULL"
 ERROR = "reason = :reason, detail = :detail, reason_at = :now"
 PROMISE = (
-    "image_url = :url, host = :host, promised_width = :width, promised_height = :height, deadline = :deadline"
+    "image_url = :url, host = :host, promised_width = :width, promised_height = :height,"
+    " promised_bytes = :size, promised_type = :type, deadline = :deadline"
 )
 IMAGE = (
     "format = :format, width = :width, height = :height, bytes = :bytes, sha256 = :sha256,"
@@ -142,8 +143,15 @@ def _reported(error: ReceiverError) -> dict[str, str]:
 
 
 def _promise(completion: Completion, deadline: int) -> dict[str, Any]:
-    size = {"width": completion.width, "height": completion.height}
-    return {"url": completion.image_url, "host": host_of(completion.image_url), **size, "deadline": deadline}
+    return {
+        "url": completion.image_url,
+        "host": host_of(completion.image_url),
+        "width": completion.width,
+        "height": completion.height,
+        "size": completion.bytes,
+        "type": completion.content_type,
+        "deadline": deadline,
+    }
 
 
 _HELD = "id = :id AND state = :from AND holder = :holder"

@@ -67,6 +67,12 @@ def record_all(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded
     return recorded
 
 
+def record_together(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded]:
+    """Record the outputs of one run in one transaction; they come with no ticket and no mark of others."""
+    recorded = record_all(tx, deliveries)
+    return [it for it in recorded if it is not None]
+
+
 def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
     """Record a completion; return ``None``, and change nothing, where ticket or mark is of another job.
 
@@ -119,11 +125,11 @@ def _recorded_duplicate(
     return Recorded(state, True, known["received_at"], tuple(events))
 
 
-def record_unread(tx: Transaction, error: ReceiverError, body: bytes) -> None:
+def record_unread(tx: Transaction, error: ReceiverError, body: bytes, provider: str | None = None) -> None:
     """Keep an authenticated body that is no completion, for an operator to inspect; the oldest may go."""
     seq = tx.db.execute(
-        "INSERT INTO unread (at, outcome, detail, body) VALUES (?, ?, ?, ?)",
-        (tx.now, error.reason, error.detail, body),
+        "INSERT INTO unread (at, outcome, detail, body, provider) VALUES (?, ?, ?, ?, ?)",
+        (tx.now, error.reason, error.detail, body, provider),
     ).lastrowid
     assert seq is not None
     if seq % UNREAD_BATCH == 0:
@@ -168,6 +174,7 @@ _UPDATE_COMPLETED = (
     "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"  # noqa: S608 - a constant
     " reason_at = :reason_at, image_url = :image_url, host = :host,"
     " promised_width = :promised_width, promised_height = :promised_height,"
+    " promised_bytes = :promised_bytes, promised_type = :promised_type,"
     " deadline = :deadline, found_at = :found_at, received_at = :received_at,"
     " updated_at = :updated_at, confirmed_at = :confirmed_at,"
     " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url),"
@@ -230,6 +237,8 @@ def _columns(delivery: Delivery, now: int) -> dict[str, Any]:
         "host": host_of(completion.image_url),
         "promised_width": completion.width,
         "promised_height": completion.height,
+        "promised_bytes": completion.bytes,
+        "promised_type": completion.content_type,
         "deadline": None if failure else delivery.deadline,
         "found_at": found_at,
         "received_at": now,

@@ -11,13 +11,13 @@ OVERDUE = "state = 'submitted' AND submitted_at < ?"
 
 
 def pending(
-    db: sqlite3.Connection, *, submitted_before: int, ask_by: int, limit: int
+    db: sqlite3.Connection, provider: str, *, submitted_before: int, ask_by: int, limit: int
 ) -> tuple[PendingJob, ...]:
-    """Return pending jobs whose request to the provider is due by ``ask_by``, the longest due first."""
+    """Return a provider's pending jobs that it is to be asked about by ``ask_by``, the longest due first."""
     found = db.execute(
-        "SELECT id, submitted_at, asks, ask_at, reason FROM jobs INDEXED BY jobs_to_ask"  # noqa: S608 - a constant
-        f" WHERE ask_at IS NOT NULL AND ask_at <= ? AND {OVERDUE} ORDER BY ask_at LIMIT ?",
-        (ask_by, submitted_before, limit),
+        f"SELECT {rows.PENDING} FROM jobs INDEXED BY jobs_to_ask"  # noqa: S608 - constants
+        f" WHERE provider = ? AND ask_at IS NOT NULL AND ask_at <= ? AND {OVERDUE} ORDER BY ask_at LIMIT ?",
+        (provider, ask_by, submitted_before, limit),
     )
     return tuple(rows.pending_job(row) for row in found)
 
@@ -27,7 +27,8 @@ def pending_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Pendi
     found: dict[str, PendingJob | None] = {}
     for job_id in ids:
         row = db.execute(
-            "SELECT id, state, submitted_at, asks, ask_at, reason FROM jobs WHERE id = ?", (job_id,)
+            f"SELECT state, {rows.PENDING} FROM jobs WHERE id = ?",  # noqa: S608 - a constant
+            (job_id,),
         ).fetchone()
         if row is not None:
             found[job_id] = rows.pending_job(row) if row["state"] == "submitted" else None

@@ -21,6 +21,7 @@ class Filter:
     """
 
     states: tuple[State, ...] = ()
+    provider: str | None = None
     ref: str | None = None
     reason: str | None = None
     since: int | None = None
@@ -93,11 +94,13 @@ def _scans(wanted: Filter) -> Sequence[_Scan]:
     if wanted.overdue_before is not None:
         states = [State.SUBMITTED] if State.SUBMITTED in (states or State) else []
     elif not states:
-        states = (None,) if wanted.ref is None and wanted.reason is None else tuple(State)
+        narrowed = (wanted.provider, wanted.ref, wanted.reason) != (None, None, None)
+        states = tuple(State) if narrowed else (None,)
     scans = []
     for state in states:
         silent = state in (None, State.SUBMITTED)
         conditions = (
+            ("provider = ?", wanted.provider),
             ("ref = ?", wanted.ref),
             ("reason = ?", wanted.reason),
             ("state = ?", state),

@@ -16,6 +16,7 @@ class UnreadDelivery:
     outcome: str
     detail: str
     body: bytes
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,5 +50,5 @@ def unread_deliveries(
         size += len(r["body"])
         if page and (len(page) == limit or size > _PAGE_BYTES):
             return UnreadPage(tuple(page), page[-1].seq)
-        page.append(UnreadDelivery(r["seq"], r["at"], r["outcome"], r["detail"], r["body"]))
+        page.append(UnreadDelivery(r["seq"], r["at"], r["outcome"], r["detail"], r["body"], r["provider"]))
     return UnreadPage(tuple(page), None)

@@ -52,3 +52,24 @@ END;
 
 -- Why verification refused the image's bytes, where an operator took them all the same.
 ALTER TABLE jobs ADD COLUMN accepted TEXT;
+
+-- Which provider a job is of, its own id there, and which of its outputs: all from the id, `NAME:ID~OUTPUT`.
+-- Jobs from before other providers have bare ids.
+ALTER TABLE jobs ADD COLUMN provider TEXT
+    AS (CASE instr(id, ':') WHEN 0 THEN 'ximilar' ELSE substr(id, 1, instr(id, ':') - 1) END);
+ALTER TABLE jobs ADD COLUMN output INTEGER
+    AS (CASE instr(id, '~') WHEN 0 THEN 1 ELSE CAST(substr(id, instr(id, '~') + 1) AS INTEGER) END);
+ALTER TABLE jobs ADD COLUMN provider_id TEXT
+    AS (substr(id, instr(id, ':') + 1,
+        CASE instr(id, '~') WHEN 0 THEN length(id) ELSE instr(id, '~') - instr(id, ':') - 1 END));
+
+-- The file's bytes and its media type, as the completion says.
+ALTER TABLE jobs ADD COLUMN promised_bytes INTEGER;
+ALTER TABLE jobs ADD COLUMN promised_type TEXT;
+
+CREATE INDEX jobs_by_provider ON jobs (provider, state, seq);
+
+DROP INDEX jobs_to_ask;
+CREATE INDEX jobs_to_ask ON jobs (provider, ask_at) WHERE state = 'submitted' AND ask_at IS NOT NULL;
+
+ALTER TABLE unread ADD COLUMN provider TEXT;

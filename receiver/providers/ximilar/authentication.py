@@ -46,6 +46,8 @@ class Authenticator:
     """Checks deliveries against this installation's header values and signing keys."""
 
     def __init__(self, headers: Mapping[str, Sequence[str]], signing_keys: Sequence[str] = ()) -> None:
+        self.names = (*headers, *((TICKET_HEADER,) if signing_keys else ()))
+        """The headers that a delivery must carry."""
         self._accepted = {
             name.lower().encode("ascii"): tuple({v for value in values for v in _spellings(value)})
             for name, values in headers.items()

@@ -48,11 +48,20 @@ class XimilarProvider(Provider):
     title = "Ximilar"
     bare_ids = True
     fresh_urls = True
+    url_setting = "XIMILAR_API_URL"
+    token_setting = "XIMILAR_API_TOKEN"  # noqa: S105 - a name
 
     authenticator: Authenticator
     api_url: str
     token: str | None = field(repr=False)
     url_lifetime: timedelta = OWN_LIFETIME
+
+    def __post_init__(self) -> None:
+        self.proof_headers = self.authenticator.names
+
+    @property
+    def has_token(self) -> bool:
+        return self.token is not None
 
     def admit(self, headers: RawHeaders) -> Proof | None:
         """Return the proof: the headers alone are it."""

@@ -102,15 +102,19 @@ CREATE TABLE jobs (
     fetched_at INTEGER,
     archived_at INTEGER,
     updated_at INTEGER NOT NULL
-, ask_at INTEGER, asks INTEGER NOT NULL DEFAULT 0, provider_status TEXT, found_at INTEGER, late_at INTEGER, host TEXT NOT NULL DEFAULT '', suspects INTEGER NOT NULL DEFAULT 0, suspect_since INTEGER, at_risk_from INTEGER AS ((9 * deadline + received_at) / 10), accepted TEXT) STRICT;
-INSERT INTO "jobs" VALUES(1,'submitted','submitted','order 1','upscale_2x','https://example.com/a.jpg',NULL,NULL,NULL,NULL,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'submitted',NULL,NULL,NULL,1795000000000,1795000000000,NULL,NULL,NULL,1795000000000,1795000000000,0,NULL,NULL,NULL,'',0,NULL,NULL);
-INSERT INTO "jobs" VALUES(2,'expired','expired','ref of expired',NULL,'https://example.com/source.jpg','https://example.com/expired.png',64,48,1795000001000,NULL,NULL,1,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'expired','fetch.expired','The URL''s life ended. The last attempt said: fetch.timeout, The download did not end in time.',1795000002000,1795000000000,NULL,1795000000000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL);
-INSERT INTO "jobs" VALUES(3,'failed','failed','ref of failed',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'failed','provider.job_failed','FAILED',1795000002000,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'',0,NULL,NULL);
-INSERT INTO "jobs" VALUES(4,'rejected','rejected','ref of rejected',NULL,'https://example.com/source.jpg','https://example.com/rejected.png',64,48,1795003600000,NULL,NULL,1,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'rejected','url.source','The image URL is under none of RECEIVER_IMAGE_SOURCES.',1795000002000,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL);
-INSERT INTO "jobs" VALUES(5,'archived','archived','ref of archived',NULL,'https://example.com/source.jpg','https://example.com/archived.png',64,48,1795003600000,NULL,NULL,1,0,NULL,NULL,NULL,'png',64,48,1234,'5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e',NULL,NULL,'file:///archive/archived.png','tag','1','archived',NULL,NULL,NULL,1795000002000,NULL,1795000002000,1795000002000,1795000002000,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL);
-INSERT INTO "jobs" VALUES(6,'fetched','fetched','ref of fetched',NULL,'https://example.com/source.jpg','https://example.com/fetched.png',64,48,1795003600000,NULL,NULL,0,0,NULL,NULL,NULL,'png',64,48,1234,'5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e',NULL,'fetched.5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e.png',NULL,NULL,NULL,'fetched',NULL,NULL,NULL,1795000002000,NULL,1795000002000,1795000002000,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL);
-INSERT INTO "jobs" VALUES(7,'waiting','received','ref of waiting',NULL,'https://example.com/source.jpg','https://example.com/waiting.png',64,48,1795003600000,NULL,NULL,1,0,1795001800000,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e',NULL,NULL,NULL,NULL,'attempt_failed','fetch.timeout','The download did not end in time.',1795000002000,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',1,1795000002000,NULL);
-INSERT INTO "jobs" VALUES(8,'received','received','ref of received',NULL,'https://example.com/source.jpg','https://example.com/received.png',64,48,1795003600000,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'received',NULL,NULL,NULL,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL);
+, ask_at INTEGER, asks INTEGER NOT NULL DEFAULT 0, provider_status TEXT, found_at INTEGER, late_at INTEGER, host TEXT NOT NULL DEFAULT '', suspects INTEGER NOT NULL DEFAULT 0, suspect_since INTEGER, at_risk_from INTEGER AS ((9 * deadline + received_at) / 10), accepted TEXT, provider TEXT
+    AS (CASE instr(id, ':') WHEN 0 THEN 'ximilar' ELSE substr(id, 1, instr(id, ':') - 1) END), output INTEGER
+    AS (CASE instr(id, '~') WHEN 0 THEN 1 ELSE CAST(substr(id, instr(id, '~') + 1) AS INTEGER) END), provider_id TEXT
+    AS (substr(id, instr(id, ':') + 1,
+        CASE instr(id, '~') WHEN 0 THEN length(id) ELSE instr(id, '~') - instr(id, ':') - 1 END)), promised_bytes INTEGER, promised_type TEXT) STRICT;
+INSERT INTO "jobs" VALUES(1,'submitted','submitted','order 1','upscale_2x','https://example.com/a.jpg',NULL,NULL,NULL,NULL,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'submitted',NULL,NULL,NULL,1795000000000,1795000000000,NULL,NULL,NULL,1795000000000,1795000000000,0,NULL,NULL,NULL,'',0,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(2,'expired','expired','ref of expired',NULL,'https://example.com/source.jpg','https://example.com/expired.png',64,48,1795000001000,NULL,NULL,1,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'expired','fetch.expired','The URL''s life ended. The last attempt said: fetch.timeout, The download did not end in time.',1795000002000,1795000000000,NULL,1795000000000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(3,'failed','failed','ref of failed',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'failed','provider.job_failed','FAILED',1795000002000,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'',0,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(4,'rejected','rejected','ref of rejected',NULL,'https://example.com/source.jpg','https://example.com/rejected.png',64,48,1795003600000,NULL,NULL,1,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'rejected','url.source','The image URL is under none of RECEIVER_IMAGE_SOURCES.',1795000002000,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(5,'archived','archived','ref of archived',NULL,'https://example.com/source.jpg','https://example.com/archived.png',64,48,1795003600000,NULL,NULL,1,0,NULL,NULL,NULL,'png',64,48,1234,'5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e',NULL,NULL,'file:///archive/archived.png','tag','1','archived',NULL,NULL,NULL,1795000002000,NULL,1795000002000,1795000002000,1795000002000,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(6,'fetched','fetched','ref of fetched',NULL,'https://example.com/source.jpg','https://example.com/fetched.png',64,48,1795003600000,NULL,NULL,0,0,NULL,NULL,NULL,'png',64,48,1234,'5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e',NULL,'fetched.5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e.png',NULL,NULL,NULL,'fetched',NULL,NULL,NULL,1795000002000,NULL,1795000002000,1795000002000,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(7,'waiting','received','ref of waiting',NULL,'https://example.com/source.jpg','https://example.com/waiting.png',64,48,1795003600000,NULL,NULL,1,0,1795001800000,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e5e',NULL,NULL,NULL,NULL,'attempt_failed','fetch.timeout','The download did not end in time.',1795000002000,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',1,1795000002000,NULL,NULL,NULL);
+INSERT INTO "jobs" VALUES(8,'received','received','ref of received',NULL,'https://example.com/source.jpg','https://example.com/received.png',64,48,1795003600000,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'received',NULL,NULL,NULL,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL,NULL,NULL);
 CREATE TABLE marks (
     name TEXT PRIMARY KEY,
     seq INTEGER NOT NULL
@@ -162,8 +166,8 @@ CREATE TABLE unread (
     outcome TEXT NOT NULL,                 -- the reason why it is no completion
     detail TEXT NOT NULL,
     body BLOB NOT NULL
-) STRICT;
-INSERT INTO "unread" VALUES(1,1795000000000,'body.not_json','The body is not JSON.',X'FF7B');
+, provider TEXT) STRICT;
+INSERT INTO "unread" VALUES(1,1795000000000,'body.not_json','The body is not JSON.',X'FF7B',NULL);
 CREATE INDEX jobs_by_state ON jobs (state, seq);
 CREATE INDEX jobs_not_archived ON jobs (received_at) WHERE state IN ('received', 'fetched');
 CREATE INDEX jobs_to_fetch ON jobs (deadline)
@@ -201,7 +205,6 @@ WHEN NEW.state <> OLD.state AND (OLD.state, NEW.state) NOT IN (VALUES
 ) BEGIN
     SELECT RAISE(ABORT, 'illegal move');
 END;
-CREATE INDEX jobs_to_ask ON jobs (ask_at) WHERE state = 'submitted' AND ask_at IS NOT NULL;
 CREATE INDEX submissions_open ON submissions (at) WHERE job IS NULL;
 CREATE TRIGGER history_keeps_its_end BEFORE DELETE ON history
 WHEN OLD.seq = (SELECT max(seq) FROM history) BEGIN
@@ -228,6 +231,8 @@ WHEN NEW.created_at < (SELECT created_at FROM jobs WHERE seq < NEW.seq ORDER BY 
     INSERT INTO clock_steps SELECT NEW.seq, NEW.created_at, created_at FROM jobs
         WHERE seq < NEW.seq ORDER BY seq DESC LIMIT 1;
 END;
+CREATE INDEX jobs_by_provider ON jobs (provider, state, seq);
+CREATE INDEX jobs_to_ask ON jobs (provider, ask_at) WHERE state = 'submitted' AND ask_at IS NOT NULL;
 COMMIT;
 PRAGMA application_id = 1970303858;
 PRAGMA user_version = 5;
