@@ -271,8 +271,8 @@ class Config(BaseModel):
     """The endpoint of S3 under which people reach the store, such as `https://s3.example.com`, where that is
     another than this receiver's own. The URLs of images lead there."""
     archive_key: str = "{received:%Y/%m/%d}/{id}.{ext}"
-    """The object's key in the archive. It must hold `{id}`; `{ref}`, `{sha256}` and `{endpoint}` are known
-    too."""
+    """The object's key in the archive. It must hold `{id}`; `{ref}`, `{sha256}`, `{endpoint}` and
+    `{provider}` are known too."""
     image_sources: Words = ()
     """URL prefixes from which images may come; the first label may be `*.`: `https://*.ximilar.com/`,
     `https://host/path/`. Unset: any public `https` host."""

@@ -1,14 +1,16 @@
 """``GET /openapi.json``: describes every route for programs (OpenAPI 3.1).
 
-The document is ``openapi.json`` beside this file. Two things in it are filled in here, so that no rule stands
-in two places:
+The document is ``openapi.json`` beside this file. Three things in it are filled in here, so that no rule
+stands in two places:
+
+- the webhook, for each provider;
 
 - a value such as ``"{states}"``: settings, and the limits, states and reasons of the code;
 - ``x-reasons``, the reasons with which a route may refuse: they become its problem responses.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.api import params
-from receiver.core.completion import JOB_ID, MAX_SIDE, MAX_URL, REF
+from receiver.core.completion import JOB_ID, MAX_SIDE, MAX_URL, PROVIDER, REF
 from receiver.core.errors import REASONS
 from receiver.core.jobs import FINAL, State
+from receiver.core.paths import webhook_path
 from receiver.ledger import NOTIFICATION_OUTCOMES, RECONCILED
-from receiver.providers.ximilar.authentication import TICKET_HEADER
-from receiver.providers.ximilar.completions import FAILED_STATUSES
+from receiver.providers.base import Provider
 from receiver.web.problem import STATUS, status_of
 
 Json = dict[str, Any]
@@ -40,24 +42,32 @@ def route(document: Json) -> Route:
     return Route("/openapi.json", openapi, methods=["GET"])
 
 
-def document(version: str, proof: Sequence[str], *, tickets: bool) -> Json:
-    """Return the whole document, where the headers named in ``proof`` prove the webhook's sender.
-
-    With ``tickets`` a delivery must carry a ticket too.
-    """
-    webhook = _webhook_schemes([*proof, *([TICKET_HEADER] if tickets else [])])
-    values = {
-        **_values_of_the_code(),
-        "{version}": version,
-        "{webhook_security}": [{name: [] for name in webhook}],
-    }
+def document(version: str, providers: Iterable[Provider]) -> Json:
+    """Return the whole document, with a webhook for each of the providers."""
+    values = {**_values_of_the_code(), "{version}": version}
 
     def fill(members: Json) -> Json:
         return {k: values.get(v, v) if isinstance(v, str) else v for k, v in members.items()}
 
     found: Json = json.loads(SOURCE.read_text(encoding="utf-8"), object_hook=fill)
-    found["components"]["securitySchemes"] |= webhook
     schemas = found["components"]["schemas"]
+    template = found["paths"].pop("{webhook_path}")
+    webhooks = {}
+    for provider in providers:
+        schemes = _webhook_schemes(provider)
+        found["components"]["securitySchemes"] |= schemes
+        name = "Completion" if provider.bare_ids else f"{provider.title}Completion"
+        schemas[name] = dict(provider.body_schema)
+        webhooks[webhook_path(provider.name)] = _filled(
+            template,
+            {
+                "{webhook_id}": "deliver" if provider.bare_ids else f"deliver_{provider.name}",
+                "{webhook_security}": [{name: [] for name in schemes}],
+                "{webhook_parameters}": [_ref_parameter(provider.ref_header)] if provider.ref_header else [],
+                "{webhook_schema}": _reference(name),
+            },
+        )
+    found["paths"] = webhooks | found["paths"]
     # Each schema forbids other members, so that ``allOf`` cannot extend it.
     schemas["JobWithHistory"] = _object(
         schemas["Job"]["properties"] | {"history": {"type": "array", "items": _reference("Event")}}
@@ -78,13 +88,35 @@ def document(version: str, proof: Sequence[str], *, tickets: bool) -> Json:
     return found
 
 
+def _filled(template: Any, values: Json) -> Any:
+    """Return a copy of JSON with its placeholders filled in."""
+    if isinstance(template, str):
+        return values.get(template, template)
+    if isinstance(template, list):
+        return [_filled(item, values) for item in template]
+    if isinstance(template, dict):
+        return {name: _filled(item, values) for name, item in template.items()}
+    return template
+
+
+def _ref_parameter(header: str) -> Json:
+    return {
+        "name": header,
+        "in": "header",
+        "description": "The submitter's own reference: 1 to 200 printable ASCII characters. Another one is"
+        " dropped; the delivery is taken.",
+        "schema": {"type": "string"},
+    }
+
+
 def _values_of_the_code() -> Json:
     counts = {"type": "integer", "minimum": 0}
     return {
         "{states}": [state.value for state in State],
         "{reasons}": sorted(REASONS),
         "{statuses}": sorted({*STATUS.values(), 503}),
-        "{job_id}": f"^{JOB_ID}$",
+        "{job_id}": f"^(?:{JOB_ID})$",
+        "{provider}": f"^{PROVIDER}$",
         "{ref}": f"^{REF}$",
         "{event_id}": f"^[0-9]{{1,{params.MAX_LINE_DIGITS}}}$",
         "{max_limit}": params.MAX_LIMIT,
@@ -92,7 +124,6 @@ def _values_of_the_code() -> Json:
         "{max_wait}": params.MAX_WAIT,
         "{max_url}": MAX_URL,
         "{max_side}": MAX_SIDE,
-        "{failed_statuses}": sorted(FAILED_STATUSES),
         "{unread_outcomes}": list(params.UNREAD_OUTCOMES),
         "{notification_types}": [f"job.{state}" for state in sorted(FINAL)],
         "{counts_by_state}": _object({state.value: counts for state in State}),
@@ -101,18 +132,17 @@ def _values_of_the_code() -> Json:
     }
 
 
-def _webhook_schemes(headers: Sequence[str]) -> Json:
+def _webhook_schemes(provider: Provider) -> Json:
     """Return a security scheme for each header that a delivery must carry."""
+    prefix = "webhook" if provider.bare_ids else f"{provider.name}_webhook"
     return {
-        f"webhook{number}": {
+        f"{prefix}{number}": {
             "type": "apiKey",
             "in": "header",
             "name": name,
-            "description": "A ticket that this installation signed."
-            if name == TICKET_HEADER
-            else "One of the values that RECEIVER_WEBHOOK_HEADERS accepts.",
+            "description": f"A part of the proof of a delivery by {provider.title}.",
         }
-        for number, name in enumerate(headers)
+        for number, name in enumerate(provider.proof_headers)
     }
 
 

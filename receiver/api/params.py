@@ -12,7 +12,7 @@ from typing import Any
 
 from starlette.datastructures import QueryParams
 
-from receiver.core.completion import is_job_id, is_ref
+from receiver.core.completion import is_job_id, is_provider, is_ref
 from receiver.core.errors import REASONS, BodyError
 from receiver.core.jobs import State
 from receiver.ledger import Filter, Transition
@@ -73,9 +73,12 @@ def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
 
     Jobs submitted before ``overdue_before``, ms since the epoch, and still silent are overdue.
     """
-    given = _parsed(query, "state", "ref", "reason", "since", "until", "overdue", "limit", "cursor")
+    given = _parsed(
+        query, "state", "provider", "ref", "reason", "since", "until", "overdue", "limit", "cursor"
+    )
     wanted = Filter(
         states=given["state"],
+        provider=given["provider"],
         ref=given["ref"],
         reason=given["reason"],
         since=given["since"],
@@ -197,6 +200,7 @@ def _choice(values: Mapping[str, Any]) -> Callable[[str], Any]:
 
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "state": _choice({state.value: state for state in State}),
+    "provider": _checked(is_provider, "is no provider's name"),
     "ref": _checked(is_ref, "must be 1 to 200 printable ASCII characters"),
     "id": _checked(is_job_id, "is no job's id"),
     "reason": _choice(dict(zip(REASONS, REASONS, strict=True))),

@@ -20,12 +20,13 @@ from receiver.api import params
 from receiver.api.health import Probe
 from receiver.archive.base import ImageReader
 from receiver.core import serializers
-from receiver.core.completion import is_job_id, is_ref
+from receiver.core.completion import is_job_id, is_provider_id, is_ref
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
 from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
 from receiver.operations import acceptance
 from receiver.pipeline.spool import Spool
+from receiver.providers.base import Providers
 from receiver.web.body import read_body
 from receiver.web.refusals import RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
@@ -56,6 +57,7 @@ class Api:
     Attributes:
         now: the time, ms since the epoch.
         stopping: set when the server is to end; waiting clients are answered then.
+        providers: those that are on, of which jobs can be announced.
     """
 
     ledger: Ledger
@@ -67,6 +69,7 @@ class Api:
     checks: Mapping[str, Probe]
     refusals: RefusalCounter
     waiters: WaiterLimit
+    providers: Providers
     body_seconds: float = BODY_SECONDS
 
     def routes(self) -> list[Route]:
@@ -171,7 +174,7 @@ class Api:
         params.nothing(request.query_params)
         too_large = f"The body is larger than {MAX_BODY_BYTES} bytes."
         body = await read_body(request, MAX_BODY_BYTES, self.body_seconds, too_large=too_large)
-        submission = _submission(body)
+        submission = _submission(body, self.providers)
         new = await self.ledger.expect(submission)
         job = await self.ledger.job(submission.id)
         assert job is not None
@@ -187,6 +190,7 @@ class Api:
             {
                 "id": unread.seq,
                 "at": serializers.time(unread.at),
+                "provider": unread.provider,
                 "outcome": unread.outcome,
                 "detail": unread.detail,
                 **_body(unread.body),
@@ -279,19 +283,34 @@ async def _first(*events: asyncio.Event, within: float) -> None:
             wait.cancel()
 
 
-def _submission(body: bytes) -> Submission:
+def _submission(body: bytes, providers: Providers) -> Submission:
     try:
         document = json.loads(body)
     except (ValueError, RecursionError):
         raise BodyError("body.not_json") from None
-    if not isinstance(document, dict) or not set(document) <= {"id", "ref"}:
+    if not isinstance(document, dict) or not set(document) <= {"id", "ref", "provider", "endpoint"}:
         raise BodyError("body.invalid", 'The body must be an object such as {"id": "…", "ref": "…"}.')
-    job_id, ref = document.get("id"), document.get("ref")
-    if not is_job_id(job_id):
-        raise BodyError("body.invalid", "id is no job's id.")
+    ref, endpoint = document.get("ref"), document.get("endpoint")
     if ref is not None and not is_ref(ref):
         raise BodyError("body.invalid", "ref must be 1 to 200 printable ASCII characters.")
-    return Submission(job_id, ref)
+    if endpoint is not None and (not is_ref(endpoint) or ".." in endpoint):
+        raise BodyError("body.invalid", "endpoint must be 1 to 200 printable ASCII characters, such as a/b.")
+    return Submission(_announced_id(document.get("id"), document.get("provider"), providers), ref, endpoint)
+
+
+def _announced_id(own_id: object, name: object, providers: Providers) -> str:
+    """Return the id of a job that is announced: a provider's own with its name beside it, or a job's id."""
+    if name is None:
+        if not is_job_id(own_id):
+            raise BodyError("body.invalid", "id is no job's id.")
+        return own_id
+    provider = providers.get(name) if isinstance(name, str) else None
+    if provider is None:
+        raise BodyError("body.invalid", f"provider is none of those that are on: {', '.join(providers)}.")
+    job_id = provider.job_id(own_id) if is_provider_id(own_id) else None
+    if not is_job_id(job_id):
+        raise BodyError("body.invalid", f"id is no id of a job of {provider.title}.")
+    return job_id
 
 
 def _counted(by_reason: Mapping[str, int]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ class SpooledImage:
         key: as `render_key` made it.
         ref: the submitter's own reference.
         received_at: when the completion was recorded.
+        provider: the provider's name.
     """
 
     job_id: str
@@ -27,6 +28,7 @@ class SpooledImage:
     key: str
     ref: str | None
     received_at: datetime
+    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True)

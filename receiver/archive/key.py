@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from receiver.core.completion import PROVIDER, PROVIDER_ID
 from receiver.core.errors import ArchiveError, ConfigError
 
 MAX_KEY = 768
@@ -23,11 +24,12 @@ MAX_COMPONENT = 240
 MAX_VALUE = 64
 """Characters of an id, a ref or an endpoint within a key."""
 
-FIELDS = frozenset({"id", "ext", "ref", "sha256", "endpoint", "received"})
+FIELDS = frozenset({"id", "ext", "ref", "sha256", "endpoint", "received", "provider"})
 DIRECTIVES = frozenset("YmdHMSjyGVu")
 """Those of strftime that give only digits in every locale."""
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+PLAIN_ID = re.compile(rf"{PLAIN.pattern}|{PROVIDER}:{PROVIDER_ID}(?:~[0-9]+)?", re.ASCII)
 NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
 
 
@@ -61,6 +63,7 @@ def render_key(
     template: str,
     *,
     job_id: str,
+    provider: str = "",
     ref: str | None,
     sha256: str,
     extension: str,
@@ -71,6 +74,7 @@ def render_key(
 
     Args:
         template: one that `check_template` accepts.
+        provider: the provider's name.
         job_id: two ids never give the same key under one template.
         ref: the submitter's reference; ``none`` stands for a missing one, as for an empty endpoint.
         sha256: of the image, hex.
@@ -83,6 +87,7 @@ def render_key(
     """
     values = {
         "id": job_id,
+        "provider": provider or "none",
         "ref": ref or "none",
         "sha256": sha256,
         "ext": extension,
@@ -95,7 +100,7 @@ def render_key(
             return part
         if part.name == "received":
             return moment.strftime(part.spec)
-        return _spell(values[part.name], part.excluded)
+        return _spell(values[part.name], part.excluded, is_id=_is_id(part))
 
     return "/".join("".join(map(render, component)) for component in _parse(template))
 
@@ -114,9 +119,10 @@ def check_key(key: str) -> None:
         raise ArchiveError("archive.refused", "A key must be a plain relative path.")
 
 
-def _spell(text: str, excluded: frozenset[str]) -> str:
+def _spell(text: str, excluded: frozenset[str], *, is_id: bool = False) -> str:
     """Return a spelling that is safe in a path and no other text's: the text itself where possible."""
-    if len(text) <= MAX_VALUE and PLAIN.fullmatch(text) and excluded.isdisjoint(text):
+    plain = PLAIN_ID if is_id else PLAIN
+    if len(text) <= MAX_VALUE and plain.fullmatch(text) and excluded.isdisjoint(text):
         return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
     kept = "".join(c for c in NOT_PLAIN.sub("", text) if c not in excluded).lstrip("._-")
@@ -139,7 +145,9 @@ def _parse(template: str) -> tuple[_Component, ...]:
             continue
         # Only a bare name: str.format would also follow attributes and indexes ({id.__class__}).
         if name not in FIELDS or conversion:
-            raise _refusal("its fields are {id} {ext} {ref} {sha256} {endpoint} {received:%Y/%m/%d}")
+            raise _refusal(
+                "its fields are {id} {ext} {ref} {sha256} {endpoint} {provider} {received:%Y/%m/%d}"
+            )
         for part, text in enumerate(_split_spec(name, spec or "")):
             if part:
                 components.append([])
@@ -192,7 +200,14 @@ def _is_id(part: str | _Field) -> bool:
 
 def _check_lengths(parsed: tuple[_Component, ...]) -> None:
     """Refuse components that are no plain names, or that the longest values make too long."""
-    widest = {"id": MAX_VALUE, "ref": MAX_VALUE, "endpoint": MAX_VALUE, "sha256": 64, "ext": 8}
+    widest = {
+        "id": MAX_VALUE,
+        "ref": MAX_VALUE,
+        "endpoint": MAX_VALUE,
+        "provider": 32,
+        "sha256": 64,
+        "ext": 8,
+    }
     total = len(parsed) - 1
     for row in parsed:
         texts = [part if isinstance(part, str) else part.spec for part in row]

@@ -12,11 +12,9 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from receiver.archive.base import ObjectInfo, SpooledImage
-from receiver.core.completion import is_job_id, is_ref
+from receiver.core.completion import is_job_id, is_provider, is_ref
 from receiver.core.errors import REASONS
 from receiver.core.jobs import Image, StoredObject
-
-PROVIDER = "ximilar"
 
 MAX_SIDE = 10_000_000
 """Pixels. More than any image has, and far less than the ledger can hold."""
@@ -52,7 +50,7 @@ def write(item: SpooledImage) -> dict[str, str]:
         "height": str(item.image.height) if item.image.height else None,
         "accepted": item.image.accepted,
         "received-at": item.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "provider": PROVIDER,
+        "provider": item.provider or None,
     }
     return encode_all({name: value for name, value in pairs.items() if value is not None})
 
@@ -65,7 +63,7 @@ def read(info: ObjectInfo) -> ArchivedImage | None:
     received_at, accepted = _milliseconds(pairs.get("received-at", "")), pairs.get("accepted")
     if (
         not is_job_id(job_id)
-        or pairs.get("provider") != PROVIDER
+        or not _is_of(pairs.get("provider"), job_id)
         or not _SHA256.fullmatch(sha256)
         or received_at is None
         or accepted not in {None, *REASONS}
@@ -81,6 +79,12 @@ def read(info: ObjectInfo) -> ArchivedImage | None:
         received_at=received_at,
         archived_at=int(info.modified_at.timestamp() * 1000),
     )
+
+
+def _is_of(provider: str | None, job_id: str) -> bool:
+    """Return whether a job can be the provider's: its name stands in the id, unless ids are bare."""
+    named, colon, _ = job_id.partition(":")
+    return provider == named if colon else provider is None or is_provider(provider)
 
 
 def encode(text: str) -> str:

@@ -172,6 +172,7 @@ async def open_receiver(
             checks=checks,
             refusals=refusals,
             waiters=waiters,
+            providers=providers,
         )
         dashboard = Dashboard(
             ledger=ledger,
@@ -199,11 +200,7 @@ async def open_receiver(
             workers_alive=checks["workers"],
             archive_up=checks["archive"],
         )
-        document = openapi.document(
-            metadata.version("upscale-receiver"),
-            tuple(config.webhook_headers),
-            tickets=bool(config.signing_keys),
-        )
+        document = openapi.document(metadata.version("upscale-receiver"), providers.values())
         routes = [
             *(Route(path, webhook, methods=["POST"]) for path, webhook in webhooks.items()),
             ChangeStream(ledger, feed, waiters).route(),  # before /jobs/{id}, which would take its path

@@ -9,7 +9,7 @@ from receiver.api.params import MAX_LIMIT
 from receiver.cli import output
 from receiver.cli.common import AsJson, fail, load_config
 from receiver.cli.options import whole
-from receiver.cli.selection import JobId, Reason, Ref, Since, States, Until, find_job, job_filter
+from receiver.cli.selection import JobId, Provider, Reason, Ref, Since, States, Until, find_job, job_filter
 from receiver.core.errors import LedgerError
 from receiver.ledger import LedgerReader
 
@@ -21,6 +21,7 @@ PAGE = 500
 def jobs(
     *,
     state: States = None,
+    provider: Provider = None,
     ref: Ref = None,
     reason: Reason = None,
     since: Since = None,
@@ -43,6 +44,7 @@ def jobs(
     wanted, window = job_filter(
         config,
         state,
+        provider=provider,
         ref=ref,
         reason=reason,
         since=since,

@@ -72,6 +72,9 @@ States = Annotated[
     ),
 ]
 Ref = Annotated[str | None, typer.Option("--ref", metavar="REF", help="Only jobs with this reference.")]
+Provider = Annotated[
+    str | None, typer.Option("--provider", metavar="NAME", help="Only jobs of this provider.")
+]
 Reason = Annotated[
     str | None,
     choice("--reason", list(REASONS), "Only jobs with this reason, such as fetch.gone.", "REASON"),

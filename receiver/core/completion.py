@@ -50,6 +50,11 @@ class Completion:
     content_type: str | None = None
 
 
+def is_provider(value: object) -> TypeGuard[str]:
+    """Whether this can be a provider's name: a word of lower-case letters, digits, dashes and underscores."""
+    return isinstance(value, str) and re.fullmatch(PROVIDER, value) is not None
+
+
 def is_job_id(value: object) -> TypeGuard[str]:
     """Whether this can be a job's id in the ledger: a bare id, ``NAME:ID``, or ``NAME:ID~N``.
 

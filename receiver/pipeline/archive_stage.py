@@ -91,13 +91,16 @@ class ArchiveStage:
         key = render_key(
             self.key,
             job_id=job.id,
+            provider=job.provider,
             ref=job.ref,
             sha256=job.image.sha256,
             extension=job.image.extension,
             endpoint=job.endpoint or "",
             received_at=received,
         )
-        return SpooledImage(job.id, self.spool.path(job.spool), job.image, key, job.ref, received)
+        return SpooledImage(
+            job.id, self.spool.path(job.spool), job.image, key, job.ref, received, job.provider
+        )
 
     async def _failed(self, claim: Claim, error: ReceiverError) -> None:
         self.instrumentation.on_failed_attempt("archive", error.reason)

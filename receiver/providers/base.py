@@ -227,7 +227,7 @@ class Provider(ABC):
         fresh_urls: whether asking can give a URL that works once the first one's life has ended. Otherwise
             the provider is not asked then, and the job expires.
         files: which file hosts want a header.
-        proof_headers: which headers prove a delivery.
+        proof_headers: which headers prove a delivery, and ``ref_header`` carries a submitter's reference.
         api_url: the base of its API, and ``url_setting`` the setting of that.
         token_setting: the setting with which it is asked; ``has_token`` tells whether that is set.
     """
@@ -236,12 +236,18 @@ class Provider(ABC):
     title: ClassVar[str]
     bare_ids: ClassVar[bool] = False
     fresh_urls: ClassVar[bool] = False
+    ref_header: str | None = None
     url_setting: str
     token_setting: str
     api_url: str
     proof_headers: Sequence[str]
     url_lifetime: timedelta
     files: FileAccess | None = None
+
+    @property
+    def body_schema(self) -> Mapping[str, Any]:
+        """The JSON Schema of a completion's body, for ``/openapi.json``."""
+        return {"type": "object"}
 
     @property
     @abstractmethod

@@ -27,6 +27,7 @@ from receiver.web.problem import on_http_exception, on_receiver_error
 from receiver.web.refusals import RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
 from tests.support.clock import NOW, Clock
+from tests.support.providers import NAME, provider
 
 TOKEN = "tokën"
 DIGEST = "0" * 64
@@ -61,6 +62,7 @@ async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api
         {"well": well},
         RefusalCounter(),
         WaiterLimit(10),
+        {NAME: provider()},
     )
     await archive.aclose()
 

@@ -26,6 +26,7 @@ from receiver.web.problem import on_http_exception, on_receiver_error
 from receiver.web.refusals import RefusalCounter
 from tests.ledger.actions import brought_to, delivery
 from tests.support.clock import HOUR, NOW, Clock
+from tests.support.providers import NAME
 
 ROOM = 12_345
 
@@ -50,7 +51,7 @@ def registry() -> CollectorRegistry:
 
 @pytest.fixture
 def meters(registry: CollectorRegistry) -> Meters:
-    return Meters(registry)
+    return Meters(registry, [NAME])
 
 
 @pytest.fixture
@@ -271,7 +272,7 @@ async def test_the_provider_is_up_when_its_last_word_was_an_answer(
 ) -> None:
     took(meters, name, error=None if reason is None else ProviderError(reason))
 
-    assert (await samples(metrics))["receiver_provider_up"] == up
+    assert (await samples(metrics))[f"receiver_provider_up {NAME}"] == up
 
 
 async def test_what_asking_the_provider_gave_is_counted_in_the_ledger(

@@ -19,12 +19,17 @@ from receiver.config import load
 from receiver.core import serializers
 from receiver.core.errors import REASONS, BodyError
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
-from receiver.providers.ximilar.authentication import REF_HEADER
+from receiver.providers.ximilar.authentication import REF_HEADER, Authenticator
+from receiver.providers.ximilar.provider import XimilarProvider
 from receiver.web.middleware import PUBLIC_PATHS
 from receiver.web.problem import STATUS, problem
 from tests.support.clock import NOW
+from tests.support.providers import API
 
-DOCUMENT = document("1.0", ("X-Webhook-Secret", "X-Other"), tickets=True)
+DOCUMENT = document(
+    "1.0",
+    [XimilarProvider(Authenticator({"X-Webhook-Secret": ["s"], "X-Other": ["o"]}, ["key"]), API, None)],
+)
 
 JOB = Job(
     id="job",
@@ -50,7 +55,9 @@ def operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 async def test_every_route_is_described_and_no_other(tmp_path: Path) -> None:
-    async with open_receiver(load({"RECEIVER_DATA_DIR": str(tmp_path)}), {}) as receiver:
+    async with open_receiver(
+        load({"RECEIVER_DATA_DIR": str(tmp_path), "RECEIVER_SIGNING_KEYS": "key"}), {}
+    ) as receiver:
         served = {
             (route.path, method)
             for route in receiver.app.routes
@@ -63,7 +70,7 @@ async def test_every_route_is_described_and_no_other(tmp_path: Path) -> None:
 
 def test_the_routes_without_a_token_are_those_that_need_none() -> None:
     without = {path for path, _, operation in operations() if "security" in operation}
-    assert without == {path for path in PUBLIC_PATHS if not path.endswith("/")}
+    assert without == {*PUBLIC_PATHS, "/webhooks/ximilar"}
     (webhook,) = DOCUMENT["paths"]["/webhooks/ximilar"]["post"]["security"]
     headers = [DOCUMENT["components"]["securitySchemes"][name]["name"] for name in webhook]
     assert headers == ["X-Webhook-Secret", "X-Other", "X-Receiver-Job"]

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 from receiver.core.completion import MAX_SIDE, MAX_URL, Completion, Failure, is_bare_id
-from receiver.core.errors import BodyError
 from receiver.core.urls import percent_encoded
+from receiver.providers.base import decode_json, refuse, short
 
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Statuses after which the provider never delivers an image."""
@@ -16,21 +17,9 @@ ENDED_STATUSES = FAILED_STATUSES | {"DONE"}
 """Final statuses. A job with any other one, unknown words included, is still running."""
 
 
-def _no_constant(name: str) -> NoReturn:
-    # Python reads NaN and Infinity, which are not JSON (RFC 8259, 6).
-    raise ValueError(name)
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # json.loads() would make one for each call
-
-
 def parse(body: bytes) -> Completion:
     """Read the body of a delivery. Raise `BodyError` if it is no JSON or, as `read` does, no completion."""
-    try:
-        document = _DECODER.decode(body.decode(json.detect_encoding(body)))
-    except (ValueError, RecursionError):
-        raise BodyError("body.not_json") from None
-    return read(document)
+    return read(decode_json(body))
 
 
 def read(document: Any) -> Completion:
@@ -42,29 +31,41 @@ def read(document: Any) -> Completion:
         BodyError: ``body.not_a_completion`` with the problem.
     """
     if not isinstance(document, dict):
-        _refuse("it is no JSON object")
+        refuse("it is no JSON object")
     job = document.get("id")
     if not is_bare_id(job):
-        _refuse("id is no job's id")
+        refuse("id is no job's id")
     if document.get("type", "upscaler") != "upscaler":
-        _refuse("type is not upscaler")
+        refuse("type is not upscaler")
     status = document.get("status")
     if not isinstance(status, str):
-        _refuse("status is missing")
+        refuse("status is missing")
     record = _record(document.get("response"))
     if status in FAILED_STATUSES:
         text = _status_text(record.get("_status")) if record else ""
         detail = f"{status}: {text}" if text else status
         return Completion(job, None, failure=Failure("provider.job_failed", detail))
     if status != "DONE":
-        _refuse(f"status is {_short(status)}, which is no end")
+        refuse(f"status is {short(status)}, which is no end")
     if record is None:
-        _refuse("response.records does not hold exactly one record")
+        refuse("response.records does not hold exactly one record")
     if (failure := _record_failure(record)) is not None:
         return Completion(job, None, source_url=source_url(record), failure=failure)
     image_url = _image_url(record)
     width, height = _side(record, "_upscaled_width"), _side(record, "_upscaled_height")
     return Completion(job, image_url, source_url(record), width, height)
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON Schema of the bodies that `parse` reads."""
+    text = Path(__file__).with_name("completion.schema.json").read_text(encoding="utf-8")
+    values = {"{max_url}": MAX_URL, "{max_side}": MAX_SIDE, "{failed_statuses}": sorted(FAILED_STATUSES)}
+
+    def fill(members: dict[str, Any]) -> dict[str, Any]:
+        return {k: values.get(v, v) if isinstance(v, str) else v for k, v in members.items()}
+
+    found: dict[str, Any] = json.loads(text, object_hook=fill)
+    return found
 
 
 def time_at(document: Mapping[str, Any], name: str) -> datetime | None:
@@ -97,21 +98,16 @@ def _status_text(status: Any) -> str:
     if not isinstance(status, dict):
         return ""
     parts = (status.get("code"), status.get("text"))
-    return _short(" ".join(str(part) for part in parts if isinstance(part, str | int)))
-
-
-def _short(text: str) -> str:
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= 200 else line[:199] + "…"
+    return short(" ".join(str(part) for part in parts if isinstance(part, str | int)))
 
 
 def _image_url(record: dict[str, Any]) -> str:
     value = record.get("_upscaled_image_url")
     if value is None:
-        _refuse("the record has no _upscaled_image_url")
+        refuse("the record has no _upscaled_image_url")
     url = percent_encoded(value) if isinstance(value, str) else ""
     if not 0 < len(url) <= MAX_URL or not url.isprintable():
-        _refuse("_upscaled_image_url is no URL")
+        refuse("_upscaled_image_url is no URL")
     return url
 
 
@@ -130,9 +126,5 @@ def _side(record: dict[str, Any], name: str) -> int | None:
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
-        _refuse(f"{name} is no number of pixels")
+        refuse(f"{name} is no number of pixels")
     return value
-
-
-def _refuse(problem: str) -> NoReturn:
-    raise BodyError("body.not_a_completion", f"The body is no completion: {problem}.")

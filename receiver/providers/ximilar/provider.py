@@ -1,8 +1,9 @@
 """Ximilar as a provider: custom headers prove a delivery, and jobs have bare ids."""
 
-from collections.abc import AsyncGenerator, Collection
+from collections.abc import AsyncGenerator, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import Any
 
 from receiver.core.completion import Completion, is_ref
 from receiver.core.headers import RawHeaders
@@ -48,6 +49,7 @@ class XimilarProvider(Provider):
     title = "Ximilar"
     bare_ids = True
     fresh_urls = True
+    ref_header = REF_HEADER
     url_setting = "XIMILAR_API_URL"
     token_setting = "XIMILAR_API_TOKEN"  # noqa: S105 - a name
 
@@ -58,6 +60,10 @@ class XimilarProvider(Provider):
 
     def __post_init__(self) -> None:
         self.proof_headers = self.authenticator.names
+
+    @property
+    def body_schema(self) -> Mapping[str, Any]:
+        return completions.schema()
 
     @property
     def has_token(self) -> bool:
