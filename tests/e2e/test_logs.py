@@ -204,12 +204,12 @@ def test_what_is_found_by_asking_can_be_followed(programs: Programs, host: Sourc
         up = [
             line
             for line in receiver.get("/metrics").text.splitlines()
-            if line.startswith(("receiver_provider_up ", "receiver_reconcile_total"))
+            if line.startswith(("receiver_provider_up{", "receiver_reconcile_total"))
         ]
         receiver.program.stop()
 
     assert seen == {"submitted", "asked", "found", "late_delivery", "fetched", "archived"}
-    assert "receiver_provider_up 1.0" in up
+    assert 'receiver_provider_up{provider="ximilar"} 1.0' in up
     assert 'receiver_reconcile_total{outcome="found",reason=""} 1.0' in up
     assert 'receiver_reconcile_total{outcome="late",reason=""} 1.0' in up
     assert_clean(receiver.program)

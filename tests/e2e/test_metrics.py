@@ -77,9 +77,9 @@ def test_a_receiver_s_life_can_be_read_from_its_metrics(
         second = scraped(again)
 
     expected = {
-        "receiver_deliveries_total recorded": 2,
-        "receiver_deliveries_total duplicate": 1,
-        "receiver_deliveries_total unread": 1,
+        "receiver_deliveries_total recorded ximilar": 2,
+        "receiver_deliveries_total duplicate ximilar": 1,
+        "receiver_deliveries_total unread ximilar": 1,
         "receiver_refusals_total auth.refused": 1,
         "receiver_refusals_total auth.token_refused": 1,
         "receiver_refusals_total auth.cross_origin": 1,
@@ -107,7 +107,7 @@ def test_a_receiver_s_life_can_be_read_from_its_metrics(
     assert first["receiver_spool_room_bytes"] > 0
     assert first["process_resident_memory_bytes"] > 0
     # What the process counts begins anew with it; what the ledger holds does not.
-    assert second["receiver_deliveries_total recorded"] == 0
+    assert second["receiver_deliveries_total recorded ximilar"] == 0
     assert second["receiver_jobs archived"] == 1
 
 

@@ -2,7 +2,7 @@
 
 METRICS: dict[str, set[str]] = {
     "receiver_build_info": {"version"},
-    "receiver_deliveries_total": {"outcome"},
+    "receiver_deliveries_total": {"outcome", "provider"},
     "receiver_refusals_total": {"reason"},
     "receiver_jobs": {"state"},
     "receiver_soonest_deadline_seconds": set(),
@@ -28,7 +28,7 @@ METRICS: dict[str, set[str]] = {
     "receiver_archive_up": set(),
     "receiver_ledger_writable": set(),
     "receiver_workers_alive": set(),
-    "receiver_provider_up": set(),
+    "receiver_provider_up": {"provider"},
     "receiver_notifications_total": {"outcome"},
     "receiver_notifications_pending": set(),
     "receiver_objects_damaged": {"reason"},

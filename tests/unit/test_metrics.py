@@ -108,7 +108,7 @@ def took(meters: Meters, name: StepName, *, size: int = 0, error: Exception | No
     instrumentation = Instrumentation(meters.on_step, meters.on_failed_attempt)
     try:
         with instrumentation.step(name, "job", NOW) as step:
-            step.bytes = size
+            step.bytes, step.provider = size, NAME
             if error is not None:
                 raise error
     except ReceiverError:

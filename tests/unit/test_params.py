@@ -160,6 +160,9 @@ def test_a_job_has_every_field_of_the_contract() -> None:
     job = Job(
         id="job-1",
         state=State.ARCHIVED,
+        provider="replicate",
+        provider_id="1",
+        output=2,
         ref="order 7",
         endpoint="upscale_2x",
         attempts=2,
@@ -181,6 +184,9 @@ def test_a_job_has_every_field_of_the_contract() -> None:
     assert serializers.job(job) == {
         "id": "job-1",
         "state": "archived",
+        "provider": "replicate",
+        "provider_id": "1",
+        "output": 2,
         "ref": "order 7",
         "attempts": 2,
         "next_attempt_at": "2026-11-18T11:06:40.001Z",
