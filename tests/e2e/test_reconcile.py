@@ -211,7 +211,9 @@ def test_the_page_says_when_the_provider_cannot_be_asked(programs: Programs) -> 
             said = "The provider gave no answer when it was last asked, or refused the token"
             eventually(lambda: said in receiver.get("/").text)
         with programs.receiver(values) as receiver:
-            eventually(lambda: 'receiver_provider_up{provider="ximilar"} 1.0' in receiver.get("/metrics").text)
+            eventually(
+                lambda: 'receiver_provider_up{provider="ximilar"} 1.0' in receiver.get("/metrics").text
+            )
             assert "The provider gave no answer" not in receiver.get("/").text
         with programs.receiver(settings(programs.folder)) as receiver:
             assert "XIMILAR_API_TOKEN is not set" in receiver.get("/").text

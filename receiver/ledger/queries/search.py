@@ -21,13 +21,13 @@ class Filter:
     """
 
     states: tuple[State, ...] = ()
-    provider: str | None = None
     ref: str | None = None
     reason: str | None = None
     since: int | None = None
     until: int | None = None
     overdue_before: int | None = None
     not_overdue_before: int | None = None
+    provider: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
