@@ -63,6 +63,12 @@ def is_job_id(value: object) -> TypeGuard[str]:
     return isinstance(value, str) and _IS_JOB_ID(value) is not None
 
 
+def split_id(job_id: str) -> tuple[str, int]:
+    """Return the provider's own id of a job, and which of its outputs this is."""
+    own_id, _, output = job_id.rpartition(":")[2].partition("~")
+    return own_id, int(output or 1)
+
+
 def is_bare_id(value: object) -> TypeGuard[str]:
     """Whether this can be a job's id without a provider's name: as `is_provider_id`, but no dash first."""
     return isinstance(value, str) and re.fullmatch(BARE_ID, value) is not None

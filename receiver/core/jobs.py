@@ -9,6 +9,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from receiver.core.clock import milliseconds
+from receiver.core.completion import split_id
 
 
 class State(StrEnum):
@@ -110,8 +111,7 @@ class Job:
 
     Attributes:
         id: of the job in the ledger; `core.completion` says how it is made.
-        provider: the provider's name; ``provider_id`` is its own id of the job, and ``output`` which of the
-            job's outputs this is, from 1.
+        provider: the provider's name.
         ref: the submitter's own reference.
         endpoint: the kind of upscaling, such as ``upscale_2x``.
         attempts: how often work was begun in the present state.
@@ -131,8 +131,6 @@ class Job:
     stored: StoredObject | None = None
     problem: Problem | None = None
     provider: str = ""
-    provider_id: str = ""
-    output: int = 1
     ref: str | None = None
     endpoint: str | None = None
     attempts: int = 0
@@ -155,6 +153,16 @@ class Job:
     fetched_at: int | None = None
     archived_at: int | None = None
     updated_at: int = 0
+
+    @property
+    def provider_id(self) -> str:
+        """The provider's own id of the job."""
+        return split_id(self.id)[0]
+
+    @property
+    def output(self) -> int:
+        """Which of the outputs of the provider's job this is, from 1."""
+        return split_id(self.id)[1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ _END = len(_FIRST) + len(_REST)
 JOB = ", ".join(f"jobs.{name}" for name in (*_FIRST, *_REST))
 """The columns of a row that `job` reads: its first ones, since to look each up by its name takes longer."""
 
-PENDING = "id, submitted_at, asks, ask_at, reason, provider_id, endpoint"
+PENDING = "id, submitted_at, asks, ask_at, reason, endpoint"
 """The columns of a row that `pending_job` reads."""
 
 EVENT = ", ".join(f"history.{name}" for name in ("at", "event", "before", "after", "reason", "detail"))
@@ -55,6 +55,5 @@ def pending_job(row: sqlite3.Row) -> PendingJob:
         row["asks"],
         row["ask_at"],
         unanswered=row["reason"] is not None,
-        provider_id=row["provider_id"],
         endpoint=row["endpoint"],
     )

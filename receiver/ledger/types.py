@@ -121,7 +121,6 @@ class PendingJob:
     asks: int
     ask_at: int
     unanswered: bool
-    provider_id: str = ""
     endpoint: str | None = None
 
 

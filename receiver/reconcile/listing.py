@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from receiver.core.clock import Clock, milliseconds
+from receiver.core.completion import split_id
 from receiver.core.errors import ProviderError
 from receiver.core.jobs import overdue_cutoff
 from receiver.ledger import Ledger, PendingJob
@@ -45,7 +46,7 @@ class Candidate:
 
     @classmethod
     def of(cls, job: PendingJob) -> "Candidate":
-        return cls(job.ask_at if job.unanswered else 0, job.submitted_at, job.id, job.provider_id, job)
+        return cls(job.ask_at if job.unanswered else 0, job.submitted_at, job.id, split_id(job.id)[0], job)
 
 
 class RowOrder:

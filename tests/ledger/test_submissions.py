@@ -38,7 +38,7 @@ async def test_a_job_that_was_asked_for_waits_and_comes_last(ledger: Ledger, clo
     assert await pending_ids(ledger, by=NOW + SECOND) == ["job-2"]
     assert await pending_ids(ledger, by=NOW + MINUTE) == ["job-2", "job-1"]
     (first, _) = await ledger.pending("ximilar", submitted_before=NOW + HOUR, ask_by=NOW + MINUTE, limit=2)
-    assert first == PendingJob("job-2", NOW, 0, NOW, unanswered=False, provider_id="job-2")
+    assert first == PendingJob("job-2", NOW, 0, NOW, unanswered=False)
 
 
 async def test_whether_a_question_had_an_answer_is_known_of_a_silent_job(ledger: Ledger) -> None:
@@ -132,7 +132,7 @@ async def test_of_ids_the_ledger_knows_which_are_silent(ledger: Ledger) -> None:
     await ledger.expect(Submission("silent"))
     await ledger.record(delivery("heard"))
     known = await ledger.pending_among(["silent", "heard", "unknown"])
-    silent = PendingJob("silent", NOW, 0, NOW, unanswered=False, provider_id="silent")
+    silent = PendingJob("silent", NOW, 0, NOW, unanswered=False)
     assert known == {"silent": silent, "heard": None}
 
 

@@ -158,11 +158,9 @@ def test_an_unknown_parameters_name_is_repeated_only_in_part() -> None:
 
 def test_a_job_has_every_field_of_the_contract() -> None:
     job = Job(
-        id="job-1",
+        id="replicate:1~2",
         state=State.ARCHIVED,
         provider="replicate",
-        provider_id="1",
-        output=2,
         ref="order 7",
         endpoint="upscale_2x",
         attempts=2,
@@ -182,7 +180,7 @@ def test_a_job_has_every_field_of_the_contract() -> None:
         updated_at=NOW - 1,
     )
     assert serializers.job(job) == {
-        "id": "job-1",
+        "id": "replicate:1~2",
         "state": "archived",
         "provider": "replicate",
         "provider_id": "1",

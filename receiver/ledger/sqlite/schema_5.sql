@@ -53,15 +53,9 @@ END;
 -- Why verification refused the image's bytes, where an operator took them all the same.
 ALTER TABLE jobs ADD COLUMN accepted TEXT;
 
--- Which provider a job is of, its own id there, and which of its outputs: all from the id, `NAME:ID~OUTPUT`.
--- Jobs from before other providers have bare ids.
+-- Which provider a job is of: it stands in the id, as in `NAME:ID`. Jobs from before other providers have bare ids.
 ALTER TABLE jobs ADD COLUMN provider TEXT
     AS (CASE instr(id, ':') WHEN 0 THEN 'ximilar' ELSE substr(id, 1, instr(id, ':') - 1) END);
-ALTER TABLE jobs ADD COLUMN output INTEGER
-    AS (CASE instr(id, '~') WHEN 0 THEN 1 ELSE CAST(substr(id, instr(id, '~') + 1) AS INTEGER) END);
-ALTER TABLE jobs ADD COLUMN provider_id TEXT
-    AS (substr(id, instr(id, ':') + 1,
-        CASE instr(id, '~') WHEN 0 THEN length(id) ELSE instr(id, '~') - instr(id, ':') - 1 END));
 
 -- The file's bytes and its media type, as the completion says.
 ALTER TABLE jobs ADD COLUMN promised_bytes INTEGER;

@@ -103,10 +103,7 @@ CREATE TABLE jobs (
     archived_at INTEGER,
     updated_at INTEGER NOT NULL
 , ask_at INTEGER, asks INTEGER NOT NULL DEFAULT 0, provider_status TEXT, found_at INTEGER, late_at INTEGER, host TEXT NOT NULL DEFAULT '', suspects INTEGER NOT NULL DEFAULT 0, suspect_since INTEGER, at_risk_from INTEGER AS ((9 * deadline + received_at) / 10), accepted TEXT, provider TEXT
-    AS (CASE instr(id, ':') WHEN 0 THEN 'ximilar' ELSE substr(id, 1, instr(id, ':') - 1) END), output INTEGER
-    AS (CASE instr(id, '~') WHEN 0 THEN 1 ELSE CAST(substr(id, instr(id, '~') + 1) AS INTEGER) END), provider_id TEXT
-    AS (substr(id, instr(id, ':') + 1,
-        CASE instr(id, '~') WHEN 0 THEN length(id) ELSE instr(id, '~') - instr(id, ':') - 1 END)), promised_bytes INTEGER, promised_type TEXT) STRICT;
+    AS (CASE instr(id, ':') WHEN 0 THEN 'ximilar' ELSE substr(id, 1, instr(id, ':') - 1) END), promised_bytes INTEGER, promised_type TEXT) STRICT;
 INSERT INTO "jobs" VALUES(1,'submitted','submitted','order 1','upscale_2x','https://example.com/a.jpg',NULL,NULL,NULL,NULL,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'submitted',NULL,NULL,NULL,1795000000000,1795000000000,NULL,NULL,NULL,1795000000000,1795000000000,0,NULL,NULL,NULL,'',0,NULL,NULL,NULL,NULL);
 INSERT INTO "jobs" VALUES(2,'expired','expired','ref of expired',NULL,'https://example.com/source.jpg','https://example.com/expired.png',64,48,1795000001000,NULL,NULL,1,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'expired','fetch.expired','The URL''s life ended. The last attempt said: fetch.timeout, The download did not end in time.',1795000002000,1795000000000,NULL,1795000000000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'example.com',0,NULL,NULL,NULL,NULL);
 INSERT INTO "jobs" VALUES(3,'failed','failed','ref of failed',NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,0,0,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,NULL,'failed','provider.job_failed','FAILED',1795000002000,1795000002000,NULL,1795000002000,NULL,NULL,1795000002000,NULL,0,NULL,NULL,NULL,'',0,NULL,NULL,NULL,NULL);
