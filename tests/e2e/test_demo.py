@@ -1,6 +1,7 @@
 """The demo as a whole: it ends with its servers, however it ends, and says what went wrong in one line."""
 
 import asyncio
+import json
 import os
 import re
 import select
@@ -16,6 +17,7 @@ import pytest
 from receiver.cli.demo_run import Demo, follow
 from receiver.cli.interruption import INTERRUPTED
 from receiver.ledger import DirectoryLock
+from receiver.providers.registry import ENTRIES
 from receiver.sandbox.trials import XimilarTrial
 from tests.e2e.conftest import SIZE
 from tests.support.processes import (
@@ -146,6 +148,18 @@ def test_a_folder_in_use_is_named_with_the_option_that_helps(tmp_path: Path) -> 
     assert line.startswith(f"receiver: {folder} ")
     assert "--folder" in line
     assert "RECEIVER_DATA_DIR" not in line
+
+
+@pytest.mark.parametrize("provider", [entry.name for entry in ENTRIES])
+def test_each_provider_has_a_demo_that_archives_six_pictures(tmp_path: Path, provider: str) -> None:
+    done = run(
+        ("demo", "--provider", provider, "--exit", "--json", "--port", "0", "--folder", "demo"), tmp_path, {}
+    )
+    assert done.returncode == 0, (done.stderr, (tmp_path / "demo" / "receiver.log").read_text())
+    shown = json.loads(done.stdout)
+    assert shown["archived"]
+    archived = [path for path in Path(shown["archive"]).rglob("*") if path.suffix in {".jpg", ".png"}]
+    assert len(archived) == 6
 
 
 async def test_jobs_are_followed_to_their_end_beside_others(programs: Programs, hosted: str) -> None:
