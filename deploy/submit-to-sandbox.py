@@ -14,7 +14,7 @@ import httpx
 from PIL import Image
 
 from receiver.config import load
-from receiver.core.paths import WEBHOOK_PATH
+from receiver.core.paths import webhook_path
 
 config = load(os.environ)
 token = config.ximilar_api_token
@@ -27,7 +27,7 @@ body = {
     "endpoint": "upscale_2x",
     "records": [{"_base64": base64.b64encode(picture.getvalue()).decode()}],
     "webhook": {
-        "endpoint": f"http://127.0.0.1:{config.port}{WEBHOOK_PATH}",
+        "endpoint": f"http://127.0.0.1:{config.port}{webhook_path('ximilar')}",
         "headers": {
             **{name: values[0].get_secret_value() for name, values in config.webhook_headers.items()},
             "X-Receiver-Ref": "gradient",

@@ -26,6 +26,7 @@ from PIL import Image
 from receiver.core.concurrency import cancel
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import FINAL, State
+from receiver.core.paths import webhook_path
 from receiver.ledger import DirectoryLock
 from receiver.sandbox.options import ProviderName
 from receiver.sandbox.pictures import SAMPLES
@@ -197,7 +198,7 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
     """
     ids = []
     trial = demo.trial
-    webhook = f"{demo.address}/webhooks/{trial.provider}"
+    webhook = demo.address + webhook_path(trial.provider)
     async with (
         httpx.AsyncClient(base_url=demo.sandbox, trust_env=False, timeout=30) as sandbox,
         _client(demo) as client,
