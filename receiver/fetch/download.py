@@ -13,7 +13,7 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +109,14 @@ class Progress:
         return self.bytes / self.seconds if self.seconds > 0 else math.inf
 
 
+HeadersFor = Callable[[str, str, int], Mapping[str, str]]
+"""Returns the headers for a request to this scheme, host and port."""
+
+
+def _no_headers(_scheme: str, _host: str, _port: int) -> Mapping[str, str]:
+    return {}
+
+
 @dataclass(kw_only=True, eq=False)
 class Fetcher:
     """Downloads images, any number at a time.
@@ -151,6 +159,7 @@ class Fetcher:
         seconds: float | None = None,
         max_bytes: int | None = None,
         progress: Progress | None = None,
+        headers_for: HeadersFor = _no_headers,
     ) -> Download:
         """Download a URL into a new file of mode 0600. A failure or cancellation leaves no file.
 
@@ -160,6 +169,8 @@ class Fetcher:
             seconds: left for this job, if fewer than the limits give.
             max_bytes: allowed for this job, if fewer than the limits give.
             progress: is kept up to date.
+            headers_for: returns what the URL's own host wants to be sent, such as a token. A host that it
+                redirects to is sent none.
 
         Raises:
             UrlError: the URL (then it is final), one that it redirects to, or an address is not allowed.
@@ -173,7 +184,7 @@ class Fetcher:
         try:
             try:
                 async with asyncio.timeout(seconds):
-                    target, connection = await self._open(url)
+                    target, connection = await self._open(url, headers_for)
                     try:
                         with _library_errors(target):
                             rest = await self._receive(
@@ -198,15 +209,17 @@ class Fetcher:
         await self._connections.aclose()
         await asyncio.to_thread(self._disk.shutdown)
 
-    async def _open(self, url: str) -> tuple[Target, Connection]:
+    async def _open(self, url: str, headers_for: HeadersFor) -> tuple[Target, Connection]:
         """Follow redirects, whose bodies are never read, to the first other answer, its body unread."""
         try:
             target = check_url(url, self.sources, self.networks)
         except UrlError as exc:
             exc.final = True
             raise
+        headers = headers_for(target.scheme, target.host, target.port)
         for _ in range(self.limits.max_redirects + 1):
-            connection = await self._answer(target)
+            connection = await self._answer(target, headers)
+            headers = {}
             if connection.status not in _REDIRECTS:
                 return target, connection
             try:
@@ -215,13 +228,13 @@ class Fetcher:
                 await self._connections.release(connection)
         raise UrlError("url.redirects", f"more than {self.limits.max_redirects}, at last to {target}")
 
-    async def _answer(self, target: Target) -> Connection:
+    async def _answer(self, target: Target, headers: Mapping[str, str]) -> Connection:
         """Send the request for a target. Return the connection once the answer's head has come."""
         limit = self.limits.answer_seconds
         try:
             async with asyncio.timeout(limit):
                 with _library_errors(target):
-                    return await self._ask(target)
+                    return await self._ask(target, headers)
         except TimeoutError as exc:
             raise FetchError("fetch.timeout", f"{target}: no answer in {limit:.0f} s") from exc
         except UrlError as exc:
@@ -234,7 +247,8 @@ class Fetcher:
                 raise UrlError(target.confined, exc.detail) from exc
             raise
 
-    async def _ask(self, target: Target, *, fresh: bool = False) -> Connection:
+    async def _ask(self, target: Target, headers: Mapping[str, str], *, fresh: bool = False) -> Connection:
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         connection = await self._connections.open(target, fresh=fresh)
         kept = connection.answered
         try:
@@ -243,14 +257,14 @@ class Fetcher:
                 f"Host: {target.origin.partition('://')[2]}\r\n"
                 f"User-Agent: {self.user_agent}\r\n"
                 "Accept: image/*, application/octet-stream;q=0.9, */*;q=0.1\r\n"
-                "Accept-Encoding: identity\r\n\r\n".encode("ascii"),
+                f"Accept-Encoding: identity\r\n{more}\r\n".encode("ascii"),
                 self.limits.idle_seconds,
             )
         except BaseException as exc:
             await connection.aclose()
             # The host may close an idle connection at any time, and then has not seen the request.
             if kept and not connection.answered and isinstance(exc, httpcore.NetworkError):
-                return await self._ask(target, fresh=True)
+                return await self._ask(target, headers, fresh=True)
             raise
         return connection
 

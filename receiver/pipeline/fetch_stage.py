@@ -187,7 +187,13 @@ class FetchStage:
         seconds = self.plan.longest.total_seconds()
         with self._step("fetch", claim) as step, self._windows.download(claim.host) as progress:
             step.url = claim.job.image_url
-            got = await self.fetcher.fetch(claim.job.image_url, part, seconds=seconds, progress=progress)
+            got = await self.fetcher.fetch(
+                claim.job.image_url,
+                part,
+                seconds=seconds,
+                progress=progress,
+                headers_for=self._questions.file_headers(claim.job),
+            )
             step.bytes = got.bytes
         return got
 

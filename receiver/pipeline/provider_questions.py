@@ -16,9 +16,10 @@ from receiver.core.errors import ProviderError, UnavailableError
 from receiver.core.instrumentation import Instrumentation
 from receiver.core.jobs import Job
 from receiver.core.url_expiry import Deadline
+from receiver.fetch.download import HeadersFor
 from receiver.ledger import Claim, Delivery, Ledger
 from receiver.pipeline import outcomes
-from receiver.providers.base import Asked
+from receiver.providers.base import NO_FILES, Asked
 
 log = structlog.get_logger("receiver.worker")
 
@@ -50,6 +51,11 @@ class ProviderQuestions:
     def may_revive(self, job: Job) -> bool:
         """Return whether the provider may give a URL that works once the life of the first one is over."""
         return self.can_ask(job) and (self.is_hint(job) or self.asked[job.provider].provider.fresh_urls)
+
+    def file_headers(self, job: Job) -> HeadersFor:
+        """Return what the provider's own file hosts want to be sent."""
+        files = self.asked[job.provider].provider.files if self.can_ask(job) else None
+        return NO_FILES.headers_for if files is None else files.headers_for
 
     def life(self, job: Job) -> timedelta:
         """Return the life of the provider's URLs that state no end."""

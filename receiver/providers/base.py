@@ -215,6 +215,15 @@ class FileAccess:
             return {}
         return self.headers
 
+    def __post_init__(self) -> None:
+        for name, value in self.headers.items():
+            if not f"{name}{value}".isascii() or not f"{name}{value}".isprintable():
+                raise ValueError("a header must be printable ASCII")
+
+
+NO_FILES = FileAccess((), {})
+"""For providers whose file hosts want no header."""
+
 
 class Provider(ABC):
     """One provider, as this installation's settings switch it on.

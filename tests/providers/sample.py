@@ -13,6 +13,7 @@ class Sample(ABC):
         settings: the environment that switches it on, with the secrets that `sign` uses.
         secrets: texts of the settings that no answer and no log may hold.
         several: whether one body can bring several outputs.
+        signs_body: whether the proof is of the body, so that an altered one is refused.
         foreign: proved bodies that are no job's: kept as unread.
     """
 
@@ -20,6 +21,7 @@ class Sample(ABC):
     settings: ClassVar[Mapping[str, str]]
     secrets: ClassVar[Sequence[str]]
     several: ClassVar[bool] = True
+    signs_body: ClassVar[bool] = True
     foreign: ClassVar[Sequence[bytes]] = (b"[]", b"{}", b'"text"', b'{"id": 7}')
 
     @abstractmethod

@@ -17,6 +17,7 @@ class XimilarSample(Sample):
     }
     secrets = (SECRET,)
     several = False
+    signs_body = False
 
     def sign(self, body: bytes, *, at: int) -> dict[str, str]:
         return {"X-Webhook-Secret": SECRET}

@@ -1,0 +1,236 @@
+"""The seam by itself: ids, outputs, deadlines and promises, with a provider that only this test knows."""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from receiver.core.completion import is_bare_id, is_job_id, split_id
+from receiver.core.errors import AuthError, BodyError
+from receiver.core.headers import RawHeaders
+from receiver.core.jobs import State
+from receiver.intake.endpoint import WebhookEndpoint
+from receiver.ledger import Filter, Ledger
+from receiver.providers.base import (
+    Asked,
+    Calls,
+    Client,
+    Ending,
+    FileAccess,
+    Output,
+    Proof,
+    Provider,
+    Reading,
+    Report,
+    Running,
+    bounded,
+    decode_json,
+    output_of,
+    own_id,
+    time_at,
+)
+from receiver.providers.signatures import StandardWebhooks
+from receiver.web.refusals import RefusalCounter
+
+NOW = 1_780_000_000_000
+KEY = b"a key of this test alone"
+HOUR = 3_600_000
+
+
+class MadeUp(Provider):
+    """A provider that signs, brings several outputs, and posts what is no end."""
+
+    name = "made-up"
+    title = "Made up"
+    url_setting = token_setting = ""
+    api_url = "https://api.invalid"
+    has_token = True
+    proof_headers = ("webhook-id", "webhook-timestamp", "webhook-signature")
+    url_lifetime = timedelta(hours=1)
+
+    def __init__(self) -> None:
+        self.proof = StandardWebhooks([KEY], lambda: NOW)
+
+    def admit(self, headers: RawHeaders) -> Proof | None:
+        self.proof.admit(headers)
+        return None
+
+    async def prove(self, headers: RawHeaders, body: bytes) -> Proof:
+        self.proof.check(headers, body)
+        return Proof()
+
+    def read(self, body: bytes) -> Reading:
+        document = decode_json(body)
+        job = own_id(document.get("id"))
+        if document["status"] == "running":
+            return Running(job, "running")
+        outputs = bounded([output_of(**it) for it in document["outputs"]])
+        return Ending(job, outputs, ended_at=time_at(document.get("ended_at")))
+
+    def open_client(self, calls: Calls) -> Client | None:  # noqa: ARG002 - not asked
+        return None
+
+
+def sign(body: bytes) -> list[tuple[bytes, bytes]]:
+    stamp = str(NOW // 1000).encode()
+    digest = hmac.new(KEY, b".".join((b"1", stamp, body)), hashlib.sha256).digest()
+    signature = b"v1," + base64.b64encode(digest)
+    return [(b"webhook-id", b"1"), (b"webhook-timestamp", stamp), (b"webhook-signature", signature)]
+
+
+@pytest.fixture
+async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
+    ledger = await Ledger.serve(tmp_path, now=lambda: NOW)
+    yield ledger
+    await ledger.close()
+
+
+Deliver = Callable[..., Any]
+
+
+@pytest.fixture
+def deliver(ledger: Ledger) -> Deliver:
+    endpoint = WebhookEndpoint(
+        ledger=ledger, provider=MadeUp(), max_bytes=10_000, now=lambda: NOW, refusals=RefusalCounter()
+    )
+
+    async def deliver(outputs: Sequence[Mapping[str, Any]], status: str = "ended", **more: Any) -> Any:
+        body = json.dumps({"id": "run", "status": status, "outputs": outputs, **more}).encode()
+        answer = await endpoint.answer(sign(body), body)
+        return json.loads(answer if isinstance(answer, bytes) else bytes(answer.body))
+
+    return deliver
+
+
+async def test_outputs_are_jobs_of_one_transaction_and_the_body_is_kept_once(
+    deliver: Deliver, ledger: Ledger
+) -> None:
+    outputs = [{"url": f"https://a.invalid/{number}"} for number in range(3)]
+    assert await deliver(outputs) == {"id": "made-up:run", "state": "received", "duplicate": False}
+    assert (await deliver(outputs))["duplicate"]
+    jobs = (await ledger.jobs(Filter(provider="made-up"))).jobs
+    assert [job.id for job in jobs] == ["made-up:run~3", "made-up:run~2", "made-up:run"]
+    assert {job.received_at for job in jobs} == {NOW}
+    assert [(job.provider, job.provider_id, job.output) for job in jobs[:1]] == [("made-up", "run", 3)]
+    assert (await ledger.jobs(Filter(provider="other"))).jobs == ()
+
+
+async def test_a_body_that_is_no_end_leaves_nothing(deliver: Deliver, ledger: Ledger) -> None:
+    assert await deliver([], "running") == {"id": "made-up:run", "state": None, "ignored": True}
+    assert (await ledger.jobs(Filter())).jobs == ()
+
+
+async def test_an_end_without_outputs_waits_for_the_providers_own_answer(
+    deliver: Deliver, ledger: Ledger
+) -> None:
+    assert (await deliver([]))["state"] == "received"
+    job = await ledger.job("made-up:run")
+    assert job is not None
+    assert (job.state, job.image_url) == (State.RECEIVED, None)
+
+
+async def test_what_is_promised_is_kept_and_a_promise_that_is_none_is_not(
+    deliver: Deliver, ledger: Ledger
+) -> None:
+    good = {"url": "https://a.invalid/a", "width": 3, "size": 7, "content_type": "image/PNG; q=1"}
+    vague = {"url": "https://a.invalid/b", "width": "3", "size": -7, "content_type": "binary/octet-stream"}
+    await deliver([good, vague])
+    first, second = await ledger.job("made-up:run"), await ledger.job("made-up:run~2")
+    assert first is not None
+    assert second is not None
+    assert (first.promised_width, first.promised_bytes, first.promised_type) == (3, 7, "image/png")
+    assert (second.promised_width, second.promised_bytes, second.promised_type) == (None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("ended_at", "ends_at", "deadline"),
+    [
+        (None, None, NOW + HOUR),
+        (NOW - HOUR // 2, None, NOW + HOUR // 2),
+        (NOW - 2 * HOUR, None, NOW - HOUR),
+        (NOW + HOUR, None, NOW + HOUR),  # a clock ahead lengthens no life
+        (None, NOW + 60_000, NOW + 60_000),
+        (None, NOW - 60_000, NOW + HOUR),  # only the host can say that a URL is dead
+    ],
+)
+def test_a_life_is_counted_from_the_jobs_end_and_never_from_a_late_receipt(
+    ended_at: int | None, ends_at: int | None, deadline: int
+) -> None:
+    ending = Ending("run", [Output("https://a.invalid/a", ends_at=ends_at)], ended_at=ended_at)
+    ((_, found),) = MadeUp().completions(ending, NOW)
+    assert found.at == deadline
+
+
+@pytest.mark.parametrize(
+    "job_id", ["a", "_a", "fal:a", "fal:-a", "fal:a~2", "fal:a~500", "made-up:A.b_c-d", "a" * 128]
+)
+def test_an_id_of_either_form_is_one(job_id: str) -> None:
+    assert is_job_id(job_id)
+
+
+@pytest.mark.parametrize(
+    "job_id",
+    [
+        *("-a", ".a", "fal:.a", "fal:", ":a", "fal:a~1", "fal:a~02", "fal:a~0", "a~2", "fal:a~2~3"),
+        *("fal:b:a", "Fal:a", "fal:a/b", "fal:a\n", "a" * 129, "", None, 7),
+    ],
+)
+def test_what_could_leave_a_folder_clash_or_be_an_option_is_none(job_id: object) -> None:
+    assert not is_job_id(job_id)
+
+
+def test_an_id_without_a_name_cannot_be_one_with_a_name() -> None:
+    assert not is_bare_id("fal:a")
+    assert [split_id(it) for it in ("a", "fal:a", "fal:-a~12")] == [("a", 1), ("a", 1), ("-a", 12)]
+
+
+def test_a_token_goes_to_the_providers_hosts_over_https_and_to_no_other() -> None:
+    files = FileAccess(("files.example", "*.files.example"), {"Authorization": "Bearer t"})
+    good = [("https", host, 443) for host in ("files.example", "a.files.example", "a.b.files.example")]
+    bad = [
+        ("http", "files.example", 80),
+        ("https", "files.example", 8443),
+        ("https", "evilfiles.example", 443),
+        ("https", "files.example.evil", 443),
+        ("https", "127.0.0.1", 443),
+    ]
+    assert all(files.headers_for(*it) == {"Authorization": "Bearer t"} for it in good)
+    assert not any(files.headers_for(*it) for it in bad)
+    assert "Bearer" not in repr(files)
+    with pytest.raises(ValueError, match="printable"):
+        FileAccess((), {"Authorization": "Bearer t\r\nX: y"})
+
+
+def test_what_is_no_url_is_refused_and_named_by_its_place() -> None:
+    for url in (None, 7, "", "a\nb", "https://a/" + "x" * 9000):
+        with pytest.raises(BodyError, match="output 2"):
+            output_of(url, "output 2")
+
+
+async def test_a_signature_of_another_body_is_refused() -> None:
+    with pytest.raises(AuthError, match=r"auth\.refused"):
+        await MadeUp().prove(sign(b"{}"), b"{} ")
+
+
+async def test_a_question_gives_each_output_its_own_answer() -> None:
+    class Asking(Client):
+        async def get(self, job_id: str, endpoint: str | None = None) -> Report:  # noqa: ARG002 - one alone
+            return Report(job_id, "ended", Ending(job_id, [Output("https://a/1"), Output("https://a/2")]))
+
+        async def probe(self) -> None:
+            pass
+
+        async def aclose(self) -> None:
+            pass
+
+    asked = Asked(MadeUp(), Asking())
+    report = await asked.client.get("run", "a/model")
+    assert report.ending is not None
+    found = asked.provider.completions(report.ending, NOW)
+    assert [completion.id for completion, _ in found] == ["made-up:run", "made-up:run~2"]
