@@ -1,10 +1,11 @@
 """``receiver sandbox``."""
 
+import inspect
 import json
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import Annotated, Any
 
@@ -62,8 +63,16 @@ _PANELS: Mapping[type[Fault], str] = {
 }
 
 
-def _share(fault: Fault) -> Any:
-    return decimal(fault.text, 0, 1, metavar="SHARE", panel=_PANELS[type(fault)])
+def _with_shares(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for the share of each fault, in the place of its ``**shares``."""
+    signature = inspect.signature(command)
+    *own, _ = signature.parameters.values()
+    shares = []
+    for name, fault in FAULTS.items():
+        option = decimal(fault.text, 0, 1, metavar="SHARE", panel=_PANELS[type(fault)])
+        shares.append(own[0].replace(name=name, default=0.0, annotation=Annotated[float, option]))
+    command.__signature__ = signature.replace(parameters=[*shares, *own])  # type: ignore[attr-defined] # Typer reads it
+    return command
 
 
 def options_of(values: Mapping[str, Any]) -> Options:
@@ -77,6 +86,7 @@ def options_of(values: Mapping[str, Any]) -> Options:
     return Options(**given, faults=Faults(**shares))
 
 
+@_with_shares
 def sandbox(
     *,
     provider: Annotated[
@@ -118,48 +128,11 @@ def sandbox(
     ] = ErrorShape.GUESSED,
     seed: Annotated[int | None, whole("What goes wrong repeats with the same number.", 0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce the address as JSON.")] = False,
-    record: Annotated[float, _share(JobFault.RECORD)] = 0.0,
-    failed: Annotated[float, _share(JobFault.FAILED)] = 0.0,
-    failed_told: Annotated[float, _share(JobFault.FAILED_TOLD)] = 0.0,
-    limit: Annotated[float, _share(JobFault.LIMIT)] = 0.0,
-    unsupported: Annotated[float, _share(JobFault.UNSUPPORTED)] = 0.0,
-    retry: Annotated[float, _share(JobFault.RETRY)] = 0.0,
-    canceled: Annotated[float, _share(JobFault.CANCELED)] = 0.0,
-    aborted: Annotated[float, _share(JobFault.ABORTED)] = 0.0,
-    stuck: Annotated[float, _share(JobFault.STUCK)] = 0.0,
-    several: Annotated[float, _share(OutputFault.SEVERAL)] = 0.0,
-    mapped: Annotated[float, _share(OutputFault.MAPPED)] = 0.0,
-    video: Annotated[float, _share(OutputFault.VIDEO)] = 0.0,
-    payload_error: Annotated[float, _share(OutputFault.PAYLOAD_ERROR)] = 0.0,
-    cut: Annotated[float, _share(ResultFault.CUT)] = 0.0,
-    corrupt: Annotated[float, _share(ResultFault.CORRUPT)] = 0.0,
-    wrong_size: Annotated[float, _share(ResultFault.WRONG_SIZE)] = 0.0,
-    html: Annotated[float, _share(ResultFault.HTML)] = 0.0,
-    empty: Annotated[float, _share(ResultFault.EMPTY)] = 0.0,
-    slow: Annotated[float, _share(ResultFault.SLOW)] = 0.0,
     slow_rate: Annotated[int, whole("Bytes a second, with --slow.", 1, panel=_RESULTS)] = 512,
-    flaky: Annotated[float, _share(ResultFault.FLAKY)] = 0.0,
     flaky_times: Annotated[int, whole("How often, with --flaky.", 0, panel=_RESULTS)] = 2,
-    broken: Annotated[float, _share(ResultFault.BROKEN)] = 0.0,
-    gone: Annotated[float, _share(ResultFault.GONE)] = 0.0,
-    missing: Annotated[float, _share(ResultFault.MISSING)] = 0.0,
-    stale: Annotated[float, _share(ResultFault.STALE)] = 0.0,
-    drop: Annotated[float, _share(CompletionFault.DROP)] = 0.0,
-    twice: Annotated[float, _share(CompletionFault.TWICE)] = 0.0,
-    replay: Annotated[float, _share(CompletionFault.REPLAY)] = 0.0,
-    late: Annotated[float, _share(CompletionFault.LATE)] = 0.0,
     late_by: Annotated[float, _time("How late, with --late.", "30s", _COMPLETIONS)] = 30.0,
-    reorder: Annotated[float, _share(CompletionFault.REORDER)] = 0.0,
-    altered: Annotated[float, _share(ProofFault.ALTERED)] = 0.0,
-    wrong_signature: Annotated[float, _share(ProofFault.WRONG_SIGNATURE)] = 0.0,
-    old_timestamp: Annotated[float, _share(ProofFault.OLD_TIMESTAMP)] = 0.0,
-    early: Annotated[float, _share(SubmitFault.EARLY)] = 0.0,
-    lost_answer: Annotated[float, _share(SubmitFault.LOST_ANSWER)] = 0.0,
-    cut_answer: Annotated[float, _share(SubmitFault.CUT_ANSWER)] = 0.0,
-    refuse: Annotated[float, _share(CallFault.REFUSE)] = 0.0,
-    throttle: Annotated[float, _share(CallFault.THROTTLE)] = 0.0,
     retry_after: Annotated[int | None, whole("Seconds that a 429 names.", 0, panel=_CALLS)] = None,
-    outage: Annotated[float, _share(CallFault.OUTAGE)] = 0.0,
+    **shares: float,
 ) -> None:
     """Stand in for a provider's upscaling API on this machine. Pictures are resized, not upscaled by AI.
 
@@ -167,7 +140,7 @@ def sandbox(
     """
     token = token or os.environ.get(TOKEN_VARIABLES[provider])
     secret = secret or os.environ.get(SECRET_VARIABLES.get(provider, ""), "").split(",")
-    given = {**locals(), "secrets": tuple(text.strip() for text in secret if text.strip())}
+    given = {**locals(), **shares, "secrets": tuple(text.strip() for text in secret if text.strip())}
     try:
         options = options_of(given)
         # To stderr, so that stdout holds the address alone.

@@ -37,7 +37,7 @@ def _command(name: str, command: TyperCommand) -> Iterator[str]:
     yield f"### `receiver {name}`"
     yield flowing(command.help)
     yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```"
-    rows: dict[str, list[tuple[str, str, str]]] = {}
+    rows: dict[str, list[tuple[str, str, str]]] = {"": []}  # those of no panel come first
     for parameter in command.params:
         record = parameter.get_help_record(context)
         if record is not None:  # it is no hidden one
