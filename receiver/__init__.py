@@ -1,4 +1,4 @@
-"""The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image.
+"""The webhook target for upscaling services: fetches, verifies and archives each upscaled image.
 
 For programs that submit: ``submit``, what it returns (``Outcome``, ``Fate``), and the errors that it raises
 or returns. They are imported when they are first used, so that importing the package alone costs nothing.

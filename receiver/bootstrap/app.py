@@ -184,7 +184,7 @@ async def open_receiver(
             unasked=lambda: _why_providers_are_not_asked(providers, meters),
             overdue_after=config.overdue_after,
             now=wall_clock,
-            providers=tuple(providers),
+            providers={name: provider.title for name, provider in providers.items()},
         )
         counting = asyncio.create_task(dashboard.count_archived(), name="throughput")
         stack.push_async_callback(cancel, [counting])

@@ -64,7 +64,7 @@ def _receiver(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", callback=_misplaced, is_eager=True, hidden=True)] = False,
 ) -> None:
-    """The webhook target for Ximilar's Upscaler: fetches, verifies and archives each upscaled image."""
+    """The webhook target for upscaling services: fetches, verifies and archives each upscaled image."""
 
 
 def commands(typed: str = "") -> typer.Typer:

@@ -1,7 +1,7 @@
 """A provider's completion of a job, independent of the provider's own format; ids and references of jobs.
 
 A job of the provider whose ids are bare is known by the provider's own id, such as ``4f1c``. A job of any
-other provider is ``NAME:ID``, such as ``replicate:4f1c``. Further outputs of one run are jobs of their own:
+other provider is ``NAME:ID``, such as ``name:4f1c``. Further outputs of one run are jobs of their own:
 ``NAME:ID~2``, ``NAME:ID~3``. No two of these forms can be the same text, and none can leave a folder or be
 taken for an option of a command.
 """

@@ -63,7 +63,7 @@ class Dashboard:
         failing: returns the readiness checks that fail, each with a sentence.
         unasked: returns why the provider is not asked about silent jobs, in a sentence.
         now: the time, ms since the epoch.
-        providers: the names of those that are on.
+        providers: the titles of those that are on, by name.
     """
 
     ledger: Ledger
@@ -75,7 +75,7 @@ class Dashboard:
     unasked: Callable[[], str | None]
     overdue_after: timedelta
     now: Callable[[], int]
-    providers: Sequence[str]
+    providers: Mapping[str, str]
     _static: Static = field(default_factory=Static, init=False)
     _throughput: Throughput = field(default_factory=Throughput, init=False)
 

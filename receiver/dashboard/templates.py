@@ -1,7 +1,7 @@
 """Renders the templates, and serves the static files. Everything that a template prints is escaped."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,11 +62,11 @@ class Static:
 
 
 class Templates:
-    """Renders the pages; ``now`` returns ms since the epoch. ``providers`` are the names of those on."""
+    """Renders the pages; ``now`` returns ms since the epoch. ``titles`` are of the providers, by name."""
 
-    def __init__(self, static: Static, now: Callable[[], int], providers: Sequence[str]) -> None:
+    def __init__(self, static: Static, now: Callable[[], int], titles: Mapping[str, str]) -> None:
         self._static = static
-        self._providers = providers
+        self._titles = titles
         self._now = now
 
     def answer(
@@ -102,7 +102,8 @@ class Templates:
         )
         environment.globals.update(
             static=self._static.url,
-            webhook_paths=[webhook_path(name) for name in self._providers],
+            webhook_paths=[webhook_path(name) for name in self._titles],
+            titles=self._titles,
             State=State,
             texts=presenters.TEXTS,
             sentence=presenters.sentence,

@@ -11,7 +11,7 @@ import structlog
 from receiver.core.clock import milliseconds
 from receiver.core.concurrency import run_forever
 from receiver.ledger import Ledger, LedgerReader, PruneBatch, RecordKind
-from receiver.providers.ximilar.authentication import TICKET_LIFETIME
+from receiver.providers.base import TICKET_LIFETIME
 
 log = structlog.get_logger("receiver.pruning")
 

@@ -22,6 +22,9 @@ from receiver.core.urls import percent_encoded
 
 # What a delivery proves.
 
+TICKET_LIFETIME = timedelta(days=7)
+"""How long a ticket is accepted: far longer than a job takes, and short enough to make a leak harmless."""
+
 
 @dataclass(frozen=True, slots=True)
 class Proof:

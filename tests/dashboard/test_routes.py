@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -73,7 +73,7 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
             unasked=lambda: around.unasked,
             overdue_after=timedelta(minutes=10),
             now=clock,
-            providers=(NAME,),
+            providers={NAME: "Ximilar"},
         )
     await archive.aclose()
 
@@ -341,3 +341,21 @@ async def test_what_is_archived_is_counted_while_the_page_is_kept(
     finally:
         keeping.cancel()
     assert re.search(r'<p class="figure"><span class="number">1</span>', after.text)
+
+
+async def test_where_several_providers_are_on_the_page_shows_and_selects_them(
+    page: Dashboard, ledger: Ledger
+) -> None:
+    for job_id in ("replicate:one", "two"):
+        await ledger.record(delivery(job_id))
+    several = replace(page, providers={NAME: "Ximilar", "replicate": "Replicate"})
+    transport = httpx.ASGITransport(Starlette(routes=several.routes()))
+    async with httpx.AsyncClient(transport=transport, base_url="http://receiver") as client:
+        overview = (await client.get("/")).text
+        narrowed = (await client.get("/?provider=replicate")).text
+        job = (await client.get("/page/jobs/replicate:one")).text
+    assert 'title="Replicate">R</span>' in overview
+    assert "two</a>" in overview
+    assert "two</a>" not in narrowed.partition('id="list"')[2]
+    assert '<option value="replicate" selected>Replicate</option>' in narrowed
+    assert "<dd>Replicate</dd>" in job

@@ -10,7 +10,7 @@ from receiver.core.errors import BodyError
 from receiver.core.jobs import State
 from receiver.ledger import Intent, Ledger, Submission
 from receiver.operations.retention import WINDOW, Pruner, count_prunable
-from receiver.providers.ximilar.authentication import TICKET_LIFETIME
+from receiver.providers.base import TICKET_LIFETIME
 from tests.ledger.actions import STORED, brought_to, delivery, file_of, history, the_job
 from tests.support.clock import HOUR, NOW, Clock
 

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from receiver.cli.commands import COMMANDS, SILENT
+from receiver.providers.registry import ENTRIES
 
 PACKAGE = Path(__file__).parents[2] / "receiver"
 
@@ -134,6 +136,34 @@ def test_no_module_imports_itself_by_way_of_others_not_even_inside_a_function() 
         module: {name for name in imports(module) if name in MODULES and name != module} for module in MODULES
     }
     assert list(TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+NAMES_PROVIDERS = (
+    "providers/",
+    "sandbox/",
+    "config.py",  # whose settings they are
+    "submission/",  # one provider's alone
+    "cli/submit.py",
+    "cli/sandbox.py",
+    "cli/demo.py",
+    "core/url_expiry.py",  # the signers of URLs
+)
+"""Where a provider may be named. docs/guide/adding-a-provider.md shows how one is added elsewhere without."""
+
+
+def test_no_provider_is_named_outside_its_package() -> None:
+    named = re.compile(
+        rf"\b(?:{'|'.join(entry.name for entry in ENTRIES)}|replicate|fal|freepik)\b", re.IGNORECASE
+    )
+    texts = [path for path in PACKAGE.rglob("*") if path.suffix in {".py", ".json", ".html", ".js", ".toml"}]
+    found = {
+        name
+        for path in texts
+        if not (name := path.relative_to(PACKAGE).as_posix()).startswith(NAMES_PROVIDERS)
+        and named.search(path.read_text(encoding="utf-8"))
+    }
+    assert len(texts) > 150
+    assert found == set()
 
 
 @pytest.mark.parametrize(("library", "owners"), OWNERS.items())

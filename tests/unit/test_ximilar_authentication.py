@@ -13,8 +13,8 @@ from itsdangerous import TimestampSigner
 from receiver.config import load
 from receiver.core.completion import is_ref
 from receiver.core.errors import AuthError
-from receiver.providers.base import Proof
-from receiver.providers.ximilar.authentication import TICKET_LIFETIME, Authenticator
+from receiver.providers.base import TICKET_LIFETIME, Proof
+from receiver.providers.ximilar.authentication import Authenticator
 
 SALT = b"upscale-receiver.ticket"
 """A part of the format: tickets that are on their way must outlive an upgrade."""

@@ -18,7 +18,7 @@ from receiver.config import Config
 from receiver.core.completion import is_ref
 from receiver.core.errors import AuthError
 from receiver.core.headers import RawHeaders, single
-from receiver.providers.base import Proof
+from receiver.providers.base import TICKET_LIFETIME, Proof
 
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"
@@ -27,9 +27,6 @@ _TICKET, _REFERENCE, _SUBMISSION = (
     name.lower().encode() for name in (TICKET_HEADER, REF_HEADER, SUBMISSION_HEADER)
 )
 """The names as ASGI gives them."""
-
-TICKET_LIFETIME = timedelta(days=7)
-"""How long a ticket is accepted: far longer than a job takes, and short enough to make a leak harmless."""
 
 CLOCK_SLACK = timedelta(minutes=5)
 """How far ahead a ticket's time may be: a clock that was set back since must not cost an image."""
