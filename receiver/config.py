@@ -24,6 +24,7 @@ from pydantic import (
     Field,
     HttpUrl,
     SecretStr,
+    TypeAdapter,
     ValidationError,
 )
 
@@ -46,7 +47,8 @@ _WORDS = {
 }
 """What pydantic's errors mean, by its name for their kind."""
 
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token of RFC 9110, 5.6.2
+HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""A token of RFC 9110, 5.6.2."""
 
 
 def duration(value: Any) -> timedelta:
@@ -137,7 +139,7 @@ def _headers(value: Any) -> Any:
 
 def _header_names(headers: dict[str, tuple[SecretStr, ...]]) -> dict[str, tuple[SecretStr, ...]]:
     for name, values in headers.items():
-        if not _HEADER_NAME.fullmatch(name):
+        if not HEADER_NAME.fullmatch(name):
             raise ValueError("has a name that HTTP does not allow for a header")
         if not values:
             raise ValueError(f"has no accepted value for {name}")
@@ -484,6 +486,22 @@ def load_partly(environ: Mapping[str, str]) -> tuple[Config, tuple[str, ...]]:
         return _build(environ, without=named(wrong)), wrong
 
 
+def secrets_of(name: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values of a secret that is no setting, of the environment or of ``RECEIVER_SECRETS_DIR``.
+
+    Raises:
+        ConfigError: one line that names it: it is not set, or has a value that cannot be sent.
+    """
+    text = environ.get(name) or _read_secrets(environ.get("RECEIVER_SECRETS_DIR"), (name,)).get(name)
+    if not text:
+        raise ConfigError(f"{name}: not set, and a provider of RECEIVER_PROVIDERS needs it")
+    try:
+        return tuple(secret.get_secret_value() for secret in TypeAdapter(Secrets).validate_python(text))
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        raise ConfigError(f"{name}: {error_text(fault['type'], fault['msg'], {})}") from None
+
+
 def named(lines: Collection[str]) -> frozenset[str]:
     """Return the settings that such lines begin with."""
     return frozenset(line.partition(":")[0] for line in lines)
@@ -520,11 +538,11 @@ def _messages(error: ValidationError) -> tuple[str, ...]:
     found: dict[str, str] = {}
     for fault in error.errors(include_url=False, include_input=False):
         name = str(fault["loc"][0]) if fault["loc"] else "settings"
-        found.setdefault(name, _words(fault["type"], fault["msg"], fault.get("ctx", {})))
+        found.setdefault(name, error_text(fault["type"], fault["msg"], fault.get("ctx", {})))
     return tuple(f"{name}: {message}" for name, message in found.items())
 
 
-def _words(kind: str, message: str, bounds: Mapping[str, Any]) -> str:
+def error_text(kind: str, message: str, bounds: Mapping[str, Any]) -> str:
     """Return what is wrong with a value in words for users; pydantic's own are for programmers."""
     own = _WORDS.get(kind)
     return own.format_map(bounds) if own else message.removeprefix("Value error, ")
@@ -549,14 +567,14 @@ def _read_dotenv(path: Path) -> dict[str, str]:
     return found
 
 
-def _read_secrets(directory: str | None) -> dict[str, str]:
+def _read_secrets(directory: str | None, names: Collection[str] = SETTINGS) -> dict[str, str]:
     if not directory:
         return {}
     folder = Path(directory)
     if not folder.is_dir():
         raise ConfigError("RECEIVER_SECRETS_DIR: is no folder")
     found = {}
-    for name in SETTINGS:
+    for name in names:
         try:
             text = (folder / name).read_text(encoding="utf-8-sig").strip()
         except FileNotFoundError:

@@ -244,10 +244,10 @@ class Provider(ABC):
         token_setting: the setting with which it is asked; ``has_token`` tells whether that is set.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
+    name: str
+    title: str
     bare_ids: ClassVar[bool] = False
-    fresh_urls: ClassVar[bool] = False
+    fresh_urls: bool = False
     ref_header: str | None = None
     url_setting: str
     token_setting: str
@@ -417,6 +417,17 @@ def time_at(value: object) -> int | None:
         return None
 
 
+def moment(value: object, since: int) -> int | None:
+    """Return a time in ms: of ISO 8601, a number since the epoch, or a span of seconds from ``since``."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return time_at(value)
+    if not 0 <= value < 10**16:  # what no calendar has, and what is no number
+        return None
+    if value < LONGEST_SPAN:
+        return since + int(value * 1000)
+    return int(value) if value >= FIRST_MS else int(value * 1000)
+
+
 def short(text: object, longest: int = 200) -> str:
     """Return a text of the provider as one short printable line; empty for what is no text."""
     if not isinstance(text, str):
@@ -431,6 +442,12 @@ MAX_WORD = 64
 
 MAX_BYTES = 2**53
 """Of a promised size."""
+
+LONGEST_SPAN = 10**6
+"""A smaller number is a span of seconds, and no time since the epoch."""
+
+FIRST_MS = 10**12
+"""A number from here on counts milliseconds since the epoch."""
 
 
 def _number(value: object, most: int) -> int | None:

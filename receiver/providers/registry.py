@@ -2,9 +2,13 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from receiver.core.errors import ConfigError
 from receiver.providers.base import Provider, Providers
+from receiver.providers.described.description import load
+from receiver.providers.described.provider import open_provider
+from receiver.providers.freepik import provider as freepik
 from receiver.providers.setup import Setup
 from receiver.providers.ximilar import provider as ximilar
 
@@ -34,16 +38,26 @@ ENTRIES: Sequence[Entry] = (
         ("RECEIVER_WEBHOOK_HEADERS", "RECEIVER_SIGNING_KEYS"),
         "XIMILAR_API_TOKEN",
     ),
+    Entry("freepik", "Freepik", freepik.build, ("FREEPIK_WEBHOOK_SECRET",), "FREEPIK_API_KEY"),
 )
 
 
 def open_providers(setup: Setup) -> Providers:
-    """Return the providers that the settings switch on, by name, in the order of `ENTRIES`.
+    """Return the providers that are on, by name: those of `ENTRIES` in their order, then the described.
 
     Raises:
         ConfigError: a setting of one is wrong, or one names a provider that there is not.
     """
     found = {entry.name: provider for entry in ENTRIES if (provider := entry.build(setup)) is not None}
+    taken = {entry.name for entry in ENTRIES}
+    for path in map(Path, setup.config.providers):
+        description = load(path)
+        if description.name in taken:
+            raise ConfigError(
+                f"RECEIVER_PROVIDERS: {path}: {description.name} is the name of another provider"
+            )
+        taken.add(description.name)
+        found[description.name] = open_provider(description, setup)
     known = {*(entry.name for entry in ENTRIES), *found, ""}
     if strangers := sorted(setup.config.url_lifetime.keys() - known):
         raise ConfigError(f"RECEIVER_URL_LIFETIME: names {strangers[0]}, which is no provider")

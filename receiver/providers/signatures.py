@@ -3,10 +3,10 @@
 import base64
 import hashlib
 import hmac
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from receiver.core.clock import Clock, milliseconds
 from receiver.core.errors import AuthError
@@ -49,11 +49,18 @@ class StandardWebhooks:
         keys: the bytes of each key; `key_of` reads ``whsec_…``.
         now: ms since the epoch.
         prefix: of the header names.
+        tolerance: how much older or newer than now a signature may be.
     """
 
     keys: Sequence[bytes] = field(repr=False)
     now: Clock
     prefix: str = "webhook"
+    tolerance: timedelta = TOLERANCE
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The headers that prove a delivery."""
+        return tuple(f"{self.prefix}-{end}" for end in ("id", "timestamp", "signature"))
 
     def admit(self, headers: RawHeaders) -> None:
         """Refuse headers that no body could make a proof."""
@@ -84,7 +91,7 @@ class StandardWebhooks:
                 signatures += _decoded(value)
         if not identifier or not signatures:
             refuse()
-        check_time(stamp, self.now())
+        check_time(stamp, self.now(), self.tolerance)
         return b".".join((identifier, stamp, b"")), signatures
 
 
@@ -103,8 +110,148 @@ def key_of(secret: str) -> bytes:
     return key
 
 
+KeyForm = Literal["text", "text-after-whsec", "base64", "whsec"]
+"""How a key is read from a secret: its own bytes; the bytes behind ``whsec_``; base64, with or without
+``whsec_`` before it; base64 behind ``whsec_``."""
+
+
+def keys_of(secrets: Sequence[str], forms: Sequence[KeyForm]) -> list[bytes]:
+    """Return the keys of all secrets, each in all forms that it has.
+
+    Raises:
+        ValueError: one has none of the forms; the message does not hold it.
+    """
+    keys = []
+    for secret in secrets:
+        found = [key for form in forms if (key := _key(secret, form))]
+        if not found:
+            raise ValueError(f"has a value that is no key of the form {' or '.join(forms)}")
+        keys += found
+    return keys
+
+
+def _key(secret: str, form: KeyForm) -> bytes:
+    if form == "text":
+        return secret.encode()
+    if form == "text-after-whsec":
+        return secret.removeprefix("whsec_").encode()
+    try:
+        return key_of(secret) if form == "base64" or secret.startswith("whsec_") else b""
+    except ValueError:
+        return b""
+
+
 def _decoded(value: bytes) -> list[bytes]:
     try:
         return [base64.b64decode(value, validate=True)]
     except ValueError:
         return []
+
+
+@dataclass(frozen=True, slots=True)
+class SharedHeader:
+    """A header that holds one of several secrets. All are compared, whatever the first gave."""
+
+    name: str
+    accepted: Sequence[bytes] = field(repr=False)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The headers that prove a delivery."""
+        return (self.name,)
+
+    def admit(self, headers: RawHeaders) -> None:
+        """Refuse headers that hold none of the secrets."""
+        given, proved = single(headers).get(self.name.encode(), b""), False
+        for secret in self.accepted:
+            proved |= hmac.compare_digest(given, secret)
+        if not proved:
+            refuse()
+
+    def check(self, headers: RawHeaders, body: bytes) -> None:  # noqa: ARG002 - the headers are the proof
+        self.admit(headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """What is signed, and the header in which signatures stand, with blanks between them.
+
+    Attributes:
+        header: in lower case, as all names.
+        encoding: ``hex`` or ``base64``.
+        prefix: of each signature.
+        parts: texts, and between them the names of what stands there: of a header, ``body``, or ``sha256``,
+            which is the body's hex digest.
+        now: ms since the epoch.
+        time: the header of the time in seconds, if there is one.
+    """
+
+    header: str
+    encoding: str
+    prefix: str
+    parts: Sequence[str]
+    now: Clock
+    time: str | None = None
+    tolerance: timedelta = TOLERANCE
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The headers that prove a delivery."""
+        return (self.header, *(name for name in self.parts[1::2] if name not in ("body", "sha256")))
+
+    def signatures(self, headers: RawHeaders) -> tuple[dict[bytes, bytes], Sequence[bytes]]:
+        """Return the headers, and the signatures in them; refuse where one is missing, or the time is old."""
+        given = single(headers)
+        signatures: list[bytes] = []
+        for token in given.get(self.header.encode(), b"").split()[:MAX_SIGNATURES]:
+            if token.startswith(self.prefix.encode()):
+                signatures += self._decoded(token[len(self.prefix.encode()) :])
+        if not signatures or not all(given.get(name.encode()) for name in self.names):
+            refuse()
+        if self.time is not None:
+            check_time(given.get(self.time.encode(), b""), self.now(), self.tolerance)
+        return given, signatures
+
+    def message(self, given: Mapping[bytes, bytes], body: bytes) -> bytes:
+        """Return what is signed."""
+        own = {"body": body, "sha256": hashlib.sha256(body).hexdigest().encode()}
+        return b"".join(
+            (own[part] if part in own else given[part.encode()]) if number % 2 else part.encode()
+            for number, part in enumerate(self.parts)
+        )
+
+    def _decoded(self, text: bytes) -> list[bytes]:
+        if self.encoding == "base64":
+            return _decoded(text)
+        try:
+            return [bytes.fromhex(text.decode("ascii"))]
+        except ValueError:
+            return []
+
+
+@dataclass(frozen=True, slots=True)
+class HmacSha256:
+    """HMAC-SHA-256 over a template by any of the keys. All are compared, whatever the first gave."""
+
+    template: Template
+    keys: Sequence[bytes] = field(repr=False)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The headers that prove a delivery."""
+        return self.template.names
+
+    def admit(self, headers: RawHeaders) -> None:
+        """Refuse headers that no body could make a proof."""
+        self.template.signatures(headers)
+
+    def check(self, headers: RawHeaders, body: bytes) -> None:
+        """Refuse a body that none of the keys has signed."""
+        given, signatures = self.template.signatures(headers)
+        message, proved = self.template.message(given, body), False
+        for key in self.keys:
+            expected = hmac.digest(key, message, hashlib.sha256)
+            for signature in signatures:
+                proved |= hmac.compare_digest(expected, signature)
+        if not proved:
+            refuse()

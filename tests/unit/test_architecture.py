@@ -66,7 +66,7 @@ OWNERS = {
     "itsdangerous": {"receiver.providers.ximilar.authentication"},
     "httpcore": {"receiver.fetch"},
     "brotli": {"receiver.fetch.content_coding"},
-    "pydantic": {"receiver.config"},
+    "pydantic": {"receiver.config", "receiver.providers.described.description"},
     "dotenv": {"receiver.config"},
     "standardwebhooks": {"receiver.events.outgoing_webhooks"},
     "jinja2": {"receiver.dashboard"},

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from tests.providers.sample import Sample
+from tests.providers.samples.freepik import FreepikSample
 from tests.providers.samples.ximilar import XimilarSample
 
-SAMPLES: Mapping[str, Sample] = {sample.name: sample for sample in (XimilarSample(),)}
+SAMPLES: Mapping[str, Sample] = {sample.name: sample for sample in (XimilarSample(), FreepikSample())}

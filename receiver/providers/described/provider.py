@@ -1,0 +1,262 @@
+"""A provider that a description makes."""
+
+import contextlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from receiver.config import secrets_of
+from receiver.core.clock import Clock
+from receiver.core.completion import MAX_OUTPUTS, Failure, is_provider_id
+from receiver.core.errors import BodyError, ConfigError, UnavailableError, UnknownJobError
+from receiver.core.headers import RawHeaders
+from receiver.core.rate_limit import RateLimiter
+from receiver.providers import json_paths, signatures
+from receiver.providers.api import JsonApi
+from receiver.providers.base import (
+    MAX_WORD,
+    Calls,
+    Client,
+    Ending,
+    FileAccess,
+    Output,
+    Proof,
+    Provider,
+    Reading,
+    Report,
+    Running,
+    bounded,
+    decode_json,
+    moment,
+    output_of,
+    own_id,
+    refuse,
+    short,
+)
+from receiver.providers.described import description as written
+from receiver.providers.described.description import Ask, Description
+from receiver.providers.setup import Setup
+
+MASK = "**********"
+MIN_MASKED = 6
+"""Characters of a secret that is redacted; a shorter one would occur in ordinary words."""
+
+MAX_REPORT_BYTES = 256 * 1024
+_ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9_-]+)*")
+
+
+Proving = signatures.SharedHeader | signatures.StandardWebhooks | signatures.HmacSha256
+
+
+def open_provider(
+    description: Description, setup: Setup, own: Mapping[str, tuple[str, ...]] | None = None
+) -> Provider:
+    """Return the provider that a description makes; ``own`` has the secrets that are settings.
+
+    Raises:
+        ConfigError: one line that names a secret which is not set, or cannot be used so.
+    """
+    known: dict[str, tuple[str, ...]] = dict(own or {})
+
+    def secrets(name: str) -> tuple[str, ...]:
+        if name not in known:
+            known[name] = secrets_of(name, setup.environ)
+        return known[name]
+
+    def sent(name: str) -> str:
+        (secret, *_) = secrets(name)
+        if not re.fullmatch(r"[\x21-\x7e]+", secret):
+            raise ConfigError(f"{name}: has a character that is no printable ASCII, or a blank")
+        return secret
+
+    ask, files = description.ask, description.files
+    return DescribedProvider(
+        description,
+        _proving(description.proof, secrets, setup.now),
+        setup.now,
+        setup.config.url_lifetime_of(description.name, description.url_lifetime),
+        None if ask is None else sent(ask.secret),
+        [text.encode() for texts in known.values() for text in texts if len(text) >= MIN_MASKED],
+        None if files is None else FileAccess(files.hosts, _filled(files.headers, sent(files.secret))),
+    )
+
+
+@dataclass(eq=False)
+class DescribedProvider(Provider):
+    """A provider by description. Guard, caps and proofs are those of all others."""
+
+    description: Description
+    proof: Proving
+    now: Clock
+    url_lifetime: timedelta
+    token: str | None = field(repr=False)
+    secrets: Sequence[bytes] = field(repr=False)
+    files: FileAccess | None = None
+
+    def __post_init__(self) -> None:
+        ask = self.description.ask
+        self.name, self.title = self.description.name, self.description.title
+        self.fresh_urls = ask is not None and ask.fresh_urls
+        self.api_url = "" if ask is None else str(ask.base)
+        self.token_setting = f"{self.name.upper()}_API_KEY" if ask is None else ask.secret
+        self.url_setting = f"{self.name.upper()}_API_URL"
+        self.proof_headers = self.proof.names
+
+    @property
+    def has_token(self) -> bool:
+        return self.token is not None
+
+    def admit(self, headers: RawHeaders) -> Proof | None:
+        self.proof.admit(headers)
+        return Proof() if isinstance(self.proof, signatures.SharedHeader) else None
+
+    def prove(self, headers: RawHeaders, body: bytes) -> Proof:
+        self.proof.check(headers, body)
+        return Proof()
+
+    def read(self, body: bytes) -> Reading:
+        return self.reading(decode_json(body), asked=False)
+
+    def reading(self, document: Any, *, asked: bool) -> Reading:
+        """Read the JSON of a delivery, or, with ``asked``, of an answer, which nothing is asked for again."""
+        job = self.description.job
+        identifier = json_paths.value(document, job.id)
+        if job.numeric_id and isinstance(identifier, int) and not isinstance(identifier, bool):
+            identifier = str(identifier)
+        own, state = own_id(identifier), json_paths.value(document, job.state)
+        if not isinstance(state, str):
+            refuse("its state is missing")
+        ended_at = moment(json_paths.value(document, job.ended_at), self.now())
+        if state in job.failed:
+            words = short(json_paths.value(document, job.error))
+            failure = Failure("provider.job_failed", f"{short(state)}: {words}" if words else short(state))
+            return Ending(own, (), failure, ended_at)
+        if state not in job.done:
+            return Running(own, short(state, MAX_WORD))
+        outputs = self._outputs(document, self.now() if ended_at is None else ended_at)
+        if not outputs and (asked or self.token is None):
+            detail = "The provider says that the job ended well, and names no file."
+            return Ending(own, (), Failure("provider.no_output", detail), ended_at)
+        return Ending(own, outputs, None, ended_at)
+
+    def _outputs(self, document: Any, since: int) -> Sequence[Output]:
+        at = self.description.outputs
+        found = json_paths.find(document, at.each)[: MAX_OUTPUTS + 1]
+        return bounded(
+            tuple(
+                output_of(
+                    json_paths.value(each, at.url) if at.url else each,
+                    f"output {number}",
+                    width=json_paths.value(each, at.width),
+                    height=json_paths.value(each, at.height),
+                    size=json_paths.value(each, at.bytes),
+                    content_type=json_paths.value(each, at.content_type),
+                    ends_at=moment(json_paths.value(each, at.ends_at), since),
+                )
+                for number, each in enumerate(found, start=1)
+            )
+        )
+
+    def redact(self, body: bytes) -> bytes:
+        if self.description.redact:
+            try:
+                document = decode_json(body)
+                for path in self.description.redact:
+                    json_paths.replace(document, path, MASK)
+                body = json.dumps(document).encode()
+            except (BodyError, RecursionError):
+                pass  # nothing stands at a path of what is no JSON
+        for secret in self.secrets:
+            body = body.replace(secret, MASK.encode())
+        return body
+
+    def open_client(self, calls: Calls) -> Client | None:
+        ask, token = self.description.ask, self.token
+        return None if ask is None or token is None else DescribedClient(self, ask, token, calls)
+
+
+class DescribedClient(Client):
+    """Asks as the description says."""
+
+    def __init__(self, provider: DescribedProvider, ask: Ask, token: str, calls: Calls) -> None:
+        limiter = RateLimiter(ask.rate)
+
+        async def before_attempt() -> None:
+            await limiter.wait()
+            if calls.before_attempt is not None:
+                await calls.before_attempt()
+
+        self._provider = provider
+        self._ask = ask
+        self._api = JsonApi(
+            str(ask.base),
+            _filled(ask.headers, token),
+            secrets=(token,),
+            url_setting=provider.url_setting,
+            calls=replace(calls, before_attempt=before_attempt),
+        )
+
+    async def get(self, job_id: str, endpoint: str | None = None) -> Report:
+        if not is_provider_id(job_id):
+            raise UnknownJobError("This can be no job's id.")
+        document = await self._api.get(self._path(job_id, endpoint), about_a_job=True)
+        try:
+            reading = self._provider.reading(document, asked=True)
+        except BodyError as error:
+            raise UnavailableError(f"The provider's answer cannot be read. {error.detail}") from None
+        if reading.id != job_id:
+            raise UnavailableError("The provider answers about another job.")
+        state = json_paths.value(document, self._provider.description.job.state)
+        body = self._provider.redact(json.dumps(document).encode())
+        return Report(
+            job_id,
+            short(state, MAX_WORD),
+            reading if isinstance(reading, Ending) else None,
+            body=body if len(body) <= MAX_REPORT_BYTES else b"{}",
+        )
+
+    async def probe(self) -> None:
+        if self._ask.probe is not None:
+            await self._api.get(self._ask.probe)
+            return
+        with contextlib.suppress(UnknownJobError):  # it has judged the token before it looked for the job
+            await self._api.get(self._path("probe", None), about_a_job=True)
+
+    async def aclose(self) -> None:
+        await self._api.aclose()
+
+    def _path(self, job_id: str, endpoint: str | None) -> str:
+        own = self._ask.endpoint or ""
+        given = endpoint if endpoint and _ENDPOINT.fullmatch(endpoint) else own
+        return self._ask.path.replace("{endpoint}", given).replace("{id}", job_id)
+
+
+def _filled(headers: Mapping[str, str], secret: str) -> dict[str, str]:
+    return {name: value.replace("{secret}", secret) for name, value in headers.items()}
+
+
+def _proving(proof: object, secrets: Callable[[str], tuple[str, ...]], now: Clock) -> Proving:
+    """Return the proof of a description, with its keys."""
+
+    def keys_of(proof: written.StandardWebhooks | written.Hmac) -> list[bytes]:
+        try:
+            return signatures.keys_of(secrets(proof.secret), proof.key)
+        except ValueError as error:
+            raise ConfigError(f"{proof.secret}: {error}") from None
+
+    match proof:
+        case written.Header():
+            return signatures.SharedHeader(proof.header, [text.encode() for text in secrets(proof.secret)])
+        case written.Bearer():
+            accepted = [f"Bearer {text}".encode() for text in secrets(proof.secret)]
+            return signatures.SharedHeader("authorization", accepted)
+        case written.StandardWebhooks():
+            keys = keys_of(proof)
+            return signatures.StandardWebhooks(keys, now, proof.headers, proof.tolerance)
+        case written.Hmac():
+            keys = keys_of(proof)
+            return signatures.HmacSha256(proof.template(now), keys)
+    raise NotImplementedError

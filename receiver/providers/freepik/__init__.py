@@ -1,0 +1,1 @@
+"""Freepik's image upscaler, described in ``freepik.toml``."""

@@ -1,0 +1,27 @@
+"""Freepik as a provider: a description that is shipped, and the settings that switch it on."""
+
+from importlib.resources import files
+
+from receiver.providers.base import Provider
+from receiver.providers.described.description import Description, parse
+from receiver.providers.described.provider import open_provider
+from receiver.providers.setup import Setup
+
+
+def build(setup: Setup) -> Provider | None:
+    """Return the provider; ``None`` where no secret proves its deliveries, so that it is off."""
+    config = setup.config
+    if not config.freepik_webhook_secret:
+        return None
+    own = {"FREEPIK_WEBHOOK_SECRET": tuple(key.get_secret_value() for key in config.freepik_webhook_secret)}
+    described = description()
+    ask = None
+    if described.ask is not None and config.freepik_api_key is not None:
+        own["FREEPIK_API_KEY"] = (config.freepik_api_key.get_secret_value(),)
+        ask = described.ask.model_copy(update={"base": config.freepik_api_url})
+    return open_provider(described.model_copy(update={"ask": ask}), setup, own)
+
+
+def description() -> Description:
+    """Return the description that is shipped."""
+    return parse((files(__package__) / "freepik.toml").read_text("utf-8"), "freepik.toml")
