@@ -1,5 +1,7 @@
 """The client's side of HTTP/1.1, as far as a GET needs it: one answer after another over one connection."""
 
+import re
+
 import httpcore
 import httptools
 
@@ -12,6 +14,11 @@ _PIECES = 1024
 _MIN_PIECE = 128
 """Bytes that so many pieces of a body must hold on average. A chunk of one byte costs as much work as one of
 64 KiB, and the event loop acknowledges no deliveries meanwhile."""
+
+
+_HEAD_END = re.compile(rb"\n\r?\n")
+_FOLD = re.compile(rb"\r?\n[ \t]+")
+_LENGTH = re.compile(rb"^content-length:(.*)\n", re.IGNORECASE | re.MULTILINE)
 
 
 class Connection:
@@ -47,6 +54,7 @@ class Connection:
         self.headers: dict[str, bytes] = {}
         self.answered = self.complete = False
         self._keep = self._until_close = False
+        self._head = b""
         self._body: list[bytes] = []
         self._left = self._overhead = self._pieces = self._size = 0
 
@@ -88,13 +96,29 @@ class Connection:
             return
         self._overhead += len(data)
         try:
-            self._parser.feed_data(data)
+            if self.status:
+                self._parser.feed_data(data)
+            else:
+                self._feed_heads(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as exc:
             if not self.complete:
                 raise exc.__context__ or exc from None  # the context of a callback's error is the error
             self._keep = False  # what stands behind the answer is not read
         if self._overhead > _MAX_OVERHEAD:
             raise httpcore.RemoteProtocolError(f"{_MAX_OVERHEAD} bytes without one of the body")
+
+    def _feed_heads(self, data: bytes) -> None:
+        """Parse heads once they are whole, and what stands behind the answer's own."""
+        at = max(len(self._head) - 2, 0)  # the end of a head may be split
+        data, begin = self._head + data, 0
+        while not self.status and (end := _HEAD_END.search(data, at)):
+            at = end.end()
+            self._parser.feed_data(_plain(data[begin:at]))
+            begin = at
+        if self.status:
+            self._parser.feed_data(memoryview(data)[begin:])
+        else:
+            self._head = data[begin:]
 
     # Called by the parser.
 
@@ -138,3 +162,18 @@ class Connection:
     def on_message_complete(self) -> None:
         if self.status:
             self.complete = True
+
+
+def _plain(head: bytes) -> bytes:
+    """Return a head as the parser wants it: no header is folded, and no length is repeated.
+
+    Both are to be read where they come from a server (RFC 9112, 5.2; RFC 9110, 8.6). Lengths that differ
+    stay.
+    """
+    if b"\n " in head or b"\n\t" in head:
+        head = _FOLD.sub(b" ", head)
+    lengths = b",".join(_LENGTH.findall(head)).split(b",")
+    if len(lengths) > 1 and len({length.strip() for length in lengths}) == 1:
+        line, _, rest = head.partition(b"\n")
+        head = line + b"\nContent-Length:" + lengths[0] + b"\n" + _LENGTH.sub(b"", rest)
+    return head

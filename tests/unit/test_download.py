@@ -89,6 +89,9 @@ async def test_a_chunked_body_and_one_that_ends_with_the_connection_are_whole_to
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3  \r\nabc\r\n0\r\nX: y\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nUpgrade: h2,h2c\r\nConnection: Upgrade\r\nContent-Length: 3\r\n\r\nabc",
         b"HTTP/1.1 200 OK\r\nX: \xfc\r\nContent-Length: 3\r\n\r\nabc",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nX: y\r\ncontent-length:3 \r\n\r\nabc",
+        b"HTTP/1.1 200 OK\nContent-Length: 3, 3\n\nabc",
+        b"HTTP/1.1 103 Hints\r\nLink: <a>,\r\n <b>\r\n\r\nHTTP/1.1 200 OK\r\nX: y\r\n\tz\r\n\r\nabc",
     ],
 )
 async def test_what_servers_are_known_to_write_is_read(into: Path, raw: bytes) -> None:
@@ -278,7 +281,11 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         (says(b"SSH-2.0-OpenSSH_9.9\r\n\r\n"), "fetch.protocol"),
         (says(b"\x16\x03\x01\x00\r\n\r\n"), "fetch.protocol"),
         (says(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"), "fetch.protocol"),
+        (says(b"HTTP/1.1 200 OK\r\nContent-Length: 3, 4\r\n\r\nabcd"), "fetch.protocol"),
+        (says(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length:\r\n 4\r\n\r\na"), "fetch.protocol"),
         (says(b"HTTP/1.1 200 OK\r\nContent-Length: -3\r\n\r\nabcd"), "fetch.protocol"),
+        (says(b"HTTP/1.1 200 OK\r\nContent-Length: -3\r\nContent-Length: -3\r\n\r\na"), "fetch.protocol"),
+        (says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding :\r\n chunked\r\n\r\n3\r\na"), "fetch.protocol"),
         (says(b"HTTP/1.1 200 OK\r\nContent-Length: 9" + b"9" * 30 + b"\r\n\r\nabcd"), "fetch.protocol"),
         (says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"), "fetch.protocol"),
         (says(b"HTTP/1.1 200 OK\r\nX\x00: y\r\n\r\nabcd"), "fetch.protocol"),
