@@ -14,7 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from botocore.awsrequest import AWSPreparedRequest
 from botocore.credentials import Credentials, RefreshableCredentials
+from botocore.exceptions import EndpointConnectionError
 
 from receiver.archive.base import SpooledImage
 from receiver.archive.s3.archive import S3Archive
@@ -408,3 +410,37 @@ def test_a_store_behind_a_proxy_is_left_to_the_sdk(monkeypatch: pytest.MonkeyPat
         DirectPut(
             PRESIGNED.format(port=1).replace("127.0.0.1", "store.example"), "a", Credentials("A", "s"), None
         )
+
+
+@pytest.mark.parametrize("region", ["us-east-1", "eu-west-1", "cn-north-1"])
+def test_in_each_region_of_aws_the_endpoint_is_the_one_that_the_sdk_puts_to(region: str) -> None:
+    sent = []
+
+    def stop(request: AWSPreparedRequest, **_: object) -> None:
+        sent.append(request.url.partition("?")[0])
+        raise EndpointConnectionError(endpoint_url=request.url)
+
+    environ = {"AWS_REGION": region, "AWS_ACCESS_KEY_ID": "AKID", "AWS_SECRET_ACCESS_KEY": "a-secret"}
+    with closing(Client(uploads=1, environ=environ)) as client:
+        client.sdk.meta.events.register("before-send.s3.PutObject", stop)
+        at = {"Bucket": "bucket", "Key": "a"}
+        with pytest.raises(EndpointConnectionError):
+            client.sdk.put_object(**at)  # type: ignore[arg-type]
+        presigned = client.sdk.generate_presigned_url("put_object", Params=at)
+    assert presigned.partition("?")[0] in sent
+    assert f"%2F{region}%2Fs3%2F" in presigned
+
+
+def test_the_host_is_named_without_a_default_port_as_by_the_sdk(item: SpooledImage) -> None:
+    presigned = PRESIGNED.format(port=80)
+    with scripted(WRITTEN, FOUND) as script, closing(OnPort80(script.port, presigned)) as direct:
+        assert put(direct, item)
+    assert all("\r\nhost: 127.0.0.1\r\n" in head for head in script.heads)
+
+
+class OnPort80(DirectPut):
+    """Puts to what stands for a store on port 80, which a test may not open."""
+
+    def __init__(self, port: int, presigned: str) -> None:
+        super().__init__(presigned, "a", Credentials("AKID", "a-secret"), None)
+        self._address = "127.0.0.1", port

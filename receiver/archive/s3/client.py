@@ -280,6 +280,7 @@ class Client:
             client = self._sdk_client(session, signed_payload=False)
         client.meta.events.register("after-call.s3", self._note_clock)
         client.meta.events.register("before-send.s3.PutObject", self._count_attempt)
+        client.meta.events.register("before-parameter-build.s3.PutObject", _keep_to_region)
         self._presigner = client
         if self._public_url is not None:
             self._presigner = self._sdk_client(session, signed_payload=True, endpoint_url=self._public_url)
@@ -386,6 +387,11 @@ def _wrong_address(environ: Mapping[str, str]) -> str | None:
         if given := environ.get(name) or os.environ.get(name):
             return None if is_valid_endpoint_url(given) else name
     return None
+
+
+def _keep_to_region(context: dict[str, Any], **_: Any) -> None:
+    """Presign a put for the endpoint that puts are sent to; the SDK would take AWS's global one."""
+    context["use_global_endpoint"] = False
 
 
 def _lacks_bundle(error: SSLError) -> bool:

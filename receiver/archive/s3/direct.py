@@ -93,8 +93,9 @@ class DirectPut:
         self._context: ssl.SSLContext | None = None
         if url.scheme == "https":
             self._context = ssl.create_default_context(cafile=ca_bundle or get_cert_path(verify=True))
-        self._address = url.hostname, url.port or (443 if self._context else 80)
-        self._host = url.netloc
+        port = 443 if self._context else 80
+        self._address = url.hostname, url.port or port
+        self._host = url.netloc.removesuffix(f":{port}")  # as the SDK sends and signs it
         self._base = url.path.removesuffix(_quoted(key))
         self._region = scope[0]
         self._credentials = credentials
