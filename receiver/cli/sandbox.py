@@ -103,8 +103,9 @@ def sandbox(
     secret: Annotated[
         list[str] | None,
         typer.Option(
+            metavar="SECRET",
             help="The secret that signs; several: all sign; else it makes one. "
-            f"Also from {', '.join(SECRET_VARIABLES.values())}."
+            f"Also from {', '.join(SECRET_VARIABLES.values())}.",
         ),
     ] = None,
     two_keys: Annotated[bool, typer.Option(help="Sign as while one key is changed for another.")] = False,
