@@ -6,10 +6,11 @@ from pathlib import Path
 
 from receiver.core.errors import ConfigError
 from receiver.providers.base import Provider, Providers
-from receiver.providers.described.description import load
+from receiver.providers.described.description import Description
 from receiver.providers.described.provider import open_provider
 from receiver.providers.freepik import provider as freepik
 from receiver.providers.setup import Setup
+from receiver.providers.tables import load
 from receiver.providers.ximilar import provider as ximilar
 
 
@@ -51,7 +52,7 @@ def open_providers(setup: Setup) -> Providers:
     found = {entry.name: provider for entry in ENTRIES if (provider := entry.build(setup)) is not None}
     taken = {entry.name for entry in ENTRIES}
     for path in map(Path, setup.config.providers):
-        description = load(path)
+        description = load(path, Description, "RECEIVER_PROVIDERS")
         if description.name in taken:
             raise ConfigError(
                 f"RECEIVER_PROVIDERS: {path}: {description.name} is the name of another provider"

@@ -66,7 +66,12 @@ OWNERS = {
     "itsdangerous": {"receiver.providers.ximilar.authentication"},
     "httpcore": {"receiver.fetch"},
     "brotli": {"receiver.fetch.content_coding"},
-    "pydantic": {"receiver.config", "receiver.providers.described.description"},
+    "pydantic": {
+        "receiver.config",
+        "receiver.providers.tables",
+        "receiver.providers.proofs",
+        "receiver.providers.described",
+    },
     "dotenv": {"receiver.config"},
     "standardwebhooks": {"receiver.events.outgoing_webhooks"},
     "jinja2": {"receiver.dashboard"},

@@ -3,7 +3,7 @@
 import contextlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -14,7 +14,7 @@ from receiver.core.completion import MAX_OUTPUTS, Failure, is_provider_id
 from receiver.core.errors import BodyError, ConfigError, UnavailableError, UnknownJobError
 from receiver.core.headers import RawHeaders
 from receiver.core.rate_limit import RateLimiter
-from receiver.providers import json_paths, signatures
+from receiver.providers import json_paths, proofs, signatures
 from receiver.providers.api import JsonApi
 from receiver.providers.base import (
     MAX_WORD,
@@ -36,7 +36,6 @@ from receiver.providers.base import (
     refuse,
     short,
 )
-from receiver.providers.described import description as written
 from receiver.providers.described.description import Ask, Description
 from receiver.providers.setup import Setup
 
@@ -46,9 +45,6 @@ MIN_MASKED = 6
 
 MAX_REPORT_BYTES = 256 * 1024
 _ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9_-]+)*")
-
-
-Proving = signatures.SharedHeader | signatures.StandardWebhooks | signatures.HmacSha256
 
 
 def open_provider(
@@ -73,14 +69,17 @@ def open_provider(
         return secret
 
     ask, files = description.ask, description.files
+    proof = proofs.open_proof(description.proof, secrets, setup.now)
+    token = None if ask is None else sent(ask.secret)
+    access = None if files is None else FileAccess(files.hosts, _filled(files.headers, sent(files.secret)))
     return DescribedProvider(
         description,
-        _proving(description.proof, secrets, setup.now),
+        proof,
         setup.now,
         setup.config.url_lifetime_of(description.name, description.url_lifetime),
-        None if ask is None else sent(ask.secret),
+        token,
         [text.encode() for texts in known.values() for text in texts if len(text) >= MIN_MASKED],
-        None if files is None else FileAccess(files.hosts, _filled(files.headers, sent(files.secret))),
+        access,
     )
 
 
@@ -89,7 +88,7 @@ class DescribedProvider(Provider):
     """A provider by description. Guard, caps and proofs are those of all others."""
 
     description: Description
-    proof: Proving
+    proof: proofs.Proof
     now: Clock
     url_lifetime: timedelta
     token: str | None = field(repr=False)
@@ -162,13 +161,11 @@ class DescribedProvider(Provider):
 
     def redact(self, body: bytes) -> bytes:
         if self.description.redact:
-            try:
+            with contextlib.suppress(BodyError):  # nothing stands at a path of what is no JSON
                 document = decode_json(body)
                 for path in self.description.redact:
                     json_paths.replace(document, path, MASK)
                 body = json.dumps(document).encode()
-            except (BodyError, RecursionError):
-                pass  # nothing stands at a path of what is no JSON
         for secret in self.secrets:
             body = body.replace(secret, MASK.encode())
         return body
@@ -236,27 +233,3 @@ class DescribedClient(Client):
 
 def _filled(headers: Mapping[str, str], secret: str) -> dict[str, str]:
     return {name: value.replace("{secret}", secret) for name, value in headers.items()}
-
-
-def _proving(proof: object, secrets: Callable[[str], tuple[str, ...]], now: Clock) -> Proving:
-    """Return the proof of a description, with its keys."""
-
-    def keys_of(proof: written.StandardWebhooks | written.Hmac) -> list[bytes]:
-        try:
-            return signatures.keys_of(secrets(proof.secret), proof.key)
-        except ValueError as error:
-            raise ConfigError(f"{proof.secret}: {error}") from None
-
-    match proof:
-        case written.Header():
-            return signatures.SharedHeader(proof.header, [text.encode() for text in secrets(proof.secret)])
-        case written.Bearer():
-            accepted = [f"Bearer {text}".encode() for text in secrets(proof.secret)]
-            return signatures.SharedHeader("authorization", accepted)
-        case written.StandardWebhooks():
-            keys = keys_of(proof)
-            return signatures.StandardWebhooks(keys, now, proof.headers, proof.tolerance)
-        case written.Hmac():
-            keys = keys_of(proof)
-            return signatures.HmacSha256(proof.template(now), keys)
-    raise NotImplementedError

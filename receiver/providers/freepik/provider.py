@@ -3,9 +3,10 @@
 from importlib.resources import files
 
 from receiver.providers.base import Provider
-from receiver.providers.described.description import Description, parse
+from receiver.providers.described.description import Description
 from receiver.providers.described.provider import open_provider
 from receiver.providers.setup import Setup
+from receiver.providers.tables import parse
 
 
 def build(setup: Setup) -> Provider | None:
@@ -24,4 +25,4 @@ def build(setup: Setup) -> Provider | None:
 
 def description() -> Description:
     """Return the description that is shipped."""
-    return parse((files(__package__) / "freepik.toml").read_text("utf-8"), "freepik.toml")
+    return parse((files(__package__) / "freepik.toml").read_text("utf-8"), Description)

@@ -1,0 +1,122 @@
+"""The proofs of deliveries, as a description names them."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+
+from receiver.core.clock import Clock
+from receiver.core.errors import ConfigError
+from receiver.providers import signatures
+from receiver.providers.tables import PLACEHOLDER, HeaderName, SecureUrl, Setting, Span, Table
+
+
+def _template(text: str) -> str:
+    names = set(PLACEHOLDER.findall(text))
+    if re.search(r"[{}]", PLACEHOLDER.sub("", text)):
+        raise ValueError("has a brace that belongs to no {name}")
+    if names.isdisjoint({"body", "sha256"}):
+        raise ValueError("must hold {body} or {sha256}: otherwise the signature does not prove the body")
+    return text
+
+
+class Header(Table):
+    """A secret that is sent as it is, in a header of any name."""
+
+    kind: Literal["header"]
+    header: HeaderName
+    secret: Setting
+
+
+class Bearer(Table):
+    """A secret that is sent as it is, as ``Authorization: Bearer SECRET``."""
+
+    kind: Literal["bearer"]
+    secret: Setting
+
+
+class StandardWebhooks(Table):
+    """The proof of Standard Webhooks, with header names of any beginning."""
+
+    kind: Literal["standard-webhooks"]
+    secret: Setting
+    key: tuple[signatures.KeyForm, ...] = Field(("base64",), min_length=1)
+    headers: HeaderName = "webhook"
+    tolerance: Span = signatures.TOLERANCE
+
+
+class _Signed(Table):
+    header: HeaderName
+    encoding: Literal["hex", "base64"] = "hex"
+    prefix: str = ""
+    time: HeaderName | None = None
+    tolerance: Span = signatures.TOLERANCE
+    signed: Annotated[str, AfterValidator(_template)] = Field("{body}", validate_default=True)
+
+    @field_validator("signed")
+    @classmethod
+    def _holds_the_time(cls, text: str, info: ValidationInfo) -> str:
+        time = info.data.get("time")
+        if time is not None and time not in {name.lower() for name in PLACEHOLDER.findall(text)}:
+            raise ValueError(f"must hold {{{time}}}: otherwise anybody could change the time")
+        return text
+
+    def template(self, now: Clock) -> signatures.Template:
+        parts = [part.lower() if at % 2 else part for at, part in enumerate(PLACEHOLDER.split(self.signed))]
+        return signatures.Template(
+            self.header, self.encoding, self.prefix, parts, now, self.time, self.tolerance
+        )
+
+
+class Hmac(_Signed):
+    """HMAC-SHA-256 over the body, or over a template of headers and the body."""
+
+    kind: Literal["hmac-sha256"]
+    secret: Setting
+    key: tuple[signatures.KeyForm, ...] = Field(("text",), min_length=1)
+
+
+class Ed25519(_Signed):
+    """Ed25519 over a template, with the keys of a JWKS."""
+
+    kind: Literal["ed25519"]
+    jwks: Setting | None = None
+    jwks_url: SecureUrl | None = None
+
+    @model_validator(mode="after")
+    def _has_keys(self) -> Self:
+        if (self.jwks is None) == (self.jwks_url is None):
+            raise ValueError("needs jwks or jwks_url, and not both")
+        return self
+
+
+Written = Annotated[Header | Bearer | StandardWebhooks | Hmac | Ed25519, Field(discriminator="kind")]
+
+Proof = signatures.SharedHeader | signatures.StandardWebhooks | signatures.HmacSha256
+
+
+def open_proof(written: Written, secrets: Callable[[str], tuple[str, ...]], now: Clock) -> Proof:
+    """Return the proof of a description, with its keys."""
+
+    def keys_of(proof: StandardWebhooks | Hmac) -> list[bytes]:
+        try:
+            return signatures.keys_of(secrets(proof.secret), proof.key)
+        except ValueError as error:
+            raise ConfigError(f"{proof.secret}: {error}") from None
+
+    match written:
+        case Header():
+            return signatures.SharedHeader(
+                written.header, [text.encode() for text in secrets(written.secret)]
+            )
+        case Bearer():
+            accepted = [f"Bearer {text}".encode() for text in secrets(written.secret)]
+            return signatures.SharedHeader("authorization", accepted)
+        case StandardWebhooks():
+            keys = keys_of(written)
+            return signatures.StandardWebhooks(keys, now, written.headers, written.tolerance)
+        case Hmac():
+            keys = keys_of(written)
+            return signatures.HmacSha256(written.template(now), keys)
+    raise NotImplementedError
