@@ -493,13 +493,14 @@ def secrets_of(name: str, environ: Mapping[str, str]) -> tuple[str, ...]:
         ConfigError: one line that names it: it is not set, or has a value that cannot be sent.
     """
     text = environ.get(name) or _read_secrets(environ.get("RECEIVER_SECRETS_DIR"), (name,)).get(name)
-    if not text:
-        raise ConfigError(f"{name}: not set, and a provider of RECEIVER_PROVIDERS needs it")
     try:
-        return tuple(secret.get_secret_value() for secret in TypeAdapter(Secrets).validate_python(text))
+        found = TypeAdapter(Secrets).validate_python(text or ())
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         raise ConfigError(f"{name}: {error_text(fault['type'], fault['msg'], {})}") from None
+    if not found:
+        raise ConfigError(f"{name}: not set, and a provider of RECEIVER_PROVIDERS needs it")
+    return tuple(secret.get_secret_value() for secret in found)
 
 
 def named(lines: Collection[str]) -> frozenset[str]:

@@ -14,6 +14,7 @@ class Sample(ABC):
         secrets: texts of the settings that no answer and no log may hold.
         several: whether one body can bring several outputs.
         signs_body: whether the proof is of the body, so that an altered one is refused.
+        states_time: whether the proof states a time, so that an old one is refused.
         foreign: proved bodies that are no job's: kept as unread.
     """
 
@@ -22,6 +23,7 @@ class Sample(ABC):
     secrets: ClassVar[Sequence[str]]
     several: ClassVar[bool] = True
     signs_body: ClassVar[bool] = True
+    states_time: ClassVar[bool] = True
     foreign: ClassVar[Sequence[bytes]] = (b"[]", b"{}", b'"text"', b'{"id": 7}')
 
     @abstractmethod
