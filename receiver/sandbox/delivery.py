@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import httpx
@@ -10,24 +10,23 @@ import httpx
 from receiver.sandbox.faults import CompletionFault, Plan, ProofFault
 from receiver.sandbox.jobs import Clock
 from receiver.sandbox.options import Options
+from receiver.sandbox.signing import Signer
 
 logger = logging.getLogger(__name__)
 
 _OLD = 3600
 """Seconds by which an old timestamp is old."""
 
-Sign = Callable[[int, bool], Mapping[str, str]]
-"""Returns the headers of a delivery by its time, in seconds since the epoch, and whether its key is wrong."""
-
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """A body for a webhook. Each attempt is signed anew."""
+    """A message for a webhook, and the headers that it has without a signature."""
 
     job_id: str
     url: str
     body: bytes
-    sign: Sign
+    message_id: str
+    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +42,21 @@ class Retries:
 
 
 class Deliveries:
-    """Posts to webhooks, with the client given."""
+    """Posts to webhooks, with the client given. Each attempt is signed anew."""
 
-    def __init__(self, client: httpx.AsyncClient, options: Options, clock: Clock, patience: float) -> None:
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        options: Options,
+        clock: Clock,
+        patience: float,
+        signer: Signer | None,
+    ) -> None:
         self._client = client
         self._options = options
         self._clock = clock
         self._patience = min(patience, options.call_timeout)
+        self._signer = signer
         self._next_sent = asyncio.Event()
 
     async def overtaken(self) -> None:
@@ -76,8 +83,11 @@ class Deliveries:
             await self._send(post, self._headers(post, plan), plan)
 
     def _headers(self, post: Post, plan: Plan) -> Mapping[str, str]:
-        age = _OLD if ProofFault.OLD_TIMESTAMP in plan else 0
-        return post.sign(int(self._clock()) - age, ProofFault.WRONG_SIGNATURE in plan)
+        if self._signer is None:
+            return post.headers
+        time = int(self._clock()) - (_OLD if ProofFault.OLD_TIMESTAMP in plan else 0)
+        wrong = ProofFault.WRONG_SIGNATURE in plan
+        return {**post.headers, **self._signer.headers(post.message_id, post.body, time, wrong=wrong)}
 
     async def _send(self, post: Post, headers: Mapping[str, str], plan: Plan) -> bool:
         # A blank changes no meaning, so that only a proof over the raw body can tell.

@@ -45,8 +45,8 @@ class Fal(StandIn[QueueRequest]):
     missing = "Request not found"
 
     def __init__(self, options: Options, clock: Clock) -> None:
-        super().__init__(options, clock)
         self._keys = FalKeys(2 if options.two_keys else 1)
+        super().__init__(options, clock, self._keys)
         self._keys_from = clock() + options.keys_late
 
     def routes(self) -> list[Route]:
@@ -107,15 +107,8 @@ class Fal(StandIn[QueueRequest]):
             return {**ids, "status": "OK", "error": None, "payload": None, "payload_error": _PAYLOAD_ERROR}
         return {**ids, "status": "OK", "error": None, "payload": self._payload(job, announced=True)}
 
-    def signed(
-        self,
-        job: Job[QueueRequest],
-        _message_id: str,
-        body: bytes,
-        time: int,
-        wrong: bool,  # noqa: FBT001
-    ) -> Mapping[str, str]:
-        return self._keys.headers(job.id, "user_sandbox", body, time, wrong=wrong)
+    def message_id(self, job: Job[QueueRequest]) -> str:
+        return job.id
 
     def refusal(self, _status: int, text: str) -> Any:
         return {"detail": text}

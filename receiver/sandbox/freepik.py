@@ -15,7 +15,7 @@ from receiver.sandbox.delivery import Retries
 from receiver.sandbox.hosting import Hosting
 from receiver.sandbox.jobs import Clock, Event, Job, Order, State
 from receiver.sandbox.options import Options
-from receiver.sandbox.signing import StandardWebhooks
+from receiver.sandbox.signing import StandardWebhooks, secrets_of
 from receiver.sandbox.standin import StandIn
 from receiver.sandbox.submits import InvalidRequestError
 from receiver.sandbox.upscale import Upscaling
@@ -38,12 +38,12 @@ class Freepik(StandIn[Order]):
 
     def __init__(self, options: Options, clock: Clock) -> None:
         self._url_key = secrets.token_bytes(32)
-        super().__init__(options, clock)
-        if not options.secrets:
-            self.secrets = tuple(secrets.token_urlsafe(24) for _ in range(2 if options.two_keys else 1))
+        used = secrets_of(options, lambda: secrets.token_urlsafe(24))
         # The key is the secret's own bytes, which Standard Webhooks would decode from base64.
-        keys = [secret.encode() for secret in options.secrets or self.secrets]
-        self._signer = StandardWebhooks(keys, [f"v{number}" for number in range(1, len(keys) + 1)])
+        keys = [secret.encode() for secret in used]
+        signer = StandardWebhooks(keys, [f"v{number}" for number in range(1, len(keys) + 1)])
+        super().__init__(options, clock, signer)
+        self.secrets = () if options.secrets else used
 
     def routes(self) -> list[Route]:
         return [
@@ -75,16 +75,6 @@ class Freepik(StandIn[Order]):
 
     def message(self, job: Job[Order], _request: Any, event: Event) -> Any:
         return None if event is Event.OUTPUT else _task(job, announced=True)
-
-    def signed(
-        self,
-        _job: Job[Order],
-        message_id: str,
-        body: bytes,
-        time: int,
-        wrong: bool,  # noqa: FBT001
-    ) -> Mapping[str, str]:
-        return self._signer.headers(message_id, body, time, wrong=wrong)
 
     def refusal(self, _status: int, text: str) -> Any:
         return {"message": text}

@@ -18,7 +18,7 @@ from receiver.sandbox.faults import OutputFault
 from receiver.sandbox.hosting import Hosting
 from receiver.sandbox.jobs import Clock, Event, Job, Order, State, timestamp
 from receiver.sandbox.options import Options
-from receiver.sandbox.signing import PREFIX, StandardWebhooks, new_secret
+from receiver.sandbox.signing import PREFIX, StandardWebhooks, new_secret, secrets_of
 from receiver.sandbox.standin import StandIn
 from receiver.sandbox.submits import InvalidRequestError
 from receiver.sandbox.upscale import Upscaling
@@ -49,15 +49,15 @@ class Replicate(StandIn[Prediction]):
     missing = "The requested resource could not be found."
 
     def __init__(self, options: Options, clock: Clock) -> None:
-        super().__init__(options, clock)
-        if not options.secrets:
-            self.secrets = tuple(new_secret() for _ in range(2 if options.two_keys else 1))
-        self._newest, *_ = reversed(used := options.secrets or self.secrets)
+        used = secrets_of(options, new_secret)
         try:
             keys = [base64.b64decode(text.removeprefix(PREFIX), validate=True) for text in used]
-            self._signer = StandardWebhooks(keys, ["v1"] * len(keys))
+            signer = StandardWebhooks(keys, ["v1"] * len(keys))
         except (binascii.Error, RuntimeError) as error:
             raise ValueError(f"a secret of Replicate is {PREFIX} and base64") from error
+        super().__init__(options, clock, signer)
+        self.secrets = () if options.secrets else used
+        self._newest = used[-1]
 
     def routes(self) -> list[Route]:
         return [
@@ -104,16 +104,6 @@ class Replicate(StandIn[Prediction]):
 
     def message(self, job: Job[Prediction], request: Any, event: Event) -> Any:
         return self._form(job, request, announced=True) if _FILTERS[event] in job.order.events else None
-
-    def signed(
-        self,
-        _job: Job[Prediction],
-        message_id: str,
-        body: bytes,
-        time: int,
-        wrong: bool,  # noqa: FBT001
-    ) -> Mapping[str, str]:
-        return self._signer.headers(message_id, body, time, wrong=wrong)
 
     def refusal(self, status: int, text: str) -> Any:
         titles = {401: "Unauthenticated", 422: "Input validation failed"}

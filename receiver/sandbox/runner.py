@@ -22,6 +22,7 @@ from receiver.sandbox.hosting import Hosting, Results
 from receiver.sandbox.jobs import ENDED, Clock, Event, Job, OrderT, Output, State
 from receiver.sandbox.loopback import loopback_url
 from receiver.sandbox.options import Options
+from receiver.sandbox.signing import Signer
 from receiver.sandbox.upscale import UnusableSourceError, Upscaled, upscale
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ class Runner(ABC, Generic[OrderT]):
     retries: ClassVar[Retries] = Retries()
     patience: ClassVar[float] = 30.0
 
-    def __init__(self, options: Options, clock: Clock) -> None:
+    def __init__(self, options: Options, clock: Clock, signer: Signer | None = None) -> None:
         self.options = options
         self.clock = clock
         self.jobs: OrderedDict[str, Job[OrderT]] = OrderedDict()
@@ -61,7 +62,7 @@ class Runner(ABC, Generic[OrderT]):
             timeout=None,  # noqa: S113 - one asyncio.timeout bounds each whole call, drips included
             headers={"User-Agent": f"{options.provider}-sandbox", "Accept-Encoding": "identity"},
         )
-        self._deliveries = Deliveries(self._client, options, clock, self.patience)
+        self._deliveries = Deliveries(self._client, options, clock, self.patience, signer)
         self._tasks: dict[str, asyncio.Task[None]] = {}
         # Two pictures at a time bound the memory, and leave processors to the program under trial.
         self._resizing = CapacityLimiter(2)
@@ -80,16 +81,9 @@ class Runner(ABC, Generic[OrderT]):
     def message(self, job: Job[OrderT], request: Any, event: Event) -> Any:
         """Return the body of the delivery for an event; ``None`` sends none."""
 
-    def signed(
-        self,
-        job: Job[OrderT],
-        _message_id: str,
-        _body: bytes,
-        _time: int,
-        _wrong: bool,  # noqa: FBT001
-    ) -> Mapping[str, str]:
-        """Return the headers of a delivery."""
-        return job.order.headers
+    def message_id(self, _job: Job[OrderT]) -> str:
+        """Return the id of a delivery."""
+        return f"msg_{uuid.uuid4().hex}"
 
     def new_id(self) -> str:
         """Return the id of a new job."""
@@ -265,8 +259,7 @@ class Runner(ABC, Generic[OrderT]):
             return
         if body == b"null":
             return
-        message_id = f"msg_{uuid.uuid4().hex}"
-        post = Post(job.id, job.order.webhook, body, partial(self.signed, job, message_id, body))
+        post = Post(job.id, job.order.webhook, body, self.message_id(job), job.order.headers)
         if ended:
             await self._deliveries.send(post, job.plan, self.retries.waits(self.options.retry_within))
         else:

@@ -3,19 +3,34 @@
 import base64
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from standardwebhooks import Webhook
 
+from receiver.sandbox.options import Options
+
 PREFIX = "whsec_"
+_FAL_USER = "user_sandbox"
+
+
+class Signer(Protocol):
+    """Proves deliveries."""
+
+    def headers(self, message_id: str, body: bytes, time: int, *, wrong: bool) -> Mapping[str, str]:
+        """Return the headers of a delivery; with ``wrong``, signed by a key that nobody knows."""
 
 
 def new_secret() -> str:
     """Return a secret of Standard Webhooks."""
     return PREFIX + base64.b64encode(secrets.token_bytes(24)).decode()
+
+
+def secrets_of(options: Options, new: Callable[[], str]) -> tuple[str, ...]:
+    """Return the secrets that sign: those of the options, or else new ones."""
+    return options.secrets or tuple(new() for _ in range(2 if options.two_keys else 1))
 
 
 class StandardWebhooks:
@@ -25,7 +40,6 @@ class StandardWebhooks:
         self._signers = [(label, Webhook(key)) for label, key in zip(labels, keys, strict=True)]
 
     def headers(self, message_id: str, body: bytes, time: int, *, wrong: bool) -> Mapping[str, str]:
-        """Return the headers of a delivery; with ``wrong``, signed by a key that nobody knows."""
         signers = [(label, Webhook(secrets.token_bytes(24)) if wrong else it) for label, it in self._signers]
         moment, text = datetime.fromtimestamp(time, UTC), body.decode()
         # The package writes the label v1 before each.
@@ -49,15 +63,12 @@ class FalKeys:
         """Return the set as a JWKS."""
         return {"keys": [_jwk(key) for key in self._keys]}
 
-    def headers(
-        self, request_id: str, user_id: str, body: bytes, time: int, *, wrong: bool
-    ) -> Mapping[str, str]:
-        """Return the headers of a delivery; with ``wrong``, signed by a key that is not in the set."""
+    def headers(self, message_id: str, body: bytes, time: int, *, wrong: bool) -> Mapping[str, str]:
         key = Ed25519PrivateKey.generate() if wrong else self._keys[-1]
-        lines = (request_id, user_id, str(time), hashlib.sha256(body).hexdigest())
+        lines = (message_id, _FAL_USER, str(time), hashlib.sha256(body).hexdigest())
         return {
-            "X-Fal-Webhook-Request-Id": request_id,
-            "X-Fal-Webhook-User-Id": user_id,
+            "X-Fal-Webhook-Request-Id": message_id,
+            "X-Fal-Webhook-User-Id": _FAL_USER,
             "X-Fal-Webhook-Timestamp": str(time),
             "X-Fal-Webhook-Signature": key.sign("\n".join(lines).encode()).hex(),
         }

@@ -17,8 +17,8 @@ from starlette.routing import Route
 
 from receiver.sandbox.faults import CallFault, SubmitFault
 from receiver.sandbox.hosting import CutResponse
-from receiver.sandbox.jobs import Clock, Job, OrderT
-from receiver.sandbox.options import ErrorShape, Options
+from receiver.sandbox.jobs import Job, OrderT
+from receiver.sandbox.options import ErrorShape
 from receiver.sandbox.runner import Runner
 from receiver.sandbox.submits import InvalidRequestError
 
@@ -41,10 +41,7 @@ class StandIn(Runner[OrderT]):
     invalid_status: ClassVar[int] = 422
     page_size: ClassVar[int] = 20
     missing: ClassVar[str] = "Not found."
-
-    def __init__(self, options: Options, clock: Clock) -> None:
-        super().__init__(options, clock)
-        self.secrets: tuple[str, ...] = ()
+    secrets: tuple[str, ...] = ()
 
     # What a provider defines.
 
