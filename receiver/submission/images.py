@@ -12,7 +12,7 @@ import secrets
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,30 +36,21 @@ _HEIC = re.compile(rb"....ftyp(?:heic|heix|hevc|heim|heis|mif1|msf1)", re.DOTALL
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How images are to be upscaled; ``None`` leaves it to the provider.
+    """How images are to be upscaled, in the words of `Upscale`; ``None`` leaves it to the provider.
 
     The keys of a list's images hold all fields, in this order.
     """
 
-    scale: Factor = 2
-    model: ModelType | None = None
+    factor: Factor = 2
+    model_type: ModelType | None = None
     mode: Mode | None = None
-    format: ImageFormat | None = None
-    quality: int | None = None
+    image_format: ImageFormat | None = None
+    image_quality: int | None = None
     tune_colors: bool | None = None
 
     def upscale(self, image: str | bytes, webhook: Webhook | None = None) -> Upscale:
         """Return the request for one image; raise `InvalidRequestError` if the provider would refuse it."""
-        return Upscale(
-            image,
-            self.scale,
-            webhook,
-            mode=self.mode,
-            model_type=self.model,
-            image_format=self.format,
-            image_quality=self.quality,
-            tune_colors=self.tune_colors,
-        )
+        return Upscale(image, webhook=webhook, **asdict(self))
 
 
 @dataclass(frozen=True, slots=True)

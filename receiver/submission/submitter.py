@@ -154,7 +154,7 @@ class _Submission:
                 mark, self.lost = noted.mark, None
             image = await self._image()
             await self._pause(self._submitter.rate_limiter.reserve())
-            endpoint = f"upscale_{self._submitter.options.scale}x"
+            endpoint = f"upscale_{self._submitter.options.factor}x"
             url = image if isinstance(image, str) else None
             intent = Intent(self._item.key, mark, self._item.ref, endpoint, url)
             noted = await self._ledger.record_intent(intent)

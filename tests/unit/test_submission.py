@@ -98,10 +98,10 @@ def test_everything_that_makes_another_job_makes_another_key() -> None:
             keys(line, options=options)
             for options in (
                 Options(4),
-                Options(model="gan"),
+                Options(model_type="gan"),
                 Options(mode="ironed_out"),
-                Options(format="png"),
-                Options(format="png", quality=7),
+                Options(image_format="png"),
+                Options(image_format="png", image_quality=7),
                 Options(tune_colors=False),
             )
         ),
@@ -141,7 +141,14 @@ def test_what_does_not_begin_like_an_image_is_not_sent(tmp_path: Path, data: byt
         prepare([tmp_path], Options())
 
 
-@pytest.mark.parametrize("options", [Options(3), Options(quality=5), Options(format="png", quality=101)])  # type: ignore[arg-type] # that is the point
+@pytest.mark.parametrize(
+    "options",
+    [
+        Options(3),  # type: ignore[arg-type] # that is the point
+        Options(image_quality=5),
+        Options(image_format="png", image_quality=101),
+    ],
+)
 def test_options_are_judged_before_anything_is_sent(options: Options) -> None:
     with pytest.raises(InvalidRequestError):
         prepare([URL], options)
