@@ -4,17 +4,19 @@ import asyncio
 import contextlib
 import json
 import random
+import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import httpx
 
 from receiver.core.backoff import doubled
-from receiver.core.errors import ProviderError, UnavailableError
+from receiver.core.errors import BodyError, ProviderError, UnavailableError
 from receiver.providers.api_errors import api_error
-from receiver.providers.base import Calls
+from receiver.providers.base import MAX_WORD, Calls, Reading
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 30.0
@@ -82,6 +84,42 @@ class Call:
     about_a_job: bool = False
     is_next_page: bool = False
     secrets: Sequence[str] = ()
+
+
+MAX_KEPT_BYTES = 256 * 1024
+"""Of an answer that is kept with its job: as large as a delivery may be by default."""
+
+MAX_QUERY = 2048
+
+
+def read_answer(read: Callable[[Any], Reading], document: Any) -> Reading:
+    """Read an answer as a delivery's body is read. One that is not readable is an `UnavailableError`."""
+    try:
+        return read(document)
+    except BodyError as error:
+        problem = error.detail.removeprefix("The body is no completion: ")
+        # From None: a library's text about an answer may repeat what the answer echoes of the request.
+        raise UnavailableError(f"The provider's answer: {problem}") from None
+
+
+def kept_body(document: Mapping[str, Any], echoed: Collection[str] = ()) -> bytes:
+    """Return an answer without what it echoes of the request; of a large one, only its short texts."""
+    kept = {name: value for name, value in document.items() if name not in echoed}
+    text = json.dumps(kept)
+    if len(text) > MAX_KEPT_BYTES:
+        text = json.dumps({k: v for k, v in kept.items() if isinstance(v, str) and len(v) <= MAX_WORD})
+    return text.encode("ascii") if len(text) <= MAX_KEPT_BYTES else b"{}"
+
+
+def next_query(link: object) -> str:
+    """Return the query of a list's link to its next page. Its host is not asked: only the API's own is."""
+    try:
+        query = urlsplit(link).query if isinstance(link, str) else ""
+    except ValueError:
+        query = ""
+    if not query or len(query) > MAX_QUERY or not re.fullmatch(r"[\x21-\x7e]+", query):
+        raise UnavailableError("The provider's answer: next holds no query string.")
+    return query
 
 
 class _FailedAttemptError(Exception):

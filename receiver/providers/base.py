@@ -7,7 +7,16 @@ how a package is written. Nothing here does I/O but a `Client`. All times are wh
 import json
 import ssl
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, NoReturn
@@ -408,6 +417,18 @@ def bounded(outputs: Sequence[Output]) -> Sequence[Output]:
     return outputs
 
 
+def walk(value: object) -> Iterator[object]:
+    """Yield a JSON value and all values within it, in the order of the text, however deep."""
+    left = [value]
+    while left:
+        item = left.pop()
+        yield item
+        if isinstance(item, dict):
+            left += reversed(item.values())
+        elif isinstance(item, list):
+            left += reversed(item)
+
+
 def time_at(value: object) -> int | None:
     """Return an ISO 8601 time, in UTC where it names no zone; ``None`` for what is none."""
     try:
@@ -436,6 +457,26 @@ def short(text: object, longest: int = 200) -> str:
     line = " ".join("".join(c if c.isprintable() else " " for c in head).split())
     return line if len(line) <= longest else line[: longest - 1] + "…"
 
+
+def without_members(body: bytes, names: Collection[str]) -> bytes:
+    """Return a body without these members of its JSON object; what is no JSON object stays as it is."""
+    try:
+        document = decode_json(body)
+        if not isinstance(document, dict) or not any(name in document for name in names):
+            return body
+        return json.dumps({name: value for name, value in document.items() if name not in names}).encode()
+    except (BodyError, RecursionError):
+        return body
+
+
+def mask(body: bytes, secrets: Iterable[str]) -> bytes:
+    """Return a body with each of the secrets hidden."""
+    for secret in secrets:
+        body = body.replace(secret.encode(), MASK)
+    return body
+
+
+MASK = b"**********"
 
 MAX_WORD = 64
 """Characters of a status or a media type."""

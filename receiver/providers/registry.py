@@ -9,6 +9,7 @@ from receiver.providers.base import Provider, Providers
 from receiver.providers.described.description import Description
 from receiver.providers.described.provider import open_provider
 from receiver.providers.freepik import provider as freepik
+from receiver.providers.replicate import provider as replicate
 from receiver.providers.setup import Setup
 from receiver.providers.tables import load
 from receiver.providers.ximilar import provider as ximilar
@@ -39,6 +40,7 @@ ENTRIES: Sequence[Entry] = (
         ("RECEIVER_WEBHOOK_HEADERS", "RECEIVER_SIGNING_KEYS"),
         "XIMILAR_API_TOKEN",
     ),
+    Entry("replicate", "Replicate", replicate.build, ("REPLICATE_WEBHOOK_SECRET",), "REPLICATE_API_TOKEN"),
     Entry("freepik", "Freepik", freepik.build, ("FREEPIK_WEBHOOK_SECRET",), "FREEPIK_API_KEY"),
 )
 

@@ -525,7 +525,7 @@ def sandbox_options(options: Sequence[str]) -> Options:
     app.command()(sandbox_command)
     given = ["--token", PROVIDER_TOKEN, "--delay", "0", *options]
     values = typer.main.get_command(app).make_context("sandbox", given).params
-    return options_of(values)
+    return options_of({**values, "secrets": tuple(values["secret"] or ())})
 
 
 class Receiver(httpx.Client):

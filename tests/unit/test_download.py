@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import brotli
 import pytest
@@ -536,6 +537,25 @@ async def test_redirects_are_followed_by_hand_up_to_three(into: Path) -> None:
     async with serve(hops(4)) as server:
         assert (await refusal(server.url, into)).reason == "url.redirects"
         assert len(server.heads) == 4
+
+
+async def test_headers_of_a_url_go_to_its_own_host_and_never_along_a_redirect(into: Path) -> None:
+    answers = iter([redirect("/b"), answer(BODY), answer(BODY)])
+    asked: list[tuple[str, str, int]] = []
+
+    async def behave(peer: Peer) -> None:
+        await peer.send(next(answers))
+
+    def headers_for(*origin: Any) -> Mapping[str, str]:
+        asked.append(origin)
+        return {"Authorization": "Bearer x"}
+
+    async with serve(behave) as server, fetcher() as subject:
+        await subject.fetch(server.url + "a", into, headers_for=headers_for)
+        await subject.fetch(server.url + "c", into.with_name("second"))
+
+    assert [b"Authorization: Bearer x\r\n" in head for head in server.heads] == [True, False, False]
+    assert asked == [("http", "127.0.0.1", server.port)]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from tests.providers.sample import Sample
 from tests.providers.samples.freepik import FreepikSample
+from tests.providers.samples.replicate import ReplicateSample
 from tests.providers.samples.ximilar import XimilarSample
 
-SAMPLES: Mapping[str, Sample] = {sample.name: sample for sample in (XimilarSample(), FreepikSample())}
+_ALL: tuple[Sample, ...] = (XimilarSample(), ReplicateSample(), FreepikSample())
+SAMPLES: Mapping[str, Sample] = {sample.name: sample for sample in _ALL}

@@ -1,0 +1,82 @@
+"""Reads Replicate's predictions: the body of a delivery, and the API's answer on a job, are the same."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from receiver.core.completion import Failure
+from receiver.core.urls import percent_encoded
+from receiver.providers.base import (
+    MAX_WORD,
+    Ending,
+    Output,
+    Reading,
+    Running,
+    bounded,
+    output_of,
+    own_id,
+    refuse,
+    short,
+    time_at,
+    walk,
+)
+
+FAILED_STATUSES = frozenset({"failed", "canceled", "aborted"})
+ENDED_STATUSES = FAILED_STATUSES | {"succeeded"}
+RUNNING_STATUSES = frozenset({"starting", "processing"})
+
+ECHOED = frozenset({"input", "webhook", "webhook_completed", "webhook_events_filter"})
+"""Members that repeat what was submitted: secrets may be among it, and whole images."""
+
+_TEXT = Output(None, content_type="text/plain")
+"""What stands for an output that names no file."""
+
+
+def read(document: Any) -> Reading:
+    """Read a prediction. Raise `BodyError` for what is none, or has an unknown status."""
+    if not isinstance(document, dict):
+        refuse("it is no JSON object")
+    prediction_id, status = own_id(document.get("id")), document.get("status")
+    if not isinstance(status, str):
+        refuse("status is missing")
+    if status in RUNNING_STATUSES:
+        return Running(prediction_id, status)
+    if status not in ENDED_STATUSES:
+        refuse(f"status is {short(status, MAX_WORD)}, which is unknown")
+    outputs = () if status in FAILED_STATUSES else bounded(list(_outputs(document.get("output"))))
+    return Ending(
+        prediction_id,
+        outputs,
+        None if outputs else _failure(status, document),
+        ended_at=time_at(document.get("completed_at")),
+        source_url=_source(document.get("input")),
+        endpoint=short(document.get("model")) or None,
+    )
+
+
+def _outputs(value: object) -> Iterator[Output]:
+    """Yield the files that an output of any form names, in its order; what names none is one text."""
+    found = False
+    for item in walk(value):
+        if isinstance(item, str) and item[:8].lower().startswith(("https://", "http://")):
+            found = True
+            yield output_of(item)
+    if not found and value not in (None, [], {}, ""):
+        yield _TEXT
+
+
+def _failure(status: str, document: Mapping[str, Any]) -> Failure:
+    if status in FAILED_STATUSES:
+        words = short(document.get("error"))
+        return Failure("provider.job_failed", f"{status}: {words}" if words else status)
+    if document.get("data_removed") is True:
+        return Failure("provider.no_output", "The provider has removed the output, as it does after an hour.")
+    return Failure("provider.no_output", "The prediction succeeded without an output.")
+
+
+def _source(fields: object) -> str | None:
+    """Return the address of the submitted image without its query, which may be a signature."""
+    image = fields.get("image") if isinstance(fields, dict) else None
+    if not isinstance(image, str) or not image.startswith(("https://", "http://")):
+        return None
+    bare = percent_encoded(image.partition("?")[0].partition("#")[0])
+    return bare if len(bare) <= 2048 and bare.isprintable() and "@" not in bare else None

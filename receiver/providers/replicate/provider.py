@@ -1,0 +1,96 @@
+"""Replicate as a provider."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from receiver.core.headers import RawHeaders
+from receiver.providers.api import JsonApi
+from receiver.providers.base import (
+    Calls,
+    Client,
+    FileAccess,
+    Proof,
+    Provider,
+    Reading,
+    decode_json,
+    mask,
+    without_members,
+)
+from receiver.providers.replicate import predictions
+from receiver.providers.replicate.client import ReplicateClient
+from receiver.providers.setup import Setup
+from receiver.providers.signatures import StandardWebhooks, key_of
+
+OWN_LIFETIME = timedelta(hours=1)
+"""Of files and outputs, from the prediction's end on."""
+
+FILE_HOSTS = ("replicate.delivery", "*.replicate.delivery")
+
+
+def build(setup: Setup) -> Provider | None:
+    """Return the provider; ``None`` where no secret proves its deliveries, so that it is off."""
+    config = setup.config
+    if not config.replicate_webhook_secret:
+        return None
+    secrets = [secret.get_secret_value() for secret in config.replicate_webhook_secret]
+    token = config.replicate_api_token
+    return ReplicateProvider(
+        StandardWebhooks([key_of(secret) for secret in secrets], setup.now),
+        str(config.replicate_api_url),
+        None if token is None else token.get_secret_value(),
+        config.url_lifetime_of(ReplicateProvider.name, OWN_LIFETIME),
+        secrets,
+    )
+
+
+@dataclass(eq=False)
+class ReplicateProvider(Provider):
+    """Replicate's predictions. After their hour asking gives no fresh URL: the output is gone."""
+
+    name = "replicate"
+    title = "Replicate"
+    url_setting = "REPLICATE_API_URL"
+    token_setting = "REPLICATE_API_TOKEN"  # noqa: S105 - a name
+    proof_headers = ("webhook-id", "webhook-timestamp", "webhook-signature")
+
+    proof: StandardWebhooks
+    api_url: str
+    token: str | None = field(repr=False)
+    url_lifetime: timedelta = OWN_LIFETIME
+    secrets: Sequence[str] = field(default=(), repr=False)
+
+    def __post_init__(self) -> None:
+        self._authorization = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+        self.files = FileAccess(FILE_HOSTS, self._authorization)
+
+    @property
+    def has_token(self) -> bool:
+        return self.token is not None
+
+    def admit(self, headers: RawHeaders) -> None:
+        self.proof.admit(headers)
+
+    def prove(self, headers: RawHeaders, body: bytes) -> Proof:
+        self.proof.check(headers, body)
+        return Proof()
+
+    def read(self, body: bytes) -> Reading:
+        return predictions.read(decode_json(body))
+
+    def redact(self, body: bytes) -> bytes:
+        secrets = [*self.secrets, *([] if self.token is None else [self.token])]
+        return mask(without_members(body, predictions.ECHOED), secrets)
+
+    def open_client(self, calls: Calls) -> Client | None:
+        if self.token is None:
+            return None
+        return ReplicateClient(
+            JsonApi(
+                self.api_url,
+                self._authorization,
+                secrets=(self.token,),
+                url_setting=self.url_setting,
+                calls=calls,
+            )
+        )
