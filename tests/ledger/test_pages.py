@@ -239,3 +239,19 @@ def test_jobs_of_another_time_are_passed_over_without_a_look(
 def test_a_state_that_is_never_overdue_is_not_looked_through(db: Watched) -> None:
     db.insert([Row(State.ARCHIVED, None, None, NOW, None)] * 1000)
     assert db.steps_of(Filter((State.ARCHIVED,), overdue_before=NOW + HOUR)) == 0
+
+
+@pytest.mark.parametrize("states", [(), (State.RECEIVED,), (State.ARCHIVED, State.FAILED)])
+def test_jobs_of_one_provider_are_found_by_an_index_in_their_order(
+    db: Watched, states: tuple[State, ...]
+) -> None:
+    db.insert([Row(State.ARCHIVED, None, None, NOW + n * MINUTE, NOW) for n in range(100)])
+    for provider in ("ximilar", "replicate"):
+        plans = db.plans_of(Filter(states, provider=provider), None)
+        lines = [line for plan in plans for line in plan]
+        assert not [line for line in lines if "TEMP B-TREE" in line or line.startswith("SCAN jobs")]
+        walks = [line for line in plans[-1] if line.startswith("SEARCH jobs USING") and "rowid=" not in line]
+        assert walks
+        assert all(
+            "INDEX jobs_by_provider (provider=? AND state=? AND seq>? AND seq<?)" in it for it in walks
+        )

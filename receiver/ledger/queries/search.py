@@ -80,6 +80,8 @@ def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[J
     return tuple(rows.job(row) for row in found)
 
 
+_OF_PROVIDER, _OF_REF, _OF_REASON = "provider = ?", "ref = ?", "reason = ?"
+
 _Scan = Sequence[tuple[str, str | int]]
 """Conditions, each with its value, of jobs that one index holds in the order of their positions."""
 
@@ -100,9 +102,9 @@ def _scans(wanted: Filter) -> Sequence[_Scan]:
     for state in states:
         silent = state in (None, State.SUBMITTED)
         conditions = (
-            ("provider = ?", wanted.provider),
-            ("ref = ?", wanted.ref),
-            ("reason = ?", wanted.reason),
+            (_OF_PROVIDER, wanted.provider),
+            (_OF_REF, wanted.ref),
+            (_OF_REASON, wanted.reason),
             ("state = ?", state),
             (OVERDUE, wanted.overdue_before),
             (f"NOT ({OVERDUE})", wanted.not_overdue_before if silent else None),
@@ -118,8 +120,12 @@ def _newest(
     columns = f"{rows.JOB}, seq" if len(scans) == 1 else "seq"
     queries, values = [], []
     for scan in scans:
-        where = " AND ".join([*(condition for condition, _ in scan), "seq >= ?", "seq < ?"])
-        queries.append(f"SELECT {columns} FROM jobs WHERE {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
+        conditions = [condition for condition, _ in scan]
+        where = " AND ".join([*conditions, "seq >= ?", "seq < ?"])
+        # SQLite would take the index of the states, and pass over the jobs of all other providers.
+        alone = _OF_PROVIDER in conditions and not {_OF_REF, _OF_REASON} & set(conditions)
+        hint = "INDEXED BY jobs_by_provider" if alone else ""
+        queries.append(f"SELECT {columns} FROM jobs {hint} WHERE {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
         values += [*(value for _, value in scan), low, high, limit]
     if len(queries) != 1:
         ends = " UNION ALL ".join(f"SELECT seq FROM ({query})" for query in queries)  # noqa: S608 - constants
