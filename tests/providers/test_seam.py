@@ -14,9 +14,11 @@ import pytest
 from receiver.core.completion import is_bare_id, is_job_id, split_id
 from receiver.core.errors import AuthError, BodyError
 from receiver.core.headers import RawHeaders
+from receiver.core.instrumentation import NO_INSTRUMENTATION
 from receiver.core.jobs import State
 from receiver.intake.endpoint import WebhookEndpoint
-from receiver.ledger import Filter, Ledger
+from receiver.ledger import Filter, Ledger, Submission
+from receiver.pipeline.provider_questions import ProviderQuestions
 from receiver.providers.base import (
     Asked,
     Calls,
@@ -36,6 +38,8 @@ from receiver.providers.base import (
     time_at,
 )
 from receiver.providers.signatures import StandardWebhooks
+from receiver.reconcile.listing import Plan
+from receiver.reconcile.reconciler import Reconciler
 from receiver.web.refusals import RefusalCounter
 
 NOW = 1_780_000_000_000
@@ -218,19 +222,84 @@ async def test_a_signature_of_another_body_is_refused() -> None:
         await MadeUp().prove(sign(b"{}"), b"{} ")
 
 
-async def test_a_question_gives_each_output_its_own_answer() -> None:
-    class Asking(Client):
-        async def get(self, job_id: str, endpoint: str | None = None) -> Report:  # noqa: ARG002 - one alone
-            return Report(job_id, "ended", Ending(job_id, [Output("https://a/1"), Output("https://a/2")]))
+class Asking(Client):
+    """Answers that the job ended with two outputs, and keeps what it was asked."""
 
-        async def probe(self) -> None:
-            pass
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, str | None]] = []
 
-        async def aclose(self) -> None:
-            pass
+    async def get(self, job_id: str, endpoint: str | None = None) -> Report:
+        self.asked.append((job_id, endpoint))
+        return Report(job_id, "ended", Ending(job_id, [Output("https://a/1"), Output("https://a/2")]))
 
-    asked = Asked(MadeUp(), Asking())
-    report = await asked.client.get("run", "a/model")
-    assert report.ending is not None
-    found = asked.provider.completions(report.ending, NOW)
-    assert [completion.id for completion, _ in found] == ["made-up:run", "made-up:run~2"]
+    async def probe(self) -> None:
+        pass
+
+    async def aclose(self) -> None:
+        pass
+
+
+def questions(ledger: Ledger, client: Client) -> ProviderQuestions:
+    return ProviderQuestions(
+        ledger=ledger,
+        asked={MadeUp.name: Asked(MadeUp(), client)},
+        confirm=False,
+        asking=timedelta(minutes=1),
+        now=lambda: NOW,
+        jitter=lambda: 0.5,
+        instrumentation=NO_INSTRUMENTATION,
+    )
+
+
+async def test_what_a_delivery_did_not_hold_is_asked_for_with_all_outputs_and_the_endpoint(
+    deliver: Deliver, ledger: Ledger
+) -> None:
+    await ledger.expect(Submission("made-up:run", endpoint="a/model"))
+    await deliver([])
+    (claim,) = await ledger.claim_to_fetch(1, again=1, lease=HOUR)
+    client = Asking()
+
+    confirmed = await questions(ledger, client).confirmed(claim)
+
+    assert client.asked == [("run", "a/model")]
+    assert confirmed.job.image_url == "https://a/1"
+    further = await ledger.job("made-up:run~2")
+    assert further is not None
+    assert (further.state, further.image_url) == (State.RECEIVED, "https://a/2")
+    assert await questions(ledger, client).confirmed(confirmed) is confirmed
+
+
+async def test_a_provider_without_fresh_urls_is_not_asked_when_a_life_is_over(
+    deliver: Deliver, ledger: Ledger
+) -> None:
+    await deliver([{"url": "https://a.invalid/a"}])
+    job = await ledger.job("made-up:run")
+    assert job is not None
+    asking = questions(ledger, Asking())
+    assert asking.can_ask(job)
+    assert not asking.may_revive(job)
+
+
+async def test_silent_jobs_are_asked_for_and_every_output_is_recorded(ledger: Ledger) -> None:
+    await ledger.expect(Submission("made-up:run", "order 7", "a/model"))
+    await ledger.expect(Submission("of-another"))
+    client = Asking()
+
+    async def settle() -> int:
+        return 0
+
+    reconciler = Reconciler(
+        ledger=ledger,
+        asked=Asked(MadeUp(), client),
+        plan=Plan(timedelta(minutes=10), timedelta(minutes=1), adopt=True),
+        settle=settle,
+        now=lambda: NOW,
+    )
+    summary = await reconciler.round(submitted_before=NOW + 1, ask_by=NOW)
+
+    assert (client.asked, summary.found) == ([("run", "a/model")], 1)
+    jobs = (await ledger.jobs(Filter(provider="made-up"))).jobs
+    assert [(job.id, job.image_url) for job in jobs] == [
+        ("made-up:run~2", "https://a/2"),
+        ("made-up:run", "https://a/1"),
+    ]
