@@ -345,7 +345,8 @@ class Config(BaseModel):
     freepik_api_url: HttpUrl = HttpUrl("https://api.freepik.com")
     """The base of Freepik's API."""
     providers: Words = ()
-    """Files in TOML that describe further providers, each as a path."""
+    """Files in TOML that describe further providers, each as a path. [Describing a
+    provider](../guide/describing-a-provider.md) has their language."""
     adopt: Switch = False
     """`on`: completed jobs of the account that nobody announced are taken in too, once they are as old as
     `RECEIVER_OVERDUE_AFTER`."""

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -21,13 +22,17 @@ from receiver.cli.common import (
     AsJson,
     exit_now,
     export_aws_variables,
+    fail,
+    load_config,
     print_message,
     run_until_signal,
 )
 from receiver.cli.interruption import INTERRUPTED, interrupted_line
 from receiver.config import environment
-from receiver.core.errors import ConfigError
+from receiver.core.errors import BodyError, ConfigError
 from receiver.doctor import Level, Report, diagnose
+from receiver.doctor.sample import read_sample
+from receiver.providers.setup import Setup
 
 STYLES: Mapping[Level, str] = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}
 
@@ -37,13 +42,26 @@ def doctor(
     deep: Annotated[
         bool, typer.Option("--deep", help="Read all of the ledger, however long that takes.")
     ] = False,
+    provider: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only read a sample with this provider.")
+    ] = None,
+    sample: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The body of a delivery; - for stdin.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check everything that an installation needs, and say how to repair what fails.
 
     Works beside a running serve and without one. Secrets are neither shown, nor sent to strangers.
     Exit 1 if something fails; a warning does not. Ctrl-C ends it and shows what is known by then.
+
+    With a provider and a sample it says what that provider reads in a body, and checks nothing else.
     """
+    if (provider is None) != (sample is None):
+        raise typer.BadParameter("--provider and --sample go together")
+    if provider is not None and sample is not None:
+        _read_sample(provider, sample, as_json=as_json)
+        return
     run_until_signal(partial(_doctor, deep=deep, as_json=as_json), "nothing is shown of what was looked at")
 
 
@@ -66,6 +84,31 @@ async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoRe
         sys.stderr.write(interrupted_line())
         exit_now(INTERRUPTED)
     exit_now(0 if report.good else 1)
+
+
+def _read_sample(provider: str, file: Path, *, as_json: bool) -> None:
+    try:
+        body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        fail(f"{file}: cannot be read ({error.strerror})")
+    config, environ = load_config()
+    try:
+        found = read_sample(Setup(config, environ), provider, body)
+    except BodyError as error:
+        fail(f"{error.reason}: {error.detail}")
+    if as_json:
+        output.print_json(found)
+        return
+    output.print_line([found["id"], found["state"] or f"no end: {found['status']}"])
+    if found.get("error"):
+        output.print_line([found["error"]["reason"], found["error"]["detail"]])
+    if found.get("is_asked_for"):
+        output.print_line(["no outputs", "the provider will be asked for them"])
+    for each in found["outputs"]:
+        promised = [f"{name} {value}" for name, value in each["promised"].items() if value is not None]
+        promised += [str(each[name]) for name in ("bytes", "content_type") if each[name] is not None]
+        fields = [each["id"], each["image_url"] or "no file", f"until {each['url_expires_at']}"]
+        output.print_line([*fields, ", ".join(promised)])
 
 
 @contextlib.contextmanager

@@ -65,3 +65,16 @@ def open_providers(setup: Setup) -> Providers:
     if strangers := sorted(setup.config.url_lifetime.keys() - known):
         raise ConfigError(f"RECEIVER_URL_LIFETIME: names {strangers[0]}, which is no provider")
     return found
+
+
+def reader_of(name: str, setup: Setup) -> Provider | None:
+    """Return a provider to read bodies with. A described one needs none of its secrets for that.
+
+    Raises:
+        ConfigError: its description or a setting is wrong.
+    """
+    for path in map(Path, setup.config.providers):
+        description = load(path, Description, "RECEIVER_PROVIDERS")
+        if description.name == name:
+            return open_provider(description, setup, dict.fromkeys(description.settings(), ("c2FtcGxl",)))
+    return open_providers(setup).get(name)

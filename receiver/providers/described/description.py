@@ -125,3 +125,8 @@ class Description(Table):
         if secret in SETTINGS and not secret.startswith(own):
             raise ValueError("takes a secret that is another provider's setting")
         return table
+
+    def settings(self) -> list[str]:
+        """Return the names of the variables that hold its secrets."""
+        tables = (self.proof, self.ask, self.files)
+        return [name for table in tables if (name := getattr(table, "secret", None)) is not None]

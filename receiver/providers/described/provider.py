@@ -58,7 +58,7 @@ def open_provider(
     known: dict[str, tuple[str, ...]] = dict(own or {})
 
     def secrets(name: str) -> tuple[str, ...]:
-        if name not in known:
+        if not known.get(name):
             known[name] = secrets_of(name, setup.environ)
         return known[name]
 
