@@ -17,6 +17,7 @@ from receiver.core.rate_limit import RateLimiter
 from receiver.providers import json_paths, proofs, signatures
 from receiver.providers.api import JsonApi
 from receiver.providers.base import (
+    MASK,
     MAX_WORD,
     Calls,
     Client,
@@ -30,6 +31,7 @@ from receiver.providers.base import (
     Running,
     bounded,
     decode_json,
+    mask,
     moment,
     output_of,
     own_id,
@@ -39,7 +41,6 @@ from receiver.providers.base import (
 from receiver.providers.described.description import Ask, Description
 from receiver.providers.setup import Setup
 
-MASK = "**********"
 MIN_MASKED = 6
 """Characters of a secret that is redacted; a shorter one would occur in ordinary words."""
 
@@ -49,7 +50,7 @@ _ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9_-]+)*")
 
 def open_provider(
     description: Description, setup: Setup, own: Mapping[str, tuple[str, ...]] | None = None
-) -> Provider:
+) -> "DescribedProvider":
     """Return the provider that a description makes; ``own`` has the secrets that are settings.
 
     Raises:
@@ -78,7 +79,7 @@ def open_provider(
         setup.now,
         setup.config.url_lifetime_of(description.name, description.url_lifetime),
         token,
-        [text.encode() for texts in known.values() for text in texts if len(text) >= MIN_MASKED],
+        [text for texts in known.values() for text in texts if len(text) >= MIN_MASKED],
         access,
     )
 
@@ -92,7 +93,7 @@ class DescribedProvider(Provider):
     now: Clock
     url_lifetime: timedelta
     token: str | None = field(repr=False)
-    secrets: Sequence[bytes] = field(repr=False)
+    secrets: Sequence[str] = field(repr=False)
     files: FileAccess | None = None
 
     def __post_init__(self) -> None:
@@ -100,8 +101,8 @@ class DescribedProvider(Provider):
         self.name, self.title = self.description.name, self.description.title
         self.fresh_urls = ask is not None and ask.fresh_urls
         self.api_url = "" if ask is None else str(ask.base)
-        self.token_setting = f"{self.name.upper()}_API_KEY" if ask is None else ask.secret
-        self.url_setting = f"{self.name.upper()}_API_URL"
+        self.token_setting = f"[ask] of {self.name}" if ask is None else ask.secret
+        self.url_setting = f"[ask] base of {self.name}"
         self.proof_headers = self.proof.names
 
     @property
@@ -160,15 +161,16 @@ class DescribedProvider(Provider):
         )
 
     def redact(self, body: bytes) -> bytes:
-        if self.description.redact:
-            with contextlib.suppress(BodyError):  # nothing stands at a path of what is no JSON
-                document = decode_json(body)
-                for path in self.description.redact:
-                    json_paths.replace(document, path, MASK)
-                body = json.dumps(document).encode()
-        for secret in self.secrets:
-            body = body.replace(secret, MASK.encode())
-        return body
+        body = mask(body, self.secrets)
+        if not self.description.redact:
+            return body
+        try:
+            document = decode_json(body)
+        except BodyError:
+            return body  # nothing stands at a path of what is no JSON
+        for path in self.description.redact:
+            json_paths.replace(document, path, MASK.decode())
+        return json.dumps(document).encode()
 
     def open_client(self, calls: Calls) -> Client | None:
         ask, token = self.description.ask, self.token

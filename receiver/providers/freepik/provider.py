@@ -20,7 +20,9 @@ def build(setup: Setup) -> Provider | None:
     if described.ask is not None and config.freepik_api_key is not None:
         own["FREEPIK_API_KEY"] = (config.freepik_api_key.get_secret_value(),)
         ask = described.ask.model_copy(update={"base": config.freepik_api_url})
-    return open_provider(described.model_copy(update={"ask": ask}), setup, own)
+    provider = open_provider(described.model_copy(update={"ask": ask}), setup, own)
+    provider.token_setting, provider.url_setting = "FREEPIK_API_KEY", "FREEPIK_API_URL"
+    return provider
 
 
 def description() -> Description:
