@@ -5,40 +5,49 @@ from collections.abc import Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import Self, TypeVar
 
+_XIMILAR, _REPLICATE, _FAL, _FREEPIK = (frozenset({it}) for it in ("ximilar", "replicate", "fal", "freepik"))
+_SIGNERS = _REPLICATE | _FAL | _FREEPIK
+
 
 class Fault(StrEnum):
-    """A fault: its name as the value, and what it does as the text."""
+    """A fault: its name as the value, what it does as the text, and the providers that know it."""
 
     text: str
+    providers: frozenset[str]
 
-    def __new__(cls, name: str, text: str) -> Self:
+    def __new__(cls, name: str, text: str, providers: frozenset[str] = _XIMILAR | _SIGNERS) -> Self:
         fault = str.__new__(cls, name)
         fault._value_ = name
         fault.text = text
+        fault.providers = providers
         return fault
 
 
 class JobFault(Fault):
     """How a job ends. Ximilar's page does not say whether a failed job calls the webhook."""
 
-    RECORD = "record", "DONE, but the one record carries an error (Ximilar)."
+    RECORD = "record", "DONE, but the one record carries an error (Ximilar).", _XIMILAR
     FAILED = "failed", "Failed; without a completion (Ximilar), or with one (the others)."
-    FAILED_TOLD = "failed_told", "FAILED, with a completion (Ximilar)."
-    LIMIT = "limit", "API_LIMIT_EXCEEDED, without a completion (Ximilar)."
-    UNSUPPORTED = "unsupported", "NOT_SUPPORTED, without a completion (Ximilar)."
-    RETRY = "retry", "RETRY on the way to DONE (Ximilar); tried again inside, under another id (fal.ai)."
-    CANCELED = "canceled", "Canceled while it runs (Replicate)."
-    ABORTED = "aborted", "Aborted before it begins (Replicate)."
+    FAILED_TOLD = "failed_told", "FAILED, with a completion (Ximilar).", _XIMILAR
+    LIMIT = "limit", "API_LIMIT_EXCEEDED, without a completion (Ximilar).", _XIMILAR
+    UNSUPPORTED = "unsupported", "NOT_SUPPORTED, without a completion (Ximilar).", _XIMILAR
+    RETRY = (
+        "retry",
+        "RETRY on the way to DONE (Ximilar); tried again inside, under another id (fal.ai).",
+        _XIMILAR | _FAL,
+    )
+    CANCELED = "canceled", "Canceled while it runs (Replicate).", _REPLICATE
+    ABORTED = "aborted", "Aborted before it begins (Replicate).", _REPLICATE
     STUCK = "stuck", "In progress for ever."
 
 
 class OutputFault(Fault):
     """What a job that ended well has made."""
 
-    SEVERAL = "several", "Three pictures (not Ximilar)."
-    MAPPED = "mapped", "Two pictures, by name (Replicate)."
-    VIDEO = "video", "A picture and a video (not Ximilar)."
-    PAYLOAD_ERROR = "payload_error", "No payload in the completion, but one for who asks (fal.ai)."
+    SEVERAL = "several", "Three pictures (not Ximilar).", _SIGNERS
+    MAPPED = "mapped", "Two pictures, by name (Replicate).", _REPLICATE
+    VIDEO = "video", "A picture and a video (not Ximilar).", _SIGNERS
+    PAYLOAD_ERROR = "payload_error", "No payload in the completion, but one for who asks (fal.ai).", _FAL
 
 
 class ResultFault(Fault):
@@ -70,9 +79,9 @@ class CompletionFault(Fault):
 class ProofFault(Fault):
     """What is wrong with the signatures of a job's deliveries."""
 
-    ALTERED = "altered", "The body is altered behind the signature (not Ximilar)."
-    WRONG_SIGNATURE = "wrong_signature", "Signed with another key (not Ximilar)."
-    OLD_TIMESTAMP = "old_timestamp", "Signed an hour ago (not Ximilar)."
+    ALTERED = "altered", "The body is altered behind the signature (not Ximilar).", _SIGNERS
+    WRONG_SIGNATURE = "wrong_signature", "Signed with another key (not Ximilar).", _SIGNERS
+    OLD_TIMESTAMP = "old_timestamp", "Signed an hour ago (not Ximilar).", _SIGNERS
 
 
 class SubmitFault(Fault):
@@ -94,25 +103,6 @@ class CallFault(Fault):
 JOB_GROUPS = (JobFault, OutputFault, ResultFault, CompletionFault, ProofFault, SubmitFault)
 GROUPS = (*JOB_GROUPS, CallFault)
 FAULTS: Mapping[str, Fault] = {fault.value: fault for group in GROUPS for fault in group}
-
-_OF_XIMILAR = frozenset({"ximilar"})
-_OF_REPLICATE = frozenset({"replicate"})
-_OF_SIGNERS = frozenset({"replicate", "fal", "freepik"})
-PROVIDERS_OF: Mapping[Fault, frozenset[str]] = {
-    JobFault.RECORD: _OF_XIMILAR,
-    JobFault.FAILED_TOLD: _OF_XIMILAR,
-    JobFault.LIMIT: _OF_XIMILAR,
-    JobFault.UNSUPPORTED: _OF_XIMILAR,
-    JobFault.RETRY: frozenset({"ximilar", "fal"}),
-    JobFault.CANCELED: _OF_REPLICATE,
-    JobFault.ABORTED: _OF_REPLICATE,
-    OutputFault.SEVERAL: _OF_SIGNERS,
-    OutputFault.MAPPED: _OF_REPLICATE,
-    OutputFault.VIDEO: _OF_SIGNERS,
-    OutputFault.PAYLOAD_ERROR: frozenset({"fal"}),
-    **dict.fromkeys(ProofFault, _OF_SIGNERS),
-}
-"""The providers that know a fault; those not named here are known to all."""
 
 F = TypeVar("F", bound=Fault)
 
@@ -140,7 +130,7 @@ def plan_of(names: Collection[str], provider: str = "ximilar") -> Plan:
 def check_provider(faults: Iterable[Fault], provider: str) -> None:
     """Raise `ValueError` if a provider does not know one of the faults."""
     for fault in faults:
-        if provider not in PROVIDERS_OF.get(fault, {provider}):
+        if provider not in fault.providers:
             raise ValueError(f"{provider} has no fault {fault}")
 
 
