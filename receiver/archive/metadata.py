@@ -43,16 +43,23 @@ class ArchivedImage:
 def write(item: SpooledImage) -> dict[str, str]:
     """Return the metadata to keep beside an image's bytes, encoded."""
     pairs = {
-        "job-id": item.job_id,
+        **of_image(item.job_id, item.image),
         "ref": item.ref,
-        "sha256": item.image.sha256,
-        "width": str(item.image.width) if item.image.width else None,
-        "height": str(item.image.height) if item.image.height else None,
-        "accepted": item.image.accepted,
         "received-at": item.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
         "provider": item.provider or None,
     }
     return encode_all({name: value for name, value in pairs.items() if value is not None})
+
+
+def of_image(job_id: str, image: Image) -> dict[str, str | None]:
+    """Return what an object's metadata must say of its image; ``None`` where they must say nothing."""
+    return {
+        "job-id": job_id,
+        "sha256": image.sha256,
+        "width": str(image.width) if image.width else None,
+        "height": str(image.height) if image.height else None,
+        "accepted": image.accepted,
+    }
 
 
 def read(info: ObjectInfo) -> ArchivedImage | None:

@@ -6,6 +6,7 @@ The archive is only read.
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from receiver.archive import metadata
 from receiver.archive.base import Depth, ListedObject, ObjectInfo
 from receiver.archive.locator import ArchiveLocator
 from receiver.core.concurrency import map_concurrently
@@ -120,23 +121,16 @@ class Auditor:
 
 def mismatch(info: ObjectInfo, job_id: str, image: Image, stored: StoredObject) -> tuple[str, str] | None:
     """Return why an object is not the image of its job, as reason and sentence; ``None`` if it is."""
-    metadata = info.metadata
     if info.bytes != image.bytes:
         return "archive.altered", f"It has {info.bytes} bytes instead of {image.bytes}."
     if info.sha256 is not None and info.sha256 != image.sha256:
         return "archive.altered", f"Its SHA-256 is {info.sha256} instead of {image.sha256}."
-    if info.sha256 is None and not metadata.get("sha256"):
+    if info.sha256 is None and not info.metadata.get("sha256"):
         return "archive.unproved", "The store keeps no SHA-256 of it, and its metadata name none; see --deep."
     if info.sha256 is None and stored.etag and info.stored.etag != stored.etag:
         return "archive.unproved", "It was written anew, and the store keeps no SHA-256 of it; see --deep."
-    expected = {
-        "job-id": job_id,
-        "sha256": image.sha256,
-        "width": str(image.width) if image.width else None,
-        "height": str(image.height) if image.height else None,
-        "accepted": image.accepted,
-    }
-    wrong = [name for name, value in expected.items() if metadata.get(name) != value]
+    expected = metadata.of_image(job_id, image)
+    wrong = [name for name, value in expected.items() if info.metadata.get(name) != value]
     if wrong:
         return "archive.mislabelled", f"Its metadata are others than its job's: {', '.join(wrong)}."
     return None
