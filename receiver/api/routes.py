@@ -5,7 +5,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from receiver.api import params
 from receiver.api.health import Probe
 from receiver.archive.base import ImageReader
 from receiver.core import serializers
+from receiver.core.clock import Clock
 from receiver.core.completion import is_job_id, is_provider_id, is_ref
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
 from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
@@ -55,7 +56,6 @@ class Api:
     """The routes.
 
     Attributes:
-        now: the time, ms since the epoch.
         stopping: set when the server is to end; waiting clients are answered then.
         providers: those that are on, of which jobs can be announced.
     """
@@ -64,7 +64,7 @@ class Api:
     archive: ImageReader
     spool: Spool
     overdue_after: timedelta
-    now: Callable[[], int]
+    now: Clock
     stopping: asyncio.Event
     checks: Mapping[str, Probe]
     refusals: RefusalCounter

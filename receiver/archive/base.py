@@ -17,9 +17,7 @@ class SpooledImage:
     Attributes:
         path: the spooled file, complete and verified.
         key: as `render_key` made it.
-        ref: the submitter's own reference.
         received_at: when the completion was recorded.
-        provider: the provider's name.
     """
 
     job_id: str
@@ -103,10 +101,7 @@ class ImageReader(Protocol):
     async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
         """Return a local file with the image's bytes, to be read and not changed.
 
-        Args:
-            stored: the object.
-            image: what it holds.
-            scratch: receives the bytes if the archive is not local; the caller removes it.
+        ``scratch`` receives the bytes if the archive is not local; the caller removes it.
 
         Raises:
             ArchiveError: ``archive.missing`` if the image is not there, or what the store answered.
@@ -148,8 +143,7 @@ class Inventory(Archive, Protocol):
     def entries(self, after: str | None = None) -> AsyncIterator[Sequence[ListedObject]]:
         """Yield all objects in pages, always in the same order, without those of a running probe or put.
 
-        Args:
-            after: the address of an object; the listing starts behind it.
+        The listing starts behind the object of the address ``after``.
 
         Raises:
             ArchiveError: it cannot be listed.

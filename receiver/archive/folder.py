@@ -66,12 +66,8 @@ class FolderArchive:
     """An archive below one folder.
 
     A file system that is not mounted must not be mistaken for an empty archive: images put into the mount
-    point would be hidden once it is mounted.
-
-    Args:
-        root: the folder. Only `probe` makes it, if its parent exists and there was no archive before.
-        uploads: how many images are put at a time.
-        used: whether images were put into it before.
+    point would be hidden once it is mounted. Only `probe` makes the folder, if its parent exists and there
+    was no archive before. The arguments are those of `open_archive`.
     """
 
     def __init__(self, root: Path, *, uploads: int, used: bool = False) -> None:

@@ -72,15 +72,8 @@ def render_key(
 ) -> str:
     """Return the key of a job's image: a relative path without ``.`` and ``..``, at most ``MAX_KEY`` bytes.
 
-    Args:
-        template: one that `check_template` accepts.
-        provider: the provider's name.
-        job_id: two ids never give the same key under one template.
-        ref: the submitter's reference; ``none`` stands for a missing one, as for an empty endpoint.
-        sha256: of the image, hex.
-        extension: without the dot: ``jpg``, ``png`` or ``webp``.
-        endpoint: the kind of upscaling, such as ``upscale_2x``.
-        received_at: when the completion was recorded.
+    Two ids never give the same key under one template, which `check_template` accepts. ``none`` stands for
+    what is missing.
 
     Raises:
         ConfigError: the template is invalid.

@@ -9,12 +9,7 @@ from receiver.core.jobs import Image, StoredObject
 
 
 def split(uri: str, parts: int) -> tuple[str, str]:
-    """Split an object's address into the former archive's, with a slash at its end, and the key.
-
-    Args:
-        uri: of the object.
-        parts: of the key, from slash to slash.
-    """
+    """Split an object's address into the former archive's, to its last slash, and a key of so many parts."""
     pieces = uri.split("/")
     key = "/".join(pieces[-parts:])
     return "/".join([*pieces[:-parts], ""]), unquote(key) if uri.startswith("file:") else key

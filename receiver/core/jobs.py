@@ -112,7 +112,6 @@ class Job:
     Attributes:
         id: of the job in the ledger; `core.completion` says how it is made.
         provider: the provider's name.
-        ref: the submitter's own reference.
         endpoint: the kind of upscaling, such as ``upscale_2x``.
         attempts: how often work was begun in the present state.
         refreshes: how many other URLs the provider has named since the delivery.

@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from receiver.api import params
+from receiver.core.clock import Clock
 from receiver.core.errors import REASONS, LedgerError, ReceiverError, SpoolError
 from receiver.core.jobs import Job, State, overdue_cutoff
 from receiver.dashboard import presenters
@@ -62,7 +63,6 @@ class Dashboard:
     Attributes:
         failing: returns the readiness checks that fail, each with a sentence.
         unasked: returns why the provider is not asked about silent jobs, in a sentence.
-        now: the time, ms since the epoch.
         providers: the titles of those that are on, by name.
     """
 
@@ -74,7 +74,7 @@ class Dashboard:
     working: Callable[[], Sequence[presenters.Work]]
     unasked: Callable[[], str | None]
     overdue_after: timedelta
-    now: Callable[[], int]
+    now: Clock
     providers: Mapping[str, str]
     _static: Static = field(default_factory=Static, init=False)
     _throughput: Throughput = field(default_factory=Throughput, init=False)

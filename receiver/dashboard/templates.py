@@ -1,7 +1,7 @@
 """Renders the templates, and serves the static files. Everything that a template prints is escaped."""
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from receiver.core import serializers
+from receiver.core.clock import Clock
 from receiver.core.jobs import State
 from receiver.core.paths import webhook_path
 from receiver.dashboard import presenters, throughput
@@ -62,9 +63,9 @@ class Static:
 
 
 class Templates:
-    """Renders the pages; ``now`` returns ms since the epoch. ``titles`` are of the providers, by name."""
+    """Renders the pages; ``titles`` are of the providers, by name."""
 
-    def __init__(self, static: Static, now: Callable[[], int], titles: Mapping[str, str]) -> None:
+    def __init__(self, static: Static, now: Clock, titles: Mapping[str, str]) -> None:
         self._static = static
         self._titles = titles
         self._now = now

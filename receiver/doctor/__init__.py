@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.config import Config, environment, load_partly, named, origins
-from receiver.core.clock import wall_clock
+from receiver.core.clock import Clock, wall_clock
 from receiver.core.errors import ConfigError
 from receiver.doctor import ledger, machine, remote, settings
 from receiver.doctor.checks import Check, Level, Result, failure, run_checks, run_in_thread, skipped
@@ -54,7 +54,7 @@ async def diagnose(
     dotenv: Path,
     *,
     deep: bool = False,
-    now: Callable[[], int] = wall_clock,
+    now: Clock = wall_clock,
     stopping: asyncio.Event | None = None,
     on_waiting: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Report:
@@ -103,7 +103,7 @@ def _mounts() -> str:
     return MOUNTS.read_text(encoding="utf-8", errors="replace") if MOUNTS.exists() else ""
 
 
-def _checks(config: Config, environ: Mapping[str, str], *, now: Callable[[], int], deep: bool) -> list[Check]:
+def _checks(config: Config, environ: Mapping[str, str], *, now: Clock, deep: bool) -> list[Check]:
     """Return the checks of this machine, then those of remote systems and of addresses that lead there."""
 
     def directory() -> list[Result]:

@@ -8,6 +8,7 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from receiver.archive.base import Depth, Inventory, ListedObject, ObjectInfo
+from receiver.core.clock import Clock
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject
 from receiver.ledger import Ledger
@@ -29,7 +30,6 @@ class ArchiveScan:
     Attributes:
         concurrency: objects at a time.
         throttle: waits until the next object may be inspected.
-        now: ms since the epoch.
     """
 
     ledger: Ledger
@@ -37,7 +37,7 @@ class ArchiveScan:
     checkpoint: Checkpoint
     concurrency: int
     throttle: Callable[[], Awaitable[None]]
-    now: Callable[[], int]
+    now: Clock
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
     async def pages(

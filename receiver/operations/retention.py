@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import structlog
 
-from receiver.core.clock import milliseconds
+from receiver.core.clock import Clock, milliseconds
 from receiver.core.concurrency import run_forever
 from receiver.ledger import Ledger, LedgerReader, PruneBatch, RecordKind
 from receiver.providers.base import TICKET_LIFETIME
@@ -33,11 +33,11 @@ OnProgress = Callable[[Mapping[str, int]], None]
 
 @dataclass(kw_only=True, eq=False)
 class Pruner:
-    """Removes records older than ``keep``, once an hour or on demand; ``now`` returns ms since the epoch."""
+    """Removes records older than ``keep``, once an hour or on demand."""
 
     ledger: Ledger
     keep: timedelta
-    now: Callable[[], int]
+    now: Clock
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
     async def run(self) -> None:

@@ -24,6 +24,7 @@ from starlette.responses import Response
 
 from receiver.api import params
 from receiver.api.health import Probe
+from receiver.core.clock import Clock
 from receiver.core.errors import REASONS, LedgerError, SpoolError
 from receiver.core.instrumentation import Step, Work
 from receiver.core.jobs import State, overdue_cutoff
@@ -202,7 +203,6 @@ class Metrics:
     Attributes:
         collectors: the registry of the meters.
         overdue_after: how long a submitted job may stay without a completion.
-        now: the time, ms since the epoch.
         in_progress: how many jobs each stage works on.
         spool_room: the bytes that the spool still takes beside so many that it holds.
         timeout: seconds that the ledger has to answer.
@@ -212,7 +212,7 @@ class Metrics:
     meters: Meters
     ledger: Ledger
     overdue_after: timedelta
-    now: Callable[[], int]
+    now: Clock
     refusals: RefusalCounter
     in_progress: Callable[[], Mapping[str, int]]
     spool_room: Callable[[int], int]

@@ -38,15 +38,12 @@ class Libvips:
             self._lib.vips_operation_block_set(loader, 0)
 
     def decode(self, data: Any, fmt: str, options: str) -> tuple[int, int]:
-        """Decode every pixel.
+        """Decode every pixel. Return width and height.
 
         Args:
             data: the whole file, a writable buffer.
             fmt: ``jpeg``, ``png`` or ``webp``.
             options: of the loader, as ``name=value,name=value``.
-
-        Returns:
-            Width and height in pixels.
 
         Raises:
             VipsError: the image cannot be decoded.
@@ -64,15 +61,9 @@ class Libvips:
         return width, height
 
     def thumbnail(self, data: Any, fmt: str, side: int) -> bytes:
-        """Return a WebP thumbnail, upright and without metadata. It takes no more memory than `decode`.
+        """Return a WebP thumbnail, upright and without metadata, at most ``side`` pixels wide and high.
 
-        Args:
-            data: the whole file, a writable buffer.
-            fmt: ``jpeg``, ``png`` or ``webp``.
-            side: pixels of the longer side, at most.
-
-        Raises:
-            VipsError: the image cannot be decoded.
+        It takes no more memory than `decode`, and raises the same.
         """
         options = f"width={side},height={side},size=down"
         if fmt == "png":

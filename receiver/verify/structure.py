@@ -31,9 +31,7 @@ class Header:
     """An image's own header.
 
     Attributes:
-        format: ``jpeg``, ``png`` or ``webp``.
-        width: pixels, at least 1.
-        height: pixels, at least 1.
+        width, height: pixels, at least 1.
         multiscan: whether the decoder holds all of it at once: a JPEG of several scans, an interlaced PNG.
         orientation: as EXIF states it, 1 to 8; from 5 on, width and height change places when it is shown.
         trailing: harmless bytes behind the end mark.

@@ -62,12 +62,7 @@ class Verifier:
         return await self._answer({"path": str(path), "expected": asdict(expected)})
 
     async def thumbnail(self, path: Path, target: Path, side: int) -> Header:
-        """Write a WebP thumbnail to the target. Cancelling it kills the child that does it.
-
-        Args:
-            path: the image.
-            target: the file to write.
-            side: pixels of the longer side, at most.
+        """Write a WebP thumbnail, at most ``side`` pixels wide and high. Cancelling it kills its child.
 
         Raises:
             ImageError: the image cannot be decoded within the limits.

@@ -45,7 +45,6 @@ class S3Archive:
     Args:
         prefix: of all keys, without a slash at either end; may be empty.
         client: closed with the archive.
-        uploads: how many objects are put at a time.
     """
 
     def __init__(self, bucket: str, prefix: str, *, client: Client, uploads: int) -> None:
