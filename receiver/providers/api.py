@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -91,8 +91,10 @@ MAX_KEPT_BYTES = 256 * 1024
 
 MAX_QUERY = 2048
 
+_R = TypeVar("_R", bound=Reading)
 
-def read_answer(read: Callable[[Any], Reading], document: Any) -> Reading:
+
+def read_answer(read: Callable[[Any], _R], document: Any) -> _R:
     """Read an answer as a delivery's body is read. One that is not readable is an `UnavailableError`."""
     try:
         return read(document)

@@ -8,6 +8,7 @@ from receiver.core.errors import ConfigError
 from receiver.providers.base import Provider, Providers
 from receiver.providers.described.description import Description
 from receiver.providers.described.provider import open_provider
+from receiver.providers.fal import provider as fal
 from receiver.providers.freepik import provider as freepik
 from receiver.providers.replicate import provider as replicate
 from receiver.providers.setup import Setup
@@ -41,6 +42,7 @@ ENTRIES: Sequence[Entry] = (
         "XIMILAR_API_TOKEN",
     ),
     Entry("replicate", "Replicate", replicate.build, ("REPLICATE_WEBHOOK_SECRET",), "REPLICATE_API_TOKEN"),
+    Entry("fal", "fal.ai", fal.build, ("FAL_JWKS", "FAL_JWKS_URL"), "FAL_KEY"),
     Entry("freepik", "Freepik", freepik.build, ("FREEPIK_WEBHOOK_SECRET",), "FREEPIK_API_KEY"),
 )
 

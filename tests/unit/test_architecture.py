@@ -73,6 +73,7 @@ OWNERS = {
         "receiver.providers.described",
     },
     "dotenv": {"receiver.config"},
+    "cryptography": {"receiver.providers.key_set"},
     "standardwebhooks": {"receiver.events.outgoing_webhooks"},
     "jinja2": {"receiver.dashboard"},
     "opentelemetry": {"receiver.telemetry.tracing.spans"},

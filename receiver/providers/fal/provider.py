@@ -1,0 +1,127 @@
+"""fal.ai as a provider."""
+
+from collections.abc import Awaitable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from receiver.core.clock import Clock
+from receiver.core.errors import ConfigError
+from receiver.core.headers import RawHeaders
+from receiver.providers import key_set
+from receiver.providers.api import JsonApi
+from receiver.providers.base import Calls, Client, Proof, Provider, Reading, decode_json, mask
+from receiver.providers.fal import results
+from receiver.providers.fal.client import FalClient
+from receiver.providers.key_set import Ed25519, Keys, KeySet
+from receiver.providers.setup import Setup
+from receiver.providers.signatures import Template
+
+OWN_LIFETIME = timedelta(days=7)
+"""Of files, by default. An account, or a request's own header, can make it minutes."""
+
+OWN_JWKS_URL = "https://rest.fal.ai/.well-known/jwks.json"
+
+_HEADER = "x-fal-webhook-"
+
+
+def build(setup: Setup) -> Provider | None:
+    """Return the provider; ``None`` where no keys prove its deliveries, so that it is off."""
+    config = setup.config
+    if not config.fal_jwks and not config.fal_jwks_url:
+        return None
+    keys = KeySet(
+        _pinned(config.fal_jwks) if config.fal_jwks else (),
+        _address(config.fal_jwks_url) if config.fal_jwks_url else None,
+        now=setup.now,
+    )
+    return FalProvider(
+        Ed25519(_template(setup.now), keys),
+        str(config.fal_api_url),
+        None if config.fal_key is None else config.fal_key.get_secret_value(),
+        config.url_lifetime_of(FalProvider.name, OWN_LIFETIME),
+    )
+
+
+def _pinned(text: str) -> Keys:
+    """Return the keys of a JWKS, or of a file of one. It is read once, at the start."""
+    try:
+        if text.lstrip().startswith("{"):
+            return key_set.parse(text)
+        with Path(text).open("rb") as file:
+            return key_set.parse(file.read(key_set.MAX_BYTES))
+    except OSError as error:
+        problem = f"is no JSON, and no file that can be read ({type(error).__name__})"
+    except ValueError as error:
+        problem = str(error)
+    raise ConfigError(f"FAL_JWKS: {problem}")
+
+
+def _address(text: str) -> str:
+    """Return where the keys are read. By plain http anybody on the way could put in keys."""
+    url = OWN_JWKS_URL if text == "default" else text
+    try:
+        parts = urlsplit(url)
+        is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+        is_good = bool(parts.hostname) and (parts.scheme == "https" or is_here) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ConfigError("FAL_JWKS_URL: must be default, or a URL such as https://host/path")
+    return url
+
+
+def _template(now: Clock) -> Template:
+    """Return the four lines that are signed."""
+    lines = (*(_HEADER + name for name in ("request-id", "user-id", "timestamp")), "sha256")
+    parts = [part for line in lines for part in ("\n", line)]
+    return Template(_HEADER + "signature", "hex", "", ["", *parts[1:], ""], now, _HEADER + "timestamp")
+
+
+@dataclass(eq=False)
+class FalProvider(Provider):
+    """fal.ai's models. A file's URL stays the same however often it is asked for."""
+
+    name = "fal"
+    title = "fal.ai"
+    url_setting = "FAL_API_URL"
+    token_setting = "FAL_KEY"  # noqa: S105 - a name
+
+    proof: Ed25519
+    api_url: str
+    token: str | None = field(repr=False)
+    url_lifetime: timedelta = OWN_LIFETIME
+
+    def __post_init__(self) -> None:
+        self.proof_headers = self.proof.names
+
+    @property
+    def has_token(self) -> bool:
+        return self.token is not None
+
+    def admit(self, headers: RawHeaders) -> None:
+        self.proof.admit(headers)
+
+    def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
+        waiting = self.proof.check(headers, body)
+        return Proof() if waiting is None else _proof_after(waiting)
+
+    def read(self, body: bytes) -> Reading:
+        return results.read(decode_json(body))
+
+    def redact(self, body: bytes) -> bytes:
+        return body if self.token is None else mask(body, [self.token])
+
+    def open_client(self, calls: Calls) -> Client | None:
+        if self.token is None:
+            return None
+        headers = {"Authorization": f"Key {self.token}"}
+        return FalClient(
+            JsonApi(self.api_url, headers, secrets=(self.token,), url_setting=self.url_setting, calls=calls)
+        )
+
+
+async def _proof_after(waiting: Awaitable[None]) -> Proof:
+    await waiting
+    return Proof()

@@ -1,0 +1,82 @@
+"""Reads what fal.ai posts, and what its models return."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from receiver.core.completion import Failure
+from receiver.providers.api_errors import explanation
+from receiver.providers.base import (
+    MAX_WORD,
+    Ending,
+    Output,
+    Reading,
+    Running,
+    bounded,
+    output_of,
+    own_id,
+    refuse,
+    short,
+    walk,
+)
+from receiver.providers.fal import models
+
+RUNNING_STATUSES = frozenset({"IN_QUEUE", "IN_PROGRESS"})
+
+_TEXT = Output(None, content_type="text/plain")
+"""What stands for a payload that names no file."""
+
+
+def read(document: Any) -> Reading:
+    """Read a delivery. Without a payload the ending holds nothing: fal is then asked for it."""
+    if not isinstance(document, dict):
+        refuse("it is no JSON object")
+    request_id, status = own_id(document.get("request_id"), "request_id"), document.get("status")
+    if isinstance(status, str) and status in RUNNING_STATUSES:
+        return Running(request_id, status)
+    endpoint, payload = models.of_links(document), document.get("payload")
+    if status == "ERROR":
+        return Ending(request_id, failure=failure(document.get("error"), payload), endpoint=endpoint)
+    if status != "OK":
+        refuse(f"status is {short(status, MAX_WORD)}, which is unknown")
+    if payload is None or document.get("payload_error"):
+        return Ending(request_id, endpoint=endpoint)
+    return ending(request_id, payload, endpoint)
+
+
+def ending(request_id: str, payload: object, endpoint: str | None) -> Ending:
+    """Return the good end of a request that has returned this."""
+    outputs = bounded(list(_outputs(payload)))
+    nothing = None if outputs else Failure("provider.no_output", "The request returned no file.")
+    return Ending(request_id, outputs, nothing, endpoint=endpoint)
+
+
+def failure(error: object, payload: object = None) -> Failure:
+    """Return the failure that fal states, with what the model itself says of it."""
+    words = [short(error)]
+    if isinstance(payload, dict | list) and payload:
+        words.append(explanation(json.dumps(payload).encode()))
+    return Failure("provider.job_failed", ": ".join(filter(None, words)) or "The request failed.")
+
+
+def _outputs(payload: object) -> Iterator[Output]:
+    """Yield the files of a payload in its order: objects with a URL, or else URLs; else it is one text."""
+    values = list(walk(payload))
+    files = [it for it in values if isinstance(it, dict) and isinstance(it.get("url"), str) and it["url"]]
+    if files:
+        yield from map(_output, files)
+    elif urls := [it for it in values if isinstance(it, str) and it.startswith(("https://", "http://"))]:
+        yield from map(output_of, urls)
+    elif payload not in ({}, [], ""):
+        yield _TEXT
+
+
+def _output(file: Mapping[str, Any]) -> Output:
+    url: str = file["url"]
+    return output_of(
+        url.partition(",")[0] if url.startswith("data:") else url,  # of an image in the body only what it is
+        width=file.get("width"),
+        height=file.get("height"),
+        size=file.get("file_size"),
+        content_type=file.get("content_type"),
+    )
