@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.api import params
-from receiver.core.completion import JOB_ID, MAX_SIDE, MAX_URL, PROVIDER, REF
+from receiver.core.completion import BARE_ID, JOB_ID, MAX_SIDE, MAX_URL, PROVIDER, REF
 from receiver.core.errors import REASONS
 from receiver.core.jobs import FINAL, State
 from receiver.core.paths import webhook_path
@@ -44,7 +44,9 @@ def route(document: Json) -> Route:
 
 def document(version: str, providers: Iterable[Provider]) -> Json:
     """Return the whole document, with a webhook for each of the providers."""
-    values = {**_values_of_the_code(), "{version}": version}
+    providers = tuple(providers)
+    names = [provider.name for provider in providers]
+    values = {**_values_of_the_code(), "{version}": version, "{providers}": names}
 
     def fill(members: Json) -> Json:
         return {k: values.get(v, v) if isinstance(v, str) else v for k, v in members.items()}
@@ -117,6 +119,7 @@ def _values_of_the_code() -> Json:
         "{statuses}": sorted({*STATUS.values(), 503}),
         "{job_id}": f"^(?:{JOB_ID})$",
         "{provider}": f"^{PROVIDER}$",
+        "{own_id}": f"^{BARE_ID}$",
         "{ref}": f"^{REF}$",
         "{event_id}": f"^[0-9]{{1,{params.MAX_LINE_DIGITS}}}$",
         "{max_limit}": params.MAX_LIMIT,

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from receiver.core.completion import MAX_SIDE, MAX_URL, Completion, Failure, is_bare_id
+from receiver.core.completion import BARE_ID, MAX_SIDE, MAX_URL, Completion, Failure, is_bare_id
 from receiver.core.urls import percent_encoded
 from receiver.providers.base import decode_json, refuse, short
 
@@ -59,7 +59,8 @@ def read(document: Any) -> Completion:
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of the bodies that `parse` reads."""
     text = Path(__file__).with_name("completion.schema.json").read_text(encoding="utf-8")
-    values = {"{max_url}": MAX_URL, "{max_side}": MAX_SIDE, "{failed_statuses}": sorted(FAILED_STATUSES)}
+    values: dict[str, Any] = {"{own_id}": f"^{BARE_ID}$"}
+    values |= {"{max_url}": MAX_URL, "{max_side}": MAX_SIDE, "{failed_statuses}": sorted(FAILED_STATUSES)}
 
     def fill(members: dict[str, Any]) -> dict[str, Any]:
         return {k: values.get(v, v) if isinstance(v, str) else v for k, v in members.items()}
