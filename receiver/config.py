@@ -487,15 +487,22 @@ def load_partly(environ: Mapping[str, str]) -> tuple[Config, tuple[str, ...]]:
         return _build(environ, without=named(wrong)), wrong
 
 
-def secrets_of(name: str, environ: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the values of a secret that is no setting, of the environment or of ``RECEIVER_SECRETS_DIR``.
+def text_of(name: str, environ: Mapping[str, str]) -> str:
+    """Return the text of a variable that is no setting, of the environment or of ``RECEIVER_SECRETS_DIR``.
 
     Raises:
-        ConfigError: one line that names it: it is not set, or has a value that cannot be sent.
+        ConfigError: one line that names it: it is not set, or cannot be read.
     """
     text = environ.get(name) or _read_secrets(environ.get("RECEIVER_SECRETS_DIR"), (name,)).get(name)
+    if not text:
+        raise ConfigError(f"{name}: not set, and a provider of RECEIVER_PROVIDERS needs it")
+    return text
+
+
+def secrets_of(name: str, environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values of such a variable that holds secrets. A `ConfigError` names it, as in `text_of`."""
     try:
-        found = TypeAdapter(Secrets).validate_python(text or ())
+        found = TypeAdapter(Secrets).validate_python(text_of(name, environ))
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         raise ConfigError(f"{name}: {error_text(fault['type'], fault['msg'], {})}") from None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Awaitable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -58,6 +59,17 @@ def parse(text: str | bytes) -> Keys:
     if not keys:
         raise ValueError("holds no Ed25519 key")
     return keys
+
+
+def pinned(text: str) -> Keys:
+    """Return the keys of a JWKS, or of a file of one, which is read once. Raise `ValueError`, as `parse`."""
+    if text.lstrip().startswith("{"):
+        return parse(text)
+    try:
+        with Path(text).open("rb") as file:
+            return parse(file.read(MAX_BYTES))
+    except OSError as error:
+        raise ValueError(f"is no JSON, and no file that can be read ({type(error).__name__})") from None
 
 
 def _key(row: Any) -> Ed25519PublicKey | None:

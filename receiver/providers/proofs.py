@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 
 from receiver.core.clock import Clock
 from receiver.core.errors import ConfigError
-from receiver.providers import signatures
+from receiver.providers import key_set, signatures
 from receiver.providers.tables import PLACEHOLDER, HeaderName, SecureUrl, Setting, Span, Table
 
 
@@ -93,11 +93,13 @@ class Ed25519(_Signed):
 
 Written = Annotated[Header | Bearer | StandardWebhooks | Hmac | Ed25519, Field(discriminator="kind")]
 
-Proof = signatures.SharedHeader | signatures.StandardWebhooks | signatures.HmacSha256
+Proof = signatures.SharedHeader | signatures.StandardWebhooks | signatures.HmacSha256 | key_set.Ed25519
 
 
-def open_proof(written: Written, secrets: Callable[[str], tuple[str, ...]], now: Clock) -> Proof:
-    """Return the proof of a description, with its keys."""
+def open_proof(
+    written: Written, secrets: Callable[[str], tuple[str, ...]], text_of: Callable[[str], str], now: Clock
+) -> Proof:
+    """Return the proof of a description, with its keys: from secrets, or from the text of a variable."""
 
     def keys_of(proof: StandardWebhooks | Hmac) -> list[bytes]:
         try:
@@ -114,9 +116,14 @@ def open_proof(written: Written, secrets: Callable[[str], tuple[str, ...]], now:
             accepted = [f"Bearer {text}".encode() for text in secrets(written.secret)]
             return signatures.SharedHeader("authorization", accepted)
         case StandardWebhooks():
-            keys = keys_of(written)
-            return signatures.StandardWebhooks(keys, now, written.headers, written.tolerance)
+            return signatures.StandardWebhooks(keys_of(written), now, written.headers, written.tolerance)
         case Hmac():
-            keys = keys_of(written)
-            return signatures.HmacSha256(written.template(now), keys)
-    raise NotImplementedError
+            return signatures.HmacSha256(written.template(now), keys_of(written))
+        case Ed25519(jwks=str(name)):
+            try:
+                keys = key_set.KeySet(key_set.pinned(text_of(name)), now=now)
+            except ValueError as error:
+                raise ConfigError(f"{name}: {error}") from None
+            return key_set.Ed25519(written.template(now), keys)
+        case Ed25519():
+            return key_set.Ed25519(written.template(now), key_set.KeySet(url=str(written.jwks_url), now=now))

@@ -10,6 +10,7 @@ from receiver.providers.described.description import Description
 from receiver.providers.described.provider import open_provider
 from receiver.providers.fal import provider as fal
 from receiver.providers.freepik import provider as freepik
+from receiver.providers.proofs import Bearer
 from receiver.providers.replicate import provider as replicate
 from receiver.providers.setup import Setup
 from receiver.providers.tables import load
@@ -78,5 +79,6 @@ def reader_of(name: str, setup: Setup) -> Provider | None:
     for path in map(Path, setup.config.providers):
         description = load(path, Description, "RECEIVER_PROVIDERS")
         if description.name == name:
-            return open_provider(description, setup, dict.fromkeys(description.settings(), ("c2FtcGxl",)))
+            unproved = description.model_copy(update={"proof": Bearer(kind="bearer", secret="SAMPLE")})  # noqa: S106 - a name
+            return open_provider(unproved, setup, dict.fromkeys(unproved.settings(), ("sample",)))
     return open_providers(setup).get(name)

@@ -35,7 +35,9 @@ headers = { Authorization = "Bearer {secret}" }
 SECRETS = {"ACME_SECRET": "fixture-secret", "ACME_API_KEY": "fixture-key"}
 
 
-def described(folder: Path, text: str, *others: str, secrets: Mapping[str, str] = SECRETS) -> Provider:
+def described(
+    folder: Path, text: str, *others: str, secrets: Mapping[str, str] = SECRETS, now: int = NOW
+) -> Provider:
     """The provider that a description makes, beside others."""
     paths = []
     for number, each in enumerate((text, *others)):
@@ -43,7 +45,7 @@ def described(folder: Path, text: str, *others: str, secrets: Mapping[str, str] 
         path.write_text(each, "utf-8")
         paths.append(str(path))
     environ = {**secrets, "RECEIVER_PROVIDERS": json.dumps(paths)}
-    return next(iter(open_providers(Setup(load(environ), environ, lambda: NOW)).values()))
+    return next(iter(open_providers(Setup(load(environ), environ, lambda: now)).values()))
 
 
 def read(provider: Provider, body: bytes) -> Ending:

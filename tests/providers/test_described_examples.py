@@ -11,7 +11,7 @@ from receiver.config import load
 from receiver.core.errors import BodyError, ConfigError
 from receiver.doctor.sample import read_sample
 from receiver.providers.described.description import Description
-from receiver.providers.proofs import Hmac, StandardWebhooks
+from receiver.providers.proofs import Ed25519, Hmac, StandardWebhooks
 from receiver.providers.setup import Setup
 from receiver.providers.signatures import KeyForm
 from receiver.providers.tables import Table, parse
@@ -61,7 +61,7 @@ def test_the_first_example_reads_both_forms(tmp_path: Path) -> None:
 
 
 def test_the_page_names_every_key_of_the_language() -> None:
-    tables: list[type[Table]] = [Description, Hmac, StandardWebhooks]
+    tables: list[type[Table]] = [Description, Ed25519, Hmac, StandardWebhooks]
     tables += [Description.model_fields[name].annotation for name in ("job", "outputs")]  # type: ignore[misc]
     for table in tables:
         for name in table.model_fields:

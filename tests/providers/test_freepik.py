@@ -18,7 +18,11 @@ from receiver.providers.setup import Setup
 from tests.providers.samples.freepik import OLD, SECRET, headers, task
 
 NOW = 1_780_000_000
-VECTORS = json.loads((Path(__file__).parent / "freepik_vectors.json").read_text("utf-8"))
+VECTORS = [
+    vector
+    for vector in json.loads(Path(__file__).with_name("vectors.json").read_text("utf-8"))
+    if vector["provider"] == "freepik"
+]
 BODY = task("t1", "COMPLETED", ["https://example.test/y.png"])
 
 

@@ -3,12 +3,12 @@
 import contextlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from receiver.config import secrets_of
+from receiver.config import secrets_of, text_of
 from receiver.core.clock import Clock
 from receiver.core.completion import MAX_OUTPUTS, Failure, is_provider_id
 from receiver.core.errors import BodyError, ConfigError, UnavailableError, UnknownJobError
@@ -35,6 +35,7 @@ from receiver.providers.base import (
     moment,
     output_of,
     own_id,
+    proof_after,
     refuse,
     short,
 )
@@ -70,7 +71,9 @@ def open_provider(
         return secret
 
     ask, files = description.ask, description.files
-    proof = proofs.open_proof(description.proof, secrets, setup.now)
+    proof = proofs.open_proof(
+        description.proof, secrets, lambda name: text_of(name, setup.environ), setup.now
+    )
     token = None if ask is None else sent(ask.secret)
     access = None if files is None else FileAccess(files.hosts, _filled(files.headers, sent(files.secret)))
     return DescribedProvider(
@@ -113,9 +116,8 @@ class DescribedProvider(Provider):
         self.proof.admit(headers)
         return Proof() if isinstance(self.proof, signatures.SharedHeader) else None
 
-    def prove(self, headers: RawHeaders, body: bytes) -> Proof:
-        self.proof.check(headers, body)
-        return Proof()
+    def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
+        return proof_after(self.proof.check(headers, body))
 
     def read(self, body: bytes) -> Reading:
         return self.reading(decode_json(body), asked=False)

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from receiver.core.clock import Clock
@@ -11,7 +10,7 @@ from receiver.core.errors import ConfigError
 from receiver.core.headers import RawHeaders
 from receiver.providers import key_set
 from receiver.providers.api import JsonApi
-from receiver.providers.base import Calls, Client, Proof, Provider, Reading, decode_json, mask
+from receiver.providers.base import Calls, Client, Proof, Provider, Reading, decode_json, mask, proof_after
 from receiver.providers.fal import results
 from receiver.providers.fal.client import FalClient
 from receiver.providers.key_set import Ed25519, Keys, KeySet
@@ -45,17 +44,10 @@ def build(setup: Setup) -> Provider | None:
 
 
 def _pinned(text: str) -> Keys:
-    """Return the keys of a JWKS, or of a file of one. It is read once, at the start."""
     try:
-        if text.lstrip().startswith("{"):
-            return key_set.parse(text)
-        with Path(text).open("rb") as file:
-            return key_set.parse(file.read(key_set.MAX_BYTES))
-    except OSError as error:
-        problem = f"is no JSON, and no file that can be read ({type(error).__name__})"
+        return key_set.pinned(text)
     except ValueError as error:
-        problem = str(error)
-    raise ConfigError(f"FAL_JWKS: {problem}")
+        raise ConfigError(f"FAL_JWKS: {error}") from None
 
 
 def _address(text: str) -> str:
@@ -104,8 +96,7 @@ class FalProvider(Provider):
         self.proof.admit(headers)
 
     def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
-        waiting = self.proof.check(headers, body)
-        return Proof() if waiting is None else _proof_after(waiting)
+        return proof_after(self.proof.check(headers, body))
 
     def read(self, body: bytes) -> Reading:
         return results.read(decode_json(body))
@@ -120,8 +111,3 @@ class FalProvider(Provider):
         return FalClient(
             JsonApi(self.api_url, headers, secrets=(self.token,), url_setting=self.url_setting, calls=calls)
         )
-
-
-async def _proof_after(waiting: Awaitable[None]) -> Proof:
-    await waiting
-    return Proof()

@@ -2,11 +2,14 @@
 
 # ruff: noqa: ARG002 - the proof by a header does not depend on the body
 import base64
+import hashlib
 import hmac
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.providers.sample import Sample
 
@@ -87,9 +90,36 @@ class HmacTemplateSample(DescribedSample):
         return {"X-Acme-Id": "n1", "X-Acme-Time": str(at), "X-Acme-Signature": signature}
 
 
+class Ed25519Sample(DescribedSample):
+    kind = "ed25519"
+    secret = "-"
+    signer = Ed25519PrivateKey.from_private_bytes(b"fixture" * 4 + b"-key")
+
+    def headers(self, body: bytes, at: int, key: bytes) -> dict[str, str]:
+        signer = self.signer if key == KEY else Ed25519PrivateKey.generate()
+        text = f"n1\n{at}\n{hashlib.sha256(body).hexdigest()}"
+        signature = signer.sign(text.encode()).hex()
+        return {"X-Acme-Id": "n1", "X-Acme-Time": str(at), "X-Acme-Signature": signature}
+
+
+def jwks(*keys: Ed25519PrivateKey) -> str:
+    points = [base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=") for key in keys]
+    return json.dumps({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": point.decode()} for point in points]})
+
+
+Ed25519Sample.settings = {**Ed25519Sample.settings, "ACME_JWKS": jwks(Ed25519Sample.signer)}
+Ed25519Sample.secrets = ()
+
 DESCRIBED: Mapping[str, DescribedSample] = {
     sample.kind: sample
-    for sample in (HeaderSample(), BearerSample(), StandardSample(), HmacBodySample(), HmacTemplateSample())
+    for sample in (
+        HeaderSample(),
+        BearerSample(),
+        StandardSample(),
+        HmacBodySample(),
+        HmacTemplateSample(),
+        Ed25519Sample(),
+    )
 }
 
 
