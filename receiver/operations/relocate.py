@@ -6,12 +6,12 @@ the archive that it has now. `ArchiveLocator` reads them from there meanwhile.
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import structlog
 
 from receiver.archive import moved
-from receiver.archive.base import Depth, Inventory, ObjectInfo
+from receiver.archive.base import Depth, Inventory
+from receiver.archive.locator import ArchiveLocator
 from receiver.core.concurrency import map_concurrently, run_forever
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject
@@ -39,20 +39,13 @@ OnProgress = Callable[[int], None]
 """Called with the number of images done."""
 
 
-class Inspector(Protocol):
-    """Inspects objects of any archive."""
-
-    async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
-        """See `Inventory.inspect`."""
-
-
 @dataclass(eq=False)
 class Relocator:
     """Records that images lie in the archive now; ``locator`` inspects them where they lay."""
 
     ledger: Ledger
     archive: Inventory
-    locator: Inspector
+    locator: ArchiveLocator
 
     async def run(self) -> None:
         """Search now, and again until the archives answer. It can be cancelled at any point."""
