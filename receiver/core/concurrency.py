@@ -1,7 +1,9 @@
 """Concurrent work: bounded, kept running, and ended in order."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import Future
 from typing import TypeVar
 
 from structlog.typing import FilteringBoundLogger
@@ -33,6 +35,24 @@ async def map_concurrently(items: Sequence[T], limit: int, work: Callable[[T], A
     finally:
         await cancel(tasks)
     return [results[number] for number in range(len(items))]
+
+
+async def run_in_thread(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread of its own, which nothing waits for after a cancellation.
+
+    The loop would wait for its own threads at the end, and a disk or a name server may never answer.
+    """
+    outcome: Future[T] = Future()
+    outcome.set_running_or_notify_cancel()  # from here on it takes a result, also after a cancellation
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - raised in the caller
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(outcome)
 
 
 async def cancel(tasks: Iterable[asyncio.Task[object]]) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 from receiver.config import Config, environment, load_partly, named, origins
 from receiver.core.clock import Clock, wall_clock
+from receiver.core.concurrency import run_in_thread
 from receiver.core.errors import ConfigError
 from receiver.doctor import ledger, machine, remote, settings
-from receiver.doctor.checks import Check, Level, Result, failure, run_checks, run_in_thread, skipped
+from receiver.doctor.checks import Check, Level, Result, failure, run_checks, skipped
 from receiver.ledger import holder, unsafe_sqlite
 from receiver.providers.base import Provider
 from receiver.providers.registry import open_providers

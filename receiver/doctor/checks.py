@@ -1,14 +1,9 @@
 """Checks and their results. Checks run all at once, each within its time limit."""
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TypeVar
-
-T = TypeVar("T")
 
 RUN_AS_SERVE = "Run this as the user that runs serve, whose all of the data directory must be."
 
@@ -104,24 +99,6 @@ async def run_checks(
     for each in (stopped, *tasks):
         each.cancel()
     return [_mask(result, secrets) for results in found for result in results]
-
-
-async def run_in_thread(work: Callable[[], T]) -> T:
-    """Run blocking work in a thread of its own, which nothing waits for after a cancellation.
-
-    The loop would wait for its own threads at the end, and a disk may never answer.
-    """
-    outcome: Future[T] = Future()
-    outcome.set_running_or_notify_cancel()  # from here on it takes a result, also after a cancellation
-
-    def run() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - raised in the caller
-            outcome.set_exception(error)
-
-    threading.Thread(target=run, daemon=True).start()
-    return await asyncio.wrap_future(outcome)
 
 
 async def _run(check: Check) -> Sequence[Result]:

@@ -21,6 +21,7 @@ from receiver.archive.base import ProbeResult
 from receiver.archive.factory import open_archive
 from receiver.bootstrap import factories
 from receiver.config import Config
+from receiver.core.concurrency import run_in_thread
 from receiver.core.errors import (
     ArchiveError,
     ConfigError,
@@ -31,7 +32,7 @@ from receiver.core.errors import (
     TokenRefusedError,
 )
 from receiver.core.paths import WEBHOOKS, webhook_path
-from receiver.doctor.checks import Level, Result, failure, ok, run_in_thread, skipped, warning
+from receiver.doctor.checks import Level, Result, failure, ok, skipped, warning
 from receiver.doctor.machine import cannot_create
 from receiver.ledger import FILE_NAME, LedgerReader
 from receiver.providers.api import DIRECT

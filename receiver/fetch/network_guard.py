@@ -7,15 +7,14 @@ as a literal. There is no second look-up that could answer differently (DNS rebi
 import asyncio
 import ipaddress
 import socket
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 import httpcore
 
+from receiver.core.concurrency import run_in_thread
 from receiver.core.errors import FetchError, UrlError
 from receiver.fetch.asyncio_backend import AsyncioBackend
 
@@ -128,26 +127,16 @@ def _embedded_v4(ip: IPv6Address) -> IPv4Address:
 async def system_resolver(host: str, port: int) -> Sequence[str]:
     """Resolve a name by the system's getaddrinfo.
 
-    A look-up cannot be cancelled, and a stalled one lasts for half a minute. On a daemon thread of its own it
-    holds up neither other look-ups, nor the loop's executor, nor the end of the process.
+    A look-up cannot be cancelled, and a stalled one lasts for half a minute. On a thread of its own it holds
+    up neither other look-ups, nor the loop's executor, nor the end of the process.
 
     Raises:
         OSError: the look-up failed.
     """
-    answer: Future[Sequence[str]] = Future()
-    answer.set_running_or_notify_cancel()  # from now on a cancelled caller does not cancel it
-
-    def look_up() -> None:
-        try:
-            # As bytes, so that Python does not encode the name by IDNA 2003.
-            found = socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM)
-        except OSError as exc:
-            answer.set_exception(exc)
-        else:
-            answer.set_result([str(sockaddr[0]) for *_, sockaddr in found])
-
-    threading.Thread(target=look_up, name="resolve", daemon=True).start()
-    return await asyncio.wrap_future(answer)
+    # As bytes, so that Python does not encode the name by IDNA 2003.
+    name = host.encode("ascii")
+    found = await run_in_thread(lambda: socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+    return [str(sockaddr[0]) for *_, sockaddr in found]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -19,10 +19,11 @@ import pytest
 from receiver.archive.base import ProbeResult
 from receiver.bootstrap.secrets import weakness
 from receiver.config import Config, load, load_partly, origins
+from receiver.core.concurrency import run_in_thread
 from receiver.core.errors import ConfigError
 from receiver.core.jobs import State
 from receiver.doctor import diagnose
-from receiver.doctor.checks import Check, Level, Result, failure, ok, run_checks, run_in_thread
+from receiver.doctor.checks import Check, Level, Result, failure, ok, run_checks
 from receiver.doctor.ledger import check_jobs, check_ledger, check_server
 from receiver.doctor.machine import (
     cannot_create,
