@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from botocore.awsrequest import AWSPreparedRequest
 from botocore.credentials import Credentials, RefreshableCredentials
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from receiver.archive.base import SpooledImage
 from receiver.archive.s3.archive import S3Archive
@@ -382,6 +382,19 @@ def test_each_request_is_signed_with_the_credentials_of_its_moment(item: Spooled
         assert f"x-amz-security-token: token{number}\r\n" in head
         assert "/eu-west-1/s3/aws4_request, SignedHeaders=" in head
         assert "a-secret" not in head
+
+
+def test_credentials_that_cannot_be_renewed_leave_a_put_to_the_sdk_and_no_connection(
+    item: SpooledImage,
+) -> None:
+    def refused() -> dict[str, str]:
+        raise ClientError({"Error": {"Code": "AccessDenied"}}, "AssumeRole")
+
+    credentials = RefreshableCredentials("AKID", "a-secret", "token", datetime.now(UTC), refused, "test")
+    with scripted() as script, opened(script, credentials) as direct:
+        assert put(direct, item) is None
+        script.ended.acquire()
+    assert script.heads == []
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs, quote, urlsplit
 
 from botocore.credentials import Credentials
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
@@ -122,7 +122,7 @@ class DirectPut:
             connection.sendall(self._head("HEAD", target, EMPTY, {"x-amz-checksum-mode": "ENABLED"}))
             answer = _answer(connection)
             head: dict[str, Any] = {"ContentLength": int(answer["content-length"])}
-        except (OSError, ValueError, LookupError, BotoCoreError):
+        except (OSError, ValueError, LookupError, BotoCoreError, ClientError):
             self._paused_until = self._monotonic() + PAUSE_SECONDS
             if connection is not None:
                 connection.close()
