@@ -38,6 +38,9 @@ MAX_HEADERS = 100
 MAX_PIPELINED = 16
 """Requests that may wait on a connection for the answer to another; hardly a client sends even one."""
 
+REST_SECONDS = 1.0
+"""How long the rest of a body may take for an answer past ASGI; many clients send head and body apart."""
+
 UNREAD_BYTES = 16 * 1024 * 1024
 UNREAD_SECONDS = 20
 UNREAD_PAUSE_SECONDS = 1
@@ -74,6 +77,7 @@ class LimitedProtocol(HttpToolsProtocol):
     head_seconds: float = HEAD_SECONDS
     keep_alive_seconds: float = KEEP_ALIVE_SECONDS
     write_seconds: float = WRITE_SECONDS
+    rest_seconds: float = REST_SECONDS
     idle_since: float | None = None
     _idle_until = 0.0
     _idle_timer: asyncio.TimerHandle | None = None
@@ -85,7 +89,8 @@ class LimitedProtocol(HttpToolsProtocol):
     _body_expected = False
     _head_too_large = False
     _parts: list[bytes] | None = None
-    """What has come of the body of a request that is answered past ASGI if the rest comes along with it."""
+    """What has come of the body of a request that is answered past ASGI if the rest comes in one more."""
+    _rest_timer: asyncio.TimerHandle | None = None
     _cycles: deque[RequestResponseCycle | Exchange]
     """The requests without a whole answer, oldest first."""
 
@@ -110,11 +115,10 @@ class LimitedProtocol(HttpToolsProtocol):
         """Count all bytes; `on_body` takes those of the body off again."""
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._parts is not None and not self.transport.is_closing():
-            parts, self._parts = self._parts, None
-            self._begin_cycle()
-            for part in parts:
-                super().on_body(part)
+        if self._rest_timer is not None:
+            self._leave_to_asgi()
+        elif self._parts is not None and not self.transport.is_closing():
+            self._rest_timer = self.loop.call_later(self.rest_seconds, self._leave_to_asgi)
         if self._body_expected:
             self._body_expected = False
             self.unfinished.add(self, self.peer, self.headers)
@@ -138,8 +142,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_expected = False
         if self._parts is not None:
-            parts, self._parts = self._parts, None
-            self._start_direct(b"".join(parts))
+            self._start_direct(b"".join(self._taken_parts()))
             return
         self.scope[WHOLE] = True  # type: ignore[literal-required] # a key of ours
         self.unfinished.discard(self)
@@ -166,6 +169,21 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self._begin_cycle()
         self._body_expected = True
+
+    def _taken_parts(self) -> list[bytes]:
+        if self._rest_timer is not None:
+            self._rest_timer.cancel()
+            self._rest_timer = None
+        parts, self._parts = self._parts or [], None
+        return parts
+
+    def _leave_to_asgi(self) -> None:
+        """Begin the request as usual that waits for the rest of its body, if there is one."""
+        if self._parts is not None:
+            parts = self._taken_parts()
+            self._begin_cycle()
+            for part in parts:
+                super().on_body(part)
 
     def _begin_cycle(self) -> None:
         limit = self.limit_concurrency
@@ -228,6 +246,11 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
         self.on_response_complete()
 
+    def shutdown(self) -> None:
+        """Let a request under way be answered, and close the connection."""
+        self._leave_to_asgi()
+        super().shutdown()
+
     def end(self) -> None:
         """Cut the peer off, and count the connection no more."""
         self.connections.discard(self)  # at once, since uvicorn counts them before it is gone
@@ -280,6 +303,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _disconnect_cycles(self) -> None:
         """End every request under way; uvicorn alone ends the last of them, and too late."""
+        self._leave_to_asgi()
         for cycle in self._cycles:
             cycle.disconnected = True
             cycle.message_event.set()

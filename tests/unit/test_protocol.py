@@ -58,11 +58,14 @@ async def door(
     lost: asyncio.Event | None = None,
     read_on: tuple[int, float, float] = (0, 0, 0),
     direct: Direct | None = None,
+    rest: float = NEVER,
+    waits: asyncio.Event | None = None,
 ) -> AsyncIterator[int]:
     """A server with these patiences; gives its port, and sets ``lost`` when a connection is gone.
 
     ``read_on`` is how many bytes are read behind an early answer, for how many seconds, and with which pause.
-    ``direct`` answers a POST to ``/`` that comes in one piece.
+    ``direct`` answers a POST to ``/`` that comes in one piece, or whose rest comes within ``rest`` seconds;
+    ``waits`` is set when the application gets another.
     """
     past_asgi = {} if direct is None else {b"/": direct}
 
@@ -72,15 +75,21 @@ async def door(
         head_seconds = head
         keep_alive_seconds = idle
         write_seconds = take
+        rest_seconds = rest
 
         def connection_lost(self, exc: Exception | None) -> None:
             super().connection_lost(exc)
             if lost is not None:
                 lost.set()
 
+    async def entered(request: Request) -> Response:
+        if waits is not None:
+            waits.set()
+        return await slow(request)
+
     app = Starlette(
         routes=[
-            Route("/", slow, methods=["GET", "POST"]),
+            Route("/", entered, methods=["GET", "POST"]),
             Route("/large/{size}", large),
             Route("/refused", refused, methods=["POST"]),
             Route("/echo", Echo(), methods=["POST"]),
@@ -107,6 +116,13 @@ async def door(
             yield listener.getsockname()[1]
         finally:
             await server.shutdown([listener])
+
+
+async def received(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Send, and let the server, which is in the same loop, read it apart from what follows."""
+    writer.write(data)
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def end_of(reader: asyncio.StreamReader) -> bytes:
@@ -389,6 +405,42 @@ async def test_a_post_in_one_piece_is_answered_past_asgi_and_in_several_through_
     assert b"content-length: 12\r\n" in head
     assert b"text/plain" in through
     assert refused.startswith(b"HTTP/1.1 422 Unprocessable Entity\r\n")
+
+
+async def test_a_body_may_come_right_behind_its_head() -> None:
+    async with door(direct=echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        head, _, body = post(b"whole").partition(b"\r\n\r\n")
+        for pieces, answer in [
+            ([head + b"\r\n\r\n", body], b"direct whole"),
+            ([head + b"\r\n\r\nwh", b"ole"], b"direct whole"),
+            ([head, b"\r\n\r\nwh", b"ole" + GET], b"direct whole"),
+            ([], b"empty"),
+            ([head + b"\r\n\r\nw", b"ho", b"le"], b"\r\n\r\nwhole"),
+            ([post(b"422")], b"\r\n\r\n422"),
+        ]:
+            for piece in pieces:
+                await received(writer, piece)
+            assert await asyncio.wait_for(reader.readuntil(answer), WITHIN)
+        writer.close()
+
+
+async def test_a_body_that_does_not_come_right_behind_its_head_is_left_to_the_application() -> None:
+    """Whose limits it then meets; so does one that a stop or the end of its connection finds."""
+    head = post(b"whole")[:-5]
+    waits = asyncio.Event()
+    async with door(direct=echo, rest=0, waits=waits) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await received(writer, head)
+        await asyncio.wait_for(waits.wait(), WITHIN)
+        await received(writer, b"whole")
+        assert await asyncio.wait_for(reader.readuntil(b"\r\n\r\nwhole"), WITHIN)
+        writer.close()
+    async with door(direct=echo) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await received(writer, head)
+    assert b"ledger.stopping" in await end_of(reader)
+    writer.close()
 
 
 async def test_posts_at_once_are_answered_in_their_order() -> None:

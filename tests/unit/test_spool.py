@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,23 @@ async def test_to_keep_what_is_kept_already_changes_nothing(spool: Spool) -> Non
     name = await spool.keep(download(spool), "job-1", IMAGE)
     assert await spool.keep(spool.path(name), "job-1", IMAGE) == name
     assert spool.path(name).read_bytes() == BYTES
+
+
+async def test_a_cancelled_keep_leaves_the_whole_file_or_none_and_hinders_no_other(spool: Spool) -> None:
+    """Its thread may go on, also behind the removal of the download."""
+    for turn in range(40):
+        part = download(spool)
+        keeping = asyncio.create_task(spool.keep(part, "job-1", IMAGE))
+        for _ in range(turn % 4):
+            await asyncio.sleep(0)
+        keeping.cancel()
+        with suppress(asyncio.CancelledError):
+            await keeping
+        await spool.remove(part)
+        name = await spool.keep(download(spool, f"{turn}-ab:2:0"), "job-1", IMAGE)
+        assert await spool.check(name)
+        assert set(await spool.names()) <= {name, part.name}
+        await spool.remove(spool.path(name))
 
 
 async def test_a_download_that_vanished_cannot_be_kept(spool: Spool) -> None:
