@@ -14,13 +14,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from botocore.awsrequest import AWSPreparedRequest
+from botocore.awsrequest import AWSPreparedRequest, AWSRequest
 from botocore.credentials import Credentials, RefreshableCredentials
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from receiver.archive.base import SpooledImage
 from receiver.archive.s3.archive import S3Archive
-from receiver.archive.s3.client import Client
+from receiver.archive.s3.client import Address, Client
 from receiver.archive.s3.direct import PAUSE_SECONDS, DirectPut
 from receiver.archive.spool_file import SpoolFile
 from receiver.core.errors import ArchiveError, SpoolError
@@ -42,6 +42,8 @@ class Probed:
     """An archive that was probed, and which requests the SDK has sent since."""
 
     archive: S3Archive
+    client: Client
+    bucket: str
     by_sdk: list[str] = field(default_factory=list)
 
     def note(self, event_name: str, **_: object) -> None:
@@ -50,7 +52,7 @@ class Probed:
 
 async def probed(environ: dict[str, str], bucket: str, prefix: str) -> Probed:
     client = Client(uploads=8, environ=environ)
-    opened = Probed(S3Archive(bucket, prefix, client=client, uploads=8))
+    opened = Probed(S3Archive(bucket, prefix, client=client, uploads=8), client, bucket)
     await opened.archive.probe()
     client.sdk.meta.events.register("before-send.s3", opened.note)
     return opened
@@ -89,6 +91,21 @@ async def test_an_image_is_put_and_proved_without_the_sdk_and_is_what_the_sdk_wo
         other = await by_sdk.put(replace(item, key=f"{os.urandom(6).hex()}.png"))
     assert kept(store, stored.uri) == kept(store, other.uri)
     assert (stored.etag, stored.version) == (other.etag, other.version)
+
+
+async def test_puts_go_on_directly_while_the_store_is_probed_again(direct: Probed, tmp_path: Path) -> None:
+    during: list[object] = []
+
+    def put_meanwhile(request: AWSRequest, **_: object) -> None:
+        if request.context.get("is_presign_request") and not during:
+            item = spooled(tmp_path, "a.png")
+            with SpoolFile(item.path) as file:
+                at = Address(direct.bucket, f"{os.urandom(6).hex()}.png")
+                during.append(direct.client.put_directly(at, file, item.image, {"job-id": item.job_id}))
+
+    direct.client.sdk.meta.events.register("before-sign.s3.PutObject", put_meanwhile)
+    await direct.archive.probe()
+    assert during[0] is not None
 
 
 async def test_the_version_of_an_object_is_recorded(tmp_path: Path) -> None:

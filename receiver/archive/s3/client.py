@@ -144,19 +144,22 @@ class Client:
 
     def open_direct(self, at: Address) -> None:
         """Let `put_directly` write beside an object, if the SDK would send plain requests there."""
-        self.close_direct()
-        if self._credentials is None or not self._asks_for_checksum:
-            return
-        with suppress(BotoCoreError, ValueError, LookupError, OSError):
-            presigned = self.sdk.generate_presigned_url("put_object", Params=at.arguments())
-            ca_bundle = self.verify if isinstance(self.verify, str) else None
-            self._direct = DirectPut(presigned, at.key, self._credentials, ca_bundle)
+        direct = None
+        if self._credentials is not None and self._asks_for_checksum:
+            with suppress(BotoCoreError, ValueError, LookupError, OSError):
+                presigned = self.sdk.generate_presigned_url("put_object", Params=at.arguments())
+                ca_bundle = self.verify if isinstance(self.verify, str) else None
+                direct = DirectPut(presigned, at.key, self._credentials, ca_bundle)
+        self._replace_direct(direct)
 
     def close_direct(self) -> None:
         """Leave all writes to the SDK."""
-        if self._direct is not None:
-            self._direct.close()
-            self._direct = None
+        self._replace_direct(None)
+
+    def _replace_direct(self, direct: DirectPut | None) -> None:
+        before, self._direct = self._direct, direct
+        if before is not None:
+            before.close()
 
     def close(self) -> None:
         self.close_direct()
@@ -172,9 +175,10 @@ class Client:
         self, at: Address, file: SpoolFile, image: Image, metadata: Mapping[str, str]
     ) -> "Head | None":
         """Write an image where nothing is, at less cost; ``None`` if it is to be `put`, whatever happened."""
-        if self._direct is None or self._direct.paused:
+        direct = self._direct  # another thread may replace it
+        if direct is None or direct.paused:
             return None
-        head = self._direct.put(at.key, file, image, metadata)
+        head = direct.put(at.key, file, image, metadata)
         if head is None:
             self._attempted.add(threading.get_ident())
         return head
