@@ -10,7 +10,6 @@ operator's retry continues the old one.
 
 import asyncio
 import hashlib
-import threading
 from contextlib import suppress
 from importlib import metadata
 from urllib.parse import urlsplit
@@ -31,6 +30,7 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
+from receiver.core.concurrency import run_in_thread
 from receiver.core.instrumentation import Step
 
 CLOSE_SECONDS = 2.0
@@ -80,16 +80,8 @@ class Spans:
     async def aclose(self) -> None:
         """Send what is left, for at most `CLOSE_SECONDS`."""
         # A collector that does not answer would keep a stop waiting for as long as the exporter retries.
-        loop, closed = asyncio.get_running_loop(), asyncio.Event()
-
-        def close() -> None:
-            self._provider.shutdown()
-            with suppress(RuntimeError):  # the loop is closed: nothing waits any more
-                loop.call_soon_threadsafe(closed.set)
-
-        threading.Thread(target=close, name="tracing-close", daemon=True).start()
         with suppress(TimeoutError):
-            await asyncio.wait_for(closed.wait(), CLOSE_SECONDS)
+            await asyncio.wait_for(run_in_thread(self._provider.shutdown), CLOSE_SECONDS)
 
     def _below(self, trace: int, root: int) -> Context:
         # A sampler that decides by the trace's id decides alike for its first span and, here, for all others.
