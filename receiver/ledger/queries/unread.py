@@ -31,18 +31,11 @@ def unread_deliveries(
     db: sqlite3.Connection, outcome: str | None = None, *, before: int | None = None, limit: int = 100
 ) -> UnreadPage:
     """Return deliveries that were no completions, newest first; fewer than ``limit`` if they are large."""
-    conditions: list[str] = []
-    values: list[str | int] = []
-    if outcome is not None:
-        conditions.append("outcome = ?")
-        values.append(outcome)
-    if before is not None:
-        conditions.append("seq < ?")
-        values.append(before)
-    where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
+    conditions = {"outcome = ?": outcome, "seq < ?": before}
+    given = {condition: value for condition, value in conditions.items() if value is not None}
     found = db.execute(
-        f"SELECT * FROM unread {where} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - constants
-        (*values, limit + 1),
+        f"SELECT * FROM unread WHERE {' AND '.join(['true', *given])} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - constants
+        (*given.values(), limit + 1),
     )
     page: list[UnreadDelivery] = []
     size = 0
@@ -50,5 +43,5 @@ def unread_deliveries(
         size += len(r["body"])
         if page and (len(page) == limit or size > _PAGE_BYTES):
             return UnreadPage(tuple(page), page[-1].seq)
-        page.append(UnreadDelivery(r["seq"], r["at"], r["outcome"], r["detail"], r["body"], r["provider"]))
+        page.append(UnreadDelivery(**r))
     return UnreadPage(tuple(page), None)
