@@ -18,6 +18,7 @@ from receiver.sandbox.pictures import draw
 from tests.docs.documents import blocks
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour, neighbour
+from tests.support.caddy import free_port
 from tests.support.processes import (
     PATIENCE,
     PROVIDER_TOKEN,
@@ -46,6 +47,9 @@ LINES = list(
 )
 
 
+STAYS = "receiver (serve|sandbox)"
+"""What begins the lines of the commands that stay."""
+
 SHELL = re.compile(r"[^\w\s./:=,-]")
 """What only a shell understands."""
 
@@ -57,14 +61,14 @@ class Place:
     Attributes:
         folder: the working folder.
         values: the environment.
-        bucket: what stands in the environment where a bucket is the archive.
+        further: what else stands in the environment of a line with this word.
         receiver: the one that runs.
         replaced: what stands in the documents for things of the reader's own, and what is there in its place.
     """
 
     folder: Path
     values: Mapping[str, str]
-    bucket: Mapping[str, str]
+    further: Mapping[str, Mapping[str, str]]
     receiver: Receiver
     replaced: Mapping[str, str]
 
@@ -72,7 +76,7 @@ class Place:
         eventually(self.is_idle)
         for shown, own in self.replaced.items():
             line = line.replace(shown, own)
-        more = self.bucket if "archive-migrate" in line else {}
+        more = next((more for word, more in self.further.items() if word in line), {})
         if line.startswith("receiver ") and not SHELL.search(line):
             return run_process(shlex.split(line)[1:], self.folder, {**self.values, **more})
         return subprocess.run(
@@ -101,6 +105,11 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs) -
     picture = draw(7, SIZE, "jpg")
     (folder / "backup").mkdir()
     (folder / "photo.jpg").write_bytes(picture)
+    acme = next(block for block in blocks("toml") if 'name = "acme"' in block)
+    (folder / "acme.toml").write_text(acme)
+    (folder / "body.json").write_text(
+        '{"id": "1", "status": "succeeded", "images": [{"url": "https://a.example/1"}]}'
+    )
     with neighbour() as near, shared_programs.sandbox() as box, seaweed() as store:
         url = near.serve(picture, "scan.png")
         (folder / "list.txt").write_text(f"{url}\n")
@@ -120,7 +129,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs) -
                 "/srv/": f"{folder}/",
                 "/backup/": f"{folder}/backup/",
             }
-            yield Place(folder, values, bucket, receiver, replaced)
+            described = {"RECEIVER_PROVIDERS": "acme.toml"}
+            further = {"archive-migrate": bucket, "--provider acme": described}
+            yield Place(folder, values, further, receiver, replaced)
 
 
 def made(receiver: Receiver, near: Neighbour) -> None:
@@ -133,7 +144,7 @@ def made(receiver: Receiver, near: Neighbour) -> None:
         near.serve(draw(7, SIZE, "png"), job_id)
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if line != "receiver serve"])
+@pytest.mark.parametrize("line", [line for line in LINES if not re.match(STAYS, line)])
 def test_a_line_of_the_documents_does_what_it_says(place: Place, line: str) -> None:
     said = place.typed(line)
     assert said.returncode == 0, f"{line}\n{said.stdout}\n{said.stderr}"
@@ -146,6 +157,15 @@ def test_serve_is_typed_as_it_stands_there(place: Place, programs: Programs) -> 
     with Program("receiver", ["receiver", "serve"], programs.folder, values) as program:
         programs.started.append(program)
         program.until_event("serving")
+        assert program.stop()[0] == 0
+
+
+@pytest.mark.parametrize("line", [line for line in LINES if re.match("receiver sandbox", line)])
+def test_a_sandbox_is_typed_as_it_stands_there(place: Place, programs: Programs, line: str) -> None:
+    own_port = [*shlex.split(line), f"--port={free_port()}"]
+    with Program("sandbox", own_port, programs.folder, place.values) as program:
+        programs.started.append(program)
+        program.until(lambda: "http://127.0.0.1" in program.log)
         assert program.stop()[0] == 0
 
 

@@ -434,7 +434,7 @@ def test_the_unit_gives_every_secret_as_a_file() -> None:
     given = set(re.findall(r"^LoadCredential=(\w+):", text, re.MULTILINE))
     assert secret == given
     optional = set(re.findall(r"^SetCredential=(\w+):", text, re.MULTILINE))
-    assert given - optional == {"RECEIVER_WEBHOOK_HEADERS", "RECEIVER_API_TOKENS"}
+    assert given - optional == {"RECEIVER_API_TOKENS"}
 
 
 def test_what_init_prints_becomes_files_that_are_settings(tmp_path: Path) -> None:
