@@ -78,7 +78,7 @@ REASONS: Mapping[str, str] = {
     "image.trailing_data": "There is data after the image's end mark.",
     "image.polyglot": "The image holds data that another program would open as a file of its own kind.",
     "image.animated": "The file holds more than one frame.",
-    "image.wrong_size": "Width and height, or the bytes, are not as many as were promised.",
+    "image.wrong_size": "Width, height or bytes are not the promised ones.",
     "image.wrong_type": "The image is of another format than was promised.",
     "image.too_many_pixels": "The image has more pixels than RECEIVER_MAX_IMAGE_PIXELS.",
     "image.undecodable": "The image needs more memory or time to decode than it is given.",

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
+from receiver.core.errors import REASONS
 from tests.dashboard import stories
 from tests.dashboard.browsing import Scheme, Watch, start, violations, visit
 from tests.support.processes import API_TOKEN, PATIENCE, PROOF, Programs, Receiver, completion, settings
@@ -163,7 +164,7 @@ def test_the_overview_shows_counts_work_failures_and_silence(busy: Scene, opened
             expect(page.locator(f"#counts a.{state} .number")).to_have_text(f"{number:,}")
         expect(page.locator("#working")).to_contain_text("downloading and verifying, attempt 1")
         expect(page.locator("#working")).to_contain_text(re.compile(r"begun \d+ (s|min \d\d s) ago"))
-        expect(page.locator("#trouble")).to_contain_text("Width and height are not the promised ones.")
+        expect(page.locator("#trouble")).to_contain_text(REASONS["image.wrong_size"])
         expect(page.locator("#trouble")).to_contain_text(
             "The image is 320 \N{MULTIPLICATION SIGN} 213, not 640 \N{MULTIPLICATION SIGN} 426."
         )
