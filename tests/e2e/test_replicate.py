@@ -129,6 +129,30 @@ def test_an_output_whose_hour_is_over_expires_with_its_reason(programs: Programs
         assert (job["state"], job["error"]["reason"]) == ("expired", "fetch.expired")
 
 
+def test_a_silent_job_whose_hour_is_over_tells_that_its_output_is_removed(programs: Programs) -> None:
+    with programs.sandbox(*SIGNED, "--drop", "1", "--url-lifetime", "0s") as box:
+        job = submit(box, "http://127.0.0.1:9/webhooks/replicate")
+        with programs.receiver(values(programs.folder, box)) as receiver:
+            receiver.post("/jobs", json={"id": job.partition(":")[2], "provider": "replicate"})
+
+            error = receiver.ended(job)["error"]
+            assert (error["reason"], "removed" in error["detail"]) == ("provider.no_output", True)
+
+
+def test_with_confirm_every_output_counts_once_the_provider_has_named_it(programs: Programs) -> None:
+    with programs.sandbox(*SIGNED) as box:
+        given = values(programs.folder, box, RECEIVER_CONFIRM="on")
+        del given["RECEIVER_WEBHOOK_HEADERS"]  # Ximilar would need a token, too
+        with programs.receiver(given) as receiver:
+            job = submit(box, webhook(receiver), "several")
+            outputs = [job, f"{job}~2", f"{job}~3"]
+            eventually(lambda: len(receiver.get("/jobs").json()["jobs"]) == 3)
+
+            assert states(receiver, outputs) == dict.fromkeys(outputs, "archived")
+            for output in outputs:
+                assert "confirmed" in [line["event"] for line in receiver.job(output)["history"]]
+
+
 @pytest.mark.timeout(180)
 def test_a_kill_in_mid_load_loses_nothing(programs: Programs) -> None:
     with programs.sandbox(*SIGNED, "--retry-within", "30s") as box:

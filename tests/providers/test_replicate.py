@@ -113,6 +113,13 @@ def test_a_malformed_header_is_a_refusal_like_any_other(signature: str) -> None:
     )
 
 
+def test_a_good_signature_with_another_label_is_proved_as_replicates_own_clients_do() -> None:
+    headers = signed(SECRET, b"{}", AT)
+    headers["webhook-signature"] = headers["webhook-signature"].replace("v1,", "v2,")
+
+    assert is_proved(provider(), raw(headers), b"{}")
+
+
 def test_what_the_package_signs_is_proved_and_what_it_refuses_is_not() -> None:
     now = int(datetime.now(UTC).timestamp())
     body = prediction("p1", output=URL)
