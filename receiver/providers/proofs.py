@@ -49,7 +49,7 @@ class StandardWebhooks(Table):
 class _Signed(Table):
     header: HeaderName
     encoding: Literal["hex", "base64"] = "hex"
-    prefix: str = ""
+    prefix: str = Field("", pattern=r"^[\x21-\x7e]*$")
     time: HeaderName | None = None
     tolerance: Span = signatures.TOLERANCE
     signed: Annotated[str, AfterValidator(_template)] = Field("{body}", validate_default=True)

@@ -30,6 +30,7 @@ _WORDS = {
     "bool_type": "must be true or false",
     "tuple_type": "must be a list",
     "too_short": "must not be empty",
+    "string_pattern_mismatch": "has a character or a form that it cannot have",
 }
 """What pydantic's errors mean, by its name for their kind, beside those of settings."""
 
@@ -52,7 +53,7 @@ def _secure(url: HttpUrl) -> HttpUrl:
     if url.query or url.fragment or url.username or url.password:
         raise ValueError("must be a URL such as https://host/path")
     if url.scheme != "https" and url.host not in ("localhost", "127.0.0.1", "[::1]"):
-        raise ValueError("must be https, because a secret goes there")
+        raise ValueError("must be https, or lead to this machine: it carries a secret, or keys")
     return url
 
 

@@ -12,6 +12,7 @@ import pytest
 from receiver.config import load
 from receiver.core.errors import BodyError, ConfigError
 from receiver.providers.base import Calls, Ending, Provider, Running
+from receiver.providers.described import provider as described_package
 from receiver.providers.registry import ENTRIES, open_providers
 from receiver.providers.setup import Setup
 from tests.providers.samples.described import FOLDER, job
@@ -224,6 +225,13 @@ WRONG: Mapping[str, tuple[str, str, str]] = {
     "a question about no job": (GOOD + ASK.replace("{id}", "1"), "line 29: ask.path", "must hold {id}"),
     "a question that leaves the path": (GOOD + ASK.replace("/jobs", "/.."), "line 29: ask.path", "a path"),
     "a secret in a header": (GOOD + ASK.replace("{secret}", "s3"), "line 31: ask.headers", "no secret may"),
+    "an endpoint that leaves the path": (GOOD + ASK + 'endpoint = "../x"', "line 32: ask.endpoint", "form"),
+    "an endpoint that is missing": (
+        GOOD + ASK.replace("/jobs", "/{endpoint}"),
+        "line 27: ask",
+        "an endpoint",
+    ),
+    "a blank in a prefix": (HMAC.replace("[job]", 'prefix = "a b"\n[job]'), "line 14: proof.prefix", "form"),
     "a rate of none": (GOOD + ASK + "rate = 0", "line 32: ask.rate", "more than 0"),
     "a host that is none": (GOOD + FILES.replace("*.cdn", "*.*"), "line 28: files.hosts", "host names"),
 }
@@ -237,6 +245,11 @@ def test_a_wrong_description_is_named_by_its_line_and_its_fault(tmp_path: Path, 
     message = str(raised.value)
     assert re.fullmatch(rf"RECEIVER_PROVIDERS: .*/0\.toml, (?:{where}):? .*{what}.*", message), message
     assert "k3y" not in message
+
+
+def test_the_package_is_short() -> None:
+    folder = Path(described_package.__file__).parent
+    assert sum(len(path.read_text().splitlines()) for path in folder.glob("*.py")) < 400
 
 
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:

@@ -1,9 +1,9 @@
 """The language of descriptions: docs/guide/describing-a-provider.md has all of it in a table."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from receiver.config import SETTINGS
 from receiver.core.completion import PROVIDER
@@ -19,6 +19,8 @@ from receiver.providers.tables import (
     Table,
     Words,
 )
+
+ENDPOINT = r"^[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9_-]+)*$"
 
 
 def _host(name: str) -> str:
@@ -63,7 +65,7 @@ class Ask(Table):
 
     base: SecureUrl
     path: str
-    endpoint: str | None = None
+    endpoint: str | None = Field(None, pattern=ENDPOINT)
     probe: str | None = None
     secret: Setting
     headers: HeaderTexts
@@ -85,6 +87,12 @@ class Ask(Table):
                 "must hold {id}, and no other name but {endpoint}" if names else "holds no names"
             )
         return text
+
+    @model_validator(mode="after")
+    def _has_endpoint(self) -> Self:
+        if "{endpoint}" in self.path and self.endpoint is None:
+            raise ValueError("needs an endpoint, because its path holds {endpoint}")
+        return self
 
 
 class Files(Table):

@@ -39,14 +39,14 @@ from receiver.providers.base import (
     refuse,
     short,
 )
-from receiver.providers.described.description import Ask, Description
+from receiver.providers.described.description import ENDPOINT, Ask, Description
 from receiver.providers.setup import Setup
 
 MIN_MASKED = 6
 """Characters of a secret that is redacted; a shorter one would occur in ordinary words."""
 
 MAX_REPORT_BYTES = 256 * 1024
-_ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9_-]+)*")
+_ENDPOINT = re.compile(ENDPOINT)
 
 
 def open_provider(
