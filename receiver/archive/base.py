@@ -57,11 +57,7 @@ class Depth(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ListedObject:
-    """One object of a listing.
-
-    Attributes:
-        unreadable: why it, or all of a folder, cannot be read; ``None`` for every sound object.
-    """
+    """One object of a listing; ``unreadable`` says why it, or all of a folder, cannot be read."""
 
     uri: str
     bytes: int

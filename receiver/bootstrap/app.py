@@ -55,7 +55,6 @@ class Receiver:
     """A running receiver.
 
     Attributes:
-        providers: those that are on.
         stopping: to be set when no more is to be accepted, so that waiting clients are answered.
         unfinished: limits the requests whose body does not come.
         on_refusal: to be called with the reason of what is refused before it reaches the application.

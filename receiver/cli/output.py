@@ -40,11 +40,7 @@ def json_text(value: Any) -> str:
 
 
 class JsonJobs:
-    """Prints one JSON document, ``{…, "jobs": […], …}``, job by job, so that a list can have any length.
-
-    Args:
-        head: members in front of the list.
-    """
+    """Prints one JSON document, ``{**head, "jobs": […], …}``, job by job: the list can have any length."""
 
     def __init__(self, **head: Any) -> None:
         self._before = json_text({**head, "jobs": []}).removesuffix("]\n}")
@@ -60,11 +56,7 @@ class JsonJobs:
 
 
 class JobList:
-    """Prints jobs page by page, so that a list can have any length.
-
-    Args:
-        as_json: print one document, ``{"jobs": […], "next": …}``.
-    """
+    """Prints jobs page by page, so that a list can have any length; JSON as one document with ``next``."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._json = JsonJobs() if as_json else None

@@ -13,9 +13,7 @@ def percent_encoded(url: str | bytes) -> str:
 
     Raw characters are blanks and what is not ASCII, behind the host (WHATWG URL, 1.3 and 4.4). The host,
     control characters and all of ASCII stay as they are: whether they are allowed is checked in the result.
-
-    Args:
-        url: text, or the bytes of a header, which need not be UTF-8.
+    The bytes of a header need not be UTF-8.
     """
     text = _decoded(url).strip(" ") if isinstance(url, bytes) else url.strip(" ")
     if text.isascii() and " " not in text:

@@ -50,7 +50,6 @@ class Check:
     """One check.
 
     Attributes:
-        run: returns the results.
         seconds: the time limit; ``None`` for none.
         remedy: what to do if it exceeds the time limit.
         needs: the settings that it depends on.

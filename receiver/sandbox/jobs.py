@@ -41,8 +41,7 @@ class Order:
 
     Attributes:
         source: the picture's URL; ``None`` if the body of the submit holds the picture itself.
-        webhook: the URL to call.
-        headers: those to call it with.
+        headers: those of the calls of the webhook.
         plan: the faults that the submit itself names.
     """
 
@@ -77,7 +76,6 @@ class Job(Generic[OrderT]):
     Attributes:
         base_url: the sandbox's address as the submitter used it, without a trailing slash.
         created, started, ended, modified: seconds since the epoch.
-        error: why it failed.
     """
 
     id: str

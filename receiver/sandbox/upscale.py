@@ -48,7 +48,6 @@ class Upscaled:
 
     Attributes:
         path: its suffix is the format: jpg, png or webp, or mp4 without width and height.
-        size: of the file, in bytes.
         width, height: of the source, in pixels.
         upscaled_width, upscaled_height: as in the completion, in pixels.
     """

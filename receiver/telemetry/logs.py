@@ -21,9 +21,6 @@ class RepeatFilter(logging.Filter):
 
     uvicorn warns of each request that is none, and anybody can send a thousand of them a second. Of each
     request that meets a bug it writes a traceback.
-
-    Args:
-        clock: monotonic seconds.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -52,10 +49,8 @@ class LineWriter:
     """Writes lines to a handler's stream, those of one turn of an event loop together.
 
     At each write a thread gives up the interpreter, and waits for the others to get it back. As with
-    `logging`, a line that cannot be written is lost, and nothing else is.
-
-    Args:
-        handler: of the lines of the libraries, whose stream and lock are shared.
+    `logging`, a line that cannot be written is lost, and nothing else is. The handler's stream and lock are
+    shared with the lines of the libraries.
     """
 
     def __init__(self, handler: "logging.StreamHandler[TextIO]") -> None:

@@ -201,9 +201,7 @@ class Metrics:
     """The endpoint that Prometheus scrapes. A value that cannot be read is left out, not shown as zero.
 
     Attributes:
-        collectors: the registry of the meters.
         overdue_after: how long a submitted job may stay without a completion.
-        in_progress: how many jobs each stage works on.
         spool_room: the bytes that the spool still takes beside so many that it holds.
         timeout: seconds that the ledger has to answer.
     """

@@ -32,7 +32,6 @@ class Verifier:
     """Inspects images in child processes, which are started on demand and reused.
 
     Args:
-        limits: for each image.
         processes: how many images are inspected at a time.
         command: what starts a child.
     """

@@ -21,8 +21,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 def from_environment(environ: Mapping[str, str]) -> "Spans | None":
     """Return tracing to the collector that the SDK's variables name; ``None`` where they name none.
 
-    Args:
-        environ: the process's own environment, because that is where the SDK looks.
+    The environment must be the process's own, because that is where the SDK looks.
     """
     if not any(environ.get(name) for name in ENDPOINTS):
         return None
