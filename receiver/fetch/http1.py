@@ -119,6 +119,8 @@ class Connection:
             self._parser.feed_data(memoryview(data)[begin:])
         else:
             self._head = data[begin:]
+            if not b"HTTP/".startswith(self._head[:9].lstrip(b"\r\n")[:5]):
+                raise httpcore.RemoteProtocolError("the answer is not HTTP")
 
     # Called by the parser.
 

@@ -250,6 +250,11 @@ async def says_103_forever(peer: Peer) -> None:
     await peer.send_forever(b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" * 1000)
 
 
+async def greets_as_another_protocol(peer: Peer) -> None:
+    await peer.send(b"SSH-2.0-OpenSSH_9.9\r\n")
+    await peer.stall()
+
+
 async def sends_endless_chunks_of_a_byte(peer: Peer) -> None:
     await peer.send(CHUNKED)
     await peer.send_forever(b"1\r\na\r\n" * 1000)
@@ -268,6 +273,7 @@ CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
         (sends_endless_headers, "fetch.protocol"),
         (says_103_forever, "fetch.protocol"),
         (sends_endless_chunks_of_a_byte, "fetch.protocol"),
+        (greets_as_another_protocol, "fetch.protocol"),
         (says(answer(BODY, length=len(BODY) + 1)), "fetch.cut_short"),
         (says(answer(BODY, length=0)), "fetch.empty"),
         (says(answer(b"")), "fetch.empty"),
