@@ -2,8 +2,10 @@
 
 import base64
 import json
+import socket
+from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -59,3 +61,15 @@ def test_a_set_of_keys_that_cannot_be_is_named(tmp_path: Path, line: str, key: s
         described(tmp_path, TEXT.replace('jwks = "ACME_JWKS"', line))
     with pytest.raises(ConfigError, match="ACME_JWKS: is no JWKS"):
         described(tmp_path, TEXT, secrets={"ACME_JWKS": "{}"})
+
+
+async def test_keys_at_an_address_that_cannot_be_had_make_the_sender_come_again(tmp_path: Path) -> None:
+    with socket.socket() as nobody:  # bound, but nothing listens there
+        nobody.bind(("127.0.0.1", 0))
+        line = f'jwks_url = "http://127.0.0.1:{nobody.getsockname()[1]}/keys.json"'
+        provider = described(tmp_path, TEXT.replace('jwks = "ACME_JWKS"', line))
+        headers = [(b"x-acme-id", b"n1"), (b"x-acme-time", b"1780000000"), (b"x-acme-signature", b"00" * 64)]
+        assert provider.admit(headers) is None
+        with pytest.raises(AuthError) as raised:
+            await cast("Awaitable[Proof]", provider.prove(headers, b"{}"))
+    assert raised.value.reason == "auth.keys_unavailable"
