@@ -26,7 +26,6 @@ class SpooledImage:
     key: str
     ref: str | None
     received_at: datetime
-    provider: str = ""
 
 
 @dataclass(frozen=True, slots=True)

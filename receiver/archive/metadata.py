@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from urllib.parse import quote
 
 from receiver.archive.base import ObjectInfo, SpooledImage
-from receiver.core.completion import is_job_id, is_provider, is_ref
+from receiver.core.completion import is_job_id, is_ref, provider_of
 from receiver.core.errors import REASONS
 from receiver.core.jobs import Image, StoredObject
 
@@ -46,7 +46,7 @@ def write(item: SpooledImage) -> dict[str, str]:
         **of_image(item.job_id, item.image),
         "ref": item.ref,
         "received-at": item.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "provider": item.provider or None,
+        "provider": provider_of(item.job_id),
     }
     return encode_all({name: value for name, value in pairs.items() if value is not None})
 
@@ -70,7 +70,7 @@ def read(info: ObjectInfo) -> ArchivedImage | None:
     received_at, accepted = _milliseconds(pairs.get("received-at", "")), pairs.get("accepted")
     if (
         not is_job_id(job_id)
-        or not _is_of(pairs.get("provider"), job_id)
+        or pairs.get("provider") != provider_of(job_id)
         or not _SHA256.fullmatch(sha256)
         or received_at is None
         or accepted not in {None, *REASONS}
@@ -86,12 +86,6 @@ def read(info: ObjectInfo) -> ArchivedImage | None:
         received_at=received_at,
         archived_at=int(info.modified_at.timestamp() * 1000),
     )
-
-
-def _is_of(provider: str | None, job_id: str) -> bool:
-    """Return whether a job can be the provider's: its name stands in the id, unless ids are bare."""
-    named, colon, _ = job_id.partition(":")
-    return provider == named if colon else provider is None or is_provider(provider)
 
 
 def encode(text: str) -> str:

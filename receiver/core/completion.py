@@ -13,6 +13,8 @@ from typing import TypeGuard
 PROVIDER = r"[a-z][a-z0-9_-]{0,31}"
 PROVIDER_ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
 BARE_ID = rf"(?!-){PROVIDER_ID}"
+BARE_IDS_OF = "ximilar"
+"""The provider whose jobs are known by its own ids, because it was the first."""
 JOB_ID = rf"{BARE_ID}|{PROVIDER}:{PROVIDER_ID}(?:~(?!1$)[1-9][0-9]{{0,2}})?"
 REF = r"[\x20-\x7e]{1,200}"
 _IS_JOB_ID, _IS_REF = re.compile(JOB_ID).fullmatch, re.compile(REF).fullmatch
@@ -67,6 +69,12 @@ def split_id(job_id: str) -> tuple[str, int]:
     """Return the provider's own id of a job, and which of its outputs this is."""
     own_id, _, output = job_id.rpartition(":")[2].partition("~")
     return own_id, int(output or 1)
+
+
+def provider_of(job_id: str) -> str:
+    """Return the name of a job's provider."""
+    name, colon, _ = job_id.partition(":")
+    return name if colon else BARE_IDS_OF
 
 
 def is_bare_id(value: object) -> TypeGuard[str]:

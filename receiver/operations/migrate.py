@@ -106,7 +106,7 @@ class Migrator:
         # The key of the folder, whatever RECEIVER_ARCHIVE_KEY is now, so that a second run finds the object.
         key = unquote(job.stored.uri.removeprefix(_root(self.source)))
         received = datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC)
-        return SpooledImage(job.id, path, job.image, key, job.ref, received, job.provider)
+        return SpooledImage(job.id, path, job.image, key, job.ref, received)
 
     async def _put(self, item: SpooledImage) -> StoredObject:
         async def put() -> StoredObject:

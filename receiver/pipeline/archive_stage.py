@@ -98,9 +98,7 @@ class ArchiveStage:
             endpoint=job.endpoint or "",
             received_at=received,
         )
-        return SpooledImage(
-            job.id, self.spool.path(job.spool), job.image, key, job.ref, received, job.provider
-        )
+        return SpooledImage(job.id, self.spool.path(job.spool), job.image, key, job.ref, received)
 
     async def _failed(self, claim: Claim, error: ReceiverError) -> None:
         self.instrumentation.on_failed_attempt("archive", error.reason)

@@ -148,6 +148,7 @@ NAMES_PROVIDERS = (
     "providers/",
     "sandbox/",
     "config.py",  # whose settings they are
+    "core/completion.py",  # the one whose ids are bare
     "submission/",  # one provider's alone
     "cli/submit.py",
     "cli/sandbox.py",
