@@ -303,7 +303,8 @@ def _announced_id(own_id: object, name: object, providers: Providers) -> str:
     if name is None:
         if not is_job_id(own_id):
             raise BodyError("body.invalid", "id is no job's id.")
-        return own_id
+        name, _, own_id = own_id.rpartition(":")
+        name = name or next((it.name for it in providers.values() if it.bare_ids), None)
     provider = providers.get(name) if isinstance(name, str) else None
     if provider is None:
         raise BodyError("body.invalid", f"provider is none of those that are on: {', '.join(providers)}.")

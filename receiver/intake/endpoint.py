@@ -117,6 +117,7 @@ class WebhookEndpoint:
             _check_type(headers)
             reading = provider.read(body)
         except BodyError as error:
+            error.detail = self._redacted(error.detail)
             await self.ledger.record_unread(error, provider.redact(body), provider.name)
             step.outcome = "unread"
             raise
@@ -178,9 +179,12 @@ class WebhookEndpoint:
             hints = provider.completions(Ending(ending.id, ending.outputs), now)
             return [(hint, deadline) for hint, _ in hints]
         if ending.failure is not None:
-            detail = provider.redact(ending.failure.detail.encode()).decode("utf-8", "replace")
+            detail = self._redacted(ending.failure.detail)
             ending = replace(ending, failure=replace(ending.failure, detail=detail))
         return provider.completions(ending, now)
+
+    def _redacted(self, text: str) -> str:
+        return self.provider.redact(text.encode()).decode("utf-8", "replace")
 
 
 def _check_type(headers: RawHeaders) -> None:

@@ -79,7 +79,10 @@ class ProviderQuestions:
         log.info("confirmed", job=claim.job.id)
         if answer.others:  # of which the delivery may have said nothing
             await self.ledger.record_together(
-                [Delivery(other, b"", end.at, ref=claim.job.ref, found=True) for other, end in answer.others]
+                [
+                    Delivery(other, b"", end.at, claim.job.ref, endpoint=claim.job.endpoint, found=True)
+                    for other, end in answer.others
+                ]
             )
         return confirmed
 

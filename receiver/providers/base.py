@@ -440,12 +440,13 @@ def walk(value: object) -> Iterator[object]:
 
 
 def time_at(value: object) -> int | None:
-    """Return an ISO 8601 time, in UTC where it names no zone; ``None`` for what is none."""
+    """Return an ISO 8601 time since the epoch, in UTC where it names no zone; ``None`` for what is none."""
     try:
         when = datetime.fromisoformat(value if isinstance(value, str) else "")
-        return int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
+        at = int((when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() * 1000)
     except (ValueError, OverflowError):  # the last: at an end of the calendar
         return None
+    return at if at >= 0 else None
 
 
 def moment(value: object, since: int) -> int | None:

@@ -215,9 +215,24 @@ async def test_a_job_can_be_announced_by_the_providers_own_id(desk: Desk) -> Non
     assert announced.json()["endpoint"] == "a/model"
     assert delivered.json()["id"] == announced.json()["id"] == desk.job_id("run1")
     assert (await desk.get(f"/jobs/{desk.job_id('run1')}"))["ref"] == "order 7"
+    whole = await desk.client.post("/jobs", json={"id": desk.job_id("run1")}, headers=headers)
+    assert (whole.status_code, whole.json()["id"]) == (200, desk.job_id("run1"))
     for wrong in ({**body, "provider": "nobody"}, {**body, "id": "a/b"}, {**body, "endpoint": "a/../b"}):
         answer = await desk.client.post("/jobs", json=wrong, headers=headers)
         assert (answer.status_code, answer.json()["reason"]) == (422, "body.invalid")
+
+
+async def test_what_nobody_could_complete_cannot_be_announced(desk: Desk) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    ids = ["nobody:x", *(f"{name}:x~2" for name in SAMPLES)]
+    ids += [f"{name}:x" for name in SAMPLES if name not in (desk.sample.name, "ximilar")]
+    if desk.sample.name != "ximilar":
+        ids += ["x", "ximilar:x"]
+
+    for job_id in ids:
+        answer = await desk.client.post("/jobs", json={"id": job_id}, headers=headers)
+        assert (answer.status_code, answer.json()["reason"]) == (422, "body.invalid"), job_id
+    assert await desk.ids() == set()
 
 
 async def test_a_provider_that_is_off_answers_404(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,7 +16,9 @@ from receiver.core.headers import RawHeaders
 from receiver.providers.base import Calls, Client, Ending, Provider, Running
 from receiver.providers.replicate.provider import build
 from receiver.providers.setup import Setup
+from tests.providers.samples import SAMPLES
 from tests.providers.samples.replicate import SECRET, STRANGER, TOKEN, prediction, signed
+from tests.providers.test_conformance import desk_of
 from tests.support.clock import HOUR, NOW, Clock
 from tests.support.desk import stamp
 
@@ -315,3 +318,12 @@ def test_without_a_secret_it_is_off() -> None:
     assert build(Setup(load({}), {})) is None
     assert provider().open_client(Calls()) is None
     assert provider().url_lifetime == timedelta(hours=1)
+
+
+async def test_a_refusal_repeats_no_secret(tmp_path: Path) -> None:
+    async with desk_of(SAMPLES["replicate"], tmp_path) as desk:  # which looks into answers and log
+        answer = await desk.deliver(prediction("run1", status=TOKEN))
+        (kept,) = (await desk.get("/deliveries"))["deliveries"]
+
+    assert answer.status_code == 422
+    assert "status is **********" in kept["detail"]

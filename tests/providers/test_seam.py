@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from receiver.core import serializers
 from receiver.core.completion import is_bare_id, is_job_id, split_id
 from receiver.core.errors import AuthError, BodyError
 from receiver.core.headers import RawHeaders
@@ -123,6 +124,32 @@ async def test_outputs_are_jobs_of_one_transaction_and_the_body_is_kept_once(
     assert {job.received_at for job in jobs} == {NOW}
     assert [(job.provider, job.provider_id, job.output) for job in jobs[:1]] == [("made-up", "run", 3)]
     assert (await ledger.jobs(Filter(provider="other"))).jobs == ()
+
+
+@pytest.mark.parametrize("order", ["announced first", "delivered first"])
+async def test_what_an_announcement_says_holds_for_each_output(
+    deliver: Deliver, ledger: Ledger, order: str
+) -> None:
+    outputs = [{"url": f"https://a.invalid/{number}"} for number in range(3)]
+    announcement = Submission("made-up:run", "order 7", "a/model")
+    await ledger.expect(Submission("made-up:run2"))
+    if order == "announced first":
+        await ledger.expect(announcement)
+    await deliver(outputs)
+    if order == "delivered first":
+        await ledger.expect(announcement)
+
+    jobs = (await ledger.jobs(Filter(ref="order 7"))).jobs
+    assert {(job.id, job.endpoint) for job in jobs} == {
+        (f"made-up:run{suffix}", "a/model") for suffix in ("", "~2", "~3")
+    }
+
+
+async def test_a_time_before_the_calendar_spoils_no_list(deliver: Deliver, ledger: Ledger) -> None:
+    await deliver([{"url": "https://a.invalid/1"}], ended_at="0001-01-01T00:00:00+23:59")
+
+    (job,) = (await ledger.jobs(Filter())).jobs
+    assert serializers.job(job)["url_expires_at"] == serializers.time(NOW + HOUR)
 
 
 async def test_a_body_that_is_no_end_leaves_nothing(deliver: Deliver, ledger: Ledger) -> None:
@@ -265,6 +292,7 @@ async def test_what_a_delivery_did_not_hold_is_asked_for_with_all_outputs_and_th
     assert confirmed.job.image_url == "https://a/1"
     further = await ledger.job("made-up:run~2")
     assert further is not None
+    assert further.endpoint == "a/model"
     assert (further.state, further.image_url) == (State.RECEIVED, "https://a/2")
     assert await questions(ledger, client).confirmed(confirmed) is confirmed
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -68,7 +69,13 @@ def record_all(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded
 
 
 def record_together(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded]:
-    """Record the outputs of one run in one transaction; they come with no ticket and no mark of others."""
+    """Record the outputs of one run in one transaction; they come with no ticket and no mark of others.
+
+    What the announcement of the run says holds for each of them.
+    """
+    announced = "SELECT ref, endpoint FROM jobs WHERE id = ?"
+    for ref, endpoint in tx.db.execute(announced, (deliveries[0].completion.id,)).fetchall():
+        deliveries = [replace(it, ref=it.ref or ref, endpoint=it.endpoint or endpoint) for it in deliveries]
     recorded = record_all(tx, deliveries)
     return [it for it in recorded if it is not None]
 

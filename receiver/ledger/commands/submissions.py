@@ -18,11 +18,13 @@ def expect(tx: Transaction, submission: Submission, *, at: int | None = None) ->
         values,
     ).fetchone()
     if inserted is None:
-        # The completion can arrive before the answer to the submission.
+        # The completion can arrive before the answer to the submission, and what that says holds for each
+        # output: ID, ID~2, ID~3.
         tx.db.execute(
             "UPDATE jobs SET ref = coalesce(ref, :ref), endpoint = coalesce(endpoint, :endpoint),"
             " source_url = coalesce(source_url, :source_url), submitted_at ="
-            " coalesce(submitted_at, min(:at, coalesce(received_at, created_at))) WHERE id = :id",
+            " coalesce(submitted_at, min(:at, coalesce(received_at, created_at)))"
+            " WHERE id = :id OR id BETWEEN :id || '~' AND :id || '~:'",
             values,
         )
     tx.changed.append(submission.id)
