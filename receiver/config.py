@@ -401,10 +401,11 @@ class Config(BaseModel):
         found = []
         on = [token for switches, token in _TOKENS.items() if any(getattr(self, it) for it in switches)]
         if not on and not self.providers:
+            first, *others = (_variable(it) for switches in _TOKENS for it in switches)
             found.append(
-                "RECEIVER_WEBHOOK_HEADERS: neither this nor RECEIVER_SIGNING_KEYS is set, nor what switches"
-                " another provider on, so anyone could deliver; `receiver init` prints a .env with fresh"
-                " secrets"
+                f"{first}: neither this nor another setting that switches a provider on is set"
+                f" ({', '.join(others)}, RECEIVER_PROVIDERS), so anyone could deliver;"
+                " `receiver init` prints a .env with fresh secrets"
             )
         if not self.api_tokens:
             found.append(

@@ -203,7 +203,7 @@ def _log_providers(providers: Providers) -> None:
     for provider in providers.values():
         if not provider.has_token:
             log.warning(
-                "without a token the provider is not asked for a fresh URL before a job expires",
+                "without a token nothing is asked of the provider",
                 provider=provider.name,
                 setting=provider.token_setting,
             )

@@ -36,7 +36,8 @@ class WebhookTemplate:
         if not config.webhook_headers and not config.signing_keys:
             raise ConfigError(
                 "RECEIVER_WEBHOOK_HEADERS: neither this nor RECEIVER_SIGNING_KEYS is set, so no completion"
-                " would be accepted; the settings must be those of `receiver serve`"
+                " of Ximilar would be accepted, and `submit` submits to it alone;"
+                " the settings must be those of `receiver serve`"
             )
         headers = {name: values[0].get_secret_value() for name, values in config.webhook_headers.items()}
         template = cls(

@@ -477,6 +477,18 @@ def test_serve_refuses_what_would_let_anyone_in_or_could_not_work(changes: dict[
     assert "\n" not in str(caught.value)
 
 
+def test_without_a_provider_the_refusal_names_what_switches_each_on() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load({"RECEIVER_API_TOKENS": "t", "REPLICATE_API_TOKEN": "r8_x"}).check_serve()
+    for name in (
+        "RECEIVER_SIGNING_KEYS",
+        "REPLICATE_WEBHOOK_SECRET",
+        "FAL_JWKS_URL",
+        "FREEPIK_WEBHOOK_SECRET",
+    ):
+        assert name in str(caught.value)
+
+
 def test_a_header_value_survives_json_with_letters_beyond_ascii() -> None:
     config = load({"RECEIVER_WEBHOOK_HEADERS": json.dumps({"X-A": "žluťoučký"})})
     assert config.webhook_headers["X-A"][0].get_secret_value() == "žluťoučký"
