@@ -481,9 +481,11 @@ def without_members(body: bytes, names: Collection[str]) -> bytes:
 
 
 def mask(body: bytes, secrets: Iterable[str]) -> bytes:
-    """Return a body with each of the secrets hidden."""
+    """Return a body with each of the secrets hidden, even where JSON has a backslash before a slash."""
     for secret in secrets:
-        body = body.replace(secret.encode(), MASK)
+        text = secret.encode()
+        for spelling in {text, text.replace(b"/", b"\\/")}:
+            body = body.replace(spelling, MASK)
     return body
 
 

@@ -34,6 +34,7 @@ from receiver.providers.base import (
     Running,
     bounded,
     decode_json,
+    mask,
     output_of,
     own_id,
     time_at,
@@ -331,3 +332,8 @@ async def test_silent_jobs_are_asked_for_and_every_output_is_recorded(ledger: Le
         ("made-up:run~2", "https://a/2"),
         ("made-up:run", "https://a/1"),
     ]
+
+
+@pytest.mark.parametrize("text", ["a/b+c=", r"a\/b+c=", "a/b+c= and a/b+c="])
+def test_a_secret_is_hidden_with_escaped_slashes_too(text: str) -> None:
+    assert b"b+c" not in mask(f'{{"echo": "{text}"}}'.encode(), ["a/b+c="])
