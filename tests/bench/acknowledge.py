@@ -1,16 +1,19 @@
 """How much a durable acknowledgement costs: `python -m tests.bench.acknowledge`.
 
-Three servers take the same completions from the same load generator, in turns: a bare Starlette route that
-parses the body and answers 200; `receiver serve` with all that it is made of, while the image host is silent;
-and the same while it archives images. One that has no turn is stopped. What counts is the ratios; each figure
-alone says more of the machine.
+Four servers take completions from the same load generator, in turns: a bare Starlette route that parses the
+body and answers 200; `receiver serve` with all that it is made of, while the image host is silent; the same
+for deliveries that Replicate's signature proves; and the first again while it archives images. One that has
+no turn is stopped. What counts is the ratios; each figure alone says more of the machine.
 
 The data directories are made in `BENCH_DIR`, where it is set.
 """
 
 import argparse
 import asyncio
+import base64
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import signal
@@ -21,7 +24,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -40,6 +43,7 @@ from tests.support.processes import environment, settings
 CONNECTIONS = 64
 PATH = "/webhooks/ximilar"
 PICTURE = KINDS[0]
+KEY = b"the key of the benchmark"
 
 
 async def parse(request: Request) -> JSONResponse:
@@ -93,6 +97,43 @@ def completion(job_id: str, host_url: str) -> bytes:
     ).encode()
 
 
+def by_header(job_id: str, host_url: str) -> bytes:
+    """A delivery that a header proves."""
+    return request(PATH, completion(job_id, host_url), {"X-Webhook-Secret": "bench"})
+
+
+def signed(job_id: str, host_url: str) -> bytes:
+    """A delivery of Replicate's, signed by Standard Webhooks."""
+    body = json.dumps(
+        {
+            "id": job_id,
+            "model": "example/upscaler",
+            "version": "0" * 64,
+            "input": {"image": "https://images.example.com/originals/0001/photograph.jpg", "scale": 2},
+            "output": f"{host_url}/{job_id}.png?signature=0",
+            "status": "succeeded",
+            "error": None,
+            "logs": "",
+            "metrics": {"predict_time": 4.2},
+            "urls": {"get": f"https://api.replicate.com/v1/predictions/{job_id}"},
+        }
+    ).encode()
+    now = str(int(time.time()))
+    digest = hmac.digest(KEY, f"{job_id}.{now}.".encode() + body, hashlib.sha256)
+    proof = {
+        "webhook-id": job_id,
+        "webhook-timestamp": now,
+        "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
+    }
+    return request("/webhooks/replicate", body, proof)
+
+
+def request(path: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}"
+    return f"{head}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
 @dataclass(frozen=True, slots=True)
 class Round:
     """What one round of one server gave."""
@@ -109,11 +150,12 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One that is measured, and where the images are that its completions name."""
+    """One that is measured, where the images are that its completions name, and what makes a delivery."""
 
     pid: int
     port: int
     images: str
+    deliver: Callable[[str, str], bytes] = by_header
 
     def take(self, requests: int) -> Round:
         """Let it run for one round."""
@@ -127,14 +169,7 @@ class Server:
 async def load(server: Server, requests: int) -> Round:
     """Sends completions of new jobs over keep-alive connections, each of which waits for its answers."""
     took: list[float] = []
-    messages = []
-    for _ in range(requests):
-        body = completion(str(uuid.uuid4()), server.images)
-        head = (
-            f"POST {PATH} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Webhook-Secret: bench\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        messages.append(head.encode() + body)
+    messages = [server.deliver(str(uuid.uuid4()), server.images) for _ in range(requests)]
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -174,18 +209,23 @@ def process(*arguments: str, env: Mapping[str, str] | None = None, port: int) ->
 
 
 def start(stack: ExitStack) -> dict[str, Server]:
-    """Starts the three servers and the image host."""
+    """Starts the servers and the image host."""
 
     def serve_app(name: str, port: int) -> int:
         options = ["--loop", "uvloop", "--http", "httptools", "--no-access-log", "--log-level", "error"]
         app = f"tests.bench.acknowledge:{name}"
         return stack.enter_context(process("uvicorn", app, "--port", str(port), *options, port=port))
 
-    def serve_receiver(images: str) -> Server:
+    def serve_receiver(images: str, deliver: Callable[[str, str], bytes] = by_header) -> Server:
         folder, port = Path(stack.enter_context(temporary_folder())), free_port()
-        secrets = {"RECEIVER_WEBHOOK_HEADERS": '{"X-Webhook-Secret": "bench"}', "RECEIVER_PORT": str(port)}
+        secrets = {
+            "RECEIVER_WEBHOOK_HEADERS": '{"X-Webhook-Secret": "bench"}',
+            "REPLICATE_WEBHOOK_SECRET": f"whsec_{base64.b64encode(KEY).decode()}",
+            "RECEIVER_PORT": str(port),
+        }
         env = environment(folder, settings(folder, **secrets))
-        return Server(stack.enter_context(process("receiver", "serve", env=env, port=port)), port, images)
+        pid = stack.enter_context(process("receiver", "serve", env=env, port=port))
+        return Server(pid, port, images, deliver)
 
     host_port, bare_port = free_port(), free_port()
     serve_app("host", host_port)
@@ -193,6 +233,7 @@ def start(stack: ExitStack) -> dict[str, Server]:
     return {
         "bare": Server(serve_app("bare", bare_port), bare_port, silent),
         "durable": serve_receiver(silent),
+        "signed": serve_receiver(silent, signed),
         "archiving": serve_receiver(pictures),
     }
 
@@ -225,6 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"durable / bare: {ratio('durable', 'bare', 'per_second')} of the throughput,", end=" ")
     print(f"{ratio('durable', 'bare', 'p99_ms')} times the p99,", end=" ")
     print(f"{ratio('durable', 'bare', 'cpu_us')} times the CPU")
+    print(f"signed / durable: {ratio('signed', 'durable', 'per_second')} of the throughput,", end=" ")
+    print(f"{ratio('signed', 'durable', 'cpu_us')} times the CPU")
     print(f"archiving / durable: {ratio('archiving', 'durable', 'per_second')} of the throughput")
 
 
