@@ -108,6 +108,14 @@ async def test_puts_go_on_directly_while_the_store_is_probed_again(direct: Probe
     assert during[0] is not None
 
 
+async def test_a_probe_that_ends_after_the_close_opens_nothing(direct: Probed, tmp_path: Path) -> None:
+    await direct.archive.aclose()
+    at, item = Address(direct.bucket, "late.png"), spooled(tmp_path, "late.png")
+    direct.client.open_direct(at)
+    with SpoolFile(item.path) as file:
+        assert direct.client.put_directly(at, file, item.image, {}) is None
+
+
 async def test_the_version_of_an_object_is_recorded(tmp_path: Path) -> None:
     with seaweed() as store, closing(store.client()) as client:
         client.put_bucket_versioning(Bucket=store.bucket, VersioningConfiguration={"Status": "Enabled"})

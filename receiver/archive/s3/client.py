@@ -125,6 +125,8 @@ class Client:
         self._public_url = public_url
         self._asks_for_checksum = True
         self._direct: DirectPut | None = None
+        self._direct_lock = threading.Lock()
+        self._closed = False
         self._attempted: set[int] = set()
         self.clock_offset: float | None = None
         try:
@@ -157,12 +159,18 @@ class Client:
         self._replace_direct(None)
 
     def _replace_direct(self, direct: DirectPut | None) -> None:
-        before, self._direct = self._direct, direct
+        # Probes may overlap, and one may end after `close`: none must leave connections that nobody closes.
+        with self._direct_lock:
+            before, self._direct = (direct, None) if self._closed else (self._direct, direct)
         if before is not None:
             before.close()
 
     def close(self) -> None:
-        self.close_direct()
+        with self._direct_lock:
+            self._closed = True
+            direct, self._direct = self._direct, None
+        if direct is not None:
+            direct.close()
         self.sdk.close()
         self._presigner.close()
 
