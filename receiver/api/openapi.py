@@ -10,7 +10,7 @@ stands in two places:
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.api import params
-from receiver.core.completion import BARE_ID, JOB_ID, MAX_SIDE, MAX_URL, PROVIDER, REF
+from receiver.core.completion import BARE_ID, JOB_ID, MAX_SIDE, MAX_URL, PROVIDER, PROVIDER_ID, REF
 from receiver.core.errors import REASONS
 from receiver.core.jobs import FINAL, State
 from receiver.core.paths import webhook_path
@@ -46,7 +46,12 @@ def document(version: str, providers: Iterable[Provider]) -> Json:
     """Return the whole document, with a webhook for each of the providers."""
     providers = tuple(providers)
     names = [provider.name for provider in providers]
-    values = {**_values_of_the_code(), "{version}": version, "{providers}": names}
+    values = {
+        **_values_of_the_code(),
+        "{version}": version,
+        "{providers}": names,
+        "{announced_id}": f"^(?:{'|'.join(_announced_ids(providers))})$",
+    }
 
     def fill(members: Json) -> Json:
         return {k: values.get(v, v) if isinstance(v, str) else v for k, v in members.items()}
@@ -88,6 +93,15 @@ def document(version: str, providers: Iterable[Provider]) -> Json:
                 problems = _problems(operation.pop("x-reasons"))
                 operation["responses"] = problems | operation["responses"]
     return found
+
+
+def _announced_ids(providers: Iterable[Provider]) -> Iterator[str]:
+    """Yield the forms in which a job can be announced without its provider beside it."""
+    for provider in providers:
+        own_id = BARE_ID if provider.bare_ids else PROVIDER_ID
+        yield f"{provider.name}:{own_id}"
+        if provider.bare_ids:
+            yield own_id
 
 
 def _filled(template: Any, values: Json) -> Any:

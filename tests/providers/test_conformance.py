@@ -76,12 +76,22 @@ async def desk_of(sample: Sample, folder: Path) -> AsyncIterator[Desk]:
     assert not [secret for secret in sample.secrets if secret in shown]
 
 
-SEVERAL = [name for name, sample in SAMPLES.items() if sample.several]
-"""The providers whose jobs can bring several outputs."""
-
-
 @pytest.fixture(params=SAMPLES, ids=str)
 async def desk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Desk]:
+    async with desk_of(SAMPLES[request.param], tmp_path) as desk:
+        yield desk
+
+
+@pytest.fixture(params=[name for name, sample in SAMPLES.items() if sample.several])
+async def desk_of_several(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Desk]:
+    """One of the providers whose jobs can bring several outputs."""
+    async with desk_of(SAMPLES[request.param], tmp_path) as desk:
+        yield desk
+
+
+@pytest.fixture(params=[name for name, sample in SAMPLES.items() if sample.running("run1") is not None])
+async def desk_of_running(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Desk]:
+    """One of the providers that also post about jobs that have not ended."""
     async with desk_of(SAMPLES[request.param], tmp_path) as desk:
         yield desk
 
@@ -116,8 +126,8 @@ async def test_a_failure_is_recorded(desk: Desk) -> None:
     assert job["error"]["reason"].startswith("provider.")
 
 
-@pytest.mark.parametrize("desk", [name for name, it in SAMPLES.items() if it.running("run1")], indirect=True)
-async def test_a_body_that_is_no_end_is_answered_and_kept_nowhere(desk: Desk) -> None:
+async def test_a_body_that_is_no_end_is_answered_and_kept_nowhere(desk_of_running: Desk) -> None:
+    desk = desk_of_running
     body = desk.sample.running("run1")
     assert body is not None
 
@@ -129,8 +139,8 @@ async def test_a_body_that_is_no_end_is_answered_and_kept_nowhere(desk: Desk) ->
     assert (await desk.get("/deliveries"))["deliveries"] == []
 
 
-@pytest.mark.parametrize("desk", SEVERAL, indirect=True)
-async def test_each_output_is_a_job_of_its_own(desk: Desk) -> None:
+async def test_each_output_is_a_job_of_its_own(desk_of_several: Desk) -> None:
+    desk = desk_of_several
     urls = [f"{URL}?{number}" for number in range(3)]
 
     answer = await desk.deliver(desk.sample.succeeded("run1", urls))
@@ -141,8 +151,8 @@ async def test_each_output_is_a_job_of_its_own(desk: Desk) -> None:
     assert (third["output"], third["provider_id"], third["image_url"]) == (3, "run1", urls[2])
 
 
-@pytest.mark.parametrize("desk", SEVERAL, indirect=True)
-async def test_ten_thousand_outputs_are_refused_and_none_is_recorded(desk: Desk) -> None:
+async def test_ten_thousand_outputs_are_refused_and_none_is_recorded(desk_of_several: Desk) -> None:
+    desk = desk_of_several
     answer = await desk.deliver(desk.sample.succeeded("run1", [URL] * 10_000))
     most = await desk.deliver(desk.sample.succeeded("run2", [URL] * MAX_OUTPUTS))
 

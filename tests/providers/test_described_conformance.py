@@ -22,6 +22,8 @@ from tests.providers.test_conformance import (
 
 __all__ = [
     "desk",
+    "desk_of_running",
+    "desk_of_several",
     "test_a_body_that_is_no_end_is_answered_and_kept_nowhere",
     "test_a_delivery_is_a_job_and_the_same_again_changes_nothing",
     "test_a_failure_is_recorded",
@@ -38,3 +40,13 @@ __all__ = [
 async def desk(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Desk]:
     async with desk_of(DESCRIBED[request.param], tmp_path) as desk:
         yield desk
+
+
+@pytest.fixture
+def desk_of_several(desk: Desk) -> Desk:
+    return desk
+
+
+@pytest.fixture
+def desk_of_running(desk: Desk) -> Desk:
+    return desk
