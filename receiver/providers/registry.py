@@ -1,6 +1,6 @@
 """The providers that there are. A new one is a package and a row here."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,8 @@ class Entry:
         build: returns it, or ``None`` where its settings leave it off; a `ConfigError` names a wrong setting.
         switches: the settings of which any switches it on.
         token: the setting with which it is asked.
+        settings: what `receiver init` prints, by name. ``{secret}`` stands for a fresh secret, and an empty
+            value is the provider's to give.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Entry:
     build: Callable[[Setup], Provider | None]
     switches: Sequence[str]
     token: str
+    settings: Mapping[str, str]
 
 
 ENTRIES: Sequence[Entry] = (
@@ -41,10 +44,32 @@ ENTRIES: Sequence[Entry] = (
         ximilar.build,
         ("RECEIVER_WEBHOOK_HEADERS", "RECEIVER_SIGNING_KEYS"),
         "XIMILAR_API_TOKEN",
+        {"RECEIVER_WEBHOOK_HEADERS": '{"X-Webhook-Secret": "{secret}"}'},
     ),
-    Entry("replicate", "Replicate", replicate.build, ("REPLICATE_WEBHOOK_SECRET",), "REPLICATE_API_TOKEN"),
-    Entry("fal", "fal.ai", fal.build, ("FAL_JWKS", "FAL_JWKS_URL"), "FAL_KEY"),
-    Entry("freepik", "Freepik", freepik.build, ("FREEPIK_WEBHOOK_SECRET",), "FREEPIK_API_KEY"),
+    Entry(
+        "replicate",
+        "Replicate",
+        replicate.build,
+        ("REPLICATE_WEBHOOK_SECRET",),
+        "REPLICATE_API_TOKEN",
+        {"REPLICATE_WEBHOOK_SECRET": "", "REPLICATE_API_TOKEN": ""},
+    ),
+    Entry(
+        "fal",
+        "fal.ai",
+        fal.build,
+        ("FAL_JWKS", "FAL_JWKS_URL"),
+        "FAL_KEY",
+        {"FAL_JWKS_URL": "default", "FAL_KEY": ""},
+    ),
+    Entry(
+        "freepik",
+        "Freepik",
+        freepik.build,
+        ("FREEPIK_WEBHOOK_SECRET",),
+        "FREEPIK_API_KEY",
+        {"FREEPIK_WEBHOOK_SECRET": "", "FREEPIK_API_KEY": ""},
+    ),
 )
 
 

@@ -455,6 +455,17 @@ def test_what_init_prints_becomes_files_that_are_settings(tmp_path: Path) -> Non
     assert folder.stat().st_mode & 0o777 == 0o750
 
 
+def test_what_the_provider_gives_becomes_a_file_once_it_is_filled_in(tmp_path: Path) -> None:
+    init = command("init", "--provider", "replicate", "--provider", "fal")
+    printed = subprocess.run(init, capture_output=True, text=True, check=True).stdout
+    folder = tmp_path / "secrets"
+    for text in (printed, printed.replace("FAL_KEY=''", "FAL_KEY='the key'")):
+        subprocess.run([ROOT / "deploy/secret-files", folder], input=text, text=True, check=True)
+        assert not (folder / "REPLICATE_API_TOKEN").exists()
+    assert (folder / "FAL_JWKS_URL").read_text() == "default"
+    assert (folder / "FAL_KEY").read_text() == "the key"
+
+
 def test_the_local_profile_needs_nothing_from_outside(tmp_path: Path) -> None:
     config = load(environment({}, ROOT / "deploy/local.env"))
     config.check_serve()

@@ -15,7 +15,8 @@ from structlog.testing import capture_logs
 from receiver.bootstrap.app import open_receiver
 from receiver.config import load
 from receiver.core.completion import MAX_OUTPUTS
-from receiver.providers.registry import ENTRIES
+from receiver.providers.registry import ENTRIES, Entry, open_providers
+from receiver.providers.setup import Setup
 from tests.providers.sample import Sample
 from tests.providers.samples import SAMPLES
 
@@ -98,6 +99,15 @@ async def desk_of_running(request: pytest.FixtureRequest, tmp_path: Path) -> Asy
 
 def test_every_provider_has_a_sample() -> None:
     assert set(SAMPLES) == {entry.name for entry in ENTRIES}
+
+
+@pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
+def test_what_init_prints_switches_a_provider_on_once_it_is_filled_in(entry: Entry) -> None:
+    own = SAMPLES[entry.name].settings
+    values = {name: value or own.get(name, "filled-in") for name, value in entry.settings.items()}
+    found = open_providers(Setup(load(values), values))
+    assert list(found) == [entry.name]
+    assert found[entry.name].has_token == (entry.token in values)
 
 
 async def test_a_delivery_is_a_job_and_the_same_again_changes_nothing(desk: Desk) -> None:
