@@ -3,13 +3,14 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from receiver.core.errors import LedgerError
 from receiver.core.jobs import State
 from receiver.ledger import FILE_NAME, Filter, Ledger, Submission
 from receiver.ledger.sqlite.schema import MIGRATIONS
@@ -165,6 +166,22 @@ async def test_a_released_ledger_opens_with_all_that_it_holds_and_goes_on(
         assert await ledger.expect(Submission("new"))
     finally:
         await ledger.close()
+
+
+@pytest.mark.parametrize("version", RELEASED)
+@pytest.mark.parametrize("opening", [Ledger.serve, Ledger.open_beside])
+async def test_a_released_ledger_that_somebody_changed_is_never_served_and_left_as_it_is(
+    tmp_path: Path, version: str, opening: Callable[[Path], Awaitable[object]]
+) -> None:
+    data = tmp_path / "data"
+    released(version, data)
+    with closing(sqlite3.connect(data / FILE_NAME)) as db:
+        db.execute("CREATE TABLE theirs (x)")
+    before = (data / FILE_NAME).read_bytes()
+    for _ in range(2):
+        with pytest.raises(LedgerError, match="structure"):
+            await opening(data)
+    assert (data / FILE_NAME).read_bytes() == before
 
 
 @pytest.mark.parametrize("version", RELEASED)

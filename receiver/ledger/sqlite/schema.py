@@ -45,16 +45,21 @@ def no_ledger(data_dir: Path) -> LedgerError:
 
 
 def prepare(db: sqlite3.Connection, path: Path) -> None:
-    """Migrate the file to the present version, each step in a transaction of its own."""
+    """Migrate the file to the present version, each step in a transaction of its own.
+
+    A step that does not lead to its version's structure is not committed: the next start would refuse it.
+    """
     present = version(db, path)
     for number, name in enumerate(MIGRATIONS[present:], start=present + 1):
         try:
-            # executescript() commits before it begins; the transaction has to be inside the script.
+            # executescript() commits before it begins; the transaction has to begin inside the script.
             db.executescript(
                 f"BEGIN IMMEDIATE;\n{_script(name)}\n"
-                f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};\nCOMMIT;"
+                f"PRAGMA application_id = {APPLICATION_ID};\nPRAGMA user_version = {number};"
             )
-        except sqlite3.Error:
+            _compare_structure(db, path, number)
+            db.execute("COMMIT")
+        except (sqlite3.Error, LedgerError):
             if db.in_transaction:
                 db.execute("ROLLBACK")
             raise
@@ -96,11 +101,15 @@ def check_present(db: sqlite3.Connection, path: Path) -> None:
 
 def check_structure(db: sqlite3.Connection, path: Path) -> None:
     """Check that a file of the present version has its structure; an older one is left to `prepare`."""
-    present = version(db, path)
-    if present == len(MIGRATIONS) and _structure(db) != _structure_of_version(present):
+    if version(db, path) == len(MIGRATIONS):
+        _compare_structure(db, path, len(MIGRATIONS))
+
+
+def _compare_structure(db: sqlite3.Connection, path: Path, number: int) -> None:
+    if _structure(db) != _structure_of_version(number):
         raise LedgerError(
             "ledger.corrupt",
-            f"{path} has not the structure of version {present}: an unreleased version made it, or somebody"
+            f"{path} has not the structure of version {number}: an unreleased version made it, or somebody"
             " changed it. Move it away, or restore a backup.",
         )
 
