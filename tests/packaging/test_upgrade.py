@@ -1,6 +1,7 @@
 """An upgrade behind the real Caddy: the old process drains, a new one takes over, no delivery is refused."""
 
 import http.server
+import os
 import threading
 import time
 from collections import Counter
@@ -14,13 +15,14 @@ import httpx
 import pytest
 
 from tests.e2e.conftest import SIZE
-from tests.support.caddy import CADDYFILE, Caddy, caddy, free_port
+from tests.support.caddy import CADDYFILE, PROGRAM, Caddy, caddy, free_port
 from tests.support.processes import (
     API_TOKEN,
     PATIENCE,
     PROOF,
     WEBHOOK,
     WEBHOOK_SECRET,
+    Program,
     Programs,
     completion,
     settings,
@@ -148,6 +150,22 @@ def test_caddy_lets_nothing_through_but_the_webhook_and_the_questions(
     assert (unproved.status_code, unproved.json()["reason"]) == (401, "auth.refused")
     assert large == 413
     assert (proved.status_code, proved.json()["reason"]) == (422, "body.not_a_completion")
+
+
+def test_a_trial_without_containers_needs_no_rights_and_changes_nothing_of_what_the_machine_trusts(
+    tmp_path: Path,
+) -> None:
+    http, https, port = free_port(), free_port(), free_port()
+    values = {"HTTP_PORT": str(http), "HTTPS_PORT": str(https), "RECEIVER_UPSTREAM": f"127.0.0.1:{port}"}
+    home = {"HOME": str(tmp_path), "PATH": os.environ.get("PATH", "")}
+    arguments = [PROGRAM, "run", "--config", str(CADDYFILE)]
+    with Program("caddy", arguments, tmp_path, {**values, **home}) as trial:
+        trial.until(lambda: "certificate obtained successfully" in trial.log)
+        trial.until(lambda: "serving initial configuration" in trial.log)
+        assert "installing root certificate" not in trial.log
+        answer = httpx.get(f"http://localhost:{http}/jobs", trust_env=False, timeout=PATIENCE)
+        assert answer.is_redirect
+    assert (tmp_path / ".local/share/caddy/pki/authorities/local/root.crt").is_file()
 
 
 def test_caddy_says_when_nobody_answers_and_not_what_was_in_the_headers(door: tuple[Caddy, int]) -> None:
