@@ -5,7 +5,7 @@ import itertools
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,11 @@ from receiver.submission.submitter import Fate, Outcome, Submitter
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")
 _SECONDS = {None: 1, "s": 1, "m": 60, "h": 3600}
+
+SUBMITS_AGAIN = (
+    "repeated, the command would submit, and bill, all its arguments again;"
+    " `receiver jobs` shows what was submitted, and --from takes the rest as a list"
+)
 
 MAX_ERRORS = 10
 """Errors printed in full; the table has the reasons of all."""
@@ -56,7 +61,7 @@ def submit(
     from_file: Annotated[
         Path | None,
         typer.Option(
-            "--from", metavar="FILE", help="A file with one URL a line; a tab and a reference may follow it."
+            "--from", metavar="FILE", help="A list: a URL or a file a line; a tab and a reference may follow."
         ),
     ] = None,
     list_name: Annotated[
@@ -71,7 +76,8 @@ def submit(
 ) -> None:
     """Submit images to the provider, which will call this receiver with each result.
 
-    A list continues where it stopped: the same command again submits only lines without a job.
+    A list continues where it stopped: the same command again submits only lines without a job. Images that
+    are arguments are submitted, and billed, by each command that names them.
     """
     options = Options(int(scale), model, mode, format, quality, False if no_tune_colors else None)  # type: ignore[arg-type] # `choice` checks it
     if quality is not None and format is None:
@@ -80,18 +86,21 @@ def submit(
         raise typer.BadParameter("--ref is 1 to 200 printable ASCII characters")
     if not images and from_file is None:
         raise typer.BadParameter("name an image, or a list with --from")
-    name = resume = None
+    name, resume = None, []
     if from_file is not None:
-        name, resume = list_name or run.name_of(from_file), "the same command"
+        name, command = list_name or run.name_of(from_file), "the same command"
         if again:
             name = run.named_again(name, datetime.now(UTC))
-            resume = f"{resume} with --list-name {shlex.quote(name)} instead of --again"
+            command = f"{command} with --list-name {shlex.quote(name)} instead of --again"
+        resume.append(f"{command} goes on from here")
+    if images:
+        resume.append(SUBMITS_AGAIN)
     try:
         items = run.prepare(images or [], options, ref=ref, from_file=from_file, list_name=name)
     except InvalidRequestError as error:
         fail(error.detail)
-    if again and resume is not None:
-        print_message(f"should this be interrupted, {resume} goes on")
+    if again and from_file is not None:
+        print_message(f"should this be interrupted, {resume[0]}")
     a_second = _rate(rate)
 
     async def work(stopping: asyncio.Event) -> bool:
@@ -100,11 +109,11 @@ def submit(
             config, options, list_name=name, rate=a_second, stopping=stopping, on_wait=_print_once()
         ) as submitter:
             outcomes = await _submit(submitter, items, wait=wait, quiet=as_json)
-        _end(outcomes, resume, as_json=as_json)
+        _end(outcomes, resume, as_json=as_json, interrupted=wait and stopping.is_set())
         return all(_state(o) == State.ARCHIVED if wait else o.id is not None for o in outcomes)
 
     run_until_signal(
-        work, "what was under way is open in the ledger, and is looked for before it is sent again"
+        work, "; ".join(["what was under way is open in the ledger, and is looked for", *resume])
     )
 
 
@@ -193,7 +202,7 @@ def _why(outcome: Outcome) -> str:
     return "already submitted" if outcome.fate is Fate.KNOWN else ""
 
 
-def _end(outcomes: Sequence[Outcome], resume: str | None, *, as_json: bool) -> None:
+def _end(outcomes: Sequence[Outcome], resume: Sequence[str], *, as_json: bool, interrupted: bool) -> None:
     console = Console()
     if as_json:
         output.print_json({"jobs": [_document(outcome) for outcome in outcomes]})
@@ -203,18 +212,24 @@ def _end(outcomes: Sequence[Outcome], resume: str | None, *, as_json: bool) -> N
     for reason in list(reasons)[:MAX_ERRORS]:
         print_message(reason)
     fates = Counter(outcome.fate for outcome in outcomes)
-    if fates[Fate.OPEN] or fates[Fate.UNSENT]:
+    is_partly = any(fates[fate] for fate in _NOT_DONE) and fates[Fate.REFUSED] < fates.total()
+    if interrupted or is_partly:
         print_message(_left(fates, resume))
 
 
-def _left(fates: Counter[Fate], resume: str | None) -> str:
-    """Return a line on what is not done, and how to continue."""
+_NOT_DONE: Mapping[Fate, str] = {
+    Fate.REFUSED: "refused",
+    Fate.OPEN: "open: the provider may have taken them, and they are looked for later",
+    Fate.UNSENT: "not begun",
+}
+
+
+def _left(fates: Counter[Fate], resume: Sequence[str]) -> str:
+    """Return a line on what is not done, and what a repetition of the command does."""
     done = fates[Fate.SUBMITTED] + fates[Fate.KNOWN]
-    looked_for = "open: the provider may have taken them, and they are looked for later"
-    texts = {Fate.REFUSED: "refused", Fate.OPEN: looked_for, Fate.UNSENT: "not begun"}
     parts = [f"{done} of {fates.total()} are submitted"]
-    parts += [f"{fates[fate]} {text}" for fate, text in texts.items() if fates[fate]]
-    return "; ".join([*parts, f"{resume} goes on from here"] if resume else parts)
+    parts += [f"{fates[fate]} {text}" for fate, text in _NOT_DONE.items() if fates[fate]]
+    return "; ".join([*parts, *resume])
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:

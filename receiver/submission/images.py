@@ -64,8 +64,11 @@ class Item:
 
 
 class Line(NamedTuple):
-    url: str
+    """A line of a list: its URL or file as it is written there, and where that file is."""
+
+    image: str
     ref: str | None = None
+    file: Path | None = None
 
 
 def named(images: Sequence[ImageLike], ref: str | None) -> list[Item]:
@@ -96,16 +99,18 @@ def listed(lines: Sequence[Line], name: str, options: Options, ref: str | None) 
     times: Counter[Line] = Counter()
     items = []
     for given in lines:
-        line = Line(given.url, ref if given.ref is None else given.ref)
+        line = given._replace(ref=ref if given.ref is None else given.ref)
         times[line] += 1
-        identity = json.dumps([name, line.url, line.ref, list(astuple(options)), times[line]])
+        identity = json.dumps([name, line.image, line.ref, list(astuple(options)), times[line]])
         key = f"list:{hashlib.sha256(identity.encode()).hexdigest()}"
-        items.append(Item(key, line.url, line.url, line.ref))
+        items.append(Item(key, line.image, line.file or line.image, line.ref))
     return items
 
 
 def read_list(path: Path) -> list[Line]:
-    """Read a file of URLs: one to a line, and behind a tab its reference; blank lines and ``#`` are skipped.
+    """Read a list: a URL or a file to a line, and behind a tab its reference. Skip blank lines and ``#``.
+
+    A file's path begins at the list's folder.
 
     Raises:
         InvalidRequestError: it cannot be read, or a line is neither; the text names it.
@@ -119,14 +124,25 @@ def read_list(path: Path) -> list[Line]:
     for number, line in enumerate((line.strip() for line in text.split("\n")), 1):
         if not line or line.startswith("#"):
             continue
-        url, *refs = (part.strip() for part in line.split("\t", 1))
+        image, *refs = (part.strip() for part in line.split("\t", 1))
         ref = refs[0] if refs else None
-        _check_url(f"{path}: line {number}", url)
+        file = None if _URL.match(image) else path.parent / image
+        _check_line(f"{path}: line {number}", image, file)
         if ref is not None and not is_ref(ref):
             problem = "a reference is 1 to 200 printable ASCII characters."
             raise InvalidRequestError(f"{path}: line {number}: {problem}")
-        lines.append(Line(url, ref))
+        lines.append(Line(image, ref, file))
     return lines
+
+
+def _check_line(where: str, image: str, file: Path | None) -> None:
+    if file is None:
+        _check_url(where, image)
+        return
+    try:
+        _check_file(file)
+    except InvalidRequestError as error:
+        raise InvalidRequestError(f"{where}: {error.detail}") from None
 
 
 def _check_url(where: str, url: str) -> None:

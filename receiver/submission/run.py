@@ -207,7 +207,7 @@ async def submit(
         quality: 1 to 100, together with a format.
         tune_colors: whether a result's colours are matched to the image's.
         ref: your own reference, 1 to 200 printable ASCII characters.
-        from_file: a list of URLs; those that an earlier call has submitted are left out.
+        from_file: a list of URLs and files; those that an earlier call has submitted are left out.
         list_name: the list's name; its path, by default.
         again: whether the whole list is submitted again.
         rate: the most submissions a second.

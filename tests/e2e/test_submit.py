@@ -237,6 +237,47 @@ def _submitted(program: Program) -> int:
     return sum(line.split("\t")[2:3] == ["submitted"] for line in program.lines)
 
 
+def test_a_list_of_files_that_is_interrupted_is_submitted_exactly_once(
+    programs: Programs, picture: bytes
+) -> None:
+    with both(programs) as it:
+        names = [f"photo-{n}.png" for n in range(3)]
+        for name in names:
+            (it.folder / name).write_bytes(picture)
+        path = it.write(names)
+        with it.submitting("--from", str(path), "--rate", "1/h") as program:
+            program.until(lambda: _submitted(program) == 1)
+            program.process.send_signal(signal.SIGINT)
+            assert program.process.wait(30) == 130
+            assert "1 of 3 are submitted; 2 not begun; the same command goes on from here" in program.log
+            assert "bill" not in program.log
+        assert it.submit("--from", str(path)).returncode == 0
+        assert len(it.jobs_of_the_provider()) == 3
+
+
+@pytest.mark.parametrize(
+    ("more", "left"),
+    [(("--rate", "1/h"), "1 of 2 are submitted; 1 not begun; "), (("--wait",), "2 of 2 are submitted; ")],
+    ids=["submitting", "waiting"],
+)
+def test_interrupted_arguments_say_that_they_would_be_billed_again(
+    programs: Programs, hosted: str, more: tuple[str, ...], left: str
+) -> None:
+    with both(programs, "--delay", "1h") as it:
+        with it.submitting(hosted, hosted, *more) as program:
+            count = 2 if "--wait" in more else 1
+            eventually(lambda: it.box.get("/request").json()["count"] == count)
+            if "--wait" in more:
+                eventually(lambda: it.receiver.get("/stats").json()["states"]["submitted"] == count)
+            else:
+                program.until(lambda: _submitted(program) == 1)
+            program.process.send_signal(signal.SIGINT)
+            assert program.process.wait(30) == 130
+        assert f"{left}repeated, the command would submit, and bill, all its arguments again" in program.log
+        assert it.submit(hosted, hosted).returncode == 0
+        assert it.urls_of_the_provider()[hosted] == count + 2
+
+
 def test_a_list_is_not_submitted_by_two_at_once(programs: Programs, near: Neighbour, picture: bytes) -> None:
     with both(programs) as it:
         urls = it.list_of(near, picture, 3)
@@ -366,12 +407,14 @@ def test_an_option_that_cannot_be_is_a_matter_of_usage(tmp_path: Path, wrong: li
 def test_a_file_that_is_none_or_no_image_or_a_line_that_is_no_url_is_named(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "list.txt").write_text("https://host/a.png\nftp://host/b.png\n")
+    (tmp_path / "files.txt").write_text("gone.png\n")
     values = settings(tmp_path)
     for arguments, words in (
         (["gone.png"], "gone.png: there is no such file"),
         (["text.png"], "text.png: is no image"),
         (["ftp://host/a.png"], "ftp://host/a.png: is no http(s) URL"),
         (["--from", "list.txt"], "list.txt: line 2: is no http(s) URL"),
+        (["--from", "files.txt"], "files.txt: line 1: gone.png: there is no such file"),
         (["--from", "gone.txt"], "gone.txt: cannot be read"),
     ):
         said = run(["submit", *arguments], tmp_path, values)

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from PIL import Image
 
 from receiver.config import load
 from receiver.core.errors import (
@@ -66,6 +67,24 @@ def test_a_line_that_cannot_be_submitted_is_named(tmp_path: Path, line: str) -> 
     path = tmp_path / "list.txt"
     path.write_text(f"\nhttps://host/a.png\n{line}\n")
     with pytest.raises(InvalidRequestError, match=r"list\.txt: line 3: "):
+        read_list(path)
+
+
+def test_a_list_has_files_whose_paths_begin_at_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for name in ("photos/a.png", "b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    path = tmp_path / "list.txt"
+    path.write_text(f"photos/a.png\torder 7\n{tmp_path}/b.png\n{URL}\n")
+    items = listed(read_list(path), "list", Options(), None)
+    assert [(item.image, item.ref) for item in items] == [
+        (tmp_path / "photos" / "a.png", "order 7"),
+        (tmp_path / "b.png", None),
+        (URL, None),
+    ]
+    assert items[0].name == "photos/a.png"
+    (tmp_path / "b.png").write_bytes(b"")
+    with pytest.raises(InvalidRequestError, match=r"list\.txt: line 2: .*b\.png: is no image"):
         read_list(path)
 
 
