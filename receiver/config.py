@@ -9,11 +9,13 @@ import difflib
 import ipaddress
 import json
 import re
+import socket
 import unicodedata
 from collections.abc import Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from dotenv.parser import parse_stream
 from pydantic import (
@@ -29,6 +31,7 @@ from pydantic import (
 )
 
 from receiver.core.errors import ConfigError
+from receiver.core.ledger_location import LedgerLocation
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _WORDS = {
@@ -205,6 +208,32 @@ def _archive(uri: str) -> str:
     return uri
 
 
+def _ledger(secret: SecretStr | None) -> SecretStr | None:
+    """Check what libpq would read in another way than it was meant, and then repeat in its errors."""
+    if secret is None:
+        return None
+    url = secret.get_secret_value()
+    try:
+        parts = urlsplit(url)
+        is_url = parts.scheme in ("postgresql", "postgres") and "://" in url and len(parts.path) > 1
+        # A password with such a character in it would be taken for a part of the host or the database.
+        is_plain = url.count("@") == parts.netloc.count("@") <= 1 and not parts.fragment
+    except ValueError:
+        is_url = is_plain = False
+    if not is_url or not is_plain or not re.fullmatch(r"[\x21-\x7e]+", url):
+        raise ValueError(
+            "must be postgresql://user@host/database; in user and password, all but letters and digits is"
+            " percent-encoded"
+        )
+    return secret
+
+
+def _instance(name: str) -> str:
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
+        raise ValueError("must be 1 to 63 letters, digits, dots, dashes and underscores")
+    return name
+
+
 def _endpoint(url: HttpUrl | None) -> HttpUrl | None:
     if url is not None and (url.query or url.fragment or url.username or url.password):
         raise ValueError("must be a URL such as https://host or http://host:port")
@@ -265,6 +294,12 @@ class Config(BaseModel):
     data_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(Path("./data"), validate_default=True)
     """The folder of the ledger, the spool and, where no other archive is named, the archive. A second `serve`
     on the same folder refuses to start."""  # absolute, so that messages that name it say where it is
+    ledger: Annotated[SecretStr | None, AfterValidator(_ledger)] = None
+    """The database of a ledger that several receivers share: `postgresql://user@host/database`. The password
+    may also come as libpq takes it, from `PGPASSWORD` or a password file. Unset: a file in the data
+    directory."""
+    instance: Annotated[str, AfterValidator(_instance)] = ""
+    """The name of this receiver among others on the same database. Unset: the host's name."""
     archive: Annotated[str, AfterValidator(_archive)] = ""
     """Where images are archived: `s3://bucket/prefix` or `file:///folder`; unset: the folder `archive` in the
     data directory. The endpoint, region and credentials of S3 are the AWS SDK's own: all of its `AWS_`
@@ -375,6 +410,12 @@ class Config(BaseModel):
 
     unknown: tuple[str, ...] = Field((), exclude=True)
     """Unknown ``RECEIVER_*`` variables, each with the setting that it may stand for."""
+
+    @property
+    def ledger_location(self) -> LedgerLocation:
+        """Where the ledger is."""
+        url = None if self.ledger is None else self.ledger.get_secret_value()
+        return LedgerLocation(self.data_dir, url, self.instance or socket.gethostname())
 
     @property
     def archive_uri(self) -> str:

@@ -97,7 +97,7 @@ async def open_receiver(
             stack.push_async_callback(spans.aclose)
             observers.append(spans.on_step)
         instrumentation = Instrumentation(partial(_report, observers), meters.on_failed_attempt)
-        ledger = await Ledger.serve(config.data_dir, on_commit=meters.on_commit)
+        ledger = await Ledger.serve(config.ledger_location, on_commit=meters.on_commit)
         stack.push_async_callback(ledger.close)
         archive = open_archive(
             config.archive_uri,

@@ -49,13 +49,13 @@ def accept(
 
 
 async def _find(config: Config, text: str) -> RefusedBytes:
-    async with await LedgerReader.open(config.data_dir) as reader:
+    async with await LedgerReader.open(config.ledger_location) as reader:
         job = await find_job(reader, text)
         return await acceptance.find_refused(reader, open_spool(config), job.id)
 
 
 async def _accept(config: Config, found: RefusedBytes) -> None:
-    async with await Ledger.open_beside(config.data_dir) as ledger:
+    async with await Ledger.open_beside(config.ledger_location) as ledger:
         await acceptance.accept(ledger, open_spool(config), found.job.id, found.image.sha256)
 
 

@@ -56,7 +56,7 @@ async def _move(
     config: Config, source: Inventory, target: Inventory, *, check_all: bool, as_json: bool
 ) -> bool:
     async with (
-        await Ledger.open_beside(config.data_dir, make=False) as ledger,
+        await Ledger.open_beside(config.ledger_location, make=False) as ledger,
         aclosing(source),
         aclosing(target),
     ):

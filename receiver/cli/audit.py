@@ -50,7 +50,7 @@ def audit(
 
     async def run() -> bool:
         async with (
-            await Ledger.open_beside(config.data_dir, make=False) as ledger,
+            await Ledger.open_beside(config.ledger_location, make=False) as ledger,
             aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as archive,
             aclosing(ArchiveLocator(archive, environ)) as locator,
             maintenance.archive_scan(

@@ -55,7 +55,7 @@ def jobs(
     )
 
     async def show() -> None:
-        async with await LedgerReader.open(config.data_dir) as reader:
+        async with await LedgerReader.open(config.ledger_location) as reader:
             listing = output.JobList(as_json=as_json)
             before = window.before
             while True:
@@ -78,7 +78,7 @@ def job(
     config, _ = load_config()
 
     async def show() -> None:
-        async with await LedgerReader.open(config.data_dir) as reader:
+        async with await LedgerReader.open(config.ledger_location) as reader:
             meant = await find_job(reader, job_id)
             found = await reader.job_with_history(meant.id)
         assert found is not None, "jobs are never removed"

@@ -59,7 +59,7 @@ def archive_migrate(
 
     async def run() -> Migrator:
         async with (
-            await Ledger.open_beside(config.data_dir, make=False) as ledger,
+            await Ledger.open_beside(config.ledger_location, make=False) as ledger,
             aclosing(open_archive(folder, uploads=config.uploads)) as origin,
             aclosing(open_archive(config.archive_uri, uploads=config.uploads, environ=environ)) as target,
         ):

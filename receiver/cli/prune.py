@@ -43,9 +43,9 @@ def prune(
 
     async def run() -> Mapping[str, int]:
         if dry_run:
-            async with await LedgerReader.open(config.data_dir) as reader:
+            async with await LedgerReader.open(config.ledger_location) as reader:
                 return await count_prunable(reader, keep, wall_clock())
-        async with await Ledger.open_beside(config.data_dir, make=False) as ledger:
+        async with await Ledger.open_beside(config.ledger_location, make=False) as ledger:
             with progress_bar("rows removed", quiet=as_json) as on_progress:
                 pruner = Pruner(ledger=ledger, keep=keep, now=wall_clock)
                 return await pruner.round(lambda removed: on_progress(sum(removed.values())))

@@ -53,8 +53,8 @@ def rebuild(
                 # With a wrong RECEIVER_ARCHIVE, an empty ledger would pass for the rebuilt one.
                 raise ConfigError(f"RECEIVER_ARCHIVE: nothing lies in {archive.uri} to rebuild a ledger from")
             make_data_dir(config)
-            ledger = await stack.enter_async_context(await Ledger.open_beside(config.data_dir))
-            await ledger.release_orphans(config.data_dir)
+            ledger = await stack.enter_async_context(await Ledger.open_beside(config.ledger_location))
+            await ledger.release_orphans()
             await maintenance.settle_moved_archive(ledger, archive, environ)
             scan = await stack.enter_async_context(
                 maintenance.archive_scan(

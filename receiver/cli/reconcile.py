@@ -75,7 +75,7 @@ async def _round(config: Config, providers: Providers, *, quiet: bool) -> Summar
         make_data_dir(config)
     async with contextlib.AsyncExitStack() as stack:
         # Without a ledger, as with a wrong data directory, a round would find nothing and report success.
-        ledger = await Ledger.open_beside(config.data_dir, make=config.adopt)
+        ledger = await Ledger.open_beside(config.ledger_location, make=config.adopt)
         stack.push_async_callback(ledger.close)
         reconcilers = await open_reconcilers(config, providers, ledger, stack)
         sum_of_all = Summary()

@@ -118,7 +118,7 @@ async def _collect(pages: AsyncIterator[Sequence[_Row]]) -> list[_Row]:
 
 
 async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_Row]]:
-    async with await LedgerReader.open(config.data_dir) as reader:
+    async with await LedgerReader.open(config.ledger_location) as reader:
         before: int | None = None
         while True:
             page = await reader.jobs(wanted, before=before, limit=PAGE)
@@ -129,7 +129,7 @@ async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_R
 
 
 async def _named(config: Config, ids: Sequence[str]) -> AsyncIterator[Sequence[_Row]]:
-    async with await LedgerReader.open(config.data_dir) as reader:
+    async with await LedgerReader.open(config.ledger_location) as reader:
         rows: dict[str, _Row] = {}  # by the found id: a job may be named twice, in short and in full
         for text in ids:
             try:
@@ -184,7 +184,7 @@ async def _retry(
     """Try the jobs again. Return whether all were; those that a filter selected need not be retriable."""
     interrupted = False
     quiet = printer.as_json or len(rows) <= CHUNK
-    async with await Ledger.open_beside(config.data_dir) as ledger:
+    async with await Ledger.open_beside(config.ledger_location) as ledger:
         with progress_bar("tried again", quiet=quiet) as on_progress:
             for begin in range(0, len(rows), CHUNK):
                 chunk = rows[begin : begin + CHUNK]

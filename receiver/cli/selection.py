@@ -139,7 +139,7 @@ def _named(jobs: Sequence[Job]) -> str:
 
 
 async def _ids(config: Config, incomplete: str) -> list[str]:
-    async with await LedgerReader.open(config.data_dir) as reader:
+    async with await LedgerReader.open(config.ledger_location) as reader:
         if incomplete:
             return [job.id for job in await reader.jobs_with_prefix(incomplete, MAX_COMPLETIONS)]
         return [job.id for job in (await reader.jobs(Filter(), limit=MAX_COMPLETIONS)).jobs]

@@ -35,7 +35,7 @@ async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = 
         ]
     cutoff = overdue_cutoff(now, config.overdue_after)
     try:
-        async with await LedgerReader.open(config.data_dir) as ledger:
+        async with await LedgerReader.open(config.ledger_location) as ledger:
             jobs = check_jobs(await ledger.stats(overdue_before=cutoff), now)
             whole = await ledger.check_whole(seconds=None if deep else CHECK_SECONDS, deep=deep)
     except LedgerError as error:

@@ -175,7 +175,7 @@ async def _was_used(config: Config) -> bool:
     if not (config.data_dir / FILE_NAME).exists():
         return False
     try:
-        async with await LedgerReader.open(config.data_dir) as ledger:
+        async with await LedgerReader.open(config.ledger_location) as ledger:
             return await factories.is_archive_used(ledger, config.archive_uri)
     except LedgerError:
         return False  # `check_ledger` reports it

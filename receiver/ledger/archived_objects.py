@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 
 from receiver.core.jobs import Job, StoredObject
 from receiver.ledger import rows
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Connection
 from receiver.ledger.transaction import Transaction
 
 RELOCATED = "relocated"
@@ -30,7 +30,7 @@ class AuditFinding:
 
 
 def archived_jobs(
-    db: sqlite3.Connection,
+    db: Connection,
     *,
     after: int,
     limit: int,
@@ -52,28 +52,29 @@ def archived_jobs(
     return tuple(ArchivedJob(row["seq"], rows.job(row)) for row in found)
 
 
-def archive_uris(db: sqlite3.Connection, ids: Iterable[str]) -> dict[str, str]:
+def archive_uris(db: Connection, ids: Iterable[str]) -> dict[str, str]:
     """Return the URIs of the images of those jobs that are archived, by id."""
     query = "SELECT id, uri FROM jobs WHERE id = ? AND state = 'archived'"
     found = (db.execute(query, (job_id,)).fetchone() for job_id in ids)
     return {row["id"]: row["uri"] for row in found if row is not None}
 
 
-def damaged(db: sqlite3.Connection, counted_to: int | None = None) -> dict[str, int]:
+def damaged(db: Connection, counted_to: int | None = None) -> dict[str, int]:
     """Return how many objects the last audit found damaged, by reason; counts at most ``counted_to``."""
+    counted = "" if counted_to is None else f"LIMIT {counted_to:d}"
     found = db.execute(
-        "SELECT reason, count(*) AS jobs FROM (SELECT reason FROM findings LIMIT coalesce(?, -1))"
-        " GROUP BY reason",
-        (counted_to,),
+        f"SELECT reason, count(*) AS jobs FROM (SELECT reason FROM findings {counted}) AS counted"  # noqa: S608
+        " GROUP BY reason"
     )
     return {row["reason"]: row["jobs"] for row in found}
 
 
-def damaged_jobs(db: sqlite3.Connection, limit: int) -> tuple[tuple[Job, AuditFinding], ...]:
+def damaged_jobs(db: Connection, limit: int) -> tuple[tuple[Job, AuditFinding], ...]:
     """Return jobs whose object the last audit found damaged, the newest first."""
     found = db.execute(
         f"SELECT {rows.JOB}, findings.job AS seq, findings.reason AS found, findings.detail AS found_detail"  # noqa: S608
-        " FROM findings CROSS JOIN jobs ON jobs.seq = findings.job ORDER BY findings.job DESC LIMIT ?",
+        " FROM (SELECT * FROM findings ORDER BY job DESC LIMIT ?) AS findings"
+        " JOIN jobs ON jobs.seq = findings.job ORDER BY findings.job DESC",
         (limit,),
     )
     return tuple(
@@ -82,7 +83,7 @@ def damaged_jobs(db: sqlite3.Connection, limit: int) -> tuple[tuple[Job, AuditFi
     )
 
 
-def finding_of(db: sqlite3.Connection, job_id: str) -> AuditFinding | None:
+def finding_of(db: Connection, job_id: str) -> AuditFinding | None:
     """Return what the last audit found wrong with a job's object; ``None`` where it is sound."""
     row = db.execute(
         "SELECT findings.* FROM jobs JOIN findings ON findings.job = jobs.seq WHERE jobs.id = ?", (job_id,)
@@ -90,7 +91,7 @@ def finding_of(db: sqlite3.Connection, job_id: str) -> AuditFinding | None:
     return None if row is None else AuditFinding(row["job"], row["reason"], row["detail"])
 
 
-def checkpoint(db: sqlite3.Connection, name: str) -> str | None:
+def checkpoint(db: Connection, name: str) -> str | None:
     """Return the saved state of a long run, such as an audit."""
     row = db.execute("SELECT state FROM runs WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row["state"])
@@ -109,7 +110,7 @@ def record_audit(tx: Transaction, sound: Sequence[int], findings: Sequence[Audit
     tx.db.executemany("DELETE FROM findings WHERE job = ?", [(seq,) for seq in sound])
     tx.db.executemany(
         "INSERT INTO findings (job, reason, detail, at) VALUES (?, ?, ?, ?) ON CONFLICT (job) DO UPDATE"
-        " SET at = CASE reason WHEN excluded.reason THEN at ELSE excluded.at END,"
+        " SET at = CASE findings.reason WHEN excluded.reason THEN findings.at ELSE excluded.at END,"
         " reason = excluded.reason, detail = excluded.detail",
         [(found.seq, found.reason, found.detail, tx.now) for found in findings],
     )

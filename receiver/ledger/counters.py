@@ -1,6 +1,6 @@
 """Durable counters of what happened, by name and reason."""
 
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Connection
 from receiver.ledger.transaction import Transaction
 
 FOUND = "found"
@@ -22,12 +22,12 @@ RECONCILED = (ASKED, FOUND, LATE, ADOPTED)
 def count(tx: Transaction, name: str, reason: str = "", by: int = 1) -> None:
     tx.db.execute(
         "INSERT INTO counters (name, reason, count) VALUES (?, ?, ?)"
-        " ON CONFLICT (name, reason) DO UPDATE SET count = count + excluded.count",
+        " ON CONFLICT (name, reason) DO UPDATE SET count = counters.count + excluded.count",
         (name, reason, by),
     )
 
 
-def counters(db: sqlite3.Connection) -> dict[str, dict[str, int]]:
+def counters(db: Connection) -> dict[str, dict[str, int]]:
     """Return all counters by name and reason; an empty reason stands for none."""
     found: dict[str, dict[str, int]] = {}
     for row in db.execute("SELECT * FROM counters"):

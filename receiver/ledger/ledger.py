@@ -4,10 +4,9 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
 from functools import wraps
-from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from receiver.core.clock import Clock, monotonic_clock, wall_clock
+from receiver.core.clock import Clock
 from receiver.core.errors import AuthError, LedgerError
 from receiver.core.jobs import Event, Job
 from receiver.ledger import archived_objects, notifications, retention
@@ -21,14 +20,12 @@ from receiver.ledger.commands import (
     retries,
     submissions,
 )
+from receiver.ledger.connection import Connection
+from receiver.ledger.engine import Engine, Readers
 from receiver.ledger.group_commit import GroupCommit, OnCommit
+from receiver.ledger.openers import Place, opener
 from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread
 from receiver.ledger.queries import deadlines as due
-from receiver.ledger.sqlite import database, schema
-from receiver.ledger.sqlite.connections import ReaderPool
-from receiver.ledger.sqlite.database import Database
-from receiver.ledger.sqlite.driver import sqlite3
-from receiver.ledger.sqlite.lock import DirectoryLock
 from receiver.ledger.transaction import Batched, Transaction
 from receiver.ledger.types import Claim, Delivery, Recorded
 
@@ -38,7 +35,7 @@ History = tuple[Job, tuple[Event, ...]]
 
 
 def _query(
-    query: Callable[Concatenate[sqlite3.Connection, P], T],
+    query: Callable[Concatenate[Connection, P], T],
 ) -> Callable[Concatenate["LedgerReader", P], Coroutine[Any, Any, T]]:
     """Make a query a method that runs it on a snapshot."""
 
@@ -85,13 +82,13 @@ def _attempt(
 class LedgerReader:
     """A ledger that is only read, such as by a command beside the server."""
 
-    def __init__(self, readers: ReaderPool) -> None:
+    def __init__(self, readers: Readers) -> None:
         self._readers = readers
 
     @classmethod
-    async def open(cls, data_dir: Path) -> "LedgerReader":
-        """Open an existing ledger; raise what `database.open_read_only` raises."""
-        return cls(await database.open_read_only(data_dir))
+    async def open(cls, place: Place) -> "LedgerReader":
+        """Open an existing ledger. Raise `LedgerError` where there is none of the present version."""
+        return cls(await opener(place).to_read())
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,7 +113,10 @@ class LedgerReader:
     stats = _query(aggregates.stats)
     overview = _query(dashboard.overview)
     archived_lately = _query(dashboard.archived_lately)
-    check_whole = _query(schema.check_whole)
+
+    async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:
+        """Do what `Readers.check_whole` does."""
+        return await self._readers.check_whole(seconds=seconds, deep=deep)
 
     transitions = _query(history.transitions)
     last_history_seq = _query(history.last_history_seq)
@@ -142,15 +142,14 @@ class LedgerReader:
 
 
 class Ledger(LedgerReader):
-    """The ledger with its one writer; its clocks are the wall clock, and a monotonic one for leases."""
+    """The ledger with this process's one writer; ``now`` is the clock of its times."""
 
-    def __init__(self, database: Database, *, on_commit: OnCommit | None = None) -> None:
-        super().__init__(database.readers)
-        self._database = database
+    def __init__(self, engine: Engine, *, on_commit: OnCommit | None = None) -> None:
+        super().__init__(engine.readers)
+        self.now = engine.now
+        self._engine = engine
         self._notifier = ChangeNotifier()
-        self._writer = GroupCommit(database.commit, on_change=self._notifier.publish, on_commit=on_commit)
-        self._data_version: int | None = None
-        self._last_seq = 0
+        self._writer = GroupCommit(engine.commit, on_change=self._notifier.publish, on_commit=on_commit)
         self.interrupted: list[str] = []
         """Jobs whose download was interrupted by the end of an earlier process."""
         self._unrecorded: set[str] = set()
@@ -159,20 +158,21 @@ class Ledger(LedgerReader):
     @classmethod
     async def serve(
         cls,
-        data_dir: Path,
+        place: Place,
         *,
-        now: Clock = wall_clock,
-        monotonic: Clock = monotonic_clock,
+        now: Clock | None = None,
+        monotonic: Clock | None = None,
         on_commit: OnCommit | None = None,
     ) -> "Ledger":
         """Open the ledger for the server, create or migrate it, and void the claims of earlier processes.
 
-        The caller holds the data directory's lock. Raise what `database.open_to_serve` raises.
+        The caller holds the data directory's lock. Without clocks, the engine has its own: of times, and of
+        leases.
         """
-        opened = await database.open_to_serve(data_dir, now=now, monotonic=monotonic)
-        ledger = cls(opened, on_commit=on_commit)
+        engine = await opener(place).to_serve(now=now, monotonic=monotonic)
+        ledger = cls(engine, on_commit=on_commit)
         try:
-            ledger.interrupted = await ledger._writer.write(claims.release_all)
+            ledger.interrupted = await ledger._writer.write(engine.recover)
         except LedgerError:
             await ledger.close()  # an open connection's thread would keep the process from ending
             raise
@@ -180,16 +180,16 @@ class Ledger(LedgerReader):
 
     @classmethod
     async def open_beside(
-        cls, data_dir: Path, *, make: bool = True, now: Clock = wall_clock, monotonic: Clock = monotonic_clock
+        cls, place: Place, *, make: bool = True, now: Clock | None = None, monotonic: Clock | None = None
     ) -> "Ledger":
-        """Do what `database.open_beside` does; claims stand."""
-        return cls(await database.open_beside(data_dir, make=make, now=now, monotonic=monotonic))
+        """Open the ledger for a command; claims stand. ``make``: create it where there is none."""
+        return cls(await opener(place).beside(make=make, now=now, monotonic=monotonic))
 
     async def close(self) -> None:
         """Commit what waits, and close."""
         await super().close()  # the last connection to close writes the WAL back, and must be able to write
         await self._writer.close()
-        await self._database.writer.close()
+        await self._engine.close()
 
     @property
     def waiting(self) -> int:
@@ -197,10 +197,12 @@ class Ledger(LedgerReader):
         return self._writer.waiting
 
     async def check_for_damage(self) -> None:
-        """Read all of the file; raise ``ledger.corrupt`` if it is damaged, and record nothing more then."""
-        await self._database.check_whole()
+        """Do what `Engine.check_for_damage` does."""
+        await self._engine.check_for_damage()
 
-    check_writable = _command(database.write_nothing)
+    async def check_writable(self) -> None:
+        """Make a durable commit that changes nothing."""
+        await self._writer.write(self._engine.write_nothing)
 
     def changes(self, job_id: str | None = None) -> AbstractContextManager[asyncio.Event]:
         """Provide an event that is set after each commit that changed the job, or any job."""
@@ -222,9 +224,8 @@ class Ledger(LedgerReader):
 
     async def detect_foreign_commits(self) -> None:
         """Wake the waiting for what other processes, such as commands, have committed meanwhile."""
-        self._data_version, self._last_seq = await self._writer.write(
-            lambda tx: database.changed_by_others(tx, self._data_version, self._last_seq)
-        )
+        if changed := await self._engine.changed_by_others():
+            self._notifier.publish(changed)
 
     async def record(self, delivery: Delivery) -> Recorded:
         """Record a completion durably. Raise `AuthError` where its ticket or mark belongs to another job."""
@@ -258,16 +259,11 @@ class Ledger(LedgerReader):
         kept = frozenset(self._unrecorded)
         await self._writer.write(lambda tx: claims.release_expired_leases(tx, kept))
 
-    async def release_orphans(self, data_dir: Path) -> None:
+    async def release_orphans(self) -> None:
         """Void the claims of a server that is gone, such as in a restored backup, where none is running."""
-        try:
-            lock = DirectoryLock(data_dir)
-        except LedgerError:
-            return
-        try:
-            await self._writer.write(claims.release_all)
-        finally:
-            lock.release()
+        with self._engine.no_server() as is_alone:
+            if is_alone:
+                await self._writer.write(self._engine.recover)
 
     confirmed = _command(attempts.confirmed)
     url_refreshed = _attempt(attempts.url_refreshed)

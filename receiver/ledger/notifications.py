@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from receiver.core.jobs import FINAL, Event, Job
 from receiver.ledger import rows
+from receiver.ledger.connection import Connection
 from receiver.ledger.counters import count
-from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Notification
 
@@ -44,7 +44,8 @@ def enqueue(tx: Transaction, *, until: int, render: Render) -> int:
     found = tx.db.execute(
         f"SELECT {rows.JOB}, history.seq AS line, {rows.EVENT}"  # noqa: S608 - the states
         " FROM history JOIN jobs ON jobs.seq = history.job WHERE history.seq > ? AND history.seq <= ?"
-        f" AND history.after IN ({_FINAL}) AND history.before IS NOT history.after ORDER BY history.seq",
+        f" AND history.after IN ({_FINAL}) AND (history.before IS NULL OR history.before <> history.after)"
+        " ORDER BY history.seq",
         (since, until),
     ).fetchall()
     for row in found:
@@ -53,7 +54,7 @@ def enqueue(tx: Transaction, *, until: int, render: Render) -> int:
             "INSERT INTO notifications (seq, job, at, body, next_attempt_at) VALUES (?, ?, ?, ?, ?)",
             (row["line"], job.id, event.at, render(job, event), tx.now),
         )
-    tx.db.execute("UPDATE marks SET seq = max(seq, ?) WHERE name = 'notified'", (until,))
+    tx.db.execute("UPDATE marks SET seq = ? WHERE name = 'notified' AND seq < ?", (until, until))
     return len(found)
 
 
@@ -66,7 +67,7 @@ def failed(tx: Transaction, seq: int, detail: str, *, at: int | None) -> None:
     """Record a failed attempt; the next one is at ``at`` (ms since the epoch), or it was the last."""
     tx.db.execute(
         "UPDATE notifications SET attempts = attempts + 1, detail = :detail, next_attempt_at ="
-        " coalesce(:at, next_attempt_at), given_up_at = iif(:at IS NULL, :now, NULL) WHERE seq = :seq",
+        " coalesce(:at, next_attempt_at), given_up_at = CASE WHEN :at IS NULL THEN :now END WHERE seq = :seq",
         {"seq": seq, "detail": detail, "at": at, "now": tx.now},
     )
     count(tx, NOTIFICATIONS, FAILED)
@@ -86,7 +87,7 @@ def give_up_old(tx: Transaction, *, before: int) -> int:
     return done
 
 
-def due(db: sqlite3.Connection, *, by: int, limit: int) -> tuple[Notification, ...]:
+def due(db: Connection, *, by: int, limit: int) -> tuple[Notification, ...]:
     """Return what is due by a time (ms since the epoch), the longest due first; per job only the oldest."""
     found = db.execute(
         "SELECT * FROM notifications AS one INDEXED BY notifications_due"
@@ -102,7 +103,7 @@ def due(db: sqlite3.Connection, *, by: int, limit: int) -> tuple[Notification, .
     )
 
 
-def next_at(db: sqlite3.Connection) -> int | None:
+def next_at(db: Connection) -> int | None:
     """Return when the next notification is due, ms since the epoch."""
     (at,) = db.execute(
         "SELECT min(next_attempt_at) FROM notifications INDEXED BY notifications_due"

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Connection
 from receiver.ledger.transaction import Transaction
 
 
@@ -31,9 +31,7 @@ class PruneBatch:
     next: int | str | None
 
 
-def prunable(
-    db: sqlite3.Connection, kind: RecordKind, after: int | str | None, before: int, size: int
-) -> PruneBatch:
+def prunable(db: Connection, kind: RecordKind, after: int | str | None, before: int, size: int) -> PruneBatch:
     """Scan at most ``size`` rows for what is older than ``before`` (ms since the epoch)."""
     if after is None:
         after = "" if kind in (RecordKind.TICKETS, RecordKind.SUBMISSIONS) else 0
@@ -62,7 +60,7 @@ _TABLES: Mapping[RecordKind, tuple[str, str, str]] = {
     RecordKind.DELIVERIES: ("unread", "seq", "at < :before AND seq < (SELECT max(seq) FROM unread)"),
     RecordKind.TICKETS: ("tickets", "number", "at < :before"),
     RecordKind.SUBMISSIONS: ("submissions", "key", "at < :before AND job IS NOT NULL"),
-    RecordKind.NOTIFICATIONS: ("notifications", "seq", "coalesce(given_up_at < :before, 0)"),
+    RecordKind.NOTIFICATIONS: ("notifications", "seq", "given_up_at IS NOT NULL AND given_up_at < :before"),
 }
 """Table, key and condition of all kinds but the history, whose records go with their jobs."""
 

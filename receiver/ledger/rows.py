@@ -4,7 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Row
 from receiver.ledger.types import PendingJob
 
 _FIRST = (
@@ -24,7 +24,7 @@ EVENT = ", ".join(f"history.{name}" for name in ("at", "event", "before", "after
 """The columns of a row that `event` reads: its last ones."""
 
 
-def job(row: sqlite3.Row) -> Job:
+def job(row: Row) -> Job:
     id_, state, kind, width, height, size, sha256, accepted, uri, etag, version, reason, detail, at, *rest = (
         row[:_END]
     )
@@ -43,12 +43,12 @@ def values(part: Image | StoredObject) -> dict[str, Any]:
     return {name: getattr(part, name) for name in part.__slots__}
 
 
-def event(row: sqlite3.Row) -> Event:
+def event(row: Row) -> Event:
     at, event, before, after, reason, detail = row[-6:]
     return Event(at, event, State(before) if before else None, State(after), reason, detail)
 
 
-def pending_job(row: sqlite3.Row) -> PendingJob:
+def pending_job(row: Row) -> PendingJob:
     return PendingJob(
         row["id"],
         row["submitted_at"],

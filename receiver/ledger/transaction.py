@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Connection
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -17,7 +18,7 @@ class Transaction:
     ``changed`` takes the ids of jobs that the command changed; they are published after the durable commit.
     """
 
-    db: sqlite3.Connection
+    db: Connection
     now: int
     monotonic: int
     changed: list[str] = field(default_factory=list)
@@ -43,3 +44,19 @@ class Result(NamedTuple):
     value: Any = None
     error: Exception | None = None
     changed: Sequence[str] = ()
+
+
+def run_together(commands: Sequence[Command[Any]], begin: Callable[[], Transaction]) -> list[Result]:
+    """Run commands in the transaction that is open, each with a `Transaction` that ``begin`` makes."""
+    results: list[Result] = []
+    for run, group in groupby(commands, lambda each: each.run if isinstance(each, Batched) else None):
+        if run is None:
+            for command in group:
+                tx = begin()
+                results.append(Result(command(tx), changed=tx.changed))
+        else:
+            tx = begin()
+            values = run(tx, [each.argument for each in group if isinstance(each, Batched)])
+            results += [Result(value) for value in values[:-1]]
+            results.append(Result(values[-1], changed=tx.changed))
+    return results

@@ -95,7 +95,7 @@ async def submitting(
     async with contextlib.AsyncExitStack() as stack:
         if list_name is not None:
             stack.callback(ListLock(config.data_dir, list_name).release)
-        ledger = await Ledger.open_beside(config.data_dir)
+        ledger = await Ledger.open_beside(config.ledger_location)
         stack.push_async_callback(ledger.close)
         provider = await stack.enter_async_context(Ximilar(str(config.ximilar_api_url), token))
         yield Submitter(

@@ -22,6 +22,7 @@ from typing import Any, TypeVar
 from receiver.core.completion import Completion
 from receiver.core.jobs import Image, State, StoredObject
 from receiver.ledger import COUNTED_TO, FILE_NAME, Delivery, Filter, Ledger, LedgerReader
+from receiver.ledger.connection import Connection
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.support.processes import Programs, settings
@@ -196,8 +197,8 @@ async def time_queries(folder: Path, jobs: int, rounds: int) -> dict[str, Times]
     async with await Ledger.serve(folder) as ledger:
         read = ledger._readers.read
 
-        async def timed_read(query: Callable[[sqlite3.Connection], object]) -> object:
-            def timed(db: sqlite3.Connection) -> object:
+        async def timed_read(query: Callable[[Connection], object]) -> object:
+            def timed(db: Connection) -> object:
                 begin = time.thread_time()
                 try:
                     return query(db)

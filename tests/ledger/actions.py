@@ -8,6 +8,7 @@ from receiver.core.completion import Completion, Failure
 from receiver.core.errors import FetchError
 from receiver.core.jobs import Event, Image, Job, State, StoredObject
 from receiver.ledger import FILE_NAME, Claim, Delivery, Ledger, Submission
+from receiver.ledger.sqlite.database import Database
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.support.clock import HOUR, NOW
 
@@ -86,6 +87,12 @@ def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
         yield db
     finally:
         db.close()
+
+
+async def never_wait_for_others(ledger: Ledger) -> None:
+    """Let a write fail at once where another process holds the file."""
+    assert isinstance(ledger._engine, Database)
+    await ledger._engine.writer.run(lambda db: db.execute("PRAGMA busy_timeout = 1"))
 
 
 def kept_totals(db: sqlite3.Connection) -> dict[str, tuple[int, int]]:

@@ -19,6 +19,7 @@ from tests.ledger.actions import (
     delivery,
     file_of,
     history,
+    never_wait_for_others,
     the_job,
 )
 from tests.support.clock import HOUR, NOW, SECOND, Clock
@@ -202,7 +203,7 @@ async def test_a_lease_does_not_end_over_an_outcome_that_the_ledger_could_not_ta
 ) -> None:
     await ledger.record(delivery(deadline=NOW + HOUR))
     claim = await claimed(ledger)
-    await ledger._database.writer.run(lambda db: db.execute("PRAGMA busy_timeout = 1"))
+    await never_wait_for_others(ledger)
     with file_of(tmp_path) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerError):

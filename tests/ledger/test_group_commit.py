@@ -11,10 +11,10 @@ from receiver.core.errors import LedgerError
 from receiver.ledger import Filter, Ledger
 from receiver.ledger.group_commit import MAX_BATCH, MAX_WAITING, GroupCommit
 from receiver.ledger.sqlite.connections import Connection, ReaderPool, open_to_write
-from receiver.ledger.sqlite.database import Database, open_to_serve
+from receiver.ledger.sqlite.database import Database, SqliteOpener
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Command, Transaction
-from tests.ledger.actions import delivery, file_of
+from tests.ledger.actions import delivery, file_of, never_wait_for_others
 from tests.support.clock import Clock
 
 T = TypeVar("T")
@@ -117,7 +117,7 @@ async def test_a_hundred_acknowledgements_share_their_commits(
     tmp_path: Path, clock: Clock, monotonic: Clock
 ) -> None:
     statements: list[str] = []
-    database = await open_to_serve(tmp_path, now=clock, monotonic=monotonic)
+    database = await SqliteOpener(tmp_path).to_serve(now=clock, monotonic=monotonic)
     await database.writer.run(lambda db: db.set_trace_callback(statements.append))
     ledger = Ledger(database)
     await asyncio.gather(*(ledger.record(delivery(f"job-{n}")) for n in range(100)))
@@ -212,7 +212,7 @@ async def test_closing_a_writer_that_has_nothing_to_do_ends(tmp_path: Path) -> N
 async def test_a_write_that_another_process_holds_up_is_refused_and_not_lost_in_silence(
     ledger: Ledger, tmp_path: Path
 ) -> None:
-    await ledger._database.writer.run(lambda db: db.execute("PRAGMA busy_timeout = 1"))
+    await never_wait_for_others(ledger)
     with file_of(tmp_path) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerError) as caught:

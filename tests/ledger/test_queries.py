@@ -24,7 +24,7 @@ from receiver.ledger.commands import attempts, claims, deadlines, deliveries, re
 from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread
 from receiver.ledger.queries import deadlines as due
 from receiver.ledger.sqlite import schema
-from receiver.ledger.sqlite.database import write_nothing
+from receiver.ledger.sqlite.database import Database
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Transaction
 from tests.bench import many_jobs
@@ -320,7 +320,7 @@ def run_every_command(db: sqlite3.Connection) -> None:
     claims.release_all(tx)
     deadlines.mark_at_risk(late_tx)
     deadlines.shift_waits(tx, 5)
-    write_nothing(tx)
+    Database.write_nothing(tx)
     assert deadlines.expire(late_tx, 5)
 
 

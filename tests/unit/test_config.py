@@ -20,6 +20,8 @@ DEFAULTS: dict[str, Any] = {
     "RECEIVER_SIGNING_KEYS": (),
     "RECEIVER_API_TOKENS": (),
     "RECEIVER_DATA_DIR": Path("./data").absolute(),
+    "RECEIVER_LEDGER": None,
+    "RECEIVER_INSTANCE": "",
     "RECEIVER_ARCHIVE": "",
     "RECEIVER_ARCHIVE_KEY": "{received:%Y/%m/%d}/{id}.{ext}",
     "RECEIVER_IMAGE_SOURCES": (),

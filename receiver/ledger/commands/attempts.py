@@ -116,7 +116,8 @@ def retry_later(
     """
     assignments = (
         f"event = 'attempt_failed', {ERROR}, next_attempt_at = :at,"
-        " at_risk_at = iif(:deadline IS NULL, at_risk_at, NULL), deadline = coalesce(:deadline, deadline)"
+        " at_risk_at = CASE WHEN :deadline IS NULL THEN at_risk_at END,"
+        " deadline = coalesce(:deadline, deadline)"
     )
     if suspect is not None:
         assignments += (

@@ -1,6 +1,5 @@
 """Claims jobs for work. A claim is void once its lease has ended or another process has started."""
 
-import json
 import os
 import secrets
 from collections import Counter
@@ -8,7 +7,7 @@ from collections.abc import Collection, Sequence
 
 from receiver.core.backoff import UPLOAD_MAX, crash_retry_at
 from receiver.ledger import rows
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Row, listed
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Claim, HostLimits
 
@@ -106,12 +105,13 @@ def release_all(tx: Transaction) -> list[str]:
         again_at = crash_retry_at(tx.now, row["before"], row["deadline"])
         tx.db.execute(
             "UPDATE jobs SET holder = NULL, lease_until = NULL, event = 'cut_off', updated_at = :now,"
-            " attempts = max(attempts - :none, 0), next_attempt_at = :at WHERE seq = :seq",
-            {"seq": row["seq"], "none": again_at is None, "at": again_at, "now": tx.now},
+            " attempts = CASE WHEN attempts > 0 THEN attempts - :none ELSE 0 END, next_attempt_at = :at"
+            " WHERE seq = :seq",
+            {"seq": row["seq"], "none": int(again_at is None), "at": again_at, "now": tx.now},
         )
     tx.db.execute(
-        "UPDATE jobs SET holder = NULL, lease_until = NULL, attempts = max(attempts - 1, 0)"
-        " WHERE holder IS NOT NULL"
+        "UPDATE jobs SET holder = NULL, lease_until = NULL,"
+        " attempts = CASE WHEN attempts > 0 THEN attempts - 1 ELSE 0 END WHERE holder IS NOT NULL"
     )
     tx.db.execute(
         "UPDATE jobs SET next_attempt_at = NULL WHERE state = 'fetched' AND next_attempt_at > ?",
@@ -122,10 +122,11 @@ def release_all(tx: Transaction) -> list[str]:
 
 def release_expired_leases(tx: Transaction, kept: Collection[str] = ()) -> None:
     """Void claims whose lease has ended, except those of the holders in ``kept``."""
+    marks, holders = listed(kept)
     tx.db.execute(
-        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?"
-        " AND holder NOT IN (SELECT value FROM json_each(?))",
-        (tx.monotonic, json.dumps(list(kept))),
+        "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?"  # noqa: S608
+        f" AND holder NOT IN ({marks})",
+        (tx.monotonic, *holders),
     )
 
 
@@ -133,7 +134,7 @@ class _Selection:
     """The jobs that are claimed, within the limits of all and of each host."""
 
     def __init__(self, limit: int, again: int, hosts: HostLimits) -> None:
-        self.rows: list[sqlite3.Row] = []
+        self.rows: list[Row] = []
         self.passed_over = False
         """Whether a job was left because its host has its share."""
         self._limit = limit
@@ -147,7 +148,7 @@ class _Selection:
         """Return how many jobs of a host may be taken within its share."""
         return min(self._most(host, within_share=True) - self._running[host], self._limit - len(self.rows))
 
-    def take(self, rows: Sequence[sqlite3.Row], *, within_share: bool = False) -> None:
+    def take(self, rows: Sequence[Row], *, within_share: bool = False) -> None:
         """Take the rows that the limits allow, in their order."""
         for row in rows:
             host, retried = row["host"], row["attempts"] > 0
@@ -170,7 +171,7 @@ class _Selection:
         return min(most, self._hosts.share) if within_share else most
 
 
-def ready(tx: Transaction, source: str, condition: str, limit: int) -> list[sqlite3.Row]:
+def ready(tx: Transaction, source: str, condition: str, limit: int) -> list[Row]:
     """Return jobs that can be fetched, from one of the indexes above, the earliest deadline first."""
     return tx.db.execute(
         f"SELECT seq, deadline, attempts, host FROM jobs {source} AND state = 'received'"  # noqa: S608 - constants
@@ -184,13 +185,13 @@ def _waiting_hosts(tx: Transaction) -> list[str]:
     found = tx.db.execute(
         f"WITH RECURSIVE hosts (host) AS (SELECT min(host) FROM jobs {BY_HOST}"  # noqa: S608 - constants
         f" UNION ALL SELECT (SELECT min(host) FROM jobs {BY_HOST} AND host > hosts.host) FROM hosts"
-        " WHERE host IS NOT NULL LIMIT ?) SELECT host FROM hosts WHERE host IS NOT NULL",
+        " WHERE host IS NOT NULL) SELECT host FROM hosts WHERE host IS NOT NULL LIMIT ?",
         (MAX_HOSTS,),
     )
     return [row["host"] for row in found]
 
 
-def _ready_of(tx: Transaction, host: str, limit: int, *, retried: bool) -> list[sqlite3.Row]:
+def _ready_of(tx: Transaction, host: str, limit: int, *, retried: bool) -> list[Row]:
     """Return jobs of one host that can be fetched before their deadline, the earliest deadline first."""
     if limit <= 0:
         return []
@@ -211,7 +212,7 @@ def _end_waits(tx: Transaction) -> None:
     )
 
 
-def _claim(tx: Transaction, chosen: Sequence[sqlite3.Row], lease: int) -> list[Claim]:
+def _claim(tx: Transaction, chosen: Sequence[Row], lease: int) -> list[Claim]:
     claims = []
     for row in chosen:
         holder = f"{os.getpid()}-{secrets.token_hex(8)}"

@@ -1,6 +1,5 @@
 """Records what the webhook received: completions, and bodies that are not completions."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
@@ -11,8 +10,8 @@ from receiver.core.errors import ReceiverError
 from receiver.core.jobs import UNSUCCESSFUL, State
 from receiver.ledger.commands.attempts import NO_SUSPECT, host_of
 from receiver.ledger.commands.submissions import confirm_by_mark
+from receiver.ledger.connection import Row, listed
 from receiver.ledger.counters import ADOPTED, FOUND, LATE, count
-from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Delivery, Recorded
 
@@ -49,8 +48,8 @@ def record_all(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded
     for delivery in deliveries:
         if not (delivery.found or delivery.mark or delivery.ref_dropped) and _is_of_job(tx, delivery):
             new.setdefault(delivery.completion.id, delivery)
-    known = "SELECT id FROM jobs WHERE id IN (SELECT value FROM json_each(?))"
-    for (job_id,) in tx.db.execute(known, (json.dumps(list(new)),)).fetchall():
+    marks, ids = listed(new)
+    for (job_id,) in tx.db.execute(f"SELECT id FROM jobs WHERE id IN ({marks})", ids).fetchall():  # noqa: S608
         del new[job_id]
     jobs = {job_id: _columns(delivery, tx.now) for job_id, delivery in new.items()}
     if jobs:
@@ -110,7 +109,7 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
             columns["event"] = FOUND
             count(tx, FOUND, completion.failure.reason if completion.failure else "")
         tx.db.execute(_UPDATE_COMPLETED, {"seq": seq, **columns})
-        tx.db.execute("INSERT OR REPLACE INTO bodies (job, body) VALUES (?, ?)", (seq, delivery.body))
+        tx.db.execute(_REPLACE_BODY, (seq, delivery.body))
     tx.changed.append(completion.id)
     if delivery.ref_dropped:
         detail = "X-Receiver-Ref came twice, or is not 1 to 200 printable ASCII characters."
@@ -118,9 +117,7 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
     return Recorded(State(columns["state"]), False, tx.now, (*events, columns["event"]))
 
 
-def _recorded_duplicate(
-    tx: Transaction, delivery: Delivery, known: sqlite3.Row, events: list[str]
-) -> Recorded:
+def _recorded_duplicate(tx: Transaction, delivery: Delivery, known: Row, events: list[str]) -> Recorded:
     """Note in the history what is new in a delivery that does not move its job."""
     seq, state, url = known["seq"], State(known["state"]), delivery.completion.image_url
     if known["found_at"] is not None and known["late_at"] is None and not delivery.found:
@@ -134,16 +131,15 @@ def _recorded_duplicate(
 
 def record_unread(tx: Transaction, error: ReceiverError, body: bytes, provider: str | None = None) -> None:
     """Keep an authenticated body that is no completion, for an operator to inspect; the oldest may go."""
-    seq = tx.db.execute(
-        "INSERT INTO unread (at, outcome, detail, body, provider) VALUES (?, ?, ?, ?, ?)",
+    (seq,) = tx.db.execute(
+        "INSERT INTO unread (at, outcome, detail, body, provider) VALUES (?, ?, ?, ?, ?) RETURNING seq",
         (tx.now, error.reason, error.detail, body, provider),
-    ).lastrowid
-    assert seq is not None
+    ).fetchone()
     if seq % UNREAD_BATCH == 0:
         tx.db.execute(
             "DELETE FROM unread WHERE seq <> ? AND seq <= (SELECT max(seq) FROM (SELECT seq,"
             " row_number() OVER newest AS number, sum(length(body)) OVER newest AS bytes"
-            " FROM unread WINDOW newest AS (ORDER BY seq DESC)) WHERE number > ? OR bytes > ?)",
+            " FROM unread WINDOW newest AS (ORDER BY seq DESC)) AS kept WHERE number > ? OR bytes > ?)",
             (seq, MAX_UNREAD, MAX_UNREAD_BYTES),
         )
 
@@ -177,6 +173,9 @@ def _is_of_job(tx: Transaction, delivery: Delivery) -> bool:
     return bool(owner == job_id)
 
 
+_REPLACE_BODY = (
+    "INSERT INTO bodies (job, body) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET body = excluded.body"
+)
 _UPDATE_COMPLETED = (
     "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"  # noqa: S608 - a constant
     " reason_at = :reason_at, image_url = :image_url, host = :host,"
@@ -200,11 +199,9 @@ def _insert(tx: Transaction, jobs: Sequence[Mapping[str, Any]], bodies: Sequence
         size = 1 << min(len(jobs) - begin, MAX_ROWS).bit_length() - 1  # few sizes, so that all stay prepared
         insert_jobs, insert_bodies = _inserts(names, size)
         values = [job[name] for job in jobs[begin : begin + size] for name in names]
-        inserted = tx.db.execute(insert_jobs, values).lastrowid
-        assert inserted is not None
-        # SQLite numbers new rows one up from the largest number.
-        first, last = inserted - size + 1, inserted
-        numbered = enumerate(map(bytearray, bodies[begin : begin + size]), first)
+        numbers = [seq for (seq,) in tx.db.execute(insert_jobs, values).fetchall()]
+        last = numbers[-1]
+        numbered = zip(numbers, map(bytearray, bodies[begin : begin + size]), strict=True)
         tx.db.execute(insert_bodies, [value for row in numbered for value in row])
         begin += size
     return last
@@ -214,11 +211,9 @@ def _insert(tx: Transaction, jobs: Sequence[Mapping[str, Any]], bodies: Sequence
 def _inserts(columns: tuple[str, ...], rows: int) -> tuple[str, str]:
     """Return the statements that insert so many jobs, and their bodies."""
     names, job = ", ".join(columns), f"({', '.join('?' * len(columns))})"
-    # OR ROLLBACK: the writer rolls back the transaction of a failed command anyway, so SQLite need not keep
-    # copies of pages to undo this statement alone.
     return (
-        f"INSERT OR ROLLBACK INTO jobs ({names}) VALUES {', '.join([job] * rows)}",  # noqa: S608 - constants
-        f"INSERT OR ROLLBACK INTO bodies (job, body) VALUES {', '.join(['(?, ?)'] * rows)}",  # noqa: S608
+        f"INSERT INTO jobs ({names}) VALUES {', '.join([job] * rows)} RETURNING seq",  # noqa: S608 - constants
+        f"INSERT INTO bodies (job, body) VALUES {', '.join(['(?, ?)'] * rows)}",  # noqa: S608
     )
 
 

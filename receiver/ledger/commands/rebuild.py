@@ -67,13 +67,14 @@ _ASSIGNMENTS: Mapping[State, str] = {
 def _insert(tx: Transaction, archived: ArchivedImage) -> None:
     # Positions follow created_at, as if the clock was never set back: otherwise each rebuilt job could be one
     # of `clock_steps`.
+    query = "SELECT coalesce((SELECT created_at FROM jobs ORDER BY seq DESC LIMIT 1), 0)"
+    (newest,) = tx.db.execute(query).fetchone()
     tx.db.execute(
         "INSERT INTO jobs (id, state, ref, event, format, width, height, bytes, sha256, accepted, uri, etag,"
         " version, received_at, archived_at, updated_at, created_at) VALUES (:id, 'archived', :ref, :event,"
         " :format, :width, :height, :bytes, :sha256, :accepted, :uri, :etag, :version, :received_at,"
-        " :archived_at, :now, max(min(:received_at, :now),"
-        " coalesce((SELECT created_at FROM jobs ORDER BY seq DESC LIMIT 1), 0)))",
-        _values(archived, tx.now),
+        " :archived_at, :now, :created_at)",
+        {**_values(archived, tx.now), "created_at": max(min(archived.received_at, tx.now), newest)},
     )
     tx.changed.append(archived.id)
 

@@ -23,7 +23,8 @@ def expect(tx: Transaction, submission: Submission, *, at: int | None = None) ->
         tx.db.execute(
             "UPDATE jobs SET ref = coalesce(ref, :ref), endpoint = coalesce(endpoint, :endpoint),"
             " source_url = coalesce(source_url, :source_url), submitted_at ="
-            " coalesce(submitted_at, min(:at, coalesce(received_at, created_at)))"
+            " coalesce(submitted_at, CASE WHEN :at <"
+            " coalesce(received_at, created_at) THEN :at ELSE coalesce(received_at, created_at) END)"
             " WHERE id = :id OR id BETWEEN :id || '~' AND :id || '~:'",
             values,
         )

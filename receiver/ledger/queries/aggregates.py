@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from receiver.core.jobs import State
 from receiver.ledger import archived_objects
+from receiver.ledger.connection import Connection
 from receiver.ledger.counters import counters
 from receiver.ledger.queries.deadlines import oldest_waiting_at, soonest_deadline
 from receiver.ledger.queries.reconciliation import OVERDUE
-from receiver.ledger.sqlite.driver import sqlite3
 
 COUNTED_TO = 10_000
 """Where a scrape stops counting along an index, so that it costs the same however many jobs there are."""
@@ -43,12 +43,12 @@ class Stats:
         return self.jobs[state] - self.claimed.get(state, 0)
 
 
-def stats(db: sqlite3.Connection, *, overdue_before: int, counted_to: int | None = None) -> Stats:
+def stats(db: Connection, *, overdue_before: int, counted_to: int | None = None) -> Stats:
     """Return the ledger in numbers; what is counted along an index, up to ``counted_to`` or the end."""
 
     def count(source: str, *values: int) -> int:
         if counted_to is not None:
-            source = f"(SELECT 1 FROM {source} LIMIT {counted_to:d})"  # noqa: S608 - constants
+            source = f"(SELECT 1 FROM {source} LIMIT {counted_to:d}) AS counted"  # noqa: S608 - constants
         (number,) = db.execute(f"SELECT count(*) FROM {source}", values).fetchone()  # noqa: S608 - constants
         return int(number)
 

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from receiver.core.jobs import UNSUCCESSFUL, Job
 from receiver.ledger import archived_objects, rows
 from receiver.ledger.archived_objects import AuditFinding
+from receiver.ledger.connection import Connection, Row
 from receiver.ledger.queries.aggregates import Stats, stats
 from receiver.ledger.queries.deadlines import UNSAFE, UNSAFE_CLAIMED
 from receiver.ledger.queries.reconciliation import OVERDUE
-from receiver.ledger.sqlite.driver import sqlite3
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Overview:
     damaged: tuple[tuple[Job, AuditFinding], ...] = ()
 
 
-def overview(db: sqlite3.Connection, *, overdue_before: int, limit: int) -> Overview:
+def overview(db: Connection, *, overdue_before: int, limit: int) -> Overview:
     """Return the overview, with at most ``limit`` jobs in each list."""
     overdue = db.execute(
         f"SELECT {rows.JOB} FROM jobs INDEXED BY jobs_silent WHERE {OVERDUE} ORDER BY submitted_at LIMIT ?",  # noqa: S608 - a constant
@@ -44,7 +44,7 @@ def overview(db: sqlite3.Connection, *, overdue_before: int, limit: int) -> Over
     )
 
 
-def archived_lately(db: sqlite3.Connection, limit: int) -> tuple[int, tuple[int, ...]]:
+def archived_lately(db: Connection, limit: int) -> tuple[int, tuple[int, ...]]:
     """Return how many jobs are archived, and when (ms since the epoch) the newest ``limit`` of them were."""
     (total,) = db.execute("SELECT jobs FROM totals WHERE state = 'archived'").fetchone()
     found = db.execute(
@@ -55,7 +55,7 @@ def archived_lately(db: sqlite3.Connection, limit: int) -> tuple[int, tuple[int,
     return int(total), tuple(int(row["at"]) for row in found)
 
 
-def _unsafe(db: sqlite3.Connection, limit: int) -> list[sqlite3.Row]:
+def _unsafe(db: Connection, limit: int) -> list[Row]:
     """Merge the first jobs of each index, so that never all of them are sorted."""
     found = db.execute(f"SELECT {rows.JOB}, at_risk_at FROM {UNSAFE_CLAIMED}").fetchall()  # noqa: S608 - a constant
     for source in UNSAFE:
@@ -64,13 +64,13 @@ def _unsafe(db: sqlite3.Connection, limit: int) -> list[sqlite3.Row]:
     return sorted(found, key=lambda row: row["deadline"])[:limit]
 
 
-def _troubled(db: sqlite3.Connection, limit: int) -> tuple[Job, ...]:
+def _troubled(db: Connection, limit: int) -> tuple[Job, ...]:
     """Return the newest unsuccessful jobs, and those that wait after a failed attempt.
 
     An index by the time of the error would cost every attempt. Within a state the order of arrival is close
     enough to it; the few jobs found are then sorted by the time of their errors.
     """
-    found: list[sqlite3.Row] = []
+    found: list[Row] = []
     for state in UNSUCCESSFUL:
         found += db.execute(
             f"SELECT {rows.JOB} FROM jobs INDEXED BY jobs_by_state WHERE state = ? ORDER BY seq DESC LIMIT ?",  # noqa: S608

@@ -1,6 +1,6 @@
 """Reads what is due next: deadlines, ends of waits, and files in the spool."""
 
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Connection
 
 _READY = "state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
 UNSAFE = (
@@ -13,7 +13,7 @@ UNSAFE_CLAIMED = "jobs INDEXED BY jobs_claimed WHERE state = 'received' AND hold
 """All claimed jobs whose image is not safe yet: as many as there are workers."""
 
 
-def next_event_at(db: sqlite3.Connection) -> int | None:
+def next_event_at(db: Connection) -> int | None:
     """Return when a wait or a deadline ends next, ms since the epoch: no commit announces that."""
     (due,) = db.execute(
         "SELECT min(next_attempt_at) FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
@@ -22,14 +22,15 @@ def next_event_at(db: sqlite3.Connection) -> int | None:
     return min(times, default=None)
 
 
-def soonest_deadline(db: sqlite3.Connection) -> int | None:
+def soonest_deadline(db: Connection) -> int | None:
     """Return the earliest deadline of all jobs whose image is not safe yet, ms since the epoch."""
     minima = [f"SELECT min(deadline) AS deadline FROM {source}" for source in (*UNSAFE, UNSAFE_CLAIMED)]  # noqa: S608 - constants
-    (deadline,) = db.execute(f"SELECT min(deadline) FROM ({' UNION ALL '.join(minima)})").fetchone()  # noqa: S608
+    query = f"SELECT min(deadline) FROM ({' UNION ALL '.join(minima)}) AS soonest"  # noqa: S608 - constants
+    (deadline,) = db.execute(query).fetchone()
     return None if deadline is None else int(deadline)
 
 
-def oldest_waiting_at(db: sqlite3.Connection) -> int | None:
+def oldest_waiting_at(db: Connection) -> int | None:
     """Return when the longest-waiting job that is not archived yet was received, ms since the epoch."""
     (oldest,) = db.execute(
         "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
@@ -38,12 +39,12 @@ def oldest_waiting_at(db: sqlite3.Connection) -> int | None:
     return None if oldest is None else int(oldest)
 
 
-def spool_names(db: sqlite3.Connection) -> frozenset[str]:
+def spool_names(db: Connection) -> frozenset[str]:
     """Return the names of all spool files that jobs depend on."""
     return frozenset(row["spool"] for row in db.execute("SELECT spool FROM jobs WHERE state = 'fetched'"))
 
 
-def spool_bytes(db: sqlite3.Connection) -> int:
+def spool_bytes(db: Connection) -> int:
     """Return the bytes of all images that wait in the spool."""
     (size,) = db.execute("SELECT bytes FROM totals WHERE state = 'fetched'").fetchone()
     return int(size)

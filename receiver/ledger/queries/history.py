@@ -3,11 +3,11 @@
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import Job, Problem, State
 from receiver.ledger import rows
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Connection
 from receiver.ledger.types import Transition, TransitionPage
 
 
-def transitions(db: sqlite3.Connection, *, after: int, limit: int) -> TransitionPage:
+def transitions(db: Connection, *, after: int, limit: int) -> TransitionPage:
     """Return transitions after an entry of the history; at most ``limit`` entries are read."""
     found = db.execute(
         f"SELECT history.seq, jobs.id, jobs.ref, {rows.EVENT} FROM history"  # noqa: S608 - a constant
@@ -24,13 +24,13 @@ def transitions(db: sqlite3.Connection, *, after: int, limit: int) -> Transition
     )
 
 
-def last_history_seq(db: sqlite3.Connection) -> int:
+def last_history_seq(db: Connection) -> int:
     """Return the number of the last history entry, 0 without one. No number is given out twice."""
     (seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
     return int(seq)
 
 
-def refusal_of(db: sqlite3.Connection, job_id: str) -> tuple[Job, Problem]:
+def refusal_of(db: Connection, job_id: str) -> tuple[Job, Problem]:
     """Return a job whose bytes verification refused last, and why.
 
     Raises:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from receiver.ledger import rows
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Connection
 from receiver.ledger.types import Intent, PendingJob
 
 OVERDUE = "state = 'submitted' AND submitted_at < ?"
@@ -11,7 +11,7 @@ OVERDUE = "state = 'submitted' AND submitted_at < ?"
 
 
 def pending(
-    db: sqlite3.Connection, provider: str, *, submitted_before: int, ask_by: int, limit: int
+    db: Connection, provider: str, *, submitted_before: int, ask_by: int, limit: int
 ) -> tuple[PendingJob, ...]:
     """Return a provider's pending jobs that it is to be asked about by ``ask_by``, the longest due first."""
     found = db.execute(
@@ -22,7 +22,7 @@ def pending(
     return tuple(rows.pending_job(row) for row in found)
 
 
-def pending_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, PendingJob | None]:
+def pending_among(db: Connection, ids: Sequence[str]) -> dict[str, PendingJob | None]:
     """Return those of these jobs that the ledger knows, by id; ``None`` for those that are not pending."""
     found: dict[str, PendingJob | None] = {}
     for job_id in ids:
@@ -35,7 +35,7 @@ def pending_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Pendi
     return found
 
 
-def open_intents(db: sqlite3.Connection, *, before: int, limit: int = 100) -> tuple[Intent, ...]:
+def open_intents(db: Connection, *, before: int, limit: int = 100) -> tuple[Intent, ...]:
     """Return intents from before a time (ms since the epoch) whose job is not known, oldest first."""
     found = db.execute(
         "SELECT * FROM submissions INDEXED BY submissions_open WHERE job IS NULL AND at < ?"
@@ -45,13 +45,13 @@ def open_intents(db: sqlite3.Connection, *, before: int, limit: int = 100) -> tu
     return tuple(Intent(**row) for row in found)
 
 
-def intents_among(db: sqlite3.Connection, keys: Sequence[str]) -> dict[str, Intent]:
+def intents_among(db: Connection, keys: Sequence[str]) -> dict[str, Intent]:
     """Return the intents of these keys, open or not, by key."""
     found = (db.execute("SELECT * FROM submissions WHERE key = ?", (key,)).fetchone() for key in keys)
     return {row["key"]: Intent(**row) for row in found if row is not None}
 
 
-def job_ids_submitted_since(db: sqlite3.Connection, at: int) -> frozenset[str]:
+def job_ids_submitted_since(db: Connection, at: int) -> frozenset[str]:
     """Return the ids of jobs whose intent is from this time (ms since the epoch) or later."""
     found = db.execute("SELECT job FROM submissions WHERE at >= ? AND job IS NOT NULL", (at,))
     return frozenset(row["job"] for row in found)

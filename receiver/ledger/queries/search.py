@@ -6,8 +6,8 @@ from itertools import chain
 
 from receiver.core.jobs import Event, Job, State
 from receiver.ledger import rows
+from receiver.ledger.connection import Connection, Row
 from receiver.ledger.queries.reconciliation import OVERDUE
-from receiver.ledger.sqlite.driver import sqlite3
 
 _LAST = "\U0010ffff"  # after a prefix: the end of all that begins with it
 
@@ -38,13 +38,13 @@ class Page:
     next: int | None
 
 
-def job(db: sqlite3.Connection, job_id: str) -> Job | None:
+def job(db: Connection, job_id: str) -> Job | None:
     """Return one job; ``None`` where there is none of this id."""
     row = db.execute(f"SELECT {rows.JOB} FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608 - a constant
     return rows.job(row) if row is not None else None
 
 
-def job_with_history(db: sqlite3.Connection, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
+def job_with_history(db: Connection, job_id: str) -> tuple[Job, tuple[Event, ...]] | None:
     """Return one job and its history, oldest first; ``None`` where there is none of this id."""
     row = db.execute(f"SELECT {rows.JOB}, seq FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
     if row is None:
@@ -53,16 +53,16 @@ def job_with_history(db: sqlite3.Connection, job_id: str) -> tuple[Job, tuple[Ev
     return rows.job(row), tuple(rows.event(event) for event in events)
 
 
-def jobs_among(db: sqlite3.Connection, ids: Sequence[str]) -> dict[str, Job]:
+def jobs_among(db: Connection, ids: Sequence[str]) -> dict[str, Job]:
     """Return those of these jobs that the ledger knows, by id."""
     return {job_id: found for job_id in ids if (found := job(db, job_id)) is not None}
 
 
-def jobs(db: sqlite3.Connection, wanted: Filter, *, before: int | None = None, limit: int = 100) -> Page:
+def jobs(db: Connection, wanted: Filter, *, before: int | None = None, limit: int = 100) -> Page:
     """Return a page of jobs, newest first; ``before`` is the ``next`` of the previous page."""
     if not (scans := _scans(wanted)):
         return Page((), None)
-    found: list[sqlite3.Row] = []
+    found: list[Row] = []
     for low, high in _spans(db, wanted, before):
         found += _newest(db, scans, low, high, limit + 1 - len(found))
         if len(found) > limit:
@@ -71,7 +71,7 @@ def jobs(db: sqlite3.Connection, wanted: Filter, *, before: int | None = None, l
     return Page(tuple(rows.job(row) for row in found[:limit]), found[limit - 1]["seq"] if more else None)
 
 
-def jobs_with_prefix(db: sqlite3.Connection, prefix: str, limit: int) -> tuple[Job, ...]:
+def jobs_with_prefix(db: Connection, prefix: str, limit: int) -> tuple[Job, ...]:
     """Return jobs whose ids begin with a prefix, in the order of ids."""
     found = db.execute(
         f"SELECT {rows.JOB} FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",  # noqa: S608 - a constant
@@ -113,9 +113,7 @@ def _scans(wanted: Filter) -> Sequence[_Scan]:
     return scans
 
 
-def _newest(
-    db: sqlite3.Connection, scans: Sequence[_Scan], low: int, high: int, limit: int
-) -> list[sqlite3.Row]:
+def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: int) -> list[Row]:
     """Return the newest jobs that the scans find from a position on, and before another one."""
     columns = f"{rows.JOB}, seq" if len(scans) == 1 else "seq"
     queries, values = [], []
@@ -128,13 +126,13 @@ def _newest(
         queries.append(f"SELECT {columns} FROM jobs {hint} WHERE {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
         values += [*(value for _, value in scan), low, high, limit]
     if len(queries) != 1:
-        ends = " UNION ALL ".join(f"SELECT seq FROM ({query})" for query in queries)  # noqa: S608 - constants
+        ends = " UNION ALL ".join(f"SELECT seq FROM ({query}) AS scan_{n}" for n, query in enumerate(queries))  # noqa: S608 - constants
         queries = [f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({ends}) ORDER BY seq DESC LIMIT ?"]  # noqa: S608
         values.append(limit)
     return db.execute(queries[0], values).fetchall()
 
 
-def _spans(db: sqlite3.Connection, wanted: Filter, before: int | None) -> Iterator[tuple[int, int]]:
+def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple[int, int]]:
     """Yield where jobs are that became known in the wanted time: first position and end, newest first.
 
     Between two steps of the clock, jobs are in the order of their times.
@@ -163,7 +161,7 @@ def _spans(db: sqlite3.Connection, wanted: Filter, before: int | None) -> Iterat
     yield low, high
 
 
-def _search(db: sqlite3.Connection, at: int, low: int, high: int) -> int:
+def _search(db: Connection, at: int, low: int, high: int) -> int:
     """Return the first position, of these, of a job that became known at this time or later.
 
     No step of the clock is between them. A binary search takes a few dozen look-ups; an index on the time

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from receiver.ledger.sqlite.driver import sqlite3
+from receiver.ledger.connection import Connection
 
 _PAGE_BYTES = 4 * 2**20  # of bodies, which JSON may make six times as long
 
@@ -28,7 +28,7 @@ class UnreadPage:
 
 
 def unread_deliveries(
-    db: sqlite3.Connection, outcome: str | None = None, *, before: int | None = None, limit: int = 100
+    db: Connection, outcome: str | None = None, *, before: int | None = None, limit: int = 100
 ) -> UnreadPage:
     """Return deliveries that were no completions, newest first; fewer than ``limit`` if they are large."""
     conditions = {"outcome = ?": outcome, "seq < ?": before}

@@ -12,6 +12,7 @@ from typing import Self, TypeVar
 import aiosqlite
 
 from receiver.core.errors import LedgerError
+from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.driver import sqlite3
 
 T = TypeVar("T")
@@ -117,6 +118,9 @@ class ReaderPool:
             return await connection.run(partial(on_snapshot, query))
         finally:
             self._idle.put_nowait(connection)
+
+    async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:
+        return await self.read(partial(schema.check_whole, seconds=seconds, deep=deep))
 
     async def close(self) -> None:
         """Finish the queries that run, and close all connections."""

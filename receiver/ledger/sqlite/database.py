@@ -1,15 +1,16 @@
 """The ledger's file: how it is opened, checked and committed to."""
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from receiver.core.clock import Clock
+from receiver.core.clock import Clock, monotonic_clock, wall_clock
 from receiver.core.errors import LedgerError
+from receiver.ledger.commands import claims
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.connections import (
     Connection,
@@ -21,7 +22,7 @@ from receiver.ledger.sqlite.connections import (
 )
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.sqlite.lock import DirectoryLock, open_for_owner
-from receiver.ledger.transaction import Batched, Command, Result, Transaction
+from receiver.ledger.transaction import Command, Result, Transaction, run_together
 
 FILE_NAME = "ledger.sqlite3"
 READERS = 2
@@ -43,9 +44,13 @@ class Database:
         self._damage: str | None = None
         self.now = now
         self._monotonic = monotonic
+        self._data_version: int | None = None
+        self._last_seq = 0
 
-    async def check_whole(self) -> None:
-        """Read all of the file. Raise ``ledger.corrupt`` if it is damaged: nothing is committed any more."""
+    async def close(self) -> None:
+        await self.writer.close()
+
+    async def check_for_damage(self) -> None:
         connection = await open_to_read(self._path)
         try:
             await connection.run(partial(on_snapshot, schema.check_whole), self._path)
@@ -57,32 +62,56 @@ class Database:
             await connection.close()
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
-        """Run commands in one transaction, and return a result for each after the commit is durable.
-
-        If a command fails, each gets a transaction of its own. After a `LedgerError`, none was committed.
-        """
-
         def run(db: sqlite3.Connection) -> Sequence[Result]:
             self._check_usable()
             return self._commit(db, commands)
 
         return await self.writer.run(run)
 
+    @staticmethod
+    def write_nothing(tx: Transaction) -> None:
+        # An UPDATE to the same values would not do: SQLite compares, and leaves the page and the disk alone.
+        (version,) = tx.db.execute("PRAGMA user_version").fetchone()
+        tx.db.execute(f"PRAGMA user_version = {version:d}")
+
+    @staticmethod
+    def recover(tx: Transaction) -> list[str]:
+        return claims.release_all(tx)  # the directory's lock proves that no other process holds one
+
+    @contextlib.contextmanager
+    def no_server(self) -> Iterator[bool]:
+        try:
+            lock = DirectoryLock(self._path.parent)
+        except LedgerError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    async def changed_by_others(self) -> Sequence[str]:
+        return await self.writer.run(partial(on_snapshot, self._changed_by_others))
+
+    def _changed_by_others(self, db: sqlite3.Connection) -> Sequence[str]:
+        last_seq, data_version = self._last_seq, self._data_version
+        (self._last_seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
+        # SQLite's counter of the commits of other connections.
+        (self._data_version,) = db.execute("PRAGMA data_version").fetchone()
+        if data_version in (None, self._data_version):
+            return ()
+        changed = db.execute(
+            "SELECT DISTINCT jobs.id FROM history JOIN jobs ON jobs.seq = history.job WHERE history.seq > ?",
+            (last_seq,),
+        )
+        # Wake the waiting in any case: a wait may have been set that has no entry in the history.
+        return [row["id"] for row in changed] or [""]
+
     def _commit(self, db: sqlite3.Connection, commands: Sequence[Command[Any]]) -> list[Result]:
         try:
             # IMMEDIATE: a transaction that read before it wrote could fail without waiting for the lock.
             db.execute("BEGIN IMMEDIATE")
-            results: list[Result] = []
-            for run, group in groupby(commands, lambda each: each.run if isinstance(each, Batched) else None):
-                if run is None:
-                    for command in group:
-                        tx = Transaction(db, self.now(), self._monotonic())
-                        results.append(Result(command(tx), changed=tx.changed))
-                else:
-                    tx = Transaction(db, self.now(), self._monotonic())
-                    values = run(tx, [each.argument for each in group if isinstance(each, Batched)])
-                    results += [Result(value) for value in values[:-1]]
-                    results.append(Result(values[-1], changed=tx.changed))
+            results = run_together(commands, lambda: Transaction(db, self.now(), self._monotonic()))
             db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
             if db.in_transaction:
@@ -118,52 +147,58 @@ class Database:
             )
 
 
-async def open_to_serve(data_dir: Path, *, now: Clock, monotonic: Clock) -> Database:
-    """Open the ledger for the server, and create or migrate it; the caller holds the directory's lock.
+class SqliteOpener:
+    """Opens the ledger's file in a data directory."""
 
-    Raise `LedgerError`; where it is ``ledger.corrupt`` or ``ledger.newer``, the file is unchanged.
-    """
-    path = data_dir / FILE_NAME
+    def __init__(self, data_dir: Path) -> None:
+        self._data_dir = data_dir
+        self._path = data_dir / FILE_NAME
 
-    async def prepare(writer: Connection) -> None:
-        await writer.run(lambda db: schema.prepare(db, path), path)
+    async def to_read(self) -> ReaderPool:
+        """Open an existing ledger to read. Raise `LedgerError` where there is none of the present version."""
+        if not self._path.is_file():
+            raise schema.no_ledger(self._data_dir)
+        readers = await ReaderPool.open(self._path, 1)
+        try:
+            await readers.read(lambda db: schema.check_present(db, self._path))
+        except BaseException:  # an interruption, too: a thread that is left would outlive its event loop
+            await readers.close()
+            raise
+        return readers
 
-    return await _open(path, schema.check, prepare, readers=READERS, now=now, monotonic=monotonic)
+    async def to_serve(self, *, now: Clock | None = None, monotonic: Clock | None = None) -> Database:
+        """Open the ledger for the server, and create or migrate it; the caller holds the directory's lock.
 
+        Raise `LedgerError`; where it is ``ledger.corrupt`` or ``ledger.newer``, the file is unchanged.
+        """
 
-async def open_beside(data_dir: Path, *, make: bool, now: Clock, monotonic: Clock) -> Database:
-    """Open the ledger for a command that writes, beside a server or without one.
+        async def prepare(writer: Connection) -> None:
+            await writer.run(lambda db: schema.prepare(db, self._path), self._path)
 
-    The file is created (with ``make``) or migrated only where no server holds it, else that is
-    ``ledger.in_use``.
-    """
-    path = data_dir / FILE_NAME
-    if not make and not path.exists():
-        raise schema.no_ledger(data_dir)
+        return await _open(self._path, schema.check, prepare, readers=READERS, now=now, monotonic=monotonic)
 
-    async def prepare(writer: Connection) -> None:
-        if await writer.run(lambda db: schema.is_older(db, path), path):
-            lock = DirectoryLock(data_dir)
-            try:
-                await writer.run(lambda db: schema.prepare(db, path), path)
-            finally:
-                lock.release()
+    async def beside(
+        self, *, make: bool, now: Clock | None = None, monotonic: Clock | None = None
+    ) -> Database:
+        """Open the ledger for a command that writes, beside a server or without one.
 
-    return await _open(path, schema.check_structure, prepare, readers=1, now=now, monotonic=monotonic)
+        The file is created (with ``make``) or migrated only where no server holds it, else that is
+        ``ledger.in_use``.
+        """
+        if not make and not self._path.exists():
+            raise schema.no_ledger(self._data_dir)
 
+        async def prepare(writer: Connection) -> None:
+            if await writer.run(lambda db: schema.is_older(db, self._path), self._path):
+                lock = DirectoryLock(self._data_dir)
+                try:
+                    await writer.run(lambda db: schema.prepare(db, self._path), self._path)
+                finally:
+                    lock.release()
 
-async def open_read_only(data_dir: Path) -> ReaderPool:
-    """Open an existing ledger to read. Raise `LedgerError` where there is none of the present version."""
-    path = data_dir / FILE_NAME
-    if not path.is_file():
-        raise schema.no_ledger(data_dir)
-    readers = await ReaderPool.open(path, 1)
-    try:
-        await readers.read(lambda db: schema.check_present(db, path))
-    except BaseException:  # an interruption, too: a thread that is left would outlive its event loop
-        await readers.close()
-        raise
-    return readers
+        return await _open(
+            self._path, schema.check_structure, prepare, readers=1, now=now, monotonic=monotonic
+        )
 
 
 async def _open(
@@ -172,8 +207,8 @@ async def _open(
     prepare: Callable[[Connection], Awaitable[None]],
     *,
     readers: int,
-    now: Clock,
-    monotonic: Clock,
+    now: Clock | None,
+    monotonic: Clock | None,
 ) -> Database:
     if not await asyncio.to_thread(path.exists):
         os.close(await asyncio.to_thread(open_for_owner, path))
@@ -181,7 +216,8 @@ async def _open(
     writer = await open_to_write(path)
     try:
         await prepare(writer)
-        return Database(path, writer, await ReaderPool.open(path, readers), now=now, monotonic=monotonic)
+        opened = await ReaderPool.open(path, readers)
+        return Database(path, writer, opened, now=now or wall_clock, monotonic=monotonic or monotonic_clock)
     except BaseException:
         await writer.close()
         raise
@@ -195,28 +231,3 @@ async def _check(path: Path, check: Callable[[sqlite3.Connection, Path], None]) 
         await connection.run(partial(on_snapshot, lambda db: check(db, path)), path)
     finally:
         await connection.close()
-
-
-def write_nothing(tx: Transaction) -> None:
-    """Make a durable commit that changes nothing, to find out whether the file can be written."""
-    # An UPDATE to the same values would not do: SQLite compares, and leaves the page and the disk alone.
-    (version,) = tx.db.execute("PRAGMA user_version").fetchone()
-    tx.db.execute(f"PRAGMA user_version = {version:d}")
-
-
-def changed_by_others(tx: Transaction, data_version: int | None, last_seq: int) -> tuple[int, int]:
-    """Mark the jobs as changed that other processes have changed since the last call.
-
-    Take and return SQLite's counter of other connections' commits, ``None`` at the first call, and the last
-    entry of the history.
-    """
-    (present,) = tx.db.execute("PRAGMA data_version").fetchone()
-    (newest,) = tx.db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
-    if data_version is not None and present != data_version:
-        changed = tx.db.execute(
-            "SELECT DISTINCT jobs.id FROM history JOIN jobs ON jobs.seq = history.job WHERE history.seq > ?",
-            (last_seq,),
-        )
-        # Wake the waiting in any case: a wait may have been set that has no entry in the history.
-        tx.changed.extend([row["id"] for row in changed] or [""])
-    return present, newest
