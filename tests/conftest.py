@@ -2,12 +2,16 @@
 
 import gc
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING
 
 import hypothesis
 import pytest
 
 from tests.support.trust import trust_nobody
+
+if TYPE_CHECKING:
+    from tests.support.postgres import Postgres
 
 pytest_plugins = ["tests.support.skips", "tests.faults.matrix"]
 
@@ -29,3 +33,19 @@ def pytest_collection() -> Generator[None, object, object]:
     finally:
         gc.freeze()
         gc.enable()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> "Iterator[Postgres]":
+    """A PostgreSQL for all tests of this worker that leave it running."""
+    from tests.support.postgres import postgres  # only workers that need it import the driver
+
+    with postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: "Postgres") -> Iterator[str]:
+    """The address of a new database."""
+    with postgres_server.database() as url:
+        yield url

@@ -1,10 +1,11 @@
-"""A TCP proxy on loopback before a server, to stop a transfer in the middle or to take the server away."""
+"""A TCP proxy on loopback before a server, to cut, stall or lose its connections when a test wants it."""
 
 import contextlib
 import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 _BLOCK = 64 * 1024
 
@@ -16,54 +17,150 @@ class Proxy:
         port: where it listens.
         down: while it is set, every connection is closed at once.
         held: is set when a client's bytes were held back.
+        met: is set when `cut_at` has found its bytes.
     """
 
     def __init__(self, target: int) -> None:
         self.port = 0
         self.down = threading.Event()
         self.held = threading.Event()
+        self.met = threading.Event()
         self._target = target
         self._most: int | None = None
         self._gate = threading.Event()
-        self._sockets: list[socket.socket] = []
+        self._open = threading.Event()
+        self._open.set()
+        self._trap: _Trap | None = None
+        self._lock = threading.Lock()
+        self._pairs: list[_Pair] = []
 
     def hold_after(self, count: int) -> None:
         """Only so many of the client's bytes, of all connections together, pass from now on."""
         self._most = count
+
+    def stall(self) -> None:
+        """Hold all bytes of all connections back, also of new ones, until `resume`."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """End a stall: what was held passes."""
+        self._open.set()
+
+    def lose(self) -> None:
+        """Forget the connections there are, as a router after a failover: neither side gets an answer."""
+        with self._lock:
+            for pair in self._pairs:
+                pair.lost = True
+
+    def cut(self) -> None:
+        """End the connections there are. New ones pass, unless `down` is set."""
+        with self._lock:
+            pairs = list(self._pairs)
+        for pair in pairs:
+            pair.end()
+
+    def cut_at(self, text: bytes, *, before: bool, then_down: bool = False) -> None:
+        """End a connection once, where the client next sends a block with this text.
+
+        Args:
+            text: such as ``b"COMMIT"``.
+            before: the server never sees the block; else it does, and its answer is withheld.
+            then_down: nobody else passes from then on, as in a partition.
+        """
+        self.met.clear()
+        self._trap = _Trap(text, before=before, then_down=then_down)
 
     def serve(self, client: socket.socket) -> None:
         """Passes one connection on until either side closes."""
         if self.down.is_set():
             return
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as server:
-            self._sockets += [client, server]
-            back = threading.Thread(target=self._pass_on, args=(server, client, lambda _: None))
-            back.start()
-            self._pass_on(client, server, self._hold)
-            back.join()
+            pair = _Pair(client, server)
+            with self._lock:
+                self._pairs.append(pair)
+            try:
+                back = threading.Thread(target=self._pass_on, args=(pair, server, client, self._answered))
+                back.start()
+                self._pass_on(pair, client, server, self._sent)
+                back.join()
+            finally:
+                with self._lock:
+                    self._pairs.remove(pair)
 
     def close(self) -> None:
         """Ends all connections."""
         self._gate.set()
-        for each in self._sockets:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        self.resume()
+        with self._lock:
+            pairs = list(self._pairs)
+        for pair in pairs:
+            pair.end()
 
-    def _hold(self, count: int) -> None:
-        """Lets bytes of the client pass, or holds them until the proxy ends."""
+    def _sent(self, pair: "_Pair", block: bytes) -> None:
+        """Lets bytes of the client pass, or holds them until the proxy ends, or cuts the connection."""
+        trap = self._trap
+        if trap is not None and trap.text in block:
+            self._trap = None
+            if trap.then_down:
+                self.down.set()
+            if trap.before:
+                pair.end()
+                self.met.set()
+            else:
+                pair.doomed = True
         if self._most is None:
             return
-        self._most -= count
+        self._most -= len(block)
         if self._most < 0:
             self.held.set()
             self._gate.wait()
 
-    def _pass_on(self, one: socket.socket, other: socket.socket, hold: Callable[[int], None]) -> None:
+    def _answered(self, pair: "_Pair", _: bytes) -> None:
+        if pair.doomed:
+            pair.end()
+            self.met.set()
+
+    def _pass_on(
+        self,
+        pair: "_Pair",
+        one: socket.socket,
+        other: socket.socket,
+        passing: Callable[["_Pair", bytes], None],
+    ) -> None:
         with contextlib.suppress(OSError):
             while block := one.recv(_BLOCK):
-                hold(len(block))
-                other.sendall(block)
-        for each in (one, other):
+                passing(pair, block)
+                self._open.wait()
+                if not pair.lost:
+                    other.sendall(block)
+            self._open.wait()
+        if not pair.lost:
+            pair.end()
+
+
+@dataclass(frozen=True)
+class _Trap:
+    text: bytes
+    before: bool
+    then_down: bool
+
+
+@dataclass(eq=False)
+class _Pair:
+    """Both sides of a connection.
+
+    Attributes:
+        doomed: it ends when the server answers.
+        lost: nothing of it passes any more, not even its end.
+    """
+
+    client: socket.socket
+    server: socket.socket
+    doomed: bool = False
+    lost: bool = False
+
+    def end(self) -> None:
+        for each in (self.client, self.server):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
