@@ -105,6 +105,9 @@ def _read_sample(provider: str, file: Path, *, as_json: bool) -> None:
     if found.get("is_asked_for"):
         output.print_line(["no outputs", "the provider will be asked for them"])
     for each in found["outputs"]:
+        if each["error"]:
+            output.print_line([each["id"], each["error"]["reason"], each["error"]["detail"]])
+            continue
         promised = [f"{name} {value}" for name, value in each["promised"].items() if value is not None]
         promised += [str(each[name]) for name in ("bytes", "content_type") if each[name] is not None]
         fields = [each["id"], each["image_url"] or "no file", f"until {each['url_expires_at']}"]

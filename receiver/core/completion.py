@@ -28,7 +28,9 @@ MAX_OUTPUTS = 500
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a job has no image, with a reason of the family ``provider``; the provider's text."""
+    """Why a job has no image: the provider's text or, with a reason of the family ``url``, what is wrong with
+    the URL that was named.
+    """
 
     reason: str
     detail: str
@@ -39,7 +41,7 @@ class Completion:
     """The end of a job, as the provider reports it; ``width``, ``height``, ``bytes`` and ``content_type`` are
     promised.
 
-    ``id`` is the job's. ``image_url`` is ``None`` if the job failed, or if only the provider may say.
+    ``id`` is the job's. ``image_url`` is ``None`` with a failure, or if only the provider may say.
     """
 
     id: str

@@ -9,7 +9,7 @@ from datetime import timedelta
 from enum import StrEnum
 
 from receiver.core.clock import milliseconds
-from receiver.core.completion import split_id
+from receiver.core.completion import Failure, split_id
 
 
 class State(StrEnum):
@@ -45,6 +45,13 @@ UNSUCCESSFUL = (State.FAILED, State.REJECTED, State.EXPIRED)
 
 FINAL = (State.ARCHIVED, *UNSUCCESSFUL)
 """States that no further work leaves."""
+
+
+def completed_as(failure: Failure | None) -> State:
+    """Return the state that a completion makes of its job."""
+    if failure is None:
+        return State.RECEIVED
+    return State.FAILED if failure.reason.startswith("provider.") else State.REJECTED
 
 
 def overdue_cutoff(now: int, overdue_after: timedelta) -> int:

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from receiver.core.completion import Failure
 from receiver.core.errors import BodyError, ConfigError
 from receiver.providers.base import Ending, Provider, Running
 from receiver.providers.registry import reader_of
@@ -29,10 +30,14 @@ def read_sample(setup: Setup, name: str, body: bytes) -> dict[str, Any]:
         "id": provider.job_id(reading.id),
         "status": None,
         "state": "received" if failure is None else "failed",
-        "error": failure and {"reason": failure.reason, "detail": failure.detail},
+        "error": _error(failure),
         "is_asked_for": failure is None and not reading.outputs,
         "outputs": _outputs(provider, reading, setup.now()),
     }
+
+
+def _error(failure: Failure | None) -> dict[str, str] | None:
+    return None if failure is None else {"reason": failure.reason, "detail": failure.detail}
 
 
 def _outputs(provider: Provider, ending: Ending, now: int) -> list[dict[str, Any]]:
@@ -46,6 +51,7 @@ def _outputs(provider: Provider, ending: Ending, now: int) -> list[dict[str, Any
             "promised": {"width": completion.width, "height": completion.height},
             "bytes": completion.bytes,
             "content_type": completion.content_type,
+            "error": _error(completion.failure),
         }
         for completion, deadline in provider.completions(ending, now)
     ]

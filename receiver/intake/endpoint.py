@@ -141,6 +141,7 @@ class WebhookEndpoint:
             for at, (completion, deadline) in enumerate(completions)
         ]
         completion, deadline = completions[0]
+        failure = next((it.failure for it, _ in completions if it.failure), None)
         with self.instrumentation.step("record", completion.id) as recording:
             if len(deliveries) == 1:
                 recorded = [await self.ledger.record(deliveries[0])]
@@ -152,7 +153,7 @@ class WebhookEndpoint:
         is_duplicate = all(it.duplicate for it in recorded)
         step.job, step.received_at = completion.id, first.received_at
         step.outcome = "duplicate" if is_duplicate else "recorded"
-        reason = completion.failure.reason if completion.failure else None
+        reason = failure.reason if failure else None
         if any(OTHER_URL in it.events or OTHER_URLS in it.events for it in recorded):
             reason = "ledger.other_url"
         log.info(
@@ -177,7 +178,7 @@ class WebhookEndpoint:
             # end that counts is that of the confirmed URL.
             ((_, deadline),) = provider.completions(Ending(ending.id), now)
             hints = provider.completions(Ending(ending.id, ending.outputs), now)
-            return [(hint, deadline) for hint, _ in hints]
+            return [(replace(hint, failure=None), deadline) for hint, _ in hints]
         if ending.failure is not None:
             detail = self._redacted(ending.failure.detail)
             ending = replace(ending, failure=replace(ending.failure, detail=detail))

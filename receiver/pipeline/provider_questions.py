@@ -12,9 +12,9 @@ from receiver.core.backoff import Jitter
 from receiver.core.clock import Clock
 from receiver.core.completion import Completion
 from receiver.core.concurrency import persist
-from receiver.core.errors import ProviderError, UnavailableError
+from receiver.core.errors import ProviderError, UnavailableError, UrlError
 from receiver.core.instrumentation import Instrumentation
-from receiver.core.jobs import Job
+from receiver.core.jobs import Job, State, completed_as
 from receiver.core.url_expiry import Deadline
 from receiver.fetch.download import HeadersFor
 from receiver.ledger import Claim, Delivery, Ledger
@@ -70,13 +70,6 @@ class ProviderQuestions:
         if not self.is_hint(claim.job) and (claim.job.image_url is not None or claim.job.promised_type):
             return claim
         answer = await self._ask(claim, "confirm")
-        completion, deadline = answer.own
-        if completion.failure is not None:
-            raise ProviderError(completion.failure.reason, completion.failure.detail)
-        confirmed = await self.ledger.confirmed(claim, completion, deadline.at)
-        if confirmed is None:
-            raise UnavailableError("The claim ended while the provider was asked.")
-        log.info("confirmed", job=claim.job.id)
         if answer.others:  # of which the delivery may have said nothing
             await self.ledger.record_together(
                 [
@@ -84,6 +77,15 @@ class ProviderQuestions:
                     for other, end in answer.others
                 ]
             )
+        completion, deadline = answer.own
+        if (failure := completion.failure) is not None:
+            if completed_as(failure) is State.REJECTED:
+                raise UrlError(failure.reason, failure.detail, final=True)
+            raise ProviderError(failure.reason, failure.detail)
+        confirmed = await self.ledger.confirmed(claim, completion, deadline.at)
+        if confirmed is None:
+            raise UnavailableError("The claim ended while the provider was asked.")
+        log.info("confirmed", job=claim.job.id)
         return confirmed
 
     async def refresh_url(self, claim: Claim) -> bool:
@@ -120,7 +122,7 @@ class ProviderQuestions:
         if report.ending is None:
             raise RunningError(f"The provider's answer: status is {report.status}, which is no end.")
         found = asked.provider.completions(report.ending, self.now())
-        own = [it for it in found if it[0].id == job.id or it[0].failure is not None]
+        own = [it for it in found if it[0].id == job.id or report.ending.failure is not None]
         if not own:
             raise ProviderError("provider.no_output")
         return _Answer(own[0], [it for it in found if it is not own[0]] if job.output == 1 else [])

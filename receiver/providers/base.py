@@ -58,10 +58,11 @@ class Output:
     """One file of a job that ended well, and what is promised of it. Make it with `output_of`.
 
     Attributes:
-        url: where the file is; ``None`` only for an output that is no file, such as a text.
+        url: where the file is; ``None`` for an output that is no file, such as a text, and with ``failure``.
         bytes: of the file.
         content_type: of the file, such as ``image/png``; what is not ``image/…`` is rejected unfetched.
         ends_at: the end of the URL's life, where the body states one.
+        failure: why what stands in the place of the URL is none. The other outputs are not lost by it.
     """
 
     url: str | None
@@ -70,6 +71,7 @@ class Output:
     bytes: int | None = None
     content_type: str | None = None
     ends_at: int | None = None
+    failure: Failure | None = None
 
 
 @dataclass(slots=True)
@@ -326,7 +328,7 @@ class Provider(ABC):
                 ending.source_url,
                 output.width,
                 output.height,
-                ending.failure,
+                ending.failure or output.failure,
                 output.bytes,
                 output.content_type,
             )
@@ -399,13 +401,14 @@ def output_of(
     content_type: object = None,
     ends_at: int | None = None,
 ) -> Output:
-    """Return an output of values of any type, or `refuse` a URL that is none; ``name`` is its place.
+    """Return an output of values of any type; ``name`` is its place, for what is no URL.
 
     A promise that cannot be one counts as none, since only the URL matters to the image.
     """
     text = percent_encoded(url) if isinstance(url, str) else ""
     if not 0 < len(text) <= MAX_URL or not text.isprintable():
-        refuse(f"{name} is no URL")
+        what = f"longer than {MAX_URL} characters" if len(text) > MAX_URL else "no URL"
+        return Output(None, failure=Failure("url.malformed", f"{name[:1].upper()}{name[1:]} is {what}."))
     kind = content_type.partition(";")[0].strip().lower() if isinstance(content_type, str) else ""
     plain = len(kind) <= MAX_WORD and kind.isascii() and kind.isprintable() and kind.count("/") == 1
     if kind.endswith("/octet-stream"):  # which says nothing of the file

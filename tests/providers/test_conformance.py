@@ -22,6 +22,7 @@ from tests.providers.samples import SAMPLES
 
 TOKEN = "fixture-api-token"
 URL = "https://images.invalid/x.png"
+TOO_LONG = f"{URL}?{'x' * 8192}"
 MINUTES = 60
 
 
@@ -159,6 +160,49 @@ async def test_each_output_is_a_job_of_its_own(desk_of_several: Desk) -> None:
     assert await desk.ids() == {desk.job_id("run1", number) for number in (1, 2, 3)}
     third = await desk.get(f"/jobs/{desk.job_id('run1', 3)}")
     assert (third["output"], third["provider_id"], third["image_url"]) == (3, "run1", urls[2])
+
+
+@pytest.mark.parametrize("ref", [None, "order 7"])
+async def test_a_bad_output_is_rejected_by_itself_and_the_good_ones_keep_their_numbers(
+    desk_of_several: Desk, ref: str | None
+) -> None:
+    desk = desk_of_several
+    body = desk.sample.succeeded("run1", [TOO_LONG, URL, "https://images.invalid/\n", f"{URL}?4"])
+    if ref:
+        announcement = {"id": "run1", "provider": desk.sample.name, "ref": ref}
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        (await desk.client.post("/jobs", json=announcement, headers=headers)).raise_for_status()
+
+    answers = [(await desk.deliver(body)).json() for _ in range(2)]
+
+    first = {"id": desk.job_id("run1"), "state": "rejected"}
+    assert answers == [{**first, "duplicate": False}, {**first, "duplicate": True}]
+    jobs = [await desk.get(f"/jobs/{desk.job_id('run1', number)}") for number in (1, 2, 3, 4)]
+    assert [job["state"] for job in jobs] == ["rejected", "received"] * 2
+    assert [job["image_url"] for job in jobs] == [None, URL, None, f"{URL}?4"]
+    assert {job["ref"] for job in jobs} == {ref}
+    for job in jobs[::2]:
+        assert job["error"]["reason"] == "url.malformed"
+        assert job["image"] is None
+    assert "8192" in jobs[0]["error"]["detail"]
+    history = [line["to"] for line in jobs[0]["history"]]
+    assert history == (["submitted", "received", "rejected"] if ref else ["rejected"])
+
+
+async def test_a_delivery_without_a_good_output_is_not_sent_again_for_ever(desk: Desk) -> None:
+    body = desk.sample.succeeded("run1", [TOO_LONG])
+
+    answer = await desk.deliver(body)
+
+    if desk.sample.several:
+        assert (answer.status_code, answer.json()["state"]) == (200, "rejected")
+        error = (await desk.get(f"/jobs/{desk.job_id('run1')}"))["error"]
+        assert error["reason"] == "url.malformed"
+        good = await desk.deliver(desk.sample.succeeded("run1", [URL]))
+        assert (good.status_code, good.json()["state"]) == (200, "received")
+    else:  # its one output is the completion
+        assert (answer.status_code, answer.json()["reason"]) == (422, "body.not_a_completion")
+        assert len((await desk.get("/deliveries"))["deliveries"]) == 1
 
 
 async def test_ten_thousand_outputs_are_refused_and_none_is_recorded(desk_of_several: Desk) -> None:

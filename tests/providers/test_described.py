@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from receiver.config import load
+from receiver.core.completion import Failure
 from receiver.core.errors import BodyError, ConfigError
 from receiver.providers.base import Calls, Ending, Provider, Running
 from receiver.providers.described import provider as described_package
@@ -128,9 +129,11 @@ def test_a_file_may_stand_anywhere_within_lists_of_lists(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("files", [[{"href": 7}], [None], [{}], ["x"], [{"href": ""}], [{"href": "a\n"}]])
-def test_an_output_without_a_url_is_no_completion(tmp_path: Path, files: object) -> None:
-    with pytest.raises(BodyError, match="output 1 is no URL"):
-        described(tmp_path, GOOD).read(job("j1", "ok", files=files))
+def test_an_output_without_a_url_is_refused_by_itself(tmp_path: Path, files: list[object]) -> None:
+    good = {"href": "https://files.acme.test/1.png"}
+    first, second = read(described(tmp_path, GOOD), job("j1", "ok", files=[*files, good])).outputs
+    assert (first.url, first.failure) == (None, Failure("url.malformed", "Output 1 is no URL."))
+    assert (second.url, second.failure) == (good["href"], None)
 
 
 def test_what_a_body_echoes_is_redacted_at_its_places_and_wherever_a_secret_stands(tmp_path: Path) -> None:
@@ -309,8 +312,8 @@ def test_depth_and_numbers_of_a_body_bound_the_work(tmp_path: Path) -> None:
     with pytest.raises(BodyError, match="more than 500 outputs"):
         provider.read(many)
     nested = job("j1", "ok", files=deep(900))
-    with pytest.raises(BodyError, match="output 1 is no URL"):
-        provider.read(nested)
+    (output,) = read(provider, nested).outputs
+    assert output.failure == Failure("url.malformed", "Output 1 is no URL.")
     assert json.loads(provider.redact(nested))["job"]["files"] == ["*" * 10]
     too_deep = b'{"job": ' * 1000 + b"1" + b"}" * 1000
     with pytest.raises(BodyError, match="not JSON"):

@@ -322,6 +322,7 @@ def test_files_of_any_model_are_found_in_their_order_with_what_is_promised() -> 
         ({"images": [URL, URL + "?2"]}, [(URL, None), (URL + "?2", None)]),
         ({"text": "a poem"}, [(None, "text/plain")]),
         ({"image": {"url": "data:image/png;base64," + "A" * MAX_URL}}, [("data:image/png;base64", None)]),
+        ({"images": [{"url": 7}, {"url": URL}]}, [(None, None), (URL, None)]),
     ],
 )
 def test_other_payloads_are_read_as_far_as_they_go(payload: object, outputs: list[object]) -> None:

@@ -150,6 +150,7 @@ def test_what_the_package_signs_is_proved_and_what_it_refuses_is_not() -> None:
         ({"image": URL, "preview": URL + "?2"}, [URL, URL + "?2"]),
         ({"z": [{"b": URL + "?1"}, URL + "?2"], "a": URL + "?3"}, [URL + f"?{n}" for n in (1, 2, 3)]),
         ({"image": URL, "caption": "a cat", "seed": 7}, [URL]),
+        ({"caption": "data: a cat", "image": "data:image/png;base64,iVBO"}, ["data:image/png;base64"]),
         ("HTTP://replicate.delivery/a b.png", ["HTTP://replicate.delivery/a%20b.png"]),
     ],
 )

@@ -13,7 +13,7 @@ import pytest
 
 from receiver.core import serializers
 from receiver.core.completion import is_bare_id, is_job_id, split_id
-from receiver.core.errors import AuthError, BodyError
+from receiver.core.errors import AuthError, UrlError
 from receiver.core.headers import RawHeaders
 from receiver.core.instrumentation import NO_INSTRUMENTATION
 from receiver.core.jobs import State
@@ -239,10 +239,13 @@ def test_a_token_goes_to_the_providers_hosts_over_https_and_to_no_other() -> Non
         FileAccess((), {"Authorization": "Bearer t\r\nX: y"})
 
 
-def test_what_is_no_url_is_refused_and_named_by_its_place() -> None:
-    for url in (None, 7, "", "a\nb", "https://a/" + "x" * 9000):
-        with pytest.raises(BodyError, match="output 2"):
-            output_of(url, "output 2")
+@pytest.mark.parametrize("url", [None, 7, "", "a\nb", "https://a/" + "x" * 9000, "https://a/\ud800"])
+def test_what_is_no_url_is_refused_and_named_by_its_place(url: object) -> None:
+    output = output_of(url, "output 2", width=3, content_type="image/png")
+    assert (output.url, output.content_type) == (None, None)
+    assert output.failure is not None
+    assert output.failure.reason == "url.malformed"
+    assert output.failure.detail.startswith("Output 2 is ")
 
 
 async def test_a_signature_of_another_body_is_refused() -> None:
@@ -296,6 +299,61 @@ async def test_what_a_delivery_did_not_hold_is_asked_for_with_all_outputs_and_th
     assert further.endpoint == "a/model"
     assert (further.state, further.image_url) == (State.RECEIVED, "https://a/2")
     assert await questions(ledger, client).confirmed(confirmed) is confirmed
+
+
+async def test_a_bad_output_of_the_providers_answer_is_refused_and_the_others_are_recorded(
+    deliver: Deliver, ledger: Ledger
+) -> None:
+    class AskingBadly(Asking):
+        async def get(self, job_id: str, endpoint: str | None = None) -> Report:  # noqa: ARG002 - as the base
+            outputs = [output_of(None), Output("https://a/2"), output_of("")]
+            return Report(job_id, "ended", Ending(job_id, outputs))
+
+    await deliver([])
+    (claim,) = await ledger.claim_to_fetch(1, again=1, lease=HOUR)
+
+    with pytest.raises(UrlError, match="no URL") as raised:
+        await questions(ledger, AskingBadly()).confirmed(claim)
+
+    assert raised.value.final
+    second, third = [await ledger.job(f"made-up:run~{number}") for number in (2, 3)]
+    assert second is not None
+    assert third is not None
+    assert (second.state, second.image_url) == (State.RECEIVED, "https://a/2")
+    assert (third.state, third.problem and third.problem.reason) == (State.REJECTED, "url.malformed")
+
+
+async def test_a_bad_output_beside_it_says_nothing_of_a_job_that_is_asked_about(
+    deliver: Deliver, ledger: Ledger
+) -> None:
+    class AskingWell(Asking):
+        async def get(self, job_id: str, endpoint: str | None = None) -> Report:  # noqa: ARG002 - as the base
+            return Report(job_id, "ended", Ending(job_id, [output_of(None), Output("https://fresh/2")]))
+
+    await deliver([{"url": "https://a/1"}, {"url": "https://a/2"}])
+    claims = await ledger.claim_to_fetch(2, again=1, lease=HOUR)
+    (claim,) = [it for it in claims if it.job.output == 2]
+
+    assert await questions(ledger, AskingWell()).refresh_url(claim)
+    job = await ledger.job("made-up:run~2")
+    assert job is not None
+    assert job.image_url == "https://fresh/2"
+
+
+async def test_with_confirm_a_bad_output_is_a_hint_as_all_are(ledger: Ledger) -> None:
+    endpoint = WebhookEndpoint(
+        ledger=ledger,
+        provider=MadeUp(),
+        max_bytes=10_000,
+        now=lambda: NOW,
+        refusals=RefusalCounter(),
+        confirm=True,
+    )
+    body = json.dumps({"id": "run", "status": "ended", "outputs": [{"url": None}]}).encode()
+    await endpoint.answer(sign(body), body)
+    job = await ledger.job("made-up:run")
+    assert job is not None
+    assert (job.state, job.problem) == (State.RECEIVED, None)
 
 
 async def test_a_provider_without_fresh_urls_is_not_asked_when_a_life_is_over(

@@ -7,7 +7,7 @@ from typing import Any
 
 from receiver.core.completion import Completion
 from receiver.core.errors import ReceiverError
-from receiver.core.jobs import UNSUCCESSFUL, State
+from receiver.core.jobs import UNSUCCESSFUL, State, completed_as
 from receiver.ledger.commands.attempts import NO_SUSPECT, host_of
 from receiver.ledger.commands.submissions import confirm_by_mark
 from receiver.ledger.connection import Row, listed
@@ -55,13 +55,14 @@ def record_all(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded
     if jobs:
         _insert(tx, list(jobs.values()), [delivery.body for delivery in new.values()])
     tx.changed.extend(jobs)
-    received, failed = (
-        Recorded(state, False, tx.now, (state.value,)) for state in (State.RECEIVED, State.FAILED)
-    )
+    as_new = {
+        state: Recorded(state, False, tx.now, (state.value,))
+        for state in (State.RECEIVED, State.FAILED, State.REJECTED)
+    }
     recorded: list[Recorded | None] = []
     for delivery in deliveries:
         if new.get(delivery.completion.id) is delivery:
-            recorded.append(failed if delivery.completion.failure else received)
+            recorded.append(as_new[completed_as(delivery.completion.failure)])
         else:
             recorded.append(record(tx, delivery))
     return recorded
@@ -108,6 +109,9 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
         if delivery.found:
             columns["event"] = FOUND
             count(tx, FOUND, completion.failure.reason if completion.failure else "")
+        if columns["state"] == State.REJECTED:  # it is received first: there is no other move to that state
+            tx.db.execute(_UPDATE_COMPLETED, {"seq": seq, **columns, "state": State.RECEIVED.value})
+            columns["event"] = State.REJECTED.value
         tx.db.execute(_UPDATE_COMPLETED, {"seq": seq, **columns})
         tx.db.execute(_REPLACE_BODY, (seq, delivery.body))
     tx.changed.append(completion.id)
@@ -220,6 +224,7 @@ def _inserts(columns: tuple[str, ...], rows: int) -> tuple[str, str]:
 def _columns(delivery: Delivery, now: int) -> dict[str, Any]:
     completion = delivery.completion
     failure = completion.failure
+    state = completed_as(failure).value  # sqlite3 is slow with subclasses of str
     found_at = now if delivery.found else None
     return {
         "id": completion.id,
@@ -228,10 +233,8 @@ def _columns(delivery: Delivery, now: int) -> dict[str, Any]:
         "endpoint": delivery.endpoint,
         "created_at": now,
         "confirmed_at": found_at,
-        "state": (
-            State.FAILED if failure else State.RECEIVED
-        ).value,  # sqlite3 is slow with subclasses of str
-        "event": "failed" if failure else "received",
+        "state": state,
+        "event": state,
         "reason": failure.reason if failure else None,
         "detail": failure.detail if failure else None,
         "reason_at": now if failure else None,

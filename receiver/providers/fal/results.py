@@ -62,19 +62,25 @@ def failure(error: object, payload: object = None) -> Failure:
 def _outputs(payload: object) -> Iterator[Output]:
     """Yield the files of a payload in its order: objects with a URL, or else URLs; else it is one text."""
     values = list(walk(payload))
-    files = [it for it in values if isinstance(it, dict) and isinstance(it.get("url"), str) and it["url"]]
+    files = [it for it in values if isinstance(it, dict) and it.get("url") not in (None, "")]
+    urls = [it for it in values if isinstance(it, str) and it.startswith(("https://", "http://"))]
     if files:
-        yield from map(_output, files)
-    elif urls := [it for it in values if isinstance(it, str) and it.startswith(("https://", "http://"))]:
-        yield from map(output_of, urls)
+        for number, file in enumerate(files, start=1):
+            yield _output(file, f"the url of file {number}")
+    elif urls:
+        for number, url in enumerate(urls, start=1):
+            yield output_of(url, f"URL {number}")
     elif payload not in ({}, [], ""):
         yield _TEXT
 
 
-def _output(file: Mapping[str, Any]) -> Output:
-    url: str = file["url"]
+def _output(file: Mapping[str, Any], name: str) -> Output:
+    url = file["url"]
+    if isinstance(url, str) and url.startswith("data:"):
+        url = url.partition(",")[0]  # of an image in the body only what it is
     return output_of(
-        url.partition(",")[0] if url.startswith("data:") else url,  # of an image in the body only what it is
+        url,
+        name,
         width=file.get("width"),
         height=file.get("height"),
         size=file.get("file_size"),

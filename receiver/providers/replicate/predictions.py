@@ -55,12 +55,13 @@ def read(document: Any) -> Reading:
 
 def _outputs(value: object) -> Iterator[Output]:
     """Yield the files that an output of any form names, in its order; what names none is one text."""
-    found = False
+    number = 0
     for item in walk(value):
-        if isinstance(item, str) and item[:8].lower().startswith(("https://", "http://")):
-            found = True
-            yield output_of(item)
-    if not found and value not in (None, [], {}, ""):
+        if isinstance(item, str) and item[:11].lower().startswith(("https://", "http://", "data:image/")):
+            number += 1
+            # Of an image in the body only what it is.
+            yield output_of(item.partition(",")[0] if item[0] in "dD" else item, f"URL {number}")
+    if not number and value not in (None, [], {}, ""):
         yield _TEXT
 
 
