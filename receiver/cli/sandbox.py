@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -127,6 +128,10 @@ def sandbox(
     error_shape: Annotated[
         ErrorShape, choice("--error-shape", list(ErrorShape), "The form of all error bodies.")
     ] = ErrorShape.GUESSED,
+    ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Authorities to trust over TLS, in PEM; else the machine's."),
+    ] = None,
     seed: Annotated[int | None, whole("What goes wrong repeats with the same number.", 0)] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Announce the address as JSON.")] = False,
     slow_rate: Annotated[int, whole("Bytes a second, with --slow.", 1, panel=_RESULTS)] = 512,

@@ -1,8 +1,10 @@
 """The options of the sandbox."""
 
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from receiver.sandbox.faults import Faults, check_provider
@@ -77,9 +79,10 @@ class Options:
         retry_after: seconds in the Retry-After of a 429; ``None`` sends none.
         max_result_pixels: width times height of a result.
         call_timeout: seconds for one POST of a completion, or one fetch of a source.
+        ca: a file of the authorities that are trusted over TLS, in PEM; ``None``: those of the machine.
 
     Raises:
-        ValueError: a number is out of its range, or the links' base is no URL.
+        ValueError: a number is out of its range, the links' base is no URL, or ``ca`` has no certificates.
     """
 
     provider: ProviderName = ProviderName.XIMILAR
@@ -108,6 +111,7 @@ class Options:
     max_source_bytes: int = 20 * MIB
     max_result_pixels: int = 64_000_000
     call_timeout: float = 30.0
+    ca: Path | None = None
 
     def __post_init__(self) -> None:
         times = ("delay", "url_lifetime", "late_by", "reorder_within", "retry_within", "keys_late")
@@ -128,6 +132,16 @@ class Options:
                 raise ValueError(f"link_base is no URL: {error}") from error
             if not base.scheme or not base.hostname:
                 raise ValueError("link_base needs a scheme and a host")
+        self.tls()
+
+    def tls(self) -> ssl.SSLContext | bool:
+        """Return whom to trust over TLS, as httpx takes it."""
+        if self.ca is None:
+            return True
+        try:
+            return ssl.create_default_context(cafile=self.ca)
+        except OSError as error:
+            raise ValueError(f"{self.ca} is no file of certificates in PEM: {error.strerror}") from None
 
     @property
     def max_body_bytes(self) -> int:

@@ -57,6 +57,7 @@ class Runner(ABC, Generic[OrderT]):
         self._folder: Path
         # Loopback is dialled without a proxy, and a redirect could lead away from it.
         self._client = httpx.AsyncClient(
+            verify=options.tls(),
             trust_env=False,
             follow_redirects=False,
             timeout=None,  # noqa: S113 - one asyncio.timeout bounds each whole call, drips included

@@ -3,14 +3,19 @@ import inspect
 import json
 import os
 import signal
+import ssl
 import subprocess
+import threading
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import BytesIO
 from pathlib import Path
 
 import httpx
 import pytest
+import trustme
 import typer
 from PIL import Image
 
@@ -98,6 +103,7 @@ def test_the_command_announces_the_secret_that_it_made_and_not_one_that_it_was_g
         (["--video", "0.5"], "ximilar has no fault video", 2),
         (["--provider", "fal", "--aborted", "0.5"], "fal has no fault aborted", 2),
         (["--provider", "replicate", "--secret", "no base64!"], "whsec_", 2),
+        (["--ca", "gone.pem"], "gone.pem is no file of certificates", 2),
     ],
 )
 def test_wrong_usage_is_refused_in_words(
@@ -107,6 +113,46 @@ def test_wrong_usage_is_refused_in_words(
     assert ended.returncode == status
     assert text in " ".join(ended.stderr.split())
     assert ended.stdout == ""
+
+
+class Webhook(BaseHTTPRequestHandler):
+    """Takes one delivery."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("trusts", [True, False], ids=["with --ca", "without"])
+def test_a_delivery_over_tls_needs_an_authority_that_is_trusted(tmp_path: Path, trusts: bool) -> None:  # noqa: FBT001 - parametrized
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("localhost").configure_cert(tls)
+    record = {"_base64": b64encode(SAMPLES[0].draw()).decode()}
+    with HTTPServer(("127.0.0.1", 0), Webhook) as server:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+        serving = threading.Thread(target=server.serve_forever, args=(0.02,))
+        serving.start()
+        more = ["--ca", str(tmp_path / "ca.pem")] if trusts else []
+        try:
+            with process(tmp_path, "--port", "0", "--delay", "0", *more) as running:
+                assert running.stdout is not None
+                assert running.stderr is not None
+                url = running.stdout.readline().split()[-1] + "/account/v2/request"
+                webhook = {"endpoint": f"https://localhost:{server.server_port}/webhooks/ximilar"}
+                job = {"type": "upscaler", "endpoint": "upscale_2x", "records": [record], "webhook": webhook}
+                httpx.post(url, headers=TOKEN, json=job, trust_env=False).raise_for_status()
+                said = next(line for line in running.stderr if "completion" in line)
+        finally:
+            server.shutdown()
+            serving.join()
+    assert ("answered with 200" if trusts else "completion lost") in said
 
 
 def test_a_port_that_is_taken_ends_in_one_line(tmp_path: Path) -> None:
