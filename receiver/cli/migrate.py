@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from receiver.archive.factory import open_archive
-from receiver.cli.common import progress_bar
+from receiver.cli.common import print_message, progress_bar
 from receiver.cli.maintenance import (
     Rate,
     json_lines,
@@ -18,7 +18,7 @@ from receiver.cli.maintenance import (
 from receiver.core.errors import ConfigError
 from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter
-from receiver.ledger import Ledger
+from receiver.ledger import Ledger, holder
 from receiver.operations.migrate import Migrator
 
 DONE = {
@@ -56,6 +56,12 @@ def archive_migrate(
         raise ConfigError("RECEIVER_ARCHIVE: must name the bucket to move to, s3://bucket/prefix")
     if not folder.startswith("file:///"):
         raise typer.BadParameter("must be file:///folder", param_hint="--from")
+
+    if holder(config.data_dir) is not None:
+        print_message(
+            "a serve runs here; it reads what is moved from the bucket only with the same AWS_ variables,"
+            " and else from the files, until --remove removes them"
+        )
 
     async def run() -> Migrator:
         async with (

@@ -196,3 +196,17 @@ def test_an_address_is_split_into_root_and_key() -> None:
     assert moved.split("file:///p%20q/a%20b/c.png", 2) == ("file:///p%20q/", "a b/c.png")
     assert moved.key_below("file:///p%20q/", "file:///p%20q/a%20b/c.png") == "a b/c.png"
     assert moved.key_below("s3://b/", "s3://b/c.png") == "c.png"
+
+
+def test_a_server_without_the_buckets_credentials_serves_what_was_moved_from_its_files(
+    programs: Programs, tmp_path: Path, images: list[Sample]
+) -> None:
+    data = tmp_path / "data"
+    filled(data, images, lay_out(data / "archive", images))
+    with seaweed() as store, programs.receiver_process(settings(tmp_path)) as receiver:
+        given = settings(tmp_path, RECEIVER_ARCHIVE=Bucket(store, "moved").uri, **store.environment())
+        moved_now = run_json(["archive-migrate"], tmp_path, given)
+        assert moved_now.summary["moved"] == COUNT, moved_now.errors
+        assert "a serve runs here" in moved_now.errors
+        for sample in (images[0], images[-1]):
+            assert receiver.get(f"/jobs/{sample.job_id}/image").content == sample.content
