@@ -576,6 +576,17 @@ def origins(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     return {name: found[name] for name in SETTINGS if name in found}
 
 
+def hidden(environ: Mapping[str, str], dotenv: Path) -> tuple[str, ...]:
+    """Return the names that a ``.env`` file gives another value than the environment, which wins.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    return tuple(
+        name for name, value in environment({}, dotenv).items() if environ.get(name, "") not in ("", value)
+    )
+
+
 def _build(environ: Mapping[str, str], without: Collection[str] = ()) -> Config:
     given = {**_read_secrets(environ.get("RECEIVER_SECRETS_DIR")), **{k: v for k, v in environ.items() if v}}
     values: dict[str, Any] = {name: given[name] for name in SETTINGS if name in given and name not in without}

@@ -3,11 +3,15 @@
 import json
 from typing import Annotated
 
+import structlog
 import typer
 
 from receiver.bootstrap.serve import serve as serve_until_stopped
-from receiver.cli.common import exit_now, export_aws_variables, load_config
+from receiver.cli.common import DOTENV, INVOCATION, exit_now, export_aws_variables, load_config
+from receiver.config import hidden
 from receiver.telemetry import logs
+
+log = structlog.get_logger("receiver.serve")
 
 
 def serve(
@@ -18,6 +22,8 @@ def serve(
     config, environ = load_config()
     export_aws_variables(environ)
     logs.configure(config.log)
+    for name in hidden(INVOCATION.get().environ, DOTENV):
+        log.warning("setting differs from .env", setting=name)
 
     def ready(address: str) -> None:
         if as_json:

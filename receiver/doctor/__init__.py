@@ -84,6 +84,7 @@ async def diagnose(
         Check("secrets", partial(run_in_thread, lambda: settings.check_secrets(config, environ))),
         Check("secret files", partial(run_in_thread, lambda: _check_secret_files(environ))),
         *alone,
+        Check(".env", partial(run_in_thread, lambda: settings.check_hidden(own, dotenv))),
         *_checks(config, environ, now=now, deep=deep),
     ]
     results = await run_checks(

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from receiver.bootstrap import factories
 from receiver.bootstrap.secrets import offline_keys, online_secrets, weak_secrets
-from receiver.config import SETTINGS, Config, named
+from receiver.config import SETTINGS, Config, hidden, named
 from receiver.doctor.checks import Result, failure, ok, warning
 from receiver.doctor.machine import IN_MEMORY, mount_of
 
@@ -73,6 +73,17 @@ def check_dotenv(path: Path) -> list[Result]:
     if mode & 0o077:
         return [warning(".env", "can be read by other users of this machine", f"chmod 600 {path}")]
     return [ok(".env", "is its owner's alone")]
+
+
+def check_hidden(own: Mapping[str, str], dotenv: Path) -> list[Result]:
+    """Check that the environment does not differ from .env."""
+    if not (names := hidden(own, dotenv)):
+        return []
+    what = "has another value" if len(names) == 1 else "have other values"
+    detail = f"{', '.join(names)} {what} there than in the environment, which wins"
+    return [
+        warning(".env", detail, "Correct the one, or unset the other; serve may run in another environment.")
+    ]
 
 
 def check_secret_files(folder: Path, mounts: str) -> list[Result]:

@@ -173,6 +173,8 @@ def test_it_takes_settings_from_where_serve_takes_them(programs: Programs) -> No
     assert found.code == 0
     assert "chmod 600 .env" in found.of(".env", "warning")[0]
     assert not [value for value in printed.split("'") if len(value) > 20 and value in str(found)]
+    hiding = examined(programs.folder, {"RECEIVER_API_TOKENS": "another-token-of-the-environment"})
+    assert any("RECEIVER_API_TOKENS has another value there" in it for it in hiding.of(".env", "warning"))
 
 
 # Broken ones

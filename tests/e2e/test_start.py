@@ -123,7 +123,7 @@ def test_a_ledger_that_is_none_is_refused_and_left_as_it_is(tmp_path: Path) -> N
 
 def test_what_init_prints_is_all_that_serve_needs(programs: Programs) -> None:
     printed = run(("init",), programs.folder, {}).stdout
-    (programs.folder / ".env").write_text(printed)
+    (programs.folder / ".env").write_text(f"{printed}RECEIVER_LOG=text\n")
     others = json.loads(run(("init", "--json"), programs.folder, {}).stdout)
     assert others
     assert not any(secret in printed for secret in others.values())
@@ -133,6 +133,7 @@ def test_what_init_prints_is_all_that_serve_needs(programs: Programs) -> None:
     ) as program:
         programs.started.append(program)
         address = program.until_event("serving")["address"]
+        assert program.until_event("setting differs from .env")["setting"] == "RECEIVER_LOG"
         assert httpx.get(f"{address}/readyz", trust_env=False).status_code == 200
         assert httpx.get(f"{address}/jobs", trust_env=False).status_code == 401
         token = next(

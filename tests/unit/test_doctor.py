@@ -49,6 +49,7 @@ from receiver.doctor.remote import (
 )
 from receiver.doctor.settings import (
     check_dotenv,
+    check_hidden,
     check_secret_files,
     check_secrets,
     check_settings,
@@ -203,6 +204,18 @@ def test_a_dotenv_that_others_can_read_is_told(tmp_path: Path) -> None:
     path.chmod(0o644)
     (found,) = check_dotenv(path)
     assert (found.level, found.remedy) == (Level.WARNING, f"chmod 600 {path}")
+
+
+def test_an_environment_that_hides_dotenv_is_told_without_a_value(tmp_path: Path) -> None:
+    path = tmp_path / ".env"
+    assert check_hidden({"RECEIVER_PORT": "8081"}, path) == []
+    path.write_text("RECEIVER_PORT=8080\nRECEIVER_HOST=::1\nXIMILAR_API_TOKEN='in the file'\nAWS_REGION=\n")
+    same = {"RECEIVER_PORT": "8080", "RECEIVER_HOST": "", "AWS_REGION": "eu-central-1"}
+    assert check_hidden(same, path) == []
+    (found,) = check_hidden({"RECEIVER_PORT": "8081", "XIMILAR_API_TOKEN": "of the environment"}, path)
+    assert found.level is Level.WARNING
+    assert "RECEIVER_PORT, XIMILAR_API_TOKEN have other values" in found.detail
+    assert not any(value in str(found) for value in ("8081", "in the file", "of the environment"))
 
 
 def test_secret_files_that_others_can_read_are_told_but_not_those_that_were_handed_in(tmp_path: Path) -> None:
