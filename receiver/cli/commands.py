@@ -28,6 +28,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "jobs": (JOBS, "receiver.cli.jobs"),
     "job": (JOBS, "receiver.cli.jobs"),
     "retry": (JOBS, "receiver.cli.retry"),
+    "forget": (JOBS, "receiver.cli.forget"),
     "accept": (JOBS, "receiver.cli.accept"),
     "reconcile": (JOBS, "receiver.cli.reconcile"),
     "backup": (KEEPING, "receiver.cli.backup"),
@@ -41,7 +42,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Each command with its group in the help, and the module of its function."""
 
-SILENT = frozenset({"init", "jobs", "job", "retry", "demo", "sandbox"})
+SILENT = frozenset({"init", "jobs", "job", "retry", "forget", "demo", "sandbox"})
 """Commands that run no code that logs by structlog. To import it takes a sixth of the time of a short one."""
 
 

@@ -37,10 +37,10 @@ def forget(job_id: JobId, *, yes: Yes = False, as_json: AsJson = False) -> None:
 
 
 async def _find(config: Config, text: str) -> Job:
-    async with await LedgerReader.open(config.data_dir) as reader:
+    async with await LedgerReader.open(config.ledger_location) as reader:
         return await find_job(reader, text)
 
 
 async def _forget(config: Config, job: Job) -> Job:
-    async with await Ledger.open_beside(config.data_dir) as ledger:
+    async with await Ledger.open_beside(config.ledger_location) as ledger:
         return await ledger.forget(job.id)

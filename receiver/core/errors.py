@@ -108,6 +108,7 @@ REASONS: Mapping[str, str] = {
     "ledger.in_use": "Another process serves from this data directory.",
     "ledger.unknown_job": "There is no job of this id.",
     "ledger.wrong_state": "The job's state does not allow this.",
+    "ledger.forgotten": "An operator gave up a job of which nothing had been received.",
     "ledger.other_url": "A later delivery named another image URL; the first one stands.",
     "spool.full": "The spool, or the disk that it lies on, has no room for another download.",
     "spool.disk": "The spool's disk cannot be written or read.",

@@ -65,7 +65,8 @@ def _jobs_at_risk(stats: Stats, now: int) -> Iterator[Result]:
         yield warning(
             "jobs",
             f"{stats.overdue} are overdue: submitted, and never heard of",
-            "`receiver jobs --overdue` lists them, `receiver reconcile` asks the provider about them.",
+            "`receiver jobs --overdue` lists them, `receiver reconcile` asks the provider about them, and"
+            " `receiver forget ID` gives up one that was announced by mistake.",
         )
     waiting = 0 if stats.oldest_waiting_at is None else now - stats.oldest_waiting_at
     if waiting > MAX_WAIT:

@@ -241,6 +241,7 @@ class Ledger(LedgerReader):
     record_unread = _command(deliveries.record_unread)
 
     expect = _command(submissions.expect)
+    forget = _command(submissions.forget)
     record_intent = _command(submissions.record_intent)
     confirm_intent = _command(submissions.confirm_intent)
     withdraw_intent = _command(submissions.withdraw_intent)

@@ -436,6 +436,41 @@ def test_on_a_terminal_somebody_is_asked(desk: Desk, near: Neighbour, picture: b
     assert desk.receiver.ended(job_id)["state"] == "archived"
 
 
+def test_a_mistyped_announcement_is_forgotten_and_its_completion_is_taken_all_the_same(
+    desk: Desk, near: Neighbour, picture: bytes, ref: str
+) -> None:
+    job_id = str(uuid.uuid4())
+    desk.announce(job_id, ref=ref)
+    piped = desk.run("forget", job_id[:13])
+    assert (piped.returncode, piped.stdout) == (1, "")
+    assert "nothing was done; --yes does it" in piped.stderr
+    code, said = desk.typed("forget", job_id, typed="n\n")
+    assert (code, "Give this job up? [y/N]" in said, ref in said) == (1, True, True)
+    assert desk.receiver.job(job_id)["state"] == "submitted"
+
+    with ThreadPoolExecutor(1) as pool:  # who waits for the job learns of it at once
+        waiting = pool.submit(desk.receiver.get, f"/jobs/{job_id}?wait=60")
+        code, said = desk.typed("forget", job_id, typed="y\n")
+        assert (code, "is given up" in said) == (0, True)
+        job = waiting.result(PATIENCE).json()
+    assert (job["state"], job["error"]["reason"]) == ("failed", "ledger.forgotten")
+    assert [line["event"] for line in job["history"]] == ["submitted", "forgotten"]
+    again = desk.run("forget", job_id, "--yes")
+    assert (again.returncode, "is failed, so it is not forgotten" in again.stderr) == (1, True)
+
+    desk.receiver.deliver(completion(job_id, near.serve(picture, job_id), *SIZE)).raise_for_status()
+    assert desk.receiver.ended(job_id)["state"] == "archived"
+
+
+def test_a_forgotten_job_is_printed_as_json(desk: Desk, ref: str) -> None:
+    job_id = str(uuid.uuid4())
+    desk.announce(job_id, ref=ref)
+    said = desk.run("forget", job_id, "--yes", "--json")
+    assert (said.returncode, json.loads(said.stdout)["state"]) == (0, "failed")
+    unknown = desk.run("forget", "none-of-this-id", "--yes")
+    assert (unknown.returncode, "there is no job none-of-this-id" in unknown.stderr) == (1, True)
+
+
 def test_jobs_are_tried_again_by_id_and_each_says_what_came_of_it(
     desk: Desk, near: Neighbour, picture: bytes, ref: str
 ) -> None:

@@ -3,9 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from receiver.core.errors import REASONS, LedgerError
+from receiver.core.jobs import Job
+from receiver.ledger import rows
+from receiver.ledger.commands.attempts import ERROR
 from receiver.ledger.counters import ASKED, count
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Answer, Intent, Submission
+
+FORGOTTEN = "ledger.forgotten"
 
 
 def expect(tx: Transaction, submission: Submission, *, at: int | None = None) -> bool:
@@ -30,6 +36,25 @@ def expect(tx: Transaction, submission: Submission, *, at: int | None = None) ->
         )
     tx.changed.append(submission.id)
     return inserted is not None
+
+
+def forget(tx: Transaction, job_id: str) -> Job:
+    """End a job of which nothing was received. Its completion is taken all the same, should it come.
+
+    Raise `LedgerError` if there is no such job, or something was received.
+    """
+    row = tx.db.execute(
+        f"UPDATE jobs SET state = 'failed', event = 'forgotten', {ERROR}, updated_at = :now"  # noqa: S608 - constants
+        f" WHERE id = :id AND state = 'submitted' RETURNING {rows.JOB}",
+        {"id": job_id, "reason": FORGOTTEN, "detail": REASONS[FORGOTTEN], "now": tx.now},
+    ).fetchone()
+    if row is None:
+        known = tx.db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
+        if known is None:
+            raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+        raise LedgerError("ledger.wrong_state", f"Job {job_id} is {known['state']}, so it is not forgotten.")
+    tx.changed.append(job_id)
+    return rows.job(row)
 
 
 def record_intent(tx: Transaction, intent: Intent) -> Intent:
