@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from receiver.core.errors import LedgerError
+from receiver.core.errors import ConfigError
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger.engine import Opener
 from receiver.ledger.sqlite.database import SqliteOpener
@@ -17,4 +17,10 @@ def opener(place: Place) -> Opener:
         return SqliteOpener(place)
     if place.url is None:
         return SqliteOpener(place.data_dir)
-    raise LedgerError("ledger.unavailable", "RECEIVER_LEDGER: this version knows no PostgreSQL yet.")
+    try:
+        from receiver.ledger.postgres.database import PostgresOpener  # noqa: PLC0415 - an extra, see below
+    except ImportError:
+        raise ConfigError(
+            "RECEIVER_LEDGER: needs psycopg, which `pip install upscale-receiver[postgres]` brings"
+        ) from None
+    return PostgresOpener(place)

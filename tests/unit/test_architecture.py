@@ -63,6 +63,7 @@ OWNERS = {
     "sqlite3": {"receiver.ledger.sqlite.driver"},
     "aiosqlite": {"receiver.ledger.sqlite.connections"},
     "pysqlite3": {"receiver.ledger.sqlite.driver"},
+    "psycopg": {"receiver.ledger.postgres"},
     "itsdangerous": {"receiver.providers.ximilar.authentication"},
     "httpcore": {"receiver.fetch"},
     "brotli": {"receiver.fetch.content_coding"},

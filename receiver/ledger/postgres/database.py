@@ -1,0 +1,145 @@
+"""The ledger in a database: how it is opened and committed to."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import psycopg
+
+from receiver.core.clock import Clock, monotonic_clock, wall_clock
+from receiver.core.ledger_location import LedgerLocation
+from receiver.ledger.commands import claims
+from receiver.ledger.postgres import schema
+from receiver.ledger.postgres.connection import (
+    Session,
+    SessionPool,
+    Statements,
+    is_of_one_command,
+    ledger_error,
+)
+from receiver.ledger.transaction import Command, Result, Transaction, run_together
+
+READERS = 2
+
+_NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, version FROM schema_version"
+"""The statement's own time, and not the transaction's, which began before it waited for the lock."""
+
+
+class Database:
+    """An open database, with one connection that writes and others that only read."""
+
+    def __init__(
+        self, writer: Session, readers: "Readers", *, now: Clock | None, monotonic: Clock | None
+    ) -> None:
+        self.readers = readers
+        self.now: Clock = now or self._database_clock
+        self._writer = writer
+        self._injected = now, monotonic
+        self._ahead = wall_clock() - monotonic_clock()
+        self._last_seq: int | None = None
+
+    async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
+        return await self._writer.run(lambda session: self._commit(session, commands))
+
+    def _commit(self, session: Session, commands: Sequence[Command[Any]]) -> list[Result]:
+        try:
+            at, version = session.begin("READ COMMITTED", schema.TAKE_LOCK, _NOW)
+            schema.check_version(version)
+            self._ahead = at - monotonic_clock()
+            now, monotonic = self._injected
+            db = session.statements
+            results = run_together(
+                commands,
+                lambda: Transaction(db, now() if now else at, monotonic() if monotonic else at),
+            )
+            session.commit()
+        except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
+            session.roll_back()
+            if len(commands) > 1 and is_of_one_command(error):
+                return [self._commit(session, [command])[0] for command in commands]
+            reported = ledger_error(error) if isinstance(error, psycopg.Error) else error
+            return [Result(error=reported) for _ in commands]
+        return results
+
+    def _database_clock(self) -> int:
+        """Return the database's time as of the last commit, carried on by this machine's monotonic clock."""
+        return monotonic_clock() + self._ahead
+
+    @staticmethod
+    def write_nothing(tx: Transaction) -> None:
+        tx.db.execute("UPDATE schema_version SET version = version")
+
+    @staticmethod
+    def recover(tx: Transaction) -> list[str]:
+        return claims.release_all(tx)
+
+    @contextlib.contextmanager
+    def no_server(self) -> Iterator[bool]:
+        yield False
+
+    async def changed_by_others(self) -> Sequence[str]:
+        return await self.readers.read(self._changed)
+
+    def _changed(self, db: Statements) -> Sequence[str]:
+        last_seq = self._last_seq
+        (self._last_seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()  # type: ignore[misc]
+        if last_seq in (None, self._last_seq):
+            return ()
+        changed = db.execute(
+            "SELECT DISTINCT jobs.id FROM history JOIN jobs ON jobs.seq = history.job WHERE history.seq > ?",
+            (last_seq,),
+        )
+        return [row["id"] for row in changed]
+
+    async def check_for_damage(self) -> None:
+        await self.readers.check_whole()
+
+    async def close(self) -> None:
+        await self._writer.close()
+
+
+class Readers(SessionPool):
+    """The connections that read the ledger."""
+
+    async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:  # noqa: ARG002
+        """Check the version; whether its pages are whole, only PostgreSQL's own tools can tell."""
+        await self.read(lambda db: schema.check_version(schema.version(db)))
+        return True
+
+
+class PostgresOpener:
+    """Opens the ledger of a database."""
+
+    def __init__(self, location: LedgerLocation) -> None:
+        assert location.url is not None
+        self._location = location
+
+    def _session(self) -> Session:
+        return Session(self._location.url or "", self._location.instance)
+
+    async def to_read(self) -> Readers:
+        readers = Readers([self._session()])
+        try:
+            await readers.check_whole()
+        except BaseException:
+            await readers.close()
+            raise
+        return readers
+
+    async def to_serve(self, *, now: Clock | None, monotonic: Clock | None) -> Database:
+        return await self._open(READERS, make=True, migrate=True, now=now, monotonic=monotonic)
+
+    async def beside(self, *, make: bool, now: Clock | None, monotonic: Clock | None) -> Database:
+        return await self._open(1, make=make, migrate=False, now=now, monotonic=monotonic)
+
+    async def _open(
+        self, readers: int, *, make: bool, migrate: bool, now: Clock | None, monotonic: Clock | None
+    ) -> Database:
+        writer = self._session()
+        try:
+            await writer.run(lambda session: schema.prepare(session, make=make, migrate=migrate))
+        except BaseException:
+            await writer.close()
+            raise
+        pool = Readers([self._session() for _ in range(readers)])
+        return Database(writer, pool, now=now, monotonic=monotonic)

@@ -1,0 +1,80 @@
+"""The versions of the ledger's schema in PostgreSQL: checks, and migrations."""
+
+from importlib import resources
+
+from receiver.core.errors import LedgerError
+from receiver.ledger.postgres.connection import SCHEMA, Session, Statements
+
+MIGRATIONS: tuple[str, ...] = ("schema.sql",)
+"""Scripts beside this module. The first creates version 1, each further one migrates to the next version."""
+
+OLDEST_SERVER = 14
+
+TAKE_LOCK = f"SELECT pg_advisory_xact_lock({0x75707372_6C656467})"
+"""Serialises all transactions that write; taken before any of them draws a number of a sequence.
+
+So numbers become visible in the order of commits, and what reads the history by number skips none.
+"""
+
+
+def prepare(session: Session, *, make: bool = True, migrate: bool = True) -> None:
+    """Bring the schema to the present version, in one transaction.
+
+    ``make``: create it where there is none; ``migrate``: an older one, too. Raise `LedgerError` otherwise.
+    """
+    session.begin("READ COMMITTED", TAKE_LOCK)
+    db = session.statements
+    _check_server(db)
+    present = version(db)
+    if present == 0 and make:
+        if db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (SCHEMA,)).fetchone() is None:
+            db.script(f"CREATE SCHEMA {SCHEMA}")
+    elif present == 0 or not migrate or present > len(MIGRATIONS):
+        check_version(present)
+    for name in MIGRATIONS[present:]:
+        db.script(resources.files("receiver.ledger.postgres").joinpath(name).read_text(encoding="utf-8"))
+    if present < len(MIGRATIONS):
+        db.script("DELETE FROM schema_version")
+        db.execute("INSERT INTO schema_version VALUES (?)", (len(MIGRATIONS),))
+    session.commit()
+
+
+def version(db: Statements) -> int:
+    """Return the schema's version, 0 where there is none."""
+    (is_there,) = db.execute(f"SELECT to_regclass('{SCHEMA}.schema_version') IS NOT NULL").fetchone()  # type: ignore[misc]
+    row = db.execute("SELECT version FROM schema_version").fetchone() if is_there else None
+    return 0 if row is None else int(row[0])
+
+
+def check_version(present: int) -> None:
+    """Raise `LedgerError` where a schema's version is not that of this program."""
+    if present == 0:
+        raise LedgerError(
+            "ledger.unavailable", "There is no ledger in the database; `receiver serve` makes one."
+        )
+    if present > len(MIGRATIONS):
+        raise LedgerError(
+            "ledger.newer",
+            f"The ledger in the database is of version {present}; this program knows {len(MIGRATIONS)}."
+            " Start the newer program, or restore a backup from before the upgrade.",
+        )
+    if present < len(MIGRATIONS):
+        raise LedgerError(
+            "ledger.unavailable",
+            f"The ledger in the database is of version {present};"
+            f" `receiver serve` brings it to {len(MIGRATIONS)}.",
+        )
+
+
+def _check_server(db: Statements) -> None:
+    query = "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding')"
+    number, encoding = db.execute(query).fetchone() or (0, "")
+    if number < OLDEST_SERVER:
+        raise LedgerError(
+            "ledger.unavailable",
+            f"The server is PostgreSQL {number}; {OLDEST_SERVER} is the oldest that works.",
+        )
+    if encoding != "UTF8":
+        raise LedgerError(
+            "ledger.unavailable", f"The database's encoding is {encoding}; the ledger needs one with UTF8."
+        )
