@@ -89,6 +89,14 @@ def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
     return wanted, Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
 
 
+def images(query: QueryParams) -> tuple[Filter, Window]:
+    """Parse the parameters of the gallery: some of those of ``GET /jobs``; archived jobs without a state."""
+    given = _parsed(query, "state", "provider", "ref", "since", "until", "limit", "cursor")
+    states = given["state"] or (State.ARCHIVED,)
+    found = {name: given[name] for name in ("provider", "ref", "since", "until")}
+    return Filter(states=states, **found), Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
+
+
 def deliveries(query: QueryParams) -> tuple[str | None, Window]:
     """Parse the parameters of ``GET /deliveries``."""
     given = _parsed(query, "outcome", "limit", "cursor")

@@ -26,7 +26,7 @@ from receiver.core.concurrency import cancel
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import Instrumentation, Step
 from receiver.core.paths import webhook_paths
-from receiver.dashboard import Dashboard, Work
+from receiver.dashboard import Dashboard, ImageZips, Work
 from receiver.events.feed import Feed
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
@@ -173,11 +173,13 @@ async def open_receiver(
             waiters=waiters,
             providers=providers,
         )
+        scratch = factories.open_scratch(config)
         dashboard = Dashboard(
             ledger=ledger,
             find_refused=partial(acceptance.find_refused, ledger, worker.spool),
             accept_refused=partial(acceptance.accept, ledger, worker.spool),
             thumbnails=await factories.open_thumbnails(config, locator, stack),
+            zips=ImageZips(ledger, locator, scratch),
             failing=api.failing,
             working=lambda: [Work(stage, claim.job, age) for stage, claim, age in worker.under_way],
             unasked=lambda: _why_providers_are_not_asked(providers, meters),

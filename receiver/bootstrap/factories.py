@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import shutil
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -124,6 +125,14 @@ async def is_archive_used(ledger: LedgerReader, archive: str) -> bool:
     """Return whether the newest of the jobs that are archived has its image in this archive."""
     newest = (await ledger.jobs(Filter(states=(State.ARCHIVED,)), limit=1)).jobs
     return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
+
+
+def open_scratch(config: Config) -> Path:
+    """Return the folder of files that no restart needs, without those that a crash left there."""
+    folder = config.data_dir / "scratch"
+    for left in folder.glob("zip-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return folder
 
 
 def open_spool(config: Config) -> Spool:

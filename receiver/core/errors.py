@@ -98,6 +98,7 @@ REASONS: Mapping[str, str] = {
     "archive.unreadable": "A file or folder of the archive cannot be read, or is no regular file.",
     "archive.mislabelled": "The archived object's metadata are not those of its job.",
     "archive.duplicate": "The archive holds another object of a job that is archived elsewhere.",
+    "archive.crowded": "Two selections of images are being sent already; try again when one has ended.",
     "archive.foreign": "The archive holds an object that belongs to no job of the ledger.",
     "ledger.unavailable": "The ledger cannot be written.",
     "ledger.overloaded": "Too many deliveries wait for the ledger.",

@@ -6,11 +6,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from http import HTTPStatus
-from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import structlog
-from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -20,6 +18,9 @@ from receiver.core.clock import Clock
 from receiver.core.errors import REASONS, LedgerError, ReceiverError, SpoolError
 from receiver.core.jobs import Job, State, overdue_cutoff
 from receiver.dashboard import presenters
+from receiver.dashboard.gallery import Gallery
+from receiver.dashboard.image_zip import ImageZips
+from receiver.dashboard.links import filled, links, with_limit
 from receiver.dashboard.templates import Static, Templates
 from receiver.dashboard.throughput import Throughput, chart
 from receiver.dashboard.thumbnails import Thumbnails
@@ -70,6 +71,7 @@ class Dashboard:
     accept_refused: Callable[[str, str], Awaitable[Job]]
     find_refused: Callable[[str], Awaitable[RefusedBytes]]
     thumbnails: Thumbnails
+    zips: ImageZips
     failing: Callable[[], Awaitable[Mapping[str, str]]]
     working: Callable[[], Sequence[presenters.Work]]
     unasked: Callable[[], str | None]
@@ -81,6 +83,7 @@ class Dashboard:
 
     def __post_init__(self) -> None:
         self._templates = Templates(self._static, self.now, self.providers)
+        self._gallery = Gallery(self.ledger, self._templates, self.zips, self._failing)
 
     def routes(self) -> list[Route]:
         return [
@@ -89,6 +92,8 @@ class Dashboard:
             Route("/page/jobs/{id}/thumbnail", self.thumbnail, methods=["GET"]),
             Route("/page/jobs/{id}/accept", self._with_error_pages(self.accept), methods=["POST"]),
             Route("/page/jobs/{id}/retry", self._with_error_pages(self.retry), methods=["POST"]),
+            Route("/page/gallery", self._with_error_pages(self._gallery.show), methods=["GET"]),
+            Route("/page/gallery/zip", self._with_error_pages(self._gallery.download), methods=["POST"]),
             Route("/page/deliveries", self._with_error_pages(self.deliveries), methods=["GET"]),
             Route("/static/{name}", self._static.answer, methods=["GET"]),
         ]
@@ -110,9 +115,9 @@ class Dashboard:
 
     async def overview(self, request: Request) -> Response:
         """``GET /``: the overview, and a table of jobs with the filters of ``GET /jobs``."""
-        given = _filled(request.query_params)
+        given = filled(request.query_params)
         overdue_before = overdue_cutoff(self.now(), self.overdue_after)
-        wanted, window = params.jobs(_with_limit(given, ROWS), overdue_before=overdue_before)
+        wanted, window = params.jobs(with_limit(given, ROWS), overdue_before=overdue_before)
         failing = await self._failing()
         glance = await self.ledger.overview(overdue_before=overdue_before, limit=GLANCE)
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
@@ -131,7 +136,7 @@ class Dashboard:
             reasons=REASONS,
             overdue=given.get("overdue"),
             narrow=wanted != Filter(),
-            **_links("/", "/jobs", given, window, page.next),
+            **links("/", "/jobs", given, window, page.next),
         )
 
     async def job(self, request: Request) -> Response:
@@ -160,8 +165,8 @@ class Dashboard:
 
     async def deliveries(self, request: Request) -> Response:
         """``GET /page/deliveries``: the deliveries that were no completions, newest first."""
-        given = _filled(request.query_params)
-        outcome, window = params.deliveries(_with_limit(given, BODIES))
+        given = filled(request.query_params)
+        outcome, window = params.deliveries(with_limit(given, BODIES))
         failing = await self._failing()
         page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
         return self._templates.answer(
@@ -170,7 +175,7 @@ class Dashboard:
             deliveries=[(unread, *presenters.body(unread.body)) for unread in page.deliveries],
             outcome=outcome,
             outcomes=params.UNREAD_OUTCOMES,
-            **_links("/page/deliveries", "/deliveries", given, window, page.next),
+            **links("/page/deliveries", "/deliveries", given, window, page.next),
         )
 
     async def retry(self, request: Request) -> Response:
@@ -194,7 +199,7 @@ class Dashboard:
             raise LedgerError("ledger.unknown_job")
         thumbnail = await self.thumbnails.of(job)
         if thumbnail is None:
-            headers = {**THUMBNAIL_HEADERS, "Cache-Control": "private, max-age=60"}
+            headers = {**THUMBNAIL_HEADERS, "Cache-Control": "no-store"}
             return Response(self._static.content("nothing.svg"), media_type="image/svg+xml", headers=headers)
         headers = {**THUMBNAIL_HEADERS, "Cache-Control": "private, max-age=86400, immutable"}
         return Response(thumbnail, media_type="image/webp", headers=headers)
@@ -229,29 +234,3 @@ class Dashboard:
                 return await self.failing()
         except TimeoutError:
             return {"checks": f"The checks did not end within {CHECK_SECONDS:g} seconds."}
-
-
-def _filled(given: QueryParams) -> QueryParams:
-    """Return the parameters with a value: a form sends its empty fields too."""
-    return QueryParams([(name, value) for name, value in given.multi_items() if value])
-
-
-def _with_limit(given: QueryParams, limit: int) -> QueryParams:
-    return given if "limit" in given else QueryParams([*given.multi_items(), ("limit", str(limit))])
-
-
-def _links(
-    path: str, api_path: str, given: QueryParams, window: params.Window, next_position: int | None
-) -> dict[str, Any]:
-    """Return the links of a page of rows: to the first page, the next one, and the same rows as JSON."""
-    filters = [(name, value) for name, value in given.multi_items() if name != "cursor"]
-    following = [*filters, ("cursor", params.cursor(next_position))]
-    return {
-        "first": _link(path, filters) if window.before is not None else None,
-        "next": _link(path, following) if next_position else None,
-        "json": _link(api_path, given.multi_items()),
-    }
-
-
-def _link(path: str, parameters: Sequence[tuple[str, Any]]) -> str:
-    return f"{path}?{urlencode(parameters)}" if parameters else path

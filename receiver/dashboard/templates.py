@@ -68,13 +68,13 @@ class Templates:
     def __init__(self, static: Static, now: Clock, titles: Mapping[str, str]) -> None:
         self._static = static
         self._titles = titles
-        self._now = now
+        self.now = now
 
     def answer(
         self, name: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
     ) -> Response:
         """Return a rendered page."""
-        text = self._environment.get_template(f"{name}.html").render(now=self._now(), **values)
+        text = self._environment.get_template(f"{name}.html").render(now=self.now(), **values)
         return HTMLResponse(text, status, {**PAGE_HEADERS, **(headers or {})})
 
     @cached_property

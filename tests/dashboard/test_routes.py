@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from receiver.archive.factory import open_archive
 from receiver.core.errors import BodyError, FetchError
 from receiver.core.jobs import State
-from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, Thumbnails, Work
+from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, ImageZips, Thumbnails, Work
 from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
 from receiver.operations import acceptance
@@ -68,6 +68,7 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
             find_refused=partial(acceptance.find_refused, ledger, spool),
             accept_refused=partial(acceptance.accept, ledger, spool),
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
+            zips=ImageZips(ledger, archive, tmp_path / "scratch"),
             failing=around.checks,
             working=lambda: around.work,
             unasked=lambda: around.unasked,

@@ -88,7 +88,9 @@ def _operation(document: Json, route: str, operation: Json, shared: Sequence[Jso
             ),
         )
     if "requestBody" in operation:
-        yield f"Body: {_value(operation['requestBody']['content']['application/json']['schema'])}."
+        kind, content = next(iter(operation["requestBody"]["content"].items()))
+        form = "" if kind == "application/json" else f", as {code(kind)}"
+        yield f"Body: {_value(content['schema'])}{form}."
     yield table(("status", "answer", "body"), _answers(operation))
 
 

@@ -4,9 +4,9 @@
 "use strict";
 
 (() => {
-  const EVERY = 4000;
-  const PATIENCE = 15000;
   const main = document.getElementById("main");
+  const EVERY = Number(main.dataset.every ?? 4000);
+  const PATIENCE = 15000;
   const stale = document.getElementById("stale");
   // Deadlines are the server's: its clock counts, and not this machine's.
   let ahead = Number(main.dataset.now) - Date.now();
