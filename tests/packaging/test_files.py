@@ -572,11 +572,11 @@ def test_the_databases_owner_is_no_superuser_and_needs_its_password(tmp_path: Pa
             },
             check=True,
         )
-        place = {"host": "127.0.0.1", "port": server.port, "user": "receiver", "dbname": "receiver"}
-        with psycopg.connect(**place, password=password.read_text()) as db:
+        place = f"host=127.0.0.1 port={server.port} user=receiver dbname=receiver"
+        with psycopg.connect(place, password=password.read_text()) as db:
             db.execute("CREATE SCHEMA its_own")
             assert db.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() == (
                 False,
             )
         with pytest.raises(psycopg.OperationalError, match="password"):
-            psycopg.connect(**place, password="")
+            psycopg.connect(place, password="no")
