@@ -120,6 +120,20 @@ def _list(value: Any) -> Any:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
+def _alert_urls(value: Any) -> Any:
+    """Parse a JSON list, or URLs with blanks or commas between them: a comma may also stand in a URL."""
+    if not isinstance(value, str) or value.lstrip().startswith("["):
+        return _list(value)
+    return [url for url in re.split(r"[\s,]+(?=[A-Za-z][A-Za-z0-9]*://)", value.strip(" \t\n,")) if url]
+
+
+def _have_schemes(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    for number, url in enumerate(urls, 1):
+        if not re.match(r"[A-Za-z][A-Za-z0-9]*://.", url.get_secret_value()):
+            raise ValueError(f"its entry {number} is no URL of Apprise, such as ntfys://host/topic")
+    return urls
+
+
 def _headers(value: Any) -> Any:
     """Parse a JSON object of header names to one accepted value or a list of them."""
     if not isinstance(value, str):
@@ -250,6 +264,12 @@ Base64Secrets = Annotated[
     BeforeValidator(_list),
     AfterValidator(_sent_as_is),
     AfterValidator(_base64_secrets),
+]
+AlertUrls = Annotated[
+    tuple[SecretStr, ...],
+    BeforeValidator(_alert_urls),
+    AfterValidator(_sent_as_is),
+    AfterValidator(_have_schemes),
 ]
 Lifetimes = Annotated[dict[str, timedelta], BeforeValidator(_lifetimes)]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_list)]
@@ -391,6 +411,16 @@ class Config(BaseModel):
     notify_secret: Annotated[SecretStr | None, AfterValidator(_webhook_secret)] = None
     """Signs the notifications: `whsec_` and the base64 of 24 to 64 random bytes. `receiver init` prints a
     fresh one."""
+    alert_urls: AlertUrls = ()
+    """Where alerts go, as URLs of [Apprise](https://appriseit.com/services/): `mailtos://`, `slack://`,
+    `discord://`, `tgram://`, `ntfys://`, `workflows://` (Teams), `jsons://` and a hundred more. Needs the
+    extra `alerts`."""
+    backup_every: Duration | None = None
+    """How often `receiver backup` is run; no backup within this time is an alert, also before the first.
+    Unset: backups are not watched."""
+    audit_every: Duration | None = None
+    """How often `receiver audit` is run; no audit that ended within this time is an alert, also before the
+    first. Unset: audits are not watched."""
     confirm: Switch = False
     """`on`: a delivery, a failure too, is only a hint; the image URL and size come from the provider's own
     answer. A failure that it confirms is `rejected` as `provider.job_failed`. Needs `XIMILAR_API_TOKEN`."""

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from receiver.alerts.alerter import Alerter
 from receiver.api import openapi
 from receiver.api.health import readiness_checks
 from receiver.api.routes import Api
@@ -194,6 +195,11 @@ async def open_receiver(
             meters=meters,
             ledger=ledger,
             overdue_after=config.overdue_after,
+            every={
+                name: every
+                for name, every in (("backup", config.backup_every), ("audit", config.audit_every))
+                if every is not None
+            },
             now=wall_clock,
             refusals=refusals,
             in_progress=worker.in_progress,
@@ -201,6 +207,15 @@ async def open_receiver(
             workers_alive=checks["workers"],
             archive_up=checks["archive"],
         )
+        if channels := factories.alert_channels(config):
+            alerter = Alerter(
+                ledger=ledger,
+                collect=metrics.collect,
+                channels=channels,
+                address=str(config.public_url or "").rstrip("/"),
+                now=wall_clock,
+            )
+            stack.push_async_callback(cancel, [asyncio.create_task(alerter.run(), name="alerts")])
         document = openapi.document(metadata.version("upscale-receiver"), providers.values())
         routes = [
             *(Route(path, webhook, methods=["POST"]) for path, webhook in webhooks.items()),

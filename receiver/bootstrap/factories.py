@@ -13,6 +13,7 @@ from functools import partial
 from importlib import metadata
 from pathlib import Path
 
+from receiver.alerts import channels
 from receiver.archive.base import ImageReader, Inventory
 from receiver.archive.factory import open_archive
 from receiver.archive.key import check_template
@@ -59,6 +60,7 @@ def wrong_settings(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
         lambda: Sources.parse(config.image_sources),
         lambda: open_archive(config.archive_uri),
         lambda: open_providers(Setup(config, environ)),
+        lambda: alert_channels(config),
     )
     for check in checks:
         try:
@@ -67,6 +69,11 @@ def wrong_settings(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
             yield str(error)
     if config.max_spool_bytes < config.max_image_bytes:
         yield "RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES"
+
+
+def alert_channels(config: Config) -> dict[str, str]:
+    """Return the URLs of ``RECEIVER_ALERT_URLS`` by the channels' names. Raise `ConfigError` if unusable."""
+    return channels.named([url.get_secret_value() for url in config.alert_urls])
 
 
 def make_data_dir(config: Config) -> None:

@@ -7,9 +7,12 @@ from typing import Annotated
 import typer
 
 from receiver.cli import output
-from receiver.cli.common import AsJson, progress_bar
+from receiver.cli.common import AsJson, print_message, progress_bar
 from receiver.cli.maintenance import load_checked_config
-from receiver.ledger import FILE_NAME, back_up
+from receiver.core.clock import wall_clock
+from receiver.core.errors import LedgerError
+from receiver.ledger import FILE_NAME, Ledger, back_up
+from receiver.operations.checkpoint import record_end
 
 
 def backup(
@@ -32,6 +35,7 @@ def backup(
         copy = asyncio.run(
             back_up(config.data_dir / FILE_NAME, file, overwrite=force, on_progress=on_progress)
         )
+    asyncio.run(_record_end(config.data_dir))
     if as_json:
         output.print_json(
             {"file": str(copy.path), "version": copy.version, "jobs": copy.jobs, "bytes": copy.bytes}
@@ -40,3 +44,12 @@ def backup(
         typer.echo(
             f"{copy.path}: {copy.jobs} jobs, {copy.bytes} bytes, ledger version {copy.version}; checked"
         )
+
+
+async def _record_end(data_dir: Path) -> None:
+    """Record the end of a backup, so that its age is known. The copy is good also where that fails."""
+    try:
+        async with await Ledger.open_beside(data_dir, make=False) as ledger:
+            await record_end(ledger, "backup", wall_clock())
+    except LedgerError as error:
+        print_message(f"the time of this backup is not recorded: {error.detail}")

@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": (RUNNING, "receiver.cli.serve"),
     "init": (RUNNING, "receiver.cli.init"),
     "doctor": (RUNNING, "receiver.cli.doctor"),
+    "alert": (RUNNING, "receiver.cli.alert"),
     "submit": (JOBS, "receiver.cli.submit"),
     "jobs": (JOBS, "receiver.cli.jobs"),
     "job": (JOBS, "receiver.cli.jobs"),

@@ -14,7 +14,19 @@ from pathlib import Path
 from typing import Any, Self
 
 from receiver.core.errors import LedgerError
-from receiver.ledger import Ledger, take_lock
+from receiver.ledger import Ledger, LedgerReader, take_lock
+
+
+async def record_end(ledger: Ledger, name: str, at: int) -> None:
+    """Record that a run, such as a backup, ended at a time, ms since the epoch."""
+    await ledger.save_checkpoint(f"{name} ended", str(at))
+
+
+async def ended_at(ledger: LedgerReader, name: str) -> int | None:
+    """Return when such a run ended last, ms since the epoch."""
+    at = await ledger.checkpoint(f"{name} ended")
+    return None if at is None else int(at)
+
 
 Finding = dict[str, Any]
 """``job``, ``uri``, ``reason`` and ``detail``; the first two can be ``None``."""
@@ -120,6 +132,8 @@ class Checkpoint:
             "findings_bytes": self.end,
         }
         await self.ledger.save_checkpoint(self.name, json.dumps(state))
+        if finished_at is not None:
+            await record_end(self.ledger, self.name, finished_at)
 
     def findings(self) -> Iterator[Finding]:
         """Read all findings since the run began, including those before an interruption."""

@@ -24,11 +24,12 @@ from starlette.responses import Response
 
 from receiver.api import params
 from receiver.api.health import Probe
-from receiver.core.clock import Clock
+from receiver.core.clock import Clock, milliseconds
 from receiver.core.errors import REASONS, LedgerError, SpoolError
 from receiver.core.instrumentation import Step, Work
 from receiver.core.jobs import State, overdue_cutoff
 from receiver.ledger import COUNTED_TO, NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Stats
+from receiver.operations.checkpoint import ended_at
 from receiver.web.refusals import RefusalCounter
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ LABELS = {
     "receiver_reconcile": ["outcome", "reason"],
     "receiver_notifications": ["outcome"],
     "receiver_objects_damaged": ["reason"],
+    "receiver_run_late": ["run"],
 }
 
 SCRAPED: Mapping[str, str] = {
@@ -94,6 +96,8 @@ SCRAPED: Mapping[str, str] = {
     f" promised image; counted up to {COUNTED_TO}.",
     "receiver_images_lost": "Acknowledged jobs whose image is gone: its URL ended before it was safe, or the"
     " last audit did not find its object. Must be 0.",
+    "receiver_run_late": "Whether no such run has ended within its setting, RECEIVER_BACKUP_EVERY or"
+    " RECEIVER_AUDIT_EVERY; absent without the setting.",
     "receiver_spool_bytes": "Bytes of the images on the receiver's disk that wait for the archive.",
 }
 """Texts of what is asked at each scrape: counters, and gauges."""
@@ -134,6 +138,7 @@ class Meters:
             "Failed attempts to bring an image from the receiver's disk to the archive, by reason.",
             ["reason"],
         )
+        self._upload_failures.labels("archive.occupied")  # so that the first one is an increase
         self._fetch_seconds = histogram(
             "receiver_fetch_duration_seconds",
             "Duration of downloads that came whole.",
@@ -202,6 +207,7 @@ class Metrics:
 
     Attributes:
         overdue_after: how long a submitted job may stay without a completion.
+        every: how often runs should end, by their names.
         spool_room: the bytes that the spool still takes beside so many that it holds.
         timeout: seconds that the ledger has to answer.
     """
@@ -210,6 +216,7 @@ class Metrics:
     meters: Meters
     ledger: Ledger
     overdue_after: timedelta
+    every: Mapping[str, timedelta]
     now: Clock
     refusals: RefusalCounter
     in_progress: Callable[[], Mapping[str, int]]
@@ -226,8 +233,9 @@ class Metrics:
 
     async def collect(self) -> Collector:
         overdue_before = overdue_cutoff(self.now(), self.overdue_after)
-        stats, writable, workers, archive = await asyncio.gather(
+        stats, late, writable, workers, archive = await asyncio.gather(
             self._within_timeout(self.ledger.stats(overdue_before=overdue_before, counted_to=COUNTED_TO)),
+            self._within_timeout(self._late()),
             self._within_timeout(self._writable()),
             self.workers_alive(),
             self.archive_up(),
@@ -244,6 +252,7 @@ class Metrics:
             "receiver_workers_alive": workers is None,
             "receiver_archive_up": archive is None,
             "receiver_queue_depth": queues,
+            "receiver_run_late": late or {},
         }
         if stats is not None:
             queues["fetch"] = stats.unclaimed(State.RECEIVED)
@@ -262,6 +271,11 @@ class Metrics:
     async def _writable(self) -> bool:
         await self.ledger.check_writable()
         return True
+
+    async def _late(self) -> dict[str, float]:
+        ends = {name: await ended_at(self.ledger, name) for name in self.every}
+        due = {name: self.now() - milliseconds(every) for name, every in self.every.items()}
+        return {name: at is None or at < due[name] for name, at in ends.items()}
 
     async def _within_timeout(self, question: Awaitable[T]) -> T | None:
         """Return the ledger's answer, or ``None`` where it fails or takes too long."""

@@ -32,5 +32,6 @@ METRICS: dict[str, set[str]] = {
     "receiver_notifications_total": {"outcome"},
     "receiver_notifications_pending": set(),
     "receiver_objects_damaged": {"reason"},
+    "receiver_run_late": {"run"},
 }
 """Each metric's name, as it is asked for, and its labels. Histograms stand without their suffixes."""

@@ -33,6 +33,7 @@ PACKAGES = (
     "api",
     "dashboard",
     "telemetry",
+    "alerts",
     "bootstrap",
     "doctor",
     "cli",
@@ -77,6 +78,7 @@ OWNERS = {
     "cryptography": {"receiver.providers.key_set"},
     "standardwebhooks": {"receiver.events.outgoing_webhooks"},
     "jinja2": {"receiver.dashboard"},
+    "apprise": {"receiver.alerts.send"},
     "opentelemetry": {"receiver.telemetry.tracing.spans"},
 }
 """Libraries that one module or package alone imports, so that they can be replaced there. The sandbox stands

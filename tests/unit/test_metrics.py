@@ -68,6 +68,7 @@ def metrics(ledger: Ledger, clock: Clock, meters: Meters, registry: CollectorReg
         meters=meters,
         ledger=ledger,
         overdue_after=timedelta(minutes=10),
+        every={"backup": timedelta(days=1), "audit": timedelta(days=7)},
         now=clock,
         refusals=RefusalCounter(),
         in_progress=lambda: {"fetch": 3, "archive": 0},
@@ -342,7 +343,8 @@ async def test_every_reason_that_stands_in_a_label_is_one_of_ours(metrics: Metri
     }
 
     assert reasons == {
-        *("", "auth.refused", "auth.token_refused", "image.corrupt", "archive.full", "archive.missing")
+        *("", "auth.refused", "auth.token_refused", "image.corrupt"),
+        *("archive.full", "archive.missing", "archive.occupied"),
     }
     assert reasons - {""} <= set(REASONS)
 

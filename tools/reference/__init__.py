@@ -15,7 +15,7 @@ from receiver.cli.interruption import INTERRUPTED
 from receiver.cli.selection import LEAST_PREFIX
 from receiver.web.problem import RETRY_AFTER_SECONDS
 from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS
-from tools.reference import commands, http_api, logs, metrics, reasons, settings
+from tools.reference import commands, http_api, logs, metrics, reasons, rules, settings
 from tools.reference.live import look
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,13 +37,17 @@ def pages() -> dict[str, str]:
         "metrics.md": metrics.page(live.metrics),
         "logs.md": logs.page(ROOT),
     }
-    return {name: f"{NOTE}\n\n{_introduction(name)}\n\n{text.strip()}\n" for name, text in found.items()}
+    return {
+        **{name: f"{NOTE}\n\n{_introduction(name)}\n\n{text.strip()}\n" for name, text in found.items()},
+        f"../../{rules.FILE}": rules.page(ROOT),
+    }
 
 
 def outdated() -> list[str]:
     """Return the names of the pages that differ from the code, missing and superfluous ones too."""
     wanted = pages()
     found = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.md")}
+    found[f"../../{rules.FILE}"] = (ROOT / rules.FILE).read_text(encoding="utf-8")
     return sorted(name for name in {*wanted, *found} if wanted.get(name) != found.get(name))
 
 

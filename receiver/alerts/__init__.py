@@ -1,0 +1,1 @@
+"""Alerts to where people are: which conditions there are, when each is told, and by which channels."""

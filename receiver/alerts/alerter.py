@@ -1,0 +1,187 @@
+"""Looks at the conditions, and tells each channel what began and what is over, once.
+
+Alerts, with what each channel was told, are kept in the ledger: a restart repeats nothing. A channel that
+fails is tried again with a growing pause, and is then told how things are at that time. Nothing waits for it.
+"""
+
+import json
+import socket
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from urllib.parse import urlsplit
+
+import structlog
+from prometheus_client.registry import Collector
+
+from receiver.alerts.channels import Kind, Message, check, send
+from receiver.alerts.rules import RULES, Rises, Rule, Samples, samples_of
+from receiver.alerts.states import MINUTE, Alert
+from receiver.core import serializers
+from receiver.core.backoff import SECOND, DoublingWait
+from receiver.core.clock import Clock
+from receiver.core.concurrency import run_forever
+from receiver.core.errors import LedgerError
+from receiver.ledger import Ledger, LedgerReader
+
+log = structlog.get_logger("receiver.alerts")
+
+EVERY_SECONDS = 30.0
+PAUSE_SECONDS, MAX_PAUSE_SECONDS = 60.0, 3600.0
+"""Until a channel that failed is tried again."""
+
+_CHECKPOINT = "alerts"
+_BY_NAME = {rule.name: rule for rule in RULES}
+
+Alerts = Mapping[str, Alert]
+"""By the rule's name, with the series' labels behind it where there are several."""
+
+Send = Callable[[Sequence[Message]], Awaitable[Mapping[str, str | None]]]
+"""Sends messages, and returns by channel what went wrong, or ``None``."""
+
+
+@dataclass(kw_only=True, eq=False)
+class Alerter:
+    """The loop; with several receivers on one ledger, one of them runs it.
+
+    Attributes:
+        collect: reads the metrics.
+        channels: their URLs by name.
+        address: the receiver's public address, for links; empty without one.
+    """
+
+    ledger: Ledger
+    collect: Callable[[], Awaitable[Collector]]
+    channels: Mapping[str, str] = field(repr=False)
+    address: str
+    now: Clock
+    send: Send = send
+    check: Send = check
+
+    def __post_init__(self) -> None:
+        self._alerts: Alerts = {}
+        self._saved = True
+        self._rises = Rises()
+        self._pauses = {channel: DoublingWait(PAUSE_SECONDS, MAX_PAUSE_SECONDS) for channel in self.channels}
+        self._next_at = dict.fromkeys(self.channels, 0)
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled."""
+        messages = [Message(channel, url, "", "") for channel, url in self.channels.items()]
+        for channel, error in (await self.check(messages)).items():
+            if error is not None:
+                log.error("alert channel cannot be used", channel=channel, detail=error)
+        await run_forever(self.look, log, retry=EVERY_SECONDS)
+
+    async def look(self) -> float:
+        """Look once, and tell what is new; return the seconds until the next time."""
+        if self._saved:  # else what is here is newer than what is kept
+            with suppress(LedgerError):  # a ledger that cannot be read is told of, too
+                self._alerts = await read_alerts(self.ledger)
+        known = self._alerts
+        samples = samples_of(list((await self.collect()).collect()))
+        self._alerts = await self._tell(self._judge(known, samples))
+        self._saved = self._saved and self._alerts == known
+        if not self._saved:
+            await self.ledger.save_checkpoint(_CHECKPOINT, _written(self._alerts))
+            self._saved = True
+        return EVERY_SECONDS
+
+    def _judge(self, known: Alerts, samples: Samples) -> dict[str, Alert]:
+        now = self.now()
+        judged: dict[str, Alert] = {}
+        for rule in RULES:
+            of_rule = {key: alert for key, alert in known.items() if _rule_of(key) is rule}
+            values = rule.values(samples)
+            if values is None:
+                judged |= of_rule
+                continue
+            if rule.minutes is not None:
+                values = self._rises.since(rule, values, now)
+            texts = {
+                " ".join((rule.name, *(text for name, text in labels if name not in rule.only))): rule.text(
+                    value, labels
+                )
+                for labels, value in values.items()
+                if rule.is_beyond(value)
+            }
+            for key in {**of_rule, **texts}:
+                before = known.get(key, Alert())
+                alert = before.after(texts.get(key), now, rule.wait * MINUTE)
+                if alert.active is not before.active:
+                    line = "alert" if alert.active else "alert over"
+                    log.warning(line, alert=key, detail=alert.text)
+                if not alert.is_over(now):
+                    judged[key] = alert
+        return judged
+
+    async def _tell(self, alerts: dict[str, Alert]) -> Alerts:
+        now = self.now()
+        due = {
+            channel: keys
+            for channel in self.channels
+            if self._next_at[channel] <= now
+            and (keys := [key for key, alert in alerts.items() if alert.is_due(channel)])
+        }
+        if not due:
+            return alerts
+        messages = [
+            self._message(channel, {key: alerts[key] for key in keys}) for channel, keys in due.items()
+        ]
+        for channel, error in (await self.send(messages)).items():
+            if error is not None:
+                self._next_at[channel] = now + int(self._pauses[channel].grow() * SECOND)
+                log.warning("alert not sent", channel=channel, detail=error)
+                continue
+            self._pauses[channel].reset()
+            log.info("alert sent", channel=channel, alerts=due[channel])
+            for key in due[channel]:
+                told = {it: active for it, active in alerts[key].told.items() if it in self.channels}
+                alerts[key] = replace(alerts[key], told={**told, channel: alerts[key].active})
+        return alerts
+
+    def _message(self, channel: str, alerts: Alerts) -> Message:
+        begun = [_rule_of(key) for key, alert in alerts.items() if alert.active]
+        over = len(alerts) - len(begun)
+        kind: Kind = "success"
+        if begun:
+            kind = "failure" if any(rule and rule.severity == "page" for rule in begun) else "warning"
+        if len(alerts) == 1:
+            (key,) = alerts
+            title = _title(key) if begun else f"Over: {_title(key)}"
+        else:
+            title = f"{len(begun)} alerts, {over} over"
+        host = urlsplit(self.address).hostname or socket.gethostname()
+        body = "\n\n".join(self._paragraph(key, alert) for key, alert in alerts.items())
+        return Message(channel, self.channels[channel], f"{title} ({host})", body, kind)
+
+    def _paragraph(self, key: str, alert: Alert) -> str:
+        rule = _rule_of(key)
+        assert rule is not None
+        if not alert.active:
+            return f"{_title(key)}: over since {serializers.time(alert.at)}. It was: {alert.text}"
+        link = f"\n{self.address}{rule.page}" if self.address else ""
+        return f"{_title(key)}: {alert.text}\nWhat to do: {rule.what_to_do}{link}"
+
+
+async def read_alerts(ledger: LedgerReader) -> Alerts:
+    """Return the alerts that are kept in the ledger; of another version's, none."""
+    try:
+        kept = json.loads(await ledger.checkpoint(_CHECKPOINT) or "{}")
+        return {key: Alert(**alert) for key, alert in kept.items()}
+    except (TypeError, ValueError):
+        return {}
+
+
+def _written(alerts: Alerts) -> str:
+    return json.dumps({key: asdict(alert) for key, alert in alerts.items()})
+
+
+def _rule_of(key: str) -> Rule | None:
+    return _BY_NAME.get(key.partition(" ")[0])
+
+
+def _title(key: str) -> str:
+    rule, labels = _rule_of(key), key.partition(" ")[2]
+    name = key if rule is None else rule.title
+    return f"{name}, {labels}" if labels and rule else name
