@@ -24,6 +24,7 @@ from receiver.config import Config
 from receiver.core.concurrency import run_in_thread
 from receiver.core.errors import (
     ArchiveError,
+    AuthError,
     ConfigError,
     LedgerError,
     NoCreditsError,
@@ -207,12 +208,26 @@ def check_clock(peer: str, difference: float | None) -> list[Result]:
 
 
 async def check_provider(provider: Provider, name: str) -> list[Result]:
-    """Ask a provider something that is free, such as for its list of jobs."""
+    """Read a provider's keys, and ask it something that is free, such as for its list of jobs."""
+    both = await asyncio.gather(_check_keys(provider, name), _check_token(provider, name))
+    return [result for results in both for result in results]
+
+
+async def _check_keys(provider: Provider, name: str) -> list[Result]:
+    try:
+        number = await provider.count_keys()
+    except AuthError as error:
+        remedy = "May this machine reach it? Until then deliveries are answered with 503, and sent again."
+        return [failure(name, error.detail, remedy)]
+    if number is None:
+        return []
+    return [ok(name, f"{number} {'key proves' if number == 1 else 'keys prove'} its deliveries")]
+
+
+async def _check_token(provider: Provider, name: str) -> list[Result]:
     if not provider.has_token:
-        detail = (
-            f"{provider.token_setting} is not set: jobs that stay silent are not asked for, nor fresh URLs"
-            " for dead ones"
-        )
+        fresh = ", nor fresh URLs for dead ones" if provider.fresh_urls else ""
+        detail = f"{provider.token_setting} is not set: jobs that stay silent are not asked for{fresh}"
         return [warning(name, detail, "Set it to your account's token.")]
     asked = time.time()
     offsets: list[float | None] = [None]

@@ -306,6 +306,13 @@ class Provider(ABC):
     def open_client(self, calls: Calls) -> Client | None:
         """Return a new client; ``None`` where the provider cannot be asked, such as without a token."""
 
+    async def count_keys(self) -> int | None:
+        """Return how many keys of a key set prove deliveries, read now; ``None`` without a key set.
+
+        Raise `AuthError` ``auth.keys_unavailable`` with the cause where they cannot be read.
+        """
+        return None
+
     # What follows is the same for all.
 
     def job_id(self, own_id: str, output: int = 1) -> str:

@@ -39,6 +39,9 @@ MAX_SIGNATURES = 2
 
 Keys = Sequence[Ed25519PublicKey]
 
+_UNREADABLE = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, ValueError)
+"""What reading a key set raises."""
+
 
 def parse(text: str | bytes) -> Keys:
     """Return the Ed25519 keys of a JWKS. Keys of other kinds, and broken ones, are passed over.
@@ -115,6 +118,21 @@ class KeySet:
             refuse()
         return self._prove_anew(message, signatures)
 
+    async def count(self) -> int:
+        """Return how many keys there are, with those that are at the address now.
+
+        Raises:
+            AuthError: ``auth.keys_unavailable``, and why they cannot be read.
+        """
+        found: Keys = ()
+        if self.url is not None:
+            try:
+                found = parse(await self._content())
+            except _UNREADABLE as error:
+                why = str(error) if type(error) is ValueError else f"cannot be read ({type(error).__name__})"
+                raise AuthError("auth.keys_unavailable", f"The key set at {self.url} {why}.") from None
+        return len({key.public_bytes_raw() for key in (*self.pinned, *found)})
+
     async def _prove_anew(self, message: bytes, signatures: Sequence[bytes]) -> None:
         async with self._lock:
             # Another delivery may have had them read meanwhile.
@@ -149,7 +167,7 @@ class KeySet:
         is_first = self._read_at is None
         try:
             found = parse(await self._content())
-        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, ValueError):
+        except _UNREADABLE:
             self._failed, self._asked_at = True, self.now()
             return
         self._read, self._read_at, self._failed = found, self.now(), False
@@ -166,7 +184,7 @@ class KeySet:
             client.stream("GET", self.url, headers={"Accept-Encoding": "identity"}) as answer,
         ):
             if answer.status_code != 200:
-                raise ValueError("its address answers with an error")
+                raise ValueError(f"is answered with {answer.status_code}")
             content = b""
             async for chunk in answer.aiter_raw():
                 content += chunk

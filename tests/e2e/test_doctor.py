@@ -37,6 +37,7 @@ from tests.support.s3_standin import standin
 from tests.support.seaweed import seaweed
 from tests.support.source import Answer, Source, source
 from tests.support.terminal import on_a_terminal
+from tests.support.upscalers import FAL
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,17 @@ def test_a_provider_that_is_not_there_is_told(programs: Programs) -> None:
     (said,) = examined(programs.folder, values).of("provider", "failure")
     assert "nothing listens there" in said
     assert f"Is {url} right" in said
+
+
+def test_a_key_set_is_read_and_its_keys_are_counted(programs: Programs) -> None:
+    with programs.sandbox(*FAL.options, "--two-keys") as box:
+        values = FAL.settings(programs.folder, box)
+        found = examined(programs.folder, values)
+        assert "2 keys prove its deliveries " in found.of("provider")
+        assert found.failing() == set()
+    (said,) = examined(programs.folder, {**values, "FAL_KEY": ""}).of("provider", "failure")
+    assert "/.well-known/jwks.json cannot be read (ConnectError)" in said
+    assert "May this machine reach it?" in said
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(900, "seconds behind"), (-900, "seconds ahead of")])

@@ -237,6 +237,21 @@ async def test_the_last_good_keys_serve_while_none_can_be_read() -> None:
         assert at.asked == before + 1
 
 
+async def test_the_keys_are_counted_once_each_and_what_keeps_them_away_is_named() -> None:
+    at = Address(KEY, STRANGER)
+    assert await at.provider(KEY).count_keys() == 2
+    assert await provider(FAL_JWKS=jwks(KEY)).count_keys() == 1
+    for at.status, at.text, why in (
+        (500, "", "is answered with 500"),
+        (200, "<html>", "is no JWKS"),
+        (200, '{"keys": []}', "holds no Ed25519 key"),
+        (200, "x" * 10**6, "is too large"),
+    ):
+        with pytest.raises(AuthError, match=why) as raised:
+            await at.provider(KEY).count_keys()
+        assert raised.value.reason == "auth.keys_unavailable"
+
+
 async def test_keys_that_were_never_had_are_no_refusal() -> None:
     at = Address(KEY)
     at.status = 503

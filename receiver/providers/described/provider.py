@@ -14,7 +14,7 @@ from receiver.core.completion import MAX_OUTPUTS, Failure, is_provider_id
 from receiver.core.errors import BodyError, ConfigError, UnavailableError, UnknownJobError
 from receiver.core.headers import RawHeaders
 from receiver.core.rate_limit import RateLimiter
-from receiver.providers import json_paths, proofs, signatures
+from receiver.providers import json_paths, key_set, proofs, signatures
 from receiver.providers.api import JsonApi
 from receiver.providers.base import (
     MASK,
@@ -118,6 +118,9 @@ class DescribedProvider(Provider):
 
     def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
         return proof_after(self.proof.check(headers, body))
+
+    async def count_keys(self) -> int | None:
+        return await self.proof.keys.count() if isinstance(self.proof, key_set.Ed25519) else None
 
     def read(self, body: bytes) -> Reading:
         return self.reading(decode_json(body), asked=False)

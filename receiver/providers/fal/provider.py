@@ -98,6 +98,9 @@ class FalProvider(Provider):
     def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
         return proof_after(self.proof.check(headers, body))
 
+    async def count_keys(self) -> int:
+        return await self.proof.keys.count()
+
     def read(self, body: bytes) -> Reading:
         return results.read(decode_json(body))
 
