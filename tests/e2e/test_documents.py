@@ -35,6 +35,7 @@ from tests.support.waiting import eventually
 
 IDS = ("d13e8a4c-5f0e-4c0b-9e57-6a9b7b1d2c01", "8e5848d5-256f-4775-a2a5-969f3cb5b87e")
 REFUSED = "5a1f0c1e-3b51-4d0e-9d5e-2f6f1a0c7b44"
+MISTYPED = "77aa0c1e-3b51-4d0e-9d5e-2f6f1a0c7b44"
 """Jobs that the documents' examples speak of."""
 
 LINES = list(
@@ -135,7 +136,8 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs) -
 
 
 def made(receiver: Receiver, near: Neighbour) -> None:
-    """The jobs that the examples speak of: all were rejected, and the first two have an image by now."""
+    """The jobs that the examples speak of: rejected ones, of which two have an image, and a silent one."""
+    receiver.post("/jobs", json={"id": MISTYPED}).raise_for_status()
     for job_id in (*IDS, REFUSED):
         receiver.deliver(completion(job_id, near.serve(b"no image", job_id), *SIZE)).raise_for_status()
     for job_id in (*IDS, REFUSED):

@@ -20,6 +20,7 @@ PACKAGES = (
     "archive",
     "config",
     "providers",
+    "client",
     "verify",
     "fetch",
     "web",
@@ -54,6 +55,7 @@ STRANGERS = (
     ("verify", {"ledger", "fetch", "archive", "config"}),
     ("archive", {"ledger", "fetch", "verify", "config"}),
     ("providers", {"archive"}),
+    ("client", {"config", "archive"}),
     ("sandbox", {"core"}),
 )
 """Packages that do not meet, although the order would let one import the other. Most meet at the ledger."""

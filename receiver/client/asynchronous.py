@@ -1,0 +1,314 @@
+"""The client for asyncio, of which the other is made."""
+
+import asyncio
+import hashlib
+import json
+import secrets
+import ssl
+import time
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from datetime import UTC, datetime
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from receiver.client import documents
+from receiver.client.documents import ApiError, Change, Job
+from receiver.providers.api import DIRECT
+
+TIMEOUT = 30.0
+
+PAGE = 500
+"""Jobs in one answer of a list."""
+
+MAX_WAIT = 60.0
+"""Seconds that the receiver lets a client wait for a job."""
+
+SILENCE = 45.0
+"""Seconds without a byte after which a stream of changes counts as broken: a comment comes every 15."""
+
+PATIENCE = 60.0
+"""Seconds that a receiver which answered before may be away, such as during an upgrade."""
+
+PAUSE = 1.0
+"""Seconds between two tries."""
+
+AWAY = frozenset({502, 503, 504})
+
+
+class AsyncClient:
+    """A client of a receiver's HTTP API.
+
+    Each method raises `ApiError` where the receiver refuses, and `httpx.TransportError` without an answer.
+
+    Args:
+        url: the receiver's address, such as ``http://127.0.0.1:8080``.
+        token: one of its API tokens.
+        timeout: seconds that connecting, and each silence of an answer, may take.
+        verify: whom to trust over TLS, as httpx takes it.
+        transport: what sends the requests, such as in tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        *,
+        timeout: float = TIMEOUT,
+        verify: ssl.SSLContext | bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._base = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._timeout = timeout
+        self._verify = verify
+        self._http = httpx.AsyncClient(timeout=timeout, verify=verify, transport=transport, mounts=DIRECT)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+    async def jobs(
+        self,
+        *,
+        state: str | Sequence[str] = (),
+        provider: str | None = None,
+        ref: str | None = None,
+        reason: str | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        overdue: bool | None = None,
+        limit: int | None = None,
+    ) -> AsyncGenerator[Job, None]:
+        """Yield jobs without their history, the newest first: all of them, or ``limit``."""
+        wanted = {
+            "state": state,
+            "provider": provider,
+            "ref": ref,
+            "reason": reason,
+            "since": since and since.astimezone(UTC).isoformat(),
+            "until": until and until.astimezone(UTC).isoformat(),
+            "overdue": overdue,
+        }
+        left, cursor = limit, None
+        while left is None or left > 0:
+            size = PAGE if left is None else min(PAGE, left)
+            page = await self._json("GET", "/jobs", {**wanted, "limit": size, "cursor": cursor})
+            for document in page["jobs"]:
+                yield self._job(document)
+            left, cursor = None if left is None else left - size, page["next"]
+            if cursor is None:
+                return
+
+    async def job(self, job_id: str) -> Job:
+        """Return one job with its history."""
+        return self._job(await self._json("GET", _path(job_id)))
+
+    async def wait(self, job_id: str, *, timeout: float | None = None) -> Job:  # noqa: ASYNC109 - of the job
+        """Wait until a job has ended, and return it. A receiver that restarts meanwhile is waited for.
+
+        Raises:
+            TimeoutError: it has not ended within ``timeout`` seconds.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        job = await self.job(job_id)
+        patience = _Patience()
+        patience.renew()
+        while not job.is_final:
+            asked = time.monotonic()
+            left = MAX_WAIT if until is None else min(MAX_WAIT, until - asked)
+            if left <= 0:
+                raise TimeoutError(f"Job {job_id} has not ended within {timeout:g} seconds.")
+            try:
+                job = self._job(
+                    await self._json("GET", _path(job_id), {"wait": left}, silence=left + TIMEOUT)
+                )
+            except (httpx.TransportError, ApiError) as error:
+                await patience.wait_out(error)
+            else:
+                patience.renew()
+                if not job.is_final and time.monotonic() - asked < min(PAUSE, left):  # it is about to stop
+                    await asyncio.sleep(PAUSE)
+        return job
+
+    async def image(self, job_id: str, to: str | PathLike[str]) -> Path:
+        """Write a job's archived image to a file, or into a folder, and return where it is.
+
+        The file is there only when its bytes have the job's SHA-256.
+
+        Raises:
+            ApiError: it is not archived (``ledger.wrong_state``), or other bytes came (``archive.altered``).
+        """
+        job = await self.job(job_id)
+        request = self._request("GET", f"{_path(job_id)}/image")
+        answer = await self._http.send(request, stream=True)
+        if answer.has_redirect_location:
+            await answer.aclose()
+            # A bucket's address holds the right to read the image. The token is not for that host.
+            place = answer.url.join(answer.headers["Location"])
+            answer = await self._http.send(httpx.Request("GET", place), stream=True)
+        async with aclosing(answer):
+            if answer.status_code != 200 or job.image is None:
+                raise await _refusal(answer)
+            target = await asyncio.to_thread(_target, Path(to), job)
+            part = target.with_name(f".{target.name}.{secrets.token_hex(4)}.part")
+            try:
+                if await _write(answer, part) != job.image.sha256:
+                    problem = f"Other bytes came than were archived of job {job_id}."
+                    raise ApiError(answer.status_code, "archive.altered", problem)
+                await asyncio.to_thread(part.replace, target)
+            finally:
+                part.unlink(missing_ok=True)
+        return target
+
+    async def changes(
+        self,
+        *,
+        after: int | None = None,
+        state: str | Sequence[str] = (),
+        ref: str | None = None,
+        id: str | None = None,  # noqa: A002 - the parameter's name
+    ) -> AsyncGenerator[Change, None]:
+        """Yield each transition of a job as it happens, without end: from now on, or after a number.
+
+        A stream that breaks is resumed where it was, so that none is missed.
+        """
+        wanted = {"state": state, "ref": ref, "id": id}
+        patience = _Patience()
+        position = None if after is None else str(after)
+        while True:
+            request = self._request("GET", "/jobs/changes", wanted, silence=SILENCE)
+            if position is not None:
+                request.headers["Last-Event-ID"] = position
+            try:
+                async with aclosing(await self._http.send(request, stream=True)) as answer:
+                    if answer.status_code != 200:
+                        raise await _refusal(answer)
+                    event: dict[str, str] = {}
+                    async for line in answer.aiter_lines():
+                        name, _, value = line.partition(":")
+                        if line:
+                            event[name] = value.removeprefix(" ")
+                            continue
+                        patience.renew()
+                        position = event.get("id", position)
+                        if "data" in event:
+                            yield documents.change(event["event"], json.loads(event["data"]))
+                        event = {}
+                await asyncio.sleep(PAUSE)
+            except (httpx.TransportError, ApiError) as error:
+                await patience.wait_out(error)
+
+    async def announce(
+        self, job_id: str, *, ref: str | None = None, provider: str | None = None, endpoint: str | None = None
+    ) -> Job:
+        """Announce a job that another program has submitted, so that its silence is noticed."""
+        given = {"id": job_id, "ref": ref, "provider": provider, "endpoint": endpoint}
+        body = {name: value for name, value in given.items() if value is not None}
+        return self._job(await self._json("POST", "/jobs", body=body))
+
+    async def retry(self, job_id: str) -> Job:
+        """Try a job again now."""
+        return self._job(await self._json("POST", f"{_path(job_id)}/retry"))
+
+    def _job(self, document: Mapping[str, Any]) -> Job:
+        return documents.job(document, self._thumbnail)
+
+    def _thumbnail(self, job_id: str) -> bytes | None:
+        """Return a small picture of an archived image, for a notebook, which cannot wait for a coroutine."""
+        try:
+            with httpx.Client(timeout=self._timeout, verify=self._verify, mounts=DIRECT) as http:
+                answer = http.get(f"{self._base}/page{_path(job_id)}/thumbnail", headers=self._headers)
+        except httpx.HTTPError:
+            return None
+        return answer.content if answer.headers.get("Content-Type") == "image/webp" else None
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        silence: float | None = None,
+    ) -> httpx.Request:
+        given = {name: value for name, value in (params or {}).items() if value is not None}
+        timeout = httpx.Timeout(self._timeout, read=silence or self._timeout)
+        url = self._base + path
+        return self._http.build_request(
+            method, url, params=given, json=body, headers=self._headers, timeout=timeout
+        )
+
+    async def _json(
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, Any] | None = None,
+        body: Any = None,
+        silence: float | None = None,
+    ) -> Any:
+        answer = await self._http.send(self._request(method, path, params, body, silence))
+        if not answer.is_success:
+            raise await _refusal(answer)
+        try:
+            return answer.json()
+        except ValueError:
+            raise _stranger(answer) from None
+
+
+class _Patience:
+    """Waits out that a receiver is away which answered before."""
+
+    def __init__(self) -> None:
+        self._until = time.monotonic()
+
+    def renew(self) -> None:
+        self._until = time.monotonic() + PATIENCE
+
+    async def wait_out(self, error: httpx.TransportError | ApiError) -> None:
+        """Wait a little; raise the error if that is no help."""
+        if time.monotonic() >= self._until or (isinstance(error, ApiError) and error.status not in AWAY):
+            raise error
+        await asyncio.sleep(PAUSE)
+
+
+def _path(job_id: str) -> str:
+    return f"/jobs/{quote(job_id, safe=':~')}"
+
+
+async def _refusal(answer: httpx.Response) -> ApiError:
+    """Return the error that an answer is."""
+    try:
+        problem = json.loads(await answer.aread())
+        return ApiError(answer.status_code, problem["reason"], problem["detail"])
+    except (ValueError, KeyError, TypeError):
+        return _stranger(answer)
+
+
+def _stranger(answer: httpx.Response) -> ApiError:
+    where = answer.url.copy_with(query=None, fragment=None)  # a bucket's query is a key
+    return ApiError(answer.status_code, "", f"{where} answers {answer.status_code}, and no receiver does so.")
+
+
+def _target(to: Path, job: Job) -> Path:
+    """Return the file for a job's image; in a folder, its id names it, and leads nowhere else."""
+    name = "".join(c if c.isalnum() or c in "-_.~" else "_" for c in job.id)
+    return to / f"{name}.{job.image.extension if job.image else ''}" if to.is_dir() else to
+
+
+async def _write(answer: httpx.Response, path: Path) -> str:
+    """Write a body to a new file, and return its SHA-256."""
+    digest = hashlib.sha256()
+    with await asyncio.to_thread(path.open, "xb") as file:
+        async for block in answer.aiter_bytes():
+            digest.update(block)
+            await asyncio.to_thread(file.write, block)
+    return digest.hexdigest()

@@ -1,0 +1,94 @@
+"""The client for programs without an event loop."""
+
+import asyncio
+import ssl
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+from receiver.client.asynchronous import TIMEOUT, AsyncClient
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _value(
+    method: Callable[Concatenate[AsyncClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate["Client", P], T]:
+    @wraps(method)
+    def wait(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return self._run(method(self._client, *args, **kwargs))
+
+    return wait
+
+
+def _items(
+    method: Callable[Concatenate[AsyncClient, P], AsyncGenerator[T, None]],
+) -> Callable[Concatenate["Client", P], Iterator[T]]:
+    @wraps(method)
+    def iterate(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        items = method(self._client, *args, **kwargs)
+
+        async def following() -> tuple[T, ...]:
+            try:
+                return (await anext(items),)
+            except StopAsyncIteration:
+                return ()
+
+        try:
+            while found := self._run(following()):
+                yield from found
+        finally:
+            if not self._loop.is_closed():
+                self._run(items.aclose())
+
+    return iterate
+
+
+class Client:
+    """`AsyncClient` for programs without an event loop, and for notebooks: the same methods, which block.
+
+    Its event loop is in a thread of its own, so several threads can use it, also where a loop is running.
+    """
+
+    def __init__(
+        self, url: str, token: str, *, timeout: float = TIMEOUT, verify: ssl.SSLContext | bool = True
+    ) -> None:
+        self._client = AsyncClient(url, token, timeout=timeout, verify=verify)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="receiver-client", daemon=True)
+        self._thread.start()
+
+    jobs = _items(AsyncClient.jobs)
+    job = _value(AsyncClient.job)
+    wait = _value(AsyncClient.wait)
+    image = _value(AsyncClient.image)
+    changes = _items(AsyncClient.changes)
+    announce = _value(AsyncClient.announce)
+    retry = _value(AsyncClient.retry)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections. It cannot be used any more."""
+        if not self._loop.is_closed():
+            self._run(self._client.aclose())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop.is_closed():
+            work.close()
+            raise RuntimeError("The client is closed.")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:  # such as Ctrl-C
+            future.cancel()
+            raise
