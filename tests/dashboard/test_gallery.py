@@ -241,7 +241,8 @@ async def test_the_memory_of_a_zip_does_not_grow_with_its_images(ledger: Ledger,
     await asyncio.gather(*(keep(ledger, tmp_path, f"job-{n}", content) for n in range(2_000)))
     archive = open_archive((tmp_path / "archive").as_uri())
     zips = ImageZips(ledger, archive, tmp_path / "scratch")
-    held, total = [], 0
+    held: list[int] = []
+    total = 0
     async for block in await zips.open(jobs(ledger)):
         total += len(block)
         if total // (5 * MIB) >= len(held):
