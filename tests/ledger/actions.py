@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import FetchError
 from receiver.core.jobs import Event, Image, Job, State, StoredObject
+from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import FILE_NAME, Claim, Delivery, Ledger, Submission
+from receiver.ledger.connection import Connection, Row
+from receiver.ledger.postgres.connection import Statements, connect
 from receiver.ledger.sqlite.database import Database
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.support.clock import HOUR, NOW
@@ -78,6 +83,10 @@ async def brought_to(ledger: Ledger, state: State, job_id: str = "job-1") -> Non
         assert await ledger.archived(claim, STORED)
 
 
+only_sqlite = pytest.mark.parametrize("engine", ["sqlite"])
+"""For tests of what a ledger in a database does not have, or has in another way."""
+
+
 @contextmanager
 def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
     """Open the ledger's file directly."""
@@ -89,24 +98,36 @@ def file_of(folder: Path) -> Iterator[sqlite3.Connection]:
         db.close()
 
 
+@contextmanager
+def tables_of(place: LedgerLocation) -> Iterator[Connection]:
+    """Open the ledger's tables directly."""
+    if place.url is None:
+        with file_of(place.data_dir) as file:
+            yield file
+    else:
+        with connect(place.url, "tests") as db:
+            db.execute(b"SET search_path = upscale_receiver")
+            yield Statements(db)
+
+
 async def never_wait_for_others(ledger: Ledger) -> None:
     """Let a write fail at once where another process holds the file."""
     assert isinstance(ledger._engine, Database)
     await ledger._engine.writer.run(lambda db: db.execute("PRAGMA busy_timeout = 1"))
 
 
-def kept_totals(db: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+def kept_totals(db: Connection) -> dict[str, tuple[int, int]]:
     """Return what the triggers have counted: jobs and bytes of each state."""
     return {row["state"]: (row["jobs"], row["bytes"]) for row in db.execute("SELECT * FROM totals")}
 
 
-def recounted_totals(db: sqlite3.Connection) -> dict[str, tuple[int, int]]:
+def recounted_totals(db: Connection) -> dict[str, tuple[int, int]]:
     """Return the same, counted from the jobs."""
     found = db.execute("SELECT state, count(*), coalesce(sum(bytes), 0) FROM jobs GROUP BY state")
     return {**dict.fromkeys(map(str, State), (0, 0)), **{state: (jobs, size) for state, jobs, size in found}}
 
 
-async def given_up_notifications(ledger: Ledger) -> list[sqlite3.Row]:
+async def given_up_notifications(ledger: Ledger) -> list[Row]:
     """Return what is kept of notifications that were given up, the newest first."""
     query = "SELECT * FROM notifications WHERE given_up_at IS NOT NULL ORDER BY seq DESC"
     return await ledger._readers.read(lambda db: db.execute(query).fetchall())

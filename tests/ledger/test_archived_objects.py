@@ -1,12 +1,12 @@
 """Archived jobs: listed, audited, relocated, and rebuilt from their objects."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.jobs import MOVES, Image, State, StoredObject
+from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import AuditFinding, Ledger, LedgerReader, Rebuilt
 from tests.ledger.actions import (
     IMAGE,
@@ -15,10 +15,10 @@ from tests.ledger.actions import (
     brought_to,
     claimed,
     delivery,
-    file_of,
     history,
     kept_totals,
     recounted_totals,
+    tables_of,
     the_job,
 )
 from tests.support.clock import HOUR, NOW, Clock
@@ -44,7 +44,7 @@ async def test_places_are_told_of_archived_jobs_alone(ledger: Ledger) -> None:
 
 
 async def test_what_an_audit_found_is_counted_until_it_is_found_sound_and_no_job_is_changed(
-    ledger: Ledger, clock: Clock, tmp_path: Path
+    ledger: Ledger, clock: Clock, place: LedgerLocation
 ) -> None:
     await brought_to(ledger, State.ARCHIVED)
     before = await the_job(ledger)
@@ -53,7 +53,7 @@ async def test_what_an_audit_found_is_counted_until_it_is_found_sound_and_no_job
     assert (await ledger.stats(overdue_before=0)).damaged == {"archive.missing": 1}
     clock.forward(HOUR)
     await ledger.record_audit([], [AuditFinding(one.seq, "archive.missing", "It is gone.")])
-    with file_of(tmp_path) as db:
+    with tables_of(place) as db:
         assert [row["at"] for row in db.execute("SELECT at FROM findings")] == [NOW]
     await ledger.record_audit([], [AuditFinding(one.seq, "archive.altered", "It is another.")])
     assert (await ledger.stats(overdue_before=0)).damaged == {"archive.altered": 1}
@@ -79,7 +79,7 @@ async def test_only_an_archived_job_is_relocated(ledger: Ledger, state: State) -
     assert not await ledger.relocated("job-1", STORED, MOVED)
 
 
-async def test_a_job_is_made_of_its_object(ledger: Ledger, tmp_path: Path) -> None:
+async def test_a_job_is_made_of_its_object(ledger: Ledger, place: LedgerLocation) -> None:
     assert await ledger.rebuild(SHOWN) is Rebuilt.ADDED
     job = await the_job(ledger)
     assert (job.state, job.ref, job.image, job.stored) == (State.ARCHIVED, "order 7", IMAGE, STORED)
@@ -89,18 +89,18 @@ async def test_a_job_is_made_of_its_object(ledger: Ledger, tmp_path: Path) -> No
     assert await ledger.rebuild(replace(SHOWN, stored=MOVED)) is Rebuilt.DUPLICATE
     assert (await the_job(ledger)) == job
     assert (await ledger.record(delivery())).duplicate
-    with file_of(tmp_path) as db:
+    with tables_of(place) as db:
         assert kept_totals(db) == recounted_totals(db)
 
 
 async def test_positions_of_rebuilt_jobs_follow_the_time_at_which_they_were_heard_of(
-    ledger: Ledger, tmp_path: Path
+    ledger: Ledger, place: LedgerLocation
 ) -> None:
     ages = {"a": NOW - 9 * HOUR, "b": NOW - 5 * HOUR, "c": NOW - 7 * HOUR, "from the future": NOW + HOUR}
     for job_id, at in ages.items():
         await ledger.rebuild(replace(SHOWN, id=job_id, received_at=at))
     await ledger.record(delivery("last"))
-    with file_of(tmp_path) as db:
+    with tables_of(place) as db:
         heard = [row["created_at"] for row in db.execute("SELECT created_at FROM jobs ORDER BY seq")]
     assert heard == sorted(heard)
     assert max(heard) == NOW
@@ -108,7 +108,7 @@ async def test_positions_of_rebuilt_jobs_follow_the_time_at_which_they_were_hear
 
 @pytest.mark.parametrize("state", [state for state in State if state is not State.ARCHIVED])
 async def test_a_known_job_whose_object_is_there_becomes_archived_by_legal_moves(
-    ledger: Ledger, state: State, tmp_path: Path
+    ledger: Ledger, state: State, place: LedgerLocation
 ) -> None:
     await brought_to(ledger, state)
     born = len(await history(ledger))
@@ -124,7 +124,7 @@ async def test_a_known_job_whose_object_is_there_becomes_archived_by_legal_moves
     lines = (await history(ledger))[born:]
     assert {line.event for line in lines} == {"rebuilt"}
     assert all(line.before is not None and line.after in MOVES[line.before] for line in lines)
-    with file_of(tmp_path) as db:
+    with tables_of(place) as db:
         assert kept_totals(db) == recounted_totals(db)
     assert await ledger.claim_to_fetch(9, again=9, lease=LEASE) == []
     assert await ledger.claim_to_archive(9, lease=LEASE) == []
@@ -145,7 +145,9 @@ async def test_an_object_that_is_another_image_changes_nothing(ledger: Ledger, o
     assert await the_job(ledger) == before
 
 
-async def test_a_ledger_can_be_asked_for_damage_by_who_only_reads(ledger: Ledger, tmp_path: Path) -> None:
-    view = await LedgerReader.open(tmp_path)
+async def test_a_ledger_can_be_asked_for_damage_by_who_only_reads(
+    ledger: Ledger, place: LedgerLocation
+) -> None:
+    view = await LedgerReader.open(place)
     assert (await view.stats(overdue_before=0)).damaged == {}
     await view.close()

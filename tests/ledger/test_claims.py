@@ -2,13 +2,13 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import pytest
 
 from receiver.core.completion import Completion
 from receiver.core.errors import ArchiveError, LedgerError
 from receiver.core.jobs import State
+from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Claim, Delivery, HostLimits, Ledger
 from tests.ledger.actions import (
     IMAGE,
@@ -17,9 +17,10 @@ from tests.ledger.actions import (
     brought_to,
     claimed,
     delivery,
-    file_of,
     history,
     never_wait_for_others,
+    only_sqlite,
+    tables_of,
     the_job,
 )
 from tests.support.clock import HOUR, NOW, SECOND, Clock
@@ -198,13 +199,14 @@ async def test_a_lease_ends_by_the_monotonic_clock_and_by_no_other(
     assert (await claimed(ledger)).job.attempts == 2
 
 
+@only_sqlite
 async def test_a_lease_does_not_end_over_an_outcome_that_the_ledger_could_not_take(
-    ledger: Ledger, clock: Clock, monotonic: Clock, tmp_path: Path
+    ledger: Ledger, clock: Clock, monotonic: Clock, place: LedgerLocation
 ) -> None:
     await ledger.record(delivery(deadline=NOW + HOUR))
     claim = await claimed(ledger)
     await never_wait_for_others(ledger)
-    with file_of(tmp_path) as other:
+    with tables_of(place) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(LedgerError):
             await ledger.fetched(claim, IMAGE, "spool")
@@ -300,8 +302,10 @@ async def test_a_wait_that_began_after_the_clock_was_set_stays_as_it_is(ledger: 
     assert ids(await ledger.claim_to_fetch(1, again=1, lease=LEASE)) == ["job-1"]
 
 
-async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(tmp_path: Path, clock: Clock) -> None:
-    folder = tmp_path
+async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(
+    place: LedgerLocation, clock: Clock
+) -> None:
+    folder = place
     first = await Ledger.serve(folder, now=clock)
     await first.record(delivery())
     claim = await claimed(first)
@@ -315,7 +319,7 @@ async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(tmp_path: 
 
 
 @asynccontextmanager
-async def served(folder: Path, clock: Clock) -> AsyncIterator[Ledger]:
+async def served(folder: LedgerLocation, clock: Clock) -> AsyncIterator[Ledger]:
     """One life of a process on the ledger; closed at all events, for its thread would keep pytest alive."""
     ledger = await Ledger.serve(folder, now=clock)
     try:
@@ -325,14 +329,14 @@ async def served(folder: Path, clock: Clock) -> AsyncIterator[Ledger]:
 
 
 async def test_a_job_that_is_cut_off_again_and_again_lets_others_go_first_and_ends(
-    tmp_path: Path, clock: Clock
+    place: LedgerLocation, clock: Clock
 ) -> None:
     waits = []
-    async with served(tmp_path, clock) as ledger:
+    async with served(place, clock) as ledger:
         await ledger.record(delivery("deadly", deadline=NOW + HOUR))
         await claimed(ledger)
     for _ in range(4):
-        async with served(tmp_path, clock) as ledger:
+        async with served(place, clock) as ledger:
             job = await the_job(ledger, "deadly")
             waits.append((job.next_attempt_at or clock.now) - clock.now)
             clock.forward(waits[-1])
@@ -340,23 +344,23 @@ async def test_a_job_that_is_cut_off_again_and_again_lets_others_go_first_and_en
     assert waits == [0, 0, 4 * SECOND, 8 * SECOND]
 
     clock.forward(HOUR)
-    async with served(tmp_path, clock) as ledger:
+    async with served(place, clock) as ledger:
         assert await ledger.expire() == ["deadly"]
         events = [event.event for event in await history(ledger, "deadly")]
     assert events == ["received", *["cut_off"] * 5, "expired"]
 
 
 async def test_an_upload_s_wait_does_not_last_for_a_clock_that_was_set_while_nobody_looked(
-    tmp_path: Path, clock: Clock
+    place: LedgerLocation, clock: Clock
 ) -> None:
-    async with served(tmp_path, clock) as ledger:
+    async with served(place, clock) as ledger:
         for name, wait in (("long", 60 * SECOND), ("short", -HOUR + 2 * SECOND)):
             await brought_to(ledger, State.FETCHED, name)
             (claim,) = await ledger.claim_to_archive(1, lease=LEASE)
             await ledger.retry_later(claim, clock.now + wait, ArchiveError("archive.unavailable"))
     clock.forward(-HOUR)
 
-    async with served(tmp_path, clock) as ledger:
+    async with served(place, clock) as ledger:
         assert ids(await ledger.claim_to_archive(9, lease=LEASE)) == ["long"]
         clock.forward(2 * SECOND)
         assert ids(await ledger.claim_to_archive(9, lease=LEASE)) == ["short"]

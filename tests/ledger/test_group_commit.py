@@ -14,7 +14,7 @@ from receiver.ledger.sqlite.connections import Connection, ReaderPool, open_to_w
 from receiver.ledger.sqlite.database import Database, SqliteOpener
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Command, Transaction
-from tests.ledger.actions import delivery, file_of, never_wait_for_others
+from tests.ledger.actions import delivery, file_of, never_wait_for_others, only_sqlite
 from tests.support.clock import Clock
 
 T = TypeVar("T")
@@ -209,6 +209,7 @@ async def test_closing_a_writer_that_has_nothing_to_do_ends(tmp_path: Path) -> N
     await ledger.close()
 
 
+@only_sqlite
 async def test_a_write_that_another_process_holds_up_is_refused_and_not_lost_in_silence(
     ledger: Ledger, tmp_path: Path
 ) -> None:

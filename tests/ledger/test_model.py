@@ -9,6 +9,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -16,18 +17,28 @@ from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from receiver.core.backoff import UPLOAD_MAX
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import AuthError, FetchError, LedgerError, SpoolError
 from receiver.core.jobs import MOVES, Event, Image, Job, State, StoredObject
+from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission
+from receiver.ledger.connection import Connection
 from receiver.ledger.queries import aggregates, search
 from receiver.ledger.queries import deadlines as due
-from receiver.ledger.sqlite.driver import sqlite3
-from tests.ledger.actions import file_of, kept_totals, recounted_totals
+from tests.ledger.actions import kept_totals, recounted_totals, tables_of
+from tests.ledger.conftest import empty
 from tests.support.clock import HOUR, NOW, SECOND, Clock
+from tests.support.postgres import Postgres
 
 T = TypeVar("T")
 
@@ -86,6 +97,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.root = Path(tempfile.mkdtemp(prefix="ledger-model-"))
+        self.closing = ExitStack()
+        self.closing.callback(shutil.rmtree, self.root)
         self.runner = asyncio.Runner()
         self.clock, self.monotonic = Clock(NOW), Clock(0)
         self.lives = self.serial = 0
@@ -95,14 +108,28 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @initialize(lives=st.tuples(LIVES, LIVES))
     def start(self, lives: tuple[int, int]) -> None:
-        self.folder = self.root / "0"
-        self.folder.mkdir()
+        self.place = self.first_place()
         self.open()
         for name, life in zip("ab", lives, strict=True):
             self.record(name, "https://host/1", life, None, None)
 
+    def first_place(self) -> LedgerLocation:
+        """Return where a new ledger is made."""
+        folder = self.root / "0"
+        folder.mkdir()
+        return LedgerLocation(folder)
+
+    def cut_off(self) -> None:
+        """End the ledger as if its process were killed; what it had committed is at `place` then."""
+        after = self.root / str(self.lives)
+        # The index of the WAL is memory that processes share: a power cut leaves none of it.
+        shutil.copytree(self.place.data_dir, after, ignore=shutil.ignore_patterns("*-shm"))
+        self.run(self.ledger.close())
+        self.place = LedgerLocation(after)
+
     def open(self) -> None:
-        self.ledger = self.run(Ledger.serve(self.folder, now=self.clock, monotonic=self.monotonic))
+        self.ledger = self.run(Ledger.serve(self.place, now=self.clock, monotonic=self.monotonic))
+        self.read = self.closing.enter_context(tables_of(self.place))
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.runner.run(work)
@@ -110,7 +137,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         self.run(self.ledger.close())
         self.runner.close()
-        shutil.rmtree(self.root)
+        self.closing.close()
 
     # Time.
 
@@ -139,11 +166,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def the_process_crashes(self) -> None:
         self.lives += 1
-        after = self.root / str(self.lives)
-        # The index of the WAL is memory that processes share: a power cut leaves none of it.
-        shutil.copytree(self.folder, after, ignore=shutil.ignore_patterns("*-shm"))
-        self.run(self.ledger.close())
-        self.folder = after
+        self.cut_off()
         self.monotonic.now = 0
         for job in self.jobs.values():
             if job.state is State.FETCHED and (job.waits_until or 0) > self.clock() + UPLOAD_MAX:
@@ -473,14 +496,14 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_file_holds_what_the_model_holds(self) -> None:
-        with file_of(self.folder) as db:
-            assert {job.id for job in search.jobs(db, Filter()).jobs} == set(self.jobs)
-            for name, job in self.jobs.items():
-                found = search.job_with_history(db, name)
-                assert found is not None
-                self.compare(job, *found)
-            assert kept_totals(db) == recounted_totals(db)
-            self.compare_numbers(db)
+        db = self.read
+        assert {job.id for job in search.jobs(db, Filter()).jobs} == set(self.jobs)
+        for name, job in self.jobs.items():
+            found = search.job_with_history(db, name)
+            assert found is not None
+            self.compare(job, *found)
+        assert kept_totals(db) == recounted_totals(db)
+        self.compare_numbers(db)
 
     def compare(self, job: Model, found: Job, events: Sequence[Event]) -> None:
         assert (found.state, found.attempts, found.next_attempt_at) == (
@@ -504,7 +527,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert other.before is one.after
             assert other.after is one.after or other.after in MOVES[one.after]
 
-    def compare_numbers(self, db: sqlite3.Connection) -> None:
+    def compare_numbers(self, db: Connection) -> None:
         jobs = self.jobs.values()
         stats = aggregates.stats(db, overdue_before=0)
         assert stats.jobs == {state: sum(job.state is state for job in jobs) for state in State}
@@ -516,6 +539,33 @@ class LedgerMachine(RuleBasedStateMachine):
         assert due.spool_names(db) == {job.spool for job in jobs if job.state is State.FETCHED}
         waits = [job.waits_until for job in jobs if job.waits_until is not None]
         assert due.next_event_at(db) == min([*waits, *deadlines], default=None)
+
+
+class DatabaseMachine(LedgerMachine):
+    """Does the same to a ledger in a database, whose connections are cut off in place of a crash."""
+
+    server: Postgres
+    url: str
+
+    def first_place(self) -> LedgerLocation:
+        empty(self.server, self.url)
+        return LedgerLocation(self.root, self.url, "here")
+
+    def cut_off(self) -> None:
+        self.server.cut(self.url.rpartition("/")[2])
+        self.run(self.ledger.close())
+
+
+def test_a_ledger_in_a_database_answers_as_the_model_does(
+    postgres_server: Postgres, shared_database: str
+) -> None:
+    class Machine(DatabaseMachine):
+        server, url = postgres_server, shared_database
+
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(TestLedgerModel.settings, max_examples=15),
+    )
 
 
 TestLedgerModel = LedgerMachine.TestCase

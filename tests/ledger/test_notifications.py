@@ -1,20 +1,20 @@
 """Notifications of final jobs: queued, sent, given up; and the change feed's cursors."""
 
 import json
-from pathlib import Path
 
 import pytest
 
 from receiver.core.errors import UrlError
 from receiver.core.jobs import FINAL, Event, Job, State
+from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Ledger, Submission, notifications
 from tests.ledger.actions import (
     brought_to,
     claimed,
     delivery,
     failure,
-    file_of,
     given_up_notifications,
+    tables_of,
     the_job,
 )
 from tests.support.clock import HOUR, NOW, SECOND, Clock
@@ -84,14 +84,14 @@ async def test_what_happens_while_telling_is_switched_off_is_told_to_nobody(ledg
     assert await note(ledger) == 0
 
 
-async def test_a_place_is_kept_over_a_restart(tmp_path: Path, clock: Clock) -> None:
+async def test_a_place_is_kept_over_a_restart(place: LedgerLocation, clock: Clock) -> None:
     for job_id in ("one", "two"):
-        ledger = await Ledger.serve(tmp_path, now=clock, monotonic=clock)
+        ledger = await Ledger.serve(place, now=clock, monotonic=clock)
         await ledger.start_notifications()
         await note(ledger)
         await ledger.record(failure(job_id))  # and then the process ends
         await ledger.close()
-    ledger = await Ledger.serve(tmp_path, now=clock, monotonic=clock)
+    ledger = await Ledger.serve(place, now=clock, monotonic=clock)
     await ledger.start_notifications()
     assert await note(ledger) == 1
     assert await due(ledger) == ["one", "two"]
@@ -116,7 +116,7 @@ async def test_a_later_end_of_a_job_waits_for_the_earlier_one_and_other_jobs_do_
 
 
 async def test_what_is_given_up_is_kept_for_a_look_and_the_oldest_make_room(
-    ledger: Ledger, clock: Clock, tmp_path: Path
+    ledger: Ledger, clock: Clock, place: LedgerLocation
 ) -> None:
     await ledger.start_notifications()
     for number in range(3):
@@ -135,12 +135,12 @@ async def test_what_is_given_up_is_kept_for_a_look_and_the_oldest_make_room(
     assert stats.notifications_pending == 1
     assert stats.counters["notifications"] == {"failed": 1, "given_up": 2}
 
-    with file_of(tmp_path) as db:
+    with tables_of(place) as db:
         db.execute(
             "WITH RECURSIVE n(i) AS (SELECT 100 UNION ALL SELECT i + 1 FROM n WHERE i < 100 + ?)"
             " INSERT INTO notifications (seq, job, at, body, next_attempt_at, given_up_at)"
-            " SELECT i, 'x', 0, x'', 0, 0 FROM n",
-            (notifications.KEPT,),
+            " SELECT i, 'x', 0, ?, 0, 0 FROM n",
+            (notifications.KEPT, b""),
         )
     assert await ledger.give_up_old_notifications(before=NOW + HOUR) == 1
     assert len(await given_up_notifications(ledger)) == notifications.KEPT
@@ -164,12 +164,12 @@ async def test_a_stretch_of_the_history_holds_the_moves_and_the_births(ledger: L
 
 
 async def test_no_number_of_a_line_is_given_out_twice_whatever_is_removed(
-    ledger: Ledger, tmp_path: Path
+    ledger: Ledger, place: LedgerLocation
 ) -> None:
     for number in range(3):
         await ledger.record(failure(f"job-{number}"))
     assert (await ledger.transitions(after=0, limit=1)).pruned == 0
-    with file_of(tmp_path) as db:
+    with tables_of(place) as db:
         db.execute("DELETE FROM history")
     assert (await ledger.last_history_seq(), (await ledger.transitions(after=0, limit=1)).pruned) == (3, 2)
     await ledger.record(failure("job-3"))

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 
 from receiver.core.errors import UnavailableError
 from receiver.core.jobs import State
+from receiver.core.ledger_location import LedgerLocation
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Intent, Ledger, Submission
 from receiver.reconcile.listing import Plan
@@ -19,7 +19,7 @@ from receiver.reconcile.reconciler import (
     Reconciler,
     Summary,
 )
-from tests.ledger.actions import delivery, file_of, history, the_job
+from tests.ledger.actions import delivery, history, tables_of, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.desk import Desk
 from tests.support.providers import NAME, asked
@@ -130,12 +130,14 @@ async def test_a_completion_that_never_came_is_found(asking: Asking) -> None:
     assert await asking.round() == Summary()
 
 
-async def test_what_it_keeps_of_an_answer_holds_none_of_our_headers(asking: Asking, tmp_path: Path) -> None:
+async def test_what_it_keeps_of_an_answer_holds_none_of_our_headers(
+    asking: Asking, place: LedgerLocation
+) -> None:
     await asking.expect("job-1")
     asking.desk.put("job-1", "DONE", NOW)
     asking.clock.forward(OVERDUE + 1)
     await asking.round()
-    with file_of(tmp_path) as db:
+    with tables_of(place) as db:
         (body,) = db.execute("SELECT body FROM bodies").fetchone()
     assert b"secret" not in body
     assert b"_upscaled_image_url" in body

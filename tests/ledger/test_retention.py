@@ -3,15 +3,15 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
-from pathlib import Path
 
 from receiver.core.concurrency import cancel
 from receiver.core.errors import BodyError
 from receiver.core.jobs import State
+from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Intent, Ledger, Submission
 from receiver.operations.retention import WINDOW, Pruner, count_prunable
 from receiver.providers.base import TICKET_LIFETIME
-from tests.ledger.actions import STORED, brought_to, delivery, file_of, history, the_job
+from tests.ledger.actions import STORED, brought_to, delivery, history, tables_of, the_job
 from tests.support.clock import HOUR, NOW, Clock
 
 DAY = 24 * HOUR
@@ -26,14 +26,14 @@ def pruner(ledger: Ledger, clock: Clock, sleep: Callable[[float], Awaitable[obje
     return Pruner(ledger=ledger, keep=KEEP, now=clock, sleep=sleep)
 
 
-def rows(folder: Path, table: str) -> int:
-    with file_of(folder) as db:
+def rows(folder: LedgerLocation, table: str) -> int:
+    with tables_of(folder) as db:
         (count,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()
         return int(count)
 
 
 async def test_old_archived_jobs_keep_their_row_and_lose_history_and_body(
-    ledger: Ledger, clock: Clock, tmp_path: Path
+    ledger: Ledger, clock: Clock, place: LedgerLocation
 ) -> None:
     await brought_to(ledger, State.ARCHIVED)
     job = await the_job(ledger)
@@ -48,7 +48,7 @@ async def test_old_archived_jobs_keep_their_row_and_lose_history_and_body(
     await brought_to(ledger, State.ARCHIVED, "young")
     expected = await count_prunable(ledger, KEEP, clock())
     assert (expected["history"], expected["bodies"]) == (3, 1)
-    assert rows(tmp_path, "bodies") == 7  # of the submitted one there is none
+    assert rows(place, "bodies") == 7  # of the submitted one there is none
 
     assert await pruner(ledger, clock).round() == {key: n for key, n in expected.items() if n}
 
@@ -56,17 +56,17 @@ async def test_old_archived_jobs_keep_their_row_and_lose_history_and_body(
     assert await history(ledger) == ()
     assert len(await history(ledger, "young")) == 3
     assert {state: await history(ledger, state.value) for state in others} == others
-    assert rows(tmp_path, "bodies") == 6
+    assert rows(place, "bodies") == 6
     assert sum((await pruner(ledger, clock).round()).values()) == 0
     assert (await ledger.record(delivery())).duplicate  # whose body would be read, if it were not known
 
 
-async def test_no_number_of_the_history_is_ever_given_out_again(clock: Clock, tmp_path: Path) -> None:
+async def test_no_number_of_the_history_is_ever_given_out_again(clock: Clock, place: LedgerLocation) -> None:
     seen: set[int] = set()
     for life in range(3):
-        ledger = await Ledger.serve(tmp_path, now=clock)
+        ledger = await Ledger.serve(place, now=clock)
         await brought_to(ledger, State.ARCHIVED, f"job-{life}")
-        with file_of(tmp_path) as db:
+        with tables_of(place) as db:
             new = {row["seq"] for row in db.execute("SELECT seq FROM history")} - seen
             last = max(new)
         assert len(new) == 3
@@ -74,7 +74,7 @@ async def test_no_number_of_the_history_is_ever_given_out_again(clock: Clock, tm
         seen |= new
         clock.forward(91 * DAY)
         await pruner(ledger, clock).round()
-        with file_of(tmp_path) as db:  # all is old, and the last line stays all the same
+        with tables_of(place) as db:  # all is old, and the last line stays all the same
             assert [row["seq"] for row in db.execute("SELECT seq FROM history")] == [last]
         await ledger.close()
 
@@ -115,7 +115,7 @@ async def test_old_deliveries_that_could_not_be_read_go_and_their_numbers_are_no
 
 
 async def test_tickets_go_when_their_life_is_over_however_long_history_is_kept(
-    ledger: Ledger, clock: Clock, tmp_path: Path
+    ledger: Ledger, clock: Clock, place: LedgerLocation
 ) -> None:
     await ledger.record(delivery("a", ticket="first"))
     clock.forward(int(TICKET_LIFETIME.total_seconds() * 1000))
@@ -123,11 +123,11 @@ async def test_tickets_go_when_their_life_is_over_however_long_history_is_kept(
     assert sum((await pruner(ledger, clock).round()).values()) == 0  # clocks may differ by a day
     clock.forward(DAY + 1)
     assert await pruner(ledger, clock).round() == {"tickets": 1}
-    assert rows(tmp_path, "tickets") == 1
+    assert rows(place, "tickets") == 1
 
 
 async def test_submissions_go_when_they_are_old_and_their_job_is_known(
-    ledger: Ledger, clock: Clock, tmp_path: Path
+    ledger: Ledger, clock: Clock, place: LedgerLocation
 ) -> None:
     for key in ("known", "open"):
         await ledger.record_intent(Intent(key, f"mark of {key}"))
@@ -139,7 +139,7 @@ async def test_submissions_go_when_they_are_old_and_their_job_is_known(
 
 
 async def test_notifications_that_were_given_up_go_and_those_to_be_sent_stay(
-    ledger: Ledger, clock: Clock, tmp_path: Path
+    ledger: Ledger, clock: Clock, place: LedgerLocation
 ) -> None:
     await ledger.start_notifications()
     for job_id in ("taken", "given up", "waiting"):
@@ -167,10 +167,10 @@ async def test_who_follows_the_history_learns_of_what_was_removed(ledger: Ledger
 
 
 async def test_a_long_history_goes_in_small_pieces_with_pauses_between_them(
-    ledger: Ledger, clock: Clock, tmp_path: Path
+    ledger: Ledger, clock: Clock, place: LedgerLocation
 ) -> None:
     count = 3 * WINDOW
-    with file_of(tmp_path) as db:
+    with tables_of(place) as db:
         db.execute("BEGIN")
         db.executemany(
             "INSERT INTO jobs (id, state, event, created_at, archived_at, updated_at) VALUES (?, 'archived',"
@@ -190,7 +190,7 @@ async def test_a_long_history_goes_in_small_pieces_with_pauses_between_them(
     assert gone["history"] in (count, count - 1)
     assert len(pauses) >= 3
     assert max(b - a for a, b in zip([0, *told], told, strict=False)) <= WINDOW
-    assert rows(tmp_path, "jobs") == count + len(pauses)
+    assert rows(place, "jobs") == count + len(pauses)
 
 
 async def test_the_server_prunes_by_itself_and_is_stopped_at_once(ledger: Ledger, clock: Clock) -> None:

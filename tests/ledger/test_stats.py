@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from receiver.core.jobs import State
+from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Ledger
+from receiver.ledger.connection import Connection
 from receiver.ledger.queries.aggregates import stats
 from receiver.ledger.sqlite.driver import sqlite3
-from tests.ledger.actions import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of
+from tests.ledger.actions import IMAGE, LEASE, TIMEOUT, brought_to, claimed, delivery, file_of, tables_of
 from tests.support.clock import HOUR, NOW, Clock
 
 FEW, MANY = 100, 20_000
@@ -30,7 +32,7 @@ CROWDS = {
 }
 
 
-def crowd(db: sqlite3.Connection, each: int) -> None:
+def crowd(db: Connection, each: int) -> None:
     """Fills a ledger with so many jobs of each kind, of which three are claimed."""
     db.execute("BEGIN")
     for kind, (columns, values) in enumerate(CROWDS.items()):
@@ -71,9 +73,9 @@ async def test_a_scrape_costs_the_same_in_a_small_ledger_and_in_a_large_one(tmp_
     assert taken[MANY] == taken[FEW]
 
 
-async def test_a_scrape_counts_only_so_far_along_an_index(tmp_path: Path) -> None:
-    await (await Ledger.serve(tmp_path)).close()
-    with file_of(tmp_path) as db:
+async def test_a_scrape_counts_only_so_far_along_an_index(place: LedgerLocation) -> None:
+    await (await Ledger.serve(place)).close()
+    with tables_of(place) as db:
         crowd(db, FEW)
         short = stats(db, overdue_before=NOW, counted_to=COUNTED_TO)
         whole = stats(db, overdue_before=NOW)

@@ -2,14 +2,14 @@
 
 import asyncio
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import State
+from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Answer, DirectoryLock, Intent, Ledger, PendingJob, Recorded, Submission
-from tests.ledger.actions import brought_to, delivery, failure, file_of, history, the_job
+from tests.ledger.actions import brought_to, delivery, failure, history, only_sqlite, tables_of, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 
 MINUTE = 60 * SECOND
@@ -181,10 +181,12 @@ async def test_an_intent_that_was_refused_is_forgotten_and_one_that_was_taken_is
 # Two processes at the same file.
 
 
-async def test_a_command_writes_beside_the_server_and_voids_no_claim(ledger: Ledger, tmp_path: Path) -> None:
+async def test_a_command_writes_beside_the_server_and_voids_no_claim(
+    ledger: Ledger, place: LedgerLocation
+) -> None:
     await ledger.record(delivery("claimed"))
     (claim,) = await ledger.claim_to_fetch(1, again=1, lease=HOUR)
-    beside = await Ledger.open_beside(tmp_path, now=Clock(NOW))
+    beside = await Ledger.open_beside(place, now=Clock(NOW))
     try:
         assert await beside.expect(Submission("announced"))
     finally:
@@ -194,12 +196,12 @@ async def test_a_command_writes_beside_the_server_and_voids_no_claim(ledger: Led
 
 
 async def test_what_another_process_writes_wakes_those_who_wait_for_it(
-    ledger: Ledger, tmp_path: Path
+    ledger: Ledger, place: LedgerLocation
 ) -> None:
     await ledger.expect(Submission("job-1"))
     await ledger.expect(Submission("job-2"))
     await ledger.detect_foreign_commits()
-    beside = await Ledger.open_beside(tmp_path, now=Clock(NOW))
+    beside = await Ledger.open_beside(place, now=Clock(NOW))
     try:
         await beside.record(delivery())
     finally:
@@ -213,6 +215,7 @@ async def test_what_another_process_writes_wakes_those_who_wait_for_it(
         assert (changed.is_set(), unchanged.is_set(), anything.is_set()) == (True, False, True)
 
 
+@only_sqlite  # a needless wake does no harm
 async def test_what_this_process_writes_is_not_taken_for_anothers(ledger: Ledger) -> None:
     await ledger.detect_foreign_commits()
     await ledger.expect(Submission("job-1"))
@@ -221,34 +224,36 @@ async def test_what_this_process_writes_is_not_taken_for_anothers(ledger: Ledger
         assert not anything.is_set()
 
 
-async def test_a_command_makes_the_ledger_where_there_is_none(tmp_path: Path) -> None:
-    beside = await Ledger.open_beside(tmp_path, now=Clock(NOW))
+async def test_a_command_makes_the_ledger_where_there_is_none(place: LedgerLocation) -> None:
+    beside = await Ledger.open_beside(place, now=Clock(NOW))
     try:
         await beside.expect(Submission("job-1"))
     finally:
         await beside.close()
-    assert (tmp_path / "ledger.sqlite3").stat().st_mode & 0o777 == 0o600
-    later = await Ledger.serve(tmp_path, now=Clock(NOW))
+    for file in place.data_dir.glob("ledger.sqlite3"):
+        assert file.stat().st_mode & 0o777 == 0o600
+    later = await Ledger.serve(place, now=Clock(NOW))
     try:
         assert (await the_job(later)).state is State.SUBMITTED
     finally:
         await later.close()
 
 
-async def test_a_command_leaves_an_older_ledger_alone_that_a_server_holds(tmp_path: Path) -> None:
-    lock = DirectoryLock(tmp_path)
+@only_sqlite
+async def test_a_command_leaves_an_older_ledger_alone_that_a_server_holds(place: LedgerLocation) -> None:
+    lock = DirectoryLock(place.data_dir)
     try:
         with pytest.raises(LedgerError) as refusal:
-            await Ledger.open_beside(tmp_path)
+            await Ledger.open_beside(place)
         assert refusal.value.reason == "ledger.in_use"
     finally:
         lock.release()
-    with file_of(tmp_path) as db:
+    with tables_of(place) as db:
         assert db.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
 
 
-async def test_two_processes_that_write_at_once_lose_nothing(ledger: Ledger, tmp_path: Path) -> None:
-    beside = await Ledger.open_beside(tmp_path, now=Clock(NOW))
+async def test_two_processes_that_write_at_once_lose_nothing(ledger: Ledger, place: LedgerLocation) -> None:
+    beside = await Ledger.open_beside(place, now=Clock(NOW))
     try:
         await asyncio.gather(
             *(ledger.expect(Submission(f"served-{n}")) for n in range(200)),

@@ -119,7 +119,7 @@ class Session:
                     raise
             # It broke while nobody used it: the server was restarted, say. Nothing had begun.
             self.drop()
-        self._db = _connect(self._url, self._instance)
+        self._db = connect(self._url, self._instance)
         return _last_row(self._db, script)
 
     @property
@@ -202,7 +202,8 @@ _SETTINGS = f"""SELECT set_config('search_path', '{SCHEMA}', true),
         THEN set_config('transaction_timeout', '30s', true) END"""
 
 
-def _connect(url: str, instance: str) -> Db:
+def connect(url: str, instance: str) -> Db:
+    """Connect as a ledger does; the URL and libpq's own variables say more."""
     given = conninfo.conninfo_to_dict(url)
     name = f"upscale-receiver {instance}"
     parameters: dict[str, Any] = {"application_name": name, **CONNECTING, **given, "client_encoding": "utf8"}
