@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 from receiver.core.clock import Clock
 from receiver.ledger.connection import Connection
 from receiver.ledger.transaction import Command, Result, Transaction
+from receiver.ledger.types import Member
 
 T = TypeVar("T")
 
@@ -32,11 +33,14 @@ class Readers(Protocol):
 class Engine(Protocol):
     """An open ledger that is read and written.
 
-    ``now`` is the clock of ``Transaction.now``, for what happens outside of transactions.
+    ``now`` is the clock of ``Transaction.now``, for what happens outside of transactions. ``member`` is
+    this process among those that share the ledger.
     """
 
     @property
     def readers(self) -> Readers: ...
+    @property
+    def member(self) -> Member: ...
     @property
     def now(self) -> Clock: ...
 

@@ -16,6 +16,7 @@ from receiver.ledger.commands import (
     claims,
     deadlines,
     deliveries,
+    instances,
     rebuild,
     retries,
     submissions,
@@ -27,7 +28,7 @@ from receiver.ledger.openers import Place, opener
 from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread
 from receiver.ledger.queries import deadlines as due
 from receiver.ledger.transaction import Batched, Transaction
-from receiver.ledger.types import Claim, Delivery, Recorded
+from receiver.ledger.types import Beat, Claim, Delivery, Recorded
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,18 +59,58 @@ def _command(
     return method
 
 
+def _claims(
+    command: Callable[Concatenate[Transaction, P], list[Claim]],
+) -> Callable[Concatenate["Ledger", P], Coroutine[Any, Any, list[Claim]]]:
+    """Make a command that claims jobs a method.
+
+    A call that ends in an error may have been committed all the same: the next one gives its claims back.
+    """
+
+    @wraps(command)
+    async def method(self: "Ledger", /, *args: P.args, **kwargs: P.kwargs) -> list[Claim]:
+        unanswered = tuple(self._unanswered)
+        made: list[Claim] = []
+
+        def claim(tx: Transaction) -> list[Claim]:
+            for former in unanswered:
+                claims.release(tx, former)
+            claimed = command(tx, *args, **kwargs)
+            made.extend(claimed)
+            return claimed
+
+        try:
+            claimed = await self._writer.write(claim)
+        except LedgerError:
+            self._unanswered += made
+            raise
+        self._unanswered = [former for former in self._unanswered if former not in unanswered]
+        return claimed
+
+    return method
+
+
 def _attempt(
     command: Callable[Concatenate[Transaction, Claim, P], bool],
+    is_recorded: Callable[Concatenate[Transaction, Claim, P], bool] | None = None,
 ) -> Callable[Concatenate["Ledger", Claim, P], Coroutine[Any, Any, bool]]:
     """Make a command that records how an attempt ended a method.
 
     While it cannot be recorded, the claim's lease does not end: the work is done, and the holder tries again.
+    The call before may have been committed although it ended in an error: ``is_recorded`` tells whether the
+    ledger says already what the command would make it say.
     """
 
     @wraps(command)
     async def method(self: "Ledger", claim: Claim, /, *args: P.args, **kwargs: P.kwargs) -> bool:
+        repeated = is_recorded if claim.holder in self._unrecorded else None
+
+        def record(tx: Transaction) -> bool:
+            done = command(tx, claim, *args, **kwargs)
+            return done or (repeated is not None and repeated(tx, claim, *args, **kwargs))
+
         try:
-            done = await self._writer.write(lambda tx: command(tx, claim, *args, **kwargs))
+            done = await self._writer.write(record)
         except LedgerError:
             self._unrecorded.add(claim.holder)
             raise
@@ -125,8 +166,6 @@ class LedgerReader:
     next_notification_at = _query(notifications.next_at)
 
     next_event_at = _query(due.next_event_at)
-    spool_names = _query(due.spool_names)
-    spool_bytes = _query(due.spool_bytes)
 
     pending = _query(reconciliation.pending)
     pending_among = _query(reconciliation.pending_among)
@@ -147,12 +186,14 @@ class Ledger(LedgerReader):
     def __init__(self, engine: Engine, *, on_commit: OnCommit | None = None) -> None:
         super().__init__(engine.readers)
         self.now = engine.now
+        self.member = engine.member
         self._engine = engine
         self._notifier = ChangeNotifier()
         self._writer = GroupCommit(engine.commit, on_change=self._notifier.publish, on_commit=on_commit)
         self.interrupted: list[str] = []
         """Jobs whose download was interrupted by the end of an earlier process."""
         self._unrecorded: set[str] = set()
+        self._unanswered: list[Claim] = []
         self._shared: dict[tuple[str, int], asyncio.Task[History | None]] = {}
 
     @classmethod
@@ -250,10 +291,28 @@ class Ledger(LedgerReader):
 
     count_unanswered = _command(submissions.count_unanswered)
 
-    claim_to_fetch = _command(claims.claim_to_fetch)
-    claim_past_deadline = _command(claims.claim_past_deadline)
-    claim_to_archive = _command(claims.claim_to_archive)
+    claim_to_fetch = _claims(claims.claim_to_fetch)
+    claim_past_deadline = _claims(claims.claim_past_deadline)
+    claim_to_archive = _claims(claims.claim_to_archive)
     release = _command(claims.release)
+
+    async def spool_names(self) -> frozenset[str]:
+        """Return the names of all files in this instance's spool that jobs depend on."""
+        return await self._readers.read(lambda db: due.spool_names(db, self.member.id))
+
+    async def spool_bytes(self) -> int:
+        """Return the bytes of all images that wait in this instance's spool."""
+        return await self._readers.read(lambda db: due.spool_bytes(db, self.member.id))
+
+    async def beat(self) -> Beat:
+        """Tell the other instances that this one lives. Raise ``ledger.in_use`` where it is replaced."""
+        return await self._writer.write(lambda tx: instances.beat(tx, self.member))
+
+    async def resign(self) -> None:
+        """Let another instance lead, because this process stops."""
+        await self._writer.write(lambda tx: instances.resign(tx, self.member))
+
+    next_call = _command(instances.next_call)
 
     async def release_expired_leases(self) -> None:
         """Void claims whose lease has ended, except those whose end could not be recorded yet."""
@@ -269,9 +328,9 @@ class Ledger(LedgerReader):
     confirmed = _command(attempts.confirmed)
     url_refreshed = _attempt(attempts.url_refreshed)
     expired = _attempt(attempts.expired)
-    fetched = _attempt(attempts.fetched)
-    archived = _attempt(attempts.archived)
-    recognised = _attempt(attempts.recognised)
+    fetched = _attempt(attempts.fetched, attempts.was_fetched)
+    archived = _attempt(attempts.archived, attempts.was_archived)
+    recognised = _attempt(attempts.recognised, attempts.was_recognised)
     rejected = _attempt(attempts.rejected)
     retry_later = _attempt(attempts.retry_later)
     spool_lost = _attempt(attempts.spool_lost)

@@ -15,12 +15,14 @@ T = TypeVar("T")
 class Transaction:
     """What a command works on: the connection, the wall clock's time, and that of leases, both in ms.
 
+    ``instance`` is this receiver among those that share the ledger, empty where it is the only one.
     ``changed`` takes the ids of jobs that the command changed; they are published after the durable commit.
     """
 
     db: Connection
     now: int
     monotonic: int
+    instance: str = ""
     changed: list[str] = field(default_factory=list)
 
 

@@ -160,3 +160,70 @@ class Notification:
     body: bytes
     attempts: int
     detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """This process among those that share a ledger.
+
+    Attributes:
+        id: of the data directory; empty where the ledger is never shared.
+        name: that people gave it.
+        run: of the process.
+        version: of the program.
+    """
+
+    id: str = ""
+    name: str = ""
+    run: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """What became of the work of a dead instance.
+
+    Attributes:
+        interrupted: its downloads in progress, which others take.
+        fetched_again: images in its spool that others fetch again.
+        waiting: images in its spool whose URL has ended: they wait for its return.
+        more: there are more to be fetched again.
+    """
+
+    name: str
+    interrupted: int
+    fetched_again: int
+    waiting: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """What a heartbeat found.
+
+    Attributes:
+        fence: grows each time that another process leads; ``None`` where this one does not.
+        returned: others took this instance for dead.
+        dead: the instances that were found dead.
+    """
+
+    fence: int | None
+    returned: bool = False
+    dead: tuple[Buried, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A receiver that shares the ledger; ``images`` and their ``bytes`` lie in its spool.
+
+    ``lives``: it was heard of lately. ``leads``: it does what is to be done once.
+    """
+
+    name: str
+    version: str
+    lives: bool
+    leads: bool
+    started_at: int
+    heartbeat_at: int
+    images: int
+    bytes: int

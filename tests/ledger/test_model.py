@@ -536,7 +536,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert stats.soonest_deadline == min(deadlines, default=None)
         assert stats.at_risk == sum(job.at_risk for job in received)
         assert stats.refused == sum(job.suspect is not None for job in received)
-        assert due.spool_names(db) == {job.spool for job in jobs if job.state is State.FETCHED}
+        assert due.spool_names(db, "") == {job.spool for job in jobs if job.state is State.FETCHED}
         waits = [job.waits_until for job in jobs if job.waits_until is not None]
         assert due.next_event_at(db) == min([*waits, *deadlines], default=None)
 

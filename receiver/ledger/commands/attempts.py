@@ -1,6 +1,7 @@
 """Records how an attempt at a claimed job ended. Each command returns False if the claim is void."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from receiver.archive.metadata import ArchivedImage
@@ -62,6 +63,8 @@ def url_refreshed(tx: Transaction, claim: Claim, completion: Completion, deadlin
 
 def expired(tx: Transaction, claim: Claim) -> bool:
     """Record that the URL has expired and the provider has no other."""
+    if leave_away(tx, _HELD, _held(tx, claim, State.RECEIVED)):
+        return False
     return _move(tx, claim, State.RECEIVED, EXPIRED)
 
 
@@ -74,10 +77,26 @@ def fetched(tx: Transaction, claim: Claim, image: Image, spool: str, note: str |
     return _move(tx, claim, State.RECEIVED, assignments, spool=spool, note=note, **rows.values(image))
 
 
+def was_fetched(
+    tx: Transaction,
+    claim: Claim,
+    image: Image,  # noqa: ARG001 - its checksum is a part of the name
+    spool: str,
+    note: str | None = None,  # noqa: ARG001
+) -> bool:
+    """Return whether the job has this file in this instance's spool."""
+    return _is(tx, claim, "state = 'fetched' AND spool = ? AND instance = ?", spool, tx.instance)
+
+
 def archived(tx: Transaction, claim: Claim, stored: StoredObject) -> bool:
     """Record that the archive has proved to hold the image."""
     assignments = f"state = 'archived', event = 'archived', {NO_ERROR}, archived_at = :now, {STORED}"
     return _move(tx, claim, State.FETCHED, assignments, **rows.values(stored))
+
+
+def was_archived(tx: Transaction, claim: Claim, stored: StoredObject) -> bool:
+    """Return whether the job has this object."""
+    return _is(tx, claim, "state = 'archived' AND uri = ?", stored.uri)
 
 
 def recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
@@ -94,8 +113,15 @@ def recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
     return _move(tx, claim, State.FETCHED, assignments, detail=detail, **found_values)
 
 
+def was_recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
+    """Return whether the job has this object."""
+    return was_archived(tx, claim, found.stored)
+
+
 def rejected(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
     """Record that the image may not be fetched, or is not what was promised."""
+    if leave_away(tx, _HELD, _held(tx, claim, State.RECEIVED)):
+        return False
     assignments = f"state = 'rejected', event = 'rejected', {ERROR}"
     return _move(tx, claim, State.RECEIVED, assignments, **_reported(error))
 
@@ -137,6 +163,29 @@ def spool_lost(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
         " format = NULL, width = NULL, height = NULL, bytes = NULL, sha256 = NULL, accepted = NULL"
     )
     return _move(tx, claim, State.FETCHED, assignments, **_reported(error))
+
+
+def leave_away(tx: Transaction, condition: str, values: Mapping[str, Any]) -> list[str]:
+    """Let jobs that cannot be fetched wait for the instance whose spool has their image, if one has it.
+
+    Return the ids of those.
+    """
+    found = tx.db.execute(
+        "UPDATE jobs SET state = 'fetched', event = 'instance_awaited', reason = 'ledger.instance_dead',"  # noqa: S608
+        " detail = 'The image is on the disk of an instance that does not run, and cannot be fetched again.',"
+        " reason_at = :now, instance = (SELECT instance FROM away WHERE job = jobs.seq), attempts = 0,"
+        f" next_attempt_at = NULL, at_risk_at = NULL, {NO_SUSPECT}, holder = NULL, lease_until = NULL,"
+        f" updated_at = :now WHERE {condition} AND seq IN (SELECT job FROM away) RETURNING id",
+        values,
+    )
+    ids = [row["id"] for row in found.fetchall()]
+    tx.changed += ids
+    return ids
+
+
+def _is(tx: Transaction, claim: Claim, condition: str, *values: str) -> bool:
+    found = tx.db.execute(f"SELECT 1 FROM jobs WHERE id = ? AND {condition}", (claim.job.id, *values))  # noqa: S608
+    return found.fetchone() is not None
 
 
 def _reported(error: ReceiverError) -> dict[str, str]:

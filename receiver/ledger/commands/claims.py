@@ -1,4 +1,4 @@
-"""Claims jobs for work. A claim is void once its lease has ended or another process has started."""
+"""Claims jobs for work. A claim is void once its lease has ended or its process has."""
 
 import os
 import secrets
@@ -67,13 +67,14 @@ def claim_past_deadline(tx: Transaction, limit: int, *, lease: int) -> list[Clai
 def claim_to_archive(tx: Transaction, limit: int, *, lease: int) -> list[Claim]:
     """Claim jobs to upload for ``lease`` ms: those tried least, and of them the longest waiting.
 
-    In this order a few jobs that the archive never takes do not hold up all others.
+    In this order a few jobs that the archive never takes do not hold up all others. Files in the spool of
+    another instance are out of reach.
     """
     _end_waits(tx)
     found = tx.db.execute(
         "SELECT seq FROM jobs INDEXED BY jobs_to_archive WHERE state = 'fetched' AND next_attempt_at IS NULL"
-        " AND holder IS NULL ORDER BY attempts, fetched_at LIMIT ?",
-        (max(limit, 0),),
+        " AND holder IS NULL AND instance = ? ORDER BY attempts, fetched_at LIMIT ?",
+        (tx.instance, max(limit, 0)),
     ).fetchall()
     return _claim(tx, found, lease)
 
@@ -88,18 +89,19 @@ def release(tx: Transaction, claim: Claim) -> bool:
     return done.rowcount == 1
 
 
-def release_all(tx: Transaction) -> list[str]:
-    """Void every claim, and return the ids of jobs whose download was interrupted.
+def release_all(tx: Transaction, instance: str = "") -> list[str]:
+    """Void every claim of an instance, and return the ids of jobs whose download was interrupted.
 
-    Only for a start, whose lock proves that no other process holds a claim. The first interruptions of a job
-    do not count as attempts, so that it is still tried after its deadline; a job that is interrupted again
-    and again waits, and its attempts count. Waits for the archive that are longer than any that an outage
-    causes end: they come from a clock that was set since, or from a key that was taken.
+    Only where no process of it is left that could hold one. The first interruptions of a job do not count as
+    attempts, so that it is still tried after its deadline; a job that is interrupted again and again waits,
+    and its attempts count. Waits for the archive that are longer than any that an outage causes end: they
+    come from a clock that was set since, or from a key that was taken.
     """
     interrupted = tx.db.execute(
         "SELECT seq, id, deadline,"
         " (SELECT count(*) FROM history WHERE job = jobs.seq AND event = 'cut_off') AS before"
-        " FROM jobs WHERE holder IS NOT NULL AND state = 'received'"
+        " FROM jobs WHERE holder IS NOT NULL AND state = 'received' AND instance = ?",
+        (instance,),
     ).fetchall()
     for row in interrupted:
         again_at = crash_retry_at(tx.now, row["before"], row["deadline"])
@@ -111,22 +113,25 @@ def release_all(tx: Transaction) -> list[str]:
         )
     tx.db.execute(
         "UPDATE jobs SET holder = NULL, lease_until = NULL,"
-        " attempts = CASE WHEN attempts > 0 THEN attempts - 1 ELSE 0 END WHERE holder IS NOT NULL"
+        " attempts = CASE WHEN attempts > 0 THEN attempts - 1 ELSE 0 END"
+        " WHERE holder IS NOT NULL AND instance = ?",
+        (instance,),
     )
     tx.db.execute(
-        "UPDATE jobs SET next_attempt_at = NULL WHERE state = 'fetched' AND next_attempt_at > ?",
-        (tx.now + UPLOAD_MAX,),
+        "UPDATE jobs SET next_attempt_at = NULL WHERE state = 'fetched' AND next_attempt_at > ?"
+        " AND instance = ?",
+        (tx.now + UPLOAD_MAX, instance),
     )
     return [row["id"] for row in interrupted]
 
 
 def release_expired_leases(tx: Transaction, kept: Collection[str] = ()) -> None:
-    """Void claims whose lease has ended, except those of the holders in ``kept``."""
+    """Void this instance's claims whose lease has ended, except those of the holders in ``kept``."""
     marks, holders = listed(kept)
     tx.db.execute(
         "UPDATE jobs SET holder = NULL, lease_until = NULL WHERE holder IS NOT NULL AND lease_until < ?"  # noqa: S608
-        f" AND holder NOT IN ({marks})",
-        (tx.monotonic, *holders),
+        f" AND instance = ? AND holder NOT IN ({marks})",
+        (tx.monotonic, tx.instance, *holders),
     )
 
 
@@ -217,9 +222,9 @@ def _claim(tx: Transaction, chosen: Sequence[Row], lease: int) -> list[Claim]:
     for row in chosen:
         holder = f"{os.getpid()}-{secrets.token_hex(8)}"
         claimed = tx.db.execute(
-            "UPDATE jobs SET holder = ?, lease_until = ?, attempts = attempts + 1, next_attempt_at = NULL"  # noqa: S608
-            f" WHERE seq = ? RETURNING {rows.JOB}, host",
-            (holder, tx.monotonic + lease, row["seq"]),
+            "UPDATE jobs SET holder = ?, instance = ?, lease_until = ?, attempts = attempts + 1,"  # noqa: S608
+            f" next_attempt_at = NULL WHERE seq = ? RETURNING {rows.JOB}, host",
+            (holder, tx.instance, tx.monotonic + lease, row["seq"]),
         ).fetchone()
         claims.append(Claim(rows.job(claimed), holder, claimed["host"]))
     return claims

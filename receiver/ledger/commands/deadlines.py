@@ -1,6 +1,6 @@
 """Marks jobs at risk, expires jobs, and moves their waits when the clock was set."""
 
-from receiver.ledger.commands.attempts import EXPIRED
+from receiver.ledger.commands.attempts import EXPIRED, leave_away
 from receiver.ledger.commands.claims import RETRIED, ready
 from receiver.ledger.transaction import Transaction
 
@@ -15,6 +15,8 @@ def expire(tx: Transaction, limit: int = 500) -> list[str]:
     ).fetchall()
     ids = []
     for row in found:
+        if leave_away(tx, "seq = :seq", {"now": tx.now, "seq": row["seq"]}):
+            continue
         (job_id,) = tx.db.execute(
             f"UPDATE jobs SET {EXPIRED}, next_attempt_at = NULL, updated_at = :now"  # noqa: S608 - a constant
             " WHERE seq = :seq RETURNING id",

@@ -65,13 +65,15 @@ def accept(tx: Transaction, job_id: str, image: Image, spool: str) -> Job:
     row = tx.db.execute(
         f"UPDATE jobs SET state = 'fetched', event = 'accepted', {ERROR}, {NO_SUSPECT}, attempts = 0,"  # noqa: S608 - constants
         f" next_attempt_at = NULL, at_risk_at = NULL, fetched_at = :now, spool = :spool, {IMAGE},"
-        f" updated_at = :now WHERE id = :id AND holder IS NULL RETURNING {rows.JOB}",
+        " instance = :instance, updated_at = :now WHERE id = :id AND holder IS NULL"
+        f" RETURNING {rows.JOB}",
         {
             **asdict(image),
             "accepted": refusal.reason,
             "reason": refusal.reason,
             "detail": refusal.detail,
             "spool": spool,
+            "instance": tx.instance,
             "now": tx.now,
             "id": job_id,
         },

@@ -1,14 +1,18 @@
 """The ledger in a database: how it is opened and committed to."""
 
+import asyncio
 import contextlib
+import secrets
 from collections.abc import Iterator, Sequence
+from importlib import metadata
 from typing import Any
 
 import psycopg
 
 from receiver.core.clock import Clock, monotonic_clock, wall_clock
 from receiver.core.ledger_location import LedgerLocation
-from receiver.ledger.commands import claims
+from receiver.ledger.commands import instances
+from receiver.ledger.instance_id import instance_id
 from receiver.ledger.postgres import schema
 from receiver.ledger.postgres.connection import (
     Session,
@@ -18,6 +22,7 @@ from receiver.ledger.postgres.connection import (
     ledger_error,
 )
 from receiver.ledger.transaction import Command, Result, Transaction, run_together
+from receiver.ledger.types import Member
 
 READERS = 2
 
@@ -29,9 +34,16 @@ class Database:
     """An open database, with one connection that writes and others that only read."""
 
     def __init__(
-        self, writer: Session, readers: "Readers", *, now: Clock | None, monotonic: Clock | None
+        self,
+        writer: Session,
+        readers: "Readers",
+        member: Member,
+        *,
+        now: Clock | None,
+        monotonic: Clock | None,
     ) -> None:
         self.readers = readers
+        self.member = member
         self.now: Clock = now or self._database_clock
         self._writer = writer
         self._injected = now, monotonic
@@ -50,7 +62,9 @@ class Database:
             db = session.statements
             results = run_together(
                 commands,
-                lambda: Transaction(db, now() if now else at, monotonic() if monotonic else at),
+                lambda: Transaction(
+                    db, now() if now else at, monotonic() if monotonic else at, self.member.id
+                ),
             )
             session.commit()
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
@@ -69,9 +83,8 @@ class Database:
     def write_nothing(tx: Transaction) -> None:
         tx.db.execute("UPDATE schema_version SET version = version")
 
-    @staticmethod
-    def recover(tx: Transaction) -> list[str]:
-        return claims.release_all(tx)
+    def recover(self, tx: Transaction) -> list[str]:
+        return instances.register(tx, self.member)
 
     @contextlib.contextmanager
     def no_server(self) -> Iterator[bool]:
@@ -127,13 +140,27 @@ class PostgresOpener:
         return readers
 
     async def to_serve(self, *, now: Clock | None, monotonic: Clock | None) -> Database:
-        return await self._open(READERS, make=True, migrate=True, now=now, monotonic=monotonic)
+        member = Member(
+            await asyncio.to_thread(instance_id, self._location.data_dir),
+            self._location.instance,
+            secrets.token_hex(8),
+            metadata.version("upscale-receiver"),
+        )
+        return await self._open(member, READERS, make=True, migrate=True, now=now, monotonic=monotonic)
 
     async def beside(self, *, make: bool, now: Clock | None, monotonic: Clock | None) -> Database:
-        return await self._open(1, make=make, migrate=False, now=now, monotonic=monotonic)
+        member = Member(await asyncio.to_thread(instance_id, self._location.data_dir, make=False))
+        return await self._open(member, 1, make=make, migrate=False, now=now, monotonic=monotonic)
 
     async def _open(
-        self, readers: int, *, make: bool, migrate: bool, now: Clock | None, monotonic: Clock | None
+        self,
+        member: Member,
+        readers: int,
+        *,
+        make: bool,
+        migrate: bool,
+        now: Clock | None,
+        monotonic: Clock | None,
     ) -> Database:
         writer = self._session()
         try:
@@ -142,4 +169,4 @@ class PostgresOpener:
             await writer.close()
             raise
         pool = Readers([self._session() for _ in range(readers)])
-        return Database(writer, pool, now=now, monotonic=monotonic)
+        return Database(writer, pool, member, now=now, monotonic=monotonic)

@@ -26,6 +26,7 @@ CREATE TABLE jobs (
     next_attempt_at BIGINT,
     holder TEXT,
     lease_until BIGINT,                    -- by the database's clock
+    instance TEXT COLLATE "C" NOT NULL DEFAULT '',
 
     format TEXT,
     width BIGINT,
@@ -77,7 +78,7 @@ CREATE INDEX jobs_to_fetch_again ON jobs (deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts > 0;
 CREATE INDEX jobs_to_fetch_by_host ON jobs (host, deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL;
-CREATE INDEX jobs_to_archive ON jobs (attempts, fetched_at)
+CREATE INDEX jobs_to_archive ON jobs (instance, attempts, fetched_at)
     WHERE state = 'fetched' AND next_attempt_at IS NULL AND holder IS NULL;
 CREATE INDEX jobs_waiting ON jobs (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
 CREATE INDEX jobs_waiting_to_fetch ON jobs (deadline) WHERE state = 'received' AND next_attempt_at IS NOT NULL;
@@ -173,6 +174,31 @@ CREATE INDEX findings_by_reason ON findings (reason);
 
 CREATE TABLE runs (name TEXT COLLATE "C" PRIMARY KEY, state TEXT NOT NULL);
 
+CREATE TABLE spools (
+    instance TEXT COLLATE "C" PRIMARY KEY,
+    jobs BIGINT NOT NULL DEFAULT 0,
+    bytes BIGINT NOT NULL DEFAULT 0
+);
+
+CREATE TABLE away (job BIGINT PRIMARY KEY, instance TEXT COLLATE "C" NOT NULL);
+
+CREATE INDEX away_by_instance ON away (instance);
+
+CREATE TABLE instances (
+    id TEXT COLLATE "C" PRIMARY KEY,
+    name TEXT COLLATE "C" NOT NULL,
+    run TEXT NOT NULL,
+    version TEXT NOT NULL,
+    started_at BIGINT NOT NULL,
+    heartbeat_at BIGINT NOT NULL,
+    stopped BIGINT NOT NULL DEFAULT 0,
+    buried_at BIGINT
+);
+
+CREATE TABLE leader (name TEXT PRIMARY KEY, run TEXT NOT NULL, fence BIGINT NOT NULL, until BIGINT NOT NULL);
+
+CREATE TABLE calls (name TEXT COLLATE "C" PRIMARY KEY, next_at BIGINT NOT NULL);
+
 CREATE TABLE clock_steps (seq BIGINT PRIMARY KEY, at BIGINT NOT NULL, before BIGINT NOT NULL);
 
 -- Names are qualified in functions: they also run for whoever has another search_path.
@@ -204,6 +230,14 @@ BEGIN
             jobs = jobs + CASE state WHEN NEW.state THEN 1 ELSE -1 END,
             bytes = bytes + CASE state WHEN NEW.state THEN coalesce(NEW.bytes, 0) ELSE -coalesce(OLD.bytes, 0) END
             WHERE state IN (OLD.state, NEW.state);
+    END IF;
+    IF NEW.state = 'fetched' AND OLD.state <> 'fetched' THEN
+        DELETE FROM upscale_receiver.away WHERE job = NEW.seq;
+        INSERT INTO upscale_receiver.spools (instance, jobs, bytes) VALUES (NEW.instance, 1, coalesce(NEW.bytes, 0))
+            ON CONFLICT (instance) DO UPDATE SET jobs = spools.jobs + 1, bytes = spools.bytes + excluded.bytes;
+    ELSIF OLD.state = 'fetched' AND NEW.state <> 'fetched' THEN
+        UPDATE upscale_receiver.spools SET jobs = jobs - 1, bytes = bytes - coalesce(OLD.bytes, 0)
+            WHERE instance = OLD.instance;
     END IF;
     RETURN NULL;
 END $$;

@@ -39,12 +39,13 @@ def oldest_waiting_at(db: Connection) -> int | None:
     return None if oldest is None else int(oldest)
 
 
-def spool_names(db: Connection) -> frozenset[str]:
-    """Return the names of all spool files that jobs depend on."""
-    return frozenset(row["spool"] for row in db.execute("SELECT spool FROM jobs WHERE state = 'fetched'"))
+def spool_names(db: Connection, instance: str) -> frozenset[str]:
+    """Return the names of all files in the spool of an instance that jobs depend on."""
+    found = db.execute("SELECT spool FROM jobs WHERE state = 'fetched' AND instance = ?", (instance,))
+    return frozenset(row["spool"] for row in found)
 
 
-def spool_bytes(db: Connection) -> int:
-    """Return the bytes of all images that wait in the spool."""
-    (size,) = db.execute("SELECT bytes FROM totals WHERE state = 'fetched'").fetchone()
-    return int(size)
+def spool_bytes(db: Connection, instance: str) -> int:
+    """Return the bytes of all images that wait in the spool of an instance."""
+    row = db.execute("SELECT bytes FROM spools WHERE instance = ?", (instance,)).fetchone()
+    return 0 if row is None else int(row["bytes"])

@@ -23,6 +23,7 @@ from receiver.ledger.sqlite.connections import (
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.sqlite.lock import DirectoryLock, open_for_owner
 from receiver.ledger.transaction import Command, Result, Transaction, run_together
+from receiver.ledger.types import Member
 
 FILE_NAME = "ledger.sqlite3"
 READERS = 2
@@ -33,6 +34,8 @@ _ENDS_THE_BATCH = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONL
 
 class Database:
     """An open ledger file, with one connection that writes and others that only read."""
+
+    member = Member()
 
     def __init__(
         self, path: Path, writer: Connection, readers: ReaderPool, *, now: Clock, monotonic: Clock

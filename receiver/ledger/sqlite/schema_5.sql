@@ -67,3 +67,66 @@ DROP INDEX jobs_to_ask;
 CREATE INDEX jobs_to_ask ON jobs (provider, ask_at) WHERE state = 'submitted' AND ask_at IS NOT NULL;
 
 ALTER TABLE unread ADD COLUMN provider TEXT;
+
+-- Several receivers may share a ledger that is in no file. Which of them works on the job, or did so last, and has
+-- the job's file in its spool while the job is fetched; empty where there is only one.
+ALTER TABLE jobs ADD COLUMN instance TEXT NOT NULL DEFAULT '';
+
+DROP INDEX jobs_to_archive;
+CREATE INDEX jobs_to_archive ON jobs (instance, attempts, fetched_at)
+    WHERE state = 'fetched' AND next_attempt_at IS NULL AND holder IS NULL;
+
+-- What lies in the spool of each instance: the fetched jobs. Kept by triggers, as the totals are.
+CREATE TABLE spools (
+    instance TEXT PRIMARY KEY,
+    jobs INTEGER NOT NULL DEFAULT 0,
+    bytes INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO spools SELECT '', jobs, bytes FROM totals WHERE state = 'fetched';
+
+-- Jobs that are received again although the spool of an instance that is dead has their image: others may fetch them.
+CREATE TABLE away (
+    job INTEGER PRIMARY KEY,               -- jobs.seq
+    instance TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX away_by_instance ON away (instance);
+
+-- The receivers that share the ledger. A file is never shared: this and the next two tables stay empty there.
+CREATE TABLE instances (
+    id TEXT PRIMARY KEY,                   -- kept in the data directory, so that the spool is found again
+    name TEXT NOT NULL,
+    run TEXT NOT NULL,                     -- which process: of two with one data directory, the later one counts
+    version TEXT NOT NULL,
+    started_at INTEGER NOT NULL,
+    heartbeat_at INTEGER NOT NULL,
+    stopped INTEGER NOT NULL DEFAULT 0,    -- 1: in good order, so that another may have its name at once
+    buried_at INTEGER                      -- when its work was given to others
+) STRICT, WITHOUT ROWID;
+
+-- Which process does the work that is to be done once. The fence grows with each change of hands.
+CREATE TABLE leader (
+    name TEXT PRIMARY KEY,
+    run TEXT NOT NULL,
+    fence INTEGER NOT NULL,
+    until INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- When the next call of each rate may be made.
+CREATE TABLE calls (
+    name TEXT PRIMARY KEY,
+    next_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER jobs_enter_spools AFTER UPDATE OF state ON jobs
+WHEN NEW.state = 'fetched' AND OLD.state <> 'fetched' BEGIN
+    DELETE FROM away WHERE job = NEW.seq;
+    INSERT INTO spools (instance, jobs, bytes) VALUES (NEW.instance, 1, coalesce(NEW.bytes, 0))
+        ON CONFLICT (instance) DO UPDATE SET jobs = jobs + 1, bytes = bytes + excluded.bytes;
+END;
+
+CREATE TRIGGER jobs_leave_spools AFTER UPDATE OF state ON jobs
+WHEN OLD.state = 'fetched' AND NEW.state <> 'fetched' BEGIN
+    UPDATE spools SET jobs = jobs - 1, bytes = bytes - coalesce(OLD.bytes, 0) WHERE instance = OLD.instance;
+END;
