@@ -46,7 +46,6 @@ def write(item: SpooledImage) -> dict[str, str]:
         **of_image(item.job_id, item.image),
         "ref": item.ref,
         "received-at": item.received_at.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        "provider": provider_of(item.job_id),
     }
     return encode_all({name: value for name, value in pairs.items() if value is not None})
 
@@ -59,6 +58,7 @@ def of_image(job_id: str, image: Image) -> dict[str, str | None]:
         "width": str(image.width) if image.width else None,
         "height": str(image.height) if image.height else None,
         "accepted": image.accepted,
+        "provider": provider_of(job_id),
     }
 
 

@@ -13,6 +13,7 @@ from receiver.archive.key import render_key
 from receiver.core.completion import Completion
 from receiver.core.jobs import State, StoredObject
 from receiver.ledger import Delivery
+from receiver.operations.audit import mismatch
 from tests.faults.workshop import Workshop, at_work
 from tests.support.clock import HOUR
 from tests.support.gallery import gallery
@@ -81,7 +82,7 @@ async def test_another_file_than_was_promised_is_not_taken_at_once(
         (JOB, None, False),
     ],
 )
-def test_the_archive_gives_back_only_jobs_whose_provider_is_that_of_their_id(
+def test_a_rebuild_and_an_audit_take_only_objects_whose_provider_is_that_of_their_id(
     tmp_path: Path, job_id: str, provider: str | None, *, is_read: bool
 ) -> None:
     item = spooled(tmp_path, "key", job_id=job_id)
@@ -94,6 +95,10 @@ def test_the_archive_gives_back_only_jobs_whose_provider_is_that_of_their_id(
     found = metadata.read(info)
     assert (found is not None) == is_read
     assert found is None or found.id == job_id
+    audited = mismatch(info, job_id, item.image, info.stored)
+    assert audited == (
+        None if is_read else ("archive.mislabelled", "Its metadata are others than its job's: provider.")
+    )
 
 
 def test_a_key_may_have_the_provider_and_two_ids_never_share_one() -> None:
