@@ -19,6 +19,7 @@ from collections.abc import (
 )
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, ClassVar, NoReturn
 
 import httpx
@@ -459,14 +460,17 @@ def time_at(value: object) -> int | None:
     return at if at >= 0 else None
 
 
-def moment(value: object, since: int) -> int | None:
-    """Return a time in ms: of ISO 8601, a number since the epoch, or a span of seconds from ``since``."""
+def moment(value: object, since: int, unit: int = 1000) -> int | None:
+    """Return a time in ms: of ISO 8601, a number since the epoch, or a span from ``since``.
+
+    ``unit`` is that of a span, in ms. Of a number since the epoch the size tells it.
+    """
     if not isinstance(value, int | float) or isinstance(value, bool):
         return time_at(value)
     if not 0 <= value < 10**16:  # what no calendar has, and what is no number
         return None
-    if value < LONGEST_SPAN:
-        return since + int(value * 1000)
+    if value * unit < LONGEST_SPAN:
+        return since + int(value * unit)
     return int(value) if value >= FIRST_MS else int(value * 1000)
 
 
@@ -491,15 +495,43 @@ def without_members(body: bytes, names: Collection[str]) -> bytes:
 
 
 def mask(body: bytes, secrets: Iterable[str]) -> bytes:
-    """Return a body with each of the secrets hidden, even where JSON has a backslash before a slash."""
+    """Return a body with each of the secrets hidden, in all `spellings_in_json`."""
     for secret in secrets:
-        text = secret.encode()
-        for spelling in {text, text.replace(b"/", b"\\/")}:
-            body = body.replace(spelling, MASK)
+        body = hide(body, spellings_in_json(secret))
+    return body
+
+
+@lru_cache
+def spellings_in_json(text: str) -> frozenset[bytes]:
+    """Return the forms of a text in JSON: encoders differ in what they escape beyond what they must."""
+    found = set()
+    for ascii_alone in (True, False):
+        plain = json.dumps(text, ensure_ascii=ascii_alone)[1:-1]
+        found |= {plain, plain.replace("/", r"\/")}
+        for form in _ESCAPES:
+            found.add("".join(form % ord(c) if c in _ESCAPED else c for c in plain))
+    return frozenset(it.encode() for it in found)
+
+
+def hide(body: bytes, texts: Iterable[bytes]) -> bytes:
+    """Return a body with each of these texts hidden. JSON may be UTF-16 or UTF-32, too."""
+    encodings = _WIDE if b"\0" in body else ()
+    for text in texts:
+        body = body.replace(text, MASK)
+        for encoding in encodings:
+            wide = text.decode("utf-8", "backslashreplace").encode(encoding)
+            body = body.replace(wide, MASK.decode().encode(encoding))
     return body
 
 
 MASK = b"**********"
+
+_WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
+"""Encodings of JSON in which even ASCII is no ASCII."""
+
+_ESCAPED = "&'+<>`"
+_ESCAPES = (r"\u%04X", r"\u%04x")
+"""What .NET and Go escape in JSON beyond what must be."""
 
 MAX_WORD = 64
 """Characters of a status or a media type."""
@@ -507,8 +539,8 @@ MAX_WORD = 64
 MAX_BYTES = 2**53
 """Of a promised size."""
 
-LONGEST_SPAN = 10**6
-"""A smaller number is a span of seconds, and no time since the epoch."""
+LONGEST_SPAN = 10**9
+"""ms. A smaller number is a span, and no time since the epoch."""
 
 FIRST_MS = 10**12
 """A number from here on counts milliseconds since the epoch."""

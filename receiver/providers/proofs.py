@@ -9,7 +9,16 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from receiver.core.clock import Clock
 from receiver.core.errors import ConfigError
 from receiver.providers import key_set, signatures
-from receiver.providers.tables import PLACEHOLDER, HeaderName, SecureUrl, Setting, Span, Table
+from receiver.providers.tables import (
+    PLACEHOLDER,
+    UNITS,
+    HeaderName,
+    SecureUrl,
+    Setting,
+    Span,
+    Table,
+    TimeUnit,
+)
 
 
 def _template(text: str) -> str:
@@ -51,6 +60,7 @@ class _Signed(Table):
     encoding: Literal["hex", "base64"] = "hex"
     prefix: str = Field("", pattern=r"^[\x21-\x7e]*$")
     time: HeaderName | None = None
+    time_unit: TimeUnit = "s"
     tolerance: Span = signatures.TOLERANCE
     signed: Annotated[str, AfterValidator(_template)] = Field("{body}", validate_default=True)
 
@@ -65,7 +75,14 @@ class _Signed(Table):
     def template(self, now: Clock) -> signatures.Template:
         parts = [part.lower() if at % 2 else part for at, part in enumerate(PLACEHOLDER.split(self.signed))]
         return signatures.Template(
-            self.header, self.encoding, self.prefix, parts, now, self.time, self.tolerance
+            self.header,
+            self.encoding,
+            self.prefix,
+            parts,
+            now,
+            self.time,
+            self.tolerance,
+            UNITS[self.time_unit],
         )
 
 

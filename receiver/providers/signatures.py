@@ -19,7 +19,7 @@ MAX_SIGNATURES = 16
 """Signatures of one header that are compared: providers send one for each of two or three keys."""
 
 _MAX_STAMP = 16
-"""Digits of a time in seconds; beyond them its meaning is in doubt, and Python may take long."""
+"""Digits of a time; beyond them its meaning is in doubt, and Python may take long."""
 
 
 def refuse() -> NoReturn:
@@ -27,12 +27,14 @@ def refuse() -> NoReturn:
     raise AuthError("auth.refused")
 
 
-def check_time(stamp: bytes, now: int, tolerance: timedelta = TOLERANCE) -> None:
-    """Refuse a time in whole seconds since the epoch that is further than the tolerance from ``now`` (ms)."""
+def check_time(stamp: bytes, now: int, tolerance: timedelta = TOLERANCE, unit: int = 1000) -> None:
+    """Refuse a time since the epoch, in whole units of so many ms, that is further than the tolerance from
+    ``now`` (ms).
+    """
     if (
         not stamp.isdigit()
         or len(stamp) > _MAX_STAMP
-        or abs(now - int(stamp) * 1000) > milliseconds(tolerance)
+        or abs(now - int(stamp) * unit) > milliseconds(tolerance)
     ):
         refuse()
 
@@ -183,7 +185,8 @@ class Template:
         parts: texts, and between them the names of what stands there: of a header, ``body``, or ``sha256``,
             which is the body's hex digest.
         now: ms since the epoch.
-        time: the header of the time in seconds, if there is one.
+        time: the header of the time, if there is one.
+        unit: of that time, in ms.
     """
 
     header: str
@@ -193,6 +196,7 @@ class Template:
     now: Clock
     time: str | None = None
     tolerance: timedelta = TOLERANCE
+    unit: int = 1000
 
     @property
     def names(self) -> Sequence[str]:
@@ -209,7 +213,7 @@ class Template:
         if not signatures or not all(given.get(name.encode()) for name in self.names):
             refuse()
         if self.time is not None:
-            check_time(given.get(self.time.encode(), b""), self.now(), self.tolerance)
+            check_time(given.get(self.time.encode(), b""), self.now(), self.tolerance, self.unit)
         return given, signatures
 
     def message(self, given: Mapping[bytes, bytes], body: bytes) -> bytes:

@@ -2,10 +2,11 @@
 
 import re
 import tomllib
+from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, HttpUrl, ValidationError
 
@@ -72,6 +73,9 @@ Places = Annotated[tuple[json_paths.Path, ...], BeforeValidator(partial(json_pat
 HeaderName = Annotated[str, AfterValidator(_header)]
 Setting = Annotated[str, AfterValidator(_setting)]
 Span = Annotated[timedelta, BeforeValidator(duration)]
+TimeUnit = Literal["s", "ms"]
+UNITS: Mapping[TimeUnit, int] = {"s": 1000, "ms": 1}
+"""In ms."""
 Words = tuple[Annotated[str, Field(min_length=1, max_length=64)], ...]
 SecureUrl = Annotated[HttpUrl, AfterValidator(_secure)]
 HeaderTexts = Annotated[dict[str, str], Field(min_length=1), AfterValidator(_headers)]

@@ -1,5 +1,6 @@
 """What holds for every provider, shown through the whole receiver: a new one has to pass all of it."""
 
+import base64
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -267,6 +268,24 @@ async def test_foreign_and_deep_bodies_are_refused_and_kept(desk: Desk) -> None:
     assert len(kept) == len(bodies)
     assert {it["provider"] for it in kept} == {desk.sample.name}
     assert await desk.ids() == set()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32-be"])
+async def test_what_is_kept_of_a_body_holds_no_secret_whatever_its_encoding(
+    desk: Desk, encoding: str
+) -> None:
+    echoed = "".join(f'"echo {secret}": "{secret}", ' for secret in desk.sample.secrets)
+    good = desk.sample.succeeded("run1", [URL]).decode().replace("{", "{" + echoed, 1)
+
+    assert (await desk.deliver(good.encode(encoding))).json()["id"] == desk.job_id("run1")
+    assert (await desk.deliver(good[:-1].encode(encoding))).json()["reason"] == "body.not_json"
+    assert (await desk.deliver(good.replace("run1", "a/b").encode(encoding))).status_code == 422
+
+    kept = (await desk.get("/deliveries"))["deliveries"]
+    assert len(kept) == 2
+    for delivery in kept:
+        body = delivery.get("body") or base64.b64decode(delivery["body_base64"]).decode(encoding)
+        assert not [secret for secret in desk.sample.secrets if secret in body.replace("\0", "")]
 
 
 async def test_a_job_can_be_announced_by_the_providers_own_id(desk: Desk) -> None:

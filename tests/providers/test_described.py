@@ -1,5 +1,6 @@
 """What descriptions can say, what wrong ones are answered with, and what they cannot do."""
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -11,12 +12,12 @@ import pytest
 
 from receiver.config import load
 from receiver.core.completion import Failure
-from receiver.core.errors import BodyError, ConfigError
-from receiver.providers.base import Calls, Ending, Provider, Running
+from receiver.core.errors import AuthError, BodyError, ConfigError
+from receiver.providers.base import Calls, Ending, Proof, Provider, Running
 from receiver.providers.described import provider as described_package
 from receiver.providers.registry import ENTRIES, open_providers
 from receiver.providers.setup import Setup
-from tests.providers.samples.described import FOLDER, job
+from tests.providers.samples.described import FOLDER, digest, job
 
 NOW = 1_780_000_000_000
 GOOD = (FOLDER / "header.toml").read_text("utf-8")
@@ -89,6 +90,44 @@ def test_the_end_of_a_url_is_a_moment_or_a_span(tmp_path: Path, until: object, e
     files = [{"href": "https://files.acme.test/1.png", "until": until}]
     (output,) = read(described(tmp_path, GOOD), job("j1", "ok", files=files)).outputs
     assert output.ends_at == end
+
+
+@pytest.mark.parametrize(
+    ("until", "end"), [(600_000, NOW + 600_000), (1_780_003_600, 1_780_003_600_000), (NOW + 7, NOW + 7)]
+)
+def test_a_span_is_in_ms_where_the_description_says_so(tmp_path: Path, until: int, end: int) -> None:
+    text = GOOD.replace('ends_at = "until"', 'ends_at = "until"\ntime_unit = "ms"')
+    files = [{"href": "https://files.acme.test/1.png", "until": until}]
+    (output,) = read(described(tmp_path, text), job("j1", "ok", files=files)).outputs
+    assert output.ends_at == end
+
+
+@pytest.mark.parametrize(
+    ("stamp", "is_good"),
+    [
+        (NOW, True),
+        (NOW - 299_999, True),
+        (NOW - 300_001, False),
+        (NOW + 300_001, False),
+        (NOW // 1000, False),
+    ],
+)
+def test_the_time_of_a_signature_is_in_ms_where_the_description_says_so(
+    tmp_path: Path, stamp: int, *, is_good: bool
+) -> None:
+    provider = described(tmp_path, HMAC.replace("\ntime =", '\ntime_unit = "ms"\ntime ='))
+    body, key = job("j1", "busy"), SECRETS["ACME_SECRET"].encode()
+    signature = base64.b64encode(digest(key, f"n1.{stamp}.".encode() + body))
+    headers = [
+        (b"x-acme-id", b"n1"),
+        (b"x-acme-time", str(stamp).encode()),
+        (b"x-acme-signature", signature),
+    ]
+    if is_good:
+        assert provider.prove(headers, body) == Proof()
+    else:
+        with pytest.raises(AuthError):
+            provider.prove(headers, body)
 
 
 def test_only_the_words_that_are_named_are_ends(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from receiver.providers.tables import (
     Setting,
     Span,
     Table,
+    TimeUnit,
     Words,
 )
 
@@ -58,6 +59,7 @@ class Outputs(Table):
     bytes: Place = ()
     content_type: Place = ()
     ends_at: Place = ()
+    time_unit: TimeUnit = "s"
 
 
 class Ask(Table):

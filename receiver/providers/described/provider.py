@@ -41,6 +41,7 @@ from receiver.providers.base import (
 )
 from receiver.providers.described.description import ENDPOINT, Ask, Description
 from receiver.providers.setup import Setup
+from receiver.providers.tables import UNITS
 
 MIN_MASKED = 6
 """Characters of a secret that is redacted; a shorter one would occur in ordinary words."""
@@ -159,7 +160,7 @@ class DescribedProvider(Provider):
                     height=json_paths.value(each, at.height),
                     size=json_paths.value(each, at.bytes),
                     content_type=json_paths.value(each, at.content_type),
-                    ends_at=moment(json_paths.value(each, at.ends_at), since),
+                    ends_at=moment(json_paths.value(each, at.ends_at), since, UNITS[at.time_unit]),
                 )
                 for number, each in enumerate(found, start=1)
             )

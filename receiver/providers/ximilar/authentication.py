@@ -6,7 +6,6 @@ are compared as bytes and in constant time, and every refusal is the same.
 
 import hashlib
 import hmac
-import json
 import re
 import secrets
 from collections.abc import Mapping, Sequence
@@ -18,7 +17,7 @@ from receiver.config import Config
 from receiver.core.completion import is_ref
 from receiver.core.errors import AuthError
 from receiver.core.headers import RawHeaders, single
-from receiver.providers.base import TICKET_LIFETIME, Proof
+from receiver.providers.base import MASK, TICKET_LIFETIME, Proof, hide, spellings_in_json
 
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"
@@ -32,7 +31,6 @@ CLOCK_SLACK = timedelta(minutes=5)
 """How far ahead a ticket's time may be: a clock that was set back since must not cost an image."""
 
 _MIN_SECRET = 8
-_MASK = b"**********"
 _SIGNATURE = re.compile(rb"([A-Za-z0-9_-]{22}(?:~[A-Za-z0-9_-]{1,64})?\.[A-Za-z0-9_-]{6}\.)[A-Za-z0-9_-]{43}")
 """A ticket: 16 random bytes, the mark of its submission where it has one, the seconds since the epoch while
 four bytes hold them, and an HMAC-SHA-256."""
@@ -49,7 +47,9 @@ class Authenticator:
             name.lower().encode("ascii"): tuple({v for value in values for v in _spellings(value)})
             for name, values in headers.items()
         }
-        spelled = {v for vs in headers.values() for value in vs for v in _spellings(value) | _in_json(value)}
+        spelled = {
+            v for vs in headers.values() for value in vs for v in _spellings(value) | spellings_in_json(value)
+        }
         # Shorter ones occur by chance, and would make a body unreadable.
         self._secrets = sorted((v for v in spelled if len(v) >= _MIN_SECRET), key=len, reverse=True)
         # itsdangerous signs with the last key and verifies with all; the setting names the newest first.
@@ -102,10 +102,9 @@ class Authenticator:
 
     def redact(self, body: bytes) -> bytes:
         """Return a body without this installation's secrets, which the provider's API echoes."""
-        for secret in self._secrets:
-            body = body.replace(secret, _MASK)
+        body = hide(body, self._secrets)
         # Of a ticket only the signature is secret; its number is in the ledger.
-        return body if self._signer is None else _SIGNATURE.sub(rb"\1" + _MASK, body)
+        return body if self._signer is None else _SIGNATURE.sub(rb"\1" + MASK, body)
 
     def issue_ticket(self, mark: str | None = None) -> str:
         """Return a new ticket for the header of one job; raise `AuthError` without a signing key.
@@ -134,15 +133,6 @@ def _spellings(value: str) -> set[bytes]:
     if all(ord(c) < 256 for c in value):
         spellings.add(value.encode("latin-1"))
     return spellings
-
-
-def _in_json(value: str) -> set[bytes]:
-    # The forms of a JSON string: encoders differ in what they escape beyond what they must.
-    found = set()
-    for ascii_alone in (True, False):
-        text = json.dumps(value, ensure_ascii=ascii_alone)[1:-1]
-        found |= {text.encode(), text.replace("/", "\\/").encode()}
-    return found
 
 
 def _label(value: bytes) -> str | None:
