@@ -47,7 +47,15 @@ class Statements:
         self._db = db
 
     def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = (), /) -> psycopg.Cursor[Row]:
-        return self._db.cursor().execute(translate(sql).encode(), values)
+        query = translate(sql).encode()
+        try:
+            return self._db.cursor().execute(query, values)
+        except psycopg.DataError as error:
+            if error.sqlstate is not None:
+                raise
+            # PostgreSQL's texts hold no NUL, and nothing was sent. What a provider or a client may name holds
+            # none either, but an error's text may quote anything.
+            return self._db.cursor().execute(query, _without_nul(values))
 
     def executemany(self, sql: str, values: Iterable[Sequence[Any] | Mapping[str, Any]], /) -> "Changed":
         """Run a statement for each of the values, all in one round trip."""
@@ -62,6 +70,12 @@ class Statements:
     def script(self, sql: str) -> None:
         """Run statements without values."""
         self._db.execute(sql.encode())
+
+
+def _without_nul(values: Sequence[Any] | Mapping[str, Any]) -> Sequence[Any] | Mapping[str, Any]:
+    if isinstance(values, Mapping):
+        return dict(zip(values, _without_nul(list(values.values())), strict=True))
+    return [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in values]
 
 
 class Changed:
@@ -86,9 +100,10 @@ class Session:
     It connects when a transaction begins, and again where the connection broke meanwhile.
     """
 
-    def __init__(self, url: str, instance: str) -> None:
+    def __init__(self, url: str, instance: str, *, cut_after: float = CUT_SECONDS) -> None:
         self._url = url
         self._instance = instance
+        self._cut_after = cut_after
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres")
         self._db: Db | None = None
 
@@ -96,7 +111,7 @@ class Session:
         """Run a whole function on the thread. Raise PostgreSQL's errors as `LedgerError`."""
         running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
         running.add_done_callback(lambda it: it.cancelled() or it.exception())  # a caller may be cancelled
-        if not (await asyncio.wait({running}, timeout=CUT_SECONDS))[0]:
+        while not (await asyncio.wait({running}, timeout=self._cut_after))[0]:
             self._cut()
         return await running
 
@@ -132,8 +147,10 @@ class Session:
         assert self._db is not None
         self._db.execute(b"COMMIT")
 
-    def roll_back(self) -> None:
-        """End the transaction, if there is one; drop a connection that is of no more use."""
+    def roll_back(self, error: Exception | None = None) -> None:
+        """End the transaction, if there is one; drop a connection that is of no more use after an error."""
+        if isinstance(error, errors.ReadOnlySqlTransaction):
+            self.drop()  # the database may be another server's by now
         if self._db is not None and self._db.info.transaction_status is not TransactionStatus.IDLE:
             try:
                 self._db.execute(b"ROLLBACK")
@@ -174,7 +191,7 @@ class SessionPool:
         """Run a query on one snapshot of the ledger, or raise `LedgerError`."""
 
         def on_snapshot(session: Session) -> T:
-            session.begin("REPEATABLE READ READ ONLY")
+            session.begin("repeatable read read only")
             return query(session.statements)
 
         session = await self._idle.get()

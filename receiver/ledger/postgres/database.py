@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import secrets
 from collections.abc import Iterator, Sequence
+from functools import partial
 from importlib import metadata
 from typing import Any
 
@@ -15,6 +16,7 @@ from receiver.ledger.commands import instances
 from receiver.ledger.instance_id import instance_id
 from receiver.ledger.postgres import schema
 from receiver.ledger.postgres.connection import (
+    CUT_SECONDS,
     Session,
     SessionPool,
     Statements,
@@ -55,7 +57,7 @@ class Database:
 
     def _commit(self, session: Session, commands: Sequence[Command[Any]]) -> list[Result]:
         try:
-            at, version = session.begin("READ COMMITTED", schema.TAKE_LOCK, _NOW)
+            at, version = session.begin("read committed", schema.TAKE_LOCK, _NOW)
             schema.check_version(version)
             self._ahead = at - monotonic_clock()
             now, monotonic = self._injected
@@ -68,7 +70,7 @@ class Database:
             )
             session.commit()
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
-            session.roll_back()
+            session.roll_back(error)
             if len(commands) > 1 and is_of_one_command(error):
                 return [self._commit(session, [command])[0] for command in commands]
             reported = ledger_error(error) if isinstance(error, psycopg.Error) else error
@@ -123,12 +125,9 @@ class Readers(SessionPool):
 class PostgresOpener:
     """Opens the ledger of a database."""
 
-    def __init__(self, location: LedgerLocation) -> None:
-        assert location.url is not None
+    def __init__(self, location: LedgerLocation, *, cut_after: float = CUT_SECONDS) -> None:
         self._location = location
-
-    def _session(self) -> Session:
-        return Session(self._location.url or "", self._location.instance)
+        self._session = partial(Session, location.url or "", location.instance, cut_after=cut_after)
 
     async def to_read(self) -> Readers:
         readers = Readers([self._session()])

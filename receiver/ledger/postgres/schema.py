@@ -22,7 +22,7 @@ def prepare(session: Session, *, make: bool = True, migrate: bool = True) -> Non
 
     ``make``: create it where there is none; ``migrate``: an older one, too. Raise `LedgerError` otherwise.
     """
-    session.begin("READ COMMITTED", TAKE_LOCK)
+    session.begin("read committed", TAKE_LOCK)
     db = session.statements
     _check_server(db)
     present = version(db)

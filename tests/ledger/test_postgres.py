@@ -1,0 +1,266 @@
+"""A ledger in a database: what several writers, lost connections and a database's own troubles do to it."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from receiver.core.errors import LedgerError
+from receiver.core.jobs import State
+from receiver.core.ledger_location import LedgerLocation
+from receiver.ledger import Filter, Ledger, LedgerReader, Recorded
+from receiver.ledger.commands import deliveries
+from receiver.ledger.postgres.database import PostgresOpener
+from receiver.ledger.transaction import Transaction
+from tests.ledger.actions import IMAGE, STORED, claimed, delivery, failure, history, the_job
+from tests.support.clock import HOUR
+from tests.support.postgres import Postgres, postgres
+from tests.support.proxy import Proxy, proxy
+from tests.support.waiting import eventually
+
+
+@pytest.fixture
+def engine() -> str:
+    return "postgres"
+
+
+@asynccontextmanager
+async def served(url: str, folder: Path, instance: str = "here") -> AsyncIterator[Ledger]:
+    ledger = await Ledger.serve(LedgerLocation(folder, url, instance))
+    try:
+        yield ledger
+    finally:
+        await ledger.close()
+
+
+async def refused(work: object) -> LedgerError:
+    with pytest.raises(LedgerError) as caught:
+        await work  # type: ignore[misc]
+    return caught.value
+
+
+def name_of(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+@pytest.fixture
+def way(postgres_server: Postgres) -> Iterator[Proxy]:
+    with proxy(postgres_server.port) as it:
+        yield it
+
+
+@pytest.fixture
+def far(postgres_server: Postgres, place: LedgerLocation, way: Proxy) -> str:
+    """The address of the test's database behind the proxy."""
+    assert place.url is not None
+    return place.url.replace(f":{postgres_server.port}/", f":{way.port}/")
+
+
+async def test_a_reader_by_number_skips_no_event_of_a_transaction_that_commits_late(
+    ledger: Ledger, postgres_server: Postgres, place: LedgerLocation, tmp_path: Path
+) -> None:
+    assert place.url is not None
+    begun, gate = asyncio.Event(), threading.Event()
+    loop = asyncio.get_running_loop()
+
+    def slowly(tx: Transaction) -> None:
+        deliveries.record(tx, delivery("first"))
+        loop.call_soon_threadsafe(begun.set)
+        gate.wait()
+
+    def waits() -> bool:
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        return second.done() or postgres_server.execute(waiting) != [(0,)]
+
+    async with served(place.url, tmp_path, "other") as other:
+        first = asyncio.create_task(ledger._writer.write(slowly))
+        await begun.wait()
+        second = asyncio.create_task(other.record(failure("second")))
+        try:
+            await asyncio.to_thread(eventually, waits)
+            page = await other.transitions(after=0, limit=9)
+        finally:
+            gate.set()
+        await asyncio.gather(first, second)
+        later = await other.transitions(after=page.until, limit=9)
+    assert [it.id for it in (*page.transitions, *later.transitions)] == ["first", "second"]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before it", "after it"])
+async def test_a_delivery_whose_commit_is_cut_off_is_refused_and_safe_when_it_comes_again(
+    far: str, way: Proxy, tmp_path: Path, *, before: bool
+) -> None:
+    async with served(far, tmp_path) as ledger:
+        way.cut_at(b"COMMIT", before=before)
+        assert (await refused(ledger.record(delivery()))).reason == "ledger.unavailable"
+        assert await ledger.record(delivery()) == Recorded(State.RECEIVED, duplicate=not before)
+        assert [event.event for event in await history(ledger)] == ["received"]
+
+
+async def test_an_outcome_whose_commit_is_cut_off_holds_when_it_is_recorded_again(
+    far: str, way: Proxy, tmp_path: Path
+) -> None:
+    async with served(far, tmp_path) as ledger:
+        await ledger.record(delivery(deadline=10**14))
+        claim = await claimed(ledger)
+        way.cut_at(b"COMMIT", before=False)
+        await refused(ledger.fetched(claim, IMAGE, "spool"))
+        assert await ledger.fetched(claim, IMAGE, "spool")
+        (claim,) = await ledger.claim_to_archive(1, lease=HOUR)
+        way.cut_at(b"COMMIT", before=False)
+        await refused(ledger.archived(claim, STORED))
+        assert await ledger.archived(claim, STORED)
+        assert not await ledger.archived(claim, STORED)  # nothing was lost since
+        assert [event.event for event in await history(ledger)] == ["received", "fetched", "archived"]
+
+
+async def test_connections_that_ended_while_nobody_used_them_are_made_again_unnoticed(
+    ledger: Ledger, postgres_server: Postgres, place: LedgerLocation
+) -> None:
+    await ledger.record(delivery())
+    await the_job(ledger)
+    postgres_server.cut(name_of(place.url or ""))
+    assert (await ledger.record(delivery())).duplicate
+    assert (await the_job(ledger)).state is State.RECEIVED
+
+
+async def test_a_ledger_goes_on_after_its_server_was_killed_and_started_again(tmp_path: Path) -> None:
+    with postgres() as server, server.database() as url:
+        async with served(url, tmp_path) as ledger:
+            await ledger.record(delivery())
+            server.kill()
+            assert (await refused(ledger.record(delivery("lost")))).reason == "ledger.unavailable"
+            assert (await refused(ledger.job("job-1"))).reason == "ledger.unavailable"
+            server.start()
+            assert (await ledger.record(delivery())).duplicate
+            assert await ledger.job("lost") is None
+
+
+async def test_a_database_without_free_connections_refuses_and_then_goes_on(
+    ledger: Ledger, postgres_server: Postgres, place: LedgerLocation
+) -> None:
+    with postgres_server.crowded(name_of(place.url or "")):
+        for work in (ledger.record(delivery()), ledger.job("job-1")):
+            error = await refused(work)
+            assert (error.reason, "too many connections" in error.detail) == ("ledger.unavailable", True)
+    assert not (await ledger.record(delivery())).duplicate
+
+
+async def test_a_read_only_database_refuses_writes_answers_reads_and_goes_on(
+    ledger: Ledger, postgres_server: Postgres, place: LedgerLocation
+) -> None:
+    await ledger.record(delivery())
+    name = name_of(place.url or "")
+    postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    postgres_server.cut(name)
+    try:
+        for work in (ledger.record(delivery("new")), ledger.check_writable()):
+            error = await refused(work)
+            assert (error.reason, "25006" in error.detail) == ("ledger.unavailable", True)
+        assert (await the_job(ledger)).state is State.RECEIVED
+    finally:
+        postgres_server.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert not (await ledger.record(delivery("new"))).duplicate
+
+
+async def test_missing_rights_are_named_and_the_ledger_goes_on_once_they_are_given(
+    ledger: Ledger, postgres_server: Postgres, place: LedgerLocation, tmp_path: Path
+) -> None:
+    jobs, name = "upscale_receiver.jobs", name_of(place.url or "")
+    postgres_server.execute(f"REVOKE INSERT ON {jobs} FROM receiver", database=name)
+    try:
+        error = await refused(ledger.record(delivery()))
+        assert (error.reason, "42501" in error.detail) == ("ledger.unavailable", True)
+    finally:
+        postgres_server.execute(f"GRANT INSERT ON {jobs} TO receiver", database=name)
+    assert not (await ledger.record(delivery())).duplicate
+
+    foreign = LedgerLocation(tmp_path, postgres_server.url("postgres"))
+    assert "permission denied for database" in (await refused(Ledger.serve(foreign))).detail
+
+
+async def test_a_wrong_password_is_refused_without_showing_it(place: LedgerLocation, tmp_path: Path) -> None:
+    url = (place.url or "").replace("canary", "a-wrong-canary")
+    error = await refused(Ledger.serve(LedgerLocation(tmp_path, url)))
+    assert "password authentication failed" in error.detail
+    assert "canary" not in f"{error.detail} {error.__cause__} {LedgerLocation(tmp_path, url)!r}"
+
+
+async def test_a_schema_of_another_version_is_left_alone_also_while_the_ledger_is_open(
+    ledger: Ledger, place: LedgerLocation
+) -> None:
+    assert place.url is not None
+    await ledger.record(delivery())
+    with psycopg.connect(place.url, autocommit=True) as db:
+        for version, reason in ((2, "ledger.newer"), (0, "ledger.unavailable")):
+            db.execute("UPDATE upscale_receiver.schema_version SET version = %s", (version,))
+            try:
+                for work in (
+                    ledger.record(delivery("new")),
+                    LedgerReader.open(place),
+                    Ledger.open_beside(place, make=False),
+                ):
+                    assert (await refused(work)).reason == reason
+            finally:
+                db.execute("UPDATE upscale_receiver.schema_version SET version = 1")
+    assert (await ledger.record(delivery())).duplicate
+
+
+async def test_a_command_makes_no_ledger_in_a_database_unless_it_may(database: str, tmp_path: Path) -> None:
+    place = LedgerLocation(tmp_path, database)
+    for work in (LedgerReader.open(place), Ledger.open_beside(place, make=False)):
+        assert "There is no ledger in the database" in (await refused(work)).detail
+    beside = await Ledger.open_beside(place)
+    await beside.close()
+    async with await LedgerReader.open(place) as reader:
+        assert await reader.job("job-1") is None
+
+
+async def test_texts_that_postgres_cannot_hold_are_recorded_without_their_nul(ledger: Ledger) -> None:
+    bad = failure("job-1")
+    assert bad.completion.failure is not None
+    object.__setattr__(bad.completion.failure, "detail", "no\0GPU")
+    assert not (await ledger.record(bad)).duplicate
+    problem = (await the_job(ledger)).problem
+    assert problem is not None
+    assert problem.detail == "no\ufffdGPU"
+    assert (await ledger.jobs(Filter(ref="a\0"))).jobs == ()
+
+
+async def test_a_connection_that_gives_no_answer_is_cut_and_made_again(
+    far: str, way: Proxy, tmp_path: Path
+) -> None:
+    place = LedgerLocation(tmp_path, far, "here")
+    ledger = Ledger(await PostgresOpener(place, cut_after=0.3).to_serve(now=None, monotonic=None))
+    try:
+        await ledger.record(delivery())
+        way.lose()
+        assert (await ledger.record(delivery())).duplicate
+        way.down.set()
+        way.lose()
+        assert (await refused(ledger.record(delivery()))).reason == "ledger.unavailable"
+        way.down.clear()
+        assert (await ledger.record(delivery())).duplicate
+    finally:
+        await ledger.close()
+
+
+async def test_transactions_are_bounded_durable_and_see_only_the_ledger_s_schema(
+    ledger: Ledger, postgres_server: Postgres, place: LedgerLocation
+) -> None:
+    name = name_of(place.url or "")
+    postgres_server.execute(f"ALTER DATABASE {name} SET synchronous_commit = off")
+    postgres_server.cut(name)
+    names = ("search_path", "lock_timeout", "statement_timeout", "synchronous_commit")
+    query = f"SELECT {', '.join(f'current_setting(?) AS {name}' for name in names)}"
+    try:
+        found = await ledger._writer.write(lambda tx: tx.db.execute(query, names).fetchone())
+        assert tuple(found) == ("upscale_receiver", "8s", "15s", "on")
+        with psycopg.connect(place.url or "") as db:
+            assert db.execute("SHOW synchronous_commit").fetchone() == ("off",)
+    finally:
+        postgres_server.execute(f"ALTER DATABASE {name} RESET synchronous_commit")
