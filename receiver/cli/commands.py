@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Each command with its group in the help, and the module of its function."""
 
-SILENT = frozenset({"init", "jobs", "job", "retry", "forget", "demo", "sandbox"})
+SILENT = frozenset({"jobs", "job", "retry", "forget", "demo", "sandbox"})
 """Commands that run no code that logs by structlog. To import it takes a sixth of the time of a short one."""
 
 

@@ -30,7 +30,7 @@ from receiver.cli.common import (
 from receiver.cli.interruption import INTERRUPTED, interrupted_line
 from receiver.config import environment
 from receiver.core.errors import BodyError, ConfigError
-from receiver.doctor import Level, Report, diagnose
+from receiver.doctor import Level, Result, diagnose
 from receiver.doctor.sample import read_sample
 from receiver.providers.setup import Setup
 
@@ -75,7 +75,7 @@ async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoRe
         checks = [asdict(result) for result in report.results]
         output.print_json({"ok": report.good, "checks": checks, "settings": list(report.settings)})
     else:
-        _show(report)
+        show(report.results)
     levels = Counter(result.level for result in report.results)
     early = "" if report.finished else "stopped before the end: "
     failures, warnings = levels[Level.FAILURE], levels[Level.WARNING]
@@ -125,14 +125,15 @@ def _waiting(*, quiet: bool) -> Iterator[Callable[[Sequence[str]], None]]:
         yield lambda names: status.update(f"Looking at {', '.join(names)} …")
 
 
-def _show(report: Report) -> None:
+def show(results: Sequence[Result]) -> None:
+    """Print the results of checks."""
     console = Console(highlight=False)
     if not console.is_terminal:
-        for result in report.results:
+        for result in results:
             output.print_line([result.level, result.check, result.detail, result.remedy or ""])
         return
     grid = Table.grid(padding=(0, 2))
-    for result in report.results:
+    for result in results:
         detail = Text(f"{result.check}: ", style="bold")
         detail.append(output.safe(result.detail), style="not bold")
         grid.add_row(Text(result.level, style=STYLES[result.level]), detail)

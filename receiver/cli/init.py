@@ -1,16 +1,16 @@
 """``receiver init``."""
 
-import base64
-import secrets
+import sys
 from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
 from receiver.cli import output
-from receiver.cli.common import AsJson
+from receiver.cli.common import DOTENV, INVOCATION, AsJson
+from receiver.cli.new_settings import fresh_settings, line, own_settings
 from receiver.cli.options import choice
-from receiver.providers.registry import ENTRIES, Entry
+from receiver.providers.registry import ENTRIES
 
 _NAMES = [entry.name for entry in ENTRIES]
 
@@ -23,36 +23,33 @@ def init(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Print a ready .env with fresh secrets.
+    """Make a ready .env with fresh secrets.
 
-    Keep them private: (umask 077; receiver init > .env)
+    On a terminal it asks for what it needs, checks each answer, and writes .env for its owner alone. In a
+    pipe it prints what .env needs: (umask 077; receiver init > .env)
 
     Without a provider it is for the first of them. A value that is the provider's to give is empty: fill it
     in.
     """
+    if not as_json and all(stream.isatty() for stream in (sys.stdin, sys.stdout, sys.stderr)):
+        from receiver.cli import first_steps  # noqa: PLC0415 - what checks answers takes long to import
+
+        first_steps.run(INVOCATION.get().environ, DOTENV, provider)
+        return
     chosen = [entry for entry in ENTRIES if entry.name in (provider or _NAMES[:1])]
-    own = {
-        "RECEIVER_API_TOKENS": secrets.token_urlsafe(32),
-        "RECEIVER_NOTIFY_SECRET": f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
-    }
+    own = own_settings()
     if as_json:
-        values = {name: value for entry in chosen for name, value in _settings(entry).items()}
+        values = {name: value for entry in chosen for name, value in fresh_settings(entry).items()}
         output.print_json({**values, **own})
         return
     for entry in chosen:
-        values = _settings(entry)
+        values = fresh_settings(entry)
         if "" in values.values():
             typer.echo(f"# {entry.title} gives you what is empty here: docs/guide/providers.md")
         _print(values)
     _print(own)
 
 
-def _settings(entry: Entry) -> dict[str, str]:
-    return {
-        name: value.replace("{secret}", secrets.token_urlsafe(32)) for name, value in entry.settings.items()
-    }
-
-
 def _print(values: Mapping[str, str]) -> None:
     for name, value in values.items():
-        typer.echo(f"{name}='{value}'")  # single quotes keep JSON as it is
+        typer.echo(line(name, value))

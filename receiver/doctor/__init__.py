@@ -23,7 +23,7 @@ from receiver.providers.base import Provider
 from receiver.providers.registry import open_providers
 from receiver.providers.setup import Setup
 
-__all__ = ["Level", "Report", "Result", "diagnose"]
+__all__ = ["Level", "Report", "Result", "diagnose", "look_at"]
 
 MOUNTS = Path("/proc/self/mounts")
 
@@ -94,6 +94,17 @@ async def diagnose(
         on_waiting=on_waiting,
     )
     return Report(results, settings.settings_report(config, given, wrong), finished=not stopping.is_set())
+
+
+async def look_at(setting: str, environ: Mapping[str, str]) -> list[Result]:
+    """Run the checks that depend on a setting."""
+    config, wrong = load_partly(environ)
+    checks = [
+        check for check in _checks(config, environ, now=wall_clock, deep=False) if setting in check.needs
+    ]
+    return await run_checks(
+        [check.skip_if_wrong(named(wrong)) for check in checks], settings.secret_values(config, environ)
+    )
 
 
 def _check_secret_files(environ: Mapping[str, str]) -> list[Result]:

@@ -27,6 +27,8 @@ class Entry:
         token: the setting with which it is asked.
         settings: what `receiver init` prints, by name. ``{secret}`` stands for a fresh secret, and an empty
             value is the provider's to give.
+        request: what names the webhook in a request to the provider. ``{url}`` stands for its address, and
+            ``{headers}`` for the JSON of RECEIVER_WEBHOOK_HEADERS.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Entry:
     switches: Sequence[str]
     token: str
     settings: Mapping[str, str]
+    request: str
 
 
 ENTRIES: Sequence[Entry] = (
@@ -45,6 +48,7 @@ ENTRIES: Sequence[Entry] = (
         ("RECEIVER_WEBHOOK_HEADERS", "RECEIVER_SIGNING_KEYS"),
         "XIMILAR_API_TOKEN",
         {"RECEIVER_WEBHOOK_HEADERS": '{"X-Webhook-Secret": "{secret}"}'},
+        '"webhook": {"endpoint": "{url}", "headers": {headers}}',
     ),
     Entry(
         "replicate",
@@ -53,6 +57,7 @@ ENTRIES: Sequence[Entry] = (
         ("REPLICATE_WEBHOOK_SECRET",),
         "REPLICATE_API_TOKEN",
         {"REPLICATE_WEBHOOK_SECRET": "", "REPLICATE_API_TOKEN": ""},
+        '"webhook": "{url}", "webhook_events_filter": ["completed"]',
     ),
     Entry(
         "fal",
@@ -61,6 +66,7 @@ ENTRIES: Sequence[Entry] = (
         ("FAL_JWKS", "FAL_JWKS_URL"),
         "FAL_KEY",
         {"FAL_JWKS_URL": "default", "FAL_KEY": ""},
+        "?fal_webhook={url}",
     ),
     Entry(
         "freepik",
@@ -69,6 +75,7 @@ ENTRIES: Sequence[Entry] = (
         ("FREEPIK_WEBHOOK_SECRET",),
         "FREEPIK_API_KEY",
         {"FREEPIK_WEBHOOK_SECRET": "", "FREEPIK_API_KEY": ""},
+        '"webhook_url": "{url}"',
     ),
 )
 
