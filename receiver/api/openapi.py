@@ -135,6 +135,7 @@ def _values_of_the_code() -> Json:
         "{provider}": f"^{PROVIDER}$",
         "{own_id}": f"^{BARE_ID}$",
         "{ref}": f"^{REF}$",
+        "{search}": f"^{params.SEARCH}$",
         "{event_id}": f"^[0-9]{{1,{params.MAX_LINE_DIGITS}}}$",
         "{max_limit}": params.MAX_LIMIT,
         "{default_limit}": params.DEFAULT_LIMIT,

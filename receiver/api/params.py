@@ -21,6 +21,8 @@ MAX_LIMIT = 1000
 DEFAULT_LIMIT = 100
 MAX_WAIT = 60
 MAX_LINE_DIGITS = 18
+SEARCH = r"[^\x00-\x1f\x7f]{1,253}"
+"""A searched text; no host is longer."""
 
 UNREAD_OUTCOMES = ("body.not_json", "body.not_a_completion", "body.unsupported_type")
 """The outcomes that ``GET /deliveries`` can be narrowed to."""
@@ -77,11 +79,12 @@ def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
     Jobs submitted before ``overdue_before``, ms since the epoch, and still silent are overdue.
     """
     given = _parsed(
-        query, "state", "provider", "ref", "reason", "since", "until", "overdue", "limit", "cursor"
+        query, "search", "state", "provider", "ref", "reason", "since", "until", "overdue", "limit", "cursor"
     )
     wanted = Filter(
         states=given["state"],
         provider=given["provider"],
+        search=given["search"],
         ref=given["ref"],
         reason=given["reason"],
         since=given["since"],
@@ -220,6 +223,10 @@ def _choice(values: Mapping[str, Any]) -> Callable[[str], Any]:
 
 
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
+    "search": _checked(
+        lambda text: bool(re.fullmatch(SEARCH, text)),
+        "must be 1 to 253 characters without control characters",
+    ),
     "state": _choice({state.value: state for state in State}),
     "provider": _checked(is_provider, "is no provider's name"),
     "ref": _checked(is_ref, "must be 1 to 200 printable ASCII characters"),

@@ -92,8 +92,13 @@ class Api:
             return await self.announce(request)
         wanted, window = params.jobs(request.query_params, overdue_before=self._overdue_before())
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
+        incomplete = {"incomplete": True} if page.incomplete else {}
         return JSONResponse(
-            {"jobs": [serializers.job(job) for job in page.jobs], "next": params.cursor(page.next)}
+            {
+                "jobs": [serializers.job(job) for job in page.jobs],
+                "next": params.cursor(page.next),
+                **incomplete,
+            }
         )
 
     async def job(self, request: Request) -> Response:

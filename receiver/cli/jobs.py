@@ -20,6 +20,13 @@ PAGE = 500
 
 def jobs(
     *,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Only jobs whose id, reference, or host of either URL is this, or begins with it.",
+        ),
+    ] = None,
     state: States = None,
     provider: Provider = None,
     ref: Ref = None,
@@ -44,6 +51,7 @@ def jobs(
     wanted, window = job_filter(
         config,
         state,
+        search=search,
         provider=provider,
         ref=ref,
         reason=reason,
@@ -64,7 +72,7 @@ def jobs(
                 before = page.next
                 if before is None or not all_of_them:
                     break
-            listing.end(before)
+            listing.end(before, incomplete=page.incomplete)
 
     asyncio.run(show())
 

@@ -77,12 +77,19 @@ class JobList:
             self._has_header = True
             self._console.print(page)
 
-    def end(self, following: int | None) -> None:
-        """End the list; ``following`` is where the next page begins, if there is one."""
+    def end(self, following: int | None, *, incomplete: bool = False) -> None:
+        """End the list; ``following`` is where the next page begins, if there is one.
+
+        ``incomplete``: a search did not look at all that begins with its text.
+        """
         cursor = params.cursor(following)
         if self._json is not None:
-            self._json.end(next=cursor)
-        elif self._console.is_terminal and cursor is not None:
+            self._json.end(next=cursor, **({"incomplete": True} if incomplete else {}))
+        if incomplete:
+            Console(stderr=True).print("Not all that begins so was looked at: search for more of it.")
+        if self._json is not None:
+            return
+        if self._console.is_terminal and cursor is not None:
             self._console.print(
                 f"There are more; --cursor {cursor} goes on, --all lists them all.", style="dim"
             )

@@ -183,7 +183,8 @@ def index_of(wanted: Filter) -> str | None:
         return "jobs_by_ref" if wanted.reason is None else "jobs_by_ref_and_reason"
     if wanted.reason is not None:
         return "jobs_by_reason"
-    return "jobs_by_state" if wanted.states or wanted.overdue_before is not None else None
+    overdue = (wanted.overdue_before, wanted.not_overdue_before)
+    return "jobs_by_state" if wanted.states or overdue != (None, None) else None
 
 
 @pytest.mark.parametrize("before", [None, 500])

@@ -89,6 +89,9 @@ def test_the_end_has_no_cursor() -> None:
     ("text", "name"),
     [
         ("stat=received", "stat"),
+        ("search=", "search"),
+        ("search=a%00b", "search"),
+        ("search=" + "a" * 254, "search"),
         ("state=", "state"),
         ("state=done", "state"),
         ("state=received&state=Archived", "state"),

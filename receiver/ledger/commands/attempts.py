@@ -30,9 +30,12 @@ EXPIRED = (
 )
 
 
+_END_OF_HOST = re.compile("[/?#]")
+
+
 def host_of(url: str | None) -> str:
     """Return host and port as they stand in a URL, in lower case; an empty text without one."""
-    return re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0].lower() if url else ""
+    return _END_OF_HOST.split(url.partition("://")[2], 1)[0].lower() if url else ""
 
 
 def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: int) -> Claim | None:

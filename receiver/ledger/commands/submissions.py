@@ -19,7 +19,9 @@ def expect(tx: Transaction, submission: Submission, *, at: int | None = None) ->
     values = {**asdict(submission), "now": tx.now, "at": tx.now if at is None else at}
     inserted = tx.db.execute(
         "INSERT INTO jobs (id, state, ref, endpoint, source_url, event, created_at, submitted_at, updated_at,"
-        " ask_at) VALUES (:id, 'submitted', :ref, :endpoint, :source_url, 'submitted', :now, :at, :now,"
+        " ask_at) VALUES (:id, 'submitted', :ref, :endpoint, :source_url, 'submitted', :now,"
+        # Never after the job became known, however the clock was set: `search` relies on it.
+        " CASE WHEN :at < :now THEN :at ELSE :now END, :now,"
         " :now) ON CONFLICT (id) DO NOTHING RETURNING seq",
         values,
     ).fetchone()

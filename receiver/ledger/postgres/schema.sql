@@ -201,7 +201,48 @@ CREATE TABLE calls (name TEXT COLLATE "C" PRIMARY KEY, next_at BIGINT NOT NULL);
 
 CREATE TABLE clock_steps (seq BIGINT PRIMARY KEY, at BIGINT NOT NULL, before BIGINT NOT NULL);
 
+CREATE TABLE hosts (
+    host TEXT COLLATE "C" NOT NULL,
+    chunk BIGINT NOT NULL,
+    PRIMARY KEY (host, chunk)
+);
+
+CREATE TABLE archived_by_hour (
+    hour BIGINT NOT NULL,
+    duration BIGINT NOT NULL,
+    jobs BIGINT NOT NULL,
+    bytes BIGINT NOT NULL,
+    PRIMARY KEY (hour, duration)
+);
+
+CREATE TABLE failed_by_day (
+    day BIGINT NOT NULL,
+    reason TEXT COLLATE "C" NOT NULL,
+    jobs BIGINT NOT NULL,
+    PRIMARY KEY (day, reason)
+);
+
 -- Names are qualified in functions: they also run for whoever has another search_path.
+
+CREATE FUNCTION count_ended(job upscale_receiver.jobs) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    ended BIGINT := coalesce(job.archived_at, job.updated_at);
+    took BIGINT := greatest(ended - coalesce(job.received_at, ended), 0);
+BEGIN
+    IF job.state = 'archived' THEN
+        -- The classes of the table `durations` in SQLite.
+        INSERT INTO upscale_receiver.archived_by_hour VALUES (
+            ended - ended % 3600000,
+            CASE WHEN took < 10 THEN 0 ELSE trunc(10 * 2 ^ (floor(4 * ln(took / 10.0) / ln(2.0)) / 4))::bigint END,
+            1, coalesce(job.bytes, 0)
+        ) ON CONFLICT (hour, duration) DO UPDATE SET
+            jobs = archived_by_hour.jobs + 1, bytes = archived_by_hour.bytes + excluded.bytes;
+    ELSIF job.state IN ('failed', 'rejected', 'expired') THEN
+        INSERT INTO upscale_receiver.failed_by_day VALUES (
+            job.updated_at - job.updated_at % 86400000, coalesce(job.reason, ''), 1
+        ) ON CONFLICT (day, reason) DO UPDATE SET jobs = failed_by_day.jobs + 1;
+    END IF;
+END $$;
 
 CREATE FUNCTION jobs_born() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -218,6 +259,13 @@ BEGIN
                     WHERE seq < (SELECT min(seq) FROM born) ORDER BY seq DESC LIMIT 1)
             ) AS before FROM born
         ) AS steps WHERE at < before;
+    INSERT INTO upscale_receiver.hosts
+        SELECT DISTINCT host, seq / 64 AS chunk FROM (
+            SELECT host, seq FROM born UNION ALL
+            SELECT lower(substring(source_url FROM '://([^/?#]*)')), seq FROM born
+        ) AS named WHERE host <> '' ORDER BY host, chunk ON CONFLICT DO NOTHING;
+    PERFORM upscale_receiver.count_ended(job) FROM upscale_receiver.jobs AS job
+        WHERE seq IN (SELECT seq FROM born WHERE state NOT IN ('submitted', 'received'));
     RETURN NULL;
 END $$;
 
@@ -230,6 +278,7 @@ BEGIN
             jobs = jobs + CASE state WHEN NEW.state THEN 1 ELSE -1 END,
             bytes = bytes + CASE state WHEN NEW.state THEN coalesce(NEW.bytes, 0) ELSE -coalesce(OLD.bytes, 0) END
             WHERE state IN (OLD.state, NEW.state);
+        PERFORM upscale_receiver.count_ended(NEW);
     END IF;
     IF NEW.state = 'fetched' AND OLD.state <> 'fetched' THEN
         DELETE FROM upscale_receiver.away WHERE job = NEW.seq;
@@ -239,6 +288,15 @@ BEGIN
         UPDATE upscale_receiver.spools SET jobs = jobs - 1, bytes = bytes - coalesce(OLD.bytes, 0)
             WHERE instance = OLD.instance;
     END IF;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION jobs_change_hosts() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO upscale_receiver.hosts
+        SELECT host, NEW.seq / 64 FROM (
+            VALUES (NEW.host), (lower(substring(NEW.source_url FROM '://([^/?#]*)')))
+        ) AS named (host) WHERE host <> '' ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 
@@ -274,6 +332,8 @@ END $$;
 CREATE TRIGGER jobs_born AFTER INSERT ON jobs
     REFERENCING NEW TABLE AS born FOR EACH STATEMENT EXECUTE FUNCTION jobs_born();
 CREATE TRIGGER jobs_happened AFTER UPDATE OF state, event ON jobs FOR EACH ROW EXECUTE FUNCTION jobs_happened();
+CREATE TRIGGER jobs_change_hosts AFTER UPDATE OF host, source_url ON jobs
+    FOR EACH ROW EXECUTE FUNCTION jobs_change_hosts();
 CREATE TRIGGER jobs_move_is_legal BEFORE UPDATE OF state ON jobs
     FOR EACH ROW WHEN (NEW.state <> OLD.state) EXECUTE FUNCTION jobs_move_is_legal();
 CREATE TRIGGER history_keeps_its_end BEFORE DELETE ON history

@@ -1,15 +1,17 @@
 """Finds jobs by id, by filter and by similar text."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import chain
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 
 from receiver.core.jobs import Event, Job, State
 from receiver.ledger import rows
 from receiver.ledger.connection import Connection, Row
+from receiver.ledger.queries import text_search
 from receiver.ledger.queries.reconciliation import OVERDUE
 
-_LAST = "\U0010ffff"  # after a prefix: the end of all that begins with it
+MOST_PORTIONS = 5
+"""How often a search looks at a page's number of jobs, to find those that the other filters want."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +20,7 @@ class Filter:
 
     ``since`` (inclusive) and ``until`` (exclusive) bound the time at which the job became known. The value of
     ``overdue_before``, and of ``not_overdue_before`` for all other jobs, is `core.jobs.overdue_cutoff`.
+    ``search`` is the begin of an id, of a reference, or of the host of the image's URL or the source's.
     """
 
     states: tuple[State, ...] = ()
@@ -28,14 +31,19 @@ class Filter:
     overdue_before: int | None = None
     not_overdue_before: int | None = None
     provider: str | None = None
+    search: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Jobs, newest first; ``next`` is where the next page begins, ``None`` at the end."""
+    """Jobs, newest first; ``next`` is where the next page begins, ``None`` at the end.
+
+    ``incomplete``: more ids, references or hosts begin with the text of a search than were looked at.
+    """
 
     jobs: tuple[Job, ...]
     next: int | None
+    incomplete: bool = False
 
 
 def job(db: Connection, job_id: str) -> Job | None:
@@ -60,22 +68,77 @@ def jobs_among(db: Connection, ids: Sequence[str]) -> dict[str, Job]:
 
 def jobs(db: Connection, wanted: Filter, *, before: int | None = None, limit: int = 100) -> Page:
     """Return a page of jobs, newest first; ``before`` is the ``next`` of the previous page."""
-    if not (scans := _scans(wanted)):
-        return Page((), None)
+    if wanted.search is not None:
+        return _searched(db, wanted, wanted.search, before, limit)
     found: list[Row] = []
-    for low, high in _spans(db, wanted, before):
-        found += _newest(db, scans, low, high, limit + 1 - len(found))
-        if len(found) > limit:
-            break
+    for part in _parts(wanted):
+        found += _first(db, part, before, limit + 1)
+    found.sort(key=lambda row: row["seq"], reverse=True)
     more = len(found) > limit
     return Page(tuple(rows.job(row) for row in found[:limit]), found[limit - 1]["seq"] if more else None)
+
+
+def _parts(wanted: Filter) -> Sequence[Filter]:
+    """Split a filter, so that no part passes over all overdue jobs.
+
+    A submitted job that is not overdue became known after the cutoff: nothing is submitted later than that.
+    """
+    states, cutoff = wanted.states or tuple(State), wanted.not_overdue_before
+    if cutoff is None or State.SUBMITTED not in states:
+        return (wanted,)
+    silent = replace(wanted, states=(State.SUBMITTED,), since=max(wanted.since or cutoff, cutoff))
+    others = tuple(state for state in states if state is not State.SUBMITTED)
+    return (silent, replace(wanted, states=others)) if others else (silent,)
+
+
+def _first(db: Connection, wanted: Filter, before: int | None, limit: int) -> list[Row]:
+    scans = _scans(wanted)
+    found: list[Row] = []
+    for low, high in _spans(db, wanted, before) if scans else ():
+        found += _newest(db, scans, low, high, limit - len(found))
+        if len(found) == limit:
+            break
+    return found
+
+
+def _searched(db: Connection, wanted: Filter, text: str, before: int | None, limit: int) -> Page:
+    """Return a page of what a search finds; a short one where the other filters want little of it."""
+    given = {
+        "provider = ?": wanted.provider,
+        "ref = ?": wanted.ref,
+        "reason = ?": wanted.reason,
+        "created_at >= ?": wanted.since,
+        "created_at < ?": wanted.until,
+        OVERDUE: wanted.overdue_before,
+        f"NOT ({OVERDUE})": wanted.not_overdue_before,
+    }
+    conditions = {condition: value for condition, value in given.items() if value is not None}
+    states = f" AND state IN ({', '.join('?' * len(wanted.states))})" if wanted.states else ""
+    positions, incomplete = text_search.positions(db, text, _newest_position(db, before) + 1)
+    found: list[Row] = []
+    last = None
+    for _ in range(MOST_PORTIONS):
+        portion = list(islice(positions, limit + 1))
+        last = portion[-1] if len(portion) > limit else None
+        if portion:
+            among = f"seq IN ({', '.join('?' * len(portion))})"
+            found += db.execute(
+                f"SELECT {rows.JOB}, seq FROM jobs WHERE {' AND '.join([among, *conditions])}{states}"  # noqa: S608
+                " ORDER BY seq DESC",
+                (*portion, *conditions.values(), *wanted.states),
+            )
+        if len(found) > limit or last is None:
+            break
+    if len(found) > limit:
+        last = found[limit - 1]["seq"]
+    return Page(tuple(rows.job(row) for row in found[:limit]), last, incomplete)
 
 
 def jobs_with_prefix(db: Connection, prefix: str, limit: int) -> tuple[Job, ...]:
     """Return jobs whose ids begin with a prefix, in the order of ids."""
     found = db.execute(
         f"SELECT {rows.JOB} FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",  # noqa: S608 - a constant
-        (prefix, prefix + _LAST, limit),
+        (prefix, prefix + text_search.LAST, limit),
     )
     return tuple(rows.job(row) for row in found)
 
@@ -137,8 +200,7 @@ def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple
 
     Between two steps of the clock, jobs are in the order of their times.
     """
-    (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
-    high = newest + 1 if before is None else min(before, newest + 1)
+    high = _newest_position(db, before) + 1
     if wanted.since is None and wanted.until is None:
         yield 0, high
         return
@@ -159,6 +221,11 @@ def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple
             low = first
         end, latest = begin, latest_before
     yield low, high
+
+
+def _newest_position(db: Connection, before: int | None) -> int:
+    (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
+    return int(newest) if before is None else min(before - 1, newest)
 
 
 def _search(db: Connection, at: int, low: int, high: int) -> int:

@@ -130,3 +130,85 @@ CREATE TRIGGER jobs_leave_spools AFTER UPDATE OF state ON jobs
 WHEN OLD.state = 'fetched' AND NEW.state <> 'fetched' BEGIN
     UPDATE spools SET jobs = jobs - 1, bytes = bytes - coalesce(OLD.bytes, 0) WHERE instance = OLD.instance;
 END;
+
+-- Where jobs of a host are: some of 64 neighbouring ones name it in the URL of their image or of its source. An index of
+-- both hosts would take 70 bytes of each job, and twice the time of a delivery.
+CREATE TABLE hosts (
+    host TEXT NOT NULL,                    -- and port, in lower case
+    chunk INTEGER NOT NULL,                -- jobs.seq / 64
+    PRIMARY KEY (host, chunk)
+) STRICT, WITHOUT ROWID;
+
+INSERT INTO hosts SELECT DISTINCT
+    lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), seq / 64
+FROM (
+    SELECT seq, substr(url, instr(url, '://') + 3) AS rest
+    FROM (SELECT seq, image_url AS url FROM jobs UNION ALL SELECT seq, source_url FROM jobs)
+    WHERE instr(url, '://') > 0
+) WHERE true ON CONFLICT DO NOTHING;
+
+CREATE TRIGGER jobs_born_with_hosts AFTER INSERT ON jobs BEGIN
+    INSERT INTO hosts SELECT NEW.host, NEW.seq / 64 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO hosts SELECT
+        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 64
+    FROM (SELECT substr(NEW.source_url, instr(NEW.source_url, '://') + 3) AS rest)
+    WHERE instr(NEW.source_url, '://') > 0 ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER jobs_change_hosts AFTER UPDATE OF host, source_url ON jobs BEGIN
+    INSERT INTO hosts SELECT NEW.host, NEW.seq / 64 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO hosts SELECT
+        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 64
+    FROM (SELECT substr(NEW.source_url, instr(NEW.source_url, '://') + 3) AS rest)
+    WHERE instr(NEW.source_url, '://') > 0 ON CONFLICT DO NOTHING;
+END;
+
+-- The lower bounds, in ms, of the classes that times from receipt to archive are counted in; each is a fifth longer than
+-- the one before it.
+CREATE TABLE durations (low INTEGER PRIMARY KEY) STRICT;
+
+INSERT INTO durations WITH RECURSIVE bounds (low) AS (
+    SELECT 10.0 UNION ALL SELECT low * 1.189207115 FROM bounds WHERE low < 5e9
+) SELECT 0 UNION SELECT CAST(low AS INTEGER) FROM bounds;
+
+-- What the status page shows of the last week, kept with each move, because reading it from the jobs takes the longer
+-- the more there are. `hour` and `day` are when they begin.
+CREATE TABLE archived_by_hour (
+    hour INTEGER NOT NULL,
+    duration INTEGER NOT NULL,             -- durations.low
+    jobs INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (hour, duration)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE failed_by_day (
+    day INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    jobs INTEGER NOT NULL,
+    PRIMARY KEY (day, reason)
+) STRICT, WITHOUT ROWID;
+
+CREATE TRIGGER archived_counts AFTER INSERT ON history
+WHEN NEW.after = 'archived' AND NEW.before IS NOT NEW.after BEGIN
+    INSERT INTO archived_by_hour
+    SELECT at - at % 3600000, (SELECT max(low) FROM durations WHERE low <= max(at - coalesce(received_at, at), 0)),
+        1, coalesce(bytes, 0)
+    FROM (SELECT *, coalesce(archived_at, updated_at) AS at FROM jobs WHERE seq = NEW.job)
+    WHERE true ON CONFLICT DO UPDATE SET jobs = jobs + 1, bytes = bytes + excluded.bytes;
+END;
+
+CREATE TRIGGER failed_counts AFTER INSERT ON history
+WHEN NEW.after IN ('failed', 'rejected', 'expired') AND NEW.before IS NOT NEW.after BEGIN
+    INSERT INTO failed_by_day VALUES (NEW.at - NEW.at % 86400000, coalesce(NEW.reason, ''), 1)
+    ON CONFLICT DO UPDATE SET jobs = jobs + 1;
+END;
+
+INSERT INTO archived_by_hour
+SELECT at - at % 3600000, (SELECT max(low) FROM durations WHERE low <= max(at - coalesce(received_at, at), 0)) AS low,
+    count(*), coalesce(sum(bytes), 0)
+FROM (SELECT *, coalesce(archived_at, updated_at) AS at FROM jobs WHERE state = 'archived')
+WHERE true GROUP BY 1, 2;
+
+INSERT INTO failed_by_day
+SELECT coalesce(reason_at, updated_at) / 86400000 * 86400000, coalesce(reason, ''), count(*)
+FROM jobs WHERE state IN ('failed', 'rejected', 'expired') GROUP BY 1, 2;

@@ -1,4 +1,12 @@
 BEGIN TRANSACTION;
+CREATE TABLE archived_by_hour (
+    hour INTEGER NOT NULL,
+    duration INTEGER NOT NULL,             -- durations.low
+    jobs INTEGER NOT NULL,
+    bytes INTEGER NOT NULL,
+    PRIMARY KEY (hour, duration)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "archived_by_hour" VALUES(1794999600000,0,1,1234);
 CREATE TABLE away (
     job INTEGER PRIMARY KEY,               -- jobs.seq
     instance TEXT NOT NULL
@@ -29,6 +37,134 @@ CREATE TABLE counters (
     count INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (name, reason)
 ) STRICT, WITHOUT ROWID;
+CREATE TABLE durations (low INTEGER PRIMARY KEY) STRICT;
+INSERT INTO "durations" VALUES(0);
+INSERT INTO "durations" VALUES(10);
+INSERT INTO "durations" VALUES(11);
+INSERT INTO "durations" VALUES(14);
+INSERT INTO "durations" VALUES(16);
+INSERT INTO "durations" VALUES(19);
+INSERT INTO "durations" VALUES(23);
+INSERT INTO "durations" VALUES(28);
+INSERT INTO "durations" VALUES(33);
+INSERT INTO "durations" VALUES(39);
+INSERT INTO "durations" VALUES(47);
+INSERT INTO "durations" VALUES(56);
+INSERT INTO "durations" VALUES(67);
+INSERT INTO "durations" VALUES(79);
+INSERT INTO "durations" VALUES(95);
+INSERT INTO "durations" VALUES(113);
+INSERT INTO "durations" VALUES(134);
+INSERT INTO "durations" VALUES(159);
+INSERT INTO "durations" VALUES(190);
+INSERT INTO "durations" VALUES(226);
+INSERT INTO "durations" VALUES(269);
+INSERT INTO "durations" VALUES(319);
+INSERT INTO "durations" VALUES(380);
+INSERT INTO "durations" VALUES(452);
+INSERT INTO "durations" VALUES(538);
+INSERT INTO "durations" VALUES(639);
+INSERT INTO "durations" VALUES(761);
+INSERT INTO "durations" VALUES(905);
+INSERT INTO "durations" VALUES(1076);
+INSERT INTO "durations" VALUES(1279);
+INSERT INTO "durations" VALUES(1522);
+INSERT INTO "durations" VALUES(1810);
+INSERT INTO "durations" VALUES(2152);
+INSERT INTO "durations" VALUES(2559);
+INSERT INTO "durations" VALUES(3044);
+INSERT INTO "durations" VALUES(3620);
+INSERT INTO "durations" VALUES(4305);
+INSERT INTO "durations" VALUES(5119);
+INSERT INTO "durations" VALUES(6088);
+INSERT INTO "durations" VALUES(7240);
+INSERT INTO "durations" VALUES(8610);
+INSERT INTO "durations" VALUES(10239);
+INSERT INTO "durations" VALUES(12177);
+INSERT INTO "durations" VALUES(14481);
+INSERT INTO "durations" VALUES(17221);
+INSERT INTO "durations" VALUES(20479);
+INSERT INTO "durations" VALUES(24354);
+INSERT INTO "durations" VALUES(28963);
+INSERT INTO "durations" VALUES(34443);
+INSERT INTO "durations" VALUES(40959);
+INSERT INTO "durations" VALUES(48709);
+INSERT INTO "durations" VALUES(57926);
+INSERT INTO "durations" VALUES(68886);
+INSERT INTO "durations" VALUES(81919);
+INSERT INTO "durations" VALUES(97419);
+INSERT INTO "durations" VALUES(115852);
+INSERT INTO "durations" VALUES(137772);
+INSERT INTO "durations" VALUES(163839);
+INSERT INTO "durations" VALUES(194839);
+INSERT INTO "durations" VALUES(231704);
+INSERT INTO "durations" VALUES(275544);
+INSERT INTO "durations" VALUES(327679);
+INSERT INTO "durations" VALUES(389679);
+INSERT INTO "durations" VALUES(463409);
+INSERT INTO "durations" VALUES(551089);
+INSERT INTO "durations" VALUES(655359);
+INSERT INTO "durations" VALUES(779358);
+INSERT INTO "durations" VALUES(926819);
+INSERT INTO "durations" VALUES(1102179);
+INSERT INTO "durations" VALUES(1310719);
+INSERT INTO "durations" VALUES(1558717);
+INSERT INTO "durations" VALUES(1853638);
+INSERT INTO "durations" VALUES(2204359);
+INSERT INTO "durations" VALUES(2621439);
+INSERT INTO "durations" VALUES(3117435);
+INSERT INTO "durations" VALUES(3707276);
+INSERT INTO "durations" VALUES(4408718);
+INSERT INTO "durations" VALUES(5242879);
+INSERT INTO "durations" VALUES(6234870);
+INSERT INTO "durations" VALUES(7414552);
+INSERT INTO "durations" VALUES(8817437);
+INSERT INTO "durations" VALUES(10485759);
+INSERT INTO "durations" VALUES(12469740);
+INSERT INTO "durations" VALUES(14829104);
+INSERT INTO "durations" VALUES(17634875);
+INSERT INTO "durations" VALUES(20971519);
+INSERT INTO "durations" VALUES(24939480);
+INSERT INTO "durations" VALUES(29658208);
+INSERT INTO "durations" VALUES(35269751);
+INSERT INTO "durations" VALUES(41943039);
+INSERT INTO "durations" VALUES(49878961);
+INSERT INTO "durations" VALUES(59316416);
+INSERT INTO "durations" VALUES(70539503);
+INSERT INTO "durations" VALUES(83886079);
+INSERT INTO "durations" VALUES(99757923);
+INSERT INTO "durations" VALUES(118632832);
+INSERT INTO "durations" VALUES(141079007);
+INSERT INTO "durations" VALUES(167772159);
+INSERT INTO "durations" VALUES(199515846);
+INSERT INTO "durations" VALUES(237265664);
+INSERT INTO "durations" VALUES(282158015);
+INSERT INTO "durations" VALUES(335544319);
+INSERT INTO "durations" VALUES(399031692);
+INSERT INTO "durations" VALUES(474531328);
+INSERT INTO "durations" VALUES(564316031);
+INSERT INTO "durations" VALUES(671088639);
+INSERT INTO "durations" VALUES(798063385);
+INSERT INTO "durations" VALUES(949062656);
+INSERT INTO "durations" VALUES(1128632063);
+INSERT INTO "durations" VALUES(1342177279);
+INSERT INTO "durations" VALUES(1596126770);
+INSERT INTO "durations" VALUES(1898125312);
+INSERT INTO "durations" VALUES(2257264126);
+INSERT INTO "durations" VALUES(2684354559);
+INSERT INTO "durations" VALUES(3192253541);
+INSERT INTO "durations" VALUES(3796250623);
+INSERT INTO "durations" VALUES(4514528252);
+INSERT INTO "durations" VALUES(5368709118);
+CREATE TABLE failed_by_day (
+    day INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    jobs INTEGER NOT NULL,
+    PRIMARY KEY (day, reason)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "failed_by_day" VALUES(1794960000000,'fetch.expired',1);
+INSERT INTO "failed_by_day" VALUES(1794960000000,'provider.job_failed',1);
+INSERT INTO "failed_by_day" VALUES(1794960000000,'url.source',1);
 CREATE TABLE findings (
     job INTEGER PRIMARY KEY,               -- jobs.seq
     reason TEXT NOT NULL,                  -- such as archive.missing
@@ -60,6 +196,12 @@ INSERT INTO "history" VALUES(12,6,1795000002000,'fetched','received','fetched',N
 INSERT INTO "history" VALUES(13,7,1795000002000,'received',NULL,'received',NULL,NULL);
 INSERT INTO "history" VALUES(14,7,1795000002000,'attempt_failed','received','received','fetch.timeout','The download did not end in time.');
 INSERT INTO "history" VALUES(15,8,1795000002000,'received',NULL,'received',NULL,NULL);
+CREATE TABLE hosts (
+    host TEXT NOT NULL,                    -- and port, in lower case
+    chunk INTEGER NOT NULL,                -- jobs.seq / 64
+    PRIMARY KEY (host, chunk)
+) STRICT, WITHOUT ROWID;
+INSERT INTO "hosts" VALUES('example.com',0);
 CREATE TABLE instances (
     id TEXT PRIMARY KEY,                   -- kept in the data directory, so that the spool is found again
     name TEXT NOT NULL,
@@ -270,6 +412,33 @@ END;
 CREATE TRIGGER jobs_leave_spools AFTER UPDATE OF state ON jobs
 WHEN OLD.state = 'fetched' AND NEW.state <> 'fetched' BEGIN
     UPDATE spools SET jobs = jobs - 1, bytes = bytes - coalesce(OLD.bytes, 0) WHERE instance = OLD.instance;
+END;
+CREATE TRIGGER jobs_born_with_hosts AFTER INSERT ON jobs BEGIN
+    INSERT INTO hosts SELECT NEW.host, NEW.seq / 64 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO hosts SELECT
+        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 64
+    FROM (SELECT substr(NEW.source_url, instr(NEW.source_url, '://') + 3) AS rest)
+    WHERE instr(NEW.source_url, '://') > 0 ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER jobs_change_hosts AFTER UPDATE OF host, source_url ON jobs BEGIN
+    INSERT INTO hosts SELECT NEW.host, NEW.seq / 64 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO hosts SELECT
+        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 64
+    FROM (SELECT substr(NEW.source_url, instr(NEW.source_url, '://') + 3) AS rest)
+    WHERE instr(NEW.source_url, '://') > 0 ON CONFLICT DO NOTHING;
+END;
+CREATE TRIGGER archived_counts AFTER INSERT ON history
+WHEN NEW.after = 'archived' AND NEW.before IS NOT NEW.after BEGIN
+    INSERT INTO archived_by_hour
+    SELECT at - at % 3600000, (SELECT max(low) FROM durations WHERE low <= max(at - coalesce(received_at, at), 0)),
+        1, coalesce(bytes, 0)
+    FROM (SELECT *, coalesce(archived_at, updated_at) AS at FROM jobs WHERE seq = NEW.job)
+    WHERE true ON CONFLICT DO UPDATE SET jobs = jobs + 1, bytes = bytes + excluded.bytes;
+END;
+CREATE TRIGGER failed_counts AFTER INSERT ON history
+WHEN NEW.after IN ('failed', 'rejected', 'expired') AND NEW.before IS NOT NEW.after BEGIN
+    INSERT INTO failed_by_day VALUES (NEW.at - NEW.at % 86400000, coalesce(NEW.reason, ''), 1)
+    ON CONFLICT DO UPDATE SET jobs = jobs + 1;
 END;
 COMMIT;
 PRAGMA application_id = 1970303858;
