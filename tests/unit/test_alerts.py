@@ -80,12 +80,12 @@ def test_every_rule_rests_on_a_metric_with_its_labels(rule: Rule) -> None:
 
 
 def test_a_rule_reads_the_labels_that_it_wants() -> None:
-    registry = CollectorRegistry()
-    damaged = Gauge("receiver_objects_damaged", "Damaged.", ["reason"], registry=registry)
+    metrics = CollectorRegistry()
+    damaged = Gauge("receiver_objects_damaged", "Damaged.", ["reason"], registry=metrics)
     damaged.labels("archive.missing").set(3)
     damaged.labels("archive.altered").set(2)
     (rule,) = [rule for rule in RULES if rule.name == "ObjectsDamaged"]
-    values = rule.values(samples_of(list(registry.collect())))
+    values = rule.values(samples_of(list(metrics.collect())))
     assert values == {(("reason", "archive.altered"),): 2}
     assert "2 archived objects" in rule.text(2, (("reason", "archive.altered"),))
     assert "archive.altered at the last" in rule.text(2, (("reason", "archive.altered"),))
