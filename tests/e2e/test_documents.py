@@ -38,6 +38,8 @@ REFUSED = "5a1f0c1e-3b51-4d0e-9d5e-2f6f1a0c7b44"
 MISTYPED = "77aa0c1e-3b51-4d0e-9d5e-2f6f1a0c7b44"
 """Jobs that the documents' examples speak of."""
 
+(COMPLETION,) = (block for block in blocks("json") if '"_upscaled_image_url"' in block)
+
 LINES = list(
     dict.fromkeys(
         line
@@ -111,6 +113,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, shared_programs: Programs) -
     (folder / "body.json").write_text(
         '{"id": "1", "status": "succeeded", "images": [{"url": "https://a.example/1"}]}'
     )
+    (folder / "completion.json").write_text(COMPLETION)
     with neighbour() as near, shared_programs.sandbox() as box, seaweed() as store:
         url = near.serve(picture, "scan.png")
         (folder / "list.txt").write_text(f"{url}\n")
@@ -169,6 +172,17 @@ def test_a_sandbox_is_typed_as_it_stands_there(place: Place, programs: Programs,
         programs.started.append(program)
         program.until(lambda: "http://127.0.0.1" in program.log)
         assert program.stop()[0] == 0
+
+
+def test_the_completion_of_the_documents_becomes_an_archived_image(place: Place, near: Neighbour) -> None:
+    body = json.loads(COMPLETION)
+    (record,) = body["response"]["records"]
+    size = record["_upscaled_width"], record["_upscaled_height"]
+    record["_upscaled_image_url"] = near.serve(draw(7, size, "jpg"))
+    answer = place.receiver.deliver(body)
+    assert (answer.status_code, answer.json()["state"]) == (200, "received")
+    assert place.receiver.ended(body["id"])["state"] == "archived"
+    assert place.typed("receiver job 0b8f").returncode == 0
 
 
 def test_the_documents_show_what_the_lines_print(place: Place) -> None:
