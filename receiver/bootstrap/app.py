@@ -22,7 +22,6 @@ from receiver.archive.factory import open_archive
 from receiver.archive.locator import ArchiveLocator
 from receiver.bootstrap import factories
 from receiver.config import Config
-from receiver.core.clock import wall_clock
 from receiver.core.concurrency import cancel
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import Instrumentation, Step
@@ -135,7 +134,7 @@ async def open_receiver(
             reconciler.start()
             stack.push_async_callback(reconciler.stop)
         maintenance = (
-            Pruner(ledger=ledger, keep=config.keep_history, now=wall_clock).run(),
+            Pruner(ledger=ledger, keep=config.keep_history, now=ledger.now).run(),
             Relocator(ledger, archive, locator).run(),
             look_for_damage(ledger),
         )
@@ -153,7 +152,7 @@ async def open_receiver(
                 ledger=ledger,
                 provider=provider,
                 max_bytes=config.max_webhook_bytes,
-                now=wall_clock,
+                now=ledger.now,
                 refusals=refusals,
                 confirm=config.confirm,
                 instrumentation=instrumentation,
@@ -167,7 +166,7 @@ async def open_receiver(
             archive=locator,
             spool=worker.spool,
             overdue_after=config.overdue_after,
-            now=wall_clock,
+            now=ledger.now,
             stopping=stopping,
             checks=checks,
             refusals=refusals,
@@ -185,7 +184,7 @@ async def open_receiver(
             working=lambda: [Work(stage, claim.job, age) for stage, claim, age in worker.under_way],
             unasked=lambda: _why_providers_are_not_asked(providers, meters),
             overdue_after=config.overdue_after,
-            now=wall_clock,
+            now=ledger.now,
             providers={name: provider.title for name, provider in providers.items()},
         )
         counting = asyncio.create_task(dashboard.count_archived(), name="throughput")
@@ -200,7 +199,7 @@ async def open_receiver(
                 for name, every in (("backup", config.backup_every), ("audit", config.audit_every))
                 if every is not None
             },
-            now=wall_clock,
+            now=ledger.now,
             refusals=refusals,
             in_progress=worker.in_progress,
             spool_room=worker.spool.room_bytes,
@@ -213,7 +212,7 @@ async def open_receiver(
                 collect=metrics.collect,
                 channels=channels,
                 address=str(config.public_url or "").rstrip("/"),
-                now=wall_clock,
+                now=ledger.now,
             )
             stack.push_async_callback(cancel, [asyncio.create_task(alerter.run(), name="alerts")])
         document = openapi.document(metadata.version("upscale-receiver"), providers.values())

@@ -18,7 +18,7 @@ from receiver.archive.base import ImageReader, Inventory
 from receiver.archive.factory import open_archive
 from receiver.archive.key import check_template
 from receiver.config import Config
-from receiver.core.clock import monotonic_clock, wall_clock
+from receiver.core.clock import monotonic_clock
 from receiver.core.errors import ConfigError
 from receiver.core.failpoints import Failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
@@ -185,7 +185,7 @@ async def start_worker(
             config.confirm,
             config.reject_after,
         ),
-        now=wall_clock,
+        now=ledger.now,
         jitter=random.random,
         instrumentation=instrumentation,
         failpoint=failpoint,
@@ -197,7 +197,7 @@ async def start_worker(
         verifier=verifier,
         concurrency=config.uploads,
         key=config.archive_key,
-        now=wall_clock,
+        now=ledger.now,
         jitter=random.random,
         instrumentation=instrumentation,
         failpoint=failpoint,
@@ -207,7 +207,7 @@ async def start_worker(
         spool=spool,
         fetch_stage=fetch_stage,
         archive_stage=archive_stage,
-        now=wall_clock,
+        now=ledger.now,
         monotonic=monotonic_clock,
     )
     await worker.start()
@@ -262,7 +262,7 @@ async def open_reconcilers(
             asked=one,
             plan=Plan(config.overdue_after, config.reconcile_every, adopt=config.adopt),
             settle=_settling(ledger, one),
-            now=wall_clock,
+            now=ledger.now,
             instrumentation=instrumentation,
         )
         for one in asked.values()
@@ -278,7 +278,7 @@ def _settling(ledger: Ledger, asked: Asked) -> Callable[[], Awaitable[int]]:
         return await settlement.settle(
             ledger,
             asked.client,
-            now=wall_clock(),
+            now=ledger.now(),
             lifetime=asked.provider.url_lifetime,
             progress=progress,
         )
@@ -297,7 +297,7 @@ async def open_outgoing_webhooks(config: Config, ledger: Ledger, feed: Feed, sta
         url=str(config.notify_url),
         secret=config.notify_secret.get_secret_value(),
         user_agent=_user_agent(),
-        now=wall_clock,
+        now=ledger.now,
         jitter=random.random,
     )
     await stack.enter_async_context(webhooks)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from receiver.cli import output
-from receiver.cli.common import AsJson, print_message, progress_bar
+from receiver.cli.common import AsJson, fail, print_message, progress_bar
 from receiver.cli.maintenance import load_checked_config
 from receiver.core.clock import wall_clock
 from receiver.core.errors import LedgerError
@@ -31,6 +31,11 @@ def backup(
     and start serve.
     """
     config, _ = load_checked_config()
+    if config.ledger is not None:
+        fail(
+            "The ledger is in PostgreSQL, and its own tools copy it: pg_dump --schema=upscale_receiver, or"
+            " pg_basebackup with archived WAL. docs/operations/backup-and-restore.md says how."
+        )
     with progress_bar("bytes copied", quiet=as_json) as on_progress:
         copy = asyncio.run(
             back_up(config.data_dir / FILE_NAME, file, overwrite=force, on_progress=on_progress)

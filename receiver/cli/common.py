@@ -56,9 +56,9 @@ def load_config() -> tuple[Config, Mapping[str, str]]:
     return settings.load(environ), environ
 
 
-def export_aws_variables(environ: Mapping[str, str]) -> None:
-    """Put the AWS SDK's variables into the process's environment, from which alone it reads them."""
-    os.environ.update({name: value for name, value in environ.items() if name.startswith("AWS_")})
+def export_library_variables(environ: Mapping[str, str]) -> None:
+    """Put variables of the AWS SDK and of libpq into the process's environment, where alone they look."""
+    os.environ.update({name: value for name, value in environ.items() if name.startswith(("AWS_", "PG"))})
 
 
 def print_message(text: str) -> None:

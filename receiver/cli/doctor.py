@@ -21,7 +21,7 @@ from receiver.cli.common import (
     INVOCATION,
     AsJson,
     exit_now,
-    export_aws_variables,
+    export_library_variables,
     fail,
     load_config,
     print_message,
@@ -68,7 +68,7 @@ def doctor(
 async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoReturn:
     own = dict(INVOCATION.get().environ)
     with contextlib.suppress(ConfigError):  # `diagnose` reports it
-        export_aws_variables(environment(own, DOTENV))
+        export_library_variables(environment(own, DOTENV))
     with _waiting(quiet=as_json) as on_waiting:
         report = await diagnose(own, DOTENV, deep=deep, stopping=stopping, on_waiting=on_waiting)
     if as_json:

@@ -17,7 +17,6 @@ from receiver.cli import common
 from receiver.cli.options import decimal
 from receiver.cli.output import print_line, table
 from receiver.config import Config
-from receiver.core.clock import wall_clock
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Ledger
 from receiver.operations.archive_scan import ArchiveScan
@@ -46,7 +45,7 @@ def load_checked_config() -> tuple[Config, Mapping[str, str]]:
     """
     config, environ = common.load_config()
     check_settings(config, environ)
-    common.export_aws_variables(environ)
+    common.export_library_variables(environ)
     os.umask(0o077)  # whatever is created here is readable by its owner alone
     return config, environ
 
@@ -71,7 +70,7 @@ async def archive_scan(
 ) -> AsyncIterator[ArchiveScan]:
     """Open the checkpoint of a run, and a scan that continues after it."""
     with await Checkpoint.open(
-        ledger, config.data_dir, name, plan=plan, now=wall_clock(), from_start=from_start
+        ledger, config.data_dir, name, plan=plan, now=ledger.now(), from_start=from_start
     ) as checkpoint:
         yield ArchiveScan(
             ledger=ledger,
@@ -79,7 +78,7 @@ async def archive_scan(
             checkpoint=checkpoint,
             concurrency=config.uploads,
             throttle=RateLimiter(rate).wait,
-            now=wall_clock,
+            now=ledger.now,
         )
 
 

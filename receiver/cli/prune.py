@@ -47,7 +47,7 @@ def prune(
                 return await count_prunable(reader, keep, wall_clock())
         async with await Ledger.open_beside(config.ledger_location, make=False) as ledger:
             with progress_bar("rows removed", quiet=as_json) as on_progress:
-                pruner = Pruner(ledger=ledger, keep=keep, now=wall_clock)
+                pruner = Pruner(ledger=ledger, keep=keep, now=ledger.now)
                 return await pruner.round(lambda removed: on_progress(sum(removed.values())))
 
     removed = asyncio.run(run())

@@ -13,7 +13,7 @@ from receiver.cli.common import AsJson, load_config, print_message, progress_bar
 from receiver.cli.maintenance import print_counts
 from receiver.cli.options import decimal
 from receiver.config import Config
-from receiver.core.clock import milliseconds, wall_clock
+from receiver.core.clock import milliseconds
 from receiver.core.errors import ConfigError
 from receiver.ledger import Ledger
 from receiver.providers.base import Providers
@@ -81,7 +81,7 @@ async def _round(config: Config, providers: Providers, *, quiet: bool) -> Summar
         sum_of_all = Summary()
         for reconciler in reconcilers:
             with progress_bar("asked", quiet=quiet) as on_progress:
-                now = wall_clock()
+                now = ledger.now()
                 # Includes jobs that were asked about a moment ago, and are due again within this time.
                 later = now + milliseconds(reconciler.asked.provider.url_lifetime)
                 sum_of_all += await reconciler.round(

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from receiver.config import Config
 from receiver.core import serializers
-from receiver.core.errors import LedgerError
+from receiver.core.errors import ConfigError, LedgerError
 from receiver.core.jobs import State, overdue_cutoff
 from receiver.doctor.checks import RUN_AS_SERVE, Result, failure, ok, warning
-from receiver.ledger import FILE_NAME, LedgerReader, Stats
+from receiver.doctor.remote import check_clock
+from receiver.ledger import FILE_NAME, Inspection, LedgerReader, Stats, inspect_database
 
 CHECK_SECONDS = 5.0
 """Time limit of the integrity check without --deep."""
@@ -26,6 +27,8 @@ async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = 
     ``now`` is ms since the epoch. ``deep`` checks all of the file, however long that takes. ``serving`` tells
     whether a server runs on the data directory.
     """
+    if config.ledger is not None:
+        return await _check_database(config, now=now)
     path = config.data_dir / FILE_NAME
     if not path.exists():
         return [_missing_file(path) if serving else ok("ledger", "there is none yet")]
@@ -45,6 +48,43 @@ async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = 
         return [warning("ledger", detail, "`receiver doctor --deep` reads all of it."), *jobs]
     undamaged = "whole" if deep else "no damage was found"
     return [ok("ledger", f"is of this version, and {undamaged}"), *jobs]
+
+
+async def _check_database(config: Config, *, now: int) -> list[Result]:
+    try:
+        found = await inspect_database(config.ledger_location)
+    except (LedgerError, ConfigError) as error:
+        remedy = "Does the server run, and is RECEIVER_LEDGER right? psql with the same URL says more."
+        return [failure("database", getattr(error, "detail", str(error)), remedy)]
+    results = list(_judge(found))
+    results += check_clock("the database", (found.at - now) / 1000)
+    try:
+        async with await LedgerReader.open(config.ledger_location) as ledger:
+            stats = await ledger.stats(overdue_before=overdue_cutoff(found.at, config.overdue_after))
+    except LedgerError as error:
+        if error.reason == "ledger.newer":
+            return [*results, failure("ledger", error.detail, "Start the newer program.")]
+        return [
+            *results,
+            warning("ledger", error.detail, "Start serve once; it makes or migrates it."),
+        ]
+    return [*results, ok("ledger", "is of this version"), *check_jobs(stats, found.at)]
+
+
+def _judge(found: Inspection) -> Iterator[Result]:
+    server = f"PostgreSQL {found.server}"
+    if found.missing:
+        more = f" and {len(found.missing) - 3} more" if len(found.missing) > 3 else ""
+        detail = f"{server}: this user has not the right to {', '.join(found.missing[:3])}{more}"
+        yield failure("database", detail, "GRANT it, or let this user own the schema upscale_receiver.")
+    if found.is_read_only:
+        detail = f"{server} takes no writes: it is a standby, or default_transaction_read_only is on"
+        yield failure("database", detail, "Name the primary in RECEIVER_LEDGER, or make room and set it off.")
+    if found.unsafe:
+        detail = f"{server}: {' and '.join(found.unsafe)} is off, so a power cut can damage the ledger"
+        yield failure("database", detail, "Set it on, and restart the server.")
+    if not (found.missing or found.is_read_only or found.unsafe):
+        yield ok("database", f"{server} answers, and gives this user the rights that the ledger needs")
 
 
 def check_jobs(stats: Stats, now: int) -> list[Result]:

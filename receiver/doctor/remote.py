@@ -173,7 +173,7 @@ def probe_results(uri: str, findings: tuple[ProbeResult, ...]) -> list[Result]:
 
 
 async def _was_used(config: Config) -> bool:
-    if not (config.data_dir / FILE_NAME).exists():
+    if config.ledger is None and not (config.data_dir / FILE_NAME).exists():
         return False
     try:
         async with await LedgerReader.open(config.ledger_location) as ledger:

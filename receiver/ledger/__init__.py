@@ -18,6 +18,7 @@ from receiver.ledger.ledger import Ledger as Ledger
 from receiver.ledger.ledger import LedgerReader as LedgerReader
 from receiver.ledger.notifications import NOTIFICATION_OUTCOMES as NOTIFICATION_OUTCOMES
 from receiver.ledger.notifications import NOTIFICATIONS as NOTIFICATIONS
+from receiver.ledger.openers import inspect_database as inspect_database
 from receiver.ledger.queries.aggregates import COUNTED_TO as COUNTED_TO
 from receiver.ledger.queries.aggregates import Stats as Stats
 from receiver.ledger.queries.dashboard import Overview as Overview
@@ -38,6 +39,7 @@ from receiver.ledger.types import Answer as Answer
 from receiver.ledger.types import Claim as Claim
 from receiver.ledger.types import Delivery as Delivery
 from receiver.ledger.types import HostLimits as HostLimits
+from receiver.ledger.types import Inspection as Inspection
 from receiver.ledger.types import Intent as Intent
 from receiver.ledger.types import Notification as Notification
 from receiver.ledger.types import PendingJob as PendingJob

@@ -3,7 +3,7 @@
 Times are ms since the epoch. Fields that have the name of a field of `Job` mean the same.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from receiver.core.completion import Completion
@@ -227,3 +227,22 @@ class Instance:
     heartbeat_at: int
     images: int
     bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a database is, and what it does not allow.
+
+    Attributes:
+        server: PostgreSQL's version, such as ``18.1``.
+        at: the database's time in ms since the epoch.
+        missing: rights that this user does not have, such as ``INSERT on jobs``.
+        unsafe: settings by which a power cut loses what was committed.
+        is_read_only: nothing can be written, as on a standby.
+    """
+
+    server: str
+    at: int
+    missing: Sequence[str]
+    unsafe: Sequence[str]
+    is_read_only: bool

@@ -137,7 +137,12 @@ class Worker:
             self._wake()
 
     async def _follow_clock(self) -> None:
-        """Move waits along when the wall clock was set, so that none lasts an hour longer for it."""
+        """Move waits along when the wall clock was set, so that none lasts an hour longer for it.
+
+        Several receivers share their waits, which go by the database's clock.
+        """
+        if self.ledger.member.id:
+            return
         offset = self.now() - self.monotonic()
         if abs(offset - self._clock_offset) > CLOCK_TOLERANCE_MS:
             log.warning("the clock was set", by_seconds=(offset - self._clock_offset) / 1000)

@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from receiver.core.clock import Clock, monotonic_clock, wall_clock
+from receiver.core.clock import Clock, monotonic_clock
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger.commands import instances
 from receiver.ledger.instance_id import instance_id
@@ -28,8 +28,7 @@ from receiver.ledger.types import Member
 
 READERS = 2
 
-_NOW = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint, version FROM schema_version"
-"""The statement's own time, and not the transaction's, which began before it waited for the lock."""
+_NOW = f"SELECT {schema.CLOCK}, version FROM schema_version"  # noqa: S608 - a constant
 
 
 class Database:
@@ -40,6 +39,7 @@ class Database:
         writer: Session,
         readers: "Readers",
         member: Member,
+        ahead: int,
         *,
         now: Clock | None,
         monotonic: Clock | None,
@@ -49,7 +49,7 @@ class Database:
         self.now: Clock = now or self._database_clock
         self._writer = writer
         self._injected = now, monotonic
-        self._ahead = wall_clock() - monotonic_clock()
+        self._ahead = ahead
         self._last_seq: int | None = None
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
@@ -163,9 +163,9 @@ class PostgresOpener:
     ) -> Database:
         writer = self._session()
         try:
-            await writer.run(lambda session: schema.prepare(session, make=make, migrate=migrate))
+            at = await writer.run(lambda session: schema.prepare(session, make=make, migrate=migrate))
         except BaseException:
             await writer.close()
             raise
         pool = Readers([self._session() for _ in range(readers)])
-        return Database(writer, pool, member, now=now, monotonic=monotonic)
+        return Database(writer, pool, member, at - monotonic_clock(), now=now, monotonic=monotonic)

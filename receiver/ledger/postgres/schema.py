@@ -10,6 +10,9 @@ MIGRATIONS: tuple[str, ...] = ("schema.sql",)
 
 OLDEST_SERVER = 14
 
+CLOCK = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+"""The database's time in ms, of this moment: the transaction's own is from before it waited for the lock."""
+
 TAKE_LOCK = f"SELECT pg_advisory_xact_lock({0x75707372_6C656467})"
 """Serialises all transactions that write; taken before any of them draws a number of a sequence.
 
@@ -17,14 +20,14 @@ So numbers become visible in the order of commits, and what reads the history by
 """
 
 
-def prepare(session: Session, *, make: bool = True, migrate: bool = True) -> None:
-    """Bring the schema to the present version, in one transaction.
+def prepare(session: Session, *, make: bool = True, migrate: bool = True) -> int:
+    """Bring the schema to the present version, in one transaction; return the database's time.
 
     ``make``: create it where there is none; ``migrate``: an older one, too. Raise `LedgerError` otherwise.
     """
-    session.begin("read committed", TAKE_LOCK)
+    (at,) = session.begin("read committed", TAKE_LOCK, f"SELECT {CLOCK}")
     db = session.statements
-    _check_server(db)
+    check_server(db)
     present = version(db)
     if present == 0 and make:
         if db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (SCHEMA,)).fetchone() is None:
@@ -37,6 +40,7 @@ def prepare(session: Session, *, make: bool = True, migrate: bool = True) -> Non
         db.script("DELETE FROM schema_version")
         db.execute("INSERT INTO schema_version VALUES (?)", (len(MIGRATIONS),))
     session.commit()
+    return int(at)
 
 
 def version(db: Statements) -> int:
@@ -66,7 +70,8 @@ def check_version(present: int) -> None:
         )
 
 
-def _check_server(db: Statements) -> None:
+def check_server(db: Statements) -> None:
+    """Raise `LedgerError` where the ledger does not work on this server, or in this database."""
     query = "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding')"
     number, encoding = db.execute(query).fetchone() or (0, "")
     if number < OLDEST_SERVER:
