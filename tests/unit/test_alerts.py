@@ -25,11 +25,11 @@ class World:
 
     def __init__(self, ledger: Ledger, clock: Clock) -> None:
         self.ledger, self.clock = ledger, clock
-        self.registry = CollectorRegistry()
-        self.lost = Gauge("receiver_images_lost", "Lost.", registry=self.registry)
-        self.at_risk = Gauge("receiver_jobs_at_risk", "At risk.", registry=self.registry)
-        self.writable = Gauge("receiver_ledger_writable", "Writable.", registry=self.registry)
-        self.refusals = Counter("receiver_refusals", "Refused.", ["reason"], registry=self.registry)
+        self.metrics = CollectorRegistry()
+        self.lost = Gauge("receiver_images_lost", "Lost.", registry=self.metrics)
+        self.at_risk = Gauge("receiver_jobs_at_risk", "At risk.", registry=self.metrics)
+        self.writable = Gauge("receiver_ledger_writable", "Writable.", registry=self.metrics)
+        self.refusals = Counter("receiver_refusals", "Refused.", ["reason"], registry=self.metrics)
         self.refusals.labels("auth.refused")
         self.writable.set(1)
         self.broken: set[str] = set()
@@ -49,7 +49,7 @@ class World:
         )
 
     async def _collect(self) -> CollectorRegistry:
-        return self.registry
+        return self.metrics
 
     async def _send(self, messages: Sequence[Message]) -> Mapping[str, str | None]:
         self.attempts += [message.channel for message in messages]
@@ -233,7 +233,7 @@ async def test_a_new_channel_is_told_of_what_is_active(world: World) -> None:
 async def test_what_is_not_known_ends_and_begins_nothing(world: World) -> None:
     world.lost.set(1)
     await world.pass_time(1)
-    world.registry.unregister(world.lost)
+    world.metrics.unregister(world.lost)
     await world.pass_time(120)
     assert len(world.titles()) == 1
 
