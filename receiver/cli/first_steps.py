@@ -11,7 +11,7 @@ from rich.console import Console
 
 from receiver.bootstrap.factories import wrong_settings
 from receiver.bootstrap.secrets import weak_secrets
-from receiver.cli.common import exit_now, export_aws_variables, fail, is_wanted
+from receiver.cli.common import exit_now, export_library_variables, fail, is_wanted
 from receiver.cli.doctor import show
 from receiver.cli.new_settings import fresh_settings, line, own_settings
 from receiver.config import Config, environment, load_partly, named
@@ -54,7 +54,7 @@ def run(own: Mapping[str, str], dotenv: Path, providers: Sequence[str] | None) -
     _write(dotenv, "".join(f"{line(name, value)}\n" for name, value in values.items()))
     typer.echo(f"{dotenv} is written, and its owner's alone.\n")
     environ = environment(own, dotenv)
-    export_aws_variables(environ)
+    export_library_variables(environ)
     show(asyncio.run(diagnose(own, dotenv)).results)
     config, _ = load_partly(environ)
     for entry in entries:
