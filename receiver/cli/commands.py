@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "accept": (JOBS, "receiver.cli.accept"),
     "reconcile": (JOBS, "receiver.cli.reconcile"),
     "backup": (KEEPING, "receiver.cli.backup"),
+    "ledger-copy": (KEEPING, "receiver.cli.ledger_copy"),
     "audit": (KEEPING, "receiver.cli.audit"),
     "rebuild": (KEEPING, "receiver.cli.rebuild"),
     "prune": (KEEPING, "receiver.cli.prune"),

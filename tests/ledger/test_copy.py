@@ -1,0 +1,161 @@
+"""`ledger-copy`: a ledger in a file becomes the same ledger in a database, whatever cuts it off."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from receiver.core.errors import BodyError, LedgerError
+from receiver.core.jobs import State
+from receiver.core.ledger_location import LedgerLocation
+from receiver.ledger import FILE_NAME, Filter, Ledger, LedgerReader
+from receiver.ledger.postgres.copy import UNFINISHED, Copied, copy_ledger
+from receiver.ledger.sqlite.driver import sqlite3
+from tests.ledger.actions import LEASE, brought_to, delivery
+from tests.support.clock import Clock
+
+STRANGE = "tab\t back\\slash \\N line\r\n\b\f\v 'quote' \"é\U0001f600\u2028"
+PIECE = 3
+
+
+class CutOffError(Exception):
+    """The process was killed, or the network was cut."""
+
+
+@pytest.fixture
+async def folder(tmp_path: Path, clock: Clock, monotonic: Clock) -> Path:
+    """A data directory with jobs in each state, and with texts that are hard to copy."""
+    async with await Ledger.serve(tmp_path, now=clock, monotonic=monotonic) as ledger:
+        for state in sorted(State, key=lambda it: it is State.RECEIVED):  # last: no other may wait meanwhile
+            await brought_to(ledger, state, f"job-{state.value}")
+        (claim,) = await ledger.claim_to_fetch(1, again=1, lease=LEASE)
+        assert claim.job.id == "job-received"
+        for number in range(8):
+            await ledger.record(delivery(f"other-{number}", ref=f"ref {number}", ticket=f"t{number}"))
+        await ledger.record_unread(BodyError("body.not_json", "no JSON"), bytes(range(256)), "ximilar")
+    db = sqlite3.connect(tmp_path / FILE_NAME)
+    db.execute("UPDATE jobs SET source_url = ? WHERE id = 'other-1'", (STRANGE,))
+    db.execute("UPDATE jobs SET source_url = ? WHERE id = 'other-2'", ("with \0 in it",))
+    db.commit()
+    db.close()
+    return tmp_path
+
+
+def place(folder: Path, database: str) -> LedgerLocation:
+    return LedgerLocation(folder, database, "one")
+
+
+def copied(folder: Path, database: str, **more: Any) -> Copied:
+    return copy_ledger(place(folder, database), on_progress=lambda *_: None, piece=PIECE, **more)
+
+
+def cut_after(rows: int) -> Callable[[int, int], None]:
+    def on_progress(done: int, _: int) -> None:
+        if done >= rows:
+            raise CutOffError
+
+    return on_progress
+
+
+async def everything(ledger: LedgerReader) -> Any:
+    jobs = (await ledger.jobs(Filter(), limit=1000)).jobs
+    histories = [await ledger.job_with_history(job.id) for job in jobs]
+    return jobs, histories, await ledger.stats(overdue_before=0)
+
+
+async def test_a_copy_answers_as_the_file_does(folder: Path, database: str) -> None:
+    it = copied(folder, database)
+    assert not it.resumed
+    assert it.rows["jobs"] == len(State) + 8
+    assert it.rows["unread"] == 1
+    async with (
+        await LedgerReader.open(folder) as before,
+        await LedgerReader.open(place(folder, database)) as after,
+    ):
+        jobs, histories, stats = await everything(before)
+        there = await everything(after)
+        assert {job.id: job.source_url for job in there[0]}["other-1"] == STRANGE
+        assert {job.id: job.source_url for job in there[0]}["other-2"] == "with \ufffd in it"
+        assert [repr(job).replace("\\x00", "\ufffd") for job in jobs] == [repr(job) for job in there[0]]
+        assert histories[0] == there[1][0]
+        assert stats == there[2]
+
+
+async def test_numbers_go_on_after_a_copy(
+    folder: Path, database: str, clock: Clock, monotonic: Clock
+) -> None:
+    copied(folder, database)
+    async with await LedgerReader.open(folder) as before:
+        newest = (await before.jobs(Filter(), limit=1)).jobs[0]
+    async with await Ledger.serve(place(folder, database), now=clock, monotonic=monotonic) as ledger:
+        last = await ledger.last_history_seq()
+        await ledger.record(delivery("new"))
+        first, second = (await ledger.jobs(Filter(), limit=2)).jobs
+        assert (first.id, second.id) == ("new", newest.id)
+        assert await ledger.last_history_seq() > last
+        assert (await ledger.record(delivery("other-3"))).duplicate
+
+
+@pytest.mark.parametrize("rows", [1, 20, 45, 80])
+async def test_a_copy_that_was_cut_off_goes_on(folder: Path, database: str, rows: int) -> None:
+    with pytest.raises(CutOffError):
+        copy_ledger(place(folder, database), on_progress=cut_after(rows), piece=PIECE)
+    with pytest.raises(LedgerError, match="There is no ledger in the database"):
+        await LedgerReader.open(place(folder, database))
+    again = copied(folder, database)
+    assert again.resumed
+    with psycopg.connect(database) as db:
+        counts = {
+            name: db.execute(f"SELECT count(*) FROM upscale_receiver.{name}").fetchone()
+            for name in again.rows
+        }
+        unfinished = db.execute("SELECT to_regnamespace(%s)", (UNFINISHED,)).fetchone()
+    assert counts == {name: (rows,) for name, rows in again.rows.items()}
+    assert unfinished == (None,)
+
+
+async def test_a_difference_is_noticed(folder: Path, database: str) -> None:
+    total: list[int] = []
+
+    def on_progress(done: int, of: int) -> None:
+        total[:] = [of]
+        if done > of // 2:  # all is copied, and the comparison has begun
+            raise CutOffError
+
+    with pytest.raises(CutOffError):
+        copy_ledger(place(folder, database), on_progress=on_progress, piece=PIECE)
+    with psycopg.connect(database) as db:
+        db.execute(f"UPDATE {UNFINISHED}.jobs SET image_url = 'https://other' WHERE id = 'other-5'")
+    with pytest.raises(LedgerError, match="table jobs differs") as error:
+        copied(folder, database)
+    assert error.value.reason == "ledger.corrupt"
+    assert not copied(folder, database, restart=True).resumed
+
+
+async def test_a_part_of_another_ledger_is_not_gone_on_with(folder: Path, database: str) -> None:
+    with pytest.raises(CutOffError):
+        copy_ledger(place(folder, database), on_progress=cut_after(20), piece=PIECE)
+    async with await Ledger.serve(folder) as ledger:
+        await ledger.record(delivery("meanwhile"))
+    with pytest.raises(LedgerError, match="before it changed") as error:
+        copied(folder, database)
+    assert error.value.reason == "ledger.in_use"
+    assert copied(folder, database, restart=True).rows["jobs"] == len(State) + 9
+
+
+async def test_a_database_with_a_ledger_is_left_as_it_is(folder: Path, database: str) -> None:
+    async with await Ledger.serve(place(folder, database)) as ledger:
+        await ledger.record(delivery("there"))
+    for restart in (False, True):
+        with pytest.raises(LedgerError, match="holds a ledger already"):
+            copied(folder, database, restart=restart)
+    async with await LedgerReader.open(place(folder, database)) as reader:
+        assert await reader.job("there") is not None
+
+
+async def test_an_empty_schema_that_an_administrator_made_is_taken(folder: Path, database: str) -> None:
+    with psycopg.connect(database) as db:
+        db.execute("CREATE SCHEMA upscale_receiver")
+    assert copied(folder, database).rows["jobs"] == len(State) + 8
