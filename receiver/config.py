@@ -423,7 +423,8 @@ class Config(BaseModel):
     first. Unset: audits are not watched."""
     confirm: Switch = False
     """`on`: a delivery, a failure too, is only a hint; the image URL and size come from the provider's own
-    answer. A failure that it confirms is `rejected` as `provider.job_failed`. Needs `XIMILAR_API_TOKEN`."""
+    answer. A failure that it confirms is `rejected` as `provider.job_failed`. Needs what each provider that is
+    on is asked with, such as `XIMILAR_API_TOKEN`."""
     public_url: HttpUrl | None = None
     """The address by which the provider reaches this receiver, such as `https://receiver.example.com`.
     `submit` gives the provider this address with `/webhooks/ximilar` behind it."""

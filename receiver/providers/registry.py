@@ -95,7 +95,12 @@ def open_providers(setup: Setup) -> Providers:
                 f"RECEIVER_PROVIDERS: {path}: {description.name} is the name of another provider"
             )
         taken.add(description.name)
-        found[description.name] = open_provider(description, setup)
+        provider = open_provider(description, setup)
+        if setup.config.confirm and not provider.has_token:
+            raise ConfigError(
+                f"RECEIVER_CONFIRM: is on, and {provider.name} cannot be asked: {path} has no [ask]"
+            )
+        found[description.name] = provider
     known = {*(entry.name for entry in ENTRIES), *found, ""}
     if strangers := sorted(setup.config.url_lifetime.keys() - known):
         raise ConfigError(f"RECEIVER_URL_LIFETIME: names {strangers[0]}, which is no provider")

@@ -294,6 +294,13 @@ def test_the_package_is_short() -> None:
     assert sum(len(path.read_text().splitlines()) for path in folder.glob("*.py")) < 400
 
 
+def test_where_all_is_confirmed_a_provider_that_cannot_be_asked_stops_the_start(tmp_path: Path) -> None:
+    confirm = {**SECRETS, "RECEIVER_CONFIRM": "on"}
+    assert described(tmp_path, GOOD + ASK, secrets=confirm).has_token
+    with pytest.raises(ConfigError, match=r"^RECEIVER_CONFIRM: .*acme-header cannot be asked.*\[ask\]"):
+        described(tmp_path, GOOD, secrets=confirm)
+
+
 def test_a_name_that_is_taken_is_refused(tmp_path: Path) -> None:
     for entry in ENTRIES:
         with pytest.raises(ConfigError, match=f"{entry.name} is the name of another provider"):
