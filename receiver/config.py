@@ -278,11 +278,20 @@ Headers = Annotated[
 ]
 
 
-_OWN_NAMES = ("ximilar_", "replicate_", "fal_", "freepik_")
+PROVIDERS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    "ximilar": (("webhook_headers", "signing_keys"), "ximilar_api_token"),
+    "replicate": (("replicate_webhook_secret",), "replicate_api_token"),
+    "fal": (("fal_jwks", "fal_jwks_url"), "fal_key"),
+    "freepik": (("freepik_webhook_secret",), "freepik_api_key"),
+}
+"""Of each provider the fields of which any switches it on, and the one with which it is asked."""
+
+_OWN_NAMES = tuple(f"{name}_" for name in PROVIDERS)
 """Beginnings of the settings that belong to one provider, whose users know them by these names."""
 
 
-def _variable(name: str) -> str:
+def variable(name: str) -> str:
+    """Return the environment's variable of a field."""
     return name.upper() if name.startswith(_OWN_NAMES) else f"RECEIVER_{name.upper()}"
 
 
@@ -296,7 +305,7 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
-        alias_generator=_variable,
+        alias_generator=variable,
         populate_by_name=True,
         hide_input_in_errors=True,
     )
@@ -423,8 +432,8 @@ class Config(BaseModel):
     first. Unset: audits are not watched."""
     confirm: Switch = False
     """`on`: a delivery, a failure too, is only a hint; the image URL and size come from the provider's own
-    answer. A failure that it confirms is `rejected` as `provider.job_failed`. Needs what each provider that is
-    on is asked with, such as `XIMILAR_API_TOKEN`."""
+    answer. A failure that it confirms is `rejected` as `provider.job_failed`. Needs the token of each
+    provider that is on, such as `XIMILAR_API_TOKEN`."""
     public_url: HttpUrl | None = None
     """The address by which the provider reaches this receiver, such as `https://receiver.example.com`.
     `submit` gives the provider this address with `/webhooks/ximilar` behind it."""
@@ -471,9 +480,9 @@ class Config(BaseModel):
         Without them the server would admit anyone, or could not do what other settings ask for.
         """
         found = []
-        on = [token for switches, token in _TOKENS.items() if any(getattr(self, it) for it in switches)]
+        on = [token for switches, token in PROVIDERS.values() if any(getattr(self, it) for it in switches)]
         if not on and not self.providers:
-            first, *others = (_variable(it) for switches in _TOKENS for it in switches)
+            first, *others = (variable(it) for switches, _ in PROVIDERS.values() for it in switches)
             found.append(
                 f"{first}: neither this nor another setting that switches a provider on is set"
                 f" ({', '.join(others)}, RECEIVER_PROVIDERS), so anyone could deliver;"
@@ -485,7 +494,7 @@ class Config(BaseModel):
                 " `receiver init` prints a .env with fresh secrets"
             )
         found += [
-            f"RECEIVER_CONFIRM: is on, and needs {_variable(token)} to ask the provider with"
+            f"RECEIVER_CONFIRM: is on, and needs {variable(token)} to ask the provider with"
             for token in on
             if self.confirm and getattr(self, token) is None
         ]
@@ -506,16 +515,8 @@ class Config(BaseModel):
             raise ConfigError(line)
 
 
-_TOKENS = {
-    ("webhook_headers", "signing_keys"): "ximilar_api_token",
-    ("replicate_webhook_secret",): "replicate_api_token",
-    ("fal_jwks", "fal_jwks_url"): "fal_key",
-    ("freepik_webhook_secret",): "freepik_api_key",
-}
-"""What switches each provider on, and with what it is asked."""
-
 SETTINGS: tuple[str, ...] = (
-    *(_variable(name) for name, field in Config.model_fields.items() if not field.exclude),
+    *(variable(name) for name, field in Config.model_fields.items() if not field.exclude),
     "RECEIVER_SECRETS_DIR",
 )
 """The names of all environment variables that are settings."""

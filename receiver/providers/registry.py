@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from receiver.config import PROVIDERS, variable
 from receiver.core.errors import ConfigError
 from receiver.providers.base import Provider, Providers
 from receiver.providers.described.description import Description
@@ -23,8 +24,6 @@ class Entry:
 
     Attributes:
         build: returns it, or ``None`` where its settings leave it off; a `ConfigError` names a wrong setting.
-        switches: the settings of which any switches it on.
-        token: the setting with which it is asked.
         settings: what `receiver init` prints, by name. ``{secret}`` stands for a fresh secret, and an empty
             value is the provider's to give.
         request: what names the webhook in a request to the provider. ``{url}`` stands for its address, and
@@ -34,10 +33,13 @@ class Entry:
     name: str
     title: str
     build: Callable[[Setup], Provider | None]
-    switches: Sequence[str]
-    token: str
     settings: Mapping[str, str]
     request: str
+
+    @property
+    def token(self) -> str:
+        """The setting with which it is asked."""
+        return variable(PROVIDERS[self.name][1])
 
 
 ENTRIES: Sequence[Entry] = (
@@ -45,8 +47,6 @@ ENTRIES: Sequence[Entry] = (
         "ximilar",
         "Ximilar",
         ximilar.build,
-        ("RECEIVER_WEBHOOK_HEADERS", "RECEIVER_SIGNING_KEYS"),
-        "XIMILAR_API_TOKEN",
         {"RECEIVER_WEBHOOK_HEADERS": '{"X-Webhook-Secret": "{secret}"}'},
         '"webhook": {"endpoint": "{url}", "headers": {headers}}',
     ),
@@ -54,8 +54,6 @@ ENTRIES: Sequence[Entry] = (
         "replicate",
         "Replicate",
         replicate.build,
-        ("REPLICATE_WEBHOOK_SECRET",),
-        "REPLICATE_API_TOKEN",
         {"REPLICATE_WEBHOOK_SECRET": "", "REPLICATE_API_TOKEN": ""},
         '"webhook": "{url}", "webhook_events_filter": ["completed"]',
     ),
@@ -63,8 +61,6 @@ ENTRIES: Sequence[Entry] = (
         "fal",
         "fal.ai",
         fal.build,
-        ("FAL_JWKS", "FAL_JWKS_URL"),
-        "FAL_KEY",
         {"FAL_JWKS_URL": "default", "FAL_KEY": ""},
         "?fal_webhook={url}",
     ),
@@ -72,8 +68,6 @@ ENTRIES: Sequence[Entry] = (
         "freepik",
         "Freepik",
         freepik.build,
-        ("FREEPIK_WEBHOOK_SECRET",),
-        "FREEPIK_API_KEY",
         {"FREEPIK_WEBHOOK_SECRET": "", "FREEPIK_API_KEY": ""},
         '"webhook_url": "{url}"',
     ),

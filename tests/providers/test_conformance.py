@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from receiver.bootstrap.app import open_receiver
-from receiver.config import load
+from receiver.config import PROVIDERS, load
 from receiver.core.completion import MAX_OUTPUTS
 from receiver.providers.registry import ENTRIES, Entry, open_providers
 from receiver.providers.setup import Setup
@@ -99,8 +99,8 @@ async def desk_of_running(request: pytest.FixtureRequest, tmp_path: Path) -> Asy
         yield desk
 
 
-def test_every_provider_has_a_sample() -> None:
-    assert set(SAMPLES) == {entry.name for entry in ENTRIES}
+def test_every_provider_has_a_sample_and_settings() -> None:
+    assert set(SAMPLES) == {entry.name for entry in ENTRIES} == set(PROVIDERS)
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
