@@ -221,7 +221,16 @@ def test_an_event_passes_at_once(receiver: Receiver, client: httpx.Client) -> No
 
 
 ASKED = ("/", "/jobs", "/jobs/none", "/stats", "/deliveries", "/openapi.json", "/static/none", "/page/none")
-INSIDE = ("/metrics", "/healthz", "/readyz", "/jobs/../metrics", "/%6detrics", "//metrics", "/webhooks/other")
+INSIDE = (
+    "/metrics",
+    "/healthz",
+    "/readyz",
+    "/jobs/../metrics",
+    "/%6detrics",
+    "//metrics",
+    "/webhooks/a/b",
+    "/webhooks/",
+)
 OF_THE_RECEIVER = "referrer-policy"
 """A header of all its answers, and of no proxy's own."""
 
@@ -231,6 +240,8 @@ def test_only_the_webhook_and_the_questions_pass(
 ) -> None:
     for path in (WEBHOOK, WEBHOOK + "/"):
         assert client.post(path, json={}).status_code == 401
+    off = client.post("/webhooks/replicate", json={})
+    assert (off.status_code, OF_THE_RECEIVER in off.headers) == (404, True)
     for path in ASKED:
         assert OF_THE_RECEIVER in client.get(path).headers, path
     for path in INSIDE:
