@@ -467,6 +467,12 @@ class Config(BaseModel):
         """Whether `receiver submit` has what it asks the provider with."""
         return self.ximilar_api_token is not None
 
+    @property
+    def runs_every(self) -> dict[str, timedelta]:
+        """How often runs should end, by their names."""
+        every = {"backup": self.backup_every, "audit": self.audit_every}
+        return {name: span for name, span in every.items() if span is not None}
+
     def url_lifetime_of(self, provider: str, own: timedelta, *, documented: bool = True) -> timedelta:
         """Return the life of a provider's URLs; ``own`` without a setting, ``documented`` if it says so."""
         if provider in self.url_lifetime:

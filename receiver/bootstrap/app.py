@@ -13,11 +13,11 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from receiver.alerts.alerter import Alerter
 from receiver.api import openapi
 from receiver.api.health import readiness_checks
 from receiver.api.routes import Api
 from receiver.api.sse import ChangeStream
+from receiver.api.test_picture import picture_routes
 from receiver.archive.factory import open_archive
 from receiver.archive.locator import ArchiveLocator
 from receiver.bootstrap import factories
@@ -31,6 +31,7 @@ from receiver.events.feed import Feed
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
 from receiver.operations import acceptance
+from receiver.operations.delivery_trial import DeliveryTrials
 from receiver.operations.integrity import look_for_damage
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
@@ -180,6 +181,14 @@ async def open_receiver(
             accept_refused=partial(acceptance.accept, ledger, worker.spool),
             thumbnails=await factories.open_thumbnails(config, locator, stack),
             zips=ImageZips(ledger, locator, scratch),
+            trials=DeliveryTrials(
+                ledger=ledger,
+                providers=providers,
+                address=str(config.public_url or "").rstrip("/"),
+                confirm=config.confirm,
+                now=ledger.now,
+            ),
+            waiters=waiters,
             failing=api.failing,
             working=lambda: [Work(stage, claim.job, age) for stage, claim, age in worker.under_way],
             unasked=lambda: _why_providers_are_not_asked(providers, meters),
@@ -187,6 +196,7 @@ async def open_receiver(
             now=ledger.now,
             providers={name: provider.title for name, provider in providers.items()},
         )
+        stack.push_async_callback(dashboard.aclose)
         counting = asyncio.create_task(dashboard.count_archived(), name="throughput")
         stack.push_async_callback(cancel, [counting])
         metrics = Metrics(
@@ -194,11 +204,7 @@ async def open_receiver(
             meters=meters,
             ledger=ledger,
             overdue_after=config.overdue_after,
-            every={
-                name: every
-                for name, every in (("backup", config.backup_every), ("audit", config.audit_every))
-                if every is not None
-            },
+            every=config.runs_every,
             now=ledger.now,
             refusals=refusals,
             in_progress=worker.in_progress,
@@ -206,18 +212,11 @@ async def open_receiver(
             workers_alive=checks["workers"],
             archive_up=checks["archive"],
         )
-        if channels := factories.alert_channels(config):
-            alerter = Alerter(
-                ledger=ledger,
-                collect=metrics.collect,
-                channels=channels,
-                address=str(config.public_url or "").rstrip("/"),
-                now=ledger.now,
-            )
-            stack.push_async_callback(cancel, [asyncio.create_task(alerter.run(), name="alerts")])
+        factories.start_alerts(config, ledger, metrics, stack)
         document = openapi.document(metadata.version("upscale-receiver"), providers.values())
         routes = [
             *(Route(path, webhook, methods=["POST"]) for path, webhook in webhooks.items()),
+            *picture_routes(webhooks, ledger, ledger.now),
             ChangeStream(ledger, feed, waiters).route(),  # before /jobs/{id}, which would take its path
             *dashboard.routes(),
             *api.routes(),

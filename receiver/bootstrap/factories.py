@@ -1,5 +1,6 @@
 """Builds parts from the settings, and checks settings that only those parts can judge."""
 
+import asyncio
 import errno
 import os
 import random
@@ -14,11 +15,13 @@ from importlib import metadata
 from pathlib import Path
 
 from receiver.alerts import channels
+from receiver.alerts.alerter import Alerter
 from receiver.archive.base import ImageReader, Inventory
 from receiver.archive.factory import open_archive
 from receiver.archive.key import check_template
 from receiver.config import Config
 from receiver.core.clock import monotonic_clock
+from receiver.core.concurrency import cancel
 from receiver.core.errors import ConfigError
 from receiver.core.failpoints import Failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
@@ -40,6 +43,7 @@ from receiver.providers.setup import Setup
 from receiver.reconcile.listing import Plan
 from receiver.reconcile.reconciler import Reconciler
 from receiver.submission import settlement
+from receiver.telemetry.metrics import Metrics
 from receiver.verify.decoder import Limits
 from receiver.verify.verifier import Verifier
 
@@ -301,6 +305,19 @@ async def open_outgoing_webhooks(config: Config, ledger: Ledger, feed: Feed, sta
         jitter=random.random,
     )
     await stack.enter_async_context(webhooks)
+
+
+def start_alerts(config: Config, ledger: Ledger, metrics: Metrics, stack: AsyncExitStack) -> None:
+    """Start the loop that tells of alerts, where ``RECEIVER_ALERT_URLS`` is set."""
+    if found := alert_channels(config):
+        alerter = Alerter(
+            ledger=ledger,
+            collect=metrics.collect,
+            channels=found,
+            address=str(config.public_url or "").rstrip("/"),
+            now=ledger.now,
+        )
+        stack.push_async_callback(cancel, [asyncio.create_task(alerter.run(), name="alerts")])
 
 
 async def open_thumbnails(config: Config, archive: ImageReader, stack: AsyncExitStack) -> Thumbnails:

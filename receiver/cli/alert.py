@@ -43,7 +43,7 @@ def alert(
         return
 
     async def read() -> list[dict[str, object]]:
-        async with await LedgerReader.open(config.data_dir) as ledger:
+        async with await LedgerReader.open(config.ledger_location) as ledger:
             alerts = await read_alerts(ledger)
         return [
             {

@@ -9,7 +9,7 @@ import typer
 from receiver.cli import output
 from receiver.cli.common import AsJson, fail, print_message, progress_bar
 from receiver.cli.maintenance import load_checked_config
-from receiver.core.clock import wall_clock
+from receiver.config import Config
 from receiver.core.errors import LedgerError
 from receiver.ledger import FILE_NAME, Ledger, back_up
 from receiver.operations.checkpoint import record_end
@@ -40,7 +40,7 @@ def backup(
         copy = asyncio.run(
             back_up(config.data_dir / FILE_NAME, file, overwrite=force, on_progress=on_progress)
         )
-    asyncio.run(_record_end(config.data_dir))
+    asyncio.run(_record_end(config))
     if as_json:
         output.print_json(
             {"file": str(copy.path), "version": copy.version, "jobs": copy.jobs, "bytes": copy.bytes}
@@ -51,10 +51,10 @@ def backup(
         )
 
 
-async def _record_end(data_dir: Path) -> None:
+async def _record_end(config: Config) -> None:
     """Record the end of a backup, so that its age is known. The copy is good also where that fails."""
     try:
-        async with await Ledger.open_beside(data_dir, make=False) as ledger:
-            await record_end(ledger, "backup", wall_clock())
+        async with await Ledger.open_beside(config.ledger_location, make=False) as ledger:
+            await record_end(ledger, "backup", ledger.now())
     except LedgerError as error:
         print_message(f"the time of this backup is not recorded: {error.detail}")

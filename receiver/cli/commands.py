@@ -39,6 +39,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "prune": (KEEPING, "receiver.cli.prune"),
     "archive-migrate": (KEEPING, "receiver.cli.migrate"),
     "archive-move": (KEEPING, "receiver.cli.archive_move"),
+    "test-delivery": (TRYING, "receiver.cli.test_delivery"),
     "demo": (TRYING, "receiver.cli.demo"),
     "sandbox": (TRYING, "receiver.cli.sandbox"),
 }

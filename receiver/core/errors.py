@@ -72,6 +72,7 @@ REASONS: Mapping[str, str] = {
     "fetch.encoded": "The answer has a Content-Encoding that does not decode to an image.",
     "fetch.unexpected": "An error of the receiver itself ended the download.",
     "fetch.expired": "The image URL's life ended before the image was safe.",
+    "fetch.trial_ended": "The test delivery ended before its picture was safe.",
     "image.unknown_format": "The bytes are no JPEG, PNG or WebP.",
     "image.truncated": "The image ends before its end mark.",
     "image.corrupt": "The image's structure or pixels are damaged.",

@@ -17,16 +17,19 @@ from receiver.api import params
 from receiver.core.clock import Clock
 from receiver.core.errors import REASONS, LedgerError, ReceiverError, SpoolError
 from receiver.core.jobs import Job, State, overdue_cutoff
-from receiver.dashboard import presenters
+from receiver.dashboard import presenters, trial_page
 from receiver.dashboard.gallery import Gallery
 from receiver.dashboard.image_zip import ImageZips
 from receiver.dashboard.links import filled, links, with_limit
 from receiver.dashboard.templates import Static, Templates
 from receiver.dashboard.throughput import Throughput, chart
 from receiver.dashboard.thumbnails import Thumbnails
+from receiver.dashboard.trial_page import TrialPage
 from receiver.ledger import Filter, Ledger
 from receiver.operations.acceptance import RefusedBytes
+from receiver.operations.delivery_trial import DeliveryTrials
 from receiver.web.problem import retry_headers, status_of
+from receiver.web.waiter_limit import WaiterLimit
 
 log = structlog.get_logger("receiver.page")
 
@@ -72,6 +75,8 @@ class Dashboard:
     find_refused: Callable[[str], Awaitable[RefusedBytes]]
     thumbnails: Thumbnails
     zips: ImageZips
+    trials: DeliveryTrials
+    waiters: WaiterLimit
     failing: Callable[[], Awaitable[Mapping[str, str]]]
     working: Callable[[], Sequence[presenters.Work]]
     unasked: Callable[[], str | None]
@@ -83,6 +88,7 @@ class Dashboard:
 
     def __post_init__(self) -> None:
         self._templates = Templates(self._static, self.now, self.providers)
+        self._trials = TrialPage(self.trials, self.waiters, self._templates, self._failing)
         self._gallery = Gallery(self.ledger, self._templates, self.zips, self._failing)
 
     def routes(self) -> list[Route]:
@@ -95,8 +101,19 @@ class Dashboard:
             Route("/page/gallery", self._with_error_pages(self._gallery.show), methods=["GET"]),
             Route("/page/gallery/zip", self._with_error_pages(self._gallery.download), methods=["POST"]),
             Route("/page/deliveries", self._with_error_pages(self.deliveries), methods=["GET"]),
+            Route(trial_page.PATH, self._with_error_pages(self._trials.show), methods=["GET"]),
+            Route(f"{trial_page.PATH}/events", self._trials.events, methods=["GET"]),
+            Route(
+                f"{trial_page.PATH}/send/{{provider}}",
+                self._with_error_pages(self._trials.start),
+                methods=["POST"],
+            ),
             Route("/static/{name}", self._static.answer, methods=["GET"]),
         ]
+
+    async def aclose(self) -> None:
+        """End what runs in the background."""
+        await self._trials.aclose()
 
     async def count_archived(self) -> None:
         """Count archived jobs by minute, until cancelled."""

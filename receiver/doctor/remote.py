@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 from functools import partial
 from pathlib import Path
@@ -36,7 +34,6 @@ from receiver.core.paths import WEBHOOKS, webhook_path
 from receiver.doctor.checks import Level, Result, failure, ok, skipped, warning
 from receiver.doctor.machine import cannot_create
 from receiver.ledger import FILE_NAME, LedgerReader
-from receiver.providers.api import DIRECT
 from receiver.providers.base import Calls, Provider, Providers
 from receiver.web.challenge import (
     ARRIVED_HEADER,
@@ -46,6 +43,7 @@ from receiver.web.challenge import (
     prove,
     read_key,
 )
+from receiver.web.reaching import PROXY_ERRORS, Answer, ask, causes, explain, origin, why_not
 
 CLOCK_WARNING, CLOCK_FAILURE = 10.0, 60.0
 """Seconds that two clocks may differ by."""
@@ -53,16 +51,8 @@ CLOCK_WARNING, CLOCK_FAILURE = 10.0, 60.0
 SET_CLOCK = "Let this machine's clock be set by NTP (timedatectl set-ntp true), and look again."
 
 CLOSE_SECONDS = 2.0
-MAX_ANSWER = 64 * 1024
-
-PROXY_ERRORS = frozenset({502, 503, 504, *range(520, 528), 530})
-"""Answers of proxies that do not reach their target; those from 520 on are Cloudflare's."""
-
 START_SERVE = "Start `receiver serve`, and look again."
 REPORT = "The log says why. If it stays, report it as a bug."
-
-_WRONG_PATH = frozenset({"auth.token_refused", "body.no_such_route"})
-"""A receiver's reasons for a path that it does not know."""
 
 _READINESS_REMEDIES: Mapping[str, str] = {
     "ledger": "Make room on the disk, or repair the rights of RECEIVER_DATA_DIR; if the ledger's file was"
@@ -262,15 +252,6 @@ async def _provider_failure(error: ProviderError, provider: Provider, name: str)
     return failure(name, detail, remedy)
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """An HTTP answer, with the beginning of its body."""
-
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
 _url_failure = partial(failure, "public URL")
 _url_warning = partial(warning, "public URL")
 
@@ -355,22 +336,12 @@ def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bo
     """Return the result of the answer to a challenge, which this installation would answer with ``proof``."""
     where, status = origin(url), answer.status
     given = answer.headers.get(PROOF_HEADER.lower())
-    if 300 <= status < 400:
-        target = origin(answer.headers.get("location", "")) or "nowhere"
-        detail = f"{where} answers with a redirect ({status}) to {target}, which a POST may not follow"
-        remedy = f"Set RECEIVER_PUBLIC_URL to where it really is: {target}"
-    elif status in (401, 403, 404) and _reason(answer) in _WRONG_PATH:
-        detail = f"a receiver answers at {where}, but knows no such path as RECEIVER_PUBLIC_URL names there"
-        remedy = f"Correct its path, or let the proxy take it away; without one it is {where}"
-    elif status in (401, 403, 407):
-        detail = f"{where} asks for a login ({status}), which the provider does not have"
-        remedy = f"Let the proxy pass {WEBHOOKS} on without one."
-    elif status in PROXY_ERRORS:
+    if status in PROXY_ERRORS and not serving:
         detail = f"something answers at {where}, but does not reach the receiver behind it ({status})"
-        if not serving:
-            return _url_warning(detail, START_SERVE)
-        remedy = "Look at the proxy's target: host and port must be RECEIVER_HOST and RECEIVER_PORT."
-    elif given is None:
+        return _url_warning(detail, START_SERVE)
+    if (why := why_not(answer, url)) is not None:
+        return _url_failure(*why)
+    if given is None:
         detail = f"something else than this receiver answers below {where}{WEBHOOKS} ({status})"
         remedy = "Correct RECEIVER_PUBLIC_URL, or let the proxy pass that path on. Is the receiver older?"
     elif given != proof:
@@ -379,13 +350,6 @@ def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bo
     else:
         return ok("public URL", f"{where} leads to this installation")
     return _url_failure(detail, remedy)
-
-
-def _reason(answer: Answer) -> str:
-    """Return the reason in a receiver's error; an empty text if the answer is no such error."""
-    with contextlib.suppress(ValueError, AttributeError):
-        return str(json.loads(answer.body).get("reason", ""))
-    return ""
 
 
 async def _check_headers(url: str, provider: Provider) -> Result:
@@ -441,60 +405,12 @@ async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:
     return [failure("serve", detail, remedy)]
 
 
-async def ask(url: str, headers: Mapping[str, str]) -> Answer:
-    """GET an address. Follow no redirect, and read only the beginning of the body.
-
-    Raises:
-        httpx.HTTPError, httpx.InvalidURL, OSError: there is no answer.
-    """
-    async with (
-        httpx.AsyncClient(timeout=8, trust_env=True, mounts=DIRECT) as client,
-        client.stream("GET", url, headers={"Accept-Encoding": "identity", **headers}) as answer,
-    ):
-        body = bytearray()
-        async for chunk in answer.aiter_raw():
-            body += chunk
-            if len(body) > MAX_ANSWER:
-                break
-        return Answer(answer.status_code, {k.lower(): v for k, v in answer.headers.items()}, bytes(body))
-
-
 async def _connection_error(url: str) -> str:
     try:
         await ask(url, {})
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         return f"({explain(error)})"
     return ""
-
-
-def explain(error: BaseException) -> str:
-    """Return in words why a connection failed."""
-    for cause in _causes(error):
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return f"TLS: its certificate does not prove its name ({cause.verify_message})"
-        if isinstance(cause, ssl.SSLError):
-            return f"TLS: {getattr(cause, 'reason', None) or 'the handshake failed'}"
-        if isinstance(cause, socket.gaierror):
-            return "its name is not known to the name server"
-        if isinstance(cause, ConnectionRefusedError):
-            return "nothing listens there (connection refused)"
-        if isinstance(cause, OSError) and cause.errno in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-            return "no way leads there from this network"
-    return "no answer in time" if isinstance(error, httpx.TimeoutException) else type(error).__name__
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    yield error
-    parts = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-    for cause in (*parts, error.__cause__ or error.__context__):
-        if cause is not None:
-            yield from _causes(cause)
-
-
-def origin(url: str) -> str:
-    """Return scheme, host and port of a URL, without credentials; an empty text if it has none."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" if parts.netloc else ""
 
 
 def _is_loopback(host: str) -> bool:
@@ -510,8 +426,8 @@ def _is_private(host: str) -> bool:
 
 def _may_be_stopped(error: BaseException) -> bool:
     """Return whether starting the server could help: nothing listens, or a proxy gets no answer."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, socket.gaierror | ssl.SSLError) for cause in causes):
+    known = list(causes(error))
+    if any(isinstance(cause, socket.gaierror | ssl.SSLError) for cause in known):
         return False
     silence = httpx.TimeoutException | httpx.RemoteProtocolError
-    return any(isinstance(it, silence | ConnectionRefusedError | ConnectionResetError) for it in causes)
+    return any(isinstance(it, silence | ConnectionRefusedError | ConnectionResetError) for it in known)

@@ -349,6 +349,7 @@ class Ledger(LedgerReader):
     accept = _command(retries.accept)
     spool_file_recovered = _command(retries.spool_file_recovered)
     expire = _command(deadlines.expire)
+    end_trial = _command(deadlines.end_trial)
     mark_at_risk = _command(deadlines.mark_at_risk)
     shift_waits = _command(deadlines.shift_waits)
 

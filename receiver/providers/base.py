@@ -111,6 +111,14 @@ Reading = Ending | Running
 _NO_OUTPUT = Output(None)
 
 
+@dataclass(frozen=True, slots=True)
+class OwnDelivery:
+    """A delivery that this installation makes itself, to try the way; proved like the provider's."""
+
+    headers: Mapping[str, bytes] = field(repr=False)
+    body: bytes
+
+
 # What asking gives.
 
 
@@ -302,6 +310,10 @@ class Provider(ABC):
     def redact(self, body: bytes) -> bytes:
         """Return a body without the secrets that it may echo, before it is kept."""
         return body
+
+    def own_delivery(self, own_id: str, output: Output) -> OwnDelivery | None:  # noqa: ARG002 - those that can
+        """Return the delivery of a job with this one output; ``None`` where only the provider can sign it."""
+        return None
 
     @abstractmethod
     def open_client(self, calls: Calls) -> Client | None:

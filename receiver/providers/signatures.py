@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import hmac
+import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -78,6 +79,13 @@ class StandardWebhooks:
                 proved |= hmac.compare_digest(expected, given)
         if not proved:
             refuse()
+
+    def headers_for(self, body: bytes) -> Mapping[str, bytes]:
+        """Return the headers of a body that the first key signs."""
+        identifier, stamp = f"msg_{secrets.token_hex(16)}", str(self.now() // 1000)
+        signature = hmac.digest(self.keys[0], f"{identifier}.{stamp}.".encode() + body, hashlib.sha256)
+        values = (identifier.encode(), stamp.encode(), b"v1," + base64.b64encode(signature))
+        return dict(zip(self.names, values, strict=True))
 
     def _parts(self, headers: RawHeaders) -> tuple[bytes, Sequence[bytes]]:
         """Return what is signed before the body, and the signatures that are given."""
@@ -173,6 +181,10 @@ class SharedHeader:
     def check(self, headers: RawHeaders, body: bytes) -> None:  # noqa: ARG002 - the headers are the proof
         self.admit(headers)
 
+    def headers_for(self, body: bytes) -> Mapping[str, bytes]:  # noqa: ARG002 - it is the same for all
+        """Return the header with the first secret."""
+        return {self.name: self.accepted[0]}
+
 
 @dataclass(frozen=True, slots=True)
 class Template:
@@ -259,3 +271,14 @@ class HmacSha256:
                 proved |= hmac.compare_digest(expected, signature)
         if not proved:
             refuse()
+
+    def headers_for(self, body: bytes) -> Mapping[str, bytes]:
+        """Return the headers of a body that the first key signs; what they name beside a time is made up."""
+        template = self.template
+        given = {name.encode(): secrets.token_hex(8).encode() for name in template.names[1:]}
+        if template.time is not None:
+            given[template.time.encode()] = str(template.now() // 1000).encode()
+        signature = hmac.digest(self.keys[0], template.message(given, body), hashlib.sha256)
+        text = base64.b64encode(signature) if template.encoding == "base64" else signature.hex().encode()
+        found = {name.decode(): value for name, value in given.items()}
+        return {**found, template.header: template.prefix.encode() + text}

@@ -72,7 +72,11 @@ def application(
     )
     # A redirect would be built from the Host header, and would name http behind a proxy that speaks TLS.
     app.router.redirect_slashes = False
-    app.webhooks = {route.path: route.app for route in routes if route.path.startswith(WEBHOOKS)}
+    app.webhooks = {
+        route.path: route.app
+        for route in routes
+        if route.path.startswith(WEBHOOKS) and "POST" in (route.methods or ())
+    }
     return app
 
 

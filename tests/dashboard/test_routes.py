@@ -20,9 +20,11 @@ from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, ImageZips, Thumbnail
 from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
 from receiver.operations import acceptance
+from receiver.operations.delivery_trial import DeliveryTrials
 from receiver.pipeline.spool import Spool
 from receiver.verify.decoder import Limits
 from receiver.verify.verifier import Verifier
+from receiver.web.waiter_limit import WaiterLimit
 from tests.dashboard.stories import HOSTILE
 from tests.ledger.actions import TIMEOUT, brought_to, claimed, delivery
 from tests.support.clock import HOUR, NOW, Clock
@@ -69,6 +71,8 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
             accept_refused=partial(acceptance.accept, ledger, spool),
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
             zips=ImageZips(ledger, archive, tmp_path / "scratch"),
+            trials=DeliveryTrials(ledger=ledger, providers={}, address="", confirm=False, now=clock),
+            waiters=WaiterLimit(1),
             failing=around.checks,
             working=lambda: around.work,
             unasked=lambda: around.unasked,

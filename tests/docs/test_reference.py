@@ -31,7 +31,13 @@ AWAITED = ("REPLICATE_", "FAL_", "FREEPIK_", "RECEIVER_PROVIDERS")
 """Settings of providers whose packages are not there yet."""
 
 
-READ_AS = {"archive": "archive_uri", "ledger": "ledger_location", "instance": "ledger_location"}
+READ_AS = {
+    "archive": "archive_uri",
+    "ledger": "ledger_location",
+    "instance": "ledger_location",
+    "backup_every": "runs_every",
+    "audit_every": "runs_every",
+}
 """Properties of the settings through which some are read."""
 
 

@@ -34,16 +34,13 @@ from receiver.doctor.machine import (
     mount_of,
 )
 from receiver.doctor.remote import (
-    Answer,
     check_archive,
     check_clock,
     check_hostname,
     check_public_url,
     check_readiness,
     clock_offset,
-    explain,
     interpret_answer,
-    origin,
     probe_results,
     unreachable,
 )
@@ -59,6 +56,7 @@ from receiver.ledger import FILE_NAME, Ledger, Stats, holder
 from receiver.providers.registry import open_providers
 from receiver.providers.setup import Setup
 from receiver.web.challenge import PROOF_HEADER, read_key
+from receiver.web.reaching import Answer, explain, origin
 from tests.support.clock import HOUR, NOW
 
 GOOD = {

@@ -143,6 +143,17 @@
     }, EVERY);
   }
 
+  // A test delivery that is under way is shown step by step; its stream ends with it.
+  const stepwise = document.querySelector("[data-events]");
+  if (stepwise) {
+    const stream = new EventSource(stepwise.dataset.events);
+    stream.onmessage = refresh;
+    stream.addEventListener("end", () => {
+      stream.close();
+      refresh();
+    });
+  }
+
   document.addEventListener("visibilitychange", async () => {
     if (document.visibilityState === "hidden") {
       clearTimeout(timer);

@@ -1,8 +1,11 @@
 """Marks jobs at risk, expires jobs, and moves their waits when the clock was set."""
 
-from receiver.ledger.commands.attempts import EXPIRED, leave_away
+from receiver.core.errors import REASONS
+from receiver.ledger.commands.attempts import ERROR, EXPIRED, leave_away
 from receiver.ledger.commands.claims import RETRIED, ready
 from receiver.ledger.transaction import Transaction
+
+TRIAL_ENDED = "fetch.trial_ended"
 
 
 def expire(tx: Transaction, limit: int = 500) -> list[str]:
@@ -25,6 +28,21 @@ def expire(tx: Transaction, limit: int = 500) -> list[str]:
         ids.append(job_id)
     tx.changed.extend(ids)
     return ids
+
+
+def end_trial(tx: Transaction, job_id: str) -> bool:
+    """Reject the job of a test delivery whose picture is not safe, so that it never counts as a lost image.
+
+    A worker that has it loses its claim. Return whether there was one.
+    """
+    done = tx.db.execute(
+        f"UPDATE jobs SET state = 'rejected', event = 'rejected', {ERROR}, holder = NULL, lease_until = NULL,"  # noqa: S608 - constants
+        " next_attempt_at = NULL, updated_at = :now WHERE id = :id AND state = 'received'",
+        {"id": job_id, "reason": TRIAL_ENDED, "detail": REASONS[TRIAL_ENDED], "now": tx.now},
+    )
+    if done.rowcount == 1:
+        tx.changed.append(job_id)
+    return done.rowcount == 1
 
 
 def mark_at_risk(tx: Transaction, limit: int = 500) -> list[str]:

@@ -1,6 +1,7 @@
 """A provider that a description makes."""
 
 import contextlib
+import functools
 import json
 import re
 from collections.abc import Awaitable, Mapping, Sequence
@@ -24,6 +25,7 @@ from receiver.providers.base import (
     Ending,
     FileAccess,
     Output,
+    OwnDelivery,
     Proof,
     Provider,
     Reading,
@@ -177,6 +179,16 @@ class DescribedProvider(Provider):
         for path in self.description.redact:
             json_paths.replace(document, path, MASK.decode())
         return json.dumps(document).encode()
+
+    def own_delivery(self, own_id: str, output: Output) -> OwnDelivery | None:
+        if isinstance(self.proof, key_set.Ed25519):
+            return None
+        job, outputs = self.description.job, self.description.outputs
+        values = {job.id[0]: own_id, job.state[0]: job.done[0]}
+        values[outputs.each[0] + (outputs.url[0] if outputs.url else ())] = output.url or ""
+        document = functools.reduce(json_paths.merged, (json_paths.made(*it) for it in values.items()))
+        body = json.dumps(document).encode()
+        return OwnDelivery(self.proof.headers_for(body), body)
 
     def open_client(self, calls: Calls) -> Client | None:
         ask, token = self.description.ask, self.token

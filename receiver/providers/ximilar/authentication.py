@@ -117,6 +117,11 @@ class Authenticator:
         number = secrets.token_urlsafe(16)
         return self._signer.sign(number if mark is None else f"{number}~{mark}").decode("ascii")
 
+    def headers(self) -> dict[str, bytes]:
+        """Return headers that `check` accepts."""
+        found = {name.decode(): accepted[0] for name, accepted in self._accepted.items()}
+        return found if self._signer is None else {**found, TICKET_HEADER: self.issue_ticket().encode()}
+
     @staticmethod
     def _ticket(signer: TimestampSigner, value: bytes) -> str | None:
         try:

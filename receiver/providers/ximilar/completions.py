@@ -8,7 +8,7 @@ from typing import Any
 
 from receiver.core.completion import BARE_ID, MAX_SIDE, MAX_URL, Completion, Failure, is_bare_id
 from receiver.core.urls import percent_encoded
-from receiver.providers.base import decode_json, refuse, short
+from receiver.providers.base import Output, decode_json, refuse, short
 
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Statuses after which the provider never delivers an image."""
@@ -54,6 +54,17 @@ def read(document: Any) -> Completion:
     image_url = _image_url(record)
     width, height = _side(record, "_upscaled_width"), _side(record, "_upscaled_height")
     return Completion(job, image_url, source_url(record), width, height)
+
+
+def written(job_id: str, output: Output) -> bytes:
+    """Return the body of a completion that `parse` reads."""
+    record = {
+        "_status": {"code": 200, "text": "OK"},
+        "_upscaled_image_url": output.url,
+        "_upscaled_width": output.width,
+        "_upscaled_height": output.height,
+    }
+    return json.dumps({"id": job_id, "status": "DONE", "response": {"records": [record]}}).encode()
 
 
 def schema() -> dict[str, Any]:

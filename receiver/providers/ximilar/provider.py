@@ -13,6 +13,7 @@ from receiver.providers.base import (
     Ending,
     Listed,
     Output,
+    OwnDelivery,
     Proof,
     Provider,
     Report,
@@ -81,6 +82,9 @@ class XimilarProvider(Provider):
 
     def redact(self, body: bytes) -> bytes:
         return self.authenticator.redact(body)
+
+    def own_delivery(self, own_id: str, output: Output) -> OwnDelivery:
+        return OwnDelivery(self.authenticator.headers(), completions.written(own_id, output))
 
     def open_client(self, calls: Calls) -> Client | None:
         if self.token is None:

@@ -1,0 +1,95 @@
+"""The page of test deliveries: sends one, and shows its steps as they happen."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response, StreamingResponse
+
+from receiver.api import params
+from receiver.core.errors import BodyError, LedgerError
+from receiver.dashboard.templates import Templates
+from receiver.operations.delivery_trial import STEPS, DeliveryTrials, Trial, read_trial
+from receiver.web.waiter_limit import WaiterLimit
+
+log = structlog.get_logger("receiver.page")
+
+PATH = "/page/test-delivery"
+POLL_SECONDS = 0.3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrialPage:
+    """The routes; ``failing`` returns the readiness checks that fail."""
+
+    trials: DeliveryTrials
+    waiters: WaiterLimit
+    templates: Templates
+    failing: Callable[[], Awaitable[Mapping[str, str]]]
+    _running: set[asyncio.Task[object]] = field(default_factory=set, init=False)
+
+    async def show(self, request: Request) -> Response:
+        """``GET /page/test-delivery``: the last test delivery, and a button for another."""
+        params.nothing(request.query_params)
+        trial = await read_trial(self.trials.ledger)
+        return self.templates.answer(
+            "test_delivery",
+            failing=await self.failing(),
+            trial=trial,
+            running=self._is_running(trial),
+            to_come=list(STEPS.values())[len(trial.steps) :] if self._is_running(trial) and trial else [],
+            address=self.trials.address,
+            json=f"/jobs/{trial.job}" if trial else "/jobs",
+        )
+
+    async def start(self, request: Request) -> Response:
+        """``POST /page/test-delivery/send/{provider}``: send one, and lead to its steps."""
+        params.nothing(request.query_params)
+        name = request.path_params["provider"]
+        if name not in self.trials.providers:
+            raise BodyError("body.no_such_route", "No provider of this name is on.")
+        trial = await self.trials.begin(name)
+        log.info("test delivery", job=trial.job)
+        task = asyncio.create_task(self.trials.run(trial), name="test delivery")
+        self._running.add(task)
+        task.add_done_callback(self._end)
+        return RedirectResponse(PATH, 303)
+
+    async def events(self, request: Request) -> Response:
+        """``GET /page/test-delivery/events``: an event for each change until the test delivery ends."""
+        params.nothing(request.query_params)
+        self.waiters.check()
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(self._events(), media_type="text/event-stream", headers=headers)
+
+    async def aclose(self) -> None:
+        """End what runs, in order."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _events(self) -> AsyncIterator[str]:
+        known: Trial | None = None
+        with self.waiters.waiting():
+            while True:
+                trial = await read_trial(self.trials.ledger)
+                if not self._is_running(trial):
+                    yield "event: end\ndata:\n\n"
+                    return
+                if trial != known:
+                    known = trial
+                    yield "data:\n\n"
+                await asyncio.sleep(POLL_SECONDS)
+
+    def _is_running(self, trial: Trial | None) -> bool:
+        return trial is not None and trial.is_running(self.trials.now())
+
+    def _end(self, task: asyncio.Task[object]) -> None:
+        self._running.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            if isinstance(error, LedgerError):
+                log.error("the ledger cannot be read", reason=error.reason, detail=error.detail)
+            else:
+                log.error("unexpected error", exc_info=error)
