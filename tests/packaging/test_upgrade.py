@@ -3,8 +3,6 @@
 import http.server
 import os
 import threading
-import time
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -14,8 +12,8 @@ from typing import ClassVar
 import httpx
 import pytest
 
-from tests.e2e.conftest import SIZE
 from tests.support.caddy import CADDYFILE, PROGRAM, Caddy, caddy, free_port
+from tests.support.deliveries import Deliveries
 from tests.support.processes import (
     API_TOKEN,
     PATIENCE,
@@ -24,54 +22,12 @@ from tests.support.processes import (
     WEBHOOK_SECRET,
     Program,
     Programs,
-    completion,
     settings,
 )
 
 SENDERS = 4
 UPGRADES = 2
 BEFORE_EACH = 15
-
-
-class Deliveries:
-    """Completions without end over TLS, each delivered once, as the provider would."""
-
-    def __init__(self, door: Caddy, url: str) -> None:
-        self._door = door
-        self._url = url
-        self._more = threading.Condition()
-        self.enough = threading.Event()
-        self.sent: list[str] = []
-        self.answers: Counter[object] = Counter()
-        self.longest = 0.0
-
-    def run(self, sender: int) -> None:
-        with httpx.Client(verify=self._door.trust, trust_env=False, timeout=PATIENCE * 2) as client:
-            number = 0
-            while not self.enough.is_set():
-                job_id = f"job-{sender}-{number}"
-                number += 1
-                began = time.monotonic()
-                answer: object
-                try:
-                    answer = client.post(
-                        self._door.address + WEBHOOK,
-                        json=completion(job_id, self._url, *SIZE),
-                        headers=PROOF,
-                    ).status_code
-                except httpx.TransportError as error:
-                    answer = type(error).__name__
-                with self._more:
-                    self.sent.append(job_id)
-                    self.answers[answer] += 1
-                    self.longest = max(self.longest, time.monotonic() - began)
-                    self._more.notify_all()
-
-    def until_more(self, count: int) -> None:
-        """Waits for so many further answers."""
-        with self._more:
-            wanted = len(self.sent) + count
-            assert self._more.wait_for(lambda: len(self.sent) >= wanted, PATIENCE * 2)
 
 
 @pytest.mark.timeout(300)

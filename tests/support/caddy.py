@@ -35,13 +35,16 @@ class Caddy:
 
 
 @contextlib.contextmanager
-def caddy(folder: Path, upstream: str, *, caddyfile: str | None = None) -> Iterator[Caddy]:
+def caddy(
+    folder: Path, upstream: str, *, caddyfile: str | None = None, receivers: str = "one"
+) -> Iterator[Caddy]:
     """Runs it until the block ends.
 
     Args:
         folder: for its certificates.
         upstream: the receiver's host and port.
         caddyfile: another text than the one that is shipped.
+        receivers: ``several``, where upstream names more than one.
     """
     folder.mkdir(exist_ok=True)
     text = CADDYFILE.read_text() if caddyfile is None else caddyfile
@@ -60,6 +63,7 @@ def caddy(folder: Path, upstream: str, *, caddyfile: str | None = None) -> Itera
         {
             "TLS_DOMAIN": f"https://localhost:{port}",
             "RECEIVER_UPSTREAM": upstream,
+            "RECEIVERS": receivers,
             "XDG_DATA_HOME": str(folder),
             "XDG_CONFIG_HOME": str(folder),
             "PATH": os.environ.get("PATH", ""),
