@@ -33,11 +33,13 @@ from receiver.ledger import DirectoryLock, Ledger
 from receiver.operations import acceptance
 from receiver.operations.delivery_trial import DeliveryTrials
 from receiver.operations.integrity import look_for_damage
+from receiver.operations.membership import Membership, while_leading
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
 from receiver.providers.base import Providers, is_proved_by_headers
 from receiver.providers.registry import open_providers
 from receiver.providers.setup import Setup
+from receiver.reconcile.reconciler import Reconciler
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import from_environment
 from receiver.web.challenge import installation_key
@@ -100,6 +102,7 @@ async def open_receiver(
         instrumentation = Instrumentation(partial(_report, observers), meters.on_failed_attempt)
         ledger = await Ledger.serve(config.ledger_location, on_commit=meters.on_commit)
         stack.push_async_callback(ledger.close)
+        membership = await stack.enter_async_context(Membership(ledger))
         archive = open_archive(
             config.archive_uri,
             uploads=config.uploads,
@@ -118,9 +121,12 @@ async def open_receiver(
             ledger,
             stack,
             archive=archive,
-            asked=await factories.open_asked(providers, stack, meters.on_provider_result, verify=verify),
+            asked=await factories.open_asked(
+                providers, ledger, stack, meters.on_provider_result, verify=verify
+            ),
             instrumentation=instrumentation,
             failpoint=failpoint,
+            leads=lambda: membership.leads,
         )
         reconcilers = await factories.open_reconcilers(
             config,
@@ -131,18 +137,9 @@ async def open_receiver(
             instrumentation=instrumentation,
             verify=verify,
         )
-        for reconciler in reconcilers:
-            reconciler.start()
-            stack.push_async_callback(reconciler.stop)
-        maintenance = (
-            Pruner(ledger=ledger, keep=config.keep_history, now=ledger.now).run(),
-            Relocator(ledger, archive, locator).run(),
-            look_for_damage(ledger),
-        )
-        stack.push_async_callback(cancel, [asyncio.create_task(work) for work in maintenance])
+        stack.push_async_callback(cancel, [asyncio.create_task(look_for_damage(ledger))])
         stopping = asyncio.Event()
         feed = await stack.enter_async_context(Feed(ledger, stopping))
-        await factories.open_outgoing_webhooks(config, ledger, feed, stack)
         stack.callback(stopping.set)
 
         refusals = RefusalCounter()
@@ -212,7 +209,17 @@ async def open_receiver(
             workers_alive=checks["workers"],
             archive_up=checks["archive"],
         )
-        factories.start_alerts(config, ledger, metrics, stack)
+
+        duties = partial(
+            _duties,
+            config,
+            ledger,
+            feed,
+            reconcilers=reconcilers,
+            relocator=Relocator(ledger, archive, locator),
+            metrics=metrics,
+        )
+        await stack.enter_async_context(while_leading(membership, duties))
         document = openapi.document(metadata.version("upscale-receiver"), providers.values())
         routes = [
             *(Route(path, webhook, methods=["POST"]) for path, webhook in webhooks.items()),
@@ -234,6 +241,28 @@ async def open_receiver(
         app = application(routes, tokens, refusals, installation_key(config.data_dir))
         direct = {path.encode(): webhook.answer for path, webhook in webhooks.items()}
         yield Receiver(app, providers, stopping, unfinished, refusals.count, direct)
+
+
+@asynccontextmanager
+async def _duties(
+    config: Config,
+    ledger: Ledger,
+    feed: Feed,
+    *,
+    reconcilers: Sequence[Reconciler],
+    relocator: Relocator,
+    metrics: Metrics,
+) -> AsyncIterator[None]:
+    """Do what one receiver does for all that share the ledger."""
+    async with AsyncExitStack() as stack:
+        for reconciler in reconcilers:
+            reconciler.start()
+            stack.push_async_callback(reconciler.stop)
+        await factories.open_outgoing_webhooks(config, ledger, feed, stack)
+        loops = [Pruner(ledger=ledger, keep=config.keep_history, now=ledger.now).run(), relocator.run()]
+        factories.start_alerts(config, ledger, metrics, stack)
+        stack.push_async_callback(cancel, [asyncio.create_task(loop) for loop in loops])
+        yield
 
 
 def _report(observers: Sequence[Callable[[Step], None]], step: Step) -> None:

@@ -26,7 +26,7 @@ from receiver.core.errors import ConfigError
 from receiver.core.failpoints import Failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import State
-from receiver.core.rate_limit import RateLimiter
+from receiver.core.rate_limit import RateLimiter, SharedRateLimiter
 from receiver.dashboard import THUMBNAIL_MEMORY, Thumbnails
 from receiver.events.feed import Feed
 from receiver.events.outgoing_webhooks import OutgoingWebhooks
@@ -163,6 +163,7 @@ async def start_worker(
     asked: Mapping[str, Asked],
     instrumentation: Instrumentation,
     failpoint: Failpoint,
+    leads: Callable[[], bool],
 ) -> Worker:
     """Start what fetches, verifies and archives. Raise `SpoolError` or `LedgerError` if it cannot begin."""
     spool = open_spool(config)
@@ -213,6 +214,7 @@ async def start_worker(
         archive_stage=archive_stage,
         now=ledger.now,
         monotonic=monotonic_clock,
+        leads=leads,
     )
     await worker.start()
     stack.push_async_callback(worker.stop)
@@ -225,6 +227,7 @@ OnProviderResult = Callable[[str, str | None], object]
 
 async def open_asked(
     providers: Providers,
+    ledger: Ledger,
     stack: AsyncExitStack,
     on_result: OnProviderResult = lambda _name, _reason: None,
     *,
@@ -233,16 +236,24 @@ async def open_asked(
 ) -> dict[str, Asked]:
     """Return the providers that can be asked, each with a client of its own, by name.
 
-    With ``rate``, each is asked so many questions a second at most.
+    With ``rate``, each is asked so many questions a second at most, by all who share the ledger together.
     """
     asked = {}
     for name, provider in providers.items():
-        before = None if rate is None else RateLimiter(rate).wait
-        client = provider.open_client(Calls(before, partial(on_result, name), verify=verify))
+        before = None if rate is None else _limit(ledger, f"{name} rounds", rate)
+        calls = Calls(before, partial(on_result, name), verify=verify, limit=partial(_limit, ledger, name))
+        client = provider.open_client(calls)
         if client is not None:
             stack.push_async_callback(client.aclose)
             asked[name] = Asked(provider, client)
     return asked
+
+
+def _limit(ledger: Ledger, name: str, rate: float) -> Callable[[], Awaitable[object]]:
+    """Return what keeps a rate, in calls a second, when it is awaited before each of them."""
+    if not ledger.shared:
+        return RateLimiter(rate).wait
+    return SharedRateLimiter(rate, partial(ledger.next_call, name), now=ledger.now).wait
 
 
 async def open_reconcilers(
@@ -259,7 +270,7 @@ async def open_reconcilers(
 
     They have clients of their own, whose rate limits do not delay downloads that need a fresh URL.
     """
-    asked = await open_asked(providers, stack, on_result, rate=config.reconcile_rate, verify=verify)
+    asked = await open_asked(providers, ledger, stack, on_result, rate=config.reconcile_rate, verify=verify)
     return [
         Reconciler(
             ledger=ledger,

@@ -7,6 +7,8 @@ from receiver.ledger.commands.claims import most_further_attempts as most_furthe
 from receiver.ledger.commands.deliveries import OTHER_URL as OTHER_URL
 from receiver.ledger.commands.deliveries import OTHER_URLS as OTHER_URLS
 from receiver.ledger.commands.deliveries import REF_DROPPED as REF_DROPPED
+from receiver.ledger.commands.instances import BEAT_MS as BEAT_MS
+from receiver.ledger.commands.instances import LEAD_MS as LEAD_MS
 from receiver.ledger.commands.rebuild import REBUILT as REBUILT
 from receiver.ledger.commands.rebuild import Rebuilt as Rebuilt
 from receiver.ledger.commands.retries import NO_IMAGE as NO_IMAGE
@@ -40,6 +42,7 @@ from receiver.ledger.types import Claim as Claim
 from receiver.ledger.types import Delivery as Delivery
 from receiver.ledger.types import HostLimits as HostLimits
 from receiver.ledger.types import Inspection as Inspection
+from receiver.ledger.types import Instance as Instance
 from receiver.ledger.types import Intent as Intent
 from receiver.ledger.types import Notification as Notification
 from receiver.ledger.types import PendingJob as PendingJob

@@ -34,13 +34,15 @@ class Engine(Protocol):
     """An open ledger that is read and written.
 
     ``now`` is the clock of ``Transaction.now``, for what happens outside of transactions. ``member`` is
-    this process among those that share the ledger.
+    this process among those that share the ledger, where it is one that is ``shared``.
     """
 
     @property
     def readers(self) -> Readers: ...
     @property
     def member(self) -> Member: ...
+    @property
+    def shared(self) -> bool: ...
     @property
     def now(self) -> Clock: ...
 

@@ -39,6 +39,8 @@ class GroupCommit:
         self._waiting: list[tuple[Command[Any], asyncio.Future[Any]]] = []
         self._wake = asyncio.Event()
         self._closing = False
+        self.refusal: LedgerError | None = None
+        """Why nothing is taken any more, if so."""
         self._loop = asyncio.create_task(self._commit_until_closed(), name="ledger-writer")
 
     @property
@@ -54,6 +56,8 @@ class GroupCommit:
         """
         if self._closing:
             raise LedgerError("ledger.stopping")
+        if self.refusal is not None:
+            raise self.refusal
         if len(self._waiting) >= MAX_WAITING:
             raise LedgerError("ledger.overloaded")
         result: asyncio.Future[T] = asyncio.get_running_loop().create_future()

@@ -187,6 +187,8 @@ class Ledger(LedgerReader):
         super().__init__(engine.readers)
         self.now = engine.now
         self.member = engine.member
+        self.shared = engine.shared
+        """Whether other receivers may share the ledger."""
         self._engine = engine
         self._notifier = ChangeNotifier()
         self._writer = GroupCommit(engine.commit, on_change=self._notifier.publish, on_commit=on_commit)
@@ -311,6 +313,10 @@ class Ledger(LedgerReader):
     async def resign(self) -> None:
         """Let another instance lead, because this process stops."""
         await self._writer.write(lambda tx: instances.resign(tx, self.member))
+
+    def refuse(self, error: LedgerError) -> None:
+        """Raise this error for whatever is to be written from now on."""
+        self._writer.refusal = error
 
     next_call = _command(instances.next_call)
 

@@ -153,6 +153,8 @@ class FetchStage:
                 self.recovered_files.pop(claim.job.id, None)
                 self.failpoint("fetched")
                 log.info("fetched", job=claim.job.id, bytes=image.bytes, sha256=image.sha256)
+            else:  # the claim ended before it could be recorded; the file is whole all the same
+                self.recovered_files[claim.job.id] = name
         except ImageError as error:
             if whole is not None:
                 await self._set_aside(claim, whole)

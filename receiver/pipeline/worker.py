@@ -5,7 +5,7 @@ a retry from the command line, a crash) is found in the ledger and needs no code
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,7 +15,7 @@ import structlog
 from receiver.core.clock import Clock
 from receiver.core.concurrency import cancel, run_forever
 from receiver.core.errors import ArchiveError, LedgerError, SpoolError
-from receiver.core.jobs import State
+from receiver.core.jobs import Job, State
 from receiver.ledger import Claim, Ledger
 from receiver.pipeline.archive_stage import ArchiveStage
 from receiver.pipeline.fetch_stage import FetchStage
@@ -32,13 +32,22 @@ LEASE_CHECK_SECONDS = 5.0
 CLOCK_TOLERANCE_MS = 2_000
 """A wall clock that moves by more than this against the monotonic one was set, and does not merely drift."""
 
+SHARED_CLOCK_TOLERANCE_MS = 30_000
+"""The same of a database's clock, which is known as late as its answer to a commit comes."""
+
+SPOOL_CHECK_SECONDS = 30.0
+"""Between two looks at the spool, where others share the ledger."""
+
 GRACE = timedelta(seconds=4)
 """How long jobs in progress may go on when the worker is stopped."""
 
 
 @dataclass(kw_only=True, eq=False)
 class Worker:
-    """Runs both stages until it is stopped. ``now`` is the wall clock, which somebody may set."""
+    """Runs both stages until it is stopped. ``now`` is the ledger's clock, which somebody may set.
+
+    ``leads`` returns whether this process does what one of all that share the ledger does.
+    """
 
     ledger: Ledger
     spool: Spool
@@ -46,6 +55,7 @@ class Worker:
     archive_stage: ArchiveStage
     now: Clock
     monotonic: Clock
+    leads: Callable[[], bool] = lambda: True
 
     def __post_init__(self) -> None:
         self._pools = [*self.fetch_stage.pools, self.archive_stage.pool]
@@ -90,13 +100,15 @@ class Worker:
         await self._check_spool()
         self._clock_offset = self.now() - self.monotonic()
         self._pool_tasks = [asyncio.create_task(pool.run(self._stopping)) for pool in self._pools]
-        loops = (
+        loops = [
             self._wake_on_commits(),
             run_forever(self._follow_time, log, retry=MAX_SLEEP_SECONDS),
             run_forever(self._check_leases, log, retry=LEASE_CHECK_SECONDS),
             run_forever(self.fetch_stage.probe_decoder, log, retry=LEASE_CHECK_SECONDS),
             self.archive_stage.breaker.run(),
-        )
+        ]
+        if self.ledger.shared:
+            loops.append(run_forever(self._look_again, log, retry=SPOOL_CHECK_SECONDS))
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
@@ -130,43 +142,61 @@ class Worker:
             due = await self.ledger.next_event_at()
             if due is not None and due > self.now():
                 return min(MAX_SLEEP_SECONDS, (due - self.now()) / 1000)
-            if due is not None:
+            if due is not None and self.leads():
                 await self.fetch_stage.expire()
             return MAX_SLEEP_SECONDS
         finally:
             self._wake()
 
     async def _follow_clock(self) -> None:
-        """Move waits along when the wall clock was set, so that none lasts an hour longer for it.
+        """Move waits along when the clock was set, so that none lasts an hour longer for it.
 
-        Several receivers share their waits, which go by the database's clock.
+        All who share the ledger have its clock: one of them moves the waits.
         """
-        if self.ledger.member.id:
-            return
         offset = self.now() - self.monotonic()
-        if abs(offset - self._clock_offset) > CLOCK_TOLERANCE_MS:
+        tolerance = SHARED_CLOCK_TOLERANCE_MS if self.ledger.shared else CLOCK_TOLERANCE_MS
+        if abs(offset - self._clock_offset) > tolerance:
             log.warning("the clock was set", by_seconds=(offset - self._clock_offset) / 1000)
-            await self.ledger.shift_waits(offset - self._clock_offset)
+            if self.leads():
+                await self.ledger.shift_waits(offset - self._clock_offset)
         self._clock_offset = offset
 
     async def _check_leases(self) -> float:
         """Void leases that have ended, and log jobs that are at risk."""
         await self.ledger.release_expired_leases()
-        for job_id in await self.ledger.mark_at_risk():
+        for job_id in await self.ledger.mark_at_risk() if self.leads() else ():
             log.error("at risk: little of the image URL's life is left", job=job_id)
         return LEASE_CHECK_SECONDS
 
+    async def _look_again(self) -> float:
+        """Look after files whose jobs others have worked on, because they took this instance for dead."""
+        await asyncio.sleep(SPOOL_CHECK_SECONDS)
+        await self._check_spool()
+        return 0
+
     async def _check_spool(self) -> None:
-        """Remove files that no job waits for, and keep those that a crash left whole for their jobs."""
+        """Remove files that no job waits for, and keep those that are whole for their jobs.
+
+        In this order nothing is taken for an orphan that work in progress has just recorded.
+        """
+        names = await self.spool.names()
+        busy = tuple(start for _, claim, _ in self.under_way for start in (claim.holder, f"{claim.job.id}."))
         awaited = await self.ledger.spool_names()
-        for name in await self.spool.names():
-            if name in awaited:
+        for name in names:
+            if name in awaited or name.startswith(busy):
                 continue
             parts = job_and_sha256(name)
             job = await self.ledger.job(parts[0]) if parts is not None else None
-            if job is not None and job.state is State.RECEIVED:
-                self.fetch_stage.recovered_files[job.id] = name
-                await self.ledger.spool_file_recovered(job.id)
-            else:
+            if job is not None and job.state in {State.RECEIVED, State.EXPIRED}:
+                await self._recover(job, name)
+            elif job is None or (job.state, job.spool) != (State.FETCHED, name):
                 await self.spool.remove(self.spool.path(name))
                 log.info("orphan removed from the spool", file=name)
+
+    async def _recover(self, job: Job, name: str) -> None:
+        """Let a job be taken next whose verified file is here, unless that was of no use."""
+        known = self.fetch_stage.recovered_files.get(job.id) == name
+        self.fetch_stage.recovered_files[job.id] = name
+        waits = job.state is State.RECEIVED and job.next_attempt_at is not None
+        if not known or waits:
+            await self.ledger.spool_file_recovered(job.id)

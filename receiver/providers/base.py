@@ -27,6 +27,7 @@ import httpx
 from receiver.core.completion import MAX_OUTPUTS, MAX_SIDE, MAX_URL, Completion, Failure, is_provider_id
 from receiver.core.errors import AuthError, BodyError
 from receiver.core.headers import RawHeaders
+from receiver.core.rate_limit import RateLimiter
 from receiver.core.url_expiry import Deadline, deadline
 from receiver.core.urls import percent_encoded
 
@@ -178,6 +179,7 @@ class Calls:
         on_headers: called with the headers of each answer.
         verify: as httpx takes it.
         transport: of tests.
+        limit: returns what keeps another rate, in calls a second, when it is awaited before each of them.
     """
 
     before_attempt: Callable[[], Awaitable[object]] | None = None
@@ -185,6 +187,7 @@ class Calls:
     on_headers: Callable[[httpx.Headers], object] = lambda _: None
     verify: ssl.SSLContext | bool = True
     transport: httpx.AsyncBaseTransport | None = None
+    limit: Callable[[float], Callable[[], Awaitable[object]]] = lambda rate: RateLimiter(rate).wait
 
 
 class Client(ABC):

@@ -105,17 +105,19 @@ class Reconciler:
         self._task: asyncio.Task[None] | None = None
 
     def alive(self) -> bool:
-        """Return whether it has begun and has not ended."""
-        return self._task is not None and not self._task.done()
+        """Return whether it has not ended by itself."""
+        return self._task is None or not self._task.done()
 
     def start(self) -> None:
-        """Begin one round after the other."""
+        """Begin one round after the other, also again after a stop."""
+        self._list = JobList(self.ledger, self.asked, self.plan, self.now)
         self._task = asyncio.create_task(self._run(), name=f"reconcile {self.asked.provider.name}")
 
     async def stop(self) -> None:
         """End the rounds. What is not recorded by then is asked for again after the next start."""
         if self._task is not None:
             await cancel([self._task])
+            self._task = None
         await self._list.close()
 
     async def _run(self) -> None:

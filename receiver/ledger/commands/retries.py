@@ -88,6 +88,9 @@ def accept(tx: Transaction, job_id: str, image: Image, spool: str) -> Job:
 
 def spool_file_recovered(tx: Transaction, job_id: str) -> None:
     """Let a job whose complete file was found in the spool be taken next, even after its deadline."""
+    found = tx.db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
+    if found is not None and found["state"] == State.EXPIRED:
+        retry(tx, job_id)
     tx.db.execute(
         "UPDATE jobs SET attempts = 0, next_attempt_at = NULL"
         " WHERE id = ? AND state = 'received' AND holder IS NULL",

@@ -34,6 +34,8 @@ _NOW = f"SELECT {schema.CLOCK}, version FROM schema_version"  # noqa: S608 - a c
 class Database:
     """An open database, with one connection that writes and others that only read."""
 
+    shared = True
+
     def __init__(
         self,
         writer: Session,

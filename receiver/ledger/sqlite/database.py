@@ -36,6 +36,7 @@ class Database:
     """An open ledger file, with one connection that writes and others that only read."""
 
     member = Member()
+    shared = False
 
     def __init__(
         self, path: Path, writer: Connection, readers: ReaderPool, *, now: Clock, monotonic: Clock

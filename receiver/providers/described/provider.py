@@ -14,7 +14,6 @@ from receiver.core.clock import Clock
 from receiver.core.completion import MAX_OUTPUTS, Failure, is_provider_id
 from receiver.core.errors import BodyError, ConfigError, UnavailableError, UnknownJobError
 from receiver.core.headers import RawHeaders
-from receiver.core.rate_limit import RateLimiter
 from receiver.providers import json_paths, key_set, proofs, signatures
 from receiver.providers.api import JsonApi
 from receiver.providers.base import (
@@ -199,10 +198,10 @@ class DescribedClient(Client):
     """Asks as the description says."""
 
     def __init__(self, provider: DescribedProvider, ask: Ask, token: str, calls: Calls) -> None:
-        limiter = RateLimiter(ask.rate)
+        wait = calls.limit(ask.rate)
 
         async def before_attempt() -> None:
-            await limiter.wait()
+            await wait()
             if calls.before_attempt is not None:
                 await calls.before_attempt()
 
