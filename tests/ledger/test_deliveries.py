@@ -73,7 +73,7 @@ async def test_deliveries_of_one_batch_are_recorded_as_if_each_came_alone(
     def reported(job: str, **more: Any) -> Delivery:
         return replace(delivery(job, f"https://host/{job}.png", body=job.encode()), **more)
 
-    new = [reported(f"job-{number}", ref=f"ref-{number}") for number in range(2 * MAX_ROWS + 7)]
+    new = [reported(f"job-{number}", ref=f"ref-{number}") for number in range(MAX_ROWS + 39)]
     odd = [
         failure("failed"),
         reported("known"),

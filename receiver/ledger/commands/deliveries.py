@@ -10,7 +10,7 @@ from receiver.core.errors import ReceiverError
 from receiver.core.jobs import UNSUCCESSFUL, State, completed_as
 from receiver.ledger.commands.attempts import NO_SUSPECT, host_of
 from receiver.ledger.commands.submissions import confirm_by_mark
-from receiver.ledger.connection import Row, listed
+from receiver.ledger.connection import Row
 from receiver.ledger.counters import ADOPTED, FOUND, LATE, count
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Delivery, Recorded
@@ -35,7 +35,7 @@ OTHERS_KEPT = 20
 """Other URLs that the history of one job keeps: a sender with the secret can name new ones without end."""
 
 
-MAX_ROWS = 32
+MAX_ROWS = 128
 """Rows that one statement inserts."""
 
 
@@ -48,20 +48,18 @@ def record_all(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded
     for delivery in deliveries:
         if not (delivery.found or delivery.mark or delivery.ref_dropped) and _is_of_job(tx, delivery):
             new.setdefault(delivery.completion.id, delivery)
-    marks, ids = listed(new)
-    for (job_id,) in tx.db.execute(f"SELECT id FROM jobs WHERE id IN ({marks})", ids).fetchall():  # noqa: S608
-        del new[job_id]
-    jobs = {job_id: _columns(delivery, tx.now) for job_id, delivery in new.items()}
-    if jobs:
-        _insert(tx, list(jobs.values()), [delivery.body for delivery in new.values()])
-    tx.changed.extend(jobs)
+    inserted = _insert(
+        tx, [_columns(it, tx.now) for it in new.values()], {job_id: it.body for job_id, it in new.items()}
+    )
+    tx.changed.extend(inserted)
     as_new = {
         state: Recorded(state, False, tx.now, (state.value,))
         for state in (State.RECEIVED, State.FAILED, State.REJECTED)
     }
     recorded: list[Recorded | None] = []
     for delivery in deliveries:
-        if new.get(delivery.completion.id) is delivery:
+        job_id = delivery.completion.id
+        if job_id in inserted and new[job_id] is delivery:
             recorded.append(as_new[completed_as(delivery.completion.failure)])
         else:
             recorded.append(record(tx, delivery))
@@ -101,7 +99,7 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
         if delivery.found:
             columns["event"] = ADOPTED
             count(tx, ADOPTED)
-        seq = _insert(tx, [columns], [delivery.body])
+        seq = _insert(tx, [columns], {completion.id: delivery.body})[completion.id]
     else:
         if not _is_news(completion, State(known["state"]), known["image_url"]):
             return _recorded_duplicate(tx, delivery, known, events)
@@ -194,31 +192,38 @@ _UPDATE_COMPLETED = (
 )
 
 
-def _insert(tx: Transaction, jobs: Sequence[Mapping[str, Any]], bodies: Sequence[bytes]) -> int:
-    """Insert new jobs by their columns; return the number of the last."""
+def _insert(
+    tx: Transaction, jobs: Sequence[Mapping[str, Any]], bodies: Mapping[str, bytes]
+) -> dict[str, int]:
+    """Insert those jobs that are new, with their bodies; return their numbers by id."""
     # sqlite3 takes 1 µs for each None and for bytes, and much less for a number, a text and a bytearray.
-    names = tuple(name for name in jobs[0] if any(job[name] is not None for job in jobs))
-    last, begin = 0, 0
+    names = tuple(name for name in jobs[0] if any(job[name] is not None for job in jobs)) if jobs else ()
+    inserted: dict[str, int] = {}
+    begin = 0
     while begin < len(jobs):
         size = 1 << min(len(jobs) - begin, MAX_ROWS).bit_length() - 1  # few sizes, so that all stay prepared
-        insert_jobs, insert_bodies = _inserts(names, size)
         values = [job[name] for job in jobs[begin : begin + size] for name in names]
-        numbers = [seq for (seq,) in tx.db.execute(insert_jobs, values).fetchall()]
-        last = numbers[-1]
-        numbered = zip(numbers, map(bytearray, bodies[begin : begin + size]), strict=True)
-        tx.db.execute(insert_bodies, [value for row in numbered for value in row])
+        found = tx.db.execute(_insert_jobs(names, size), values).fetchall()
+        if found:
+            rows = [value for job_id, seq in found for value in (seq, bytearray(bodies[job_id]))]
+            tx.db.execute(_insert_bodies(len(found)), rows)
+            inserted.update(found)
         begin += size
-    return last
+    return inserted
 
 
 @cache
-def _inserts(columns: tuple[str, ...], rows: int) -> tuple[str, str]:
-    """Return the statements that insert so many jobs, and their bodies."""
-    names, job = ", ".join(columns), f"({', '.join('?' * len(columns))})"
+def _insert_jobs(columns: tuple[str, ...], rows: int) -> str:
+    row = f"({', '.join('?' * len(columns))})"
     return (
-        f"INSERT INTO jobs ({names}) VALUES {', '.join([job] * rows)} RETURNING seq",  # noqa: S608 - constants
-        f"INSERT INTO bodies (job, body) VALUES {', '.join(['(?, ?)'] * rows)}",  # noqa: S608
+        f"INSERT INTO jobs ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608 - constants
+        " ON CONFLICT (id) DO NOTHING RETURNING id, seq"
     )
+
+
+@cache
+def _insert_bodies(rows: int) -> str:
+    return f"INSERT INTO bodies (job, body) VALUES {', '.join(['(?, ?)'] * rows)}"  # noqa: S608
 
 
 def _columns(delivery: Delivery, now: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from psycopg import conninfo, errors
 from psycopg.pq import TransactionStatus
 
 from receiver.core.errors import LedgerError
-from receiver.ledger.postgres.dialect import Row, row_type, translate
+from receiver.ledger.postgres.dialect import Row, Values, row_type, statement
 
 T = TypeVar("T")
 Db = psycopg.Connection[Row]
@@ -46,36 +46,19 @@ class Statements:
     def __init__(self, db: Db) -> None:
         self._db = db
 
-    def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = (), /) -> psycopg.Cursor[Row]:
-        query = translate(sql).encode()
-        try:
-            return self._db.cursor().execute(query, values)
-        except psycopg.DataError as error:
-            if error.sqlstate is not None:
-                raise
-            # PostgreSQL's texts hold no NUL, and nothing was sent. What a provider or a client may name holds
-            # none either, but an error's text may quote anything.
-            return self._db.cursor().execute(query, _without_nul(values))
+    def execute(self, sql: str, values: Values = (), /) -> psycopg.Cursor[Row]:
+        return self._db.execute(statement(sql, values).encode())
 
-    def executemany(self, sql: str, values: Iterable[Sequence[Any] | Mapping[str, Any]], /) -> "Changed":
+    def executemany(self, sql: str, values: Iterable[Values], /) -> "Changed":
         """Run a statement for each of the values, all in one round trip."""
-        query = translate(sql).encode()
-        cursor = psycopg.ClientCursor(self._db)
-        statements = ";".join(cursor.mogrify(query, each) for each in values)
+        statements = ";".join(statement(sql, each) for each in values)
         if not statements:
             return Changed(0)
-        cursor.execute(statements.encode())
-        return Changed(sum(result.rowcount for result in cursor.results()))
+        return Changed(sum(result.rowcount for result in self._db.execute(statements.encode()).results()))
 
     def script(self, sql: str) -> None:
         """Run statements without values."""
         self._db.execute(sql.encode())
-
-
-def _without_nul(values: Sequence[Any] | Mapping[str, Any]) -> Sequence[Any] | Mapping[str, Any]:
-    if isinstance(values, Mapping):
-        return dict(zip(values, _without_nul(list(values.values())), strict=True))
-    return [value.replace("\0", "\ufffd") if isinstance(value, str) else value for value in values]
 
 
 class Changed:
@@ -212,7 +195,7 @@ class SessionPool:
 
 _SETTINGS = f"""SELECT set_config('search_path', '{SCHEMA}', true),
     {", ".join(f"set_config('{name}', '{value}', true)" for name, value in LIMITS.items())},
-    set_config('jit', 'off', true),
+    set_config('jit', 'off', true), set_config('standard_conforming_strings', 'on', true),
     CASE current_setting('synchronous_commit')
         WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END,
     CASE WHEN current_setting('server_version_num')::int >= 170000

@@ -1,0 +1,68 @@
+"""SQL with its values, as PostgreSQL reads it."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from receiver.core.jobs import State
+from receiver.ledger.postgres.connection import Session, Statements
+from receiver.ledger.postgres.dialect import row_type, statement
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
+VALUES = st.one_of(
+    TEXTS,
+    st.text(st.sampled_from("'\\?:%;-$ab\0\n\"")),
+    st.integers(-(2**63), 2**63 - 1),
+    st.binary(),
+    st.booleans(),
+    st.none(),
+)
+
+
+@pytest.fixture
+def statements(shared_database: str) -> Iterator[Statements]:
+    session = Session(shared_database, "tests")
+    session.begin("read committed")
+    yield session.statements
+    session.drop()
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(one=VALUES, other=VALUES)
+def test_every_value_is_read_by_the_server_as_it_is(statements: Statements, one: Any, other: Any) -> None:
+    def held(value: Any) -> Any:
+        return value.replace("\0", "\ufffd") if isinstance(value, str) else value
+
+    row = statements.execute("SELECT ?, 'a?''b:c%', ? AS more", (one, other)).fetchone()
+    assert row is not None
+    assert tuple(row) == (held(one), "a?'b:c%", held(other))
+    row = statements.execute(
+        "SELECT :one AS x, :other::text = :one::text", {"one": one, "other": other}
+    ).fetchone()
+    assert row is not None
+    assert row["x"] == held(one)
+
+
+def test_hints_go_and_a_state_is_a_text() -> None:
+    sql = "SELECT min(a) FROM jobs INDEXED BY jobs_by_state WHERE state = ? AND b = -1"
+    assert statement(sql, (State.FAILED,)) == "SELECT min(a) FROM jobs WHERE state = 'failed' AND b = -1"
+
+
+@pytest.mark.parametrize("values", [(), (1, 2), {"other": 1}])
+def test_values_that_do_not_fit_are_refused(values: Any) -> None:
+    with pytest.raises((ValueError, KeyError)):
+        statement("SELECT :one" if isinstance(values, dict) else "SELECT ?", values)
+
+
+def test_a_value_of_another_type_is_refused() -> None:
+    with pytest.raises(TypeError, match="float"):
+        statement("SELECT ?", (1.5,))
+
+
+def test_a_row_is_read_by_name_position_and_slice() -> None:
+    row = row_type(("a", "b", "a"))((1, 2, 3))
+    assert (row["a"], row["b"], row[2], row[1:], row.keys()) == (1, 2, 3, (2, 3), ["a", "b"])
+    assert dict(**row) == {"a": 1, "b": 2}
