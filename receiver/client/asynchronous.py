@@ -16,7 +16,6 @@ from urllib.parse import quote
 
 import httpx
 
-from receiver.client import documents
 from receiver.client.documents import ApiError, Change, Job
 from receiver.providers.api import DIRECT
 
@@ -202,7 +201,7 @@ class AsyncClient:
                         patience.renew()
                         position = event.get("id", position)
                         if "data" in event:
-                            yield documents.change(event["event"], json.loads(event["data"]))
+                            yield _change(event["event"], json.loads(event["data"]))
                         event = {}
                 await asyncio.sleep(PAUSE)
             except (httpx.TransportError, ApiError) as error:
@@ -220,8 +219,8 @@ class AsyncClient:
         """Try a job again now."""
         return self._job(await self._json("POST", f"{_path(job_id)}/retry"))
 
-    def _job(self, document: Mapping[str, Any]) -> Job:
-        return documents.job(document, self._thumbnail)
+    def _job(self, document: Any) -> Job:
+        return Job.model_validate(document).with_thumbnail(self._thumbnail)
 
     def _thumbnail(self, job_id: str) -> bytes | None:
         """Return a small picture of an archived image, for a notebook, which cannot wait for a coroutine."""
@@ -247,21 +246,11 @@ class AsyncClient:
             method, url, params=given, json=body, headers=self._headers, timeout=timeout
         )
 
-    async def _json(
-        self,
-        method: str,
-        path: str,
-        params: Mapping[str, Any] | None = None,
-        body: Any = None,
-        silence: float | None = None,
-    ) -> Any:
-        answer = await self._http.send(self._request(method, path, params, body, silence))
-        if not answer.is_success:
+    async def _json(self, method: str, path: str, *request: Any, **more: Any) -> Any:
+        answer = await self._http.send(self._request(method, path, *request, **more))
+        if not answer.is_success or not answer.headers.get("Content-Type", "").startswith("application/json"):
             raise await _refusal(answer)
-        try:
-            return answer.json()
-        except ValueError:
-            raise _stranger(answer) from None
+        return answer.json()
 
 
 class _Patience:
@@ -290,12 +279,16 @@ async def _refusal(answer: httpx.Response) -> ApiError:
         problem = json.loads(await answer.aread())
         return ApiError(answer.status_code, problem["reason"], problem["detail"])
     except (ValueError, KeyError, TypeError):
-        return _stranger(answer)
+        where = answer.url.copy_with(query=None, fragment=None)  # a bucket's query is a key
+        what = f"{where} answers {answer.status_code}, and no receiver does so."
+        return ApiError(answer.status_code, "", what)
 
 
-def _stranger(answer: httpx.Response) -> ApiError:
-    where = answer.url.copy_with(query=None, fragment=None)  # a bucket's query is a key
-    return ApiError(answer.status_code, "", f"{where} answers {answer.status_code}, and no receiver does so.")
+def _change(kind: str, data: dict[str, Any]) -> Change:
+    if kind == "gap":
+        nothing = dict.fromkeys(("from", "reason", "detail", "ref"))
+        data = {**nothing, "at": datetime.now(UTC), "event": kind, "to": "", "seq": data["until"], "id": ""}
+    return Change.model_validate(data)
 
 
 def _target(to: Path, job: Job) -> Path:

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from receiver import ApiError, AsyncClient, Client
-from receiver.client import documents
+from receiver.client import Job
 from tests.docs.documents import DOCUMENTS, blocks
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
@@ -335,13 +335,13 @@ def test_a_notebook_shows_the_picture_and_no_markup_or_key_of_a_stranger() -> No
         thumbnails.append(job_id)
         return b"RIFF...."
 
-    seen = Seen(documents.job(ARCHIVED, load)._repr_html_())
+    seen = Seen(Job.model_validate(ARCHIVED).with_thumbnail(load)._repr_html_())
     assert set(seen.tags) == {"table", "tr", "th", "td", "img"}
     assert seen.pictures == ["data:image/webp;base64,UklGRi4uLi4="]
     assert "<script>alert(1)</script>" in seen.text
     assert "secret" not in seen.text
     assert thumbnails == ["../../job:1"]
-    waiting = Seen(documents.job({**ARCHIVED, "archive": None}, load)._repr_html_())
+    waiting = Seen(Job.model_validate({**ARCHIVED, "archive": None}).with_thumbnail(load)._repr_html_())
     assert (waiting.pictures, len(thumbnails)) == ([], 1)
 
 
@@ -353,7 +353,7 @@ async def test_both_clients_show_a_real_picture_and_none_where_nothing_answers(
         job = await client.wait(job_id)
     shown = await asyncio.to_thread(job._repr_html_)
     assert "data:image/webp;base64,UklGR" in shown
-    lost = documents.job(ARCHIVED, AsyncClient("http://127.0.0.1:9", "token")._thumbnail)
+    lost = AsyncClient("http://127.0.0.1:9", "token")._job(ARCHIVED)
     assert "<img" not in await asyncio.to_thread(lost._repr_html_)
 
 

@@ -72,6 +72,7 @@ OWNERS = {
     "brotli": {"receiver.fetch.content_coding"},
     "pydantic": {
         "receiver.config",
+        "receiver.client.documents",
         "receiver.providers.tables",
         "receiver.providers.proofs",
         "receiver.providers.described",
