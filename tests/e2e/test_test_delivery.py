@@ -7,7 +7,6 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from receiver.operations.delivery_trial import STEPS, DeliveryTrials, Trial, pic
 from receiver.providers.registry import open_providers
 from receiver.providers.setup import Setup
 from receiver.sandbox.signing import FalKeys
+from tests.support.front import Front, running_front
 from tests.support.processes import PROOF, SECRETS, Programs, Receiver, run, run_process, settings
 from tests.support.waiting import eventually
 
@@ -48,73 +48,11 @@ each = "data.images[]"
 url = "url"
 """
 
-Break = Callable[[str, str], int | None]
-"""The status with which a proxy answers a method and path itself; ``None`` passes it on."""
-
-
-class Front:
-    """A proxy before a receiver, which a test breaks.
-
-    Attributes:
-        target: where the receiver is.
-        broken: answers by itself.
-        drops: headers in lower case that do not pass.
-        query: whether the query passes.
-    """
-
-    def __init__(self) -> None:
-        self.target = ""
-        self.address = ""
-        self.broken: Break = lambda _method, _path: None
-        self.drops: set[str] = set()
-        self.query = True
-
 
 @pytest.fixture
 def front() -> Iterator[Front]:
-    it = Front()
-
-    class Handler(BaseHTTPRequestHandler):
-        def _pass(self) -> None:
-            content = self.rfile.read(int(self.headers.get("content-length", 0)))
-            status = it.broken(self.command, self.path)
-            if status is not None:
-                self._answer(status, b"of the proxy", {"Location": "https://elsewhere.test/x"})
-                return
-            headers = {n: v for n, v in self.headers.items() if n.lower() not in it.drops}
-            path = self.path if it.query else self.path.partition("?")[0]
-            answer = httpx.request(
-                self.command,
-                it.target + path,
-                headers=headers,
-                content=content,
-                trust_env=False,
-                verify=False,
-            )
-            self._answer(answer.status_code, answer.content, dict(answer.headers))
-
-        def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-            self.send_response(status)
-            for name, value in headers.items():
-                if name.lower() not in {"content-length", "connection", "date", "server"}:
-                    self.send_header(name, value)
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            with contextlib.suppress(OSError):
-                self.wfile.write(body)
-
-        do_GET = do_POST = _pass  # noqa: N815 - the library's form
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        it.address = f"http://127.0.0.1:{server.server_address[1]}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-        thread.start()
+    with running_front() as it:
         yield it
-        server.shutdown()
-        thread.join()
 
 
 @contextlib.contextmanager
