@@ -166,6 +166,7 @@ def _checks(config: Config, environ: Mapping[str, str], *, now: Clock, deep: boo
             "Does the store answer at all?",
             {"RECEIVER_ARCHIVE"},
         ),
+        Check("alerts", lambda: remote.check_alerts(config), 60.0, needs={"RECEIVER_ALERT_URLS"}),
         *map(provider_check, providers.values()),
         Check(
             "public URL",

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from receiver.alerts.channels import Message, check
 from receiver.archive.base import ProbeResult
 from receiver.archive.factory import open_archive
 from receiver.bootstrap import factories
@@ -377,6 +378,25 @@ async def _check_headers(url: str, provider: Provider) -> Result:
             " off;).",
         )
     return ok("webhook", f"{origin(url)} passes {path} on, with its headers")
+
+
+async def check_alerts(config: Config) -> list[Result]:
+    """Check that Apprise reads the URLs of alerts; nothing is sent."""
+    try:
+        channels = factories.alert_channels(config)
+    except ConfigError:  # the check of the settings says so
+        return []
+    wrong = await check([Message(name, url, "", "") for name, url in channels.items()]) if channels else {}
+    found = [
+        failure(
+            "alerts", f"{name}: {why}", "Correct it in RECEIVER_ALERT_URLS: https://appriseit.com/services/"
+        )
+        for name, why in wrong.items()
+        if why is not None
+    ]
+    if channels and not found:
+        found.append(ok("alerts", f"{', '.join(channels)} can be read; `receiver alert --test` tries them"))
+    return found
 
 
 async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:

@@ -64,10 +64,17 @@ def test_the_steps_appear_as_they_happen_for_everyone(
         for scheme in SCHEMES:
             page.emulate_media(color_scheme=scheme)
             assert violations(page) == [], scheme
-        page.set_viewport_size({"width": 360, "height": 740})
-        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
         page.locator("#steps a.id").click()
         expect(page.get_by_role("heading", level=1)).to_contain_text("test-")
+
+
+def test_a_remedy_with_a_long_address_scrolls_no_phone_sideways(browser: Browser, programs: Programs) -> None:
+    values = settings(programs.folder, RECEIVER_PUBLIC_URL=f"http://127.0.0.1:9/{'a-long-path' * 9}")
+    with programs.receiver(values) as receiver, visit(browser, receiver.address, width=360) as page:
+        page.goto("/page/test-delivery")
+        page.get_by_role("button").click()
+        expect(page.get_by_role("heading", level=2)).to_have_text("It did not work")
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 
 def test_without_script_the_page_reloads_by_itself_until_the_end(

@@ -3,16 +3,19 @@
 import asyncio
 import email
 import email.policy
-import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from receiver.alerts.alerter import read_alerts
 from receiver.alerts.channels import Message, check, named, send
+from receiver.config import Config, load
 from receiver.core.jobs import State
-from receiver.ledger import Ledger
+from receiver.doctor.checks import Level
+from receiver.doctor.remote import check_alerts
+from receiver.ledger import Ledger, LedgerReader
 from tests.ledger.actions import brought_to
 from tests.support.processes import Programs, run, settings
 from tests.support.services import Services, mail_server, services
@@ -107,6 +110,7 @@ def test_the_command_tries_each_channel_and_shows_no_token(tmp_path: Path, world
 
 
 def test_the_command_says_what_is_wrong_where_no_channel_is_set(tmp_path: Path) -> None:
+    assert run(["alert"], tmp_path, settings(tmp_path)).returncode == 2
     done = run(["alert", "--test"], tmp_path, settings(tmp_path))
     assert done.returncode == 1
     assert "RECEIVER_ALERT_URLS is not set" in done.stderr
@@ -118,6 +122,20 @@ def test_the_command_says_what_is_wrong_where_no_channel_is_set(tmp_path: Path) 
     assert wrong.returncode == 1
     assert "entry 2 is no URL of Apprise" in wrong.stderr
     assert not any(token in wrong.stderr for token in TOKENS)
+
+
+async def test_the_doctor_names_the_channel_that_apprise_cannot_read_and_sends_nothing(
+    tmp_path: Path, world: Services
+) -> None:
+    urls = f"{SLACK} nosuchservice://a-secret-topic"
+    found = await check_alerts(load(settings(tmp_path, RECEIVER_ALERT_URLS=urls)))
+    assert [(it.level, it.detail) for it in found] == [
+        (Level.FAILURE, "nosuchservice 1: Apprise cannot read its URL.")
+    ]
+    (good,) = await check_alerts(load(settings(tmp_path, RECEIVER_ALERT_URLS=SLACK)))
+    assert good.level is Level.OK
+    assert await check_alerts(load(settings(tmp_path))) == []
+    assert world.posts == []
 
 
 def test_a_receiver_tells_each_channel_once_of_a_lost_image_also_over_a_restart(
@@ -136,7 +154,8 @@ def test_a_receiver_tells_each_channel_once_of_a_lost_image_also_over_a_restart(
     values["RECEIVER_ALERT_URLS"] = f"{hook} json://127.0.0.1:{world.port}/new"
     with programs.receiver(values) as receiver:
         receiver.program.until_event("alert sent", channel="json 2")
-        eventually(lambda: told(tmp_path, values) == ["json 1", "json 2"])
+        both = {"ImagesLost": {"json 1": True, "json 2": True}}
+        eventually(lambda: asyncio.run(told(load(values))) == both)
         assert not any(token in receiver.program.log for token in TOKENS)
     assert [post.path for post in world.posts] == ["/a-secret-topic", "/new"]
 
@@ -146,8 +165,6 @@ async def lose_an_image(data: Path) -> None:
         await brought_to(ledger, State.EXPIRED, "lost-1")
 
 
-def told(folder: Path, values: dict[str, str]) -> list[str]:
-    (alert,) = json.loads(run(["alert", "--json"], folder, values).stdout)["alerts"]
-    assert alert["alert"] == "ImagesLost"
-    found: list[str] = alert["told"]
-    return found
+async def told(config: Config) -> dict[str, dict[str, bool]]:
+    async with await LedgerReader.open(config.ledger_location) as ledger:
+        return {key: dict(alert.told) for key, alert in (await read_alerts(ledger)).items()}
