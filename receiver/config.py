@@ -380,6 +380,10 @@ class Config(BaseModel):
     keep_history: Duration = timedelta(days=90)
     """How long history is kept. Older archived jobs lose their history and the raw body of their delivery;
     older unreadable deliveries and settled submissions are removed. Jobs stay."""
+    keep_sources: Literal["off", "small"] | None = None
+    """Whether a small picture of a job's source, of 1,600 pixels at most, is kept in the archive below
+    `.sources/`, for `RECEIVER_KEEP_HISTORY`. Unset: of files that `receiver submit` sends. `small`: of URLs
+    too, which are fetched like images, so that `RECEIVER_IMAGE_SOURCES` holds for them. `off`: of none."""
     ximilar_api_token: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = None
     """The API token of your account at the provider. `submit` needs it. With it, the provider is asked about
     overdue jobs, and for a fresh URL before a job expires. `receiver sandbox` takes it as its own token."""

@@ -132,7 +132,43 @@ class Archive(ImageReader, Protocol):
         """Wait for running puts, then close connections and threads."""
 
 
-class Inventory(Archive, Protocol):
+class SmallPictures(Protocol):
+    """Small pictures beside the archived images, under hidden keys: no listing and no audit shows them."""
+
+    async def keep_picture(self, key: str, content: bytes) -> None:
+        """Keep a WebP; one that is there already stays.
+
+        Raises:
+            ArchiveError: it was not kept.
+        """
+
+    async def has_picture(self, key: str) -> bool:
+        """Return whether there is one.
+
+        Raises:
+            ArchiveError: the archive does not say.
+        """
+
+    async def picture(self, key: str) -> bytes | None:
+        """Return one, or ``None`` where there is none, or where it is larger than any is made.
+
+        Raises:
+            ArchiveError: it cannot be read.
+        """
+
+    async def remove_pictures(self, prefix: str, before: datetime) -> int:
+        """Remove those that were kept before a time. Return their number.
+
+        Raises:
+            ArchiveError: they cannot be listed or removed.
+        """
+
+
+MAX_PICTURE = 8 << 20
+"""Bytes of a small picture: more than a WebP of 1,600 pixels square has, whatever it shows."""
+
+
+class Inventory(Archive, SmallPictures, Protocol):
     """An archive whose objects can be listed, inspected and removed."""
 
     def entries(self, after: str | None = None) -> AsyncIterator[Sequence[ListedObject]]:

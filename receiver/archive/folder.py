@@ -11,10 +11,11 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -23,7 +24,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from receiver.archive import metadata, spool_file
-from receiver.archive.base import Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
+from receiver.archive.base import MAX_PICTURE, Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
 from receiver.archive.key import check_key
 from receiver.archive.spool_file import BLOCK, SpoolFile, digest
 from receiver.core.disk import sync_directory
@@ -57,6 +58,9 @@ PART_LIFETIME = 3600
 
 PAGE = 1_000
 """Objects to a page of a listing."""
+
+PICTURE_RESERVE = 512 << 20
+"""Bytes of the disk that small pictures leave free: images need them more."""
 
 MAX_METADATA = 64 * 1024
 """Bytes of a metadata file that are read; a put writes a few hundred."""
@@ -142,6 +146,51 @@ class FolderArchive:
                 metadata_path(path).unlink(missing_ok=True)
 
         await self._run(remove)
+
+    async def keep_picture(self, key: str, content: bytes) -> None:
+        """Write a file, unless the disk is nearly full. See `SmallPictures.keep_picture`."""
+        target = self._root / key
+
+        def keep() -> None:
+            with self._translated(key):
+                self._make_parents(target.parent)
+                if shutil.disk_usage(target.parent).free < PICTURE_RESERVE:
+                    raise ArchiveError("archive.full", "The disk has no room for small pictures.")
+                with _temporary(target) as (path, file):
+                    file.write(content)
+                    file.flush()
+                    _link(path, target)
+
+        await self._run(keep)
+
+    async def has_picture(self, key: str) -> bool:
+        return await self._run((self._root / key).is_file)
+
+    async def picture(self, key: str) -> bytes | None:
+        def read() -> bytes | None:
+            try:
+                with self._translated(key), _open_regular(self._root / key) as file:
+                    content = file.read(MAX_PICTURE + 1)
+            except ArchiveError as error:
+                if isinstance(error.__cause__, FileNotFoundError):
+                    return None
+                raise
+            return content if len(content) <= MAX_PICTURE else None
+
+        return await self._run(read)
+
+    async def remove_pictures(self, prefix: str, before: datetime) -> int:
+        def remove() -> int:
+            removed = 0
+            for folder, _, names in os.walk(self._root / prefix):
+                for path in (Path(folder, name) for name in names):
+                    with self._translated(path), suppress(FileNotFoundError):
+                        if path.lstat().st_mtime < before.timestamp():
+                            path.unlink()
+                            removed += 1
+            return removed
+
+        return await self._run(remove)
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._pool.shutdown)

@@ -112,6 +112,16 @@ def check_key(key: str) -> None:
         raise ArchiveError("archive.refused", "A key must be a plain relative path.")
 
 
+SOURCES = ".sources/"
+"""The beginning of the keys of kept sources. No part of an image's key begins with a dot."""
+
+
+def source_key(job_id: str) -> str:
+    """Return the key of the small picture of a job's source, which is known before the image is."""
+    folder = hashlib.sha256(job_id.encode()).hexdigest()[:2]  # so that no folder holds all of them
+    return f"{SOURCES}{folder}/{_spell(job_id, frozenset(), is_id=True)}.webp"
+
+
 def _spell(text: str, excluded: frozenset[str], *, is_id: bool = False) -> str:
     """Return a spelling that is safe in a path and no other text's: the text itself where possible."""
     plain = PLAIN_ID if is_id else PLAIN

@@ -26,7 +26,7 @@ from receiver.core.concurrency import cancel
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import Instrumentation, Step
 from receiver.core.paths import webhook_paths
-from receiver.dashboard import Dashboard, ImageZips, Work
+from receiver.dashboard import Befores, Dashboard, ImageZips, Work
 from receiver.events.feed import Feed
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
@@ -36,6 +36,7 @@ from receiver.operations.integrity import look_for_damage
 from receiver.operations.membership import Membership, while_leading
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import Pruner
+from receiver.pipeline.kept_sources import KeptSources
 from receiver.providers.base import Providers, is_proved_by_headers
 from receiver.providers.registry import open_providers
 from receiver.providers.setup import Setup
@@ -140,6 +141,7 @@ async def open_receiver(
         stack.push_async_callback(cancel, [asyncio.create_task(look_for_damage(ledger))])
         stopping = asyncio.Event()
         feed = await stack.enter_async_context(Feed(ledger, stopping))
+        page = await factories.open_pictures(config, archive, locator, stack)
         stack.callback(stopping.set)
 
         refusals = RefusalCounter()
@@ -171,13 +173,14 @@ async def open_receiver(
             waiters=waiters,
             providers=providers,
         )
-        scratch = factories.open_scratch(config)
         dashboard = Dashboard(
             ledger=ledger,
             find_refused=partial(acceptance.find_refused, ledger, worker.spool),
             accept_refused=partial(acceptance.accept, ledger, worker.spool),
-            thumbnails=await factories.open_thumbnails(config, locator, stack),
-            zips=ImageZips(ledger, locator, scratch),
+            thumbnails=page.thumbnails,
+            previews=page.previews,
+            befores=Befores(archive),
+            zips=ImageZips(ledger, locator, page.sources.scratch),
             trials=DeliveryTrials(
                 ledger=ledger,
                 providers=providers,
@@ -218,6 +221,7 @@ async def open_receiver(
             reconcilers=reconcilers,
             relocator=Relocator(ledger, archive, locator),
             metrics=metrics,
+            sources=page.sources,
         )
         await stack.enter_async_context(while_leading(membership, duties))
         document = openapi.document(metadata.version("upscale-receiver"), providers.values())
@@ -252,6 +256,7 @@ async def _duties(
     reconcilers: Sequence[Reconciler],
     relocator: Relocator,
     metrics: Metrics,
+    sources: KeptSources,
 ) -> AsyncIterator[None]:
     """Do what one receiver does for all that share the ledger."""
     async with AsyncExitStack() as stack:
@@ -259,6 +264,7 @@ async def _duties(
             reconciler.start()
             stack.push_async_callback(reconciler.stop)
         await factories.open_outgoing_webhooks(config, ledger, feed, stack)
+        await factories.start_keeping_sources(config, ledger, feed, sources, stack)
         loops = [Pruner(ledger=ledger, keep=config.keep_history, now=ledger.now).run(), relocator.run()]
         factories.start_alerts(config, ledger, metrics, stack)
         stack.push_async_callback(cancel, [asyncio.create_task(loop) for loop in loops])

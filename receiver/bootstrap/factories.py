@@ -9,6 +9,7 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from importlib import metadata
@@ -20,7 +21,7 @@ from receiver.archive.base import ImageReader, Inventory
 from receiver.archive.factory import open_archive
 from receiver.archive.key import check_template
 from receiver.config import Config
-from receiver.core.clock import monotonic_clock
+from receiver.core.clock import monotonic_clock, wall_clock
 from receiver.core.concurrency import cancel
 from receiver.core.errors import ConfigError
 from receiver.core.failpoints import Failpoint
@@ -30,11 +31,13 @@ from receiver.core.rate_limit import RateLimiter, SharedRateLimiter
 from receiver.dashboard import THUMBNAIL_MEMORY, Thumbnails
 from receiver.events.feed import Feed
 from receiver.events.outgoing_webhooks import OutgoingWebhooks
-from receiver.fetch import download
+from receiver.fetch.download import DownloadLimits, Fetcher
 from receiver.fetch.sources import Sources
 from receiver.ledger import FILE_NAME, LOCK_NAME, Filter, Ledger, LedgerReader
+from receiver.operations.source_keeper import SourceKeeper, prune_sources
 from receiver.pipeline.archive_stage import ArchiveStage
 from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
+from receiver.pipeline.kept_sources import KeptSources
 from receiver.pipeline.spool import Spool
 from receiver.pipeline.worker import Worker
 from receiver.providers.base import Asked, Calls, Providers
@@ -49,6 +52,12 @@ from receiver.verify.verifier import Verifier
 
 FETCH_TIME = timedelta(minutes=10)
 """The longest that one download may take."""
+
+SOURCE_TIME = timedelta(minutes=1)
+"""The longest that the download of a source may take. Nothing waits for it but the next source."""
+
+MAX_SOURCE_BYTES = 64 << 20
+"""The largest source of which a small picture is made."""
 
 
 def check_settings(config: Config, environ: Mapping[str, str]) -> None:
@@ -138,14 +147,6 @@ async def is_archive_used(ledger: LedgerReader, archive: str) -> bool:
     return any(job.stored and job.stored.uri.startswith(f"{archive.rstrip('/')}/") for job in newest)
 
 
-def open_scratch(config: Config) -> Path:
-    """Return the folder of files that no restart needs, without those that a crash left there."""
-    folder = config.data_dir / "scratch"
-    for left in folder.glob("zip-*"):
-        shutil.rmtree(left, ignore_errors=True)
-    return folder
-
-
 def open_spool(config: Config) -> Spool:
     return Spool(
         config.data_dir / "spool",
@@ -168,19 +169,14 @@ async def start_worker(
     """Start what fetches, verifies and archives. Raise `SpoolError` or `LedgerError` if it cannot begin."""
     spool = open_spool(config)
     verifier = Verifier(Limits(max_pixels=config.max_image_pixels))
-    fetcher = download.Fetcher(
-        sources=Sources.parse(config.image_sources),
-        networks=config.image_networks,
-        limits=download.DownloadLimits(
-            max_bytes=config.max_image_bytes,
-            total_seconds=FETCH_TIME.total_seconds(),
-            min_rate=config.least_rate,
-        ),
-        user_agent=_user_agent(),
+    limits = DownloadLimits(
+        max_bytes=config.max_image_bytes,
+        total_seconds=FETCH_TIME.total_seconds(),
+        min_rate=config.least_rate,
     )
     fetch_stage = FetchStage(
         ledger=ledger,
-        fetcher=await stack.enter_async_context(fetcher),
+        fetcher=await stack.enter_async_context(_fetcher(config, limits)),
         verifier=await stack.enter_async_context(verifier),
         spool=spool,
         asked=asked,
@@ -331,16 +327,55 @@ def start_alerts(config: Config, ledger: Ledger, metrics: Metrics, stack: AsyncE
         stack.push_async_callback(cancel, [asyncio.create_task(alerter.run(), name="alerts")])
 
 
-async def open_thumbnails(config: Config, archive: ImageReader, stack: AsyncExitStack) -> Thumbnails:
-    """Return what makes the dashboard's thumbnails.
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """What makes small pictures: of archived images for the page, and of sources for the archive."""
 
-    It has a child process of its own, so that thumbnails never delay images with a deadline.
-    """
+    thumbnails: Thumbnails
+    previews: Thumbnails
+    sources: KeptSources
+
+
+async def open_pictures(
+    config: Config, archive: Inventory, images: ImageReader, stack: AsyncExitStack
+) -> Pictures:
+    """Open what makes small pictures, with a child process of its own: images with a deadline never wait."""
     limits = Limits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
     verifier = await stack.enter_async_context(Verifier(limits, processes=1))
-    thumbnails = Thumbnails(config.data_dir / "thumbnails", archive, verifier)
-    stack.push_async_callback(thumbnails.aclose)
-    return thumbnails
+    scratch = config.data_dir / "scratch"
+    for left in (*scratch.glob("zip-*"), *scratch.glob("source-*")):  # by a crash
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+    thumbnails = Thumbnails(config.data_dir / "thumbnails", images, verifier)
+    previews = Thumbnails.for_comparison(config.data_dir / "previews", images, verifier)
+    for made in (thumbnails, previews):
+        stack.push_async_callback(made.aclose)
+    return Pictures(thumbnails, previews, KeptSources(archive, verifier, scratch))
+
+
+async def start_keeping_sources(
+    config: Config, ledger: Ledger, feed: Feed, kept: KeptSources, stack: AsyncExitStack
+) -> None:
+    """Begin to keep the sources of URLs where the settings say so, and to remove old ones."""
+    tasks = [asyncio.create_task(prune_sources(kept.archive, config.keep_history, wall_clock))]
+    if config.keep_sources == "small":
+        limits = DownloadLimits(
+            max_bytes=min(config.max_image_bytes, MAX_SOURCE_BYTES),
+            total_seconds=SOURCE_TIME.total_seconds(),
+            min_rate=config.least_rate,
+        )
+        fetcher = await stack.enter_async_context(_fetcher(config, limits))
+        keeper = SourceKeeper(ledger=ledger, feed=feed, fetcher=fetcher, kept=kept)
+        tasks.append(asyncio.create_task(keeper.run(), name="sources"))
+    stack.push_async_callback(cancel, tasks)
+
+
+def _fetcher(config: Config, limits: DownloadLimits) -> Fetcher:
+    return Fetcher(
+        sources=Sources.parse(config.image_sources),
+        networks=config.image_networks,
+        limits=limits,
+        user_agent=_user_agent(),
+    )
 
 
 def _user_agent() -> str:

@@ -31,6 +31,7 @@ from receiver.ledger import DirectoryLock
 from receiver.sandbox.options import ProviderName
 from receiver.sandbox.pictures import SAMPLES
 from receiver.sandbox.trials import Trial
+from receiver.submission.file_sources import FileSources
 
 T = TypeVar("T")
 
@@ -202,6 +203,7 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
     async with (
         httpx.AsyncClient(base_url=demo.sandbox, trust_env=False, timeout=30) as sandbox,
         _client(demo) as client,
+        FileSources(demo.archive.as_uri(), {}) as sources,
     ):
         for picture in pictures:
             submit = trial.submit(picture.data, picture.factor, webhook, picture.name)
@@ -220,6 +222,7 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
             if trial.endpoint is not None:
                 announced["endpoint"] = trial.endpoint
             await _ask(client, "POST", "/jobs", json=announced)
+            sources.keep(job_id, picture.data)
             ids.append(job_id)
     return await follow(demo, ids, show)
 

@@ -104,9 +104,16 @@ def submit(
     a_second = _rate(rate)
 
     async def work(stopping: asyncio.Event) -> bool:
-        config, _ = load_config()
+        config, environ = load_config()
         async with run.submitting(
-            config, options, list_name=name, rate=a_second, stopping=stopping, on_wait=_print_once()
+            config,
+            options,
+            list_name=name,
+            rate=a_second,
+            stopping=stopping,
+            on_wait=_print_once(),
+            environ=environ,
+            on_source=_print_first_unkept(),
         ) as submitter:
             outcomes = await _submit(submitter, items, wait=wait, quiet=as_json)
         _end(outcomes, resume, as_json=as_json, interrupted=wait and stopping.is_set())
@@ -179,6 +186,18 @@ def _print_once() -> Callable[[ProviderError], None]:
         if error.reason not in printed:
             printed.add(error.reason)
             print_message(f"waiting: {error.detail}")
+
+    return notice
+
+
+def _print_first_unkept() -> Callable[[str, str], None]:
+    """Return a function that prints why a source is not kept, for the first one: the jobs go on without."""
+    printed: list[str] = []
+
+    def notice(job_id: str, why: str) -> None:
+        if not printed:
+            print_message(f"no small picture is kept of the source of {job_id} and its like: {why}")
+        printed.append(job_id)
 
     return notice
 

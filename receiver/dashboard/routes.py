@@ -18,6 +18,7 @@ from receiver.core.clock import Clock
 from receiver.core.errors import REASONS, LedgerError, ReceiverError, SpoolError
 from receiver.core.jobs import Job, State, overdue_cutoff
 from receiver.dashboard import presenters, trial_page
+from receiver.dashboard.befores import Befores
 from receiver.dashboard.gallery import Gallery
 from receiver.dashboard.image_zip import ImageZips
 from receiver.dashboard.links import filled, links, with_limit
@@ -51,7 +52,7 @@ COUNT_SECONDS = 15.0
 CHECK_SECONDS = 3.0
 """How long the checks of readiness may take before the page is shown without them."""
 
-THUMBNAIL_HEADERS = {
+PICTURE_HEADERS = {
     # The pixels were decoded and encoded anew, so that nothing else of the untrusted file is left.
     "Content-Security-Policy": "default-src 'none'; sandbox",
     "X-Content-Type-Options": "nosniff",
@@ -67,6 +68,8 @@ class Dashboard:
     Attributes:
         failing: returns the readiness checks that fail, each with a sentence.
         unasked: returns why the provider is not asked about silent jobs, in a sentence.
+        thumbnails, previews: of the archived images, for lists and to be compared.
+        befores: the sources to compare them with.
         providers: the titles of those that are on, by name.
     """
 
@@ -74,6 +77,8 @@ class Dashboard:
     accept_refused: Callable[[str, str], Awaitable[Job]]
     find_refused: Callable[[str], Awaitable[RefusedBytes]]
     thumbnails: Thumbnails
+    previews: Thumbnails
+    befores: Befores
     zips: ImageZips
     trials: DeliveryTrials
     waiters: WaiterLimit
@@ -96,6 +101,8 @@ class Dashboard:
             Route("/", self._with_error_pages(self.overview), methods=["GET"]),
             Route("/page/jobs/{id}", self._with_error_pages(self.job), methods=["GET"]),
             Route("/page/jobs/{id}/thumbnail", self.thumbnail, methods=["GET"]),
+            Route("/page/jobs/{id}/preview", self.preview, methods=["GET"]),
+            Route("/page/jobs/{id}/source", self.source, methods=["GET"]),
             Route("/page/jobs/{id}/accept", self._with_error_pages(self.accept), methods=["POST"]),
             Route("/page/jobs/{id}/retry", self._with_error_pages(self.retry), methods=["POST"]),
             Route("/page/gallery", self._with_error_pages(self._gallery.show), methods=["GET"]),
@@ -175,6 +182,7 @@ class Dashboard:
             job=job,
             refused=refused,
             work=work[0] if work else None,
+            before=await self.befores.has(job.id),
             damage=await self.ledger.finding_of(job_id),
             history=history,
             json=f"/jobs/{quote(job_id, safe='')}",
@@ -210,16 +218,29 @@ class Dashboard:
 
     async def thumbnail(self, request: Request) -> Response:
         """``GET /page/jobs/{id}/thumbnail``: a thumbnail of the archived image, or a placeholder."""
+        return self._picture(await self.thumbnails.of(await self._job(request)))
+
+    async def preview(self, request: Request) -> Response:
+        """``GET /page/jobs/{id}/preview``: the archived image to be compared, or a placeholder."""
+        return self._picture(await self.previews.of(await self._job(request)))
+
+    async def source(self, request: Request) -> Response:
+        """``GET /page/jobs/{id}/source``: the kept small picture of the source, or a placeholder."""
+        return self._picture(await self.befores.of((await self._job(request)).id))
+
+    async def _job(self, request: Request) -> Job:
         params.nothing(request.query_params)
         job = await self.ledger.job(request.path_params["id"])
         if job is None:
             raise LedgerError("ledger.unknown_job")
-        thumbnail = await self.thumbnails.of(job)
-        if thumbnail is None:
-            headers = {**THUMBNAIL_HEADERS, "Cache-Control": "no-store"}
-            return Response(self._static.content("nothing.svg"), media_type="image/svg+xml", headers=headers)
-        headers = {**THUMBNAIL_HEADERS, "Cache-Control": "private, max-age=86400, immutable"}
-        return Response(thumbnail, media_type="image/webp", headers=headers)
+        return job
+
+    def _picture(self, webp: bytes | None) -> Response:
+        if webp is None:
+            content, kind, cache = self._static.content("nothing.svg"), "image/svg+xml", "no-store"
+        else:
+            content, kind, cache = webp, "image/webp", "private, max-age=86400, immutable"
+        return Response(content, media_type=kind, headers={**PICTURE_HEADERS, "Cache-Control": cache})
 
     def _with_error_pages(self, handler: Handler) -> Handler:
         """Return the handler with its errors as pages."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import structlog
 from anyio import to_thread
@@ -24,6 +25,15 @@ log = structlog.get_logger("receiver.page")
 
 SIDE = 320
 """The most pixels that a thumbnail is wide and high."""
+
+PREVIEW_SIDE = 2_400
+"""Pixels of what is compared with a source."""
+
+MAX_PREVIEWS = 200
+"""Files of some hundred KB each."""
+
+PREVIEW_WAIT_SECONDS = 10.0
+"""A job's page shows only one of them, and it takes some seconds to make."""
 
 THUMBNAIL_MEMORY = 1 << 30
 """Bytes that the decoding of one image may take; larger images have no thumbnail."""
@@ -58,6 +68,7 @@ class Thumbnails:
     Attributes:
         folder: where they are kept; made when first needed.
         verifier: decodes; not the one that decodes images with a deadline.
+        side: the most pixels that one is wide and high.
         min_free: bytes of the disk; with less, none are made.
         wait: seconds that a request waits; the thumbnail is still made, for the next request.
     """
@@ -65,6 +76,7 @@ class Thumbnails:
     folder: Path
     archive: ImageReader
     verifier: Verifier
+    side: int = SIDE
     max_files: int = MAX_FILES
     min_free: int = MIN_FREE
     wait: float = WAIT_SECONDS
@@ -72,6 +84,18 @@ class Thumbnails:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
     _tasks: dict[str, asyncio.Task[bytes | None]] = field(default_factory=dict, init=False)
     _failed_at: dict[str, float] = field(default_factory=dict, init=False)
+
+    @classmethod
+    def for_comparison(cls, folder: Path, archive: ImageReader, verifier: Verifier) -> Self:
+        """Make larger ones, of which fewer are kept."""
+        return cls(
+            folder,
+            archive,
+            verifier,
+            side=PREVIEW_SIDE,
+            max_files=MAX_PREVIEWS,
+            wait=PREVIEW_WAIT_SECONDS,
+        )
 
     async def of(self, job: Job) -> bytes | None:
         """Return the thumbnail of an archived job, as WebP; ``None`` where there is none, or none yet."""
@@ -104,7 +128,7 @@ class Thumbnails:
             try:
                 await to_thread.run_sync(self._prepare)
                 source = await self.archive.local_file(stored, image, scratch)
-                await self.verifier.thumbnail(source, part, SIDE)
+                await self.verifier.thumbnail(source, part, self.side)
                 return await to_thread.run_sync(lambda: part.replace(path).read_bytes())
             except (ArchiveError, ImageError, SpoolError) as error:
                 self._note_failure(job, image.sha256, error)

@@ -19,6 +19,7 @@ from receiver.ledger import Ledger, LedgerReader, ListLock
 from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType
 from receiver.submission import images
+from receiver.submission.file_sources import FileSources
 from receiver.submission.images import ImageLike, Item, Options
 from receiver.submission.submitter import PATIENCE, Fate, Outcome, Submitter
 from receiver.submission.webhook_template import WebhookTemplate
@@ -72,11 +73,15 @@ async def submitting(
     patience: timedelta = PATIENCE,
     stopping: asyncio.Event | None = None,
     on_wait: Callable[[ProviderError], None] = lambda _: None,
+    environ: Mapping[str, str] = os.environ,
+    on_source: Callable[[str, str], object] = lambda _id, _why: None,
 ) -> AsyncIterator[Submitter]:
     """Open the ledger and the provider's API.
 
     The settings must be those of `receiver serve`. ``rate`` is the most submissions a second. No other
-    process may submit a list of the same name at the same time.
+    process may submit a list of the same name at the same time. In ``environ`` the AWS SDK's variables are
+    looked up, for an archive that keeps the sources of files. ``on_source`` is called with the id of a job
+    whose source is not kept, and why.
 
     Raises:
         ConfigError: a setting is missing.
@@ -98,6 +103,7 @@ async def submitting(
         ledger = await Ledger.open_beside(config.ledger_location)
         stack.push_async_callback(ledger.close)
         provider = await stack.enter_async_context(Ximilar(str(config.ximilar_api_url), token))
+        sources = await stack.enter_async_context(FileSources(config.archive_uri, environ, on_source))
         yield Submitter(
             ledger,
             provider,
@@ -107,6 +113,7 @@ async def submitting(
             patience=patience,
             stopping=stopping or asyncio.Event(),
             on_wait=on_wait,
+            on_taken=(lambda _id, _image: None) if config.keep_sources == "off" else sources.keep,
         )
 
 
@@ -230,15 +237,22 @@ async def submit(
     if rate is not None and not rate > 0:
         raise InvalidRequestError("rate is not above 0.")
     if not isinstance(config, Config):
-        environ = settings.environment(os.environ, Path(".env")) if config is None else config
+        environ = settings.environment(os.environ, Path(".env")) if config is None else dict(config)
         config = settings.load(environ)
+    else:
+        environ = dict(os.environ)
     if path is not None:
         list_name = list_name or name_of(path)
         if again:
             list_name = named_again(list_name, datetime.now(UTC))
     items = await asyncio.to_thread(prepare, given, options, ref=ref, from_file=path, list_name=list_name)
     async with submitting(
-        config, options, list_name=None if path is None else list_name, rate=rate, patience=patience
+        config,
+        options,
+        list_name=None if path is None else list_name,
+        rate=rate,
+        patience=patience,
+        environ=environ,
     ) as submitter:
         outcomes = await submit_all(submitter, items, tell)
         return await follow(submitter.ledger, outcomes) if wait else outcomes

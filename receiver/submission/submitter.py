@@ -92,7 +92,8 @@ class Submitter:
     """Submits images through the provider, and records them in the ledger.
 
     Once ``stopping`` is set, no image is begun and no wait goes on, but the answers to what was sent are
-    awaited. ``on_wait`` is called with the error that an image waits out. ``clock`` gives monotonic seconds.
+    awaited. ``on_wait`` is called with the error that an image waits out, ``on_taken`` with the id of a job
+    and its image. ``clock`` gives monotonic seconds.
     """
 
     ledger: Ledger
@@ -106,6 +107,7 @@ class Submitter:
     now: Clock = wall_clock
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     on_wait: Callable[[ProviderError], None] = lambda _: None
+    on_taken: Callable[[str, str | Path | bytes], None] = lambda _id, _image: None
 
     async def submit(self, item: Item) -> Outcome:
         """Submit one image, unless an earlier run has done it.
@@ -195,6 +197,7 @@ class _Submission:
 
     async def _taken(self, job_id: str) -> Outcome:
         await self._ledger.confirm_intent(self._item.key, job_id)
+        self._submitter.on_taken(job_id, self._item.image)
         return Outcome(self._item.name, self._item.ref, Fate.SUBMITTED, job_id)
 
     async def _image(self) -> str | bytes:

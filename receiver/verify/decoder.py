@@ -25,6 +25,8 @@ from receiver.verify.libvips import Libvips, VipsError
 from receiver.verify.structure import JPEG_FRAMES, Header, scan
 
 _BASE_MEMORY = 64 << 20
+_THUMBNAIL_PIXEL = 24
+"""Bytes that a pixel of a thumbnail takes while it is encoded."""
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _FIRST_TURNED = 5
 """Of EXIF's orientations, the first under which width and height change places."""
@@ -109,14 +111,20 @@ def _admit(header: Header, expected: ExpectedSize, limits: Limits, *, turned: bo
         raise ImageError("image.too_many_pixels", f"{size} is more than {limits.max_pixels} pixels.")
 
 
-def _memory(header: Header, file_size: int) -> int:
-    """Return the bytes that a decode of this image may take, measured and rounded up."""
+def _memory(header: Header, file_size: int, side: int) -> int:
+    """Return the bytes that a decode of this image, and a thumbnail of it, may take: measured, rounded up."""
     # Where the decoder holds all of it: of a JPEG the coefficients, 2 bytes for each of up to 4 components;
     # of a PNG the pixels; of a WebP several copies.
     per_pixel = 17 if header.format == "webp" else 8 if header.multiscan else 0
     # Strips of a row, also of the steps to a thumbnail; the file itself, and its metadata.
     rows = header.width * 8 * 512
-    return _BASE_MEMORY + 3 * file_size + rows + header.width * header.height * per_pixel
+    return (
+        _BASE_MEMORY
+        + 3 * file_size
+        + rows
+        + side * side * _THUMBNAIL_PIXEL
+        + header.width * header.height * per_pixel
+    )
 
 
 def thumbnail(path: Path, target: Path, side: int, limits: Limits) -> Header:
@@ -129,7 +137,7 @@ def thumbnail(path: Path, target: Path, side: int, limits: Limits) -> Header:
     try:
         with path.open("rb") as file:
             header = scan(file, lambda header: _admit(header, ExpectedSize(), limits))
-            with _decoding(file, header, limits) as data:
+            with _decoding(file, header, limits, side) as data:
                 target.write_bytes(_libvips().thumbnail(data, header.format, side))
     except OSError as error:
         raise SpoolError("spool.disk", f"No small picture can be made: {error.strerror}.") from error
@@ -187,9 +195,9 @@ def _hide_png_metadata(png: mmap.mmap) -> None:
 
 
 @contextlib.contextmanager
-def _decoding(file: BinaryIO, header: Header, limits: Limits) -> Iterator[mmap.mmap]:
+def _decoding(file: BinaryIO, header: Header, limits: Limits, side: int = 0) -> Iterator[mmap.mmap]:
     """Map a file within its memory limit, and translate the decoder's errors."""
-    memory = _memory(header, os.fstat(file.fileno()).st_size)
+    memory = _memory(header, os.fstat(file.fileno()).st_size, side)
     if memory > limits.max_memory:
         raise ImageError("image.undecodable", f"It takes {memory >> 20} MiB to decode this image.")
     _libvips()  # else the limit would count it

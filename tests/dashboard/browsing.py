@@ -71,6 +71,7 @@ def visit(
     width: int = 1280,
     height: int = 900,
     script: bool = True,
+    touch: bool = False,
     watch: Watch | None = None,
 ) -> Iterator[Page]:
     """A window with the API token, as a browser has it once it was asked."""
@@ -80,6 +81,7 @@ def visit(
         color_scheme=scheme,
         viewport={"width": width, "height": height},
         java_script_enabled=script,
+        has_touch=touch,
         locale="en-GB",
         timezone_id="Europe/Prague",
     )

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from PIL import Image as Picture
 
+from receiver.archive.key import source_key
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import BodyError, FetchError, ImageError, ReceiverError, UrlError
 from receiver.core.jobs import Image, StoredObject
@@ -109,6 +110,16 @@ class Story:
         self.clock.forward(life * 95 // 100)
         assert job_id in await self.ledger.mark_at_risk()
         return job_id
+
+
+def keep_source(archive: Path, job_id: str) -> None:
+    """Puts a job's source into the archive's folder: the image itself, smaller and blurred."""
+    (image,) = archive.glob(f"{job_id}.*")
+    kept = archive / source_key(job_id)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with Picture.open(image) as picture:
+        small = picture.resize((max(picture.width // 6, 1), max(picture.height // 6, 1)))
+        small.save(kept, "WEBP", quality=60)
 
 
 def told(story: Coroutine[Any, Any, T]) -> T:

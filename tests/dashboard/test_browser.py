@@ -3,6 +3,7 @@
 import re
 import time
 import uuid
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ def busy(tmp_path_factory: pytest.TempPathFactory, host: Source) -> Iterator[Sce
     with Programs(folder).receiver(settings(folder)) as receiver:
         host.until_asked("slow.png")
         archived = receiver.get("/jobs?state=archived&limit=1").json()["jobs"][0]["id"]
+        stories.keep_source(folder / "data" / "archive", archived)
         yield Scene(receiver, rejected, archived)
 
 
@@ -113,11 +115,12 @@ def paths(scene: Scene) -> dict[str, str]:
         "nothing found": "/?ref=nobody",
         "rejected job": f"/page/jobs/{scene.rejected}",
         "archived job": f"/page/jobs/{scene.archived}",
+        "gallery": "/page/gallery?limit=12",
         "deliveries": "/page/deliveries",
     }
 
 
-PATHS = ["overview", "narrowed", "nothing found", "rejected job", "archived job", "deliveries"]
+PATHS = ["overview", "narrowed", "nothing found", "rejected job", "archived job", "gallery", "deliveries"]
 
 
 # What it says
@@ -229,6 +232,121 @@ def test_a_job_shows_its_history_its_sizes_and_its_picture(busy: Scene, opened: 
         assert set((before.get_attribute("rel") or "").split()) >= {"noreferrer", "noopener"}
         assert "key=secret" not in before.inner_text()
         assert page.get_by_role("button", name="Try again now").count() == 0
+
+
+# Before and after
+
+AFTER_IS_CUT_AT = """() => {
+    const cut = getComputedStyle(document.querySelector(".sheet .after")).clipPath.match(/([\\d.]+)px\\)$/);
+    const view = document.querySelector(".view");
+    const edge = document.querySelector(".sheet").offsetLeft + Number(cut[1]) - view.scrollLeft;
+    return Math.round((100 * edge) / view.clientWidth);
+}"""
+"""How much of what is seen is before, in percent."""
+
+
+def test_a_divider_between_before_and_after_moves_by_keyboard_and_holds_at_any_zoom(
+    busy: Scene, opened: Visit
+) -> None:
+    with opened(busy.receiver) as page:
+        page.goto(f"/page/jobs/{busy.archived}")
+        slider = page.get_by_role("slider", name="Divider between before and after")
+        slider.focus()
+        for _ in range(10):
+            page.keyboard.press("ArrowRight")
+        assert slider.get_attribute("aria-valuetext") == "60 % before, 40 % after"
+        assert page.evaluate(AFTER_IS_CUT_AT) == 60
+        view = page.get_by_role("region", name="Both pictures, one over the other")
+        view.focus()
+        for _ in range(4):
+            page.keyboard.press("+")
+        expect(page.locator(".zoom output")).to_have_text("4\N{MULTIPLICATION SIGN}")
+        before = view.evaluate("view => view.scrollLeft")
+        page.keyboard.press("ArrowRight")
+        page.wait_for_function("before => document.querySelector('.view').scrollLeft > before", arg=before)
+        page.wait_for_function(f"({AFTER_IS_CUT_AT})() === 60")
+        page.keyboard.press("-")
+        expect(page.locator(".zoom output")).to_have_text("3\N{MULTIPLICATION SIGN}")
+        assert violations(page) == []
+        page.get_by_role("button", name="Side by side").click()
+        expect(page.locator("#images img.before")).to_be_visible()
+        expect(page.locator("#images img.after")).to_be_visible()
+        expect(slider).to_be_hidden()
+
+
+def test_a_divider_moves_by_touch_on_a_phone(busy: Scene, opened: Visit) -> None:
+    with opened(busy.receiver, width=360, height=740, touch=True) as page:
+        page.goto(f"/page/jobs/{busy.archived}")
+        divider = page.locator(".divider")
+        divider.scroll_into_view_if_needed()
+        box = page.locator(".stage").bounding_box()
+        assert box is not None
+        y = box["y"] + box["height"] / 2
+        touch = page.context.new_cdp_session(page)
+        places = [box["x"] + box["width"] * share for share in (0.5, 0.4, 0.25)]
+        for kind, x in zip(("touchStart", "touchMove", "touchMove"), places, strict=True):
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+        touch.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+        expect(page.get_by_role("slider")).to_have_value(re.compile("2[4-6]"))
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
+
+
+def test_without_script_before_and_after_stand_side_by_side(busy: Scene, opened: Visit) -> None:
+    with opened(busy.receiver, script=False) as page:
+        page.goto(f"/page/jobs/{busy.archived}")
+        for kind in ("before", "after"):
+            expect(page.locator(f"#images img.{kind}")).to_be_visible()
+        boxes = [page.locator(f"#images img.{kind}").bounding_box() for kind in ("before", "after")]
+        assert boxes[0] is not None
+        assert boxes[1] is not None
+        assert abs(boxes[0]["y"] - boxes[1]["y"]) < 1 < boxes[1]["x"] - boxes[0]["x"]
+        expect(page.get_by_role("slider")).to_have_count(0)
+
+
+# The gallery
+
+
+def test_the_gallery_without_script_filters_pages_selects_and_downloads(busy: Scene, opened: Visit) -> None:
+    with opened(busy.receiver, script=False) as page:
+        page.goto("/page/gallery?limit=15")
+        expect(page.locator(".tile")).to_have_count(15)
+        page.get_by_role("link", name="Next page").click()
+        assert "cursor=" in page.url
+        for number in (0, 2):
+            page.locator(".tile input").nth(number).check()
+        chosen = [page.locator(".tile input").nth(number).get_attribute("value") for number in (0, 2)]
+        with page.expect_download() as begun:
+            page.get_by_role("button", name="Download selected").click()
+        with zipfile.ZipFile(begun.value.path()) as zipped:
+            assert zipped.testzip() is None
+            assert [Path(name).stem for name in zipped.namelist()] == chosen
+        page.get_by_label("Reference").fill("order 4701 meadow-03")
+        page.get_by_role("button", name="Filter").click()
+        assert "ref=order+4701+meadow-03" in page.url
+        expect(page.locator(".tile")).to_have_count(1)
+
+
+def test_further_images_come_by_themselves_and_a_range_is_selected_by_keyboard_and_mouse(
+    busy: Scene, opened: Visit
+) -> None:
+    with opened(busy.receiver) as page:
+        page.goto("/page/gallery?limit=15")
+        while page.locator(".tile").count() < 40:
+            page.locator(".tile").last.scroll_into_view_if_needed()
+        expect(page.get_by_role("link", name="Next page")).to_have_count(0)
+        ids = page.locator(".tile input").evaluate_all("all => all.map(one => one.value)")
+        assert len(set(ids)) == 40
+        page.locator(".tile input").first.focus()
+        page.keyboard.press("Space")
+        page.keyboard.press("ArrowRight")
+        assert page.evaluate("document.activeElement.value") == ids[1]
+        page.locator(".tile input").nth(4).click(modifiers=["Shift"])
+        expect(page.locator("#picked")).to_have_text("5 of 40 shown selected.")
+        assert violations(page) == []
+        with page.expect_download() as begun:
+            page.get_by_role("button", name="Download all").click()
+        with zipfile.ZipFile(begun.value.path()) as zipped:
+            assert len(zipped.namelist()) == 40
 
 
 # What changes

@@ -12,18 +12,23 @@ from pathlib import Path
 
 import httpx
 import pytest
+from PIL import Image as Picture
 from starlette.applications import Starlette
 
 from receiver.archive.base import ImageReader, SpooledImage
 from receiver.archive.factory import open_archive
+from receiver.archive.key import source_key
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State, StoredObject
+from receiver.dashboard.befores import Befores
 from receiver.dashboard.gallery import by_day
 from receiver.dashboard.image_zip import AT_A_TIME, FAILURES, MISSING, ImageZips, name_of
 from receiver.dashboard.routes import Dashboard
+from receiver.dashboard.thumbnails import PREVIEW_SIDE
 from receiver.dashboard.zip_stream import ZipStream
 from receiver.ledger import Ledger, Submission
+from receiver.sandbox.pictures import draw
 from tests.dashboard.test_routes import around, clock, ledger, page, text
 from tests.ledger.actions import delivery
 from tests.support.clock import HOUR, NOW
@@ -310,3 +315,57 @@ def test_a_zip_beyond_four_gigabytes_and_65_535_entries_is_read_by_others(tmp_pa
         assert read.getinfo("last").date_time == (2026, 11, 18, 11, 6, 40)
         assert read.getinfo("0").date_time == (1980, 1, 1, 0, 0, 0)
         (tmp_path / "large.zip").unlink()
+
+
+# Before and after
+
+
+async def test_a_jobs_page_shows_the_kept_source_beside_the_result(
+    client: httpx.AsyncClient, page: Dashboard, ledger: Ledger, tmp_path: Path
+) -> None:
+    await keep(ledger, tmp_path, "job-1", draw(1, (3000, 2000), "png"))
+    archive = page.befores.archive
+    without = await client.get("/page/jobs/job-1")
+    assert 'class="before"' not in without.text
+    assert (await client.get("/page/jobs/job-1/source")).headers["content-type"] == "image/svg+xml"
+
+    await archive.keep_picture(source_key("job-1"), b"RIFF....WEBP")
+
+    shown = await client.get("/page/jobs/job-1")
+    assert 'class="before" src="/page/jobs/job-1/source"' in shown.text
+    assert 'class="after" src="/page/jobs/job-1/preview"' in shown.text
+    source = await client.get("/page/jobs/job-1/source")
+    assert (source.content, source.headers["content-type"]) == (b"RIFF....WEBP", "image/webp")
+    assert "sandbox" in source.headers["content-security-policy"]
+    after = await client.get("/page/jobs/job-1/preview")
+    with Picture.open(io.BytesIO(after.content)) as picture:
+        assert (picture.format, picture.size) == ("WEBP", (PREVIEW_SIDE, PREVIEW_SIDE * 2 // 3))
+
+
+async def test_a_source_is_compared_with_nothing_but_an_archived_image(
+    client: httpx.AsyncClient, page: Dashboard, ledger: Ledger, tmp_path: Path
+) -> None:
+    await ledger.expect(Submission("silent"))
+    (tmp_path / "archive").mkdir()
+    await page.befores.archive.keep_picture(source_key("silent"), b"x")
+    answer = await client.get("/page/jobs/silent")
+
+    assert 'class="before"' in answer.text
+    assert 'class="after"' not in answer.text
+
+
+async def test_an_archive_that_says_nothing_of_a_source_holds_up_no_page(
+    client: httpx.AsyncClient, page: Dashboard, ledger: Ledger
+) -> None:
+    class Silent:
+        async def has_picture(self, _key: str) -> bool:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        async def picture(self, _key: str) -> bytes | None:
+            raise ArchiveError("archive.denied")
+
+    await ledger.record(delivery())
+    page.befores = Befores(Silent())  # type: ignore[arg-type]
+    assert (await client.get("/page/jobs/job-1")).status_code == 200
+    assert (await client.get("/page/jobs/job-1/source")).headers["content-type"] == "image/svg+xml"

@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from receiver.archive.factory import open_archive
 from receiver.core.errors import BodyError, FetchError
 from receiver.core.jobs import State
-from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, ImageZips, Thumbnails, Work
+from receiver.dashboard import THUMBNAIL_MEMORY, Befores, Dashboard, ImageZips, Thumbnails, Work
 from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
 from receiver.operations import acceptance
@@ -64,12 +64,14 @@ async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
 async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> AsyncIterator[Dashboard]:
     archive = open_archive((tmp_path / "archive").as_uri())
     spool = Spool(tmp_path / "spool", max_bytes=1000, max_image_bytes=100, reserve=0)
-    async with Verifier(Limits(1_000_000, 20, THUMBNAIL_MEMORY), processes=1) as verifier:
+    async with Verifier(Limits(10_000_000, 20, THUMBNAIL_MEMORY), processes=1) as verifier:
         yield Dashboard(
             ledger=ledger,
             find_refused=partial(acceptance.find_refused, ledger, spool),
             accept_refused=partial(acceptance.accept, ledger, spool),
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
+            previews=Thumbnails.for_comparison(tmp_path / "previews", archive, verifier),
+            befores=Befores(archive),
             zips=ImageZips(ledger, archive, tmp_path / "scratch"),
             trials=DeliveryTrials(ledger=ledger, providers={}, address="", confirm=False, now=clock),
             waiters=WaiterLimit(1),

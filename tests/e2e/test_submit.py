@@ -113,6 +113,8 @@ def test_files_and_urls_are_archived_with_their_reference(
         assert {job["endpoint"] for job in jobs.values()} == {"upscale_4x"}
         assert jobs[hosted]["source_url"] == hosted
         assert jobs["own.png"]["image"]["width"] == 256
+        kept = [path.name for path in (it.folder / "data" / "archive" / ".sources").rglob("*.webp")]
+        assert kept == [f"{jobs['own.png']['id']}.webp"]  # and not of a URL, without a setting that says so
         assert all(secret not in said.stdout + said.stderr for secret in SECRETS)
 
 

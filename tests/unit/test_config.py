@@ -39,6 +39,7 @@ DEFAULTS: dict[str, Any] = {
     "RECEIVER_RECONCILE_EVERY": timedelta(minutes=1),
     "RECEIVER_RECONCILE_RATE": 1.0,
     "RECEIVER_KEEP_HISTORY": timedelta(days=90),
+    "RECEIVER_KEEP_SOURCES": None,
     "XIMILAR_API_TOKEN": None,
     "REPLICATE_WEBHOOK_SECRET": (),
     "REPLICATE_API_TOKEN": None,

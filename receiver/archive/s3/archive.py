@@ -7,15 +7,16 @@ store does not honour, and later puts do without.
 
 import asyncio
 import base64
+import io
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, suppress
-from datetime import UTC
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from receiver.archive import metadata, spool_file
-from receiver.archive.base import Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
+from receiver.archive.base import MAX_PICTURE, Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
 from receiver.archive.key import check_key
 from receiver.archive.s3.client import Address, Client, answer_behind, base64_of, metadata_of
 from receiver.archive.s3.probe import Capabilities, probe
@@ -143,6 +144,36 @@ class S3Archive:
         """DeleteObject. See `Inventory.remove`."""
         at = self._address(stored.uri)
         await self._run(lambda: self._client.delete(at))
+
+    async def keep_picture(self, key: str, content: bytes) -> None:
+        """PutObject. See `SmallPictures.keep_picture`."""
+        at = self._at(key)
+        await self._run(lambda: self._keep_picture(at, content))
+
+    async def has_picture(self, key: str) -> bool:
+        """HeadObject. See `SmallPictures.has_picture`."""
+        at = self._at(key)
+        return await self._run(lambda: self._client.head_or_none(at)) is not None
+
+    async def picture(self, key: str) -> bytes | None:
+        """GetObject. See `SmallPictures.picture`."""
+        at = self._at(key)
+        return await self._run(lambda: self._picture(at))
+
+    async def remove_pictures(self, prefix: str, before: datetime) -> int:
+        """ListObjectsV2 and DeleteObject. See `SmallPictures.remove_pictures`."""
+        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
+        removed = 0
+        while True:
+            page = await self._run(lambda: self._client.list(arguments))
+            for listed in page.get("Contents", []):
+                if listed["LastModified"] < before:
+                    await self.remove(StoredObject(str(Address(self._bucket, listed["Key"]))))
+                    removed += 1
+            token = page.get("NextContinuationToken")
+            if not token or token == arguments.get("ContinuationToken"):
+                return removed
+            arguments["ContinuationToken"] = token
 
     async def aclose(self) -> None:
         """Wait a moment for running puts; a store that hangs must not hold up a stop."""
@@ -276,7 +307,36 @@ class S3Archive:
                 raise
         return self._send(item, spooled, at, {})
 
+    def _keep_picture(self, at: Address, content: bytes) -> None:
+        md5 = base64_of(digest(io.BytesIO(content), "md5"))
+        conditions = ({"IfNoneMatch": "*"}, {}) if self._capabilities.conditional else ({},)
+        for condition in conditions:
+            try:
+                self._client.put(at, content, ContentType="image/webp", ContentMD5=md5, **condition)
+            except ArchiveError as error:
+                status, _ = answer_behind(error)
+                if status == 412:
+                    return
+                if not condition or status not in {400, 501}:  # else the store does not know conditions
+                    raise
+            else:
+                return
+
     # Reading
+
+    def _picture(self, at: Address) -> bytes | None:
+        content = b""
+        try:
+            with self._client.translated(at, "archive.missing"), closing(self._client.blocks(at)) as blocks:
+                for block in blocks:
+                    content += block
+                    if len(content) > MAX_PICTURE:
+                        return None
+        except ArchiveError as error:
+            if error.reason in {"archive.missing", "archive.denied"}:  # S3 says so without s3:ListBucket
+                return None
+            raise
+        return content
 
     def _holds(self, image: Image, at: Address, head: "Head", version: str | None) -> bool:
         """Whether an object is the image: by the store's own checksum, else by reading all of it again."""
