@@ -224,7 +224,9 @@ class FetchError(ReceiverError):
 
 
 class ImageError(ReceiverError):
-    """The bytes are not the promised image. ``final``: the provider itself says that they are none."""
+    """The bytes are not the promised image. ``final``: they never will be, because the provider itself says
+    that they are none, or because they are a video or sound.
+    """
 
     def __init__(self, reason: str, detail: str = "", *, final: bool = False) -> None:
         super().__init__(reason, detail)

@@ -264,7 +264,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, object]:
             return {"header": asdict(thumbnail(path, Path(request["thumbnail"]), request["side"], limits))}
         return {"header": asdict(inspect(path, ExpectedSize(**request["expected"]), limits))}
     except ReceiverError as error:
-        return {"reason": error.reason, "detail": error.detail[:500]}
+        final = isinstance(error, ImageError) and error.final
+        return {"reason": error.reason, "detail": error.detail[:500], "final": final}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -18,6 +18,7 @@ from typing import BinaryIO
 from isal import isal_zlib
 
 from receiver.core.errors import ImageError
+from receiver.verify.other_formats import refusal
 
 _BLOCK = 96 * 1024
 """Bytes read or inflated at a time: below what `verifier` has the allocator get from the system each time."""
@@ -69,7 +70,7 @@ def scan(file: BinaryIO, on_header: OnHeader = lambda _: None) -> Header:
     elif magic.startswith(b"RIFF") and magic[8:] == b"WEBP":
         header = _scan_webp(source, on_header)
     else:
-        raise ImageError("image.unknown_format")
+        raise refusal(magic)
     trailing = _skip_harmless(source)
     if source.left:
         raise ImageError("image.trailing_data", f"{source.left} bytes stand behind the image's end mark.")

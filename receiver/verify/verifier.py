@@ -206,8 +206,9 @@ def _parse(line: bytes) -> Header | ImageError | SpoolError:
         answer = json.loads(line)
         if "header" in answer:
             return Header(**answer["header"])
-        family = SpoolError if answer["reason"].startswith("spool.") else ImageError
-        return family(answer["reason"], answer["detail"])
+        if answer["reason"].startswith("spool."):
+            return SpoolError(answer["reason"], answer["detail"])
+        return ImageError(answer["reason"], answer["detail"], final=answer["final"] is True)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _ChildDiedError from error
 

@@ -57,6 +57,7 @@ def test_each_output_is_archived_and_replays_strangers_and_early_posts_change_no
         assert receiver.ended(failed)["error"]["reason"] == "provider.job_failed"
         rejected = receiver.ended(f"{video}~2")
         assert (rejected["state"], rejected["error"]["reason"]) == ("rejected", "image.unknown_format")
+        assert "video" in rejected["error"]["detail"]
         assert [it["event"] for it in receiver.job(silent)["history"]][:2] == ["submitted", "found"]
         holds_what_was_offered(receiver, programs, store, good)
         assert receiver.get("/deliveries").json()["deliveries"] == []

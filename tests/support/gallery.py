@@ -16,8 +16,12 @@ FAULTS = ("503", "410", "cut", "empty", "page", "other", "dropped")
 """An error; gone; half of the picture; no body; HTML with 200; a picture of another size; no answer."""
 
 _SMALL = png()
-_OTHER = png(WIDTH * 2, HEIGHT)
-_PAGE = b"<!doctype html><title>Sorry</title>"
+_BODIES = {
+    "empty": b"",
+    "page": b"<!doctype html><title>Sorry</title>",
+    "other": png(WIDTH * 2, HEIGHT),
+    "video": b"\0\0\0\x18ftypmp42" + bytes(1000),
+}
 
 
 @dataclass
@@ -99,7 +103,7 @@ def _handler(it: Gallery) -> type[BaseHTTPRequestHandler]:
             elif fault == "cut":
                 self.say(200, picture[: len(picture) // 2], length=len(picture))
             else:
-                self.say(200, {"empty": b"", "page": _PAGE, "other": _OTHER}.get(fault, picture))
+                self.say(200, _BODIES.get(fault, picture))
 
         def say(self, status: int, body: bytes, *, length: int | None = None) -> None:
             self.send_response(status)

@@ -104,6 +104,29 @@ def test_harmless_bytes_behind_the_end_are_counted() -> None:
 
 
 @pytest.mark.parametrize(
+    ("head", "name", "is_final"),
+    [
+        (b"\0\0\0\x18ftypmp42", "a video or sound in MP4", True),
+        (b"\0\0\0\x18ftypavif", "an AVIF image", False),
+        (b"\0\0\0\x18ftypheic", "a HEIC image", False),
+        (b"\x1a\x45\xdf\xa3", "a video or sound in WebM", True),
+        (b"RIFF\n\0\0\0WAVE", "sound in WAV", True),
+        (b"GIF89a", "a GIF", False),
+        (b"<!doctype html>", None, False),
+        (b"", None, False),
+    ],
+)
+def test_what_is_no_image_is_named_and_a_recording_is_refused_for_good(
+    head: bytes, name: str | None, *, is_final: bool
+) -> None:
+    with pytest.raises(ImageError) as refused:
+        scan(io.BytesIO(head + bytes(20)))
+    assert (refused.value.reason, refused.value.final) == ("image.unknown_format", is_final)
+    assert ("but" in refused.value.detail) == (name is not None)
+    assert name is None or name in refused.value.detail
+
+
+@pytest.mark.parametrize(
     "options", [{"quality": 95}, {"quality": 80, "progressive": True}, {"subsampling": 0}]
 )
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
