@@ -24,9 +24,11 @@ RUN apt-get update \
     && python3 -m venv /opt/receiver
 WORKDIR /src
 # The dependencies first: they change less often than the code, and their layer is kept.
-COPY requirements.lock requirements-build.lock ./
+# With requirements-alerts.lock the image can send alerts, and is 25 MB larger.
+ARG LOCK=requirements.lock
+COPY requirements.lock requirements-alerts.lock requirements-build.lock ./
 RUN /opt/receiver/bin/pip install --require-hashes --only-binary :all: \
-        --requirement requirements.lock --requirement requirements-build.lock
+        --requirement "${LOCK}" --requirement requirements-build.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY receiver ./receiver
 # Then out goes what is never used: the models of 400 other services of Amazon's (what credentials are made of

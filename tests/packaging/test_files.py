@@ -81,6 +81,9 @@ def test_every_dependency_of_the_project_is_locked() -> None:
 def test_what_is_tested_is_what_is_shipped() -> None:
     shipped, tested = locked("requirements.lock"), locked("requirements-dev.lock")
     assert shipped == {name: version for name, version in tested.items() if name in shipped}
+    alerting = locked("requirements-alerts.lock")
+    assert shipped.items() <= alerting.items() <= tested.items()
+    assert "apprise" in alerting
 
 
 def test_what_installs_and_builds_the_project_is_locked_too() -> None:
@@ -96,7 +99,7 @@ def test_the_wheel_has_every_file_of_the_package() -> None:
     assert {path for path in files if path.suffix != ".py"} == shipped
 
 
-@pytest.mark.parametrize("file", ["requirements.lock", "requirements-dev.lock", "requirements-build.lock"])
+@pytest.mark.parametrize("file", sorted(path.name for path in ROOT.glob("requirements*.lock")))
 def test_every_locked_version_has_hashes_and_no_host_is_named(file: str) -> None:
     text = (ROOT / file).read_text()
     entries = re.split(r"^(?=[a-z0-9])", text, flags=re.MULTILINE)[1:]
