@@ -24,7 +24,7 @@ from receiver.core.clock import Clock
 from receiver.core.completion import is_job_id, is_provider_id, is_ref
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
 from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
-from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Ledger, Submission
+from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Instance, Ledger, Submission
 from receiver.operations import acceptance
 from receiver.pipeline.spool import Spool
 from receiver.providers.base import Providers
@@ -220,6 +220,7 @@ class Api:
                 "refused": stats.refused,
                 "bytes_archived": stats.bytes[State.ARCHIVED],
                 "spool_bytes": stats.bytes[State.FETCHED],
+                "instances": [_instance(it, self.now()) for it in stats.instances],
                 "damaged": _counted(stats.damaged),
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
@@ -238,8 +239,10 @@ class Api:
     async def readyz(self, request: Request) -> Response:
         """``GET /readyz``: 200, or 503 with each failing check."""
         failing = await self.failing(params.checks(request.query_params))
+        instance = {"instance": self.ledger.member.name} if self.ledger.shared else {}
         return JSONResponse(
-            {"status": "failing" if failing else "ok", "failing": failing}, 503 if failing else 200
+            {"status": "failing" if failing else "ok", "failing": failing, **instance},
+            503 if failing else 200,
         )
 
     async def failing(self, only: str | None = None) -> dict[str, str]:
@@ -319,6 +322,19 @@ def _announced_id(own_id: object, name: object, providers: Providers) -> str:
     if not is_job_id(job_id):
         raise BodyError("body.invalid", f"id is no id of a job of {provider.title}.")
     return job_id
+
+
+def _instance(it: Instance, now: int) -> dict[str, Any]:
+    return {
+        "name": it.name,
+        "version": it.version,
+        "state": it.state(now),
+        "leads": it.leads(now),
+        "started_at": serializers.time(it.started_at),
+        "heartbeat_at": serializers.time(it.heartbeat_at),
+        "images": it.images,
+        "bytes": it.bytes,
+    }
 
 
 def _counted(by_reason: Mapping[str, int]) -> dict[str, Any]:

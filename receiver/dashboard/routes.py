@@ -92,7 +92,7 @@ class Dashboard:
     _throughput: Throughput = field(default_factory=Throughput, init=False)
 
     def __post_init__(self) -> None:
-        self._templates = Templates(self._static, self.now, self.providers)
+        self._templates = Templates(self._static, self.now, self.providers, self.ledger.member.name)
         self._trials = TrialPage(self.trials, self.waiters, self._templates, self._failing)
         self._gallery = Gallery(self.ledger, self._templates, self.zips, self._failing)
 

@@ -63,9 +63,10 @@ class Static:
 
 
 class Templates:
-    """Renders the pages; ``titles`` are of the providers, by name."""
+    """Renders the pages; ``titles`` are of the providers, by name. ``instance`` is the receiver's name."""
 
-    def __init__(self, static: Static, now: Clock, titles: Mapping[str, str]) -> None:
+    def __init__(self, static: Static, now: Clock, titles: Mapping[str, str], instance: str = "") -> None:
+        self._instance = instance
         self._static = static
         self._titles = titles
         self.now = now
@@ -74,7 +75,9 @@ class Templates:
         self, name: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
     ) -> Response:
         """Return a rendered page."""
-        text = self._environment.get_template(f"{name}.html").render(now=self.now(), **values)
+        text = self._environment.get_template(f"{name}.html").render(
+            now=self.now(), instance=self._instance, **values
+        )
         return HTMLResponse(text, status, {**PAGE_HEADERS, **(headers or {})})
 
     @cached_property

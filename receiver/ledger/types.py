@@ -214,19 +214,30 @@ class Beat:
 
 @dataclass(frozen=True, slots=True)
 class Instance:
-    """A receiver that shares the ledger; ``images`` and their ``bytes`` lie in its spool.
+    """A receiver that shares the ledger; ``images``, of so many ``bytes``, wait in its spool for the archive.
 
-    ``lives``: it was heard of lately. ``leads``: it does what is to be done once.
+    Attributes:
+        lives_until: unless it is heard of again; ``None`` after a stop in good order.
+        leads_until: the same, of the one that does what is done once for all.
     """
 
     name: str
     version: str
-    lives: bool
-    leads: bool
     started_at: int
     heartbeat_at: int
+    lives_until: int | None
+    leads_until: int | None
     images: int
     bytes: int
+
+    def state(self, now: int) -> str:
+        """Return ``live``, ``stopped`` or ``dead``."""
+        if self.lives_until is None:
+            return "stopped"
+        return "live" if now < self.lives_until else "dead"
+
+    def leads(self, now: int) -> bool:
+        return self.leads_until is not None and now < self.leads_until
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,13 +257,20 @@ class Metrics:
         if stats is not None:
             queues["fetch"] = stats.unclaimed(State.RECEIVED)
             queues["archive"] = stats.unclaimed(State.FETCHED)
-            values["receiver_spool_room_bytes"] = self._room(stats.bytes[State.FETCHED])
+            held = stats.spools.get(self.ledger.member.id, 0)
+            values["receiver_spool_bytes"] = held
+            values["receiver_spool_room_bytes"] = self._room(held)
             values |= _of_the_ledger(stats, self.now())
         version = {"version": metadata.version("upscale-receiver")}
         return _Families(
             [
                 *_without_created(self.collectors.collect()),
                 InfoMetricFamily("receiver_build", "The running version.", version),
+                InfoMetricFamily(
+                    "receiver_instance",
+                    "The receiver's name among those that share the ledger; empty where none can.",
+                    {"name": self.ledger.member.name},
+                ),
                 *(_family(name, value) for name, value in values.items()),
             ]
         )
@@ -317,7 +324,6 @@ def _of_the_ledger(stats: Stats, now: int) -> dict[str, Value]:
         "receiver_jobs_at_risk": stats.at_risk,
         "receiver_jobs_refused": stats.refused,
         "receiver_images_lost": stats.jobs[State.EXPIRED] + stats.damaged.get("archive.missing", 0),
-        "receiver_spool_bytes": stats.bytes[State.FETCHED],
     }
 
 

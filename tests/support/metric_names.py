@@ -2,6 +2,7 @@
 
 METRICS: dict[str, set[str]] = {
     "receiver_build_info": {"version"},
+    "receiver_instance_info": {"name"},
     "receiver_deliveries_total": {"outcome", "provider"},
     "receiver_refusals_total": {"reason"},
     "receiver_jobs": {"state"},

@@ -23,6 +23,9 @@ SETTLED_MS = 3 * BEAT_MS
 """An instance lives for so long before it says that another is dead: after an outage of the database they all
 come back, each at its own moment."""
 
+FORGOTTEN_AFTER_MS = 24 * 3_600_000
+"""When a dead instance is not listed any more, unless an image lies on its disk."""
+
 BURIED_AT_A_TIME = 1_000
 """Images that are given to others in one transaction."""
 
@@ -93,6 +96,11 @@ def beat(tx: Transaction, me: Member) -> Beat:
         {"id": me.id, "now": tx.now},
     )
     tx.db.execute("UPDATE instances SET buried_at = NULL, stopped = 0 WHERE id = ?", (me.id,))
+    tx.db.execute(
+        "DELETE FROM instances WHERE buried_at < ? AND id NOT IN (SELECT instance FROM away)"
+        " AND id NOT IN (SELECT instance FROM spools WHERE jobs > 0)",
+        (tx.now - FORGOTTEN_AFTER_MS,),
+    )
     _take_back(tx, me.id)
     return Beat(_lead(tx, me), returned=own["buried_at"] is not None, dead=tuple(dead))
 

@@ -1,7 +1,7 @@
 """Counts and ages of jobs, for statistics and metrics."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from receiver.core.jobs import State
@@ -9,7 +9,9 @@ from receiver.ledger import archived_objects
 from receiver.ledger.connection import Connection
 from receiver.ledger.counters import counters
 from receiver.ledger.queries.deadlines import oldest_waiting_at, soonest_deadline
+from receiver.ledger.queries.instances import instances
 from receiver.ledger.queries.reconciliation import OVERDUE
+from receiver.ledger.types import Instance
 
 COUNTED_TO = 10_000
 """Where a scrape stops counting along an index, so that it costs the same however many jobs there are."""
@@ -22,7 +24,8 @@ class Stats:
     ``oldest_waiting_at`` is when the longest-waiting job that is not archived yet was received. ``overdue``
     follows `core.jobs.overdue_cutoff`; ``refused`` are unsafe jobs whose URL answered with what is not the
     promised image; ``claimed`` jobs are being worked on; ``damaged`` counts, by reason,
-    the archived objects that the last audit found missing or altered.
+    the archived objects that the last audit found missing or altered. ``spools`` has the bytes in the spool
+    of each of the ``instances`` that share the ledger, by id.
     """
 
     jobs: Mapping[State, int]
@@ -37,6 +40,8 @@ class Stats:
     damaged: Mapping[str, int] = field(default_factory=dict)
     notifications_pending: int = 0
     refused: int = 0
+    spools: Mapping[str, int] = field(default_factory=dict)
+    instances: Sequence[Instance] = ()
 
     def unclaimed(self, state: State) -> int:
         """Return how many jobs of a state are not being worked on."""
@@ -66,6 +71,8 @@ def stats(db: Connection, *, overdue_before: int, counted_to: int | None = None)
         claimed=Counter(State(row["state"]) for row in claimed),
         counters=counters(db),
         damaged=archived_objects.damaged(db, counted_to),
+        spools={row["instance"]: row["bytes"] for row in db.execute("SELECT instance, bytes FROM spools")},
+        instances=instances(db),
         notifications_pending=count("notifications INDEXED BY notifications_due WHERE given_up_at IS NULL"),
         refused=count("jobs INDEXED BY jobs_refused WHERE state = 'received' AND suspect IS NOT NULL"),
     )
