@@ -46,9 +46,12 @@ def test_every_value_is_read_by_the_server_as_it_is(statements: Statements, one:
     assert row["x"] == held(one)
 
 
-def test_hints_go_and_a_state_is_a_text() -> None:
-    sql = "SELECT min(a) FROM jobs INDEXED BY jobs_by_state WHERE state = ? AND b = -1"
-    assert statement(sql, (State.FAILED,)) == "SELECT min(a) FROM jobs WHERE state = 'failed' AND b = -1"
+def test_a_hint_becomes_a_condition_of_the_index_and_a_state_a_text() -> None:
+    sql = "SELECT min(a) FROM jobs INDEXED BY jobs_silent WHERE state = ? AND b = -1"
+    assert statement(sql, (State.FAILED,)) == (
+        "SELECT min(a) FROM jobs WHERE jobs.id <> 'INDEXED BY jobs_silent' AND state = 'failed' AND b = -1"
+    )
+    assert statement("SELECT 1 FROM marks AS a INDEXED BY b WHERE c") == "SELECT 1 FROM marks AS a WHERE c"
 
 
 @pytest.mark.parametrize("values", [(), (1, 2), {"other": 1}])

@@ -50,7 +50,8 @@ def mark_at_risk(tx: Transaction, limit: int = 500) -> list[str]:
     found = tx.db.execute(
         "UPDATE jobs SET at_risk_at = :now, event = 'at_risk', updated_at = :now WHERE seq IN"
         " (SELECT seq FROM jobs INDEXED BY jobs_not_at_risk"
-        " WHERE state = 'received' AND at_risk_at IS NULL AND at_risk_from < :now LIMIT :limit) RETURNING id",
+        " WHERE state = 'received' AND at_risk_at IS NULL AND at_risk_from < :now"
+        " ORDER BY at_risk_from LIMIT :limit) RETURNING id",
         {"now": tx.now, "limit": limit},
     )
     ids = [row["id"] for row in found]

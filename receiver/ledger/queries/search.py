@@ -178,7 +178,9 @@ def _scans(wanted: Filter) -> Sequence[_Scan]:
 
 def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: int) -> list[Row]:
     """Return the newest jobs that the scans find from a position on, and before another one."""
-    columns = f"{rows.JOB}, seq" if len(scans) == 1 else "seq"
+    # Positions alone come from an index; for whole rows PostgreSQL would walk all jobs to those of a state.
+    is_of_all = not any(scans)
+    columns = f"{rows.JOB}, seq" if is_of_all else "seq"
     queries, values = [], []
     for scan in scans:
         conditions = [condition for condition, _ in scan]
@@ -188,7 +190,7 @@ def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: 
         hint = "INDEXED BY jobs_by_provider" if alone else ""
         queries.append(f"SELECT {columns} FROM jobs {hint} WHERE {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
         values += [*(value for _, value in scan), low, high, limit]
-    if len(queries) != 1:
+    if not is_of_all:
         ends = " UNION ALL ".join(f"SELECT seq FROM ({query}) AS scan_{n}" for n, query in enumerate(queries))  # noqa: S608 - constants
         queries = [f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({ends}) ORDER BY seq DESC LIMIT ?"]  # noqa: S608
         values.append(limit)
