@@ -16,7 +16,6 @@ from importlib import metadata
 from pathlib import Path
 
 from receiver.alerts import channels
-from receiver.alerts.alerter import Alerter
 from receiver.archive.base import ImageReader, Inventory
 from receiver.archive.factory import open_archive
 from receiver.archive.key import check_template
@@ -317,6 +316,8 @@ async def open_outgoing_webhooks(config: Config, ledger: Ledger, feed: Feed, sta
 def start_alerts(config: Config, ledger: Ledger, metrics: Metrics, stack: AsyncExitStack) -> None:
     """Start the loop that tells of alerts, where ``RECEIVER_ALERT_URLS`` is set."""
     if found := alert_channels(config):
+        from receiver.alerts.alerter import Alerter  # noqa: PLC0415 - its table is for those alone who use it
+
         alerter = Alerter(
             ledger=ledger,
             collect=metrics.collect,
