@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -105,6 +105,9 @@ async def at_work(
     max_bytes: int = MIB,
     line: httpcore.AsyncNetworkBackend | None = None,
     clock: Callable[[], float] = time.monotonic,
+    wall: Clock | None = None,
+    archive_at: Path | None = None,
+    opened: Callable[[Clock, Clock], Awaitable[Ledger]] | None = None,
 ) -> AsyncIterator[Workshop]:
     """A worker that is started, and stopped at the end.
 
@@ -117,12 +120,18 @@ async def at_work(
         max_bytes: of an image.
         line: connects to hosts; loopback as it is where none is given.
         clock: seconds, for the rate of downloads.
+        wall: is set by another workshop, too.
+        archive_at: is another folder than that of this worker alone.
+        opened: opens the ledger, with the wall clock and the monotonic one; a file where none is given.
     """
-    wall, monotonic = Clock(), Clock(0)
+    wall, monotonic = wall or Clock(), Clock(0)
     async with AsyncExitStack() as stack:
-        ledger = await Ledger.serve(folder, now=wall, monotonic=monotonic)
+        if opened is None:
+            ledger = await Ledger.serve(folder, now=wall, monotonic=monotonic)
+        else:
+            ledger = await opened(wall, monotonic)
         stack.push_async_callback(ledger.close)
-        archive = open_archive((folder / "archive").as_uri())
+        archive = open_archive((archive_at or folder / "archive").as_uri())
         stack.push_async_callback(archive.aclose)
         spool = Spool(folder / "spool", max_bytes=100 * MIB, max_image_bytes=max_bytes, reserve=0)
         fetcher = Fetcher(
