@@ -89,13 +89,13 @@ def _more(stats: Stats) -> Iterator[str]:
     if stats.at_risk and (others := jobs[State.RECEIVED] - stats.at_risk):
         yield f"{_many(others, 'other', 'is', 'are')} not safe yet."
     if number := stats.refused:
-        what = "the URL has answered with what is not the promised image, and is tried again"
+        what = "the URL answered with something else than the promised image; it is tried again"
         yield f"{_many(number, 'image')}: {what}."
     for reason, number in sorted(stats.damaged.items()):
         what = TEXTS["damage"].get(reason, f"the object is not as it was archived ({reason})")
         yield f"{_many(number, 'archived image')}: {what}, as the last audit found."
     if number := jobs[State.EXPIRED]:
-        yield f"{_many(number, 'image', 'was', 'were')} lost: the URL ended before the image was safe."
+        yield f"{_many(number, 'image', 'was', 'were')} lost: the URL expired before the image was safe."
     if number := jobs[State.REJECTED]:
         yield f"{_many(number, 'image', 'was', 'were')} rejected."
     if number := jobs[State.FAILED]:
@@ -148,6 +148,11 @@ def span(seconds: float) -> str:
     if hours < 48:
         return f"{hours} h {minutes:02} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def took(milliseconds: int) -> str:
+    """Format a duration; a short one with tenths of a second."""
+    return f"{milliseconds / 1000:.1f} s" if milliseconds < 9_950 else span(milliseconds / 1000)
 
 
 def size(number: int) -> str:

@@ -23,9 +23,10 @@ from receiver.dashboard.gallery import Gallery
 from receiver.dashboard.image_zip import ImageZips
 from receiver.dashboard.links import filled, links, with_limit
 from receiver.dashboard.templates import Static, Templates
-from receiver.dashboard.throughput import Throughput, chart
+from receiver.dashboard.throughput import MINUTE, Throughput, chart
 from receiver.dashboard.thumbnails import Thumbnails
 from receiver.dashboard.trial_page import TrialPage
+from receiver.dashboard.week import MOST_REASONS, durations, heights
 from receiver.ledger import Filter, Ledger
 from receiver.operations.acceptance import RefusedBytes
 from receiver.operations.delivery_trial import DeliveryTrials
@@ -90,6 +91,7 @@ class Dashboard:
     providers: Mapping[str, str]
     _static: Static = field(default_factory=Static, init=False)
     _throughput: Throughput = field(default_factory=Throughput, init=False)
+    _week: tuple[int, str] = field(default=(0, ""), init=False)
 
     def __post_init__(self) -> None:
         self._templates = Templates(self._static, self.now, self.providers, self.ledger.member.name)
@@ -157,11 +159,31 @@ class Dashboard:
             chart=chart(self._throughput.last_hour(now), now),
             jobs=page.jobs,
             wanted=wanted,
+            incomplete=page.incomplete,
             reasons=REASONS,
             overdue=given.get("overdue"),
-            narrow=wanted != Filter(),
+            filtered=wanted != Filter(),
+            week=await self._rendered_week(now),
             **links("/", "/jobs", given, window, page.next),
         )
+
+    async def _rendered_week(self, now: int) -> str:
+        """Return the panels of the last days, which are read and drawn once in a minute."""
+        minute = now // MINUTE
+        if self._week[0] != minute:
+            week = await self.ledger.week(now)
+            failures = list(week.failures.items())[:MOST_REASONS]
+            text = self._templates.render(
+                "_week",
+                week=week,
+                drawing=durations(week),
+                heights=heights([size for _, size in week.days.values()]),
+                total=sum(size for _, size in week.days.values()),
+                failures=failures,
+                failure_widths=heights([number for _, number in failures]),
+            )
+            self._week = minute, text
+        return self._week[1]
 
     async def job(self, request: Request) -> Response:
         """``GET /page/jobs/{id}``: one job with its history."""

@@ -75,10 +75,12 @@ class Templates:
         self, name: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
     ) -> Response:
         """Return a rendered page."""
-        text = self._environment.get_template(f"{name}.html").render(
-            now=self.now(), instance=self._instance, **values
-        )
+        text = self.render(name, now=self.now(), instance=self._instance, **values)
         return HTMLResponse(text, status, {**PAGE_HEADERS, **(headers or {})})
+
+    def render(self, name: str, **values: Any) -> str:
+        """Return a rendered template, such as a part of a page."""
+        return self._environment.get_template(f"{name}.html").render(**values)
 
     @cached_property
     def _environment(self) -> "Environment":
@@ -97,6 +99,7 @@ class Templates:
             moment=presenters.moment,
             clock=lambda at: presenters.moment(at, "%H:%M"),
             span=presenters.span,
+            took=presenters.took,
             size=presenters.size,
             iso=serializers.time,
             visible=presenters.visible,

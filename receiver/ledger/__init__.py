@@ -25,6 +25,8 @@ from receiver.ledger.queries.aggregates import COUNTED_TO as COUNTED_TO
 from receiver.ledger.queries.aggregates import Stats as Stats
 from receiver.ledger.queries.dashboard import Overview as Overview
 from receiver.ledger.queries.search import Filter as Filter
+from receiver.ledger.queries.week import Durations as Durations
+from receiver.ledger.queries.week import Week as Week
 from receiver.ledger.retention import PruneBatch as PruneBatch
 from receiver.ledger.retention import RecordKind as RecordKind
 from receiver.ledger.sqlite.backup import Copy as Copy

@@ -25,7 +25,7 @@ from receiver.ledger.connection import Connection
 from receiver.ledger.engine import Engine, Readers
 from receiver.ledger.group_commit import GroupCommit, OnCommit
 from receiver.ledger.openers import Place, opener
-from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread
+from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread, week
 from receiver.ledger.queries import deadlines as due
 from receiver.ledger.transaction import Batched, Transaction
 from receiver.ledger.types import Beat, Claim, Delivery, Recorded
@@ -154,6 +154,7 @@ class LedgerReader:
     stats = _query(aggregates.stats)
     overview = _query(dashboard.overview)
     archived_lately = _query(dashboard.archived_lately)
+    week = _query(week.week)
 
     async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:
         """Do what `Readers.check_whole` does."""

@@ -37,6 +37,8 @@ NOW = int(time.time() * 1000)
 SPAN = DAYS * DAY
 FREQUENT = "catalogue"
 """The reference of every third job."""
+COMMON_HOST, RARE_HOST = "shop.example.com", "rare.example.com"
+"""Of the sources: the rare one has 50 jobs."""
 
 _JOBS = f"""
     WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < :jobs),
@@ -48,14 +50,15 @@ _JOBS = f"""
         deadline, confirmed_at, format, width, height, bytes, sha256, spool, uri, etag, event, reason, detail,
         reason_at, created_at, submitted_at, received_at, fetched_at, archived_at, updated_at, ask_at)
     SELECT n, lower(hex(randomblob(16))), state, iif(n % 3 = 0, '{FREQUENT}', 'order-' || n), 'upscale_2x',
-        'https://shop.example.com/originals/' || n || '.jpg',
+        'https://' || iif(n % (:jobs / 50) = 0, '{RARE_HOST}', '{COMMON_HOST}') || '/photos/' || n || '.jpg',
         iif(state = 'submitted', NULL, 'https://results.example.com/' || n || '.jpg?signature=0123456789'),
         2048, 1536, at + {DAY}, NULL,
         iif(done, 'jpeg', NULL), iif(done, 2048, NULL), iif(done, 1536, NULL), iif(done, 1000000, NULL),
         iif(done, lower(hex(randomblob(32))), NULL), NULL,
         iif(state = 'archived', 's3://archive/2026/11/' || n || '.jpg', NULL), NULL, state,
         iif(bad, 'fetch.timeout', NULL), iif(bad, 'The host was too slow.', NULL), iif(bad, at, NULL),
-        at, at, iif(state = 'submitted', NULL, at), iif(done, at, NULL), iif(done, at, NULL), at,
+        at, at, iif(state = 'submitted', NULL, at), iif(done, at, NULL),
+        iif(done, at + 300 + (n * 7919 % 1000) * (n * 104729 % 1000) / 10, NULL), at,
         iif(state = 'submitted', at, NULL)
     FROM (SELECT *, state = 'archived' AS done,
         state IN ('failed', 'rejected', 'expired') AS bad FROM jobs_of_states)
@@ -71,6 +74,13 @@ _OTHERS = """
     SELECT 'list-' || seq, 'mark-' || seq, created_at, id FROM jobs WHERE seq % 4 = 0;
     INSERT INTO findings (job, reason, detail, at)
     SELECT seq, 'archive.missing', 'There is none.', updated_at FROM jobs WHERE state = 'archived' LIMIT 1000;
+    INSERT INTO hosts SELECT DISTINCT 'results.example.com', seq / 64 FROM jobs WHERE image_url IS NOT NULL;
+    INSERT INTO hosts SELECT DISTINCT substr(source_url, 9, 16), seq / 64 FROM jobs;
+    INSERT INTO archived_by_hour SELECT archived_at - archived_at % 3600000,
+        (SELECT max(low) FROM durations WHERE low <= archived_at - received_at), count(*), sum(bytes)
+        FROM jobs WHERE state = 'archived' GROUP BY 1, 2;
+    INSERT INTO failed_by_day SELECT reason_at - reason_at % 86400000, reason, count(*)
+        FROM jobs WHERE reason IS NOT NULL GROUP BY 1, 2;
     UPDATE totals SET jobs = (SELECT count(*) FROM jobs WHERE jobs.state = totals.state),
         bytes = (SELECT coalesce(sum(bytes), 0) FROM jobs WHERE jobs.state = totals.state);
 """
@@ -142,11 +152,19 @@ QUERIES: dict[str, Query] = {
     "GET /jobs?reason&ref": _listing(ref=FREQUENT, reason="fetch.timeout"),
     "GET /jobs?overdue=true": _listing(overdue_before=CUTOFF),
     "GET /jobs?overdue=false": _listing(not_overdue_before=CUTOFF),
+    "GET /jobs?search (an id)": lambda ledger, number: ledger.jobs(Filter(search=f"{number:06x}")),
+    "GET /jobs?search (references)": lambda ledger, number: ledger.jobs(Filter(search=f"order-{number}")),
+    "GET /jobs?search (most references)": _listing(search="order"),
+    "GET /jobs?search (frequent ref.)": _listing(search=FREQUENT),
+    "GET /jobs?search (frequent host)": _listing(search=COMMON_HOST),
+    "GET /jobs?search (rare host)": _listing(search=RARE_HOST),
+    "GET /jobs?search&state (1 %)": _listing(search=COMMON_HOST, states=RARE),
     "GET /jobs/changes": lambda ledger, number: ledger.transitions(after=number, limit=500),
     "GET /deliveries": lambda ledger, _: ledger.unread_deliveries(limit=100),
     "GET /stats": lambda ledger, _: ledger.stats(overdue_before=CUTOFF),
     "GET /metrics": lambda ledger, _: ledger.stats(overdue_before=CUTOFF, counted_to=COUNTED_TO),
     "GET /": lambda ledger, _: ledger.overview(overdue_before=CUTOFF, limit=10),
+    "GET /, the last week": lambda ledger, _: ledger.week(NOW),
     "reconciler, pending": lambda ledger, _: ledger.pending(
         "ximilar", submitted_before=CUTOFF, ask_by=NOW, limit=200
     ),

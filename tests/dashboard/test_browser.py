@@ -166,7 +166,7 @@ def test_the_overview_shows_counts_work_failures_and_silence(busy: Scene, opened
         for state, number in busy.receiver.get("/stats").json()["states"].items():
             expect(page.locator(f"#counts a.{state} .number")).to_have_text(f"{number:,}")
         expect(page.locator("#working")).to_contain_text("downloading and verifying, attempt 1")
-        expect(page.locator("#working")).to_contain_text(re.compile(r"begun \d+ (s|min \d\d s) ago"))
+        expect(page.locator("#working")).to_contain_text(re.compile(r"started \d+ (s|min \d\d s) ago"))
         expect(page.locator("#trouble")).to_contain_text(REASONS["image.wrong_size"])
         expect(page.locator("#trouble")).to_contain_text(
             "The image is 320 \N{MULTIPLICATION SIGN} 213, not 640 \N{MULTIPLICATION SIGN} 426."
@@ -185,7 +185,7 @@ def test_each_state_is_a_filter_and_the_form_narrows_further(busy: Scene, opened
         page.locator("#counts a.rejected").click()
         expect(page.locator("table.jobs tbody tr")).to_have_count(2)
         page.get_by_label("Reference").fill("order 4713")
-        page.get_by_role("button", name="Narrow").click()
+        page.get_by_role("button", name="Filter").click()
         expect(page.locator("table.jobs tbody tr")).to_have_count(1)
         expect(page.locator("table.jobs tbody tr")).to_contain_text("under none of RECEIVER_IMAGE_SOURCES")
         assert "ref=order+4713" in page.url
@@ -193,7 +193,7 @@ def test_each_state_is_a_filter_and_the_form_narrows_further(busy: Scene, opened
         page.get_by_role("link", name="Show all").click()
         expect(page.locator("table.jobs tbody tr")).to_have_count(48)
         page.get_by_label("Reason").select_option("image.wrong_size")
-        page.get_by_role("button", name="Narrow").click()
+        page.get_by_role("button", name="Filter").click()
         expect(page.locator("table.jobs tbody tr th a")).to_have_text([busy.rejected])
         json = page.get_by_role("link", name="JSON").get_attribute("href")
         assert json is not None
@@ -225,7 +225,11 @@ def test_a_job_shows_its_history_its_sizes_and_its_picture(busy: Scene, opened: 
         expect(facts).to_contain_text(job["archive"]["uri"])
         expect(facts).to_contain_text("640 \N{MULTIPLICATION SIGN} 426")
         titles = page.locator(".timeline strong").all_inner_texts()
-        assert titles == ["Completion recorded", "Fetched and verified", "Archived, and proved to be there"]
+        assert titles == [
+            "Completion recorded",
+            "Fetched and verified",
+            "Archived, and proved to be in the archive",
+        ]
         small = page.get_by_role("img", name=re.compile("archived image"))
         assert small.evaluate("async image => { await image.decode(); return image.naturalWidth }") > 100
         before = page.get_by_role("link", name=re.compile(r"shop\.example\.com"))
@@ -439,17 +443,17 @@ def test_refused_bytes_are_shown_and_accepted_by_a_button(
     assert fresh.ended(job_id)["state"] == "rejected"
     with opened(fresh, script=script) as page:
         page.goto(f"/page/jobs/{job_id}")
-        expect(page.locator("#images")).to_contain_text("no known format, 40 bytes")
+        expect(page.locator("#images")).to_contain_text("unknown format, 40 bytes")
         expect(page.locator("#images")).to_contain_text(sha256(content))
         with page.expect_download() as begun:
             page.get_by_role("link", name="The refused bytes").click()
         assert begun.value.path().read_bytes() == content
-        page.get_by_role("button", name="Accept, and archive as they are").click()
+        page.get_by_role("button", name="Accept and archive them unchanged").click()
         assert page.url == f"{fresh.address}/page/jobs/{job_id}"
         expect(page.locator(".timeline")).to_contain_text("Accepted by an operator")
         assert fresh.ended(job_id)["state"] == "archived"
         page.reload()
-        expect(page.locator("#images")).to_contain_text("Accepted by an operator as it came")
+        expect(page.locator("#images")).to_contain_text("Accepted by an operator in spite of")
         with page.expect_download() as begun:
             page.get_by_role("link", name="The archived image", exact=True).click()
         assert begun.value.path().read_bytes() == content
@@ -495,7 +499,7 @@ def test_an_archive_that_refuses_stands_on_every_page(
         with opened(receiver) as page:
             for path in ("/", f"/page/jobs/{job_id}", "/page/deliveries"):
                 page.goto(path)
-                expect(page.get_by_role("heading", name="The receiver is not well")).to_be_visible()
+                expect(page.get_by_role("heading", name="The receiver has a problem")).to_be_visible()
                 expect(page.locator("#failing dt")).to_have_text("archive")
             page.goto("/")
             expect(page.get_by_role("heading", level=1)).to_contain_text("is safe")
@@ -571,7 +575,7 @@ def test_an_empty_receiver_says_so_and_axe_finds_nothing(
         expect(page.locator("#jobs")).to_contain_text("No job yet.")
         assert violations(page) == []
         page.goto("/page/deliveries")
-        expect(page.locator("main")).to_contain_text("Everything that came could be read.")
+        expect(page.locator("main")).to_contain_text("Every delivery could be read.")
 
 
 def test_the_keyboard_comes_first_to_the_content_and_sees_where_it_is(busy: Scene, opened: Visit) -> None:
@@ -593,7 +597,7 @@ def test_without_script_all_of_it_is_there_and_times_are_absolute(busy: Scene, o
         expect(page.locator("#answer time")).to_have_text(re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"))
         expect(page.locator("footer")).to_contain_text("Reload the page for newer ones.")
         page.get_by_label("Reference").fill("order 4712 label.png")
-        page.get_by_role("button", name="Narrow").click()
+        page.get_by_role("button", name="Filter").click()
         expect(page.locator("table.jobs tbody tr th a")).to_have_text([busy.rejected])
         page.get_by_role("link", name=busy.rejected).click()
         expect(page.get_by_role("heading", level=1)).to_have_text(busy.rejected)

@@ -90,8 +90,8 @@ def test_what_else_is_to_be_known_stands_below() -> None:
 
     assert said.more == (
         "2 others are not safe yet.",
-        "2 images: the URL has answered with what is not the promised image, and is tried again.",
-        "2 images were lost: the URL ended before the image was safe.",
+        "2 images: the URL answered with something else than the promised image; it is tried again.",
+        "2 images were lost: the URL expired before the image was safe.",
         "1 image was rejected.",
         "4 jobs failed at the provider.",
         "1 job is overdue: no completion has come in time.",
@@ -105,13 +105,13 @@ def test_what_else_is_to_be_known_stands_below() -> None:
             {"archive.missing": 1},
             "bad",
             "Every other image that came is archived.",
-            "1 archived image: the object is not there any more, as the last audit found.",
+            "1 archived image: the object is missing, as the last audit found.",
         ),
         (
             {"archive.altered": 2},
             "bad",
             "Every other image that came is archived.",
-            "2 archived images: the object holds other bytes than were archived, as the last audit found.",
+            "2 archived images: the object has other bytes than were archived, as the last audit found.",
         ),
         (
             {"archive.mislabelled": 1},

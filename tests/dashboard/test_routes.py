@@ -122,7 +122,7 @@ async def test_a_ledger_that_cannot_be_read_is_a_503_that_shows_no_number(
     for answer in answers:
         assert answer.status_code == 503
         assert answer.headers["retry-after"] == "5"
-        assert "nothing can be said about your images" in text(answer)
+        assert "The state of your images cannot be read now." in text(answer)
         assert "The ledger's file is damaged." in text(answer).replace("&#39;", "'")
         assert 'id="counts"' not in answer.text
 
@@ -152,7 +152,7 @@ async def test_every_failing_check_stands_on_every_page(
         assert "&lt;b&gt;denied&lt;/b&gt;" in answer.text
     overview = text(await client.get("/"))
     assert "1 image is not safe yet. Nothing can be fetched now." in overview
-    assert "Nothing, and the worker is not well." in overview
+    assert "Nothing, and a worker has a problem." in overview
 
 
 async def test_a_job_whose_object_an_audit_missed_is_not_called_safe(
@@ -160,17 +160,17 @@ async def test_a_job_whose_object_an_audit_missed_is_not_called_safe(
 ) -> None:
     await brought_to(ledger, State.ARCHIVED)
     (numbered,) = await ledger.archived_jobs(after=0, limit=1)
-    assert "The image lies in the archive" in text(await client.get("/page/jobs/job-1"))
+    assert "The image is in the archive" in text(await client.get("/page/jobs/job-1"))
 
     await ledger.record_audit([], [AuditFinding(numbered.seq, "archive.missing", "<b>gone</b>")])
 
     shown = text(await client.get("/page/jobs/job-1"))
-    assert "The image lies in the archive" not in shown
+    assert "The image is in the archive" not in shown
     assert "The archived object is not there. archive.missing As the last audit found: &lt;b&gt;gone" in shown
     overview = text(await client.get("/"))
     assert "Every image that came is archived." not in overview
     assert "Found by the last audit ✓ archived job-1 The archived object is not there." in overview
-    assert "1 archived image: the object is not there any more" in overview
+    assert "1 archived image: the object is missing" in overview
 
 
 async def test_a_provider_that_cannot_be_asked_is_named_beside_the_silent_jobs(
@@ -338,10 +338,10 @@ async def test_what_is_archived_is_counted_while_the_page_is_kept(
     client: httpx.AsyncClient, page: Dashboard, ledger: Ledger
 ) -> None:
     before = await client.get("/")
-    assert "in the minutes that are known" in text(before)
+    assert "the grey minutes were not counted" in text(before)
     keeping = asyncio.create_task(page.count_archived())
     try:
-        while "in the minutes that are known" in text(before):
+        while "the grey minutes were not counted" in text(before):
             before = await client.get("/")
         await brought_to(ledger, State.ARCHIVED)
         after = await client.get("/")
@@ -366,3 +366,54 @@ async def test_where_several_providers_are_on_the_page_shows_and_selects_them(
     assert "two</a>" not in narrowed.partition('id="list"')[2]
     assert '<option value="replicate" selected>Replicate</option>' in narrowed
     assert "<dd>Replicate</dd>" in job
+
+
+async def test_the_search_field_finds_by_the_beginning_and_keeps_the_text(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    await ledger.record(delivery("8f0e-1", ref="order 17", source="https://shop.example/a.jpg"))
+    await ledger.record(delivery("other", url="https://results.example/1.png", source=None))
+    for searched in ("8f0e", "order 1", "shop.", "https://host/"):
+        answer = await client.get("/", params={"search": searched})
+        table = answer.text.partition('id="list"')[2]
+        assert "8f0e-1</a>" in table
+        assert "other</a>" not in table
+        assert 'name="search" maxlength="253"' in answer.text
+        assert f'value="{searched}"' in answer.text
+    assert "No job matches." in text(await client.get("/?search=nobody"))
+    assert "search must be 1 to 253" in text(await client.get("/?search=" + "a" * 254))
+
+
+async def test_a_search_that_did_not_look_at_all_says_so(client: httpx.AsyncClient, ledger: Ledger) -> None:
+    for number in range(101):
+        await ledger.record(delivery(f"job-{number}", url=f"https://host-{number:03}.example/"))
+    assert "Add to the text to find the others." in text(await client.get("/?search=host-"))
+    assert "Add to the text" not in text(await client.get("/?search=host-01"))
+
+
+async def test_reasons_that_occur_are_offered_first(client: httpx.AsyncClient, ledger: Ledger) -> None:
+    assert "Of present jobs" not in (await client.get("/")).text
+    await brought_to(ledger, State.REJECTED)
+    page = (await client.get("/?reason=url.port")).text
+    first, _, others = page.partition('<optgroup label="Of present jobs">')[2].partition("</optgroup>")
+    assert re.findall('value="(.*?)"', first) == ["fetch.timeout"]
+    assert '<option value="url.port" selected>' in others
+    assert page.count('value="fetch.timeout"') == 1
+
+
+async def test_the_last_week_is_drawn_with_tables_behind_it(
+    client: httpx.AsyncClient, ledger: Ledger, clock: Clock
+) -> None:
+    empty = text(await client.get("/"))
+    assert empty.count("No image was archived in the last 7 days.") == 2
+    assert "Failures by reason None in the last 7 days." in empty
+    await brought_to(ledger, State.ARCHIVED, "archived")
+    await brought_to(ledger, State.REJECTED, "rejected")
+    clock.forward(60_000)  # it is read once in a minute
+    answer = await client.get("/")
+    shown = text(answer)
+    assert "0.0 s or less for half of the images, 0.0 s or less for 95 of 100" in shown
+    assert "1000 bytes in 1 image in the last 7 days" in shown.replace("1,000", "1000")
+    assert "Wed 18 1 0.0 s 0.0 s" in re.sub(r", \d\d:00", "", shown)
+    assert "Wed 18 Nov 1 1,000 bytes Tue 17 Nov 0 0 bytes" in shown
+    assert '<a href="/?reason=fetch.timeout#list">fetch.timeout</a>' in answer.text

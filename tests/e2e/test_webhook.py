@@ -100,7 +100,7 @@ def test_a_job_with_the_name_of_the_stream_is_archived_and_seen_everywhere_but_t
 
     assert receiver.get("/jobs/changes?wait=0").headers["content-type"].startswith("text/event-stream")
     assert "changes" in {job["id"] for job in receiver.get("/jobs").json()["jobs"]}
-    assert "Archived, and proved to be there" in receiver.get("/page/jobs/changes").text
+    assert "Archived, and proved to be in the archive" in receiver.get("/page/jobs/changes").text
     assert receiver.get("/jobs/changes/image").status_code == 200
     assert receiver.post("/jobs/changes/retry").json()["reason"] == "ledger.wrong_state"
     shown = run(["job", "changes", "--json"], receiver.program.folder, receiver.program.values)

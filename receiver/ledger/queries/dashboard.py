@@ -9,6 +9,7 @@ from receiver.ledger.connection import Connection, Row
 from receiver.ledger.queries.aggregates import Stats, stats
 from receiver.ledger.queries.deadlines import UNSAFE, UNSAFE_CLAIMED
 from receiver.ledger.queries.reconciliation import OVERDUE
+from receiver.ledger.queries.text_search import distinct
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,7 +17,7 @@ class Overview:
     """What the status page shows; ``at_risk`` are ids of unsafe jobs whose deadline is close.
 
     Unsafe jobs come with the earliest deadline first, overdue ones with the longest overdue, troubled ones
-    (jobs with an error) with the latest error.
+    (jobs with an error) with the latest error. ``reasons`` are those that jobs have now.
     """
 
     stats: Stats
@@ -25,6 +26,7 @@ class Overview:
     overdue: tuple[Job, ...]
     troubled: tuple[Job, ...]
     damaged: tuple[tuple[Job, AuditFinding], ...] = ()
+    reasons: tuple[str, ...] = ()
 
 
 def overview(db: Connection, *, overdue_before: int, limit: int) -> Overview:
@@ -41,6 +43,7 @@ def overview(db: Connection, *, overdue_before: int, limit: int) -> Overview:
         overdue=tuple(rows.job(row) for row in overdue),
         troubled=_troubled(db, limit),
         damaged=archived_objects.damaged_jobs(db, limit),
+        reasons=tuple(distinct(db, "jobs INDEXED BY jobs_by_reason", "reason")),
     )
 
 

@@ -10,8 +10,8 @@ from receiver.ledger.connection import Connection, Row
 from receiver.ledger.queries import text_search
 from receiver.ledger.queries.reconciliation import OVERDUE
 
-MOST_PORTIONS = 5
-"""How often a search looks at a page's number of jobs, to find those that the other filters want."""
+PORTION, MOST_PORTIONS = 500, 4
+"""How many jobs of a search are looked at together, and how often, to find those that other filters want."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,9 +117,10 @@ def _searched(db: Connection, wanted: Filter, text: str, before: int | None, lim
     positions, incomplete = text_search.positions(db, text, _newest_position(db, before) + 1)
     found: list[Row] = []
     last = None
+    size = max(limit + 1, PORTION) if conditions or states else limit + 1
     for _ in range(MOST_PORTIONS):
-        portion = list(islice(positions, limit + 1))
-        last = portion[-1] if len(portion) > limit else None
+        portion = list(islice(positions, size))
+        last = portion[-1] if len(portion) == size else None
         if portion:
             among = f"seq IN ({', '.join('?' * len(portion))})"
             found += db.execute(

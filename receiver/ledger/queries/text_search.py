@@ -4,6 +4,7 @@ Each way is bounded: of all ids, references and hosts that begin with the text o
 reference that is exactly the text, and each host, is followed to the end, however many jobs it has.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from heapq import merge
 from itertools import groupby
@@ -95,10 +96,15 @@ def _of_ref(db: Connection, ref: str, end: int) -> Iterator[int]:
 
 
 def _of_hosts(db: Connection, begin: str, hosts: Sequence[str], end: int) -> Iterator[int]:
+    escaped = re.sub("([%_!])", r"!\1", begin)
+    like = f"%://{escaped}%"
     for chunk in _chunks(db, hosts, end // CHUNK + 1):
         rows = db.execute(
-            "SELECT seq, image_url, source_url FROM jobs WHERE seq >= ? AND seq < ? ORDER BY seq DESC",
-            (chunk * CHUNK, min((chunk + 1) * CHUNK, end)),
+            "SELECT seq, image_url, source_url FROM jobs WHERE seq >= ? AND seq < ?"
+            # Few jobs are like that; whether it is the host is seen below.
+            " AND (lower(image_url) LIKE ? ESCAPE '!' OR lower(source_url) LIKE ? ESCAPE '!')"
+            " ORDER BY seq DESC",
+            (chunk * CHUNK, min((chunk + 1) * CHUNK, end), like, like),
         )
         for row in rows.fetchall():
             if any(host_of(url).startswith(begin) for url in (row["image_url"], row["source_url"]) if url):

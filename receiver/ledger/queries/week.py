@@ -1,0 +1,88 @@
+"""Reads how images fared in the last days, from counts that triggers keep with each move."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from receiver.ledger.connection import Connection
+
+DAY = 86_400_000
+DAYS = 7
+"""Today (UTC) and the days before it."""
+
+MIDDLE = 2**0.125
+"""From the begin of a class of durations to its middle: each is 2 ** 0.25 times as long as the one before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """How long images took from receipt to archive, in ms, right to a tenth.
+
+    Half of the ``images`` took ``median`` or less, and 95 of 100 took ``slow`` or less.
+    """
+
+    images: int
+    median: int
+    slow: int
+
+
+@dataclass(frozen=True, slots=True)
+class Week:
+    """The last `DAYS` days; times are when an hour or a day begins, ms since the epoch.
+
+    Attributes:
+        durations: of all images together; ``None`` without one.
+        hours: the same of each hour with images.
+        days: images and bytes that were archived, of each day.
+        failures: how often jobs ended without an image, by reason, the most frequent first.
+    """
+
+    durations: Durations | None
+    hours: Mapping[int, Durations]
+    days: Mapping[int, tuple[int, int]]
+    failures: Mapping[str, int]
+
+
+def week(db: Connection, now: int) -> Week:
+    """Return how images fared in the days before ``now``, ms since the epoch."""
+    today = now - now % DAY
+    images = {today - n * DAY: 0 for n in reversed(range(DAYS))}
+    sizes = dict.fromkeys(images, 0)
+    since = min(images)
+    together: Counter[int] = Counter()
+    hours: dict[int, dict[int, int]] = {}
+    for hour, low, number, size in db.execute(
+        "SELECT hour, duration, jobs, bytes FROM archived_by_hour WHERE hour >= ? AND hour <= ?"
+        " ORDER BY hour, duration",
+        (since, now),
+    ):
+        hours.setdefault(hour, {})[low] = number
+        together[low] += number
+        images[hour - hour % DAY] += number
+        sizes[hour - hour % DAY] += size
+    failures = db.execute(
+        "SELECT reason, sum(jobs) AS jobs FROM failed_by_day WHERE day >= ? AND day <= ?"
+        " GROUP BY reason ORDER BY 2 DESC, 1",
+        (since, now),
+    )
+    return Week(
+        durations=_durations(dict(sorted(together.items()))) if together else None,
+        hours={hour: _durations(counts) for hour, counts in hours.items()},
+        days={day: (number, sizes[day]) for day, number in images.items()},
+        failures={row["reason"]: int(row["jobs"]) for row in failures},
+    )
+
+
+def _durations(counts: Mapping[int, int]) -> Durations:
+    """Return the durations of images that are counted by class, shortest first."""
+    images = sum(counts.values())
+    return Durations(images, _reached(counts, images * 0.5), _reached(counts, images * 0.95))
+
+
+def _reached(counts: Mapping[int, int], number: float) -> int:
+    reached = 0
+    for low, images in counts.items():
+        reached += images
+        if reached >= number:
+            return round(low * MIDDLE)
+    raise AssertionError("no more images are sought than there are")
