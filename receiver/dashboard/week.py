@@ -14,36 +14,43 @@ STEP = 6
 LEAST = 2.0
 """The height of the shortest bar: something is never drawn as nothing."""
 
-LINES = (1_000, 60_000, 3_600_000, 216_000_000)
-"""ms of the lines in the drawing of durations; each is 60 times the one before it."""
+LINES = (
+    (1_000, "1 s"),
+    (60_000, "1 min"),
+    (3_600_000, "1 h"),
+    (216_000_000, "2\N{VULGAR FRACTION ONE HALF} d"),
+)
+"""The lines in the drawing of durations, in ms; each is 60 times the one before it."""
 
 MOST_REASONS = 8
 
 
 class Drawing(NamedTuple):
-    """Bars of durations, as two paths, and the durations that the lines stand for, the longest first."""
+    """Bars of durations, as two paths, and what the lines stand for, the longest first."""
 
     slow: str
     median: str
     width: int
-    lines: Sequence[int]
+    lines: Sequence[str]
 
 
 def durations(week: Week) -> Drawing:
     """Draw the durations of each hour on a logarithmic scale, since they reach from a second to days."""
     longest = max((hour.slow for hour in week.hours.values()), default=0)
-    lines = next((LINES[:n] for n in (2, 3) if LINES[n - 1] >= longest), LINES)
+    lines = next((LINES[:n] for n in (2, 3) if LINES[n - 1][0] >= longest), LINES)
     begin = min(week.days)
     slow, median = [], []
     for at, hour in week.hours.items():
         x = (at - begin) // HOUR * STEP
         slow.append(_bar(x, _height(hour.slow, lines)))
         median.append(_bar(x, _height(hour.median, lines)))
-    return Drawing("".join(slow), "".join(median), len(week.days) * 24 * STEP, lines[::-1])
+    width = len(week.days) * 24 * STEP
+    return Drawing("".join(slow), "".join(median), width, [name for _, name in reversed(lines)])
 
 
-def _height(took: int, lines: Sequence[int]) -> float:
-    share = math.log(max(took, 1) / lines[0]) / math.log(lines[-1] / lines[0])
+def _height(took: int, lines: Sequence[tuple[int, str]]) -> float:
+    (lowest, _), (highest, _) = lines[0], lines[-1]
+    share = math.log(max(took, 1) / lowest) / math.log(highest / lowest)
     return round(min(max(share * HEIGHT, LEAST), HEIGHT), 1)
 
 

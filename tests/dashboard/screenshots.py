@@ -85,7 +85,7 @@ def main() -> None:
                             "rejected": f"/page/jobs/{job}",
                             "archived": f"/page/jobs/{done}",
                             "deliveries": "/page/deliveries",
-                            "narrowed": "/?state=rejected&state=failed",
+                            "filtered": "/?state=rejected&state=failed",
                             "missing": "/page/jobs/nobody",
                         }
                     for page, path in pages.items():

@@ -111,7 +111,7 @@ def job_id() -> str:
 def paths(scene: Scene) -> dict[str, str]:
     return {
         "overview": "/",
-        "narrowed": "/?state=rejected&state=failed",
+        "filtered": "/?state=rejected&state=failed",
         "nothing found": "/?ref=nobody",
         "rejected job": f"/page/jobs/{scene.rejected}",
         "archived job": f"/page/jobs/{scene.archived}",
@@ -120,7 +120,7 @@ def paths(scene: Scene) -> dict[str, str]:
     }
 
 
-PATHS = ["overview", "narrowed", "nothing found", "rejected job", "archived job", "gallery", "deliveries"]
+PATHS = ["overview", "filtered", "nothing found", "rejected job", "archived job", "gallery", "deliveries"]
 
 
 # What it says
@@ -174,30 +174,50 @@ def test_the_overview_shows_counts_work_failures_and_silence(busy: Scene, opened
         expect(page.locator("#overdue")).to_contain_text("order 4633 banner.png")
         expect(page.locator("#hour .figure .number")).to_have_text("40")
         assert page.locator("#hour svg .bar").count() > 10
-        page.get_by_text("As a table").click()
+        page.locator("#hour-table summary").click()
         cells = page.locator("#hour-table td").all_inner_texts()
         assert sum(map(int, cells)) == 40
 
 
-def test_each_state_is_a_filter_and_the_form_narrows_further(busy: Scene, opened: Visit) -> None:
+def test_each_state_is_a_filter_and_the_form_filters_further(busy: Scene, opened: Visit) -> None:
     with opened(busy.receiver) as page:
         page.goto("/")
         page.locator("#counts a.rejected").click()
         expect(page.locator("table.jobs tbody tr")).to_have_count(2)
-        page.get_by_label("Reference").fill("order 4713")
+        page.get_by_label("Search").fill("order 4713")
         page.get_by_role("button", name="Filter").click()
         expect(page.locator("table.jobs tbody tr")).to_have_count(1)
         expect(page.locator("table.jobs tbody tr")).to_contain_text("under none of RECEIVER_IMAGE_SOURCES")
-        assert "ref=order+4713" in page.url
+        assert "search=order+4713" in page.url
         assert "state=rejected" in page.url
         page.get_by_role("link", name="Show all").click()
         expect(page.locator("table.jobs tbody tr")).to_have_count(48)
-        page.get_by_label("Reason").select_option("image.wrong_size")
+        page.get_by_role("combobox", name="Reason").select_option("image.wrong_size")
         page.get_by_role("button", name="Filter").click()
         expect(page.locator("table.jobs tbody tr th a")).to_have_text([busy.rejected])
         json = page.get_by_role("link", name="JSON").get_attribute("href")
         assert json is not None
         assert [job["id"] for job in busy.receiver.get(json).json()["jobs"]] == [busy.rejected]
+
+
+@pytest.mark.parametrize("script", [True, False], ids=["with script", "without script"])
+def test_the_last_week_is_drawn_and_its_tables_hold_the_numbers(
+    busy: Scene,
+    opened: Visit,
+    script: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    with opened(busy.receiver, script=script) as page:
+        page.goto("/")
+        for name, cells in (("durations", "td:nth-of-type(1)"), ("bytes", "td:nth-of-type(1)")):
+            panel = page.locator(f"#{name}")
+            expect(panel.get_by_role("img")).to_be_visible()
+            panel.locator("summary").click()
+            expect(panel.locator("tbody tr").first).to_be_visible()
+            assert sum(map(int, panel.locator(f"tbody {cells}").all_inner_texts())) == 40
+        assert len(page.locator("#durations svg path.bar").get_attribute("d") or "") > 10
+        expect(page.locator("#failures tbody tr")).to_have_count(4)
+        page.locator("#failures").get_by_role("link", name="image.wrong_size").click()
+        expect(page.locator("table.jobs tbody tr th a")).to_have_text([busy.rejected])
 
 
 def test_pages_hold_every_job_once(busy: Scene, opened: Visit) -> None:
@@ -367,7 +387,7 @@ def test_a_job_that_changes_changes_on_the_page_and_nothing_else_moves(
         row = page.locator(f'table.jobs tr[data-key="{job_id}"]')
         expect(row).to_contain_text("received")
         expect(page.locator("#working")).to_contain_text(job_id)
-        page.get_by_text("As a table").click()
+        page.locator("#hour-table summary").click()
         link = row.get_by_role("link")
         link.focus()
         page.evaluate("window.marked = true")
@@ -596,7 +616,7 @@ def test_without_script_all_of_it_is_there_and_times_are_absolute(busy: Scene, o
         expect(page.get_by_role("heading", level=1)).to_have_text("1 image is at risk.")
         expect(page.locator("#answer time")).to_have_text(re.compile(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d"))
         expect(page.locator("footer")).to_contain_text("Reload the page for newer ones.")
-        page.get_by_label("Reference").fill("order 4712 label.png")
+        page.get_by_label("Search").fill("order 4712 lab")
         page.get_by_role("button", name="Filter").click()
         expect(page.locator("table.jobs tbody tr th a")).to_have_text([busy.rejected])
         page.get_by_role("link", name=busy.rejected).click()
