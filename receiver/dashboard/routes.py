@@ -125,7 +125,7 @@ class Dashboard:
         await self._trials.aclose()
 
     async def count_archived(self) -> None:
-        """Count archived jobs by minute, until cancelled."""
+        """Count archived jobs by minute, and draw the last days anew each minute, until cancelled."""
         begun = False
         while True:
             try:
@@ -135,6 +135,8 @@ class Dashboard:
                 else:
                     self._throughput.begin(total, newest, NEWEST, self.now())
                     begun = True
+                if self._week[1] and self._week[0] != self.now() // MINUTE:
+                    await self._draw_week(self.now())
             except LedgerError as error:  # the minutes stay unknown
                 log.warning("the ledger cannot be read", reason=error.reason, detail=error.detail)
             await asyncio.sleep(COUNT_SECONDS)
@@ -168,22 +170,24 @@ class Dashboard:
         )
 
     async def _rendered_week(self, now: int) -> str:
-        """Return the panels of the last days, which are read and drawn once in a minute."""
-        minute = now // MINUTE
-        if self._week[0] != minute:
-            week = await self.ledger.week(now)
-            failures = list(week.failures.items())[:MOST_REASONS]
-            text = self._templates.render(
-                "_week",
-                week=week,
-                drawing=durations(week),
-                heights=heights([size for _, size in week.days.values()]),
-                total=sum(size for _, size in week.days.values()),
-                failures=failures,
-                failure_widths=heights([number for _, number in failures]),
-            )
-            self._week = minute, text
+        """Return the panels of the last days; once shown, `count_archived` keeps them fresh."""
+        if not self._week[1] or abs(now // MINUTE - self._week[0]) > 1:
+            await self._draw_week(now)
         return self._week[1]
+
+    async def _draw_week(self, now: int) -> None:
+        week = await self.ledger.week(now)
+        failures = list(week.failures.items())[:MOST_REASONS]
+        text = self._templates.render(
+            "_week",
+            week=week,
+            drawing=durations(week),
+            heights=heights([size for _, size in week.days.values()]),
+            total=sum(size for _, size in week.days.values()),
+            failures=failures,
+            failure_widths=heights([number for _, number in failures]),
+        )
+        self._week = now // MINUTE, text
 
     async def job(self, request: Request) -> Response:
         """``GET /page/jobs/{id}``: one job with its history."""
