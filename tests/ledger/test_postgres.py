@@ -1,6 +1,7 @@
 """A ledger in a database: what several writers, lost connections and a database's own troubles do to it."""
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Filter, Ledger, LedgerReader, Recorded
 from receiver.ledger.commands import deliveries
 from receiver.ledger.postgres.database import PostgresOpener
+from receiver.ledger.postgres.schema import CLOCK
 from receiver.ledger.transaction import Transaction
 from tests.ledger.actions import IMAGE, STORED, claimed, delivery, failure, history, the_job
 from tests.support.clock import HOUR
@@ -259,8 +261,34 @@ async def test_transactions_are_bounded_durable_and_see_only_the_ledger_s_schema
     query = f"SELECT {', '.join(f'current_setting(?) AS {name}' for name in names)}"
     try:
         found = await ledger._writer.write(lambda tx: tx.db.execute(query, names).fetchone())
-        assert tuple(found) == ("upscale_receiver", "8s", "15s", "on")
+        assert tuple(found) == ("upscale_receiver", "8s", "10s", "on")
         with psycopg.connect(place.url or "") as db:
             assert db.execute("SHOW synchronous_commit").fetchone() == ("off",)
     finally:
         postgres_server.execute(f"ALTER DATABASE {name} RESET synchronous_commit")
+
+
+async def test_a_transaction_that_was_rolled_back_is_no_commit(ledger: Ledger) -> None:
+    def careless(tx: Transaction) -> Recorded | None:
+        recorded = deliveries.record(tx, delivery())
+        with contextlib.suppress(psycopg.Error):
+            tx.db.execute("SELECT 1 / 0")
+        return recorded
+
+    assert (await refused(ledger._writer.write(careless))).reason == "ledger.unavailable"
+    assert await ledger.job("job-1") is None
+
+
+async def test_times_are_those_of_the_database(place: LedgerLocation, tmp_path: Path) -> None:
+    async def database_time(ledger: Ledger) -> int:
+        (at,) = await ledger._readers.read(lambda db: db.execute(f"SELECT {CLOCK}").fetchone())
+        return int(at)
+
+    async with served(place.url or "", tmp_path) as ledger:
+        before = await database_time(ledger)
+        await ledger.record(delivery())
+        after = await database_time(ledger)
+        received = (await the_job(ledger)).received_at
+        assert received is not None
+        assert before <= received <= after
+        assert received - 1 <= ledger.now() <= await database_time(ledger) + 1

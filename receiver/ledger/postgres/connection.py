@@ -20,13 +20,13 @@ Db = psycopg.Connection[Row]
 
 SCHEMA = "upscale_receiver"
 
-CUT_SECONDS = 40
+CUT_SECONDS = 25
 """A connection that gives no answer for so long is cut from this side; `LIMITS` end work before."""
 
 LIMITS = {
     "lock_timeout": "8s",  # longer than an instance that stands still can hold the lock
     "idle_in_transaction_session_timeout": "5s",
-    "statement_timeout": "15s",
+    "statement_timeout": "10s",
 }
 """What bounds a transaction. It is set in each one, since PgBouncer gives connections to others."""
 
@@ -128,7 +128,8 @@ class Session:
     def commit(self) -> None:
         """Commit. After an error, the server may have committed all the same."""
         assert self._db is not None
-        self._db.execute(b"COMMIT")
+        if self._db.execute(b"COMMIT").statusmessage != "COMMIT":  # after an error that nobody told of
+            raise LedgerError("ledger.unavailable", "The database rolled the transaction back.")
 
     def roll_back(self, error: Exception | None = None) -> None:
         """End the transaction, if there is one; drop a connection that is of no more use after an error."""
@@ -199,7 +200,7 @@ _SETTINGS = f"""SELECT set_config('search_path', '{SCHEMA}', true),
     CASE current_setting('synchronous_commit')
         WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END,
     CASE WHEN current_setting('server_version_num')::int >= 170000
-        THEN set_config('transaction_timeout', '30s', true) END"""
+        THEN set_config('transaction_timeout', '20s', true) END"""
 
 
 def connect(url: str, instance: str) -> Db:
