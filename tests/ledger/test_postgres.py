@@ -15,8 +15,9 @@ from receiver.core.jobs import State
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Filter, Ledger, LedgerReader, Recorded
 from receiver.ledger.commands import deliveries
+from receiver.ledger.postgres import schema
+from receiver.ledger.postgres.connection import Session
 from receiver.ledger.postgres.database import PostgresOpener
-from receiver.ledger.postgres.schema import CLOCK
 from receiver.ledger.transaction import Transaction
 from tests.ledger.actions import IMAGE, STORED, claimed, delivery, failure, history, the_job
 from tests.support.clock import HOUR
@@ -281,7 +282,7 @@ async def test_a_transaction_that_was_rolled_back_is_no_commit(ledger: Ledger) -
 
 async def test_times_are_those_of_the_database(place: LedgerLocation, tmp_path: Path) -> None:
     async def database_time(ledger: Ledger) -> int:
-        (at,) = await ledger._readers.read(lambda db: db.execute(f"SELECT {CLOCK}").fetchone())
+        (at,) = await ledger._readers.read(lambda db: db.execute(f"SELECT {schema.CLOCK}").fetchone())
         return int(at)
 
     async with served(place.url or "", tmp_path) as ledger:
@@ -292,3 +293,26 @@ async def test_times_are_those_of_the_database(place: LedgerLocation, tmp_path: 
         assert received is not None
         assert before <= received <= after
         assert received - 1 <= ledger.now() <= await database_time(ledger) + 1
+
+
+async def test_a_migration_waits_until_no_older_program_runs_and_then_keeps_all(
+    database: str, tmp_path: Path
+) -> None:
+    newer = [*schema.scripts(), "ALTER TABLE jobs ADD COLUMN more TEXT"]
+
+    def migrate(session: Session) -> int:
+        return schema.prepare(session, "another", migrations=newer)
+
+    session = Session(database, "there")
+    async with served(database, tmp_path) as ledger:
+        await ledger.record(delivery())
+        error = await refused(session.run(migrate))
+        assert (error.reason, "runs on it as here" in error.detail) == ("ledger.in_use", True)
+        assert (await ledger.record(delivery())).duplicate
+        await ledger.resign()
+        await session.run(migrate)
+        assert (await refused(ledger.record(delivery("new")))).reason == "ledger.newer"
+    assert (await refused(Ledger.serve(LedgerLocation(tmp_path, database, "here")))).reason == "ledger.newer"
+    session.begin("read committed")
+    assert tuple(session.statements.execute("SELECT id, more FROM jobs").fetchone() or ()) == ("job-1", None)
+    session.drop()

@@ -90,11 +90,11 @@ class Session:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres")
         self._db: Db | None = None
 
-    async def run(self, work: Callable[["Session"], T]) -> T:
+    async def run(self, work: Callable[["Session"], T], *, cut_after: float | None = None) -> T:
         """Run a whole function on the thread. Raise PostgreSQL's errors as `LedgerError`."""
         running = asyncio.get_running_loop().run_in_executor(self._thread, self._run, work)
         running.add_done_callback(lambda it: it.cancelled() or it.exception())  # a caller may be cancelled
-        while not (await asyncio.wait({running}, timeout=self._cut_after))[0]:
+        while not (await asyncio.wait({running}, timeout=cut_after or self._cut_after))[0]:
             self._cut()
         return await running
 

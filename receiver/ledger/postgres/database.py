@@ -28,6 +28,8 @@ from receiver.ledger.types import Member
 
 READERS = 2
 
+MIGRATING_SECONDS = 6 * 3600
+
 _NOW = f"SELECT {schema.CLOCK}, version FROM schema_version"  # noqa: S608 - a constant
 
 
@@ -165,7 +167,10 @@ class PostgresOpener:
     ) -> Database:
         writer = self._session()
         try:
-            at = await writer.run(lambda session: schema.prepare(session, make=make, migrate=migrate))
+            at = await writer.run(
+                lambda session: schema.prepare(session, member.id, make=make, migrate=migrate),
+                cut_after=MIGRATING_SECONDS,
+            )
         except BaseException:
             await writer.close()
             raise

@@ -1,8 +1,10 @@
 """The versions of the ledger's schema in PostgreSQL: checks, and migrations."""
 
+from collections.abc import Sequence
 from importlib import resources
 
 from receiver.core.errors import LedgerError
+from receiver.ledger.commands.instances import DEAD_AFTER_MS
 from receiver.ledger.postgres.connection import SCHEMA, Session, Statements
 
 MIGRATIONS: tuple[str, ...] = ("schema.sql",)
@@ -20,11 +22,26 @@ So numbers become visible in the order of commits, and what reads the history by
 """
 
 
-def prepare(session: Session, *, make: bool = True, migrate: bool = True) -> int:
+def scripts() -> list[str]:
+    """Return the migrations' SQL."""
+    here = resources.files("receiver.ledger.postgres")
+    return [here.joinpath(name).read_text(encoding="utf-8") for name in MIGRATIONS]
+
+
+def prepare(
+    session: Session,
+    me: str,
+    *,
+    make: bool = True,
+    migrate: bool = True,
+    migrations: Sequence[str] | None = None,
+) -> int:
     """Bring the schema to the present version, in one transaction; return the database's time.
 
-    ``make``: create it where there is none; ``migrate``: an older one, too. Raise `LedgerError` otherwise.
+    ``make``: create it where there is none; ``migrate``: an older one, too. Raise `LedgerError` else, and
+    while another instance than this one runs on an older one.
     """
+    migrations = scripts() if migrations is None else migrations
     (at,) = session.begin("read committed", TAKE_LOCK, f"SELECT {CLOCK}")
     db = session.statements
     check_server(db)
@@ -32,15 +49,36 @@ def prepare(session: Session, *, make: bool = True, migrate: bool = True) -> int
     if present == 0 and make:
         if db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (SCHEMA,)).fetchone() is None:
             db.script(f"CREATE SCHEMA {SCHEMA}")
-    elif present == 0 or not migrate or present > len(MIGRATIONS):
+    elif present == 0 or not migrate or present > len(migrations):
         check_version(present)
-    for name in MIGRATIONS[present:]:
-        db.script(resources.files("receiver.ledger.postgres").joinpath(name).read_text(encoding="utf-8"))
-    if present < len(MIGRATIONS):
+    elif present < len(migrations):
+        _check_alone(db, me, at)
+    if present < len(migrations):
+        db.script(_UNBOUNDED)
+        for script in migrations[present:]:
+            db.script(script)
         db.script("DELETE FROM schema_version")
-        db.execute("INSERT INTO schema_version VALUES (?)", (len(MIGRATIONS),))
+        db.execute("INSERT INTO schema_version VALUES (?)", (len(migrations),))
     session.commit()
     return int(at)
+
+
+_UNBOUNDED = """SELECT set_config(name, '0', true) FROM pg_settings
+    WHERE name IN ('statement_timeout', 'transaction_timeout')"""
+"""An index of millions of jobs takes minutes."""
+
+
+def _check_alone(db: Statements, me: str, at: int) -> None:
+    live = db.execute(
+        "SELECT name FROM instances WHERE id <> ? AND stopped = 0 AND heartbeat_at > ? ORDER BY name",
+        (me, at - DEAD_AFTER_MS),
+    ).fetchall()
+    if live:
+        raise LedgerError(
+            "ledger.in_use",
+            "The ledger in the database is of an older version, and an older program runs on it as"
+            f" {', '.join(name for (name,) in live)}. Stop all of them, start one newer, then the others.",
+        )
 
 
 def version(db: Statements) -> int:
