@@ -46,7 +46,7 @@ def test_no_reason_that_can_reach_a_stage_is_without_a_row() -> None:
         *("fetch.expired", "fetch.trial_ended"),  # the ledger's own
     }
     assert set(LAST_QUESTION) == reasons_of("provider")
-    assert set(UPLOAD) == reasons_of("archive", "spool")
+    assert set(UPLOAD) == reasons_of("archive", "spool") - {"archive.crowded"}  # the page's own
 
 
 @pytest.mark.parametrize("table", ["FETCH", "SAME_ANSWER", "LAST_QUESTION", "UPLOAD", "PAUSES"])
