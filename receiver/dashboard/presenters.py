@@ -55,7 +55,9 @@ def headline(overview: Overview, failing: Mapping[str, str]) -> Headline:
     unsafe, waiting = jobs[State.RECEIVED], jobs[State.FETCHED]
     damaged = sum(stats.damaged.get(reason, 0) for reason in LOST)
     missing = jobs[State.EXPIRED] + jobs[State.REJECTED] + damaged
-    every = "Every other image that came is" if missing else "Every image that came is"
+    every = "Every image that came is"
+    if missing:
+        every = f"{_many(missing, 'image', 'is', 'are')} not in the archive; every other that came is"
     until = None
     if unsafe:
         number, what = (stats.at_risk, "at risk") if stats.at_risk else (unsafe, "not safe yet")

@@ -36,8 +36,18 @@ def overview(*, at_risk: int = 0, overdue: int = 0, refused: int = 0, **jobs: in
         ({"archived": 3}, (), "good", "Every image that came is archived."),
         ({"archived": 3}, ("archive",), "warn", "Every image that came is archived."),
         ({"archived": 3}, ("workers",), "bad", "Every image that came is archived."),
-        ({"archived": 3, "rejected": 1}, (), "warn", "Every other image that came is archived."),
-        ({"archived": 3, "expired": 1}, (), "bad", "Every other image that came is archived."),
+        (
+            {"archived": 3, "rejected": 1},
+            (),
+            "warn",
+            "1 image is not in the archive; every other that came is archived.",
+        ),
+        (
+            {"archived": 3, "expired": 1},
+            (),
+            "bad",
+            "1 image is not in the archive; every other that came is archived.",
+        ),
         ({"archived": 3, "failed": 1}, (), "good", "Every image that came is archived."),
         ({"expired": 1}, (), "bad", "No image is archived."),
         ({"failed": 1}, (), "warn", "No image is archived."),
@@ -51,7 +61,10 @@ def overview(*, at_risk: int = 0, overdue: int = 0, refused: int = 0, **jobs: in
             {"fetched": 2, "rejected": 1},
             ("archive",),
             "warn",
-            "Every other image that came is safe; 2 wait on this disk for the archive.",
+            (
+                "1 image is not in the archive; every other that came is safe;"
+                " 2 wait on this disk for the archive."
+            ),
         ),
         ({"received": 1, "archived": 9}, (), "busy", "1 image is not safe yet."),
         (
@@ -104,13 +117,13 @@ def test_what_else_is_to_be_known_stands_below() -> None:
         (
             {"archive.missing": 1},
             "bad",
-            "Every other image that came is archived.",
+            "1 image is not in the archive; every other that came is archived.",
             "1 archived image: the object is missing, as the last audit found.",
         ),
         (
             {"archive.altered": 2},
             "bad",
-            "Every other image that came is archived.",
+            "2 images are not in the archive; every other that came is archived.",
             "2 archived images: the object has other bytes than were archived, as the last audit found.",
         ),
         (
