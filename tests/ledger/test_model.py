@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -273,6 +274,21 @@ class LedgerMachine(RuleBasedStateMachine):
         job.trust()
         job.events.append("retried")
         assert (answer.state, answer.attempts) == (job.state, job.attempts)
+
+    @rule(name=NAMES)
+    def forget(self, name: str) -> None:
+        job = self.jobs.get(name)
+        try:
+            refused = ""
+            assert self.run(self.ledger.forget(name)).state is State.FAILED
+        except LedgerError as error:
+            refused = error.reason
+        if job is None or job.state is not State.SUBMITTED:
+            assert refused == ("ledger.unknown_job" if job is None else "ledger.wrong_state")
+            return
+        assert refused == ""
+        job.state, job.reason = State.FAILED, "ledger.forgotten"
+        job.events.append("forgotten")
 
     # Claims.
 
@@ -536,7 +552,9 @@ class LedgerMachine(RuleBasedStateMachine):
         assert stats.soonest_deadline == min(deadlines, default=None)
         assert stats.at_risk == sum(job.at_risk for job in received)
         assert stats.refused == sum(job.suspect is not None for job in received)
-        assert due.spool_names(db, "") == {job.spool for job in jobs if job.state is State.FETCHED}
+        assert due.spool_names(db, self.ledger.member.id) == {
+            job.spool for job in jobs if job.state is State.FETCHED
+        }
         waits = [job.waits_until for job in jobs if job.waits_until is not None]
         assert due.next_event_at(db) == min([*waits, *deadlines], default=None)
 
@@ -556,6 +574,7 @@ class DatabaseMachine(LedgerMachine):
         self.run(self.ledger.close())
 
 
+@pytest.mark.timeout(300)
 def test_a_ledger_in_a_database_answers_as_the_model_does(
     postgres_server: Postgres, shared_database: str
 ) -> None:

@@ -69,6 +69,25 @@ async def test_the_same_answer_again_adds_no_line_to_the_history(ledger: Ledger)
     assert (await ledger.stats(overdue_before=NOW)).counters == {"asked": {"": 5, "provider.unavailable": 3}}
 
 
+async def test_a_forgotten_job_is_not_asked_for_and_its_completion_is_taken(ledger: Ledger) -> None:
+    await ledger.expect(Submission("job-1"))
+    with ledger.changes("job-1") as changed:
+        assert (await ledger.forget("job-1")).state is State.FAILED
+        assert changed.is_set()
+    problem = (await the_job(ledger)).problem
+    assert problem is not None
+    assert problem.reason == "ledger.forgotten"
+    assert await pending_ids(ledger) == []
+    assert (await ledger.stats(overdue_before=NOW + HOUR)).overdue == 0
+    for job, reason in (("job-1", "ledger.wrong_state"), ("job-2", "ledger.unknown_job")):
+        with pytest.raises(LedgerError) as refusal:
+            await ledger.forget(job)
+        assert refusal.value.reason == reason
+    await ledger.record(delivery("job-1"))
+    assert [event.event for event in await history(ledger)] == ["submitted", "forgotten", "received"]
+    assert (await the_job(ledger)).problem is None
+
+
 async def test_what_the_list_says_of_jobs_puts_off_asking_for_each(ledger: Ledger) -> None:
     for job in ("job-1", "job-2"):
         await ledger.expect(Submission(job))
