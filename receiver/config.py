@@ -362,9 +362,10 @@ class Config(BaseModel):
     max_spool_bytes: Size = Field(10 * 2**30, ge=1)
     """The most that images may take on disk while they wait for the archive. Downloads pause while no further
     one fits: each may take `RECEIVER_MAX_IMAGE_BYTES`, and 256 MiB of the disk stay free for the ledger."""
-    fetches: int = Field(16, ge=1, le=256)
+    fetches: int = Field(16, ge=0, le=256)
     """The most downloads at a time. Each host begins with 4, and gets more as the line carries them; while
-    images of other hosts wait, it gets half of this number at most."""
+    images of other hosts wait, it gets half of this number at most. With 0 nothing is downloaded: other
+    receivers on the ledger do that while this one's disk empties."""
     least_rate: Size = Field(16 * 2**10, ge=1)
     """Bytes a second below which a download is given up, over each 20 seconds, and tried again later. A host
     gets no further download at a time unless each gets twice this rate."""

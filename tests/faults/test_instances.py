@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from receiver.core.jobs import State
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Ledger
+from receiver.pipeline.fetch_stage import FetchPlan
 from tests.faults.matrix import in_folder
 from tests.faults.workshop import Workshop, at_work
 from tests.support.clock import HOUR, SECOND, Clock
@@ -36,7 +38,7 @@ def works(tmp_path: Path, images: Gallery, database: str) -> Works:
     (tmp_path / "none").write_bytes(b"")
 
     @asynccontextmanager
-    async def work(name: str, *, archive: bool = True) -> AsyncIterator[Workshop]:
+    async def work(name: str, *, archive: bool = True, fetches: int = 4) -> AsyncIterator[Workshop]:
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
 
@@ -44,7 +46,8 @@ def works(tmp_path: Path, images: Gallery, database: str) -> Works:
             return await Ledger.serve(LedgerLocation(folder, database, name), now=now, monotonic=monotonic)
 
         place = tmp_path / ("archive" if archive else "none")
-        async with at_work(folder, images, wall=wall, archive_at=place, opened=opened) as shop:
+        plan = FetchPlan(fetches, timedelta(minutes=10))
+        async with at_work(folder, images, plan=plan, wall=wall, archive_at=place, opened=opened) as shop:
             yield shop
 
     return work
@@ -106,6 +109,23 @@ async def test_a_receiver_that_was_cut_off_does_not_spoil_what_others_did_meanwh
             await a.worker._check_spool()
             assert spooled(a) == ["kept"]
             assert await _tally(b, tmp_path / "archive", "again") == {"again": 1}
+
+
+async def test_a_receiver_that_is_to_be_taken_out_empties_its_disk_and_downloads_nothing_more(
+    works: Works, images: Gallery, tmp_path: Path
+) -> None:
+    async with works("a", archive=False) as a:
+        await a.deliver("on-its-disk", HOUR)
+        await a.until("on-its-disk", lambda job: job.state is State.FETCHED)
+    async with works("a", fetches=0) as a:
+        await a.deliver("new", HOUR)
+        assert (await a.ended("on-its-disk")).state is State.ARCHIVED
+        await asyncio.to_thread(_eventually_empty, a)
+        assert images.asked == ["on-its-disk"]
+        assert a.worker.alive()
+        async with works("b") as b:
+            assert (await b.ended("new")).state is State.ARCHIVED
+    assert images.asked == ["on-its-disk", "new"]
 
 
 @pytest.mark.parametrize("engine", ["sqlite", "postgres"])

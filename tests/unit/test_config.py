@@ -137,7 +137,7 @@ WRONG: dict[str, tuple[str, ...]] = {
     "RECEIVER_MAX_IMAGE_PIXELS": ("canary", "0", "-1", "1.5M", "9" * 5000, "1canary"),
     "RECEIVER_MAX_WEBHOOK_BYTES": ("canary", "0", "256 canary"),
     "RECEIVER_MAX_SPOOL_BYTES": ("canary", "0"),
-    "RECEIVER_FETCHES": ("canary", "0", "257", "1.5", "9" * 5000),
+    "RECEIVER_FETCHES": ("canary", "-1", "257", "1.5", "9" * 5000),
     "RECEIVER_LEAST_RATE": ("canary", "0", "-1", "16 canary"),
     "RECEIVER_UPLOADS": ("canary", "0", "257", "-1"),
     "RECEIVER_OVERDUE_AFTER": ("canary", "0m"),

@@ -87,7 +87,7 @@ def settings_looked_at(environ: Mapping[str, str]) -> list[Result]:
 
 
 def test_every_wrong_setting_is_told_and_not_only_the_first() -> None:
-    wrong = {**GOOD, "RECEIVER_PORT": "canary", "RECEIVER_FETCHES": "0", "RECEIVER_LOG": "canary"}
+    wrong = {**GOOD, "RECEIVER_PORT": "canary", "RECEIVER_FETCHES": "-1", "RECEIVER_LOG": "canary"}
     found = settings_looked_at(wrong)
     assert {v.detail.partition(":")[0] for v in found} == {
         "RECEIVER_PORT",
