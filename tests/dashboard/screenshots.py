@@ -1,4 +1,4 @@
-"""Takes the README's pictures of the status page: ``python -m tests.dashboard.screenshots [--all FOLDER]``.
+"""Takes the documentation's pictures of the page: ``python -m tests.dashboard.screenshots [--all FOLDER]``.
 
 With ``--all`` every page is taken in both colour schemes and three widths, to be looked at.
 """
@@ -56,6 +56,11 @@ def take(browser: Browser, address: str, path: str, *, scheme: Scheme, width: in
     with visit(browser, address, scheme=scheme, width=width, height=860) as page:
         page.goto(path)
         page.wait_for_load_state("networkidle")
+        if page.locator("img.after").count():
+            compared = page.locator(".compare")
+            compared.wait_for()
+            if not whole:
+                return compared.screenshot()
         return page.screenshot(full_page=whole)
 
 
@@ -84,6 +89,7 @@ def main() -> None:
                         pages |= {
                             "rejected": f"/page/jobs/{job}",
                             "archived": f"/page/jobs/{done}",
+                            "gallery": "/page/gallery",
                             "deliveries": "/page/deliveries",
                             "filtered": "/?state=rejected&state=failed",
                             "missing": "/page/jobs/nobody",
@@ -97,9 +103,14 @@ def main() -> None:
                                 (chosen.all / f"{name}-{page}-{scheme}-{width}.png").write_bytes(shot)
         else:
             with scene(Path(temporary), "busy") as (receiver, _):
-                for scheme in SCHEMES:
-                    shot = take(browser, receiver.address, "/", scheme=scheme, width=1100, whole=False)
-                    (ROOT / "docs" / f"status-page-{scheme}.png").write_bytes(small(shot))
+                newest = receiver.get("/jobs?state=archived&limit=5").json()["jobs"]
+                wide = next(job["id"] for job in newest if job["image"]["width"] == 960)
+                stories.keep_source(Path(temporary) / "busy" / "data" / "archive", wide)
+                pages = {"status-page": "/", "gallery": "/page/gallery", "compare": f"/page/jobs/{wide}"}
+                for name, path in pages.items():
+                    for scheme in SCHEMES:
+                        shot = take(browser, receiver.address, path, scheme=scheme, width=1100, whole=False)
+                        (ROOT / "docs" / f"{name}-{scheme}.png").write_bytes(small(shot))
         browser.close()
 
 

@@ -18,7 +18,7 @@
   // A picture that is still being made is a placeholder of 96 pixels square: it is asked for again.
   async function loaded(picture) {
     for (let tries = 0; tries < RETRIES; tries += 1) {
-      const image = element("img", { alt: "", draggable: false, src: picture.src });
+      const image = element("img", { alt: picture.alt, draggable: false, src: picture.src });
       await image.decode().catch(() => {});
       if (image.naturalWidth && (image.naturalWidth !== 96 || image.naturalHeight !== 96)) return image;
       await new Promise((resolve) => setTimeout(resolve, AGAIN));
@@ -56,6 +56,9 @@
     const slide = element("label", { className: "slide" }, "Before", slider, "After");
     const controls = element("div", { className: "controls" }, slide, zoom, aside);
     sheet.style.setProperty("--aspect", after.naturalWidth / after.naturalHeight);
+    // Pixels are whole: a small picture is not exactly as wide to its height as the large one.
+    const alike = (before.naturalWidth * after.naturalHeight) / (before.naturalHeight * after.naturalWidth);
+    if (Math.abs(alike - 1) < 0.03) before.style.objectFit = "fill";
     let factor = 1;
 
     function draw() {

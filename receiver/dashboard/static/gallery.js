@@ -5,6 +5,8 @@
 (() => {
   // Beyond so many pages the next one comes by its link alone: what is shown takes up memory.
   const MOST_PAGES = 20;
+  const AGAIN = 3000;
+  const MOST_TRIES = 6;
   const selection = document.getElementById("selection");
   const days = document.getElementById("days");
   const more = document.getElementById("more");
@@ -56,6 +58,19 @@
     event.preventDefault();
     next.focus();
   });
+
+  // A picture that is still being made is a placeholder of 96 pixels square: it is asked for again, less and less.
+  function again(image) {
+    const tries = Number(image.dataset.tries ?? 0);
+    if (image.naturalWidth !== 96 || image.naturalHeight !== 96 || tries >= MOST_TRIES) return;
+    image.dataset.tries = tries + 1;
+    setTimeout(() => {
+      image.src = image.src;
+    }, AGAIN * (tries + 1));
+  }
+
+  days.addEventListener("load", (event) => again(event.target), true); // it does not bubble
+  for (const image of days.querySelectorAll("img")) if (image.complete) again(image);
 
   // Further pages
 
