@@ -13,15 +13,28 @@ import pytest
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import State
 from receiver.core.ledger_location import LedgerLocation
-from receiver.ledger import Filter, Ledger, LedgerReader, Recorded
+from receiver.ledger import Filter, Ledger, LedgerReader, Recorded, inspect_database
 from receiver.ledger.commands import deliveries
 from receiver.ledger.postgres import schema
 from receiver.ledger.postgres.connection import Session
 from receiver.ledger.postgres.database import PostgresOpener
 from receiver.ledger.transaction import Transaction
-from tests.ledger.actions import IMAGE, STORED, claimed, delivery, failure, history, the_job
+from tests.ledger.actions import (
+    IMAGE,
+    STORED,
+    brought_to,
+    claimed,
+    delivery,
+    failure,
+    history,
+    kept_totals,
+    recounted_totals,
+    tables_of,
+    the_job,
+)
+from tests.ledger.test_queries import run_every_query
 from tests.support.clock import HOUR
-from tests.support.postgres import Postgres, postgres
+from tests.support.postgres import Postgres, Programs, all_versions, postgres
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import eventually
 
@@ -316,3 +329,23 @@ async def test_a_migration_waits_until_no_older_program_runs_and_then_keeps_all(
     session.begin("read committed")
     assert tuple(session.statements.execute("SELECT id, more FROM jobs").fetchone() or ()) == ("job-1", None)
     session.drop()
+
+
+@pytest.mark.parametrize("programs", all_versions(), ids=str)
+async def test_every_state_is_reached_on_every_supported_server(programs: Programs, tmp_path: Path) -> None:
+    with postgres(programs) as server, server.database() as url:
+        place = LedgerLocation(tmp_path, url, "here")
+        async with served(url, tmp_path) as ledger:
+            for state in State:
+                await brought_to(ledger, state, state.value)
+                if state is State.RECEIVED:
+                    await ledger.claim_to_fetch(9, again=9, lease=HOUR)
+                await ledger.claim_to_archive(9, lease=HOUR)
+            stats = await ledger.stats(overdue_before=0)
+            assert stats.jobs == dict.fromkeys(State, 1)
+            with tables_of(place) as db:
+                assert kept_totals(db) == recounted_totals(db)
+                run_every_query(db)
+        found = await inspect_database(place)
+        assert found.server.startswith(str(programs.version))
+        assert (found.missing, found.is_read_only) == ([], False)

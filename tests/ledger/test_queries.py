@@ -22,6 +22,7 @@ from receiver.ledger import (
     holder,
 )
 from receiver.ledger.commands import attempts, claims, deadlines, deliveries, retries, submissions
+from receiver.ledger.connection import Connection
 from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread
 from receiver.ledger.queries import deadlines as due
 from receiver.ledger.sqlite import schema
@@ -271,7 +272,7 @@ FILTERS = [
 ]
 
 
-def run_every_query(db: sqlite3.Connection) -> None:
+def run_every_query(db: Connection) -> None:
     """Every query, with every kind of filter."""
     for before in (None, 10**6):
         for wanted in FILTERS:
