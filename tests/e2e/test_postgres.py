@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import pytest
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
 from tests.support.postgres import PASSWORD, Postgres
-from tests.support.processes import PROOF, Programs, completion, run, settings
+from tests.support.processes import PATIENCE, PROOF, Programs, completion, run, settings
+from tests.support.proxy import proxy
 
 ROUTES = (
     *(
@@ -135,3 +137,26 @@ def test_a_start_without_its_database_says_why_and_not_the_password(tmp_path: Pa
     assert done.returncode == 1
     assert "ledger.unavailable" in done.stdout + done.stderr
     assert "canary" not in done.stdout + done.stderr
+
+
+def test_without_its_database_a_receiver_refuses_deliveries_and_then_goes_on(
+    programs: Programs, postgres_server: Postgres, near: Neighbour, picture: bytes, database: str
+) -> None:
+    with proxy(postgres_server.port) as way:
+        far = database.replace(f":{postgres_server.port}/", f":{way.port}/")
+        with programs.receiver(settings(programs.folder, RECEIVER_LEDGER=far)) as receiver:
+            near.gate = threading.Event()
+            receiver.deliver(completion("before", near.serve(picture, "before"), *SIZE)).raise_for_status()
+            assert near.asked.wait(PATIENCE)
+            way.down.set()
+            way.cut()
+            near.gate.set()  # the download ends, and cannot be recorded yet
+            refusal = receiver.deliver(completion("while", near.serve(picture, "while"), *SIZE))
+            assert (refusal.status_code, refusal.json()["reason"]) == (503, "ledger.unavailable")
+            assert refusal.headers["retry-after"]
+            assert receiver.get("/readyz").status_code == receiver.get("/jobs").status_code == 503
+            receiver.program.until_event("ledger cannot be written")
+            way.down.clear()
+            again = receiver.deliver(completion("while", near.serve(picture, "while"), *SIZE))
+            assert (again.status_code, again.json()["duplicate"]) == (200, False)
+            assert [receiver.ended(job)["state"] for job in ("before", "while")] == ["archived"] * 2
