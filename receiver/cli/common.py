@@ -53,11 +53,13 @@ def load_config() -> tuple[Config, Mapping[str, str]]:
         ConfigError: one line that names the setting.
     """
     environ = settings.environment(INVOCATION.get().environ, DOTENV)
+    # libpq looks for its own variables in the process's environment alone.
+    os.environ.update({name: value for name, value in environ.items() if name.startswith("PG")})
     return settings.load(environ), environ
 
 
 def export_library_variables(environ: Mapping[str, str]) -> None:
-    """Put variables of the AWS SDK and of libpq into the process's environment, where alone they look."""
+    """Put variables of the AWS SDK and of libpq into the process's environment, from which they read them."""
     os.environ.update({name: value for name, value in environ.items() if name.startswith(("AWS_", "PG"))})
 
 

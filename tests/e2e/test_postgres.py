@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.conftest import SIZE
 from tests.sandbox.harness import Neighbour
 from tests.support.postgres import PASSWORD, Postgres
-from tests.support.processes import PATIENCE, PROOF, Programs, completion, run, settings
+from tests.support.processes import PATIENCE, PROOF, Programs, completion, run, run_process, settings
 from tests.support.proxy import proxy
 
 ROUTES = (
@@ -160,3 +160,15 @@ def test_without_its_database_a_receiver_refuses_deliveries_and_then_goes_on(
             again = receiver.deliver(completion("while", near.serve(picture, "while"), *SIZE))
             assert (again.status_code, again.json()["duplicate"]) == (200, False)
             assert [receiver.ended(job)["state"] for job in ("before", "while")] == ["archived"] * 2
+
+
+def test_the_password_may_stand_in_a_dotenv_as_libpq_names_it(
+    programs: Programs, database: str, tmp_path: Path
+) -> None:
+    values = settings(tmp_path, RECEIVER_LEDGER=database)
+    with programs.receiver(values):
+        values["RECEIVER_LEDGER"] = database.replace(f":{PASSWORD}@", "@")
+        refused = run_process(("jobs", "--json"), tmp_path, values)
+        assert (refused.returncode, "no password supplied" in refused.stderr) == (1, True)
+        (tmp_path / ".env").write_text(f"PGPASSWORD={PASSWORD}\n")
+        assert run_process(("jobs", "--json"), tmp_path, values).returncode == 0
