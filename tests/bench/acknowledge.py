@@ -194,9 +194,11 @@ async def load(server: Server, requests: int) -> Round:
 
 
 @contextmanager
-def process(*arguments: str, env: Mapping[str, str] | None = None, port: int) -> Iterator[int]:
+def process(
+    *arguments: str, env: Mapping[str, str] | None = None, port: int, python: str = sys.executable
+) -> Iterator[int]:
     """Runs a Python module that listens on a port until the end; gives its process id."""
-    running = subprocess.Popen([sys.executable, "-m", *arguments], env=env, stderr=subprocess.DEVNULL)
+    running = subprocess.Popen([python, "-m", *arguments], env=env, stderr=subprocess.DEVNULL)
     try:
         while running.poll() is None:
             with contextlib.suppress(ConnectionError), socket.create_connection(("127.0.0.1", port)):

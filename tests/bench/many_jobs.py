@@ -13,7 +13,7 @@ import statistics
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from receiver.core.completion import Completion
 from receiver.core.jobs import Image, State, StoredObject
 from receiver.ledger import COUNTED_TO, FILE_NAME, Delivery, Filter, Ledger, LedgerReader
 from receiver.ledger.connection import Connection
+from receiver.ledger.openers import Place
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.support.processes import Programs, settings
@@ -192,7 +193,7 @@ async def _write(ledger: Ledger) -> None:
     """Record deliveries and archive them, without an end."""
     for number in itertools.count():
         ids = [f"{os.getpid()}-{number}-{n}" for n in range(8)]
-        await asyncio.gather(*(ledger.record(_delivery(job_id)) for job_id in ids))
+        await asyncio.gather(*(ledger.record(delivery(job_id)) for job_id in ids))
         for claim in await ledger.claim_to_fetch(8, again=8, lease=60_000):
             await ledger.fetched(claim, IMAGE, f"{claim.job.id}.image")
         await asyncio.sleep(0.005)  # two hundred commits a second leave the disk to others
@@ -202,26 +203,33 @@ IMAGE = Image("jpeg", 2048, 1536, 1_000_000, "ab" * 32)
 STORED = StoredObject("s3://archive/image.jpg")
 
 
-def _delivery(job_id: str) -> Delivery:
+def delivery(job_id: str) -> Delivery:
     url = f"https://results.example.com/{job_id}.jpg?signature=0123456789"
     completion = Completion(job_id, url, "https://shop.example.com/original.jpg", 2048, 1536)
     return Delivery(completion, b"{}" * 400, int(time.time() * 1000) + DAY, FREQUENT)
 
 
-async def time_queries(folder: Path, jobs: int, rounds: int) -> dict[str, Times]:
+def thread_cpu(_: Connection) -> float:
+    """Return the CPU seconds of this thread, in which SQLite runs."""
+    return time.thread_time()
+
+
+async def time_queries(
+    place: Place, jobs: int, rounds: int, *, cpu_clock: Callable[[Any], float] = thread_cpu
+) -> dict[str, Times]:
     """Ask every query so often, in turns, while a writer commits."""
     taken: dict[str, list[tuple[float, float]]] = {}
     cpu: list[float] = []
-    async with await Ledger.serve(folder) as ledger:
+    async with await Ledger.serve(place) as ledger:
         read = ledger._readers.read
 
         async def timed_read(query: Callable[[Connection], object]) -> object:
             def timed(db: Connection) -> object:
-                begin = time.thread_time()
+                begin = cpu_clock(db)
                 try:
                     return query(db)
                 finally:
-                    cpu.append(time.thread_time() - begin)
+                    cpu.append(cpu_clock(db) - begin)
 
             return await read(timed)
 
@@ -235,6 +243,10 @@ async def time_queries(folder: Path, jobs: int, rounds: int) -> dict[str, Times]
         writer.cancel()
         with suppress(asyncio.CancelledError):
             await writer
+    return times_of(taken)
+
+
+def times_of(taken: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, Times]:
     return {
         name: Times(*_quantiles(wall), *_quantiles(own))
         for name, (wall, own) in ((name, zip(*found, strict=True)) for name, found in taken.items())
@@ -261,7 +273,7 @@ async def time_steps(folder: Path, times: int) -> dict[str, float]:
         prefix = os.urandom(4).hex()
         for at in range(0, times, 64):
             ids = (f"{prefix}-{number}" for number in range(at, min(at + 64, times)))
-            await timed("record", *(ledger.record(_delivery(job_id)) for job_id in ids))
+            await timed("record", *(ledger.record(delivery(job_id)) for job_id in ids))
         for _ in range(0, times, 8):
             (held,) = await timed("claim a download", ledger.claim_to_fetch(8, again=8, lease=60_000))
             await timed("fetched", *(ledger.fetched(claim, IMAGE, claim.job.id) for claim in held))
