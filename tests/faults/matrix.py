@@ -16,7 +16,7 @@ from tests.support.processes import Receiver
 from tests.support.seaweed import Seaweed
 
 PROPERTY = "fault"
-PARTS = ("crash", "deadline", "store", "disk", "provider", "burst", "time", "upgrade")
+PARTS = ("crash", "deadline", "store", "disk", "provider", "burst", "time", "upgrade", "cluster")
 """The kinds of fault in the table's order; each has a file ``test_PART.py``."""
 
 FINAL = frozenset({"archived", "failed", "rejected", "expired"})

@@ -59,16 +59,20 @@ class Proxy:
         for pair in pairs:
             pair.end()
 
-    def cut_at(self, text: bytes, *, before: bool, then_down: bool = False) -> None:
-        """End a connection once, where the client next sends a block with this text.
+    def cut_at(
+        self, text: bytes, *, nth: int = 1, at: bytes = b"", before: bool, then_down: bool = False
+    ) -> None:
+        """End a connection once, at a block of its client.
 
         Args:
-            text: such as ``b"COMMIT"``.
+            text: is in the block, such as ``b"COMMIT"``.
+            nth: the how manieth block with this text it is, of all connections.
+            at: the block is not this one, but the next of the same connection with this text.
             before: the server never sees the block; else it does, and its answer is withheld.
             then_down: nobody else passes from then on, as in a partition.
         """
         self.met.clear()
-        self._trap = _Trap(text, before=before, then_down=then_down)
+        self._trap = _Trap(text, nth, at, before=before, then_down=then_down)
 
     def serve(self, client: socket.socket) -> None:
         """Passes one connection on until either side closes."""
@@ -98,9 +102,13 @@ class Proxy:
 
     def _sent(self, pair: "_Pair", block: bytes) -> None:
         """Lets bytes of the client pass, or holds them until the proxy ends, or cuts the connection."""
-        trap = self._trap
-        if trap is not None and trap.text in block:
-            self._trap = None
+        with self._lock:
+            trap = self._trap
+            if trap is not None and trap.springs(pair, block):
+                self._trap = None
+            else:
+                trap = None
+        if trap is not None:
             if trap.then_down:
                 self.down.set()
             if trap.before:
@@ -108,12 +116,20 @@ class Proxy:
                 self.met.set()
             else:
                 pair.doomed = True
+            if trap.then_down:
+                self._cut_others(pair)
         if self._most is None:
             return
         self._most -= len(block)
         if self._most < 0:
             self.held.set()
             self._gate.wait()
+
+    def _cut_others(self, pair: "_Pair") -> None:
+        with self._lock:
+            others = [it for it in self._pairs if it is not pair]
+        for other in others:
+            other.end()
 
     def _answered(self, pair: "_Pair", _: bytes) -> None:
         if pair.doomed:
@@ -138,11 +154,27 @@ class Proxy:
             pair.end()
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Trap:
+    """Where a connection is to end."""
+
     text: bytes
+    nth: int
+    at: bytes
     before: bool
     then_down: bool
+    _of: "_Pair | None" = None
+
+    def springs(self, pair: "_Pair", block: bytes) -> bool:
+        """Return whether this is the block."""
+        if self._of is not None:
+            return pair is self._of and self.at in block
+        if self.text in block:
+            self.nth -= 1
+            if self.nth == 0:
+                self._of = pair
+                return self.at in block
+        return False
 
 
 @dataclass(eq=False)
