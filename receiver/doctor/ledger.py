@@ -108,6 +108,13 @@ def _jobs_at_risk(stats: Stats, now: int) -> Iterator[Result]:
             "`receiver jobs --overdue` lists them, `receiver reconcile` asks the provider about them, and"
             " `receiver forget ID` gives up one that was announced by mistake.",
         )
+    for it in stats.instances:
+        if it.images and it.state(now) != "live":
+            yield warning(
+                "jobs",
+                f"{it.images} wait for the receiver {it.name}: it does not run, and has their images",
+                "Start it with its data directory.",
+            )
     waiting = 0 if stats.oldest_waiting_at is None else now - stats.oldest_waiting_at
     if waiting > MAX_WAIT:
         yield warning(

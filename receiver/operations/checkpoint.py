@@ -74,6 +74,8 @@ class Checkpoint:
                 ``ledger.unavailable``: the file of findings belongs to another user.
             OSError: the file of findings cannot be written.
         """
+        if ledger.shared:  # another receiver's findings are on another disk
+            plan = {**plan, "instance": ledger.member.id}
         file = _open_locked(folder, name)
         try:
             saved = {} if from_start else json.loads(await ledger.checkpoint(name) or "{}")

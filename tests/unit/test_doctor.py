@@ -9,6 +9,7 @@ import ssl
 import stat
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,7 @@ from receiver.doctor.settings import (
     check_settings,
     settings_report,
 )
-from receiver.ledger import FILE_NAME, Ledger, Stats, holder
+from receiver.ledger import FILE_NAME, Instance, Ledger, Stats, holder
 from receiver.providers.registry import open_providers
 from receiver.providers.setup import Setup
 from receiver.web.challenge import PROOF_HEADER, read_key
@@ -482,6 +483,15 @@ def test_jobs_that_wait_too_long_are_told() -> None:
     assert [v.level for v in found] == [Level.FAILURE, *[Level.WARNING] * 3]
     assert "waited for 120 minutes" in said(found)
     assert "2 are at risk" in said(found)
+
+
+def test_images_on_the_disk_of_a_receiver_that_does_not_run_are_told() -> None:
+    live = Instance("here", "1", NOW, NOW, NOW + 1, NOW + 1, 5, 5)
+    dead = replace(live, name="there", lives_until=NOW)
+    stopped = replace(live, name="empty", lives_until=None, images=0)
+    found = check_jobs(stats(instances=(live, dead, stopped)), NOW)
+    assert [v.level for v in found] == [Level.WARNING]
+    assert "5 wait for the receiver there" in said(found)
 
 
 async def test_a_ledger_is_looked_at_beside_its_server(tmp_path: Path) -> None:
