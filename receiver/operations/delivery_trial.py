@@ -270,8 +270,8 @@ class _Work:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise _Failed(
                 f"{origin(self._url)} is not reached from here: {explain(error)}",
-                f"{_LOOK} If only this machine cannot reach it (a router that leads nothing back inside),"
-                " real deliveries may still come.",
+                f"Does serve run? {_LOOK} If only this machine cannot reach it (a router that leads"
+                " nothing back inside), real deliveries may still come.",
             ) from None
         return answer, int((time.monotonic() - began) * 1000)
 
