@@ -240,7 +240,7 @@ def acknowledge(server: Postgres, contenders: Path, requests: int, rounds: int) 
 
 
 def _median(rounds: Sequence[Round], figure: str) -> float:
-    return statistics.median(getattr(it, figure) for it in rounds)
+    return statistics.median(float(getattr(it, figure)) for it in rounds)
 
 
 def backend_cpu(db: Any) -> float:
