@@ -349,3 +349,38 @@ async def test_every_state_is_reached_on_every_supported_server(programs: Progra
         found = await inspect_database(place)
         assert found.server.startswith(str(programs.version))
         assert (found.missing, found.is_read_only) == ([], False)
+
+
+async def test_a_command_that_fails_takes_no_other_of_its_batch_along(ledger: Ledger) -> None:
+    def fail(tx: Transaction) -> None:
+        tx.db.execute("SELECT 1 / 0")
+
+    writes = [ledger.record(delivery("one")), ledger._writer.write(fail), ledger.record(delivery("two"))]
+    one, failed, two = await asyncio.gather(*writes, return_exceptions=True)
+    assert one == two == Recorded(State.RECEIVED, duplicate=False)
+    assert isinstance(failed, LedgerError)
+    assert "22012" in failed.detail
+
+
+async def test_a_connection_that_is_lost_among_commands_one_by_one_ends_them_all(
+    far: str, way: Proxy, tmp_path: Path
+) -> None:
+    tried = []
+
+    def fail(tx: Transaction) -> None:
+        tried.append(tx)
+        tx.db.execute("SELECT 1 / 0")
+
+    def lose(_: Transaction) -> None:
+        tried.append(_)
+        if len(tried) > 2:  # the batch as a whole ends at the first failure
+            way.down.set()
+            way.cut()
+
+    async with served(far, tmp_path) as ledger:
+        writes = [ledger._writer.write(work) for work in (fail, lose, fail, fail)]
+        results = await asyncio.gather(*writes, return_exceptions=True)
+        assert all(isinstance(result, LedgerError) for result in results)
+        assert len(tried) == 3  # the first twice, and the second; no other is tried without a connection
+        way.down.clear()
+        assert not (await ledger.record(delivery())).duplicate

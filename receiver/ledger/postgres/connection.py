@@ -121,6 +121,11 @@ class Session:
         return _last_row(self._db, script)
 
     @property
+    def is_connected(self) -> bool:
+        """Whether the connection outlived the last transaction."""
+        return self._db is not None
+
+    @property
     def statements(self) -> Statements:
         assert self._db is not None
         return Statements(self._db)

@@ -75,10 +75,18 @@ class Database:
             session.commit()
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
             session.roll_back(error)
-            if len(commands) > 1 and is_of_one_command(error):
-                return [self._commit(session, [command])[0] for command in commands]
+            if len(commands) > 1 and session.is_connected and is_of_one_command(error):
+                return self._commit_each(session, commands)
             reported = ledger_error(error) if isinstance(error, psycopg.Error) else error
             return [Result(error=reported) for _ in commands]
+        return results
+
+    def _commit_each(self, session: Session, commands: Sequence[Command[Any]]) -> list[Result]:
+        """Give each command a transaction of its own, until the connection is lost."""
+        results: list[Result] = []
+        for command in commands:
+            lost = bool(results) and not session.is_connected
+            results += [results[-1]] if lost else self._commit(session, [command])
         return results
 
     def _database_clock(self) -> int:
