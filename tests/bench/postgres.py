@@ -245,9 +245,10 @@ def _median(rounds: Sequence[Round], figure: str) -> float:
 
 def backend_cpu(db: Any) -> float:
     """Return the CPU seconds of this thread, and of the process that serves its connection."""
-    pid = db._db.info.backend_pid
+    pid: int = db._db.info.backend_pid
     nanoseconds = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
-    return time.thread_time() + nanoseconds / 1e9
+    seconds: float = time.thread_time() + nanoseconds / 1e9
+    return seconds
 
 
 async def time_claims(place: LedgerLocation, rounds: int) -> dict[str, many_jobs.Times]:
