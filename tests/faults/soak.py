@@ -59,6 +59,7 @@ class Soak:
         images: where they come from.
         values: the receiver's settings.
         until: when it is over, of `time.monotonic`.
+        prefix: with which the names of its jobs begin.
         receiver: the running one.
         answers: to all deliveries so far.
         met: how often it met each fault.
@@ -73,6 +74,7 @@ class Soak:
     images: Gallery
     values: dict[str, str]
     until: float
+    prefix: str = "soak"
     receiver: ReceiverProcess | None = None
     answers: Answers = field(default_factory=Answers)
     met: Counter[str] = field(default_factory=Counter)
@@ -127,7 +129,7 @@ class Soak:
 
     def _job(self) -> str:
         self.jobs += 1
-        job_id = f"soak-{self.jobs}"
+        job_id = f"{self.prefix}-{self.jobs}"
         luck = self.dice.random()
         if luck < 0.05:
             self.images.never[job_id] = self.dice.choice(NEVER)
