@@ -81,6 +81,8 @@ def wrong_settings(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
             yield str(error)
     if config.max_spool_bytes < config.max_image_bytes:
         yield "RECEIVER_MAX_SPOOL_BYTES: must be at least RECEIVER_MAX_IMAGE_BYTES"
+    if config.fetches == 0 and config.ledger is None:
+        yield "RECEIVER_FETCHES: with 0 images expire, unless others on a RECEIVER_LEDGER download them"
 
 
 def alert_channels(config: Config) -> dict[str, str]:

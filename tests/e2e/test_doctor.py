@@ -182,7 +182,7 @@ def test_it_takes_settings_from_where_serve_takes_them(programs: Programs) -> No
 
 
 def test_every_wrong_setting_is_named(programs: Programs) -> None:
-    wrong = settings(programs.folder, RECEIVER_PORT="many", RECEIVER_FETCHES="0", RECEIVER_MAX_IMAGE="1")
+    wrong = settings(programs.folder, RECEIVER_PORT="many", RECEIVER_FETCHES="257", RECEIVER_MAX_IMAGE="1")
     found = examined(programs.folder, wrong)
     assert found.code == 1
     assert {line.partition(":")[0] for line in found.of("settings", "failure")} == {

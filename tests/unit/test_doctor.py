@@ -161,6 +161,7 @@ def test_good_settings_are_told_to_be_good() -> None:
         ({"RECEIVER_CONFIRM": "on"}, Level.FAILURE, "XIMILAR_API_TOKEN"),
         ({"RECEIVER_ARCHIVE_KEY": "{nothing}"}, Level.FAILURE, "RECEIVER_ARCHIVE_KEY"),
         ({"RECEIVER_MAX_SPOOL_BYTES": "1"}, Level.FAILURE, "RECEIVER_MAX_SPOOL_BYTES"),
+        ({"RECEIVER_FETCHES": "0"}, Level.FAILURE, "RECEIVER_FETCHES"),
         ({"RECEIVER_NOTIFY_URL": "https://x.example/"}, Level.FAILURE, "RECEIVER_NOTIFY_SECRET"),
     ],
 )
