@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from receiver.core.errors import LedgerError, UnavailableError
+from receiver.core.errors import ImageError, LedgerError, UnavailableError
 from receiver.core.jobs import Image, State
 from receiver.core.ledger_location import LedgerLocation
 from receiver.core.rate_limit import SharedRateLimiter
@@ -203,6 +203,19 @@ async def test_the_work_of_a_dead_instance_is_free_and_its_images_are_fetched_wh
     claims = await b.claim_to_fetch(9, again=9, lease=LEASE)
     assert {claim.job.id for claim in claims} == {"lives", "in-progress"}
     assert [it.job.id for it in await b.claim_to_archive(9, lease=LEASE)] == ["of-b"]
+
+
+async def test_accepted_bytes_wait_for_their_instance_although_the_url_lives(
+    two: tuple[Ledger, Ledger], clock: Clock
+) -> None:
+    """To fetch them again would only have them refused again."""
+    a, b = two
+    await a.record(delivery("job-1", deadline=clock.now + HOUR))
+    assert await a.rejected(await claimed(a), ImageError("image.undecodable", "Cut off."))
+    await a.accept("job-1", replace(IMAGE, accepted="image.undecodable"), "aside/job-1")
+    await die(a, clock, b)
+    assert await states(b, "job-1") == ["fetched"]
+    assert await a.spool_names() == {"aside/job-1"}
 
 
 async def test_a_death_is_noticed_within_a_minute_and_not_before(
