@@ -361,7 +361,7 @@ async def test_where_several_providers_are_on_the_page_shows_and_selects_them(
         overview = (await client.get("/")).text
         narrowed = (await client.get("/?provider=replicate")).text
         job = (await client.get("/page/jobs/replicate:one")).text
-    assert 'title="Replicate">R</span>' in overview
+    assert 'title="Replicate">Re</span>' in overview
     assert "two</a>" in overview
     assert "two</a>" not in narrowed.partition('id="list"')[2]
     assert '<option value="replicate" selected>Replicate</option>' in narrowed
