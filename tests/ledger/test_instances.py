@@ -218,6 +218,22 @@ async def test_accepted_bytes_wait_for_their_instance_although_the_url_lives(
     assert await a.spool_names() == {"aside/job-1"}
 
 
+async def test_an_operator_has_an_image_fetched_again_that_a_dead_disk_has(
+    two: tuple[Ledger, Ledger], opened: Opens, clock: Clock
+) -> None:
+    """Its URL has ended: only the provider can name another."""
+    a, b = two
+    await fetched(a, "job-1", deadline=clock.now + SECOND)
+    await die(a, clock, b)
+    assert (await b.retry("job-1")).state is State.RECEIVED
+    (claim,) = await b.claim_to_fetch(1, again=1, lease=LEASE)
+    assert not await b.expired(claim)
+    assert await states(b, "job-1") == ["fetched"]
+    back = await opened("a")
+    assert (await back.retry("job-1")).state is State.FETCHED
+    assert [it.job.id for it in await back.claim_to_archive(9, lease=LEASE)] == ["job-1"]
+
+
 async def test_a_death_is_noticed_within_a_minute_and_not_before(
     two: tuple[Ledger, Ledger], clock: Clock
 ) -> None:

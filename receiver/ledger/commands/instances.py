@@ -4,6 +4,9 @@ All of them run these commands in transactions that follow each other, by the on
 instance is a data directory, and so a spool; its name is only for people, and may change.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from receiver.core.errors import LedgerError
 from receiver.ledger.commands import claims
 from receiver.ledger.commands.attempts import ERROR, NO_ERROR, NO_SUSPECT
@@ -145,28 +148,49 @@ def _lead(tx: Transaction, me: Member) -> int | None:
 def _bury(tx: Transaction, dead: str, name: str) -> Buried:
     """Void the claims of a dead instance, and let others fetch its images while their URLs live."""
     interrupted = claims.release_all(tx, dead)
-    sent_back = tx.db.execute(
-        f"UPDATE jobs SET state = 'received', event = 'instance_dead', {ERROR}, {NO_SUSPECT},"  # noqa: S608
-        " attempts = 0, next_attempt_at = NULL, updated_at = :now"
-        " WHERE seq IN (SELECT seq FROM jobs WHERE state = 'fetched' AND instance = :dead AND deadline > :now"
-        " AND accepted IS NULL ORDER BY deadline LIMIT :limit) RETURNING seq, id",
-        {
-            "detail": f"The image is on the disk of {name}, which does not run. It is fetched again.",
-            "reason": "ledger.instance_dead",
-            "dead": dead,
-            "now": tx.now,
-            "limit": BURIED_AT_A_TIME,
-        },
-    ).fetchall()
-    tx.db.executemany(
-        "INSERT INTO away (job, instance) VALUES (?, ?)", [(row["seq"], dead) for row in sent_back]
+    sent_back = _send_back(
+        tx,
+        name,
+        "SELECT seq FROM jobs WHERE state = 'fetched' AND instance = :dead AND deadline > :now"
+        " AND accepted IS NULL ORDER BY deadline LIMIT :limit",
+        {"dead": dead, "limit": BURIED_AT_A_TIME},
     )
-    tx.changed += [*interrupted, *(row["id"] for row in sent_back)]
+    tx.changed += interrupted
     more = len(sent_back) == BURIED_AT_A_TIME
     if not more:
         tx.db.execute("UPDATE instances SET buried_at = ? WHERE id = ?", (tx.now, dead))
     left = tx.db.execute("SELECT jobs FROM spools WHERE instance = ?", (dead,)).fetchone()
     return Buried(name, len(interrupted), len(sent_back), 0 if left is None else left["jobs"], more)
+
+
+def fetch_elsewhere(tx: Transaction, job_id: str) -> bool:
+    """Let a job be fetched again whose image lies on the disk of another instance that does not run."""
+    found = tx.db.execute(
+        "SELECT jobs.seq, name FROM jobs JOIN instances ON instances.id = jobs.instance WHERE jobs.id = ?"
+        " AND state = 'fetched' AND instance <> ? AND holder IS NULL AND buried_at IS NOT NULL",
+        (job_id, tx.instance),
+    ).fetchone()
+    return found is not None and bool(_send_back(tx, found["name"], ":seq", {"seq": found["seq"]}))
+
+
+def _send_back(tx: Transaction, name: str, chosen: str, values: Mapping[str, Any]) -> list[Any]:
+    """Let others fetch images that lie on the disk of a dead instance of this name. Return their jobs."""
+    sent_back = tx.db.execute(
+        f"UPDATE jobs SET state = 'received', event = 'instance_dead', {ERROR}, {NO_SUSPECT},"  # noqa: S608
+        f" attempts = 0, next_attempt_at = NULL, updated_at = :now WHERE seq IN ({chosen}) RETURNING seq, id,"
+        " instance",
+        {
+            "detail": f"The image is on the disk of {name}, which does not run. It is fetched again.",
+            "reason": "ledger.instance_dead",
+            "now": tx.now,
+            **values,
+        },
+    ).fetchall()
+    tx.db.executemany(
+        "INSERT INTO away (job, instance) VALUES (?, ?)", [(row["seq"], row["instance"]) for row in sent_back]
+    )
+    tx.changed += [row["id"] for row in sent_back]
+    return sent_back
 
 
 def _take_back(tx: Transaction, instance: str) -> None:

@@ -6,6 +6,7 @@ from receiver.core.errors import LedgerError
 from receiver.core.jobs import UNSUCCESSFUL, Image, Job, State
 from receiver.ledger import rows
 from receiver.ledger.commands.attempts import ERROR, IMAGE, NO_ERROR, NO_SUSPECT
+from receiver.ledger.commands.instances import fetch_elsewhere
 from receiver.ledger.queries.history import refusal_of
 from receiver.ledger.transaction import Transaction
 
@@ -46,7 +47,7 @@ def retry(tx: Transaction, job_id: str) -> Job:
         raise NotRetriableError(job_id, why)
     if row["holder"] is not None:
         raise NotRetriableError(job_id, "it is being worked on at this moment", job)
-    moves = job.state in UNSUCCESSFUL
+    moves = job.state in UNSUCCESSFUL or fetch_elsewhere(tx, job_id)
     row = tx.db.execute(
         f"UPDATE jobs SET state = :state, event = 'retried', {NO_ERROR}, at_risk_at = NULL,"  # noqa: S608 - a constant
         " attempts = CASE WHEN :moves THEN 0 ELSE attempts END, next_attempt_at = NULL,"
