@@ -202,10 +202,11 @@ def start(stack: ExitStack, server: Postgres, python: str) -> dict[str, Servers]
     stack.enter_context(process(*host, port=host_port))
     silent = f"http://127.0.0.1:{host_port}/silent"  # so that nothing is fetched
     shared = server.url(server.create("shared"))
-    first, second = receiver(0, shared, "one"), receiver(1, shared, "two")
+    # Not one of the two: the other one could be stopped while it holds the ledger's lock.
+    alone = receiver(0, server.url(server.create("alone")), "alone")
     turns = {
-        "one receiver": (first,),
-        "two receivers": (first, second),
+        "one receiver": (alone,),
+        "two receivers": (receiver(0, shared, "one"), receiver(1, shared, "two")),
         "dbos": (contender("dbos"),),
         "procrastinate": (contender("procrastinate"),),
     }

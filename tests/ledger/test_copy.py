@@ -1,5 +1,8 @@
 """`ledger-copy`: a ledger in a file becomes the same ledger in a database, whatever cuts it off."""
 
+import asyncio
+import re
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +19,8 @@ from receiver.ledger.postgres.copy import UNFINISHED, Copied, copy_ledger
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.ledger.actions import LEASE, brought_to, delivery
 from tests.support.clock import Clock
+from tests.support.postgres import Postgres
+from tests.support.processes import ROOT
 
 STRANGE = "tab\t back\\slash \\N line\r\n\b\f\v 'quote' \"é\U0001f600\u2028"
 PIECE = 3
@@ -161,3 +166,30 @@ async def test_an_empty_schema_that_an_administrator_made_is_taken(folder: Path,
     with psycopg.connect(database) as db:
         db.execute("CREATE SCHEMA upscale_receiver")
     assert copied(folder, database).rows["jobs"] == len(State) + 8
+
+
+async def test_a_dump_is_restored_as_the_operations_page_says(
+    folder: Path, database: str, postgres_server: Postgres, tmp_path: Path
+) -> None:
+    copied(folder, database)
+    page = (ROOT / "docs/operations/cluster.md").read_text()
+    dump, restore = (
+        re.findall(rf"^  ({name} .+)$", page, re.MULTILINE)[0].split() for name in ("pg_dump", "pg_restore")
+    )
+    with postgres_server.database() as other:
+        for words, url in ((dump, database), (restore, other)):
+            line = [
+                re.sub(r"postgresql://\S+", url, word).replace("ledger.dump", str(tmp_path / "dump"))
+                for word in words
+            ]
+            command = [postgres_server.programs.folder / line[0], *line[1:]]
+            await asyncio.to_thread(subprocess.run, command, check=True)
+        async with (
+            await LedgerReader.open(place(folder, database)) as before,
+            await LedgerReader.open(place(folder, other)) as after,
+        ):
+            assert await everything(before) == await everything(after)
+        async with await Ledger.serve(place(folder, other)) as ledger:
+            last = await ledger.last_history_seq()
+            await ledger.record(delivery("new"))
+            assert await ledger.last_history_seq() > last
