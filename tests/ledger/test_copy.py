@@ -5,6 +5,7 @@ import re
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -183,7 +184,7 @@ async def test_a_dump_is_restored_as_the_operations_page_says(
                 for word in words
             ]
             command = [postgres_server.programs.folder / line[0], *line[1:]]
-            await asyncio.to_thread(subprocess.run, command, check=True)
+            await asyncio.to_thread(partial(subprocess.run, command, check=True))
         async with (
             await LedgerReader.open(place(folder, database)) as before,
             await LedgerReader.open(place(folder, other)) as after,
