@@ -2,8 +2,8 @@
 
 Notifications are taken from the history and kept in the ledger until the endpoint has accepted them, so a
 restart loses and repeats nothing. Only a crash between the endpoint's answer and its record, or another
-receiver that takes over in that moment, sends one twice, under the same id. Each waits on its own: one that is
-refused delays only later ones of its own job.
+receiver that takes over in that moment, sends one twice, under the same id. Each waits on its own: one that
+is refused delays only later ones of its own job.
 """
 
 import asyncio
