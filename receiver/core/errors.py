@@ -224,9 +224,7 @@ class FetchError(ReceiverError):
 
 
 class ImageError(ReceiverError):
-    """The bytes are not the promised image. ``final``: they never will be, because the provider itself says
-    that they are none, or because they are a video or sound.
-    """
+    """The bytes are not the promised image. ``final``: the provider itself says that they are none."""
 
     def __init__(self, reason: str, detail: str = "", *, final: bool = False) -> None:
         super().__init__(reason, detail)

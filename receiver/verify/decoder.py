@@ -264,8 +264,7 @@ def _answer(request: Mapping[str, Any]) -> dict[str, object]:
             return {"header": asdict(thumbnail(path, Path(request["thumbnail"]), request["side"], limits))}
         return {"header": asdict(inspect(path, ExpectedSize(**request["expected"]), limits))}
     except ReceiverError as error:
-        final = isinstance(error, ImageError) and error.final
-        return {"reason": error.reason, "detail": error.detail[:500], "final": final}
+        return {"reason": error.reason, "detail": error.detail[:500]}
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

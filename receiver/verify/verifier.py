@@ -206,9 +206,8 @@ def _parse(line: bytes) -> Header | ImageError | SpoolError:
         answer = json.loads(line)
         if "header" in answer:
             return Header(**answer["header"])
-        if answer["reason"].startswith("spool."):
-            return SpoolError(answer["reason"], answer["detail"])
-        return ImageError(answer["reason"], answer["detail"], final=answer["final"] is True)
+        family = SpoolError if answer["reason"].startswith("spool.") else ImageError
+        return family(answer["reason"], answer["detail"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _ChildDiedError from error
 

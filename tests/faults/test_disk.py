@@ -239,7 +239,7 @@ def test_damage_that_is_found_after_the_start_of_a_large_ledger_ends_acknowledge
     file.parent.mkdir()
     fill(file.parent, 30_000)
     # A page of rows that no start reads: jobs that were archived long ago. A page of an index would not do.
-    page = file.read_bytes().index(b"https://shop.example.com/originals/3750.jpg") // 4096
+    page = file.read_bytes().index(b"s3://archive/2026/11/3752.jpg") // 4096
     with file.open("r+b") as ledger:
         ledger.seek(page * 4096)
         ledger.write(os.urandom(4096))

@@ -56,19 +56,6 @@ async def test_what_the_provider_calls_no_image_is_rejected_and_not_asked_for(tm
     assert images.asked == []
 
 
-async def test_a_video_that_nobody_promised_is_fetched_once_and_named(tmp_path: Path) -> None:
-    with gallery() as images:
-        images.never["clip"] = "video"
-        async with at_work(tmp_path, images) as shop:
-            await deliver(shop, Completion(JOB, f"{images.url}/clip"))
-            job = await shop.ended(JOB)
-        assert images.asked == ["clip"]
-    assert job.state is State.REJECTED
-    assert job.problem is not None
-    assert job.problem.reason == "image.unknown_format"
-    assert job.problem.detail.endswith("but a video or sound in MP4.")
-
-
 @pytest.mark.parametrize(
     ("promise", "reason"),
     [({"bytes": 7}, "image.wrong_size"), ({"content_type": "image/webp"}, "image.wrong_type")],

@@ -20,7 +20,6 @@ _BODIES = {
     "empty": b"",
     "page": b"<!doctype html><title>Sorry</title>",
     "other": png(WIDTH * 2, HEIGHT),
-    "video": b"\0\0\0\x18ftypmp42" + bytes(1000),
 }
 
 
