@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import secrets
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -68,7 +69,8 @@ def gallery(*, padding: int = 0) -> Iterator[Gallery]:
     """Runs a host on a free port until the block ends."""
     it = Gallery(padding=padding)
     with _Server(("127.0.0.1", 0), _handler(it)) as server:
-        it.url = f"http://127.0.0.1:{server.server_port}"
+        # What another test's receiver still asks at a port that was given again is none of this host's.
+        it.url = f"http://127.0.0.1:{server.server_port}/{secrets.token_hex(8)}"
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -88,7 +90,10 @@ class _Server(ThreadingHTTPServer):
 def _handler(it: Gallery) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            job_id = self.path.partition("?")[0].removeprefix("/")
+            host, _, job_id = self.path.partition("?")[0].rpartition("/")
+            if not it.url.endswith(host or "/"):
+                self.say(404, b"")
+                return
             it.asked.append(job_id)
             if it.gate is not None:
                 it.gate.wait(PATIENCE)
