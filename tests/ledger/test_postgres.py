@@ -38,6 +38,8 @@ from tests.support.postgres import Postgres, Programs, all_versions, postgres
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import eventually
 
+MEBIBYTE = 1 << 20
+
 
 @pytest.fixture
 def engine() -> str:
@@ -164,6 +166,29 @@ async def test_a_database_without_free_connections_refuses_and_then_goes_on(
             error = await refused(work)
             assert (error.reason, "too many connections" in error.detail) == ("ledger.unavailable", True)
     assert not (await ledger.record(delivery())).duplicate
+
+
+async def test_a_database_whose_files_cannot_grow_refuses_and_then_goes_on(tmp_path: Path) -> None:
+    async def fill(ledger: Ledger, batch: int) -> None:
+        await asyncio.gather(*(ledger.record(delivery(f"{batch}-{n}")) for n in range(200)))
+
+    with postgres() as server, server.database() as url:
+        async with served(url, tmp_path) as ledger:
+            await fill(ledger, 0)
+            with server.files_limited_to(MEBIBYTE):  # the size of a segment of the log, which still fits
+                error = None
+                for full in range(1, 100):
+                    try:
+                        await fill(ledger, full)
+                    except LedgerError as caught:
+                        error = caught
+                        break
+                assert error is not None
+                assert (error.reason, "could not extend file" in error.detail) == ("ledger.unavailable", True)
+                assert await ledger.job(f"{full - 1}-199") is not None
+                assert await ledger.job(f"{full}-0") is None
+            assert not (await ledger.record(delivery(f"{full}-0"))).duplicate
+            assert (await ledger.record(delivery(f"{full - 1}-199"))).duplicate
 
 
 async def test_a_read_only_database_refuses_writes_answers_reads_and_goes_on(

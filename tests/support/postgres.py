@@ -234,6 +234,21 @@ class Postgres:
             finally:
                 db.execute(sql.SQL("ALTER DATABASE {} CONNECTION LIMIT -1").format(name))
 
+    @contextlib.contextmanager
+    def files_limited_to(self, size: int) -> Iterator[None]:
+        """Let no file of the server grow beyond ``size`` bytes, as if its disk were full."""
+        self._limit_files(str(size))
+        try:
+            yield
+        finally:
+            self._limit_files("unlimited")
+
+    def _limit_files(self, size: str) -> None:
+        assert self.process is not None
+        for pid in (self.process.pid, *_children(self.process.pid)):
+            command = ["prlimit", f"--pid={pid}", f"--fsize={size}:unlimited"]
+            subprocess.run(command, check=True, **_as_its_user())
+
     def cut(self, database: str) -> None:
         """End all connections to a database, as an administrator does (57P01)."""
         self.execute(
