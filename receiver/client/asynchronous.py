@@ -11,12 +11,13 @@ from contextlib import aclosing
 from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
+from pydantic import BaseModel, ValidationError
 
-from receiver.client.documents import ApiError, Change, Job
+from receiver.client.documents import ApiError, Change, Gap, Job, Page
 from receiver.providers.api import DIRECT
 
 TIMEOUT = 30.0
@@ -37,6 +38,8 @@ PAUSE = 1.0
 """Seconds between two tries."""
 
 AWAY = frozenset({502, 503, 504})
+
+D = TypeVar("D", bound=BaseModel)
 
 
 class AsyncClient:
@@ -101,16 +104,16 @@ class AsyncClient:
         left, cursor = limit, None
         while left is None or left > 0:
             size = PAGE if left is None else min(PAGE, left)
-            page = await self._json("GET", "/jobs", {**wanted, "limit": size, "cursor": cursor})
-            for document in page["jobs"]:
-                yield self._job(document)
-            left, cursor = None if left is None else left - size, page["next"]
+            page = await self._ask(Page, "GET", "/jobs", {**wanted, "limit": size, "cursor": cursor})
+            for job in page.jobs:
+                yield self._shown(job)
+            left, cursor = None if left is None else left - size, page.next
             if cursor is None:
                 return
 
     async def job(self, job_id: str) -> Job:
         """Return one job with its history."""
-        return self._job(await self._json("GET", _path(job_id)))
+        return await self._job("GET", _path(job_id))
 
     async def wait(self, job_id: str, *, timeout: float | None = None) -> Job:  # noqa: ASYNC109 - of the job
         """Wait until a job has ended, and return it. A receiver that restarts meanwhile is waited for.
@@ -128,9 +131,7 @@ class AsyncClient:
             if left <= 0:
                 raise TimeoutError(f"Job {job_id} has not ended within {timeout:g} seconds.")
             try:
-                job = self._job(
-                    await self._json("GET", _path(job_id), {"wait": left}, silence=left + TIMEOUT)
-                )
+                job = await self._job("GET", _path(job_id), {"wait": left}, silence=left + TIMEOUT)
             except (httpx.TransportError, ApiError) as error:
                 await patience.wait_out(error)
             else:
@@ -201,7 +202,7 @@ class AsyncClient:
                         patience.renew()
                         position = event.get("id", position)
                         if "data" in event:
-                            yield _change(event["event"], json.loads(event["data"]))
+                            yield _change(answer, event)
                         event = {}
                 await asyncio.sleep(PAUSE)
             except (httpx.TransportError, ApiError) as error:
@@ -213,14 +214,17 @@ class AsyncClient:
         """Announce a job that another program has submitted, so that its silence is noticed."""
         given = {"id": job_id, "ref": ref, "provider": provider, "endpoint": endpoint}
         body = {name: value for name, value in given.items() if value is not None}
-        return self._job(await self._json("POST", "/jobs", body=body))
+        return await self._job("POST", "/jobs", body=body)
 
     async def retry(self, job_id: str) -> Job:
         """Try a job again now."""
-        return self._job(await self._json("POST", f"{_path(job_id)}/retry"))
+        return await self._job("POST", f"{_path(job_id)}/retry")
 
-    def _job(self, document: Any) -> Job:
-        return Job.model_validate(document).with_thumbnail(self._thumbnail)
+    async def _job(self, *request: Any, **more: Any) -> Job:
+        return self._shown(await self._ask(Job, *request, **more))
+
+    def _shown(self, job: Job) -> Job:
+        return job.with_thumbnail(self._thumbnail)
 
     def _thumbnail(self, job_id: str) -> bytes | None:
         """Return a small picture of an archived image, for a notebook, which cannot wait for a coroutine."""
@@ -246,11 +250,11 @@ class AsyncClient:
             method, url, params=given, json=body, headers=self._headers, timeout=timeout
         )
 
-    async def _json(self, method: str, path: str, *request: Any, **more: Any) -> Any:
+    async def _ask(self, kind: type[D], method: str, path: str, *request: Any, **more: Any) -> D:
         answer = await self._http.send(self._request(method, path, *request, **more))
         if not answer.is_success or not answer.headers.get("Content-Type", "").startswith("application/json"):
             raise await _refusal(answer)
-        return answer.json()
+        return _read(kind, answer, answer.content)
 
 
 class _Patience:
@@ -279,15 +283,29 @@ async def _refusal(answer: httpx.Response) -> ApiError:
         problem = json.loads(await answer.aread())
         return ApiError(answer.status_code, problem["reason"], problem["detail"])
     except (ValueError, KeyError, TypeError):
-        where = answer.url.copy_with(query=None, fragment=None)  # a bucket's query is a key
-        what = f"{where} answers {answer.status_code}, and no receiver does so."
-        return ApiError(answer.status_code, "", what)
+        return _foreign(answer, f"{answer.status_code}, and no receiver does so.")
 
 
-def _change(kind: str, data: dict[str, Any]) -> Change:
-    if kind == "gap":
-        nothing = dict.fromkeys(("from", "reason", "detail", "ref"))
-        data = {**nothing, "at": datetime.now(UTC), "event": kind, "to": "", "seq": data["until"], "id": ""}
+def _foreign(answer: httpx.Response, what: str) -> ApiError:
+    where = answer.url.copy_with(query=None, fragment=None)  # a bucket's query is a key
+    return ApiError(answer.status_code, "", f"{where} answers {what}")
+
+
+def _read(kind: type[D], answer: httpx.Response, document: str | bytes) -> D:
+    try:
+        return kind.model_validate_json(document)
+    except ValidationError:
+        remedy = "Check that the address is a receiver's, and that it and this client have one version."
+        what = f"with something else than a receiver's {kind.__name__.lower()}. {remedy}"
+        raise _foreign(answer, what) from None  # the values in that error may be keys
+
+
+def _change(answer: httpx.Response, event: Mapping[str, str]) -> Change:
+    if event.get("event") != "gap":
+        return _read(Change, answer, event["data"])
+    until = _read(Gap, answer, event["data"]).until
+    nothing = dict.fromkeys(("from", "reason", "detail", "ref"))
+    data = {**nothing, "at": datetime.now(UTC), "event": "gap", "to": "", "seq": until, "id": ""}
     return Change.model_validate(data)
 
 

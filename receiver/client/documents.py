@@ -13,7 +13,7 @@ from receiver.core.serializers import plain_url
 
 
 class ApiError(Exception):
-    """The receiver refuses a request, or something else than a receiver answers.
+    """The receiver refuses a request, or the answer is not a receiver's.
 
     Attributes:
         status: of the answer.
@@ -63,6 +63,12 @@ class Change(Event):
     seq: int
     id: str
     ref: str | None
+
+
+class Gap(_Document):
+    """Transitions up to a number may be missing from a stream of changes."""
+
+    until: int
 
 
 class Job(_Document):
@@ -119,3 +125,10 @@ class Job(_Document):
         picture = base64.b64encode((self.archive and self._thumbnail(self.id)) or b"").decode()
         shown = f'<img alt="the archived image" src="data:image/webp;base64,{picture}">' if picture else ""
         return f"<table>{''.join(rows)}</table>{shown}"
+
+
+class Page(_Document):
+    """A page of jobs; ``next`` is the cursor of the one after it."""
+
+    jobs: tuple[Job, ...]
+    next: str | None

@@ -5,8 +5,9 @@ import asyncio
 import hashlib
 import json
 import re
+import traceback
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -286,6 +287,34 @@ async def test_what_fails_at_once_is_not_tried_again() -> None:
     assert len(asked) == 1
 
 
+@pytest.mark.parametrize(
+    "body", [b'{"key": "secret"}', b'["secret"]', b'{"id": "secret', b'{"jobs": [{"id": 1}]}']
+)
+async def test_an_answer_that_is_no_receivers_says_what_to_check(body: bytes, tmp_path: Path) -> None:
+    def answer(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=body, headers={"Content-Type": "application/json"})
+
+    def stream(_: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=b"data: " + body + b"\n\nevent: gap\ndata: " + body + b"\n\n")
+
+    client, _ = answering(*[answer] * 6, stream)
+    async with client:
+        calls: list[Awaitable[object]] = [
+            client.job("job"),
+            client.wait("job"),
+            client.image("job", tmp_path),
+            client.announce("job"),
+            client.retry("job"),
+            anext(client.jobs()),
+            anext(client.changes()),
+        ]
+        for call in calls:
+            with pytest.raises(ApiError, match=r"^200: .+ Check that the address is a receiver's") as raised:
+                await call
+            assert (raised.value.status, raised.value.reason) == (200, "")
+            assert "secret" not in "".join(traceback.format_exception(raised.value))
+
+
 async def test_a_wait_outlasts_a_restart_and_no_refusal() -> None:
     waiting = {"id": "job", "state": "received", "updated_at": None}
 
@@ -353,7 +382,8 @@ async def test_both_clients_show_a_real_picture_and_none_where_nothing_answers(
         job = await client.wait(job_id)
     shown = await asyncio.to_thread(job._repr_html_)
     assert "data:image/webp;base64,UklGR" in shown
-    lost = AsyncClient("http://127.0.0.1:9", "token")._job(ARCHIVED)
+    away = AsyncClient("http://127.0.0.1:9", "token", transport=httpx.MockTransport(job_1))
+    lost = await away.job("job")
     assert "<img" not in await asyncio.to_thread(lost._repr_html_)
 
 
