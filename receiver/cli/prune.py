@@ -22,6 +22,8 @@ NAMES = {
     "tickets": "tickets that are accepted no more",
     "submissions": "submissions whose job is known",
     "notifications": "notifications that were given up",
+    "archived_by_hour": "counts of archived images that the page no longer shows",
+    "failed_by_day": "counts of failures that the page no longer shows",
 }
 
 

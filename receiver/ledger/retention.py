@@ -20,6 +20,11 @@ class RecordKind(StrEnum):
     TICKETS = "tickets"  # that have expired
     SUBMISSIONS = "submissions"  # whose job is known
     NOTIFICATIONS = "notifications"  # that were given up
+    ARCHIVED_BY_HOUR = "archived_by_hour"  # counts that the status page no longer shows
+    FAILED_BY_DAY = "failed_by_day"  # the same
+
+
+COUNTS = (RecordKind.ARCHIVED_BY_HOUR, RecordKind.FAILED_BY_DAY)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +41,11 @@ def prunable(db: Connection, kind: RecordKind, after: int | str | None, before: 
     if after is None:
         after = "" if kind in (RecordKind.TICKETS, RecordKind.SUBMISSIONS) else 0
     found = db.execute(_scan(kind), {"after": after, "before": before, "size": size}).fetchall()
-    # The history and deliveries are in the order of their time: after a scan without old rows none follow.
-    in_order = kind in (RecordKind.HISTORY, RecordKind.DELIVERIES)
+    # These are in the order of their time: after a scan without old rows none follow.
+    in_order = kind in (RecordKind.HISTORY, RecordKind.DELIVERIES, *COUNTS)
     ended = len(found) < size or (in_order and all(row["at"] >= before for row in found))
     old = [row for row in found if row["old"]]
-    rows = dict.fromkeys(_removals(kind), len(old))
+    rows = dict.fromkeys(_removals(kind), sum(row["number"] for row in old))
     if kind is RecordKind.HISTORY:
         rows["bodies"] = sum(row["body"] for row in old)
     keys = list(dict.fromkeys(row["key"] for row in old))
@@ -56,13 +61,15 @@ def prune(tx: Transaction, kind: RecordKind, old: Sequence[int | str], *, before
     }
 
 
-_TABLES: Mapping[RecordKind, tuple[str, str, str]] = {
-    RecordKind.DELIVERIES: ("unread", "seq", "at < :before AND seq < (SELECT max(seq) FROM unread)"),
-    RecordKind.TICKETS: ("tickets", "number", "at < :before"),
-    RecordKind.SUBMISSIONS: ("submissions", "key", "at < :before AND job IS NOT NULL"),
-    RecordKind.NOTIFICATIONS: ("notifications", "seq", "given_up_at IS NOT NULL AND given_up_at < :before"),
+_TABLES: Mapping[RecordKind, tuple[str, str, str, str]] = {
+    RecordKind.DELIVERIES: ("unread", "seq", "at", "AND seq < (SELECT max(seq) FROM unread)"),
+    RecordKind.TICKETS: ("tickets", "number", "at", ""),
+    RecordKind.SUBMISSIONS: ("submissions", "key", "at", "AND job IS NOT NULL"),
+    RecordKind.NOTIFICATIONS: ("notifications", "seq", "given_up_at", ""),
+    RecordKind.ARCHIVED_BY_HOUR: ("archived_by_hour", "hour", "hour", ""),
+    RecordKind.FAILED_BY_DAY: ("failed_by_day", "day", "day", ""),
 }
-"""Table, key and condition of all kinds but the history, whose records go with their jobs."""
+"""Table, key, time and further condition of all kinds but the history, whose records go with their jobs."""
 
 
 def _scan(kind: RecordKind) -> str:
@@ -72,14 +79,14 @@ def _scan(kind: RecordKind) -> str:
             " AND jobs.state = 'archived' AND jobs.archived_at < :before"
             " AND history.seq < (SELECT max(seq) FROM history) AS old,"
             # The body is removed with the first entry of its job.
-            " history.before IS NULL AND EXISTS (SELECT 1 FROM bodies WHERE job = history.job) AS body"
-            " FROM history JOIN jobs ON jobs.seq = history.job"
+            " history.before IS NULL AND EXISTS (SELECT 1 FROM bodies WHERE job = history.job) AS body,"
+            " 1 AS number FROM history JOIN jobs ON jobs.seq = history.job"
             " WHERE history.seq > :after ORDER BY history.seq LIMIT :size"
         )
-    table, key, condition = _TABLES[kind]
+    table, key, time, more = _TABLES[kind]
     return (
-        f"SELECT {key} AS position, at, {key} AS key, {condition} AS old FROM {table}"  # noqa: S608 - constants
-        f" WHERE {key} > :after ORDER BY {key} LIMIT :size"
+        f"SELECT {key} AS position, {time} AS at, {key} AS key, {time} < :before {more} AS old,"  # noqa: S608 - constants
+        f" count(*) AS number FROM {table} WHERE {key} > :after GROUP BY {key} ORDER BY {key} LIMIT :size"
     )
 
 
@@ -92,5 +99,5 @@ def _removals(kind: RecordKind) -> Mapping[str, str]:
         )
         last = "(SELECT max(seq) FROM history)"
         return {"bodies": old, "history": f"{old} AND at < :before AND seq < {last}"}
-    table, key, condition = _TABLES[kind]
-    return {table: f"{key} = :key AND {condition}"}
+    table, key, time, more = _TABLES[kind]
+    return {table: f"{key} = :key AND {time} < :before {more}"}

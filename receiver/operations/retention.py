@@ -11,6 +11,8 @@ import structlog
 from receiver.core.clock import Clock, milliseconds
 from receiver.core.concurrency import run_forever
 from receiver.ledger import Ledger, LedgerReader, PruneBatch, RecordKind
+from receiver.ledger.queries.week import DAYS
+from receiver.ledger.retention import COUNTS
 from receiver.providers.base import TICKET_LIFETIME
 
 log = structlog.get_logger("receiver.pruning")
@@ -26,6 +28,9 @@ PAUSE_SECONDS = 0.05
 
 TICKET_SLACK = timedelta(days=1)
 """How far the clock may have been off when a ticket was used."""
+
+COUNTS_KEPT = timedelta(days=DAYS + 1)
+"""How long the counts of the status page are kept, which shows some days; the clock may have been off."""
 
 OnProgress = Callable[[Mapping[str, int]], None]
 """Called with the rows removed so far, by table."""
@@ -83,10 +88,10 @@ async def _batches(
     ledger: LedgerReader, keep: timedelta, now: int
 ) -> AsyncIterator[tuple[RecordKind, int, PruneBatch]]:
     """Yield all records batch by batch, each with the time (ms since the epoch) before which one is old."""
+    # A ticket that could still be accepted must stay bound to its job.
+    ages = {RecordKind.TICKETS: TICKET_LIFETIME + TICKET_SLACK, **dict.fromkeys(COUNTS, COUNTS_KEPT)}
     for kind in RecordKind:
-        # A ticket that could still be accepted must stay bound to its job.
-        age = TICKET_LIFETIME + TICKET_SLACK if kind is RecordKind.TICKETS else keep
-        before = now - milliseconds(age)
+        before = now - milliseconds(ages.get(kind, keep))
         after: int | str | None = None
         while True:
             batch = await ledger.prunable(kind, after=after, before=before, size=WINDOW)

@@ -151,8 +151,28 @@ async def test_notifications_that_were_given_up_go_and_those_to_be_sent_stay(
     await ledger.notification_sent(due["taken"])
     await ledger.notification_failed(due["given up"], "Nobody is there.", at=None)
     clock.forward(91 * DAY)
-    assert await pruner(ledger, clock).round() == {"notifications": 1}
+    assert await pruner(ledger, clock).round() == {"notifications": 1, "failed_by_day": 1}
     assert [one.job for one in await ledger.notifications_due(by=clock(), limit=9)] == ["waiting"]
+
+
+async def test_counts_go_when_the_page_shows_them_no_more_however_long_history_is_kept(
+    ledger: Ledger, clock: Clock, place: LedgerLocation
+) -> None:
+    for day in range(12):
+        await brought_to(ledger, State.ARCHIVED, f"archived-{day}")
+        await brought_to(ledger, State.FAILED, f"failed-{day}")
+        clock.forward(DAY)
+    shown = await ledger.week(clock())
+    assert (rows(place, "archived_by_hour"), rows(place, "failed_by_day")) == (12, 12)
+    expected = await count_prunable(ledger, KEEP, clock())
+
+    removed = await pruner(ledger, clock).round()
+
+    assert removed == {"archived_by_hour": 5, "failed_by_day": 5}  # hours and days begin earlier
+    assert removed == {table: number for table, number in expected.items() if number}
+    assert (rows(place, "archived_by_hour"), rows(place, "failed_by_day")) == (7, 7)
+    assert await ledger.week(clock()) == shown
+    assert shown.days[max(shown.days) - DAY][0] == 1
 
 
 async def test_who_follows_the_history_learns_of_what_was_removed(ledger: Ledger, clock: Clock) -> None:

@@ -132,7 +132,7 @@ WHEN OLD.state = 'fetched' AND NEW.state <> 'fetched' BEGIN
 END;
 
 -- Where jobs of a host are: some of 64 neighbouring ones name it in the URL of their image or of its source. An index of
--- both hosts would take 70 bytes of each job, and twice the time of a delivery.
+-- both hosts would take 70 bytes of each job, and twice the time of a delivery. As an index, it is never pruned: jobs stay.
 CREATE TABLE hosts (
     host TEXT NOT NULL,                    -- and port, in lower case
     chunk INTEGER NOT NULL,                -- jobs.seq / 64
