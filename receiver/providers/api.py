@@ -6,9 +6,10 @@ import json
 import random
 import re
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, NoReturn, TypeVar
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
@@ -16,7 +17,7 @@ import httpx
 from receiver.core.backoff import doubled
 from receiver.core.errors import BodyError, ProviderError, UnavailableError
 from receiver.providers.api_errors import api_error
-from receiver.providers.base import MAX_WORD, Calls, Reading
+from receiver.providers.base import MAX_WORD, Calls, Client, Listed, Reading
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 30.0
@@ -122,6 +123,12 @@ def next_query(link: object) -> str:
     if not query or len(query) > MAX_QUERY or not re.fullmatch(r"[\x21-\x7e]+", query):
         raise UnavailableError("The provider's answer: next holds no query string.")
     return query
+
+
+MAX_PAGES = 10_000
+
+MAX_REPEATED_PAGES = 100
+"""Pages in a row without a new row, after which a list is taken to have no end."""
 
 
 class _FailedAttemptError(Exception):
@@ -253,6 +260,79 @@ class JsonApi:
         if call.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
             error = PastTheEndError(error.detail)
         raise _FailedAttemptError(error, again=call.content is None and answer.status_code in _RETRIED)
+
+
+class ApiClient(Client):
+    """Asks by a `JsonApi`."""
+
+    def __init__(self, api: JsonApi) -> None:
+        self._api = api
+
+    async def aclose(self) -> None:
+        await self._api.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class Page(NamedTuple):
+    """A page of a list, in the provider's order; ``next`` is the query string of the next page."""
+
+    rows: list[Listed]
+    next: str | None
+
+
+class ListingClient(ApiClient):
+    """Also reads the list of the account's jobs at ``path``: pages with ``results`` and a link ``next``."""
+
+    lists = True
+    path: ClassVar[str]
+
+    @abstractmethod
+    def listed(self, row: Mapping[str, Any]) -> Listed | None:
+        """Read a row; ``None`` for one without a job's id, which is left out."""
+
+    async def page(self, query: str | None = None) -> Page:
+        """Return a page of the list: the first, or that of a page's ``next``."""
+        call = Call(f"{self.path}?{query}" if query else self.path, is_next_page=query is not None)
+        document = await self._api.call(call)
+        results, link = document.get("results"), document.get("next")
+        if not isinstance(results, list):
+            raise UnavailableError("The provider's answer: results is no list of jobs.")
+        found = (self.listed(row) for row in results if isinstance(row, dict))
+        return Page([row for row in found if row is not None], None if link is None else next_query(link))
+
+    async def probe(self) -> None:
+        await self.page()
+
+    async def pages(self) -> AsyncGenerator[list[Listed], None]:
+        """Yield the rows of the whole list, each job once, one page of the provider's at a time.
+
+        Rows move from page to page while the list changes. One that moves to a later page is recognised by
+        its id. One that moves to an earlier page, because another job has left the list, can be missed.
+        """
+        seen: set[str] = set()
+        requested: set[str] = set()
+        query, repeated = None, 0
+        for _ in range(MAX_PAGES):
+            try:
+                page = await self.page(query)
+            except PastTheEndError:
+                return  # the list has become shorter since its last page was named
+            new = list({row.id: row for row in page.rows if row.id not in seen}.values())
+            seen.update(row.id for row in new)
+            yield new
+            repeated = 0 if new else repeated + 1
+            query = page.next
+            if query is None:
+                return
+            if query in requested or repeated == MAX_REPEATED_PAGES:
+                break
+            requested.add(query)
+        raise UnavailableError("The provider's list has no end.")
 
 
 async def _read_error(answer: httpx.Response) -> bytes:

@@ -10,7 +10,6 @@ import structlog
 from receiver.core.clock import milliseconds
 from receiver.ledger import Intent, Ledger
 from receiver.providers.base import Client
-from receiver.providers.ximilar.authentication import SUBMISSION_HEADER
 from receiver.providers.ximilar.client import Ximilar
 
 log = structlog.get_logger("receiver.submitting")
@@ -26,7 +25,6 @@ MAX_OPEN = 1000
 async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> str | None:
     """Return the id of an intent's job; ``None`` where the provider has none."""
     return await provider.find(
-        SUBMISSION_HEADER,
         intent.mark,
         since=_datetime(intent.at),
         others=await ledger.job_ids_submitted_since(intent.at - GRACE_MS),

@@ -16,11 +16,11 @@ import pytest
 
 from receiver.core.clock import wall_clock
 from receiver.ledger import FILE_NAME, Delivery, Ledger
-from receiver.providers.ximilar.completions import parse
 from tests.faults.matrix import Matrix, Tally, audit, in_folder
 from tests.support.gallery import Gallery, gallery
 from tests.support.load import Answers, deliver
 from tests.support.processes import Programs, Receiver, ReceiverProcess, completion, settings
+from tests.support.providers import completion_of
 from tests.support.waiting import eventually
 
 FULL_SIZE = bool(os.environ.get("RECEIVER_TEST_FULL_SIZE"))
@@ -126,7 +126,7 @@ async def fill(data: Path, deadlines: Iterable[tuple[str, int]]) -> None:
         waiting = []
         for job_id, deadline in deadlines:
             body = json.dumps(completion(job_id, NOT_ALLOWED, 2, 2)).encode()
-            waiting.append(ledger.record(Delivery(parse(body), body, deadline)))
+            waiting.append(ledger.record(Delivery(completion_of(body), body, deadline)))
             if len(waiting) == 2_000:
                 await asyncio.gather(*waiting)
                 waiting.clear()

@@ -23,14 +23,13 @@ from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
 from receiver.pipeline.spool import Spool
 from receiver.pipeline.worker import Worker
 from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.completions import parse
 from receiver.verify.decoder import Limits
 from receiver.verify.verifier import Verifier
 from tests.faults.matrix import Tally, in_folder
 from tests.support.clock import Clock
 from tests.support.gallery import Gallery
 from tests.support.processes import PATIENCE
-from tests.support.providers import NAME, asked
+from tests.support.providers import NAME, asked, completion_of
 
 MIB = 1 << 20
 LATEST = 0.999
@@ -58,7 +57,7 @@ class Workshop:
     async def deliver(self, job_id: str, life: int) -> None:
         """Records a completion whose URL lives for so many ms."""
         body = json.dumps(self.images.completion(job_id)).encode()
-        await self.ledger.record(Delivery(parse(body), body, self.wall.now + life))
+        await self.ledger.record(Delivery(completion_of(body), body, self.wall.now + life))
 
     async def until(self, job_id: str, found: Callable[[Job], object]) -> Job:
         """The job once it is so."""

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from receiver.core.rate_limit import RateLimiter
+from receiver.providers.base import Calls
 from receiver.providers.ximilar.client import Ximilar
 from tests.support.processes import completion
 
@@ -58,9 +59,8 @@ class Desk:
         return Ximilar(
             "https://provider/v2",
             "token",
-            transport=httpx.MockTransport(self._answer),
+            Calls(None if limiter is None else limiter.wait, transport=httpx.MockTransport(self._answer)),
             sleep=at_once,
-            before_attempt=None if limiter is None else limiter.wait,
         )
 
     def calls(self) -> list[str]:

@@ -3,10 +3,12 @@
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 
-from receiver.providers.base import Asked
+from receiver.core.completion import Completion
+from receiver.providers.base import Asked, Ending
 from receiver.providers.ximilar.authentication import Authenticator
 from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.provider import XimilarClient, XimilarProvider
+from receiver.providers.ximilar.completions import parse
+from receiver.providers.ximilar.provider import XimilarProvider
 
 NAME = XimilarProvider.name
 SECRET_HEADERS: Mapping[str, Sequence[str]] = {"X-Webhook-Secret": ("secret",)}
@@ -24,4 +26,11 @@ def provider(
 
 def asked(client: Ximilar, *, lifetime: timedelta = timedelta(hours=24)) -> Asked:
     """The provider, to be asked by this client."""
-    return Asked(provider(lifetime=lifetime), XimilarClient(client))
+    return Asked(provider(lifetime=lifetime), client)
+
+
+def completion_of(ending: Ending | bytes) -> Completion:
+    """The one completion of an ending, or of the body of a delivery."""
+    found = ending if isinstance(ending, Ending) else parse(ending)
+    ((completion, _),) = provider().completions(found, now=0)
+    return completion

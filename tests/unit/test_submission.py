@@ -28,9 +28,9 @@ from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import FILE_NAME, Delivery, Intent, Ledger
 from receiver.ledger.sqlite.driver import sqlite3
+from receiver.providers.base import Calls
 from receiver.providers.ximilar.authentication import Authenticator
 from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.provider import XimilarClient
 from receiver.submission.images import Item, Line, Options, listed, named, read_list
 from receiver.submission.run import named_again, prepare, submit_all
 from receiver.submission.settlement import SettleProgress, settle
@@ -318,7 +318,9 @@ def provider() -> Provider:
 @pytest.fixture
 async def submitter(tmp_path: Path, provider: Provider) -> AsyncIterator[Submitter]:
     ledger = await Ledger.serve(tmp_path)
-    client = Ximilar("https://provider", "token", transport=httpx.MockTransport(provider), jitter=lambda: 0.0)
+    client = Ximilar(
+        "https://provider", "token", Calls(transport=httpx.MockTransport(provider)), jitter=lambda: 0.0
+    )
     async with client:
         yield Submitter(
             ledger,
@@ -569,9 +571,9 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 
 async def settled(ledger: Ledger, provider: Provider, now: int) -> int:
     async with Ximilar(
-        "https://provider", "token", transport=httpx.MockTransport(provider), jitter=lambda: 0.0
+        "https://provider", "token", Calls(transport=httpx.MockTransport(provider)), jitter=lambda: 0.0
     ) as client:
-        return await settle(ledger, XimilarClient(client), now=now)
+        return await settle(ledger, client, now=now)
 
 
 async def test_an_open_intent_is_settled_by_what_the_provider_knows(
@@ -604,11 +606,11 @@ async def test_an_open_intent_is_asked_about_again_when_it_is_twice_as_old(
     progress = SettleProgress()
     times = []
     async with Ximilar(
-        "https://provider", "token", transport=httpx.MockTransport(provider), jitter=lambda: 0.0
+        "https://provider", "token", Calls(transport=httpx.MockTransport(provider)), jitter=lambda: 0.0
     ) as client:
         for minute in range(24 * 60 + 30):
             before = provider.asked["list"]
-            await settle(ledger, XimilarClient(client), now=NOW + minute * 60_000, progress=progress)
+            await settle(ledger, client, now=NOW + minute * 60_000, progress=progress)
             if provider.asked["list"] > before:
                 times.append(minute)
     assert times == [21, 42, 84, 168, 336, 672, 1344, 1441]
@@ -623,10 +625,10 @@ async def test_many_open_intents_take_one_question_for_each_job_and_none_a_secon
         provider.jobs[f"other-{number}"] = {"webhook": {"headers": {}}}
     provider.jobs["job-2"] = {"webhook": {"headers": {"X-Receiver-Submission": "mark-2"}}}
     progress = SettleProgress()
-    async with Ximilar("https://provider", "token", transport=httpx.MockTransport(provider)) as client:
-        assert await settle(ledger, XimilarClient(client), now=NOW + HOUR, progress=progress) == 1
+    async with Ximilar("https://provider", "token", Calls(transport=httpx.MockTransport(provider))) as client:
+        assert await settle(ledger, client, now=NOW + HOUR, progress=progress) == 1
         assert provider.asked == {"list": 1, "get": 5}
-        assert await settle(ledger, XimilarClient(client), now=NOW + 3 * HOUR, progress=progress) == 0
+        assert await settle(ledger, client, now=NOW + 3 * HOUR, progress=progress) == 0
     assert provider.asked == {"list": 2, "get": 5}
 
 

@@ -20,17 +20,26 @@ from receiver.core.errors import (
     UnavailableError,
     UnknownJobError,
 )
-from receiver.providers.api import ATTEMPTS, MAX_ANSWER_BYTES, MAX_VALUES
+from receiver.providers.api import ATTEMPTS, MAX_ANSWER_BYTES, MAX_REPEATED_PAGES, MAX_VALUES
 from receiver.providers.api_errors import MAX_EXPLANATION, api_error, explanation
+from receiver.providers.base import Calls, Listed, Report
 from receiver.providers.ximilar import completions
-from receiver.providers.ximilar.client import MAX_REPEATED_PAGES, Ximilar
+from receiver.providers.ximilar.authentication import SUBMISSION_HEADER
+from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.request import Upscale, Webhook
-from receiver.providers.ximilar.responses import Report
+from tests.support.providers import provider
 
 URL = "https://api.example/account/v2"
 TOKEN = "canary-of-the-token"
 SECRET = "canary of the header's value"
 NOW = 1_750_000_000.0
+
+HEADERS = {
+    "X-Secret": SECRET,
+    "X-Number": 5,
+    "x-receiver-ref": "order 7",
+    "X-Receiver-Submission": "the mark",
+}
 
 DONE: dict[str, Any] = {
     "id": "job-1",
@@ -39,7 +48,7 @@ DONE: dict[str, Any] = {
     "request": {
         "endpoint": "upscale_4x",
         "records": [{"_url": "https://example.com/a.png"}],
-        "webhook": {"endpoint": "https://us.example/hook", "headers": {"X-Secret": SECRET, "X-Number": 5}},
+        "webhook": {"endpoint": "https://us.example/hook", "headers": HEADERS},
     },
     "response": {
         "records": [{"_status": {"code": 200}, "_upscaled_image_url": "https://results.example/b.png"}]
@@ -59,7 +68,12 @@ def client(handler: Handler, *, waits: list[float] | None = None) -> Ximilar:
         waited.append(seconds)
 
     return Ximilar(
-        URL, TOKEN, transport=httpx.MockTransport(handler), jitter=lambda: 0.5, sleep=sleep, clock=lambda: NOW
+        URL,
+        TOKEN,
+        Calls(transport=httpx.MockTransport(handler)),
+        jitter=lambda: 0.5,
+        sleep=sleep,
+        clock=lambda: NOW,
     )
 
 
@@ -161,7 +175,7 @@ def test_a_wrong_webhook_is_refused_without_its_value(field: str, wrong: tuple[s
 
 def test_neither_headers_nor_images_nor_bodies_show_in_a_repr() -> None:
     upscale = Upscale(b"canary", webhook=Webhook("https://a/b", {"X-Secret": SECRET}))
-    report = Report("a", "CREATED", None, headers={"X-Secret": SECRET}, body=b"canary")
+    report = Report("a", "CREATED", body=b"canary")
     assert "canary" not in repr((upscale, report))
 
 
@@ -171,12 +185,12 @@ def test_neither_headers_nor_images_nor_bodies_show_in_a_repr() -> None:
 async def test_a_report_holds_what_the_page_has_and_its_body_nothing_of_ours() -> None:
     async with client(answering(ok(DONE | {"webhook": DONE["request"]["webhook"]}))) as subject:
         report = await subject.get("job-1")
-    assert (report.id, report.status, report.endpoint) == ("job-1", "DONE", "upscale_4x")
-    assert report.completion is not None
-    assert report.completion.image_url == "https://results.example/b.png"
-    assert report.modified == datetime(2025, 4, 12, 11, 55, 32, 717459, UTC)
-    assert report.headers == {"X-Secret": SECRET}
-    assert report.source_url == "https://example.com/a.png"
+    assert (report.id, report.status) == ("job-1", "DONE")
+    assert report.ending is not None
+    assert report.ending.endpoint == "upscale_4x"
+    assert [output.url for output in report.ending.outputs] == ["https://results.example/b.png"]
+    assert report.ending.ended_at == ms(datetime(2025, 4, 12, 11, 55, 32, 717459, UTC))
+    assert (report.ref, report.mark) == ("order 7", "the mark")
     assert json.loads(report.body) == {name: value for name, value in DONE.items() if name != "request"}
 
 
@@ -184,16 +198,16 @@ async def test_a_report_holds_what_the_page_has_and_its_body_nothing_of_ours() -
 async def test_a_job_that_failed_has_ended(status: str) -> None:
     async with client(answering(ok({"id": "a", "status": status}))) as subject:
         report = await subject.get("a")
-    assert report.completion is not None
-    assert report.completion.failure is not None
-    assert report.completion.failure.reason == "provider.job_failed"
+    assert report.ending is not None
+    assert report.ending.failure is not None
+    assert report.ending.failure.reason == "provider.job_failed"
 
 
 @pytest.mark.parametrize("status", ["CREATED", "PROCESSING", "RETRY", "ERROR", "done", "Something New"])
 async def test_a_status_that_is_no_known_end_is_kept_and_is_none(status: str) -> None:
     async with client(answering(ok({"id": "a", "status": status}))) as subject:
         report = await subject.get("a")
-    assert (report.status, report.completion) == (status, None)
+    assert (report.status, report.ending) == (status, None)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +242,8 @@ async def test_an_answer_on_a_job_that_is_not_as_the_page_has_it_is_unavailable(
 async def test_a_completion_is_not_lost_for_what_else_its_answer_holds(more: Any) -> None:
     async with client(answering(ok(DONE | more))) as subject:
         report = await subject.get("job-1")
-    assert report.completion == completions.read(DONE)
+    assert report.ending is not None
+    assert report.ending.outputs == completions.read(DONE).outputs
     assert len(report.body) < 1000
 
 
@@ -244,9 +259,9 @@ async def test_of_our_headers_nothing_is_kept_wherever_an_answer_repeats_them() 
         report = await subject.get("job-1")
     assert b"nobody guesses" not in report.body
     assert b"X-Secret: **********" in report.body
-    assert report.completion is not None
-    assert report.completion.failure is not None
-    assert report.completion.failure.detail == "FAILED: 500 refused with …"
+    assert report.ending is not None
+    assert report.ending.failure is not None
+    assert report.ending.failure.detail == "FAILED: 500 refused with …"
 
 
 @pytest.mark.parametrize(
@@ -264,7 +279,8 @@ async def test_of_our_headers_nothing_is_kept_wherever_an_answer_repeats_them() 
 async def test_what_a_request_lacks_does_not_cost_the_report(request_part: Any) -> None:
     async with client(answering(ok(DONE | {"request": request_part}))) as subject:
         report = await subject.get("job-1")
-    assert (report.headers, report.endpoint, report.source_url) == ({}, None, None)
+    assert report.ending is not None
+    assert (report.ref, report.mark, report.ending.endpoint) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -280,9 +296,12 @@ async def test_what_a_request_lacks_does_not_cost_the_report(request_part: Any) 
         "9999-12-31T23:59:59-14:00",
     ],
 )
-async def test_a_time_that_cannot_be_read_is_none(wrong: Any) -> None:
+async def test_a_time_that_cannot_be_read_or_is_far_off_counts_as_now(wrong: Any) -> None:
     async with client(answering(ok(DONE | {"modified": wrong}))) as subject:
-        assert (await subject.get("job-1")).modified is None
+        report = await subject.get("job-1")
+    assert report.ending is not None
+    ((_, deadline),) = provider(lifetime=timedelta(hours=24)).completions(report.ending, 10**12)
+    assert deadline.at == 10**12 + 24 * 3600 * 1000
 
 
 def ms(when: datetime) -> int:
@@ -290,7 +309,7 @@ def ms(when: datetime) -> int:
 
 
 async def test_the_deadline_counts_from_the_completion_and_the_urls_own_word_wins() -> None:
-    day, now = timedelta(hours=24), ms(datetime(2025, 4, 12, 20, tzinfo=UTC))
+    now = ms(datetime(2025, 4, 12, 20, tzinfo=UTC))
     signed = "https://r.example/b?X-Amz-Date=20250412T120000Z&X-Amz-Expires=30000"
     own = DONE | {
         "response": {"records": [{"_status": {"code": 200}, "_upscaled_image_url": signed}]},
@@ -306,7 +325,10 @@ async def test_the_deadline_counts_from_the_completion_and_the_urls_own_word_win
     found = []
     for document in documents:
         async with client(answering(ok(document))) as subject:
-            found.append((await subject.get("job-1")).deadline(now=now, lifetime=day).at)
+            ending = (await subject.get("job-1")).ending
+        assert ending is not None
+        ((_, deadline),) = provider(lifetime=timedelta(hours=24)).completions(ending, now)
+        found.append(deadline.at)
     lifetime = 24 * 3600 * 1000
     assert found == [
         completed + lifetime,
@@ -386,7 +408,7 @@ async def test_a_row_that_names_no_job_is_left_out_and_others_keep_what_they_say
     rows = [5, {"id": "../a", "status": "DONE"}, {"status": "DONE"}, {"id": "a", "status": "NEW WORD"}]
     async with client(answering(ok({"results": rows, "next": None}))) as subject:
         (row,) = (await subject.page()).rows
-    assert (row.id, row.status, row.type, row.created) == ("a", "NEW WORD", None, None)
+    assert row == Listed("a", "NEW WORD", None, ended=False)
 
 
 @pytest.mark.parametrize("status", [None, 5, "x" * 65])
@@ -427,11 +449,13 @@ async def test_a_list_that_brings_new_rows_without_an_end_is_given_up() -> None:
             assert [row async for page in subject.pages() for row in page]
 
 
-MARK = "X-Mark"
-
-
 def marked(job_id: str, mark: str, **more: Any) -> dict[str, Any]:
-    return {"id": job_id, "status": "DONE", "request": {"webhook": {"headers": {MARK: mark}}}, **more}
+    return {
+        "id": job_id,
+        "status": "DONE",
+        "request": {"webhook": {"headers": {SUBMISSION_HEADER.lower(): mark}}},
+        **more,
+    }
 
 
 async def searched(**said: httpx.Response) -> str | None:
@@ -443,7 +467,7 @@ async def searched(**said: httpx.Response) -> str | None:
         return said[job_id] if job_id in said else ok({"results": rows, "next": None})
 
     async with client(handle) as subject:
-        return await subject.find(MARK, "mine", since=datetime.now(UTC))
+        return await subject.find("mine", since=datetime.now(UTC))
 
 
 BAD_GETS = [httpx.Response(500), httpx.Response(403), httpx.Response(200, content=b"[]")]

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from receiver.core.completion import Completion, Failure, is_job_id
 from receiver.core.errors import BodyError
-from receiver.providers.ximilar.completions import FAILED_STATUSES, parse, read
+from receiver.providers.ximilar import completions
+from receiver.providers.ximilar.completions import FAILED_STATUSES
+from tests.support.providers import completion_of
 
 WEBHOOK_BODY = """{
   "status": "DONE",
@@ -116,6 +118,14 @@ def done(**changes: Any) -> dict[str, Any]:
     }
     record = {name: value for name, value in record.items() if value is not ...}
     return {"id": "job-1", "status": "DONE", "type": "upscaler", "response": {"records": [record]}}
+
+
+def parse(body: bytes) -> Completion:
+    return completion_of(completions.parse(body))
+
+
+def read(document: Any) -> Completion:
+    return completion_of(completions.read(document))
 
 
 def refusal(document: Any) -> str:

@@ -92,14 +92,6 @@ class Authenticator:
         dropped = ref is None and _REFERENCE in given
         return Proof(ticket, ref, mark, dropped)
 
-    def is_proved(self, headers: RawHeaders) -> bool:
-        """Return whether `check` would accept these headers."""
-        try:
-            self.check(headers)
-        except AuthError:
-            return False
-        return True
-
     def redact(self, body: bytes) -> bytes:
         """Return a body without this installation's secrets, which the provider's API echoes."""
         body = hide(body, self._secrets)

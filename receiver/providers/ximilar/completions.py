@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from receiver.core.completion import BARE_ID, MAX_SIDE, MAX_URL, Completion, Failure, is_bare_id
+from receiver.core.completion import BARE_ID, MAX_SIDE, MAX_URL, Failure, is_bare_id
 from receiver.core.urls import percent_encoded
-from receiver.providers.base import Output, decode_json, refuse, short
+from receiver.providers.base import Ending, Output, decode_json, refuse, short
 
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Statuses after which the provider never delivers an image."""
@@ -17,12 +16,12 @@ ENDED_STATUSES = FAILED_STATUSES | {"DONE"}
 """Final statuses. A job with any other one, unknown words included, is still running."""
 
 
-def parse(body: bytes) -> Completion:
+def parse(body: bytes) -> Ending:
     """Read the body of a delivery. Raise `BodyError` if it is no JSON or, as `read` does, no completion."""
     return read(decode_json(body))
 
 
-def read(document: Any) -> Completion:
+def read(document: Any) -> Ending:
     """Read a completion from decoded JSON: a delivery's body, or the provider's answer to a GET.
 
     The job's id is the top-level ``id``, not a record's ``_id`` nor the ``request_id`` in its ``_status``.
@@ -44,16 +43,15 @@ def read(document: Any) -> Completion:
     if status in FAILED_STATUSES:
         text = _status_text(record.get("_status")) if record else ""
         detail = f"{status}: {text}" if text else status
-        return Completion(job, None, failure=Failure("provider.job_failed", detail))
+        return Ending(job, failure=Failure("provider.job_failed", detail))
     if status != "DONE":
         refuse(f"status is {short(status)}, which is no end")
     if record is None:
         refuse("response.records does not hold exactly one record")
     if (failure := _record_failure(record)) is not None:
-        return Completion(job, None, source_url=source_url(record), failure=failure)
-    image_url = _image_url(record)
-    width, height = _side(record, "_upscaled_width"), _side(record, "_upscaled_height")
-    return Completion(job, image_url, source_url(record), width, height)
+        return Ending(job, failure=failure, source_url=_source_url(record))
+    output = Output(_image_url(record), _side(record, "_upscaled_width"), _side(record, "_upscaled_height"))
+    return Ending(job, (output,), source_url=_source_url(record))
 
 
 def written(job_id: str, output: Output) -> bytes:
@@ -78,15 +76,6 @@ def schema() -> dict[str, Any]:
 
     found: dict[str, Any] = json.loads(text, object_hook=fill)
     return found
-
-
-def time_at(document: Mapping[str, Any], name: str) -> datetime | None:
-    """Return a time of a document, in UTC where it names no zone; ``None`` where it cannot be read."""
-    try:
-        when = datetime.fromisoformat(document[name])
-        return when.astimezone(UTC) if when.tzinfo else when.replace(tzinfo=UTC)
-    except (KeyError, TypeError, ValueError, OverflowError):  # the last: at an end of the calendar
-        return None
 
 
 def _record(response: Any) -> dict[str, Any] | None:
@@ -123,7 +112,7 @@ def _image_url(record: dict[str, Any]) -> str:
     return url
 
 
-def source_url(record: Mapping[str, Any]) -> str | None:
+def _source_url(record: Mapping[str, Any]) -> str | None:
     """Return the submitted image's URL. It is only shown to people: a strange one must not lose the image."""
     value = record.get("_url")
     if not isinstance(value, str) or not 0 < len(value) <= MAX_URL or not value.isprintable():

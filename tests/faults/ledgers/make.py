@@ -15,9 +15,9 @@ from receiver.core.errors import BodyError, FetchError, UrlError
 from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import FILE_NAME, Claim, Delivery, Ledger, Submission
 from receiver.ledger.sqlite.schema import APPLICATION_ID, MIGRATIONS
-from receiver.providers.ximilar.completions import parse
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.processes import completion
+from tests.support.providers import completion_of
 
 FOLDER = Path(__file__).parent
 SHA256 = "5e" * 32
@@ -63,7 +63,7 @@ async def _deliver(
     if not failed:
         body = completion(job_id, f"https://example.com/{job_id}.png", 64, 48)
     raw = json.dumps(body).encode()
-    await ledger.record(Delivery(parse(raw), raw, deadline, f"ref of {job_id}", ticket))
+    await ledger.record(Delivery(completion_of(raw), raw, deadline, f"ref of {job_id}", ticket))
 
 
 async def _claim(ledger: Ledger) -> Claim:
