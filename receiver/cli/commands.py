@@ -34,6 +34,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "reconcile": (JOBS, "receiver.cli.reconcile"),
     "backup": (KEEPING, "receiver.cli.backup"),
     "ledger-copy": (KEEPING, "receiver.cli.ledger_copy"),
+    "disk-lost": (KEEPING, "receiver.cli.disk_lost"),
     "audit": (KEEPING, "receiver.cli.audit"),
     "rebuild": (KEEPING, "receiver.cli.rebuild"),
     "prune": (KEEPING, "receiver.cli.prune"),
@@ -45,7 +46,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 }
 """Each command with its group in the help, and the module of its function."""
 
-SILENT = frozenset({"jobs", "job", "retry", "forget", "demo", "sandbox"})
+SILENT = frozenset({"jobs", "job", "retry", "forget", "disk-lost", "demo", "sandbox"})
 """Commands that run no code that logs by structlog. To import it takes a sixth of the time of a short one."""
 
 

@@ -286,6 +286,7 @@ class Ledger(LedgerReader):
 
     expect = _command(submissions.expect)
     forget = _command(submissions.forget)
+    give_up_disk = _command(instances.give_up_disk)
     record_intent = _command(submissions.record_intent)
     confirm_intent = _command(submissions.confirm_intent)
     withdraw_intent = _command(submissions.withdraw_intent)

@@ -471,6 +471,13 @@ def test_a_forgotten_job_is_printed_as_json(desk: Desk, ref: str) -> None:
     assert (unknown.returncode, "there is no job none-of-this-id" in unknown.stderr) == (1, True)
 
 
+def test_the_disk_of_a_receiver_that_is_not_known_to_be_dead_is_not_given_up(desk: Desk) -> None:
+    piped = desk.run("disk-lost", "other")
+    assert (piped.returncode, "nothing was done; --yes does it" in piped.stderr) == (1, True)
+    unknown = desk.run("disk-lost", "other", "--yes")
+    assert (unknown.returncode, "no receiver named other is dead" in unknown.stderr) == (1, True)
+
+
 def test_jobs_are_tried_again_by_id_and_each_says_what_came_of_it(
     desk: Desk, near: Neighbour, picture: bytes, ref: str
 ) -> None:

@@ -33,6 +33,7 @@ COMMANDS = (
     *(("jobs", "--json"), ("jobs", "--state", "archived", "--json"), ("job", "good", "--json")),
     *(("job", "goo", "--json"), ("retry", "bad", "--json"), ("accept", "bad", "--json"), ("audit", "--json")),
     *(("rebuild", "--json"), ("prune", "--dry-run", "--json"), ("prune", "--json"), ("forget", "silent")),
+    *(("disk-lost", "unknown"), ("disk-lost", "unknown", "--yes")),
     *(("reconcile", "--json"), ("archive-move", "file:///nowhere", "file:///elsewhere", "--json")),
 )
 

@@ -93,6 +93,29 @@ async def test_images_of_a_dead_receiver_are_fetched_again_and_the_rest_comes_ba
         assert sorted(images.asked) == ["ends", "lives", "lives"]
 
 
+async def test_images_of_a_disk_that_is_lost_are_fetched_again_or_expire(
+    works: Works, images: Gallery, tmp_path: Path
+) -> None:
+    async with works("a", archive=False) as a:
+        for name in ("still-there", "gone"):
+            await a.deliver(name, 30 * SECOND)
+            await a.until(name, lambda job: job.state is State.FETCHED)
+    images.never["gone"] = "410"
+    async with works("b") as b:
+        assert await b.ledger.give_up_disk("a") is None  # it may still live
+        await silence(a, b)
+        assert await b.ledger.give_up_disk("b") is None
+        lost = await b.ledger.give_up_disk("a")
+        assert sorted(lost or ()) == ["gone", "still-there"]
+        assert (await b.ended("gone")).state is State.EXPIRED
+        assert (await b.ended("still-there")).state is State.ARCHIVED
+        assert await b.ledger.give_up_disk("a") == []
+        async with works("a") as back:  # found again after all
+            await asyncio.to_thread(_eventually_empty, back)
+            assert (await back.ended("gone")).state is State.EXPIRED
+        assert await _tally(b, tmp_path / "archive", "still-there") == {"still-there": 1}
+
+
 async def test_a_receiver_that_was_cut_off_does_not_spoil_what_others_did_meanwhile(
     works: Works, tmp_path: Path
 ) -> None:

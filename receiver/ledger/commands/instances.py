@@ -173,6 +173,22 @@ def fetch_elsewhere(tx: Transaction, job_id: str) -> bool:
     return found is not None and bool(_send_back(tx, found["name"], ":seq", {"seq": found["seq"]}))
 
 
+def give_up_disk(tx: Transaction, name: str) -> list[str] | None:
+    """Have the images on the disk of a dead instance fetched again, since that disk will not return.
+
+    What can be fetched no more expires. Return the jobs' ids, or None where no dead instance has the name.
+    """
+    dead = tx.db.execute(
+        "SELECT id FROM instances WHERE name = ? AND buried_at IS NOT NULL", (name,)
+    ).fetchall()
+    sent_back = []
+    for (instance,) in dead:
+        on_disk = "SELECT seq FROM jobs WHERE state = 'fetched' AND instance = :instance"
+        sent_back += _send_back(tx, name, on_disk, {"instance": instance})
+        tx.db.execute("DELETE FROM away WHERE instance = ?", (instance,))
+    return [row["id"] for row in sent_back] if dead else None
+
+
 def _send_back(tx: Transaction, name: str, chosen: str, values: Mapping[str, Any]) -> list[Any]:
     """Let others fetch images that lie on the disk of a dead instance of this name. Return their jobs."""
     sent_back = tx.db.execute(
