@@ -1,7 +1,6 @@
 """``receiver accept``: archives bytes that verification refused."""
 
 import asyncio
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from receiver.bootstrap.factories import open_spool
 from receiver.cli import output
-from receiver.cli.common import AsJson, Yes, is_wanted, load_config, print_message
+from receiver.cli.common import AsJson, Yes, can_ask, is_wanted, load_config, print_message
 from receiver.cli.selection import JobId, find_job
 from receiver.config import Config
 from receiver.core import serializers
@@ -32,7 +31,7 @@ def accept(
     """
     config, _ = load_config()
     found = asyncio.run(_find(config, job_id))
-    asks = not yes and not dry_run and sys.stdin.isatty() and sys.stderr.isatty()
+    asks = not yes and not dry_run and can_ask()
     if asks or not as_json:
         output.facts(_document(found), Console(stderr=asks, soft_wrap=True))
     done = not dry_run and (yes or (asks and is_wanted("Archive these bytes as they are? [y/N] ")))

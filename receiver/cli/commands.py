@@ -1,13 +1,15 @@
 """The table of commands, and how a command is run."""
 
+import asyncio
 import contextlib
 import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from importlib import import_module, metadata
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -24,23 +26,23 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": (RUNNING, "receiver.cli.serve"),
     "init": (RUNNING, "receiver.cli.init"),
     "doctor": (RUNNING, "receiver.cli.doctor"),
-    "alert": (RUNNING, "receiver.cli.alert"),
+    "alert": (RUNNING, "receiver.cli.trials"),
     "submit": (JOBS, "receiver.cli.submit"),
     "jobs": (JOBS, "receiver.cli.jobs"),
     "job": (JOBS, "receiver.cli.jobs"),
     "retry": (JOBS, "receiver.cli.retry"),
-    "forget": (JOBS, "receiver.cli.forget"),
+    "forget": (JOBS, "receiver.cli.jobs"),
     "accept": (JOBS, "receiver.cli.accept"),
     "reconcile": (JOBS, "receiver.cli.reconcile"),
-    "backup": (KEEPING, "receiver.cli.backup"),
-    "ledger-copy": (KEEPING, "receiver.cli.ledger_copy"),
+    "backup": (KEEPING, "receiver.cli.ledger"),
+    "ledger-copy": (KEEPING, "receiver.cli.ledger"),
     "disk-lost": (KEEPING, "receiver.cli.disk_lost"),
-    "audit": (KEEPING, "receiver.cli.audit"),
-    "rebuild": (KEEPING, "receiver.cli.rebuild"),
-    "prune": (KEEPING, "receiver.cli.prune"),
-    "archive-migrate": (KEEPING, "receiver.cli.migrate"),
-    "archive-move": (KEEPING, "receiver.cli.archive_move"),
-    "test-delivery": (TRYING, "receiver.cli.test_delivery"),
+    "audit": (KEEPING, "receiver.cli.archive"),
+    "rebuild": (KEEPING, "receiver.cli.archive"),
+    "prune": (KEEPING, "receiver.cli.ledger"),
+    "archive-migrate": (KEEPING, "receiver.cli.archive"),
+    "archive-move": (KEEPING, "receiver.cli.archive"),
+    "test-delivery": (TRYING, "receiver.cli.trials"),
     "demo": (TRYING, "receiver.cli.demo"),
     "sandbox": (TRYING, "receiver.cli.sandbox"),
 }
@@ -89,8 +91,20 @@ def commands(typed: str = "") -> typer.Typer:
     for name in [typed] if typed in COMMANDS else COMMANDS:
         group, module = COMMANDS[name]
         function = getattr(import_module(module), name.replace("-", "_"))
-        app.command(name, rich_help_panel=group)(function)
+        app.command(name, rich_help_panel=group)(_synchronous(function))
     return app
+
+
+def _synchronous(function: Callable[..., Any]) -> Callable[..., None]:
+    """Return a command that Typer can call. One that returns ``False`` exits with 1."""
+
+    @wraps(function)
+    def command(**arguments: Any) -> None:
+        done = function(**arguments)
+        if (asyncio.run(done) if asyncio.iscoroutine(done) else done) is False:
+            raise typer.Exit(1)
+
+    return command
 
 
 def start() -> None:

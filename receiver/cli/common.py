@@ -68,6 +68,23 @@ def print_message(text: str) -> None:
     print(f"receiver: {safe(text)}", file=sys.stderr)  # noqa: T201 - a command's message
 
 
+def can_ask() -> bool:
+    """Return whether somebody is there to be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def confirm(question: str) -> None:
+    """Ask whether to go on.
+
+    Raises:
+        typer.Exit: the answer is no, or nobody can be asked.
+    """
+    if can_ask() and is_wanted(question):
+        return
+    print_message("nothing was done" if can_ask() else "nothing was done; --yes does it")
+    raise typer.Exit(1)
+
+
 def is_wanted(question: str) -> bool:
     """Ask on the terminal. Nothing but a yes is a yes."""
     console = Console(stderr=True, highlight=False)

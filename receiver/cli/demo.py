@@ -1,24 +1,126 @@
-"""``receiver demo``."""
+"""``receiver demo``: a sandbox and a receiver with a folder archive on this machine, and images through both.
+
+Sandbox and receiver are processes of their own and talk HTTP, as in production. Run as a program, this module
+is one of them: the command ``receiver``, which ends when the demo does.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import Iterator, Sequence
+import json
+import os
+import runpy
+import secrets
+import signal
+import socket
+import sys
+import threading
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn, TypeVar
 
+import httpx
 import typer
+from PIL import Image
 from rich.console import Console
 from rich.live import Live
 
-from receiver.cli import demo_run, output
+from receiver.cli import output
 from receiver.cli.common import AsJson, fail
 from receiver.cli.interruption import INTERRUPTED
 from receiver.cli.options import choice, whole
+from receiver.core.concurrency import cancel
+from receiver.core.errors import LedgerError
+from receiver.core.jobs import FINAL, State
+from receiver.core.paths import webhook_path
+from receiver.ledger import DirectoryLock
 from receiver.providers.registry import ENTRIES
 from receiver.sandbox.options import ProviderName
+from receiver.sandbox.pictures import SAMPLES
 from receiver.sandbox.trials import TRIALS, Trial
+from receiver.submission.file_sources import FileSources
+
+T = TypeVar("T")
+
+Show = Callable[[Sequence[output.JobDocument]], None]
+"""Shows jobs as the API returns them."""
 
 _PROVIDERS = [name for name in ProviderName if name in {entry.name for entry in ENTRIES}]
+
+_SETTINGS = ("RECEIVER_", "AWS_", *(f"{name.upper()}_" for name in ProviderName))
+"""How the names of the user's own settings begin."""
+
+START_SECONDS = 30.0
+REFRESH_SECONDS = 0.2
+
+
+class DemoError(Exception):
+    """The demo could not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image to upscale. Its name becomes the job's ref."""
+
+    name: str
+    data: bytes
+    factor: int
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A process of the demo, with the file of its log."""
+
+    name: str
+    process: Process
+    log_file: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A running receiver and sandbox.
+
+    Attributes:
+        address, token: of the receiver.
+        sandbox: its address.
+    """
+
+    address: str
+    token: str
+    sandbox: str
+    trial: Trial
+    archive: Path
+    children: Sequence[Child] = ()
+
+    async def wait_for_exit(self) -> NoReturn:
+        """Wait until a process has ended.
+
+        Raises:
+            DemoError: always, with the process's name.
+        """
+        ends = {asyncio.create_task(child.process.wait()): child for child in self.children}
+        try:
+            ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for end in ends:
+                end.cancel()
+        child = ends[ended.pop()]
+        raise DemoError(f"the {child.name} has ended by itself; its log is {child.log_file}")
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Return the result of work, which is cancelled if a process ends.
+
+        Raises:
+            DemoError: a process has ended.
+        """
+        task, exit_ = asyncio.create_task(work), asyncio.create_task(self.wait_for_exit())
+        try:
+            await asyncio.wait((task, exit_), return_when=asyncio.FIRST_COMPLETED)
+            # Work that failed at the same moment failed because of the exit.
+            return await (exit_ if exit_.done() else task)
+        finally:
+            await cancel((task, exit_))
 
 
 def demo(
@@ -34,10 +136,10 @@ def demo(
 ) -> None:
     """Run sandbox, receiver and folder archive on this machine, with a few images through all of it."""
     try:
-        pictures = demo_run.read_pictures(images or [])
+        pictures = read_pictures(images or [])
         run = _demo(TRIALS[provider](), pictures, folder, port, leave=leave, as_json=as_json)
-        archived = asyncio.run(demo_run.until_signal(run))
-    except demo_run.DemoError as error:
+        archived = asyncio.run(until_signal(run))
+    except DemoError as error:
         fail(str(error))
     if archived is None:
         raise typer.Exit(INTERRUPTED)
@@ -46,11 +148,11 @@ def demo(
 
 
 async def _demo(
-    trial: Trial, pictures: Sequence[demo_run.Picture], folder: Path, port: int, *, leave: bool, as_json: bool
+    trial: Trial, pictures: Sequence[Picture], folder: Path, port: int, *, leave: bool, as_json: bool
 ) -> bool:
-    async with demo_run.running_demo(trial, folder, port) as running:
+    async with running_demo(trial, folder, port) as running:
         with _live_jobs(quiet=as_json) as show:
-            archived = await running.run(demo_run.send(running, pictures, show))
+            archived = await running.run(send(running, pictures, show))
         if as_json:
             fields = {"archive": str(running.archive), "address": running.address, "token": running.token}
             output.print_json({"archived": archived, **fields})
@@ -67,7 +169,7 @@ async def _demo(
 
 
 @contextlib.contextmanager
-def _live_jobs(*, quiet: bool) -> Iterator[demo_run.Show]:
+def _live_jobs(*, quiet: bool) -> Iterator[Show]:
     """Yield a function that shows jobs: in a live table on a terminal, else as a line for each change."""
     console = Console()
     if quiet:
@@ -85,3 +187,216 @@ def _live_jobs(*, quiet: bool) -> Iterator[demo_run.Show]:
                     output.print_line(output.job_row(job), flush=True)
 
         yield show
+
+
+async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
+    """Return the result of work, or ``None`` if SIGINT, SIGTERM or SIGHUP cancelled it."""
+    task = asyncio.create_task(work)
+
+    def stop() -> None:
+        if not task.cancelling():  # a second signal must not interrupt the cleanup
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return None
+
+
+def read_pictures(paths: Sequence[Path]) -> list[Picture]:
+    """Read the user's own files, to upscale them by 2; without any, draw the samples.
+
+    Raises:
+        DemoError: a file cannot be read, or is no image.
+    """
+    if not paths:
+        return [Picture(sample.name, sample.draw(), sample.factor) for sample in SAMPLES]
+    pictures = []
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                image.verify()
+            data = path.read_bytes()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise DemoError(f"{path}: cannot be read as an image ({type(error).__name__})") from None
+        ref = "".join(c if 32 <= ord(c) < 127 else "_" for c in path.name)[:200]
+        pictures.append(Picture(ref, data, 2))
+    return pictures
+
+
+@contextlib.asynccontextmanager
+async def running_demo(trial: Trial, folder: Path, port: int) -> AsyncIterator[Demo]:
+    """Start a sandbox and a receiver, and stop both at the end.
+
+    Args:
+        trial: the provider, with fresh secrets.
+        folder: the receiver's data directory.
+        port: of the receiver; 0 for any free one.
+
+    Raises:
+        DemoError: the folder or the port is in use, or a process did not start.
+    """
+    token = secrets.token_urlsafe(16)
+    # Without the user's settings, such as a real account's token, and without a proxy, since all of it is on
+    # loopback.
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(_SETTINGS) and not name.lower().endswith("_proxy")
+    } | trial.shared()
+    folder = _prepare(folder, port)
+    arguments = ["sandbox", "--provider", trial.provider, "--port", "0", "--delay", "1", "--json"]
+    async with _process("sandbox", arguments, clean, folder) as sandbox:
+        provider = await _address(sandbox, "url")
+        environ = {
+            **clean,
+            **trial.settings(provider),
+            "RECEIVER_API_TOKENS": token,
+            "RECEIVER_DATA_DIR": str(folder),
+            "RECEIVER_ARCHIVE": (folder / "archive").as_uri(),
+            "RECEIVER_IMAGE_NETWORKS": "127.0.0.1/32",
+            "RECEIVER_HOST": "127.0.0.1",
+            "RECEIVER_PORT": str(port),
+            "RECEIVER_LOG": "text",
+        }
+        async with _process("receiver", ["serve", "--json"], environ, folder) as receiver:
+            address = await _address(receiver, "address")
+            children = (sandbox, receiver)
+            yield Demo(address, token, provider, trial, folder / "archive", children)
+
+
+async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
+    """Submit pictures, and show their jobs until each has ended. Return whether all are archived.
+
+    Raises:
+        DemoError: the sandbox refuses a picture, or one of the two does not answer.
+    """
+    ids = []
+    trial = demo.trial
+    webhook = demo.address + webhook_path(trial.provider)
+    async with (
+        httpx.AsyncClient(base_url=demo.sandbox, trust_env=False, timeout=30) as sandbox,
+        _client(demo) as client,
+        FileSources(demo.archive.as_uri(), {}) as sources,
+    ):
+        for picture in pictures:
+            submit = trial.submit(picture.data, picture.factor, webhook, picture.name)
+            try:
+                answer = await sandbox.post(
+                    submit.path, params=submit.query, headers=submit.headers, json=submit.body
+                )
+                job_id = trial.job_id(answer.raise_for_status().json())
+            except httpx.HTTPStatusError as error:
+                raise DemoError(f"{picture.name}: {error.response.text}") from None
+            except httpx.HTTPError as error:
+                raise DemoError(
+                    f"{picture.name}: the sandbox does not answer ({type(error).__name__})"
+                ) from None
+            announced = {"id": job_id, "ref": picture.name}
+            if trial.endpoint is not None:
+                announced["endpoint"] = trial.endpoint
+            await _ask(client, "POST", "/jobs", json=announced)
+            sources.keep(job_id, picture.data)
+            ids.append(job_id)
+    return await follow(demo, ids, show)
+
+
+async def follow(demo: Demo, ids: Collection[str], show: Show) -> bool:
+    """Show jobs until each has ended. Return whether all are archived.
+
+    Raises:
+        DemoError: the receiver does not answer.
+    """
+    async with _client(demo) as client:
+        while True:
+            jobs = [await _ask(client, "GET", f"/jobs/{job_id}") for job_id in ids]
+            show(jobs)
+            if all(State(job["state"]) in FINAL for job in jobs):
+                return all(job["state"] == State.ARCHIVED for job in jobs)
+            await asyncio.sleep(REFRESH_SECONDS)
+
+
+async def _ask(client: httpx.AsyncClient, method: str, path: str, **request: Any) -> Any:
+    try:
+        return (await client.request(method, path, **request)).raise_for_status().json()
+    except httpx.HTTPError as error:
+        raise DemoError(f"the receiver does not answer as it should ({type(error).__name__})") from None
+
+
+def _client(demo: Demo) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=demo.address, headers={"Authorization": f"Bearer {demo.token}"}, trust_env=False, timeout=30
+    )
+
+
+@contextlib.asynccontextmanager
+async def _process(
+    name: str, arguments: Sequence[str], environ: Mapping[str, str], folder: Path
+) -> AsyncIterator[Child]:
+    """Run a command of the receiver, with a log file in the folder."""
+    path = folder / f"{name}.log"
+    with path.open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            __name__,
+            *arguments,
+            stdin=PIPE,  # never written to: it closes when the demo ends
+            stdout=PIPE,
+            stderr=log,
+            env=environ,
+            cwd=folder,  # so that no .env of the user is read
+            start_new_session=True,  # so that Ctrl-C reaches the demo alone, which ends it in order
+        )
+    try:
+        yield Child(name, process, path)
+    finally:
+        if process.returncode is None:
+            process.send_signal(signal.SIGTERM)
+        await process.wait()
+
+
+async def _address(child: Child, key: str) -> str:
+    """Return the address that a process announces as JSON in its first line."""
+    assert child.process.stdout is not None
+    try:
+        line = await asyncio.wait_for(child.process.stdout.readline(), START_SECONDS)
+        return str(json.loads(line)[key])
+    except (TimeoutError, ValueError, KeyError):
+        text = child.log_file.read_text(encoding="utf-8", errors="replace").strip()
+        why = text.rpartition("\n")[2] or "it printed nothing"
+        raise DemoError(f"the {child.name} did not start: {why}") from None
+
+
+def _prepare(folder: Path, port: int) -> Path:
+    """Create the folder; check it and the port here, where the error can name the option that helps."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise DemoError(f"{folder}: cannot be made ({error.strerror})") from None
+    folder = folder.resolve()
+    try:
+        DirectoryLock(folder).release()
+    except LedgerError:
+        raise DemoError(f"{folder} is in use by another demo or receiver; --folder names another") from None
+    try:
+        socket.create_server(("127.0.0.1", port)).close()
+    except OSError as error:
+        raise DemoError(
+            f"port {port} cannot be listened on ({error.strerror}); --port 0 takes any free one"
+        ) from None
+    return folder
+
+
+def _end_with_the_demo() -> None:
+    """End this process when its standard input closes, which happens even if the demo is killed."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    threading.Thread(target=_end_with_the_demo, daemon=True).start()
+    runpy.run_module("receiver", run_name="__main__", alter_sys=True)

@@ -1,24 +1,28 @@
-"""``receiver jobs`` and ``receiver job``."""
+"""``receiver jobs``, ``receiver job`` and ``receiver forget``."""
 
 import asyncio
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from receiver.api.params import MAX_LIMIT
 from receiver.cli import output
-from receiver.cli.common import AsJson, fail, load_config
+from receiver.cli.common import AsJson, Yes, can_ask, confirm, fail, load_config, print_message
 from receiver.cli.options import whole
 from receiver.cli.selection import JobId, Provider, Reason, Ref, Since, States, Until, find_job, job_filter
+from receiver.config import Config
+from receiver.core import serializers
 from receiver.core.errors import LedgerError
-from receiver.ledger import LedgerReader
+from receiver.core.jobs import Job, State
+from receiver.ledger import Ledger, LedgerReader
 
 LIMIT = 20
 PAGE = 500
 """Jobs in one query of ``--all``, so that no query takes long beside a running server."""
 
 
-def jobs(
+async def jobs(
     *,
     search: Annotated[
         str | None,
@@ -62,37 +66,54 @@ def jobs(
         cursor=cursor,
     )
 
-    async def show() -> None:
-        async with await LedgerReader.open(config.ledger_location) as reader:
-            listing = output.JobList(as_json=as_json)
-            before = window.before
-            while True:
-                page = await reader.jobs(wanted, before=before, limit=size)
-                listing.page(page.jobs)
-                before = page.next
-                if before is None or not all_of_them:
-                    break
-            listing.end(before, incomplete=page.incomplete)
-
-    asyncio.run(show())
+    async with await LedgerReader.open(config.ledger_location) as reader:
+        listing = output.JobList(as_json=as_json)
+        before = window.before
+        while True:
+            page = await reader.jobs(wanted, before=before, limit=size)
+            listing.page(page.jobs)
+            before = page.next
+            if before is None or not all_of_them:
+                break
+        listing.end(before, incomplete=page.incomplete)
 
 
-def job(
-    job_id: JobId,
-    *,
-    as_json: AsJson = False,
-) -> None:
+async def job(job_id: JobId, *, as_json: AsJson = False) -> None:
     """Show one job and its history."""
     config, _ = load_config()
-
-    async def show() -> None:
+    try:
         async with await LedgerReader.open(config.ledger_location) as reader:
             meant = await find_job(reader, job_id)
             found = await reader.job_with_history(meant.id)
-        assert found is not None, "jobs are never removed"
-        output.job(*found, as_json=as_json)
-
-    try:
-        asyncio.run(show())
     except LedgerError as error:
         fail(error.detail if error.reason == "ledger.unknown_job" else str(error))
+    assert found is not None, "jobs are never removed"
+    output.job(*found, as_json=as_json)
+
+
+def forget(job_id: JobId, *, yes: Yes = False, as_json: AsJson = False) -> None:
+    """Give up a job of which nothing was received, such as one that was announced under a mistyped id.
+
+    It is shown first, and given up after a yes; in a pipe only with --yes. It is `failed` then, and no longer
+    overdue or asked for. Its completion is taken all the same, should it come.
+    """
+    config, _ = load_config()
+    job = asyncio.run(_find(config, job_id))
+    if job.state is State.SUBMITTED and not yes:  # others are refused below
+        if can_ask():
+            output.facts(serializers.job(job), Console(stderr=True, soft_wrap=True))
+        confirm("Give this job up? [y/N] ")
+    job = asyncio.run(_forget(config, job))
+    if as_json:
+        output.print_json(serializers.job(job))
+    print_message(f"job {job.id} is given up")
+
+
+async def _find(config: Config, text: str) -> Job:
+    async with await LedgerReader.open(config.ledger_location) as reader:
+        return await find_job(reader, text)
+
+
+async def _forget(config: Config, job: Job) -> Job:
+    async with await Ledger.open_beside(config.ledger_location) as ledger:
+        return await ledger.forget(job.id)

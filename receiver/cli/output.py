@@ -100,6 +100,12 @@ def print_line(cells: Sequence[str], *, flush: bool = False) -> None:
     print("\t".join(map(safe, cells)), flush=flush)  # noqa: T201 - a command's output
 
 
+def print_counts(counts: Iterable[tuple[int, str]]) -> None:
+    """Print numbers with what they count."""
+    for number, what in counts:
+        print(f"{number:>9}  {what}")  # noqa: T201 - a command's output
+
+
 STATE_COLUMNS = frozenset({"state", "was", "is"})
 
 

@@ -1,6 +1,5 @@
 """``receiver reconcile``."""
 
-import asyncio
 import contextlib
 from dataclasses import asdict, replace
 from typing import Annotated
@@ -10,13 +9,10 @@ import typer
 from receiver.bootstrap.factories import make_data_dir, open_reconcilers
 from receiver.cli import output
 from receiver.cli.common import AsJson, load_config, print_message, progress_bar
-from receiver.cli.maintenance import print_counts
 from receiver.cli.options import decimal
-from receiver.config import Config
 from receiver.core.clock import milliseconds
 from receiver.core.errors import ConfigError
 from receiver.ledger import Ledger
-from receiver.providers.base import Providers
 from receiver.providers.registry import ENTRIES, open_providers
 from receiver.providers.setup import Setup
 from receiver.reconcile.reconciler import Summary
@@ -25,7 +21,7 @@ ALL = 1_000_000
 """The limit of jobs and pages in one round: practically none."""
 
 
-def reconcile(
+async def reconcile(
     *,
     adopt: Annotated[
         bool | None,
@@ -36,7 +32,7 @@ def reconcile(
         decimal("Questions a second; else RECEIVER_RECONCILE_RATE.", 0.001, 1000),
     ] = None,
     as_json: AsJson = False,
-) -> None:
+) -> bool:
     """Ask the provider about every job without a completion, overdue or not.
 
     What is found is fetched by a running serve, or by the next one.
@@ -49,13 +45,29 @@ def reconcile(
     chosen = {
         name: value for name, value in (("adopt", adopt), ("reconcile_rate", rate)) if value is not None
     }
-    summary = asyncio.run(_round(config.model_copy(update=chosen), providers, quiet=as_json))
+    config = config.model_copy(update=chosen)
+    if config.adopt:
+        make_data_dir(config)
+    summary = Summary()
+    async with contextlib.AsyncExitStack() as stack:
+        # Without a ledger, as with a wrong data directory, a round would find nothing and report success.
+        ledger = await Ledger.open_beside(config.ledger_location, make=config.adopt)
+        stack.push_async_callback(ledger.close)
+        for reconciler in await open_reconcilers(config, providers, ledger, stack):
+            with progress_bar("asked", quiet=as_json) as on_progress:
+                now = ledger.now()
+                # Includes jobs that were asked about a moment ago, and are due again within this time.
+                later = now + milliseconds(reconciler.asked.provider.url_lifetime)
+                summary += await reconciler.round(
+                    submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=on_progress
+                )
     error = summary.error
     if as_json:
         reason = error and {"reason": error.reason, "detail": error.detail}
         output.print_json({**asdict(replace(summary, error=None)), "error": reason})
-    else:
-        lines = [
+        return error is None
+    output.print_counts(
+        [
             (summary.asked, "asked about"),
             (summary.found, f"found that were never delivered, {summary.failed} of them failures"),
             (summary.adopted, "adopted that nobody had announced"),
@@ -63,28 +75,7 @@ def reconcile(
             (summary.unanswered, "without an answer"),
             (summary.settled, "submits settled whose answer was lost"),
         ]
-        print_counts(lines)
-        if error is not None:
-            print_message(f"cut short with {summary.left} left: {error}; run it again later")
+    )
     if error is not None:
-        raise typer.Exit(1)
-
-
-async def _round(config: Config, providers: Providers, *, quiet: bool) -> Summary:
-    if config.adopt:
-        make_data_dir(config)
-    async with contextlib.AsyncExitStack() as stack:
-        # Without a ledger, as with a wrong data directory, a round would find nothing and report success.
-        ledger = await Ledger.open_beside(config.ledger_location, make=config.adopt)
-        stack.push_async_callback(ledger.close)
-        reconcilers = await open_reconcilers(config, providers, ledger, stack)
-        sum_of_all = Summary()
-        for reconciler in reconcilers:
-            with progress_bar("asked", quiet=quiet) as on_progress:
-                now = ledger.now()
-                # Includes jobs that were asked about a moment ago, and are due again within this time.
-                later = now + milliseconds(reconciler.asked.provider.url_lifetime)
-                sum_of_all += await reconciler.round(
-                    submitted_before=now + 1, ask_by=later, limit=ALL, pages=ALL, on_progress=on_progress
-                )
-        return sum_of_all
+        print_message(f"cut short with {summary.left} left: {error}; run it again later")
+    return error is None

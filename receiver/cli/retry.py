@@ -2,7 +2,6 @@
 
 import asyncio
 import shlex
-import sys
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +14,8 @@ from receiver.cli import output
 from receiver.cli.common import (
     AsJson,
     Yes,
-    is_wanted,
+    can_ask,
+    confirm,
     load_config,
     print_message,
     progress_bar,
@@ -162,20 +162,12 @@ def _obstacle(job: Job) -> str | None:
 
 
 def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
-    """Show what would be done, and on a terminal ask whether to do it.
-
-    Raises:
-        typer.Exit: the answer is no, or there is no terminal to ask on.
-    """
-    asks = sys.stdin.isatty() and sys.stderr.isatty()
+    """Show what would be done, and ask whether to do it."""
     # The preview goes where the question goes; the output is the result alone.
-    preview = _Printer(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
+    preview = _Printer(as_json=as_json and not can_ask(), dry_run=True, console=Console(stderr=can_ask()))
     preview.add(rows)
     preview.end()
-    if asks and is_wanted(f"Try {_count(preview.done)} again? [y/N] "):
-        return
-    print_message("nothing was done" if asks else "nothing was done; --yes does it")
-    raise typer.Exit(1)
+    confirm(f"Try {_count(preview.done)} again? [y/N] ")
 
 
 async def _retry(

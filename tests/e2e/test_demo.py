@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from receiver.cli.demo_run import Demo, follow
+from receiver.cli.demo import Demo, follow
 from receiver.cli.interruption import INTERRUPTED
 from receiver.ledger import DirectoryLock
 from receiver.providers.registry import ENTRIES

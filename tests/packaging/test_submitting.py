@@ -13,7 +13,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from receiver.cli.demo_run import Demo, running_demo
+from receiver.cli.demo import Demo, running_demo
 from receiver.sandbox.trials import XimilarTrial
 from tests.docs.documents import ROOT, blocks
 
