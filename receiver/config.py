@@ -11,7 +11,7 @@ import json
 import re
 import socket
 import unicodedata
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +31,7 @@ from pydantic import (
 )
 
 from receiver.core.errors import ConfigError
+from receiver.core.failpoints import ARMED_BY, CONTAINER
 from receiver.core.ledger_location import LedgerLocation
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -160,53 +161,44 @@ def _header_names(headers: dict[str, tuple[SecretStr, ...]]) -> dict[str, tuple[
             raise ValueError("has a name that HTTP does not allow for a header")
         if not values:
             raise ValueError(f"has no accepted value for {name}")
-        _sent_as_is(values)
     return headers
 
 
-def _sent_as_is(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    for secret in secrets:
-        text = secret.get_secret_value()
-        if not text or text != text.strip() or any(unicodedata.category(c) in ("Cc", "Cs") for c in text):
-            raise ValueError(
-                "has a value that is empty, is no UTF-8, or has blanks around it or control characters in it"
-            )
-    return secrets
+def _check(is_good: Callable[[str], object], message: str) -> AfterValidator:
+    """Return a check of a text, a secret or several secrets."""
+
+    def check(value: Any) -> Any:
+        for each in value if isinstance(value, tuple) else (value,):
+            text = each.get_secret_value() if isinstance(each, SecretStr) else each
+            if text is not None and not is_good(text):
+                raise ValueError(message)
+        return value
+
+    return AfterValidator(check)
 
 
-def _sent_in_a_header(secret: SecretStr | None) -> SecretStr | None:
-    # What a header cannot carry would be repeated by the HTTP client's error at the first request.
-    if secret is not None and not re.fullmatch(r"[\x21-\x7e]+", secret.get_secret_value()):
-        raise ValueError("has a character that is no printable ASCII, or a blank")
-    return secret
+def _is_sent_as_is(text: str) -> bool:
+    return text == text.strip() != "" and not any(unicodedata.category(c) in ("Cc", "Cs") for c in text)
 
 
-def _webhook_secret(secret: SecretStr | None) -> SecretStr | None:
-    """Check a symmetric secret in the form of the Standard Webhooks."""
-    if secret is None:
-        return None
-    prefix, text = "whsec_", secret.get_secret_value()
+def _key(text: str) -> bytes:
+    """Return the key of a secret in base64, as the Standard Webhooks write it; empty if it is none."""
     try:
-        key = base64.b64decode(text.removeprefix(prefix), validate=True)
+        return base64.b64decode(text.removeprefix("whsec_"), validate=True)
     except ValueError:
-        key = b""
-    if not text.startswith(prefix) or not 24 <= len(key) <= 64:
-        raise ValueError(
-            "must be whsec_ and the base64 of 24 to 64 random bytes; `receiver init` prints a fresh one"
-        )
-    return secret
+        return b""
 
 
-def _base64_secrets(secrets: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    """Check secrets whose keys are base64, as providers give them out: ``whsec_`` before it is no must."""
-    for secret in secrets:
-        try:
-            key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
-        except ValueError:
-            key = b""
-        if not key:
-            raise ValueError("has a value that is not whsec_ and base64")
-    return secrets
+def _is_database(url: str) -> bool:
+    """Return ``False`` also for what libpq would read in another way than it was meant, and then repeat."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return False
+    is_url = parts.scheme in ("postgresql", "postgres") and "://" in url and len(parts.path) > 1
+    # A password with such a character in it would be taken for a part of the host or the database.
+    is_plain = url.count("@") == parts.netloc.count("@") <= 1 and not parts.fragment
+    return is_url and is_plain and _PRINTABLE.fullmatch(url) is not None
 
 
 def _switch(value: Any) -> Any:
@@ -216,65 +208,63 @@ def _switch(value: Any) -> Any:
     return words[value]
 
 
-def _archive(uri: str) -> str:
-    if uri and not re.match(r"s3://[^/]+|file:///", uri):
-        raise ValueError("must be s3://bucket/prefix or file:///folder")
-    return uri
-
-
-def _ledger(secret: SecretStr | None) -> SecretStr | None:
-    """Check what libpq would read in another way than it was meant, and then repeat in its errors."""
-    if secret is None:
-        return None
-    url = secret.get_secret_value()
-    try:
-        parts = urlsplit(url)
-        is_url = parts.scheme in ("postgresql", "postgres") and "://" in url and len(parts.path) > 1
-        # A password with such a character in it would be taken for a part of the host or the database.
-        is_plain = url.count("@") == parts.netloc.count("@") <= 1 and not parts.fragment
-    except ValueError:
-        is_url = is_plain = False
-    if not is_url or not is_plain or not re.fullmatch(r"[\x21-\x7e]+", url):
-        raise ValueError(
-            "must be postgresql://user@host/database; in user and password, all but letters and digits is"
-            " percent-encoded"
-        )
-    return secret
-
-
-def _instance(name: str) -> str:
-    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", name):
-        raise ValueError("must be 1 to 63 letters, digits, dots, dashes and underscores")
-    return name
-
-
 def _endpoint(url: HttpUrl | None) -> HttpUrl | None:
     if url is not None and (url.query or url.fragment or url.username or url.password):
         raise ValueError("must be a URL such as https://host or http://host:port")
     return url
 
 
+_SENT_AS_IS = _check(
+    _is_sent_as_is,
+    "has a value that is empty, is no UTF-8, or has blanks around it or control characters in it",
+)
+_PRINTABLE = re.compile(r"[\x21-\x7e]+")
+
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 Size = Annotated[int, BeforeValidator(_size)]
 Switch = Annotated[bool, BeforeValidator(_switch)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_list)]
-Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_list), AfterValidator(_sent_as_is)]
-Base64Secrets = Annotated[
-    tuple[SecretStr, ...],
-    BeforeValidator(_list),
-    AfterValidator(_sent_as_is),
-    AfterValidator(_base64_secrets),
-]
+Secrets = Annotated[tuple[SecretStr, ...], BeforeValidator(_list), _SENT_AS_IS]
+Base64Secrets = Annotated[Secrets, _check(_key, "has a value that is not whsec_ and base64")]
 AlertUrls = Annotated[
-    tuple[SecretStr, ...],
-    BeforeValidator(_alert_urls),
-    AfterValidator(_sent_as_is),
-    AfterValidator(_have_schemes),
+    tuple[SecretStr, ...], BeforeValidator(_alert_urls), _SENT_AS_IS, AfterValidator(_have_schemes)
+]
+# What a header cannot carry would be repeated by the HTTP client's error at the first request.
+Token = Annotated[
+    SecretStr | None,
+    _check(_PRINTABLE.fullmatch, "has a character that is no printable ASCII, or a blank"),
+]
+WebhookSecret = Annotated[
+    SecretStr | None,
+    _check(
+        lambda text: text.startswith("whsec_") and 24 <= len(_key(text)) <= 64,
+        "must be whsec_ and the base64 of 24 to 64 random bytes; `receiver init` prints a fresh one",
+    ),
+]
+Database = Annotated[
+    SecretStr | None,
+    _check(
+        _is_database,
+        "must be postgresql://user@host/database; in user and password, all but letters and digits is"
+        " percent-encoded",
+    ),
+]
+Instance = Annotated[
+    str,
+    _check(
+        re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,62})?").fullmatch,
+        "must be 1 to 63 letters, digits, dots, dashes and underscores",
+    ),
+]
+ArchiveUri = Annotated[
+    str, _check(re.compile(r"$|s3://[^/]+|file:///").match, "must be s3://bucket/prefix or file:///folder")
 ]
 Lifetimes = Annotated[dict[str, timedelta], BeforeValidator(_lifetimes)]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_list)]
 Headers = Annotated[
-    dict[str, tuple[SecretStr, ...]], BeforeValidator(_headers), AfterValidator(_header_names)
+    dict[str, Annotated[tuple[SecretStr, ...], _SENT_AS_IS]],
+    BeforeValidator(_headers),
+    AfterValidator(_header_names),
 ]
 
 
@@ -323,13 +313,13 @@ class Config(BaseModel):
     data_dir: Annotated[Path, AfterValidator(Path.absolute)] = Field(Path("./data"), validate_default=True)
     """The folder of the ledger, the spool and, where no other archive is named, the archive. A second `serve`
     on the same folder refuses to start."""  # absolute, so that messages that name it say where it is
-    ledger: Annotated[SecretStr | None, AfterValidator(_ledger)] = None
+    ledger: Database = None
     """The database of a ledger that several receivers share: `postgresql://user@host/database`. The password
     may also come as libpq takes it, from `PGPASSWORD` or a password file. Unset: a file in the data
     directory."""
-    instance: Annotated[str, AfterValidator(_instance)] = ""
+    instance: Instance = ""
     """The name of this receiver among others on the same database. Unset: the host's name."""
-    archive: Annotated[str, AfterValidator(_archive)] = ""
+    archive: ArchiveUri = ""
     """Where images are archived: `s3://bucket/prefix` or `file:///folder`; unset: the folder `archive` in the
     data directory. The endpoint, region and credentials of S3 are the AWS SDK's own: all of its `AWS_`
     variables work, in the environment and in `.env`, and so do its files."""
@@ -385,7 +375,7 @@ class Config(BaseModel):
     """Whether a small picture of a job's source, of 1,600 pixels at most, is kept in the archive below
     `.sources/`, for `RECEIVER_KEEP_HISTORY`. Unset: of files that `receiver submit` sends. `small`: of URLs
     too, which are fetched like images, so that `RECEIVER_IMAGE_SOURCES` holds for them. `off`: of none."""
-    ximilar_api_token: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = None
+    ximilar_api_token: Token = None
     """The API token of your account at the provider. `submit` needs it. With it, the provider is asked about
     overdue jobs, and for a fresh URL before a job expires. `receiver sandbox` takes it as its own token."""
     ximilar_api_url: HttpUrl = HttpUrl("https://api.ximilar.com/account/v2")
@@ -393,7 +383,7 @@ class Config(BaseModel):
     replicate_webhook_secret: Base64Secrets = ()
     """The signing secrets of your account at Replicate, each `whsec_…`; any of them proves a delivery.
     Switches Replicate on."""
-    replicate_api_token: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = None
+    replicate_api_token: Token = None
     """For asking Replicate. It is also sent to Replicate's own file hosts, over https, and to no other."""
     replicate_api_url: HttpUrl = HttpUrl("https://api.replicate.com/v1")
     """The base of Replicate's API."""
@@ -403,13 +393,13 @@ class Config(BaseModel):
     fal_jwks_url: str = ""
     """Where fal's keys are read; `default` is fal's own address. They are kept for 24 h at most, and the last
     good ones serve while they cannot be read."""
-    fal_key: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = None
+    fal_key: Token = None
     """For asking fal."""
     fal_api_url: HttpUrl = HttpUrl("https://queue.fal.run")
     """The base of fal's queue."""
     freepik_webhook_secret: Secrets = ()
     """The webhook secrets of your account at Freepik; any of them proves a delivery. Switches Freepik on."""
-    freepik_api_key: Annotated[SecretStr | None, AfterValidator(_sent_in_a_header)] = None
+    freepik_api_key: Token = None
     """For asking Freepik."""
     freepik_api_url: HttpUrl = HttpUrl("https://api.freepik.com")
     """The base of Freepik's API."""
@@ -422,7 +412,7 @@ class Config(BaseModel):
     notify_url: HttpUrl | None = None
     """Gets a signed POST for each job that becomes final. It may be anywhere, loopback and private networks
     included. Needs `RECEIVER_NOTIFY_SECRET`."""
-    notify_secret: Annotated[SecretStr | None, AfterValidator(_webhook_secret)] = None
+    notify_secret: WebhookSecret = None
     """Signs the notifications: `whsec_` and the base64 of 24 to 64 random bytes. `receiver init` prints a
     fresh one."""
     alert_urls: AlertUrls = ()
@@ -533,7 +523,7 @@ SETTINGS: tuple[str, ...] = (
 """The names of all environment variables that are settings."""
 
 
-NO_SETTINGS = ("RECEIVER_CUT_AT", "RECEIVER_CONTAINER")
+NO_SETTINGS = (ARMED_BY, CONTAINER)
 """Variables of the tests and of the container, which users do not set."""
 
 

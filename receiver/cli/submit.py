@@ -19,7 +19,7 @@ from receiver.cli.common import AsJson, fail, load_config, print_message, progre
 from receiver.cli.options import choice, whole
 from receiver.core import serializers
 from receiver.core.completion import is_ref
-from receiver.core.errors import InvalidRequestError, ProviderError
+from receiver.core.errors import InvalidRequestError
 from receiver.core.jobs import FINAL, Job, State
 from receiver.providers.ximilar.request import ImageFormat, Mode, ModelType
 from receiver.submission import run
@@ -33,6 +33,8 @@ SUBMITS_AGAIN = (
     "repeated, the command would submit, and bill, all its arguments again;"
     " `receiver jobs` shows what was submitted, and --from takes the rest as a list"
 )
+
+UNKEPT = "no small picture is kept of the source of"
 
 MAX_ERRORS = 10
 """Errors printed in full; the table has the reasons of all."""
@@ -102,6 +104,7 @@ def submit(
     if again and from_file is not None:
         print_message(f"should this be interrupted, {resume[0]}")
     a_second = _rate(rate)
+    print_once = _once_each()
 
     async def work(stopping: asyncio.Event) -> bool:
         config, environ = load_config()
@@ -111,9 +114,9 @@ def submit(
             list_name=name,
             rate=a_second,
             stopping=stopping,
-            on_wait=_print_once(),
+            on_wait=lambda error: print_once(error.reason, f"waiting: {error.detail}"),
             environ=environ,
-            on_source=_print_first_unkept(),
+            on_source=lambda job_id, why: print_once("source", f"{UNKEPT} {job_id} and its like: {why}"),
         ) as submitter:
             outcomes = await _submit(submitter, items, wait=wait, quiet=as_json)
         _end(outcomes, resume, as_json=as_json, interrupted=wait and stopping.is_set())
@@ -178,28 +181,16 @@ def _rate(text: str | None) -> float | None:
     return float(match[1]) / _SECONDS[match[2]]
 
 
-def _print_once() -> Callable[[ProviderError], None]:
-    """Return a function that prints why the command waits, once for each reason."""
+def _once_each() -> Callable[[str, str], None]:
+    """Return a function that prints a message, but only the first of each kind."""
     printed: set[str] = set()
 
-    def notice(error: ProviderError) -> None:
-        if error.reason not in printed:
-            printed.add(error.reason)
-            print_message(f"waiting: {error.detail}")
+    def print_once(kind: str, text: str) -> None:
+        if kind not in printed:
+            printed.add(kind)
+            print_message(text)
 
-    return notice
-
-
-def _print_first_unkept() -> Callable[[str, str], None]:
-    """Return a function that prints why a source is not kept, for the first one: the jobs go on without."""
-    printed: list[str] = []
-
-    def notice(job_id: str, why: str) -> None:
-        if not printed:
-            print_message(f"no small picture is kept of the source of {job_id} and its like: {why}")
-        printed.append(job_id)
-
-    return notice
+    return print_once
 
 
 def _row(outcome: Outcome) -> Sequence[str]:

@@ -7,6 +7,7 @@ taken for an option of a command.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeGuard
 
@@ -17,7 +18,7 @@ BARE_IDS_OF = "ximilar"
 """The provider whose jobs are known by its own ids, because it was the first."""
 JOB_ID = rf"{BARE_ID}|{PROVIDER}:{PROVIDER_ID}(?:~(?!1$)[1-9][0-9]{{0,2}})?"
 REF = r"[\x20-\x7e]{1,200}"
-_IS_JOB_ID, _IS_REF = re.compile(JOB_ID).fullmatch, re.compile(REF).fullmatch
+"""A submitter's reference: 1 to 200 printable ASCII characters."""
 MAX_URL = 8192
 """Characters of an image URL."""
 MAX_SIDE = 2**31 - 1
@@ -54,17 +55,24 @@ class Completion:
     content_type: str | None = None
 
 
-def is_provider(value: object) -> TypeGuard[str]:
-    """Whether this can be a provider's name: a word of lower-case letters, digits, dashes and underscores."""
-    return isinstance(value, str) and re.fullmatch(PROVIDER, value) is not None
+def _is(pattern: str) -> Callable[[object], TypeGuard[str]]:
+    match = re.compile(pattern).fullmatch
+
+    def check(value: object) -> TypeGuard[str]:
+        return isinstance(value, str) and match(value) is not None
+
+    return check
 
 
-def is_job_id(value: object) -> TypeGuard[str]:
-    """Whether this can be a job's id in the ledger: a bare id, ``NAME:ID``, or ``NAME:ID~N``.
-
-    It begins with neither a dot nor a dash, so that it can name a file and be a command's argument.
-    """
-    return isinstance(value, str) and _IS_JOB_ID(value) is not None
+is_provider = _is(PROVIDER)
+is_job_id = _is(JOB_ID)
+"""Whether this can be a job's id in the ledger. It begins with neither a dot nor a dash, so that it can name
+a file and be a command's argument."""
+is_bare_id = _is(BARE_ID)
+is_provider_id = _is(PROVIDER_ID)
+"""Whether this can be a provider's own id of a job. It may begin with a dash, because a name stands before
+it, but not with a dot: a path of the provider's API could not hold ``..``."""
+is_ref = _is(REF)
 
 
 def split_id(job_id: str) -> tuple[str, int]:
@@ -77,22 +85,3 @@ def provider_of(job_id: str) -> str:
     """Return the name of a job's provider."""
     name, colon, _ = job_id.partition(":")
     return name if colon else BARE_IDS_OF
-
-
-def is_bare_id(value: object) -> TypeGuard[str]:
-    """Whether this can be a job's id without a provider's name: as `is_provider_id`, but no dash first."""
-    return isinstance(value, str) and re.fullmatch(BARE_ID, value) is not None
-
-
-def is_provider_id(value: object) -> TypeGuard[str]:
-    """Whether this can be a provider's own id of a job: 1 to 128 letters, digits, dots, dashes, underscores.
-
-    It may begin with a dash, because a name stands before it, but not with a dot: a path of the provider's
-    API could not hold ``..``.
-    """
-    return isinstance(value, str) and re.fullmatch(PROVIDER_ID, value) is not None
-
-
-def is_ref(value: object) -> TypeGuard[str]:
-    """Whether this can be a submitter's reference: 1 to 200 printable ASCII characters."""
-    return isinstance(value, str) and _IS_REF(value) is not None

@@ -203,16 +203,23 @@ class UnavailableError(_FixedProviderError, reason="provider.unavailable"):
     """The provider does not answer, or its answer cannot be read."""
 
 
-class UrlError(ReceiverError):
-    """The image may not be fetched from this URL.
-
-    ``final``: the job's own URL can never be allowed. Otherwise a redirect or an address was refused, which
-    may be another one at the next attempt.
-    """
+class _FinalError(ReceiverError):
+    """An error that may be ``final``: another attempt cannot have another end."""
 
     def __init__(self, reason: str, detail: str = "", *, final: bool = False) -> None:
         super().__init__(reason, detail)
         self.final = final
+
+
+class UrlError(_FinalError):
+    """The image may not be fetched from this URL.
+
+    ``final``: the job's own URL can never be allowed. Otherwise a redirect or an address was refused.
+    """
+
+
+class ImageError(_FinalError):
+    """The bytes are not the promised image. ``final``: the provider itself says that they are none."""
 
 
 class FetchError(ReceiverError):
@@ -221,14 +228,6 @@ class FetchError(ReceiverError):
     def __init__(self, reason: str, detail: str = "", *, retry_after: float | None = None) -> None:
         super().__init__(reason, detail)
         self.retry_after = retry_after
-
-
-class ImageError(ReceiverError):
-    """The bytes are not the promised image. ``final``: the provider itself says that they are none."""
-
-    def __init__(self, reason: str, detail: str = "", *, final: bool = False) -> None:
-        super().__init__(reason, detail)
-        self.final = final
 
 
 class ArchiveError(ReceiverError):

@@ -70,9 +70,8 @@ def stated_expiry(url: str) -> datetime | None:
 
 
 def _may_state_one(text: str) -> bool:
-    for hint in _HINTS:
-        if hint in text:
-            return True
+    if any(hint in text for hint in _HINTS):
+        return True
     for name in text.split("=")[:-1]:  # to search all of the text for a short one takes much longer
         if name.endswith(_SHORT_HINTS) and _SHORT_HINT.search(name[-5:]):
             return True
@@ -148,12 +147,8 @@ def _hex(text: str) -> datetime | None:
     return _seconds(int(text, 16)) if re.fullmatch(r"[0-9a-fA-F]{8}", text) else None
 
 
-def _hex_or_moment(text: str) -> datetime | None:
-    return _hex(text) or _moment(text)
-
-
-def _compact(text: str) -> datetime:
-    return datetime.strptime(text, "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+def _written(text: str, form: str) -> datetime:
+    return datetime.strptime(text, form).replace(tzinfo=UTC)
 
 
 def _decoded(text: str) -> Any:
@@ -185,7 +180,11 @@ _MOMENTS: tuple[tuple[str, frozenset[str], Callable[[str], datetime | None]], ..
     ("vercel-blob-valid-until", frozenset({"vercel-blob-signature"}), _moment),  # ms
     ("ex", frozenset({"hm"}), _hex),  # Discord
     ("kstime", frozenset({"kssecret"}), _hex),  # Kling
-    ("t", frozenset({"sign"}), _hex_or_moment),  # Qiniu's CDN; others begin a life of the console's length
+    (
+        "t",
+        frozenset({"sign"}),
+        lambda text: _hex(text) or _moment(text),
+    ),  # Qiniu's CDN; others begin a life of the console's length
 )
 """Name, the names of which one must stand beside it, and how it is read."""
 
@@ -209,7 +208,7 @@ def _signed_spans(query: Mapping[str, str], _: str) -> Iterator[datetime | None]
         if query.get(f"{brand}algorithm") == "v2" or query.get(f"{brand}signature-version") == "OSS2":
             date = None
         if date is not None:
-            begin = _compact(date) if "T" in date else _moment(date)
+            begin = _written(date, "%Y%m%dT%H%M%SZ") if "T" in date else _moment(date)
             yield begin and begin + timedelta(seconds=int(value))
         elif f"{brand}signature" in query:
             yield _moment(value)
@@ -223,10 +222,9 @@ def _policies(query: Mapping[str, str], _: str) -> Iterator[datetime | None]:
             continue
         for statement in policy.get("Statement", ()):
             yield _seconds(statement["Condition"]["DateLessThan"]["AWS:EpochTime"])
-        if "expiration" in policy:
-            yield _moment(str(policy["expiration"]))
-        if "expiry" in policy:
-            yield _moment(str(policy["expiry"]))
+        for end in ("expiration", "expiry"):
+            if end in policy:
+                yield _moment(str(policy[end]))
     if "vercel-blob-delegation" in query:
         yield _moment(str(_decoded(query["vercel-blob-delegation"].partition(".")[0])["validUntil"]))
 
@@ -260,7 +258,7 @@ def _listed(query: Mapping[str, str], _: str) -> Iterator[datetime | None]:
         begin = _moment(fields[2])
         yield begin + timedelta(seconds=span) if begin is not None and span != -1 else None  # -1 never ends
     if len(fields := query.get("authorization", "").split("_")) > 5 and fields[0] == "3":  # Backblaze B2
-        yield datetime.strptime(fields[5], "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+        yield _written(fields[5], "%Y%m%d%H%M%S")
     if "_upt" in query and (match := re.fullmatch(r"[0-9a-f]{8}(\d{10})", query["_upt"], re.ASCII)):  # UpYun
         yield _seconds(match[1])
     for name in ("auth_key", "sign"):  # CDNs of Aliyun and Tencent, type A
@@ -272,11 +270,10 @@ def _listed(query: Mapping[str, str], _: str) -> Iterator[datetime | None]:
 
 def _paths(query: Mapping[str, str], path: str) -> Iterator[datetime | None]:
     """Ends in the path: Bunny, Google Media CDN, CDNs of type C."""
-    for pattern, text in ((_BUNNY, path), (_EDGE, path)):
+    token = "edge-cache-token=" + query.get("edge-cache-token", "")
+    for pattern, text in ((_BUNNY, path), (_EDGE, path), (_EDGE, token)):
         if match := pattern.search(text):
             yield _moment(match[1])
-    if match := _EDGE.search("edge-cache-token=" + query.get("edge-cache-token", "")):
-        yield _moment(match[1])
     if match := _HASH_PATH.search(path):
         yield _hex(match[1])
 
