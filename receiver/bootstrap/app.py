@@ -117,31 +117,24 @@ async def open_receiver(
         # One TLS context for all clients of providers: to load the authorities takes 20 ms.
         is_any_asked = any(provider.has_token for provider in providers.values())
         verify = httpx.create_ssl_context() if is_any_asked else True
+        on_result = meters.on_provider_result
         worker = await factories.start_worker(
             config,
             ledger,
             stack,
             archive=archive,
-            asked=await factories.open_asked(
-                providers, ledger, stack, meters.on_provider_result, verify=verify
-            ),
+            asked=await factories.open_asked(providers, ledger, stack, on_result, verify=verify),
             instrumentation=instrumentation,
             failpoint=failpoint,
             leads=lambda: membership.leads,
         )
         reconcilers = await factories.open_reconcilers(
-            config,
-            providers,
-            ledger,
-            stack,
-            meters.on_provider_result,
-            instrumentation=instrumentation,
-            verify=verify,
+            config, providers, ledger, stack, on_result, instrumentation=instrumentation, verify=verify
         )
         stack.push_async_callback(cancel, [asyncio.create_task(look_for_damage(ledger))])
         stopping = asyncio.Event()
         feed = await stack.enter_async_context(Feed(ledger, stopping))
-        page = await factories.open_pictures(config, archive, locator, stack)
+        thumbnails, previews, sources = await factories.open_pictures(config, archive, locator, stack)
         stack.callback(stopping.set)
 
         refusals = RefusalCounter()
@@ -177,10 +170,10 @@ async def open_receiver(
             ledger=ledger,
             find_refused=partial(acceptance.find_refused, ledger, worker.spool),
             accept_refused=partial(acceptance.accept, ledger, worker.spool),
-            thumbnails=page.thumbnails,
-            previews=page.previews,
+            thumbnails=thumbnails,
+            previews=previews,
             befores=Befores(archive),
-            zips=ImageZips(ledger, locator, page.sources.scratch),
+            zips=ImageZips(ledger, locator, sources.scratch),
             trials=DeliveryTrials(
                 ledger=ledger,
                 providers=providers,
@@ -197,8 +190,7 @@ async def open_receiver(
             providers={name: provider.title for name, provider in providers.items()},
         )
         stack.push_async_callback(dashboard.aclose)
-        counting = asyncio.create_task(dashboard.count_archived(), name="throughput")
-        stack.push_async_callback(cancel, [counting])
+        stack.push_async_callback(cancel, [asyncio.create_task(dashboard.count_archived())])
         metrics = Metrics(
             collectors=collectors,
             meters=meters,
@@ -213,15 +205,9 @@ async def open_receiver(
             archive_up=checks["archive"],
         )
 
+        relocator = Relocator(ledger, archive, locator)
         duties = partial(
-            _duties,
-            config,
-            ledger,
-            feed,
-            reconcilers=reconcilers,
-            relocator=Relocator(ledger, archive, locator),
-            metrics=metrics,
-            sources=page.sources,
+            _duties, config, ledger, feed, metrics, sources, reconcilers=reconcilers, relocator=relocator
         )
         await stack.enter_async_context(while_leading(membership, duties))
         document = openapi.document(metadata.version("upscale-receiver"), providers.values())
@@ -252,11 +238,11 @@ async def _duties(
     config: Config,
     ledger: Ledger,
     feed: Feed,
+    metrics: Metrics,
+    sources: KeptSources,
     *,
     reconcilers: Sequence[Reconciler],
     relocator: Relocator,
-    metrics: Metrics,
-    sources: KeptSources,
 ) -> AsyncIterator[None]:
     """Do what one receiver does for all that share the ledger."""
     async with AsyncExitStack() as stack:

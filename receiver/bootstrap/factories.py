@@ -9,7 +9,6 @@ import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from importlib import metadata
@@ -105,13 +104,10 @@ def make_data_dir(config: Config) -> None:
 
 def unwritable(data_dir: Path) -> Iterator[Path]:
     """Yield the paths in an existing data directory that serve writes to and this user may not."""
-    needs = {
-        data_dir: os.R_OK | os.W_OK | os.X_OK,
-        **{data_dir / name: os.R_OK | os.W_OK | os.X_OK for name in ("spool", "aside")},
-        **{data_dir / f"{FILE_NAME}{end}": os.R_OK | os.W_OK for end in ("", "-wal", "-shm")},
-        data_dir / LOCK_NAME: os.R_OK | os.W_OK,
-    }
-    for path, need in needs.items():
+    folders = (data_dir, data_dir / "spool", data_dir / "aside")
+    files = (data_dir / name for name in (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME))
+    for path in (*folders, *files):
+        need = os.R_OK | os.W_OK | (os.X_OK if path in folders else 0)
         if (path == data_dir or os.access(path, os.F_OK)) and not os.access(path, need):
             yield path
 
@@ -149,11 +145,8 @@ async def is_archive_used(ledger: LedgerReader, archive: str) -> bool:
 
 
 def open_spool(config: Config) -> Spool:
-    return Spool(
-        config.data_dir / "spool",
-        max_bytes=config.max_spool_bytes,
-        max_image_bytes=config.max_image_bytes,
-    )
+    folder = config.data_dir / "spool"
+    return Spool(folder, max_bytes=config.max_spool_bytes, max_image_bytes=config.max_image_bytes)
 
 
 async def start_worker(
@@ -170,23 +163,13 @@ async def start_worker(
     """Start what fetches, verifies and archives. Raise `SpoolError` or `LedgerError` if it cannot begin."""
     spool = open_spool(config)
     verifier = Verifier(Limits(max_pixels=config.max_image_pixels))
-    limits = DownloadLimits(
-        max_bytes=config.max_image_bytes,
-        total_seconds=FETCH_TIME.total_seconds(),
-        min_rate=config.least_rate,
-    )
     fetch_stage = FetchStage(
         ledger=ledger,
-        fetcher=await stack.enter_async_context(_fetcher(config, limits)),
+        fetcher=await stack.enter_async_context(_fetcher(config, config.max_image_bytes, FETCH_TIME)),
         verifier=await stack.enter_async_context(verifier),
         spool=spool,
         asked=asked,
-        plan=FetchPlan(
-            config.fetches,
-            FETCH_TIME,
-            config.confirm,
-            config.reject_after,
-        ),
+        plan=FetchPlan(config.fetches, FETCH_TIME, config.confirm, config.reject_after),
         now=ledger.now,
         jitter=random.random,
         instrumentation=instrumentation,
@@ -273,7 +256,7 @@ async def open_reconcilers(
             ledger=ledger,
             asked=one,
             plan=Plan(config.overdue_after, config.reconcile_every, adopt=config.adopt),
-            settle=_settling(ledger, one),
+            settle=partial(_settle, ledger, one, settlement.SettleProgress()),
             now=ledger.now,
             instrumentation=instrumentation,
         )
@@ -281,21 +264,13 @@ async def open_reconcilers(
     ]
 
 
-def _settling(ledger: Ledger, asked: Asked) -> Callable[[], Awaitable[int]]:
-    progress = settlement.SettleProgress()
-
-    async def settle() -> int:
-        if not asked.client.finds_submissions:
-            return 0
-        return await settlement.settle(
-            ledger,
-            asked.client,
-            now=ledger.now(),
-            lifetime=asked.provider.url_lifetime,
-            progress=progress,
-        )
-
-    return settle
+async def _settle(ledger: Ledger, asked: Asked, progress: settlement.SettleProgress) -> int:
+    if not asked.client.finds_submissions:
+        return 0
+    lifetime = asked.provider.url_lifetime
+    return await settlement.settle(
+        ledger, asked.client, now=ledger.now(), lifetime=lifetime, progress=progress
+    )
 
 
 async def open_outgoing_webhooks(config: Config, ledger: Ledger, feed: Feed, stack: AsyncExitStack) -> None:
@@ -330,19 +305,13 @@ def start_alerts(config: Config, ledger: Ledger, metrics: Metrics, stack: AsyncE
         stack.push_async_callback(cancel, [asyncio.create_task(alerter.run(), name="alerts")])
 
 
-@dataclass(frozen=True, slots=True)
-class Pictures:
-    """What makes small pictures: of archived images for the page, and of sources for the archive."""
-
-    thumbnails: Thumbnails
-    previews: Thumbnails
-    sources: KeptSources
-
-
 async def open_pictures(
     config: Config, archive: Inventory, images: ImageReader, stack: AsyncExitStack
-) -> Pictures:
-    """Open what makes small pictures, with a child process of its own: images with a deadline never wait."""
+) -> tuple[Thumbnails, Thumbnails, KeptSources]:
+    """Open what makes thumbnails and previews of archived images, and small pictures of sources.
+
+    It has a child process of its own, so that images with a deadline never wait.
+    """
     limits = Limits(max_pixels=config.max_image_pixels, max_seconds=20, max_memory=THUMBNAIL_MEMORY)
     verifier = await stack.enter_async_context(Verifier(limits, processes=1))
     scratch = config.data_dir / "scratch"
@@ -350,9 +319,9 @@ async def open_pictures(
         shutil.rmtree(left) if left.is_dir() else left.unlink()
     thumbnails = Thumbnails(config.data_dir / "thumbnails", images, verifier)
     previews = Thumbnails.for_comparison(config.data_dir / "previews", images, verifier)
-    for made in (thumbnails, previews):
-        stack.push_async_callback(made.aclose)
-    return Pictures(thumbnails, previews, KeptSources(archive, verifier, scratch))
+    stack.push_async_callback(thumbnails.aclose)
+    stack.push_async_callback(previews.aclose)
+    return thumbnails, previews, KeptSources(archive, verifier, scratch)
 
 
 async def start_keeping_sources(
@@ -361,22 +330,18 @@ async def start_keeping_sources(
     """Begin to keep the sources of URLs where the settings say so, and to remove old ones."""
     tasks = [asyncio.create_task(prune_sources(kept.archive, config.keep_history, wall_clock))]
     if config.keep_sources == "small":
-        limits = DownloadLimits(
-            max_bytes=min(config.max_image_bytes, MAX_SOURCE_BYTES),
-            total_seconds=SOURCE_TIME.total_seconds(),
-            min_rate=config.least_rate,
-        )
-        fetcher = await stack.enter_async_context(_fetcher(config, limits))
+        max_bytes = min(config.max_image_bytes, MAX_SOURCE_BYTES)
+        fetcher = await stack.enter_async_context(_fetcher(config, max_bytes, SOURCE_TIME))
         keeper = SourceKeeper(ledger=ledger, feed=feed, fetcher=fetcher, kept=kept)
         tasks.append(asyncio.create_task(keeper.run(), name="sources"))
     stack.push_async_callback(cancel, tasks)
 
 
-def _fetcher(config: Config, limits: DownloadLimits) -> Fetcher:
+def _fetcher(config: Config, max_bytes: int, longest: timedelta) -> Fetcher:
     return Fetcher(
         sources=Sources.parse(config.image_sources),
         networks=config.image_networks,
-        limits=limits,
+        limits=DownloadLimits(max_bytes, longest.total_seconds(), min_rate=config.least_rate),
         user_agent=_user_agent(),
     )
 

@@ -27,11 +27,6 @@ __all__ = ["Level", "Report", "Result", "diagnose", "look_at"]
 
 MOUNTS = Path("/proc/self/mounts")
 
-STORE_SECONDS = 20.0
-"""How long the archive's probe may take, which asks the store several times."""
-
-DISK_SETTINGS = {"RECEIVER_MAX_SPOOL_BYTES", "RECEIVER_MAX_IMAGE_BYTES"}
-
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -87,24 +82,17 @@ async def diagnose(
         Check(".env", partial(run_in_thread, lambda: settings.check_hidden(own, dotenv))),
         *_checks(config, environ, now=now, deep=deep),
     ]
-    results = await run_checks(
-        [check.skip_if_wrong(named(wrong)) for check in checks],
-        settings.secret_values(config, environ),
-        stopping=stopping,
-        on_waiting=on_waiting,
-    )
+    secrets = settings.secret_values(config, environ)
+    results = await run_checks(checks, secrets, wrong=named(wrong), stopping=stopping, on_waiting=on_waiting)
     return Report(results, settings.settings_report(config, given, wrong), finished=not stopping.is_set())
 
 
 async def look_at(setting: str, environ: Mapping[str, str]) -> list[Result]:
     """Run the checks that depend on a setting."""
     config, wrong = load_partly(environ)
-    checks = [
-        check for check in _checks(config, environ, now=wall_clock, deep=False) if setting in check.needs
-    ]
-    return await run_checks(
-        [check.skip_if_wrong(named(wrong)) for check in checks], settings.secret_values(config, environ)
-    )
+    checks = _checks(config, environ, now=wall_clock, deep=False)
+    secrets = settings.secret_values(config, environ)
+    return await run_checks([it for it in checks if setting in it.needs], secrets, wrong=named(wrong))
 
 
 def _check_secret_files(environ: Mapping[str, str]) -> list[Result]:
@@ -118,12 +106,7 @@ def _mounts() -> str:
 
 def _checks(config: Config, environ: Mapping[str, str], *, now: Clock, deep: bool) -> list[Check]:
     """Return the checks of this machine, then those of remote systems and of addresses that lead there."""
-
-    def directory() -> list[Result]:
-        return machine.check_directory(config, user=os.geteuid(), mounts=_mounts())
-
-    async def server_pid() -> int | None:
-        return await run_in_thread(lambda: holder(config.data_dir))
+    server_pid = partial(run_in_thread, lambda: holder(config.data_dir))
 
     async def check_ledger() -> list[Result]:
         serving = await server_pid() is not None
@@ -155,14 +138,23 @@ def _checks(config: Config, environ: Mapping[str, str], *, now: Clock, deep: boo
         )
 
     return [
-        Check("data directory", partial(run_in_thread, directory)),
-        Check("disk", partial(run_in_thread, lambda: machine.check_disk(config)), needs=DISK_SETTINGS),
+        Check(
+            "data directory",
+            partial(
+                run_in_thread, lambda: machine.check_directory(config, user=os.geteuid(), mounts=_mounts())
+            ),
+        ),
+        Check(
+            "disk",
+            partial(run_in_thread, lambda: machine.check_disk(config)),
+            needs={"RECEIVER_MAX_SPOOL_BYTES", "RECEIVER_MAX_IMAGE_BYTES"},
+        ),
         Check("ledger", check_ledger, None if deep else 10.0, needs={"RECEIVER_OVERDUE_AFTER"}),
         Check("serve", serve, needs={"RECEIVER_HOST", "RECEIVER_PORT"}),
         Check(
             "archive",
             lambda: remote.check_archive(config, environ),
-            STORE_SECONDS,
+            20.0,  # the archive's probe asks the store several times
             "Does the store answer at all?",
             {"RECEIVER_ARCHIVE"},
         ),

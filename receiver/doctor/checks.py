@@ -61,30 +61,22 @@ class Check:
     remedy: str = "Look whether the disk, the network and the name server answer at all."
     needs: Collection[str] = ()
 
-    def skip_if_wrong(self, wrong: frozenset[str]) -> "Check":
-        """Return this check, or one that only reports which of its settings are wrong."""
-        missed = wrong.intersection(self.needs)
-        return replace(self, run=lambda: _skip(self.name, missed)) if missed else self
-
-
-async def _skip(name: str, wrong: frozenset[str]) -> Sequence[Result]:
-    return [skipped(name, f"{' and '.join(sorted(wrong))} is wrong")]
-
 
 async def run_checks(
     checks: Sequence[Check],
     hidden: Iterable[str] = (),
     *,
+    wrong: Collection[str] = (),
     stopping: asyncio.Event | None = None,
     on_waiting: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> list[Result]:
     """Run all checks at once. Return their results in the checks' order, with the secrets ``hidden`` masked.
 
-    ``stopping`` cancels the unfinished checks when it is set. ``on_waiting`` is called with their names
-    whenever a check finishes.
+    A check that needs one of the ``wrong`` settings only says so. ``stopping`` cancels the unfinished checks
+    when it is set. ``on_waiting`` is called with their names whenever a check finishes.
     """
     secrets = sorted({secret for secret in hidden if len(secret) >= MIN_MASKED}, key=len, reverse=True)
-    tasks = [asyncio.create_task(_run(check)) for check in checks]
+    tasks = [asyncio.create_task(_run(check, wrong)) for check in checks]
     stopped = asyncio.create_task((stopping or asyncio.Event()).wait())
     while not stopped.done() and (left := [task for task in tasks if not task.done()]):
         on_waiting([check.name for check, task in zip(checks, tasks, strict=True) if task in left])
@@ -100,13 +92,15 @@ async def run_checks(
     return [_mask(result, secrets) for results in found for result in results]
 
 
-async def _run(check: Check) -> Sequence[Result]:
+async def _run(check: Check, wrong: Collection[str]) -> Sequence[Result]:
+    if missed := sorted(set(wrong).intersection(check.needs)):
+        return [skipped(check.name, f"{' and '.join(missed)} is wrong")]
     task = asyncio.ensure_future(check.run())
     try:
         # A check may not end even when cancelled, as when it closes a file of a dead disk: it is abandoned.
         await asyncio.wait({task}, timeout=check.seconds)
     finally:
-        task.add_done_callback(_consume)
+        task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         task.cancel()
     if not task.done():
         return [failure(check.name, f"no answer within {check.seconds:g} seconds", check.remedy)]
@@ -120,11 +114,6 @@ async def _run(check: Check) -> Sequence[Result]:
     except Exception as bug:  # noqa: BLE001 - the other checks' results are shown
         # Without its text, which may hold a secret.
         return [failure(check.name, f"the check itself failed ({type(bug).__name__})", "Report it as a bug.")]
-
-
-def _consume(task: "asyncio.Future[Sequence[Result]]") -> None:
-    if not task.cancelled():
-        task.exception()
 
 
 def _mask(result: Result, secrets: Sequence[str]) -> Result:

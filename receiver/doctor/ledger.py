@@ -18,7 +18,6 @@ MAX_WAIT = 3_600_000
 """ms after which a received image should have been archived."""
 
 RESTORED = "restore a backup (docs/operations/backup-and-restore.md)."
-RESTORE = f"Stop serve, copy the files away, and {RESTORED}"
 
 
 async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = False) -> list[Result]:
@@ -30,12 +29,17 @@ async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = 
     if config.ledger is not None:
         return await _check_database(config, now=now)
     path = config.data_dir / FILE_NAME
+    if not path.exists() and serving:
+        detail = (
+            f"{path} is not there, though serve runs: it was moved away or removed, and nothing is accepted"
+        )
+        remedy = f"Put it back under this name while serve runs, or stop serve and {RESTORED}"
+        return [failure("ledger", detail, remedy)]
     if not path.exists():
-        return [_missing_file(path) if serving else ok("ledger", "there is none yet")]
+        return [ok("ledger", "there is none yet")]
     if not path.is_file():
-        return [
-            failure("ledger", f"{path} is no file", "Move it away; if it took a ledger's place, " + RESTORED)
-        ]
+        remedy = f"Move it away; if it took a ledger's place, {RESTORED}"
+        return [failure("ledger", f"{path} is no file", remedy)]
     cutoff = overdue_cutoff(now, config.overdue_after)
     try:
         async with await LedgerReader.open(config.ledger_location) as ledger:
@@ -64,10 +68,7 @@ async def _check_database(config: Config, *, now: int) -> list[Result]:
     except LedgerError as error:
         if error.reason == "ledger.newer":
             return [*results, failure("ledger", error.detail, "Start the newer program.")]
-        return [
-            *results,
-            warning("ledger", error.detail, "Start serve once; it makes or migrates it."),
-        ]
+        return [*results, warning("ledger", error.detail, "Start serve once; it makes or migrates it.")]
     return [*results, ok("ledger", "is of this version"), *check_jobs(stats, found.at)]
 
 
@@ -137,17 +138,9 @@ def check_server(pid: int | None) -> Result:
     return ok("serve", f"runs on this data directory{f', as process {pid}' if pid else ''}")
 
 
-def _missing_file(path: Path) -> Result:
-    return failure(
-        "ledger",
-        f"{path} is not there, though serve runs: it was moved away or removed, and nothing is accepted",
-        f"Put it back under this name while serve runs, or stop serve and {RESTORED}",
-    )
-
-
 def _unusable_ledger(error: LedgerError, folder: Path) -> Result:
     if error.reason == "ledger.corrupt":
-        return failure("ledger", error.detail, RESTORE)
+        return failure("ledger", error.detail, f"Stop serve, copy the files away, and {RESTORED}")
     if error.reason == "ledger.newer":
         return failure("ledger", error.detail, "Start the newer program.")
     if error.__cause__ is not None:  # SQLite's own: the file cannot be read

@@ -248,8 +248,10 @@ async def _provider_failure(error: ProviderError, provider: Provider, name: str)
         return warning(name, detail, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
     else:
         remedy = f"Is {origin(url)} right ({provider.url_setting}), and may this machine reach it?"
-        if why := await _connection_error(url):
-            detail += f" {why}"
+        try:
+            await ask(url, {})
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as cause:
+            detail += f" ({explain(cause)})"
     return failure(name, detail, remedy)
 
 
@@ -261,12 +263,8 @@ def missing_public_url(config: Config) -> list[Result]:
     """Return the result of a check without RECEIVER_PUBLIC_URL."""
     if not config.can_submit:
         return [ok("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
-    return [
-        _url_warning(
-            "RECEIVER_PUBLIC_URL is not set, so `receiver submit` does not work",
-            "Set it to the address that the provider reaches this receiver by.",
-        )
-    ]
+    detail = "RECEIVER_PUBLIC_URL is not set, so `receiver submit` does not work"
+    return [_url_warning(detail, "Set it to the address that the provider reaches this receiver by.")]
 
 
 async def check_public_url(config: Config, providers: Providers, *, serving: bool) -> list[Result]:
@@ -287,13 +285,11 @@ async def check_public_url(config: Config, providers: Providers, *, serving: boo
         return [skipped("public URL", "no provider is on")]
     found = check_hostname(config, parts.hostname or "", providers)
     if parts.scheme != "https" and not _is_loopback(parts.hostname or ""):
-        found.append(
-            _url_warning(
-                "RECEIVER_PUBLIC_URL is not https: who is on the way reads the secret header of each"
-                " delivery",
-                "Put TLS in front (docs/operations/deploy.md), and set the https address.",
-            )
+        detail = (
+            "RECEIVER_PUBLIC_URL is not https: who is on the way reads the secret header of each delivery"
         )
+        remedy = "Put TLS in front (docs/operations/deploy.md), and set the https address."
+        found.append(_url_warning(detail, remedy))
     key = read_key(config.data_dir)
     challenge = new_challenge()
     try:
@@ -387,13 +383,8 @@ async def check_alerts(config: Config) -> list[Result]:
     except ConfigError:  # the check of the settings says so
         return []
     wrong = await check([Message(name, url, "", "") for name, url in channels.items()]) if channels else {}
-    found = [
-        failure(
-            "alerts", f"{name}: {why}", "Correct it in RECEIVER_ALERT_URLS: https://appriseit.com/services/"
-        )
-        for name, why in wrong.items()
-        if why is not None
-    ]
+    remedy = "Correct it in RECEIVER_ALERT_URLS: https://appriseit.com/services/"
+    found = [failure("alerts", f"{name}: {why}", remedy) for name, why in wrong.items() if why is not None]
     if channels and not found:
         found.append(ok("alerts", f"{', '.join(channels)} can be read; `receiver alert --test` tries them"))
     return found
@@ -423,14 +414,6 @@ async def check_readiness(config: Config, *, elsewhere: bool) -> list[Result]:
         return [warning("serve", detail, "If it runs in another container, run this there.")]
     remedy = "If it was started just now, look again. Else: do RECEIVER_HOST and RECEIVER_PORT fit?"
     return [failure("serve", detail, remedy)]
-
-
-async def _connection_error(url: str) -> str:
-    try:
-        await ask(url, {})
-    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        return f"({explain(error)})"
-    return ""
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,13 +1,15 @@
 """Reads a sample of a delivery's body with a provider, and says what it understood. Nothing is recorded."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from receiver.core.completion import Failure
 from receiver.core.errors import BodyError, ConfigError
-from receiver.providers.base import Ending, Provider, Running
+from receiver.providers.base import Running
 from receiver.providers.registry import reader_of
 from receiver.providers.setup import Setup
+
+_FORM = "%Y-%m-%dT%H:%M:%SZ"
 
 
 def read_sample(setup: Setup, name: str, body: bytes) -> dict[str, Any]:
@@ -25,33 +27,24 @@ def read_sample(setup: Setup, name: str, body: bytes) -> dict[str, Any]:
     reading = provider.read(body)
     if isinstance(reading, Running):
         return {"id": provider.job_id(reading.id), "status": reading.status, "state": None, "outputs": []}
-    failure = reading.failure
+    error = reading.failure
+    completions = provider.completions(reading, setup.now()) if reading.outputs else ()
     return {
         "id": provider.job_id(reading.id),
         "status": None,
-        "state": "received" if failure is None else "failed",
-        "error": _error(failure),
-        "is_asked_for": failure is None and not reading.outputs,
-        "outputs": _outputs(provider, reading, setup.now()),
+        "state": "received" if error is None else "failed",
+        "error": error and asdict(error),
+        "is_asked_for": error is None and not reading.outputs,
+        "outputs": [
+            {
+                "id": completion.id,
+                "image_url": completion.image_url,
+                "url_expires_at": datetime.fromtimestamp(deadline.at // 1000, UTC).strftime(_FORM),
+                "promised": {"width": completion.width, "height": completion.height},
+                "bytes": completion.bytes,
+                "content_type": completion.content_type,
+                "error": completion.failure and asdict(completion.failure),
+            }
+            for completion, deadline in completions
+        ],
     }
-
-
-def _error(failure: Failure | None) -> dict[str, str] | None:
-    return None if failure is None else {"reason": failure.reason, "detail": failure.detail}
-
-
-def _outputs(provider: Provider, ending: Ending, now: int) -> list[dict[str, Any]]:
-    if not ending.outputs:
-        return []
-    return [
-        {
-            "id": completion.id,
-            "image_url": completion.image_url,
-            "url_expires_at": datetime.fromtimestamp(deadline.at // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "promised": {"width": completion.width, "height": completion.height},
-            "bytes": completion.bytes,
-            "content_type": completion.content_type,
-            "error": _error(completion.failure),
-        }
-        for completion, deadline in provider.completions(ending, now)
-    ]

@@ -1,7 +1,7 @@
 """Checks of the settings: they are known, fit together, and their secrets are strong and private."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -56,7 +56,7 @@ def check_secrets(config: Config, environ: Mapping[str, str]) -> list[Result]:
         for name, as_none, what in weak_secrets(config)
     ]
     remedy = "Give each a value of its own; `receiver init` prints fresh ones."
-    for name, other in _duplicates([*online, *offline, *_other_secrets(config, environ)]):
+    for name, other in _duplicates(_all_secrets(config, environ)):
         detail = f"{name} and {other} share a value, so who must know the one knows the other"
         found.append(failure("secrets", detail, remedy))
     if not online and not offline:
@@ -94,16 +94,13 @@ def check_secret_files(folder: Path, mounts: str) -> list[Result]:
     """
     if not folder.stat().st_mode & 0o001:
         return []
-    open_to_all = [
+    names = ", ".join(
         name
         for name in SETTINGS
         if (file := folder / name).is_file() and file.stat().st_mode & 0o004 and not _is_mounted(file, mounts)
-    ]
-    if not open_to_all:
-        return []
-    names = ", ".join(open_to_all)
+    )
     detail = f"other users of this machine can read files in RECEIVER_SECRETS_DIR: {names}"
-    return [warning("secret files", detail, f"chmod 700 {folder}")]
+    return [warning("secret files", detail, f"chmod 700 {folder}")] if names else []
 
 
 def _is_mounted(file: Path, mounts: str) -> bool:
@@ -119,25 +116,25 @@ def settings_report(
 ) -> list[dict[str, Any]]:
     """Return every setting with its source and its value, without secrets; ``None`` if it is wrong."""
     wrong_names = named(wrong)
-    fields = {field.alias: name for name, field in Config.model_fields.items() if not field.exclude}
     return [
         {
             "name": name,
-            "value": None if name in wrong_names else _public_value(getattr(config, fields[name])),
+            "value": None if name in wrong_names else _public_value(getattr(config, field)),
             "from": origins.get(name, "default"),
         }
-        for name in SETTINGS
-        if name in fields
+        for field, info in Config.model_fields.items()
+        if (name := info.alias) and not info.exclude
     ]
 
 
 def secret_values(config: Config, environ: Mapping[str, str]) -> list[str]:
     """Return all values that must not be printed."""
-    named_secrets = [*online_secrets(config), *offline_keys(config), *_other_secrets(config, environ)]
-    return [secret for _, secret in named_secrets]
+    return [secret for _, secret in _all_secrets(config, environ)]
 
 
-def _other_secrets(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+def _all_secrets(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    yield from online_secrets(config)
+    yield from offline_keys(config)
     for name, field in Config.model_fields.items():
         value = getattr(config, name)
         for secret in value if isinstance(value, tuple) else (value,):
@@ -148,7 +145,7 @@ def _other_secrets(config: Config, environ: Mapping[str, str]) -> Iterator[tuple
             yield name, environ[name]
 
 
-def _duplicates(secrets: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+def _duplicates(secrets: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     owner: dict[str, str] = {}
     for name, secret in secrets:
         first = owner.setdefault(secret, name)
