@@ -58,8 +58,7 @@ HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 def duration(value: Any) -> timedelta:
     """Parse a span of time as settings write it: ``90``, ``90s``, ``10m``, ``24h`` or ``90d``.
 
-    Raises:
-        ValueError: the text is no span of time; the message says what it must be.
+    Raise `ValueError` for others, with a text that says what it must be.
     """
     if isinstance(value, timedelta):
         return value
@@ -507,11 +506,7 @@ class Config(BaseModel):
         return tuple(found)
 
     def check_serve(self) -> None:
-        """Check that no setting is `missing_for_serve`.
-
-        Raises:
-            ConfigError: one line that names the setting.
-        """
+        """Raise `ConfigError` with the first line of `missing_for_serve`."""
         for line in self.missing_for_serve():
             raise ConfigError(line)
 
@@ -530,8 +525,7 @@ NO_SETTINGS = (ARMED_BY, CONTAINER)
 def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     """Return the environment with what a ``.env`` file adds to it; empty values count as none.
 
-    Raises:
-        ConfigError: the file cannot be read, or one of its lines is no setting.
+    Raise `ConfigError` if the file cannot be read, or one of its lines is no setting.
     """
     written = _read_dotenv(dotenv) if dotenv.exists() else {}
     return {name: value for layer in (written, environ) for name, value in layer.items() if value}
@@ -540,8 +534,7 @@ def environment(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
 def load(environ: Mapping[str, str]) -> Config:
     """Build the configuration from an environment and, for the rest, from ``RECEIVER_SECRETS_DIR``.
 
-    Raises:
-        ConfigError: one line that names the first wrong setting.
+    Raise `ConfigError` with a line that names the first wrong setting.
     """
     try:
         return _build(environ)
@@ -552,8 +545,7 @@ def load(environ: Mapping[str, str]) -> Config:
 def load_partly(environ: Mapping[str, str]) -> tuple[Config, tuple[str, ...]]:
     """Build the configuration without the wrong settings, and return a line for each of those.
 
-    Raises:
-        ConfigError: what is set cannot be read, so that nothing is known of any setting.
+    Raise `ConfigError` if what is set cannot be read, so that nothing is known of any setting.
     """
     try:
         return _build(environ), ()
@@ -565,8 +557,7 @@ def load_partly(environ: Mapping[str, str]) -> tuple[Config, tuple[str, ...]]:
 def text_of(name: str, environ: Mapping[str, str]) -> str:
     """Return the text of a variable that is no setting, of the environment or of ``RECEIVER_SECRETS_DIR``.
 
-    Raises:
-        ConfigError: one line that names it: it is not set, or cannot be read.
+    Raise `ConfigError` with a line that names it if it is not set, or cannot be read.
     """
     text = environ.get(name) or _read_secrets(environ.get("RECEIVER_SECRETS_DIR"), (name,)).get(name)
     if not text:
@@ -594,8 +585,7 @@ def named(lines: Collection[str]) -> frozenset[str]:
 def origins(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
     """Return the origin of each setting that is set: ``environment``, ``.env`` or ``RECEIVER_SECRETS_DIR``.
 
-    Raises:
-        ConfigError: a file cannot be read.
+    Raise `ConfigError` if a file cannot be read.
     """
     written = environment({}, dotenv)
     own = {name: value for name, value in environ.items() if value}
@@ -612,8 +602,7 @@ def origins(environ: Mapping[str, str], dotenv: Path) -> dict[str, str]:
 def hidden(environ: Mapping[str, str], dotenv: Path) -> tuple[str, ...]:
     """Return the names that a ``.env`` file gives another value than the environment, which wins.
 
-    Raises:
-        ConfigError: the file cannot be read.
+    Raise `ConfigError` if the file cannot be read.
     """
     return tuple(
         name for name, value in environment({}, dotenv).items() if environ.get(name, "") not in ("", value)

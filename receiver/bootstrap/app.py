@@ -84,11 +84,8 @@ async def open_receiver(
     """Open ledger, spool and archive, start the worker, and yield the routes; then close all of it.
 
     The settings have passed `factories.check_settings`. In ``environ`` the AWS SDK's variables are looked up,
-    beside the process's own. ``max_waiters`` clients may wait for changes at a time.
-
-    Raises:
-        LedgerError: the data directory is in use, or its ledger is damaged or of a newer version.
-        SpoolError: the spool cannot be read.
+    beside the process's own. ``max_waiters`` clients may wait for changes at a time. Raise `LedgerError` if
+    the data directory is in use, or its ledger is damaged or newer, `SpoolError` if the spool is unreadable.
     """
     async with AsyncExitStack() as stack:
         factories.make_data_dir(config)

@@ -113,10 +113,7 @@ def unwritable(data_dir: Path) -> Iterator[Path]:
 
 
 def bind(config: Config) -> socket.socket:
-    """Return a socket that is bound to the address, or raise `ConfigError`.
-
-    The server lets it listen when the receiver is open.
-    """
+    """Return a socket that is bound to the address, and does not listen yet, or raise `ConfigError`."""
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:

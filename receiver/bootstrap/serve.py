@@ -67,14 +67,12 @@ class _Server(uvicorn.Server):
         self._on_listen = on_listen
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen, then call back."""
         await super().startup(sockets)
         if self.started:
             self._on_listen()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Leave signals to `serve`."""
         yield
 
 
@@ -112,11 +110,8 @@ async def serve_until(
 
     The event is set on the running event loop. In ``environ`` the AWS SDK's variables are looked up.
     ``on_open`` is called once the receiver is open, before it listens; ``on_ready`` with the address once
-    deliveries are accepted.
-
-    Raises:
-        ConfigError: a setting is wrong.
-        ReceiverError: the ledger or the spool cannot be used.
+    deliveries are accepted. Raise `ConfigError` for a wrong setting, `ReceiverError` if the ledger or the
+    spool cannot be used.
     """
     config.check_serve()
     check_settings(config, environ)

@@ -323,10 +323,7 @@ def _print_report(
     *,
     as_json: bool,
 ) -> None:
-    """Print findings and counts as text, or findings and summary as JSON lines.
-
-    Findings are a table on a terminal, and tab-separated lines in a pipe.
-    """
+    """Print findings, as a table on a terminal, and counts; or findings and summary as JSON lines."""
     if as_json:
         for document in itertools.chain(findings, [{"summary": summary}]):
             print(json.dumps(document, ensure_ascii=False))  # noqa: T201 - a command's output

@@ -75,12 +75,7 @@ def _receiver(
 
 
 def commands(typed: str = "") -> typer.Typer:
-    """Return the command line.
-
-    Args:
-        typed: the first argument. If it names a command, only that one is imported, since importing all takes
-            longer than most commands run.
-    """
+    """Return the command line with all commands, or only the ``typed`` one: to import all takes longest."""
     app = typer.Typer(
         name="receiver",
         no_args_is_help=True,
@@ -108,7 +103,6 @@ def _synchronous(function: Callable[..., Any]) -> Callable[..., None]:
 
 
 def start() -> None:
-    """Run the command of `sys.argv`, with this process's environment."""
     logging.getLogger().setLevel(logging.CRITICAL)  # commands print their own errors
     if not SILENT.intersection(sys.argv[1:2]):
         from receiver.telemetry import logs  # noqa: PLC0415 - structlog takes long to import
@@ -118,11 +112,9 @@ def start() -> None:
 
 
 def run(arguments: Sequence[str], invocation: Invocation) -> None:
-    """Run a command. An expected error becomes one line and exit code 1, an interruption one line and
-    `INTERRUPTED`.
+    """Run a command. Raise `SystemExit` with the exit code, unless that is 0.
 
-    Raises:
-        SystemExit: with the exit code, unless that is 0.
+    An expected error becomes one line and exit code 1, an interruption one line and `INTERRUPTED`.
     """
     INVOCATION.set(invocation)
     command = commands(next(iter(arguments), ""))

@@ -31,12 +31,7 @@ OnProgress = Callable[..., None]
 
 @dataclass(frozen=True, slots=True)
 class Invocation:
-    """What a command runs in.
-
-    Attributes:
-        environ: the environment variables that it was started with.
-        exit: ends it at once with an exit code, whatever its threads wait for.
-    """
+    """What a command runs in: the environment, and what ends it at once, whatever its threads wait for."""
 
     environ: Mapping[str, str]
     exit: Callable[[int], NoReturn]
@@ -47,11 +42,7 @@ INVOCATION: ContextVar[Invocation] = ContextVar("invocation")
 
 
 def load_config() -> tuple[Config, Mapping[str, str]]:
-    """Return the settings, and the environment that they come from.
-
-    Raises:
-        ConfigError: one line that names the setting.
-    """
+    """Return the settings and their environment. Raise `ConfigError` with a line that names a wrong one."""
     environ = settings.environment(INVOCATION.get().environ, DOTENV)
     # libpq looks for its own variables in the process's environment alone.
     os.environ.update({name: value for name, value in environ.items() if name.startswith("PG")})
@@ -69,16 +60,11 @@ def print_message(text: str) -> None:
 
 
 def can_ask() -> bool:
-    """Return whether somebody is there to be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def confirm(question: str) -> None:
-    """Ask whether to go on.
-
-    Raises:
-        typer.Exit: the answer is no, or nobody can be asked.
-    """
+    """Ask whether to go on. Raise `typer.Exit` if the answer is no, or nobody can be asked."""
     if can_ask() and is_wanted(question):
         return
     print_message("nothing was done" if can_ask() else "nothing was done; --yes does it")
@@ -97,7 +83,6 @@ def is_wanted(question: str) -> bool:
 
 
 def fail(message: str) -> NoReturn:
-    """Print a message and exit with 1."""
     print_message(message)
     raise SystemExit(1)
 
@@ -125,14 +110,10 @@ def progress_bar(unit: str, *, quiet: bool = False) -> Iterator[OnProgress]:
 
 
 def run_until_signal(work: Callable[[asyncio.Event], Coroutine[Any, Any, bool]], if_aborted: str) -> None:
-    """Run work. The first SIGINT or SIGTERM sets its event, so that it ends in order; a second cancels it.
+    """Run work, which returns whether everything was done; raise `typer.Exit` if it was not.
 
-    Args:
-        work: returns whether everything was done.
-        if_aborted: what to tell the user after a second signal.
-
-    Raises:
-        typer.Exit: not everything was done; with `INTERRUPTED` after a signal, else with 1.
+    The first SIGINT or SIGTERM sets its event, so that it ends in order. A second cancels it, and the user
+    reads ``if_aborted``. After a signal the exit code is `INTERRUPTED`, else 1.
     """
 
     async def run() -> int:

@@ -79,12 +79,7 @@ class Child:
 
 @dataclass(frozen=True, slots=True)
 class Demo:
-    """A running receiver and sandbox.
-
-    Attributes:
-        address, token: of the receiver.
-        sandbox: its address.
-    """
+    """A running receiver, with its address and token, and a sandbox, with its address."""
 
     address: str
     token: str
@@ -94,11 +89,7 @@ class Demo:
     children: Sequence[Child] = ()
 
     async def wait_for_exit(self) -> NoReturn:
-        """Wait until a process has ended.
-
-        Raises:
-            DemoError: always, with the process's name.
-        """
+        """Wait until a process has ended, then raise `DemoError` with its name."""
         ends = {asyncio.create_task(child.process.wait()): child for child in self.children}
         try:
             ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
@@ -109,11 +100,7 @@ class Demo:
         raise DemoError(f"the {child.name} has ended by itself; its log is {child.log_file}")
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return the result of work, which is cancelled if a process ends.
-
-        Raises:
-            DemoError: a process has ended.
-        """
+        """Return the result of work. Cancel it, and raise `DemoError`, if a process ends."""
         task, exit_ = asyncio.create_task(work), asyncio.create_task(self.wait_for_exit())
         try:
             await asyncio.wait((task, exit_), return_when=asyncio.FIRST_COMPLETED)
@@ -208,8 +195,7 @@ async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
 def read_pictures(paths: Sequence[Path]) -> list[Picture]:
     """Read the user's own files, to upscale them by 2; without any, draw the samples.
 
-    Raises:
-        DemoError: a file cannot be read, or is no image.
+    Raise `DemoError` if a file cannot be read, or is no image.
     """
     if not paths:
         return [Picture(sample.name, sample.draw(), sample.factor) for sample in SAMPLES]
@@ -228,15 +214,9 @@ def read_pictures(paths: Sequence[Path]) -> list[Picture]:
 
 @contextlib.asynccontextmanager
 async def running_demo(trial: Trial, folder: Path, port: int) -> AsyncIterator[Demo]:
-    """Start a sandbox and a receiver, and stop both at the end.
+    """Start a sandbox and a receiver with this data directory and port, and stop both at the end.
 
-    Args:
-        trial: the provider, with fresh secrets.
-        folder: the receiver's data directory.
-        port: of the receiver; 0 for any free one.
-
-    Raises:
-        DemoError: the folder or the port is in use, or a process did not start.
+    Raise `DemoError` if the folder or the port is in use, or a process did not start.
     """
     token = secrets.token_urlsafe(16)
     # Without the user's settings, such as a real account's token, and without a proxy, since all of it is on
@@ -268,10 +248,9 @@ async def running_demo(trial: Trial, folder: Path, port: int) -> AsyncIterator[D
 
 
 async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
-    """Submit pictures, and show their jobs until each has ended. Return whether all are archived.
+    """Submit pictures and `follow` their jobs.
 
-    Raises:
-        DemoError: the sandbox refuses a picture, or one of the two does not answer.
+    Raise `DemoError` if the sandbox refuses a picture, or one of the two does not answer.
     """
     ids = []
     trial = demo.trial
@@ -304,11 +283,7 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
 
 
 async def follow(demo: Demo, ids: Collection[str], show: Show) -> bool:
-    """Show jobs until each has ended. Return whether all are archived.
-
-    Raises:
-        DemoError: the receiver does not answer.
-    """
+    """Show jobs until each has ended. Return whether all are archived."""
     async with _client(demo) as client:
         while True:
             jobs = [await _ask(client, "GET", f"/jobs/{job_id}") for job_id in ids]

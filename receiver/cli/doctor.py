@@ -126,7 +126,6 @@ def _waiting(*, quiet: bool) -> Iterator[Callable[[Sequence[str]], None]]:
 
 
 def show(results: Sequence[Result]) -> None:
-    """Print the results of checks."""
     console = Console(highlight=False)
     if not console.is_terminal:
         for result in results:

@@ -73,7 +73,6 @@ class _Form:
 
     @property
     def given(self) -> dict[str, str]:
-        """All answers that are not empty."""
         return {name: value for name, value in self._values.items() if value}
 
     def choose(self, names: Sequence[str] | None) -> list[Entry]:

@@ -16,11 +16,7 @@ FromStart = Annotated[
 
 
 def load_checked_config() -> tuple[Config, Mapping[str, str]]:
-    """Return the settings, checked as `serve` checks them, and the environment that they come from.
-
-    Raises:
-        ConfigError: one line that names the setting.
-    """
+    """Return the settings, checked as `serve` does, and their environment, or raise `ConfigError`."""
     config, environ = common.load_config()
     check_settings(config, environ)
     common.export_library_variables(environ)

@@ -34,7 +34,6 @@ def print_json(value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """Return what `print_json` prints."""
     text = json.dumps(value, indent=2, ensure_ascii=False)
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
@@ -101,7 +100,6 @@ def print_line(cells: Sequence[str], *, flush: bool = False) -> None:
 
 
 def print_counts(counts: Iterable[tuple[int, str]]) -> None:
-    """Print numbers with what they count."""
     for number, what in counts:
         print(f"{number:>9}  {what}")  # noqa: T201 - a command's output
 

@@ -41,10 +41,8 @@ MAX_CAUSES = 3
 class _Row:
     """One job, with its states before and after the retry.
 
-    Attributes:
-        id: of the job, or as it was typed if there is no such job.
-        reason: why it was in the state before.
-        obstacle: why it cannot be tried again, and what can be done instead.
+    ``id`` is as it was typed if there is no such job. ``reason`` is why it was in the state before,
+    ``obstacle`` why it cannot be tried again, and what can be done instead.
     """
 
     id: str
@@ -162,7 +160,6 @@ def _obstacle(job: Job) -> str | None:
 
 
 def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
-    """Show what would be done, and ask whether to do it."""
     # The preview goes where the question goes; the output is the result alone.
     preview = _Printer(as_json=as_json and not can_ask(), dry_run=True, console=Console(stderr=can_ask()))
     preview.add(rows)
@@ -202,9 +199,7 @@ async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
 class _Printer:
     """Prints rows as they come, and a summary; on a terminal the first rows, in a table.
 
-    Attributes:
-        done: how many are, or would be, tried again.
-        left: how many are not, or would not be.
+    ``done`` jobs are, or would be, tried again; ``left`` are not, or would not be.
     """
 
     def __init__(self, *, as_json: bool, dry_run: bool, console: Console | None = None) -> None:
@@ -231,7 +226,6 @@ class _Printer:
                 output.print_line(self._cells(row))
 
     def end(self) -> None:
-        """Print the table and the summary."""
         if self.as_json:
             self._json.end()
         elif self._console.is_terminal and self._first:

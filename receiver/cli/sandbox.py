@@ -32,11 +32,7 @@ _UNITS = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def seconds(text: str | float) -> float:
-    """Return a time such as ``1.5``, ``30s``, ``10m`` or ``24h`` in seconds.
-
-    Raises:
-        typer.BadParameter: the text is no time.
-    """
+    """Return a time such as ``1.5``, ``30s`` or ``24h`` in seconds. Raise `typer.BadParameter` for others."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?", str(text).strip())
     if match is None:
         raise typer.BadParameter(f"{text!r} is no time such as 1.5, 30s, 10m or 24h")
@@ -79,8 +75,7 @@ def _with_shares(command: Callable[..., None]) -> Callable[..., None]:
 def options_of(values: Mapping[str, Any]) -> Options:
     """Return the sandbox's options from the command's parameters, which have the same names.
 
-    Raises:
-        ValueError: they do not fit together.
+    Raise `ValueError` if they do not fit together.
     """
     given = {field.name: values[field.name] for field in fields(Options) if field.name in values}
     shares = {name: values[name] for name in FAULTS}

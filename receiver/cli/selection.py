@@ -38,11 +38,7 @@ def complete_id(incomplete: str) -> Iterator[str]:
 
 
 def parse_time(text: str) -> str:
-    """Return a time as the API reads it; ``2h`` is two hours ago.
-
-    Raises:
-        typer.BadParameter: the text is no time.
-    """
+    """Return a time as the API reads it; ``2h`` is two hours ago. Raise `typer.BadParameter` for no time."""
     try:
         if (ago := _AGO.fullmatch(text.strip())) is not None:
             return (datetime.now(UTC) - timedelta(**{_UNITS[ago[2]]: int(ago[1])})).isoformat()
@@ -97,8 +93,7 @@ def job_filter(
 ) -> tuple[Filter, params.Window]:
     """Return the filter and the page that options select, as ``GET /jobs`` reads them.
 
-    Raises:
-        typer.BadParameter: ``GET /jobs`` would refuse them.
+    Raise `typer.BadParameter` where it would refuse them.
     """
     given = [("state", state.value) for state in states or ()]
     given += [(name, value) for name, value in parameters.items() if value is not None]
@@ -112,8 +107,7 @@ def job_filter(
 async def find_job(reader: LedgerReader, text: str) -> Job:
     """Return the job with an id, or with an id that begins so.
 
-    Raises:
-        LedgerError: ``ledger.unknown_job``, with suggestions.
+    Raise `LedgerError` ``ledger.unknown_job``, with suggestions, if there is none.
     """
     if not text or not text.isprintable():
         raise LedgerError("ledger.unknown_job", "there is no job of this id")

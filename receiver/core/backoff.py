@@ -52,12 +52,10 @@ class DoublingWait:
         self.seconds = 0.0
 
     def grow(self) -> float:
-        """Double the wait and return it, in seconds."""
         self.seconds = min(max(self.seconds * 2, self._first), self._longest)
         return self.seconds
 
     def reset(self) -> None:
-        """Set the wait to nothing, so that the next one is the first."""
         self.seconds = 0.0
 
 

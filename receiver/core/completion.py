@@ -82,6 +82,5 @@ def split_id(job_id: str) -> tuple[str, int]:
 
 
 def provider_of(job_id: str) -> str:
-    """Return the name of a job's provider."""
     name, colon, _ = job_id.partition(":")
     return name if colon else BARE_IDS_OF

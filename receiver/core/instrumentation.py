@@ -69,7 +69,6 @@ class Instrumentation:
         received_at: int | None = None,
         attempt: int | None = None,
     ) -> Step:
-        """Return a step to be entered; the arguments are those of `Step`."""
         return Step(self.on_step, name, job, received_at, attempt)
 
 

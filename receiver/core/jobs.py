@@ -162,7 +162,6 @@ class Job:
 
     @property
     def provider_id(self) -> str:
-        """The provider's own id of the job."""
         return split_id(self.id)[0]
 
     @property

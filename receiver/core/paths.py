@@ -5,7 +5,6 @@ WEBHOOKS = "/webhooks/"
 
 
 def webhook_path(provider: str) -> str:
-    """Return the path of a provider's webhook."""
     return WEBHOOKS + provider
 
 

@@ -35,7 +35,6 @@ class RateLimiter:
         self._next = max(self._next, self._clock() + seconds)
 
     async def wait(self) -> None:
-        """Wait until a call may be made."""
         if (seconds := self.reserve()) > 0:
             await self._sleep(seconds)
 

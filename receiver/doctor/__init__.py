@@ -41,7 +41,6 @@ class Report:
 
     @property
     def good(self) -> bool:
-        """Whether all checks were completed, and none failed."""
         return self.finished and all(result.level is not Level.FAILURE for result in self.results)
 
 

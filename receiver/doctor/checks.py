@@ -47,12 +47,9 @@ def skipped(check: str, why: str) -> Result:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One check.
+    """One check, with its time limit and what to do if it exceeds that, and the settings that it needs.
 
-    Attributes:
-        seconds: the time limit; ``None`` for none.
-        remedy: what to do if it exceeds the time limit.
-        needs: the settings that it depends on.
+    ``seconds`` is ``None`` for no limit.
     """
 
     name: str

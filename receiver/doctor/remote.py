@@ -260,7 +260,6 @@ _url_warning = partial(warning, "public URL")
 
 
 def missing_public_url(config: Config) -> list[Result]:
-    """Return the result of a check without RECEIVER_PUBLIC_URL."""
     if not config.can_submit:
         return [ok("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
     detail = "RECEIVER_PUBLIC_URL is not set, so `receiver submit` does not work"
@@ -318,7 +317,6 @@ def check_hostname(config: Config, host: str, providers: Providers) -> list[Resu
 
 
 def unreachable(error: BaseException, url: str, *, serving: bool) -> Result:
-    """Return the result of a connection that failed."""
     detail = f"{origin(url)} is not reached from here: {explain(error)}"
     if not serving and not isinstance(error, httpx.InvalidURL) and _may_be_stopped(error):
         return _url_warning(detail, START_SERVE)

@@ -15,9 +15,7 @@ _FORM = "%Y-%m-%dT%H:%M:%SZ"
 def read_sample(setup: Setup, name: str, body: bytes) -> dict[str, Any]:
     """Return what a body says: its jobs, their state, URLs and deadlines, and what is promised of them.
 
-    Raises:
-        ConfigError: there is no such provider, or its description or a setting is wrong.
-        BodyError: the body is not a job's.
+    Raise `ConfigError` if the provider is unknown or wrongly set, `BodyError` if the body is not a job's.
     """
     provider = reader_of(name, setup)
     if provider is None:

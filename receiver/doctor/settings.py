@@ -128,7 +128,6 @@ def settings_report(
 
 
 def secret_values(config: Config, environ: Mapping[str, str]) -> list[str]:
-    """Return all values that must not be printed."""
     return [secret for _, secret in _all_secrets(config, environ)]
 
 
@@ -165,7 +164,6 @@ def _check_notify(config: Config) -> list[Result]:
 
 
 def _public_value(value: Any) -> Any:
-    """Return a value without secrets."""
     if hasattr(value, "get_secret_value"):
         return "set"
     if isinstance(value, dict):

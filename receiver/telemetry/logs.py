@@ -95,12 +95,9 @@ class LineLogger:
 def configure(
     form: Literal["auto", "json", "text"], stream: TextIO = sys.stderr, *, least: int = logging.INFO
 ) -> None:
-    """Set up logging for the process.
+    """Set up logging for the process: lines from the level ``least`` on, to a stream.
 
-    Args:
-        form: ``json``: one object to a line; ``text``: for people; ``auto``: text on a terminal, else JSON.
-        stream: where the lines go.
-        least: the level from which on there are lines. Commands print their own errors.
+    The form ``json`` is one object to a line, ``text`` is for people, ``auto`` is text on a terminal only.
     """
     as_text = form == "text" or (form == "auto" and stream.isatty())
     common: list[Processor] = [

@@ -109,9 +109,7 @@ Value = float | Mapping[str, float] | Mapping[tuple[str, ...], float] | None
 class Meters:
     """Counts what happens, as it happens. Its methods are the callbacks of `Instrumentation` and the ledger.
 
-    Args:
-        collectors: where the meters are registered, with those of the process and of Python.
-        providers: the names of those that are on.
+    The meters are registered in ``collectors``, with those of the process and of Python.
     """
 
     def __init__(self, collectors: CollectorRegistry, providers: Iterable[str] = ()) -> None:
@@ -196,7 +194,6 @@ class Meters:
         self.provider_up[provider] = reason not in NO_ANSWER
 
     def on_commit(self, size: int, seconds: float) -> None:
-        """Count a commit of the ledger: its writes and its time."""
         self._batch_size.observe(size)
         self._commit_seconds.observe(seconds)
 
@@ -226,7 +223,6 @@ class Metrics:
     timeout: float = LEDGER_SECONDS
 
     async def answer(self, request: Request) -> Response:
-        """``GET /metrics``."""
         params.nothing(request.query_params)
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
         return Response(encode(await self.collect()), headers={"Content-Type": content_type})

@@ -105,7 +105,6 @@ class _Ids(RandomIdGenerator):
 
 
 def to_collector() -> Spans:
-    """Return spans for the collector that the SDK's own variables name."""
     return Spans(BatchSpanProcessor(OTLPSpanExporter()))
 
 
