@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "reconcile": (JOBS, "receiver.cli.reconcile"),
     "backup": (KEEPING, "receiver.cli.ledger"),
     "ledger-copy": (KEEPING, "receiver.cli.ledger"),
-    "disk-lost": (KEEPING, "receiver.cli.disk_lost"),
+    "disk-lost": (KEEPING, "receiver.cli.jobs"),
     "audit": (KEEPING, "receiver.cli.archive"),
     "rebuild": (KEEPING, "receiver.cli.archive"),
     "prune": (KEEPING, "receiver.cli.ledger"),

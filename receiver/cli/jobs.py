@@ -1,4 +1,4 @@
-"""``receiver jobs``, ``receiver job`` and ``receiver forget``."""
+"""``receiver jobs`` and ``job``, and what gives up jobs: ``forget`` and ``disk-lost``."""
 
 import asyncio
 from typing import Annotated
@@ -109,6 +109,25 @@ def forget(job_id: JobId, *, yes: Yes = False, as_json: AsJson = False) -> None:
     print_message(f"job {job.id} is given up")
 
 
+def disk_lost(
+    name: Annotated[str, typer.Argument(help="The receiver's RECEIVER_INSTANCE.", show_default=False)],
+    *,
+    yes: Yes = False,
+) -> None:
+    """Give up the disk of a receiver that will not come back, of several on one ledger.
+
+    Images that only that disk has are fetched again. Those whose URL lives no more become `expired`, unless
+    the provider names another one. It asks first; in a pipe it needs --yes.
+    """
+    config, _ = load_config()
+    if not yes:
+        confirm(f"Give up the disk of {name} for good? [y/N] ")
+    jobs = asyncio.run(_give_up(config, name))
+    if jobs is None:
+        fail(f"no receiver named {name} is dead; one that is killed is noticed after a minute")
+    print_message(f"the images of {len(jobs)} jobs are fetched again, as far as their URLs live")
+
+
 async def _find(config: Config, text: str) -> Job:
     async with await LedgerReader.open(config.ledger_location) as reader:
         return await find_job(reader, text)
@@ -117,3 +136,8 @@ async def _find(config: Config, text: str) -> Job:
 async def _forget(config: Config, job: Job) -> Job:
     async with await Ledger.open_beside(config.ledger_location) as ledger:
         return await ledger.forget(job.id)
+
+
+async def _give_up(config: Config, name: str) -> list[str] | None:
+    async with await Ledger.open_beside(config.ledger_location) as ledger:
+        return await ledger.give_up_disk(name)
