@@ -384,16 +384,6 @@ def is_proved_by_headers(provider: Provider, headers: RawHeaders) -> bool:
 # Helpers for `Provider.prove`, `Provider.read` and `Client.get`.
 
 
-def proof_after(checking: Awaitable[None] | None) -> Proof | Awaitable[Proof]:
-    """Return the proof of a check that may have to wait for keys, and that raises where it fails."""
-
-    async def wait(checking: Awaitable[None]) -> Proof:
-        await checking
-        return Proof()
-
-    return Proof() if checking is None else wait(checking)
-
-
 def decode_json(body: bytes) -> Any:
     """Return the JSON of a body of any encoding. Raise `BodyError` ``body.not_json``, however deep it is."""
     try:

@@ -17,7 +17,8 @@ from receiver.core.clock import Clock, milliseconds, wall_clock
 from receiver.core.errors import AuthError
 from receiver.core.headers import RawHeaders
 from receiver.providers.api import DIRECT
-from receiver.providers.signatures import Template, refuse
+from receiver.providers.base import Proof
+from receiver.providers.signatures import SignedTemplate, refuse
 
 KEPT_MS = milliseconds(timedelta(hours=24))
 """How long keys that were read serve without a question whether they still do."""
@@ -109,11 +110,11 @@ class KeySet:
     _failed: bool = field(default=False, init=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
-    def prove(self, message: bytes, signatures: Sequence[bytes]) -> Awaitable[None] | None:
+    def prove(self, message: bytes, signatures: Sequence[bytes]) -> Proof | Awaitable[Proof]:
         """Refuse a message that no key has signed. Awaitable only where keys have to be read for that."""
         signatures = signatures[:MAX_SIGNATURES]
         if self._is_signed(message, signatures) and not self._is_old():
-            return None
+            return Proof()
         if self.url is None:
             refuse()
         return self._prove_anew(message, signatures)
@@ -133,16 +134,16 @@ class KeySet:
                 raise AuthError("auth.keys_unavailable", f"The key set at {self.url} {why}.") from None
         return len({key.public_bytes_raw() for key in (*self.pinned, *found)})
 
-    async def _prove_anew(self, message: bytes, signatures: Sequence[bytes]) -> None:
+    async def _prove_anew(self, message: bytes, signatures: Sequence[bytes]) -> Proof:
         async with self._lock:
             # Another delivery may have had them read meanwhile.
             if (self._is_old() or not self._is_signed(message, signatures)) and self._may_ask():
                 await self._ask()
-        if self._is_signed(message, signatures):
-            return
-        if self._failed:
-            raise AuthError("auth.keys_unavailable")
-        refuse()
+        if not self._is_signed(message, signatures):
+            if self._failed:
+                raise AuthError("auth.keys_unavailable")
+            refuse()
+        return Proof()
 
     def _is_signed(self, message: bytes, signatures: Sequence[bytes]) -> bool:
         for key in (*self.pinned, *self._read):
@@ -193,23 +194,15 @@ class KeySet:
             return content
 
 
-@dataclass(frozen=True, slots=True)
-class Ed25519:
+@dataclass(eq=False)
+class Ed25519(SignedTemplate):
     """Ed25519 over a template by any key of a set."""
 
-    template: Template
     keys: KeySet
 
-    @property
-    def names(self) -> Sequence[str]:
-        """The headers that prove a delivery."""
-        return self.template.names
-
-    def admit(self, headers: RawHeaders) -> None:
-        """Refuse headers that no body could make a proof."""
-        self.template.signatures(headers)
-
-    def check(self, headers: RawHeaders, body: bytes) -> Awaitable[None] | None:
-        """Refuse a body that none of the keys has signed. Awaitable only where keys have to be read."""
+    def check(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
         given, signatures = self.template.signatures(headers)
         return self.keys.prove(self.template.message(given, body), signatures)
+
+    async def count_keys(self) -> int:
+        return await self.keys.count()

@@ -110,12 +110,10 @@ class Ed25519(_Signed):
 
 Written = Annotated[Header | Bearer | StandardWebhooks | Hmac | Ed25519, Field(discriminator="kind")]
 
-Proof = signatures.SharedHeader | signatures.StandardWebhooks | signatures.HmacSha256 | key_set.Ed25519
-
 
 def open_proof(
     written: Written, secrets: Callable[[str], tuple[str, ...]], text_of: Callable[[str], str], now: Clock
-) -> Proof:
+) -> signatures.DeliveryProof:
     """Return the proof of a description, with its keys: from secrets, or from the text of a variable."""
 
     def keys_of(proof: StandardWebhooks | Hmac) -> list[bytes]:

@@ -1,10 +1,11 @@
-"""Proofs over the raw body that several providers use. Every refusal is the same, whatever its cause."""
+"""Proofs of deliveries that several providers use. Every refusal is the same, whatever its cause."""
 
 import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, NoReturn
@@ -12,6 +13,7 @@ from typing import Literal, NoReturn
 from receiver.core.clock import Clock, milliseconds
 from receiver.core.errors import AuthError
 from receiver.core.headers import RawHeaders, single
+from receiver.providers.base import Proof, Provider
 
 TOLERANCE = timedelta(minutes=5)
 """How much older or newer than now a signature may be."""
@@ -40,69 +42,52 @@ def check_time(stamp: bytes, now: int, tolerance: timedelta = TOLERANCE, unit: i
         refuse()
 
 
-@dataclass(frozen=True, slots=True)
-class StandardWebhooks:
-    """The proof of https://www.standardwebhooks.com: HMAC-SHA-256 over ``ID.TIMESTAMP.BODY``.
+class DeliveryProof(ABC):
+    """What proves a delivery; ``names`` are the headers that it needs."""
 
-    Any key proves a delivery, so that keys can be replaced, and any label before a signature's comma is
-    taken: providers use other versions than ``v1``, also for the versions of a secret. The id may come again:
-    a repeated delivery changes nothing in the ledger.
+    names: Sequence[str]
 
-    Attributes:
-        keys: the bytes of each key; `key_of` reads ``whsec_…``.
-        now: ms since the epoch.
-        prefix: of the header names.
-        tolerance: how much older or newer than now a signature may be.
-    """
+    @abstractmethod
+    def admit(self, headers: RawHeaders) -> Proof | None:
+        """Do what `Provider.admit` promises."""
 
-    keys: Sequence[bytes] = field(repr=False)
-    now: Clock
-    prefix: str = "webhook"
-    tolerance: timedelta = TOLERANCE
+    @abstractmethod
+    def check(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
+        """Do what `Provider.prove` promises. All keys are compared, whatever the first gave."""
+
+    def headers_for(self, body: bytes) -> Mapping[str, bytes] | None:  # noqa: ARG002 - those that can
+        """Return headers that prove a body, by the first key; ``None`` where only the provider has that."""
+        return None
+
+    async def count_keys(self) -> int | None:
+        """Do what `Provider.count_keys` promises."""
+        return None
+
+
+@dataclass(eq=False)
+class ProvedProvider(Provider):
+    """A provider with a proof of its deliveries, and an API that wants one token."""
+
+    proof: DeliveryProof
+    api_url: str
+    token: str | None = field(repr=False)
+    url_lifetime: timedelta
+
+    def __post_init__(self) -> None:
+        self.proof_headers = self.proof.names
 
     @property
-    def names(self) -> Sequence[str]:
-        """The headers that prove a delivery."""
-        return tuple(f"{self.prefix}-{end}" for end in ("id", "timestamp", "signature"))
+    def has_token(self) -> bool:
+        return self.token is not None
 
-    def admit(self, headers: RawHeaders) -> None:
-        """Refuse headers that no body could make a proof."""
-        self._parts(headers)
+    def admit(self, headers: RawHeaders) -> Proof | None:
+        return self.proof.admit(headers)
 
-    def check(self, headers: RawHeaders, body: bytes) -> None:
-        """Refuse a body that none of the keys has signed. All are compared, whatever the first gave."""
-        head, signatures = self._parts(headers)
-        proved = False
-        for key in self.keys:
-            expected = hmac.digest(key, head + body, hashlib.sha256)
-            for given in signatures:
-                proved |= hmac.compare_digest(expected, given)
-        if not proved:
-            refuse()
+    def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
+        return self.proof.check(headers, body)
 
-    def headers_for(self, body: bytes) -> Mapping[str, bytes]:
-        """Return the headers of a body that the first key signs."""
-        identifier, stamp = f"msg_{secrets.token_hex(16)}", str(self.now() // 1000)
-        signature = hmac.digest(self.keys[0], f"{identifier}.{stamp}.".encode() + body, hashlib.sha256)
-        values = (identifier.encode(), stamp.encode(), b"v1," + base64.b64encode(signature))
-        return dict(zip(self.names, values, strict=True))
-
-    def _parts(self, headers: RawHeaders) -> tuple[bytes, Sequence[bytes]]:
-        """Return what is signed before the body, and the signatures that are given."""
-        given = single(headers)
-        name = self.prefix.encode("ascii")
-        identifier, stamp, text = (
-            given.get(name + end, b"") for end in (b"-id", b"-timestamp", b"-signature")
-        )
-        signatures = []
-        for token in text.split()[:MAX_SIGNATURES]:
-            label, comma, value = token.partition(b",")
-            if label and comma and value:
-                signatures += _decoded(value)
-        if not identifier or not signatures:
-            refuse()
-        check_time(stamp, self.now(), self.tolerance)
-        return b".".join((identifier, stamp, b"")), signatures
+    async def count_keys(self) -> int | None:
+        return await self.proof.count_keys()
 
 
 def key_of(secret: str) -> bytes:
@@ -151,42 +136,41 @@ def _key(secret: str, form: KeyForm) -> bytes:
         return b""
 
 
-def _decoded(value: bytes) -> list[bytes]:
+def _decoded(encoding: str, value: bytes) -> list[bytes]:
     try:
-        return [base64.b64decode(value, validate=True)]
+        if encoding == "base64":
+            return [base64.b64decode(value, validate=True)]
+        return [bytes.fromhex(value.decode("ascii"))]
     except ValueError:
         return []
 
 
-@dataclass(frozen=True, slots=True)
-class SharedHeader:
-    """A header that holds one of several secrets. All are compared, whatever the first gave."""
+@dataclass(eq=False)
+class SharedHeader(DeliveryProof):
+    """A header that holds one of several secrets."""
 
     name: str
     accepted: Sequence[bytes] = field(repr=False)
 
-    @property
-    def names(self) -> Sequence[str]:
-        """The headers that prove a delivery."""
-        return (self.name,)
+    def __post_init__(self) -> None:
+        self.names = (self.name,)
 
-    def admit(self, headers: RawHeaders) -> None:
-        """Refuse headers that hold none of the secrets."""
+    def admit(self, headers: RawHeaders) -> Proof:
         given, proved = single(headers).get(self.name.encode(), b""), False
         for secret in self.accepted:
             proved |= hmac.compare_digest(given, secret)
         if not proved:
             refuse()
+        return Proof()
 
-    def check(self, headers: RawHeaders, body: bytes) -> None:  # noqa: ARG002 - the headers are the proof
-        self.admit(headers)
+    def check(self, headers: RawHeaders, body: bytes) -> Proof:  # noqa: ARG002 - the headers are the proof
+        return self.admit(headers)
 
     def headers_for(self, body: bytes) -> Mapping[str, bytes]:  # noqa: ARG002 - it is the same for all
-        """Return the header with the first secret."""
         return {self.name: self.accepted[0]}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(eq=False)
 class Template:
     """What is signed, and the header in which signatures stand, with blanks between them.
 
@@ -199,6 +183,7 @@ class Template:
         now: ms since the epoch.
         time: the header of the time, if there is one.
         unit: of that time, in ms.
+        any_label: whether any text before a comma is taken for the prefix.
     """
 
     header: str
@@ -209,20 +194,25 @@ class Template:
     time: str | None = None
     tolerance: timedelta = TOLERANCE
     unit: int = 1000
+    any_label: bool = False
 
-    @property
-    def names(self) -> Sequence[str]:
-        """The headers that prove a delivery."""
-        return (self.header, *(name for name in self.parts[1::2] if name not in ("body", "sha256")))
+    def __post_init__(self) -> None:
+        self.names = (self.header, *(name for name in self.parts[1::2] if name not in ("body", "sha256")))
+        self._needed = [name.encode() for name in self.names]
+        self._parts = [part.encode() for part in self.parts]
 
     def signatures(self, headers: RawHeaders) -> tuple[dict[bytes, bytes], Sequence[bytes]]:
         """Return the headers, and the signatures in them; refuse where one is missing, or the time is old."""
         given = single(headers)
         signatures: list[bytes] = []
+        prefix = self.prefix.encode()
         for token in given.get(self.header.encode(), b"").split()[:MAX_SIGNATURES]:
-            if token.startswith(self.prefix.encode()):
-                signatures += self._decoded(token[len(self.prefix.encode()) :])
-        if not signatures or not all(given.get(name.encode()) for name in self.names):
+            if self.any_label:
+                label, _, value = token.partition(b",")
+                signatures += _decoded(self.encoding, value) if label and value else ()
+            elif token.startswith(prefix):
+                signatures += _decoded(self.encoding, token[len(prefix) :])
+        if not signatures or not all(map(given.get, self._needed)):
             refuse()
         if self.time is not None:
             check_time(given.get(self.time.encode(), b""), self.now(), self.tolerance, self.unit)
@@ -230,39 +220,37 @@ class Template:
 
     def message(self, given: Mapping[bytes, bytes], body: bytes) -> bytes:
         """Return what is signed."""
-        own = {"body": body, "sha256": hashlib.sha256(body).hexdigest().encode()}
-        return b"".join(
-            (own[part] if part in own else given[part.encode()]) if number % 2 else part.encode()
-            for number, part in enumerate(self.parts)
-        )
-
-    def _decoded(self, text: bytes) -> list[bytes]:
-        if self.encoding == "base64":
-            return _decoded(text)
-        try:
-            return [bytes.fromhex(text.decode("ascii"))]
-        except ValueError:
-            return []
+        found = self._parts.copy()
+        for at in range(1, len(found), 2):
+            if found[at] == b"body":
+                found[at] = body
+            elif found[at] == b"sha256":
+                found[at] = hashlib.sha256(body).hexdigest().encode()
+            else:
+                found[at] = given[found[at]]
+        return b"".join(found)
 
 
-@dataclass(frozen=True, slots=True)
-class HmacSha256:
-    """HMAC-SHA-256 over a template by any of the keys. All are compared, whatever the first gave."""
+@dataclass(eq=False)
+class SignedTemplate(DeliveryProof):
+    """A signature of a template."""
 
     template: Template
-    keys: Sequence[bytes] = field(repr=False)
 
-    @property
-    def names(self) -> Sequence[str]:
-        """The headers that prove a delivery."""
-        return self.template.names
+    def __post_init__(self) -> None:
+        self.names = self.template.names
 
     def admit(self, headers: RawHeaders) -> None:
-        """Refuse headers that no body could make a proof."""
         self.template.signatures(headers)
 
-    def check(self, headers: RawHeaders, body: bytes) -> None:
-        """Refuse a body that none of the keys has signed."""
+
+@dataclass(eq=False)
+class HmacSha256(SignedTemplate):
+    """HMAC-SHA-256 over a template by any of the keys."""
+
+    keys: Sequence[bytes] = field(repr=False)
+
+    def check(self, headers: RawHeaders, body: bytes) -> Proof:
         given, signatures = self.template.signatures(headers)
         message, proved = self.template.message(given, body), False
         for key in self.keys:
@@ -271,6 +259,7 @@ class HmacSha256:
                 proved |= hmac.compare_digest(expected, signature)
         if not proved:
             refuse()
+        return Proof()
 
     def headers_for(self, body: bytes) -> Mapping[str, bytes]:
         """Return the headers of a body that the first key signs; what they name beside a time is made up."""
@@ -282,3 +271,20 @@ class HmacSha256:
         text = base64.b64encode(signature) if template.encoding == "base64" else signature.hex().encode()
         found = {name.decode(): value for name, value in given.items()}
         return {**found, template.header: template.prefix.encode() + text}
+
+
+class StandardWebhooks(HmacSha256):
+    """The proof of https://www.standardwebhooks.com: HMAC-SHA-256 over ``ID.TIMESTAMP.BODY``.
+
+    Any key proves a delivery, so that keys can be replaced, and any label before a signature's comma is
+    taken: providers use other versions than ``v1``, also for the versions of a secret. The id may come again:
+    a repeated delivery changes nothing in the ledger. `key_of` reads a key. ``prefix`` is of the headers.
+    """
+
+    def __init__(
+        self, keys: Sequence[bytes], now: Clock, prefix: str = "webhook", tolerance: timedelta = TOLERANCE
+    ) -> None:
+        identifier, time, header = (f"{prefix}-{end}" for end in ("id", "timestamp", "signature"))
+        parts = ("", identifier, ".", time, ".", "body", "")
+        super().__init__(Template(header, "base64", "v1,", parts, now, time, tolerance, any_label=True), keys)
+        self.names = (identifier, time, header)

@@ -20,7 +20,7 @@ from receiver.core import serializers
 from receiver.core.errors import REASONS, BodyError
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.providers.ximilar.authentication import REF_HEADER, Authenticator
-from receiver.providers.ximilar.provider import XimilarProvider
+from receiver.providers.ximilar.provider import OWN_LIFETIME, XimilarProvider
 from receiver.web.middleware import PUBLIC_PATHS
 from receiver.web.problem import STATUS, problem
 from tests.support.clock import NOW
@@ -28,7 +28,11 @@ from tests.support.providers import API
 
 DOCUMENT = document(
     "1.0",
-    [XimilarProvider(Authenticator({"X-Webhook-Secret": ["s"], "X-Other": ["o"]}, ["key"]), API, None)],
+    [
+        XimilarProvider(
+            Authenticator({"X-Webhook-Secret": ["s"], "X-Other": ["o"]}, ["key"]), API, None, OWN_LIFETIME
+        )
+    ],
 )
 
 JOB = Job(

@@ -4,18 +4,16 @@ import contextlib
 import functools
 import json
 import re
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
 from typing import Any
 
 from receiver.config import secrets_of, text_of
 from receiver.core.clock import Clock
 from receiver.core.completion import MAX_OUTPUTS, Failure, is_provider_id
 from receiver.core.errors import BodyError, ConfigError, UnavailableError, UnknownJobError
-from receiver.core.headers import RawHeaders
-from receiver.providers import json_paths, key_set, proofs, signatures
-from receiver.providers.api import JsonApi
+from receiver.providers import json_paths, proofs
+from receiver.providers.api import ApiClient, JsonApi
 from receiver.providers.base import (
     MASK,
     MAX_WORD,
@@ -25,8 +23,6 @@ from receiver.providers.base import (
     FileAccess,
     Output,
     OwnDelivery,
-    Proof,
-    Provider,
     Reading,
     Report,
     Running,
@@ -36,12 +32,12 @@ from receiver.providers.base import (
     moment,
     output_of,
     own_id,
-    proof_after,
     refuse,
     short,
 )
 from receiver.providers.described.description import ENDPOINT, Ask, Description
 from receiver.providers.setup import Setup
+from receiver.providers.signatures import ProvedProvider
 from receiver.providers.tables import UNITS
 
 MIN_MASKED = 6
@@ -79,50 +75,33 @@ def open_provider(
     token = None if ask is None else sent(ask.secret)
     access = None if files is None else FileAccess(files.hosts, _filled(files.headers, sent(files.secret)))
     return DescribedProvider(
-        description,
         proof,
-        setup.now,
-        setup.config.url_lifetime_of(description.name, description.url_lifetime),
+        "" if ask is None else str(ask.base),
         token,
+        setup.config.url_lifetime_of(description.name, description.url_lifetime),
+        description,
+        setup.now,
         [text for texts in known.values() for text in texts if len(text) >= MIN_MASKED],
         access,
     )
 
 
 @dataclass(eq=False)
-class DescribedProvider(Provider):
+class DescribedProvider(ProvedProvider):
     """A provider by description. Guard, caps and proofs are those of all others."""
 
     description: Description
-    proof: proofs.Proof
     now: Clock
-    url_lifetime: timedelta
-    token: str | None = field(repr=False)
     secrets: Sequence[str] = field(repr=False)
     files: FileAccess | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         ask = self.description.ask
         self.name, self.title = self.description.name, self.description.title
         self.fresh_urls = ask is not None and ask.fresh_urls
-        self.api_url = "" if ask is None else str(ask.base)
         self.token_setting = f"[ask] of {self.name}" if ask is None else ask.secret
         self.url_setting = f"[ask] base of {self.name}"
-        self.proof_headers = self.proof.names
-
-    @property
-    def has_token(self) -> bool:
-        return self.token is not None
-
-    def admit(self, headers: RawHeaders) -> Proof | None:
-        self.proof.admit(headers)
-        return Proof() if isinstance(self.proof, signatures.SharedHeader) else None
-
-    def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
-        return proof_after(self.proof.check(headers, body))
-
-    async def count_keys(self) -> int | None:
-        return await self.proof.keys.count() if isinstance(self.proof, key_set.Ed25519) else None
 
     def read(self, body: bytes) -> Reading:
         return self.reading(decode_json(body), asked=False)
@@ -180,21 +159,20 @@ class DescribedProvider(Provider):
         return json.dumps(document).encode()
 
     def own_delivery(self, own_id: str, output: Output) -> OwnDelivery | None:
-        if isinstance(self.proof, key_set.Ed25519):
-            return None
         job, outputs = self.description.job, self.description.outputs
         values = {job.id[0]: own_id, job.state[0]: job.done[0]}
         values[outputs.each[0] + (outputs.url[0] if outputs.url else ())] = output.url or ""
         document = functools.reduce(json_paths.merged, (json_paths.made(*it) for it in values.items()))
         body = json.dumps(document).encode()
-        return OwnDelivery(self.proof.headers_for(body), body)
+        headers = self.proof.headers_for(body)
+        return None if headers is None else OwnDelivery(headers, body)
 
     def open_client(self, calls: Calls) -> Client | None:
         ask, token = self.description.ask, self.token
         return None if ask is None or token is None else DescribedClient(self, ask, token, calls)
 
 
-class DescribedClient(Client):
+class DescribedClient(ApiClient):
     """Asks as the description says."""
 
     def __init__(self, provider: DescribedProvider, ask: Ask, token: str, calls: Calls) -> None:
@@ -207,12 +185,14 @@ class DescribedClient(Client):
 
         self._provider = provider
         self._ask = ask
-        self._api = JsonApi(
-            str(ask.base),
-            _filled(ask.headers, token),
-            secrets=(token,),
-            url_setting=provider.url_setting,
-            calls=replace(calls, before_attempt=before_attempt),
+        super().__init__(
+            JsonApi(
+                provider.api_url,
+                _filled(ask.headers, token),
+                secrets=(token,),
+                url_setting=provider.url_setting,
+                calls=replace(calls, before_attempt=before_attempt),
+            )
         )
 
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:
@@ -240,9 +220,6 @@ class DescribedClient(Client):
             return
         with contextlib.suppress(UnknownJobError):  # it has judged the token before it looked for the job
             await self._api.get(self._path("probe", None), about_a_job=True)
-
-    async def aclose(self) -> None:
-        await self._api.aclose()
 
     def _path(self, job_id: str, endpoint: str | None) -> str:
         own = self._ask.endpoint or ""

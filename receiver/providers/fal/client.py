@@ -2,19 +2,16 @@
 
 from receiver.core.completion import is_provider_id
 from receiver.core.errors import InvalidRequestError, UnavailableError, UnknownJobError
-from receiver.providers.api import Call, JsonApi, kept_body, read_answer
-from receiver.providers.base import MAX_WORD, Client, Ending, Report, short
+from receiver.providers.api import ApiClient, Call, kept_body, read_answer
+from receiver.providers.base import MAX_WORD, Ending, Report, short
 from receiver.providers.fal import models, results
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """Of a result, which may hold whole images as data URIs."""
 
 
-class FalClient(Client):
+class FalClient(ApiClient):
     """One account's queue."""
-
-    def __init__(self, api: JsonApi) -> None:
-        self._api = api
 
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:
         if not is_provider_id(job_id):
@@ -46,6 +43,3 @@ class FalClient(Client):
             )
         except UnknownJobError:
             return  # the key was judged before the request was looked for
-
-    async def aclose(self) -> None:
-        await self._api.aclose()

@@ -1,21 +1,19 @@
 """fal.ai as a provider."""
 
-from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
 
 from receiver.core.clock import Clock
 from receiver.core.errors import ConfigError
-from receiver.core.headers import RawHeaders
 from receiver.providers import key_set
 from receiver.providers.api import JsonApi
-from receiver.providers.base import Calls, Client, Proof, Provider, Reading, decode_json, mask, proof_after
+from receiver.providers.base import Calls, Client, Provider, Reading, decode_json, mask
 from receiver.providers.fal import results
 from receiver.providers.fal.client import FalClient
 from receiver.providers.key_set import Ed25519, Keys, KeySet
 from receiver.providers.setup import Setup
-from receiver.providers.signatures import Template
+from receiver.providers.signatures import ProvedProvider, Template
 
 OWN_LIFETIME = timedelta(days=7)
 """Of files, by default. An account, or a request's own header, can make it minutes."""
@@ -72,7 +70,7 @@ def _template(now: Clock) -> Template:
 
 
 @dataclass(eq=False)
-class FalProvider(Provider):
+class FalProvider(ProvedProvider):
     """fal.ai's models. A file's URL stays the same however often it is asked for."""
 
     name = "fal"
@@ -81,25 +79,6 @@ class FalProvider(Provider):
     token_setting = "FAL_KEY"  # noqa: S105 - a name
 
     proof: Ed25519
-    api_url: str
-    token: str | None = field(repr=False)
-    url_lifetime: timedelta = OWN_LIFETIME
-
-    def __post_init__(self) -> None:
-        self.proof_headers = self.proof.names
-
-    @property
-    def has_token(self) -> bool:
-        return self.token is not None
-
-    def admit(self, headers: RawHeaders) -> None:
-        self.proof.admit(headers)
-
-    def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
-        return proof_after(self.proof.check(headers, body))
-
-    async def count_keys(self) -> int:
-        return await self.proof.keys.count()
 
     def read(self, body: bytes) -> Reading:
         return results.read(decode_json(body))

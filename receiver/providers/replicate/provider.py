@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from receiver.core.headers import RawHeaders
 from receiver.providers.api import JsonApi
 from receiver.providers.base import (
     Calls,
@@ -13,7 +12,6 @@ from receiver.providers.base import (
     FileAccess,
     Output,
     OwnDelivery,
-    Proof,
     Provider,
     Reading,
     decode_json,
@@ -23,7 +21,7 @@ from receiver.providers.base import (
 from receiver.providers.replicate import predictions
 from receiver.providers.replicate.client import ReplicateClient
 from receiver.providers.setup import Setup
-from receiver.providers.signatures import StandardWebhooks, key_of
+from receiver.providers.signatures import ProvedProvider, StandardWebhooks, key_of
 
 OWN_LIFETIME = timedelta(hours=1)
 """Of files and outputs, from the prediction's end on."""
@@ -48,35 +46,21 @@ def build(setup: Setup) -> Provider | None:
 
 
 @dataclass(eq=False)
-class ReplicateProvider(Provider):
+class ReplicateProvider(ProvedProvider):
     """Replicate's predictions. After their hour asking gives no fresh URL: the output is gone."""
 
     name = "replicate"
     title = "Replicate"
     url_setting = "REPLICATE_API_URL"
     token_setting = "REPLICATE_API_TOKEN"  # noqa: S105 - a name
-    proof_headers = ("webhook-id", "webhook-timestamp", "webhook-signature")
 
     proof: StandardWebhooks
-    api_url: str
-    token: str | None = field(repr=False)
-    url_lifetime: timedelta = OWN_LIFETIME
-    secrets: Sequence[str] = field(default=(), repr=False)
+    secrets: Sequence[str] = field(repr=False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._authorization = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
         self.files = FileAccess(FILE_HOSTS, self._authorization)
-
-    @property
-    def has_token(self) -> bool:
-        return self.token is not None
-
-    def admit(self, headers: RawHeaders) -> None:
-        self.proof.admit(headers)
-
-    def prove(self, headers: RawHeaders, body: bytes) -> Proof:
-        self.proof.check(headers, body)
-        return Proof()
 
     def read(self, body: bytes) -> Reading:
         return predictions.read(decode_json(body))

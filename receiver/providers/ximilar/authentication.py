@@ -18,6 +18,7 @@ from receiver.core.completion import is_ref
 from receiver.core.errors import AuthError
 from receiver.core.headers import RawHeaders, single
 from receiver.providers.base import MASK, TICKET_LIFETIME, Proof, hide, spellings_in_json
+from receiver.providers.signatures import DeliveryProof
 
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"
@@ -37,12 +38,11 @@ four bytes hold them, and an HMAC-SHA-256."""
 _SALT = b"upscale-receiver.ticket"
 
 
-class Authenticator:
+class Authenticator(DeliveryProof):
     """Checks deliveries against this installation's header values and signing keys."""
 
     def __init__(self, headers: Mapping[str, Sequence[str]], signing_keys: Sequence[str] = ()) -> None:
         self.names = (*headers, *((TICKET_HEADER,) if signing_keys else ()))
-        """The headers that a delivery must carry."""
         self._accepted = {
             name.lower().encode("ascii"): tuple({v for value in values for v in _spellings(value)})
             for name, values in headers.items()
@@ -66,7 +66,10 @@ class Authenticator:
             [key.get_secret_value() for key in config.signing_keys],
         )
 
-    def check(self, headers: RawHeaders) -> Proof:
+    def admit(self, headers: RawHeaders) -> Proof:
+        return self.check(headers)
+
+    def check(self, headers: RawHeaders, body: bytes = b"") -> Proof:  # noqa: ARG002 - it proves nothing
         """Check that a delivery carries the headers that were given to the provider.
 
         Every configured header must be there exactly once, with one of its accepted values. All are compared,
@@ -109,8 +112,7 @@ class Authenticator:
         number = secrets.token_urlsafe(16)
         return self._signer.sign(number if mark is None else f"{number}~{mark}").decode("ascii")
 
-    def headers(self) -> dict[str, bytes]:
-        """Return headers that `check` accepts."""
+    def headers_for(self, body: bytes) -> dict[str, bytes]:  # noqa: ARG002 - they are the same for all
         found = {name.decode(): accepted[0] for name, accepted in self._accepted.items()}
         return found if self._signer is None else {**found, TICKET_HEADER: self.issue_ticket().encode()}
 

@@ -1,13 +1,13 @@
 """Ximilar as a provider: custom headers prove a delivery, and jobs have bare ids."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from receiver.core.headers import RawHeaders
-from receiver.providers.base import Calls, Ending, Output, OwnDelivery, Proof, Provider
+from receiver.providers.base import Calls, Ending, Output, OwnDelivery, Provider
 from receiver.providers.setup import Setup
+from receiver.providers.signatures import ProvedProvider
 from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.authentication import REF_HEADER, Authenticator
 from receiver.providers.ximilar.client import Ximilar
@@ -30,7 +30,7 @@ def build(setup: Setup) -> Provider | None:
 
 
 @dataclass(eq=False)
-class XimilarProvider(Provider):
+class XimilarProvider(ProvedProvider):
     """Ximilar's Upscaler."""
 
     name = "ximilar"
@@ -41,37 +41,21 @@ class XimilarProvider(Provider):
     url_setting = "XIMILAR_API_URL"
     token_setting = "XIMILAR_API_TOKEN"  # noqa: S105 - a name
 
-    authenticator: Authenticator
-    api_url: str
-    token: str | None = field(repr=False)
-    url_lifetime: timedelta = OWN_LIFETIME
-
-    def __post_init__(self) -> None:
-        self.proof_headers = self.authenticator.names
+    proof: Authenticator
 
     @property
     def body_schema(self) -> Mapping[str, Any]:
         return completions.schema()
 
-    @property
-    def has_token(self) -> bool:
-        return self.token is not None
-
-    def admit(self, headers: RawHeaders) -> Proof | None:
-        """Return the proof: the headers alone are it."""
-        return self.authenticator.check(headers)
-
-    def prove(self, headers: RawHeaders, body: bytes) -> Proof:  # noqa: ARG002 - the body proves nothing
-        return self.authenticator.check(headers)
-
     def read(self, body: bytes) -> Ending:
         return completions.parse(body)
 
     def redact(self, body: bytes) -> bytes:
-        return self.authenticator.redact(body)
+        return self.proof.redact(body)
 
     def own_delivery(self, own_id: str, output: Output) -> OwnDelivery:
-        return OwnDelivery(self.authenticator.headers(), completions.written(own_id, output))
+        body = completions.written(own_id, output)
+        return OwnDelivery(self.proof.headers_for(body), body)
 
     def open_client(self, calls: Calls) -> Ximilar | None:
         return None if self.token is None else Ximilar(self.api_url, self.token, calls)
