@@ -15,18 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from receiver.cli import output
-from receiver.cli.common import (
-    DOTENV,
-    INVOCATION,
-    AsJson,
-    exit_now,
-    export_library_variables,
-    fail,
-    load_config,
-    print_message,
-    run_until_signal,
-)
+from receiver.cli import common, output
 from receiver.cli.interruption import INTERRUPTED, interrupted_line
 from receiver.config import environment
 from receiver.core.errors import BodyError, ConfigError
@@ -48,7 +37,7 @@ def doctor(
     sample: Annotated[
         Path | None, typer.Option(metavar="FILE", help="The body of a delivery; - for stdin.")
     ] = None,
-    as_json: AsJson = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Check everything that an installation needs, and say how to repair what fails.
 
@@ -62,15 +51,16 @@ def doctor(
     if provider is not None and sample is not None:
         _read_sample(provider, sample, as_json=as_json)
         return
-    run_until_signal(partial(_doctor, deep=deep, as_json=as_json), "nothing is shown of what was looked at")
+    work = partial(_doctor, deep=deep, as_json=as_json)
+    common.run_until_signal(work, "nothing is shown of what was looked at")
 
 
 async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoReturn:
-    own = dict(INVOCATION.get().environ)
+    own = dict(common.INVOCATION.get().environ)
     with contextlib.suppress(ConfigError):  # `diagnose` reports it
-        export_library_variables(environment(own, DOTENV))
+        common.export_library_variables(environment(own, common.DOTENV))
     with _waiting(quiet=as_json) as on_waiting:
-        report = await diagnose(own, DOTENV, deep=deep, stopping=stopping, on_waiting=on_waiting)
+        report = await diagnose(own, common.DOTENV, deep=deep, stopping=stopping, on_waiting=on_waiting)
     if as_json:
         checks = [asdict(result) for result in report.results]
         output.print_json({"ok": report.good, "checks": checks, "settings": list(report.settings)})
@@ -79,23 +69,23 @@ async def _doctor(stopping: asyncio.Event, *, deep: bool, as_json: bool) -> NoRe
     levels = Counter(result.level for result in report.results)
     early = "" if report.finished else "stopped before the end: "
     failures, warnings = levels[Level.FAILURE], levels[Level.WARNING]
-    print_message(f"{early}{_number(failures, 'failure')}, {_number(warnings, 'warning')}")
+    common.print_message(f"{early}{_number(failures, 'failure')}, {_number(warnings, 'warning')}")
     if not report.finished:
         sys.stderr.write(interrupted_line())
-        exit_now(INTERRUPTED)
-    exit_now(0 if report.good else 1)
+        common.exit_now(INTERRUPTED)
+    common.exit_now(0 if report.good else 1)
 
 
 def _read_sample(provider: str, file: Path, *, as_json: bool) -> None:
     try:
         body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        fail(f"{file}: cannot be read ({error.strerror})")
-    config, environ = load_config()
+        common.fail(f"{file}: cannot be read ({error.strerror})")
+    config, environ = common.load_config()
     try:
         found = read_sample(Setup(config, environ), provider, body)
     except BodyError as error:
-        fail(f"{error.reason}: {error.detail}")
+        common.fail(f"{error.reason}: {error.detail}")
     if as_json:
         output.print_json(found)
         return

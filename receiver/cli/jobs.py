@@ -72,8 +72,7 @@ async def jobs(
         while True:
             page = await reader.jobs(wanted, before=before, limit=size)
             listing.page(page.jobs)
-            before = page.next
-            if before is None or not all_of_them:
+            if (before := page.next) is None or not all_of_them:
                 break
         listing.end(before, incomplete=page.incomplete)
 

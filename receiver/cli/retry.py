@@ -2,7 +2,7 @@
 
 import asyncio
 import shlex
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -10,17 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from receiver.cli import output
-from receiver.cli.common import (
-    AsJson,
-    Yes,
-    can_ask,
-    confirm,
-    load_config,
-    print_message,
-    progress_bar,
-    run_until_signal,
-)
+from receiver.cli import common, output
 from receiver.cli.selection import Reason, Ref, Since, States, Until, complete_id, find_job, job_filter
 from receiver.config import Config
 from receiver.core.errors import LedgerError
@@ -70,8 +60,8 @@ def retry(
     since: Since = None,
     until: Until = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show which jobs it would be.")] = False,
-    yes: Yes = False,
-    as_json: AsJson = False,
+    yes: common.Yes = False,
+    as_json: common.AsJson = False,
 ) -> None:
     """Try jobs again now: those with these ids, or all that the options select.
 
@@ -86,13 +76,9 @@ def retry(
     for each in state or ():
         if each not in RETRIABLE:
             raise typer.BadParameter(f"there is nothing to try again of jobs that are {each}")
-    config, _ = load_config()
-    if by_filter:
-        wanted, _ = job_filter(config, state or RETRIABLE, ref=ref, reason=reason, since=since, until=until)
-        found = _matching(config, wanted)
-    else:
-        found = _named(config, ids or ())
-    rows = asyncio.run(_collect(found))
+    config, _ = common.load_config()
+    wanted, _ = job_filter(config, state or RETRIABLE, ref=ref, reason=reason, since=since, until=until)
+    rows = asyncio.run(_matching(config, wanted) if by_filter else _named(config, ids or ()))
     printer = _Printer(as_json=as_json, dry_run=dry_run)
     if dry_run:
         printer.add(rows)
@@ -100,35 +86,28 @@ def retry(
         raise typer.Exit(1 if printer.left and not by_filter else 0)
     if by_filter and any(row.obstacle is None for row in rows) and not yes:
         _confirm(rows, as_json=as_json)
-    run_until_signal(
+    common.run_until_signal(
         partial(_retry, config, rows, printer, by_filter=by_filter),
         "what was committed is tried again, and the same command takes up the rest",
     )
 
 
-async def _collect(pages: AsyncIterator[Sequence[_Row]]) -> list[_Row]:
+async def _matching(config: Config, wanted: Filter) -> Sequence[_Row]:
     rows: list[_Row] = []
-    with progress_bar("looked at") as on_progress:
-        async for page in pages:
-            rows += page
-            on_progress(len(rows))
-    return rows
-
-
-async def _matching(config: Config, wanted: Filter) -> AsyncIterator[Sequence[_Row]]:
+    before: int | None = None
     async with await LedgerReader.open(config.ledger_location) as reader:
-        before: int | None = None
-        while True:
-            page = await reader.jobs(wanted, before=before, limit=PAGE)
-            yield [_row(job) for job in page.jobs]
-            before = page.next
-            if before is None:
-                return
+        with common.progress_bar("looked at") as on_progress:
+            while True:
+                page = await reader.jobs(wanted, before=before, limit=PAGE)
+                rows += map(_row, page.jobs)
+                on_progress(len(rows))
+                if (before := page.next) is None:
+                    return rows
 
 
-async def _named(config: Config, ids: Sequence[str]) -> AsyncIterator[Sequence[_Row]]:
+async def _named(config: Config, ids: Sequence[str]) -> Sequence[_Row]:
+    rows: dict[str, _Row] = {}  # by the found id: a job may be named twice, in short and in full
     async with await LedgerReader.open(config.ledger_location) as reader:
-        rows: dict[str, _Row] = {}  # by the found id: a job may be named twice, in short and in full
         for text in ids:
             try:
                 row = _row(await find_job(reader, text))
@@ -137,7 +116,7 @@ async def _named(config: Config, ids: Sequence[str]) -> AsyncIterator[Sequence[_
                     raise
                 row = _Row(text, obstacle=error.detail)
             rows[row.id] = row
-        yield list(rows.values())
+    return list(rows.values())
 
 
 def _row(job: Job) -> _Row:
@@ -161,10 +140,11 @@ def _obstacle(job: Job) -> str | None:
 
 def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
     # The preview goes where the question goes; the output is the result alone.
-    preview = _Printer(as_json=as_json and not can_ask(), dry_run=True, console=Console(stderr=can_ask()))
+    asks = common.can_ask()
+    preview = _Printer(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
     preview.add(rows)
     preview.end()
-    confirm(f"Try {_count(preview.done)} again? [y/N] ")
+    common.confirm(f"Try {_count(preview.done)} again? [y/N] ")
 
 
 async def _retry(
@@ -174,7 +154,7 @@ async def _retry(
     interrupted = False
     quiet = printer.as_json or len(rows) <= CHUNK
     async with await Ledger.open_beside(config.ledger_location) as ledger:
-        with progress_bar("tried again", quiet=quiet) as on_progress:
+        with common.progress_bar("tried again", quiet=quiet) as on_progress:
             for begin in range(0, len(rows), CHUNK):
                 chunk = rows[begin : begin + CHUNK]
                 if stopping.is_set():
@@ -204,8 +184,7 @@ class _Printer:
 
     def __init__(self, *, as_json: bool, dry_run: bool, console: Console | None = None) -> None:
         self.as_json = as_json
-        self.done = 0
-        self.left = 0
+        self.done = self.left = 0
         self._json = output.JsonJobs(dry_run=dry_run)
         self._dry_run = dry_run
         self._console = console or Console()
@@ -233,8 +212,8 @@ class _Printer:
             names = ("job", "ref", third, fourth, "obstacle")
             self._console.print(output.table(names, map(self._cells, self._first)))
             if (more := self.done + self.left - MAX_ROWS) > 0:
-                print_message(f"and {more} more; --json or a pipe gives all of them")
-        print_message(self._summary())
+                common.print_message(f"and {more} more; --json or a pipe gives all of them")
+        common.print_message(self._summary())
 
     def _cells(self, row: _Row) -> Sequence[str]:
         fourth = row.reason if self._dry_run else row.after

@@ -13,18 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from receiver.cli.options import choice, decimal, whole
-from receiver.sandbox.faults import (
-    FAULTS,
-    CallFault,
-    CompletionFault,
-    Fault,
-    Faults,
-    JobFault,
-    OutputFault,
-    ProofFault,
-    ResultFault,
-    SubmitFault,
-)
+from receiver.sandbox import faults
 from receiver.sandbox.options import SECRET_VARIABLES, TOKEN_VARIABLES, ErrorShape, Options, ProviderName
 from receiver.sandbox.server import print_address, run
 
@@ -49,14 +38,14 @@ _CALLS = "Shares of API calls that answer otherwise (0 to 1)"
 _RESULTS = "Shares of results that give otherwise (0 to 1)"
 _COMPLETIONS = "Shares of completions that travel otherwise (0 to 1)"
 _PROOFS = "Shares of jobs whose deliveries are signed otherwise (0 to 1)"
-_PANELS: Mapping[type[Fault], str] = {
-    JobFault: "Shares of jobs that end otherwise (0 to 1)",
-    OutputFault: "Shares of jobs that make something else (0 to 1)",
-    ResultFault: _RESULTS,
-    CompletionFault: _COMPLETIONS,
-    ProofFault: _PROOFS,
-    SubmitFault: _CALLS,
-    CallFault: _CALLS,
+_PANELS: Mapping[type[faults.Fault], str] = {
+    faults.JobFault: "Shares of jobs that end otherwise (0 to 1)",
+    faults.OutputFault: "Shares of jobs that make something else (0 to 1)",
+    faults.ResultFault: _RESULTS,
+    faults.CompletionFault: _COMPLETIONS,
+    faults.ProofFault: _PROOFS,
+    faults.SubmitFault: _CALLS,
+    faults.CallFault: _CALLS,
 }
 
 
@@ -65,7 +54,7 @@ def _with_shares(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.signature(command)
     *own, _ = signature.parameters.values()
     shares = []
-    for name, fault in FAULTS.items():
+    for name, fault in faults.FAULTS.items():
         option = decimal(fault.text, 0, 1, metavar="SHARE", panel=_PANELS[type(fault)])
         shares.append(own[0].replace(name=name, default=0.0, annotation=Annotated[float, option]))
     command.__signature__ = signature.replace(parameters=[*shares, *own])  # type: ignore[attr-defined] # Typer reads it
@@ -78,8 +67,8 @@ def options_of(values: Mapping[str, Any]) -> Options:
     Raise `ValueError` if they do not fit together.
     """
     given = {field.name: values[field.name] for field in fields(Options) if field.name in values}
-    shares = {name: values[name] for name in FAULTS}
-    return Options(**given, faults=Faults(**shares))
+    shares = {name: values[name] for name in faults.FAULTS}
+    return Options(**given, faults=faults.Faults(**shares))
 
 
 @_with_shares

@@ -20,17 +20,8 @@ from receiver.archive.base import ProbeResult
 from receiver.archive.factory import open_archive
 from receiver.bootstrap import factories
 from receiver.config import Config
+from receiver.core import errors
 from receiver.core.concurrency import run_in_thread
-from receiver.core.errors import (
-    ArchiveError,
-    AuthError,
-    ConfigError,
-    LedgerError,
-    NoCreditsError,
-    ProviderError,
-    RateLimitedError,
-    TokenRefusedError,
-)
 from receiver.core.paths import WEBHOOKS, webhook_path
 from receiver.doctor.checks import Level, Result, failure, ok, skipped, warning
 from receiver.doctor.machine import cannot_create
@@ -116,14 +107,14 @@ async def check_archive(config: Config, environ: Mapping[str, str]) -> list[Resu
                 uri, uploads=1, environ=environ, used=used, public_url=factories.public_endpoint(config)
             )
         )
-    except ConfigError as error:
+    except errors.ConfigError as error:
         # `check_settings` reports wrong settings; here only what depends on `environ` is reported.
         if str(error) in await run_in_thread(lambda: [*factories.wrong_settings(config, environ)]):
             return [skipped("archive", f"{str(error).partition(':')[0]} is wrong")]
         return [failure("archive", str(error), "Correct the setting; the AWS SDK reads it, too.")]
     try:
         findings = await archive.probe()
-    except ArchiveError as error:
+    except errors.ArchiveError as error:
         remedy = _ARCHIVE_REMEDIES.get(error.reason, "Look at what the store says.")
         if folder is not None and error.reason == "archive.denied":
             remedy = (
@@ -169,7 +160,7 @@ async def _was_used(config: Config) -> bool:
     try:
         async with await LedgerReader.open(config.ledger_location) as ledger:
             return await factories.is_archive_used(ledger, config.archive_uri)
-    except LedgerError:
+    except errors.LedgerError:
         return False  # `check_ledger` reports it
 
 
@@ -207,7 +198,7 @@ async def check_provider(provider: Provider, name: str) -> list[Result]:
 async def _check_keys(provider: Provider, name: str) -> list[Result]:
     try:
         number = await provider.count_keys()
-    except AuthError as error:
+    except errors.AuthError as error:
         remedy = "May this machine reach it? Until then deliveries are answered with 503, and sent again."
         return [failure(name, error.detail, remedy)]
     if number is None:
@@ -231,20 +222,20 @@ async def _check_token(provider: Provider, name: str) -> list[Result]:
     try:
         async with contextlib.aclosing(client):
             await client.probe()
-    except ProviderError as error:
+    except errors.ProviderError as error:
         found = await _provider_failure(error, provider, name)
     else:
         found = ok(name, f"{origin(provider.api_url)} takes the token")
     return [found, *check_clock("the provider", offsets[-1])]
 
 
-async def _provider_failure(error: ProviderError, provider: Provider, name: str) -> Result:
+async def _provider_failure(error: errors.ProviderError, provider: Provider, name: str) -> Result:
     detail, url = f"{error.reason}: {error.detail}", provider.api_url
-    if isinstance(error, TokenRefusedError):
+    if isinstance(error, errors.TokenRefusedError):
         remedy = f"Set {provider.token_setting} to the token of your account, as it stands there."
-    elif isinstance(error, NoCreditsError):
+    elif isinstance(error, errors.NoCreditsError):
         remedy = "Buy credits; what was submitted already is received all the same."
-    elif isinstance(error, RateLimitedError):
+    elif isinstance(error, errors.RateLimitedError):
         return warning(name, detail, "Lower RECEIVER_RECONCILE_RATE, and look again in a while.")
     else:
         remedy = f"Is {origin(url)} right ({provider.url_setting}), and may this machine reach it?"
@@ -378,7 +369,7 @@ async def check_alerts(config: Config) -> list[Result]:
     """Check that Apprise reads the URLs of alerts; nothing is sent."""
     try:
         channels = factories.alert_channels(config)
-    except ConfigError:  # the check of the settings says so
+    except errors.ConfigError:  # the check of the settings says so
         return []
     wrong = await check([Message(name, url, "", "") for name, url in channels.items()]) if channels else {}
     remedy = "Correct it in RECEIVER_ALERT_URLS: https://appriseit.com/services/"

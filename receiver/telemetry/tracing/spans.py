@@ -14,6 +14,7 @@ from contextlib import suppress
 from importlib import metadata
 from urllib.parse import urlsplit
 
+from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource
@@ -21,14 +22,6 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
-from opentelemetry.trace import (
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    StatusCode,
-    TraceFlags,
-    set_span_in_context,
-)
 
 from receiver.core.concurrency import run_in_thread
 from receiver.core.instrumentation import Step
@@ -40,11 +33,11 @@ BEGINNINGS = {("delivery", "recorded"), ("record", "found")}
 """The first span of a trace: the delivery, or the record of a completion that was found by asking."""
 
 KINDS = {
-    "delivery": SpanKind.SERVER,
-    "confirm": SpanKind.CLIENT,
-    "ask": SpanKind.CLIENT,
-    "fetch": SpanKind.CLIENT,
-    "archive": SpanKind.CLIENT,
+    "delivery": trace.SpanKind.SERVER,
+    "confirm": trace.SpanKind.CLIENT,
+    "ask": trace.SpanKind.CLIENT,
+    "fetch": trace.SpanKind.CLIENT,
+    "archive": trace.SpanKind.CLIENT,
 }
 
 
@@ -62,19 +55,19 @@ class Spans:
         """Make a span of a step that has ended; a step of no known job belongs to no trace."""
         if step.job is None or step.received_at is None:
             return
-        trace, root = _derived(step.job, step.received_at)
+        trace_id, root = _derived(step.job, step.received_at)
         begins = (step.name, step.outcome) in BEGINNINGS
-        self._ids.given = (trace, root) if begins else None
+        self._ids.given = (trace_id, root) if begins else None
         span = self._tracer.start_span(
             step.name,
-            context=Context() if begins else self._below(trace, root),
-            kind=KINDS.get(step.name, SpanKind.INTERNAL),
+            context=Context() if begins else self._below(trace_id, root),
+            kind=KINDS.get(step.name, trace.SpanKind.INTERNAL),
             attributes=_attributes(step),
             start_time=step.started_at,
         )
         self._ids.given = None
         if step.reason is not None:
-            span.set_status(StatusCode.ERROR, step.reason)
+            span.set_status(trace.StatusCode.ERROR, step.reason)
         span.end(step.started_at + int(step.seconds * 1e9))
 
     async def aclose(self) -> None:
@@ -83,13 +76,13 @@ class Spans:
         with suppress(TimeoutError):
             await asyncio.wait_for(run_in_thread(self._provider.shutdown), CLOSE_SECONDS)
 
-    def _below(self, trace: int, root: int) -> Context:
+    def _below(self, trace_id: int, root: int) -> Context:
         # A sampler that decides by the trace's id decides alike for its first span and, here, for all others.
-        decision = self._provider.sampler.should_sample(None, trace, "delivery").decision
+        decision = self._provider.sampler.should_sample(None, trace_id, "delivery").decision
         sampled = decision is Decision.RECORD_AND_SAMPLE
-        flags = TraceFlags(TraceFlags.SAMPLED if sampled else TraceFlags.DEFAULT)
-        parent = SpanContext(trace, root, is_remote=True, trace_flags=flags)
-        return set_span_in_context(NonRecordingSpan(parent), Context())
+        flags = trace.TraceFlags(trace.TraceFlags.SAMPLED if sampled else trace.TraceFlags.DEFAULT)
+        parent = trace.SpanContext(trace_id, root, is_remote=True, trace_flags=flags)
+        return trace.set_span_in_context(trace.NonRecordingSpan(parent), Context())
 
 
 class _Ids(RandomIdGenerator):
