@@ -1,9 +1,12 @@
-"""Whether the secrets in the settings can be guessed."""
+"""Makes secrets for new settings, and tells whether those in the settings can be guessed."""
 
+import base64
 import re
+import secrets
 from collections.abc import Iterator
 
 from receiver.config import Config
+from receiver.providers.registry import Entry
 
 GUESSED = re.compile(
     r"(?i)(change.?me|replace.?me|secret|password|passwort|passw0rd|token|test|example|default|admin|insecure"
@@ -21,6 +24,27 @@ MIN_DISTINCT = 6
 """Distinct characters in a secret."""
 
 
+def own_settings() -> dict[str, str]:
+    """Return the settings of every receiver, with fresh secrets."""
+    return {
+        "RECEIVER_API_TOKENS": secrets.token_urlsafe(32),
+        "RECEIVER_NOTIFY_SECRET": f"whsec_{base64.b64encode(secrets.token_bytes(32)).decode()}",
+    }
+
+
+def fresh_settings(entry: Entry) -> dict[str, str]:
+    """Return a provider's settings, with fresh secrets; what it gives itself is empty."""
+    return {
+        name: value.replace("{secret}", secrets.token_urlsafe(32)) for name, value in entry.settings.items()
+    }
+
+
+def dotenv_line(name: str, value: str) -> str:
+    """Return a line of .env. Single quotes keep JSON as it is."""
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"{name}='{escaped}'"
+
+
 def weakness(secret: str, *, least: int, good: int) -> tuple[bool, str]:
     """Return whether a secret is as weak as none, and why; an empty text if it is strong."""
     if GUESSED.fullmatch(secret):
@@ -36,11 +60,11 @@ def weakness(secret: str, *, least: int, good: int) -> tuple[bool, str]:
 
 def weak_secrets(config: Config) -> Iterator[tuple[str, bool, str]]:
     """Yield each weak secret: its setting, whether it is as weak as none, and why."""
-    for secrets, least, good in (
+    for found, least, good in (
         (online_secrets(config), LEAST_ONLINE, GOOD_ONLINE),
         (offline_keys(config), LEAST_OFFLINE, GOOD_OFFLINE),
     ):
-        for name, secret in secrets:
+        for name, secret in found:
             as_none, what = weakness(secret, least=least, good=good)
             if what:
                 yield name, as_none, what

@@ -43,6 +43,9 @@ from receiver.submission.file_sources import FileSources
 
 T = TypeVar("T")
 
+Picture = tuple[str, bytes, int]
+"""The name of an image, which becomes the job's ref, the image itself, and the factor to upscale it by."""
+
 Show = Callable[[Sequence[output.JobDocument]], None]
 """Shows jobs as the API returns them."""
 
@@ -57,15 +60,6 @@ REFRESH_SECONDS = 0.2
 
 class DemoError(Exception):
     """The demo could not run."""
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image to upscale. Its name becomes the job's ref."""
-
-    name: str
-    data: bytes
-    factor: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +192,7 @@ def read_pictures(paths: Sequence[Path]) -> list[Picture]:
     Raise `DemoError` if a file cannot be read, or is no image.
     """
     if not paths:
-        return [Picture(sample.name, sample.draw(), sample.factor) for sample in SAMPLES]
+        return [(sample.name, sample.draw(), sample.factor) for sample in SAMPLES]
     pictures = []
     for path in paths:
         try:
@@ -208,7 +202,7 @@ def read_pictures(paths: Sequence[Path]) -> list[Picture]:
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise DemoError(f"{path}: cannot be read as an image ({type(error).__name__})") from None
         ref = "".join(c if 32 <= ord(c) < 127 else "_" for c in path.name)[:200]
-        pictures.append(Picture(ref, data, 2))
+        pictures.append((ref, data, 2))
     return pictures
 
 
@@ -260,24 +254,22 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
         _client(demo) as client,
         FileSources(demo.archive.as_uri(), {}) as sources,
     ):
-        for picture in pictures:
-            submit = trial.submit(picture.data, picture.factor, webhook, picture.name)
+        for name, data, factor in pictures:
+            submit = trial.submit(data, factor, webhook, name)
             try:
                 answer = await sandbox.post(
                     submit.path, params=submit.query, headers=submit.headers, json=submit.body
                 )
                 job_id = trial.job_id(answer.raise_for_status().json())
             except httpx.HTTPStatusError as error:
-                raise DemoError(f"{picture.name}: {error.response.text}") from None
+                raise DemoError(f"{name}: {error.response.text}") from None
             except httpx.HTTPError as error:
-                raise DemoError(
-                    f"{picture.name}: the sandbox does not answer ({type(error).__name__})"
-                ) from None
-            announced = {"id": job_id, "ref": picture.name}
+                raise DemoError(f"{name}: the sandbox does not answer ({type(error).__name__})") from None
+            announced = {"id": job_id, "ref": name}
             if trial.endpoint is not None:
                 announced["endpoint"] = trial.endpoint
             await _ask(client, "POST", "/jobs", json=announced)
-            sources.keep(job_id, picture.data)
+            sources.keep(job_id, data)
             ids.append(job_id)
     return await follow(demo, ids, show)
 
@@ -312,7 +304,7 @@ async def _process(
 ) -> AsyncIterator[Child]:
     """Run a command of the receiver, with a log file in the folder."""
     path = folder / f"{name}.log"
-    with path.open("wb") as log:
+    with path.open("wb") as log_file:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -320,7 +312,7 @@ async def _process(
             *arguments,
             stdin=PIPE,  # never written to: it closes when the demo ends
             stdout=PIPE,
-            stderr=log,
+            stderr=log_file,
             env=environ,
             cwd=folder,  # so that no .env of the user is read
             start_new_session=True,  # so that Ctrl-C reaches the demo alone, which ends it in order

@@ -10,10 +10,9 @@ import typer
 from rich.console import Console
 
 from receiver.bootstrap.factories import wrong_settings
-from receiver.bootstrap.secrets import weak_secrets
+from receiver.bootstrap.secrets import dotenv_line, fresh_settings, own_settings, weak_secrets
 from receiver.cli.common import exit_now, export_library_variables, fail, is_wanted
 from receiver.cli.doctor import show
-from receiver.cli.new_settings import fresh_settings, line, own_settings
 from receiver.config import Config, environment, load_partly, named
 from receiver.core.paths import webhook_path
 from receiver.doctor import Level, diagnose, look_at
@@ -51,7 +50,7 @@ def run(own: Mapping[str, str], dotenv: Path, providers: Sequence[str] | None) -
     except EOFError:
         fail("nothing was written")
     values = {**own_settings(), **form.given}
-    _write(dotenv, "".join(f"{line(name, value)}\n" for name, value in values.items()))
+    _write(dotenv, "".join(f"{dotenv_line(name, value)}\n" for name, value in values.items()))
     typer.echo(f"{dotenv} is written, and its owner's alone.\n")
     environ = environment(own, dotenv)
     export_library_variables(environ)

@@ -1,14 +1,14 @@
 """``receiver init``."""
 
+import itertools
 import sys
-from collections.abc import Mapping
 from typing import Annotated
 
 import typer
 
+from receiver.bootstrap.secrets import dotenv_line, fresh_settings, own_settings
 from receiver.cli import output
 from receiver.cli.common import DOTENV, INVOCATION, AsJson
-from receiver.cli.new_settings import fresh_settings, line, own_settings
 from receiver.cli.options import choice
 from receiver.providers.registry import ENTRIES
 
@@ -42,14 +42,10 @@ def init(
         values = {name: value for entry in chosen for name, value in fresh_settings(entry).items()}
         output.print_json({**values, **own})
         return
+    lines = []
     for entry in chosen:
         values = fresh_settings(entry)
         if "" in values.values():
-            typer.echo(f"# {entry.title} gives you what is empty here: docs/guide/providers.md")
-        _print(values)
-    _print(own)
-
-
-def _print(values: Mapping[str, str]) -> None:
-    for name, value in values.items():
-        typer.echo(line(name, value))
+            lines.append(f"# {entry.title} gives you what is empty here: docs/guide/providers.md")
+        lines += itertools.starmap(dotenv_line, values.items())
+    typer.echo("\n".join([*lines, *itertools.starmap(dotenv_line, own.items())]))

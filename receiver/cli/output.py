@@ -84,14 +84,11 @@ class JobList:
         cursor = params.cursor(following)
         if self._json is not None:
             self._json.end(next=cursor, **({"incomplete": True} if incomplete else {}))
+        elif self._console.is_terminal and cursor is not None:
+            more = f"There are more; --cursor {cursor} goes on, --all lists them all."
+            self._console.print(more, style="dim")
         if incomplete:
             Console(stderr=True).print("Not all that begins so was looked at: search for more of it.")
-        if self._json is not None:
-            return
-        if self._console.is_terminal and cursor is not None:
-            self._console.print(
-                f"There are more; --cursor {cursor} goes on, --all lists them all.", style="dim"
-            )
 
 
 def print_line(cells: Sequence[str], *, flush: bool = False) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from receiver.cli.new_settings import line
+from receiver.bootstrap.secrets import dotenv_line as line
 from receiver.config import environment, load
 from tests.support.processes import PROVIDER_TOKEN, Program, Programs, Sandbox, command, run
 from tests.support.seaweed import Seaweed, seaweed
