@@ -1,7 +1,7 @@
 """``receiver accept``: archives bytes that verification refused."""
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -31,14 +31,26 @@ def accept(
     """
     config, _ = load_config()
     found = asyncio.run(_find(config, job_id))
+    document = {
+        "id": found.job.id,
+        "ref": found.job.ref,
+        "state": found.job.state.value,
+        "format": found.image.format,
+        "bytes": found.image.bytes,
+        "sha256": found.image.sha256,
+        "reason": found.refusal.reason,
+        "detail": found.refusal.detail,
+        "refused_at": serializers.time(found.refusal.at),
+        "file": str(found.path),
+    }
     asks = not yes and not dry_run and can_ask()
     if asks or not as_json:
-        output.facts(_document(found), Console(stderr=asks, soft_wrap=True))
+        output.facts(document, Console(stderr=asks, soft_wrap=True))
     done = not dry_run and (yes or (asks and is_wanted("Archive these bytes as they are? [y/N] ")))
     if done:
         asyncio.run(_accept(config, found))
     if as_json and (done or not asks):
-        output.print_json({"accepted": done, **_document(found)})
+        output.print_json({"accepted": done, **document})
     if dry_run:
         return
     if not done:
@@ -56,18 +68,3 @@ async def _find(config: Config, text: str) -> RefusedBytes:
 async def _accept(config: Config, found: RefusedBytes) -> None:
     async with await Ledger.open_beside(config.ledger_location) as ledger:
         await acceptance.accept(ledger, open_spool(config), found.job.id, found.image.sha256)
-
-
-def _document(found: RefusedBytes) -> dict[str, Any]:
-    return {
-        "id": found.job.id,
-        "ref": found.job.ref,
-        "state": found.job.state.value,
-        "format": found.image.format,
-        "bytes": found.image.bytes,
-        "sha256": found.image.sha256,
-        "reason": found.refusal.reason,
-        "detail": found.refusal.detail,
-        "refused_at": serializers.time(found.refusal.at),
-        "file": str(found.path),
-    }

@@ -126,36 +126,34 @@ class Meters:
             for provider in providers
             for outcome in DELIVERED
         }
-        self._fetch_failures = counter(
-            "receiver_fetch_failures",
-            "Failed attempts to bring a verified image to the receiver's disk, by reason.",
-            ["reason"],
-        )
-        self._upload_failures = counter(
-            "receiver_upload_failures",
-            "Failed attempts to bring an image from the receiver's disk to the archive, by reason.",
-            ["reason"],
-        )
-        self._upload_failures.labels("archive.occupied")  # so that the first one is an increase
-        self._fetch_seconds = histogram(
-            "receiver_fetch_duration_seconds",
-            "Duration of downloads that came whole.",
-            buckets=LONG_SECONDS,
-        )
-        self._fetched_bytes = counter("receiver_fetched_bytes", "Bytes of downloads that came whole.")
-        self._verify_seconds = histogram(
-            "receiver_verify_duration_seconds",
-            "Duration of verifying that an image is the promised one.",
-            buckets=LONG_SECONDS,
-        )
-        self._upload_seconds = histogram(
-            "receiver_upload_duration_seconds",
-            "Duration of putting an image into the archive and proving it there.",
-            buckets=LONG_SECONDS,
-        )
-        self._archived_bytes = counter(
-            "receiver_archived_bytes", "Bytes of images that were archived and proved."
-        )
+        self._failures = {
+            "fetch": counter(
+                "receiver_fetch_failures",
+                "Failed attempts to bring a verified image to the receiver's disk, by reason.",
+                ["reason"],
+            ),
+            "archive": counter(
+                "receiver_upload_failures",
+                "Failed attempts to bring an image from the receiver's disk to the archive, by reason.",
+                ["reason"],
+            ),
+        }
+        self._failures["archive"].labels("archive.occupied")  # so that the first one is an increase
+        span = partial(histogram, buckets=LONG_SECONDS)
+        self._seconds = {
+            "fetch": span("receiver_fetch_duration_seconds", "Duration of downloads that came whole."),
+            "verify": span(
+                "receiver_verify_duration_seconds", "Duration of verifying that an image is the promised one."
+            ),
+            "archive": span(
+                "receiver_upload_duration_seconds",
+                "Duration of putting an image into the archive and proving it there.",
+            ),
+        }
+        self._bytes = {
+            "fetch": counter("receiver_fetched_bytes", "Bytes of downloads that came whole."),
+            "archive": counter("receiver_archived_bytes", "Bytes of images that were archived and proved."),
+        }
         self._batch_size = histogram(
             "receiver_commit_batch_size", "Writes that shared one commit of the ledger.", buckets=BATCH_SIZES
         )
@@ -176,18 +174,13 @@ class Meters:
                 self._deliveries[step.outcome, step.provider or ""].inc()
             case "confirm" | "ask":
                 self.on_provider_result(step.provider or "", step.reason)
-            case "fetch" if step.reason is None:
-                self._fetch_seconds.observe(step.seconds)
-                self._fetched_bytes.inc(step.bytes or 0)
-            case "verify" if step.reason is None:
-                self._verify_seconds.observe(step.seconds)
-            case "archive" if step.reason is None:
-                self._upload_seconds.observe(step.seconds)
-                self._archived_bytes.inc(step.bytes or 0)
+            case "fetch" | "verify" | "archive" if step.reason is None:
+                self._seconds[step.name].observe(step.seconds)
+                if step.name in self._bytes:
+                    self._bytes[step.name].inc(step.bytes or 0)
 
     def on_failed_attempt(self, work: Work, reason: str) -> None:
-        meter = self._fetch_failures if work == "fetch" else self._upload_failures
-        meter.labels(reason).inc()
+        self._failures[work].labels(reason).inc()
 
     def on_provider_result(self, provider: str, reason: str | None) -> None:
         """Note whether a provider answered; the reason says why it did not."""
@@ -239,9 +232,7 @@ class Metrics:
         queues = {"ledger": self.ledger.waiting}
         values: dict[str, Value] = {
             # The common reasons stand there from the beginning, so that their first burst is an increase.
-            "receiver_refusals": _sorted(
-                {"auth.refused": 0, "auth.token_refused": 0, **self.refusals.counts}
-            ),
+            "receiver_refusals": {"auth.refused": 0, "auth.token_refused": 0, **self.refusals.counts},
             "receiver_in_progress": self.in_progress(),
             "receiver_provider_up": dict(self.meters.provider_up),
             "receiver_ledger_writable": stats is not None and writable is True,
@@ -303,7 +294,7 @@ def _of_the_ledger(stats: Stats, now: int) -> dict[str, Value]:
     asked: dict[tuple[str, ...], float] = {}
     for outcome in RECONCILED:
         # Those without a reason stand there from the beginning, so that their first one is an increase.
-        for reason, times in sorted({"": 0, **stats.counters.get(outcome, {})}.items()):
+        for reason, times in {"": 0, **stats.counters.get(outcome, {})}.items():
             if not reason or reason in REASONS:  # an older version may have had others
                 asked[outcome, reason] = times
     notifications = stats.counters.get(NOTIFICATIONS, {})
@@ -312,7 +303,7 @@ def _of_the_ledger(stats: Stats, now: int) -> dict[str, Value]:
         "receiver_jobs": {state.value: stats.jobs[state] for state in State},
         "receiver_reconcile": asked,
         "receiver_notifications": {it: notifications.get(it, 0) for it in NOTIFICATION_OUTCOMES},
-        "receiver_objects_damaged": _sorted({"archive.missing": 0, **stats.damaged}),
+        "receiver_objects_damaged": {"archive.missing": 0, **stats.damaged},
         "receiver_notifications_pending": stats.notifications_pending,
         "receiver_soonest_deadline_seconds": None if deadline is None else (deadline - now) / 1000,
         "receiver_oldest_waiting_seconds": 0 if oldest is None else max(now - oldest, 0) / 1000,
@@ -332,10 +323,6 @@ def _family(name: str, value: Value) -> Metric:
     elif value is not None:
         family.add_metric([], value)
     return family
-
-
-def _sorted(samples: Mapping[str, float]) -> Mapping[str, float]:
-    return dict(sorted(samples.items()))
 
 
 def _without_created(families: Iterable[Metric]) -> Iterable[Metric]:
