@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from starlette.routing import Route
 from receiver.api import params
 from receiver.api.health import Probe
 from receiver.archive.base import ImageReader
-from receiver.core import serializers
+from receiver.core import json_text, serializers
 from receiver.core.clock import Clock
 from receiver.core.completion import is_job_id, is_provider_id, is_ref
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
@@ -27,7 +26,7 @@ from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
 from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, Instance, Ledger, Submission
 from receiver.operations import acceptance
 from receiver.pipeline.spool import Spool
-from receiver.providers.base import Providers
+from receiver.providers.base import Provider, Providers
 from receiver.web.body import read_body
 from receiver.web.refusals import RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
@@ -295,8 +294,8 @@ async def _first(*events: asyncio.Event, within: float) -> None:
 
 def _submission(body: bytes, providers: Providers) -> Submission:
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
+        document = json_text.loads(body)
+    except ValueError:
         raise BodyError("body.not_json") from None
     if not isinstance(document, dict) or not set(document) <= {"id", "ref", "provider", "endpoint"}:
         raise BodyError("body.invalid", 'The body must be an object such as {"id": "…", "ref": "…"}.')
@@ -305,11 +304,14 @@ def _submission(body: bytes, providers: Providers) -> Submission:
         raise BodyError("body.invalid", "ref must be 1 to 200 printable ASCII characters.")
     if endpoint is not None and (not is_ref(endpoint) or ".." in endpoint):
         raise BodyError("body.invalid", "endpoint must be 1 to 200 printable ASCII characters, such as a/b.")
-    return Submission(_announced_id(document.get("id"), document.get("provider"), providers), ref, endpoint)
+    provider, job_id = _announced(document.get("id"), document.get("provider"), providers)
+    if endpoint is not None and not provider.knows_endpoint(endpoint):
+        raise BodyError("body.invalid", f"endpoint is none of {provider.title}, such as owner/model.")
+    return Submission(job_id, ref, endpoint)
 
 
-def _announced_id(own_id: object, name: object, providers: Providers) -> str:
-    """Return the id of a job that is announced: a provider's own with its name beside it, or a job's id."""
+def _announced(own_id: object, name: object, providers: Providers) -> tuple[Provider, str]:
+    """Return the provider and the id of an announced job: the provider's own id with its name, or a job's."""
     if name is None:
         if not is_job_id(own_id):
             raise BodyError("body.invalid", "id is no job's id.")
@@ -321,7 +323,7 @@ def _announced_id(own_id: object, name: object, providers: Providers) -> str:
     job_id = provider.job_id(own_id) if is_provider_id(own_id) else None
     if not is_job_id(job_id):
         raise BodyError("body.invalid", f"id is no id of a job of {provider.title}.")
-    return job_id
+    return provider, job_id
 
 
 def _instance(it: Instance, now: int) -> dict[str, Any]:

@@ -81,4 +81,9 @@ def online_secrets(config: Config) -> list[tuple[str, str]]:
 
 def offline_keys(config: Config) -> list[tuple[str, str]]:
     """Return the keys that can be guessed offline against a signature."""
-    return [("RECEIVER_SIGNING_KEYS", key.get_secret_value()) for key in config.signing_keys]
+    keys = {
+        "RECEIVER_SIGNING_KEYS": config.signing_keys,
+        "REPLICATE_WEBHOOK_SECRET": config.replicate_webhook_secret,
+        "FREEPIK_WEBHOOK_SECRET": config.freepik_webhook_secret,
+    }
+    return [(name, key.get_secret_value()) for name, those in keys.items() for key in those]

@@ -199,6 +199,10 @@ class InvalidRequestError(_FixedProviderError, reason="provider.invalid_request"
     """The request is invalid, and repeating it cannot help. Also raised before anything is sent."""
 
 
+class UnaskableError(InvalidRequestError):
+    """What is known of the job is not enough to ask about it. Nothing was sent."""
+
+
 class UnavailableError(_FixedProviderError, reason="provider.unavailable"):
     """The provider does not answer, or its answer cannot be read."""
 

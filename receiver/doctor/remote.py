@@ -210,7 +210,7 @@ async def _check_token(provider: Provider, name: str) -> list[Result]:
     if not provider.has_token:
         fresh = ", nor fresh URLs for dead ones" if provider.fresh_urls else ""
         detail = f"{provider.token_setting} is not set: jobs that stay silent are not asked for{fresh}"
-        return [warning(name, detail, "Set it to your account's token.")]
+        return [warning(name, detail, provider.asking_remedy)]
     asked = time.time()
     offsets: list[float | None] = [None]
 

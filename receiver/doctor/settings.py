@@ -9,11 +9,12 @@ from urllib.parse import urlsplit
 
 from receiver.bootstrap import factories
 from receiver.bootstrap.secrets import offline_keys, online_secrets, weak_secrets
-from receiver.config import SETTINGS, Config, hidden, named
+from receiver.config import PROVIDERS, SETTINGS, Config, hidden, named, variable
 from receiver.doctor.checks import Result, failure, ok, warning
 from receiver.doctor.machine import IN_MEMORY, mount_of
 
 FRESH = "`receiver init` prints fresh ones; while you rotate, a list takes the old one too."
+THEIRS = "Copy the whole of what the provider shows."
 FIX_SETTING = "Correct it where it is set: the environment, .env, or a file in RECEIVER_SECRETS_DIR."
 
 
@@ -39,6 +40,10 @@ def check_settings(
         if not any(n in line for n in wrong_names)
     ]
     found += [failure("settings", fault, FIX_SETTING) for fault in (*wrong, *faults)]
+    for provider, (switches, token) in PROVIDERS.items():
+        if getattr(config, token) is not None and not any(getattr(config, name) for name in switches):
+            detail = f"{variable(token)} is set, but {provider} is off: its deliveries are answered with 404"
+            found.append(warning("settings", detail, f"Set {' or '.join(map(variable, switches))}."))
     if not found:
         found.append(ok("settings", f"{len(origins)} are set, and all are understood"))
     if not config.image_sources and "RECEIVER_IMAGE_SOURCES" not in wrong_names:
@@ -52,7 +57,9 @@ def check_secrets(config: Config, environ: Mapping[str, str]) -> list[Result]:
     """Check that no secret can be guessed, and that no two settings share one."""
     online, offline = online_secrets(config), offline_keys(config)
     found = [
-        (failure if as_none else warning)("secrets", f"{name}: {what}", FRESH)
+        (failure if as_none else warning)(
+            "secrets", f"{name}: {what}", FRESH if name.startswith("RECEIVER_") else THEIRS
+        )
         for name, as_none, what in weak_secrets(config)
     ]
     remedy = "Give each a value of its own; `receiver init` prints fresh ones."

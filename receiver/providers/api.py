@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
+from receiver.core import json_text
 from receiver.core.backoff import doubled
 from receiver.core.errors import BodyError, ProviderError, UnavailableError
 from receiver.providers.api_errors import api_error
@@ -370,8 +371,8 @@ def _decoded(body: bytes) -> dict[str, Any]:
     if sum(map(body.count, (b",", b":", b"[", b"{"))) > MAX_VALUES:
         raise UnavailableError("The provider's answer has more parts than an answer can have.")
     try:
-        document = json.loads(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+        document = json_text.loads(body.decode("utf-8-sig"))
+    except ValueError:
         document = None
     if not isinstance(document, dict):
         raise UnavailableError("The provider's answer is no JSON object.")

@@ -6,12 +6,11 @@ all.
 """
 
 import html
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from receiver.core import retry_after
+from receiver.core import json_text, retry_after
 from receiver.core.errors import (
     InvalidRequestError,
     NoCreditsError,
@@ -79,8 +78,8 @@ def explanation(body: bytes, secrets: Iterable[str] = ()) -> str:
     """Return an error body's text as one short printable line, redacted."""
     text = body.decode("utf-8", "replace").strip()
     try:
-        text = "; ".join(_complaints(json.loads(text)))
-    except (ValueError, RecursionError):
+        text = "; ".join(_complaints(json_text.loads(text)))
+    except ValueError:
         title = _TITLE.search(text)
         text = html.unescape(title[1] if title else "" if text.startswith(("<", "{", "[")) else text)
     line = " ".join("".join(c if c.isprintable() else " " for c in text[: MAX_EXPLANATION * 10]).split())

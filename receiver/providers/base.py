@@ -24,6 +24,7 @@ from typing import Any, ClassVar, NoReturn
 
 import httpx
 
+from receiver.core import json_text
 from receiver.core.completion import MAX_OUTPUTS, MAX_SIDE, MAX_URL, Completion, Failure, is_provider_id
 from receiver.core.errors import AuthError, BodyError
 from receiver.core.headers import RawHeaders
@@ -279,6 +280,9 @@ class Provider(ABC):
     url_lifetime: timedelta
     files: FileAccess | None = None
 
+    asking_remedy = "Set it to your account's token."
+    """What to do where it cannot be asked."""
+
     @property
     def body_schema(self) -> Mapping[str, Any]:
         """The JSON Schema of a completion's body, for ``/openapi.json``."""
@@ -309,6 +313,10 @@ class Provider(ABC):
     @abstractmethod
     def read(self, body: bytes) -> Reading:
         """Read a proved body. Raise `BodyError` for one that is not a job's; it is kept for an operator."""
+
+    def knows_endpoint(self, endpoint: str) -> bool:  # noqa: ARG002 - most are asked without one
+        """Return whether the provider can be asked about a job that was announced with this endpoint."""
+        return True
 
     def redact(self, body: bytes) -> bytes:
         """Return a body without the secrets that it may echo, before it is kept."""
@@ -387,8 +395,8 @@ def is_proved_by_headers(provider: Provider, headers: RawHeaders) -> bool:
 def decode_json(body: bytes) -> Any:
     """Return the JSON of a body of any encoding. Raise `BodyError` ``body.not_json``, however deep it is."""
     try:
-        return _DECODER.decode(body.decode(json.detect_encoding(body)))
-    except (ValueError, RecursionError):
+        return json_text.loads(body, _DECODER)
+    except ValueError:
         raise BodyError("body.not_json") from None
 
 
@@ -489,14 +497,16 @@ def short(text: object, longest: int = 200) -> str:
 
 
 def without_members(body: bytes, names: Collection[str]) -> bytes:
-    """Return a body without these members of its JSON object; what is no JSON object stays as it is."""
+    """Return a body without members of these names, however deep; what is no JSON stays as it is."""
     try:
-        document = decode_json(body)
-        if not isinstance(document, dict) or not any(name in document for name in names):
-            return body
-        return json.dumps({name: value for name, value in document.items() if name not in names}).encode()
-    except (BodyError, RecursionError):
+        document = json_text.loads(body)
+    except ValueError:
         return body
+    found = [it for it in walk(document) if isinstance(it, dict) and not it.keys().isdisjoint(names)]
+    for item in found:
+        for name in names:
+            item.pop(name, None)
+    return json.dumps(document).encode() if found else body
 
 
 def mask(body: bytes, secrets: Iterable[str]) -> bytes:

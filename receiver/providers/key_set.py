@@ -2,7 +2,6 @@
 
 import asyncio
 import base64
-import json
 from collections.abc import Awaitable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
@@ -13,6 +12,7 @@ import httpx
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from receiver.core import json_text
 from receiver.core.clock import Clock, milliseconds, wall_clock
 from receiver.core.errors import AuthError
 from receiver.core.headers import RawHeaders
@@ -51,8 +51,8 @@ def parse(text: str | bytes) -> Keys:
         ValueError: it is no JWKS, or holds none of these keys; the message says which.
     """
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = json_text.loads(text)
+    except ValueError:
         document = None
     rows = document.get("keys") if isinstance(document, dict) else None
     if not isinstance(rows, list):

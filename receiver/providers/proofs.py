@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
@@ -19,6 +20,15 @@ from receiver.providers.tables import (
     Table,
     TimeUnit,
 )
+
+
+def _tolerance(span: timedelta) -> timedelta:
+    if not timedelta(0) < span <= signatures.TOLERANCE:
+        raise ValueError("must be 5m or less: an older signature may be a replayed one")
+    return span
+
+
+Tolerance = Annotated[Span, AfterValidator(_tolerance)]
 
 
 def _template(text: str) -> str:
@@ -52,7 +62,7 @@ class StandardWebhooks(Table):
     secret: Setting
     key: tuple[signatures.KeyForm, ...] = Field(("base64",), min_length=1)
     headers: HeaderName = "webhook"
-    tolerance: Span = signatures.TOLERANCE
+    tolerance: Tolerance = signatures.TOLERANCE
 
 
 class _Signed(Table):
@@ -61,7 +71,7 @@ class _Signed(Table):
     prefix: str = Field("", pattern=r"^[\x21-\x7e]*$")
     time: HeaderName | None = None
     time_unit: TimeUnit = "s"
-    tolerance: Span = signatures.TOLERANCE
+    tolerance: Tolerance = signatures.TOLERANCE
     signed: Annotated[str, AfterValidator(_template)] = Field("{body}", validate_default=True)
 
     @field_validator("signed")

@@ -15,7 +15,13 @@ from receiver.core import backoff
 from receiver.core.clock import Clock, milliseconds
 from receiver.core.completion import Completion, Failure
 from receiver.core.concurrency import cancel, run_forever
-from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
+from receiver.core.errors import (
+    ProviderError,
+    RateLimitedError,
+    UnaskableError,
+    UnavailableError,
+    UnknownJobError,
+)
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import overdue_cutoff
 from receiver.ledger import Answer, Delivery, Ledger, PendingJob
@@ -258,6 +264,9 @@ class Reconciler:
                 unanswered, self._answered = 0, True
                 await self._unknown(candidate, error, summary)
                 self._list.to_adopt.pop(candidate.id, None)
+            except UnaskableError as error:  # which says nothing of the provider
+                summary.unanswered += 1
+                await self._unanswered(candidate, error)
             except ProviderError as error:
                 summary.unanswered += 1
                 unanswered += 1

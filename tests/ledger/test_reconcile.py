@@ -4,13 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 
+import httpx
 import pytest
 
+from receiver.config import load
 from receiver.core.errors import UnavailableError
 from receiver.core.jobs import State
 from receiver.core.ledger_location import LedgerLocation
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Intent, Ledger, Submission
+from receiver.providers.base import Asked, Calls
+from receiver.providers.fal.provider import build
+from receiver.providers.setup import Setup
 from receiver.reconcile.listing import Plan
 from receiver.reconcile.reconciler import (
     FIRST_PAUSE,
@@ -20,6 +25,7 @@ from receiver.reconcile.reconciler import (
     Summary,
 )
 from tests.ledger.actions import delivery, history, tables_of, the_job
+from tests.providers.samples.fal import KEY, jwks
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 from tests.support.desk import Desk
 from tests.support.providers import NAME, asked
@@ -317,6 +323,35 @@ async def test_one_job_that_the_provider_cannot_answer_for_does_not_stop_the_oth
     assert await asking.round() == Summary(asked=3, found=2, unanswered=1)
     job = await the_job(asking.ledger, "a")
     assert (job.state, job.problem and job.problem.reason) == (State.SUBMITTED, "provider.unavailable")
+
+
+async def test_jobs_that_too_little_is_known_of_do_not_keep_others_waiting(
+    ledger: Ledger, clock: Clock
+) -> None:
+    asked_for: list[str] = []
+
+    async def answer(request: httpx.Request) -> httpx.Response:
+        asked_for.append(request.url.path)
+        return httpx.Response(200, json={"status": "IN_PROGRESS"})
+
+    given = {"FAL_JWKS": jwks(KEY), "FAL_KEY": "token", "FAL_API_URL": "https://queue.invalid"}
+    provider = build(Setup(load(given), given, clock))
+    assert provider is not None
+    client = provider.open_client(Calls(transport=httpx.MockTransport(answer)))
+    assert client is not None
+    for number in range(5):
+        await ledger.expect(Submission(f"fal:silent-{number}"))  # without the model, which fal wants
+    await ledger.expect(Submission("fal:known", endpoint="fal-ai/esrgan"))
+    clock.forward(OVERDUE + 1)
+
+    async def settle() -> int:
+        return 0
+
+    reconciler = Reconciler(ledger=ledger, asked=Asked(provider, client), plan=PLAN, settle=settle, now=clock)
+    summary = await reconciler.round(submitted_before=clock() - OVERDUE, ask_by=clock(), pages=1)
+    await client.aclose()
+    assert (summary.asked, summary.unanswered, summary.running, summary.error) == (6, 5, 1, None)
+    assert asked_for == ["/fal-ai/esrgan/requests/known/status"]
 
 
 # Adopting.

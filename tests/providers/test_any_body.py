@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from receiver.config import load
 from receiver.core.completion import is_job_id
 from receiver.core.errors import BodyError
+from receiver.core.json_text import MAX_DEPTH
 from receiver.providers.base import Running
 from receiver.providers.registry import open_providers
 from receiver.providers.setup import Setup
@@ -53,6 +54,21 @@ VALUES = st.recursive(
     max_leaves=25,
 )
 BODIES = st.dictionaries(NAMES, VALUES, max_size=12) | VALUES
+
+
+@pytest.mark.parametrize("name", sorted(PROVIDERS))
+@pytest.mark.parametrize("depth", [400, 600, 940, 960, 980, 2000])
+def test_a_body_of_any_depth_is_read_or_refused(name: str, depth: int) -> None:
+    body, provider = SAMPLES[name].failed("run1"), PROVIDERS[name]
+    deep = b"[" * depth + b"]" * depth
+    members = ("payload", "input", "response", "data", "metrics")
+    body = b"{" + b",".join(b'"%s":%s' % (it.encode(), deep) for it in members) + b"," + body.lstrip()[1:]
+    assert isinstance(provider.redact(body), bytes)
+    if depth > MAX_DEPTH:
+        with pytest.raises(BodyError):
+            provider.read(body)
+    else:
+        provider.read(body)
 
 
 @pytest.mark.parametrize("name", sorted(PROVIDERS))

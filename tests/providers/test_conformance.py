@@ -297,6 +297,8 @@ async def test_a_job_can_be_announced_by_the_providers_own_id(desk: Desk) -> Non
 
     assert (announced.status_code, announced.json()["state"]) == (201, "submitted")
     assert announced.json()["endpoint"] == "a/model"
+    corrected = await desk.client.post("/jobs", json={**body, "endpoint": "a/better"}, headers=headers)
+    assert (corrected.status_code, corrected.json()["endpoint"]) == (200, "a/better")
     assert delivered.json()["id"] == announced.json()["id"] == desk.job_id("run1")
     assert (await desk.get(f"/jobs/{desk.job_id('run1')}"))["ref"] == "order 7"
     whole = await desk.client.post("/jobs", json={"id": desk.job_id("run1")}, headers=headers)

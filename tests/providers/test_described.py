@@ -142,6 +142,14 @@ def test_only_the_words_that_are_named_are_ends(tmp_path: Path) -> None:
             provider.read(job("j1", wrong))
 
 
+def test_where_all_words_are_named_an_unknown_one_is_refused_and_kept(tmp_path: Path) -> None:
+    provider = described(tmp_path, GOOD.replace("[job]", '[job]\nrunning = ["queued"]'))
+    assert isinstance(provider.read(job("j1", "queued")), Running)
+    assert isinstance(provider.read(job("j1", "ok", url="https://a.test/x.png")), Ending)
+    with pytest.raises(BodyError, match="state is OK, which is unknown"):
+        provider.read(job("j1", "OK"))
+
+
 def test_alternatives_are_tried_in_order_and_nulls_are_passed_over(tmp_path: Path) -> None:
     text = GOOD.replace('id = "job.id"', 'id = ["job.uuid", "job.id"]')
     provider = described(tmp_path, text)
@@ -262,6 +270,21 @@ WRONG: Mapping[str, tuple[str, str, str]] = {
     ),
     "a brace too many": (HMAC.replace("{body}", "{body}}"), "line 12: proof.signed", "brace"),
     "an encoding that there is not": (HMAC.replace('"base64"', '"rot13"'), "line 10: proof.encoding", "hex"),
+    "a signature that is good for years": (
+        HMAC.replace("[job]", 'tolerance = "36500d"\n[job]'),
+        "line 14: proof.tolerance",
+        "5m or less",
+    ),
+    "a title that cannot be shown": (
+        GOOD.replace('title = "', 'title = "\\u001b'),
+        "line 2: title",
+        "cannot be shown",
+    ),
+    "a word that is an end and none": (
+        GOOD.replace("[job]", '[job]\nrunning = ["ok"]'),
+        r"line 11: job.running",
+        "in done",
+    ),
     "plain http": (GOOD + ASK.replace("https:", "http:"), "line 28: ask.base", "https"),
     "a password in a URL": (GOOD + ASK.replace("api.", "u:p@api."), "line 28: ask.base", "https://host/path"),
     "a question about no job": (GOOD + ASK.replace("{id}", "1"), "line 29: ask.path", "must hold {id}"),

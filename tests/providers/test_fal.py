@@ -155,11 +155,16 @@ async def test_the_pinned_keys_can_be_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://keys.invalid/jwks.json", "file:///etc/passwd", "https://", "x", "https://["]
+    "url",
+    [
+        *("http://keys.invalid/jwks.json", "file:///etc/passwd", "https://", "x", "https://["),
+        "https://user:k3y@keys.invalid/jwks.json",
+    ],
 )
 def test_the_address_of_the_keys_cannot_be_altered_on_the_way(url: str) -> None:
-    with pytest.raises(ConfigError, match=r"^FAL_JWKS_URL: "):
+    with pytest.raises(ConfigError, match=r"^FAL_JWKS_URL: ") as error:
         provider(FAL_JWKS_URL=url)
+    assert "k3y" not in str(error.value)
 
 
 def test_the_address_is_fals_own_by_one_word() -> None:

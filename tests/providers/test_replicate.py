@@ -152,6 +152,8 @@ def test_what_the_package_signs_is_proved_and_what_it_refuses_is_not() -> None:
         ({"image": URL, "caption": "a cat", "seed": 7}, [URL]),
         ({"caption": "data: a cat", "image": "data:image/png;base64,iVBO"}, ["data:image/png;base64"]),
         ("HTTP://replicate.delivery/a b.png", ["HTTP://replicate.delivery/a%20b.png"]),
+        ([URL, None, {"text": "a", "image": URL + "?2"}], [URL, None, URL + "?2"]),
+        ([URL, "ftp://a.test/x"], [URL, "ftp://a.test/x"]),
     ],
 )
 def test_outputs_of_any_form_are_read_in_their_order(output: object, urls: list[str]) -> None:
@@ -222,6 +224,8 @@ def test_what_the_body_echoes_is_kept_nowhere() -> None:
     assert SECRET.encode() not in kept
     assert json.loads(kept)["output"] == URL
     assert subject.redact(b"\xff no JSON " + TOKEN.encode()) == b"\xff no JSON **********"
+    for echo in ({"data": {"input": {"key": "k3y"}}}, [{"input": "k3y", "at": float("nan")}]):
+        assert b"k3y" not in subject.redact(json.dumps(echo).encode())
     assert read(output=URL).source_url == "https://images.invalid/in.png"
 
 

@@ -155,6 +155,8 @@ def test_good_settings_are_told_to_be_good() -> None:
     ("more", "level", "words"),
     [
         ({"RECEIVER_IMAGE_SOURCES": ""}, Level.WARNING, "any public https host"),
+        ({"FAL_KEY": "x"}, Level.WARNING, "FAL_KEY is set, but fal is off"),
+        ({"REPLICATE_API_TOKEN": "x"}, Level.WARNING, "REPLICATE_API_TOKEN is set, but replicate is off"),
         ({"RECEIVER_ARCHIV": "x"}, Level.WARNING, "did you mean RECEIVER_ARCHIVE"),
         ({"RECEIVER_API_TOKENS": ""}, Level.FAILURE, "RECEIVER_API_TOKENS: not set"),
         ({"RECEIVER_WEBHOOK_HEADERS": ""}, Level.FAILURE, "anyone could deliver"),
@@ -185,6 +187,9 @@ def test_secrets_are_measured_by_who_can_try_guesses() -> None:
     assert levels(check_secrets(config(), {})) == {Level.OK}
     assert levels(check_secrets(config(RECEIVER_SIGNING_KEYS="q8Zs0lB1vJx4"), {})) == {Level.FAILURE}
     assert levels(check_secrets(config(RECEIVER_SIGNING_KEYS="q8Zs0lB1vJx4mT7nWc"), {})) == {Level.WARNING}
+    for name, secret in (("FREEPIK_WEBHOOK_SECRET", "a"), ("REPLICATE_WEBHOOK_SECRET", "whsec_YQ==")):
+        found = check_secrets(config(**{name: secret}), {})
+        assert (levels(found), name in said(found)) == ({Level.FAILURE}, True)
 
 
 def test_a_value_that_stands_twice_is_told() -> None:

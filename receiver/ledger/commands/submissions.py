@@ -29,7 +29,7 @@ def expect(tx: Transaction, submission: Submission, *, at: int | None = None) ->
         # The completion can arrive before the answer to the submission, and what that says holds for each
         # output: ID, ID~2, ID~3.
         tx.db.execute(
-            "UPDATE jobs SET ref = coalesce(ref, :ref), endpoint = coalesce(endpoint, :endpoint),"
+            "UPDATE jobs SET ref = coalesce(ref, :ref), endpoint = coalesce(:endpoint, endpoint),"
             " source_url = coalesce(source_url, :source_url), submitted_at ="
             " coalesce(submitted_at, CASE WHEN :at <"
             " coalesce(received_at, created_at) THEN :at ELSE coalesce(received_at, created_at) END)"

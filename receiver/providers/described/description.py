@@ -24,6 +24,12 @@ from receiver.providers.tables import (
 ENDPOINT = r"^[A-Za-z0-9][A-Za-z0-9_-]*(?:[./][A-Za-z0-9_-]+)*$"
 
 
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("has a character that cannot be shown")
+    return text
+
+
 def _host(name: str) -> str:
     if not re.fullmatch(r"(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)+", name):
         raise ValueError("must be host names in lower case such as files.acme.test or *.acme.test")
@@ -38,14 +44,16 @@ class Job(Table):
     state: Place
     done: Words = Field(min_length=1)
     failed: Words = ()
+    running: Words = ()
     error: Place = ()
     ended_at: Place = ()
 
-    @field_validator("failed")
+    @field_validator("failed", "running")
     @classmethod
-    def _is_not_done(cls, words: Words, info: ValidationInfo) -> Words:
-        if not set(words).isdisjoint(info.data.get("done", ())):
-            raise ValueError("has a word that is in done, too")
+    def _is_no_other(cls, words: Words, info: ValidationInfo) -> Words:
+        for other in ("done", "failed"):
+            if other != info.field_name and not set(words).isdisjoint(info.data.get(other, ())):
+                raise ValueError(f"has a word that is in {other}, too")
         return words
 
 
@@ -109,7 +117,7 @@ class Description(Table):
     """A provider, described."""
 
     name: str
-    title: str = Field(min_length=1, max_length=40)
+    title: Annotated[str, AfterValidator(_printable)] = Field(min_length=1, max_length=40)
     url_lifetime: Span
     redact: Places = ()
     proof: proofs.Written

@@ -94,6 +94,7 @@ class DescribedProvider(ProvedProvider):
     now: Clock
     secrets: Sequence[str] = field(repr=False)
     files: FileAccess | None = None
+    asking_remedy = "Add the table to its description, if it has an API to ask."
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -121,6 +122,8 @@ class DescribedProvider(ProvedProvider):
             failure = Failure("provider.job_failed", f"{short(state)}: {words}" if words else short(state))
             return Ending(own, (), failure, ended_at)
         if state not in job.done:
+            if job.running and state not in job.running:
+                refuse(f"its state is {short(state, MAX_WORD)}, which is unknown")
             return Running(own, short(state, MAX_WORD))
         outputs = self._outputs(document, self.now() if ended_at is None else ended_at)
         if not outputs and (asked or self.token is None):

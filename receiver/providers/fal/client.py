@@ -1,7 +1,7 @@
 """Asks fal.ai's queue about requests. It has no list of them."""
 
 from receiver.core.completion import is_provider_id
-from receiver.core.errors import InvalidRequestError, UnavailableError, UnknownJobError
+from receiver.core.errors import InvalidRequestError, UnaskableError, UnavailableError, UnknownJobError
 from receiver.providers.api import ApiClient, Call, kept_body, read_answer
 from receiver.providers.base import MAX_WORD, Ending, Report, short
 from receiver.providers.fal import models, results
@@ -18,7 +18,7 @@ class FalClient(ApiClient):
             raise UnknownJobError("This can be no job's id.")
         app = models.app_of(endpoint)
         if app is None:
-            raise InvalidRequestError("The model's path is not known: announce the job with its endpoint.")
+            raise UnaskableError("The model's path is not known: announce the job with its endpoint.")
         path = f"/{app}/requests/{job_id}"
         answer = await self._api.get(f"{path}/status", about_a_job=True)
         if answer.get("request_id", job_id) != job_id:

@@ -9,7 +9,7 @@ from receiver.core.errors import ConfigError
 from receiver.providers import key_set
 from receiver.providers.api import JsonApi
 from receiver.providers.base import Calls, Client, Provider, Reading, decode_json, mask
-from receiver.providers.fal import results
+from receiver.providers.fal import models, results
 from receiver.providers.fal.client import FalClient
 from receiver.providers.key_set import Ed25519, Keys, KeySet
 from receiver.providers.setup import Setup
@@ -54,11 +54,14 @@ def _address(text: str) -> str:
     try:
         parts = urlsplit(url)
         is_here = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
-        is_good = bool(parts.hostname) and (parts.scheme == "https" or is_here) and parts.port != 0
+        is_secure = parts.scheme == "https" or is_here
+        is_good = bool(parts.hostname) and is_secure and parts.port != 0 and "@" not in parts.netloc
     except ValueError:
         is_good = False
     if not is_good:
-        raise ConfigError("FAL_JWKS_URL: must be default, or a URL such as https://host/path")
+        raise ConfigError(
+            "FAL_JWKS_URL: must be default, or a URL such as https://host/path, without a password"
+        )
     return url
 
 
@@ -82,6 +85,9 @@ class FalProvider(ProvedProvider):
 
     def read(self, body: bytes) -> Reading:
         return results.read(decode_json(body))
+
+    def knows_endpoint(self, endpoint: str) -> bool:
+        return models.app_of(endpoint) is not None
 
     def redact(self, body: bytes) -> bytes:
         return body if self.token is None else mask(body, [self.token])

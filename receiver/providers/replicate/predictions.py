@@ -55,14 +55,24 @@ def read(document: Any) -> Reading:
 
 def _outputs(value: object) -> Iterator[Output]:
     """Yield the files that an output of any form names, in its order; what names none is one text."""
-    number = 0
-    for item in walk(value):
-        if isinstance(item, str) and item[:11].lower().startswith(("https://", "http://", "data:image/")):
-            number += 1
-            # Of an image in the body only what it is.
-            yield output_of(item.partition(",")[0] if item[0] in "dD" else item, f"URL {number}")
-    if not number and value not in (None, [], {}, ""):
+    files = [item for item in walk(value) if _is_file(item)]
+    if files and isinstance(value, list):
+        # What stands among files, and is none, is counted, so that the others keep their numbers.
+        files = [
+            item
+            for each in value
+            for item in (filter(_is_file, walk(each)) if isinstance(each, dict | list) else [each])
+        ]
+    for number, item in enumerate(files, start=1):
+        if isinstance(item, str) and item[:5].lower() == "data:":
+            item = item.partition(",")[0]  # noqa: PLW2901 - of an image in the body only what it is
+        yield output_of(item, f"URL {number}")
+    if not files and value not in (None, [], {}, ""):
         yield _TEXT
+
+
+def _is_file(item: object) -> bool:
+    return isinstance(item, str) and item[:11].lower().startswith(("https://", "http://", "data:image/"))
 
 
 def _failure(status: str, document: Mapping[str, Any]) -> Failure:
