@@ -136,31 +136,25 @@ def _have_schemes(urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
 
 def _headers(value: Any) -> Any:
     """Parse a JSON object of header names to one accepted value or a list of them."""
-    if not isinstance(value, str):
-        return value
-    try:
-        pairs = json.loads(value, object_pairs_hook=list) if value.lstrip().startswith("{") else None
-    except (ValueError, RecursionError):
-        pairs = None
-    if pairs is None:
-        raise ValueError('must be a JSON object such as {"X-Webhook-Secret": ["new", "old"]}')
-    if len({name.lower() for name, _ in pairs}) < len(pairs):
-        # JSON itself would let the last one win, and deliveries with the first would be refused.
-        raise ValueError("names a header twice; several accepted values stand in a list")
-    lists = {name: [values] if isinstance(values, str) else values for name, values in pairs}
-    for values in lists.values():
-        if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+    if isinstance(value, str):
+        try:
+            pairs = json.loads(value, object_pairs_hook=list) if value.lstrip().startswith("{") else None
+        except (ValueError, RecursionError):
+            pairs = None
+        if pairs is None:
+            raise ValueError('must be a JSON object such as {"X-Webhook-Secret": ["new", "old"]}')
+        if len({name.lower() for name, _ in pairs}) < len(pairs):
+            # JSON itself would let the last one win, and deliveries with the first would be refused.
+            raise ValueError("names a header twice; several accepted values stand in a list")
+        value = {name: [values] if isinstance(values, str) else values for name, values in pairs}
+    for name, values in value.items():
+        if not isinstance(values, list | tuple) or not all(isinstance(it, str | SecretStr) for it in values):
             raise ValueError("must give each header a string, or a list of strings")
-    return lists
-
-
-def _header_names(headers: dict[str, tuple[SecretStr, ...]]) -> dict[str, tuple[SecretStr, ...]]:
-    for name, values in headers.items():
         if not HEADER_NAME.fullmatch(name):
             raise ValueError("has a name that HTTP does not allow for a header")
         if not values:
             raise ValueError(f"has no accepted value for {name}")
-    return headers
+    return value
 
 
 def _check(is_good: Callable[[str], object], message: str) -> AfterValidator:
@@ -260,11 +254,7 @@ ArchiveUri = Annotated[
 ]
 Lifetimes = Annotated[dict[str, timedelta], BeforeValidator(_lifetimes)]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_list)]
-Headers = Annotated[
-    dict[str, Annotated[tuple[SecretStr, ...], _SENT_AS_IS]],
-    BeforeValidator(_headers),
-    AfterValidator(_header_names),
-]
+Headers = Annotated[dict[str, Annotated[tuple[SecretStr, ...], _SENT_AS_IS]], BeforeValidator(_headers)]
 
 
 PROVIDERS: Mapping[str, tuple[tuple[str, ...], str]] = {

@@ -130,8 +130,7 @@ async def serve_until(
         receiver = await stack.enter_async_context(
             open_receiver(config, environ, failpoint, max_waiters=max_waiters)
         )
-        _log_providers(receiver.providers)
-        _log_warnings(config)
+        _log_settings(config, receiver.providers)
         server = _Server(
             uvicorn.Config(
                 AnswerCancelled(CloseUnread(receiver.app)),
@@ -193,7 +192,7 @@ def _max_connections() -> int:
     return MAX_CONNECTIONS if soft == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, soft // 2)
 
 
-def _log_providers(providers: Providers) -> None:
+def _log_settings(config: Config, providers: Providers) -> None:
     log.info("providers that are on", providers=list(providers))
     for provider in providers.values():
         if not provider.has_token:
@@ -202,9 +201,6 @@ def _log_providers(providers: Providers) -> None:
                 provider=provider.name,
                 setting=provider.token_setting,
             )
-
-
-def _log_warnings(config: Config) -> None:
     for name in config.unknown:
         log.warning("setting unknown", setting=name)
     for setting, as_none, why in weak_secrets(config):
