@@ -50,9 +50,6 @@ from receiver.web.middleware import application, is_admitted
 from receiver.web.refusals import OnRefusal, RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
 
-MAX_WAITERS = 1_200
-"""Clients that may wait for changes at a time, unless the caller sets another limit."""
-
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
@@ -79,7 +76,7 @@ async def open_receiver(
     environ: Mapping[str, str],
     failpoint: Failpoint = no_failpoint,
     *,
-    max_waiters: int = MAX_WAITERS,
+    max_waiters: int = 1_200,
 ) -> AsyncIterator[Receiver]:
     """Open ledger, spool and archive, start the worker, and yield the routes; then close all of it.
 

@@ -37,13 +37,12 @@ def _time(help: str, default: str, panel: str | None = None) -> Any:  # noqa: A0
 _CALLS = "Shares of API calls that answer otherwise (0 to 1)"
 _RESULTS = "Shares of results that give otherwise (0 to 1)"
 _COMPLETIONS = "Shares of completions that travel otherwise (0 to 1)"
-_PROOFS = "Shares of jobs whose deliveries are signed otherwise (0 to 1)"
 _PANELS: Mapping[type[faults.Fault], str] = {
     faults.JobFault: "Shares of jobs that end otherwise (0 to 1)",
     faults.OutputFault: "Shares of jobs that make something else (0 to 1)",
     faults.ResultFault: _RESULTS,
     faults.CompletionFault: _COMPLETIONS,
-    faults.ProofFault: _PROOFS,
+    faults.ProofFault: "Shares of jobs whose deliveries are signed otherwise (0 to 1)",
     faults.SubmitFault: _CALLS,
     faults.CallFault: _CALLS,
 }

@@ -50,16 +50,12 @@ class Step:
         self.on_end(self)
 
 
-def _ignore(*_: object) -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True, slots=True)
 class Instrumentation:
     """The callbacks that steps and failed attempts are reported to. They must not raise."""
 
-    on_step: Callable[[Step], None] = _ignore
-    on_failed_attempt: Callable[[Work, str], None] = _ignore
+    on_step: Callable[[Step], None] = lambda _: None
+    on_failed_attempt: Callable[[Work, str], None] = lambda _work, _reason: None
     """Called with the work and the reason."""
 
     def step(

@@ -25,7 +25,7 @@ from receiver.core.concurrency import run_in_thread
 from receiver.core.paths import WEBHOOKS, webhook_path
 from receiver.doctor.checks import Level, Result, failure, ok, skipped, warning
 from receiver.doctor.machine import cannot_create
-from receiver.ledger import FILE_NAME, LedgerReader
+from receiver.ledger import LedgerReader
 from receiver.providers.base import Calls, Provider, Providers
 from receiver.web.challenge import (
     ARRIVED_HEADER,
@@ -67,8 +67,6 @@ _ARCHIVE_REMEDIES: Mapping[str, str] = {
     "archive.unavailable": "Is it up, and does AWS_ENDPOINT_URL_S3 (or RECEIVER_ARCHIVE) name it rightly?"
     " Images wait on this disk meanwhile.",
 }
-
-_SEE_REFERENCE = "See docs/reference/settings.md, RECEIVER_ARCHIVE."
 
 _MISSING_FEATURES: Mapping[str, tuple[str, str]] = {
     "conditional-writes": ("Nothing is overwritten all the same.", "Let nothing else write to the prefix."),
@@ -149,19 +147,18 @@ def probe_results(uri: str, findings: tuple[ProbeResult, ...]) -> list[Result]:
         elif finding.name == "clock":
             found.append(failure("clock", finding.detail, SET_CLOCK))
         else:
-            effect, remedy = _MISSING_FEATURES.get(finding.name, ("", _SEE_REFERENCE))
+            reference = "See docs/reference/settings.md, RECEIVER_ARCHIVE."
+            effect, remedy = _MISSING_FEATURES.get(finding.name, ("", reference))
             found.append(warning("archive", f"{finding.detail} {effect}".strip(), remedy))
     return found
 
 
 async def _was_used(config: Config) -> bool:
-    if config.ledger is None and not (config.data_dir / FILE_NAME).exists():
-        return False
     try:
         async with await LedgerReader.open(config.ledger_location) as ledger:
             return await factories.is_archive_used(ledger, config.archive_uri)
     except errors.LedgerError:
-        return False  # `check_ledger` reports it
+        return False  # there is none, or `check_ledger` reports it
 
 
 def clock_offset(date: str, asked: float, answered: float) -> float | None:
