@@ -30,4 +30,4 @@ def from_environment(environ: Mapping[str, str]) -> "Spans | None":
     except ModuleNotFoundError:
         log.warning("traces are wanted, but the extra `tracing` is not installed")
         return None
-    return spans.to_collector()
+    return spans.Spans()

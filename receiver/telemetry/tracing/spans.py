@@ -34,21 +34,18 @@ BEGINNINGS = {("delivery", "recorded"), ("record", "found")}
 
 KINDS = {
     "delivery": trace.SpanKind.SERVER,
-    "confirm": trace.SpanKind.CLIENT,
-    "ask": trace.SpanKind.CLIENT,
-    "fetch": trace.SpanKind.CLIENT,
-    "archive": trace.SpanKind.CLIENT,
+    **dict.fromkeys(("confirm", "ask", "fetch", "archive"), trace.SpanKind.CLIENT),
 }
 
 
 class Spans:
-    """Makes spans of steps, and passes them to a processor."""
+    """Makes spans of steps, and passes them to a processor; by default to the SDK's collector."""
 
-    def __init__(self, processor: SpanProcessor) -> None:
+    def __init__(self, processor: SpanProcessor | None = None) -> None:
         self._ids = _Ids()
         # No global provider is set, and the end of the process is left to `aclose`.
         self._provider = TracerProvider(resource=_resource(), id_generator=self._ids, shutdown_on_exit=False)
-        self._provider.add_span_processor(processor)
+        self._provider.add_span_processor(processor or BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("receiver")
 
     def on_step(self, step: Step) -> None:
@@ -95,10 +92,6 @@ class _Ids(RandomIdGenerator):
 
     def generate_span_id(self) -> int:
         return self.given[1] if self.given else super().generate_span_id()
-
-
-def to_collector() -> Spans:
-    return Spans(BatchSpanProcessor(OTLPSpanExporter()))
 
 
 def _derived(job: str, received_at: int) -> tuple[int, int]:
