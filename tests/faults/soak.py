@@ -305,6 +305,7 @@ def main() -> None:
     ):
         values = settings(
             Path(folder),
+            RECEIVER_URL_LIFETIME="10m",  # an end that was past when a delivery came is not believed
             RECEIVER_ARCHIVE=f"s3://{store.bucket}/{PREFIX}",
             **store.environment(),
         )

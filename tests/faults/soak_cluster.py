@@ -137,6 +137,7 @@ def main() -> None:
                 folder / name,
                 RECEIVER_LEDGER=server.url(database, port=port),
                 RECEIVER_INSTANCE=name,
+                RECEIVER_URL_LIFETIME="10m",  # an end that was past when a delivery came is not believed
                 RECEIVER_ARCHIVE=f"s3://{store.bucket}/{PREFIX}",
                 **store.environment(),
             )
