@@ -250,7 +250,7 @@ Instance = Annotated[
     ),
 ]
 ArchiveUri = Annotated[
-    str, _check(re.compile(r"$|s3://[^/]+|file:///").match, "must be s3://bucket/prefix or file:///folder")
+    str, _check(re.compile(r"\Z|s3://[^/]+|file:///").match, "must be s3://bucket/prefix or file:///folder")
 ]
 Lifetimes = Annotated[dict[str, timedelta], BeforeValidator(_lifetimes)]
 Networks = Annotated[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...], BeforeValidator(_list)]
