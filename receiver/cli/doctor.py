@@ -19,8 +19,7 @@ from receiver.cli import common, output
 from receiver.cli.interruption import INTERRUPTED, interrupted_line
 from receiver.config import environment
 from receiver.core.errors import BodyError, ConfigError
-from receiver.doctor import Level, Result, diagnose
-from receiver.doctor.sample import read_sample
+from receiver.doctor import Level, Result, diagnose, read_sample
 from receiver.providers.setup import Setup
 
 STYLES: Mapping[Level, str] = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}

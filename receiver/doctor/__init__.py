@@ -1,4 +1,4 @@
-"""Checks an installation, and says how to repair what fails.
+"""Checks an installation, and says how to repair what fails; reads a sample of a delivery.
 
 Nothing stays changed: the archive's probe and folders made to try whether they can be are removed again.
 Secrets are neither printed nor sent to anyone who does not know them.
@@ -7,7 +7,8 @@ Secrets are neither printed nor sent to anyone who does not know them.
 import asyncio
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ from typing import Any
 from receiver.config import Config, environment, load_partly, named, origins
 from receiver.core.clock import Clock, wall_clock
 from receiver.core.concurrency import run_in_thread
-from receiver.core.errors import ConfigError
+from receiver.core.errors import BodyError, ConfigError
 from receiver.doctor import ledger, machine, remote, settings
 from receiver.doctor.checks import Check, Level, Result, failure, run_checks, skipped
 from receiver.ledger import holder, unsafe_sqlite
-from receiver.providers.base import Provider
-from receiver.providers.registry import open_providers
+from receiver.providers.base import Provider, Running
+from receiver.providers.registry import open_providers, reader_of
 from receiver.providers.setup import Setup
 
-__all__ = ["Level", "Report", "Result", "diagnose", "look_at"]
+__all__ = ["Level", "Report", "Result", "diagnose", "look_at", "read_sample"]
 
 MOUNTS = Path("/proc/self/mounts")
 
@@ -166,3 +167,41 @@ def _checks(config: Config, environ: Mapping[str, str], *, now: Clock, deep: boo
             needs={"RECEIVER_PUBLIC_URL", *(provider.url_setting for provider in providers.values())},
         ),
     ]
+
+
+def read_sample(setup: Setup, name: str, body: bytes) -> dict[str, Any]:
+    """Return what a body says: its jobs, their state, URLs and deadlines, and what is promised of them.
+
+    Raise `ConfigError` if the provider is unknown or wrongly set, `BodyError` if the body is not a job's.
+    """
+    provider = reader_of(name, setup)
+    if provider is None:
+        raise ConfigError(f"{name}: no provider of this name is on")
+    if len(body) > setup.config.max_webhook_bytes:
+        raise BodyError("body.too_large")
+    reading = provider.read(body)
+    if isinstance(reading, Running):
+        return {"id": provider.job_id(reading.id), "status": reading.status, "state": None, "outputs": []}
+    error = reading.failure
+    completions = provider.completions(reading, setup.now()) if reading.outputs else ()
+    return {
+        "id": provider.job_id(reading.id),
+        "status": None,
+        "state": "received" if error is None else "failed",
+        "error": error and asdict(error),
+        "is_asked_for": error is None and not reading.outputs,
+        "outputs": [
+            {
+                "id": completion.id,
+                "image_url": completion.image_url,
+                "url_expires_at": datetime.fromtimestamp(deadline.at // 1000, UTC).strftime(
+                    "%Y-%m-%dT%H:%M:%SZ"
+                ),
+                "promised": {"width": completion.width, "height": completion.height},
+                "bytes": completion.bytes,
+                "content_type": completion.content_type,
+                "error": completion.failure and asdict(completion.failure),
+            }
+            for completion, deadline in completions
+        ],
+    }

@@ -9,7 +9,7 @@ import pytest
 
 from receiver.config import load
 from receiver.core.errors import BodyError, ConfigError
-from receiver.doctor.sample import read_sample
+from receiver.doctor import read_sample
 from receiver.providers.described.description import Description
 from receiver.providers.proofs import Ed25519, Hmac, StandardWebhooks
 from receiver.providers.setup import Setup
