@@ -104,7 +104,6 @@ def images(query: QueryParams) -> tuple[Filter, Window]:
 
 
 def deliveries(query: QueryParams) -> tuple[str | None, Window]:
-    """Parse the parameters of ``GET /deliveries``."""
     given = _parsed(query, "outcome", "limit", "cursor")
     return given["outcome"], Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
 

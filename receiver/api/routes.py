@@ -153,7 +153,6 @@ class Api:
         )
 
     async def retry(self, request: Request) -> Response:
-        """``POST /jobs/{id}/retry``: try the job again now."""
         params.nothing(request.query_params)
         job = await self.ledger.try_now(request.path_params["id"])
         log.info("retried", job=job.id, state=job.state)
@@ -204,7 +203,6 @@ class Api:
         return JSONResponse({"deliveries": rows, "next": params.cursor(page.next)})
 
     async def stats(self, request: Request) -> Response:
-        """``GET /stats``: the ledger in numbers."""
         params.nothing(request.query_params)
         stats = await self.ledger.stats(overdue_before=self._overdue_before())
         oldest = stats.oldest_waiting_at
@@ -232,7 +230,6 @@ class Api:
         )
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002 - takes no parameters
-        """``GET /healthz``: the process answers."""
         return JSONResponse({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:

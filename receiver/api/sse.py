@@ -63,7 +63,6 @@ class ChangeStream:
         return Route("/jobs/changes", self.changes, methods=["GET"])
 
     async def changes(self, request: Request) -> Response:
-        """``GET /jobs/changes``: the transitions after the client's last one, or from now on."""
         wanted = params.changes(request.query_params, request.headers.getlist("last-event-id"))
         last = await self.ledger.last_history_seq()
         if wanted.after is not None and wanted.after > last:

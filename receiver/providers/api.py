@@ -192,7 +192,6 @@ class JsonApi:
         )
 
     async def get(self, path: str, *, about_a_job: bool = False) -> dict[str, Any]:
-        """Return the JSON object at a path."""
         return await self.call(Call(path, about_a_job=about_a_job))
 
     async def aclose(self) -> None:

@@ -340,7 +340,6 @@ class Provider(ABC):
     # What follows is the same for all.
 
     def job_id(self, own_id: str, output: int = 1) -> str:
-        """Return the job's id in the ledger."""
         first = own_id if self.bare_ids else f"{self.name}:{own_id}"
         return first if output == 1 else f"{first}~{output}"
 

@@ -219,7 +219,6 @@ class Template:
         return given, signatures
 
     def message(self, given: Mapping[bytes, bytes], body: bytes) -> bytes:
-        """Return what is signed."""
         found = self._parts.copy()
         for at in range(1, len(found), 2):
             if found[at] == b"body":

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
 
 from receiver.sandbox.fal import Fal
 from receiver.sandbox.freepik import Freepik
@@ -28,7 +27,7 @@ def create_app(options: Options, clock: Clock = time.time) -> Starlette:
 
     The clock is for timestamps and the life of URLs, not for the delays.
     """
-    return app_of(stand_in(options, clock))
+    return stand_in(options, clock).app()
 
 
 def stand_in(options: Options, clock: Clock = time.time) -> StandIn[Any]:
@@ -38,16 +37,3 @@ def stand_in(options: Options, clock: Clock = time.time) -> StandIn[Any]:
         ValueError: a secret is none of the provider's.
     """
     return _STAND_INS[options.provider](options, clock)
-
-
-def app_of(stand_in: StandIn[Any]) -> Starlette:
-    """Return the application of a stand-in."""
-    app = Starlette(
-        routes=[*stand_in.routes(), stand_in.results.route()],
-        lifespan=lambda _app: stand_in.running(),
-        exception_handlers={HTTPException: stand_in.refused},
-        max_body_size=stand_in.options.max_body_bytes,
-    )
-    # A redirect would lose the body of a POST in many clients; the routes exist in both forms instead.
-    app.router.redirect_slashes = False
-    return app

@@ -133,7 +133,6 @@ class Fal(StandIn[QueueRequest]):
         return JSONResponse(self._payload(job, announced=False))
 
     async def status(self, request: Request) -> Response:
-        """``GET /MODEL/requests/ID/status``."""
         job = self._request_job(request)
         status = _STATUS.get(job.state, "COMPLETED")
         content: dict[str, Any] = {"status": status, "request_id": job.id, **self._urls(job)}
@@ -146,7 +145,6 @@ class Fal(StandIn[QueueRequest]):
         return JSONResponse(content, 200 if job.state in ENDED else 202)
 
     async def cancel_request(self, request: Request) -> Response:
-        """``PUT /MODEL/requests/ID/cancel``."""
         job = self._request_job(request)
         if job.state in ENDED:
             return JSONResponse({"status": "ALREADY_COMPLETED"}, 400)

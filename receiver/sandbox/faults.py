@@ -178,7 +178,6 @@ class FaultPicker:
         }
 
     def plan(self) -> Plan:
-        """Choose the faults of the next job."""
         return frozenset(fault for group in JOB_GROUPS if (fault := self.pick(group)))
 
     def pick(self, group: type[F]) -> F | None:

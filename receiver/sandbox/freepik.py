@@ -88,7 +88,6 @@ class Freepik(StandIn[Order]):
         return JSONResponse({"data": [_task(job) for job in self.listed()]})
 
     async def get(self, request: Request) -> Response:
-        """``GET /v1/ai/image-upscaler/{id}``."""
         return JSONResponse({"data": _task(self.job(request))})
 
     def _token(self, name: str, expires: float) -> str:

@@ -73,14 +73,12 @@ class Results:
         return Route(self._hosting.folder + "/{name}", self.get)
 
     def publish(self, job: Job[Any], output: Output, *, dead: bool = False) -> str:
-        """Return a new URL of a result."""
         path = output.file.path
         name, expires = f"{uuid4()}{path.suffix}", self._clock() + self.lifetime
         self._links[name] = Link(job, path, expires, dead)
         return f"{job.base_url}{self._hosting.folder}/{name}{self._hosting.query(name, expires)}"
 
     def expired(self, url: str) -> bool:
-        """Whether a URL works no more."""
         link = self._links.get(url.partition("?")[0].rpartition("/")[2])
         return link is None or link.expires <= self._clock()
 
@@ -96,7 +94,6 @@ class Results:
         return swept
 
     async def get(self, request: Request) -> Response:
-        """Give a result."""
         if (refusal := self._hosting.refusal(request)) is not None:
             return refusal
         link = self._links.get(request.path_params["name"])

@@ -130,11 +130,9 @@ class Replicate(StandIn[Prediction]):
         return JSONResponse({"next": following, "previous": before, "results": results})
 
     async def get(self, request: Request) -> Response:
-        """``GET /v1/predictions/{id}``."""
         return await self.answer(self._form, self.job(request))
 
     async def cancel_prediction(self, request: Request) -> Response:
-        """``POST /v1/predictions/{id}/cancel``."""
         job = self.job(request)
         await self.cancel(job)
         return await self.answer(self._form, job)

@@ -83,11 +83,9 @@ class Runner(ABC, Generic[OrderT]):
         """Return the body of the delivery for an event; ``None`` sends none."""
 
     def message_id(self, _job: Job[OrderT]) -> str:
-        """Return the id of a delivery."""
         return f"msg_{uuid.uuid4().hex}"
 
     def new_id(self) -> str:
-        """Return the id of a new job."""
         return str(uuid.uuid4())
 
     # What is common to all.

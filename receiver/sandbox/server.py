@@ -8,7 +8,7 @@ from contextlib import suppress
 
 import uvicorn
 
-from receiver.sandbox.app import app_of, stand_in
+from receiver.sandbox.app import stand_in
 from receiver.sandbox.loopback import is_loopback
 from receiver.sandbox.options import Options
 
@@ -54,7 +54,7 @@ def run(
     with socket.create_server((host, port), family=family) as listener:
         url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
-            app_of(provider),
+            provider.app(),
             log_config=None,
             access_log=False,
             proxy_headers=False,

@@ -24,7 +24,6 @@ class Signer(Protocol):
 
 
 def new_secret() -> str:
-    """Return a secret of Standard Webhooks."""
     return PREFIX + base64.b64encode(secrets.token_bytes(24)).decode()
 
 
@@ -60,7 +59,6 @@ class FalKeys:
         self._keys = [Ed25519PrivateKey.generate() for _ in range(count)]
 
     def jwks(self) -> dict[str, Any]:
-        """Return the set as a JWKS."""
         return {"keys": [_jwk(key) for key in self._keys]}
 
     def headers(self, message_id: str, body: bytes, time: int, *, wrong: bool) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, ClassVar
 
 from anyio import to_thread
+from starlette.applications import Starlette
 from starlette.datastructures import URL
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -75,6 +76,17 @@ class StandIn(Runner[OrderT]):
 
     # Around the routes.
 
+    def app(self) -> Starlette:
+        app = Starlette(
+            routes=[*self.routes(), self.results.route()],
+            lifespan=lambda _app: self.running(),
+            exception_handlers={HTTPException: self.refused},
+            max_body_size=self.options.max_body_bytes,
+        )
+        # A redirect would lose the body of a POST in many clients; the routes exist in both forms instead.
+        app.router.redirect_slashes = False
+        return app
+
     def guarded(self, endpoint: Endpoint) -> Endpoint:
         """Have an endpoint ask for the token, and meet the faults of calls."""
 
@@ -98,7 +110,6 @@ class StandIn(Runner[OrderT]):
         return guarded
 
     async def submit(self, request: Request) -> Response:
-        """Create a job."""
         body = await request.body()
         try:
             order = await to_thread.run_sync(self.parse, body, request)

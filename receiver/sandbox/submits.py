@@ -27,7 +27,6 @@ class InvalidRequestError(Exception):
 
 
 def scheme_token(request: Request, *schemes: str) -> str | None:
-    """Return the token of ``Authorization: SCHEME TOKEN``."""
     scheme, _, token = request.headers.get("authorization", "").partition(" ")
     return token if scheme.lower() in {known.lower() for known in schemes} else None
 
@@ -48,7 +47,6 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def plan_in(request: Request, provider: str) -> Plan | None:
-    """Return the plan that a submit's header names."""
     header = request.headers.get(FAULTS_HEADER)
     if header is None:
         return None
@@ -59,7 +57,6 @@ def plan_in(request: Request, provider: str) -> Plan | None:
 
 
 def webhook(value: object, name: str) -> str | None:
-    """Return the URL of a webhook, or None where there is none."""
     return None if value is None else _url(value, name)
 
 

@@ -4,7 +4,7 @@ import base64
 import json
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,25 +26,28 @@ class Trial(ABC):
 
     Attributes:
         endpoint: the model, where a job cannot be asked for without it.
+        urls: the receiver's settings that lead to the sandbox, with their paths there.
+        id_at: where the answer to a submit has the job's id.
     """
 
     provider: ClassVar[ProviderName]
     endpoint: ClassVar[str | None] = None
+    urls: ClassVar[Mapping[str, str]]
+    id_at: ClassVar[Sequence[str]] = ("id",)
 
     def __init__(self) -> None:
         self.token = secrets.token_urlsafe(16)
         self.secret = secrets.token_urlsafe(16)
 
     def shared(self) -> dict[str, str]:
-        """Return the variables that sandbox and receiver have in common."""
         variables = {TOKEN_VARIABLES[self.provider]: self.token}
         if self.provider in SECRET_VARIABLES:
             variables[SECRET_VARIABLES[self.provider]] = self.secret
         return variables
 
-    @abstractmethod
     def settings(self, sandbox: str) -> dict[str, str]:
         """Return the receiver's settings beside the shared ones, by the sandbox's address."""
+        return {name: sandbox + path for name, path in self.urls.items()}
 
     @abstractmethod
     def submit(self, picture: bytes, factor: int, webhook: str, ref: str) -> Submit:
@@ -52,21 +55,20 @@ class Trial(ABC):
 
     def job_id(self, answer: Any) -> str:
         """Return the job's id at the receiver, by the JSON of the answer to its submit."""
-        return f"{self.provider}:{self.own_id(answer)}"
-
-    @abstractmethod
-    def own_id(self, answer: Any) -> str:
-        """Return the provider's id of the job."""
+        for key in self.id_at:
+            answer = answer[key]
+        return f"{self.provider}:{answer}"
 
 
 class XimilarTrial(Trial):
     """Ximilar sends the headers of the submit, which prove the delivery and carry its reference."""
 
     provider = ProviderName.XIMILAR
+    urls: ClassVar[Mapping[str, str]] = {"XIMILAR_API_URL": "/account/v2"}
 
     def settings(self, sandbox: str) -> dict[str, str]:
         headers = json.dumps({"X-Webhook-Secret": self.secret})
-        return {"RECEIVER_WEBHOOK_HEADERS": headers, "XIMILAR_API_URL": f"{sandbox}/account/v2"}
+        return {"RECEIVER_WEBHOOK_HEADERS": headers, **super().settings(sandbox)}
 
     def submit(self, picture: bytes, factor: int, webhook: str, ref: str) -> Submit:
         headers = {"X-Webhook-Secret": self.secret, "X-Receiver-Ref": ref}
@@ -79,9 +81,6 @@ class XimilarTrial(Trial):
         return Submit("/account/v2/request", {"Authorization": f"Token {self.token}"}, body, {})
 
     def job_id(self, answer: Any) -> str:
-        return self.own_id(answer)
-
-    def own_id(self, answer: Any) -> str:
         return str(answer["id"])
 
 
@@ -89,13 +88,11 @@ class ReplicateTrial(Trial):
     """Replicate posts the ends alone, since that is what it is asked for."""
 
     provider = ProviderName.REPLICATE
+    urls: ClassVar[Mapping[str, str]] = {"REPLICATE_API_URL": "/v1"}
 
     def __init__(self) -> None:
         super().__init__()
         self.secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
-
-    def settings(self, sandbox: str) -> dict[str, str]:
-        return {"REPLICATE_API_URL": f"{sandbox}/v1"}
 
     def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> Submit:
         body = {
@@ -106,43 +103,32 @@ class ReplicateTrial(Trial):
         }
         return Submit("/v1/predictions", {"Authorization": f"Bearer {self.token}"}, body, {})
 
-    def own_id(self, answer: Any) -> str:
-        return str(answer["id"])
-
 
 class FalTrial(Trial):
     """fal.ai signs with keys that the receiver reads from the sandbox."""
 
     provider = ProviderName.FAL
     endpoint = "fal-ai/esrgan"
-
-    def settings(self, sandbox: str) -> dict[str, str]:
-        return {"FAL_JWKS_URL": f"{sandbox}/.well-known/jwks.json", "FAL_API_URL": sandbox}
+    urls: ClassVar[Mapping[str, str]] = {"FAL_JWKS_URL": "/.well-known/jwks.json", "FAL_API_URL": ""}
+    id_at = ("request_id",)
 
     def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> Submit:
         body = {"image_url": _data_uri(picture), "scale": factor}
         headers = {"Authorization": f"Key {self.token}"}
         return Submit(f"/{self.endpoint}", headers, body, {"fal_webhook": webhook})
 
-    def own_id(self, answer: Any) -> str:
-        return str(answer["request_id"])
-
 
 class FreepikTrial(Trial):
     """Freepik posts each change of a task's status."""
 
     provider = ProviderName.FREEPIK
-
-    def settings(self, sandbox: str) -> dict[str, str]:
-        return {"FREEPIK_API_URL": sandbox}
+    urls: ClassVar[Mapping[str, str]] = {"FREEPIK_API_URL": ""}
+    id_at = ("data", "task_id")
 
     def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> Submit:
         image = base64.b64encode(picture).decode()
         body = {"image": image, "scale_factor": f"{factor}x", "webhook_url": webhook}
         return Submit("/v1/ai/image-upscaler", {"x-freepik-api-key": self.token}, body, {})
-
-    def own_id(self, answer: Any) -> str:
-        return str(answer["data"]["task_id"])
 
 
 TRIALS: Mapping[ProviderName, type[Trial]] = {

@@ -43,7 +43,6 @@ class _Application(Starlette):
     webhooks: Mapping[str, ASGIApp] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
         webhook = self.webhooks.get(scope["path"]) if scope["method"] == "POST" else None
         await (webhook or super().__call__)(scope, receive, send)
 
@@ -93,8 +92,6 @@ class RequireSameOrigin:
     on_refusal: OnRefusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 403."""
-
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 present = {name for name, _ in message["headers"]}
@@ -141,7 +138,6 @@ class RequireToken:
     on_refusal: OnRefusal = lambda _: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer 401."""
         path = scope["path"]
         if path in self.public or path.startswith(WEBHOOKS) or is_admitted(self.tokens, scope["headers"]):
             await self.app(scope, receive, send)

@@ -40,7 +40,6 @@ def status_of(reason: str) -> int:
 
 
 def retry_headers(status: int) -> dict[str, str]:
-    """Return the header ``Retry-After`` for a 503, and no header for any other status."""
     return {"Retry-After": str(RETRY_AFTER_SECONDS)} if status == 503 else {}
 
 

@@ -104,7 +104,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._make_room()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End all waiting."""
         self.unfinished.discard(self)
         self._stop_idle_timer()
         self._cancel_write_timer()
@@ -310,7 +309,6 @@ class LimitedProtocol(HttpToolsProtocol):
 
     @property
     def peer(self) -> str:
-        """The address of the other end."""
         return self.client[0] if self.client else ""
 
     def _make_room(self) -> None:
@@ -453,7 +451,6 @@ class AnswerCancelled:
     app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on, and answer 503 for what was cancelled before it answered."""
         try:
             await self.app(scope, receive, send)
         except asyncio.CancelledError as cancelled:
@@ -483,7 +480,6 @@ class CloseUnread:
     max_pause: float = UNREAD_PAUSE_SECONDS
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on, and add ``Connection: close`` where it is due."""
         if WHOLE in scope:
             await self.app(scope, receive, send)
             return

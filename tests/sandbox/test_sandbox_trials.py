@@ -32,7 +32,7 @@ def test_a_trials_picture_is_upscaled_and_delivered(near: Neighbour, provider: P
         ).raise_for_status()
         while not (found := urls(delivery := near.take().body)):
             pass
-        own_id = trial.own_id(answer.json())
+        own_id = trial.job_id(answer.json()).removeprefix(f"{provider}:")
         assert own_id in delivery.values()
         prefix = "" if provider is ProviderName.XIMILAR else f"{provider}:"
         assert trial.job_id(answer.json()) == prefix + own_id

@@ -24,7 +24,6 @@ _HEADER = "x-fal-webhook-"
 
 
 def build(setup: Setup) -> Provider | None:
-    """Return the provider; ``None`` where no keys prove its deliveries, so that it is off."""
     config = setup.config
     if not config.fal_jwks and not config.fal_jwks_url:
         return None

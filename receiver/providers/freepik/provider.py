@@ -10,7 +10,6 @@ from receiver.providers.tables import parse
 
 
 def build(setup: Setup) -> Provider | None:
-    """Return the provider; ``None`` where no secret proves its deliveries, so that it is off."""
     config = setup.config
     if not config.freepik_webhook_secret:
         return None
@@ -26,5 +25,4 @@ def build(setup: Setup) -> Provider | None:
 
 
 def description() -> Description:
-    """Return the description that is shipped."""
     return parse((files(__package__) / "freepik.toml").read_text("utf-8"), Description)

@@ -30,7 +30,6 @@ FILE_HOSTS = ("replicate.delivery", "*.replicate.delivery")
 
 
 def build(setup: Setup) -> Provider | None:
-    """Return the provider; ``None`` where no secret proves its deliveries, so that it is off."""
     config = setup.config
     if not config.replicate_webhook_secret:
         return None

@@ -17,7 +17,6 @@ OWN_LIFETIME = timedelta(hours=24)
 
 
 def build(setup: Setup) -> Provider | None:
-    """Return the provider; ``None`` where nothing proves its deliveries, so that it is off."""
     config = setup.config
     if not config.webhook_headers and not config.signing_keys:
         return None

@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Self
 
 from PIL import Image
@@ -16,10 +17,10 @@ from pydantic import (
 )
 
 from receiver.sandbox.faults import Plan, plan_of
+from receiver.sandbox.jobs import Order
 from receiver.sandbox.loopback import loopback_url
 from receiver.sandbox.submits import InvalidRequestError, json_object
 from receiver.sandbox.upscale import Upscaling
-from receiver.sandbox.ximilar.forms import XimilarOrder
 
 _RESAMPLING: Mapping[str | None, Image.Resampling] = {
     None: Image.Resampling.BICUBIC,
@@ -28,6 +29,14 @@ _RESAMPLING: Mapping[str | None, Image.Resampling] = {
     "high_fidelity": Image.Resampling.LANCZOS,
 }
 _CLIENT_HEADERS = {"host", "content-length", "transfer-encoding", "connection"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class XimilarOrder(Order):
+    """A submit with what comes back in the answers."""
+
+    workspace: str
+    record_id: str | None
 
 
 def _encodable(text: str) -> str:
