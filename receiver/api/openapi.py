@@ -53,12 +53,9 @@ def document(version: str, providers: Iterable[Provider]) -> Json:
         "{announced_id}": f"^(?:{'|'.join(_announced_ids(providers))})$",
     }
 
-    def fill(members: Json) -> Json:
-        return {k: values.get(v, v) if isinstance(v, str) else v for k, v in members.items()}
-
-    found: Json = json.loads(SOURCE.read_text(encoding="utf-8"), object_hook=fill)
+    found = _filled(SOURCE.read_text(encoding="utf-8"), values)
     schemas = found["components"]["schemas"]
-    template = found["paths"].pop("{webhook_path}")
+    template = json.dumps(found["paths"].pop("{webhook_path}"))
     webhooks = {}
     for provider in providers:
         schemes = _webhook_schemes(provider)
@@ -104,15 +101,14 @@ def _announced_ids(providers: Iterable[Provider]) -> Iterator[str]:
             yield own_id
 
 
-def _filled(template: Any, values: Json) -> Any:
-    """Return a copy of JSON with its placeholders filled in."""
-    if isinstance(template, str):
-        return values.get(template, template)
-    if isinstance(template, list):
-        return [_filled(item, values) for item in template]
-    if isinstance(template, dict):
-        return {name: _filled(item, values) for name, item in template.items()}
-    return template
+def _filled(text: str, values: Json) -> Json:
+    """Return the object of a JSON text, in which placeholders are members' values, with these filled in."""
+
+    def fill(members: Json) -> Json:
+        return {k: values.get(v, v) if isinstance(v, str) else v for k, v in members.items()}
+
+    found: Json = json.loads(text, object_hook=fill)
+    return found
 
 
 def _ref_parameter(header: str) -> Json:

@@ -78,34 +78,28 @@ def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
 
     Jobs submitted before ``overdue_before``, ms since the epoch, and still silent are overdue.
     """
-    given = _parsed(
-        query, "search", "state", "provider", "ref", "reason", "since", "until", "overdue", "limit", "cursor"
-    )
+    names = ("provider", "search", "ref", "reason", "since", "until")
+    given = _parsed(query, *names, "state", "overdue", "limit", "cursor")
     wanted = Filter(
         states=given["state"],
-        provider=given["provider"],
-        search=given["search"],
-        ref=given["ref"],
-        reason=given["reason"],
-        since=given["since"],
-        until=given["until"],
         overdue_before=overdue_before if given["overdue"] is True else None,
         not_overdue_before=overdue_before if given["overdue"] is False else None,
+        **{name: given[name] for name in names},
     )
-    return wanted, Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
+    return wanted, _window(given)
 
 
 def images(query: QueryParams) -> tuple[Filter, Window]:
     """Parse the parameters of the gallery: some of those of ``GET /jobs``; archived jobs without a state."""
-    given = _parsed(query, "state", "provider", "ref", "since", "until", "limit", "cursor")
+    names = ("provider", "ref", "since", "until")
+    given = _parsed(query, *names, "state", "limit", "cursor")
     states = given["state"] or (State.ARCHIVED,)
-    found = {name: given[name] for name in ("provider", "ref", "since", "until")}
-    return Filter(states=states, **found), Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
+    return Filter(states=states, **{name: given[name] for name in names}), _window(given)
 
 
 def deliveries(query: QueryParams) -> tuple[str | None, Window]:
     given = _parsed(query, "outcome", "limit", "cursor")
-    return given["outcome"], Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
+    return given["outcome"], _window(given)
 
 
 def wait(query: QueryParams) -> float:
@@ -260,6 +254,10 @@ def _parsed(query: QueryParams, *known: str) -> dict[str, Any]:
     return values | {
         "state": tuple(_parse("state", text, _PARSERS["state"]) for text in query.getlist("state"))
     }
+
+
+def _window(given: Mapping[str, Any]) -> Window:
+    return Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
 
 
 def _parse(name: str, text: str, read: Callable[[str], Any]) -> Any:

@@ -16,8 +16,8 @@ from receiver.core.errors import AuthError, BodyError, ConfigError, InvalidReque
 from receiver.core.headers import RawHeaders
 from receiver.providers import key_set
 from receiver.providers.base import Calls, Client, Ending, Proof, Provider
-from receiver.providers.fal.models import app_of, of_links
 from receiver.providers.fal.provider import OWN_JWKS_URL, FalProvider, build
+from receiver.providers.fal.results import app_of, of_links
 from receiver.providers.key_set import KeySet
 from receiver.providers.setup import Setup
 from tests.providers.samples.fal import KEY, STRANGER, TOKEN, jwk, jwks, result, signed

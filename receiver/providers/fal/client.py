@@ -4,7 +4,7 @@ from receiver.core.completion import is_provider_id
 from receiver.core.errors import InvalidRequestError, UnaskableError, UnavailableError, UnknownJobError
 from receiver.providers.api import ApiClient, Call, kept_body, read_answer
 from receiver.providers.base import MAX_WORD, Ending, Report, short
-from receiver.providers.fal import models, results
+from receiver.providers.fal import results
 
 MAX_RESULT_BYTES = 64 * 1024 * 1024
 """Of a result, which may hold whole images as data URIs."""
@@ -16,7 +16,7 @@ class FalClient(ApiClient):
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:
         if not is_provider_id(job_id):
             raise UnknownJobError("This can be no job's id.")
-        app = models.app_of(endpoint)
+        app = results.app_of(endpoint)
         if app is None:
             raise UnaskableError("The model's path is not known: announce the job with its endpoint.")
         path = f"/{app}/requests/{job_id}"

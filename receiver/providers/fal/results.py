@@ -1,8 +1,10 @@
-"""Reads what fal.ai posts, and what its models return."""
+"""Reads what fal.ai posts and returns. Its queue knows a request only below the path of its model."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from receiver.core.completion import Failure
 from receiver.providers.api_errors import explanation
@@ -19,12 +21,17 @@ from receiver.providers.base import (
     short,
     walk,
 )
-from receiver.providers.fal import models
 
 RUNNING_STATUSES = frozenset({"IN_QUEUE", "IN_PROGRESS"})
 
 _TEXT = Output(None, content_type="text/plain")
 """What stands for a payload that names no file."""
+
+_PATH = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)+")
+_NAMESPACES = frozenset({"workflows", "comfy"})
+"""First parts of a path before the model's owner."""
+
+MAX_PATH = 200
 
 
 def read(document: Any) -> Reading:
@@ -34,7 +41,7 @@ def read(document: Any) -> Reading:
     request_id, status = own_id(document.get("request_id"), "request_id"), document.get("status")
     if isinstance(status, str) and status in RUNNING_STATUSES:
         return Running(request_id, status)
-    endpoint, payload = models.of_links(document), document.get("payload")
+    endpoint, payload = of_links(document), document.get("payload")
     if status == "ERROR":
         return Ending(request_id, failure=failure(document.get("error"), payload), endpoint=endpoint)
     if status != "OK":
@@ -86,3 +93,26 @@ def _output(file: Mapping[str, Any], name: str) -> Output:
         size=file.get("file_size"),
         content_type=file.get("content_type"),
     )
+
+
+def app_of(endpoint: str | None) -> str | None:
+    """Return the part of a model's path that the queue's URLs have: its owner and name."""
+    path = (endpoint or "").strip("/")
+    if len(path) > MAX_PATH or not _PATH.fullmatch(path):
+        return None
+    parts = path.split("/")
+    return "/".join(parts[: 3 if parts[0] in _NAMESPACES else 2])
+
+
+def of_links(document: Mapping[str, Any]) -> str | None:
+    """Return the model's path from the links of a body, of which only the path counts."""
+    for name in ("response_url", "status_url"):
+        link = document.get(name)
+        try:
+            path = urlsplit(link).path if isinstance(link, str) else ""
+        except ValueError:
+            continue
+        model, found, _ = path.partition("/requests/")
+        if found and (app := app_of(model)):
+            return app
+    return None
