@@ -9,7 +9,7 @@ from receiver.core.errors import ConfigError
 from receiver.providers import key_set
 from receiver.providers.api import JsonApi
 from receiver.providers.base import Calls, Client, Provider, Reading, decode_json, mask
-from receiver.providers.fal import models, results
+from receiver.providers.fal import results
 from receiver.providers.fal.client import FalClient
 from receiver.providers.key_set import Ed25519, Keys, KeySet
 from receiver.providers.setup import Setup
@@ -86,7 +86,7 @@ class FalProvider(ProvedProvider):
         return results.read(decode_json(body))
 
     def knows_endpoint(self, endpoint: str) -> bool:
-        return models.app_of(endpoint) is not None
+        return results.app_of(endpoint) is not None
 
     def redact(self, body: bytes) -> bytes:
         return body if self.token is None else mask(body, [self.token])
