@@ -26,18 +26,14 @@ def open_archive(
     used: bool = False,
     public_url: str | None = None,
 ) -> Inventory:
-    """Open the archive at an address. Uses neither the disk nor the network: `Archive.probe` does.
+    """Open the archive at ``file:///folder`` or ``s3://bucket/prefix``, where the prefix is optional.
 
-    Args:
-        uri: ``file:///folder`` or ``s3://bucket/prefix``; the prefix is optional.
-        uploads: how many images are put at a time.
-        environ: variables of the AWS SDK (``AWS_…``) that hold beside those of the process: endpoint, region,
-            access key and CA bundle. All others the SDK takes from the process alone.
-        used: whether images were put there before; a folder that has vanished is then not made again.
-        public_url: the endpoint of S3 for presigned URLs, if people reach the store by another one.
-
-    Raises:
-        ConfigError: the address is no such thing, or the SDK cannot use its variables.
+    Uses neither the disk nor the network: `Archive.probe` does. ``uploads`` images are put at a time.
+    ``environ`` has variables of the AWS SDK (``AWS_…``) that hold beside those of the process: endpoint,
+    region, access key and CA bundle. All others the SDK takes from the process alone. ``used``: images were
+    put there before; a folder that has vanished is then not made again. ``public_url`` is the endpoint of S3
+    for presigned URLs, if people reach the store by another one. Raise `ConfigError` for another address, or
+    where the SDK cannot use its variables.
     """
     try:
         parts = urlsplit(uri)

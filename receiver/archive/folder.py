@@ -13,25 +13,23 @@ import re
 import secrets
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from receiver.archive import metadata, spool_file
 from receiver.archive.base import MAX_PICTURE, Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
 from receiver.archive.key import check_key
+from receiver.archive.pooled import PooledArchive, pooled
 from receiver.archive.spool_file import BLOCK, SpoolFile, digest
 from receiver.core.disk import sync_directory
 from receiver.core.errors import ArchiveError, SpoolError
 from receiver.core.jobs import Image, StoredObject, image_format
-
-T = TypeVar("T")
 
 NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS})
 """Errors of ``link(2)`` between file systems, on one without hard links, and past a file's most links."""
@@ -66,7 +64,7 @@ MAX_METADATA = 64 * 1024
 """Bytes of a metadata file that are read; a put writes a few hundred."""
 
 
-class FolderArchive:
+class FolderArchive(PooledArchive):
     """An archive below one folder.
 
     A file system that is not mounted must not be mistaken for an empty archive: images put into the mount
@@ -75,41 +73,25 @@ class FolderArchive:
     """
 
     def __init__(self, root: Path, *, uploads: int, used: bool = False) -> None:
+        super().__init__(uploads)
         self._root = root
         self._used = used
         self._seen = used
         self._was_mount = False
-        # A pool of its own: the default executor also resolves names, and must not wait for disks.
-        self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
 
     @property
     def uri(self) -> str:
-        """``file:///folder``."""
         return self._root.as_uri()
 
-    async def probe(self) -> tuple[ProbeResult, ...]:
-        """Try a small file, and remove what crashes left. See `Archive.probe`."""
-        return await self._run(self._probe)
-
-    async def put(self, item: SpooledImage) -> StoredObject:
-        """Link the spooled file, or copy it from another file system. See `Archive.put`."""
-        check_key(item.key)
-        return await self._run(lambda: self._put(item))
-
-    async def locate(self, stored: StoredObject, image: Image) -> Path:  # noqa: ARG002 - S3 needs the image
-        """Return the image's file. See `ImageReader.locate`."""
+    @pooled
+    def locate(self, stored: StoredObject, image: Image) -> Path:  # noqa: ARG002 - S3 needs the image
         path = self._path(stored)
-
-        def locate() -> Path:
-            with self._translated(path):
-                if not path.is_file():
-                    raise self._missing(stored)
-            return path
-
-        return await self._run(locate)
+        with self._translated(path):
+            if not path.is_file():
+                raise self._missing(stored)
+        return path
 
     async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:  # noqa: ARG002 - S3
-        """Return the image's file. See `ImageReader.local_file`."""
         return await self.locate(stored, image)
 
     async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[ListedObject]]:
@@ -131,72 +113,54 @@ class FolderArchive:
     def object_at(self, key: str) -> StoredObject:
         return StoredObject((self._root / key).as_uri())
 
-    async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
-        """Hash the file unless the depth is quick. See `Inventory.inspect`."""
+    @pooled
+    def remove(self, stored: StoredObject) -> None:
         path = self._path(stored)
-        return await self._run(lambda: self._inspect(stored, path, depth))
+        with self._translated(path):
+            path.unlink(missing_ok=True)
+            metadata_path(path).unlink(missing_ok=True)
 
-    async def remove(self, stored: StoredObject) -> None:
-        """Remove the file and its metadata. See `Inventory.remove`."""
-        path = self._path(stored)
-
-        def remove() -> None:
-            with self._translated(path):
-                path.unlink(missing_ok=True)
-                metadata_path(path).unlink(missing_ok=True)
-
-        await self._run(remove)
-
-    async def keep_picture(self, key: str, content: bytes) -> None:
+    @pooled
+    def keep_picture(self, key: str, content: bytes) -> None:
         """Write a file, unless the disk is nearly full. See `SmallPictures.keep_picture`."""
         target = self._root / key
+        with self._translated(key):
+            self._make_parents(target.parent)
+            if shutil.disk_usage(target.parent).free < PICTURE_RESERVE:
+                raise ArchiveError("archive.full", "The disk has no room for small pictures.")
+            with _temporary(target) as (path, file):
+                file.write(content)
+                file.flush()
+                _link(path, target)
 
-        def keep() -> None:
-            with self._translated(key):
-                self._make_parents(target.parent)
-                if shutil.disk_usage(target.parent).free < PICTURE_RESERVE:
-                    raise ArchiveError("archive.full", "The disk has no room for small pictures.")
-                with _temporary(target) as (path, file):
-                    file.write(content)
-                    file.flush()
-                    _link(path, target)
+    @pooled
+    def has_picture(self, key: str) -> bool:
+        return (self._root / key).is_file()
 
-        await self._run(keep)
+    @pooled
+    def picture(self, key: str) -> bytes | None:
+        try:
+            with self._translated(key), _open_regular(self._root / key) as file:
+                content = file.read(MAX_PICTURE + 1)
+        except ArchiveError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+        return content if len(content) <= MAX_PICTURE else None
 
-    async def has_picture(self, key: str) -> bool:
-        return await self._run((self._root / key).is_file)
-
-    async def picture(self, key: str) -> bytes | None:
-        def read() -> bytes | None:
-            try:
-                with self._translated(key), _open_regular(self._root / key) as file:
-                    content = file.read(MAX_PICTURE + 1)
-            except ArchiveError as error:
-                if isinstance(error.__cause__, FileNotFoundError):
-                    return None
-                raise
-            return content if len(content) <= MAX_PICTURE else None
-
-        return await self._run(read)
-
-    async def remove_pictures(self, prefix: str, before: datetime) -> int:
-        def remove() -> int:
-            removed = 0
-            for folder, _, names in os.walk(self._root / prefix):
-                for path in (Path(folder, name) for name in names):
-                    with self._translated(path), suppress(FileNotFoundError):
-                        if path.lstat().st_mtime < before.timestamp():
-                            path.unlink()
-                            removed += 1
-            return removed
-
-        return await self._run(remove)
+    @pooled
+    def remove_pictures(self, prefix: str, before: datetime) -> int:
+        removed = 0
+        for folder, _, names in os.walk(self._root / prefix):
+            for path in (Path(folder, name) for name in names):
+                with self._translated(path), suppress(FileNotFoundError):
+                    if path.lstat().st_mtime < before.timestamp():
+                        path.unlink()
+                        removed += 1
+        return removed
 
     async def aclose(self) -> None:
         await asyncio.to_thread(self._pool.shutdown)
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     def _path(self, stored: StoredObject) -> Path:
         path = Path(url2pathname(urlsplit(stored.uri).path))
@@ -227,7 +191,10 @@ class FolderArchive:
             elif name > first and (listed := _listed(folder / name)) is not None:
                 yield listed
 
-    def _inspect(self, stored: StoredObject, path: Path, depth: Depth) -> ObjectInfo:
+    @pooled
+    def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
+        """Hash the file unless the depth is quick. See `Inventory.inspect`."""
+        path = self._path(stored)
         try:
             with self._translated(path), _open_regular(path) as file:
                 state = os.fstat(file.fileno())
@@ -245,17 +212,30 @@ class FolderArchive:
 
     # Writing
 
-    def _put(self, item: SpooledImage) -> StoredObject:
+    @pooled
+    def put(self, item: SpooledImage) -> StoredObject:
+        """Link the spooled file, or copy it from another file system. See `Archive.put`."""
+        check_key(item.key)
+        target = self._root / item.key
         try:
-            self._put_spool_file(item)
+            with spool_file.opened(item) as spooled:
+                spool_file.check(
+                    item, spooled
+                )  # always: a link of a file that rotted would be rotten as well
+                with self._translated(item.key):
+                    self._make_parents(target.parent)
+                    if not self._create(item, spooled, target):
+                        self._check_same(item, target)
+                    # Only once the image is known to be this one: the loser of a race must not describe it.
+                    # The image counts as archived when both are durable.
+                    self._write_metadata(item, target)
         except SpoolError as error:
             # Perhaps it was put before, and a crash came before that was recorded.
-            if error.reason != "spool.lost" or not self._holds(item):
+            if error.reason != "spool.lost" or not self._holds(item, target):
                 raise
         return self.object_at(item.key)
 
-    def _holds(self, item: SpooledImage) -> bool:
-        target = self._root / item.key
+    def _holds(self, item: SpooledImage, target: Path) -> bool:
         try:
             with self._translated(item.key):
                 self._check_same(item, target)
@@ -263,18 +243,6 @@ class FolderArchive:
         except ArchiveError:
             return False
         return True
-
-    def _put_spool_file(self, item: SpooledImage) -> None:
-        target = self._root / item.key
-        with spool_file.opened(item) as spooled:
-            spool_file.check(item, spooled)  # always: a link of a file that rotted would be rotten as well
-            with self._translated(item.key):
-                self._make_parents(target.parent)
-                if not self._create(item, spooled, target):
-                    self._check_same(item, target)
-                # Only once the image is known to be this one: the loser of a race must not describe it. The
-                # image counts as archived when both are durable.
-                self._write_metadata(item, target)
 
     def _create(self, item: SpooledImage, spooled: SpoolFile, target: Path) -> bool:
         """Make the target once, whole and durable. Return False if something stands there already."""
@@ -342,7 +310,9 @@ class FolderArchive:
 
     # Probing
 
-    def _probe(self) -> tuple[ProbeResult, ...]:
+    @pooled
+    def probe(self) -> tuple[ProbeResult, ...]:
+        """Try a small file, and remove what crashes left. See `Archive.probe`."""
         with self._translated(".receiver-probe"):
             self._find_or_make()
             target = self._root / f".receiver-probe-{secrets.token_hex(8)}"
@@ -429,7 +399,6 @@ class FolderArchive:
 
 
 def metadata_path(target: Path) -> Path:
-    """Return where the metadata of an image lies."""
     return target.with_name(f".{target.name}.json")
 
 
@@ -457,11 +426,7 @@ def _listed(path: Path) -> ListedObject | None:
 
 
 def _open_regular(path: Path) -> io.FileIO:
-    """Open a file to read it. A FIFO would make its reader wait until somebody writes to it.
-
-    Raises:
-        OSError: ``ENXIO`` for what is no regular file.
-    """
+    """Open a regular file to read it, else raise ``ENXIO``: the reader of a FIFO would wait for a writer."""
     file = io.FileIO(os.open(path, os.O_RDONLY | os.O_NONBLOCK))
     mode = os.fstat(file.fileno()).st_mode
     if stat.S_ISREG(mode):

@@ -35,11 +35,8 @@ NOT_PLAIN = re.compile(r"[^A-Za-z0-9._-]", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class _Field:
-    """One ``{…}`` of a template.
-
-    Attributes:
-        spec: the text behind its colon.
-        excluded: characters that its value may not hold here, because they border the id.
+    """One ``{…}`` of a template: its name, and the ``spec`` behind its colon. Its value may not hold the
+    ``excluded`` characters here, because they border the id.
     """
 
     name: str
@@ -51,11 +48,7 @@ _Component = tuple[str | _Field, ...]
 
 
 def check_template(template: str) -> None:
-    """Check that a template gives every job a key of its own, which every store accepts.
-
-    Raises:
-        ConfigError: it does not.
-    """
+    """Check that a template gives every job its own key, which every store accepts. Raise `ConfigError`."""
     _parse(template)
 
 
@@ -73,10 +66,7 @@ def render_key(
     """Return the key of a job's image: a relative path without ``.`` and ``..``, at most ``MAX_KEY`` bytes.
 
     Two ids never give the same key under one template, which `check_template` accepts. ``none`` stands for
-    what is missing.
-
-    Raises:
-        ConfigError: the template is invalid.
+    what is missing. Raise `ConfigError` where the template is invalid.
     """
     values = {
         "id": job_id,
@@ -99,11 +89,7 @@ def render_key(
 
 
 def check_key(key: str) -> None:
-    """Check, right before its use, that a key stays below its prefix.
-
-    Raises:
-        ArchiveError: ``archive.refused``.
-    """
+    """Check, right before its use, that a key stays below its prefix. Raise ``archive.refused``."""
     if (
         not key.isprintable()
         or "\\" in key

@@ -25,14 +25,11 @@ READS = 4
 
 @dataclass(eq=False)
 class ArchiveLocator:
-    """Reads from one archive, and from any other that the ledger names.
+    """Reads from the ``archive`` of new images, which is not closed here, and from any other that the ledger
+    names.
 
-    Only addresses of the receiver's own archives are ever written to the ledger.
-
-    Attributes:
-        archive: of new images; it is not closed here.
-        environ: the AWS SDK's variables, for a bucket.
-        public_url: as for `open_archive`.
+    Only addresses of the receiver's own archives are ever written to the ledger. ``environ`` and
+    ``public_url`` are as for `open_archive`.
     """
 
     archive: Inventory
@@ -53,7 +50,6 @@ class ArchiveLocator:
         return await (await self._archive_of(stored)).inspect(stored, depth)
 
     async def aclose(self) -> None:
-        """Close the other archives."""
         for other in self._others.values():
             await other.aclose()
 

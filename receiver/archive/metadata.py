@@ -101,11 +101,7 @@ def encode(text: str) -> str:
 
 
 def decode(value: str) -> str:
-    """Return the text of a value that `encode` made.
-
-    Raises:
-        ValueError: an encoded word that `encode` did not make.
-    """
+    """Return the text of a value that `encode` made. Raise `ValueError` for another encoded word."""
     word = _ENCODED_WORD.fullmatch(value)
     return base64.b64decode(word[1]).decode("utf-8", "surrogatepass") if word else value
 
@@ -127,10 +123,8 @@ def encode_all(pairs: Mapping[str, str]) -> dict[str, str]:
 
 
 def decode_all(values: Mapping[str, str]) -> dict[str, str]:
-    """Decode each value of an object's metadata, and put together what `encode_all` split.
-
-    Raises:
-        ValueError: a value that `encode` did not make.
+    """Decode each value of an object's metadata, and put together what `encode_all` split. Raise `ValueError`
+    for a value that `encode` did not make.
     """
     pairs: dict[str, str] = {}
     # A part sorts behind the name that it belongs to, and behind the parts before it.

@@ -24,10 +24,7 @@ async def find(archive: Inventory, stored: StoredObject, image: Image) -> tuple[
     """Return under which root an image lay, and where in the archive it lies now; ``None`` if nowhere.
 
     What is kept of an address does not say where its key begins. So each possible key is tried, the longest
-    first; the bytes prove the image.
-
-    Raises:
-        ArchiveError: the archive cannot be read.
+    first; the bytes prove the image. Raise `ArchiveError` where the archive cannot be read.
     """
     for parts in range(stored.uri.partition("://")[2].count("/"), 0, -1):
         root, key = split(stored.uri, parts)
@@ -43,11 +40,7 @@ async def find(archive: Inventory, stored: StoredObject, image: Image) -> tuple[
 
 
 async def holds(archive: Inventory, stored: StoredObject, image: Image) -> bool:
-    """Return whether an object has exactly an image's bytes.
-
-    Raises:
-        ArchiveError: ``archive.missing`` if it is not there; another reason if it could not be read.
-    """
+    """Return whether an object has exactly an image's bytes. Raise ``archive.missing`` if it is not there."""
     info = await archive.inspect(stored, Depth.QUICK)
     if info.bytes == image.bytes and info.sha256 is None:
         info = await archive.inspect(stored, Depth.DEEP)

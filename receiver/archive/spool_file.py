@@ -31,7 +31,6 @@ class SpoolFile(io.FileIO):
     failed: OSError | None = None
 
     def read(self, size: int | None = -1, /) -> bytes | Any:
-        """Read at most so many bytes."""
         try:
             return super().read(-1 if size is None else size)
         except OSError as error:
@@ -41,10 +40,8 @@ class SpoolFile(io.FileIO):
 
 @contextmanager
 def opened(item: SpooledImage) -> Iterator[SpoolFile]:
-    """Open an item's spooled file, which must have the size that was recorded.
-
-    Raises:
-        SpoolError: ``spool.lost`` if it vanished or changed, ``spool.disk`` if it cannot be read.
+    """Open an item's spooled file. Raise ``spool.lost`` if it vanished or has another size than was recorded,
+    ``spool.disk`` if it cannot be read.
     """
     try:
         file = SpoolFile(item.path)
@@ -60,10 +57,8 @@ def opened(item: SpooledImage) -> Iterator[SpoolFile]:
 
 
 def check(item: SpooledImage, file: SpoolFile) -> None:
-    """Hash a spooled file again.
-
-    Raises:
-        SpoolError: ``spool.lost`` if it is not what was verified, ``spool.disk`` if it cannot be read.
+    """Hash a spooled file again. Raise ``spool.lost`` if it is not what was verified, ``spool.disk`` if it
+    cannot be read.
     """
     try:
         found = digest(file)

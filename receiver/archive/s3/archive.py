@@ -8,16 +8,17 @@ store does not honour, and later puts do without.
 import asyncio
 import base64
 import io
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import AsyncIterator, Mapping, Sequence
+from concurrent.futures import wait
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from receiver.archive import metadata, spool_file
 from receiver.archive.base import MAX_PICTURE, Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
 from receiver.archive.key import check_key
+from receiver.archive.pooled import PooledArchive, pooled
 from receiver.archive.s3.client import Address, Client, answer_behind, base64_of, metadata_of
 from receiver.archive.s3.probe import Capabilities, probe
 from receiver.archive.spool_file import SpoolFile, digest
@@ -26,8 +27,8 @@ from receiver.core.jobs import Image, StoredObject
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef as Head
+    from mypy_boto3_s3.type_defs import ObjectTypeDef as Listed
 
-T = TypeVar("T")
 
 CLOSE_SECONDS = 1.0
 
@@ -40,81 +41,66 @@ BAD_DIGEST = frozenset(
 """The store received other bytes than were announced."""
 
 
-class S3Archive:
-    """An archive below one bucket's prefix.
-
-    Args:
-        prefix: of all keys, without a slash at either end; may be empty.
-        client: closed with the archive.
+class S3Archive(PooledArchive):
+    """An archive below one bucket's prefix, which has no slash at either end and may be empty. Closes its
+    client.
     """
 
     def __init__(self, bucket: str, prefix: str, *, client: Client, uploads: int) -> None:
+        super().__init__(uploads)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._client = client
         self._capabilities = Capabilities()
-        # A pool of its own: the default executor also resolves names, and must not wait for uploads.
-        self._pool = ThreadPoolExecutor(max_workers=uploads, thread_name_prefix="archive")
-        self._running: set[Future[Any]] = set()
 
     @property
     def uri(self) -> str:
-        """``s3://bucket/prefix``."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
-    async def probe(self) -> tuple[ProbeResult, ...]:
+    @pooled
+    def probe(self) -> tuple[ProbeResult, ...]:
         """Try with small objects below ``.receiver-probe/`` what a put relies on. See `Archive.probe`."""
         try:
-            self._capabilities, results = await self._run(lambda: probe(self._client, self._at("")))
+            self._capabilities, results = probe(self._client, self._at(""))
         except ArchiveError as error:
             if error.reason == "archive.denied":
                 # The SDK reads a credentials file once; it may have been rotated before the next probe.
-                await self._run(self._client.reconnect)
+                self._client.reconnect()
             raise
         if self._capabilities.conditional and self._capabilities.sha256:
             # The store itself has just refused to overwrite, and to take other bytes than were announced.
-            await self._run(lambda: self._client.open_direct(self._at("a")))
+            self._client.open_direct(self._at("a"))
         else:
             self._client.close_direct()
         return results
 
-    async def put(self, item: SpooledImage) -> StoredObject:
-        """PutObject and HeadObject. See `Archive.put`."""
-        check_key(item.key)
-        return await self._run(lambda: self._put(item))
-
-    async def locate(self, stored: StoredObject, image: Image) -> str:
+    @pooled
+    def locate(self, stored: StoredObject, image: Image) -> str:
         """Presign a URL that serves the image as its own type. See `ImageReader.locate`."""
+        version = self._readable_version(stored, image)
+        more = {"ResponseContentDisposition": "attachment"} if image.accepted else {}
         at = self._address(stored.uri)
-
-        def presign() -> str:
-            version = self._readable_version(stored, image)
-            more = {"ResponseContentDisposition": "attachment"} if image.accepted else {}
-            return self._client.presign(at, version, ResponseContentType=image.content_type, **more)
-
-        return await self._run(presign)
-
-    async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
-        """Download the object. See `ImageReader.local_file`."""
-        await self._run(lambda: self._download(stored, image, scratch))
-        return scratch
+        return self._client.presign(at, version, ResponseContentType=image.content_type, **more)
 
     async def entries(self, after: str | None = None) -> AsyncIterator[Sequence[ListedObject]]:
         """List the objects below the prefix in the store's order. See `Inventory.entries`."""
-        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix}
-        if after is not None:
-            arguments["StartAfter"] = self._address(after).key
-        while True:
-            page = await self._run(lambda: self._client.list(arguments))
+        behind = {} if after is None else {"StartAfter": self._address(after).key}
+        async for page in self._pages(self._prefix, **behind):
             found = [
                 ListedObject(str(Address(self._bucket, key)), listed["Size"])
-                for listed in page.get("Contents", [])
+                for listed in page
                 # No part of an image's key begins with a dot; some stores list their folders as well.
                 if not (key := listed["Key"]).removeprefix(self._prefix).startswith(".")
                 and not key.endswith("/")
             ]
             if found:
                 yield found
+
+    async def _pages(self, prefix: str, **arguments: str) -> AsyncIterator[Sequence["Listed"]]:
+        arguments |= {"Bucket": self._bucket, "Prefix": prefix}
+        while True:
+            page = await self._run(lambda: self._client.list(arguments))
+            yield page.get("Contents", [])
             if not page.get("IsTruncated"):
                 return
             token = page.get("NextContinuationToken")
@@ -131,49 +117,22 @@ class S3Archive:
     def object_at(self, key: str) -> StoredObject:
         return StoredObject(str(self._at(key)))
 
-    async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
-        """HeadObject, and GetObject where all bytes are to be read. See `Inventory.inspect`.
+    @pooled
+    def remove(self, stored: StoredObject) -> None:
+        self._client.delete(self._address(stored.uri))
 
-        It inspects the current version: one that was deleted or replaced lasts only as long as the bucket's
-        lifecycle lets it.
-        """
-        at = self._address(stored.uri)
-        return await self._run(lambda: self._inspect(at, depth))
-
-    async def remove(self, stored: StoredObject) -> None:
-        """DeleteObject. See `Inventory.remove`."""
-        at = self._address(stored.uri)
-        await self._run(lambda: self._client.delete(at))
-
-    async def keep_picture(self, key: str, content: bytes) -> None:
-        """PutObject. See `SmallPictures.keep_picture`."""
-        at = self._at(key)
-        await self._run(lambda: self._keep_picture(at, content))
-
-    async def has_picture(self, key: str) -> bool:
-        """HeadObject. See `SmallPictures.has_picture`."""
-        at = self._at(key)
-        return await self._run(lambda: self._client.head_or_none(at)) is not None
-
-    async def picture(self, key: str) -> bytes | None:
-        """GetObject. See `SmallPictures.picture`."""
-        at = self._at(key)
-        return await self._run(lambda: self._picture(at))
+    @pooled
+    def has_picture(self, key: str) -> bool:
+        return self._client.head_or_none(self._at(key)) is not None
 
     async def remove_pictures(self, prefix: str, before: datetime) -> int:
-        """ListObjectsV2 and DeleteObject. See `SmallPictures.remove_pictures`."""
-        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": self._prefix + prefix}
         removed = 0
-        while True:
-            page = await self._run(lambda: self._client.list(arguments))
-            for listed in page.get("Contents", []):
+        async for page in self._pages(self._prefix + prefix):
+            for listed in page:
                 if listed["LastModified"] < before:
                     await self.remove(StoredObject(str(Address(self._bucket, listed["Key"]))))
                     removed += 1
-            token = page.get("NextContinuationToken")
-            if not token or token == arguments.get("ContinuationToken"):
-                return removed
-            arguments["ContinuationToken"] = token
+        return removed
 
     async def aclose(self) -> None:
         """Wait a moment for running puts; a store that hangs must not hold up a stop."""
@@ -181,13 +140,6 @@ class S3Archive:
             await asyncio.to_thread(wait, running, CLOSE_SECONDS)
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._client.close()
-
-    async def _run(self, work: Callable[[], T]) -> T:
-        running = self._pool.submit(work)
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
-        # A cancelled caller does not stop the thread, and `aclose` waits for threads.
-        return await asyncio.wrap_future(running)
 
     def _at(self, key: str) -> Address:
         return Address(self._bucket, self._prefix + key)
@@ -200,7 +152,10 @@ class S3Archive:
 
     # Writing
 
-    def _put(self, item: SpooledImage) -> StoredObject:
+    @pooled
+    def put(self, item: SpooledImage) -> StoredObject:
+        """PutObject and HeadObject. See `Archive.put`."""
+        check_key(item.key)
         at = self._at(item.key)
         try:
             return self._put_spool_file(item, at)
@@ -307,7 +262,9 @@ class S3Archive:
                 raise
         return self._send(item, spooled, at, {})
 
-    def _keep_picture(self, at: Address, content: bytes) -> None:
+    @pooled
+    def keep_picture(self, key: str, content: bytes) -> None:
+        at = self._at(key)
         md5 = base64_of(digest(io.BytesIO(content), "md5"))
         conditions = ({"IfNoneMatch": "*"}, {}) if self._capabilities.conditional else ({},)
         for condition in conditions:
@@ -324,8 +281,9 @@ class S3Archive:
 
     # Reading
 
-    def _picture(self, at: Address) -> bytes | None:
-        content = b""
+    @pooled
+    def picture(self, key: str) -> bytes | None:
+        at, content = self._at(key), b""
         try:
             with self._client.translated(at, "archive.missing"), closing(self._client.blocks(at)) as blocks:
                 for block in blocks:
@@ -359,7 +317,14 @@ class S3Archive:
         page = self._client.list({"Bucket": at.bucket, "Prefix": at.key, "MaxKeys": 1})
         return any(found["Key"] == at.key for found in page.get("Contents", []))
 
-    def _inspect(self, at: Address, depth: Depth) -> ObjectInfo:
+    @pooled
+    def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
+        """HeadObject, and GetObject where all bytes are to be read. See `Inventory.inspect`.
+
+        It inspects the current version: one that was deleted or replaced lasts only as long as the bucket's
+        lifecycle lets it.
+        """
+        at = self._address(stored.uri)
         try:
             head = self._client.head(at, missing="archive.missing")
         except ArchiveError as error:
@@ -378,7 +343,8 @@ class S3Archive:
             metadata_of(head),
         )
 
-    def _download(self, stored: StoredObject, image: Image, target: Path) -> None:
+    @pooled
+    def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
         at = self._address(stored.uri)
         blocks = self._client.blocks(at, self._readable_version(stored, image))
         size = 0
@@ -386,7 +352,7 @@ class S3Archive:
             with (
                 self._client.translated(at, "archive.missing"),
                 closing(blocks),
-                target.open("wb") as file,
+                scratch.open("wb") as file,
             ):
                 for block in blocks:
                     size += len(block)
@@ -394,9 +360,10 @@ class S3Archive:
                         break
                     file.write(block)
         except OSError as error:
-            raise SpoolError("spool.disk", f"{target.name} cannot be written: {error.strerror}.") from error
+            raise SpoolError("spool.disk", f"{scratch.name} cannot be written: {error.strerror}.") from error
         if size != image.bytes:
             raise ArchiveError("archive.missing", f"{stored.uri} is not as long as what was put there.")
+        return scratch
 
     def _readable_version(self, stored: StoredObject, image: Image) -> str | None:
         """Return the version to read: the job's own, or else the current one, if it is the same.

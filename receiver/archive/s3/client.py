@@ -95,7 +95,6 @@ class Address(NamedTuple):
         return f"s3://{self.bucket}/{self.key}"
 
     def arguments(self, version: str | None = None) -> dict[str, Any]:
-        """Return the arguments of a call of the SDK."""
         of_version = {"VersionId": version} if version else {}
         return {"Bucket": self.bucket, "Key": self.key, **of_version}
 
@@ -103,17 +102,10 @@ class Address(NamedTuple):
 class Client:
     """Sends requests to a store, from any thread. Failed ones raise `ArchiveError`.
 
-    Args:
-        uploads: how many objects are put at a time.
-        environ, public_url: as `open_archive` says.
-
-    Attributes:
-        sdk: the SDK's own client.
-        verify: what proves the store's name: a file of certificates, or ``True`` for the usual ones.
-        clock_offset: seconds by which the store's clock is ahead, by its last answer.
-
-    Raises:
-        ConfigError: the SDK cannot use its settings, or would not see one of them.
+    The arguments are those of `open_archive`. ``verify`` is what proves the store's name: a file of
+    certificates, or ``True`` for the usual ones. ``clock_offset`` is the seconds by which the store's clock
+    is ahead, by its last answer. Raise `ConfigError` where the SDK cannot use its settings, or would not see
+    one.
     """
 
     sdk: "S3Client"

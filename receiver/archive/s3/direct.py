@@ -54,17 +54,11 @@ FIELDS = {"ETag": "etag", "ChecksumSHA256": "x-amz-checksum-sha256", "VersionId"
 class DirectPut:
     """Puts images below a prefix, from any thread.
 
-    Args:
-        presigned: the URL by which the SDK would put an object.
-        key: of that object.
-        credentials: the SDK's, which renew themselves.
-        ca_bundle: the file of certificates that prove the store's name; ``None`` for the SDK's own.
-        monotonic: a clock in seconds.
-        answer_seconds: the longest wait of one read or write.
-
-    Raises:
-        ValueError, LookupError: the SDK would not send a plain request straight to the store.
-        OSError: the certificates cannot be read.
+    ``presigned`` is the URL by which the SDK would put an object of this ``key``. ``credentials`` are the
+    SDK's, which renew themselves. ``ca_bundle`` is the file of certificates that prove the store's name, or
+    ``None`` for the SDK's own. ``answer_seconds`` is the longest wait of one read or write. Raise
+    `ValueError` or `LookupError` where the SDK would not send a plain request straight to the store,
+    `OSError` where the certificates cannot be read.
     """
 
     def __init__(
@@ -140,7 +134,6 @@ class DirectPut:
     def _put(
         self, connection: socket.socket, key: str, file: SpoolFile, image: Image, metadata: Mapping[str, str]
     ) -> str | None:
-        """Return the object's version, where the store has versions."""
         headers = {f"x-amz-meta-{name}": value for name, value in metadata.items()} | {
             "content-length": str(image.bytes),
             "content-type": image.content_type,

@@ -68,10 +68,8 @@ class Capabilities:
 
 
 def probe(client: Client, below: Address) -> tuple[Capabilities, tuple[ProbeResult, ...]]:
-    """Try what a put relies on, with objects whose keys begin with ``below``.
-
-    Raises:
-        ArchiveError: the store cannot be used as it is.
+    """Try what a put relies on, with objects whose keys begin with ``below``. Raise `ArchiveError` where the
+    store cannot be used as it is.
     """
     at = Address(below.bucket, f"{below.key}.receiver-probe/{secrets.token_hex(8)}")
     content = secrets.token_bytes(64)
@@ -164,7 +162,6 @@ def _write(
 
 
 def _one_write_wins(client: Client, at: Address, capabilities: Capabilities) -> bool:
-    """Whether of several writes to a key at once no more than one succeeds."""
     ready = threading.Barrier(WRITERS)
 
     def write(_: int) -> bool:
