@@ -14,8 +14,6 @@ RELOCATED = "relocated"
 
 @dataclass(frozen=True, slots=True)
 class ArchivedJob:
-    """An archived job and its position in the ledger."""
-
     seq: int
     job: Job
 
@@ -118,21 +116,20 @@ def record_audit(tx: Transaction, sound: Sequence[int], findings: Sequence[Audit
 
 def relocated(tx: Transaction, job_id: str, before: StoredObject, after: StoredObject) -> bool:
     """Record that the image was proved to be at another URI too. False: the job has changed meanwhile."""
-    done = tx.db.execute(
-        "UPDATE jobs SET uri = :uri, etag = :etag, version = :version, event = :event, detail = :detail,"
-        " updated_at = :now WHERE id = :id AND state = 'archived' AND uri = :before",
-        {
-            **asdict(after),
-            "event": RELOCATED,
-            "detail": f"From {before.uri} to {after.uri}.",
-            "now": tx.now,
-            "id": job_id,
-            "before": before.uri,
-        },
+    return bool(
+        tx.change(
+            "UPDATE jobs SET uri = :uri, etag = :etag, version = :version, event = :event, detail = :detail,"
+            " updated_at = :now WHERE id = :id AND state = 'archived' AND uri = :before RETURNING id",
+            {
+                **asdict(after),
+                "event": RELOCATED,
+                "detail": f"From {before.uri} to {after.uri}.",
+                "now": tx.now,
+                "id": job_id,
+                "before": before.uri,
+            },
+        )
     )
-    if done.rowcount == 1:
-        tx.changed.append(job_id)
-    return done.rowcount == 1
 
 
 def readdress(tx: Transaction, addresses: Sequence[tuple[int, str, str]]) -> int:

@@ -19,15 +19,12 @@ class Readers(Protocol):
 
     async def read(self, query: Callable[[Connection], T]) -> T:
         """Run a query on one snapshot, or raise `LedgerError`."""
-        ...
 
     async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:
         """Read the whole ledger; return whether that ended within the seconds. Raise ``ledger.corrupt``."""
-        ...
 
     async def close(self) -> None:
         """Finish the queries that run, and close all connections."""
-        ...
 
 
 class Engine(Protocol):
@@ -51,31 +48,24 @@ class Engine(Protocol):
 
         If a command fails, each gets a transaction of its own. After a `LedgerError`, none was committed.
         """
-        ...
 
     def write_nothing(self, tx: Transaction) -> None:
         """Make the commit durable although it changes nothing, to find out whether the ledger is writable."""
-        ...
 
     def recover(self, tx: Transaction) -> list[str]:
         """Void the claims of servers that are gone, and return the ids of interrupted downloads."""
-        ...
 
     def no_server(self) -> AbstractContextManager[bool]:
         """Keep servers from starting, and tell whether none runs."""
-        ...
 
     async def changed_by_others(self) -> Sequence[str]:
         """Return the ids of jobs that other processes have changed since the last call, or an empty id."""
-        ...
 
     async def check_for_damage(self) -> None:
         """Read the whole ledger. Raise ``ledger.corrupt`` if it is damaged, and commit nothing more then."""
-        ...
 
     async def close(self) -> None:
         """Close the connection that writes; the readers are closed before."""
-        ...
 
 
 class Opener(Protocol):
@@ -83,12 +73,9 @@ class Opener(Protocol):
 
     async def to_read(self) -> Readers:
         """Open an existing ledger of the present version."""
-        ...
 
     async def to_serve(self, *, now: Clock | None, monotonic: Clock | None) -> Engine:
         """Open the ledger for a server, and create or migrate it. Without clocks the engine has its own."""
-        ...
 
     async def beside(self, *, make: bool, now: Clock | None, monotonic: Clock | None) -> Engine:
         """Open the ledger for a command that writes, beside a server or without one."""
-        ...

@@ -45,7 +45,6 @@ class GroupCommit:
 
     @property
     def waiting(self) -> int:
-        """How many commands wait for the next transaction."""
         return len(self._waiting)
 
     async def write(self, command: Command[T]) -> T:

@@ -9,12 +9,11 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from receiver.core.clock import Clock
 from receiver.core.errors import AuthError, LedgerError
 from receiver.core.jobs import Event, Job
-from receiver.ledger import archived_objects, notifications, retention
+from receiver.ledger import archived_objects, deadlines, notifications, retention
 from receiver.ledger.changes import ChangeNotifier
 from receiver.ledger.commands import (
     attempts,
     claims,
-    deadlines,
     deliveries,
     instances,
     rebuild,
@@ -26,7 +25,6 @@ from receiver.ledger.engine import Engine, Readers
 from receiver.ledger.group_commit import GroupCommit, OnCommit
 from receiver.ledger.openers import Place, opener
 from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread, week
-from receiver.ledger.queries import deadlines as due
 from receiver.ledger.transaction import Batched, Transaction
 from receiver.ledger.types import Beat, Claim, Delivery, Recorded
 
@@ -157,7 +155,6 @@ class LedgerReader:
     week = _query(week.week)
 
     async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:
-        """Do what `Readers.check_whole` does."""
         return await self._readers.check_whole(seconds=seconds, deep=deep)
 
     transitions = _query(history.transitions)
@@ -166,7 +163,7 @@ class LedgerReader:
     notifications_due = _query(notifications.due)
     next_notification_at = _query(notifications.next_at)
 
-    next_event_at = _query(due.next_event_at)
+    next_event_at = _query(deadlines.next_event_at)
 
     pending = _query(reconciliation.pending)
     pending_among = _query(reconciliation.pending_among)
@@ -237,11 +234,9 @@ class Ledger(LedgerReader):
 
     @property
     def waiting(self) -> int:
-        """How many commands wait for the next commit."""
         return self._writer.waiting
 
     async def check_for_damage(self) -> None:
-        """Do what `Engine.check_for_damage` does."""
         await self._engine.check_for_damage()
 
     async def check_writable(self) -> None:
@@ -301,19 +296,16 @@ class Ledger(LedgerReader):
     release = _command(claims.release)
 
     async def spool_names(self) -> frozenset[str]:
-        """Return the names of all files in this instance's spool that jobs depend on."""
-        return await self._readers.read(lambda db: due.spool_names(db, self.member.id))
+        return await self._readers.read(lambda db: deadlines.spool_names(db, self.member.id))
 
     async def spool_bytes(self) -> int:
-        """Return the bytes of all images that wait in this instance's spool."""
-        return await self._readers.read(lambda db: due.spool_bytes(db, self.member.id))
+        return await self._readers.read(lambda db: deadlines.spool_bytes(db, self.member.id))
 
     async def beat(self) -> Beat:
         """Tell the other instances that this one lives. Raise ``ledger.in_use`` where it is replaced."""
         return await self._writer.write(lambda tx: instances.beat(tx, self.member))
 
     async def resign(self) -> None:
-        """Let another instance lead, because this process stops."""
         await self._writer.write(lambda tx: instances.resign(tx, self.member))
 
     def refuse(self, error: LedgerError) -> None:

@@ -15,7 +15,6 @@ Place = LedgerLocation | Path
 
 
 def opener(place: Place) -> Opener:
-    """Return what opens the ledger of a place."""
     if isinstance(place, Path):
         return SqliteOpener(place)
     if place.url is None:

@@ -3,8 +3,9 @@
 from dataclasses import fields
 from typing import Any
 
+from receiver.core.errors import LedgerError
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
-from receiver.ledger.connection import Row
+from receiver.ledger.connection import Connection, Row
 from receiver.ledger.types import PendingJob
 
 _FIRST = (
@@ -36,6 +37,14 @@ def job(row: Row) -> Job:
         None if reason is None else Problem(reason, detail or "", at),
         *rest,
     )
+
+
+def known(db: Connection, job_id: str) -> Row:
+    """Return a job's row, with its position and its claim. Raise ``ledger.unknown_job``."""
+    row: Row | None = db.execute(f"SELECT {JOB}, seq, holder FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
+    if row is None:
+        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    return row
 
 
 def values(part: Image | StoredObject) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """A command of the ledger, the transaction that it runs in, and its result."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -24,6 +24,12 @@ class Transaction:
     monotonic: int
     instance: str = ""
     changed: list[str] = field(default_factory=list)
+
+    def change(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
+        """Run an update of jobs that returns their ids, and return its rows."""
+        rows = self.db.execute(sql, values).fetchall()
+        self.changed += [row["id"] for row in rows]
+        return rows
 
 
 Command = Callable[[Transaction], T]

@@ -62,11 +62,9 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to work on a job until a lease ends.
+    """The right to work on a job until a lease ends; ``holder`` names the claim in the ledger.
 
-    Attributes:
-        holder: names the claim in the ledger.
-        host: host and port of the job's image URL, empty where it has none.
+    ``host`` is host and port of the job's image URL, empty where it has none.
     """
 
     job: Job
@@ -78,11 +76,8 @@ class Claim:
 class HostLimits:
     """How many downloads of one host may run at a time.
 
-    Attributes:
-        running: downloads in progress, by host.
-        retried: how many of them are further attempts.
-        most: of hosts for which it is another number than ``default``.
-        share: of any host, while jobs of other hosts wait.
+    ``running`` are in progress, by host, ``retried`` of them are further attempts. ``most`` is for hosts of
+    which it is another number than ``default``, ``share`` for any host while jobs of other hosts wait.
     """
 
     running: Mapping[str, int]
@@ -166,11 +161,8 @@ class Notification:
 class Member:
     """This process among those that share a ledger.
 
-    Attributes:
-        id: of the data directory; empty where the ledger is never shared.
-        name: that people gave it.
-        run: of the process.
-        version: of the program.
+    ``id`` is of the data directory, empty where the ledger is never shared, ``name`` the one that people gave
+    it, ``run`` of the process, ``version`` of the program.
     """
 
     id: str = ""
@@ -183,11 +175,8 @@ class Member:
 class Buried:
     """What became of the work of a dead instance.
 
-    Attributes:
-        interrupted: its downloads in progress, which others take.
-        fetched_again: images in its spool that others fetch again.
-        waiting: images in its spool whose URL has ended: they wait for its return.
-        more: there are more to be fetched again.
+    Others take the downloads that were ``interrupted``. They fetch images in its spool again; there may be
+    ``more``. The images whose URL has ended are ``waiting`` for its return.
     """
 
     name: str
@@ -199,12 +188,9 @@ class Buried:
 
 @dataclass(frozen=True, slots=True)
 class Beat:
-    """What a heartbeat found.
+    """What a heartbeat found: ``dead`` instances, and whether others took this one for dead (``returned``).
 
-    Attributes:
-        fence: grows each time that another process leads; ``None`` where this one does not.
-        returned: others took this instance for dead.
-        dead: the instances that were found dead.
+    ``fence`` grows each time that another process leads; ``None`` where this one does not.
     """
 
     fence: int | None
@@ -216,9 +202,8 @@ class Beat:
 class Instance:
     """A receiver that shares the ledger; ``images``, of so many ``bytes``, wait in its spool for the archive.
 
-    Attributes:
-        lives_until: unless it is heard of again; ``None`` after a stop in good order.
-        leads_until: the same, of the one that does what is done once for all.
+    It lives until ``lives_until`` unless it is heard of again; ``None`` after a stop in good order.
+    ``leads_until`` is the same of the one that does what is done once for all.
     """
 
     name: str
@@ -242,14 +227,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What a database is, and what it does not allow.
+    """What a database of PostgreSQL's version ``server`` is, and what it does not allow.
 
-    Attributes:
-        server: PostgreSQL's version, such as ``18.1``.
-        at: the database's time in ms since the epoch.
-        missing: rights that this user does not have, such as ``INSERT on jobs``.
-        unsafe: settings by which a power cut loses what was committed.
-        is_read_only: nothing can be written, as on a standby.
+    ``at`` is its time in ms since the epoch. ``missing`` are rights that this user does not have, such as
+    ``INSERT on jobs``, ``unsafe`` settings by which a power cut loses what was committed. ``is_read_only``:
+    nothing can be written, as on a standby.
     """
 
     server: str

@@ -19,12 +19,12 @@ from receiver.ledger import (
     Ledger,
     LedgerReader,
     Submission,
+    deadlines,
     holder,
 )
-from receiver.ledger.commands import attempts, claims, deadlines, deliveries, retries, submissions
+from receiver.ledger.commands import attempts, claims, deliveries, retries, submissions
 from receiver.ledger.connection import Connection
 from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread
-from receiver.ledger.queries import deadlines as due
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.database import Database
 from receiver.ledger.sqlite.driver import sqlite3
@@ -284,9 +284,9 @@ def run_every_query(db: Connection) -> None:
     aggregates.stats(db, overdue_before=NOW + 1)
     dashboard.overview(db, overdue_before=NOW + 1, limit=5)
     dashboard.archived_lately(db, 5)
-    due.spool_names(db, "")
-    due.spool_bytes(db, "")
-    due.next_event_at(db)
+    deadlines.spool_names(db, "")
+    deadlines.spool_bytes(db, "")
+    deadlines.next_event_at(db)
     search.jobs_with_prefix(db, "job-1", 5)
     history.transitions(db, after=10, limit=5)
     history.last_history_seq(db)

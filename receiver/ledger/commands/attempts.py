@@ -40,7 +40,7 @@ def host_of(url: str | None) -> str:
 
 def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: int) -> Claim | None:
     """Replace what was delivered by what the provider itself says; return the claim, ``None`` if void."""
-    row = tx.db.execute(
+    found = tx.change(
         f"UPDATE jobs SET {PROMISE}, source_url = coalesce(:source, source_url), confirmed_at = :now,"  # noqa: S608 - a constant
         f" event = 'confirmed', updated_at = :now WHERE {_HELD} RETURNING {rows.JOB}",
         {
@@ -48,11 +48,8 @@ def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: i
             "source": completion.source_url,
             **_held(tx, claim, State.RECEIVED),
         },
-    ).fetchone()
-    if row is None:
-        return None
-    tx.changed.append(claim.job.id)
-    return Claim(rows.job(row), claim.holder, host_of(completion.image_url))
+    )
+    return Claim(rows.job(found[0]), claim.holder, host_of(completion.image_url)) if found else None
 
 
 def url_refreshed(tx: Transaction, claim: Claim, completion: Completion, deadline: int, at: int) -> bool:
@@ -98,7 +95,6 @@ def archived(tx: Transaction, claim: Claim, stored: StoredObject) -> bool:
 
 
 def was_archived(tx: Transaction, claim: Claim, stored: StoredObject) -> bool:
-    """Return whether the job has this object."""
     return _is(tx, claim, "state = 'archived' AND uri = ?", stored.uri)
 
 
@@ -117,7 +113,6 @@ def recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
 
 
 def was_recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
-    """Return whether the job has this object."""
     return was_archived(tx, claim, found.stored)
 
 
@@ -168,22 +163,19 @@ def spool_lost(tx: Transaction, claim: Claim, error: ReceiverError) -> bool:
     return _move(tx, claim, State.FETCHED, assignments, **_reported(error))
 
 
-def leave_away(tx: Transaction, condition: str, values: Mapping[str, Any]) -> list[str]:
-    """Let jobs that cannot be fetched wait for the instance whose spool has their image, if one has it.
-
-    Return the ids of those.
-    """
-    found = tx.db.execute(
-        "UPDATE jobs SET state = 'fetched', event = 'instance_awaited', reason = 'ledger.instance_dead',"  # noqa: S608
-        " detail = 'The image is on the disk of an instance that does not run, and cannot be fetched again.',"
-        " reason_at = :now, instance = (SELECT instance FROM away WHERE job = jobs.seq), attempts = 0,"
-        f" next_attempt_at = NULL, at_risk_at = NULL, {NO_SUSPECT}, holder = NULL, lease_until = NULL,"
-        f" updated_at = :now WHERE {condition} AND seq IN (SELECT job FROM away) RETURNING id",
-        values,
+def leave_away(tx: Transaction, condition: str, values: Mapping[str, Any]) -> bool:
+    """Let a job that cannot be fetched wait for the instance whose spool has its image, if one has it."""
+    return bool(
+        tx.change(
+            "UPDATE jobs SET state = 'fetched', event = 'instance_awaited', reason = 'ledger.instance_dead',"  # noqa: S608
+            " detail = 'The image is on the disk of an instance that does not run, and cannot be fetched"
+            " again.', reason_at = :now, instance = (SELECT instance FROM away WHERE job = jobs.seq),"
+            " attempts = 0,"
+            f" next_attempt_at = NULL, at_risk_at = NULL, {NO_SUSPECT}, holder = NULL, lease_until = NULL,"
+            f" updated_at = :now WHERE {condition} AND seq IN (SELECT job FROM away) RETURNING id",
+            values,
+        )
     )
-    ids = [row["id"] for row in found.fetchall()]
-    tx.changed += ids
-    return ids
 
 
 def _is(tx: Transaction, claim: Claim, condition: str, *values: str) -> bool:

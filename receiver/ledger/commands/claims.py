@@ -154,7 +154,6 @@ class _Selection:
         return min(self._most(host, within_share=True) - self._running[host], self._limit - len(self.rows))
 
     def take(self, rows: Sequence[Row], *, within_share: bool = False) -> None:
-        """Take the rows that the limits allow, in their order."""
         for row in rows:
             host, retried = row["host"], row["attempts"] > 0
             if row["seq"] in self._taken or len(self.rows) >= self._limit or (retried and self._again <= 0):

@@ -257,7 +257,6 @@ def _columns(delivery: Delivery, now: int) -> dict[str, Any]:
 
 
 def _is_news(completion: Completion, state: State, image_url: str | None) -> bool:
-    """Return whether a completion moves a known job."""
     if state is State.SUBMITTED:
         return True
     if completion.image_url is None or state not in UNSUCCESSFUL:

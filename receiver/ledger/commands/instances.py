@@ -10,8 +10,9 @@ from typing import Any
 from receiver.core.errors import LedgerError
 from receiver.ledger.commands import claims
 from receiver.ledger.commands.attempts import ERROR, NO_ERROR, NO_SUSPECT
+from receiver.ledger.connection import Connection
 from receiver.ledger.transaction import Transaction
-from receiver.ledger.types import Beat, Buried, Member
+from receiver.ledger.types import Beat, Buried, Instance, Member
 
 BEAT_MS = 5_000
 """Between two heartbeats."""
@@ -31,6 +32,29 @@ FORGOTTEN_AFTER_MS = 24 * 3_600_000
 
 BURIED_AT_A_TIME = 1_000
 """Images that are given to others in one transaction."""
+
+
+def instances(db: Connection) -> tuple[Instance, ...]:
+    """Return the receivers that share the ledger, by name, with what lies in their spools."""
+    found = db.execute(
+        "SELECT instances.name, version, started_at, heartbeat_at, stopped, leader.until AS leads_until,"
+        " coalesce(spools.jobs, 0) AS images, coalesce(spools.bytes, 0) AS bytes FROM instances"
+        " LEFT JOIN leader ON leader.run = instances.run"
+        " LEFT JOIN spools ON spools.instance = instances.id ORDER BY instances.name, started_at"
+    )
+    return tuple(
+        Instance(
+            row["name"],
+            row["version"],
+            row["started_at"],
+            row["heartbeat_at"],
+            None if row["stopped"] else row["heartbeat_at"] + DEAD_AFTER_MS,
+            row["leads_until"],
+            row["images"],
+            row["bytes"],
+        )
+        for row in found
+    )
 
 
 def register(tx: Transaction, me: Member) -> list[str]:
@@ -191,7 +215,7 @@ def give_up_disk(tx: Transaction, name: str) -> list[str] | None:
 
 def _send_back(tx: Transaction, name: str, chosen: str, values: Mapping[str, Any]) -> list[Any]:
     """Let others fetch images that lie on the disk of a dead instance of this name. Return their jobs."""
-    sent_back = tx.db.execute(
+    sent_back = tx.change(
         f"UPDATE jobs SET state = 'received', event = 'instance_dead', {ERROR}, {NO_SUSPECT},"  # noqa: S608
         f" attempts = 0, next_attempt_at = NULL, updated_at = :now WHERE seq IN ({chosen}) RETURNING seq, id,"
         " instance",
@@ -201,21 +225,19 @@ def _send_back(tx: Transaction, name: str, chosen: str, values: Mapping[str, Any
             "now": tx.now,
             **values,
         },
-    ).fetchall()
+    )
     tx.db.executemany(
         "INSERT INTO away (job, instance) VALUES (?, ?)", [(row["seq"], row["instance"]) for row in sent_back]
     )
-    tx.changed += [row["id"] for row in sent_back]
     return sent_back
 
 
 def _take_back(tx: Transaction, instance: str) -> None:
     """Let an instance that is back go on with the images in its spool that nobody has fetched again."""
-    found = tx.db.execute(
+    tx.change(
         f"UPDATE jobs SET state = 'fetched', event = 'instance_back', {NO_ERROR}, {NO_SUSPECT},"  # noqa: S608
         " instance = :instance, attempts = 0, next_attempt_at = NULL,"
         " at_risk_at = NULL, updated_at = :now WHERE seq IN (SELECT job FROM away WHERE instance = :instance)"
         " AND state = 'received' AND holder IS NULL RETURNING id",
         {"instance": instance, "now": tx.now},
-    ).fetchall()
-    tx.changed += [row["id"] for row in found]
+    )

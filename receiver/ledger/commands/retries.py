@@ -39,9 +39,7 @@ def obstacle(job: Job) -> str | None:
 
 def retry(tx: Transaction, job_id: str) -> Job:
     """Let a job be tried again now. Raise `LedgerError` if it is unknown, else `NotRetriableError`."""
-    row = tx.db.execute(f"SELECT {rows.JOB}, seq, holder FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
-    if row is None:
-        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    row = rows.known(tx.db, job_id)
     job = rows.job(row)
     if (why := obstacle(job)) is not None:
         raise NotRetriableError(job_id, why)

@@ -45,18 +45,15 @@ def forget(tx: Transaction, job_id: str) -> Job:
 
     Raise `LedgerError` if there is no such job, or something was received.
     """
-    row = tx.db.execute(
+    forgotten = tx.change(
         f"UPDATE jobs SET state = 'failed', event = 'forgotten', {ERROR}, updated_at = :now"  # noqa: S608 - constants
         f" WHERE id = :id AND state = 'submitted' RETURNING {rows.JOB}",
         {"id": job_id, "reason": FORGOTTEN, "detail": REASONS[FORGOTTEN], "now": tx.now},
-    ).fetchone()
-    if row is None:
-        known = tx.db.execute("SELECT state FROM jobs WHERE id = ?", (job_id,)).fetchone()
-        if known is None:
-            raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
-        raise LedgerError("ledger.wrong_state", f"Job {job_id} is {known['state']}, so it is not forgotten.")
-    tx.changed.append(job_id)
-    return rows.job(row)
+    )
+    if not forgotten:
+        state = rows.known(tx.db, job_id)["state"]
+        raise LedgerError("ledger.wrong_state", f"Job {job_id} is {state}, so it is not forgotten.")
+    return rows.job(forgotten[0])
 
 
 def record_intent(tx: Transaction, intent: Intent) -> Intent:
@@ -78,7 +75,6 @@ def confirm_intent(tx: Transaction, key: str, job_id: str) -> bool:
 
 
 def withdraw_intent(tx: Transaction, key: str) -> None:
-    """Delete an intent that the provider certainly did not accept."""
     tx.db.execute("DELETE FROM submissions WHERE key = ? AND job IS NULL", (key,))
 
 

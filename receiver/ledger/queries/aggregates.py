@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 
 from receiver.core.jobs import State
 from receiver.ledger import archived_objects
+from receiver.ledger.commands.instances import instances
 from receiver.ledger.connection import Connection
 from receiver.ledger.counters import counters
-from receiver.ledger.queries.deadlines import oldest_waiting_at, soonest_deadline
-from receiver.ledger.queries.instances import instances
+from receiver.ledger.deadlines import oldest_waiting_at, soonest_deadline
 from receiver.ledger.queries.reconciliation import OVERDUE
 from receiver.ledger.types import Instance
 

@@ -6,8 +6,8 @@ from receiver.core.jobs import UNSUCCESSFUL, Job
 from receiver.ledger import archived_objects, rows
 from receiver.ledger.archived_objects import AuditFinding
 from receiver.ledger.connection import Connection, Row
+from receiver.ledger.deadlines import UNSAFE, UNSAFE_CLAIMED
 from receiver.ledger.queries.aggregates import Stats, stats
-from receiver.ledger.queries.deadlines import UNSAFE, UNSAFE_CLAIMED
 from receiver.ledger.queries.reconciliation import OVERDUE
 from receiver.ledger.queries.text_search import distinct
 

@@ -31,14 +31,10 @@ def last_history_seq(db: Connection) -> int:
 
 
 def refusal_of(db: Connection, job_id: str) -> tuple[Job, Problem]:
-    """Return a job whose bytes verification refused last, and why.
-
-    Raises:
-        LedgerError: ``ledger.unknown_job``; ``ledger.wrong_state`` where no refused bytes may be accepted.
+    """Return a job whose bytes verification refused last, and why. Raise ``ledger.unknown_job``, or
+    ``ledger.wrong_state`` where no refused bytes may be accepted.
     """
-    row = db.execute(f"SELECT {rows.JOB}, seq FROM jobs WHERE id = ?", (job_id,)).fetchone()  # noqa: S608
-    if row is None:
-        raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
+    row = rows.known(db, job_id)
     job = rows.job(row)
     if job.state not in (State.RECEIVED, State.REJECTED, State.EXPIRED):
         raise LedgerError("ledger.wrong_state", f"Job {job_id} is {job.state}: there is nothing to accept.")

@@ -30,11 +30,9 @@ class Durations:
 class Week:
     """The last `DAYS` days; times are when an hour or a day begins, ms since the epoch.
 
-    Attributes:
-        durations: of all images together; ``None`` without one.
-        hours: the same of each hour with images.
-        days: images and bytes that were archived, of each day.
-        failures: how often jobs ended without an image, by reason, the most frequent first.
+    ``durations`` are of all images together, ``None`` without one, and ``hours`` those of each hour with
+    images. ``days`` has the images and bytes that were archived. ``failures`` has how often jobs ended
+    without an image, by reason, the most frequent first.
     """
 
     durations: Durations | None

@@ -427,28 +427,17 @@ CREATE TRIGGER jobs_change_hosts AFTER UPDATE OF host, source_url ON jobs BEGIN
     FROM (SELECT substr(NEW.source_url, instr(NEW.source_url, '://') + 3) AS rest)
     WHERE instr(NEW.source_url, '://') > 0 ON CONFLICT DO NOTHING;
 END;
-CREATE TRIGGER jobs_archived AFTER UPDATE OF state ON jobs
-WHEN NEW.state = 'archived' AND OLD.state <> 'archived' BEGIN
+CREATE TRIGGER history_counts_archived AFTER INSERT ON history
+WHEN NEW.after = 'archived' AND NEW.before IS NOT 'archived' BEGIN
     INSERT INTO archived_by_hour
-    SELECT at - at % 3600000, (SELECT max(low) FROM durations WHERE low <= max(at - coalesce(NEW.received_at, at), 0)),
-        1, coalesce(NEW.bytes, 0)
-    FROM (SELECT coalesce(NEW.archived_at, NEW.updated_at) AS at)
+    SELECT at - at % 3600000, (SELECT max(low) FROM durations WHERE low <= max(at - coalesce(received_at, at), 0)),
+        1, coalesce(bytes, 0)
+    FROM (SELECT *, coalesce(archived_at, updated_at) AS at FROM jobs WHERE seq = NEW.job)
     WHERE true ON CONFLICT DO UPDATE SET jobs = jobs + 1, bytes = bytes + excluded.bytes;
 END;
-CREATE TRIGGER jobs_born_archived AFTER INSERT ON jobs WHEN NEW.state = 'archived' BEGIN
-    INSERT INTO archived_by_hour
-    SELECT at - at % 3600000, (SELECT max(low) FROM durations WHERE low <= max(at - coalesce(NEW.received_at, at), 0)),
-        1, coalesce(NEW.bytes, 0)
-    FROM (SELECT coalesce(NEW.archived_at, NEW.updated_at) AS at)
-    WHERE true ON CONFLICT DO UPDATE SET jobs = jobs + 1, bytes = bytes + excluded.bytes;
-END;
-CREATE TRIGGER jobs_failed AFTER UPDATE OF state ON jobs
-WHEN NEW.state IN ('failed', 'rejected', 'expired') AND OLD.state <> NEW.state BEGIN
-    INSERT INTO failed_by_day VALUES (NEW.updated_at - NEW.updated_at % 86400000, coalesce(NEW.reason, ''), 1)
-    ON CONFLICT DO UPDATE SET jobs = jobs + 1;
-END;
-CREATE TRIGGER jobs_born_failed AFTER INSERT ON jobs WHEN NEW.state IN ('failed', 'rejected', 'expired') BEGIN
-    INSERT INTO failed_by_day VALUES (NEW.updated_at - NEW.updated_at % 86400000, coalesce(NEW.reason, ''), 1)
+CREATE TRIGGER history_counts_failed AFTER INSERT ON history
+WHEN NEW.after IN ('failed', 'rejected', 'expired') AND NEW.before IS NOT NEW.after BEGIN
+    INSERT INTO failed_by_day VALUES (NEW.at - NEW.at % 86400000, coalesce(NEW.reason, ''), 1)
     ON CONFLICT DO UPDATE SET jobs = jobs + 1;
 END;
 COMMIT;

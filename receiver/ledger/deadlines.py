@@ -1,0 +1,115 @@
+"""Deadlines and waits: what is due next, jobs at risk, expired jobs, and clocks that were set."""
+
+from receiver.core.errors import REASONS
+from receiver.ledger.commands.attempts import ERROR, EXPIRED, leave_away
+from receiver.ledger.commands.claims import RETRIED, ready
+from receiver.ledger.connection import Connection
+from receiver.ledger.transaction import Transaction
+
+TRIAL_ENDED = "fetch.trial_ended"
+
+_READY = "state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
+UNSAFE = (
+    f"jobs INDEXED BY jobs_to_fetch WHERE {_READY} AND attempts = 0",
+    f"jobs INDEXED BY jobs_to_fetch_again WHERE {_READY} AND attempts > 0",
+    "jobs INDEXED BY jobs_waiting_to_fetch WHERE state = 'received' AND next_attempt_at IS NOT NULL",
+)
+"""All unclaimed jobs whose image is not safe yet: in each index they are ordered by deadline."""
+UNSAFE_CLAIMED = "jobs INDEXED BY jobs_claimed WHERE state = 'received' AND holder IS NOT NULL"
+"""All claimed jobs whose image is not safe yet: as many as there are workers."""
+
+
+def expire(tx: Transaction, limit: int = 500) -> list[str]:
+    """Expire jobs whose deadline has passed and that were tried, and return their ids."""
+    found = ready(tx, RETRIED, "deadline <= ?", limit)
+    found += tx.db.execute(
+        "SELECT seq FROM jobs INDEXED BY jobs_waiting_to_fetch WHERE state = 'received'"
+        " AND next_attempt_at IS NOT NULL AND deadline <= ? ORDER BY deadline LIMIT ?",
+        (tx.now, limit - len(found)),
+    ).fetchall()
+    expired = []
+    for row in found:
+        values = {"now": tx.now, "seq": row["seq"]}
+        if not leave_away(tx, "seq = :seq", values):
+            expired += tx.change(
+                f"UPDATE jobs SET {EXPIRED}, next_attempt_at = NULL, updated_at = :now"  # noqa: S608 - a constant
+                " WHERE seq = :seq RETURNING id",
+                values,
+            )
+    return [job["id"] for job in expired]
+
+
+def end_trial(tx: Transaction, job_id: str) -> bool:
+    """Reject the job of a test delivery whose picture is not safe, so that it never counts as a lost image.
+
+    A worker that has it loses its claim. Return whether there was one.
+    """
+    return bool(
+        tx.change(
+            f"UPDATE jobs SET state = 'rejected', event = 'rejected', {ERROR}, holder = NULL,"  # noqa: S608 - constants
+            " lease_until = NULL, next_attempt_at = NULL, updated_at = :now"
+            " WHERE id = :id AND state = 'received' RETURNING id",
+            {"id": job_id, "reason": TRIAL_ENDED, "detail": REASONS[TRIAL_ENDED], "now": tx.now},
+        )
+    )
+
+
+def mark_at_risk(tx: Transaction, limit: int = 500) -> list[str]:
+    """Mark jobs that have become at risk, and return their ids, each job's once."""
+    found = tx.change(
+        "UPDATE jobs SET at_risk_at = :now, event = 'at_risk', updated_at = :now WHERE seq IN"
+        " (SELECT seq FROM jobs INDEXED BY jobs_not_at_risk"
+        " WHERE state = 'received' AND at_risk_at IS NULL AND at_risk_from < :now"
+        " ORDER BY at_risk_from LIMIT :limit) RETURNING id",
+        {"now": tx.now, "limit": limit},
+    )
+    return [row["id"] for row in found]
+
+
+def shift_waits(tx: Transaction, by: int) -> None:
+    """Move the ends of waits by so many ms, after the wall clock was set by as much just now.
+
+    Waits that began since then are right already.
+    """
+    tx.db.execute(
+        "UPDATE jobs SET next_attempt_at = next_attempt_at + ?"
+        " WHERE next_attempt_at IS NOT NULL AND updated_at <= ?",
+        (by, tx.now - by),
+    )
+
+
+def next_event_at(db: Connection) -> int | None:
+    """Return when a wait or a deadline ends next, ms since the epoch: no commit announces that."""
+    (due,) = db.execute(
+        "SELECT min(next_attempt_at) FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
+    ).fetchone()
+    times = [int(t) for t in (due, soonest_deadline(db)) if t is not None]
+    return min(times, default=None)
+
+
+def soonest_deadline(db: Connection) -> int | None:
+    """Return the earliest deadline of all jobs whose image is not safe yet, ms since the epoch."""
+    minima = [f"SELECT min(deadline) AS deadline FROM {source}" for source in (*UNSAFE, UNSAFE_CLAIMED)]  # noqa: S608 - constants
+    query = f"SELECT min(deadline) FROM ({' UNION ALL '.join(minima)}) AS soonest"  # noqa: S608 - constants
+    (deadline,) = db.execute(query).fetchone()
+    return None if deadline is None else int(deadline)
+
+
+def oldest_waiting_at(db: Connection) -> int | None:
+    """Return when the longest-waiting job that is not archived yet was received, ms since the epoch."""
+    (oldest,) = db.execute(
+        "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
+        " WHERE state IN ('received', 'fetched')"
+    ).fetchone()
+    return None if oldest is None else int(oldest)
+
+
+def spool_names(db: Connection, instance: str) -> frozenset[str]:
+    """Return the names of all files in the spool of an instance that jobs depend on."""
+    found = db.execute("SELECT spool FROM jobs WHERE state = 'fetched' AND instance = ?", (instance,))
+    return frozenset(row["spool"] for row in found)
+
+
+def spool_bytes(db: Connection, instance: str) -> int:
+    row = db.execute("SELECT bytes FROM spools WHERE instance = ?", (instance,)).fetchone()
+    return 0 if row is None else int(row["bytes"])
