@@ -64,11 +64,9 @@ class ExpectedSize:
 class Limits:
     """What one image may cost.
 
-    Attributes:
-        max_pixels: a larger image is refused before any pixel is decoded.
-        max_seconds: for scan and decode together.
-        max_memory: bytes; an image that needs more to decode is refused. The default suffices for the largest
-            possible WebP, 16,383 pixels square.
+    A larger image than ``max_pixels`` is refused before any pixel is decoded. ``max_seconds`` are for scan
+    and decode together. An image that needs more than ``max_memory`` bytes to decode is refused; the default
+    suffices for the largest possible WebP, 16,383 pixels square.
     """
 
     max_pixels: int
@@ -79,11 +77,8 @@ class Limits:
 def inspect(path: Path, expected: ExpectedSize, limits: Limits) -> Header:
     """Prove that a file is the whole promised image: scan its structure, then decode every pixel. Blocks.
 
-    It cannot detect changed coded data that still decode to so many pixels.
-
-    Raises:
-        ImageError: the file is not the promised image.
-        SpoolError: the file cannot be read.
+    It cannot detect changed coded data that still decode to so many pixels. Raise `ImageError` where the file
+    is not the promised image, `SpoolError` where it cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -130,9 +125,8 @@ def _memory(header: Header, file_size: int, side: int) -> int:
 def thumbnail(path: Path, target: Path, side: int, limits: Limits) -> Header:
     """Write a WebP thumbnail, at most ``side`` pixels wide and high, upright and without metadata. Blocks.
 
-    Raises:
-        ImageError: the image cannot be decoded within the limits.
-        SpoolError: a file cannot be read or written.
+    Raise `ImageError` where the image cannot be decoded within the limits, `SpoolError` where a file cannot
+    be read or written.
     """
     try:
         with path.open("rb") as file:
@@ -241,7 +235,6 @@ def _address_space() -> int:
 
 
 def main() -> None:
-    """Answer requests until standard input ends."""
     _detach()
     _libvips()  # before the first image's time runs
     # Text that a library prints must not mix with the answers.

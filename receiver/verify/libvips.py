@@ -38,15 +38,9 @@ class Libvips:
             self._lib.vips_operation_block_set(loader, 0)
 
     def decode(self, data: Any, fmt: str, options: str) -> tuple[int, int]:
-        """Decode every pixel. Return width and height.
+        """Decode every pixel of a file in a writable buffer. Return width and height, or raise `VipsError`.
 
-        Args:
-            data: the whole file, a writable buffer.
-            fmt: ``jpeg``, ``png`` or ``webp``.
-            options: of the loader, as ``name=value,name=value``.
-
-        Raises:
-            VipsError: the image cannot be decoded.
+        ``fmt`` is ``jpeg``, ``png`` or ``webp``, ``options`` are the loader's, as ``name=value,name=value``.
         """
         image = self._load(f"{fmt}load_source", f"access=sequential,{options}", data)
         region = self._owned(self._lib.vips_region_new(image))
@@ -90,7 +84,6 @@ class Libvips:
         return self._image(name, options, b"source", self._owned(source))
 
     def _image(self, name: str, options: str, argument: bytes, thing: Any) -> Any:
-        """Return the image that an operation makes of its argument."""
         operation = self._owned(self._lib.vips_operation_new(name.encode("ascii")))
         self._set(operation, argument, thing)
         built = self._build(operation, options)
@@ -117,7 +110,6 @@ class Libvips:
 
     @contextlib.contextmanager
     def _get(self, thing: Any, name: bytes, kind: bytes) -> Iterator[Any]:
-        """Hold a property's value."""
         value = self._ffi.new("GValue *")
         self._lib.g_value_init(value, self._lib.g_type_from_name(kind))
         try:

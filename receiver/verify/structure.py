@@ -29,13 +29,11 @@ _HARMLESS = b"\0\t\n\v\f\r\x1a "
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """An image's own header.
+    """An image's own header; width and height are pixels, at least 1.
 
-    Attributes:
-        width, height: pixels, at least 1.
-        multiscan: whether the decoder holds all of it at once: a JPEG of several scans, an interlaced PNG.
-        orientation: as EXIF states it, 1 to 8; from 5 on, width and height change places when it is shown.
-        trailing: harmless bytes behind the end mark.
+    ``multiscan``: the decoder holds all of it at once: a JPEG of several scans, an interlaced PNG.
+    ``orientation`` is as EXIF states it, 1 to 8; from 5 on, width and height change places when it is shown.
+    ``trailing`` are harmless bytes behind the end mark.
     """
 
     format: str
@@ -51,15 +49,11 @@ OnHeader = Callable[[Header], object]
 
 
 def scan(file: BinaryIO, on_header: OnHeader = lambda _: None) -> Header:
-    """Check the whole structure of an image file.
+    """Check the whole structure of a seekable image file; ``on_header`` can refuse it before any pixel is
+    read.
 
-    Args:
-        file: seekable; read from its start.
-        on_header: can refuse a decompression bomb before any pixel is read.
-
-    Raises:
-        ImageError: ``image.unknown_format``, ``image.truncated``, ``image.corrupt``, ``image.trailing_data``,
-            ``image.animated`` or ``image.polyglot``; and whatever ``on_header`` raises.
+    Raise `ImageError`: ``image.unknown_format``, ``image.truncated``, ``image.corrupt``,
+    ``image.trailing_data``, ``image.animated`` or ``image.polyglot``; and whatever ``on_header`` raises.
     """
     source = _Source(file)
     magic = source.peek(12)
@@ -169,7 +163,6 @@ class _Source:
         self._file.seek(count, os.SEEK_CUR)
 
     def blocks(self, count: int) -> Iterator[bytes]:
-        """Yield the next ``count`` bytes, in blocks."""
         while count:
             block = self.take(min(count, _BLOCK))
             count -= len(block)
@@ -177,7 +170,6 @@ class _Source:
 
 
 def _first(blocks: Iterator[bytes]) -> bytes:
-    """Read all blocks, and return the first one."""
     first = next(blocks, b"")
     deque(blocks, maxlen=0)
     return first
@@ -331,7 +323,6 @@ def _may_hold_zeros(scan_header: bytes, tables: dict[int, int]) -> bool:
 
 
 def _read_frame(content: bytes, *, progressive: bool) -> tuple[Header, int]:
-    """Return the header and the number of components."""
     if len(content) < 6 or len(content) != 6 + 3 * content[5] or not content[5]:
         raise _corrupt("The JPEG frame header has a wrong length.")
     height, width, components = struct.unpack_from(">HHB", content, 1)
@@ -339,7 +330,6 @@ def _read_frame(content: bytes, *, progressive: bool) -> tuple[Header, int]:
 
 
 def _read_scan_header(segment: bytes) -> int:
-    """Return the number of components in the scan."""
     if not segment or len(segment) != 4 + 2 * segment[0]:
         raise _corrupt("A JPEG scan header has a wrong length.")
     return segment[0]
@@ -477,8 +467,7 @@ def _checked(source: _Source, kind: bytes, data: Iterator[bytes]) -> Iterator[by
 class _Rows:
     """Checks the rows of a PNG as they are inflated. Any byte can be a pixel; only filters can be invalid.
 
-    Attributes:
-        size: of all rows in bytes, each with its filter's byte; empty passes have no rows.
+    ``size`` is that of all rows in bytes, each with its filter's byte; empty passes have no rows.
     """
 
     def __init__(self, width: int, height: int, bits_per_pixel: int, *, interlaced: bool) -> None:
@@ -492,7 +481,6 @@ class _Rows:
                 self._passes.append((begin, self.size, length))
 
     def check(self, block: bytes) -> None:
-        """Check the filters in the next bytes."""
         for begin, end, length in self._passes:
             first = max(begin - self._read, (begin - self._read) % length)
             if block[first : max(end - self._read, 0) : length].translate(None, _FILTERS):
@@ -504,11 +492,7 @@ class _Inflated:
     """Inflates a zlib stream to learn its length, which reveals a wrong height. No CRC does.
 
     ISA-L needs half of zlib's time. Unlike zlib it takes an incomplete Huffman code, which no coder writes.
-
-    Args:
-        name: what is inflated, for messages.
-        size: in bytes, once inflated.
-        on_data: is given all that is inflated, block by block.
+    ``name`` is what is inflated, for messages, ``size`` its bytes, once inflated.
     """
 
     def __init__(self, name: str, size: int, on_data: Callable[[bytes], object] = lambda _: None) -> None:
@@ -529,7 +513,6 @@ class _Inflated:
             data = self._zlib.unconsumed_tail or self._zlib.unused_data
 
     def finish(self) -> None:
-        """Check that the stream has ended."""
         while not self._zlib.eof and self._inflate(b""):
             pass
         if self._missing or not self._zlib.eof:
@@ -561,57 +544,41 @@ _FRAME_HEADER = 16
 
 
 def _scan_webp(source: _Source, on_header: OnHeader) -> Header:
-    webp = _WebP(on_header)
+    canvas: Header | None = None
+    frame: Header | None = None
+    image: Header | None = None
+    animated, orientation = False, 1
     for kind, head in _webp_chunks(source):
-        webp.add(kind, head)
-    return webp.header()
-
-
-class _WebP:
-    """What was read of a WebP so far."""
-
-    def __init__(self, on_header: OnHeader) -> None:
-        self._on_header = on_header
-        self._canvas: Header | None = None
-        self._frame: Header | None = None
-        self._image: Header | None = None
-        self._animated = False
-        self._orientation = 1
-
-    def add(self, kind: bytes, head: bytes) -> None:
-        """Add a chunk by its type and first bytes."""
         if kind == b"VP8X":
-            if self._canvas or self._image:
+            if canvas or image:
                 raise _corrupt("The WebP's extended header does not come first.")
-            self._canvas, self._animated = _read_vp8x(head)
-            self._on_header(self._canvas)
+            canvas, animated = _read_vp8x(head)
+            on_header(canvas)
         elif kind == b"ANMF":
-            if self._image or self._frame or not self._animated or not self._canvas:
+            if image or frame or not animated or not canvas:
                 raise ImageError("image.animated")
-            self._frame = _read_frame_size(head, self._canvas)
+            frame = _read_frame_size(head, canvas)
         elif kind in (b"VP8 ", b"VP8L"):
-            self._add_image(_read_vp8(head) if kind == b"VP8 " else _read_vp8l(head))
-        elif not self._canvas and not self._image:
+            found = _read_vp8(head) if kind == b"VP8 " else _read_vp8l(head)
+            _check_image(found, image, frame or canvas, framed=frame is not None or not animated)
+            image = found
+            on_header(image)
+        elif not canvas and not image:
             raise _corrupt("The WebP does not begin with an image or an extended header.")
-        elif kind == b"EXIF" and self._canvas:  # decoders ignore what stands behind a plain image
-            number = _tiff_number(head.removeprefix(b"Exif\0\0"), _ORIENTATION)
-            self._orientation = number or self._orientation
+        elif kind == b"EXIF" and canvas:  # decoders ignore what stands behind a plain image
+            orientation = _tiff_number(head.removeprefix(b"Exif\0\0"), _ORIENTATION) or orientation
+    if not image:
+        raise _corrupt("The WebP holds no image.")
+    return replace(canvas or image, orientation=orientation)
 
-    def _add_image(self, image: Header) -> None:
-        if self._image:
-            raise _corrupt("The WebP holds two images.")
-        if self._animated and not self._frame:
-            raise ImageError("image.animated")
-        if (self._frame or self._canvas or image) != image:
-            raise _corrupt("The WebP's image does not fill its canvas.")
-        self._image = image
-        self._on_header(image)
 
-    def header(self) -> Header:
-        """Return the whole file's header."""
-        if not self._image:
-            raise _corrupt("The WebP holds no image.")
-        return replace(self._canvas or self._image, orientation=self._orientation)
+def _check_image(image: Header, before: Header | None, place: Header | None, *, framed: bool) -> None:
+    if before:
+        raise _corrupt("The WebP holds two images.")
+    if not framed:
+        raise ImageError("image.animated")
+    if (place or image) != image:
+        raise _corrupt("The WebP's image does not fill its canvas.")
 
 
 def _webp_chunks(source: _Source) -> Iterator[tuple[bytes, bytes]]:

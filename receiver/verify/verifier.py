@@ -29,12 +29,7 @@ DECODER = (
 
 
 class Verifier:
-    """Inspects images in child processes, which are started on demand and reused.
-
-    Args:
-        processes: how many images are inspected at a time.
-        command: what starts a child.
-    """
+    """Inspects so many images at a time in child ``processes``, which are started on demand and reused."""
 
     def __init__(self, limits: Limits, *, processes: int = 2, command: Sequence[str] = DECODER) -> None:
         self._limits = limits
@@ -48,25 +43,18 @@ class Verifier:
 
     @property
     def pids(self) -> frozenset[int]:
-        """Of the living children."""
         return frozenset(child.pid for child in self._children)
 
     async def verify(self, path: Path, expected: ExpectedSize) -> Header:
         """Inspect one file. Cancelling it kills the child that does it.
 
-        Raises:
-            ImageError: the file is not the promised image, or its decoding took too much time or memory.
-            SpoolError: the file cannot be read, or no child can be started (``spool.no_decoder``).
+        Raise `ImageError` where the file is not the promised image, or its decoding took too much time or
+        memory, `SpoolError` where it cannot be read, or no child can be started (``spool.no_decoder``).
         """
         return await self._answer({"path": str(path), "expected": asdict(expected)})
 
     async def thumbnail(self, path: Path, target: Path, side: int) -> Header:
-        """Write a WebP thumbnail, at most ``side`` pixels wide and high. Cancelling it kills its child.
-
-        Raises:
-            ImageError: the image cannot be decoded within the limits.
-            SpoolError: a file cannot be read or written, or no child can be started.
-        """
+        """Write a WebP thumbnail, at most ``side`` pixels wide and high. Raise the same as `verify`."""
         return await self._answer({"path": str(path), "thumbnail": str(target), "side": side})
 
     async def probe(self) -> None:
@@ -165,8 +153,6 @@ class _ChildDiedError(Exception):
 
 
 class _Child:
-    """A running decoder."""
-
     def __init__(self, process: Process) -> None:
         self._process = process
         self.pid = process.pid
