@@ -49,37 +49,31 @@ class Candidate:
         return cls(job.ask_at if job.unanswered else 0, job.submitted_at, job.id, split_id(job.id)[0], job)
 
 
-class RowOrder:
-    """Detects whether rows come newest first. Only then can reading end before the list does."""
+@dataclass(slots=True)
+class Reading:
+    """The list, read over as many rounds as that takes.
 
-    def __init__(self) -> None:
-        self._first: int | None = None
-        self._oldest = 0
-        self._newest_first = True
+    ``pages`` are still to be read. ``unended`` has the times when jobs to be adopted later were created. Only
+    where rows come ``newest_first`` can reading end before the list does.
+    """
+
+    pages: AsyncGenerator[list[Listed], None]
+    began: int
+    unended: list[int] = field(default_factory=list)
+    newest_first: bool = True
+    _first: int | None = None
+    _oldest: int = 0
 
     def see(self, created: int) -> None:
         """Take the next row's time of creation; 0 where the row has none."""
         if self._first is None:
             self._first = self._oldest = created
-        self._newest_first = self._newest_first and 0 < created <= self._oldest + SLACK_MS
+        self.newest_first = self.newest_first and 0 < created <= self._oldest + SLACK_MS
         self._oldest = min(created, self._oldest)
 
     def all_before(self, horizon: int) -> bool:
         """Return whether all further rows were created before this time. One row alone shows no order."""
-        return self._newest_first and self._first is not None and self._oldest < min(self._first, horizon)
-
-
-@dataclass(slots=True)
-class Reading:
-    """The list, read over as many rounds as that takes.
-
-    ``pages`` are still to be read. ``unended`` has the times when jobs to be adopted later were created.
-    """
-
-    pages: AsyncGenerator[list[Listed], None]
-    began: int
-    order: RowOrder = field(default_factory=RowOrder)
-    unended: list[int] = field(default_factory=list)
+        return self.newest_first and self._first is not None and self._oldest < min(self._first, horizon)
 
 
 @dataclass(slots=True)
@@ -150,7 +144,6 @@ class JobList:
         return [it for it in due[:limit] if it.id not in known], len(due[limit:])
 
     def postpone(self, candidate: Candidate, until: int) -> None:
-        """Let a job to be adopted be asked about again at a time."""
         self.to_adopt[candidate.id] = replace(candidate, turn=until)
 
     async def _read_on(self, scan: Scan, horizon: int, pages: int) -> bool:
@@ -161,7 +154,7 @@ class JobList:
                 return True
             scan.pages += 1
             await self._scan_page(page, scan)
-            if scan.reading.order.all_before(horizon) or not (self.plan.adopt or scan.unseen):
+            if scan.reading.all_before(horizon) or not (self.plan.adopt or scan.unseen):
                 return True
         return False
 
@@ -170,7 +163,7 @@ class JobList:
         known = await self.ledger.pending_among(ids)
         for job_id, row in zip(ids, page, strict=True):
             created, job = row.created or 0, known.get(job_id)
-            scan.reading.order.see(created)
+            scan.reading.see(created)
             scan.unseen.discard(job_id)
             if job_id in scan.wanted:
                 if row.status and not row.ended:

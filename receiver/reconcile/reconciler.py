@@ -5,8 +5,9 @@ silent, and its list, where it has one, is read for jobs that have ended without
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Self
 
 import structlog
@@ -53,14 +54,10 @@ be the fault of its job."""
 class Summary:
     """The result of a round.
 
-    Attributes:
-        asked: questions about single jobs.
-        found: completions that no delivery had brought, failures among them.
-        failed: those of them that say that the job failed.
-        adopted: completions of jobs that nobody had announced.
-        settled: submissions whose outcome was unknown, and is known now.
-        left: jobs that were not asked about, because the round ended early or has its limit.
-        error: what ended it early, or kept a part of it from being done.
+    ``found`` completions no delivery had brought; ``failed`` of them say that the job failed. Nobody had
+    announced the jobs of the ``adopted`` ones. ``settled`` submissions had an outcome that was unknown.
+    ``left`` jobs were not asked about, because the round ended early or has its limit; ``error`` is what
+    ended it early, or kept a part of it from being done.
     """
 
     asked: int = 0
@@ -74,7 +71,6 @@ class Summary:
     error: ProviderError | None = None
 
     def __iadd__(self, other: "Summary") -> Self:
-        """Add the result of another provider's round."""
         for name in ("asked", "found", "failed", "adopted", "running", "unanswered", "settled", "left"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.error = self.error or other.error
@@ -152,22 +148,39 @@ class Reconciler:
 
         Jobs are left alone that were submitted or are due later than these times, in ms since the epoch. At
         most ``limit`` jobs of the ledger and ``pages`` of the list are taken; the next round goes on behind
-        them. ``on_progress`` is called before each question.
-
-        Raises:
-            LedgerError: what was found cannot be recorded.
+        them. ``on_progress`` is called before each question. Raise `LedgerError` where what was found cannot
+        be recorded.
         """
         summary = Summary()
         self._answered = self._list_refused = False
+        pending = partial(  # one job more than the limit, where there are more
+            self.ledger.pending,
+            self.asked.provider.name,
+            submitted_before=submitted_before,
+            ask_by=ask_by,
+            limit=limit + 1,
+        )
         try:
-            await self._look(
-                summary,
-                submitted_before=submitted_before,
-                ask_by=ask_by,
-                limit=limit,
-                pages=pages,
-                on_progress=on_progress,
-            )
+            due = await pending()
+            summary.left = len(due)
+            unsettled, unlisted = await self._settle_submissions(summary), None
+            if summary.settled or unsettled is not None:
+                due = await pending()
+            beyond = len(due[limit:])
+            queue = [Candidate.of(job) for job in due[:limit]]
+            if self.asked.client.lists and (self.plan.adopt or len(queue) >= MIN_JOBS_FOR_LIST):
+                most = pages if self.plan.adopt else min(pages, len(queue))
+                scan = await self._list.read(queue, submitted_before, most)
+                unlisted = await self._take_listed(scan, summary)
+                queue = [it for it in scan.wanted.values() if it.id not in scan.running]
+            adoptable, more = await self._list.due_to_adopt(ask_by, limit)
+            queue += adoptable
+            summary.left = len(queue) + beyond + more
+            await self._ask_all(sorted(queue), summary, on_progress)
+            if unsettled is not None:
+                raise unsettled
+            if unlisted is not None and self.plan.adopt:
+                raise unlisted
         except ProviderError as error:
             summary.error = error
             self._note_error(error)
@@ -184,44 +197,6 @@ class Reconciler:
                 settled=summary.settled,
             )
         return summary
-
-    async def _look(  # noqa: PLR0917 - a round's arguments
-        self,
-        summary: Summary,
-        submitted_before: int,
-        ask_by: int,
-        limit: int,
-        pages: int,
-        on_progress: Progress,
-    ) -> None:
-        """Settle submissions, read the list, and ask about what is left. Raise why a part was not done."""
-        due = await self._pending(submitted_before, ask_by, limit)
-        summary.left = len(due)
-        unsettled, unlisted = await self._settle_submissions(summary), None
-        if summary.settled or unsettled is not None:
-            due = await self._pending(submitted_before, ask_by, limit)
-        beyond = len(due[limit:])
-        queue = [Candidate.of(job) for job in due[:limit]]
-        if self.asked.client.lists and (self.plan.adopt or len(queue) >= MIN_JOBS_FOR_LIST):
-            scan = await self._list.read(
-                queue, submitted_before, pages if self.plan.adopt else min(pages, len(queue))
-            )
-            unlisted = await self._take_listed(scan, summary)
-            queue = [it for it in scan.wanted.values() if it.id not in scan.running]
-        adoptable, more = await self._list.due_to_adopt(ask_by, limit)
-        queue += adoptable
-        summary.left = len(queue) + beyond + more
-        await self._ask_all(sorted(queue), summary, on_progress)
-        if unsettled is not None:
-            raise unsettled
-        if unlisted is not None and self.plan.adopt:
-            raise unlisted
-
-    async def _pending(self, submitted_before: int, ask_by: int, limit: int) -> Sequence[PendingJob]:
-        """Return one job more than the limit, where there are more."""
-        return await self.ledger.pending(
-            self.asked.provider.name, submitted_before=submitted_before, ask_by=ask_by, limit=limit + 1
-        )
 
     async def _settle_submissions(self, summary: Summary) -> ProviderError | None:
         """Resolve submissions without an answer. Return why that could not be done."""
