@@ -136,5 +136,4 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         return self
 
     def get_extra_info(self, info: str) -> Any:
-        """Return whether a read would not wait, for ``is_readable``."""
         return bool(self._received) or self._ended if info == "is_readable" else None

@@ -14,16 +14,11 @@ IDLE_SECONDS = 4.0
 
 
 class Connections:
-    """Opens connections through the guard, and keeps idle ones.
+    """Opens connections through the guard, and keeps idle ones for ``idle_seconds``.
 
     A kept connection is no way around the guard: each time the name is resolved and its addresses are checked
     anew, and only a connection of the same scheme, host and port to one of these addresses is used.
-
-    Args:
-        guard: checks and dials addresses.
-        ssl_context: for https.
-        seconds: for TCP, and again for TLS.
-        idle_seconds: after which an idle connection is closed.
+    ``seconds`` are for TCP, and again for TLS.
     """
 
     def __init__(
@@ -45,10 +40,7 @@ class Connections:
     async def open(self, target: Target, *, fresh: bool = False) -> Connection:
         """Return a kept connection, unless a fresh one is needed; `release` must get it.
 
-        Raises:
-            UrlError: url.address.
-            FetchError: fetch.resolve or fetch.connect.
-            httpcore.ConnectError: no TLS connection could be made.
+        Raise url.address, fetch.resolve or fetch.connect, and `httpcore.ConnectError` where TLS fails.
         """
         addresses = await self._guard.addresses(target.host, target.port, confined=bool(target.confined))
         for connection in [] if fresh else list(self._idle):
@@ -77,7 +69,6 @@ class Connections:
         task.add_done_callback(self._closing.discard)
 
     async def aclose(self) -> None:
-        """Close the idle connections."""
         for connection in list(self._idle):
             self._idle[connection].cancel()
             self._expire(connection)

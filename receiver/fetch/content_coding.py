@@ -20,12 +20,7 @@ _PIECE = 1024 * 1024
 
 
 class ContentDecoder:
-    """Decodes one body.
-
-    Args:
-        header: the Content-Encoding, empty where there is none.
-        max_bytes: of the decoded body.
-    """
+    """Decodes one body of the Content-Encoding ``header``, which may be empty, to ``max_bytes`` at most."""
 
     def __init__(self, header: str, max_bytes: int) -> None:
         self._header = header[:40]
@@ -38,10 +33,8 @@ class ContentDecoder:
         self._stream: _Zlib | _Brotli | None = None
 
     def decode(self, block: Buffer) -> Iterator[Buffer]:
-        """Yield what a block decodes to. The first block holds 12 bytes at least, or the whole body.
-
-        Raises:
-            FetchError: ``fetch.encoded`` or ``fetch.too_large``.
+        """Yield what a block decodes to. The first block holds 12 bytes at least, or the whole body. Raise
+        ``fetch.encoded`` or ``fetch.too_large``.
         """
         if self._first and self._codings and image_format(block) is None:
             self._stream = self._open(block)
@@ -61,11 +54,7 @@ class ContentDecoder:
             raise self._refused("and cannot be decoded") from exc
 
     def finish(self) -> None:
-        """Check that the coded body was whole.
-
-        Raises:
-            FetchError: ``fetch.encoded``.
-        """
+        """Check that the coded body was whole. Raise ``fetch.encoded``."""
         if self._stream is not None and not (self._stream.ended and self._decoded):
             raise self._refused("and ends early")
 

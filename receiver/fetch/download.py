@@ -64,17 +64,13 @@ _LIBRARY_ERRORS = (
 
 @dataclass(frozen=True, slots=True)
 class DownloadLimits:
-    """What one download may cost.
+    """What one download may cost, in bytes and seconds.
 
-    Attributes:
-        max_bytes: of the body, as it is sent and as it is decoded.
-        total_seconds: from the first look-up to the last byte, over all hops.
-        resolve_seconds: for one look-up.
-        connect_seconds: for TCP, to all addresses of the host together, and again for TLS.
-        answer_seconds: for one hop, from the look-up to the end of the answer's head.
-        idle_seconds: between two reads.
-        min_rate: bytes a second, averaged over each ``rate_window``; the first window is the grace.
-        rate_window: seconds.
+    ``max_bytes`` are of the body, as it is sent and as it is decoded. ``total_seconds`` go from the first
+    look-up to the last byte, over all hops, ``answer_seconds`` from the look-up to the end of one hop's head.
+    ``connect_seconds`` are for TCP, to all addresses of the host together, and again for TLS.
+    ``idle_seconds`` lie between two reads. ``min_rate``, bytes a second, is averaged over each
+    ``rate_window``; the first window is the grace.
     """
 
     max_bytes: int
@@ -121,13 +117,9 @@ def _no_headers(_scheme: str, _host: str, _port: int) -> Mapping[str, str]:
 class Fetcher:
     """Downloads images, any number at a time.
 
-    Attributes:
-        networks: allowed although they are not public.
-        limits: for each download.
-        backend: connects to checked addresses, never to names.
-        ssl_context: by default with the system's authorities, or those of ``SSL_CERT_FILE``.
-        clock: monotonic seconds, for the rate.
-        wall_clock: seconds since the epoch, to read a Retry-After that is a date.
+    ``networks`` are allowed although they are not public. ``backend`` connects to checked addresses, never to
+    names. ``clock`` gives monotonic seconds, for the rate, and ``wall_clock`` seconds since the epoch, to
+    read a Retry-After that is a date.
     """
 
     sources: Sources
@@ -161,21 +153,12 @@ class Fetcher:
         progress: Progress | None = None,
         headers_for: HeadersFor = _no_headers,
     ) -> Download:
-        """Download a URL into a new file of mode 0600. A failure or cancellation leaves no file.
+        """Download an untrusted URL into a new file of mode 0600. A failure or cancellation leaves no file.
 
-        Args:
-            url: untrusted.
-            into: the file to create; it must not exist.
-            seconds: left for this job, if fewer than the limits give.
-            max_bytes: allowed for this job, if fewer than the limits give.
-            progress: is kept up to date.
-            headers_for: returns what the URL's own host wants to be sent, such as a token. A host that it
-                redirects to is sent none.
-
-        Raises:
-            UrlError: the URL (then it is final), one that it redirects to, or an address is not allowed.
-            FetchError: the download failed.
-            SpoolError: the file could not be written.
+        ``seconds`` and ``max_bytes`` count if they are fewer than the limits give. ``progress`` is kept up to
+        date. ``headers_for`` returns what the URL's own host wants to be sent, such as a token; a host that
+        it redirects to is sent none. Raise `UrlError` where the URL (then it is final), one that it redirects
+        to, or an address is not allowed, `SpoolError` where the file cannot be written, else `FetchError`.
         """
         limits = self.limits
         seconds = limits.total_seconds if seconds is None else min(seconds, limits.total_seconds)

@@ -24,15 +24,10 @@ _LENGTH = re.compile(rb"^content-length:(.*)\n", re.IGNORECASE | re.MULTILINE)
 class Connection:
     """A connection that carries one request at a time.
 
-    `ask` and `read` raise the errors of `httpcore` and of `httptools`.
-
-    Attributes:
-        origin: scheme, host and port, as a URL.
-        address: that was dialled.
-        status: of the answer; 0 until its head has come.
-        headers: of the answer, by their names in lower case. A name that comes again has its values joined.
-        answered: whether any byte of the answer has come.
-        complete: whether the answer's last byte has come.
+    `ask` and `read` raise the errors of `httpcore` and of `httptools`. ``origin`` is scheme, host and port,
+    as a URL, and ``address`` the one that was dialled. ``status`` is 0 until the answer's head has come;
+    ``headers`` are by names in lower case, and a name that comes again has its values joined. ``answered``
+    and ``complete`` say whether the answer's first, and its last byte has come.
     """
 
     def __init__(self, stream: httpcore.AsyncNetworkStream, origin: str, address: str) -> None:

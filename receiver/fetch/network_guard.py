@@ -73,11 +73,7 @@ _ISATAP = frozenset({0x00005EFE, 0x02005EFE})  # RFC 5214, 6.1: bits 64 to 95 of
 
 
 def check_address(address: str, networks: Networks) -> None:
-    """Check that an address is public, or in ``networks``.
-
-    Raises:
-        UrlError: url.address; its detail names the block.
-    """
+    """Check that an address is public, or in ``networks``. Raise a url.address that names the block."""
     if in_networks(address, networks):
         return
     try:
@@ -125,13 +121,10 @@ def _embedded_v4(ip: IPv6Address) -> IPv4Address:
 
 
 async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Resolve a name by the system's getaddrinfo.
+    """Resolve a name by the system's getaddrinfo. Raise `OSError`.
 
     A look-up cannot be cancelled, and a stalled one lasts for half a minute. On a thread of its own it holds
     up neither other look-ups, nor the loop's executor, nor the end of the process.
-
-    Raises:
-        OSError: the look-up failed.
     """
     # As bytes, so that Python does not encode the name by IDNA 2003.
     name = host.encode("ascii")
@@ -143,10 +136,8 @@ async def system_resolver(host: str, port: int) -> Sequence[str]:
 class NetworkGuard:
     """Resolves names, checks the addresses, and connects to checked ones only.
 
-    Attributes:
-        networks: allowed although they are not public.
-        resolve_seconds: for one look-up.
-        backend: connects to addresses, never to names.
+    ``networks`` are allowed although they are not public. ``resolve_seconds`` are for one look-up.
+    ``backend`` connects to addresses, never to names.
     """
 
     networks: Networks = ()
@@ -158,14 +149,8 @@ class NetworkGuard:
     async def addresses(self, host: str, port: int, *, confined: bool = False) -> Sequence[str]:
         """Resolve a name, and return the addresses to dial once every one of them is checked.
 
-        Args:
-            host: a name, or an address, which is checked alike.
-            port: that will be dialled.
-            confined: allow no address outside of ``networks``.
-
-        Raises:
-            UrlError: url.address.
-            FetchError: fetch.resolve.
+        ``host`` may be an address, which is checked alike. ``confined`` allows no address outside of
+        ``networks``. Raise url.address or fetch.resolve.
         """
         addresses = list(dict.fromkeys(await self._resolve(host, port)))
         if not addresses:
@@ -183,10 +168,7 @@ class NetworkGuard:
         """Connect to the first of a host's checked addresses that accepts; return it with the stream.
 
         They share the time: each gets an equal part of what is left, so that one dead address cannot use up
-        the others' time.
-
-        Raises:
-            FetchError: fetch.connect.
+        the others' time. Raise fetch.connect.
         """
         now = asyncio.get_running_loop().time
         end = now() + seconds

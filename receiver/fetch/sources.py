@@ -34,13 +34,10 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 class Target:
     """The parts of a checked URL.
 
-    Attributes:
-        scheme: ``https`` or ``http``.
-        host: a name in lower case, or an address in its canonical spelling, without brackets.
-        path: ASCII, else as it was written, ``/`` at least.
-        query: as path, with its ``?``, or empty. It may be a signature, so it is no part of the text.
-        confined: if only ``networks`` may be dialled, as for plain http, the reason for refusing any other
-            address; else None.
+    ``host`` is a name in lower case, or an address in its canonical spelling, without brackets. ``path`` is
+    ASCII, else as it was written, ``/`` at least. ``query`` begins with ``?`` or is empty; it may be a
+    signature, so it is no part of the text. ``confined``: if only ``networks`` may be dialled, as for plain
+    http, the reason for refusing any other address.
     """
 
     scheme: str
@@ -52,7 +49,6 @@ class Target:
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port, as a URL without a path."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         port = "" if self.port == _DEFAULT_PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{host}{port}"
@@ -100,14 +96,11 @@ class Sources:
 
     @classmethod
     def parse(cls, prefixes: Sequence[str]) -> Self:
-        """Read ``RECEIVER_IMAGE_SOURCES``.
+        """Read ``RECEIVER_IMAGE_SOURCES``: prefixes such as ``https://*.example.com/`` or
+        ``https://host/path/``.
 
-        Args:
-            prefixes: URL prefixes such as ``https://*.example.com/`` or ``https://host/path/``. A path that
-                ends in a slash allows the paths below it; any other path also allows itself.
-
-        Raises:
-            ConfigError: names the entry by its place in the list.
+        A path that ends in a slash allows the paths below it; any other path also allows itself. Raise a
+        `ConfigError` that names the entry by its place in the list.
         """
         return cls(tuple(_parse_source(prefix, place) for place, prefix in enumerate(prefixes, 1)))
 
@@ -126,10 +119,8 @@ def check_url(url: str, sources: Sources, networks: Networks) -> Target:
     """Check a URL's text. The addresses that its host's name resolves to are checked when it is dialled.
 
     Plain http, and a port that is neither the default nor in ``sources``, are for ``networks`` only. Another
-    address is refused here, and a name gets ``Target.confined``.
-
-    Raises:
-        UrlError: url.malformed, url.scheme, url.userinfo, url.port, url.source or url.address.
+    address is refused here, and a name gets ``Target.confined``. Raise `UrlError`: url.malformed, url.scheme,
+    url.userinfo, url.port, url.source or url.address.
     """
     scheme, host, port, path, query = _split(url)
     confined = None

@@ -29,13 +29,10 @@ MAX_HOSTS = 1000
 
 @dataclass(slots=True)
 class Window:
-    """The window of one host.
+    """The window of one host: ``size`` downloads at a time, which may reach ``largest``.
 
-    Attributes:
-        largest: size that it may reach.
-        least_rate: of a download that is not given up, bytes a second.
-        size: downloads at a time.
-        shrinks: so far. Downloads that began before the last one say nothing of the present size.
+    ``least_rate`` is that of a download that is not given up, bytes a second. Downloads that began before the
+    last of the ``shrinks`` say nothing of the present size.
     """
 
     largest: int
@@ -46,9 +43,8 @@ class Window:
     def succeeded(self, rate: float, beside: int) -> None:
         """Grow by one if the throughput suffices for one more download.
 
-        Args:
-            rate: of the download, bytes a second.
-            beside: downloads that shared the line with it, itself included.
+        ``rate`` is the download's, bytes a second; ``beside`` downloads shared the line with it, itself
+        included.
         """
         if self.size < self.largest and rate * beside >= (self.size + 1) * HEALTHY * self.least_rate:
             self.size += 1
@@ -56,9 +52,7 @@ class Window:
     def too_slow(self, others: Sequence[float], shrinks: int) -> None:
         """Shrink to a half if the line is slow, and not this download alone.
 
-        Args:
-            others: rates of the downloads that share the line.
-            shrinks: as they were when the download began.
+        ``others`` are the rates of the downloads that share the line, ``shrinks`` as they were when it began.
         """
         slow = bool(others) and median(others) < HEALTHY * self.least_rate
         if slow and shrinks == self.shrinks:

@@ -35,10 +35,8 @@ class KeptSources:
     async def keep(self, job_id: str, source: Path) -> None:
         """Keep a small picture of a file, which may be anything.
 
-        Raises:
-            ImageError: the file is no image of which one can be made.
-            ArchiveError: the archive did not take it.
-            SpoolError: this machine's disk failed.
+        Raise `ImageError` where none can be made of it, `ArchiveError` where the archive did not take it,
+        `SpoolError` where this machine's disk failed.
         """
         small = await self.file()
         try:

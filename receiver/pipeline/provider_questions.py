@@ -45,7 +45,6 @@ class ProviderQuestions:
     instrumentation: Instrumentation
 
     def can_ask(self, job: Job) -> bool:
-        """Return whether the job's provider can be asked."""
         return job.provider in self.asked
 
     def may_revive(self, job: Job) -> bool:

@@ -90,7 +90,6 @@ class Spool:
         return await _in_thread(lambda: self._check(name))
 
     async def sha256(self, path: Path) -> str:
-        """Return the SHA-256 of any local file, hex."""
         return await _in_thread(lambda: _digest(path))
 
     async def set_aside(self, path: Path, job: str, sha256: str, awaited: Names) -> None:
