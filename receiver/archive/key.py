@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from receiver.core.completion import PROVIDER, PROVIDER_ID
 from receiver.core.errors import ArchiveError, ConfigError
+from receiver.core.jobs import Image, Job
 
 MAX_KEY = 768
 """Bytes of a key without the bucket's prefix."""
@@ -52,29 +53,19 @@ def check_template(template: str) -> None:
     _parse(template)
 
 
-def render_key(
-    template: str,
-    *,
-    job_id: str,
-    provider: str = "",
-    ref: str | None,
-    sha256: str,
-    extension: str,
-    endpoint: str,
-    received_at: datetime,
-) -> str:
+def render_key(template: str, job: Job, image: Image, received_at: datetime) -> str:
     """Return the key of a job's image: a relative path without ``.`` and ``..``, at most ``MAX_KEY`` bytes.
 
     Two ids never give the same key under one template, which `check_template` accepts. ``none`` stands for
     what is missing. Raise `ConfigError` where the template is invalid.
     """
     values = {
-        "id": job_id,
-        "provider": provider or "none",
-        "ref": ref or "none",
-        "sha256": sha256,
-        "ext": extension,
-        "endpoint": endpoint or "none",
+        "id": job.id,
+        "provider": job.provider or "none",
+        "ref": job.ref or "none",
+        "sha256": image.sha256,
+        "ext": image.extension,
+        "endpoint": job.endpoint or "none",
     }
     moment = received_at.astimezone(UTC)
 

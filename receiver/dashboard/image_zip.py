@@ -229,15 +229,8 @@ def _head(zipped: ZipStream, ready: Ready) -> bytes:
 
 def name_of(job: Job, image: Image) -> str:
     """Return an image's name within a ZIP, which no other job has: its day, its provider and its id."""
-    key = render_key(
-        "{received:%Y-%m-%d}/{id}.{ext}",
-        job_id=job.id,
-        ref=None,
-        sha256=image.sha256,
-        extension=image.extension,
-        endpoint="",
-        received_at=datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC),
-    )
+    received = datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC)
+    key = render_key("{received:%Y-%m-%d}/{id}.{ext}", job, image, received)
     return key.replace(":", "/")  # which Windows takes in no name, and no bare id holds
 
 

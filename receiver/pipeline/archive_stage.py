@@ -88,16 +88,7 @@ class ArchiveStage:
         assert job.spool is not None
         assert job.received_at is not None
         received = datetime.fromtimestamp(job.received_at / 1000, UTC)
-        key = render_key(
-            self.key,
-            job_id=job.id,
-            provider=job.provider,
-            ref=job.ref,
-            sha256=job.image.sha256,
-            extension=job.image.extension,
-            endpoint=job.endpoint or "",
-            received_at=received,
-        )
+        key = render_key(self.key, job, job.image, received)
         return SpooledImage(job.id, self.spool.path(job.spool), job.image, key, job.ref, received)
 
     async def _failed(self, claim: Claim, error: ReceiverError) -> None:

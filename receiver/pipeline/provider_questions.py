@@ -23,6 +23,8 @@ from receiver.providers.base import NO_FILES, Asked
 
 log = structlog.get_logger("receiver.worker")
 
+_Ended = tuple[Completion, Deadline]
+
 
 class RunningError(UnavailableError):
     """The provider says that the job has not ended."""
@@ -68,15 +70,14 @@ class ProviderQuestions:
         """Return the job with the provider's own answer where settings, or a delivery without, require it."""
         if not self.is_hint(claim.job) and (claim.job.image_url is not None or claim.job.promised_type):
             return claim
-        answer = await self._ask(claim, "confirm")
-        if answer.others:  # of which the delivery may have said nothing
+        (completion, deadline), others = await self._ask(claim, "confirm")
+        if others:  # of which the delivery may have said nothing
             await self.ledger.record_together(
                 [
                     Delivery(other, b"", end.at, claim.job.ref, endpoint=claim.job.endpoint, found=True)
-                    for other, end in answer.others
+                    for other, end in others
                 ]
             )
-        completion, deadline = answer.own
         if (failure := completion.failure) is not None:
             if completed_as(failure) is State.REJECTED:
                 raise UrlError(failure.reason, failure.detail, final=True)
@@ -90,7 +91,7 @@ class ProviderQuestions:
     async def refresh_url(self, claim: Claim) -> bool:
         """Record the URL that the provider names now, if it is another. Raise the provider's refusal."""
         try:
-            completion, end = (await self._ask(claim, "ask")).own
+            (completion, end), _ = await self._ask(claim, "ask")
         except ProviderError as refusal:
             log.warning("no fresh URL", job=claim.job.id, reason=refusal.reason, detail=refusal.detail)
             raise
@@ -103,7 +104,7 @@ class ProviderQuestions:
             log.info("fresh URL", job=claim.job.id)
         return refreshed
 
-    async def _ask(self, claim: Claim, why: Literal["confirm", "ask"]) -> "_Answer":
+    async def _ask(self, claim: Claim, why: Literal["confirm", "ask"]) -> tuple[_Ended, list[_Ended]]:
         """Return what the provider itself says came of the job and of its other outputs."""
         job = claim.job
         if not self.can_ask(job):  # it was asked when the job came, and the settings have changed
@@ -124,12 +125,4 @@ class ProviderQuestions:
         own = [it for it in found if it[0].id == job.id or report.ending.failure is not None]
         if not own:
             raise ProviderError("provider.no_output")
-        return _Answer(own[0], [it for it in found if it is not own[0]] if job.output == 1 else [])
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """The completion of the job that was asked about, and those of the job's other outputs."""
-
-    own: tuple[Completion, Deadline]
-    others: list[tuple[Completion, Deadline]]
+        return own[0], [it for it in found if it is not own[0]] if job.output == 1 else []

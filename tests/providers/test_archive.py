@@ -11,7 +11,7 @@ from receiver.archive import metadata
 from receiver.archive.base import ObjectInfo
 from receiver.archive.key import render_key
 from receiver.core.completion import Completion
-from receiver.core.jobs import State, StoredObject
+from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.ledger import Delivery
 from receiver.operations.audit import mismatch
 from tests.faults.workshop import Workshop, at_work
@@ -103,16 +103,8 @@ def test_a_rebuild_and_an_audit_take_only_objects_whose_provider_is_that_of_thei
 
 def test_a_key_may_have_the_provider_and_two_ids_never_share_one() -> None:
     def key(job_id: str, provider: str) -> str:
-        return render_key(
-            "{provider}/{id}.{ext}",
-            job_id=job_id,
-            provider=provider,
-            ref=None,
-            sha256="0" * 64,
-            extension="png",
-            endpoint="",
-            received_at=datetime.now(UTC),
-        )
+        job, image = Job(job_id, State.FETCHED, provider=provider), Image("png", 1, 1, 1, "0" * 64)
+        return render_key("{provider}/{id}.{ext}", job, image, datetime.now(UTC))
 
     assert key("fal:a~2", "fal") == "fal/fal:a~2.png"
     assert key("job", "") == "none/job.png"

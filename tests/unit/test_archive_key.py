@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from receiver.archive.key import MAX_COMPONENT, MAX_KEY, check_key, check_template, render_key
 from receiver.core.errors import ArchiveError, ConfigError
+from receiver.core.jobs import Image, Job, State
 
 DEFAULT = "{received:%Y/%m/%d}/{id}.{ext}"
 RECEIVED = datetime(2026, 3, 9, 23, 30, 5, tzinfo=UTC)
@@ -32,15 +33,15 @@ TEXTS = (
 )
 
 
-def render(template: str, job_id: str = "job-1", ref: str | None = None, **changes: object) -> str:
-    values: dict[str, object] = {
-        "sha256": SHA256,
-        "extension": "jpg",
-        "endpoint": "upscale_2x",
-        "received_at": RECEIVED,
-        **changes,
-    }
-    return render_key(template, job_id=job_id, ref=ref, **values)  # type: ignore[arg-type]
+def render(
+    template: str,
+    job_id: str = "job-1",
+    ref: str | None = None,
+    endpoint: str = "upscale_2x",
+    received_at: datetime = RECEIVED,
+) -> str:
+    job = Job(job_id, State.FETCHED, ref=ref, endpoint=endpoint)
+    return render_key(template, job, Image("jpeg", 1, 1, 1, SHA256), received_at)
 
 
 def test_the_default_is_a_folder_per_day_and_a_file_per_job() -> None:
