@@ -67,11 +67,9 @@ class S3Archive(PooledArchive):
                 # The SDK reads a credentials file once; it may have been rotated before the next probe.
                 self._client.reconnect()
             raise
-        if self._capabilities.conditional and self._capabilities.sha256:
-            # The store itself has just refused to overwrite, and to take other bytes than were announced.
-            self._client.open_direct(self._at("a"))
-        else:
-            self._client.close_direct()
+        # Such a store itself has just refused to overwrite, and to take other bytes than were announced.
+        proves = self._capabilities.conditional and self._capabilities.sha256
+        self._client.open_direct(self._at("a") if proves else None)
         return results
 
     @pooled

@@ -136,21 +136,17 @@ class Client:
         with suppress(BotoCoreError, ValueError, OSError):  # the old client then stays, and stays refused
             self._connect()
 
-    def open_direct(self, at: Address) -> None:
-        """Let `put_directly` write beside an object, if the SDK would send plain requests there."""
+    def open_direct(self, at: Address | None) -> None:
+        """Let `put_directly` write beside an object, if the SDK would send plain requests there.
+
+        Without one, all writes are left to the SDK.
+        """
         direct = None
-        if self._credentials is not None and self._asks_for_checksum:
+        if at is not None and self._credentials is not None and self._asks_for_checksum:
             with suppress(BotoCoreError, ValueError, LookupError, OSError):
                 presigned = self.sdk.generate_presigned_url("put_object", Params=at.arguments())
                 ca_bundle = self.verify if isinstance(self.verify, str) else None
                 direct = DirectPut(presigned, at.key, self._credentials, ca_bundle)
-        self._replace_direct(direct)
-
-    def close_direct(self) -> None:
-        """Leave all writes to the SDK."""
-        self._replace_direct(None)
-
-    def _replace_direct(self, direct: DirectPut | None) -> None:
         # Probes may overlap, and one may end after `close`: none must leave connections that nobody closes.
         with self._direct_lock:
             before, self._direct = (direct, None) if self._closed else (self._direct, direct)

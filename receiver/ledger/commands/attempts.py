@@ -12,18 +12,20 @@ from receiver.ledger import rows
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Claim
 
+
+def assigned(*columns: str) -> str:
+    """Return assignments of values that have their columns' names."""
+    return ", ".join(f"{column} = :{column}" for column in columns)
+
+
 NO_ERROR = "reason = NULL, detail = NULL, reason_at = NULL"
 NO_SUSPECT = "suspect = NULL, suspects = 0, suspect_since = NULL"
 ERROR = "reason = :reason, detail = :detail, reason_at = :now"
-PROMISE = (
-    "image_url = :url, host = :host, promised_width = :width, promised_height = :height,"
-    " promised_bytes = :size, promised_type = :type, deadline = :deadline"
+PROMISE = assigned(
+    *("image_url", "host", "promised_width", "promised_height", "promised_bytes", "promised_type", "deadline")
 )
-IMAGE = (
-    "format = :format, width = :width, height = :height, bytes = :bytes, sha256 = :sha256,"
-    " accepted = :accepted"
-)
-STORED = "spool = NULL, uri = :uri, etag = :etag, version = :version"
+IMAGE = assigned("format", "width", "height", "bytes", "sha256", "accepted")
+STORED = f"spool = NULL, {assigned('uri', 'etag', 'version')}"
 EXPIRED = (
     "state = 'expired', event = 'expired', reason = 'fetch.expired', reason_at = :now, detail ="
     " 'The URL''s life ended. The last attempt said: ' || coalesce(reason || ', ' || detail, 'nothing')"
@@ -44,7 +46,7 @@ def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: i
         f"UPDATE jobs SET {PROMISE}, source_url = coalesce(:source, source_url), confirmed_at = :now,"  # noqa: S608 - a constant
         f" event = 'confirmed', updated_at = :now WHERE {_HELD} RETURNING {rows.JOB}",
         {
-            **_promise(completion, deadline),
+            **promise(completion, deadline),
             "source": completion.source_url,
             **_held(tx, claim, State.RECEIVED),
         },
@@ -58,7 +60,7 @@ def url_refreshed(tx: Transaction, claim: Claim, completion: Completion, deadlin
         f"event = 'url_refreshed', {PROMISE}, attempts = 0, refreshes = refreshes + 1,"
         f" next_attempt_at = :at, {NO_SUSPECT}, at_risk_at = NULL"
     )
-    return _move(tx, claim, State.RECEIVED, assignments, at=at, **_promise(completion, deadline))
+    return _move(tx, claim, State.RECEIVED, assignments, at=at, **promise(completion, deadline))
 
 
 def expired(tx: Transaction, claim: Claim) -> bool:
@@ -187,14 +189,14 @@ def _reported(error: ReceiverError) -> dict[str, str]:
     return {"reason": error.reason, "detail": error.detail}
 
 
-def _promise(completion: Completion, deadline: int) -> dict[str, Any]:
+def promise(completion: Completion, deadline: int | None) -> dict[str, Any]:
     return {
-        "url": completion.image_url,
+        "image_url": completion.image_url,
         "host": host_of(completion.image_url),
-        "width": completion.width,
-        "height": completion.height,
-        "size": completion.bytes,
-        "type": completion.content_type,
+        "promised_width": completion.width,
+        "promised_height": completion.height,
+        "promised_bytes": completion.bytes,
+        "promised_type": completion.content_type,
         "deadline": deadline,
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 from receiver.core.completion import Completion
 from receiver.core.errors import ReceiverError
 from receiver.core.jobs import UNSUCCESSFUL, State, completed_as
-from receiver.ledger.commands.attempts import NO_SUSPECT, host_of
+from receiver.ledger.commands.attempts import NO_SUSPECT, PROMISE, assigned, promise
 from receiver.ledger.commands.submissions import confirm_by_mark
 from receiver.ledger.connection import Row
 from receiver.ledger.counters import ADOPTED, FOUND, LATE, count
@@ -179,12 +179,8 @@ _REPLACE_BODY = (
     "INSERT INTO bodies (job, body) VALUES (?, ?) ON CONFLICT (job) DO UPDATE SET body = excluded.body"
 )
 _UPDATE_COMPLETED = (
-    "UPDATE jobs SET state = :state, event = :event, reason = :reason, detail = :detail,"  # noqa: S608 - a constant
-    " reason_at = :reason_at, image_url = :image_url, host = :host,"
-    " promised_width = :promised_width, promised_height = :promised_height,"
-    " promised_bytes = :promised_bytes, promised_type = :promised_type,"
-    " deadline = :deadline, found_at = :found_at, received_at = :received_at,"
-    " updated_at = :updated_at, confirmed_at = :confirmed_at,"
+    f"UPDATE jobs SET {assigned('state', 'event', 'reason', 'detail', 'reason_at')}, {PROMISE},"  # noqa: S608 - constants
+    f" {assigned('found_at', 'received_at', 'updated_at', 'confirmed_at')},"
     " ref = coalesce(ref, :ref), source_url = coalesce(:source_url, source_url),"
     " endpoint = coalesce(endpoint, :endpoint), late_at = NULL, attempts = 0,"
     " next_attempt_at = NULL, holder = NULL, lease_until = NULL,"
@@ -243,13 +239,7 @@ def _columns(delivery: Delivery, now: int) -> dict[str, Any]:
         "reason": failure.reason if failure else None,
         "detail": failure.detail if failure else None,
         "reason_at": now if failure else None,
-        "image_url": completion.image_url,
-        "host": host_of(completion.image_url),
-        "promised_width": completion.width,
-        "promised_height": completion.height,
-        "promised_bytes": completion.bytes,
-        "promised_type": completion.content_type,
-        "deadline": None if failure else delivery.deadline,
+        **promise(completion, None if failure else delivery.deadline),
         "found_at": found_at,
         "received_at": now,
         "updated_at": now,

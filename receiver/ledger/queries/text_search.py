@@ -85,14 +85,7 @@ def _of_ref(db: Connection, ref: str, end: int) -> Iterator[int]:
         "SELECT seq FROM (SELECT seq FROM jobs INDEXED BY jobs_by_ref"
         " WHERE ref = ? AND state = ? AND seq < ? ORDER BY seq DESC LIMIT ?) AS of_state"
     )
-    query = f"{' UNION ALL '.join([one] * len(State))} ORDER BY seq DESC LIMIT ?"
-    while True:
-        values = [value for state in State for value in (ref, state.value, end, PORTION)]
-        found = [row["seq"] for row in db.execute(query, (*values, PORTION))]
-        yield from found
-        if len(found) < PORTION:
-            return
-        end = found[-1]
+    return _merged(db, one, [(ref, state.value) for state in State], end, PORTION)
 
 
 def _of_hosts(db: Connection, begin: str, hosts: Sequence[str], end: int) -> Iterator[int]:
@@ -112,17 +105,20 @@ def _of_hosts(db: Connection, begin: str, hosts: Sequence[str], end: int) -> Ite
 
 
 def _chunks(db: Connection, hosts: Sequence[str], end: int) -> Iterator[int]:
-    if not hosts:
-        return
     one = (
         "SELECT chunk FROM (SELECT chunk FROM hosts WHERE host = ? AND chunk < ?"
         " ORDER BY chunk DESC LIMIT ?) AS of_host"
     )
-    query = f"{' UNION '.join([one] * len(hosts))} ORDER BY chunk DESC LIMIT ?"
-    size = 4  # most often the first has enough jobs for a page
-    while True:
-        values = [value for host in hosts for value in (host, end, size)]
-        found = [row["chunk"] for row in db.execute(query, (*values, size))]
+    # Most often the first four have enough jobs for a page.
+    return _merged(db, one, [(host,) for host in hosts], end, 4)
+
+
+def _merged(db: Connection, one: str, keys: Sequence[tuple[str, ...]], end: int, size: int) -> Iterator[int]:
+    """Yield the numbers before ``end`` that a query finds for several keys, the largest first, each once."""
+    query = f"{' UNION '.join([one] * len(keys))} ORDER BY 1 DESC LIMIT ?"
+    while keys:
+        values = [value for key in keys for value in (*key, end, size)]
+        found = [row[0] for row in db.execute(query, (*values, size))]
         yield from found
         if len(found) < size:
             return
