@@ -1,26 +1,26 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
+from receiver.ledger.archived_objects import REBUILT as REBUILT
 from receiver.ledger.archived_objects import RELOCATED as RELOCATED
 from receiver.ledger.archived_objects import ArchivedJob as ArchivedJob
 from receiver.ledger.archived_objects import AuditFinding as AuditFinding
+from receiver.ledger.archived_objects import Rebuilt as Rebuilt
 from receiver.ledger.commands.claims import most_further_attempts as most_further_attempts
 from receiver.ledger.commands.deliveries import OTHER_URL as OTHER_URL
 from receiver.ledger.commands.deliveries import OTHER_URLS as OTHER_URLS
 from receiver.ledger.commands.deliveries import REF_DROPPED as REF_DROPPED
 from receiver.ledger.commands.instances import BEAT_MS as BEAT_MS
 from receiver.ledger.commands.instances import LEAD_MS as LEAD_MS
-from receiver.ledger.commands.rebuild import REBUILT as REBUILT
-from receiver.ledger.commands.rebuild import Rebuilt as Rebuilt
 from receiver.ledger.commands.retries import NO_IMAGE as NO_IMAGE
 from receiver.ledger.commands.retries import RETRIABLE as RETRIABLE
 from receiver.ledger.commands.retries import NotRetriableError as NotRetriableError
 from receiver.ledger.commands.retries import obstacle as obstacle
 from receiver.ledger.counters import RECONCILED as RECONCILED
+from receiver.ledger.engine import inspect_database as inspect_database
 from receiver.ledger.ledger import Ledger as Ledger
 from receiver.ledger.ledger import LedgerReader as LedgerReader
 from receiver.ledger.notifications import NOTIFICATION_OUTCOMES as NOTIFICATION_OUTCOMES
 from receiver.ledger.notifications import NOTIFICATIONS as NOTIFICATIONS
-from receiver.ledger.openers import inspect_database as inspect_database
 from receiver.ledger.queries.aggregates import COUNTED_TO as COUNTED_TO
 from receiver.ledger.queries.aggregates import Stats as Stats
 from receiver.ledger.queries.dashboard import Overview as Overview

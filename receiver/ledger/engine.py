@@ -1,13 +1,18 @@
-"""What a database must do to hold the ledger. Commands and queries are the same for all of them."""
+"""What a database must do to hold the ledger, and which one does. All have the same commands and queries."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from receiver.core.clock import Clock
+from receiver.core.errors import ConfigError
+from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger.connection import Connection
+from receiver.ledger.sqlite.database import SqliteOpener
 from receiver.ledger.transaction import Command, Result, Transaction
-from receiver.ledger.types import Member
+from receiver.ledger.types import Inspection, Member
 
 T = TypeVar("T")
 
@@ -79,3 +84,30 @@ class Opener(Protocol):
 
     async def beside(self, *, make: bool, now: Clock | None, monotonic: Clock | None) -> Engine:
         """Open the ledger for a command that writes, beside a server or without one."""
+
+
+Place = LedgerLocation | Path
+"""Where a ledger is; a path is the data directory of one in a file."""
+
+
+def opener(place: Place) -> Opener:
+    if isinstance(place, Path):
+        return SqliteOpener(place)
+    if place.url is None:
+        return SqliteOpener(place.data_dir)
+    return _postgres("database").PostgresOpener(place)  # type: ignore[no-any-return]
+
+
+async def inspect_database(location: LedgerLocation) -> Inspection:
+    """Look at a ledger's database. Raise `LedgerError` where that is not possible, or it cannot be used."""
+    return await _postgres("inspection").inspect(location)  # type: ignore[no-any-return]
+
+
+def _postgres(name: str) -> Any:
+    """Import a module of PostgreSQL's engine, only here since psycopg is an extra."""
+    try:
+        return import_module(f"receiver.ledger.postgres.{name}")
+    except ImportError:
+        raise ConfigError(
+            "RECEIVER_LEDGER: needs psycopg, which `pip install upscale-receiver[postgres]` brings"
+        ) from None

@@ -9,22 +9,13 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from receiver.core.clock import Clock
 from receiver.core.errors import AuthError, LedgerError
 from receiver.core.jobs import Event, Job
-from receiver.ledger import archived_objects, deadlines, notifications, retention
+from receiver.ledger import archived_objects, deadlines, notifications, retention, submissions
 from receiver.ledger.changes import ChangeNotifier
-from receiver.ledger.commands import (
-    attempts,
-    claims,
-    deliveries,
-    instances,
-    rebuild,
-    retries,
-    submissions,
-)
+from receiver.ledger.commands import attempts, claims, deliveries, instances, retries
 from receiver.ledger.connection import Connection
-from receiver.ledger.engine import Engine, Readers
+from receiver.ledger.engine import Engine, Place, Readers, opener
 from receiver.ledger.group_commit import GroupCommit, OnCommit
-from receiver.ledger.openers import Place, opener
-from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread, week
+from receiver.ledger.queries import aggregates, dashboard, history, search, unread, week
 from receiver.ledger.transaction import Batched, Transaction
 from receiver.ledger.types import Beat, Claim, Delivery, Recorded
 
@@ -165,11 +156,11 @@ class LedgerReader:
 
     next_event_at = _query(deadlines.next_event_at)
 
-    pending = _query(reconciliation.pending)
-    pending_among = _query(reconciliation.pending_among)
-    open_intents = _query(reconciliation.open_intents)
-    intents_among = _query(reconciliation.intents_among)
-    job_ids_submitted_since = _query(reconciliation.job_ids_submitted_since)
+    pending = _query(submissions.pending)
+    pending_among = _query(submissions.pending_among)
+    open_intents = _query(submissions.open_intents)
+    intents_among = _query(submissions.intents_among)
+    job_ids_submitted_since = _query(submissions.job_ids_submitted_since)
 
     archived_jobs = _query(archived_objects.archived_jobs)
     archive_uris = _query(archived_objects.archive_uris)
@@ -364,5 +355,5 @@ class Ledger(LedgerReader):
     record_audit = _command(archived_objects.record_audit)
     relocated = _command(archived_objects.relocated)
     readdress = _command(archived_objects.readdress)
-    rebuild = _command(rebuild.rebuild)
+    rebuild = _command(archived_objects.rebuild)
     prune = _command(retention.prune)

@@ -23,7 +23,7 @@ from receiver.core.completion import Completion
 from receiver.core.jobs import Image, State, StoredObject
 from receiver.ledger import COUNTED_TO, FILE_NAME, Delivery, Filter, Ledger, LedgerReader
 from receiver.ledger.connection import Connection
-from receiver.ledger.openers import Place
+from receiver.ledger.engine import Place
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.support.processes import Programs, settings

@@ -21,10 +21,11 @@ from receiver.ledger import (
     Submission,
     deadlines,
     holder,
+    submissions,
 )
-from receiver.ledger.commands import attempts, claims, deliveries, retries, submissions
+from receiver.ledger.commands import attempts, claims, deliveries, retries
 from receiver.ledger.connection import Connection
-from receiver.ledger.queries import aggregates, dashboard, history, reconciliation, search, unread
+from receiver.ledger.queries import aggregates, dashboard, history, search, unread
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.database import Database
 from receiver.ledger.sqlite.driver import sqlite3
@@ -290,9 +291,9 @@ def run_every_query(db: Connection) -> None:
     search.jobs_with_prefix(db, "job-1", 5)
     history.transitions(db, after=10, limit=5)
     history.last_history_seq(db)
-    reconciliation.pending(db, "ximilar", submitted_before=NOW + 1, ask_by=NOW + 1, limit=5)
-    reconciliation.open_intents(db, before=NOW + 1)
-    reconciliation.job_ids_submitted_since(db, NOW + 1)
+    submissions.pending(db, "ximilar", submitted_before=NOW + 1, ask_by=NOW + 1, limit=5)
+    submissions.open_intents(db, before=NOW + 1)
+    submissions.job_ids_submitted_since(db, NOW + 1)
 
 
 def run_every_command(db: sqlite3.Connection) -> None:

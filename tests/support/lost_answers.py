@@ -7,8 +7,7 @@ from receiver.core.clock import Clock
 from receiver.core.errors import LedgerError
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Ledger
-from receiver.ledger.engine import Engine
-from receiver.ledger.openers import opener
+from receiver.ledger.engine import Engine, opener
 from receiver.ledger.transaction import Command, Result
 
 

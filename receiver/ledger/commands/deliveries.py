@@ -9,9 +9,9 @@ from receiver.core.completion import Completion
 from receiver.core.errors import ReceiverError
 from receiver.core.jobs import UNSUCCESSFUL, State, completed_as
 from receiver.ledger.commands.attempts import NO_SUSPECT, PROMISE, assigned, promise
-from receiver.ledger.commands.submissions import confirm_by_mark
 from receiver.ledger.connection import Row
 from receiver.ledger.counters import ADOPTED, FOUND, LATE, count
+from receiver.ledger.submissions import confirm_by_mark
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Delivery, Recorded
 

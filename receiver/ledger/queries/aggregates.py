@@ -10,7 +10,7 @@ from receiver.ledger.commands.instances import instances
 from receiver.ledger.connection import Connection
 from receiver.ledger.counters import counters
 from receiver.ledger.deadlines import oldest_waiting_at, soonest_deadline
-from receiver.ledger.queries.reconciliation import OVERDUE
+from receiver.ledger.submissions import OVERDUE
 from receiver.ledger.types import Instance
 
 COUNTED_TO = 10_000

@@ -8,8 +8,8 @@ from receiver.ledger.archived_objects import AuditFinding
 from receiver.ledger.connection import Connection, Row
 from receiver.ledger.deadlines import UNSAFE, UNSAFE_CLAIMED
 from receiver.ledger.queries.aggregates import Stats, stats
-from receiver.ledger.queries.reconciliation import OVERDUE
 from receiver.ledger.queries.text_search import distinct
+from receiver.ledger.submissions import OVERDUE
 
 
 @dataclass(frozen=True, slots=True)

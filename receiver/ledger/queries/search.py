@@ -8,7 +8,7 @@ from receiver.core.jobs import Event, Job, State
 from receiver.ledger import rows
 from receiver.ledger.connection import Connection, Row
 from receiver.ledger.queries import text_search
-from receiver.ledger.queries.reconciliation import OVERDUE
+from receiver.ledger.submissions import OVERDUE
 
 PORTION, MOST_PORTIONS = 500, 4
 """How many jobs of a search are looked at together, and how often, to find those that other filters want."""
