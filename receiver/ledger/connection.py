@@ -33,6 +33,12 @@ class Connection(Protocol):
     def executemany(self, sql: str, values: Iterable[Sequence[Any] | Mapping[str, Any]], /) -> Cursor: ...
 
 
+def number(db: Connection, sql: str, values: Sequence[Any] = ()) -> int | None:
+    """Return the number that a query finds, ``None`` without one."""
+    row = db.execute(sql, values).fetchone()
+    return None if row is None or row[0] is None else int(row[0])
+
+
 def listed(values: Iterable[str]) -> tuple[str, list[str]]:
     """Return the placeholders of ``IN (…)`` for texts, none of which is empty, and the values for them.
 

@@ -3,7 +3,7 @@
 from receiver.core.errors import REASONS
 from receiver.ledger.commands.attempts import ERROR, EXPIRED, leave_away
 from receiver.ledger.commands.claims import RETRIED, ready
-from receiver.ledger.connection import Connection
+from receiver.ledger.connection import Connection, number
 from receiver.ledger.transaction import Transaction
 
 TRIAL_ENDED = "fetch.trial_ended"
@@ -80,28 +80,23 @@ def shift_waits(tx: Transaction, by: int) -> None:
 
 def next_event_at(db: Connection) -> int | None:
     """Return when a wait or a deadline ends next, ms since the epoch: no commit announces that."""
-    (due,) = db.execute(
-        "SELECT min(next_attempt_at) FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
-    ).fetchone()
-    times = [int(t) for t in (due, soonest_deadline(db)) if t is not None]
-    return min(times, default=None)
+    waits = "SELECT min(next_attempt_at) FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
+    return min((t for t in (number(db, waits), soonest_deadline(db)) if t is not None), default=None)
 
 
 def soonest_deadline(db: Connection) -> int | None:
     """Return the earliest deadline of all jobs whose image is not safe yet, ms since the epoch."""
     minima = [f"SELECT min(deadline) AS deadline FROM {source}" for source in (*UNSAFE, UNSAFE_CLAIMED)]  # noqa: S608 - constants
-    query = f"SELECT min(deadline) FROM ({' UNION ALL '.join(minima)}) AS soonest"  # noqa: S608 - constants
-    (deadline,) = db.execute(query).fetchone()
-    return None if deadline is None else int(deadline)
+    return number(db, f"SELECT min(deadline) FROM ({' UNION ALL '.join(minima)}) AS soonest")  # noqa: S608 - constants
 
 
 def oldest_waiting_at(db: Connection) -> int | None:
     """Return when the longest-waiting job that is not archived yet was received, ms since the epoch."""
-    (oldest,) = db.execute(
+    return number(
+        db,
         "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
-        " WHERE state IN ('received', 'fetched')"
-    ).fetchone()
-    return None if oldest is None else int(oldest)
+        " WHERE state IN ('received', 'fetched')",
+    )
 
 
 def spool_names(db: Connection, instance: str) -> frozenset[str]:
@@ -111,5 +106,4 @@ def spool_names(db: Connection, instance: str) -> frozenset[str]:
 
 
 def spool_bytes(db: Connection, instance: str) -> int:
-    row = db.execute("SELECT bytes FROM spools WHERE instance = ?", (instance,)).fetchone()
-    return 0 if row is None else int(row["bytes"])
+    return number(db, "SELECT bytes FROM spools WHERE instance = ?", (instance,)) or 0

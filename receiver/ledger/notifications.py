@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from receiver.core.jobs import FINAL, Event, Job
 from receiver.ledger import rows
-from receiver.ledger.connection import Connection
+from receiver.ledger.connection import Connection, number
 from receiver.ledger.counters import count
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Notification
@@ -90,26 +90,23 @@ def give_up_old(tx: Transaction, *, before: int) -> int:
 def due(db: Connection, *, by: int, limit: int) -> tuple[Notification, ...]:
     """Return what is due by a time (ms since the epoch), the longest due first; per job only the oldest."""
     found = db.execute(
-        "SELECT * FROM notifications AS one INDEXED BY notifications_due"
+        "SELECT seq, job, at, body, attempts, detail FROM notifications AS one INDEXED BY notifications_due"
         " WHERE given_up_at IS NULL AND next_attempt_at <= ? AND NOT EXISTS"
         " (SELECT 1 FROM notifications AS other INDEXED BY notifications_of_job"
         " WHERE other.given_up_at IS NULL AND other.job = one.job AND other.seq < one.seq)"
         " ORDER BY next_attempt_at LIMIT ?",
         (by, limit),
     )
-    return tuple(
-        Notification(row["seq"], row["job"], row["at"], row["body"], row["attempts"], row["detail"])
-        for row in found
-    )
+    return tuple(Notification(*row) for row in found)
 
 
 def next_at(db: Connection) -> int | None:
     """Return when the next notification is due, ms since the epoch."""
-    (at,) = db.execute(
+    return number(
+        db,
         "SELECT min(next_attempt_at) FROM notifications INDEXED BY notifications_due"
-        " WHERE given_up_at IS NULL"
-    ).fetchone()
-    return None if at is None else int(at)
+        " WHERE given_up_at IS NULL",
+    )
 
 
 def _make_room(tx: Transaction) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.ledger.connection import Connection, Row
-from receiver.ledger.types import PendingJob
 
 _FIRST = (
     *("id", "state", "format", "width", "height", "bytes", "sha256", "accepted", "uri", "etag", "version"),
@@ -18,8 +17,8 @@ _END = len(_FIRST) + len(_REST)
 JOB = ", ".join(f"jobs.{name}" for name in (*_FIRST, *_REST))
 """The columns of a row that `job` reads: its first ones, since to look each up by its name takes longer."""
 
-PENDING = "id, submitted_at, asks, ask_at, reason, endpoint"
-"""The columns of a row that `pending_job` reads."""
+PENDING = "id, submitted_at, asks, ask_at, reason IS NOT NULL AS unanswered, endpoint"
+"""The columns of a `PendingJob`."""
 
 EVENT = ", ".join(f"history.{name}" for name in ("at", "event", "before", "after", "reason", "detail"))
 """The columns of a row that `event` reads: its last ones."""
@@ -55,14 +54,3 @@ def values(part: Image | StoredObject) -> dict[str, Any]:
 def event(row: Row) -> Event:
     at, event, before, after, reason, detail = row[-6:]
     return Event(at, event, State(before) if before else None, State(after), reason, detail)
-
-
-def pending_job(row: Row) -> PendingJob:
-    return PendingJob(
-        row["id"],
-        row["submitted_at"],
-        row["asks"],
-        row["ask_at"],
-        unanswered=row["reason"] is not None,
-        endpoint=row["endpoint"],
-    )

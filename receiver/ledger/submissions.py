@@ -141,20 +141,18 @@ def pending(
         f" WHERE provider = ? AND ask_at IS NOT NULL AND ask_at <= ? AND {OVERDUE} ORDER BY ask_at LIMIT ?",
         (provider, ask_by, submitted_before, limit),
     )
-    return tuple(rows.pending_job(row) for row in found)
+    return tuple(PendingJob(*row) for row in found)
 
 
 def pending_among(db: Connection, ids: Sequence[str]) -> dict[str, PendingJob | None]:
     """Return those of these jobs that the ledger knows, by id; ``None`` for those that are not pending."""
-    found: dict[str, PendingJob | None] = {}
-    for job_id in ids:
-        row = db.execute(
-            f"SELECT state, {rows.PENDING} FROM jobs WHERE id = ?",  # noqa: S608 - a constant
-            (job_id,),
-        ).fetchone()
-        if row is not None:
-            found[job_id] = rows.pending_job(row) if row["state"] == "submitted" else None
-    return found
+    query = f"SELECT {rows.PENDING}, state FROM jobs WHERE id = ?"  # noqa: S608 - a constant
+    found = (db.execute(query, (job_id,)).fetchone() for job_id in ids)
+    return {
+        row["id"]: PendingJob(*row[:-1]) if row["state"] == "submitted" else None
+        for row in found
+        if row is not None
+    }
 
 
 def open_intents(db: Connection, *, before: int, limit: int = 100) -> tuple[Intent, ...]:

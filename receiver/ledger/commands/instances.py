@@ -37,24 +37,14 @@ BURIED_AT_A_TIME = 1_000
 def instances(db: Connection) -> tuple[Instance, ...]:
     """Return the receivers that share the ledger, by name, with what lies in their spools."""
     found = db.execute(
-        "SELECT instances.name, version, started_at, heartbeat_at, stopped, leader.until AS leads_until,"
+        "SELECT instances.name, version, started_at, heartbeat_at,"
+        " CASE WHEN stopped = 0 THEN heartbeat_at + ? END AS lives_until, leader.until AS leads_until,"
         " coalesce(spools.jobs, 0) AS images, coalesce(spools.bytes, 0) AS bytes FROM instances"
         " LEFT JOIN leader ON leader.run = instances.run"
-        " LEFT JOIN spools ON spools.instance = instances.id ORDER BY instances.name, started_at"
+        " LEFT JOIN spools ON spools.instance = instances.id ORDER BY instances.name, started_at",
+        (DEAD_AFTER_MS,),
     )
-    return tuple(
-        Instance(
-            row["name"],
-            row["version"],
-            row["started_at"],
-            row["heartbeat_at"],
-            None if row["stopped"] else row["heartbeat_at"] + DEAD_AFTER_MS,
-            row["leads_until"],
-            row["images"],
-            row["bytes"],
-        )
-        for row in found
-    )
+    return tuple(Instance(*row) for row in found)
 
 
 def register(tx: Transaction, me: Member) -> list[str]:

@@ -3,7 +3,7 @@
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import Job, Problem, State
 from receiver.ledger import rows
-from receiver.ledger.connection import Connection
+from receiver.ledger.connection import Connection, number
 from receiver.ledger.types import Transition, TransitionPage
 
 
@@ -15,19 +15,17 @@ def transitions(db: Connection, *, after: int, limit: int) -> TransitionPage:
         (after, limit),
     ).fetchall()
     read = [Transition(row["seq"], row["id"], row["ref"], rows.event(row)) for row in found]
-    pruned = db.execute("SELECT seq FROM marks WHERE name = 'pruned'").fetchone()
     return TransitionPage(
         tuple(it for it in read if it.event.before is not it.event.after),
         until=read[-1].seq if read else after,
         more=len(read) == limit,
-        pruned=0 if pruned is None else int(pruned["seq"]),
+        pruned=number(db, "SELECT seq FROM marks WHERE name = 'pruned'") or 0,
     )
 
 
 def last_history_seq(db: Connection) -> int:
     """Return the number of the last history entry, 0 without one. No number is given out twice."""
-    (seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
-    return int(seq)
+    return number(db, "SELECT max(seq) FROM history") or 0
 
 
 def refusal_of(db: Connection, job_id: str) -> tuple[Job, Problem]:

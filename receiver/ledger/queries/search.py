@@ -6,7 +6,7 @@ from itertools import chain, islice
 
 from receiver.core.jobs import Event, Job, State
 from receiver.ledger import rows
-from receiver.ledger.connection import Connection, Row
+from receiver.ledger.connection import Connection, Row, number
 from receiver.ledger.queries import text_search
 from receiver.ledger.submissions import OVERDUE
 
@@ -227,8 +227,8 @@ def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple
 
 
 def _newest_position(db: Connection, before: int | None) -> int:
-    (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM jobs").fetchone()
-    return int(newest) if before is None else min(before - 1, newest)
+    newest = number(db, "SELECT max(seq) FROM jobs") or 0
+    return newest if before is None else min(before - 1, newest)
 
 
 def _search(db: Connection, at: int, low: int, high: int) -> int:
