@@ -22,7 +22,7 @@ from receiver.bootstrap.factories import bind, check_settings
 from receiver.bootstrap.secrets import weak_secrets
 from receiver.config import Config
 from receiver.core.failpoints import from_environment
-from receiver.ledger import SAFE_SQLITE, unsafe_sqlite
+from receiver.ledger.sqlite.schema import SAFE_SQLITE, unsafe_sqlite
 from receiver.providers.base import Providers
 from receiver.web.protocol import KEEP_ALIVE_SECONDS, AnswerCancelled, CloseUnread, limited_protocol
 

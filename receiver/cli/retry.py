@@ -16,7 +16,8 @@ from receiver.config import Config
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import Job, State
 from receiver.core.serializers import is_web, plain_url
-from receiver.ledger import NO_IMAGE, RETRIABLE, Filter, Ledger, LedgerReader, NotRetriableError, obstacle
+from receiver.ledger import Filter, Ledger, LedgerReader
+from receiver.ledger.commands.retries import NO_IMAGE, RETRIABLE, NotRetriableError, obstacle
 
 PAGE = 500
 CHUNK = 50

@@ -15,7 +15,7 @@ from receiver.core.clock import Clock
 from receiver.core.jobs import State
 from receiver.core.paths import webhook_path
 from receiver.dashboard import presenters, throughput
-from receiver.ledger import obstacle
+from receiver.ledger.commands.retries import obstacle
 from receiver.web.problem import problem
 
 if TYPE_CHECKING:

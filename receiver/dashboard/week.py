@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from receiver.dashboard.throughput import HEIGHT
-from receiver.ledger import Week
+from receiver.ledger.queries.week import Week
 
 HOUR = 3_600_000
 STEP = 6

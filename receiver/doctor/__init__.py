@@ -19,7 +19,8 @@ from receiver.core.concurrency import run_in_thread
 from receiver.core.errors import BodyError, ConfigError
 from receiver.doctor import ledger, machine, remote, settings
 from receiver.doctor.checks import Check, Level, Result, failure, run_checks, skipped
-from receiver.ledger import holder, unsafe_sqlite
+from receiver.ledger import holder
+from receiver.ledger.sqlite.schema import unsafe_sqlite
 from receiver.providers.base import Provider, Running
 from receiver.providers.registry import open_providers, reader_of
 from receiver.providers.setup import Setup

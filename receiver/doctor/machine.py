@@ -15,7 +15,8 @@ from receiver.bootstrap.factories import bind, unwritable
 from receiver.config import Config
 from receiver.core.errors import ConfigError
 from receiver.doctor.checks import RUN_AS_SERVE, Result, failure, ok, warning
-from receiver.ledger import FILE_NAME, SAFE_SQLITE
+from receiver.ledger import FILE_NAME
+from receiver.ledger.sqlite.schema import SAFE_SQLITE
 from receiver.pipeline.spool import DISK_RESERVE
 
 NETWORK_FS = frozenset(

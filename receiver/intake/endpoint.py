@@ -19,7 +19,8 @@ from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.headers import RawHeaders
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation, Step
 from receiver.core.url_expiry import Deadline
-from receiver.ledger import OTHER_URL, OTHER_URLS, Delivery, Ledger
+from receiver.ledger import Delivery, Ledger
+from receiver.ledger.commands.deliveries import OTHER_URL, OTHER_URLS
 from receiver.providers.base import Ending, Proof, Provider, Running
 from receiver.web.body import read_body
 from receiver.web.direct import json_response

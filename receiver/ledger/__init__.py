@@ -1,20 +1,9 @@
 """The ledger: the only SQL of the program, and the only writer of a state."""
 
-from receiver.ledger.archived_objects import REBUILT as REBUILT
-from receiver.ledger.archived_objects import RELOCATED as RELOCATED
 from receiver.ledger.archived_objects import ArchivedJob as ArchivedJob
 from receiver.ledger.archived_objects import AuditFinding as AuditFinding
 from receiver.ledger.archived_objects import Rebuilt as Rebuilt
 from receiver.ledger.commands.claims import most_further_attempts as most_further_attempts
-from receiver.ledger.commands.deliveries import OTHER_URL as OTHER_URL
-from receiver.ledger.commands.deliveries import OTHER_URLS as OTHER_URLS
-from receiver.ledger.commands.deliveries import REF_DROPPED as REF_DROPPED
-from receiver.ledger.commands.instances import BEAT_MS as BEAT_MS
-from receiver.ledger.commands.instances import LEAD_MS as LEAD_MS
-from receiver.ledger.commands.retries import NO_IMAGE as NO_IMAGE
-from receiver.ledger.commands.retries import RETRIABLE as RETRIABLE
-from receiver.ledger.commands.retries import NotRetriableError as NotRetriableError
-from receiver.ledger.commands.retries import obstacle as obstacle
 from receiver.ledger.counters import RECONCILED as RECONCILED
 from receiver.ledger.engine import inspect_database as inspect_database
 from receiver.ledger.ledger import Ledger as Ledger
@@ -25,11 +14,6 @@ from receiver.ledger.queries.aggregates import COUNTED_TO as COUNTED_TO
 from receiver.ledger.queries.aggregates import Stats as Stats
 from receiver.ledger.queries.dashboard import Overview as Overview
 from receiver.ledger.queries.search import Filter as Filter
-from receiver.ledger.queries.week import Durations as Durations
-from receiver.ledger.queries.week import Week as Week
-from receiver.ledger.retention import PruneBatch as PruneBatch
-from receiver.ledger.retention import RecordKind as RecordKind
-from receiver.ledger.sqlite.backup import Copy as Copy
 from receiver.ledger.sqlite.backup import back_up as back_up
 from receiver.ledger.sqlite.database import FILE_NAME as FILE_NAME
 from receiver.ledger.sqlite.lock import LOCK_NAME as LOCK_NAME
@@ -37,8 +21,6 @@ from receiver.ledger.sqlite.lock import DirectoryLock as DirectoryLock
 from receiver.ledger.sqlite.lock import ListLock as ListLock
 from receiver.ledger.sqlite.lock import holder as holder
 from receiver.ledger.sqlite.lock import take_lock as take_lock
-from receiver.ledger.sqlite.schema import SAFE_SQLITE as SAFE_SQLITE
-from receiver.ledger.sqlite.schema import unsafe_sqlite as unsafe_sqlite
 from receiver.ledger.types import Answer as Answer
 from receiver.ledger.types import Claim as Claim
 from receiver.ledger.types import Delivery as Delivery
@@ -48,6 +30,5 @@ from receiver.ledger.types import Instance as Instance
 from receiver.ledger.types import Intent as Intent
 from receiver.ledger.types import Notification as Notification
 from receiver.ledger.types import PendingJob as PendingJob
-from receiver.ledger.types import Recorded as Recorded
 from receiver.ledger.types import Submission as Submission
 from receiver.ledger.types import Transition as Transition

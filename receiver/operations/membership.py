@@ -10,7 +10,8 @@ import structlog
 from receiver.core.clock import Clock, monotonic_clock
 from receiver.core.concurrency import cancel, run_forever, set_within
 from receiver.core.errors import LedgerError
-from receiver.ledger import BEAT_MS, LEAD_MS, Ledger
+from receiver.ledger import Ledger
+from receiver.ledger.commands.instances import BEAT_MS, LEAD_MS
 
 log = structlog.get_logger("receiver.instances")
 

@@ -10,9 +10,9 @@ import structlog
 
 from receiver.core.clock import Clock, milliseconds
 from receiver.core.concurrency import run_forever
-from receiver.ledger import Ledger, LedgerReader, PruneBatch, RecordKind
+from receiver.ledger import Ledger, LedgerReader
 from receiver.ledger.queries.week import DAYS
-from receiver.ledger.retention import COUNTS
+from receiver.ledger.retention import COUNTS, PruneBatch, RecordKind
 from receiver.providers.base import TICKET_LIFETIME
 
 log = structlog.get_logger("receiver.pruning")

@@ -13,7 +13,9 @@ from receiver.core import serializers
 from receiver.core.errors import REASONS
 from receiver.core.jobs import Event, Job, Problem, State
 from receiver.dashboard import presenters
-from receiver.ledger import OTHER_URL, OTHER_URLS, REBUILT, REF_DROPPED, RELOCATED, Overview, Stats
+from receiver.ledger import Overview, Stats
+from receiver.ledger.archived_objects import REBUILT, RELOCATED
+from receiver.ledger.commands.deliveries import OTHER_URL, OTHER_URLS, REF_DROPPED
 from tests.dashboard.stories import HOSTILE
 from tests.support.clock import NOW
 

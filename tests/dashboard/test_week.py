@@ -6,7 +6,7 @@ import pytest
 
 from receiver.dashboard.throughput import HEIGHT
 from receiver.dashboard.week import durations, heights
-from receiver.ledger import Durations, Week
+from receiver.ledger.queries.week import Durations, Week
 from tests.support.clock import HOUR, NOW, SECOND
 
 DAY = 24 * HOUR

@@ -10,8 +10,9 @@ import pytest
 from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.jobs import Event, State
 from receiver.core.ledger_location import LedgerLocation
-from receiver.ledger import Delivery, Intent, Ledger, Recorded, Submission
+from receiver.ledger import Delivery, Intent, Ledger, Submission
 from receiver.ledger.commands.deliveries import MAX_ROWS, OTHERS_KEPT
+from receiver.ledger.types import Recorded
 from tests.ledger.actions import (
     IMAGE,
     TIMEOUT,

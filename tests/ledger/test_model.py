@@ -32,10 +32,11 @@ from receiver.core.completion import Completion, Failure
 from receiver.core.errors import AuthError, FetchError, LedgerError, SpoolError
 from receiver.core.jobs import MOVES, Event, Image, Job, State, StoredObject
 from receiver.core.ledger_location import LedgerLocation
-from receiver.ledger import Claim, Delivery, Filter, Ledger, Recorded, Submission
+from receiver.ledger import Claim, Delivery, Filter, Ledger, Submission
 from receiver.ledger import deadlines as due
 from receiver.ledger.connection import Connection
 from receiver.ledger.queries import aggregates, search
+from receiver.ledger.types import Recorded
 from tests.ledger.actions import kept_totals, recounted_totals, tables_of
 from tests.ledger.conftest import empty
 from tests.support.clock import HOUR, NOW, SECOND, Clock

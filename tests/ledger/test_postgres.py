@@ -13,12 +13,13 @@ import pytest
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import State
 from receiver.core.ledger_location import LedgerLocation
-from receiver.ledger import Filter, Ledger, LedgerReader, Recorded, inspect_database
+from receiver.ledger import Filter, Ledger, LedgerReader, inspect_database
 from receiver.ledger.commands import deliveries
 from receiver.ledger.postgres import schema
 from receiver.ledger.postgres.connection import Session
 from receiver.ledger.postgres.database import PostgresOpener
 from receiver.ledger.transaction import Transaction
+from receiver.ledger.types import Recorded
 from tests.ledger.actions import (
     IMAGE,
     STORED,

@@ -8,7 +8,8 @@ import pytest
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import State
 from receiver.core.ledger_location import LedgerLocation
-from receiver.ledger import Answer, DirectoryLock, Intent, Ledger, PendingJob, Recorded, Submission
+from receiver.ledger import Answer, DirectoryLock, Intent, Ledger, PendingJob, Submission
+from receiver.ledger.types import Recorded
 from tests.ledger.actions import brought_to, delivery, failure, history, only_sqlite, tables_of, the_job
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 

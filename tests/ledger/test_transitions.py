@@ -9,7 +9,8 @@ from receiver.archive.metadata import ArchivedImage
 from receiver.core.errors import LedgerError, SpoolError
 from receiver.core.jobs import MOVES, Image, State
 from receiver.core.ledger_location import LedgerLocation
-from receiver.ledger import Claim, Ledger, NotRetriableError
+from receiver.ledger import Claim, Ledger
+from receiver.ledger.commands.retries import NotRetriableError
 from receiver.ledger.connection import Connection
 from tests.ledger.actions import (
     IMAGE,
