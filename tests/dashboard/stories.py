@@ -20,6 +20,7 @@ from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Claim, Delivery, Ledger, Submission
 from receiver.sandbox.pictures import Format, draw
 from tests.support.clock import HOUR, SECOND, Clock
+from tests.support.ledgers import make_empty_ledger
 
 T = TypeVar("T")
 
@@ -130,9 +131,8 @@ def told(story: Coroutine[Any, Any, T]) -> T:
 
 async def open_story(data: Path, at: int) -> Story:
     """Begins a past at a time, ms since the epoch."""
-    data.mkdir(parents=True)  # noqa: ASYNC240 - nothing else runs in this loop
     clock = Clock(at)
-    return Story(await Ledger.serve(data, now=clock), clock, data / "archive")
+    return Story(await Ledger.serve(make_empty_ledger(data), now=clock), clock, data / "archive")
 
 
 SIZES: tuple[tuple[int, int], ...] = ((640, 426), (640, 960), (768, 768), (960, 640), (256, 192))

@@ -28,6 +28,7 @@ from receiver.web.waiter_limit import WaiterLimit
 from tests.dashboard.stories import HOSTILE
 from tests.ledger.actions import TIMEOUT, brought_to, claimed, delivery
 from tests.support.clock import HOUR, NOW, Clock
+from tests.support.ledgers import make_empty_ledger
 from tests.support.providers import NAME
 
 
@@ -55,7 +56,7 @@ def around() -> Around:
 
 @pytest.fixture
 async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=clock)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=clock)
     yield ledger
     await ledger.close()
 

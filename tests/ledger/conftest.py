@@ -9,6 +9,7 @@ import pytest
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Ledger
 from tests.support.clock import Clock
+from tests.support.ledgers import make_empty_ledger
 from tests.support.postgres import Postgres
 
 
@@ -35,7 +36,7 @@ def new_place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Ca
     def new() -> LedgerLocation:
         folder = Path(tempfile.mkdtemp(dir=tmp_path))
         if engine == "sqlite":
-            return LedgerLocation(folder)
+            return LedgerLocation(make_empty_ledger(folder))
         server = request.getfixturevalue("postgres_server")
         url = request.getfixturevalue("shared_database")
         empty(server, url)
@@ -47,7 +48,7 @@ def new_place(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Ca
 @pytest.fixture
 def place(engine: str, tmp_path: Path, new_place: Callable[[], LedgerLocation]) -> LedgerLocation:
     """Where no ledger is yet, or an empty one; a file is in the test's own folder."""
-    return LedgerLocation(tmp_path) if engine == "sqlite" else new_place()
+    return LedgerLocation(make_empty_ledger(tmp_path)) if engine == "sqlite" else new_place()
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ from receiver.ledger.types import Recorded
 from tests.ledger.actions import kept_totals, recounted_totals, tables_of
 from tests.ledger.conftest import empty
 from tests.support.clock import HOUR, NOW, SECOND, Clock
+from tests.support.ledgers import make_empty_ledger
 from tests.support.postgres import Postgres
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Return where a new ledger is made."""
         folder = self.root / "0"
         folder.mkdir()
-        return LedgerLocation(folder)
+        return LedgerLocation(make_empty_ledger(folder))
 
     def cut_off(self) -> None:
         """End the ledger as if its process were killed; what it had committed is at `place` then."""

@@ -23,6 +23,7 @@ from receiver.core.completion import Completion
 from receiver.core.jobs import Image, StoredObject
 from receiver.ledger import Delivery, Ledger
 from tests.support.clock import HOUR, NOW, SECOND, Clock
+from tests.support.ledgers import make_empty_ledger
 from tests.support.processes import run, run_process
 from tests.support.seaweed import Seaweed
 
@@ -75,7 +76,7 @@ def make_samples(count: int, seed: int = 1) -> list[Sample]:
 async def fill(data: Path, images: Sequence[Sample], stored: Mapping[str, StoredObject]) -> None:
     """Makes a ledger in which each job is archived where it is stored."""
     clock = Clock()
-    ledger = await Ledger.serve(data, now=clock, monotonic=Clock(0))
+    ledger = await Ledger.serve(make_empty_ledger(data), now=clock, monotonic=Clock(0))
     by_id = {sample.job_id: sample for sample in images}
     try:
         for sample in images:

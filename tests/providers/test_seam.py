@@ -43,6 +43,7 @@ from receiver.providers.signatures import StandardWebhooks
 from receiver.reconcile.listing import Plan
 from receiver.reconcile.reconciler import Reconciler
 from receiver.web.refusals import RefusalCounter
+from tests.support.ledgers import make_empty_ledger
 
 NOW = 1_780_000_000_000
 KEY = b"a key of this test alone"
@@ -92,7 +93,7 @@ def sign(body: bytes) -> list[tuple[bytes, bytes]]:
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=lambda: NOW)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=lambda: NOW)
     yield ledger
     await ledger.close()
 

@@ -46,6 +46,7 @@ from receiver.sandbox.options import Options
 from receiver.sandbox.server import Server as SandboxServer
 from receiver.telemetry import logs
 from tests.support.forkserver import Forked, ForkServer
+from tests.support.ledgers import make_empty_ledger
 from tests.support.trust import AUTHORITY
 
 ROOT = Path(__file__).parents[2]
@@ -465,8 +466,11 @@ class Programs:
 
     @contextlib.contextmanager
     def receiver(self, values: Mapping[str, str], *, folder: Path | None = None) -> Iterator["Receiver"]:
-        """A receiver that serves in a thread."""
+        """A receiver that serves in a thread, from an empty ledger where its folder has no data yet."""
         folder = folder or self.folder
+        data = folder / values.get("RECEIVER_DATA_DIR", "data")
+        if "RECEIVER_LEDGER" not in values and not data.exists():
+            make_empty_ledger(data)
 
         async def work(stopping: asyncio.Event) -> None:
             environ = config.environment({"HOME": str(folder), **values}, folder / ".env")

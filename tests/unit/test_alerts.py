@@ -15,6 +15,7 @@ from receiver.alerts.states import MINUTE, Alert
 from receiver.core.errors import LedgerError
 from receiver.ledger import Ledger
 from tests.support.clock import Clock
+from tests.support.ledgers import make_empty_ledger
 from tests.support.metric_names import METRICS
 
 SECRET = "json://a-secret-host/token"
@@ -69,7 +70,7 @@ class World:
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     clock = Clock()
-    async with await Ledger.serve(tmp_path, now=clock) as ledger:
+    async with await Ledger.serve(make_empty_ledger(tmp_path), now=clock) as ledger:
         yield World(ledger, clock)
 
 

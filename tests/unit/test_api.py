@@ -27,6 +27,7 @@ from receiver.web.problem import on_http_exception, on_receiver_error
 from receiver.web.refusals import RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
 from tests.support.clock import NOW, Clock
+from tests.support.ledgers import make_empty_ledger
 from tests.support.providers import NAME, provider
 
 TOKEN = "tokën"
@@ -44,7 +45,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=clock)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=clock)
     yield ledger
     await ledger.close()
 

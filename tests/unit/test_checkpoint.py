@@ -12,6 +12,7 @@ import pytest
 from receiver.core.errors import LedgerError
 from receiver.ledger import Ledger
 from receiver.operations.checkpoint import Checkpoint
+from tests.support.ledgers import make_empty_ledger
 
 PLAN = {"archive": "s3://bucket"}
 FOUND = [{"job": f"job-{n}", "uri": None, "reason": "archive.missing", "detail": "Žádný."} for n in range(4)]
@@ -19,7 +20,7 @@ FOUND = [{"job": f"job-{n}", "uri": None, "reason": "archive.missing", "detail":
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path))
     yield ledger
     await ledger.close()
 
@@ -81,7 +82,7 @@ async def test_another_ledger_knows_of_no_run(ledger: Ledger, tmp_path: Path) ->
         await first.save()
     other = tmp_path / "other"
     other.mkdir()
-    anew = await Ledger.serve(other)
+    anew = await Ledger.serve(make_empty_ledger(other))
     with await checkpoint(anew, tmp_path) as second:
         assert (second.resumed, second.position) == (False, {})
     await anew.close()

@@ -59,6 +59,7 @@ from receiver.providers.setup import Setup
 from receiver.web.challenge import PROOF_HEADER, read_key
 from receiver.web.reaching import Answer, explain, origin
 from tests.support.clock import HOUR, NOW
+from tests.support.ledgers import make_empty_ledger
 
 GOOD = {
     "RECEIVER_WEBHOOK_HEADERS": '{"X-Webhook-Secret": "q8Zs0lB1vJx4mT7nWcYd"}',
@@ -503,7 +504,7 @@ def test_images_on_the_disk_of_a_receiver_that_does_not_run_are_told() -> None:
 async def test_a_ledger_is_looked_at_beside_its_server(tmp_path: Path) -> None:
     given = config(RECEIVER_DATA_DIR=str(tmp_path))
     assert levels(await check_ledger(given, now=NOW, deep=False)) == {Level.OK}
-    ledger = await Ledger.serve(tmp_path)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path))
     for deep in (False, True):
         assert levels(await check_ledger(given, now=NOW, deep=deep)) == {Level.OK}
     await ledger.close()

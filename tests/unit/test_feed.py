@@ -12,13 +12,14 @@ from receiver.events import feed as feeds
 from receiver.events.feed import Feed
 from receiver.ledger import FILE_NAME, Ledger, Submission
 from tests.support.clock import Clock
+from tests.support.ledgers import make_empty_ledger
 
 PATIENCE = 60
 
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=Clock())
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=Clock())
     yield ledger
     await ledger.close()
 

@@ -18,6 +18,7 @@ from receiver.core.jobs import State
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import Filter, Ledger
 from receiver.web.refusals import RefusalCounter
+from tests.support.ledgers import make_empty_ledger
 from tests.support.providers import provider
 
 CAP = 10_000
@@ -27,7 +28,7 @@ PROOF = {"X-Webhook-Secret": "secret"}
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=lambda: NOW)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=lambda: NOW)
     yield ledger
     await ledger.close()
 

@@ -26,6 +26,7 @@ from receiver.web.problem import on_http_exception, on_receiver_error
 from receiver.web.refusals import RefusalCounter
 from tests.ledger.actions import brought_to, delivery
 from tests.support.clock import HOUR, NOW, Clock
+from tests.support.ledgers import make_empty_ledger
 from tests.support.providers import NAME
 
 ROOM = 12_345
@@ -56,7 +57,7 @@ def meters(registry: CollectorRegistry) -> Meters:
 
 @pytest.fixture
 async def ledger(tmp_path: Path, clock: Clock, meters: Meters) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=clock, on_commit=meters.on_commit)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=clock, on_commit=meters.on_commit)
     yield ledger
     await ledger.close()
 

@@ -14,6 +14,7 @@ from receiver.ledger import Delivery, Ledger
 from tests.ledger.actions import failure, given_up_notifications
 from tests.support.clock import NOW, SECOND, Clock
 from tests.support.endpoint import SECRET, Endpoint, endpoint
+from tests.support.ledgers import make_empty_ledger
 from tests.support.processes import PATIENCE
 
 
@@ -24,7 +25,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def ledger(tmp_path: Path, clock: Clock) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=clock)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=clock)
     yield ledger
     await ledger.close()
 

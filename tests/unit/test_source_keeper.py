@@ -31,6 +31,7 @@ from receiver.verify.verifier import Verifier
 from tests.ledger.actions import IMAGE, LEASE, STORED, claimed, delivery
 from tests.support import images
 from tests.support.clock import Clock
+from tests.support.ledgers import make_empty_ledger
 from tests.support.s3_standin import standin
 from tests.support.source import Answer, Source, source
 from tests.support.waiting import eventually
@@ -72,7 +73,7 @@ def host() -> Iterator[Source]:
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=Clock())
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=Clock())
     yield ledger
     await ledger.close()
 

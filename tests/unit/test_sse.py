@@ -14,11 +14,12 @@ from receiver.events.feed import Feed
 from receiver.ledger import Ledger, Submission
 from receiver.web.waiter_limit import WaiterLimit
 from tests.support.clock import Clock
+from tests.support.ledgers import make_empty_ledger
 
 
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
-    ledger = await Ledger.serve(tmp_path, now=Clock())
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=Clock())
     yield ledger
     await ledger.close()
 

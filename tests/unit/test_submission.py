@@ -38,6 +38,7 @@ from receiver.submission.submitter import Fate, Outcome, Submitter
 from receiver.submission.webhook_template import WebhookTemplate
 from tests.ledger.actions import delivery
 from tests.support.clock import HOUR, NOW, Clock
+from tests.support.ledgers import make_empty_ledger
 from tests.support.processes import ROOT
 
 SETTINGS = {
@@ -317,7 +318,7 @@ def provider() -> Provider:
 
 @pytest.fixture
 async def submitter(tmp_path: Path, provider: Provider) -> AsyncIterator[Submitter]:
-    ledger = await Ledger.serve(tmp_path)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path))
     client = Ximilar(
         "https://provider", "token", Calls(transport=httpx.MockTransport(provider)), jitter=lambda: 0.0
     )
@@ -564,7 +565,7 @@ async def test_a_file_that_vanishes_before_its_turn_is_refused(submitter: Submit
 @pytest.fixture
 async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
     clock = Clock(NOW)
-    ledger = await Ledger.serve(tmp_path, now=clock)
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=clock)
     yield ledger
     await ledger.close()
 
