@@ -143,6 +143,7 @@ async def _demo(
         if not leave:
             if not as_json:
                 typer.echo(f"The page:    {running.address}/   (any user name, password {running.token})")
+                typer.echo(f"To compare:  {running.address}/page/gallery   (open an image there)")
                 typer.echo("Ctrl-C ends the demo.")
             with contextlib.suppress(asyncio.CancelledError):  # a signal ends it
                 await running.wait_for_exit()

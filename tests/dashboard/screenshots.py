@@ -7,16 +7,19 @@ import argparse
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BytesIO
+from itertools import product
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Browser, sync_playwright
 
+from receiver.dashboard import trial_page
 from tests.dashboard import stories
 from tests.dashboard.browsing import Scheme, start, visit
+from tests.support.front import running_front
 from tests.support.processes import ROOT, Programs, Receiver, completion, settings
 from tests.support.source import SIZE, Answer, picture, source
 
@@ -30,7 +33,7 @@ def scene(folder: Path, name: str) -> Iterator[tuple[Receiver, str]]:
     """A receiver with a past, and the id of a job to look at."""
     now = time.time_ns() // 1_000_000
     job, data = "", folder / name / "data"
-    with source() as host:
+    with source() as host, running_front() as front:
         if name == "healthy":
             stories.told(stories.healthy(data, now))
         elif name in {"busy", "unwell"}:
@@ -38,8 +41,9 @@ def scene(folder: Path, name: str) -> Iterator[tuple[Receiver, str]]:
             job = stories.told(stories.busy(data, now, url))
         else:
             (folder / name).mkdir(parents=True)
-        values = settings(folder / name)
+        values = settings(folder / name, RECEIVER_PUBLIC_URL=front.address)
         with Programs(folder / name).receiver(values) as receiver:
+            front.target = receiver.address
             if name == "unwell":
                 shutil.rmtree(data / "archive")
                 (data / "archive").write_text("no folder")
@@ -61,6 +65,11 @@ def take(browser: Browser, address: str, path: str, *, scheme: Scheme, width: in
             compared.wait_for()
             if not whole:
                 return compared.screenshot()
+        if path == trial_page.PATH:
+            page.get_by_role("button").click()
+            page.get_by_role("heading", name="It worked").wait_for()
+            if not whole:
+                return page.locator("main").screenshot()
         return page.screenshot(full_page=whole)
 
 
@@ -71,6 +80,13 @@ def small(png: bytes) -> bytes:
         colours = picture_.convert("RGB").quantize(256, dither=Image.Dither.NONE)
         colours.save(target, "PNG", optimize=True)
     return target.getvalue()
+
+
+def write(browser: Browser, receiver: Receiver, pages: Sequence[tuple[str, str, int]]) -> None:
+    """Write pictures of pages, by path and width, into the documentation."""
+    for (name, path, width), scheme in product(pages, SCHEMES):
+        shot = take(browser, receiver.address, path, scheme=scheme, width=width, whole=False)
+        (ROOT / "docs" / f"{name}-{scheme}.png").write_bytes(small(shot))
 
 
 def main() -> None:
@@ -106,11 +122,15 @@ def main() -> None:
                 newest = receiver.get("/jobs?state=archived&limit=5").json()["jobs"]
                 wide = next(job["id"] for job in newest if job["image"]["width"] == 960)
                 stories.keep_source(Path(temporary) / "busy" / "data" / "archive", wide)
-                pages = {"status-page": "/", "gallery": "/page/gallery", "compare": f"/page/jobs/{wide}"}
-                for name, path in pages.items():
-                    for scheme in SCHEMES:
-                        shot = take(browser, receiver.address, path, scheme=scheme, width=1100, whole=False)
-                        (ROOT / "docs" / f"{name}-{scheme}.png").write_bytes(small(shot))
+                shots = [
+                    ("status-page", "/", 1100),
+                    ("gallery", "/page/gallery", 1100),
+                    ("compare", f"/page/jobs/{wide}", 1100),
+                    ("compare-narrow", f"/page/jobs/{wide}", 390),
+                ]
+                write(browser, receiver, shots)
+            with scene(Path(temporary), "trial") as (receiver, _):
+                write(browser, receiver, [("test-delivery", trial_page.PATH, 800)])
         browser.close()
 
 

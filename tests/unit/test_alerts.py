@@ -14,6 +14,7 @@ from receiver.alerts.rules import RULES, Labels, Rises, Rule, samples_of
 from receiver.alerts.states import MINUTE, Alert
 from receiver.core.errors import LedgerError
 from receiver.ledger import Ledger
+from tests.docs.documents import DOCUMENTS
 from tests.support.clock import Clock
 from tests.support.ledgers import make_empty_ledger
 from tests.support.metric_names import METRICS
@@ -129,6 +130,19 @@ async def test_an_alert_is_told_once_and_once_again_when_it_is_over(world: World
     assert world.titles() == ["Images lost (receiver.test)", "Over: Images lost (receiver.test)"]
     assert world.titles("mailto 1") == world.titles()
     assert world.sent[-1].kind == "success"
+
+
+async def test_the_documentation_shows_both_messages(world: World) -> None:
+    world.at_risk.set(2)
+    await world.pass_time(2)
+    world.at_risk.set(0)
+    await world.pass_time(11)
+    sent = [it for it in world.sent if it.channel == "slack 1"]
+    assert len(sent) == 2
+    page = DOCUMENTS["docs/operations/monitoring.md"]
+    for message in sent:
+        text = f"{message.title}\n\n{message.body}\n".replace("receiver.test", "receiver.example.com")
+        assert text in page, text
 
 
 async def test_a_condition_that_passes_at_once_is_told_to_nobody(world: World) -> None:
