@@ -34,10 +34,10 @@ def readiness_checks(
             return _without_secrets(error)
 
     async def decoder_starts() -> str | None:
-        return None if worker.decoder_error is None else _without_secrets(worker.decoder_error)
+        return _without_secrets(worker.decoder_error)
 
     async def archive_reachable() -> str | None:
-        return None if worker.archive_error is None else _without_secrets(worker.archive_error)
+        return _without_secrets(worker.archive_error)
 
     return {
         "ledger": ledger_writable,
@@ -48,6 +48,6 @@ def readiness_checks(
     }
 
 
-def _without_secrets(error: ReceiverError) -> str:
+def _without_secrets(error: ReceiverError | None) -> str | None:
     """Return what is wrong without the detail: ``/readyz`` is public, and details name paths and hosts."""
-    return f"{error.reason}: {REASONS[error.reason]}"
+    return None if error is None else f"{error.reason}: {REASONS[error.reason]}"

@@ -4,11 +4,12 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 
 from receiver.sandbox.faults import CompletionFault, Plan, ProofFault
-from receiver.sandbox.jobs import Clock
+from receiver.sandbox.jobs import Clock, Job
 from receiver.sandbox.options import Options
 from receiver.sandbox.signing import Signer
 
@@ -16,17 +17,6 @@ logger = logging.getLogger(__name__)
 
 _OLD = 3600
 """Seconds by which an old timestamp is old."""
-
-
-@dataclass(frozen=True, slots=True)
-class Post:
-    """A message for a webhook, and the headers that it has without a signature."""
-
-    job_id: str
-    url: str
-    body: bytes
-    message_id: str
-    headers: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,44 +57,45 @@ class Deliveries:
         except TimeoutError:
             logger.info("a completion waited to be overtaken, and no other came")
 
-    async def send(self, post: Post, plan: Plan, waits: Sequence[float] = ()) -> None:
+    async def send(
+        self, job: Job[Any], body: bytes, message_id: str, plan: Plan, waits: Sequence[float] = ()
+    ) -> None:
         """Send until a 2xx comes, or the retries are used up."""
-        headers = self._headers(post, plan)
-        answered = await self._send(post, headers, plan)
+        # A blank changes no meaning, so that only a proof over the raw body can tell.
+        sent = body + b" " if ProofFault.ALTERED in plan else body
+
+        def signed() -> Mapping[str, str]:
+            if self._signer is None:
+                return {}
+            time = int(self._clock()) - (_OLD if ProofFault.OLD_TIMESTAMP in plan else 0)
+            return self._signer.headers(message_id, body, time, wrong=ProofFault.WRONG_SIGNATURE in plan)
+
+        proof = signed()
+        answered = await self._send(job, sent, proof)
         for wait in waits:
             if answered:
                 break
             await asyncio.sleep(wait)
-            headers = self._headers(post, plan)
-            answered = await self._send(post, headers, plan)
+            proof = signed()
+            answered = await self._send(job, sent, proof)
         if CompletionFault.REPLAY in plan:
-            await self._send(post, headers, plan)
+            await self._send(job, sent, proof)
         if CompletionFault.TWICE in plan:
-            await self._send(post, self._headers(post, plan), plan)
+            await self._send(job, sent, signed())
 
-    def _headers(self, post: Post, plan: Plan) -> Mapping[str, str]:
-        if self._signer is None:
-            return post.headers
-        time = int(self._clock()) - (_OLD if ProofFault.OLD_TIMESTAMP in plan else 0)
-        wrong = ProofFault.WRONG_SIGNATURE in plan
-        return {**post.headers, **self._signer.headers(post.message_id, post.body, time, wrong=wrong)}
-
-    async def _send(self, post: Post, headers: Mapping[str, str], plan: Plan) -> bool:
-        # A blank changes no meaning, so that only a proof over the raw body can tell.
-        body = post.body + b" " if ProofFault.ALTERED in plan else post.body
+    async def _send(self, job: Job[Any], body: bytes, proof: Mapping[str, str]) -> bool:
+        headers = {"Content-Type": "application/json", **job.order.headers, **proof}
         answered = False
         try:
             # Streamed and left unread: only the status is of interest, whatever the body's size.
             async with (
                 asyncio.timeout(self._patience),
-                self._client.stream(
-                    "POST", post.url, content=body, headers={"Content-Type": "application/json", **headers}
-                ) as answer,
+                self._client.stream("POST", job.order.webhook, content=body, headers=headers) as answer,
             ):
                 answered = answer.is_success
-                logger.info("job %s: completion answered with %d", post.job_id, answer.status_code)
+                logger.info("job %s: completion answered with %d", job.id, answer.status_code)
         except (httpx.HTTPError, TimeoutError) as error:
-            logger.warning("job %s: completion lost, %s: %s", post.job_id, type(error).__name__, error)
+            logger.warning("job %s: completion lost, %s: %s", job.id, type(error).__name__, error)
         sent, self._next_sent = self._next_sent, asyncio.Event()
         sent.set()
         return answered

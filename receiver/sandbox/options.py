@@ -57,29 +57,15 @@ class ErrorShape(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a sandbox behaves.
+    """How a sandbox behaves. Times are in seconds; what is ``None`` is the provider's own.
+
+    `receiver sandbox --help` says what its options of these names mean. The others:
 
     Attributes:
-        token: the only API token that it accepts; ``None`` accepts any.
-        secrets: those that sign deliveries, where a provider has secrets; without any, it makes one.
-        two_keys: whether a second key is in use beside the first, as while keys are changed.
-        keys_late: seconds from the start for which the key set is not served.
-        delay: seconds from submit to the job's end, resizing not counted.
-        url_lifetime: seconds for which a result's URL works, from the job's end on; ``None``: the provider's.
-        page_size: jobs on a page of a list; ``None``: as the provider has it.
-        renew_urls: whether asking for a job renews an expired URL, where the provider could.
-        files_want_token: whether Replicate's files are given to holders of the API token alone.
-        retry_within: seconds in which a delivery is tried again; ``None``: the provider's.
-        oldest_first: the order of the list, which the page does not state.
-        link_base: scheme and host of the list's links to other pages, if not those of the request.
-        error_shape: of all error bodies but the gateway's 502.
         keep_jobs: the oldest jobs beyond this number are forgotten, with their files.
-        seed: repeats the same faults from run to run.
-        reorder_within: seconds for which a completion waits to be overtaken.
-        retry_after: seconds in the Retry-After of a 429; ``None`` sends none.
+        reorder_within: how long a completion waits to be overtaken.
         max_result_pixels: width times height of a result.
-        call_timeout: seconds for one POST of a completion, or one fetch of a source.
-        ca: a file of the authorities that are trusted over TLS, in PEM; ``None``: those of the machine.
+        call_timeout: of one POST of a completion, or one fetch of a source.
 
     Raises:
         ValueError: a number is out of its range, the links' base is no URL, or ``ca`` has no certificates.

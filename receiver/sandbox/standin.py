@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from receiver.sandbox.delivery import Deliveries, Post, Retries
+from receiver.sandbox.delivery import Deliveries, Retries
 from receiver.sandbox.faults import (
     CallFault,
     CompletionFault,
@@ -426,11 +426,9 @@ class StandIn(ABC, Generic[OrderT]):
             return
         if body == b"null":
             return
-        post = Post(job.id, job.order.webhook, body, self.message_id(job), job.order.headers)
-        if ended:
-            await self._deliveries.send(post, job.plan, self.retries.waits(self.options.retry_within))
-        else:
-            await self._deliveries.send(post, job.plan - set(CompletionFault))
+        plan = job.plan if ended else job.plan - set(CompletionFault)
+        waits = self.retries.waits(self.options.retry_within) if ended else ()
+        await self._deliveries.send(job, body, self.message_id(job), plan, waits)
 
     def _request_file(self, job: Job[OrderT]) -> Path:
         return self._folder / f"{job.id}.request"
