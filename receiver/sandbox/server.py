@@ -3,14 +3,39 @@
 import logging
 import signal
 import socket
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from typing import Any
 
 import uvicorn
 
-from receiver.sandbox.app import stand_in
+from receiver.sandbox.fal import Fal
+from receiver.sandbox.freepik import Freepik
+from receiver.sandbox.jobs import Clock
 from receiver.sandbox.loopback import is_loopback
-from receiver.sandbox.options import Options
+from receiver.sandbox.options import Options, ProviderName
+from receiver.sandbox.replicate import Replicate
+from receiver.sandbox.standin import StandIn
+from receiver.sandbox.ximilar.api import Ximilar
+
+_STAND_INS: Mapping[ProviderName, Callable[[Options, Clock], StandIn[Any]]] = {
+    ProviderName.XIMILAR: Ximilar,
+    ProviderName.REPLICATE: Replicate,
+    ProviderName.FAL: Fal,
+    ProviderName.FREEPIK: Freepik,
+}
+
+
+def stand_in(options: Options, clock: Clock = time.time) -> StandIn[Any]:
+    """Return a provider's stand-in without jobs; its application's lifespan can run once.
+
+    The clock is for timestamps and the life of URLs, not for the delays.
+
+    Raises:
+        ValueError: a secret is none of the provider's.
+    """
+    return _STAND_INS[options.provider](options, clock)
 
 
 class Server(uvicorn.Server):

@@ -4,6 +4,7 @@ import json
 import queue
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,9 +16,9 @@ import httpx
 import uvicorn
 from PIL import Image
 
-from receiver.sandbox.app import create_app
 from receiver.sandbox.options import Options, ProviderName
 from receiver.sandbox.server import Server
+from receiver.sandbox.server import stand_in as made
 from receiver.sandbox.submits import FAULTS_HEADER
 from tests.support.processes import TRUST
 
@@ -136,7 +137,7 @@ class Sandbox(httpx.Client):
 @contextmanager
 def serving(options: Options, clock: Callable[[], float] | None = None, *, port: int = 0) -> Iterator[str]:
     """A running sandbox, by its address."""
-    app = create_app(options) if clock is None else create_app(options, clock)
+    app = made(options, clock or time.time).app()
     ready = threading.Event()
     with socket.create_server(("127.0.0.1", port)) as listener:
         config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1)

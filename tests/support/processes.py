@@ -41,9 +41,9 @@ from receiver.cli.commands import run as run_command
 from receiver.cli.common import Invocation
 from receiver.cli.sandbox import options_of
 from receiver.cli.sandbox import sandbox as sandbox_command
-from receiver.sandbox.app import create_app
 from receiver.sandbox.options import Options
 from receiver.sandbox.server import Server as SandboxServer
+from receiver.sandbox.server import stand_in
 from receiver.telemetry import logs
 from tests.support.forkserver import Forked, ForkServer
 from tests.support.ledgers import make_empty_ledger
@@ -508,7 +508,7 @@ class Programs:
 
             async def work(stopping: asyncio.Event) -> None:
                 settings = uvicorn.Config(
-                    create_app(chosen), log_config=None, access_log=False, timeout_graceful_shutdown=1
+                    stand_in(chosen).app(), log_config=None, access_log=False, timeout_graceful_shutdown=1
                 )
                 server = SandboxServer(settings, ready.set)
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
