@@ -26,7 +26,7 @@ from receiver.core.concurrency import cancel
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import Instrumentation, Step
 from receiver.core.paths import webhook_paths
-from receiver.dashboard import Befores, Dashboard, ImageZips, Work
+from receiver.dashboard import Dashboard, ImageZips, Work
 from receiver.events.feed import Feed
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
@@ -166,7 +166,7 @@ async def open_receiver(
             accept_refused=partial(acceptance.accept, ledger, worker.spool),
             thumbnails=thumbnails,
             previews=previews,
-            befores=Befores(archive),
+            sources=archive,
             zips=ImageZips(ledger, locator, sources.scratch),
             trials=DeliveryTrials(
                 ledger=ledger,

@@ -1,7 +1,7 @@
 """The gallery: archived images by day, and a ZIP of those that are selected."""
 
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from itertools import groupby
@@ -40,25 +40,22 @@ READ_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gallery:
-    """The routes; ``failing`` returns the readiness checks that fail."""
+    """The routes."""
 
     ledger: Ledger
     templates: Templates
     zips: ImageZips
-    failing: Callable[[], Awaitable[Mapping[str, str]]]
 
     async def show(self, request: Request) -> Response:
         """``GET /page/gallery``: archived images by day, with the filters of ``GET /jobs``."""
         given = filled(request.query_params)
         wanted, window = params.images(with_limit(given, TILES))
-        failing = await self.failing()
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
         asked = given if "state" in given else QueryParams([("state", "archived"), *given.multi_items()])
         filters = [(name, value) for name, value in asked.multi_items() if name not in {"cursor", "limit"}]
         paging = links("/page/gallery", "/jobs", given, window, page.next)
-        return self.templates.answer(
+        return await self.templates.answer(
             "gallery",
-            failing=failing,
             days=by_day(page.jobs),
             wanted=wanted,
             filtered=bool({name for name, _ in filters} - {"state"}) or wanted.states != (State.ARCHIVED,),

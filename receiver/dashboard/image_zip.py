@@ -8,15 +8,16 @@ import asyncio
 import hashlib
 import secrets
 import shutil
-import tempfile
+import time
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import anyio
 import structlog
@@ -96,33 +97,30 @@ class ImageZips:
 
     async def _stream(self, selected: Selection, folder: Path) -> AsyncGenerator[bytes]:
         self._running += 1
-        zipped, missing = ZipStream(folder), _Missing(folder)
+        zipped = ZipStream(folder)
+        missing, number = folder / MISSING, 0
         try:
             async with aclosing(selected), aclosing(self._got_ready(selected, folder)) as images:
                 async for job_id, job, ready in images:
                     if isinstance(ready, ReceiverError):
-                        await to_thread.run_sync(missing.add, job_id, job, ready)
+                        await to_thread.run_sync(_note, missing, job_id, job, ready)
+                        number += 1
                         continue
-                    yield await to_thread.run_sync(_head, zipped, ready)
-                    if ready.content:
-                        yield ready.content
-                    else:
-                        async for block in _blocks(ready.path, ready.size):
-                            yield block
+                    async for block in _entry(zipped, ready):
+                        yield block
                     if ready.path.parent == folder:
                         await to_thread.run_sync(ready.path.unlink)
-            if missing.number:
-                log.warning("images are missing in a ZIP", number=missing.number)
-                text, size, crc = missing.whole()
-                yield zipped.entry(MISSING, size=size, crc=crc, at=missing.at)
-                while block := await to_thread.run_sync(text.read, _BLOCK):
+            if number:
+                log.warning("images are missing in a ZIP", number=number)
+                size, crc, _, content = await to_thread.run_sync(_read, missing)
+                listed = Ready(MISSING, size, time.time_ns() // 1_000_000, missing, crc, content)
+                async for block in _entry(zipped, listed):
                     yield block
             for block in zipped.end():
                 yield block
         finally:
             self._running -= 1
             zipped.close()
-            missing.close()
             with anyio.CancelScope(shield=True):
                 await to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
 
@@ -131,27 +129,27 @@ class ImageZips:
     ) -> AsyncGenerator[tuple[str, Job | None, Ready | ReceiverError]]:
         """Yield each selected image as soon as it and all before it are ready, or cannot be had."""
         waiting: deque[tuple[str, Job | None, asyncio.Task[Ready | ReceiverError]]] = deque()
-        failures, more = 0, True
+        failures = 0
         refusal: ReceiverError | None = None
+
+        async def first() -> tuple[str, Job | None, Ready | ReceiverError]:
+            nonlocal failures, refusal
+            job_id, job, task = waiting.popleft()
+            ready = await task
+            of_all = isinstance(ready, ArchiveError) and ready.reason not in OF_ONE_IMAGE
+            failures = failures + 1 if of_all else 0
+            if failures >= FAILURES and isinstance(ready, ArchiveError):
+                refusal = ready
+            return job_id, job, ready
+
         try:
-            while more or waiting:
-                while more and len(waiting) <= AHEAD:
-                    try:
-                        job_id, job = await anext(selected)
-                    except StopAsyncIteration:
-                        more = False
-                        break
-                    waiting.append(
-                        (job_id, job, asyncio.create_task(self._get(job_id, job, folder, refusal)))
-                    )
-                if waiting:
-                    job_id, job, task = waiting.popleft()
-                    ready = await task
-                    of_all = isinstance(ready, ArchiveError) and ready.reason not in OF_ONE_IMAGE
-                    failures = failures + 1 if of_all else 0
-                    if failures >= FAILURES and isinstance(ready, ArchiveError):
-                        refusal = ready
-                    yield job_id, job, ready
+            async for job_id, job in selected:
+                task = asyncio.create_task(self._get(job_id, job, folder, refusal))
+                waiting.append((job_id, job, task))
+                if len(waiting) > AHEAD:
+                    yield await first()
+            while waiting:
+                yield await first()
         finally:
             await cancel(task for _, _, task in waiting)
 
@@ -181,39 +179,14 @@ class ImageZips:
             return error
 
 
-class _Missing:
-    """The list of the images that are not in a ZIP; in a file, since it may be of all of them."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file: BinaryIO = tempfile.SpooledTemporaryFile(1 << 20, dir=str(folder))  # type: ignore[assignment]  # noqa: SIM115
-        self._crc = 0
-        self.number = 0
-        self.at = int(datetime.now(UTC).timestamp() * 1000)
-
-    def add(self, job_id: str, job: Job | None, error: ReceiverError) -> None:
-        """Add a line. Blocks."""
-        if not self.number:
-            self._write("These images were selected, and are not in this ZIP: id, reference, reason.\n\n")
-        self.number += 1
-        reason, detail = (error.reason, error.detail) if isinstance(error, ReceiverError) else ("", "")
-        columns = (job_id, job.ref or "" if job else "", reason, detail)
-        self._write(
-            "\t".join(visible(column).replace("\n", " ").replace("\t", " ") for column in columns) + "\n"
-        )
-
-    def whole(self) -> tuple[BinaryIO, int, int]:
-        """Return the list to be read, its bytes and its CRC."""
-        size = self._file.tell()
-        self._file.seek(0)
-        return self._file, size, self._crc
-
-    def close(self) -> None:
-        self._file.close()
-
-    def _write(self, text: str) -> None:
-        raw = text.encode()
-        self._crc = zlib.crc32(raw, self._crc)
-        self._file.write(raw)
+def _note(missing: Path, job_id: str, job: Job | None, error: ReceiverError) -> None:
+    """Add a line to the list of the images that are not in a ZIP. Blocks."""
+    columns = (job_id, job.ref or "" if job else "", error.reason, error.detail)
+    line = "\t".join(visible(column).replace("\n", " ").replace("\t", " ") for column in columns)
+    with missing.open("a", encoding="utf-8", newline="\n") as file:
+        if not file.tell():
+            file.write("These images were selected, and are not in this ZIP: id, reference, reason.\n\n")
+        file.write(f"{line}\n")
 
 
 def _make_room(folder: Path, size: int) -> None:
@@ -221,10 +194,6 @@ def _make_room(folder: Path, size: int) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if shutil.disk_usage(folder).free < size:
             raise SpoolError("spool.full", "This machine's disk has no room to bring it from the archive.")
-
-
-def _head(zipped: ZipStream, ready: Ready) -> bytes:
-    return zipped.entry(ready.name, size=ready.size, crc=ready.crc, at=ready.at)
 
 
 def name_of(job: Job, image: Image) -> str:
@@ -236,23 +205,37 @@ def name_of(job: Job, image: Image) -> str:
 
 def _checked(path: Path, image: Image) -> tuple[int, bytes]:
     """Return the CRC of a file that holds exactly an image's bytes, and the bytes of a small one. Blocks."""
-    crc, size, digest, block = 0, 0, hashlib.sha256(), b""
     try:
-        with path.open("rb") as file:
-            while more := file.read(_BLOCK):
-                block, crc, size = more, zlib.crc32(more, crc), size + len(more)
-                digest.update(block)
+        size, crc, sha256, content = _read(path)
     except OSError as error:
         raise ArchiveError("archive.unreadable", f"It cannot be read: {error.strerror}.") from error
-    if (size, digest.hexdigest()) != (image.bytes, image.sha256):
+    if (size, sha256) != (image.bytes, image.sha256):
         raise ArchiveError("archive.altered")
-    return crc, block if len(block) == size else b""
+    return crc, content
 
 
-async def _blocks(path: Path, size: int) -> AsyncIterator[bytes]:
-    async with await anyio.open_file(path, "rb") as file:
+def _read(path: Path) -> tuple[int, int, str, bytes]:
+    """Return a file's bytes, its CRC, its SHA-256, and the whole of a small one. Blocks."""
+    crc, size, digest, block = 0, 0, hashlib.sha256(), b""
+    with path.open("rb") as file:
+        while more := file.read(_BLOCK):
+            block, crc, size = more, zlib.crc32(more, crc), size + len(more)
+            digest.update(block)
+    return size, crc, digest.hexdigest(), block if len(block) == size else b""
+
+
+async def _entry(zipped: ZipStream, ready: Ready) -> AsyncIterator[bytes]:
+    yield await to_thread.run_sync(
+        partial(zipped.entry, ready.name, size=ready.size, crc=ready.crc, at=ready.at)
+    )
+    if ready.content:
+        yield ready.content
+        return
+    left = ready.size
+    async with await anyio.open_file(ready.path, "rb") as file:
         while block := await file.read(_BLOCK):
-            size -= len(block)
+            left -= len(block)
             yield block
-    if size:
-        raise RuntimeError(f"{path.name} changed while it was sent")  # ends the answer, which then has no end
+    if left:
+        # This ends the answer, which then has no directory.
+        raise RuntimeError(f"{ready.path.name} changed while it was sent")

@@ -121,16 +121,15 @@ def sentence(reason: str | None) -> str | None:
     return REASONS.get(reason, "") if reason else None
 
 
-def _beyond(reason: str | None, detail: str | None) -> str | None:
-    """Return the detail, where it says more than the reason's own sentence."""
-    return detail if detail and detail != sentence(reason) else None
-
-
 def detail(of: Job | Event) -> str | None:
     """Return the detail of a job's problem or of an event, where it says more than the reason's sentence."""
     if isinstance(of, Event):
-        return _beyond(of.reason, detail_without_keys(of))
-    return _beyond(of.problem.reason, of.problem.detail) if of.problem else None
+        reason, text = of.reason, detail_without_keys(of)
+    elif of.problem is not None:
+        reason, text = of.problem.reason, of.problem.detail
+    else:
+        return None
+    return text if text != sentence(reason) else None
 
 
 def moment(at: int, form: str = "%Y-%m-%d %H:%M:%S") -> str:

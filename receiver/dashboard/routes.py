@@ -14,19 +14,19 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from receiver.api import params
+from receiver.archive.base import SmallPictures
+from receiver.archive.key import source_key
 from receiver.core.clock import Clock
-from receiver.core.errors import REASONS, LedgerError, ReceiverError, SpoolError
+from receiver.core.errors import REASONS, ArchiveError, LedgerError, ReceiverError, SpoolError
 from receiver.core.jobs import Job, State, overdue_cutoff
 from receiver.dashboard import presenters, trial_page
-from receiver.dashboard.befores import Befores
+from receiver.dashboard.charts import MINUTE, MOST_REASONS, Throughput, chart, durations, heights
 from receiver.dashboard.gallery import Gallery
 from receiver.dashboard.image_zip import ImageZips
 from receiver.dashboard.links import filled, links, with_limit
 from receiver.dashboard.templates import Static, Templates
-from receiver.dashboard.throughput import MINUTE, Throughput, chart
 from receiver.dashboard.thumbnails import Thumbnails
 from receiver.dashboard.trial_page import TrialPage
-from receiver.dashboard.week import MOST_REASONS, durations, heights
 from receiver.ledger import Filter, Ledger
 from receiver.operations.acceptance import RefusedBytes
 from receiver.operations.delivery_trial import DeliveryTrials
@@ -53,6 +53,9 @@ COUNT_SECONDS = 15.0
 CHECK_SECONDS = 3.0
 """How long the checks of readiness may take before the page is shown without them."""
 
+SOURCE_SECONDS = 2.0
+"""How long a page waits to learn whether the archive has a picture of the source."""
+
 PICTURE_HEADERS = {
     # The pixels were decoded and encoded anew, so that nothing else of the untrusted file is left.
     "Content-Security-Policy": "default-src 'none'; sandbox",
@@ -70,7 +73,7 @@ class Dashboard:
         failing: returns the readiness checks that fail, each with a sentence.
         unasked: returns why the provider is not asked about silent jobs, in a sentence.
         thumbnails, previews: of the archived images, for lists and to be compared.
-        befores: the sources to compare them with.
+        sources: the archive of the small pictures to compare them with.
         providers: the titles of those that are on, by name.
     """
 
@@ -79,7 +82,7 @@ class Dashboard:
     find_refused: Callable[[str], Awaitable[RefusedBytes]]
     thumbnails: Thumbnails
     previews: Thumbnails
-    befores: Befores
+    sources: SmallPictures
     zips: ImageZips
     trials: DeliveryTrials
     waiters: WaiterLimit
@@ -94,30 +97,34 @@ class Dashboard:
     _week: tuple[int, str] = field(default=(0, ""), init=False)
 
     def __post_init__(self) -> None:
-        self._templates = Templates(self._static, self.now, self.providers, self.ledger.member.name)
-        self._trials = TrialPage(self.trials, self.waiters, self._templates, self._failing)
-        self._gallery = Gallery(self.ledger, self._templates, self.zips, self._failing)
+        self._templates = Templates(
+            self._static, self.now, self._failing, self.providers, self.ledger.member.name
+        )
+        self._trials = TrialPage(self.trials, self.waiters, self._templates)
+        self._gallery = Gallery(self.ledger, self._templates, self.zips)
 
     def routes(self) -> list[Route]:
+        pages: Sequence[tuple[str, str, Handler]] = (
+            ("GET", "/", self.overview),
+            ("GET", "/page/jobs/{id}", self.job),
+            ("POST", "/page/jobs/{id}/accept", self.accept),
+            ("POST", "/page/jobs/{id}/retry", self.retry),
+            ("GET", "/page/gallery", self._gallery.show),
+            ("POST", "/page/gallery/zip", self._gallery.download),
+            ("GET", "/page/deliveries", self.deliveries),
+            ("GET", trial_page.PATH, self._trials.show),
+            ("POST", f"{trial_page.PATH}/send/{{provider}}", self._trials.start),
+        )
+        others: Sequence[tuple[str, Handler]] = (
+            ("/page/jobs/{id}/thumbnail", self.thumbnail),
+            ("/page/jobs/{id}/preview", self.preview),
+            ("/page/jobs/{id}/source", self.source),
+            (f"{trial_page.PATH}/events", self._trials.events),
+            ("/static/{name}", self._static.answer),
+        )
         return [
-            Route("/", self._with_error_pages(self.overview), methods=["GET"]),
-            Route("/page/jobs/{id}", self._with_error_pages(self.job), methods=["GET"]),
-            Route("/page/jobs/{id}/thumbnail", self.thumbnail, methods=["GET"]),
-            Route("/page/jobs/{id}/preview", self.preview, methods=["GET"]),
-            Route("/page/jobs/{id}/source", self.source, methods=["GET"]),
-            Route("/page/jobs/{id}/accept", self._with_error_pages(self.accept), methods=["POST"]),
-            Route("/page/jobs/{id}/retry", self._with_error_pages(self.retry), methods=["POST"]),
-            Route("/page/gallery", self._with_error_pages(self._gallery.show), methods=["GET"]),
-            Route("/page/gallery/zip", self._with_error_pages(self._gallery.download), methods=["POST"]),
-            Route("/page/deliveries", self._with_error_pages(self.deliveries), methods=["GET"]),
-            Route(trial_page.PATH, self._with_error_pages(self._trials.show), methods=["GET"]),
-            Route(f"{trial_page.PATH}/events", self._trials.events, methods=["GET"]),
-            Route(
-                f"{trial_page.PATH}/send/{{provider}}",
-                self._with_error_pages(self._trials.start),
-                methods=["POST"],
-            ),
-            Route("/static/{name}", self._static.answer, methods=["GET"]),
+            *(Route(path, self._with_error_pages(show), methods=[method]) for method, path, show in pages),
+            *(Route(path, answer, methods=["GET"]) for path, answer in others),
         ]
 
     async def aclose(self) -> None:
@@ -151,7 +158,7 @@ class Dashboard:
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
         now = self.now()
         self._throughput.add(glance.stats.jobs[State.ARCHIVED], now)
-        return self._templates.answer(
+        return await self._templates.answer(
             "overview",
             headline=presenters.headline(glance, failing),
             failing=failing,
@@ -193,7 +200,6 @@ class Dashboard:
         """``GET /page/jobs/{id}``: one job with its history."""
         params.nothing(request.query_params)
         job_id = request.path_params["id"]
-        failing = await self._failing()
         found = await self.ledger.job_with_history(job_id)
         if found is None:
             raise LedgerError("ledger.unknown_job", f"There is no job {presenters.visible(job_id)}.")
@@ -202,13 +208,12 @@ class Dashboard:
         refused = None
         with suppress(LedgerError, SpoolError):
             refused = await self.find_refused(job_id)
-        return self._templates.answer(
+        return await self._templates.answer(
             "job",
-            failing=failing,
             job=job,
             refused=refused,
             work=work[0] if work else None,
-            before=await self.befores.has(job.id),
+            before=await self._has_source(job.id),
             damage=await self.ledger.finding_of(job_id),
             history=history,
             json=f"/jobs/{quote(job_id, safe='')}",
@@ -218,11 +223,9 @@ class Dashboard:
         """``GET /page/deliveries``: the deliveries that were no completions, newest first."""
         given = filled(request.query_params)
         outcome, window = params.deliveries(with_limit(given, BODIES))
-        failing = await self._failing()
         page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
-        return self._templates.answer(
+        return await self._templates.answer(
             "deliveries",
-            failing=failing,
             deliveries=[(unread, *presenters.body(unread.body)) for unread in page.deliveries],
             outcome=outcome,
             outcomes=params.UNREAD_OUTCOMES,
@@ -252,7 +255,20 @@ class Dashboard:
 
     async def source(self, request: Request) -> Response:
         """``GET /page/jobs/{id}/source``: the kept small picture of the source, or a placeholder."""
-        return self._picture(await self.befores.of((await self._job(request)).id))
+        job = await self._job(request)
+        try:
+            return self._picture(await self.sources.picture(source_key(job.id)))
+        except ArchiveError as error:
+            log.info("no look at the source", job=job.id, reason=error.reason, detail=error.detail)
+            return self._picture(None)
+
+    async def _has_source(self, job_id: str) -> bool:
+        """Return whether the archive has a picture of the source; one without an answer counts as no."""
+        try:
+            async with asyncio.timeout(SOURCE_SECONDS):
+                return await self.sources.has_picture(source_key(job_id))
+        except (ArchiveError, TimeoutError):
+            return False
 
     async def _job(self, request: Request) -> Job:
         params.nothing(request.query_params)
@@ -277,12 +293,12 @@ class Dashboard:
             except ReceiverError as error:
                 status = status_of(error.reason)
                 ours = status == 503
-                return self._templates.answer(
+                return await self._templates.answer(
                     "error",
                     status=status,
                     headers=retry_headers(status),
                     # The checks explain the receiver's own errors; a wrong request is none of them.
-                    failing=await self._failing() if ours else {},
+                    failing=None if ours else {},
                     title=HTTPStatus(status).phrase,
                     code=status,
                     ours=ours,

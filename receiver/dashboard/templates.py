@@ -1,7 +1,8 @@
 """Renders the templates, and serves the static files. Everything that a template prints is escaped."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from receiver.core import serializers
 from receiver.core.clock import Clock
 from receiver.core.jobs import State
 from receiver.core.paths import webhook_path
-from receiver.dashboard import presenters, throughput
+from receiver.dashboard import charts, presenters
 from receiver.ledger.commands.retries import obstacle
 from receiver.web.problem import problem
 
@@ -62,20 +63,35 @@ class Static:
         return self._answers.get(request.path_params["name"]) or problem("body.no_such_route")
 
 
+@dataclass(eq=False)
 class Templates:
-    """Renders the pages; ``titles`` are of the providers, by name. ``instance`` is the receiver's name."""
+    """Renders the pages.
 
-    def __init__(self, static: Static, now: Clock, titles: Mapping[str, str], instance: str = "") -> None:
-        self._instance = instance
-        self._static = static
-        self._titles = titles
-        self.now = now
+    Attributes:
+        failing: returns the readiness checks that fail, which each page shows.
+        titles: of the providers, by name.
+        instance: the receiver's name.
+    """
 
-    def answer(
-        self, name: str, *, status: int = 200, headers: Mapping[str, str] | None = None, **values: Any
+    static: Static
+    now: Clock
+    failing: Callable[[], Awaitable[Mapping[str, str]]]
+    titles: Mapping[str, str]
+    instance: str
+
+    async def answer(
+        self,
+        name: str,
+        *,
+        status: int = 200,
+        headers: Mapping[str, str] | None = None,
+        failing: Mapping[str, str] | None = None,
+        **values: Any,
     ) -> Response:
         """Return a rendered page."""
-        text = self.render(name, now=self.now(), instance=self._instance, **values)
+        if failing is None:
+            failing = await self.failing()
+        text = self.render(name, now=self.now(), instance=self.instance, failing=failing, **values)
         return HTMLResponse(text, status, {**PAGE_HEADERS, **(headers or {})})
 
     def render(self, name: str, **values: Any) -> str:
@@ -108,9 +124,9 @@ class Templates:
             count=lambda number: f"{number:,}",
         )
         environment.globals.update(
-            static=self._static.url,
-            webhook_paths=[webhook_path(name) for name in self._titles],
-            titles=self._titles,
+            static=self.static.url,
+            webhook_paths=[webhook_path(name) for name in self.titles],
+            titles=self.titles,
             State=State,
             texts=presenters.TEXTS,
             sentence=presenters.sentence,
@@ -119,7 +135,7 @@ class Templates:
             obstacle=obstacle,
             is_web=serializers.is_web,
             field_time=lambda at: presenters.moment(at, "%Y-%m-%dT%H:%M:%S"),
-            STEP=throughput.STEP,
-            HEIGHT=throughput.HEIGHT,
+            STEP=charts.STEP,
+            HEIGHT=charts.HEIGHT,
         )
         return environment

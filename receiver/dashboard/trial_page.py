@@ -1,7 +1,7 @@
 """The page of test deliveries: sends one, and shows its steps as they happen."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import structlog
@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from receiver.api import params
+from receiver.core.concurrency import cancel
 from receiver.core.errors import BodyError, LedgerError
 from receiver.dashboard.templates import Templates
 from receiver.operations.delivery_trial import STEPS, DeliveryTrials, Trial, read_trial
@@ -22,21 +23,19 @@ POLL_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrialPage:
-    """The routes; ``failing`` returns the readiness checks that fail."""
+    """The routes."""
 
     trials: DeliveryTrials
     waiters: WaiterLimit
     templates: Templates
-    failing: Callable[[], Awaitable[Mapping[str, str]]]
     _running: set[asyncio.Task[object]] = field(default_factory=set, init=False)
 
     async def show(self, request: Request) -> Response:
         """``GET /page/test-delivery``: the last test delivery, and a button for another."""
         params.nothing(request.query_params)
         trial = await read_trial(self.trials.ledger)
-        return self.templates.answer(
+        return await self.templates.answer(
             "test_delivery",
-            failing=await self.failing(),
             trial=trial,
             running=self._is_running(trial),
             to_come=list(STEPS.values())[len(trial.steps) :] if self._is_running(trial) and trial else [],
@@ -52,9 +51,9 @@ class TrialPage:
             raise BodyError("body.no_such_route", "No provider of this name is on.")
         trial = await self.trials.begin(name)
         log.info("test delivery", job=trial.job)
-        task = asyncio.create_task(self.trials.run(trial), name="test delivery")
+        task = asyncio.create_task(self._run(trial), name="test delivery")
         self._running.add(task)
-        task.add_done_callback(self._end)
+        task.add_done_callback(self._running.discard)
         return RedirectResponse(PATH, 303)
 
     async def events(self, request: Request) -> Response:
@@ -66,9 +65,7 @@ class TrialPage:
 
     async def aclose(self) -> None:
         """End what runs, in order."""
-        for task in self._running:
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        await cancel(self._running)
 
     async def _events(self) -> AsyncIterator[str]:
         known: Trial | None = None
@@ -86,10 +83,10 @@ class TrialPage:
     def _is_running(self, trial: Trial | None) -> bool:
         return trial is not None and trial.is_running(self.trials.now())
 
-    def _end(self, task: asyncio.Task[object]) -> None:
-        self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            if isinstance(error, LedgerError):
-                log.error("the ledger cannot be read", reason=error.reason, detail=error.detail)
-            else:
-                log.error("unexpected error", exc_info=error)
+    async def _run(self, trial: Trial) -> None:
+        try:
+            await self.trials.run(trial)
+        except LedgerError as error:
+            log.error("the ledger cannot be read", reason=error.reason, detail=error.detail)  # noqa: TRY400 - not a bug
+        except Exception:
+            log.exception("unexpected error")

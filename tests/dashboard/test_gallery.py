@@ -21,7 +21,6 @@ from receiver.archive.key import source_key
 from receiver.archive.metadata import ArchivedImage
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import Image, Job, State, StoredObject
-from receiver.dashboard.befores import Befores
 from receiver.dashboard.gallery import by_day
 from receiver.dashboard.image_zip import AT_A_TIME, FAILURES, MISSING, ImageZips, name_of
 from receiver.dashboard.routes import Dashboard
@@ -324,7 +323,7 @@ async def test_a_jobs_page_shows_the_kept_source_beside_the_result(
     client: httpx.AsyncClient, page: Dashboard, ledger: Ledger, tmp_path: Path
 ) -> None:
     await keep(ledger, tmp_path, "job-1", draw(1, (3000, 2000), "png"))
-    archive = page.befores.archive
+    archive = page.sources
     without = await client.get("/page/jobs/job-1")
     assert 'class="before"' not in without.text
     assert (await client.get("/page/jobs/job-1/source")).headers["content-type"] == "image/svg+xml"
@@ -347,7 +346,7 @@ async def test_a_source_is_compared_with_nothing_but_an_archived_image(
 ) -> None:
     await ledger.expect(Submission("silent"))
     (tmp_path / "archive").mkdir()
-    await page.befores.archive.keep_picture(source_key("silent"), b"x")
+    await page.sources.keep_picture(source_key("silent"), b"x")
     answer = await client.get("/page/jobs/silent")
 
     assert 'class="before"' in answer.text
@@ -366,6 +365,6 @@ async def test_an_archive_that_says_nothing_of_a_source_holds_up_no_page(
             raise ArchiveError("archive.denied")
 
     await ledger.record(delivery())
-    page.befores = Befores(Silent())  # type: ignore[arg-type]
+    page.sources = Silent()  # type: ignore[assignment]
     assert (await client.get("/page/jobs/job-1")).status_code == 200
     assert (await client.get("/page/jobs/job-1/source")).headers["content-type"] == "image/svg+xml"

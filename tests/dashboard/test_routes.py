@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from receiver.archive.factory import open_archive
 from receiver.core.errors import BodyError, FetchError
 from receiver.core.jobs import State
-from receiver.dashboard import THUMBNAIL_MEMORY, Befores, Dashboard, ImageZips, Thumbnails, Work
+from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, ImageZips, Thumbnails, Work
 from receiver.dashboard.routes import GLANCE
 from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
 from receiver.operations import acceptance
@@ -72,7 +72,7 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
             accept_refused=partial(acceptance.accept, ledger, spool),
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
             previews=Thumbnails.for_comparison(tmp_path / "previews", archive, verifier),
-            befores=Befores(archive),
+            sources=archive,
             zips=ImageZips(ledger, archive, tmp_path / "scratch"),
             trials=DeliveryTrials(ledger=ledger, providers={}, address="", confirm=False, now=clock),
             waiters=WaiterLimit(1),

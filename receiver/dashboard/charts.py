@@ -1,13 +1,36 @@
-"""Counts the images that were archived in each minute of the last hour."""
+"""Counts the images archived in each minute of the last hour, and draws them and the last days."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
+
+from receiver.ledger.queries.week import Week
 
 MINUTES = 60
 MINUTE = 60_000
 LONGEST_GAP = 90_000
 """ms: what was archived between two readings further apart than this belongs to no known minute."""
+
+STEP = 10
+HEIGHT = 100
+MINUTES_IN_ROW = 5
+LEAST = 2.0
+"""The height of the shortest bar: something is never drawn as nothing."""
+
+HOUR = 3_600_000
+HOUR_STEP = 6
+"""The width of an hour; the drawings are stretched to their panels."""
+
+LINES = (
+    (1_000, "1 s"),
+    (60_000, "1 min"),
+    (3_600_000, "1 h"),
+    (216_000_000, "2\N{VULGAR FRACTION ONE HALF} d"),
+)
+"""The lines in the drawing of durations, in ms; each is 60 times the one before it."""
+
+MOST_REASONS = 8
 
 
 class Throughput:
@@ -74,20 +97,52 @@ class Chart(NamedTuple):
     peak: int
 
 
-STEP = 10
-HEIGHT = 100
-SPAN = 5
-
-
 def chart(counts: Sequence[int | None], now: int) -> Chart:
     """Draw counts by minute, of which the last is that of ``now``, ms since the epoch."""
     known = [count for count in counts if count is not None]
     peak = max(known, default=0)
     first = now // MINUTE - len(counts) + 1
     rows: list[tuple[int, int | None]] = []
-    for start in range(0, len(counts), SPAN):
-        part = [count for count in counts[start : start + SPAN] if count is not None]
-        rows.insert(0, ((first + start) * MINUTE, sum(part) if len(part) == SPAN else None))
-    # Something is never drawn as nothing.
-    bars = [count and max(round(count / peak * HEIGHT, 1), 2.0) for count in counts]
+    for start in range(0, len(counts), MINUTES_IN_ROW):
+        part = [count for count in counts[start : start + MINUTES_IN_ROW] if count is not None]
+        rows.insert(0, ((first + start) * MINUTE, sum(part) if len(part) == MINUTES_IN_ROW else None))
+    bars = [count and _height(count / peak) for count in counts]
     return Chart(bars, rows, sum(known), peak)
+
+
+class Drawing(NamedTuple):
+    """Bars of durations, as two paths, and what the lines stand for, the longest first."""
+
+    slow: str
+    median: str
+    width: int
+    lines: Sequence[str]
+
+
+def durations(week: Week) -> Drawing:
+    """Draw the durations of each hour on a logarithmic scale, since they reach from a second to days."""
+    longest = max((hour.slow for hour in week.hours.values()), default=0)
+    lines = next((LINES[:n] for n in (2, 3) if LINES[n - 1][0] >= longest), LINES)
+    (lowest, _), (highest, _) = lines[0], lines[-1]
+    begin = min(week.days)
+
+    def bar(at: int, took: int) -> str:
+        height = _height(math.log(max(took, 1) / lowest) / math.log(highest / lowest))
+        return f"M{(at - begin) // HOUR * HOUR_STEP} {HEIGHT}v-{height}h{HOUR_STEP - 1}v{height}z"
+
+    return Drawing(
+        slow="".join(bar(at, hour.slow) for at, hour in week.hours.items()),
+        median="".join(bar(at, hour.median) for at, hour in week.hours.items()),
+        width=len(week.days) * 24 * HOUR_STEP,
+        lines=[name for _, name in reversed(lines)],
+    )
+
+
+def heights(values: Sequence[int]) -> list[float]:
+    """Return the heights of bars whose highest fills the drawing."""
+    most = max(values, default=0)
+    return [_height(value / most) if value else 0.0 for value in values]
+
+
+def _height(share: float) -> float:
+    return min(max(round(share * HEIGHT, 1), LEAST), HEIGHT)
