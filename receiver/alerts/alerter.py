@@ -56,7 +56,6 @@ class Alerter:
     address: str
     now: Clock
     send: Send = send
-    check: Send = check
 
     def __post_init__(self) -> None:
         self._alerts: Alerts = {}
@@ -67,8 +66,7 @@ class Alerter:
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
-        messages = [Message(channel, url, "", "") for channel, url in self.channels.items()]
-        for channel, error in (await self.check(messages)).items():
+        for channel, error in (await check(self.channels)).items():
             if error is not None:
                 log.error("alert channel cannot be used", channel=channel, detail=error)
         await run_forever(self.look, log, retry=EVERY_SECONDS)
@@ -83,7 +81,8 @@ class Alerter:
         self._alerts = await self._tell(self._judge(known, samples))
         self._saved = self._saved and self._alerts == known
         if not self._saved:
-            await self.ledger.save_checkpoint(_CHECKPOINT, _written(self._alerts))
+            kept = {key: asdict(alert) for key, alert in self._alerts.items()}
+            await self.ledger.save_checkpoint(_CHECKPOINT, json.dumps(kept))
             self._saved = True
         return EVERY_SECONDS
 
@@ -91,7 +90,7 @@ class Alerter:
         now = self.now()
         judged: dict[str, Alert] = {}
         for rule in RULES:
-            of_rule = {key: alert for key, alert in known.items() if _rule_of(key) is rule}
+            of_rule = {key: alert for key, alert in known.items() if key.partition(" ")[0] == rule.name}
             values = rule.values(samples)
             if values is None:
                 judged |= of_rule
@@ -117,17 +116,15 @@ class Alerter:
 
     async def _tell(self, alerts: dict[str, Alert]) -> Alerts:
         now = self.now()
-        due = {
-            channel: keys
-            for channel in self.channels
-            if self._next_at[channel] <= now
-            and (keys := [key for key, alert in alerts.items() if alert.is_due(channel)])
-        }
-        if not due:
+        due: dict[str, list[str]] = {}
+        messages = []
+        for channel in self.channels:
+            changed = {key: alert for key, alert in alerts.items() if alert.is_due(channel)}
+            if changed and self._next_at[channel] <= now:
+                due[channel] = list(changed)
+                messages.append(self._message(channel, changed))
+        if not messages:
             return alerts
-        messages = [
-            self._message(channel, {key: alerts[key] for key in keys}) for channel, keys in due.items()
-        ]
         for channel, error in (await self.send(messages)).items():
             if error is not None:
                 self._next_at[channel] = now + int(self._pauses[channel].grow() * SECOND)
@@ -141,25 +138,20 @@ class Alerter:
         return alerts
 
     def _message(self, channel: str, alerts: Alerts) -> Message:
-        begun = [_rule_of(key) for key, alert in alerts.items() if alert.active]
-        over = len(alerts) - len(begun)
-        kind: Kind = "success"
-        if begun:
-            kind = "failure" if any(rule and rule.severity == "page" for rule in begun) else "warning"
+        severities = [_rule_of(key).severity for key, alert in alerts.items() if alert.active]
+        kind: Kind = "failure" if "page" in severities else "warning" if severities else "success"
+        title = f"{len(severities)} alerts, {len(alerts) - len(severities)} over"
         if len(alerts) == 1:
             (key,) = alerts
-            title = _title(key) if begun else f"Over: {_title(key)}"
-        else:
-            title = f"{len(begun)} alerts, {over} over"
+            title = _title(key) if severities else f"Over: {_title(key)}"
         host = urlsplit(self.address).hostname or socket.gethostname()
         body = "\n\n".join(self._paragraph(key, alert) for key, alert in alerts.items())
         return Message(channel, self.channels[channel], f"{title} ({host})", body, kind)
 
     def _paragraph(self, key: str, alert: Alert) -> str:
-        rule = _rule_of(key)
-        assert rule is not None
         if not alert.active:
             return f"{_title(key)}: over since {serializers.time(alert.at)}. It was: {alert.text}"
+        rule = _rule_of(key)
         link = f"\n{self.address}{rule.page}" if self.address else ""
         return f"{_title(key)}: {alert.text}\nWhat to do: {rule.what_to_do}{link}"
 
@@ -173,15 +165,10 @@ async def read_alerts(ledger: LedgerReader) -> Alerts:
         return {}
 
 
-def _written(alerts: Alerts) -> str:
-    return json.dumps({key: asdict(alert) for key, alert in alerts.items()})
-
-
-def _rule_of(key: str) -> Rule | None:
-    return _BY_NAME.get(key.partition(" ")[0])
+def _rule_of(key: str) -> Rule:
+    return _BY_NAME[key.partition(" ")[0]]
 
 
 def _title(key: str) -> str:
-    rule, labels = _rule_of(key), key.partition(" ")[2]
-    name = key if rule is None else rule.title
-    return f"{name}, {labels}" if labels and rule else name
+    labels = key.partition(" ")[2]
+    return f"{_rule_of(key).title}, {labels}" if labels else _rule_of(key).title

@@ -59,9 +59,8 @@ async def send(
 
     With ``test`` nothing is sent: the URLs are only read.
     """
-    results: dict[str, str | None] = {
-        message.channel: f"No answer within {seconds:g} seconds." for message in messages
-    }
+    results: dict[str, str | None]
+    results = {message.channel: f"No answer within {seconds:g} seconds." for message in messages}
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "ignore", "-m", "receiver.alerts.send"),
         stdin=asyncio.subprocess.PIPE,
@@ -78,9 +77,9 @@ async def send(
                 async for line in process.stdout:
                     channel, error = json.loads(line)
                     results[channel] = error
-                await process.wait()
-                failed = f"The process that sends ended with {process.returncode}."
-                return results if process.returncode == 0 else _instead(results, failed)
+                if await process.wait():
+                    failed = f"The process that sends ended with {process.returncode}."
+                    results = {channel: error and failed for channel, error in results.items()}
     finally:
         if process.returncode is None:
             with suppress(ProcessLookupError):
@@ -89,10 +88,6 @@ async def send(
     return results
 
 
-async def check(messages: Sequence[Message]) -> dict[str, str | None]:
+async def check(channels: Mapping[str, str]) -> dict[str, str | None]:
     """Return by channel what is wrong with its URL, or ``None``."""
-    return await send(messages, test=True)
-
-
-def _instead(results: Mapping[str, str | None], failed: str) -> dict[str, str | None]:
-    return {channel: None if error is None else failed for channel, error in results.items()}
+    return await send([Message(channel, url, "", "") for channel, url in channels.items()], test=True)

@@ -9,11 +9,12 @@ import tomllib
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from importlib import resources
 from typing import Literal
 
 from prometheus_client import Metric
+
+from receiver.alerts.states import MINUTE
 
 Labels = tuple[tuple[str, str], ...]
 """Names and values of a series, sorted by name."""
@@ -105,12 +106,8 @@ class Rule:
         return _LABEL.sub(lambda match: given.get(match[1], ""), text)
 
 
-def _rules() -> Sequence[Rule]:
-    table = tomllib.loads(resources.files(__package__).joinpath("rules.toml").read_text("utf-8"))
-    return [Rule(name=name, **row) for name, row in table.items()]
-
-
-RULES = _rules()
+_TABLE = tomllib.loads(resources.files(__package__).joinpath("rules.toml").read_text("utf-8"))
+RULES: Sequence[Rule] = [Rule(name=name, **row) for name, row in _TABLE.items()]
 
 
 class Rises:
@@ -124,7 +121,7 @@ class Rises:
         assert rule.minutes is not None
         seen = self._seen.setdefault(rule.name, deque())
         seen.append((now, values))
-        begin = now - int(timedelta(minutes=rule.minutes) / timedelta(milliseconds=1))
+        begin = now - rule.minutes * MINUTE
         while len(seen) > 1 and seen[1][0] <= begin:
             seen.popleft()
         return {labels: value - seen[0][1].get(labels, 0) for labels, value in values.items()}

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from receiver.alerts.channels import Message, check
+from receiver.alerts.channels import check
 from receiver.archive.base import ProbeResult
 from receiver.archive.factory import open_archive
 from receiver.bootstrap import factories
@@ -368,7 +368,7 @@ async def check_alerts(config: Config) -> list[Result]:
         channels = factories.alert_channels(config)
     except errors.ConfigError:  # the check of the settings says so
         return []
-    wrong = await check([Message(name, url, "", "") for name, url in channels.items()]) if channels else {}
+    wrong = await check(channels) if channels else {}
     remedy = "Correct it in RECEIVER_ALERT_URLS: https://appriseit.com/services/"
     found = [failure("alerts", f"{name}: {why}", remedy) for name, why in wrong.items() if why is not None]
     if channels and not found:
