@@ -19,7 +19,6 @@ from receiver.alerts.rules import RULES, Rises, Rule, Samples, samples_of
 from receiver.alerts.states import MINUTE, Alert
 from receiver.core import serializers
 from receiver.core.backoff import SECOND, DoublingWait
-from receiver.core.clock import Clock
 from receiver.core.concurrency import run_forever
 from receiver.core.errors import LedgerError
 from receiver.ledger import Ledger, LedgerReader
@@ -54,7 +53,6 @@ class Alerter:
     collect: Callable[[], Awaitable[Collector]]
     channels: Mapping[str, str] = field(repr=False)
     address: str
-    now: Clock
     send: Send = send
 
     def __post_init__(self) -> None:
@@ -87,7 +85,7 @@ class Alerter:
         return EVERY_SECONDS
 
     def _judge(self, known: Alerts, samples: Samples) -> dict[str, Alert]:
-        now = self.now()
+        now = self.ledger.now()
         judged: dict[str, Alert] = {}
         for rule in RULES:
             of_rule = {key: alert for key, alert in known.items() if key.partition(" ")[0] == rule.name}
@@ -115,7 +113,7 @@ class Alerter:
         return judged
 
     async def _tell(self, alerts: dict[str, Alert]) -> Alerts:
-        now = self.now()
+        now = self.ledger.now()
         due: dict[str, list[str]] = {}
         messages = []
         for channel in self.channels:

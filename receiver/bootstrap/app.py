@@ -26,16 +26,16 @@ from receiver.core.concurrency import cancel
 from receiver.core.failpoints import Failpoint, no_failpoint
 from receiver.core.instrumentation import Instrumentation, Step
 from receiver.core.paths import webhook_paths
-from receiver.dashboard import Dashboard, ImageZips, Work
+from receiver.dashboard.image_zip import ImageZips
+from receiver.dashboard.routes import Dashboard
 from receiver.events.feed import Feed
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
-from receiver.operations import acceptance
 from receiver.operations.delivery_trial import DeliveryTrials
 from receiver.operations.integrity import look_for_damage
 from receiver.operations.membership import Membership, while_leading
 from receiver.operations.relocate import Relocator
-from receiver.operations.retention import Pruner
+from receiver.operations.retention import keep_pruning
 from receiver.pipeline.kept_sources import KeptSources
 from receiver.providers.base import Providers, is_proved_by_headers
 from receiver.providers.registry import open_providers
@@ -162,8 +162,7 @@ async def open_receiver(
         )
         dashboard = Dashboard(
             ledger=ledger,
-            find_refused=partial(acceptance.find_refused, ledger, worker.spool),
-            accept_refused=partial(acceptance.accept, ledger, worker.spool),
+            spool=worker.spool,
             thumbnails=thumbnails,
             previews=previews,
             sources=archive,
@@ -173,14 +172,12 @@ async def open_receiver(
                 providers=providers,
                 address=str(config.public_url or "").rstrip("/"),
                 confirm=config.confirm,
-                now=ledger.now,
             ),
             waiters=waiters,
             failing=api.failing,
-            working=lambda: [Work(stage, claim.job, age) for stage, claim, age in worker.under_way],
+            working=lambda: worker.under_way,
             unasked=lambda: _why_providers_are_not_asked(providers, meters),
             overdue_after=config.overdue_after,
-            now=ledger.now,
             providers={name: provider.title for name, provider in providers.items()},
         )
         stack.push_async_callback(dashboard.aclose)
@@ -245,7 +242,7 @@ async def _duties(
             stack.push_async_callback(reconciler.stop)
         await factories.open_outgoing_webhooks(config, ledger, feed, stack)
         await factories.start_keeping_sources(config, ledger, feed, sources, stack)
-        loops = [Pruner(ledger=ledger, keep=config.keep_history, now=ledger.now).run(), relocator.run()]
+        loops = [keep_pruning(ledger, config.keep_history), relocator.run()]
         factories.start_alerts(config, ledger, metrics, stack)
         stack.push_async_callback(cancel, [asyncio.create_task(loop) for loop in loops])
         yield

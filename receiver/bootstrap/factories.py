@@ -26,7 +26,7 @@ from receiver.core.failpoints import Failpoint
 from receiver.core.instrumentation import NO_INSTRUMENTATION, Instrumentation
 from receiver.core.jobs import State
 from receiver.core.rate_limit import RateLimiter, SharedRateLimiter
-from receiver.dashboard import THUMBNAIL_MEMORY, Thumbnails
+from receiver.dashboard.thumbnails import THUMBNAIL_MEMORY, Thumbnails
 from receiver.events.feed import Feed
 from receiver.events.outgoing_webhooks import OutgoingWebhooks
 from receiver.fetch.download import DownloadLimits, Fetcher
@@ -297,7 +297,6 @@ def start_alerts(config: Config, ledger: Ledger, metrics: Metrics, stack: AsyncE
             collect=metrics.collect,
             channels=found,
             address=str(config.public_url or "").rstrip("/"),
-            now=ledger.now,
         )
         stack.push_async_callback(cancel, [asyncio.create_task(alerter.run(), name="alerts")])
 

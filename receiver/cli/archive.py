@@ -29,7 +29,7 @@ from receiver.operations.archive_scan import ArchiveScan, has_objects
 from receiver.operations.audit import Auditor
 from receiver.operations.checkpoint import Checkpoint, Finding
 from receiver.operations.migrate import Migrator
-from receiver.operations.rebuild import Rebuilder
+from receiver.operations.rebuild import rebuild as rebuild_from
 from receiver.operations.relocate import SAMPLE, Relocator, move
 
 MAX_ROWS = 200
@@ -153,7 +153,7 @@ async def rebuild(
                 if checkpoint.resumed and not as_json:
                     typer.echo(f"Going on after {counts['objects']} objects.", err=True)
                 with progress_bar("objects", quiet=as_json) as on_progress:
-                    await Rebuilder(scan).run(on_progress)
+                    await rebuild_from(scan, on_progress)
                 lines = [
                     (counts["objects"], "objects"),
                     *((counts[name], text) for name, text in (BECAME | UNUSED).items() if counts[name]),
@@ -303,16 +303,13 @@ async def _scan(
     from_start: bool,
 ) -> AsyncIterator[ArchiveScan]:
     """Open the checkpoint of a run, and a scan that continues after it."""
-    with await Checkpoint.open(
-        ledger, config.data_dir, name, plan=plan, now=ledger.now(), from_start=from_start
-    ) as checkpoint:
+    with await Checkpoint.open(ledger, config.data_dir, name, plan=plan, from_start=from_start) as checkpoint:
         yield ArchiveScan(
             ledger=ledger,
             archive=archive,
             checkpoint=checkpoint,
             concurrency=config.uploads,
             throttle=RateLimiter(rate).wait,
-            now=ledger.now,
         )
 
 

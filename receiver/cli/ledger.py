@@ -15,7 +15,8 @@ from receiver.core.errors import ConfigError, LedgerError
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import FILE_NAME, Ledger, LedgerReader, back_up
 from receiver.operations.checkpoint import record_end
-from receiver.operations.retention import Pruner, count_prunable
+from receiver.operations.retention import count_prunable
+from receiver.operations.retention import prune as prune_ledger
 
 PRUNED = {
     "history": "lines of the history of archived jobs",
@@ -130,8 +131,7 @@ async def prune(
     else:
         async with await Ledger.open_beside(config.ledger_location, make=False) as ledger:
             with progress_bar("rows removed", quiet=as_json) as on_progress:
-                pruner = Pruner(ledger=ledger, keep=keep, now=ledger.now)
-                removed = await pruner.round(lambda removed: on_progress(sum(removed.values())))
+                removed = await prune_ledger(ledger, keep, lambda rows: on_progress(sum(rows.values())))
     if as_json:
         output.print_json({"dry_run": dry_run, "rows": {name: removed.get(name, 0) for name in PRUNED}})
     else:

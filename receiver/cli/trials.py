@@ -84,7 +84,6 @@ async def test_delivery(
             providers=providers,
             address=str(config.public_url or "").rstrip("/"),
             confirm=config.confirm,
-            now=ledger.now,
         )
         trial = await trials.run(await trials.begin(name), show)
     if as_json:

@@ -22,19 +22,6 @@ LOST = frozenset({"archive.missing", "archive.altered"})
 
 
 @dataclass(frozen=True, slots=True)
-class Work:
-    """A job that a stage (``fetch``, ``ask`` or ``archive``) has been working on for so many seconds."""
-
-    stage: str
-    job: Job
-    seconds: float
-
-    @property
-    def words(self) -> str:
-        return TEXTS["stages"].get(self.stage, self.stage)
-
-
-@dataclass(frozen=True, slots=True)
 class Headline:
     """Whether every image is safe, in a sentence.
 

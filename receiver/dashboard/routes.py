@@ -16,7 +16,6 @@ from starlette.routing import Route
 from receiver.api import params
 from receiver.archive.base import SmallPictures
 from receiver.archive.key import source_key
-from receiver.core.clock import Clock
 from receiver.core.errors import REASONS, ArchiveError, LedgerError, ReceiverError, SpoolError
 from receiver.core.jobs import Job, State, overdue_cutoff
 from receiver.dashboard import presenters, trial_page
@@ -27,9 +26,10 @@ from receiver.dashboard.links import filled, links, with_limit
 from receiver.dashboard.templates import Static, Templates
 from receiver.dashboard.thumbnails import Thumbnails
 from receiver.dashboard.trial_page import TrialPage
-from receiver.ledger import Filter, Ledger
-from receiver.operations.acceptance import RefusedBytes
+from receiver.ledger import Claim, Filter, Ledger
+from receiver.operations import acceptance
 from receiver.operations.delivery_trial import DeliveryTrials
+from receiver.pipeline.spool import Spool
 from receiver.web.problem import retry_headers, status_of
 from receiver.web.waiter_limit import WaiterLimit
 
@@ -71,6 +71,7 @@ class Dashboard:
 
     Attributes:
         failing: returns the readiness checks that fail, each with a sentence.
+        working: returns stage (``fetch``, ``ask``, ``archive``), claim and seconds of each job in progress.
         unasked: returns why the provider is not asked about silent jobs, in a sentence.
         thumbnails, previews: of the archived images, for lists and to be compared.
         sources: the archive of the small pictures to compare them with.
@@ -78,8 +79,7 @@ class Dashboard:
     """
 
     ledger: Ledger
-    accept_refused: Callable[[str, str], Awaitable[Job]]
-    find_refused: Callable[[str], Awaitable[RefusedBytes]]
+    spool: Spool
     thumbnails: Thumbnails
     previews: Thumbnails
     sources: SmallPictures
@@ -87,10 +87,9 @@ class Dashboard:
     trials: DeliveryTrials
     waiters: WaiterLimit
     failing: Callable[[], Awaitable[Mapping[str, str]]]
-    working: Callable[[], Sequence[presenters.Work]]
+    working: Callable[[], Sequence[tuple[str, Claim, float]]]
     unasked: Callable[[], str | None]
     overdue_after: timedelta
-    now: Clock
     providers: Mapping[str, str]
     _static: Static = field(default_factory=Static, init=False)
     _throughput: Throughput = field(default_factory=Throughput, init=False)
@@ -98,7 +97,7 @@ class Dashboard:
 
     def __post_init__(self) -> None:
         self._templates = Templates(
-            self._static, self.now, self._failing, self.providers, self.ledger.member.name
+            self._static, self.ledger.now, self._failing, self.providers, self.ledger.member.name
         )
         self._trials = TrialPage(self.trials, self.waiters, self._templates)
         self._gallery = Gallery(self.ledger, self._templates, self.zips)
@@ -138,12 +137,12 @@ class Dashboard:
             try:
                 total, newest = await self.ledger.archived_lately(0 if begun else NEWEST)
                 if begun:
-                    self._throughput.add(total, self.now())
+                    self._throughput.add(total, self.ledger.now())
                 else:
-                    self._throughput.begin(total, newest, NEWEST, self.now())
+                    self._throughput.begin(total, newest, NEWEST, self.ledger.now())
                     begun = True
-                if self._week[1] and self._week[0] != self.now() // MINUTE:
-                    await self._draw_week(self.now())
+                if self._week[1] and self._week[0] != self.ledger.now() // MINUTE:
+                    await self._draw_week(self.ledger.now())
             except LedgerError as error:  # the minutes stay unknown
                 log.warning("the ledger cannot be read", reason=error.reason, detail=error.detail)
             await asyncio.sleep(COUNT_SECONDS)
@@ -151,12 +150,12 @@ class Dashboard:
     async def overview(self, request: Request) -> Response:
         """``GET /``: the overview, and a table of jobs with the filters of ``GET /jobs``."""
         given = filled(request.query_params)
-        overdue_before = overdue_cutoff(self.now(), self.overdue_after)
+        overdue_before = overdue_cutoff(self.ledger.now(), self.overdue_after)
         wanted, window = params.jobs(with_limit(given, ROWS), overdue_before=overdue_before)
         failing = await self._failing()
         glance = await self.ledger.overview(overdue_before=overdue_before, limit=GLANCE)
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
-        now = self.now()
+        now = self.ledger.now()
         self._throughput.add(glance.stats.jobs[State.ARCHIVED], now)
         return await self._templates.answer(
             "overview",
@@ -204,15 +203,14 @@ class Dashboard:
         if found is None:
             raise LedgerError("ledger.unknown_job", f"There is no job {presenters.visible(job_id)}.")
         job, history = found
-        work = [work for work in self.working() if work.job.id == job.id]
         refused = None
         with suppress(LedgerError, SpoolError):
-            refused = await self.find_refused(job_id)
+            refused = await acceptance.find_refused(self.ledger, self.spool, job_id)
         return await self._templates.answer(
             "job",
             job=job,
             refused=refused,
-            work=work[0] if work else None,
+            working=[work for work in self.working() if work[1].job.id == job.id],
             before=await self._has_source(job.id),
             damage=await self.ledger.finding_of(job_id),
             history=history,
@@ -242,7 +240,8 @@ class Dashboard:
 
     async def accept(self, request: Request) -> Response:
         """``POST /page/jobs/{id}/accept``: let refused bytes be archived as they are."""
-        job = await self.accept_refused(request.path_params["id"], params.accept(request.query_params))
+        sha256 = params.accept(request.query_params)
+        job = await acceptance.accept(self.ledger, self.spool, request.path_params["id"], sha256)
         return RedirectResponse(f"/page/jobs/{quote(job.id, safe='')}", 303)
 
     async def thumbnail(self, request: Request) -> Response:

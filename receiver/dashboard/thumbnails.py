@@ -17,7 +17,8 @@ from anyio import to_thread
 
 from receiver.archive.base import ImageReader
 from receiver.core.concurrency import cancel
-from receiver.core.errors import ArchiveError, ImageError, ReceiverError, SpoolError
+from receiver.core.disk import spool_errors
+from receiver.core.errors import ArchiveError, ImageError, SpoolError
 from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.verify.verifier import Verifier
 
@@ -126,14 +127,16 @@ class Thumbnails:
         scratch, part = self.folder / f"{name}.image", self.folder / f"{name}.part"
         async with self._lock:
             try:
-                await to_thread.run_sync(self._prepare)
-                source = await self.archive.local_file(stored, image, scratch)
-                await self.verifier.thumbnail(source, part, self.side)
-                return await to_thread.run_sync(lambda: part.replace(path).read_bytes())
+                with spool_errors():
+                    await to_thread.run_sync(self._prepare)
+                    source = await self.archive.local_file(stored, image, scratch)
+                    await self.verifier.thumbnail(source, part, self.side)
+                    return await to_thread.run_sync(lambda: part.replace(path).read_bytes())
             except (ArchiveError, ImageError, SpoolError) as error:
-                self._note_failure(job, image.sha256, error)
-            except OSError as error:
-                self._note_failure(job, image.sha256, SpoolError("spool.disk", f"{error.strerror}."))
+                log.info("no thumbnail", job=job.id, reason=error.reason, detail=error.detail)
+                if len(self._failed_at) >= self.max_files:
+                    self._failed_at.clear()
+                self._failed_at[image.sha256] = self.monotonic()
             except Exception:
                 log.exception("unexpected error", job=job.id)  # a bug costs only the thumbnail
             finally:
@@ -151,12 +154,6 @@ class Thumbnails:
         if len(kept) >= self.max_files:
             for entry in kept[: len(kept) - self.max_files + self.max_files // 10 + 1]:
                 _remove(Path(entry.path))
-
-    def _note_failure(self, job: Job, digest: str, error: ReceiverError) -> None:
-        log.info("no thumbnail", job=job.id, reason=error.reason, detail=error.detail)
-        if len(self._failed_at) >= self.max_files:
-            self._failed_at.clear()
-        self._failed_at[digest] = self.monotonic()
 
 
 def _read(path: Path) -> bytes | None:

@@ -64,7 +64,7 @@ class TrialPage:
         return StreamingResponse(self._events(), media_type="text/event-stream", headers=headers)
 
     async def aclose(self) -> None:
-        """End what runs, in order."""
+        """End what runs."""
         await cancel(self._running)
 
     async def _events(self) -> AsyncIterator[str]:
@@ -81,7 +81,7 @@ class TrialPage:
                 await asyncio.sleep(POLL_SECONDS)
 
     def _is_running(self, trial: Trial | None) -> bool:
-        return trial is not None and trial.is_running(self.trials.now())
+        return trial is not None and trial.is_running(self.trials.ledger.now())
 
     async def _run(self, trial: Trial) -> None:
         try:

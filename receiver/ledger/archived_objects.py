@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from receiver.archive.metadata import ArchivedImage
-from receiver.core.jobs import Job, State, StoredObject
+from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.ledger import rows
 from receiver.ledger.commands.attempts import IMAGE, NO_ERROR, NO_SUSPECT, STORED
 from receiver.ledger.connection import Connection
@@ -17,8 +17,12 @@ RELOCATED = "relocated"
 
 @dataclass(frozen=True, slots=True)
 class ArchivedJob:
+    """An archived job, its position in the ledger, and its image."""
+
     seq: int
     job: Job
+    stored: StoredObject
+    image: Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +54,13 @@ def archived_jobs(
         f" ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT :limit",
         {"after": after, "limit": limit, "inside": inside, "outside": outside},
     )
-    return tuple(ArchivedJob(row["seq"], rows.job(row)) for row in found)
+    return tuple(_archived(row["seq"], rows.job(row)) for row in found)
+
+
+def _archived(seq: int, job: Job) -> ArchivedJob:
+    assert job.stored is not None
+    assert job.image is not None
+    return ArchivedJob(seq, job, job.stored, job.image)
 
 
 def archive_uris(db: Connection, ids: Iterable[str]) -> dict[str, str]:

@@ -8,7 +8,6 @@ from typing import TypeVar
 from urllib.parse import unquote
 
 from receiver.archive.base import Depth, Inventory, ListedObject, ObjectInfo
-from receiver.core.clock import Clock
 from receiver.core.errors import ArchiveError
 from receiver.core.jobs import StoredObject
 from receiver.ledger import Ledger
@@ -37,7 +36,6 @@ class ArchiveScan:
     checkpoint: Checkpoint
     concurrency: int
     throttle: Callable[[], Awaitable[None]]
-    now: Clock
     sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
 
     async def pages(

@@ -5,13 +5,14 @@ The archive is only read.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from receiver.archive import metadata
 from receiver.archive.base import Depth, ListedObject, ObjectInfo
 from receiver.archive.locator import ArchiveLocator
 from receiver.core.concurrency import map_concurrently
 from receiver.core.errors import ArchiveError
-from receiver.core.jobs import Image, Job, State, StoredObject
+from receiver.core.jobs import Image, State, StoredObject
 from receiver.ledger import ArchivedJob, AuditFinding
 from receiver.operations.archive_scan import UNREADABLE, ArchiveScan, finding, has_objects
 from receiver.operations.checkpoint import Finding
@@ -45,7 +46,7 @@ class Auditor:
         if not self.scan.checkpoint.position.get("jobs_done"):
             await self._check_jobs(on_progress)
         await self._check_objects(on_progress)
-        await self.scan.checkpoint.save(finished_at=self.scan.now())
+        await self.scan.checkpoint.save(finished=True)
 
     async def _check_jobs(self, on_progress: OnProgress) -> None:
         counts, position = self.scan.checkpoint.counts, self.scan.checkpoint.position
@@ -60,9 +61,8 @@ class Auditor:
             await self.scan.ledger.record_audit(sound, list(damage.values()))
             for numbered in page:
                 if (wrong := damage.get(numbered.seq)) is not None:
-                    job = numbered.job
-                    assert job.stored is not None
-                    self.scan.report(finding(job.id, job.stored.uri, wrong.reason, wrong.detail))
+                    where = numbered.job.id, numbered.stored.uri
+                    self.scan.report(finding(*where, wrong.reason, wrong.detail))
             counts["jobs"] += len(page)
             position["after_job"] = page[-1].seq
             await self.scan.checkpoint.save()
@@ -70,27 +70,21 @@ class Auditor:
         await self.scan.checkpoint.save()
 
     async def _check_job(self, numbered: ArchivedJob) -> AuditFinding | None:
-        job = numbered.job
+        job_id, stored = numbered.job.id, numbered.stored
         while True:
-            found = await self._compare(job)
-            if found is None:
+            try:
+                info = await self.scan.inspect(partial(self.locator.inspect, stored, self.depth))
+                wrong = mismatch(info, job_id, numbered.image, stored)
+            except ArchiveError as error:
+                if error.reason not in UNREADABLE:
+                    raise
+                wrong = error.reason, error.detail
+            if wrong is None:
                 return None
-            present = await self.scan.ledger.job(job.id)
-            if present is None or present.stored == job.stored:
-                return AuditFinding(numbered.seq, *found)
-            job = present  # its image was moved meanwhile
-
-    async def _compare(self, job: Job) -> tuple[str, str] | None:
-        assert job.stored is not None
-        assert job.image is not None
-        stored = job.stored
-        try:
-            info = await self.scan.inspect(lambda: self.locator.inspect(stored, self.depth))
-        except ArchiveError as error:
-            if error.reason not in UNREADABLE:
-                raise
-            return error.reason, error.detail
-        return mismatch(info, job.id, job.image, stored)
+            present = await self.scan.ledger.job(job_id)
+            if present is None or present.stored is None or present.stored == stored:
+                return AuditFinding(numbered.seq, *wrong)
+            stored = present.stored  # its image was moved meanwhile
 
     async def _check_objects(self, on_progress: OnProgress) -> None:
         async for _, unknown in self.scan.pages(lambda done: on_progress("objects", done)):

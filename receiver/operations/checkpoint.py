@@ -9,7 +9,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,39 +31,25 @@ Finding = dict[str, Any]
 """``job``, ``uri``, ``reason`` and ``detail``; the first two can be ``None``."""
 
 
-@dataclass(kw_only=True, eq=False)
 class Checkpoint:
-    """The checkpoint of one kind of run.
+    """The checkpoint of one kind of run; its file of findings is locked until it is closed."""
 
-    Attributes:
-        file: descriptor of the findings, locked; closed with the checkpoint.
-        end: bytes of them that are saved.
-    """
-
-    ledger: Ledger
-    name: str
-    file: int
-    plan: Mapping[str, str]
-    resumed: bool
-    began_at: int
-    position: dict[str, Any]
-    counts: Counter[str]
-    end: int
-    finished_at: int | None = None
-    _unsaved: bytes = b""
+    def __init__(self, ledger: Ledger, name: str, file: int, saved: dict[str, Any], *, resumed: bool) -> None:
+        self.resumed = resumed
+        self.began_at: int = saved["began_at"]
+        self.finished_at: int | None = None
+        self.position: dict[str, Any] = saved["position"]
+        self.counts: Counter[str] = Counter(saved["counts"])
+        self._plan = saved["plan"]
+        self._end: int = saved["findings_bytes"]
+        self._ledger, self._name, self._file = ledger, name, file
+        self._unsaved = b""
 
     @classmethod
     async def open(
-        cls,
-        ledger: Ledger,
-        folder: Path,
-        name: str,
-        *,
-        plan: Mapping[str, str],
-        now: int,
-        from_start: bool,
+        cls, ledger: Ledger, folder: Path, name: str, *, plan: Mapping[str, str], from_start: bool
     ) -> Self:
-        """Begin a run at ``now``, ms since the epoch, or resume the one that was interrupted.
+        """Begin a run, or resume the one that was interrupted.
 
         A run with another ``plan``, its parameters, is not resumed; with ``from_start`` none is. ``folder``
         is the data directory.
@@ -76,7 +61,15 @@ class Checkpoint:
         """
         if ledger.shared:  # another receiver's findings are on another disk
             plan = {**plan, "instance": ledger.member.id}
-        file = _open_locked(folder, name)
+        path = folder / f"{name}.jsonl"
+        try:
+            file = take_lock(path, f"Another process runs `receiver {name}` on {folder} already.")
+        except PermissionError:
+            raise LedgerError(
+                "ledger.unavailable",
+                f"{path} belongs to another user, who ran this before;"
+                " give it to this one with chown, or remove it",
+            ) from None
         try:
             saved = {} if from_start else json.loads(await ledger.checkpoint(name) or "{}")
             resumed = (
@@ -86,73 +79,56 @@ class Checkpoint:
                 and saved["findings_bytes"] <= os.fstat(file).st_size
             )
             if not resumed:
-                saved = {"began_at": now, "position": {}, "counts": {}, "findings_bytes": 0}
+                saved = {
+                    "plan": plan,
+                    "began_at": ledger.now(),
+                    "position": {},
+                    "counts": {},
+                    "findings_bytes": 0,
+                }
             os.ftruncate(file, saved["findings_bytes"])
         except BaseException:
             os.close(file)
             raise
-        return cls(
-            ledger=ledger,
-            name=name,
-            file=file,
-            plan=plan,
-            resumed=resumed,
-            began_at=saved["began_at"],
-            position=saved["position"],
-            counts=Counter(saved["counts"]),
-            end=saved["findings_bytes"],
-        )
+        return cls(ledger, name, file, saved, resumed=resumed)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self.file)  # which releases the lock
+        os.close(self._file)  # which releases the lock
 
     def add(self, finding: Finding) -> None:
         """Add a finding; the next `save` makes it durable."""
         self._unsaved += json.dumps(finding, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
 
-    async def save(self, *, finished_at: int | None = None) -> None:
-        """Save findings, counts and position.
+    async def save(self, *, finished: bool = False) -> None:
+        """Save findings, counts and position, and whether the run has ended.
 
         Raises:
             LedgerError: the ledger cannot be written.
             OSError: the file of findings cannot be written.
         """
         while self._unsaved:
-            written = os.pwrite(self.file, self._unsaved, self.end)
-            self._unsaved, self.end = self._unsaved[written:], self.end + written
-        os.fsync(self.file)
-        self.finished_at = finished_at
+            written = os.pwrite(self._file, self._unsaved, self._end)
+            self._unsaved, self._end = self._unsaved[written:], self._end + written
+        os.fsync(self._file)
+        self.finished_at = self._ledger.now() if finished else None
         state = {
-            "plan": self.plan,
+            "plan": self._plan,
             "began_at": self.began_at,
-            "finished_at": finished_at,
+            "finished_at": self.finished_at,
             "position": self.position,
             "counts": self.counts,
-            "findings_bytes": self.end,
+            "findings_bytes": self._end,
         }
-        await self.ledger.save_checkpoint(self.name, json.dumps(state))
-        if finished_at is not None:
-            await record_end(self.ledger, self.name, finished_at)
+        await self._ledger.save_checkpoint(self._name, json.dumps(state))
+        if self.finished_at is not None:
+            await record_end(self._ledger, self._name, self.finished_at)
 
     def findings(self) -> Iterator[Finding]:
         """Read all findings since the run began, including those before an interruption."""
-        with open(os.dup(self.file), "rb") as file:  # noqa: PTH123 - takes a descriptor, not a path
+        with open(os.dup(self._file), "rb") as file:  # noqa: PTH123 - takes a descriptor, not a path
             file.seek(0)
             for line in file:
                 yield json.loads(line)
-
-
-def _open_locked(folder: Path, name: str) -> int:
-    path = folder / f"{name}.jsonl"
-    try:
-        file = take_lock(path, f"Another process runs `receiver {name}` on {folder} already.")
-    except PermissionError:
-        raise LedgerError(
-            "ledger.unavailable",
-            f"{path} belongs to another user, who ran this before;"
-            " give it to this one with chown, or remove it",
-        ) from None
-    return file

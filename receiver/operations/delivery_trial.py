@@ -23,7 +23,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from receiver.core.clock import Clock
 from receiver.core.concurrency import run_in_thread
 from receiver.core.errors import REASONS, LedgerError
 from receiver.core.jobs import Job, State
@@ -88,8 +87,7 @@ class Trial:
 
 
 class _Failed(Exception):  # noqa: N818 - the end of a step
-    def __init__(self, detail: str, remedy: str) -> None:
-        self.detail, self.remedy = detail, remedy
+    """Has what came of the step, and what to do."""
 
 
 @cache
@@ -129,12 +127,11 @@ class DeliveryTrials:
     providers: Providers
     address: str
     confirm: bool
-    now: Clock
     patience: float = 60.0
 
     async def begin(self, provider: str) -> Trial:
         """Return a new trial. Raise `LedgerError` ``ledger.wrong_state`` while another one runs."""
-        now = self.now()
+        now = self.ledger.now()
         last = await read_trial(self.ledger)
         if last is not None and last.is_running(now):
             raise LedgerError("ledger.wrong_state", "A test delivery is under way; wait for its end.")
@@ -157,7 +154,8 @@ class DeliveryTrials:
                 try:
                     step.detail, step.state = await do(), "ok"
                 except _Failed as failed:
-                    step.detail, step.remedy, step.state = failed.detail, failed.remedy, "failed"
+                    step.detail, step.remedy = failed.args
+                    step.state = "failed"
                     break
                 finally:
                     on_step(step)
@@ -165,7 +163,7 @@ class DeliveryTrials:
             # Whose picture cannot be had would expire, and count as a lost image for ever.
             with contextlib.suppress(LedgerError):
                 await self.ledger.end_trial(trial.job)
-                trial.ended_at = self.now()
+                trial.ended_at = self.ledger.now()
                 await self._save(trial)
         return trial
 
@@ -184,8 +182,8 @@ class _Work:
         self._delivery: OwnDelivery | None = None
 
     async def make(self) -> str:
-        trials, provider = self._trials, self._trials.providers[self._trial.provider]
-        if not trials.address:
+        provider = self._trials.providers[self._trial.provider]
+        if not self._trials.address:
             raise _Failed(
                 "RECEIVER_PUBLIC_URL is not set",
                 "Set it to the address by which the provider reaches this receiver, and restart.",
@@ -240,9 +238,9 @@ class _Work:
                 "Nothing: all before this works. Run a real job for the rest.",
             )
         job = await self._wait({State.FETCHED, State.ARCHIVED}, {"url", "image"})
+        problem = job.problem
         if job.state in (State.FETCHED, State.ARCHIVED):
             return "the bytes are the picture's, and safe on this disk"
-        problem = job.problem
         if problem is None:
             raise _Failed("no attempt has ended in time", "Does serve run? `/readyz` says what fails.")
         raise _Failed(f"{problem.reason}: {problem.detail}", await self._remedy(problem.reason))

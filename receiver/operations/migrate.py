@@ -80,40 +80,37 @@ class Migrator:
             on_progress(done)
 
     async def _move(self, numbered: ArchivedJob) -> None:
-        job = numbered.job
-        assert job.stored is not None
-        try:
-            stored = await self._put(await self._item(job))
-        except (ArchiveError, SpoolError) as error:
-            reason, detail = error.reason, error.detail
-            if isinstance(error, SpoolError):  # to the target archive, the source's file is a spool file
-                reason = "archive.altered" if error.reason == "spool.lost" else "archive.unavailable"
-                detail = f"{job.stored.uri} cannot be read, or does not hold what was archived."
-            elif error.reason not in SINGLE_IMAGE_REASONS:
-                raise
-            self.counts["failed"] += 1
-            self.findings.append(finding(job.id, job.stored.uri, reason, detail))
-            return
-        if await self.ledger.relocated(job.id, job.stored, stored):
-            self.counts["moved"] += 1
-            self.counts["bytes"] += job.image.bytes if job.image else 0
+        job, source = numbered.job, numbered.stored
 
-    async def _item(self, job: Job) -> SpooledImage:
-        assert job.stored is not None
-        assert job.image is not None
-        path = await self.source.locate(job.stored, job.image)
-        assert isinstance(path, Path), "the source is a folder"
-        # The key of the folder, whatever RECEIVER_ARCHIVE_KEY is now, so that a second run finds the object.
-        key = unquote(job.stored.uri.removeprefix(_root(self.source)))
-        received = datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC)
-        return SpooledImage(job.id, path, job.image, key, job.ref, received)
-
-    async def _put(self, item: SpooledImage) -> StoredObject:
         async def put() -> StoredObject:
             await self.throttle()
             return await self.target.put(item)
 
-        return await retry_unavailable(put, self.sleep, RETRY_WAITS)
+        try:
+            item = await self._item(numbered)
+            stored = await retry_unavailable(put, self.sleep, RETRY_WAITS)
+        except (ArchiveError, SpoolError) as error:
+            reason, detail = error.reason, error.detail
+            if isinstance(error, SpoolError):  # to the target archive, the source's file is a spool file
+                reason = "archive.altered" if error.reason == "spool.lost" else "archive.unavailable"
+                detail = f"{source.uri} cannot be read, or does not hold what was archived."
+            elif error.reason not in SINGLE_IMAGE_REASONS:
+                raise
+            self.counts["failed"] += 1
+            self.findings.append(finding(job.id, source.uri, reason, detail))
+            return
+        if await self.ledger.relocated(job.id, source, stored):
+            self.counts["moved"] += 1
+            self.counts["bytes"] += numbered.image.bytes
+
+    async def _item(self, numbered: ArchivedJob) -> SpooledImage:
+        job, image = numbered.job, numbered.image
+        path = await self.source.locate(numbered.stored, image)
+        assert isinstance(path, Path), "the source is a folder"
+        # The key of the folder, whatever RECEIVER_ARCHIVE_KEY is now, so that a second run finds the object.
+        key = unquote(numbered.stored.uri.removeprefix(_root(self.source)))
+        received = datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC)
+        return SpooledImage(job.id, path, image, key, job.ref, received)
 
     async def _remove(self, listed: ListedObject) -> None:
         if listed.unreadable is not None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 from receiver.archive import metadata
 from receiver.archive.base import Depth, ListedObject, ObjectInfo
@@ -13,55 +13,52 @@ from receiver.operations.archive_scan import ArchiveScan, finding
 from receiver.operations.checkpoint import Finding
 
 
-@dataclass(frozen=True, slots=True)
-class Rebuilder:
-    """Adds the jobs of the archive's objects to the ledger. Jobs that it knows are not overwritten."""
+async def rebuild(scan: ArchiveScan, on_progress: Callable[[int], None]) -> None:
+    """Add the jobs of the archive's objects to the ledger. Jobs that it knows are not overwritten.
 
-    scan: ArchiveScan
+    It continues after the checkpoint, to the end; ``on_progress`` is called with the objects done.
 
-    async def run(self, on_progress: Callable[[int], None]) -> None:
-        """Continue after the checkpoint, to the end; ``on_progress`` is called with the objects done.
+    Raises:
+        ArchiveError: the archive cannot be read; the next run continues here.
+        LedgerError: the ledger cannot be read or written; the next run continues here.
+    """
+    counts = scan.checkpoint.counts
+    async for page, unknown in scan.pages(on_progress):
+        counts[Rebuilt.KNOWN] += len(page) - len(unknown)
+        found = await map_concurrently(unknown, scan.concurrency, partial(_read, scan))
+        # In the archive's order, whichever was read first: of two objects of a job the first is taken.
+        images = [one for one in found if isinstance(one, ArchivedImage)]
+        outcomes = await asyncio.gather(*(scan.ledger.rebuild(image) for image in images))
+        for image, outcome in zip(images, outcomes, strict=True):
+            counts[outcome] += 1
+            where = image.id, image.stored.uri
+            if outcome is Rebuilt.DUPLICATE:
+                detail = f"Job {image.id} is archived elsewhere."
+                scan.report(finding(*where, "archive.duplicate", detail))
+            elif outcome is Rebuilt.CONFLICT:
+                detail = f"The ledger knows another image of job {image.id}."
+                scan.report(finding(*where, "archive.mislabelled", detail))
+        for wrong in found:
+            if isinstance(wrong, dict):
+                scan.report(wrong)
+    await scan.checkpoint.save(finished=True)
 
-        Raises:
-            ArchiveError: the archive cannot be read; the next run continues here.
-            LedgerError: the ledger cannot be read or written; the next run continues here.
-        """
-        counts = self.scan.checkpoint.counts
-        async for page, unknown in self.scan.pages(on_progress):
-            counts[Rebuilt.KNOWN] += len(page) - len(unknown)
-            found = await map_concurrently(unknown, self.scan.concurrency, self._read)
-            # In the archive's order, whichever was read first: of two objects of a job the first is taken.
-            images = [one for one in found if isinstance(one, ArchivedImage)]
-            outcomes = await asyncio.gather(*(self.scan.ledger.rebuild(image) for image in images))
-            for image, outcome in zip(images, outcomes, strict=True):
-                counts[outcome] += 1
-                where = image.id, image.stored.uri
-                if outcome is Rebuilt.DUPLICATE:
-                    detail = f"Job {image.id} is archived elsewhere."
-                    self.scan.report(finding(*where, "archive.duplicate", detail))
-                elif outcome is Rebuilt.CONFLICT:
-                    detail = f"The ledger knows another image of job {image.id}."
-                    self.scan.report(finding(*where, "archive.mislabelled", detail))
-            for wrong in found:
-                if isinstance(wrong, dict):
-                    self.scan.report(wrong)
-        await self.scan.checkpoint.save(finished_at=self.scan.now())
 
-    async def _read(self, listed: ListedObject) -> ArchivedImage | Finding | None:
-        """Return the image that an object holds, or why no job can be rebuilt from it."""
-        info = await self.scan.inspect_listed(listed, Depth.PROVED)
-        image = metadata.read(info) if isinstance(info, ObjectInfo) else None
-        if isinstance(info, ObjectInfo) and image is not None and info.sha256 is None:
-            info = await self.scan.inspect_listed(listed, Depth.DEEP)
-        if not isinstance(info, ObjectInfo):
-            return info
-        job_id = info.metadata.get("job-id")
-        if image is None and job_id is None:
-            return finding(None, listed.uri, "archive.foreign", "It names no job.")
-        if image is None:
-            detail = "Its metadata are not those of an archived image."
-            return finding(job_id, listed.uri, "archive.mislabelled", detail)
-        if info.sha256 != image.image.sha256:
-            detail = f"Its SHA-256 is {info.sha256} instead of {image.image.sha256}."
-            return finding(job_id, listed.uri, "archive.altered", detail)
-        return image
+async def _read(scan: ArchiveScan, listed: ListedObject) -> ArchivedImage | Finding | None:
+    """Return the image that an object holds, or why no job can be rebuilt from it."""
+    info = await scan.inspect_listed(listed, Depth.PROVED)
+    image = metadata.read(info) if isinstance(info, ObjectInfo) else None
+    if isinstance(info, ObjectInfo) and image is not None and info.sha256 is None:
+        info = await scan.inspect_listed(listed, Depth.DEEP)
+    if not isinstance(info, ObjectInfo):
+        return info
+    job_id = info.metadata.get("job-id")
+    if image is None and job_id is None:
+        return finding(None, listed.uri, "archive.foreign", "It names no job.")
+    if image is None:
+        detail = "Its metadata are not those of an archived image."
+        return finding(job_id, listed.uri, "archive.mislabelled", detail)
+    if info.sha256 != image.image.sha256:
+        detail = f"Its SHA-256 is {info.sha256} instead of {image.image.sha256}."
+        return finding(job_id, listed.uri, "archive.altered", detail)
+    return image

@@ -14,7 +14,6 @@ from receiver.archive.base import Depth, Inventory
 from receiver.archive.locator import ArchiveLocator
 from receiver.core.concurrency import map_concurrently, run_forever
 from receiver.core.errors import ArchiveError
-from receiver.core.jobs import StoredObject
 from receiver.ledger import ArchivedJob, Ledger
 from receiver.operations.archive_scan import UNREADABLE, finding
 from receiver.operations.checkpoint import Finding
@@ -69,7 +68,7 @@ class Relocator:
         """
         roots: set[str] = set()
         async for archived in spread(self.ledger, "", self.archive):
-            if not _stored(archived).uri.startswith(tuple(roots)):
+            if not archived.stored.uri.startswith(tuple(roots)):
                 root = await self._former_root(archived)
                 roots |= {root} if root is not None else set()
         return sum([await self._follow(root) for root in roots])
@@ -89,16 +88,14 @@ class Relocator:
 
     async def _former_root(self, archived: ArchivedJob) -> str | None:
         """Return from which root an image was moved here; ``None`` if it lies where it lay, or nowhere."""
-        stored, image = _stored(archived), archived.job.image
-        assert image is not None
         try:
-            await self.locator.inspect(stored, Depth.QUICK)
+            await self.locator.inspect(archived.stored, Depth.QUICK)
         except ArchiveError as error:
             if error.reason == "archive.unreadable":
                 return None
             if error.reason not in GONE:
                 raise
-            found = await moved.find(self.archive, stored, image)
+            found = await moved.find(self.archive, archived.stored, archived.image)
             return None if found is None else found[0]
         return None
 
@@ -127,16 +124,16 @@ async def move(
     findings: list[Finding] = []
 
     async def is_there(archived: ArchivedJob) -> bool:
-        assert archived.job.image is not None
-        there = target.object_at(moved.key_below(root, _stored(archived).uri))
+        there = target.object_at(moved.key_below(root, archived.stored.uri))
+        reason, detail = "archive.altered", "It holds other bytes."
         try:
-            if await moved.holds(target, there, archived.job.image):
+            if await moved.holds(target, there, archived.image):
                 return True
-            findings.append(finding(archived.job.id, there.uri, "archive.altered", "It holds other bytes."))
         except ArchiveError as error:
             if error.reason not in UNREADABLE:
                 raise
-            findings.append(finding(archived.job.id, there.uri, error.reason, error.detail))
+            reason, detail = error.reason, error.detail
+        findings.append(finding(archived.job.id, there.uri, reason, detail))
         return False
 
     checked = count = 0
@@ -184,17 +181,8 @@ async def _pages(ledger: Ledger, root: str, target: Inventory) -> AsyncIterator[
 
 
 async def _record(ledger: Ledger, target: Inventory, root: str, page: Sequence[ArchivedJob]) -> int:
-    addresses = [
-        (
-            archived.seq,
-            _stored(archived).uri,
-            target.object_at(moved.key_below(root, _stored(archived).uri)).uri,
-        )
-        for archived in page
-    ]
+    addresses = []
+    for archived in page:
+        uri = archived.stored.uri
+        addresses.append((archived.seq, uri, target.object_at(moved.key_below(root, uri)).uri))
     return await ledger.readdress(addresses) if addresses else 0
-
-
-def _stored(archived: ArchivedJob) -> StoredObject:
-    assert archived.job.stored is not None
-    return archived.job.stored

@@ -3,12 +3,11 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
 
-from receiver.core.clock import Clock, milliseconds
+from receiver.core.clock import milliseconds
 from receiver.core.concurrency import run_forever
 from receiver.ledger import Ledger, LedgerReader
 from receiver.ledger.queries.week import DAYS
@@ -35,41 +34,36 @@ COUNTS_KEPT = timedelta(days=DAYS + 1)
 OnProgress = Callable[[Mapping[str, int]], None]
 """Called with the rows removed so far, by table."""
 
+Sleep = Callable[[float], Awaitable[object]]
 
-@dataclass(kw_only=True, eq=False)
-class Pruner:
-    """Removes records older than ``keep``, once an hour or on demand."""
 
-    ledger: Ledger
-    keep: timedelta
-    now: Clock
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
+async def keep_pruning(ledger: Ledger, keep: timedelta, sleep: Sleep = asyncio.sleep) -> None:
+    """Remove what is older than ``keep`` now, and once an hour until cancelled, at any point."""
 
-    async def run(self) -> None:
-        """Remove old records now, and once an hour until cancelled, at any point."""
+    async def step() -> float:
+        removed = await prune(ledger, keep, sleep=sleep)
+        if sum(removed.values()):
+            log.info("pruned", **removed)
+        return EVERY_SECONDS
 
-        async def step() -> float:
-            removed = await self.round()
-            if sum(removed.values()):
-                log.info("pruned", **removed)
-            return EVERY_SECONDS
+    await run_forever(step, log, retry=EVERY_SECONDS, sleep=sleep)
 
-        await run_forever(step, log, retry=EVERY_SECONDS, sleep=self.sleep)
 
-    async def round(self, on_progress: OnProgress | None = None) -> Mapping[str, int]:
-        """Remove everything old. Return the number of removed rows by table.
+async def prune(
+    ledger: Ledger, keep: timedelta, on_progress: OnProgress = lambda _: None, sleep: Sleep = asyncio.sleep
+) -> Mapping[str, int]:
+    """Remove everything older than ``keep``. Return the number of removed rows by table.
 
-        Raises:
-            LedgerError: the ledger cannot be read or written.
-        """
-        removed: Counter[str] = Counter()
-        async for kind, before, batch in _batches(self.ledger, self.keep, self.now()):
-            if batch.old:
-                removed.update(await self.ledger.prune(kind, batch.old, before=before))
-                if on_progress is not None:
-                    on_progress(removed)
-                await self.sleep(PAUSE_SECONDS)
-        return removed
+    Raises:
+        LedgerError: the ledger cannot be read or written.
+    """
+    removed: Counter[str] = Counter()
+    async for kind, before, batch in _batches(ledger, keep, ledger.now()):
+        if batch.old:
+            removed.update(await ledger.prune(kind, batch.old, before=before))
+            on_progress(removed)
+            await sleep(PAUSE_SECONDS)
+    return removed
 
 
 async def count_prunable(ledger: LedgerReader, keep: timedelta, now: int) -> Mapping[str, int]:

@@ -20,9 +20,6 @@ GRACE_SECONDS = 10.0
 LIMITS = Limits(max_pixels=512_000_000, max_seconds=20, max_memory=1 << 30)
 
 
-def _ignore(_job_id: str, _why: str) -> None: ...
-
-
 class FileSources:
     """Keeps them one after the other. Archive and decoder are opened for the first one.
 
@@ -33,7 +30,10 @@ class FileSources:
     """
 
     def __init__(
-        self, archive: str, environ: Mapping[str, str], on_failure: Callable[[str, str], object] = _ignore
+        self,
+        archive: str,
+        environ: Mapping[str, str],
+        on_failure: Callable[[str, str], object] = lambda _job_id, _why: None,
     ) -> None:
         self._on_failure = on_failure
         self._archive = archive

@@ -48,16 +48,14 @@ class SettleProgress:
         self.asked = {key: at for key, at in self.asked.items() if key in keys}
         if not keys:
             self.strangers.clear()
-        due = [intent for intent in intents if self._is_due(intent, now, lifetime)]
+        due = []
+        for intent in intents:
+            last = self.asked.get(intent.key)
+            outlived = intent.at < now - milliseconds(lifetime)
+            if last is None or now - last >= (GRACE_MS if outlived else last - intent.at):
+                due.append(intent)
         self.asked |= {intent.key: now for intent in due}
         return due
-
-    def _is_due(self, intent: Intent, now: int, lifetime: timedelta) -> bool:
-        last = self.asked.get(intent.key)
-        if last is None:
-            return True
-        wait = GRACE_MS if intent.at < now - milliseconds(lifetime) else last - intent.at
-        return now - last >= wait
 
 
 async def settle(

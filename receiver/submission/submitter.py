@@ -14,7 +14,6 @@ from enum import StrEnum
 from pathlib import Path
 
 from receiver.core.backoff import DoublingWait
-from receiver.core.clock import Clock, wall_clock
 from receiver.core.concurrency import set_within
 from receiver.core.errors import (
     InvalidRequestError,
@@ -104,7 +103,6 @@ class Submitter:
     patience: timedelta = PATIENCE
     lag: timedelta = LAG
     clock: Callable[[], float] = time.monotonic
-    now: Clock = wall_clock
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     on_wait: Callable[[ProviderError], None] = lambda _: None
     on_taken: Callable[[str, str | Path | bytes], None] = lambda _id, _image: None
@@ -178,7 +176,7 @@ class _Submission:
 
     async def _search(self, intent: Intent) -> str | None:
         """Return the id of the job that was submitted with this intent; ``None`` where there is none."""
-        absent = self._submitter.now() - intent.at > GRACE_MS
+        absent = self._ledger.now() - intent.at > GRACE_MS
         while True:
             noted = (await self._ledger.intents_among([intent.key])).get(intent.key)
             if noted is not None and noted.job is not None:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 import httpx
@@ -16,10 +15,10 @@ from starlette.applications import Starlette
 from receiver.archive.factory import open_archive
 from receiver.core.errors import BodyError, FetchError
 from receiver.core.jobs import State
-from receiver.dashboard import THUMBNAIL_MEMORY, Dashboard, ImageZips, Thumbnails, Work
-from receiver.dashboard.routes import GLANCE
-from receiver.ledger import FILE_NAME, AuditFinding, Ledger, Submission
-from receiver.operations import acceptance
+from receiver.dashboard.image_zip import ImageZips
+from receiver.dashboard.routes import GLANCE, Dashboard
+from receiver.dashboard.thumbnails import THUMBNAIL_MEMORY, Thumbnails
+from receiver.ledger import FILE_NAME, AuditFinding, Claim, Ledger, Submission
 from receiver.operations.delivery_trial import DeliveryTrials
 from receiver.pipeline.spool import Spool
 from receiver.verify.decoder import Limits
@@ -37,7 +36,7 @@ class Around:
     """What the page is told of the rest of the receiver."""
 
     failing: dict[str, str] = field(default_factory=dict)
-    work: list[Work] = field(default_factory=list)
+    work: list[tuple[str, Claim, float]] = field(default_factory=list)
     unasked: str | None = None
 
     async def checks(self) -> dict[str, str]:
@@ -68,19 +67,17 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
     async with Verifier(Limits(10_000_000, 20, THUMBNAIL_MEMORY), processes=1) as verifier:
         yield Dashboard(
             ledger=ledger,
-            find_refused=partial(acceptance.find_refused, ledger, spool),
-            accept_refused=partial(acceptance.accept, ledger, spool),
+            spool=spool,
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
             previews=Thumbnails.for_comparison(tmp_path / "previews", archive, verifier),
             sources=archive,
             zips=ImageZips(ledger, archive, tmp_path / "scratch"),
-            trials=DeliveryTrials(ledger=ledger, providers={}, address="", confirm=False, now=clock),
+            trials=DeliveryTrials(ledger=ledger, providers={}, address="", confirm=False),
             waiters=WaiterLimit(1),
             failing=around.checks,
             working=lambda: around.work,
             unasked=lambda: around.unasked,
             overdue_after=timedelta(minutes=10),
-            now=clock,
             providers={NAME: "Ximilar"},
         )
     await archive.aclose()
@@ -187,7 +184,7 @@ async def test_what_is_worked_on_is_shown_with_stage_attempt_and_time(
 ) -> None:
     await ledger.record(delivery())
     claim = await claimed(ledger)
-    around.work = [Work("fetch", claim.job, 61.5)]
+    around.work = [("fetch", claim, 61.5)]
     for path in ("/", "/page/jobs/job-1"):
         answer = await client.get(path)
         assert "downloading and verifying, attempt 1" in text(answer)

@@ -292,7 +292,6 @@ async def tried_here(values: dict[str, str], patience: float) -> Trial:
             providers=open_providers(Setup(config, values)),
             address=str(config.public_url).rstrip("/"),
             confirm=False,
-            now=ledger.now,
             patience=patience,
         )
         return await trials.run(await trials.begin("ximilar"))

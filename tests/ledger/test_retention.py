@@ -1,7 +1,6 @@
 """Retention: old records are removed in small transactions; what is still needed stays."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
 from receiver.core.concurrency import cancel
@@ -9,7 +8,7 @@ from receiver.core.errors import BodyError
 from receiver.core.jobs import State
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Intent, Ledger, Submission
-from receiver.operations.retention import WINDOW, Pruner, count_prunable
+from receiver.operations.retention import WINDOW, count_prunable, keep_pruning, prune
 from receiver.providers.base import TICKET_LIFETIME
 from tests.ledger.actions import STORED, brought_to, delivery, history, tables_of, the_job
 from tests.support.clock import HOUR, NOW, Clock
@@ -20,10 +19,6 @@ KEEP = timedelta(days=90)
 
 async def at_once(_: float) -> None:
     """No pause."""
-
-
-def pruner(ledger: Ledger, clock: Clock, sleep: Callable[[float], Awaitable[object]] = at_once) -> Pruner:
-    return Pruner(ledger=ledger, keep=KEEP, now=clock, sleep=sleep)
 
 
 def rows(folder: LedgerLocation, table: str) -> int:
@@ -50,14 +45,14 @@ async def test_old_archived_jobs_keep_their_row_and_lose_history_and_body(
     assert (expected["history"], expected["bodies"]) == (3, 1)
     assert rows(place, "bodies") == 7  # of the submitted one there is none
 
-    assert await pruner(ledger, clock).round() == {key: n for key, n in expected.items() if n}
+    assert await prune(ledger, KEEP, sleep=at_once) == {key: n for key, n in expected.items() if n}
 
     assert await the_job(ledger) == job
     assert await history(ledger) == ()
     assert len(await history(ledger, "young")) == 3
     assert {state: await history(ledger, state.value) for state in others} == others
     assert rows(place, "bodies") == 6
-    assert sum((await pruner(ledger, clock).round()).values()) == 0
+    assert sum((await prune(ledger, KEEP, sleep=at_once)).values()) == 0
     assert (await ledger.record(delivery())).duplicate  # whose body would be read, if it were not known
 
 
@@ -73,7 +68,7 @@ async def test_no_number_of_the_history_is_ever_given_out_again(clock: Clock, pl
         assert not seen or min(new) > max(seen)
         seen |= new
         clock.forward(91 * DAY)
-        await pruner(ledger, clock).round()
+        await prune(ledger, KEEP, sleep=at_once)
         with tables_of(place) as db:  # all is old, and the last line stays all the same
             assert [row["seq"] for row in db.execute("SELECT seq FROM history")] == [last]
         await ledger.close()
@@ -82,10 +77,10 @@ async def test_no_number_of_the_history_is_ever_given_out_again(clock: Clock, pl
 async def test_the_last_line_goes_when_it_is_the_last_no_more(ledger: Ledger, clock: Clock) -> None:
     await brought_to(ledger, State.ARCHIVED)
     clock.forward(91 * DAY)
-    await pruner(ledger, clock).round()
+    await prune(ledger, KEEP, sleep=at_once)
     assert len(await history(ledger)) == 1
     await ledger.expect(Submission("next"))
-    assert await pruner(ledger, clock).round() == {"history": 1, "bodies": 0}
+    assert await prune(ledger, KEEP, sleep=at_once) == {"history": 1, "bodies": 0}
     assert await history(ledger) == ()
 
 
@@ -95,7 +90,7 @@ async def test_a_job_that_was_archived_lately_keeps_all_of_its_history(ledger: L
     (claim,) = await ledger.claim_to_archive(1, lease=DAY)
     await ledger.archived(claim, STORED)
     await ledger.expect(Submission("next"))
-    assert sum((await pruner(ledger, clock).round()).values()) == 0
+    assert sum((await prune(ledger, KEEP, sleep=at_once)).values()) == 0
     assert len(await history(ledger)) == 3
 
 
@@ -105,7 +100,7 @@ async def test_old_deliveries_that_could_not_be_read_go_and_their_numbers_are_no
     for _ in range(3):
         await ledger.record_unread(BodyError("body.not_json"), b"{")
     clock.forward(91 * DAY)
-    assert await pruner(ledger, clock).round() == {"unread": 2}
+    assert await prune(ledger, KEEP, sleep=at_once) == {"unread": 2}
     (left,) = (await ledger.unread_deliveries()).deliveries
     await ledger.record_unread(BodyError("body.not_json"), b"{")
     assert [unread.seq for unread in (await ledger.unread_deliveries()).deliveries] == [
@@ -120,9 +115,9 @@ async def test_tickets_go_when_their_life_is_over_however_long_history_is_kept(
     await ledger.record(delivery("a", ticket="first"))
     clock.forward(int(TICKET_LIFETIME.total_seconds() * 1000))
     await ledger.record(delivery("b", ticket="second"))
-    assert sum((await pruner(ledger, clock).round()).values()) == 0  # clocks may differ by a day
+    assert sum((await prune(ledger, KEEP, sleep=at_once)).values()) == 0  # clocks may differ by a day
     clock.forward(DAY + 1)
-    assert await pruner(ledger, clock).round() == {"tickets": 1}
+    assert await prune(ledger, KEEP, sleep=at_once) == {"tickets": 1}
     assert rows(place, "tickets") == 1
 
 
@@ -134,7 +129,7 @@ async def test_submissions_go_when_they_are_old_and_their_job_is_known(
     await ledger.confirm_intent("known", "job-1")
     clock.forward(91 * DAY)
     await ledger.record_intent(Intent("young", "mark"))
-    assert await pruner(ledger, clock).round() == {"submissions": 1}
+    assert await prune(ledger, KEEP, sleep=at_once) == {"submissions": 1}
     assert [intent.key for intent in await ledger.open_intents(before=clock())] == ["open"]
 
 
@@ -151,7 +146,7 @@ async def test_notifications_that_were_given_up_go_and_those_to_be_sent_stay(
     await ledger.notification_sent(due["taken"])
     await ledger.notification_failed(due["given up"], "Nobody is there.", at=None)
     clock.forward(91 * DAY)
-    assert await pruner(ledger, clock).round() == {"notifications": 1, "failed_by_day": 1}
+    assert await prune(ledger, KEEP, sleep=at_once) == {"notifications": 1, "failed_by_day": 1}
     assert [one.job for one in await ledger.notifications_due(by=clock(), limit=9)] == ["waiting"]
 
 
@@ -166,7 +161,7 @@ async def test_counts_go_when_the_page_shows_them_no_more_however_long_history_i
     assert (rows(place, "archived_by_hour"), rows(place, "failed_by_day")) == (12, 12)
     expected = await count_prunable(ledger, KEEP, clock())
 
-    removed = await pruner(ledger, clock).round()
+    removed = await prune(ledger, KEEP, sleep=at_once)
 
     assert removed == {"archived_by_hour": 5, "failed_by_day": 5}  # hours and days begin earlier
     assert removed == {table: number for table, number in expected.items() if number}
@@ -180,7 +175,7 @@ async def test_who_follows_the_history_learns_of_what_was_removed(ledger: Ledger
     last = await ledger.last_history_seq()
     clock.forward(91 * DAY)
     await brought_to(ledger, State.ARCHIVED, "young")
-    await pruner(ledger, clock).round()
+    await prune(ledger, KEEP, sleep=at_once)
     assert (await ledger.transitions(after=0, limit=1)).pruned == last
     moves = await ledger.transitions(after=last, limit=99)
     assert [move.id for move in moves.transitions] == ["young"] * 3
@@ -206,7 +201,7 @@ async def test_a_long_history_goes_in_small_pieces_with_pauses_between_them(
         await ledger.record(delivery(f"meanwhile-{len(pauses)}"))  # which waits for no more than one piece
 
     told: list[int] = []
-    gone = await pruner(ledger, clock, pause).round(lambda rows: told.append(rows["history"]))
+    gone = await prune(ledger, KEEP, lambda rows: told.append(rows["history"]), pause)
     assert gone["history"] in (count, count - 1)
     assert len(pauses) >= 3
     assert max(b - a for a, b in zip([0, *told], told, strict=False)) <= WINDOW
@@ -224,7 +219,7 @@ async def test_the_server_prunes_by_itself_and_is_stopped_at_once(ledger: Ledger
             ended.set()
             await asyncio.Event().wait()
 
-    pruning = asyncio.create_task(pruner(ledger, clock, sleep).run())
+    pruning = asyncio.create_task(keep_pruning(ledger, KEEP, sleep))
     await asyncio.wait_for(ended.wait(), 30)
     assert await history(ledger) == ()
     await asyncio.wait_for(cancel([pruning]), 30)

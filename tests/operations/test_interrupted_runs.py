@@ -19,7 +19,7 @@ from receiver.operations.archive_scan import ArchiveScan
 from receiver.operations.audit import Auditor
 from receiver.operations.checkpoint import Checkpoint
 from receiver.operations.migrate import Migrator
-from receiver.operations.rebuild import Rebuilder
+from receiver.operations.rebuild import rebuild
 from tests.operations.archived_jobs import Sample, fill, lay_out, make_samples
 from tests.support.clock import NOW
 
@@ -80,7 +80,7 @@ async def test_a_rebuild_that_was_cut_off_looks_at_nothing_twice_but_its_last_pa
 
     async def run(turns: Turns) -> Checkpoint:
         checkpoint = await Checkpoint.open(
-            ledger, tmp_path, "rebuild", plan={"archive": archive.uri}, now=NOW, from_start=False
+            ledger, tmp_path, "rebuild", plan={"archive": archive.uri}, from_start=False
         )
         with checkpoint:
             scan = ArchiveScan(
@@ -89,10 +89,9 @@ async def test_a_rebuild_that_was_cut_off_looks_at_nothing_twice_but_its_last_pa
                 checkpoint=checkpoint,
                 concurrency=4,
                 throttle=turns.turn,
-                now=lambda: NOW,
                 sleep=at_once,
             )
-            await Rebuilder(scan).run(nobody)
+            await rebuild(scan, nobody)
         return checkpoint
 
     try:
@@ -147,7 +146,7 @@ async def audited(
     places = ArchiveLocator(archive, {})
     try:
         plan = {"archive": archive.uri, "depth": "proved"}
-        checkpoint = await Checkpoint.open(ledger, folder, "audit", plan=plan, now=NOW, from_start=False)
+        checkpoint = await Checkpoint.open(ledger, folder, "audit", plan=plan, from_start=False)
         with checkpoint:
             scan = ArchiveScan(
                 ledger=ledger,
@@ -155,7 +154,6 @@ async def audited(
                 checkpoint=checkpoint,
                 concurrency=4,
                 throttle=turn,
-                now=lambda: NOW,
                 sleep=at_once,
             )
             await Auditor(scan, places, Depth.PROVED).run(nobody)

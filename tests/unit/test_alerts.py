@@ -46,7 +46,6 @@ class World:
             collect=self._collect,
             channels=named(urls or ("slack://a/b/c", "mailto://d:e@f.test")),
             address="https://receiver.test",
-            now=self.clock,
             send=self._send,
         )
 
@@ -262,6 +261,7 @@ async def test_a_ledger_that_cannot_be_written_is_told_of_once(world: World, tmp
             raise LedgerError("ledger.unavailable")
 
     world.ledger = object.__new__(Full)
+    world.ledger.now = world.clock
     world.alerter = world.another()
     world.writable.set(0)
     for _ in range(20):

@@ -28,7 +28,7 @@ async def ledger(tmp_path: Path) -> AsyncIterator[Ledger]:
 async def checkpoint(
     ledger: Ledger, folder: Path, *, plan: dict[str, str] = PLAN, from_start: bool = False
 ) -> Checkpoint:
-    return await Checkpoint.open(ledger, folder, "audit", plan=plan, now=1, from_start=from_start)
+    return await Checkpoint.open(ledger, folder, "audit", plan=plan, from_start=from_start)
 
 
 async def test_a_run_that_was_cut_off_goes_on_with_all_that_it_found(ledger: Ledger, tmp_path: Path) -> None:
@@ -67,7 +67,7 @@ async def test_a_run_begins_anew_where_there_is_nothing_to_go_on_with(
     with await checkpoint(ledger, tmp_path) as first:
         first.add(FOUND[0])
         first.position["after_job"] = 7
-        await first.save(finished_at=2 if why == "finished" else None)
+        await first.save(finished=why == "finished")
     if why == "findings gone":
         (tmp_path / "audit.jsonl").unlink()
     plan = {"archive": "file:///elsewhere"} if why == "other plan" else PLAN

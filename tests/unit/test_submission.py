@@ -317,8 +317,13 @@ def provider() -> Provider:
 
 
 @pytest.fixture
-async def submitter(tmp_path: Path, provider: Provider) -> AsyncIterator[Submitter]:
-    ledger = await Ledger.serve(make_empty_ledger(tmp_path))
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def submitter(tmp_path: Path, provider: Provider, clock: Clock) -> AsyncIterator[Submitter]:
+    ledger = await Ledger.serve(make_empty_ledger(tmp_path), now=clock)
     client = Ximilar(
         "https://provider", "token", Calls(transport=httpx.MockTransport(provider)), jitter=lambda: 0.0
     )
@@ -412,10 +417,12 @@ async def test_a_job_that_is_made_after_it_was_given_up_is_found_by_the_next_loo
     assert (outcome.fate, outcome.id, provider.asked["POST"]) == (Fate.SUBMITTED, "job-1", 2)
 
 
-async def test_an_intent_of_long_ago_takes_one_answer(submitter: Submitter, provider: Provider) -> None:
+async def test_an_intent_of_long_ago_takes_one_answer(
+    submitter: Submitter, provider: Provider, clock: Clock
+) -> None:
     await submitter.ledger.record_intent(Intent("list:1", "mark-of-a-killed-run"))
-    later = replace(submitter, now=lambda: submitter.now() + HOUR)
-    assert (await later.submit(ITEM)).fate is Fate.SUBMITTED
+    clock.forward(HOUR)
+    assert (await submitter.submit(ITEM)).fate is Fate.SUBMITTED
     assert provider.asked == {"POST": 1, "list": 1}
 
 
