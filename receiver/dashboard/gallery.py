@@ -40,8 +40,6 @@ READ_AT_ONCE = 200
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gallery:
-    """The routes."""
-
     ledger: Ledger
     templates: Templates
     zips: ImageZips

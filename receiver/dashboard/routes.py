@@ -23,7 +23,7 @@ from receiver.dashboard.charts import MINUTE, MOST_REASONS, Throughput, chart, d
 from receiver.dashboard.gallery import Gallery
 from receiver.dashboard.image_zip import ImageZips
 from receiver.dashboard.links import filled, links, with_limit
-from receiver.dashboard.templates import Static, Templates
+from receiver.dashboard.templates import PLACEHOLDER, Static, Templates
 from receiver.dashboard.thumbnails import Thumbnails
 from receiver.dashboard.trial_page import TrialPage
 from receiver.ledger import Claim, Filter, Ledger
@@ -127,7 +127,6 @@ class Dashboard:
         ]
 
     async def aclose(self) -> None:
-        """End what runs in the background."""
         await self._trials.aclose()
 
     async def count_archived(self) -> None:
@@ -278,7 +277,7 @@ class Dashboard:
 
     def _picture(self, webp: bytes | None) -> Response:
         if webp is None:
-            content, kind, cache = self._static.content("nothing.svg"), "image/svg+xml", "no-store"
+            content, kind, cache = PLACEHOLDER, "image/svg+xml", "no-store"
         else:
             content, kind, cache = webp, "image/webp", "private, max-age=86400, immutable"
         return Response(content, media_type=kind, headers={**PICTURE_HEADERS, "Cache-Control": cache})

@@ -38,6 +38,8 @@ TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf
 
 FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
+PLACEHOLDER = (HERE / "static" / "nothing.svg").read_bytes()
+
 
 class Static:
     """The static files, under names that change with their content, so that browsers cache them for good."""
@@ -52,11 +54,7 @@ class Static:
             self._answers[name] = Response(content, headers=FOREVER, media_type=TYPES[path.suffix])
 
     def url(self, name: str) -> str:
-        """Return the path that a file is served at."""
         return f"/static/{self._names[name]}"
-
-    def content(self, name: str) -> bytes:
-        return bytes(self._answers[self._names[name]].body)
 
     async def answer(self, request: Request) -> Response:
         """``GET /static/{name}``: style, script and signs of the page."""
@@ -88,7 +86,6 @@ class Templates:
         failing: Mapping[str, str] | None = None,
         **values: Any,
     ) -> Response:
-        """Return a rendered page."""
         if failing is None:
             failing = await self.failing()
         text = self.render(name, now=self.now(), instance=self.instance, failing=failing, **values)

@@ -23,8 +23,6 @@ POLL_SECONDS = 0.3
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrialPage:
-    """The routes."""
-
     trials: DeliveryTrials
     waiters: WaiterLimit
     templates: Templates
@@ -64,7 +62,6 @@ class TrialPage:
         return StreamingResponse(self._events(), media_type="text/event-stream", headers=headers)
 
     async def aclose(self) -> None:
-        """End what runs."""
         await cancel(self._running)
 
     async def _events(self) -> AsyncIterator[str]:

@@ -49,9 +49,6 @@ STEPS = {
 _CHECKPOINT = "test delivery"
 _LOOK = "Look at DNS, firewall and proxy."
 
-OnStep = Callable[["Step"], object]
-"""Called when a step begins and when it has ended."""
-
 
 @dataclass(slots=True)
 class Step:
@@ -140,8 +137,8 @@ class DeliveryTrials:
         await self._save(trial)
         return trial
 
-    async def run(self, trial: Trial, on_step: OnStep = lambda _: None) -> Trial:
-        """Take the steps, up to the first that fails."""
+    async def run(self, trial: Trial, on_step: Callable[[Step], object] = lambda _: None) -> Trial:
+        """Take the steps, up to the first that fails; call ``on_step`` as each begins and ends."""
         work = _Work(self, trial)
         doing: Sequence[Callable[[], Awaitable[str]]]
         doing = (work.make, work.reach, work.deliver, work.record, work.fetch, work.archive)

@@ -97,13 +97,11 @@ class Membership:
         self._beaten = asyncio.Event()
 
 
-Duties = Callable[[], AbstractAsyncContextManager[object]]
-"""Opens the work that one instance does for all; it must be able to begin again after its end."""
-
-
 @asynccontextmanager
-async def while_leading(membership: Membership, duties: Duties) -> AsyncIterator[None]:
-    """Do the duties while this process leads, until the block ends.
+async def while_leading(
+    membership: Membership, duties: Callable[[], AbstractAsyncContextManager[object]]
+) -> AsyncIterator[None]:
+    """Do the duties while this process leads, until the block ends. They may begin again after their end.
 
     Where the ledger is not shared they begin before the block, and their errors are raised.
     """

@@ -31,9 +31,6 @@ SINGLE_IMAGE_REASONS = frozenset(
 RETRY_WAITS = (1.0, 5.0, 20.0)
 """Seconds between attempts to put an image while the archive does not answer."""
 
-OnProgress = Callable[[int], None]
-"""Called with the number of images or files done."""
-
 
 @dataclass(kw_only=True, eq=False)
 class Migrator:
@@ -51,8 +48,8 @@ class Migrator:
     counts: Counter[str] = field(default_factory=Counter, init=False)
     findings: list[Finding] = field(default_factory=list, init=False)
 
-    async def move(self, on_progress: OnProgress) -> None:
-        """Put, prove and record every image of the source in the target.
+    async def move(self, on_progress: Callable[[int], None]) -> None:
+        """Put, prove and record every image of the source in the target. Count those done to ``on_progress``.
 
         Raises:
             ArchiveError: the target accepts nothing.
@@ -67,7 +64,7 @@ class Migrator:
             after = page[-1].seq
             on_progress(sum(self.counts[name] for name in ("elsewhere", "moved", "failed")))
 
-    async def remove(self, on_progress: OnProgress) -> None:
+    async def remove(self, on_progress: Callable[[int], None]) -> None:
         """Remove each file of the source whose image is recorded and proved in the target.
 
         Raises:

@@ -34,9 +34,6 @@ CONCURRENCY = 8
 
 GONE = frozenset({"archive.missing", "archive.no_bucket", "archive.denied", "archive.misconfigured"})
 
-OnProgress = Callable[[int], None]
-"""Called with the number of images done."""
-
 
 @dataclass(eq=False)
 class Relocator:
@@ -107,12 +104,12 @@ async def move(
     *,
     check_all: bool,
     concurrency: int,
-    on_progress: OnProgress,
+    on_progress: Callable[[int], None],
 ) -> tuple[int, int, list[Finding]]:
     """Record that what lay below a root, which ends with a slash, lies in the target.
 
     A sample is looked at, and nothing is recorded if something is wrong with it. With ``check_all`` each
-    image is looked at, and recorded if it is there.
+    image is looked at, and recorded if it is there. ``on_progress`` is called with the number of images done.
 
     Returns:
         How many images were looked at, for how many the ledger was changed, and what is wrong.

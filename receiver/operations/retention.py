@@ -31,9 +31,6 @@ TICKET_SLACK = timedelta(days=1)
 COUNTS_KEPT = timedelta(days=DAYS + 1)
 """How long the counts of the status page are kept, which shows some days; the clock may have been off."""
 
-OnProgress = Callable[[Mapping[str, int]], None]
-"""Called with the rows removed so far, by table."""
-
 Sleep = Callable[[float], Awaitable[object]]
 
 
@@ -50,9 +47,12 @@ async def keep_pruning(ledger: Ledger, keep: timedelta, sleep: Sleep = asyncio.s
 
 
 async def prune(
-    ledger: Ledger, keep: timedelta, on_progress: OnProgress = lambda _: None, sleep: Sleep = asyncio.sleep
+    ledger: Ledger,
+    keep: timedelta,
+    on_progress: Callable[[Mapping[str, int]], None] = lambda _: None,
+    sleep: Sleep = asyncio.sleep,
 ) -> Mapping[str, int]:
-    """Remove everything older than ``keep``. Return the number of removed rows by table.
+    """Remove everything older than ``keep``. Return, and report so far, how many rows by table.
 
     Raises:
         LedgerError: the ledger cannot be read or written.

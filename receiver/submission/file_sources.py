@@ -64,11 +64,9 @@ class FileSources:
         try:
             async with self._one_at_a_time:
                 kept = self._kept = self._kept or await self._open()
-                if isinstance(image, Path):
-                    await kept.keep(job_id, image)
-                    return
-                file = await kept.file()
-                await asyncio.to_thread(file.write_bytes, image)
+                file = image if isinstance(image, Path) else await kept.file()
+                if isinstance(image, bytes):
+                    await asyncio.to_thread(file.write_bytes, image)
                 await kept.keep(job_id, file)
         except (ReceiverError, ConfigError, OSError) as error:
             self._on_failure(job_id, error.detail if isinstance(error, ReceiverError) else str(error))
