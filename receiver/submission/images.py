@@ -85,7 +85,11 @@ def _named(key: str, given: ImageLike, ref: str | None) -> Item:
         return Item(key, "bytes", given, ref)
     text = os.fspath(given)
     if isinstance(given, str) and _URL.match(text):
-        _check_url(text, text)
+        try:
+            _check_url(text)
+        except InvalidRequestError as error:
+            shown = _PASSWORD.sub(r"\1**********@", text)
+            raise InvalidRequestError(f"{shown}: {error.detail}") from None
         return Item(key, text, text, ref)
     _check_file(Path(text))
     return Item(key, text, Path(text), ref)
@@ -127,34 +131,28 @@ def read_list(path: Path) -> list[Line]:
         image, *refs = (part.strip() for part in line.split("\t", 1))
         ref = refs[0] if refs else None
         file = None if _URL.match(image) else path.parent / image
-        _check_line(f"{path}: line {number}", image, file)
+        where = f"{path}: line {number}"
+        try:
+            if file is None:
+                _check_url(image)
+            else:
+                _check_file(file)
+        except InvalidRequestError as error:
+            raise InvalidRequestError(f"{where}: {error.detail}") from None
         if ref is not None and not is_ref(ref):
-            problem = "a reference is 1 to 200 printable ASCII characters."
-            raise InvalidRequestError(f"{path}: line {number}: {problem}")
+            raise InvalidRequestError(f"{where}: a reference is 1 to 200 printable ASCII characters.")
         lines.append(Line(image, ref, file))
     return lines
 
 
-def _check_line(where: str, image: str, file: Path | None) -> None:
-    if file is None:
-        _check_url(where, image)
-        return
-    try:
-        _check_file(file)
-    except InvalidRequestError as error:
-        raise InvalidRequestError(f"{where}: {error.detail}") from None
-
-
-def _check_url(where: str, url: str) -> None:
+def _check_url(url: str) -> None:
     if _PASSWORD.match(url):
-        where = where.replace(url, _PASSWORD.sub(r"\1**********@", url))
-        raise InvalidRequestError(
-            f"{where}: carries a password, which the provider would get and keep; use a URL without one."
-        )
+        problem = "carries a password, which the provider would get and keep; use a URL without one."
+        raise InvalidRequestError(problem)
     try:
         Upscale(url)
     except InvalidRequestError as error:
-        raise InvalidRequestError(f"{where}: {error.detail.removeprefix('image ')}") from None
+        raise InvalidRequestError(error.detail.removeprefix("image ")) from None
 
 
 def _check_file(path: Path) -> None:

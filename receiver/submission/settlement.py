@@ -10,7 +10,6 @@ import structlog
 from receiver.core.clock import milliseconds
 from receiver.ledger import Intent, Ledger
 from receiver.providers.base import Client
-from receiver.providers.ximilar.client import Ximilar
 
 log = structlog.get_logger("receiver.submitting")
 
@@ -20,15 +19,6 @@ believed: longer than the provider's client ever waits for an answer."""
 
 MAX_OPEN = 1000
 """Open submissions that are resolved at a time."""
-
-
-async def find(ledger: Ledger, provider: Ximilar, intent: Intent) -> str | None:
-    """Return the id of an intent's job; ``None`` where the provider has none."""
-    return await provider.find(
-        intent.mark,
-        since=_datetime(intent.at),
-        others=await ledger.job_ids_submitted_since(intent.at - GRACE_MS),
-    )
 
 
 @dataclass(slots=True)
@@ -82,10 +72,11 @@ async def settle(
     left = {intent.mark: intent for intent in progress.take_due(intents, now, lifetime)}
     if not left:
         return 0
-    since = min(intent.at for intent in left.values())
-    others = progress.strangers | await ledger.job_ids_submitted_since(since - GRACE_MS)
+    first = min(intent.at for intent in left.values())
+    since = datetime.fromtimestamp(first / 1000, UTC)
+    others = progress.strangers | await ledger.job_ids_submitted_since(first - GRACE_MS)
     settled = 0
-    async with contextlib.aclosing(provider.submitted_since(_datetime(since), others)) as jobs:
+    async with contextlib.aclosing(provider.submitted_since(since, others)) as jobs:
         async for found in jobs:
             if found.mark in left:
                 if await ledger.confirm_intent(left.pop(found.mark).key, found.id):
@@ -100,7 +91,3 @@ async def settle(
             await ledger.withdraw_intent(intent.key)
             settled += 1
     return settled
-
-
-def _datetime(at: int) -> datetime:
-    return datetime.fromtimestamp(at / 1000, UTC)

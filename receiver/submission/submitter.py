@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 
@@ -30,7 +30,7 @@ from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Intent, Ledger
 from receiver.providers.ximilar.client import Ximilar
 from receiver.submission.images import Item, Options
-from receiver.submission.settlement import GRACE_MS, find
+from receiver.submission.settlement import GRACE_MS
 from receiver.submission.webhook_template import WebhookTemplate
 
 PATIENCE = timedelta(minutes=5)
@@ -182,7 +182,11 @@ class _Submission:
             if noted is not None and noted.job is not None:
                 return noted.job  # its completion has come, or the server has found it
             try:
-                job_id = await find(self._ledger, self._submitter.provider, intent)
+                job_id = await self._submitter.provider.find(
+                    intent.mark,
+                    since=datetime.fromtimestamp(intent.at / 1000, UTC),
+                    others=await self._ledger.job_ids_submitted_since(intent.at - GRACE_MS),
+                )
             except ProviderError as error:
                 await self._wait_out(error)
                 continue
