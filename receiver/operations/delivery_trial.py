@@ -12,7 +12,6 @@ import hmac
 import ipaddress
 import json
 import secrets
-import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -23,10 +22,10 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from receiver.core.concurrency import run_in_thread
 from receiver.core.errors import REASONS, LedgerError
 from receiver.core.jobs import Job, State
 from receiver.core.paths import webhook_path
+from receiver.fetch.network_guard import system_resolver
 from receiver.ledger import Ledger, LedgerReader
 from receiver.providers.base import Output, OwnDelivery, Providers
 from receiver.web.reaching import Answer, ask, explain, origin, why_not
@@ -315,12 +314,11 @@ class _Work:
         return f"serve must reach its own public address to fetch this picture. {_LOOK}"
 
     async def _private_networks(self) -> list[str]:
-        host = urlsplit(self._url).hostname or ""
         try:
-            found = await run_in_thread(lambda: socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+            found = await system_resolver(urlsplit(self._url).hostname or "", 0)
         except OSError:
             return []
-        addresses = {ipaddress.ip_address(str(address[0]).partition("%")[0]) for *_, address in found}
+        addresses = {ipaddress.ip_address(address.partition("%")[0]) for address in found}
         return sorted(str(ipaddress.ip_network(it)) for it in addresses if not it.is_global)
 
 
