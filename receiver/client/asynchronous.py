@@ -15,9 +15,8 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ValidationError
 
-from receiver.client.documents import ApiError, Change, Gap, Job, Page
+from receiver.client.documents import ApiError, Change, Document, Gap, Job, Page
 from receiver.providers.api import DIRECT
 
 TIMEOUT = 30.0
@@ -39,7 +38,7 @@ PAUSE = 1.0
 
 AWAY = frozenset({502, 503, 504})
 
-D = TypeVar("D", bound=BaseModel)
+D = TypeVar("D", bound=Document)
 
 
 class AsyncClient:
@@ -294,7 +293,7 @@ def _foreign(answer: httpx.Response, what: str) -> ApiError:
 def _read(kind: type[D], answer: httpx.Response, document: str | bytes) -> D:
     try:
         return kind.model_validate_json(document)
-    except ValidationError:
+    except ValueError:
         remedy = "Check that the address is a receiver's, and that it and this client have one version."
         what = f"with something else than a receiver's {kind.__name__.lower()}. {remedy}"
         raise _foreign(answer, what) from None  # the values in that error may be keys

@@ -31,11 +31,11 @@ class ApiError(Exception):
         return f"{self.reason or self.status}: {self.detail}"
 
 
-class _Document(BaseModel):
+class Document(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
-class Problem(_Document):
+class Problem(Document):
     """Why a job has its state, or why its last attempt failed."""
 
     reason: str
@@ -43,7 +43,7 @@ class Problem(_Document):
     at: datetime
 
 
-class Event(_Document):
+class Event(Document):
     """An entry of a job's history; the first has no state before it."""
 
     at: datetime
@@ -65,13 +65,13 @@ class Change(Event):
     ref: str | None
 
 
-class Gap(_Document):
+class Gap(Document):
     """Transitions up to a number may be missing from a stream of changes."""
 
     until: int
 
 
-class Job(_Document):
+class Job(Document):
     """A job. docs/reference/http-api.md says what each attribute means; a list's jobs have no history."""
 
     id: str
@@ -127,7 +127,7 @@ class Job(_Document):
         return f"<table>{''.join(rows)}</table>{shown}"
 
 
-class Page(_Document):
+class Page(Document):
     """A page of jobs; ``next`` is the cursor of the one after it."""
 
     jobs: tuple[Job, ...]
