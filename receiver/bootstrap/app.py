@@ -31,6 +31,7 @@ from receiver.dashboard.routes import Dashboard
 from receiver.events.feed import Feed
 from receiver.intake.endpoint import WebhookEndpoint
 from receiver.ledger import DirectoryLock, Ledger
+from receiver.operations import acceptance
 from receiver.operations.delivery_trial import DeliveryTrials
 from receiver.operations.integrity import look_for_damage
 from receiver.operations.membership import Membership, while_leading
@@ -162,7 +163,8 @@ async def open_receiver(
         )
         dashboard = Dashboard(
             ledger=ledger,
-            spool=worker.spool,
+            find_refused=partial(acceptance.find_refused, ledger, worker.spool),
+            accept_refused=partial(acceptance.accept, ledger, worker.spool),
             thumbnails=thumbnails,
             previews=previews,
             sources=archive,

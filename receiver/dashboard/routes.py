@@ -27,9 +27,8 @@ from receiver.dashboard.templates import PLACEHOLDER, Static, Templates
 from receiver.dashboard.thumbnails import Thumbnails
 from receiver.dashboard.trial_page import TrialPage
 from receiver.ledger import Claim, Filter, Ledger
-from receiver.operations import acceptance
+from receiver.operations.acceptance import RefusedBytes
 from receiver.operations.delivery_trial import DeliveryTrials
-from receiver.pipeline.spool import Spool
 from receiver.web.problem import retry_headers, status_of
 from receiver.web.waiter_limit import WaiterLimit
 
@@ -79,7 +78,8 @@ class Dashboard:
     """
 
     ledger: Ledger
-    spool: Spool
+    accept_refused: Callable[[str, str], Awaitable[Job]]
+    find_refused: Callable[[str], Awaitable[RefusedBytes]]
     thumbnails: Thumbnails
     previews: Thumbnails
     sources: SmallPictures
@@ -204,7 +204,7 @@ class Dashboard:
         job, history = found
         refused = None
         with suppress(LedgerError, SpoolError):
-            refused = await acceptance.find_refused(self.ledger, self.spool, job_id)
+            refused = await self.find_refused(job_id)
         return await self._templates.answer(
             "job",
             job=job,
@@ -239,8 +239,7 @@ class Dashboard:
 
     async def accept(self, request: Request) -> Response:
         """``POST /page/jobs/{id}/accept``: let refused bytes be archived as they are."""
-        sha256 = params.accept(request.query_params)
-        job = await acceptance.accept(self.ledger, self.spool, request.path_params["id"], sha256)
+        job = await self.accept_refused(request.path_params["id"], params.accept(request.query_params))
         return RedirectResponse(f"/page/jobs/{quote(job.id, safe='')}", 303)
 
     async def thumbnail(self, request: Request) -> Response:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -19,6 +20,7 @@ from receiver.dashboard.image_zip import ImageZips
 from receiver.dashboard.routes import GLANCE, Dashboard
 from receiver.dashboard.thumbnails import THUMBNAIL_MEMORY, Thumbnails
 from receiver.ledger import FILE_NAME, AuditFinding, Claim, Ledger, Submission
+from receiver.operations import acceptance
 from receiver.operations.delivery_trial import DeliveryTrials
 from receiver.pipeline.spool import Spool
 from receiver.verify.decoder import Limits
@@ -67,7 +69,8 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
     async with Verifier(Limits(10_000_000, 20, THUMBNAIL_MEMORY), processes=1) as verifier:
         yield Dashboard(
             ledger=ledger,
-            spool=spool,
+            find_refused=partial(acceptance.find_refused, ledger, spool),
+            accept_refused=partial(acceptance.accept, ledger, spool),
             thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
             previews=Thumbnails.for_comparison(tmp_path / "previews", archive, verifier),
             sources=archive,
