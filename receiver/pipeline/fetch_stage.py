@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -100,9 +101,8 @@ class FetchStage:
         self.pools = [self._pool]
         self._at_deadline = outcomes.at_deadline(can_ask=bool(self.asked))
         if self._at_deadline is Action.ASK:
-            self.pools.append(
-                WorkerPool("ask", CONCURRENT_QUESTIONS, self._claim_expiring, self._ask_last, self._on_bug)
-            )
+            claim = partial(self.ledger.claim_past_deadline, lease=self._lease)
+            self.pools.append(WorkerPool("ask", CONCURRENT_QUESTIONS, claim, self._ask_last, self._on_bug))
 
     async def expire(self) -> None:
         """Expire the jobs whose time is over, except where a provider may be asked first."""
@@ -249,9 +249,6 @@ class FetchStage:
         await self._failed(claim, FetchError("fetch.unexpected", f"{type(bug).__name__}: see the log."))
 
     # Asking the provider.
-
-    async def _claim_expiring(self, limit: int) -> list[Claim]:
-        return await self.ledger.claim_past_deadline(limit, lease=self._lease)
 
     async def _ask_last(self, claim: Claim) -> None:
         """Ask for a fresh URL of a job whose time is over, and let the job expire where there is none."""

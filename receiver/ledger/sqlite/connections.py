@@ -109,7 +109,6 @@ class ReaderPool:
         return cls([await open_to_read(path) for _ in range(size)])
 
     async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        """Run a query on one snapshot of the ledger, or raise `LedgerError`."""
         connection = await self._idle.get()
         try:
             if self._closing:
@@ -123,7 +122,6 @@ class ReaderPool:
         return await self.read(partial(schema.check_whole, seconds=seconds, deep=deep))
 
     async def close(self) -> None:
-        """Finish the queries that run, and close all connections."""
         self._closing = True
         for connection in self._connections:
             await connection.close()

@@ -159,7 +159,6 @@ class SqliteOpener:
         self._path = data_dir / FILE_NAME
 
     async def to_read(self) -> ReaderPool:
-        """Open an existing ledger to read. Raise `LedgerError` where there is none of the present version."""
         if not self._path.is_file():
             raise schema.no_ledger(self._data_dir)
         readers = await ReaderPool.open(self._path, 1)
@@ -171,9 +170,8 @@ class SqliteOpener:
         return readers
 
     async def to_serve(self, *, now: Clock | None = None, monotonic: Clock | None = None) -> Database:
-        """Open the ledger for the server, and create or migrate it; the caller holds the directory's lock.
-
-        Raise `LedgerError`; where it is ``ledger.corrupt`` or ``ledger.newer``, the file is unchanged.
+        """The caller holds the directory's lock. Where it is ``ledger.corrupt`` or ``ledger.newer``, the file
+        is unchanged.
         """
 
         async def prepare(writer: Connection) -> None:
@@ -184,11 +182,7 @@ class SqliteOpener:
     async def beside(
         self, *, make: bool, now: Clock | None = None, monotonic: Clock | None = None
     ) -> Database:
-        """Open the ledger for a command that writes, beside a server or without one.
-
-        The file is created (with ``make``) or migrated only where no server holds it, else that is
-        ``ledger.in_use``.
-        """
+        """Create (with ``make``) or migrate a file that no server holds, else ``ledger.in_use``."""
         if not make and not self._path.exists():
             raise schema.no_ledger(self._data_dir)
 
