@@ -380,7 +380,7 @@ def test_depth_and_numbers_of_a_body_bound_the_work(tmp_path: Path) -> None:
     many = job("j1", "ok", files=[{"href": "https://files.acme.test/1.png"}] * 10_000)
     with pytest.raises(BodyError, match="more than 500 outputs"):
         provider.read(many)
-    nested = job("j1", "ok", files=deep(900))
+    nested = job("j1", "ok", files=deep(400))
     (output,) = read(provider, nested).outputs
     assert output.failure == Failure("url.malformed", "Output 1 is no URL.")
     assert json.loads(provider.redact(nested))["job"]["files"] == ["*" * 10]
