@@ -263,10 +263,20 @@ class JsonApi:
 
 
 class ApiClient(Client):
-    """Asks by a `JsonApi`."""
+    """Asks by a `JsonApi` with a token, behind ``scheme`` in ``Authorization``; ``options`` are the API's."""
 
-    def __init__(self, api: JsonApi) -> None:
-        self._api = api
+    scheme: ClassVar[str]
+    url_setting: ClassVar[str]
+
+    def __init__(self, url: str, token: str, calls: Calls | None = None, **options: Any) -> None:
+        self._api = JsonApi(
+            url,
+            {"Authorization": f"{self.scheme} {token}"},
+            secrets=(token,),
+            url_setting=self.url_setting,
+            calls=calls or Calls(),
+            **options,
+        )
 
     async def aclose(self) -> None:
         await self._api.aclose()

@@ -13,7 +13,7 @@ from receiver.core.clock import Clock
 from receiver.core.completion import MAX_OUTPUTS, Failure, is_provider_id
 from receiver.core.errors import BodyError, ConfigError, UnavailableError, UnknownJobError
 from receiver.providers import json_paths, proofs
-from receiver.providers.api import ApiClient, JsonApi
+from receiver.providers.api import MAX_KEPT_BYTES, ApiClient, JsonApi
 from receiver.providers.base import (
     MASK,
     MAX_WORD,
@@ -43,7 +43,6 @@ from receiver.providers.tables import UNITS
 MIN_MASKED = 6
 """Characters of a secret that is redacted; a shorter one would occur in ordinary words."""
 
-MAX_REPORT_BYTES = 256 * 1024
 _ENDPOINT = re.compile(ENDPOINT)
 
 
@@ -188,14 +187,12 @@ class DescribedClient(ApiClient):
 
         self._provider = provider
         self._ask = ask
-        super().__init__(
-            JsonApi(
-                provider.api_url,
-                _filled(ask.headers, token),
-                secrets=(token,),
-                url_setting=provider.url_setting,
-                calls=replace(calls, before_attempt=before_attempt),
-            )
+        self._api = JsonApi(
+            provider.api_url,
+            _filled(ask.headers, token),
+            secrets=(token,),
+            url_setting=provider.url_setting,
+            calls=replace(calls, before_attempt=before_attempt),
         )
 
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:
@@ -214,7 +211,7 @@ class DescribedClient(ApiClient):
             job_id,
             short(state, MAX_WORD),
             reading if isinstance(reading, Ending) else None,
-            body=body if len(body) <= MAX_REPORT_BYTES else b"{}",
+            body=body if len(body) <= MAX_KEPT_BYTES else b"{}",
         )
 
     async def probe(self) -> None:

@@ -13,6 +13,9 @@ MAX_RESULT_BYTES = 64 * 1024 * 1024
 class FalClient(ApiClient):
     """One account's queue."""
 
+    scheme = "Key"
+    url_setting = "FAL_API_URL"
+
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:
         if not is_provider_id(job_id):
             raise UnknownJobError("This can be no job's id.")

@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 from receiver.core.clock import Clock
 from receiver.core.errors import ConfigError
 from receiver.providers import key_set
-from receiver.providers.api import JsonApi
 from receiver.providers.base import Calls, Client, Provider, Reading, decode_json, mask
 from receiver.providers.fal import results
 from receiver.providers.fal.client import FalClient
@@ -92,9 +91,4 @@ class FalProvider(ProvedProvider):
         return body if self.token is None else mask(body, [self.token])
 
     def open_client(self, calls: Calls) -> Client | None:
-        if self.token is None:
-            return None
-        headers = {"Authorization": f"Key {self.token}"}
-        return FalClient(
-            JsonApi(self.api_url, headers, secrets=(self.token,), url_setting=self.url_setting, calls=calls)
-        )
+        return None if self.token is None else FalClient(self.api_url, self.token, calls)

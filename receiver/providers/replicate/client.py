@@ -16,6 +16,8 @@ MAX_PREDICTION_BYTES = 64 * 1024 * 1024
 class ReplicateClient(ListingClient):
     """One account's API."""
 
+    scheme = "Bearer"
+    url_setting = "REPLICATE_API_URL"
     path = "/predictions"
 
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:  # noqa: ARG002 - the id suffices

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from receiver.providers.api import JsonApi
 from receiver.providers.base import (
     Calls,
     Client,
@@ -58,8 +57,8 @@ class ReplicateProvider(ProvedProvider):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._authorization = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-        self.files = FileAccess(FILE_HOSTS, self._authorization)
+        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
+        self.files = FileAccess(FILE_HOSTS, headers)
 
     def read(self, body: bytes) -> Reading:
         return predictions.read(decode_json(body))
@@ -73,14 +72,4 @@ class ReplicateProvider(ProvedProvider):
         return OwnDelivery(self.proof.headers_for(body), body)
 
     def open_client(self, calls: Calls) -> Client | None:
-        if self.token is None:
-            return None
-        return ReplicateClient(
-            JsonApi(
-                self.api_url,
-                self._authorization,
-                secrets=(self.token,),
-                url_setting=self.url_setting,
-                calls=calls,
-            )
-        )
+        return None if self.token is None else ReplicateClient(self.api_url, self.token, calls)

@@ -19,13 +19,12 @@ from receiver.providers.api import (
     LARGE_BYTES,
     MAX_KEPT_BYTES,
     Call,
-    JsonApi,
     ListingClient,
     kept_body,
     read_answer,
 )
 from receiver.providers.api_errors import SECRET_RUN, redact
-from receiver.providers.base import MAX_WORD, Calls, Listed, Report, Submitted, mask, time_at
+from receiver.providers.base import MAX_WORD, Listed, Report, Submitted, mask, time_at
 from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.authentication import REF_HEADER, SUBMISSION_HEADER
 from receiver.providers.ximilar.completions import ENDED_STATUSES
@@ -48,22 +47,12 @@ _ECHOED = frozenset({"request", "webhook"})
 
 
 class Ximilar(ListingClient):
-    """A client of one account; ``url`` is the API's base, and ``options`` are those of `JsonApi`."""
+    """A client of one account."""
 
+    scheme = "Token"
+    url_setting = "XIMILAR_API_URL"
     path = "/request"
     finds_submissions = True
-
-    def __init__(self, url: str, token: str, calls: Calls | None = None, **options: Any) -> None:
-        super().__init__(
-            JsonApi(
-                url,
-                {"Authorization": f"Token {token}"},
-                secrets=(token,),
-                url_setting="XIMILAR_API_URL",
-                calls=calls or Calls(),
-                **options,
-            )
-        )
 
     async def submit(self, upscale: Upscale) -> str:
         """Submit a job and return its id. It is billed, so the call is repeated only where nothing was sent.
