@@ -232,7 +232,7 @@ def test_times_are_shown_in_utc() -> None:
 
 
 def test_every_event_that_the_ledger_writes_has_words() -> None:
-    commands = "".join(path.read_text() for path in LEDGER.glob("commands/*.py"))
+    commands = "".join(path.read_text() for path in LEDGER.rglob("*.py"))
     written = set(re.findall(r"event = '([a-z_]+)'", commands)) | {
         "received",
         "failed",
