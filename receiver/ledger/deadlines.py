@@ -101,7 +101,8 @@ def oldest_waiting_at(db: Connection) -> int | None:
 
 def spool_names(db: Connection, instance: str) -> frozenset[str]:
     """Return the names of all files in the spool of an instance that jobs depend on."""
-    found = db.execute("SELECT spool FROM jobs WHERE state = 'fetched' AND instance = ?", (instance,))
+    spools = "SELECT spool FROM jobs INDEXED BY jobs_by_state WHERE state = 'fetched' AND instance = ?"
+    found = db.execute(spools, (instance,))
     return frozenset(row["spool"] for row in found)
 
 

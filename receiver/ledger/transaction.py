@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from receiver.ledger.connection import Connection
+from receiver.ledger.connection import Connection, insert_rows
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -17,6 +17,7 @@ class Transaction:
 
     ``instance`` is this receiver among those that share the ledger, empty where it is the only one.
     ``changed`` takes the ids of jobs that the command changed; they are published after the durable commit.
+    ``insert`` is `insert_rows`, or the engine's own way to do that.
     """
 
     db: Connection
@@ -24,6 +25,7 @@ class Transaction:
     monotonic: int
     instance: str = ""
     changed: list[str] = field(default_factory=list)
+    insert: Callable[..., list[Any]] = insert_rows
 
     def change(self, sql: str, values: Mapping[str, Any]) -> list[Any]:
         """Run an update of jobs that returns their ids, and return its rows."""

@@ -122,8 +122,8 @@ async def test_a_host_never_gets_more_than_its_limit(ledger: Ledger, clock: Cloc
 
 
 async def test_further_attempts_are_limited_among_hosts_too(ledger: Ledger) -> None:
-    for name in ("a", "b", "c"):
-        await ledger.record(delivery(name, f"https://{name}/"))
+    for number, name in enumerate(("a", "b", "c")):
+        await ledger.record(delivery(name, f"https://{name}/", deadline=NOW + HOUR + number))
     for claim in await ledger.claim_to_fetch(3, again=0, lease=LEASE):
         await ledger.retry_later(claim, NOW, TIMEOUT)
     busy = limits(1, a=1)

@@ -11,7 +11,8 @@ from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.jobs import Event, State
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Delivery, Intent, Ledger, Submission
-from receiver.ledger.commands.deliveries import MAX_ROWS, OTHERS_KEPT
+from receiver.ledger.commands.deliveries import OTHERS_KEPT
+from receiver.ledger.connection import MAX_ROWS
 from receiver.ledger.types import Recorded
 from tests.ledger.actions import (
     IMAGE,

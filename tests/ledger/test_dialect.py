@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from receiver.core.jobs import State
 from receiver.ledger.postgres.connection import Session, Statements
-from receiver.ledger.postgres.dialect import row_type, statement
+from receiver.ledger.postgres.dialect import insert_rows, row_type, statement
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.one_of(
@@ -22,10 +22,12 @@ VALUES = st.one_of(
 )
 
 
-@pytest.fixture
-def statements(shared_database: str) -> Iterator[Statements]:
+@pytest.fixture(params=["prepared", "whole, as through a pool of connections"])
+def statements(shared_database: str, request: pytest.FixtureRequest) -> Iterator[Statements]:
     session = Session(shared_database, "tests")
     session.begin("read committed")
+    assert session.statements.is_direct
+    session.statements.is_direct = request.param == "prepared"
     yield session.statements
     session.drop()
 
@@ -44,6 +46,40 @@ def test_every_value_is_read_by_the_server_as_it_is(statements: Statements, one:
     ).fetchone()
     assert row is not None
     assert row["x"] == held(one)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(st.tuples(TEXTS | st.none(), st.integers(0, 2**63 - 1), st.binary()), min_size=1))
+def test_many_rows_are_inserted_as_they_are(
+    statements: Statements, rows: list[tuple[str | None, int, bytes]]
+) -> None:
+    statements.run("CREATE TEMPORARY TABLE IF NOT EXISTS taken (a TEXT, b BIGINT, c BYTEA)")
+    statements.run("TRUNCATE taken")
+    found = insert_rows(statements, "taken", ("a", "b", "c"), rows, "RETURNING *")
+    assert [tuple(row) for row in found] == [(a and a.replace("\0", "\ufffd"), b, c) for a, b, c in rows]
+    escapes = [('"', 0, b"\\"), ("\\,{}'", 1, b"'"), ("NULL", 2, b""), (" ", 3, b"\0"), ("", 4, b" ")]
+    found = insert_rows(statements, "taken", ("a", "b", "c"), escapes, "RETURNING *")
+    assert [tuple(row) for row in found] == escapes
+
+
+def test_of_two_rows_with_one_key_the_first_is_inserted(statements: Statements) -> None:
+    statements.run("CREATE TEMPORARY TABLE keyed (key TEXT PRIMARY KEY, n BIGINT)")
+    end = "ON CONFLICT (key) DO NOTHING RETURNING key, n"
+    found = insert_rows(statements, "keyed", ("key", "n"), [("a", 1), ("a", 2), ("b", 3)], end)
+    assert [tuple(row) for row in found] == [("a", 1), ("b", 3)]
+    assert insert_rows(statements, "keyed", ("key", "n"), [("b", 4)], end) == []
+
+
+def test_a_statement_is_prepared_once_for_values_of_the_same_types(statements: Statements) -> None:
+    def kept() -> int:
+        (number,) = statements.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
+        return int(number)
+
+    before = kept()
+    for value in (1, 2, None, "text", True, "other", None):
+        row = statements.execute("SELECT ? AS value", (value,)).fetchone()
+        assert row["value"] == value
+    assert kept() - before == (4 if statements.is_direct else 0)
 
 
 def test_a_hint_becomes_a_condition_of_the_index_and_a_state_a_text() -> None:

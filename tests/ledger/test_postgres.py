@@ -410,3 +410,20 @@ async def test_a_connection_that_is_lost_among_commands_one_by_one_ends_them_all
         assert len(tried) == 3  # the first twice, and the second; no other is tried without a connection
         way.down.clear()
         assert not (await ledger.record(delivery())).duplicate
+
+
+async def test_what_this_instance_has_committed_itself_is_no_change_by_others(
+    database: str, tmp_path: Path
+) -> None:
+    folders = [tmp_path / "one", tmp_path / "other"]
+    for folder in folders:
+        folder.mkdir()
+    async with served(database, folders[0], "one") as one, served(database, folders[1], "other") as other:
+        await one._engine.changed_by_others()
+        await one.record(delivery("own"))
+        assert await one._engine.changed_by_others() == ()
+        await other.record(delivery("other-1"))
+        await one.record(delivery("own-2"))
+        await other.record(delivery("other-2"))
+        assert sorted(await one._engine.changed_by_others()) == ["other-1", "other-2"]
+        assert await one._engine.changed_by_others() == ()

@@ -217,13 +217,14 @@ def _end_waits(tx: Transaction) -> None:
 
 
 def _claim(tx: Transaction, chosen: Sequence[Row], lease: int) -> list[Claim]:
-    claims = []
-    for row in chosen:
-        holder = f"{os.getpid()}-{secrets.token_hex(8)}"
-        claimed = tx.db.execute(
-            "UPDATE jobs SET holder = ?, instance = ?, lease_until = ?, attempts = attempts + 1,"  # noqa: S608
-            f" next_attempt_at = NULL WHERE seq = ? RETURNING {rows.JOB}, host",
-            (holder, tx.instance, tx.monotonic + lease, row["seq"]),
-        ).fetchone()
-        claims.append(Claim(rows.job(claimed), holder, claimed["host"]))
-    return claims
+    if not chosen:
+        return []
+    run = f"{os.getpid()}-{secrets.token_hex(8)}-"
+    marks, numbers = listed([row["seq"] for row in chosen])
+    claimed = tx.db.execute(
+        "UPDATE jobs SET holder = ? || seq, instance = ?, lease_until = ?, attempts = attempts + 1,"  # noqa: S608
+        f" next_attempt_at = NULL WHERE seq IN ({marks}) RETURNING {rows.JOB}, host, holder, seq",
+        (run, tx.instance, tx.monotonic + lease, *numbers),
+    )
+    claims = {row["seq"]: Claim(rows.job(row), row["holder"], row["host"]) for row in claimed.fetchall()}
+    return [claims[row["seq"]] for row in chosen]

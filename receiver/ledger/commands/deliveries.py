@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 from receiver.core.completion import Completion
@@ -35,15 +34,8 @@ OTHERS_KEPT = 20
 """Other URLs that the history of one job keeps: a sender with the secret can name new ones without end."""
 
 
-MAX_ROWS = 128
-"""Rows that one statement inserts."""
-
-
 def record_all(tx: Transaction, deliveries: Sequence[Delivery]) -> list[Recorded | None]:
-    """Do what `record` does for each, while new jobs share their statements.
-
-    At each statement the thread gives up the interpreter, and waits for the event loop to get it back.
-    """
+    """Do what `record` does for each, while new jobs share their statements."""
     new: dict[str, Delivery] = {}
     for delivery in deliveries:
         if not (delivery.found or delivery.mark or delivery.ref_dropped) and _is_of_job(tx, delivery):
@@ -194,32 +186,12 @@ def _insert(
     """Insert those jobs that are new, with their bodies; return their numbers by id."""
     # sqlite3 takes 1 µs for each None and for bytes, and much less for a number, a text and a bytearray.
     names = tuple(name for name in jobs[0] if any(job[name] is not None for job in jobs)) if jobs else ()
-    inserted: dict[str, int] = {}
-    begin = 0
-    while begin < len(jobs):
-        size = 1 << min(len(jobs) - begin, MAX_ROWS).bit_length() - 1  # few sizes, so that all stay prepared
-        values = [job[name] for job in jobs[begin : begin + size] for name in names]
-        found = tx.db.execute(_insert_jobs(names, size), values).fetchall()
-        if found:
-            rows = [value for job_id, seq in found for value in (seq, bytearray(bodies[job_id]))]
-            tx.db.execute(_insert_bodies(len(found)), rows)
-            inserted.update(found)
-        begin += size
+    values = [[job[name] for name in names] for job in jobs]
+    end = "ON CONFLICT (id) DO NOTHING RETURNING id, seq"
+    inserted: dict[str, int] = dict(tx.insert(tx.db, "jobs", names, values, end))
+    kept = [(seq, bytearray(bodies[job_id])) for job_id, seq in inserted.items()]
+    tx.insert(tx.db, "bodies", ("job", "body"), kept)
     return inserted
-
-
-@cache
-def _insert_jobs(columns: tuple[str, ...], rows: int) -> str:
-    row = f"({', '.join('?' * len(columns))})"
-    return (
-        f"INSERT INTO jobs ({', '.join(columns)}) VALUES {', '.join([row] * rows)}"  # noqa: S608 - constants
-        " ON CONFLICT (id) DO NOTHING RETURNING id, seq"
-    )
-
-
-@cache
-def _insert_bodies(rows: int) -> str:
-    return f"INSERT INTO bodies (job, body) VALUES {', '.join(['(?, ?)'] * rows)}"  # noqa: S608
 
 
 def _columns(delivery: Delivery, now: int) -> dict[str, Any]:

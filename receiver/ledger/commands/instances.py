@@ -165,8 +165,8 @@ def _bury(tx: Transaction, dead: str, name: str) -> Buried:
     sent_back = _send_back(
         tx,
         name,
-        "SELECT seq FROM jobs WHERE state = 'fetched' AND instance = :dead AND deadline > :now"
-        " AND accepted IS NULL ORDER BY deadline LIMIT :limit",
+        "SELECT seq FROM jobs INDEXED BY jobs_by_state WHERE state = 'fetched' AND instance = :dead"
+        " AND deadline > :now AND accepted IS NULL ORDER BY deadline LIMIT :limit",
         {"dead": dead, "limit": BURIED_AT_A_TIME},
     )
     tx.changed += interrupted
@@ -197,7 +197,7 @@ def give_up_disk(tx: Transaction, name: str) -> list[str] | None:
     ).fetchall()
     sent_back = []
     for (instance,) in dead:
-        on_disk = "SELECT seq FROM jobs WHERE state = 'fetched' AND instance = :instance"
+        on_disk = "SELECT seq FROM jobs INDEXED BY jobs_by_state WHERE state = 'fetched' AND instance = :instance"
         sent_back += _send_back(tx, name, on_disk, {"instance": instance})
         tx.db.execute("DELETE FROM away WHERE instance = ?", (instance,))
     return [row["id"] for row in sent_back] if dead else None

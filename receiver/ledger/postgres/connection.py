@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +11,28 @@ from typing import Any, TypeVar
 
 import psycopg
 from psycopg import conninfo, errors
-from psycopg.pq import TransactionStatus
+from psycopg.adapt import Transformer
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from receiver.core.errors import LedgerError
-from receiver.ledger.postgres.dialect import Row, Values, row_type, statement
+from receiver.ledger.postgres.dialect import (
+    Row,
+    Values,
+    execution,
+    ordered,
+    prepared,
+    row_type,
+    statement,
+    types_of,
+)
 
 T = TypeVar("T")
-Db = psycopg.Connection[Row]
+Db = psycopg.Connection[tuple[Any, ...]]
 
 SCHEMA = "upscale_receiver"
+
+MOST_PREPARED = 500
+"""Statements that one connection keeps prepared; a receiver has about half as many."""
 
 CUT_SECONDS = 25
 """A connection that gives no answer for so long is cut from this side; `LIMITS` end work before."""
@@ -40,41 +54,78 @@ CONNECTING = {
 """Parameters of libpq that the URL may override: a peer that is gone is noticed after 15 s."""
 
 
+class Answer:
+    """The rows that a statement returned, and how many it changed."""
+
+    def __init__(self, rows: list[Row], rowcount: int) -> None:
+        self.rowcount = rowcount
+        self._rows = iter(rows)
+
+    def fetchone(self) -> Any:
+        return next(self._rows, None)
+
+    def fetchall(self) -> list[Any]:
+        return list(self._rows)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._rows
+
+
 class Statements:
-    """What commands and queries see of a connection."""
+    """What commands and queries see of a connection.
+
+    Where a server process serves this connection alone, it keeps each statement prepared: to plan one takes
+    several times as long as to run it. PgBouncer, whose number of the process is another one, gives a
+    transaction any process; statements are sent whole there.
+    """
 
     def __init__(self, db: Db) -> None:
         self._db = db
+        self._names: dict[tuple[str, tuple[str, ...]], str] = {}
+        (pid,) = db.execute("SELECT pg_backend_pid()").fetchone() or (None,)
+        self.is_direct = pid == db.info.backend_pid
+        self._prefix = f"s{secrets.token_hex(4)}_"  # another's, if a proxy pretended, must not be executed
+        if self.is_direct:
+            self.run(SETTINGS.replace("true)", "false)"))
 
-    def execute(self, sql: str, values: Values = (), /) -> psycopg.Cursor[Row]:
-        return self._db.execute(statement(sql, values).encode())
+    def execute(self, sql: str, values: Values = (), /) -> Answer:
+        return self.run(self.text(sql, values))
 
-    def executemany(self, sql: str, values: Iterable[Values], /) -> "Changed":
+    def executemany(self, sql: str, values: Iterable[Values], /) -> Answer:
         """Run a statement for each of the values, all in one round trip."""
-        statements = ";".join(statement(sql, each) for each in values)
-        if not statements:
-            return Changed(0)
-        return Changed(sum(result.rowcount for result in self._db.execute(statements.encode()).results()))
+        statements = ";".join([self.text(sql, each) for each in values])
+        results = self._db.execute(statements.encode()).results() if statements else ()
+        return Answer([], sum(result.rowcount for result in results))
 
-    def script(self, sql: str) -> None:
-        """Run statements without values."""
-        self._db.execute(sql.encode())
+    def run(self, script: str) -> Answer:
+        """Run statements without values in one round trip, and return what the last one returned."""
+        # psycopg's cursors, which wait with poll(), take three times as long.
+        connection = self._db.pgconn
+        result = connection.exec_(script.encode())
+        if result.status == ExecStatus.COMMAND_OK:
+            return Answer([], result.command_tuples or 0)
+        if result.status == ExecStatus.TUPLES_OK:
+            loader = Transformer(self._db)
+            loader.set_pgresult(result)
+            names = tuple([(result.fname(n) or b"").decode() for n in range(result.nfields)])
+            return Answer(loader.load_rows(0, result.ntuples, row_type(names)), result.ntuples)
+        error = errors.error_from_result(result)
+        raise error if error.sqlstate else psycopg.OperationalError(connection.get_error_message())
 
-
-class Changed:
-    """The result of statements that return no rows."""
-
-    def __init__(self, rowcount: int) -> None:
-        self.rowcount = rowcount
-
-    def fetchone(self) -> None:
-        return None
-
-    def fetchall(self) -> list[Any]:
-        return []
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
+    def text(self, sql: str, values: Values = ()) -> str:
+        """Return a statement with its values, as it is sent."""
+        if not self.is_direct:
+            return statement(sql, values)
+        given = ordered(sql, values)[1]
+        types = types_of(given)
+        if (name := self._names.get((sql, types))) is None:
+            if len(self._names) == MOST_PREPARED:
+                self.run("DEALLOCATE ALL")
+                self._names.clear()
+            name = f"{self._prefix}{len(self._names)}"
+            self.run(prepared(name, sql, types))
+            self._names[sql, types] = name
+        return execution(name, given)
 
 
 class Session:
@@ -89,6 +140,7 @@ class Session:
         self._cut_after = cut_after
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres")
         self._db: Db | None = None
+        self._statements: Statements | None = None
 
     async def run(self, work: Callable[["Session"], T], *, cut_after: float | None = None) -> T:
         """Run a whole function on the thread. Raise PostgreSQL's errors as `LedgerError`."""
@@ -108,17 +160,23 @@ class Session:
 
     def begin(self, mode: str, *queries: str) -> Any:
         """Begin a transaction, and return the row of the last query; all of it is one round trip."""
-        script = ";".join([f"BEGIN ISOLATION LEVEL {mode}", _SETTINGS, *queries]).encode()
         if self._db is not None:
             try:
-                return _last_row(self._db, script)
+                return self._begin(mode, queries)
             except psycopg.Error as error:
                 if not has_ended(self._db, error):
                     raise
             # It broke while nobody used it: the server was restarted, say. Nothing had begun.
             self.drop()
         self._db = connect(self._url, self._instance)
-        return _last_row(self._db, script)
+        self._statements = Statements(self._db)
+        return self._begin(mode, queries)
+
+    def _begin(self, mode: str, queries: Sequence[str]) -> Any:
+        db = self.statements
+        settings = () if db.is_direct else (SETTINGS,)
+        script = [f"BEGIN ISOLATION LEVEL {mode}", *map(db.text, (*settings, *queries))]
+        return db.run(";".join(script)).fetchone()
 
     @property
     def is_connected(self) -> bool:
@@ -127,18 +185,25 @@ class Session:
 
     @property
     def statements(self) -> Statements:
-        assert self._db is not None
-        return Statements(self._db)
+        assert self._statements is not None
+        return self._statements
 
-    def commit(self) -> None:
-        """Commit. After an error, the server may have committed all the same."""
+    def commit(self) -> str:
+        """Commit, and return the number that rows name in ``xmin``, or an empty text where none was written.
+
+        After an error, the server may have committed all the same.
+        """
         assert self._db is not None
-        if self._db.execute(b"COMMIT").statusmessage != "COMMIT":  # after an error that nobody told of
+        done = self._db.execute(f"{_NUMBER};COMMIT".encode())
+        (number,) = done.fetchone() or ("",)
+        done.nextset()
+        if done.statusmessage != "COMMIT":
             raise LedgerError("ledger.unavailable", "The database rolled the transaction back.")
+        return str(number)
 
     def roll_back(self, error: Exception | None = None) -> None:
         """End the transaction, if there is one; drop a connection that is of no more use after an error."""
-        if isinstance(error, errors.ReadOnlySqlTransaction):
+        if isinstance(error, errors.ReadOnlySqlTransaction | errors.InvalidSqlStatementName):
             self.drop()  # the database may be another server's by now
         if self._db is not None and self._db.info.transaction_status is not TransactionStatus.IDLE:
             try:
@@ -199,9 +264,21 @@ class SessionPool:
             await session.close()
 
 
-_SETTINGS = f"""SELECT set_config('search_path', '{SCHEMA}', true),
-    {", ".join(f"set_config('{name}', '{value}', true)" for name, value in LIMITS.items())},
-    set_config('jit', 'off', true), set_config('standard_conforming_strings', 'on', true),
+PLANNING = {
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+}
+"""A plan is made once and goes along indexes, whatever the statistics were when it was made."""
+
+_NUMBER = "SELECT coalesce((pg_current_xact_id_if_assigned()::text::bigint % 4294967296)::text, '')"
+
+SETTINGS = f"""SELECT set_config('search_path', '{SCHEMA}', true),
+    set_config('standard_conforming_strings', 'on', true),
+    {", ".join(f"set_config('{name}', '{value}', true)" for name, value in (LIMITS | PLANNING).items())},
     CASE current_setting('synchronous_commit')
         WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END,
     CASE WHEN current_setting('server_version_num')::int >= 170000
@@ -217,18 +294,7 @@ def connect(url: str, instance: str) -> Db:
         conninfo.make_conninfo(**parameters),
         autocommit=True,
         cursor_factory=psycopg.ClientCursor,
-        row_factory=_rows,
     )
-
-
-def _rows(cursor: psycopg.Cursor[Any]) -> Callable[[Sequence[Any]], Row]:
-    return row_type(tuple(column.name for column in cursor.description or ()))
-
-
-def _last_row(db: Db, script: bytes) -> Any:
-    cursor = db.execute(script)
-    cursor.set_result(-1)
-    return cursor.fetchone()
 
 
 def has_ended(db: Db, error: psycopg.Error) -> bool:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from importlib import metadata
@@ -13,24 +14,30 @@ import psycopg
 from receiver.core.clock import Clock, monotonic_clock
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger.commands import instances
+from receiver.ledger.connection import listed
 from receiver.ledger.instance_id import instance_id
 from receiver.ledger.postgres import schema
 from receiver.ledger.postgres.connection import (
     CUT_SECONDS,
+    SCHEMA,
     Session,
     SessionPool,
     Statements,
     is_of_one_command,
     ledger_error,
 )
+from receiver.ledger.postgres.dialect import insert_rows
 from receiver.ledger.transaction import Command, Result, Transaction, run_together
 from receiver.ledger.types import Member
 
 READERS = 2
 
+OWN_KEPT = 4096
+"""Numbers of this instance's last transactions; older ones are taken for those of others."""
+
 MIGRATING_SECONDS = 6 * 3600
 
-_NOW = f"SELECT {schema.CLOCK}, version FROM schema_version"  # noqa: S608 - a constant
+_NOW = f"SELECT {schema.CLOCK}, version FROM {SCHEMA}.schema_version"  # noqa: S608 - a constant
 
 
 class Database:
@@ -55,6 +62,7 @@ class Database:
         self._injected = now, monotonic
         self._ahead = ahead
         self._last_seq: int | None = None
+        self._own: deque[str] = deque(maxlen=OWN_KEPT)
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
         return await self._writer.run(lambda session: self._commit(session, commands))
@@ -69,10 +77,14 @@ class Database:
             results = run_together(
                 commands,
                 lambda: Transaction(
-                    db, now() if now else at, monotonic() if monotonic else at, self.member.id
+                    db,
+                    now() if now else at,
+                    monotonic() if monotonic else at,
+                    self.member.id,
+                    insert=insert_rows,
                 ),
             )
-            session.commit()
+            self._own.append(session.commit())
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
             session.roll_back(error)
             if len(commands) > 1 and session.is_connected and is_of_one_command(error):
@@ -109,12 +121,18 @@ class Database:
 
     def _changed(self, db: Statements) -> Sequence[str]:
         last_seq = self._last_seq
-        (self._last_seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()  # type: ignore[misc]
+        (self._last_seq,) = db.execute("SELECT coalesce(max(seq), 0) FROM history").fetchone()
         if last_seq in (None, self._last_seq):
             return ()
+        written = db.execute("SELECT DISTINCT xmin::text FROM history WHERE seq > ?", (last_seq,))
+        others = {number for (number,) in written} - set(self._own.copy())
+        if not others:
+            return ()
+        marks, numbers = listed(others)
         changed = db.execute(
-            "SELECT DISTINCT jobs.id FROM history JOIN jobs ON jobs.seq = history.job WHERE history.seq > ?",
-            (last_seq,),
+            "SELECT DISTINCT jobs.id FROM history JOIN jobs ON jobs.seq = history.job"  # noqa: S608 - placeholders
+            f" WHERE history.seq > ? AND history.xmin::text IN ({marks})",
+            (last_seq, *numbers),
         )
         return [row["id"] for row in changed]
 

@@ -48,16 +48,16 @@ def prepare(
     present = version(db)
     if present == 0 and make:
         if db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (SCHEMA,)).fetchone() is None:
-            db.script(f"CREATE SCHEMA {SCHEMA}")
+            db.run(f"CREATE SCHEMA {SCHEMA}")
     elif present == 0 or not migrate or present > len(migrations):
         check_version(present)
     elif present < len(migrations):
         _check_alone(db, me, at)
     if present < len(migrations):
-        db.script(_UNBOUNDED)
+        db.run(_UNBOUNDED)
         for script in migrations[present:]:
-            db.script(script)
-        db.script("DELETE FROM schema_version")
+            db.run(script)
+        db.run("DELETE FROM schema_version")
         db.execute("INSERT INTO schema_version VALUES (?)", (len(migrations),))
     session.commit()
     return int(at)
@@ -83,7 +83,7 @@ def _check_alone(db: Statements, me: str, at: int) -> None:
 
 def version(db: Statements) -> int:
     """Return the schema's version, 0 where there is none."""
-    (is_there,) = db.execute(f"SELECT to_regclass('{SCHEMA}.schema_version') IS NOT NULL").fetchone()  # type: ignore[misc]
+    (is_there,) = db.execute(f"SELECT to_regclass('{SCHEMA}.schema_version') IS NOT NULL").fetchone()
     row = db.execute("SELECT version FROM schema_version").fetchone() if is_there else None
     return 0 if row is None else int(row[0])
 

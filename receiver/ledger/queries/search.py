@@ -186,9 +186,10 @@ def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: 
     for scan in scans:
         conditions = [condition for condition, _ in scan]
         where = " AND ".join([*conditions, "seq >= ?", "seq < ?"])
-        # SQLite would take the index of the states, and pass over the jobs of all other providers.
-        alone = _OF_PROVIDER in conditions and not {_OF_REF, _OF_REASON} & set(conditions)
-        hint = "INDEXED BY jobs_by_provider" if alone else ""
+        hint = ""
+        if conditions and not {_OF_REF, _OF_REASON} & set(conditions):
+            # SQLite would take the index of the states, and pass over the jobs of all other providers.
+            hint = f"INDEXED BY jobs_by_{'provider' if _OF_PROVIDER in conditions else 'state'}"
         queries.append(f"SELECT {columns} FROM jobs {hint} WHERE {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
         values += [*(value for _, value in scan), low, high, limit]
     if not is_of_all:
