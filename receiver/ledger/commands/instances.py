@@ -197,7 +197,9 @@ def give_up_disk(tx: Transaction, name: str) -> list[str] | None:
     ).fetchall()
     sent_back = []
     for (instance,) in dead:
-        on_disk = "SELECT seq FROM jobs INDEXED BY jobs_by_state WHERE state = 'fetched' AND instance = :instance"
+        on_disk = (
+            "SELECT seq FROM jobs INDEXED BY jobs_by_state WHERE state = 'fetched' AND instance = :instance"
+        )
         sent_back += _send_back(tx, name, on_disk, {"instance": instance})
         tx.db.execute("DELETE FROM away WHERE instance = ?", (instance,))
     return [row["id"] for row in sent_back] if dead else None
