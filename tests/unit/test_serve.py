@@ -10,9 +10,9 @@ from receiver.bootstrap.serve import MALLOC_ARENAS
 
 PROGRAM = """
 import ctypes, sys, threading, zlib
-from receiver.bootstrap.serve import limit_malloc_arenas
 
 if sys.argv[1] == "limited":
+    from receiver.bootstrap.serve import limit_malloc_arenas
     limit_malloc_arenas()
 met = threading.Barrier(8)
 
