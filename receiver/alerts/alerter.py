@@ -95,17 +95,19 @@ class Alerter:
                 continue
             if rule.minutes is not None:
                 values = self._rises.since(rule, values, now)
-            texts = {
-                " ".join((rule.name, *(text for name, text in labels if name not in rule.only))): rule.text(
-                    value, labels
+            beyond = {
+                " ".join((rule.name, *(text for name, text in labels if name not in rule.only))): (
+                    rule.text(value, labels),
+                    value,
                 )
                 for labels, value in values.items()
                 if rule.is_beyond(value)
             }
-            for key in {**of_rule, **texts}:
+            for key in {**of_rule, **beyond}:
                 before = known.get(key, Alert())
-                alert = before.after(texts.get(key), now, rule.wait * MINUTE)
-                if alert.active is not before.active:
+                text, value = beyond.get(key, (None, 0))
+                alert = before.after(text, now, rule.wait * MINUTE, value)
+                if (alert.active, alert.text) != (before.active, before.text):
                     line = "alert" if alert.active else "alert over"
                     log.warning(line, alert=key, detail=alert.text)
                 if not alert.is_over(now):

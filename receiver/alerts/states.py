@@ -28,6 +28,7 @@ class Alert:
         turning_at: since when the condition says otherwise than ``active``; ``None`` if it agrees.
         times: how often it began within a day.
         told: by channel, whether the last message there said that it is active.
+        value: the number in ``text``.
     """
 
     text: str = ""
@@ -36,14 +37,20 @@ class Alert:
     turning_at: int | None = None
     times: int = 0
     told: Mapping[str, bool] = field(default_factory=dict)
+    value: float = 0
 
     def is_due(self, channel: str) -> bool:
         """Whether the channel is to be told of a change."""
         return self.told.get(channel, False) is not self.active
 
-    def after(self, text: str | None, now: int, wait: int) -> "Alert":
-        """Return the alert after a look: ``text`` if the condition holds; ``wait`` until it is one, ms."""
+    def after(self, text: str | None, now: int, wait: int, value: float = 0) -> "Alert":
+        """Return the alert after a look: ``text`` if the condition holds; ``wait`` until it is one, ms.
+
+        It is told again whenever its number has doubled: one lost image must not hide the next thousand.
+        """
         holds = text is not None
+        if text is not None and self.active and value >= 2 * max(self.value, 1):
+            return replace(self, text=text, value=value, told={}, turning_at=None)
         if holds is self.active:
             return replace(self, turning_at=None)
         turning_at = now if self.turning_at is None else min(self.turning_at, now)  # clocks are set back
@@ -52,7 +59,8 @@ class Alert:
             return replace(self, turning_at=turning_at)
         if text is None:
             return replace(self, active=False, at=now, turning_at=None)
-        return replace(self, text=text, active=True, at=now, turning_at=None, times=self.times + 1)
+        times = self.times + 1
+        return replace(self, text=text, active=True, at=now, turning_at=None, times=times, value=value)
 
     def is_over(self, now: int) -> bool:
         """Whether nothing of it needs to be kept."""

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import re
 import secrets
 import ssl
 import time
@@ -12,11 +13,11 @@ from datetime import UTC, datetime
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self, TypeVar
-from urllib.parse import quote
 
 import httpx
 
 from receiver.client.documents import ApiError, Change, Document, Gap, Job, Page
+from receiver.core.completion import is_job_id
 from receiver.providers.api import DIRECT
 
 TIMEOUT = 30.0
@@ -44,11 +45,12 @@ D = TypeVar("D", bound=Document)
 class AsyncClient:
     """A client of a receiver's HTTP API.
 
-    Each method raises `ApiError` where the receiver refuses, and `httpx.TransportError` without an answer.
+    Each method raises `ApiError` where the receiver refuses, `httpx.TransportError` without an answer, and
+    ValueError for what is no job's id.
 
     Args:
         url: the receiver's address, such as ``http://127.0.0.1:8080``.
-        token: one of its API tokens.
+        token: one of its API tokens. A ValueError is raised for what cannot be one.
         timeout: seconds that connecting, and each silence of an answer, may take.
         verify: whom to trust over TLS, as httpx takes it.
         transport: what sends the requests, such as in tests.
@@ -63,6 +65,8 @@ class AsyncClient:
         verify: ssl.SSLContext | bool = True,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
+        if not re.fullmatch(r"[\x21-\x7e]+", token):
+            raise ValueError("The token has a character that none can have, such as a line break at its end.")
         self._base = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"}
         self._timeout = timeout
@@ -118,24 +122,27 @@ class AsyncClient:
         """Wait until a job has ended, and return it. A receiver that restarts meanwhile is waited for.
 
         Raises:
-            TimeoutError: it has not ended within ``timeout`` seconds.
+            TimeoutError: it has not ended, or nothing was answered, within ``timeout`` seconds.
         """
-        until = None if timeout is None else time.monotonic() + timeout
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._ended(job_id)
+        except TimeoutError:
+            raise TimeoutError(f"Job {job_id} has not ended within {timeout:g} seconds.") from None
+
+    async def _ended(self, job_id: str) -> Job:
         job = await self.job(job_id)
         patience = _Patience()
         patience.renew()
         while not job.is_final:
             asked = time.monotonic()
-            left = MAX_WAIT if until is None else min(MAX_WAIT, until - asked)
-            if left <= 0:
-                raise TimeoutError(f"Job {job_id} has not ended within {timeout:g} seconds.")
             try:
-                job = await self._job("GET", _path(job_id), {"wait": left}, silence=left + TIMEOUT)
+                job = await self._job("GET", _path(job_id), {"wait": MAX_WAIT}, silence=MAX_WAIT + TIMEOUT)
             except (httpx.TransportError, ApiError) as error:
                 await patience.wait_out(error)
             else:
                 patience.renew()
-                if not job.is_final and time.monotonic() - asked < min(PAUSE, left):  # it is about to stop
+                if not job.is_final and time.monotonic() - asked < PAUSE:  # it is about to stop
                     await asyncio.sleep(PAUSE)
         return job
 
@@ -230,7 +237,7 @@ class AsyncClient:
         try:
             with httpx.Client(timeout=self._timeout, verify=self._verify, mounts=DIRECT) as http:
                 answer = http.get(f"{self._base}/page{_path(job_id)}/thumbnail", headers=self._headers)
-        except httpx.HTTPError:
+        except (httpx.HTTPError, ValueError):  # the latter: an answer with another id than was asked for
             return None
         return answer.content if answer.headers.get("Content-Type") == "image/webp" else None
 
@@ -273,7 +280,9 @@ class _Patience:
 
 
 def _path(job_id: str) -> str:
-    return f"/jobs/{quote(job_id, safe=':~')}"
+    if not is_job_id(job_id):
+        raise ValueError(f"{job_id!r} is no job's id.")
+    return f"/jobs/{job_id}"
 
 
 async def _refusal(answer: httpx.Response) -> ApiError:

@@ -5,6 +5,7 @@ import asyncio
 import hashlib
 import json
 import re
+import socket
 import traceback
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -84,9 +85,9 @@ def test_a_refusal_has_its_reason_and_a_stranger_none(
     receiver: Receiver, client: Client, near: Neighbour
 ) -> None:
     with pytest.raises(ApiError, match=r"ledger\.unknown_job: There is no job none") as unknown:
-        client.job("none of this")
+        client.job("none-of-this")
     assert (unknown.value.status, unknown.value.reason) == (404, "ledger.unknown_job")
-    with Client(receiver.address, "another token") as other, pytest.raises(ApiError) as refused:
+    with Client(receiver.address, "another-token") as other, pytest.raises(ApiError) as refused:
         other.retry("none")
     assert refused.value.reason == "auth.token_refused"
     with (
@@ -212,10 +213,10 @@ async def test_a_buckets_address_is_followed_without_the_token_and_an_id_leads_n
 ) -> None:
     client, asked = answering(job_1, elsewhere, lambda _: httpx.Response(200, stream=Stream(CONTENT)))
     async with client:
-        written = await client.image("../../job:1", tmp_path)
+        written = await client.image("job:1", tmp_path)
     assert written == tmp_path / ".._.._job_1.png"
     assert written.read_bytes() == CONTENT
-    assert asked[1].url.raw_path == b"/base/jobs/..%2F..%2Fjob:1/image"
+    assert asked[1].url.raw_path == b"/base/jobs/job:1/image"
     assert ["authorization" in request.headers for request in asked] == [True, True, False]
 
 
@@ -313,6 +314,36 @@ async def test_an_answer_that_is_no_receivers_says_what_to_check(body: bytes, tm
                 await call
             assert (raised.value.status, raised.value.reason) == (200, "")
             assert "secret" not in "".join(traceback.format_exception(raised.value))
+
+
+@pytest.mark.parametrize("token", ["t0ken\n", "t0k\u00e9n", "", "t0 ken"])
+def test_what_can_be_no_token_is_refused_without_being_shown(token: str) -> None:
+    with pytest.raises(ValueError, match="token") as raised:
+        Client("http://127.0.0.1:9", token)
+    assert "t0" not in str(raised.value)
+
+
+@pytest.mark.parametrize("job_id", ["changes", "..", "ok/image", "ok?x", "", "-x"])
+async def test_what_is_no_jobs_id_is_not_asked_for(job_id: str, tmp_path: Path) -> None:
+    client, asked = answering()
+    async with client:
+        for call in (
+            client.job(job_id),
+            client.wait(job_id),
+            client.image(job_id, tmp_path),
+            client.retry(job_id),
+        ):
+            with pytest.raises(ValueError, match="is no job's id"):
+                await call
+    assert asked == []
+
+
+async def test_a_receiver_that_says_nothing_ends_a_wait_in_time() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with listener:
+        async with AsyncClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "token") as client:
+            with pytest.raises(TimeoutError, match=r"has not ended within 0\.1 seconds"):
+                await client.wait("job", timeout=0.1)
 
 
 async def test_a_wait_outlasts_a_restart_and_no_refusal() -> None:

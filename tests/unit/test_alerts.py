@@ -119,8 +119,8 @@ async def test_an_alert_is_told_once_and_once_again_when_it_is_over(world: World
     (first,) = [message for message in world.sent if message.channel == "slack 1"]
     assert first.title == "Images lost (receiver.test)"
     assert first.body.startswith("Images lost: 2 acknowledged images are gone")
-    assert "What to do: Run `receiver retry --state expired`" in first.body
-    assert first.body.endswith("\nhttps://receiver.test/?state=expired#list")
+    assert "What to do: `receiver audit` names those that the archive lacks" in first.body
+    assert first.body.endswith("\nhttps://receiver.test/#trouble")
     assert first.kind == "failure"
     world.lost.set(0)
     await world.pass_time(9)
@@ -129,6 +129,16 @@ async def test_an_alert_is_told_once_and_once_again_when_it_is_over(world: World
     assert world.titles() == ["Images lost (receiver.test)", "Over: Images lost (receiver.test)"]
     assert world.titles("mailto 1") == world.titles()
     assert world.sent[-1].kind == "success"
+
+
+async def test_an_alert_is_told_again_when_its_number_has_doubled(world: World) -> None:
+    for lost in (1, 2, 3, 500, 900, 0):
+        world.lost.set(lost)
+        await world.pass_time(60)
+    bodies = [message.body for message in world.sent if message.channel == "slack 1"]
+    numbers = [body.removeprefix("Images lost: ").partition(" acknowledged")[0] for body in bodies]
+    assert numbers[:-1] == ["1", "2", "500"]
+    assert numbers[-1].startswith("over since")
 
 
 async def test_the_documentation_shows_both_messages(world: World) -> None:
