@@ -5,6 +5,7 @@ this program.
 """
 
 import time
+from functools import cache
 from importlib import resources
 from pathlib import Path
 
@@ -190,6 +191,7 @@ def _structure(db: sqlite3.Connection) -> list[tuple[str, str, str]]:
     return [(kind, name, " ".join(sql.split())) for kind, name, sql in rows]
 
 
+@cache  # several ledgers are opened in one process by tests and commands
 def _structure_of_version(number: int) -> list[tuple[str, str, str]]:
     db = sqlite3.connect(":memory:", isolation_level=None)
     try:
