@@ -116,6 +116,18 @@ def save_checkpoint(tx: Transaction, name: str, state: str) -> None:
     )
 
 
+def replace_checkpoint(tx: Transaction, name: str, before: str | None, after: str) -> bool:
+    """Save the state of a run, unless it is another than ``before`` by now. Return whether it was saved."""
+    return bool(
+        tx.db.execute(
+            "INSERT INTO runs (name, state) VALUES (:name, :after)"
+            " ON CONFLICT (name) DO UPDATE SET state = excluded.state WHERE runs.state = :before"
+            " RETURNING name",
+            {"name": name, "before": before, "after": after},
+        ).fetchall()
+    )
+
+
 def record_audit(tx: Transaction, sound: Sequence[int], findings: Sequence[AuditFinding]) -> None:
     """Record what an audit found of these jobs, and delete earlier findings of those that are sound."""
     tx.db.executemany("DELETE FROM findings WHERE job = ?", [(seq,) for seq in sound])

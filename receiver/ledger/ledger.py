@@ -352,6 +352,7 @@ class Ledger(LedgerReader):
     give_up_old_notifications = _command(notifications.give_up_old)
 
     save_checkpoint = _command(archived_objects.save_checkpoint)
+    replace_checkpoint = _command(archived_objects.replace_checkpoint)
     record_audit = _command(archived_objects.record_audit)
     relocated = _command(archived_objects.relocated)
     readdress = _command(archived_objects.readdress)

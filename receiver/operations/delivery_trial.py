@@ -33,6 +33,10 @@ from receiver.web.reaching import Answer, ask, explain, origin, why_not
 TICKET_MS = 10 * 60 * 1000
 """How long the picture can be had, and the life of its URL."""
 POLL_SECONDS = 0.2
+STEP_SECONDS = 60.0
+"""How long the picture may take to be fetched, and again to be archived."""
+SILENT_MS = int(STEP_SECONDS + 15) * 1000
+"""Another trial may begin so long after the last step was recorded: whoever took it was killed."""
 PICTURE_SIZE = (640, 426)
 
 STEPS = {
@@ -46,6 +50,7 @@ STEPS = {
 """What is done, in this order, in words for people."""
 
 _CHECKPOINT = "test delivery"
+_UNDER_WAY = "A test delivery is under way; wait for its end."
 _LOOK = "Look at DNS, firewall and proxy."
 
 
@@ -71,6 +76,7 @@ class Trial:
     job: str
     ticket: str = field(repr=False)
     began_at: int
+    recorded_at: int = 0
     steps: list[Step] = field(default_factory=list)
     ended_at: int | None = None
 
@@ -79,7 +85,7 @@ class Trial:
         return len(self.steps) == len(STEPS) and all(step.state == "ok" for step in self.steps)
 
     def is_running(self, now: int) -> bool:
-        return self.ended_at is None and now - self.began_at < TICKET_MS
+        return self.ended_at is None and now - self.recorded_at < SILENT_MS
 
 
 class _Failed(Exception):  # noqa: N818 - the end of a step
@@ -95,10 +101,7 @@ def picture() -> bytes:
 async def read_trial(ledger: LedgerReader) -> Trial | None:
     """Return the last trial."""
     text = await ledger.checkpoint(_CHECKPOINT)
-    if text is None:
-        return None
-    kept = json.loads(text)
-    return Trial(**{**kept, "steps": [Step(**step) for step in kept["steps"]]})
+    return None if text is None else _read(text)
 
 
 async def is_ticket(ledger: LedgerReader, ticket: str, now: int) -> bool:
@@ -116,24 +119,27 @@ class DeliveryTrials:
     Attributes:
         address: the public one; empty without ``RECEIVER_PUBLIC_URL``.
         confirm: whether the provider is asked about each delivery.
-        patience: seconds for the picture to be fetched, and again to be archived.
+        patience: seconds, at most ``STEP_SECONDS``, for the picture to be fetched, and again to be archived.
     """
 
     ledger: Ledger
     providers: Providers
     address: str
     confirm: bool
-    patience: float = 60.0
+    patience: float = STEP_SECONDS
 
     async def begin(self, provider: str) -> Trial:
         """Return a new trial. Raise `LedgerError` ``ledger.wrong_state`` while another one runs."""
         now = self.ledger.now()
-        last = await read_trial(self.ledger)
+        text = await self.ledger.checkpoint(_CHECKPOINT)
+        last = None if text is None else _read(text)
         if last is not None and last.is_running(now):
-            raise LedgerError("ledger.wrong_state", "A test delivery is under way; wait for its end.")
+            raise LedgerError("ledger.wrong_state", _UNDER_WAY)
         own = self.providers[provider]
         trial = Trial(provider, own.job_id(f"test-{secrets.token_hex(8)}"), _new_ticket(), now)
-        await self._save(trial)
+        await self._save(trial, text)
+        if last is not None and last.ended_at is None:
+            await self.ledger.end_trial(last.job)
         return trial
 
     async def run(self, trial: Trial, on_step: Callable[[Step], object] = lambda _: None) -> Trial:
@@ -141,11 +147,12 @@ class DeliveryTrials:
         work = _Work(self, trial)
         doing: Sequence[Callable[[], Awaitable[str]]]
         doing = (work.make, work.reach, work.deliver, work.record, work.fetch, work.archive)
+        kept = _text(trial)
         try:
             for name, do in zip(STEPS, doing, strict=True):
                 step = Step(name)
                 trial.steps.append(step)
-                await self._save(trial)
+                kept = await self._save(trial, kept)
                 on_step(step)
                 try:
                     step.detail, step.state = await do(), "ok"
@@ -160,11 +167,16 @@ class DeliveryTrials:
             with contextlib.suppress(LedgerError):
                 await self.ledger.end_trial(trial.job)
                 trial.ended_at = self.ledger.now()
-                await self._save(trial)
+                await self._save(trial, kept)
         return trial
 
-    async def _save(self, trial: Trial) -> None:
-        await self.ledger.save_checkpoint(_CHECKPOINT, json.dumps(asdict(trial)))
+    async def _save(self, trial: Trial, before: str | None) -> str:
+        """Record a trial, unless another one was since ``before``, and return what is recorded."""
+        trial.recorded_at = self.ledger.now()
+        text = _text(trial)
+        if not await self.ledger.replace_checkpoint(_CHECKPOINT, before, text):
+            raise LedgerError("ledger.wrong_state", _UNDER_WAY)
+        return text
 
 
 class _Work:
@@ -320,6 +332,15 @@ class _Work:
             return []
         addresses = {ipaddress.ip_address(address.partition("%")[0]) for address in found}
         return sorted(str(ipaddress.ip_network(it)) for it in addresses if not it.is_global)
+
+
+def _text(trial: Trial) -> str:
+    return json.dumps(asdict(trial))
+
+
+def _read(text: str) -> Trial:
+    kept = json.loads(text)
+    return Trial(**{**kept, "steps": [Step(**step) for step in kept["steps"]]})
 
 
 def _new_ticket() -> str:

@@ -1,5 +1,6 @@
 """Archived jobs: listed, audited, relocated, and rebuilt from their objects."""
 
+import asyncio
 from dataclasses import replace
 
 import pytest
@@ -151,3 +152,15 @@ async def test_a_ledger_can_be_asked_for_damage_by_who_only_reads(
     view = await LedgerReader.open(place)
     assert (await view.stats(overdue_before=0)).damaged == {}
     await view.close()
+
+
+async def test_of_those_who_replace_a_checkpoint_at_once_one_does(ledger: Ledger) -> None:
+    for before, after in ((None, "a"), ("a", "b")):
+        all_at_once = [ledger.replace_checkpoint("run", before, f"{after}{n}") for n in range(3)]
+        assert sorted(await asyncio.gather(*all_at_once)) == [False, False, True]
+        kept = await ledger.checkpoint("run")
+        assert kept is not None
+        assert kept[0] == after
+        await ledger.save_checkpoint("run", after)
+    assert not await ledger.replace_checkpoint("run", None, "c")
+    assert await ledger.checkpoint("run") == "b"
