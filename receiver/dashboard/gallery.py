@@ -11,7 +11,7 @@ import structlog
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Send
+from starlette.types import Receive, Scope, Send
 
 from receiver.api import params
 from receiver.core.completion import is_job_id
@@ -107,9 +107,9 @@ class _Zip(StreamingResponse):
 
     body_iterator: AsyncGenerator[bytes]
 
-    async def stream_response(self, send: Send) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self.body_iterator):
-            await super().stream_response(send)
+            await super().__call__(scope, receive, send)
 
 
 def by_day(jobs: Sequence[Job]) -> list[tuple[str, list[Job]]]:

@@ -89,17 +89,20 @@ class ImageZips:
             ArchiveError: ``archive.crowded``: as many are being sent as may be at a time.
             SpoolError: nothing can be written on this machine's disk.
         """
+        stream = self._stream(selected)
+        await anext(stream)  # once it has begun, its closing always frees its place
+        return stream
+
+    async def _stream(self, selected: Selection) -> AsyncGenerator[bytes]:
         if self._running >= AT_A_TIME:
             raise ArchiveError("archive.crowded")
-        folder = self.scratch / f"zip-{secrets.token_hex(8)}"
-        await to_thread.run_sync(_make_room, folder, self.min_free)
-        return self._stream(selected, folder)
-
-    async def _stream(self, selected: Selection, folder: Path) -> AsyncGenerator[bytes]:
         self._running += 1
+        folder = self.scratch / f"zip-{secrets.token_hex(8)}"
         zipped = ZipStream(folder)
         missing, number = folder / MISSING, 0
         try:
+            await to_thread.run_sync(_make_room, folder, self.min_free)
+            yield b""
             async with aclosing(selected), aclosing(self._got_ready(selected, folder)) as images:
                 async for job_id, job, ready in images:
                     if isinstance(ready, ReceiverError):

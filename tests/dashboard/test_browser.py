@@ -371,6 +371,17 @@ def test_further_images_come_by_themselves_and_a_range_is_selected_by_keyboard_a
             page.get_by_role("button", name="Download all").click()
         with zipfile.ZipFile(begun.value.path()) as zipped:
             assert len(zipped.namelist()) == 40
+        page.goto("/page/gallery?ref=order+4701+meadow-03")
+        expect(page.locator("#picked")).to_have_text("0 of 1 shown selected, and 5 not shown.")
+        page.locator(".tile input").check()
+        with page.expect_download() as begun:
+            page.get_by_role("button", name="Download selected").click()
+        with zipfile.ZipFile(begun.value.path()) as zipped:
+            assert len(zipped.namelist()) == 6
+        page.get_by_role("button", name="Clear selection").click()
+        expect(page.locator("#picked")).to_have_text("0 of 1 shown selected.")
+        page.go_back()
+        expect(page.locator("#picked")).to_have_text(re.compile("^0 of "))
 
 
 # What changes

@@ -1,19 +1,22 @@
 """The gallery's routes, and the ZIP of selected images, over a real ledger and both kinds of archive."""
 
 import asyncio
+import contextlib
 import hashlib
 import io
 import os
 import random
 import zipfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from PIL import Image as Picture
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 
 from receiver.archive.base import ImageReader, SpooledImage
 from receiver.archive.factory import open_archive
@@ -24,9 +27,11 @@ from receiver.core.jobs import Image, Job, State, StoredObject
 from receiver.dashboard.gallery import by_day
 from receiver.dashboard.image_zip import AT_A_TIME, FAILURES, MISSING, ImageZips, name_of
 from receiver.dashboard.routes import Dashboard
-from receiver.dashboard.thumbnails import PREVIEW_SIDE
+from receiver.dashboard.templates import HERE
+from receiver.dashboard.thumbnails import PREVIEW_SIDE, SIDE
 from receiver.dashboard.zip_stream import ZipStream
 from receiver.ledger import Ledger, Submission
+from receiver.pipeline import kept_sources
 from receiver.sandbox.pictures import draw
 from tests.dashboard.test_routes import around, clock, ledger, page, text
 from tests.ledger.actions import delivery
@@ -224,6 +229,42 @@ async def test_few_zips_at_a_time_and_a_client_that_leaves_makes_room(
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
+async def test_no_more_zips_come_of_asking_at_the_same_moment(page: Dashboard, ledger: Ledger) -> None:
+    asked = (page.zips.open(jobs(ledger)) for _ in range(12))
+    answers = await asyncio.gather(*asked, return_exceptions=True)
+    streams = [answer for answer in answers if not isinstance(answer, BaseException)]
+    assert len(streams) == AT_A_TIME
+    for stream in streams:
+        await stream.aclose()
+
+
+@pytest.mark.parametrize("version", ["2.3", "2.4"])
+async def test_a_client_that_leaves_before_the_first_byte_makes_room(
+    client: httpx.AsyncClient, page: Dashboard, ledger: Ledger, tmp_path: Path, version: str
+) -> None:
+    await keep(ledger, tmp_path, "job-1", b"one")
+    scope: dict[str, Any] = {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": version},
+        "method": "POST",
+    }
+    scope |= {"path": "/page/gallery/zip", "query_string": b"", "headers": []}
+
+    async def gone(_message: object) -> None:
+        raise OSError
+
+    for _ in range(2 * AT_A_TIME):
+        came = iter([{"type": "http.request", "body": b"which=all"}])
+
+        async def receive(came: Iterator[dict[str, Any]] = came) -> dict[str, Any]:
+            return next(came, {"type": "http.disconnect"})
+
+        with contextlib.suppress(ClientDisconnect, OSError):
+            await Starlette(routes=page.routes())(scope, receive, gone)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert (await client.post("/page/gallery/zip", **selected("job-1"))).status_code == 200  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("body", ["", "which=selected", "id=..%2F", "id=%FF", "which=other"])
 async def test_a_selection_of_nothing_is_a_page_that_says_so(client: httpx.AsyncClient, body: str) -> None:
     answer = await client.post("/page/gallery/zip", content=body)
@@ -368,3 +409,14 @@ async def test_an_archive_that_says_nothing_of_a_source_holds_up_no_page(
     page.sources = Silent()  # type: ignore[assignment]
     assert (await client.get("/page/jobs/job-1")).status_code == 200
     assert (await client.get("/page/jobs/job-1/source")).headers["content-type"] == "image/svg+xml"
+
+
+async def test_no_small_picture_is_taken_for_the_placeholder(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    await ledger.record(delivery())
+    placeholder = (await client.get("/page/jobs/job-1/thumbnail")).text
+    size = int(placeholder.partition('width="')[2].partition('"')[0])
+    assert size > max(PREVIEW_SIDE, SIDE, kept_sources.SIDE)
+    for script in ("gallery.js", "compare.js"):
+        assert f"const PLACEHOLDER = {size};" in (HERE / "static" / script).read_text()

@@ -6,6 +6,7 @@
   const ZOOMS = [1, 1.5, 2, 3, 4, 6, 8];
   const AGAIN = 4000;
   const RETRIES = 10;
+  const PLACEHOLDER = 4096;
   const place = document.getElementById("compare");
   const images = document.getElementById("images");
 
@@ -15,12 +16,12 @@
     return made;
   }
 
-  // A picture that is still being made is a placeholder of 96 pixels square: it is asked for again.
+  // In place of a picture that is still being made comes one that is larger than any: it is asked for again.
   async function loaded(picture) {
     for (let tries = 0; tries < RETRIES; tries += 1) {
       const image = element("img", { alt: picture.alt, draggable: false, src: picture.src });
       await image.decode().catch(() => {});
-      if (image.naturalWidth && (image.naturalWidth !== 96 || image.naturalHeight !== 96)) return image;
+      if (image.naturalWidth && image.naturalWidth !== PLACEHOLDER) return image;
       await new Promise((resolve) => setTimeout(resolve, AGAIN));
       await fetch(picture.src, { cache: "reload" }).catch(() => {});
     }

@@ -1,5 +1,5 @@
-// What the gallery does better with a script: further pages come by themselves, the selection is counted, and a
-// range is selected with Shift. Without it, each page is a page, and the form works as it is.
+// What the gallery does better with a script: further pages come by themselves, the selection is counted and stays
+// over pages, and a range is selected with Shift. Without it, each page is a page, and the form works as it is.
 "use strict";
 
 (() => {
@@ -7,6 +7,7 @@
   const MOST_PAGES = 20;
   const AGAIN = 3000;
   const MOST_TRIES = 6;
+  const PLACEHOLDER = 4096;
   const selection = document.getElementById("selection");
   const days = document.getElementById("days");
   const more = document.getElementById("more");
@@ -14,26 +15,53 @@
   if (!days) return;
 
   const boxes = () => [...days.querySelectorAll("input[name=id]")];
+  const kept = new Set();
   let last = null;
 
   function count(found = 0) {
     const all = boxes();
+    for (const box of all) kept[box.checked ? "add" : "delete"](box.value);
+    sessionStorage.setItem("selection", JSON.stringify([...kept]));
     const chosen = all.filter((box) => box.checked).length;
+    const others = kept.size - chosen;
     const news = found ? `${found} more images. ` : "";
-    picked.textContent = `${news}${chosen} of ${all.length} shown selected.`;
+    picked.textContent = `${news}${chosen} of ${all.length} shown selected${others ? `, and ${others} not shown` : ""}.`;
+    clear.hidden = !others;
     every.textContent = chosen && chosen === all.length ? "Select none" : "Select all shown";
   }
 
-  const every = document.createElement("button");
-  every.type = "button";
-  every.className = "quiet";
-  every.addEventListener("click", () => {
+  // The selection of this tab, of all its pages
+  function recall(found = 0) {
+    kept.clear();
+    for (const id of JSON.parse(sessionStorage.getItem("selection") ?? "[]")) kept.add(id);
+    for (const box of boxes()) box.checked = kept.has(box.value);
+    count(found);
+  }
+
+  function button(onClick) {
+    const made = Object.assign(document.createElement("button"), { type: "button", className: "quiet" });
+    made.addEventListener("click", onClick);
+    return made;
+  }
+
+  const every = button(() => {
     const all = boxes();
     const wanted = all.some((box) => !box.checked);
     for (const box of all) box.checked = wanted;
     count();
   });
-  selection.querySelector(".selection .buttons").prepend(every);
+  const clear = button(() => {
+    sessionStorage.removeItem("selection");
+    recall();
+  });
+  clear.textContent = "Clear selection";
+  selection.querySelector(".selection .buttons").prepend(every, clear);
+
+  selection.addEventListener("formdata", ({ formData }) => {
+    const shown = new Set(formData.getAll("id"));
+    for (const id of kept) if (!shown.has(id)) formData.append("id", id);
+  });
+  addEventListener("pageshow", (event) => event.persisted && recall()); // another page may have changed it meanwhile
 
   days.addEventListener("click", (event) => {
     const box = event.target;
@@ -59,10 +87,11 @@
     next.focus();
   });
 
-  // A picture that is still being made is a placeholder of 96 pixels square: it is asked for again, less and less.
+  // In place of a picture that is still being made comes one that is larger than any: it is asked for again, less and
+  // less.
   function again(image) {
     const tries = Number(image.dataset.tries ?? 0);
-    if (image.naturalWidth !== 96 || image.naturalHeight !== 96 || tries >= MOST_TRIES) return;
+    if (image.naturalWidth !== PLACEHOLDER || tries >= MOST_TRIES) return;
     image.dataset.tries = tries + 1;
     setTimeout(() => {
       image.src = image.src;
@@ -107,7 +136,7 @@
         more.append(document.importNode(links, true));
       }
       pages += 1;
-      count(found);
+      recall(found);
       watch();
     } catch {
       // The link stays.
@@ -126,6 +155,6 @@
     if (next) observer.observe(next);
   }
 
-  count();
+  recall();
   watch();
 })();
