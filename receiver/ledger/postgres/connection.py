@@ -34,6 +34,9 @@ SCHEMA = "upscale_receiver"
 MOST_PREPARED = 500
 """Statements that one connection keeps prepared; a receiver has about half as many."""
 
+_PREPARED = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
+"""How statements begin that can be prepared."""
+
 CUT_SECONDS = 25
 """A connection that gives no answer for so long is cut from this side; `LIMITS` end work before."""
 
@@ -114,7 +117,7 @@ class Statements:
 
     def text(self, sql: str, values: Values = ()) -> str:
         """Return a statement with its values, as it is sent."""
-        if not self.is_direct:
+        if not (self.is_direct and sql.startswith(_PREPARED)):
             return statement(sql, values)
         given = ordered(sql, values)[1]
         types = types_of(given)
