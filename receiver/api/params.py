@@ -206,6 +206,12 @@ def _checked(is_valid: Callable[[str], bool], problem: str) -> Callable[[str], s
     return check
 
 
+def _search(text: str) -> str:
+    if not re.fullmatch(SEARCH, text):
+        raise ValueError("must be 1 to 253 characters without control characters")
+    return text.strip() or text
+
+
 def _choice(values: Mapping[str, Any]) -> Callable[[str], Any]:
     def choose(text: str) -> Any:
         if text not in values:
@@ -216,10 +222,7 @@ def _choice(values: Mapping[str, Any]) -> Callable[[str], Any]:
 
 
 _PARSERS: Mapping[str, Callable[[str], Any]] = {
-    "search": _checked(
-        lambda text: bool(re.fullmatch(SEARCH, text)),
-        "must be 1 to 253 characters without control characters",
-    ),
+    "search": _search,
     "state": _choice({state.value: state for state in State}),
     "provider": _checked(is_provider, "is no provider's name"),
     "ref": _checked(is_ref, "must be 1 to 200 printable ASCII characters"),

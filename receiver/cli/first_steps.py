@@ -32,7 +32,8 @@ def run(own: Mapping[str, str], dotenv: Path, providers: Sequence[str] | None) -
 
     ``own`` is the environment. Nothing is written before the last answer.
     """
-    if dotenv.exists() and not is_wanted(f"Replace {dotenv}, and keep it as {dotenv}.old? [y/N] "):
+    former = _former(dotenv)
+    if dotenv.exists() and not is_wanted(f"Replace {dotenv}, and keep it as {former}? [y/N] "):
         fail("nothing was written")
     form = _Form(own)
     try:
@@ -82,7 +83,7 @@ class _Form:
             answer = self._input(
                 f"Whose deliveries are taken? {first} (empty), {', '.join(others)}; several: with commas: "
             )
-            names = [name.strip().lower() for name in (answer or first).split(",")]
+            names = [name.strip().lower() for name in (answer or first).split(",") if name.strip()]
             if strangers := [name for name in names if name not in known]:
                 self._console.print(f"There is no provider {strangers[0]}.", markup=False)
                 names = None
@@ -137,7 +138,7 @@ class _Form:
 
 
 def _write(path: Path, text: str) -> None:
-    """Write a file for its owner alone, whole or not at all, and keep the one that was there."""
+    """Write a file for its owner alone, whole or not at all, and keep those that were there."""
     new = path.with_name(f"{path.name}.new")
     new.unlink(missing_ok=True)
     with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
@@ -145,8 +146,16 @@ def _write(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     if path.exists():
-        path.replace(path.with_name(f"{path.name}.old"))
+        path.replace(_former(path))
     new.replace(path)
+
+
+def _former(path: Path) -> Path:
+    """Return where a file that is replaced is kept, beside those that were before it."""
+    number = 1
+    while (kept := path.with_name(f"{path.name}.old{number if number > 1 else ''}")).exists():
+        number += 1
+    return kept
 
 
 def _request(entry: Entry, config: Config) -> str:

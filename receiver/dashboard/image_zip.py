@@ -200,10 +200,15 @@ def _make_room(folder: Path, size: int) -> None:
 
 
 def name_of(job: Job, image: Image) -> str:
-    """Return an image's name within a ZIP, which no other job has: its day, its provider and its id."""
+    """Return an image's name within a ZIP, which no other job has: its day, its provider and its id.
+
+    Windows and macOS take names for the same that differ in case alone.
+    """
     received = datetime.fromtimestamp((job.received_at or job.updated_at) / 1000, UTC)
-    key = render_key("{received:%Y-%m-%d}/{id}.{ext}", job, image, received)
-    return key.replace(":", "/")  # which Windows takes in no name, and no bare id holds
+    key = render_key("{received:%Y-%m-%d}/{id}", job, image, received)
+    if key != key.lower() and "!" not in key:  # which stands before a digest already, and in no id
+        key += f"!{hashlib.sha256(job.id.encode()).hexdigest()[:32]}"
+    return f"{key.replace(':', '/')}.{image.extension}"  # no name on Windows and no bare id has a colon
 
 
 def _checked(path: Path, image: Image) -> tuple[int, bytes]:

@@ -35,7 +35,7 @@ from receiver.web.challenge import (
     prove,
     read_key,
 )
-from receiver.web.reaching import PROXY_ERRORS, Answer, ask, causes, explain, origin, why_not
+from receiver.web.reaching import PROXY_ERRORS, Answer, ask, causes, explain, origin, tls_remedy, why_not
 
 CLOCK_WARNING, CLOCK_FAILURE = 10.0, 60.0
 """Seconds that two clocks may differ by."""
@@ -249,8 +249,9 @@ _url_warning = partial(warning, "public URL")
 
 def missing_public_url(config: Config) -> list[Result]:
     if not config.can_submit:
-        return [ok("public URL", "RECEIVER_PUBLIC_URL is not set; only `receiver submit` needs it")]
-    detail = "RECEIVER_PUBLIC_URL is not set, so `receiver submit` does not work"
+        needing = "`receiver submit`, test deliveries and the links of alerts need it"
+        return [ok("public URL", f"RECEIVER_PUBLIC_URL is not set; {needing}")]
+    detail = "RECEIVER_PUBLIC_URL is not set, so `receiver submit` and `receiver test-delivery` do not work"
     return [_url_warning(detail, "Set it to the address that the provider reaches this receiver by.")]
 
 
@@ -310,7 +311,8 @@ def unreachable(error: BaseException, url: str, *, serving: bool) -> Result:
         return _url_warning(detail, START_SERVE)
     return _url_failure(
         detail,
-        "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads"
+        tls_remedy(error)
+        or "Look at DNS, firewall and proxy. If only this machine cannot reach it (a router that leads"
         " nothing back inside), look from another one.",
     )
 

@@ -28,7 +28,7 @@ from receiver.core.paths import webhook_path
 from receiver.fetch.network_guard import system_resolver
 from receiver.ledger import Ledger, LedgerReader
 from receiver.providers.base import Output, OwnDelivery, Providers
-from receiver.web.reaching import Answer, ask, explain, origin, why_not
+from receiver.web.reaching import Answer, ask, explain, origin, tls_remedy, why_not
 
 TICKET_MS = 10 * 60 * 1000
 """How long the picture can be had, and the life of its URL."""
@@ -50,8 +50,8 @@ STEPS = {
 """What is done, in this order, in words for people."""
 
 _CHECKPOINT = "test delivery"
-_UNDER_WAY = "A test delivery is under way; wait for its end."
 _LOOK = "Look at DNS, firewall and proxy."
+_UNDER_WAY = "A test delivery is under way; wait for its end."
 
 
 @dataclass(slots=True)
@@ -227,7 +227,8 @@ class _Work:
             raise _Failed(
                 f"the receiver answers 401: {REASONS['auth.refused']}",
                 f"Let the proxy pass {names} on, which `receiver doctor` looks at. Restart serve if a secret"
-                " was changed since its start.",
+                " was changed since its start. Look whether its environment or this one has another secret"
+                " than .env: the environment comes first.",
             )
         raise self._stranger(answer)
 
@@ -276,7 +277,8 @@ class _Work:
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise _Failed(
                 f"{origin(self._url)} is not reached from here: {explain(error)}",
-                f"Does serve run? {_LOOK} If only this machine cannot reach it (a router that leads"
+                tls_remedy(error)
+                or f"Does serve run? {_LOOK} If only this machine cannot reach it (a router that leads"
                 " nothing back inside), real deliveries may still come.",
             ) from None
         return answer, int((time.monotonic() - began) * 1000)

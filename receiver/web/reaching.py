@@ -114,6 +114,16 @@ def explain(error: BaseException) -> str:
     return "no answer in time" if isinstance(error, httpx.TimeoutException) else type(error).__name__
 
 
+def tls_remedy(error: BaseException) -> str:
+    """Return what to do about a connection on which TLS failed; an empty text where that is not why."""
+    if not any(isinstance(cause, ssl.SSLError) for cause in causes(error)):
+        return ""
+    return (
+        "Let the proxy speak TLS at this port, with a certificate for this name and its whole chain, from an"
+        " authority that the provider trusts."
+    )
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """Yield an error and all that led to it."""
     yield error

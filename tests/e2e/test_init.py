@@ -89,7 +89,12 @@ def test_enter_at_each_question_is_all_that_serve_needs_and_the_former_file_is_k
     assert code == 0, said
     assert (tmp_path / ".env.old").read_text() == first
     assert (tmp_path / ".env.old").stat().st_mode & 0o777 == 0o600
-    assert (tmp_path / ".env").read_text() != first
+    second = (tmp_path / ".env").read_text()
+    assert second != first
+    script = [Typed(".env.old2", "y\n"), Typed("Whose deliveries", "ximilar,\n"), *NOTHING[1:]]
+    code, said = on_a_terminal(["init"], tmp_path, {}, script=script)
+    assert code == 0, said
+    assert [(tmp_path / name).read_text() for name in (".env.old", ".env.old2")] == [first, second]
 
 
 @pytest.mark.parametrize(("key", "code"), [("\x04", 1), ("\x03", 130)], ids=["Ctrl-D", "Ctrl-C"])

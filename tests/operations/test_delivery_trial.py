@@ -56,3 +56,15 @@ async def test_one_that_was_killed_makes_way_and_its_job_never_counts_as_lost(
     with pytest.raises(LedgerError, match="under way"):
         await trials.run(killed)
     assert await read_trial(trials.ledger) == second
+
+
+async def test_where_tls_fails_the_remedy_is_about_tls(trials: DeliveryTrials) -> None:
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 This is no TLS\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        trials.address = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        trial = await trials.run(await trials.begin("ximilar"))
+    assert trial.steps[-1].name == "reach"
+    assert trial.steps[-1].remedy.startswith("Let the proxy speak TLS at this port, with a certificate")

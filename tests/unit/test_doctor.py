@@ -635,7 +635,9 @@ def test_before_the_first_start_only_silence_is_excused(cause: Exception, level:
     error = httpx.ConnectError("x")
     error.__cause__ = cause
     assert unreachable(error, "https://me.example", serving=False).level is level
-    assert unreachable(error, "https://me.example", serving=True).level is Level.FAILURE
+    found = unreachable(error, "https://me.example", serving=True)
+    assert found.level is Level.FAILURE
+    assert ("a certificate for this name" in (found.remedy or "")) == isinstance(cause, ssl.SSLError)
 
 
 @pytest.mark.parametrize(

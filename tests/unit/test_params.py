@@ -81,6 +81,10 @@ def test_a_cursor_that_was_given_out_is_read_back(position: int) -> None:
     assert jobs(f"cursor={params.cursor(position)}")[1].before == position
 
 
+def test_blanks_around_a_searched_text_are_left_away() -> None:
+    assert jobs("search=%20%20ok%20")[0] == Filter(search="ok")
+
+
 def test_the_end_has_no_cursor() -> None:
     assert params.cursor(None) is None
 
