@@ -328,7 +328,16 @@ async def in_bucket(ledger: Ledger, archive: ImageReader, folder: Path, number: 
 
 def test_no_two_jobs_have_the_same_name() -> None:
     image = Image("png", 1, 1, 1, "0" * 64)
-    ids = ("a", "fal:a", "fal:a~2", "fal-a", "fal_a", "A" * 128, "fal:" + "A" * 128, "fal:" + "A" * 127)
+    ids: tuple[str, ...] = (
+        "a",
+        "fal:a",
+        "fal:a~2",
+        "fal-a",
+        "fal_a",
+        "A" * 128,
+        "fal:" + "A" * 128,
+        "fal:" + "A" * 127,
+    )
     ids += ("UPPER.a", "upper.A", "upper.a", "fal:A")
     names = {name_of(Job(job_id, State.ARCHIVED, received_at=NOW), image).lower() for job_id in ids}
     assert len(names) == len(ids)
