@@ -1,10 +1,11 @@
 """The page's routes over a real ledger: what a healthy receiver does not show on demand."""
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from receiver.dashboard.routes import GLANCE, Dashboard
 from receiver.dashboard.thumbnails import THUMBNAIL_MEMORY, Thumbnails
 from receiver.ledger import FILE_NAME, AuditFinding, Claim, Ledger, Submission
 from receiver.operations import acceptance
-from receiver.operations.delivery_trial import DeliveryTrials
+from receiver.operations.delivery_trial import SILENT_MS, DeliveryTrials, Step, Trial
 from receiver.pipeline.spool import Spool
 from receiver.verify.decoder import Limits
 from receiver.verify.verifier import Verifier
@@ -418,3 +419,14 @@ async def test_the_last_week_is_drawn_with_tables_behind_it(
     assert "Wed 18 1 0.0 s 0.0 s" in re.sub(r", \d\d:00", "", shown)
     assert "Wed 18 Nov 1 1,000 bytes Tue 17 Nov 0 0 bytes" in shown
     assert '<a href="/?reason=fetch.timeout#list">fetch.timeout</a>' in answer.text
+
+
+async def test_a_test_delivery_that_was_killed_is_shown_as_cut_off_and_another_can_be_sent(
+    client: httpx.AsyncClient, ledger: Ledger
+) -> None:
+    killed = Trial(NAME, "test-1", "ticket", NOW - SILENT_MS, NOW - SILENT_MS, [Step("make")])
+    await ledger.save_checkpoint("test delivery", json.dumps(asdict(killed)))
+    shown = await client.get("/page/test-delivery")
+    assert "cut off" in text(shown)
+    assert "under way" not in text(shown)
+    assert " disabled" not in shown.text
