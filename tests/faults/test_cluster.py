@@ -3,6 +3,7 @@
 Each at each step of a job. What is cut off is the first receiver's way to the database, a proxy on loopback.
 """
 
+import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,11 +22,14 @@ from tests.support.proxy import Proxy, proxy
 from tests.support.source import SIZE, Source, picture
 from tests.support.waiting import eventually
 
+CLAIM = f"('{os.getpid()}-".encode()
+"""How the values of a claim begin: with the process of its holder. The statement itself is kept prepared."""
+
 STEPS: Mapping[str, tuple[bytes, int]] = {
     "a delivery": (b"INSERT INTO jobs", 1),
-    "a claim": (b"UPDATE jobs SET holder = '", 1),
+    "a claim": (CLAIM, 1),
     "a fetched image": (b"state = 'fetched', event = 'fetched'", 1),
-    "an upload's claim": (b"UPDATE jobs SET holder = '", 2),
+    "an upload's claim": (CLAIM, 2),
     "an archived image": (b"state = 'archived', event = 'archived'", 1),
 }
 """The statement of each step of a job, and which of its kind it is."""
