@@ -280,7 +280,7 @@ class _Patience:
 
 
 def _path(job_id: str) -> str:
-    if not is_job_id(job_id):
+    if not is_job_id(job_id) or job_id == "changes":  # which is the path of the stream
         raise ValueError(f"{job_id!r} is no job's id.")
     return f"/jobs/{job_id}"
 

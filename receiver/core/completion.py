@@ -13,7 +13,7 @@ from typing import TypeGuard
 
 PROVIDER = r"[a-z][a-z0-9_-]{0,31}"
 PROVIDER_ID = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,127}"
-BARE_ID = rf"(?!-|changes$){PROVIDER_ID}"  # GET /jobs/changes is the feed
+BARE_ID = rf"(?!-){PROVIDER_ID}"
 BARE_IDS_OF = "ximilar"
 """The provider whose jobs are known by its own ids, because it was the first."""
 JOB_ID = rf"{BARE_ID}|{PROVIDER}:{PROVIDER_ID}(?:~(?!1$)[1-9][0-9]{{0,2}})?"

@@ -150,7 +150,7 @@ def test_a_receiver_tells_each_channel_once_of_a_lost_image_also_over_a_restart(
     (post,) = world.posts
     assert post.json["title"] == "Images lost (receiver.test)"
     assert "1 acknowledged images are gone" in post.json["message"]
-    assert "https://receiver.test/?state=expired#list" in post.json["message"]
+    assert "https://receiver.test/#trouble" in post.json["message"]
     values["RECEIVER_ALERT_URLS"] = f"{hook} json://127.0.0.1:{world.port}/new"
     with programs.receiver(values) as receiver:
         receiver.program.until_event("alert sent", channel="json 2")

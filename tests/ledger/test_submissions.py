@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -260,8 +261,9 @@ async def test_a_command_makes_the_ledger_where_there_is_none(place: LedgerLocat
 
 
 @only_sqlite
-async def test_a_command_leaves_an_older_ledger_alone_that_a_server_holds(place: LedgerLocation) -> None:
-    lock = DirectoryLock(place.data_dir)
+async def test_a_command_leaves_an_older_ledger_alone_that_a_server_holds(tmp_path: Path) -> None:
+    place = LedgerLocation(tmp_path)
+    lock = DirectoryLock(tmp_path)
     try:
         with pytest.raises(LedgerError) as refusal:
             await Ledger.open_beside(place)
