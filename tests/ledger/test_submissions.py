@@ -260,7 +260,6 @@ async def test_a_command_makes_the_ledger_where_there_is_none(place: LedgerLocat
         await later.close()
 
 
-@only_sqlite
 async def test_a_command_leaves_an_older_ledger_alone_that_a_server_holds(tmp_path: Path) -> None:
     place = LedgerLocation(tmp_path)
     lock = DirectoryLock(tmp_path)
