@@ -17,7 +17,7 @@ from receiver.ledger import Filter, Ledger, LedgerReader, inspect_database
 from receiver.ledger.commands import deliveries
 from receiver.ledger.postgres import schema
 from receiver.ledger.postgres.connection import Session
-from receiver.ledger.postgres.database import PostgresOpener
+from receiver.ledger.postgres.database import READERS, PostgresOpener
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Recorded
 from tests.ledger.actions import (
@@ -190,6 +190,17 @@ async def test_a_database_whose_files_cannot_grow_refuses_and_then_goes_on(tmp_p
                 assert await ledger.job(f"{full}-0") is None
             assert not (await ledger.record(delivery(f"{full}-0"))).duplicate
             assert (await ledger.record(delivery(f"{full - 1}-199"))).duplicate
+
+
+async def test_a_reader_whose_statements_somebody_has_removed_connects_again(ledger: Ledger) -> None:
+    await ledger.record(delivery())
+    for _ in range(READERS):
+        await ledger.job("job-1")
+    for _ in range(READERS):  # they take turns
+        await ledger._readers.read(lambda db: db.execute("DEALLOCATE ALL"))
+    answers = await asyncio.gather(*(ledger.job("job-1") for _ in range(4 * READERS)), return_exceptions=True)
+    assert len([it for it in answers if isinstance(it, LedgerError)]) <= READERS  # once a connection
+    assert (await the_job(ledger)).state is State.RECEIVED
 
 
 async def test_a_read_only_database_refuses_writes_answers_reads_and_goes_on(

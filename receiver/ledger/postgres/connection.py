@@ -157,6 +157,7 @@ class Session:
         try:
             return work(self)
         except psycopg.Error as error:
+            self.roll_back(error)
             raise ledger_error(error) from error
         finally:
             self.roll_back()
