@@ -226,7 +226,7 @@ def _handler(store: Standin) -> Callable[..., BaseHTTPRequestHandler]:
             elif found is None:
                 self.answer(*((403, "AccessDenied") if store.hides else (404, "NoSuchKey")))
             else:
-                body = b"?" + found[0][1:] if store.corrupt else found[0]
+                body = bytes(byte ^ 1 for byte in found[0]) if store.corrupt else found[0]
                 modified = self.date_time_string(store.modified)
                 self.answer(200, "", body, ETag=etag(found[0]), Last_Modified=modified, **found[1])
 
