@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from receiver.core.jobs import State
-from receiver.ledger.postgres.connection import Session, Statements
+from receiver.ledger.postgres.connection import MOST_PREPARED, Session, Statements
 from receiver.ledger.postgres.dialect import insert_rows, row_type, statement
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
@@ -80,6 +80,22 @@ def test_a_statement_is_prepared_once_for_values_of_the_same_types(statements: S
         row = statements.execute("SELECT ? AS value", (value,)).fetchone()
         assert row["value"] == value
     assert kept() - before == (4 if statements.is_direct else 0)
+
+
+def test_too_many_statements_are_forgotten_between_two_transactions(shared_database: str) -> None:
+    session = Session(shared_database, "tests")
+    session.begin("read committed")
+    for number in range(MOST_PREPARED - 1):
+        session.statements.execute(f"SELECT ? AS n{number}", (number,))
+    several = session.statements.executemany("SELECT ? AS last", [(1,), ("text",), (None,), (2,)])
+    assert several.rowcount == 4
+    session.commit()
+    for _ in range(2):
+        session.begin("read committed", "SELECT 1")
+        (kept,) = session.statements.execute("SELECT count(*) FROM pg_prepared_statements").fetchone()
+        assert 0 < kept < 5
+        session.commit()
+    session.drop()
 
 
 def test_a_hint_becomes_a_condition_of_the_index_and_a_state_a_text() -> None:

@@ -32,7 +32,7 @@ Db = psycopg.Connection[tuple[Any, ...]]
 SCHEMA = "upscale_receiver"
 
 MOST_PREPARED = 500
-"""Statements that one connection keeps prepared; a receiver has about half as many."""
+"""Statements that a connection keeps between two transactions; a receiver has about half as many."""
 
 _PREPARED = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
 """How statements begin that can be prepared."""
@@ -122,13 +122,16 @@ class Statements:
         given = ordered(sql, values)[1]
         types = types_of(given)
         if (name := self._names.get((sql, types))) is None:
-            if len(self._names) == MOST_PREPARED:
-                self.run("DEALLOCATE ALL")
-                self._names.clear()
             name = f"{self._prefix}{len(self._names)}"
             self.run(prepared(name, sql, types))
             self._names[sql, types] = name
         return execution(name, given)
+
+    def forget_surplus(self) -> None:
+        """Keep no more statements than allowed; not within a transaction, which may hold a name of one."""
+        if len(self._names) > MOST_PREPARED:
+            self.run("DEALLOCATE ALL")
+            self._names.clear()
 
 
 class Session:
@@ -178,6 +181,7 @@ class Session:
 
     def _begin(self, mode: str, queries: Sequence[str]) -> Any:
         db = self.statements
+        db.forget_surplus()
         settings = () if db.is_direct else (SETTINGS,)
         script = [f"BEGIN ISOLATION LEVEL {mode}", *map(db.text, (*settings, *queries))]
         return db.run(";".join(script)).fetchone()
