@@ -169,6 +169,23 @@ async def test_an_empty_schema_that_an_administrator_made_is_taken(folder: Path,
     assert copied(folder, database).rows["jobs"] == len(State) + 8
 
 
+async def test_no_statement_of_a_copy_is_bounded_in_time(
+    folder: Path, database: str, postgres_server: Postgres
+) -> None:
+    name = database.rpartition("/")[2]
+    postgres_server.execute(
+        "CREATE TABLE noted (bound text); GRANT INSERT ON noted TO PUBLIC;"
+        " CREATE FUNCTION note() RETURNS event_trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN INSERT INTO public.noted VALUES (current_setting('statement_timeout')); END $$;"
+        " CREATE EVENT TRIGGER noting ON ddl_command_end WHEN TAG IN ('CREATE INDEX')"
+        " EXECUTE FUNCTION note()",
+        database=name,
+    )
+    copied(folder, database)
+    noted = postgres_server.execute("SELECT DISTINCT bound FROM noted", database=name)
+    assert noted == [("0",)]
+
+
 async def test_a_dump_is_restored_as_the_operations_page_says(
     folder: Path, database: str, postgres_server: Postgres, tmp_path: Path
 ) -> None:

@@ -103,8 +103,9 @@ class _Copy:
         self._all = 0
 
     def run(self, *, restart: bool) -> Copied:
+        schema.check_server(Statements(self._db))
+        self._execute("RESET ALL")  # an index of millions of jobs takes longer than a server's statements may
         with self._transaction():
-            schema.check_server(Statements(self._db))
             if self._rows("SELECT 1 FROM pg_class WHERE relnamespace = to_regnamespace(%s)", SCHEMA):
                 raise LedgerError("ledger.in_use", "The database holds a ledger already; it must have none.")
             is_begun = bool(self._rows("SELECT to_regnamespace(%s) IS NOT NULL", UNFINISHED)[0][0])
