@@ -3,10 +3,10 @@
 import asyncio
 import contextlib
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-from httptools import HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -97,7 +97,6 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as in uvicorn
         """Begin to wait for the first head."""
         self._cycles = deque()
-        self.parser = _DecliningParser(self)
         super().connection_made(transport)
         self.client_name = client_of(self.peer, (), ())
         self._expect_head_within(self.head_seconds)
@@ -105,15 +104,21 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.unfinished.discard(self)
-        self._stop_idle_timer()
-        self._cancel_write_timer()
+        for timer in (self._idle_timer, self._write_timer):
+            if timer is not None:
+                timer.cancel()
         self._disconnect_cycles()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Count all bytes; `on_body` takes those of the body off again."""
         self._head_bytes += len(data)
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
+            return
         if self._rest_timer is not None:
             self._leave_to_asgi()
         elif self._parts is not None and not self.transport.is_closing():
@@ -159,10 +164,10 @@ class LimitedProtocol(HttpToolsProtocol):
             raise ValueError("too many headers")
 
     def on_headers_complete(self) -> None:
-        """Stop the timer: how long a body may take is up to the route."""
+        """Wait for no head: how long a body may take is up to the route."""
         if self._offers_upgrade():
             return
-        self._expect_head_within(None)
+        self.idle_since = None
         if self._may_be_direct():
             self._parts = []
         else:
@@ -190,7 +195,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self.limit_concurrency = int(limit * PROVED_SHARE)
         super().on_headers_complete()
         self.limit_concurrency = limit
-        self.cycle.transport = _HeadWithBody(self.transport, self.loop)  # type: ignore[assignment]
         self._cycles.append(self.cycle)
         if len(self._cycles) > 1 + MAX_PIPELINED:
             raise ValueError("too many requests at once")
@@ -255,16 +259,23 @@ class LimitedProtocol(HttpToolsProtocol):
         self.connections.discard(self)  # at once, since uvicorn counts them before it is gone
         self.transport.abort()
 
-    def decline_upgrade(self, rest: bytes) -> None:
-        """Parse the request again without its offer of an upgrade; ``rest`` is what came behind the head.
+    def _parse(self, data: bytes) -> None:
+        """Parse data; a request that offers an upgrade once more without the offer.
 
-        The connection ends behind the answer.
+        The connection ends behind the answer to such a request.
         """
-        method, version = self.parser.get_method(), self.parser.get_http_version()
-        lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode()), b"connection: close"]
-        lines += [b"%s: %s" % field for field in self.headers if field[0] not in (b"connection", b"upgrade")]
-        self.parser = _DecliningParser(self)
-        self.parser.feed_data(b"\r\n".join([*lines, b"", rest]))
+        try:
+            self.parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            method, version = self.parser.get_method(), self.parser.get_http_version()
+            if method == b"CONNECT":
+                self._unsupported_upgrade_warning()
+                return
+            lines = [b"%s %s HTTP/%s" % (method, self.url, version.encode()), b"connection: close"]
+            lines += [b"%s: %s" % it for it in self.headers if it[0] not in (b"connection", b"upgrade")]
+            self.parser = HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
+            self._parse(b"\r\n".join([*lines, b"", data[upgrade.args[0] :]]))
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next head, unless it is there already."""
@@ -293,7 +304,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         """Stop watching: the peer takes its answer."""
-        self._cancel_write_timer()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
         super().resume_writing()
 
     def _offers_upgrade(self) -> bool:
@@ -341,20 +353,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
         self._write_timer = self.loop.call_later(self.write_seconds, check)
 
-    def _cancel_write_timer(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
+    def _expect_head_within(self, seconds: float) -> None:
+        """Cut the peer off after this time, unless `idle_since` becomes ``None`` first.
 
-    def _expect_head_within(self, seconds: float | None) -> None:
-        """Cut the peer off after this time, or let it be until the next call.
-
-        A timer that runs for long enough is left to run: a new one for each request costs more than to look
-        again when it ends.
+        A timer that ends earlier is left to run, and then looks again: a new one for each request costs more.
         """
-        if seconds is None:
-            self.idle_since = None
-            return
         self.idle_since = self.loop.time()
         self._idle_until = self.idle_since + seconds
         if self._idle_timer is not None and self._idle_timer.when() > self._idle_until:
@@ -371,66 +374,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.abort()
         else:
             self._idle_timer = self.loop.call_at(self._idle_until, self._end_if_idle)
-
-    def _stop_idle_timer(self) -> None:
-        self._expect_head_within(None)
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-            self._idle_timer = None
-
-
-@dataclass(slots=True)
-class _HeadWithBody:
-    """A transport that sends the head of an answer along with the body, if that comes at once.
-
-    uvicorn writes them one by one: two system calls and two packets for the shortest answer.
-    """
-
-    transport: asyncio.Transport
-    loop: asyncio.AbstractEventLoop
-    is_closing: Callable[[], bool] = field(init=False)
-    head: bytes | None = None
-
-    def __post_init__(self) -> None:
-        self.is_closing = self.transport.is_closing
-
-    def write(self, data: bytes) -> None:
-        if self.head is None:
-            self.head = data
-            self.loop.call_soon(self.flush)
-        elif self.head:
-            self.transport.write(self.head + data)
-            self.head = b""
-        else:
-            self.transport.write(data)
-
-    def flush(self) -> None:
-        if self.head:
-            self.transport.write(self.head)
-            self.head = b""
-
-    def close(self) -> None:
-        self.flush()
-        self.transport.close()
-
-
-class _DecliningParser(HttpRequestParser):
-    """A parser that has its protocol decline each upgrade that is offered."""
-
-    def __init__(self, protocol: LimitedProtocol) -> None:
-        super().__init__(protocol)
-        self._protocol = protocol
-        with contextlib.suppress(AttributeError):  # httptools < 0.6.3
-            self.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn
-
-    def feed_data(self, data: bytes) -> None:  # type: ignore[override] # uvicorn gives nothing else
-        """Parse data, and what is left of it after an offer of an upgrade."""
-        try:
-            super().feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            if self.get_method() == b"CONNECT":
-                raise
-            self._protocol.decline_upgrade(data[upgrade.args[0] :])
 
 
 def limited_protocol(
