@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import secrets
 import shutil
-import time
 import zlib
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -25,6 +24,7 @@ from anyio import to_thread
 
 from receiver.archive.base import ImageReader
 from receiver.archive.key import render_key
+from receiver.core.clock import wall_clock
 from receiver.core.concurrency import cancel
 from receiver.core.disk import spool_errors
 from receiver.core.errors import ArchiveError, LedgerError, ReceiverError, SpoolError
@@ -55,17 +55,13 @@ _BLOCK = 256 * 1024
 
 
 class Ready(NamedTuple):
-    """An image that can be sent: its name in the ZIP, where its bytes are, and their CRC.
-
-    ``content`` is the whole of a small one, which need not be read again.
-    """
+    """An image that can be sent: its name and time in the ZIP, where its bytes are, and their CRC."""
 
     name: str
-    size: int
     at: int
     path: Path
+    size: int
     crc: int
-    content: bytes
 
 
 Selection = AsyncGenerator[tuple[str, Job | None]]
@@ -115,9 +111,8 @@ class ImageZips:
                         await to_thread.run_sync(ready.path.unlink)
             if number:
                 log.warning("images are missing in a ZIP", number=number)
-                size, crc, _, content = await to_thread.run_sync(_read, missing)
-                listed = Ready(MISSING, size, time.time_ns() // 1_000_000, missing, crc, content)
-                async for block in _entry(zipped, listed):
+                size, crc, _ = await to_thread.run_sync(_read, missing)
+                async for block in _entry(zipped, Ready(MISSING, wall_clock(), missing, size, crc)):
                     yield block
             for block in zipped.end():
                 yield block
@@ -142,7 +137,7 @@ class ImageZips:
             of_all = isinstance(ready, ArchiveError) and ready.reason not in OF_ONE_IMAGE
             failures = failures + 1 if of_all else 0
             if failures >= FAILURES and isinstance(ready, ArchiveError):
-                refusal = ready
+                refusal = refusal or ready
             return job_id, job, ready
 
         try:
@@ -175,9 +170,9 @@ class ImageZips:
                 if moved is None or moved.stored is None or moved.stored == job.stored:
                     raise
                 path = await self.archive.local_file(moved.stored, job.image, target)
-            crc, content = await to_thread.run_sync(_checked, path, job.image)
+            crc = await to_thread.run_sync(_checked, path, job.image)
             at = job.archived_at or job.updated_at
-            return Ready(name_of(job, job.image), job.image.bytes, at, path, crc, content)
+            return Ready(name_of(job, job.image), at, path, job.image.bytes, crc)
         except ReceiverError as error:
             return error
 
@@ -211,34 +206,31 @@ def name_of(job: Job, image: Image) -> str:
     return f"{key.replace(':', '/')}.{image.extension}"  # no name on Windows and no bare id has a colon
 
 
-def _checked(path: Path, image: Image) -> tuple[int, bytes]:
-    """Return the CRC of a file that holds exactly an image's bytes, and the bytes of a small one. Blocks."""
+def _checked(path: Path, image: Image) -> int:
+    """Return the CRC of a file that holds exactly an image's bytes. Blocks."""
     try:
-        size, crc, sha256, content = _read(path)
+        size, crc, sha256 = _read(path)
     except OSError as error:
         raise ArchiveError("archive.unreadable", f"It cannot be read: {error.strerror}.") from error
     if (size, sha256) != (image.bytes, image.sha256):
         raise ArchiveError("archive.altered")
-    return crc, content
+    return crc
 
 
-def _read(path: Path) -> tuple[int, int, str, bytes]:
-    """Return a file's bytes, its CRC, its SHA-256, and the whole of a small one. Blocks."""
-    crc, size, digest, block = 0, 0, hashlib.sha256(), b""
+def _read(path: Path) -> tuple[int, int, str]:
+    """Return a file's size, its CRC and its SHA-256. Blocks."""
+    crc, size, digest = 0, 0, hashlib.sha256()
     with path.open("rb") as file:
-        while more := file.read(_BLOCK):
-            block, crc, size = more, zlib.crc32(more, crc), size + len(more)
+        while block := file.read(_BLOCK):
+            crc, size = zlib.crc32(block, crc), size + len(block)
             digest.update(block)
-    return size, crc, digest.hexdigest(), block if len(block) == size else b""
+    return size, crc, digest.hexdigest()
 
 
 async def _entry(zipped: ZipStream, ready: Ready) -> AsyncIterator[bytes]:
     yield await to_thread.run_sync(
         partial(zipped.entry, ready.name, size=ready.size, crc=ready.crc, at=ready.at)
     )
-    if ready.content:
-        yield ready.content
-        return
     left = ready.size
     async with await anyio.open_file(ready.path, "rb") as file:
         while block := await file.read(_BLOCK):
