@@ -6,9 +6,6 @@ from starlette.requests import Request
 
 from receiver.core.errors import BodyError
 
-WHOLE = "receiver.body_is_whole"
-"""In the scope of a request, as soon as its body has come whole: then no time limit is needed to read it."""
-
 
 async def read_body(
     request: Request, max_bytes: int, seconds: float, *, keep: bool = True, too_large: str = ""
@@ -24,25 +21,19 @@ async def read_body(
     declared = request.headers.get("content-length", "").lstrip("0")
     if declared.isdecimal() and (len(declared) > len(str(max_bytes)) or int(declared) > max_bytes):
         raise BodyError("body.too_large", too_large)
-    if WHOLE in request.scope:
-        return await _read(request, max_bytes, too_large, keep=keep)
+    body, size, more = bytearray(), 0, True
     try:
         async with asyncio.timeout(seconds):
-            return await _read(request, max_bytes, too_large, keep=keep)
+            while more:
+                message = await request.receive()
+                if message["type"] == "http.disconnect":
+                    raise BodyError("body.cut_short")
+                chunk, more = message.get("body", b""), message.get("more_body", False)
+                size += len(chunk)
+                if size > max_bytes:
+                    raise BodyError("body.too_large", too_large)
+                if keep:
+                    body += chunk
     except TimeoutError:
         raise BodyError("body.too_slow") from None
-
-
-async def _read(request: Request, max_bytes: int, too_large: str, *, keep: bool) -> bytes:
-    body, size, more = bytearray(), 0, True
-    while more:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise BodyError("body.cut_short")
-        chunk, more = message.get("body", b""), message.get("more_body", False)
-        size += len(chunk)
-        if size > max_bytes:
-            raise BodyError("body.too_large", too_large)
-        if keep:
-            body += chunk
     return bytes(body)

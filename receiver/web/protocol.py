@@ -12,11 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from receiver.core.headers import RawHeaders
-from receiver.web.body import WHOLE
 from receiver.web.clients import UnfinishedBodies, client_of
 from receiver.web.direct import Direct, Exchange, rendered
 from receiver.web.problem import problem
 from receiver.web.refusals import OnRefusal
+
+WHOLE = "receiver.body_is_whole"
+"""In the scope of a request, as soon as its body has come whole."""
 
 HEAD_SECONDS = 10
 """From a new connection to the whole head of its first request."""
