@@ -61,10 +61,6 @@ class Changes:
     ref: str | None = None
     id: str | None = None
 
-    @property
-    def takes_all(self) -> bool:
-        return not self.states and self.ref is None and self.id is None
-
     def takes(self, transition: Transition) -> bool:
         return (
             (not self.states or transition.event.after in self.states)

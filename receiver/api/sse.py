@@ -102,14 +102,10 @@ class ChangeStream:
 
 def _rendered(batch: Batch, wanted: params.Changes, after: int) -> str:
     """Return the wanted transitions as events. The last id is sent anyway, so that the position moves."""
-    events = [
-        f"id: {change.transition.seq}\nevent: {TRANSITION}\ndata: {change.json}\n\n"
-        for change in batch.changes
-        if wanted.takes(change.transition)
-    ]
+    sent = [change for change in batch.changes if wanted.takes(change.transition)]
+    events = [f"id: {it.transition.seq}\nevent: {TRANSITION}\ndata: {it.json}\n\n" for it in sent]
     if batch.gap is not None:
         events.insert(0, f"event: {GAP}\ndata: {json.dumps({'after': after, 'until': batch.gap})}\n\n")
-    last = batch.changes[-1].transition.seq if batch.changes else 0
-    if not events or last < batch.until or not wanted.takes_all:
+    if not sent or sent[-1].transition.seq < batch.until:
         events.append(f":\nid: {batch.until}\n\n")
     return "".join(events)

@@ -12,7 +12,7 @@ from importlib import metadata
 from typing import TypeVar
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
@@ -113,6 +113,7 @@ class Meters:
     """
 
     def __init__(self, collectors: CollectorRegistry, providers: Iterable[str] = ()) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call] # in the whole process, since it has no other switch
         counter = partial(Counter, registry=collectors)
         histogram = partial(Histogram, registry=collectors)
         deliveries = counter(
@@ -251,7 +252,7 @@ class Metrics:
         version = {"version": metadata.version("upscale-receiver")}
         return _Families(
             [
-                *_without_created(self.collectors.collect()),
+                *self.collectors.collect(),
                 InfoMetricFamily("receiver_build", "The running version.", version),
                 InfoMetricFamily(
                     "receiver_instance",
@@ -323,13 +324,6 @@ def _family(name: str, value: Value) -> Metric:
     elif value is not None:
         family.add_metric([], value)
     return family
-
-
-def _without_created(families: Iterable[Metric]) -> Iterable[Metric]:
-    """Leave out the ``_created`` samples, which only a switch of the whole process turns off."""
-    for family in families:
-        family.samples = [s for s in family.samples if not s.name.endswith("_created")]
-        yield family
 
 
 class _Families(Collector):
