@@ -156,7 +156,7 @@ def _webhook_schemes(provider: Provider) -> Json:
             "name": name,
             "description": f"A part of the proof of a delivery by {provider.title}.",
         }
-        for number, name in enumerate(provider.proof_headers)
+        for number, name in enumerate(provider.proof.names)
     }
 
 

@@ -21,9 +21,9 @@ from receiver.core import serializers
 from receiver.core.completion import is_ref
 from receiver.core.errors import InvalidRequestError
 from receiver.core.jobs import FINAL, Job, State
-from receiver.providers.ximilar.request import ImageFormat, Mode, ModelType
+from receiver.providers.ximilar.request import ImageFormat, Mode, ModelType, Options
 from receiver.submission import run
-from receiver.submission.images import Item, Options
+from receiver.submission.images import Item
 from receiver.submission.submitter import Fate, Outcome, Submitter
 
 _RATE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:/\s*(s|m|h))?")

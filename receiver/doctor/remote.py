@@ -194,7 +194,7 @@ async def check_provider(provider: Provider, name: str) -> list[Result]:
 
 async def _check_keys(provider: Provider, name: str) -> list[Result]:
     try:
-        number = await provider.count_keys()
+        number = await provider.proof.count_keys()
     except errors.AuthError as error:
         remedy = "May this machine reach it? Until then deliveries are answered with 503, and sent again."
         return [failure(name, error.detail, remedy)]
@@ -339,7 +339,7 @@ def interpret_answer(answer: Answer, url: str, proof: str | None, *, serving: bo
 
 async def _check_headers(url: str, provider: Provider) -> Result:
     """Check that the headers arrive that prove a sender, by made-up values."""
-    challenge, names, path = new_challenge(), provider.proof_headers, webhook_path(provider.name)
+    challenge, names, path = new_challenge(), provider.proof.names, webhook_path(provider.name)
     headers = {**dict.fromkeys(names, challenge), CHALLENGE_HEADER: challenge}
     try:
         answer = await ask(url + path, headers)

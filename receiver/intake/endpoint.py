@@ -98,7 +98,7 @@ class WebhookEndpoint:
         """Return the whole body, and what proves its sender. What no body can prove is not kept."""
         proof, is_admitted = None, True
         try:
-            proof = self.provider.admit(headers)
+            proof = self.provider.proof.admit(headers)
         except AuthError:  # answered once the body has been read, and alike for every cause
             is_admitted = False
         if not isinstance(body, bytes):
@@ -108,7 +108,7 @@ class WebhookEndpoint:
         if not is_admitted:
             raise AuthError("auth.refused")
         if proof is None:
-            proving = self.provider.prove(headers, body)
+            proving = self.provider.proof.check(headers, body)
             proof = proving if isinstance(proving, Proof) else await proving
         return body, proof
 

@@ -55,8 +55,8 @@ class ProviderQuestions:
 
     def file_headers(self, job: Job) -> HeadersFor:
         """Return what the provider's own file hosts want to be sent."""
-        files = self.asked[job.provider].provider.files if self.can_ask(job) else None
-        return NO_FILES.headers_for if files is None else files.headers_for
+        files = self.asked[job.provider].provider.files if self.can_ask(job) else NO_FILES
+        return files.headers_for
 
     def life(self, job: Job) -> timedelta:
         """Return the life of the provider's URLs that state no end."""

@@ -8,7 +8,7 @@ import re
 import time
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, NoReturn, Self, TypeVar
 from urllib.parse import urlsplit
 
@@ -44,6 +44,10 @@ FIRST_WAIT_SECONDS = 0.5
 """The ceiling of the wait before the second attempt; it doubles."""
 
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
+
+MAX_JOB_BYTES = 64 * 1024 * 1024
+"""Of an answer on one job, which may echo a whole image as base64."""
+
 MAX_ERROR_BYTES = 64 * 1024
 
 MAX_VALUES = 200_000
@@ -145,37 +149,40 @@ class PastTheEndError(UnavailableError):
     """The list has no page of this number any more."""
 
 
-@dataclass(eq=False)
-class JsonApi:
-    """Calls one account's API. Every answer is untrusted: it is read up to a size, and must be a JSON object.
+class ApiClient(Client):
+    """Calls one account's JSON API. Answers are untrusted: they are read up to a size, and must be objects.
 
-    Every call raises ProviderError where the provider refuses, does not answer, or not readably. Its detail
-    holds nothing that was sent.
-
-    Attributes:
+    Args:
         url: the API's base. A path of a call is put behind it.
-        headers: of every call, such as ``Authorization``.
-        secrets: in the headers; they are redacted from the details of errors.
-        url_setting: the setting of ``url``, for messages.
+        token: sent behind ``scheme`` in ``Authorization``, or as in ``headers``. It is redacted from the
+            details of errors.
         jitter: returns a number in [0, 1), to spread repeated calls.
         clock: returns seconds since the epoch, to read a ``Retry-After`` that is a date.
     """
 
-    url: str
-    headers: Mapping[str, str] = field(repr=False)
-    _: KW_ONLY
-    secrets: Sequence[str] = field(default=(), repr=False)
+    scheme: ClassVar[str]
     url_setting: str
-    calls: Calls = field(default_factory=Calls)
-    jitter: Callable[[], float] = random.random
-    sleep: Callable[[float], Awaitable[object]] = asyncio.sleep
-    clock: Callable[[], float] = time.time
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        calls: Calls | None = None,
+        *,
+        headers: Mapping[str, str] | None = None,
+        jitter: Callable[[], float] = random.random,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._calls = calls or Calls()
+        self._token = token
+        self._jitter = jitter
+        self._sleep = sleep
+        self._clock = clock
         self._client = httpx.AsyncClient(
-            base_url=self.url.rstrip("/"),
+            base_url=url.rstrip("/"),
             headers={
-                **self.headers,
+                **({"Authorization": f"{self.scheme} {token}"} if headers is None else headers),
                 "Accept": "application/json",
                 # A coded body could be a thousand times larger than what comes over the line.
                 "Accept-Encoding": "identity",
@@ -183,21 +190,24 @@ class JsonApi:
             },
             timeout=httpx.Timeout(IDLE_SECONDS, connect=CONNECT_SECONDS),
             limits=httpx.Limits(keepalive_expiry=KEEP_ALIVE_SECONDS),
-            verify=self.calls.verify,
-            transport=self.calls.transport,
+            verify=self._calls.verify,
+            transport=self._calls.transport,
             # The operator chose this address, unlike that of an image, and many networks let nothing out but
             # through their proxy.
             trust_env=True,
             mounts=DIRECT,
         )
 
-    async def get(self, path: str, *, about_a_job: bool = False) -> dict[str, Any]:
-        return await self.call(Call(path, about_a_job=about_a_job))
-
     async def aclose(self) -> None:
         await self._client.aclose()
 
-    async def call(self, call: Call) -> dict[str, Any]:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+    async def _call(self, call: Call) -> dict[str, Any]:
         """Return the answer's JSON object, after as many attempts as are harmless."""
         attempt = 0
         while True:
@@ -208,18 +218,18 @@ class JsonApi:
                 ceiling = doubled(FIRST_WAIT_SECONDS, attempt - 1)
                 retry_after = failed.error.retry_after or 0.0
                 if not failed.again or attempt == ATTEMPTS or retry_after > ceiling:
-                    self.calls.on_result(failed.error.reason)
+                    self._calls.on_result(failed.error.reason)
                     # From None: a library's text about a failure may repeat what was sent.
                     raise failed.error from None
             else:
-                self.calls.on_result(None)
+                self._calls.on_result(None)
                 return document
-            await self.sleep(max(retry_after, self.jitter() * ceiling))
+            await self._sleep(max(retry_after, self._jitter() * ceiling))
 
     async def _attempt(self, call: Call) -> dict[str, Any]:
         submitting = call.content is not None
-        if self.calls.before_attempt is not None:
-            await self.calls.before_attempt()
+        if self._calls.before_attempt is not None:
+            await self._calls.before_attempt()
         try:
             async with (
                 asyncio.timeout(SUBMIT_SECONDS if submitting else QUERY_SECONDS),
@@ -231,7 +241,7 @@ class JsonApi:
                     timeout=_SUBMIT_TIMEOUT if submitting else httpx.USE_CLIENT_DEFAULT,
                 ) as answer,
             ):
-                self.calls.on_headers(answer.headers)
+                self._calls.on_headers(answer.headers)
                 if not answer.is_success:
                     self._refuse(call, answer, await _read_error(answer))
                 return await _read(answer, call.max_bytes)
@@ -251,41 +261,15 @@ class JsonApi:
             answer.status_code,
             answer.headers,
             body,
-            secrets=(*self.secrets, *call.secrets),
+            secrets=(self._token, *call.secrets),
             submitting=call.content is not None,
             about_a_job=call.about_a_job,
-            now=self.clock(),
+            now=self._clock(),
             url_setting=self.url_setting,
         )
         if call.is_next_page and answer.status_code == 404 and body.lstrip().startswith(b"{"):
             error = PastTheEndError(error.detail)
         raise _FailedAttemptError(error, again=call.content is None and answer.status_code in _RETRIED)
-
-
-class ApiClient(Client):
-    """Asks by a `JsonApi` with a token, behind ``scheme`` in ``Authorization``; ``options`` are the API's."""
-
-    scheme: ClassVar[str]
-    url_setting: ClassVar[str]
-
-    def __init__(self, url: str, token: str, calls: Calls | None = None, **options: Any) -> None:
-        self._api = JsonApi(
-            url,
-            {"Authorization": f"{self.scheme} {token}"},
-            secrets=(token,),
-            url_setting=self.url_setting,
-            calls=calls or Calls(),
-            **options,
-        )
-
-    async def aclose(self) -> None:
-        await self._api.aclose()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.aclose()
 
 
 class Page(NamedTuple):
@@ -308,7 +292,7 @@ class ListingClient(ApiClient):
     async def page(self, query: str | None = None) -> Page:
         """Return a page of the list: the first, or that of a page's ``next``."""
         call = Call(f"{self.path}?{query}" if query else self.path, is_next_page=query is not None)
-        document = await self._api.call(call)
+        document = await self._call(call)
         results, link = document.get("results"), document.get("next")
         if not isinstance(results, list):
             raise UnavailableError("The provider's answer: results is no list of jobs.")

@@ -192,7 +192,7 @@ class Calls:
 
 
 class Client(ABC):
-    """Asks a provider's API. `providers.api.JsonApi` does the calls for most.
+    """Asks a provider's API. `providers.api.ApiClient` does the calls for most.
 
     Every method raises `ProviderError` where the provider refuses, does not answer, or not readably. Details
     hold no secret.
@@ -252,46 +252,10 @@ NO_FILES = FileAccess((), {})
 """For providers whose file hosts want no header."""
 
 
-class Provider(ABC):
-    """One provider, as this installation's settings switch it on.
+class DeliveryProof(ABC):
+    """What proves a provider's deliveries; ``names`` are the headers that it needs."""
 
-    Attributes:
-        name: of the route, the job ids, the settings and the archive; it never changes.
-        title: for people.
-        url_lifetime: of URLs that state no end, and whose body states none.
-        bare_ids: whether jobs are known by the provider's own ids, without its name.
-        fresh_urls: whether asking can give a URL that works once the first one's life has ended. Otherwise
-            the provider is not asked then, and the job expires.
-        files: which file hosts want a header.
-        proof_headers: which headers prove a delivery, and ``ref_header`` carries a submitter's reference.
-        api_url: the base of its API, and ``url_setting`` the setting of that.
-        token_setting: the setting with which it is asked; ``has_token`` tells whether that is set.
-    """
-
-    name: str
-    title: str
-    bare_ids: ClassVar[bool] = False
-    fresh_urls: bool = False
-    ref_header: str | None = None
-    url_setting: str
-    token_setting: str
-    api_url: str
-    proof_headers: Sequence[str]
-    url_lifetime: timedelta
-    files: FileAccess | None = None
-
-    asking_remedy = "Set it to your account's token."
-    """What to do where it cannot be asked."""
-
-    @property
-    def body_schema(self) -> Mapping[str, Any]:
-        """The JSON Schema of a completion's body, for ``/openapi.json``."""
-        return {"type": "object"}
-
-    @property
-    @abstractmethod
-    def has_token(self) -> bool:
-        """Whether it can be asked."""
+    names: Sequence[str]
 
     @abstractmethod
     def admit(self, headers: RawHeaders) -> Proof | None:
@@ -302,13 +266,70 @@ class Provider(ABC):
         """
 
     @abstractmethod
-    def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
-        """Prove the sender of a body whose headers `admit` did not judge alone.
+    def check(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
+        """Prove the sender of a body. All keys are compared, whatever the first gave.
 
         It is awaitable only where keys may have to be fetched. A wrong, old or foreign signature is the same
         `AuthError` ``auth.refused`` without a detail. Keys that cannot be had are ``auth.keys_unavailable``,
         which is a 503, so that the provider sends it again.
         """
+
+    def headers_for(self, body: bytes) -> Mapping[str, bytes] | None:  # noqa: ARG002 - those that can
+        """Return headers that prove a body, by the first key; ``None`` where only the provider has that."""
+        return None
+
+    async def count_keys(self) -> int | None:
+        """Return how many keys of a key set prove deliveries, read now; ``None`` without a key set.
+
+        Raise `AuthError` ``auth.keys_unavailable`` with the cause where they cannot be read.
+        """
+        return None
+
+
+class Provider(ABC):
+    """One provider, as this installation's settings switch it on.
+
+    Attributes:
+        name: of the route, the job ids, the settings and the archive; it never changes.
+        title: for people.
+        bare_ids: whether jobs are known by the provider's own ids, without its name.
+        fresh_urls: whether asking can give a URL that works once the first one's life has ended. Otherwise
+            the provider is not asked then, and the job expires.
+        files: which file hosts want a header.
+        ref_header: carries a submitter's reference.
+        url_setting, token_setting: the settings of ``api_url`` and ``token``.
+        asking_remedy: what to do where it cannot be asked.
+        api_url: the base of its API.
+        token: of its API; without it the provider cannot be asked.
+        url_lifetime: of URLs that state no end, and whose body states none.
+    """
+
+    name: str
+    title: str
+    url_setting: str
+    token_setting: str
+    bare_ids: ClassVar[bool] = False
+    fresh_urls: bool = False
+    ref_header: str | None = None
+    files: FileAccess = NO_FILES
+    asking_remedy = "Set it to your account's token."
+
+    def __init__(
+        self, proof: DeliveryProof, api_url: object, token: str | None, url_lifetime: timedelta
+    ) -> None:
+        self.proof = proof
+        self.api_url = str(api_url)
+        self.token = token
+        self.url_lifetime = url_lifetime
+
+    @property
+    def has_token(self) -> bool:
+        return self.token is not None
+
+    @property
+    def body_schema(self) -> Mapping[str, Any]:
+        """The JSON Schema of a completion's body, for ``/openapi.json``."""
+        return {"type": "object"}
 
     @abstractmethod
     def read(self, body: bytes) -> Reading:
@@ -329,13 +350,6 @@ class Provider(ABC):
     @abstractmethod
     def open_client(self, calls: Calls) -> Client | None:
         """Return a new client; ``None`` where the provider cannot be asked, such as without a token."""
-
-    async def count_keys(self) -> int | None:
-        """Return how many keys of a key set prove deliveries, read now; ``None`` without a key set.
-
-        Raise `AuthError` ``auth.keys_unavailable`` with the cause where they cannot be read.
-        """
-        return None
 
     # What follows is the same for all.
 
@@ -383,12 +397,12 @@ class Asked:
 def is_proved_by_headers(provider: Provider, headers: RawHeaders) -> bool:
     """Return whether a delivery's headers alone prove its sender."""
     try:
-        return provider.admit(headers) is not None
+        return provider.proof.admit(headers) is not None
     except AuthError:
         return False
 
 
-# Helpers for `Provider.prove`, `Provider.read` and `Client.get`.
+# Helpers for `Provider.read` and `Client.get`.
 
 
 def decode_json(body: bytes) -> Any:

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from receiver.core import json_text
 from receiver.core.clock import Clock, milliseconds, wall_clock
-from receiver.core.errors import AuthError
+from receiver.core.errors import AuthError, ConfigError
 from receiver.core.headers import RawHeaders
 from receiver.providers.api import DIRECT
 from receiver.providers.base import Proof
@@ -65,15 +65,22 @@ def parse(text: str | bytes) -> Keys:
     return keys
 
 
-def pinned(text: str) -> Keys:
-    """Return the keys of a JWKS, or of a file of one, which is read once. Raise `ValueError`, as `parse`."""
-    if text.lstrip().startswith("{"):
-        return parse(text)
+def pinned(text: str, setting: str) -> Keys:
+    """Return the keys of a JWKS, or of a file of one, which is read once.
+
+    Raises:
+        ConfigError: it is none; the setting is named.
+    """
     try:
+        if text.lstrip().startswith("{"):
+            return parse(text)
         with Path(text).open("rb") as file:
             return parse(file.read(MAX_BYTES))
     except OSError as error:
-        raise ValueError(f"is no JSON, and no file that can be read ({type(error).__name__})") from None
+        why = f"is no JSON, and no file that can be read ({type(error).__name__})"
+        raise ConfigError(f"{setting}: {why}") from None
+    except ValueError as error:
+        raise ConfigError(f"{setting}: {error}") from None
 
 
 def _key(row: Any) -> Ed25519PublicKey | None:

@@ -10,16 +10,9 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from receiver.core.clock import Clock
 from receiver.core.errors import ConfigError
 from receiver.providers import key_set, signatures
-from receiver.providers.tables import (
-    PLACEHOLDER,
-    UNITS,
-    HeaderName,
-    SecureUrl,
-    Setting,
-    Span,
-    Table,
-    TimeUnit,
-)
+from receiver.providers.base import DeliveryProof
+from receiver.providers.signatures import PLACEHOLDER
+from receiver.providers.tables import UNITS, HeaderName, SecureUrl, Setting, Span, Table, TimeUnit
 
 
 def _tolerance(span: timedelta) -> timedelta:
@@ -83,12 +76,11 @@ class _Signed(Table):
         return text
 
     def template(self, now: Clock) -> signatures.Template:
-        parts = [part.lower() if at % 2 else part for at, part in enumerate(PLACEHOLDER.split(self.signed))]
         return signatures.Template(
             self.header,
             self.encoding,
             self.prefix,
-            parts,
+            self.signed,
             now,
             self.time,
             self.tolerance,
@@ -123,7 +115,7 @@ Written = Annotated[Header | Bearer | StandardWebhooks | Hmac | Ed25519, Field(d
 
 def open_proof(
     written: Written, secrets: Callable[[str], tuple[str, ...]], text_of: Callable[[str], str], now: Clock
-) -> signatures.DeliveryProof:
+) -> DeliveryProof:
     """Return the proof of a description, with its keys: from secrets, or from the text of a variable."""
 
     def keys_of(proof: StandardWebhooks | Hmac) -> list[bytes]:
@@ -145,10 +137,7 @@ def open_proof(
         case Hmac():
             return signatures.HmacSha256(written.template(now), keys_of(written))
         case Ed25519(jwks=str(name)):
-            try:
-                keys = key_set.KeySet(key_set.pinned(text_of(name)), now=now)
-            except ValueError as error:
-                raise ConfigError(f"{name}: {error}") from None
+            keys = key_set.KeySet(key_set.pinned(text_of(name), name), now=now)
             return key_set.Ed25519(written.template(now), keys)
         case Ed25519():
             return key_set.Ed25519(written.template(now), key_set.KeySet(url=str(written.jwks_url), now=now))

@@ -8,7 +8,7 @@ from receiver.config import PROVIDERS, variable
 from receiver.core.errors import ConfigError
 from receiver.providers.base import Provider, Providers
 from receiver.providers.described.description import Description
-from receiver.providers.described.provider import open_provider
+from receiver.providers.described.provider import DescribedProvider
 from receiver.providers.fal import provider as fal
 from receiver.providers.freepik import provider as freepik
 from receiver.providers.proofs import Bearer
@@ -89,7 +89,7 @@ def open_providers(setup: Setup) -> Providers:
                 f"RECEIVER_PROVIDERS: {path}: {description.name} is the name of another provider"
             )
         taken.add(description.name)
-        provider = open_provider(description, setup)
+        provider = DescribedProvider(description, setup)
         if setup.config.confirm and not provider.has_token:
             raise ConfigError(
                 f"RECEIVER_CONFIRM: is on, and {provider.name} cannot be asked: {path} has no [ask]"
@@ -111,5 +111,5 @@ def reader_of(name: str, setup: Setup) -> Provider | None:
         description = load(path, Description, "RECEIVER_PROVIDERS")
         if description.name == name:
             unproved = description.model_copy(update={"proof": Bearer(kind="bearer", secret="SAMPLE")})  # noqa: S106 - a name
-            return open_provider(unproved, setup, dict.fromkeys(unproved.settings(), ("sample",)))
+            return DescribedProvider(unproved, setup, dict.fromkeys(unproved.settings(), ("sample",)))
     return open_providers(setup).get(name)

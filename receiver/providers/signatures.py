@@ -3,9 +3,9 @@
 import base64
 import hashlib
 import hmac
+import re
 import secrets
-from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Literal, NoReturn
@@ -13,13 +13,16 @@ from typing import Literal, NoReturn
 from receiver.core.clock import Clock, milliseconds
 from receiver.core.errors import AuthError
 from receiver.core.headers import RawHeaders, single
-from receiver.providers.base import Proof, Provider
+from receiver.providers.base import DeliveryProof, Proof
 
 TOLERANCE = timedelta(minutes=5)
 """How much older or newer than now a signature may be."""
 
 MAX_SIGNATURES = 16
 """Signatures of one header that are compared: providers send one for each of two or three keys."""
+
+PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_-]+)\}")
+"""A name in a text, for what stands there."""
 
 _MAX_STAMP = 16
 """Digits of a time; beyond them its meaning is in doubt, and Python may take long."""
@@ -40,54 +43,6 @@ def check_time(stamp: bytes, now: int, tolerance: timedelta = TOLERANCE, unit: i
         or abs(now - int(stamp) * unit) > milliseconds(tolerance)
     ):
         refuse()
-
-
-class DeliveryProof(ABC):
-    """What proves a delivery; ``names`` are the headers that it needs."""
-
-    names: Sequence[str]
-
-    @abstractmethod
-    def admit(self, headers: RawHeaders) -> Proof | None:
-        """Do what `Provider.admit` promises."""
-
-    @abstractmethod
-    def check(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
-        """Do what `Provider.prove` promises. All keys are compared, whatever the first gave."""
-
-    def headers_for(self, body: bytes) -> Mapping[str, bytes] | None:  # noqa: ARG002 - those that can
-        """Return headers that prove a body, by the first key; ``None`` where only the provider has that."""
-        return None
-
-    async def count_keys(self) -> int | None:
-        """Do what `Provider.count_keys` promises."""
-        return None
-
-
-@dataclass(eq=False)
-class ProvedProvider(Provider):
-    """A provider with a proof of its deliveries, and an API that wants one token."""
-
-    proof: DeliveryProof
-    api_url: str
-    token: str | None = field(repr=False)
-    url_lifetime: timedelta
-
-    def __post_init__(self) -> None:
-        self.proof_headers = self.proof.names
-
-    @property
-    def has_token(self) -> bool:
-        return self.token is not None
-
-    def admit(self, headers: RawHeaders) -> Proof | None:
-        return self.proof.admit(headers)
-
-    def prove(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
-        return self.proof.check(headers, body)
-
-    async def count_keys(self) -> int | None:
-        return await self.proof.count_keys()
 
 
 def key_of(secret: str) -> bytes:
@@ -178,7 +133,7 @@ class Template:
         header: in lower case, as all names.
         encoding: ``hex`` or ``base64``.
         prefix: of each signature.
-        parts: texts, and between them the names of what stands there: of a header, ``body``, or ``sha256``,
+        signed: a text with names in braces for what stands there: of a header, ``body``, or ``sha256``,
             which is the body's hex digest.
         now: ms since the epoch.
         time: the header of the time, if there is one.
@@ -189,7 +144,7 @@ class Template:
     header: str
     encoding: str
     prefix: str
-    parts: Sequence[str]
+    signed: str
     now: Clock
     time: str | None = None
     tolerance: timedelta = TOLERANCE
@@ -197,9 +152,10 @@ class Template:
     any_label: bool = False
 
     def __post_init__(self) -> None:
-        self.names = (self.header, *(name for name in self.parts[1::2] if name not in ("body", "sha256")))
+        parts = [part.lower() if at % 2 else part for at, part in enumerate(PLACEHOLDER.split(self.signed))]
+        self.names = (self.header, *(name for name in parts[1::2] if name not in ("body", "sha256")))
         self._needed = [name.encode() for name in self.names]
-        self._parts = [part.encode() for part in self.parts]
+        self._parts = [part.encode() for part in parts]
 
     def signatures(self, headers: RawHeaders) -> tuple[dict[bytes, bytes], Sequence[bytes]]:
         """Return the headers, and the signatures in them; refuse where one is missing, or the time is old."""
@@ -284,6 +240,8 @@ class StandardWebhooks(HmacSha256):
         self, keys: Sequence[bytes], now: Clock, prefix: str = "webhook", tolerance: timedelta = TOLERANCE
     ) -> None:
         identifier, time, header = (f"{prefix}-{end}" for end in ("id", "timestamp", "signature"))
-        parts = ("", identifier, ".", time, ".", "body", "")
-        super().__init__(Template(header, "base64", "v1,", parts, now, time, tolerance, any_label=True), keys)
+        signed = f"{{{identifier}}}.{{{time}}}.{{body}}"
+        super().__init__(
+            Template(header, "base64", "v1,", signed, now, time, tolerance, any_label=True), keys
+        )
         self.names = (identifier, time, header)

@@ -14,10 +14,10 @@ from receiver.config import HEADER_NAME, duration, error_text
 from receiver.core.errors import ConfigError
 from receiver.core.toml_lines import line_of, line_of_error
 from receiver.providers import json_paths
+from receiver.providers.signatures import PLACEHOLDER
 
 MAX_FILE_BYTES = 64 * 1024
 
-PLACEHOLDER = re.compile(r"\{([A-Za-z0-9_-]+)\}")
 _RESERVED = ("RECEIVER_", "AWS_")
 _WORDS = {
     "missing": "is missing",

@@ -12,7 +12,7 @@ import secrets
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from PIL import Image
 
 from receiver.core.completion import is_ref
 from receiver.core.errors import InvalidRequestError
-from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType, Upscale, Webhook
+from receiver.providers.ximilar.request import Options, Upscale
 
 ImageLike = str | os.PathLike[str] | bytes
 """A URL, a file, or the bytes of an image."""
@@ -32,25 +32,6 @@ READABLE = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 """Pillow's names of the formats that the provider takes; HEIC is another, which Pillow does not know."""
 
 _HEIC = re.compile(rb"....ftyp(?:heic|heix|hevc|heim|heis|mif1|msf1)", re.DOTALL)
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How images are to be upscaled, in the words of `Upscale`; ``None`` leaves it to the provider.
-
-    The keys of a list's images hold all fields, in this order.
-    """
-
-    factor: Factor = 2
-    model_type: ModelType | None = None
-    mode: Mode | None = None
-    image_format: ImageFormat | None = None
-    image_quality: int | None = None
-    tune_colors: bool | None = None
-
-    def upscale(self, image: str | bytes, webhook: Webhook | None = None) -> Upscale:
-        """Return the request for one image; raise `InvalidRequestError` if the provider would refuse it."""
-        return Upscale(image, webhook=webhook, **asdict(self))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,10 +17,10 @@ from receiver.core.jobs import FINAL, Job
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Ledger, LedgerReader, ListLock
 from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType
+from receiver.providers.ximilar.request import Factor, ImageFormat, Mode, ModelType, Options, Upscale
 from receiver.submission import images
 from receiver.submission.file_sources import FileSources
-from receiver.submission.images import ImageLike, Item, Options
+from receiver.submission.images import ImageLike, Item
 from receiver.submission.submitter import PATIENCE, Fate, Outcome, Submitter
 from receiver.submission.webhook_template import WebhookTemplate
 
@@ -43,7 +43,7 @@ def prepare(
     list_name: str | None = None,
 ) -> list[Item]:
     """Return what is to be submitted; raise `InvalidRequestError` if any of it is wrong. Reads files."""
-    options.upscale("https://host/")  # checks the options alone
+    Upscale("https://host/", options)  # checks the options alone
     if ref is not None and not is_ref(ref):
         raise InvalidRequestError("ref is not 1 to 200 printable ASCII characters.")
     items = images.named(given, ref)

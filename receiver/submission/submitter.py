@@ -29,7 +29,8 @@ from receiver.core.jobs import Job
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Intent, Ledger
 from receiver.providers.ximilar.client import Ximilar
-from receiver.submission.images import Item, Options
+from receiver.providers.ximilar.request import Options, Upscale
+from receiver.submission.images import Item
 from receiver.submission.settlement import GRACE_MS
 from receiver.submission.webhook_template import WebhookTemplate
 
@@ -163,9 +164,8 @@ class _Submission:
             self.lost = noted
             try:
                 webhook = self._submitter.template.webhook(mark, self._item.ref)
-                job_id = await self._submitter.provider.submit(
-                    self._submitter.options.upscale(image, webhook)
-                )
+                upscale = Upscale(image, self._submitter.options, webhook)
+                job_id = await self._submitter.provider.submit(upscale)
             except ProviderError as error:
                 if not error.maybe_sent:
                     await self._ledger.withdraw_intent(self._item.key)

@@ -23,7 +23,7 @@ from receiver.core.errors import (
 )
 from receiver.providers.api import ATTEMPTS
 from receiver.providers.base import Calls, Listed, time_at
-from receiver.providers.ximilar import completions
+from receiver.providers.ximilar import completions, request
 from receiver.providers.ximilar.authentication import SUBMISSION_HEADER
 from receiver.providers.ximilar.client import Ximilar
 from receiver.providers.ximilar.request import Upscale, Webhook
@@ -60,7 +60,7 @@ def client(own: str, waits: Waits | None = None, token: str = TOKEN) -> Ximilar:
 
 async def made(subject: Ximilar, number: int, **options: Any) -> list[str]:
     """The ids of so many jobs, one after the other, each of which has ended when this returns."""
-    jobs = [await subject.submit(Upscale(PICTURE, **options)) for _ in range(number)]
+    jobs = [await subject.submit(Upscale(PICTURE, request.Options(**options))) for _ in range(number)]
     for job in jobs:
         while (await subject.get(job)).status in {"CREATED", "PROCESSING"}:
             pass
@@ -82,7 +82,7 @@ async def test_the_pages_request_is_what_the_client_sends_and_its_answers_are_wh
     places = {"__PATH_TO_IMAGE_URL__": source, "__YOUR_POST_URL__": near.webhook}
     webhook = Webhook(near.webhook, {"optional_field": "optional_value"})
     async with client(own, token=PROVIDER_TOKEN) as subject:
-        taken = await subject.submit(Upscale(source, 2, webhook, model_type="gan"))
+        taken = await subject.submit(Upscale(source, request.Options(2, model_type="gan"), webhook))
         delivery = near.take()
         while (report := await subject.get(taken)).status != "DONE":
             pass

@@ -124,10 +124,10 @@ def test_the_time_of_a_signature_is_in_ms_where_the_description_says_so(
         (b"x-acme-signature", signature),
     ]
     if is_good:
-        assert provider.prove(headers, body) == Proof()
+        assert provider.proof.check(headers, body) == Proof()
     else:
         with pytest.raises(AuthError):
-            provider.prove(headers, body)
+            provider.proof.check(headers, body)
 
 
 def test_only_the_words_that_are_named_are_ends(tmp_path: Path) -> None:
@@ -364,7 +364,7 @@ def test_secrets_may_be_files_and_several(tmp_path: Path) -> None:
     (tmp_path / "ACME_SECRET").write_text("k3y-1, k3y-2\n")
     provider = described(tmp_path, GOOD, secrets={"RECEIVER_SECRETS_DIR": str(tmp_path)})
     for secret in (b"k3y-1", b"k3y-2"):
-        assert provider.admit([(b"x-acme-secret", secret)]) is not None
+        assert provider.proof.admit([(b"x-acme-secret", secret)]) is not None
     assert "k3y" not in repr(provider)
 
 

@@ -44,8 +44,8 @@ async def test_others_judge_a_signature_alike(tmp_path: Path, vector: dict[str, 
             secrets={"ACME_JWKS": json.dumps(vector["jwks"])},
             now=int(vector["now"] * 1000),
         )
-        provider.admit(raw)
-        proving = provider.prove(raw, base64.b64decode(vector["body_b64"]))
+        provider.proof.admit(raw)
+        proving = provider.proof.check(raw, base64.b64decode(vector["body_b64"]))
         proved = (proving if isinstance(proving, Proof) else await proving) == Proof()
     except (AuthError, ConfigError):  # the latter for a set without a key
         proved = False
@@ -69,7 +69,7 @@ async def test_keys_at_an_address_that_cannot_be_had_make_the_sender_come_again(
         line = f'jwks_url = "http://127.0.0.1:{nobody.getsockname()[1]}/keys.json"'
         provider = described(tmp_path, TEXT.replace('jwks = "ACME_JWKS"', line))
         headers = [(b"x-acme-id", b"n1"), (b"x-acme-time", b"1780000000"), (b"x-acme-signature", b"00" * 64)]
-        assert provider.admit(headers) is None
+        assert provider.proof.admit(headers) is None
         with pytest.raises(AuthError) as raised:
-            await cast("Awaitable[Proof]", provider.prove(headers, b"{}"))
+            await cast("Awaitable[Proof]", provider.proof.check(headers, b"{}"))
     assert raised.value.reason == "auth.keys_unavailable"

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +45,8 @@ def provider(at: int = NOW, /, **settings: str) -> Provider:
 async def judged(subject: Provider, headers: Mapping[str, str], body: bytes = b"{}") -> str:
     """``proved``, or the reason of the refusal."""
     try:
-        subject.admit(raw(headers))
-        proof = subject.prove(raw(headers), body)
+        subject.proof.admit(raw(headers))
+        proof = subject.proof.check(raw(headers), body)
         assert (proof if isinstance(proof, Proof) else await proof) == Proof()
     except AuthError as error:
         return error.reason
@@ -186,17 +187,13 @@ class Address:
     def provider(self, *pinned: Any) -> FalProvider:
         subject = provider(FAL_JWKS_URL="https://keys.invalid/jwks.json")
         assert isinstance(subject, FalProvider)
-        template = subject.proof.template
         keys = KeySet(
             key_set.parse(jwks(*pinned)) if pinned else (),
             "https://keys.invalid/jwks.json",
             now=self.clock,
             transport=httpx.MockTransport(self._answer),
         )
-        subject.proof = key_set.Ed25519(
-            type(template)(template.header, template.encoding, "", template.parts, self.clock, template.time),
-            keys,
-        )
+        subject.proof = key_set.Ed25519(replace(subject.proof.template, now=self.clock), keys)
         return subject
 
     def signed(self, key: Any) -> dict[str, str]:
@@ -244,8 +241,8 @@ async def test_the_last_good_keys_serve_while_none_can_be_read() -> None:
 
 async def test_the_keys_are_counted_once_each_and_what_keeps_them_away_is_named() -> None:
     at = Address(KEY, STRANGER)
-    assert await at.provider(KEY).count_keys() == 2
-    assert await provider(FAL_JWKS=jwks(KEY)).count_keys() == 1
+    assert await at.provider(KEY).proof.count_keys() == 2
+    assert await provider(FAL_JWKS=jwks(KEY)).proof.count_keys() == 1
     for at.status, at.text, why in (
         (500, "", "is answered with 500"),
         (200, "<html>", "is no JWKS"),
@@ -253,7 +250,7 @@ async def test_the_keys_are_counted_once_each_and_what_keeps_them_away_is_named(
         (200, "x" * 10**6, "is too large"),
     ):
         with pytest.raises(AuthError, match=why) as raised:
-            await at.provider(KEY).count_keys()
+            await at.provider(KEY).proof.count_keys()
         assert raised.value.reason == "auth.keys_unavailable"
 
 

@@ -34,8 +34,8 @@ def freepik(secret: str = f"{SECRET},{OLD}", *, now: float = NOW, **more: str) -
 def is_proved(provider: Provider, sent: dict[str, str], body: bytes) -> bool:
     raw = [(name.lower().encode(), value.encode()) for name, value in sent.items()]
     try:
-        provider.admit(raw)
-        provider.prove(raw, body)
+        provider.proof.admit(raw)
+        provider.proof.check(raw, body)
     except AuthError:
         return False
     return True

@@ -44,7 +44,7 @@ signed = "{x-request}:{sha256}" """,
 
 
 async def checked(provider: Provider, headers: list[tuple[bytes, bytes]], body: bytes) -> Proof:
-    proving = provider.prove(headers, body)
+    proving = provider.proof.check(headers, body)
     return await proving if inspect.isawaitable(proving) else proving
 
 
@@ -52,7 +52,7 @@ async def proved(provider: Provider) -> None:
     delivery = provider.own_delivery("test-1", OUTPUT)
     assert delivery is not None
     headers = [(name.lower().encode(), value) for name, value in delivery.headers.items()]
-    if provider.admit(headers) is None:
+    if provider.proof.admit(headers) is None:
         await checked(provider, headers, delivery.body)
         with pytest.raises(AuthError):
             await checked(provider, headers, delivery.body + b" ")

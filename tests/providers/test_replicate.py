@@ -50,8 +50,8 @@ def asked(answers: Callable[[httpx.Request], httpx.Response]) -> Client:
 
 def is_proved(subject: Provider, headers: RawHeaders, body: bytes) -> bool:
     try:
-        subject.admit(headers)
-        subject.prove(headers, body)
+        subject.proof.admit(headers)
+        subject.proof.check(headers, body)
     except AuthError as error:
         return str(error) != str(AuthError("auth.refused"))
     return True

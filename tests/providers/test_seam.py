@@ -24,6 +24,7 @@ from receiver.providers.base import (
     Asked,
     Calls,
     Client,
+    DeliveryProof,
     Ending,
     FileAccess,
     Output,
@@ -50,27 +51,30 @@ KEY = b"a key of this test alone"
 HOUR = 3_600_000
 
 
+class LateProof(DeliveryProof):
+    """A proof that has to be awaited."""
+
+    def __init__(self) -> None:
+        self._signed = StandardWebhooks([KEY], lambda: NOW)
+        self.names = self._signed.names
+
+    def admit(self, headers: RawHeaders) -> Proof | None:
+        self._signed.admit(headers)
+        return None
+
+    async def check(self, headers: RawHeaders, body: bytes) -> Proof:
+        return self._signed.check(headers, body)
+
+
 class MadeUp(Provider):
     """A provider that signs, brings several outputs, and posts what is no end."""
 
     name = "made-up"
     title = "Made up"
     url_setting = token_setting = ""
-    api_url = "https://api.invalid"
-    has_token = True
-    proof_headers = ("webhook-id", "webhook-timestamp", "webhook-signature")
-    url_lifetime = timedelta(hours=1)
 
     def __init__(self) -> None:
-        self.proof = StandardWebhooks([KEY], lambda: NOW)
-
-    def admit(self, headers: RawHeaders) -> Proof | None:
-        self.proof.admit(headers)
-        return None
-
-    async def prove(self, headers: RawHeaders, body: bytes) -> Proof:
-        self.proof.check(headers, body)
-        return Proof()
+        super().__init__(LateProof(), "https://api.invalid", "token", timedelta(hours=1))
 
     def read(self, body: bytes) -> Reading:
         document = decode_json(body)
@@ -251,7 +255,7 @@ def test_what_is_no_url_is_refused_and_named_by_its_place(url: object) -> None:
 
 async def test_a_signature_of_another_body_is_refused() -> None:
     with pytest.raises(AuthError, match=r"auth\.refused"):
-        await MadeUp().prove(sign(b"{}"), b"{} ")
+        await LateProof().check(sign(b"{}"), b"{} ")
 
 
 class Asking(Client):

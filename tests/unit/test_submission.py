@@ -31,7 +31,8 @@ from receiver.ledger.sqlite.driver import sqlite3
 from receiver.providers.base import Calls
 from receiver.providers.ximilar.authentication import Authenticator
 from receiver.providers.ximilar.client import Ximilar
-from receiver.submission.images import Item, Line, Options, listed, named, read_list
+from receiver.providers.ximilar.request import Options
+from receiver.submission.images import Item, Line, listed, named, read_list
 from receiver.submission.run import named_again, prepare, submit_all
 from receiver.submission.settlement import SettleProgress, settle
 from receiver.submission.submitter import Fate, Outcome, Submitter

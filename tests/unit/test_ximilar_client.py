@@ -26,7 +26,7 @@ from receiver.providers.base import Calls, Listed, Report
 from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.authentication import SUBMISSION_HEADER
 from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.request import Upscale, Webhook
+from receiver.providers.ximilar.request import Options, Upscale, Webhook
 from tests.support.providers import provider
 
 URL = "https://api.example/account/v2"
@@ -109,16 +109,8 @@ def test_an_option_that_is_not_given_is_not_sent() -> None:
 
 def test_every_option_stands_where_the_page_has_it() -> None:
     webhook = Webhook("https://us.example/hook", {"X-Secret": SECRET})
-    upscale = Upscale(
-        b"\xff\xd8picture",
-        8,
-        webhook,
-        mode="ironed_out",
-        model_type="gan",
-        image_format="webp",
-        image_quality=1,
-        tune_colors=False,
-    )
+    options = Options(8, "gan", "ironed_out", "webp", image_quality=1, tune_colors=False)
+    upscale = Upscale(b"\xff\xd8picture", options, webhook)
     assert upscale.body() == {
         "type": "upscaler",
         "endpoint": "upscale_8x",
@@ -148,8 +140,10 @@ def test_every_option_stands_where_the_page_has_it() -> None:
     ],
 )
 def test_a_wrong_value_is_refused_by_the_name_of_its_field(field: str, wrong: dict[str, Any]) -> None:
+    given = {"image": "https://example.com/a.png", **wrong}
+    own = {name: given.pop(name) for name in ("image", "webhook") if name in given}
     with pytest.raises(InvalidRequestError, match=rf"^provider.invalid_request: {field} ") as refused:
-        Upscale(**{"image": "https://example.com/a.png", **wrong})
+        Upscale(**own, options=Options(**given))
     assert not refused.value.maybe_sent
 
 

@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator, mod
 from receiver.config import SETTINGS
 from receiver.core.completion import PROVIDER
 from receiver.providers import proofs
+from receiver.providers.signatures import PLACEHOLDER
 from receiver.providers.tables import (
-    PLACEHOLDER,
     HeaderTexts,
     Place,
     Places,

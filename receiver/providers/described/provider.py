@@ -1,19 +1,18 @@
 """A provider that a description makes."""
 
 import contextlib
-import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial, reduce
 from typing import Any
 
 from receiver.config import secrets_of, text_of
-from receiver.core.clock import Clock
 from receiver.core.completion import MAX_OUTPUTS, Failure, is_provider_id
 from receiver.core.errors import BodyError, ConfigError, UnavailableError, UnknownJobError
 from receiver.providers import json_paths, proofs
-from receiver.providers.api import MAX_KEPT_BYTES, ApiClient, JsonApi
+from receiver.providers.api import MAX_KEPT_BYTES, ApiClient, Call
 from receiver.providers.base import (
     MASK,
     MAX_WORD,
@@ -23,6 +22,7 @@ from receiver.providers.base import (
     FileAccess,
     Output,
     OwnDelivery,
+    Provider,
     Reading,
     Report,
     Running,
@@ -37,7 +37,6 @@ from receiver.providers.base import (
 )
 from receiver.providers.described.description import ENDPOINT, Ask, Description
 from receiver.providers.setup import Setup
-from receiver.providers.signatures import ProvedProvider
 from receiver.providers.tables import UNITS
 
 MIN_MASKED = 6
@@ -46,59 +45,43 @@ MIN_MASKED = 6
 _ENDPOINT = re.compile(ENDPOINT)
 
 
-def open_provider(
-    description: Description, setup: Setup, own: Mapping[str, tuple[str, ...]] | None = None
-) -> "DescribedProvider":
-    """Return the provider that a description makes; ``own`` has the secrets that are settings.
+class DescribedProvider(Provider):
+    """A provider by description; ``own`` has the secrets that are settings.
 
     Raises:
         ConfigError: one line that names a secret which is not set, or cannot be used so.
     """
-    known: dict[str, tuple[str, ...]] = dict(own or {})
 
-    def secrets(name: str) -> tuple[str, ...]:
-        if not known.get(name):
-            known[name] = secrets_of(name, setup.environ)
-        return known[name]
-
-    def sent(name: str) -> str:
-        (secret, *_) = secrets(name)
-        if not re.fullmatch(r"[\x21-\x7e]+", secret):
-            raise ConfigError(f"{name}: has a character that is no printable ASCII, or a blank")
-        return secret
-
-    ask, files = description.ask, description.files
-    proof = proofs.open_proof(
-        description.proof, secrets, lambda name: text_of(name, setup.environ), setup.now
-    )
-    token = None if ask is None else sent(ask.secret)
-    access = None if files is None else FileAccess(files.hosts, _filled(files.headers, sent(files.secret)))
-    return DescribedProvider(
-        proof,
-        "" if ask is None else str(ask.base),
-        token,
-        setup.config.url_lifetime_of(description.name, description.url_lifetime),
-        description,
-        setup.now,
-        [text for texts in known.values() for text in texts if len(text) >= MIN_MASKED],
-        access,
-    )
-
-
-@dataclass(eq=False)
-class DescribedProvider(ProvedProvider):
-    """A provider by description. Guard, caps and proofs are those of all others."""
-
-    description: Description
-    now: Clock
-    secrets: Sequence[str] = field(repr=False)
-    files: FileAccess | None = None
     asking_remedy = "Add the table to its description, if it has an API to ask."
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        ask = self.description.ask
-        self.name, self.title = self.description.name, self.description.title
+    def __init__(
+        self, description: Description, setup: Setup, own: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
+        known: dict[str, tuple[str, ...]] = dict(own or {})
+
+        def secrets(name: str) -> tuple[str, ...]:
+            if not known.get(name):
+                known[name] = secrets_of(name, setup.environ)
+            return known[name]
+
+        def sent(name: str) -> str:
+            (secret, *_) = secrets(name)
+            if not re.fullmatch(r"[\x21-\x7e]+", secret):
+                raise ConfigError(f"{name}: has a character that is no printable ASCII, or a blank")
+            return secret
+
+        ask, files = description.ask, description.files
+        super().__init__(
+            proofs.open_proof(description.proof, secrets, partial(text_of, environ=setup.environ), setup.now),
+            "" if ask is None else ask.base,
+            None if ask is None else sent(ask.secret),
+            setup.config.url_lifetime_of(description.name, description.url_lifetime),
+        )
+        if files is not None:
+            self.files = FileAccess(files.hosts, _filled(files.headers, sent(files.secret)))
+        self.description, self.now = description, setup.now
+        self.secrets = [text for texts in known.values() for text in texts if len(text) >= MIN_MASKED]
+        self.name, self.title = description.name, description.title
         self.fresh_urls = ask is not None and ask.fresh_urls
         self.token_setting = f"[ask] of {self.name}" if ask is None else ask.secret
         self.url_setting = f"[ask] base of {self.name}"
@@ -164,7 +147,7 @@ class DescribedProvider(ProvedProvider):
         job, outputs = self.description.job, self.description.outputs
         values = {job.id[0]: own_id, job.state[0]: job.done[0]}
         values[outputs.each[0] + (outputs.url[0] if outputs.url else ())] = output.url or ""
-        document = functools.reduce(json_paths.merged, (json_paths.made(*it) for it in values.items()))
+        document = reduce(json_paths.merged, (json_paths.made(*it) for it in values.items()))
         body = json.dumps(document).encode()
         headers = self.proof.headers_for(body)
         return None if headers is None else OwnDelivery(headers, body)
@@ -178,27 +161,23 @@ class DescribedClient(ApiClient):
     """Asks as the description says."""
 
     def __init__(self, provider: DescribedProvider, ask: Ask, token: str, calls: Calls) -> None:
-        wait = calls.limit(ask.rate)
+        wait, own = calls.limit(ask.rate), calls.before_attempt
 
         async def before_attempt() -> None:
             await wait()
-            if calls.before_attempt is not None:
-                await calls.before_attempt()
+            if own is not None:
+                await own()
 
+        calls = replace(calls, before_attempt=before_attempt)
+        super().__init__(provider.api_url, token, calls, headers=_filled(ask.headers, token))
+        self.url_setting = provider.url_setting
         self._provider = provider
         self._ask = ask
-        self._api = JsonApi(
-            provider.api_url,
-            _filled(ask.headers, token),
-            secrets=(token,),
-            url_setting=provider.url_setting,
-            calls=replace(calls, before_attempt=before_attempt),
-        )
 
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:
         if not is_provider_id(job_id):
             raise UnknownJobError("This can be no job's id.")
-        document = await self._api.get(self._path(job_id, endpoint), about_a_job=True)
+        document = await self._call(Call(self._path(job_id, endpoint), about_a_job=True))
         try:
             reading = self._provider.reading(document, asked=True)
         except BodyError as error:
@@ -216,10 +195,10 @@ class DescribedClient(ApiClient):
 
     async def probe(self) -> None:
         if self._ask.probe is not None:
-            await self._api.get(self._ask.probe)
+            await self._call(Call(self._ask.probe))
             return
         with contextlib.suppress(UnknownJobError):  # it has judged the token before it looked for the job
-            await self._api.get(self._path("probe", None), about_a_job=True)
+            await self._call(Call(self._path("probe", None), about_a_job=True))
 
     def _path(self, job_id: str, endpoint: str | None) -> str:
         own = self._ask.endpoint or ""

@@ -1,13 +1,12 @@
 """Asks fal.ai's queue about requests. It has no list of them."""
 
+import contextlib
+
 from receiver.core.completion import is_provider_id
 from receiver.core.errors import InvalidRequestError, UnaskableError, UnavailableError, UnknownJobError
-from receiver.providers.api import ApiClient, Call, kept_body, read_answer
+from receiver.providers.api import MAX_JOB_BYTES, ApiClient, Call, kept_body, read_answer
 from receiver.providers.base import MAX_WORD, Ending, Report, short
 from receiver.providers.fal import results
-
-MAX_RESULT_BYTES = 64 * 1024 * 1024
-"""Of a result, which may hold whole images as data URIs."""
 
 
 class FalClient(ApiClient):
@@ -23,7 +22,7 @@ class FalClient(ApiClient):
         if app is None:
             raise UnaskableError("The model's path is not known: announce the job with its endpoint.")
         path = f"/{app}/requests/{job_id}"
-        answer = await self._api.get(f"{path}/status", about_a_job=True)
+        answer = await self._call(Call(f"{path}/status", about_a_job=True))
         if answer.get("request_id", job_id) != job_id:
             raise UnavailableError("The provider's answer is about another job.")
         status = short(answer.get("status"), MAX_WORD)
@@ -33,16 +32,13 @@ class FalClient(ApiClient):
             ended = Ending(job_id, failure=results.failure(answer["error"]), endpoint=endpoint)
             return Report(job_id, status, ended, body=kept_body(answer))
         try:
-            payload = await self._api.call(Call(path, max_bytes=MAX_RESULT_BYTES, about_a_job=True))
+            payload = await self._call(Call(path, max_bytes=MAX_JOB_BYTES, about_a_job=True))
         except InvalidRequestError as error:  # of a completed request it is the model's own answer
             return Report(job_id, status, Ending(job_id, failure=results.failure(error.detail)))
         ended = read_answer(lambda found: results.ending(job_id, found, endpoint), payload)
         return Report(job_id, status, ended, body=kept_body(payload))
 
     async def probe(self) -> None:
-        try:
-            await self._api.get(
-                "/fal-ai/esrgan/requests/00000000-0000-0000-0000-000000000000/status", about_a_job=True
-            )
-        except UnknownJobError:
-            return  # the key was judged before the request was looked for
+        path = "/fal-ai/esrgan/requests/00000000-0000-0000-0000-000000000000/status"
+        with contextlib.suppress(UnknownJobError):  # the key was judged before the request was looked for
+            await self._call(Call(path, about_a_job=True))

@@ -1,18 +1,16 @@
 """fal.ai as a provider."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 from urllib.parse import urlsplit
 
-from receiver.core.clock import Clock
 from receiver.core.errors import ConfigError
 from receiver.providers import key_set
 from receiver.providers.base import Calls, Client, Provider, Reading, decode_json, mask
 from receiver.providers.fal import results
 from receiver.providers.fal.client import FalClient
-from receiver.providers.key_set import Ed25519, Keys, KeySet
+from receiver.providers.key_set import Ed25519, KeySet
 from receiver.providers.setup import Setup
-from receiver.providers.signatures import ProvedProvider, Template
+from receiver.providers.signatures import Template
 
 OWN_LIFETIME = timedelta(days=7)
 """Of files, by default. An account, or a request's own header, can make it minutes."""
@@ -20,6 +18,7 @@ OWN_LIFETIME = timedelta(days=7)
 OWN_JWKS_URL = "https://rest.fal.ai/.well-known/jwks.json"
 
 _HEADER = "x-fal-webhook-"
+_SIGNED = "{x-fal-webhook-request-id}\n{x-fal-webhook-user-id}\n{x-fal-webhook-timestamp}\n{sha256}"
 
 
 def build(setup: Setup) -> Provider | None:
@@ -27,23 +26,16 @@ def build(setup: Setup) -> Provider | None:
     if not config.fal_jwks and not config.fal_jwks_url:
         return None
     keys = KeySet(
-        _pinned(config.fal_jwks) if config.fal_jwks else (),
+        key_set.pinned(config.fal_jwks, "FAL_JWKS") if config.fal_jwks else (),
         _address(config.fal_jwks_url) if config.fal_jwks_url else None,
         now=setup.now,
     )
     return FalProvider(
-        Ed25519(_template(setup.now), keys),
-        str(config.fal_api_url),
+        Ed25519(Template(_HEADER + "signature", "hex", "", _SIGNED, setup.now, _HEADER + "timestamp"), keys),
+        config.fal_api_url,
         None if config.fal_key is None else config.fal_key.get_secret_value(),
         config.url_lifetime_of(FalProvider.name, OWN_LIFETIME),
     )
-
-
-def _pinned(text: str) -> Keys:
-    try:
-        return key_set.pinned(text)
-    except ValueError as error:
-        raise ConfigError(f"FAL_JWKS: {error}") from None
 
 
 def _address(text: str) -> str:
@@ -63,15 +55,7 @@ def _address(text: str) -> str:
     return url
 
 
-def _template(now: Clock) -> Template:
-    """Return the four lines that are signed."""
-    lines = (*(_HEADER + name for name in ("request-id", "user-id", "timestamp")), "sha256")
-    parts = [part for line in lines for part in ("\n", line)]
-    return Template(_HEADER + "signature", "hex", "", ["", *parts[1:], ""], now, _HEADER + "timestamp")
-
-
-@dataclass(eq=False)
-class FalProvider(ProvedProvider):
+class FalProvider(Provider):
     """fal.ai's models. A file's URL stays the same however often it is asked for."""
 
     name = "fal"

@@ -4,7 +4,7 @@ from importlib.resources import files
 
 from receiver.providers.base import Provider
 from receiver.providers.described.description import Description
-from receiver.providers.described.provider import open_provider
+from receiver.providers.described.provider import DescribedProvider
 from receiver.providers.setup import Setup
 from receiver.providers.tables import parse
 
@@ -19,7 +19,7 @@ def build(setup: Setup) -> Provider | None:
     if described.ask is not None and config.freepik_api_key is not None:
         own["FREEPIK_API_KEY"] = (config.freepik_api_key.get_secret_value(),)
         ask = described.ask.model_copy(update={"base": config.freepik_api_url})
-    provider = open_provider(described.model_copy(update={"ask": ask}), setup, own)
+    provider = DescribedProvider(described.model_copy(update={"ask": ask}), setup, own)
     provider.token_setting, provider.url_setting = "FREEPIK_API_KEY", "FREEPIK_API_URL"
     return provider
 

@@ -5,12 +5,9 @@ from typing import Any
 
 from receiver.core.completion import is_provider_id
 from receiver.core.errors import UnavailableError, UnknownJobError
-from receiver.providers.api import Call, ListingClient, kept_body, read_answer
+from receiver.providers.api import MAX_JOB_BYTES, Call, ListingClient, kept_body, read_answer
 from receiver.providers.base import MAX_WORD, Ending, Listed, Report, short, time_at
 from receiver.providers.replicate import predictions
-
-MAX_PREDICTION_BYTES = 64 * 1024 * 1024
-"""Of an answer that echoes the input, which may hold a whole image as a data URI."""
 
 
 class ReplicateClient(ListingClient):
@@ -23,9 +20,8 @@ class ReplicateClient(ListingClient):
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:  # noqa: ARG002 - the id suffices
         if not is_provider_id(job_id):
             raise UnknownJobError("This can be no job's id.")
-        document = await self._api.call(
-            Call(f"/predictions/{job_id}", max_bytes=MAX_PREDICTION_BYTES, about_a_job=True)
-        )
+        call = Call(f"/predictions/{job_id}", max_bytes=MAX_JOB_BYTES, about_a_job=True)
+        document = await self._call(call)
         if document.get("id") != job_id:
             raise UnavailableError("The provider's answer is about another job.")
         status = short(document.get("status"), MAX_WORD)

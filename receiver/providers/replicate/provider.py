@@ -1,8 +1,6 @@
 """Replicate as a provider."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import timedelta
 
 from receiver.providers.base import (
@@ -20,7 +18,7 @@ from receiver.providers.base import (
 from receiver.providers.replicate import predictions
 from receiver.providers.replicate.client import ReplicateClient
 from receiver.providers.setup import Setup
-from receiver.providers.signatures import ProvedProvider, StandardWebhooks, key_of
+from receiver.providers.signatures import StandardWebhooks, key_of
 
 OWN_LIFETIME = timedelta(hours=1)
 """Of files and outputs, from the prediction's end on."""
@@ -29,22 +27,10 @@ FILE_HOSTS = ("replicate.delivery", "*.replicate.delivery")
 
 
 def build(setup: Setup) -> Provider | None:
-    config = setup.config
-    if not config.replicate_webhook_secret:
-        return None
-    secrets = [secret.get_secret_value() for secret in config.replicate_webhook_secret]
-    token = config.replicate_api_token
-    return ReplicateProvider(
-        StandardWebhooks([key_of(secret) for secret in secrets], setup.now),
-        str(config.replicate_api_url),
-        None if token is None else token.get_secret_value(),
-        config.url_lifetime_of(ReplicateProvider.name, OWN_LIFETIME),
-        secrets,
-    )
+    return ReplicateProvider(setup) if setup.config.replicate_webhook_secret else None
 
 
-@dataclass(eq=False)
-class ReplicateProvider(ProvedProvider):
+class ReplicateProvider(Provider):
     """Replicate's predictions. After their hour asking gives no fresh URL: the output is gone."""
 
     name = "replicate"
@@ -53,19 +39,26 @@ class ReplicateProvider(ProvedProvider):
     token_setting = "REPLICATE_API_TOKEN"  # noqa: S105 - a name
 
     proof: StandardWebhooks
-    secrets: Sequence[str] = field(repr=False)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        headers = {} if self.token is None else {"Authorization": f"Bearer {self.token}"}
-        self.files = FileAccess(FILE_HOSTS, headers)
+    def __init__(self, setup: Setup) -> None:
+        config, token = setup.config, setup.config.replicate_api_token
+        secrets = [secret.get_secret_value() for secret in config.replicate_webhook_secret]
+        super().__init__(
+            StandardWebhooks([key_of(secret) for secret in secrets], setup.now),
+            config.replicate_api_url,
+            None if token is None else token.get_secret_value(),
+            config.url_lifetime_of(self.name, OWN_LIFETIME),
+        )
+        self._secrets = secrets
+        if self.token is not None:
+            self._secrets.append(self.token)
+            self.files = FileAccess(FILE_HOSTS, {"Authorization": f"Bearer {self.token}"})
 
     def read(self, body: bytes) -> Reading:
         return predictions.read(decode_json(body))
 
     def redact(self, body: bytes) -> bytes:
-        secrets = [*self.secrets, *([] if self.token is None else [self.token])]
-        return mask(without_members(body, predictions.ECHOED), secrets)
+        return mask(without_members(body, predictions.ECHOED), self._secrets)
 
     def own_delivery(self, own_id: str, output: Output) -> OwnDelivery:
         body = json.dumps({"id": own_id, "status": "succeeded", "output": [output.url]}).encode()

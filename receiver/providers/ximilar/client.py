@@ -17,6 +17,7 @@ from receiver.core.completion import is_bare_id, is_ref
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
 from receiver.providers.api import (
     LARGE_BYTES,
+    MAX_JOB_BYTES,
     MAX_KEPT_BYTES,
     Call,
     ListingClient,
@@ -29,9 +30,6 @@ from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.authentication import REF_HEADER, SUBMISSION_HEADER
 from receiver.providers.ximilar.completions import ENDED_STATUSES
 from receiver.providers.ximilar.request import Upscale
-
-MAX_JOB_BYTES = 64 * 1024 * 1024
-"""Of an answer that echoes a request, which may hold a whole image as base64."""
 
 REDACTED_IMAGE_BYTES = 3000
 """Of a submitted image: the part that is redacted from the provider's errors."""
@@ -63,7 +61,7 @@ class Ximilar(ListingClient):
         """
         large = isinstance(upscale.image, bytes) and len(upscale.image) > LARGE_BYTES
         content = await asyncio.to_thread(_encoded, upscale) if large else _encoded(upscale)
-        document = await self._api.call(
+        document = await self._call(
             Call("/request", content=content, max_bytes=MAX_JOB_BYTES, secrets=_secrets(upscale))
         )
         # Nothing else is read: an accepted job must not be lost.
@@ -159,7 +157,7 @@ class Ximilar(ListingClient):
     async def _document(self, job_id: str) -> dict[str, Any]:
         if not is_bare_id(job_id):
             raise UnknownJobError("This can be no job's id.")
-        return await self._api.call(Call(f"/request/{job_id}", max_bytes=MAX_JOB_BYTES, about_a_job=True))
+        return await self._call(Call(f"/request/{job_id}", max_bytes=MAX_JOB_BYTES, about_a_job=True))
 
 
 def _encoded(upscale: Upscale) -> bytes:

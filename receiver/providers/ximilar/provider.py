@@ -1,13 +1,11 @@
 """Ximilar as a provider: custom headers prove a delivery, and jobs have bare ids."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from receiver.providers.base import Calls, Ending, Output, OwnDelivery, Provider
 from receiver.providers.setup import Setup
-from receiver.providers.signatures import ProvedProvider
 from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.authentication import REF_HEADER, Authenticator
 from receiver.providers.ximilar.client import Ximilar
@@ -22,14 +20,13 @@ def build(setup: Setup) -> Provider | None:
         return None
     return XimilarProvider(
         Authenticator.from_config(config),
-        str(config.ximilar_api_url),
+        config.ximilar_api_url,
         None if (token := config.ximilar_api_token) is None else token.get_secret_value(),
         config.url_lifetime_of(XimilarProvider.name, OWN_LIFETIME, documented=False),
     )
 
 
-@dataclass(eq=False)
-class XimilarProvider(ProvedProvider):
+class XimilarProvider(Provider):
     """Ximilar's Upscaler."""
 
     name = "ximilar"

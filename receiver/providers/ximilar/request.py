@@ -3,10 +3,11 @@
 import base64
 import re
 from collections.abc import Mapping
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, NoReturn, get_args
 from urllib.parse import urlsplit
 
+from receiver.config import HEADER_NAME
 from receiver.core.completion import MAX_URL
 from receiver.core.errors import InvalidRequestError
 
@@ -22,10 +23,7 @@ _CHOICES = {
     "image_format": (*get_args(ImageFormat), None),
     "tune_colors": (True, False, None),
 }
-_OPTIONS = ("mode", "model_type", "image_format", "image_quality", "tune_colors")
-
-# RFC 9110: token (5.6.2), field-value (5.5) without obs-text. Empty values are refused: they prove nothing.
-_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 9110, 5.5, without obs-text. Empty values are refused: they prove nothing.
 _HEADER_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
 
 
@@ -45,34 +43,42 @@ class Webhook:
         if not isinstance(self.headers, Mapping):
             _refuse("webhook.headers", "is no map")
         for name, value in self.headers.items():
-            if not isinstance(name, str) or _HEADER_NAME.fullmatch(name) is None:
+            if not isinstance(name, str) or HEADER_NAME.fullmatch(name) is None:
                 _refuse("webhook.headers", "holds a name that no header can have")
             if not isinstance(value, str) or _HEADER_VALUE.fullmatch(value) is None:
                 _refuse("webhook.headers", f"{name[:100]} has no value of printable ASCII")
 
 
 @dataclass(frozen=True, slots=True)
-class Upscale:
-    """One job to submit. An option that is ``None`` is left out of the request: the provider's default holds.
+class Options:
+    """How an image is to be upscaled. An option that is ``None`` is left to the provider.
+
+    The keys of a list's images hold all fields, in this order.
 
     Attributes:
-        image: a URL that the provider can reach, or the bytes themselves.
         image_quality: 1 to 100; only together with a format.
         tune_colors: whether the result's colours are matched to the image's.
+    """
+
+    factor: Factor = 2
+    model_type: ModelType | None = None
+    mode: Mode | None = None
+    image_format: ImageFormat | None = None
+    image_quality: int | None = None
+    tune_colors: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upscale:
+    """One job to submit; ``image`` is a URL that the provider can reach, or the bytes themselves.
 
     Raises:
         InvalidRequestError: names the field that the provider would not accept.
     """
 
     image: str | bytes = field(repr=False)
-    factor: Factor = 2
+    options: Options = Options()
     webhook: Webhook | None = None
-    _: KW_ONLY
-    mode: Mode | None = None
-    model_type: ModelType | None = None
-    image_format: ImageFormat | None = None
-    image_quality: int | None = None
-    tune_colors: bool | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.image, str):
@@ -80,15 +86,15 @@ class Upscale:
         elif not isinstance(self.image, bytes) or not self.image:
             _refuse("image", "is neither a URL nor the bytes of an image")
         for name, allowed in _CHOICES.items():
-            value = getattr(self, name)
+            value = getattr(self.options, name)
             if value not in allowed or type(value) not in map(type, allowed):
-                _refuse(
-                    name, f"is none of {', '.join(str(choice) for choice in allowed if choice is not None)}"
-                )
-        if self.image_quality is not None:
-            if type(self.image_quality) is not int or not 1 <= self.image_quality <= 100:
+                choices = ", ".join(str(choice) for choice in allowed if choice is not None)
+                _refuse(name, f"is none of {choices}")
+        quality = self.options.image_quality
+        if quality is not None:
+            if type(quality) is not int or not 1 <= quality <= 100:
                 _refuse("image_quality", "is no whole number from 1 to 100")
-            if self.image_format is None:
+            if self.options.image_format is None:
                 _refuse("image_quality", "is given without image_format")
         if self.webhook is not None and not isinstance(self.webhook, Webhook):
             _refuse("webhook", "is no Webhook")
@@ -99,13 +105,9 @@ class Upscale:
             record = {"_base64": base64.b64encode(self.image).decode("ascii")}
         else:
             record = {"_url": self.image}
-        options = {name: getattr(self, name) for name in _OPTIONS}
-        body: dict[str, Any] = {
-            "type": "upscaler",
-            "endpoint": f"upscale_{self.factor}x",
-            **{name: value for name, value in options.items() if value is not None},
-            "records": [record],
-        }
+        given = {name: value for name, value in asdict(self.options).items() if value is not None}
+        endpoint = f"upscale_{given.pop('factor')}x"
+        body: dict[str, Any] = {"type": "upscaler", "endpoint": endpoint, **given, "records": [record]}
         if self.webhook is not None:
             body["webhook"] = {"endpoint": self.webhook.endpoint, "headers": dict(self.webhook.headers)}
         return body
