@@ -256,11 +256,8 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
         FileSources(demo.archive.as_uri(), {}) as sources,
     ):
         for name, data, factor in pictures:
-            submit = trial.submit(data, factor, webhook, name)
             try:
-                answer = await sandbox.post(
-                    submit.path, params=submit.query, headers=submit.headers, json=submit.body
-                )
+                answer = await sandbox.post(**trial.submit(data, factor, webhook, name))
                 job_id = trial.job_id(answer.raise_for_status().json())
             except httpx.HTTPStatusError as error:
                 raise DemoError(f"{name}: {error.response.text}") from None

@@ -272,6 +272,28 @@ class ApiClient(Client):
         raise _FailedAttemptError(error, again=call.content is None and answer.status_code in _RETRIED)
 
 
+@dataclass(slots=True)
+class ListOrder:
+    """Whether a list comes newest first, by its rows' times of creation so far, within the ``slack``."""
+
+    slack: int = 0
+    newest_first: bool = True
+    _first: int | None = None
+    _oldest: int = 0
+
+    def see(self, created: int | None) -> None:
+        """Take the next row's time of creation, in ms since the epoch."""
+        created = created or 0
+        if self._first is None:
+            self._first = self._oldest = created
+        self.newest_first = self.newest_first and 0 < created <= self._oldest + self.slack
+        self._oldest = min(created, self._oldest)
+
+    def all_before(self, bound: int) -> bool:
+        """Return whether all further rows were created before this time. One row alone shows no order."""
+        return self.newest_first and self._first is not None and self._oldest < min(self._first, bound)
+
+
 class Page(NamedTuple):
     """A page of a list, in the provider's order; ``next`` is the query string of the next page."""
 

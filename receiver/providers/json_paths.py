@@ -66,17 +66,12 @@ def replace(document: Any, path: Path, by: str) -> None:
             holder[last] = by
 
 
-def made(path: Path, value: Any) -> Any:
-    """Return a document in which the value stands at the path, and nothing else."""
-    for step in reversed(path):
-        value = [value] if step == EACH else {step: value}
-    return value
-
-
-def merged(one: Any, other: Any) -> Any:
-    """Return a document with what stands in both; lists have one element, where both stand together."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        return {**one, **{key: merged(one[key], it) if key in one else it for key, it in other.items()}}
-    if isinstance(one, list) and isinstance(other, list):
-        return [merged(one[0], other[0])]
-    return other
+def put(document: Any, path: Path, value: Any) -> Any:
+    """Return a document with the value at a path, beside what it holds; its lists have one element."""
+    if not path:
+        return value
+    step, *further = path
+    if step == EACH:
+        return [put(document[0] if isinstance(document, list) else None, tuple(further), value)]
+    kept = document if isinstance(document, dict) else {}
+    return {**kept, step: put(kept.get(step), tuple(further), value)}

@@ -9,6 +9,7 @@ from receiver.core.completion import split_id
 from receiver.core.errors import ProviderError
 from receiver.core.jobs import overdue_cutoff
 from receiver.ledger import Ledger, PendingJob
+from receiver.providers.api import ListOrder
 from receiver.providers.base import Asked, Listed
 
 SLACK_MS = milliseconds(timedelta(hours=1))
@@ -53,27 +54,14 @@ class Candidate:
 class Reading:
     """The list, read over as many rounds as that takes.
 
-    ``pages`` are still to be read. ``unended`` has the times when jobs to be adopted later were created. Only
-    where rows come ``newest_first`` can reading end before the list does.
+    ``pages`` are still to be read. ``unended`` has the times when jobs to be adopted later were created.
+    Reading can end before the list does only where its ``order`` is newest first.
     """
 
     pages: AsyncGenerator[list[Listed], None]
     began: int
     unended: list[int] = field(default_factory=list)
-    newest_first: bool = True
-    _first: int | None = None
-    _oldest: int = 0
-
-    def see(self, created: int) -> None:
-        """Take the next row's time of creation; 0 where the row has none."""
-        if self._first is None:
-            self._first = self._oldest = created
-        self.newest_first = self.newest_first and 0 < created <= self._oldest + SLACK_MS
-        self._oldest = min(created, self._oldest)
-
-    def all_before(self, horizon: int) -> bool:
-        """Return whether all further rows were created before this time. One row alone shows no order."""
-        return self.newest_first and self._first is not None and self._oldest < min(self._first, horizon)
+    order: ListOrder = field(default_factory=lambda: ListOrder(SLACK_MS))
 
 
 @dataclass(slots=True)
@@ -154,7 +142,7 @@ class JobList:
                 return True
             scan.pages += 1
             await self._scan_page(page, scan)
-            if scan.reading.all_before(horizon) or not (self.plan.adopt or scan.unseen):
+            if scan.reading.order.all_before(horizon) or not (self.plan.adopt or scan.unseen):
                 return True
         return False
 
@@ -163,7 +151,7 @@ class JobList:
         known = await self.ledger.pending_among(ids)
         for job_id, row in zip(ids, page, strict=True):
             created, job = row.created or 0, known.get(job_id)
-            scan.reading.see(created)
+            scan.reading.order.see(created)
             scan.unseen.discard(job_id)
             if job_id in scan.wanted:
                 if row.status and not row.ended:

@@ -70,14 +70,11 @@ class Deliveries:
             time = int(self._clock()) - (_OLD if ProofFault.OLD_TIMESTAMP in plan else 0)
             return self._signer.headers(message_id, body, time, wrong=ProofFault.WRONG_SIGNATURE in plan)
 
-        proof = signed()
-        answered = await self._send(job, sent, proof)
-        for wait in waits:
-            if answered:
-                break
+        for wait in (0.0, *waits):
             await asyncio.sleep(wait)
             proof = signed()
-            answered = await self._send(job, sent, proof)
+            if await self._send(job, sent, proof):
+                break
         if CompletionFault.REPLAY in plan:
             await self._send(job, sent, proof)
         if CompletionFault.TWICE in plan:

@@ -187,7 +187,14 @@ class StandIn(ABC, Generic[OrderT]):
             order = await to_thread.run_sync(self.parse, body, request)
         except InvalidRequestError as error:
             return self._error(self.invalid_status, error.text, content=self.invalid(error))
-        job, task = await self.accept(order, body, str(request.base_url).rstrip("/"))
+        job = self._new_job(order, str(request.base_url).rstrip("/"))
+        await to_thread.run_sync(self._request_file(job).write_bytes, body)
+        self.jobs[job.id] = job
+        forgotten = []
+        while len(self.jobs) > self.options.keep_jobs:
+            forgotten.append(self.jobs.popitem(last=False)[1])
+        task = self._start(job, self._run(job))
+        await to_thread.run_sync(self._forget, forgotten)
         if SubmitFault.EARLY in job.plan:
             await asyncio.wait({task}, timeout=_EARLY_WITHIN)
         if SubmitFault.LOST_ANSWER in job.plan:
@@ -272,28 +279,9 @@ class StandIn(ABC, Generic[OrderT]):
                         task.cancel()
                     await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def accept(
-        self, order: OrderT, body: bytes, base_url: str
-    ) -> tuple[Job[OrderT], asyncio.Task[None]]:
-        """Create and start a job. Return it with its task, which ends when its completion was sent."""
-        now = self.clock()
-        plan = self.faults.plan()
-        job = Job(
-            id=self.new_id(),
-            order=order,
-            plan=plan if order.plan is None else order.plan,
-            base_url=base_url,
-            created=now,
-            modified=now,
-        )
-        await to_thread.run_sync(self._request_file(job).write_bytes, body)
-        self.jobs[job.id] = job
-        forgotten = []
-        while len(self.jobs) > self.options.keep_jobs:
-            forgotten.append(self.jobs.popitem(last=False)[1])
-        task = self._start(job, self._run(job))
-        await to_thread.run_sync(self._forget, forgotten)
-        return job, task
+    def _new_job(self, order: OrderT, base_url: str) -> Job[OrderT]:
+        now, plan = self.clock(), self.faults.plan()
+        return Job(self.new_id(), order, plan if order.plan is None else order.plan, base_url, now, now)
 
     async def cancel(self, job: Job[OrderT]) -> None:
         """End a job that has not ended yet as canceled."""

@@ -5,20 +5,9 @@ import json
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from receiver.sandbox.options import SECRET_VARIABLES, TOKEN_VARIABLES, ProviderName
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """A POST that creates a job, by its path behind the sandbox's address."""
-
-    path: str
-    headers: Mapping[str, str]
-    body: Mapping[str, Any]
-    query: Mapping[str, str]
 
 
 class Trial(ABC):
@@ -50,8 +39,11 @@ class Trial(ABC):
         return {name: sandbox + path for name, path in self.urls.items()}
 
     @abstractmethod
-    def submit(self, picture: bytes, factor: int, webhook: str, ref: str) -> Submit:
-        """Return the submit of a picture; ``webhook`` is the receiver's URL for this provider."""
+    def submit(self, picture: bytes, factor: int, webhook: str, ref: str) -> dict[str, Any]:
+        """Return the POST that submits a picture, as httpx takes it, by its path at the sandbox.
+
+        ``webhook`` is the receiver's URL for this provider.
+        """
 
     def job_id(self, answer: Any) -> str:
         """Return the job's id at the receiver, by the JSON of the answer to its submit."""
@@ -70,7 +62,7 @@ class XimilarTrial(Trial):
         headers = json.dumps({"X-Webhook-Secret": self.secret})
         return {"RECEIVER_WEBHOOK_HEADERS": headers, **super().settings(sandbox)}
 
-    def submit(self, picture: bytes, factor: int, webhook: str, ref: str) -> Submit:
+    def submit(self, picture: bytes, factor: int, webhook: str, ref: str) -> dict[str, Any]:
         headers = {"X-Webhook-Secret": self.secret, "X-Receiver-Ref": ref}
         body = {
             "type": "upscaler",
@@ -78,7 +70,8 @@ class XimilarTrial(Trial):
             "records": [{"_base64": base64.b64encode(picture).decode()}],
             "webhook": {"endpoint": webhook, "headers": headers},
         }
-        return Submit("/account/v2/request", {"Authorization": f"Token {self.token}"}, body, {})
+        sent = {"Authorization": f"Token {self.token}"}
+        return {"url": "/account/v2/request", "headers": sent, "json": body}
 
     def job_id(self, answer: Any) -> str:
         return str(answer["id"])
@@ -94,14 +87,15 @@ class ReplicateTrial(Trial):
         super().__init__()
         self.secret = "whsec_" + base64.b64encode(secrets.token_bytes(24)).decode()
 
-    def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> Submit:
+    def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> dict[str, Any]:
         body = {
             "version": "sandbox",
             "input": {"image": _data_uri(picture), "scale": factor},
             "webhook": webhook,
             "webhook_events_filter": ["completed"],
         }
-        return Submit("/v1/predictions", {"Authorization": f"Bearer {self.token}"}, body, {})
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return {"url": "/v1/predictions", "headers": headers, "json": body}
 
 
 class FalTrial(Trial):
@@ -112,10 +106,11 @@ class FalTrial(Trial):
     urls: ClassVar[Mapping[str, str]] = {"FAL_JWKS_URL": "/.well-known/jwks.json", "FAL_API_URL": ""}
     id_at = ("request_id",)
 
-    def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> Submit:
+    def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> dict[str, Any]:
         body = {"image_url": _data_uri(picture), "scale": factor}
         headers = {"Authorization": f"Key {self.token}"}
-        return Submit(f"/{self.endpoint}", headers, body, {"fal_webhook": webhook})
+        query = {"fal_webhook": webhook}
+        return {"url": f"/{self.endpoint}", "params": query, "headers": headers, "json": body}
 
 
 class FreepikTrial(Trial):
@@ -125,10 +120,11 @@ class FreepikTrial(Trial):
     urls: ClassVar[Mapping[str, str]] = {"FREEPIK_API_URL": ""}
     id_at = ("data", "task_id")
 
-    def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> Submit:
+    def submit(self, picture: bytes, factor: int, webhook: str, _ref: str) -> dict[str, Any]:
         image = base64.b64encode(picture).decode()
         body = {"image": image, "scale_factor": f"{factor}x", "webhook_url": webhook}
-        return Submit("/v1/ai/image-upscaler", {"x-freepik-api-key": self.token}, body, {})
+        headers = {"x-freepik-api-key": self.token}
+        return {"url": "/v1/ai/image-upscaler", "headers": headers, "json": body}
 
 
 TRIALS: Mapping[ProviderName, type[Trial]] = {

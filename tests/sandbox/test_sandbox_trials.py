@@ -27,9 +27,7 @@ def test_a_trials_picture_is_upscaled_and_delivered(near: Neighbour, provider: P
     options = Options(provider=provider, token=trial.token, secrets=secrets, delay=0)
     submit = trial.submit(draw(1, (40, 30), "jpg"), 4, near.webhook, "a reference")
     with serving(options) as own, httpx.Client(base_url=own, verify=TRUST, trust_env=False) as client:
-        answer = client.post(
-            submit.path, params=submit.query, headers=dict(submit.headers), json=submit.body
-        ).raise_for_status()
+        answer = client.post(**submit).raise_for_status()
         while not (found := urls(delivery := near.take().body)):
             pass
         own_id = trial.job_id(answer.json()).removeprefix(f"{provider}:")

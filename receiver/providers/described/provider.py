@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 from receiver.config import secrets_of, text_of
@@ -145,9 +145,10 @@ class DescribedProvider(Provider):
 
     def own_delivery(self, own_id: str, output: Output) -> OwnDelivery | None:
         job, outputs = self.description.job, self.description.outputs
-        values = {job.id[0]: own_id, job.state[0]: job.done[0]}
-        values[outputs.each[0] + (outputs.url[0] if outputs.url else ())] = output.url or ""
-        document = reduce(json_paths.merged, (json_paths.made(*it) for it in values.items()))
+        url = outputs.each[0] + (outputs.url[0] if outputs.url else ())
+        document = json_paths.put(None, job.id[0], own_id)
+        document = json_paths.put(document, job.state[0], job.done[0])
+        document = json_paths.put(document, url, output.url or "")
         body = json.dumps(document).encode()
         headers = self.proof.headers_for(body)
         return None if headers is None else OwnDelivery(headers, body)

@@ -15,12 +15,14 @@ from typing import Any
 
 from receiver.core.completion import is_bare_id, is_ref
 from receiver.core.errors import ProviderError, RateLimitedError, UnavailableError, UnknownJobError
+from receiver.providers import json_paths
 from receiver.providers.api import (
     LARGE_BYTES,
     MAX_JOB_BYTES,
     MAX_KEPT_BYTES,
     Call,
     ListingClient,
+    ListOrder,
     kept_body,
     read_answer,
 )
@@ -77,8 +79,8 @@ class Ximilar(ListingClient):
         """Return a row, of which a strange status is an empty one. The list is the whole account's."""
         if not is_bare_id(row.get("id")):
             return None
-        status = _word(row, "status") or ""
-        kind = _word(row, "type")
+        status = _word(row.get("status")) or ""
+        kind = _word(row.get("type"))
         return Listed(
             row["id"],
             status,
@@ -135,22 +137,15 @@ class Ximilar(ListingClient):
         bound_ms = int(bound.timestamp() * 1000)
         undated: list[Listed] = []
         recent: list[Listed] = []
-        first = last = None
-        falling = True
+        order = ListOrder()
         async with contextlib.aclosing(self.pages()) as pages:
-            async for row in (row async for page in pages for row in page):
-                if not row.adoptable:
-                    continue
+            async for row in (row async for page in pages for row in page if row.adoptable):
+                order.see(row.created)
                 if row.created is None:
                     undated.append(row)
-                    falling = False
-                    continue
-                if row.created >= bound_ms:
+                elif row.created >= bound_ms:
                     recent.append(row)
-                first = first or row.created
-                falling = falling and (last is None or row.created <= last)
-                last = row.created
-                if falling and last < bound_ms and last < first:
+                elif order.all_before(bound_ms):
                     break
         return undated + sorted(recent, key=attrgetter("created"), reverse=True)
 
@@ -175,14 +170,14 @@ def _secrets(upscale: Upscale) -> list[str]:
 def _report(document: Mapping[str, Any], job_id: str) -> Report:
     if document.get("id") != job_id:
         raise UnavailableError("The provider's answer is about another job.")
-    status = _word(document, "status")
+    status = _word(document.get("status"))
     if status is None:
         raise UnavailableError("The provider's answer: status is missing.")
     headers, ending = _headers(document), None
     if status in ENDED_STATUSES:
         ending = read_answer(completions.read, document)
         ending.ended_at = time_at(document.get("modified"))
-        ending.endpoint = _word(_map(document, "request"), "endpoint")
+        ending.endpoint = _word(json_paths.value(document, [("request", "endpoint")]))
         if ending.failure is not None:
             detail = redact(ending.failure.detail, headers.values())
             ending.failure = replace(ending.failure, detail=detail)
@@ -200,19 +195,14 @@ def _report(document: Mapping[str, Any], job_id: str) -> Report:
 
 def _headers(document: Mapping[str, Any]) -> Mapping[str, str]:
     """Return the webhook's headers in the answer on a job, as far as they can be read. They are secrets."""
-    headers = _map(_map(_map(document, "request"), "webhook"), "headers")
-    return {name: value for name, value in headers.items() if isinstance(value, str)}
+    headers = json_paths.value(document, [("request", "webhook", "headers")])
+    items = headers.items() if isinstance(headers, dict) else ()
+    return {name: value for name, value in items if isinstance(value, str)}
 
 
 def _header(headers: Mapping[str, str], name: str) -> str | None:
     return next((value for key, value in headers.items() if key.lower() == name.lower()), None)
 
 
-def _map(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = document.get(name)
-    return value if isinstance(value, dict) else {}
-
-
-def _word(document: Mapping[str, Any], name: str) -> str | None:
-    value = document.get(name)
+def _word(value: object) -> str | None:
     return value if isinstance(value, str) and 0 < len(value) <= MAX_WORD and value.isprintable() else None

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.core.completion import BARE_ID, MAX_SIDE, MAX_URL, Failure, is_bare_id
-from receiver.core.urls import percent_encoded
-from receiver.providers.base import Ending, Output, decode_json, refuse, short
+from receiver.providers.base import Ending, Output, decode_json, output_of, refuse, short
 
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Statuses after which the provider never delivers an image."""
@@ -50,8 +49,7 @@ def read(document: Any) -> Ending:
         refuse("response.records does not hold exactly one record")
     if (failure := _record_failure(record)) is not None:
         return Ending(job, failure=failure, source_url=_source_url(record))
-    output = Output(_image_url(record), _side(record, "_upscaled_width"), _side(record, "_upscaled_height"))
-    return Ending(job, (output,), source_url=_source_url(record))
+    return Ending(job, (_output(record),), source_url=_source_url(record))
 
 
 def written(job_id: str, output: Output) -> bytes:
@@ -102,14 +100,20 @@ def _status_text(status: Any) -> str:
     return short(" ".join(str(part) for part in parts if isinstance(part, str | int)))
 
 
-def _image_url(record: dict[str, Any]) -> str:
-    value = record.get("_upscaled_image_url")
-    if value is None:
+def _output(record: dict[str, Any]) -> Output:
+    url, width, height = (
+        record.get(name) for name in ("_upscaled_image_url", "_upscaled_width", "_upscaled_height")
+    )
+    if url is None:
         refuse("the record has no _upscaled_image_url")
-    url = percent_encoded(value) if isinstance(value, str) else ""
-    if not 0 < len(url) <= MAX_URL or not url.isprintable():
+    output = output_of(url, width=width, height=height)
+    if output.failure is not None:
         refuse("_upscaled_image_url is no URL")
-    return url
+    if width is not None and output.width is None:
+        refuse("_upscaled_width is no number of pixels")
+    if height is not None and output.height is None:
+        refuse("_upscaled_height is no number of pixels")
+    return output
 
 
 def _source_url(record: Mapping[str, Any]) -> str | None:
@@ -117,15 +121,4 @@ def _source_url(record: Mapping[str, Any]) -> str | None:
     value = record.get("_url")
     if not isinstance(value, str) or not 0 < len(value) <= MAX_URL or not value.isprintable():
         return None
-    return value
-
-
-def _side(record: dict[str, Any], name: str) -> int | None:
-    value = record.get(name)
-    if value is None:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_SIDE:
-        refuse(f"{name} is no number of pixels")
     return value
