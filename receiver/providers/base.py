@@ -265,14 +265,14 @@ class DeliveryProof(ABC):
         `AuthError` ``auth.refused`` where no body could make them a proof: missing, repeated or old ones.
         """
 
-    @abstractmethod
     def check(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
-        """Prove the sender of a body. All keys are compared, whatever the first gave.
+        """Prove the sender of a body which `admit` needs. All keys are compared, whatever the first gave.
 
         It is awaitable only where keys may have to be fetched. A wrong, old or foreign signature is the same
         `AuthError` ``auth.refused`` without a detail. Keys that cannot be had are ``auth.keys_unavailable``,
         which is a 503, so that the provider sends it again.
         """
+        raise NotImplementedError
 
     def headers_for(self, body: bytes) -> Mapping[str, bytes] | None:  # noqa: ARG002 - those that can
         """Return headers that prove a body, by the first key; ``None`` where only the provider has that."""

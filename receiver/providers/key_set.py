@@ -201,15 +201,15 @@ class KeySet:
             return content
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class Ed25519(SignedTemplate):
     """Ed25519 over a template by any key of a set."""
 
     keys: KeySet
 
     def check(self, headers: RawHeaders, body: bytes) -> Proof | Awaitable[Proof]:
-        given, signatures = self.template.signatures(headers)
-        return self.keys.prove(self.template.message(given, body), signatures)
+        given, signatures = self.signatures(headers)
+        return self.keys.prove(self.message(given, body), signatures)
 
     async def count_keys(self) -> int:
         return await self.keys.count()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -75,17 +75,10 @@ class _Signed(Table):
             raise ValueError(f"must hold {{{time}}}: otherwise anybody could change the time")
         return text
 
-    def template(self, now: Clock) -> signatures.Template:
-        return signatures.Template(
-            self.header,
-            self.encoding,
-            self.prefix,
-            self.signed,
-            now,
-            self.time,
-            self.tolerance,
-            UNITS[self.time_unit],
-        )
+    def template(self) -> dict[str, Any]:
+        """Return the fields of `signatures.SignedTemplate` that the table has."""
+        names = {"header", "encoding", "prefix", "signed", "time", "tolerance"}
+        return {**self.model_dump(include=names), "unit": UNITS[self.time_unit]}
 
 
 class Hmac(_Signed):
@@ -135,9 +128,9 @@ def open_proof(
         case StandardWebhooks():
             return signatures.StandardWebhooks(keys_of(written), now, written.headers, written.tolerance)
         case Hmac():
-            return signatures.HmacSha256(written.template(now), keys_of(written))
+            return signatures.HmacSha256(keys=keys_of(written), now=now, **written.template())
         case Ed25519(jwks=str(name)):
             keys = key_set.KeySet(key_set.pinned(text_of(name), name), now=now)
-            return key_set.Ed25519(written.template(now), keys)
         case Ed25519():
-            return key_set.Ed25519(written.template(now), key_set.KeySet(url=str(written.jwks_url), now=now))
+            keys = key_set.KeySet(url=str(written.jwks_url), now=now)
+    return key_set.Ed25519(keys=keys, now=now, **written.template())

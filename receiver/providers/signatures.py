@@ -118,22 +118,19 @@ class SharedHeader(DeliveryProof):
             refuse()
         return Proof()
 
-    def check(self, headers: RawHeaders, body: bytes) -> Proof:  # noqa: ARG002 - the headers are the proof
-        return self.admit(headers)
-
     def headers_for(self, body: bytes) -> Mapping[str, bytes]:  # noqa: ARG002 - it is the same for all
         return {self.name: self.accepted[0]}
 
 
-@dataclass(eq=False)
-class Template:
-    """What is signed, and the header in which signatures stand, with blanks between them.
+@dataclass(eq=False, kw_only=True)
+class SignedTemplate(DeliveryProof):
+    """A signature of a text, in a header with blanks between several.
 
     Attributes:
         header: in lower case, as all names.
         encoding: ``hex`` or ``base64``.
         prefix: of each signature.
-        signed: a text with names in braces for what stands there: of a header, ``body``, or ``sha256``,
+        signed: the text, with names in braces for what stands there: of a header, ``body``, or ``sha256``,
             which is the body's hex digest.
         now: ms since the epoch.
         time: the header of the time, if there is one.
@@ -142,8 +139,8 @@ class Template:
     """
 
     header: str
-    encoding: str
-    prefix: str
+    encoding: str = "hex"
+    prefix: str = ""
     signed: str
     now: Clock
     time: str | None = None
@@ -156,6 +153,9 @@ class Template:
         self.names = (self.header, *(name for name in parts[1::2] if name not in ("body", "sha256")))
         self._needed = [name.encode() for name in self.names]
         self._parts = [part.encode() for part in parts]
+
+    def admit(self, headers: RawHeaders) -> None:
+        self.signatures(headers)
 
     def signatures(self, headers: RawHeaders) -> tuple[dict[bytes, bytes], Sequence[bytes]]:
         """Return the headers, and the signatures in them; refuse where one is missing, or the time is old."""
@@ -186,28 +186,15 @@ class Template:
         return b"".join(found)
 
 
-@dataclass(eq=False)
-class SignedTemplate(DeliveryProof):
-    """A signature of a template."""
-
-    template: Template
-
-    def __post_init__(self) -> None:
-        self.names = self.template.names
-
-    def admit(self, headers: RawHeaders) -> None:
-        self.template.signatures(headers)
-
-
-@dataclass(eq=False)
+@dataclass(eq=False, kw_only=True)
 class HmacSha256(SignedTemplate):
     """HMAC-SHA-256 over a template by any of the keys."""
 
     keys: Sequence[bytes] = field(repr=False)
 
     def check(self, headers: RawHeaders, body: bytes) -> Proof:
-        given, signatures = self.template.signatures(headers)
-        message, proved = self.template.message(given, body), False
+        given, signatures = self.signatures(headers)
+        message, proved = self.message(given, body), False
         for key in self.keys:
             expected = hmac.digest(key, message, hashlib.sha256)
             for signature in signatures:
@@ -218,14 +205,13 @@ class HmacSha256(SignedTemplate):
 
     def headers_for(self, body: bytes) -> Mapping[str, bytes]:
         """Return the headers of a body that the first key signs; what they name beside a time is made up."""
-        template = self.template
-        given = {name.encode(): secrets.token_hex(8).encode() for name in template.names[1:]}
-        if template.time is not None:
-            given[template.time.encode()] = str(template.now() // 1000).encode()
-        signature = hmac.digest(self.keys[0], template.message(given, body), hashlib.sha256)
-        text = base64.b64encode(signature) if template.encoding == "base64" else signature.hex().encode()
+        given = {name.encode(): secrets.token_hex(8).encode() for name in self.names}
+        if self.time is not None:
+            given[self.time.encode()] = str(self.now() // 1000).encode()
+        signature = hmac.digest(self.keys[0], self.message(given, body), hashlib.sha256)
+        text = base64.b64encode(signature) if self.encoding == "base64" else signature.hex().encode()
         found = {name.decode(): value for name, value in given.items()}
-        return {**found, template.header: template.prefix.encode() + text}
+        return {**found, self.header: self.prefix.encode() + text}
 
 
 class StandardWebhooks(HmacSha256):
@@ -239,9 +225,15 @@ class StandardWebhooks(HmacSha256):
     def __init__(
         self, keys: Sequence[bytes], now: Clock, prefix: str = "webhook", tolerance: timedelta = TOLERANCE
     ) -> None:
-        identifier, time, header = (f"{prefix}-{end}" for end in ("id", "timestamp", "signature"))
-        signed = f"{{{identifier}}}.{{{time}}}.{{body}}"
         super().__init__(
-            Template(header, "base64", "v1,", signed, now, time, tolerance, any_label=True), keys
+            header=f"{prefix}-signature",
+            encoding="base64",
+            prefix="v1,",
+            signed=f"{{{prefix}-id}}.{{{prefix}-timestamp}}.{{body}}",
+            now=now,
+            time=f"{prefix}-timestamp",
+            tolerance=tolerance,
+            any_label=True,
+            keys=keys,
         )
-        self.names = (identifier, time, header)
+        self.names = (f"{prefix}-id", f"{prefix}-timestamp", f"{prefix}-signature")

@@ -193,7 +193,7 @@ class Address:
             now=self.clock,
             transport=httpx.MockTransport(self._answer),
         )
-        subject.proof = key_set.Ed25519(replace(subject.proof.template, now=self.clock), keys)
+        subject.proof = replace(subject.proof, now=self.clock, keys=keys)
         return subject
 
     def signed(self, key: Any) -> dict[str, str]:

@@ -196,7 +196,7 @@ def test_with_signing_keys_every_webhook_has_another_ticket_which_the_receiver_t
     config = load({**SETTINGS, "RECEIVER_SIGNING_KEYS": "canary-key, canary-older-key"})
     template = WebhookTemplate.from_config(config)
     proofs = [
-        Authenticator.from_config(config).check(
+        Authenticator.from_config(config).admit(
             [
                 (name.lower().encode(), value.encode())
                 for name, value in template.webhook("m", None).headers.items()

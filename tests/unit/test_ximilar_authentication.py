@@ -42,7 +42,7 @@ def ticket_of(key: str, ahead: int = 0, *, salt: bytes = SALT) -> bytes:
 
 def refused(authenticator: Authenticator, headers: Headers) -> bool:
     try:
-        authenticator.check(headers)
+        authenticator.admit(headers)
     except AuthError as error:
         assert error.reason == "auth.refused"  # noqa: PT017 - a helper, and every refusal has to be this one
         assert error.detail == AuthError("auth.refused").detail  # noqa: PT017 - likewise: it tells nothing
@@ -52,7 +52,7 @@ def refused(authenticator: Authenticator, headers: Headers) -> bool:
 
 @pytest.mark.parametrize("secret", [b"new", b"old"])
 def test_each_accepted_value_of_each_header_proves_the_sender(secret: bytes) -> None:
-    assert TWO.check([(b"host", b"h"), (b"x-secret", secret), (b"x-other", b"o")]) == Proof(None, None)
+    assert TWO.admit([(b"host", b"h"), (b"x-secret", secret), (b"x-other", b"o")]) == Proof(None, None)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +93,9 @@ def test_a_sender_without_any_proof_accepts_nobody() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
 def test_a_value_beyond_ascii_is_accepted_in_both_encodings_that_clients_use(encoding: str) -> None:
     authenticator = Authenticator({"X-Secret": ["clé"]})
-    authenticator.check([(b"x-secret", "clé".encode(encoding))])
+    authenticator.admit([(b"x-secret", "clé".encode(encoding))])
     assert refused(authenticator, [(b"x-secret", b"cle")])
-    Authenticator({"X-Secret": ["klíč→"]}).check([(b"x-secret", "klíč→".encode())])
+    Authenticator({"X-Secret": ["klíč→"]}).admit([(b"x-secret", "klíč→".encode())])
 
 
 @given(st.binary(max_size=8), st.binary(max_size=8))
@@ -107,7 +107,7 @@ def test_no_other_bytes_are_accepted(secret: bytes, other: bytes) -> None:
 def test_a_ticket_proves_the_sender_and_has_a_number_of_its_own() -> None:
     authenticator = Authenticator({}, ["key"])
     numbers = {
-        authenticator.check([(b"x-receiver-job", authenticator.issue_ticket().encode())]).ticket
+        authenticator.admit([(b"x-receiver-job", authenticator.issue_ticket().encode())]).ticket
         for _ in range(3)
     }
     assert len(numbers) == 3
@@ -117,7 +117,7 @@ def test_a_ticket_proves_the_sender_and_has_a_number_of_its_own() -> None:
 def test_with_both_proofs_configured_both_are_needed() -> None:
     authenticator = Authenticator({"X-Secret": ["s"]}, ["key"])
     ticket = (b"x-receiver-job", authenticator.issue_ticket().encode())
-    assert authenticator.check([(b"x-secret", b"s"), ticket]).ticket
+    assert authenticator.admit([(b"x-secret", b"s"), ticket]).ticket
     assert refused(authenticator, [ticket])
     assert refused(authenticator, [(b"x-secret", b"s")])
     assert refused(authenticator, [(b"x-secret", b"s"), ticket, ticket])
@@ -125,20 +125,20 @@ def test_with_both_proofs_configured_both_are_needed() -> None:
 
 def test_tickets_of_older_keys_are_accepted_and_the_first_key_signs() -> None:
     old, both, new = Authenticator({}, ["old"]), Authenticator({}, ["new", "old"]), Authenticator({}, ["new"])
-    both.check([(b"x-receiver-job", old.issue_ticket().encode())])
-    new.check([(b"x-receiver-job", both.issue_ticket().encode())])
+    both.admit([(b"x-receiver-job", old.issue_ticket().encode())])
+    new.admit([(b"x-receiver-job", both.issue_ticket().encode())])
     assert refused(new, [(b"x-receiver-job", old.issue_ticket().encode())])
 
 
 def test_a_ticket_is_accepted_for_its_lifetime_and_no_longer() -> None:
     authenticator, life = Authenticator({}, ["key"]), int(TICKET_LIFETIME.total_seconds())
-    assert authenticator.check([(b"x-receiver-job", ticket_of("key", 60 - life))]).ticket == "number"
+    assert authenticator.admit([(b"x-receiver-job", ticket_of("key", 60 - life))]).ticket == "number"
     assert refused(authenticator, [(b"x-receiver-job", ticket_of("key", -60 - life))])
     assert refused(authenticator, [(b"x-receiver-job", ticket_of("key", 3600))])
 
 
 def test_a_ticket_outlives_a_clock_that_is_set_back_a_little() -> None:
-    assert Authenticator({}, ["key"]).check([(b"x-receiver-job", ticket_of("key", 60))]).ticket == "number"
+    assert Authenticator({}, ["key"]).admit([(b"x-receiver-job", ticket_of("key", 60))]).ticket == "number"
 
 
 @pytest.mark.parametrize(
@@ -173,21 +173,21 @@ def test_no_bytes_are_a_ticket(value: bytes) -> None:
 def test_without_a_signing_key_no_ticket_is_issued_or_asked_for() -> None:
     with pytest.raises(AuthError, match="RECEIVER_SIGNING_KEYS"):
         TWO.issue_ticket()
-    assert TWO.check([*GOOD, (b"x-receiver-job", b"whatever")]).ticket is None
+    assert TWO.admit([*GOOD, (b"x-receiver-job", b"whatever")]).ticket is None
 
 
 @pytest.mark.parametrize("ref", [b"order 7", b"~" * 200, b" "])
 def test_a_reference_comes_with_the_proof(ref: bytes) -> None:
-    assert TWO.check([*GOOD, (b"x-receiver-ref", ref)]).ref == ref.decode()
+    assert TWO.admit([*GOOD, (b"x-receiver-ref", ref)]).ref == ref.decode()
 
 
 @pytest.mark.parametrize("ref", [b"", b"x" * 201, b"caf\xc3\xa9", b"a\tb", b"\x7f"])
 def test_a_reference_that_breaks_the_rule_is_dropped_and_not_the_delivery(ref: bytes) -> None:
-    assert TWO.check([*GOOD, (b"x-receiver-ref", ref)]) == Proof(None, None)
+    assert TWO.admit([*GOOD, (b"x-receiver-ref", ref)]) == Proof(None, None)
 
 
 def test_of_two_references_none_counts() -> None:
-    assert TWO.check([*GOOD, (b"x-receiver-ref", b"a"), (b"x-receiver-ref", b"b")]).ref is None
+    assert TWO.admit([*GOOD, (b"x-receiver-ref", b"a"), (b"x-receiver-ref", b"b")]).ref is None
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def test_the_settings_describe_the_sender() -> None:
         load({"RECEIVER_WEBHOOK_HEADERS": '{"X-Secret": ["a", "b"]}', "RECEIVER_SIGNING_KEYS": "new,old"})
     )
     ticket = (b"x-receiver-job", Authenticator({}, ["old"]).issue_ticket().encode())
-    assert authenticator.check([(b"x-secret", b"b"), ticket]).ticket
+    assert authenticator.admit([(b"x-secret", b"b"), ticket]).ticket
     assert refused(authenticator, [(b"x-secret", b"c"), ticket])
 
 

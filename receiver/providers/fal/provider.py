@@ -10,15 +10,11 @@ from receiver.providers.fal import results
 from receiver.providers.fal.client import FalClient
 from receiver.providers.key_set import Ed25519, KeySet
 from receiver.providers.setup import Setup
-from receiver.providers.signatures import Template
 
 OWN_LIFETIME = timedelta(days=7)
 """Of files, by default. An account, or a request's own header, can make it minutes."""
 
 OWN_JWKS_URL = "https://rest.fal.ai/.well-known/jwks.json"
-
-_HEADER = "x-fal-webhook-"
-_SIGNED = "{x-fal-webhook-request-id}\n{x-fal-webhook-user-id}\n{x-fal-webhook-timestamp}\n{sha256}"
 
 
 def build(setup: Setup) -> Provider | None:
@@ -31,7 +27,13 @@ def build(setup: Setup) -> Provider | None:
         now=setup.now,
     )
     return FalProvider(
-        Ed25519(Template(_HEADER + "signature", "hex", "", _SIGNED, setup.now, _HEADER + "timestamp"), keys),
+        Ed25519(
+            header="x-fal-webhook-signature",
+            signed="{x-fal-webhook-request-id}\n{x-fal-webhook-user-id}\n{x-fal-webhook-timestamp}\n{sha256}",
+            time="x-fal-webhook-timestamp",
+            now=setup.now,
+            keys=keys,
+        ),
         config.fal_api_url,
         None if config.fal_key is None else config.fal_key.get_secret_value(),
         config.url_lifetime_of(FalProvider.name, OWN_LIFETIME),

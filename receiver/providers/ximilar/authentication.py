@@ -66,9 +66,6 @@ class Authenticator(DeliveryProof):
         )
 
     def admit(self, headers: RawHeaders) -> Proof:
-        return self.check(headers)
-
-    def check(self, headers: RawHeaders, body: bytes = b"") -> Proof:  # noqa: ARG002 - it proves nothing
         """Check that a delivery carries the headers that were given to the provider.
 
         Every configured header must be there exactly once, with one of its accepted values. All are compared,
