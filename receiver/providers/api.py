@@ -16,7 +16,8 @@ import httpx
 
 from receiver.core import json_text
 from receiver.core.backoff import doubled
-from receiver.core.errors import BodyError, ProviderError, UnavailableError
+from receiver.core.completion import is_provider_id
+from receiver.core.errors import BodyError, ProviderError, UnavailableError, UnknownJobError
 from receiver.providers.api_errors import api_error
 from receiver.providers.base import MAX_WORD, Calls, Client, Listed, Reading
 
@@ -302,10 +303,24 @@ class Page(NamedTuple):
 
 
 class ListingClient(ApiClient):
-    """Also reads the list of the account's jobs at ``path``: pages with ``results`` and a link ``next``."""
+    """Reads jobs at ``path``: one by its id, and a list, of pages with ``results`` and a link ``next``."""
 
     lists = True
     path: ClassVar[str]
+
+    @staticmethod
+    def is_id(value: object) -> bool:
+        return is_provider_id(value)
+
+    async def document(self, job_id: str) -> dict[str, Any]:
+        """Return the answer on a job."""
+        if not self.is_id(job_id):
+            raise UnknownJobError("This can be no job's id.")
+        call = Call(f"{self.path}/{job_id}", max_bytes=MAX_JOB_BYTES, about_a_job=True)
+        document = await self._call(call)
+        if document.get("id") != job_id:
+            raise UnavailableError("The provider's answer is about another job.")
+        return document
 
     @abstractmethod
     def listed(self, row: Mapping[str, Any]) -> Listed | None:

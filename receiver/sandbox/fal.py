@@ -43,6 +43,7 @@ class Fal(StandIn[QueueRequest]):
     retries = Retries(count=10, within=2 * 3600.0)
     patience = 15.0
     missing = "Request not found"
+    picture_at = ("image_url",)
 
     def __init__(self, options: Options, clock: Clock) -> None:
         self._keys = FalKeys(2 if options.two_keys else 1)
@@ -81,9 +82,6 @@ class Fal(StandIn[QueueRequest]):
             plan=submits.plan_in(request, self.options.provider),
             app="{owner}/{alias}".format(**request.path_params),
         )
-
-    def picture_of(self, request: Any) -> bytes:
-        return submits.picture(request["image_url"])
 
     def submitted(self, job: Job[QueueRequest], _request: Any) -> Any:
         return {

@@ -35,6 +35,7 @@ class Freepik(StandIn[Order]):
     invalid_status = 400
     # Retries are not documented; these are a guess.
     retries = Retries(count=3, within=60.0)
+    picture_at = ("image",)
 
     def __init__(self, options: Options, clock: Clock) -> None:
         self._url_key = secrets.token_bytes(32)
@@ -66,9 +67,6 @@ class Freepik(StandIn[Order]):
             webhook=submits.webhook(data.get("webhook_url"), "webhook_url"),
             plan=submits.plan_in(request, self.options.provider),
         )
-
-    def picture_of(self, request: Any) -> bytes:
-        return submits.picture(request["image"])
 
     def submitted(self, job: Job[Order], _request: Any) -> Any:
         return {"data": {"task_id": job.id, "status": "CREATED", "generated": []}}

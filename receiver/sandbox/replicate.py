@@ -47,6 +47,7 @@ class Replicate(StandIn[Prediction]):
     retries = Retries(count=5, within=60.0)
     page_size = 100
     missing = "The requested resource could not be found."
+    picture_at = ("input", "image")
 
     def __init__(self, options: Options, clock: Clock) -> None:
         used = secrets_of(options, new_secret)
@@ -95,9 +96,6 @@ class Replicate(StandIn[Prediction]):
             version=data["version"],
             events=frozenset(events),
         )
-
-    def picture_of(self, request: Any) -> bytes:
-        return submits.picture(request["input"]["image"])
 
     def submitted(self, job: Job[Prediction], request: Any) -> Any:
         return self._form(job, request) | {"status": "starting", "output": None, "completed_at": None}

@@ -17,7 +17,7 @@ from receiver.sandbox.loopback import is_loopback
 from receiver.sandbox.options import Options, ProviderName
 from receiver.sandbox.replicate import Replicate
 from receiver.sandbox.standin import StandIn
-from receiver.sandbox.ximilar.api import Ximilar
+from receiver.sandbox.ximilar import Ximilar
 
 _STAND_INS: Mapping[ProviderName, Callable[[Options, Clock], StandIn[Any]]] = {
     ProviderName.XIMILAR: Ximilar,

@@ -8,7 +8,7 @@ import logging
 import uuid
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -39,7 +39,7 @@ from receiver.sandbox.jobs import ENDED, Clock, Event, Job, OrderT, Output, Stat
 from receiver.sandbox.loopback import loopback_url
 from receiver.sandbox.options import ErrorShape, Options
 from receiver.sandbox.signing import Signer
-from receiver.sandbox.submits import InvalidRequestError
+from receiver.sandbox.submits import InvalidRequestError, picture
 from receiver.sandbox.upscale import UnusableSourceError, Upscaled, upscale
 
 logger = logging.getLogger(__name__)
@@ -68,6 +68,7 @@ class StandIn(ABC, Generic[OrderT]):
         secrets: those that sign deliveries and were made here, since none were given.
         page_size: jobs on a page of the list.
         missing: what the API says where a job is not known.
+        picture_at: where the JSON of a submit has the picture, or its URL.
     """
 
     retries: ClassVar[Retries] = Retries()
@@ -76,6 +77,7 @@ class StandIn(ABC, Generic[OrderT]):
     invalid_status: ClassVar[int] = 422
     page_size: ClassVar[int] = 20
     missing: ClassVar[str] = "Not found."
+    picture_at: ClassVar[Sequence[str | int]]
     secrets: tuple[str, ...] = ()
 
     def __init__(self, options: Options, clock: Clock, signer: Signer | None = None) -> None:
@@ -131,10 +133,6 @@ class StandIn(ABC, Generic[OrderT]):
     @abstractmethod
     def hosting(self) -> Hosting:
         """Return how the results are given out."""
-
-    @abstractmethod
-    def picture_of(self, request: Any) -> bytes:
-        """Return the picture in the JSON of a submit that `parse` has accepted."""
 
     @abstractmethod
     def message(self, job: Job[OrderT], request: Any, event: Event) -> Any:
@@ -360,9 +358,15 @@ class StandIn(ABC, Generic[OrderT]):
         if job.order.source is not None:
             return await self._fetch(job.order.source)
         try:
-            return await to_thread.run_sync(lambda: self.picture_of(self._request(job)))
+            return await to_thread.run_sync(self._picture, job)
         except FileNotFoundError as error:
             raise UnusableSourceError("the job was forgotten for newer ones") from error
+
+    def _picture(self, job: Job[OrderT]) -> bytes:
+        found = self._request(job)
+        for key in self.picture_at:
+            found = found[key]
+        return picture(found)
 
     async def _fetch(self, url: str) -> bytes:
         try:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from receiver.sandbox.options import Options
 from receiver.sandbox.pictures import SAMPLES, draw
 from receiver.sandbox.submits import InvalidRequestError
-from receiver.sandbox.ximilar.validation import parse
+from receiver.sandbox.ximilar import parse
 from tests.sandbox.harness import TOKEN, Neighbour, Sandbox, opened, sandbox
 from tests.support.processes import TRUST
 

@@ -4,8 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from receiver.core.completion import is_provider_id
-from receiver.core.errors import UnavailableError, UnknownJobError
-from receiver.providers.api import MAX_JOB_BYTES, Call, ListingClient, kept_body, read_answer
+from receiver.providers.api import ListingClient, kept_body, read_answer
 from receiver.providers.base import MAX_WORD, Ending, Listed, Report, short, time_at
 from receiver.providers.replicate import predictions
 
@@ -18,12 +17,7 @@ class ReplicateClient(ListingClient):
     path = "/predictions"
 
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:  # noqa: ARG002 - the id suffices
-        if not is_provider_id(job_id):
-            raise UnknownJobError("This can be no job's id.")
-        call = Call(f"/predictions/{job_id}", max_bytes=MAX_JOB_BYTES, about_a_job=True)
-        document = await self._call(call)
-        if document.get("id") != job_id:
-            raise UnavailableError("The provider's answer is about another job.")
+        document = await self.document(job_id)
         status = short(document.get("status"), MAX_WORD)
         reading = read_answer(predictions.read, document) if status in predictions.ENDED_STATUSES else None
         return Report(

@@ -54,6 +54,10 @@ class Ximilar(ListingClient):
     path = "/request"
     finds_submissions = True
 
+    @staticmethod
+    def is_id(value: object) -> bool:
+        return is_bare_id(value)
+
     async def submit(self, upscale: Upscale) -> str:
         """Submit a job and return its id. It is billed, so the call is repeated only where nothing was sent.
 
@@ -73,7 +77,7 @@ class Ximilar(ListingClient):
         return job_id
 
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:  # noqa: ARG002 - the id suffices
-        return _report(await self._document(job_id), job_id)
+        return _report(await self.document(job_id), job_id)
 
     def listed(self, row: Mapping[str, Any]) -> Listed | None:
         """Return a row, of which a strange status is an empty one. The list is the whole account's."""
@@ -117,7 +121,7 @@ class Ximilar(ListingClient):
             if row.id in others:
                 continue
             try:
-                document = await self._document(row.id)
+                document = await self.document(row.id)
             except UnknownJobError:
                 continue  # it has left the list meanwhile
             except ProviderError as error:
@@ -149,11 +153,6 @@ class Ximilar(ListingClient):
                     break
         return undated + sorted(recent, key=attrgetter("created"), reverse=True)
 
-    async def _document(self, job_id: str) -> dict[str, Any]:
-        if not is_bare_id(job_id):
-            raise UnknownJobError("This can be no job's id.")
-        return await self._call(Call(f"/request/{job_id}", max_bytes=MAX_JOB_BYTES, about_a_job=True))
-
 
 def _encoded(upscale: Upscale) -> bytes:
     return json.dumps(upscale.body()).encode("ascii")
@@ -168,8 +167,6 @@ def _secrets(upscale: Upscale) -> list[str]:
 
 
 def _report(document: Mapping[str, Any], job_id: str) -> Report:
-    if document.get("id") != job_id:
-        raise UnavailableError("The provider's answer is about another job.")
     status = _word(document.get("status"))
     if status is None:
         raise UnavailableError("The provider's answer: status is missing.")
