@@ -61,23 +61,6 @@ class Rule:
         """The name in words."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name).capitalize()
 
-    @property
-    def expression(self) -> str:
-        """The condition in PromQL."""
-        only = ",".join(
-            f'{name}{"!=" if value[0] == "!" else "="}"{value.removeprefix("!")}"'
-            for name, value in self.only.items()
-        )
-        text = f"{self.metric}{{{only}}}" if only else self.metric
-        if self.whole is not None:
-            text = f"{text} / ({text} + {self.whole})"
-        if self.minutes is not None:
-            function = "increase" if self.metric.endswith("_total") else "delta"
-            text = f"{function}({text}[{self.minutes}m])"
-        if self.by is not None:
-            text = f"sum by ({self.by}) ({text})"
-        return f"{text} > {self.over:g}" if self.over is not None else f"{text} == {self.equals:g}"
-
     def values(self, samples: Samples) -> dict[Labels, float] | None:
         """Return what is compared or, with ``minutes``, what must have risen; ``None`` if it is not known."""
         if self.metric not in samples or (self.whole is not None and self.whole not in samples):

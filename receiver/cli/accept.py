@@ -1,6 +1,5 @@
 """``receiver accept``: archives bytes that verification refused."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -8,9 +7,8 @@ from rich.console import Console
 
 from receiver.bootstrap.factories import open_spool
 from receiver.cli import output
-from receiver.cli.common import AsJson, Yes, can_ask, is_wanted, load_config, print_message
+from receiver.cli.common import AsJson, Yes, can_ask, is_wanted, load_config, on_ledger, print_message
 from receiver.cli.selection import JobId, find_job
-from receiver.config import Config
 from receiver.core import serializers
 from receiver.ledger import Ledger, LedgerReader
 from receiver.operations import acceptance
@@ -30,7 +28,15 @@ def accept(
     address or a source that is not allowed were never fetched, and cannot be accepted.
     """
     config, _ = load_config()
-    found = asyncio.run(_find(config, job_id))
+
+    async def find(reader: LedgerReader) -> RefusedBytes:
+        job = await find_job(reader, job_id)
+        return await acceptance.find_refused(reader, open_spool(config), job.id)
+
+    async def take(ledger: Ledger) -> None:
+        await acceptance.accept(ledger, open_spool(config), found.job.id, found.image.sha256)
+
+    found = on_ledger(LedgerReader.open(config.ledger_location), find)
     document = {
         "id": found.job.id,
         "ref": found.job.ref,
@@ -48,7 +54,7 @@ def accept(
         output.facts(document, Console(stderr=asks, soft_wrap=True))
     done = not dry_run and (yes or (asks and is_wanted("Archive these bytes as they are? [y/N] ")))
     if done:
-        asyncio.run(_accept(config, found))
+        on_ledger(Ledger.open_beside(config.ledger_location), take)
     if as_json and (done or not asks):
         output.print_json({"accepted": done, **document})
     if dry_run:
@@ -57,14 +63,3 @@ def accept(
         print_message("nothing was done" if asks else "nothing was done; --yes does it")
         raise typer.Exit(1)
     print_message("accepted; a running serve archives them within a second, else the next start")
-
-
-async def _find(config: Config, text: str) -> RefusedBytes:
-    async with await LedgerReader.open(config.ledger_location) as reader:
-        job = await find_job(reader, text)
-        return await acceptance.find_refused(reader, open_spool(config), job.id)
-
-
-async def _accept(config: Config, found: RefusedBytes) -> None:
-    async with await Ledger.open_beside(config.ledger_location) as ledger:
-        await acceptance.accept(ledger, open_spool(config), found.job.id, found.image.sha256)

@@ -5,11 +5,12 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -18,6 +19,9 @@ from receiver import config as settings
 from receiver.cli.interruption import INTERRUPTED
 from receiver.cli.output import safe
 from receiver.config import Config
+
+L = TypeVar("L")
+T = TypeVar("T")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")]
@@ -44,9 +48,18 @@ INVOCATION: ContextVar[Invocation] = ContextVar("invocation")
 def load_config() -> tuple[Config, Mapping[str, str]]:
     """Return the settings and their environment. Raise `ConfigError` with a line that names a wrong one."""
     environ = settings.environment(INVOCATION.get().environ, DOTENV)
-    # libpq looks for its own variables in the process's environment alone.
-    os.environ.update({name: value for name, value in environ.items() if name.startswith("PG")})
+    export_library_variables(environ)
     return settings.load(environ), environ
+
+
+def on_ledger(opening: Awaitable[AbstractAsyncContextManager[L]], work: Callable[[L], Awaitable[T]]) -> T:
+    """Open a ledger, and return the result of work on it."""
+
+    async def run() -> T:
+        async with await opening as ledger:
+            return await work(ledger)
+
+    return asyncio.run(run())
 
 
 def export_library_variables(environ: Mapping[str, str]) -> None:

@@ -18,7 +18,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, NoReturn
 
 import httpx
 import typer
@@ -30,9 +30,10 @@ from receiver.cli import output
 from receiver.cli.common import AsJson, fail
 from receiver.cli.interruption import INTERRUPTED
 from receiver.cli.options import choice, whole
+from receiver.client import ApiError, AsyncClient
 from receiver.core.concurrency import cancel
 from receiver.core.errors import LedgerError
-from receiver.core.jobs import FINAL, State
+from receiver.core.jobs import State
 from receiver.core.paths import webhook_path
 from receiver.ledger import DirectoryLock
 from receiver.providers.registry import ENTRIES
@@ -40,8 +41,6 @@ from receiver.sandbox.options import ProviderName
 from receiver.sandbox.pictures import SAMPLES
 from receiver.sandbox.trials import TRIALS, Trial
 from receiver.submission.file_sources import FileSources
-
-T = TypeVar("T")
 
 Picture = tuple[str, bytes, int]
 """The name of an image, which becomes the job's ref, the image itself, and the factor to upscale it by."""
@@ -70,6 +69,10 @@ class Child:
     process: Process
     log_file: Path
 
+    async def wait_for_exit(self) -> NoReturn:
+        await self.process.wait()
+        raise DemoError(f"the {self.name} has ended by itself; its log is {self.log_file}")
+
 
 @dataclass(frozen=True, slots=True)
 class Demo:
@@ -82,24 +85,21 @@ class Demo:
     archive: Path
     children: Sequence[Child] = ()
 
-    async def wait_for_exit(self) -> NoReturn:
-        """Wait until a process has ended, then raise `DemoError` with its name."""
-        ends = {asyncio.create_task(child.process.wait()): child for child in self.children}
-        try:
-            ended, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for end in ends:
-                end.cancel()
-        child = ends[ended.pop()]
-        raise DemoError(f"the {child.name} has ended by itself; its log is {child.log_file}")
+    def client(self) -> AsyncClient:
+        return AsyncClient(self.address, self.token)
 
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+    async def wait_for_exit(self) -> None:
+        """Wait until a process has ended, then raise `DemoError` with its name."""
+        await asyncio.gather(*(child.wait_for_exit() for child in self.children))
+
+    async def run(self, work: Coroutine[Any, Any, bool]) -> bool:
         """Return the result of work. Cancel it, and raise `DemoError`, if a process ends."""
         task, exit_ = asyncio.create_task(work), asyncio.create_task(self.wait_for_exit())
         try:
             await asyncio.wait((task, exit_), return_when=asyncio.FIRST_COMPLETED)
-            # Work that failed at the same moment failed because of the exit.
-            return await (exit_ if exit_.done() else task)
+            if exit_.done():  # work that failed at the same moment failed because of the exit
+                await exit_
+            return await task
         finally:
             await cancel((task, exit_))
 
@@ -114,18 +114,16 @@ def demo(
     port: Annotated[int, whole("The receiver's port; 0 for any free one.", 0, 65535)] = 8080,
     leave: Annotated[bool, typer.Option("--exit", help="End when all images are archived.")] = False,
     as_json: AsJson = False,
-) -> None:
+) -> bool:
     """Run sandbox, receiver and folder archive on this machine, with a few images through all of it."""
     try:
         pictures = read_pictures(images or [])
         run = _demo(TRIALS[provider](), pictures, folder, port, leave=leave, as_json=as_json)
-        archived = asyncio.run(until_signal(run))
+        return asyncio.run(until_signal(run))
     except DemoError as error:
         fail(str(error))
-    if archived is None:
-        raise typer.Exit(INTERRUPTED)
-    if not archived:
-        raise typer.Exit(1)
+    except (ApiError, httpx.TransportError) as error:
+        fail(f"the receiver does not answer as it should ({type(error).__name__})")
 
 
 async def _demo(
@@ -171,8 +169,8 @@ def _live_jobs(*, quiet: bool) -> Iterator[Show]:
         yield show
 
 
-async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
-    """Return the result of work, or ``None`` if SIGINT, SIGTERM or SIGHUP cancelled it."""
+async def until_signal(work: Coroutine[Any, Any, bool]) -> bool:
+    """Return the result of work. Raise `typer.Exit` if SIGINT, SIGTERM or SIGHUP cancelled it."""
     task = asyncio.create_task(work)
 
     def stop() -> None:
@@ -184,7 +182,7 @@ async def until_signal(work: Coroutine[Any, Any, T]) -> T | None:
     try:
         return await task
     except asyncio.CancelledError:
-        return None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def read_pictures(paths: Sequence[Path]) -> list[Picture]:
@@ -252,7 +250,7 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
     webhook = demo.address + webhook_path(trial.provider)
     async with (
         httpx.AsyncClient(base_url=demo.sandbox, trust_env=False, timeout=30) as sandbox,
-        _client(demo) as client,
+        demo.client() as client,
         FileSources(demo.archive.as_uri(), {}) as sources,
     ):
         for name, data, factor in pictures:
@@ -263,10 +261,7 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
                 raise DemoError(f"{name}: {error.response.text}") from None
             except httpx.HTTPError as error:
                 raise DemoError(f"{name}: the sandbox does not answer ({type(error).__name__})") from None
-            announced = {"id": job_id, "ref": name}
-            if trial.endpoint is not None:
-                announced["endpoint"] = trial.endpoint
-            await _ask(client, "POST", "/jobs", json=announced)
+            await client.announce(job_id, ref=name, endpoint=trial.endpoint)
             sources.keep(job_id, data)
             ids.append(job_id)
     return await follow(demo, ids, show)
@@ -274,26 +269,13 @@ async def send(demo: Demo, pictures: Sequence[Picture], show: Show) -> bool:
 
 async def follow(demo: Demo, ids: Collection[str], show: Show) -> bool:
     """Show jobs until each has ended. Return whether all are archived."""
-    async with _client(demo) as client:
+    async with demo.client() as client:
         while True:
-            jobs = [await _ask(client, "GET", f"/jobs/{job_id}") for job_id in ids]
-            show(jobs)
-            if all(State(job["state"]) in FINAL for job in jobs):
-                return all(job["state"] == State.ARCHIVED for job in jobs)
+            jobs = [await client.job(job_id) for job_id in ids]
+            show([job.model_dump(mode="json") for job in jobs])
+            if all(job.is_final for job in jobs):
+                return all(job.state == State.ARCHIVED for job in jobs)
             await asyncio.sleep(REFRESH_SECONDS)
-
-
-async def _ask(client: httpx.AsyncClient, method: str, path: str, **request: Any) -> Any:
-    try:
-        return (await client.request(method, path, **request)).raise_for_status().json()
-    except httpx.HTTPError as error:
-        raise DemoError(f"the receiver does not answer as it should ({type(error).__name__})") from None
-
-
-def _client(demo: Demo) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=demo.address, headers={"Authorization": f"Bearer {demo.token}"}, trust_env=False, timeout=30
-    )
 
 
 @contextlib.asynccontextmanager

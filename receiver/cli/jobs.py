@@ -1,6 +1,5 @@
 """``receiver jobs`` and ``job``, and what gives up jobs: ``forget`` and ``disk-lost``."""
 
-import asyncio
 from typing import Annotated
 
 import typer
@@ -8,13 +7,12 @@ from rich.console import Console
 
 from receiver.api.params import MAX_LIMIT
 from receiver.cli import output
-from receiver.cli.common import AsJson, Yes, can_ask, confirm, fail, load_config, print_message
+from receiver.cli.common import AsJson, Yes, can_ask, confirm, fail, load_config, on_ledger, print_message
 from receiver.cli.options import whole
 from receiver.cli.selection import JobId, Provider, Reason, Ref, Since, States, Until, find_job, job_filter
-from receiver.config import Config
 from receiver.core import serializers
 from receiver.core.errors import LedgerError
-from receiver.core.jobs import Job, State
+from receiver.core.jobs import State
 from receiver.ledger import Ledger, LedgerReader
 
 LIMIT = 20
@@ -97,12 +95,12 @@ def forget(job_id: JobId, *, yes: Yes = False, as_json: AsJson = False) -> None:
     overdue or asked for. Its completion is taken all the same, should it come.
     """
     config, _ = load_config()
-    job = asyncio.run(_find(config, job_id))
+    job = on_ledger(LedgerReader.open(config.ledger_location), lambda ledger: find_job(ledger, job_id))
     if job.state is State.SUBMITTED and not yes:  # others are refused below
         if can_ask():
             output.facts(serializers.job(job), Console(stderr=True, soft_wrap=True))
         confirm("Give this job up? [y/N] ")
-    job = asyncio.run(_forget(config, job))
+    job = on_ledger(Ledger.open_beside(config.ledger_location), lambda ledger: ledger.forget(job.id))
     if as_json:
         output.print_json(serializers.job(job))
     print_message(f"job {job.id} is given up")
@@ -121,22 +119,7 @@ def disk_lost(
     config, _ = load_config()
     if not yes:
         confirm(f"Give up the disk of {name} for good? [y/N] ")
-    jobs = asyncio.run(_give_up(config, name))
+    jobs = on_ledger(Ledger.open_beside(config.ledger_location), lambda ledger: ledger.give_up_disk(name))
     if jobs is None:
         fail(f"no receiver named {name} is dead; one that is killed is noticed after a minute")
     print_message(f"the images of {len(jobs)} jobs are fetched again, as far as their URLs live")
-
-
-async def _find(config: Config, text: str) -> Job:
-    async with await LedgerReader.open(config.ledger_location) as reader:
-        return await find_job(reader, text)
-
-
-async def _forget(config: Config, job: Job) -> Job:
-    async with await Ledger.open_beside(config.ledger_location) as ledger:
-        return await ledger.forget(job.id)
-
-
-async def _give_up(config: Config, name: str) -> list[str] | None:
-    async with await Ledger.open_beside(config.ledger_location) as ledger:
-        return await ledger.give_up_disk(name)

@@ -19,6 +19,5 @@ def load_checked_config() -> tuple[Config, Mapping[str, str]]:
     """Return the settings, checked as `serve` does, and their environment, or raise `ConfigError`."""
     config, environ = common.load_config()
     check_settings(config, environ)
-    common.export_library_variables(environ)
     os.umask(0o077)  # whatever is created here is readable by its owner alone
     return config, environ

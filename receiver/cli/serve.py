@@ -7,7 +7,7 @@ import structlog
 import typer
 
 from receiver.bootstrap.serve import serve as serve_until_stopped
-from receiver.cli.common import DOTENV, INVOCATION, exit_now, export_library_variables, load_config
+from receiver.cli.common import DOTENV, INVOCATION, exit_now, load_config
 from receiver.config import hidden
 from receiver.telemetry import logs
 
@@ -20,7 +20,6 @@ def serve(
 ) -> None:
     """Accept deliveries, archive images and answer questions, until SIGTERM."""
     config, environ = load_config()
-    export_library_variables(environ)
     logs.configure(config.log)
     for name in hidden(INVOCATION.get().environ, DOTENV):
         log.warning("setting differs from .env", setting=name)

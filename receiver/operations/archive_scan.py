@@ -43,24 +43,15 @@ class ArchiveScan:
     ) -> AsyncIterator[tuple[Sequence[ListedObject], list[ListedObject]]]:
         """Continue the listing after the checkpoint, which is saved after each page.
 
-        ``on_progress`` is called with the number of objects done.
-
-        Yields:
-            All objects of a page that can be read, and those among them that `_unknown` returns. What cannot
-            be read is reported.
-
-        Raises:
-            ArchiveError: the archive cannot be listed.
-            LedgerError: the ledger cannot be read or written.
+        Yield all objects of a page that can be read, and those among them that `_unknown` returns. What
+        cannot be read is reported. ``on_progress`` is called with the number of objects done.
         """
         checkpoint = self.checkpoint
         async for page in self.archive.entries(checkpoint.position.get("after_object")):
-            readable = []
             for listed in page:
-                if listed.unreadable is None:
-                    readable.append(listed)
-                else:
+                if listed.unreadable is not None:
                     self.report(finding(None, listed.uri, "archive.unreadable", listed.unreadable))
+            readable = [listed for listed in page if listed.unreadable is None]
             yield readable, await _unknown(self.ledger, readable)
             checkpoint.counts["objects"] += len(page)
             checkpoint.position["after_object"] = page[-1].uri
@@ -68,15 +59,14 @@ class ArchiveScan:
             on_progress(checkpoint.counts["objects"])
 
     async def inspect(self, inspect: Callable[[], Awaitable[ObjectInfo]]) -> ObjectInfo:
-        """Inspect an object within the rate limit. Retry and raise as `retry_unavailable` does."""
+        """Inspect an object within the rate limit."""
         await self.throttle()
         return await retry_unavailable(inspect, self.sleep)
 
     async def inspect_listed(self, listed: ListedObject, depth: Depth) -> ObjectInfo | Finding | None:
         """Inspect an object of a page. Return a finding if it is unreadable, ``None`` if it is gone."""
-        stored = StoredObject(listed.uri)
         try:
-            return await self.inspect(lambda: self.archive.inspect(stored, depth))
+            return await self.inspect(lambda: self.archive.inspect(StoredObject(listed.uri), depth))
         except ArchiveError as error:
             if error.reason not in UNREADABLE:
                 raise
@@ -93,11 +83,7 @@ def finding(job_id: str | None, uri: str | None, reason: str, detail: str) -> Fi
 
 
 async def has_objects(archive: Inventory) -> bool:
-    """List a first page and return whether it has an object: if unreachable, every object would look lost.
-
-    Raises:
-        ArchiveError: the archive is missing, or cannot be listed.
-    """
+    """Return whether an archive has an object. Raise `ArchiveError` if it is missing, or cannot be listed."""
     async for _ in archive.entries():
         return True
     return False
@@ -108,11 +94,7 @@ async def retry_unavailable(
     sleep: Callable[[float], Awaitable[object]],
     waits: Sequence[float] = RETRY_WAITS,
 ) -> T:
-    """Do a step; if the archive does not answer, repeat it after each of the waits.
-
-    Raises:
-        ArchiveError: by the step, or because the archive still does not answer.
-    """
+    """Do a step; if the archive does not answer, repeat it after each of the waits."""
     for seconds in waits:
         try:
             return await step()

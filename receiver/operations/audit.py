@@ -36,16 +36,14 @@ class Auditor:
     depth: Depth
 
     async def run(self, on_progress: OnProgress) -> None:
-        """Continue after the checkpoint, to the end.
-
-        Raises:
-            ArchiveError: the archive cannot be read; the next run continues here.
-            LedgerError: the ledger cannot be read or written; the next run continues here.
-        """
-        await has_objects(self.scan.archive)  # raises if it is unreachable
+        """Continue after the checkpoint, to the end. After an error, the next run continues here."""
+        await has_objects(self.scan.archive)  # raises if it is unreachable: every object would look lost
         if not self.scan.checkpoint.position.get("jobs_done"):
             await self._check_jobs(on_progress)
-        await self._check_objects(on_progress)
+        async for _, unknown in self.scan.pages(partial(on_progress, "objects")):
+            for found in await map_concurrently(unknown, self.scan.concurrency, self._check_object):
+                if found is not None:
+                    self.scan.report(found)
         await self.scan.checkpoint.save(finished=True)
 
     async def _check_jobs(self, on_progress: OnProgress) -> None:
@@ -56,13 +54,11 @@ class Auditor:
             if not page:
                 break
             found = await map_concurrently(page, self.scan.concurrency, self._check_job)
-            damage = {one.seq: one for one in found if one is not None}
-            sound = [one.seq for one in page if one.seq not in damage]
-            await self.scan.ledger.record_audit(sound, list(damage.values()))
-            for numbered in page:
-                if (wrong := damage.get(numbered.seq)) is not None:
-                    where = numbered.job.id, numbered.stored.uri
-                    self.scan.report(finding(*where, wrong.reason, wrong.detail))
+            sound = [one.seq for one, wrong in zip(page, found, strict=True) if wrong is None]
+            await self.scan.ledger.record_audit(sound, [wrong for wrong in found if wrong is not None])
+            for one, wrong in zip(page, found, strict=True):
+                if wrong is not None:
+                    self.scan.report(finding(one.job.id, one.stored.uri, wrong.reason, wrong.detail))
             counts["jobs"] += len(page)
             position["after_job"] = page[-1].seq
             await self.scan.checkpoint.save()
@@ -85,12 +81,6 @@ class Auditor:
             if present is None or present.stored is None or present.stored == stored:
                 return AuditFinding(numbered.seq, *wrong)
             stored = present.stored  # its image was moved meanwhile
-
-    async def _check_objects(self, on_progress: OnProgress) -> None:
-        async for _, unknown in self.scan.pages(lambda done: on_progress("objects", done)):
-            for found in await map_concurrently(unknown, self.scan.concurrency, self._check_object):
-                if found is not None:
-                    self.scan.report(found)
 
     async def _check_object(self, listed: ListedObject) -> Finding | None:
         """Return what is wrong with an object whose key names no job archived there."""

@@ -9,8 +9,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from receiver.core.errors import LedgerError
 from receiver.ledger import Ledger, LedgerReader, take_lock
@@ -34,16 +35,16 @@ Finding = dict[str, Any]
 class Checkpoint:
     """The checkpoint of one kind of run; its file of findings is locked until it is closed."""
 
-    def __init__(self, ledger: Ledger, name: str, file: int, saved: dict[str, Any], *, resumed: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, name: str, file: BinaryIO, saved: dict[str, Any], *, resumed: bool
+    ) -> None:
         self.resumed = resumed
         self.began_at: int = saved["began_at"]
         self.finished_at: int | None = None
         self.position: dict[str, Any] = saved["position"]
         self.counts: Counter[str] = Counter(saved["counts"])
         self._plan = saved["plan"]
-        self._end: int = saved["findings_bytes"]
         self._ledger, self._name, self._file = ledger, name, file
-        self._unsaved = b""
 
     @classmethod
     async def open(
@@ -63,32 +64,28 @@ class Checkpoint:
             plan = {**plan, "instance": ledger.member.id}
         path = folder / f"{name}.jsonl"
         try:
-            file = take_lock(path, f"Another process runs `receiver {name}` on {folder} already.")
+            lock = take_lock(path, f"Another process runs `receiver {name}` on {folder} already.")
         except PermissionError:
             raise LedgerError(
                 "ledger.unavailable",
                 f"{path} belongs to another user, who ran this before;"
                 " give it to this one with chown, or remove it",
             ) from None
+        file = os.fdopen(lock, "r+b")
         try:
             saved = {} if from_start else json.loads(await ledger.checkpoint(name) or "{}")
             resumed = (
                 saved.get("plan") == plan
                 and "position" in saved  # an earlier version called it otherwise
                 and saved["finished_at"] is None
-                and saved["findings_bytes"] <= os.fstat(file).st_size
+                and saved["findings_bytes"] <= file.seek(0, os.SEEK_END)
             )
             if not resumed:
-                saved = {
-                    "plan": plan,
-                    "began_at": ledger.now(),
-                    "position": {},
-                    "counts": {},
-                    "findings_bytes": 0,
-                }
-            os.ftruncate(file, saved["findings_bytes"])
+                new = {"position": {}, "counts": {}, "findings_bytes": 0}
+                saved = {"plan": plan, "began_at": ledger.now(), **new}
+            file.truncate(file.seek(saved["findings_bytes"]))
         except BaseException:
-            os.close(file)
+            file.close()
             raise
         return cls(ledger, name, file, saved, resumed=resumed)
 
@@ -96,23 +93,18 @@ class Checkpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)  # which releases the lock
+        with suppress(OSError):  # of findings that were not saved, and have failed before
+            self._file.close()  # which releases the lock
 
     def add(self, finding: Finding) -> None:
         """Add a finding; the next `save` makes it durable."""
-        self._unsaved += json.dumps(finding, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n"
+        self._file.seek(0, os.SEEK_END)
+        self._file.write(json.dumps(finding, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
 
     async def save(self, *, finished: bool = False) -> None:
-        """Save findings, counts and position, and whether the run has ended.
-
-        Raises:
-            LedgerError: the ledger cannot be written.
-            OSError: the file of findings cannot be written.
-        """
-        while self._unsaved:
-            written = os.pwrite(self._file, self._unsaved, self._end)
-            self._unsaved, self._end = self._unsaved[written:], self._end + written
-        os.fsync(self._file)
+        """Save findings, counts and position, and whether the run has ended."""
+        end = self._file.seek(0, os.SEEK_END)  # which writes what is buffered
+        os.fsync(self._file.fileno())
         self.finished_at = self._ledger.now() if finished else None
         state = {
             "plan": self._plan,
@@ -120,7 +112,7 @@ class Checkpoint:
             "finished_at": self.finished_at,
             "position": self.position,
             "counts": self.counts,
-            "findings_bytes": self._end,
+            "findings_bytes": end,
         }
         await self._ledger.save_checkpoint(self._name, json.dumps(state))
         if self.finished_at is not None:
@@ -128,7 +120,5 @@ class Checkpoint:
 
     def findings(self) -> Iterator[Finding]:
         """Read all findings since the run began, including those before an interruption."""
-        with open(os.dup(self._file), "rb") as file:  # noqa: PTH123 - takes a descriptor, not a path
-            file.seek(0)
-            for line in file:
-                yield json.loads(line)
+        self._file.seek(0)
+        yield from map(json.loads, self._file)

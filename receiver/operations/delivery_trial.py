@@ -13,7 +13,7 @@ import ipaddress
 import json
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib import resources
@@ -47,7 +47,7 @@ STEPS = {
     "fetch": "Fetch and verify the picture",
     "archive": "Archive the picture",
 }
-"""What is done, in this order, in words for people."""
+"""What is done, in this order: each by the method of `_Work` with this name, in words for people."""
 
 _CHECKPOINT = "test delivery"
 _LOOK = "Look at DNS, firewall and proxy."
@@ -100,8 +100,7 @@ def picture() -> bytes:
 
 async def read_trial(ledger: LedgerReader) -> Trial | None:
     """Return the last trial."""
-    text = await ledger.checkpoint(_CHECKPOINT)
-    return None if text is None else _read(text)
+    return _read(await ledger.checkpoint(_CHECKPOINT))
 
 
 async def is_ticket(ledger: LedgerReader, ticket: str, now: int) -> bool:
@@ -132,7 +131,7 @@ class DeliveryTrials:
         """Return a new trial. Raise `LedgerError` ``ledger.wrong_state`` while another one runs."""
         now = self.ledger.now()
         text = await self.ledger.checkpoint(_CHECKPOINT)
-        last = None if text is None else _read(text)
+        last = _read(text)
         if last is not None and last.is_running(now):
             raise LedgerError("ledger.wrong_state", _UNDER_WAY)
         own = self.providers[provider]
@@ -145,11 +144,10 @@ class DeliveryTrials:
     async def run(self, trial: Trial, on_step: Callable[[Step], object] = lambda _: None) -> Trial:
         """Take the steps, up to the first that fails; call ``on_step`` as each begins and ends."""
         work = _Work(self, trial)
-        doing: Sequence[Callable[[], Awaitable[str]]]
-        doing = (work.make, work.reach, work.deliver, work.record, work.fetch, work.archive)
         kept = _text(trial)
         try:
-            for name, do in zip(STEPS, doing, strict=True):
+            for name in STEPS:
+                do: Callable[[], Awaitable[str]] = getattr(work, name)
                 step = Step(name)
                 trial.steps.append(step)
                 kept = await self._save(trial, kept)
@@ -180,7 +178,7 @@ class DeliveryTrials:
 
 
 class _Work:
-    """The steps of one trial. Each returns what came of it, or raises `_Failed`."""
+    """The `STEPS` of one trial. Each returns what came of it, or raises `_Failed`."""
 
     def __init__(self, trials: DeliveryTrials, trial: Trial) -> None:
         self._trials, self._trial = trials, trial
@@ -319,8 +317,7 @@ class _Work:
                 " RECEIVER_IMAGE_SOURCES, and restart."
             )
         if family == "url":
-            networks = await self._private_networks()
-            if networks:
+            if networks := await self._private_networks():
                 return f"For a test, add {', '.join(networks)} to RECEIVER_IMAGE_NETWORKS, and restart."
             return "Put TLS in front, and set RECEIVER_PUBLIC_URL to the https address."
         if family == "image":
@@ -340,7 +337,9 @@ def _text(trial: Trial) -> str:
     return json.dumps(asdict(trial))
 
 
-def _read(text: str) -> Trial:
+def _read(text: str | None) -> Trial | None:
+    if text is None:
+        return None
     kept = json.loads(text)
     return Trial(**{**kept, "steps": [Step(**step) for step in kept["steps"]]})
 

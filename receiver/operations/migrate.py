@@ -51,11 +51,9 @@ class Migrator:
     async def move(self, on_progress: Callable[[int], None]) -> None:
         """Put, prove and record every image of the source in the target. Count those done to ``on_progress``.
 
-        Raises:
-            ArchiveError: the target accepts nothing.
-            LedgerError: an image that was put cannot be recorded.
+        Raise `ArchiveError` if the target accepts nothing.
         """
-        await has_objects(self.source)  # raises if it is unreachable
+        await has_objects(self.source)  # raises if it is unreachable: every image would look lost
         after = 0
         while page := await self.ledger.archived_jobs(after=after, limit=PAGE):
             pending = [one for one in page if _lies_in(one.job, self.source)]
@@ -65,11 +63,7 @@ class Migrator:
             on_progress(sum(self.counts[name] for name in ("elsewhere", "moved", "failed")))
 
     async def remove(self, on_progress: Callable[[int], None]) -> None:
-        """Remove each file of the source whose image is recorded and proved in the target.
-
-        Raises:
-            ArchiveError: the target cannot be asked, or a file cannot be removed.
-        """
+        """Remove each file of the source whose image is recorded and proved in the target."""
         done = 0
         async for page in self.source.entries():
             await map_concurrently(page, self.concurrency, self._remove)

@@ -16,11 +16,8 @@ from receiver.operations.checkpoint import Finding
 async def rebuild(scan: ArchiveScan, on_progress: Callable[[int], None]) -> None:
     """Add the jobs of the archive's objects to the ledger. Jobs that it knows are not overwritten.
 
-    It continues after the checkpoint, to the end; ``on_progress`` is called with the objects done.
-
-    Raises:
-        ArchiveError: the archive cannot be read; the next run continues here.
-        LedgerError: the ledger cannot be read or written; the next run continues here.
+    It continues after the checkpoint, to the end, and after an error so does the next run. ``on_progress`` is
+    called with the objects done.
     """
     counts = scan.checkpoint.counts
     async for page, unknown in scan.pages(on_progress):
@@ -38,26 +35,26 @@ async def rebuild(scan: ArchiveScan, on_progress: Callable[[int], None]) -> None
             elif outcome is Rebuilt.CONFLICT:
                 detail = f"The ledger knows another image of job {image.id}."
                 scan.report(finding(*where, "archive.mislabelled", detail))
-        for wrong in found:
-            if isinstance(wrong, dict):
-                scan.report(wrong)
+        for wrong in (one for one in found if isinstance(one, dict)):
+            scan.report(wrong)
     await scan.checkpoint.save(finished=True)
 
 
 async def _read(scan: ArchiveScan, listed: ListedObject) -> ArchivedImage | Finding | None:
     """Return the image that an object holds, or why no job can be rebuilt from it."""
     info = await scan.inspect_listed(listed, Depth.PROVED)
-    image = metadata.read(info) if isinstance(info, ObjectInfo) else None
-    if isinstance(info, ObjectInfo) and image is not None and info.sha256 is None:
-        info = await scan.inspect_listed(listed, Depth.DEEP)
     if not isinstance(info, ObjectInfo):
         return info
-    job_id = info.metadata.get("job-id")
+    job_id, image = info.metadata.get("job-id"), metadata.read(info)
     if image is None and job_id is None:
         return finding(None, listed.uri, "archive.foreign", "It names no job.")
     if image is None:
         detail = "Its metadata are not those of an archived image."
         return finding(job_id, listed.uri, "archive.mislabelled", detail)
+    if info.sha256 is None:
+        info = await scan.inspect_listed(listed, Depth.DEEP)
+        if not isinstance(info, ObjectInfo):
+            return info
     if info.sha256 != image.image.sha256:
         detail = f"Its SHA-256 is {info.sha256} instead of {image.image.sha256}."
         return finding(job_id, listed.uri, "archive.altered", detail)

@@ -4,8 +4,10 @@ A server looks once, at its start: images are gone from where they lay, and are 
 the archive that it has now. `ArchiveLocator` reads them from there meanwhile.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import structlog
 
@@ -57,12 +59,7 @@ class Relocator:
         await run_forever(step, log, retry=RETRY_SECONDS)
 
     async def record_moved(self) -> int:
-        """Find out whether archives were moved here, and record it. Return how many images were.
-
-        Raises:
-            ArchiveError: an archive cannot be read.
-            LedgerError: the ledger cannot be read or written.
-        """
+        """Find out whether archives were moved here, and record it. Return how many images were."""
         roots: set[str] = set()
         async for archived in spread(self.ledger, "", self.archive):
             if not archived.stored.uri.startswith(tuple(roots)):
@@ -72,16 +69,14 @@ class Relocator:
 
     async def _follow(self, root: str) -> int:
         """Record which images of a former archive lie here. One that still lies where it lay stays there."""
-        looked = [await self._former_root(one) async for one in spread(self.ledger, root, self.archive)]
-        some_elsewhere = any(found != root for found in looked)
-        count = 0
-        async for page in _pages(self.ledger, root, self.archive):
-            here: Sequence[ArchivedJob] = page
-            if some_elsewhere:  # the former place may only be unreachable: what is not here keeps its address
-                looked = await map_concurrently(page, CONCURRENCY, self._former_root)
-                here = [archived for archived, found in zip(page, looked, strict=True) if found == root]
-            count += await _record(self.ledger, self.archive, root, here)
-        return count
+
+        async def is_here(archived: ArchivedJob) -> bool:
+            return await self._former_root(archived) == root
+
+        all_here = all([await is_here(one) async for one in spread(self.ledger, root, self.archive)])
+        # The former place may only be unreachable: what is not here keeps its address.
+        check = None if all_here else partial(map_concurrently, limit=CONCURRENCY, work=is_here)
+        return (await _record(self.ledger, root, self.archive, check))[1]
 
     async def _former_root(self, archived: ArchivedJob) -> str | None:
         """Return from which root an image was moved here; ``None`` if it lies where it lay, or nowhere."""
@@ -111,12 +106,7 @@ async def move(
     A sample is looked at, and nothing is recorded if something is wrong with it. With ``check_all`` each
     image is looked at, and recorded if it is there. ``on_progress`` is called with the number of images done.
 
-    Returns:
-        How many images were looked at, for how many the ledger was changed, and what is wrong.
-
-    Raises:
-        ArchiveError: the target cannot be read.
-        LedgerError: the ledger cannot be read or written.
+    Return how many images were looked at, for how many the ledger was changed, and what is wrong.
     """
     findings: list[Finding] = []
 
@@ -133,22 +123,15 @@ async def move(
         findings.append(finding(archived.job.id, there.uri, reason, detail))
         return False
 
-    checked = count = 0
-    if not check_all:
-        sample = [archived async for archived in spread(ledger, root, target)]
-        await map_concurrently(sample, concurrency, is_there)
-        checked = len(sample)
-        if findings:
-            return checked, 0, findings
-    async for page in _pages(ledger, root, target):
-        there: Sequence[ArchivedJob] = page
-        if check_all:
-            found = await map_concurrently(page, concurrency, is_there)
-            there = [archived for archived, is_so in zip(page, found, strict=True) if is_so]
-            checked += len(page)
-        count += await _record(ledger, target, root, there)
-        on_progress(checked if check_all else count)
-    return checked, count, findings
+    check = partial(map_concurrently, limit=concurrency, work=is_there)
+    if check_all:
+        return *await _record(ledger, root, target, check, on_progress), findings
+    sample = [archived async for archived in spread(ledger, root, target)]
+    await check(sample)
+    count = 0
+    if not findings:
+        _, count = await _record(ledger, root, target, None, on_progress)
+    return len(sample), count, findings
 
 
 async def spread(ledger: Ledger, root: str, target: Inventory) -> AsyncIterator[ArchivedJob]:
@@ -170,16 +153,26 @@ async def spread(ledger: Ledger, root: str, target: Inventory) -> AsyncIterator[
         at = archived.seq
 
 
-async def _pages(ledger: Ledger, root: str, target: Inventory) -> AsyncIterator[tuple[ArchivedJob, ...]]:
-    after = 0
+async def _record(
+    ledger: Ledger,
+    root: str,
+    target: Inventory,
+    check: Callable[[Sequence[ArchivedJob]], Awaitable[Sequence[bool]]] | None,
+    on_progress: Callable[[int], object] = lambda _: None,
+) -> tuple[int, int]:
+    """Record that what lay below a root lies in the target: all, or what the check of a page says is there.
+
+    Return how many images there were, and for how many the ledger was changed.
+    """
+    after = seen = count = 0
     while page := await ledger.archived_jobs(after=after, limit=PAGE, inside=root, outside=f"{target.uri}/"):
-        yield page
+        there = page if check is None else itertools.compress(page, await check(page))
+        addresses = []
+        for archived in there:
+            uri = archived.stored.uri
+            addresses.append((archived.seq, uri, target.object_at(moved.key_below(root, uri)).uri))
+        count += await ledger.readdress(addresses) if addresses else 0
+        seen += len(page)
+        on_progress(seen)
         after = page[-1].seq
-
-
-async def _record(ledger: Ledger, target: Inventory, root: str, page: Sequence[ArchivedJob]) -> int:
-    addresses = []
-    for archived in page:
-        uri = archived.stored.uri
-        addresses.append((archived.seq, uri, target.object_at(moved.key_below(root, uri)).uri))
-    return await ledger.readdress(addresses) if addresses else 0
+    return seen, count

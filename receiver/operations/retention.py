@@ -52,11 +52,7 @@ async def prune(
     on_progress: Callable[[Mapping[str, int]], None] = lambda _: None,
     sleep: Sleep = asyncio.sleep,
 ) -> Mapping[str, int]:
-    """Remove everything older than ``keep``. Return, and report so far, how many rows by table.
-
-    Raises:
-        LedgerError: the ledger cannot be read or written.
-    """
+    """Remove everything older than ``keep``. Return, and report so far, how many rows by table."""
     removed: Counter[str] = Counter()
     async for kind, before, batch in _batches(ledger, keep, ledger.now()):
         if batch.old:
@@ -67,11 +63,7 @@ async def prune(
 
 
 async def count_prunable(ledger: LedgerReader, keep: timedelta, now: int) -> Mapping[str, int]:
-    """Return the number of rows by table that a round would remove now (ms since the epoch).
-
-    Raises:
-        LedgerError: the ledger cannot be read.
-    """
+    """Return the number of rows by table that a round would remove now (ms since the epoch)."""
     rows: Counter[str] = Counter()
     async for _, _, batch in _batches(ledger, keep, now):
         rows.update(batch.rows)

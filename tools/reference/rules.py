@@ -22,10 +22,27 @@ def _rule(rule: Rule) -> str:
     wait = f"        for: {rule.wait}m\n" if rule.wait else ""
     return f"""\
       - alert: {rule.name}
-        expr: {rule.expression}
+        expr: {_expression(rule)}
 {wait}\
         labels: {{severity: {rule.severity}}}
         annotations:
           summary: {json.dumps(rule.summary)}
           runbook: docs/operations/monitoring.md#{rule.name.lower()}
 """
+
+
+def _expression(rule: Rule) -> str:
+    """The condition in PromQL."""
+    only = ",".join(
+        f'{name}{"!=" if value[0] == "!" else "="}"{value.removeprefix("!")}"'
+        for name, value in rule.only.items()
+    )
+    text = f"{rule.metric}{{{only}}}" if only else rule.metric
+    if rule.whole is not None:
+        text = f"{text} / ({text} + {rule.whole})"
+    if rule.minutes is not None:
+        function = "increase" if rule.metric.endswith("_total") else "delta"
+        text = f"{function}({text}[{rule.minutes}m])"
+    if rule.by is not None:
+        text = f"sum by ({rule.by}) ({text})"
+    return f"{text} > {rule.over:g}" if rule.over is not None else f"{text} == {rule.equals:g}"
