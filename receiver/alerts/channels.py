@@ -34,11 +34,7 @@ class Message:
 
 
 def named(urls: Sequence[str]) -> dict[str, str]:
-    """Return the channels by names that hold nothing of their URLs but the scheme: ``slack 1``.
-
-    Raises:
-        ConfigError: the extra is not installed.
-    """
+    """Return the channels by names that hold nothing of their URLs but the scheme: ``slack 1``."""
     if urls and find_spec("apprise") is None:
         raise ConfigError(
             "RECEIVER_ALERT_URLS: needs the extra `alerts`: pip install 'upscale-receiver[alerts]'"

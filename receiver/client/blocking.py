@@ -30,15 +30,12 @@ def _items(
     def iterate(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         items = method(self._client, *args, **kwargs)
 
-        async def following() -> tuple[T, ...]:
-            try:
-                return (await anext(items),)
-            except StopAsyncIteration:
-                return ()
+        async def following() -> T | None:
+            return await anext(items, None)
 
         try:
-            while found := self._run(following()):
-                yield from found
+            while (found := self._run(following())) is not None:
+                yield found
         finally:
             if not self._loop.is_closed():
                 self._run(items.aclose())

@@ -6,7 +6,7 @@ Secrets are neither printed nor sent to anyone who does not know them.
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from receiver.config import Config, environment, load_partly, named, origins
-from receiver.core.clock import Clock, wall_clock
+from receiver.core.clock import wall_clock
 from receiver.core.concurrency import run_in_thread
 from receiver.core.errors import BodyError, ConfigError
 from receiver.doctor import ledger, machine, remote, settings
@@ -51,7 +51,6 @@ async def diagnose(
     dotenv: Path,
     *,
     deep: bool = False,
-    now: Clock = wall_clock,
     stopping: asyncio.Event | None = None,
     on_waiting: Callable[[Sequence[str]], None] = lambda _: None,
 ) -> Report:
@@ -62,8 +61,8 @@ async def diagnose(
     """
     stopping = stopping or asyncio.Event()
     alone = [
-        Check("versions", partial(run_in_thread, lambda: machine.check_versions(unsafe_sqlite()))),
-        Check(".env", partial(run_in_thread, lambda: settings.check_dotenv(dotenv))),
+        _blocking("versions", lambda: machine.check_versions(unsafe_sqlite())),
+        _blocking(".env", lambda: settings.check_dotenv(dotenv)),
     ]
     try:
         environ = environment(own, dotenv)
@@ -74,14 +73,12 @@ async def diagnose(
         rest = skipped("the rest", "the settings cannot be read")
         return Report([unreadable, *await run_checks(alone), rest], ())
     checks = [
-        Check(
-            "settings", partial(run_in_thread, lambda: settings.check_settings(config, given, wrong, environ))
-        ),
-        Check("secrets", partial(run_in_thread, lambda: settings.check_secrets(config, environ))),
-        Check("secret files", partial(run_in_thread, lambda: _check_secret_files(environ))),
+        _blocking("settings", lambda: settings.check_settings(config, given, wrong, environ)),
+        _blocking("secrets", lambda: settings.check_secrets(config, environ)),
+        _blocking("secret files", lambda: _check_secret_files(environ)),
         *alone,
-        Check(".env", partial(run_in_thread, lambda: settings.check_hidden(own, dotenv))),
-        *_checks(config, environ, now=now, deep=deep),
+        _blocking(".env", lambda: settings.check_hidden(own, dotenv)),
+        *_checks(config, environ, deep=deep),
     ]
     secrets = settings.secret_values(config, environ)
     results = await run_checks(checks, secrets, wrong=named(wrong), stopping=stopping, on_waiting=on_waiting)
@@ -91,9 +88,12 @@ async def diagnose(
 async def look_at(setting: str, environ: Mapping[str, str]) -> list[Result]:
     """Run the checks that depend on a setting."""
     config, wrong = load_partly(environ)
-    checks = _checks(config, environ, now=wall_clock, deep=False)
-    secrets = settings.secret_values(config, environ)
-    return await run_checks([it for it in checks if setting in it.needs], secrets, wrong=named(wrong))
+    checks = [check for check in _checks(config, environ, deep=False) if setting in check.needs]
+    return await run_checks(checks, settings.secret_values(config, environ), wrong=named(wrong))
+
+
+def _blocking(name: str, run: Callable[[], Sequence[Result]], needs: Collection[str] = ()) -> Check:
+    return Check(name, partial(run_in_thread, run), needs=needs)
 
 
 def _check_secret_files(environ: Mapping[str, str]) -> list[Result]:
@@ -105,13 +105,13 @@ def _mounts() -> str:
     return MOUNTS.read_text(encoding="utf-8", errors="replace") if MOUNTS.exists() else ""
 
 
-def _checks(config: Config, environ: Mapping[str, str], *, now: Clock, deep: bool) -> list[Check]:
+def _checks(config: Config, environ: Mapping[str, str], *, deep: bool) -> list[Check]:
     """Return the checks of this machine, then those of remote systems and of addresses that lead there."""
     server_pid = partial(run_in_thread, lambda: holder(config.data_dir))
 
     async def check_ledger() -> list[Result]:
         serving = await server_pid() is not None
-        return await ledger.check_ledger(config, now=now(), deep=deep, serving=serving)
+        return await ledger.check_ledger(config, now=wall_clock(), deep=deep, serving=serving)
 
     async def serve() -> list[Result]:
         pid = await server_pid()
@@ -125,8 +125,6 @@ def _checks(config: Config, environ: Mapping[str, str], *, now: Clock, deep: boo
         providers = {}
 
     async def public() -> list[Result]:
-        if config.public_url is None:
-            return remote.missing_public_url(config)
         return await remote.check_public_url(config, providers, serving=await server_pid() is not None)
 
     def provider_check(provider: Provider) -> Check:
@@ -139,16 +137,14 @@ def _checks(config: Config, environ: Mapping[str, str], *, now: Clock, deep: boo
         )
 
     return [
-        Check(
+        _blocking(
             "data directory",
-            partial(
-                run_in_thread, lambda: machine.check_directory(config, user=os.geteuid(), mounts=_mounts())
-            ),
+            lambda: machine.check_directory(config, user=os.geteuid(), mounts=_mounts()),
         ),
-        Check(
+        _blocking(
             "disk",
-            partial(run_in_thread, lambda: machine.check_disk(config)),
-            needs={"RECEIVER_MAX_SPOOL_BYTES", "RECEIVER_MAX_IMAGE_BYTES"},
+            lambda: machine.check_disk(config),
+            {"RECEIVER_MAX_SPOOL_BYTES", "RECEIVER_MAX_IMAGE_BYTES"},
         ),
         Check("ledger", check_ledger, None if deep else 10.0, needs={"RECEIVER_OVERDUE_AFTER"}),
         Check("serve", serve, needs={"RECEIVER_HOST", "RECEIVER_PORT"}),

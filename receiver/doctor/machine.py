@@ -107,8 +107,10 @@ def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> I
         yield _directory_failure(f"{path} cannot be read and written by user {user}, {detail}", remedy)
     if folder in unusable:
         return  # nothing in it can be read
+    parts = (folder, *(folder / name for name in ("spool", "aside", "thumbnails")))  # not the archive
+    inside = {path for part in parts for path in part.glob("*")}
     foreign = []
-    for path in sorted(_inside(folder) - unusable):
+    for path in sorted(inside - unusable):
         with suppress(OSError):  # a running server has just removed it
             if owner(path) != uid:
                 foreign.append(path)
@@ -122,15 +124,6 @@ def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> I
     ledger = folder / FILE_NAME
     if ledger not in unusable and ledger.exists() and ledger.stat().st_mode & 0o077:
         yield _directory_warning("other users can read the ledger", f"Shut them out: chmod 600 {ledger}*")
-
-
-def _inside(folder: Path) -> set[Path]:
-    """Return the files in the data directory, without those of the archive."""
-    found: set[Path] = set()
-    for part in (folder, *(folder / name for name in ("spool", "aside", "thumbnails"))):
-        with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-            found.update(part.iterdir())
-    return found
 
 
 def check_address(config: Config) -> Result:
@@ -159,7 +152,8 @@ def check_disk(
     if free < DISK_RESERVE + config.max_image_bytes:
         detail += f": no download fits beside {reserve} (RECEIVER_MAX_IMAGE_BYTES)"
         return [failure("disk", detail, remedy)]
-    wanted = DISK_RESERVE + max(config.max_spool_bytes - _spool_bytes(config.data_dir / "spool"), 0)
+    spooled = sum(path.stat().st_size for path in config.data_dir.glob("spool/*") if path.is_file())
+    wanted = DISK_RESERVE + max(config.max_spool_bytes - spooled, 0)
     if free < wanted:
         detail += (
             f", and RECEIVER_MAX_SPOOL_BYTES with the ledger's reserve wants {wanted // MIB} MiB:"
@@ -238,11 +232,3 @@ def _check_file_system(folder: Path, mount: Mount | None) -> Iterator[Result]:
             "the spool lies on another file system than the ledger, whose room nobody keeps for it then",
             "Let both lie in one file system.",
         )
-
-
-def _spool_bytes(spool: Path) -> int:
-    try:
-        with os.scandir(spool) as entries:
-            return sum(entry.stat().st_size for entry in entries if entry.is_file())
-    except (FileNotFoundError, NotADirectoryError):
-        return 0

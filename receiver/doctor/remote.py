@@ -198,9 +198,8 @@ async def _check_keys(provider: Provider, name: str) -> list[Result]:
     except errors.AuthError as error:
         remedy = "May this machine reach it? Until then deliveries are answered with 503, and sent again."
         return [failure(name, error.detail, remedy)]
-    if number is None:
-        return []
-    return [ok(name, f"{number} {'key proves' if number == 1 else 'keys prove'} its deliveries")]
+    what = f"{number} {'key proves' if number == 1 else 'keys prove'} its deliveries"
+    return [] if number is None else [ok(name, what)]
 
 
 async def _check_token(provider: Provider, name: str) -> list[Result]:
@@ -247,14 +246,6 @@ _url_failure = partial(failure, "public URL")
 _url_warning = partial(warning, "public URL")
 
 
-def missing_public_url(config: Config) -> list[Result]:
-    if not config.can_submit:
-        needing = "`receiver submit`, test deliveries and the links of alerts need it"
-        return [ok("public URL", f"RECEIVER_PUBLIC_URL is not set; {needing}")]
-    detail = "RECEIVER_PUBLIC_URL is not set, so `receiver submit` and `receiver test-delivery` do not work"
-    return [_url_warning(detail, "Set it to the address that the provider reaches this receiver by.")]
-
-
 async def check_public_url(config: Config, providers: Providers, *, serving: bool) -> list[Result]:
     """Check that RECEIVER_PUBLIC_URL leads to this installation.
 
@@ -262,6 +253,14 @@ async def check_public_url(config: Config, providers: Providers, *, serving: boo
     check uses the route from this machine; the provider's may differ. ``serving`` tells whether a server runs
     on the data directory, and so can answer.
     """
+    if config.public_url is None and not config.can_submit:
+        needing = "`receiver submit`, test deliveries and the links of alerts need it"
+        return [ok("public URL", f"RECEIVER_PUBLIC_URL is not set; {needing}")]
+    if config.public_url is None:
+        detail = (
+            "RECEIVER_PUBLIC_URL is not set, so `receiver submit` and `receiver test-delivery` do not work"
+        )
+        return [_url_warning(detail, "Set it to the address that the provider reaches this receiver by.")]
     url = str(config.public_url).rstrip("/")
     parts = urlsplit(url)
     for provider in providers.values():

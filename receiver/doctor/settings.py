@@ -1,7 +1,7 @@
 """Checks of the settings: they are known, fit together, and their secrets are strong and private."""
 
 import json
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -63,9 +63,11 @@ def check_secrets(config: Config, environ: Mapping[str, str]) -> list[Result]:
         for name, as_none, what in weak_secrets(config)
     ]
     remedy = "Give each a value of its own; `receiver init` prints fresh ones."
-    for name, other in _duplicates(_all_secrets(config, environ)):
-        detail = f"{name} and {other} share a value, so who must know the one knows the other"
-        found.append(failure("secrets", detail, remedy))
+    owner: dict[str, str] = {}
+    for name, secret in _all_secrets(config, environ):
+        if (other := owner.setdefault(secret, name)) != name:
+            detail = f"{other} and {name} share a value, so who must know the one knows the other"
+            found.append(failure("secrets", detail, remedy))
     if not online and not offline:
         return found  # `check_settings` reports that some are required
     return found or [ok("secrets", f"{len(online) + len(offline)} are long enough, and none stands twice")]
@@ -149,14 +151,6 @@ def _all_secrets(config: Config, environ: Mapping[str, str]) -> Iterator[tuple[s
     for name in ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         if environ.get(name):
             yield name, environ[name]
-
-
-def _duplicates(secrets: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
-    owner: dict[str, str] = {}
-    for name, secret in secrets:
-        first = owner.setdefault(secret, name)
-        if first != name:
-            yield first, name
 
 
 def _check_notify(config: Config) -> list[Result]:

@@ -27,12 +27,7 @@ class RefusedBytes:
 
 
 async def find_refused(ledger: LedgerReader, spool: Spool, job_id: str) -> RefusedBytes:
-    """Return the bytes of a job that can be accepted.
-
-    Raises:
-        LedgerError: ``ledger.unknown_job``; ``ledger.wrong_state`` where there are none.
-        SpoolError: they cannot be read.
-    """
+    """Return the bytes of a job that can be accepted; raise ``ledger.wrong_state`` where there are none."""
     job, refusal = await ledger.refusal_of(job_id)
     kept = await spool.refused(job_id)
     if kept is None:
@@ -46,9 +41,7 @@ async def find_refused(ledger: LedgerReader, spool: Spool, job_id: str) -> Refus
 async def accept(ledger: Ledger, spool: Spool, job_id: str, sha256: str) -> Job:
     """Let the archive stage take a job's refused bytes, which have this SHA-256.
 
-    Raises:
-        LedgerError: as `find_refused`; also where these are other bytes, or the job is being fetched.
-        SpoolError: they cannot be read.
+    Raise ``ledger.wrong_state`` where these are other bytes, there are none, or the job is being fetched.
     """
 
     async def take() -> Job:

@@ -9,13 +9,10 @@ from receiver.ledger import Ledger
 
 log = structlog.get_logger("receiver.ledger")
 
-PAUSE_SECONDS = 1.0
-"""The start's own work comes first."""
 
-
-async def look_for_damage(ledger: Ledger, pause: float = PAUSE_SECONDS) -> None:
+async def look_for_damage(ledger: Ledger) -> None:
     """Check the ledger once. If it is damaged, the log says so, and no delivery is taken any more."""
-    await asyncio.sleep(pause)
+    await asyncio.sleep(1)  # the start's own work comes first
     try:
         await ledger.check_for_damage()
     except LedgerError as error:
