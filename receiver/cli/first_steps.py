@@ -24,7 +24,6 @@ AWS = {
     "AWS_ACCESS_KEY_ID": "empty: the SDK finds credentials elsewhere, such as a role of this machine",
     "AWS_SECRET_ACCESS_KEY": "empty: as above",
 }
-SECRET = frozenset({"AWS_SECRET_ACCESS_KEY", "RECEIVER_API_TOKENS"})
 
 
 def run(own: Mapping[str, str], dotenv: Path, providers: Sequence[str] | None) -> None:
@@ -102,7 +101,7 @@ class _Form:
             if self._values[name].startswith("s3:"):
                 for variable, text in AWS.items():
                     if not self._own.get(variable):
-                        self.ask(variable, text, hidden=variable in SECRET)
+                        self.ask(variable, text, hidden=variable == "AWS_SECRET_ACCESS_KEY")
             if self._is_good(name):
                 return
 

@@ -1,6 +1,6 @@
 """Commands that keep the ledger: ``backup``, ``ledger-copy`` and ``prune``."""
 
-from datetime import timedelta
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,6 @@ from receiver.cli.common import AsJson, fail, print_message, progress_bar
 from receiver.cli.maintenance import FromStart, load_checked_config
 from receiver.core.clock import wall_clock
 from receiver.core.errors import ConfigError, LedgerError
-from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import FILE_NAME, Ledger, LedgerReader, back_up
 from receiver.operations.checkpoint import record_end
 from receiver.operations.retention import count_prunable
@@ -91,7 +90,10 @@ def ledger_copy(
     config, _ = load_checked_config()
     location = config.ledger_location
     if target is not None:
-        location = LedgerLocation(location.data_dir, _checked_url(target), location.instance)
+        try:
+            location = replace(location, url=settings.load({"RECEIVER_LEDGER": target}).ledger_location.url)
+        except ConfigError as error:
+            raise typer.BadParameter(str(error).partition(": ")[2], param_hint="--to") from None
     if location.url is None:
         raise ConfigError("--to: says into which database; so does RECEIVER_LEDGER")
     try:
@@ -124,7 +126,10 @@ async def prune(
     A running serve does the same by itself once an hour.
     """
     config, _ = load_checked_config()
-    keep = config.keep_history if older_than is None else _duration(older_than)
+    try:
+        keep = config.keep_history if older_than is None else settings.duration(older_than)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     if dry_run:
         async with await LedgerReader.open(config.ledger_location) as reader:
             removed = await count_prunable(reader, keep, wall_clock())
@@ -136,18 +141,3 @@ async def prune(
         output.print_json({"dry_run": dry_run, "rows": {name: removed.get(name, 0) for name in PRUNED}})
     else:
         output.print_counts((removed.get(name, 0), what) for name, what in PRUNED.items())
-
-
-def _checked_url(url: str) -> str:
-    try:
-        checked = settings.load({"RECEIVER_LEDGER": url}).ledger
-    except ConfigError as error:
-        raise typer.BadParameter(str(error).partition(": ")[2], param_hint="--to") from None
-    return checked.get_secret_value() if checked is not None else ""
-
-
-def _duration(text: str) -> timedelta:
-    try:
-        return settings.duration(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None

@@ -51,8 +51,8 @@ async def reconcile(
     summary = Summary()
     async with contextlib.AsyncExitStack() as stack:
         # Without a ledger, as with a wrong data directory, a round would find nothing and report success.
-        ledger = await Ledger.open_beside(config.ledger_location, make=config.adopt)
-        stack.push_async_callback(ledger.close)
+        opening = Ledger.open_beside(config.ledger_location, make=config.adopt)
+        ledger = await stack.enter_async_context(await opening)
         for reconciler in await open_reconcilers(config, providers, ledger, stack):
             with progress_bar("asked", quiet=as_json) as on_progress:
                 now = ledger.now()

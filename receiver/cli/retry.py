@@ -86,7 +86,12 @@ def retry(
         printer.end()
         raise typer.Exit(1 if printer.left and not by_filter else 0)
     if by_filter and any(row.obstacle is None for row in rows) and not yes:
-        _confirm(rows, as_json=as_json)
+        # The preview goes where the question goes; the output is the result alone.
+        asks = common.can_ask()
+        preview = _Printer(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
+        preview.add(rows)
+        preview.end()
+        common.confirm(f"Try {_count(preview.done)} again? [y/N] ")
     common.run_until_signal(
         partial(_retry, config, rows, printer, by_filter=by_filter),
         "what was committed is tried again, and the same command takes up the rest",
@@ -137,15 +142,6 @@ def _obstacle(job: Job) -> str | None:
     harmless = is_web(source) and plain_url(source) == source
     again = f": receiver submit {shlex.quote(source)}" if harmless else ""
     return f"{why}; submit the picture again{again}"
-
-
-def _confirm(rows: Sequence[_Row], *, as_json: bool) -> None:
-    # The preview goes where the question goes; the output is the result alone.
-    asks = common.can_ask()
-    preview = _Printer(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
-    preview.add(rows)
-    preview.end()
-    common.confirm(f"Try {_count(preview.done)} again? [y/N] ")
 
 
 async def _retry(

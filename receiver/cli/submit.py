@@ -34,6 +34,12 @@ SUBMITS_AGAIN = (
     " `receiver jobs` shows what was submitted, and --from takes the rest as a list"
 )
 
+NOT_DONE: Mapping[Fate, str] = {
+    Fate.REFUSED: "refused",
+    Fate.OPEN: "open: the provider may have taken them, and they are looked for later",
+    Fate.UNSENT: "not begun",
+}
+
 UNKEPT = "no small picture is kept of the source of"
 
 MAX_ERRORS = 10
@@ -222,24 +228,11 @@ def _end(outcomes: Sequence[Outcome], resume: Sequence[str], *, as_json: bool, i
     for reason in list(reasons)[:MAX_ERRORS]:
         print_message(reason)
     fates = Counter(outcome.fate for outcome in outcomes)
-    is_partly = any(fates[fate] for fate in _NOT_DONE) and fates[Fate.REFUSED] < fates.total()
+    is_partly = any(fates[fate] for fate in NOT_DONE) and fates[Fate.REFUSED] < fates.total()
     if interrupted or is_partly:
-        print_message(_left(fates, resume))
-
-
-_NOT_DONE: Mapping[Fate, str] = {
-    Fate.REFUSED: "refused",
-    Fate.OPEN: "open: the provider may have taken them, and they are looked for later",
-    Fate.UNSENT: "not begun",
-}
-
-
-def _left(fates: Counter[Fate], resume: Sequence[str]) -> str:
-    """Return a line on what is not done, and what a repetition of the command does."""
-    done = fates[Fate.SUBMITTED] + fates[Fate.KNOWN]
-    parts = [f"{done} of {fates.total()} are submitted"]
-    parts += [f"{fates[fate]} {text}" for fate, text in _NOT_DONE.items() if fates[fate]]
-    return "; ".join([*parts, *resume])
+        done = fates[Fate.SUBMITTED] + fates[Fate.KNOWN]
+        left = [f"{fates[fate]} {text}" for fate, text in NOT_DONE.items() if fates[fate]]
+        print_message("; ".join([f"{done} of {fates.total()} are submitted", *left, *resume]))
 
 
 def _document(outcome: Outcome) -> dict[str, Any]:

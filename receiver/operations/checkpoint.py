@@ -43,7 +43,7 @@ class Checkpoint:
         self.finished_at: int | None = None
         self.position: dict[str, Any] = saved["position"]
         self.counts: Counter[str] = Counter(saved["counts"])
-        self._plan = saved["plan"]
+        self._saved = saved
         self._ledger, self._name, self._file = ledger, name, file
 
     @classmethod
@@ -106,15 +106,8 @@ class Checkpoint:
         end = self._file.seek(0, os.SEEK_END)  # which writes what is buffered
         os.fsync(self._file.fileno())
         self.finished_at = self._ledger.now() if finished else None
-        state = {
-            "plan": self._plan,
-            "began_at": self.began_at,
-            "finished_at": self.finished_at,
-            "position": self.position,
-            "counts": self.counts,
-            "findings_bytes": end,
-        }
-        await self._ledger.save_checkpoint(self._name, json.dumps(state))
+        self._saved |= {"finished_at": self.finished_at, "counts": self.counts, "findings_bytes": end}
+        await self._ledger.save_checkpoint(self._name, json.dumps(self._saved))
         if self.finished_at is not None:
             await record_end(self._ledger, self._name, self.finished_at)
 
