@@ -203,7 +203,8 @@ def _checked(is_valid: Callable[[str], bool], problem: str) -> Callable[[str], s
 
 
 def _search(text: str) -> str:
-    if not re.fullmatch(SEARCH, text):
+    # Bytes of a command line that are no text are surrogates, which no ledger takes.
+    if not re.fullmatch(SEARCH, text) or re.search(r"[\ud800-\udfff]", text):
         raise ValueError("must be 1 to 253 characters without control characters")
     return text.strip() or text
 

@@ -4,10 +4,15 @@ import asyncio
 import ssl
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 from receiver.client.asynchronous import TIMEOUT, AsyncClient
+from receiver.core.concurrency import cancel
+
+CLOSED = "The client is closed."
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,8 +42,11 @@ def _items(
             while (found := self._run(following())) is not None:
                 yield found
         finally:
-            if not self._loop.is_closed():
-                self._run(items.aclose())
+            with suppress(RuntimeError):  # a closed client has ended it
+                closing = self._submit(items.aclose())
+                # Garbage is collected in any thread, also in the loop's own, which cannot wait for itself.
+                if threading.current_thread() is not self._thread:
+                    closing.result()
 
     return iterate
 
@@ -53,6 +61,8 @@ class Client:
         self, url: str, token: str, *, timeout: float = TIMEOUT, verify: ssl.SSLContext | bool = True
     ) -> None:
         self._client = AsyncClient(url, token, timeout=timeout, verify=verify)
+        self._closed = False
+        self._closing = threading.RLock()  # within which the garbage collector may end an iteration
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="receiver-client", daemon=True)
         self._thread.start()
@@ -72,20 +82,35 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections. It cannot be used any more."""
-        if not self._loop.is_closed():
-            self._run(self._client.aclose())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
-            self._loop.close()
+        """Close all connections. It cannot be used any more, and other threads' calls raise RuntimeError."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            # After all work that was handed in before
+            end = asyncio.run_coroutine_threadsafe(self._end(), self._loop)
+        end.result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        await cancel(asyncio.all_tasks() - {asyncio.current_task()})
+        await self._client.aclose()
+
+    def _submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        with self._closing:
+            if self._closed:
+                work.close()
+                raise RuntimeError(CLOSED)
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop.is_closed():
-            work.close()
-            raise RuntimeError("The client is closed.")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = self._submit(work)
         try:
             return future.result()
+        except CancelledError:
+            raise RuntimeError(CLOSED) from None
         except BaseException:  # such as Ctrl-C
             future.cancel()
             raise

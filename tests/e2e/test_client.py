@@ -6,9 +6,12 @@ import hashlib
 import json
 import re
 import socket
+import threading
+import time
 import traceback
 import uuid
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -344,6 +347,39 @@ async def test_a_receiver_that_says_nothing_ends_a_wait_in_time() -> None:
         async with AsyncClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "token") as client:
             with pytest.raises(TimeoutError, match=r"has not ended within 0\.1 seconds"):
                 await client.wait("job", timeout=0.1)
+
+
+def test_what_waits_in_another_thread_ends_when_the_client_is_closed(
+    receiver: Receiver, client: Client, ref: str
+) -> None:
+    job = client.announce(f"{uuid.uuid4()}", ref=ref)
+    with ThreadPoolExecutor() as pool:
+        changes = client.changes(after=0, ref=ref)
+        assert next(changes).id == job.id
+        waiting = pool.submit(next, changes), pool.submit(client.wait, job.id)
+        time.sleep(0.2)  # so that they wait for an answer
+        client.close()
+        for each in waiting:
+            assert "closed" in str(each.exception(10))
+
+
+def test_an_iteration_that_the_clients_own_thread_collects_keeps_no_call_waiting(
+    receiver: Receiver, client: Client, ref: str
+) -> None:
+    held = [client.changes()]
+    client.announce(f"{uuid.uuid4()}", ref=ref)
+    moved = threading.Thread(target=lambda: next(held[0]), daemon=True)
+    moved.start()
+    while moved.is_alive():
+        client.announce(f"{uuid.uuid4()}", ref=ref)
+    done = threading.Event()
+
+    def collect() -> None:
+        held.clear()  # as the garbage collector does
+        done.set()
+
+    client._loop.call_soon_threadsafe(collect)
+    assert done.wait(10)
 
 
 async def test_a_wait_outlasts_a_restart_and_no_refusal() -> None:

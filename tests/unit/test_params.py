@@ -95,6 +95,7 @@ def test_the_end_has_no_cursor() -> None:
         ("stat=received", "stat"),
         ("search=", "search"),
         ("search=a%00b", "search"),
+        ("search=a\udcff", "search"),
         ("search=" + "a" * 254, "search"),
         ("state=", "state"),
         ("state=done", "state"),
