@@ -62,15 +62,18 @@ def document(version: str, providers: Iterable[Provider]) -> Json:
         found["components"]["securitySchemes"] |= schemes
         name = "Completion" if provider.bare_ids else f"{provider.title}Completion"
         schemas[name] = dict(provider.body_schema)
-        webhooks[webhook_path(provider.name)] = _filled(
+        webhook = _filled(
             template,
             {
                 "{webhook_id}": "deliver" if provider.bare_ids else f"deliver_{provider.name}",
                 "{webhook_security}": [{name: [] for name in schemes}],
-                "{webhook_parameters}": [_ref_parameter(provider.ref_header)] if provider.ref_header else [],
                 "{webhook_schema}": _reference(name),
+                "{ref_header}": provider.ref_header,
             },
         )
+        if provider.ref_header is None:
+            webhook["post"]["parameters"] = []
+        webhooks[webhook_path(provider.name)] = webhook
     found["paths"] = webhooks | found["paths"]
     # Each schema forbids other members, so that ``allOf`` cannot extend it.
     schemas["JobWithHistory"] = _object(
@@ -109,16 +112,6 @@ def _filled(text: str, values: Json) -> Json:
 
     found: Json = json.loads(text, object_hook=fill)
     return found
-
-
-def _ref_parameter(header: str) -> Json:
-    return {
-        "name": header,
-        "in": "header",
-        "description": "The submitter's own reference: 1 to 200 printable ASCII characters. Another one is"
-        " dropped; the delivery is taken.",
-        "schema": {"type": "string"},
-    }
 
 
 def _values_of_the_code() -> Json:
