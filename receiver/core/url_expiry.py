@@ -180,11 +180,8 @@ _MOMENTS: tuple[tuple[str, frozenset[str], Callable[[str], datetime | None]], ..
     ("vercel-blob-valid-until", frozenset({"vercel-blob-signature"}), _moment),  # ms
     ("ex", frozenset({"hm"}), _hex),  # Discord
     ("kstime", frozenset({"kssecret"}), _hex),  # Kling
-    (
-        "t",
-        frozenset({"sign"}),
-        lambda text: _hex(text) or _moment(text),
-    ),  # Qiniu's CDN; others begin a life of the console's length
+    # Qiniu's CDN; others begin a life of the console's length
+    ("t", frozenset({"sign"}), lambda text: _hex(text) or _moment(text)),
 )
 """Name, the names of which one must stand beside it, and how it is read."""
 

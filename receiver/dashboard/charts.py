@@ -41,9 +41,8 @@ class Throughput:
     """
 
     def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
+        self._counts: dict[int, int | None] = {}  # by minute; `None`: not known
         self._known_since = 0
-        self._unknown: set[int] = set()
         self._total: int | None = None
         self._read_at = 0
 
@@ -52,7 +51,7 @@ class Throughput:
 
         Times are ms since the epoch; with as many as ``limit`` of them there may be more.
         """
-        self._counts.update(at // MINUTE for at in newest)
+        self._counts.update(Counter(at // MINUTE for at in newest))
         if len(newest) >= limit:
             # Arrival order is not the order of archiving: the oldest of these minutes may be incomplete.
             self._known_since = min(newest) // MINUTE + 1
@@ -62,15 +61,13 @@ class Throughput:
         """Take a further reading: what was archived since the last one belongs to this minute."""
         if self._total is None:
             return  # before the first reading everything is unknown
+        minute = now // MINUTE
         if now - self._read_at > LONGEST_GAP:
-            self._unknown.update(range(self._read_at // MINUTE, now // MINUTE + 1))
-        else:
-            self._counts[now // MINUTE] += max(total - self._total, 0)
+            self._counts |= dict.fromkeys(range(self._read_at // MINUTE, minute + 1))
+        elif (count := self._counts.get(minute, 0)) is not None:
+            self._counts[minute] = count + max(total - self._total, 0)
         self._total, self._read_at = total, now
-        oldest = now // MINUTE - 2 * MINUTES
-        for minute in [minute for minute in self._counts if minute < oldest]:
-            del self._counts[minute]
-        self._unknown = {minute for minute in self._unknown if minute >= oldest}
+        self._counts = {at: count for at, count in self._counts.items() if at >= minute - 2 * MINUTES}
 
     def last_hour(self, now: int) -> list[int | None]:
         """Return the counts of the last 60 minutes, the present one last; ``None`` where it is not known."""
@@ -78,7 +75,7 @@ class Throughput:
             return [None] * MINUTES
         present = now // MINUTE
         return [
-            None if minute < self._known_since or minute in self._unknown else self._counts[minute]
+            None if minute < self._known_since else self._counts.get(minute, 0)
             for minute in range(present - MINUTES + 1, present + 1)
         ]
 

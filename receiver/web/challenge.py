@@ -13,6 +13,7 @@ import hmac
 import os
 import re
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
 from starlette.datastructures import Headers
@@ -59,17 +60,14 @@ def installation_key(data_dir: Path) -> bytes:
     Where the key can be neither read nor written, the process gets one of its own: only the proof depends on
     it.
     """
-    path = data_dir / KEY_NAME
-    try:
+    path, key = data_dir / KEY_NAME, secrets.token_bytes(KEY_BYTES)
+    with suppress(OSError):
         if (found := read_key(data_dir)) is not None:
             return found
-        key = secrets.token_bytes(KEY_BYTES)
         part = path.with_suffix(".part")
         with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:  # noqa: PTH123 - takes a descriptor
             file.write(key)
         part.replace(path)
-    except OSError:
-        return secrets.token_bytes(KEY_BYTES)
     return key
 
 
