@@ -81,12 +81,13 @@ class WebhookEndpoint:
             return await self._record(headers, body, proof, step)
         except (AuthError, BodyError) as error:
             step.reason = error.reason
-            if step.outcome != "unread":
-                self.refusals.count_and_log(error.reason)
-            elif times := self.refusals.count_to_log(error.reason):
+            times = self.refusals.count_to_log(error.reason)
+            if times and step.outcome == "unread":
                 log.warning(
                     "delivery is no completion", reason=error.reason, detail=error.detail, times=times
                 )
+            elif times:
+                log.warning("delivery refused", reason=error.reason, times=times)
             return problem(error.reason, error.detail if isinstance(error, BodyError) else None)
         except LedgerError as error:
             step.reason = error.reason

@@ -2,7 +2,7 @@
 
 import base64
 import hmac
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -64,8 +64,8 @@ def application(
     app = _Application(
         routes=routes,
         middleware=[
-            Middleware(RequireSameOrigin, exempt=WEBHOOKS, on_refusal=refusals.count),
-            Middleware(RequireToken, tokens=tokens, public=PUBLIC_PATHS, on_refusal=refusals.count),
+            Middleware(RequireSameOrigin, on_refusal=refusals.count),
+            Middleware(RequireToken, tokens=tokens, on_refusal=refusals.count),
         ],
         exception_handlers={HTTPException: on_http_error, ReceiverError: on_receiver_error},
     )
@@ -83,12 +83,11 @@ def application(
 class RequireSameOrigin:
     """Refuses requests that another site's page made a browser send, and sets `SECURITY_HEADERS`.
 
-    A browser that has once been given the token sends it with every request, whichever page asks. The paths
-    that begin with ``exempt`` are not checked, because no browser can send what proves their senders.
+    A browser that has once been given the token sends it with every request, whichever page asks. The
+    webhooks are not checked, because no browser can send what proves their senders.
     """
 
     app: ASGIApp
-    exempt: str
     on_refusal: OnRefusal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,9 +99,7 @@ class RequireSameOrigin:
             await send(message)
 
         app = self.app
-        if not scope["path"].startswith(self.exempt) and _is_cross_origin(
-            scope["method"], Headers(scope=scope)
-        ):
+        if not scope["path"].startswith(WEBHOOKS) and _is_cross_origin(scope["method"], Headers(scope=scope)):
             self.on_refusal("auth.cross_origin")
             app = problem("auth.cross_origin")
         await app(scope, receive, send_with_headers)
@@ -128,18 +125,17 @@ def _is_cross_origin(method: str, headers: Headers) -> bool:
 class RequireToken:
     """Refuses requests without one of the API tokens, as Bearer or as the password of HTTP Basic.
 
-    Only the paths in ``public`` and the webhooks' need none: every other path does, whether or not there is
-    such a route.
+    Only `PUBLIC_PATHS` and the webhooks' need none: every other path does, whether or not there is such a
+    route.
     """
 
     app: ASGIApp
     tokens: Sequence[str] = field(repr=False)
-    public: Collection[str]
     on_refusal: OnRefusal = lambda _: None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
-        if path in self.public or path.startswith(WEBHOOKS) or is_admitted(self.tokens, scope["headers"]):
+        if path in PUBLIC_PATHS or path.startswith(WEBHOOKS) or is_admitted(self.tokens, scope["headers"]):
             await self.app(scope, receive, send)
             return
         self.on_refusal("auth.token_refused")

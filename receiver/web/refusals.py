@@ -1,12 +1,8 @@
-"""Counts refusals, and logs them at a bounded rate, so that a thousand of them do not fill the log."""
+"""Counts refusals, and bounds the rate of their log lines, so that a thousand of them do not fill the log."""
 
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-
-import structlog
-
-log = structlog.get_logger("receiver.intake")
 
 LOG_SECONDS = 10.0
 """Between two log lines of the same reason."""
@@ -30,11 +26,6 @@ class RefusalCounter:
     def count(self, reason: str) -> None:
         """Count a refusal that is logged elsewhere, or not at all."""
         self._counts[reason] += 1
-
-    def count_and_log(self, reason: str) -> None:
-        """Count a refusal, and log it with all that were not logged since the last line."""
-        if times := self.count_to_log(reason):
-            log.warning("delivery refused", reason=reason, times=times)
 
     def count_to_log(self, reason: str) -> int:
         """Count a refusal; return for how many a line is due now, this one included, or 0 for no line."""

@@ -58,7 +58,6 @@ async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api
         archive,
         Spool(tmp_path / "spool", max_bytes=1000, max_image_bytes=100, reserve=0),
         timedelta(minutes=10),
-        clock,
         asyncio.Event(),
         {"well": well},
         RefusalCounter(),
@@ -71,7 +70,7 @@ async def api(ledger: Ledger, tmp_path: Path, clock: Clock) -> AsyncIterator[Api
 def client_of(api: Api) -> httpx.AsyncClient:
     app = Starlette(
         routes=api.routes(),
-        middleware=[Middleware(RequireToken, tokens=[TOKEN], public={"/healthz", "/readyz"})],
+        middleware=[Middleware(RequireToken, tokens=[TOKEN])],
         exception_handlers={HTTPException: on_http_exception, ReceiverError: on_receiver_error},
     )
     headers = {b"Authorization": b"Bearer " + TOKEN.encode()}
