@@ -1,5 +1,6 @@
 """Validates the query parameters of the routes. `_PARSERS` has a row for each parameter.
 
+The ``limit`` that is passed to some functions counts where the query has none.
 Each unknown parameter or wrong value raises a `BodyError`, ``body.invalid_query``, that names it.
 """
 
@@ -69,7 +70,7 @@ class Changes:
         )
 
 
-def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
+def jobs(query: QueryParams, *, overdue_before: int, limit: int = DEFAULT_LIMIT) -> tuple[Filter, Window]:
     """Parse the parameters of ``GET /jobs``.
 
     Jobs submitted before ``overdue_before``, ms since the epoch, and still silent are overdue.
@@ -82,20 +83,20 @@ def jobs(query: QueryParams, *, overdue_before: int) -> tuple[Filter, Window]:
         not_overdue_before=overdue_before if given["overdue"] is False else None,
         **{name: given[name] for name in names},
     )
-    return wanted, _window(given)
+    return wanted, _window(given, limit)
 
 
-def images(query: QueryParams) -> tuple[Filter, Window]:
+def images(query: QueryParams, *, limit: int = DEFAULT_LIMIT) -> tuple[Filter, Window]:
     """Parse the parameters of the gallery: some of those of ``GET /jobs``; archived jobs without a state."""
     names = ("provider", "ref", "since", "until")
     given = _parsed(query, *names, "state", "limit", "cursor")
     states = given["state"] or (State.ARCHIVED,)
-    return Filter(states=states, **{name: given[name] for name in names}), _window(given)
+    return Filter(states=states, **{name: given[name] for name in names}), _window(given, limit)
 
 
-def deliveries(query: QueryParams) -> tuple[str | None, Window]:
+def deliveries(query: QueryParams, *, limit: int = DEFAULT_LIMIT) -> tuple[str | None, Window]:
     given = _parsed(query, "outcome", "limit", "cursor")
-    return given["outcome"], _window(given)
+    return given["outcome"], _window(given, limit)
 
 
 def wait(query: QueryParams) -> float:
@@ -256,8 +257,8 @@ def _parsed(query: QueryParams, *known: str) -> dict[str, Any]:
     }
 
 
-def _window(given: Mapping[str, Any]) -> Window:
-    return Window(given["cursor"], given["limit"] or DEFAULT_LIMIT)
+def _window(given: Mapping[str, Any], limit: int) -> Window:
+    return Window(given["cursor"], given["limit"] or limit)
 
 
 def _parse(name: str, text: str, read: Callable[[str], Any]) -> Any:

@@ -19,7 +19,6 @@ from receiver.api import params
 from receiver.api.health import Probe
 from receiver.archive.base import ImageReader
 from receiver.core import json_text, serializers
-from receiver.core.clock import Clock
 from receiver.core.completion import is_job_id, is_provider_id, is_ref
 from receiver.core.errors import ArchiveError, BodyError, LedgerError
 from receiver.core.jobs import FINAL, Event, Job, State, overdue_cutoff
@@ -63,7 +62,6 @@ class Api:
     archive: ImageReader
     spool: Spool
     overdue_after: timedelta
-    now: Clock
     stopping: asyncio.Event
     checks: Mapping[str, Probe]
     refusals: RefusalCounter
@@ -205,19 +203,19 @@ class Api:
     async def stats(self, request: Request) -> Response:
         params.nothing(request.query_params)
         stats = await self.ledger.stats(overdue_before=self._overdue_before())
-        oldest = stats.oldest_waiting_at
+        now, oldest = self.ledger.now(), stats.oldest_waiting_at
         notifications = stats.counters.get(NOTIFICATIONS, {})
         return JSONResponse(
             {
                 "states": {state.value: stats.jobs[state] for state in State},
-                "oldest_waiting_seconds": None if oldest is None else max(self.now() - oldest, 0) / 1000,
+                "oldest_waiting_seconds": None if oldest is None else max(now - oldest, 0) / 1000,
                 "soonest_deadline": serializers.time(stats.soonest_deadline),
                 "overdue": stats.overdue,
                 "at_risk": stats.at_risk,
                 "refused": stats.refused,
                 "bytes_archived": stats.bytes[State.ARCHIVED],
                 "spool_bytes": stats.bytes[State.FETCHED],
-                "instances": [_instance(it, self.now()) for it in stats.instances],
+                "instances": [_instance(it, now) for it in stats.instances],
                 "damaged": _counted(stats.damaged),
                 "unread_deliveries": stats.unread,
                 "refusals": self.refusals.counts,
@@ -252,7 +250,7 @@ class Api:
         return failing
 
     def _overdue_before(self) -> int:
-        return overdue_cutoff(self.now(), self.overdue_after)
+        return overdue_cutoff(self.ledger.now(), self.overdue_after)
 
 
 def _whole_file(request: Request, path: Path, media_type: str, download_as: str | None) -> Response:

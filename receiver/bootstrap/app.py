@@ -17,7 +17,6 @@ from receiver.api import openapi
 from receiver.api.health import readiness_checks
 from receiver.api.routes import Api
 from receiver.api.sse import ChangeStream
-from receiver.api.test_picture import picture_routes
 from receiver.archive.factory import open_archive
 from receiver.archive.locator import ArchiveLocator
 from receiver.bootstrap import factories
@@ -154,7 +153,6 @@ async def open_receiver(
             archive=locator,
             spool=worker.spool,
             overdue_after=config.overdue_after,
-            now=ledger.now,
             stopping=stopping,
             checks=checks,
             refusals=refusals,
@@ -190,7 +188,6 @@ async def open_receiver(
             ledger=ledger,
             overdue_after=config.overdue_after,
             every=config.runs_every,
-            now=ledger.now,
             refusals=refusals,
             in_progress=worker.in_progress,
             spool_room=worker.spool.room_bytes,
@@ -206,7 +203,6 @@ async def open_receiver(
         document = openapi.document(metadata.version("upscale-receiver"), providers.values())
         routes = [
             *(Route(path, webhook, methods=["POST"]) for path, webhook in webhooks.items()),
-            *picture_routes(webhooks, ledger, ledger.now),
             ChangeStream(ledger, feed, waiters).route(),  # before /jobs/{id}, which would take its path
             *dashboard.routes(),
             *api.routes(),

@@ -19,7 +19,7 @@ from receiver.core.errors import BodyError
 from receiver.core.jobs import Job, State
 from receiver.dashboard import presenters
 from receiver.dashboard.image_zip import ImageZips
-from receiver.dashboard.links import filled, links, with_limit
+from receiver.dashboard.links import filled, links
 from receiver.dashboard.templates import Templates
 from receiver.ledger import Filter, Ledger
 from receiver.web.body import read_body
@@ -47,7 +47,7 @@ class Gallery:
     async def show(self, request: Request) -> Response:
         """``GET /page/gallery``: archived images by day, with the filters of ``GET /jobs``."""
         given = filled(request.query_params)
-        wanted, window = params.images(with_limit(given, TILES))
+        wanted, window = params.images(given, limit=TILES)
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
         asked = given if "state" in given else QueryParams([("state", "archived"), *given.multi_items()])
         filters = [(name, value) for name, value in asked.multi_items() if name not in {"cursor", "limit"}]

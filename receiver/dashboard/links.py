@@ -14,10 +14,6 @@ def filled(given: QueryParams) -> QueryParams:
     return QueryParams([(name, value) for name, value in given.multi_items() if value])
 
 
-def with_limit(given: QueryParams, limit: int) -> QueryParams:
-    return given if "limit" in given else QueryParams([*given.multi_items(), ("limit", str(limit))])
-
-
 def links(
     path: str, api_path: str, given: QueryParams, window: params.Window, next_position: int | None
 ) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from receiver.archive.base import SmallPictures
 from receiver.archive.key import source_key
 from receiver.core.errors import REASONS, ArchiveError, LedgerError, ReceiverError, SpoolError
 from receiver.core.jobs import Job, State, overdue_cutoff
+from receiver.core.paths import webhook_paths
 from receiver.dashboard import presenters, trial_page
 from receiver.dashboard.charts import MINUTE, MOST_REASONS, Throughput, chart, durations, heights
 from receiver.dashboard.gallery import Gallery
 from receiver.dashboard.image_zip import ImageZips
-from receiver.dashboard.links import filled, links, with_limit
+from receiver.dashboard.links import filled, links
 from receiver.dashboard.templates import PLACEHOLDER, Static, Templates
 from receiver.dashboard.thumbnails import Thumbnails
 from receiver.dashboard.trial_page import TrialPage
@@ -119,6 +120,7 @@ class Dashboard:
             ("/page/jobs/{id}/preview", self.preview),
             ("/page/jobs/{id}/source", self.source),
             (f"{trial_page.PATH}/events", self._trials.events),
+            *((path, self._trials.picture) for name in self.providers for path in webhook_paths(name)),
             ("/static/{name}", self._static.answer),
         )
         return [
@@ -150,7 +152,7 @@ class Dashboard:
         """``GET /``: the overview, and a table of jobs with the filters of ``GET /jobs``."""
         given = filled(request.query_params)
         overdue_before = overdue_cutoff(self.ledger.now(), self.overdue_after)
-        wanted, window = params.jobs(with_limit(given, ROWS), overdue_before=overdue_before)
+        wanted, window = params.jobs(given, overdue_before=overdue_before, limit=ROWS)
         failing = await self._failing()
         glance = await self.ledger.overview(overdue_before=overdue_before, limit=GLANCE)
         page = await self.ledger.jobs(wanted, before=window.before, limit=window.limit)
@@ -219,7 +221,7 @@ class Dashboard:
     async def deliveries(self, request: Request) -> Response:
         """``GET /page/deliveries``: the deliveries that were no completions, newest first."""
         given = filled(request.query_params)
-        outcome, window = params.deliveries(with_limit(given, BODIES))
+        outcome, window = params.deliveries(given, limit=BODIES)
         page = await self.ledger.unread_deliveries(outcome, before=window.before, limit=window.limit)
         return await self._templates.answer(
             "deliveries",

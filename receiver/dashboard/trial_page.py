@@ -1,10 +1,11 @@
-"""The page of test deliveries: sends one, and shows its steps as they happen."""
+"""The page of test deliveries: sends one, shows its steps as they happen, and has the picture of each."""
 
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import structlog
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
@@ -12,7 +13,7 @@ from receiver.api import params
 from receiver.core.concurrency import cancel
 from receiver.core.errors import BodyError, LedgerError
 from receiver.dashboard.templates import Templates
-from receiver.operations.delivery_trial import STEPS, DeliveryTrials, Trial, read_trial
+from receiver.operations.delivery_trial import STEPS, DeliveryTrials, Trial, is_ticket, picture, read_trial
 from receiver.web.waiter_limit import WaiterLimit
 
 log = structlog.get_logger("receiver.page")
@@ -60,6 +61,14 @@ class TrialPage:
         self.waiters.check()
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._events(), media_type="text/event-stream", headers=headers)
+
+    async def picture(self, request: Request) -> Response:
+        """``GET`` of a webhook: the picture of a test delivery, for its ticket; for everybody else a 405."""
+        ledger, ticket = self.trials.ledger, request.query_params.get("signature")
+        if ticket is None or not await is_ticket(ledger, ticket, ledger.now()):
+            raise HTTPException(405, headers={"Allow": "POST"})
+        headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
+        return Response(picture(), media_type="image/jpeg", headers=headers)
 
     async def aclose(self) -> None:
         await cancel(self._running)

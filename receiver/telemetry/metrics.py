@@ -24,7 +24,7 @@ from starlette.responses import Response
 
 from receiver.api import params
 from receiver.api.health import Probe
-from receiver.core.clock import Clock, milliseconds
+from receiver.core.clock import milliseconds
 from receiver.core.errors import REASONS, LedgerError, SpoolError
 from receiver.core.instrumentation import Step, Work
 from receiver.core.jobs import State, overdue_cutoff
@@ -113,7 +113,8 @@ class Meters:
     """
 
     def __init__(self, collectors: CollectorRegistry, providers: Iterable[str] = ()) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call] # in the whole process, since it has no other switch
+        # Of the whole process: the library has no other switch.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         counter = partial(Counter, registry=collectors)
         histogram = partial(Histogram, registry=collectors)
         deliveries = counter(
@@ -208,7 +209,6 @@ class Metrics:
     ledger: Ledger
     overdue_after: timedelta
     every: Mapping[str, timedelta]
-    now: Clock
     refusals: RefusalCounter
     in_progress: Callable[[], Mapping[str, int]]
     spool_room: Callable[[int], int]
@@ -222,7 +222,7 @@ class Metrics:
         return Response(encode(await self.collect()), headers={"Content-Type": content_type})
 
     async def collect(self) -> Collector:
-        overdue_before = overdue_cutoff(self.now(), self.overdue_after)
+        overdue_before = overdue_cutoff(self.ledger.now(), self.overdue_after)
         stats, late, writable, workers, archive = await asyncio.gather(
             self._within_timeout(self.ledger.stats(overdue_before=overdue_before, counted_to=COUNTED_TO)),
             self._within_timeout(self._late()),
@@ -248,7 +248,7 @@ class Metrics:
             held = stats.spools.get(self.ledger.member.id, 0)
             values["receiver_spool_bytes"] = held
             values["receiver_spool_room_bytes"] = self._room(held)
-            values |= _of_the_ledger(stats, self.now())
+            values |= _of_the_ledger(stats, self.ledger.now())
         version = {"version": metadata.version("upscale-receiver")}
         return _Families(
             [
@@ -269,7 +269,7 @@ class Metrics:
 
     async def _late(self) -> dict[str, float]:
         ends = {name: await ended_at(self.ledger, name) for name in self.every}
-        due = {name: self.now() - milliseconds(every) for name, every in self.every.items()}
+        due = {name: self.ledger.now() - milliseconds(every) for name, every in self.every.items()}
         return {name: at is None or at < due[name] for name, at in ends.items()}
 
     async def _within_timeout(self, question: Awaitable[T]) -> T | None:

@@ -70,7 +70,6 @@ def metrics(ledger: Ledger, clock: Clock, meters: Meters, registry: CollectorReg
         ledger=ledger,
         overdue_after=timedelta(minutes=10),
         every={"backup": timedelta(days=1), "audit": timedelta(days=7)},
-        now=clock,
         refusals=RefusalCounter(),
         in_progress=lambda: {"fetch": 3, "archive": 0},
         spool_room=lambda held: ROOM - held,
