@@ -22,7 +22,7 @@ from typing import BinaryIO
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from receiver.archive import metadata, spool_file
+from receiver.archive import metadata
 from receiver.archive.base import MAX_PICTURE, Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
 from receiver.archive.key import check_key
 from receiver.archive.pooled import PooledArchive, pooled
@@ -218,13 +218,11 @@ class FolderArchive(PooledArchive):
         check_key(item.key)
         target = self._root / item.key
         try:
-            with spool_file.opened(item) as spooled:
-                spool_file.check(
-                    item, spooled
-                )  # always: a link of a file that rotted would be rotten as well
+            with SpoolFile(item) as spooled:
+                spooled.check()  # always: a link of a file that rotted would be rotten as well
                 with self._translated(item.key):
                     self._make_parents(target.parent)
-                    if not self._create(item, spooled, target):
+                    if not self._create(spooled, target):
                         self._check_same(item, target)
                     # Only once the image is known to be this one: the loser of a race must not describe it.
                     # The image counts as archived when both are durable.
@@ -244,8 +242,9 @@ class FolderArchive(PooledArchive):
             return False
         return True
 
-    def _create(self, item: SpooledImage, spooled: SpoolFile, target: Path) -> bool:
+    def _create(self, spooled: SpoolFile, target: Path) -> bool:
         """Make the target once, whole and durable. Return False if something stands there already."""
+        item = spooled.item
         try:
             os.fsync(spooled.fileno())
             if not _link(item.path, target):
@@ -253,23 +252,21 @@ class FolderArchive(PooledArchive):
         except OSError as error:
             if error.errno not in NO_LINK:
                 raise
-            return self._copy(item, spooled, target)
+            return self._copy(spooled, target)
         if not os.path.samestat(os.fstat(spooled.fileno()), target.lstat()):
             target.unlink()  # the spool's name came to mean another file than the one that was hashed
             raise ArchiveError("archive.unproved", f"{item.key}: the spooled file was exchanged meanwhile.")
         return True
 
-    def _copy(self, item: SpooledImage, spooled: SpoolFile, target: Path) -> bool:
+    def _copy(self, spooled: SpoolFile, target: Path) -> bool:
         """Copy, read the copy again, then name it. Return False if something has that name already."""
         spooled.seek(0)
         with _temporary(target) as (path, file):
-            while block := _read(item, spooled):
-                file.write(block)
+            shutil.copyfileobj(spooled, file, BLOCK)
             _sync(file)
-            if digest(file).hex() != item.image.sha256:
-                raise ArchiveError(
-                    "archive.unproved", f"{item.key}: the copy reads otherwise than the original."
-                )
+            if digest(file).hex() != spooled.item.image.sha256:
+                detail = f"{spooled.item.key}: the copy reads otherwise than the original."
+                raise ArchiveError("archive.unproved", detail)
             try:
                 return _link(path, target)
             except OSError as error:
@@ -447,14 +444,6 @@ def _temporary(target: Path) -> Iterator[tuple[Path, BinaryIO]]:
             yield path, file
     finally:
         path.unlink(missing_ok=True)
-
-
-def _read(item: SpooledImage, spooled: SpoolFile) -> bytes:
-    """Read the next block. Its errors are the spool's, not the archive's."""
-    try:
-        return spooled.read(BLOCK)
-    except OSError as error:
-        raise spool_file.unreadable(item, error) from error
 
 
 def _link(path: Path, target: Path) -> bool:

@@ -99,7 +99,7 @@ async def test_puts_go_on_directly_while_the_store_is_probed_again(direct: Probe
     def put_meanwhile(request: AWSRequest, **_: object) -> None:
         if request.context.get("is_presign_request") and not during:
             item = spooled(tmp_path, "a.png")
-            with SpoolFile(item.path) as file:
+            with SpoolFile(item) as file:
                 at = Address(direct.bucket, f"{os.urandom(6).hex()}.png")
                 during.append(direct.client.put_directly(at, file, item.image, {"job-id": item.job_id}))
 
@@ -112,7 +112,7 @@ async def test_a_probe_that_ends_after_the_close_opens_nothing(direct: Probed, t
     await direct.archive.aclose()
     at, item = Address(direct.bucket, "late.png"), spooled(tmp_path, "late.png")
     direct.client.open_direct(at)
-    with SpoolFile(item.path) as file:
+    with SpoolFile(item) as file:
         assert direct.client.put_directly(at, file, item.image, {}) is None
 
 
@@ -289,7 +289,7 @@ PRESIGNED = (
 
 
 def put(direct: DirectPut, item: SpooledImage) -> dict[str, object] | None:
-    with SpoolFile(item.path) as file:
+    with SpoolFile(item) as file:
         head = direct.put(item.key, file, item.image, {"job-id": item.job_id})
     return None if head is None else dict(head)
 
@@ -369,9 +369,9 @@ def test_a_store_that_is_not_there_is_left_to_the_sdk(item: SpooledImage) -> Non
 
 
 def test_a_file_that_has_become_shorter_is_left_to_the_sdk(item: SpooledImage) -> None:
-    with scripted(WRITTEN, FOUND) as script, opened(script) as direct:
+    with scripted(WRITTEN, FOUND) as script, opened(script) as direct, SpoolFile(item) as file:
         item.path.write_bytes(b"fou")
-        assert put(direct, item) is None
+        assert direct.put(item.key, file, item.image, {}) is None
 
 
 def test_a_connection_is_kept_until_the_store_or_the_archive_closes_it(item: SpooledImage) -> None:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from receiver.archive import metadata, spool_file
+from receiver.archive import metadata
 from receiver.archive.base import MAX_PICTURE, Depth, ListedObject, ObjectInfo, ProbeResult, SpooledImage
 from receiver.archive.key import check_key
 from receiver.archive.pooled import PooledArchive, pooled
@@ -169,42 +169,39 @@ class S3Archive(PooledArchive):
 
     def _put_spool_file(self, item: SpooledImage, at: Address) -> StoredObject:
         conditional = self._capabilities.conditional
-        with spool_file.opened(item) as spooled:
+        with SpoolFile(item) as spooled:
             head = None if conditional else self._client.head_or_none(at)
             if head is None:
-                stored = self._send(item, spooled, at, {"IfNoneMatch": "*"} if conditional else {})
+                stored = self._send(spooled, at, {"IfNoneMatch": "*"} if conditional else {})
                 if stored is not None:
                     return stored
                 # Perhaps our own first attempt, whose answer was lost: what is there decides.
                 head = self._client.head(at)
             if self._holds(item.image, at, head, head.get("VersionId")):
                 return _stored(at, head)
-            if self._is_cut(item, spooled, at, head):
-                stored = self._replace(item, spooled, at, head)
+            if self._is_cut(spooled, at, head):
+                stored = self._replace(spooled, at, head)
                 if stored is not None:
                     return stored
         raise ArchiveError("archive.occupied", f"{at} holds other bytes than job {item.job_id}.")
 
-    def _send(
-        self, item: SpooledImage, spooled: SpoolFile, at: Address, condition: Mapping[str, str]
-    ) -> StoredObject | None:
+    def _send(self, spooled: SpoolFile, at: Address, condition: Mapping[str, str]) -> StoredObject | None:
         """Put the image and prove it. Return ``None`` where the condition does not hold."""
-        head = None
+        item, head = spooled.item, None
         if "IfNoneMatch" in condition:
             head = self._client.put_directly(at, spooled, item.image, metadata.write(item))
-        head = head or self._put_by_sdk(item, spooled, at, condition)
+        head = head or self._put_by_sdk(spooled, at, condition)
         if head is not None and not self._holds(item.image, at, head, head.get("VersionId")):
             raise ArchiveError("archive.unproved", f"{at} does not hold the bytes that were sent.")
         return head and _stored(at, head)
 
-    def _put_by_sdk(
-        self, item: SpooledImage, spooled: SpoolFile, at: Address, condition: Mapping[str, str]
-    ) -> "Head | None":
+    def _put_by_sdk(self, spooled: SpoolFile, at: Address, condition: Mapping[str, str]) -> "Head | None":
+        item = spooled.item
         if self._capabilities.sha256:
             spooled.seek(0)
             checksum = {"ChecksumSHA256": base64_of(bytes.fromhex(item.image.sha256))}
         else:
-            spool_file.check(item, spooled)  # the store will not compare with what was verified
+            spooled.check()  # the store will not compare with what was verified
             checksum = {"ContentMD5": base64_of(digest(spooled, "md5"))}
         try:
             version = self._client.put(
@@ -218,18 +215,19 @@ class S3Archive(PooledArchive):
             )
         except (ArchiveError, OSError) as error:
             if spooled.failed is not None:  # the SDK reports this as a lost connection
-                raise spool_file.unreadable(item, spooled.failed) from error
+                raise spooled.failed from error
             status, code = answer_behind(error)
             if status == 412:
                 return None
             if code in BAD_DIGEST:  # the spooled file is rotten, or its bytes were damaged on the way
-                spool_file.check(item, spooled)
+                spooled.check()
                 raise ArchiveError("archive.unavailable", f"{at}: damaged on its way ({code}).") from error
             raise
         return self._client.head(at, version, missing="archive.unproved")
 
-    def _is_cut(self, item: SpooledImage, spooled: SpoolFile, at: Address, head: "Head") -> bool:
+    def _is_cut(self, spooled: SpoolFile, at: Address, head: "Head") -> bool:
         """Whether an object is a part of this very image: some stores keep what came before a kill."""
+        item = spooled.item
         if head["ContentLength"] == item.image.bytes:
             return False
         pairs = metadata_of(head)
@@ -237,28 +235,23 @@ class S3Archive(PooledArchive):
             return True
         if head["ContentLength"] > item.image.bytes:
             return False
-        try:
-            spooled.seek(0)
-            blocks = self._client.blocks(at, head.get("VersionId"))
-            with self._client.translated(at), closing(blocks):
-                return all(spooled.read(len(block)) == block for block in blocks)
-        except OSError as error:
-            raise spool_file.unreadable(item, error) from error
+        spooled.seek(0)
+        blocks = self._client.blocks(at, head.get("VersionId"))
+        with self._client.translated(at), closing(blocks):
+            return all(spooled.read(len(block)) == block for block in blocks)
 
-    def _replace(
-        self, item: SpooledImage, spooled: SpoolFile, at: Address, before: "Head"
-    ) -> StoredObject | None:
+    def _replace(self, spooled: SpoolFile, at: Address, before: "Head") -> StoredObject | None:
         """Put the image in the place of a cut object; ``None`` if that has changed meanwhile."""
         # The store may ignore If-Match, so the object is looked at once more, right before the write.
         head = self._client.head(at)
         if any(head.get(name) != before.get(name) for name in ("ETag", "ContentLength", "LastModified")):
             return None
         try:
-            return self._send(item, spooled, at, {"IfMatch": head.get("ETag", "*")})
+            return self._send(spooled, at, {"IfMatch": head.get("ETag", "*")})
         except ArchiveError as error:
             if answer_behind(error)[0] not in {400, 501}:
                 raise
-        return self._send(item, spooled, at, {})
+        return self._send(spooled, at, {})
 
     @pooled
     def keep_picture(self, key: str, content: bytes) -> None:
