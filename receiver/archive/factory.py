@@ -35,14 +35,13 @@ def open_archive(
     for presigned URLs, if people reach the store by another one. Raise `ConfigError` for another address, or
     where the SDK cannot use its variables.
     """
+    form = "RECEIVER_ARCHIVE: must be file:///folder or s3://bucket/prefix"
     try:
         parts = urlsplit(uri)
     except ValueError:
-        raise ConfigError("RECEIVER_ARCHIVE: must be file:///folder or s3://bucket/prefix") from None
-    if parts.query or parts.fragment or parts.username is not None or parts.password is not None:
-        raise ConfigError(
-            "RECEIVER_ARCHIVE: must be file:///folder or s3://bucket/prefix, and nothing behind"
-        )
+        raise ConfigError(form) from None
+    if parts.query or parts.fragment or "@" in parts.netloc:
+        raise ConfigError(f"{form}, and nothing behind")
     if parts.scheme == "file":
         folder = Path(url2pathname(parts.path))
         if parts.netloc not in {"", "localhost"} or not folder.is_absolute() or "\0" in str(folder):
@@ -59,9 +58,8 @@ def open_archive(
             )
         dotted = prefix != "" and not {"", ".", ".."}.isdisjoint(prefix.split("/"))
         if dotted or len(prefix.encode()) > MAX_PREFIX or not prefix.isprintable():
-            raise ConfigError(
-                f"RECEIVER_ARCHIVE: the prefix must be plain text of at most {MAX_PREFIX} bytes"
-            )
+            detail = f"the prefix must be plain text of at most {MAX_PREFIX} bytes"
+            raise ConfigError(f"RECEIVER_ARCHIVE: {detail}")
         # boto3 takes a quarter of a second to load.
         from receiver.archive.s3.archive import S3Archive  # noqa: PLC0415
         from receiver.archive.s3.client import Client  # noqa: PLC0415

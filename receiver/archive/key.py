@@ -25,7 +25,10 @@ MAX_COMPONENT = 240
 MAX_VALUE = 64
 """Characters of an id, a ref or an endpoint within a key."""
 
-FIELDS = frozenset({"id", "ext", "ref", "sha256", "endpoint", "received", "provider"})
+LONGEST = {"id": MAX_VALUE, "ref": MAX_VALUE, "endpoint": MAX_VALUE, "provider": 32, "sha256": 64, "ext": 8}
+"""The most bytes of each value but the time's."""
+
+FIELDS = {*LONGEST, "received"}
 DIRECTIVES = frozenset("YmdHMSjyGVu")
 """Those of strftime that give only digits in every locale."""
 
@@ -81,11 +84,7 @@ def render_key(template: str, job: Job, image: Image, received_at: datetime) -> 
 
 def check_key(key: str) -> None:
     """Check, right before its use, that a key stays below its prefix. Raise ``archive.refused``."""
-    if (
-        not key.isprintable()
-        or "\\" in key
-        or any(part.startswith(".") or not part for part in key.split("/"))
-    ):
+    if not key.isprintable() or "\\" in key or any(part[:1] in {"", "."} for part in key.split("/")):
         raise ArchiveError("archive.refused", "A key must be a plain relative path.")
 
 
@@ -112,15 +111,28 @@ def _spell(text: str, excluded: frozenset[str], *, is_id: bool = False) -> str:
 @lru_cache(maxsize=8)
 def _parse(template: str) -> tuple[_Component, ...]:
     """Return the template's path components, each a row of literals and fields, or raise ConfigError."""
+    # {received:%Y/%m} is two components, and "%Y//%m" leaves an empty one, which is refused.
+    spread = re.sub(
+        r"(?<!\{)\{received:([^{}]+)\}",
+        lambda found: "/".join(spec and f"{{received:{spec}}}" for spec in found[1].split("/")),
+        template,
+    )
+    parsed = tuple(_guard_id(_parse_component(component)) for component in spread.split("/"))
+    if not any(_is_id(part) for row in parsed for part in row):
+        raise _refusal("without {id} two jobs could meet at one key")
+    _check_lengths(parsed)
+    return parsed
+
+
+def _parse_component(text: str) -> list[str | _Field]:
+    row: list[str | _Field] = []
     try:
-        pieces = list(string.Formatter().parse(template))
+        pieces = list(string.Formatter().parse(text))
     except ValueError:
         raise _refusal("its braces do not match") from None
-    components: list[list[str | _Field]] = [[]]
-    for literal, name, spec, conversion in pieces:
-        head, *rest = literal.split("/")
-        components[-1].append(head)
-        components.extend([part] for part in rest)
+    for literal, name, given, conversion in pieces:
+        if literal:
+            row.append(literal)
         if name is None:
             continue
         # Only a bare name: str.format would also follow attributes and indexes ({id.__class__}).
@@ -128,28 +140,15 @@ def _parse(template: str) -> tuple[_Component, ...]:
             raise _refusal(
                 "its fields are {id} {ext} {ref} {sha256} {endpoint} {provider} {received:%Y/%m/%d}"
             )
-        for part, text in enumerate(_split_spec(name, spec or "")):
-            if part:
-                components.append([])
-            if text or name != "received":  # "%Y//%m" leaves an empty component, which is refused below
-                components[-1].append(_Field(name, text))
-    if not any(_is_id(part) for row in components for part in row):
-        raise _refusal("without {id} two jobs could meet at one key")
-    parsed = tuple(_guard_id([part for part in row if part != ""]) for row in components)
-    _check_lengths(parsed)
-    return parsed
-
-
-def _split_spec(name: str, spec: str) -> list[str]:
-    """Split a field's format at its slashes: ``{received:%Y/%m}`` is two components."""
-    if name != "received":
-        if spec:
+        spec = given or ""
+        if name == "received":
+            spec = spec or "%Y%m%dT%H%M%SZ"
+            if set(re.findall(r"%(.?)", spec, re.DOTALL)) - DIRECTIVES or re.search(r"[{}]", spec):
+                raise _refusal("{received:…} takes %Y %m %d %H %M %S %j %y %G %V %u alone")
+        elif spec:
             raise _refusal(f"{{{name}}} takes no format")
-        return [""]
-    spec = spec or "%Y%m%dT%H%M%SZ"
-    if set(re.findall(r"%(.?)", spec, re.DOTALL)) - DIRECTIVES or re.search(r"[{}]", spec):
-        raise _refusal("{received:…} takes %Y %m %d %H %M %S %j %y %G %V %u alone")
-    return spec.split("/")
+        row.append(_Field(name, spec))
+    return row
 
 
 def _guard_id(row: list[str | _Field]) -> _Component:
@@ -180,14 +179,6 @@ def _is_id(part: str | _Field) -> bool:
 
 def _check_lengths(parsed: tuple[_Component, ...]) -> None:
     """Refuse components that are no plain names, or that the longest values make too long."""
-    widest = {
-        "id": MAX_VALUE,
-        "ref": MAX_VALUE,
-        "endpoint": MAX_VALUE,
-        "provider": 32,
-        "sha256": 64,
-        "ext": 8,
-    }
     total = len(parsed) - 1
     for row in parsed:
         texts = [part if isinstance(part, str) else part.spec for part in row]
@@ -196,17 +187,18 @@ def _check_lengths(parsed: tuple[_Component, ...]) -> None:
             raise _refusal("it must be a relative path of printable characters, without empty parts")
         if texts[0].startswith("."):
             raise _refusal("no part of it may begin with a dot")
-        size = 0
-        for part, text in zip(row, texts, strict=True):
-            if isinstance(part, _Field) and part.name != "received":
-                size += widest[part.name]
-            else:  # %Y, two characters, gives four
-                size += len(text.encode()) * (1 if isinstance(part, str) else 2)
+        size = sum(map(_longest, row))
         if size > MAX_COMPONENT:
             raise _refusal(f"a part between slashes could exceed {MAX_COMPONENT} bytes")
         total += size
     if total > MAX_KEY:
         raise _refusal(f"its keys could exceed {MAX_KEY} bytes")
+
+
+def _longest(part: str | _Field) -> int:
+    if isinstance(part, str):
+        return len(part.encode())
+    return LONGEST.get(part.name) or 2 * len(part.spec.encode())  # %Y, two characters, gives four
 
 
 def _refusal(why: str) -> ConfigError:

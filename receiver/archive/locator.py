@@ -7,7 +7,6 @@ that is not there any more is looked for in the archive of new ones: the whole a
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -39,12 +38,10 @@ class ArchiveLocator:
     _opening: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
 
     async def locate(self, stored: StoredObject, image: Image) -> Path | str:
-        return await self._read(stored, image, lambda archive, found: archive.locate(found, image))
+        return await self._read(stored, image, lambda archive, at: archive.locate(at, image))
 
     async def local_file(self, stored: StoredObject, image: Image, scratch: Path) -> Path:
-        return await self._read(
-            stored, image, lambda archive, found: archive.local_file(found, image, scratch)
-        )
+        return await self._read(stored, image, lambda archive, at: archive.local_file(at, image, scratch))
 
     async def inspect(self, stored: StoredObject, depth: Depth = Depth.PROVED) -> ObjectInfo:
         return await (await self._archive_of(stored)).inspect(stored, depth)
@@ -54,10 +51,7 @@ class ArchiveLocator:
             await other.aclose()
 
     async def _read(
-        self,
-        stored: StoredObject,
-        image: Image,
-        read: Callable[[Inventory, StoredObject], Awaitable[T]],
+        self, stored: StoredObject, image: Image, read: Callable[[Inventory, StoredObject], Awaitable[T]]
     ) -> T:
         """Read an image from where it was put, or else from where its archive was moved to."""
         archive = await self._archive_of(stored)
@@ -81,16 +75,9 @@ class ArchiveLocator:
             if uri not in self._others:
                 try:
                     # In a thread: boto3 takes a while to load.
-                    opened = await asyncio.to_thread(
-                        partial(
-                            open_archive,
-                            uri,
-                            uploads=READS,
-                            environ=self.environ,
-                            public_url=self.public_url,
-                        )
+                    self._others[uri] = await asyncio.to_thread(
+                        open_archive, uri, uploads=READS, environ=self.environ, public_url=self.public_url
                     )
                 except ConfigError as error:
                     raise ArchiveError("archive.misconfigured", f"{stored.uri}: {error}") from None
-                self._others[uri] = opened
         return self._others[uri]

@@ -110,10 +110,6 @@ def encode_all(pairs: Mapping[str, str]) -> dict[str, str]:
     """Encode each value; one that is too long for some stores in several parts: ``ref``, ``ref-part2``, …"""
     encoded = {}
     for name, value in pairs.items():
-        whole = encode(value)
-        if len(whole) * 3 <= MAX_VALUE:  # percent-encoding writes three characters for one at most
-            encoded[name] = whole
-            continue
         size = len(value)
         while any(len(quote(encode(part), safe="")) > MAX_VALUE for part in _slices(value, size)):
             size = (size + 1) // 2

@@ -163,7 +163,7 @@ class S3Archive(PooledArchive):
                 # so a store that does not answer is not waited for.
                 with suppress(ArchiveError):
                     head = self._client.head_or_none(at)
-                    if head is not None and self._holds(item.image, at, head, head.get("VersionId")):
+                    if head is not None and self._holds(item.image, at, head):
                         return _stored(at, head)
             raise
 
@@ -177,7 +177,7 @@ class S3Archive(PooledArchive):
                     return stored
                 # Perhaps our own first attempt, whose answer was lost: what is there decides.
                 head = self._client.head(at)
-            if self._holds(item.image, at, head, head.get("VersionId")):
+            if self._holds(item.image, at, head):
                 return _stored(at, head)
             if self._is_cut(spooled, at, head):
                 stored = self._replace(spooled, at, head)
@@ -191,7 +191,7 @@ class S3Archive(PooledArchive):
         if "IfNoneMatch" in condition:
             head = self._client.put_directly(at, spooled, item.image, metadata.write(item))
         head = head or self._put_by_sdk(spooled, at, condition)
-        if head is not None and not self._holds(item.image, at, head, head.get("VersionId")):
+        if head is not None and not self._holds(item.image, at, head):
             raise ArchiveError("archive.unproved", f"{at} does not hold the bytes that were sent.")
         return head and _stored(at, head)
 
@@ -287,11 +287,11 @@ class S3Archive(PooledArchive):
             raise
         return content
 
-    def _holds(self, image: Image, at: Address, head: "Head", version: str | None) -> bool:
+    def _holds(self, image: Image, at: Address, head: "Head") -> bool:
         """Whether an object is the image: by the store's own checksum, else by reading all of it again."""
         if head["ContentLength"] != image.bytes:
             return False
-        return (self._kept_sha256(head) or self._client.sha256(at, version)) == image.sha256
+        return (self._kept_sha256(head) or self._client.sha256(at, head.get("VersionId"))) == image.sha256
 
     def _kept_sha256(self, head: "Head") -> str | None:
         """Return the store's own SHA-256, hex; ``None`` also where it only repeats what was announced.
@@ -340,11 +340,7 @@ class S3Archive(PooledArchive):
         blocks = self._client.blocks(at, self._readable_version(stored, image))
         size = 0
         try:
-            with (
-                self._client.translated(at, "archive.missing"),
-                closing(blocks),
-                scratch.open("wb") as file,
-            ):
+            with self._client.translated(at, "archive.missing"), closing(blocks), scratch.open("wb") as file:
                 for block in blocks:
                     size += len(block)
                     if size > image.bytes:  # not what was put, and it must not fill the disk
@@ -371,10 +367,9 @@ class S3Archive(PooledArchive):
         else:
             return stored.version
         head = self._client.head(at, missing="archive.missing")
-        version = head.get("VersionId")
-        if not self._holds(image, at, head, version):
+        if not self._holds(image, at, head):
             raise ArchiveError("archive.missing", f"{stored.uri} holds other bytes by now.")
-        return version
+        return head.get("VersionId")
 
 
 def _stored(at: Address, head: "Head") -> StoredObject:

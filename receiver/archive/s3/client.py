@@ -126,10 +126,8 @@ class Client:
         except (BotoCoreError, ValueError, OSError) as error:
             if (name := _wrong_address(environ)) is not None:
                 raise ConfigError(f"{name}: must be a URL such as https://host or http://host:port") from None
-            # The kind alone: the SDK's text may quote a credentials file.
-            raise ConfigError(
-                f"AWS_*: the AWS SDK cannot use its settings ({type(error).__name__})"
-            ) from None
+            kind = type(error).__name__  # alone: the SDK's text may quote a credentials file
+            raise ConfigError(f"AWS_*: the AWS SDK cannot use its settings ({kind})") from None
 
     def reconnect(self) -> None:
         """Use the credentials that the SDK finds now."""
@@ -149,16 +147,13 @@ class Client:
                 direct = DirectPut(presigned, at.key, self._credentials, ca_bundle)
         # Probes may overlap, and one may end after `close`: none must leave connections that nobody closes.
         with self._direct_lock:
-            before, self._direct = (direct, None) if self._closed else (self._direct, direct)
+            before, self._direct = self._direct, None if self._closed else direct
         if before is not None:
             before.close()
 
     def close(self) -> None:
-        with self._direct_lock:
-            self._closed = True
-            direct, self._direct = self._direct, None
-        if direct is not None:
-            direct.close()
+        self._closed = True
+        self.open_direct(None)
         self.sdk.close()
         self._presigner.close()
 
@@ -272,7 +267,7 @@ class Client:
         settings = botocore.session.get_session()
         settings.register_component("data_loader", _models(settings.get_config_variable("data_path")))
         session = boto3.session.Session(botocore_session=settings)
-        client = self._sdk_client(session, signed_payload=True)
+        client = self._sdk_client(session)
         if client.meta.endpoint_url.startswith("https:"):
             # TLS protects the body on its way, and the store checks its SHA-256 at the end. botocore need not
             # read and hash every file once more. Only a client knows its endpoint.
@@ -281,9 +276,8 @@ class Client:
         client.meta.events.register("after-call.s3", self._note_clock)
         client.meta.events.register("before-send.s3.PutObject", self._count_attempt)
         client.meta.events.register("before-parameter-build.s3.PutObject", _keep_to_region)
-        self._presigner = client
-        if self._public_url is not None:
-            self._presigner = self._sdk_client(session, signed_payload=True, endpoint_url=self._public_url)
+        public = self._public_url
+        self._presigner = self._sdk_client(session, endpoint_url=public) if public is not None else client
         access, secret = self._options.get("aws_access_key_id"), self._options.get("aws_secret_access_key")
         self._credentials = (
             Credentials(access, secret, self._options.get("aws_session_token"))
@@ -294,9 +288,9 @@ class Client:
         self.sdk = client
 
     def _sdk_client(
-        self, session: boto3.session.Session, *, signed_payload: bool, **options: Any
+        self, session: boto3.session.Session, *, signed_payload: bool = True, **options: Any
     ) -> "S3Client":
-        client: S3Client = session.client(
+        return session.client(
             "s3",
             config=Config(
                 signature_version="s3v4",
@@ -312,7 +306,6 @@ class Client:
             ),
             **{**self._options, **options},
         )
-        return client
 
     def _count_attempt(self, **_: Any) -> None:
         """Let the attempt of `put_directly` be the first of those that the SDK makes in this thread."""
