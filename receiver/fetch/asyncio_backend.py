@@ -46,7 +46,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._size = 0
         self._ended = False
         self._error: Exception | None = None
-        self._reader: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
 
     # Called by the event loop.
 
@@ -58,38 +58,27 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._size += len(data)
         if self._size >= _READ_AHEAD:
             self._transport.pause_reading()
-        self._wake()
+        self._changed.set()
 
     def eof_received(self) -> None:
         self._ended = True
-        self._wake()
+        self._changed.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
-        self._error = self._error or exc
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
-
-    def _time_out(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_exception(httpcore.ReadTimeout())
+        self._error = exc
+        self._changed.set()
 
     # Called by httpcore's users.
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
         if not self._received and not self._ended:
-            loop = asyncio.get_running_loop()
-            self._reader = loop.create_future()
-            timer = None if timeout is None else loop.call_later(timeout, self._time_out)
+            self._changed.clear()
             try:
-                await self._reader
-            finally:
-                self._reader = None
-                if timer is not None:
-                    timer.cancel()
+                async with asyncio.timeout(timeout):
+                    await self._changed.wait()
+            except TimeoutError as exc:
+                raise httpcore.ReadTimeout from exc
         if not self._received:
             if self._error is not None:
                 raise httpcore.ReadError(str(self._error)) from self._error
@@ -125,9 +114,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             self._transport.abort()  # if it was cancelled, too
             if isinstance(exc, TimeoutError):
                 raise httpcore.ConnectTimeout from exc
-            if isinstance(
-                exc, OSError | ValueError
-            ):  # SSL's errors, and a name that no certificate can prove
+            if isinstance(exc, OSError | ValueError):  # of SSL, and a name that no certificate can prove
                 raise httpcore.ConnectError(str(exc)) from exc
             raise
         if transport is None:

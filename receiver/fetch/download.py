@@ -109,10 +109,6 @@ HeadersFor = Callable[[str, str, int], Mapping[str, str]]
 """Returns the headers for a request to this scheme, host and port."""
 
 
-def _no_headers(_scheme: str, _host: str, _port: int) -> Mapping[str, str]:
-    return {}
-
-
 @dataclass(kw_only=True, eq=False)
 class Fetcher:
     """Downloads images, any number at a time.
@@ -151,7 +147,7 @@ class Fetcher:
         seconds: float | None = None,
         max_bytes: int | None = None,
         progress: Progress | None = None,
-        headers_for: HeadersFor = _no_headers,
+        headers_for: HeadersFor = lambda *_: {},
     ) -> Download:
         """Download an untrusted URL into a new file of mode 0600. A failure or cancellation leaves no file.
 
@@ -220,13 +216,10 @@ class Fetcher:
                     return await self._ask(target, headers)
         except TimeoutError as exc:
             raise FetchError("fetch.timeout", f"{target}: no answer in {limit:.0f} s") from exc
-        except UrlError as exc:
-            if target.confined:
-                raise UrlError(target.confined, exc.detail) from exc
-            raise
-        except FetchError as exc:
+        except (UrlError, FetchError) as exc:
             # A name that no setting allows must resolve into the allowed networks at the first attempt.
-            if exc.reason == "fetch.resolve" and target.confined and not self.sources.entries:
+            unresolved = exc.reason == "fetch.resolve" and not self.sources.entries
+            if target.confined and (unresolved or isinstance(exc, UrlError)):
                 raise UrlError(target.confined, exc.detail) from exc
             raise
 
@@ -269,12 +262,7 @@ class Fetcher:
         return found
 
     async def _receive(
-        self,
-        target: Target,
-        answer: Connection,
-        file: "_DownloadFile",
-        max_bytes: int,
-        progress: Progress,
+        self, target: Target, answer: Connection, file: "_DownloadFile", max_bytes: int, progress: Progress
     ) -> list[bytes]:
         """Stream the body into the file. Return the last of it, which is not written."""
         self._check_status(target, answer)
@@ -395,20 +383,17 @@ def _library_errors(target: Target) -> Iterator[None]:
     try:
         yield
     except _LIBRARY_ERRORS as exc:
-        reason = _reason(exc)
+        match exc:
+            case httpcore.ConnectError() | ssl.SSLError():
+                reason = "fetch.tls"  # the guard raises its own errors for TCP
+            case httpcore.TimeoutException():
+                reason = "fetch.timeout"
+            case httpcore.NetworkError():
+                reason = "fetch.cut_short"
+            case _:
+                reason = "fetch.protocol"
         # The parser may name its own constants, or quote the other side.
         text = "".join(c if c.isprintable() else "?" for c in str(exc))[:160]
         if not text or isinstance(exc, httptools.HttpParserError | httptools.HttpParserUpgrade):
             text = _IN_WORDS[reason]
         raise FetchError(reason, f"{target}: {text}") from exc
-
-
-def _reason(error: Exception) -> str:
-    match error:
-        case httpcore.ConnectError() | ssl.SSLError():
-            return "fetch.tls"  # the guard raises its own errors for TCP
-        case httpcore.TimeoutException():
-            return "fetch.timeout"
-        case httpcore.NetworkError() | OSError():
-            return "fetch.cut_short"
-    return "fetch.protocol"

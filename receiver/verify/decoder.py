@@ -43,11 +43,11 @@ _LOADER_OPTIONS = {
 _DAMAGE = {
     "premature end": "The image's coded data end before its last pixel.",
     "extraneous": "The image's coded data do not end with its last pixel.",
-    "bad Huffman code": "The image's coded data hold a code that does not exist.",
+    "bad huffman code": "The image's coded data hold a code that does not exist.",
     "arithmetic code": "The image's coded data hold a code that does not exist.",
     "restart marker": "A restart marker is missing in the image's coded data.",
-    "Quantization table": "The image has no quantisation table.",
-    "Huffman table": "The image has no sound Huffman table.",
+    "quantization table": "The image has no quantisation table.",
+    "huffman table": "The image has no sound Huffman table.",
 }
 """Damage to the pixels, by what the decoder's message contains. The message itself can name internals."""
 
@@ -111,15 +111,9 @@ def _memory(header: Header, file_size: int, side: int) -> int:
     # Where the decoder holds all of it: of a JPEG the coefficients, 2 bytes for each of up to 4 components;
     # of a PNG the pixels; of a WebP several copies.
     per_pixel = 17 if header.format == "webp" else 8 if header.multiscan else 0
+    pixels = header.width * header.height * per_pixel + side * side * _THUMBNAIL_PIXEL
     # Strips of a row, also of the steps to a thumbnail; the file itself, and its metadata.
-    rows = header.width * 8 * 512
-    return (
-        _BASE_MEMORY
-        + 3 * file_size
-        + rows
-        + side * side * _THUMBNAIL_PIXEL
-        + header.width * header.height * per_pixel
-    )
+    return _BASE_MEMORY + 3 * file_size + header.width * 8 * 512 + pixels
 
 
 def thumbnail(path: Path, target: Path, side: int, limits: Limits) -> Header:
@@ -201,13 +195,11 @@ def _decoding(file: BinaryIO, header: Header, limits: Limits, side: int = 0) -> 
             if header.format == "png":
                 _hide_png_metadata(data)
             yield data
-    except MemoryError as error:
-        raise ImageError("image.undecodable", "The image needs more memory than it is given.") from error
-    except VipsError as error:
-        message = str(error)
-        if "memory" in message.lower():
+    except (MemoryError, VipsError) as error:
+        message = str(error).lower()
+        if isinstance(error, MemoryError) or "memory" in message:
             raise ImageError("image.undecodable", "The image needs more memory than it is given.") from error
-        found = (text for mark, text in _DAMAGE.items() if mark.lower() in message.lower())
+        found = (text for mark, text in _DAMAGE.items() if mark in message)
         raise ImageError("image.corrupt", next(found, "The image's pixels cannot be decoded.")) from error
 
 

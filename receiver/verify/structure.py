@@ -169,12 +169,6 @@ class _Source:
             yield block
 
 
-def _first(blocks: Iterator[bytes]) -> bytes:
-    first = next(blocks, b"")
-    deque(blocks, maxlen=0)
-    return first
-
-
 def _corrupt(detail: str) -> ImageError:
     return ImageError("image.corrupt", detail)
 
@@ -406,7 +400,8 @@ def _scan_png(source: _Source, on_header: OnHeader) -> Header:
             for block in blocks:
                 pixels.feed(block)
         else:
-            content = _first(blocks)
+            content = next(blocks, b"")
+            deque(blocks, maxlen=0)  # the checksum stands behind the last one
             if kind == b"PLTE" and not begun:
                 _check_palette(content, colour, again=palette)
                 palette = True
@@ -504,8 +499,11 @@ class _Inflated:
 
     def feed(self, data: bytes) -> None:
         if data and not self._begun:
-            self._begun = True
-            self._begin(data[0] >> 4)
+            # The window that the stream's first byte states (RFC 1950, 2.2), as decoders take it.
+            self._begun, window = True, data[0] >> 4
+            if window > 7:
+                raise _corrupt(f"The {self._name}'s pixels cannot be inflated: their window is too large.")
+            self._zlib = isal_zlib.decompressobj(8 + window)
         while data:
             if self._zlib.eof:
                 raise ImageError("image.trailing_data", f"Something stands behind the {self._name}'s pixels.")
@@ -517,12 +515,6 @@ class _Inflated:
             pass
         if self._missing or not self._zlib.eof:
             raise _corrupt(f"The {self._name} holds fewer rows than its header says.")
-
-    def _begin(self, window: int) -> None:
-        """Take the window that the stream's first byte states (RFC 1950, 2.2), as decoders do."""
-        if window > 7:
-            raise _corrupt(f"The {self._name}'s pixels cannot be inflated: their window is too large.")
-        self._zlib = isal_zlib.decompressobj(8 + window)
 
     def _inflate(self, data: bytes) -> int:
         """Return the number of inflated bytes, at most a block, since a bomb would fill the memory."""

@@ -93,34 +93,27 @@ class Verifier:
         await self.aclose()
 
     async def _start(self) -> "_Child":
-        try:
-            child = await self._start_once()
-        except SpoolError as error:
-            self.error = error
-            raise
-        self.error = None
-        return child
-
-    async def _start_once(self) -> "_Child":
         self._assert_open()
         try:
             child = _Child(await _spawn(self._command))
         except OSError as error:
-            raise SpoolError("spool.no_decoder", f"No decoder can be started: {error.strerror}.") from error
+            raise self._no_decoder(f"No decoder can be started: {error.strerror}.") from error
         self._children.add(child)
         try:
             self._assert_open()  # again: it may have been closed while the child was being started
             async with asyncio.timeout(_START_SECONDS):
                 await child.ready()
-        except (_ChildDiedError, TimeoutError) as error:
+        except BaseException as error:
             await self._end(child)
-            raise SpoolError(
-                "spool.no_decoder", "A decoder ended while it started; see its own message."
-            ) from error
-        except BaseException:
-            await self._end(child)
+            if isinstance(error, _ChildDiedError | TimeoutError):
+                raise self._no_decoder("A decoder ended while it started; see its own message.") from error
             raise
+        self.error = None
         return child
+
+    def _no_decoder(self, detail: str) -> SpoolError:
+        self.error = SpoolError("spool.no_decoder", detail)
+        return self.error
 
     def _assert_open(self) -> None:
         if self._closed:
