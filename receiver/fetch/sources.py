@@ -74,18 +74,11 @@ class _Source:
     port: int
     path: str
 
-    def matches_host(self, scheme: str, host: str) -> bool:
-        if scheme != self.scheme:
-            return False
-        return host.endswith("." + self.host) if self.subdomains else host == self.host
-
-    def covers(self, path: str) -> bool:
-        if self.path == "/":
-            return True
-        if not _is_plain(path):
-            return False
+    def covers(self, scheme: str, host: str, path: str) -> bool:
+        same_host = host.endswith("." + self.host) if self.subdomains else host == self.host
         folder = self.path if self.path.endswith("/") else self.path + "/"
-        return path == self.path or path.startswith(folder)
+        within = path == self.path or path.startswith(folder)
+        return scheme == self.scheme and same_host and (self.path == "/" or (within and _is_plain(path)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +101,7 @@ class Sources:
         """Raise UrlError url.source or url.port if no entry allows these parts of a URL."""
         if not self.entries:
             return
-        places = [s for s in self.entries if s.matches_host(scheme, host) and s.covers(path)]
+        places = [entry for entry in self.entries if entry.covers(scheme, host, path)]
         if not places:
             raise UrlError("url.source", f"{scheme}://{host} with this path is in no entry of the list")
         if all(place.port != port for place in places):

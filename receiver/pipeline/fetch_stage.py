@@ -99,14 +99,13 @@ class FetchStage:
         """By job, the name of a whole file that a crash left in the spool before the ledger knew of it."""
         self._pool = WorkerPool("fetch", self.plan.concurrency, self._claim, self._fetch, self._on_bug)
         self.pools = [self._pool]
-        self._at_deadline = outcomes.at_deadline(can_ask=bool(self.asked))
-        if self._at_deadline is Action.ASK:
+        if self.asked:
             claim = partial(self.ledger.claim_past_deadline, lease=self._lease)
             self.pools.append(WorkerPool("ask", CONCURRENT_QUESTIONS, claim, self._ask_last, self._on_bug))
 
     async def expire(self) -> None:
-        """Expire the jobs whose time is over, except where a provider may be asked first."""
-        if self._at_deadline is Action.EXPIRE:
+        """Expire the jobs whose time is over, unless there are providers, which are asked first."""
+        if not self.asked:
             for job_id in await self.ledger.expire():
                 log.error("expired", job=job_id, reason="fetch.expired")
 

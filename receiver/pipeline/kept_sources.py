@@ -7,6 +7,7 @@ read them. Nothing of a job depends on them.
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from anyio import to_thread
@@ -49,14 +50,10 @@ class KeptSources:
 
     async def file(self) -> Path:
         """Return the name of a new file in the scratch folder."""
-
-        def make_folder() -> None:
-            with spool_errors():
-                self.scratch.mkdir(mode=0o700, parents=True, exist_ok=True)
-
-        await to_thread.run_sync(make_folder)
+        with spool_errors():
+            await to_thread.run_sync(partial(self.scratch.mkdir, mode=0o700, parents=True, exist_ok=True))
         return self.scratch / f"source-{secrets.token_hex(8)}"
 
     async def remove(self, file: Path) -> None:
         with suppress(OSError):
-            await to_thread.run_sync(lambda: file.unlink(missing_ok=True))
+            await to_thread.run_sync(partial(file.unlink, missing_ok=True))

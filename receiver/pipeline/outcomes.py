@@ -166,11 +166,6 @@ def while_running(job: Job, now: int, jitter: Jitter, *, life: int) -> Decision:
     return Decision(Action.RETRY, at, deadline=now + life)
 
 
-def at_deadline(*, can_ask: bool) -> Action:
-    """Decide what happens to a job whose time is over: the provider, where there is one, is asked first."""
-    return Action.ASK if can_ask else Action.EXPIRE
-
-
 def after_last_question(refusal: ProviderError | None, job: Job, now: int, jitter: Jitter) -> Decision:
     """Decide what follows when the provider refused or gave no fresh URL of a job whose time is over."""
     assert job.deadline is not None

@@ -108,7 +108,8 @@ class Worker:
             self.archive_stage.breaker.run(),
         ]
         if self.ledger.shared:
-            loops.append(run_forever(self._look_again, log, retry=SPOOL_CHECK_SECONDS))
+            # Others may have worked on the jobs of files here, because they took this instance for dead.
+            loops.append(run_forever(self._check_spool, log, retry=SPOOL_CHECK_SECONDS))
         self._loops = [asyncio.create_task(loop) for loop in loops]
 
     async def stop(self) -> None:
@@ -168,16 +169,11 @@ class Worker:
             log.error("at risk: little of the image URL's life is left", job=job_id)
         return LEASE_CHECK_SECONDS
 
-    async def _look_again(self) -> float:
-        """Look after files whose jobs others have worked on, because they took this instance for dead."""
-        await asyncio.sleep(SPOOL_CHECK_SECONDS)
-        await self._check_spool()
-        return 0
-
-    async def _check_spool(self) -> None:
+    async def _check_spool(self) -> float:
         """Remove files that no job waits for, and keep those that are whole for their jobs.
 
-        In this order nothing is taken for an orphan that work in progress has just recorded.
+        In this order nothing is taken for an orphan that work in progress has just recorded. Return the
+        seconds until the next look.
         """
         names = await self.spool.names()
         busy = tuple(start for _, claim, _ in self.under_way for start in (claim.holder, f"{claim.job.id}."))
@@ -192,6 +188,7 @@ class Worker:
             elif job is None or (job.state, job.spool) != (State.FETCHED, name):
                 await self.spool.remove(self.spool.path(name))
                 log.info("orphan removed from the spool", file=name)
+        return SPOOL_CHECK_SECONDS
 
     async def _recover(self, job: Job, name: str) -> None:
         """Let a job be taken next whose verified file is here, unless that was of no use."""

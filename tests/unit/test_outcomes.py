@@ -15,7 +15,6 @@ from receiver.pipeline.outcomes import (
     after_fetch,
     after_last_question,
     after_upload,
-    at_deadline,
     fresh_url_at,
 )
 from tests.support.clock import HOUR, NOW, SECOND
@@ -215,11 +214,6 @@ LAST_QUESTION: Mapping[str, Action] = {
 
 def last_question(refusal: ProviderError | None, late: int) -> Decision:
     return after_last_question(refusal, replace(JOB, deadline=NOW - late), NOW, half)
-
-
-@pytest.mark.parametrize(("can_ask", "action"), [(True, ASK), (False, EXPIRE)])
-def test_the_provider_is_asked_before_a_job_expires(can_ask: bool, action: Action) -> None:  # noqa: FBT001 - a row
-    assert at_deadline(can_ask=can_ask) is action
 
 
 @pytest.mark.parametrize(("reason", "action"), LAST_QUESTION.items())
