@@ -101,7 +101,7 @@ async def test_puts_go_on_directly_while_the_store_is_probed_again(direct: Probe
             item = spooled(tmp_path, "a.png")
             with SpoolFile(item) as file:
                 at = Address(direct.bucket, f"{os.urandom(6).hex()}.png")
-                during.append(direct.client.put_directly(at, file, item.image, {"job-id": item.job_id}))
+                during.append(direct.client.put_directly(at, file))
 
     direct.client.sdk.meta.events.register("before-sign.s3.PutObject", put_meanwhile)
     await direct.archive.probe()
@@ -113,7 +113,7 @@ async def test_a_probe_that_ends_after_the_close_opens_nothing(direct: Probed, t
     at, item = Address(direct.bucket, "late.png"), spooled(tmp_path, "late.png")
     direct.client.open_direct(at)
     with SpoolFile(item) as file:
-        assert direct.client.put_directly(at, file, item.image, {}) is None
+        assert direct.client.put_directly(at, file) is None
 
 
 async def test_the_version_of_an_object_is_recorded(tmp_path: Path) -> None:
@@ -290,7 +290,7 @@ PRESIGNED = (
 
 def put(direct: DirectPut, item: SpooledImage) -> dict[str, object] | None:
     with SpoolFile(item) as file:
-        head = direct.put(item.key, file, item.image, {"job-id": item.job_id})
+        head = direct.put(item.key, file)
     return None if head is None else dict(head)
 
 
@@ -371,7 +371,7 @@ def test_a_store_that_is_not_there_is_left_to_the_sdk(item: SpooledImage) -> Non
 def test_a_file_that_has_become_shorter_is_left_to_the_sdk(item: SpooledImage) -> None:
     with scripted(WRITTEN, FOUND) as script, opened(script) as direct, SpoolFile(item) as file:
         item.path.write_bytes(b"fou")
-        assert direct.put(item.key, file, item.image, {}) is None
+        assert direct.put(item.key, file) is None
 
 
 def test_a_connection_is_kept_until_the_store_or_the_archive_closes_it(item: SpooledImage) -> None:

@@ -179,19 +179,17 @@ class S3Archive(PooledArchive):
                 head = self._client.head(at)
             if self._holds(item.image, at, head):
                 return _stored(at, head)
-            if self._is_cut(spooled, at, head):
-                stored = self._replace(spooled, at, head)
-                if stored is not None:
-                    return stored
+            if self._is_cut(spooled, at, head) and (stored := self._replace(spooled, at, head)) is not None:
+                return stored
         raise ArchiveError("archive.occupied", f"{at} holds other bytes than job {item.job_id}.")
 
     def _send(self, spooled: SpoolFile, at: Address, condition: Mapping[str, str]) -> StoredObject | None:
         """Put the image and prove it. Return ``None`` where the condition does not hold."""
-        item, head = spooled.item, None
+        head = None
         if "IfNoneMatch" in condition:
-            head = self._client.put_directly(at, spooled, item.image, metadata.write(item))
+            head = self._client.put_directly(at, spooled)
         head = head or self._put_by_sdk(spooled, at, condition)
-        if head is not None and not self._holds(item.image, at, head):
+        if head is not None and not self._holds(spooled.item.image, at, head):
             raise ArchiveError("archive.unproved", f"{at} does not hold the bytes that were sent.")
         return head and _stored(at, head)
 
@@ -213,7 +211,7 @@ class S3Archive(PooledArchive):
                 **checksum,
                 **condition,
             )
-        except (ArchiveError, OSError) as error:
+        except ArchiveError as error:
             if spooled.failed is not None:  # the SDK reports this as a lost connection
                 raise spooled.failed from error
             status, code = answer_behind(error)
@@ -227,13 +225,12 @@ class S3Archive(PooledArchive):
 
     def _is_cut(self, spooled: SpoolFile, at: Address, head: "Head") -> bool:
         """Whether an object is a part of this very image: some stores keep what came before a kill."""
-        item = spooled.item
-        if head["ContentLength"] == item.image.bytes:
+        item, size, pairs = spooled.item, head["ContentLength"], metadata_of(head)
+        if size == item.image.bytes:
             return False
-        pairs = metadata_of(head)
         if (pairs.get("job-id"), pairs.get("sha256")) == (item.job_id, item.image.sha256):
             return True
-        if head["ContentLength"] > item.image.bytes:
+        if size > item.image.bytes:
             return False
         spooled.seek(0)
         blocks = self._client.blocks(at, head.get("VersionId"))

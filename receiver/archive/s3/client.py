@@ -34,7 +34,6 @@ from receiver.archive import metadata
 from receiver.archive.s3.direct import DirectPut
 from receiver.archive.spool_file import BLOCK, SpoolFile
 from receiver.core.errors import ArchiveError, ConfigError
-from receiver.core.jobs import Image
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -162,14 +161,12 @@ class Client:
         with self.translated(at):
             return self.sdk.put_object(Body=body, **at.arguments(), **arguments).get("VersionId")
 
-    def put_directly(
-        self, at: Address, file: SpoolFile, image: Image, metadata: Mapping[str, str]
-    ) -> "Head | None":
+    def put_directly(self, at: Address, file: SpoolFile) -> "Head | None":
         """Write an image where nothing is, at less cost; ``None`` if it is to be `put`, whatever happened."""
         direct = self._direct  # another thread may replace it
         if direct is None or direct.paused:
             return None
-        head = direct.put(at.key, file, image, metadata)
+        head = direct.put(at.key, file)
         if head is None:
             self._attempted.add(threading.get_ident())
         return head

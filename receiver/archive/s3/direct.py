@@ -25,8 +25,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 
+from receiver.archive import metadata
 from receiver.archive.spool_file import BLOCK, SpoolFile
-from receiver.core.jobs import Image
 
 if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import HeadObjectOutputTypeDef as Head
@@ -103,7 +103,7 @@ class DirectPut:
     def paused(self) -> bool:
         return self._monotonic() < self._paused_until
 
-    def put(self, key: str, file: SpoolFile, image: Image, metadata: Mapping[str, str]) -> "Head | None":
+    def put(self, key: str, file: SpoolFile) -> "Head | None":
         """Put an image where nothing is, and return what the store then says of the object.
 
         ``None``: that was no plain success. The SDK must do it again, whatever became of the object.
@@ -111,7 +111,7 @@ class DirectPut:
         connection = None
         try:
             connection = self._connection()
-            version = self._put(connection, key, file, image, metadata)
+            version = self._put(connection, key, file)
             target = self._base + _quoted(key) + (f"?versionId={quote(version, safe='')}" if version else "")
             connection.sendall(self._head("HEAD", target, EMPTY, {"x-amz-checksum-mode": "ENABLED"}))
             answer = _answer(connection)
@@ -131,10 +131,9 @@ class DirectPut:
             while True:
                 self._idle.pop().close()
 
-    def _put(
-        self, connection: socket.socket, key: str, file: SpoolFile, image: Image, metadata: Mapping[str, str]
-    ) -> str | None:
-        headers = {f"x-amz-meta-{name}": value for name, value in metadata.items()} | {
+    def _put(self, connection: socket.socket, key: str, file: SpoolFile) -> str | None:
+        image = file.item.image
+        headers = {f"x-amz-meta-{name}": value for name, value in metadata.write(file.item).items()} | {
             "content-length": str(image.bytes),
             "content-type": image.content_type,
             "if-none-match": "*",
