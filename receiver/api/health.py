@@ -29,15 +29,16 @@ def readiness_checks(
 
     async def spool_has_room() -> str | None:
         try:
-            return None if await worker.spool_has_room() else "No download fits any more."
+            room = worker.spool.room(await ledger.spool_bytes(), in_progress=0)
         except (LedgerError, SpoolError) as error:
             return _without_secrets(error)
+        return None if room else "No download fits any more."
 
     async def decoder_starts() -> str | None:
-        return _without_secrets(worker.decoder_error)
+        return _without_secrets(worker.fetch_stage.verifier.error)
 
     async def archive_reachable() -> str | None:
-        return _without_secrets(worker.archive_error)
+        return _without_secrets(worker.archive_stage.breaker.error)
 
     return {
         "ledger": ledger_writable,

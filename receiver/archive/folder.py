@@ -104,9 +104,7 @@ class FolderArchive(PooledArchive):
                 return list(islice(walk, PAGE))
 
         if not await self._run(self._root.is_dir):
-            raise ArchiveError(
-                "archive.no_bucket", f"The archive's folder {self.uri} is not there.", permanent=True
-            )
+            raise _no_bucket(f"The archive's folder {self.uri} is not there.")
         while found := await self._run(page):
             yield found
 
@@ -275,18 +273,15 @@ class FolderArchive(PooledArchive):
                 raise
 
     def _check_same(self, item: SpooledImage, target: Path) -> None:
+        image = item.image
         with _open_regular(target) as file:
-            same = (
-                os.fstat(file.fileno()).st_size == item.image.bytes
-                and digest(file).hex() == item.image.sha256
-            )
+            same = os.fstat(file.fileno()).st_size == image.bytes and digest(file).hex() == image.sha256
             # The put that made it may have been cut off before it did this, even one of the same job.
             os.fsync(file.fileno())
             sync_directory(target.parent)
         if not same:
-            raise ArchiveError(
-                "archive.occupied", f"{target.as_uri()} holds other bytes than job {item.job_id}."
-            )
+            detail = f"{target.as_uri()} holds other bytes than job {item.job_id}."
+            raise ArchiveError("archive.occupied", detail)
 
     def _write_metadata(self, item: SpooledImage, target: Path) -> None:
         with _temporary(target) as (path, file):
@@ -330,9 +325,8 @@ class FolderArchive(PooledArchive):
                 finally:
                     target.unlink()
         if not once or not same:
-            raise ArchiveError(
-                "archive.unproved", f"{self.uri} does not keep files as they are written.", permanent=True
-            )
+            detail = f"{self.uri} does not keep files as they are written."
+            raise ArchiveError("archive.unproved", detail, permanent=True)
         self._seen = True
         self._was_mount = self._was_mount or self._root.is_mount()
         stuck = self._sweep(now - PART_LIFETIME)
@@ -353,9 +347,7 @@ class FolderArchive(PooledArchive):
         if self._seen:
             raise self._gone()
         if not self._root.parent.is_dir():
-            raise ArchiveError(
-                "archive.no_bucket", f"Neither {self.uri} nor its parent is there.", permanent=True
-            )
+            raise _no_bucket(f"Neither {self.uri} nor its parent is there.")
         self._root.mkdir(mode=0o700, exist_ok=True)
         sync_directory(self._root.parent)
 
@@ -363,8 +355,9 @@ class FolderArchive(PooledArchive):
         return self._root.is_dir() and (self._root.is_mount() or not self._was_mount)
 
     def _gone(self) -> ArchiveError:
-        detail = f"The archive's folder {self.uri} is not there any more, or is empty, or not mounted."
-        return ArchiveError("archive.no_bucket", detail, permanent=True)
+        return _no_bucket(
+            f"The archive's folder {self.uri} is not there any more, or is empty, or not mounted."
+        )
 
     def _no_hard_links(self) -> ArchiveError:
         detail = f"The file system of {self.uri} has no hard links."
@@ -393,6 +386,10 @@ class FolderArchive(PooledArchive):
             reason, permanent = ERRORS.get(error.errno or 0, ("archive.unavailable", False))
             detail = f"{(self._root / key).as_uri()}: {error.strerror or error}."
             raise ArchiveError(reason, detail, permanent=permanent) from error
+
+
+def _no_bucket(detail: str) -> ArchiveError:
+    return ArchiveError("archive.no_bucket", detail, permanent=True)
 
 
 def metadata_path(target: Path) -> Path:

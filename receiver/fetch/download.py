@@ -131,11 +131,9 @@ class Fetcher:
     def __post_init__(self) -> None:
         # A pool of its own, so that a slow disk holds up nothing else that waits for a thread.
         self._disk = ThreadPoolExecutor(max_workers=4, thread_name_prefix="spool")
+        seconds = self.limits.resolve_seconds
         guard = NetworkGuard(
-            self.networks,
-            resolver=self.resolver,
-            resolve_seconds=self.limits.resolve_seconds,
-            backend=self.backend,
+            self.networks, resolver=self.resolver, resolve_seconds=seconds, backend=self.backend
         )
         self._connections = Connections(guard, self.ssl_context, self.limits.connect_seconds)
 

@@ -14,7 +14,7 @@ import structlog
 
 from receiver.core.clock import Clock
 from receiver.core.concurrency import cancel, run_forever
-from receiver.core.errors import ArchiveError, LedgerError, SpoolError
+from receiver.core.errors import LedgerError
 from receiver.core.jobs import Job, State
 from receiver.ledger import Claim, Ledger
 from receiver.pipeline.archive_stage import ArchiveStage
@@ -65,16 +65,6 @@ class Worker:
         self._loops: list[asyncio.Task[None]] = []
 
     @property
-    def archive_error(self) -> ArchiveError | None:
-        """Why nothing is uploaded now, if so: the archive's last error."""
-        return self.archive_stage.breaker.error
-
-    @property
-    def decoder_error(self) -> SpoolError | None:
-        """Why nothing is downloaded now, if so: no decoder could be started."""
-        return self.fetch_stage.verifier.error
-
-    @property
     def under_way(self) -> Sequence[tuple[str, Claim, float]]:
         """The jobs in progress: the stage, the claim, and the seconds since its start."""
         return [(pool.name, *job) for pool in self._pools for job in pool.in_progress]
@@ -82,10 +72,6 @@ class Worker:
     def in_progress(self) -> dict[str, int]:
         """Return how many jobs each stage is working on, by the stage's name."""
         return {pool.name: len(pool.claims) for pool in self._pools}
-
-    async def spool_has_room(self) -> bool:
-        """Return whether the spool takes downloads, those in progress aside."""
-        return self.spool.room(await self.ledger.spool_bytes(), 0) > 0
 
     def alive(self) -> bool:
         """Return whether every stage and the clock are running, and can claim work."""
