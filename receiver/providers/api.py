@@ -19,7 +19,8 @@ from receiver.core.backoff import doubled
 from receiver.core.completion import is_provider_id
 from receiver.core.errors import BodyError, ProviderError, UnavailableError, UnknownJobError
 from receiver.providers.api_errors import api_error
-from receiver.providers.base import MAX_WORD, Calls, Client, Listed, Reading
+from receiver.providers.base import Calls, Client, Listed, Reading
+from receiver.providers.bodies import MAX_WORD
 
 CONNECT_SECONDS = 10.0
 IDLE_SECONDS = 30.0

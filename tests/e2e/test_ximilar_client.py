@@ -22,7 +22,8 @@ from receiver.core.errors import (
     UnknownJobError,
 )
 from receiver.providers.api import ATTEMPTS
-from receiver.providers.base import Calls, Listed, time_at
+from receiver.providers.base import Calls, Listed
+from receiver.providers.bodies import time_at
 from receiver.providers.ximilar import completions, request
 from receiver.providers.ximilar.authentication import SUBMISSION_HEADER
 from receiver.providers.ximilar.client import Ximilar

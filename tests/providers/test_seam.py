@@ -33,13 +33,8 @@ from receiver.providers.base import (
     Reading,
     Report,
     Running,
-    bounded,
-    decode_json,
-    mask,
-    output_of,
-    own_id,
-    time_at,
 )
+from receiver.providers.bodies import bounded, decode_json, mask, output_of, own_id, time_at
 from receiver.providers.signatures import StandardWebhooks
 from receiver.reconcile.listing import Plan
 from receiver.reconcile.reconciler import Reconciler

@@ -11,11 +11,9 @@ from typing import Any
 from receiver.config import secrets_of, text_of
 from receiver.core.completion import MAX_OUTPUTS, Failure, is_provider_id
 from receiver.core.errors import BodyError, ConfigError, UnavailableError, UnknownJobError
-from receiver.providers import json_paths, proofs
+from receiver.providers import bodies, json_paths, proofs
 from receiver.providers.api import MAX_KEPT_BYTES, ApiClient, Call
 from receiver.providers.base import (
-    MASK,
-    MAX_WORD,
     Calls,
     Client,
     Ending,
@@ -26,14 +24,6 @@ from receiver.providers.base import (
     Reading,
     Report,
     Running,
-    bounded,
-    decode_json,
-    mask,
-    moment,
-    output_of,
-    own_id,
-    refuse,
-    short,
 )
 from receiver.providers.described.description import ENDPOINT, Ask, Description
 from receiver.providers.setup import Setup
@@ -87,7 +77,7 @@ class DescribedProvider(Provider):
         self.url_setting = f"[ask] base of {self.name}"
 
     def read(self, body: bytes) -> Reading:
-        return self.reading(decode_json(body), asked=False)
+        return self.reading(bodies.decode_json(body), asked=False)
 
     def reading(self, document: Any, *, asked: bool) -> Reading:
         """Read the JSON of a delivery, or, with ``asked``, of an answer, which nothing is asked for again."""
@@ -95,18 +85,17 @@ class DescribedProvider(Provider):
         identifier = json_paths.value(document, job.id)
         if job.numeric_id and isinstance(identifier, int) and not isinstance(identifier, bool):
             identifier = str(identifier)
-        own, state = own_id(identifier), json_paths.value(document, job.state)
+        own, state = bodies.own_id(identifier), json_paths.value(document, job.state)
         if not isinstance(state, str):
-            refuse("its state is missing")
-        ended_at = moment(json_paths.value(document, job.ended_at), self.now())
+            bodies.refuse("its state is missing")
+        ended_at = bodies.moment(json_paths.value(document, job.ended_at), self.now())
         if state in job.failed:
-            words = short(json_paths.value(document, job.error))
-            failure = Failure("provider.job_failed", f"{short(state)}: {words}" if words else short(state))
-            return Ending(own, (), failure, ended_at)
+            words = filter(None, (bodies.short(state), bodies.short(json_paths.value(document, job.error))))
+            return Ending(own, (), Failure("provider.job_failed", ": ".join(words)), ended_at)
         if state not in job.done:
             if job.running and state not in job.running:
-                refuse(f"its state is {short(state, MAX_WORD)}, which is unknown")
-            return Running(own, short(state, MAX_WORD))
+                bodies.refuse(f"its state is {bodies.word(state)}, which is unknown")
+            return Running(own, bodies.word(state))
         outputs = self._outputs(document, self.now() if ended_at is None else ended_at)
         if not outputs and (asked or self.token is None):
             detail = "The provider says that the job ended well, and names no file."
@@ -116,31 +105,31 @@ class DescribedProvider(Provider):
     def _outputs(self, document: Any, since: int) -> Sequence[Output]:
         at = self.description.outputs
         found = json_paths.find(document, at.each)[: MAX_OUTPUTS + 1]
-        return bounded(
+        return bodies.bounded(
             tuple(
-                output_of(
+                bodies.output_of(
                     json_paths.value(each, at.url) if at.url else each,
                     f"output {number}",
                     width=json_paths.value(each, at.width),
                     height=json_paths.value(each, at.height),
                     size=json_paths.value(each, at.bytes),
                     content_type=json_paths.value(each, at.content_type),
-                    ends_at=moment(json_paths.value(each, at.ends_at), since, UNITS[at.time_unit]),
+                    ends_at=bodies.moment(json_paths.value(each, at.ends_at), since, UNITS[at.time_unit]),
                 )
                 for number, each in enumerate(found, start=1)
             )
         )
 
     def redact(self, body: bytes) -> bytes:
-        body = mask(body, self.secrets)
+        body = bodies.mask(body, self.secrets)
         if not self.description.redact:
             return body
         try:
-            document = decode_json(body)
+            document = bodies.decode_json(body)
         except BodyError:
             return body  # nothing stands at a path of what is no JSON
         for path in self.description.redact:
-            json_paths.replace(document, path, MASK.decode())
+            json_paths.replace(document, path, bodies.MASK.decode())
         return json.dumps(document).encode()
 
     def own_delivery(self, own_id: str, output: Output) -> OwnDelivery | None:
@@ -189,7 +178,7 @@ class DescribedClient(ApiClient):
         body = self._provider.redact(json.dumps(document).encode())
         return Report(
             job_id,
-            short(state, MAX_WORD),
+            bodies.word(state),
             reading if isinstance(reading, Ending) else None,
             body=body if len(body) <= MAX_KEPT_BYTES else b"{}",
         )

@@ -5,7 +5,8 @@ import contextlib
 from receiver.core.completion import is_provider_id
 from receiver.core.errors import InvalidRequestError, UnaskableError, UnavailableError, UnknownJobError
 from receiver.providers.api import MAX_JOB_BYTES, ApiClient, Call, kept_body, read_answer
-from receiver.providers.base import MAX_WORD, Ending, Report, short
+from receiver.providers.base import Ending, Report
+from receiver.providers.bodies import word
 from receiver.providers.fal import results
 
 
@@ -25,7 +26,7 @@ class FalClient(ApiClient):
         answer = await self._call(Call(f"{path}/status", about_a_job=True))
         if answer.get("request_id", job_id) != job_id:
             raise UnavailableError("The provider's answer is about another job.")
-        status = short(answer.get("status"), MAX_WORD)
+        status = word(answer.get("status"))
         if status != "COMPLETED":
             return Report(job_id, status, body=kept_body(answer))
         if answer.get("error"):

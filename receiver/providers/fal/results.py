@@ -7,20 +7,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from receiver.core.completion import Failure
+from receiver.providers import bodies
 from receiver.providers.api_errors import explanation
-from receiver.providers.base import (
-    MAX_WORD,
-    Ending,
-    Output,
-    Reading,
-    Running,
-    bounded,
-    output_of,
-    own_id,
-    refuse,
-    short,
-    walk,
-)
+from receiver.providers.base import Ending, Output, Reading, Running
 
 RUNNING_STATUSES = frozenset({"IN_QUEUE", "IN_PROGRESS"})
 
@@ -37,15 +26,15 @@ MAX_PATH = 200
 def read(document: Any) -> Reading:
     """Read a delivery. Without a payload the ending holds nothing: fal is then asked for it."""
     if not isinstance(document, dict):
-        refuse("it is no JSON object")
-    request_id, status = own_id(document.get("request_id"), "request_id"), document.get("status")
+        bodies.refuse("it is no JSON object")
+    request_id, status = bodies.own_id(document.get("request_id"), "request_id"), document.get("status")
     if isinstance(status, str) and status in RUNNING_STATUSES:
         return Running(request_id, status)
     endpoint, payload = of_links(document), document.get("payload")
     if status == "ERROR":
         return Ending(request_id, failure=failure(document.get("error"), payload), endpoint=endpoint)
     if status != "OK":
-        refuse(f"status is {short(status, MAX_WORD)}, which is unknown")
+        bodies.refuse(f"status is {bodies.word(status)}, which is unknown")
     if payload is None or document.get("payload_error"):
         return Ending(request_id, endpoint=endpoint)
     return ending(request_id, payload, endpoint)
@@ -53,14 +42,14 @@ def read(document: Any) -> Reading:
 
 def ending(request_id: str, payload: object, endpoint: str | None) -> Ending:
     """Return the good end of a request that has returned this."""
-    outputs = bounded(list(_outputs(payload)))
+    outputs = bodies.bounded(list(_outputs(payload)))
     nothing = None if outputs else Failure("provider.no_output", "The request returned no file.")
     return Ending(request_id, outputs, nothing, endpoint=endpoint)
 
 
 def failure(error: object, payload: object = None) -> Failure:
     """Return the failure that fal states, with what the model itself says of it."""
-    words = [short(error)]
+    words = [bodies.short(error)]
     if isinstance(payload, dict | list) and payload:
         words.append(explanation(json.dumps(payload).encode()))
     return Failure("provider.job_failed", ": ".join(filter(None, words)) or "The request failed.")
@@ -68,7 +57,7 @@ def failure(error: object, payload: object = None) -> Failure:
 
 def _outputs(payload: object) -> Iterator[Output]:
     """Yield the files of a payload in its order: objects with a URL, or else URLs; else it is one text."""
-    values = list(walk(payload))
+    values = list(bodies.walk(payload))
     files = [it for it in values if isinstance(it, dict) and it.get("url") not in (None, "")]
     urls = [it for it in values if isinstance(it, str) and it.startswith(("https://", "http://"))]
     if files:
@@ -76,7 +65,7 @@ def _outputs(payload: object) -> Iterator[Output]:
             yield _output(file, f"the url of file {number}")
     elif urls:
         for number, url in enumerate(urls, start=1):
-            yield output_of(url, f"URL {number}")
+            yield bodies.output_of(url, f"URL {number}")
     elif payload not in ({}, [], ""):
         yield _TEXT
 
@@ -85,7 +74,7 @@ def _output(file: Mapping[str, Any], name: str) -> Output:
     url = file["url"]
     if isinstance(url, str) and url.startswith("data:"):
         url = url.partition(",")[0]  # of an image in the body only what it is
-    return output_of(
+    return bodies.output_of(
         url,
         name,
         width=file.get("width"),

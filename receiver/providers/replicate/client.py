@@ -5,7 +5,8 @@ from typing import Any
 
 from receiver.core.completion import is_provider_id
 from receiver.providers.api import ListingClient, kept_body, read_answer
-from receiver.providers.base import MAX_WORD, Ending, Listed, Report, short, time_at
+from receiver.providers.base import Ending, Listed, Report
+from receiver.providers.bodies import time_at, word
 from receiver.providers.replicate import predictions
 
 
@@ -18,7 +19,7 @@ class ReplicateClient(ListingClient):
 
     async def get(self, job_id: str, endpoint: str | None = None) -> Report:  # noqa: ARG002 - the id suffices
         document = await self.document(job_id)
-        status = short(document.get("status"), MAX_WORD)
+        status = word(document.get("status"))
         reading = read_answer(predictions.read, document) if status in predictions.ENDED_STATUSES else None
         return Report(
             job_id,
@@ -30,7 +31,7 @@ class ReplicateClient(ListingClient):
     def listed(self, row: Mapping[str, Any]) -> Listed | None:
         if not is_provider_id(row.get("id")):
             return None
-        status = short(row.get("status"), MAX_WORD)
+        status = word(row.get("status"))
         return Listed(
             row["id"],
             status,

@@ -5,20 +5,8 @@ from typing import Any
 
 from receiver.core.completion import Failure
 from receiver.core.urls import percent_encoded
-from receiver.providers.base import (
-    MAX_WORD,
-    Ending,
-    Output,
-    Reading,
-    Running,
-    bounded,
-    output_of,
-    own_id,
-    refuse,
-    short,
-    time_at,
-    walk,
-)
+from receiver.providers import bodies
+from receiver.providers.base import Ending, Output, Reading, Running
 
 FAILED_STATUSES = frozenset({"failed", "canceled", "aborted"})
 ENDED_STATUSES = FAILED_STATUSES | {"succeeded"}
@@ -34,39 +22,39 @@ _TEXT = Output(None, content_type="text/plain")
 def read(document: Any) -> Reading:
     """Read a prediction. Raise `BodyError` for what is none, or has an unknown status."""
     if not isinstance(document, dict):
-        refuse("it is no JSON object")
-    prediction_id, status = own_id(document.get("id")), document.get("status")
+        bodies.refuse("it is no JSON object")
+    prediction_id, status = bodies.own_id(document.get("id")), document.get("status")
     if not isinstance(status, str):
-        refuse("status is missing")
+        bodies.refuse("status is missing")
     if status in RUNNING_STATUSES:
         return Running(prediction_id, status)
     if status not in ENDED_STATUSES:
-        refuse(f"status is {short(status, MAX_WORD)}, which is unknown")
-    outputs = () if status in FAILED_STATUSES else bounded(list(_outputs(document.get("output"))))
+        bodies.refuse(f"status is {bodies.word(status)}, which is unknown")
+    outputs = () if status in FAILED_STATUSES else bodies.bounded(list(_outputs(document.get("output"))))
     return Ending(
         prediction_id,
         outputs,
         None if outputs else _failure(status, document),
-        ended_at=time_at(document.get("completed_at")),
+        ended_at=bodies.time_at(document.get("completed_at")),
         source_url=_source(document.get("input")),
-        endpoint=short(document.get("model")) or None,
+        endpoint=bodies.short(document.get("model")) or None,
     )
 
 
 def _outputs(value: object) -> Iterator[Output]:
     """Yield the files that an output of any form names, in its order; what names none is one text."""
-    files = [item for item in walk(value) if _is_file(item)]
+    files = [item for item in bodies.walk(value) if _is_file(item)]
     if files and isinstance(value, list):
         # What stands among files, and is none, is counted, so that the others keep their numbers.
         files = [
             item
             for each in value
-            for item in (filter(_is_file, walk(each)) if isinstance(each, dict | list) else [each])
+            for item in (filter(_is_file, bodies.walk(each)) if isinstance(each, dict | list) else [each])
         ]
     for number, item in enumerate(files, start=1):
         if isinstance(item, str) and item[:5].lower() == "data:":
             item = item.partition(",")[0]  # noqa: PLW2901 - of an image in the body only what it is
-        yield output_of(item, f"URL {number}")
+        yield bodies.output_of(item, f"URL {number}")
     if not files and value not in (None, [], {}, ""):
         yield _TEXT
 
@@ -77,7 +65,7 @@ def _is_file(item: object) -> bool:
 
 def _failure(status: str, document: Mapping[str, Any]) -> Failure:
     if status in FAILED_STATUSES:
-        words = short(document.get("error"))
+        words = bodies.short(document.get("error"))
         return Failure("provider.job_failed", f"{status}: {words}" if words else status)
     if document.get("data_removed") is True:
         return Failure("provider.no_output", "The provider has removed the output, as it does after an hour.")

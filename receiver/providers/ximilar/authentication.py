@@ -17,7 +17,8 @@ from receiver.config import Config
 from receiver.core.completion import is_ref
 from receiver.core.errors import AuthError
 from receiver.core.headers import RawHeaders, single
-from receiver.providers.base import MASK, TICKET_LIFETIME, DeliveryProof, Proof, hide, spellings_in_json
+from receiver.providers.base import TICKET_LIFETIME, DeliveryProof, Proof
+from receiver.providers.bodies import MASK, hide, spellings_in_json
 
 TICKET_HEADER = "X-Receiver-Job"
 REF_HEADER = "X-Receiver-Ref"

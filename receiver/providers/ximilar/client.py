@@ -27,7 +27,8 @@ from receiver.providers.api import (
     read_answer,
 )
 from receiver.providers.api_errors import SECRET_RUN, redact
-from receiver.providers.base import MAX_WORD, Listed, Report, Submitted, mask, time_at
+from receiver.providers.base import Listed, Report, Submitted
+from receiver.providers.bodies import MAX_WORD, mask, time_at
 from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.authentication import REF_HEADER, SUBMISSION_HEADER
 from receiver.providers.ximilar.completions import ENDED_STATUSES

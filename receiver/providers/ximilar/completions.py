@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from receiver.core.completion import BARE_ID, MAX_SIDE, MAX_URL, Failure, is_bare_id
-from receiver.providers.base import Ending, Output, decode_json, output_of, refuse, short
+from receiver.providers.base import Ending, Output
+from receiver.providers.bodies import decode_json, output_of, refuse, short
 
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Statuses after which the provider never delivers an image."""
