@@ -37,9 +37,8 @@ from receiver.operations.membership import Membership, while_leading
 from receiver.operations.relocate import Relocator
 from receiver.operations.retention import keep_pruning
 from receiver.pipeline.kept_sources import KeptSources
-from receiver.providers.base import Providers, is_proved_by_headers
+from receiver.providers.base import Providers, Setup, is_proved_by_headers
 from receiver.providers.registry import open_providers
-from receiver.providers.setup import Setup
 from receiver.reconcile.reconciler import Reconciler
 from receiver.telemetry.metrics import Meters, Metrics
 from receiver.telemetry.tracing import from_environment

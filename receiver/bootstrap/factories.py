@@ -38,9 +38,8 @@ from receiver.pipeline.fetch_stage import FetchPlan, FetchStage
 from receiver.pipeline.kept_sources import KeptSources
 from receiver.pipeline.spool import Spool
 from receiver.pipeline.worker import Worker
-from receiver.providers.base import Asked, Calls, Providers
+from receiver.providers.base import Asked, Calls, Providers, Setup
 from receiver.providers.registry import open_providers
-from receiver.providers.setup import Setup
 from receiver.reconcile.listing import Plan
 from receiver.reconcile.reconciler import Reconciler
 from receiver.submission import settlement

@@ -20,7 +20,7 @@ from receiver.cli.interruption import INTERRUPTED, interrupted_line
 from receiver.config import environment
 from receiver.core.errors import BodyError, ConfigError
 from receiver.doctor import Level, Result, diagnose, read_sample
-from receiver.providers.setup import Setup
+from receiver.providers.base import Setup
 
 STYLES: Mapping[Level, str] = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "bold red"}
 

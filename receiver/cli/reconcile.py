@@ -13,8 +13,8 @@ from receiver.cli.options import decimal
 from receiver.core.clock import milliseconds
 from receiver.core.errors import ConfigError
 from receiver.ledger import Ledger
+from receiver.providers.base import Setup
 from receiver.providers.registry import ENTRIES, open_providers
-from receiver.providers.setup import Setup
 from receiver.reconcile.reconciler import Summary
 
 ALL = 1_000_000

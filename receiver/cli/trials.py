@@ -14,8 +14,8 @@ from receiver.cli.common import AsJson, fail, load_config
 from receiver.cli.maintenance import load_checked_config
 from receiver.ledger import Ledger
 from receiver.operations.delivery_trial import DeliveryTrials, Step
+from receiver.providers.base import Setup
 from receiver.providers.registry import open_providers
-from receiver.providers.setup import Setup
 
 SIGNS = {"ok": "[green]✓[/]", "failed": "[bold red]✗[/]", "running": "…"}
 

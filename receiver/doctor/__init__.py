@@ -21,9 +21,8 @@ from receiver.doctor import ledger, machine, remote, settings
 from receiver.doctor.checks import Check, Level, Result, failure, run_checks, skipped
 from receiver.ledger import holder
 from receiver.ledger.sqlite.schema import unsafe_sqlite
-from receiver.providers.base import Provider, Running
+from receiver.providers.base import Provider, Running, Setup
 from receiver.providers.registry import open_providers, reader_of
-from receiver.providers.setup import Setup
 
 __all__ = ["Level", "Report", "Result", "diagnose", "look_at", "read_sample"]
 

@@ -20,11 +20,27 @@ from typing import Any, ClassVar
 
 import httpx
 
+from receiver.config import Config
+from receiver.core.clock import Clock, wall_clock
 from receiver.core.completion import Completion, Failure
 from receiver.core.errors import AuthError
 from receiver.core.headers import RawHeaders
 from receiver.core.rate_limit import RateLimiter
 from receiver.core.url_expiry import Deadline, deadline
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a provider is made from.
+
+    ``environ`` is the environment with what a ``.env`` adds to it. It holds what only a description of a
+    provider names, such as the variable of its secret.
+    """
+
+    config: Config
+    environ: Mapping[str, str]
+    now: Clock = wall_clock
+
 
 # What a delivery proves.
 

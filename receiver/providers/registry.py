@@ -6,14 +6,13 @@ from pathlib import Path
 
 from receiver.config import PROVIDERS, variable
 from receiver.core.errors import ConfigError
-from receiver.providers.base import Provider, Providers
+from receiver.providers.base import Provider, Providers, Setup
 from receiver.providers.described.description import Description
 from receiver.providers.described.provider import DescribedProvider
 from receiver.providers.fal import provider as fal
 from receiver.providers.freepik import provider as freepik
 from receiver.providers.proofs import Bearer
 from receiver.providers.replicate import provider as replicate
-from receiver.providers.setup import Setup
 from receiver.providers.tables import load
 from receiver.providers.ximilar import provider as ximilar
 

@@ -16,8 +16,8 @@ import pytest
 from receiver.config import load
 from receiver.ledger import Ledger
 from receiver.operations.delivery_trial import STEPS, DeliveryTrials, Trial, picture
+from receiver.providers.base import Setup
 from receiver.providers.registry import open_providers
-from receiver.providers.setup import Setup
 from receiver.sandbox.signing import FalKeys
 from tests.support.front import Front, running_front
 from tests.support.processes import PROOF, SECRETS, Programs, Receiver, run, run_process, settings

@@ -13,9 +13,8 @@ from receiver.core.jobs import State
 from receiver.core.ledger_location import LedgerLocation
 from receiver.core.rate_limit import RateLimiter
 from receiver.ledger import Intent, Ledger, Submission
-from receiver.providers.base import Asked, Calls
+from receiver.providers.base import Asked, Calls, Setup
 from receiver.providers.fal.provider import build
-from receiver.providers.setup import Setup
 from receiver.reconcile.listing import Plan
 from receiver.reconcile.reconciler import (
     FIRST_PAUSE,

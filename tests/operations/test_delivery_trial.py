@@ -11,8 +11,8 @@ from receiver.core.errors import LedgerError
 from receiver.core.jobs import State
 from receiver.ledger import Ledger
 from receiver.operations.delivery_trial import SILENT_MS, DeliveryTrials, Trial, read_trial
+from receiver.providers.base import Setup
 from receiver.providers.registry import open_providers
-from receiver.providers.setup import Setup
 from tests.ledger.actions import delivery, the_job
 from tests.support.clock import SECOND, Clock
 from tests.support.ledgers import make_empty_ledger

@@ -10,9 +10,8 @@ from receiver.config import load
 from receiver.core.completion import is_job_id
 from receiver.core.errors import BodyError
 from receiver.core.json_text import MAX_DEPTH
-from receiver.providers.base import Running
+from receiver.providers.base import Running, Setup
 from receiver.providers.registry import open_providers
-from receiver.providers.setup import Setup
 from tests.providers.samples import SAMPLES
 from tests.support.clock import NOW
 

@@ -16,8 +16,8 @@ from structlog.testing import capture_logs
 from receiver.bootstrap.app import open_receiver
 from receiver.config import PROVIDERS, load
 from receiver.core.completion import MAX_OUTPUTS
+from receiver.providers.base import Setup
 from receiver.providers.registry import ENTRIES, Entry, open_providers
-from receiver.providers.setup import Setup
 from tests.providers.sample import Sample
 from tests.providers.samples import SAMPLES
 

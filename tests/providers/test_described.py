@@ -13,10 +13,9 @@ import pytest
 from receiver.config import load
 from receiver.core.completion import Failure
 from receiver.core.errors import AuthError, BodyError, ConfigError
-from receiver.providers.base import Calls, Ending, Proof, Provider, Running
+from receiver.providers.base import Calls, Ending, Proof, Provider, Running, Setup
 from receiver.providers.described import provider as described_package
 from receiver.providers.registry import ENTRIES, open_providers
-from receiver.providers.setup import Setup
 from tests.providers.samples.described import FOLDER, digest, job
 
 NOW = 1_780_000_000_000

@@ -10,9 +10,9 @@ import pytest
 from receiver.config import load
 from receiver.core.errors import BodyError, ConfigError
 from receiver.doctor import read_sample
+from receiver.providers.base import Setup
 from receiver.providers.described.description import Description
 from receiver.providers.proofs import Ed25519, Hmac, StandardWebhooks
-from receiver.providers.setup import Setup
 from receiver.providers.signatures import KeyForm
 from receiver.providers.tables import Table, parse
 from tests.docs.documents import DOCUMENTS

@@ -16,11 +16,10 @@ from receiver.core.completion import MAX_URL
 from receiver.core.errors import AuthError, BodyError, ConfigError, InvalidRequestError, UnknownJobError
 from receiver.core.headers import RawHeaders
 from receiver.providers import key_set
-from receiver.providers.base import Calls, Client, Ending, Proof, Provider
+from receiver.providers.base import Calls, Client, Ending, Proof, Provider, Setup
 from receiver.providers.fal.provider import OWN_JWKS_URL, FalProvider, build
 from receiver.providers.fal.results import app_of, of_links
 from receiver.providers.key_set import KeySet
-from receiver.providers.setup import Setup
 from tests.providers.samples.fal import KEY, STRANGER, TOKEN, jwk, jwks, result, signed
 from tests.support.clock import HOUR, NOW, SECOND, Clock
 

@@ -12,9 +12,8 @@ from standardwebhooks import Webhook
 
 from receiver.config import load
 from receiver.core.errors import AuthError, BodyError, UnavailableError, UnknownJobError
-from receiver.providers.base import Calls, Ending, Provider, Running
+from receiver.providers.base import Calls, Ending, Provider, Running, Setup
 from receiver.providers.registry import open_providers
-from receiver.providers.setup import Setup
 from tests.providers.samples.freepik import OLD, SECRET, headers, task
 
 NOW = 1_780_000_000

@@ -13,9 +13,8 @@ from standardwebhooks import Webhook, WebhookVerificationError
 from receiver.config import load
 from receiver.core.errors import AuthError, BodyError, UnavailableError, UnknownJobError
 from receiver.core.headers import RawHeaders
-from receiver.providers.base import Calls, Client, Ending, Provider, Running
+from receiver.providers.base import Calls, Client, Ending, Provider, Running, Setup
 from receiver.providers.replicate.provider import build
-from receiver.providers.setup import Setup
 from tests.providers.samples import SAMPLES
 from tests.providers.samples.replicate import SECRET, STRANGER, TOKEN, prediction, signed
 from tests.providers.test_conformance import desk_of

@@ -5,9 +5,10 @@ from datetime import timedelta
 
 from receiver.core.completion import Completion
 from receiver.providers.base import Asked, Ending
+from receiver.providers.bodies import decode_json
 from receiver.providers.ximilar.authentication import Authenticator
 from receiver.providers.ximilar.client import Ximilar
-from receiver.providers.ximilar.completions import parse
+from receiver.providers.ximilar.completions import read
 from receiver.providers.ximilar.provider import XimilarProvider
 
 NAME = XimilarProvider.name
@@ -31,6 +32,6 @@ def asked(client: Ximilar, *, lifetime: timedelta = timedelta(hours=24)) -> Aske
 
 def completion_of(ending: Ending | bytes) -> Completion:
     """The one completion of an ending, or of the body of a delivery."""
-    found = ending if isinstance(ending, Ending) else parse(ending)
+    found = ending if isinstance(ending, Ending) else read(decode_json(ending))
     ((completion, _),) = provider().completions(found, now=0)
     return completion

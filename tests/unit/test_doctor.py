@@ -54,8 +54,8 @@ from receiver.doctor.settings import (
     settings_report,
 )
 from receiver.ledger import FILE_NAME, Instance, Ledger, Stats, holder
+from receiver.providers.base import Setup
 from receiver.providers.registry import open_providers
-from receiver.providers.setup import Setup
 from receiver.web.challenge import PROOF_HEADER, read_key
 from receiver.web.reaching import Answer, explain, origin
 from tests.support.clock import HOUR, NOW

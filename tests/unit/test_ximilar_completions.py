@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from receiver.core.completion import Completion, Failure, is_job_id
 from receiver.core.errors import BodyError
+from receiver.providers.bodies import decode_json
 from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.completions import FAILED_STATUSES
 from tests.support.providers import completion_of
@@ -121,7 +122,7 @@ def done(**changes: Any) -> dict[str, Any]:
 
 
 def parse(body: bytes) -> Completion:
-    return completion_of(completions.parse(body))
+    return completion_of(completions.read(decode_json(body)))
 
 
 def read(document: Any) -> Completion:

@@ -24,9 +24,9 @@ from receiver.providers.base import (
     Reading,
     Report,
     Running,
+    Setup,
 )
 from receiver.providers.described.description import ENDPOINT, Ask, Description
-from receiver.providers.setup import Setup
 from receiver.providers.tables import UNITS
 
 MIN_MASKED = 6

@@ -11,8 +11,6 @@ from receiver.providers.fal import results
 
 
 class FalClient(ApiClient):
-    """One account's queue."""
-
     scheme = "Key"
     url_setting = "FAL_API_URL"
 

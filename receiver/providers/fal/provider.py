@@ -5,12 +5,11 @@ from urllib.parse import urlsplit
 
 from receiver.core.errors import ConfigError
 from receiver.providers import key_set
-from receiver.providers.base import Calls, Client, Provider, Reading
+from receiver.providers.base import Calls, Client, Provider, Reading, Setup
 from receiver.providers.bodies import decode_json, mask
 from receiver.providers.fal import results
 from receiver.providers.fal.client import FalClient
 from receiver.providers.key_set import Ed25519, KeySet
-from receiver.providers.setup import Setup
 
 OWN_LIFETIME = timedelta(days=7)
 """Of files, by default. An account, or a request's own header, can make it minutes."""

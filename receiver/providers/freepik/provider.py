@@ -2,10 +2,9 @@
 
 from importlib.resources import files
 
-from receiver.providers.base import Provider
+from receiver.providers.base import Provider, Setup
 from receiver.providers.described.description import Description
 from receiver.providers.described.provider import DescribedProvider
-from receiver.providers.setup import Setup
 from receiver.providers.tables import parse
 
 

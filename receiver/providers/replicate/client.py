@@ -11,8 +11,6 @@ from receiver.providers.replicate import predictions
 
 
 class ReplicateClient(ListingClient):
-    """One account's API."""
-
     scheme = "Bearer"
     url_setting = "REPLICATE_API_URL"
     path = "/predictions"

@@ -3,11 +3,10 @@
 import json
 from datetime import timedelta
 
-from receiver.providers.base import Calls, Client, FileAccess, Output, OwnDelivery, Provider, Reading
+from receiver.providers.base import Calls, Client, FileAccess, Output, OwnDelivery, Provider, Reading, Setup
 from receiver.providers.bodies import decode_json, mask, without_members
 from receiver.providers.replicate import predictions
 from receiver.providers.replicate.client import ReplicateClient
-from receiver.providers.setup import Setup
 from receiver.providers.signatures import StandardWebhooks, key_of
 
 OWN_LIFETIME = timedelta(hours=1)

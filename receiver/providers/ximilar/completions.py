@@ -7,18 +7,13 @@ from typing import Any
 
 from receiver.core.completion import BARE_ID, MAX_SIDE, MAX_URL, Failure, is_bare_id
 from receiver.providers.base import Ending, Output
-from receiver.providers.bodies import decode_json, output_of, refuse, short
+from receiver.providers.bodies import output_of, refuse, short
 
 FAILED_STATUSES = frozenset({"FAILED", "API_LIMIT_EXCEEDED", "NOT_SUPPORTED"})
 """Statuses after which the provider never delivers an image."""
 
 ENDED_STATUSES = FAILED_STATUSES | {"DONE"}
 """Final statuses. A job with any other one, unknown words included, is still running."""
-
-
-def parse(body: bytes) -> Ending:
-    """Read the body of a delivery. Raise `BodyError` if it is no JSON or, as `read` does, no completion."""
-    return read(decode_json(body))
 
 
 def read(document: Any) -> Ending:
@@ -54,7 +49,7 @@ def read(document: Any) -> Ending:
 
 
 def written(job_id: str, output: Output) -> bytes:
-    """Return the body of a completion that `parse` reads."""
+    """Return the body of a completion that `read` reads."""
     record = {
         "_status": {"code": 200, "text": "OK"},
         "_upscaled_image_url": output.url,
@@ -65,7 +60,7 @@ def written(job_id: str, output: Output) -> bytes:
 
 
 def schema() -> dict[str, Any]:
-    """Return the JSON Schema of the bodies that `parse` reads."""
+    """Return the JSON Schema of the bodies that `read` reads."""
     text = Path(__file__).with_name("completion.schema.json").read_text(encoding="utf-8")
     values: dict[str, Any] = {"{own_id}": f"^{BARE_ID}$"}
     values |= {"{max_url}": MAX_URL, "{max_side}": MAX_SIDE, "{failed_statuses}": sorted(FAILED_STATUSES)}

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from receiver.providers.base import Calls, Ending, Output, OwnDelivery, Provider
-from receiver.providers.setup import Setup
+from receiver.providers.base import Calls, Ending, Output, OwnDelivery, Provider, Setup
+from receiver.providers.bodies import decode_json
 from receiver.providers.ximilar import completions
 from receiver.providers.ximilar.authentication import REF_HEADER, Authenticator
 from receiver.providers.ximilar.client import Ximilar
@@ -27,8 +27,6 @@ def build(setup: Setup) -> Provider | None:
 
 
 class XimilarProvider(Provider):
-    """Ximilar's Upscaler."""
-
     name = "ximilar"
     title = "Ximilar"
     bare_ids = True
@@ -44,7 +42,7 @@ class XimilarProvider(Provider):
         return completions.schema()
 
     def read(self, body: bytes) -> Ending:
-        return completions.parse(body)
+        return completions.read(decode_json(body))
 
     def redact(self, body: bytes) -> bytes:
         return self.proof.redact(body)
