@@ -304,13 +304,7 @@ async def _scan(
 ) -> AsyncIterator[ArchiveScan]:
     """Open the checkpoint of a run, and a scan that continues after it."""
     with await Checkpoint.open(ledger, config.data_dir, name, plan=plan, from_start=from_start) as checkpoint:
-        yield ArchiveScan(
-            ledger=ledger,
-            archive=archive,
-            checkpoint=checkpoint,
-            concurrency=config.uploads,
-            throttle=RateLimiter(rate).wait,
-        )
+        yield ArchiveScan(ledger, archive, checkpoint, config.uploads, RateLimiter(rate).wait)
 
 
 def _print_report(

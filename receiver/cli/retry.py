@@ -84,14 +84,15 @@ def retry(
     if dry_run:
         printer.add(rows)
         printer.end()
-        raise typer.Exit(1 if printer.left and not by_filter else 0)
-    if by_filter and any(row.obstacle is None for row in rows) and not yes:
+        raise typer.Exit(1 if printer.obstacles and not by_filter else 0)
+    number = sum(row.obstacle is None for row in rows)
+    if by_filter and number and not yes:
         # The preview goes where the question goes; the output is the result alone.
         asks = common.can_ask()
         preview = _Printer(as_json=as_json and not asks, dry_run=True, console=Console(stderr=asks))
         preview.add(rows)
         preview.end()
-        common.confirm(f"Try {_count(preview.done)} again? [y/N] ")
+        common.confirm(f"Try {_count(number)} again? [y/N] ")
     common.run_until_signal(
         partial(_retry, config, rows, printer, by_filter=by_filter),
         "what was committed is tried again, and the same command takes up the rest",
@@ -161,7 +162,7 @@ async def _retry(
                     printer.add(await asyncio.gather(*(_retry_one(ledger, row) for row in chunk)))
                     on_progress(begin + len(chunk), len(rows))
     printer.end()
-    return not interrupted and (by_filter or not printer.left)
+    return not interrupted and (by_filter or not printer.obstacles)
 
 
 async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
@@ -174,28 +175,23 @@ async def _retry_one(ledger: Ledger, row: _Row) -> _Row:
 
 
 class _Printer:
-    """Prints rows as they come, and a summary; on a terminal the first rows, in a table.
-
-    ``done`` jobs are, or would be, tried again; ``left`` are not, or would not be.
-    """
+    """Prints rows as they come, and a summary; on a terminal the first rows, in a table."""
 
     def __init__(self, *, as_json: bool, dry_run: bool, console: Console | None = None) -> None:
         self.as_json = as_json
-        self.done = self.left = 0
         self._json = output.JsonJobs(dry_run=dry_run)
         self._dry_run = dry_run
         self._console = console or Console()
-        self._first: list[_Row] = []
-        self._obstacles: dict[str, None] = {}  # each once, in their order
+        self._rows: list[_Row] = []
+
+    @property
+    def obstacles(self) -> list[str]:
+        """Why each job is not, or would not be, tried again; all others are."""
+        return [row.obstacle for row in self._rows if row.obstacle is not None]
 
     def add(self, rows: Sequence[_Row]) -> None:
-        self._first += rows[: MAX_ROWS - len(self._first)]
+        self._rows += rows
         for row in rows:
-            if row.obstacle is None:
-                self.done += 1
-            else:
-                self.left += 1
-                self._obstacles[NO_IMAGE if NO_IMAGE in row.obstacle else row.obstacle] = None
             if self.as_json:
                 self._json.add(_document(row))
             elif not self._console.is_terminal:
@@ -204,11 +200,11 @@ class _Printer:
     def end(self) -> None:
         if self.as_json:
             self._json.end()
-        elif self._console.is_terminal and self._first:
+        elif self._console.is_terminal and self._rows:
             third, fourth = ("state", "reason") if self._dry_run else ("was", "is")
             names = ("job", "ref", third, fourth, "obstacle")
-            self._console.print(output.table(names, map(self._cells, self._first)))
-            if (more := self.done + self.left - MAX_ROWS) > 0:
+            self._console.print(output.table(names, map(self._cells, self._rows[:MAX_ROWS])))
+            if (more := len(self._rows) - MAX_ROWS) > 0:
                 common.print_message(f"and {more} more; --json or a pipe gives all of them")
         common.print_message(self._summary())
 
@@ -217,14 +213,17 @@ class _Printer:
         return row.id, row.ref or "", row.before or "", fourth or "", row.obstacle or ""
 
     def _summary(self) -> str:
-        done = f"{_count(self.done)} {'would be' if self._dry_run else _is(self.done)} tried again"
-        if not self.left:
-            return done
-        causes = list(self._obstacles)[:MAX_CAUSES]
-        if self.done + self.left == 1:
-            causes = [row.obstacle for row in self._first if row.obstacle]  # with what to do instead
-        cannot = "cannot" if self._dry_run else f"{_is(self.left)} not"
-        return f"{done}; {self.left} {cannot}: {'; '.join(causes)}"
+        left = len(self.obstacles)
+        done = len(self._rows) - left
+        text = f"{_count(done)} {'would be' if self._dry_run else _is(done)} tried again"
+        if not left:
+            return text
+        causes = self.obstacles  # with what to do instead
+        if len(self._rows) > 1:
+            each = dict.fromkeys(NO_IMAGE if NO_IMAGE in cause else cause for cause in causes)
+            causes = list(each)[:MAX_CAUSES]
+        cannot = "cannot" if self._dry_run else f"{_is(left)} not"
+        return f"{text}; {left} {cannot}: {'; '.join(causes)}"
 
 
 def _document(row: _Row) -> dict[str, Any]:

@@ -95,7 +95,10 @@ async def check_archive(config: Config, environ: Mapping[str, str]) -> list[Resu
     """Write, read, compare and remove a small object, as `serve` does at its start."""
     uri = config.archive_uri
     folder = Path(urlsplit(uri).path) if uri.startswith("file:") else None
-    used = await _was_used(config)
+    used = False
+    with contextlib.suppress(errors.LedgerError):  # there is no ledger, or its own check reports it
+        async with await LedgerReader.open(config.ledger_location) as ledger:
+            used = await factories.is_archive_used(ledger, uri)
     if folder is not None and not used and not folder.exists():
         # Not created here: `serve` may run as another user.
         return [await run_in_thread(lambda: _check_parent(folder, config.data_dir.resolve()))]
@@ -151,14 +154,6 @@ def probe_results(uri: str, findings: tuple[ProbeResult, ...]) -> list[Result]:
             effect, remedy = _MISSING_FEATURES.get(finding.name, ("", reference))
             found.append(warning("archive", f"{finding.detail} {effect}".strip(), remedy))
     return found
-
-
-async def _was_used(config: Config) -> bool:
-    try:
-        async with await LedgerReader.open(config.ledger_location) as ledger:
-            return await factories.is_archive_used(ledger, config.archive_uri)
-    except errors.LedgerError:
-        return False  # there is none, or `check_ledger` reports it
 
 
 def clock_offset(date: str, asked: float, answered: float) -> float | None:

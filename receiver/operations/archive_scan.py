@@ -22,7 +22,7 @@ UNREADABLE = frozenset({"archive.missing", "archive.unreadable"})
 """Reasons for which an object cannot be inspected, and others can."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class ArchiveScan:
     """An archive, the ledger it is compared with, and how to go through it.
 
