@@ -447,6 +447,15 @@ class Config(BaseModel):
         return self.archive or (self.data_dir.resolve() / "archive").as_uri()
 
     @property
+    def public_address(self) -> str:
+        """The public address for people: without a user, a password and a query; empty without one."""
+        if self.public_url is None:
+            return ""
+        parts = urlsplit(str(self.public_url))
+        netloc = parts.netloc.rpartition("@")[2]
+        return parts._replace(netloc=netloc, query="", fragment="").geturl().rstrip("/")
+
+    @property
     def can_submit(self) -> bool:
         """Whether `receiver submit` has what it asks the provider with."""
         return self.ximilar_api_token is not None

@@ -41,18 +41,20 @@ Send = Callable[[Sequence[Message]], Awaitable[Mapping[str, str | None]]]
 
 @dataclass(kw_only=True, eq=False)
 class Alerter:
-    """The loop; with several receivers on one ledger, one of them runs it.
+    """The loop; with several receivers on one ledger, one of them tells.
 
     Attributes:
         collect: reads the metrics.
         channels: their URLs by name.
         address: the receiver's public address, for links; empty without one.
+        leads: whether this receiver tells, also while the ledger is away.
     """
 
     ledger: Ledger
     collect: Callable[[], Awaitable[Collector]]
     channels: Mapping[str, str] = field(repr=False)
     address: str
+    leads: Callable[[], bool] = lambda: True
     send: Send = send
 
     def __post_init__(self) -> None:
@@ -71,6 +73,11 @@ class Alerter:
 
     async def look(self) -> float:
         """Look once, and tell what is new; return the seconds until the next time."""
+        if not self.leads():
+            if not self._saved:  # what began while the ledger was away is over at another receiver
+                await self._save({**self._alerts, **await read_alerts(self.ledger)})
+            self._rises = Rises()
+            return EVERY_SECONDS
         if self._saved:  # else what is here is newer than what is kept
             with suppress(LedgerError):  # a ledger that cannot be read is told of, too
                 self._alerts = await read_alerts(self.ledger)
@@ -79,10 +86,13 @@ class Alerter:
         self._alerts = await self._tell(self._judge(known, samples))
         self._saved = self._saved and self._alerts == known
         if not self._saved:
-            kept = {key: asdict(alert) for key, alert in self._alerts.items()}
-            await self.ledger.save_checkpoint(_CHECKPOINT, json.dumps(kept))
-            self._saved = True
+            await self._save(self._alerts)
         return EVERY_SECONDS
+
+    async def _save(self, alerts: Alerts) -> None:
+        kept = {key: asdict(alert) for key, alert in alerts.items()}
+        await self.ledger.save_checkpoint(_CHECKPOINT, json.dumps(kept))
+        self._saved = True
 
     def _judge(self, known: Alerts, samples: Samples) -> dict[str, Alert]:
         now = self.ledger.now()

@@ -195,10 +195,9 @@ async def open_receiver(
         )
 
         relocator = Relocator(ledger, archive, locator)
-        duties = partial(
-            _duties, config, ledger, feed, metrics, sources, reconcilers=reconcilers, relocator=relocator
-        )
+        duties = partial(_duties, config, ledger, feed, sources, reconcilers=reconcilers, relocator=relocator)
         await stack.enter_async_context(while_leading(membership, duties))
+        factories.start_alerts(config, ledger, metrics, stack, leads=lambda: membership.led_last)
         document = openapi.document(metadata.version("upscale-receiver"), providers.values())
         routes = [
             *(Route(path, webhook, methods=["POST"]) for path, webhook in webhooks.items()),
@@ -226,7 +225,6 @@ async def _duties(
     config: Config,
     ledger: Ledger,
     feed: Feed,
-    metrics: Metrics,
     sources: KeptSources,
     *,
     reconcilers: Sequence[Reconciler],
@@ -240,7 +238,6 @@ async def _duties(
         await factories.open_outgoing_webhooks(config, ledger, feed, stack)
         await factories.start_keeping_sources(config, ledger, feed, sources, stack)
         loops = [keep_pruning(ledger, config.keep_history), relocator.run()]
-        factories.start_alerts(config, ledger, metrics, stack)
         stack.push_async_callback(cancel, [asyncio.create_task(loop) for loop in loops])
         yield
 

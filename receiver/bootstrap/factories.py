@@ -286,7 +286,9 @@ async def open_outgoing_webhooks(config: Config, ledger: Ledger, feed: Feed, sta
     await stack.enter_async_context(webhooks)
 
 
-def start_alerts(config: Config, ledger: Ledger, metrics: Metrics, stack: AsyncExitStack) -> None:
+def start_alerts(
+    config: Config, ledger: Ledger, metrics: Metrics, stack: AsyncExitStack, leads: Callable[[], bool]
+) -> None:
     """Start the loop that tells of alerts, where ``RECEIVER_ALERT_URLS`` is set."""
     if found := alert_channels(config):
         from receiver.alerts.alerter import Alerter  # noqa: PLC0415 - its table is for those alone who use it
@@ -295,7 +297,8 @@ def start_alerts(config: Config, ledger: Ledger, metrics: Metrics, stack: AsyncE
             ledger=ledger,
             collect=metrics.collect,
             channels=found,
-            address=str(config.public_url or "").rstrip("/"),
+            address=config.public_address,
+            leads=leads,
         )
         stack.push_async_callback(cancel, [asyncio.create_task(alerter.run(), name="alerts")])
 

@@ -35,7 +35,7 @@ async def alert(
     channels = alert_channels(config)
     if not channels:
         fail("RECEIVER_ALERT_URLS is not set, so there is no channel to try")
-    body = f"This is a test. Alerts of upscale-receiver will come here.\n{config.public_url or ''}".strip()
+    body = f"This is a test. Alerts of upscale-receiver will come here.\n{config.public_address}".strip()
     messages = [Message(name, url, "A test of upscale-receiver", body) for name, url in channels.items()]
     results = await send(messages)
     if as_json:

@@ -57,6 +57,14 @@ class Membership:
         """Whether this process does the work that is to be done once."""
         return not self.shared or self._monotonic() < self._until
 
+    @property
+    def led_last(self) -> bool:
+        """Whether this process leads, or did when the ledger was last heard of.
+
+        While the ledger is away nobody leads, and somebody has to tell of it.
+        """
+        return not self.shared or self.fence is not None
+
     async def beat(self) -> float | None:
         """Send a heartbeat. Return the seconds until the next one is due; ``None``: no other may follow."""
         began = self._monotonic()
@@ -67,7 +75,7 @@ class Membership:
                 raise
             log.error("replaced by another process", detail=error.detail)  # noqa: TRY400 - not a bug
             self._ledger.refuse(error)
-            self._until = 0
+            self._until, self.fence = 0, None
             self._notify()
             return None
         self.fence = beat.fence

@@ -99,7 +99,7 @@ def test_the_command_tries_each_channel_and_shows_no_token(tmp_path: Path, world
     values = settings(
         tmp_path,
         RECEIVER_ALERT_URLS=f"{SLACK}, {DISCORD} {ntfy}",
-        RECEIVER_PUBLIC_URL="https://receiver.test",
+        RECEIVER_PUBLIC_URL="https://user:pass-w0rd@receiver.test",  # which the proxy asks for
     )
     done = run(["alert", "--test"], tmp_path, values)
     assert done.returncode == 1, done.stderr
@@ -144,7 +144,8 @@ def test_a_receiver_tells_each_channel_once_of_a_lost_image_also_over_a_restart(
     (tmp_path / "data").mkdir()
     asyncio.run(lose_an_image(tmp_path / "data"))
     hook = f"json://127.0.0.1:{world.port}/a-secret-topic"
-    values = settings(tmp_path, RECEIVER_PUBLIC_URL="https://receiver.test", RECEIVER_ALERT_URLS=hook)
+    public = "https://user:pass-w0rd@receiver.test"  # which the proxy asks for
+    values = settings(tmp_path, RECEIVER_PUBLIC_URL=public, RECEIVER_ALERT_URLS=hook)
     with programs.receiver(values) as receiver:
         receiver.program.until_event("alert sent", channel="json 1", alerts=["ImagesLost"])
     (post,) = world.posts

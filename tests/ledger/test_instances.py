@@ -401,6 +401,7 @@ async def test_what_one_does_for_all_ends_with_its_lead_and_begins_at_another_wi
         monotonic.forward(LEAD_MS - MARGIN_MS)
         clock.forward(LEAD_MS - MARGIN_MS)
         assert not a.leads  # while nobody else can lead yet
+        assert (a.led_last, b.led_last) == (True, False)
         await b.beat()
         assert not b.leads
         a._notify()
@@ -411,6 +412,7 @@ async def test_what_one_does_for_all_ends_with_its_lead_and_begins_at_another_wi
         await asyncio.to_thread(eventually, lambda: at_work == ["b"])
         await a.beat()
         assert (a.leads, b.leads) == (False, True)
+        assert (a.led_last, b.led_last) == (False, True)
     assert at_work == []
 
 

@@ -1,5 +1,6 @@
 """When somebody is told, and how often: rules over metrics, the life of an alert, and the loop."""
 
+import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
@@ -129,6 +130,37 @@ async def test_an_alert_is_told_once_and_once_again_when_it_is_over(world: World
     assert world.titles() == ["Images lost (receiver.test)", "Over: Images lost (receiver.test)"]
     assert world.titles("mailto 1") == world.titles()
     assert world.sent[-1].kind == "success"
+
+
+async def test_one_receiver_tells_and_hands_over_what_it_could_not_keep(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As while a database is away, after which another receiver leads."""
+
+    async def fail(*_: object) -> None:
+        raise LedgerError("ledger.unavailable")
+
+    first, second = world.alerter, world.another()
+    leader = first
+    first.leads, second.leads = (lambda: leader is first), (lambda: leader is second)
+    await second.look()
+    world.writable.set(0)
+    with monkeypatch.context() as away:
+        away.setattr(world.ledger, "save_checkpoint", fail)
+        for _ in range(5):
+            world.clock.now += MINUTE
+            with contextlib.suppress(LedgerError):
+                await first.look()
+            await second.look()
+    assert world.titles() == ["Ledger unwritable (receiver.test)"]
+    leader = second
+    world.writable.set(1)
+    await first.look()
+    for _ in range(12):
+        world.clock.now += MINUTE
+        await first.look()
+        await second.look()
+    assert world.titles() == ["Ledger unwritable (receiver.test)", "Over: Ledger unwritable (receiver.test)"]
 
 
 async def test_an_alert_is_told_again_when_its_number_has_doubled(world: World) -> None:
