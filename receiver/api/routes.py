@@ -146,9 +146,7 @@ class Api:
         if isinstance(place, Path):
             name = f"{job_id}.{job.image.extension}" if job.image.accepted else None  # a download
             return _whole_file(request, place, job.image.content_type, name)
-        return RedirectResponse(
-            place, 302, headers={"Cache-Control": "no-store", "Referrer-Policy": "no-referrer"}
-        )
+        return RedirectResponse(place, 302, headers={"Cache-Control": "no-store"})
 
     async def retry(self, request: Request) -> Response:
         params.nothing(request.query_params)

@@ -56,11 +56,8 @@ CHECK_SECONDS = 3.0
 SOURCE_SECONDS = 2.0
 """How long a page waits to learn whether the archive has a picture of the source."""
 
-PICTURE_HEADERS = {
-    # The pixels were decoded and encoded anew, so that nothing else of the untrusted file is left.
-    "Content-Security-Policy": "default-src 'none'; sandbox",
-    "X-Content-Type-Options": "nosniff",
-}
+# The pixels were decoded and encoded anew, so that nothing else of the untrusted file is left.
+PICTURE_HEADERS = {"Content-Security-Policy": "default-src 'none'; sandbox"}
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response, StreamingResponse
 
 from receiver.api import params
+from receiver.api.sse import HEADERS as STREAM_HEADERS
 from receiver.core.concurrency import cancel
 from receiver.core.errors import BodyError, LedgerError
 from receiver.dashboard.templates import Templates
@@ -59,16 +60,14 @@ class TrialPage:
         """``GET /page/test-delivery/events``: an event for each change until the test delivery ends."""
         params.nothing(request.query_params)
         self.waiters.check()
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._events(), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._events(), media_type="text/event-stream", headers=STREAM_HEADERS)
 
     async def picture(self, request: Request) -> Response:
         """``GET`` of a webhook: the picture of a test delivery, for its ticket; for everybody else a 405."""
         ledger, ticket = self.trials.ledger, request.query_params.get("signature")
         if ticket is None or not await is_ticket(ledger, ticket, ledger.now()):
             raise HTTPException(405, headers={"Allow": "POST"})
-        headers = {"Cache-Control": "private, no-store", "X-Content-Type-Options": "nosniff"}
-        return Response(picture(), media_type="image/jpeg", headers=headers)
+        return Response(picture(), media_type="image/jpeg", headers={"Cache-Control": "private, no-store"})
 
     async def aclose(self) -> None:
         await cancel(self._running)
