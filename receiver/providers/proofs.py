@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from receiver.core.clock import Clock
-from receiver.core.errors import ConfigError
 from receiver.providers import key_set, signatures
 from receiver.providers.base import DeliveryProof
 from receiver.providers.signatures import PLACEHOLDER
@@ -112,10 +111,7 @@ def open_proof(
     """Return the proof of a description, with its keys: from secrets, or from the text of a variable."""
 
     def keys_of(proof: StandardWebhooks | Hmac) -> list[bytes]:
-        try:
-            return signatures.keys_of(secrets(proof.secret), proof.key)
-        except ValueError as error:
-            raise ConfigError(f"{proof.secret}: {error}") from None
+        return signatures.keys_of(proof.secret, secrets(proof.secret), proof.key)
 
     match written:
         case Header():

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Literal, NoReturn
 
 from receiver.core.clock import Clock, milliseconds
-from receiver.core.errors import AuthError
+from receiver.core.errors import AuthError, ConfigError
 from receiver.core.headers import RawHeaders, single
 from receiver.providers.base import DeliveryProof, Proof
 
@@ -65,17 +65,17 @@ KeyForm = Literal["text", "text-after-whsec", "base64", "whsec"]
 ``whsec_`` before it; base64 behind ``whsec_``."""
 
 
-def keys_of(secrets: Sequence[str], forms: Sequence[KeyForm]) -> list[bytes]:
-    """Return the keys of all secrets, each in all forms that it has.
+def keys_of(setting: str, secrets: Sequence[str], forms: Sequence[KeyForm]) -> list[bytes]:
+    """Return the keys of all secrets of a setting, each in all forms that it has.
 
     Raises:
-        ValueError: one has none of the forms; the message does not hold it.
+        ConfigError: one has none of the forms; the setting is named, and the secret is not.
     """
     keys = []
     for secret in secrets:
         found = [key for form in forms if (key := _key(secret, form))]
         if not found:
-            raise ValueError(f"has a value that is no key of the form {' or '.join(forms)}")
+            raise ConfigError(f"{setting}: has a value that is no key of the form {' or '.join(forms)}")
         keys += found
     return keys
 
