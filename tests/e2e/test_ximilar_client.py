@@ -59,9 +59,10 @@ def client(own: str, waits: Waits | None = None, token: str = TOKEN) -> Ximilar:
     return Ximilar(f"{own}/account/v2", token, jitter=lambda: 0.5, sleep=waits or Waits())
 
 
-async def made(subject: Ximilar, number: int, **options: Any) -> list[str]:
+async def made(subject: Ximilar, number: int, webhook: Webhook | None = None, **options: Any) -> list[str]:
     """The ids of so many jobs, one after the other, each of which has ended when this returns."""
-    jobs = [await subject.submit(Upscale(PICTURE, request.Options(**options))) for _ in range(number)]
+    upscale = Upscale(PICTURE, request.Options(**options), webhook)
+    jobs = [await subject.submit(upscale) for _ in range(number)]
     for job in jobs:
         while (await subject.get(job)).status in {"CREATED", "PROCESSING"}:
             pass
