@@ -1,4 +1,4 @@
--- The ledger in PostgreSQL, version 1: the tables, indexes and triggers of ../sqlite/schema*.sql, which explain them.
+-- The ledger in PostgreSQL, version 1. The tables, indexes and triggers of ../sqlite/schema*.sql explain it.
 
 CREATE TABLE schema_version (version BIGINT NOT NULL);
 
@@ -8,58 +8,20 @@ CREATE TABLE jobs (
     state TEXT COLLATE "C" NOT NULL CHECK (state IN (
         'submitted', 'received', 'fetched', 'archived', 'failed', 'rejected', 'expired'
     )),
-    ref TEXT COLLATE "C",
-    endpoint TEXT,
-    source_url TEXT,
-    image_url TEXT,
-    host TEXT COLLATE "C" NOT NULL DEFAULT '',
-    promised_width BIGINT,
-    promised_height BIGINT,
-    promised_bytes BIGINT,
-    promised_type TEXT,
-
-    deadline BIGINT,
-    at_risk_at BIGINT,
-    confirmed_at BIGINT,
-    attempts BIGINT NOT NULL DEFAULT 0,
-    refreshes BIGINT NOT NULL DEFAULT 0,
-    next_attempt_at BIGINT,
-    holder TEXT,
-    lease_until BIGINT,                    -- by the database's clock
+    ref TEXT COLLATE "C", endpoint TEXT, source_url TEXT,
+    image_url TEXT, host TEXT COLLATE "C" NOT NULL DEFAULT '',
+    promised_width BIGINT, promised_height BIGINT, promised_bytes BIGINT, promised_type TEXT,
+    deadline BIGINT, at_risk_at BIGINT, confirmed_at BIGINT,
+    attempts BIGINT NOT NULL DEFAULT 0, refreshes BIGINT NOT NULL DEFAULT 0, next_attempt_at BIGINT,
+    holder TEXT, lease_until BIGINT,       -- by the database's clock
     instance TEXT COLLATE "C" NOT NULL DEFAULT '',
-
-    format TEXT,
-    width BIGINT,
-    height BIGINT,
-    bytes BIGINT,
-    sha256 TEXT,
-    accepted TEXT,
-    suspect TEXT,
-    suspects BIGINT NOT NULL DEFAULT 0,
-    suspect_since BIGINT,
-    spool TEXT,
-    uri TEXT,
-    etag TEXT,
-    version TEXT,
-
-    event TEXT NOT NULL,
-    reason TEXT COLLATE "C",
-    detail TEXT,
-    reason_at BIGINT,
-
-    ask_at BIGINT,
-    asks BIGINT NOT NULL DEFAULT 0,
-    provider_status TEXT,
-    found_at BIGINT,
-    late_at BIGINT,
-
-    created_at BIGINT NOT NULL,
-    submitted_at BIGINT,
-    received_at BIGINT,
-    fetched_at BIGINT,
-    archived_at BIGINT,
-    updated_at BIGINT NOT NULL,
-
+    format TEXT, width BIGINT, height BIGINT, bytes BIGINT, sha256 TEXT, accepted TEXT,
+    suspect TEXT, suspects BIGINT NOT NULL DEFAULT 0, suspect_since BIGINT,
+    spool TEXT, uri TEXT, etag TEXT, version TEXT,
+    event TEXT NOT NULL, reason TEXT COLLATE "C", detail TEXT, reason_at BIGINT,
+    ask_at BIGINT, asks BIGINT NOT NULL DEFAULT 0, provider_status TEXT, found_at BIGINT, late_at BIGINT,
+    created_at BIGINT NOT NULL, submitted_at BIGINT, received_at BIGINT,
+    fetched_at BIGINT, archived_at BIGINT, updated_at BIGINT NOT NULL,
     at_risk_from BIGINT GENERATED ALWAYS AS ((9 * deadline + received_at) / 10) STORED,
     provider TEXT COLLATE "C" GENERATED ALWAYS AS (
         CASE strpos(id, ':') WHEN 0 THEN 'ximilar' ELSE split_part(id, ':', 1) END
@@ -71,44 +33,42 @@ CREATE INDEX jobs_by_state ON jobs (state, seq) WHERE id <> 'INDEXED BY jobs_by_
 CREATE INDEX jobs_by_provider ON jobs (provider, state, seq) WHERE id <> 'INDEXED BY jobs_by_provider';
 CREATE INDEX jobs_by_ref ON jobs (ref, state, seq) WHERE ref IS NOT NULL;
 CREATE INDEX jobs_by_reason ON jobs (reason, state, seq) WHERE reason IS NOT NULL;
-CREATE INDEX jobs_by_ref_and_reason ON jobs (ref, reason, state, seq) WHERE ref IS NOT NULL AND reason IS NOT NULL;
-CREATE INDEX jobs_not_archived ON jobs (received_at) WHERE id <> 'INDEXED BY jobs_not_archived' AND state IN ('received', 'fetched');
+CREATE INDEX jobs_by_ref_and_reason ON jobs (ref, reason, state, seq)
+    WHERE ref IS NOT NULL AND reason IS NOT NULL;
+CREATE INDEX jobs_not_archived ON jobs (received_at)
+    WHERE id <> 'INDEXED BY jobs_not_archived' AND state IN ('received', 'fetched');
 CREATE INDEX jobs_to_fetch ON jobs (deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts = 0;
 CREATE INDEX jobs_to_fetch_again ON jobs (deadline)
     WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts > 0;
-CREATE INDEX jobs_to_fetch_by_host ON jobs (host, deadline)
-    WHERE id <> 'INDEXED BY jobs_to_fetch_by_host' AND state = 'received' AND next_attempt_at IS NULL AND holder IS NULL;
+CREATE INDEX jobs_to_fetch_by_host ON jobs (host, deadline) WHERE id <> 'INDEXED BY jobs_to_fetch_by_host'
+    AND state = 'received' AND next_attempt_at IS NULL AND holder IS NULL;
 CREATE INDEX jobs_to_archive ON jobs (instance, attempts, fetched_at)
     WHERE state = 'fetched' AND next_attempt_at IS NULL AND holder IS NULL;
 CREATE INDEX jobs_waiting ON jobs (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
-CREATE INDEX jobs_waiting_to_fetch ON jobs (deadline) WHERE state = 'received' AND next_attempt_at IS NOT NULL;
-CREATE INDEX jobs_at_risk ON jobs (at_risk_at) WHERE id <> 'INDEXED BY jobs_at_risk' AND state = 'received' AND at_risk_at IS NOT NULL;
-CREATE INDEX jobs_not_at_risk ON jobs (at_risk_from) WHERE id <> 'INDEXED BY jobs_not_at_risk' AND state = 'received' AND at_risk_at IS NULL;
-CREATE INDEX jobs_refused ON jobs (suspect_since) WHERE id <> 'INDEXED BY jobs_refused' AND state = 'received' AND suspect IS NOT NULL;
+CREATE INDEX jobs_waiting_to_fetch ON jobs (deadline)
+    WHERE state = 'received' AND next_attempt_at IS NOT NULL;
+CREATE INDEX jobs_at_risk ON jobs (at_risk_at)
+    WHERE id <> 'INDEXED BY jobs_at_risk' AND state = 'received' AND at_risk_at IS NOT NULL;
+CREATE INDEX jobs_not_at_risk ON jobs (at_risk_from)
+    WHERE id <> 'INDEXED BY jobs_not_at_risk' AND state = 'received' AND at_risk_at IS NULL;
+CREATE INDEX jobs_refused ON jobs (suspect_since)
+    WHERE id <> 'INDEXED BY jobs_refused' AND state = 'received' AND suspect IS NOT NULL;
 CREATE INDEX jobs_silent ON jobs (submitted_at) WHERE id <> 'INDEXED BY jobs_silent' AND state = 'submitted';
-CREATE INDEX jobs_to_ask ON jobs (provider, ask_at) WHERE id <> 'INDEXED BY jobs_to_ask' AND state = 'submitted' AND ask_at IS NOT NULL;
+CREATE INDEX jobs_to_ask ON jobs (provider, ask_at)
+    WHERE id <> 'INDEXED BY jobs_to_ask' AND state = 'submitted' AND ask_at IS NOT NULL;
 CREATE INDEX jobs_claimed ON jobs (lease_until) WHERE holder IS NOT NULL;
 
 CREATE TABLE history (
     seq BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
-    job BIGINT NOT NULL,
-    at BIGINT NOT NULL,
-    event TEXT NOT NULL,
-    before TEXT COLLATE "C",
-    after TEXT COLLATE "C" NOT NULL,
-    reason TEXT,
-    detail TEXT
+    job BIGINT NOT NULL, at BIGINT NOT NULL,
+    event TEXT NOT NULL, before TEXT COLLATE "C", after TEXT COLLATE "C" NOT NULL, reason TEXT, detail TEXT
 );
-
 CREATE INDEX history_by_job ON history (job, seq);
 
 CREATE TABLE totals (
-    state TEXT COLLATE "C" PRIMARY KEY,
-    jobs BIGINT NOT NULL DEFAULT 0,
-    bytes BIGINT NOT NULL DEFAULT 0
+    state TEXT COLLATE "C" PRIMARY KEY, jobs BIGINT NOT NULL DEFAULT 0, bytes BIGINT NOT NULL DEFAULT 0
 ) WITH (fillfactor = 10);
-
 INSERT INTO totals (state) VALUES
     ('submitted'), ('received'), ('fetched'), ('archived'), ('failed'), ('rejected'), ('expired');
 
@@ -116,84 +76,53 @@ CREATE TABLE bodies (job BIGINT PRIMARY KEY, body BYTEA NOT NULL);
 
 CREATE TABLE unread (
     seq BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,
-    at BIGINT NOT NULL,
-    outcome TEXT COLLATE "C" NOT NULL,
-    detail TEXT NOT NULL,
-    body BYTEA NOT NULL,
-    provider TEXT
+    at BIGINT NOT NULL, provider TEXT,
+    outcome TEXT COLLATE "C" NOT NULL, detail TEXT NOT NULL, body BYTEA NOT NULL
 );
-
 CREATE INDEX unread_by_outcome ON unread (outcome, seq);
 
 CREATE TABLE tickets (number TEXT COLLATE "C" PRIMARY KEY, job TEXT COLLATE "C" NOT NULL, at BIGINT NOT NULL);
 
 CREATE TABLE submissions (
-    key TEXT COLLATE "C" PRIMARY KEY,
-    mark TEXT COLLATE "C" NOT NULL UNIQUE,
-    ref TEXT,
-    endpoint TEXT,
-    source_url TEXT,
-    at BIGINT NOT NULL,
-    job TEXT COLLATE "C"
+    key TEXT COLLATE "C" PRIMARY KEY, mark TEXT COLLATE "C" NOT NULL UNIQUE,
+    ref TEXT, endpoint TEXT, source_url TEXT, at BIGINT NOT NULL, job TEXT COLLATE "C"
 );
-
 CREATE INDEX submissions_open ON submissions (at) WHERE job IS NULL;
 CREATE INDEX submissions_by_time ON submissions (at, job) WHERE job IS NOT NULL;
 
 CREATE TABLE counters (
-    name TEXT COLLATE "C" NOT NULL,
-    reason TEXT COLLATE "C" NOT NULL DEFAULT '',
-    count BIGINT NOT NULL DEFAULT 0,
+    name TEXT COLLATE "C", reason TEXT COLLATE "C" DEFAULT '', count BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (name, reason)
 );
 
 CREATE TABLE marks (name TEXT COLLATE "C" PRIMARY KEY, seq BIGINT NOT NULL);
 
 CREATE TABLE notifications (
-    seq BIGINT PRIMARY KEY,
-    job TEXT COLLATE "C" NOT NULL,
-    at BIGINT NOT NULL,
-    body BYTEA NOT NULL,
-    attempts BIGINT NOT NULL DEFAULT 0,
-    next_attempt_at BIGINT NOT NULL,
-    given_up_at BIGINT,
-    detail TEXT
+    seq BIGINT PRIMARY KEY, job TEXT COLLATE "C" NOT NULL, at BIGINT NOT NULL, body BYTEA NOT NULL,
+    attempts BIGINT NOT NULL DEFAULT 0, next_attempt_at BIGINT NOT NULL, given_up_at BIGINT, detail TEXT
 );
-
 CREATE INDEX notifications_due ON notifications (next_attempt_at) WHERE given_up_at IS NULL;
 CREATE INDEX notifications_of_job ON notifications (job, seq) WHERE given_up_at IS NULL;
 CREATE INDEX notifications_given_up ON notifications (seq) WHERE given_up_at IS NOT NULL;
 
 CREATE TABLE findings (
-    job BIGINT PRIMARY KEY,
-    reason TEXT COLLATE "C" NOT NULL,
-    detail TEXT NOT NULL,
-    at BIGINT NOT NULL
+    job BIGINT PRIMARY KEY, reason TEXT COLLATE "C" NOT NULL, detail TEXT NOT NULL, at BIGINT NOT NULL
 );
-
 CREATE INDEX findings_by_reason ON findings (reason);
 
 CREATE TABLE runs (name TEXT COLLATE "C" PRIMARY KEY, state TEXT NOT NULL);
 
 CREATE TABLE spools (
-    instance TEXT COLLATE "C" PRIMARY KEY,
-    jobs BIGINT NOT NULL DEFAULT 0,
-    bytes BIGINT NOT NULL DEFAULT 0
+    instance TEXT COLLATE "C" PRIMARY KEY, jobs BIGINT NOT NULL DEFAULT 0, bytes BIGINT NOT NULL DEFAULT 0
 );
 
 CREATE TABLE away (job BIGINT PRIMARY KEY, instance TEXT COLLATE "C" NOT NULL);
-
 CREATE INDEX away_by_instance ON away (instance);
 
 CREATE TABLE instances (
-    id TEXT COLLATE "C" PRIMARY KEY,
-    name TEXT COLLATE "C" NOT NULL,
-    run TEXT NOT NULL,
-    version TEXT NOT NULL,
-    started_at BIGINT NOT NULL,
-    heartbeat_at BIGINT NOT NULL,
-    stopped BIGINT NOT NULL DEFAULT 0,
-    buried_at BIGINT
+    id TEXT COLLATE "C" PRIMARY KEY, name TEXT COLLATE "C" NOT NULL, run TEXT NOT NULL, version TEXT NOT NULL,
+    started_at BIGINT NOT NULL, heartbeat_at BIGINT NOT NULL,
+    stopped BIGINT NOT NULL DEFAULT 0, buried_at BIGINT
 );
 
 CREATE TABLE leader (name TEXT PRIMARY KEY, run TEXT NOT NULL, fence BIGINT NOT NULL, until BIGINT NOT NULL);
@@ -202,25 +131,14 @@ CREATE TABLE calls (name TEXT COLLATE "C" PRIMARY KEY, next_at BIGINT NOT NULL);
 
 CREATE TABLE clock_steps (seq BIGINT PRIMARY KEY, at BIGINT NOT NULL, before BIGINT NOT NULL);
 
-CREATE TABLE hosts (
-    host TEXT COLLATE "C" NOT NULL,
-    chunk BIGINT NOT NULL,
-    PRIMARY KEY (host, chunk)
-);
+CREATE TABLE hosts (host TEXT COLLATE "C", chunk BIGINT, PRIMARY KEY (host, chunk));
 
 CREATE TABLE archived_by_hour (
-    hour BIGINT NOT NULL,
-    duration BIGINT NOT NULL,
-    jobs BIGINT NOT NULL,
-    bytes BIGINT NOT NULL,
-    PRIMARY KEY (hour, duration)
+    hour BIGINT, duration BIGINT, jobs BIGINT NOT NULL, bytes BIGINT NOT NULL, PRIMARY KEY (hour, duration)
 );
 
 CREATE TABLE failed_by_day (
-    day BIGINT NOT NULL,
-    reason TEXT COLLATE "C" NOT NULL,
-    jobs BIGINT NOT NULL,
-    PRIMARY KEY (day, reason)
+    day BIGINT, reason TEXT COLLATE "C", jobs BIGINT NOT NULL, PRIMARY KEY (day, reason)
 );
 
 -- Names are qualified in functions: they also run for whoever has another search_path.
@@ -233,8 +151,8 @@ BEGIN
     IF job.state = 'archived' THEN
         -- The classes of the table `durations` in SQLite.
         INSERT INTO upscale_receiver.archived_by_hour VALUES (
-            ended - ended % 3600000,
-            CASE WHEN took < 10 THEN 0 ELSE trunc(10 * 2 ^ (floor(4 * ln(took / 10.0) / ln(2.0)) / 4))::bigint END,
+            ended - ended % 3600000, CASE WHEN took < 10 THEN 0
+                ELSE trunc(10 * 2 ^ (floor(4 * ln(took / 10.0) / ln(2.0)) / 4))::bigint END,
             1, coalesce(job.bytes, 0)
         ) ON CONFLICT (hour, duration) DO UPDATE SET
             jobs = archived_by_hour.jobs + 1, bytes = archived_by_hour.bytes + excluded.bytes;
@@ -250,8 +168,8 @@ BEGIN
     INSERT INTO upscale_receiver.history (job, at, event, before, after, reason, detail)
         SELECT seq, updated_at, event, NULL, state, reason, detail FROM born ORDER BY seq;
     UPDATE upscale_receiver.totals SET jobs = totals.jobs + added.jobs, bytes = totals.bytes + added.bytes
-        FROM (SELECT state, count(*) AS jobs, coalesce(sum(bytes), 0)::bigint AS bytes FROM born GROUP BY state) AS added
-        WHERE totals.state = added.state;
+        FROM (SELECT state, count(*) AS jobs, coalesce(sum(bytes), 0) AS bytes FROM born GROUP BY state)
+        AS added WHERE totals.state = added.state;
     INSERT INTO upscale_receiver.clock_steps
         SELECT * FROM (
             SELECT seq, created_at AS at, coalesce(
@@ -274,18 +192,27 @@ CREATE FUNCTION jobs_happened() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO upscale_receiver.history (job, at, event, before, after, reason, detail)
         VALUES (NEW.seq, NEW.updated_at, NEW.event, OLD.state, NEW.state, NEW.reason, NEW.detail);
-    IF NEW.state <> OLD.state THEN
-        UPDATE upscale_receiver.totals SET
-            jobs = jobs + CASE state WHEN NEW.state THEN 1 ELSE -1 END,
-            bytes = bytes + CASE state WHEN NEW.state THEN coalesce(NEW.bytes, 0) ELSE -coalesce(OLD.bytes, 0) END
-            WHERE state IN (OLD.state, NEW.state);
-        PERFORM upscale_receiver.count_ended(NEW);
+    IF NEW.state = OLD.state THEN
+        RETURN NULL;
+    ELSIF (OLD.state, NEW.state) NOT IN (
+        ('submitted', 'received'), ('submitted', 'failed'),
+        ('received', 'fetched'), ('received', 'rejected'), ('received', 'expired'),
+        ('fetched', 'archived'), ('fetched', 'received'),
+        ('failed', 'received'), ('rejected', 'received'), ('expired', 'received')
+    ) THEN
+        RAISE 'illegal move';
     END IF;
-    IF NEW.state = 'fetched' AND OLD.state <> 'fetched' THEN
+    UPDATE upscale_receiver.totals SET
+        jobs = jobs + CASE state WHEN NEW.state THEN 1 ELSE -1 END,
+        bytes = bytes + CASE state WHEN NEW.state THEN coalesce(NEW.bytes, 0) ELSE -coalesce(OLD.bytes, 0) END
+        WHERE state IN (OLD.state, NEW.state);
+    PERFORM upscale_receiver.count_ended(NEW);
+    IF NEW.state = 'fetched' THEN
         DELETE FROM upscale_receiver.away WHERE job = NEW.seq;
-        INSERT INTO upscale_receiver.spools (instance, jobs, bytes) VALUES (NEW.instance, 1, coalesce(NEW.bytes, 0))
-            ON CONFLICT (instance) DO UPDATE SET jobs = spools.jobs + 1, bytes = spools.bytes + excluded.bytes;
-    ELSIF OLD.state = 'fetched' AND NEW.state <> 'fetched' THEN
+        INSERT INTO upscale_receiver.spools VALUES (NEW.instance, 1, coalesce(NEW.bytes, 0))
+            ON CONFLICT (instance) DO UPDATE SET
+            jobs = spools.jobs + 1, bytes = spools.bytes + excluded.bytes;
+    ELSIF OLD.state = 'fetched' THEN
         UPDATE upscale_receiver.spools SET jobs = jobs - 1, bytes = bytes - coalesce(OLD.bytes, 0)
             WHERE instance = OLD.instance;
     END IF;
@@ -294,50 +221,29 @@ END $$;
 
 CREATE FUNCTION jobs_change_hosts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO upscale_receiver.hosts
-        SELECT host, NEW.seq / 64 FROM (
-            VALUES (NEW.host), (lower(substring(NEW.source_url FROM '://([^/?#]*)')))
-        ) AS named (host) WHERE host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO upscale_receiver.hosts SELECT host, NEW.seq / 64
+        FROM (VALUES (NEW.host), (lower(substring(NEW.source_url FROM '://([^/?#]*)')))) AS named (host)
+        WHERE host <> '' ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION jobs_move_is_legal() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF (OLD.state, NEW.state) NOT IN (
-        ('submitted', 'received'), ('submitted', 'failed'),
-        ('received', 'fetched'), ('received', 'rejected'), ('received', 'expired'),
-        ('fetched', 'archived'), ('fetched', 'received'),
-        ('failed', 'received'), ('rejected', 'received'), ('expired', 'received')
-    ) THEN
-        RAISE 'illegal move';
-    END IF;
-    RETURN NEW;
-END $$;
-
--- A sequence gives no number twice, but what reads the history takes its end from the last line.
-CREATE FUNCTION history_keeps_its_end() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF OLD.seq = (SELECT max(seq) FROM upscale_receiver.history) THEN
-        RETURN NULL;
-    END IF;
-    RETURN OLD;
-END $$;
-
+-- A sequence gives no number twice, but what reads the history takes its end from the last line: that stays.
 CREATE FUNCTION history_pruned() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO upscale_receiver.marks (name, seq) SELECT 'pruned', max(seq) FROM gone HAVING count(*) > 0
+    INSERT INTO upscale_receiver.history SELECT * FROM gone
+        WHERE seq > (SELECT coalesce(max(seq), 0) FROM upscale_receiver.history) ORDER BY seq DESC LIMIT 1;
+    INSERT INTO upscale_receiver.marks (name, seq)
+        SELECT 'pruned', max(seq) FROM gone WHERE seq < (SELECT max(seq) FROM upscale_receiver.history)
+        HAVING count(*) > 0
         ON CONFLICT (name) DO UPDATE SET seq = greatest(marks.seq, excluded.seq);
     RETURN NULL;
 END $$;
 
 CREATE TRIGGER jobs_born AFTER INSERT ON jobs
     REFERENCING NEW TABLE AS born FOR EACH STATEMENT EXECUTE FUNCTION jobs_born();
-CREATE TRIGGER jobs_happened AFTER UPDATE OF state, event ON jobs FOR EACH ROW EXECUTE FUNCTION jobs_happened();
+CREATE TRIGGER jobs_happened AFTER UPDATE OF state, event ON jobs
+    FOR EACH ROW EXECUTE FUNCTION jobs_happened();
 CREATE TRIGGER jobs_change_hosts AFTER UPDATE OF host, source_url ON jobs
     FOR EACH ROW EXECUTE FUNCTION jobs_change_hosts();
-CREATE TRIGGER jobs_move_is_legal BEFORE UPDATE OF state ON jobs
-    FOR EACH ROW WHEN (NEW.state <> OLD.state) EXECUTE FUNCTION jobs_move_is_legal();
-CREATE TRIGGER history_keeps_its_end BEFORE DELETE ON history
-    FOR EACH ROW EXECUTE FUNCTION history_keeps_its_end();
 CREATE TRIGGER history_pruned AFTER DELETE ON history
     REFERENCING OLD TABLE AS gone FOR EACH STATEMENT EXECUTE FUNCTION history_pruned();
