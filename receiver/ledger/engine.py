@@ -1,35 +1,18 @@
 """What a database must do to hold the ledger, and which one does. All have the same commands and queries."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from receiver.core.clock import Clock
 from receiver.core.errors import ConfigError
 from receiver.core.ledger_location import LedgerLocation
-from receiver.ledger.connection import Connection
+from receiver.ledger.readers import Readers
 from receiver.ledger.sqlite.database import SqliteOpener
 from receiver.ledger.transaction import Command, Result, Transaction
 from receiver.ledger.types import Inspection, Member
-
-T = TypeVar("T")
-
-
-class Readers(Protocol):
-    """Connections that only read; ``reads`` counts the queries."""
-
-    reads: int
-
-    async def read(self, query: Callable[[Connection], T]) -> T:
-        """Run a query on one snapshot, or raise `LedgerError`."""
-
-    async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:
-        """Read the whole ledger; return whether that ended within the seconds. Raise ``ledger.corrupt``."""
-
-    async def close(self) -> None:
-        """Finish the queries that run, and close all connections."""
 
 
 class Engine(Protocol):
@@ -79,10 +62,10 @@ class Opener(Protocol):
     async def to_read(self) -> Readers:
         """Open an existing ledger of the present version."""
 
-    async def to_serve(self, *, now: Clock | None, monotonic: Clock | None) -> Engine:
-        """Open the ledger for a server, and create or migrate it. Without clocks the engine has its own."""
+    async def to_serve(self) -> Engine:
+        """Open the ledger for a server, and create or migrate it."""
 
-    async def beside(self, *, make: bool, now: Clock | None, monotonic: Clock | None) -> Engine:
+    async def beside(self, *, make: bool) -> Engine:
         """Open the ledger for a command that writes, beside a server or without one."""
 
 
@@ -90,12 +73,13 @@ Place = LedgerLocation | Path
 """Where a ledger is; a path is the data directory of one in a file."""
 
 
-def opener(place: Place) -> Opener:
+def opener(place: Place, now: Clock | None = None, monotonic: Clock | None = None) -> Opener:
+    """Return what opens the ledger; without clocks, of times and of leases, the engine has its own."""
     if isinstance(place, Path):
-        return SqliteOpener(place)
+        return SqliteOpener(place, now, monotonic)
     if place.url is None:
-        return SqliteOpener(place.data_dir)
-    return _postgres("database").PostgresOpener(place)  # type: ignore[no-any-return]
+        return SqliteOpener(place.data_dir, now, monotonic)
+    return _postgres("database").PostgresOpener(place, now, monotonic)  # type: ignore[no-any-return]
 
 
 async def inspect_database(location: LedgerLocation) -> Inspection:

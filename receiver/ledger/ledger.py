@@ -13,9 +13,10 @@ from receiver.ledger import archived_objects, deadlines, notifications, retentio
 from receiver.ledger.changes import ChangeNotifier
 from receiver.ledger.commands import attempts, claims, deliveries, instances, retries
 from receiver.ledger.connection import Connection
-from receiver.ledger.engine import Engine, Place, Readers, opener
+from receiver.ledger.engine import Engine, Place, opener
 from receiver.ledger.group_commit import GroupCommit, OnCommit
 from receiver.ledger.queries import aggregates, dashboard, history, search, unread, week
+from receiver.ledger.readers import Readers
 from receiver.ledger.transaction import Batched, Transaction
 from receiver.ledger.types import Beat, Claim, Delivery, Recorded
 
@@ -201,7 +202,7 @@ class Ledger(LedgerReader):
         The caller holds the data directory's lock. Without clocks, the engine has its own: of times, and of
         leases.
         """
-        engine = await opener(place).to_serve(now=now, monotonic=monotonic)
+        engine = await opener(place, now, monotonic).to_serve()
         ledger = cls(engine, on_commit=on_commit)
         try:
             ledger.interrupted = await ledger._writer.write(engine.recover)
@@ -215,7 +216,7 @@ class Ledger(LedgerReader):
         cls, place: Place, *, make: bool = True, now: Clock | None = None, monotonic: Clock | None = None
     ) -> "Ledger":
         """Open the ledger for a command; claims stand. ``make``: create it where there is none."""
-        return cls(await opener(place).beside(make=make, now=now, monotonic=monotonic))
+        return cls(await opener(place, now, monotonic).beside(make=make))
 
     async def close(self) -> None:
         """Commit what waits, and close."""

@@ -246,7 +246,7 @@ def _median(rounds: Sequence[Round], figure: str) -> float:
 
 def backend_cpu(db: Any) -> float:
     """Return the CPU seconds of this thread, and of the process that serves its connection."""
-    pid: int = db._db.info.backend_pid
+    pid: int = db.db.info.backend_pid
     nanoseconds = int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
     seconds: float = time.thread_time() + nanoseconds / 1e9
     return seconds

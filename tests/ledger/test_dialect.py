@@ -9,7 +9,15 @@ from hypothesis import strategies as st
 
 from receiver.core.jobs import State
 from receiver.ledger.postgres.connection import MOST_PREPARED, Session, Statements
-from receiver.ledger.postgres.dialect import insert_rows, row_type, statement
+from receiver.ledger.postgres.dialect import (
+    Values,
+    encoded,
+    in_order,
+    insert_rows,
+    numbered,
+    row_type,
+    type_of,
+)
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
 VALUES = st.one_of(
@@ -89,6 +97,8 @@ def test_too_many_statements_are_forgotten_between_two_transactions(shared_datab
         session.statements.execute(f"SELECT ? AS n{number}", (number,))
     several = session.statements.executemany("SELECT ? AS last", [(1,), ("text",), (None,), (2,)])
     assert several.rowcount == 4
+    for value in (1, "text", None, 2):
+        session.statements.execute("SELECT ? AS last", (value,))
     session.commit()
     for _ in range(2):
         session.begin("read committed", "SELECT 1")
@@ -98,23 +108,30 @@ def test_too_many_statements_are_forgotten_between_two_transactions(shared_datab
     session.drop()
 
 
+def sent(sql: str, values: Values = ()) -> tuple[bytes, list[bytes]]:
+    given = in_order(sql, values)
+    return numbered(sql, tuple(map(type_of, given))), [encoded(it) for it in given if it is not None]
+
+
 def test_a_hint_becomes_a_condition_of_the_index_and_a_state_a_text() -> None:
-    sql = "SELECT min(a) FROM jobs INDEXED BY jobs_silent WHERE state = ? AND b = -1"
-    assert statement(sql, (State.FAILED,)) == (
-        "SELECT min(a) FROM jobs WHERE jobs.id <> 'INDEXED BY jobs_silent' AND state = 'failed' AND b = -1"
+    sql = "SELECT min(a) FROM jobs INDEXED BY jobs_silent WHERE state = ? AND b = ? AND c = ?"
+    text, values = sent(sql, (State.FAILED, None, -1))
+    assert values == [b"failed", b"-1"]
+    assert text.endswith(
+        b" jobs WHERE jobs.id <> 'INDEXED BY jobs_silent' AND state = $1 AND b = NULL AND c = $2"
     )
-    assert statement("SELECT 1 FROM marks AS a INDEXED BY b WHERE c") == "SELECT 1 FROM marks AS a WHERE c"
+    assert sent("SELECT 1 FROM marks AS a INDEXED BY b WHERE c") == (b"SELECT 1 FROM marks AS a WHERE c", [])
 
 
 @pytest.mark.parametrize("values", [(), (1, 2), {"other": 1}])
 def test_values_that_do_not_fit_are_refused(values: Any) -> None:
     with pytest.raises((ValueError, KeyError)):
-        statement("SELECT :one" if isinstance(values, dict) else "SELECT ?", values)
+        sent("SELECT :one" if isinstance(values, dict) else "SELECT ?", values)
 
 
 def test_a_value_of_another_type_is_refused() -> None:
     with pytest.raises(TypeError, match="float"):
-        statement("SELECT ?", (1.5,))
+        sent("SELECT ?", (1.5,))
 
 
 def test_a_row_is_read_by_name_position_and_slice() -> None:

@@ -10,7 +10,9 @@ import pytest
 from receiver.core.errors import LedgerError
 from receiver.ledger import Filter, Ledger
 from receiver.ledger.group_commit import MAX_BATCH, MAX_WAITING, GroupCommit
-from receiver.ledger.sqlite.connections import Connection, ReaderPool, open_to_write
+from receiver.ledger.readers import Readers
+from receiver.ledger.sqlite import schema
+from receiver.ledger.sqlite.connections import Connection, open_to_write
 from receiver.ledger.sqlite.database import Database, SqliteOpener
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.transaction import Command, Transaction
@@ -43,7 +45,9 @@ class Bench:
     def __init__(self, path: Path, connection: GatedConnection) -> None:
         self.connection = connection
         self.published: list[str] = []
-        database = Database(path, connection, ReaderPool([]), now=lambda: 0, monotonic=lambda: 0)
+        database = Database(
+            path, connection, Readers([], schema.check_whole), now=lambda: 0, monotonic=lambda: 0
+        )
         self.writer = GroupCommit(database.commit, on_change=self.published.extend)
 
     async def rows(self) -> list[str]:
@@ -117,7 +121,7 @@ async def test_a_hundred_acknowledgements_share_their_commits(
     tmp_path: Path, clock: Clock, monotonic: Clock
 ) -> None:
     statements: list[str] = []
-    database = await SqliteOpener(tmp_path).to_serve(now=clock, monotonic=monotonic)
+    database = await SqliteOpener(tmp_path, clock, monotonic).to_serve()
     await database.writer.run(lambda db: db.set_trace_callback(statements.append))
     ledger = Ledger(database)
     await asyncio.gather(*(ledger.record(delivery(f"job-{n}")) for n in range(100)))

@@ -288,7 +288,7 @@ async def test_a_connection_that_gives_no_answer_is_cut_and_made_again(
     far: str, way: Proxy, tmp_path: Path
 ) -> None:
     place = LedgerLocation(tmp_path, far, "here")
-    ledger = Ledger(await PostgresOpener(place, cut_after=0.3).to_serve(now=None, monotonic=None))
+    ledger = Ledger(await PostgresOpener(place, cut_after=0.3).to_serve())
     try:
         await ledger.record(delivery())
         way.lose()

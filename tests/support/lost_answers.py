@@ -34,7 +34,7 @@ async def open_to_lose(
     place: LedgerLocation, is_lost: Callable[[], bool], *, now: Clock, monotonic: Clock
 ) -> tuple[Ledger, LosesAnswers]:
     """Open the ledger of a server, as `Ledger.serve` does."""
-    engine = await opener(place).to_serve(now=now, monotonic=monotonic)
+    engine = await opener(place, now, monotonic).to_serve()
     await engine.commit([engine.recover])
     lossy = LosesAnswers(engine, is_lost)
     return Ledger(lossy), lossy

@@ -13,18 +13,10 @@ import psycopg
 from psycopg import conninfo, errors
 from psycopg.adapt import Transformer
 from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq.abc import PGresult
 
 from receiver.core.errors import LedgerError
-from receiver.ledger.postgres.dialect import (
-    Row,
-    Values,
-    execution,
-    ordered,
-    prepared,
-    row_type,
-    statement,
-    types_of,
-)
+from receiver.ledger.postgres.dialect import Row, Values, encoded, in_order, numbered, row_type, type_of
 
 T = TypeVar("T")
 Db = psycopg.Connection[tuple[Any, ...]]
@@ -33,9 +25,6 @@ SCHEMA = "upscale_receiver"
 
 MOST_PREPARED = 500
 """Statements that a connection keeps between two transactions; a receiver has about half as many."""
-
-_PREPARED = ("SELECT", "INSERT", "UPDATE", "DELETE", "WITH")
-"""How statements begin that can be prepared."""
 
 CUT_SECONDS = 25
 """A connection that gives no answer for so long is cut from this side; `LIMITS` end work before."""
@@ -83,55 +72,58 @@ class Statements:
     """
 
     def __init__(self, db: Db) -> None:
-        self._db = db
-        self._names: dict[tuple[str, tuple[str, ...]], str] = {}
-        (pid,) = db.execute("SELECT pg_backend_pid()").fetchone() or (None,)
-        self.is_direct = pid == db.info.backend_pid
-        self._prefix = f"s{secrets.token_hex(4)}_"  # another's, if a proxy pretended, must not be executed
-        if self.is_direct:
-            self.run(SETTINGS.replace("true)", "false)"))
+        self.db = db
+        self._names: dict[tuple[str, tuple[int, ...]], bytes] = {}
+        self.is_direct: bool | None = None
+        self._prefix = secrets.token_bytes(4).hex()  # another's, if a proxy pretended, must not be executed
 
     def execute(self, sql: str, values: Values = (), /) -> Answer:
-        return self.run(self.text(sql, values))
+        # psycopg's cursors, which wait with poll(), take three times as long.
+        given = in_order(sql, values)
+        types = tuple(map(type_of, given))
+        parameters = [encoded(value) for value in given if value is not None]
+        known_types = [number for number in types if number]
+        if not self.is_direct:
+            return self._answer(self.db.pgconn.exec_params(numbered(sql, types), parameters, known_types))
+        if (name := self._names.get((sql, types))) is None:
+            if len(self._names) == MOST_PREPARED:
+                self.run("DEALLOCATE ALL")
+                self._names.clear()
+            name = f"{self._prefix}_{len(self._names)}".encode()
+            self._answer(self.db.pgconn.prepare(name, numbered(sql, types), known_types))
+            self._names[sql, types] = name
+        return self._answer(self.db.pgconn.exec_prepared(name, parameters))
 
     def executemany(self, sql: str, values: Iterable[Values], /) -> Answer:
         """Run a statement for each of the values, all in one round trip."""
-        statements = ";".join([self.text(sql, each) for each in values])
-        results = self._db.execute(statements.encode()).results() if statements else ()
-        return Answer([], sum(result.rowcount for result in results))
+        rows = [[_without_nul(value) for value in in_order(sql, each)] for each in values]
+        cursor = psycopg.RawCursor(self.db)
+        if rows:
+            cursor.executemany(numbered(sql, (1,) * len(rows[0])), rows)
+        return Answer([], max(cursor.rowcount, 0))
+
+    def begin(self, mode: str, queries: Sequence[str]) -> Any:
+        if self.is_direct is None:
+            self.is_direct = self.run("SELECT pg_backend_pid()").fetchone()[0] == self.db.info.backend_pid
+            if self.is_direct:
+                self.run(SETTINGS.replace("true)", "false)"))
+        settings = () if self.is_direct else (SETTINGS,)
+        return self.run(";".join((f"BEGIN ISOLATION LEVEL {mode}", *settings, *queries))).fetchone()
 
     def run(self, script: str) -> Answer:
         """Run statements without values in one round trip, and return what the last one returned."""
-        # psycopg's cursors, which wait with poll(), take three times as long.
-        connection = self._db.pgconn
-        result = connection.exec_(script.encode())
+        return self._answer(self.db.pgconn.exec_(script.encode()))
+
+    def _answer(self, result: PGresult) -> Answer:
         if result.status == ExecStatus.COMMAND_OK:
             return Answer([], result.command_tuples or 0)
         if result.status == ExecStatus.TUPLES_OK:
-            loader = Transformer(self._db)
+            loader = Transformer(self.db)
             loader.set_pgresult(result)
             names = tuple([(result.fname(n) or b"").decode() for n in range(result.nfields)])
             return Answer(loader.load_rows(0, result.ntuples, row_type(names)), result.ntuples)
         error = errors.error_from_result(result)
-        raise error if error.sqlstate else psycopg.OperationalError(connection.get_error_message())
-
-    def text(self, sql: str, values: Values = ()) -> str:
-        """Return a statement with its values, as it is sent."""
-        if not (self.is_direct and sql.startswith(_PREPARED)):
-            return statement(sql, values)
-        given = ordered(sql, values)[1]
-        types = types_of(given)
-        if (name := self._names.get((sql, types))) is None:
-            name = f"{self._prefix}{len(self._names)}"
-            self.run(prepared(name, sql, types))
-            self._names[sql, types] = name
-        return execution(name, given)
-
-    def forget_surplus(self) -> None:
-        """Keep no more statements than allowed; not within a transaction, which may hold a name of one."""
-        if len(self._names) > MOST_PREPARED:
-            self.run("DEALLOCATE ALL")
-            self._names.clear()
+        raise error if error.sqlstate else psycopg.OperationalError(self.db.pgconn.get_error_message())
 
 
 class Session:
@@ -145,8 +137,7 @@ class Session:
         self._instance = instance
         self._cut_after = cut_after
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres")
-        self._db: Db | None = None
-        self._statements: Statements | None = None
+        self._open: Statements | None = None
 
     async def run(self, work: Callable[["Session"], T], *, cut_after: float | None = None) -> T:
         """Run a whole function on the thread. Raise PostgreSQL's errors as `LedgerError`."""
@@ -155,6 +146,15 @@ class Session:
         while not (await asyncio.wait({running}, timeout=cut_after or self._cut_after))[0]:
             self._cut()
         return await running
+
+    async def read(self, query: Callable[[Statements], T]) -> T:
+        """Run a query on one snapshot of the ledger, or raise `LedgerError`."""
+
+        def on_snapshot(session: Session) -> T:
+            session.begin("repeatable read read only")
+            return query(session.statements)
+
+        return await self.run(on_snapshot)
 
     def _run(self, work: Callable[["Session"], T]) -> T:
         try:
@@ -167,42 +167,33 @@ class Session:
 
     def begin(self, mode: str, *queries: str) -> Any:
         """Begin a transaction, and return the row of the last query; all of it is one round trip."""
-        if self._db is not None:
+        if self._open is not None:
             try:
-                return self._begin(mode, queries)
+                return self._open.begin(mode, queries)
             except psycopg.Error as error:
-                if not has_ended(self._db, error):
+                if not has_ended(self._open.db, error):
                     raise
             # It broke while nobody used it: the server was restarted, say. Nothing had begun.
             self.drop()
-        self._db = connect(self._url, self._instance)
-        self._statements = Statements(self._db)
-        return self._begin(mode, queries)
-
-    def _begin(self, mode: str, queries: Sequence[str]) -> Any:
-        db = self.statements
-        db.forget_surplus()
-        settings = () if db.is_direct else (SETTINGS,)
-        script = [f"BEGIN ISOLATION LEVEL {mode}", *map(db.text, (*settings, *queries))]
-        return db.run(";".join(script)).fetchone()
+        self._open = Statements(connect(self._url, self._instance))
+        return self._open.begin(mode, queries)
 
     @property
     def is_connected(self) -> bool:
         """Whether the connection outlived the last transaction."""
-        return self._db is not None
+        return self._open is not None
 
     @property
     def statements(self) -> Statements:
-        assert self._statements is not None
-        return self._statements
+        assert self._open is not None
+        return self._open
 
     def commit(self) -> str:
         """Commit, and return the number that rows name in ``xmin``, or an empty text where none was written.
 
         After an error, the server may have committed all the same.
         """
-        assert self._db is not None
-        done = self._db.execute(f"{_NUMBER};COMMIT".encode())
+        done = self.statements.db.execute(f"{_NUMBER};COMMIT".encode())
         (number,) = done.fetchone() or ("",)
         done.nextset()
         if done.statusmessage != "COMMIT":
@@ -213,63 +204,29 @@ class Session:
         """End the transaction, if there is one; drop a connection that is of no more use after an error."""
         if isinstance(error, errors.ReadOnlySqlTransaction | errors.InvalidSqlStatementName):
             self.drop()  # the database may be another server's by now
-        if self._db is not None and self._db.info.transaction_status is not TransactionStatus.IDLE:
+        if self._open is not None and self._open.db.info.transaction_status is not TransactionStatus.IDLE:
             try:
-                self._db.execute(b"ROLLBACK")
+                self._open.db.execute(b"ROLLBACK")
             except psycopg.Error:
                 self.drop()
 
     def drop(self) -> None:
         """Close the connection."""
-        if self._db is not None:
-            self._db.close()
-        self._db = None
+        if self._open is not None:
+            self._open.db.close()
+        self._open = None
 
     def _cut(self) -> None:
-        if (db := self._db) is not None:
+        if (it := self._open) is not None:
             with (
                 contextlib.suppress(OSError, psycopg.Error),
-                socket.socket(fileno=os.dup(db.fileno())) as way,
+                socket.socket(fileno=os.dup(it.db.fileno())) as way,
             ):
                 way.shutdown(socket.SHUT_RDWR)
 
     async def close(self) -> None:
         await asyncio.get_running_loop().run_in_executor(self._thread, self.drop)
         self._thread.shutdown(wait=False)
-
-
-class SessionPool:
-    """Connections that only read, so that no query waits for a commit; ``reads`` counts the queries."""
-
-    def __init__(self, sessions: Sequence[Session]) -> None:
-        self.reads = 0
-        self._sessions = sessions
-        self._closing = False
-        self._idle: asyncio.Queue[Session] = asyncio.Queue()
-        for session in sessions:
-            self._idle.put_nowait(session)
-
-    async def read(self, query: Callable[[Statements], T]) -> T:
-        """Run a query on one snapshot of the ledger, or raise `LedgerError`."""
-
-        def on_snapshot(session: Session) -> T:
-            session.begin("repeatable read read only")
-            return query(session.statements)
-
-        session = await self._idle.get()
-        try:
-            if self._closing:
-                raise LedgerError("ledger.stopping")
-            self.reads += 1
-            return await session.run(on_snapshot)
-        finally:
-            self._idle.put_nowait(session)
-
-    async def close(self) -> None:
-        """Finish the queries that run, and close all connections."""
-        self._closing = True
-        for session in self._sessions:
-            await session.close()
 
 
 PLANNING = {
@@ -302,7 +259,12 @@ def connect(url: str, instance: str) -> Db:
         conninfo.make_conninfo(**parameters),
         autocommit=True,
         cursor_factory=psycopg.ClientCursor,
+        prepare_threshold=None,
     )
+
+
+def _without_nul(value: Any) -> Any:
+    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def has_ended(db: Db, error: psycopg.Error) -> bool:

@@ -2,11 +2,9 @@
 
 import contextlib
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
-from types import NoneType
+from itertools import zip_longest
 from typing import Any
 
 import psycopg
@@ -15,7 +13,7 @@ from receiver.core.errors import LedgerError
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger.instance_id import instance_id
 from receiver.ledger.postgres import schema
-from receiver.ledger.postgres.connection import SCHEMA, Db, Statements, connect, ledger_error
+from receiver.ledger.postgres.connection import SCHEMA, Db, connect, ledger_error
 from receiver.ledger.sqlite import schema as file_schema
 from receiver.ledger.sqlite.connections import ledger_error as file_error
 from receiver.ledger.sqlite.database import FILE_NAME
@@ -38,7 +36,7 @@ class Copied:
 
     Attributes:
         rows: of each table.
-        digests: the SHA-256 of each table's rows, in the form of COPY.
+        digests: the SHA-256 of each table's rows.
         resumed: it went on where an earlier one was cut off.
     """
 
@@ -49,11 +47,12 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A table of both ledgers: its columns, and those of its primary key."""
+    """A table of both ledgers; rows are copied and compared in the order of its key."""
 
     name: str
-    columns: tuple[str, ...]
-    key: tuple[str, ...]
+    columns: Sequence[str]
+    types: Sequence[str]
+    key: str
     rows: int
 
 
@@ -77,6 +76,7 @@ def copy_ledger(
             ) as file,
             connect(location.url, location.instance) as db,
         ):
+            file.text_factory = lambda text: text.decode().replace("\0", "\ufffd")  # which PostgreSQL has not
             file.execute("BEGIN")  # one snapshot, whatever a command beside it writes
             file_schema.check_present(file, path)
             return _Copy(file, db, instance_id(location.data_dir), on_progress, piece).run(restart=restart)
@@ -88,245 +88,159 @@ def copy_ledger(
         lock.release()
 
 
+@dataclass(slots=True)
 class _Copy:
     """One run, over two open connections."""
 
-    def __init__(
-        self, file: sqlite3.Connection, db: Db, instance: str, on_progress: OnProgress, piece: int
-    ) -> None:
-        self._piece = piece
-        self._file = file
-        self._db = db
-        self._instance = instance
-        self._on_progress = on_progress
-        self._done = 0
-        self._all = 0
+    file: sqlite3.Connection
+    db: Db
+    instance: str
+    on_progress: OnProgress
+    piece: int
+    done: int = 0
+    all: int = 0
 
     def run(self, *, restart: bool) -> Copied:
-        schema.check_server(Statements(self._db))
-        self._execute("RESET ALL")  # an index of millions of jobs takes longer than a server's statements may
+        source = str(
+            self.file.execute(
+                "SELECT count(*), max(seq), max(updated_at), (SELECT max(seq) FROM history) FROM jobs"
+            ).fetchone()
+        )
         with self._transaction():
+            schema.check_server(self.db.info)
             if self._rows("SELECT 1 FROM pg_class WHERE relnamespace = to_regnamespace(%s)", SCHEMA):
                 raise LedgerError("ledger.in_use", "The database holds a ledger already; it must have none.")
-            is_begun = bool(self._rows("SELECT to_regnamespace(%s) IS NOT NULL", UNFINISHED)[0][0])
-            if is_begun and restart:
-                self._execute(f"DROP SCHEMA {UNFINISHED} CASCADE")
-                is_begun = False
-            if not is_begun:
-                self._begin()
-        tables = self._tables()
-        self._all = 2 * sum(table.rows for table in tables)
-        self._check_source(tables)
-        for table in tables:
-            self._copy(table)
-        self._build_indexes()
-        digests = {table.name: self._compare(table) for table in tables}
-        self._publish()
-        return Copied({table.name: table.rows for table in tables}, digests, is_begun)
-
-    def _begin(self) -> None:
-        """Create the schema without its indexes and with its triggers off: rows bring what these write."""
-        self._execute(
-            f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}; SELECT set_config('search_path', '{SCHEMA}', true)"
-        )
-        for name in schema.MIGRATIONS:
-            script = resources.files("receiver.ledger.postgres").joinpath(name).read_text(encoding="utf-8")
-            self._execute(script)
-        self._execute(f"ALTER SCHEMA {SCHEMA} RENAME TO {UNFINISHED}")
-        self._execute(f"SELECT set_config('search_path', '{UNFINISHED}', true)")
-        self._execute("CREATE TABLE copy_progress (name TEXT PRIMARY KEY, value TEXT)")
-        indexes = self._rows(
-            "SELECT indexname, indexdef FROM pg_indexes WHERE schemaname = %s AND indexname NOT IN"
-            " (SELECT conname FROM pg_constraint WHERE connamespace = to_regnamespace(%s))",
-            UNFINISHED,
-            UNFINISHED,
-        )
-        for name, _ in indexes:
-            self._execute(f'DROP INDEX "{name}"')
-        self._note("indexes", [definition for _, definition in indexes])
-        for table in self._tables():
-            self._execute(f"ALTER TABLE {table.name} DISABLE TRIGGER USER; TRUNCATE {table.name}")
-
-    def _tables(self) -> list[_Table]:
-        columns: dict[str, list[str]] = {}
-        with self._transaction():
-            for table, column in self._rows(
-                "SELECT table_name, column_name FROM information_schema.columns"
-                " WHERE table_schema = %s AND is_generated = 'NEVER' ORDER BY ordinal_position",
-                UNFINISHED,
-            ):
-                columns.setdefault(table, []).append(column)
-        tables = []
-        for (name,) in self._file.execute(
-            "SELECT name FROM pragma_table_list WHERE type = 'table'"
-        ).fetchall():
-            if name not in columns or name == "copy_progress":
-                continue  # of SQLite itself, or of Litestream
-            found = self._file.execute(f"SELECT name, pk FROM pragma_table_xinfo('{name}')").fetchall()
-            known = {column for column, _ in found}
-            key = [column for column, place in sorted(found, key=lambda it: it[1]) if place]
-            (rows,) = self._file.execute(f"SELECT count(*) FROM {name}").fetchone()
-            tables.append(_Table(name, tuple(it for it in columns[name] if it in known), tuple(key), rows))
-        return tables
-
-    def _check_source(self, tables: Sequence[_Table]) -> None:
-        """Make sure that the part that is there already is of this ledger, as it is now."""
-        last = self._file.execute("SELECT coalesce(max(seq), 0), max(updated_at) FROM jobs").fetchone()
-        (newest,) = self._file.execute("SELECT max(seq) FROM history").fetchone()
-        present = json.loads(json.dumps([[[table.name, table.rows] for table in tables], [*last], newest]))
-        with self._transaction():
-            if (noted := self._noted("source")) is None:
-                self._note("source", present)
-            elif noted != present:
+            if restart:
+                self._run(f"DROP SCHEMA IF EXISTS {UNFINISHED} CASCADE")
+            begun = self._rows(
+                "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", UNFINISHED
+            )
+            if not begun:
+                self._begin(source)
+            elif begun != [(source,)]:
                 raise LedgerError(
                     "ledger.in_use",
                     "The database holds a part of another ledger, or of this one before it changed;"
                     " --from-start removes that part.",
                 )
+            tables = self._tables()
+        self.all = 2 * sum(table.rows for table in tables)
+        for table in tables:
+            self._copy(table)
+        digests = {table.name: self._compare(table) for table in tables}
+        self._publish(tables)
+        return Copied({table.name: table.rows for table in tables}, digests, bool(begun))
+
+    def _begin(self, source: str) -> None:
+        """Create the schema with its triggers off: rows bring what these write. Indexes are made at the end.
+
+        The schema notes what it is of.
+        """
+        self._run(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}; SET LOCAL search_path = {SCHEMA}")
+        for script in schema.scripts():
+            self._run(script)
+        self._run(f"ALTER SCHEMA {SCHEMA} RENAME TO {UNFINISHED}; SET LOCAL search_path = {UNFINISHED}")
+        self._run(f"COMMENT ON SCHEMA {UNFINISHED} IS '{source}'")
+        for table in self._tables():
+            self._run(f"ALTER TABLE {table.name} DISABLE TRIGGER USER; TRUNCATE {table.name}")
+        self._run(
+            "CREATE TABLE indexes AS SELECT indexname, indexdef FROM pg_indexes"
+            f" WHERE schemaname = '{UNFINISHED}' AND indexdef NOT LIKE 'CREATE UNIQUE %'"
+        )
+        self._run(self._rows("SELECT 'DROP INDEX ' || string_agg(indexname, ', ') FROM indexes")[0][0])
+
+    def _tables(self) -> list[_Table]:
+        """Return the tables of the database but that of its version; the file has all of their columns."""
+        tables = []
+        for name, columns, types in self._rows(
+            "SELECT table_name::text, array_agg(column_name::text ORDER BY ordinal_position),"
+            " array_agg(data_type::text ORDER BY ordinal_position)"
+            " FROM information_schema.columns WHERE table_schema = %s AND is_generated = 'NEVER'"
+            " AND table_name NOT IN ('schema_version', 'indexes') GROUP BY table_name ORDER BY table_name",
+            UNFINISHED,
+        ):
+            key = self.file.execute("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (name,))
+            (rows,) = self.file.execute(f"SELECT count(*) FROM {name}").fetchone()
+            tables.append(_Table(name, columns, types, ", ".join(column for (column,) in key), rows))
+        return tables
 
     def _copy(self, table: _Table) -> None:
-        with self._transaction():
-            last = self._noted(table.name)
-        if last is not None:
-            self._advance(self._count_to(table, last))
+        with self._transaction():  # there may be rows of a copy that was cut off
+            ((present,),) = self._rows(f"SELECT count(*) FROM {table.name}")
+        self._advance(present)
+        found = self._read(table, skip=present)
         columns = ", ".join(table.columns)
-        while rows := self._read(table, last).fetchmany(self._piece):
-            last = [rows[-1][table.columns.index(column)] for column in table.key]
-            with self._transaction():
-                with self._db.cursor().copy(f"COPY {table.name} ({columns}) FROM STDIN".encode()) as copy:
-                    copy.write(b"".join(map(_line, rows)))
-                self._note(table.name, last)
+        while rows := found.fetchmany(self.piece):
+            with (
+                self._transaction(),
+                self.db.cursor().copy(f"COPY {table.name} ({columns}) FROM STDIN".encode()) as copy,
+            ):
+                for row in rows:
+                    copy.write_row(row)
             self._advance(len(rows))
 
-    def _read(self, table: _Table, after: Sequence[Any] | None) -> sqlite3.Cursor:
-        """Read rows in the order of their key."""
-        key, marks = ", ".join(table.key), ", ".join("?" * len(table.key))
-        where = "" if after is None else f"WHERE ({key}) > ({marks})"
-        columns = ", ".join(self._expression(table, column) for column in table.columns)
-        values = [self._instance] * columns.count("?") + [*(after or ())]
-        return self._file.execute(f"SELECT {columns} FROM {table.name} {where} ORDER BY {key}", values)
-
-    @staticmethod
-    def _expression(table: _Table, column: str) -> str:
-        """Return what stands in a column: what a file says of itself becomes this data directory's."""
-        if column != "instance":
-            return column
+    def _read(self, table: _Table, *, skip: int = 0) -> sqlite3.Cursor:
+        """Read rows in the order of their key; what a file says of itself becomes this data directory's."""
         is_here = "holder IS NOT NULL OR state = 'fetched'" if table.name == "jobs" else "true"
-        return f"CASE WHEN instance = '' AND ({is_here}) THEN ? ELSE instance END"
-
-    def _count_to(self, table: _Table, last: Sequence[Any]) -> int:
-        key, marks = ", ".join(table.key), ", ".join("?" * len(table.key))
-        query = f"SELECT count(*) FROM {table.name} WHERE ({key}) <= ({marks})"
-        return int(self._file.execute(query, [*last]).fetchone()[0])
-
-    def _build_indexes(self) -> None:
-        while True:
-            with self._transaction():
-                self._execute("SELECT set_config('maintenance_work_mem', '256MB', true)")
-                if not (definitions := self._noted("indexes")):
-                    break
-                self._execute(definitions.pop())
-                self._note("indexes", definitions)
+        instance = f"CASE WHEN {is_here} THEN :me ELSE '' END"
+        columns = ", ".join(instance if column == "instance" else column for column in table.columns)
+        return self.file.execute(
+            f"SELECT {columns} FROM {table.name} ORDER BY {table.key} LIMIT -1 OFFSET :skip",
+            {"me": self.instance, "skip": skip},
+        )
 
     def _compare(self, table: _Table) -> str:
         """Read a table from both, and return the digest of its rows if they are the same."""
-        here, there, rows = hashlib.sha256(), hashlib.sha256(), 0
-        for row in self._read(table, None):
-            here.update(_line(row))
-        columns, key = ", ".join(table.columns), ", ".join(table.key)
-        query = f"COPY (SELECT {columns} FROM {table.name} ORDER BY {key}) TO STDOUT"
-        with self._transaction(), self._db.cursor().copy(query.encode()) as copy:
-            for line in copy:
-                there.update(line)
-                rows += 1
-                if rows % self._piece == 0:
-                    self._advance(self._piece)
-        self._advance(rows % self._piece)
-        if here.digest() != there.digest():
-            raise LedgerError(
-                "ledger.corrupt",
-                f"The copy of the table {table.name} differs from the file ({rows} rows for {table.rows}"
-                "). --from-start begins anew.",
-            )
-        return here.hexdigest()
+        digest, done = hashlib.sha256(), 0
+        columns = ", ".join(table.columns)
+        query = f"COPY (SELECT {columns} FROM {table.name} ORDER BY {table.key}) TO STDOUT"
+        with self._transaction(), self.db.cursor().copy(query.encode()) as copy:
+            copy.set_types(table.types)
+            for done, (there, here) in enumerate(zip_longest(copy.rows(), self._read(table)), start=1):
+                if there != here:
+                    raise LedgerError(
+                        "ledger.corrupt",
+                        f"The copy of the table {table.name} differs from the file (row {done} of"
+                        f" {table.rows}). --from-start begins anew.",
+                    )
+                digest.update(repr(here).encode())
+                if done % self.piece == 0:
+                    self._advance(self.piece)
+        self._advance(done % self.piece)
+        return digest.hexdigest()
 
-    def _publish(self) -> None:
-        """Give the schema its name, and with it the triggers, the next numbers, and its version."""
-        for (name,) in self._rows("SELECT tablename FROM pg_tables WHERE schemaname = %s", UNFINISHED):
-            self._execute(f'VACUUM ANALYZE {UNFINISHED}."{name}"')
+    def _publish(self, tables: Sequence[_Table]) -> None:
+        """Give the schema its indexes, triggers, next numbers and version, and then its name."""
+        for table in tables:
+            self._run(f"VACUUM ANALYZE {UNFINISHED}.{table.name}")
         with self._transaction():
-            self._execute(schema.TAKE_LOCK)  # so that no server creates a ledger at the same moment
-            for table in self._tables():
-                self._execute(f"ALTER TABLE {table.name} ENABLE TRIGGER USER")
-            for name, column in self._rows(
-                "SELECT table_name, column_name FROM information_schema.columns"
-                " WHERE table_schema = %s AND is_identity = 'YES'",
-                UNFINISHED,
-            ):
-                self._execute(
-                    f"SELECT setval(pg_get_serial_sequence('{name}', '{column}'), max({column})) FROM {name}"
-                )
-            self._execute(
-                f"DROP TABLE copy_progress; DELETE FROM schema_version;"
-                f" INSERT INTO schema_version VALUES ({len(schema.MIGRATIONS)});"
-                f" DROP SCHEMA IF EXISTS {SCHEMA}; ALTER SCHEMA {UNFINISHED} RENAME TO {SCHEMA}"
+            self._run("SET LOCAL maintenance_work_mem = '256MB'")
+            for (definition,) in self._rows("SELECT indexdef FROM indexes"):
+                self._run(definition)
+            self._run(schema.TAKE_LOCK)  # so that no server creates a ledger at the same moment
+            for table in tables:
+                self._run(f"ALTER TABLE {table.name} ENABLE TRIGGER USER")
+                if "seq" in table.columns:
+                    sequence = f"pg_get_serial_sequence('{table.name}', 'seq')"
+                    self._run(f"SELECT setval({sequence}, max(seq)) FROM {table.name}")
+            self._run(
+                f"DROP TABLE indexes; INSERT INTO schema_version VALUES ({len(schema.MIGRATIONS)});"
+                f" COMMENT ON SCHEMA {UNFINISHED} IS NULL; DROP SCHEMA IF EXISTS {SCHEMA};"
+                f" ALTER SCHEMA {UNFINISHED} RENAME TO {SCHEMA}"
             )
-
-    def _noted(self, name: str) -> Any:
-        found = self._rows("SELECT value FROM copy_progress WHERE name = %s", name)
-        return json.loads(found[0][0]) if found else None
-
-    def _note(self, name: str, value: Any) -> None:
-        self._rows(
-            "INSERT INTO copy_progress VALUES (%s, %s)"
-            " ON CONFLICT (name) DO UPDATE SET value = excluded.value RETURNING name",
-            name,
-            json.dumps(value),
-        )
 
     def _advance(self, rows: int) -> None:
-        self._done += rows
-        self._on_progress(self._done, self._all)
+        self.done += rows
+        self.on_progress(self.done, self.all)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._db.transaction():
-            self._execute(f"SELECT set_config('search_path', '{UNFINISHED}', true)")
+        with self.db.transaction():
+            self._run(f"SET LOCAL search_path = {UNFINISHED}")
             yield
 
-    def _execute(self, statement: str) -> None:
-        self._db.execute(statement.encode())
+    def _run(self, statements: str) -> None:
+        self.db.execute(statements.encode())
 
-    def _rows(self, statement: str, *values: Any) -> list[Any]:
-        return self._db.execute(statement.encode(), values).fetchall()
-
-
-def _text(value: str) -> str:
-    return value if value.isprintable() and "\\" not in value else value.translate(_ESCAPES)
-
-
-_ESCAPES = str.maketrans(
-    {
-        "\\": r"\\",
-        "\b": r"\b",
-        "\f": r"\f",
-        "\n": r"\n",
-        "\r": r"\r",
-        "\t": r"\t",
-        "\v": r"\v",
-        "\0": "\ufffd",
-    }
-)
-"""What COPY escapes, and the one character that PostgreSQL has not."""
-
-_FORMS: Mapping[type, Callable[[Any], str]] = {
-    NoneType: lambda _: r"\N",
-    int: str,
-    str: _text,
-    bytes: lambda value: rf"\\x{value.hex()}",
-}
-
-
-def _line(row: Sequence[Any]) -> bytes:
-    """Return a row as COPY writes and reads it."""
-    return ("\t".join([_FORMS[type(value)](value) for value in row]) + "\n").encode()
+    def _rows(self, query: str, *values: str) -> list[Any]:
+        return self.db.execute(query.encode(), values).fetchall()

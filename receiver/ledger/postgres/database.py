@@ -21,12 +21,12 @@ from receiver.ledger.postgres.connection import (
     CUT_SECONDS,
     SCHEMA,
     Session,
-    SessionPool,
     Statements,
     is_of_one_command,
     ledger_error,
 )
 from receiver.ledger.postgres.dialect import insert_rows
+from receiver.ledger.readers import Readers
 from receiver.ledger.transaction import Command, Result, Transaction, run_together
 from receiver.ledger.types import Member
 
@@ -48,19 +48,19 @@ class Database:
     def __init__(
         self,
         writer: Session,
-        readers: "Readers",
+        readers: Readers,
         member: Member,
-        ahead: int,
+        at: int,
         *,
         now: Clock | None,
         monotonic: Clock | None,
     ) -> None:
         self.readers = readers
         self.member = member
-        self.now: Clock = now or self._database_clock
+        self.now = now or self._database_clock
+        self._monotonic = monotonic or self._database_clock
         self._writer = writer
-        self._injected = now, monotonic
-        self._ahead = ahead
+        self._ahead = at - monotonic_clock()
         self._last_seq: int | None = None
         self._own: deque[str] = deque(maxlen=OWN_KEPT)
 
@@ -72,18 +72,8 @@ class Database:
             at, version = session.begin("read committed", schema.TAKE_LOCK, _NOW)
             schema.check_version(version)
             self._ahead = at - monotonic_clock()
-            now, monotonic = self._injected
-            db = session.statements
-            results = run_together(
-                commands,
-                lambda: Transaction(
-                    db,
-                    now() if now else at,
-                    monotonic() if monotonic else at,
-                    self.member.id,
-                    insert=insert_rows,
-                ),
-            )
+            begin = partial(Transaction, session.statements, instance=self.member.id, insert=insert_rows)
+            results = run_together(commands, lambda: begin(self.now(), self._monotonic()))
             self._own.append(session.commit())
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
             session.roll_back(error)
@@ -143,24 +133,23 @@ class Database:
         await self._writer.close()
 
 
-class Readers(SessionPool):
-    """The connections that read the ledger."""
-
-    async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:  # noqa: ARG002
-        """Check the version; whether its pages are whole, only PostgreSQL's own tools can tell."""
-        await self.read(lambda db: schema.check_version(schema.version(db)))
-        return True
-
-
 class PostgresOpener:
     """Opens the ledger of a database."""
 
-    def __init__(self, location: LedgerLocation, *, cut_after: float = CUT_SECONDS) -> None:
+    def __init__(
+        self,
+        location: LedgerLocation,
+        now: Clock | None = None,
+        monotonic: Clock | None = None,
+        *,
+        cut_after: float = CUT_SECONDS,
+    ) -> None:
         self._location = location
+        self._clocks = {"now": now, "monotonic": monotonic}
         self._session = partial(Session, location.url or "", location.instance, cut_after=cut_after)
 
     async def to_read(self) -> Readers:
-        readers = Readers([self._session()])
+        readers = self._readers(1)
         try:
             await readers.check_whole()
         except BaseException:
@@ -168,28 +157,23 @@ class PostgresOpener:
             raise
         return readers
 
-    async def to_serve(self, *, now: Clock | None, monotonic: Clock | None) -> Database:
-        member = Member(
-            await asyncio.to_thread(instance_id, self._location.data_dir),
-            self._location.instance,
-            secrets.token_hex(8),
-            metadata.version("upscale-receiver"),
+    async def to_serve(self) -> Database:
+        return await self._open(
+            Member(
+                await asyncio.to_thread(instance_id, self._location.data_dir),
+                self._location.instance,
+                secrets.token_hex(8),
+                metadata.version("upscale-receiver"),
+            ),
+            READERS,
         )
-        return await self._open(member, READERS, make=True, migrate=True, now=now, monotonic=monotonic)
 
-    async def beside(self, *, make: bool, now: Clock | None, monotonic: Clock | None) -> Database:
+    async def beside(self, *, make: bool) -> Database:
         member = Member(await asyncio.to_thread(instance_id, self._location.data_dir, make=False))
-        return await self._open(member, 1, make=make, migrate=False, now=now, monotonic=monotonic)
+        return await self._open(member, 1, make=make, migrate=False)
 
     async def _open(
-        self,
-        member: Member,
-        readers: int,
-        *,
-        make: bool,
-        migrate: bool,
-        now: Clock | None,
-        monotonic: Clock | None,
+        self, member: Member, readers: int, *, make: bool = True, migrate: bool = True
     ) -> Database:
         writer = self._session()
         try:
@@ -200,5 +184,7 @@ class PostgresOpener:
         except BaseException:
             await writer.close()
             raise
-        pool = Readers([self._session() for _ in range(readers)])
-        return Database(writer, pool, member, at - monotonic_clock(), now=now, monotonic=monotonic)
+        return Database(writer, self._readers(readers), member, at, **self._clocks)
+
+    def _readers(self, number: int) -> Readers:
+        return Readers([self._session() for _ in range(number)], schema.check_present)

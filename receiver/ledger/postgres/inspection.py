@@ -18,7 +18,7 @@ async def inspect(location: LedgerLocation) -> Inspection:
 def _inspect(session: Session) -> Inspection:
     session.begin("read committed")
     db = session.statements
-    schema.check_server(db)
+    schema.check_server(db.db.info)
     row = db.execute(
         "SELECT current_setting('server_version') AS server,"
         f" current_setting('transaction_read_only') AS read_only, {schema.CLOCK} AS at"

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from importlib import resources
+from typing import Any
+
+import psycopg
 
 from receiver.core.errors import LedgerError
 from receiver.ledger.commands.instances import DEAD_AFTER_MS
@@ -44,16 +47,15 @@ def prepare(
     migrations = scripts() if migrations is None else migrations
     (at,) = session.begin("read committed", TAKE_LOCK, f"SELECT {CLOCK}")
     db = session.statements
-    check_server(db)
+    check_server(db.db.info)
     present = version(db)
-    if present == 0 and make:
-        if db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (SCHEMA,)).fetchone() is None:
-            db.run(f"CREATE SCHEMA {SCHEMA}")
-    elif present == 0 or not migrate or present > len(migrations):
+    if not (make if present == 0 else migrate and present <= len(migrations)):
         check_version(present)
-    elif present < len(migrations):
-        _check_alone(db, me, at)
     if present < len(migrations):
+        if present > 0:
+            _check_alone(db, me, at)
+        elif db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (SCHEMA,)).fetchone() is None:
+            db.run(f"CREATE SCHEMA {SCHEMA}")
         db.run(_UNBOUNDED)
         for script in migrations[present:]:
             db.run(script)
@@ -90,34 +92,34 @@ def version(db: Statements) -> int:
 
 def check_version(present: int) -> None:
     """Raise `LedgerError` where a schema's version is not that of this program."""
+    known = len(MIGRATIONS)
+    found = f"The ledger in the database is of version {present};"
     if present == 0:
-        raise LedgerError(
-            "ledger.unavailable", "There is no ledger in the database; `receiver serve` makes one."
+        found = "There is no ledger in the database; `receiver serve` makes one."
+    elif present < known:
+        found += f" `receiver serve` brings it to {known}."
+    elif present > known:
+        found += (
+            f" this program knows {known}."
+            " Start the newer program, or restore a backup from before the upgrade."
         )
-    if present > len(MIGRATIONS):
-        raise LedgerError(
-            "ledger.newer",
-            f"The ledger in the database is of version {present}; this program knows {len(MIGRATIONS)}."
-            " Start the newer program, or restore a backup from before the upgrade.",
-        )
-    if present < len(MIGRATIONS):
-        raise LedgerError(
-            "ledger.unavailable",
-            f"The ledger in the database is of version {present};"
-            f" `receiver serve` brings it to {len(MIGRATIONS)}.",
-        )
+    if present != known:
+        raise LedgerError("ledger.newer" if present > known else "ledger.unavailable", found)
 
 
-def check_server(db: Statements) -> None:
+def check_present(db: Statements, **_: Any) -> bool:
+    """Check the version; whether its pages are whole, only PostgreSQL's own tools can tell."""
+    check_version(version(db))
+    return True
+
+
+def check_server(info: psycopg.ConnectionInfo) -> None:
     """Raise `LedgerError` where the ledger does not work on this server, or in this database."""
-    query = "SELECT current_setting('server_version_num')::int / 10000, current_setting('server_encoding')"
-    number, encoding = db.execute(query).fetchone() or (0, "")
+    number, encoding = info.server_version // 10_000, info.parameter_status("server_encoding")
     if number < OLDEST_SERVER:
-        raise LedgerError(
-            "ledger.unavailable",
-            f"The server is PostgreSQL {number}; {OLDEST_SERVER} is the oldest that works.",
-        )
-    if encoding != "UTF8":
-        raise LedgerError(
-            "ledger.unavailable", f"The database's encoding is {encoding}; the ledger needs one with UTF8."
-        )
+        problem = f"The server is PostgreSQL {number}; {OLDEST_SERVER} is the oldest that works."
+    elif encoding != "UTF8":
+        problem = f"The database's encoding is {encoding}; the ledger needs one with UTF8."
+    else:
+        return
+    raise LedgerError("ledger.unavailable", problem)

@@ -4,15 +4,13 @@ Opening one raises `LedgerError`: ``ledger.unavailable`` or ``ledger.corrupt``.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 
 import aiosqlite
 
 from receiver.core.errors import LedgerError
-from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.driver import sqlite3
 
 T = TypeVar("T")
@@ -39,6 +37,19 @@ class Connection(aiosqlite.Connection):
         except sqlite3.Error as error:
             raise ledger_error(error, path) from error
         return result
+
+    async def read(self, query: Callable[[sqlite3.Connection], T], path: Path | None = None) -> T:
+        """Run a query in one read transaction."""
+
+        def on_snapshot(db: sqlite3.Connection) -> T:
+            db.execute("BEGIN")
+            try:
+                return query(db)
+            finally:
+                if db.in_transaction:  # some errors end it by themselves
+                    db.execute("ROLLBACK")
+
+        return await self.run(on_snapshot, path)
 
 
 async def _open(path: Path, mode: str, pragmas: str) -> Connection:
@@ -83,6 +94,16 @@ async def open_to_read(path: Path) -> Connection:
     return await _open(path, "ro", "PRAGMA query_only = ON; PRAGMA cache_size = -4096;")
 
 
+async def read_once(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
+    """Run a query on one snapshot, with a connection of its own."""
+    connection = await open_to_read(path)
+    try:
+        return await connection.read(query, path)
+    finally:
+        await connection.interrupt()  # where the task was cancelled
+        await connection.close()
+
+
 def ledger_error(error: sqlite3.Error, path: Path | None = None) -> LedgerError:
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     where = f" ({path})" if path else ""
@@ -91,47 +112,3 @@ def ledger_error(error: sqlite3.Error, path: Path | None = None) -> LedgerError:
             "ledger.corrupt", f"The ledger is damaged{where}: {error}. Restore it from a backup."
         )
     return LedgerError("ledger.unavailable", f"The ledger cannot be used{where}: {name}, {error}.")
-
-
-class ReaderPool:
-    """Read-only connections, so that no query waits for a commit; ``reads`` counts the queries."""
-
-    def __init__(self, connections: Sequence[Connection]) -> None:
-        self.reads = 0
-        self._connections = connections
-        self._closing = False
-        self._idle: asyncio.Queue[Connection] = asyncio.Queue()
-        for connection in connections:
-            self._idle.put_nowait(connection)
-
-    @classmethod
-    async def open(cls, path: Path, size: int) -> Self:
-        return cls([await open_to_read(path) for _ in range(size)])
-
-    async def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        connection = await self._idle.get()
-        try:
-            if self._closing:
-                raise LedgerError("ledger.stopping")
-            self.reads += 1
-            return await connection.run(partial(on_snapshot, query))
-        finally:
-            self._idle.put_nowait(connection)
-
-    async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:
-        return await self.read(partial(schema.check_whole, seconds=seconds, deep=deep))
-
-    async def close(self) -> None:
-        self._closing = True
-        for connection in self._connections:
-            await connection.close()
-
-
-def on_snapshot(query: Callable[[sqlite3.Connection], T], db: sqlite3.Connection) -> T:
-    """Run a query in one read transaction."""
-    db.execute("BEGIN")
-    try:
-        return query(db)
-    finally:
-        if db.in_transaction:  # some errors end it by themselves
-            db.execute("ROLLBACK")

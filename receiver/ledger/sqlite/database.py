@@ -3,22 +3,22 @@
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from receiver.core.clock import Clock, monotonic_clock, wall_clock
 from receiver.core.errors import LedgerError
 from receiver.ledger.commands import claims
+from receiver.ledger.readers import Readers
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.connections import (
     Connection,
-    ReaderPool,
     ledger_error,
-    on_snapshot,
     open_to_read,
     open_to_write,
+    read_once,
 )
 from receiver.ledger.sqlite.driver import sqlite3
 from receiver.ledger.sqlite.lock import DirectoryLock, open_for_owner
@@ -39,7 +39,7 @@ class Database:
     shared = False
 
     def __init__(
-        self, path: Path, writer: Connection, readers: ReaderPool, *, now: Clock, monotonic: Clock
+        self, path: Path, writer: Connection, readers: Readers, now: Clock, monotonic: Clock
     ) -> None:
         self.writer = writer
         self.readers = readers
@@ -55,15 +55,11 @@ class Database:
         await self.writer.close()
 
     async def check_for_damage(self) -> None:
-        connection = await open_to_read(self._path)
         try:
-            await connection.run(partial(on_snapshot, schema.check_whole), self._path)
+            await read_once(self._path, schema.check_whole)
         except LedgerError as error:
             self._note_damage(error)
             raise
-        finally:
-            await connection.interrupt()  # where the task was cancelled
-            await connection.close()
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
         def run(db: sqlite3.Connection) -> Sequence[Result]:
@@ -89,13 +85,11 @@ class Database:
         except LedgerError:
             yield False
             return
-        try:
+        with lock:
             yield True
-        finally:
-            lock.release()
 
     async def changed_by_others(self) -> Sequence[str]:
-        return await self.writer.run(partial(on_snapshot, self._changed_by_others))
+        return await self.writer.read(self._changed_by_others)
 
     def _changed_by_others(self, db: sqlite3.Connection) -> Sequence[str]:
         last_seq, data_version = self._last_seq, self._data_version
@@ -154,14 +148,16 @@ class Database:
 class SqliteOpener:
     """Opens the ledger's file in a data directory."""
 
-    def __init__(self, data_dir: Path) -> None:
+    def __init__(self, data_dir: Path, now: Clock | None = None, monotonic: Clock | None = None) -> None:
         self._data_dir = data_dir
         self._path = data_dir / FILE_NAME
+        self._now = now or wall_clock
+        self._monotonic = monotonic or monotonic_clock
 
-    async def to_read(self) -> ReaderPool:
+    async def to_read(self) -> Readers:
         if not self._path.is_file():
             raise schema.no_ledger(self._data_dir)
-        readers = await ReaderPool.open(self._path, 1)
+        readers = await self._readers(1)
         try:
             await readers.read(lambda db: schema.check_present(db, self._path))
         except BaseException:  # an interruption, too: a thread that is left would outlive its event loop
@@ -169,63 +165,39 @@ class SqliteOpener:
             raise
         return readers
 
-    async def to_serve(self, *, now: Clock | None = None, monotonic: Clock | None = None) -> Database:
+    async def to_serve(self) -> Database:
         """The caller holds the directory's lock. Where it is ``ledger.corrupt`` or ``ledger.newer``, the file
         is unchanged.
         """
+        return await self._open(schema.check, READERS, contextlib.nullcontext)
 
-        async def prepare(writer: Connection) -> None:
-            await writer.run(lambda db: schema.prepare(db, self._path), self._path)
-
-        return await _open(self._path, schema.check, prepare, readers=READERS, now=now, monotonic=monotonic)
-
-    async def beside(
-        self, *, make: bool, now: Clock | None = None, monotonic: Clock | None = None
-    ) -> Database:
+    async def beside(self, *, make: bool) -> Database:
         """Create (with ``make``) or migrate a file that no server holds, else ``ledger.in_use``."""
         if not make and not self._path.exists():
             raise schema.no_ledger(self._data_dir)
+        return await self._open(schema.check_structure, 1, lambda: DirectoryLock(self._data_dir))
 
-        async def prepare(writer: Connection) -> None:
-            if await writer.run(lambda db: schema.is_older(db, self._path), self._path):
-                lock = DirectoryLock(self._data_dir)
-                try:
-                    await writer.run(lambda db: schema.prepare(db, self._path), self._path)
-                finally:
-                    lock.release()
-
-        return await _open(
-            self._path, schema.check_structure, prepare, readers=1, now=now, monotonic=monotonic
-        )
-
-
-async def _open(
-    path: Path,
-    check: Callable[[sqlite3.Connection, Path], None],
-    prepare: Callable[[Connection], Awaitable[None]],
-    *,
-    readers: int,
-    now: Clock | None,
-    monotonic: Clock | None,
-) -> Database:
-    if not await asyncio.to_thread(path.exists):
-        os.close(await asyncio.to_thread(open_for_owner, path))
-    await _check(path, check)
-    writer = await open_to_write(path)
-    try:
-        await prepare(writer)
-        opened = await ReaderPool.open(path, readers)
-        return Database(path, writer, opened, now=now or wall_clock, monotonic=monotonic or monotonic_clock)
-    except BaseException:
-        await writer.close()
-        raise
-
-
-async def _check(path: Path, check: Callable[[sqlite3.Connection, Path], None]) -> None:
-    # Through a connection that cannot write: opening to write would change a file that may be no ledger.
-    connection = await open_to_read(path)
-    try:
+    async def _open(
+        self,
+        check: Callable[[sqlite3.Connection, Path], None],
+        readers: int,
+        lock: Callable[[], AbstractContextManager[object]],
+    ) -> Database:
+        path = self._path
+        if not await asyncio.to_thread(path.exists):
+            os.close(await asyncio.to_thread(open_for_owner, path))
+        # Through a connection that cannot write: opening to write would change a file that may be no ledger.
         # On one snapshot: a server that starts at the same time may be migrating the file.
-        await connection.run(partial(on_snapshot, lambda db: check(db, path)), path)
-    finally:
-        await connection.close()
+        await read_once(path, lambda db: check(db, path))
+        writer = await open_to_write(path)
+        try:
+            if await writer.run(lambda db: schema.is_older(db, path), path):
+                with lock():
+                    await writer.run(lambda db: schema.prepare(db, path), path)
+            return Database(path, writer, await self._readers(readers), self._now, self._monotonic)
+        except BaseException:
+            await writer.close()
+            raise
+
+    async def _readers(self, number: int) -> Readers:
+        return Readers([await open_to_read(self._path) for _ in range(number)], schema.check_whole)

@@ -57,6 +57,12 @@ class DirectoryLock:
     def release(self) -> None:
         os.close(self._file)
 
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
 
 def holder(directory: Path, locks: Path = Path("/proc/locks")) -> int | None:
     """Return the id of the process that serves from a data directory; ``None`` without, 0 if unknown.
