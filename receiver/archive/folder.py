@@ -137,14 +137,10 @@ class FolderArchive(PooledArchive):
 
     @pooled
     def picture(self, key: str) -> bytes | None:
-        try:
-            with self._translated(key), _open_regular(self._root / key) as file:
-                content = file.read(MAX_PICTURE + 1)
-        except ArchiveError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return None
-            raise
-        return content if len(content) <= MAX_PICTURE else None
+        with self._translated(key), suppress(FileNotFoundError), _open_regular(self._root / key) as file:
+            content = file.read(MAX_PICTURE + 1)
+            return content if len(content) <= MAX_PICTURE else None
+        return None
 
     @pooled
     def remove_pictures(self, prefix: str, before: datetime) -> int:
@@ -330,13 +326,12 @@ class FolderArchive(PooledArchive):
         self._seen = True
         self._was_mount = self._was_mount or self._root.is_mount()
         stuck = self._sweep(now - PART_LIFETIME)
+        left = stuck and f"Files that a crash left cannot be removed, such as {stuck[0]}."
         return (
             ProbeResult("write", True, "Files are written, synced and linked."),
             ProbeResult("conditional-writes", True, "A name that is taken is not overwritten."),
             ProbeResult("read-back", True, "What is read is what was written."),
-            ProbeResult("delete", False, f"Files that a crash left cannot be removed, such as {stuck[0]}.")
-            if stuck
-            else ProbeResult("delete", True, "The probe's file was removed."),
+            ProbeResult("delete", not left, left or "The probe's file was removed."),
         )
 
     def _find_or_make(self) -> None:
@@ -355,9 +350,8 @@ class FolderArchive(PooledArchive):
         return self._root.is_dir() and (self._root.is_mount() or not self._was_mount)
 
     def _gone(self) -> ArchiveError:
-        return _no_bucket(
-            f"The archive's folder {self.uri} is not there any more, or is empty, or not mounted."
-        )
+        detail = f"The archive's folder {self.uri} is not there any more, or is empty, or not mounted."
+        return _no_bucket(detail)
 
     def _no_hard_links(self) -> ArchiveError:
         detail = f"The file system of {self.uri} has no hard links."

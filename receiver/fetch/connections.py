@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from dataclasses import dataclass, field
 
 from receiver.fetch.http1 import Connection
 from receiver.fetch.network_guard import NetworkGuard
@@ -13,6 +14,7 @@ IDLE_SECONDS = 4.0
 """Fewer than servers keep a connection, which most do for 5 or more."""
 
 
+@dataclass(eq=False)
 class Connections:
     """Opens connections through the guard, and keeps idle ones for ``idle_seconds``.
 
@@ -21,37 +23,31 @@ class Connections:
     ``seconds`` are for TCP, and again for TLS.
     """
 
-    def __init__(
-        self,
-        guard: NetworkGuard,
-        ssl_context: ssl.SSLContext,
-        seconds: float,
-        *,
-        idle_seconds: float = IDLE_SECONDS,
-    ) -> None:
-        self._guard = guard
-        self._ssl_context = ssl_context
-        ssl_context.set_alpn_protocols(["http/1.1"])
-        self._seconds = seconds
-        self._idle_seconds = idle_seconds
-        self._idle: dict[Connection, asyncio.TimerHandle] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+    guard: NetworkGuard
+    ssl_context: ssl.SSLContext
+    seconds: float
+    idle_seconds: float = IDLE_SECONDS
+    _idle: dict[Connection, asyncio.TimerHandle] = field(default_factory=dict, init=False)
+    _closing: set[asyncio.Task[None]] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self.ssl_context.set_alpn_protocols(["http/1.1"])
 
     async def open(self, target: Target, *, fresh: bool = False) -> Connection:
         """Return a kept connection, unless a fresh one is needed; `release` must get it.
 
         Raise url.address, fetch.resolve or fetch.connect, and `httpcore.ConnectError` where TLS fails.
         """
-        addresses = await self._guard.addresses(target.host, target.port, confined=bool(target.confined))
+        addresses = await self.guard.addresses(target.host, target.port, confined=bool(target.confined))
         for connection in [] if fresh else list(self._idle):
             if connection.origin == target.origin and connection.address in addresses:
                 self._idle.pop(connection).cancel()
                 if connection.reusable:
                     return connection
                 await connection.aclose()
-        stream, address = await self._guard.connect(target.host, target.port, addresses, self._seconds)
+        stream, address = await self.guard.connect(target.host, target.port, addresses, self.seconds)
         if target.scheme == "https":
-            stream = await stream.start_tls(self._ssl_context, target.host, self._seconds)
+            stream = await stream.start_tls(self.ssl_context, target.host, self.seconds)
         return Connection(stream, target.origin, address)
 
     async def release(self, connection: Connection) -> None:
@@ -60,7 +56,7 @@ class Connections:
             await connection.aclose()
             return
         loop = asyncio.get_running_loop()
-        self._idle[connection] = loop.call_later(self._idle_seconds, self._expire, connection)
+        self._idle[connection] = loop.call_later(self.idle_seconds, self._expire, connection)
 
     def _expire(self, connection: Connection) -> None:
         del self._idle[connection]

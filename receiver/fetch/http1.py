@@ -150,10 +150,8 @@ class Connection:
         self._left, self._overhead = self._left - len(piece), 0
         self._pieces, self._size = self._pieces + 1, self._size + len(piece)
         if self._pieces == _PIECES:
-            if self._size < _PIECES * _MIN_PIECE:
-                raise httpcore.RemoteProtocolError(
-                    f"the body comes in pieces of {self._size // _PIECES} bytes"
-                )
+            if (average := self._size // _PIECES) < _MIN_PIECE:
+                raise httpcore.RemoteProtocolError(f"the body comes in pieces of {average} bytes")
             self._pieces = self._size = 0
 
     def on_message_complete(self) -> None:

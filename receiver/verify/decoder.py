@@ -35,11 +35,6 @@ _BLOCK, _LONGEST_SHRUNK = 8, 65_500 // 8 * 8
 """Pixels: the side of a JPEG's block, and the most whole blocks that libjpeg takes in a row."""
 _PNG_SHOWN = (b"tRNS", b"eXIf")
 """Of a PNG's ancillary chunks, those that a thumbnail needs."""
-_LOADER_OPTIONS = {
-    # Once it sees no metadata, libjpeg warns of coded data alone.
-    "jpeg": "fail-on=warning,unlimited=true",
-    "webp": "fail-on=warning",
-}
 _DAMAGE = {
     "premature end": "The image's coded data end before its last pixel.",
     "extraneous": "The image's coded data do not end with its last pixel.",
@@ -134,11 +129,12 @@ def thumbnail(path: Path, target: Path, side: int, limits: Limits) -> Header:
 
 def _decode(file: BinaryIO, header: Header, limits: Limits) -> None:
     with _decoding(file, header, limits) as data:
-        options, shrink = _LOADER_OPTIONS[header.format], 1
+        options, shrink = "fail-on=warning", 1
         if header.format == "jpeg":
             # A smaller picture takes the same coded data, but no transform of them: a third of the time.
             shrink = _BLOCK if max(header.width, header.height) <= _LONGEST_SHRUNK else 1
-            options += f",shrink={shrink}"
+            # Once it sees no metadata, libjpeg warns of coded data alone.
+            options += f",unlimited=true,shrink={shrink}"
             _prepare_jpeg(data, shrink)
         size = _libvips().decode(data, header.format, options)
     if size != (-(-header.width // shrink), -(-header.height // shrink)):

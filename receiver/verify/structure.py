@@ -75,8 +75,7 @@ def scan(file: BinaryIO, on_header: OnHeader = lambda _: None) -> Header:
 def _skip_harmless(source: "_Source") -> int:
     """Return the number of harmless bytes that were skipped."""
     before = source.left
-    while source.left:
-        block = source.peek(_BLOCK)
+    while block := source.peek(_BLOCK):
         rest = len(block.lstrip(_HARMLESS))
         source.skip(len(block) - rest)
         if rest:

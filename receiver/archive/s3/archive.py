@@ -35,9 +35,7 @@ CLOSE_SECONDS = 1.0
 FORMATS = {f"image/{name}": name for name in ("jpeg", "png", "webp")}
 """Image formats by the content types of objects."""
 
-BAD_DIGEST = frozenset(
-    {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
-)
+BAD_DIGEST = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 """The store received other bytes than were announced."""
 
 
@@ -59,7 +57,6 @@ class S3Archive(PooledArchive):
 
     @pooled
     def probe(self) -> tuple[ProbeResult, ...]:
-        """Try with small objects below ``.receiver-probe/`` what a put relies on. See `Archive.probe`."""
         try:
             self._capabilities, results = probe(self._client, self._at(""))
         except ArchiveError as error:
@@ -152,7 +149,6 @@ class S3Archive(PooledArchive):
 
     @pooled
     def put(self, item: SpooledImage) -> StoredObject:
-        """PutObject and HeadObject. See `Archive.put`."""
         check_key(item.key)
         at = self._at(item.key)
         try:

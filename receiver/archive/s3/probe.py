@@ -203,11 +203,11 @@ def _try_to_delete(client: Client, at: Address) -> bool:
 def _clock(offset: float | None) -> tuple[ProbeResult, ...]:
     if offset is None:
         return ()
-    agrees, side = abs(offset) < CLOCK_SECONDS, "ahead of" if offset > 0 else "behind"
-    differs = f"The store's clock is {abs(offset):.0f} seconds {side} this machine's."
-    return (
-        ProbeResult("clock", agrees, "The store's clock agrees with this machine's." if agrees else differs),
-    )
+    if abs(offset) < CLOCK_SECONDS:
+        return (ProbeResult("clock", True, "The store's clock agrees with this machine's."),)
+    side = "ahead of" if offset > 0 else "behind"
+    detail = f"The store's clock is {abs(offset):.0f} seconds {side} this machine's."
+    return (ProbeResult("clock", False, detail),)
 
 
 def _result(name: str, honoured: bool) -> ProbeResult:  # noqa: FBT001 - it is the result
