@@ -228,13 +228,11 @@ class FolderArchive(PooledArchive):
         return self.object_at(item.key)
 
     def _holds(self, item: SpooledImage, target: Path) -> bool:
-        try:
-            with self._translated(item.key):
-                self._check_same(item, target)
-                self._write_metadata(item, target)
-        except ArchiveError:
-            return False
-        return True
+        with suppress(ArchiveError), self._translated(item.key):
+            self._check_same(item, target)
+            self._write_metadata(item, target)
+            return True
+        return False
 
     def _create(self, spooled: SpoolFile, target: Path) -> bool:
         """Make the target once, whole and durable. Return False if something stands there already."""

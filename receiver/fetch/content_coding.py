@@ -12,8 +12,6 @@ import brotli
 from receiver.core.errors import FetchError
 from receiver.core.jobs import image_format
 
-Buffer = bytes | bytearray
-
 _NO_CODINGS = frozenset({"", "identity", "none", "utf-8", "binary", "aws-chunked"})
 _PIECE = 1024 * 1024
 """Decoded bytes at a time: a small body may decode to a huge one."""
@@ -32,7 +30,7 @@ class ContentDecoder:
         self._first = True
         self._stream: _Zlib | _Brotli | None = None
 
-    def decode(self, block: Buffer) -> Iterator[Buffer]:
+    def decode(self, block: bytes) -> Iterator[bytes]:
         """Yield what a block decodes to. The first block holds 12 bytes at least, or the whole body. Raise
         ``fetch.encoded`` or ``fetch.too_large``.
         """
@@ -58,7 +56,7 @@ class ContentDecoder:
         if self._stream is not None and not (self._stream.ended and self._decoded):
             raise self._refused("and ends early")
 
-    def _open(self, block: Buffer) -> "_Zlib | _Brotli":
+    def _open(self, block: bytes) -> "_Zlib | _Brotli":
         match self._codings:
             case ["gzip" | "x-gzip"]:
                 return _Zlib(16 + zlib.MAX_WBITS)
@@ -84,7 +82,7 @@ class _Zlib:
     def ended(self) -> bool:
         return self._zlib.eof
 
-    def decode(self, block: Buffer) -> Iterator[Buffer]:
+    def decode(self, block: bytes) -> Iterator[bytes]:
         while True:
             if self._zlib.eof:
                 raise zlib.error("bytes behind the end")
@@ -104,7 +102,7 @@ class _Brotli:
     def ended(self) -> bool:
         return bool(self._brotli.is_finished())
 
-    def decode(self, block: Buffer) -> Iterator[Buffer]:
+    def decode(self, block: bytes) -> Iterator[bytes]:
         # The library may hold output back although it takes more input.
         while piece := self._brotli.process(block, output_buffer_limit=_PIECE):
             yield piece

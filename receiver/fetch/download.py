@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import TypeVar
 from urllib.parse import urljoin
 
 import httpcore
@@ -110,7 +110,7 @@ HeadersFor = Callable[[str, str, int], Mapping[str, str]]
 
 
 @dataclass(kw_only=True, eq=False)
-class Fetcher:
+class Fetcher(contextlib.AbstractAsyncContextManager["Fetcher"]):
     """Downloads images, any number at a time.
 
     ``networks`` are allowed although they are not public. ``backend`` connects to checked addresses, never to
@@ -177,9 +177,6 @@ class Fetcher:
             # Shielded: it waits for writes of this file that still run in a thread.
             await asyncio.shield(self._on_disk(file.discard))
             raise
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         """Close idle connections, and end the threads. No download may be running."""

@@ -234,14 +234,9 @@ class FetchStage:
         if isinstance(error, RunningError) and self._questions.is_hint(claim.job):
             life = milliseconds(self._questions.life(claim.job))
             return outcomes.while_running(claim.job, self.now(), self.jitter, life=life)
+        span = milliseconds(self.plan.reject_after)
         return outcomes.after_fetch(
-            error,
-            claim.job,
-            self.now(),
-            self.jitter,
-            sha256=sha256,
-            can_ask=can_ask,
-            reject_after=milliseconds(self.plan.reject_after),
+            error, claim.job, self.now(), self.jitter, sha256=sha256, can_ask=can_ask, reject_after=span
         )
 
     async def _on_bug(self, claim: Claim, bug: Exception) -> None:

@@ -87,7 +87,14 @@ class Spool:
 
     async def check(self, name: str) -> Download | None:
         """Hash a whole file again; ``None`` if it is missing, or its bytes do not match its name."""
-        return await _in_thread(lambda: self._check(name))
+        expected, path = job_and_sha256(name), self.folder / name
+
+        def check() -> Download | None:
+            if expected is None or not path.is_file() or _digest(path) != expected[1]:
+                return None
+            return Download(path, path.stat().st_size, expected[1])
+
+        return await _in_thread(check)
 
     async def sha256(self, path: Path) -> str:
         return await _in_thread(lambda: _digest(path))
@@ -170,13 +177,6 @@ class Spool:
             return path, Image(found, None, None, path.stat().st_size, digest)
         except FileNotFoundError:  # nothing is aside, or it made room just now
             return None
-
-    def _check(self, name: str) -> Download | None:
-        expected = job_and_sha256(name)
-        path = self.folder / name
-        if expected is None or not path.is_file() or _digest(path) != expected[1]:
-            return None
-        return Download(path, path.stat().st_size, expected[1])
 
 
 def _of(aside: Path) -> str:

@@ -10,9 +10,9 @@ import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Self
 
 from receiver.core.errors import ImageError, SpoolError
 from receiver.verify.decoder import ExpectedSize, Limits
@@ -28,7 +28,7 @@ DECODER = (
 )
 
 
-class Verifier:
+class Verifier(AbstractAsyncContextManager["Verifier"]):
     """Inspects so many images at a time in child ``processes``, which are started on demand and reused."""
 
     def __init__(self, limits: Limits, *, processes: int = 2, command: Sequence[str] = DECODER) -> None:
@@ -85,9 +85,6 @@ class Verifier:
         self._idle.clear()
         for child in list(self._children):
             await self._end(child)
-
-    async def __aenter__(self) -> Self:
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()

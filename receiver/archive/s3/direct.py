@@ -121,7 +121,12 @@ class DirectPut:
             if connection is not None:
                 connection.close()
             return None
-        self._keep(connection, answer)
+        if answer.get("connection", "").lower() == "close":
+            connection.close()
+        else:
+            self._idle.append(connection)
+            if self._closed:
+                self.close()
         return cast("Head", head | {name: answer[each] for name, each in FIELDS.items() if each in answer})
 
     def close(self) -> None:
@@ -188,14 +193,6 @@ class DirectPut:
             connection.close()
             raise
         return connection
-
-    def _keep(self, connection: socket.socket, answer: Mapping[str, str]) -> None:
-        if answer.get("connection", "").lower() == "close":
-            connection.close()
-            return
-        self._idle.append(connection)
-        if self._closed:
-            self.close()
 
     def _head(self, method: str, target: str, body: str, headers: Mapping[str, str]) -> bytes:
         """Return a request up to its body, signed by AWS Signature Version 4."""
