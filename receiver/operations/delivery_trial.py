@@ -316,6 +316,8 @@ class _Work:
                 f"Real images come from elsewhere, so that may be right. For a test, add {self._url} to"
                 " RECEIVER_IMAGE_SOURCES, and restart."
             )
+        if reason == "url.userinfo":
+            return "Nothing: all before this works, and no image is fetched with a password. Run a real job."
         if family == "url":
             if networks := await self._private_networks():
                 return f"For a test, add {', '.join(networks)} to RECEIVER_IMAGE_NETWORKS, and restart."

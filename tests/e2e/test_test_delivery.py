@@ -244,6 +244,17 @@ FETCHES = {
 }
 
 
+def test_an_address_with_a_password_ends_before_the_fetch_and_needs_no_network(
+    front: Front, programs: Programs
+) -> None:
+    with behind(front, programs) as (_, values):
+        values["RECEIVER_PUBLIC_URL"] = front.address.replace("://", "://user:pass-w0rd@")
+        _, result = tried(programs, values)
+    name, detail, remedy = last(result)
+    assert (name, detail.partition(":")[0]) == ("fetch", "url.userinfo")
+    assert remedy.startswith("Nothing: all before this works")
+
+
 @pytest.mark.parametrize("case", FETCHES)
 def test_where_the_guard_refuses_its_picture_the_setting_is_named_and_no_image_counts_as_lost(
     front: Front, programs: Programs, case: str

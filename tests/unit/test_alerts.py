@@ -132,6 +132,13 @@ async def test_an_alert_is_told_once_and_once_again_when_it_is_over(world: World
     assert world.sent[-1].kind == "success"
 
 
+async def test_a_disk_that_something_else_has_filled_is_told_of(world: World) -> None:
+    Gauge("receiver_spool_bytes", "Held.", registry=world.metrics)
+    Gauge("receiver_spool_room_bytes", "Room.", registry=world.metrics).set(0)
+    await world.pass_time(10)
+    assert world.titles() == ["Spool full (receiver.test)"]
+
+
 async def test_one_receiver_tells_and_hands_over_what_it_could_not_keep(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
