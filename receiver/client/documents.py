@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import datetime
 from html import escape
 from typing import Any, Self
@@ -71,6 +72,19 @@ class Gap(Document):
     until: int
 
 
+@dataclass(frozen=True)
+class _Thumbnail:
+    """Loads a job's small picture. A copy of the job keeps it; in another process there is none."""
+
+    load: Callable[[str], bytes | None] = field(default=lambda _: None, compare=False)
+
+    def __deepcopy__(self, _: object) -> Self:
+        return self
+
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
+
+
 class Job(Document):
     """A job. docs/reference/http-api.md says what each attribute means; a list's jobs have no history."""
 
@@ -96,7 +110,7 @@ class Job(Document):
     archived_at: datetime | None = None
     updated_at: datetime | None = None
     history: tuple[Event, ...] = ()
-    _thumbnail: Callable[[str], bytes | None] = lambda _: None
+    _thumbnail: _Thumbnail = _Thumbnail()
 
     @property
     def is_final(self) -> bool:
@@ -105,7 +119,7 @@ class Job(Document):
 
     def with_thumbnail(self, load: Callable[[str], bytes | None]) -> Self:
         """Let notebooks show what ``load`` returns: a small picture of the archived image, as WebP."""
-        self._thumbnail = load
+        self._thumbnail = _Thumbnail(load)
         return self
 
     def _repr_html_(self) -> str:
@@ -122,7 +136,7 @@ class Job(Document):
             "updated": self.updated_at and self.updated_at.isoformat(" ", "seconds"),
         }
         rows = [f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in facts.items() if value]
-        picture = base64.b64encode((self.archive and self._thumbnail(self.id)) or b"").decode()
+        picture = base64.b64encode((self.archive and self._thumbnail.load(self.id)) or b"").decode()
         shown = f'<img alt="the archived image" src="data:image/webp;base64,{picture}">' if picture else ""
         return f"<table>{''.join(rows)}</table>{shown}"
 

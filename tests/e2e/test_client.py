@@ -2,8 +2,10 @@
 
 import ast
 import asyncio
+import copy
 import hashlib
 import json
+import pickle
 import re
 import socket
 import threading
@@ -422,6 +424,12 @@ class Seen(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         self.text += f"{data}\n"
+
+
+def test_a_job_is_copied_and_given_to_another_process(client: Client, ref: str) -> None:
+    job = client.announce(f"{uuid.uuid4()}", ref=ref)
+    assert copy.deepcopy(job) == pickle.loads(pickle.dumps(job)) == job
+    assert job.id in pickle.loads(pickle.dumps(job))._repr_html_()
 
 
 def test_a_notebook_shows_the_picture_and_no_markup_or_key_of_a_stranger() -> None:
