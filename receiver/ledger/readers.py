@@ -30,7 +30,8 @@ class Readers:
         self._connections = connections
         self._check = check
         self._closing = False
-        self._idle: asyncio.Queue[Reader] = asyncio.Queue()
+        # The connection that was used last is the first: it knows the plans of most statements.
+        self._idle: asyncio.Queue[Reader] = asyncio.LifoQueue()
         for connection in connections:
             self._idle.put_nowait(connection)
 

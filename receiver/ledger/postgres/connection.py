@@ -206,8 +206,10 @@ class Session:
             self.drop()  # the database may be another server's by now
         if self._open is not None and self._open.db.info.transaction_status is not TransactionStatus.IDLE:
             try:
-                self._open.db.execute(b"ROLLBACK")
+                ended = self._open.db.pgconn.exec_(b"ROLLBACK").status == ExecStatus.COMMAND_OK
             except psycopg.Error:
+                ended = False
+            if not ended:
                 self.drop()
 
     def drop(self) -> None:
@@ -236,6 +238,7 @@ PLANNING = {
     "enable_bitmapscan": "off",
     "enable_hashjoin": "off",
     "enable_mergejoin": "off",
+    "max_parallel_workers_per_gather": "0",  # to start a worker takes longer than a page
 }
 """A plan is made once and goes along indexes, whatever the statistics were when it was made."""
 
