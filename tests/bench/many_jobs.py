@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from receiver.api import params
+from receiver.bootstrap.serve import freeze_startup_objects
 from receiver.core.completion import Completion
 from receiver.core.jobs import Image, State, StoredObject
 from receiver.ledger import COUNTED_TO, FILE_NAME, Delivery, Filter, Ledger, LedgerReader
@@ -52,13 +53,16 @@ _JOBS = f"""
         WHEN n % 1000 = 1 THEN 'submitted'
         WHEN n % 100 = 4 THEN 'failed' WHEN n % 100 = 5 THEN 'rejected' WHEN n % 100 = 6 THEN 'expired'
         ELSE 'archived' END AS state FROM numbers)
-    INSERT INTO jobs (seq, id, state, ref, endpoint, source_url, image_url, promised_width, promised_height,
-        deadline, confirmed_at, format, width, height, bytes, sha256, spool, uri, etag, event, reason, detail,
-        reason_at, created_at, submitted_at, received_at, fetched_at, archived_at, updated_at, ask_at)
+    INSERT INTO jobs (seq, id, state, ref, endpoint, source_url, image_url, host, promised_width,
+        promised_height, deadline, confirmed_at, format, width, height, bytes, sha256, spool, uri, etag,
+        event, reason, detail, reason_at, created_at, submitted_at, received_at, fetched_at, archived_at,
+        updated_at, ask_at)
     SELECT n, lower(hex(randomblob(16))), state, iif(n % 3 = 0, '{FREQUENT}', 'order-' || n), 'upscale_2x',
         'https://' || iif(n % (:jobs / 50) = 0, '{RARE_HOST}', '{COMMON_HOST}') || '/photos/' || n || '.jpg',
         iif(state = 'submitted', NULL, 'https://' || iif(n % 100 = 7, '{CDN}' || (n / 100 % 1000), 'results')
             || '.example.com/' || n || '.jpg?signature=0123456789'),
+        iif(state = 'submitted', '', iif(n % 100 = 7, '{CDN}' || (n / 100 % 1000), 'results')
+            || '.example.com'),
         2048, 1536, at + {DAY}, NULL,
         iif(done, 'jpeg', NULL), iif(done, 2048, NULL), iif(done, 1536, NULL), iif(done, 1000000, NULL),
         iif(done, lower(hex(randomblob(32))), NULL), NULL,
@@ -271,6 +275,7 @@ async def time_queries(
 ) -> dict[str, Times]:
     """Ask every query so often, in turns, while a writer commits."""
     taken: dict[str, list[tuple[float, float]]] = {}
+    freeze_startup_objects()  # as `receiver serve` does
     async with await Ledger.serve(place) as ledger:
         cpu = _count_cpu(ledger, cpu_clock)
         writer = asyncio.create_task(_write(ledger))

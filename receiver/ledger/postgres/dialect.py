@@ -61,6 +61,7 @@ def _split(sql: str) -> tuple[list[str], list[str]]:
     """Return the texts between the placeholders of a statement, and the names in these."""
     parts, names = [""], []
     end = 0
+    sql = sql.replace("group_concat(", "string_agg(").replace("instr(", "strpos(")
     for token in _TOKEN.finditer(sql):
         text, hint, mark, name = token.groups()
         condition = f" WHERE jobs.id <> '{hint}' AND" if hint else ""

@@ -6,7 +6,7 @@ from itertools import chain, islice
 
 from receiver.core.jobs import Event, Job, State
 from receiver.ledger import rows
-from receiver.ledger.connection import Connection, Row, number
+from receiver.ledger.connection import Connection, Row, listed, number
 from receiver.ledger.queries import text_search
 from receiver.ledger.submissions import OVERDUE
 
@@ -192,11 +192,19 @@ def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: 
             hint = f"INDEXED BY jobs_by_{'provider' if _OF_PROVIDER in conditions else 'state'}"
         queries.append(f"SELECT {columns} FROM jobs {hint} WHERE {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
         values += [*(value for _, value in scan), low, high, limit]
-    if not is_of_all:
-        ends = " UNION ALL ".join(f"SELECT seq FROM ({query}) AS scan_{n}" for n, query in enumerate(queries))  # noqa: S608 - constants
-        queries = [f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({ends}) ORDER BY seq DESC LIMIT ?"]  # noqa: S608
-        values.append(limit)
-    return db.execute(queries[0], values).fetchall()
+    if is_of_all:
+        return db.execute(queries[0], values).fetchall()
+    positions = " UNION ALL ".join(
+        f"SELECT seq FROM ({query}) AS scan_{n}"  # noqa: S608 - constants
+        for n, query in enumerate(queries)
+    )
+    if len(queries) > 1:  # whole rows of all scans would be read, but for this
+        found = sorted((row["seq"] for row in db.execute(positions, values)), reverse=True)[:limit]
+        if not found:
+            return []
+        positions, values = listed(found)
+    newest = f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({positions}) ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    return db.execute(newest, (*values, limit)).fetchall()
 
 
 def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple[int, int]]:
@@ -235,16 +243,19 @@ def _newest_position(db: Connection, before: int | None) -> int:
 def _search(db: Connection, at: int, low: int, high: int) -> int:
     """Return the first position, of these, of a job that became known at this time or later.
 
-    No step of the clock is between them. A binary search takes a few dozen look-ups; an index on the time
-    would cost every delivery.
+    No step of the clock is between them. A binary search takes a few dozen look-ups, in one statement; an
+    index on the time would cost every delivery.
     """
-    while low < high:
-        middle = (low + high) // 2
-        row = db.execute(
-            "SELECT seq, created_at FROM jobs WHERE seq >= ? ORDER BY seq LIMIT 1", (middle,)
-        ).fetchone()
-        if row is None or row["created_at"] >= at:
-            high = middle
-        else:
-            low = row["seq"] + 1
-    return low
+    step = 1 << max(high - low, 1).bit_length() - 1
+    found = number(db, _FIRST_SINCE, (low, step, at, high))
+    assert found is not None
+    return found
+
+
+_FIRST_SINCE = (
+    # All jobs before `position` became known earlier; the steps that are tried halve.
+    "WITH RECURSIVE steps (position, step) AS (SELECT ?, ? UNION ALL"
+    " SELECT position + CASE WHEN (SELECT created_at < ? FROM jobs WHERE seq >= position + step - 1"
+    " AND seq < ? ORDER BY seq LIMIT 1) THEN step ELSE 0 END, step / 2 FROM steps WHERE step > 0)"
+    " SELECT max(position) FROM steps"
+)

@@ -4,10 +4,9 @@ Each way is bounded: of all ids, references and hosts that begin with the text o
 reference that is exactly the text, and each host, is followed to the end, however many jobs it has.
 """
 
-import re
 from collections.abc import Iterator, Sequence
 from heapq import merge
-from itertools import groupby
+from itertools import groupby, islice
 
 from receiver.core.jobs import State
 from receiver.ledger.commands.attempts import host_of
@@ -20,6 +19,12 @@ MOST_HOSTS = 100
 
 CHUNK = 64
 """Neighbouring jobs that share an entry in the table of hosts."""
+
+NO_CHUNK = -1
+"""A chunk without a job."""
+
+FEW_CHUNKS, MOST_CHUNKS = 4, 16
+"""Chunks that one query reads. Most often the first few have enough jobs for a page."""
 
 PORTION = 200
 """Positions that one query reads."""
@@ -41,19 +46,14 @@ def positions(db: Connection, text: str, end: int) -> tuple[Iterator[int], bool]
 
 def distinct(db: Connection, source: str, column: str, *, begin: str = "", most: int = MOST) -> list[str]:
     """Return the values of an index's first column that begin with a text, by one look-up for each."""
-    found: list[str] = []
-    comparison, low = ">=", begin
-    while len(found) < most:
-        row = db.execute(
-            f"SELECT {column} AS value FROM {source} WHERE {column} {comparison} ? AND {column} < ?"  # noqa: S608 - constants
-            f" ORDER BY {column} LIMIT 1",
-            (low, begin + LAST),
-        ).fetchone()
-        if row is None:
-            break
-        found.append(row["value"])
-        comparison, low = ">", row["value"]
-    return found
+    among = f"SELECT min({column}) FROM {source} WHERE {column}"  # noqa: S608 - constants
+    rows = db.execute(
+        f"WITH RECURSIVE found (value) AS ({among} >= ? AND {column} < ? UNION ALL"  # noqa: S608 - constants
+        f" SELECT ({among} > found.value AND {column} < ?) FROM found WHERE found.value IS NOT NULL)"
+        " SELECT value FROM found WHERE value IS NOT NULL LIMIT ?",
+        (begin, begin + LAST, begin + LAST, most),
+    )
+    return [row["value"] for row in rows]
 
 
 def _of_ids(db: Connection, text: str) -> tuple[list[int], bool]:
@@ -89,19 +89,20 @@ def _of_ref(db: Connection, ref: str, end: int) -> Iterator[int]:
 
 
 def _of_hosts(db: Connection, begin: str, hosts: Sequence[str], end: int) -> Iterator[int]:
-    escaped = re.sub("([%_!])", r"!\1", begin)
-    like = f"%://{escaped}%"
-    for chunk in _chunks(db, hosts, end // CHUNK + 1):
-        rows = db.execute(
-            "SELECT seq, image_url, source_url FROM jobs WHERE seq >= ? AND seq < ?"
-            # Few jobs are like that; whether it is the host is seen below.
-            " AND (lower(image_url) LIKE ? ESCAPE '!' OR lower(source_url) LIKE ? ESCAPE '!')"
-            " ORDER BY seq DESC",
-            (chunk * CHUNK, min((chunk + 1) * CHUNK, end), like, like),
-        )
-        for row in rows.fetchall():
-            if any(host_of(url).startswith(begin) for url in (row["image_url"], row["source_url"]) if url):
-                yield row["seq"]
+    one = (
+        "SELECT seq FROM jobs WHERE seq >= ? AND seq < ? AND (host >= ? AND host < ?"
+        " OR instr(source_url, '://') > 0"
+        " AND lower(substr(source_url, instr(source_url, '://') + 3, CAST(? AS integer))) = ?)"
+    )
+    wanted = (begin, begin + LAST, len(begin), begin)
+    chunks = _chunks(db, hosts, end // CHUNK + 1)
+    size = FEW_CHUNKS
+    while portion := list(islice(chunks, size)):
+        portion += [NO_CHUNK] * (size - len(portion))  # so that few statements stay prepared
+        values = [it for n in portion for it in (n * CHUNK, min((n + 1) * CHUNK, end), *wanted)]
+        rows = db.execute(" UNION ALL ".join([one] * size), values)
+        yield from sorted((row["seq"] for row in rows), reverse=True)
+        size = min(2 * size, MOST_CHUNKS)
 
 
 def _chunks(db: Connection, hosts: Sequence[str], end: int) -> Iterator[int]:
@@ -109,8 +110,7 @@ def _chunks(db: Connection, hosts: Sequence[str], end: int) -> Iterator[int]:
         "SELECT chunk FROM (SELECT chunk FROM hosts WHERE host = ? AND chunk < ?"
         " ORDER BY chunk DESC LIMIT ?) AS of_host"
     )
-    # Most often the first four have enough jobs for a page.
-    return _merged(db, one, [(host,) for host in hosts], end, 4)
+    return _merged(db, one, [(host,) for host in hosts], end, FEW_CHUNKS)
 
 
 def _merged(db: Connection, one: str, keys: Sequence[tuple[str, ...]], end: int, size: int) -> Iterator[int]:
