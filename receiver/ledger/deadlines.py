@@ -18,6 +18,14 @@ UNSAFE = (
 UNSAFE_CLAIMED = "jobs INDEXED BY jobs_claimed WHERE state = 'received' AND holder IS NOT NULL"
 """All claimed jobs whose image is not safe yet: as many as there are workers."""
 
+_MINIMA = [f"SELECT min(deadline) AS deadline FROM {source}" for source in (*UNSAFE, UNSAFE_CLAIMED)]  # noqa: S608 - constants
+SOONEST_DEADLINE = f"SELECT min(deadline) FROM ({' UNION ALL '.join(_MINIMA)}) AS soonest"  # noqa: S608 - constants
+"""Returns the earliest deadline of all jobs whose image is not safe yet, ms since the epoch."""
+OLDEST_WAITING_AT = (
+    "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived WHERE state IN ('received', 'fetched')"
+)
+"""Returns when the longest-waiting job that is not archived yet was received, ms since the epoch."""
+
 
 def expire(tx: Transaction, limit: int = 500) -> list[str]:
     """Expire jobs whose deadline has passed and that were tried, and return their ids."""
@@ -81,22 +89,7 @@ def shift_waits(tx: Transaction, by: int) -> None:
 def next_event_at(db: Connection) -> int | None:
     """Return when a wait or a deadline ends next, ms since the epoch: no commit announces that."""
     waits = "SELECT min(next_attempt_at) FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
-    return min((t for t in (number(db, waits), soonest_deadline(db)) if t is not None), default=None)
-
-
-def soonest_deadline(db: Connection) -> int | None:
-    """Return the earliest deadline of all jobs whose image is not safe yet, ms since the epoch."""
-    minima = [f"SELECT min(deadline) AS deadline FROM {source}" for source in (*UNSAFE, UNSAFE_CLAIMED)]  # noqa: S608 - constants
-    return number(db, f"SELECT min(deadline) FROM ({' UNION ALL '.join(minima)}) AS soonest")  # noqa: S608 - constants
-
-
-def oldest_waiting_at(db: Connection) -> int | None:
-    """Return when the longest-waiting job that is not archived yet was received, ms since the epoch."""
-    return number(
-        db,
-        "SELECT min(received_at) FROM jobs INDEXED BY jobs_not_archived"
-        " WHERE state IN ('received', 'fetched')",
-    )
+    return min((t for t in (number(db, waits), number(db, SOONEST_DEADLINE)) if t is not None), default=None)
 
 
 def spool_names(db: Connection, instance: str) -> frozenset[str]:

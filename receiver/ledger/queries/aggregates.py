@@ -9,7 +9,7 @@ from receiver.ledger import archived_objects
 from receiver.ledger.commands.instances import instances
 from receiver.ledger.connection import Connection
 from receiver.ledger.counters import counters
-from receiver.ledger.deadlines import oldest_waiting_at, soonest_deadline
+from receiver.ledger.deadlines import OLDEST_WAITING_AT, SOONEST_DEADLINE
 from receiver.ledger.submissions import OVERDUE
 from receiver.ledger.types import Instance
 
@@ -51,28 +51,34 @@ class Stats:
 def stats(db: Connection, *, overdue_before: int, counted_to: int | None = None) -> Stats:
     """Return the ledger in numbers; what is counted along an index, up to ``counted_to`` or the end."""
 
-    def count(source: str, *values: int) -> int:
+    def count(source: str) -> str:
         if counted_to is not None:
             source = f"(SELECT 1 FROM {source} LIMIT {counted_to:d}) AS counted"  # noqa: S608 - constants
-        (number,) = db.execute(f"SELECT count(*) FROM {source}", values).fetchone()  # noqa: S608 - constants
-        return int(number)
+        return f"SELECT count(*) FROM {source}"  # noqa: S608 - constants
 
+    numbers = {
+        "overdue": count(f"jobs INDEXED BY jobs_silent WHERE {OVERDUE}"),
+        "oldest_waiting_at": OLDEST_WAITING_AT,
+        "soonest_deadline": SOONEST_DEADLINE,
+        "at_risk": count("jobs INDEXED BY jobs_at_risk WHERE state = 'received' AND at_risk_at IS NOT NULL"),
+        "unread": count("unread"),
+        "notifications_pending": count(
+            "notifications INDEXED BY notifications_due WHERE given_up_at IS NULL"
+        ),
+        "refused": count("jobs INDEXED BY jobs_refused WHERE state = 'received' AND suspect IS NOT NULL"),
+    }
+    found = ", ".join(f"({query}) AS {name}" for name, query in numbers.items())
+    row = db.execute(f"SELECT {found}", (overdue_before,)).fetchone()
     totals = db.execute("SELECT * FROM totals").fetchall()
     # There are never more claims than workers.
     claimed = db.execute("SELECT state FROM jobs INDEXED BY jobs_claimed WHERE holder IS NOT NULL")
     return Stats(
         jobs={State(row["state"]): row["jobs"] for row in totals},
         bytes={State(row["state"]): row["bytes"] for row in totals},
-        oldest_waiting_at=oldest_waiting_at(db),
-        soonest_deadline=soonest_deadline(db),
-        overdue=count(f"jobs INDEXED BY jobs_silent WHERE {OVERDUE}", overdue_before),
-        at_risk=count("jobs INDEXED BY jobs_at_risk WHERE state = 'received' AND at_risk_at IS NOT NULL"),
-        unread=count("unread"),
         claimed=Counter(State(row["state"]) for row in claimed),
         counters=counters(db),
         damaged=archived_objects.damaged(db, counted_to),
         spools={row["instance"]: row["bytes"] for row in db.execute("SELECT instance, bytes FROM spools")},
         instances=instances(db),
-        notifications_pending=count("notifications INDEXED BY notifications_due WHERE given_up_at IS NULL"),
-        refused=count("jobs INDEXED BY jobs_refused WHERE state = 'received' AND suspect IS NOT NULL"),
+        **{name: row[name] for name in numbers},
     )
