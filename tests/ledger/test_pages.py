@@ -253,7 +253,9 @@ def test_jobs_of_one_provider_are_found_by_an_index_in_their_order(
         plans = db.plans_of(Filter(states, provider=provider), None)
         lines = [line for plan in plans for line in plan]
         assert not [line for line in lines if "TEMP B-TREE" in line or line.startswith("SCAN jobs")]
-        walks = [line for line in plans[-1] if line.startswith("SEARCH jobs USING") and "rowid=" not in line]
+        # Where there are several states, the jobs that are found are looked up by a statement of its own.
+        lines = [line for plan in plans[-2:] for line in plan]
+        walks = [line for line in lines if line.startswith("SEARCH jobs USING") and "rowid=" not in line]
         assert walks
         assert all(
             "INDEX jobs_by_provider (provider=? AND state=? AND seq>? AND seq<?)" in it for it in walks
