@@ -198,11 +198,12 @@ def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: 
         f"SELECT seq FROM ({query}) AS scan_{n}"  # noqa: S608 - constants
         for n, query in enumerate(queries)
     )
-    if len(queries) > 1:  # whole rows of all scans would be read, but for this
-        found = sorted((row["seq"] for row in db.execute(positions, values)), reverse=True)[:limit]
-        if not found:
+    if len(queries) > 1:  # PostgreSQL would read the whole rows of all scans
+        numbers = f"SELECT group_concat(CAST(seq AS text), ' ') FROM ({positions}) AS found"  # noqa: S608
+        (found,) = db.execute(numbers, values).fetchone()
+        if found is None:
             return []
-        positions, values = listed(found)
+        positions, values = listed(sorted(map(int, found.split()), reverse=True)[:limit])
     newest = f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({positions}) ORDER BY seq DESC LIMIT ?"  # noqa: S608
     return db.execute(newest, (*values, limit)).fetchall()
 
