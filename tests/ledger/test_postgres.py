@@ -194,10 +194,11 @@ async def test_a_database_whose_files_cannot_grow_refuses_and_then_goes_on(tmp_p
 
 async def test_a_reader_whose_statements_somebody_has_removed_connects_again(ledger: Ledger) -> None:
     await ledger.record(delivery())
-    for _ in range(READERS):
-        await ledger.job("job-1")
-    for _ in range(READERS):  # they take turns
-        await ledger._readers.read(lambda db: db.execute("DEALLOCATE ALL"))
+    # Each takes a connection of its own, since the others are busy.
+    await asyncio.gather(*(ledger.job("job-1") for _ in range(READERS)))
+    await asyncio.gather(
+        *(ledger._readers.read(lambda db: db.execute("DEALLOCATE ALL")) for _ in range(READERS))
+    )
     answers = await asyncio.gather(*(ledger.job("job-1") for _ in range(4 * READERS)), return_exceptions=True)
     assert len([it for it in answers if isinstance(it, LedgerError)]) <= READERS  # once a connection
     assert (await the_job(ledger)).state is State.RECEIVED
