@@ -66,10 +66,13 @@ class Alerter:
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
+        await run_forever(self._check, log, retry=EVERY_SECONDS)
+        await run_forever(self.look, log, retry=EVERY_SECONDS)
+
+    async def _check(self) -> None:
         for channel, error in (await check(self.channels)).items():
             if error is not None:
                 log.error("alert channel cannot be used", channel=channel, detail=error)
-        await run_forever(self.look, log, retry=EVERY_SECONDS)
 
     async def look(self) -> float:
         """Look once, and tell what is new; return the seconds until the next time."""

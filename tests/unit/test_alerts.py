@@ -1,5 +1,6 @@
 """When somebody is told, and how often: rules over metrics, the life of an alert, and the loop."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,12 +14,14 @@ from receiver.alerts.alerter import EVERY_SECONDS, Alerter, read_alerts
 from receiver.alerts.channels import Message, named
 from receiver.alerts.rules import RULES, Labels, Rises, Rule, samples_of
 from receiver.alerts.states import MINUTE, Alert
+from receiver.core.concurrency import cancel
 from receiver.core.errors import LedgerError
 from receiver.ledger import Ledger
 from tests.docs.documents import DOCUMENTS
 from tests.support.clock import Clock
 from tests.support.ledgers import make_empty_ledger
 from tests.support.metric_names import METRICS
+from tests.support.waiting import eventually
 
 SECRET = "json://a-secret-host/token"
 
@@ -137,6 +140,25 @@ async def test_a_disk_that_something_else_has_filled_is_told_of(world: World) ->
     Gauge("receiver_spool_room_bytes", "Room.", registry=world.metrics).set(0)
     await world.pass_time(10)
     assert world.titles() == ["Spool full (receiver.test)"]
+
+
+async def test_a_process_that_cannot_be_started_at_first_silences_no_alert(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails = iter([True, False])
+
+    async def check(_: object) -> dict[str, None]:
+        if next(fails):
+            raise OSError("no memory for another process")
+        return {}
+
+    monkeypatch.setattr("receiver.alerts.alerter.check", check)
+    monkeypatch.setattr("receiver.alerts.alerter.EVERY_SECONDS", 0.01)
+    world.lost.set(1)
+    loop = asyncio.create_task(world.alerter.run())
+    await asyncio.to_thread(eventually, lambda: bool(world.titles()))
+    await cancel([loop])
+    assert world.titles() == ["Images lost (receiver.test)"]
 
 
 async def test_one_receiver_tells_and_hands_over_what_it_could_not_keep(
