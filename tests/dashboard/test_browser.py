@@ -315,6 +315,16 @@ def test_a_divider_moves_by_touch_on_a_phone(busy: Scene, opened: Visit) -> None
         assert page.evaluate("document.scrollingElement.scrollWidth") <= 360
 
 
+def test_times_of_a_job_stay_within_its_facts_on_the_narrowest_screen(busy: Scene, opened: Visit) -> None:
+    with opened(busy.receiver, width=320, height=640) as page:
+        page.goto(f"/page/jobs/{busy.archived}")
+        facts = page.locator(".facts").bounding_box()
+        times = [it.bounding_box() for it in page.locator(".facts time").all()]
+        assert facts is not None
+        assert times
+        assert all(it and it["x"] + it["width"] <= facts["x"] + facts["width"] + 0.5 for it in times)
+
+
 def test_without_script_before_and_after_stand_side_by_side(busy: Scene, opened: Visit) -> None:
     with opened(busy.receiver, script=False) as page:
         page.goto(f"/page/jobs/{busy.archived}")
