@@ -38,13 +38,14 @@ class Readers:
     async def read(self, query: Callable[[Any], T]) -> T:
         """Run a query on one snapshot, or raise `LedgerError`."""
         connection = await self._idle.get()
-        try:
-            if self._closing:
-                raise LedgerError("ledger.stopping")
-            self.reads += 1
-            return await connection.read(query)
-        finally:
+        if self._closing:
             self._idle.put_nowait(connection)
+            raise LedgerError("ledger.stopping")
+        self.reads += 1
+        # A query goes on although its caller is cancelled, and its connection is idle only when it ends.
+        reading = asyncio.create_task(connection.read(query))
+        reading.add_done_callback(lambda _: self._idle.put_nowait(connection))
+        return await asyncio.shield(reading)
 
     async def check_whole(self, *, seconds: float | None = None, deep: bool = False) -> bool:
         """Read the whole ledger; return whether that ended within the seconds. Raise ``ledger.corrupt``."""
