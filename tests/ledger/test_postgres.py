@@ -36,6 +36,7 @@ from tests.ledger.actions import (
 from tests.ledger.test_queries import run_every_query
 from tests.support.clock import HOUR
 from tests.support.postgres import Postgres, Programs, all_versions, postgres
+from tests.support.processes import PATIENCE
 from tests.support.proxy import Proxy, proxy
 from tests.support.waiting import eventually
 
@@ -264,6 +265,18 @@ async def test_a_schema_of_another_version_is_left_alone_also_while_the_ledger_i
     assert (await ledger.record(delivery())).duplicate
 
 
+async def test_a_schema_whose_version_is_missing_refuses_and_then_goes_on(
+    ledger: Ledger, place: LedgerLocation
+) -> None:
+    with psycopg.connect(place.url or "", autocommit=True) as db:
+        db.execute("DELETE FROM upscale_receiver.schema_version")
+        try:
+            assert (await refused(ledger.record(delivery()))).reason == "ledger.unavailable"
+        finally:
+            db.execute("INSERT INTO upscale_receiver.schema_version VALUES (1)")
+    assert not (await ledger.record(delivery())).duplicate
+
+
 async def test_a_command_makes_no_ledger_in_a_database_unless_it_may(database: str, tmp_path: Path) -> None:
     place = LedgerLocation(tmp_path, database)
     for work in (LedgerReader.open(place), Ledger.open_beside(place, make=False)):
@@ -318,6 +331,24 @@ async def test_transactions_are_bounded_durable_and_see_only_the_ledger_s_schema
             assert db.execute("SHOW synchronous_commit").fetchone() == ("off",)
     finally:
         postgres_server.execute(f"ALTER DATABASE {name} RESET synchronous_commit")
+
+
+async def test_commits_stay_durable_when_the_server_loads_other_settings(
+    ledger: Ledger, postgres_server: Postgres
+) -> None:
+    async def setting(name: str) -> object:
+        query = "SELECT current_setting(?)"
+        return await ledger._writer.write(lambda tx: tx.db.execute(query, (name,)).fetchone()[0])
+
+    assert await setting("synchronous_commit") == "on"
+    postgres_server.reload(synchronous_commit="off", log_rotation_size="1MB")
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while await setting("log_rotation_size") != "1MB":  # noqa: ASYNC110 - until it has loaded them
+                await asyncio.sleep(0.01)
+        assert await setting("synchronous_commit") == "on"
+    finally:
+        postgres_server.reload(synchronous_commit="on", log_rotation_size="10MB")
 
 
 async def test_a_transaction_that_was_rolled_back_is_no_commit(ledger: Ledger) -> None:

@@ -247,8 +247,6 @@ _NUMBER = "SELECT coalesce((pg_current_xact_id_if_assigned()::text::bigint % 429
 SETTINGS = f"""SELECT set_config('search_path', '{SCHEMA}', true),
     set_config('standard_conforming_strings', 'on', true),
     {", ".join(f"set_config('{name}', '{value}', true)" for name, value in (LIMITS | PLANNING).items())},
-    CASE current_setting('synchronous_commit')
-        WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END,
     CASE WHEN current_setting('server_version_num')::int >= 170000
         THEN set_config('transaction_timeout', '20s', true) END"""
 

@@ -37,7 +37,11 @@ OWN_KEPT = 4096
 
 MIGRATING_SECONDS = 6 * 3600
 
-_NOW = f"SELECT {schema.CLOCK}, version FROM {SCHEMA}.schema_version"  # noqa: S608 - a constant
+_NOW = f"SELECT {schema.CLOCK}, coalesce(max(version), 0) FROM {SCHEMA}.schema_version"  # noqa: S608 - a constant
+
+_DURABLE = """SELECT set_config('synchronous_commit', 'on', true)
+    WHERE current_setting('synchronous_commit') = 'off'"""
+"""In each transaction: the server's settings may be loaded again while a connection lasts."""
 
 
 class Database:
@@ -69,7 +73,7 @@ class Database:
 
     def _commit(self, session: Session, commands: Sequence[Command[Any]]) -> list[Result]:
         try:
-            at, version = session.begin("read committed", schema.TAKE_LOCK, _NOW)
+            at, version = session.begin("read committed", schema.TAKE_LOCK, _DURABLE, _NOW)
             schema.check_version(version)
             self._ahead = at - monotonic_clock()
             begin = partial(Transaction, session.statements, instance=self.member.id, insert=insert_rows)
