@@ -181,6 +181,7 @@ async def test_no_statement_of_a_copy_is_bounded_in_time(
         " EXECUTE FUNCTION note()",
         database=name,
     )
+    postgres_server.execute(f"ALTER DATABASE {name} SET statement_timeout = '1min'")
     copied(folder, database)
     noted = postgres_server.execute("SELECT DISTINCT bound FROM noted", database=name)
     assert noted == [("0",)]

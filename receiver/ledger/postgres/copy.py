@@ -236,7 +236,7 @@ class _Copy:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         with self.db.transaction():
-            self._run(f"SET LOCAL search_path = {UNFINISHED}")
+            self._run(f"SET LOCAL search_path = {UNFINISHED}; {schema.UNBOUNDED}")
             yield
 
     def _run(self, statements: str) -> None:

@@ -56,7 +56,7 @@ def prepare(
             _check_alone(db, me, at)
         elif db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (SCHEMA,)).fetchone() is None:
             db.run(f"CREATE SCHEMA {SCHEMA}")
-        db.run(_UNBOUNDED)
+        db.run(UNBOUNDED)
         for script in migrations[present:]:
             db.run(script)
         db.run("DELETE FROM schema_version")
@@ -65,7 +65,7 @@ def prepare(
     return int(at)
 
 
-_UNBOUNDED = """SELECT set_config(name, '0', true) FROM pg_settings
+UNBOUNDED = """SELECT set_config(name, '0', true) FROM pg_settings
     WHERE name IN ('statement_timeout', 'transaction_timeout')"""
 """An index of millions of jobs takes minutes."""
 
