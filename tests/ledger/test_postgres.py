@@ -245,6 +245,13 @@ async def test_a_wrong_password_is_refused_without_showing_it(place: LedgerLocat
     assert "canary" not in f"{error.detail} {error.__cause__} {LedgerLocation(tmp_path, url)!r}"
 
 
+async def test_what_libpq_says_in_lines_is_told_as_one(place: LedgerLocation, tmp_path: Path) -> None:
+    url = (place.url or "").replace("127.0.0.1", "127.0.0.1,127.0.0.2").replace("canary", "a-wrong-canary")
+    detail = (await refused(Ledger.serve(LedgerLocation(tmp_path, url)))).detail
+    assert detail.isprintable()
+    assert detail.endswith(".")
+
+
 async def test_a_schema_of_another_version_is_left_alone_also_while_the_ledger_is_open(
     ledger: Ledger, place: LedgerLocation
 ) -> None:

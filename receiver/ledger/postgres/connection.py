@@ -283,7 +283,7 @@ def is_of_one_command(error: Exception) -> bool:
 
 def ledger_error(error: psycopg.Error) -> LedgerError:
     """Return what PostgreSQL's error means; values of rows are not in it."""
-    message = (error.diag.message_primary or str(error)).strip()
+    message = " ".join((error.diag.message_primary or str(error)).split())
     where = f"{error.sqlstate}, " if error.sqlstate else ""
     if isinstance(error, errors.DataCorrupted | errors.IndexCorrupted):
         return LedgerError("ledger.corrupt", f"The database is damaged ({where}{message}).")
