@@ -15,7 +15,7 @@ from receiver.core.jobs import State
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import Filter, Ledger, LedgerReader, inspect_database
 from receiver.ledger.commands import deliveries
-from receiver.ledger.postgres import schema
+from receiver.ledger.postgres import connection, schema
 from receiver.ledger.postgres.connection import Session
 from receiver.ledger.postgres.database import READERS, PostgresOpener
 from receiver.ledger.transaction import Transaction
@@ -338,6 +338,16 @@ async def test_transactions_are_bounded_durable_and_see_only_the_ledger_s_schema
             assert db.execute("SHOW synchronous_commit").fetchone() == ("off",)
     finally:
         postgres_server.execute(f"ALTER DATABASE {name} RESET synchronous_commit")
+
+
+async def test_a_connection_whose_settings_failed_is_not_used_without_them(
+    ledger: Ledger, postgres_server: Postgres, place: LedgerLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgres_server.cut(name_of(place.url or ""))
+    with monkeypatch.context() as patched:  # somebody cancels that statement, say
+        patched.setattr(connection, "SETTINGS", "SELECT 1 / 0")
+        assert (await refused(ledger.record(delivery()))).reason == "ledger.unavailable"
+    assert not (await ledger.record(delivery())).duplicate
 
 
 async def test_commits_stay_durable_when_the_server_loads_other_settings(

@@ -104,9 +104,10 @@ class Statements:
 
     def begin(self, mode: str, queries: Sequence[str]) -> Any:
         if self.is_direct is None:
-            self.is_direct = self.run("SELECT pg_backend_pid()").fetchone()[0] == self.db.info.backend_pid
-            if self.is_direct:
+            is_direct = self.run("SELECT pg_backend_pid()").fetchone()[0] == self.db.info.backend_pid
+            if is_direct:
                 self.run(SETTINGS.replace("true)", "false)"))
+            self.is_direct = is_direct
         settings = () if self.is_direct else (SETTINGS,)
         return self.run(";".join((f"BEGIN ISOLATION LEVEL {mode}", *settings, *queries))).fetchone()
 
