@@ -10,12 +10,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from receiver.core.errors import LedgerError
-from receiver.ledger.transaction import Command, Result
+from receiver.ledger.transaction import Batched, Command, Result
 
 T = TypeVar("T")
 
 MAX_BATCH = 2_000
 """Commands to a transaction: bounds how long the first of a batch waits for the last."""
+
+MAX_BATCH_BYTES = 16 * 2**20
+"""Of the deliveries' bodies: other receivers wait for the commit, and a database ends what takes long."""
 
 MAX_WAITING = 20_000
 """Commands that may wait. More are refused at once, so that the queue cannot exhaust the memory."""
@@ -75,7 +78,8 @@ class GroupCommit:
             await self._wake.wait()
             self._wake.clear()
             while self._waiting:
-                batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
+                end = self._end_of_batch()
+                batch, self._waiting = self._waiting[:end], self._waiting[end:]
                 results = await self._commit_batch([command for command, _ in batch])
                 for (_, future), result in zip(batch, results, strict=True):
                     if future.done():  # its caller was cancelled
@@ -86,6 +90,14 @@ class GroupCommit:
                         future.set_result(result.value)
                 if changed := [job for result in results for job in result.changed]:
                     self._on_change(changed)
+
+    def _end_of_batch(self) -> int:
+        size = 0
+        for number, (command, _) in enumerate(self._waiting[:MAX_BATCH]):
+            size += command.size if isinstance(command, Batched) else 0
+            if number > 0 and size > MAX_BATCH_BYTES:
+                return number
+        return MAX_BATCH
 
     async def _commit_batch(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
         began = time.perf_counter()

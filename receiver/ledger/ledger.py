@@ -260,7 +260,7 @@ class Ledger(LedgerReader):
 
     async def record(self, delivery: Delivery) -> Recorded:
         """Record a completion durably. Raise `AuthError` where its ticket or mark belongs to another job."""
-        recorded = await self._writer.write(Batched(deliveries.record_all, delivery))
+        recorded = await self._writer.write(Batched(deliveries.record_all, delivery, len(delivery.body)))
         if recorded is None:
             raise AuthError(
                 "auth.refused",

@@ -39,10 +39,14 @@ Command = Callable[[Transaction], T]
 
 @dataclass(frozen=True, slots=True)
 class Batched(Generic[A, T]):
-    """A command that runs together with its like beside it: ``run`` returns a result for each argument."""
+    """A command that runs together with its like beside it: ``run`` returns a result for each argument.
+
+    ``size`` is how many bytes the argument has.
+    """
 
     run: Callable[[Transaction, Sequence[A]], Sequence[T]]
     argument: A
+    size: int = 0
 
     def __call__(self, tx: Transaction) -> T:
         return self.run(tx, [self.argument])[0]

@@ -9,13 +9,13 @@ import pytest
 
 from receiver.core.errors import LedgerError
 from receiver.ledger import Filter, Ledger
-from receiver.ledger.group_commit import MAX_BATCH, MAX_WAITING, GroupCommit
+from receiver.ledger.group_commit import MAX_BATCH, MAX_BATCH_BYTES, MAX_WAITING, GroupCommit
 from receiver.ledger.readers import Readers
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.connections import Connection, open_to_write
 from receiver.ledger.sqlite.database import Database, SqliteOpener
 from receiver.ledger.sqlite.driver import sqlite3
-from receiver.ledger.transaction import Command, Transaction
+from receiver.ledger.transaction import Batched, Command, Transaction
 from tests.ledger.actions import delivery, file_of, never_wait_for_others, only_sqlite
 from tests.support.clock import Clock
 
@@ -115,6 +115,20 @@ async def test_a_batch_has_a_limit(bench: Bench) -> None:
     bench.connection.gate.set()
     await asyncio.gather(*tasks)
     assert bench.connection.passed == passed + 3
+
+
+async def test_the_bodies_of_a_batch_have_a_limit_which_a_single_one_may_exceed(bench: Bench) -> None:
+    def put_all(tx: Transaction, names: Sequence[str]) -> list[str]:
+        return [put(name)(tx) for name in names]
+
+    sizes = (MAX_BATCH_BYTES + 1, MAX_BATCH_BYTES // 2, MAX_BATCH_BYTES // 2, 1, 0)
+    commands = [Batched(put_all, f"name-{number}", size) for number, size in enumerate(sizes)]
+    tasks = await bench.behind_a_closed_gate(commands)
+    passed = bench.connection.passed
+    bench.connection.gate.set()
+    await asyncio.gather(*tasks)
+    assert bench.connection.passed == passed + 1 + 3
+    assert await bench.rows() == ["first", *(command.argument for command in commands)]
 
 
 async def test_a_hundred_acknowledgements_share_their_commits(
