@@ -5,6 +5,7 @@ Each at each step of a job. What is cut off is the first receiver's way to the d
 
 import os
 import signal
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,8 +23,12 @@ from tests.support.proxy import Proxy, proxy
 from tests.support.source import SIZE, Source, picture
 from tests.support.waiting import eventually
 
-CLAIM = f"('{os.getpid()}-".encode()
-"""How the values of a claim begin: with the process of its holder. The statement itself is kept prepared."""
+HOLDERS = f"{os.getpid()}-"
+CLAIM = struct.pack(">i", len(HOLDERS) + 17) + HOLDERS.encode()
+"""How the first value of a claim is sent: its length, and its holder's process before 17 other characters.
+
+The statement itself is kept prepared.
+"""
 
 STEPS: Mapping[str, tuple[bytes, int]] = {
     "a delivery": (b"INSERT INTO jobs", 1),
