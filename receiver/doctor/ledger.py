@@ -27,7 +27,7 @@ async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = 
     whether a server runs on the data directory.
     """
     if config.ledger is not None:
-        return await _check_database(config, now=now)
+        return await _check_database(config, now=now, serving=serving)
     path = config.data_dir / FILE_NAME
     if not path.exists() and serving:
         detail = (
@@ -54,7 +54,7 @@ async def check_ledger(config: Config, *, now: int, deep: bool, serving: bool = 
     return [ok("ledger", f"is of this version, and {undamaged}"), *jobs]
 
 
-async def _check_database(config: Config, *, now: int) -> list[Result]:
+async def _check_database(config: Config, *, now: int, serving: bool) -> list[Result]:
     try:
         found = await inspect_database(config.ledger_location)
     except (LedgerError, ConfigError) as error:
@@ -68,6 +68,9 @@ async def _check_database(config: Config, *, now: int) -> list[Result]:
     except LedgerError as error:
         if error.reason == "ledger.newer":
             return [*results, failure("ledger", error.detail, "Start the newer program.")]
+        if serving or error.__cause__ is not None:  # the server's own error, and no mere lack of a ledger
+            remedy = f"pg_stat_activity shows what blocks it; if its tables are gone, {RESTORED}"
+            return [*results, failure("ledger", error.detail, remedy)]
         return [*results, warning("ledger", error.detail, "Start serve once; it makes or migrates it.")]
     return [*results, ok("ledger", "is of this version"), *check_jobs(stats, found.at)]
 

@@ -127,6 +127,13 @@ def test_doctor_says_what_a_database_lacks_and_backup_what_copies_it(
         assert "INSERT on jobs" in doctor(tmp_path, values)["database"]["detail"]
         done = run(("backup", "copy"), tmp_path, values)
         assert (done.returncode, "pg_dump" in done.stderr) == (1, True)
+        postgres_server.execute("ALTER SCHEMA upscale_receiver RENAME TO gone", database=name)
+        ledger = doctor(tmp_path, values)["ledger"]
+        assert (ledger["level"], "There is no ledger" in ledger["detail"]) == ("failure", True)
+        postgres_server.execute("ALTER SCHEMA gone RENAME TO upscale_receiver", database=name)
+    postgres_server.execute("ALTER TABLE upscale_receiver.totals RENAME TO gone", database=name)
+    ledger = doctor(tmp_path, values)["ledger"]
+    assert (ledger["level"], "42P01" in ledger["detail"]) == ("failure", True)
     values["RECEIVER_LEDGER"] = database.replace(name, "absent")
     found = doctor(tmp_path, values)
     assert (found["database"]["level"], "does not exist" in found["database"]["detail"]) == ("failure", True)
