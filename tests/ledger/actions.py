@@ -1,5 +1,6 @@
 """Steps of tests with a ledger: deliveries, jobs in each state, and direct access to the file."""
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,11 @@ def delivery(
 ) -> Delivery:
     """A good completion."""
     return Delivery(Completion(job, url, source, 424, 348), body, deadline, ref, ticket)
+
+
+def long_host(length: int = 7000) -> str:
+    """A host that is none: no index holds it, and it cannot be compressed into one."""
+    return "".join(hashlib.sha256(bytes([n])).hexdigest() for n in range(length // 64 + 1))[:length]
 
 
 def failure(job: str = "job-1") -> Delivery:

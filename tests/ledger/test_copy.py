@@ -18,7 +18,7 @@ from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger import FILE_NAME, Filter, Ledger, LedgerReader
 from receiver.ledger.postgres.copy import UNFINISHED, Copied, copy_ledger
 from receiver.ledger.sqlite.driver import sqlite3
-from tests.ledger.actions import LEASE, brought_to, delivery
+from tests.ledger.actions import LEASE, brought_to, delivery, long_host
 from tests.support.clock import Clock
 from tests.support.postgres import Postgres
 from tests.support.processes import ROOT
@@ -45,6 +45,10 @@ async def folder(tmp_path: Path, clock: Clock, monotonic: Clock) -> Path:
     db = sqlite3.connect(tmp_path / FILE_NAME)
     db.execute("UPDATE jobs SET source_url = ? WHERE id = 'other-1'", (STRANGE,))
     db.execute("UPDATE jobs SET source_url = ? WHERE id = 'other-2'", ("with \0 in it",))
+    host = long_host()  # of an older program, which kept all of it
+    for number in (3, 4):
+        values = (f"{host}{number}", f"https://{host}{number}", f"other-{number}")
+        db.execute("UPDATE jobs SET host = ?, source_url = ? WHERE id = ?", values)
     db.commit()
     db.close()
     return tmp_path

@@ -10,7 +10,7 @@ import pytest
 from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.jobs import Event, State
 from receiver.core.ledger_location import LedgerLocation
-from receiver.ledger import Delivery, Intent, Ledger, Submission
+from receiver.ledger import Delivery, Filter, Intent, Ledger, Submission
 from receiver.ledger.commands.deliveries import OTHERS_KEPT
 from receiver.ledger.connection import MAX_ROWS
 from receiver.ledger.types import Recorded
@@ -22,6 +22,7 @@ from tests.ledger.actions import (
     delivery,
     failure,
     history,
+    long_host,
     tables_of,
     the_job,
 )
@@ -295,3 +296,13 @@ async def test_a_page_of_large_bodies_is_short_and_goes_on_where_it_ends(ledger:
         if before is None:
             break
     assert seen == [4, 3, 2, 1, 0]
+
+
+async def test_a_url_whose_host_no_index_holds_is_recorded_and_found(ledger: Ledger) -> None:
+    host = long_host()
+    bad = delivery("bad", f"https://{host}/1.png", source=f"https://{host.upper()}?in.png")
+    assert not (await ledger.record(bad)).duplicate
+    assert await ledger.expect(Submission("said", source_url=f"https://{host[1:]}")) is True
+    await ledger.record(delivery("said", source=f"https://{host[2:]}/in.png"))
+    for begin, found in ((host[:253], ["bad"]), (host[2:255], ["said"])):
+        assert [job.id for job in (await ledger.jobs(Filter(search=begin))).jobs] == found

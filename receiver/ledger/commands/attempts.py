@@ -35,9 +35,13 @@ EXPIRED = (
 _END_OF_HOST = re.compile("[/?#]")
 
 
+LONGEST_HOST = 255
+"""No real host has more; what calls itself one would not fit into PostgreSQL's indexes."""
+
+
 def host_of(url: str | None) -> str:
     """Return host and port as they stand in a URL, in lower case; an empty text without one."""
-    return _END_OF_HOST.split(url.partition("://")[2], 1)[0].lower() if url else ""
+    return _END_OF_HOST.split(url.partition("://")[2], 1)[0].lower()[:LONGEST_HOST] if url else ""
 
 
 def confirmed(tx: Transaction, claim: Claim, completion: Completion, deadline: int) -> Claim | None:

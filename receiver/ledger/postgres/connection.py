@@ -278,8 +278,9 @@ def has_ended(db: Db, error: psycopg.Error) -> bool:
 
 def is_of_one_command(error: Exception) -> bool:
     """Return whether an error concerns the data of one command, and not the connection or the database."""
+    of_one = (errors.RaiseException, errors.ProgramLimitExceeded)
     of_all = (psycopg.OperationalError, psycopg.InternalError, errors.InsufficientPrivilege)
-    return isinstance(error, errors.RaiseException) or not isinstance(error, of_all)
+    return isinstance(error, of_one) or not isinstance(error, of_all)
 
 
 def ledger_error(error: psycopg.Error) -> LedgerError:

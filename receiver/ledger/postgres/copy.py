@@ -11,6 +11,7 @@ import psycopg
 
 from receiver.core.errors import LedgerError
 from receiver.core.ledger_location import LedgerLocation
+from receiver.ledger.commands.attempts import LONGEST_HOST
 from receiver.ledger.instance_id import instance_id
 from receiver.ledger.postgres import schema
 from receiver.ledger.postgres.connection import SCHEMA, Db, connect, ledger_error
@@ -25,6 +26,8 @@ UNFINISHED = f"{SCHEMA}_copy"
 
 PIECE = 10_000
 """Rows of a transaction: what is done again after a cut."""
+
+_HOST = f"substr(host, 1, {LONGEST_HOST}) AS host"
 
 OnProgress = Callable[[int, int], None]
 """Called with the rows that are written or compared, and how many there are to write and to compare."""
@@ -47,9 +50,13 @@ class Copied:
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """A table of both ledgers; rows are copied and compared in the order of its key."""
+    """A table of both ledgers; rows are copied and compared in the order of its key.
+
+    ``source`` is what the file's rows are selected from.
+    """
 
     name: str
+    source: str
     columns: Sequence[str]
     types: Sequence[str]
     key: str
@@ -160,8 +167,9 @@ class _Copy:
             UNFINISHED,
         ):
             key = self.file.execute("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (name,))
-            (rows,) = self.file.execute(f"SELECT count(*) FROM {name}").fetchone()
-            tables.append(_Table(name, columns, types, ", ".join(column for (column,) in key), rows))
+            source = f"(SELECT DISTINCT {_HOST}, chunk FROM hosts)" if name == "hosts" else name
+            (rows,) = self.file.execute(f"SELECT count(*) FROM {source}").fetchone()
+            tables.append(_Table(name, source, columns, types, ", ".join(column for (column,) in key), rows))
         return tables
 
     def _copy(self, table: _Table) -> None:
@@ -182,10 +190,10 @@ class _Copy:
     def _read(self, table: _Table, *, skip: int = 0) -> sqlite3.Cursor:
         """Read rows in the order of their key; what a file says of itself becomes this data directory's."""
         is_here = "holder IS NOT NULL OR state = 'fetched'" if table.name == "jobs" else "true"
-        instance = f"CASE WHEN {is_here} THEN :me ELSE '' END"
-        columns = ", ".join(instance if column == "instance" else column for column in table.columns)
+        other = {"instance": f"CASE WHEN {is_here} THEN :me ELSE '' END", "host": _HOST}
+        columns = ", ".join(other.get(column, column) for column in table.columns)
         return self.file.execute(
-            f"SELECT {columns} FROM {table.name} ORDER BY {table.key} LIMIT -1 OFFSET :skip",
+            f"SELECT {columns} FROM {table.source} ORDER BY {table.key} LIMIT -1 OFFSET :skip",
             {"me": self.instance, "skip": skip},
         )
 

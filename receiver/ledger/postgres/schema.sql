@@ -181,7 +181,7 @@ BEGIN
     INSERT INTO upscale_receiver.hosts
         SELECT DISTINCT host, seq / 64 AS chunk FROM (
             SELECT host, seq FROM born UNION ALL
-            SELECT lower(substring(source_url FROM '://([^/?#]*)')), seq FROM born
+            SELECT left(lower(substring(source_url FROM '://([^/?#]*)')), 255), seq FROM born
         ) AS named WHERE host <> '' ORDER BY host, chunk ON CONFLICT DO NOTHING;
     PERFORM upscale_receiver.count_ended(job) FROM upscale_receiver.jobs AS job
         WHERE seq IN (SELECT seq FROM born WHERE state NOT IN ('submitted', 'received'));
@@ -222,8 +222,9 @@ END $$;
 CREATE FUNCTION jobs_change_hosts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO upscale_receiver.hosts SELECT host, NEW.seq / 64
-        FROM (VALUES (NEW.host), (lower(substring(NEW.source_url FROM '://([^/?#]*)')))) AS named (host)
-        WHERE host <> '' ON CONFLICT DO NOTHING;
+        FROM (VALUES
+            (NEW.host), (left(lower(substring(NEW.source_url FROM '://([^/?#]*)')), 255))
+        ) AS named (host) WHERE host <> '' ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 
