@@ -319,6 +319,21 @@ async def test_an_instance_that_was_cut_off_for_a_while_goes_on_where_it_may(
     assert await a.spool_names() == {"job-1.spool"}
 
 
+async def test_an_instance_that_others_hold_for_dead_claims_nothing_before_its_next_heartbeat(
+    two: tuple[Ledger, Ledger], clock: Clock
+) -> None:
+    """If it ended for good before that heartbeat, nobody would free what it had taken."""
+    a, b = two
+    await fetched(a, "on-its-disk", deadline=clock.now + SECOND)
+    await die(a, clock, b)
+    await b.record(delivery("new"))
+    assert await a.claim_to_fetch(9, again=9, lease=LEASE) == []
+    assert await a.claim_to_archive(9, lease=LEASE) == []
+    assert (await a.beat()).returned
+    assert [it.job.id for it in await a.claim_to_fetch(9, again=9, lease=LEASE)] == ["new"]
+    assert [it.job.id for it in await a.claim_to_archive(9, lease=LEASE)] == ["on-its-disk"]
+
+
 async def test_nobody_is_dead_because_the_database_was_away_or_its_clock_was_set(
     two: tuple[Ledger, Ledger], clock: Clock
 ) -> None:

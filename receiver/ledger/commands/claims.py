@@ -217,14 +217,17 @@ def _end_waits(tx: Transaction) -> None:
 
 
 def _claim(tx: Transaction, chosen: Sequence[Row], lease: int) -> list[Claim]:
+    """Claim jobs, unless others hold this instance for dead: what it took now, they would not free again."""
     if not chosen:
         return []
     run = f"{os.getpid()}-{secrets.token_hex(8)}-"
     marks, numbers = listed([row["seq"] for row in chosen])
     claimed = tx.db.execute(
         "UPDATE jobs SET holder = ? || seq, instance = ?, lease_until = ?, attempts = attempts + 1,"  # noqa: S608
-        f" next_attempt_at = NULL WHERE seq IN ({marks}) RETURNING {rows.JOB}, host, holder, seq",
-        (run, tx.instance, tx.monotonic + lease, *numbers),
+        f" next_attempt_at = NULL WHERE seq IN ({marks}) AND NOT EXISTS"
+        " (SELECT 1 FROM instances WHERE instances.id = ? AND buried_at IS NOT NULL)"
+        f" RETURNING {rows.JOB}, host, holder, seq",
+        (run, tx.instance, tx.monotonic + lease, *numbers, tx.instance),
     )
     claims = {row["seq"]: Claim(rows.job(row), row["holder"], row["host"]) for row in claimed.fetchall()}
-    return [claims[row["seq"]] for row in chosen]
+    return [claims[row["seq"]] for row in chosen if row["seq"] in claims]
