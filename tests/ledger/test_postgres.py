@@ -193,6 +193,24 @@ async def test_a_database_whose_files_cannot_grow_refuses_and_then_goes_on(tmp_p
             assert (await ledger.record(delivery(f"{full - 1}-199"))).duplicate
 
 
+async def test_readers_follow_the_writer_to_a_new_connection(
+    ledger: Ledger, postgres_server: Postgres
+) -> None:
+    """The address may lead to another server, while the former one lives on as one that is only read."""
+    query = "SELECT pg_backend_pid()"
+
+    async def readers() -> set[int]:
+        found = [ledger._readers.read(lambda db: db.execute(query).fetchone()[0]) for _ in range(READERS)]
+        return set(await asyncio.gather(*found))
+
+    before = await readers()
+    assert await readers() == before
+    writer = await ledger._writer.write(lambda tx: tx.db.execute(query).fetchone()[0])
+    postgres_server.execute("SELECT pg_terminate_backend(%s, 10000)", writer)
+    await ledger.record(delivery())
+    assert not before & await readers()
+
+
 async def test_a_reader_whose_statements_somebody_has_removed_connects_again(ledger: Ledger) -> None:
     await ledger.record(delivery())
     # Each takes a connection of its own, since the others are busy.

@@ -139,6 +139,12 @@ class Session:
         self._cut_after = cut_after
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres")
         self._open: Statements | None = None
+        self._outdated = False
+        self.on_connect: Callable[[], None] = lambda: None
+
+    def connect_again(self) -> None:
+        """Make a new connection for the next transaction; any thread may say so."""
+        self._outdated = True
 
     async def run(self, work: Callable[["Session"], T], *, cut_after: float | None = None) -> T:
         """Run a whole function on the thread. Raise PostgreSQL's errors as `LedgerError`."""
@@ -168,6 +174,9 @@ class Session:
 
     def begin(self, mode: str, *queries: str) -> Any:
         """Begin a transaction, and return the row of the last query; all of it is one round trip."""
+        if self._outdated:
+            self._outdated = False
+            self.drop()
         if self._open is not None:
             try:
                 return self._open.begin(mode, queries)
@@ -177,6 +186,7 @@ class Session:
             # It broke while nobody used it: the server was restarted, say. Nothing had begun.
             self.drop()
         self._open = Statements(connect(self._url, self._instance))
+        self.on_connect()
         return self._open.begin(mode, queries)
 
     @property

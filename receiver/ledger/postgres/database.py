@@ -52,21 +52,28 @@ class Database:
     def __init__(
         self,
         writer: Session,
-        readers: Readers,
+        readers: Sequence[Session],
         member: Member,
         at: int,
         *,
         now: Clock | None,
         monotonic: Clock | None,
     ) -> None:
-        self.readers = readers
+        self.readers = Readers(readers, schema.check_present)
         self.member = member
         self.now = now or self._database_clock
         self._monotonic = monotonic or self._database_clock
         self._writer = writer
+        self._sessions = readers
+        self._writer.on_connect = self._connect_readers_again
         self._ahead = at - monotonic_clock()
         self._last_seq: int | None = None
         self._own: deque[str] = deque(maxlen=OWN_KEPT)
+
+    def _connect_readers_again(self) -> None:
+        # The address may lead to another server by now, and their own be a former primary that lives on.
+        for session in self._sessions:
+            session.connect_again()
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
         return await self._writer.run(lambda session: self._commit(session, commands))
@@ -153,7 +160,7 @@ class PostgresOpener:
         self._session = partial(Session, location.url or "", location.instance, cut_after=cut_after)
 
     async def to_read(self) -> Readers:
-        readers = self._readers(1)
+        readers = Readers([self._session()], schema.check_present)
         try:
             await readers.check_whole()
         except BaseException:
@@ -188,7 +195,4 @@ class PostgresOpener:
         except BaseException:
             await writer.close()
             raise
-        return Database(writer, self._readers(readers), member, at, **self._clocks)
-
-    def _readers(self, number: int) -> Readers:
-        return Readers([self._session() for _ in range(number)], schema.check_present)
+        return Database(writer, [self._session() for _ in range(readers)], member, at, **self._clocks)
