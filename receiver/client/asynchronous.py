@@ -92,6 +92,7 @@ class AsyncClient:
         since: datetime | None = None,
         until: datetime | None = None,
         overdue: bool | None = None,
+        search: str | None = None,
         limit: int | None = None,
     ) -> AsyncGenerator[Job, None]:
         """Yield jobs without their history, the newest first: all of them, or ``limit``."""
@@ -103,6 +104,7 @@ class AsyncClient:
             "since": since and since.astimezone(UTC).isoformat(),
             "until": until and until.astimezone(UTC).isoformat(),
             "overdue": overdue,
+            "search": search,
         }
         left, cursor = limit, None
         while left is None or left > 0:
@@ -110,7 +112,7 @@ class AsyncClient:
             page = await self._ask(Page, "GET", "/jobs", {**wanted, "limit": size, "cursor": cursor})
             for job in page.jobs:
                 yield self._shown(job)
-            left, cursor = None if left is None else left - size, page.next
+            left, cursor = None if left is None else left - len(page.jobs), page.next
             if cursor is None:
                 return
 

@@ -84,6 +84,8 @@ def test_jobs_are_selected(client: Client, ref: str) -> None:
     hour = datetime.now(UTC) - timedelta(hours=1)
     assert [job.id for job in client.jobs(ref=ref, since=hour, state="submitted", overdue=False)] == ids[::-1]
     assert list(client.jobs(ref=ref, until=hour)) == []
+    assert [job.id for job in client.jobs(search=ids[1][:30])] == [ids[1]]
+    assert [job.id for job in client.jobs(search=ref, limit=2)] == ids[:2:-1]
 
 
 def test_a_refusal_has_its_reason_and_a_stranger_none(
@@ -199,8 +201,8 @@ def elsewhere(_: httpx.Request) -> httpx.Response:
     return httpx.Response(302, headers={"Location": "https://bucket.example/a?signature=secret"})
 
 
-def page(next_page: str | None) -> Answer:
-    return lambda _: httpx.Response(200, json={"jobs": [ARCHIVED] * 500, "next": next_page})
+def page(next_page: str | None, jobs: int = 500) -> Answer:
+    return lambda _: httpx.Response(200, json={"jobs": [ARCHIVED] * jobs, "next": next_page})
 
 
 async def test_jobs_are_iterated_over_all_pages() -> None:
@@ -211,6 +213,13 @@ async def test_jobs_are_iterated_over_all_pages() -> None:
         assert asked[2].url.params.get_list("state") == ["archived", "failed"]
         assert len([job async for job in client.jobs(limit=700)]) == 1000  # as the pages are
     assert [request.url.params["limit"] for request in asked[3:]] == ["500", "200"]
+
+
+async def test_short_pages_of_a_search_do_not_count_as_whole_ones() -> None:
+    client, asked = answering(page("a", 1), page("b", 0), page("c", 2), page("d", 1))
+    async with client:
+        assert len([job async for job in client.jobs(search="order", limit=4)]) == 4
+    assert [request.url.params["limit"] for request in asked] == ["4", "3", "3", "1"]
 
 
 async def test_a_buckets_address_is_followed_without_the_token_and_an_id_leads_nowhere(
