@@ -62,10 +62,14 @@ class Spool:
         return max(self.room_bytes(held) // self._max_image_bytes - in_progress, 0)
 
     def room_bytes(self, held: int) -> int:
-        """Return how many more bytes fit, beside the ``held`` ones and without downloads."""
+        """Return how many more bytes fit, beside the ``held`` ones and without downloads.
+
+        Where the largest image does not fit, none is downloaded, and so there is no room.
+        """
         with spool_errors():
             free = shutil.disk_usage(self.folder).free
-        return max(min(self._max_bytes - held, free - self._reserve), 0)
+        room = min(self._max_bytes - held, free - self._reserve)
+        return room if room >= self._max_image_bytes else 0
 
     def part(self, claim: str) -> Path:
         return self.folder / f"{claim.replace(':', '-')}.part"

@@ -76,7 +76,7 @@ SCRAPED: Mapping[str, str] = {
     "receiver_queue_depth": "What waits: writes for the ledger's next commit, jobs for a download, images"
     " for the archive.",
     "receiver_spool_room_bytes": "Bytes that the spool still takes, by its limit and by the free room of its"
-    " disk.",
+    " disk; 0 where the largest image does not fit.",
     "receiver_jobs": "Jobs by state.",
     "receiver_reconcile": "What came of asking the provider about jobs without a completion: found, one that"
     " no delivery had brought; asked, none, and the reason if there was no answer; late, its delivery"

@@ -185,6 +185,11 @@ def test_each_download_under_way_has_its_room_kept(
     assert spool.room(held, under_way) == room
 
 
+def test_there_is_no_room_where_the_largest_image_does_not_fit(spool: Spool) -> None:
+    """The alert of a spool without room reads it; ``/readyz`` says so at the same moment."""
+    assert (spool.room_bytes(900), spool.room_bytes(901)) == (100, 0)
+
+
 def test_downloads_leave_the_reserve_of_the_disk_alone(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     full = Spool(tmp_path / "a", max_bytes=10**18, max_image_bytes=100, reserve=free + 10**12)
