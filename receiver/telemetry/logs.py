@@ -4,16 +4,13 @@ import asyncio
 import json
 import logging
 import sys
-import time
-from collections.abc import Callable
 from functools import partial
 from typing import Literal, TextIO
 
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor
 
-REPEAT_SECONDS = 10.0
-"""Between two lines of uvicorn's with the same text."""
+from receiver.core.repeats import Repeats
 
 
 class RepeatFilter(logging.Filter):
@@ -23,26 +20,39 @@ class RepeatFilter(logging.Filter):
     request that meets a bug it writes a traceback.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, repeats: Repeats) -> None:
         super().__init__()
-        self._clock = clock
-        self._held: dict[tuple[str, type[BaseException] | None], tuple[float, int]] = {}
+        self._repeats = repeats
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log this record; all but warnings and tracebacks are logged."""
         bug = record.exc_info[0] if record.exc_info else None
         if (bug is None and record.levelno != logging.WARNING) or not isinstance(record.msg, str):
             return True
-        key = (record.msg, bug)
-        at, times = self._held.get(key, (float("-inf"), 0))
-        now = self._clock()
-        if now - at < REPEAT_SECONDS:
-            self._held[key] = (at, times + 1)
-            return False
-        self._held[key] = (now, 0)
-        if times:
-            record.msg = f"{record.msg} ({times} more since the last line)"
-        return True
+        times = self._repeats.due((record.msg, bug))
+        if times > 1:
+            record.msg = f"{record.msg} ({times - 1} more since the last line)"
+        return times > 0
+
+
+def limit_outages(repeats: Repeats) -> Processor:
+    """Return what drops lines that say again that the ledger cannot be used; ``times`` counts them.
+
+    While a database is away, each loop finds out every second.
+    """
+
+    def limit(_: object, level: str, event: EventDict) -> EventDict:
+        if level == "error" and event.keys().isdisjoint(("job", "times")):
+            reason = str(event.get("reason"))
+            if reason.startswith("ledger."):
+                times = repeats.due((event["logger"], event["event"], event.get("stage"), reason))
+                if times == 0:
+                    raise structlog.DropEvent
+                if times > 1:
+                    event["times"] = times
+        return event
+
+    return limit
 
 
 class LineWriter:
@@ -124,7 +134,7 @@ def configure(
         )
     )
     structlog.configure(
-        processors=[*common, *renderers],
+        processors=[common[0], limit_outages(Repeats()), *common[1:], *renderers],
         logger_factory=partial(LineLogger, LineWriter(handler)),
         wrapper_class=structlog.make_filtering_bound_logger(least),
         cache_logger_on_first_use=True,
@@ -135,6 +145,6 @@ def configure(
     if least > logging.WARNING:
         return
     server = logging.getLogger("uvicorn.error")
-    server.filters = [RepeatFilter()]
+    server.filters = [RepeatFilter(Repeats())]
     for noisy in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -4,8 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-LOG_SECONDS = 10.0
-"""Between two log lines of the same reason."""
+from receiver.core.repeats import Repeats
 
 OnRefusal = Callable[[str], None]
 """Called with the reason of each refusal."""
@@ -15,9 +14,8 @@ class RefusalCounter:
     """Counts refusals by reason since the start; ``clock`` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
         self._counts: Counter[str] = Counter()
-        self._logged: dict[str, tuple[float, int]] = {}
+        self._repeats = Repeats(clock)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -30,9 +28,4 @@ class RefusalCounter:
     def count_to_log(self, reason: str) -> int:
         """Count a refusal; return for how many a line is due now, this one included, or 0 for no line."""
         self.count(reason)
-        at, logged = self._logged.get(reason, (float("-inf"), 0))
-        now = self._clock()
-        if now - at < LOG_SECONDS:
-            return 0
-        self._logged[reason] = (now, self._counts[reason])
-        return self._counts[reason] - logged
+        return self._repeats.due(reason)

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 
+from receiver.core.repeats import REPEAT_SECONDS
 from receiver.web.clients import MAX_UNPROVED_BODIES
 from receiver.web.middleware import SECURITY_HEADERS
 from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS
-from receiver.web.refusals import LOG_SECONDS
 from tests.support.memory import MIB, resident
 from tests.support.processes import (
     API_TOKEN,
@@ -377,7 +377,7 @@ def test_bad_requests_of_all_kinds_write_a_line_for_each_reason_now_and_then(
                     connection.sendall(data)
                     connection.shutdown(socket.SHUT_WR)
                 assert all(400 <= status < 500 for status in statuses(said(connection))), kind
-    rounds = 2 + (time.monotonic() - began) // LOG_SECONDS
+    rounds = 2 + (time.monotonic() - began) // REPEAT_SECONDS
     written = receiver.program.lines[before:]
     assert len(written) <= len(BAD) * rounds, "\n".join(written)
     # A sender that shuts its side down can see the end before its refusal is counted.

@@ -6,7 +6,11 @@ import logging
 import os
 from typing import ClassVar
 
-from receiver.telemetry.logs import REPEAT_SECONDS, LineLogger, LineWriter, RepeatFilter
+import pytest
+import structlog
+
+from receiver.core.repeats import REPEAT_SECONDS, Repeats
+from receiver.telemetry.logs import LineLogger, LineWriter, RepeatFilter, limit_outages
 
 
 def warning(text: str, level: int = logging.WARNING) -> logging.LogRecord:
@@ -15,7 +19,7 @@ def warning(text: str, level: int = logging.WARNING) -> logging.LogRecord:
 
 def test_the_same_warning_a_thousand_times_is_a_line_now_and_then_that_counts_them() -> None:
     now = 0.0
-    repeats = RepeatFilter(lambda: now)
+    repeats = RepeatFilter(Repeats(lambda: now))
 
     assert [repeats.filter(warning("no request")) for _ in range(1000)] == [True] + [False] * 999
     assert repeats.filter(warning("another"))
@@ -26,7 +30,7 @@ def test_the_same_warning_a_thousand_times_is_a_line_now_and_then_that_counts_th
 
 
 def test_an_error_is_always_logged() -> None:
-    repeats = RepeatFilter(lambda: 0.0)
+    repeats = RepeatFilter(Repeats(lambda: 0.0))
     assert all(repeats.filter(warning("broken", logging.ERROR)) for _ in range(3))
 
 
@@ -36,9 +40,44 @@ def test_the_tracebacks_of_one_kind_of_bug_share_a_line() -> None:
         record.exc_info = (type(error), error, None)
         return record
 
-    repeats = RepeatFilter(lambda: 0.0)
+    repeats = RepeatFilter(Repeats(lambda: 0.0))
     passed = [repeats.filter(bug(error)) for error in (ValueError(), ValueError(), KeyError())]
     assert passed == [True, False, True]
+
+
+def test_loops_that_find_the_ledger_away_each_second_write_a_line_now_and_then() -> None:
+    now = 0.0
+    limit = limit_outages(Repeats(lambda: now))
+
+    def passed(level: str = "error", **more: str) -> dict[str, object] | None:
+        line = {"logger": "receiver.worker", "event": "nothing can be claimed", "stage": "fetch", **more}
+        try:
+            written = limit(None, level, {"reason": "ledger.unavailable", **line})
+        except structlog.DropEvent:
+            return None
+        assert isinstance(written, dict)
+        return written
+
+    first = passed()
+    assert first is not None
+    assert "times" not in first
+    assert [passed() for _ in range(9)] == [None] * 9
+    assert passed(stage="archive") is not None
+    assert passed(reason="ledger.corrupt") is not None
+    now += REPEAT_SECONDS
+    later = passed()
+    assert later is not None
+    assert later["times"] == 10
+
+
+@pytest.mark.parametrize(
+    "more", [{"job": "a"}, {"times": 3}, {"reason": "spool.disk"}, {"level": "info"}, {"reason": None}]
+)
+def test_no_other_line_is_left_out(more: dict[str, object]) -> None:
+    limit = limit_outages(Repeats(lambda: 0.0))
+    level = str(more.pop("level", "error"))
+    line = {"logger": "receiver.worker", "event": "e", "reason": "ledger.unavailable", **more}
+    assert [limit(None, level, dict(line)) for _ in range(2)] == [line, line]
 
 
 def test_a_line_that_nobody_takes_any_more_costs_nothing_but_itself() -> None:
