@@ -1,7 +1,7 @@
 """Archived jobs and their objects: listed, audited, relocated, rebuilt; checkpoints of such long runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 
 from receiver.archive.metadata import ArchivedImage
@@ -146,7 +146,7 @@ def relocated(tx: Transaction, job_id: str, before: StoredObject, after: StoredO
             "UPDATE jobs SET uri = :uri, etag = :etag, version = :version, event = :event, detail = :detail,"
             " updated_at = :now WHERE id = :id AND state = 'archived' AND uri = :before RETURNING id",
             {
-                **asdict(after),
+                **after._asdict(),
                 "event": RELOCATED,
                 "detail": f"From {before.uri} to {after.uri}.",
                 "now": tx.now,
@@ -245,8 +245,8 @@ def _values(archived: ArchivedImage, now: int) -> dict[str, str | int | None]:
         "id": archived.id,
         "ref": archived.ref,
         "event": REBUILT,
-        **asdict(archived.image),
-        **asdict(archived.stored),
+        **archived.image._asdict(),
+        **archived.stored._asdict(),
         "received_at": archived.received_at,
         "archived_at": archived.archived_at,
         "now": now,

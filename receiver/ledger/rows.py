@@ -1,8 +1,5 @@
 """Converts rows of the ledger's tables to the program's types."""
 
-from dataclasses import fields
-from typing import Any
-
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.ledger.connection import Connection, Row
@@ -11,8 +8,8 @@ _FIRST = (
     *("id", "state", "format", "width", "height", "bytes", "sha256", "accepted", "uri", "etag", "version"),
     *("reason", "detail", "reason_at"),
 )
-_REST = [f.name for f in fields(Job) if f.name not in ("id", "state", "image", "stored", "problem")]
-_END = len(_FIRST) + len(_REST)
+_REST = [name for name in Job._fields if name not in ("id", "state", "image", "stored", "problem")]
+_STATES = {state.value: state for state in State}
 
 JOB = ", ".join(f"jobs.{name}" for name in (*_FIRST, *_REST))
 """The columns of a row that `job` reads: its first ones, since to look each up by its name takes longer."""
@@ -26,15 +23,15 @@ EVENT = ", ".join(f"history.{name}" for name in ("at", "event", "before", "after
 
 def job(row: Row) -> Job:
     id_, state, kind, width, height, size, sha256, accepted, uri, etag, version, reason, detail, at, *rest = (
-        row[:_END]
+        row
     )
     return Job(  # by position: by name takes half as long again
         id_,
-        State(state),
+        _STATES[state],
         None if sha256 is None else Image(kind, width, height, size, sha256, accepted),
         None if uri is None else StoredObject(uri, etag, version),
         None if reason is None else Problem(reason, detail or "", at),
-        *rest,
+        *rest[: len(_REST)],
     )
 
 
@@ -46,11 +43,6 @@ def known(db: Connection, job_id: str) -> Row:
     return row
 
 
-def values(part: Image | StoredObject) -> dict[str, Any]:
-    """Return a part of a job by columns; `dataclasses.asdict`, which copies, takes ten times as long."""
-    return {name: getattr(part, name) for name in part.__slots__}
-
-
 def event(row: Row) -> Event:
     at, event, before, after, reason, detail = row[-6:]
-    return Event(at, event, State(before) if before else None, State(after), reason, detail)
+    return Event(at, event, _STATES[before] if before else None, _STATES[after], reason, detail)

@@ -5,6 +5,7 @@ Times are ms since the epoch. Fields that have the name of a field of `Job` mean
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from receiver.core.completion import Completion
 from receiver.core.jobs import Event, Job, State
@@ -119,8 +120,7 @@ class PendingJob:
     endpoint: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """A history entry that created a job or changed its state; ``seq`` is the cursor of the change feed."""
 
     seq: int

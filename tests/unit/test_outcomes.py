@@ -1,7 +1,6 @@
 """What a failure means: a row for each reason that can reach a stage."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 
@@ -119,15 +118,15 @@ def fetch(
 
 def suspected(answer: str, times: int, since: int, deadline: int = NOW + 24 * HOUR) -> Job:
     """A job whose URL has given an answer so many times since then."""
-    return replace(
-        JOB, attempts=times + 1, suspect=answer, suspects=times, suspect_since=since, deadline=deadline
+    return JOB._replace(
+        attempts=times + 1, suspect=answer, suspects=times, suspect_since=since, deadline=deadline
     )
 
 
 @pytest.mark.parametrize(("reason", "action"), [(reason, action) for reason, (action, _) in FETCH.items()])
 def test_a_failed_fetch(reason: str, action: Action) -> None:
     assert fetch(reason).action is action
-    assert fetch(reason, replace(JOB, attempts=1000)).action is action
+    assert fetch(reason, JOB._replace(attempts=1000)).action is action
     assert fetch(reason, now=NOW + 48 * HOUR).action is action
 
 
@@ -144,7 +143,7 @@ def test_an_answer_is_rejected_when_it_came_so_often_over_some_minutes(reason: s
     assert fetch(reason, suspected(answer, times - 2, since), sha256).action is RETRY
     assert fetch(reason, suspected(answer, 1000, since + 1), sha256).action is RETRY
     assert fetch(reason, suspected("other", 1000, since), sha256) == fetch(
-        reason, replace(JOB, attempts=1001), sha256
+        reason, JOB._replace(attempts=1001), sha256
     )
 
 
@@ -157,7 +156,7 @@ def test_near_the_deadline_half_of_the_time_left_at_the_first_answer_suffices() 
 
 
 def test_answers_that_a_ledger_of_an_earlier_version_does_not_date_are_not_rejected() -> None:
-    job = replace(suspected("same", 0, NOW), suspect_since=None, attempts=100)
+    job = suspected("same", 0, NOW)._replace(suspect_since=None, attempts=100)
     assert fetch("image.corrupt", job, "same").action is RETRY
 
 
@@ -178,9 +177,9 @@ def test_a_failure_without_an_answer_is_no_evidence(reason: str) -> None:
 
 
 def test_a_wrong_answer_is_asked_for_ever_more_rarely() -> None:
-    waits = [fetch("image.wrong_size", replace(JOB, attempts=n), "same").at - NOW for n in (1, 5, 9, 50)]
+    waits = [fetch("image.wrong_size", JOB._replace(attempts=n), "same").at - NOW for n in (1, 5, 9, 50)]
     assert waits == [2 * SECOND, 32 * SECOND, 512 * SECOND, HOUR // 2]
-    assert fetch("fetch.timeout", replace(JOB, attempts=50)).at - NOW == 450 * SECOND
+    assert fetch("fetch.timeout", JOB._replace(attempts=50)).at - NOW == 450 * SECOND
 
 
 def test_without_a_provider_a_url_that_is_gone_is_tried_again() -> None:
@@ -189,7 +188,7 @@ def test_without_a_provider_a_url_that_is_gone_is_tried_again() -> None:
 
 def test_a_fetch_is_tried_again_after_a_wait_that_doubles_and_not_before_the_host_allows_it() -> None:
     assert fetch("fetch.timeout") == Decision(RETRY, NOW + 2 * SECOND)
-    assert fetch("fetch.timeout", replace(JOB, attempts=3)).at == NOW + 8 * SECOND
+    assert fetch("fetch.timeout", JOB._replace(attempts=3)).at == NOW + 8 * SECOND
     for error in (
         FetchError("fetch.status", retry_after=60),
         ProviderError("provider.unavailable", retry_after=60),
@@ -213,7 +212,7 @@ LAST_QUESTION: Mapping[str, Action] = {
 
 
 def last_question(refusal: ProviderError | None, late: int) -> Decision:
-    return after_last_question(refusal, replace(JOB, deadline=NOW - late), NOW, half)
+    return after_last_question(refusal, JOB._replace(deadline=NOW - late), NOW, half)
 
 
 @pytest.mark.parametrize(("reason", "action"), LAST_QUESTION.items())
@@ -237,7 +236,7 @@ def test_a_silent_provider_is_asked_again_after_a_wait_that_doubles() -> None:
 def test_a_fresh_url_is_fetched_the_later_the_more_were_named(
     refreshes: int, lifetime: int, seconds: int
 ) -> None:
-    at = fresh_url_at(replace(JOB, refreshes=refreshes), NOW + lifetime, NOW, half)
+    at = fresh_url_at(JOB._replace(refreshes=refreshes), NOW + lifetime, NOW, half)
     assert at == NOW + seconds * SECOND
 
 
@@ -268,19 +267,19 @@ UPLOAD: Mapping[str, tuple[Action, bool]] = {
 }
 """What follows, and whether uploads of other objects pause."""
 
-SAFE = replace(JOB, state=State.FETCHED, spool="file")
+SAFE = JOB._replace(state=State.FETCHED, spool="file")
 
 
 @pytest.mark.parametrize(("reason", "action", "pause"), [(name, *row) for name, row in UPLOAD.items()])
 def test_a_failed_upload(reason: str, action: Action, pause: bool) -> None:  # noqa: FBT001 - a row
     decision = after_upload(ReceiverError(reason), SAFE, NOW, half)
     assert (decision.action, decision.pause) == (action, pause)
-    assert after_upload(ReceiverError(reason), replace(SAFE, attempts=10**6), NOW, half).action is action
+    assert after_upload(ReceiverError(reason), SAFE._replace(attempts=10**6), NOW, half).action is action
 
 
 def test_an_object_that_is_not_the_jobs_is_tried_again_after_longer_waits_than_others() -> None:
     waits = [
-        after_upload(ReceiverError(reason), replace(SAFE, attempts=99), NOW, half, examined=True)
+        after_upload(ReceiverError(reason), SAFE._replace(attempts=99), NOW, half, examined=True)
         for reason in ("archive.occupied", "archive.unavailable")
     ]
     assert [decision.action for decision in waits] == [RETRY, RETRY]

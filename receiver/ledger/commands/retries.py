@@ -1,7 +1,5 @@
 """Decides which jobs an operator can retry and which refused bytes can be accepted, and records it."""
 
-from dataclasses import asdict
-
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import UNSUCCESSFUL, Image, Job, State
 from receiver.ledger import rows
@@ -67,7 +65,7 @@ def accept(tx: Transaction, job_id: str, image: Image, spool: str) -> Job:
         " instance = :instance, updated_at = :now WHERE id = :id AND holder IS NULL"
         f" RETURNING {rows.JOB}",
         {
-            **asdict(image),
+            **image._asdict(),
             "accepted": refusal.reason,
             "reason": refusal.reason,
             "detail": refusal.detail,
