@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import conninfo, errors
 from psycopg.adapt import Transformer
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from receiver.core.errors import LedgerError
@@ -84,7 +84,10 @@ class Statements:
         parameters = [encoded(value) for value in given if value is not None]
         known_types = [number for number in types if number]
         if not self.is_direct:
-            return self._answer(self.db.pgconn.exec_params(numbered(sql, types), parameters, known_types))
+            statement = numbered(sql, types)
+            return self._answer(
+                self.db.pgconn.exec_params(statement, parameters, known_types, None, Format.BINARY)
+            )
         if (name := self._names.get((sql, types))) is None:
             if len(self._names) == MOST_PREPARED:
                 self.run("DEALLOCATE ALL")
@@ -92,7 +95,7 @@ class Statements:
             name = f"{self._prefix}_{len(self._names)}".encode()
             self._answer(self.db.pgconn.prepare(name, numbered(sql, types), known_types))
             self._names[sql, types] = name
-        return self._answer(self.db.pgconn.exec_prepared(name, parameters))
+        return self._answer(self.db.pgconn.exec_prepared(name, parameters, None, Format.BINARY))
 
     def executemany(self, sql: str, values: Iterable[Values], /) -> Answer:
         """Run a statement for each of the values, all in one round trip."""
