@@ -1,8 +1,12 @@
 """Reads how images fared in the last days, from counts that triggers keep with each move."""
 
+import json
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
 
 from receiver.ledger.connection import Connection
 
@@ -14,8 +18,7 @@ MIDDLE = 2**0.125
 """From the begin of a class of durations to its middle: each is 2 ** 0.25 times as long as the one before."""
 
 
-@dataclass(frozen=True, slots=True)
-class Durations:
+class Durations(NamedTuple):
     """How long images took from receipt to archive, in ms, right to a tenth.
 
     Half of the ``images`` took ``median`` or less, and 95 of 100 took ``slow`` or less.
@@ -51,11 +54,11 @@ def week(db: Connection, now: int) -> Week:
     hours: dict[int, Durations] = {}
     for hour, classes, size in db.execute(
         # A row for each class of each hour would be some thousand.
-        "SELECT hour, group_concat(duration || ' ' || jobs, ' '), sum(bytes) FROM archived_by_hour"
+        "SELECT hour, group_concat(duration || ',' || jobs, ','), sum(bytes) FROM archived_by_hour"
         " WHERE hour >= ? AND hour <= ? GROUP BY hour ORDER BY hour",
         (since, now),
     ):
-        numbers = [int(number) for number in classes.split()]
+        numbers = json.loads(f"[{classes}]")  # `int` takes twice as long
         counts = dict(sorted(zip(numbers[::2], numbers[1::2], strict=True)))
         hours[hour] = _durations(counts)
         together.update(counts)
@@ -76,14 +79,7 @@ def week(db: Connection, now: int) -> Week:
 
 def _durations(counts: Mapping[int, int]) -> Durations:
     """Return the durations of images that are counted by class, shortest first."""
-    images = sum(counts.values())
-    return Durations(images, _reached(counts, images * 0.5), _reached(counts, images * 0.95))
-
-
-def _reached(counts: Mapping[int, int], number: float) -> int:
-    reached = 0
-    for low, images in counts.items():
-        reached += images
-        if reached >= number:
-            return round(low * MIDDLE)
-    raise AssertionError("no more images are sought than there are")
+    classes, reached = list(counts), list(accumulate(counts.values()))
+    images = reached[-1]
+    median, slow = (classes[bisect_left(reached, images * share)] for share in (0.5, 0.95))
+    return Durations(images, round(median * MIDDLE), round(slow * MIDDLE))
