@@ -1,8 +1,11 @@
 """Loaded here, because only here are they loaded by the process that prints the summary."""
 
+import contextlib
+import fcntl
 import gc
 import os
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hypothesis
@@ -29,10 +32,22 @@ def pytest_collection() -> Generator[None, object, object]:
     """Collects no garbage among the thousands of tests, which all stay to the end."""
     gc.disable()
     try:
-        return (yield)
+        with _first_alone():
+            return (yield)
     finally:
         gc.freeze()
         gc.enable()
+
+
+@contextlib.contextmanager
+def _first_alone() -> Iterator[None]:
+    """Let one worker import all tests before the others do: it keeps for them what it has compiled."""
+    with Path(__file__).open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ def test_the_first_run_installs_by_hash_and_then_the_project(checkout: Path) -> 
     tools, dependencies, project = said_to_install(checkout)
     assert "--require-hashes --requirement requirements-build.lock" in tools
     assert "--require-hashes --requirement requirements.lock" in dependencies
-    assert "--no-deps --no-build-isolation --editable ." in project
+    assert "--no-deps --no-build-isolation --config-settings editable_mode=compat --editable ." in project
 
 
 def test_the_second_run_installs_nothing_and_says_nothing(checkout: Path) -> None:
