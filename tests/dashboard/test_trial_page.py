@@ -32,15 +32,13 @@ def gate() -> threading.Event:
 
 @pytest.fixture
 def receiver(programs: Programs, gate: threading.Event) -> Iterator[Receiver]:
-    def held(_method: str, _path: str) -> int | None:
-        return None if gate.wait(PATIENCE) else 504
-
     with running_front() as front:
-        front.broken = held
+        front.gate = gate
         values = settings(programs.folder, RECEIVER_PUBLIC_URL=front.address)
         with programs.receiver(values) as receiver:
             front.target = receiver.address
             yield receiver
+            gate.set()
 
 
 def test_the_steps_appear_as_they_happen_for_everyone(

@@ -17,6 +17,8 @@ class Front:
     Attributes:
         target: where the receiver is.
         broken: answers by itself.
+        gate: has to be open before an answer goes out whole. Each second a header goes out until then, so
+            that nobody gives up waiting.
         drops: headers in lower case that do not pass.
         query: whether the query passes.
     """
@@ -25,6 +27,7 @@ class Front:
         self.target = ""
         self.address = ""
         self.broken: Break = lambda _method, _path: None
+        self.gate: threading.Event | None = None
         self.drops: set[str] = set()
         self.query = True
 
@@ -55,6 +58,9 @@ def running_front() -> Iterator[Front]:
 
         def _answer(self, status: int, body: bytes, headers: dict[str, str]) -> None:
             self.send_response(status)
+            while it.gate is not None and not it.gate.wait(1):
+                self.send_header("X-Held", "yes")
+                self.flush_headers()
             for name, value in headers.items():
                 if name.lower() not in {"content-length", "connection", "date", "server"}:
                     self.send_header(name, value)
