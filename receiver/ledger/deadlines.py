@@ -2,7 +2,7 @@
 
 from receiver.core.errors import REASONS
 from receiver.ledger.commands.attempts import ERROR, EXPIRED, leave_away
-from receiver.ledger.commands.claims import RETRIED, ready
+from receiver.ledger.commands.claims import RETRIED
 from receiver.ledger.connection import Connection, number
 from receiver.ledger.transaction import Transaction
 
@@ -29,7 +29,10 @@ OLDEST_WAITING_AT = (
 
 def expire(tx: Transaction, limit: int = 500) -> list[str]:
     """Expire jobs whose deadline has passed and that were tried, and return their ids."""
-    found = ready(tx, RETRIED, "deadline <= ?", limit)
+    found = tx.db.execute(
+        f"SELECT seq FROM jobs {RETRIED} AND deadline <= ? ORDER BY deadline LIMIT ?",  # noqa: S608 - a constant
+        (tx.now, limit),
+    ).fetchall()
     found += tx.db.execute(
         "SELECT seq FROM jobs INDEXED BY jobs_waiting_to_fetch WHERE state = 'received'"
         " AND next_attempt_at IS NOT NULL AND deadline <= ? ORDER BY deadline LIMIT ?",

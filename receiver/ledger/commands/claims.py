@@ -11,11 +11,15 @@ from receiver.ledger.connection import Row, listed
 from receiver.ledger.transaction import Transaction
 from receiver.ledger.types import Claim, HostLimits
 
-FRESH = "INDEXED BY jobs_to_fetch WHERE attempts = 0"
-RETRIED = "INDEXED BY jobs_to_fetch_again WHERE attempts > 0"
-BY_HOST = (
-    "INDEXED BY jobs_to_fetch_by_host WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
+_READY = "state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
+FRESH = f"INDEXED BY jobs_to_fetch WHERE {_READY} AND attempts = 0"
+RETRIED = f"INDEXED BY jobs_to_fetch_again WHERE {_READY} AND attempts > 0"
+BY_HOST = f"INDEXED BY jobs_to_fetch_by_host WHERE {_READY}"
+TO_ARCHIVE = (
+    "INDEXED BY jobs_to_archive WHERE state = 'fetched' AND next_attempt_at IS NULL AND holder IS NULL"
 )
+OVER = "INDEXED BY jobs_waiting WHERE next_attempt_at <= ?"
+"""Jobs whose wait is over."""
 
 MAX_HOSTS = 64
 """Hosts that are looked at when one of them has its share."""
@@ -38,11 +42,15 @@ def claim_to_fetch(
     only by workers that no job before its deadline needs. Where ``hosts`` are limited, a host that has its
     share lets jobs of other hosts go first, whatever their deadlines are.
     """
-    _end_waits(tx)
     chosen = _Selection(limit, again, hosts or HostLimits({}, {}, {}, default=2 * limit, share=limit))
-    soonest = ready(tx, FRESH, "deadline > ?", limit)
-    soonest += ready(tx, RETRIED, "deadline > ?", min(again, limit))
-    soonest.sort(key=lambda row: row["deadline"])
+    found = _waiting(
+        tx,
+        (f"{FRESH} AND deadline > ? ORDER BY deadline", tx.now, limit),
+        (f"{RETRIED} AND deadline > ? ORDER BY deadline", tx.now, min(again, limit)),
+        (f"{FRESH} AND deadline <= ? ORDER BY deadline", tx.now, limit),
+    )
+    found.sort(key=lambda row: row["deadline"])
+    soonest = [row for row in found if row["deadline"] > tx.now]
     chosen.take(soonest, within_share=True)
     if chosen.passed_over:
         others = [
@@ -54,14 +62,14 @@ def claim_to_fetch(
         others.sort(key=lambda row: row["deadline"])
         chosen.take(others, within_share=True)
         chosen.take(soonest)
-    chosen.take(ready(tx, FRESH, "deadline <= ?", limit - len(chosen.rows)))
+    chosen.take([row for row in found if row["deadline"] <= tx.now])
     return _claim(tx, chosen.rows, lease)
 
 
 def claim_past_deadline(tx: Transaction, limit: int, *, lease: int) -> list[Claim]:
     """Claim jobs that were tried and whose deadline has passed, to ask the provider before they expire."""
-    _end_waits(tx)
-    return _claim(tx, ready(tx, RETRIED, "deadline <= ?", limit), lease)
+    found = _waiting(tx, (f"{RETRIED} AND deadline <= ? ORDER BY deadline", tx.now, limit))
+    return _claim(tx, sorted(found, key=lambda row: row["deadline"]), lease)
 
 
 def claim_to_archive(tx: Transaction, limit: int, *, lease: int) -> list[Claim]:
@@ -70,13 +78,8 @@ def claim_to_archive(tx: Transaction, limit: int, *, lease: int) -> list[Claim]:
     In this order a few jobs that the archive never takes do not hold up all others. Files in the spool of
     another instance are out of reach.
     """
-    _end_waits(tx)
-    found = tx.db.execute(
-        "SELECT seq FROM jobs INDEXED BY jobs_to_archive WHERE state = 'fetched' AND next_attempt_at IS NULL"
-        " AND holder IS NULL AND instance = ? ORDER BY attempts, fetched_at LIMIT ?",
-        (tx.instance, max(limit, 0)),
-    ).fetchall()
-    return _claim(tx, found, lease)
+    found = _waiting(tx, (f"{TO_ARCHIVE} AND instance = ? ORDER BY attempts, fetched_at", tx.instance, limit))
+    return _claim(tx, sorted(found, key=lambda row: (row["attempts"], row["fetched_at"])), lease)
 
 
 def release(tx: Transaction, claim: Claim) -> bool:
@@ -175,13 +178,27 @@ class _Selection:
         return min(most, self._hosts.share) if within_share else most
 
 
-def ready(tx: Transaction, source: str, condition: str, limit: int) -> list[Row]:
-    """Return jobs that can be fetched, from one of the indexes above, the earliest deadline first."""
-    return tx.db.execute(
-        f"SELECT seq, deadline, attempts, host FROM jobs {source} AND state = 'received'"  # noqa: S608 - constants
-        f" AND next_attempt_at IS NULL AND holder IS NULL AND {condition} ORDER BY deadline LIMIT ?",
-        (tx.now, max(limit, 0)),
-    ).fetchall()
+def _waiting(tx: Transaction, *sources: tuple[str, int | str, int]) -> list[Row]:
+    """Return the first jobs from indexes above, each with its value and its limit, in no order.
+
+    Jobs whose wait is over come back into these indexes. Most often there is none, and then one statement is
+    enough: a round trip to a database takes longer than to find the jobs.
+    """
+    parts = [f"SELECT {_TURN} FROM jobs {source} LIMIT ?" for source in (OVER, *(it[0] for it in sources))]  # noqa: S608
+    query = " UNION ALL ".join(f"SELECT * FROM ({part}) AS part_{n}" for n, part in enumerate(parts))  # noqa: S608
+    values = [value for _, value, limit in sources for value in (value, max(limit, 0))]
+    found = tx.db.execute(query, (tx.now, 1, *values)).fetchall()
+    if any(row["next_attempt_at"] is not None for row in found):
+        tx.db.execute(
+            "UPDATE jobs SET next_attempt_at = NULL WHERE seq IN"  # noqa: S608 - a constant
+            f" (SELECT seq FROM jobs {OVER} ORDER BY next_attempt_at LIMIT 1000)",
+            (tx.now,),
+        )
+        found = tx.db.execute(query, (tx.now, 0, *values)).fetchall()
+    return found
+
+
+_TURN = "seq, deadline, attempts, host, fetched_at, next_attempt_at"
 
 
 def _waiting_hosts(tx: Transaction) -> list[str]:
@@ -204,16 +221,6 @@ def _ready_of(tx: Transaction, host: str, limit: int, *, retried: bool) -> list[
         " AND host = ? AND (attempts > 0) = ? AND deadline > ? ORDER BY deadline LIMIT ?",
         (host, retried, tx.now, limit),
     ).fetchall()
-
-
-def _end_waits(tx: Transaction) -> None:
-    """Put jobs whose wait is over back into the indexes that claims are taken from."""
-    tx.db.execute(
-        "UPDATE jobs SET next_attempt_at = NULL WHERE seq IN"
-        " (SELECT seq FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at <= ? ORDER BY next_attempt_at"
-        " LIMIT 1000)",
-        (tx.now,),
-    )
 
 
 def _claim(tx: Transaction, chosen: Sequence[Row], lease: int) -> list[Claim]:

@@ -47,10 +47,11 @@ CONNECTING = {
 
 
 class Answer:
-    """The rows that a statement returned, and how many it changed."""
+    """The rows that a statement returned, how many it changed, and what the server calls that."""
 
-    def __init__(self, rows: list[Row], rowcount: int) -> None:
+    def __init__(self, rows: list[Row], rowcount: int, tag: bytes | None = None) -> None:
         self.rowcount = rowcount
+        self.tag = tag
         self._rows = iter(rows)
 
     def fetchone(self) -> Any:
@@ -120,7 +121,7 @@ class Statements:
 
     def _answer(self, result: PGresult) -> Answer:
         if result.status == ExecStatus.COMMAND_OK:
-            return Answer([], result.command_tuples or 0)
+            return Answer([], result.command_tuples or 0, result.command_status)
         if result.status == ExecStatus.TUPLES_OK:
             loader = Transformer(self.db)
             loader.set_pgresult(result)
@@ -202,17 +203,10 @@ class Session:
         assert self._open is not None
         return self._open
 
-    def commit(self) -> str:
-        """Commit, and return the number that rows name in ``xmin``, or an empty text where none was written.
-
-        After an error, the server may have committed all the same.
-        """
-        done = self.statements.db.execute(f"{_NUMBER};COMMIT".encode())
-        (number,) = done.fetchone() or ("",)
-        done.nextset()
-        if done.statusmessage != "COMMIT":
+    def commit(self) -> None:
+        """Commit. After an error, the server may have committed all the same."""
+        if self.statements.run("COMMIT").tag != b"COMMIT":
             raise LedgerError("ledger.unavailable", "The database rolled the transaction back.")
-        return str(number)
 
     def roll_back(self, error: Exception | None = None) -> None:
         """End the transaction, if there is one; drop a connection that is of no more use after an error."""
@@ -256,8 +250,6 @@ PLANNING = {
     "random_page_cost": "0.1",  # so that the index counts that leaves the fewest rows, not the rows' order
 }
 """A plan is made once and goes along indexes, whatever the statistics were when it was made."""
-
-_NUMBER = "SELECT coalesce((pg_current_xact_id_if_assigned()::text::bigint % 4294967296)::text, '')"
 
 SETTINGS = f"""SELECT set_config('search_path', '{SCHEMA}', true),
     set_config('standard_conforming_strings', 'on', true),

@@ -37,11 +37,15 @@ OWN_KEPT = 4096
 
 MIGRATING_SECONDS = 6 * 3600
 
-_NOW = f"SELECT {schema.CLOCK}, coalesce(max(version), 0) FROM {SCHEMA}.schema_version"  # noqa: S608 - a constant
+_NOW = f"""SELECT {schema.CLOCK}, coalesce(max(version), 0),
+    (pg_current_xact_id()::text::bigint % 4294967296)::text,
+    CASE current_setting('synchronous_commit')
+        WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END
+    FROM {SCHEMA}.schema_version"""  # noqa: S608 - a constant
+"""Of each transaction: its time, the schema's version, and the number that its rows have as ``xmin``.
 
-_DURABLE = """SELECT set_config('synchronous_commit', 'on', true)
-    WHERE current_setting('synchronous_commit') = 'off'"""
-"""In each transaction: the server's settings may be loaded again while a connection lasts."""
+Its commit is durable: the server's settings may be loaded again while a connection lasts.
+"""
 
 
 class Database:
@@ -80,12 +84,13 @@ class Database:
 
     def _commit(self, session: Session, commands: Sequence[Command[Any]]) -> list[Result]:
         try:
-            at, version = session.begin("read committed", schema.TAKE_LOCK, _DURABLE, _NOW)
+            at, version, number, _ = session.begin("read committed", schema.TAKE_LOCK, _NOW)
             schema.check_version(version)
             self._ahead = at - monotonic_clock()
             begin = partial(Transaction, session.statements, instance=self.member.id, insert=insert_rows)
             results = run_together(commands, lambda: begin(self.now(), self._monotonic()))
-            self._own.append(session.commit())
+            session.commit()
+            self._own.append(number)
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
             session.roll_back(error)
             if len(commands) > 1 and session.is_connected and is_of_one_command(error):
