@@ -83,9 +83,9 @@ def ledger_copy(
     """Copy the ledger of the data directory into a PostgreSQL database that has none.
 
     It refuses while a serve runs on the data directory: what would be delivered meanwhile would be missing.
-    A copy that was cut off goes on when it is begun again. At the end every row is compared; only then does
-    a serve find the ledger. The file stays as it is. Then set RECEIVER_LEDGER, keep the data directory and
-    RECEIVER_INSTANCE, since images that wait for the archive are in its spool, and start serve.
+    A copy that was cut off goes on when it is begun again. Every row is read again and compared; only when
+    all are does a serve find the ledger. The file stays as it is. Then set RECEIVER_LEDGER, keep the data
+    directory and RECEIVER_INSTANCE, since images that wait for the archive are in its spool, and start serve.
     """
     config, _ = load_checked_config()
     location = config.ledger_location

@@ -1,10 +1,9 @@
-"""Copies a ledger from a file into a database, in pieces, and compares all of it afterwards."""
+"""Copies a ledger from a file into a database, in pieces, and reads each again to compare it."""
 
 import contextlib
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import zip_longest
+from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
@@ -27,10 +26,8 @@ UNFINISHED = f"{SCHEMA}_copy"
 PIECE = 10_000
 """Rows of a transaction: what is done again after a cut."""
 
-_HOST = f"substr(host, 1, {LONGEST_HOST}) AS host"
-
 OnProgress = Callable[[int, int], None]
-"""Called with the rows that are written or compared, and how many there are to write and to compare."""
+"""Called with the rows that are copied and compared, and how many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,21 +43,6 @@ class Copied:
     rows: Mapping[str, int]
     digests: Mapping[str, str]
     resumed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A table of both ledgers; rows are copied and compared in the order of its key.
-
-    ``source`` is what the file's rows are selected from.
-    """
-
-    name: str
-    source: str
-    columns: Sequence[str]
-    types: Sequence[str]
-    key: str
-    rows: int
 
 
 def copy_ledger(
@@ -105,7 +87,8 @@ class _Copy:
     on_progress: OnProgress
     piece: int
     done: int = 0
-    all: int = 0
+    rows: dict[str, int] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
 
     def run(self, *, restart: bool) -> Copied:
         source = str(
@@ -122,133 +105,118 @@ class _Copy:
             begun = self._rows(
                 "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", UNFINISHED
             )
-            if not begun:
-                self._begin(source)
+            if not begun:  # triggers come at the end, since rows bring what these write, and indexes, too
+                self._run(f"CREATE SCHEMA {UNFINISHED}; COMMENT ON SCHEMA {UNFINISHED} IS '{source}'")
+                self._run(schema.tables())
             elif begun != [(source,)]:
                 raise LedgerError(
                     "ledger.in_use",
                     "The database holds a part of another ledger, or of this one before it changed;"
                     " --from-start removes that part.",
                 )
-            tables = self._tables()
-        self.all = 2 * sum(table.rows for table in tables)
-        for table in tables:
+            tables = self._rows(
+                "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(%s)"
+                " AND relkind = 'r' ORDER BY relname",
+                UNFINISHED,
+            )
+        for (table,) in tables:
+            (self.rows[table],) = self.file.execute(f"SELECT count(*) FROM {table}").fetchone()
+        for table in self.rows:
             self._copy(table)
-        digests = {table.name: self._compare(table) for table in tables}
-        self._publish(tables)
-        return Copied({table.name: table.rows for table in tables}, digests, bool(begun))
+        self._publish()
+        return Copied(self.rows, self.digests, bool(begun))
 
-    def _begin(self, source: str) -> None:
-        """Create the schema with its triggers off: rows bring what these write. Indexes are made at the end.
+    def _copy(self, table: str) -> None:
+        """Write what the database has not yet, and compare all that it has then, in the order of the key."""
+        described = self.file.execute(
+            "SELECT name, pk FROM pragma_table_info(?) ORDER BY pk", (table,)
+        ).fetchall()
+        columns, key = [name for name, _ in described], [name for name, pk in described if pk]
+        found, digest, rows = self._read(table, columns, key), hashlib.sha256(), 0
+        last: list[Any] = []
+        while True:
+            here = found.fetchmany(self.piece)
+            there = self._written(table, columns, key, last)
+            missing = here[len(there) :]
+            if missing and there == here[: len(there)]:
+                with (
+                    self._transaction(),
+                    self.db.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN".encode()) as copy,
+                ):
+                    for row in missing:
+                        copy.write_row(row)
+                there = self._written(table, columns, key, last)
+            if there != here:
+                raise LedgerError(
+                    "ledger.corrupt",
+                    f"The copy of the table {table} differs from the file (in the {len(here)} rows after"
+                    f" {rows}, of {self.rows[table]}). --from-start begins anew.",
+                )
+            if not here:
+                break
+            for row in here:
+                digest.update(repr(row).encode())
+            last = [here[-1][columns.index(name)] for name in key]
+            rows += len(here)
+            self.done += len(here)
+            self.on_progress(self.done, sum(self.rows.values()))
+        self.rows[table], self.digests[table] = rows, digest.hexdigest()
 
-        The schema notes what it is of.
+    def _read(self, table: str, columns: Sequence[str], key: Sequence[str]) -> sqlite3.Cursor:
+        """Read rows of the file; what it says of itself becomes this data directory's.
+
+        Hosts of an older program may be longer than an index of PostgreSQL takes, and be the same then.
         """
-        self._run(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}; SET LOCAL search_path = {SCHEMA}")
-        for script in schema.scripts():
-            self._run(script)
-        self._run(f"ALTER SCHEMA {SCHEMA} RENAME TO {UNFINISHED}; SET LOCAL search_path = {UNFINISHED}")
-        self._run(f"COMMENT ON SCHEMA {UNFINISHED} IS '{source}'")
-        for table in self._tables():
-            self._run(f"ALTER TABLE {table.name} DISABLE TRIGGER USER; TRUNCATE {table.name}")
-        self._run(
-            "CREATE TABLE indexes AS SELECT indexname, indexdef FROM pg_indexes"
-            f" WHERE schemaname = '{UNFINISHED}' AND indexdef NOT LIKE 'CREATE UNIQUE %'"
-        )
-        self._run(self._rows("SELECT 'DROP INDEX ' || string_agg(indexname, ', ') FROM indexes")[0][0])
-
-    def _tables(self) -> list[_Table]:
-        """Return the tables of the database but that of its version; the file has all of their columns."""
-        tables = []
-        for name, columns, types in self._rows(
-            "SELECT table_name::text, array_agg(column_name::text ORDER BY ordinal_position),"
-            " array_agg(data_type::text ORDER BY ordinal_position)"
-            " FROM information_schema.columns WHERE table_schema = %s AND is_generated = 'NEVER'"
-            " AND table_name NOT IN ('schema_version', 'indexes') GROUP BY table_name ORDER BY table_name",
-            UNFINISHED,
-        ):
-            key = self.file.execute("SELECT name FROM pragma_table_info(?) WHERE pk > 0 ORDER BY pk", (name,))
-            source = f"(SELECT DISTINCT {_HOST}, chunk FROM hosts)" if name == "hosts" else name
-            (rows,) = self.file.execute(f"SELECT count(*) FROM {source}").fetchone()
-            tables.append(_Table(name, source, columns, types, ", ".join(column for (column,) in key), rows))
-        return tables
-
-    def _copy(self, table: _Table) -> None:
-        with self._transaction():  # there may be rows of a copy that was cut off
-            ((present,),) = self._rows(f"SELECT count(*) FROM {table.name}")
-        self._advance(present)
-        found = self._read(table, skip=present)
-        columns = ", ".join(table.columns)
-        while rows := found.fetchmany(self.piece):
-            with (
-                self._transaction(),
-                self.db.cursor().copy(f"COPY {table.name} ({columns}) FROM STDIN".encode()) as copy,
-            ):
-                for row in rows:
-                    copy.write_row(row)
-            self._advance(len(rows))
-
-    def _read(self, table: _Table, *, skip: int = 0) -> sqlite3.Cursor:
-        """Read rows in the order of their key; what a file says of itself becomes this data directory's."""
-        is_here = "holder IS NOT NULL OR state = 'fetched'" if table.name == "jobs" else "true"
-        other = {"instance": f"CASE WHEN {is_here} THEN :me ELSE '' END", "host": _HOST}
-        columns = ", ".join(other.get(column, column) for column in table.columns)
+        is_here = "holder IS NOT NULL OR state = 'fetched'" if table == "jobs" else "true"
+        other = {
+            "instance": f"CASE WHEN {is_here} THEN ? ELSE '' END AS instance",
+            "host": f"substr(host, 1, {LONGEST_HOST}) AS host",
+        }
+        selected = ", ".join(other.get(name, name) for name in columns)
+        distinct = "DISTINCT" if table == "hosts" else ""
         return self.file.execute(
-            f"SELECT {columns} FROM {table.source} ORDER BY {table.key} LIMIT -1 OFFSET :skip",
-            {"me": self.instance, "skip": skip},
+            f"SELECT {distinct} {selected} FROM {table} ORDER BY {', '.join(key)}",
+            [self.instance] if "instance" in columns else [],
         )
 
-    def _compare(self, table: _Table) -> str:
-        """Read a table from both, and return the digest of its rows if they are the same."""
-        digest, done = hashlib.sha256(), 0
-        columns = ", ".join(table.columns)
-        query = f"COPY (SELECT {columns} FROM {table.name} ORDER BY {table.key}) TO STDOUT"
-        with self._transaction(), self.db.cursor().copy(query.encode()) as copy:
-            copy.set_types(table.types)
-            for done, (there, here) in enumerate(zip_longest(copy.rows(), self._read(table)), start=1):
-                if there != here:
-                    raise LedgerError(
-                        "ledger.corrupt",
-                        f"The copy of the table {table.name} differs from the file (row {done} of"
-                        f" {table.rows}). --from-start begins anew.",
-                    )
-                digest.update(repr(here).encode())
-                if done % self.piece == 0:
-                    self._advance(self.piece)
-        self._advance(done % self.piece)
-        return digest.hexdigest()
-
-    def _publish(self, tables: Sequence[_Table]) -> None:
-        """Give the schema its indexes, triggers, next numbers and version, and then its name."""
-        for table in tables:
-            self._run(f"VACUUM ANALYZE {UNFINISHED}.{table.name}")
+    def _written(
+        self, table: str, columns: Sequence[str], key: Sequence[str], last: Sequence[Any]
+    ) -> list[Any]:
+        """Return the next rows of the database after those up to a key."""
+        names = ", ".join(key)
+        after = f"WHERE ({names}) > ({', '.join(['%s'] * len(last))})" if last else ""
         with self._transaction():
-            self._run("SET LOCAL maintenance_work_mem = '256MB'")
-            for (definition,) in self._rows("SELECT indexdef FROM indexes"):
-                self._run(definition)
-            self._run(schema.TAKE_LOCK)  # so that no server creates a ledger at the same moment
-            for table in tables:
-                self._run(f"ALTER TABLE {table.name} ENABLE TRIGGER USER")
-                if "seq" in table.columns:
-                    sequence = f"pg_get_serial_sequence('{table.name}', 'seq')"
-                    self._run(f"SELECT setval({sequence}, max(seq)) FROM {table.name}")
-            self._run(
-                f"DROP TABLE indexes; INSERT INTO schema_version VALUES ({len(schema.MIGRATIONS)});"
-                f" COMMENT ON SCHEMA {UNFINISHED} IS NULL; DROP SCHEMA IF EXISTS {SCHEMA};"
-                f" ALTER SCHEMA {UNFINISHED} RENAME TO {SCHEMA}"
+            return self._rows(
+                f"SELECT {', '.join(columns)} FROM {table} {after} ORDER BY {names} LIMIT {self.piece}", *last
             )
 
-    def _advance(self, rows: int) -> None:
-        self.done += rows
-        self.on_progress(self.done, self.all)
+    def _publish(self) -> None:
+        """Give the schema its indexes, triggers, next numbers and version, and its name."""
+        for table in self.rows:
+            self._run(f"VACUUM ANALYZE {UNFINISHED}.{table}")
+        with self._transaction():
+            self._run(schema.TAKE_LOCK)  # so that no server creates a ledger at the same moment
+            self._run(
+                f"DROP SCHEMA IF EXISTS {SCHEMA}; ALTER SCHEMA {UNFINISHED} RENAME TO {SCHEMA};"
+                f" COMMENT ON SCHEMA {SCHEMA} IS NULL;"
+                f" SET LOCAL search_path = {SCHEMA}; SET LOCAL maintenance_work_mem = '256MB'"
+            )
+            for script in schema.scripts():
+                self._run(script)
+            self._run(f"INSERT INTO schema_version VALUES ({len(schema.MIGRATIONS)})")
+            for table in ("jobs", "history", "unread"):
+                self._run(f"SELECT setval('{table}_seq_seq', max(seq)) FROM {table}")
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         with self.db.transaction():
-            self._run(f"SET LOCAL search_path = {UNFINISHED}; {schema.UNBOUNDED}")
+            self._run(
+                f"SET LOCAL search_path = {UNFINISHED}; SET LOCAL enable_sort = off; {schema.UNBOUNDED}"
+            )
             yield
 
     def _run(self, statements: str) -> None:
         self.db.execute(statements.encode())
 
-    def _rows(self, query: str, *values: str) -> list[Any]:
+    def _rows(self, query: str, *values: Any) -> list[Any]:
         return self.db.execute(query.encode(), values).fetchall()

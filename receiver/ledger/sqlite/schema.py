@@ -4,6 +4,7 @@ They raise `LedgerError`: ``ledger.newer``, or ``ledger.corrupt`` where the file
 this program.
 """
 
+import re
 import time
 from functools import cache
 from importlib import resources
@@ -107,7 +108,7 @@ def check_structure(db: sqlite3.Connection, path: Path) -> None:
 
 
 def _compare_structure(db: sqlite3.Connection, path: Path, number: int) -> None:
-    if _structure(db) != _structure_of_version(number):
+    if _structure(db) != structure_of_version(number):
         raise LedgerError(
             "ledger.corrupt",
             f"{path} has not the structure of version {number}: an unreleased version made it, or somebody"
@@ -188,11 +189,12 @@ def _structure(db: sqlite3.Connection) -> list[tuple[str, str, str]]:
         "SELECT type, name, sql FROM sqlite_schema"
         " WHERE sql IS NOT NULL AND name NOT GLOB '_litestream_*' AND name NOT GLOB 'sqlite_*' ORDER BY name"
     )
-    return [(kind, name, " ".join(sql.split())) for kind, name, sql in rows]
+    return [(kind, name, " ".join(re.sub("--.*", "", sql).split())) for kind, name, sql in rows]
 
 
 @cache  # several ledgers are opened in one process by tests and commands
-def _structure_of_version(number: int) -> list[tuple[str, str, str]]:
+def structure_of_version(number: int) -> list[tuple[str, str, str]]:
+    """Return kind, name and SQL of each table, index and trigger, without comments."""
     db = sqlite3.connect(":memory:", isolation_level=None)
     try:
         for name in MIGRATIONS[:number]:
