@@ -1,7 +1,9 @@
 """The AWS SDK's client as the archive uses it, with its errors as `ArchiveError`."""
 
 import base64
+import gzip
 import hashlib
+import json
 import os
 import threading
 import time
@@ -80,6 +82,9 @@ Everything else (500, 503, SlowDown, 429, ConditionalRequestConflict and whateve
 """
 
 BY_CODE = {code: meaning for meaning, codes in ERROR_CODES.items() for code in codes.split()}
+
+SERVICES = {"s3", "sts", "portal.sso", "oidc", "signin"}
+"""Of the services whose endpoints the SDK describes, S3 and those that give credentials."""
 
 NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError)
 
@@ -368,7 +373,32 @@ def _models(data_path: str | None) -> botocore.loaders.Loader:
 
     They never change. Each session would read megabytes of JSON anew: a tenth of a second for each client.
     """
-    return botocore.loaders.create_loader(data_path)
+    loader = botocore.loaders.create_loader(data_path)
+    loader.file_loader = _Descriptions()
+    return loader
+
+
+class _Descriptions(botocore.loaders.JSONFileLoader):
+    """Reads the SDK's descriptions without documentation, and without the services that nobody asks: 12 MB.
+
+    For a service that is not described, the SDK makes the endpoint by its partition's rule.
+    """
+
+    def load_file(self, file_path: str) -> Any:
+        for suffix, open_text in (".json", open), (".json.gz", gzip.open):
+            if os.path.isfile(file_path + suffix):  # noqa: PTH113 - the SDK's paths are text
+                with open_text(file_path + suffix, "rt", encoding="utf-8") as file:
+                    return json.load(file, object_hook=_needed)
+        return None
+
+
+def _needed(described: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(described.get("documentation"), str):
+        described["documentation"] = ""
+    if described.keys() >= {"partition", "services"}:
+        services = described["services"]
+        described["services"] = {name: services[name] for name in SERVICES & services.keys()}
+    return described
 
 
 def _wrong_address(environ: Mapping[str, str]) -> str | None:
