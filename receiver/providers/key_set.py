@@ -6,11 +6,9 @@ from collections.abc import Awaitable, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from receiver.core import json_text
 from receiver.core.clock import Clock, milliseconds, wall_clock
@@ -19,6 +17,9 @@ from receiver.core.headers import RawHeaders
 from receiver.providers.api import DIRECT
 from receiver.providers.base import Proof
 from receiver.providers.signatures import SignedTemplate, refuse
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 KEPT_MS = milliseconds(timedelta(hours=24))
 """How long keys that were read serve without a question whether they still do."""
@@ -38,7 +39,7 @@ MAX_KEYS = 16
 MAX_SIGNATURES = 2
 """Signatures of one delivery that are tried with each key. Each try takes as long as many hashes."""
 
-Keys = Sequence[Ed25519PublicKey]
+Keys = Sequence["Ed25519PublicKey"]
 
 _UNREADABLE = (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, TimeoutError, ValueError)
 """What reading a key set raises."""
@@ -83,7 +84,9 @@ def pinned(text: str, setting: str) -> Keys:
         raise ConfigError(f"{setting}: {error}") from None
 
 
-def _key(row: Any) -> Ed25519PublicKey | None:
+def _key(row: Any) -> "Ed25519PublicKey | None":
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415 - 8 MB
+
     if not isinstance(row, dict) or row.get("kty") != "OKP" or row.get("crv", "Ed25519") != "Ed25519":
         return None
     try:
@@ -116,6 +119,11 @@ class KeySet:
     _asked_at: int | None = field(default=None, init=False)
     _failed: bool = field(default=False, init=False)
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+
+    def __post_init__(self) -> None:
+        from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 - 8 MB, which few need
+
+        self._invalid = InvalidSignature
 
     def prove(self, message: bytes, signatures: Sequence[bytes]) -> Proof | Awaitable[Proof]:
         """Refuse a message that no key has signed. Awaitable only where keys have to be read for that."""
@@ -157,7 +165,7 @@ class KeySet:
             for signature in signatures:
                 try:
                     key.verify(signature, message)
-                except InvalidSignature:
+                except self._invalid:
                     continue
                 return True
         return False
