@@ -5,7 +5,7 @@ import re
 import secrets
 from collections.abc import Iterator
 
-from receiver.config import Config
+from receiver.config import PROVIDERS, Config, variable
 from receiver.providers.registry import Entry
 
 GUESSED = re.compile(
@@ -80,10 +80,14 @@ def online_secrets(config: Config) -> list[tuple[str, str]]:
 
 
 def offline_keys(config: Config) -> list[tuple[str, str]]:
-    """Return the keys that can be guessed offline against a signature."""
-    keys = {
-        "RECEIVER_SIGNING_KEYS": config.signing_keys,
-        "REPLICATE_WEBHOOK_SECRET": config.replicate_webhook_secret,
-        "FREEPIK_WEBHOOK_SECRET": config.freepik_webhook_secret,
-    }
-    return [(name, key.get_secret_value()) for name, those in keys.items() for key in those]
+    """Return the keys that can be guessed offline against a signature, each with its setting.
+
+    They are the lists of secrets among the settings that switch a provider on.
+    """
+    switches = [name for names, _ in PROVIDERS.values() for name in names]
+    return [
+        (variable(name), key.get_secret_value())
+        for name in switches
+        if isinstance(keys := getattr(config, name), tuple)
+        for key in keys
+    ]
