@@ -10,7 +10,7 @@ from typing import Literal, TextIO
 import structlog
 from structlog.typing import EventDict, Processor
 
-from receiver.core.repeats import Repeats
+from receiver.core.log_limit import LogLimit
 
 
 class RepeatFilter(logging.Filter):
@@ -20,22 +20,22 @@ class RepeatFilter(logging.Filter):
     request that meets a bug it writes a traceback.
     """
 
-    def __init__(self, repeats: Repeats) -> None:
+    def __init__(self, limit: LogLimit) -> None:
         super().__init__()
-        self._repeats = repeats
+        self._limit = limit
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Return whether to log this record; all but warnings and tracebacks are logged."""
         bug = record.exc_info[0] if record.exc_info else None
         if (bug is None and record.levelno != logging.WARNING) or not isinstance(record.msg, str):
             return True
-        times = self._repeats.due((record.msg, bug))
+        times = self._limit.due((record.msg, bug))
         if times > 1:
             record.msg = f"{record.msg} ({times - 1} more since the last line)"
         return times > 0
 
 
-def limit_outages(repeats: Repeats) -> Processor:
+def limit_outages(log_limit: LogLimit) -> Processor:
     """Return what drops lines that say again that the ledger cannot be used; ``times`` counts them.
 
     While a database is away, each loop finds out every second.
@@ -45,7 +45,7 @@ def limit_outages(repeats: Repeats) -> Processor:
         if level == "error" and event.keys().isdisjoint(("job", "times")):
             reason = str(event.get("reason"))
             if reason.startswith("ledger."):
-                times = repeats.due((event["logger"], event["event"], event.get("stage"), reason))
+                times = log_limit.due((event["logger"], event["event"], event.get("stage"), reason))
                 if times == 0:
                     raise structlog.DropEvent
                 if times > 1:
@@ -134,7 +134,7 @@ def configure(
         )
     )
     structlog.configure(
-        processors=[common[0], limit_outages(Repeats()), *common[1:], *renderers],
+        processors=[common[0], limit_outages(LogLimit()), *common[1:], *renderers],
         logger_factory=partial(LineLogger, LineWriter(handler)),
         wrapper_class=structlog.make_filtering_bound_logger(least),
         cache_logger_on_first_use=True,
@@ -145,6 +145,6 @@ def configure(
     if least > logging.WARNING:
         return
     server = logging.getLogger("uvicorn.error")
-    server.filters = [RepeatFilter(Repeats())]
+    server.filters = [RepeatFilter(LogLimit())]
     for noisy in ("httpx", "httpcore", "botocore", "boto3", "urllib3", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

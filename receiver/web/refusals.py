@@ -4,7 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from receiver.core.repeats import Repeats
+from receiver.core.log_limit import LogLimit
 
 OnRefusal = Callable[[str], None]
 """Called with the reason of each refusal."""
@@ -15,7 +15,7 @@ class RefusalCounter:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._counts: Counter[str] = Counter()
-        self._repeats = Repeats(clock)
+        self._log_limit = LogLimit(clock)
 
     @property
     def counts(self) -> Mapping[str, int]:
@@ -28,4 +28,4 @@ class RefusalCounter:
     def count_to_log(self, reason: str) -> int:
         """Count a refusal; return for how many a line is due now, this one included, or 0 for no line."""
         self.count(reason)
-        return self._repeats.due(reason)
+        return self._log_limit.due(reason)

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from receiver.core.repeats import REPEAT_SECONDS
+from receiver.core.log_limit import REPEAT_SECONDS
 from receiver.web.clients import MAX_UNPROVED_BODIES
 from receiver.web.middleware import SECURITY_HEADERS
 from receiver.web.protocol import MAX_HEAD_BYTES, MAX_HEADERS

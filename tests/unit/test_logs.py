@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 import structlog
 
-from receiver.core.repeats import REPEAT_SECONDS, Repeats
+from receiver.core.log_limit import REPEAT_SECONDS, LogLimit
 from receiver.telemetry.logs import LineLogger, LineWriter, RepeatFilter, limit_outages
 
 
@@ -19,7 +19,7 @@ def warning(text: str, level: int = logging.WARNING) -> logging.LogRecord:
 
 def test_the_same_warning_a_thousand_times_is_a_line_now_and_then_that_counts_them() -> None:
     now = 0.0
-    repeats = RepeatFilter(Repeats(lambda: now))
+    repeats = RepeatFilter(LogLimit(lambda: now))
 
     assert [repeats.filter(warning("no request")) for _ in range(1000)] == [True] + [False] * 999
     assert repeats.filter(warning("another"))
@@ -30,7 +30,7 @@ def test_the_same_warning_a_thousand_times_is_a_line_now_and_then_that_counts_th
 
 
 def test_an_error_is_always_logged() -> None:
-    repeats = RepeatFilter(Repeats(lambda: 0.0))
+    repeats = RepeatFilter(LogLimit(lambda: 0.0))
     assert all(repeats.filter(warning("broken", logging.ERROR)) for _ in range(3))
 
 
@@ -40,14 +40,14 @@ def test_the_tracebacks_of_one_kind_of_bug_share_a_line() -> None:
         record.exc_info = (type(error), error, None)
         return record
 
-    repeats = RepeatFilter(Repeats(lambda: 0.0))
+    repeats = RepeatFilter(LogLimit(lambda: 0.0))
     passed = [repeats.filter(bug(error)) for error in (ValueError(), ValueError(), KeyError())]
     assert passed == [True, False, True]
 
 
 def test_loops_that_find_the_ledger_away_each_second_write_a_line_now_and_then() -> None:
     now = 0.0
-    limit = limit_outages(Repeats(lambda: now))
+    limit = limit_outages(LogLimit(lambda: now))
 
     def passed(level: str = "error", **more: str) -> dict[str, object] | None:
         line = {"logger": "receiver.worker", "event": "nothing can be claimed", "stage": "fetch", **more}
@@ -74,7 +74,7 @@ def test_loops_that_find_the_ledger_away_each_second_write_a_line_now_and_then()
     "more", [{"job": "a"}, {"times": 3}, {"reason": "spool.disk"}, {"level": "info"}, {"reason": None}]
 )
 def test_no_other_line_is_left_out(more: dict[str, object]) -> None:
-    limit = limit_outages(Repeats(lambda: 0.0))
+    limit = limit_outages(LogLimit(lambda: 0.0))
     level = str(more.pop("level", "error"))
     line = {"logger": "receiver.worker", "event": "e", "reason": "ledger.unavailable", **more}
     assert [limit(None, level, dict(line)) for _ in range(2)] == [line, line]

@@ -1,14 +1,14 @@
-"""Bounds the rate of log lines about what happens again and again."""
+"""Limits how often the same log line is written."""
 
 import time
 from collections.abc import Callable, Hashable
 
 REPEAT_SECONDS = 10.0
-"""Between two lines about the same."""
+"""Between two lines of the same key."""
 
 
-class Repeats:
-    """Counts what the lines stand for; ``clock`` returns monotonic seconds."""
+class LogLimit:
+    """Counts the events that each written line stands for; ``clock`` returns monotonic seconds."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
