@@ -26,14 +26,13 @@ from receiver.ledger import NOTIFICATION_OUTCOMES, NOTIFICATIONS, RECONCILED, In
 from receiver.operations import acceptance
 from receiver.pipeline.spool import Spool
 from receiver.providers.base import Provider, Providers
-from receiver.web.body import read_body
+from receiver.web.body import BODY_SECONDS, read_body
 from receiver.web.refusals import RefusalCounter
 from receiver.web.waiter_limit import WaiterLimit
 
 log = structlog.get_logger("receiver.api")
 
 MAX_BODY_BYTES = 64 * 1024
-BODY_SECONDS = 20.0
 
 IMAGE_HEADERS = {
     # The bytes are untrusted: whatever a browser makes of them, it may run and load nothing.

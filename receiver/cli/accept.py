@@ -7,7 +7,16 @@ from rich.console import Console
 
 from receiver.bootstrap.factories import open_spool
 from receiver.cli import output
-from receiver.cli.common import AsJson, Yes, can_ask, is_wanted, load_config, on_ledger, print_message
+from receiver.cli.common import (
+    AsJson,
+    Yes,
+    can_ask,
+    exit_undone,
+    is_wanted,
+    load_config,
+    on_ledger,
+    print_message,
+)
 from receiver.cli.selection import JobId, find_job
 from receiver.core import serializers
 from receiver.ledger import Ledger, LedgerReader
@@ -60,6 +69,5 @@ def accept(
     if dry_run:
         return
     if not done:
-        print_message("nothing was done" if asks else "nothing was done; --yes does it")
-        raise typer.Exit(1)
+        exit_undone(asked=asks)
     print_message("accepted; a running serve archives them within a second, else the next start")

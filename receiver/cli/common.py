@@ -80,7 +80,12 @@ def confirm(question: str) -> None:
     """Ask whether to go on. Raise `typer.Exit` if the answer is no, or nobody can be asked."""
     if can_ask() and is_wanted(question):
         return
-    print_message("nothing was done" if can_ask() else "nothing was done; --yes does it")
+    exit_undone(asked=can_ask())
+
+
+def exit_undone(*, asked: bool) -> NoReturn:
+    """End a command that needed a yes and got none."""
+    print_message("nothing was done" if asked else "nothing was done; --yes does it")
     raise typer.Exit(1)
 
 

@@ -22,7 +22,7 @@ from receiver.dashboard.image_zip import ImageZips
 from receiver.dashboard.links import filled, links
 from receiver.dashboard.templates import Templates
 from receiver.ledger import Filter, Ledger
-from receiver.web.body import read_body
+from receiver.web.body import BODY_SECONDS, read_body
 
 log = structlog.get_logger("receiver.page")
 
@@ -31,8 +31,6 @@ TILES = 60
 
 MAX_SELECTION_BYTES = 1 << 20
 """Of the form that names the selected images; some 20,000 ids."""
-
-BODY_SECONDS = 20.0
 
 READ_AT_ONCE = 200
 """Jobs that are read in one query for a ZIP."""

@@ -5,11 +5,11 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from receiver.providers import bodies
+
 RUN_AS_SERVE = "Run this as the user that runs serve, whose all of the data directory must be."
 
-MASK = "**********"
-MIN_MASKED = 6
-"""Characters of a secret that is masked in results; a shorter one would occur in ordinary words."""
+MASK = bodies.MASK.decode()
 
 
 class Level(StrEnum):
@@ -72,7 +72,7 @@ async def run_checks(
     A check that needs one of the ``wrong`` settings only says so. ``stopping`` cancels the unfinished checks
     when it is set. ``on_waiting`` is called with their names whenever a check finishes.
     """
-    secrets = sorted({secret for secret in hidden if len(secret) >= MIN_MASKED}, key=len, reverse=True)
+    secrets = sorted({secret for secret in hidden if len(secret) >= bodies.MIN_MASKED}, key=len, reverse=True)
     tasks = [asyncio.create_task(_run(check, wrong)) for check in checks]
     stopped = asyncio.create_task((stopping or asyncio.Event()).wait())
     while not stopped.done() and (left := [task for task in tasks if not task.done()]):

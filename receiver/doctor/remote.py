@@ -35,7 +35,7 @@ from receiver.web.challenge import (
     prove,
     read_key,
 )
-from receiver.web.reaching import PROXY_ERRORS, Answer, ask, causes, explain, origin, tls_remedy, why_not
+from receiver.web.reachability import PROXY_ERRORS, Answer, ask, causes, explain, origin, tls_remedy, why_not
 
 CLOCK_WARNING, CLOCK_FAILURE = 10.0, 60.0
 """Seconds that two clocks may differ by."""

@@ -28,7 +28,7 @@ from receiver.core.paths import webhook_path
 from receiver.fetch.network_guard import system_resolver
 from receiver.ledger import Ledger, LedgerReader
 from receiver.providers.base import Output, OwnDelivery, Providers
-from receiver.web.reaching import Answer, ask, explain, origin, tls_remedy, why_not
+from receiver.web.reachability import Answer, ask, explain, origin, tls_remedy, why_not
 
 TICKET_MS = 10 * 60 * 1000
 """How long the picture can be had, and the life of its URL."""

@@ -167,6 +167,9 @@ def hide(body: bytes, texts: Iterable[bytes]) -> bytes:
 
 MASK = b"**********"
 
+MIN_MASKED = 6
+"""Characters of a secret that is masked; a shorter one would occur in ordinary words."""
+
 _WIDE = ("utf-32-le", "utf-32-be", "utf-16-le", "utf-16-be")
 """Encodings of JSON in which even ASCII is no ASCII."""
 

@@ -57,7 +57,7 @@ from receiver.ledger import FILE_NAME, Instance, Ledger, Stats, holder
 from receiver.providers.base import Setup
 from receiver.providers.registry import open_providers
 from receiver.web.challenge import PROOF_HEADER, read_key
-from receiver.web.reaching import Answer, explain, origin
+from receiver.web.reachability import Answer, explain, origin
 from tests.support.clock import HOUR, NOW
 from tests.support.ledgers import make_empty_ledger
 

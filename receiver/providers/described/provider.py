@@ -29,9 +29,6 @@ from receiver.providers.base import (
 from receiver.providers.described.description import ENDPOINT, Ask, Description
 from receiver.providers.tables import UNITS
 
-MIN_MASKED = 6
-"""Characters of a secret that is redacted; a shorter one would occur in ordinary words."""
-
 _ENDPOINT = re.compile(ENDPOINT)
 
 
@@ -70,7 +67,7 @@ class DescribedProvider(Provider):
         if files is not None:
             self.files = FileAccess(files.hosts, _filled(files.headers, sent(files.secret)))
         self.description, self.now = description, setup.now
-        self.secrets = [text for texts in known.values() for text in texts if len(text) >= MIN_MASKED]
+        self.secrets = [text for texts in known.values() for text in texts if len(text) >= bodies.MIN_MASKED]
         self.name, self.title = description.name, description.title
         self.fresh_urls = ask is not None and ask.fresh_urls
         self.token_setting = f"[ask] of {self.name}" if ask is None else ask.secret

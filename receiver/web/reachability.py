@@ -1,4 +1,4 @@
-"""Asks an address, such as the receiver's own as others reach it, and says in words why it did not work."""
+"""Asks whether the receiver answers at its public address, and says in words why not."""
 
 import contextlib
 import errno
