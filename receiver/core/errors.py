@@ -63,7 +63,7 @@ REASONS: Mapping[str, str] = {
     "fetch.tls": "The image's host did not prove its name.",
     "fetch.protocol": "The image's host broke the HTTP protocol.",
     "fetch.timeout": "The download did not end in time.",
-    "fetch.too_slow": "The download fell below `RECEIVER_LEAST_RATE`.",
+    "fetch.too_slow": "The download fell below RECEIVER_LEAST_RATE.",
     "fetch.cut_short": "The connection ended before the image was whole.",
     "fetch.empty": "The answer had no body.",
     "fetch.gone": "The image URL answers that it is not valid any more.",

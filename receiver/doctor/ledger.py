@@ -147,5 +147,5 @@ def _unusable_ledger(error: LedgerError, folder: Path) -> Result:
     if error.reason == "ledger.newer":
         return failure("ledger", error.detail, "Start the newer program.")
     if error.__cause__ is not None:  # SQLite's own: the file cannot be read
-        return failure("ledger", error.detail, f"Mend the rights of what lies in {folder}. {RUN_AS_SERVE}")
+        return failure("ledger", error.detail, f"Correct the rights of what lies in {folder}. {RUN_AS_SERVE}")
     return warning("ledger", error.detail, f"Start serve once; if it says the same, look at {folder}.")

@@ -101,7 +101,7 @@ def _check_ownership(folder: Path, user: int, owner: Callable[[Path], int]) -> I
         unusable -= {folder / f"{FILE_NAME}{end}" for end in ("-wal", "-shm")}
     for path in sorted(unusable):
         if owner(path) == user:
-            detail, remedy = "although it is this user's own", f"Mend its rights: chmod u+rwX {path}"
+            detail, remedy = "although it is this user's own", f"Correct its rights: chmod u+rwX {path}"
         else:
             detail, remedy = f"for it is user {owner(path)}'s", f"Give all of it to the user of serve: {give}"
         yield _directory_failure(f"{path} cannot be read and written by user {user}, {detail}", remedy)

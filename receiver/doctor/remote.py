@@ -53,7 +53,8 @@ _READINESS_REMEDIES: Mapping[str, str] = {
     "spool": "Repair the archive, make room on the disk, or raise RECEIVER_MAX_SPOOL_BYTES.",
     "decoder": "The log says why none starts: the installation, memory, or the limit of processes. serve"
     " tries again by itself.",
-    "archive": "Mend what the reason names; serve looks again by itself. Images wait on this disk meanwhile.",
+    "archive": "Correct what the reason names; serve looks again by itself. Images wait on this disk"
+    " meanwhile.",
     "serving": "It is shutting down; start it again.",
 }
 
