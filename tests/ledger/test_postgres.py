@@ -160,6 +160,23 @@ async def test_a_ledger_goes_on_after_its_server_was_killed_and_started_again(tm
             assert await ledger.job("lost") is None
 
 
+async def test_a_ledger_that_reached_a_standby_goes_on_once_its_address_leads_to_the_primary(
+    tmp_path: Path,
+) -> None:
+    with postgres() as former, postgres() as primary, proxy(former.port) as way:
+        url = former.url(former.create(), port=way.port)
+        async with served(url, tmp_path) as ledger:
+            await ledger.record(delivery())
+            former.fail_over(primary)
+            for work in (ledger.record(delivery("new")), ledger.check_writable()):
+                assert (await refused(work)).reason == "ledger.unavailable"
+            assert (await the_job(ledger)).state is State.RECEIVED
+            way.target = primary.port
+            assert (await ledger.record(delivery())).duplicate
+            assert not (await ledger.record(delivery("new"))).duplicate
+            assert await ledger.job("new") is not None
+
+
 async def test_a_database_without_free_connections_refuses_and_then_goes_on(
     ledger: Ledger, postgres_server: Postgres, place: LedgerLocation
 ) -> None:

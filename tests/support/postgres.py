@@ -164,6 +164,17 @@ class Postgres:
         while any(map(_runs, pids)) and time.monotonic() < deadline:
             time.sleep(0.005)  # they hold the shared memory, without which the next one does not start
 
+    def fail_over(self, other: "Postgres") -> None:
+        """Give another server all databases, and go on as a standby, which is only read."""
+        self.stop()
+        other.stop()
+        shutil.rmtree(other.cluster)
+        shutil.copytree(self.cluster, other.cluster, symlinks=True)
+        (self.cluster / "standby.signal").touch()
+        for each in (self, other):
+            _give_away(each.folder)
+            each.start()
+
     def restart(self, **settings: str) -> None:
         """Stop, and start with settings changed."""
         self.stop()

@@ -15,6 +15,7 @@ class Proxy:
 
     Attributes:
         port: where it listens.
+        target: the server's port, of connections to come.
         down: while it is set, every connection is closed at once.
         held: is set when a client's bytes were held back.
         met: is set when `cut_at` has found its bytes.
@@ -25,7 +26,7 @@ class Proxy:
         self.down = threading.Event()
         self.held = threading.Event()
         self.met = threading.Event()
-        self._target = target
+        self.target = target
         self._most: int | None = None
         self._gate = threading.Event()
         self._open = threading.Event()
@@ -78,7 +79,7 @@ class Proxy:
         """Passes one connection on until either side closes."""
         if self.down.is_set():
             return
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self._target)) as server:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.target)) as server:
             pair = _Pair(client, server)
             with self._lock:
                 self._pairs.append(pair)
