@@ -16,7 +16,7 @@ from psycopg.pq import ExecStatus, Format, TransactionStatus
 from psycopg.pq.abc import PGresult
 
 from receiver.core.errors import LedgerError
-from receiver.ledger.postgres.dialect import Row, Values, encoded, in_order, numbered, row_type, type_of
+from receiver.ledger.postgres.dialect import Row, Values, in_order, numbered, row_type, sent
 
 T = TypeVar("T")
 Db = psycopg.Connection[tuple[Any, ...]]
@@ -80,9 +80,9 @@ class Statements:
 
     def execute(self, sql: str, values: Values = (), /) -> Answer:
         # psycopg's cursors, which wait with poll(), take three times as long.
-        given = in_order(sql, values)
-        types = tuple(map(type_of, given))
-        parameters = [encoded(value) for value in given if value is not None]
+        given = [sent(value) for value in in_order(sql, values)]
+        types = tuple([number for number, _ in given])
+        parameters = [value for _, value in given if value is not None]
         known_types = [number for number in types if number]
         if not self.is_direct:
             statement = numbered(sql, types)

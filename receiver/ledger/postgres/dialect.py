@@ -15,40 +15,31 @@ from receiver.ledger.connection import Connection
 
 Values = Sequence[Any] | Mapping[str, Any]
 
-_TOKEN = re.compile(
-    r"('(?:[^']|'')*')|(?<=\bjobs) (INDEXED BY \w+)\s+WHERE|\s+INDEXED BY \w+|(\?)|(?<!:):([a-z_]\w*)"
-)
-
-_TEXT = psycopg.adapters.types["text"]
-_TYPES = {
-    bool: psycopg.adapters.types["bool"],
-    int: psycopg.adapters.types["int8"],
-    bytes: psycopg.adapters.types["bytea"],
-    bytearray: psycopg.adapters.types["bytea"],
+_WRITTEN = {
+    r"\bjobs (INDEXED BY \w+)\s+WHERE": r"jobs WHERE jobs.id <> '\1' AND",
+    r"\s+INDEXED BY \w+": "",
+    r"\bgroup_concat\(": "string_agg(",
+    r"\binstr\(": "strpos(",
+    "%": "%%",
 }
+"""How PostgreSQL writes what SQLite writes.
 
+``INDEXED BY name`` of jobs becomes a condition that is part of that index's own, and that no job fails: no id
+has a blank. So a query finds the index that it names, and not one that seems cheaper by statistics of before,
+when a state had no jobs.
+"""
 
-def type_of(value: object) -> int:
-    """Return the number of a value's SQL type: 0 for NULL; an array has that of its first value."""
-    if value is None:
-        return 0
-    if type(value) is list:
-        return _TYPES.get(type(next((it for it in value if it is not None), "")), _TEXT).array_oid
-    return _TYPES.get(type(value), _TEXT).oid
+_TEXT_OR_PLACE = re.compile(r"('(?:[^']|'')*')|\?|(?<!:):([a-z_]\w*)")
+
+_TYPES = psycopg.adapters.types
+_TEXT, _BOOL, _INT, _BYTES = (_TYPES[name].oid for name in ("text", "bool", "int8", "bytea"))
 
 
 @lru_cache(maxsize=1024)
 def numbered(sql: str, types: tuple[int, ...]) -> bytes:
-    """Return a statement with numbered places for values of these types; NULL, without one, is part of it.
-
-    ``INDEXED BY name`` of jobs becomes a condition that is part of that index's own, and that no job fails:
-    no id has a blank. So a query finds the index that it names, and not one that seems cheaper by statistics
-    of before, when a state had no jobs.
-    """
-    first, *others = _split(sql)[0]
+    """Return a statement with numbered places for values of these types; NULL, without one, is part of it."""
     numbers = count(1)
-    marks = [f"${next(numbers)}" if it else "NULL" for it in types]
-    return (first + "".join([mark + part for mark, part in zip(marks, others, strict=True)])).encode()
+    return (_split(sql)[0] % tuple([f"${next(numbers)}" if it else "NULL" for it in types])).encode()
 
 
 def in_order(sql: str, values: Values) -> Sequence[Any]:
@@ -57,49 +48,45 @@ def in_order(sql: str, values: Values) -> Sequence[Any]:
 
 
 @lru_cache(maxsize=1024)
-def _split(sql: str) -> tuple[list[str], list[str]]:
-    """Return the texts between the placeholders of a statement, and the names in these."""
-    parts, names = [""], []
-    end = 0
-    sql = sql.replace("group_concat(", "string_agg(").replace("instr(", "strpos(")
-    for token in _TOKEN.finditer(sql):
-        text, hint, mark, name = token.groups()
-        condition = f" WHERE jobs.id <> '{hint}' AND" if hint else ""
-        parts[-1] += sql[end : token.start()] + (text or condition)
-        if mark or name:
-            parts.append("")
+def _split(sql: str) -> tuple[str, list[str]]:
+    """Return a statement with ``%s`` for each placeholder, and the names in these."""
+    names = []
+
+    def place(found: re.Match[str]) -> str:
+        text, name = found.groups()
         if name:
             names.append(name)
-        end = token.end()
-    parts[-1] += sql[end:]
-    return parts, names
+        return text or "%s"
+
+    for form, written in _WRITTEN.items():
+        sql = re.sub(form, written, sql)
+    return _TEXT_OR_PLACE.sub(place, sql), names
 
 
-def encoded(value: object) -> bytes:
-    """Return a value, but for NULL, as PostgreSQL reads it.
+def sent(value: object) -> tuple[int, bytes | None]:
+    """Return the number of a value's SQL type, 0 for NULL, and the value as PostgreSQL reads it.
 
     PostgreSQL's texts hold no NUL, which becomes U+FFFD. What a provider or a client may name holds none
     either, but an error's text may quote anything.
     """
     match value:
+        case None:
+            return 0, None
         case str():
-            return value.replace("\0", "\ufffd").encode()
-        case int():  # and bool
-            return str(int(value)).encode()
+            return _TEXT, value.replace("\0", "\ufffd").encode()
+        case int():
+            return _BOOL if type(value) is bool else _INT, str(int(value)).encode()
         case bytes() | bytearray():
-            return b"\\x" + value.hex().encode()
+            return _BYTES, b"\\x" + value.hex().encode()
         case list():
-            return b"{" + b",".join(map(_element, value)) + b"}"
+            elements = [sent(it) for it in value]
+            written = [
+                b"NULL" if it is None else b'"' + it.replace(b"\\", rb"\\").replace(b'"', rb"\"") + b'"'
+                for _, it in elements
+            ]
+            kind = max((number for number, _ in elements), default=0) or _TEXT
+            return _TYPES[kind].array_oid, b"{" + b",".join(written) + b"}"
     raise TypeError(f"a value of {type(value).__name__}")
-
-
-def _element(value: object) -> bytes:
-    """Return a value as it stands in an array's text."""
-    return (
-        b"NULL"
-        if value is None
-        else b'"' + encoded(value).replace(b"\\", rb"\\").replace(b'"', rb"\"") + b'"'
-    )
 
 
 def insert_rows(
