@@ -7,8 +7,9 @@ line), inherits the terminal's Ctrl-C, ends by itself only between two calls, an
 import asyncio
 import json
 import os
+import socket
+import subprocess
 import sys
-from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
@@ -19,6 +20,8 @@ from receiver.verify.decoder import ExpectedSize, Limits
 from receiver.verify.structure import Header
 
 _START_SECONDS = 30
+
+_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 DECODER = (
     sys.executable,
@@ -92,7 +95,7 @@ class Verifier(AbstractAsyncContextManager["Verifier"]):
     async def _start(self) -> "_Child":
         self._assert_open()
         try:
-            child = _Child(await _spawn(self._command))
+            child = await _spawn(self._command)
         except OSError as error:
             raise self._no_decoder(f"No decoder can be started: {error.strerror}.") from error
         self._children.add(child)
@@ -143,8 +146,9 @@ class _ChildDiedError(Exception):
 
 
 class _Child:
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], streams: _Streams) -> None:
         self._process = process
+        self._reader, self._writer = streams
         self.pid = process.pid
 
     async def ready(self) -> None:
@@ -152,23 +156,21 @@ class _Child:
             raise _ChildDiedError
 
     async def ask(self, request: object) -> Header | ImageError | SpoolError:
-        assert self._process.stdin
         try:
-            self._process.stdin.write(json.dumps(request).encode() + b"\n")
-            await self._process.stdin.drain()
+            self._writer.write(json.dumps(request).encode() + b"\n")
+            await self._writer.drain()
         except ConnectionError as error:
             raise _ChildDiedError from error
         return _parse(await self._line())
 
     async def end(self) -> None:
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
+        self._process.kill()
+        self._writer.close()
+        await asyncio.to_thread(self._process.wait)
 
     async def _line(self) -> bytes:
-        assert self._process.stdout
         try:
-            line = await self._process.stdout.readline()
+            line = await self._reader.readline()
         except (ConnectionError, ValueError) as error:  # ValueError: a line longer than the reader's limit
             raise _ChildDiedError from error
         if not line.endswith(b"\n"):
@@ -188,7 +190,7 @@ def _parse(line: bytes) -> Header | ImageError | SpoolError:
         raise _ChildDiedError from error
 
 
-async def _spawn(command: Sequence[str]) -> Process:
+async def _spawn(command: Sequence[str]) -> _Child:
     # The parent's module path, so that the child finds the same code however the parent was started, and the
     # variables that the loader and the encoding of file names need. No secret reaches a process that reads
     # untrusted files.
@@ -199,10 +201,19 @@ async def _spawn(command: Sequence[str]) -> Process:
     environment["MALLOC_ARENA_MAX"] = "1"
     # Strips of pixels go back to the system at once; glibc would else keep several times as many.
     environment["MALLOC_MMAP_THRESHOLD_"] = str(128 << 10)
-    return await asyncio.create_subprocess_exec(
-        *command,
-        stdin=PIPE,
-        stdout=PIPE,
-        env=environment,
-        start_new_session=True,  # a Ctrl-C on the terminal is the parent's, from the child's first moment
-    )
+    ours, theirs = socket.socketpair()
+    with theirs:
+        streams = await asyncio.open_unix_connection(sock=ours)
+        try:
+            # uvloop's would fork, and copy all of the parent's page tables while no delivery is answered.
+            process = subprocess.Popen(  # noqa: ASYNC220, S603 - it takes a millisecond; no input is in it
+                command,
+                stdin=theirs.fileno(),
+                stdout=theirs.fileno(),
+                env=environment,
+                start_new_session=True,  # a Ctrl-C on the terminal is the parent's, from the first moment
+            )
+        except BaseException:
+            streams[1].close()
+            raise
+    return _Child(process, streams)
