@@ -26,6 +26,12 @@ _WRITTEN = {
 }
 """How PostgreSQL writes what SQLite writes."""
 
+_NAMED = {
+    *("jobs_by_state", "jobs_by_provider", "jobs_not_archived", "jobs_to_fetch_by_host", "jobs_at_risk"),
+    *("jobs_not_at_risk", "jobs_refused", "jobs_silent", "jobs_to_ask"),
+}
+"""Indexes that are only for queries that name them; dialect.py explains what they say of ids."""
+
 OLDEST_SERVER = 14
 
 CLOCK = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -40,19 +46,22 @@ So numbers become visible in the order of commits, and what reads the history by
 
 def tables() -> str:
     """Return the tables that a file of version 5 has."""
-    return _of_a_file("table", other_than="CREATE TABLE durations ")
+    return _of_a_file("table")
 
 
 def scripts() -> list[str]:
-    """Return the migrations' SQL; the first one's are also the indexes of a file, but for those of jobs."""
+    """Return the migrations' SQL; the first one's are also the indexes that a file has."""
     here = resources.files("receiver.ledger.postgres")
     first, *others = (here.joinpath(name).read_text(encoding="utf-8") for name in MIGRATIONS)
-    return [_of_a_file("index", other_than=" ON jobs ") + first, *others]
+    return [_of_a_file("index") + first, *others]
 
 
-def _of_a_file(kind: str, *, other_than: str) -> str:
-    found = [sql for each, _, sql in structure_of_version(5) if each == kind and other_than not in sql]
-    script = "".join(f"{sql};\n" for sql in found)
+def _of_a_file(wanted: str) -> str:
+    script = ""
+    for kind, name, sql in structure_of_version(5):
+        if kind == wanted and name != "durations":
+            only = f" {'AND' if ' WHERE ' in sql else 'WHERE'} id <> 'INDEXED BY {name}'"
+            script += f"{sql}{only if name in _NAMED else ''};\n"
     for form, written in _WRITTEN.items():
         script = re.sub(form, written, script)
     return script

@@ -7,37 +7,6 @@ INSERT INTO totals (state) VALUES
     ON CONFLICT DO NOTHING;
 ALTER TABLE totals SET (fillfactor = 10);
 
--- What an index says of ids, only those queries say that name it; dialect.py explains.
-CREATE INDEX jobs_by_state ON jobs (state, seq) WHERE id <> 'INDEXED BY jobs_by_state';
-CREATE INDEX jobs_by_provider ON jobs (provider, state, seq) WHERE id <> 'INDEXED BY jobs_by_provider';
-CREATE INDEX jobs_by_ref ON jobs (ref, state, seq) WHERE ref IS NOT NULL;
-CREATE INDEX jobs_by_reason ON jobs (reason, state, seq) WHERE reason IS NOT NULL;
-CREATE INDEX jobs_by_ref_and_reason ON jobs (ref, reason, state, seq)
-    WHERE ref IS NOT NULL AND reason IS NOT NULL;
-CREATE INDEX jobs_not_archived ON jobs (received_at)
-    WHERE id <> 'INDEXED BY jobs_not_archived' AND state IN ('received', 'fetched');
-CREATE INDEX jobs_to_fetch ON jobs (deadline)
-    WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts = 0;
-CREATE INDEX jobs_to_fetch_again ON jobs (deadline)
-    WHERE state = 'received' AND next_attempt_at IS NULL AND holder IS NULL AND attempts > 0;
-CREATE INDEX jobs_to_fetch_by_host ON jobs (host, deadline) WHERE id <> 'INDEXED BY jobs_to_fetch_by_host'
-    AND state = 'received' AND next_attempt_at IS NULL AND holder IS NULL;
-CREATE INDEX jobs_to_archive ON jobs (instance, attempts, fetched_at)
-    WHERE state = 'fetched' AND next_attempt_at IS NULL AND holder IS NULL;
-CREATE INDEX jobs_waiting ON jobs (next_attempt_at) WHERE next_attempt_at IS NOT NULL;
-CREATE INDEX jobs_waiting_to_fetch ON jobs (deadline)
-    WHERE state = 'received' AND next_attempt_at IS NOT NULL;
-CREATE INDEX jobs_at_risk ON jobs (at_risk_at)
-    WHERE id <> 'INDEXED BY jobs_at_risk' AND state = 'received' AND at_risk_at IS NOT NULL;
-CREATE INDEX jobs_not_at_risk ON jobs (at_risk_from)
-    WHERE id <> 'INDEXED BY jobs_not_at_risk' AND state = 'received' AND at_risk_at IS NULL;
-CREATE INDEX jobs_refused ON jobs (suspect_since)
-    WHERE id <> 'INDEXED BY jobs_refused' AND state = 'received' AND suspect IS NOT NULL;
-CREATE INDEX jobs_silent ON jobs (submitted_at) WHERE id <> 'INDEXED BY jobs_silent' AND state = 'submitted';
-CREATE INDEX jobs_to_ask ON jobs (provider, ask_at)
-    WHERE id <> 'INDEXED BY jobs_to_ask' AND state = 'submitted' AND ask_at IS NOT NULL;
-CREATE INDEX jobs_claimed ON jobs (lease_until) WHERE holder IS NOT NULL;
-
 -- Names are qualified in functions: they also run for whoever has another search_path.
 
 CREATE FUNCTION count_ended(job upscale_receiver.jobs) RETURNS void LANGUAGE plpgsql AS $$
