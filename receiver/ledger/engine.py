@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from receiver.core.clock import Clock
 from receiver.core.errors import ConfigError
@@ -13,6 +12,9 @@ from receiver.ledger.readers import Readers
 from receiver.ledger.sqlite.database import SqliteOpener
 from receiver.ledger.transaction import Command, Result, Transaction
 from receiver.ledger.types import Inspection, Member
+
+if TYPE_CHECKING:
+    from receiver.ledger.postgres.database import PostgresOpener
 
 
 class Engine(Protocol):
@@ -56,42 +58,33 @@ class Engine(Protocol):
         """Close the connection that writes; the readers are closed before."""
 
 
-class Opener(Protocol):
-    """Opens the ledger of one place. All raise `LedgerError`."""
-
-    async def to_read(self) -> Readers:
-        """Open an existing ledger of the present version."""
-
-    async def to_serve(self) -> Engine:
-        """Open the ledger for a server, and create or migrate it."""
-
-    async def beside(self, *, make: bool) -> Engine:
-        """Open the ledger for a command that writes, beside a server or without one."""
-
-
 Place = LedgerLocation | Path
 """Where a ledger is; a path is the data directory of one in a file."""
 
 
-def opener(place: Place, now: Clock | None = None, monotonic: Clock | None = None) -> Opener:
+def opener(
+    place: Place, now: Clock | None = None, monotonic: Clock | None = None
+) -> "SqliteOpener | PostgresOpener":
     """Return what opens the ledger; without clocks, of times and of leases, the engine has its own."""
     if isinstance(place, Path):
         return SqliteOpener(place, now, monotonic)
     if place.url is None:
         return SqliteOpener(place.data_dir, now, monotonic)
-    return _postgres("database").PostgresOpener(place, now, monotonic)  # type: ignore[no-any-return]
+    return _in_database(place, now, monotonic)
 
 
 async def inspect_database(location: LedgerLocation) -> Inspection:
     """Look at a ledger's database. Raise `LedgerError` where that is not possible, or it cannot be used."""
-    return await _postgres("inspection").inspect(location)  # type: ignore[no-any-return]
+    return await _in_database(location).inspect()
 
 
-def _postgres(name: str) -> Any:
-    """Import a module of PostgreSQL's engine, only here since psycopg is an extra."""
+def _in_database(
+    location: LedgerLocation, now: Clock | None = None, monotonic: Clock | None = None
+) -> "PostgresOpener":
     try:
-        return import_module(f"receiver.ledger.postgres.{name}")
+        from receiver.ledger.postgres.database import PostgresOpener  # noqa: PLC0415 - psycopg is an extra
     except ImportError:
         raise ConfigError(
             "RECEIVER_LEDGER: needs psycopg, which `pip install upscale-receiver[postgres]` brings"
         ) from None
+    return PostgresOpener(location, now, monotonic)

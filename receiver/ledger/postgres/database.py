@@ -28,7 +28,7 @@ from receiver.ledger.postgres.connection import (
 from receiver.ledger.postgres.dialect import insert_rows
 from receiver.ledger.readers import Readers
 from receiver.ledger.transaction import Command, Result, Transaction, run_together
-from receiver.ledger.types import Member
+from receiver.ledger.types import Inspection, Member
 
 READERS = 2
 
@@ -172,6 +172,13 @@ class PostgresOpener:
             await readers.close()
             raise
         return readers
+
+    async def inspect(self) -> Inspection:
+        session = self._session()
+        try:
+            return await session.run(schema.inspect)
+        finally:
+            await session.close()
 
     async def to_serve(self) -> Database:
         return await self._open(

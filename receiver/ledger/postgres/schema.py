@@ -11,6 +11,7 @@ from receiver.core.errors import LedgerError
 from receiver.ledger.commands.instances import DEAD_AFTER_MS
 from receiver.ledger.postgres.connection import SCHEMA, Session, Statements
 from receiver.ledger.sqlite.schema import structure_of_version
+from receiver.ledger.types import Inspection
 
 MIGRATIONS: tuple[str, ...] = ("schema.sql",)
 """Scripts beside this module. The first makes version 1 of `tables`, each further one the next version."""
@@ -159,3 +160,29 @@ def check_server(info: psycopg.ConnectionInfo) -> None:
     else:
         return
     raise LedgerError("ledger.unavailable", problem)
+
+
+def inspect(session: Session) -> Inspection:
+    """Look at a database, with or without a ledger. Raise `LedgerError` where the server is too old."""
+    session.begin("read committed")
+    db = session.statements
+    check_server(db.db.info)
+    missing = _MISSING_RIGHTS if version(db) else _MISSING_RIGHT_TO_CREATE
+    found = db.execute(
+        f"SELECT split_part(current_setting('server_version'), ' ', 1), {CLOCK}, ARRAY({missing}),"  # noqa: S608
+        " ARRAY(SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes')"
+        " AND setting = 'off'), current_setting('transaction_read_only') = 'on'"
+    ).fetchone()
+    return Inspection(*found)
+
+
+_MISSING_RIGHT_TO_CREATE = (
+    "SELECT 'CREATE on the database' WHERE NOT has_database_privilege(current_database(), 'CREATE')"
+    f" AND NOT coalesce(has_schema_privilege(to_regnamespace('{SCHEMA}'), 'CREATE'), false)"
+)
+_MISSING_RIGHTS = (
+    "SELECT wanted || ' on ' || tablename FROM pg_tables,"  # noqa: S608 - a constant
+    " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS wanted"
+    f" WHERE schemaname = '{SCHEMA}'"
+    f" AND NOT has_table_privilege(format('{SCHEMA}.%I', tablename), wanted) ORDER BY 1"
+)
