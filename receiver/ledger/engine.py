@@ -24,14 +24,10 @@ class Engine(Protocol):
     this process among those that share the ledger, where it is one that is ``shared``.
     """
 
-    @property
-    def readers(self) -> Readers: ...
-    @property
-    def member(self) -> Member: ...
-    @property
-    def shared(self) -> bool: ...
-    @property
-    def now(self) -> Clock: ...
+    readers: Readers
+    member: Member
+    shared: bool
+    now: Clock
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
         """Run commands in one transaction, and return a result for each after the commit is durable.

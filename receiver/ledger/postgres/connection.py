@@ -100,7 +100,10 @@ class Statements:
 
     def executemany(self, sql: str, values: Iterable[Values], /) -> Answer:
         """Run a statement for each of the values, all in one round trip."""
-        rows = [[_without_nul(value) for value in in_order(sql, each)] for each in values]
+        rows = [
+            [it.replace("\0", "\ufffd") if isinstance(it, str) else it for it in in_order(sql, each)]
+            for each in values
+        ]
         cursor = psycopg.RawCursor(self.db)
         if rows:
             cursor.executemany(numbered(sql, (1,) * len(rows[0])), rows)
@@ -269,10 +272,6 @@ def connect(url: str, instance: str) -> Db:
         cursor_factory=psycopg.ClientCursor,
         prepare_threshold=None,
     )
-
-
-def _without_nul(value: Any) -> Any:
-    return value.replace("\0", "\ufffd") if isinstance(value, str) else value
 
 
 def has_ended(db: Db, error: psycopg.Error) -> bool:

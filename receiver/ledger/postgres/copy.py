@@ -32,12 +32,9 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A copy that is complete and was compared.
+    """A copy that is complete and was compared: of each table, how many rows, and their SHA-256.
 
-    Attributes:
-        rows: of each table.
-        digests: the SHA-256 of each table's rows.
-        resumed: it went on where an earlier one was cut off.
+    ``resumed``: it went on where an earlier one was cut off.
     """
 
     rows: Mapping[str, int]
@@ -132,20 +129,28 @@ class _Copy:
             "SELECT name, pk FROM pragma_table_info(?) ORDER BY pk", (table,)
         ).fetchall()
         columns, key = [name for name, _ in described], [name for name, pk in described if pk]
-        found, digest, rows = self._read(table, columns, key), hashlib.sha256(), 0
+        names, order = ", ".join(columns), ", ".join(key)
+
+        def written(after: Sequence[Any]) -> list[Any]:
+            rest = f"WHERE ({order}) > ({', '.join(['%s'] * len(after))})" if after else ""
+            with self._transaction():
+                return self._rows(
+                    f"SELECT {names} FROM {table} {rest} ORDER BY {order} LIMIT {self.piece}", *after
+                )
+
+        found, digest, rows = self._read(table, columns, order), hashlib.sha256(), 0
         last: list[Any] = []
         while True:
-            here = found.fetchmany(self.piece)
-            there = self._written(table, columns, key, last)
+            here, there = found.fetchmany(self.piece), written(last)
             missing = here[len(there) :]
             if missing and there == here[: len(there)]:
                 with (
                     self._transaction(),
-                    self.db.cursor().copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN".encode()) as copy,
+                    self.db.cursor().copy(f"COPY {table} ({names}) FROM STDIN".encode()) as copy,
                 ):
                     for row in missing:
                         copy.write_row(row)
-                there = self._written(table, columns, key, last)
+                there = written(last)
             if there != here:
                 raise LedgerError(
                     "ledger.corrupt",
@@ -162,33 +167,20 @@ class _Copy:
             self.on_progress(self.done, sum(self.rows.values()))
         self.rows[table], self.digests[table] = rows, digest.hexdigest()
 
-    def _read(self, table: str, columns: Sequence[str], key: Sequence[str]) -> sqlite3.Cursor:
+    def _read(self, table: str, columns: Sequence[str], order: str) -> sqlite3.Cursor:
         """Read rows of the file; what it says of itself becomes this data directory's.
 
         Hosts of an older program may be longer than an index of PostgreSQL takes, and be the same then.
         """
         is_here = "holder IS NOT NULL OR state = 'fetched'" if table == "jobs" else "true"
         other = {
-            "instance": f"CASE WHEN {is_here} THEN ? ELSE '' END AS instance",
+            "instance": f"CASE WHEN {is_here} THEN :me ELSE '' END AS instance",
             "host": f"substr(host, 1, {LONGEST_HOST}) AS host",
         }
         selected = ", ".join(other.get(name, name) for name in columns)
         distinct = "DISTINCT" if table == "hosts" else ""
-        return self.file.execute(
-            f"SELECT {distinct} {selected} FROM {table} ORDER BY {', '.join(key)}",
-            [self.instance] if "instance" in columns else [],
-        )
-
-    def _written(
-        self, table: str, columns: Sequence[str], key: Sequence[str], last: Sequence[Any]
-    ) -> list[Any]:
-        """Return the next rows of the database after those up to a key."""
-        names = ", ".join(key)
-        after = f"WHERE ({names}) > ({', '.join(['%s'] * len(last))})" if last else ""
-        with self._transaction():
-            return self._rows(
-                f"SELECT {', '.join(columns)} FROM {table} {after} ORDER BY {names} LIMIT {self.piece}", *last
-            )
+        query = f"SELECT {distinct} {selected} FROM {table} ORDER BY {order}"
+        return self.file.execute(query, {"me": self.instance})
 
     def _publish(self) -> None:
         """Give the schema its indexes, triggers, next numbers and version, and its name."""
