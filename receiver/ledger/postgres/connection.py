@@ -27,23 +27,7 @@ MOST_PREPARED = 500
 """Statements that a connection keeps between two transactions; a receiver has about half as many."""
 
 CUT_SECONDS = 25
-"""A connection that gives no answer for so long is cut from this side; `LIMITS` end work before."""
-
-LIMITS = {
-    "lock_timeout": "8s",  # longer than an instance that stands still can hold the lock
-    "idle_in_transaction_session_timeout": "5s",
-    "statement_timeout": "10s",
-}
-"""What bounds a transaction. It is set in each one, since PgBouncer gives connections to others."""
-
-CONNECTING = {
-    "connect_timeout": 5,
-    "keepalives_idle": 5,
-    "keepalives_interval": 3,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 15_000,
-}
-"""Parameters of libpq that the URL may override: a peer that is gone is noticed after 15 s."""
+"""A connection that gives no answer for so long is cut from this side; `SETTINGS` end work before."""
 
 
 class Answer:
@@ -242,7 +226,14 @@ class Session:
         self._thread.shutdown(wait=False)
 
 
-PLANNING = {
+_EACH = {
+    "search_path": SCHEMA,
+    "standard_conforming_strings": "on",
+    # These three bound a transaction.
+    "lock_timeout": "8s",  # longer than an instance that stands still can hold the lock
+    "idle_in_transaction_session_timeout": "5s",
+    "statement_timeout": "10s",
+    # A plan is made once and goes along indexes, whatever the statistics were when it was made.
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
@@ -252,20 +243,24 @@ PLANNING = {
     "max_parallel_workers_per_gather": "0",  # to start a worker takes longer than a page
     "random_page_cost": "0.1",  # so that the index counts that leaves the fewest rows, not the rows' order
 }
-"""A plan is made once and goes along indexes, whatever the statistics were when it was made."""
-
-SETTINGS = f"""SELECT set_config('search_path', '{SCHEMA}', true),
-    set_config('standard_conforming_strings', 'on', true),
-    {", ".join(f"set_config('{name}', '{value}', true)" for name, value in (LIMITS | PLANNING).items())},
+SETTINGS = f"""SELECT {", ".join(f"set_config('{name}', '{value}', true)" for name, value in _EACH.items())},
     CASE WHEN current_setting('server_version_num')::int >= 170000
         THEN set_config('transaction_timeout', '20s', true) END"""
+"""Sets all of a transaction, each time where PgBouncer gives connections to others meanwhile."""
 
 
 def connect(url: str, instance: str) -> Db:
     """Connect as a ledger does; the URL and libpq's own variables say more."""
-    given = conninfo.conninfo_to_dict(url)
-    name = f"upscale-receiver {instance}"
-    parameters: dict[str, Any] = {"application_name": name, **CONNECTING, **given, "client_encoding": "utf8"}
+    parameters: dict[str, Any] = {
+        "application_name": f"upscale-receiver {instance}",
+        "connect_timeout": 5,
+        "keepalives_idle": 5,  # a peer that is gone is noticed after 15 s
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 15_000,
+        **conninfo.conninfo_to_dict(url),
+        "client_encoding": "utf8",
+    }
     return psycopg.connect(
         conninfo.make_conninfo(**parameters),
         autocommit=True,

@@ -1,10 +1,10 @@
 """The ledger in a database: how it is opened and committed to."""
 
 import asyncio
-import contextlib
 import secrets
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import metadata
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 
 from receiver.core.clock import Clock, monotonic_clock
+from receiver.core.errors import LedgerError
 from receiver.core.ledger_location import LedgerLocation
 from receiver.ledger.commands import instances
 from receiver.ledger.connection import listed
@@ -94,17 +95,11 @@ class Database:
         except Exception as error:  # noqa: BLE001 - a command's error belongs to its caller, not to this thread
             session.roll_back(error)
             if len(commands) > 1 and session.is_connected and is_of_one_command(error):
-                return self._commit_each(session, commands)
+                # Each gets a transaction of its own, until the connection is lost.
+                lost = Result(error=LedgerError("ledger.unavailable", "The connection was lost."))
+                return [self._commit(session, [it])[0] if session.is_connected else lost for it in commands]
             reported = ledger_error(error) if isinstance(error, psycopg.Error) else error
             return [Result(error=reported) for _ in commands]
-        return results
-
-    def _commit_each(self, session: Session, commands: Sequence[Command[Any]]) -> list[Result]:
-        """Give each command a transaction of its own, until the connection is lost."""
-        results: list[Result] = []
-        for command in commands:
-            lost = bool(results) and not session.is_connected
-            results += [results[-1]] if lost else self._commit(session, [command])
         return results
 
     def _database_clock(self) -> int:
@@ -118,9 +113,9 @@ class Database:
     def recover(self, tx: Transaction) -> list[str]:
         return instances.register(tx, self.member)
 
-    @contextlib.contextmanager
-    def no_server(self) -> Iterator[bool]:
-        yield False
+    @staticmethod
+    def no_server() -> AbstractContextManager[bool]:
+        return nullcontext(False)
 
     async def changed_by_others(self) -> Sequence[str]:
         return await self.readers.read(self._changed)

@@ -10,7 +10,7 @@ import psycopg
 from receiver.core.errors import LedgerError
 from receiver.ledger.commands.instances import DEAD_AFTER_MS
 from receiver.ledger.postgres.connection import SCHEMA, Session, Statements
-from receiver.ledger.sqlite.schema import structure_of_version
+from receiver.ledger.sqlite.schema import structure_of_version, wrong_version
 from receiver.ledger.types import Inspection
 
 MIGRATIONS: tuple[str, ...] = ("schema.sql",)
@@ -129,19 +129,11 @@ def version(db: Statements) -> int:
 
 def check_version(present: int) -> None:
     """Raise `LedgerError` where a schema's version is not that of this program."""
-    known = len(MIGRATIONS)
-    found = f"The ledger in the database is of version {present};"
     if present == 0:
-        found = "There is no ledger in the database; `receiver serve` makes one."
-    elif present < known:
-        found += f" `receiver serve` brings it to {known}."
-    elif present > known:
-        found += (
-            f" this program knows {known}."
-            " Start the newer program, or restore a backup from before the upgrade."
-        )
-    if present != known:
-        raise LedgerError("ledger.newer" if present > known else "ledger.unavailable", found)
+        text = "There is no ledger in the database; `receiver serve` makes one."
+        raise LedgerError("ledger.unavailable", text)
+    if present != len(MIGRATIONS):
+        raise wrong_version("The ledger in the database", present, len(MIGRATIONS))
 
 
 def check_present(db: Statements, **_: Any) -> bool:

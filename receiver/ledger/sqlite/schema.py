@@ -46,6 +46,15 @@ def no_ledger(data_dir: Path) -> LedgerError:
     )
 
 
+def wrong_version(ledger: str, present: int, known: int) -> LedgerError:
+    """Return the error of a ledger of another version than the one that the program knows."""
+    found = f"{ledger} is of version {present};"
+    if present < known:
+        return LedgerError("ledger.unavailable", f"{found} `receiver serve` brings it to {known}.")
+    advice = "Start the newer program, or restore a backup from before the upgrade."
+    return LedgerError("ledger.newer", f"{found} this program knows {known}. {advice}")
+
+
 def prepare(db: sqlite3.Connection, path: Path) -> None:
     """Migrate the file to the present version, each step in a transaction of its own.
 
@@ -78,11 +87,7 @@ def version(db: sqlite3.Connection, path: Path) -> int:
     if application != APPLICATION_ID:
         raise LedgerError("ledger.corrupt", f"{path} is no ledger of this program; move it away.")
     if version > len(MIGRATIONS):
-        raise LedgerError(
-            "ledger.newer",
-            f"{path} is of version {version}; this program knows {len(MIGRATIONS)}."
-            " Start the newer program, or restore a backup from before the upgrade.",
-        )
+        raise wrong_version(str(path), version, len(MIGRATIONS))
     return int(version)
 
 
@@ -94,10 +99,7 @@ def is_older(db: sqlite3.Connection, path: Path) -> bool:
 def check_present(db: sqlite3.Connection, path: Path) -> None:
     """Check that the file has the present version (else ``ledger.unavailable``) and its structure."""
     if is_older(db, path):
-        raise LedgerError(
-            "ledger.unavailable",
-            f"{path} is of version {version(db, path)}; `receiver serve` brings it to {len(MIGRATIONS)}.",
-        )
+        raise wrong_version(str(path), version(db, path), len(MIGRATIONS))
     check_structure(db, path)
 
 
