@@ -38,17 +38,15 @@ BEGIN
         AS added WHERE totals.state = added.state;
     INSERT INTO upscale_receiver.clock_steps
         SELECT * FROM (
-            SELECT seq, created_at AS at, coalesce(
-                lag(created_at) OVER (ORDER BY seq),
-                (SELECT created_at FROM upscale_receiver.jobs
-                    WHERE seq < (SELECT min(seq) FROM born) ORDER BY seq DESC LIMIT 1)
-            ) AS before FROM born
+            SELECT seq, created_at AS at, lag(created_at, 1, (
+                SELECT created_at FROM upscale_receiver.jobs
+                    WHERE seq < (SELECT min(seq) FROM born) ORDER BY seq DESC LIMIT 1
+            )) OVER (ORDER BY seq) AS before FROM born
         ) AS steps WHERE at < before;
     INSERT INTO upscale_receiver.hosts
-        SELECT DISTINCT host, seq / 64 AS chunk FROM (
-            SELECT host, seq FROM born UNION ALL
-            SELECT left(lower(substring(source_url FROM '://([^/?#]*)')), 255), seq FROM born
-        ) AS named WHERE host <> '' ORDER BY host, chunk ON CONFLICT DO NOTHING;
+        SELECT DISTINCT named, seq / 64 AS chunk
+        FROM born, unnest(ARRAY[host, left(lower(substring(source_url FROM '://([^/?#]*)')), 255)]) AS named
+        WHERE named <> '' ORDER BY named, chunk ON CONFLICT DO NOTHING;
     PERFORM upscale_receiver.count_ended(job) FROM upscale_receiver.jobs AS job
         WHERE seq IN (SELECT seq FROM born WHERE state NOT IN ('submitted', 'received'));
     RETURN NULL;
@@ -87,10 +85,9 @@ END $$;
 
 CREATE FUNCTION jobs_change_hosts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO upscale_receiver.hosts SELECT host, NEW.seq / 64
-        FROM (VALUES
-            (NEW.host), (left(lower(substring(NEW.source_url FROM '://([^/?#]*)')), 255))
-        ) AS named (host) WHERE host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO upscale_receiver.hosts SELECT named, NEW.seq / 64
+        FROM unnest(ARRAY[NEW.host, left(lower(substring(NEW.source_url FROM '://([^/?#]*)')), 255)]) AS named
+        WHERE named <> '' ON CONFLICT DO NOTHING;
     RETURN NULL;
 END $$;
 
