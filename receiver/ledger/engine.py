@@ -62,11 +62,10 @@ def opener(
     place: Place, now: Clock | None = None, monotonic: Clock | None = None
 ) -> "SqliteOpener | PostgresOpener":
     """Return what opens the ledger; without clocks, of times and of leases, the engine has its own."""
-    if isinstance(place, Path):
-        return SqliteOpener(place, now, monotonic)
-    if place.url is None:
-        return SqliteOpener(place.data_dir, now, monotonic)
-    return _in_database(place, now, monotonic)
+    location = LedgerLocation(place) if isinstance(place, Path) else place
+    if location.url is None:
+        return SqliteOpener(location.data_dir, now, monotonic)
+    return _in_database(location, now, monotonic)
 
 
 async def inspect_database(location: LedgerLocation) -> Inspection:

@@ -5,7 +5,7 @@ import contextlib
 import os
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -30,22 +30,19 @@ CUT_SECONDS = 25
 """A connection that gives no answer for so long is cut from this side; `SETTINGS` end work before."""
 
 
-class Answer:
+class Answer(list[Row]):
     """The rows that a statement returned, how many it changed, and what the server calls that."""
 
-    def __init__(self, rows: list[Row], rowcount: int, tag: bytes | None = None) -> None:
+    def __init__(self, rows: Iterable[Row], rowcount: int, tag: bytes | None = None) -> None:
+        super().__init__(rows)
         self.rowcount = rowcount
         self.tag = tag
-        self._rows = iter(rows)
 
     def fetchone(self) -> Any:
-        return next(self._rows, None)
+        return self.pop(0) if self else None
 
     def fetchall(self) -> list[Any]:
-        return list(self._rows)
-
-    def __iter__(self) -> Iterator[Any]:
-        return self._rows
+        return self
 
 
 class Statements:
@@ -102,6 +99,9 @@ class Statements:
         settings = () if self.is_direct else (SETTINGS,)
         return self.run(";".join((f"BEGIN ISOLATION LEVEL {mode}", *settings, *queries))).fetchone()
 
+    def is_idle(self) -> bool:
+        return self.db.info.transaction_status is TransactionStatus.IDLE
+
     def run(self, script: str) -> Answer:
         """Run statements without values in one round trip, and return what the last one returned."""
         return self._answer(self.db.pgconn.exec_(script.encode()))
@@ -130,12 +130,8 @@ class Session:
         self._cut_after = cut_after
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="postgres")
         self._open: Statements | None = None
-        self._outdated = False
+        self.is_outdated = False  # set by any thread: the next transaction makes a new connection
         self.on_connect: Callable[[], None] = lambda: None
-
-    def connect_again(self) -> None:
-        """Make a new connection for the next transaction; any thread may say so."""
-        self._outdated = True
 
     async def run(self, work: Callable[["Session"], T], *, cut_after: float | None = None) -> T:
         """Run a whole function on the thread. Raise PostgreSQL's errors as `LedgerError`."""
@@ -165,8 +161,8 @@ class Session:
 
     def begin(self, mode: str, *queries: str) -> Any:
         """Begin a transaction, and return the row of the last query; all of it is one round trip."""
-        if self._outdated:
-            self._outdated = False
+        if self.is_outdated:
+            self.is_outdated = False
             self.drop()
         if self._open is not None:
             try:
@@ -199,12 +195,10 @@ class Session:
         """End the transaction, if there is one; drop a connection that is of no more use after an error."""
         if isinstance(error, errors.ReadOnlySqlTransaction | errors.InvalidSqlStatementName):
             self.drop()  # the database may be another server's by now
-        if self._open is not None and self._open.db.info.transaction_status is not TransactionStatus.IDLE:
-            try:
-                ended = self._open.db.pgconn.exec_(b"ROLLBACK").status == ExecStatus.COMMAND_OK
-            except psycopg.Error:
-                ended = False
-            if not ended:
+        if self._open is not None and not self._open.is_idle():
+            with contextlib.suppress(psycopg.Error):
+                self._open.run("ROLLBACK")
+            if not self._open.is_idle():
                 self.drop()
 
     def drop(self) -> None:

@@ -88,11 +88,8 @@ class _Copy:
     digests: dict[str, str] = field(default_factory=dict)
 
     def run(self, *, restart: bool) -> Copied:
-        source = str(
-            self.file.execute(
-                "SELECT count(*), max(seq), max(updated_at), (SELECT max(seq) FROM history) FROM jobs"
-            ).fetchone()
-        )
+        of_now = "SELECT count(*), max(seq), max(updated_at), (SELECT max(seq) FROM history) FROM jobs"
+        source = str(self.file.execute(of_now).fetchone())
         with self._transaction():
             schema.check_server(self.db.info)
             if self._rows("SELECT 1 FROM pg_class WHERE relnamespace = to_regnamespace(%s)", SCHEMA):
@@ -111,11 +108,8 @@ class _Copy:
                     "The database holds a part of another ledger, or of this one before it changed;"
                     " --from-start removes that part.",
                 )
-            tables = self._rows(
-                "SELECT relname::text FROM pg_class WHERE relnamespace = to_regnamespace(%s)"
-                " AND relkind = 'r' ORDER BY relname",
-                UNFINISHED,
-            )
+            names = "SELECT tablename::text FROM pg_tables WHERE schemaname = %s ORDER BY tablename"
+            tables = self._rows(names, UNFINISHED)
         for (table,) in tables:
             (self.rows[table],) = self.file.execute(f"SELECT count(*) FROM {table}").fetchone()
         for table in self.rows:

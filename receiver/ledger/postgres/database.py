@@ -78,7 +78,7 @@ class Database:
     def _connect_readers_again(self) -> None:
         # The address may lead to another server by now, and their own be a former primary that lives on.
         for session in self._sessions:
-            session.connect_again()
+            session.is_outdated = True
 
     async def commit(self, commands: Sequence[Command[Any]]) -> Sequence[Result]:
         return await self._writer.run(lambda session: self._commit(session, commands))
@@ -176,15 +176,9 @@ class PostgresOpener:
             await session.close()
 
     async def to_serve(self) -> Database:
-        return await self._open(
-            Member(
-                await asyncio.to_thread(instance_id, self._location.data_dir),
-                self._location.instance,
-                secrets.token_hex(8),
-                metadata.version("upscale-receiver"),
-            ),
-            READERS,
-        )
+        me = await asyncio.to_thread(instance_id, self._location.data_dir)
+        run, version = secrets.token_hex(8), metadata.version("upscale-receiver")
+        return await self._open(Member(me, self._location.instance, run, version), READERS)
 
     async def beside(self, *, make: bool) -> Database:
         member = Member(await asyncio.to_thread(instance_id, self._location.data_dir, make=False))

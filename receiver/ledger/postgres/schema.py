@@ -159,22 +159,20 @@ def inspect(session: Session) -> Inspection:
     session.begin("read committed")
     db = session.statements
     check_server(db.db.info)
-    missing = _MISSING_RIGHTS if version(db) else _MISSING_RIGHT_TO_CREATE
     found = db.execute(
-        f"SELECT split_part(current_setting('server_version'), ' ', 1), {CLOCK}, ARRAY({missing}),"  # noqa: S608
+        f"SELECT split_part(current_setting('server_version'), ' ', 1), {CLOCK}, ARRAY({_MISSING}),"  # noqa: S608
         " ARRAY(SELECT name FROM pg_settings WHERE name IN ('fsync', 'full_page_writes')"
         " AND setting = 'off'), current_setting('transaction_read_only') = 'on'"
     ).fetchone()
     return Inspection(*found)
 
 
-_MISSING_RIGHT_TO_CREATE = (
-    "SELECT 'CREATE on the database' WHERE NOT has_database_privilege(current_database(), 'CREATE')"
-    f" AND NOT coalesce(has_schema_privilege(to_regnamespace('{SCHEMA}'), 'CREATE'), false)"
-)
-_MISSING_RIGHTS = (
-    "SELECT wanted || ' on ' || tablename FROM pg_tables,"  # noqa: S608 - a constant
-    " unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS wanted"
-    f" WHERE schemaname = '{SCHEMA}'"
-    f" AND NOT has_table_privilege(format('{SCHEMA}.%I', tablename), wanted) ORDER BY 1"
-)
+_MISSING = f"""
+    SELECT 'CREATE on the database' WHERE to_regclass('{SCHEMA}.schema_version') IS NULL
+        AND NOT has_database_privilege(current_database(), 'CREATE')
+        AND NOT coalesce(has_schema_privilege(to_regnamespace('{SCHEMA}'), 'CREATE'), false)
+    UNION ALL SELECT wanted || ' on ' || tablename
+        FROM pg_tables, unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS wanted
+        WHERE schemaname = '{SCHEMA}'
+        AND NOT has_table_privilege(format('{SCHEMA}.%I', tablename), wanted) ORDER BY 1
+"""  # noqa: S608 - a constant
