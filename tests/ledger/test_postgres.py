@@ -35,6 +35,7 @@ from tests.ledger.actions import (
 )
 from tests.ledger.test_queries import run_every_query
 from tests.support.clock import HOUR
+from tests.support.ledgers import make_empty_ledger
 from tests.support.postgres import Postgres, Programs, all_versions, postgres
 from tests.support.processes import PATIENCE
 from tests.support.proxy import Proxy, proxy
@@ -450,6 +451,31 @@ async def test_a_migration_waits_until_no_older_program_runs_and_then_keeps_all(
     session.begin("read committed")
     assert tuple(session.statements.execute("SELECT id, more FROM jobs").fetchone() or ()) == ("job-1", None)
     session.drop()
+
+
+async def test_the_tables_and_their_indexes_are_those_of_a_file(
+    ledger: Ledger, place: LedgerLocation, tmp_path: Path
+) -> None:
+    with tables_of(place) as db:
+        columns = db.execute(
+            "SELECT table_name::text || ' ' || column_name FROM information_schema.columns"
+            " WHERE table_schema = 'upscale_receiver' AND table_name <> 'schema_version'"
+        )
+        there = {name for (name,) in columns}
+        indexes = db.execute(
+            "SELECT indexname::text FROM pg_indexes WHERE schemaname = 'upscale_receiver'"
+            " AND indexdef NOT LIKE 'CREATE UNIQUE %'"
+        )
+        there |= {name for (name,) in indexes}
+    with tables_of(LedgerLocation(make_empty_ledger(tmp_path / "file"))) as db:
+        columns = db.execute(
+            "SELECT tables.name || ' ' || columns.name FROM sqlite_schema AS tables, pragma_table_xinfo"
+            " (tables.name) AS columns WHERE tables.type = 'table' AND tables.name <> 'durations'"
+        )
+        here = {name for (name,) in columns}
+        indexes = db.execute("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql IS NOT NULL")
+        here |= {name for (name,) in indexes}
+    assert there == here
 
 
 @pytest.mark.parametrize("programs", all_versions(), ids=str)
