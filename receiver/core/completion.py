@@ -37,7 +37,7 @@ class Failure:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes three times as long to make, and each delivery makes one
 class Completion:
     """The end of a job, as the provider reports it; ``width``, ``height``, ``bytes`` and ``content_type`` are
     promised.

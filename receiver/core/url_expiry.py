@@ -70,7 +70,7 @@ def stated_expiry(url: str) -> datetime | None:
 
 
 def _may_state_one(text: str) -> bool:
-    if any(hint in text for hint in _HINTS):
+    if any(map(text.__contains__, _HINTS)):  # a third of the time of a generator
         return True
     for name in text.split("=")[:-1]:  # to search all of the text for a short one takes much longer
         if name.endswith(_SHORT_HINTS) and _SHORT_HINT.search(name[-5:]):
@@ -78,7 +78,7 @@ def _may_state_one(text: str) -> bool:
     return _HASH_HINT.search(text) is not None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes three times as long to make, and each delivery makes one
 class Deadline:
     """When an image URL's life ends, ms since the epoch; and the end that it states, if that is another."""
 

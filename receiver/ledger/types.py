@@ -11,7 +11,7 @@ from receiver.core.completion import Completion
 from receiver.core.jobs import Event, Job, State
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # a frozen one takes three times as long to make, and each delivery makes one
 class Delivery:
     """A completion, and how it arrived: with a ticket of this number, or the `Intent.mark` that was sent.
 

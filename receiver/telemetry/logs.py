@@ -4,8 +4,9 @@ import asyncio
 import json
 import logging
 import sys
+from datetime import UTC, datetime
 from functools import partial
-from typing import Literal, TextIO
+from typing import Any, Literal, TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor
@@ -102,6 +103,15 @@ class LineLogger:
         self.debug = self.info = self.warning = self.error = self.critical = writer.write
 
 
+def _add_origin(logger: Any, level: str, event: EventDict) -> EventDict:
+    """Add a line's logger, level and time, for less than half of what structlog's three processors take."""
+    record = event.get("_record")  # of a line of a library
+    event["logger"] = logger.name if record is None else record.name
+    event["level"] = level
+    event["timestamp"] = f"{datetime.now(UTC).isoformat(timespec='microseconds')[:26]}Z"
+    return event
+
+
 def configure(
     form: Literal["auto", "json", "text"], stream: TextIO = sys.stderr, *, least: int = logging.INFO
 ) -> None:
@@ -110,11 +120,6 @@ def configure(
     The form ``json`` is one object to a line, ``text`` is for people, ``auto`` is text on a terminal only.
     """
     as_text = form == "text" or (form == "auto" and stream.isatty())
-    common: list[Processor] = [
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
     encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode  # structlog's makes one for each line
     renderers: list[Processor] = (
         # Tracebacks without the frames' local variables, among which secrets would be.
@@ -129,12 +134,12 @@ def configure(
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*common, structlog.processors.StackInfoRenderer()],
+            foreign_pre_chain=[_add_origin, structlog.processors.StackInfoRenderer()],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )
     structlog.configure(
-        processors=[common[0], limit_outages(LogLimit()), *common[1:], *renderers],
+        processors=[_add_origin, limit_outages(LogLimit()), *renderers],
         logger_factory=partial(LineLogger, LineWriter(handler)),
         wrapper_class=structlog.make_filtering_bound_logger(least),
         cache_logger_on_first_use=True,
