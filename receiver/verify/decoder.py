@@ -16,9 +16,8 @@ import signal
 import sys
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from receiver.core.errors import ImageError, ReceiverError, SpoolError
 from receiver.verify.libvips import Libvips, VipsError
@@ -47,16 +46,14 @@ _DAMAGE = {
 """Damage to the pixels, by what the decoder's message contains. The message itself can name internals."""
 
 
-@dataclass(frozen=True, slots=True)
-class ExpectedSize:
+class ExpectedSize(NamedTuple):
     """The size in pixels that the provider promised; ``None`` where it promised none."""
 
     width: int | None = None
     height: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What one image may cost.
 
     A larger image than ``max_pixels`` is refused before any pixel is decoded. ``max_seconds`` are for scan
@@ -242,8 +239,8 @@ def _answer(request: Mapping[str, Any]) -> dict[str, object]:
     signal.setitimer(signal.ITIMER_REAL, limits.max_seconds + 5)
     try:
         if "thumbnail" in request:
-            return {"header": asdict(thumbnail(path, Path(request["thumbnail"]), request["side"], limits))}
-        return {"header": asdict(inspect(path, ExpectedSize(**request["expected"]), limits))}
+            return {"header": thumbnail(path, Path(request["thumbnail"]), request["side"], limits)._asdict()}
+        return {"header": inspect(path, ExpectedSize(**request["expected"]), limits)._asdict()}
     except ReceiverError as error:
         return {"reason": error.reason, "detail": error.detail[:500]}
     finally:

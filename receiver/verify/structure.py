@@ -12,8 +12,7 @@ import re
 import struct
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from isal import isal_zlib
 
@@ -27,8 +26,7 @@ _HARMLESS = b"\0\t\n\v\f\r\x1a "
 """What tools leave behind an end mark: zeros, white space, the end mark of DOS."""
 
 
-@dataclass(frozen=True, slots=True)
-class Header:
+class Header(NamedTuple):
     """An image's own header; width and height are pixels, at least 1.
 
     ``multiscan``: the decoder holds all of it at once: a JPEG of several scans, an interlaced PNG.
@@ -69,7 +67,7 @@ def scan(file: BinaryIO, on_header: OnHeader = lambda _: None) -> Header:
     if source.left:
         raise ImageError("image.trailing_data", f"{source.left} bytes stand behind the image's end mark.")
     _reject_whole_files(file)
-    return replace(header, trailing=trailing)
+    return header._replace(trailing=trailing)
 
 
 def _skip_harmless(source: "_Source") -> int:
@@ -211,7 +209,7 @@ def _scan_jpeg(source: _Source, on_header: OnHeader) -> Header:
         _scan_one_jpeg(source)
         trailing = 0
         pictures -= 1
-    return replace(header, trailing=trailing)
+    return header._replace(trailing=trailing)
 
 
 def _scan_one_jpeg(source: _Source, on_header: OnHeader = lambda _: None) -> tuple[Header, int]:
@@ -236,7 +234,7 @@ def _scan_one_jpeg(source: _Source, on_header: OnHeader = lambda _: None) -> tup
             in_scan = _read_scan_header(content)
             if not header:
                 multiscan = frame.multiscan or in_scan < components
-                header = replace(frame, multiscan=multiscan, orientation=orientation)
+                header = frame._replace(multiscan=multiscan, orientation=orientation)
                 on_header(header)
     if not header:
         raise _corrupt("The JPEG holds no scan.")
@@ -410,7 +408,7 @@ def _scan_png(source: _Source, on_header: OnHeader) -> Header:
                 raise ImageError("image.animated")
         previous = kind
     pixels.finish()
-    return replace(header, orientation=orientation)
+    return header._replace(orientation=orientation)
 
 
 def _read_ihdr(source: _Source) -> tuple[Header, int, "_Rows"]:
@@ -560,7 +558,7 @@ def _scan_webp(source: _Source, on_header: OnHeader) -> Header:
             orientation = _tiff_number(head.removeprefix(b"Exif\0\0"), _ORIENTATION) or orientation
     if not image:
         raise _corrupt("The WebP holds no image.")
-    return replace(canvas or image, orientation=orientation)
+    return (canvas or image)._replace(orientation=orientation)
 
 
 def _check_image(image: Header, before: Header | None, place: Header | None, *, framed: bool) -> None:

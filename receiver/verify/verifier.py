@@ -12,7 +12,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict
 from pathlib import Path
 
 from receiver.core.errors import ImageError, SpoolError
@@ -54,7 +53,7 @@ class Verifier(AbstractAsyncContextManager["Verifier"]):
         Raise `ImageError` where the file is not the promised image, or its decoding took too much time or
         memory, `SpoolError` where it cannot be read, or no child can be started (``spool.no_decoder``).
         """
-        return await self._answer({"path": str(path), "expected": asdict(expected)})
+        return await self._answer({"path": str(path), "expected": expected._asdict()})
 
     async def thumbnail(self, path: Path, target: Path, side: int) -> Header:
         """Write a WebP thumbnail, at most ``side`` pixels wide and high. Raise the same as `verify`."""
@@ -67,7 +66,7 @@ class Verifier(AbstractAsyncContextManager["Verifier"]):
                 self._idle.append(await self._start())
 
     async def _answer(self, task: Mapping[str, object]) -> Header:
-        request = {**task, "limits": asdict(self._limits)}
+        request = {**task, "limits": self._limits._asdict()}
         async with self._slots:
             child = self._idle.pop() if self._idle else await self._start()
             try:
