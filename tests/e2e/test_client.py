@@ -70,6 +70,7 @@ def test_a_job_is_announced_waited_for_and_its_image_written(
     assert job == client.job(job_id)
     assert job.image is not None
     assert (job.image.width, job.image.height) == SIZE
+    assert job.model_dump()["image"]["width"] == SIZE[0]
 
     assert client.image(job_id, tmp_path) == tmp_path / f"{job_id}.png"
     assert client.image(job_id, str(tmp_path / "mine.png")).read_bytes() == picture
