@@ -18,6 +18,7 @@ from receiver.cli.demo import Demo, follow
 from receiver.cli.interruption import INTERRUPTED
 from receiver.ledger import DirectoryLock
 from receiver.providers.registry import ENTRIES
+from receiver.sandbox.pictures import draw
 from receiver.sandbox.trials import XimilarTrial
 from tests.e2e.conftest import SIZE
 from tests.support.processes import (
@@ -33,9 +34,13 @@ from tests.support.processes import (
 
 STAYS = "Ctrl-C ends the demo."
 
+OWN_PICTURE = "small.png"
+"""One small picture, for a demo of which only the end is looked at: six take a fifth of its CPU."""
+
 
 @contextmanager
 def demo(programs: Programs, *options: str) -> Iterator[Program]:
+    (programs.folder / OWN_PICTURE).write_bytes(draw(7, SIZE, "png"))
     arguments = ["demo", "--port", "0", "--folder", "demo", *options]
     with ForkedProgram("demo", arguments, programs.folder, {}) as program:
         programs.started.append(program)
@@ -73,7 +78,7 @@ def said_last(program: Program) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_the_demo_with_0_and_both_servers_in_order(programs: Programs, number: int) -> None:
-    with demo(programs) as program:
+    with demo(programs, OWN_PICTURE) as program:
         program.until(lambda: STAYS in program.lines)
         servers = children(program)
         program.process.send_signal(number)
@@ -95,7 +100,7 @@ def test_a_signal_before_all_is_archived_interrupts_it(programs: Programs) -> No
 def test_servers_do_not_outlive_a_demo_that_is_killed_and_the_next_one_runs_and_asks_no_proxy(
     programs: Programs,
 ) -> None:
-    with demo(programs) as program:
+    with demo(programs, OWN_PICTURE) as program:
         program.until(lambda: STAYS in program.lines)
         servers = children(program)
         program.kill()
@@ -105,7 +110,7 @@ def test_servers_do_not_outlive_a_demo_that_is_killed_and_the_next_one_runs_and_
         port = closed.getsockname()[1]
     values = {"HTTP_PROXY": f"http://127.0.0.1:{port}", "all_proxy": f"socks5://127.0.0.1:{port}"}
 
-    again = run(("demo", "--exit", "--port", "0", "--folder", "demo"), programs.folder, values)
+    again = run(("demo", "--exit", "--port", "0", "--folder", "demo", OWN_PICTURE), programs.folder, values)
 
     assert (again.returncode, again.stderr) == (0, "")
 
@@ -116,7 +121,7 @@ def test_servers_do_not_outlive_a_demo_that_is_killed_and_the_next_one_runs_and_
 def test_a_server_that_dies_ends_the_demo_with_1_and_one_line(
     programs: Programs, moment: str, server: str, name: str
 ) -> None:
-    with demo(programs) as program:
+    with demo(programs, OWN_PICTURE) as program:
         program.until(lambda: any(moment in line for line in program.lines))
         servers = children(program)
         signal.pidfd_send_signal(servers[server], signal.SIGKILL)
