@@ -21,6 +21,7 @@ from receiver.sandbox.server import Server
 from receiver.sandbox.server import stand_in as made
 from receiver.sandbox.submits import FAULTS_HEADER
 from tests.support.processes import TRUST
+from tests.support.waiting import eventually
 
 TOKEN = "sandbox-token"
 PATIENCE = 30.0
@@ -125,9 +126,8 @@ class Sandbox(httpx.Client):
         return self.get(f"/request/{job_id}").raise_for_status().json()
 
     def until(self, job_id: str, status: str) -> None:
-        """Asks until the status is reached; pytest's own limit ends a wait in vain."""
-        while self.get(f"/request/{job_id}/status").json()["status"] != status:
-            pass
+        """Asks until the status is reached."""
+        eventually(lambda: self.get(f"/request/{job_id}/status").json()["status"] == status)
 
     def outcome(self, record: dict[str, Any], *faults: str, **options: Any) -> Any:
         """The record in the response of a job that has ended when this returns."""
