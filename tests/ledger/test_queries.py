@@ -351,7 +351,7 @@ def complaint(sql: str, lines: list[str]) -> str | None:
             if not bounded and not walk.endswith(SMALL):
                 return f"scans everything: {line}"
         of_few = "FROM instances" in sql  # a handful of receivers
-        if "TEMP B-TREE" in line and not above.startswith("SCAN (subquery") and not of_few:
+        if "TEMP B-TREE" in line and not above.startswith(("SCAN (subquery", "SCAN scan_")) and not of_few:
             return f"sorts more than the pages of its states: {line}"
     return None
 

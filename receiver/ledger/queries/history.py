@@ -14,11 +14,14 @@ def transitions(db: Connection, *, after: int, limit: int) -> TransitionPage:
         " JOIN jobs ON jobs.seq = history.job WHERE history.seq > ? ORDER BY history.seq LIMIT ?",
         (after, limit),
     ).fetchall()
-    read = [Transition(row["seq"], row["id"], row["ref"], rows.event(row)) for row in found]
     return TransitionPage(
-        tuple(it for it in read if it.event.before is not it.event.after),
-        until=read[-1].seq if read else after,
-        more=len(read) == limit,
+        tuple(
+            Transition(seq, job_id, ref, rows.event(event))
+            for seq, job_id, ref, *event in found
+            if event[2] != event[3]  # the states before and after
+        ),
+        until=found[-1]["seq"] if found else after,
+        more=len(found) == limit,
         pruned=number(db, "SELECT seq FROM marks WHERE name = 'pruned'") or 0,
     )
 

@@ -6,9 +6,12 @@ from itertools import chain, islice
 
 from receiver.core.jobs import Event, Job, State
 from receiver.ledger import rows
-from receiver.ledger.connection import Connection, Row, listed, number
+from receiver.ledger.connection import Connection, Row, number
 from receiver.ledger.queries import text_search
 from receiver.ledger.submissions import OVERDUE
+
+MAX_POSITION = 2**62
+"""After all jobs, and half of the largest number that the engines know."""
 
 PORTION, MOST_PORTIONS = 500, 4
 """How many jobs of a search are looked at together, and how often, to find those that other filters want."""
@@ -114,7 +117,7 @@ def _searched(db: Connection, wanted: Filter, text: str, before: int | None, lim
     }
     conditions = {condition: value for condition, value in given.items() if value is not None}
     states = f" AND state IN ({', '.join('?' * len(wanted.states))})" if wanted.states else ""
-    positions, incomplete = text_search.positions(db, text, _newest_position(db, before) + 1)
+    positions, low, incomplete = text_search.positions(db, text, _end(before), wanted.states)
     found: list[Row] = []
     last = None
     size = max(limit + 1, PORTION) if conditions or states else limit + 1
@@ -125,10 +128,13 @@ def _searched(db: Connection, wanted: Filter, text: str, before: int | None, lim
             among = f"seq IN ({', '.join('?' * len(portion))})"
             found += db.execute(
                 f"SELECT {rows.JOB}, seq FROM jobs WHERE {' AND '.join([among, *conditions])}{states}"  # noqa: S608
-                " ORDER BY seq DESC",
-                (*portion, *conditions.values(), *wanted.states),
+                " ORDER BY seq DESC LIMIT ?",
+                (*portion, *conditions.values(), *wanted.states, limit + 1 - len(found)),
             )
-        if len(found) > limit or last is None:
+        if len(found) > limit:
+            break
+        if last is None:
+            last = low
             break
     if len(found) > limit:
         last = found[limit - 1]["seq"]
@@ -194,18 +200,14 @@ def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: 
         values += [*(value for _, value in scan), low, high, limit]
     if is_of_all:
         return db.execute(queries[0], values).fetchall()
-    positions = " UNION ALL ".join(
+    scanned = " UNION ALL ".join(
         f"SELECT seq FROM ({query}) AS scan_{n}"  # noqa: S608 - constants
         for n, query in enumerate(queries)
     )
-    if len(queries) > 1:  # PostgreSQL would read the whole rows of all scans
-        numbers = f"SELECT group_concat(CAST(seq AS text), ' ') FROM ({positions}) AS found"  # noqa: S608
-        (found,) = db.execute(numbers, values).fetchone()
-        if found is None:
-            return []
-        positions, values = listed(sorted(map(int, found.split()), reverse=True)[:limit])
-    newest = f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({positions}) ORDER BY seq DESC LIMIT ?"  # noqa: S608
-    return db.execute(newest, (*values, limit)).fetchall()
+    # Both engines merge the scans, and read no more whole rows than are wanted.
+    newest = f"SELECT seq FROM ({scanned}) AS found ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    found = f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({newest}) ORDER BY seq DESC"  # noqa: S608
+    return db.execute(found, (*values, limit)).fetchall()
 
 
 def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple[int, int]]:
@@ -213,11 +215,10 @@ def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple
 
     Between two steps of the clock, jobs are in the order of their times.
     """
-    high = _newest_position(db, before) + 1
     if wanted.since is None and wanted.until is None:
-        yield 0, high
+        yield 0, _end(before)
         return
-    low = end = high
+    low = end = high = min(_end(before), (number(db, "SELECT max(seq) FROM jobs") or 0) + 1)
     latest = None
     steps = db.execute("SELECT seq, at, before FROM clock_steps WHERE seq < ? ORDER BY seq DESC", (high,))
     for begin, earliest, latest_before in chain(steps, [(0, None, None)]):
@@ -236,9 +237,8 @@ def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple
     yield low, high
 
 
-def _newest_position(db: Connection, before: int | None) -> int:
-    newest = number(db, "SELECT max(seq) FROM jobs") or 0
-    return newest if before is None else min(before - 1, newest)
+def _end(before: int | None) -> int:
+    return MAX_POSITION if before is None else min(before, MAX_POSITION)
 
 
 def _search(db: Connection, at: int, low: int, high: int) -> int:
