@@ -16,7 +16,12 @@ _READ_AHEAD = 256 * 1024
 
 
 class AsyncioBackend(httpcore.AsyncNetworkBackend):
-    """Opens TCP connections on the running event loop. Unix sockets stay refused, the interface's default."""
+    """Opens TCP connections on one event loop. Unix sockets stay refused, the interface's default."""
+
+    def __init__(self) -> None:
+        # Takes what comes on any connection, and is copied at once. The event loop would else allocate 256
+        # KiB for each TLS record of 16.
+        self._buffer = memoryview(bytearray(_READ_AHEAD))
 
     async def connect_tcp(
         self,
@@ -29,7 +34,9 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         """Raise `httpcore.ConnectError` or `httpcore.ConnectTimeout` where the address does not answer."""
         try:
             async with asyncio.timeout(timeout):
-                _, stream = await asyncio.get_running_loop().create_connection(_Stream, host, port)
+                _, stream = await asyncio.get_running_loop().create_connection(
+                    lambda: _Stream(self._buffer), host, port
+                )
         except TimeoutError as exc:
             raise httpcore.ConnectTimeout from exc
         except OSError as exc:
@@ -37,11 +44,12 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         return stream
 
 
-class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
+class _Stream(asyncio.BufferedProtocol, httpcore.AsyncNetworkStream):
     """A connection that one task at a time reads, and to which it writes no more than a request."""
 
-    def __init__(self) -> None:
+    def __init__(self, buffer: memoryview) -> None:
         self._transport: asyncio.Transport
+        self._buffer = buffer
         self._received: deque[bytes] = deque()
         self._size = 0
         self._ended = False
@@ -53,9 +61,12 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
 
-    def data_received(self, data: bytes) -> None:
-        self._received.append(data)
-        self._size += len(data)
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - asyncio's interface
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._received.append(bytes(self._buffer[:nbytes]))
+        self._size += nbytes
         if self._size >= _READ_AHEAD:
             self._transport.pause_reading()
         self._changed.set()
@@ -119,6 +130,8 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             raise
         if transport is None:
             raise httpcore.ConnectError("the connection ended during the handshake")
+        # Of what waits encrypted while nobody reads, the event loop would else hold four times as much.
+        cast("Any", transport).set_read_buffer_limits(_READ_AHEAD // 4)
         self._transport = transport
         return self
 
