@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from receiver.archive.base import SpooledImage
 from receiver.core.errors import SpoolError
 
-BLOCK = 1 << 18
+BLOCK = 1 << 16
 """Bytes read at a time."""
 
 

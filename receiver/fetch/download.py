@@ -36,7 +36,7 @@ from receiver.fetch.sources import Sources, Target, check_url
 
 _T = TypeVar("_T")
 
-_FIRST_BLOCK, _BLOCK = 256 * 1024, 1024 * 1024
+_FIRST_BLOCK, _BLOCK = 256 * 1024, 512 * 1024
 """Bytes that are gathered for one write, since each write is handed to a thread."""
 
 _SIGNATURE = 12
