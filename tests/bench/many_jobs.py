@@ -94,7 +94,7 @@ _OTHERS = """
         bytes = (SELECT coalesce(sum(bytes), 0) FROM jobs WHERE jobs.state = totals.state);
 """
 _HOSTS = "; ".join(
-    f"INSERT INTO hosts SELECT DISTINCT substr({url}, 9, instr(substr({url}, 9), '/') - 1), seq / 64 AS chunk"
+    f"INSERT INTO hosts SELECT DISTINCT substr({url}, 9, instr(substr({url}, 9), '/') - 1), seq / 16 AS chunk"
     f" FROM jobs WHERE {url} IS NOT NULL ORDER BY 1, 2"
     for url in ("image_url", "source_url")
 )

@@ -44,7 +44,7 @@ BEGIN
             )) OVER (ORDER BY seq) AS before FROM born
         ) AS steps WHERE at < before;
     INSERT INTO upscale_receiver.hosts
-        SELECT DISTINCT named, seq / 64 AS chunk
+        SELECT DISTINCT named, seq / 16 AS chunk
         FROM born, unnest(ARRAY[host, left(lower(substring(source_url FROM '://([^/?#]*)')), 255)]) AS named
         WHERE named <> '' ORDER BY named, chunk ON CONFLICT DO NOTHING;
     PERFORM upscale_receiver.count_ended(job) FROM upscale_receiver.jobs AS job
@@ -85,7 +85,7 @@ END $$;
 
 CREATE FUNCTION jobs_change_hosts() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    INSERT INTO upscale_receiver.hosts SELECT named, NEW.seq / 64
+    INSERT INTO upscale_receiver.hosts SELECT named, NEW.seq / 16
         FROM unnest(ARRAY[NEW.host, left(lower(substring(NEW.source_url FROM '://([^/?#]*)')), 255)]) AS named
         WHERE named <> '' ON CONFLICT DO NOTHING;
     RETURN NULL;

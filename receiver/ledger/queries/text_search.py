@@ -4,9 +4,10 @@ Each way is bounded: of all ids, references and hosts that begin with the text o
 reference that is exactly the text, and each host, is followed to the end, however many jobs it has.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from heapq import merge
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 
 from receiver.core.jobs import State
 from receiver.ledger.commands.attempts import host_of
@@ -17,14 +18,11 @@ MOST = 1000
 
 MOST_HOSTS = 100
 
-CHUNK = 64
+CHUNK = 16
 """Neighbouring jobs that share an entry in the table of hosts."""
 
-NO_CHUNK = -1
-"""A chunk without a job."""
-
-FEW_CHUNKS, MOST_CHUNKS = 4, 16
-"""Chunks that one query reads. Most often the first few have enough jobs for a page."""
+FEW_CHUNKS, MOST_CHUNKS = 8, 128
+"""Chunks that are looked at together: the first few have enough jobs for a page of all states."""
 
 PORTION = 200
 """Positions that one query reads."""
@@ -33,15 +31,27 @@ LAST = "\U0010ffff"
 """After a prefix: the end of all that begins with it."""
 
 
-def positions(db: Connection, text: str, end: int) -> tuple[Iterator[int], bool]:
-    """Return the positions before ``end`` of jobs, newest first, and whether there may be others."""
-    ids, more_ids = _of_ids(db, text)
-    refs, more_refs = _beginning(db, "jobs INDEXED BY jobs_by_ref", "ref", text, "ref > ? AND ref < ?")
+def positions(
+    db: Connection, text: str, end: int, states: Sequence[State]
+) -> tuple[Iterator[int], int | None, bool]:
+    """Return the positions before ``end`` of jobs, newest first, and whether there may be others.
+
+    Of what is found by reference or host, only jobs of these states, if any, are returned; then the second
+    value is a position that all found ones are not before, and where to look further.
+    """
+    known, more = _of_names(db, text)
     host = host_of(text) or text.lower()
     hosts = distinct(db, "hosts", "host", begin=host, most=MOST_HOSTS + 1)
-    known = sorted((seq for seq in {*ids, *refs} if seq < end), reverse=True)
-    streams = merge(known, _of_ref(db, text, end), _of_hosts(db, host, hosts[:MOST_HOSTS], end), reverse=True)
-    return (seq for seq, _ in groupby(streams)), more_ids or more_refs or len(hosts) > MOST_HOSTS
+    chunks = _chunks(db, hosts[:MOST_HOSTS], end // CHUNK + 1)
+    low = None
+    if states:
+        looked_at = list(islice(chunks, MOST_CHUNKS))
+        low = looked_at[-1] * CHUNK if len(looked_at) == MOST_CHUNKS else None
+        chunks = iter(looked_at)
+    named = sorted((seq for seq in known if seq < end), reverse=True)
+    of_ref, of_hosts = _of_ref(db, text, end, states), _of_hosts(db, host, chunks, end, states)
+    found = (seq for seq, _ in groupby(merge(named, of_ref, of_hosts, reverse=True)))
+    return takewhile(lambda seq: seq >= (low or 0), found), low, more or len(hosts) > MOST_HOSTS
 
 
 def distinct(db: Connection, source: str, column: str, *, begin: str = "", most: int = MOST) -> list[str]:
@@ -56,53 +66,61 @@ def distinct(db: Connection, source: str, column: str, *, begin: str = "", most:
     return [row["value"] for row in rows]
 
 
-def _of_ids(db: Connection, text: str) -> tuple[list[int], bool]:
-    """Find ids that begin with the text, also in lower case and after a provider's name."""
+def _of_names(db: Connection, text: str) -> tuple[set[int], bool]:
+    """Find ids and references that begin with the text; ids also in lower case or after a provider's name."""
     providers = distinct(db, "jobs INDEXED BY jobs_by_provider", "provider")
-    found: list[int] = []
-    more = False
-    for spelling in dict.fromkeys((text, text.lower())):
-        for begin in (spelling, *(f"{name}:{spelling}" for name in providers)):
-            seqs, cut = _beginning(db, "jobs", "id", begin, "id >= ? AND id < ?")
-            found += seqs
-            more |= cut
-    return found, more
-
-
-def _beginning(
-    db: Connection, source: str, column: str, begin: str, condition: str
-) -> tuple[list[int], bool]:
+    spellings = dict.fromkeys((text, text.lower()))
+    ids = [begin for each in spellings for begin in (each, *(f"{name}:{each}" for name in providers))]
     # From the end: where names are numbered or dated, those are the newest.
-    rows = db.execute(
-        f"SELECT seq FROM {source} WHERE {condition} ORDER BY {column} DESC LIMIT ?",  # noqa: S608 - constants
-        (begin, begin + LAST, MOST + 1),
-    ).fetchall()
-    return [row["seq"] for row in rows[:MOST]], len(rows) > MOST
+    of_id = "jobs WHERE id >= ? AND id < ? ORDER BY id DESC"
+    of_ref = "jobs INDEXED BY jobs_by_ref WHERE ref > ? AND ref < ? ORDER BY ref DESC"
+    query = " UNION ALL ".join(
+        f"SELECT * FROM (SELECT {n} AS part, seq FROM {source} LIMIT ?) AS part_{n}"  # noqa: S608 - constants
+        for n, source in enumerate([of_ref] + [of_id] * len(ids))
+    )
+    values = [value for begin in (text, *ids) for value in (begin, begin + LAST, MOST + 1)]
+    found = db.execute(query, values).fetchall()
+    more = any(number > MOST for number in Counter(part for part, _ in found).values())
+    return {seq for _, seq in found}, more
 
 
-def _of_ref(db: Connection, ref: str, end: int) -> Iterator[int]:
+def _of_ref(db: Connection, ref: str, end: int, states: Sequence[State]) -> Iterator[int]:
     one = (
         "SELECT seq FROM (SELECT seq FROM jobs INDEXED BY jobs_by_ref"
         " WHERE ref = ? AND state = ? AND seq < ? ORDER BY seq DESC LIMIT ?) AS of_state"
     )
-    return _merged(db, one, [(ref, state.value) for state in State], end, PORTION)
+    return _merged(db, one, [(ref, state.value) for state in states or State], end, PORTION)
 
 
-def _of_hosts(db: Connection, begin: str, hosts: Sequence[str], end: int) -> Iterator[int]:
-    one = (
-        "SELECT seq FROM jobs WHERE seq >= ? AND seq < ? AND (host >= ? AND host < ?"
-        " OR instr(source_url, '://') > 0"
-        " AND lower(substr(source_url, instr(source_url, '://') + 3, CAST(? AS integer))) = ?)"
-    )
-    wanted = (begin, begin + LAST, len(begin), begin)
-    chunks = _chunks(db, hosts, end // CHUNK + 1)
-    size = FEW_CHUNKS
+def _of_hosts(
+    db: Connection, begin: str, chunks: Iterator[int], end: int, states: Sequence[State]
+) -> Iterator[int]:
+    of_states = f"state IN ({', '.join('?' * len(states))}) AND" if states else ""
+    wanted = (*states, begin, begin + LAST, len(f"://{begin}"), f"://{begin}")
+    size = MOST_CHUNKS if states else FEW_CHUNKS
     while portion := list(islice(chunks, size)):
-        portion += [NO_CHUNK] * (size - len(portion))  # so that few statements stay prepared
-        values = [it for n in portion for it in (n * CHUNK, min((n + 1) * CHUNK, end), *wanted)]
-        rows = db.execute(" UNION ALL ".join([one] * size), values)
-        yield from sorted((row["seq"] for row in rows), reverse=True)
+        ranges = _ranges(portion)
+        # A power of two of them, so that few statements stay prepared.
+        ranges += [(0, 0)] * ((1 << (len(ranges) - 1).bit_length()) - len(ranges))
+        rows = db.execute(
+            f"SELECT seq FROM (VALUES {', '.join(['(?, ?)'] * len(ranges))}) AS ranges CROSS JOIN jobs"  # noqa: S608
+            f" WHERE seq >= column1 AND seq < column2 AND {of_states} (host >= ? AND host < ?"
+            " OR lower(substr(source_url, instr(source_url, '://'), CAST(? AS integer))) = ?)",
+            (*(it for low, high in ranges for it in (low, min(high, end))), *wanted),
+        )
+        yield from sorted((seq for (seq,) in rows), reverse=True)
         size = min(2 * size, MOST_CHUNKS)
+
+
+def _ranges(chunks: Sequence[int]) -> list[tuple[int, int]]:
+    """Return the positions that are in chunks, the newest first, as ranges with an end."""
+    ranges: list[tuple[int, int]] = []
+    for chunk in chunks:
+        low, high = chunk * CHUNK, (chunk + 1) * CHUNK
+        if ranges and ranges[-1][0] == high:
+            high = ranges.pop()[1]
+        ranges.append((low, high))
+    return ranges
 
 
 def _chunks(db: Connection, hosts: Sequence[str], end: int) -> Iterator[int]:
@@ -114,12 +132,12 @@ def _chunks(db: Connection, hosts: Sequence[str], end: int) -> Iterator[int]:
 
 
 def _merged(db: Connection, one: str, keys: Sequence[tuple[str, ...]], end: int, size: int) -> Iterator[int]:
-    """Yield the numbers before ``end`` that a query finds for several keys, the largest first, each once."""
-    query = f"{' UNION '.join([one] * len(keys))} ORDER BY 1 DESC LIMIT ?"
+    """Yield the numbers before ``end`` that a query finds for several keys, the largest first."""
+    query = f"{' UNION ALL '.join([one] * len(keys))} ORDER BY 1 DESC LIMIT ?"
     while keys:
         values = [value for key in keys for value in (*key, end, size)]
         found = [row[0] for row in db.execute(query, (*values, size))]
-        yield from found
+        yield from dict.fromkeys(found)
         if len(found) < size:
             return
         end, size = found[-1], PORTION

@@ -131,16 +131,16 @@ WHEN OLD.state = 'fetched' AND NEW.state <> 'fetched' BEGIN
     UPDATE spools SET jobs = jobs - 1, bytes = bytes - coalesce(OLD.bytes, 0) WHERE instance = OLD.instance;
 END;
 
--- Where jobs of a host are: some of 64 neighbouring ones name it in the URL of their image or of its source. An index of
+-- Where jobs of a host are: some of 16 neighbouring ones name it in the URL of their image or of its source. An index of
 -- both hosts would take 70 bytes of each job, and twice the time of a delivery. As an index, it is never pruned: jobs stay.
 CREATE TABLE hosts (
     host TEXT NOT NULL,                    -- and port, in lower case
-    chunk INTEGER NOT NULL,                -- jobs.seq / 64
+    chunk INTEGER NOT NULL,                -- jobs.seq / 16
     PRIMARY KEY (host, chunk)
 ) STRICT, WITHOUT ROWID;
 
 INSERT INTO hosts SELECT DISTINCT
-    lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), seq / 64
+    lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), seq / 16
 FROM (
     SELECT seq, substr(url, instr(url, '://') + 3) AS rest
     FROM (SELECT seq, image_url AS url FROM jobs UNION ALL SELECT seq, source_url FROM jobs)
@@ -148,17 +148,17 @@ FROM (
 ) WHERE true ON CONFLICT DO NOTHING;
 
 CREATE TRIGGER jobs_born_with_hosts AFTER INSERT ON jobs BEGIN
-    INSERT INTO hosts SELECT NEW.host, NEW.seq / 64 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO hosts SELECT NEW.host, NEW.seq / 16 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
     INSERT INTO hosts SELECT
-        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 64
+        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 16
     FROM (SELECT substr(NEW.source_url, instr(NEW.source_url, '://') + 3) AS rest)
     WHERE instr(NEW.source_url, '://') > 0 ON CONFLICT DO NOTHING;
 END;
 
 CREATE TRIGGER jobs_change_hosts AFTER UPDATE OF host, source_url ON jobs BEGIN
-    INSERT INTO hosts SELECT NEW.host, NEW.seq / 64 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO hosts SELECT NEW.host, NEW.seq / 16 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
     INSERT INTO hosts SELECT
-        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 64
+        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 16
     FROM (SELECT substr(NEW.source_url, instr(NEW.source_url, '://') + 3) AS rest)
     WHERE instr(NEW.source_url, '://') > 0 ON CONFLICT DO NOTHING;
 END;

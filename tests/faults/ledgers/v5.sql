@@ -198,7 +198,7 @@ INSERT INTO "history" VALUES(14,7,1795000002000,'attempt_failed','received','rec
 INSERT INTO "history" VALUES(15,8,1795000002000,'received',NULL,'received',NULL,NULL);
 CREATE TABLE hosts (
     host TEXT NOT NULL,                    -- and port, in lower case
-    chunk INTEGER NOT NULL,                -- jobs.seq / 64
+    chunk INTEGER NOT NULL,                -- jobs.seq / 16
     PRIMARY KEY (host, chunk)
 ) STRICT, WITHOUT ROWID;
 INSERT INTO "hosts" VALUES('example.com',0);
@@ -414,16 +414,16 @@ WHEN OLD.state = 'fetched' AND NEW.state <> 'fetched' BEGIN
     UPDATE spools SET jobs = jobs - 1, bytes = bytes - coalesce(OLD.bytes, 0) WHERE instance = OLD.instance;
 END;
 CREATE TRIGGER jobs_born_with_hosts AFTER INSERT ON jobs BEGIN
-    INSERT INTO hosts SELECT NEW.host, NEW.seq / 64 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO hosts SELECT NEW.host, NEW.seq / 16 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
     INSERT INTO hosts SELECT
-        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 64
+        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 16
     FROM (SELECT substr(NEW.source_url, instr(NEW.source_url, '://') + 3) AS rest)
     WHERE instr(NEW.source_url, '://') > 0 ON CONFLICT DO NOTHING;
 END;
 CREATE TRIGGER jobs_change_hosts AFTER UPDATE OF host, source_url ON jobs BEGIN
-    INSERT INTO hosts SELECT NEW.host, NEW.seq / 64 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
+    INSERT INTO hosts SELECT NEW.host, NEW.seq / 16 WHERE NEW.host <> '' ON CONFLICT DO NOTHING;
     INSERT INTO hosts SELECT
-        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 64
+        lower(substr(rest, 1, instr(replace(replace(rest, '?', '/'), '#', '/') || '/', '/') - 1)), NEW.seq / 16
     FROM (SELECT substr(NEW.source_url, instr(NEW.source_url, '://') + 3) AS rest)
     WHERE instr(NEW.source_url, '://') > 0 ON CONFLICT DO NOTHING;
 END;
