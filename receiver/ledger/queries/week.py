@@ -5,6 +5,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -58,9 +59,7 @@ def week(db: Connection, now: int) -> Week:
         " WHERE hour >= ? AND hour <= ? GROUP BY hour ORDER BY hour",
         (since, now),
     ):
-        numbers = json.loads(f"[{classes}]")  # `int` takes twice as long
-        counts = dict(sorted(zip(numbers[::2], numbers[1::2], strict=True)))
-        hours[hour] = _durations(counts)
+        counts, hours[hour] = _hour(classes)
         together.update(counts)
         images[hour - hour % DAY] += hours[hour].images
         sizes[hour - hour % DAY] += int(size)
@@ -75,6 +74,14 @@ def week(db: Connection, now: int) -> Week:
         days={day: (number, sizes[day]) for day, number in images.items()},
         failures={row["reason"]: int(row["jobs"]) for row in failures},
     )
+
+
+@lru_cache(DAYS * 24 + 2)
+def _hour(classes: str) -> tuple[Mapping[int, int], Durations]:
+    """Return the images of an hour by class, and their durations; kept since most hours are over."""
+    numbers = json.loads(f"[{classes}]")  # `int` takes twice as long
+    counts = dict(sorted(zip(numbers[::2], numbers[1::2], strict=True)))
+    return counts, _durations(counts)
 
 
 def _durations(counts: Mapping[int, int]) -> Durations:
