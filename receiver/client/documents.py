@@ -7,7 +7,7 @@ from datetime import datetime
 from html import escape
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer
+from pydantic import BaseModel, ConfigDict, Field
 
 from receiver.core.jobs import FINAL, Image, StoredObject
 from receiver.core.serializers import plain_url
@@ -111,10 +111,6 @@ class Job(Document):
     updated_at: datetime | None = None
     history: tuple[Event, ...] = ()
     _thumbnail: _Thumbnail = _Thumbnail()
-
-    @field_serializer("image", "archive")
-    def _object(self, value: Image | StoredObject | None) -> dict[str, Any] | None:
-        return value and value._asdict()
 
     @property
     def is_final(self) -> bool:

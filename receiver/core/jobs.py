@@ -5,6 +5,7 @@ page has hundreds of is a named tuple: a frozen dataclass takes ten times as lon
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -60,7 +61,8 @@ def overdue_cutoff(now: int, overdue_after: timedelta) -> int:
     return now - milliseconds(overdue_after)
 
 
-class Image(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Image:
     """What was read from an image's bytes: ``jpeg``, ``png`` or ``webp``, its pixels and the file's size.
 
     ``sha256`` is of the file, 64 lower-case hex digits. ``accepted`` is the reason for which verification
@@ -94,7 +96,8 @@ def image_format(head: bytes | bytearray) -> str | None:
     return "webp" if head[:4] == b"RIFF" and head[8:12] == b"WEBP" else None
 
 
-class StoredObject(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class StoredObject:
     """Where an object lies in the archive: ``s3://bucket/key`` or ``file:///path``."""
 
     uri: str

@@ -1,7 +1,7 @@
 """Archived jobs and their objects: listed, audited, relocated, rebuilt; checkpoints of such long runs."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 from receiver.archive.metadata import ArchivedImage
@@ -146,7 +146,7 @@ def relocated(tx: Transaction, job_id: str, before: StoredObject, after: StoredO
             "UPDATE jobs SET uri = :uri, etag = :etag, version = :version, event = :event, detail = :detail,"
             " updated_at = :now WHERE id = :id AND state = 'archived' AND uri = :before RETURNING id",
             {
-                **after._asdict(),
+                **asdict(after),
                 "event": RELOCATED,
                 "detail": f"From {before.uri} to {after.uri}.",
                 "now": tx.now,
@@ -245,8 +245,8 @@ def _values(archived: ArchivedImage, now: int) -> dict[str, str | int | None]:
         "id": archived.id,
         "ref": archived.ref,
         "event": REBUILT,
-        **archived.image._asdict(),
-        **archived.stored._asdict(),
+        **asdict(archived.image),
+        **asdict(archived.stored),
         "received_at": archived.received_at,
         "archived_at": archived.archived_at,
         "now": now,

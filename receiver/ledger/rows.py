@@ -1,5 +1,7 @@
 """Converts rows of the ledger's tables to the program's types."""
 
+from typing import Any
+
 from receiver.core.errors import LedgerError
 from receiver.core.jobs import Event, Image, Job, Problem, State, StoredObject
 from receiver.ledger.connection import Connection, Row
@@ -41,6 +43,11 @@ def known(db: Connection, job_id: str) -> Row:
     if row is None:
         raise LedgerError("ledger.unknown_job", f"There is no job {job_id}.")
     return row
+
+
+def values(part: Image | StoredObject) -> dict[str, Any]:
+    """Return a part of a job by columns; `dataclasses.asdict`, which copies, takes ten times as long."""
+    return {name: getattr(part, name) for name in part.__slots__}
 
 
 def event(row: Row) -> Event:

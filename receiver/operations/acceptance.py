@@ -3,7 +3,7 @@
 The bytes stay where they are until the archive has them, so that one commit is all that happens.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -35,7 +35,7 @@ async def find_refused(ledger: LedgerReader, spool: Spool, job_id: str) -> Refus
             "ledger.wrong_state",
             f"The refused bytes of job {job_id} are not kept any more; a retry may fetch them.",
         )
-    return RefusedBytes(job, kept[0], kept[1]._replace(accepted=refusal.reason), refusal)
+    return RefusedBytes(job, kept[0], replace(kept[1], accepted=refusal.reason), refusal)
 
 
 async def accept(ledger: Ledger, spool: Spool, job_id: str, sha256: str) -> Job:

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -189,7 +190,7 @@ async def test_an_image_in_a_bucket_is_brought_and_not_left_behind(
             assert opened(await thumbnails.of(job)).size == (SIDE, 200)
             assert files(tmp_path) == [f"{image.sha256}.webp"]
 
-            shorter = image._replace(bytes=image.bytes - 1, sha256="0" * 64)
+            shorter = replace(image, bytes=image.bytes - 1, sha256="0" * 64)
             assert await thumbnails.of(job._replace(image=shorter)) is None
             assert files(tmp_path) == [f"{image.sha256}.webp"]
 

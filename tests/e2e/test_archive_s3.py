@@ -221,7 +221,7 @@ async def test_a_spooled_file_that_its_disk_cannot_read_is_lost_and_no_fault_of_
     archive = open_archive(f"s3://{store.bucket}/{prefix}", environ=store.environment(tls=tls))
     empty = spooled(tmp_path, "a.png", b"")
     # Another sum, for a store might take an object of no bytes before any is sent.
-    item = replace(empty, path=UNREADABLE, image=empty.image._replace(sha256="00" * 32))
+    item = replace(empty, path=UNREADABLE, image=replace(empty.image, sha256="00" * 32))
     with pytest.raises(SpoolError, match=r"^spool\.lost: .*Input/output error"):
         await archive.put(item)
     await archive.aclose()

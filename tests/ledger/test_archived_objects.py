@@ -138,7 +138,7 @@ async def test_a_job_that_is_being_worked_on_is_left_to_that(ledger: Ledger) -> 
     assert await ledger.fetched(claim, IMAGE, "spool")
 
 
-@pytest.mark.parametrize("other", [Image("png", 424, 349, 1000, "ab" * 32), IMAGE._replace(sha256="cd" * 32)])
+@pytest.mark.parametrize("other", [Image("png", 424, 349, 1000, "ab" * 32), replace(IMAGE, sha256="cd" * 32)])
 async def test_an_object_that_is_another_image_changes_nothing(ledger: Ledger, other: Image) -> None:
     await brought_to(ledger, State.FETCHED)
     before = await the_job(ledger)

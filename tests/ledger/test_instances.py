@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ async def test_no_two_instances_claim_one_job(two: tuple[Ledger, Ledger]) -> Non
 async def test_an_image_is_archived_by_the_instance_that_has_its_file(two: tuple[Ledger, Ledger]) -> None:
     a, b = two
     await fetched(a, "job-1", deadline=NOW + HOUR)
-    await fetched(b, "job-2", deadline=NOW + HOUR, image=IMAGE._replace(bytes=7))
+    await fetched(b, "job-2", deadline=NOW + HOUR, image=replace(IMAGE, bytes=7))
     assert await a.spool_names() == {"job-1.spool"}
     assert await b.spool_names() == {"job-2.spool"}
     assert [await a.spool_bytes(), await b.spool_bytes()] == [IMAGE.bytes, 7]
@@ -211,7 +212,7 @@ async def test_accepted_bytes_wait_for_their_instance_although_the_url_lives(
     a, b = two
     await a.record(delivery("job-1", deadline=clock.now + HOUR))
     assert await a.rejected(await claimed(a), ImageError("image.undecodable", "Cut off."))
-    await a.accept("job-1", IMAGE._replace(accepted="image.undecodable"), "aside/job-1")
+    await a.accept("job-1", replace(IMAGE, accepted="image.undecodable"), "aside/job-1")
     await die(a, clock, b)
     assert await states(b, "job-1") == ["fetched"]
     assert await a.spool_names() == {"aside/job-1"}
@@ -255,7 +256,7 @@ async def test_what_others_did_not_fetch_comes_back_with_its_instance(
         await fetched(a, name, deadline=clock.now + HOUR)
     await die(a, clock, b)
     taken = {claim.job.id: claim for claim in await b.claim_to_fetch(9, again=9, lease=LEASE)}
-    assert await b.fetched(taken["again"], IMAGE._replace(sha256="cd" * 32), "again.other")
+    assert await b.fetched(taken["again"], replace(IMAGE, sha256="cd" * 32), "again.other")
     assert await b.release(taken["not-again"])
     back = await opened("a")
     assert await states(b, "again", "not-again", "in-progress") == ["fetched", "fetched", "received"]

@@ -1,7 +1,7 @@
 """Commits whose answer is lost: the ledger has what its caller was told of as an error."""
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -94,5 +94,5 @@ async def test_a_claim_that_ended_while_its_work_could_not_be_recorded_is_void(
     line.cut = False
     assert not await line.ledger.fetched(late, IMAGE, "late.spool")
     assert (await the_job(line.ledger)).state is State.RECEIVED
-    assert await line.ledger.fetched(claim, IMAGE._replace(sha256="cd" * 32), "other.spool")
+    assert await line.ledger.fetched(claim, replace(IMAGE, sha256="cd" * 32), "other.spool")
     assert not await line.ledger.fetched(late, IMAGE, "late.spool")

@@ -80,7 +80,7 @@ def fetched(tx: Transaction, claim: Claim, image: Image, spool: str, note: str |
         f"state = 'fetched', event = 'fetched', reason = NULL, detail = :note, reason_at = NULL,"
         f" {NO_SUSPECT}, attempts = 0, at_risk_at = NULL, fetched_at = :now, spool = :spool, {IMAGE}"
     )
-    return _move(tx, claim, State.RECEIVED, assignments, spool=spool, note=note, **image._asdict())
+    return _move(tx, claim, State.RECEIVED, assignments, spool=spool, note=note, **rows.values(image))
 
 
 def was_fetched(
@@ -97,7 +97,7 @@ def was_fetched(
 def archived(tx: Transaction, claim: Claim, stored: StoredObject) -> bool:
     """Record that the archive has proved to hold the image."""
     assignments = f"state = 'archived', event = 'archived', {NO_ERROR}, archived_at = :now, {STORED}"
-    return _move(tx, claim, State.FETCHED, assignments, **stored._asdict())
+    return _move(tx, claim, State.FETCHED, assignments, **rows.values(stored))
 
 
 def was_archived(tx: Transaction, claim: Claim, stored: StoredObject) -> bool:
@@ -114,7 +114,7 @@ def recognised(tx: Transaction, claim: Claim, found: ArchivedImage) -> bool:
         "The archive held an image of this job already, put before and proved now. It stands;"
         f" what was fetched since (SHA-256 {claim.job.image and claim.job.image.sha256}) was let go."
     )
-    found_values = found.stored._asdict() | found.image._asdict()
+    found_values = rows.values(found.stored) | rows.values(found.image)
     return _move(tx, claim, State.FETCHED, assignments, detail=detail, **found_values)
 
 

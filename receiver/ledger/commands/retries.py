@@ -65,7 +65,7 @@ def accept(tx: Transaction, job_id: str, image: Image, spool: str) -> Job:
         " instance = :instance, updated_at = :now WHERE id = :id AND holder IS NULL"
         f" RETURNING {rows.JOB}",
         {
-            **image._asdict(),
+            **rows.values(image),
             "accepted": refusal.reason,
             "reason": refusal.reason,
             "detail": refusal.detail,
