@@ -2,16 +2,15 @@
 
 from receiver.core.errors import REASONS
 from receiver.ledger.commands.attempts import ERROR, EXPIRED, leave_away
-from receiver.ledger.commands.claims import RETRIED
+from receiver.ledger.commands.claims import FRESH, RETRIED
 from receiver.ledger.connection import Connection, number
 from receiver.ledger.transaction import Transaction
 
 TRIAL_ENDED = "fetch.trial_ended"
 
-_READY = "state = 'received' AND next_attempt_at IS NULL AND holder IS NULL"
 UNSAFE = (
-    f"jobs INDEXED BY jobs_to_fetch WHERE {_READY} AND attempts = 0",
-    f"jobs INDEXED BY jobs_to_fetch_again WHERE {_READY} AND attempts > 0",
+    f"jobs {FRESH}",
+    f"jobs {RETRIED}",
     "jobs INDEXED BY jobs_waiting_to_fetch WHERE state = 'received' AND next_attempt_at IS NOT NULL",
 )
 """All unclaimed jobs whose image is not safe yet: in each index they are ordered by deadline."""
