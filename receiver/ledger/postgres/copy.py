@@ -23,8 +23,8 @@ from receiver.ledger.sqlite.lock import DirectoryLock
 UNFINISHED = f"{SCHEMA}_copy"
 """The schema that is filled. It gets its name at the end, so that no server finds half a ledger."""
 
-PIECE = 10_000
-"""Rows of a transaction: what is done again after a cut."""
+PIECE = 2_000
+"""Rows of a transaction: what is done again after a cut, and is held twice to be compared."""
 
 OnProgress = Callable[[int, int], None]
 """Called with the rows that are copied and compared, and how many there are."""

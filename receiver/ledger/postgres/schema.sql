@@ -1,4 +1,5 @@
--- The ledger in PostgreSQL, version 1: what its tables have beside those of ../sqlite/schema*.sql, which explain it.
+-- The ledger in PostgreSQL, version 1. schema.py takes its tables and indexes from ../sqlite/schema*.sql, which
+-- explain the triggers, too.
 
 CREATE TABLE schema_version (version BIGINT NOT NULL);
 
