@@ -170,7 +170,29 @@ async def test_a_database_with_a_ledger_is_left_as_it_is(folder: Path, database:
 async def test_an_empty_schema_that_an_administrator_made_is_taken(folder: Path, database: str) -> None:
     with psycopg.connect(database) as db:
         db.execute("CREATE SCHEMA upscale_receiver")
+        db.execute("GRANT USAGE ON SCHEMA upscale_receiver TO pg_monitor")
+        db.execute("ALTER DEFAULT PRIVILEGES IN SCHEMA upscale_receiver GRANT SELECT ON TABLES TO pg_monitor")
     assert copied(folder, database).rows["jobs"] == len(State) + 8
+    with psycopg.connect(database) as db:
+        rights = db.execute(
+            "SELECT has_schema_privilege('pg_monitor', 'upscale_receiver', 'USAGE'),"
+            " has_table_privilege('pg_monitor', 'upscale_receiver.jobs', 'SELECT')"
+        ).fetchone()
+    assert rights == (True, True)
+
+
+async def test_a_schema_of_another_owner_is_refused_before_a_row_is_copied(
+    folder: Path, database: str, postgres_server: Postgres
+) -> None:
+    name = database.rpartition("/")[2]
+    postgres_server.execute(
+        "CREATE SCHEMA upscale_receiver; GRANT ALL ON SCHEMA upscale_receiver TO PUBLIC", database=name
+    )
+    done: list[int] = []
+    with pytest.raises(LedgerError, match="must be owner of schema") as error:
+        copy_ledger(place(folder, database), on_progress=lambda rows, _: done.append(rows))
+    assert error.value.reason == "ledger.unavailable"
+    assert done == []
 
 
 async def test_no_statement_of_a_copy_is_bounded_in_time(
@@ -189,6 +211,24 @@ async def test_no_statement_of_a_copy_is_bounded_in_time(
     copied(folder, database)
     noted = postgres_server.execute("SELECT DISTINCT bound FROM noted", database=name)
     assert noted == [("0",)]
+
+
+async def test_a_vacuum_that_the_database_cuts_short_does_not_stop_a_copy(
+    folder: Path, database: str, postgres_server: Postgres
+) -> None:
+    name = database.rpartition("/")[2]
+    postgres_server.execute(f"ALTER DATABASE {name} SET statement_timeout = '1s'")
+    with postgres_server.connection(name) as other:
+
+        def on_progress(done: int, of: int) -> None:
+            if done == of:  # a vacuum waits from now on
+                other.execute(
+                    f"BEGIN; LOCK TABLE {UNFINISHED}.bodies IN SHARE UPDATE EXCLUSIVE MODE".encode()
+                )
+
+        it = copy_ledger(place(folder, database), on_progress=on_progress)
+        other.execute("ROLLBACK")
+    assert it.rows["jobs"] == len(State) + 8
 
 
 async def test_a_dump_is_restored_as_the_operations_page_says(

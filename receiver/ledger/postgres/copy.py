@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import psycopg
+from psycopg import errors
 
 from receiver.core.errors import LedgerError
 from receiver.core.ledger_location import LedgerLocation
@@ -100,7 +101,13 @@ class _Copy:
                 "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", UNFINISHED
             )
             if not begun:  # triggers come at the end, since rows bring what these write, and indexes, too
-                self._run(f"CREATE SCHEMA {UNFINISHED}; COMMENT ON SCHEMA {UNFINISHED} IS '{source}'")
+                is_made = self._rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", SCHEMA)
+                self._run(  # one that an administrator made keeps the rights that were given on it
+                    f"ALTER SCHEMA {SCHEMA} RENAME TO {UNFINISHED}"
+                    if is_made
+                    else f"CREATE SCHEMA {UNFINISHED}"
+                )
+                self._run(f"COMMENT ON SCHEMA {UNFINISHED} IS '{source}'")
                 self._run(schema.tables())
             elif begun != [(source,)]:
                 raise LedgerError(
@@ -179,7 +186,9 @@ class _Copy:
     def _publish(self) -> None:
         """Give the schema its indexes, triggers, next numbers and version, and its name."""
         for table in self.rows:
-            self._run(f"VACUUM ANALYZE {UNFINISHED}.{table}")
+            # It runs in no transaction, and so within the bounds of the database; else autovacuum does it.
+            with contextlib.suppress(errors.QueryCanceled, errors.LockNotAvailable):
+                self._run(f"VACUUM ANALYZE {UNFINISHED}.{table}")
         with self._transaction():
             self._run(schema.TAKE_LOCK)  # so that no server creates a ledger at the same moment
             self._run(
