@@ -376,6 +376,22 @@ async def test_transactions_are_bounded_durable_and_see_only_the_ledger_s_schema
         postgres_server.execute(f"ALTER DATABASE {name} RESET synchronous_commit")
 
 
+async def test_settings_of_the_database_do_not_change_what_values_say(
+    ledger: Ledger, postgres_server: Postgres, place: LedgerLocation
+) -> None:
+    name = name_of(place.url or "")
+    postgres_server.execute(f"ALTER DATABASE {name} SET array_nulls = off")  # so {NULL} is a text of 4 letters
+    postgres_server.execute(f"ALTER DATABASE {name} SET standard_conforming_strings = off")
+    postgres_server.execute(f"ALTER DATABASE {name} SET bytea_output = escape")
+    postgres_server.cut(name)
+    try:
+        await ledger.record(delivery("first", ref="\\'NULL"))
+        await ledger.record(delivery("second"))
+        assert [(await the_job(ledger, job)).ref for job in ("first", "second")] == ["\\'NULL", None]
+    finally:
+        postgres_server.execute(f"ALTER DATABASE {name} RESET ALL")
+
+
 async def test_a_connection_whose_settings_failed_is_not_used_without_them(
     ledger: Ledger, postgres_server: Postgres, place: LedgerLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

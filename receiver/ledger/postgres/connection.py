@@ -223,6 +223,7 @@ class Session:
 _EACH = {
     "search_path": SCHEMA,
     "standard_conforming_strings": "on",
+    "array_nulls": "on",
     # These three bound a transaction.
     "lock_timeout": "8s",  # longer than an instance that stands still can hold the lock
     "idle_in_transaction_session_timeout": "5s",
