@@ -380,14 +380,14 @@ async def test_settings_of_the_database_do_not_change_what_values_say(
     ledger: Ledger, postgres_server: Postgres, place: LedgerLocation
 ) -> None:
     name = name_of(place.url or "")
-    postgres_server.execute(f"ALTER DATABASE {name} SET array_nulls = off")  # so {NULL} is a text of 4 letters
+    postgres_server.execute(f"ALTER DATABASE {name} SET array_nulls = off")  # {NULL} is a text then
     postgres_server.execute(f"ALTER DATABASE {name} SET standard_conforming_strings = off")
     postgres_server.execute(f"ALTER DATABASE {name} SET bytea_output = escape")
     postgres_server.cut(name)
     try:
-        await ledger.record(delivery("first", ref="\\'NULL"))
-        await ledger.record(delivery("second"))
-        assert [(await the_job(ledger, job)).ref for job in ("first", "second")] == ["\\'NULL", None]
+        refs = {"named": "\\'NULL", **{f"nameless-{number}": None for number in range(8)}}
+        await asyncio.gather(*(ledger.record(delivery(job, ref=ref)) for job, ref in refs.items()))
+        assert {job: (await the_job(ledger, job)).ref for job in refs} == refs
     finally:
         postgres_server.execute(f"ALTER DATABASE {name} RESET ALL")
 
