@@ -312,12 +312,25 @@ async def test_a_schema_whose_version_is_missing_refuses_and_then_goes_on(
     ledger: Ledger, place: LedgerLocation
 ) -> None:
     with psycopg.connect(place.url or "", autocommit=True) as db:
-        db.execute("DELETE FROM upscale_receiver.schema_version")
+        row = db.execute("DELETE FROM upscale_receiver.schema_version RETURNING *").fetchone()
         try:
             assert (await refused(ledger.record(delivery()))).reason == "ledger.unavailable"
         finally:
-            db.execute("INSERT INTO upscale_receiver.schema_version VALUES (1)")
+            db.execute("INSERT INTO upscale_receiver.schema_version VALUES (%s, %s)", row)
     assert not (await ledger.record(delivery())).duplicate
+
+
+@pytest.mark.parametrize("change", ["UPDATE {} SET structure = 'another'", "ALTER TABLE {} DROP structure"])
+async def test_a_structure_that_an_unreleased_version_made_is_refused(
+    database: str, tmp_path: Path, change: str
+) -> None:
+    place = LedgerLocation(tmp_path, database, "one")
+    await (await Ledger.serve(place)).close()
+    with psycopg.connect(database, autocommit=True) as db:
+        db.execute(change.format("upscale_receiver.schema_version").encode())
+    error = await refused(Ledger.serve(place))
+    assert error.reason == "ledger.corrupt"
+    assert "an unreleased version made it" in error.detail
 
 
 async def test_a_command_makes_no_ledger_in_a_database_unless_it_may(database: str, tmp_path: Path) -> None:

@@ -196,9 +196,10 @@ class _Copy:
                 f" COMMENT ON SCHEMA {SCHEMA} IS NULL;"
                 f" SET LOCAL search_path = {SCHEMA}; SET LOCAL maintenance_work_mem = '256MB'"
             )
-            for script in schema.scripts():
+            scripts = schema.scripts()
+            for script in scripts:
                 self._run(script)
-            self._run(f"INSERT INTO schema_version VALUES ({len(schema.MIGRATIONS)})")
+            self._run(f"INSERT INTO schema_version VALUES ({len(scripts)}, '{schema.structure(scripts)}')")
             for table in ("jobs", "history", "unread"):
                 self._run(f"SELECT setval('{table}_seq_seq', max(seq)) FROM {table}")
 

@@ -1,5 +1,6 @@
 """The versions of the ledger's schema in PostgreSQL: checks, and migrations."""
 
+import hashlib
 import re
 from collections.abc import Sequence
 from importlib import resources
@@ -68,6 +69,12 @@ def _of_a_file(wanted: str) -> str:
     return script
 
 
+def structure(scripts: Sequence[str]) -> str:
+    """Return what distinguishes the structure that these migrations make; comments are no part of it."""
+    text = " ".join(re.sub("--.*", "", tables() + "".join(scripts)).split())
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def prepare(
     session: Session,
     me: str,
@@ -88,6 +95,8 @@ def prepare(
     present = version(db)
     if not (make if present == 0 else migrate and present <= len(migrations)):
         check_version(present)
+    if present > 0:
+        _check_structure(db, structure(migrations[:present]))
     if present < len(migrations):
         if present > 0:
             _check_alone(db, me, at)
@@ -97,7 +106,7 @@ def prepare(
         for script in ([tables()] if present == 0 else []) + [*migrations[present:]]:
             db.run(script)
         db.run("DELETE FROM schema_version")
-        db.execute("INSERT INTO schema_version VALUES (?)", (len(migrations),))
+        db.execute("INSERT INTO schema_version VALUES (?, ?)", (len(migrations), structure(migrations)))
     session.commit()
     return int(at)
 
@@ -105,6 +114,17 @@ def prepare(
 UNBOUNDED = """SELECT set_config(name, '0', true) FROM pg_settings
     WHERE name IN ('statement_timeout', 'transaction_timeout')"""
 """An index of millions of jobs takes minutes."""
+
+
+def _check_structure(db: Statements, expected: str) -> None:
+    # An older unreleased version has no such column.
+    found = db.execute("SELECT to_jsonb(it) ->> 'structure' FROM schema_version AS it").fetchone()
+    if tuple(found) != (expected,):
+        raise LedgerError(
+            "ledger.corrupt",
+            "The ledger in the database has not the structure of its version: an unreleased version made it."
+            f" Rename its schema {SCHEMA}, or restore a backup.",
+        )
 
 
 def _check_alone(db: Statements, me: str, at: int) -> None:

@@ -1,7 +1,7 @@
 -- The ledger in PostgreSQL, version 1. schema.py takes its tables and indexes from ../sqlite/schema*.sql, which
 -- explain the triggers, too.
 
-CREATE TABLE schema_version (version BIGINT NOT NULL);
+CREATE TABLE schema_version (version BIGINT NOT NULL, structure TEXT NOT NULL);
 
 INSERT INTO totals (state) VALUES
     ('submitted'), ('received'), ('fetched'), ('archived'), ('failed'), ('rejected'), ('expired')
