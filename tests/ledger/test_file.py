@@ -199,7 +199,12 @@ async def test_a_damaged_page_of_a_large_ledger_never_leads_to_a_false_acknowled
                 continue
             outcomes["acknowledged"] += 1
             assert [job.id for job in (await ledger.jobs(Filter(), limit=1)).jobs] == ["new"]
-            assert [claim.job.id for claim in await ledger.claim_to_fetch(1, again=1, lease=1000)] == ["new"]
+            try:
+                claims = await ledger.claim_to_fetch(1, again=1, lease=1000)
+            except LedgerError as error:  # it looks at a few other jobs, too
+                assert error.reason == "ledger.corrupt"  # noqa: PT017 - or there is none
+            else:
+                assert [claim.job.id for claim in claims] == ["new"]
             with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
                 await ledger.check_for_damage()
             with pytest.raises(LedgerError, match=r"ledger\.corrupt"):
