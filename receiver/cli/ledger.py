@@ -105,8 +105,7 @@ def ledger_copy(
     with progress_bar("rows copied and compared", quiet=as_json) as on_progress:
         copied = copy_ledger(location, restart=restart, on_progress=on_progress)
     if as_json:
-        tables = {name: {"rows": rows, "sha256": copied.digests[name]} for name, rows in copied.rows.items()}
-        output.print_json({"resumed": copied.resumed, "tables": tables})
+        output.print_json({"resumed": copied.resumed, "rows": copied.rows})
         return
     output.print_counts((rows, name) for name, rows in copied.rows.items())
     typer.echo("All rows were compared. Set RECEIVER_LEDGER, and start serve with this data directory.")

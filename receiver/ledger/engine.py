@@ -65,21 +65,17 @@ def opener(
     location = LedgerLocation(place) if isinstance(place, Path) else place
     if location.url is None:
         return SqliteOpener(location.data_dir, now, monotonic)
-    return _in_database(location, now, monotonic)
-
-
-async def inspect_database(location: LedgerLocation) -> Inspection:
-    """Look at a ledger's database. Raise `LedgerError` where that is not possible, or it cannot be used."""
-    return await _in_database(location).inspect()
-
-
-def _in_database(
-    location: LedgerLocation, now: Clock | None = None, monotonic: Clock | None = None
-) -> "PostgresOpener":
     try:
         from receiver.ledger.postgres.database import PostgresOpener  # noqa: PLC0415 - psycopg is an extra
     except ImportError:
         raise ConfigError(
             "RECEIVER_LEDGER: needs psycopg, which `pip install upscale-receiver[postgres]` brings"
         ) from None
-    return PostgresOpener(location, now, monotonic)
+    return PostgresOpener(location, (now, monotonic))
+
+
+async def inspect_database(location: LedgerLocation) -> Inspection:
+    """Look at a ledger's database. Raise `LedgerError` where that is not possible, or it cannot be used."""
+    database = opener(location)
+    assert not isinstance(database, SqliteOpener)
+    return await database.inspect()

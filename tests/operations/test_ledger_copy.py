@@ -42,7 +42,6 @@ def test_the_command_prints_what_it_copied(folder: Path, database: str) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     printed = json.loads(done.stdout)
     assert printed["resumed"] is False
-    assert printed["tables"]["jobs"]["rows"] == 3
-    assert len(printed["tables"]["jobs"]["sha256"]) == 64
+    assert printed["rows"]["jobs"] == 3
     again = run(["ledger-copy"], folder, values)
     assert (again.returncode, "holds a ledger already" in again.stderr) == (1, True)

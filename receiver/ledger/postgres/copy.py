@@ -1,7 +1,6 @@
 """Copies a ledger from a file into a database, in pieces, and reads each again to compare it."""
 
 import contextlib
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,13 +32,12 @@ OnProgress = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Copied:
-    """A copy that is complete and was compared: of each table, how many rows, and their SHA-256.
+    """A copy that is complete and was compared: how many rows each table has.
 
     ``resumed``: it went on where an earlier one was cut off.
     """
 
     rows: Mapping[str, int]
-    digests: Mapping[str, str]
     resumed: bool
 
 
@@ -84,9 +82,8 @@ class _Copy:
     instance: str
     on_progress: OnProgress
     piece: int
-    done: int = 0
+    all: int = 0
     rows: dict[str, int] = field(default_factory=dict)
-    digests: dict[str, str] = field(default_factory=dict)
 
     def run(self, *, restart: bool) -> Copied:
         of_now = "SELECT count(*), max(seq), max(updated_at), (SELECT max(seq) FROM history) FROM jobs"
@@ -101,13 +98,10 @@ class _Copy:
                 "SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = %s", UNFINISHED
             )
             if not begun:  # triggers come at the end, since rows bring what these write, and indexes, too
+                # A schema that an administrator made keeps the rights that were given on it.
                 is_made = self._rows("SELECT 1 FROM pg_namespace WHERE nspname = %s", SCHEMA)
-                self._run(  # one that an administrator made keeps the rights that were given on it
-                    f"ALTER SCHEMA {SCHEMA} RENAME TO {UNFINISHED}"
-                    if is_made
-                    else f"CREATE SCHEMA {UNFINISHED}"
-                )
-                self._run(f"COMMENT ON SCHEMA {UNFINISHED} IS '{source}'")
+                make = f"ALTER SCHEMA {SCHEMA} RENAME TO" if is_made else "CREATE SCHEMA"
+                self._run(f"{make} {UNFINISHED}; COMMENT ON SCHEMA {UNFINISHED} IS '{source}'")
                 self._run(schema.tables())
             elif begun != [(source,)]:
                 raise LedgerError(
@@ -118,11 +112,12 @@ class _Copy:
             names = "SELECT tablename::text FROM pg_tables WHERE schemaname = %s ORDER BY tablename"
             tables = self._rows(names, UNFINISHED)
         for (table,) in tables:
-            (self.rows[table],) = self.file.execute(f"SELECT count(*) FROM {table}").fetchone()
+            self.rows[table] = 0
+            self.all += self.file.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
         for table in self.rows:
             self._copy(table)
         self._publish()
-        return Copied(self.rows, self.digests, bool(begun))
+        return Copied(self.rows, bool(begun))
 
     def _copy(self, table: str) -> None:
         """Write what the database has not yet, and compare all that it has then, in the order of the key."""
@@ -139,7 +134,7 @@ class _Copy:
                     f"SELECT {names} FROM {table} {rest} ORDER BY {order} LIMIT {self.piece}", *after
                 )
 
-        found, digest, rows = self._read(table, columns, order), hashlib.sha256(), 0
+        found = self._read(table, columns, order)
         last: list[Any] = []
         while True:
             here, there = found.fetchmany(self.piece), written(last)
@@ -155,18 +150,13 @@ class _Copy:
             if there != here:
                 raise LedgerError(
                     "ledger.corrupt",
-                    f"The copy of the table {table} differs from the file (in the {len(here)} rows after"
-                    f" {rows}, of {self.rows[table]}). --from-start begins anew.",
+                    f"The copy of the table {table} differs from the file. --from-start begins anew.",
                 )
             if not here:
                 break
-            for row in here:
-                digest.update(repr(row).encode())
             last = [here[-1][columns.index(name)] for name in key]
-            rows += len(here)
-            self.done += len(here)
-            self.on_progress(self.done, sum(self.rows.values()))
-        self.rows[table], self.digests[table] = rows, digest.hexdigest()
+            self.rows[table] += len(here)
+            self.on_progress(sum(self.rows.values()), self.all)
 
     def _read(self, table: str, columns: Sequence[str], order: str) -> sqlite3.Cursor:
         """Read rows of the file; what it says of itself becomes this data directory's.
@@ -197,9 +187,8 @@ class _Copy:
                 f" SET LOCAL search_path = {SCHEMA}; SET LOCAL maintenance_work_mem = '256MB'"
             )
             scripts = schema.scripts()
-            for script in scripts:
+            for script in (*scripts, schema.noted(scripts)):
                 self._run(script)
-            self._run(f"INSERT INTO schema_version VALUES ({len(scripts)}, '{schema.structure(scripts)}')")
             for table in ("jobs", "history", "unread"):
                 self._run(f"SELECT setval('{table}_seq_seq', max(seq)) FROM {table}")
 
@@ -207,7 +196,8 @@ class _Copy:
     def _transaction(self) -> Iterator[None]:
         with self.db.transaction():
             self._run(
-                f"SET LOCAL search_path = {UNFINISHED}; SET LOCAL enable_sort = off; {schema.UNBOUNDED}"
+                f"SET LOCAL search_path = {UNFINISHED}; SET LOCAL enable_sort = off;"
+                f" SET LOCAL synchronous_commit = on; {schema.UNBOUNDED}"
             )
             yield
 

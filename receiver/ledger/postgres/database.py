@@ -38,8 +38,10 @@ OWN_KEPT = 4096
 
 MIGRATING_SECONDS = 6 * 3600
 
-_NOW = f"""SELECT {schema.CLOCK}, coalesce(max(version), 0),
-    (pg_current_xact_id()::text::bigint % 4294967296)::text,
+Clocks = tuple[Clock | None, Clock | None]
+"""Of times, and of leases; ``None`` is the database's."""
+
+_NOW = f"""SELECT {schema.CLOCK}, coalesce(max(version), 0), pg_current_xact_id()::xid::text,
     CASE current_setting('synchronous_commit')
         WHEN 'off' THEN set_config('synchronous_commit', 'on', true) END
     FROM {SCHEMA}.schema_version"""  # noqa: S608 - a constant
@@ -55,15 +57,9 @@ class Database:
     shared = True
 
     def __init__(
-        self,
-        writer: Session,
-        readers: Sequence[Session],
-        member: Member,
-        at: int,
-        *,
-        now: Clock | None,
-        monotonic: Clock | None,
+        self, writer: Session, readers: Sequence[Session], member: Member, at: int, clocks: Clocks
     ) -> None:
+        now, monotonic = clocks
         self.readers = Readers(readers, schema.check_present)
         self.member = member
         self.now = now or self._database_clock
@@ -148,15 +144,10 @@ class PostgresOpener:
     """Opens the ledger of a database."""
 
     def __init__(
-        self,
-        location: LedgerLocation,
-        now: Clock | None = None,
-        monotonic: Clock | None = None,
-        *,
-        cut_after: float = CUT_SECONDS,
+        self, location: LedgerLocation, clocks: Clocks = (None, None), *, cut_after: float = CUT_SECONDS
     ) -> None:
         self._location = location
-        self._clocks = {"now": now, "monotonic": monotonic}
+        self._clocks = clocks
         self._session = partial(Session, location.url or "", location.instance, cut_after=cut_after)
 
     async def to_read(self) -> Readers:
@@ -196,4 +187,4 @@ class PostgresOpener:
         except BaseException:
             await writer.close()
             raise
-        return Database(writer, [self._session() for _ in range(readers)], member, at, **self._clocks)
+        return Database(writer, [self._session() for _ in range(readers)], member, at, self._clocks)

@@ -69,10 +69,15 @@ def _of_a_file(wanted: str) -> str:
     return script
 
 
-def structure(scripts: Sequence[str]) -> str:
-    """Return what distinguishes the structure that these migrations make; comments are no part of it."""
-    text = " ".join(re.sub("--.*", "", tables() + "".join(scripts)).split())
-    return hashlib.sha256(text.encode()).hexdigest()
+def noted(scripts: Sequence[str]) -> str:
+    """Return the SQL that notes the version that these migrations make, and what tells its structure."""
+    row = f"{len(scripts)}, '{_hash(scripts)}'"
+    return f"DELETE FROM schema_version; INSERT INTO schema_version VALUES ({row})"  # noqa: S608 - no input
+
+
+def _hash(scripts: Sequence[str]) -> str:
+    text = re.sub("--.*", "", tables() + "".join(scripts))
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
 def prepare(
@@ -92,21 +97,17 @@ def prepare(
     (at,) = session.begin("read committed", TAKE_LOCK, f"SELECT {CLOCK}")
     db = session.statements
     check_server(db.db.info)
-    present = version(db)
+    present = version(db, migrations)
     if not (make if present == 0 else migrate and present <= len(migrations)):
         check_version(present)
-    if present > 0:
-        _check_structure(db, structure(migrations[:present]))
     if present < len(migrations):
         if present > 0:
             _check_alone(db, me, at)
         elif db.execute("SELECT 1 FROM pg_namespace WHERE nspname = ?", (SCHEMA,)).fetchone() is None:
             db.run(f"CREATE SCHEMA {SCHEMA}")
         db.run(UNBOUNDED)
-        for script in ([tables()] if present == 0 else []) + [*migrations[present:]]:
+        for script in (*([tables()] if present == 0 else ()), *migrations[present:], noted(migrations)):
             db.run(script)
-        db.run("DELETE FROM schema_version")
-        db.execute("INSERT INTO schema_version VALUES (?, ?)", (len(migrations), structure(migrations)))
     session.commit()
     return int(at)
 
@@ -114,17 +115,6 @@ def prepare(
 UNBOUNDED = """SELECT set_config(name, '0', true) FROM pg_settings
     WHERE name IN ('statement_timeout', 'transaction_timeout')"""
 """An index of millions of jobs takes minutes."""
-
-
-def _check_structure(db: Statements, expected: str) -> None:
-    # An older unreleased version has no such column.
-    found = db.execute("SELECT to_jsonb(it) ->> 'structure' FROM schema_version AS it").fetchone()
-    if tuple(found) != (expected,):
-        raise LedgerError(
-            "ledger.corrupt",
-            "The ledger in the database has not the structure of its version: an unreleased version made it."
-            f" Rename its schema {SCHEMA}, or restore a backup.",
-        )
 
 
 def _check_alone(db: Statements, me: str, at: int) -> None:
@@ -140,18 +130,29 @@ def _check_alone(db: Statements, me: str, at: int) -> None:
         )
 
 
-def version(db: Statements) -> int:
-    """Return the schema's version, 0 where there is none."""
+def version(db: Statements, migrations: Sequence[str] | None = None) -> int:
+    """Return the schema's version, 0 where there is none. Raise `LedgerError` if its structure is another."""
     (is_there,) = db.execute(f"SELECT to_regclass('{SCHEMA}.schema_version') IS NOT NULL").fetchone()
-    row = db.execute("SELECT version FROM schema_version").fetchone() if is_there else None
-    return 0 if row is None else int(row[0])
+    # An older unreleased version has no column of the structure.
+    query = "SELECT version, to_jsonb(it) ->> 'structure' AS structure FROM schema_version AS it"
+    if not is_there or (row := db.execute(query).fetchone()) is None:
+        return 0
+    migrations = scripts() if migrations is None else migrations
+    if 0 < row["version"] <= len(migrations) and row["structure"] != _hash(migrations[: row["version"]]):
+        raise LedgerError(
+            "ledger.corrupt",
+            "The ledger in the database has not the structure of its version: an unreleased version made it."
+            f" Rename its schema {SCHEMA}, or restore a backup.",
+        )
+    return int(row["version"])
 
 
 def check_version(present: int) -> None:
     """Raise `LedgerError` where a schema's version is not that of this program."""
     if present == 0:
-        text = "There is no ledger in the database; `receiver serve` makes one."
-        raise LedgerError("ledger.unavailable", text)
+        raise LedgerError(
+            "ledger.unavailable", "There is no ledger in the database; `receiver serve` makes one."
+        )
     if present != len(MIGRATIONS):
         raise wrong_version("The ledger in the database", present, len(MIGRATIONS))
 
