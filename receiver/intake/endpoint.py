@@ -22,14 +22,11 @@ from receiver.core.url_expiry import Deadline
 from receiver.ledger import Delivery, Ledger
 from receiver.ledger.commands.deliveries import OTHER_URL, OTHER_URLS
 from receiver.providers.base import Ending, Proof, Provider, Running
-from receiver.web.body import read_body
+from receiver.web.body import BODY_SECONDS, read_body
 from receiver.web.direct import json_response
 from receiver.web.middleware import SECURITY_HEADERS
 from receiver.web.problem import problem
 from receiver.web.refusals import RefusalCounter
-
-BODY_SECONDS = 20
-"""How long a sender may take to send a body of at most a few hundred KiB."""
 
 ReadBody = Callable[[bool], Awaitable[bytes]]
 """Reads a request's body within bounds, and keeps it where the argument says so."""

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from receiver.core.errors import BodyError
 
 BODY_SECONDS = 20.0
-"""How long the body of a request of the API or of a form may take to come."""
+"""How long the body of a delivery, of a request of the API or of a form may take to come."""
 
 
 async def read_body(
