@@ -271,6 +271,20 @@ AFTER_IS_CUT_AT = """() => {
 """How much of what is seen is before, in percent."""
 
 
+def until(page: Page, condition: str) -> None:
+    """
+    Wait until a JavaScript condition holds, for 30 s at most.
+
+    Playwright's `wait_for_function` evaluates its text anew at each look, and a page's policy without
+    `unsafe-eval` forbids that from the second look on. Here the page keeps one compiled function.
+    """
+    page.evaluate(f"""new Promise((hold, fail) => {{
+        setTimeout(() => fail(new Error("never so within 30 s")), 30_000);
+        const look = () => ({condition} ? hold() : requestAnimationFrame(look));
+        look();
+    }})""")
+
+
 def test_a_divider_between_before_and_after_moves_by_keyboard_and_holds_at_any_zoom(
     busy: Scene, opened: Visit
 ) -> None:
@@ -289,8 +303,8 @@ def test_a_divider_between_before_and_after_moves_by_keyboard_and_holds_at_any_z
         expect(page.locator(".zoom output")).to_have_text("4\N{MULTIPLICATION SIGN}")
         before = view.evaluate("view => view.scrollLeft")
         page.keyboard.press("ArrowRight")
-        page.wait_for_function("before => document.querySelector('.view').scrollLeft > before", arg=before)
-        page.wait_for_function(f"({AFTER_IS_CUT_AT})() === 60")
+        until(page, f"document.querySelector('.view').scrollLeft > {before}")
+        until(page, f"({AFTER_IS_CUT_AT})() === 60")
         page.keyboard.press("-")
         expect(page.locator(".zoom output")).to_have_text("3\N{MULTIPLICATION SIGN}")
         assert violations(page) == []
