@@ -95,7 +95,7 @@ def services(folder: Path) -> Iterator[Services]:
             headers = {name.lower(): value for name, value in self.headers.items()}
             it.add(Post(self.host, self.path, body, headers))
             if self.host in it.hang:
-                it.over.wait(PATIENCE)
+                it.over.wait()
             self.send_response(it.answers.get(self.host, 200))
             self.send_header("content-length", "2")
             self.end_headers()
