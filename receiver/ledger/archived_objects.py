@@ -51,7 +51,7 @@ def archived_jobs(
         f"SELECT {rows.JOB}, seq FROM jobs INDEXED BY jobs_by_state WHERE state = 'archived' AND seq > :after"  # noqa: S608 - a constant
         " AND (:inside IS NULL OR substr(uri, 1, length(:inside)) = :inside)"
         " AND (:outside IS NULL OR substr(uri, 1, length(:outside)) <> :outside)"
-        f" ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT :limit",
+        f" ORDER BY seq {'DESC' if newest_first else 'ASC'} LIMIT +:limit",
         {"after": after, "limit": limit, "inside": inside, "outside": outside},
     )
     return tuple(_archived(row["seq"], rows.job(row)) for row in found)
@@ -84,7 +84,7 @@ def damaged_jobs(db: Connection, limit: int) -> tuple[tuple[Job, AuditFinding], 
     """Return jobs whose object the last audit found damaged, the newest first."""
     found = db.execute(
         f"SELECT {rows.JOB}, findings.job AS seq, findings.reason AS found, findings.detail AS found_detail"  # noqa: S608
-        " FROM (SELECT * FROM findings ORDER BY job DESC LIMIT ?) AS findings"
+        " FROM (SELECT * FROM findings ORDER BY job DESC LIMIT +?) AS findings"
         " JOIN jobs ON jobs.seq = findings.job ORDER BY findings.job DESC",
         (limit,),
     )

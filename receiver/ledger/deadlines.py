@@ -29,12 +29,12 @@ OLDEST_WAITING_AT = (
 def expire(tx: Transaction, limit: int = 500) -> list[str]:
     """Expire jobs whose deadline has passed and that were tried, and return their ids."""
     found = tx.db.execute(
-        f"SELECT seq FROM jobs {RETRIED} AND deadline <= ? ORDER BY deadline LIMIT ?",  # noqa: S608 - a constant
+        f"SELECT seq FROM jobs {RETRIED} AND deadline <= ? ORDER BY deadline LIMIT +?",  # noqa: S608 - a constant
         (tx.now, limit),
     ).fetchall()
     found += tx.db.execute(
         "SELECT seq FROM jobs INDEXED BY jobs_waiting_to_fetch WHERE state = 'received'"
-        " AND next_attempt_at IS NOT NULL AND deadline <= ? ORDER BY deadline LIMIT ?",
+        " AND next_attempt_at IS NOT NULL AND deadline <= ? ORDER BY deadline LIMIT +?",
         (tx.now, limit - len(found)),
     ).fetchall()
     expired = []
@@ -70,7 +70,7 @@ def mark_at_risk(tx: Transaction, limit: int = 500) -> list[str]:
         "UPDATE jobs SET at_risk_at = :now, event = 'at_risk', updated_at = :now WHERE seq IN"
         " (SELECT seq FROM jobs INDEXED BY jobs_not_at_risk"
         " WHERE state = 'received' AND at_risk_at IS NULL AND at_risk_from < :now"
-        " ORDER BY at_risk_from LIMIT :limit) RETURNING id",
+        " ORDER BY at_risk_from LIMIT +:limit) RETURNING id",
         {"now": tx.now, "limit": limit},
     )
     return [row["id"] for row in found]

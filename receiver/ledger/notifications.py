@@ -94,7 +94,7 @@ def due(db: Connection, *, by: int, limit: int) -> tuple[Notification, ...]:
         " WHERE given_up_at IS NULL AND next_attempt_at <= ? AND NOT EXISTS"
         " (SELECT 1 FROM notifications AS other INDEXED BY notifications_of_job"
         " WHERE other.given_up_at IS NULL AND other.job = one.job AND other.seq < one.seq)"
-        " ORDER BY next_attempt_at LIMIT ?",
+        " ORDER BY next_attempt_at LIMIT +?",
         (by, limit),
     )
     return tuple(Notification(*row) for row in found)

@@ -81,12 +81,12 @@ def _scan(kind: RecordKind) -> str:
             # The body is removed with the first entry of its job.
             " history.before IS NULL AND EXISTS (SELECT 1 FROM bodies WHERE job = history.job) AS body,"
             " 1 AS number FROM history JOIN jobs ON jobs.seq = history.job"
-            " WHERE history.seq > :after ORDER BY history.seq LIMIT :size"
+            " WHERE history.seq > :after ORDER BY history.seq LIMIT +:size"
         )
     table, key, time, more = _TABLES[kind]
     return (
         f"SELECT {key} AS position, {time} AS at, {key} AS key, {time} < :before {more} AS old,"  # noqa: S608 - constants
-        f" count(*) AS number FROM {table} WHERE {key} > :after GROUP BY {key} ORDER BY {key} LIMIT :size"
+        f" count(*) AS number FROM {table} WHERE {key} > :after GROUP BY {key} ORDER BY {key} LIMIT +:size"
     )
 
 

@@ -138,7 +138,7 @@ def pending(
     """Return a provider's pending jobs that it is to be asked about by ``ask_by``, the longest due first."""
     found = db.execute(
         f"SELECT {rows.PENDING} FROM jobs INDEXED BY jobs_to_ask"  # noqa: S608 - constants
-        f" WHERE provider = ? AND ask_at IS NOT NULL AND ask_at <= ? AND {OVERDUE} ORDER BY ask_at LIMIT ?",
+        f" WHERE provider = ? AND ask_at IS NOT NULL AND ask_at <= ? AND {OVERDUE} ORDER BY ask_at LIMIT +?",
         (provider, ask_by, submitted_before, limit),
     )
     return tuple(PendingJob(*row) for row in found)
@@ -159,7 +159,7 @@ def open_intents(db: Connection, *, before: int, limit: int = 100) -> tuple[Inte
     """Return intents from before a time (ms since the epoch) whose job is not known, oldest first."""
     found = db.execute(
         "SELECT * FROM submissions INDEXED BY submissions_open WHERE job IS NULL AND at < ?"
-        " ORDER BY at LIMIT ?",
+        " ORDER BY at LIMIT +?",
         (before, limit),
     )
     return tuple(Intent(**row) for row in found)

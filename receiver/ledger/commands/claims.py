@@ -184,7 +184,7 @@ def _waiting(tx: Transaction, *sources: tuple[str, int | str, int]) -> list[Row]
     Jobs whose wait is over come back into these indexes. Most often there is none, and then one statement is
     enough: a round trip to a database takes longer than to find the jobs.
     """
-    parts = [f"SELECT {_TURN} FROM jobs {source} LIMIT ?" for source in (OVER, *(it[0] for it in sources))]  # noqa: S608
+    parts = [f"SELECT {_TURN} FROM jobs {source} LIMIT +?" for source in (OVER, *(it[0] for it in sources))]  # noqa: S608
     query = " UNION ALL ".join(f"SELECT * FROM ({part}) AS part_{n}" for n, part in enumerate(parts))  # noqa: S608
     values = [value for _, value, limit in sources for value in (value, max(limit, 0))]
     found = tx.db.execute(query, (tx.now, 1, *values)).fetchall()
@@ -206,7 +206,7 @@ def _waiting_hosts(tx: Transaction) -> list[str]:
     found = tx.db.execute(
         f"WITH RECURSIVE hosts (host) AS (SELECT min(host) FROM jobs {BY_HOST}"  # noqa: S608 - constants
         f" UNION ALL SELECT (SELECT min(host) FROM jobs {BY_HOST} AND host > hosts.host) FROM hosts"
-        " WHERE host IS NOT NULL) SELECT host FROM hosts WHERE host IS NOT NULL LIMIT ?",
+        " WHERE host IS NOT NULL) SELECT host FROM hosts WHERE host IS NOT NULL LIMIT +?",
         (MAX_HOSTS,),
     )
     return [row["host"] for row in found]
@@ -218,7 +218,7 @@ def _ready_of(tx: Transaction, host: str, limit: int, *, retried: bool) -> list[
         return []
     return tx.db.execute(
         f"SELECT seq, deadline, attempts, host FROM jobs {BY_HOST}"  # noqa: S608 - constants
-        " AND host = ? AND (attempts > 0) = ? AND deadline > ? ORDER BY deadline LIMIT ?",
+        " AND host = ? AND (attempts > 0) = ? AND deadline > ? ORDER BY deadline LIMIT +?",
         (host, retried, tx.now, limit),
     ).fetchall()
 

@@ -166,7 +166,7 @@ def _bury(tx: Transaction, dead: str, name: str) -> Buried:
         tx,
         name,
         "SELECT seq FROM jobs INDEXED BY jobs_by_state WHERE state = 'fetched' AND instance = :dead"
-        " AND deadline > :now AND accepted IS NULL ORDER BY deadline LIMIT :limit",
+        " AND deadline > :now AND accepted IS NULL ORDER BY deadline LIMIT +:limit",
         {"dead": dead, "limit": BURIED_AT_A_TIME},
     )
     tx.changed += interrupted

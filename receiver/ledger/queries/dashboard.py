@@ -34,7 +34,7 @@ class Overview:
 def overview(db: Connection, *, overdue_before: int, limit: int) -> Overview:
     """Return the overview, with at most ``limit`` jobs in each list."""
     overdue = db.execute(
-        f"SELECT {rows.JOB} FROM jobs INDEXED BY jobs_silent WHERE {OVERDUE} ORDER BY submitted_at LIMIT ?",  # noqa: S608 - a constant
+        f"SELECT {rows.JOB} FROM jobs INDEXED BY jobs_silent WHERE {OVERDUE} ORDER BY submitted_at LIMIT +?",  # noqa: S608 - a constant
         (overdue_before, limit),
     )
     unsafe = _unsafe(db, limit)
@@ -54,7 +54,7 @@ def archived_lately(db: Connection, limit: int) -> tuple[int, tuple[int, ...]]:
     (total,) = db.execute("SELECT jobs FROM totals WHERE state = 'archived'").fetchone()
     found = db.execute(
         "SELECT coalesce(archived_at, updated_at) AS at FROM jobs INDEXED BY jobs_by_state"
-        " WHERE state = 'archived' ORDER BY seq DESC LIMIT ?",
+        " WHERE state = 'archived' ORDER BY seq DESC LIMIT +?",
         (limit,),
     )
     return int(total), tuple(int(row["at"]) for row in found)
@@ -62,7 +62,7 @@ def archived_lately(db: Connection, limit: int) -> tuple[int, tuple[int, ...]]:
 
 def _unsafe(db: Connection, limit: int) -> list[Row]:
     """Merge the first jobs of each index, so that never all of them are sorted."""
-    first = [f"SELECT seq, deadline FROM {source} ORDER BY deadline LIMIT ?" for source in UNSAFE]  # noqa: S608
+    first = [f"SELECT seq, deadline FROM {source} ORDER BY deadline LIMIT +?" for source in UNSAFE]  # noqa: S608
     claimed = f"SELECT seq, deadline FROM {UNSAFE_CLAIMED}"  # noqa: S608 - a constant
     found = _jobs_at(db, [claimed, *first], [limit] * len(first))
     return sorted(found, key=lambda row: row["deadline"])[:limit]
@@ -74,10 +74,10 @@ def _troubled(db: Connection, limit: int) -> tuple[Job, ...]:
     An index by the time of the error would cost every attempt. Within a state the order of arrival is close
     enough to it; the few jobs found are then sorted by the time of their errors.
     """
-    ended = "SELECT seq FROM jobs INDEXED BY jobs_by_state WHERE state = ? ORDER BY seq DESC LIMIT ?"
+    ended = "SELECT seq FROM jobs INDEXED BY jobs_by_state WHERE state = ? ORDER BY seq DESC LIMIT +?"
     waiting = (
         "SELECT seq FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
-        " ORDER BY next_attempt_at LIMIT ?"
+        " ORDER BY next_attempt_at LIMIT +?"
     )
     values = [value for state in UNSUCCESSFUL for value in (state, limit)]
     found = _jobs_at(db, [ended] * len(UNSUCCESSFUL) + [waiting], [*values, limit])

@@ -11,7 +11,7 @@ def transitions(db: Connection, *, after: int, limit: int) -> TransitionPage:
     """Return transitions after an entry of the history; at most ``limit`` entries are read."""
     found = db.execute(
         f"SELECT history.seq, jobs.id, jobs.ref, {rows.EVENT} FROM history"  # noqa: S608 - a constant
-        " JOIN jobs ON jobs.seq = history.job WHERE history.seq > ? ORDER BY history.seq LIMIT ?",
+        " JOIN jobs ON jobs.seq = history.job WHERE history.seq > ? ORDER BY history.seq LIMIT +?",
         (after, limit),
     ).fetchall()
     return TransitionPage(

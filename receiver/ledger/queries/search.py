@@ -128,7 +128,7 @@ def _searched(db: Connection, wanted: Filter, text: str, before: int | None, lim
             among = f"seq IN ({', '.join('?' * len(portion))})"
             found += db.execute(
                 f"SELECT {rows.JOB}, seq FROM jobs WHERE {' AND '.join([among, *conditions])}{states}"  # noqa: S608
-                " ORDER BY seq DESC LIMIT ?",
+                " ORDER BY seq DESC LIMIT +?",
                 (*portion, *conditions.values(), *wanted.states, limit + 1 - len(found)),
             )
         if len(found) > limit:
@@ -144,7 +144,7 @@ def _searched(db: Connection, wanted: Filter, text: str, before: int | None, lim
 def jobs_with_prefix(db: Connection, prefix: str, limit: int) -> tuple[Job, ...]:
     """Return jobs whose ids begin with a prefix, in the order of ids."""
     found = db.execute(
-        f"SELECT {rows.JOB} FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",  # noqa: S608 - a constant
+        f"SELECT {rows.JOB} FROM jobs WHERE id >= ? AND id < ? ORDER BY id LIMIT +?",  # noqa: S608 - a constant
         (prefix, prefix + text_search.LAST, limit),
     )
     return tuple(rows.job(row) for row in found)
@@ -196,7 +196,7 @@ def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: 
         if conditions and not {_OF_REF, _OF_REASON} & set(conditions):
             # SQLite would take the index of the states, and pass over the jobs of all other providers.
             hint = f"INDEXED BY jobs_by_{'provider' if _OF_PROVIDER in conditions else 'state'}"
-        queries.append(f"SELECT {columns} FROM jobs {hint} WHERE {where} ORDER BY seq DESC LIMIT ?")  # noqa: S608 - constants
+        queries.append(f"SELECT {columns} FROM jobs {hint} WHERE {where} ORDER BY seq DESC LIMIT +?")  # noqa: S608 - constants
         values += [*(value for _, value in scan), low, high, limit]
     if is_of_all:
         return db.execute(queries[0], values).fetchall()
@@ -205,7 +205,7 @@ def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: 
         for n, query in enumerate(queries)
     )
     # Both engines merge the scans, and read no more whole rows than are wanted.
-    newest = f"SELECT seq FROM ({scanned}) AS found ORDER BY seq DESC LIMIT ?"  # noqa: S608
+    newest = f"SELECT seq FROM ({scanned}) AS found ORDER BY seq DESC LIMIT +?"  # noqa: S608
     found = f"SELECT {rows.JOB}, seq FROM jobs WHERE seq IN ({newest}) ORDER BY seq DESC"  # noqa: S608
     return db.execute(found, (*values, limit)).fetchall()
 

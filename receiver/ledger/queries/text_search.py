@@ -60,7 +60,7 @@ def distinct(db: Connection, source: str, column: str, *, begin: str = "", most:
     rows = db.execute(
         f"WITH RECURSIVE found (value) AS ({among} >= ? AND {column} < ? UNION ALL"  # noqa: S608 - constants
         f" SELECT ({among} > found.value AND {column} < ?) FROM found WHERE found.value IS NOT NULL)"
-        " SELECT value FROM found WHERE value IS NOT NULL LIMIT ?",
+        " SELECT value FROM found WHERE value IS NOT NULL LIMIT +?",
         (begin, begin + LAST, begin + LAST, most),
     )
     return [row["value"] for row in rows]
@@ -75,7 +75,7 @@ def _of_names(db: Connection, text: str) -> tuple[set[int], bool]:
     of_id = "jobs WHERE id >= ? AND id < ? ORDER BY id DESC"
     of_ref = "jobs INDEXED BY jobs_by_ref WHERE ref > ? AND ref < ? ORDER BY ref DESC"
     query = " UNION ALL ".join(
-        f"SELECT * FROM (SELECT {n} AS part, seq FROM {source} LIMIT ?) AS part_{n}"  # noqa: S608 - constants
+        f"SELECT * FROM (SELECT {n} AS part, seq FROM {source} LIMIT +?) AS part_{n}"  # noqa: S608 - constants
         for n, source in enumerate([of_ref] + [of_id] * len(ids))
     )
     values = [value for begin in (text, *ids) for value in (begin, begin + LAST, MOST + 1)]
@@ -87,7 +87,7 @@ def _of_names(db: Connection, text: str) -> tuple[set[int], bool]:
 def _of_ref(db: Connection, ref: str, end: int, states: Sequence[State]) -> Iterator[int]:
     one = (
         "SELECT seq FROM (SELECT seq FROM jobs INDEXED BY jobs_by_ref"
-        " WHERE ref = ? AND state = ? AND seq < ? ORDER BY seq DESC LIMIT ?) AS of_state"
+        " WHERE ref = ? AND state = ? AND seq < ? ORDER BY seq DESC LIMIT +?) AS of_state"
     )
     return _merged(db, one, [(ref, state.value) for state in states or State], end, PORTION)
 
@@ -126,14 +126,14 @@ def _ranges(chunks: Sequence[int]) -> list[tuple[int, int]]:
 def _chunks(db: Connection, hosts: Sequence[str], end: int) -> Iterator[int]:
     one = (
         "SELECT chunk FROM (SELECT chunk FROM hosts WHERE host = ? AND chunk < ?"
-        " ORDER BY chunk DESC LIMIT ?) AS of_host"
+        " ORDER BY chunk DESC LIMIT +?) AS of_host"
     )
     return _merged(db, one, [(host,) for host in hosts], end, FEW_CHUNKS)
 
 
 def _merged(db: Connection, one: str, keys: Sequence[tuple[str, ...]], end: int, size: int) -> Iterator[int]:
     """Yield the numbers before ``end`` that a query finds for several keys, the largest first."""
-    query = f"{' UNION ALL '.join([one] * len(keys))} ORDER BY 1 DESC LIMIT ?"
+    query = f"{' UNION ALL '.join([one] * len(keys))} ORDER BY 1 DESC LIMIT +?"
     while keys:
         values = [value for key in keys for value in (*key, end, size)]
         found = [row[0] for row in db.execute(query, (*values, size))]

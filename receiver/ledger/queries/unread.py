@@ -34,7 +34,7 @@ def unread_deliveries(
     conditions = {"outcome = ?": outcome, "seq < ?": before}
     given = {condition: value for condition, value in conditions.items() if value is not None}
     found = db.execute(
-        f"SELECT * FROM unread WHERE {' AND '.join(['true', *given])} ORDER BY seq DESC LIMIT ?",  # noqa: S608 - constants
+        f"SELECT * FROM unread WHERE {' AND '.join(['true', *given])} ORDER BY seq DESC LIMIT +?",  # noqa: S608 - constants
         (*given.values(), limit + 1),
     )
     page: list[UnreadDelivery] = []

@@ -134,20 +134,20 @@ def check(db: sqlite3.Connection, path: Path) -> None:
 
 _BROKEN = (
     """
-    SELECT 1 FROM (SELECT seq, id, state FROM jobs ORDER BY seq DESC LIMIT :newest) AS job
+    SELECT 1 FROM (SELECT seq, id, state FROM jobs ORDER BY seq DESC LIMIT +:newest) AS job
     WHERE NOT EXISTS (SELECT 1 FROM jobs AS other INDEXED BY sqlite_autoindex_jobs_1
         WHERE other.id = job.id AND other.seq = job.seq)
     OR NOT EXISTS (SELECT 1 FROM jobs AS other INDEXED BY jobs_by_state
         WHERE other.state = job.state AND other.seq = job.seq)
     """,
     """
-    SELECT 1 FROM (SELECT seq, job FROM history ORDER BY seq DESC LIMIT :newest) AS entry
+    SELECT 1 FROM (SELECT seq, job FROM history ORDER BY seq DESC LIMIT +:newest) AS entry
     WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.seq = entry.job)
     OR NOT EXISTS (SELECT 1 FROM history AS other INDEXED BY history_by_job
         WHERE other.job = entry.job AND other.seq = entry.seq)
     """,
     """
-    SELECT 1 FROM (SELECT job FROM bodies ORDER BY job DESC LIMIT :newest) AS body
+    SELECT 1 FROM (SELECT job FROM bodies ORDER BY job DESC LIMIT +:newest) AS body
     WHERE NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.seq = body.job)
     """,
 )
