@@ -1,5 +1,6 @@
 """Queries: what they return, and that finished jobs make none of them slower."""
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -207,8 +208,28 @@ class Explaining(sqlite3.Connection):
         return super().execute(sql, parameters)
 
 
+class Planning(sqlite3.Connection):
+    """A connection that notes which statements are planned again, although they were planned before."""
+
+    known: set[str]
+    again: set[str]
+    planned = False
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        self.planned = False
+        cursor = super().execute(sql, parameters)
+        if self.planned and sql in self.known:
+            self.again.add(sql)
+        self.known.add(sql)
+        return cursor
+
+    def note(self, *_: object) -> int:
+        self.planned = True
+        return sqlite3.SQLITE_OK
+
+
 def prepared(path: Path, factory: type[sqlite3.Connection]) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, factory=factory)
+    db = sqlite3.connect(path, isolation_level=None, factory=factory, cached_statements=1000)
     db.row_factory = sqlite3.Row
     return db
 
@@ -364,6 +385,20 @@ def test_no_statement_scans_all_jobs_or_sorts_them(explaining: Explaining) -> No
     assert len(explaining.plans) > 100
     complaints = {(why, sql) for sql, lines in explaining.plans if (why := complaint(sql, lines))}
     assert complaints == set()
+
+
+def test_no_statement_is_planned_twice(tmp_path: Path) -> None:
+    with file_of(tmp_path) as db:
+        schema.prepare(db, tmp_path / FILE_NAME)
+    with contextlib.closing(prepared(tmp_path / FILE_NAME, Planning)) as db:
+        assert isinstance(db, Planning)
+        db.known, db.again = set(), set()
+        db.set_authorizer(db.note)  # SQLite calls it while it plans a statement
+        fill(db, 20)
+        run_every_query(db)
+        run_every_command(db)
+        assert len(db.known) > 90
+        assert db.again == set()
 
 
 def steps(path: Path, done: int, work: Callable[[sqlite3.Connection], None]) -> int:

@@ -193,9 +193,12 @@ def _newest(db: Connection, scans: Sequence[_Scan], low: int, high: int, limit: 
         conditions = [condition for condition, _ in scan]
         where = " AND ".join([*conditions, "seq >= ?", "seq < ?"])
         hint = ""
-        if conditions and not {_OF_REF, _OF_REASON} & set(conditions):
-            # SQLite would take the index of the states, and pass over the jobs of all other providers.
-            hint = f"INDEXED BY jobs_by_{'provider' if _OF_PROVIDER in conditions else 'state'}"
+        if conditions:
+            # SQLite would take the index of the states, and pass over the jobs of all other providers. Among
+            # several it would choose, and so plan, anew each time: some indexes are of one state alone.
+            named = [name for name in ("ref", "reason") if f"{name} = ?" in conditions]
+            named = named or ["provider" if _OF_PROVIDER in conditions else "state"]
+            hint = f"INDEXED BY jobs_by_{'_and_'.join(named)}"
         queries.append(f"SELECT {columns} FROM jobs {hint} WHERE {where} ORDER BY seq DESC LIMIT +?")  # noqa: S608 - constants
         values += [*(value for _, value in scan), low, high, limit]
     if is_of_all:
