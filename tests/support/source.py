@@ -18,6 +18,9 @@ from tests.support.processes import PATIENCE
 SIZE = (64, 48)
 """Width and height of each `picture`."""
 
+DRIP = 2
+"""Bytes a second behind a closed gate: with RECEIVER_LEAST_RATE=1 no download there is given up."""
+
 _END = 12
 """Bytes of a PNG's last chunk."""
 
@@ -31,7 +34,7 @@ class Answer:
         status: of the answer.
         headers: beside Content-Length.
         sent: how many bytes of the body really go out before the connection is closed; ``None``: all.
-        gate: has to be open before the second half of the body goes out.
+        gate: has to be open before the second half of the body goes out; until then it drips.
         endless: the body is repeated for ever, and no length is declared.
     """
 
@@ -147,10 +150,13 @@ def source() -> Iterator[Source]:
                 self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
             if answer.gate is not None:
-                half = len(answer.body) // 2
-                self.wfile.write(answer.body[:half])
+                sent = len(answer.body) // 2
+                self.wfile.write(answer.body[:sent])
+                while not answer.gate.wait(1) and sent < len(answer.body) - DRIP:
+                    self.wfile.write(answer.body[sent : sent + DRIP])
+                    sent += DRIP
                 answer.gate.wait()
-                self.wfile.write(answer.body[half:])
+                self.wfile.write(answer.body[sent:])
                 return
             self.wfile.write(answer.body[: answer.sent])
             while answer.endless:
