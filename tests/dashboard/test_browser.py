@@ -231,8 +231,8 @@ def test_pages_hold_every_job_once(busy: Scene, opened: Visit) -> None:
             following = page.get_by_role("link", name="Next page")
             if not following.count():
                 break
-            following.click()
-            expect(page.get_by_role("link", name="First page")).to_be_visible()
+            with page.expect_navigation():  # which ends when the page is there as a whole
+                following.click()
         page.get_by_role("link", name="First page").click()
         expect(page.locator("table.jobs tbody th a").first).to_have_text(seen[0])
     assert seen == [job["id"] for job in busy.receiver.get("/jobs?limit=1000").json()["jobs"]]
@@ -361,7 +361,7 @@ def test_the_gallery_without_script_filters_pages_selects_and_downloads(busy: Sc
         page.goto("/page/gallery?limit=15")
         expect(page.locator(".tile")).to_have_count(15)
         page.get_by_role("link", name="Next page").click()
-        assert "cursor=" in page.url
+        page.wait_for_url(re.compile("cursor="))
         for number in (0, 2):
             page.locator(".tile input").nth(number).check()
         chosen = [page.locator(".tile input").nth(number).get_attribute("value") for number in (0, 2)]
@@ -372,7 +372,7 @@ def test_the_gallery_without_script_filters_pages_selects_and_downloads(busy: Sc
             assert [Path(name).stem for name in zipped.namelist()] == chosen
         page.get_by_label("Reference").fill("order 4701 meadow-03")
         page.get_by_role("button", name="Filter").click()
-        assert "ref=order+4701+meadow-03" in page.url
+        page.wait_for_url(re.compile(r"ref=order\+4701\+meadow-03"))
         expect(page.locator(".tile")).to_have_count(1)
 
 
@@ -451,7 +451,8 @@ def test_a_new_job_comes_up_at_the_top_of_the_list(fresh: Receiver, opened: Visi
 
 def test_a_hidden_tab_asks_for_nothing(fresh: Receiver, opened: Visit) -> None:
     with opened(fresh) as page:
-        page.clock.install()
+        page.clock.install(time=0)
+        page.clock.pause_at(1)  # so that it asks for nothing while it is still visible
         page.goto("/")
         asked: list[str] = []
 
@@ -639,12 +640,11 @@ def test_the_keyboard_comes_first_to_the_content_and_sees_where_it_is(busy: Scen
     with opened(busy.receiver) as page:
         page.goto("/")
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.className") == "skip"
+        expect(page.locator(".skip")).to_be_focused()
         page.keyboard.press("Enter")
-        assert page.evaluate("document.activeElement.id") == "main"
+        expect(page.locator("#main")).to_be_focused()
         page.keyboard.press("Tab")
-        outline = "getComputedStyle(document.activeElement).outlineStyle"
-        assert page.evaluate(outline) == "solid"
+        expect(page.locator("#main :focus")).to_have_css("outline-style", "solid")
 
 
 def test_without_script_all_of_it_is_there_and_times_are_absolute(busy: Scene, opened: Visit) -> None:
