@@ -33,7 +33,11 @@ class Cursor(Protocol):
 
 
 class Connection(Protocol):
-    """Runs SQL that all engines know, with values for ``?`` by position or for ``:name`` by name."""
+    """Runs SQL that all engines know, with values for ``?`` by position or for ``:name`` by name.
+
+    A limit is written ``LIMIT +?``: behind a bare place SQLite would look at the value, and plan the statement
+    anew each time (findings/sqlite-limit-planned-anew.sh).
+    """
 
     def execute(self, sql: str, values: Sequence[Any] | Mapping[str, Any] = ..., /) -> Cursor: ...
     def executemany(self, sql: str, values: Iterable[Sequence[Any] | Mapping[str, Any]], /) -> Cursor: ...
