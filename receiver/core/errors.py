@@ -105,7 +105,7 @@ REASONS: Mapping[str, str] = {
     "ledger.overloaded": "Too many deliveries wait for the ledger.",
     "ledger.crowded": "Too many clients wait for changes.",
     "ledger.stopping": "The receiver is shutting down.",
-    "ledger.corrupt": "The ledger's file is damaged.",
+    "ledger.corrupt": "The ledger is damaged.",
     "ledger.newer": "The ledger was written by a newer version.",
     "ledger.in_use": "Another process serves from this data directory, or under this instance's name.",
     "ledger.instance_dead": "The image is on the disk of an instance that does not run.",
