@@ -14,12 +14,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
-from isal import isal_zlib
+from isal import igzip_lib, isal_zlib
 
 from receiver.core.errors import ImageError
 from receiver.verify.other_formats import refusal
 
-_BLOCK = 96 * 1024
+_BLOCK = 64 * 1024
 """Bytes read or inflated at a time: below what `verifier` has the allocator get from the system each time."""
 
 _HARMLESS = b"\0\t\n\v\f\r\x1a "
@@ -492,7 +492,7 @@ class _Inflated:
         self._missing = size
         self._on_data = on_data
         self._begun = False
-        self._zlib = isal_zlib.decompressobj()
+        self._zlib = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_ZLIB)
 
     def feed(self, data: bytes) -> None:
         if data and not self._begun:
@@ -500,12 +500,14 @@ class _Inflated:
             self._begun, window = True, data[0] >> 4
             if window > 7:
                 raise _corrupt(f"The {self._name}'s pixels cannot be inflated: their window is too large.")
-            self._zlib = isal_zlib.decompressobj(8 + window)
-        while data:
-            if self._zlib.eof:
-                raise ImageError("image.trailing_data", f"Something stands behind the {self._name}'s pixels.")
+            self._zlib = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_ZLIB, 8 + window)
+        if data and not self._zlib.eof:
             self._inflate(data)
-            data = self._zlib.unconsumed_tail or self._zlib.unused_data
+            while not (self._zlib.needs_input or self._zlib.eof):
+                self._inflate(b"")
+            data = self._zlib.unused_data
+        if data:
+            raise ImageError("image.trailing_data", f"Something stands behind the {self._name}'s pixels.")
 
     def finish(self) -> None:
         while not self._zlib.eof and self._inflate(b""):
@@ -517,7 +519,7 @@ class _Inflated:
         """Return the number of inflated bytes, at most a block, since a bomb would fill the memory."""
         try:
             rows = self._zlib.decompress(data, _BLOCK)
-        except isal_zlib.error as error:  # type: ignore[misc]  # declared as an instance
+        except igzip_lib.error as error:  # type: ignore[misc]  # declared as an instance
             raise _corrupt(f"The {self._name}'s pixels cannot be inflated.") from error
         self._missing -= len(rows)
         if self._missing < 0:
