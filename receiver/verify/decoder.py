@@ -126,14 +126,14 @@ def thumbnail(path: Path, target: Path, side: int, limits: Limits) -> Header:
 
 def _decode(file: BinaryIO, header: Header, limits: Limits) -> None:
     with _decoding(file, header, limits) as data:
-        options, shrink = "fail-on=warning", 1
+        options, shrink, changed = "fail-on=warning", 1, 0
         if header.format == "jpeg":
             # A smaller picture takes the same coded data, but no transform of them: a third of the time.
             shrink = _BLOCK if max(header.width, header.height) <= _LONGEST_SHRUNK else 1
             # Once it sees no metadata, libjpeg warns of coded data alone.
             options += f",unlimited=true,shrink={shrink}"
-            _prepare_jpeg(data, shrink)
-        size = _libvips().decode(data, header.format, options)
+            changed = _prepare_jpeg(data, shrink)
+        size = _libvips().decode(data, header.format, options, changed)
     if size != (-(-header.width // shrink), -(-header.height // shrink)):
         raise ImageError("image.corrupt", "The decoder reads another size than the structure states.")
 
@@ -143,8 +143,9 @@ def _libvips() -> Libvips:
     return Libvips()
 
 
-def _prepare_jpeg(jpeg: mmap.mmap, shrink: int) -> None:
+def _prepare_jpeg(jpeg: mmap.mmap, shrink: int) -> int:
     """Change this process's own copy so that the decoder reads all coded data, and nothing else can fail.
+    Return how many bytes from the first one may have changed.
 
     Application data are named comments. Width and height become multiples of ``shrink``, since libvips leaves
     out the remainder; it is coded as whole blocks.
@@ -154,7 +155,7 @@ def _prepare_jpeg(jpeg: mmap.mmap, shrink: int) -> None:
         while jpeg[at + 1] == 0xFF:
             at += 1
         if jpeg[at + 1] == _START_OF_SCAN:
-            return
+            return at
         if jpeg[at + 1] in _APPLICATION_DATA:
             jpeg[at + 1] = _COMMENT
         elif jpeg[at + 1] in JPEG_FRAMES:

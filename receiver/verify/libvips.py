@@ -5,6 +5,7 @@ of which there are wheels for glibc and musl, x86-64 and ARM.
 """
 
 import contextlib
+import mmap
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -37,11 +38,13 @@ class Libvips:
         for loader in _LOADERS:
             self._lib.vips_operation_block_set(loader, 0)
 
-    def decode(self, data: Any, fmt: str, options: str) -> tuple[int, int]:
+    def decode(self, data: mmap.mmap, fmt: str, options: str, kept: int = 0) -> tuple[int, int]:
         """Decode every pixel of a file in a writable buffer. Return width and height, or raise `VipsError`.
 
         ``fmt`` is ``jpeg``, ``png`` or ``webp``, ``options`` are the loader's, as ``name=value,name=value``.
+        Only the first ``kept`` bytes may differ from the file.
         """
+        kept += -kept % mmap.PAGESIZE
         image = self._load(f"{fmt}load_source", f"access=sequential,{options}", data)
         region = self._owned(self._lib.vips_region_new(image))
         width, height = self._number(image, b"width"), self._number(image, b"height")
@@ -50,6 +53,9 @@ class Libvips:
             pixels = self._lib.vips_region_fetch(region, 0, y, width, min(_STRIP, height - y), size)
             self._check(pixels != self._ffi.NULL)
             self._lib.g_free(pixels)
+            # What is read is no longer held; what is needed again is mapped again.
+            if (read := len(data) * y // height) > kept:
+                data.madvise(mmap.MADV_DONTNEED, kept, read - kept)
         # An error within the last rows only leaves its message: libvips 8.18 paints them black.
         self._check(not self._ffi.string(self._lib.vips_error_buffer()))
         return width, height
