@@ -35,7 +35,7 @@ class Cursor(Protocol):
 class Connection(Protocol):
     """Runs SQL that all engines know, with values for ``?`` by position or for ``:name`` by name.
 
-    A limit is written ``LIMIT +?``: behind a bare place SQLite would look at the value, and plan the statement
+    A limit is written ``LIMIT +?``: behind a bare place SQLite looks at the value, and plans the statement
     anew each time (findings/sqlite-limit-planned-anew.sh).
     """
 

@@ -16,7 +16,10 @@ log = structlog.get_logger("receiver.worker")
 
 @dataclass(eq=False)
 class WorkerPool:
-    """Claims jobs whenever woken, and processes ``size`` at a time; ``on_bug`` records unexpected errors."""
+    """Claims jobs whenever woken, and processes ``size`` at a time; ``on_bug`` records unexpected errors.
+
+    The end of each job wakes the pool, and the one that is ``following``, which may go on with the job.
+    """
 
     name: str
     size: int
@@ -24,6 +27,7 @@ class WorkerPool:
     work: Callable[[Claim], Awaitable[None]]
     on_bug: Callable[[Claim, Exception], Awaitable[None]]
     wake: asyncio.Event = field(default_factory=asyncio.Event, init=False)
+    following: "WorkerPool | None" = field(default=None, init=False)
     broken: bool = field(default=False, init=False)
     """Whether the last claim ended in an unexpected error."""
     _running: dict[asyncio.Task[None], tuple[Claim, float]] = field(default_factory=dict, init=False)
@@ -84,3 +88,5 @@ class WorkerPool:
     def _done(self, task: asyncio.Task[None]) -> None:
         del self._running[task]
         self.wake.set()
+        if self.following is not None:
+            self.following.wake.set()

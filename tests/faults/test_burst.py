@@ -7,8 +7,10 @@ import asyncio
 import json
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ import pytest
 
 from receiver.core.clock import wall_clock
 from receiver.ledger import FILE_NAME, Delivery, Ledger
+from receiver.pipeline.fetch_stage import FetchPlan
+from receiver.pipeline.worker import COMMIT_PAUSE_SECONDS
 from tests.faults.matrix import Matrix, Tally, audit, in_folder
+from tests.faults.workshop import at_work
 from tests.support.gallery import Gallery, gallery
 from tests.support.load import Answers, deliver
 from tests.support.processes import Programs, Receiver, ReceiverProcess, completion, settings
@@ -185,3 +190,17 @@ def test_a_backlog_neither_slows_the_start_nor_the_answers_and_the_earliest_dead
         ).fetchone()
     ledger.close()
     assert (kept, refused) == (BACKLOG, len(done))
+
+
+async def test_a_burst_for_a_host_that_has_its_share_makes_nobody_look_at_each_commit(tmp_path: Path) -> None:
+    """Each look is a read of what the spool holds and a claim. Some more reads are of the clock's loop."""
+    with gallery() as images:
+        images.gate = threading.Event()
+        async with at_work(tmp_path, images, plan=FetchPlan(16, timedelta(minutes=10))) as shop:
+            began, reads = time.monotonic(), shop.ledger.reads
+            for number in range(400):
+                await shop.deliver(f"job-{number}", 24 * HOUR)
+            looks = shop.ledger.reads - reads
+            pauses = (time.monotonic() - began) / COMMIT_PAUSE_SECONDS
+            images.gate.set()
+    assert looks <= 10 + 2 * pauses

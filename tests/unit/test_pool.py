@@ -113,6 +113,20 @@ async def test_work_that_comes_later_is_taken_when_the_pool_is_woken() -> None:
     assert desk.done == ["late"]
 
 
+async def test_the_end_of_a_job_wakes_the_pool_that_goes_on_with_it() -> None:
+    desk, next_desk = Desk(jobs=1, size=1), Desk(jobs=0, size=1)
+    desk.pool.following = next_desk.pool
+    next_desk.go_on.set()
+    async with running(desk), running(next_desk):
+        await desk.begin(1)
+        await next_desk.claimed.acquire()
+        next_desk.waiting = [Claim(Job("job-0", State.FETCHED), "h")]
+        desk.go_on.set()
+        await next_desk.begin(1)
+    assert await next_desk.pool.finish(GRACE) == []
+    assert next_desk.done == ["job-0"]
+
+
 async def test_an_unexpected_error_is_recorded_and_the_pool_goes_on() -> None:
     desk = Desk(jobs=3, size=1)
     bug = ValueError("bug")
