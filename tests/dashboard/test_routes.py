@@ -31,6 +31,7 @@ from tests.dashboard.stories import HOSTILE
 from tests.ledger.actions import TIMEOUT, brought_to, claimed, delivery
 from tests.support.clock import HOUR, NOW, Clock
 from tests.support.ledgers import make_empty_ledger
+from tests.support.processes import PATIENCE
 from tests.support.providers import NAME
 
 
@@ -68,12 +69,14 @@ async def page(tmp_path: Path, ledger: Ledger, clock: Clock, around: Around) -> 
     archive = open_archive((tmp_path / "archive").as_uri())
     spool = Spool(tmp_path / "spool", max_bytes=1000, max_image_bytes=100, reserve=0)
     async with Verifier(Limits(10_000_000, 20, THUMBNAIL_MEMORY), processes=1) as verifier:
+        previews = Thumbnails.for_comparison(tmp_path / "previews", archive, verifier)
+        previews.wait = PATIENCE
         yield Dashboard(
             ledger=ledger,
             find_refused=partial(acceptance.find_refused, ledger, spool),
             accept_refused=partial(acceptance.accept, ledger, spool),
-            thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier),
-            previews=Thumbnails.for_comparison(tmp_path / "previews", archive, verifier),
+            thumbnails=Thumbnails(tmp_path / "thumbnails", archive, verifier, wait=PATIENCE),
+            previews=previews,
             sources=archive,
             zips=ImageZips(ledger, archive, tmp_path / "scratch"),
             trials=DeliveryTrials(ledger=ledger, providers={}, address="", confirm=False),

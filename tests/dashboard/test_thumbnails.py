@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 from PIL import Image as Picture
 
-from receiver.archive.base import Archive, SpooledImage
+from receiver.archive.base import Archive, ImageReader, SpooledImage
 from receiver.archive.factory import open_archive
 from receiver.core.errors import ImageError, SpoolError
 from receiver.core.jobs import Image, Job, State, StoredObject
@@ -23,6 +24,7 @@ from receiver.verify.verifier import Verifier
 from tests.support import images
 from tests.support.images import Good
 from tests.support.memory import MIB, resident
+from tests.support.processes import PATIENCE
 from tests.support.s3_standin import standin
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -58,6 +60,13 @@ def opened(content: bytes | None) -> Picture.Image:
         return picture
 
 
+def thumbnails_in(
+    folder: Path, archive: ImageReader, verifier: Verifier, *, wait: float = PATIENCE, **more: Any
+) -> Thumbnails:
+    """Thumbnails whose making is waited for, however long it takes here."""
+    return Thumbnails(folder / "small", archive, verifier, wait=wait, **more)
+
+
 def files(folder: Path) -> list[str]:
     return sorted(path.name for path in (folder / "small").iterdir())
 
@@ -65,7 +74,7 @@ def files(folder: Path) -> list[str]:
 async def test_a_picture_is_small_made_once_and_the_only_file(
     tmp_path: Path, archive: Archive, verifier: Verifier
 ) -> None:
-    thumbnails = Thumbnails(tmp_path / "small", archive, verifier)
+    thumbnails = thumbnails_in(tmp_path, archive, verifier)
     job = kept(tmp_path, draw(1, (1200, 800), "png"))
     first, second = await asyncio.gather(thumbnails.of(job), thumbnails.of(job))
     (tmp_path / "archive" / "a.png").unlink()
@@ -78,7 +87,7 @@ async def test_a_picture_is_small_made_once_and_the_only_file(
 
 
 async def test_what_is_not_archived_has_none(tmp_path: Path, archive: Archive, verifier: Verifier) -> None:
-    assert await Thumbnails(tmp_path / "small", archive, verifier).of(Job("a", State.FETCHED)) is None
+    assert await thumbnails_in(tmp_path, archive, verifier).of(Job("a", State.FETCHED)) is None
     assert not (tmp_path / "small").exists()
 
 
@@ -86,7 +95,7 @@ async def test_where_none_can_be_made_it_is_not_tried_again_at_once(
     tmp_path: Path, archive: Archive, verifier: Verifier
 ) -> None:
     now = 0.0
-    thumbnails = Thumbnails(tmp_path / "small", archive, verifier, monotonic=lambda: now)
+    thumbnails = thumbnails_in(tmp_path, archive, verifier, monotonic=lambda: now)
     sound = draw(1, (64, 48), "png")
     job = kept(tmp_path, sound)
     (tmp_path / "archive" / "a.png").write_bytes(b"no image")
@@ -103,7 +112,7 @@ async def test_a_missing_image_has_none(tmp_path: Path, archive: Archive, verifi
     job = kept(tmp_path, b"x")
     (tmp_path / "archive" / "a.png").unlink()
 
-    assert await Thumbnails(tmp_path / "small", archive, verifier).of(job) is None
+    assert await thumbnails_in(tmp_path, archive, verifier).of(job) is None
 
 
 class Hanging:
@@ -125,7 +134,7 @@ async def test_an_archive_that_hangs_keeps_nobody_waiting_and_the_picture_is_the
     tmp_path: Path, archive: Archive, verifier: Verifier
 ) -> None:
     hanging = Hanging(archive)
-    thumbnails = Thumbnails(tmp_path / "small", hanging, verifier, wait=0.05)
+    thumbnails = thumbnails_in(tmp_path, hanging, verifier, wait=0.05)
     jobs = [kept(tmp_path, draw(seed, (32, 32), "png"), str(seed)) for seed in range(6)]
     async with asyncio.timeout(30):
         assert await asyncio.gather(*(thumbnails.of(job) for job in jobs)) == [None] * 6
@@ -137,7 +146,7 @@ async def test_an_archive_that_hangs_keeps_nobody_waiting_and_the_picture_is_the
 
 
 async def test_a_stop_waits_for_no_picture(tmp_path: Path, archive: Archive, verifier: Verifier) -> None:
-    thumbnails = Thumbnails(tmp_path / "small", Hanging(archive), verifier, wait=0.05)
+    thumbnails = thumbnails_in(tmp_path, Hanging(archive), verifier, wait=0.05)
     assert await thumbnails.of(kept(tmp_path, draw(1, (32, 32), "png"))) is None
     async with asyncio.timeout(30):
         await thumbnails.aclose()
@@ -147,7 +156,7 @@ async def test_a_stop_waits_for_no_picture(tmp_path: Path, archive: Archive, ver
 async def test_the_folder_stays_within_its_bound_and_loses_its_oldest(
     tmp_path: Path, archive: Archive, verifier: Verifier
 ) -> None:
-    thumbnails = Thumbnails(tmp_path / "small", archive, verifier, max_files=3)
+    thumbnails = thumbnails_in(tmp_path, archive, verifier, max_files=3)
     jobs = [kept(tmp_path, draw(seed, (32, 32), "png"), str(seed)) for seed in range(7)]
     for job in jobs:
         assert await thumbnails.of(job) is not None
@@ -160,7 +169,7 @@ async def test_the_folder_stays_within_its_bound_and_loses_its_oldest(
 async def test_on_a_disk_that_is_nearly_full_none_are_made(
     tmp_path: Path, archive: Archive, verifier: Verifier
 ) -> None:
-    thumbnails = Thumbnails(tmp_path / "small", archive, verifier, min_free=1 << 60)
+    thumbnails = thumbnails_in(tmp_path, archive, verifier, min_free=1 << 60)
 
     assert await thumbnails.of(kept(tmp_path, images.png())) is None
     assert files(tmp_path) == []
@@ -171,7 +180,7 @@ async def test_a_folder_that_cannot_be_written_costs_only_the_picture(
 ) -> None:
     (tmp_path / "small").write_text("no folder")
 
-    assert await Thumbnails(tmp_path / "small", archive, verifier).of(kept(tmp_path, images.png())) is None
+    assert await thumbnails_in(tmp_path, archive, verifier).of(kept(tmp_path, images.png())) is None
 
 
 async def test_an_image_in_a_bucket_is_brought_and_not_left_behind(
@@ -186,7 +195,7 @@ async def test_an_image_in_a_bucket_is_brought_and_not_left_behind(
         try:
             item = SpooledImage("a", spooled, image, "a.jpg", None, datetime.now(UTC))
             job = Job("a", State.ARCHIVED, image=image, stored=await archive.put(item))
-            thumbnails = Thumbnails(tmp_path / "small", archive, verifier)
+            thumbnails = thumbnails_in(tmp_path, archive, verifier)
             assert opened(await thumbnails.of(job)).size == (SIDE, 200)
             assert files(tmp_path) == [f"{image.sha256}.webp"]
 
