@@ -6,6 +6,7 @@ By default the sizes are small; ``RECEIVER_TEST_FULL_SIZE=1`` makes them 10,000 
 import asyncio
 import json
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -80,9 +81,9 @@ def refused_jobs(name: str, count: int) -> dict[str, dict[str, Any]]:
     return {f"{name}-{n}": completion(f"{name}-{n}", NOT_ALLOWED, 2, 2) for n in range(count)}
 
 
-def idle(receiver: Receiver) -> Answers:
+def idle(receiver: Receiver, name: str = "idle") -> Answers:
     """How the receiver answers one sender who has it to himself."""
-    return asyncio.run(deliver(receiver.port, refused_jobs("idle", 100), 1))
+    return asyncio.run(deliver(receiver.port, refused_jobs(name, 100), 1))
 
 
 def test_in_a_burst_each_delivery_is_answered_and_each_200_is_in_the_ledger(
@@ -97,19 +98,22 @@ def test_in_a_burst_each_delivery_is_answered_and_each_200_is_in_the_ledger(
 
         answers = asyncio.run(deliver(receiver.port, jobs, CONNECTIONS))
 
-        said = (
-            f"{len(jobs)} deliveries: p99 {answers.p99:.1f} ms, alone {alone.p99:.1f} ms;"
-            f" memory {before / MIB:.0f} to {resident(receiver, 'VmHWM') / MIB:.0f} MiB"
-        )
-        print(said)
         assert answers.unanswered == []
         assert set(answers.statuses) <= {200, 503}
         assert set(answers.acknowledged) <= known(receiver)
-        # Served one by one, each would wait for all those before it on the other connections.
-        assert answers.p99 < CONNECTIONS * alone.p99, said
-        assert resident(receiver, "VmHWM") - before < 96 * MIB, said
+        most = resident(receiver, "VmHWM")
 
         eventually(lambda: not states(receiver)["received"] and not states(receiver)["fetched"], DRAIN)
+        p99 = max(alone.p99, idle(receiver, "after").p99)  # the machine may have become busy meanwhile
+        said = (
+            f"{len(jobs)} deliveries: p99 {answers.p99:.1f} ms, alone {p99:.1f} ms;"
+            f" memory {before / MIB:.0f} to {most / MIB:.0f} MiB"
+        )
+        print(said)
+        # Served one by one, each would wait for all those before it on the other connections.
+        assert answers.p99 < CONNECTIONS * p99, said
+        assert most - before < 96 * MIB, said
+
         whole = sorted(set(answers.acknowledged) & set(pictured))
         others = set(answers.acknowledged) - set(whole)
         tally = audit(receiver, images.images(whole), in_folder(programs.folder / "data" / "archive"))
@@ -122,6 +126,13 @@ def test_in_a_burst_each_delivery_is_answered_and_each_200_is_in_the_ledger(
         assert tally.kept()
         assert tally.acknowledged == tally.archived + tally.refused
         assert "Traceback" not in receiver.program.log
+
+
+def empty(programs: Programs) -> tuple[float, float, int]:
+    """What a receiver with nothing to do takes: s to start, ms for its answers' p99, and bytes of memory."""
+    began = time.monotonic()
+    with programs.receiver_process(settings(programs.folder / f"empty-{began}")) as receiver:
+        return time.monotonic() - began, idle(receiver).p99, resident(receiver, "VmHWM")
 
 
 async def fill(data: Path, deadlines: Iterable[tuple[str, int]]) -> None:
@@ -145,38 +156,41 @@ def test_a_backlog_neither_slows_the_start_nor_the_answers_and_the_earliest_dead
 ) -> None:
     # The later a job came, the earlier its deadline: the order of arrival would be the very opposite.
     deadlines = {f"waiting-{n}": wall_clock() + HOUR + (BACKLOG - n) * SECOND for n in range(BACKLOG)}
-    began = time.monotonic()
-    with programs.receiver_process(settings(programs.folder / "empty")) as receiver:
-        quick = time.monotonic() - began
-        alone = idle(receiver)
-        small = resident(receiver, "VmHWM")
+    before = empty(programs)
     data = programs.folder / "data"
     data.mkdir()
     asyncio.run(fill(data, deadlines.items()))
 
+    shutil.copytree(data, programs.folder / "copy" / "data")
+    began = time.monotonic()
+    with programs.receiver_process(settings(programs.folder / "copy")):
+        start = time.monotonic() - began
     began = time.monotonic()
     with programs.receiver_process(settings(programs.folder, RECEIVER_FETCHES=str(FETCHES))) as receiver:
-        start = time.monotonic() - began
+        start = min(start, time.monotonic() - began)  # a slow one is slow both times
         receiver.program.until_event("rejected")
         answers = asyncio.run(deliver(receiver.port, refused_jobs("meanwhile", 300), SENDERS))
         waiting = states(receiver)["received"]
         large = resident(receiver, "VmHWM")
-        said = (
-            f"{BACKLOG} waiting: start {start:.2f} s, empty {quick:.2f} s;"
-            f" p99 {answers.p99:.1f} ms, alone {alone.p99:.1f} ms;"
-            f" memory {large / MIB:.0f} MiB, empty {small / MIB:.0f} MiB; {waiting} still wait"
-        )
-        print(said)
-        assert start < 5 * quick, said
         assert answers.statuses == {200: 300}
-        assert waiting > 0, said  # the answers were given while the backlog drained
-        # Beside each sender's own answer, one hop of each fetch's two commits may stand before it.
-        assert answers.p99 < (SENDERS + 2 * FETCHES) * alone.p99, said
-        assert large - small < 128 * MIB, said
+        assert waiting > 0  # the answers were given while the backlog drained
 
         eventually(lambda: states(receiver)["rejected"] >= DRAINED, DRAIN)
         assert receiver.program.stop()[0] == 0
         done = [line["job"] for line in receiver.program.events("rejected") if line["job"] in deadlines]
+
+    after = empty(programs)  # the machine may have become busy meanwhile
+    quick, p99, small = max(before[0], after[0]), max(before[1], after[1]), before[2]
+    said = (
+        f"{BACKLOG} waiting: start {start:.2f} s, empty {quick:.2f} s;"
+        f" p99 {answers.p99:.1f} ms, alone {p99:.1f} ms;"
+        f" memory {large / MIB:.0f} MiB, empty {small / MIB:.0f} MiB; {waiting} still wait"
+    )
+    print(said)
+    assert start < 5 * quick, said
+    # Beside each sender's own answer, one hop of each fetch's two commits may stand before it.
+    assert answers.p99 < (SENDERS + 2 * FETCHES) * p99, said
+    assert large - small < 128 * MIB, said
 
     # So many hands can be busy with earlier ones; nothing else overtakes them.
     rank = {job_id: number for number, job_id in enumerate(sorted(deadlines, key=deadlines.__getitem__))}
