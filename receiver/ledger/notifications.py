@@ -49,7 +49,7 @@ def enqueue(tx: Transaction, *, until: int, render: Render) -> int:
         (since, until),
     ).fetchall()
     for row in found:
-        job, event = rows.job(row), rows.event(row)
+        job, event = rows.job(row), rows.event(row[-6:])
         tx.db.execute(
             "INSERT INTO notifications (seq, job, at, body, next_attempt_at) VALUES (?, ?, ?, ?, ?)",
             (row["line"], job.id, event.at, render(job, event), tx.now),

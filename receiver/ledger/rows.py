@@ -1,5 +1,6 @@
 """Converts rows of the ledger's tables to the program's types."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from receiver.core.errors import LedgerError
@@ -20,14 +21,14 @@ PENDING = "id, submitted_at, asks, ask_at, reason IS NOT NULL AS unanswered, end
 """The columns of a `PendingJob`."""
 
 EVENT = ", ".join(f"history.{name}" for name in ("at", "event", "before", "after", "reason", "detail"))
-"""The columns of a row that `event` reads: its last ones."""
+"""The columns that `event` takes."""
 
 
 def job(row: Row) -> Job:
     id_, state, kind, width, height, size, sha256, accepted, uri, etag, version, reason, detail, at, *rest = (
         row
     )
-    return Job(  # by position: by name takes half as long again
+    parts = (
         id_,
         _STATES[state],
         None if sha256 is None else Image(kind, width, height, size, sha256, accepted),
@@ -35,6 +36,7 @@ def job(row: Row) -> Job:
         None if reason is None else Problem(reason, detail or "", at),
         *rest[: len(_REST)],
     )
+    return Job._make(parts)  # by name takes twice as long
 
 
 def known(db: Connection, job_id: str) -> Row:
@@ -50,6 +52,6 @@ def values(part: Image | StoredObject) -> dict[str, Any]:
     return {name: getattr(part, name) for name in part.__slots__}
 
 
-def event(row: Row) -> Event:
-    at, event, before, after, reason, detail = row[-6:]
+def event(row: Sequence[Any]) -> Event:
+    at, event, before, after, reason, detail = row
     return Event(at, event, _STATES[before] if before else None, _STATES[after], reason, detail)

@@ -16,9 +16,9 @@ def transitions(db: Connection, *, after: int, limit: int) -> TransitionPage:
     ).fetchall()
     return TransitionPage(
         tuple(
-            Transition(seq, job_id, ref, rows.event(event))
-            for seq, job_id, ref, *event in found
-            if event[2] != event[3]  # the states before and after
+            Transition(seq, job_id, ref, rows.event((at, event, before, after, reason, detail)))
+            for seq, job_id, ref, at, event, before, after, reason, detail in found
+            if before != after
         ),
         until=found[-1]["seq"] if found else after,
         more=len(found) == limit,
