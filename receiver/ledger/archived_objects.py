@@ -70,16 +70,6 @@ def archive_uris(db: Connection, ids: Iterable[str]) -> dict[str, str]:
     return {row["id"]: row["uri"] for row in found if row is not None}
 
 
-def damaged(db: Connection, counted_to: int | None = None) -> dict[str, int]:
-    """Return how many objects the last audit found damaged, by reason; counts at most ``counted_to``."""
-    counted = "" if counted_to is None else f"LIMIT {counted_to:d}"
-    found = db.execute(
-        f"SELECT reason, count(*) AS jobs FROM (SELECT reason FROM findings {counted}) AS counted"  # noqa: S608
-        " GROUP BY reason"
-    )
-    return {row["reason"]: row["jobs"] for row in found}
-
-
 def damaged_jobs(db: Connection, limit: int) -> tuple[tuple[Job, AuditFinding], ...]:
     """Return jobs whose object the last audit found damaged, the newest first."""
     found = db.execute(

@@ -1,6 +1,5 @@
 """Durable counters of what happened, by name and reason."""
 
-from receiver.ledger.connection import Connection
 from receiver.ledger.transaction import Transaction
 
 FOUND = "found"
@@ -25,11 +24,3 @@ def count(tx: Transaction, name: str, reason: str = "", by: int = 1) -> None:
         " ON CONFLICT (name, reason) DO UPDATE SET count = counters.count + excluded.count",
         (name, reason, by),
     )
-
-
-def counters(db: Connection) -> dict[str, dict[str, int]]:
-    """Return all counters by name and reason; an empty reason stands for none."""
-    found: dict[str, dict[str, int]] = {}
-    for row in db.execute("SELECT * FROM counters"):
-        found.setdefault(row["name"], {})[row["reason"]] = row["count"]
-    return found

@@ -1,14 +1,13 @@
 """Counts and ages of jobs, for statistics and metrics."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from receiver.core.jobs import State
-from receiver.ledger import archived_objects
 from receiver.ledger.commands.instances import instances
 from receiver.ledger.connection import Connection
-from receiver.ledger.counters import counters
 from receiver.ledger.deadlines import OLDEST_WAITING_AT, SOONEST_DEADLINE
 from receiver.ledger.submissions import OVERDUE
 from receiver.ledger.types import Instance
@@ -67,18 +66,31 @@ def stats(db: Connection, *, overdue_before: int, counted_to: int | None = None)
         ),
         "refused": count("jobs INDEXED BY jobs_refused WHERE state = 'received' AND suspect IS NOT NULL"),
     }
-    found = ", ".join(f"({query}) AS {name}" for name, query in numbers.items())
-    row = db.execute(f"SELECT {found}", (overdue_before,)).fetchone()
-    totals = db.execute("SELECT * FROM totals").fetchall()
-    # There are never more claims than workers.
-    claimed = db.execute("SELECT state FROM jobs INDEXED BY jobs_claimed WHERE holder IS NOT NULL")
+    findings = "findings"
+    if counted_to is not None:
+        findings = f"(SELECT * FROM findings LIMIT {counted_to:d}) AS counted"  # noqa: S608 - a number
+    parts = (
+        *(f"SELECT '', 'numbers', '{name}', ({query})" for name, query in numbers.items()),
+        "SELECT '', 'jobs', state, jobs FROM totals",
+        "SELECT '', 'bytes', state, bytes FROM totals",
+        "SELECT '', 'spools', instance, bytes FROM spools",
+        f"SELECT '', 'damaged', reason, count(*) FROM {findings} GROUP BY reason",  # noqa: S608 - constants
+        "SELECT 'counters', name, reason, count FROM counters",
+        # There are never more claims than workers.
+        "SELECT 'claims', holder, state, 1 FROM jobs INDEXED BY jobs_claimed WHERE holder IS NOT NULL",
+    )
+    found: dict[str, dict[str, dict[str, Any]]] = defaultdict(lambda: defaultdict(dict))
+    # In one statement, since each takes a round trip to a database.
+    for part, figure, name, value in db.execute(" UNION ALL ".join(parts), (overdue_before,)):
+        found[part][figure][name] = value
+    figures = found[""]
     return Stats(
-        jobs={State(row["state"]): row["jobs"] for row in totals},
-        bytes={State(row["state"]): row["bytes"] for row in totals},
-        claimed=Counter(State(row["state"]) for row in claimed),
-        counters=counters(db),
-        damaged=archived_objects.damaged(db, counted_to),
-        spools={row["instance"]: row["bytes"] for row in db.execute("SELECT instance, bytes FROM spools")},
+        jobs={State(name): number for name, number in figures["jobs"].items()},
+        bytes={State(name): number for name, number in figures["bytes"].items()},
+        claimed=Counter(State(name) for claim in found["claims"].values() for name in claim),
+        counters=dict(found["counters"]),
+        damaged=figures["damaged"],
+        spools=figures["spools"],
         instances=instances(db),
-        **{name: row[name] for name in numbers},
+        **figures["numbers"],
     )

@@ -1,8 +1,8 @@
 """Reads what the status page shows, from one snapshot."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from receiver.core.jobs import UNSUCCESSFUL, Job
 from receiver.ledger import archived_objects, rows
@@ -33,17 +33,17 @@ class Overview:
 
 def overview(db: Connection, *, overdue_before: int, limit: int) -> Overview:
     """Return the overview, with at most ``limit`` jobs in each list."""
-    overdue = db.execute(
-        f"SELECT {rows.JOB} FROM jobs INDEXED BY jobs_silent WHERE {OVERDUE} ORDER BY submitted_at LIMIT +?",  # noqa: S608 - a constant
-        (overdue_before, limit),
-    )
-    unsafe = _unsafe(db, limit)
+    found = _listed(db, overdue_before, limit)
+    unsafe = sorted(found["unsafe"], key=lambda row: (row["deadline"], -row["seq"]))[:limit]
+    overdue = sorted(found["overdue"], key=lambda row: (row["submitted_at"], row["seq"]))
+    troubled = [row for row in found["troubled"] if row["reason"] is not None]
+    troubled.sort(key=lambda row: (row["reason_at"] or row["updated_at"], row["seq"]), reverse=True)
     return Overview(
         stats=stats(db, overdue_before=overdue_before),
         unsafe=tuple(rows.job(row) for row in unsafe),
         at_risk=frozenset(row["id"] for row in unsafe if row["at_risk_at"] is not None),
         overdue=tuple(rows.job(row) for row in overdue),
-        troubled=_troubled(db, limit),
+        troubled=tuple(rows.job(row) for row in troubled[:limit]),
         damaged=archived_objects.damaged_jobs(db, limit),
         reasons=tuple(distinct(db, "jobs INDEXED BY jobs_by_reason", "reason")),
     )
@@ -60,37 +60,32 @@ def archived_lately(db: Connection, limit: int) -> tuple[int, tuple[int, ...]]:
     return int(total), tuple(int(row["at"]) for row in found)
 
 
-def _unsafe(db: Connection, limit: int) -> list[Row]:
-    """Merge the first jobs of each index, so that never all of them are sorted."""
-    first = [f"SELECT seq, deadline FROM {source} ORDER BY deadline LIMIT +?" for source in UNSAFE]  # noqa: S608
-    claimed = f"SELECT seq, deadline FROM {UNSAFE_CLAIMED}"  # noqa: S608 - a constant
-    found = _jobs_at(db, [claimed, *first], [limit] * len(first))
-    return sorted(found, key=lambda row: row["deadline"])[:limit]
+def _listed(db: Connection, overdue_before: int, limit: int) -> Mapping[str, list[Row]]:
+    """Return jobs of each list in no order, the first ones of each index that has some, in one statement.
 
-
-def _troubled(db: Connection, limit: int) -> tuple[Job, ...]:
-    """Return the newest unsuccessful jobs, and those that wait after a failed attempt.
-
-    An index by the time of the error would cost every attempt. Within a state the order of arrival is close
-    enough to it; the few jobs found are then sorted by the time of their errors.
+    Troubled are unsuccessful jobs, and those that wait, maybe after a failed attempt. An index by the time of
+    the error would cost every attempt; within a state the order of arrival is close enough to it.
     """
-    ended = "SELECT seq FROM jobs INDEXED BY jobs_by_state WHERE state = ? ORDER BY seq DESC LIMIT +?"
-    waiting = (
-        "SELECT seq FROM jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
-        " ORDER BY next_attempt_at LIMIT +?"
+    waiting = "jobs INDEXED BY jobs_waiting WHERE next_attempt_at IS NOT NULL"
+    sources = (
+        ("overdue", f"jobs INDEXED BY jobs_silent WHERE {OVERDUE} ORDER BY submitted_at LIMIT +?"),
+        ("unsafe", UNSAFE_CLAIMED),
+        *(("unsafe", f"{source} ORDER BY deadline LIMIT +?") for source in UNSAFE),
+        *(
+            ("troubled", f"jobs INDEXED BY jobs_by_state WHERE state = '{state}' ORDER BY seq DESC LIMIT +?")
+            for state in UNSUCCESSFUL
+        ),
+        ("troubled", f"{waiting} ORDER BY next_attempt_at LIMIT +?"),
     )
-    values = [value for state in UNSUCCESSFUL for value in (state, limit)]
-    found = _jobs_at(db, [ended] * len(UNSUCCESSFUL) + [waiting], [*values, limit])
-    troubled = [row for row in found if row["reason"] is not None]
-    troubled.sort(key=lambda row: row["reason_at"] or row["updated_at"], reverse=True)
-    return tuple(rows.job(row) for row in troubled[:limit])
-
-
-def _jobs_at(db: Connection, queries: Sequence[str], values: Sequence[Any]) -> list[Row]:
-    """Return the jobs at all positions that queries find, in one statement: `search.jobs` says why."""
     positions = " UNION ALL ".join(
-        f"SELECT seq FROM ({query}) AS part_{n}"  # noqa: S608 - constants
-        for n, query in enumerate(queries)
+        f"SELECT * FROM (SELECT '{name}' AS list, seq FROM {source}) AS part_{n}"  # noqa: S608 - constants
+        for n, (name, source) in enumerate(sources)
     )
-    found = f"SELECT {rows.JOB}, at_risk_at, seq FROM jobs WHERE seq IN ({positions})"  # noqa: S608
-    return sorted(db.execute(found, values), key=lambda row: row["seq"], reverse=True)
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in db.execute(
+        f"SELECT {rows.JOB}, at_risk_at, jobs.seq, list FROM ({positions}) AS found CROSS JOIN jobs"  # noqa: S608
+        " WHERE jobs.seq = found.seq",
+        (overdue_before, *[limit] * (len(sources) - 1)),
+    ):
+        found[row["list"]].append(row)
+    return found
