@@ -15,8 +15,14 @@ from receiver.ledger.connection import Connection
 
 Values = Sequence[Any] | Mapping[str, Any]
 
+NAMED = {
+    *("jobs_by_state", "jobs_by_provider", "jobs_not_archived", "jobs_to_fetch_by_host", "jobs_at_risk"),
+    *("jobs_not_at_risk", "jobs_refused", "jobs_silent", "jobs_to_ask"),
+}
+"""Indexes that are only for queries that name them, by a condition of theirs that no job fails."""
+
 _WRITTEN = {
-    r"\bjobs (INDEXED BY \w+)\s+WHERE": r"jobs WHERE jobs.id <> '\1' AND",
+    rf"\bjobs (INDEXED BY ({'|'.join(NAMED)}))\s+WHERE": r"jobs WHERE jobs.id <> '\1' AND",
     r"\s+INDEXED BY \w+": "",
     r"\bgroup_concat\(": "string_agg(",
     r"\binstr\(": "strpos(",
@@ -24,9 +30,8 @@ _WRITTEN = {
 }
 """How PostgreSQL writes what SQLite writes.
 
-``INDEXED BY name`` of jobs becomes a condition that is part of that index's own, and that no job fails: no id
-has a blank. So a query finds the index that it names, and not one that seems cheaper by statistics of before,
-when a state had no jobs.
+``INDEXED BY name`` of jobs becomes that condition: no id has a blank. So a query finds the index that it
+names, and not one that seems cheaper by statistics of before, when a state had no jobs.
 """
 
 _TEXT_OR_PLACE = re.compile(r"('(?:[^']|'')*')|\?|(?<!:):([a-z_]\w*)")

@@ -11,6 +11,7 @@ import psycopg
 from receiver.core.errors import LedgerError
 from receiver.ledger.commands.instances import DEAD_AFTER_MS
 from receiver.ledger.postgres.connection import SCHEMA, Session, Statements
+from receiver.ledger.postgres.dialect import NAMED
 from receiver.ledger.sqlite.schema import structure_of_version, wrong_version
 from receiver.ledger.types import Inspection
 
@@ -27,12 +28,6 @@ _WRITTEN = {
     r"\binstr\(": "strpos(",
 }
 """How PostgreSQL writes what SQLite writes."""
-
-_NAMED = {
-    *("jobs_by_state", "jobs_by_provider", "jobs_not_archived", "jobs_to_fetch_by_host", "jobs_at_risk"),
-    *("jobs_not_at_risk", "jobs_refused", "jobs_silent", "jobs_to_ask"),
-}
-"""Indexes that are only for queries that name them; dialect.py explains what they say of ids."""
 
 OLDEST_SERVER = 14
 
@@ -63,7 +58,7 @@ def _of_a_file(wanted: str) -> str:
     for kind, name, sql in structure_of_version(5):
         if kind == wanted and name != "durations":
             only = f" {'AND' if ' WHERE ' in sql else 'WHERE'} id <> 'INDEXED BY {name}'"
-            script += f"{sql}{only if name in _NAMED else ''};\n"
+            script += f"{sql}{only if name in NAMED else ''};\n"
     for form, written in _WRITTEN.items():
         script = re.sub(form, written, script)
     return script

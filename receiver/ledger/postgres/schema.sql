@@ -1,5 +1,4 @@
--- The ledger in PostgreSQL, version 1. schema.py takes its tables and indexes from ../sqlite/schema*.sql, which
--- explain the triggers, too.
+-- Version 1. schema.py takes tables and indexes from ../sqlite/schema*.sql, which explain the triggers, too.
 
 CREATE TABLE schema_version (version BIGINT NOT NULL, structure TEXT NOT NULL);
 
@@ -7,6 +6,7 @@ INSERT INTO totals (state) VALUES
     ('submitted'), ('received'), ('fetched'), ('archived'), ('failed'), ('rejected'), ('expired')
     ON CONFLICT DO NOTHING;
 ALTER TABLE totals SET (fillfactor = 10);
+ALTER TABLE jobs SET (fillfactor = 95); -- new rows leave old pages alone, which stay all-visible to counts
 
 -- Names are qualified in functions: they also run for whoever has another search_path.
 

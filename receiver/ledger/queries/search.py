@@ -221,9 +221,9 @@ def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple
     if wanted.since is None and wanted.until is None:
         yield 0, _end(before)
         return
-    low = end = high = min(_end(before), (number(db, "SELECT max(seq) FROM jobs") or 0) + 1)
+    steps = iter(db.execute(_END_AND_STEPS, (_end(before),)))
+    low = end = high = min(_end(before), next(steps)[0])
     latest = None
-    steps = db.execute("SELECT seq, at, before FROM clock_steps WHERE seq < ? ORDER BY seq DESC", (high,))
     for begin, earliest, latest_before in chain(steps, [(0, None, None)]):
         first, behind = begin, end
         if wanted.since is not None and (earliest is None or earliest < wanted.since):
@@ -238,6 +238,13 @@ def _spans(db: Connection, wanted: Filter, before: int | None) -> Iterator[tuple
             low = first
         end, latest = begin, latest_before
     yield low, high
+
+
+_END_AND_STEPS = (
+    "SELECT coalesce(max(seq), 0) + 1 AS seq, NULL AS at, NULL AS before FROM jobs UNION ALL"
+    " SELECT seq, at, before FROM clock_steps WHERE seq < ? ORDER BY seq DESC"
+)
+"""Returns the position after all jobs, and then the clock's steps before a position, newest first."""
 
 
 def _end(before: int | None) -> int:

@@ -4,7 +4,7 @@ Each way is bounded: of all ids, references and hosts that begin with the text o
 reference that is exactly the text, and each host, is followed to the end, however many jobs it has.
 """
 
-from collections import Counter
+import json
 from collections.abc import Iterator, Sequence
 from heapq import merge
 from itertools import groupby, islice, takewhile
@@ -39,7 +39,7 @@ def positions(
     Of what is found by reference or host, only jobs of these states, if any, are returned; then the second
     value is a position that all found ones are not before, and where to look further.
     """
-    known, more = _of_names(db, text)
+    known, is_ref, more = _of_names(db, text)
     host = host_of(text) or text.lower()
     hosts = distinct(db, "hosts", "host", begin=host, most=MOST_HOSTS + 1)
     chunks = _chunks(db, hosts[:MOST_HOSTS], end // CHUNK + 1)
@@ -49,7 +49,8 @@ def positions(
         low = looked_at[-1] * CHUNK if len(looked_at) == MOST_CHUNKS else None
         chunks = iter(looked_at)
     named = sorted((seq for seq in known if seq < end), reverse=True)
-    of_ref, of_hosts = _of_ref(db, text, end, states), _of_hosts(db, host, chunks, end, states)
+    of_ref = _of_ref(db, text, end, states) if is_ref else ()
+    of_hosts = _of_hosts(db, host, chunks, end, states)
     found = (seq for seq, _ in groupby(merge(named, of_ref, of_hosts, reverse=True)))
     return takewhile(lambda seq: seq >= (low or 0), found), low, more or len(hosts) > MOST_HOSTS
 
@@ -66,22 +67,28 @@ def distinct(db: Connection, source: str, column: str, *, begin: str = "", most:
     return [row["value"] for row in rows]
 
 
-def _of_names(db: Connection, text: str) -> tuple[set[int], bool]:
-    """Find ids and references that begin with the text; ids also in lower case or after a provider's name."""
+def _of_names(db: Connection, text: str) -> tuple[set[int], bool, bool]:
+    """Find ids and references that begin with the text; ids also in lower case or after a provider's name.
+
+    Return also whether a reference is the text, and whether there are more than were looked at.
+    """
     providers = distinct(db, "jobs INDEXED BY jobs_by_provider", "provider")
     spellings = dict.fromkeys((text, text.lower()))
     ids = [begin for each in spellings for begin in (each, *(f"{name}:{each}" for name in providers))]
     # From the end: where names are numbered or dated, those are the newest.
     of_id = "jobs WHERE id >= ? AND id < ? ORDER BY id DESC"
     of_ref = "jobs INDEXED BY jobs_by_ref WHERE ref > ? AND ref < ? ORDER BY ref DESC"
+    is_ref = "jobs INDEXED BY jobs_by_ref WHERE ref >= ? AND ref <= ?"
     query = " UNION ALL ".join(
-        f"SELECT * FROM (SELECT {n} AS part, seq FROM {source} LIMIT +?) AS part_{n}"  # noqa: S608 - constants
-        for n, source in enumerate([of_ref] + [of_id] * len(ids))
+        # A row for each position takes three times as long.
+        "SELECT count(*), group_concat(CAST(seq AS text), ',')"  # noqa: S608 - constants
+        f" FROM (SELECT seq FROM {source} LIMIT +?) AS part_{n}"
+        for n, source in enumerate((is_ref, of_ref, *[of_id] * len(ids)))
     )
     values = [value for begin in (text, *ids) for value in (begin, begin + LAST, MOST + 1)]
-    found = db.execute(query, values).fetchall()
-    more = any(number > MOST for number in Counter(part for part, _ in found).values())
-    return {seq for _, seq in found}, more
+    (refs, _), *found = db.execute(query, (text, text, 1, *values)).fetchall()
+    listed = ",".join(positions for _, positions in found if positions)
+    return set(json.loads(f"[{listed}]")), refs > 0, any(number > MOST for number, _ in found)
 
 
 def _of_ref(db: Connection, ref: str, end: int, states: Sequence[State]) -> Iterator[int]:
@@ -96,6 +103,7 @@ def _of_hosts(
     db: Connection, begin: str, chunks: Iterator[int], end: int, states: Sequence[State]
 ) -> Iterator[int]:
     of_states = f"state IN ({', '.join('?' * len(states))}) AND" if states else ""
+    source = f"jobs{' INDEXED BY jobs_by_state' if states else ''}"
     wanted = (*states, begin, begin + LAST, len(f"://{begin}"), f"://{begin}")
     size = MOST_CHUNKS if states else FEW_CHUNKS
     while portion := list(islice(chunks, size)):
@@ -103,7 +111,7 @@ def _of_hosts(
         # A power of two of them, so that few statements stay prepared.
         ranges += [(0, 0)] * ((1 << (len(ranges) - 1).bit_length()) - len(ranges))
         rows = db.execute(
-            f"SELECT seq FROM (VALUES {', '.join(['(?, ?)'] * len(ranges))}) AS ranges CROSS JOIN jobs"  # noqa: S608
+            f"SELECT seq FROM (VALUES {', '.join(['(?, ?)'] * len(ranges))}) AS ranges CROSS JOIN {source}"  # noqa: S608
             f" WHERE seq >= column1 AND seq < column2 AND {of_states} (host >= ? AND host < ?"
             " OR lower(substr(source_url, instr(source_url, '://'), CAST(? AS integer))) = ?)",
             (*(it for low, high in ranges for it in (low, min(high, end))), *wanted),
