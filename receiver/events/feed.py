@@ -21,8 +21,8 @@ from receiver.ledger import Ledger, Transition
 
 log = structlog.get_logger("receiver.feed")
 
-PAGE_SIZE = 500
-"""Lines of the history that are read at once."""
+PAGE_SIZE = 250
+"""Lines of the history that are read at once: others need the ledger's few readers, too."""
 
 RECENT = 2_000
 """Transitions that are kept in memory."""
@@ -105,7 +105,7 @@ class Feed:
             while not self._stopping.is_set():
                 gap = None
                 if known < self._begin:
-                    async with self._catching_up:  # others need the ledger's few readers, too
+                    async with self._catching_up:
                         page = await self._ledger.transitions(after=known, limit=PAGE_SIZE)
                     found: Sequence[Change] = [Change(transition) for transition in page.transitions]
                     if page.pruned > max(known, pruned):  # reported once, however many pages are read

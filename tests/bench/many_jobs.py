@@ -25,6 +25,7 @@ from receiver.api import params
 from receiver.bootstrap.serve import freeze_startup_objects
 from receiver.core.completion import Completion
 from receiver.core.jobs import Image, State, StoredObject
+from receiver.events.feed import PAGE_SIZE
 from receiver.ledger import COUNTED_TO, FILE_NAME, Delivery, Filter, Ledger, LedgerReader
 from receiver.ledger.connection import Connection
 from receiver.ledger.engine import Place
@@ -185,7 +186,7 @@ QUERIES: dict[str, Query] = {
     "GET /jobs?search (frequent host)": _listing(search=COMMON_HOST),
     "GET /jobs?search (rare host)": _listing(search=RARE_HOST),
     "GET /jobs?search&state (1 %)": _listing(search=COMMON_HOST, states=RARE),
-    "GET /jobs/changes": lambda ledger, number: ledger.transitions(after=number, limit=500),
+    "GET /jobs/changes": lambda ledger, number: ledger.transitions(after=number, limit=PAGE_SIZE),
     "GET /deliveries": lambda ledger, _: ledger.unread_deliveries(limit=100),
     "GET /stats": lambda ledger, _: ledger.stats(overdue_before=CUTOFF),
     "GET /metrics": lambda ledger, _: ledger.stats(overdue_before=CUTOFF, counted_to=COUNTED_TO),

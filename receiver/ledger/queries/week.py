@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_left
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,6 +52,7 @@ def week(db: Connection, now: int) -> Week:
     sizes = dict.fromkeys(images, 0)
     since = min(images)
     together: Counter[int] = Counter()
+    of_days: defaultdict[int, list[str]] = defaultdict(list)
     hours: dict[int, Durations] = {}
     for hour, classes, size in db.execute(
         # A row for each class of each hour would be some thousand.
@@ -59,10 +60,13 @@ def week(db: Connection, now: int) -> Week:
         " WHERE hour >= ? AND hour <= ? GROUP BY hour ORDER BY hour",
         (since, now),
     ):
-        counts, hours[hour] = _hour(classes)
-        together.update(counts)
-        images[hour - hour % DAY] += hours[hour].images
-        sizes[hour - hour % DAY] += int(size)
+        day = hour - hour % DAY
+        of_days[day].append(classes)
+        _, hours[hour] = _hour(classes)
+        images[day] += hours[hour].images
+        sizes[day] += int(size)
+    for of_day in of_days.values():
+        together.update(_day(*of_day))
     failures = db.execute(
         "SELECT reason, sum(jobs) AS jobs FROM failed_by_day WHERE day >= ? AND day <= ?"
         " GROUP BY reason ORDER BY 2 DESC, 1",
@@ -74,6 +78,15 @@ def week(db: Connection, now: int) -> Week:
         days={day: (number, sizes[day]) for day, number in images.items()},
         failures={row["reason"]: int(row["jobs"]) for row in failures},
     )
+
+
+@lru_cache(DAYS + 1)
+def _day(*hours: str) -> Mapping[int, int]:
+    """Return the images of a day by class; kept as those of an hour are."""
+    together: Counter[int] = Counter()
+    for classes in hours:
+        together.update(_hour(classes)[0])
+    return together
 
 
 @lru_cache(DAYS * 24 + 2)
