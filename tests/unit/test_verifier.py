@@ -214,6 +214,36 @@ def test_a_marker_is_seen_wherever_the_blocks_of_the_scan_part(length: int, befo
         scan(io.BytesIO(data + b"\0."))
 
 
+@pytest.mark.parametrize("borders", [1, 2])
+def test_a_hole_in_a_scan_is_seen_wherever_the_blocks_part(borders: int) -> None:
+    plain = images.jpeg()
+    scan_header = images.jpeg_segment(plain, b"\xff\xda")
+    head = plain[: plain.index(scan_header)] + b"\xff\xdd\x00\x04\x00\x01" + scan_header
+    for at in range(borders * structure._BLOCK - 700, borders * structure._BLOCK + 3):
+        for size in (255, 256):
+            restart = b"\xff\xd0"  # which is counted once, although a part of the block is read twice
+            scanned = b"c" * at + bytes(size) + b"c" * 9 + restart + b"c" * 500 + b"\xff\xd1c\xff\xd9"
+            if size == 255:
+                assert scan(io.BytesIO(head + scanned)).width == images.WIDTH
+            else:
+                with pytest.raises(ImageError, match="Zeros"):
+                    scan(io.BytesIO(head + scanned))
+
+
+@pytest.mark.parametrize("height", [64, 96, 128, 192, 256, 384])
+def test_a_byte_behind_the_pixels_is_seen_where_these_fill_whole_blocks(height: int) -> None:
+    pixels = zlib.compress(bytes(1024 * height))
+    for behind, reason in ((b"", None), (b"x", "image.trailing_data")):
+        idat = images.chunk(b"IDAT", pixels + behind)
+        data = images.SIGNATURE + images.ihdr(1023, height, colour=0) + idat + images.chunk(b"IEND")
+        if reason is None:
+            assert scan(io.BytesIO(data)).height == height
+        else:
+            with pytest.raises(ImageError) as refused:
+                scan(io.BytesIO(data))
+            assert refused.value.reason == reason
+
+
 def test_inflating_ends_where_the_header_says_that_the_pixels_end() -> None:
     # The stream is cut as well: who had read on to its end would have complained of that.
     stream = zlib.compress(bytes(10_000_000))[:-9]
