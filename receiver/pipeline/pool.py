@@ -18,7 +18,7 @@ log = structlog.get_logger("receiver.worker")
 class WorkerPool:
     """Claims jobs whenever woken, and processes ``size`` at a time; ``on_bug`` records unexpected errors.
 
-    The end of each job wakes the pool, and the one that is ``following``, which may go on with the job.
+    The end of each job wakes the pool, and the one that is ``following``, which may go on then.
     """
 
     name: str

@@ -26,9 +26,12 @@ log = structlog.get_logger("receiver.worker")
 MAX_SLEEP_SECONDS = 1.0
 """The longest that a wait's end or a deadline goes unnoticed."""
 
-COMMIT_PAUSE_SECONDS = 0.1
-"""Between two looks for work because of commits. In a burst of deliveries, whose images may all be of a host
-that has its share, each look would be in vain, and take a tenth of what a delivery costs."""
+COMMIT_PAUSE_SECONDS = 0.05
+"""Between two looks for work because of commits, when there are many. In a burst of deliveries, whose images
+may all be of a host that has its share, each look is in vain, and takes a tenth of what a delivery costs."""
+
+LOOKS_AT_ONCE = 5
+"""So many looks need no pause, so that what happens now and then is seen at once."""
 
 LEASE_CHECK_SECONDS = 5.0
 """Between two checks of leases and of jobs at risk."""
@@ -63,8 +66,11 @@ class Worker:
 
     def __post_init__(self) -> None:
         self._pools = [*self.fetch_stage.pools, self.archive_stage.pool]
-        for pool in self.fetch_stage.pools:
-            pool.following = self.archive_stage.pool
+        fetching, *asking = self.fetch_stage.pools
+        fetching.following = self.archive_stage.pool
+        # An upload leaves room in the spool, and a question may find a fresh URL.
+        for pool in (*asking, self.archive_stage.pool):
+            pool.following = fetching
         self._clock_offset = 0
         self._stopping = asyncio.Event()
         self._pool_tasks: list[asyncio.Task[None]] = []
@@ -121,12 +127,15 @@ class Worker:
             pool.wake.set()
 
     async def _wake_on_commits(self) -> None:
+        clock = asyncio.get_running_loop().time
+        due = 0.0
         with self.ledger.changes() as changed:
             while True:
                 await changed.wait()
                 changed.clear()
                 self._wake()
-                await asyncio.sleep(COMMIT_PAUSE_SECONDS)
+                due = max(due, clock() - LOOKS_AT_ONCE * COMMIT_PAUSE_SECONDS) + COMMIT_PAUSE_SECONDS
+                await asyncio.sleep(due - clock())
 
     async def _follow_time(self) -> float:
         """Wake the stages and expire jobs whose time is over. Return the seconds until the next wait ends."""

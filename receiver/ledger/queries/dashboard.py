@@ -33,7 +33,7 @@ class Overview:
 
 def overview(db: Connection, *, overdue_before: int, limit: int) -> Overview:
     """Return the overview, with at most ``limit`` jobs in each list."""
-    found = _listed(db, overdue_before, limit)
+    found = defaultdict(list, _listed(db, overdue_before, limit))
     unsafe = sorted(found["unsafe"], key=lambda row: (row["deadline"], -row["seq"]))[:limit]
     overdue = sorted(found["overdue"], key=lambda row: (row["submitted_at"], row["seq"]))
     troubled = [row for row in found["troubled"] if row["reason"] is not None]
@@ -81,11 +81,11 @@ def _listed(db: Connection, overdue_before: int, limit: int) -> Mapping[str, lis
         f"SELECT * FROM (SELECT '{name}' AS list, seq FROM {source}) AS part_{n}"  # noqa: S608 - constants
         for n, (name, source) in enumerate(sources)
     )
-    found: dict[str, list[Row]] = defaultdict(list)
+    found: dict[str, dict[int, Row]] = defaultdict(dict)  # a job may be found by several indexes
     for row in db.execute(
         f"SELECT {rows.JOB}, at_risk_at, jobs.seq, list FROM ({positions}) AS found CROSS JOIN jobs"  # noqa: S608
         " WHERE jobs.seq = found.seq",
         (overdue_before, *[limit] * (len(sources) - 1)),
     ):
-        found[row["list"]].append(row)
-    return found
+        found[row["list"]][row["seq"]] = row
+    return {name: list(listed.values()) for name, listed in found.items()}
