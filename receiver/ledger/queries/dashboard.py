@@ -33,10 +33,10 @@ class Overview:
 
 def overview(db: Connection, *, overdue_before: int, limit: int) -> Overview:
     """Return the overview, with at most ``limit`` jobs in each list."""
-    found = defaultdict(list, _listed(db, overdue_before, limit))
-    unsafe = sorted(found["unsafe"], key=lambda row: (row["deadline"], -row["seq"]))[:limit]
-    overdue = sorted(found["overdue"], key=lambda row: (row["submitted_at"], row["seq"]))
-    troubled = [row for row in found["troubled"] if row["reason"] is not None]
+    found = _listed(db, overdue_before, limit)
+    unsafe = sorted(found["unsafe"].values(), key=lambda row: (row["deadline"], -row["seq"]))[:limit]
+    overdue = sorted(found["overdue"].values(), key=lambda row: (row["submitted_at"], row["seq"]))
+    troubled = [row for row in found["troubled"].values() if row["reason"] is not None]
     troubled.sort(key=lambda row: (row["reason_at"] or row["updated_at"], row["seq"]), reverse=True)
     return Overview(
         stats=stats(db, overdue_before=overdue_before),
@@ -60,8 +60,8 @@ def archived_lately(db: Connection, limit: int) -> tuple[int, tuple[int, ...]]:
     return int(total), tuple(int(row["at"]) for row in found)
 
 
-def _listed(db: Connection, overdue_before: int, limit: int) -> Mapping[str, list[Row]]:
-    """Return jobs of each list in no order, the first ones of each index that has some, in one statement.
+def _listed(db: Connection, overdue_before: int, limit: int) -> Mapping[str, Mapping[int, Row]]:
+    """Return jobs of each list by position, the first ones of each index that has some, in one statement.
 
     Troubled are unsuccessful jobs, and those that wait, maybe after a failed attempt. An index by the time of
     the error would cost every attempt; within a state the order of arrival is close enough to it.
@@ -88,4 +88,4 @@ def _listed(db: Connection, overdue_before: int, limit: int) -> Mapping[str, lis
         (overdue_before, *[limit] * (len(sources) - 1)),
     ):
         found[row["list"]][row["seq"]] = row
-    return {name: list(listed.values()) for name, listed in found.items()}
+    return found
