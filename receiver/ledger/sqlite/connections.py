@@ -78,7 +78,6 @@ async def _open(path: Path, mode: str, pragmas: str) -> Connection:
 _TO_WRITE = """
     PRAGMA journal_mode = WAL;
     PRAGMA synchronous = FULL;
-    PRAGMA wal_autocheckpoint = 4000;
     PRAGMA cache_size = -16384;
     PRAGMA cell_size_check = ON;
     PRAGMA temp_store = MEMORY;
