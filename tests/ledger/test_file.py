@@ -1,22 +1,26 @@
 """The ledger's file: created, refused, locked, and complete after a kill."""
 
 import asyncio
+import contextlib
 import os
 import pwd
 import random
 import shutil
+import sqlite3 as pythons_own_sqlite3
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from receiver.core.errors import LedgerError
 from receiver.ledger import FILE_NAME, DirectoryLock, Filter, Ledger, LedgerReader
 from receiver.ledger.sqlite import lock, schema
+from receiver.ledger.sqlite.connections import ledger_error
 from receiver.ledger.sqlite.driver import sqlite3
 from tests.bench.many_jobs import fill
 from tests.ledger.actions import delivery, file_of, kept_totals, recounted_totals
@@ -214,6 +218,46 @@ async def test_a_damaged_page_of_a_large_ledger_never_leads_to_a_false_acknowled
         shutil.rmtree(folder)
     assert outcomes["acknowledged"] > 0
     assert set(outcomes) <= {"acknowledged", "ledger.corrupt"}
+
+
+TABLE_LEAF = 0x0D
+"""The first byte of such a page (sqlite.org/fileformat2.html, 1.6)."""
+
+
+async def test_nothing_that_is_committed_with_what_finds_the_damage_is_acknowledged(
+    tmp_path: Path, large: bytes
+) -> None:
+    (tmp_path / FILE_NAME).write_bytes(large)
+    with file_of(tmp_path) as db:
+        (oldest,) = db.execute("SELECT id FROM jobs ORDER BY seq LIMIT 1").fetchone()
+    pages = (large[at : at + PAGE] for at in range(0, len(large), PAGE))
+    (place,) = (n for n, page in enumerate(pages) if page[0] == TABLE_LEAF and oldest.encode() in page)
+    overwrite(tmp_path, place, bytes(PAGE))
+    async with await Ledger.serve(tmp_path) as ledger:
+        together = [ledger.record(delivery(job)) for job in ("before", oldest, "after")]
+        outcomes = await asyncio.gather(*together, return_exceptions=True)
+        assert [getattr(outcome, "reason", "acknowledged") for outcome in outcomes] == ["ledger.corrupt"] * 3
+        assert await ledger.job("before") is None
+        assert await ledger.job("after") is None
+
+
+@pytest.mark.parametrize("module", [sqlite3, pythons_own_sqlite3])
+def test_an_index_that_lacks_an_entry_is_damage_in_each_of_the_two_modules(
+    tmp_path: Path, module: ModuleType
+) -> None:
+    def run(*statements: str) -> None:
+        with contextlib.closing(module.connect(tmp_path / "file", isolation_level=None)) as db:
+            for statement in statements:
+                db.execute(statement)
+
+    change = "UPDATE sqlite_schema SET sql = 'CREATE INDEX one ON numbers (n){}' WHERE name = 'one'"
+    run("CREATE TABLE numbers (n)", "CREATE INDEX one ON numbers (n)")
+    run("PRAGMA writable_schema = ON", change.format(" WHERE 0"))
+    run("INSERT INTO numbers VALUES (1)")
+    run("PRAGMA writable_schema = ON", change.format(""))
+    with pytest.raises(module.DatabaseError) as error:
+        run("UPDATE numbers SET n = 2")
+    assert ledger_error(error.value).reason == "ledger.corrupt"
 
 
 async def test_a_ledger_that_is_undamaged_is_served_from_after_it_was_read(

@@ -103,10 +103,14 @@ async def read_once(path: Path, query: Callable[[sqlite3.Connection], T]) -> T:
         await connection.close()
 
 
+DAMAGE = ("SQLITE_CORRUPT", "SQLITE_NOTADB")
+"""What the names of errors of a damaged file begin with; Python's own module names extended codes."""
+
+
 def ledger_error(error: sqlite3.Error, path: Path | None = None) -> LedgerError:
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     where = f" ({path})" if path else ""
-    if name in ("SQLITE_CORRUPT", "SQLITE_NOTADB"):
+    if name.startswith(DAMAGE):
         return LedgerError(
             "ledger.corrupt", f"The ledger is damaged{where}: {error}. Restore it from a backup."
         )

@@ -14,6 +14,7 @@ from receiver.ledger.commands import claims
 from receiver.ledger.readers import Readers
 from receiver.ledger.sqlite import schema
 from receiver.ledger.sqlite.connections import (
+    DAMAGE,
     Connection,
     ledger_error,
     open_to_read,
@@ -28,7 +29,10 @@ from receiver.ledger.types import Member
 FILE_NAME = "ledger.sqlite3"
 READERS = 2
 
-_ENDS_THE_BATCH = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+_ENDS_THE_BATCH = (
+    *DAMAGE,
+    *("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_BUSY", "SQLITE_READONLY", "SQLITE_CANTOPEN"),
+)
 """Errors of the file, and of no single command."""
 
 
