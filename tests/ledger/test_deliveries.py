@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from receiver.core.completion import Completion
 from receiver.core.errors import AuthError, BodyError, LedgerError
 from receiver.core.jobs import Event, State
 from receiver.core.ledger_location import LedgerLocation
@@ -176,6 +177,28 @@ async def test_a_failure_is_recorded_with_the_providers_words(ledger: Ledger) ->
     assert job.problem is not None
     assert (job.problem.reason, job.problem.detail) == ("provider.job_failed", "FAILED: no GPU")
     assert (job.image_url, job.deadline) == (None, None)
+
+
+async def test_a_good_completion_without_a_url_counts_after_a_failure_that_was_only_reported(
+    ledger: Ledger,
+) -> None:
+    """Such as one of fal without a payload: the provider is to be asked for it."""
+    without = replace(delivery(), completion=Completion("job-1", None))
+    await ledger.expect(Submission("job-1"))
+    await ledger.forget("job-1")
+    assert await ledger.record(without) == Recorded(State.RECEIVED, duplicate=False)
+    claim = await claimed(ledger)
+    assert await ledger.rejected(claim, TIMEOUT)
+    assert await ledger.record(without) == Recorded(State.REJECTED, duplicate=True)
+
+    await ledger.record(failure("job-2"))
+    again = replace(without, completion=Completion("job-2", None))
+    assert await ledger.record(again) == Recorded(State.RECEIVED, duplicate=False)
+    assert await ledger.record(failure("job-2")) == Recorded(State.RECEIVED, duplicate=True)
+
+    await ledger.record(replace(failure("job-3"), found=True))  # the provider's own answer
+    once_more = replace(without, completion=Completion("job-3", None))
+    assert await ledger.record(once_more) == Recorded(State.FAILED, duplicate=True)
 
 
 async def test_a_good_completion_after_a_failure_is_received(ledger: Ledger) -> None:

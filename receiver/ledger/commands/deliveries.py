@@ -93,7 +93,7 @@ def record(tx: Transaction, delivery: Delivery) -> Recorded | None:
             count(tx, ADOPTED)
         seq = _insert(tx, [columns], {completion.id: delivery.body})[completion.id]
     else:
-        if not _is_news(completion, State(known["state"]), known["image_url"]):
+        if not _is_news(completion, known):
             return _recorded_duplicate(tx, delivery, known, events)
         seq = known["seq"]
         if delivery.found:
@@ -219,12 +219,15 @@ def _columns(delivery: Delivery, now: int) -> dict[str, Any]:
     }
 
 
-def _is_news(completion: Completion, state: State, image_url: str | None) -> bool:
+def _is_news(completion: Completion, known: Row) -> bool:
+    state, url = State(known["state"]), completion.image_url
     if state is State.SUBMITTED:
         return True
-    if completion.image_url is None or state not in UNSUCCESSFUL:
+    if completion.failure is not None or state not in UNSUCCESSFUL:
         return False
-    return state is State.FAILED or completion.image_url != image_url
+    if url is None:  # only the provider may say what came of the job; where it was asked, it has
+        return state is State.FAILED and known["found_at"] is None
+    return state is State.FAILED or url != known["image_url"]
 
 
 def _record_other_url(tx: Transaction, seq: int, state: State, url: str) -> list[str]:
