@@ -154,6 +154,7 @@ class FetchStage:
                 log.info("fetched", job=claim.job.id, bytes=image.bytes, sha256=image.sha256)
             else:  # the claim ended before it could be recorded; the file is whole all the same
                 self.recovered_files[claim.job.id] = name
+                await persist(lambda: self.ledger.spool_file_recovered(claim.job.id), log)
         except ImageError as error:
             if whole is not None:
                 await self._set_aside(claim, whole)

@@ -1,6 +1,7 @@
 """The image URL's life decides: when is tried again, who goes first, and when it is over."""
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -322,3 +323,21 @@ def test_jobs_at_risk_are_counted_and_told_of_once(programs: Programs, host: Sou
         job_id: [event["event"] for event in job["history"]].count("at_risk") for job_id, job in ends.items()
     }
     assert marks == {"first": 1, "second": 1, "healthy": 0}
+
+
+async def test_an_image_that_comes_whole_after_its_claim_and_its_urls_life_have_ended_is_kept(
+    tmp_path: Path,
+) -> None:
+    """Such as after a disk, or a crowd of images before it, held it up for longer than its lease."""
+    with gallery() as images:
+        images.gate = threading.Event()
+        async with at_work(tmp_path, images) as shop:
+            await shop.deliver("late", 30 * 60 * SECOND)
+            await shop.until("late", lambda _: images.asked)
+            shop.pass_(60 * 60 * SECOND)
+            assert (await shop.ended("late")).state is State.EXPIRED
+
+            images.gate.set()
+            await shop.until("late", lambda job: job.state is State.ARCHIVED)
+            assert images.asked == ["late"]
+            assert (await shop.tally("late")).kept()
