@@ -350,6 +350,22 @@ async def test_a_job_that_is_cut_off_again_and_again_lets_others_go_first_and_en
     assert events == ["received", *["cut_off"] * 5, "expired"]
 
 
+async def test_a_download_s_wait_does_not_last_for_a_clock_that_was_set_back_while_nobody_looked(
+    place: LedgerLocation, clock: Clock
+) -> None:
+    async with served(place, clock) as ledger:
+        await ledger.record(delivery())
+        await ledger.retry_later(await claimed(ledger), clock.now + 60 * SECOND, TIMEOUT)
+    clock.forward(SECOND)
+
+    async with served(place, clock) as ledger:
+        assert await ledger.claim_to_fetch(1, again=1, lease=LEASE) == []
+    clock.forward(-HOUR)
+
+    async with served(place, clock) as ledger:
+        assert ids(await ledger.claim_to_fetch(1, again=1, lease=LEASE)) == ["job-1"]
+
+
 async def test_an_upload_s_wait_does_not_last_for_a_clock_that_was_set_while_nobody_looked(
     place: LedgerLocation, clock: Clock
 ) -> None:

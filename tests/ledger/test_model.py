@@ -174,6 +174,8 @@ class LedgerMachine(RuleBasedStateMachine):
         for job in self.jobs.values():
             if job.state is State.FETCHED and (job.waits_until or 0) > self.clock() + UPLOAD_MAX:
                 job.waits_until = None
+            if job.state is State.RECEIVED and job.changed_at > self.clock():  # it was set back since
+                job.waits_until = None
             if job.holder is None:
                 continue
             job.holder = None

@@ -97,8 +97,9 @@ def release_all(tx: Transaction, instance: str = "") -> list[str]:
 
     Only where no process of it is left that could hold one. The first interruptions of a job do not count as
     attempts, so that it is still tried after its deadline; a job that is interrupted again and again waits,
-    and its attempts count. Waits for the archive that are longer than any that an outage causes end: they
-    come from a clock that was set since, or from a key that was taken.
+    and its attempts count. Waits for downloads that began later than now end: the clock was set back while no
+    process ran, and they would last longer by as much. So do waits for the archive that are longer than any
+    that an outage causes: they come from such a clock, or from a key that was taken.
     """
     interrupted = tx.db.execute(
         "SELECT seq, id, deadline,"
@@ -121,9 +122,9 @@ def release_all(tx: Transaction, instance: str = "") -> list[str]:
         (instance,),
     )
     tx.db.execute(
-        "UPDATE jobs SET next_attempt_at = NULL WHERE state = 'fetched' AND next_attempt_at > ?"
-        " AND instance = ?",
-        (tx.now + UPLOAD_MAX, instance),
+        "UPDATE jobs SET next_attempt_at = NULL WHERE next_attempt_at > :now AND instance = :instance"
+        " AND CASE state WHEN 'fetched' THEN next_attempt_at > :latest ELSE updated_at > :now END",
+        {"now": tx.now, "latest": tx.now + UPLOAD_MAX, "instance": instance},
     )
     return [row["id"] for row in interrupted]
 
