@@ -158,6 +158,7 @@ class FetchStage:
         except ImageError as error:
             if whole is not None:
                 await self._set_aside(claim, whole)
+                await self._discard(whole.path)  # where it was not moved: else it would be judged again
             await self._failed(claim, error, sha256=whole.sha256 if whole else None)
         except (UrlError, FetchError, SpoolError, ProviderError) as error:
             await self._failed(claim, error)

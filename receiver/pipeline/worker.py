@@ -45,6 +45,8 @@ SHARED_CLOCK_TOLERANCE_MS = 30_000
 SPOOL_CHECK_SECONDS = 30.0
 """Between two looks at the spool, where others share the ledger."""
 
+_WITHOUT_IMAGE = frozenset({State.SUBMITTED, State.RECEIVED, State.EXPIRED})
+
 GRACE = timedelta(seconds=4)
 """How long jobs in progress may go on when the worker is stopped."""
 
@@ -174,6 +176,7 @@ class Worker:
     async def _check_spool(self) -> float:
         """Remove files that no job waits for, and keep those that are whole for their jobs.
 
+        A restored ledger may not know a job yet, or not its completion: the image may be nowhere else by now.
         In this order nothing is taken for an orphan that work in progress has just recorded. Return the
         seconds until the next look.
         """
@@ -185,17 +188,21 @@ class Worker:
                 continue
             parts = job_and_sha256(name)
             job = await self.ledger.job(parts[0]) if parts is not None else None
-            if job is not None and job.state in {State.RECEIVED, State.EXPIRED}:
-                await self._recover(job, name)
+            if parts is not None and (job is None or job.state in _WITHOUT_IMAGE):
+                await self._recover(parts[0], job, name)
             elif job is None or (job.state, job.spool) != (State.FETCHED, name):
                 await self.spool.remove(self.spool.path(name))
                 log.info("orphan removed from the spool", file=name)
         return SPOOL_CHECK_SECONDS
 
-    async def _recover(self, job: Job, name: str) -> None:
+    async def _recover(self, job_id: str, job: Job | None, name: str) -> None:
         """Let a job be taken next whose verified file is here, unless that was of no use."""
-        known = self.fetch_stage.recovered_files.get(job.id) == name
-        self.fetch_stage.recovered_files[job.id] = name
+        known = self.fetch_stage.recovered_files.get(job_id) == name
+        self.fetch_stage.recovered_files[job_id] = name
+        if job is None or job.state is State.SUBMITTED:
+            if not known:
+                log.warning("kept in the spool until its job is completed", job=job_id, file=name)
+            return
         waits = job.state is State.RECEIVED and job.next_attempt_at is not None
         if not known or waits:
-            await self.ledger.spool_file_recovered(job.id)
+            await self.ledger.spool_file_recovered(job_id)

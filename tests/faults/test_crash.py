@@ -18,11 +18,15 @@ from PIL import Image
 
 from receiver.core.backoff import OCCUPIED_MAX, UPLOAD_MAX
 from receiver.core.failpoints import POINTS
+from receiver.core.jobs import State
+from receiver.ledger import FILE_NAME, Submission
+from receiver.ledger.sqlite.backup import back_up
 from tests.faults.matrix import Archive, Matrix, audit, in_bucket, in_folder
 from tests.faults.steps import archive_of, at, deliver, once, sums
 from tests.faults.workshop import at_work
 from tests.support.clock import HOUR
 from tests.support.gallery import gallery
+from tests.support.images import HEIGHT, WIDTH, png
 from tests.support.processes import (
     PATIENCE,
     PROOF,
@@ -330,18 +334,57 @@ def test_a_start_removes_what_nobody_waits_for_in_the_spool(
         assert receiver.ended("done")["state"] == "archived"
         receiver.program.kill()
     spool = place.data / "spool"
-    orphans = {"1-abc-7.part", f"done.{sha256(image)}.png", f"unknown.{sha256(image)}.png", "no-name-of-ours"}
-    for name in orphans:
+    orphans = {"1-abc-7.part", f"done.{sha256(image)}.png", "no-name-of-ours"}
+    whole = f"unknown.{sha256(image)}.png"  # of a job that a restored ledger does not know
+    for name in {*orphans, whole}:
         (spool / name).write_bytes(image)
     (spool / "lost+found").mkdir()  # as on a file system of its own
 
     with programs.receiver(place.values) as again:
         removed = {line["file"] for line in again.program.events("orphan removed from the spool")}
         assert orphans <= removed
-        assert spooled(place.data) == {"lost+found"}
+        assert spooled(place.data) == {"lost+found", whole}
         held = place.held()
         matrix("orphans in the spool", audit(again, {"done": sha256(image)}, held))
     assert host.asked("done") == 1
+
+
+async def test_a_whole_image_in_the_spool_outlives_a_ledger_that_was_restored(tmp_path: Path) -> None:
+    jobs = ("announced", "unknown")  # at the time of the backup
+    with gallery() as images:
+        async with at_work(tmp_path, images, archive_at=tmp_path / "not" / "mounted") as before:
+            await before.ledger.expect(Submission("announced"))
+            await back_up(
+                tmp_path / FILE_NAME, tmp_path / "copy", overwrite=False, on_progress=lambda *_: None
+            )
+            for job_id in jobs:
+                await before.deliver(job_id, HOUR)
+                await before.until(job_id, lambda job: job.state is State.FETCHED)
+        (tmp_path / "copy").replace(tmp_path / FILE_NAME)
+        images.away = True  # the lives of its URLs have ended
+
+        async with at_work(tmp_path, images) as after:
+            for job_id in jobs:
+                await after.deliver(job_id, HOUR)
+                await after.until(job_id, lambda job: job.state is State.ARCHIVED)
+            assert images.asked == list(jobs)
+            assert (await after.tally(*jobs)).kept()
+
+
+async def test_a_whole_file_that_is_not_the_promised_image_gives_way_to_a_download(tmp_path: Path) -> None:
+    other = png(WIDTH * 2, HEIGHT)
+    with gallery() as images:
+        async with at_work(tmp_path, images) as shop:
+            pass
+        (tmp_path / "spool" / f"late.{sha256(other)}.png").write_bytes(other)
+        (tmp_path / "aside").write_bytes(b"")  # nothing can be kept there
+        async with at_work(tmp_path, images) as shop:
+            await shop.deliver("late", HOUR)
+            failed = await shop.waiting("late")
+            assert failed.problem is not None
+            assert (failed.problem.reason, images.asked) == ("image.wrong_size", [])
+            shop.pass_(HOUR // 2)
+            await shop.until("late", lambda job: job.state is State.ARCHIVED)
 
 
 def test_a_spool_file_that_vanished_or_rotted_while_s3_was_down_is_fetched_anew(
