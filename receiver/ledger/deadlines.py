@@ -79,12 +79,14 @@ def mark_at_risk(tx: Transaction, limit: int = 500) -> list[str]:
 def shift_waits(tx: Transaction, by: int) -> None:
     """Move the ends of waits by so many ms, after the wall clock was set by as much just now.
 
-    Waits that began since then are right already.
+    Waits that began since then are right already. A deadline is a time of day and stays, so a wait that would
+    go beyond it ends. An answer that was not the promised image has come for as long as it had before.
     """
     tx.db.execute(
-        "UPDATE jobs SET next_attempt_at = next_attempt_at + ?"
-        " WHERE next_attempt_at IS NOT NULL AND updated_at <= ?",
-        (by, tx.now - by),
+        "UPDATE jobs SET suspect_since = suspect_since + :by, next_attempt_at ="
+        " CASE WHEN state = 'received' AND next_attempt_at + :by >= deadline THEN :now"
+        " ELSE next_attempt_at + :by END WHERE next_attempt_at IS NOT NULL AND updated_at <= :since",
+        {"by": by, "now": tx.now, "since": tx.now - by},
     )
 
 

@@ -302,6 +302,26 @@ async def test_a_wait_that_began_after_the_clock_was_set_stays_as_it_is(ledger: 
     assert ids(await ledger.claim_to_fetch(1, again=1, lease=LEASE)) == ["job-1"]
 
 
+async def test_a_clock_that_was_set_forward_moves_no_wait_beyond_the_deadline(
+    ledger: Ledger, clock: Clock
+) -> None:
+    await ledger.record(delivery(deadline=NOW + 2 * HOUR))
+    await ledger.retry_later(await claimed(ledger), NOW + HOUR, TIMEOUT)
+    clock.forward(HOUR + HOUR // 2)
+    await ledger.shift_waits(HOUR + HOUR // 2)
+    assert ids(await ledger.claim_to_fetch(1, again=1, lease=LEASE)) == ["job-1"]
+
+
+async def test_a_refused_answer_has_come_for_no_longer_because_the_clock_was_set(
+    ledger: Ledger, clock: Clock
+) -> None:
+    await ledger.record(delivery())
+    await ledger.retry_later(await claimed(ledger), NOW + 5 * SECOND, TIMEOUT, suspect="placeholder")
+    clock.forward(HOUR)
+    await ledger.shift_waits(HOUR)
+    assert (await the_job(ledger)).suspect_since == NOW + HOUR
+
+
 async def test_a_restart_voids_the_claims_of_the_process_that_is_gone(
     place: LedgerLocation, clock: Clock
 ) -> None:

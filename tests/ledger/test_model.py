@@ -157,6 +157,10 @@ class LedgerMachine(RuleBasedStateMachine):
             for job in self.jobs.values():
                 if job.waits_until is not None and job.changed_at <= self.clock() - by:
                     job.waits_until += by
+                    if job.state is State.RECEIVED and job.waits_until >= job.deadline:
+                        job.waits_until = self.clock()
+                    if job.suspect_since is not None:
+                        job.suspect_since += by
 
     @rule()
     def leases_end(self) -> None:
