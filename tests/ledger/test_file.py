@@ -484,6 +484,19 @@ async def test_the_tables_that_litestream_and_sqlite_add_are_no_other_structure(
     await ledger.close()
 
 
+@pytest.mark.parametrize("end", ["-wal", "-shm"])
+async def test_a_ledger_whose_wal_was_removed_acknowledges_nothing_and_loses_nothing_at_a_stop(
+    tmp_path: Path, end: str
+) -> None:
+    async with await Ledger.serve(tmp_path) as ledger:
+        await ledger.record(delivery("before"))
+        (tmp_path / f"{FILE_NAME}{end}").unlink()
+        with pytest.raises(LedgerError, match=r"ledger\.unavailable.*is gone"):
+            await ledger.record(delivery("after"))
+    async with await Ledger.serve(tmp_path) as ledger:
+        assert [job.id for job in (await ledger.jobs(Filter())).jobs] == ["before"]
+
+
 async def test_a_file_that_was_moved_away_or_replaced_acknowledges_nothing(tmp_path: Path) -> None:
     ledger = await Ledger.serve(tmp_path)
     path, away = tmp_path / "ledger.sqlite3", tmp_path / "away"

@@ -48,7 +48,9 @@ class Database:
         self.writer = writer
         self.readers = readers
         self._path = path
-        self._opened = path.stat()
+        # SQLite keeps the WAL and its index as long as the file is open; without a WAL there are neither.
+        parts = (path, *(path.with_name(f"{path.name}-{end}") for end in ("wal", "shm")))
+        self._opened = {part: part.stat() for part in parts if part.exists()}
         self._damage: str | None = None
         self.now = now
         self._monotonic = monotonic
@@ -135,18 +137,19 @@ class Database:
         if self._damage is not None:
             raise LedgerError("ledger.corrupt", self._damage)
         # An open file that was moved away or replaced takes commits as before, and no start would read them.
-        try:
-            present = self._path.stat()
-        except OSError as error:
-            raise LedgerError(
-                "ledger.unavailable", f"The ledger's file is gone ({self._path}: {error.strerror})."
-            ) from None
-        if not os.path.samestat(present, self._opened):
-            raise LedgerError(
-                "ledger.unavailable",
-                f"Another file stands where the ledger was opened ({self._path}). Restart the receiver to use"
-                " it, or put the former one back.",
-            )
+        for part, opened in self._opened.items():
+            try:
+                present = part.stat()
+            except OSError as error:
+                raise LedgerError(
+                    "ledger.unavailable", f"The ledger's file is gone ({part}: {error.strerror})."
+                ) from None
+            if not os.path.samestat(present, opened):
+                raise LedgerError(
+                    "ledger.unavailable",
+                    f"Another file stands where the ledger was opened ({part}). Restart the receiver to use"
+                    " it, or put the former one back.",
+                )
 
 
 class SqliteOpener:
